@@ -1,0 +1,36 @@
+// Files: reading whole ones, mapping large ones, asking what lies at a path.
+#pragma once
+
+#include <cstddef>
+#include <span>
+#include <string>
+
+#include "base/result.h"
+
+namespace weft {
+
+bool is_file(const std::string& path);
+bool is_directory(const std::string& path);
+// The whole file; refuses directories and files over `limit_bytes`.
+Result<std::string> read_file(const std::string& path, size_t limit_bytes = size_t{1} << 30);
+// Writes through a temporary name and a rename, so that no reader sees half a file.
+Status write_file(const std::string& path, std::string_view content);
+
+// A file mapped read-only for as long as the object lives. Moving keeps addresses.
+class MappedFile {
+ public:
+  static Result<MappedFile> open(const std::string& path);
+  MappedFile() = default;
+  MappedFile(MappedFile&& other) noexcept;
+  MappedFile& operator=(MappedFile&& other) noexcept;
+  ~MappedFile();
+  std::span<const std::byte> bytes() const { return {data_, size_}; }
+  // Tells the kernel that this part is no longer needed in memory; reading it again still works.
+  void drop(std::span<const std::byte> part) const;
+
+ private:
+  const std::byte* data_ = nullptr;
+  size_t size_ = 0;
+};
+
+}  // namespace weft
