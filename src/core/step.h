@@ -1,0 +1,94 @@
+// The two messages between the scheduler and the workers, plain data both: StepBatch says what one step computes, StepResult what
+// came out. Nothing else passes between them.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/sampling_params.h"
+
+namespace weft {
+
+// Index of a sequence's state on the workers (sampler state, last sampled token). At most max_batch_size are open.
+using Slot = int32_t;
+
+enum class TokenSource : uint8_t {
+  host,  // StepBatch::tokens
+  slot,  // the token that the slot's last step sampled (the host may not know it yet)
+};
+
+enum class LogitRows : uint8_t { none, last, all };
+
+// Opens a slot for a sequence that starts (or resumes after a preemption: then `output` is not empty).
+struct SlotOpen {
+  Slot slot = 0;
+  std::shared_ptr<const SamplingParams> sampling;
+  std::vector<int32_t> prompt;
+  std::vector<int32_t> output;  // tokens generated before the slot was opened
+};
+
+struct BlockCopy {
+  int group = 0;
+  int32_t from = 0, to = 0;
+  int tokens = 0;  // the first this many tokens of the block
+};
+
+struct StepBatch {
+  // One sequence's share of the step: tokens at positions first, first + 1, ..., first + tokens - 1.
+  struct Row {
+    Slot slot = 0;
+    int first = 0, tokens = 0;
+    TokenSource source = TokenSource::host;
+    LogitRows logits = LogitRows::none;  // rows of the head's output that are wanted
+    bool sample = false;                 // sample a token from the last row's logits
+    bool prompt_logprobs = false;        // logprobs of the prompt's tokens from these rows (logits == all)
+    int guide = -1;                      // index into `masks` of the grammar's mask for the sampled token
+  };
+  uint64_t step = 0;
+  std::vector<SlotOpen> opens;    // before the step
+  std::vector<Slot> closes;       // before the opens
+  std::vector<BlockCopy> copies;  // before the step
+  std::vector<Row> rows;
+  std::vector<int32_t> tokens;  // of the rows with source host, in order of rows
+  // Per cache group: for each row the block numbers and the blocks that it holds.
+  struct Table {
+    std::vector<int32_t> blocks;       // concatenated
+    std::vector<int64_t> offset;       // per row, into `blocks`
+    std::vector<int32_t> first_block;  // per row: block number (position / tokens_per_block) of its first entry
+  };
+  std::vector<Table> tables;
+  int total_tokens() const {
+    int sum = 0;
+    for (const Row& row : rows) sum += row.tokens;
+    return sum;
+  }
+  void clear() {
+    opens.clear(), closes.clear(), copies.clear(), rows.clear(), tokens.clear();
+    for (Table& table : tables) table.blocks.clear(), table.offset.clear(), table.first_block.clear();
+  }
+};
+
+struct TokenLogprob {
+  int32_t token = 0;
+  float logprob = 0;
+};
+
+struct RowResult {
+  Slot slot = 0;
+  std::vector<int32_t> tokens;  // sampled in this step (one without speculation), empty if the row did not sample
+  // Per sampled token, when asked for: its logprob first, then the k best in descending order (ties: lower id first).
+  std::vector<std::vector<TokenLogprob>> logprobs;
+  // Per row of a prompt_logprobs row: the same for the prompt's next token.
+  std::vector<std::vector<TokenLogprob>> prompt_logprobs;
+  std::vector<float> outputs;  // wanted rows of the head's output when the batch's consumer asked for raw values (score)
+  std::string error;           // not empty: this row failed (numbers that are not finite, a failing processor); others are fine
+};
+
+struct StepResult {
+  uint64_t step = 0;
+  std::vector<RowResult> rows;  // as StepBatch::rows
+};
+
+}  // namespace weft
