@@ -34,7 +34,9 @@ struct PackedMatrix {
   int out = 0, k = 0;
   int panel = 0;           // output columns per panel
   size_t panel_bytes = 0;  // from one panel to the next
-  int shards = 1;          // k is summed in this many equal parts (1, 2, 4 or 8), added as a balanced binary tree
+  // k is summed in this many equal parts (1, 2, 4 or 8), added as a balanced binary tree. They must divide k; for bf16 with more
+  // than one part, into parts of even length.
+  int shards = 1;
   const std::byte* data = nullptr;
 };
 
@@ -194,6 +196,7 @@ struct AttendPlan {
   std::vector<Combine> combines;
   int partial_count = 0;  // entries of the partial buffer in use
 };
+constexpr int kStepTokens = 64;    // the online softmax takes this many keys at a time
 constexpr int kSplitTokens = 512;  // keys are summed in splits at absolute multiples of this, joined in ascending order
 
 enum class Mask : uint8_t { causal, none };
@@ -201,8 +204,9 @@ enum class Mask : uint8_t { causal, none };
 // Softmax attention: out[r, h] = sum_j softmax_j(scale * q[r, h] . k[j]) v[j] over the keys j that the mask allows for the row's
 // position i: causal: j <= i; window > 0: also j > i - window; chunk > 0: also floor(j / chunk) == floor(i / chunk).
 // Mask::none (encoders): all keys of the sequence (first_position + rows of them).
-// Query head h reads kv head h / (heads / kv_heads). Keys are walked in tiles of 16 at absolute positions; within each split of
-// kSplitTokens an online softmax, then splits are joined in ascending order, whoever computed them.
+// Query head h reads kv head h / (heads / kv_heads). Keys are walked in steps of kStepTokens at absolute positions; within each
+// split of kSplitTokens an online softmax, then splits are joined in ascending order, whoever computed them. Keys that the mask
+// hides are never multiplied, whatever their memory holds.
 struct AttendArgs {
   const float* q = nullptr;  // [rows, heads * k_dim]
   int64_t ld_q = 0;
@@ -287,8 +291,8 @@ struct CpuTable {
 };
 
 // Cuts the step's attention of one cache group into items for `threads` threads. `heads` are query heads.
-void plan_attention(std::span<const SequenceView> sequences, const CacheView& cache, int heads, Mask mask, int window, int chunk, int threads,
-                    AttendPlan& plan);
+void plan_attention(std::span<const SequenceView> sequences, const CacheView& cache, int heads, Mask mask, int window, int chunk,
+                    int threads, AttendPlan& plan);
 // Floats of one entry of the partial buffer, and the largest number of entries that plan_attention makes for these limits.
 size_t partial_floats(int heads, const CacheView& cache);
 int max_partials(int max_sequences, int max_position, int kv_heads);
