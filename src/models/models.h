@@ -35,6 +35,6 @@ blocks::DecoderRecipe gemma3(const HfConfig&);
 // Parts of the Llama recipe that variants reuse.
 blocks::AttentionOptions llama_attention(const HfConfig&);
 // hidden_act (or `key`) as an activation; records an error for an unknown one.
-kernels::Activation activation(const HfConfig&, std::string_view key = "hidden_act");
+kernels::Activation activation(const HfConfig&, std::string_view key = "hidden_act", std::string_view absent = "silu");
 
 }  // namespace weft::models

@@ -8,14 +8,16 @@ using namespace blocks;
 
 // The layers' attention: `full`, or windowed where the configuration says so.
 static BlockFn qwen_attention(const HfConfig& c, const AttentionOptions& full) {
+  const int layers = c.count("num_hidden_layers");
+  std::vector<LayerKind> kinds(layers, LayerKind::full);
   AttentionOptions local = full;
-  const bool windows = c.flag("use_sliding_window", false) && c.has("sliding_window");
-  if (windows) local.cache = CacheSpec::Kind::window, local.span = c.count("sliding_window");
-  const int first = windows ? static_cast<int>(c.number("max_window_layers", 28)) : c.count("num_hidden_layers");
-  const std::vector<std::string> kinds = windows ? c.texts("layer_types") : std::vector<std::string>{};
-  return [full, local, first, kinds](PlanBuilder& b, Scope w, int layer, Value x) {
-    const bool windowed = kinds.empty() ? layer >= first : kinds[layer % kinds.size()] == "sliding_attention";
-    return attention(b, w, x, windowed ? local : full);
+  if (c.flag("use_sliding_window", false) && c.has("sliding_window")) {
+    local.cache = CacheSpec::Kind::window, local.span = c.count("sliding_window");
+    for (int i = c.index("max_window_layers", 28); i < layers; ++i) kinds[i] = LayerKind::window;
+    if (c.has("layer_types")) kinds = c.layer_types(layers);
+  }
+  return [full, local, kinds](PlanBuilder& b, Scope w, int layer, Value x) {
+    return attention(b, w, x, kinds[layer] == LayerKind::window ? local : full);
   };
 }
 
@@ -31,7 +33,7 @@ DecoderRecipe qwen2(const HfConfig& c) {
 DecoderRecipe qwen3(const HfConfig& c) {
   AttentionOptions a = llama_attention(c);
   a.head_norm = kernels::HeadNorm::rms;
-  a.eps = static_cast<float>(c.number("rms_norm_eps", 1e-6));
+  a.eps = static_cast<float>(c.positive("rms_norm_eps", 1e-6));
   DecoderRecipe r = llama(c);
   r.attention = qwen_attention(c, a);
   return r;

@@ -15,7 +15,8 @@ static constexpr Architecture kArchitectures[] = {
 std::span<const Architecture> architectures() { return kArchitectures; }
 
 Result<Plan> build_plan(const HfConfig& config) {
-  WEFT_TRY(const std::string name, config.architecture());
+  const std::string name = config.architecture();
+  WEFT_RETURN_IF_ERROR(config.status());
   for (const Architecture& architecture : kArchitectures) {
     if (architecture.name != name) continue;
     const blocks::DecoderRecipe recipe = architecture.make(config);

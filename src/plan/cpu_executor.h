@@ -48,7 +48,7 @@ class CpuExecutor {
   int output_cols() const { return plan_.output.cols; }
 
   const Plan& plan() const { return plan_; }
-  size_t arena_bytes() const { return arena_.bytes; }
+  size_t arena_bytes() const { return arena_.bytes(); }
 
  private:
   struct AttendCombine {

@@ -60,6 +60,7 @@ struct VectorWeight {
   std::string tensor;
   int64_t size = 0;
   std::vector<float> values;  // when `tensor` is empty
+  std::string divided_by;     // not empty: given values are divided by this tensor's (GGUF's rope factors)
 };
 
 // One layer's place in the cache: which group of equal layers, and where in it.

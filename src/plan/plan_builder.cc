@@ -51,8 +51,8 @@ Value PlanBuilder::linear(Value x, int matrix) {
 }
 
 Value PlanBuilder::norm(Value x, Scope w, bool layer, bool one_plus, bool bias, float eps) {
-  NormOp op{layer, one_plus, vector({w.path() + ".weight", x.cols, {}}), -1, eps};
-  if (bias) op.bias = vector({w.path() + ".bias", x.cols, {}});
+  NormOp op{layer, one_plus, vector({w.path() + ".weight", x.cols, {}, {}}), -1, eps};
+  if (bias) op.bias = vector({w.path() + ".bias", x.cols, {}, {}});
   return emit(op, {x}, x.rows, x.cols, w.path());
 }
 
@@ -60,7 +60,7 @@ Value PlanBuilder::rope_angles(const RopeAngles& angles) {
   for (const auto& [known, value] : angles_)
     if (known == angles) return value;
   const int half = static_cast<int>(angles.inv_freq.size());
-  const int weight = vector({"", half, angles.inv_freq});
+  const int weight = vector({"", half, angles.inv_freq, angles.checkpoint_factors ? "rope_factors" : ""});
   const Value value = emit(RopeAnglesOp{weight, angles.factor, angles.axis_of}, {}, Rows::tokens, 2 * half, "rope");
   if (!angles.axis_of.empty()) plan_.position_axes = 3;
   angles_.emplace_back(angles, value);
@@ -72,7 +72,7 @@ Value PlanBuilder::heads(Value x, Scope norm_weight, const RopeAngles& rope, con
   op.heads = o.heads, op.dim = o.dim, op.norm = o.norm, op.norm_after = o.norm_after, op.eps = o.eps;
   op.interleaved = o.interleaved, op.floor_scale = o.floor_scale, op.attn_scale = o.attn_scale;
   if (o.norm == HeadNorm::rms || o.norm == HeadNorm::rms_one_plus)
-    op.norm_weight = vector({norm_weight.path() + ".weight", o.dim, {}});
+    op.norm_weight = vector({norm_weight.path() + ".weight", o.dim, {}, {}});
   std::vector<Value> in{x};
   if (!rope.inv_freq.empty()) {
     op.half = static_cast<int>(rope.inv_freq.size());

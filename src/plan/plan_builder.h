@@ -14,6 +14,7 @@ struct RopeAngles {
   std::vector<float> inv_freq;  // empty: no rotation
   float factor = 1.0f;
   std::vector<uint8_t> axis_of;  // M-RoPE: which position axis each frequency follows; empty: text
+  bool checkpoint_factors = false;  // inv_freq is still to be divided by the checkpoint's rope_factors (GGUF)
   bool operator==(const RopeAngles&) const = default;
 };
 

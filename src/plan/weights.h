@@ -37,7 +37,6 @@ struct Weights {
 
 struct LoadOptions {
   kernels::WeightForm form = kernels::WeightForm::f32;
-  bool dummy = false;  // small pseudo-random values instead of the checkpoint's
   std::function<void(int64_t done_bytes, int64_t total_bytes)> progress;  // any thread
 };
 
