@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -14,6 +15,10 @@ class StopStrings {
  public:
   // Empty stop strings are ignored. With `include` the matched stop string is part of the text.
   explicit StopStrings(std::vector<std::string> stops, bool include = false);
+  ~StopStrings();
+  StopStrings(const StopStrings&);
+  StopStrings(StopStrings&&) noexcept;
+  StopStrings& operator=(StopStrings&&) noexcept;
 
   struct Output {
     std::string text;               // may be sent now
@@ -28,13 +33,14 @@ class StopStrings {
  private:
   struct Node;
   void build();
+  size_t step(size_t node, uint8_t c) const;
 
   std::vector<std::string> stops_;
   bool include_;
-  std::vector<Node> nodes_;  // Aho-Corasick automaton; node 0 is the root
+  std::vector<Node> nodes_;  // node 0 is the root
   size_t state_ = 0;
-  std::string held_;  // always the text of state_: the longest suffix that begins some stop string
-  bool done_ = false;
+  std::string held_;  // between calls, the text of state_
+  std::optional<size_t> matched_;
 };
 
 }  // namespace weft
