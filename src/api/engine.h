@@ -118,6 +118,7 @@ struct ModelInfo {
   int threads = 0;
   bool generative = true;    // false: classifier or reward model
   bool has_chat_template = false;
+  bool takes_images = false;
 };
 
 // Counters and gauges, read at any time. Totals since start.
@@ -154,6 +155,11 @@ class Engine {
   virtual Result<std::string> render_chat(const Request& request) const = 0;
   // The prompt's tokens as the model will see them.
   virtual Result<std::vector<int32_t>> prompt_tokens(const Request& request) const = 0;
+
+  // The text of ids together (/detokenize, echoed prompts), and the bytes that one token adds to a text (logprobs; may be half a
+  // character). Empty for ids outside the vocabulary and without a tokenizer.
+  virtual std::string decode(const std::vector<int32_t>& ids, bool skip_special) const = 0;
+  virtual std::string token_bytes(int32_t id) const = 0;
 
   // Starts a generation. Any thread. Events follow until one has last_of_request. An error returned here means that no event will
   // come. Requests submitted between hold() and release() enter the engine together.

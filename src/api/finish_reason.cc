@@ -1,0 +1,17 @@
+// The names of finish reasons as the APIs spell them.
+#include "api/engine.h"
+
+namespace weft {
+
+const char* name(FinishReason reason) {
+  switch (reason) {
+    case FinishReason::none: return "none";
+    case FinishReason::stop: return "stop";
+    case FinishReason::length: return "length";
+    case FinishReason::cancelled: return "cancelled";
+    case FinishReason::error: return "error";
+  }
+  return "unknown";
+}
+
+}  // namespace weft
