@@ -34,11 +34,6 @@ namespace weft {
 
 enum class SequenceId : uint64_t {};
 
-<<<<<<< HEAD
-=======
-enum class FinishReason : uint8_t { none, stop, length, error };
-
->>>>>>> sched
 // generate: sample tokens. score: raw outputs of the head for the prompt's rows, nothing is sampled.
 enum class Task : uint8_t { generate, score };
 
