@@ -1,7 +1,7 @@
 //! Chat templates on minijinja, set up as the reference sets up Jinja2: trimmed blocks, loop controls, Python's string methods, its
 //! own `tojson`, `raise_exception`, `strftime_now` and `{% generation %}`. Templates are hostile input: fuel bounds time and memory.
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Serde, Value};
+use minijinja::value::{Serde, Value, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, State};
 use std::ffi::CString;
 
@@ -18,24 +18,50 @@ const NAME: &str = "chat template";
 const NOW: &str = "__now_unix_s";
 const RAISED: &str = "\u{1}raised\u{1}";
 
-/// The reference's `{% generation %}` marks the assistant's text for training; for rendering each such tag is an always-true `if`.
-fn without_generation_tags(source: &str) -> String {
+/// Adapts a source text to minijinja, tag by tag, keeping its lines:
+/// - The reference's `{% generation %}` marks the assistant's text for training; for rendering it is an always-true `if`.
+/// - `{% for x in EXPRESSION %}` over None is an error in Python and an empty loop here; a filter makes it the error. Loops with
+///   their own `if`, `recursive` or a `%}` in a string are left alone.
+fn adapted(source: &str) -> String {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;
     while let Some(start) = rest.find("{%") {
         let Some(size) = rest[start..].find("%}") else { break };
         let end = start + size + 2;
         let tag = &rest[start..end];
-        let word = tag[2..tag.len() - 2].trim_matches(|c: char| c == '-' || c == '+' || c.is_whitespace());
+        let inner = tag[2..tag.len() - 2].trim_matches(|c: char| c == '-' || c == '+' || c.is_whitespace());
         out.push_str(&rest[..start]);
-        match word {
+        match inner {
             "generation" => out.push_str(&tag.replace("generation", "if true")),
             "endgeneration" => out.push_str(&tag.replace("endgeneration", "endif")),
-            _ => out.push_str(tag),
+            _ => match loop_expression(inner) {
+                Some(expression) => out.push_str(&tag.replacen(expression, &format!("({expression})|{ITERABLE}"), 1)),
+                None => out.push_str(tag),
+            },
         }
         rest = &rest[end..];
     }
     out + rest
+}
+
+const ITERABLE: &str = "__iterable";
+
+/// The EXPRESSION of "for NAMES in EXPRESSION" if it is a simple one that occurs once in the tag.
+fn loop_expression(inner: &str) -> Option<&str> {
+    let after_for = inner.strip_prefix("for")?.strip_prefix(char::is_whitespace)?;
+    let (_, expression) = after_for.split_once(" in ")?;
+    let expression = expression.trim();
+    let simple = expression.chars().all(|c| c.is_alphanumeric() || "_.[]()'\" |,=-+:".contains(c));
+    let words = expression.split(|c: char| !c.is_alphanumeric()).any(|w| matches!(w, "if" | "else" | "recursive" | "in"));
+    (simple && !words && inner.matches(expression).count() == 1).then_some(expression)
+}
+
+/// Passes on what Python can iterate over.
+fn iterable(value: Value) -> Result<Value, Error> {
+    match value.kind() {
+        ValueKind::None => Err(Error::new(ErrorKind::InvalidOperation, "'NoneType' object is not iterable")),
+        _ => Ok(value),
+    }
 }
 
 /// C's strftime, which Python's is too. `now`: seconds since 1970 shown in UTC, or the clock in local time.
@@ -69,6 +95,8 @@ fn new_environment(fuel: u64) -> Outcome<Environment<'static>> {
     environment.set_formatter(python::format);
     environment.add_filter("tojson", python::tojson);
     environment.add_filter("string", |value: &Value| python::str(value));
+    environment.add_filter(ITERABLE, iterable);
+    environment.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
     environment.add_function("raise_exception", |message: Value| -> Result<Value, Error> {
         Err(Error::new(ErrorKind::InvalidOperation, format!("{RAISED}{message}")))
     });
@@ -167,7 +195,7 @@ pub unsafe extern "C" fn weft_template_new(
 ) -> *mut WeftTemplate {
     guard(error, std::ptr::null_mut(), || {
         let mut environment = new_environment(fuel)?;
-        let source = without_generation_tags(abi::text(source, size)?);
+        let source = adapted(abi::text(source, size)?);
         environment.add_template_owned(NAME, source).map_err(|e| failure(&e))?;
         Ok(Box::into_raw(Box::new(WeftTemplate { environment, output_limit })))
     })

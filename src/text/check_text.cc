@@ -160,6 +160,8 @@ int check_templates(const std::string& folder, const Json& cases, int64_t now_un
     options.eos_token = one.find("eos_token")->as_string();
     options.now_unix_s = now_unix_s;
     Json kwargs = Json::object(), tools;
+    kwargs.set("date_string", *one.find("date_string"));
+    if (one.find("uses_current_date") != nullptr) kwargs = Json::object();
     for (const auto& [key, value] : one.find("input")->members()) {
       if (key == "tools") tools = value;
       if (key == "add_generation_prompt") options.add_generation_prompt = value.as_bool();
