@@ -196,7 +196,9 @@ void ApiServer::tokenize(std::shared_ptr<Exchange> exchange) {
   const auto body = read_body(exchange->request());
   if (!body.ok()) return respond(exchange, error_response(body.error()));
   const bool chat = body->find("messages") != nullptr;
-  const auto call = parse_request(*body, chat ? RequestKind::chat : RequestKind::completion, rules());
+  RequestRules quiet = rules();
+  quiet.ignored = {};
+  const auto call = parse_request(*body, chat ? RequestKind::chat : RequestKind::completion, quiet);
   if (!call.ok()) return respond(exchange, error_response(call.error()));
   if (call->requests.size() != 1) return respond(exchange, error_response(400, "prompt must be one text", "prompt"));
   const auto ids = engine_->prompt_tokens(call->requests[0]);

@@ -319,7 +319,7 @@ class Session : public std::enable_shared_from_this<Session> {
     parser.body_limit(shared_.limits.body_bytes);
     stream_.expires_after(shared_.limits.head);
     co_await http::async_read_header(stream_, buffer_, parser, token(error));
-    if (error) co_return co_await refuse(error);
+    if (error) co_return co_await refuse(error, !parser.get().target().empty());
     if (const Verdict verdict = judge_head(parser.get(), shared_.limits); verdict.status != 0) co_return co_await refuse(verdict.status, verdict.message);
     size_t held = 0;
     const bool complete = co_await read_body(parser, held);
@@ -339,7 +339,7 @@ class Session : public std::enable_shared_from_this<Session> {
     }
     while (!parser.is_done()) {
       co_await http::async_read_some(stream_, buffer_, parser, token(error));
-      if (error) co_return co_await refuse(error);
+      if (error) co_return co_await refuse(error, true);
       const size_t size = parser.get().body().size();
       shared_.all_body_bytes += size - held;
       held = size;
@@ -444,18 +444,18 @@ class Session : public std::enable_shared_from_this<Session> {
     refused_ = true;
     co_return false;
   }
-  net::awaitable<bool> refuse(const error_code& error) {
+  // `first_line`: the request line was read.
+  net::awaitable<bool> refuse(const error_code& error, bool first_line) {
     if (error == http::error::end_of_stream || error == net::error::operation_aborted) co_return false;
     if (error == beast::error::timeout) co_return false;  // the stream has closed the socket
     if (error == http::error::partial_message) co_return co_await refuse(400, "the request is incomplete");
     if (error == http::error::body_limit)
       co_return co_await refuse(413, "the body may be at most " + std::to_string(shared_.limits.body_bytes) + " bytes long");
     if (error == http::error::header_limit || error == http::error::buffer_overflow) {
-      const auto data = buffer_.data();
-      const bool first_line = std::string_view(static_cast<const char*>(data.data()), data.size()).find('\n') == std::string_view::npos;
-      if (first_line) co_return co_await refuse(414, "the request target is too long");
+      if (!first_line) co_return co_await refuse(414, "the request target is too long");
       co_return co_await refuse(431, "the headers may be at most " + std::to_string(shared_.limits.head_bytes) + " bytes long");
     }
+    if (error == http::error::bad_version) co_return co_await refuse(505, "only HTTP/1.1 and HTTP/1.0 are spoken here");
     if (error.category() != http::make_error_code(http::error::bad_value).category()) co_return false;  // the network's
     co_return co_await refuse(400, "not a valid HTTP request: " + error.message());
   }
