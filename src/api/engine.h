@@ -16,6 +16,7 @@
 #include "api/options.h"
 #include "base/json.h"
 #include "base/result.h"
+#include "core/finish_reason.h"
 #include "core/sampling_params.h"
 #include "core/step.h"
 
@@ -62,9 +63,6 @@ struct Request {
   std::string cache_salt;
   int priority = 35;  // 0..100, of its blocks and, in a full queue, of itself
 };
-
-enum class FinishReason : uint8_t { none, stop, length, cancelled, error };
-const char* name(FinishReason reason);  // "stop", "length", ...
 
 // A token's logprob with the text of the alternatives left to the caller (Tokenizer::token_text).
 struct TokenInfo {

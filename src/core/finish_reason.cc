@@ -1,5 +1,4 @@
-// The names of finish reasons as the APIs spell them.
-#include "api/engine.h"
+#include "core/finish_reason.h"
 
 namespace weft {
 
