@@ -19,7 +19,7 @@ CLI::Option* add_choice(CLI::App* app, const std::string& name, std::string& tar
 
 void add_switch(CLI::App* app, const std::string& name, bool& target, const std::string& help) {
   app->add_option(name, target, help)
-      ->check(CLI::IsMember(Words{"on", "off", "true", "false"}))
+      ->check(CLI::IsMember(Words{"on", "off", "true", "false"}).description(""))
       ->type_name("on|off")
       ->default_str(target ? "on" : "off")
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
@@ -69,7 +69,7 @@ void add_engine_options(CLI::App* app, EngineOptions& o) {
   add_choice(app, "--sampler", o.sampler, "Which of the two samplers", {"fused", "reference"});
   add_text(app, "--speculative-config", o.speculative_config, "Speculative decoding, as JSON", "JSON");
   add_text(app, "--guided-decoding-backend", o.guided_decoding_backend, "Grammar engine", "NAME");
-  app->add_option("--logits-processor", o.logits_processors, "Plugin that changes logits; may be repeated")->type_name("PLUGIN.so")->type_size(1)->expected(1, 1 << 16)->take_all();
+  app->add_option("--logits-processor", o.logits_processors, "Plugin that changes logits; may be repeated")->type_name("PLUGIN.so")->allow_extra_args(false);
   add_number(app, "--tp-size", o.tp_size, "Tensor parallel ranks", 1, 1024);
   add_number(app, "--pp-size", o.pp_size, "Pipeline parallel ranks", 1, 1024);
   add_number(app, "--ep-size", o.ep_size, "Expert parallel ranks", 1, 1024);
@@ -110,8 +110,7 @@ void add_sampling_options(CLI::App* app, Json& sampling) {
          },
          "End the answer at this text; may be repeated")
       ->type_name("TEXT")
-      ->type_size(1)
-      ->take_all()
+      ->allow_extra_args(false)
       ->group("Sampling");
 }
 
@@ -133,7 +132,7 @@ std::vector<Subcommand> add_commands(CLI::App& app, Arguments& a) {
   };
   CLI::App* run = add(Command::run, "run", "Answer one prompt on the terminal", true);
   run->add_option_function<std::string>("PROMPT", [&a](const std::string& text) { a.prompt = text; }, "The prompt; absent: standard input");
-  run->add_option("--image", a.images, "A picture for the prompt; may be repeated")->type_name("FILE")->type_size(1)->take_all();
+  run->add_option("--image", a.images, "A picture for the prompt; may be repeated")->type_name("FILE")->allow_extra_args(false);
   run->add_flag("--raw", a.raw, "The prompt as it is, without the model's chat template");
   run->add_option("--system", a.system, "System message")->type_name("TEXT");
   run->add_flag("--verbose", a.verbose, "Show the rendered prompt and the speed");
@@ -155,7 +154,7 @@ std::vector<Subcommand> add_commands(CLI::App& app, Arguments& a) {
   CLI::App* bench = add(Command::bench, "bench", "Measure prefill and decode speed", true);
   add_number(bench, "--prompt-tokens", a.prompt_tokens, "Length of the prompts", 1);
   add_number(bench, "--output-tokens", a.output_tokens, "Length of the answers", 2);
-  bench->add_option("--batch-sizes", a.batch_sizes, "Sequences decoded at once")->type_name("N,N,...")->delimiter(',')->check(CLI::Range(1, 65536));
+  bench->add_option("--batch-sizes", a.batch_sizes, "Sequences decoded at once")->type_name("N,N,...")->delimiter(',')->allow_extra_args(false)->check(CLI::Range(1, 65536));
   bench->add_flag("--json", a.json, "Print JSON");
 
   CLI::App* inspect = add(Command::inspect, "inspect", "What a model is and what of it fits in this machine", true);
@@ -224,8 +223,8 @@ std::variant<Arguments, Leave> parse_arguments(int count, const char* const* wor
     std::ostringstream out, error;
     const int status = app.exit(problem, out, error);
     if (status == 0) return Leave{0, out.str(), {}};
-    const std::string command = list.empty() ? "" : " " + list.back();
-    return Leave{2, {}, std::string(problem.what()) + "; see weft" + (app.get_subcommands().empty() ? "" : command) + " --help"};
+    const auto used = app.get_subcommands();
+    return Leave{2, {}, std::string(problem.what()) + "; see weft " + (used.empty() ? "" : used.front()->get_name() + " ") + "--help"};
   }
   for (const Subcommand& candidate : commands)
     if (candidate.app->parsed()) arguments.command = candidate.command;
