@@ -224,6 +224,15 @@ struct Verdict {
   std::string message;
 };
 
+// Is there a well-formed version, whichever it is, at the end of the first line?
+bool has_version(const beast::flat_buffer& buffer) {
+  const std::string_view text(static_cast<const char*>(buffer.data().data()), buffer.data().size());
+  const std::string_view line = text.substr(0, text.find("\r\n"));
+  const size_t size = line.size();
+  return size >= 8 && line.substr(size - 8, 5) == "HTTP/" && std::isdigit(static_cast<unsigned char>(line[size - 3])) && line[size - 2] == '.' &&
+         std::isdigit(static_cast<unsigned char>(line[size - 1]));
+}
+
 bool valid_host(std::string_view host) {
   return std::all_of(host.begin(), host.end(), [](unsigned char c) { return std::isalnum(c) || std::strchr("-._:[]%", c) != nullptr; });
 }
@@ -319,7 +328,7 @@ class Session : public std::enable_shared_from_this<Session> {
     parser.body_limit(shared_.limits.body_bytes);
     stream_.expires_after(shared_.limits.head);
     co_await http::async_read_header(stream_, buffer_, parser, token(error));
-    if (error) co_return co_await refuse(error, !parser.get().target().empty());
+    if (error) co_return co_await refuse(error, parser);
     if (const Verdict verdict = judge_head(parser.get(), shared_.limits); verdict.status != 0) co_return co_await refuse(verdict.status, verdict.message);
     size_t held = 0;
     const bool complete = co_await read_body(parser, held);
@@ -339,7 +348,7 @@ class Session : public std::enable_shared_from_this<Session> {
     }
     while (!parser.is_done()) {
       co_await http::async_read_some(stream_, buffer_, parser, token(error));
-      if (error) co_return co_await refuse(error, true);
+      if (error) co_return co_await refuse(error, parser);
       const size_t size = parser.get().body().size();
       shared_.all_body_bytes += size - held;
       held = size;
@@ -444,18 +453,19 @@ class Session : public std::enable_shared_from_this<Session> {
     refused_ = true;
     co_return false;
   }
-  // `first_line`: the request line was read.
-  net::awaitable<bool> refuse(const error_code& error, bool first_line) {
+  net::awaitable<bool> refuse(const error_code& error, const Parser& parser) {
     if (error == http::error::end_of_stream || error == net::error::operation_aborted) co_return false;
     if (error == beast::error::timeout) co_return false;  // the stream has closed the socket
     if (error == http::error::partial_message) co_return co_await refuse(400, "the request is incomplete");
+    if (error == http::error::body_limit && parser.chunked() && parser.get().body().size() < shared_.limits.body_bytes / 2)
+      co_return co_await refuse(400, "a chunk's size is out of range");
     if (error == http::error::body_limit)
       co_return co_await refuse(413, "the body may be at most " + std::to_string(shared_.limits.body_bytes) + " bytes long");
     if (error == http::error::header_limit || error == http::error::buffer_overflow) {
-      if (!first_line) co_return co_await refuse(414, "the request target is too long");
+      if (parser.get().target().empty()) co_return co_await refuse(414, "the request target is too long");
       co_return co_await refuse(431, "the headers may be at most " + std::to_string(shared_.limits.head_bytes) + " bytes long");
     }
-    if (error == http::error::bad_version) co_return co_await refuse(505, "only HTTP/1.1 and HTTP/1.0 are spoken here");
+    if (error == http::error::bad_version && has_version(buffer_)) co_return co_await refuse(505, "only HTTP/1.1 and HTTP/1.0 are spoken here");
     if (error.category() != http::make_error_code(http::error::bad_value).category()) co_return false;  // the network's
     co_return co_await refuse(400, "not a valid HTTP request: " + error.message());
   }
