@@ -52,6 +52,13 @@ void weft_detokenizer_free(WeftDetokenizer*);
 WeftBytes weft_detokenizer_push(WeftDetokenizer*, const WeftTokenizer*, uint32_t id);
 WeftBytes weft_detokenizer_finish(WeftDetokenizer*, const WeftTokenizer*); /* as new afterwards */
 
+/* Chat templates. `fuel`: instructions, and data at 64 bytes each. `context`: a JSON object, the template's variables, with
+   "__now_unix_s" for a fixed time. `continue_final`: cut behind the last message's text. */
+typedef struct WeftTemplate WeftTemplate;
+WeftTemplate* weft_template_new(const char* source, size_t size, uint64_t fuel, size_t output_limit, WeftError*);
+void weft_template_free(WeftTemplate*);
+bool weft_template_render(const WeftTemplate*, const char* context, size_t size, bool continue_final, WeftBytes*, WeftError*);
+
 #ifdef __cplusplus
 }
 #endif

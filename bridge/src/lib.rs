@@ -4,6 +4,8 @@ mod abi;
 mod detokenizer;
 mod gguf;
 mod pair_model;
+mod python;
 mod string_table;
+mod template;
 mod tokenizer;
 mod tokenizer_json;

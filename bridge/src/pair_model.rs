@@ -49,8 +49,8 @@ impl MergeTable {
 pub enum Rule {
     /// The place in the list of merges.
     Merges(MergeTable),
-    /// The score of the merged piece, best first; of equal pieces the one with the longer left part (the order in which
-    /// converters to tokenizer.json list their merges). By id; NONE score marks pieces that merging never makes.
+    /// The score of the merged piece, best first; of equal scores the pair with the longer left part, then the longer right part
+    /// (the order in which converters to tokenizer.json list their merges). By id; None for pieces that merging never makes.
     Scores(Vec<Option<f32>>),
 }
 
@@ -89,7 +89,8 @@ impl PairModel {
                 }
                 let merged = self.vocabulary.find(&word[left.start as usize..(right.start + right.size) as usize])?;
                 let score = scores[merged as usize]?;
-                Some((u64::from(descending(score)) << 32 | u64::from(u32::MAX - left.chars), merged))
+                let longest_first = |chars: u32| u64::from(u16::MAX - chars.min(u32::from(u16::MAX)) as u16);
+                Some((u64::from(descending(score)) << 32 | longest_first(left.chars) << 16 | longest_first(right.chars), merged))
             }
         }
     }

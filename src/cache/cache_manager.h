@@ -21,9 +21,11 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/result.h"
@@ -120,8 +122,9 @@ class CacheManager {
   int groups() const { return static_cast<int>(options_.groups.size()); }
   int max_blocks(int group) const;
 
-  // Most bytes that one sequence ever holds at once while it grows to `tokens` positions in steps of at most `chunk` tokens.
-  int64_t bytes_for(int64_t tokens, int64_t chunk) const;
+  // Most bytes that one sequence holds at once while it grows to `tokens` positions, the first `whole` of them in one step and the
+  // others one by one.
+  int64_t bytes_for(int64_t tokens, int64_t whole) const;
   // The longest sequence that fits into the whole budget when computed token by token (INT32_MAX if there is no limit).
   int max_sequence_tokens() const;
   // Bytes that no sequence holds: what reserve() can still hand out.
@@ -136,9 +139,14 @@ class CacheManager {
   void start(CacheSequence& sequence, CacheIdentity identity, int prompt_tokens, int expected_tokens) const;
   // Hashes whole blocks of the known tokens that have no key yet.
   void extend_keys(CacheSequence& sequence, std::span<const int32_t> known) const;
-  // Takes hold of the longest reusable prefix of at most `limit` tokens and returns its length. The last part of it may be a copy
-  // of a part of a cached block, appended to `copies`. The sequence must hold nothing yet.
-  int acquire_prefix(CacheSequence& sequence, std::span<const int32_t> known, int limit, std::vector<BlockCopy>& copies);
+  // Takes hold of the longest prefix of whole cached blocks, at most `limit` tokens, and returns its length in tokens. The sequence
+  // must hold nothing yet.
+  int acquire_prefix(CacheSequence& sequence, std::span<const int32_t> known, int limit);
+  // After acquire_prefix: a fresh block that begins with a copy of the first tokens of a cached one. Returns how many tokens that
+  // is (0: no such block, or no room) and appends the copies, one per group.
+  int copy_partial_block(CacheSequence& sequence, std::span<const int32_t> known, int limit, std::vector<BlockCopy>& copies);
+  // Gives back what the two above took, as if they had not been called (version() included).
+  void undo_acquire(CacheSequence& sequence);
   // Bytes still to be reserved until the sequence has `tokens` positions, if it goes on in single tokens.
   int64_t missing_bytes(const CacheSequence& sequence, int tokens) const;
   // Reserves positions up to `end` in all groups (or in full groups only); all or nothing.
@@ -168,20 +176,32 @@ class CacheManager {
 
  private:
   explicit CacheManager(CacheOptions options);
+  bool keeps_all(int group) const { return options_.groups[group].kind != CacheSpec::Kind::window &&
+                                           options_.groups[group].kind != CacheSpec::Kind::chunk; }
+  int64_t most_blocks(int group, int64_t tokens, int64_t whole) const;
   int first_needed_block(int group, int64_t position) const;
   bool reserve_where(CacheSequence& sequence, int end, bool full_groups_only);
-  int match_whole_blocks(const CacheSequence& sequence, int limit_blocks);
-  int copy_partial_block(CacheSequence& sequence, std::span<const int32_t> known, int limit, std::vector<BlockCopy>& copies);
+  int longest_match(const CacheSequence& sequence, int limit_blocks);
   int32_t take_block(int group);
+  void hold(int group, int32_t block);
+  void let_go(int group, int32_t block);
+  void make_evictable(int group, int32_t block);
+  void uncache(int group, int32_t block);
   void evict_one();
   void publish_block(CacheSequence& sequence, std::span<const int32_t> known, int number);
+  void enter(int group, int32_t block, int32_t node, const BlockKey& parent, std::span<const int32_t> tokens);
+  void set_priority(const CacheSequence& sequence, int group, int32_t block, int number);
   void drop_front(CacheSequence& sequence, int group, int until_block);
-  void unref(int group, int32_t block);
+  CacheEvent* new_event(CacheEvent::Kind kind, int group, const BlockKey& key);
 
   CacheOptions options_;
+  bool has_full_group_ = false;
   std::unique_ptr<BlockPool> pool_;
   std::unique_ptr<PrefixIndex> index_;
-  std::vector<int32_t> matched_;  // scratch: node per block
+  std::vector<int32_t> matched_;  // scratch: per block of a prompt its node
+  std::deque<CacheEvent> events_;
+  uint64_t next_event_ = 0;
+  uint64_t use_clock_ = 0;  // counts uses of blocks, for least-recently-used order
   int64_t now_us_ = 0;
   uint64_t version_ = 1;
 };

@@ -61,7 +61,7 @@ Result<SequenceId> EngineCore::submit(Submission submission) {
 
 void EngineCore::cancel(SequenceId id) {
   const std::lock_guard lock(mutex_);
-  scheduler_.cancel(id);
+  scheduler_.finish(id);
   // Its grammar is still needed if a step in flight waits for its mask; begin_masks and fill_masks cope with its absence.
   entries_.erase(static_cast<uint64_t>(id));
   engine_wake_.notify_one();
@@ -145,7 +145,7 @@ void EngineCore::commit_step(std::unique_lock<std::mutex>& lock) {
     const bool go_on = deliver(*entry, output);
     lock.lock();
     if (go_on && output.reason == FinishReason::none) continue;
-    scheduler_.finish(output.id, FinishReason::stop);  // no effect on a sequence that ended by itself
+    scheduler_.finish(output.id);  // no effect on a sequence that ended by itself
     entries_.erase(static_cast<uint64_t>(output.id));
   }
   // The steps in flight were scheduled before these tokens were known.

@@ -98,9 +98,8 @@ class Scheduler {
   // invalid_argument (param "prompt" or "max_tokens") for a sequence that could never run: empty, too long for max_seq_len, for a
   // step, or for the cache. The message names the numbers.
   Result<SequenceId> add(NewSequence sequence);
-  // Ends a sequence from outside; no output follows. False if it has ended already.
-  bool cancel(SequenceId id) { return finish(id, FinishReason::cancelled); }
-  bool finish(SequenceId id, FinishReason reason);
+  // Ends a sequence from outside (the client went away, a stop string matched); no output follows. False if it has ended already.
+  bool finish(SequenceId id);
 
   // Fills the next step. False: nothing to do now (nothing is runnable, or `overlap` steps are in flight); the batch is empty then.
   // `batch` is best reused: a steady step then does not allocate.
@@ -127,9 +126,69 @@ class Scheduler {
   void check_integrity() const;
 
  private:
-  // (filled in with the implementation)
+  // What was submitted, until its result comes.
+  struct RowRecord {
+    Sequence* sequence;
+    uint32_t epoch;
+    int first, tokens;
+    bool all_rows, sample, last;  // last: reaches the end of the known tokens
+  };
+  struct StepRecord {
+    uint64_t step = 0;
+    std::vector<RowRecord> rows;
+  };
+  // What is left of a step's budgets while it is being filled.
+  struct Budget {
+    int tokens = 0, logit_rows = 0;
+    int prompt_tokens = 0;  // soft
+    bool has_prompt_row = false;
+  };
+  enum class Admission : uint8_t { admitted, shared, blocked, no_budget };
+
+  Scheduler(SchedulerOptions options, CacheManager cache);
+  Status check_new(const NewSequence& sequence) const;
+  Status check_cache_room(const NewSequence& sequence, int max_outputs) const;
+
+  // schedule.cc
+  void prepare(StepBatch& batch);
+  void add_decodes(StepBatch& batch, Budget& budget);
+  bool add_prompts(StepBatch& batch, Budget& budget, int max_rows);
+  bool add_prompt_chunk(StepBatch& batch, Budget& budget, Sequence& sequence);
+  Admission admit(StepBatch& batch, Budget& budget, Sequence& sequence);
+  Admission give_back(StepBatch& batch, Sequence& sequence, size_t copies, Admission why);
+  bool is_being_computed(const Sequence& sequence, int limit) const;
+  int smallest_chunk(const Sequence& sequence) const;
+  int chunk_size(const Sequence& sequence, const Budget& budget) const;
+  int reserve_chunk(Sequence& sequence, int tokens);
+  bool reserve_or_preempt(Sequence& sequence, int end);
+  void preempt(Sequence& sequence);
+  void open_slot(StepBatch& batch, Sequence& sequence);
+  void add_row(StepBatch& batch, Budget& budget, Sequence& sequence, int tokens);
+
+  // commit.cc
+  void commit_row(const RowRecord& record, RowResult& result);
+  void take_tokens(Sequence& sequence, RowResult& result, SequenceOutput& output);
+  SequenceOutput& next_output(const Sequence& sequence);
+  void end(Sequence& sequence);
+  void retire(Sequence& sequence);
+  void close_slot(Sequence& sequence);
+  void enqueue(Sequence& sequence);
+
   SchedulerOptions options_;
   CacheManager cache_;
+  std::unordered_map<uint64_t, std::unique_ptr<Sequence>> sequences_;
+  std::vector<Sequence*> running_, waiting_;  // by rank
+  std::vector<Sequence*> ready_;              // scratch of add_decodes
+  std::vector<Slot> free_slots_, closes_;
+  std::vector<Sequence*> slots_;      // per slot, or null
+  std::vector<StepRecord> records_;   // ring of `overlap` entries
+  size_t first_record_ = 0, records_in_flight_ = 0;
+  std::vector<SequenceOutput> outputs_;
+  size_t output_count_ = 0;
+  int prefill_budget_ = 0;
+  bool prompt_starved_ = false;  // the next step serves prompts first
+  uint64_t next_id_ = 1, step_ = 0;
+  SchedulerMetrics metrics_;
 };
 
 }  // namespace weft

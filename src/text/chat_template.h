@@ -28,8 +28,8 @@ struct ChatTemplateOptions {
 };
 
 struct ChatTemplateLimits {
-  uint64_t steps = 20'000'000;        // template instructions; about a second of a tight loop
-  size_t output_bytes = 64u << 20;    // text written, captured blocks included
+  uint64_t steps = 2'000'000;       // template instructions, and data that it makes at 64 bytes each: 0.1 s, 128 MB
+  size_t output_bytes = 16u << 20;  // text written
   size_t source_bytes = 1u << 20;
 };
 
@@ -49,8 +49,9 @@ class ChatTemplate {
   static Result<std::shared_ptr<const ChatTemplate>> from_folder(const std::string& folder, ChatTemplateLimits limits = {});
 
   // `messages`: array of {role, content, ...} as the client sent them. `tools`: array or null. `kwargs`: object or null; further
-  // template variables (enable_thinking, documents, ...), which override the special tokens. Of several templates, `tool_use` is
-  // taken when tools are given, else `default`, as the reference does; kwargs.chat_template is not looked at.
+  // template variables (enable_thinking, documents, ...), which override the special tokens and add_generation_prompt; messages,
+  // tools, tokenize and chat_template among them are refused. Of several templates, `tool_use` is taken when tools are given,
+  // else `default`, as the reference does.
   // A template that raises, runs out of a limit or meets a value it cannot use gives invalid_argument with its message.
   Result<std::string> render(const Json& messages, const Json& tools, const Json& kwargs, const ChatTemplateOptions& options = {}) const;
 

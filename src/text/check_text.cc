@@ -1,13 +1,17 @@
 // check_text: runs reference cases for tokenizers and chat templates that lie outside the repository.
 //   check_text tokenizer FOLDER [CASES.json]       tokenizer.json of the folder against its cases.json
 //   check_text gguf VOCABULARY.json CASES.json     GGUF metadata (as JSON) against the cases
+//   check_text templates FOLDER NOW_UNIX_S         cases.json of a folder with NAME.jinja files; strftime_now shows NOW_UNIX_S
+//   check_text render FOLDER INPUT.json            the folder's template with {messages, tools, chat_template_kwargs}: prints it
 // Prints each difference and a summary line; exit status 1 if there was a difference.
 #include <chrono>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 
 #include "base/files.h"
 #include "base/json.h"
+#include "text/chat_template.h"
 #include "text/detokenizer.h"
 #include "text/tokenizer.h"
 
@@ -139,6 +143,61 @@ GgufVocabulary vocabulary_of(const Json& metadata) {
   return v;
 }
 
+int check_templates(const std::string& folder, const Json& cases, int64_t now_unix_s) {
+  Tally tally;
+  double worst_s = 0;
+  for (const Json& one : cases.find("cases")->items()) {
+    const std::string name = one.find("template")->as_string();
+    const std::string where = name + " " + one.find("case")->as_string();
+    auto source = read_file(folder + "/" + name + ".jinja");
+    auto compiled = source.ok() ? ChatTemplate::from_source(*source) : std::move(source).error();
+    if (!compiled.ok()) {
+      tally.compare(where, compiled.error().to_string(), std::string("compiled"));
+      continue;
+    }
+    ChatTemplateOptions options;
+    options.bos_token = one.find("bos_token")->as_string();
+    options.eos_token = one.find("eos_token")->as_string();
+    options.now_unix_s = now_unix_s;
+    Json kwargs = Json::object(), tools;
+    kwargs.set("date_string", *one.find("date_string"));
+    if (one.find("uses_current_date") != nullptr) kwargs = Json::object();
+    for (const auto& [key, value] : one.find("input")->members()) {
+      if (key == "tools") tools = value;
+      if (key == "add_generation_prompt") options.add_generation_prompt = value.as_bool();
+      if (key != "tools" && key != "messages" && key != "add_generation_prompt") kwargs.set(key, value);
+    }
+    const auto start = std::chrono::steady_clock::now();
+    const auto rendered = (*compiled)->render(*one.find("input")->find("messages"), tools, kwargs, options);
+    worst_s = std::max(worst_s, seconds_since(start));
+    const Json* wanted = one.find("rendered");
+    if (wanted != nullptr) {
+      tally.compare(where, rendered.ok() ? *rendered : rendered.error().to_string(), wanted->as_string());
+    } else {
+      const std::string error = one.find("error")->as_string() + ": " + one.find("message")->as_string();
+      if (one.find("error")->as_string() == "TemplateError") {
+        tally.compare(where, rendered.ok() ? *rendered : rendered.error().message(), one.find("message")->as_string());
+      } else {
+        tally.compare(where, rendered.ok() ? *rendered : error, error);
+      }
+    }
+  }
+  std::printf("%d checks, %d differences, slowest %.1f ms\n", tally.checks, tally.differences, worst_s * 1e3);
+  return tally.differences != 0;
+}
+
+int render_folder(const std::string& folder, const Json& input) {
+  auto compiled = ChatTemplate::from_folder(folder);
+  if (!compiled.ok()) {
+    std::printf("ERROR loading: %s\n", compiled.error().to_string().c_str());
+    return 1;
+  }
+  auto member = [&](const char* key) { return input.find(key) != nullptr ? *input.find(key) : Json(); };
+  const auto rendered = (*compiled)->render(member("messages"), member("tools"), member("chat_template_kwargs"));
+  std::printf("%s\n", rendered.ok() ? rendered->substr(0, 2000).c_str() : ("ERROR " + rendered.error().to_string()).c_str());
+  return rendered.ok() ? 0 : 1;
+}
+
 int run(int argc, char** argv) {
   if (argc < 3) return 2;
   auto json = [](const std::string& path) {
@@ -161,6 +220,8 @@ int run(int argc, char** argv) {
     std::printf("%s: %d tokens, loaded in %.3f s\n", path.c_str(), (*tokenizer)->vocab_size(), load_s);
     return check_tokenizer(*tokenizer, json(argc > 3 ? argv[3] : path + "/cases.json"));
   }
+  if (mode == "templates" && argc > 3) return check_templates(path, json(path + "/cases.json"), std::atoll(argv[3]));
+  if (mode == "render" && argc > 3) return render_folder(path, json(argv[3]));
   return 2;
 }
 
