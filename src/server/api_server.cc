@@ -57,6 +57,11 @@ constexpr std::string_view kModelPrefix = "/v1/models/";
 const ApiServer::Route ApiServer::kRoutes[] = {
     {"/v1/chat/completions", "POST", &ApiServer::chat, false},
     {"/v1/completions", "POST", &ApiServer::completions, false},
+    {"/v1/classify", "POST", &ApiServer::classify, false},
+    {"/classify", "POST", &ApiServer::classify, false},
+    {"/v1/score", "POST", &ApiServer::score, false},
+    {"/score", "POST", &ApiServer::score, false},
+    {"/v1/reward", "POST", &ApiServer::reward, false},
     {"/v1/models", "GET", &ApiServer::models, false},
     {"/tokenize", "POST", &ApiServer::tokenize, false},
     {"/v1/tokenize", "POST", &ApiServer::tokenize, false},
@@ -132,12 +137,19 @@ void ApiServer::respond(const std::shared_ptr<Exchange>& exchange, const Json& b
 
 // ---- what a request says
 
-Result<Json> ApiServer::read_body(HttpRequest& request) const {
+std::optional<Json> ApiServer::read_body(const std::shared_ptr<Exchange>& exchange) {
+  HttpRequest& request = exchange->request();
+  const std::string* type = request.header("content-type");
+  if (type && !is_json_type(*type)) {
+    respond(exchange, error_response(415, "the Content-Type must be application/json in UTF-8"));
+    return std::nullopt;
+  }
   auto json = parse_json(request.body);
   request.body = {};
-  if (!json.ok()) return Error(Code::invalid_argument, "the body is " + json.error().message());
-  if (!json->is_object()) return fail(Code::invalid_argument, "the body must be a JSON object, got ", json->type_name());
-  return json;
+  if (json.ok() && json->is_object()) return std::move(json).value();
+  respond(exchange, error_response(400, json.ok() ? std::string("the body must be a JSON object, got ") + json->type_name()
+                                                  : "the body is " + json.error().message()));
+  return std::nullopt;
 }
 
 Status ApiServer::check_model(const std::string& model) const {
@@ -176,10 +188,8 @@ void ApiServer::chat(std::shared_ptr<Exchange> exchange) { generate(std::move(ex
 void ApiServer::completions(std::shared_ptr<Exchange> exchange) { generate(std::move(exchange), false); }
 
 void ApiServer::generate(std::shared_ptr<Exchange> exchange, bool chat) {
-  const std::string* type = exchange->request().header("content-type");
-  if (type && !is_json_type(*type)) return respond(exchange, error_response(415, "the Content-Type must be application/json in UTF-8"));
-  const auto body = read_body(exchange->request());
-  if (!body.ok()) return respond(exchange, error_response(body.error()));
+  const auto body = read_body(exchange);
+  if (!body) return;
   auto call = parse_request(*body, chat ? RequestKind::chat : RequestKind::completion, rules());
   if (!call.ok()) return respond(exchange, error_response(call.error()));
   if (const Status model = check_model(call->model); !model.ok())
@@ -192,9 +202,29 @@ void ApiServer::generate(std::shared_ptr<Exchange> exchange, bool chat) {
   Generation::start(*engine_, metrics_, std::move(exchange), chat, std::move(call).value(), std::move(head));
 }
 
+void ApiServer::classify(std::shared_ptr<Exchange> exchange) { scoring(std::move(exchange), ScoringKind::classify); }
+void ApiServer::score(std::shared_ptr<Exchange> exchange) { scoring(std::move(exchange), ScoringKind::score); }
+void ApiServer::reward(std::shared_ptr<Exchange> exchange) { scoring(std::move(exchange), ScoringKind::reward); }
+
+void ApiServer::scoring(std::shared_ptr<Exchange> exchange, ScoringKind kind) {
+  const auto body = read_body(exchange);
+  if (!body) return;
+  const Json* model = body->find("model");
+  if (const Status served = check_model(model && model->is_string() ? model->as_string() : ""); !served.ok())
+    return respond(exchange, error_response(404, served.error().message(), "model", "model_not_found"));
+  auto requests = read_scoring(*body, kind);
+  if (!requests.ok()) return respond(exchange, error_response(requests.error()));
+  if (engine_->info().generative)
+    return respond(exchange, error_response(400, "this model generates text; it is no classifier or reward model", "model"));
+  Json head = Json::object({{"id", "score-" + fresh_id()}, {"object", "list"}, {"created", static_cast<long>(std::time(nullptr))}, {"model", model_}});
+  std::string path = exchange->request().path;
+  start_scoring(*engine_, std::move(exchange), kind, std::move(requests).value(), std::move(head),
+                [this, path = std::move(path)](int status) { metrics_.count_response(path, status); });
+}
+
 void ApiServer::tokenize(std::shared_ptr<Exchange> exchange) {
-  const auto body = read_body(exchange->request());
-  if (!body.ok()) return respond(exchange, error_response(body.error()));
+  const auto body = read_body(exchange);
+  if (!body) return;
   const bool chat = body->find("messages") != nullptr;
   RequestRules quiet = rules();
   quiet.ignored = {};
@@ -216,8 +246,8 @@ void ApiServer::tokenize(std::shared_ptr<Exchange> exchange) {
 }
 
 void ApiServer::detokenize(std::shared_ptr<Exchange> exchange) {
-  const auto body = read_body(exchange->request());
-  if (!body.ok()) return respond(exchange, error_response(body.error()));
+  const auto body = read_body(exchange);
+  if (!body) return;
   const Json* tokens = body->find("tokens");
   std::vector<int32_t> ids;
   const bool list = tokens && tokens->is_array();

@@ -9,6 +9,7 @@
 #include <atomic>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <set>
 #include <string>
 
@@ -18,6 +19,7 @@
 #include "server/http.h"
 #include "server/http_server.h"
 #include "server/metrics.h"
+#include "server/scoring.h"
 
 namespace weft {
 
@@ -57,12 +59,17 @@ class ApiServer {
   void chat(std::shared_ptr<Exchange> exchange);
   void completions(std::shared_ptr<Exchange> exchange);
   void generate(std::shared_ptr<Exchange> exchange, bool chat);
+  void classify(std::shared_ptr<Exchange> exchange);
+  void score(std::shared_ptr<Exchange> exchange);
+  void reward(std::shared_ptr<Exchange> exchange);
+  void scoring(std::shared_ptr<Exchange> exchange, ScoringKind kind);
   void tokenize(std::shared_ptr<Exchange> exchange);
   void detokenize(std::shared_ptr<Exchange> exchange);
   void health(std::shared_ptr<Exchange> exchange);
   void version(std::shared_ptr<Exchange> exchange);
   void metrics(std::shared_ptr<Exchange> exchange);
-  Result<Json> read_body(HttpRequest& request) const;
+  // The body as a JSON object; nothing if it is none, and then the exchange has its answer.
+  std::optional<Json> read_body(const std::shared_ptr<Exchange>& exchange);
   Status check_model(const std::string& model) const;
   RequestRules rules();
   Json model_card() const;

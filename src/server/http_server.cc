@@ -366,12 +366,15 @@ class Session : public std::enable_shared_from_this<Session> {
     answer->form.head_only = parser.get().method() == http::verb::head;
     answer->request() = to_request(parser.release());
     answer_ = answer;
-    if (shared_.draining) {
+    bool probed = false;
+    if (!look_at_client(*answer, probed)) {  // sent and already gone: no work for nobody
+      answer->end(Ending::client_left);
+    } else if (shared_.draining) {
       answer->respond(shared_.refuse(503, "the server is shutting down"));
     } else {
       net::post(shared_.pool, [answer, handler = &shared_.handler, refuse = &shared_.refuse] { run_handler(answer, *handler, *refuse); });
     }
-    const bool sent = co_await send_answer(*answer);
+    const bool sent = co_await send_answer(*answer, probed);
     answer_ = nullptr;
     if (!sent) answer->end(Ending::client_left);
     answer->detach();
@@ -390,11 +393,10 @@ class Session : public std::enable_shared_from_this<Session> {
   }
 
   // Sends what the answer has until it is complete. False: the client has left, or takes nothing.
-  net::awaitable<bool> send_answer(Answer& answer) {
+  net::awaitable<bool> send_answer(Answer& answer, bool probed) {
     error_code error;
     const auto begin = Clock::now();
     auto last_write = begin;
-    bool probed = false;
     for (;;) {
       if (answer.too_slow) {
         log_warning("client_too_slow", " unsent_bytes_over=", shared_.limits.unsent_bytes);

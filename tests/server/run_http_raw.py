@@ -197,8 +197,11 @@ def check(case, expect, port, process):
         return "" if process.wait(expect["within_s"]) == expect["exit_code"] else f"exit {process.returncode}"
     if "max_rss_growth_mb" in expect and rss_mb(process.pid) - before[0] > expect["max_rss_growth_mb"]:
         return f"memory grew by {rss_mb(process.pid) - before[0]:.0f} MB"
-    if not healthy(port):
-        return "dead afterwards"
+    end = time.time() + 10
+    while not healthy(port):
+        if time.time() > end:
+            return "dead afterwards"
+        time.sleep(0.5)
     if expect.get("kv_blocks_return") or expect.get("fd_stable"):
         time.sleep(2.5)
         if metric(port, "kv_cache_used_blocks"):
