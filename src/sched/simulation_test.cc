@@ -15,8 +15,8 @@
 namespace weft {
 namespace {
 
-constexpr int kConfigurations = 500;
-constexpr int kStepsEach = 200;  // 100,000 in all, and those that let the last sequences end
+constexpr int kConfigurations = 1000;
+constexpr int kActionsEach = 400;  // a schedule or a commit each, before the last sequences are let to their end
 
 struct Coverage {
   uint64_t steps = 0, preemptions = 0, cached = 0, resumed_cached = 0, copies = 0, releases = 0, discarded = 0, finished = 0;
@@ -65,7 +65,7 @@ class Simulation {
   explicit Simulation(uint32_t seed) : random_(seed) { configure(); }
 
   void run(Coverage& coverage) {
-    for (int step = 0; step < kStepsEach && !::testing::Test::HasFailure(); ++step) {
+    for (int step = 0; step < kActionsEach && !::testing::Test::HasFailure(); ++step) {
       while (chance(arrival_) && static_cast<int>(alive_.size()) < most_alive_) add();
       if (chance(0.03)) cancel();
       advance(chance(0.5));
@@ -138,7 +138,7 @@ void Simulation::configure() {
   longest_prompt_ = std::min(options_.max_seq_len, options_.chunked_prefill ? 80 : options_.max_num_tokens);
   cache_options_.budget_bytes = int64_t{1} << 30;
   const int64_t one_sequence = CacheManager::create(cache_options_)->bytes_for(options_.max_seq_len, longest_prompt_);
-  const double sequences = one_of({0.4, 1.0, 1.3, 2.0, 4.0, 20.0});
+  const double sequences = one_of({0.4, 1.0, 1.1, 1.5, 2.5, 20.0});
   cache_options_.budget_bytes = std::max<int64_t>(16, static_cast<int64_t>(one_sequence * sequences));
   for (const CacheGroup& group : cache_options_.groups) {  // one token at least
     cache_options_.budget_bytes = std::max(cache_options_.budget_bytes, static_cast<int64_t>(group.block_bytes * groups * 3));
@@ -352,7 +352,7 @@ TEST(Simulation, HundredThousandSteps) {
       "copies %lu, releases %lu, discarded tokens %lu, rows from slots %lu, positions read %lu\n",
       coverage.steps, coverage.finished, coverage.cancelled, coverage.failed, coverage.refused, coverage.preemptions, coverage.cached,
       coverage.resumed_cached, coverage.copies, coverage.releases, coverage.discarded, coverage.slot_rows, coverage.read);
-  EXPECT_GT(coverage.steps, 50000u);
+  EXPECT_GT(coverage.steps, 100000u);
   EXPECT_GT(coverage.preemptions, 1000u);  // the load must reach what is to be tested
   EXPECT_GT(coverage.resumed_cached, 1000u);
   EXPECT_GT(coverage.copies, 1000u);
