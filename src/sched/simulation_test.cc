@@ -165,7 +165,7 @@ NewSequence Simulation::random_sequence() {
   s.prompt.assign(stem.begin(), stem.begin() + between(1, std::min(90, longest_prompt_)));
   while (static_cast<int>(s.prompt.size()) < longest_prompt_ && chance(0.5)) s.prompt.push_back(between(0, kVocabulary - 1));
   const int salt = chance(0.15);
-  s.cache.salt = salt ? "another tenant" : "";
+  s.cache.salt = salt ? "tenant b" : "tenant a";
   sampling->top_p_reset_id = salt;
   sampling->seed = between(1, 2);
   sampling->max_tokens = chance(0.1) ? between(0, 1) : between(1, 50);
