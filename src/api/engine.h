@@ -16,6 +16,7 @@
 #include "api/options.h"
 #include "base/json.h"
 #include "base/result.h"
+#include "core/finish_reason.h"
 #include "core/sampling_params.h"
 #include "core/step.h"
 
@@ -62,9 +63,6 @@ struct Request {
   std::string cache_salt;
   int priority = 35;  // 0..100, of its blocks and, in a full queue, of itself
 };
-
-enum class FinishReason : uint8_t { none, stop, length, cancelled, error };
-const char* name(FinishReason reason);  // "stop", "length", ...
 
 // A token's logprob with the text of the alternatives left to the caller (Tokenizer::token_text).
 struct TokenInfo {
@@ -118,6 +116,7 @@ struct ModelInfo {
   int threads = 0;
   bool generative = true;    // false: classifier or reward model
   bool has_chat_template = false;
+  bool takes_images = false;
 };
 
 // Counters and gauges, read at any time. Totals since start.
@@ -154,6 +153,11 @@ class Engine {
   virtual Result<std::string> render_chat(const Request& request) const = 0;
   // The prompt's tokens as the model will see them.
   virtual Result<std::vector<int32_t>> prompt_tokens(const Request& request) const = 0;
+
+  // The text of ids together (/detokenize, echoed prompts), and the bytes that one token adds to a text (logprobs; may be half a
+  // character). Empty for ids outside the vocabulary and without a tokenizer.
+  virtual std::string decode(const std::vector<int32_t>& ids, bool skip_special) const = 0;
+  virtual std::string token_bytes(int32_t id) const = 0;
 
   // Starts a generation. Any thread. Events follow until one has last_of_request. An error returned here means that no event will
   // come. Requests submitted between hold() and release() enter the engine together.

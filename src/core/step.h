@@ -35,6 +35,13 @@ struct BlockCopy {
   int tokens = 0;  // the first this many tokens of the block
 };
 
+// The block's content is worthless and its memory counts no more: it may be given back to the system until it is used again.
+struct BlockRelease {
+  int group = 0;
+  int32_t block = 0;
+};
+
+// A worker executes steps in the order of submission, and within a step: closes, opens, copies in their order, releases, rows.
 struct StepBatch {
   // One sequence's share of the step: tokens at positions first, first + 1, ..., first + tokens - 1.
   struct Row {
@@ -50,12 +57,13 @@ struct StepBatch {
   std::vector<SlotOpen> opens;    // before the step
   std::vector<Slot> closes;       // before the opens
   std::vector<BlockCopy> copies;  // before the step
+  std::vector<BlockRelease> releases;  // after the copies
   std::vector<Row> rows;
   std::vector<int32_t> tokens;  // of the rows with source host, in order of rows
   // Per cache group: for each row the block numbers and the blocks that it holds.
   struct Table {
     std::vector<int32_t> blocks;       // concatenated
-    std::vector<int64_t> offset;       // per row, into `blocks`
+    std::vector<int64_t> offset;       // per row, into `blocks`, and the end: rows + 1 entries
     std::vector<int32_t> first_block;  // per row: block number (position / tokens_per_block) of its first entry
   };
   std::vector<Table> tables;
@@ -65,7 +73,7 @@ struct StepBatch {
     return sum;
   }
   void clear() {
-    opens.clear(), closes.clear(), copies.clear(), rows.clear(), tokens.clear();
+    opens.clear(), closes.clear(), copies.clear(), releases.clear(), rows.clear(), tokens.clear();
     for (Table& table : tables) table.blocks.clear(), table.offset.clear(), table.first_block.clear();
   }
 };

@@ -43,7 +43,7 @@ CpuExecutor::CpuExecutor(Plan plan, const Weights& weights, const CpuTable& tabl
   inputs_.groups.resize(plan_.groups.size());
   size_t partial_bytes = 0;
   for (size_t g = 0; g < plan_.groups.size(); ++g) {
-    const CacheGroup& group = plan_.groups[g];
+    const LayerGroup& group = plan_.groups[g];
     const CacheView view = cache_view({static_cast<int>(g), 0});
     scratch_bytes_ = std::max(scratch_bytes_, table_.attend_scratch_bytes(group.heads, view));
     partial_bytes = std::max(partial_bytes, max_partials(limits_.max_sequences, limits_.max_seq_len, group.spec.kv_heads) *
@@ -191,7 +191,7 @@ void CpuExecutor::walk(Part part) {
 
 void CpuExecutor::plan_groups() {
   for (size_t g = 0; g < plan_.groups.size(); ++g) {
-    const CacheGroup& group = plan_.groups[g];
+    const LayerGroup& group = plan_.groups[g];
     GroupInputs& in = inputs_.groups[g];
     const bool window = group.spec.kind == CacheSpec::Kind::window, chunk = group.spec.kind == CacheSpec::Kind::chunk;
     plan_attention(in.sequences, cache_view({static_cast<int>(g), 0}), group.heads, Mask::causal, window ? group.spec.span : 0,

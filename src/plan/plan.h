@@ -67,7 +67,7 @@ struct VectorWeight {
 struct CacheRef {
   int group = -1, index = 0;
 };
-struct CacheGroup {
+struct LayerGroup {
   CacheSpec spec;
   int layers = 0;
   int heads = 0;  // query heads, for cutting the attention into work items
@@ -156,7 +156,7 @@ struct Plan {
   std::vector<VectorWeight> vectors;
   std::vector<TensorRows> tables;  // embedding tables that are not tied
   std::vector<int> table_cols;
-  std::vector<CacheGroup> groups;
+  std::vector<LayerGroup> groups;
   Value output;
   HeadKind head = HeadKind::lm;
   int position_axes = 1;

@@ -85,7 +85,7 @@ Value PlanBuilder::heads(Value x, Scope norm_weight, const RopeAngles& rope, con
 
 CacheRef PlanBuilder::cache(CacheSpec spec, int query_heads) {
   for (size_t i = 0; i < plan_.groups.size(); ++i)
-    if (CacheGroup& group = plan_.groups[i]; group.spec == spec && group.heads == query_heads)
+    if (LayerGroup& group = plan_.groups[i]; group.spec == spec && group.heads == query_heads)
       return {static_cast<int>(i), group.layers++};
   plan_.groups.push_back({spec, 1, query_heads});
   return {static_cast<int>(plan_.groups.size()) - 1, 0};

@@ -1,0 +1,209 @@
+// The KV cache's books: which block belongs to whom, which blocks hold a prefix that a later sequence may reuse, and which may be
+// given up. No tensors: a block is a number, and its bytes live on the workers.
+//
+// A *group* is the set of layers with the same kind of cache (full, sliding window, chunk). Each group has block numbers
+// 0 .. max_blocks - 1 of its own, which the workers map to reserved virtual memory, and all groups draw on one byte budget: a
+// block number is *resident* while its memory counts against the budget. A block is
+//   used      one or more sequences hold it;
+//   cached    it is in the prefix index (also while it is used); unused and cached is called *evictable*;
+//   free      resident, held by nobody, content worthless;
+//   absent    not resident.
+// A new block comes from the group's free ones, else the budget's rest, else memory of other groups' free blocks (their numbers
+// appear in StepBatch::releases), else evictable blocks: lowest priority first, then longest unused; of full groups leaves only.
+//
+// Contract with the workers: they execute steps in the order of submission, and within a step the copies, then the releases,
+// then the writes. So a block given up while an earlier step is in flight may be handed out at once: it is written later.
+//
+// The *index* has one node per distinct prefix of whole blocks (see block_key.h), which names at most one block per group. Only
+// blocks whose KV is certainly written get in. A prefix hit of p tokens needs, in each group, the blocks that a query at position
+// p may still read. When a sequence computed a block that the index has already, its copy is dropped in favour of the index's.
+// Not thread safe; the engine thread owns it. Nothing here reads a clock: time comes in through begin_step().
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/result.h"
+#include "cache/block_key.h"
+#include "core/cache_spec.h"
+#include "core/step.h"
+
+namespace weft {
+
+struct CacheGroup {
+  CacheSpec::Kind kind = CacheSpec::Kind::full;
+  int span = 0;             // tokens, of window and chunk groups
+  int64_t block_bytes = 0;  // of one block, all layers of the group together
+};
+
+struct CacheOptions {
+  std::vector<CacheGroup> groups;  // none: the model keeps no cache (encoders)
+  int tokens_per_block = 32;
+  int64_t budget_bytes = 0;  // of all groups together
+  bool block_reuse = true;
+  bool partial_reuse = true;  // also the first tokens of a block whose rest differs, by copy
+  int event_capacity = 0;     // events kept until take_events(); 0: none are recorded
+};
+
+constexpr int kDefaultPriority = 35;
+
+// How long the blocks of one sequence are worth keeping. Where nothing is said, a block has kDefaultPriority.
+struct Retention {
+  struct Range {
+    int first = 0, end = -1;   // token positions [first, end) of the prompt; -1: to its end
+    int priority = kDefaultPriority;  // 0 (first to go) .. 100
+    int64_t duration_us = 0;   // this long after its last use the block falls back to kDefaultPriority; 0: never
+  };
+  std::vector<Range> ranges;  // the first that holds a block's first token counts
+  int decode_priority = kDefaultPriority;
+  int64_t decode_duration_us = 0;
+  bool is_default() const { return ranges.empty() && decode_priority == kDefaultPriority; }
+};
+
+// One sequence's share of the cache. Owned by the sequence, filled and changed by CacheManager only.
+struct CacheSequence {
+  struct Table {
+    std::vector<int32_t> blocks;  // from `head` on: the held blocks, contiguous in position
+    size_t head = 0;
+    int first_block = 0;  // position / tokens_per_block of blocks[head]
+    int held() const { return static_cast<int>(blocks.size() - head); }
+  };
+  std::vector<Table> tables;      // per group
+  std::vector<BlockKey> keys;     // of the whole blocks of the known tokens
+  BlockKey root;
+  std::vector<ContentSpan> content;
+  Retention retention;
+  int prompt_tokens = 0;
+  int published = 0;  // blocks before this one are in the index (or were)
+};
+
+struct CacheIdentity {
+  std::string salt;
+  std::vector<ContentSpan> content;
+  Retention retention;
+};
+
+struct CacheEvent {
+  enum class Kind : uint8_t { stored, removed };
+  uint64_t id = 0;  // counts up by one; a gap means that events were dropped (event_capacity)
+  Kind kind = Kind::stored;
+  int group = 0;
+  BlockKey key, parent;         // parent: the previous block's key, or the root of the salt (stored only)
+  std::vector<int32_t> tokens;  // of the block (stored only)
+};
+
+struct CacheGauges {
+  int max_blocks = 0;
+  int resident = 0;   // used + evictable + free
+  int used = 0;       // held by sequences
+  int cached = 0;     // in the index, used or not
+  int evictable = 0;  // in the index and unused
+  int free = 0;
+  bool operator==(const CacheGauges&) const = default;
+};
+
+class PrefixIndex;
+class BlockPool;
+
+class CacheManager {
+ public:
+  // invalid_argument: a group without bytes, span or with an unsupported kind; resource_exhausted: a budget of less than a block.
+  static Result<CacheManager> create(CacheOptions options);
+  CacheManager(CacheManager&&) noexcept;
+  CacheManager& operator=(CacheManager&&) noexcept;
+  ~CacheManager();
+
+  const CacheOptions& options() const { return options_; }
+  int groups() const { return static_cast<int>(options_.groups.size()); }
+  int max_blocks(int group) const;
+
+  // Most bytes that one sequence holds at once while it grows to `tokens` positions, the first `whole` of them in one step and the
+  // others one by one.
+  int64_t bytes_for(int64_t tokens, int64_t whole) const;
+  // The longest sequence that fits into the whole budget when computed token by token (INT32_MAX if there is no limit).
+  int max_sequence_tokens() const;
+  // Bytes that no sequence holds: what reserve() can still hand out.
+  int64_t available_bytes() const;
+  // Counts up when bytes become available or the index grows; while it stands still, a reservation that failed fails again.
+  uint64_t version() const { return version_; }
+
+  // Sets the time (any epoch, never backwards): priorities whose duration is over fall back.
+  void begin_step(int64_t now_us);
+
+  // A new sequence, or one that starts again: `expected_tokens` reserves host memory so that growing to it does not allocate.
+  void start(CacheSequence& sequence, CacheIdentity identity, int prompt_tokens, int expected_tokens) const;
+  // Hashes whole blocks of the known tokens that have no key yet.
+  void extend_keys(CacheSequence& sequence, std::span<const int32_t> known) const;
+  // Takes hold of the longest prefix of whole cached blocks, at most `limit` tokens, and returns its length in tokens. The sequence
+  // must hold nothing yet.
+  int acquire_prefix(CacheSequence& sequence, std::span<const int32_t> known, int limit);
+  // After acquire_prefix: a fresh block that begins with a copy of the first tokens of a cached one. Returns how many tokens that
+  // is (0: no such block, or no room) and appends the copies, one per group.
+  int copy_partial_block(CacheSequence& sequence, std::span<const int32_t> known, int limit, std::vector<BlockCopy>& copies);
+  // Gives back what the two above took, as if they had not been called (version() included).
+  void undo_acquire(CacheSequence& sequence);
+  // Bytes still to be reserved until the sequence has `tokens` positions, if it goes on in single tokens.
+  int64_t missing_bytes(const CacheSequence& sequence, int tokens) const;
+  // Reserves positions up to `end` in all groups (or in full groups only); all or nothing.
+  bool reserve(CacheSequence& sequence, int end);
+  bool reserve_full_groups(CacheSequence& sequence, int end);
+  // The KV of positions below `computed` is certainly written: blocks that became whole enter the index, and blocks that no query
+  // at `computed` or later can read are given up.
+  void commit(CacheSequence& sequence, std::span<const int32_t> known, int computed);
+  // Gives up all blocks (what is in the index stays there, evictable).
+  void release(CacheSequence& sequence);
+
+  // Appends the blocks of one row (positions first .. end - 1): those a query at `first` can read and those that are written.
+  void append_table(const CacheSequence& sequence, int group, int first, int end, StepBatch::Table& table) const;
+  // Blocks whose memory was given up since the last call and is still.
+  void take_releases(std::vector<BlockRelease>& releases);
+
+  CacheGauges gauges(int group) const;
+  int64_t resident_bytes() const;
+  std::vector<CacheEvent> take_events();
+  // What the events must replay to: (group, key) of every cached block, sorted.
+  std::vector<std::pair<int, BlockKey>> index() const;
+  // Empties the index of everything that no sequence holds.
+  void drop_cached();
+
+  // For tests: ends the process unless the books agree with each other and with the sequences that hold blocks.
+  void check_integrity(std::span<const CacheSequence* const> sequences) const;
+
+ private:
+  explicit CacheManager(CacheOptions options);
+  bool keeps_all(int group) const { return options_.groups[group].kind != CacheSpec::Kind::window &&
+                                           options_.groups[group].kind != CacheSpec::Kind::chunk; }
+  int64_t most_blocks(int group, int64_t tokens, int64_t whole) const;
+  int first_needed_block(int group, int64_t position) const;
+  bool reserve_where(CacheSequence& sequence, int end, bool full_groups_only);
+  int longest_match(const CacheSequence& sequence, int limit_blocks);
+  int32_t take_block(int group);
+  void hold(int group, int32_t block);
+  void let_go(int group, int32_t block);
+  void make_evictable(int group, int32_t block);
+  void uncache(int group, int32_t block);
+  void evict_one();
+  void publish_block(CacheSequence& sequence, std::span<const int32_t> known, int number);
+  void enter(int group, int32_t block, int32_t node, const BlockKey& parent, std::span<const int32_t> tokens);
+  void set_priority(const CacheSequence& sequence, int group, int32_t block, int number);
+  void drop_front(CacheSequence& sequence, int group, int until_block);
+  CacheEvent* new_event(CacheEvent::Kind kind, int group, const BlockKey& key);
+
+  CacheOptions options_;
+  bool has_full_group_ = false;
+  std::unique_ptr<BlockPool> pool_;
+  std::unique_ptr<PrefixIndex> index_;
+  std::vector<int32_t> matched_;  // scratch: per block of a prompt its node
+  std::deque<CacheEvent> events_;
+  uint64_t next_event_ = 0;
+  uint64_t use_clock_ = 0;  // counts uses of blocks, for least-recently-used order
+  int64_t now_us_ = 0;
+  uint64_t version_ = 1;
+};
+
+}  // namespace weft

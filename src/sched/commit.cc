@@ -1,0 +1,93 @@
+// Taking a step's results: tokens, ends, blocks.
+#include <algorithm>
+
+#include "base/check.h"
+#include "sched/scheduler.h"
+#include "sched/sequence.h"
+
+namespace weft {
+namespace {
+
+bool contains(const std::vector<int32_t>& ids, int32_t id) { return std::find(ids.begin(), ids.end(), id) != ids.end(); }
+
+bool is_stop(const SamplingParams& sampling, int32_t token) {
+  return (!sampling.ignore_eos && contains(sampling.eos_token_ids, token)) || contains(sampling.stop_token_ids, token);
+}
+
+}  // namespace
+
+std::span<const SequenceOutput> Scheduler::commit(StepResult& result) {
+  WEFT_CHECK(records_in_flight_ > 0) << "a result came without a step in flight";
+  StepRecord& record = records_[first_record_];
+  WEFT_CHECK(result.step == record.step) << "result of step " << result.step << ", expected " << record.step;
+  WEFT_CHECK(result.rows.size() == record.rows.size()) << result.rows.size() << " rows, expected " << record.rows.size();
+  first_record_ = (first_record_ + 1) % records_.size();
+  --records_in_flight_;
+  output_count_ = 0;
+  for (size_t i = 0; i < record.rows.size(); ++i) commit_row(record.rows[i], result.rows[i]);
+  return {outputs_.data(), output_count_};
+}
+
+void Scheduler::commit_row(const RowRecord& record, RowResult& result) {
+  Sequence& sequence = *record.sequence;
+  --sequence.in_flight;
+  sequence.pending_samples -= record.sample;
+  if (sequence.state == Sequence::State::finished) {
+    metrics_.discarded_tokens += result.tokens.size();
+    if (sequence.in_flight == 0) retire(sequence);
+    return;
+  }
+  if (!result.error.empty()) {  // its KV may be wrong as well: nothing of this step is published
+    SequenceOutput& output = next_output(sequence);
+    output.reason = FinishReason::error;
+    output.error.swap(result.error);
+    return end(sequence);
+  }
+  WEFT_CHECK(record.sample == !result.tokens.empty() || !result.error.empty()) << "slot " << result.slot << " sampled unasked or not";
+  const bool has_output = record.sample || !result.prompt_logprobs.empty() || !result.outputs.empty() || record.last;
+  SequenceOutput* output = has_output ? &next_output(sequence) : nullptr;
+  if (record.all_rows) sequence.rows_done = std::min(sequence.rows_end, record.first + record.tokens);
+  if (output != nullptr) {
+    output->prompt_logprobs.swap(result.prompt_logprobs);
+    output->outputs.swap(result.outputs);
+    take_tokens(sequence, result, *output);
+    if (record.last && !record.sample) {
+      output->reason = sequence.task == Task::score ? FinishReason::stop : FinishReason::length;
+    }
+  }
+  if (record.epoch == sequence.epoch) {
+    WEFT_CHECK(sequence.computed == record.first) << "positions are missing";
+    sequence.computed = record.first + record.tokens;
+    cache_.commit(sequence.cache, sequence.tokens, sequence.computed);
+  }
+  if (output != nullptr && output->reason != FinishReason::none) end(sequence);
+}
+
+// Appends sampled tokens up to the first that ends the sequence. A stop goes before the length.
+void Scheduler::take_tokens(Sequence& sequence, RowResult& result, SequenceOutput& output) {
+  size_t taken = 0;
+  while (taken < result.tokens.size() && output.reason == FinishReason::none) {
+    const int32_t token = result.tokens[taken++];
+    sequence.tokens.push_back(token);
+    if (is_stop(*sequence.sampling, token)) output.reason = FinishReason::stop, output.stop_id = token;
+    else if (sequence.outputs() >= sequence.max_outputs) output.reason = FinishReason::length;
+  }
+  metrics_.generated_tokens += taken;
+  metrics_.discarded_tokens += result.tokens.size() - taken;
+  result.tokens.resize(taken);
+  result.logprobs.resize(std::min(result.logprobs.size(), taken));
+  output.tokens.swap(result.tokens);
+  output.logprobs.swap(result.logprobs);
+}
+
+SequenceOutput& Scheduler::next_output(const Sequence& sequence) {
+  SequenceOutput& output = outputs_[output_count_++];
+  output.id = sequence.id;
+  output.tokens.clear(), output.logprobs.clear(), output.prompt_logprobs.clear(), output.outputs.clear(), output.error.clear();
+  output.reason = FinishReason::none;
+  output.stop_id = -1;
+  output.prompt_tokens = sequence.prompt_tokens, output.cached_tokens = sequence.cached_tokens;
+  return output;
+}
+
+}  // namespace weft

@@ -1,0 +1,278 @@
+// Filling a step. Decode rows go in by rank, so that whoever runs out of blocks finds the victims of lower rank not yet in the
+// step; prompts likewise, running and waiting ones merged by rank.
+#include <algorithm>
+#include <utility>
+
+#include "base/check.h"
+#include "sched/scheduler.h"
+#include "sched/sequence.h"
+
+namespace weft {
+
+bool Scheduler::schedule(StepBatch& batch, int64_t now_us) {
+  batch.clear();
+  if (records_in_flight_ == records_.size()) return false;
+  cache_.begin_step(now_us);
+  prepare(batch);
+  StepRecord& record = records_[(first_record_ + records_in_flight_) % records_.size()];
+  record.rows.clear();
+  record.step = batch.step = ++step_;
+  Budget budget{options_.max_num_tokens, options_.max_logit_rows, prefill_budget_};
+  if (std::exchange(prompt_starved_, false)) {
+    add_prompts(batch, budget, 1);
+    add_decodes(batch, budget);
+    add_prompts(batch, budget, options_.max_batch_size);
+  } else {
+    add_decodes(batch, budget);
+    prompt_starved_ = !add_prompts(batch, budget, options_.max_batch_size);
+  }
+  if (batch.rows.empty()) {
+    WEFT_CHECK(has_in_flight() || (running_.empty() && waiting_.empty())) << "sequences are left but none can advance";
+    return false;
+  }
+  batch.closes.swap(closes_);
+  cache_.take_releases(batch.releases);
+  for (StepBatch::Table& table : batch.tables) table.offset.push_back(static_cast<int64_t>(table.blocks.size()));
+  ++records_in_flight_;
+  ++metrics_.steps;
+  metrics_.scheduled_tokens += static_cast<uint64_t>(batch.total_tokens());
+  return true;
+}
+
+// Room in the batch's vectors for everything that the sequences now running can ever put there.
+void Scheduler::prepare(StepBatch& batch) {
+  const size_t rows = options_.max_batch_size;
+  batch.tables.resize(cache_.groups());
+  batch.rows.reserve(rows), batch.closes.reserve(rows), closes_.reserve(rows);
+  batch.tokens.reserve(options_.max_num_tokens);
+  for (int g = 0; g < cache_.groups(); ++g) {
+    size_t blocks = 0;
+    for (const Sequence* sequence : running_) blocks += sequence->cache.tables[g].blocks.capacity();
+    batch.tables[g].blocks.reserve(blocks);
+    batch.tables[g].offset.reserve(rows + 1), batch.tables[g].first_block.reserve(rows);
+  }
+}
+
+void Scheduler::add_decodes(StepBatch& batch, Budget& budget) {
+  ready_.clear();
+  for (Sequence* sequence : running_) {
+    if (sequence->ready_to_decode() && sequence->last_step != step_) ready_.push_back(sequence);
+  }
+  const size_t most = std::min(budget.tokens, budget.logit_rows);
+  if (ready_.size() > most) {  // those that have waited longest, in order of rank again
+    auto waited_longer = [](const Sequence* a, const Sequence* b) {
+      return a->last_step != b->last_step ? a->last_step < b->last_step : a->outranks(*b);
+    };
+    std::nth_element(ready_.begin(), ready_.begin() + static_cast<ptrdiff_t>(most), ready_.end(), waited_longer);
+    ready_.resize(most);
+    std::sort(ready_.begin(), ready_.end(), [](const Sequence* a, const Sequence* b) { return a->outranks(*b); });
+  }
+  for (Sequence* sequence : ready_) {
+    if (sequence->state != Sequence::State::running) continue;  // preempted for one before it
+    if (reserve_or_preempt(*sequence, sequence->scheduled + 1)) add_row(batch, budget, *sequence, 1);
+  }
+}
+
+// Running and waiting prompts by rank. False if the first that has a slot, or finds one, got nothing for want of a budget or of
+// blocks whose holders are in the step already.
+bool Scheduler::add_prompts(StepBatch& batch, Budget& budget, int max_rows) {
+  bool served = false, starved = false, admitting = true;
+  size_t r = 0, w = 0;
+  while (max_rows > 0 && !(served && budget.tokens == 0)) {
+    while (r < running_.size() && (!running_[r]->ready_to_prefill() || running_[r]->last_step == step_)) ++r;
+    const bool may_admit = admitting && w < waiting_.size() && !free_slots_.empty();
+    if (may_admit && (r == running_.size() || waiting_[w]->outranks(*running_[r]))) {
+      const Admission admission = admit(batch, budget, *waiting_[w]);
+      if (admission == Admission::admitted) served = true, --max_rows, r = 0;
+      else if (admission == Admission::shared) ++w;
+      else admitting = false, starved |= !served && admission == Admission::no_budget;
+    } else if (r < running_.size()) {
+      if (add_prompt_chunk(batch, budget, *running_[r])) served = true, --max_rows;
+      else admitting = false, starved |= !served;
+      ++r;
+    } else {
+      break;
+    }
+  }
+  return !starved;
+}
+
+bool Scheduler::add_prompt_chunk(StepBatch& batch, Budget& budget, Sequence& sequence) {
+  int tokens = chunk_size(sequence, budget);
+  if (tokens == 0) return false;
+  tokens = reserve_chunk(sequence, tokens);
+  if (tokens == 0) {
+    tokens = smallest_chunk(sequence);
+    if (!reserve_or_preempt(sequence, sequence.scheduled + tokens)) return false;
+  }
+  add_row(batch, budget, sequence, tokens);
+  return true;
+}
+
+Scheduler::Admission Scheduler::admit(StepBatch& batch, Budget& budget, Sequence& sequence) {
+  if (budget.tokens == 0) return Admission::no_budget;
+  if (sequence.in_flight > 0) return Admission::blocked;  // preempted, and a token of it is still to come
+  if (sequence.retry_version == cache_.version()) return sequence.retry_is_shared ? Admission::shared : Admission::blocked;
+  if (!sequence.admitted_before) {
+    const int expected = sequence.prompt_tokens + sequence.max_outputs;
+    sequence.tokens.reserve(expected);
+    cache_.start(sequence.cache, std::exchange(sequence.identity, {}), sequence.prompt_tokens, expected);
+  }
+  const size_t copies = batch.copies.size();
+  // The last token is computed in any case, for its logits; so are all rows that were asked for.
+  int limit = sequence.known() - 1;
+  if (sequence.wants_rows()) limit = std::min(limit, sequence.rows_done);
+  if (sequence.whole) limit = 0;
+  sequence.scheduled = cache_.acquire_prefix(sequence.cache, sequence.tokens, limit);
+  if (is_being_computed(sequence, limit)) return give_back(batch, sequence, copies, Admission::shared);
+  if (cache_.missing_bytes(sequence.cache, sequence.known()) > cache_.available_bytes()) {
+    return give_back(batch, sequence, copies, Admission::blocked);
+  }
+  sequence.scheduled += cache_.copy_partial_block(sequence.cache, sequence.tokens, limit, batch.copies);
+  int tokens = chunk_size(sequence, budget);
+  if (tokens == 0) return give_back(batch, sequence, copies, Admission::no_budget);
+  // All of the prompt in full groups at once: prompts that are half computed and stuck would help nobody.
+  if (!cache_.reserve_full_groups(sequence.cache, sequence.known())) return give_back(batch, sequence, copies, Admission::blocked);
+  tokens = reserve_chunk(sequence, tokens);
+  if (tokens == 0) return give_back(batch, sequence, copies, Admission::blocked);
+  open_slot(batch, sequence);
+  add_row(batch, budget, sequence, tokens);
+  return Admission::admitted;
+}
+
+Scheduler::Admission Scheduler::give_back(StepBatch& batch, Sequence& sequence, size_t copies, Admission why) {
+  cache_.undo_acquire(sequence.cache);
+  batch.copies.resize(copies);
+  sequence.scheduled = 0;
+  sequence.retry_version = why == Admission::no_budget ? 0 : cache_.version();
+  sequence.retry_is_shared = why == Admission::shared;
+  return why;
+}
+
+// A running sequence is about to write the very block that this one lacks: then it is better to wait for it. (If it is of lower
+// priority, it may be held up longer than this one should be.)
+bool Scheduler::is_being_computed(const Sequence& sequence, int limit) const {
+  const size_t next = sequence.cache.published, tokens_per_block = cache_.options().tokens_per_block;
+  const size_t useful = cache_.options().partial_reuse ? next * tokens_per_block + 1 : (next + 1) * tokens_per_block;
+  if (next >= sequence.cache.keys.size() || static_cast<int64_t>(useful) > limit) return false;
+  return std::any_of(running_.begin(), running_.end(), [&](const Sequence* other) {
+    return other->priority >= sequence.priority && other->cache.published == static_cast<int>(next) &&
+           other->cache.keys.size() > next && other->cache.keys[next] == sequence.cache.keys[next];
+  });
+}
+
+// A prompt that must not be split needs this much of a step (only logit rows may split it, see SchedulerOptions::max_logit_rows).
+int Scheduler::smallest_chunk(const Sequence& sequence) const {
+  int smallest = 1;
+  if (sequence.whole || !options_.chunked_prefill) smallest = std::max(1, sequence.prompt_tokens - sequence.scheduled);
+  if (!sequence.wants_rows() || sequence.whole) return smallest;
+  if (sequence.scheduled < sequence.rows_done) return std::min(smallest, sequence.rows_done - sequence.scheduled);
+  return std::min(smallest, options_.max_logit_rows);
+}
+
+// How many of the known tokens the step can take, 0 if too few.
+int Scheduler::chunk_size(const Sequence& sequence, const Budget& budget) const {
+  const int smallest = smallest_chunk(sequence), first = sequence.scheduled;
+  int tokens = std::min(sequence.remaining(), budget.tokens);
+  const int soft = budget.prompt_tokens;
+  if (tokens > soft) tokens = soft >= smallest || budget.has_prompt_row ? soft : std::min(tokens, smallest);
+  if (sequence.wants_rows() && first < sequence.rows_done) {  // these rows came out before a preemption
+    tokens = std::min(tokens, sequence.rows_done - first);
+  } else if (sequence.wants_rows() && first < sequence.rows_end) {
+    tokens = std::min({tokens, budget.logit_rows, sequence.prompt_tokens - first});
+  } else if (tokens == sequence.remaining() && budget.logit_rows == 0) {
+    --tokens;  // all but the token whose logits are wanted
+  }
+  return tokens >= smallest ? tokens : 0;
+}
+
+// Blocks for as many of the tokens as fit; returns how many (0: fewer than the smallest chunk, nothing is reserved).
+int Scheduler::reserve_chunk(Sequence& sequence, int tokens) {
+  const int first = sequence.scheduled, smallest = smallest_chunk(sequence), block = cache_.options().tokens_per_block;
+  for (int end = first + tokens; end - first >= smallest; end = (end - 1) / block * block) {
+    if (cache_.reserve(sequence.cache, end)) return end - first;
+  }
+  return cache_.reserve(sequence.cache, first + smallest) ? smallest : 0;
+}
+
+bool Scheduler::reserve_or_preempt(Sequence& sequence, int end) {
+  while (!cache_.reserve(sequence.cache, end)) {
+    const auto victim = std::find_if(running_.rbegin(), running_.rend(), [&](const Sequence* s) { return s->last_step != step_; });
+    if (victim == running_.rend() || !sequence.outranks(**victim)) return false;
+    preempt(**victim);
+  }
+  return true;
+}
+
+// Steps in flight still read and write its blocks; the workers do so before they execute the step that gives them to another.
+void Scheduler::preempt(Sequence& sequence) {
+  cache_.release(sequence.cache);
+  close_slot(sequence);
+  ++sequence.epoch;
+  sequence.scheduled = sequence.computed = 0;
+  running_.erase(std::find(running_.begin(), running_.end(), &sequence));
+  enqueue(sequence);
+  ++metrics_.preemptions;
+}
+
+void Scheduler::open_slot(StepBatch& batch, Sequence& sequence) {
+  sequence.computed = sequence.scheduled;
+  if (!sequence.admitted_before) {
+    sequence.admitted_before = true;
+    sequence.cached_tokens = sequence.scheduled;
+    metrics_.prompt_tokens += sequence.prompt_tokens;
+    metrics_.cached_tokens += sequence.scheduled;
+  } else {
+    metrics_.resumed_cached_tokens += sequence.scheduled;
+  }
+  waiting_.erase(std::find(waiting_.begin(), waiting_.end(), &sequence));
+  sequence.state = Sequence::State::running;
+  running_.insert(std::upper_bound(running_.begin(), running_.end(), &sequence,
+                                   [](const Sequence* a, const Sequence* b) { return a->outranks(*b); }),
+                  &sequence);
+  sequence.slot = free_slots_.back();
+  free_slots_.pop_back();
+  slots_[sequence.slot] = &sequence;
+  SlotOpen& open = batch.opens.emplace_back();
+  open.slot = sequence.slot;
+  open.sampling = sequence.sampling;
+  const auto prompt_end = sequence.tokens.begin() + sequence.prompt_tokens;
+  open.prompt.assign(sequence.tokens.begin(), prompt_end);
+  open.output.assign(prompt_end, sequence.tokens.end());
+}
+
+void Scheduler::add_row(StepBatch& batch, Budget& budget, Sequence& sequence, int tokens) {
+  const int first = sequence.scheduled, end = first + tokens;
+  StepBatch::Row row;
+  row.slot = sequence.slot, row.first = first, row.tokens = tokens;
+  row.source = first < sequence.known() ? TokenSource::host : TokenSource::slot;
+  if (row.source == TokenSource::host) {
+    batch.tokens.insert(batch.tokens.end(), sequence.tokens.begin() + first, sequence.tokens.begin() + end);
+  }
+  const bool last = end >= sequence.known();
+  const bool all_rows = sequence.wants_rows() && first >= sequence.rows_done && first < sequence.rows_end;
+  row.sample = last && sequence.max_outputs > 0;
+  if (all_rows) row.logits = LogitRows::all;
+  else if (row.sample || (last && sequence.task == Task::score)) row.logits = LogitRows::last;
+  row.prompt_logprobs = all_rows && sequence.task == Task::generate;
+  if (row.sample && sequence.guided) {
+    row.guide = static_cast<int>(std::count_if(batch.rows.begin(), batch.rows.end(), [](const auto& r) { return r.guide >= 0; }));
+  }
+  batch.rows.push_back(row);
+  for (int g = 0; g < cache_.groups(); ++g) {
+    StepBatch::Table& table = batch.tables[g];
+    table.offset.push_back(static_cast<int64_t>(table.blocks.size()));
+    cache_.append_table(sequence.cache, g, first, end, table);
+  }
+  StepRecord& record = records_[(first_record_ + records_in_flight_) % records_.size()];
+  record.rows.push_back({&sequence, sequence.epoch, first, tokens, all_rows, row.sample, last});
+  budget.tokens -= tokens;
+  budget.logit_rows -= row.logits == LogitRows::all ? tokens : row.logits == LogitRows::last;
+  if (tokens > 1 || first < sequence.prompt_tokens) budget.prompt_tokens -= tokens, budget.has_prompt_row = true;
+  sequence.scheduled = end;
+  sequence.pending_samples += row.sample;
+  ++sequence.in_flight;
+  sequence.last_step = step_;
+}
+
+}  // namespace weft

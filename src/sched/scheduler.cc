@@ -1,0 +1,196 @@
+// Sequences coming in and going out; schedule.cc fills steps, commit.cc takes their results.
+#include "sched/scheduler.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+#include "sched/sequence.h"
+
+namespace weft {
+namespace {
+
+Status check_options(const SchedulerOptions& options) {
+  auto positive = [](const char* name, int value) -> Status {
+    if (value >= 1) return {};
+    return fail(Code::invalid_argument, name, " is ", value, ", must be at least 1").about(name);
+  };
+  WEFT_RETURN_IF_ERROR(positive("max_batch_size", options.max_batch_size));
+  WEFT_RETURN_IF_ERROR(positive("max_num_tokens", options.max_num_tokens));
+  WEFT_RETURN_IF_ERROR(positive("max_logit_rows", options.max_logit_rows));
+  WEFT_RETURN_IF_ERROR(positive("max_seq_len", options.max_seq_len));
+  WEFT_RETURN_IF_ERROR(positive("overlap", options.overlap));
+  return {};
+}
+
+bool by_rank(const Sequence* a, const Sequence* b) { return a->outranks(*b); }
+
+// Tokens that the sequence may generate.
+int most_outputs(const NewSequence& sequence, int max_seq_len) {
+  if (sequence.task == Task::score) return 0;
+  return std::min(sequence.sampling->max_tokens, max_seq_len - static_cast<int>(sequence.prompt.size()));
+}
+
+}  // namespace
+
+Result<Scheduler> Scheduler::create(SchedulerOptions options, CacheManager cache) {
+  WEFT_RETURN_IF_ERROR(check_options(options));
+  return Scheduler(options, std::move(cache));
+}
+
+Scheduler::Scheduler(SchedulerOptions options, CacheManager cache)
+    : options_(options), cache_(std::move(cache)), prefill_budget_(options.max_num_tokens) {
+  const size_t batch = options_.max_batch_size;
+  running_.reserve(batch), ready_.reserve(batch), closes_.reserve(batch);
+  slots_.assign(batch, nullptr);
+  for (int slot = options_.max_batch_size - 1; slot >= 0; --slot) free_slots_.push_back(slot);
+  records_.resize(options_.overlap);
+  for (StepRecord& record : records_) record.rows.reserve(batch);
+  outputs_.resize(batch);
+}
+Scheduler::Scheduler(Scheduler&&) noexcept = default;
+Scheduler& Scheduler::operator=(Scheduler&&) noexcept = default;
+Scheduler::~Scheduler() = default;
+
+Status Scheduler::check_new(const NewSequence& sequence) const {
+  const int64_t prompt = static_cast<int64_t>(sequence.prompt.size());
+  if (prompt == 0) return fail(Code::invalid_argument, "the prompt has no tokens").about("prompt");
+  const bool generate = sequence.task == Task::generate;
+  WEFT_CHECK(!generate || sequence.sampling != nullptr) << "a sequence that generates has no sampling parameters";
+  if (generate && sequence.sampling->max_tokens < 0) {
+    return fail(Code::invalid_argument, "max_tokens is ", sequence.sampling->max_tokens, ", must not be negative").about("max_tokens");
+  }
+  const bool samples = generate && sequence.sampling->max_tokens > 0;
+  if (prompt + samples > options_.max_seq_len) {
+    return fail(Code::invalid_argument, "the prompt has ", prompt, " tokens", samples ? " and leaves no room for an answer" : "",
+                ", max_seq_len is ", options_.max_seq_len)
+        .about("prompt");
+  }
+  if ((sequence.whole || !options_.chunked_prefill) && prompt > options_.max_num_tokens) {
+    return fail(Code::invalid_argument, "the prompt has ", prompt, " tokens and must be computed in one step (",
+                sequence.whole ? "the model reads it as a whole" : "chunked prefill is off", "), max_num_tokens is ",
+                options_.max_num_tokens)
+        .about("prompt");
+  }
+  if (sequence.whole && sequence.task == Task::score && sequence.score_rows == LogitRows::all && prompt > options_.max_logit_rows) {
+    return fail(Code::invalid_argument, "the prompt has ", prompt, " tokens and asks for a result of each in one step, max_logit_rows is ",
+                options_.max_logit_rows)
+        .about("prompt");
+  }
+  return check_cache_room(sequence, generate ? most_outputs(sequence, options_.max_seq_len) : 0);
+}
+
+// The last token's KV is never needed, so it takes no room.
+Status Scheduler::check_cache_room(const NewSequence& sequence, int max_outputs) const {
+  const int64_t prompt = static_cast<int64_t>(sequence.prompt.size());
+  const int64_t positions = prompt + std::max(0, max_outputs - 1);
+  const bool split = options_.chunked_prefill && !sequence.whole;
+  const int64_t budget = cache_.options().budget_bytes, bytes = cache_.bytes_for(positions, split ? 1 : prompt);
+  if (bytes <= budget) return {};
+  const bool prompt_fits = cache_.bytes_for(prompt, split ? 1 : prompt) <= budget;
+  return fail(Code::invalid_argument, "the prompt of ", prompt, " tokens and ", max_outputs, " tokens to generate need ", bytes,
+              " bytes of KV cache, which has ", budget, " bytes (room for one sequence of ", cache_.max_sequence_tokens(), " tokens)")
+      .about(prompt_fits ? "max_tokens" : "prompt");
+}
+
+Result<SequenceId> Scheduler::add(NewSequence request) {
+  WEFT_RETURN_IF_ERROR(check_new(request));
+  auto owner = std::make_unique<Sequence>();
+  Sequence& sequence = *owner;
+  sequence.id = SequenceId{next_id_++};
+  sequence.priority = request.priority;
+  sequence.task = request.task;
+  sequence.score_rows = request.score_rows;
+  sequence.whole = request.whole, sequence.guided = request.guided;
+  sequence.prompt_tokens = static_cast<int>(request.prompt.size());
+  sequence.max_outputs = most_outputs(request, options_.max_seq_len);
+  sequence.tokens = std::move(request.prompt);
+  sequence.sampling = std::move(request.sampling);
+  sequence.identity = std::move(request.cache);
+  if (sequence.task == Task::score) {
+    sequence.rows_end = sequence.score_rows == LogitRows::all ? sequence.prompt_tokens : 0;
+  } else if (sequence.sampling->prompt_logprobs >= 0) {
+    sequence.rows_end = sequence.prompt_tokens - 1;
+  }
+  enqueue(sequence);
+  ++metrics_.added;
+  const SequenceId id = sequence.id;
+  sequences_.emplace(static_cast<uint64_t>(id), std::move(owner));
+  return id;
+}
+
+void Scheduler::enqueue(Sequence& sequence) {
+  sequence.state = Sequence::State::waiting;
+  sequence.retry_version = 0;
+  waiting_.insert(std::upper_bound(waiting_.begin(), waiting_.end(), &sequence, by_rank), &sequence);
+}
+
+bool Scheduler::finish(SequenceId id) {
+  const auto found = sequences_.find(static_cast<uint64_t>(id));
+  if (found == sequences_.end() || found->second->state == Sequence::State::finished) return false;
+  end(*found->second);
+  return true;
+}
+
+// From now on nothing is scheduled for it. Its blocks and its slot stay until no step in flight mentions it.
+void Scheduler::end(Sequence& sequence) {
+  std::vector<Sequence*>& list = sequence.state == Sequence::State::waiting ? waiting_ : running_;
+  list.erase(std::find(list.begin(), list.end(), &sequence));
+  sequence.state = Sequence::State::finished;
+  ++metrics_.finished;
+  if (sequence.in_flight == 0) retire(sequence);
+}
+
+void Scheduler::retire(Sequence& sequence) {
+  cache_.release(sequence.cache);
+  close_slot(sequence);
+  sequences_.erase(static_cast<uint64_t>(sequence.id));
+}
+
+void Scheduler::close_slot(Sequence& sequence) {
+  if (sequence.slot < 0) return;
+  closes_.push_back(sequence.slot);
+  free_slots_.push_back(sequence.slot);
+  slots_[sequence.slot] = nullptr;
+  sequence.slot = -1;
+}
+
+bool Scheduler::idle() const { return sequences_.empty() && records_in_flight_ == 0; }
+bool Scheduler::has_in_flight() const { return records_in_flight_ > 0; }
+
+void Scheduler::set_prefill_budget(int tokens) { prefill_budget_ = std::clamp(tokens, 1, options_.max_num_tokens); }
+
+SequenceId Scheduler::sequence_in_slot(Slot slot) const {
+  WEFT_CHECK(slots_[slot] != nullptr) << "slot " << slot << " is not open";
+  return slots_[slot]->id;
+}
+
+SchedulerMetrics Scheduler::metrics() const {
+  SchedulerMetrics metrics = metrics_;
+  metrics.running = static_cast<int>(running_.size());
+  metrics.waiting = static_cast<int>(waiting_.size());
+  metrics.in_flight_steps = static_cast<int>(records_in_flight_);
+  return metrics;
+}
+
+void Scheduler::check_integrity() const {
+  std::vector<const CacheSequence*> holders;
+  size_t waiting = 0, running = 0, open = 0;
+  for (const auto& [id, owner] : sequences_) {
+    const Sequence& s = *owner;
+    waiting += s.state == Sequence::State::waiting, running += s.state == Sequence::State::running;
+    WEFT_CHECK(s.state != Sequence::State::finished || s.in_flight > 0) << "sequence " << id << " should be gone";
+    WEFT_CHECK(s.in_flight >= s.pending_samples && s.pending_samples >= 0 && s.computed <= s.scheduled);
+    WEFT_CHECK(s.computed <= s.known() && s.scheduled <= s.known() + std::max(0, s.pending_samples - 1));
+    WEFT_CHECK(s.outputs() + s.pending_samples <= s.max_outputs) << "sequence " << id << " wastes a step";
+    WEFT_CHECK(s.state == Sequence::State::running ? s.slot >= 0 : s.state == Sequence::State::finished || s.slot < 0);
+    WEFT_CHECK(s.slot < 0 || slots_[s.slot] == &s);
+    open += s.slot >= 0;
+    if (!s.cache.tables.empty()) holders.push_back(&s.cache);
+  }
+  WEFT_CHECK(waiting == waiting_.size() && running == running_.size());
+  WEFT_CHECK(open + free_slots_.size() == slots_.size()) << "a slot is lost";
+  WEFT_CHECK(std::is_sorted(running_.begin(), running_.end(), by_rank) && std::is_sorted(waiting_.begin(), waiting_.end(), by_rank));
+  cache_.check_integrity(holders);
+}
+
+}  // namespace weft

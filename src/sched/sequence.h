@@ -1,0 +1,62 @@
+// All state of one generation. Owned by the Scheduler and changed by it only.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <limits>
+#include <memory>
+#include <vector>
+
+#include "cache/cache_manager.h"
+#include "sched/scheduler.h"
+
+namespace weft {
+
+struct Sequence {
+  enum class State : uint8_t { waiting, running, finished };
+
+  SequenceId id{};
+  int priority = 0;
+  Task task = Task::generate;
+  LogitRows score_rows = LogitRows::all;
+  bool whole = false, guided = false;
+  std::shared_ptr<const SamplingParams> sampling;
+  CacheIdentity identity;  // until the first admission
+  int prompt_tokens = 0;
+  int max_outputs = 0;  // the smaller of max_tokens and what max_seq_len leaves
+  int rows_end = 0;     // rows of the head are wanted for positions below this (score, prompt_logprobs)
+
+  State state = State::waiting;
+  Slot slot = -1;
+  std::vector<int32_t> tokens;  // known: prompt and output
+  int scheduled = 0;            // positions that submitted steps cover, since the last (re)start
+  int computed = 0;             // positions whose KV is certainly written
+  int in_flight = 0;            // submitted steps that mention it
+  int pending_samples = 0;      // of these, those that sample
+  uint32_t epoch = 0;           // counts preemptions: a row of an earlier epoch does not advance `computed`
+  int rows_done = 0;            // wanted rows that have come out
+  uint64_t last_step = 0;       // that has a row of it
+  bool admitted_before = false;
+  int cached_tokens = 0;        // at the first admission
+  uint64_t retry_version = 0;   // CacheManager::version() at which admission failed last
+  bool retry_is_shared = false; // it failed because another sequence computes the same block right now
+  CacheSequence cache;
+
+  int known() const { return static_cast<int>(tokens.size()); }
+  int outputs() const { return known() - prompt_tokens; }
+  bool wants_rows() const { return rows_done < rows_end; }
+  // What is sampled by the steps in flight reaches the limit.
+  bool end_is_certain() const { return outputs() + pending_samples >= max_outputs; }
+  // Known positions that no step covers yet.
+  int remaining() const { return known() - scheduled; }
+  bool ready_to_decode() const {
+    if (remaining() == 1 && pending_samples == 0) return true;  // the last known token
+    return pending_samples > 0 && remaining() == 1 - pending_samples && !end_is_certain();
+  }
+  bool ready_to_prefill() const { return remaining() > 1; }
+  bool outranks(const Sequence& other) const {
+    return priority != other.priority ? priority > other.priority : id < other.id;
+  }
+};
+
+}  // namespace weft
