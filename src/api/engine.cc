@@ -183,6 +183,11 @@ class CoreEngine : public Engine {
     return text_.tokenizer->encode(text, {.add_special_tokens = false});
   }
 
+  std::string decode(const std::vector<int32_t>& ids, bool skip_special) const override {
+    return text_.tokenizer ? text_.tokenizer->decode(ids, skip_special) : "";
+  }
+  std::string token_bytes(int32_t id) const override { return text_.tokenizer ? text_.tokenizer->token_bytes(id) : ""; }
+
   Result<RequestId> submit(Request request, EventSink sink) override;
   Result<RequestId> submit_score(Request request, ScoreSink sink) override;
   void cancel(RequestId id) override;

@@ -32,6 +32,7 @@ bool is_blocked(StorageType type);
 std::optional<DType> plain_dtype(StorageType type);
 // From a safetensors header's name ("BF16") or a GGUF tensor's type number; nothing if unknown.
 std::optional<StorageType> storage_from_safetensors(std::string_view dtype);
+std::string_view safetensors_name(StorageType type);  // "" if that format cannot hold it
 std::optional<StorageType> storage_from_ggml(uint32_t type);
 
 }  // namespace weft
