@@ -55,22 +55,22 @@ constexpr std::string_view kModelPrefix = "/v1/models/";
 }  // namespace
 
 const ApiServer::Route ApiServer::kRoutes[] = {
-    {"/v1/chat/completions", "POST", &ApiServer::chat, false},
-    {"/v1/completions", "POST", &ApiServer::completions, false},
-    {"/v1/classify", "POST", &ApiServer::classify, false},
-    {"/classify", "POST", &ApiServer::classify, false},
-    {"/v1/score", "POST", &ApiServer::score, false},
-    {"/score", "POST", &ApiServer::score, false},
-    {"/v1/reward", "POST", &ApiServer::reward, false},
-    {"/v1/models", "GET", &ApiServer::models, false},
-    {"/tokenize", "POST", &ApiServer::tokenize, false},
-    {"/v1/tokenize", "POST", &ApiServer::tokenize, false},
-    {"/detokenize", "POST", &ApiServer::detokenize, false},
-    {"/v1/detokenize", "POST", &ApiServer::detokenize, false},
-    {"/health", "GET", &ApiServer::health, true},
-    {"/ready", "GET", &ApiServer::health, true},
-    {"/version", "GET", &ApiServer::version, true},
-    {"/metrics", "GET", &ApiServer::metrics, true},
+    {"/v1/chat/completions", "POST", &ApiServer::chat, false, false},
+    {"/v1/completions", "POST", &ApiServer::completions, false, false},
+    {"/v1/classify", "POST", &ApiServer::classify, false, false},
+    {"/classify", "POST", &ApiServer::classify, false, false},
+    {"/v1/score", "POST", &ApiServer::score, false, false},
+    {"/score", "POST", &ApiServer::score, false, false},
+    {"/v1/reward", "POST", &ApiServer::reward, false, false},
+    {"/v1/models", "GET", &ApiServer::models, false, false},
+    {"/tokenize", "POST", &ApiServer::tokenize, false, false},
+    {"/v1/tokenize", "POST", &ApiServer::tokenize, false, false},
+    {"/detokenize", "POST", &ApiServer::detokenize, false, false},
+    {"/v1/detokenize", "POST", &ApiServer::detokenize, false, false},
+    {"/health", "GET", &ApiServer::health, true, true},
+    {"/ready", "GET", &ApiServer::ready, true, true},
+    {"/version", "GET", &ApiServer::version, true, true},
+    {"/metrics", "GET", &ApiServer::metrics, true, false},
 };
 
 Result<std::unique_ptr<ApiServer>> ApiServer::listen(ServerOptions options) {
@@ -81,7 +81,7 @@ Result<std::unique_ptr<ApiServer>> ApiServer::listen(ServerOptions options) {
   return server;
 }
 
-bool ApiServer::serve(Engine& engine, bool signals) {
+void ApiServer::attach(Engine& engine) {
   engine_ = &engine;
   const ModelInfo& info = engine.info();
   model_ = options_.served_model_name.empty() ? info.name : options_.served_model_name;
@@ -92,7 +92,7 @@ bool ApiServer::serve(Engine& engine, bool signals) {
   for (const std::string& fact : {std::string(WEFT_VERSION), info.architecture, info.dtype, info.isa, std::to_string(info.weight_bytes)})
     for (const char c : fact + "\n") print = mix(print ^ static_cast<unsigned char>(c));
   fingerprint_ = "fp_" + hex(print).substr(0, 10);
-  return http_->run(signals);
+  attached_ = true;
 }
 
 void ApiServer::handle(std::shared_ptr<Exchange> exchange) {
@@ -101,6 +101,7 @@ void ApiServer::handle(std::shared_ptr<Exchange> exchange) {
   const bool known = route != std::end(kRoutes);
   if (!(known && route->open) && !authorized(request))
     return respond(exchange, error_response(401, "this server needs an API key: send the header \"Authorization: Bearer KEY\"", {}, "invalid_api_key"));
+  if (!attached_ && !(known && route->always)) return respond(exchange, error_response(503, "the model is being loaded; try again in a moment"));
   if (known && request.method == route->method) return (this->*route->call)(exchange);
   if (known) {
     HttpResponse response = error_response(405, request.path + " takes " + route->method);
@@ -272,8 +273,12 @@ void ApiServer::models(std::shared_ptr<Exchange> exchange) {
   respond(exchange, Json::object({{"object", "list"}, {"data", Json::array({model_card()})}}));
 }
 
-// The port answers only while a model is loaded and the server is not draining (the transport then says 503), so both are the same.
 void ApiServer::health(std::shared_ptr<Exchange> exchange) { respond(exchange, Json::object({{"status", "ok"}})); }
+
+void ApiServer::ready(std::shared_ptr<Exchange> exchange) {
+  if (attached_) return respond(exchange, Json::object({{"status", "ready"}}));
+  respond(exchange, error_response(503, "the model is being loaded"));
+}
 
 void ApiServer::version(std::shared_ptr<Exchange> exchange) { respond(exchange, Json::object({{"version", WEFT_VERSION}})); }
 

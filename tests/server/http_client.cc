@@ -134,13 +134,14 @@ std::vector<std::string> events(const std::string& body) {
   return found;
 }
 
-TestServer::TestServer(FakeOptions fake, ServerOptions options) : engine_(fake) {
+TestServer::TestServer(FakeOptions fake, ServerOptions options, bool attach) : engine_(fake) {
   options.port = 0;
   auto server = ApiServer::listen(std::move(options));
   WEFT_CHECK(server.ok()) << server.error().message();
   server_ = std::move(server).value();
+  if (attach) server_->attach(engine_);
   thread_ = std::thread([this] {
-    server_->serve(engine_, false);
+    server_->run(false);
     ended_ = true;
   });
 }

@@ -279,6 +279,19 @@ TEST(Server, PingsASilentStream) {
   EXPECT_TRUE(TestServer::eventually([&] { return server.engine().metrics().requests_finished == 1; }));
 }
 
+TEST(Server, AnswersWhileTheModelLoads) {
+  TestServer server({}, {}, false);
+  EXPECT_EQ(server.ask(get("/health")).status, 200);
+  EXPECT_EQ(server.ask(get("/ready")).status, 503);
+  EXPECT_EQ(server.ask(get("/metrics")).status, 503);
+  const Reply reply = server.ask(chat(""));
+  EXPECT_EQ(reply.status, 503);
+  EXPECT_TRUE(reply.has_header("Retry-After: "));
+  server.server().attach(server.engine());
+  EXPECT_EQ(server.ask(get("/ready")).status, 200);
+  EXPECT_EQ(server.ask(chat(R"("max_tokens":2)")).status, 200);
+}
+
 TEST(Server, PortInUse) {
   TestServer server;
   ServerOptions options;
