@@ -50,8 +50,8 @@ class ApiServer {
     const char* path;
     const char* method;
     Call call;
-    bool open;     // without a key
-    bool always;   // without an engine
+    bool open;    // without a key
+    bool always;  // without an engine
   };
   static const Route kRoutes[];
 

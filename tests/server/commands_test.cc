@@ -36,10 +36,12 @@ class Commands : public ::testing::Test {
     ::testing::internal::CaptureStdout();
     ::testing::internal::CaptureStderr();
     Outcome outcome;
-    outcome.status = weft_main(static_cast<int>(raw.size()), raw.data(), [&](const std::string& model, const EngineOptions& options, const Progress&) -> Result<std::unique_ptr<Engine>> {
-      if (!is_directory(model)) return fail(Code::not_found, "no model at ", model);
-      return std::unique_ptr<Engine>(new FakeEngine(fake, options));
-    });
+    outcome.status =
+        weft_main(static_cast<int>(raw.size()), raw.data(),
+                  [&](const std::string& model, const EngineOptions& options, const Progress&) -> Result<std::unique_ptr<Engine>> {
+                    if (!is_directory(model)) return fail(Code::not_found, "no model at ", model);
+                    return std::unique_ptr<Engine>(new FakeEngine(fake, options));
+                  });
     outcome.out = ::testing::internal::GetCapturedStdout();
     outcome.error = ::testing::internal::GetCapturedStderr();
     return outcome;
@@ -70,9 +72,11 @@ TEST_F(Commands, BatchAnswersInOrder) {
   const Json& choice = rows[0].find("choices")->items().at(0);
   EXPECT_EQ(choice.find("text")->as_string(), "hellohell");
   EXPECT_EQ(choice.find("token_ids")->dump(), "[104,101,108,108,111,104,101,108,108]");
-  EXPECT_EQ(choice.find("logprobs")->items().at(0).dump(), R"({"token_id":104,"logprob":-0.25,"top":[{"token_id":104,"logprob":-0.25}]})");
+  EXPECT_EQ(choice.find("logprobs")->items().at(0).dump(),
+            R"({"token_id":104,"logprob":-0.25,"top":[{"token_id":104,"logprob":-0.25}]})");
   EXPECT_EQ(choice.find("finish_reason")->as_string(), "length");
-  EXPECT_EQ(rows[0].find("usage")->dump(), R"({"prompt_tokens":5,"completion_tokens":9,"cached_tokens":0,"draft_tokens":0,"accepted_tokens":0})");
+  EXPECT_EQ(rows[0].find("usage")->dump(),
+            R"({"prompt_tokens":5,"completion_tokens":9,"cached_tokens":0,"draft_tokens":0,"accepted_tokens":0})");
   EXPECT_EQ(rows[0].find("seed")->as_integer(), 5);
   EXPECT_TRUE(rows[0].find("error")->is_null());
   EXPECT_TRUE(rows[1].find("custom_id")->is_null());
@@ -114,7 +118,8 @@ TEST_F(Commands, Run) {
 }
 
 TEST_F(Commands, Bench) {
-  const Outcome outcome = weft({"bench", path("model"), "--prompt-tokens", "20", "--output-tokens", "5", "--batch-sizes", "1,3", "--json"});
+  const Outcome outcome =
+      weft({"bench", path("model"), "--prompt-tokens", "20", "--output-tokens", "5", "--batch-sizes", "1,3", "--json"});
   EXPECT_EQ(outcome.status, 0) << outcome.error;
   const Json report = parse_json(outcome.out).value();
   EXPECT_GT(report.find("prefill_tokens_per_s")->as_number(), 0);
@@ -122,13 +127,17 @@ TEST_F(Commands, Bench) {
 }
 
 TEST_F(Commands, Score) {
-  write("in.jsonl", "{\"custom_id\":\"a\",\"prompt\":\"hi\"}\n{\"custom_id\":\"a\",\"prompt\":\"hi\"}\n{\"prompt\":\"hi\"}\n{\"custom_id\":\"b\",\"prompt_token_ids\":[1,2,3]}\n");
-  const Outcome outcome = weft({"score", "--model", path("model"), "--requests", path("in.jsonl"), "--out", path("out.safetensors")});
+  write("in.jsonl",
+        "{\"custom_id\":\"a\",\"prompt\":\"hi\"}\n{\"custom_id\":\"a\",\"prompt\":\"hi\"}\n{\"prompt\":\"hi\"}\n{\"custom_id\":"
+        "\"b\",\"prompt_token_ids\":[1,2,3]}\n");
+  const Outcome outcome =
+      weft({"score", "--model", path("model"), "--requests", path("in.jsonl"), "--out", path("out.safetensors")});
   EXPECT_EQ(outcome.status, 0) << outcome.error;
   EXPECT_NE(outcome.error.find("line 2 (a): custom_id occurs twice"), std::string::npos) << outcome.error;
   EXPECT_NE(outcome.error.find("line 3 (no custom_id)"), std::string::npos) << outcome.error;
   const std::string file = read_file(path("out.safetensors")).value();
-  for (const char* name : {"\"a.input_ids\"", "\"a.logits\"", "\"b.input_ids\"", "\"b.logits\""}) EXPECT_NE(file.find(name), std::string::npos) << name;
+  for (const char* name : {"\"a.input_ids\"", "\"a.logits\"", "\"b.input_ids\"", "\"b.logits\""})
+    EXPECT_NE(file.find(name), std::string::npos) << name;
   write("in.jsonl", "{}\n");
   EXPECT_EQ(weft({"score", "--model", path("model"), "--requests", path("in.jsonl"), "--out", path("none.safetensors")}).status, 1);
   EXPECT_FALSE(fs::exists(path("none.safetensors")));
@@ -144,7 +153,9 @@ TEST_F(Commands, ErrorsAreOneLineAndAStatus) {
   for (const Row& row : std::initializer_list<Row>{
            {{"run", path("absent"), "hi"}, 1, "no model at"},
            {{"batch", "--model", path("model"), "--requests", path("absent.jsonl")}, 1, "--requests takes a file"},
-           {{"batch", "--model", path("model"), "--requests", path("in.jsonl"), "--out", path("no/such/folder")}, 1, "does its folder exist"},
+           {{"batch", "--model", path("model"), "--requests", path("in.jsonl"), "--out", path("no/such/folder")},
+            1,
+            "does its folder exist"},
            {{"run", path("model"), "hi", "--temperature", "9"}, 1, "temperature must be"},
            {{"run", path("model"), "hi", "--image", "x.png"}, 1, "takes no images"},
            {{"run", path("model"), std::string(1000, 'x')}, 1, "the context"},

@@ -118,10 +118,13 @@ void Connection::small_receive_buffer() {
 }
 
 std::string post(const std::string& path, const std::string& body, const std::string& more_headers) {
-  return "POST " + path + " HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: " + std::to_string(body.size()) + "\r\n" + more_headers +
-         "\r\n" + body;
+  return "POST " + path +
+         " HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: " + std::to_string(body.size()) + "\r\n" +
+         more_headers + "\r\n" + body;
 }
-std::string get(const std::string& path, const std::string& more_headers) { return "GET " + path + " HTTP/1.1\r\nHost: x\r\n" + more_headers + "\r\n"; }
+std::string get(const std::string& path, const std::string& more_headers) {
+  return "GET " + path + " HTTP/1.1\r\nHost: x\r\n" + more_headers + "\r\n";
+}
 
 std::vector<std::string> events(const std::string& body) {
   std::vector<std::string> found;

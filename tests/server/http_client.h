@@ -17,7 +17,7 @@ namespace weft {
 struct Reply {
   int status = 0;  // 0: the connection ended before a whole answer
   std::string head;
-  std::string body;  // chunks joined
+  std::string body;   // chunks joined
   Json json() const;  // null if the body is none
   bool has_header(std::string_view line) const { return head.find(line) != std::string::npos; }
 };
