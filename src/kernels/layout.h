@@ -6,6 +6,9 @@
 
 #include "kernels/kernels.h"
 
+// For functions that belong inside a kernel's loop.
+#define WEFT_INLINE [[gnu::always_inline, maybe_unused]] static inline
+
 namespace weft::kernels {
 namespace {
 

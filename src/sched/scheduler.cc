@@ -22,8 +22,6 @@ Status check_options(const SchedulerOptions& options) {
   return {};
 }
 
-bool by_rank(const Sequence* a, const Sequence* b) { return a->outranks(*b); }
-
 // Tokens that the sequence may generate.
 int most_outputs(const NewSequence& sequence, int max_seq_len) {
   if (sequence.task == Task::score) return 0;
@@ -71,7 +69,8 @@ Status Scheduler::check_new(const NewSequence& sequence) const {
                 options_.max_num_tokens)
         .about("prompt");
   }
-  if (sequence.whole && sequence.task == Task::score && sequence.score_rows == LogitRows::all && prompt > options_.max_logit_rows) {
+  const bool all_rows = generate ? sequence.sampling->prompt_logprobs >= 0 : sequence.score_rows == LogitRows::all;
+  if (sequence.whole && all_rows && prompt > options_.max_logit_rows) {
     return fail(Code::invalid_argument, "the prompt has ", prompt, " tokens and asks for a result of each in one step, max_logit_rows is ",
                 options_.max_logit_rows)
         .about("prompt");
@@ -180,7 +179,8 @@ void Scheduler::check_integrity() const {
     waiting += s.state == Sequence::State::waiting, running += s.state == Sequence::State::running;
     WEFT_CHECK(s.state != Sequence::State::finished || s.in_flight > 0) << "sequence " << id << " should be gone";
     WEFT_CHECK(s.in_flight >= s.pending_samples && s.pending_samples >= 0 && s.computed <= s.scheduled);
-    WEFT_CHECK(s.computed <= s.known() && s.scheduled <= s.known() + std::max(0, s.pending_samples - 1));
+    WEFT_CHECK(s.state == Sequence::State::finished ||
+               (s.computed <= s.known() && s.scheduled <= s.known() + std::max(0, s.pending_samples - 1)));
     WEFT_CHECK(s.outputs() + s.pending_samples <= s.max_outputs) << "sequence " << id << " wastes a step";
     WEFT_CHECK(s.state == Sequence::State::running ? s.slot >= 0 : s.state == Sequence::State::finished || s.slot < 0);
     WEFT_CHECK(s.slot < 0 || slots_[s.slot] == &s);

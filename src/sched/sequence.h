@@ -21,7 +21,7 @@ struct Sequence {
   LogitRows score_rows = LogitRows::all;
   bool whole = false, guided = false;
   std::shared_ptr<const SamplingParams> sampling;
-  CacheIdentity identity;  // until the first admission
+  CacheIdentity identity;  // until the first attempt at admission
   int prompt_tokens = 0;
   int max_outputs = 0;  // the smaller of max_tokens and what max_seq_len leaves
   int rows_end = 0;     // rows of the head are wanted for positions below this (score, prompt_logprobs)
@@ -36,6 +36,7 @@ struct Sequence {
   uint32_t epoch = 0;           // counts preemptions: a row of an earlier epoch does not advance `computed`
   int rows_done = 0;            // wanted rows that have come out
   uint64_t last_step = 0;       // that has a row of it
+  bool started = false;         // `cache` has been started with `identity`
   bool admitted_before = false;
   int cached_tokens = 0;        // at the first admission
   uint64_t retry_version = 0;   // CacheManager::version() at which admission failed last
@@ -58,5 +59,7 @@ struct Sequence {
     return priority != other.priority ? priority > other.priority : id < other.id;
   }
 };
+
+inline bool by_rank(const Sequence* a, const Sequence* b) { return a->outranks(*b); }
 
 }  // namespace weft
