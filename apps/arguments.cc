@@ -1,5 +1,5 @@
-// See the header. Entries of a configuration file become words of the command line in front of the user's own, so that both go through
-// the same checks and the later ones win.
+// See the header. Entries of a configuration file become words of the command line in front of the user's own, so that both go
+// through the same checks and the later ones win.
 #include "arguments.h"
 
 #include <CLI/CLI.hpp>
@@ -13,8 +13,12 @@ namespace {
 
 using Words = std::vector<std::string>;
 
-CLI::Option* add_choice(CLI::App* app, const std::string& name, std::string& target, const std::string& help, const Words& choices) {
-  return app->add_option(name, target, help)->check(CLI::IsMember(choices))->capture_default_str()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+CLI::Option* add_choice(CLI::App* app, const std::string& name, std::string& target, const std::string& help,
+                        const Words& choices) {
+  return app->add_option(name, target, help)
+      ->check(CLI::IsMember(choices))
+      ->capture_default_str()
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
 }
 
 void add_switch(CLI::App* app, const std::string& name, bool& target, const std::string& help) {
@@ -26,15 +30,24 @@ void add_switch(CLI::App* app, const std::string& name, bool& target, const std:
 }
 
 CLI::Option* add_number(CLI::App* app, const std::string& name, int& target, const std::string& help, int low, int high = 1 << 30) {
-  return app->add_option(name, target, help)->check(CLI::Range(low, high))->type_name("N")->capture_default_str()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+  return app->add_option(name, target, help)
+      ->check(CLI::Range(low, high))
+      ->type_name("N")
+      ->capture_default_str()
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
 }
 
-CLI::Option* add_text(CLI::App* app, const std::string& name, std::string& target, const std::string& help, const std::string& type) {
-  return app->add_option(name, target, help)->type_name(type)->capture_default_str()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+CLI::Option* add_text(CLI::App* app, const std::string& name, std::string& target, const std::string& help,
+                      const std::string& type) {
+  return app->add_option(name, target, help)
+      ->type_name(type)
+      ->capture_default_str()
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
 }
 
 void add_engine_options(CLI::App* app, EngineOptions& o) {
-  app->add_option("--config", "Options from a YAML file, their names with underscores")->type_name("FILE.yaml");  // read before; see expand_config
+  app->add_option("--config", "Options from a YAML file, their names with underscores")
+      ->type_name("FILE.yaml");  // read before; see expand_config
   const std::string group = "Engine options";
   add_choice(app, "--dtype", o.dtype, "Type of weights and products", {"auto", "float32", "bfloat16"})->group(group);
   add_choice(app, "--quantize", o.quantize, "Quantise the weights while loading", {"none", "int8", "int4"});
@@ -69,7 +82,9 @@ void add_engine_options(CLI::App* app, EngineOptions& o) {
   add_choice(app, "--sampler", o.sampler, "Which of the two samplers", {"fused", "reference"});
   add_text(app, "--speculative-config", o.speculative_config, "Speculative decoding, as JSON", "JSON");
   add_text(app, "--guided-decoding-backend", o.guided_decoding_backend, "Grammar engine", "NAME");
-  app->add_option("--logits-processor", o.logits_processors, "Plugin that changes logits; may be repeated")->type_name("PLUGIN.so")->allow_extra_args(false);
+  app->add_option("--logits-processor", o.logits_processors, "Plugin that changes logits; may be repeated")
+      ->type_name("PLUGIN.so")
+      ->allow_extra_args(false);
   add_number(app, "--tp-size", o.tp_size, "Tensor parallel ranks", 1, 1024);
   add_number(app, "--pp-size", o.pp_size, "Pipeline parallel ranks", 1, 1024);
   add_number(app, "--ep-size", o.ep_size, "Expert parallel ranks", 1, 1024);
@@ -86,9 +101,17 @@ void add_engine_options(CLI::App* app, EngineOptions& o) {
 void add_sampling_options(CLI::App* app, Json& sampling) {
   const auto number = [&](const char* option, const char* field, const char* help, bool whole) {
     app->add_option_function<double>(
-           option, [&sampling, field, whole](const double& value) { sampling.set(field, whole ? Json(static_cast<long>(value)) : Json(value)); }, help)
+           option,
+           [&sampling, field, whole](const double& value) {
+             sampling.set(field, whole ? Json(static_cast<long>(value)) : Json(value));
+           },
+           help)
         ->type_name("N")
-        ->check(whole ? CLI::Validator([](std::string& text) { return text.find('.') == std::string::npos ? std::string() : "must be a whole number, got " + text; }, "")
+        ->check(whole ? CLI::Validator(
+                            [](std::string& text) {
+                              return text.find('.') == std::string::npos ? std::string() : "must be a whole number, got " + text;
+                            },
+                            "")
                       : CLI::Validator())
         ->multi_option_policy(CLI::MultiOptionPolicy::TakeLast)
         ->group("Sampling");
@@ -131,7 +154,8 @@ std::vector<Subcommand> add_commands(CLI::App& app, Arguments& a) {
     return sub;
   };
   CLI::App* run = add(Command::run, "run", "Answer one prompt on the terminal", true);
-  run->add_option_function<std::string>("PROMPT", [&a](const std::string& text) { a.prompt = text; }, "The prompt; absent: standard input");
+  run->add_option_function<std::string>(
+      "PROMPT", [&a](const std::string& text) { a.prompt = text; }, "The prompt; absent: standard input");
   run->add_option("--image", a.images, "A picture for the prompt; may be repeated")->type_name("FILE")->allow_extra_args(false);
   run->add_flag("--raw", a.raw, "The prompt as it is, without the model's chat template");
   run->add_option("--system", a.system, "System message")->type_name("TEXT");
@@ -144,17 +168,25 @@ std::vector<Subcommand> add_commands(CLI::App& app, Arguments& a) {
   add_sampling_options(chat, a.sampling);
 
   CLI::App* batch = add(Command::batch, "batch", "Answer all requests of a file at once", false);
-  batch->add_option("--requests", a.requests, "Requests, one JSON object a line; -: standard input")->type_name("IN.jsonl")->required();
+  batch->add_option("--requests", a.requests, "Requests, one JSON object a line; -: standard input")
+      ->type_name("IN.jsonl")
+      ->required();
   batch->add_option("--out", a.out, "Answers, one JSON object a line; absent: standard output")->type_name("OUT.jsonl");
 
   CLI::App* score = add(Command::score, "score", "Logits, class logits and rewards of the requests of a file", false);
-  score->add_option("--requests", a.requests, "Requests, one JSON object a line; -: standard input")->type_name("IN.jsonl")->required();
+  score->add_option("--requests", a.requests, "Requests, one JSON object a line; -: standard input")
+      ->type_name("IN.jsonl")
+      ->required();
   score->add_option("--out", a.out, "Tensors, named ID.logits and so on")->type_name("OUT.safetensors")->required();
 
   CLI::App* bench = add(Command::bench, "bench", "Measure prefill and decode speed", true);
   add_number(bench, "--prompt-tokens", a.prompt_tokens, "Length of the prompts", 1);
   add_number(bench, "--output-tokens", a.output_tokens, "Length of the answers", 2);
-  bench->add_option("--batch-sizes", a.batch_sizes, "Sequences decoded at once")->type_name("N,N,...")->delimiter(',')->allow_extra_args(false)->check(CLI::Range(1, 65536));
+  bench->add_option("--batch-sizes", a.batch_sizes, "Sequences decoded at once")
+      ->type_name("N,N,...")
+      ->delimiter(',')
+      ->allow_extra_args(false)
+      ->check(CLI::Range(1, 65536));
   bench->add_flag("--json", a.json, "Print JSON");
 
   CLI::App* inspect = add(Command::inspect, "inspect", "What a model is and what of it fits in this machine", true);
@@ -204,7 +236,8 @@ Result<int64_t> parse_size(const std::string& text) {
   const size_t power = unit.empty() ? 0 : std::string_view("kmgt").find(unit) + 1;
   const bool known = unit.empty() || (unit.size() == 1 && power >= 1 && power <= 4);
   const double bytes = std::ldexp(number, static_cast<int>(10 * power));
-  if (end == text.c_str() || !known || !(bytes >= 0) || bytes > 1e18) return fail(Code::invalid_argument, "must be a size like 512M or 4G, got ", text);
+  if (end == text.c_str() || !known || !(bytes >= 0) || bytes > 1e18)
+    return fail(Code::invalid_argument, "must be a size like 512M or 4G, got ", text);
   return static_cast<int64_t>(bytes);
 }
 
@@ -224,7 +257,8 @@ std::variant<Arguments, Leave> parse_arguments(int count, const char* const* wor
     const int status = app.exit(problem, out, error);
     if (status == 0) return Leave{0, out.str(), {}};
     const auto used = app.get_subcommands();
-    return Leave{2, {}, std::string(problem.what()) + "; see weft " + (used.empty() ? "" : used.front()->get_name() + " ") + "--help"};
+    return Leave{
+        2, {}, std::string(problem.what()) + "; see weft " + (used.empty() ? "" : used.front()->get_name() + " ") + "--help"};
   }
   for (const Subcommand& candidate : commands)
     if (candidate.app->parsed()) arguments.command = candidate.command;

@@ -21,12 +21,35 @@ Arguments good(std::vector<const char*> words) {
 }
 
 TEST(Arguments, EveryEngineOption) {
-  const Arguments a = good({"batch", "--model", "M", "--requests", "in", "--out", "out", "--dtype", "float32", "--quantize", "int8", "--kv-cache-dtype", "bfloat16",
-                            "--load-format", "dummy", "--device", "cpu", "--threads", "3", "--max-batch-size", "5", "--max-num-tokens", "48", "--max-seq-len", "100",
-                            "--tokens-per-block", "16", "--kv-cache-memory", "1.5G", "--enable-chunked-prefill", "off", "--enable-block-reuse", "off",
-                            "--overlap-scheduler", "off", "--cuda-graph", "off", "--sampler", "reference", "--speculative-config", "{\"a\": 1}",
-                            "--guided-decoding-backend", "x", "--logits-processor", "a.so", "--logits-processor", "b.so", "--tp-size", "2", "--pp-size", "3",
-                            "--ep-size", "4", "--enable-attention-dp", "on", "--seed", "7"});
+  const Arguments a = good({"batch",      "--model",
+                            "M",          "--requests",
+                            "in",         "--out",
+                            "out",        "--dtype",
+                            "float32",    "--quantize",
+                            "int8",       "--kv-cache-dtype",
+                            "bfloat16",   "--load-format",
+                            "dummy",      "--device",
+                            "cpu",        "--threads",
+                            "3",          "--max-batch-size",
+                            "5",          "--max-num-tokens",
+                            "48",         "--max-seq-len",
+                            "100",        "--tokens-per-block",
+                            "16",         "--kv-cache-memory",
+                            "1.5G",       "--enable-chunked-prefill",
+                            "off",        "--enable-block-reuse",
+                            "off",        "--overlap-scheduler",
+                            "off",        "--cuda-graph",
+                            "off",        "--sampler",
+                            "reference",  "--speculative-config",
+                            "{\"a\": 1}", "--guided-decoding-backend",
+                            "x",          "--logits-processor",
+                            "a.so",       "--logits-processor",
+                            "b.so",       "--tp-size",
+                            "2",          "--pp-size",
+                            "3",          "--ep-size",
+                            "4",          "--enable-attention-dp",
+                            "on",         "--seed",
+                            "7"});
   EXPECT_EQ(a.command, Command::batch);
   EXPECT_EQ(a.model, "M");
   EXPECT_EQ(a.requests, "in");
@@ -55,7 +78,8 @@ TEST(Arguments, EveryEngineOption) {
 }
 
 TEST(Arguments, Commands) {
-  Arguments a = good({"run", "M", "hello", "--max-tokens", "5", "--temperature", "0.5", "--stop", "x", "--stop", "y", "--image", "a.png", "--raw"});
+  Arguments a = good({"run", "M", "hello", "--max-tokens", "5", "--temperature", "0.5", "--stop", "x", "--stop", "y", "--image",
+                      "a.png", "--raw"});
   EXPECT_EQ(a.command, Command::run);
   EXPECT_EQ(a.prompt, "hello");
   EXPECT_EQ(a.sampling.dump(), R"({"max_tokens":5,"temperature":0.5,"stop":["x","y"]})");
@@ -74,10 +98,21 @@ TEST(Arguments, Commands) {
 }
 
 TEST(Arguments, Refusals) {
-  for (const std::vector<const char*>& words : std::vector<std::vector<const char*>>{
-           {}, {"fly"}, {"run"}, {"batch", "--model", "M"}, {"run", "M", "--dtype", "float8"}, {"run", "M", "--threads", "-1"}, {"run", "M", "--tokens-per-block", "24"},
-           {"run", "M", "--kv-cache-memory", "lots"}, {"run", "M", "--cuda-graph", "maybe"}, {"run", "M", "--no-such-option"}, {"run", "M", "--top-k", "1.5"},
-           {"run", "M", "--max-tokens", "many"}, {"serve", "M", "--port", "70000"}, {"run", "M", "--config", "/nonexistent.yaml"}}) {
+  for (const std::vector<const char*>& words :
+       std::vector<std::vector<const char*>>{{},
+                                             {"fly"},
+                                             {"run"},
+                                             {"batch", "--model", "M"},
+                                             {"run", "M", "--dtype", "float8"},
+                                             {"run", "M", "--threads", "-1"},
+                                             {"run", "M", "--tokens-per-block", "24"},
+                                             {"run", "M", "--kv-cache-memory", "lots"},
+                                             {"run", "M", "--cuda-graph", "maybe"},
+                                             {"run", "M", "--no-such-option"},
+                                             {"run", "M", "--top-k", "1.5"},
+                                             {"run", "M", "--max-tokens", "many"},
+                                             {"serve", "M", "--port", "70000"},
+                                             {"run", "M", "--config", "/nonexistent.yaml"}}) {
     const auto parsed = parse(words);
     const Leave* leave = std::get_if<Leave>(&parsed);
     ASSERT_NE(leave, nullptr) << words.size() << words.back();
@@ -100,8 +135,9 @@ class ConfigFile : public ::testing::Test {
 };
 
 TEST_F(ConfigFile, CommandLineWins) {
-  const std::string path = write("# comment\ndtype: float32\nmax_batch_size: 7\nenable_block_reuse: off\nkv_cache_memory: 2G\nport: 1234\n"
-                                 "speculative_config: {kind: ngram, tokens: 4, on: true}\nlogits_processor: [a.so, b.so]\napi_key:\n");
+  const std::string path = write(
+      "# comment\ndtype: float32\nmax_batch_size: 7\nenable_block_reuse: off\nkv_cache_memory: 2G\nport: 1234\n"
+      "speculative_config: {kind: ngram, tokens: 4, on: true}\nlogits_processor: [a.so, b.so]\napi_key:\n");
   const Arguments a = good({"serve", "M", "--config", path.c_str(), "--max-batch-size", "9"});
   EXPECT_EQ(a.engine.dtype, "float32");
   EXPECT_EQ(a.engine.max_batch_size, 9);

@@ -1,4 +1,5 @@
-// `weft batch`: all requests of a file through the engine at once, the answers in the file's order (docs: CONTRACT, batch output line).
+// `weft batch`: all requests of a file through the engine at once, the answers in the file's order (docs: CONTRACT, batch output
+// line).
 #include <cmath>
 #include <condition_variable>
 #include <cstdio>
@@ -105,8 +106,10 @@ Json logprobs_json(const std::vector<TokenInfo>& tokens) {
       continue;
     }
     Json::Array top;
-    for (const TokenLogprob& other : token.top) top.push_back(Json::object({{"token_id", other.token}, {"logprob", logprob_json(other.logprob)}}));
-    list.push_back(Json::object({{"token_id", token.token}, {"logprob", logprob_json(*token.logprob)}, {"top", Json(std::move(top))}}));
+    for (const TokenLogprob& other : token.top)
+      top.push_back(Json::object({{"token_id", other.token}, {"logprob", logprob_json(other.logprob)}}));
+    list.push_back(
+        Json::object({{"token_id", token.token}, {"logprob", logprob_json(*token.logprob)}, {"top", Json(std::move(top))}}));
   }
   return Json(std::move(list));
 }
@@ -135,7 +138,8 @@ std::string output_line(const RequestLine& line, const Outcome& outcome) {
                                   {"accepted_tokens", outcome.usage.accepted_tokens}}));
   if (!outcome.error && line.prompt_logprobs >= 0 && outcome.prompt) json.set("prompt_logprobs", logprobs_json(*outcome.prompt));
   if (!outcome.error) json.set("seed", static_cast<long>(outcome.seed));
-  json.set("error", outcome.error ? Json::object({{"code", name(outcome.error->code())}, {"message", outcome.error->message()}}) : Json());
+  json.set("error",
+           outcome.error ? Json::object({{"code", name(outcome.error->code())}, {"message", outcome.error->message()}}) : Json());
   return json.dump() + "\n";
 }
 
@@ -158,7 +162,8 @@ class Output {
     if (file_ && file_ != stdout) std::fclose(file_);
   }
   Status write(const std::string& line) {
-    if (std::fwrite(line.data(), 1, line.size(), file_) != line.size()) return fail(Code::resource_exhausted, "cannot write to ", where(), "; is the disk full?");
+    if (std::fwrite(line.data(), 1, line.size(), file_) != line.size())
+      return fail(Code::resource_exhausted, "cannot write to ", where(), "; is the disk full?");
     return {};
   }
   Status finish() {
@@ -183,7 +188,8 @@ Status batch_command(const Arguments& arguments, const EngineLoader& load) {
     return fail(Code::not_found, "no file ", arguments.requests, "; --requests takes a file with one JSON object a line");
   WEFT_TRY(Output output, Output::open(arguments.out));
   WEFT_TRY(const std::unique_ptr<Engine> engine, load_model(arguments, load));
-  if (!engine->info().generative) return fail(Code::unsupported, engine->info().architecture, " does not generate text; use weft score");
+  if (!engine->info().generative)
+    return fail(Code::unsupported, engine->info().architecture, " does not generate text; use weft score");
   WEFT_TRY(std::vector<RequestLine> lines, read_requests(arguments.requests, RequestKind::batch_line, command_rules(*engine)));
   const auto batch = std::make_shared<Batch>();
   batch->outcomes.resize(lines.size());

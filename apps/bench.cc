@@ -1,5 +1,5 @@
-// `weft bench`: speed of prefill (one prompt, one token) and of decode (batches of sequences, between their first and last token), with
-// random prompts so that no cache helps.
+// `weft bench`: speed of prefill (one prompt, one token) and of decode (batches of sequences, between their first and last token),
+// with random prompts so that no cache helps.
 #include <algorithm>
 #include <chrono>
 #include <condition_variable>
@@ -16,9 +16,9 @@ using Clock = std::chrono::steady_clock;
 
 struct Measured {
   int batch = 0;
-  double first_token_s = 0;   // from the submission to the last sequence's first token
-  double decode_s = 0;        // from there to the end
-  int64_t decoded_tokens = 0; // in that time
+  double first_token_s = 0;    // from the submission to the last sequence's first token
+  double decode_s = 0;         // from there to the end
+  int64_t decoded_tokens = 0;  // in that time
   int64_t steps = 0;
 };
 
@@ -108,7 +108,8 @@ Status bench_command(const Arguments& arguments, const EngineLoader& load) {
   const double load_s = std::chrono::duration<double>(Clock::now() - begin).count();
   const ModelInfo& info = engine->info();
   if (arguments.prompt_tokens + arguments.output_tokens > info.max_seq_len)
-    return fail(Code::invalid_argument, "--prompt-tokens and --output-tokens together exceed the context of ", info.max_seq_len, " tokens");
+    return fail(Code::invalid_argument, "--prompt-tokens and --output-tokens together exceed the context of ", info.max_seq_len,
+                " tokens");
   Prompts prompts(info.vocab_size);
   WEFT_TRY(const Measured warm_up, measure(*engine, prompts, 1, std::min(arguments.prompt_tokens, 32), 4));
   (void)warm_up;
@@ -122,20 +123,29 @@ Status bench_command(const Arguments& arguments, const EngineLoader& load) {
     WEFT_TRY(const Measured one, measure(*engine, prompts, batch, std::min(arguments.prompt_tokens, 128), arguments.output_tokens));
     decode.push_back(to_json(one, info));
   }
-  const Json report = Json::object({{"model", info.name}, {"architecture", info.architecture}, {"parameters", static_cast<long>(info.parameters)},
-                                    {"dtype", info.dtype}, {"isa", info.isa}, {"threads", info.threads}, {"load_s", load_s},
-                                    {"prompt_tokens", arguments.prompt_tokens}, {"prefill_tokens_per_s", best_prefill},
-                                    {"prefill_gflops", best_prefill * 2 * static_cast<double>(info.parameters) / 1e9}, {"decode", Json(decode)}});
+  const Json report = Json::object({{"model", info.name},
+                                    {"architecture", info.architecture},
+                                    {"parameters", static_cast<long>(info.parameters)},
+                                    {"dtype", info.dtype},
+                                    {"isa", info.isa},
+                                    {"threads", info.threads},
+                                    {"load_s", load_s},
+                                    {"prompt_tokens", arguments.prompt_tokens},
+                                    {"prefill_tokens_per_s", best_prefill},
+                                    {"prefill_gflops", best_prefill * 2 * static_cast<double>(info.parameters) / 1e9},
+                                    {"decode", Json(decode)}});
   if (arguments.json) {
     print_out(report.dump() + "\n");
     return {};
   }
   std::printf("%s (%s, %.2f B parameters, %s, %s, %d threads), loaded in %.2f s\n", info.name.c_str(), info.architecture.c_str(),
               static_cast<double>(info.parameters) / 1e9, info.dtype.c_str(), info.isa.c_str(), info.threads, load_s);
-  std::printf("prefill  %8d tokens  %9.1f tokens/s  %8.1f GFLOP/s\n", arguments.prompt_tokens, best_prefill, best_prefill * 2 * static_cast<double>(info.parameters) / 1e9);
+  std::printf("prefill  %8d tokens  %9.1f tokens/s  %8.1f GFLOP/s\n", arguments.prompt_tokens, best_prefill,
+              best_prefill * 2 * static_cast<double>(info.parameters) / 1e9);
   for (const Json& row : decode)
-    std::printf("decode   batch %6d   %9.1f tokens/s  %8.2f ms/step  %6.1f GB/s of weights\n", static_cast<int>(row.find("batch")->as_integer()),
-                row.find("decode_tokens_per_s")->as_number(), row.find("decode_step_ms")->as_number(), row.find("weight_gb_per_s")->as_number());
+    std::printf("decode   batch %6d   %9.1f tokens/s  %8.2f ms/step  %6.1f GB/s of weights\n",
+                static_cast<int>(row.find("batch")->as_integer()), row.find("decode_tokens_per_s")->as_number(),
+                row.find("decode_step_ms")->as_number(), row.find("weight_gb_per_s")->as_number());
   return {};
 }
 

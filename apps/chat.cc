@@ -1,9 +1,9 @@
 // `weft chat`: a conversation. /clear forgets it, /exit ends it, Ctrl-C ends the answer that is being written.
+#include <unistd.h>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <optional>
-#include <unistd.h>
 
 #include "terminal.h"
 
@@ -64,7 +64,8 @@ Status chat_command(const Arguments& arguments, const EngineLoader& load) {
     body.set("messages", messages);
     WEFT_TRY(ClientRequest parsed, parse_request(body, RequestKind::batch_line, rules));
     interrupted = false;
-    const auto answer = stream_answer(*engine, std::move(parsed.requests.front()), [](const std::string& text) { print_out(text); }, &interrupted);
+    const auto answer = stream_answer(
+        *engine, std::move(parsed.requests.front()), [](const std::string& text) { print_out(text); }, &interrupted);
     print_out("\n");
     interrupted = false;
     if (!answer.ok()) {  // too long a conversation, for one; the user can go on after /clear

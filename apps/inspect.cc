@@ -37,7 +37,8 @@ struct KvShape {
 };
 
 int64_t values_of_layers(const HfConfig& config, int layers) {
-  if (config.has("kv_lora_rank")) return int64_t{layers} * (config.count("kv_lora_rank") + config.index("qk_rope_head_dim", 0));  // latent attention
+  if (config.has("kv_lora_rank"))
+    return int64_t{layers} * (config.count("kv_lora_rank") + config.index("qk_rope_head_dim", 0));  // latent attention
   const std::vector<HfConfig> blocks = config.list("block_configs");
   if (blocks.empty()) return int64_t{2} * layers * config.kv_heads() * config.head_dim();
   int64_t sum = 0;  // heads per layer, or no attention at all
@@ -52,7 +53,8 @@ Result<KvShape> kv_shape(const HfConfig& whole) {
   KvShape shape;
   shape.layers = config.count("num_hidden_layers");
   shape.context = config.positions("max_position_embeddings", 2048);
-  if (whole.architecture().find("ForSequenceClassification") == std::string::npos) shape.values_per_token = values_of_layers(config, shape.layers);
+  if (whole.architecture().find("ForSequenceClassification") == std::string::npos)
+    shape.values_per_token = values_of_layers(config, shape.layers);
   WEFT_RETURN_IF_ERROR(config.status());
   return shape;
 }
@@ -119,19 +121,25 @@ double gigabytes(const Json& value) { return value.as_number() / 1e9; }
 void print_text(const Json& report) {
   const auto integer = [&](const char* key) { return static_cast<long long>(report.find(key)->as_integer()); };
   std::printf("%s\n", report.find("path")->as_string().c_str());
-  std::printf("architecture    %s, %lld layers, context %lld\n", report.find("architecture")->as_string().c_str(), integer("layers"), integer("context"));
-  std::printf("stored          %s, %lld files, %lld tensors, %.3f GB\n", report.find("format")->as_string().c_str(), integer("files"), integer("tensors"),
-              gigabytes(*report.find("stored_bytes")));
-  if (integer("parameters") == 0) std::printf("parameters      unknown: there are no weights here (--load-format dummy makes random ones)\n");
+  std::printf("architecture    %s, %lld layers, context %lld\n", report.find("architecture")->as_string().c_str(),
+              integer("layers"), integer("context"));
+  std::printf("stored          %s, %lld files, %lld tensors, %.3f GB\n", report.find("format")->as_string().c_str(),
+              integer("files"), integer("tensors"), gigabytes(*report.find("stored_bytes")));
+  if (integer("parameters") == 0)
+    std::printf("parameters      unknown: there are no weights here (--load-format dummy makes random ones)\n");
   else std::printf("parameters      %.3f million\n", static_cast<double>(integer("parameters")) / 1e6);
-  for (const auto& [type, bytes] : report.find("bytes_by_dtype")->members()) std::printf("  %-13s %.3f GB\n", type.c_str(), gigabytes(bytes));
-  std::printf("KV per token    %lld values (%.1f KB in bfloat16)\n", integer("kv_values_per_token"), static_cast<double>(integer("kv_values_per_token")) * 2 / 1024);
+  for (const auto& [type, bytes] : report.find("bytes_by_dtype")->members())
+    std::printf("  %-13s %.3f GB\n", type.c_str(), gigabytes(bytes));
+  std::printf("KV per token    %lld values (%.1f KB in bfloat16)\n", integer("kv_values_per_token"),
+              static_cast<double>(integer("kv_values_per_token")) * 2 / 1024);
   std::printf("memory free     %.2f GB\n", gigabytes(*report.find("memory_available_bytes")));
   for (const Json& form : report.find("fits")->items()) {
     std::printf("  %-13s weights %.2f GB: ", form.find("form")->as_string().c_str(), gigabytes(*form.find("weight_bytes")));
     if (!form.find("fits")->as_bool()) std::printf("does not fit\n");
     else if (form.find("kv_bytes_per_token")->as_integer() == 0) std::printf("fits\n");
-    else std::printf("fits, with room for %lld tokens in the KV cache\n", static_cast<long long>(form.find("cache_tokens")->as_integer()));
+    else
+      std::printf("fits, with room for %lld tokens in the KV cache\n",
+                  static_cast<long long>(form.find("cache_tokens")->as_integer()));
   }
 }
 
@@ -139,7 +147,8 @@ void print_text(const Json& report) {
 
 Status inspect_command(const Arguments& arguments) {
   const bool dummy = arguments.engine.load_format == "dummy";
-  WEFT_TRY(const std::shared_ptr<const Checkpoint> checkpoint, dummy ? Checkpoint::open_dummy(arguments.model) : Checkpoint::open(arguments.model));
+  WEFT_TRY(const std::shared_ptr<const Checkpoint> checkpoint,
+           dummy ? Checkpoint::open_dummy(arguments.model) : Checkpoint::open(arguments.model));
   const HfConfig config(checkpoint->config());
   WEFT_TRY(const KvShape kv, kv_shape(config));
   WEFT_RETURN_IF_ERROR(config.status());

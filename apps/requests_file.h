@@ -11,7 +11,7 @@
 namespace weft {
 
 struct RequestLine {
-  int number = 0;  // in the file, from 1
+  int number = 0;                        // in the file, from 1
   std::optional<std::string> custom_id;  // known even of many a bad line
   std::optional<Error> error;            // why the line is no request
   std::optional<Request> request;

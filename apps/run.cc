@@ -1,6 +1,6 @@
 // `weft run`: one prompt, its answer as it comes.
-#include <cstdio>
 #include <unistd.h>
+#include <cstdio>
 
 #include "terminal.h"
 
@@ -60,9 +60,11 @@ Status run_command(const Arguments& arguments, const EngineLoader& load) {
   }
   if (prompt.empty()) return fail(Code::invalid_argument, "the prompt is empty; give it as an argument or on standard input");
   WEFT_TRY(const std::unique_ptr<Engine> engine, load_model(arguments, load));
-  if (!engine->info().generative) return fail(Code::unsupported, engine->info().architecture, " does not generate text; use weft score");
+  if (!engine->info().generative)
+    return fail(Code::unsupported, engine->info().architecture, " does not generate text; use weft score");
   const bool chat = engine->info().has_chat_template && !arguments.raw;
-  if (!chat && !arguments.system.empty()) return fail(Code::invalid_argument, "--system needs a model with a chat template, and not --raw");
+  if (!chat && !arguments.system.empty())
+    return fail(Code::invalid_argument, "--system needs a model with a chat template, and not --raw");
   RequestRules rules = command_rules(*engine);
   rules.completion_max_tokens = engine->info().max_seq_len;
   WEFT_TRY(ClientRequest parsed, parse_request(request_json(arguments, prompt, chat), RequestKind::batch_line, rules));
@@ -71,7 +73,9 @@ Status run_command(const Arguments& arguments, const EngineLoader& load) {
     if (const auto text = engine->render_chat(request); text.ok()) std::fprintf(stderr, "%s\n", text->c_str());
   }
   bool readable = true;
-  WEFT_TRY(const Answer answer, stream_answer(*engine, std::move(request), [&](const std::string& text) { readable = readable && print_out(text); }, nullptr));
+  WEFT_TRY(const Answer answer,
+           stream_answer(
+               *engine, std::move(request), [&](const std::string& text) { readable = readable && print_out(text); }, nullptr));
   print_out("\n");
   if (arguments.verbose) std::fprintf(stderr, "%s\n", describe_speed(answer).c_str());
   return {};

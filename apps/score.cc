@@ -1,5 +1,6 @@
 // `weft score`: full-sequence logits, class logits and rewards of all requests of a file, as tensors named ID.logits and so on.
-// Results can be large, so only a window of requests is inside the engine at a time, and each result is written when its turn comes.
+// Results can be large, so only a window of requests is inside the engine at a time, and each result is written when its turn
+// comes.
 #include <condition_variable>
 #include <cstdio>
 #include <map>
@@ -25,7 +26,8 @@ struct Scores {
 
 Status write_result(SafetensorsWriter& writer, const std::string& id, const ScoreResult& result) {
   for (const auto& [name, tensor] : result.tensors) {
-    if (const auto* floats = std::get_if<std::vector<float>>(&tensor.data)) WEFT_RETURN_IF_ERROR(writer.add(id + "." + name, tensor.shape, std::span(*floats)));
+    if (const auto* floats = std::get_if<std::vector<float>>(&tensor.data))
+      WEFT_RETURN_IF_ERROR(writer.add(id + "." + name, tensor.shape, std::span(*floats)));
     else WEFT_RETURN_IF_ERROR(writer.add(id + "." + name, tensor.shape, std::span(std::get<std::vector<int64_t>>(tensor.data))));
   }
   return {};
@@ -37,7 +39,8 @@ void check_names(std::vector<RequestLine>& lines) {
   for (RequestLine& line : lines) {
     if (line.error) continue;
     if (!line.custom_id) line.error = fail(Code::invalid_argument, "custom_id is missing; it names the tensors").about("custom_id");
-    else if (!names.insert(*line.custom_id).second) line.error = fail(Code::invalid_argument, "custom_id occurs twice").about("custom_id");
+    else if (!names.insert(*line.custom_id).second)
+      line.error = fail(Code::invalid_argument, "custom_id occurs twice").about("custom_id");
   }
 }
 
@@ -77,14 +80,15 @@ Status score_command(const Arguments& arguments, const EngineLoader& load) {
     const Result<ScoreResult> result = std::move(scores->results.extract(i).mapped());
     lock.unlock();
     if (!result.ok()) {
-      std::fprintf(stderr, "weft: %s line %d (%s): %s\n", arguments.requests.c_str(), lines[i].number, lines[i].custom_id.value_or("no custom_id").c_str(),
-                   result.error().message().c_str());
+      std::fprintf(stderr, "weft: %s line %d (%s): %s\n", arguments.requests.c_str(), lines[i].number,
+                   lines[i].custom_id.value_or("no custom_id").c_str(), result.error().message().c_str());
       continue;
     }
     WEFT_RETURN_IF_ERROR(write_result(writer, *lines[i].custom_id, *result));
     ++written;
   }
-  if (written == 0 && !lines.empty()) return fail(Code::invalid_argument, "none of the ", lines.size(), " requests could be scored");
+  if (written == 0 && !lines.empty())
+    return fail(Code::invalid_argument, "none of the ", lines.size(), " requests could be scored");
   return writer.finish();
 }
 

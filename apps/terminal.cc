@@ -29,8 +29,9 @@ class ProgressBar {
     last_ = Clock::now();
     shown_ = true;
     const int filled = static_cast<int>(30 * done / total);
-    std::fprintf(stderr, "\rloading [%.*s%.*s] %3d %%  %.1f of %.1f GB", filled, "##############################", 30 - filled, "..............................",
-                 static_cast<int>(100 * done / total), static_cast<double>(done) / 1e9, static_cast<double>(total) / 1e9);
+    std::fprintf(stderr, "\rloading [%.*s%.*s] %3d %%  %.1f of %.1f GB", filled, "##############################", 30 - filled,
+                 "..............................", static_cast<int>(100 * done / total), static_cast<double>(done) / 1e9,
+                 static_cast<double>(total) / 1e9);
     std::fflush(stderr);
   }
   ~ProgressBar() {
@@ -64,12 +65,14 @@ RequestRules command_rules(const Engine& engine) {
     return engine.prompt_tokens(request);
   };
   rules.ignored = [warned = std::make_shared<std::set<std::string>>()](const std::string& field) {
-    if (warned->size() < 64 && warned->insert(field).second) log_warning("unknown_request_field", " field=", json_quote(field.substr(0, 80)), " action=ignored");
+    if (warned->size() < 64 && warned->insert(field).second)
+      log_warning("unknown_request_field", " field=", json_quote(field.substr(0, 80)), " action=ignored");
   };
   return rules;
 }
 
-Result<Answer> stream_answer(Engine& engine, Request request, const std::function<void(const std::string&)>& show, const std::atomic<bool>* interrupted) {
+Result<Answer> stream_answer(Engine& engine, Request request, const std::function<void(const std::string&)>& show,
+                             const std::atomic<bool>* interrupted) {
   struct Inbox {
     std::mutex mutex;
     std::condition_variable arrived;
@@ -110,11 +113,14 @@ Result<Answer> stream_answer(Engine& engine, Request request, const std::functio
 std::string describe_speed(const Answer& answer) {
   char text[200];
   const double decode_s = answer.total_s - answer.first_token_s;
-  std::snprintf(text, sizeof text, "%d prompt tokens, first token after %.2f s; %d tokens in %.2f s (%.1f/s)", answer.usage.prompt_tokens, answer.first_token_s,
-                answer.usage.completion_tokens, answer.total_s, decode_s > 0 ? (answer.usage.completion_tokens - 1) / decode_s : 0.0);
+  std::snprintf(text, sizeof text, "%d prompt tokens, first token after %.2f s; %d tokens in %.2f s (%.1f/s)",
+                answer.usage.prompt_tokens, answer.first_token_s, answer.usage.completion_tokens, answer.total_s,
+                decode_s > 0 ? (answer.usage.completion_tokens - 1) / decode_s : 0.0);
   return text;
 }
 
-bool print_out(const std::string& text) { return std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0; }
+bool print_out(const std::string& text) {
+  return std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0;
+}
 
 }  // namespace weft

@@ -25,9 +25,10 @@ struct Answer {
   double first_token_s = 0, total_s = 0;
 };
 
-// Sends the request and hands out its text as it comes, on the calling thread. `interrupted` (may be null) is looked at a few times a
-// second; when true, the request is cancelled and what came so far is the answer.
-Result<Answer> stream_answer(Engine& engine, Request request, const std::function<void(const std::string& text)>& show, const std::atomic<bool>* interrupted);
+// Sends the request and hands out its text as it comes, on the calling thread. `interrupted` (may be null) is looked at a few times
+// a second; when true, the request is cancelled and what came so far is the answer.
+Result<Answer> stream_answer(Engine& engine, Request request, const std::function<void(const std::string& text)>& show,
+                             const std::atomic<bool>* interrupted);
 
 // "34 tokens in 1.2 s (28.3/s), first after 0.08 s"
 std::string describe_speed(const Answer& answer);

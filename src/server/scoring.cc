@@ -45,7 +45,8 @@ Result<Json> input_line(const Json& input, const std::string& field) {
 }
 
 Result<std::vector<Json>> input_lines(const Json& body) {
-  if (const Json* messages = body.find("messages"); messages && !messages->is_null()) return std::vector<Json>{Json::object({{"messages", *messages}})};
+  if (const Json* messages = body.find("messages"); messages && !messages->is_null())
+    return std::vector<Json>{Json::object({{"messages", *messages}})};
   const Json* input = body.find("input");
   if (!input || input->is_null()) return fail(Code::invalid_argument, "input is missing").about("input");
   std::vector<Json> lines;
@@ -68,7 +69,8 @@ Result<std::vector<std::string>> texts_of(const Json& body, const char* field) {
   if (value && value->is_array())
     for (const Json& item : value->items())
       if (item.is_string()) texts.push_back(item.as_string());
-  if (texts.empty() || texts.size() != value->items().size()) return fail(Code::invalid_argument, field, " must be a text or a list of texts").about(field);
+  if (texts.empty() || texts.size() != value->items().size())
+    return fail(Code::invalid_argument, field, " must be a text or a list of texts").about(field);
   return texts;
 }
 
@@ -77,9 +79,11 @@ Result<std::vector<Json>> pair_lines(const Json& body) {
   WEFT_TRY(const std::vector<std::string> first, texts_of(body, "text_1"));
   WEFT_TRY(const std::vector<std::string> second, texts_of(body, "text_2"));
   if (first.size() != 1 && first.size() != second.size())
-    return fail(Code::invalid_argument, "text_1 must be one text or as many as text_2 (", second.size(), "), got ", first.size()).about("text_1");
+    return fail(Code::invalid_argument, "text_1 must be one text or as many as text_2 (", second.size(), "), got ", first.size())
+        .about("text_1");
   std::vector<Json> lines;
-  for (size_t i = 0; i < second.size(); ++i) lines.push_back(Json::object({{"prompt", first[first.size() == 1 ? 0 : i]}, {"text_pair", second[i]}}));
+  for (size_t i = 0; i < second.size(); ++i)
+    lines.push_back(Json::object({{"prompt", first[first.size() == 1 ? 0 : i]}, {"text_pair", second[i]}}));
   return lines;
 }
 
@@ -115,7 +119,8 @@ void take(Collecting& all, Exchange& exchange, const ModelInfo& info, size_t ind
   if (--all.missing > 0) return;
   all.ended = true;
   all.head.set("data", Json(Json::Array(all.items.begin(), all.items.end())));
-  all.head.set("usage", Json::object({{"prompt_tokens", static_cast<long>(all.tokens)}, {"total_tokens", static_cast<long>(all.tokens)}}));
+  all.head.set("usage",
+               Json::object({{"prompt_tokens", static_cast<long>(all.tokens)}, {"total_tokens", static_cast<long>(all.tokens)}}));
   HttpResponse response;
   response.body = all.head.dump();
   all.done(200);
@@ -128,7 +133,8 @@ Result<std::vector<Request>> read_scoring(const Json& body, ScoringKind kind) {
   WEFT_TRY(const std::vector<Json> lines, kind == ScoringKind::score ? pair_lines(body) : input_lines(body));
   const char* const field = kind == ScoringKind::score ? "text_2" : "input";
   if (lines.empty()) return fail(Code::invalid_argument, field, " is empty").about(field);
-  if (lines.size() > kMaxInputs) return fail(Code::invalid_argument, field, " may hold at most ", kMaxInputs, " texts, got ", lines.size()).about(field);
+  if (lines.size() > kMaxInputs)
+    return fail(Code::invalid_argument, field, " may hold at most ", kMaxInputs, " texts, got ", lines.size()).about(field);
   std::vector<Request> requests;
   for (const Json& line : lines) {
     WEFT_TRY(Request request, as_request(body, line));
@@ -149,9 +155,12 @@ Result<Json> scoring_item(ScoringKind kind, size_t index, const ScoreResult& res
     return item;
   }
   const std::vector<float>* logits = floats(result, "logits");
-  if (!logits || result.tensors.at("logits").shape.size() != 1) return fail(Code::unsupported, info.architecture, " is no classifier").about("model");
+  if (!logits || result.tensors.at("logits").shape.size() != 1)
+    return fail(Code::unsupported, info.architecture, " is no classifier").about("model");
   if (kind == ScoringKind::score) {
-    if (logits->size() > 2) return fail(Code::unsupported, "a model with ", logits->size(), " classes gives no single score; use /v1/classify").about("model");
+    if (logits->size() > 2)
+      return fail(Code::unsupported, "a model with ", logits->size(), " classes gives no single score; use /v1/classify")
+          .about("model");
     item.set("object", "score");
     item.set("score", logits->size() == 1 ? sigmoid(logits->front()) : softmax(*logits)[1]);
     return item;

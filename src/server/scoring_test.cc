@@ -14,7 +14,8 @@ TEST(Scoring, Inputs) {
   auto requests = read(R"({"input": "a"})", ScoringKind::classify);
   ASSERT_TRUE(requests.ok());
   EXPECT_EQ(requests->at(0).prompt, "a");
-  requests = read(R"({"input": ["a", {"text": "b", "text_pair": "c"}, [1, 2]], "add_special_tokens": false})", ScoringKind::classify);
+  requests =
+      read(R"({"input": ["a", {"text": "b", "text_pair": "c"}, [1, 2]], "add_special_tokens": false})", ScoringKind::classify);
   ASSERT_TRUE(requests.ok()) << requests.error().message();
   EXPECT_EQ(requests->at(1).text_pair, "c");
   EXPECT_EQ(requests->at(2).prompt_token_ids, (std::vector<int32_t>{1, 2}));
@@ -26,7 +27,8 @@ TEST(Scoring, Inputs) {
   EXPECT_EQ(requests->at(1).text_pair, "b");
   for (const char* body : {R"({})", R"({"input": []})", R"({"input": 5})", R"({"input": [{}]})", R"({"input": [[-1]]})"})
     EXPECT_FALSE(read(body, ScoringKind::classify).ok()) << body;
-  for (const char* body : {R"({"text_1": "a"})", R"({"text_1": ["a", "b"], "text_2": "c"})", R"({"text_1": [], "text_2": "c"})", R"({"text_1": "a", "text_2": [1]})"})
+  for (const char* body : {R"({"text_1": "a"})", R"({"text_1": ["a", "b"], "text_2": "c"})", R"({"text_1": [], "text_2": "c"})",
+                           R"({"text_1": "a", "text_2": [1]})"})
     EXPECT_FALSE(read(body, ScoringKind::score).ok()) << body;
 }
 

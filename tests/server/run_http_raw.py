@@ -60,6 +60,17 @@ def healthy(port):
         return False
 
 
+def ready(port):
+    try:
+        sock = connect(port)
+        sock.sendall(b"GET /ready HTTP/1.1\r\nHost: x\r\n\r\n")
+        answer = read_response(sock)
+        sock.close()
+        return answer.startswith(b"HTTP/1.1 200")
+    except OSError:
+        return False
+
+
 def metric(port, name):
     sock = connect(port)
     sock.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -226,11 +237,9 @@ def main():
         process = subprocess.Popen([*command, "--port", str(port), *extra], stderr=subprocess.DEVNULL)
         try:
             while process.poll() is None:
-                try:
-                    connect(port).close()
+                if ready(port):
                     break
-                except OSError:
-                    time.sleep(0.05)
+                time.sleep(0.05)
             if extra:
                 run = Run(port, process)
                 run.steps(case["steps"])

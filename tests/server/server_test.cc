@@ -9,7 +9,9 @@ namespace {
 using std::chrono::milliseconds;
 
 const std::string kHi = R"("model":"tiny","messages":[{"role":"user","content":"hi"}])";
-std::string chat(const std::string& members) { return post("/v1/chat/completions", "{" + kHi + (members.empty() ? "" : ",") + members + "}"); }
+std::string chat(const std::string& members) {
+  return post("/v1/chat/completions", "{" + kHi + (members.empty() ? "" : ",") + members + "}");
+}
 
 FakeOptions slow() {
   FakeOptions fake;
@@ -100,7 +102,8 @@ TEST(Server, FormsOfRequests) {
   EXPECT_TRUE(old.at_end());
   Connection old_stream(server.port());
   const std::string streamed = "{" + kHi + R"(,"max_tokens":2,"stream":true})";
-  old_stream.send("POST /v1/chat/completions HTTP/1.0\r\nContent-Length: " + std::to_string(streamed.size()) + "\r\n\r\n" + streamed);
+  old_stream.send("POST /v1/chat/completions HTTP/1.0\r\nContent-Length: " + std::to_string(streamed.size()) + "\r\n\r\n" +
+                  streamed);
   const Reply reply = old_stream.read_reply();
   EXPECT_FALSE(reply.has_header("chunked"));
   EXPECT_EQ(events(reply.body).back(), "[DONE]");
@@ -134,7 +137,8 @@ TEST(Server, TimesOut) {
     connection.send(text);
     EXPECT_TRUE(connection.at_end()) << text;
   }
-  EXPECT_TRUE(TestServer::eventually([&] { return server.ask(get("/metrics")).body.find("weft_http_connections 1\n") != std::string::npos; }));
+  EXPECT_TRUE(TestServer::eventually(
+      [&] { return server.ask(get("/metrics")).body.find("weft_http_connections 1\n") != std::string::npos; }));
 }
 
 // However the client leaves, whether it streams or not, runs or waits: the request is cancelled.
@@ -153,7 +157,8 @@ TEST(Server, DisconnectCancels) {
         }
         Connection connection(server.port());
         connection.send(chat(stream ? R"("max_tokens":100000,"stream":true)" : R"("max_tokens":100000)"));
-        ASSERT_TRUE(TestServer::eventually([&] { return server.engine().metrics().running + server.engine().metrics().waiting == 1 + queued; }));
+        ASSERT_TRUE(TestServer::eventually(
+            [&] { return server.engine().metrics().running + server.engine().metrics().waiting == 1 + queued; }));
         if (stream && !queued) connection.read_bytes(1);
         if (reset) connection.reset();
         else connection.close();
@@ -203,8 +208,10 @@ TEST(Server, FullQueueIsSaid) {
     connections.emplace_back(server.port());
     connections.back().send(chat(R"("max_tokens":5)"));
   }
-  EXPECT_TRUE(TestServer::eventually(
-      [&] { return server.ask(get("/metrics")).body.find("weft_http_requests_total{path=\"/v1/chat/completions\",status=\"429\"} 8\n") != std::string::npos; }));
+  EXPECT_TRUE(TestServer::eventually([&] {
+    return server.ask(get("/metrics")).body.find("weft_http_requests_total{path=\"/v1/chat/completions\",status=\"429\"} 8\n") !=
+           std::string::npos;
+  }));
   server.engine().release();
   int answered = 0, refused = 0;
   for (Connection& connection : connections) {
@@ -277,6 +284,19 @@ TEST(Server, PingsASilentStream) {
   EXPECT_NE(bytes.find(": ping\n\n"), std::string::npos);
   server.engine().release();
   EXPECT_TRUE(TestServer::eventually([&] { return server.engine().metrics().requests_finished == 1; }));
+}
+
+TEST(Server, AnswersWhileTheModelLoads) {
+  TestServer server({}, {}, false);
+  EXPECT_EQ(server.ask(get("/health")).status, 200);
+  EXPECT_EQ(server.ask(get("/ready")).status, 503);
+  EXPECT_EQ(server.ask(get("/metrics")).status, 503);
+  const Reply reply = server.ask(chat(""));
+  EXPECT_EQ(reply.status, 503);
+  EXPECT_TRUE(reply.has_header("Retry-After: "));
+  server.server().attach(server.engine());
+  EXPECT_EQ(server.ask(get("/ready")).status, 200);
+  EXPECT_EQ(server.ask(chat(R"("max_tokens":2)")).status, 200);
 }
 
 TEST(Server, PortInUse) {
