@@ -479,7 +479,9 @@ Status finish_prompt(Draft& draft) {
 Status finish_lengths(Draft& draft) {
   Request& request = draft.request;
   if (!request.max_tokens && !request.messages) request.max_tokens = draft.rules.completion_max_tokens;
-  if (request.max_tokens && request.sampling.min_tokens > *request.max_tokens)
+  // Over HTTP that is surely a mistake; in a file of requests the length simply ends it first.
+  const bool http = draft.kind == RequestKind::chat || draft.kind == RequestKind::completion;
+  if (http && request.max_tokens && request.sampling.min_tokens > *request.max_tokens)
     return fail(Code::invalid_argument, "min_tokens must not exceed max_tokens (", *request.max_tokens, "), got ",
                 request.sampling.min_tokens)
         .about("min_tokens");

@@ -257,7 +257,7 @@ TEST(Validate, NamesFieldAndValue) {
   EXPECT_EQ(field([](SamplingParams& p) { p.top_k = -2; }), "top_k");
   EXPECT_EQ(field([](SamplingParams& p) { p.stop_token_ids = {100}; }), "stop_token_ids");
   EXPECT_EQ(field([](SamplingParams& p) { p.logit_bias = {{3, 101.0f}}; }), "logit_bias");
-  EXPECT_EQ(field([](SamplingParams& p) { p.min_tokens = 17; }), "min_tokens");
+  EXPECT_EQ(field([](SamplingParams& p) { p.min_tokens = -1; }), "min_tokens");
   EXPECT_EQ(field([](SamplingParams& p) { p.max_tokens = 0; }), "max_tokens");
 }
 

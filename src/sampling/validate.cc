@@ -38,8 +38,7 @@ Status validate(const SamplingParams& p, const SamplingLimits& limits) {
     return fail(Code::invalid_argument, "no_repeat_ngram_size must not be negative, but is ", p.no_repeat_ngram_size).about("no_repeat_ngram_size");
   const int least = limits.allow_zero_max_tokens ? 0 : 1;
   if (p.max_tokens < least) return fail(Code::invalid_argument, "max_tokens must be at least ", least, ", not ", p.max_tokens).about("max_tokens");
-  if (p.min_tokens < 0 || p.min_tokens > p.max_tokens)
-    return fail(Code::invalid_argument, "min_tokens must be between 0 and max_tokens (", p.max_tokens, "), not ", p.min_tokens).about("min_tokens");
+  if (p.min_tokens < 0) return fail(Code::invalid_argument, "min_tokens must not be negative, but is ", p.min_tokens).about("min_tokens");
   WEFT_RETURN_IF_ERROR(in_range("logprobs", p.logprobs, -1, limits.max_logprobs));
   WEFT_RETURN_IF_ERROR(in_range("prompt_logprobs", p.prompt_logprobs, -1, limits.max_logprobs));
   for (const auto& [id, bias] : p.logit_bias) {
