@@ -69,6 +69,9 @@ struct Range {
                               : static_cast<size_t>(lane) * v_dim + d;
 }
 
+// At most this many queries (rows times query heads of a kv head) make one item of attention work, or one row if that has more.
+[[maybe_unused]] constexpr int kItemQueries = 48;
+
 // Keys [first, last) that a query at `position` may read.
 [[maybe_unused]] inline Range visible_keys(const SequenceView& sequence, int position, Mask mask, int window, int chunk) {
   if (mask == Mask::none) return {0, sequence.first_position + sequence.rows};

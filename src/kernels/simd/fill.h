@@ -1,6 +1,7 @@
 // The vector kernels of one instruction set as table entries.
 #pragma once
 
+#include "kernels/simd/attend.h"
 #include "kernels/simd/linear.h"
 #include "kernels/simd/rows.h"
 
@@ -17,6 +18,9 @@ void fill(CpuTable& table) {
   table.activate = activate<V>;
   table.add = add<V>;
   table.select_rows = select_rows<V>;
+  table.attend = attend<V>;
+  table.attend_combine = attend_combine<V>;
+  table.attend_scratch_bytes = attend_scratch_bytes<V>;
 }
 
 }  // namespace
