@@ -2,6 +2,14 @@
 
 namespace weft::kernels {
 
-std::vector<const CpuTable*> tested_tables() { return available_tables(); }
+const CpuTable& plain16_table();
+const CpuTable& plain16_dot_table();
+
+std::vector<const CpuTable*> tested_tables() {
+  std::vector<const CpuTable*> tables = available_tables();
+  tables.push_back(&plain16_table());
+  tables.push_back(&plain16_dot_table());
+  return tables;
+}
 
 }  // namespace weft::kernels

@@ -8,9 +8,8 @@
 #endif
 
 #include "kernels/kernels.h"
-#include "kernels/layout.h"
-#include "kernels/pack.h"
 #include "kernels/simd/tables.h"
+#include "kernels/vector_table.h"
 
 namespace weft::kernels {
 namespace {
@@ -41,31 +40,20 @@ Cpu detect() { return {}; }
 
 }  // namespace
 
-// A table of vector kernels: the reference table, with the packing for panels of `columns` columns, filled by `fill`.
-template <int columns>
-CpuTable vector_table(const char* isa, Operand bf16_operand, void (*fill)(CpuTable&)) {
-  CpuTable table = ref_table();
-  table.isa = isa;
-  if (bf16_operand == Operand::bf16)
-    table.operand = [](WeightForm form) { return form == WeightForm::f32 ? Operand::f32 : Operand::bf16; };
-  table.panel_cols = [](WeightForm) { return columns; };
-  table.panel_bytes = [](WeightForm form, int k) { return packed_panel_bytes(form, columns, k); };
-  table.pack_panel = [](WeightForm form, const float* rows, int64_t ld, int row_count, int k, std::byte* panel) {
-    pack_panel_f32(form, columns, rows, ld, row_count, k, panel);
-  };
-  table.pack_panel_bf16 = [](const uint16_t* rows, int64_t ld, int row_count, int k, std::byte* panel) {
-    pack_panel_bf16(columns, rows, ld, row_count, k, panel);
-  };
-  fill(table);
-  return table;
-}
-
 std::vector<const CpuTable*> available_tables() {
   static const Cpu cpu = detect();
   std::vector<const CpuTable*> tables = {&ref_table()};
 #if defined(__x86_64__)
   if (cpu.avx2) {
     static const CpuTable table = vector_table<16>("avx2", Operand::f32_as_bf16, fill_avx2);
+    tables.push_back(&table);
+  }
+  if (cpu.avx512) {
+    static const CpuTable table = vector_table<64>("avx512", Operand::f32_as_bf16, fill_avx512);
+    tables.push_back(&table);
+  }
+  if (cpu.avx512_bf16) {
+    static const CpuTable table = vector_table<64>("avx512_bf16", Operand::bf16, fill_avx512_bf16);
     tables.push_back(&table);
   }
 #endif

@@ -122,7 +122,7 @@ template <class V, int N, bool kPairs>
 WEFT_INLINE void weigh_tile(const float* const* p, const std::byte* tile, int v_dim, int column, int n, int first, int last, typename V::F (*acc)[2]) {
   const int n0 = n < V::kLanes ? n : V::kLanes, n1 = n - n0;
   for (int j = first; j < last; ++j) {
-    typename V::F value[2];
+    typename V::F value[2] = {V::zero(), V::zero()};
     if constexpr (kPairs) {
       const uint16_t* row = reinterpret_cast<const uint16_t*>(tile) + (static_cast<size_t>(j / 2) * v_dim + column) * 2;
       const typename V::Bits low = n0 == V::kLanes ? V::load_bits(row) : V::load_bits_n(row, n0);
