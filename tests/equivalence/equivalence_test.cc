@@ -48,7 +48,7 @@ constexpr Feature kFeatures[] = {
     {"preemption", [](Arrangement&) {},
      [](Arrangement& s, const ModelInfo& info) {
        s.options.max_batch_size = 8, s.options.tokens_per_block = 16;
-       s.options.kv_cache_memory = info.kv_bytes_per_token * 512;
+       s.options.kv_cache_memory = info.kv_bytes_per_token * 256;
      },
      [](const std::vector<Answer>&, const EngineMetrics& m) { return m.preemptions > 0; }},
     {"cancelled_mates", [](Arrangement&) {}, [](Arrangement& s, const ModelInfo&) { s.options.max_batch_size = 8, s.ask.cancelled_mates = 4; }},
