@@ -47,8 +47,8 @@ constexpr Feature kFeatures[] = {
     // A cache with room for little more than the longest sequence, so that running ones lose their blocks and start again.
     {"preemption", [](Arrangement&) {},
      [](Arrangement& s, const ModelInfo& info) {
-       s.options.max_batch_size = 8, s.options.tokens_per_block = 16;
-       s.options.kv_cache_memory = info.kv_bytes_per_token * 256;
+       s.options.max_batch_size = 24, s.options.tokens_per_block = 16;
+       s.options.kv_cache_memory = info.kv_bytes_per_token * (info.architecture == "MistralForCausalLM" ? 224 : 320);  // windows hold less  // windows hold less
      },
      [](const std::vector<Answer>&, const EngineMetrics& m) { return m.preemptions > 0; }},
     {"cancelled_mates", [](Arrangement&) {}, [](Arrangement& s, const ModelInfo&) { s.options.max_batch_size = 8, s.ask.cancelled_mates = 4; }},
