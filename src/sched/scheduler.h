@@ -26,14 +26,13 @@
 
 #include "base/result.h"
 #include "cache/cache_manager.h"
+#include "core/finish_reason.h"
 #include "core/sampling_params.h"
 #include "core/step.h"
 
 namespace weft {
 
 enum class SequenceId : uint64_t {};
-
-enum class FinishReason : uint8_t { none, stop, length, error };
 
 // generate: sample tokens. score: raw outputs of the head for the prompt's rows, nothing is sampled.
 enum class Task : uint8_t { generate, score };

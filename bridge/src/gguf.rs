@@ -1,0 +1,354 @@
+//! Tokenizers from the metadata of GGUF files. Such a file has the vocabulary, merges or scores, and the *name* of the
+//! pre-tokenizer; the regular expressions behind the names are part of the format's convention and listed here.
+use serde_json::{json, Value};
+use std::sync::Arc;
+use tokenizers::models::ModelWrapper;
+use tokenizers::AddedToken;
+
+use crate::abi::{slice, text, Failure, Outcome};
+use crate::pair_model::{PairModel, Rule, SharedModel};
+use crate::string_table::StringTable;
+use crate::tokenizer_json::{part, MergeBuilder, Parts};
+
+/// A list of strings, one behind the other; `ends[i]` is the end of string i.
+#[repr(C)]
+pub struct WeftStrings {
+    text: *const u8,
+    ends: *const u64,
+    count: usize,
+}
+
+/// Metadata `tokenizer.ggml.*`; absent ids and flags are -1, absent arrays have no elements.
+#[repr(C)]
+pub struct WeftGgufVocabulary {
+    model: *const u8,
+    model_size: usize,
+    pre: *const u8,
+    pre_size: usize,
+    tokens: WeftStrings,
+    merges: WeftStrings,
+    scores: *const f32,
+    score_count: usize,
+    types: *const i32,
+    type_count: usize,
+    bos: i64,
+    eos: i64,
+    unknown: i64,
+    separator: i64,
+    cls: i64,
+    mask: i64,
+    add_bos: i32,
+    add_eos: i32,
+    add_space_prefix: i32,
+}
+
+/// llama.cpp's token types.
+const UNKNOWN: i32 = 2;
+const CONTROL: i32 = 3;
+const USER_DEFINED: i32 = 4;
+const BYTE: i32 = 6;
+
+const SPACE: char = '\u{2581}';
+
+/// The metadata, checked and borrowed.
+struct Vocabulary<'a> {
+    model: &'a str,
+    pre: &'a str,
+    tokens: Vec<&'a str>,
+    merges: Vec<&'a str>,
+    scores: &'a [f32],
+    types: &'a [i32],
+    raw: &'a WeftGgufVocabulary,
+}
+
+unsafe fn strings<'a>(list: &WeftStrings, name: &str) -> Outcome<Vec<&'a str>> {
+    let ends = slice(list.ends, list.count);
+    let size = ends.last().copied().unwrap_or(0) as usize;
+    let all = slice(list.text, size);
+    let mut start = 0;
+    let mut out = Vec::with_capacity(list.count);
+    for (i, &end) in ends.iter().enumerate() {
+        let item = std::str::from_utf8(&all[start..end as usize]);
+        out.push(item.map_err(|_| Failure::invalid(format!("{name}[{i}] is not UTF-8")))?);
+        start = end as usize;
+    }
+    Ok(out)
+}
+
+/// # Safety
+/// The arrays are as long as the structure says.
+pub unsafe fn parts(raw: &WeftGgufVocabulary) -> Outcome<Parts> {
+    let vocabulary = Vocabulary {
+        model: text(raw.model, raw.model_size)?,
+        pre: text(raw.pre, raw.pre_size)?,
+        tokens: strings(&raw.tokens, "tokenizer.ggml.tokens")?,
+        merges: strings(&raw.merges, "tokenizer.ggml.merges")?,
+        scores: slice(raw.scores, raw.score_count),
+        types: slice(raw.types, raw.type_count),
+        raw,
+    };
+    let count = vocabulary.tokens.len();
+    if count == 0 {
+        return Err(Failure::invalid("tokenizer.ggml.tokens is absent or empty"));
+    }
+    for (name, size) in [("scores", vocabulary.scores.len()), ("token_type", vocabulary.types.len())] {
+        if size != 0 && size != count {
+            return Err(Failure::invalid(format!("tokenizer.ggml.{name} has {size} elements, tokenizer.ggml.tokens {count}")));
+        }
+    }
+    let ids = [("bos", raw.bos), ("eos", raw.eos), ("unknown", raw.unknown), ("seperator", raw.separator), ("cls", raw.cls)];
+    for (name, id) in ids.into_iter().chain([("mask", raw.mask)]) {
+        if id >= count as i64 {
+            return Err(Failure::invalid(format!("tokenizer.ggml.{name}_token_id is {id}, but there are {count} tokens")));
+        }
+    }
+    match vocabulary.model {
+        "gpt2" => vocabulary.byte_level(),
+        "llama" => vocabulary.sentence_piece(),
+        "bert" => vocabulary.word_piece(),
+        other => Err(Failure::unsupported(format!(
+            "tokenizer.ggml.model {other:?}; known are \"gpt2\", \"llama\" and \"bert\""
+        ))),
+    }
+}
+
+impl Vocabulary<'_> {
+    fn kind(&self, id: usize) -> i32 {
+        self.types.get(id).copied().unwrap_or(1)
+    }
+
+    fn table(&self) -> StringTable {
+        let mut table = StringTable::with_capacity(self.tokens.len(), self.tokens.iter().map(|t| t.len()).sum());
+        self.tokens.iter().enumerate().for_each(|(id, token)| table.insert(token, id as u32));
+        table
+    }
+
+    fn added(&self) -> Vec<AddedToken> {
+        let added = |(id, token): (usize, &&str)| {
+            let special = matches!(self.kind(id), CONTROL | UNKNOWN) || [self.raw.bos, self.raw.eos].contains(&(id as i64));
+            (special || self.kind(id) == USER_DEFINED).then(|| AddedToken::from(*token, special).normalized(false))
+        };
+        self.tokens.iter().enumerate().filter_map(added).collect()
+    }
+
+    /// A TemplateProcessing post-processor with BOS and EOS as the flags say.
+    fn template(&self, add_bos: bool, add_eos: bool) -> Outcome<Value> {
+        let special = |id: i64, wanted: bool, name: &str| -> Outcome<Option<(&str, i64)>> {
+            match (wanted, usize::try_from(id)) {
+                (false, _) => Ok(None),
+                (true, Ok(index)) => Ok(Some((self.tokens[index], id))),
+                (true, Err(_)) => Err(Failure::invalid(format!(
+                    "tokenizer.ggml.add_{name}_token is set, but tokenizer.ggml.{name}_token_id is absent"
+                ))),
+            }
+        };
+        let (bos, eos) = (special(self.raw.bos, add_bos, "bos")?, special(self.raw.eos, add_eos, "eos")?);
+        Ok(template(bos, eos, None))
+    }
+
+    fn byte_level(&self) -> Outcome<Parts> {
+        let pre = pre_tokenizer(self.pre)?;
+        let vocabulary = self.table();
+        let mut merges = MergeBuilder::new(&vocabulary, self.merges.len());
+        for merge in &self.merges {
+            merges.add_joined(merge).map_err(|e| Failure::invalid(format!("tokenizer.ggml.merges: {e}")))?;
+        }
+        let rule = Rule::Merges(merges.finish());
+        let add_bos = if self.raw.add_bos < 0 { pre.adds_bos && self.raw.bos >= 0 } else { self.raw.add_bos == 1 };
+        let mut steps: Vec<Value> = pre.splits.iter().map(|regex| split(regex)).collect();
+        steps.push(json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false}));
+        let model = PairModel {
+            rule,
+            unknown: None,
+            fuse_unknown: false,
+            byte_tokens: None,
+            ignore_merges: pre.ignore_merges,
+            vocabulary,
+        };
+        Ok(Parts {
+            model: SharedModel::Pairs(Arc::new(model)),
+            added: self.added(),
+            normalizer: part("normalizer", pre.normalize.then(|| json!({"type": "NFC"})))?,
+            pre_tokenizer: part("pre_tokenizer", Some(json!({"type": "Sequence", "pretokenizers": steps})))?,
+            post_processor: part("post_processor", Some(self.template(add_bos, self.raw.add_eos == 1)?))?,
+            decoder: part(
+                "decoder",
+                Some(json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false})),
+            )?,
+        })
+    }
+
+    fn sentence_piece(&self) -> Outcome<Parts> {
+        if self.scores.is_empty() {
+            return Err(Failure::invalid("tokenizer.ggml.scores is absent"));
+        }
+        let vocabulary = self.table();
+        // Only pieces of text come out of merging: not control tokens, and not those that stand for a byte.
+        let mergeable = |(id, &score): (usize, &f32)| (!matches!(self.kind(id), UNKNOWN | CONTROL | BYTE)).then_some(score);
+        let prefix = self.raw.add_space_prefix != 0;
+        let model = PairModel {
+            rule: Rule::Scores(self.scores.iter().enumerate().map(mergeable).collect()),
+            unknown: u32::try_from(self.raw.unknown).ok(),
+            fuse_unknown: true,
+            byte_tokens: Some(PairModel::byte_table(&vocabulary)),
+            ignore_merges: false,
+            vocabulary,
+        };
+        let mut normalizers = vec![json!({"type": "Replace", "pattern": {"String": " "}, "content": SPACE})];
+        let mut decoders = vec![
+            json!({"type": "Replace", "pattern": {"String": SPACE}, "content": " "}),
+            json!({"type": "ByteFallback"}),
+            json!({"type": "Fuse"}),
+        ];
+        if prefix {
+            normalizers.insert(0, json!({"type": "Prepend", "prepend": SPACE}));
+            decoders.push(json!({"type": "Strip", "content": " ", "start": 1, "stop": 0}));
+        }
+        let add_bos = if self.raw.add_bos < 0 { self.raw.bos >= 0 } else { self.raw.add_bos == 1 };
+        Ok(Parts {
+            model: SharedModel::Pairs(Arc::new(model)),
+            added: self.added(),
+            normalizer: part("normalizer", Some(json!({"type": "Sequence", "normalizers": normalizers})))?,
+            pre_tokenizer: None,
+            post_processor: part("post_processor", Some(self.template(add_bos, self.raw.add_eos == 1)?))?,
+            decoder: part("decoder", Some(json!({"type": "Sequence", "decoders": decoders})))?,
+        })
+    }
+
+    /// WordPiece. GGUF marks the pieces that begin a word where BERT's own files mark those that go on in one.
+    fn word_piece(&self) -> Outcome<Parts> {
+        let spelling = |(id, token): (usize, &&str)| {
+            let whole = (token.starts_with('[') && token.ends_with(']')) || matches!(self.kind(id), CONTROL | UNKNOWN);
+            match token.strip_prefix(SPACE) {
+                Some(word) => (word.to_string(), id as u32),
+                None if whole => (token.to_string(), id as u32),
+                None => (format!("##{token}"), id as u32),
+            }
+        };
+        let find = |id: i64, name: &str| {
+            let index = if id >= 0 { Some(id as usize) } else { self.tokens.iter().position(|t| *t == name) };
+            index.map(|i| (self.tokens[i], i as i64)).ok_or_else(|| Failure::invalid(format!("the vocabulary has no {name}")))
+        };
+        let unknown = find(self.raw.unknown, "[UNK]")?;
+        let (cls, sep) = (find(if self.raw.cls >= 0 { self.raw.cls } else { self.raw.bos }, "[CLS]")?, find(self.raw.separator, "[SEP]")?);
+        let special = |t: (&str, i64)| AddedToken::from(t.0, true).normalized(false);
+        let mut added = vec![special(unknown), special(cls), special(sep)];
+        for name in ["[PAD]", "[MASK]"] {
+            added.extend(find(-1, name).ok().map(special));
+        }
+        let vocab: serde_json::Map<String, Value> =
+            self.tokens.iter().enumerate().map(spelling).map(|(token, id)| (token, id.into())).collect();
+        let model = json!({"type": "WordPiece", "unk_token": unknown.0, "continuing_subword_prefix": "##",
+            "max_input_chars_per_word": 100, "vocab": vocab});
+        let model: ModelWrapper = serde_json::from_value(model).map_err(|e| Failure::invalid(e.to_string()))?;
+        let normalizer =
+            json!({"type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true, "strip_accents": null, "lowercase": true});
+        Ok(Parts {
+            model: SharedModel::Other(Arc::new(model)),
+            added,
+            normalizer: part("normalizer", Some(normalizer))?,
+            pre_tokenizer: part("pre_tokenizer", Some(json!({"type": "BertPreTokenizer"})))?,
+            post_processor: part("post_processor", Some(template(Some(cls), Some(sep), Some(sep))))?,
+            decoder: part("decoder", Some(json!({"type": "WordPiece", "prefix": "##", "cleanup": true})))?,
+        })
+    }
+}
+
+/// "before A after" for one text; "before A after between-less B after" for two: with `separator` the second text has no opening
+/// token (BERT), without it both have one (decoders).
+fn template(before: Option<(&str, i64)>, after: Option<(&str, i64)>, separator: Option<(&str, i64)>) -> Value {
+    let token = |t: Option<(&str, i64)>, kind: i64| t.map(|(name, _)| json!({"SpecialToken": {"id": name, "type_id": kind}}));
+    let text = |name: &str, kind: i64| Some(json!({"Sequence": {"id": name, "type_id": kind}}));
+    let single: Vec<Value> = [token(before, 0), text("A", 0), token(after, 0)].into_iter().flatten().collect();
+    let opening = if separator.is_some() { None } else { token(before, 1) };
+    let second = [opening, text("B", 1), token(after, 1)].into_iter().flatten();
+    let pair: Vec<Value> = single.iter().cloned().chain(second).collect();
+    let mut special = serde_json::Map::new();
+    for (name, id) in before.into_iter().chain(after) {
+        special.insert(name.to_string(), json!({"id": name, "ids": [id], "tokens": [name]}));
+    }
+    json!({"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": special})
+}
+
+fn split(regex: &str) -> Value {
+    json!({"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": false})
+}
+
+struct PreTokenizer {
+    splits: Vec<&'static str>,
+    ignore_merges: bool,
+    adds_bos: bool,
+    normalize: bool, // to NFC, which the models' own tokenizers do and the format does not say
+}
+
+const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+const LLAMA3: &str =
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const QWEN2: &str =
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const GPT4O: &str = concat!(
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|",
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|",
+    r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+);
+const TEKKEN: &str = concat!(
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|",
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|",
+    r"\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+);
+const DEEPSEEK3_WORDS: &str = concat!(
+    r##"[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|"##,
+    r"[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+);
+const DEEPSEEK_LETTERS: &str = concat!(
+    r"\s?[A-Za-z\u{B5}\u{C0}-\u{D6}\u{D8}-\u{F6}\u{F8}-\u{1BA}\u{1BB}\u{1BC}-\u{1BF}\u{1C4}-\u{293}\u{295}-\u{2AF}\u{370}-\u{373}",
+    r"\u{376}\u{377}\u{37B}-\u{37D}\u{37F}\u{386}\u{388}-\u{38A}\u{38C}\u{38E}-\u{3A1}\u{3A3}-\u{3F5}\u{3F7}-\u{481}\u{48A}-\u{52F}",
+    r"\u{531}-\u{556}\u{10A0}-\u{10C5}\u{13A0}-\u{13F5}\u{13F8}-\u{13FD}\u{1C90}-\u{1CBA}\u{1CBD}-\u{1CBF}\u{1D00}-\u{1D2B}",
+    r"\u{1D6B}-\u{1D77}\u{1D79}-\u{1D9A}\u{1E00}-\u{1F15}\u{1F18}-\u{1F1D}\u{1F20}-\u{1F45}\u{1F48}-\u{1F4D}\u{1F50}-\u{1F57}",
+    r"\u{1F59}\u{1F5B}\u{1F5D}\u{1F5F}-\u{1F7D}\u{1F80}-\u{1FB4}\u{1FB6}-\u{1FBC}\u{1FBE}\u{1FC2}-\u{1FC4}\u{1FC6}-\u{1FCC}",
+    r"\u{1FD0}-\u{1FD3}\u{1FD6}-\u{1FDB}\u{1FE0}-\u{1FEC}\u{1FF2}-\u{1FF4}\u{1FF6}-\u{1FFC}\u{2102}\u{2107}\u{210A}-\u{2113}\u{2115}",
+    r"\u{2119}-\u{211D}\u{2124}\u{2126}\u{2128}\u{212A}-\u{212D}\u{212F}-\u{2134}\u{2139}\u{213C}-\u{213F}\u{2145}-\u{2149}\u{214E}",
+    r"\u{2183}\u{2184}\u{2C00}-\u{2C7B}\u{2C7E}-\u{2CE4}\u{2CEB}-\u{2CEE}\u{2CF2}\u{2CF3}\u{A640}-\u{A66D}\u{A680}-\u{A69B}",
+    r"\u{A722}-\u{A76F}\u{A771}-\u{A787}\u{A78B}-\u{A78E}\u{AB70}-\u{ABBF}\u{FB00}-\u{FB06}\u{FB13}-\u{FB17}\u{FF21}-\u{FF3A}",
+    r"\u{FF41}-\u{FF5A}\u{10400}-\u{1044F}\u{104B0}-\u{104D3}\u{104D8}-\u{104FB}\u{10C80}-\u{10CB2}\u{10CC0}-\u{10CF2}",
+    r"\u{118A0}-\u{118DF}\u{1E900}-\u{1E943}]+"
+);
+
+/// The pre-tokenizer behind a name of `tokenizer.ggml.pre`.
+fn pre_tokenizer(name: &str) -> Outcome<PreTokenizer> {
+    let plain = |splits: Vec<&'static str>| PreTokenizer { splits, ignore_merges: false, adds_bos: false, normalize: false };
+    Ok(match name {
+        "gpt-2" | "gpt2" | "phi-2" | "jina-es" | "jina-de" | "jina-v2-code" | "mpt" | "olmo" | "roberta-bpe" | "gigachat" | "trillion" => {
+            plain(vec![GPT2])
+        }
+        "llama3" | "llama-v3" | "llama-bpe" | "falcon3" | "pixtral" => {
+            PreTokenizer { ignore_merges: true, adds_bos: true, ..plain(vec![LLAMA3]) }
+        }
+        "dbrx" | "smaug-bpe" | "chatglm-bpe" | "glm4" => plain(vec![LLAMA3]),
+        "qwen2" | "deepseek-r1-qwen" => PreTokenizer { normalize: true, ..plain(vec![QWEN2]) },
+        "stablelm2" | "hunyuan" => plain(vec![QWEN2]),
+        "smollm" | "starcoder" | "refact" | "command-r" | "codeshell" | "exaone" | "minerva-7b" => plain(vec![r"\p{N}", GPT2]),
+        "gpt-4o" | "llama4" => plain(vec![GPT4O]),
+        "tekken" => PreTokenizer { ignore_merges: true, adds_bos: true, ..plain(vec![TEKKEN]) },
+        "deepseek-v3" => plain(vec![r"\p{N}{1,3}", "[\u{4e00}-\u{9fa5}\u{3040}-\u{309f}\u{30a0}-\u{30ff}]+", DEEPSEEK3_WORDS]),
+        "deepseek-llm" => plain(vec![
+            r"[\r\n]",
+            DEEPSEEK_LETTERS,
+            "\\s?[!-/:-~\u{ff01}-\u{ff0f}\u{ff1a}-\u{ff5e}\u{2018}-\u{201f}\u{3000}-\u{3002}]+",
+            r"\s+$",
+            "[\u{4e00}-\u{9fa5}\u{800}-\u{4e00}\u{ac00}-\u{d7ff}]+",
+            r"\p{N}+",
+        ]),
+        "deepseek-coder" => plain(vec![
+            r"[\r\n]",
+            r"\s?\p{L}+",
+            r"\s?\p{P}+",
+            "[\u{4e00}-\u{9fa5}\u{800}-\u{4e00}\u{ac00}-\u{d7ff}]+",
+            r"\p{N}",
+        ]),
+        "falcon" => plain(vec![r"[\p{P}\$\+<=>\^~\|`]+", GPT2, r"[0-9][0-9][0-9]"]),
+        // Files from before the name was recorded.
+        "" | "default" => plain(vec![r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", r"[0-9][0-9][0-9]"]),
+        other => return Err(Failure::unsupported(format!("tokenizer.ggml.pre {other:?} is not a pre-tokenizer that this build knows"))),
+    })
+}

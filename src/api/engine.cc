@@ -1,0 +1,449 @@
+#include "api/engine.h"
+
+#include <sys/sysinfo.h>
+
+#include <algorithm>
+#include <fstream>
+#include <future>
+#include <mutex>
+#include <random>
+#include <unordered_map>
+
+#include "api/running_request.h"
+#include "base/log.h"
+#include "grammar/grammar.h"
+#include "runtime/engine_core.h"
+#include "sampling/philox.h"
+#include "sampling/validate.h"
+#include "text/chat_template.h"
+#include "text/tokenizer.h"
+
+namespace weft {
+namespace {
+
+// ---- Options ----------------------------------------------------------------------------------------------------------------
+
+Status check_options(const EngineOptions& o) {
+  const auto unsupported = [](const char* option, const std::string& value, const char* why) -> Status {
+    return fail(Code::unsupported, "--", option, " ", value, ": ", why).about(option);
+  };
+  if (o.quantize != "none") return unsupported("quantize", o.quantize, "this build computes in float32 and bfloat16 only");
+  if (o.device != "cpu") return unsupported("device", o.device, "this build has no GPU kernels");
+  if (o.load_format != "auto" && o.load_format != "dummy")
+    return fail(Code::invalid_argument, "--load-format must be auto or dummy, not ", o.load_format).about("load-format");
+  if (!o.speculative_config.empty()) return unsupported("speculative-config", o.speculative_config, "this build does not speculate yet");
+  if (!o.logits_processors.empty()) return unsupported("logits-processor", o.logits_processors[0], "this build loads no plugins yet");
+  if (o.guided_decoding_backend != "llguidance") return unsupported("guided-decoding-backend", o.guided_decoding_backend, "llguidance is the only one");
+  if (o.tp_size != 1) return unsupported("tp-size", std::to_string(o.tp_size), "one rank only in this build");
+  if (o.pp_size != 1) return unsupported("pp-size", std::to_string(o.pp_size), "one rank only in this build");
+  if (o.ep_size != 1) return unsupported("ep-size", std::to_string(o.ep_size), "one rank only in this build");
+  if (o.enable_attention_dp) return unsupported("enable-attention-dp", "on", "one rank only in this build");
+  if (o.sampler != "fused" && o.sampler != "reference")
+    return fail(Code::invalid_argument, "--sampler must be fused or reference, not ", o.sampler).about("sampler");
+  const auto in_range = [](const char* option, int64_t value, int64_t low, int64_t high) -> Status {
+    if (value >= low && value <= high) return {};
+    return fail(Code::invalid_argument, "--", option, " must be between ", low, " and ", high, ", not ", value).about(option);
+  };
+  WEFT_RETURN_IF_ERROR(in_range("threads", o.threads, 0, 1024));
+  WEFT_RETURN_IF_ERROR(in_range("max-batch-size", o.max_batch_size, 1, 4096));
+  WEFT_RETURN_IF_ERROR(in_range("max-num-tokens", o.max_num_tokens, 1, 1 << 20));
+  WEFT_RETURN_IF_ERROR(in_range("max-seq-len", o.max_seq_len, 0, 1 << 28));
+  WEFT_RETURN_IF_ERROR(in_range("kv-cache-memory", o.kv_cache_memory, 0, int64_t{1} << 50));
+  WEFT_RETURN_IF_ERROR(in_range("tokens-per-block", o.tokens_per_block, 1, 1024));
+  if ((o.tokens_per_block & (o.tokens_per_block - 1)) != 0)
+    return fail(Code::invalid_argument, "--tokens-per-block must be a power of two, not ", o.tokens_per_block).about("tokens-per-block");
+  return {};
+}
+
+int64_t available_memory() {
+  std::ifstream info("/proc/meminfo");
+  std::string key, unit;
+  int64_t kib = 0;
+  while (info >> key >> kib >> unit)
+    if (key == "MemAvailable:") return kib * 1024;
+  struct sysinfo system;
+  return ::sysinfo(&system) == 0 ? static_cast<int64_t>(system.freeram) * system.mem_unit : int64_t{1} << 30;
+}
+
+// The cache takes half of what is free, or less where all sequences at their longest need less. Memory is taken as it is used.
+int64_t default_cache_bytes(int64_t per_token, int64_t max_seq_len, int64_t max_batch) {
+  const int64_t wanted = per_token * (max_seq_len + 2 * 256) * max_batch;
+  return std::clamp<int64_t>(wanted, int64_t{64} << 20, std::max<int64_t>(available_memory() / 2, int64_t{64} << 20));
+}
+
+constexpr int kLongestDefault = 1 << 20;  // tokens, for models that claim more
+
+// ---- Text -------------------------------------------------------------------------------------------------------------------
+
+GgufVocabulary vocabulary_of(const GgufTokenizer& t) {
+  const auto id = [](const std::optional<int64_t>& value) { return value ? std::optional<int32_t>(static_cast<int32_t>(*value)) : std::nullopt; };
+  GgufVocabulary v;
+  v.model = t.model, v.pre = t.pre;
+  v.tokens.assign(t.tokens.begin(), t.tokens.end());
+  v.scores = t.scores, v.token_types = t.token_type;
+  v.merges.assign(t.merges.begin(), t.merges.end());
+  v.bos_id = id(t.bos), v.eos_id = id(t.eos), v.unknown_id = id(t.unknown), v.padding_id = id(t.padding);
+  v.separator_id = id(t.separator), v.mask_id = id(t.mask);
+  v.add_bos = t.add_bos, v.add_eos = t.add_eos, v.add_space_prefix = t.add_space_prefix;
+  return v;
+}
+
+struct TextSide {
+  std::shared_ptr<const Tokenizer> tokenizer;          // null: the checkpoint has none
+  std::shared_ptr<const ChatTemplate> chat_template;   // null likewise
+};
+
+Result<TextSide> load_text(const std::string& path) {
+  TextSide text;
+  WEFT_TRY(const std::shared_ptr<const Checkpoint> checkpoint, Checkpoint::open_dummy(path));
+  if (const GgufTokenizer* gguf = checkpoint->gguf_tokenizer()) {
+    WEFT_TRY(text.tokenizer, Tokenizer::from_gguf(vocabulary_of(*gguf)));
+    if (gguf->chat_template.empty()) return text;
+    Json special = Json::object();
+    if (const auto bos = text.tokenizer->bos_id()) special.set("bos_token", text.tokenizer->token_text(*bos));
+    if (const auto eos = text.tokenizer->eos_id()) special.set("eos_token", text.tokenizer->token_text(*eos));
+    WEFT_TRY(text.chat_template, ChatTemplate::from_source(gguf->chat_template, std::move(special)));
+    return text;
+  }
+  auto tokenizer = Tokenizer::from_folder(path);
+  if (tokenizer.ok()) text.tokenizer = std::move(tokenizer).value();
+  else if (tokenizer.error().code() != Code::not_found) return std::move(tokenizer).error();
+  auto chat_template = ChatTemplate::from_folder(path);
+  if (chat_template.ok()) text.chat_template = std::move(chat_template).value();
+  else if (chat_template.error().code() != Code::not_found) return std::move(chat_template).error();
+  return text;
+}
+
+// What generation_config.json says about sampling, where it makes sense.
+SamplingParams default_sampling_of(const Json& file, int vocab) {
+  SamplingParams params;
+  const auto read = [&](const char* key, auto SamplingParams::*field) {
+    const Json* value = file.find(key);
+    if (!value || value->is_null()) return;
+    SamplingParams changed = params;
+    if (value->is_number()) changed.*field = static_cast<std::remove_reference_t<decltype(changed.*field)>>(value->as_number());
+    if (value->is_number() && validate(changed, {.vocab_size = vocab}).ok()) params = changed;
+    else log_warning("generation_config.json: ", key, " is ", value->dump(), " and ignored");
+  };
+  read("temperature", &SamplingParams::temperature);
+  read("top_p", &SamplingParams::top_p);
+  read("top_k", &SamplingParams::top_k);
+  read("min_p", &SamplingParams::min_p);
+  read("repetition_penalty", &SamplingParams::repetition_penalty);
+  return params;
+}
+
+std::string model_name(std::string path) {
+  while (path.size() > 1 && path.back() == '/') path.pop_back();
+  std::string name = path.substr(path.find_last_of('/') + 1);
+  if (name.ends_with(".gguf")) name.resize(name.size() - 5);
+  return name;
+}
+
+// ---- The engine -------------------------------------------------------------------------------------------------------------
+
+class CoreEngine : public Engine {
+ public:
+  CoreEngine(std::unique_ptr<EngineCore> core, TextSide text, EngineOptions options, ModelInfo info)
+      : core_(std::move(core)), text_(std::move(text)), options_(std::move(options)), info_(std::move(info)),
+        defaults_(default_sampling_of(core_->model().checkpoint->generation_config(), info_.vocab_size)) {
+    if (text_.tokenizer)
+      grammars_ = std::make_unique<GrammarFactory>(text_.tokenizer->handle(), info_.vocab_size, core_->model().eos_token_ids);
+  }
+  ~CoreEngine() override { core_.reset(); }
+
+  const ModelInfo& info() const override { return info_; }
+  const EngineOptions& options() const override { return options_; }
+  const Tokenizer* tokenizer() const override { return text_.tokenizer.get(); }
+  const SamplingParams& default_sampling() const override { return defaults_; }
+
+  Result<std::string> render_chat(const Request& request) const override {
+    std::shared_ptr<const ChatTemplate> chat = text_.chat_template;
+    if (request.chat_template) {
+      WEFT_TRY(chat, ChatTemplate::from_source(*request.chat_template, chat ? chat->special_tokens() : Json::object()));
+    }
+    if (!chat)
+      return fail(Code::invalid_argument, "the model has no chat template; send a prompt instead of messages, or a chat_template").about("messages");
+    const ChatTemplateOptions how{.add_generation_prompt = request.add_generation_prompt && !request.continue_final_message,
+                                  .continue_final_message = request.continue_final_message};
+    auto text = chat->render(*request.messages, request.tools, request.chat_template_kwargs, how);
+    if (!text.ok()) return std::move(text).error().about("messages");
+    return text;
+  }
+
+  Result<std::vector<int32_t>> prompt_tokens(const Request& request) const override {
+    if (!request.images.empty() || !request.videos.empty())
+      return fail(Code::invalid_argument, "the model ", info_.name, " takes no images").about("images");
+    if (request.prompt_token_ids) return *request.prompt_token_ids;
+    if (!text_.tokenizer)
+      return fail(Code::invalid_argument, "the model has no tokenizer; send prompt_token_ids").about(request.messages ? "messages" : "prompt");
+    if (!request.messages) return text_.tokenizer->encode(*request.prompt, {.add_special_tokens = request.add_special_tokens});
+    WEFT_TRY(const std::string text, render_chat(request));
+    // Templates write the special tokens themselves.
+    return text_.tokenizer->encode(text, {.add_special_tokens = false});
+  }
+
+  std::string decode(const std::vector<int32_t>& ids, bool skip_special) const override {
+    return text_.tokenizer ? text_.tokenizer->decode(ids, skip_special) : "";
+  }
+  std::string token_bytes(int32_t id) const override { return text_.tokenizer ? text_.tokenizer->token_bytes(id) : ""; }
+
+  Result<RequestId> submit(Request request, EventSink sink) override;
+  Result<RequestId> submit_score(Request request, ScoreSink sink) override;
+  void cancel(RequestId id) override;
+  void hold() override { core_->hold(); }
+  void release() override { core_->release(); }
+  EngineMetrics metrics() const override;
+  std::string plan_text() const override { return plan_to_text(core_->model().plan, core_->model().form == kernels::WeightForm::f32 ? 4 : 2); }
+
+ private:
+  struct Active {
+    std::shared_ptr<RunningRequest> running;  // null for scores
+    ScoreSink score_sink;
+    std::vector<SequenceId> sequences;
+  };
+  Status check_prompt(const Request& request, const std::vector<int32_t>& prompt) const;
+  Result<SamplingParams> sampling_of(const Request& request, int prompt_tokens) const;
+  Result<std::unique_ptr<Grammar>> grammar_of(const Request& request) const;
+  CacheIdentity cache_identity(const Request& request) const;
+  void forget(RequestId id);
+
+  std::unique_ptr<EngineCore> core_;
+  TextSide text_;
+  const EngineOptions options_;
+  const ModelInfo info_;
+  const SamplingParams defaults_;
+  std::unique_ptr<GrammarFactory> grammars_;
+
+  mutable std::mutex mutex_;  // guards what follows; never held while calling the core or a sink
+  std::unordered_map<RequestId, std::shared_ptr<Active>> active_;
+  RequestId next_id_ = 1;
+  EngineMetrics counts_;
+};
+
+Status CoreEngine::check_prompt(const Request& request, const std::vector<int32_t>& prompt) const {
+  const char* field = request.prompt_token_ids ? "prompt_token_ids" : request.messages ? "messages" : "prompt";
+  if (prompt.empty()) return fail(Code::invalid_argument, "the prompt is empty").about(field);
+  for (int32_t id : prompt)
+    if (id < 0 || id >= info_.vocab_size)
+      return fail(Code::invalid_argument, "token id ", id, " is outside the vocabulary of ", info_.vocab_size).about(field);
+  if (static_cast<int>(prompt.size()) > info_.max_seq_len)
+    return fail(Code::invalid_argument, "the prompt has ", prompt.size(), " tokens, the context ", info_.max_seq_len).about(field);
+  return {};
+}
+
+Result<SamplingParams> CoreEngine::sampling_of(const Request& request, int prompt_tokens) const {
+  SamplingParams params = request.sampling;
+  const int room = info_.max_seq_len - prompt_tokens;
+  if (room < 1)
+    return fail(Code::invalid_argument, "the prompt has ", prompt_tokens, " tokens and leaves no room for an answer in the context of ", info_.max_seq_len)
+        .about("max_tokens");
+  params.max_tokens = request.max_tokens.value_or(room);
+  params.eos_token_ids = core_->model().eos_token_ids;
+  WEFT_RETURN_IF_ERROR(validate(params, {.vocab_size = info_.vocab_size}));
+  params.max_tokens = std::min(params.max_tokens, room);
+  return params;
+}
+
+Result<std::unique_ptr<Grammar>> CoreEngine::grammar_of(const Request& request) const {
+  if (request.guide.kind == GuideSpec::Kind::none) return std::unique_ptr<Grammar>();
+  if (!grammars_) return fail(Code::invalid_argument, "the model has no tokenizer, so its output cannot be guided").about("response_format");
+  using Kind = GrammarSpec::Kind;
+  static constexpr Kind kinds[] = {Kind::json_object, Kind::json_object, Kind::json_schema, Kind::regex, Kind::ebnf, Kind::choice, Kind::structural_tag};
+  GrammarSpec spec{kinds[static_cast<int>(request.guide.kind)], request.guide.text, request.guide.choices};
+  auto grammar = grammars_->compile(spec);
+  if (!grammar.ok()) return std::move(grammar).error().about("response_format");
+  return grammar;
+}
+
+CacheIdentity CoreEngine::cache_identity(const Request& request) const {
+  CacheIdentity identity;
+  identity.salt = request.cache_salt;
+  if (request.priority != kDefaultPriority) {
+    identity.retention.ranges.push_back({0, -1, request.priority, 0});
+    identity.retention.decode_priority = request.priority;
+  }
+  return identity;
+}
+
+void CoreEngine::forget(RequestId id) {
+  const std::lock_guard lock(mutex_);
+  active_.erase(id);
+}
+
+Result<RequestId> CoreEngine::submit(Request request, EventSink sink) {
+  if (!info_.generative)
+    return fail(Code::invalid_argument, info_.architecture, " does not generate text; use classify, score or reward").about("model");
+  WEFT_TRY(std::vector<int32_t> prompt, prompt_tokens(request));
+  WEFT_RETURN_IF_ERROR(check_prompt(request, prompt));
+  WEFT_TRY(SamplingParams params, sampling_of(request, static_cast<int>(prompt.size())));
+  WEFT_TRY(std::unique_ptr<Grammar> grammar, grammar_of(request));
+  const int choices = std::max(request.n, request.best_of);
+  uint64_t seed = options_.seed >= 0 ? static_cast<uint64_t>(options_.seed) : (uint64_t{std::random_device{}()} << 21) ^ std::random_device{}();
+  if (request.seed) seed = *request.seed;
+
+  RunningRequest::Setup setup{choices, request.n, prompt, request.stop, request.include_stop_str_in_output, request.skip_special_tokens,
+                              params.logprobs >= 0, params.stop_token_ids, seed};
+  if (choices > request.n) params.logprobs = std::max(params.logprobs, 0);
+  RequestId id = 0;
+  auto active = std::make_shared<Active>();
+  {
+    const std::lock_guard lock(mutex_);
+    id = next_id_++;
+    ++counts_.requests;
+    active_[id] = active;
+  }
+  active->running = std::make_shared<RunningRequest>(std::move(setup), text_.tokenizer, [this, id, sink = std::move(sink)](const Event& event) {
+    if (event.last_of_request) {
+      const std::lock_guard lock(mutex_);
+      active_.erase(id);
+      counts_.prompt_tokens += event.usage.prompt_tokens, counts_.cached_tokens += event.usage.cached_tokens;
+      counts_.generation_tokens += event.usage.completion_tokens;
+      ++(event.finish == FinishReason::error ? counts_.requests_failed
+         : event.finish == FinishReason::cancelled ? counts_.requests_cancelled : counts_.requests_finished);
+    }
+    sink(event);
+  });
+
+  core_->hold();  // the choices enter together
+  std::optional<Error> error;
+  for (int i = 0; i < choices && !error; ++i) {
+    SamplingParams own = params;
+    own.seed = derive_seed(seed, static_cast<uint64_t>(i));
+    if (i > 0) own.prompt_logprobs = -1;
+    Submission submission;
+    submission.sequence.prompt = prompt;
+    submission.sequence.sampling = std::make_shared<const SamplingParams>(std::move(own));
+    submission.sequence.priority = request.priority;
+    submission.sequence.cache = cache_identity(request);
+    if (grammar) submission.grammar = grammar->clone();
+    submission.sink = [running = active->running, i](const SequenceOutput& output) { return running->on_output(i, output); };
+    auto added = core_->submit(std::move(submission));
+    if (!added.ok()) error = added.error();
+    else {
+      const std::lock_guard lock(mutex_);
+      active->sequences.push_back(*added);
+    }
+  }
+  if (error)
+    for (SequenceId sequence : active->sequences) core_->cancel(sequence);
+  core_->release();
+  if (error) {
+    forget(id);
+    return std::move(*error);
+  }
+  return id;
+}
+
+Result<RequestId> CoreEngine::submit_score(Request request, ScoreSink sink) {
+  WEFT_TRY(std::vector<int32_t> prompt, prompt_tokens(request));
+  WEFT_RETURN_IF_ERROR(check_prompt(request, prompt));
+  RequestId id = 0;
+  auto active = std::make_shared<Active>();
+  active->score_sink = sink;
+  {
+    const std::lock_guard lock(mutex_);
+    id = next_id_++;
+    ++counts_.requests;
+    active_[id] = active;
+  }
+  Submission submission;
+  submission.sequence.prompt = prompt;
+  submission.sequence.task = Task::score;
+  submission.sequence.priority = request.priority;
+  submission.sequence.cache = cache_identity(request);
+  submission.sink = [this, id, sink = std::move(sink), prompt, rows = std::vector<float>()](const SequenceOutput& output) mutable {
+    rows.insert(rows.end(), output.outputs.begin(), output.outputs.end());
+    if (output.reason == FinishReason::none) return true;
+    {
+      const std::lock_guard lock(mutex_);
+      active_.erase(id);
+      counts_.prompt_tokens += static_cast<int64_t>(prompt.size());
+      ++(output.reason == FinishReason::error ? counts_.requests_failed : counts_.requests_finished);
+    }
+    if (output.reason == FinishReason::error) {
+      sink(Error(Code::internal, output.error));
+      return false;
+    }
+    ScoreResult result;
+    const auto tokens = static_cast<int64_t>(prompt.size());
+    result.tensors["input_ids"] = {{tokens}, std::vector<int64_t>(prompt.begin(), prompt.end())};
+    result.tensors["logits"] = {{tokens, static_cast<int64_t>(rows.size()) / tokens}, std::move(rows)};
+    sink(std::move(result));
+    return false;
+  };
+  auto added = core_->submit(std::move(submission));
+  if (!added.ok()) {
+    forget(id);
+    return std::move(added).error();
+  }
+  const std::lock_guard lock(mutex_);
+  active->sequences.push_back(*added);
+  return id;
+}
+
+void CoreEngine::cancel(RequestId id) {
+  std::shared_ptr<Active> active;
+  std::vector<SequenceId> sequences;
+  {
+    const std::lock_guard lock(mutex_);
+    const auto found = active_.find(id);
+    if (found == active_.end()) return;
+    active = found->second;
+    sequences = active->sequences;
+  }
+  for (SequenceId sequence : sequences) core_->cancel(sequence);
+  if (active->running) return active->running->cancel();
+  forget(id);
+  active->score_sink(Error(Code::cancelled, "the request was cancelled"));
+}
+
+EngineMetrics CoreEngine::metrics() const {
+  const CoreMetrics core = core_->metrics();
+  EngineMetrics m;
+  {
+    const std::lock_guard lock(mutex_);
+    m = counts_;
+  }
+  m.preemptions = static_cast<int64_t>(core.scheduler.preemptions), m.steps = static_cast<int64_t>(core.scheduler.steps);
+  m.running = core.scheduler.running, m.waiting = core.scheduler.waiting;
+  for (const CacheGauges& gauges : core.cache)
+    m.blocks_total += gauges.max_blocks, m.blocks_used += gauges.used, m.blocks_cached += gauges.cached;
+  m.step_seconds = core.step_seconds, m.idle_gap_seconds = core.idle_gap_seconds;
+  return m;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Engine>> Engine::load(const std::string& path, const EngineOptions& options, const Progress& progress) {
+  WEFT_RETURN_IF_ERROR(check_options(options));
+  // The tokenizer takes about as long as the weights, so both are read at once.
+  auto text_side = std::async(std::launch::async, load_text, path);
+  auto team = std::make_unique<ThreadTeam>(options.threads > 0 ? options.threads : ThreadTeam::default_size());
+  const int threads = team->size();
+  WEFT_TRY(Model model, load_model(path, *team, {options.dtype, options.kv_cache_dtype, options.load_format == "dummy", progress}));
+  WEFT_TRY(TextSide text, text_side.get());
+
+  if (options.max_seq_len > model.max_positions)
+    return fail(Code::invalid_argument, "--max-seq-len ", options.max_seq_len, " is more than the model's ", model.max_positions).about("max-seq-len");
+  CoreOptions core{.max_batch_size = options.max_batch_size, .max_num_tokens = options.max_num_tokens,
+                   .max_outputs = std::max(options.max_batch_size, 128),
+                   .max_seq_len = options.max_seq_len > 0 ? options.max_seq_len : std::min(model.max_positions, kLongestDefault),
+                   .tokens_per_block = options.tokens_per_block, .cache_bytes = options.kv_cache_memory,
+                   .chunked_prefill = options.enable_chunked_prefill, .block_reuse = options.enable_block_reuse,
+                   .overlap = options.overlap_scheduler, .replay = options.cuda_graph,
+                   .sampler = options.sampler == "reference" ? SamplerKind::reference : SamplerKind::fused};
+  if (core.cache_bytes == 0) core.cache_bytes = default_cache_bytes(model.kv_bytes_per_token(), core.max_seq_len, core.max_batch_size);
+
+  ModelInfo info;
+  info.name = model_name(path), info.path = path, info.architecture = model.architecture;
+  info.vocab_size = model.vocab, info.max_seq_len = core.max_seq_len;
+  info.parameters = model.weights.parameters, info.weight_bytes = model.weights.bytes;
+  info.kv_bytes_per_token = model.kv_bytes_per_token(), info.kv_cache_bytes = core.cache_bytes;
+  info.dtype = model.form == kernels::WeightForm::f32 ? "float32" : "bfloat16", info.isa = model.table->isa, info.threads = threads;
+  info.generative = model.plan.head == HeadKind::lm, info.has_chat_template = text.chat_template != nullptr;
+  WEFT_TRY(std::unique_ptr<EngineCore> running, EngineCore::create(std::move(model), std::move(team), core));
+  return std::unique_ptr<Engine>(std::make_unique<CoreEngine>(std::move(running), std::move(text), options, std::move(info)));
+}
+
+}  // namespace weft

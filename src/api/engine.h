@@ -1,0 +1,178 @@
+// The library's front door: load a model, send requests, receive events. Everything else (HTTP, commands) is built on this.
+//
+//   auto engine = Engine::load("SmolLM2-135M-Instruct", options);
+//   engine->submit(request, [](const Event& event) { ... });
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "api/options.h"
+#include "base/json.h"
+#include "base/result.h"
+#include "core/finish_reason.h"
+#include "core/sampling_params.h"
+#include "core/step.h"
+
+namespace weft {
+
+class Tokenizer;
+
+// A constraint on the generated text; at most one kind.
+struct GuideSpec {
+  enum class Kind : uint8_t { none, json_object, json_schema, regex, grammar, choice, structural_tag };
+  Kind kind = Kind::none;
+  std::string text;                  // schema as JSON text, pattern, grammar or tag description
+  std::vector<std::string> choices;  // of kind choice
+};
+
+struct Request {
+  std::string id;  // for messages and metrics; unique among running requests is not required
+
+  // Exactly one of the three. `prompt` is encoded with special tokens parsed and, with add_special_tokens, the model's BOS rule.
+  std::optional<std::string> prompt;
+  std::optional<std::vector<int32_t>> prompt_token_ids;
+  std::optional<Json> messages;  // chat: rendered with the model's template
+  bool add_special_tokens = true;
+  std::optional<std::string> text_pair;                  // classifiers: the second text
+  std::optional<std::vector<int32_t>> token_type_ids;    // classifiers, with prompt_token_ids
+  std::vector<std::string> images;                       // files, in the order of the placeholders
+  std::vector<std::vector<std::string>> videos;          // frame files of each video
+  // Of the chat template.
+  Json tools;                 // array or null
+  Json chat_template_kwargs;  // object or null
+  std::optional<std::string> chat_template;  // instead of the model's
+  bool add_generation_prompt = true;
+  bool continue_final_message = false;
+
+  SamplingParams sampling;         // seed is ignored here, see below
+  std::optional<int> max_tokens;   // absent: what fits in the context
+  std::optional<uint64_t> seed;    // absent: random (reported in the result)
+  int n = 1;
+  int best_of = 0;  // 0: n
+  std::vector<std::string> stop;
+  bool include_stop_str_in_output = false;
+  bool skip_special_tokens = true;
+  GuideSpec guide;
+  std::string cache_salt;
+  int priority = 35;  // 0..100, of its blocks and, in a full queue, of itself
+};
+
+// A token's logprob with the text of the alternatives left to the caller (Tokenizer::token_text).
+struct TokenInfo {
+  int32_t token = 0;
+  std::optional<float> logprob;
+  std::vector<TokenLogprob> top;
+};
+
+struct Usage {
+  int prompt_tokens = 0, completion_tokens = 0, cached_tokens = 0, draft_tokens = 0, accepted_tokens = 0;
+};
+
+// Something happened to one choice of a request. `text` and `tokens` are what is new since the last event; text never ends in half
+// a character or in what may become a stop string.
+struct Event {
+  int choice = 0;
+  std::string text;
+  std::vector<TokenInfo> tokens;
+  FinishReason finish = FinishReason::none;
+  // Which stop string or stop token ended it (null for an end-of-sequence token of the model).
+  Json stop_reason;
+  // Once per request, with its first event: the prompt's tokens (logprobs where prompt_logprobs was asked for).
+  std::shared_ptr<const std::vector<TokenInfo>> prompt;
+  // With the request's last event (last_of_request): the numbers of the whole request and the seed that was used.
+  bool last_of_request = false;
+  Usage usage;
+  uint64_t seed = 0;
+  std::optional<Error> error;  // finish == error
+};
+
+// What `weft score` returns for one request: tensors by name ("input_ids", "logits", "reward", ...).
+struct ScoreTensor {
+  std::vector<int64_t> shape;
+  std::variant<std::vector<float>, std::vector<int64_t>> data;
+};
+struct ScoreResult {
+  std::map<std::string, ScoreTensor> tensors;
+};
+
+struct ModelInfo {
+  std::string name;          // folder or file name without extension
+  std::string path;
+  std::string architecture;  // config.json's
+  int vocab_size = 0;
+  int max_seq_len = 0;       // in force
+  int64_t parameters = 0;
+  int64_t weight_bytes = 0;  // in memory, packed
+  int64_t kv_bytes_per_token = 0;
+  int64_t kv_cache_bytes = 0;
+  std::string dtype, isa;
+  int threads = 0;
+  bool generative = true;    // false: classifier or reward model
+  bool has_chat_template = false;
+  bool takes_images = false;
+  std::vector<std::string> labels;  // classifiers: names of the classes, in order (config.json's id2label); may be empty
+};
+
+// Counters and gauges, read at any time. Totals since start.
+struct EngineMetrics {
+  int64_t requests = 0, requests_finished = 0, requests_failed = 0, requests_cancelled = 0;
+  int64_t prompt_tokens = 0, generation_tokens = 0, cached_tokens = 0, preemptions = 0, steps = 0;
+  int running = 0, waiting = 0;
+  int64_t blocks_total = 0, blocks_used = 0, blocks_cached = 0;
+  double step_seconds = 0, idle_gap_seconds = 0;  // sums: time inside steps, and between steps while work was waiting
+};
+
+using RequestId = uint64_t;
+// Called on the engine's thread (or on the submitting thread for errors found at once); must return quickly and not throw.
+using EventSink = std::function<void(const Event&)>;
+using ScoreSink = std::function<void(Result<ScoreResult>)>;
+
+// Loading progress: done and total bytes. May be called from any thread.
+using Progress = std::function<void(int64_t done_bytes, int64_t total_bytes)>;
+
+class Engine {
+ public:
+  // `model` is a folder with a Hugging Face checkpoint or a GGUF file. Errors: what is wrong with the checkpoint or an option
+  // that cannot be honoured.
+  static Result<std::unique_ptr<Engine>> load(const std::string& model, const EngineOptions& options, const Progress& progress = {});
+  virtual ~Engine() = default;
+
+  virtual const ModelInfo& info() const = 0;
+  virtual const EngineOptions& options() const = 0;
+  virtual const Tokenizer* tokenizer() const = 0;  // null if the checkpoint has none
+  // Sampling defaults: generation_config.json's where it says something, else the API's (temperature 1, top_p 1).
+  virtual const SamplingParams& default_sampling() const = 0;
+
+  // Renders a chat request's messages to text (also for `weft run --verbose` and tests).
+  virtual Result<std::string> render_chat(const Request& request) const = 0;
+  // The prompt's tokens as the model will see them.
+  virtual Result<std::vector<int32_t>> prompt_tokens(const Request& request) const = 0;
+
+  // The text of ids together (/detokenize, echoed prompts), and the bytes that one token adds to a text (logprobs; may be half a
+  // character). Empty for ids outside the vocabulary and without a tokenizer.
+  virtual std::string decode(const std::vector<int32_t>& ids, bool skip_special) const = 0;
+  virtual std::string token_bytes(int32_t id) const = 0;
+
+  // Starts a generation. Any thread. Events follow until one has last_of_request. An error returned here means that no event will
+  // come. Requests submitted between hold() and release() enter the engine together.
+  virtual Result<RequestId> submit(Request request, EventSink sink) = 0;
+  // Full-sequence outputs of the head: logits, class logits, rewards.
+  virtual Result<RequestId> submit_score(Request request, ScoreSink sink) = 0;
+  // Stops a request; its sink gets events with finish == cancelled. Unknown and finished ids are ignored. Any thread.
+  virtual void cancel(RequestId id) = 0;
+  virtual void hold() = 0;
+  virtual void release() = 0;
+
+  virtual EngineMetrics metrics() const = 0;
+  // The recorded step plan as text (`weft plan`).
+  virtual std::string plan_text() const = 0;
+};
+
+}  // namespace weft

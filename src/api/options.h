@@ -1,0 +1,38 @@
+// Everything that can be set about an engine, under the same names on the command line (dashes), in the configuration file
+// (underscores) and here.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/json.h"
+
+namespace weft {
+
+struct EngineOptions {
+  std::string dtype = "auto";           // auto | float32 | bfloat16: of weights and products
+  std::string quantize = "none";        // none | int8 | int4
+  std::string kv_cache_dtype = "auto";  // auto | float32 | bfloat16 | int8 | fp8
+  std::string load_format = "auto";     // auto | dummy (random weights from config.json alone)
+  std::string device = "cpu";           // cpu | cuda
+  int threads = 0;                      // 0: the physical cores that this process may use
+  int max_batch_size = 64;              // sequences in one step
+  int max_num_tokens = 2048;            // tokens in one step
+  int max_seq_len = 0;                  // 0: the model's
+  int tokens_per_block = 32;            // a power of two
+  int64_t kv_cache_memory = 0;          // bytes; 0: a share of what is free
+  bool enable_chunked_prefill = true;
+  bool enable_block_reuse = true;
+  bool overlap_scheduler = true;
+  bool cuda_graph = true;  // step-plan replay on a CPU
+  std::string sampler = "fused";  // fused | reference
+  std::string speculative_config;  // JSON, empty: none
+  std::string guided_decoding_backend = "llguidance";
+  std::vector<std::string> logits_processors;  // plugin files
+  int tp_size = 1, pp_size = 1, ep_size = 1;
+  bool enable_attention_dp = false;
+  int64_t seed = -1;  // of requests without one; -1: random for each
+};
+
+}  // namespace weft

@@ -1,0 +1,246 @@
+// The chat part of a request: messages, and tools with tool_choice.
+//
+// Messages are brought to the form that Hugging Face templates expect. Where a call is forced, the answer is held to a JSON schema
+// made from the tools' own schemas, so its arguments always parse, whatever the model's usual format for calls is.
+#include <algorithm>
+
+#include "api/request_fields.h"
+
+namespace weft::request_fields {
+
+namespace {
+
+constexpr size_t kMaxTools = 128;  // OpenAI's limit
+constexpr size_t kMaxDefinitions = 1000;
+
+std::string at(const std::string& where, size_t index) { return where + "[" + std::to_string(index) + "]"; }
+
+// The address of an image part: {"type": "image_url", "image_url": {"url": "..."} or "..."}, {"type": "image", "image": "..."}.
+Result<std::string> image_address(const std::string& where, const Json& part) {
+  const Json* value = part.find("image_url");
+  if (!value) value = part.find("image");
+  if (value && value->is_object()) value = value->find("url");
+  if (!value || !value->is_string())
+    return fail(Code::invalid_argument, where, " has no address of a picture (image_url.url)").about(where);
+  return value->as_string();
+}
+
+// Contents as a list of parts. Text alone becomes one text, its parts joined by line breaks.
+Result<Json> read_parts(const std::string& where, const Json& parts, bool images_allowed, std::vector<std::string>& images) {
+  Json::Array kept;
+  bool pictures = false;
+  std::string text;
+  for (size_t i = 0; i < parts.items().size(); ++i) {
+    const Json& part = parts.items()[i];
+    const std::string here = at(where, i);
+    const Json* type = part.find("type");
+    if (!part.is_object() || !type || !type->is_string()) return wrong(here, "an object with a \"type\"", part);
+    const std::string& kind = type->as_string();
+    if (kind == "text" || kind == "input_text" || kind == "output_text") {
+      const Json* value = part.find("text");
+      if (!value || !value->is_string()) return fail(Code::invalid_argument, here, ".text must be a string").about(here + ".text");
+      text += (kept.empty() ? "" : "\n") + value->as_string();
+      kept.push_back(Json::object({{"type", "text"}, {"text", *value}}));
+    } else if (kind == "image_url" || kind == "image" || kind == "input_image") {
+      if (!images_allowed) return fail(Code::invalid_argument, here, " is a picture, and this model takes no images").about(here);
+      WEFT_TRY(std::string address, image_address(here, part));
+      images.push_back(std::move(address));
+      kept.push_back(Json::object({{"type", "image"}}));
+      pictures = true;
+    } else {
+      return fail(Code::unsupported, here, ".type must be \"text\" or \"image_url\", got ", shown(*type)).about(here + ".type");
+    }
+  }
+  if (!pictures) return Json(std::move(text));
+  return Json(std::move(kept));
+}
+
+// Templates print the arguments as an object; clients send the text that the model wrote. Text that is no object stays text.
+Result<Json> read_tool_calls(const std::string& where, const Json& calls) {
+  if (!calls.is_array()) return wrong(where, "a list of calls", calls);
+  Json kept = calls;
+  for (size_t i = 0; i < kept.items().size(); ++i) {
+    Json& call = kept.items()[i];
+    const std::string here = at(where, i) + ".function";
+    const Json* function = call.find("function");
+    if (!function || !function->is_object()) return fail(Code::invalid_argument, here, " must be an object").about(here);
+    const Json* name = function->find("name");
+    if (!name || !name->is_string()) return fail(Code::invalid_argument, here, ".name must be a string").about(here + ".name");
+    const Json* arguments = function->find("arguments");
+    if (!arguments || !arguments->is_string()) continue;
+    auto parsed = parse_json(arguments->as_string());
+    if (!parsed.ok() || !parsed->is_object()) continue;
+    Json changed = *function;
+    changed.set("arguments", std::move(parsed).value());
+    call.set("function", std::move(changed));
+  }
+  return kept;
+}
+
+Result<Json> read_message(const std::string& where, const Json& message, bool images_allowed, std::vector<std::string>& images) {
+  if (!message.is_object()) return wrong(where, "an object with \"role\" and \"content\"", message);
+  const Json* role = message.find("role");
+  if (!role || role->is_null()) return fail(Code::invalid_argument, where, ".role is missing").about(where + ".role");
+  if (!role->is_string()) return wrong(where + ".role", "a string", *role);
+  if (role->as_string().empty()) return fail(Code::invalid_argument, where, ".role is empty").about(where + ".role");
+  Json kept = message;
+  const Json* calls = message.find("tool_calls");
+  const bool has_calls = calls && !calls->is_null();
+  if (has_calls) {
+    WEFT_TRY(Json read, read_tool_calls(where + ".tool_calls", *calls));
+    kept.set("tool_calls", std::move(read));
+  }
+  const Json* content = message.find("content");
+  if (!content || content->is_null()) {
+    if (!has_calls) return fail(Code::invalid_argument, where, ".content is missing").about(where + ".content");
+    kept.set("content", "");
+  } else if (content->is_array()) {
+    WEFT_TRY(Json read, read_parts(where + ".content", *content, images_allowed, images));
+    kept.set("content", std::move(read));
+  } else if (!content->is_string()) {
+    return wrong(where + ".content", "a string or a list of parts", *content);
+  }
+  return kept;
+}
+
+// Checks one tool and returns its function.
+Result<const Json*> read_tool(const std::string& where, const Json& tool) {
+  const Json* type = tool.find("type");
+  if (!tool.is_object() || !type || !type->is_string() || type->as_string() != "function")
+    return fail(Code::invalid_argument, where, ".type must be \"function\"").about(where + ".type");
+  const Json* function = tool.find("function");
+  if (!function || !function->is_object())
+    return fail(Code::invalid_argument, where, ".function must be an object").about(where + ".function");
+  const Json* name = function->find("name");
+  if (!name || !name->is_string() || name->as_string().empty())
+    return fail(Code::invalid_argument, where, ".function.name must be a string that is not empty").about(where + ".function.name");
+  const Json* parameters = function->find("parameters");
+  if (parameters && !parameters->is_null() && !parameters->is_object())
+    return wrong(where + ".function.parameters", "an object (a JSON schema)", *parameters);
+  return function;
+}
+
+// The schema of a function's arguments. Its definitions move to `root`, since "#/$defs/..." is read from there.
+Result<Json> arguments_schema(const Json& function, Json& root) {
+  const Json* parameters = function.find("parameters");
+  if (!parameters || parameters->is_null()) return Json::object({{"type", "object"}});
+  Json schema = Json::object();
+  for (const Json::Member& member : parameters->members()) {
+    const bool definitions = (member.first == "$defs" || member.first == "definitions") && member.second.is_object();
+    if (!definitions) {
+      schema.members().push_back(member);
+      continue;
+    }
+    Json all = root.find(member.first) ? *root.find(member.first) : Json::object();
+    if (all.members().size() + member.second.members().size() > kMaxDefinitions)
+      return fail(Code::invalid_argument, "the tools' schemas may hold at most ", kMaxDefinitions, " definitions").about("tools");
+    for (const Json::Member& definition : member.second.members()) {
+      const Json* other = all.find(definition.first);
+      if (other && !(*other == definition.second))
+        return fail(Code::unsupported, "two tools define ", definition.first, " differently in ", member.first).about("tools");
+      all.set(definition.first, definition.second);
+    }
+    root.set(member.first, std::move(all));
+  }
+  return schema;
+}
+
+// The guide of a forced call: of one function its arguments, of several a list of {"name", "arguments"}.
+Result<GuideSpec> call_guide(const std::vector<const Json*>& functions, bool named, bool parallel_calls) {
+  Json root = Json::object();
+  if (named) {
+    WEFT_TRY(Json schema, arguments_schema(*functions.front(), root));
+    for (Json::Member& member : schema.members()) root.members().push_back(std::move(member));
+  } else {
+    Json options = Json::array();
+    for (const Json* function : functions) {
+      WEFT_TRY(Json schema, arguments_schema(*function, root));
+      options.push_back(Json::object({{"type", "object"},
+                                      {"properties", Json::object({{"name", Json::object({{"const", *function->find("name")}})},
+                                                                   {"arguments", std::move(schema)}})},
+                                      {"required", Json::array({"name", "arguments"})},
+                                      {"additionalProperties", false}}));
+    }
+    root.set("type", "array");
+    root.set("minItems", 1);
+    if (!parallel_calls) root.set("maxItems", 1);
+    root.set("items", Json::object({{"anyOf", std::move(options)}}));
+  }
+  GuideSpec guide;
+  guide.kind = GuideSpec::Kind::json_schema;
+  guide.text = root.dump();
+  return guide;
+}
+
+// The name of the function that tool_choice names.
+Result<std::string> chosen_name(const Json& choice) {
+  const Json* function = choice.find("function");
+  const Json* name = function ? function->find("name") : choice.find("name");
+  if (!name || !name->is_string())
+    return wrong("tool_choice", "\"none\", \"auto\", \"required\" or {\"type\": \"function\", \"function\": {\"name\": ...}}",
+                 choice);
+  return name->as_string();
+}
+
+}  // namespace
+
+Result<Json> read_messages(const Json& value, bool images_allowed, std::vector<std::string>& images) {
+  if (!value.is_array()) return wrong("messages", "a list of messages", value);
+  if (value.items().empty()) return fail(Code::invalid_argument, "messages is empty; send at least one message").about("messages");
+  Json::Array kept;
+  for (size_t i = 0; i < value.items().size(); ++i) {
+    WEFT_TRY(Json message, read_message(at("messages", i), value.items()[i], images_allowed, images));
+    kept.push_back(std::move(message));
+  }
+  return Json(std::move(kept));
+}
+
+Status read_tools(const Json* tools, const Json* tool_choice, bool parallel_calls, ClientRequest& out, Request& request) {
+  std::vector<const Json*> functions;
+  if (tools && !tools->is_null()) {
+    if (!tools->is_array()) return wrong("tools", "a list of tools", *tools);
+    if (tools->items().size() > kMaxTools)
+      return fail(Code::invalid_argument, "tools may hold at most ", kMaxTools, " functions, got ", tools->items().size())
+          .about("tools");
+    for (size_t i = 0; i < tools->items().size(); ++i) {
+      WEFT_TRY(const Json* function, read_tool(at("tools", i), tools->items()[i]));
+      functions.push_back(function);
+      out.tool_names.push_back(function->find("name")->as_string());
+    }
+  }
+  std::string mode = functions.empty() ? "none" : "auto", named;
+  if (tool_choice && !tool_choice->is_null()) {
+    if (tool_choice->is_string()) {
+      mode = tool_choice->as_string();
+      if (mode != "none" && mode != "auto" && mode != "required")
+        return wrong("tool_choice", "\"none\", \"auto\", \"required\" or a function", *tool_choice);
+    } else {
+      mode = "named";
+      WEFT_TRY(named, chosen_name(*tool_choice));
+    }
+  }
+  if (functions.empty()) {
+    if (mode == "required" || mode == "named")
+      return fail(Code::invalid_argument, "tool_choice asks for a call, but there are no tools").about("tool_choice");
+    return {};
+  }
+  if (mode == "none") return {};
+  request.tools = *tools;
+  out.tool_mode = ToolMode::automatic;
+  if (mode == "auto") return {};
+  if (request.guide.kind != GuideSpec::Kind::none)
+    return fail(Code::invalid_argument, "tool_choice forces a call, which cannot be combined with another constraint on the answer")
+        .about("tool_choice");
+  if (mode == "named") {
+    std::erase_if(functions, [&](const Json* function) { return function->find("name")->as_string() != named; });
+    if (functions.empty())
+      return fail(Code::invalid_argument, "tool_choice names ", shown(Json(named)), ", which is not among the tools")
+          .about("tool_choice");
+    out.tool_names = {named};
+  }
+  out.tool_mode = mode == "named" ? ToolMode::named : ToolMode::any;
+  WEFT_TRY(request.guide, call_guide(functions, mode == "named", parallel_calls));
+  return {};
+}
+
+}  // namespace weft::request_fields

@@ -1,0 +1,40 @@
+// Shared by the parts of the request parser (request_json.cc, request_chat.cc, request_guide.cc): readers of single JSON values
+// that name the field in their errors. Not for use outside of them.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "api/request_json.h"
+
+namespace weft::request_fields {
+
+// The value as it may stand in a message: one line, at most some sixty bytes.
+std::string shown(const Json& value);
+
+// "temperature must be a number, got \"hot\"", about the field.
+Error wrong(const std::string& field, std::string_view must_be, const Json& got);
+
+Result<bool> read_bool(const std::string& field, const Json& value);
+// An integer, also one written as 1e1 or 4.0.
+Result<int64_t> read_integer(const std::string& field, const Json& value);
+Result<int> read_int(const std::string& field, const Json& value);  // that fits in 32 bits
+Result<float> read_float(const std::string& field, const Json& value);
+Result<std::string> read_string(const std::string& field, const Json& value);
+Result<std::vector<std::string>> read_strings(const std::string& field, const Json& value);
+Result<std::vector<int32_t>> read_token_ids(const std::string& field, const Json& value);
+
+// request_chat.cc: checks an array of messages and brings it to the form that templates expect: contents of text parts become one
+// text, arguments of tool calls become objects, pictures become {"type": "image"} and go to `images`.
+Result<Json> read_messages(const Json& value, bool images_allowed, std::vector<std::string>& images);
+
+// Checks `tools` and `tool_choice` (either may be null) and applies them: tools for the template, a guide where a call is forced.
+Status read_tools(const Json* tools, const Json* tool_choice, bool parallel_calls, ClientRequest& out, Request& request);
+
+// request_guide.cc: the constraint of the fields that may hold one (response_format, guided_*, structured_outputs, regex, ...).
+// More than one is an error.
+Result<GuideSpec> read_guide(const Json& body);
+bool is_guide_field(std::string_view name);
+
+}  // namespace weft::request_fields

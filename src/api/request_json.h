@@ -1,0 +1,68 @@
+// From JSON to requests: the body of an HTTP call or one line of a `weft batch` / `weft score` file becomes a Request. One table of
+// fields serves all four forms, so that a sampling field means the same everywhere.
+//
+// Checked here: JSON types, structure, and what needs only the request itself. Ranges of sampling values are checked by
+// validate() (src/sampling) when the engine gets the request. A null counts as an absent field. Fields that are not known are
+// ignored (RequestRules::ignored hears of them); a field that is known and cannot be honoured is an error that says so.
+//
+// All errors carry the field they are about (Error::param) and the offending value.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "api/engine.h"
+#include "base/json.h"
+#include "base/result.h"
+
+namespace weft {
+
+enum class RequestKind : uint8_t {
+  chat,        // POST /v1/chat/completions
+  completion,  // POST /v1/completions
+  batch_line,  // a line of `weft batch --requests`
+  score_line,  // a line of `weft score --requests`
+};
+
+// What the model and the operator allow, and where a request's values come from when it says nothing.
+struct RequestRules {
+  SamplingParams defaults;         // Engine::default_sampling()
+  bool images = false;             // the model takes pictures
+  bool chat_template = false;      // a request may bring its own template
+  int completion_max_tokens = 16;  // of completions and of lines with a prompt; chats go on to the end of the context
+  int max_choices = 128;           // limit of n and best_of
+  int max_prompts = 1024;          // limit of prompts in one completion
+  // Text to ids without special tokens, for `bad_words`. Absent: bad_words is an error.
+  std::function<Result<std::vector<int32_t>>(const std::string& text)> encode;
+  std::function<void(const std::string& field)> ignored;  // called for each unknown field; may be empty
+};
+
+enum class ToolMode : uint8_t {
+  none,       // no tools, or tool_choice "none"
+  automatic,  // the model decides; calls are found in its text
+  any,        // tool_choice "required": the text is a JSON list of {"name", "arguments"}, held to it by a schema
+  named,      // one function: the text is the JSON of its arguments, held to its schema
+};
+
+// A request as the client sent it: what the engine needs, and what only concerns the form of the answer.
+struct ClientRequest {
+  std::optional<std::string> custom_id;
+  std::string model;              // empty: not named
+  std::vector<Request> requests;  // one, or one for each prompt of a completion
+  bool stream = false, include_usage = false, continuous_usage = false;
+  bool echo = false;       // the answer's text begins with the prompt's
+  bool no_output = false;  // max_tokens 0 with echo: the engine is asked for one token, which is not shown
+  bool return_token_ids = false, tokens_as_ids = false;
+  int logprobs = -1;         // alternatives shown for each token; -1: no logprobs
+  int prompt_logprobs = -1;  // as the client asked (echo with logprobs sets only the engine's)
+  ToolMode tool_mode = ToolMode::none;
+  std::vector<std::string> tool_names;  // of the declared functions; of mode `named` only the chosen one
+};
+
+Result<ClientRequest> parse_request(const Json& body, RequestKind kind, const RequestRules& rules);
+
+}  // namespace weft

@@ -1,0 +1,345 @@
+// The request parser against tables of fields: what is accepted and where it ends up, and what is refused, with which field named.
+// Expected values follow OpenAI's API reference and the bad-input corpus' http-json cases.
+#include "api/request_json.h"
+
+#include <gtest/gtest.h>
+
+namespace weft {
+namespace {
+
+Result<ClientRequest> parse(std::string_view text, RequestKind kind, RequestRules rules = {}) {
+  auto json = parse_json(text);
+  if (!json.ok()) return std::move(json).error();
+  return parse_request(*json, kind, rules);
+}
+
+// A chat or completion with further members, e.g. chat(R"("temperature": 0.5)").
+Result<ClientRequest> chat(const std::string& members, RequestRules rules = {}) {
+  return parse(
+      R"({"model": "tiny", "messages": [{"role": "user", "content": "hi"}])" + (members.empty() ? "" : ", " + members) + "}",
+      RequestKind::chat, std::move(rules));
+}
+Result<ClientRequest> completion(const std::string& members, RequestRules rules = {}) {
+  return parse(R"({"model": "tiny", "prompt": "hi")" + (members.empty() ? "" : ", " + members) + "}", RequestKind::completion,
+               std::move(rules));
+}
+Result<ClientRequest> line(const std::string& members, RequestRules rules = {}) {
+  return parse("{" + members + "}", RequestKind::batch_line, std::move(rules));
+}
+
+struct Refused {
+  const char* members;
+  const char* param;
+};
+
+void expect_refused(const Result<ClientRequest>& result, const Refused& row) {
+  ASSERT_FALSE(result.ok()) << row.members;
+  EXPECT_EQ(result.error().param(), row.param) << row.members << ": " << result.error().message();
+  const std::string field = std::string(row.param).substr(0, std::string(row.param).find_first_of(".["));
+  EXPECT_NE(result.error().message().find(field), std::string::npos) << result.error().message();
+  EXPECT_LT(result.error().message().size(), 400u);
+}
+
+TEST(RequestJson, Defaults) {
+  RequestRules rules;
+  rules.defaults.temperature = 0.6f;
+  rules.defaults.top_p = 0.95f;
+  const auto result = chat("", rules);
+  ASSERT_TRUE(result.ok()) << result.error().message();
+  const Request& request = result->requests.at(0);
+  EXPECT_EQ(request.sampling.temperature, 0.6f);
+  EXPECT_EQ(request.sampling.top_p, 0.95f);
+  EXPECT_FALSE(request.max_tokens.has_value());
+  EXPECT_FALSE(request.seed.has_value());
+  EXPECT_EQ(request.sampling.logprobs, -1);
+  EXPECT_EQ(result->model, "tiny");
+  EXPECT_EQ(completion("")->requests.at(0).max_tokens, 16);
+}
+
+TEST(RequestJson, SamplingFields) {
+  const auto result = chat(R"("temperature": 0.25, "top_p": 0.5, "top_k": 7, "min_p": 0.125, "repetition_penalty": 1.5,
+    "presence_penalty": -1, "frequency_penalty": 2, "seed": -1, "n": 3, "stop": ["a", "b"], "stop_token_ids": [4, 5],
+    "ignore_eos": true, "min_tokens": 2, "max_completion_tokens": 9, "logit_bias": {"5": -100, "17": 2.5, "5": 1},
+    "allowed_token_ids": [1], "bad_token_ids": [8], "cache_salt": "s", "priority": 50, "skip_special_tokens": false,
+    "include_stop_str_in_output": true, "no_repeat_ngram_size": 3, "user": "u", "stream": null, "chat_template_kwargs": {"x": 1},
+    "reasoning_effort": "low")");
+  ASSERT_TRUE(result.ok()) << result.error().message();
+  const Request& request = result->requests.at(0);
+  const SamplingParams& sampling = request.sampling;
+  EXPECT_EQ(sampling.temperature, 0.25f);
+  EXPECT_EQ(sampling.top_p, 0.5f);
+  EXPECT_EQ(sampling.top_k, 7);
+  EXPECT_EQ(sampling.min_p, 0.125f);
+  EXPECT_EQ(sampling.repetition_penalty, 1.5f);
+  EXPECT_EQ(sampling.presence_penalty, -1.0f);
+  EXPECT_EQ(sampling.frequency_penalty, 2.0f);
+  EXPECT_EQ(request.seed, ~uint64_t{0});
+  EXPECT_EQ(request.n, 3);
+  EXPECT_EQ(request.stop, (std::vector<std::string>{"a", "b"}));
+  EXPECT_EQ(sampling.stop_token_ids, (std::vector<int32_t>{4, 5}));
+  EXPECT_TRUE(sampling.ignore_eos);
+  EXPECT_EQ(sampling.min_tokens, 2);
+  EXPECT_EQ(request.max_tokens, 9);
+  EXPECT_EQ(sampling.logit_bias, (std::vector<std::pair<int32_t, float>>{{5, 1.0f}, {17, 2.5f}}));
+  EXPECT_EQ(sampling.allowed_token_ids, std::vector<int32_t>{1});
+  EXPECT_EQ(sampling.bad_words, (std::vector<std::vector<int32_t>>{{8}}));
+  EXPECT_EQ(request.cache_salt, "s");
+  EXPECT_EQ(request.priority, 50);
+  EXPECT_FALSE(request.skip_special_tokens);
+  EXPECT_TRUE(request.include_stop_str_in_output);
+  EXPECT_EQ(sampling.no_repeat_ngram_size, 3);
+  EXPECT_FALSE(result->stream);
+  EXPECT_EQ(request.chat_template_kwargs.dump(), R"({"x":1,"reasoning_effort":"low"})");
+}
+
+TEST(RequestJson, NumbersAtTheEdges) {
+  EXPECT_EQ(chat(R"("max_tokens": 1e1)")->requests[0].max_tokens, 10);
+  EXPECT_EQ(chat(R"("max_tokens": 2147483648)")->requests[0].max_tokens, 2147483647);
+  EXPECT_GT(chat(R"("top_p": 1e-300)")->requests[0].sampling.top_p, 0.0f);
+  EXPECT_EQ(chat(R"("temperature": 1e-300)")->requests[0].sampling.temperature, 0.0f);
+  EXPECT_EQ(chat(R"("top_k": -1)")->requests[0].sampling.top_k, 0);
+  EXPECT_EQ(chat(R"("top_k": 1000000)")->requests[0].sampling.top_k, 1000000);
+  EXPECT_EQ(chat(R"("seed": 9223372036854775807)")->requests[0].seed, 9223372036854775807u);
+  EXPECT_EQ(chat(R"("max_tokens": 3, "max_tokens": 5)")->requests[0].max_tokens, 5);
+}
+
+TEST(RequestJson, RefusedChatFields) {
+  for (
+      const Refused& row : std::initializer_list<Refused>{
+          {R"("max_tokens": -1)", "max_tokens"},
+          {R"("max_tokens": 0)", "max_tokens"},
+          {R"("max_tokens": "4")", "max_tokens"},
+          {R"("max_tokens": 1.5)", "max_tokens"},
+          {R"("temperature": "hot")", "temperature"},
+          {R"("temperature": 1e308)", "temperature"},
+          {R"("temperature": true)", "temperature"},
+          {R"("top_k": -2)", "top_k"},
+          {R"("n": 1000000)", "n"},
+          {R"("n": 0)", "n"},
+          {R"("stop": "")", "stop"},
+          {R"("stop": [1])", "stop"},
+          {R"("stop": {})", "stop"},
+          {R"("logit_bias": {"abc": 1})", "logit_bias"},
+          {R"("logit_bias": {"-4": 1})", "logit_bias"},
+          {R"("logit_bias": [[1, 2]])", "logit_bias"},
+          {R"("logit_bias": {"5": "x"})", "logit_bias[5]"},
+          {R"("logprobs": true, "top_logprobs": -1)", "top_logprobs"},
+          {R"("logprobs": true, "top_logprobs": 21)", "top_logprobs"},
+          {R"("top_logprobs": 2)", "top_logprobs"},
+          {R"("logprobs": 3)", "logprobs"},
+          {R"("seed": 9223372036854775808)", "seed"},
+          {R"("seed": 1.5)", "seed"},
+          {R"("min_tokens": 5, "max_tokens": 4)", "min_tokens"},
+          {R"("min_tokens": -1)", "min_tokens"},
+          {R"("stop_token_ids": [-1])", "stop_token_ids"},
+          {R"("stop_token_ids": 3)", "stop_token_ids"},
+          {R"("stream": 1)", "stream"},
+          {R"("stream": "true")", "stream"},
+          {R"("stream_options": {"include_usage": true})", "stream_options"},
+          {R"("stream": true, "stream_options": {"include_usage": 1})", "stream_options.include_usage"},
+          {R"("priority": "x")", "priority"},
+          {R"("priority": 1099511627776)", "priority"},
+          {R"("response_format": "json")", "response_format"},
+          {R"("response_format": {"type": "xml"})", "response_format.type"},
+          {R"("response_format": {})", "response_format.type"},
+          {R"("response_format": {"type": "json_schema"})", "response_format.schema"},
+          {R"("response_format": {"type": "json_schema", "json_schema": {"name": "n"}})", "response_format.json_schema.schema"},
+          {R"("response_format": {"type": "json_object"}, "guided_regex": "a+")", "guided_regex"},
+          {R"("guided_choice": [])", "guided_choice"},
+          {R"("guided_choice": ["", ""])", "guided_choice"},
+          {R"("guided_choice": [1])", "guided_choice"},
+          {R"("guided_json": "{")", "guided_json"},
+          {R"("guided_regex": 5)", "guided_regex"},
+          {R"("tools": "x")", "tools"},
+          {R"("tools": [{}])", "tools[0].type"},
+          {R"("tools": [{"type": "function", "function": {}}])", "tools[0].function.name"},
+          {R"("tool_choice": "required")", "tool_choice"},
+          {R"("tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "maybe")", "tool_choice"},
+          {R"("tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": {"type": "function", "function": {"name": "zz"}})",
+           "tool_choice"},
+          {R"("chat_template": "{{ 7*7 }}")", "chat_template"},
+          {R"("use_beam_search": true)", "use_beam_search"},
+          {R"("bad_words": ["x"])", "bad_words"},
+          {R"("lora_request": {"name": "x"})", "lora_request"},
+          {R"("model": 5)", "model"}})
+    expect_refused(chat(row.members), row);
+}
+
+TEST(RequestJson, RefusedMessages) {
+  for (const Refused& row : std::initializer_list<Refused>{
+           {R"("messages": "hi")", "messages"},
+           {R"("messages": [])", "messages"},
+           {R"("messages": [5])", "messages[0]"},
+           {R"("messages": [{"content": "a"}])", "messages[0].role"},
+           {R"("messages": [{"role": 1, "content": "a"}])", "messages[0].role"},
+           {R"("messages": [{"role": "user", "content": 5}])", "messages[0].content"},
+           {R"("messages": [{"role": "user"}])", "messages[0].content"},
+           {R"("messages": [{"role": "tool", "content": null}])", "messages[0].content"},
+           {R"("messages": [{"role": "user", "content": [{"type": "text"}]}])", "messages[0].content[0].text"},
+           {R"("messages": [{"role": "user", "content": ["x"]}])", "messages[0].content[0]"},
+           {R"("messages": [{"role": "user", "content": [{"type": "video", "text": "x"}]}])", "messages[0].content[0].type"},
+           {R"("messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}]}])",
+            "messages[0].content[0]"},
+           {R"("messages": [{"role": "assistant", "content": null, "tool_calls": 5}])", "messages[0].tool_calls"},
+           {R"("model": "tiny")", "messages"}})
+    expect_refused(parse(std::string("{") + row.members + "}", RequestKind::chat), row);
+}
+
+TEST(RequestJson, Messages) {
+  auto result =
+      parse(R"({"messages": [{"role": "system", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+    {"role": "assistant", "content": null, "tool_calls": [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{\"x\": 1}"}},
+    {"id": "2", "type": "function", "function": {"name": "f", "arguments": "{bad"}}]}]})",
+            RequestKind::chat);
+  ASSERT_TRUE(result.ok()) << result.error().message();
+  const Json& messages = *result->requests[0].messages;
+  EXPECT_EQ(messages.items()[0].find("content")->as_string(), "a\nb");
+  const Json& calls = *messages.items()[1].find("tool_calls");
+  EXPECT_EQ(calls.items()[0].find("function")->find("arguments")->dump(), R"({"x":1})");
+  EXPECT_EQ(calls.items()[1].find("function")->find("arguments")->as_string(), "{bad");
+
+  RequestRules rules;
+  rules.images = true;
+  result = parse(
+      R"({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}}, {"type": "text", "text": "?"}]}]})",
+      RequestKind::chat, rules);
+  ASSERT_TRUE(result.ok()) << result.error().message();
+  EXPECT_EQ(result->requests[0].images, std::vector<std::string>{"data:image/png;base64,AA"});
+  EXPECT_EQ(result->requests[0].messages->items()[0].find("content")->dump(), R"([{"type":"image"},{"type":"text","text":"?"}])");
+}
+
+TEST(RequestJson, CompletionPrompts) {
+  EXPECT_EQ(completion("")->requests[0].prompt, "hi");
+  const auto ids = parse(R"({"prompt": [1, 2, 3]})", RequestKind::completion);
+  EXPECT_EQ(ids->requests.at(0).prompt_token_ids, (std::vector<int32_t>{1, 2, 3}));
+  const auto many = parse(R"({"prompt": [[1, 2], [3]], "max_tokens": 4})", RequestKind::completion);
+  ASSERT_EQ(many->requests.size(), 2u);
+  EXPECT_EQ(many->requests[1].prompt_token_ids, std::vector<int32_t>{3});
+  EXPECT_EQ(many->requests[1].max_tokens, 4);
+  const auto texts = parse(R"({"prompt": ["a", "b"]})", RequestKind::completion);
+  EXPECT_EQ(texts->requests.at(1).prompt, "b");
+  for (const char* prompt : {"[]", "[1, \"a\"]", "[[\"a\"]]", "[-1]", "[[]]", "5", "{}", "[\"a\", 1]", "[1.5]", "[4294967296]"}) {
+    const auto result = parse(R"({"prompt": )" + std::string(prompt) + "}", RequestKind::completion);
+    ASSERT_FALSE(result.ok()) << prompt;
+    EXPECT_EQ(result.error().param().substr(0, 6), "prompt") << prompt;
+  }
+}
+
+TEST(RequestJson, RefusedCompletionFields) {
+  for (const Refused& row : std::initializer_list<Refused>{{R"("n": 2, "best_of": 1)", "best_of"},
+                                                           {R"("best_of": 2, "stream": true)", "best_of"},
+                                                           {R"("logprobs": 1000000, "echo": true)", "logprobs"},
+                                                           {R"("logprobs": true)", "logprobs"},
+                                                           {R"("max_tokens": 0)", "max_tokens"},
+                                                           {R"("suffix": "x")", "suffix"},
+                                                           {R"("echo": "yes")", "echo"},
+                                                           {R"("prompt_token_ids": [1])", "prompt"},
+                                                           {R"("stream": true, "prompt_logprobs": 1)", "prompt_logprobs"}})
+    expect_refused(completion(row.members), row);
+}
+
+TEST(RequestJson, Logprobs) {
+  EXPECT_EQ(chat(R"("logprobs": true)")->requests[0].sampling.logprobs, 0);
+  EXPECT_EQ(chat(R"("logprobs": true, "top_logprobs": 4)")->requests[0].sampling.logprobs, 4);
+  EXPECT_EQ(chat(R"("logprobs": false, "top_logprobs": 0)")->requests[0].sampling.logprobs, -1);
+  const auto echo = completion(R"("logprobs": 6, "echo": true, "max_tokens": 0)");
+  ASSERT_TRUE(echo.ok());
+  EXPECT_EQ(echo->requests[0].sampling.prompt_logprobs, 6);
+  EXPECT_EQ(echo->requests[0].max_tokens, 1);
+  EXPECT_TRUE(echo->no_output);
+  EXPECT_EQ(echo->prompt_logprobs, -1);
+  EXPECT_EQ(line(R"("custom_id": "a", "prompt": "x", "logprobs": 5, "prompt_logprobs": 1)")->requests[0].sampling.logprobs, 5);
+  EXPECT_EQ(line(R"("prompt": "x", "logprobs": true, "top_logprobs": 3)")->requests[0].sampling.logprobs, 3);
+}
+
+TEST(RequestJson, Guides) {
+  struct Row {
+    const char* members;
+    GuideSpec::Kind kind;
+    const char* text;
+  };
+  using Kind = GuideSpec::Kind;
+  for (
+      const Row& row : std::initializer_list<Row>{
+          {R"("response_format": {"type": "text"})", Kind::none, ""},
+          {R"("response_format": {"type": "json_object"})", Kind::json_object, ""},
+          {R"("response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "object"}, "strict": true}})",
+           Kind::json_schema, R"({"type":"object"})"},
+          {R"("response_format": {"type": "json_schema", "schema": {"a": 1}})", Kind::json_schema, R"({"a":1})"},
+          {R"("response_format": {"type": "json", "schema": {"a": 1}})", Kind::json_schema, R"({"a":1})"},
+          {R"("response_format": {"type": "regex", "regex": "a+"})", Kind::regex, "a+"},
+          {R"("response_format": {"type": "regex", "pattern": "a+"})", Kind::regex, "a+"},
+          {R"("response_format": {"type": "ebnf", "ebnf": "root ::= x"})", Kind::grammar, "root ::= x"},
+          {R"("response_format": {"type": "structural_tag", "triggers": []})", Kind::structural_tag,
+           R"({"type":"structural_tag","triggers":[]})"},
+          {R"("guided_json": "{\"a\": 1}")", Kind::json_schema, R"({"a":1})"},
+          {R"("guided_json": {"a": 1})", Kind::json_schema, R"({"a":1})"},
+          {R"("guided_regex": "b")", Kind::regex, "b"},
+          {R"("guided_grammar": "g")", Kind::grammar, "g"},
+          {R"("regex": "c")", Kind::regex, "c"},
+          {R"("ebnf": "d")", Kind::grammar, "d"},
+          {R"("json_schema": "{}")", Kind::json_schema, "{}"},
+          {R"("structured_outputs": {"regex": "e"})", Kind::regex, "e"},
+          {R"("structured_outputs": {"json_object": true})", Kind::json_object, ""},
+          {R"("structured_outputs": {"json": {"b": 2}})", Kind::json_schema, R"({"b":2})"}}) {
+    const auto result = chat(row.members);
+    ASSERT_TRUE(result.ok()) << row.members << result.error().message();
+    EXPECT_EQ(result->requests[0].guide.kind, row.kind) << row.members;
+    EXPECT_EQ(result->requests[0].guide.text, row.text) << row.members;
+  }
+  EXPECT_EQ(chat(R"("guided_choice": ["yes", "no"])")->requests[0].guide.choices, (std::vector<std::string>{"yes", "no"}));
+}
+
+TEST(RequestJson, Tools) {
+  const std::string tools =
+      R"("tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "$defs": {"d": {"type": "null"}}}}},
+    {"type": "function", "function": {"name": "g"}}])";
+  auto result = chat(tools);
+  ASSERT_TRUE(result.ok()) << result.error().message();
+  EXPECT_EQ(result->tool_mode, ToolMode::automatic);
+  EXPECT_TRUE(result->requests[0].tools.is_array());
+  EXPECT_EQ(result->requests[0].guide.kind, GuideSpec::Kind::none);
+  result = chat(tools + R"(, "tool_choice": "none")");
+  EXPECT_EQ(result->tool_mode, ToolMode::none);
+  EXPECT_TRUE(result->requests[0].tools.is_null());
+  result = chat(tools + R"(, "tool_choice": {"type": "function", "function": {"name": "f"}})");
+  EXPECT_EQ(result->tool_mode, ToolMode::named);
+  EXPECT_EQ(result->requests[0].guide.text, R"({"$defs":{"d":{"type":"null"}},"type":"object"})");
+  result = chat(tools + R"(, "tool_choice": "required", "parallel_tool_calls": false)");
+  EXPECT_EQ(result->tool_mode, ToolMode::any);
+  const auto schema = parse_json(result->requests[0].guide.text);
+  ASSERT_TRUE(schema.ok());
+  EXPECT_EQ(schema->find("maxItems")->as_integer(), 1);
+  EXPECT_EQ(schema->find("items")->find("anyOf")->items().size(), 2u);
+  EXPECT_NE(schema->find("$defs"), nullptr);
+}
+
+TEST(RequestJson, Lines) {
+  const auto result = line(R"("custom_id": "7", "prompt_token_ids": [1, 2], "n": 2, "regex": "a+")");
+  ASSERT_TRUE(result.ok()) << result.error().message();
+  EXPECT_EQ(result->custom_id, "7");
+  EXPECT_EQ(result->requests[0].guide.kind, GuideSpec::Kind::regex);
+  EXPECT_FALSE(line(R"("custom_id": "7")").ok());
+  EXPECT_FALSE(line(R"("prompt": "a", "prompt_token_ids": [1])").ok());
+  EXPECT_FALSE(line(R"("prompt": "a", "images": ["x.png"])").ok());
+  EXPECT_FALSE(line(R"("prompt": "a", "echo": true)").ok());
+  const auto pair = parse(R"({"custom_id": "p", "prompt": "a", "text_pair": "b"})", RequestKind::score_line, {});
+  EXPECT_EQ(pair->requests.at(0).text_pair, "b");
+}
+
+TEST(RequestJson, UnknownFieldsAndBadWords) {
+  RequestRules rules;
+  std::vector<std::string> ignored;
+  rules.ignored = [&](const std::string& field) { ignored.push_back(field); };
+  rules.encode = [](const std::string& text) -> Result<std::vector<int32_t>> {
+    return std::vector<int32_t>(text.begin(), text.end());
+  };
+  const auto result = chat(R"("foo": {"a": [1]}, "metadata": {}, "bad_words": ["a"])", rules);
+  ASSERT_TRUE(result.ok()) << result.error().message();
+  EXPECT_EQ(ignored, (std::vector<std::string>{"foo", "metadata"}));
+  EXPECT_EQ(result->requests[0].sampling.bad_words, (std::vector<std::vector<int32_t>>{{'a'}, {' ', 'a'}}));
+  EXPECT_FALSE(parse_request(Json(5), RequestKind::chat, {}).ok());
+}
+
+}  // namespace
+}  // namespace weft

@@ -1,0 +1,145 @@
+#include "api/running_request.h"
+
+#include <algorithm>
+
+namespace weft {
+namespace {
+
+TokenInfo token_info(int32_t token, const std::vector<TokenLogprob>* logprobs) {
+  TokenInfo info{token, std::nullopt, {}};
+  if (logprobs && !logprobs->empty()) {
+    info.logprob = logprobs->front().logprob;
+    info.top.assign(logprobs->begin() + 1, logprobs->end());
+  }
+  return info;
+}
+
+}  // namespace
+
+RunningRequest::RunningRequest(Setup setup, std::shared_ptr<const Tokenizer> tokenizer, EventSink sink)
+    : setup_(std::move(setup)), sink_(std::move(sink)), running_(setup_.choices) {
+  for (int i = 0; i < setup_.choices; ++i) {
+    Choice choice;
+    if (tokenizer) choice.detokenizer = std::make_unique<Detokenizer>(tokenizer, setup_.skip_special);
+    choice.stops = std::make_unique<StopStrings>(setup_.stop, setup_.include_stop);
+    choices_.push_back(std::move(choice));
+  }
+  for (int32_t token : setup_.prompt) prompt_.push_back({token, std::nullopt, {}});
+  usage_.prompt_tokens = static_cast<int>(setup_.prompt.size());
+}
+
+bool RunningRequest::finished() const {
+  const std::lock_guard lock(mutex_);
+  return running_ == 0;
+}
+
+bool RunningRequest::on_output(int index, const SequenceOutput& output) {
+  const std::lock_guard lock(mutex_);
+  Choice& choice = choices_[index];
+  if (choice.done) return false;
+  if (index == 0) {
+    usage_.cached_tokens = output.cached_tokens;
+    // Pieces follow each other and begin with the prompt's second token.
+    for (const std::vector<TokenLogprob>& logprobs : output.prompt_logprobs) {
+      const auto next = std::find_if(prompt_.begin() + 1, prompt_.end(), [](const TokenInfo& info) { return !info.logprob; });
+      if (next != prompt_.end()) *next = token_info(next->token, &logprobs);
+    }
+  }
+  Event event;
+  event.finish = output.reason;
+  if (output.reason == FinishReason::error) event.error = Error(Code::internal, output.error);
+  else add_tokens(choice, output, event);
+  if (event.finish == FinishReason::none && event.tokens.empty()) return true;  // a chunk of the prompt
+  if (event.finish != FinishReason::none) {
+    end_text(choice, event);
+    choice.done = true;
+    --running_;
+  }
+  const bool go_on = !choice.done;
+  emit(index, std::move(event));
+  return go_on;
+}
+
+// The text of the tokens, up to a stop string. The token that ended the generation is listed but has no text.
+void RunningRequest::add_tokens(Choice& choice, const SequenceOutput& output, Event& event) {
+  for (size_t i = 0; i < output.tokens.size() && event.finish != FinishReason::error; ++i) {
+    const int32_t token = output.tokens[i];
+    event.tokens.push_back(token_info(token, i < output.logprobs.size() ? &output.logprobs[i] : nullptr));
+    if (event.tokens.back().logprob) choice.logprob_sum += *event.tokens.back().logprob;
+    ++usage_.completion_tokens;
+    const bool ends_here = output.reason == FinishReason::stop && output.stop_id >= 0 && i + 1 == output.tokens.size();
+    const bool of_request =
+        ends_here && std::find(setup_.request_stop_ids.begin(), setup_.request_stop_ids.end(), output.stop_id) != setup_.request_stop_ids.end();
+    if (of_request) event.stop_reason = Json(static_cast<long long>(output.stop_id));
+    if (!choice.detokenizer || (ends_here && !(of_request && setup_.include_stop))) continue;
+    StopStrings::Output text = choice.stops->push(choice.detokenizer->push(token));
+    event.text += text.text;
+    if (text.matched) {
+      event.finish = FinishReason::stop;
+      event.stop_reason = Json(setup_.stop[*text.matched]);
+      return;  // tokens behind the stop string are not part of the answer
+    }
+  }
+}
+
+// Delivers what was held back: half a character, or the beginning of a stop string that did not complete.
+void RunningRequest::end_text(Choice& choice, Event& event) {
+  if (!choice.detokenizer) return;
+  if (event.stop_reason.is_string()) return;  // cut at the stop string
+  StopStrings::Output text = choice.stops->push(choice.detokenizer->finish());
+  event.text += text.text;
+  if (text.matched) event.finish = FinishReason::stop, event.stop_reason = Json(setup_.stop[*text.matched]);
+  else event.text += choice.stops->finish();
+}
+
+void RunningRequest::emit(int index, Event event) {
+  if (setup_.shown < setup_.choices) {
+    Event& kept = choices_[index].kept;
+    kept.text += event.text;
+    kept.tokens.insert(kept.tokens.end(), event.tokens.begin(), event.tokens.end());
+    kept.finish = event.finish, kept.stop_reason = event.stop_reason, kept.error = event.error;
+    if (running_ == 0) emit_best();
+    return;
+  }
+  event.choice = index;
+  if (!prompt_sent_) event.prompt = std::make_shared<const std::vector<TokenInfo>>(prompt_), prompt_sent_ = true;
+  event.last_of_request = running_ == 0;
+  event.usage = usage_;
+  event.seed = setup_.seed;
+  sink_(event);
+}
+
+void RunningRequest::emit_best() {
+  std::vector<int> order(choices_.size());
+  for (size_t i = 0; i < order.size(); ++i) order[i] = static_cast<int>(i);
+  const auto mean = [&](int i) {
+    const Choice& c = choices_[i];
+    return c.kept.error ? -1e30 : c.logprob_sum / std::max<size_t>(1, c.kept.tokens.size());
+  };
+  std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return mean(a) > mean(b); });
+  for (int i = 0; i < setup_.shown; ++i) {
+    Event event = std::move(choices_[order[i]].kept);
+    if (!setup_.show_logprobs)
+      for (TokenInfo& token : event.tokens) token.logprob.reset(), token.top.clear();
+    event.choice = i;
+    if (i == 0) event.prompt = std::make_shared<const std::vector<TokenInfo>>(prompt_);
+    event.last_of_request = i + 1 == setup_.shown;
+    event.usage = usage_;
+    event.seed = setup_.seed;
+    sink_(event);
+  }
+}
+
+void RunningRequest::cancel() {
+  const std::lock_guard lock(mutex_);
+  for (size_t i = 0; i < choices_.size(); ++i) {
+    if (choices_[i].done) continue;
+    choices_[i].done = true;
+    --running_;
+    Event event;
+    event.finish = FinishReason::cancelled;
+    emit(static_cast<int>(i), std::move(event));
+  }
+}
+
+}  // namespace weft

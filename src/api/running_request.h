@@ -1,0 +1,62 @@
+// The text side of one request: turns the engine core's token outputs into events. Per choice it keeps the detokenizer and the
+// stop strings; per request the counts, the prompt's logprobs and, with best_of, the choices that compete.
+#pragma once
+
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "api/engine.h"
+#include "sched/scheduler.h"
+#include "text/detokenizer.h"
+#include "text/stop_strings.h"
+#include "text/tokenizer.h"
+
+namespace weft {
+
+class RunningRequest {
+ public:
+  struct Setup {
+    int choices = 1;  // sequences
+    int shown = 1;    // of them, the best by mean logprob; choices if all are shown
+    std::vector<int32_t> prompt;
+    std::vector<std::string> stop;
+    bool include_stop = false, skip_special = true;
+    bool show_logprobs = false;  // the caller asked; best_of needs them anyway
+    std::vector<int32_t> request_stop_ids;
+    uint64_t seed = 0;
+  };
+  // `tokenizer` may be null: events then carry ids only.
+  RunningRequest(Setup setup, std::shared_ptr<const Tokenizer> tokenizer, EventSink sink);
+
+  // An output of the sequence of `choice`. False: this choice has its end. Engine thread.
+  bool on_output(int choice, const SequenceOutput& output);
+  // Ends what still runs with finish == cancelled. Any thread.
+  void cancel();
+  bool finished() const;
+
+ private:
+  struct Choice {
+    std::unique_ptr<Detokenizer> detokenizer;
+    std::unique_ptr<StopStrings> stops;
+    bool done = false;
+    double logprob_sum = 0;
+    Event kept;  // everything so far, when choices compete
+  };
+
+  void add_tokens(Choice& choice, const SequenceOutput& output, Event& event);
+  void end_text(Choice& choice, Event& event);
+  void emit(int index, Event event);
+  void emit_best();
+
+  const Setup setup_;
+  EventSink sink_;
+  mutable std::mutex mutex_;
+  std::vector<Choice> choices_;
+  int running_ = 0;
+  bool prompt_sent_ = false;
+  std::vector<TokenInfo> prompt_;  // with logprobs as they come in
+  Usage usage_;
+};
+
+}  // namespace weft

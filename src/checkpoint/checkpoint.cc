@@ -1,0 +1,191 @@
+// Opening a checkpoint: which files a folder's model consists of, and what its configuration says about how they are stored.
+#include "checkpoint/checkpoint.h"
+
+#include <algorithm>
+#include <filesystem>
+
+#include "base/log.h"
+#include "checkpoint/builder.h"
+#include "checkpoint/hf_config.h"
+#include "checkpoint/safetensors.h"
+
+namespace weft {
+
+Checkpoint::Checkpoint() : files_(std::make_unique<Files>()) {}
+Checkpoint::~Checkpoint() = default;
+
+const TensorInfo* Checkpoint::find(std::string_view name) const {
+  const auto found = tensors_.find(name);
+  return found == tensors_.end() ? nullptr : &found->second;
+}
+
+std::vector<std::string_view> Checkpoint::names() const {
+  std::vector<std::string_view> names;
+  for (const auto& [name, tensor] : tensors_) names.push_back(name);
+  return names;
+}
+
+void Checkpoint::drop(const TensorInfo& tensor) const {
+  if (!tensor.data.empty()) files_->mapped[tensor.file].drop(tensor.data);
+}
+
+Result<int> CheckpointBuilder::map(const std::string& path) {
+  WEFT_TRY(MappedFile file, MappedFile::open(path));
+  checkpoint->files_->mapped.push_back(std::move(file));
+  checkpoint->file_names_.push_back(path);
+  return static_cast<int>(checkpoint->files_->mapped.size()) - 1;
+}
+
+Status CheckpointBuilder::add(TensorInfo tensor) {
+  std::string name = tensor.name;
+  if (!checkpoint->tensors_.emplace(name, std::move(tensor)).second) return fail(Code::data_corrupt, "tensor ", name, " is there twice");
+  return {};
+}
+
+TensorInfo* CheckpointBuilder::find(const std::string& name) {
+  const auto found = checkpoint->tensors_.find(name);
+  return found == checkpoint->tensors_.end() ? nullptr : &found->second;
+}
+
+namespace {
+
+constexpr const char* kIndexName = "model.safetensors.index.json";
+
+Status add_file(CheckpointBuilder& builder, const std::string& path, const Json* weight_map, const std::string& shard) {
+  WEFT_TRY(const int file, builder.map(path));
+  WEFT_TRY(std::vector<TensorInfo> tensors, parse_safetensors(builder.bytes(file), path));
+  for (TensorInfo& tensor : tensors) {
+    // Of copies in several shards, the one that the index names counts.
+    if (weight_map)
+      if (const Json* named = weight_map->find(tensor.name); !named || named->as_string() != shard) continue;
+    tensor.file = file;
+    if (Status added = builder.add(std::move(tensor)); !added.ok()) return Error(added.error()).with(path);
+  }
+  return {};
+}
+
+// A shard's name must stay inside the folder.
+bool is_plain_name(const std::string& name) {
+  return !name.empty() && name.find('/') == std::string::npos && name.find('\\') == std::string::npos && name != "." && name != ".." &&
+         name.find('\0') == std::string::npos;
+}
+
+Status add_shards(CheckpointBuilder& builder, const std::string& folder) {
+  const std::string index_path = folder + "/" + kIndexName;
+  WEFT_TRY(const Json index, read_json_file(index_path));
+  const Json* weight_map = index.find("weight_map");
+  if (!weight_map || !weight_map->is_object()) return fail(Code::data_corrupt, index_path, ": weight_map must be an object");
+  std::vector<std::string> shards;
+  for (const auto& [tensor, shard] : weight_map->members()) {
+    if (!shard.is_string() || !is_plain_name(shard.as_string()))
+      return fail(Code::data_corrupt, index_path, ": weight_map.", tensor, " is ", shard.dump(), ", but must be a file name in this folder");
+    shards.push_back(shard.as_string());
+  }
+  std::sort(shards.begin(), shards.end());
+  shards.erase(std::unique(shards.begin(), shards.end()), shards.end());
+  if (shards.empty()) return fail(Code::data_corrupt, index_path, ": weight_map is empty");
+  for (const std::string& shard : shards) {
+    const std::string path = folder + "/" + shard;
+    if (!is_file(path)) return fail(Code::not_found, "shard ", path, " is missing; ", kIndexName, " names ", shards.size(), " shards");
+    WEFT_RETURN_IF_ERROR(add_file(builder, path, weight_map, shard));
+  }
+  for (const auto& [tensor, shard] : weight_map->members())
+    if (!builder.find(tensor)) return fail(Code::data_corrupt, index_path, ": ", tensor, " is not in ", shard.as_string());
+  return {};
+}
+
+std::vector<std::string> files_ending(const std::string& folder, std::string_view ending) {
+  std::vector<std::string> names;
+  std::error_code ignored;
+  for (const auto& entry : std::filesystem::directory_iterator(folder, ignored))
+    if (const std::string name = entry.path().filename().string(); name.ends_with(ending)) names.push_back(name);
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+Status add_tensors(CheckpointBuilder& builder, const std::string& folder) {
+  if (is_file(folder + "/" + kIndexName)) return add_shards(builder, folder);
+  if (is_file(folder + "/model.safetensors")) return add_file(builder, folder + "/model.safetensors", nullptr, "");
+  const std::vector<std::string> others = files_ending(folder, ".safetensors");
+  if (others.size() == 1) return add_file(builder, folder + "/" + others[0], nullptr, "");
+  if (others.size() > 1) return fail(Code::not_found, folder, " has ", others.size(), " .safetensors files but no ", kIndexName);
+  for (const char* ending : {".bin", ".pt", ".pth"})
+    if (!files_ending(folder, ending).empty())
+      return fail(Code::unsupported, folder, " holds weights as a pickle (", files_ending(folder, ending)[0],
+                  "), which is not read; convert it to safetensors");
+  return fail(Code::not_found, folder, " has no weights: neither model.safetensors nor ", kIndexName, " nor a .gguf file");
+}
+
+// Joins scaled fp8 weights with their scales; refuses what is not understood.
+Status apply_quantization(CheckpointBuilder& builder, const Json& config) {
+  const Json* quantization = config.find("quantization_config");
+  if (!quantization || quantization->is_null() || (quantization->is_object() && quantization->members().empty())) return {};
+  const HfConfig c(config);
+  const HfConfig q = c.sub("quantization_config");
+  const std::string method = q.text("quant_method");
+  if (method != "fp8") q.reject("quant_method", "which is not supported (fp8 is)", Code::unsupported);
+  const std::vector<int> block = q.indices("weight_block_size");
+  if (!block.empty() && (block.size() != 2 || block[0] < 1 || block[1] < 1)) q.reject("weight_block_size", "but must be two positive numbers");
+  WEFT_RETURN_IF_ERROR(c.status());
+  for (auto& [name, tensor] : builder.tensors()) {
+    if (tensor.type != StorageType::f8_e4m3 || tensor.shape.size() != 2) continue;
+    const TensorInfo* scale = builder.find(name + "_scale_inv");
+    if (!scale) scale = builder.find(name + "_scale");
+    if (!scale) return fail(Code::not_found, "the scale of fp8 tensor ", name, " is absent (", name, "_scale_inv)");
+    if (!is_float(scale->type)) return fail(Code::data_corrupt, scale->name, " must hold floats");
+    const int64_t rows = tensor.shape[0], cols = tensor.shape[1];
+    tensor.scale_block_rows = block.empty() ? static_cast<int>(scale->values() == 1 ? rows : 1) : block[0];
+    tensor.scale_block_cols = block.empty() ? static_cast<int>(cols) : block[1];
+    const int64_t want_rows = (rows + tensor.scale_block_rows - 1) / tensor.scale_block_rows;
+    const int64_t want_cols = (cols + tensor.scale_block_cols - 1) / tensor.scale_block_cols;
+    if (scale->rows() != want_rows || scale->cols() != want_cols)
+      return fail(Code::data_corrupt, scale->name, " is [", scale->rows(), ", ", scale->cols(), "] instead of [", want_rows, ", ", want_cols, "]");
+    tensor.scale = scale;
+  }
+  return {};
+}
+
+Status read_folder(CheckpointBuilder& builder, const std::string& folder, bool config_only) {
+  const std::string config_path = folder + "/config.json";
+  if (!is_file(config_path)) {
+    const std::vector<std::string> gguf = files_ending(folder, ".gguf");
+    if (gguf.size() == 1) return read_gguf(builder, folder + "/" + gguf[0], config_only);
+    if (gguf.size() > 1) return fail(Code::invalid_argument, folder, " holds ", gguf.size(), " .gguf files; name one of them");
+    return fail(Code::not_found, folder, " is not a model folder: there is no config.json and no .gguf file in it");
+  }
+  WEFT_TRY(Json config, read_json_file(config_path));
+  if (!config.is_object()) return fail(Code::invalid_argument, config_path, " must be a JSON object, not ", config.type_name());
+  if (const std::string path = folder + "/generation_config.json"; is_file(path)) {
+    auto generation = read_json_file(path);
+    if (generation.ok() && generation->is_object()) builder.set_generation_config(std::move(generation).value());
+    else log_warning(path, " is ignored: ", generation.ok() ? "it must be a JSON object" : generation.error().message());
+  }
+  if (!config_only) {
+    WEFT_RETURN_IF_ERROR(add_tensors(builder, folder));
+    WEFT_RETURN_IF_ERROR(apply_quantization(builder, config));
+  }
+  builder.set_config(std::move(config));
+  return {};
+}
+
+Result<std::shared_ptr<const Checkpoint>> open_path(const std::string& path, bool config_only) {
+  CheckpointBuilder builder;
+  builder.set_path(path);
+  if (config_only) builder.set_dummy();
+  if (is_directory(path)) {
+    WEFT_RETURN_IF_ERROR(read_folder(builder, path, config_only));
+  } else if (is_file(path)) {
+    if (!path.ends_with(".gguf")) return fail(Code::invalid_argument, path, " is neither a model folder nor a .gguf file");
+    WEFT_RETURN_IF_ERROR(read_gguf(builder, path, config_only));
+  } else {
+    return fail(Code::not_found, "there is no model at ", path, "; give a folder with config.json and *.safetensors, or a .gguf file");
+  }
+  return std::shared_ptr<const Checkpoint>(std::move(builder.checkpoint));
+}
+
+}  // namespace
+
+Result<std::shared_ptr<const Checkpoint>> Checkpoint::open(const std::string& path) { return open_path(path, false); }
+Result<std::shared_ptr<const Checkpoint>> Checkpoint::open_dummy(const std::string& path) { return open_path(path, true); }
+
+}  // namespace weft

@@ -1,0 +1,300 @@
+#include "checkpoint/hf_config.h"
+
+#include <algorithm>
+#include <cmath>
+#include <optional>
+
+namespace weft {
+
+struct HfConfig::Shared {
+  Json document;
+  std::string where;
+  std::optional<Error> error;
+};
+
+HfConfig::HfConfig(Json document, std::string where)
+    : shared_(std::make_shared<Shared>(Shared{std::move(document), std::move(where), std::nullopt})), node_(&shared_->document) {
+  if (!node_->is_object()) shared_->error = fail(Code::invalid_argument, shared_->where, " must be a JSON object, not ", node_->type_name());
+}
+
+HfConfig::HfConfig(std::shared_ptr<Shared> shared, const Json* node, std::string prefix)
+    : shared_(std::move(shared)), node_(node), prefix_(std::move(prefix)) {}
+
+const Json* HfConfig::value(std::string_view key) const {
+  const Json* at = node_;
+  while (at) {
+    const size_t dot = key.find('.');
+    at = at->find(key.substr(0, dot));
+    if (dot == std::string_view::npos) break;
+    key.remove_prefix(dot + 1);
+  }
+  return at && !at->is_null() ? at : nullptr;
+}
+
+void HfConfig::reject(std::string_view key, std::string_view problem, Code code) const {
+  if (shared_->error) return;
+  const Json* found = value(key);
+  std::string shown = found ? found->dump() : "absent";
+  if (shown.size() > 80) shown = shown.substr(0, 77) + "...";
+  shared_->error = fail(code, shared_->where, ": ", prefix_, key, " is ", shown, ", ", problem);
+}
+
+Status HfConfig::status() const {
+  if (shared_->error) return *shared_->error;
+  return {};
+}
+
+const Json* HfConfig::required(std::string_view key) const {
+  const Json* found = value(key);
+  if (!found && !shared_->error) shared_->error = fail(Code::invalid_argument, shared_->where, ": ", prefix_, key, " is missing");
+  return found;
+}
+
+int HfConfig::whole(const Json* found, std::string_view key, int64_t low, int64_t high) const {
+  if (!found) return static_cast<int>(low);
+  const bool number = found->is_integer() || (found->is_number() && std::floor(found->as_number()) == found->as_number());
+  const double size = number ? found->as_number() : low - 1.0;
+  if (size >= static_cast<double>(low) && size <= static_cast<double>(high)) return static_cast<int>(size);
+  reject(key, "but must be a whole number from " + std::to_string(low) + " to " + std::to_string(high));
+  return static_cast<int>(low);
+}
+
+int HfConfig::count(std::string_view key) const { return whole(required(key), key, 1, kMaxCount); }
+int HfConfig::count(std::string_view key, int absent) const { return has(key) ? count(key) : absent; }
+int HfConfig::index(std::string_view key) const { return whole(required(key), key, 0, kMaxCount); }
+int HfConfig::index(std::string_view key, int absent) const { return has(key) ? index(key) : absent; }
+
+int HfConfig::positions(std::string_view key) const {
+  const Json* found = required(key);
+  if (found && found->is_number() && found->as_number() > kMaxPositions) return kMaxPositions;
+  return whole(found, key, 1, kMaxPositions);
+}
+int HfConfig::positions(std::string_view key, int absent) const { return has(key) ? positions(key) : absent; }
+
+double HfConfig::number(std::string_view key) const {
+  const Json* found = required(key);
+  if (!found) return 1;
+  if (found->is_number()) return found->as_number();
+  reject(key, "but must be a number");
+  return 1;
+}
+double HfConfig::number(std::string_view key, double absent) const { return has(key) ? number(key) : absent; }
+
+double HfConfig::positive(std::string_view key) const {
+  const double size = number(key);
+  if (size > 0) return size;
+  reject(key, "but must be above 0");
+  return 1;
+}
+double HfConfig::positive(std::string_view key, double absent) const { return has(key) ? positive(key) : absent; }
+
+bool HfConfig::flag(std::string_view key, bool absent) const {
+  const Json* found = value(key);
+  if (!found) return absent;
+  if (found->is_bool()) return found->as_bool();
+  reject(key, "but must be true or false");
+  return absent;
+}
+
+std::string HfConfig::text(std::string_view key) const {
+  const Json* found = required(key);
+  if (!found) return "";
+  if (found->is_string()) return found->as_string();
+  reject(key, "but must be a string");
+  return "";
+}
+std::string HfConfig::text(std::string_view key, std::string_view absent) const { return has(key) ? text(key) : std::string(absent); }
+
+std::string HfConfig::choice(std::string_view key, std::string_view absent, const std::vector<std::string_view>& allowed) const {
+  const std::string found = text(key, absent);
+  if (std::find(allowed.begin(), allowed.end(), found) != allowed.end()) return found;
+  std::string problem = "but must be one of";
+  for (std::string_view item : allowed) (problem += " ") += item;
+  reject(key, problem, Code::unsupported);
+  return std::string(allowed.front());
+}
+
+std::vector<int> HfConfig::indices(std::string_view key) const {
+  const Json* found = value(key);
+  if (!found) return {};
+  if (!found->is_array()) return {whole(found, key, 0, kMaxCount)};
+  std::vector<int> list;
+  for (const Json& item : found->items()) list.push_back(whole(&item, key, 0, kMaxCount));
+  return list;
+}
+
+std::vector<std::string> HfConfig::texts(std::string_view key) const {
+  const Json* found = value(key);
+  std::vector<std::string> list;
+  if (!found) return list;
+  if (!found->is_array()) return reject(key, "but must be a list of strings"), list;
+  for (const Json& item : found->items()) {
+    if (!item.is_string()) return reject(key, "but must be a list of strings"), list;
+    list.push_back(item.as_string());
+  }
+  return list;
+}
+
+std::vector<double> HfConfig::numbers(std::string_view key) const {
+  const Json* found = value(key);
+  std::vector<double> list;
+  if (!found) return list;
+  if (!found->is_array()) return reject(key, "but must be a list of numbers"), list;
+  for (const Json& item : found->items()) {
+    if (!item.is_number()) return reject(key, "but must be a list of numbers"), list;
+    list.push_back(item.as_number());
+  }
+  return list;
+}
+
+std::vector<HfConfig> HfConfig::list(std::string_view key) const {
+  const Json* found = value(key);
+  std::vector<HfConfig> views;
+  if (!found) return views;
+  if (!found->is_array()) return reject(key, "but must be a list of objects"), views;
+  for (size_t i = 0; i < found->items().size(); ++i) {
+    const Json& item = found->items()[i];
+    if (!item.is_object()) return reject(key, "but must be a list of objects"), views;
+    views.push_back(HfConfig(shared_, &item, prefix_ + std::string(key) + "[" + std::to_string(i) + "]."));
+  }
+  return views;
+}
+
+HfConfig HfConfig::sub(std::string_view key) const {
+  static const Json empty = Json::object();
+  const Json* found = required(key);
+  if (found && !found->is_object()) reject(key, "but must be an object"), found = nullptr;
+  return HfConfig(shared_, found ? found : &empty, prefix_ + std::string(key) + ".");
+}
+
+std::string HfConfig::architecture() const {
+  const Json* found = required("architectures");
+  if (!found) return "";
+  if (found->is_array() && !found->items().empty() && found->items()[0].is_string()) return found->items()[0].as_string();
+  reject("architectures", "but must be a list of strings");
+  return "";
+}
+
+std::string HfConfig::dtype() const {
+  std::string type = has("dtype") ? text("dtype") : text("torch_dtype", "");
+  if (type.starts_with("torch.")) type.erase(0, 6);
+  return type;
+}
+
+std::vector<int> HfConfig::token_ids(std::string_view key) const {
+  const Json* found = value(key);
+  std::vector<int> ids;
+  if (!found) return ids;
+  const auto add = [&](const Json& item) {
+    if (!item.is_integer()) return reject(key, "but must be a token id or a list of them");
+    if (item.as_integer() >= 0 && item.as_integer() <= INT32_MAX) ids.push_back(static_cast<int>(item.as_integer()));
+  };
+  if (!found->is_array()) add(*found);
+  else
+    for (const Json& item : found->items()) add(item);
+  return ids;
+}
+
+int HfConfig::head_dim() const {
+  const int heads = count("num_attention_heads"), hidden = count("hidden_size");
+  if (has("head_dim")) {
+    const int dim = count("head_dim");
+    if (dim % 2 != 0) reject("head_dim", "but must be even");
+    if (dim > 4096) reject("head_dim", "which is too large");
+    return dim;
+  }
+  if (hidden % heads != 0) reject("num_attention_heads", "which does not divide hidden_size, and there is no head_dim");
+  else if (hidden / heads % 2 != 0) reject("num_attention_heads", "which makes the head size odd");
+  return std::max(1, hidden / heads);
+}
+
+int HfConfig::kv_heads() const {
+  const int heads = count("num_attention_heads"), kv_heads = count("num_key_value_heads", heads);
+  if (heads % kv_heads == 0) return kv_heads;
+  reject("num_key_value_heads", "which does not divide num_attention_heads");
+  return heads;
+}
+
+std::vector<LayerKind> HfConfig::layer_types(int layers) const {
+  std::vector<LayerKind> kinds;
+  if (!has("layer_types")) return kinds;
+  for (const std::string& kind : texts("layer_types")) {
+    if (kind == "full_attention") kinds.push_back(LayerKind::full);
+    else if (kind == "sliding_attention") kinds.push_back(LayerKind::window);
+    else if (kind == "chunked_attention") kinds.push_back(LayerKind::chunk);
+    else reject("layer_types", "which has the unknown kind " + kind, Code::unsupported);
+  }
+  if (static_cast<int>(kinds.size()) != layers) reject("layer_types", "but must have one entry per layer");
+  kinds.resize(layers, LayerKind::full);
+  return kinds;
+}
+
+namespace {
+
+// Checks and copies what the scaling's kind needs out of the object `s`.
+void read_scaling(const HfConfig& s, const HfConfig& whole, RopeConfig& rope) {
+  std::string kind = s.text("rope_type", s.text("type", "default"));
+  const auto factor = [&] {
+    const double value = s.number("factor");
+    if (!(value >= 1)) s.reject("factor", "but must be at least 1");
+    return value;
+  };
+  if (kind == "default" || kind == "mrope") return;
+  if (kind == "linear") {
+    rope.scaling = RopeConfig::Scaling::linear;
+    rope.factor = factor();
+  } else if (kind == "factors") {
+    rope.scaling = RopeConfig::Scaling::factors;
+  } else if (kind == "llama3") {
+    rope.scaling = RopeConfig::Scaling::llama3;
+    rope.factor = factor();
+    rope.low_freq_factor = s.positive("low_freq_factor");
+    rope.high_freq_factor = s.positive("high_freq_factor");
+    rope.original_max_positions = s.positions("original_max_position_embeddings");
+    if (!(rope.low_freq_factor < rope.high_freq_factor)) s.reject("low_freq_factor", "but must be below high_freq_factor");
+  } else if (kind == "yarn") {
+    rope.scaling = RopeConfig::Scaling::yarn;
+    rope.factor = factor();
+    rope.original_max_positions =
+        s.has("original_max_position_embeddings") ? s.positions("original_max_position_embeddings") : whole.positions("max_position_embeddings");
+    rope.beta_fast = s.positive("beta_fast", 32), rope.beta_slow = s.positive("beta_slow", 1);
+    if (!(rope.beta_slow < rope.beta_fast)) s.reject("beta_slow", "but must be below beta_fast");
+    if (s.has("mscale")) rope.mscale = s.number("mscale");
+    if (s.has("mscale_all_dim")) rope.mscale_all_dim = s.number("mscale_all_dim");
+    if (s.has("attention_factor")) rope.attention_factor = s.positive("attention_factor");
+    rope.truncate = s.flag("truncate", true);
+  } else {
+    s.reject(s.has("rope_type") ? "rope_type" : "type", "a rope_scaling that is not supported", Code::unsupported);
+  }
+}
+
+}  // namespace
+
+RopeConfig HfConfig::rope(LayerKind kind, double theta) const {
+  RopeConfig rope;
+  rope.theta = positive("rope_theta", theta);
+  rope.partial_rotary_factor = positive("partial_rotary_factor", 1.0);
+  if (rope.partial_rotary_factor > 1) reject("partial_rotary_factor", "but must be at most 1");
+  if (kind == LayerKind::window && has("rope_local_base_freq")) {
+    rope.theta = positive("rope_local_base_freq");
+    return rope;
+  }
+  const char* key = has("rope_parameters") ? "rope_parameters" : "rope_scaling";
+  if (!has(key)) return rope;
+  HfConfig scaling = sub(key);
+  // Version 5: one object per kind of layer.
+  const char* layer = kind == LayerKind::window ? "sliding_attention" : kind == LayerKind::chunk ? "chunked_attention" : "full_attention";
+  for (const char* name : {"full_attention", "sliding_attention", "chunked_attention"})
+    if (scaling.has(name) && scaling.value(name)->is_object()) {
+      if (!scaling.has(layer)) return rope;
+      scaling = scaling.sub(layer);
+      break;
+    }
+  if (scaling.has("rope_theta")) rope.theta = scaling.positive("rope_theta");
+  if (scaling.has("partial_rotary_factor")) rope.partial_rotary_factor = scaling.positive("partial_rotary_factor");
+  for (int section : scaling.indices("mrope_section")) rope.sections.push_back(section);
+  read_scaling(scaling, *this, rope);
+  return rope;
+}
+
+}  // namespace weft

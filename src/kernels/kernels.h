@@ -1,0 +1,307 @@
+// The kernels' interface: pure functions on pointers, one table of them per instruction set.
+//
+// Every op is called by all threads of a team at once, each with its Part; an op never allocates, throws, locks or starts
+// threads. Activations are float32, row-major, with a leading dimension in floats, so that a slice of columns is a view.
+//
+// Exactness (docs/exactness.md): what is computed for one row depends on nothing but that row, its weights and its cache. The
+// order of additions for one output is fixed by the weights' shape: never by the number of rows, the Part or the tile.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "core/cache_spec.h"
+#include "core/dtype.h"
+
+namespace weft::kernels {
+
+// This thread's share of an op: `index` of `count`.
+struct Part {
+  int index = 0, count = 1;
+};
+
+// ---- Weights ----------------------------------------------------------------------------------------------------------------
+
+// How a matrix is stored for the matrix product.
+enum class WeightForm : uint8_t { f32, bf16 };
+
+// A weight matrix [out, k] in packed form: panels of `panel` output columns; inside a panel the layout is the table's own (see
+// CpuTable::pack_panel). Padded columns and k are zero. Aligned to 64 bytes.
+struct PackedMatrix {
+  WeightForm form = WeightForm::f32;
+  int out = 0, k = 0;
+  int panel = 0;           // output columns per panel
+  size_t panel_bytes = 0;  // from one panel to the next
+  // k is summed in this many equal parts (1, 2, 4 or 8), added as a balanced binary tree. They must divide k; for bf16 with more
+  // than one part, into parts of even length.
+  int shards = 1;
+  const std::byte* data = nullptr;
+};
+
+// How activations are stored where a matrix product reads them.
+//   f32:          as they are
+//   f32_as_bf16:  float32 holding values rounded to bfloat16
+//   bf16:         bfloat16, row length padded to even with a zero
+enum class Operand : uint8_t { f32, f32_as_bf16, bf16 };
+constexpr int operand_size_bytes(Operand o) { return o == Operand::bf16 ? 2 : 4; }
+
+// ---- Arguments --------------------------------------------------------------------------------------------------------------
+
+// Looks up rows of the embedding: out[r, :] = scale * table[ids[r], :]. The table is either plain rows (row_data) or, when the
+// output matrix is tied to it, the packed matrix itself.
+struct EmbedArgs {
+  const int32_t* ids = nullptr;
+  const void* row_data = nullptr;  // [vocab, cols] of row_type (f32, bf16 or f16), or null: use `packed`
+  DType row_type = DType::f32;
+  PackedMatrix packed;
+  int cols = 0;
+  float scale = 1.0f;
+  float* out = nullptr;
+  int64_t ld_out = 0;
+};
+
+// y[r, n] = sum_k x[r, k] * w[n, k]  (+ bias[n])  (+ residual[r, n]).  x is in the operand type that the table states for the
+// weight's form; ld_x counts elements of that type. residual may be y itself.
+struct LinearArgs {
+  const void* x = nullptr;
+  int64_t ld_x = 0;
+  PackedMatrix w;
+  const float* bias = nullptr;
+  const float* residual = nullptr;
+  int64_t ld_residual = 0;
+  float* y = nullptr;
+  int64_t ld_y = 0;
+};
+
+// Writes float32 rows as the operand of a matrix product.
+struct ToOperandArgs {
+  const float* x = nullptr;
+  int64_t ld_x = 0;
+  int cols = 0;
+  Operand operand = Operand::f32;
+  void* out = nullptr;
+  int64_t ld_out = 0;  // in elements of the operand
+};
+
+// RMS norm: y = w' * x / sqrt(mean(x^2) + eps), w' = w, or 1 + w with one_plus; layer norm: subtracts the mean first and adds
+// bias. Statistics in float32. The result is written in `operand` form (f32 for a plain value). w may be null (all ones).
+struct NormArgs {
+  const float* x = nullptr;
+  int64_t ld_x = 0;
+  int cols = 0;
+  const float* weight = nullptr;
+  const float* bias = nullptr;  // layer norm only, may be null
+  bool one_plus = false;
+  float eps = 1e-6f;
+  Operand operand = Operand::f32;
+  void* out = nullptr;
+  int64_t ld_out = 0;
+};
+
+// cos and sin of position * inv_freq[i], times `factor`: out[r, 0:n] = cos, out[r, n:2n] = sin, n = half. The product is
+// rounded to float32 as the reference models do; cos and sin are accurate to an ulp. With several position axes (M-RoPE)
+// axis_of[i] tells which row of `positions` ([axes, ld_positions]) frequency i uses; null: axis 0.
+struct RopeAnglesArgs {
+  const int32_t* positions = nullptr;
+  int64_t ld_positions = 0;
+  const uint8_t* axis_of = nullptr;
+  const float* inv_freq = nullptr;
+  int half = 0;
+  float factor = 1.0f;
+  float* out = nullptr;  // [rows, 2 * half]
+};
+
+enum class HeadNorm : uint8_t { none, rms, rms_one_plus, l2 };
+
+// In place, for each row and each of `heads` heads of x: an RMS norm over the head (l2: without weight) and the rotation.
+//   rotation of the first 2 * half elements: halves pair (i, i + half), interleaved pair (2i, 2i + 1):
+//     a' = a cos - b sin, b' = b cos + a sin
+//   norm_after: the norm comes after the rotation (Llama 4).
+//   temperature: each row is scaled by log1p(floor((position + 1) / floor_scale)) * attn_scale + 1 (Llama 4's layers without
+//   rope); floor_scale 0 switches it off.
+struct HeadsArgs {
+  float* x = nullptr;
+  int64_t ld_x = 0;
+  int heads = 0, dim = 0;
+  HeadNorm norm = HeadNorm::none;
+  bool norm_after = false;
+  const float* norm_weight = nullptr;  // [dim]
+  float eps = 1e-6f;
+  const float* angles = nullptr;  // [rows, 2 * half] as rope_angles writes them, or null: no rotation
+  int half = 0;
+  bool interleaved = false;
+  const int32_t* positions = nullptr;  // for the temperature
+  float floor_scale = 0, attn_scale = 0;
+};
+
+// One cache group as kernels see it. Memory is an array of blocks; in a block each layer of the group has its own part:
+//   keys   [kv_heads][tiles][ceil(k_dim / 2)][16 tokens][2]   bf16 (pairs along the head dimension, zero-padded)
+//          [kv_heads][tiles][k_dim][16 tokens]                f32
+//   values [kv_heads][tiles][16 / 2 token pairs][v_dim][2]    bf16
+//          [kv_heads][tiles][16 tokens][v_dim]                f32
+// where tiles = ceil(tokens_per_block / 16). A block of fewer than 16 tokens uses the first lanes of its one tile.
+struct CacheView {
+  std::byte* base = nullptr;  // of block 0, at this layer's part
+  size_t block_stride_bytes = 0;
+  int tokens_per_block = 0;  // a power of two
+  DType dtype = DType::f32;  // f32 or bf16
+  int kv_heads = 0, k_dim = 0, v_dim = 0;
+};
+constexpr int kTileTokens = 16;
+// Bytes of one layer's part of a block (a multiple of 64), and the offset of the values in it.
+size_t cache_layer_bytes(const CacheSpec& spec, int tokens_per_block);
+size_t cache_values_offset_bytes(const CacheSpec& spec, int tokens_per_block);
+
+// One sequence of the step, seen from one cache group: `rows` query rows from `first_row` on, at positions first_position,
+// first_position + 1, ... Its blocks from block number `first_block` on are block_table[table_offset ...] (a group that forgets
+// old blocks starts later than 0).
+struct SequenceView {
+  int first_row = 0, rows = 0;
+  int first_position = 0;
+  int first_block = 0;
+  int64_t table_offset = 0;
+};
+
+// Writes keys and values of the step's rows into the cache.
+struct AppendArgs {
+  const float *k = nullptr, *v = nullptr;  // [rows, kv_heads * k_dim], [rows, kv_heads * v_dim]
+  int64_t ld_k = 0, ld_v = 0;
+  CacheView cache;
+  const int32_t* block_table = nullptr;
+  const SequenceView* sequences = nullptr;
+  int sequence_count = 0;
+};
+
+// A piece of attention work: query rows [first_row, first_row + rows) of a sequence (relative to its first row), all query heads
+// of one kv head. partial < 0: the whole result goes to `out`. Otherwise only key splits [first_split, first_split + splits) are
+// walked and their (max, sum, accumulator) go to the partial buffer from entry `partial` on, one entry per split, for
+// attend_combine.
+struct AttendItem {
+  int sequence = 0;
+  int first_row = 0, rows = 0;
+  int kv_head = 0;
+  int partial = -1;
+  int first_split = 0, splits = 0;
+};
+// Work items for one step, cut so that `threads` threads are busy. Items of thread t: [begin[t], begin[t + 1]).
+struct AttendPlan {
+  std::vector<AttendItem> items;
+  std::vector<int> begin;
+  // For attend_combine: sequences (of one row) whose key splits were spread; one entry per (sequence, kv head).
+  struct Combine {
+    int sequence = 0, kv_head = 0, partial = 0, first_split = 0, splits = 0;
+  };
+  std::vector<Combine> combines;
+  int partial_count = 0;  // entries of the partial buffer in use
+};
+constexpr int kStepTokens = 64;    // the online softmax takes this many keys at a time
+constexpr int kSplitTokens = 512;  // keys are summed in splits at absolute multiples of this, joined in ascending order
+
+enum class Mask : uint8_t { causal, none };
+
+// Softmax attention: out[r, h] = sum_j softmax_j(scale * q[r, h] . k[j]) v[j] over the keys j that the mask allows for the row's
+// position i: causal: j <= i; window > 0: also j > i - window; chunk > 0: also floor(j / chunk) == floor(i / chunk).
+// Mask::none (encoders): all keys of the sequence (first_position + rows of them).
+// Query head h reads kv head h / (heads / kv_heads). Keys are walked in steps of kStepTokens at absolute positions; within each
+// split of kSplitTokens an online softmax, then splits are joined in ascending order, whoever computed them. Keys that the mask
+// hides are never multiplied, whatever their memory holds.
+struct AttendArgs {
+  const float* q = nullptr;  // [rows, heads * k_dim]
+  int64_t ld_q = 0;
+  CacheView cache;
+  const int32_t* block_table = nullptr;
+  const SequenceView* sequences = nullptr;
+  const AttendPlan* plan = nullptr;
+  int heads = 0;
+  float scale = 1.0f;
+  Mask mask = Mask::causal;
+  int window = 0, chunk = 0;
+  Operand operand = Operand::f32;
+  void* out = nullptr;  // [rows, heads * v_dim] in operand form
+  int64_t ld_out = 0;
+  float* partials = nullptr;     // [partial_count, partial_floats()]
+  std::byte* scratch = nullptr;  // [threads, scratch_bytes]
+  size_t scratch_bytes = 0;      // per thread, from CpuTable::attend_scratch_bytes
+};
+
+enum class Activation : uint8_t { silu, gelu_tanh, gelu, relu2, relu, tanh, quick_gelu };
+
+// gated: out[r, c] = act(x[r, c]) * x[r, cols + c]; plain: out[r, c] = act(x[r, c]).
+struct ActivateArgs {
+  const float* x = nullptr;
+  int64_t ld_x = 0;
+  int cols = 0;  // of the output
+  Activation act = Activation::silu;
+  bool gated = true;
+  Operand operand = Operand::f32;
+  void* out = nullptr;
+  int64_t ld_out = 0;
+};
+
+// out = a + b, row by row (out may be a or b).
+struct AddArgs {
+  const float *a = nullptr, *b = nullptr;
+  int64_t ld_a = 0, ld_b = 0;
+  int cols = 0;
+  float* out = nullptr;
+  int64_t ld_out = 0;
+};
+
+// out[i, :] = x[rows[i], :]
+struct SelectRowsArgs {
+  const float* x = nullptr;
+  int64_t ld_x = 0;
+  const int32_t* rows = nullptr;
+  int cols = 0;
+  float* out = nullptr;
+  int64_t ld_out = 0;
+};
+
+// ---- The table --------------------------------------------------------------------------------------------------------------
+
+// All functions take the number of rows (read at run time) and this thread's Part.
+struct CpuTable {
+  const char* isa = "";
+  // What a matrix product with weights of this form reads.
+  Operand (*operand)(WeightForm) = nullptr;
+  // Output columns per panel, and bytes of one panel with this k.
+  int (*panel_cols)(WeightForm) = nullptr;
+  size_t (*panel_bytes)(WeightForm, int k) = nullptr;
+  // Packs up to panel_cols rows of weights (float32, [rows, ld]) into one panel; missing rows become zero.
+  void (*pack_panel)(WeightForm, const float* rows, int64_t ld, int row_count, int k, std::byte* panel) = nullptr;
+  // The same from bfloat16 rows, for form bf16 only (no detour over float32 when loading).
+  void (*pack_panel_bf16)(const uint16_t* rows, int64_t ld, int row_count, int k, std::byte* panel) = nullptr;
+
+  void (*embed)(const EmbedArgs&, int rows, Part) = nullptr;
+  void (*linear)(const LinearArgs&, int rows, Part) = nullptr;
+  void (*to_operand)(const ToOperandArgs&, int rows, Part) = nullptr;
+  void (*rms_norm)(const NormArgs&, int rows, Part) = nullptr;
+  void (*layer_norm)(const NormArgs&, int rows, Part) = nullptr;
+  void (*rope_angles)(const RopeAnglesArgs&, int rows, Part) = nullptr;
+  void (*heads)(const HeadsArgs&, int rows, Part) = nullptr;
+  void (*append)(const AppendArgs&, int rows, Part) = nullptr;
+  void (*attend)(const AttendArgs&, int rows, Part) = nullptr;
+  void (*attend_combine)(const AttendArgs&, int rows, Part) = nullptr;
+  size_t (*attend_scratch_bytes)(int heads, const CacheView&) = nullptr;  // per thread
+  void (*activate)(const ActivateArgs&, int rows, Part) = nullptr;
+  void (*add)(const AddArgs&, int rows, Part) = nullptr;
+  void (*select_rows)(const SelectRowsArgs&, int rows, Part) = nullptr;
+};
+
+// Cuts the step's attention of one cache group into items for `threads` threads. `heads` are query heads.
+void plan_attention(std::span<const SequenceView> sequences, const CacheView& cache, int heads, Mask mask, int window, int chunk,
+                    int threads, AttendPlan& plan);
+// Floats of one entry of the partial buffer, and the largest number of entries that plan_attention makes for these limits.
+size_t partial_floats(int heads, const CacheView& cache);
+int max_partials(int max_sequences, int max_position, int kv_heads);
+
+const CpuTable& ref_table();
+// The best table this machine and its operating system support, or the one that the environment variable WEFT_ISA names
+// (ref, avx2, avx512); null if that one cannot run here or is unknown.
+const CpuTable* cpu_table();
+// Every table that can run here, ref first.
+std::vector<const CpuTable*> available_tables();
+
+}  // namespace weft::kernels

@@ -1,0 +1,85 @@
+// Addresses inside packed weights and the key/value cache, shared by all tables.
+//
+// Included by files that are compiled for one instruction set, so everything here has internal linkage: the linker must never
+// pick an AVX-512 copy of a function for the rest of the program.
+#pragma once
+
+#include "kernels/kernels.h"
+
+// For functions that belong inside a kernel's loop.
+#define WEFT_INLINE [[gnu::always_inline, maybe_unused]] static inline
+
+namespace weft::kernels {
+namespace {
+
+constexpr size_t bytes_of(WeightForm form) { return form == WeightForm::bf16 ? 2 : 4; }
+
+// [first, last) of `count` units that fall to this part: contiguous, as even as possible.
+struct Range {
+  int64_t first, last;
+};
+[[maybe_unused]] constexpr Range share(int64_t count, Part part) {
+  return {count * part.index / part.count, count * (part.index + 1) / part.count};
+}
+
+// ---- Packed weights: f32 [k][columns], bf16 [ceil(k / 2)][columns][2] in each panel -----------------------------------------
+
+[[maybe_unused]] constexpr size_t packed_panel_bytes(WeightForm form, int columns, int k) {
+  const size_t padded_k = form == WeightForm::bf16 ? (static_cast<size_t>(k) + 1) / 2 * 2 : static_cast<size_t>(k);
+  const size_t bytes = padded_k * static_cast<size_t>(columns) * bytes_of(form);
+  return (bytes + 63) / 64 * 64;
+}
+// Index of element k of a column, in elements of the form.
+[[maybe_unused]] constexpr size_t packed_index(WeightForm form, int columns, int column, int k) {
+  if (form == WeightForm::f32) return static_cast<size_t>(k) * columns + column;
+  return (static_cast<size_t>(k / 2) * columns + column) * 2 + (k & 1);
+}
+
+// ---- Cache ------------------------------------------------------------------------------------------------------------------
+
+[[maybe_unused]] constexpr int tiles_per_block(int tokens_per_block) {
+  return tokens_per_block <= kTileTokens ? 1 : tokens_per_block / kTileTokens;
+}
+[[maybe_unused]] constexpr size_t key_tile_bytes(DType dtype, int k_dim) {
+  return dtype == DType::bf16 ? (static_cast<size_t>(k_dim) + 1) / 2 * 64 : static_cast<size_t>(k_dim) * 64;
+}
+[[maybe_unused]] constexpr size_t value_tile_bytes(DType dtype, int v_dim) {
+  return static_cast<size_t>(v_dim) * (dtype == DType::bf16 ? 32 : 64);
+}
+// Where the values start in a layer's part of a block.
+[[maybe_unused]] constexpr size_t values_offset(const CacheView& cache) {
+  return key_tile_bytes(cache.dtype, cache.k_dim) * static_cast<size_t>(tiles_per_block(cache.tokens_per_block) * cache.kv_heads);
+}
+[[maybe_unused]] inline std::byte* key_tile(const CacheView& cache, int block, int kv_head, int tile) {
+  const size_t index = static_cast<size_t>(kv_head) * tiles_per_block(cache.tokens_per_block) + tile;
+  return cache.base + static_cast<size_t>(block) * cache.block_stride_bytes + index * key_tile_bytes(cache.dtype, cache.k_dim);
+}
+[[maybe_unused]] inline std::byte* value_tile(const CacheView& cache, int block, int kv_head, int tile) {
+  const size_t index = static_cast<size_t>(kv_head) * tiles_per_block(cache.tokens_per_block) + tile;
+  return cache.base + static_cast<size_t>(block) * cache.block_stride_bytes + values_offset(cache) +
+         index * value_tile_bytes(cache.dtype, cache.v_dim);
+}
+// Index of dimension d of a token (lane 0..15) in its tile, in elements of the cache's type.
+[[maybe_unused]] constexpr size_t key_index(DType dtype, int d, int lane) {
+  return dtype == DType::bf16 ? (static_cast<size_t>(d / 2) * kTileTokens + lane) * 2 + (d & 1)
+                              : static_cast<size_t>(d) * kTileTokens + lane;
+}
+[[maybe_unused]] constexpr size_t value_index(DType dtype, int v_dim, int d, int lane) {
+  return dtype == DType::bf16 ? (static_cast<size_t>(lane / 2) * v_dim + d) * 2 + (lane & 1)
+                              : static_cast<size_t>(lane) * v_dim + d;
+}
+
+// At most this many queries (rows times query heads of a kv head) make one item of attention work, or one row if that has more.
+[[maybe_unused]] constexpr int kItemQueries = 48;
+
+// Keys [first, last) that a query at `position` may read.
+[[maybe_unused]] inline Range visible_keys(const SequenceView& sequence, int position, Mask mask, int window, int chunk) {
+  if (mask == Mask::none) return {0, sequence.first_position + sequence.rows};
+  int first = 0;
+  if (window > 0 && position - window + 1 > first) first = position - window + 1;
+  if (chunk > 0 && position / chunk * chunk > first) first = position / chunk * chunk;
+  return {first, position + 1};
+}
+
+}  // namespace
+}  // namespace weft::kernels

@@ -1,0 +1,17 @@
+// Parts of the reference table that live in files of their own.
+#pragma once
+
+#include "kernels/kernels.h"
+
+namespace weft::kernels {
+
+// out[index] = value in operand form; the end of a row of `cols` values gets bf16's zero padding.
+void ref_store(void* out, int64_t index, Operand operand, float value);
+void ref_end_row(void* out, int64_t row_index, int cols, Operand operand);
+
+void ref_append(const AppendArgs& a, int rows, Part part);
+void ref_attend(const AttendArgs& a, int rows, Part part);
+void ref_attend_combine(const AttendArgs& a, int rows, Part part);
+size_t ref_attend_scratch_bytes(int heads, const CacheView& cache);
+
+}  // namespace weft::kernels

@@ -1,0 +1,51 @@
+// Llama 2 and 3: the plain pre-norm decoder, and the parent of most others.
+//
+//   x = embed(tokens)
+//   for each layer:  x += attention(norm(x));  x += mlp(norm(x))
+//   logits = lm_head(norm(x))
+#include "blocks/rope.h"
+#include "models/models.h"
+
+namespace weft::models {
+
+using namespace blocks;
+
+AttentionOptions llama_attention(const HfConfig& c) {
+  const int hidden = c.count("hidden_size"), heads = c.count("num_attention_heads");
+  AttentionOptions a;
+  a.hidden = hidden;
+  a.heads = heads;
+  a.kv_heads = c.kv_heads();
+  a.head_dim = c.head_dim();
+  a.qkv_bias = a.out_bias = c.flag("attention_bias", false);
+  a.rope = rope_angles(c.rope(), a.head_dim);
+  return a;
+}
+
+kernels::Activation activation(const HfConfig& c, std::string_view key, std::string_view absent) {
+  const std::string name = c.text(key, absent);
+  if (name == "silu" || name == "swish") return kernels::Activation::silu;
+  if (name == "gelu_pytorch_tanh" || name == "gelu_new" || name == "gelu_fast") return kernels::Activation::gelu_tanh;
+  if (name == "gelu") return kernels::Activation::gelu;
+  if (name == "relu2") return kernels::Activation::relu2;
+  if (name == "relu") return kernels::Activation::relu;
+  if (name == "quick_gelu") return kernels::Activation::quick_gelu;
+  c.reject(key, "not a known activation", Code::unsupported);
+  return kernels::Activation::silu;
+}
+
+DecoderRecipe llama(const HfConfig& c) {
+  DecoderRecipe r;
+  r.hidden = c.count("hidden_size");
+  r.layers = c.count("num_hidden_layers");
+  r.vocab = c.count("vocab_size");
+  r.tied_embeddings = c.flag("tie_word_embeddings", false);
+  r.norm = {NormKind::rms, static_cast<float>(c.positive("rms_norm_eps", 1e-6))};
+  r.attention = attention_with(llama_attention(c));
+  r.mlp = gated_mlp_with({.hidden = r.hidden, .width = c.count("intermediate_size"), .act = activation(c), .bias = c.flag("mlp_bias", false)});
+  r.layer = pre_norm_layer;
+  r.head = lm_head;
+  return r;
+}
+
+}  // namespace weft::models

@@ -1,0 +1,40 @@
+// Every architecture, by the name that config.json gives it. A model is one function from the configuration to a recipe; see
+// docs/adding-a-model.md.
+#pragma once
+
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "blocks/blocks.h"
+#include "checkpoint/hf_config.h"
+
+namespace weft::models {
+
+using MakeRecipe = blocks::DecoderRecipe (*)(const HfConfig&);
+
+struct Architecture {
+  std::string_view name;     // config.json's architectures[0]
+  MakeRecipe make;
+  std::string_view example;  // a published checkpoint of this kind
+};
+
+// All of them, in alphabetical order.
+std::span<const Architecture> architectures();
+
+// Records the plan of the model that the configuration describes. Errors: unknown architecture (the message lists the known ones),
+// and what is missing, wrong or unsupported in the configuration, with the key's name.
+Result<Plan> build_plan(const HfConfig& config);
+
+blocks::DecoderRecipe llama(const HfConfig&);
+blocks::DecoderRecipe mistral(const HfConfig&);
+blocks::DecoderRecipe qwen2(const HfConfig&);
+blocks::DecoderRecipe qwen3(const HfConfig&);
+blocks::DecoderRecipe gemma3(const HfConfig&);
+
+// Parts of the Llama recipe that variants reuse.
+blocks::AttentionOptions llama_attention(const HfConfig&);
+// hidden_act (or `key`) as an activation; records an error for an unknown one.
+kernels::Activation activation(const HfConfig&, std::string_view key = "hidden_act", std::string_view absent = "silu");
+
+}  // namespace weft::models

@@ -1,0 +1,99 @@
+// Runs a plan on the CPU: binds every op to fixed addresses once, then each step wakes the thread team once and all its members
+// walk the op list together, with barriers only where ops need one.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "base/thread_team.h"
+#include "plan/memory.h"
+#include "plan/passes.h"
+#include "plan/plan.h"
+#include "plan/step_inputs.h"
+#include "plan/weights.h"
+
+namespace weft {
+
+struct ExecutorLimits {
+  int max_tokens = 0;     // rows of a step
+  int max_outputs = 0;    // rows whose output is wanted
+  int max_sequences = 0;  // in a step
+  int max_seq_len = 0;
+};
+
+// Where each cache group's blocks lie.
+struct CacheMemory {
+  std::vector<std::byte*> base;            // per group: block 0
+  std::vector<size_t> block_stride_bytes;  // per group
+  int tokens_per_block = 0;
+  DType dtype = DType::f32;
+};
+
+class CpuExecutor {
+ public:
+  // The plan must have been through the passes that the weights were loaded for (see prepare_plan). `weights`, `cache` and `team`
+  // must outlive the executor.
+  CpuExecutor(Plan plan, const Weights& weights, const kernels::CpuTable& table, ThreadTeam& team, CacheMemory cache, ExecutorLimits limits);
+
+  StepInputs& inputs() { return inputs_; }
+  // Runs the step that inputs() describes. `tail` is called by every member behind a barrier after the last op (sampling).
+  // replay == false: resolves every op's addresses anew before it runs, as the first step does.
+  void run(const std::function<void(kernels::Part)>& tail, bool replay = true);
+  // [outputs, cols] of the last run; ld in floats.
+  const float* output() const;
+  int64_t output_ld() const;
+  int output_cols() const { return plan_.output.cols; }
+
+  const Plan& plan() const { return plan_; }
+  size_t arena_bytes() const { return arena_.bytes(); }
+
+ private:
+  struct AttendCombine {
+    kernels::AttendArgs args;
+  };
+  struct BoundOp {
+    std::variant<kernels::EmbedArgs, kernels::LinearArgs, kernels::NormArgs, kernels::RopeAnglesArgs, kernels::HeadsArgs, kernels::AppendArgs,
+                 kernels::AttendArgs, AttendCombine, kernels::ActivateArgs, kernels::AddArgs, kernels::SelectRowsArgs, kernels::ToOperandArgs>
+        args;
+    Rows rows = Rows::tokens;
+    bool layer_norm = false;
+    bool barrier = false;                            // before it
+    const kernels::AttendPlan* combine_of = nullptr; // AttendCombine: skipped when nothing was spread
+  };
+
+  void bind();
+  BoundOp bind_op(const Op& op) const;
+  kernels::AttendArgs attend_args(const Op& op, const AttendOp& attend) const;
+  kernels::CacheView cache_view(CacheRef ref) const;
+  void* address(const Value& v) const;
+  int64_t ld(const Value& v) const { return layout_.ld[v.storage]; }
+  void walk(kernels::Part part);
+  void run_op(const BoundOp& op, kernels::Part part) const;
+  void plan_groups();
+
+  Plan plan_;
+  const Weights& weights_;
+  const kernels::CpuTable& table_;
+  ThreadTeam& team_;
+  CacheMemory cache_;
+  ExecutorLimits limits_;
+  Arena layout_;
+  Memory arena_, partials_, scratch_;
+  size_t scratch_bytes_ = 0;  // per thread
+  std::vector<bool> barriers_;
+  std::vector<BoundOp> bound_;
+  StepInputs inputs_;
+  const std::function<void(kernels::Part)>* tail_ = nullptr;
+  std::function<void(int)> walk_;
+};
+
+// The passes that every plan goes through before it is loaded and bound: dead ops, residual adds, operand forms for weights of
+// `form`.
+Plan prepare_plan(Plan plan, const kernels::CpuTable& table, kernels::WeightForm form);
+// The form a matrix of the plan is stored in when the model's is `form`.
+kernels::WeightForm form_of(const Matrix& matrix, kernels::WeightForm form);
+
+}  // namespace weft

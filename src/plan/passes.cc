@@ -1,0 +1,208 @@
+#include "plan/passes.h"
+
+#include <algorithm>
+#include <limits>
+#include <map>
+
+#include "base/check.h"
+
+namespace weft {
+
+using kernels::Operand;
+
+namespace {
+
+std::vector<int> count_readers(const Plan& plan) {
+  std::vector<int> readers(plan.storages.size());
+  for (const Op& op : plan.ops)
+    for (const Value& in : op.in) ++readers[in.storage];
+  ++readers[plan.output.storage];
+  return readers;
+}
+
+// The op that writes a storage, -1 if there are several (in-place ops).
+std::vector<int> find_writers(const Plan& plan) {
+  std::vector<int> writers(plan.storages.size(), -2);
+  for (size_t i = 0; i < plan.ops.size(); ++i)
+    if (plan.ops[i].out) {
+      int& writer = writers[plan.ops[i].out->storage];
+      writer = writer == -2 ? static_cast<int>(i) : -1;
+    }
+  return writers;
+}
+
+}  // namespace
+
+Plan fuse_residual_adds(Plan plan) {
+  const std::vector<int> readers = count_readers(plan), writers = find_writers(plan);
+  std::vector<bool> dropped(plan.ops.size());
+  for (Op& op : plan.ops) {
+    if (!std::holds_alternative<AddOp>(op.kind)) continue;
+    for (int side : {1, 0}) {
+      const Value product = op.in[side], other = op.in[1 - side];
+      const int writer = writers[product.storage];
+      if (writer < 0 || readers[product.storage] != 1 || product.first_col != 0 || product.cols != plan.storages[product.storage].cols) continue;
+      auto* linear = std::get_if<LinearOp>(&plan.ops[writer].kind);
+      // The product moves to the place of the addition, where the other operand surely exists.
+      if (!linear || linear->add) continue;
+      Op fused = std::move(plan.ops[writer]);
+      std::get<LinearOp>(fused.kind).add = true;
+      fused.in.push_back(other);
+      fused.out = op.out;
+      dropped[writer] = true;
+      op = std::move(fused);
+      break;
+    }
+  }
+  std::vector<Op> kept;
+  for (size_t i = 0; i < plan.ops.size(); ++i)
+    if (!dropped[i]) kept.push_back(std::move(plan.ops[i]));
+  plan.ops = std::move(kept);
+  return plan;
+}
+
+Plan place_operands(Plan plan, const std::function<Operand(const Matrix&)>& operand_of) {
+  // What each reader of a storage wants: f32 for everything but matrix products.
+  const std::vector<int> writers = find_writers(plan);
+  std::vector<int> wanted(plan.storages.size(), -1);  // an Operand, or -2 if readers differ
+  const auto want = [&](int storage, Operand operand) {
+    const int value = static_cast<int>(operand);
+    if (wanted[storage] == -1) wanted[storage] = value;
+    else if (wanted[storage] != value) wanted[storage] = -2;
+  };
+  for (const Op& op : plan.ops)
+    for (size_t i = 0; i < op.in.size(); ++i) {
+      const auto* linear = std::get_if<LinearOp>(&op.kind);
+      const bool sliced = op.in[i].cols != plan.storages[op.in[i].storage].cols;
+      want(op.in[i].storage, linear && i == 0 && !sliced ? operand_of(plan.matrices[linear->matrix]) : Operand::f32);
+    }
+  want(plan.output.storage, Operand::f32);
+  const auto writes_operands = [&](int writer) {
+    return writer >= 0 && (std::holds_alternative<NormOp>(plan.ops[writer].kind) || std::holds_alternative<ActivateOp>(plan.ops[writer].kind) ||
+                           std::holds_alternative<AttendOp>(plan.ops[writer].kind));
+  };
+  for (size_t s = 0; s < plan.storages.size(); ++s)
+    if (wanted[s] > 0 && writes_operands(writers[s])) plan.storages[s].operand = static_cast<Operand>(wanted[s]);
+
+  std::vector<Op> ops;
+  std::map<std::pair<int, int>, std::pair<Value, Value>> converted;  // (storage, operand) -> source, its operand form
+  for (Op& op : plan.ops) {
+    if (const auto* linear = std::get_if<LinearOp>(&op.kind)) {
+      Value& x = op.in[0];
+      const Operand operand = operand_of(plan.matrices[linear->matrix]);
+      if (plan.storages[x.storage].operand != operand) {
+        WEFT_CHECK(plan.storages[x.storage].operand == Operand::f32) << "an operand is read in another form";
+        auto& [source, value] = converted[{x.storage, static_cast<int>(operand)}];
+        if (value.storage < 0 || !(source == x)) {
+          source = x;
+          value = {static_cast<int>(plan.storages.size()), 0, x.cols, x.rows};
+          plan.storages.push_back({x.cols, x.rows, operand});
+          ops.push_back({ToOperandOp{}, {x}, value, ""});
+        }
+        x = value;
+      }
+    }
+    if (op.out)  // a write makes older conversions of that storage stale
+      for (auto it = converted.begin(); it != converted.end();) it = it->first.first == op.out->storage ? converted.erase(it) : std::next(it);
+    ops.push_back(std::move(op));
+  }
+  plan.ops = std::move(ops);
+  return plan;
+}
+
+Plan remove_dead_ops(Plan plan) {
+  std::vector<bool> live(plan.storages.size());
+  live[plan.output.storage] = true;
+  std::vector<Op> kept;
+  for (size_t i = plan.ops.size(); i-- > 0;) {
+    Op& op = plan.ops[i];
+    if (op.out && !live[op.out->storage]) continue;
+    for (const Value& in : op.in) live[in.storage] = true;
+    kept.push_back(std::move(op));
+  }
+  std::reverse(kept.begin(), kept.end());
+  plan.ops = std::move(kept);
+  return plan;
+}
+
+namespace {
+
+size_t storage_bytes(const Storage& storage, int64_t ld, int max_tokens, int max_outputs) {
+  const size_t rows = storage.rows == Rows::tokens ? max_tokens : max_outputs;
+  return (rows * ld * kernels::operand_size_bytes(storage.operand) + 63) / 64 * 64;
+}
+
+}  // namespace
+
+Arena lay_out(const Plan& plan, int max_tokens, int max_outputs) {
+  const size_t count = plan.storages.size();
+  std::vector<int> first(count, std::numeric_limits<int>::max()), last(count, -1);
+  for (int i = 0; i < static_cast<int>(plan.ops.size()); ++i) {
+    const auto touch = [&](const Value& v) { first[v.storage] = std::min(first[v.storage], i), last[v.storage] = i; };
+    for (const Value& in : plan.ops[i].in) touch(in);
+    if (plan.ops[i].out) touch(*plan.ops[i].out);
+  }
+  last[plan.output.storage] = static_cast<int>(plan.ops.size());
+
+  Arena arena{std::vector<size_t>(count), std::vector<int64_t>(count)};
+  std::vector<int> order;
+  std::vector<size_t> size(count);
+  for (size_t s = 0; s < count; ++s) {
+    arena.ld[s] = (plan.storages[s].cols + 15) / 16 * 16;
+    size[s] = storage_bytes(plan.storages[s], arena.ld[s], max_tokens, max_outputs);
+    if (last[s] >= 0) order.push_back(static_cast<int>(s));
+  }
+  // Large values first; each takes the lowest place that no value living at the same time occupies.
+  std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return size[a] > size[b]; });
+  std::vector<int> placed;
+  for (int s : order) {
+    std::vector<std::pair<size_t, size_t>> taken;
+    for (int other : placed)
+      if (first[other] <= last[s] && first[s] <= last[other]) taken.emplace_back(arena.offset[other], arena.offset[other] + size[other]);
+    std::sort(taken.begin(), taken.end());
+    size_t at = 0;
+    for (const auto& [begin, end] : taken) {
+      if (at + size[s] <= begin) break;
+      at = std::max(at, end);
+    }
+    arena.offset[s] = at;
+    arena.bytes = std::max(arena.bytes, at + size[s]);
+    placed.push_back(s);
+  }
+  return arena;
+}
+
+std::vector<bool> find_barriers(const Plan& plan, const Arena& arena, int max_tokens, int max_outputs) {
+  struct Access {
+    Value value;
+    bool write;
+    int cache_group;  // -1: a value
+  };
+  const auto accesses = [&](const Op& op) {
+    std::vector<Access> list;
+    for (const Value& in : op.in) list.push_back({in, false, -1});
+    if (op.out) list.push_back({*op.out, true, -1});
+    if (const auto* append = std::get_if<AppendOp>(&op.kind)) list.push_back({{}, true, append->cache.group});
+    if (const auto* attend = std::get_if<AttendOp>(&op.kind)) list.push_back({{}, false, attend->cache.group});
+    return list;
+  };
+  const auto overlap = [&](const Value& a, const Value& b) {
+    if (a.storage == b.storage) return a.first_col < b.first_col + b.cols && b.first_col < a.first_col + a.cols;
+    const auto end = [&](int s) { return arena.offset[s] + storage_bytes(plan.storages[s], arena.ld[s], max_tokens, max_outputs); };
+    return arena.offset[a.storage] < end(b.storage) && arena.offset[b.storage] < end(a.storage);
+  };
+  std::vector<bool> barrier(plan.ops.size());
+  std::vector<Access> open;  // since the last barrier
+  for (size_t i = 0; i < plan.ops.size(); ++i) {
+    const std::vector<Access> mine = accesses(plan.ops[i]);
+    for (const Access& a : open)
+      for (const Access& b : mine)
+        if ((a.write || b.write) && (a.cache_group >= 0 || b.cache_group >= 0 ? a.cache_group == b.cache_group : overlap(a.value, b.value)))
+          barrier[i] = true;
+    if (barrier[i]) open.clear();
+    open.insert(open.end(), mine.begin(), mine.end());
+  }
+  return barrier;
+}
+
+}  // namespace weft

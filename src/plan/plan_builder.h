@@ -1,0 +1,75 @@
+// Records a model's forward pass as a Plan. Blocks use it; see plan.h.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "checkpoint/scope.h"
+#include "plan/plan.h"
+
+namespace weft {
+
+// Rotary angles: frequencies per pair of elements, and the factor on cos and sin (yarn).
+struct RopeAngles {
+  std::vector<float> inv_freq;  // empty: no rotation
+  float factor = 1.0f;
+  std::vector<uint8_t> axis_of;  // M-RoPE: which position axis each frequency follows; empty: text
+  bool checkpoint_factors = false;  // inv_freq is still to be divided by the checkpoint's rope_factors (GGUF)
+  bool operator==(const RopeAngles&) const = default;
+};
+
+struct HeadsOptions {
+  int heads = 0, dim = 0;
+  kernels::HeadNorm norm = kernels::HeadNorm::none;
+  bool norm_after = false;
+  float eps = 1e-6f;
+  bool interleaved = false;
+  float floor_scale = 0, attn_scale = 0;
+};
+
+class PlanBuilder {
+ public:
+  explicit PlanBuilder(std::string architecture) { plan_.architecture = std::move(architecture); }
+
+  // [tokens, cols] = scale * rows of the table at the step's token ids.
+  Value embed(Scope table, int vocab, int cols, float scale);
+  // The same from the matrix of the output projection.
+  Value embed_tied(int matrix, float scale);
+
+  // Declares a matrix without using it yet; the same sources give the same matrix.
+  int matrix(Matrix m);
+  // y = x W^T (+ bias).
+  Value linear(Value x, Matrix m);
+  Value linear(Value x, int matrix);
+
+  Value norm(Value x, Scope w, bool layer, bool one_plus, bool bias, float eps);
+  Value rope_angles(const RopeAngles& angles);
+  // Norm and rotation of each head, in place. `norm_weight` is read if o.norm needs one.
+  Value heads(Value x, Scope norm_weight, const RopeAngles& rope, const HeadsOptions& o);
+  // A layer of the cache; equal specs share a group.
+  CacheRef cache(CacheSpec spec, int query_heads);
+  void append(Value k, Value v, CacheRef cache);
+  Value attend(Value q, CacheRef cache, int heads, float scale, kernels::Mask mask = kernels::Mask::causal);
+  Value activate(Value x, kernels::Activation act, bool gated);
+  Value add(Value a, Value b);
+  // Keeps only the rows whose output is wanted.
+  Value select(Value x);
+  // A view of some columns; costs nothing.
+  Value slice(Value x, int first, int cols) const;
+
+  void set_output(Value output, HeadKind head) { plan_.output = output, plan_.head = head; }
+  const Plan& plan() const { return plan_; }
+  Plan take() { return std::move(plan_); }
+
+ private:
+  Value emit(OpKind kind, std::vector<Value> in, Rows rows, int cols, std::string path);
+  int vector(VectorWeight v);
+
+  Plan plan_;
+  std::vector<std::pair<RopeAngles, Value>> angles_;  // computed once per step and kind
+};
+
+// A source that is the whole tensor `scope`.weight of `rows` rows.
+TensorRows whole(Scope scope, int64_t rows);
+
+}  // namespace weft

@@ -1,0 +1,26 @@
+// What a step gives to the plan: one block of fixed addresses, filled before each run.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "kernels/kernels.h"
+
+namespace weft {
+
+// The step as one cache group sees it.
+struct GroupInputs {
+  std::vector<int32_t> block_table;                 // of all sequences, see SequenceView::table_offset
+  std::vector<kernels::SequenceView> sequences;     // in row order
+  kernels::AttendPlan attend;                       // filled by CpuExecutor::run
+};
+
+struct StepInputs {
+  int tokens = 0, outputs = 0;       // rows in use
+  std::vector<int32_t> ids;          // [max_tokens]
+  std::vector<int32_t> positions;    // [axes, max_tokens]
+  std::vector<int32_t> output_rows;  // [max_outputs]: token rows whose output is wanted
+  std::vector<GroupInputs> groups;
+};
+
+}  // namespace weft

@@ -1,0 +1,47 @@
+// A plan's weights in memory: matrices in the kernels' packed form, vectors in float32, embedding tables as rows.
+//
+// Loading goes from the mapped checkpoint straight into the packed layout, all threads at once, panel by panel; pages of the file
+// are let go as soon as they are packed, so that no two full copies are held.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "base/result.h"
+#include "base/thread_team.h"
+#include "checkpoint/checkpoint.h"
+#include "plan/memory.h"
+#include "plan/plan.h"
+
+namespace weft {
+
+struct EmbeddingTable {
+  const void* rows = nullptr;  // [vocab, cols] of `type`
+  DType type = DType::f32;
+};
+
+struct Weights {
+  std::vector<kernels::PackedMatrix> matrices;   // as Plan::matrices
+  std::vector<const float*> biases;              // per matrix, null without
+  std::vector<std::vector<float>> vectors;       // as Plan::vectors
+  std::vector<EmbeddingTable> tables;            // as Plan::tables
+  int64_t bytes = 0;       // held in memory by this object
+  int64_t parameters = 0;
+
+  // What the pointers point into.
+  std::vector<Memory> memory;
+  std::vector<std::vector<float>> bias_values;
+  std::shared_ptr<const Checkpoint> checkpoint;  // tables may lie in its mapping
+};
+
+struct LoadOptions {
+  kernels::WeightForm form = kernels::WeightForm::f32;
+  std::function<void(int64_t done_bytes, int64_t total_bytes)> progress;  // any thread
+};
+
+// Every tensor that the plan names must be in the checkpoint with the plan's shape; all that are not are reported together.
+Result<Weights> load_weights(const Plan& plan, std::shared_ptr<const Checkpoint> checkpoint, const kernels::CpuTable& table, ThreadTeam& team,
+                             const LoadOptions& options);
+
+}  // namespace weft

@@ -1,0 +1,203 @@
+#include "runtime/engine_core.h"
+
+#include <algorithm>
+#include <chrono>
+
+namespace weft {
+namespace {
+
+double seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+
+CacheOptions cache_options(const Model& model, const CoreOptions& options) {
+  CacheOptions cache;
+  for (const LayerGroup& group : model.plan.groups)
+    cache.groups.push_back({group.spec.kind, group.spec.span, cache_block_bytes(group, model.kv_dtype, options.tokens_per_block)});
+  cache.tokens_per_block = options.tokens_per_block;
+  cache.budget_bytes = options.cache_bytes;
+  cache.block_reuse = options.block_reuse;
+  return cache;
+}
+
+}  // namespace
+
+EngineCore::EngineCore(std::unique_ptr<ThreadTeam> team, CoreOptions options, Scheduler scheduler)
+    : options_(options), team_(std::move(team)), scheduler_(std::move(scheduler)), free_{0, 1} {}
+
+Result<std::unique_ptr<EngineCore>> EngineCore::create(Model model, std::unique_ptr<ThreadTeam> team, const CoreOptions& options) {
+  WEFT_TRY(CacheManager cache, CacheManager::create(cache_options(model, options)));
+  WorkerOptions worker{options.max_batch_size, options.max_num_tokens, options.max_outputs, options.max_seq_len, options.tokens_per_block,
+                       {},                     options.replay,         options.sampler};
+  for (int g = 0; g < cache.groups(); ++g) worker.max_blocks.push_back(cache.max_blocks(g));
+  const SchedulerOptions limits{.max_batch_size = options.max_batch_size, .max_num_tokens = options.max_num_tokens,
+                                .max_logit_rows = options.max_outputs, .max_seq_len = options.max_seq_len,
+                                .chunked_prefill = options.chunked_prefill, .overlap = options.overlap ? 2 : 1};
+  WEFT_TRY(Scheduler scheduler, Scheduler::create(limits, std::move(cache)));
+  std::unique_ptr<EngineCore> core(new EngineCore(std::move(team), options, std::move(scheduler)));
+  WEFT_TRY(core->worker_, Worker::create(std::move(model), *core->team_, std::move(worker)));
+  core->worker_thread_ = std::thread([raw = core.get()] { raw->worker_loop(); });
+  core->engine_thread_ = std::thread([raw = core.get()] { raw->engine_loop(); });
+  return core;
+}
+
+EngineCore::~EngineCore() {
+  {
+    const std::lock_guard lock(mutex_);
+    stopping_ = true;
+  }
+  engine_wake_.notify_all();
+  if (engine_thread_.joinable()) engine_thread_.join();
+  worker_wake_.notify_all();
+  if (worker_thread_.joinable()) worker_thread_.join();
+}
+
+Result<SequenceId> EngineCore::submit(Submission submission) {
+  submission.sequence.guided = submission.grammar != nullptr;
+  const std::lock_guard lock(mutex_);
+  WEFT_TRY(const SequenceId id, scheduler_.add(std::move(submission.sequence)));
+  entries_.emplace(static_cast<uint64_t>(id), std::make_shared<Entry>(Entry{std::move(submission.sink), std::move(submission.grammar)}));
+  engine_wake_.notify_one();
+  return id;
+}
+
+void EngineCore::cancel(SequenceId id) {
+  const std::lock_guard lock(mutex_);
+  scheduler_.finish(id);
+  // Its grammar is still needed if a step in flight waits for its mask; begin_masks and fill_masks cope with its absence.
+  entries_.erase(static_cast<uint64_t>(id));
+  engine_wake_.notify_one();
+}
+
+void EngineCore::hold() {
+  const std::lock_guard lock(mutex_);
+  ++holds_;
+}
+
+void EngineCore::release() {
+  const std::lock_guard lock(mutex_);
+  --holds_;
+  engine_wake_.notify_one();
+}
+
+void EngineCore::engine_loop() {
+  std::unique_lock lock(mutex_);
+  for (;;) {
+    // Fill the pipeline first, then do the host's work for the oldest finished step.
+    while (!stopping_ && holds_ == 0 && !free_.empty() && schedule_step(lock)) {
+    }
+    if (!done_.empty()) {
+      commit_step(lock);
+      continue;
+    }
+    if (stopping_ && submitted_.empty() && free_.size() == 2) return;
+    engine_wake_.wait(lock);
+  }
+}
+
+bool EngineCore::schedule_step(std::unique_lock<std::mutex>&) {
+  const int index = free_.front();
+  Step& step = steps_[index];
+  const auto now_us = std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now().time_since_epoch()).count();
+  if (!scheduler_.schedule(step.batch, now_us)) return false;
+  begin_masks(step);
+  free_.pop_front();
+  submitted_.push_back(index);
+  worker_wake_.notify_one();
+  return true;
+}
+
+void EngineCore::begin_masks(Step& step) {
+  step.guided.clear();
+  for (const StepBatch::Row& row : step.batch.rows) {
+    if (row.guide < 0) continue;
+    if (static_cast<int>(step.guided.size()) <= row.guide) step.guided.resize(row.guide + 1);
+    step.guided[row.guide] = scheduler_.sequence_in_slot(row.slot);
+  }
+  step.mask_ready.assign(step.guided.size(), false);
+  step.masks.begin(static_cast<int>(step.guided.size()), (model().vocab + 31) / 32);
+  // With a step in flight the token before is not known yet; commit_step fills the masks then.
+  if (submitted_.empty() && done_.empty() && free_.size() == 2) fill_masks(step);
+}
+
+void EngineCore::fill_masks(Step& step) {
+  for (size_t i = 0; i < step.guided.size(); ++i) {
+    if (step.mask_ready[i]) continue;
+    const auto found = entries_.find(static_cast<uint64_t>(step.guided[i]));
+    // A sequence that has ended is not looked at again: its mask stays all ones. So does that of a grammar that fails, which
+    // the next accept() reports.
+    if (found != entries_.end() && found->second->grammar) (void)found->second->grammar->fill(step.masks.row(static_cast<int>(i))).ok();
+    step.mask_ready[i] = true;
+    step.masks.set_ready();
+  }
+}
+
+void EngineCore::commit_step(std::unique_lock<std::mutex>& lock) {
+  const int index = done_.front();
+  done_.pop_front();
+  const std::span<const SequenceOutput> committed = scheduler_.commit(steps_[index].result);
+  outputs_.assign(committed.begin(), committed.end());
+  free_.push_back(index);
+  // The text side may take its time (and submit or cancel), so it runs without the lock.
+  for (SequenceOutput& output : outputs_) {
+    const auto found = entries_.find(static_cast<uint64_t>(output.id));
+    if (found == entries_.end()) continue;  // cancelled meanwhile
+    const std::shared_ptr<Entry> entry = found->second;
+    lock.unlock();
+    const bool go_on = deliver(*entry, output);
+    lock.lock();
+    if (go_on && output.reason == FinishReason::none) continue;
+    scheduler_.finish(output.id);  // no effect on a sequence that ended by itself
+    entries_.erase(static_cast<uint64_t>(output.id));
+  }
+  // The steps in flight were scheduled before these tokens were known.
+  for (const std::deque<int>* queue : {&done_, &submitted_})
+    for (int other : *queue) fill_masks(steps_[other]);
+}
+
+// Advances the grammar, then hands the output on. A grammar after which only an end token could come ends the sequence.
+bool EngineCore::deliver(Entry& entry, SequenceOutput& output) {
+  if (entry.grammar && output.reason != FinishReason::error) {
+    for (int32_t token : output.tokens)
+      if (Status accepted = entry.grammar->accept(token); !accepted.ok()) {
+        output.reason = FinishReason::error;
+        output.error = accepted.error().message();
+      }
+    if (output.reason == FinishReason::none && entry.grammar->is_finished()) output.reason = FinishReason::stop;
+  }
+  return entry.sink(output);
+}
+
+void EngineCore::worker_loop() {
+  double last_end = 0;
+  std::unique_lock lock(mutex_);
+  for (;;) {
+    worker_wake_.wait(lock, [&] { return !submitted_.empty() || (stopping_ && free_.size() == 2); });
+    if (submitted_.empty()) return;
+    Step& step = steps_[submitted_.front()];
+    const bool followed = scheduler_.metrics().in_flight_steps > 0 && last_end > 0;
+    lock.unlock();
+    const double begin = seconds();
+    worker_->run(step.batch, step.masks, step.result);
+    const double end = seconds();
+    lock.lock();
+    step_seconds_ += end - begin;
+    if (followed && begin - last_end < 1.0) idle_gap_seconds_ += begin - last_end;
+    last_end = end;
+    done_.push_back(submitted_.front());
+    submitted_.pop_front();
+    engine_wake_.notify_one();
+  }
+}
+
+CoreMetrics EngineCore::metrics() const {
+  const std::lock_guard lock(mutex_);
+  CoreMetrics metrics{scheduler_.metrics(), {}, step_seconds_, idle_gap_seconds_};
+  for (int g = 0; g < scheduler_.cache().groups(); ++g) metrics.cache.push_back(scheduler_.cache().gauges(g));
+  return metrics;
+}
+
+std::vector<CacheEvent> EngineCore::take_cache_events() {
+  const std::lock_guard lock(mutex_);
+  return scheduler_.cache().take_events();
+}
+
+}  // namespace weft

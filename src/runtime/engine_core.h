@@ -1,0 +1,110 @@
+// The engine loop: one thread schedules and commits, another runs the steps on the worker. With overlap, step n + 1 is scheduled
+// and submitted while step n runs, and the host's work for step n (stop rules, text, grammars) is done while step n + 1 runs;
+// without it, the same code keeps one step in flight.
+//
+// It speaks tokens, not text: who submits a sequence gets its outputs on the engine thread and may end it.
+#pragma once
+
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <unordered_map>
+#include <vector>
+
+#include "base/result.h"
+#include "base/thread_team.h"
+#include "core/step.h"
+#include "grammar/grammar.h"
+#include "runtime/worker.h"
+#include "sched/scheduler.h"
+
+namespace weft {
+
+struct CoreOptions {
+  int max_batch_size = 64, max_num_tokens = 2048, max_outputs = 128, max_seq_len = 2048;
+  int tokens_per_block = 32;
+  int64_t cache_bytes = 0;
+  bool chunked_prefill = true, block_reuse = true, overlap = true, replay = true;
+  SamplerKind sampler = SamplerKind::fused;
+};
+
+// Counters of the loop; the scheduler and the cache have their own.
+struct CoreMetrics {
+  SchedulerMetrics scheduler;
+  std::vector<CacheGauges> cache;  // per group
+  double step_seconds = 0;         // sum of the time inside steps
+  double idle_gap_seconds = 0;     // sum of the time between steps while sequences were running
+};
+
+struct Submission {
+  NewSequence sequence;
+  std::unique_ptr<Grammar> grammar;  // of a guided sequence
+  // Called on the engine thread for every output. False: the consumer has its end (a stop string); nothing follows then.
+  std::function<bool(const SequenceOutput&)> sink;
+};
+
+class EngineCore {
+ public:
+  static Result<std::unique_ptr<EngineCore>> create(Model model, std::unique_ptr<ThreadTeam> team, const CoreOptions& options);
+  // Running sequences get no more outputs.
+  ~EngineCore();
+
+  // Any thread. The errors are those of Scheduler::add.
+  Result<SequenceId> submit(Submission submission);
+  // Any thread. No output follows once it returns, except one that is being delivered.
+  void cancel(SequenceId id);
+  // Between hold() and release() no step is scheduled, so that what is submitted enters together. Nested holds count.
+  void hold();
+  void release();
+
+  CoreMetrics metrics() const;
+  std::vector<CacheEvent> take_cache_events();
+  const Model& model() const { return worker_->model(); }
+  const CoreOptions& options() const { return options_; }
+
+ private:
+  struct Entry {
+    std::function<bool(const SequenceOutput&)> sink;
+    std::unique_ptr<Grammar> grammar;
+  };
+  // A submitted step; two exist, so that one can be filled while the other runs.
+  struct Step {
+    StepBatch batch;
+    StepMasks masks;
+    StepResult result;
+    std::vector<SequenceId> guided;  // per mask: its sequence
+    std::vector<bool> mask_ready;
+  };
+
+  EngineCore(std::unique_ptr<ThreadTeam> team, CoreOptions options, Scheduler scheduler);
+  void engine_loop();
+  void worker_loop();
+  bool schedule_step(std::unique_lock<std::mutex>& lock);
+  void commit_step(std::unique_lock<std::mutex>& lock);
+  void begin_masks(Step& step);
+  void fill_masks(Step& step);
+  bool deliver(Entry& entry, SequenceOutput& output);
+
+  const CoreOptions options_;
+  std::unique_ptr<ThreadTeam> team_;
+  std::unique_ptr<Worker> worker_;
+
+  mutable std::mutex mutex_;  // guards all below; not held while a step runs or an output is delivered
+  std::condition_variable engine_wake_, worker_wake_;
+  Scheduler scheduler_;
+  std::unordered_map<uint64_t, std::shared_ptr<Entry>> entries_;
+  int holds_ = 0;
+  bool stopping_ = false;
+  Step steps_[2];
+  std::deque<int> free_, submitted_, done_;  // indices into steps_
+  double step_seconds_ = 0, idle_gap_seconds_ = 0;
+  std::vector<SequenceOutput> outputs_;  // of the step being committed
+
+  std::thread engine_thread_, worker_thread_;
+};
+
+}  // namespace weft

@@ -1,0 +1,92 @@
+#include "runtime/model.h"
+
+#include <algorithm>
+
+#include "base/log.h"
+#include "models/models.h"
+#include "plan/cpu_executor.h"
+
+namespace weft {
+
+using kernels::WeightForm;
+
+namespace {
+
+Result<const kernels::CpuTable*> choose_table() {
+  const kernels::CpuTable* table = kernels::cpu_table();
+  if (!table) return fail(Code::invalid_argument, "WEFT_ISA names an instruction set that this machine or build does not have");
+  return table;
+}
+
+// "auto" follows the checkpoint: float32 files run in float32, all others in bfloat16.
+Result<WeightForm> choose_form(const std::string& dtype, const Checkpoint& checkpoint, const HfConfig& config) {
+  if (dtype == "float32") return WeightForm::f32;
+  if (dtype == "bfloat16") return WeightForm::bf16;
+  if (dtype != "auto") return fail(Code::invalid_argument, "--dtype must be auto, float32 or bfloat16, not ", dtype).about("dtype");
+  return config.dtype() == "float32" && !checkpoint.is_gguf() ? WeightForm::f32 : WeightForm::bf16;
+}
+
+Result<DType> choose_kv_dtype(const std::string& dtype, WeightForm form) {
+  if (dtype == "float32") return DType::f32;
+  if (dtype == "bfloat16") return DType::bf16;
+  if (dtype == "auto") return form == WeightForm::f32 ? DType::f32 : DType::bf16;
+  if (dtype == "int8" || dtype == "fp8") return fail(Code::unsupported, "--kv-cache-dtype ", dtype, " is not available on this device yet").about("kv-cache-dtype");
+  return fail(Code::invalid_argument, "--kv-cache-dtype must be auto, float32 or bfloat16, not ", dtype).about("kv-cache-dtype");
+}
+
+// generation_config.json decides where generation ends; ids outside the vocabulary cannot be generated.
+std::vector<int32_t> end_ids(const Checkpoint& checkpoint, const HfConfig& config, int vocab) {
+  std::vector<int> ids;
+  if (!checkpoint.generation_config().is_null()) {
+    const HfConfig generation(checkpoint.generation_config(), "generation_config.json");
+    ids = generation.eos_token_ids();
+    if (const Status status = generation.status(); !status.ok()) {
+      log_warning("generation_config.json is ignored: ", status.error().message());
+      ids.clear();
+    }
+  }
+  if (ids.empty()) ids = config.eos_token_ids();
+  std::vector<int32_t> kept;
+  for (int id : ids) {
+    if (id < vocab) kept.push_back(id);
+    else log_warning("eos_token_id ", id, " is outside the vocabulary of ", vocab, " and ignored");
+  }
+  return kept;
+}
+
+}  // namespace
+
+int64_t Model::kv_bytes_per_token() const {
+  int64_t bytes = 0;
+  for (const LayerGroup& group : plan.groups)
+    bytes += int64_t{group.layers} * group.spec.kv_heads * (group.spec.k_dim + group.spec.v_dim) * size_bytes(kv_dtype);
+  return bytes;
+}
+
+Result<Plan> plan_of(const Checkpoint& checkpoint) {
+  const HfConfig config(checkpoint.config());
+  return models::build_plan(config);
+}
+
+Result<Model> load_model(const std::string& path, ThreadTeam& team, const ModelOptions& options) {
+  Model model;
+  WEFT_TRY(model.checkpoint, options.dummy ? Checkpoint::open_dummy(path) : Checkpoint::open(path));
+  const HfConfig config(model.checkpoint->config());
+  WEFT_TRY(model.table, choose_table());
+  WEFT_TRY(Plan recorded, models::build_plan(config));
+  model.architecture = recorded.architecture;
+  WEFT_TRY(model.form, choose_form(options.dtype, *model.checkpoint, config));
+  WEFT_TRY(model.kv_dtype, choose_kv_dtype(options.kv_dtype, model.form));
+  model.max_positions = config.positions("max_position_embeddings", 2048);
+  WEFT_RETURN_IF_ERROR(config.status());
+  model.plan = prepare_plan(std::move(recorded), *model.table, model.form);
+  model.vocab = model.plan.output.cols;
+  model.eos_token_ids = end_ids(*model.checkpoint, config, model.vocab);
+  WEFT_RETURN_IF_ERROR(config.status());
+  auto weights = load_weights(model.plan, model.checkpoint, *model.table, team, {model.form, options.progress});
+  if (!weights.ok()) return std::move(weights).error().with(model.architecture);
+  model.weights = std::move(weights).value();
+  return model;
+}
+
+}  // namespace weft

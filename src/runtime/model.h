@@ -1,0 +1,47 @@
+// A model ready to run: the checkpoint, its recorded plan, the weights in packed form and where the special tokens are.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "base/thread_team.h"
+#include "checkpoint/checkpoint.h"
+#include "checkpoint/hf_config.h"
+#include "kernels/kernels.h"
+#include "plan/plan.h"
+#include "plan/weights.h"
+
+namespace weft {
+
+struct ModelOptions {
+  std::string dtype = "auto";      // auto | float32 | bfloat16
+  std::string kv_dtype = "auto";   // auto | float32 | bfloat16
+  bool dummy = false;              // random weights
+  std::function<void(int64_t done_bytes, int64_t total_bytes)> progress;
+};
+
+struct Model {
+  std::shared_ptr<const Checkpoint> checkpoint;
+  std::string architecture;
+  Plan plan;  // after the passes
+  const kernels::CpuTable* table = nullptr;
+  kernels::WeightForm form = kernels::WeightForm::f32;
+  DType kv_dtype = DType::f32;
+  Weights weights;
+  int vocab = 0;        // columns of the logits
+  int max_positions = 0;
+  std::vector<int32_t> eos_token_ids;  // generation_config.json's, else config.json's
+
+  // Bytes that one token takes in the cache while every layer keeps it.
+  int64_t kv_bytes_per_token() const;
+};
+
+// Opens and reads `path`. The thread team packs the weights.
+Result<Model> load_model(const std::string& path, ThreadTeam& team, const ModelOptions& options);
+// The recorded plan alone, without weights (for `weft plan` and `weft inspect`).
+Result<Plan> plan_of(const Checkpoint& checkpoint);
+
+}  // namespace weft

@@ -1,0 +1,197 @@
+#include "runtime/worker.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/check.h"
+
+namespace weft {
+
+void StepMasks::begin(int rows, int words) {
+  row_words_ = static_cast<size_t>(words);
+  words_.assign(static_cast<size_t>(rows) * row_words_, ~0u);
+  missing_.store(rows, std::memory_order_release);
+}
+
+void StepMasks::wait() const {
+  for (int missing = missing_.load(std::memory_order_acquire); missing > 0; missing = missing_.load(std::memory_order_acquire))
+    missing_.wait(missing, std::memory_order_acquire);
+}
+
+int64_t cache_block_bytes(const LayerGroup& group, DType dtype, int tokens_per_block) {
+  CacheSpec spec = group.spec;
+  spec.dtype = dtype;
+  const int64_t bytes = static_cast<int64_t>(kernels::cache_layer_bytes(spec, tokens_per_block)) * group.layers;
+  return (bytes + 4095) / 4096 * 4096;
+}
+
+Worker::Worker(Model model, ThreadTeam& team, WorkerOptions options) : model_(std::move(model)), team_(team), options_(std::move(options)) {
+  tail_ = [this](kernels::Part part) { sample(part); };
+}
+
+Result<std::unique_ptr<Worker>> Worker::create(Model model, ThreadTeam& team, WorkerOptions options) {
+  std::unique_ptr<Worker> worker(new Worker(std::move(model), team, std::move(options)));
+  WEFT_RETURN_IF_ERROR(worker->allocate());
+  return worker;
+}
+
+Status Worker::allocate() {
+  CacheMemory cache;
+  cache.tokens_per_block = options_.tokens_per_block;
+  cache.dtype = model_.kv_dtype;
+  for (size_t g = 0; g < model_.plan.groups.size(); ++g) {
+    const auto bytes = static_cast<size_t>(cache_block_bytes(model_.plan.groups[g], model_.kv_dtype, options_.tokens_per_block));
+    WEFT_TRY(Memory memory, Memory::reserve(bytes * options_.max_blocks[g], true));
+    cache.base.push_back(memory.data());
+    cache.block_stride_bytes.push_back(bytes);
+    block_bytes_.push_back(bytes);
+    cache_memory_.push_back(std::move(memory));
+  }
+  executor_ = std::make_unique<CpuExecutor>(
+      model_.plan, model_.weights, *model_.table, team_, std::move(cache),
+      ExecutorLimits{options_.max_num_tokens, options_.max_outputs, options_.max_batch_size, options_.max_seq_len});
+  for (int i = 0; i < options_.max_batch_size; ++i) slots_.push_back({SlotState(model_.vocab, options_.max_seq_len), 0, {}});
+  for (int i = 0; i < team_.size(); ++i) scratch_.push_back(std::make_unique<Scratch>(model_.vocab, options_.max_seq_len));
+  return {};
+}
+
+void Worker::open_slots(const StepBatch& batch) {
+  for (Slot slot : batch.closes) slots_[slot].sampler.close();
+  for (const SlotOpen& open : batch.opens) {
+    SlotData& slot = slots_[open.slot];
+    slot.prompt = open.prompt;
+    slot.last_token = 0;
+    if (open.sampling) slot.sampler.open(open.sampling, open.prompt, open.output);
+  }
+}
+
+void Worker::copy_blocks(const StepBatch& batch) {
+  // Whole blocks: what lies behind the copied tokens is overwritten before it is read.
+  for (const BlockCopy& copy : batch.copies) {
+    std::byte* base = cache_memory_[copy.group].data();
+    const size_t bytes = block_bytes_[copy.group];
+    std::memcpy(base + copy.to * bytes, base + copy.from * bytes, bytes);
+  }
+  for (const BlockRelease& release : batch.releases)
+    cache_memory_[release.group].release(release.block * block_bytes_[release.group], block_bytes_[release.group]);
+}
+
+void Worker::fill_inputs(const StepBatch& batch) {
+  StepInputs& in = executor_->inputs();
+  in.tokens = in.outputs = 0;
+  size_t next_token = 0;
+  first_output_.clear();
+  for (const StepBatch::Row& row : batch.rows) {
+    const int first = in.tokens;
+    for (int i = 0; i < row.tokens; ++i) {
+      in.ids[in.tokens] = row.source == TokenSource::host ? batch.tokens[next_token++] : slots_[row.slot].last_token;
+      in.positions[in.tokens++] = row.first + i;
+    }
+    first_output_.push_back(in.outputs);
+    if (row.logits == LogitRows::all)
+      for (int i = 0; i < row.tokens; ++i) in.output_rows[in.outputs++] = first + i;
+    else if (row.logits == LogitRows::last) in.output_rows[in.outputs++] = first + row.tokens - 1;
+  }
+  fill_groups(batch);
+}
+
+void Worker::fill_groups(const StepBatch& batch) {
+  StepInputs& in = executor_->inputs();
+  for (size_t g = 0; g < in.groups.size(); ++g) {
+    const StepBatch::Table& table = batch.tables[g];
+    GroupInputs& group = in.groups[g];
+    group.block_table.assign(table.blocks.begin(), table.blocks.end());
+    group.sequences.clear();
+    int first_row = 0;
+    for (size_t r = 0; r < batch.rows.size(); ++r) {
+      const StepBatch::Row& row = batch.rows[r];
+      group.sequences.push_back({first_row, row.tokens, row.first, table.first_block[r], table.offset[r]});
+      first_row += row.tokens;
+    }
+  }
+}
+
+void Worker::plan_sampling(const StepBatch& batch, const StepMasks& masks, StepResult& result) {
+  sample_rows_.clear(), sample_of_.clear(), prompt_rows_.clear();
+  result.step = batch.step;
+  result.rows.resize(batch.rows.size());
+  const float* output = executor_->output();
+  const int64_t ld = executor_->output_ld();
+  for (size_t r = 0; r < batch.rows.size(); ++r) {
+    const StepBatch::Row& row = batch.rows[r];
+    RowResult& out = result.rows[r];
+    out.slot = row.slot;
+    out.tokens.clear(), out.logprobs.clear(), out.prompt_logprobs.clear(), out.outputs.clear(), out.error.clear();
+    const SlotData& slot = slots_[row.slot];
+    if (row.prompt_logprobs) {
+      for (int i = 0; i < row.tokens; ++i)
+        if (const int next = row.first + i + 1; next < static_cast<int>(slot.prompt.size()))
+          prompt_rows_.push_back({static_cast<int>(r), first_output_[r] + i, slot.prompt[next], slot.sampler.params().prompt_logprobs, nullptr});
+      out.prompt_logprobs.resize(std::max(0, std::min(row.tokens, static_cast<int>(slot.prompt.size()) - row.first - 1)));
+    }
+    if (!row.sample) continue;
+    SampleRow sample;
+    const int last = first_output_[r] + (row.logits == LogitRows::all ? row.tokens - 1 : 0);
+    sample.logits = {output + last * ld, static_cast<size_t>(model_.vocab)};
+    sample.state = &slot.sampler;
+    if (row.guide >= 0) sample.mask = masks.data(row.guide);
+    if (slot.sampler.params().logprobs >= 0) {
+      out.logprobs.resize(1);
+      sample.logprobs = &out.logprobs[0];
+    }
+    sample_rows_.push_back(std::move(sample));
+    sample_of_.push_back(static_cast<int>(r));
+  }
+  size_t next = 0;
+  for (size_t r = 0; r < batch.rows.size(); ++r)
+    for (std::vector<TokenLogprob>& entry : result.rows[r].prompt_logprobs) prompt_rows_[next++].out = &entry;
+  prompt_errors_.assign(prompt_rows_.size(), {});
+}
+
+void Worker::sample(kernels::Part part) {
+  masks_->wait();
+  sample_rows(options_.sampler, sample_rows_, part.index, part.count, *scratch_[part.index]);
+  for (size_t i = part.index; i < prompt_rows_.size(); i += part.count) {
+    const PromptRow& row = prompt_rows_[i];
+    const std::span<const float> logits{executor_->output() + row.output_row * executor_->output_ld(), static_cast<size_t>(model_.vocab)};
+    prompt_errors_[i] = raw_logprobs(logits, row.next, row.k, *scratch_[part.index], *row.out);
+  }
+}
+
+void Worker::collect(const StepBatch& batch, StepResult& result) {
+  for (size_t i = 0; i < sample_rows_.size(); ++i) {
+    SampleRow& sample = sample_rows_[i];
+    RowResult& out = result.rows[sample_of_[i]];
+    if (!sample.error.empty()) {
+      out.error = std::move(sample.error);
+      continue;
+    }
+    out.tokens.push_back(sample.token);
+    SlotData& slot = slots_[out.slot];
+    slot.sampler.append(sample.token);
+    slot.last_token = sample.token;
+  }
+  for (size_t i = 0; i < prompt_rows_.size(); ++i)
+    if (!prompt_errors_[i].empty()) result.rows[prompt_rows_[i].row].error = prompt_errors_[i];
+  for (size_t r = 0; r < batch.rows.size(); ++r) {
+    const StepBatch::Row& row = batch.rows[r];
+    if (row.logits == LogitRows::none || row.sample || row.prompt_logprobs) continue;  // raw outputs: rows of score tasks
+    const int rows = row.logits == LogitRows::all ? row.tokens : 1;
+    for (int i = 0; i < rows; ++i) {
+      const float* from = executor_->output() + (first_output_[r] + i) * executor_->output_ld();
+      result.rows[r].outputs.insert(result.rows[r].outputs.end(), from, from + executor_->output_cols());
+    }
+  }
+}
+
+void Worker::run(const StepBatch& batch, const StepMasks& masks, StepResult& result) {
+  open_slots(batch);
+  copy_blocks(batch);
+  fill_inputs(batch);
+  plan_sampling(batch, masks, result);
+  masks_ = &masks;
+  executor_->run(tail_, options_.replay);
+  collect(batch, result);
+}
+
+}  // namespace weft

@@ -1,0 +1,98 @@
+// One rank: the model bound to its device, the cache's memory and the state of every open slot. Does what a StepBatch says and
+// fills a StepResult; it decides nothing.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "base/thread_team.h"
+#include "core/step.h"
+#include "plan/cpu_executor.h"
+#include "runtime/model.h"
+#include "sampling/sampler.h"
+
+namespace weft {
+
+// The grammar masks of one step's guided rows, [rows][words]; filled by the engine while the step runs, since a mask depends on
+// the token before. The worker waits for them before it samples.
+class StepMasks {
+ public:
+  // `rows` masks that allow everything, none of them ready. `words`: 32-bit words of a mask. Reuses memory.
+  void begin(int rows, int words);
+  std::span<uint32_t> row(int index) { return {words_.data() + static_cast<size_t>(index) * row_words_, row_words_}; }
+  const uint32_t* data(int index) const { return words_.data() + static_cast<size_t>(index) * row_words_; }
+  void set_ready() { missing_.fetch_sub(1, std::memory_order_release), missing_.notify_all(); }
+  void wait() const;
+
+ private:
+  std::vector<uint32_t> words_;
+  size_t row_words_ = 0;
+  std::atomic<int> missing_{0};
+};
+
+struct WorkerOptions {
+  int max_batch_size = 0, max_num_tokens = 0, max_outputs = 0, max_seq_len = 0;
+  int tokens_per_block = 32;
+  std::vector<int> max_blocks;  // per cache group
+  bool replay = true;
+  SamplerKind sampler = SamplerKind::fused;
+};
+
+// Bytes of one block of a cache group, all its layers together, in whole pages.
+int64_t cache_block_bytes(const LayerGroup& group, DType dtype, int tokens_per_block);
+
+class Worker {
+ public:
+  static Result<std::unique_ptr<Worker>> create(Model model, ThreadTeam& team, WorkerOptions options);
+
+  // One thread at a time; `result` is overwritten (its memory is reused).
+  void run(const StepBatch& batch, const StepMasks& masks, StepResult& result);
+
+  const Model& model() const { return model_; }
+  const CpuExecutor& executor() const { return *executor_; }
+
+ private:
+  struct SlotData {
+    SlotState sampler;
+    int32_t last_token = 0;
+    std::vector<int32_t> prompt;  // for prompt logprobs
+  };
+  struct PromptRow {  // a row of the head's output whose next prompt token is known
+    int row = 0, output_row = 0;
+    int32_t next = 0;
+    int k = 0;
+    std::vector<TokenLogprob>* out = nullptr;
+  };
+
+  Worker(Model model, ThreadTeam& team, WorkerOptions options);
+  Status allocate();
+  void open_slots(const StepBatch& batch);
+  void copy_blocks(const StepBatch& batch);
+  void fill_inputs(const StepBatch& batch);
+  void fill_groups(const StepBatch& batch);
+  void plan_sampling(const StepBatch& batch, const StepMasks& masks, StepResult& result);
+  void sample(kernels::Part part);
+  void collect(const StepBatch& batch, StepResult& result);
+
+  Model model_;
+  ThreadTeam& team_;
+  WorkerOptions options_;
+  std::vector<Memory> cache_memory_;
+  std::vector<size_t> block_bytes_;
+  std::unique_ptr<CpuExecutor> executor_;
+  std::vector<SlotData> slots_;
+  std::vector<std::unique_ptr<Scratch>> scratch_;  // per thread
+  // Of the running step.
+  std::vector<int> first_output_;  // per batch row: its first output row
+  std::vector<SampleRow> sample_rows_;
+  std::vector<int> sample_of_;     // per sample row: batch row
+  std::vector<PromptRow> prompt_rows_;
+  std::vector<std::string> prompt_errors_;  // per prompt row
+  const StepMasks* masks_ = nullptr;
+  std::function<void(kernels::Part)> tail_;
+};
+
+}  // namespace weft

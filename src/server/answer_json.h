@@ -1,0 +1,61 @@
+// The bodies of chat and completion answers, whole or in chunks, as OpenAI's API writes them (with vLLM's additions: stop_reason,
+// token_ids, prompt_logprobs).
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "api/engine.h"
+#include "api/request_json.h"
+#include "base/json.h"
+#include "server/tool_calls.h"
+
+namespace weft {
+
+// What all chunks of an answer have in common.
+struct AnswerHead {
+  std::string id;  // "chatcmpl-..."
+  int64_t created_s = 0;
+  std::string model;
+  std::string fingerprint;
+};
+
+class AnswerWriter {
+ public:
+  AnswerWriter(const Engine& engine, bool chat, const ClientRequest& request, AnswerHead head);
+
+  // A whole answer.
+  std::string answer(Json::Array choices, const Usage& usage, const Json& prompt_logprobs) const;
+  // One event of a stream; `usage` may be null.
+  std::string chunk(Json choice, const Usage* usage) const;
+  std::string usage_chunk(const Usage& usage) const;
+
+  // Token lists in the API's form, null if the request did not ask for logprobs. `offset` is the place of the first token in the
+  // choice's text in characters, and moves on (completions).
+  Json logprobs(const std::vector<TokenInfo>& tokens, size_t& offset) const;
+  // vLLM's form: null for the first token, then {"id": {"logprob", "decoded_token"}, ...}.
+  Json prompt_logprobs(const std::vector<TokenInfo>& prompt) const;
+  static Json token_ids(const std::vector<TokenInfo>& tokens);
+  // `first_index` counts the calls of the choice that have been sent before.
+  static Json tool_calls(const std::vector<ToolCall>& calls, const std::string& id_stem, bool deltas);
+
+ private:
+  Json chat_logprobs(const std::vector<TokenInfo>& tokens) const;
+  Json completion_logprobs(const std::vector<TokenInfo>& tokens, size_t& offset) const;
+  std::string shown_token(int32_t id) const;
+
+  const Engine& engine_;
+  const bool chat_;
+  const bool tokens_as_ids_;
+  const int logprobs_;
+  const AnswerHead head_;
+  std::string chunk_head_;  // up to the choices
+};
+
+Json usage_json(const Usage& usage);
+// A number that JSON can hold: log(0) is written as -9999, as OpenAI does.
+Json logprob_json(float logprob);
+
+}  // namespace weft

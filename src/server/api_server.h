@@ -1,0 +1,97 @@
+// The OpenAI-compatible server: routes, keys, models, and the calls behind them.
+//
+//   POST /v1/chat/completions   POST /v1/completions   GET /v1/models[/NAME]
+//   POST /v1/classify   POST /v1/score   POST /v1/reward            (classifiers and reward models)
+//   POST /tokenize   POST /detokenize                               (also under /v1)
+//   GET /health (the process)   GET /ready (a model is loaded)   GET /version   GET /metrics (Prometheus)
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <set>
+#include <string>
+
+#include "api/engine.h"
+#include "api/request_json.h"
+#include "base/result.h"
+#include "server/http.h"
+#include "server/http_server.h"
+#include "server/metrics.h"
+#include "server/scoring.h"
+
+namespace weft {
+
+struct ServerOptions {
+  std::string host = "127.0.0.1";
+  int port = 8000;
+  std::string served_model_name;  // empty: the model's own
+  std::string api_key;            // empty: none needed
+  bool chat_template_in_request = false;
+  HttpLimits limits;
+};
+
+class ApiServer {
+ public:
+  // Takes the port, so that a busy one is known before a model is loaded.
+  static Result<std::unique_ptr<ApiServer>> listen(ServerOptions options);
+
+  int port() const { return http_->port(); }
+  // Serves until the end; see HttpServer::run. Without an engine, requests are told to come again.
+  bool run(bool signals) { return http_->run(signals); }
+  // From now on requests are answered with `engine`, which must live until run() has returned. Once; any thread.
+  void attach(Engine& engine);
+  void stop() { http_->stop(); }
+
+ private:
+  using Call = void (ApiServer::*)(std::shared_ptr<Exchange> exchange);
+  struct Route {
+    const char* path;
+    const char* method;
+    Call call;
+    bool open;    // without a key
+    bool always;  // without an engine
+  };
+  static const Route kRoutes[];
+
+  explicit ApiServer(ServerOptions options) : options_(std::move(options)) {}
+  void handle(std::shared_ptr<Exchange> exchange);
+  bool authorized(const HttpRequest& request) const;
+  void models(std::shared_ptr<Exchange> exchange);
+  void chat(std::shared_ptr<Exchange> exchange);
+  void completions(std::shared_ptr<Exchange> exchange);
+  void generate(std::shared_ptr<Exchange> exchange, bool chat);
+  void classify(std::shared_ptr<Exchange> exchange);
+  void score(std::shared_ptr<Exchange> exchange);
+  void reward(std::shared_ptr<Exchange> exchange);
+  void scoring(std::shared_ptr<Exchange> exchange, ScoringKind kind);
+  void tokenize(std::shared_ptr<Exchange> exchange);
+  void detokenize(std::shared_ptr<Exchange> exchange);
+  void health(std::shared_ptr<Exchange> exchange);
+  void ready(std::shared_ptr<Exchange> exchange);
+  void version(std::shared_ptr<Exchange> exchange);
+  void metrics(std::shared_ptr<Exchange> exchange);
+  // The body as a JSON object; nothing if it is none, and then the exchange has its answer.
+  std::optional<Json> read_body(const std::shared_ptr<Exchange>& exchange);
+  Status check_model(const std::string& model) const;
+  RequestRules rules();
+  Json model_card() const;
+  void respond(const std::shared_ptr<Exchange>& exchange, HttpResponse response);
+  void respond(const std::shared_ptr<Exchange>& exchange, const Json& body);
+  void warn_ignored(const std::string& field);
+  std::string fresh_id();
+
+  const ServerOptions options_;
+  std::unique_ptr<HttpServer> http_;
+  std::atomic<bool> attached_{false};  // the members below are set
+  Engine* engine_ = nullptr;
+  std::string model_, fingerprint_;
+  int64_t created_s_ = 0;
+  ServerMetrics metrics_;
+  std::atomic<uint64_t> next_id_{0};
+  std::mutex warned_mutex_;
+  std::set<std::string> warned_;
+};
+
+}  // namespace weft

@@ -1,0 +1,54 @@
+// See the header.
+#include "server/errors.h"
+
+namespace weft {
+
+namespace {
+
+const char* type_of(int status) {
+  if (status == 401) return "authentication_error";
+  if (status == 429) return "rate_limit_error";
+  return status < 500 ? "invalid_request_error" : "server_error";
+}
+
+}  // namespace
+
+int http_status(Code code) {
+  switch (code) {
+    case Code::invalid_argument: return 400;
+    case Code::not_found: return 404;
+    case Code::unsupported: return 400;
+    case Code::resource_exhausted: return 429;
+    case Code::data_corrupt: return 400;  // of a request's picture, for instance
+    case Code::cancelled: return 503;     // a client that left does not see it; one that is still there lost its server
+    case Code::deadline_exceeded: return 503;
+    case Code::internal: return 500;
+  }
+  return 500;
+}
+
+Json error_json(int status, const std::string& message, const std::string& param, const std::string& code) {
+  return Json::object({{"error", Json::object({{"message", message},
+                                               {"type", type_of(status)},
+                                               {"param", param.empty() ? Json() : Json(param)},
+                                               {"code", code.empty() ? Json() : Json(code)}})}});
+}
+
+Json error_json(const Error& error) {
+  return error_json(http_status(error.code()), error.message(), error.param(), name(error.code()));
+}
+
+HttpResponse error_response(int status, const std::string& message, const std::string& param, const std::string& code) {
+  HttpResponse response;
+  response.status = status;
+  response.body = error_json(status, message, param, code).dump();
+  if (status == 429 || status == 503) response.headers.emplace_back("Retry-After", "1");
+  if (status == 401) response.headers.emplace_back("WWW-Authenticate", "Bearer");
+  return response;
+}
+
+HttpResponse error_response(const Error& error) {
+  return error_response(http_status(error.code()), error.message(), error.param(), name(error.code()));
+}
+
+}  // namespace weft

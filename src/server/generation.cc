@@ -1,0 +1,280 @@
+// See the header. The engine's sink copies each event and posts it to the server's thread, so the state here needs no locks and the
+// engine's thread does no formatting.
+#include "server/generation.h"
+
+#include <algorithm>
+
+#include "server/errors.h"
+
+namespace weft {
+
+namespace {
+
+// What a Generation needs of its call after the requests have gone.
+ClientRequest without_requests(ClientRequest call) {
+  call.requests.clear();
+  return call;
+}
+
+}  // namespace
+
+void Generation::start(Engine& engine, ServerMetrics& metrics, std::shared_ptr<Exchange> exchange, bool chat, ClientRequest call,
+                       AnswerHead head) {
+  std::vector<Request> requests = std::move(call.requests);
+  const std::shared_ptr<Generation> self(
+      new Generation(engine, metrics, std::move(exchange), chat, without_requests(std::move(call)), std::move(head)));
+  for (const Request& request : requests) {
+    Part& part = self->parts_.emplace_back();
+    for (int i = 0; i < request.n; ++i) part.choices.emplace_back(self->call_.tool_mode, self->call_.tool_names);
+    if (self->call_.echo)
+      part.prompt_text =
+          request.prompt ? *request.prompt : engine.decode(request.prompt_token_ids.value_or(std::vector<int32_t>()), false);
+  }
+  self->exchange_->post([self] { self->prepare(); });
+  self->submit(std::move(requests));
+}
+
+Generation::Generation(Engine& engine, ServerMetrics& metrics, std::shared_ptr<Exchange> exchange, bool chat, ClientRequest call,
+                       AnswerHead head)
+    : engine_(engine),
+      metrics_(metrics),
+      exchange_(std::move(exchange)),
+      chat_(chat),
+      call_(std::move(call)),
+      head_(std::move(head)),
+      writer_(engine, chat, call_, head_) {}
+
+void Generation::prepare() {
+  if (call_.stream) exchange_->expect_events();
+  exchange_->on_end([weak = weak_from_this()](Ending why) {
+    if (const auto self = weak.lock()) self->end(why);
+  });
+}
+
+// On a worker thread. The first error ends the call.
+void Generation::submit(std::vector<Request> requests) {
+  const auto self = shared_from_this();
+  for (size_t i = 0; i < requests.size(); ++i) {
+    auto id = engine_.submit(std::move(requests[i]), [self, i](const Event& event) {
+      self->exchange_->post([self, i, event] { self->on_event(i, event); });
+    });
+    if (!id.ok()) {
+      exchange_->post([self, error = std::move(id).error()] { self->fail_with(error); });
+      return;
+    }
+    exchange_->post([self, i, id = *id] { self->submitted(i, id); });
+  }
+}
+
+void Generation::submitted(size_t part, RequestId id) {
+  parts_[part].id = id;
+  parts_[part].started = true;
+  if (ended_ && !parts_[part].done) engine_.cancel(id);
+}
+
+void Generation::on_event(size_t part_index, const Event& event) {
+  Part& part = parts_[part_index];
+  if (event.last_of_request) part.done = true;
+  if (ended_) return;
+  if (event.error) return fail_with(*event.error);
+  if (event.finish == FinishReason::cancelled) return fail_with(Error(Code::cancelled, "the request was cancelled"));
+  if (event.prompt) part.prompt = event.prompt;
+  if (!first_token_ && !event.tokens.empty()) first_token_ = Clock::now();
+  if (event.choice >= 0 && static_cast<size_t>(event.choice) < part.choices.size()) {
+    Choice& choice = part.choices[static_cast<size_t>(event.choice)];
+    std::string fresh_text;
+    take(part, choice, event, fresh_text);
+    if (call_.stream)
+      stream(part, part_index * part.choices.size() + static_cast<size_t>(event.choice), event, std::move(fresh_text));
+  }
+  if (!event.last_of_request) return;
+  part.usage = event.usage;
+  if (call_.no_output) part.usage.completion_tokens = 0;
+  if (++done_parts_ == parts_.size()) finish();
+}
+
+// Adds the event to the choice; `fresh_text` is what of it may be shown now.
+void Generation::take(Part& part, Choice& choice, const Event& event, std::string& fresh_text) {
+  if (event.finish != FinishReason::none) {
+    choice.finish = call_.no_output ? FinishReason::length : event.finish;
+    choice.stop_reason = call_.no_output ? Json() : event.stop_reason;
+  }
+  if (call_.no_output) return;
+  part.generated += static_cast<int>(event.tokens.size());
+  const bool keep_tokens = call_.logprobs >= 0 || call_.return_token_ids;
+  if (keep_tokens) choice.tokens.insert(choice.tokens.end(), event.tokens.begin(), event.tokens.end());
+  fresh_text = event.text;
+  if (call_.tool_mode != ToolMode::none) {
+    fresh_text = choice.finder.push(event.text);
+    if (event.finish != FinishReason::none) {
+      ToolAnswer rest = choice.finder.finish();
+      fresh_text += rest.content;
+      choice.calls = std::move(rest.calls);
+    }
+  }
+  if (!call_.stream) choice.text += fresh_text;
+}
+
+// ---- streams
+
+void Generation::stream(Part& part, size_t index, const Event& event, std::string fresh_text) {
+  Choice& choice = part.choices[static_cast<size_t>(event.choice)];
+  const bool last = event.finish != FinishReason::none;
+  if (!choice.opened) open(part, choice, index, fresh_text);
+  if (!fresh_text.empty() || !choice.tokens.empty() || (last && !chat_)) send_text(part, choice, index, fresh_text, last);
+  if (last && chat_) send_end(choice, index);
+}
+
+// The first chunk of a chat's choice says who speaks; an echoed prompt goes before a completion.
+void Generation::open(Part& part, Choice& choice, size_t index, std::string& fresh_text) {
+  choice.opened = true;
+  if (chat_) {
+    Json first = Json::object({{"index", static_cast<long>(index)},
+                               {"delta", Json::object({{"role", "assistant"}, {"content", ""}})},
+                               {"logprobs", nullptr},
+                               {"finish_reason", nullptr}});
+    send_chunk(std::move(first));
+  } else if (call_.echo) {
+    fresh_text = part.prompt_text + fresh_text;
+    if (part.prompt) choice.tokens.insert(choice.tokens.begin(), part.prompt->begin(), part.prompt->end());
+  }
+}
+
+void Generation::send_text(Part&, Choice& choice, size_t index, const std::string& text, bool last) {
+  Json json = Json::object({{"index", static_cast<long>(index)}});
+  if (chat_) json.set("delta", Json::object({{"content", text}}));
+  else json.set("text", text);
+  json.set("logprobs", writer_.logprobs(choice.tokens, choice.text_offset));
+  json.set("finish_reason", last && !chat_ ? Json(finish_name(choice)) : Json());
+  if (last && !chat_) json.set("stop_reason", choice.stop_reason);
+  if (call_.return_token_ids) json.set("token_ids", AnswerWriter::token_ids(choice.tokens));
+  choice.tokens.clear();
+  send_chunk(std::move(json));
+}
+
+void Generation::send_end(Choice& choice, size_t index) {
+  if (!choice.calls.empty()) {
+    const Json calls =
+        AnswerWriter::tool_calls(choice.calls, head_.id.substr(head_.id.find('-') + 1) + std::to_string(index), true);
+    send_chunk(Json::object({{"index", static_cast<long>(index)},
+                             {"delta", Json::object({{"tool_calls", calls}})},
+                             {"logprobs", nullptr},
+                             {"finish_reason", nullptr}}));
+  }
+  send_chunk(Json::object({{"index", static_cast<long>(index)},
+                           {"delta", Json::object()},
+                           {"logprobs", nullptr},
+                           {"finish_reason", finish_name(choice)},
+                           {"stop_reason", choice.stop_reason}}));
+}
+
+void Generation::send_chunk(Json choice) {
+  if (!call_.continuous_usage) return exchange_->send(writer_.chunk(std::move(choice), nullptr));
+  const Usage so_far = usage();
+  exchange_->send(writer_.chunk(std::move(choice), &so_far));
+}
+
+// ---- the end
+
+void Generation::finish() {
+  ended_ = true;
+  record();
+  if (!call_.stream) {
+    HttpResponse response;
+    response.body = whole_answer();
+    metrics_.count_response(chat_ ? "/v1/chat/completions" : "/v1/completions", 200);
+    return exchange_->respond(std::move(response));
+  }
+  if (call_.include_usage) exchange_->send(writer_.usage_chunk(usage()));
+  exchange_->send("data: [DONE]\n\n");
+  metrics_.count_response(chat_ ? "/v1/chat/completions" : "/v1/completions", 200);
+  exchange_->finish();
+}
+
+std::string Generation::whole_answer() {
+  Json::Array choices;
+  for (Part& part : parts_)
+    for (Choice& choice : part.choices) choices.push_back(whole_choice(part, choice, choices.size()));
+  Json prompt_logprobs;
+  if (chat_ && call_.prompt_logprobs >= 0 && parts_[0].prompt) prompt_logprobs = writer_.prompt_logprobs(*parts_[0].prompt);
+  return writer_.answer(std::move(choices), usage(), prompt_logprobs);
+}
+
+Json Generation::whole_choice(Part& part, Choice& choice, size_t index) {
+  Json json = Json::object({{"index", static_cast<long>(index)}});
+  std::vector<TokenInfo> shown = choice.tokens;
+  if (chat_) {
+    Json message = Json::object({{"role", "assistant"},
+                                 {"content", choice.text.empty() && !choice.calls.empty() ? Json() : Json(choice.text)},
+                                 {"refusal", nullptr}});
+    if (!choice.calls.empty())
+      message.set("tool_calls",
+                  AnswerWriter::tool_calls(choice.calls, head_.id.substr(head_.id.find('-') + 1) + std::to_string(index), false));
+    json.set("message", std::move(message));
+  } else {
+    json.set("text", part.prompt_text + choice.text);
+    if (call_.echo && part.prompt) shown.insert(shown.begin(), part.prompt->begin(), part.prompt->end());
+  }
+  json.set("logprobs", writer_.logprobs(shown, choice.text_offset));
+  json.set("finish_reason", finish_name(choice));
+  json.set("stop_reason", choice.stop_reason);
+  if (call_.return_token_ids) {
+    json.set("token_ids", AnswerWriter::token_ids(choice.tokens));
+    if (part.prompt) json.set("prompt_token_ids", AnswerWriter::token_ids(*part.prompt));
+  }
+  if (!chat_ && call_.prompt_logprobs >= 0 && part.prompt) json.set("prompt_logprobs", writer_.prompt_logprobs(*part.prompt));
+  return json;
+}
+
+void Generation::fail_with(const Error& error) {
+  if (ended_) return;
+  ended_ = true;
+  cancel_all();
+  metrics_.count_response(chat_ ? "/v1/chat/completions" : "/v1/completions", http_status(error.code()));
+  if (!exchange_->streaming()) return exchange_->respond(error_response(error));
+  exchange_->send("data: " + error_json(error).dump() + "\n\n");
+  exchange_->send("data: [DONE]\n\n");
+  exchange_->finish();
+}
+
+void Generation::end(Ending why) {
+  if (why == Ending::shutdown) return fail_with(Error(Code::cancelled, "the server is shutting down"));
+  ended_ = true;
+  cancel_all();
+}
+
+void Generation::cancel_all() {
+  for (const Part& part : parts_)
+    if (part.started && !part.done) engine_.cancel(part.id);
+}
+
+void Generation::record() {
+  RequestTimes times;
+  const auto seconds = [&](Clock::time_point when) { return std::chrono::duration<double>(when - begin_).count(); };
+  times.total_s = seconds(Clock::now());
+  times.first_token_s = first_token_ ? seconds(*first_token_) : times.total_s;
+  times.usage = usage();
+  metrics_.count_finished(times);
+  for (const Part& part : parts_)
+    for (const Choice& choice : part.choices) metrics_.count_finish_reason(finish_name(choice));
+}
+
+Usage Generation::usage() const {
+  Usage sum;
+  for (const Part& part : parts_) {
+    const bool known = part.done;
+    sum.prompt_tokens += known ? part.usage.prompt_tokens : part.prompt ? static_cast<int>(part.prompt->size()) : 0;
+    sum.completion_tokens += known ? part.usage.completion_tokens : part.generated;
+    sum.cached_tokens += part.usage.cached_tokens;
+    sum.draft_tokens += part.usage.draft_tokens;
+    sum.accepted_tokens += part.usage.accepted_tokens;
+  }
+  return sum;
+}
+
+const char* Generation::finish_name(const Choice& choice) const {
+  if (!choice.calls.empty() && choice.finish == FinishReason::stop) return "tool_calls";
+  return name(choice.finish);
+}
+
+}  // namespace weft

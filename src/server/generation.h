@@ -1,0 +1,90 @@
+// One call of /v1/chat/completions or /v1/completions: its requests go to the engine, the engine's events come back and become the
+// answer, whole or streamed.
+#pragma once
+
+#include <chrono>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "api/engine.h"
+#include "api/request_json.h"
+#include "server/answer_json.h"
+#include "server/http.h"
+#include "server/metrics.h"
+#include "server/tool_calls.h"
+
+namespace weft {
+
+// Lives as long as the exchange or the engine refers to it. Apart from start(), everything happens on the server's thread.
+class Generation : public std::enable_shared_from_this<Generation> {
+ public:
+  // On a worker thread: submits the requests of `call` and sees to it that `exchange` gets an answer. `engine` and `metrics` must
+  // outlive the server.
+  static void start(Engine& engine, ServerMetrics& metrics, std::shared_ptr<Exchange> exchange, bool chat, ClientRequest call,
+                    AnswerHead head);
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  struct Choice {
+    Choice(ToolMode mode, const std::vector<std::string>& names) : finder(mode, names) {}
+    std::string text;
+    std::vector<TokenInfo> tokens;  // all of a whole answer; of a stream those not sent yet
+    std::vector<ToolCall> calls;
+    FinishReason finish = FinishReason::none;
+    Json stop_reason;
+    ToolCallFinder finder;
+    bool opened = false;  // a stream's first chunk is out
+    size_t text_offset = 0;
+  };
+  // One per prompt.
+  struct Part {
+    RequestId id = 0;
+    bool started = false;  // id is valid
+    bool done = false;
+    std::string prompt_text;                               // with echo
+    std::shared_ptr<const std::vector<TokenInfo>> prompt;  // from the first event
+    std::vector<Choice> choices;
+    Usage usage;
+    int generated = 0;  // so far
+  };
+
+  Generation(Engine& engine, ServerMetrics& metrics, std::shared_ptr<Exchange> exchange, bool chat, ClientRequest call,
+             AnswerHead head);
+  void prepare();
+  void submit(std::vector<Request> requests);
+  void submitted(size_t part, RequestId id);
+  void on_event(size_t part_index, const Event& event);
+  void take(Part& part, Choice& choice, const Event& event, std::string& fresh_text);
+  void stream(Part& part, size_t choice_index, const Event& event, std::string fresh_text);
+  void open(Part& part, Choice& choice, size_t index, std::string& fresh_text);
+  void send_text(Part& part, Choice& choice, size_t index, const std::string& text, bool last);
+  void send_end(Choice& choice, size_t index);
+  void send_chunk(Json choice);
+  void finish();
+  std::string whole_answer();
+  Json whole_choice(Part& part, Choice& choice, size_t index);
+  void fail_with(const Error& error);
+  void end(Ending why);
+  void cancel_all();
+  void record();
+  Usage usage() const;
+  const char* finish_name(const Choice& choice) const;
+
+  Engine& engine_;
+  ServerMetrics& metrics_;
+  const std::shared_ptr<Exchange> exchange_;
+  const bool chat_;
+  const ClientRequest call_;  // its requests have been moved to the engine
+  const AnswerHead head_;
+  const AnswerWriter writer_;
+  std::vector<Part> parts_;
+  size_t done_parts_ = 0;
+  bool ended_ = false;  // answered, failed or cancelled: events are ignored
+  Clock::time_point begin_ = Clock::now();
+  std::optional<Clock::time_point> first_token_;
+};
+
+}  // namespace weft

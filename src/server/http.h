@@ -1,0 +1,69 @@
+// What the HTTP transport (http_server.cc) and the API above it exchange. No Boost here.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace weft {
+
+using HttpHeaders = std::vector<std::pair<std::string, std::string>>;
+
+struct HttpRequest {
+  std::string method;  // "GET"; a HEAD comes as GET, its answer's body is left out
+  std::string path;    // as sent, without the query and without decoding
+  std::string query;
+  HttpHeaders headers;  // names in lower case
+  std::string body;
+
+  const std::string* header(std::string_view lower_case_name) const {
+    for (const auto& [name, value] : headers)
+      if (name == lower_case_name) return &value;
+    return nullptr;
+  }
+};
+
+struct HttpResponse {
+  int status = 200;
+  std::string body;
+  std::string content_type = "application/json";
+  HttpHeaders headers;
+};
+
+enum class Ending : unsigned char {
+  client_left,  // nobody will read the answer
+  shutdown,     // the server ends; say so and finish at once
+};
+
+// One request and its answer: either one respond(), or any number of send() and a finish().
+//
+// post() may be called from any thread, all the rest on the server's thread only, that is, inside posted work. The object may be
+// kept as long as one likes; once the client has left or the answer is complete, calls do nothing.
+class Exchange {
+ public:
+  virtual ~Exchange() = default;
+  // May be read from any thread until the first post().
+  virtual HttpRequest& request() = 0;
+  // Runs `work` on the server's thread, in order of the calls from one thread. Dropped when the server has ended.
+  virtual void post(std::function<void()> work) = 0;
+
+  virtual void respond(HttpResponse response) = 0;
+  // The answer will be server-sent events: if neither they nor a respond() come within seconds, the head is sent and comments keep
+  // the connection alive.
+  virtual void expect_events() = 0;
+  // `data` is one or more whole events ("data: ...\n\n"). The first call sends the head of an event stream.
+  virtual void send(std::string_view data) = 0;
+  virtual void finish() = 0;
+  // The head of an event stream is out: errors can only be events now.
+  virtual bool streaming() const = 0;
+  // Called at most once, when the answer is not complete and need not or cannot be.
+  virtual void on_end(std::function<void(Ending)> callback) = 0;
+};
+
+// Called on one of the server's worker threads for each request.
+using HttpHandler = std::function<void(std::shared_ptr<Exchange>)>;
+
+}  // namespace weft

@@ -1,0 +1,53 @@
+// Counters and histograms of the server, and the Prometheus text of them and of the engine's numbers.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <map>
+#include <mutex>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "api/engine.h"
+
+namespace weft {
+
+// Seconds in buckets. Not thread-safe by itself.
+class Histogram {
+ public:
+  explicit Histogram(std::vector<double> bounds) : bounds_(std::move(bounds)), counts_(bounds_.size() + 1) {}
+  void observe(double value);
+  // The lines of a Prometheus histogram.
+  void print(const std::string& name, std::string& out) const;
+
+ private:
+  std::vector<double> bounds_;
+  std::vector<int64_t> counts_;  // not cumulated
+  double sum_ = 0;
+};
+
+// What one finished request contributes.
+struct RequestTimes {
+  double total_s = 0, first_token_s = 0;
+  Usage usage;
+};
+
+// Any thread.
+class ServerMetrics {
+ public:
+  ServerMetrics();
+  void count_response(const std::string& route, int status);
+  void count_finished(const RequestTimes& times);
+  void count_finish_reason(const std::string& reason);
+  std::string prometheus(const ModelInfo& model, const EngineMetrics& engine, int connections) const;
+
+ private:
+  mutable std::mutex mutex_;
+  std::map<std::pair<std::string, int>, int64_t> responses_;  // routes are a fixed set
+  std::map<std::string, int64_t> finished_;                   // by finish reason
+  Histogram total_, first_token_, per_token_;
+  int64_t draft_tokens_ = 0, accepted_tokens_ = 0;
+};
+
+}  // namespace weft

@@ -1,0 +1,147 @@
+// The part of a tokenizer that is not in the bridge: which files a folder has, and the names of its special tokens.
+#include "text/tokenizer.h"
+
+#include "base/files.h"
+#include "base/json.h"
+#include "text/bridge_call.h"
+
+namespace weft {
+namespace {
+
+// "<s>", or {"content": "<s>", ...} as older files have it.
+std::string token_name(const Json* value) {
+  if (value != nullptr && value->is_object()) value = value->find("content");
+  return value != nullptr && value->is_string() ? value->as_string() : std::string();
+}
+
+std::shared_ptr<const WeftTokenizer> owned(WeftTokenizer* tokenizer) {
+  return {tokenizer, [](const WeftTokenizer* t) { weft_tokenizer_free(const_cast<WeftTokenizer*>(t)); }};
+}
+
+// Strings in one buffer with their ends, for the bridge.
+struct Flat {
+  std::string text;
+  std::vector<uint64_t> ends;
+  explicit Flat(const std::vector<std::string>& strings) {
+    size_t size = 0;
+    for (const std::string& s : strings) size += s.size();
+    text.reserve(size);
+    ends.reserve(strings.size());
+    for (const std::string& s : strings) {
+      text += s;
+      ends.push_back(text.size());
+    }
+  }
+  WeftStrings view() const { return {text.data(), ends.data(), ends.size()}; }
+};
+
+int64_t id_or_absent(const std::optional<int32_t>& id) { return id ? *id : -1; }
+int32_t flag_or_absent(const std::optional<bool>& flag) { return flag ? *flag : -1; }
+
+}  // namespace
+
+Tokenizer::Tokenizer(std::shared_ptr<const WeftTokenizer> handle)
+    : handle_(std::move(handle)), vocab_size_(static_cast<int32_t>(weft_tokenizer_end_id(handle_.get()))) {}
+
+Tokenizer::~Tokenizer() = default;
+
+Result<std::shared_ptr<const Tokenizer>> Tokenizer::from_folder(const std::string& folder) {
+  const std::string path = folder + "/tokenizer.json";
+  if (!is_file(path)) {
+    const bool slow = is_file(folder + "/tokenizer.model");
+    return fail(Code::not_found, "no file ", path,
+                slow ? "; the folder has only tokenizer.model, the SentencePiece format, which is not read: convert it with the "
+                       "transformers library (save_pretrained of the fast tokenizer)"
+                     : "");
+  }
+  WEFT_TRY(const std::string json, read_file(path));
+  WeftError error;
+  WeftTokenizer* handle = weft_tokenizer_from_json(json.data(), json.size(), &error);
+  if (handle == nullptr) {
+    Error taken = bridge::take(error);
+    return fail(taken.code() == Code::unsupported ? Code::unsupported : Code::data_corrupt, path, ": ", taken.message());
+  }
+  auto tokenizer = std::shared_ptr<Tokenizer>(new Tokenizer(owned(handle)));
+  // The map is the older of the two files; what tokenizer_config.json says counts.
+  for (const char* name : {"/special_tokens_map.json", "/tokenizer_config.json"}) {
+    if (!is_file(folder + name)) continue;
+    WEFT_TRY(const Json config, read_json_file(folder + name));
+    if (auto id = tokenizer->find_token(token_name(config.find("bos_token")))) tokenizer->bos_id_ = id;
+    if (auto id = tokenizer->find_token(token_name(config.find("eos_token")))) tokenizer->eos_id_ = id;
+    if (auto id = tokenizer->find_token(token_name(config.find("pad_token")))) tokenizer->padding_id_ = id;
+  }
+  return std::shared_ptr<const Tokenizer>(std::move(tokenizer));
+}
+
+Result<std::shared_ptr<const Tokenizer>> Tokenizer::from_gguf(GgufVocabulary vocabulary) {
+  const Flat tokens(vocabulary.tokens), merges(vocabulary.merges);
+  WeftGgufVocabulary raw{};
+  raw.model = vocabulary.model.data(), raw.model_size = vocabulary.model.size();
+  raw.pre = vocabulary.pre.data(), raw.pre_size = vocabulary.pre.size();
+  raw.tokens = tokens.view(), raw.merges = merges.view();
+  raw.scores = vocabulary.scores.data(), raw.score_count = vocabulary.scores.size();
+  raw.types = vocabulary.token_types.data(), raw.type_count = vocabulary.token_types.size();
+  raw.bos = id_or_absent(vocabulary.bos_id), raw.eos = id_or_absent(vocabulary.eos_id);
+  raw.unknown = id_or_absent(vocabulary.unknown_id), raw.separator = id_or_absent(vocabulary.separator_id);
+  raw.cls = id_or_absent(vocabulary.cls_id), raw.mask = id_or_absent(vocabulary.mask_id);
+  raw.add_bos = flag_or_absent(vocabulary.add_bos), raw.add_eos = flag_or_absent(vocabulary.add_eos);
+  raw.add_space_prefix = flag_or_absent(vocabulary.add_space_prefix);
+  WeftError error;
+  WeftTokenizer* handle = weft_tokenizer_from_gguf(&raw, &error);
+  if (handle == nullptr) {
+    Error taken = bridge::take(error);
+    return fail(taken.code() == Code::unsupported ? Code::unsupported : Code::data_corrupt, "GGUF metadata: ", taken.message());
+  }
+  auto tokenizer = std::shared_ptr<Tokenizer>(new Tokenizer(owned(handle)));
+  tokenizer->bos_id_ = vocabulary.bos_id;
+  tokenizer->eos_id_ = vocabulary.eos_id;
+  tokenizer->padding_id_ = vocabulary.padding_id;
+  return std::shared_ptr<const Tokenizer>(std::move(tokenizer));
+}
+
+Result<std::vector<int32_t>> Tokenizer::encode(std::string_view text, EncodeOptions options) const {
+  WeftIds ids;
+  WeftError error;
+  if (!weft_tokenizer_encode(handle_.get(), text.data(), text.size(), options.add_special_tokens, options.parse_special, &ids, &error)) {
+    return bridge::take(error);
+  }
+  return bridge::take(ids);
+}
+
+Result<EncodedPair> Tokenizer::encode_pair(std::string_view a, std::string_view b, EncodeOptions options) const {
+  const std::string texts = std::string(a) + std::string(b);
+  WeftIds ids, type_ids;
+  WeftError error;
+  if (!weft_tokenizer_encode_pair(handle_.get(), texts.data(), a.size(), b.size(), options.add_special_tokens, options.parse_special,
+                                  &ids, &type_ids, &error)) {
+    return bridge::take(error);
+  }
+  return EncodedPair{bridge::take(ids), bridge::take(type_ids)};
+}
+
+std::string Tokenizer::decode(const std::vector<int32_t>& ids, bool skip_special) const {
+  WeftBytes text;
+  WeftError error;
+  // Negative ids become huge ones, which are outside every vocabulary.
+  const auto* data = reinterpret_cast<const uint32_t*>(ids.data());
+  if (weft_tokenizer_decode(handle_.get(), data, ids.size(), skip_special, &text, &error)) return bridge::take(text);
+  bridge::take(error.message);  // a decoder that fails on its own vocabulary: nothing that a caller could do about it
+  return {};
+}
+
+std::string Tokenizer::token_bytes(int32_t id) const {
+  return bridge::take(weft_tokenizer_token_bytes(handle_.get(), static_cast<uint32_t>(id)));
+}
+
+std::string Tokenizer::token_text(int32_t id) const {
+  return bridge::take(weft_tokenizer_token_text(handle_.get(), static_cast<uint32_t>(id)));
+}
+
+std::optional<int32_t> Tokenizer::find_token(std::string_view text) const {
+  const int64_t id = weft_tokenizer_find(handle_.get(), text.data(), text.size());
+  return id < 0 ? std::nullopt : std::optional(static_cast<int32_t>(id));
+}
+
+bool Tokenizer::is_special(int32_t id) const { return weft_tokenizer_is_special(handle_.get(), static_cast<uint32_t>(id)); }
+
+}  // namespace weft

@@ -1,0 +1,264 @@
+// See the header.
+#include "fake_engine.h"
+
+#include <algorithm>
+
+#include "base/files.h"
+
+namespace weft {
+
+namespace {
+
+// Length of the end of `text` that is an incomplete UTF-8 character.
+size_t incomplete(const std::string& text) {
+  for (size_t back = 1; back <= std::min<size_t>(3, text.size()); ++back) {
+    const unsigned char byte = text[text.size() - back];
+    if ((byte & 0xc0u) == 0x80u) continue;
+    const size_t length = byte >= 0xf0 ? 4 : byte >= 0xe0 ? 3 : byte >= 0xc0 ? 2 : 1;
+    return length > back ? back : 0;
+  }
+  return 0;
+}
+
+}  // namespace
+
+FakeEngine::FakeEngine(FakeOptions fake, EngineOptions options) : fake_(fake), options_(std::move(options)) {
+  info_.name = "tiny";
+  info_.path = "tiny";
+  info_.architecture = "FakeForCausalLM";
+  info_.vocab_size = kVocabulary;
+  info_.max_seq_len = fake_.context;
+  info_.parameters = 1;
+  info_.has_chat_template = true;
+  info_.dtype = "float32";
+  counts_.blocks_total = 1000;
+  thread_ = std::thread([this] { loop(); });
+}
+
+FakeEngine::~FakeEngine() {
+  {
+    const std::lock_guard lock(mutex_);
+    stopping_ = true;
+  }
+  changed_.notify_all();
+  thread_.join();
+}
+
+Result<std::string> FakeEngine::render_chat(const Request& request) const {
+  std::string text;
+  for (const Json& message : request.messages->items())
+    text += message.find("role")->as_string() + ": " + message.find("content")->as_string() + "\n";
+  return text;
+}
+
+Result<std::vector<int32_t>> FakeEngine::prompt_tokens(const Request& request) const {
+  if (request.prompt_token_ids) return *request.prompt_token_ids;
+  std::string text = request.prompt.value_or("");
+  if (request.messages) {
+    WEFT_TRY(text, render_chat(request));
+  }
+  std::vector<int32_t> ids;
+  for (const unsigned char byte : text) ids.push_back(byte);
+  return ids;
+}
+
+std::string FakeEngine::decode(const std::vector<int32_t>& ids, bool) const {
+  std::string text;
+  for (const int32_t id : ids) text += token_bytes(id);
+  return text;
+}
+
+std::string FakeEngine::token_bytes(int32_t id) const { return id >= 0 && id < 256 ? std::string(1, static_cast<char>(id)) : ""; }
+
+Status FakeEngine::check(const Request& request, const std::vector<int32_t>& prompt) const {
+  const SamplingParams& s = request.sampling;
+  const auto range = [](const char* name, double value, double low, double high) -> Status {
+    if (value >= low && value <= high) return {};
+    return fail(Code::invalid_argument, name, " must be between ", low, " and ", high, ", got ", value).about(name);
+  };
+  WEFT_RETURN_IF_ERROR(range("temperature", s.temperature, 0, 2));
+  WEFT_RETURN_IF_ERROR(range("top_p", s.top_p, 1e-40, 1));
+  WEFT_RETURN_IF_ERROR(range("presence_penalty", s.presence_penalty, -2, 2));
+  WEFT_RETURN_IF_ERROR(range("frequency_penalty", s.frequency_penalty, -2, 2));
+  for (const auto& [id, bias] : s.logit_bias) {
+    WEFT_RETURN_IF_ERROR(range("logit_bias", id, 0, kVocabulary - 1));
+    WEFT_RETURN_IF_ERROR(range("logit_bias", bias, -100, 100));
+  }
+  for (const int32_t id : s.stop_token_ids) WEFT_RETURN_IF_ERROR(range("stop_token_ids", id, 0, kVocabulary - 1));
+  for (const int32_t id : prompt) WEFT_RETURN_IF_ERROR(range("prompt", id, 0, kVocabulary - 1));
+  if (prompt.empty()) return fail(Code::invalid_argument, "the prompt is empty").about("prompt");
+  if (static_cast<int>(prompt.size()) >= fake_.context)
+    return fail(Code::invalid_argument, "the prompt has ", prompt.size(), " tokens, the context ", fake_.context).about("prompt");
+  return {};
+}
+
+Result<RequestId> FakeEngine::submit(Request request, EventSink sink) {
+  WEFT_TRY(std::vector<int32_t> prompt, prompt_tokens(request));
+  WEFT_RETURN_IF_ERROR(check(request, prompt));
+  const int room = fake_.context - static_cast<int>(prompt.size());
+  request.max_tokens = std::min(request.max_tokens.value_or(room), room);
+  const std::lock_guard lock(mutex_);
+  if (static_cast<int>(waiting_.size()) >= fake_.queue)
+    return fail(Code::resource_exhausted, "the queue is full (", fake_.queue, " requests); try again later");
+  ++counts_.requests;
+  counts_.prompt_tokens += static_cast<int64_t>(prompt.size());
+  waiting_.push_back({next_, std::move(request), std::move(sink), std::move(prompt)});
+  changed_.notify_all();
+  return next_++;
+}
+
+Result<RequestId> FakeEngine::submit_score(Request request, ScoreSink sink) {
+  WEFT_TRY(const std::vector<int32_t> prompt, prompt_tokens(request));
+  WEFT_RETURN_IF_ERROR(check(request, prompt));
+  ScoreResult result;
+  const auto count = static_cast<int64_t>(prompt.size());
+  result.tensors["input_ids"] = {{count}, std::vector<int64_t>(prompt.begin(), prompt.end())};
+  result.tensors["logits"] = {{count, 2}, std::vector<float>(static_cast<size_t>(2 * count), 0.5f)};
+  sink(std::move(result));
+  const std::lock_guard lock(mutex_);
+  return next_++;
+}
+
+void FakeEngine::cancel(RequestId id) {
+  const std::lock_guard lock(mutex_);
+  cancels_.push_back(id);
+  changed_.notify_all();
+}
+
+void FakeEngine::hold() {
+  const std::lock_guard lock(mutex_);
+  ++held_;
+}
+void FakeEngine::release() {
+  const std::lock_guard lock(mutex_);
+  --held_;
+  changed_.notify_all();
+}
+
+EngineMetrics FakeEngine::metrics() const {
+  const std::lock_guard lock(mutex_);
+  EngineMetrics metrics = counts_;
+  metrics.running = static_cast<int>(running_.size());
+  metrics.waiting = static_cast<int>(waiting_.size());
+  metrics.blocks_used = metrics.running;
+  return metrics;
+}
+
+void FakeEngine::loop() {
+  for (;;) {
+    {
+      std::unique_lock lock(mutex_);
+      changed_.wait(lock, [&] { return stopping_ || (held_ == 0 && (!waiting_.empty() || !running_.empty())); });
+      if (stopping_) return;
+      while (!waiting_.empty() && static_cast<int>(running_.size()) < fake_.batch) {
+        running_.push_back(std::move(waiting_.front()));
+        waiting_.pop_front();
+      }
+      // Cancelled ones in the queue come to their end through the batch as well.
+      for (const RequestId id : cancels_) {
+        for (Running& running : running_) running.cancelled |= running.id == id;
+        for (Running& running : waiting_) running.cancelled |= running.id == id;
+      }
+      cancels_.clear();
+      for (auto it = waiting_.begin(); it != waiting_.end();) {
+        if (!it->cancelled) {
+          ++it;
+          continue;
+        }
+        running_.push_back(std::move(*it));
+        it = waiting_.erase(it);
+      }
+      ++counts_.steps;
+    }
+    std::this_thread::sleep_for(fake_.step);
+    std::vector<RequestId> finished;
+    for (Running& running : running_)
+      if (step(running)) finished.push_back(running.id);
+    const std::lock_guard lock(mutex_);
+    std::erase_if(running_, [&](const Running& running) {
+      return std::find(finished.begin(), finished.end(), running.id) != finished.end();
+    });
+  }
+}
+
+bool FakeEngine::step(Running& running) {
+  if (running.cancelled) {
+    const std::lock_guard lock(mutex_);
+    ++counts_.requests_cancelled;
+    emit(running, -1, "", FinishReason::cancelled, {});
+    return true;
+  }
+  const int32_t token = running.prompt[static_cast<size_t>(running.generated) % running.prompt.size()];
+  ++running.generated;
+  {
+    const std::lock_guard lock(mutex_);
+    ++counts_.generation_tokens;
+  }
+  if (fail_after_ > 0 && running.generated >= fail_after_) {
+    emit(running, -1, "", FinishReason::error, {}, Error(Code::internal, "a number is not finite"));
+    return true;
+  }
+  running.pending += token_bytes(token);
+  const size_t held = incomplete(running.pending);
+  std::string text = running.pending.substr(0, running.pending.size() - held);
+  running.pending.erase(0, text.size());
+  running.text += text;
+  FinishReason finish = running.generated >= *running.request.max_tokens ? FinishReason::length : FinishReason::none;
+  Json stop_reason;
+  for (const std::string& stop : running.request.stop) {
+    if (!running.text.ends_with(stop)) continue;
+    finish = FinishReason::stop;
+    stop_reason = stop;
+    text.clear();
+  }
+  if (finish != FinishReason::none) {
+    const std::lock_guard lock(mutex_);
+    ++counts_.requests_finished;
+  }
+  emit(running, token, text, finish, stop_reason);
+  return finish != FinishReason::none;
+}
+
+void FakeEngine::emit(Running& running, int32_t token, const std::string& text, FinishReason finish, Json stop_reason,
+                      std::optional<Error> error) {
+  const auto info = [](int32_t id, int alternatives) {
+    TokenInfo token_info;
+    token_info.token = id;
+    if (alternatives >= 0) token_info.logprob = -0.25f;
+    for (int i = 0; i < alternatives; ++i) token_info.top.push_back({(id + i) % 256, -0.25f - 0.5f * static_cast<float>(i)});
+    return token_info;
+  };
+  const bool ends = finish != FinishReason::none;
+  for (int i = 0; i < running.request.n; ++i) {
+    Event event;
+    event.choice = i;
+    event.text = text;
+    if (token >= 0) event.tokens.push_back(info(token, running.request.sampling.logprobs));
+    event.finish = finish;
+    event.stop_reason = stop_reason;
+    event.error = error;
+    if (i == 0 && running.generated <= 1) {
+      auto prompt = std::make_shared<std::vector<TokenInfo>>();
+      for (const int32_t id : running.prompt)
+        prompt->push_back(info(id, prompt->empty() ? -1 : running.request.sampling.prompt_logprobs));
+      event.prompt = prompt;
+    }
+    event.last_of_request = ends && i + 1 == running.request.n;
+    if (event.last_of_request) {
+      event.usage.prompt_tokens = static_cast<int>(running.prompt.size());
+      event.usage.completion_tokens = running.generated * running.request.n;
+      event.seed = running.request.seed.value_or(1);
+    }
+    running.sink(event);
+  }
+}
+
+Result<std::unique_ptr<Engine>> load_fake_engine(const std::string& model, const EngineOptions& options, const Progress& progress) {
+  if (!is_directory(model) && !is_file(model)) return fail(Code::not_found, "no model at ", model);
+  if (progress) progress(1, 1);
+  FakeOptions fake;
+  fake.step = std::chrono::microseconds(20000);
+  return std::unique_ptr<Engine>(new FakeEngine(fake, options));
+}
+
+}  // namespace weft

@@ -1,0 +1,88 @@
+// An engine without a model, for tests of the server and the commands: tokens are bytes, and an answer is the prompt over and over.
+// One thread gives every running request a token per step, as a batch would; steps can be slowed down or held.
+#pragma once
+
+#include <chrono>
+#include <condition_variable>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "api/engine.h"
+
+namespace weft {
+
+struct FakeOptions {
+  std::chrono::microseconds step{200};
+  int context = 256;
+  int batch = 8;
+  int queue = 512;  // waiting requests; more are refused
+};
+
+class FakeEngine : public Engine {
+ public:
+  static constexpr int kVocabulary = 260;  // the bytes, and four special tokens
+
+  explicit FakeEngine(FakeOptions fake = {}, EngineOptions options = {});
+  ~FakeEngine() override;
+
+  const ModelInfo& info() const override { return info_; }
+  const EngineOptions& options() const override { return options_; }
+  const Tokenizer* tokenizer() const override { return nullptr; }
+  const SamplingParams& default_sampling() const override { return sampling_; }
+  Result<std::string> render_chat(const Request& request) const override;
+  Result<std::vector<int32_t>> prompt_tokens(const Request& request) const override;
+  std::string decode(const std::vector<int32_t>& ids, bool skip_special) const override;
+  std::string token_bytes(int32_t id) const override;
+  Result<RequestId> submit(Request request, EventSink sink) override;
+  Result<RequestId> submit_score(Request request, ScoreSink sink) override;
+  void cancel(RequestId id) override;
+  void hold() override;
+  void release() override;
+  EngineMetrics metrics() const override;
+  std::string plan_text() const override { return "no plan\n"; }
+
+  // An answer that reaches this many tokens fails (0: none does).
+  void fail_after(int tokens) { fail_after_ = tokens; }
+
+ private:
+  struct Running {
+    RequestId id = 0;
+    Request request;
+    EventSink sink;
+    std::vector<int32_t> prompt;
+    int generated = 0;
+    bool cancelled = false;
+    std::string pending;  // bytes of a character that is not complete
+    std::string text;     // of each choice, they are all the same
+  };
+  Status check(const Request& request, const std::vector<int32_t>& prompt) const;
+  void loop();
+  bool step(Running& running);  // true: finished
+  void emit(Running& running, int32_t token, const std::string& text, FinishReason finish, Json stop_reason,
+            std::optional<Error> error = {});
+
+  const FakeOptions fake_;
+  const EngineOptions options_;
+  ModelInfo info_;
+  SamplingParams sampling_;
+  std::atomic<int> fail_after_{0};
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<Running> waiting_;
+  std::vector<Running> running_;  // the loop's; its size is guarded by the mutex
+  std::vector<RequestId> cancels_;
+  RequestId next_ = 1;
+  int held_ = 0;
+  bool stopping_ = false;
+  EngineMetrics counts_;
+  std::thread thread_;
+};
+
+// What the commands call in place of Engine::load in tests.
+Result<std::unique_ptr<Engine>> load_fake_engine(const std::string& model, const EngineOptions& options, const Progress& progress);
+
+}  // namespace weft
