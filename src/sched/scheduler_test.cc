@@ -378,7 +378,8 @@ TEST(Scheduler, PromptLogprobsAndScores) {
         std::vector<float> rows;
         uint64_t prefix = prefix_root(*sequence.sampling);
         for (int32_t token : sequence.prompt) rows.push_back(row_value(prefix = mix(prefix, static_cast<uint64_t>(token))));
-        NewSequence score = sequence, last = sequence, echo = request(sequence.prompt, 0, [](SamplingParams& s) { s.prompt_logprobs = 0; });
+        NewSequence score = sequence, last = sequence,
+                    echo = request(sequence.prompt, 0, [](SamplingParams&s) { s.prompt_logprobs = 0; });
         score.task = last.task = Task::score;
         last.score_rows = LogitRows::last;
         const SequenceId a = driver.add(sequence), b = driver.add(score), c = driver.add(last), d = driver.add(echo);
@@ -395,7 +396,8 @@ TEST(Scheduler, PromptLogprobsAndScores) {
     }
     for (const StepBatch& batch : driver.batches) {
       int rows = 0;
-      for (const StepBatch::Row& row : batch.rows) rows += row.logits == LogitRows::all ? row.tokens : row.logits == LogitRows::last;
+      for (const StepBatch::Row& row : batch.rows)
+        rows += row.logits == LogitRows::all ? row.tokens : row.logits == LogitRows::last;
       EXPECT_LE(rows, 5);
     }
   }
