@@ -114,7 +114,8 @@ std::vector<int32_t> iota_tokens(int count, int first = 0) {
 
 // A sequence and the manager, driven as the scheduler does.
 struct Holder {
-  Holder(CacheManager& manager, std::vector<int32_t> prompt, CacheIdentity identity = {}) : cache(manager), tokens(std::move(prompt)) {
+  Holder(CacheManager& manager, std::vector<int32_t> prompt, CacheIdentity identity = {})
+      : cache(manager), tokens(std::move(prompt)) {
     cache.start(sequence, std::move(identity), static_cast<int>(tokens.size()), static_cast<int>(tokens.size()) + 100);
     const int limit = static_cast<int>(tokens.size()) - 1;
     whole = cache.acquire_prefix(sequence, tokens, limit);

@@ -120,7 +120,8 @@ RowResult FakeWorker::run_row(const StepBatch& batch, size_t r, size_t& next_tok
     }
   }
   if (row.logits != LogitRows::none && !row.sample && !row.prompt_logprobs) {
-    for (int p = row.logits == LogitRows::all ? row.first : end - 1; p < end; ++p) result.outputs.push_back(row_value(slot.prefix[p]));
+    for (int p = row.logits == LogitRows::all ? row.first : end - 1; p < end; ++p)
+      result.outputs.push_back(row_value(slot.prefix[p]));
   }
   if (row.sample) {
     if (row.logits == LogitRows::none) fault("a row samples without logits");

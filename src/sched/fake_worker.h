@@ -53,7 +53,7 @@ class FakeWorker {
     std::vector<int32_t> tokens;
     std::vector<uint64_t> prefix;  // hash up to and with the position
     int prompt = 0;
-    int next = -1;  // position that the next row must begin at; -1: any, it is the first
+    int next = -1;        // position that the next row must begin at; -1: any, it is the first
     bool failed = false;  // a row of it failed, its KV is garbage
   };
   struct Block {

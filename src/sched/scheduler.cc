@@ -55,7 +55,8 @@ Status Scheduler::check_new(const NewSequence& sequence) const {
   const bool generate = sequence.task == Task::generate;
   WEFT_CHECK(!generate || sequence.sampling != nullptr) << "a sequence that generates has no sampling parameters";
   if (generate && sequence.sampling->max_tokens < 0) {
-    return fail(Code::invalid_argument, "max_tokens is ", sequence.sampling->max_tokens, ", must not be negative").about("max_tokens");
+    return fail(Code::invalid_argument, "max_tokens is ", sequence.sampling->max_tokens, ", must not be negative")
+        .about("max_tokens");
   }
   const bool samples = generate && sequence.sampling->max_tokens > 0;
   if (prompt + samples > options_.max_seq_len) {
@@ -71,8 +72,8 @@ Status Scheduler::check_new(const NewSequence& sequence) const {
   }
   const bool all_rows = generate ? sequence.sampling->prompt_logprobs >= 0 : sequence.score_rows == LogitRows::all;
   if (sequence.whole && all_rows && prompt > options_.max_logit_rows) {
-    return fail(Code::invalid_argument, "the prompt has ", prompt, " tokens and asks for a result of each in one step, max_logit_rows is ",
-                options_.max_logit_rows)
+    return fail(Code::invalid_argument, "the prompt has ", prompt,
+                " tokens and asks for a result of each in one step, max_logit_rows is ", options_.max_logit_rows)
         .about("prompt");
   }
   return check_cache_room(sequence, generate ? most_outputs(sequence, options_.max_seq_len) : 0);
@@ -87,7 +88,8 @@ Status Scheduler::check_cache_room(const NewSequence& sequence, int max_outputs)
   if (bytes <= budget) return {};
   const bool prompt_fits = cache_.bytes_for(prompt, split ? 1 : prompt) <= budget;
   return fail(Code::invalid_argument, "the prompt of ", prompt, " tokens and ", max_outputs, " tokens to generate need ", bytes,
-              " bytes of KV cache, which has ", budget, " bytes (room for one sequence of ", cache_.max_sequence_tokens(), " tokens)")
+              " bytes of KV cache, which has ", budget, " bytes (room for one sequence of ", cache_.max_sequence_tokens(),
+              " tokens)")
       .about(prompt_fits ? "max_tokens" : "prompt");
 }
 
@@ -189,7 +191,8 @@ void Scheduler::check_integrity() const {
   }
   WEFT_CHECK(waiting == waiting_.size() && running == running_.size());
   WEFT_CHECK(open + free_slots_.size() == slots_.size()) << "a slot is lost";
-  WEFT_CHECK(std::is_sorted(running_.begin(), running_.end(), by_rank) && std::is_sorted(waiting_.begin(), waiting_.end(), by_rank));
+  WEFT_CHECK(std::is_sorted(running_.begin(), running_.end(), by_rank) &&
+             std::is_sorted(waiting_.begin(), waiting_.end(), by_rank));
   cache_.check_integrity(holders);
 }
 

@@ -38,9 +38,9 @@ struct Sequence {
   uint64_t last_step = 0;       // that has a row of it
   bool started = false;         // `cache` has been started with `identity`
   bool admitted_before = false;
-  int cached_tokens = 0;        // at the first admission
-  uint64_t retry_version = 0;   // CacheManager::version() at which admission failed last
-  bool retry_is_shared = false; // it failed because another sequence computes the same block right now
+  int cached_tokens = 0;         // at the first admission
+  uint64_t retry_version = 0;    // CacheManager::version() at which admission failed last
+  bool retry_is_shared = false;  // it failed because another sequence computes the same block right now
   CacheSequence cache;
 
   int known() const { return static_cast<int>(tokens.size()); }
@@ -55,9 +55,7 @@ struct Sequence {
     return pending_samples > 0 && remaining() == 1 - pending_samples && !end_is_certain();
   }
   bool ready_to_prefill() const { return remaining() > 1; }
-  bool outranks(const Sequence& other) const {
-    return priority != other.priority ? priority > other.priority : id < other.id;
-  }
+  bool outranks(const Sequence& other) const { return priority != other.priority ? priority > other.priority : id < other.id; }
 };
 
 inline bool by_rank(const Sequence* a, const Sequence* b) { return a->outranks(*b); }

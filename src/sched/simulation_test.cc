@@ -1,6 +1,6 @@
-// The scheduler and the cache manager under random load: many configurations, every kind of sequence, tiny budgets, cancels, failing
-// rows, and a worker without a model that knows what each block must hold (fake_worker.h). After every step the books are checked;
-// at the end every sequence must have had exactly the answer of a run by itself, and nothing may be left over.
+// The scheduler and the cache manager under random load: many configurations, every kind of sequence, tiny budgets, cancels,
+// failing rows, and a worker without a model that knows what each block must hold (fake_worker.h). After every step the books are
+// checked; at the end every sequence must have had exactly the answer of a run by itself, and nothing may be left over.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -83,7 +83,9 @@ class Simulation {
   int between(int low, int high) { return std::uniform_int_distribution<>(low, high)(random_); }
   bool chance(double p) { return std::uniform_real_distribution<>(0, 1)(random_) < p; }
   template <class T>
-  T one_of(std::initializer_list<T> values) { return values.begin()[between(0, static_cast<int>(values.size()) - 1)]; }
+  T one_of(std::initializer_list<T> values) {
+    return values.begin()[between(0, static_cast<int>(values.size()) - 1)];
+  }
 
   void configure();
   void add();
@@ -350,8 +352,9 @@ TEST(Simulation, HundredThousandSteps) {
   std::printf(
       "steps %lu, finished %lu, cancelled %lu, failed %lu, refused %lu, preemptions %lu, cached tokens %lu, after preemptions %lu, "
       "copies %lu, releases %lu, discarded tokens %lu, rows from slots %lu, positions read %lu\n",
-      coverage.steps, coverage.finished, coverage.cancelled, coverage.failed, coverage.refused, coverage.preemptions, coverage.cached,
-      coverage.resumed_cached, coverage.copies, coverage.releases, coverage.discarded, coverage.slot_rows, coverage.read);
+      coverage.steps, coverage.finished, coverage.cancelled, coverage.failed, coverage.refused, coverage.preemptions,
+      coverage.cached, coverage.resumed_cached, coverage.copies, coverage.releases, coverage.discarded, coverage.slot_rows,
+      coverage.read);
   EXPECT_GT(coverage.steps, 100000u);
   EXPECT_GT(coverage.preemptions, 1000u);  // the load must reach what is to be tested
   EXPECT_GT(coverage.resumed_cached, 1000u);
