@@ -59,6 +59,24 @@ WeftTemplate* weft_template_new(const char* source, size_t size, uint64_t fuel, 
 void weft_template_free(WeftTemplate*);
 bool weft_template_render(const WeftTemplate*, const char* context, size_t size, bool continue_final, WeftBytes*, WeftError*);
 
+/* Guided decoding. `rows`: rows of the logits. Kinds: 0 JSON object, 1 JSON schema, 2 regular expression, 3 EBNF or Lark,
+   4 choices (a JSON list of strings). A factory may be used by several threads, a grammar by one. */
+typedef struct WeftGrammarFactory WeftGrammarFactory;
+typedef struct WeftGrammar WeftGrammar;
+typedef struct { size_t text_bytes, nesting, parser_items, lexer_states; uint64_t lexer_cost; } WeftGrammarLimits;
+WeftGrammarFactory* weft_grammar_factory_new(const WeftTokenizer*, uint32_t rows, const uint32_t* ends, size_t count,
+                                             const WeftGrammarLimits*, WeftError*);
+void weft_grammar_factory_free(WeftGrammarFactory*);
+WeftGrammar* weft_grammar_new(const WeftGrammarFactory*, uint32_t kind, const char* text, size_t size, bool compact,
+                              const WeftGrammarLimits*, WeftError*);
+void weft_grammar_free(WeftGrammar*);
+WeftGrammar* weft_grammar_clone(const WeftGrammar*);
+bool weft_grammar_mask(WeftGrammar*, uint32_t* out, size_t words, WeftError*);
+bool weft_grammar_accept(WeftGrammar*, uint32_t token, WeftError*);
+bool weft_grammar_rollback(WeftGrammar*, size_t tokens, WeftError*);
+bool weft_grammar_is_finished(const WeftGrammar*);
+bool weft_grammar_may_end(WeftGrammar*);
+
 #ifdef __cplusplus
 }
 #endif

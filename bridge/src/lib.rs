@@ -2,7 +2,9 @@
 //! include/bridge.h; only src/text and src/grammar call it.
 mod abi;
 mod detokenizer;
+mod gbnf;
 mod gguf;
+mod grammar;
 mod pair_model;
 mod python;
 mod string_table;

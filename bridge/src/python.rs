@@ -19,12 +19,18 @@ struct Style {
     sort_keys: bool,
 }
 
-struct Dumper {
+struct Dumper<'a, 'b, 'c> {
+    state: &'a State<'b, 'c>,
     style: Style,
     out: String,
 }
 
-impl Dumper {
+/// Pays for copying a value's text: lists may hold one long text many times.
+fn charge(state: &State, value: &Value) -> Result<(), Error> {
+    state.consume_fuel(1 + (value.as_str().map_or(0, |text| text.len()) / 64) as u64)
+}
+
+impl Dumper<'_, '_, '_> {
     fn string(&mut self, text: &str) {
         self.out.push('"');
         for c in text.chars() {
@@ -97,6 +103,7 @@ impl Dumper {
         if level > MAX_DEPTH {
             return Err(too_deep());
         }
+        charge(self.state, value)?;
         match value.kind() {
             ValueKind::None => self.out.push_str("null"),
             ValueKind::Bool => self.out.push_str(if value.is_true() { "true" } else { "false" }),
@@ -134,7 +141,7 @@ impl Dumper {
 }
 
 /// The reference's filter: json.dumps(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False).
-pub fn tojson(value: &Value, positional: Rest<Value>, kwargs: Kwargs) -> Result<Value, Error> {
+pub fn tojson(state: &State, value: &Value, positional: Rest<Value>, kwargs: Kwargs) -> Result<Value, Error> {
     let mut positional = positional.iter();
     let mut option = |name: &str| -> Result<Option<Value>, Error> {
         let named: Option<Value> = kwargs.get(name)?;
@@ -153,7 +160,7 @@ pub fn tojson(value: &Value, positional: Rest<Value>, kwargs: Kwargs) -> Result<
         None => (if indent.is_some() { ",".to_string() } else { ", ".to_string() }, ": ".to_string()),
     };
     let style = Style { indent, item_separator, key_separator, ascii_only, sort_keys };
-    let mut dumper = Dumper { style, out: String::new() };
+    let mut dumper = Dumper { state, style, out: String::new() };
     dumper.value(value, 0)?;
     Ok(Value::from(dumper.out))
 }
@@ -217,10 +224,11 @@ fn repr_string(out: &mut String, text: &str) {
     out.push(quote);
 }
 
-fn repr(out: &mut String, value: &Value, depth: usize) -> Result<(), Error> {
+fn repr(state: &State, out: &mut String, value: &Value, depth: usize) -> Result<(), Error> {
     if depth > MAX_DEPTH {
         return Err(too_deep());
     }
+    charge(state, value)?;
     match value.kind() {
         ValueKind::String => repr_string(out, value.as_str().unwrap_or_default()),
         ValueKind::Number => out.push_str(&number(value)),
@@ -230,19 +238,19 @@ fn repr(out: &mut String, value: &Value, depth: usize) -> Result<(), Error> {
                 if i > 0 {
                     out.push_str(", ");
                 }
-                repr(out, &key, depth + 1)?;
+                repr(state, out, &key, depth + 1)?;
                 out.push_str(": ");
-                repr(out, &value.get_item(&key)?, depth + 1)?;
+                repr(state, out, &value.get_item(&key)?, depth + 1)?;
             }
             out.push('}');
         }
-        ValueKind::Seq => {
+        ValueKind::Seq | ValueKind::Iterable => {
             out.push('[');
             for (i, item) in value.try_iter()?.enumerate() {
                 if i > 0 {
                     out.push_str(", ");
                 }
-                repr(out, &item, depth + 1)?;
+                repr(state, out, &item, depth + 1)?;
             }
             out.push(']');
         }
@@ -255,24 +263,24 @@ fn repr(out: &mut String, value: &Value, depth: usize) -> Result<(), Error> {
 }
 
 /// str() of a value, as `{{ value }}` and `|string` have it.
-pub fn str(value: &Value) -> Result<String, Error> {
+pub fn str(state: &State, value: &Value) -> Result<String, Error> {
     let mut out = String::new();
     match value.kind() {
         ValueKind::String => out.push_str(value.as_str().unwrap_or_default()),
         ValueKind::Undefined => {}
-        _ => repr(&mut out, value, 0)?,
+        _ => repr(state, &mut out, value, 0)?,
     }
     Ok(out)
 }
 
 /// The formatter of `{{ value }}`.
-pub fn format(out: &mut Output, _: &mut State, value: &Value) -> Result<(), Error> {
+pub fn format(out: &mut Output, state: &mut State, value: &Value) -> Result<(), Error> {
     if value.kind() == ValueKind::Invalid {
         return Err(Error::new(ErrorKind::InvalidOperation, value.to_string()));
     }
     match value.as_str() {
         Some(text) => out.write_str(text).map_err(Error::from),
-        None => out.write_str(&str(value)?).map_err(Error::from),
+        None => out.write_str(&str(state, value)?).map_err(Error::from),
     }
 }
 

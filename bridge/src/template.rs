@@ -1,7 +1,7 @@
 //! Chat templates on minijinja, set up as the reference sets up Jinja2: trimmed blocks, loop controls, Python's string methods, its
 //! own `tojson`, `raise_exception`, `strftime_now` and `{% generation %}`. Templates are hostile input: fuel bounds time and memory.
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Serde, Value, ValueKind};
+use minijinja::value::{Kwargs, Serde, Value, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, State};
 use std::ffi::CString;
 
@@ -56,11 +56,115 @@ fn loop_expression(inner: &str) -> Option<&str> {
     (simple && !words && inner.matches(expression).count() == 1).then_some(expression)
 }
 
+/// An expression with more tokens than this nests deeper than the parser's stack allows (a chain of operators is nested).
+const MAX_TOKENS: usize = 2000;
+const MAX_BLOCKS: usize = 150;
+
+/// Refuses sources that the parser, which recurses, could not take: minijinja limits brackets, but not chains of operators or
+/// blocks in blocks.
+fn check_nesting(source: &str) -> Outcome<()> {
+    let mut rest = source;
+    let mut line = 1;
+    let mut blocks: Vec<(&str, usize)> = vec![]; // open blocks, with the branches of each
+    while let Some(start) = rest.find("{%").into_iter().chain(rest.find("{{")).min() {
+        line += rest[..start].matches('\n').count();
+        let tag = &rest[start..];
+        let Some(size) = tag.find(if tag.starts_with("{%") { "%}" } else { "}}" }) else { break };
+        let inner = &tag[2..size.max(2)];
+        if tokens(inner) > MAX_TOKENS {
+            return Err(Failure::invalid(format!("an expression is too long (in chat template:{line})")));
+        }
+        let word = inner.trim_start_matches(['-', '+', ' ', '\n', '\t']).split(|c: char| !c.is_alphanumeric()).next().unwrap_or("");
+        let block = matches!(word, "if" | "for" | "macro" | "call" | "filter" | "with" | "block" | "autoescape" | "generation");
+        if tag.starts_with("{%") && (block || (word == "set" && !inner.contains('='))) {
+            blocks.push((word, 1));
+        } else if let (true, Some(last)) = (word == "elif", blocks.last_mut()) {
+            last.1 += 1; // nested in the syntax tree
+        } else if blocks.last().is_some_and(|last| word.strip_prefix("end") == Some(last.0)) {
+            blocks.pop();
+        }
+        if blocks.iter().map(|b| b.1).sum::<usize>() > MAX_BLOCKS {
+            return Err(Failure::invalid(format!("blocks are nested too deep (in chat template:{line})")));
+        }
+        line += inner.matches('\n').count();
+        rest = &tag[size + 2..];
+    }
+    Ok(())
+}
+
+/// Words and operators outside string literals.
+fn tokens(expression: &str) -> usize {
+    let (mut count, mut quote, mut in_word, mut escaped) = (0, None, false, false);
+    for c in expression.chars() {
+        if let Some(q) = quote {
+            if c == q && !escaped {
+                quote = None;
+            }
+            escaped = c == '\\' && !escaped;
+            continue;
+        }
+        let word = c.is_alphanumeric() || c == '_';
+        if matches!(c, '"' | '\'') {
+            quote = Some(c);
+        }
+        count += usize::from(!c.is_whitespace() && (!word || !in_word));
+        in_word = word;
+    }
+    count
+}
+
 /// Passes on what Python can iterate over.
 fn iterable(value: Value) -> Result<Value, Error> {
     match value.kind() {
         ValueKind::None => Err(Error::new(ErrorKind::InvalidOperation, "'NoneType' object is not iterable")),
         _ => Ok(value),
+    }
+}
+
+/// The `join` filter and str.join. minijinja's own pay for a shared item once, so that a list that repeats a long text joins to
+/// more memory than the fuel allows; here each item's bytes are paid for before they are copied.
+fn joined(state: &State, values: &Value, joiner: &str, attribute: Option<&Value>) -> Result<String, Error> {
+    let mut out = String::new();
+    for (place, item) in values.try_iter()?.enumerate() {
+        let item = match attribute {
+            None => item,
+            Some(key) => match key.as_str() {
+                Some(path) => path.split('.').try_fold(item, |value, name| value.get_attr(name))?,
+                None => item.get_item(key)?,
+            },
+        };
+        let text = python::str(state, &item)?;
+        let separator = if place == 0 { "" } else { joiner };
+        state.consume_fuel(1 + ((separator.len() + text.len()) / 64) as u64)?;
+        out.push_str(separator);
+        out.push_str(&text);
+    }
+    Ok(out)
+}
+
+fn join_filter(state: &State, values: &Value, joiner: Option<Value>, attribute: Option<Value>, kwargs: Kwargs) -> Result<String, Error> {
+    let joiner = joiner.or(kwargs.get("d")?);
+    let attribute = attribute.or(kwargs.get("attribute")?);
+    kwargs.assert_all_used()?;
+    let joiner = joiner.map_or(Ok(String::new()), |j| python::str(state, &j))?;
+    joined(state, values, &joiner, attribute.as_ref())
+}
+
+/// Whether a format text has a number so large that a field of that width would be an attack.
+fn wide_field(text: &str) -> bool {
+    text.split(|c: char| !c.is_ascii_digit()).any(|digits| digits.len() > 4)
+}
+
+fn too_wide() -> Error {
+    Error::new(ErrorKind::InvalidOperation, "a field of the format is too wide")
+}
+
+/// Python's methods of texts, lists and mappings.
+fn method(state: &mut State, value: &Value, name: &str, args: &[Value]) -> Result<Value, Error> {
+    match (name, value.as_str(), args) {
+        ("format", Some(text), _) if wide_field(text) => Err(too_wide()),
+        ("join", Some(joiner), [values]) => joined(state, values, joiner, None).map(Value::from),
+        _ => minijinja_contrib::pycompat::unknown_method_callback(state, value, name, args),
     }
 }
 
@@ -91,10 +195,11 @@ fn new_environment(fuel: u64) -> Outcome<Environment<'static>> {
     environment.set_fuel(Some(fuel));
     environment.set_recursion_limit(200);
     environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    environment.set_unknown_method_callback(method);
     environment.set_formatter(python::format);
     environment.add_filter("tojson", python::tojson);
-    environment.add_filter("string", |value: &Value| python::str(value));
+    environment.add_filter("string", |state: &State, value: &Value| python::str(state, value));
+    environment.add_filter("join", join_filter);
     environment.add_filter(ITERABLE, iterable);
     environment.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
     environment.add_function("raise_exception", |message: Value| -> Result<Value, Error> {
@@ -167,6 +272,18 @@ fn last_text(context: &serde_json::Value) -> Outcome<String> {
     text.map(str::to_string).ok_or_else(|| Failure::invalid("continue_final_message is set, but the final message has no text"))
 }
 
+/// Runs `work` where there is stack enough for any nesting that the fuel can build: comparing, printing and freeing values recurse.
+fn with_deep_stack<T: Send>(work: impl FnOnce() -> Outcome<T> + Send) -> Outcome<T> {
+    const STACK_BYTES: usize = 512 << 20; // address space; only what is touched takes memory
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().stack_size(STACK_BYTES).spawn_scoped(scope, || abi::catch(work));
+        match thread {
+            Ok(thread) => thread.join().unwrap_or_else(|panic| Err(Failure::invalid(abi::panic_text(panic)))),
+            Err(e) => Err(Failure::exhausted(format!("no thread for the chat template: {e}"))),
+        }
+    })
+}
+
 impl WeftTemplate {
     fn render(&self, context: &[u8], continue_final: bool) -> Outcome<String> {
         let context: serde_json::Value = serde_json::from_slice(context).map_err(|e| Failure::invalid(e.to_string()))?;
@@ -195,7 +312,9 @@ pub unsafe extern "C" fn weft_template_new(
 ) -> *mut WeftTemplate {
     guard(error, std::ptr::null_mut(), || {
         let mut environment = new_environment(fuel)?;
-        let source = adapted(abi::text(source, size)?);
+        let source = abi::text(source, size)?;
+        check_nesting(source)?;
+        let source = adapted(source);
         environment.add_template_owned(NAME, source).map_err(|e| failure(&e))?;
         Ok(Box::into_raw(Box::new(WeftTemplate { environment, output_limit })))
     })
@@ -220,7 +339,8 @@ pub unsafe extern "C" fn weft_template_render(
     error: *mut WeftError,
 ) -> bool {
     guard(error, false, || {
-        out.write(template.render(abi::bytes(context, size), continue_final)?.into());
+        let context = abi::bytes(context, size);
+        out.write(with_deep_stack(|| template.render(context, continue_final))?.into());
         Ok(true)
     })
 }

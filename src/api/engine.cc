@@ -183,6 +183,11 @@ class CoreEngine : public Engine {
     return text_.tokenizer->encode(text, {.add_special_tokens = false});
   }
 
+  std::string decode(const std::vector<int32_t>& ids, bool skip_special) const override {
+    return text_.tokenizer ? text_.tokenizer->decode(ids, skip_special) : "";
+  }
+  std::string token_bytes(int32_t id) const override { return text_.tokenizer ? text_.tokenizer->token_bytes(id) : ""; }
+
   Result<RequestId> submit(Request request, EventSink sink) override;
   Result<RequestId> submit_score(Request request, ScoreSink sink) override;
   void cancel(RequestId id) override;
@@ -432,12 +437,16 @@ Result<std::unique_ptr<Engine>> Engine::load(const std::string& path, const Engi
 
   ModelInfo info;
   info.name = model_name(path), info.path = path, info.architecture = model.architecture;
-  info.vocab_size = model.vocab, info.max_seq_len = core.max_seq_len;
+  info.vocab_size = model.vocab;
   info.parameters = model.weights.parameters, info.weight_bytes = model.weights.bytes;
   info.kv_bytes_per_token = model.kv_bytes_per_token(), info.kv_cache_bytes = core.cache_bytes;
   info.dtype = model.form == kernels::WeightForm::f32 ? "float32" : "bfloat16", info.isa = model.table->isa, info.threads = threads;
   info.generative = model.plan.head == HeadKind::lm, info.has_chat_template = text.chat_template != nullptr;
   WEFT_TRY(std::unique_ptr<EngineCore> running, EngineCore::create(std::move(model), std::move(team), core));
+  info.max_seq_len = running->options().max_seq_len;
+  if (info.max_seq_len < options.max_seq_len)
+    return fail(Code::resource_exhausted, "--max-seq-len ", options.max_seq_len, " does not fit: the KV cache of ", core.cache_bytes, " bytes holds ",
+                info.max_seq_len, " tokens of one sequence; raise --kv-cache-memory").about("max-seq-len");
   return std::unique_ptr<Engine>(std::make_unique<CoreEngine>(std::move(running), std::move(text), options, std::move(info)));
 }
 

@@ -117,6 +117,7 @@ struct ModelInfo {
   bool generative = true;    // false: classifier or reward model
   bool has_chat_template = false;
   bool takes_images = false;
+  std::vector<std::string> labels;  // classifiers: names of the classes, in order (config.json's id2label); may be empty
 };
 
 // Counters and gauges, read at any time. Totals since start.

@@ -20,7 +20,8 @@ Result<std::string> image_address(const std::string& where, const Json& part) {
   const Json* value = part.find("image_url");
   if (!value) value = part.find("image");
   if (value && value->is_object()) value = value->find("url");
-  if (!value || !value->is_string()) return fail(Code::invalid_argument, where, " has no address of a picture (image_url.url)").about(where);
+  if (!value || !value->is_string())
+    return fail(Code::invalid_argument, where, " has no address of a picture (image_url.url)").about(where);
   return value->as_string();
 }
 
@@ -108,7 +109,8 @@ Result<const Json*> read_tool(const std::string& where, const Json& tool) {
   if (!tool.is_object() || !type || !type->is_string() || type->as_string() != "function")
     return fail(Code::invalid_argument, where, ".type must be \"function\"").about(where + ".type");
   const Json* function = tool.find("function");
-  if (!function || !function->is_object()) return fail(Code::invalid_argument, where, ".function must be an object").about(where + ".function");
+  if (!function || !function->is_object())
+    return fail(Code::invalid_argument, where, ".function must be an object").about(where + ".function");
   const Json* name = function->find("name");
   if (!name || !name->is_string() || name->as_string().empty())
     return fail(Code::invalid_argument, where, ".function.name must be a string that is not empty").about(where + ".function.name");
@@ -175,7 +177,8 @@ Result<std::string> chosen_name(const Json& choice) {
   const Json* function = choice.find("function");
   const Json* name = function ? function->find("name") : choice.find("name");
   if (!name || !name->is_string())
-    return wrong("tool_choice", "\"none\", \"auto\", \"required\" or {\"type\": \"function\", \"function\": {\"name\": ...}}", choice);
+    return wrong("tool_choice", "\"none\", \"auto\", \"required\" or {\"type\": \"function\", \"function\": {\"name\": ...}}",
+                 choice);
   return name->as_string();
 }
 
@@ -197,7 +200,8 @@ Status read_tools(const Json* tools, const Json* tool_choice, bool parallel_call
   if (tools && !tools->is_null()) {
     if (!tools->is_array()) return wrong("tools", "a list of tools", *tools);
     if (tools->items().size() > kMaxTools)
-      return fail(Code::invalid_argument, "tools may hold at most ", kMaxTools, " functions, got ", tools->items().size()).about("tools");
+      return fail(Code::invalid_argument, "tools may hold at most ", kMaxTools, " functions, got ", tools->items().size())
+          .about("tools");
     for (size_t i = 0; i < tools->items().size(); ++i) {
       WEFT_TRY(const Json* function, read_tool(at("tools", i), tools->items()[i]));
       functions.push_back(function);
@@ -208,14 +212,16 @@ Status read_tools(const Json* tools, const Json* tool_choice, bool parallel_call
   if (tool_choice && !tool_choice->is_null()) {
     if (tool_choice->is_string()) {
       mode = tool_choice->as_string();
-      if (mode != "none" && mode != "auto" && mode != "required") return wrong("tool_choice", "\"none\", \"auto\", \"required\" or a function", *tool_choice);
+      if (mode != "none" && mode != "auto" && mode != "required")
+        return wrong("tool_choice", "\"none\", \"auto\", \"required\" or a function", *tool_choice);
     } else {
       mode = "named";
       WEFT_TRY(named, chosen_name(*tool_choice));
     }
   }
   if (functions.empty()) {
-    if (mode == "required" || mode == "named") return fail(Code::invalid_argument, "tool_choice asks for a call, but there are no tools").about("tool_choice");
+    if (mode == "required" || mode == "named")
+      return fail(Code::invalid_argument, "tool_choice asks for a call, but there are no tools").about("tool_choice");
     return {};
   }
   if (mode == "none") return {};
@@ -223,10 +229,13 @@ Status read_tools(const Json* tools, const Json* tool_choice, bool parallel_call
   out.tool_mode = ToolMode::automatic;
   if (mode == "auto") return {};
   if (request.guide.kind != GuideSpec::Kind::none)
-    return fail(Code::invalid_argument, "tool_choice forces a call, which cannot be combined with another constraint on the answer").about("tool_choice");
+    return fail(Code::invalid_argument, "tool_choice forces a call, which cannot be combined with another constraint on the answer")
+        .about("tool_choice");
   if (mode == "named") {
     std::erase_if(functions, [&](const Json* function) { return function->find("name")->as_string() != named; });
-    if (functions.empty()) return fail(Code::invalid_argument, "tool_choice names ", shown(Json(named)), ", which is not among the tools").about("tool_choice");
+    if (functions.empty())
+      return fail(Code::invalid_argument, "tool_choice names ", shown(Json(named)), ", which is not among the tools")
+          .about("tool_choice");
     out.tool_names = {named};
   }
   out.tool_mode = mode == "named" ? ToolMode::named : ToolMode::any;

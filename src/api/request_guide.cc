@@ -16,17 +16,22 @@ struct GuideField {
   Kind kind;
 };
 constexpr std::array kGuideFields = {
-    GuideField{"guided_json", Kind::json_schema},   GuideField{"guided_regex", Kind::regex},
-    GuideField{"guided_choice", Kind::choice},      GuideField{"guided_grammar", Kind::grammar},
-    GuideField{"guided_json_object", Kind::json_object}, GuideField{"json_schema", Kind::json_schema},
-    GuideField{"regex", Kind::regex},               GuideField{"ebnf", Kind::grammar},
-    GuideField{"grammar", Kind::grammar},           GuideField{"choice", Kind::choice},
+    GuideField{"guided_json", Kind::json_schema},
+    GuideField{"guided_regex", Kind::regex},
+    GuideField{"guided_choice", Kind::choice},
+    GuideField{"guided_grammar", Kind::grammar},
+    GuideField{"guided_json_object", Kind::json_object},
+    GuideField{"json_schema", Kind::json_schema},
+    GuideField{"regex", Kind::regex},
+    GuideField{"ebnf", Kind::grammar},
+    GuideField{"grammar", Kind::grammar},
+    GuideField{"choice", Kind::choice},
     GuideField{"structural_tag", Kind::structural_tag},
 };
 constexpr std::array kStructuredOutputs = {
-    GuideField{"json", Kind::json_schema},          GuideField{"regex", Kind::regex},
-    GuideField{"choice", Kind::choice},             GuideField{"grammar", Kind::grammar},
-    GuideField{"json_object", Kind::json_object},   GuideField{"structural_tag", Kind::structural_tag},
+    GuideField{"json", Kind::json_schema},        GuideField{"regex", Kind::regex},
+    GuideField{"choice", Kind::choice},           GuideField{"grammar", Kind::grammar},
+    GuideField{"json_object", Kind::json_object}, GuideField{"structural_tag", Kind::structural_tag},
 };
 
 GuideSpec of(Kind kind, std::string text = {}) {
@@ -42,7 +47,8 @@ Result<GuideSpec> read_schema(const std::string& field, const Json& value, Kind 
   if (!value.is_string()) return wrong(field, "an object or its JSON text", value);
   auto parsed = parse_json(value.as_string());
   if (!parsed.ok()) return fail(Code::invalid_argument, field, " holds text that is ", parsed.error().message()).about(field);
-  if (!parsed->is_object() && !(parsed->is_bool() && kind == Kind::json_schema)) return wrong(field, "an object or its JSON text", *parsed);
+  if (!parsed->is_object() && !(parsed->is_bool() && kind == Kind::json_schema))
+    return wrong(field, "an object or its JSON text", *parsed);
   return of(kind, parsed->dump());
 }
 
@@ -78,7 +84,8 @@ Result<GuideSpec> read_member(const Json& format, std::initializer_list<const ch
   for (const char* member : names)
     if (const Json* value = format.find(member); value && !value->is_null())
       return read_as(std::string("response_format.") + member, *value, kind);
-  return fail(Code::invalid_argument, "response_format of type ", format.find("type")->as_string(), " needs the member \"", *names.begin(), "\"")
+  return fail(Code::invalid_argument, "response_format of type ", format.find("type")->as_string(), " needs the member \"",
+              *names.begin(), "\"")
       .about(std::string("response_format.") + *names.begin());
 }
 
@@ -86,7 +93,8 @@ Result<GuideSpec> read_response_format(const Json& format) {
   const std::string field = "response_format";
   if (!format.is_object()) return wrong(field, "an object with a \"type\"", format);
   const Json* type = format.find("type");
-  if (!type || !type->is_string()) return fail(Code::invalid_argument, "response_format.type must be a string").about("response_format.type");
+  if (!type || !type->is_string())
+    return fail(Code::invalid_argument, "response_format.type must be a string").about("response_format.type");
   const std::string& kind = type->as_string();
   if (kind == "text") return of(Kind::none);
   if (kind == "json_object") {
@@ -100,7 +108,8 @@ Result<GuideSpec> read_response_format(const Json& format) {
     if (!wrapper->is_object()) return wrong("response_format.json_schema", "an object", *wrapper);
     const Json* schema = wrapper->find("schema");
     if (!schema || schema->is_null())
-      return fail(Code::invalid_argument, "response_format.json_schema.schema is missing").about("response_format.json_schema.schema");
+      return fail(Code::invalid_argument, "response_format.json_schema.schema is missing")
+          .about("response_format.json_schema.schema");
     return read_as("response_format.json_schema.schema", *schema, Kind::json_schema);
   }
   if (kind == "json") return read_member(format, {"schema", "json"}, Kind::json_schema);
@@ -109,7 +118,8 @@ Result<GuideSpec> read_response_format(const Json& format) {
   if (kind == "choice") return read_member(format, {"choice", "choices"}, Kind::choice);
   if (kind == "structural_tag") return of(Kind::structural_tag, format.dump());
   return fail(Code::invalid_argument,
-              "response_format.type must be text, json_object, json_schema, regex, ebnf, grammar, choice or structural_tag, got ", shown(*type))
+              "response_format.type must be text, json_object, json_schema, regex, ebnf, grammar, choice or structural_tag, got ",
+              shown(*type))
       .about("response_format.type");
 }
 

@@ -4,88 +4,12 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
-#include <cmath>
 #include <limits>
 #include <unordered_map>
 
 #include "api/request_fields.h"
 
 namespace weft {
-
-namespace request_fields {
-
-std::string shown(const Json& value) {
-  constexpr size_t kLimit = 60;
-  if (value.is_string() && value.as_string().size() > kLimit) return json_quote(value.as_string().substr(0, kLimit)) + "...";
-  if (value.is_array()) return value.items().empty() ? "[]" : "a list of " + std::to_string(value.items().size());
-  if (value.is_object()) return value.members().empty() ? "{}" : "an object";
-  return value.dump();
-}
-
-Error wrong(const std::string& field, std::string_view must_be, const Json& got) {
-  return fail(Code::invalid_argument, field, " must be ", must_be, ", got ", shown(got)).about(field);
-}
-
-Result<bool> read_bool(const std::string& field, const Json& value) {
-  if (!value.is_bool()) return wrong(field, "true or false", value);
-  return value.as_bool();
-}
-
-Result<int64_t> read_integer(const std::string& field, const Json& value) {
-  if (value.is_integer()) return value.as_integer();
-  if (!value.is_number()) return wrong(field, "an integer", value);
-  const double number = value.as_number();
-  if (number != std::floor(number)) return wrong(field, "an integer", value);
-  if (std::abs(number) >= 9007199254740992.0) return wrong(field, "an integer of 64 bits", value);
-  return static_cast<int64_t>(number);
-}
-
-Result<int> read_int(const std::string& field, const Json& value) {
-  WEFT_TRY(const int64_t number, read_integer(field, value));
-  if (number < std::numeric_limits<int>::min() || number > std::numeric_limits<int>::max())
-    return wrong(field, "an integer of 32 bits", value);
-  return static_cast<int>(number);
-}
-
-Result<float> read_float(const std::string& field, const Json& value) {
-  if (!value.is_number()) return wrong(field, "a number", value);
-  const double number = value.as_number();
-  if (std::abs(number) > static_cast<double>(std::numeric_limits<float>::max())) return wrong(field, "a number that fits a float", value);
-  const float narrow = static_cast<float>(number);
-  if (narrow == 0.0f && number > 0.0) return std::numeric_limits<float>::min();  // 1e-300 is above zero, and stays so
-  return narrow;
-}
-
-Result<std::string> read_string(const std::string& field, const Json& value) {
-  if (!value.is_string()) return wrong(field, "a string", value);
-  return value.as_string();
-}
-
-Result<std::vector<std::string>> read_strings(const std::string& field, const Json& value) {
-  if (!value.is_array()) return wrong(field, "a list of strings", value);
-  std::vector<std::string> strings;
-  for (const Json& item : value.items()) {
-    if (!item.is_string()) return wrong(field, "a list of strings", item);
-    strings.push_back(item.as_string());
-  }
-  return strings;
-}
-
-Result<std::vector<int32_t>> read_token_ids(const std::string& field, const Json& value) {
-  if (!value.is_array()) return wrong(field, "a list of token ids", value);
-  std::vector<int32_t> ids;
-  ids.reserve(value.items().size());
-  for (const Json& item : value.items()) {
-    if (!item.is_integer()) return wrong(field, "a list of token ids", item);
-    const int64_t id = item.as_integer();
-    if (id < 0 || id > std::numeric_limits<int32_t>::max())
-      return fail(Code::invalid_argument, field, " holds ", id, ", which is no token id").about(field);
-    ids.push_back(static_cast<int32_t>(id));
-  }
-  return ids;
-}
-
-}  // namespace request_fields
 
 namespace {
 
@@ -135,8 +59,14 @@ auto read_value(const std::string& field, const Json& value) {
   else if constexpr (std::is_same_v<T, std::string>) return read_string(field, value);
   else return read_token_ids(field, value);
 }
-template <class T> struct Unwrapped { using type = T; };
-template <class T> struct Unwrapped<std::optional<T>> { using type = T; };
+template <class T>
+struct Unwrapped {
+  using type = T;
+};
+template <class T>
+struct Unwrapped<std::optional<T>> {
+  using type = T;
+};
 template <class Owner, class T>
 Owner owner_of(T Owner::*);
 template <class Owner, class T>
@@ -173,7 +103,8 @@ Status read_prompt_list(const Json& value, Draft& draft) {
     return {};
   }
   if (items.size() > static_cast<size_t>(draft.rules.max_prompts))
-    return fail(Code::invalid_argument, "prompt may hold at most ", draft.rules.max_prompts, " prompts, got ", items.size()).about("prompt");
+    return fail(Code::invalid_argument, "prompt may hold at most ", draft.rules.max_prompts, " prompts, got ", items.size())
+        .about("prompt");
   for (size_t i = 0; i < items.size(); ++i) {
     Request one;
     const std::string here = "prompt[" + std::to_string(i) + "]";
@@ -213,7 +144,8 @@ Status read_chat(const std::string&, const Json& value, Draft& draft) {
 
 Status read_images(const std::string& field, const Json& value, Draft& draft) {
   WEFT_TRY(draft.request.images, read_strings(field, value));
-  if (!draft.request.images.empty() && !draft.rules.images) return fail(Code::invalid_argument, "this model takes no images").about(field);
+  if (!draft.request.images.empty() && !draft.rules.images)
+    return fail(Code::invalid_argument, "this model takes no images").about(field);
   return {};
 }
 
@@ -223,19 +155,22 @@ Status read_videos(const std::string& field, const Json& value, Draft& draft) {
     WEFT_TRY(std::vector<std::string> frames, read_strings(field, video));
     draft.request.videos.push_back(std::move(frames));
   }
-  if (!draft.request.videos.empty() && !draft.rules.images) return fail(Code::invalid_argument, "this model takes no videos").about(field);
+  if (!draft.request.videos.empty() && !draft.rules.images)
+    return fail(Code::invalid_argument, "this model takes no videos").about(field);
   return {};
 }
 
 Status read_template(const std::string& field, const Json& value, Draft& draft) {
-  if (!draft.rules.chat_template) return fail(Code::unsupported, "chat_template in a request is not allowed by this server").about(field);
+  if (!draft.rules.chat_template)
+    return fail(Code::unsupported, "chat_template in a request is not allowed by this server").about(field);
   WEFT_TRY(draft.request.chat_template, read_string(field, value));
   return {};
 }
 
 Status read_template_arguments(const std::string& field, const Json& value, Draft& draft) {
   if (!value.is_object()) return wrong(field, "an object", value);
-  if (value.members().size() > kMaxMembers) return fail(Code::invalid_argument, field, " has more than ", kMaxMembers, " members").about(field);
+  if (value.members().size() > kMaxMembers)
+    return fail(Code::invalid_argument, field, " has more than ", kMaxMembers, " members").about(field);
   draft.request.chat_template_kwargs = value;
   return {};
 }
@@ -258,7 +193,8 @@ Status read_max_tokens(const std::string& field, const Json& value, Draft& draft
   WEFT_TRY(const int64_t count, read_integer(field, value));
   const Json* echo = draft.body.find("echo");
   draft.out.no_output = count == 0 && draft.kind == RequestKind::completion && echo && echo->is_bool() && echo->as_bool();
-  if (count < 1 && !draft.out.no_output) return fail(Code::invalid_argument, field, " must be at least 1, got ", count).about(field);
+  if (count < 1 && !draft.out.no_output)
+    return fail(Code::invalid_argument, field, " must be at least 1, got ", count).about(field);
   draft.request.max_tokens = static_cast<int>(std::clamp<int64_t>(count, 1, std::numeric_limits<int>::max()));
   return {};
 }
@@ -276,7 +212,8 @@ Status read_stop(const std::string& field, const Json& value, Draft& draft) {
   for (const std::string& stop : stops) {
     if (stop.empty()) return fail(Code::invalid_argument, "stop holds an empty string").about(field);
     if (stop.size() > kMaxStopBytes)
-      return fail(Code::invalid_argument, "a stop string may be at most ", kMaxStopBytes, " bytes long, got ", stop.size()).about(field);
+      return fail(Code::invalid_argument, "a stop string may be at most ", kMaxStopBytes, " bytes long, got ", stop.size())
+          .about(field);
   }
   draft.request.stop = std::move(stops);
   return {};
@@ -322,7 +259,8 @@ Status read_choices(const std::string& field, const Json& value, Draft& draft) {
 
 Status read_priority(const std::string& field, const Json& value, Draft& draft) {
   WEFT_TRY(const int64_t priority, read_integer(field, value));
-  if (priority < 0 || priority > 100) return fail(Code::invalid_argument, field, " must be between 0 and 100, got ", priority).about(field);
+  if (priority < 0 || priority > 100)
+    return fail(Code::invalid_argument, field, " must be between 0 and 100, got ", priority).about(field);
   draft.request.priority = static_cast<int>(priority);
   return {};
 }
@@ -337,7 +275,8 @@ Status read_logit_bias(const std::string& field, const Json& value, Draft& draft
     const char* end = member.first.data() + member.first.size();
     const auto parsed = std::from_chars(member.first.data(), end, id);
     if (parsed.ec != std::errc() || parsed.ptr != end || id < 0)
-      return fail(Code::invalid_argument, "logit_bias has the key ", shown(Json(member.first)), "; keys must be token ids").about(field);
+      return fail(Code::invalid_argument, "logit_bias has the key ", shown(Json(member.first)), "; keys must be token ids")
+          .about(field);
     WEFT_TRY(const float bias, read_float(field + "[" + member.first + "]", member.second));
     const auto [place, fresh] = places.try_emplace(id, biases.size());
     if (fresh) biases.emplace_back(id, bias);
@@ -348,7 +287,8 @@ Status read_logit_bias(const std::string& field, const Json& value, Draft& draft
 
 Status read_bad_words(const std::string& field, const Json& value, Draft& draft) {
   WEFT_TRY(const std::vector<std::string> words, read_strings(field, value));
-  if (!words.empty() && !draft.rules.encode) return fail(Code::unsupported, "bad_words needs a tokenizer, and this model has none").about(field);
+  if (!words.empty() && !draft.rules.encode)
+    return fail(Code::unsupported, "bad_words needs a tokenizer, and this model has none").about(field);
   for (const std::string& word : words) {
     if (word.empty()) return fail(Code::invalid_argument, "bad_words holds an empty string").about(field);
     // A word at the start of a text and behind a space are different tokens.
@@ -370,7 +310,8 @@ Status read_bad_ids(const std::string& field, const Json& value, Draft& draft) {
 // ---- logprobs
 
 Status check_alternatives(const std::string& field, int count, int limit) {
-  if (count < 0 || count > limit) return fail(Code::invalid_argument, field, " must be between 0 and ", limit, ", got ", count).about(field);
+  if (count < 0 || count > limit)
+    return fail(Code::invalid_argument, field, " must be between 0 and ", limit, ", got ", count).about(field);
   return {};
 }
 
@@ -401,7 +342,8 @@ Status read_prompt_logprobs(const std::string& field, const Json& value, Draft& 
 
 Status read_logprobs_mode(const std::string& field, const Json& value, Draft& draft) {
   WEFT_TRY(const std::string mode, read_string(field, value));
-  if (mode != "raw_logprobs" && mode != "processed_logprobs") return wrong(field, "\"raw_logprobs\" or \"processed_logprobs\"", value);
+  if (mode != "raw_logprobs" && mode != "processed_logprobs")
+    return wrong(field, "\"raw_logprobs\" or \"processed_logprobs\"", value);
   draft.request.sampling.processed_logprobs = mode == "processed_logprobs";
   return {};
 }
@@ -442,7 +384,7 @@ const Field kFields[] = {
     {"chat_template_kwargs", kAll, read_template_arguments},
     {"reasoning_effort", kAll, read_reasoning_effort},
     {"documents", kAll, read_documents},
-    {"tools", kChat | kLines, ignore},        // in finish(), with tool_choice
+    {"tools", kChat | kLines, ignore},  // in finish(), with tool_choice
     {"tool_choice", kChat | kLines, ignore},
     {"parallel_tool_calls", kChat | kLines, read_parallel_calls},
     {"functions", kChat | kLines, refuse},
@@ -514,27 +456,34 @@ const Field* find_field(std::string_view name, RequestKind kind) {
 
 Status finish_prompt(Draft& draft) {
   const Request& request = draft.request;
-  const int given = request.prompt.has_value() + request.prompt_token_ids.has_value() + request.messages.has_value() + !draft.prompts.empty();
+  const int given =
+      request.prompt.has_value() + request.prompt_token_ids.has_value() + request.messages.has_value() + !draft.prompts.empty();
   const char* const wanted = draft.kind == RequestKind::chat         ? "messages"
                              : draft.kind == RequestKind::completion ? "prompt"
                                                                      : "prompt, prompt_token_ids or messages";
   const char* const param = draft.kind == RequestKind::chat ? "messages" : "prompt";
   if (given == 0) return fail(Code::invalid_argument, wanted, " is missing").about(param);
   if (given > 1) return fail(Code::invalid_argument, "give only one of prompt, prompt_token_ids and messages").about(param);
-  if (request.continue_final_message && draft.body.find("add_generation_prompt") == nullptr) draft.request.add_generation_prompt = false;
+  if (request.continue_final_message && draft.body.find("add_generation_prompt") == nullptr)
+    draft.request.add_generation_prompt = false;
   if (request.continue_final_message && draft.request.add_generation_prompt)
-    return fail(Code::invalid_argument, "continue_final_message cannot be combined with add_generation_prompt").about("continue_final_message");
+    return fail(Code::invalid_argument, "continue_final_message cannot be combined with add_generation_prompt")
+        .about("continue_final_message");
   if (draft.template_arguments.is_null()) return {};
   for (Json::Member& member : draft.template_arguments.members())
-    if (!request.chat_template_kwargs.find(member.first)) draft.request.chat_template_kwargs.set(member.first, std::move(member.second));
+    if (!request.chat_template_kwargs.find(member.first))
+      draft.request.chat_template_kwargs.set(member.first, std::move(member.second));
   return {};
 }
 
 Status finish_lengths(Draft& draft) {
   Request& request = draft.request;
   if (!request.max_tokens && !request.messages) request.max_tokens = draft.rules.completion_max_tokens;
-  if (request.max_tokens && request.sampling.min_tokens > *request.max_tokens)
-    return fail(Code::invalid_argument, "min_tokens must not exceed max_tokens (", *request.max_tokens, "), got ", request.sampling.min_tokens)
+  // Over HTTP that is surely a mistake; in a file of requests the length simply ends it first.
+  const bool http = draft.kind == RequestKind::chat || draft.kind == RequestKind::completion;
+  if (http && request.max_tokens && request.sampling.min_tokens > *request.max_tokens)
+    return fail(Code::invalid_argument, "min_tokens must not exceed max_tokens (", *request.max_tokens, "), got ",
+                request.sampling.min_tokens)
         .about("min_tokens");
   if (request.best_of != 0 && request.best_of < request.n)
     return fail(Code::invalid_argument, "best_of must be at least n (", request.n, "), got ", request.best_of).about("best_of");
@@ -564,7 +513,8 @@ Status finish(Draft& draft) {
     return fail(Code::invalid_argument, "stream_options needs stream to be true").about("stream_options");
   WEFT_TRY(draft.request.guide, read_guide(draft.body));
   if (draft.kind != RequestKind::completion)
-    WEFT_RETURN_IF_ERROR(read_tools(draft.body.find("tools"), draft.body.find("tool_choice"), draft.parallel_tool_calls, out, draft.request));
+    WEFT_RETURN_IF_ERROR(
+        read_tools(draft.body.find("tools"), draft.body.find("tool_choice"), draft.parallel_tool_calls, out, draft.request));
   if (draft.prompts.empty()) {
     out.requests.push_back(std::move(draft.request));
     return {};
@@ -582,7 +532,8 @@ Status finish(Draft& draft) {
 
 Result<ClientRequest> parse_request(const Json& body, RequestKind kind, const RequestRules& rules) {
   if (!body.is_object()) return fail(Code::invalid_argument, "a request must be a JSON object, got ", body.type_name());
-  if (body.members().size() > kMaxMembers) return fail(Code::invalid_argument, "a request may have at most ", kMaxMembers, " fields");
+  if (body.members().size() > kMaxMembers)
+    return fail(Code::invalid_argument, "a request may have at most ", kMaxMembers, " fields");
   Draft draft{kind, rules, body};
   draft.request.sampling = rules.defaults;
   for (const Json::Member& member : body.members()) {

@@ -30,12 +30,12 @@ enum class RequestKind : uint8_t {
 
 // What the model and the operator allow, and where a request's values come from when it says nothing.
 struct RequestRules {
-  SamplingParams defaults;             // Engine::default_sampling()
-  bool images = false;                 // the model takes pictures
-  bool chat_template = false;          // a request may bring its own template
-  int completion_max_tokens = 16;      // of completions and of lines with a prompt; chats go on to the end of the context
-  int max_choices = 128;               // limit of n and best_of
-  int max_prompts = 1024;              // limit of prompts in one completion
+  SamplingParams defaults;         // Engine::default_sampling()
+  bool images = false;             // the model takes pictures
+  bool chat_template = false;      // a request may bring its own template
+  int completion_max_tokens = 16;  // of completions and of lines with a prompt; chats go on to the end of the context
+  int max_choices = 128;           // limit of n and best_of
+  int max_prompts = 1024;          // limit of prompts in one completion
   // Text to ids without special tokens, for `bad_words`. Absent: bad_words is an error.
   std::function<Result<std::vector<int32_t>>(const std::string& text)> encode;
   std::function<void(const std::string& field)> ignored;  // called for each unknown field; may be empty
@@ -54,8 +54,8 @@ struct ClientRequest {
   std::string model;              // empty: not named
   std::vector<Request> requests;  // one, or one for each prompt of a completion
   bool stream = false, include_usage = false, continuous_usage = false;
-  bool echo = false;              // the answer's text begins with the prompt's
-  bool no_output = false;         // max_tokens 0 with echo: the engine is asked for one token, which is not shown
+  bool echo = false;       // the answer's text begins with the prompt's
+  bool no_output = false;  // max_tokens 0 with echo: the engine is asked for one token, which is not shown
   bool return_token_ids = false, tokens_as_ids = false;
   int logprobs = -1;         // alternatives shown for each token; -1: no logprobs
   int prompt_logprobs = -1;  // as the client asked (echo with logprobs sets only the engine's)

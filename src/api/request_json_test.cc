@@ -15,11 +15,13 @@ Result<ClientRequest> parse(std::string_view text, RequestKind kind, RequestRule
 
 // A chat or completion with further members, e.g. chat(R"("temperature": 0.5)").
 Result<ClientRequest> chat(const std::string& members, RequestRules rules = {}) {
-  return parse(R"({"model": "tiny", "messages": [{"role": "user", "content": "hi"}])" + (members.empty() ? "" : ", " + members) + "}",
-               RequestKind::chat, std::move(rules));
+  return parse(
+      R"({"model": "tiny", "messages": [{"role": "user", "content": "hi"}])" + (members.empty() ? "" : ", " + members) + "}",
+      RequestKind::chat, std::move(rules));
 }
 Result<ClientRequest> completion(const std::string& members, RequestRules rules = {}) {
-  return parse(R"({"model": "tiny", "prompt": "hi")" + (members.empty() ? "" : ", " + members) + "}", RequestKind::completion, std::move(rules));
+  return parse(R"({"model": "tiny", "prompt": "hi")" + (members.empty() ? "" : ", " + members) + "}", RequestKind::completion,
+               std::move(rules));
 }
 Result<ClientRequest> line(const std::string& members, RequestRules rules = {}) {
   return parse("{" + members + "}", RequestKind::batch_line, std::move(rules));
@@ -102,52 +104,93 @@ TEST(RequestJson, NumbersAtTheEdges) {
 }
 
 TEST(RequestJson, RefusedChatFields) {
-  for (const Refused& row : std::initializer_list<Refused>{
-           {R"("max_tokens": -1)", "max_tokens"}, {R"("max_tokens": 0)", "max_tokens"}, {R"("max_tokens": "4")", "max_tokens"},
-           {R"("max_tokens": 1.5)", "max_tokens"}, {R"("temperature": "hot")", "temperature"}, {R"("temperature": 1e308)", "temperature"},
-           {R"("temperature": true)", "temperature"}, {R"("top_k": -2)", "top_k"}, {R"("n": 1000000)", "n"}, {R"("n": 0)", "n"},
-           {R"("stop": "")", "stop"}, {R"("stop": [1])", "stop"}, {R"("stop": {})", "stop"}, {R"("logit_bias": {"abc": 1})", "logit_bias"},
-           {R"("logit_bias": {"-4": 1})", "logit_bias"}, {R"("logit_bias": [[1, 2]])", "logit_bias"},
-           {R"("logit_bias": {"5": "x"})", "logit_bias[5]"}, {R"("logprobs": true, "top_logprobs": -1)", "top_logprobs"},
-           {R"("logprobs": true, "top_logprobs": 21)", "top_logprobs"}, {R"("top_logprobs": 2)", "top_logprobs"}, {R"("logprobs": 3)", "logprobs"},
-           {R"("seed": 9223372036854775808)", "seed"}, {R"("seed": 1.5)", "seed"}, {R"("min_tokens": 5, "max_tokens": 4)", "min_tokens"},
-           {R"("min_tokens": -1)", "min_tokens"}, {R"("stop_token_ids": [-1])", "stop_token_ids"}, {R"("stop_token_ids": 3)", "stop_token_ids"},
-           {R"("stream": 1)", "stream"}, {R"("stream": "true")", "stream"}, {R"("stream_options": {"include_usage": true})", "stream_options"},
-           {R"("stream": true, "stream_options": {"include_usage": 1})", "stream_options.include_usage"}, {R"("priority": "x")", "priority"},
-           {R"("priority": 1099511627776)", "priority"}, {R"("response_format": "json")", "response_format"},
-           {R"("response_format": {"type": "xml"})", "response_format.type"}, {R"("response_format": {})", "response_format.type"},
-           {R"("response_format": {"type": "json_schema"})", "response_format.schema"},
-           {R"("response_format": {"type": "json_schema", "json_schema": {"name": "n"}})", "response_format.json_schema.schema"},
-           {R"("response_format": {"type": "json_object"}, "guided_regex": "a+")", "guided_regex"},
-           {R"("guided_choice": [])", "guided_choice"}, {R"("guided_choice": ["", ""])", "guided_choice"}, {R"("guided_choice": [1])", "guided_choice"},
-           {R"("guided_json": "{")", "guided_json"}, {R"("guided_regex": 5)", "guided_regex"}, {R"("tools": "x")", "tools"}, {R"("tools": [{}])", "tools[0].type"},
-           {R"("tools": [{"type": "function", "function": {}}])", "tools[0].function.name"}, {R"("tool_choice": "required")", "tool_choice"},
-           {R"("tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "maybe")", "tool_choice"},
-           {R"("tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": {"type": "function", "function": {"name": "zz"}})", "tool_choice"},
-           {R"("chat_template": "{{ 7*7 }}")", "chat_template"}, {R"("use_beam_search": true)", "use_beam_search"},
-           {R"("bad_words": ["x"])", "bad_words"}, {R"("lora_request": {"name": "x"})", "lora_request"}, {R"("model": 5)", "model"}})
+  for (
+      const Refused& row : std::initializer_list<Refused>{
+          {R"("max_tokens": -1)", "max_tokens"},
+          {R"("max_tokens": 0)", "max_tokens"},
+          {R"("max_tokens": "4")", "max_tokens"},
+          {R"("max_tokens": 1.5)", "max_tokens"},
+          {R"("temperature": "hot")", "temperature"},
+          {R"("temperature": 1e308)", "temperature"},
+          {R"("temperature": true)", "temperature"},
+          {R"("top_k": -2)", "top_k"},
+          {R"("n": 1000000)", "n"},
+          {R"("n": 0)", "n"},
+          {R"("stop": "")", "stop"},
+          {R"("stop": [1])", "stop"},
+          {R"("stop": {})", "stop"},
+          {R"("logit_bias": {"abc": 1})", "logit_bias"},
+          {R"("logit_bias": {"-4": 1})", "logit_bias"},
+          {R"("logit_bias": [[1, 2]])", "logit_bias"},
+          {R"("logit_bias": {"5": "x"})", "logit_bias[5]"},
+          {R"("logprobs": true, "top_logprobs": -1)", "top_logprobs"},
+          {R"("logprobs": true, "top_logprobs": 21)", "top_logprobs"},
+          {R"("top_logprobs": 2)", "top_logprobs"},
+          {R"("logprobs": 3)", "logprobs"},
+          {R"("seed": 9223372036854775808)", "seed"},
+          {R"("seed": 1.5)", "seed"},
+          {R"("min_tokens": 5, "max_tokens": 4)", "min_tokens"},
+          {R"("min_tokens": -1)", "min_tokens"},
+          {R"("stop_token_ids": [-1])", "stop_token_ids"},
+          {R"("stop_token_ids": 3)", "stop_token_ids"},
+          {R"("stream": 1)", "stream"},
+          {R"("stream": "true")", "stream"},
+          {R"("stream_options": {"include_usage": true})", "stream_options"},
+          {R"("stream": true, "stream_options": {"include_usage": 1})", "stream_options.include_usage"},
+          {R"("priority": "x")", "priority"},
+          {R"("priority": 1099511627776)", "priority"},
+          {R"("response_format": "json")", "response_format"},
+          {R"("response_format": {"type": "xml"})", "response_format.type"},
+          {R"("response_format": {})", "response_format.type"},
+          {R"("response_format": {"type": "json_schema"})", "response_format.schema"},
+          {R"("response_format": {"type": "json_schema", "json_schema": {"name": "n"}})", "response_format.json_schema.schema"},
+          {R"("response_format": {"type": "json_object"}, "guided_regex": "a+")", "guided_regex"},
+          {R"("guided_choice": [])", "guided_choice"},
+          {R"("guided_choice": ["", ""])", "guided_choice"},
+          {R"("guided_choice": [1])", "guided_choice"},
+          {R"("guided_json": "{")", "guided_json"},
+          {R"("guided_regex": 5)", "guided_regex"},
+          {R"("tools": "x")", "tools"},
+          {R"("tools": [{}])", "tools[0].type"},
+          {R"("tools": [{"type": "function", "function": {}}])", "tools[0].function.name"},
+          {R"("tool_choice": "required")", "tool_choice"},
+          {R"("tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "maybe")", "tool_choice"},
+          {R"("tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": {"type": "function", "function": {"name": "zz"}})",
+           "tool_choice"},
+          {R"("chat_template": "{{ 7*7 }}")", "chat_template"},
+          {R"("use_beam_search": true)", "use_beam_search"},
+          {R"("bad_words": ["x"])", "bad_words"},
+          {R"("lora_request": {"name": "x"})", "lora_request"},
+          {R"("model": 5)", "model"}})
     expect_refused(chat(row.members), row);
 }
 
 TEST(RequestJson, RefusedMessages) {
   for (const Refused& row : std::initializer_list<Refused>{
-           {R"("messages": "hi")", "messages"}, {R"("messages": [])", "messages"}, {R"("messages": [5])", "messages[0]"},
-           {R"("messages": [{"content": "a"}])", "messages[0].role"}, {R"("messages": [{"role": 1, "content": "a"}])", "messages[0].role"},
-           {R"("messages": [{"role": "user", "content": 5}])", "messages[0].content"}, {R"("messages": [{"role": "user"}])", "messages[0].content"},
+           {R"("messages": "hi")", "messages"},
+           {R"("messages": [])", "messages"},
+           {R"("messages": [5])", "messages[0]"},
+           {R"("messages": [{"content": "a"}])", "messages[0].role"},
+           {R"("messages": [{"role": 1, "content": "a"}])", "messages[0].role"},
+           {R"("messages": [{"role": "user", "content": 5}])", "messages[0].content"},
+           {R"("messages": [{"role": "user"}])", "messages[0].content"},
            {R"("messages": [{"role": "tool", "content": null}])", "messages[0].content"},
            {R"("messages": [{"role": "user", "content": [{"type": "text"}]}])", "messages[0].content[0].text"},
            {R"("messages": [{"role": "user", "content": ["x"]}])", "messages[0].content[0]"},
            {R"("messages": [{"role": "user", "content": [{"type": "video", "text": "x"}]}])", "messages[0].content[0].type"},
-           {R"("messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}]}])", "messages[0].content[0]"},
+           {R"("messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}]}])",
+            "messages[0].content[0]"},
            {R"("messages": [{"role": "assistant", "content": null, "tool_calls": 5}])", "messages[0].tool_calls"},
            {R"("model": "tiny")", "messages"}})
     expect_refused(parse(std::string("{") + row.members + "}", RequestKind::chat), row);
 }
 
 TEST(RequestJson, Messages) {
-  auto result = parse(R"({"messages": [{"role": "system", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+  auto result =
+      parse(R"({"messages": [{"role": "system", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
     {"role": "assistant", "content": null, "tool_calls": [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{\"x\": 1}"}},
-    {"id": "2", "type": "function", "function": {"name": "f", "arguments": "{bad"}}]}]})", RequestKind::chat);
+    {"id": "2", "type": "function", "function": {"name": "f", "arguments": "{bad"}}]}]})",
+            RequestKind::chat);
   ASSERT_TRUE(result.ok()) << result.error().message();
   const Json& messages = *result->requests[0].messages;
   EXPECT_EQ(messages.items()[0].find("content")->as_string(), "a\nb");
@@ -157,8 +200,9 @@ TEST(RequestJson, Messages) {
 
   RequestRules rules;
   rules.images = true;
-  result = parse(R"({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}}, {"type": "text", "text": "?"}]}]})",
-                 RequestKind::chat, rules);
+  result = parse(
+      R"({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}}, {"type": "text", "text": "?"}]}]})",
+      RequestKind::chat, rules);
   ASSERT_TRUE(result.ok()) << result.error().message();
   EXPECT_EQ(result->requests[0].images, std::vector<std::string>{"data:image/png;base64,AA"});
   EXPECT_EQ(result->requests[0].messages->items()[0].find("content")->dump(), R"([{"type":"image"},{"type":"text","text":"?"}])");
@@ -182,10 +226,15 @@ TEST(RequestJson, CompletionPrompts) {
 }
 
 TEST(RequestJson, RefusedCompletionFields) {
-  for (const Refused& row : std::initializer_list<Refused>{
-           {R"("n": 2, "best_of": 1)", "best_of"}, {R"("best_of": 2, "stream": true)", "best_of"}, {R"("logprobs": 1000000, "echo": true)", "logprobs"},
-           {R"("logprobs": true)", "logprobs"}, {R"("max_tokens": 0)", "max_tokens"}, {R"("suffix": "x")", "suffix"}, {R"("echo": "yes")", "echo"},
-           {R"("prompt_token_ids": [1])", "prompt"}, {R"("stream": true, "prompt_logprobs": 1)", "prompt_logprobs"}})
+  for (const Refused& row : std::initializer_list<Refused>{{R"("n": 2, "best_of": 1)", "best_of"},
+                                                           {R"("best_of": 2, "stream": true)", "best_of"},
+                                                           {R"("logprobs": 1000000, "echo": true)", "logprobs"},
+                                                           {R"("logprobs": true)", "logprobs"},
+                                                           {R"("max_tokens": 0)", "max_tokens"},
+                                                           {R"("suffix": "x")", "suffix"},
+                                                           {R"("echo": "yes")", "echo"},
+                                                           {R"("prompt_token_ids": [1])", "prompt"},
+                                                           {R"("stream": true, "prompt_logprobs": 1)", "prompt_logprobs"}})
     expect_refused(completion(row.members), row);
 }
 
@@ -210,22 +259,29 @@ TEST(RequestJson, Guides) {
     const char* text;
   };
   using Kind = GuideSpec::Kind;
-  for (const Row& row : std::initializer_list<Row>{
-           {R"("response_format": {"type": "text"})", Kind::none, ""},
-           {R"("response_format": {"type": "json_object"})", Kind::json_object, ""},
-           {R"("response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "object"}, "strict": true}})", Kind::json_schema,
-            R"({"type":"object"})"},
-           {R"("response_format": {"type": "json_schema", "schema": {"a": 1}})", Kind::json_schema, R"({"a":1})"},
-           {R"("response_format": {"type": "json", "schema": {"a": 1}})", Kind::json_schema, R"({"a":1})"},
-           {R"("response_format": {"type": "regex", "regex": "a+"})", Kind::regex, "a+"},
-           {R"("response_format": {"type": "regex", "pattern": "a+"})", Kind::regex, "a+"},
-           {R"("response_format": {"type": "ebnf", "ebnf": "root ::= x"})", Kind::grammar, "root ::= x"},
-           {R"("response_format": {"type": "structural_tag", "triggers": []})", Kind::structural_tag, R"({"type":"structural_tag","triggers":[]})"},
-           {R"("guided_json": "{\"a\": 1}")", Kind::json_schema, R"({"a":1})"}, {R"("guided_json": {"a": 1})", Kind::json_schema, R"({"a":1})"},
-           {R"("guided_regex": "b")", Kind::regex, "b"}, {R"("guided_grammar": "g")", Kind::grammar, "g"}, {R"("regex": "c")", Kind::regex, "c"},
-           {R"("ebnf": "d")", Kind::grammar, "d"}, {R"("json_schema": "{}")", Kind::json_schema, "{}"},
-           {R"("structured_outputs": {"regex": "e"})", Kind::regex, "e"}, {R"("structured_outputs": {"json_object": true})", Kind::json_object, ""},
-           {R"("structured_outputs": {"json": {"b": 2}})", Kind::json_schema, R"({"b":2})"}}) {
+  for (
+      const Row& row : std::initializer_list<Row>{
+          {R"("response_format": {"type": "text"})", Kind::none, ""},
+          {R"("response_format": {"type": "json_object"})", Kind::json_object, ""},
+          {R"("response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "object"}, "strict": true}})",
+           Kind::json_schema, R"({"type":"object"})"},
+          {R"("response_format": {"type": "json_schema", "schema": {"a": 1}})", Kind::json_schema, R"({"a":1})"},
+          {R"("response_format": {"type": "json", "schema": {"a": 1}})", Kind::json_schema, R"({"a":1})"},
+          {R"("response_format": {"type": "regex", "regex": "a+"})", Kind::regex, "a+"},
+          {R"("response_format": {"type": "regex", "pattern": "a+"})", Kind::regex, "a+"},
+          {R"("response_format": {"type": "ebnf", "ebnf": "root ::= x"})", Kind::grammar, "root ::= x"},
+          {R"("response_format": {"type": "structural_tag", "triggers": []})", Kind::structural_tag,
+           R"({"type":"structural_tag","triggers":[]})"},
+          {R"("guided_json": "{\"a\": 1}")", Kind::json_schema, R"({"a":1})"},
+          {R"("guided_json": {"a": 1})", Kind::json_schema, R"({"a":1})"},
+          {R"("guided_regex": "b")", Kind::regex, "b"},
+          {R"("guided_grammar": "g")", Kind::grammar, "g"},
+          {R"("regex": "c")", Kind::regex, "c"},
+          {R"("ebnf": "d")", Kind::grammar, "d"},
+          {R"("json_schema": "{}")", Kind::json_schema, "{}"},
+          {R"("structured_outputs": {"regex": "e"})", Kind::regex, "e"},
+          {R"("structured_outputs": {"json_object": true})", Kind::json_object, ""},
+          {R"("structured_outputs": {"json": {"b": 2}})", Kind::json_schema, R"({"b":2})"}}) {
     const auto result = chat(row.members);
     ASSERT_TRUE(result.ok()) << row.members << result.error().message();
     EXPECT_EQ(result->requests[0].guide.kind, row.kind) << row.members;
@@ -235,7 +291,8 @@ TEST(RequestJson, Guides) {
 }
 
 TEST(RequestJson, Tools) {
-  const std::string tools = R"("tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "$defs": {"d": {"type": "null"}}}}},
+  const std::string tools =
+      R"("tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "$defs": {"d": {"type": "null"}}}}},
     {"type": "function", "function": {"name": "g"}}])";
   auto result = chat(tools);
   ASSERT_TRUE(result.ok()) << result.error().message();
@@ -274,7 +331,9 @@ TEST(RequestJson, UnknownFieldsAndBadWords) {
   RequestRules rules;
   std::vector<std::string> ignored;
   rules.ignored = [&](const std::string& field) { ignored.push_back(field); };
-  rules.encode = [](const std::string& text) -> Result<std::vector<int32_t>> { return std::vector<int32_t>(text.begin(), text.end()); };
+  rules.encode = [](const std::string& text) -> Result<std::vector<int32_t>> {
+    return std::vector<int32_t>(text.begin(), text.end());
+  };
   const auto result = chat(R"("foo": {"a": [1]}, "metadata": {}, "bad_words": ["a"])", rules);
   ASSERT_TRUE(result.ok()) << result.error().message();
   EXPECT_EQ(ignored, (std::vector<std::string>{"foo", "metadata"}));

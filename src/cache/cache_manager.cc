@@ -33,7 +33,8 @@ Status check_options(const CacheOptions& options) {
     const CacheGroup& group = options.groups[i];
     const bool spanned = group.kind == CacheSpec::Kind::window || group.kind == CacheSpec::Kind::chunk;
     if (group.kind == CacheSpec::Kind::cross) return fail(Code::unsupported, "cache group ", i, ": cross attention is not paged");
-    if (spanned && group.span < 1) return fail(Code::invalid_argument, "cache group ", i, ": span ", group.span, " is not positive");
+    if (spanned && group.span < 1)
+      return fail(Code::invalid_argument, "cache group ", i, ": span ", group.span, " is not positive");
     if (group.block_bytes < 1) return fail(Code::invalid_argument, "cache group ", i, ": a block has no bytes");
     if (group.block_bytes > options.budget_bytes) {
       return fail(Code::resource_exhausted, "the KV cache budget of ", options.budget_bytes, " bytes holds no block of group ", i,
@@ -388,8 +389,8 @@ void CacheManager::set_priority(const CacheSequence& sequence, int group, int32_
     priority = sequence.retention.decode_priority, duration_us = sequence.retention.decode_duration_us;
   } else {
     const auto& ranges = sequence.retention.ranges;
-    const auto range = std::find_if(ranges.begin(), ranges.end(),
-                                    [&](const auto& r) { return first >= r.first && (r.end < 0 || first < r.end); });
+    const auto range =
+        std::find_if(ranges.begin(), ranges.end(), [&](const auto& r) { return first >= r.first && (r.end < 0 || first < r.end); });
     if (range == ranges.end()) return;
     priority = range->priority, duration_us = range->duration_us;
   }

@@ -55,9 +55,9 @@ constexpr int kDefaultPriority = 35;
 // How long the blocks of one sequence are worth keeping. Where nothing is said, a block has kDefaultPriority.
 struct Retention {
   struct Range {
-    int first = 0, end = -1;   // token positions [first, end) of the prompt; -1: to its end
+    int first = 0, end = -1;          // token positions [first, end) of the prompt; -1: to its end
     int priority = kDefaultPriority;  // 0 (first to go) .. 100
-    int64_t duration_us = 0;   // this long after its last use the block falls back to kDefaultPriority; 0: never
+    int64_t duration_us = 0;          // this long after its last use the block falls back to kDefaultPriority; 0: never
   };
   std::vector<Range> ranges;  // the first that holds a block's first token counts
   int decode_priority = kDefaultPriority;
@@ -73,8 +73,8 @@ struct CacheSequence {
     int first_block = 0;  // position / tokens_per_block of blocks[head]
     int held() const { return static_cast<int>(blocks.size() - head); }
   };
-  std::vector<Table> tables;      // per group
-  std::vector<BlockKey> keys;     // of the whole blocks of the known tokens
+  std::vector<Table> tables;   // per group
+  std::vector<BlockKey> keys;  // of the whole blocks of the known tokens
   BlockKey root;
   std::vector<ContentSpan> content;
   Retention retention;
@@ -176,8 +176,9 @@ class CacheManager {
 
  private:
   explicit CacheManager(CacheOptions options);
-  bool keeps_all(int group) const { return options_.groups[group].kind != CacheSpec::Kind::window &&
-                                           options_.groups[group].kind != CacheSpec::Kind::chunk; }
+  bool keeps_all(int group) const {
+    return options_.groups[group].kind != CacheSpec::Kind::window && options_.groups[group].kind != CacheSpec::Kind::chunk;
+  }
   int64_t most_blocks(int group, int64_t tokens, int64_t whole) const;
   int first_needed_block(int group, int64_t position) const;
   bool reserve_where(CacheSequence& sequence, int end, bool full_groups_only);

@@ -1,16 +1,12 @@
-// Opening folders: which files hold the weights, and what config.json says about them. Formats are read by safetensors.cc and gguf.cc.
+// Opening a checkpoint: which files a folder's model consists of, and what its configuration says about how they are stored.
 #include "checkpoint/checkpoint.h"
 
 #include <algorithm>
 #include <filesystem>
-#include <set>
-#include <system_error>
 
-#include "base/check.h"
-#include "base/files.h"
 #include "base/log.h"
-#include "checkpoint/checkpoint_builder.h"
-#include "checkpoint/quantization.h"
+#include "checkpoint/builder.h"
+#include "checkpoint/hf_config.h"
 #include "checkpoint/safetensors.h"
 
 namespace weft {
@@ -25,192 +21,171 @@ const TensorInfo* Checkpoint::find(std::string_view name) const {
 
 std::vector<std::string_view> Checkpoint::names() const {
   std::vector<std::string_view> names;
-  names.reserve(tensors_.size());
-  for (const auto& entry : tensors_) names.emplace_back(entry.first);
+  for (const auto& [name, tensor] : tensors_) names.push_back(name);
   return names;
 }
 
 void Checkpoint::drop(const TensorInfo& tensor) const {
-  if (!tensor.data.empty()) files_->maps[static_cast<size_t>(tensor.file)].drop(tensor.data);
+  if (!tensor.data.empty()) files_->mapped[tensor.file].drop(tensor.data);
 }
-
-CheckpointBuilder::CheckpointBuilder(const std::string& path) : made(new Checkpoint) { made->path_ = path; }
 
 Result<int> CheckpointBuilder::map(const std::string& path) {
   WEFT_TRY(MappedFile file, MappedFile::open(path));
-  made->files_->maps.push_back(std::move(file));
-  made->file_names_.push_back(path);
-  return static_cast<int>(made->file_names_.size()) - 1;
+  checkpoint->files_->mapped.push_back(std::move(file));
+  checkpoint->file_names_.push_back(path);
+  return static_cast<int>(checkpoint->files_->mapped.size()) - 1;
 }
 
 Status CheckpointBuilder::add(TensorInfo tensor) {
   std::string name = tensor.name;
-  const int file = tensor.file;
-  const auto [place, is_new] = made->tensors_.try_emplace(std::move(name), std::move(tensor));
-  if (is_new) return {};
-  return fail(Code::data_corrupt, made->file_names_[static_cast<size_t>(file)], ": tensor ", json_quote(place->first), " is already in ",
-              made->file_names_[static_cast<size_t>(place->second.file)]);
+  if (!checkpoint->tensors_.emplace(name, std::move(tensor)).second) return fail(Code::data_corrupt, "tensor ", name, " is there twice");
+  return {};
 }
 
-void CheckpointBuilder::make_dummy() {
-  made->tensors_.clear();
-  made->dummy_ = true;
+TensorInfo* CheckpointBuilder::find(const std::string& name) {
+  const auto found = checkpoint->tensors_.find(name);
+  return found == checkpoint->tensors_.end() ? nullptr : &found->second;
 }
 
 namespace {
 
-constexpr size_t kMaxDocumentBytes = size_t{256} << 20;
-constexpr std::string_view kSafetensors = ".safetensors";
-constexpr std::string_view kIndexName = "model.safetensors.index.json";
+constexpr const char* kIndexName = "model.safetensors.index.json";
 
-Result<Json> read_object(const std::string& path) {
-  WEFT_TRY(const std::string text, read_file(path, kMaxDocumentBytes));
-  auto json = parse_json(text);
-  if (!json.ok()) return fail(Code::data_corrupt, path, " is ", json.error().message());
-  if (!json->is_object()) return fail(Code::data_corrupt, path, " holds ", json->type_name(), ", not an object");
-  return json;
-}
-
-Status read_documents(CheckpointBuilder& builder, const std::string& folder) {
-  WEFT_TRY(builder.config(), read_object(folder + "/config.json"));
-  const std::string generation = folder + "/generation_config.json";
-  if (!is_file(generation)) return {};
-  // It only holds defaults for generation, so a bad one is no reason to refuse the model.
-  auto json = read_object(generation);
-  if (json.ok()) builder.generation_config() = std::move(*json);
-  else log_warning("ignored: ", json.error().message());
+Status add_file(CheckpointBuilder& builder, const std::string& path, const Json* weight_map, const std::string& shard) {
+  WEFT_TRY(const int file, builder.map(path));
+  WEFT_TRY(std::vector<TensorInfo> tensors, parse_safetensors(builder.bytes(file), path));
+  for (TensorInfo& tensor : tensors) {
+    // Of copies in several shards, the one that the index names counts.
+    if (weight_map)
+      if (const Json* named = weight_map->find(tensor.name); !named || named->as_string() != shard) continue;
+    tensor.file = file;
+    if (Status added = builder.add(std::move(tensor)); !added.ok()) return Error(added.error()).with(path);
+  }
   return {};
 }
 
-Result<std::vector<std::string>> list_folder(const std::string& folder) {
+// A shard's name must stay inside the folder.
+bool is_plain_name(const std::string& name) {
+  return !name.empty() && name.find('/') == std::string::npos && name.find('\\') == std::string::npos && name != "." && name != ".." &&
+         name.find('\0') == std::string::npos;
+}
+
+Status add_shards(CheckpointBuilder& builder, const std::string& folder) {
+  const std::string index_path = folder + "/" + kIndexName;
+  WEFT_TRY(const Json index, read_json_file(index_path));
+  const Json* weight_map = index.find("weight_map");
+  if (!weight_map || !weight_map->is_object()) return fail(Code::data_corrupt, index_path, ": weight_map must be an object");
+  std::vector<std::string> shards;
+  for (const auto& [tensor, shard] : weight_map->members()) {
+    if (!shard.is_string() || !is_plain_name(shard.as_string()))
+      return fail(Code::data_corrupt, index_path, ": weight_map.", tensor, " is ", shard.dump(), ", but must be a file name in this folder");
+    shards.push_back(shard.as_string());
+  }
+  std::sort(shards.begin(), shards.end());
+  shards.erase(std::unique(shards.begin(), shards.end()), shards.end());
+  if (shards.empty()) return fail(Code::data_corrupt, index_path, ": weight_map is empty");
+  for (const std::string& shard : shards) {
+    const std::string path = folder + "/" + shard;
+    if (!is_file(path)) return fail(Code::not_found, "shard ", path, " is missing; ", kIndexName, " names ", shards.size(), " shards");
+    WEFT_RETURN_IF_ERROR(add_file(builder, path, weight_map, shard));
+  }
+  for (const auto& [tensor, shard] : weight_map->members())
+    if (!builder.find(tensor)) return fail(Code::data_corrupt, index_path, ": ", tensor, " is not in ", shard.as_string());
+  return {};
+}
+
+std::vector<std::string> files_ending(const std::string& folder, std::string_view ending) {
   std::vector<std::string> names;
-  std::error_code error;
-  for (std::filesystem::directory_iterator entry(folder, error), end; !error && entry != end; entry.increment(error))
-    names.push_back(entry->path().filename().string());
-  if (error) return fail(Code::internal, "cannot read ", folder, ": ", error.message());
+  std::error_code ignored;
+  for (const auto& entry : std::filesystem::directory_iterator(folder, ignored))
+    if (const std::string name = entry.path().filename().string(); name.ends_with(ending)) names.push_back(name);
   std::sort(names.begin(), names.end());
   return names;
 }
 
-// Maps a file and reads its header; the tensors are not added yet.
-Result<std::vector<TensorInfo>> read_shard(CheckpointBuilder& builder, const std::string& path) {
-  WEFT_TRY(const int file, builder.map(path));
-  const std::span<const std::byte> bytes = builder.bytes(file);
-  constexpr std::string_view kPointer = "version https://git-lfs";
-  if (std::string_view(reinterpret_cast<const char*>(bytes.data()), bytes.size()).starts_with(kPointer))
-    return fail(Code::data_corrupt, path, ": is a Git LFS pointer, not the file that it stands for");
-  WEFT_TRY(std::vector<TensorInfo> tensors, parse_safetensors(bytes, path));
-  for (TensorInfo& tensor : tensors) tensor.file = file;
-  return tensors;
+Status add_tensors(CheckpointBuilder& builder, const std::string& folder) {
+  if (is_file(folder + "/" + kIndexName)) return add_shards(builder, folder);
+  if (is_file(folder + "/model.safetensors")) return add_file(builder, folder + "/model.safetensors", nullptr, "");
+  const std::vector<std::string> others = files_ending(folder, ".safetensors");
+  if (others.size() == 1) return add_file(builder, folder + "/" + others[0], nullptr, "");
+  if (others.size() > 1) return fail(Code::not_found, folder, " has ", others.size(), " .safetensors files but no ", kIndexName);
+  for (const char* ending : {".bin", ".pt", ".pth"})
+    if (!files_ending(folder, ending).empty())
+      return fail(Code::unsupported, folder, " holds weights as a pickle (", files_ending(folder, ending)[0],
+                  "), which is not read; convert it to safetensors");
+  return fail(Code::not_found, folder, " has no weights: neither model.safetensors nor ", kIndexName, " nor a .gguf file");
 }
 
-// A shard is a plain file name: nothing outside the folder is ever opened through an index.
-Status check_shard_name(const std::string& name) {
-  const bool plain = name.find_first_of(std::string_view("/\\\0", 3)) == std::string::npos && !name.starts_with('.');
-  if (!plain) return fail(Code::data_corrupt, "weight_map names the file ", json_quote(name), ", which is not a plain file name");
-  if (!name.ends_with(kSafetensors)) return fail(Code::unsupported, "weight_map names the file ", json_quote(name), ", which is not a .safetensors file");
+// Joins scaled fp8 weights with their scales; refuses what is not understood.
+Status apply_quantization(CheckpointBuilder& builder, const Json& config) {
+  const Json* quantization = config.find("quantization_config");
+  if (!quantization || quantization->is_null() || (quantization->is_object() && quantization->members().empty())) return {};
+  const HfConfig c(config);
+  const HfConfig q = c.sub("quantization_config");
+  const std::string method = q.text("quant_method");
+  if (method != "fp8") q.reject("quant_method", "which is not supported (fp8 is)", Code::unsupported);
+  const std::vector<int> block = q.indices("weight_block_size");
+  if (!block.empty() && (block.size() != 2 || block[0] < 1 || block[1] < 1)) q.reject("weight_block_size", "but must be two positive numbers");
+  WEFT_RETURN_IF_ERROR(c.status());
+  for (auto& [name, tensor] : builder.tensors()) {
+    if (tensor.type != StorageType::f8_e4m3 || tensor.shape.size() != 2) continue;
+    const TensorInfo* scale = builder.find(name + "_scale_inv");
+    if (!scale) scale = builder.find(name + "_scale");
+    if (!scale) return fail(Code::not_found, "the scale of fp8 tensor ", name, " is absent (", name, "_scale_inv)");
+    if (!is_float(scale->type)) return fail(Code::data_corrupt, scale->name, " must hold floats");
+    const int64_t rows = tensor.shape[0], cols = tensor.shape[1];
+    tensor.scale_block_rows = block.empty() ? static_cast<int>(scale->values() == 1 ? rows : 1) : block[0];
+    tensor.scale_block_cols = block.empty() ? static_cast<int>(cols) : block[1];
+    const int64_t want_rows = (rows + tensor.scale_block_rows - 1) / tensor.scale_block_rows;
+    const int64_t want_cols = (cols + tensor.scale_block_cols - 1) / tensor.scale_block_cols;
+    if (scale->rows() != want_rows || scale->cols() != want_cols)
+      return fail(Code::data_corrupt, scale->name, " is [", scale->rows(), ", ", scale->cols(), "] instead of [", want_rows, ", ", want_cols, "]");
+    tensor.scale = scale;
+  }
   return {};
 }
 
-// weight_map of an index: tensor name -> shard.
-Result<std::map<std::string, std::string, std::less<>>> read_weight_map(const std::string& path) {
-  WEFT_TRY(const Json index, read_object(path));
-  const Json* entries = index.find("weight_map");
-  if (!entries || !entries->is_object())
-    return fail(Code::data_corrupt, path, ": weight_map is ", entries ? entries->type_name() : "absent", ", not an object");
-  std::map<std::string, std::string, std::less<>> shards;
-  for (const Json::Member& member : entries->members()) {
-    if (!member.second.is_string())
-      return fail(Code::data_corrupt, path, ": weight_map entry ", json_quote(member.first), " is ", member.second.type_name(), ", not a string");
-    if (const Status status = check_shard_name(member.second.as_string()); !status.ok())
-      return fail(status.error().code(), path, ": ", status.error().message());
-    if (!shards.emplace(member.first, member.second.as_string()).second)
-      return fail(Code::data_corrupt, path, ": weight_map has ", json_quote(member.first), " twice");
+Status read_folder(CheckpointBuilder& builder, const std::string& folder, bool config_only) {
+  const std::string config_path = folder + "/config.json";
+  if (!is_file(config_path)) {
+    const std::vector<std::string> gguf = files_ending(folder, ".gguf");
+    if (gguf.size() == 1) return read_gguf(builder, folder + "/" + gguf[0], config_only);
+    if (gguf.size() > 1) return fail(Code::invalid_argument, folder, " holds ", gguf.size(), " .gguf files; name one of them");
+    return fail(Code::not_found, folder, " is not a model folder: there is no config.json and no .gguf file in it");
   }
-  if (shards.empty()) return fail(Code::data_corrupt, path, ": weight_map is empty");
-  return shards;
-}
-
-// Tensors that the index names are taken from the shard it names, others from where they are found.
-Status read_indexed(CheckpointBuilder& builder, const std::string& folder) {
-  const std::string path = folder + "/" + std::string(kIndexName);
-  WEFT_TRY(const auto weight_map, read_weight_map(path));
-  std::set<std::string> shards;
-  for (const auto& entry : weight_map) shards.insert(entry.second);
-  for (const std::string& shard : shards)
-    if (!is_file(folder + "/" + shard)) return fail(Code::not_found, path, ": the shard ", shard, " is missing");
-  size_t found = 0;
-  for (const std::string& shard : shards) {
-    WEFT_TRY(std::vector<TensorInfo> tensors, read_shard(builder, folder + "/" + shard));
-    for (TensorInfo& tensor : tensors) {
-      const auto entry = weight_map.find(tensor.name);
-      if (entry != weight_map.end() && entry->second != shard) continue;
-      found += entry != weight_map.end();
-      WEFT_RETURN_IF_ERROR(builder.add(std::move(tensor)));
-    }
+  WEFT_TRY(Json config, read_json_file(config_path));
+  if (!config.is_object()) return fail(Code::invalid_argument, config_path, " must be a JSON object, not ", config.type_name());
+  if (const std::string path = folder + "/generation_config.json"; is_file(path)) {
+    auto generation = read_json_file(path);
+    if (generation.ok() && generation->is_object()) builder.set_generation_config(std::move(generation).value());
+    else log_warning(path, " is ignored: ", generation.ok() ? "it must be a JSON object" : generation.error().message());
   }
-  if (found == weight_map.size()) return {};
-  for (const auto& [name, shard] : weight_map)
-    if (!builder.tensors().contains(name)) return fail(Code::data_corrupt, path, ": tensor ", json_quote(name), " is not in ", shard);
+  if (!config_only) {
+    WEFT_RETURN_IF_ERROR(add_tensors(builder, folder));
+    WEFT_RETURN_IF_ERROR(apply_quantization(builder, config));
+  }
+  builder.set_config(std::move(config));
   return {};
 }
 
-// The weight files of a folder without an index.
-Result<std::vector<std::string>> choose_weights(const std::string& folder, const std::vector<std::string>& names) {
-  std::vector<std::string> all, model;
-  for (const std::string& name : names) {
-    if (!name.ends_with(kSafetensors)) continue;
-    all.push_back(name);
-    if (name.starts_with("model-")) model.push_back(name);
-  }
-  if (std::find(all.begin(), all.end(), "model.safetensors") != all.end()) return std::vector<std::string>{"model.safetensors"};
-  if (!model.empty()) return model;
-  if (all.size() == 1) return all;
-  if (all.size() > 1) return fail(Code::invalid_argument, folder, " has ", all.size(), " .safetensors files, but neither ", kIndexName, " nor model.safetensors");
-  for (const std::string& name : names)
-    if (name.ends_with(".bin") || name.ends_with(".pt") || name.ends_with(".pth") || name.ends_with(".ckpt"))
-      return fail(Code::unsupported, folder, "/", name, ": pickle checkpoints are not read, since they can run code; convert it to safetensors");
-  return fail(Code::not_found, folder, " has no weight file (*.safetensors or one .gguf)");
-}
-
-Status read_safetensors_folder(CheckpointBuilder& builder, const std::string& folder, const std::vector<std::string>& names) {
-  const auto has = [&](std::string_view name) { return std::find(names.begin(), names.end(), name) != names.end(); };
-  WEFT_RETURN_IF_ERROR(read_documents(builder, folder));
-  // As transformers: a single file goes before an index.
-  if (has(kIndexName) && !has("model.safetensors")) {
-    WEFT_RETURN_IF_ERROR(read_indexed(builder, folder));
+Result<std::shared_ptr<const Checkpoint>> open_path(const std::string& path, bool config_only) {
+  CheckpointBuilder builder;
+  builder.set_path(path);
+  if (config_only) builder.set_dummy();
+  if (is_directory(path)) {
+    WEFT_RETURN_IF_ERROR(read_folder(builder, path, config_only));
+  } else if (is_file(path)) {
+    if (!path.ends_with(".gguf")) return fail(Code::invalid_argument, path, " is neither a model folder nor a .gguf file");
+    WEFT_RETURN_IF_ERROR(read_gguf(builder, path, config_only));
   } else {
-    WEFT_TRY(const std::vector<std::string> files, choose_weights(folder, names));
-    for (const std::string& file : files) {
-      WEFT_TRY(std::vector<TensorInfo> tensors, read_shard(builder, folder + "/" + file));
-      for (TensorInfo& tensor : tensors) WEFT_RETURN_IF_ERROR(builder.add(std::move(tensor)));
-    }
+    return fail(Code::not_found, "there is no model at ", path, "; give a folder with config.json and *.safetensors, or a .gguf file");
   }
-  return apply_quantization(builder, folder);
-}
-
-// The folder without slashes at its end, for joining and for messages.
-std::string trimmed(std::string path) {
-  while (path.size() > 1 && path.ends_with('/')) path.pop_back();
-  return path;
+  return std::shared_ptr<const Checkpoint>(std::move(builder.checkpoint));
 }
 
 }  // namespace
 
-Result<std::shared_ptr<const Checkpoint>> Checkpoint::open(const std::string& path) {
-  CheckpointBuilder builder(path);
-  const std::string place = trimmed(path);
-  if (!is_directory(place)) return fail(Code::not_found, "no checkpoint at ", path);
-  WEFT_TRY(const std::vector<std::string> names, list_folder(place));
-  WEFT_RETURN_IF_ERROR(read_safetensors_folder(builder, place, names));
-  return builder.finish();
-}
-
-Result<std::shared_ptr<const Checkpoint>> Checkpoint::open_dummy(const std::string& path) {
-  CheckpointBuilder builder(path);
-  WEFT_RETURN_IF_ERROR(read_documents(builder, trimmed(path)));
-  builder.make_dummy();
-  return builder.finish();
-}
+Result<std::shared_ptr<const Checkpoint>> Checkpoint::open(const std::string& path) { return open_path(path, false); }
+Result<std::shared_ptr<const Checkpoint>> Checkpoint::open_dummy(const std::string& path) { return open_path(path, true); }
 
 }  // namespace weft

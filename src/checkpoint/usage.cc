@@ -8,127 +8,106 @@
 namespace weft {
 namespace {
 
-constexpr size_t kMaxListed = 10;
+constexpr size_t kShown = 10;
 
-// What no loader wants: tables that are computed, training state, and scales of caches and activations.
-constexpr std::string_view kSkipped[] = {
-    "*rotary_emb.inv_freq", "*rotary_pos_emb.inv_freq", "*position_ids", "*.masked_bias", "*.num_batches_tracked",
-    "*.k_scale",            "*.v_scale",                "*.kv_scale",    "*.q_scale",     "*.input_scale",
-};
-
-std::string shown(const std::vector<int64_t>& shape) {
-  std::string text = "[";
-  for (const int64_t extent : shape) text.append(text.size() > 1 ? ", " : "").append(extent < 0 ? "any" : std::to_string(extent));
-  return text + "]";
+std::string shape_text(const std::vector<int64_t>& shape) {
+  std::ostringstream text;
+  text << "[";
+  for (size_t i = 0; i < shape.size(); ++i) text << (i ? ", " : "") << shape[i];
+  text << "]";
+  return text.str();
 }
 
-bool fits(const std::vector<int64_t>& shape, const std::vector<int64_t>& wanted) {
-  return std::equal(shape.begin(), shape.end(), wanted.begin(), wanted.end(), [](int64_t is, int64_t want) { return want < 0 || is == want; });
-}
-
-// "3 tensors are absent: a, b, c"
-void list(std::ostringstream& text, const std::vector<std::string>& items, const char* one, const char* several) {
-  if (items.empty()) return;
+// "3 absent tensors: a, b, c"
+void list(std::ostringstream& text, const char* what, const std::vector<std::string>& names) {
+  if (names.empty()) return;
   if (text.tellp() > 0) text << "; ";
-  if (items.size() == 1) text << one << ": ";
-  else text << items.size() << several << ": ";
-  for (size_t i = 0; i < std::min(items.size(), kMaxListed); ++i) text << (i > 0 ? ", " : "") << items[i];
-  if (items.size() > kMaxListed) text << ", ...";
+  text << names.size() << " " << what << (names.size() == 1 ? " tensor: " : " tensors: ");
+  for (size_t i = 0; i < std::min(names.size(), kShown); ++i) text << (i ? ", " : "") << names[i];
+  if (names.size() > kShown) text << ", ...";
 }
 
-bool lies_under(std::string_view name, std::string_view scope) {
-  return name.starts_with(scope) && (name.size() == scope.size() || name[scope.size()] == '.');
+// Tensors that loaders skip without a word.
+const std::vector<std::string>& known_extras() {
+  static const std::vector<std::string> patterns = {"*rotary_emb.inv_freq", "*.position_ids", "*masked_bias", "*num_batches_tracked",
+                                                    "*.k_scale", "*.v_scale", "*.input_scale"};
+  return patterns;
 }
 
 }  // namespace
 
 bool matches_pattern(std::string_view name, std::string_view pattern) {
-  size_t n = 0, p = 0, star = std::string_view::npos, resume = 0;
+  size_t n = 0, p = 0, star = std::string_view::npos, mark = 0;
   while (n < name.size()) {
-    if (p < pattern.size() && pattern[p] == '*') {
-      star = p++, resume = n;
-    } else if (p < pattern.size() && pattern[p] == name[n]) {
-      ++p, ++n;
-    } else if (star != std::string_view::npos) {  // let the last star take one more character
-      p = star + 1, n = ++resume;
-    } else {
-      return false;
-    }
+    if (p < pattern.size() && pattern[p] == '*') star = p++, mark = n;
+    else if (p < pattern.size() && pattern[p] == name[n]) ++p, ++n;
+    else if (star != std::string_view::npos) p = star + 1, n = ++mark;
+    else return false;
   }
-  return pattern.find_first_not_of('*', p) == std::string_view::npos;
+  while (p < pattern.size() && pattern[p] == '*') ++p;
+  return p == pattern.size();
+}
+
+const TensorInfo* TensorUsage::invent(std::string_view name, const std::vector<int64_t>& shape) {
+  const auto [at, fresh] = invented_.try_emplace(std::string(name));
+  if (fresh) at->second.name = name, at->second.type = StorageType::random, at->second.shape = shape;
+  return &at->second;
+}
+
+const TensorInfo* TensorUsage::check(const TensorInfo& tensor, const std::vector<int64_t>& shape) {
+  used_.insert(&tensor);
+  if (tensor.scale) used_.insert(tensor.scale);
+  bool same = tensor.shape.size() == shape.size();
+  for (size_t i = 0; same && i < shape.size(); ++i) same = shape[i] == -1 || tensor.shape[i] == shape[i];
+  if (!same) {
+    misshapen_.push_back(tensor.name + " is " + shape_text(tensor.shape) + " instead of " + shape_text(shape));
+    return nullptr;
+  }
+  if (!is_float(tensor.type)) {
+    wrong_kind_.push_back(tensor.name + " holds " + std::string(weft::name(tensor.type)));
+    return nullptr;
+  }
+  return &tensor;
 }
 
 const TensorInfo* TensorUsage::take(std::string_view name, const std::vector<int64_t>& shape) {
   if (checkpoint_.is_dummy()) return invent(name, shape);
-  const TensorInfo* tensor = checkpoint_.find(name);
-  if (tensor) return check(*tensor, shape);
+  if (const TensorInfo* tensor = checkpoint_.find(name)) return check(*tensor, shape);
   absent_.emplace_back(name);
   return nullptr;
 }
 
 const TensorInfo* TensorUsage::take_optional(std::string_view name, const std::vector<int64_t>& shape) {
-  const TensorInfo* tensor = checkpoint_.find(name);
+  const TensorInfo* tensor = checkpoint_.is_dummy() ? nullptr : checkpoint_.find(name);
   return tensor ? check(*tensor, shape) : nullptr;
-}
-
-const TensorInfo* TensorUsage::check(const TensorInfo& tensor, const std::vector<int64_t>& shape) {
-  used_.insert(&tensor);
-  if (tensor.scale) used_.insert(checkpoint_.find(tensor.scale->name));
-  if (!fits(tensor.shape, shape)) {
-    misshapen_.push_back(tensor.name + " is " + shown(tensor.shape) + ", not " + shown(shape));
-    return nullptr;
-  }
-  if (!is_float(tensor.type)) {
-    wrong_kind_.push_back(tensor.name + " (" + weft::name(tensor.type) + ")");
-    return nullptr;
-  }
-  return &tensor;
-}
-
-const TensorInfo* TensorUsage::invent(std::string_view name, const std::vector<int64_t>& shape) {
-  const auto known = invented_.find(name);
-  if (known != invented_.end() && known->second.shape == shape) return &known->second;
-  int64_t values = 1;
-  bool possible = known == invented_.end();
-  for (const int64_t extent : shape) possible = possible && extent >= 0 && !__builtin_mul_overflow(values, extent, &values);
-  if (!possible) {
-    misshapen_.push_back(std::string(name) + " cannot be made as " + shown(shape));
-    return nullptr;
-  }
-  TensorInfo& tensor = invented_[std::string(name)];
-  tensor.name = name;
-  tensor.type = StorageType::random;
-  tensor.shape = shape;
-  return &tensor;
 }
 
 void TensorUsage::ignore(std::string_view name_or_scope) { ignored_.emplace_back(name_or_scope); }
 
 std::vector<std::string> TensorUsage::unused(const std::vector<std::string>& ignore_patterns) const {
+  const auto skipped = [&](const std::string& name) {
+    for (const std::string& scope : ignored_)
+      if (name == scope || (name.starts_with(scope) && name[scope.size()] == '.')) return true;
+    const auto matches = [&](const std::string& pattern) { return matches_pattern(name, pattern); };
+    return std::any_of(ignore_patterns.begin(), ignore_patterns.end(), matches) ||
+           std::any_of(known_extras().begin(), known_extras().end(), matches);
+  };
   std::vector<std::string> names;
-  for (const auto& [name, tensor] : checkpoint_.tensors()) {
-    const auto matches = [&name = name](std::string_view pattern) { return matches_pattern(name, pattern); };
-    const auto holds = [&name = name](std::string_view scope) { return lies_under(name, scope); };
-    const bool known = used_.count(&tensor) > 0 || std::any_of(ignored_.begin(), ignored_.end(), holds) ||
-                       std::any_of(ignore_patterns.begin(), ignore_patterns.end(), matches) ||
-                       std::any_of(std::begin(kSkipped), std::end(kSkipped), matches);
-    if (!known) names.push_back(name);
-  }
+  for (const auto& [name, tensor] : checkpoint_.tensors())
+    if (!used_.contains(&tensor) && !skipped(name)) names.push_back(name);
   return names;
 }
 
 Status TensorUsage::finish(const std::vector<std::string>& ignore_patterns) const {
   std::ostringstream problems;
-  list(problems, absent_, "a tensor is absent", " tensors are absent");
-  list(problems, misshapen_, "a tensor has the wrong shape", " tensors have the wrong shape");
-  list(problems, wrong_kind_, "a tensor holds integers where floats are due", " tensors hold integers where floats are due");
-  if (problems.tellp() > 0) return fail(absent_.empty() ? Code::data_corrupt : Code::not_found, checkpoint_.path(), ": ", problems.str());
-
-  const std::vector<std::string> left = unused(ignore_patterns);
-  if (!left.empty()) {
+  list(problems, "absent", absent_);
+  list(problems, "misshapen", misshapen_);
+  list(problems, "non-float", wrong_kind_);
+  if (problems.tellp() > 0) return fail(absent_.empty() ? Code::data_corrupt : Code::not_found, problems.str()).with(checkpoint_.path());
+  if (const std::vector<std::string> extra = unused(ignore_patterns); !extra.empty()) {
     std::ostringstream text;
-    list(text, left, "a tensor is not used", " tensors are not used");
-    log_warning(checkpoint_.path(), ": ", text.str());
+    list(text, "unused", extra);
+    log_warning(text.str(), " (", checkpoint_.path(), ")");
   }
   return {};
 }

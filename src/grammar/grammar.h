@@ -27,7 +27,7 @@ struct GrammarSpec {
     regex,           // `text`: a regular expression that the whole answer matches
     ebnf,            // `text`: GBNF / EBNF ("root ::= ...") or Lark ("start: ...")
     choice,          // `choices`: the answer is one of them, to the letter
-    structural_tag,  // `text`: {"structures": [{begin, schema, end}], "triggers": [...]} or the `format` tree, as JSON
+    structural_tag,  // not available yet: compile() says so
   };
   Kind kind = Kind::json_object;
   std::string text;
@@ -57,16 +57,12 @@ class Grammar {
   Status fill(std::span<uint32_t> bitmask);
   // Advances by a token; invalid_argument if the grammar does not allow it (the state is then unchanged).
   Status accept(int32_t token);
-  // How many of the tokens, from the first, would be accepted; the state does not change.
-  Result<size_t> count_acceptable(std::span<const int32_t> tokens);
   // An end id was accepted, or nothing but an end id can follow.
   bool is_finished() const;
   // An end id would be accepted now.
   bool may_end() const;
   // Takes back the last n accepted tokens (an accepted end id counts as one).
   Status rollback(size_t n);
-  // Tokens that must come next, in the tokenizer's own splitting; often empty. They are not accepted yet.
-  std::vector<int32_t> forced_tokens();
   std::unique_ptr<Grammar> clone() const;
 
  private:

@@ -13,8 +13,6 @@ namespace weft::kernels {
 namespace {
 
 constexpr int kMaxPartials = 2048;
-// About this many queries (rows times query heads of a kv head) make one item.
-constexpr int kItemQueries = 48;
 
 struct Planner {
   std::span<const SequenceView> sequences;

@@ -3,12 +3,60 @@
 #include <cstdlib>
 #include <string_view>
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 #include "kernels/kernels.h"
+#include "kernels/simd/tables.h"
+#include "kernels/vector_table.h"
 
 namespace weft::kernels {
+namespace {
+
+// Instruction sets that the processor has and the operating system supports.
+struct Cpu {
+  bool avx2 = false, avx512 = false, avx512_bf16 = false;
+};
+
+#if defined(__x86_64__)
+Cpu detect() {
+  Cpu cpu;
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE)) return cpu;
+  const bool fma = (c & bit_FMA) && (c & bit_F16C);
+  unsigned saved = 0, saved_high = 0;  // which registers the system saves: 2 SSE, 4 AVX, 0xe0 AVX-512
+  asm("xgetbv" : "=a"(saved), "=d"(saved_high) : "c"(0));
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return cpu;
+  cpu.avx2 = fma && (saved & 0x6) == 0x6 && (b & bit_AVX2);
+  constexpr unsigned kParts = bit_AVX512F | bit_AVX512BW | bit_AVX512VL | bit_AVX512DQ;
+  cpu.avx512 = cpu.avx2 && (saved & 0xe6) == 0xe6 && (b & kParts) == kParts;
+  cpu.avx512_bf16 = cpu.avx512 && a >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & bit_AVX512BF16);
+  return cpu;
+}
+#else
+Cpu detect() { return {}; }
+#endif
+
+}  // namespace
 
 std::vector<const CpuTable*> available_tables() {
+  static const Cpu cpu = detect();
   std::vector<const CpuTable*> tables = {&ref_table()};
+#if defined(__x86_64__)
+  if (cpu.avx2) {
+    static const CpuTable table = vector_table<16>("avx2", Operand::f32_as_bf16, fill_avx2);
+    tables.push_back(&table);
+  }
+  if (cpu.avx512) {
+    static const CpuTable table = vector_table<64>("avx512", Operand::f32_as_bf16, fill_avx512);
+    tables.push_back(&table);
+  }
+  if (cpu.avx512_bf16) {
+    static const CpuTable table = vector_table<64>("avx512_bf16", Operand::bf16, fill_avx512_bf16);
+    tables.push_back(&table);
+  }
+#endif
   return tables;
 }
 

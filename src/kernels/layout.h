@@ -6,6 +6,9 @@
 
 #include "kernels/kernels.h"
 
+// For functions that belong inside a kernel's loop.
+#define WEFT_INLINE [[gnu::always_inline, maybe_unused]] static inline
+
 namespace weft::kernels {
 namespace {
 
@@ -65,6 +68,9 @@ struct Range {
   return dtype == DType::bf16 ? (static_cast<size_t>(lane / 2) * v_dim + d) * 2 + (lane & 1)
                               : static_cast<size_t>(lane) * v_dim + d;
 }
+
+// At most this many queries (rows times query heads of a kv head) make one item of attention work, or one row if that has more.
+[[maybe_unused]] constexpr int kItemQueries = 48;
 
 // Keys [first, last) that a query at `position` may read.
 [[maybe_unused]] inline Range visible_keys(const SequenceView& sequence, int position, Mask mask, int window, int chunk) {

@@ -23,8 +23,10 @@ CacheOptions cache_options(const Model& model, const CoreOptions& options) {
 EngineCore::EngineCore(std::unique_ptr<ThreadTeam> team, CoreOptions options, Scheduler scheduler)
     : options_(options), team_(std::move(team)), scheduler_(std::move(scheduler)), free_{0, 1} {}
 
-Result<std::unique_ptr<EngineCore>> EngineCore::create(Model model, std::unique_ptr<ThreadTeam> team, const CoreOptions& options) {
+Result<std::unique_ptr<EngineCore>> EngineCore::create(Model model, std::unique_ptr<ThreadTeam> team, const CoreOptions& wanted) {
+  CoreOptions options = wanted;
   WEFT_TRY(CacheManager cache, CacheManager::create(cache_options(model, options)));
+  options.max_seq_len = std::min(options.max_seq_len, cache.max_sequence_tokens());  // a longer sequence could never finish
   WorkerOptions worker{options.max_batch_size, options.max_num_tokens, options.max_outputs, options.max_seq_len, options.tokens_per_block,
                        {},                     options.replay,         options.sampler};
   for (int g = 0; g < cache.groups(); ++g) worker.max_blocks.push_back(cache.max_blocks(g));
@@ -61,7 +63,7 @@ Result<SequenceId> EngineCore::submit(Submission submission) {
 
 void EngineCore::cancel(SequenceId id) {
   const std::lock_guard lock(mutex_);
-  scheduler_.cancel(id);
+  scheduler_.finish(id);
   // Its grammar is still needed if a step in flight waits for its mask; begin_masks and fill_masks cope with its absence.
   entries_.erase(static_cast<uint64_t>(id));
   engine_wake_.notify_one();
@@ -145,7 +147,7 @@ void EngineCore::commit_step(std::unique_lock<std::mutex>& lock) {
     const bool go_on = deliver(*entry, output);
     lock.lock();
     if (go_on && output.reason == FinishReason::none) continue;
-    scheduler_.finish(output.id, FinishReason::stop);  // no effect on a sequence that ended by itself
+    scheduler_.finish(output.id);  // no effect on a sequence that ended by itself
     entries_.erase(static_cast<uint64_t>(output.id));
   }
   // The steps in flight were scheduled before these tokens were known.

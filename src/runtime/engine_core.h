@@ -49,6 +49,7 @@ struct Submission {
 
 class EngineCore {
  public:
+  // max_seq_len is lowered to what the cache can hold of one sequence; see options().
   static Result<std::unique_ptr<EngineCore>> create(Model model, std::unique_ptr<ThreadTeam> team, const CoreOptions& options);
   // Running sequences get no more outputs.
   ~EngineCore();

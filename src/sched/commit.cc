@@ -43,7 +43,8 @@ void Scheduler::commit_row(const RowRecord& record, RowResult& result) {
     output.error.swap(result.error);
     return end(sequence);
   }
-  WEFT_CHECK(record.sample == !result.tokens.empty() || !result.error.empty()) << "slot " << result.slot << " sampled unasked or not";
+  WEFT_CHECK(record.sample == !result.tokens.empty() || !result.error.empty())
+      << "slot " << result.slot << " sampled unasked or not";
   const bool has_output = record.sample || !result.prompt_logprobs.empty() || !result.outputs.empty() || record.last;
   SequenceOutput* output = has_output ? &next_output(sequence) : nullptr;
   if (record.all_rows) sequence.rows_done = std::min(sequence.rows_end, record.first + record.tokens);

@@ -28,6 +28,7 @@ bool Scheduler::schedule(StepBatch& batch, int64_t now_us) {
   }
   if (batch.rows.empty()) {
     WEFT_CHECK(has_in_flight() || (running_.empty() && waiting_.empty())) << "sequences are left but none can advance";
+    --step_;  // numbers of steps have no gaps
     return false;
   }
   batch.closes.swap(closes_);
@@ -58,16 +59,20 @@ void Scheduler::add_decodes(StepBatch& batch, Budget& budget) {
   for (Sequence* sequence : running_) {
     if (sequence->ready_to_decode() && sequence->last_step != step_) ready_.push_back(sequence);
   }
+  // If a step cannot take all: those that have waited longest first. Each part is in order of rank; the second comes to its turn
+  // when sequences of the first find no block.
   const size_t most = std::min(budget.tokens, budget.logit_rows);
-  if (ready_.size() > most) {  // those that have waited longest, in order of rank again
+  if (ready_.size() > most) {
     auto waited_longer = [](const Sequence* a, const Sequence* b) {
       return a->last_step != b->last_step ? a->last_step < b->last_step : a->outranks(*b);
     };
-    std::nth_element(ready_.begin(), ready_.begin() + static_cast<ptrdiff_t>(most), ready_.end(), waited_longer);
-    ready_.resize(most);
-    std::sort(ready_.begin(), ready_.end(), [](const Sequence* a, const Sequence* b) { return a->outranks(*b); });
+    const auto middle = ready_.begin() + static_cast<ptrdiff_t>(most);
+    std::nth_element(ready_.begin(), middle, ready_.end(), waited_longer);
+    std::sort(ready_.begin(), middle, by_rank);
+    std::sort(middle, ready_.end(), by_rank);
   }
   for (Sequence* sequence : ready_) {
+    if (budget.tokens == 0 || budget.logit_rows == 0) return;
     if (sequence->state != Sequence::State::running) continue;  // preempted for one before it
     if (reserve_or_preempt(*sequence, sequence->scheduled + 1)) add_row(batch, budget, *sequence, 1);
   }
@@ -113,10 +118,10 @@ Scheduler::Admission Scheduler::admit(StepBatch& batch, Budget& budget, Sequence
   if (budget.tokens == 0) return Admission::no_budget;
   if (sequence.in_flight > 0) return Admission::blocked;  // preempted, and a token of it is still to come
   if (sequence.retry_version == cache_.version()) return sequence.retry_is_shared ? Admission::shared : Admission::blocked;
-  if (!sequence.admitted_before) {
+  if (!std::exchange(sequence.started, true)) {
     const int expected = sequence.prompt_tokens + sequence.max_outputs;
     sequence.tokens.reserve(expected);
-    cache_.start(sequence.cache, std::exchange(sequence.identity, {}), sequence.prompt_tokens, expected);
+    cache_.start(sequence.cache, std::move(sequence.identity), sequence.prompt_tokens, expected);
   }
   const size_t copies = batch.copies.size();
   // The last token is computed in any case, for its logits; so are all rows that were asked for.
@@ -227,9 +232,7 @@ void Scheduler::open_slot(StepBatch& batch, Sequence& sequence) {
   }
   waiting_.erase(std::find(waiting_.begin(), waiting_.end(), &sequence));
   sequence.state = Sequence::State::running;
-  running_.insert(std::upper_bound(running_.begin(), running_.end(), &sequence,
-                                   [](const Sequence* a, const Sequence* b) { return a->outranks(*b); }),
-                  &sequence);
+  running_.insert(std::upper_bound(running_.begin(), running_.end(), &sequence, by_rank), &sequence);
   sequence.slot = free_slots_.back();
   free_slots_.pop_back();
   slots_[sequence.slot] = &sequence;

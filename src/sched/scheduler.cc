@@ -22,8 +22,6 @@ Status check_options(const SchedulerOptions& options) {
   return {};
 }
 
-bool by_rank(const Sequence* a, const Sequence* b) { return a->outranks(*b); }
-
 // Tokens that the sequence may generate.
 int most_outputs(const NewSequence& sequence, int max_seq_len) {
   if (sequence.task == Task::score) return 0;
@@ -57,7 +55,8 @@ Status Scheduler::check_new(const NewSequence& sequence) const {
   const bool generate = sequence.task == Task::generate;
   WEFT_CHECK(!generate || sequence.sampling != nullptr) << "a sequence that generates has no sampling parameters";
   if (generate && sequence.sampling->max_tokens < 0) {
-    return fail(Code::invalid_argument, "max_tokens is ", sequence.sampling->max_tokens, ", must not be negative").about("max_tokens");
+    return fail(Code::invalid_argument, "max_tokens is ", sequence.sampling->max_tokens, ", must not be negative")
+        .about("max_tokens");
   }
   const bool samples = generate && sequence.sampling->max_tokens > 0;
   if (prompt + samples > options_.max_seq_len) {
@@ -71,9 +70,10 @@ Status Scheduler::check_new(const NewSequence& sequence) const {
                 options_.max_num_tokens)
         .about("prompt");
   }
-  if (sequence.whole && sequence.task == Task::score && sequence.score_rows == LogitRows::all && prompt > options_.max_logit_rows) {
-    return fail(Code::invalid_argument, "the prompt has ", prompt, " tokens and asks for a result of each in one step, max_logit_rows is ",
-                options_.max_logit_rows)
+  const bool all_rows = generate ? sequence.sampling->prompt_logprobs >= 0 : sequence.score_rows == LogitRows::all;
+  if (sequence.whole && all_rows && prompt > options_.max_logit_rows) {
+    return fail(Code::invalid_argument, "the prompt has ", prompt,
+                " tokens and asks for a result of each in one step, max_logit_rows is ", options_.max_logit_rows)
         .about("prompt");
   }
   return check_cache_room(sequence, generate ? most_outputs(sequence, options_.max_seq_len) : 0);
@@ -88,7 +88,8 @@ Status Scheduler::check_cache_room(const NewSequence& sequence, int max_outputs)
   if (bytes <= budget) return {};
   const bool prompt_fits = cache_.bytes_for(prompt, split ? 1 : prompt) <= budget;
   return fail(Code::invalid_argument, "the prompt of ", prompt, " tokens and ", max_outputs, " tokens to generate need ", bytes,
-              " bytes of KV cache, which has ", budget, " bytes (room for one sequence of ", cache_.max_sequence_tokens(), " tokens)")
+              " bytes of KV cache, which has ", budget, " bytes (room for one sequence of ", cache_.max_sequence_tokens(),
+              " tokens)")
       .about(prompt_fits ? "max_tokens" : "prompt");
 }
 
@@ -180,7 +181,8 @@ void Scheduler::check_integrity() const {
     waiting += s.state == Sequence::State::waiting, running += s.state == Sequence::State::running;
     WEFT_CHECK(s.state != Sequence::State::finished || s.in_flight > 0) << "sequence " << id << " should be gone";
     WEFT_CHECK(s.in_flight >= s.pending_samples && s.pending_samples >= 0 && s.computed <= s.scheduled);
-    WEFT_CHECK(s.computed <= s.known() && s.scheduled <= s.known() + std::max(0, s.pending_samples - 1));
+    WEFT_CHECK(s.state == Sequence::State::finished ||
+               (s.computed <= s.known() && s.scheduled <= s.known() + std::max(0, s.pending_samples - 1)));
     WEFT_CHECK(s.outputs() + s.pending_samples <= s.max_outputs) << "sequence " << id << " wastes a step";
     WEFT_CHECK(s.state == Sequence::State::running ? s.slot >= 0 : s.state == Sequence::State::finished || s.slot < 0);
     WEFT_CHECK(s.slot < 0 || slots_[s.slot] == &s);
@@ -189,7 +191,8 @@ void Scheduler::check_integrity() const {
   }
   WEFT_CHECK(waiting == waiting_.size() && running == running_.size());
   WEFT_CHECK(open + free_slots_.size() == slots_.size()) << "a slot is lost";
-  WEFT_CHECK(std::is_sorted(running_.begin(), running_.end(), by_rank) && std::is_sorted(waiting_.begin(), waiting_.end(), by_rank));
+  WEFT_CHECK(std::is_sorted(running_.begin(), running_.end(), by_rank) &&
+             std::is_sorted(waiting_.begin(), waiting_.end(), by_rank));
   cache_.check_integrity(holders);
 }
 

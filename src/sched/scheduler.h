@@ -38,12 +38,12 @@ enum class SequenceId : uint64_t {};
 enum class Task : uint8_t { generate, score };
 
 struct SchedulerOptions {
-  int max_batch_size = 64;     // sequences in a step, and slots
-  int max_num_tokens = 2048;   // per step
-  int max_logit_rows = 256;    // per step; a score or prompt_logprobs prompt longer than this is computed in several steps
-  int max_seq_len = 4096;      // prompt + output
-  bool chunked_prefill = true; // off: a prompt is computed in one step
-  int overlap = 2;             // steps submitted and not committed; 1: synchronous
+  int max_batch_size = 64;      // sequences in a step, and slots
+  int max_num_tokens = 2048;    // per step
+  int max_logit_rows = 256;     // per step; a score or prompt_logprobs prompt longer than this is computed in several steps
+  int max_seq_len = 4096;       // prompt + output
+  bool chunked_prefill = true;  // off: a prompt is computed in one step
+  int overlap = 2;              // steps submitted and not committed; 1: synchronous
 };
 
 struct NewSequence {
@@ -52,22 +52,22 @@ struct NewSequence {
   int priority = 0;                                // higher goes first
   Task task = Task::generate;
   LogitRows score_rows = LogitRows::all;  // of score: all rows or the last one only
-  bool whole = false;   // the prompt must be computed in one step without the cache (encoders)
-  bool guided = false;  // its sampling rows get a number in StepBatch::Row::guide
-  CacheIdentity cache;  // salt, content, retention
+  bool whole = false;                     // the prompt must be computed in one step without the cache (encoders)
+  bool guided = false;                    // its sampling rows get a number in StepBatch::Row::guide
+  CacheIdentity cache;                    // salt, content, retention
 };
 
 // What one committed step brought for one sequence.
 struct SequenceOutput {
   SequenceId id{};
-  std::vector<int32_t> tokens;                       // new ones; a stop token is among them
-  std::vector<std::vector<TokenLogprob>> logprobs;   // per new token, if asked for
+  std::vector<int32_t> tokens;                      // new ones; a stop token is among them
+  std::vector<std::vector<TokenLogprob>> logprobs;  // per new token, if asked for
   // For the prompt's tokens in order, beginning with the second; pieces of successive outputs follow each other.
   std::vector<std::vector<TokenLogprob>> prompt_logprobs;
   std::vector<float> outputs;  // score: rows of the head in order; pieces follow each other
   FinishReason reason = FinishReason::none;
-  int32_t stop_id = -1;  // reason stop: the eos or stop token; -1 for score
-  std::string error;     // reason error
+  int32_t stop_id = -1;                      // reason stop: the eos or stop token; -1 for score
+  std::string error;                         // reason error
   int prompt_tokens = 0, cached_tokens = 0;  // cached: prompt tokens that came from the cache at the first admission
 };
 
@@ -77,9 +77,9 @@ struct SchedulerMetrics {
   uint64_t steps = 0;
   uint64_t added = 0, finished = 0;  // finished: for whatever reason
   uint64_t preemptions = 0;
-  uint64_t scheduled_tokens = 0;  // positions computed, recomputed ones included
-  uint64_t prompt_tokens = 0;     // of admitted sequences
-  uint64_t cached_tokens = 0;     // of these, from the cache
+  uint64_t scheduled_tokens = 0;       // positions computed, recomputed ones included
+  uint64_t prompt_tokens = 0;          // of admitted sequences
+  uint64_t cached_tokens = 0;          // of these, from the cache
   uint64_t resumed_cached_tokens = 0;  // from the cache after a preemption
   uint64_t generated_tokens = 0;
   uint64_t discarded_tokens = 0;  // sampled after the sequence had ended
@@ -180,8 +180,8 @@ class Scheduler {
   std::vector<Sequence*> running_, waiting_;  // by rank
   std::vector<Sequence*> ready_;              // scratch of add_decodes
   std::vector<Slot> free_slots_, closes_;
-  std::vector<Sequence*> slots_;      // per slot, or null
-  std::vector<StepRecord> records_;   // ring of `overlap` entries
+  std::vector<Sequence*> slots_;     // per slot, or null
+  std::vector<StepRecord> records_;  // ring of `overlap` entries
   size_t first_record_ = 0, records_in_flight_ = 0;
   std::vector<SequenceOutput> outputs_;
   size_t output_count_ = 0;

@@ -21,7 +21,7 @@ struct Sequence {
   LogitRows score_rows = LogitRows::all;
   bool whole = false, guided = false;
   std::shared_ptr<const SamplingParams> sampling;
-  CacheIdentity identity;  // until the first admission
+  CacheIdentity identity;  // until the first attempt at admission
   int prompt_tokens = 0;
   int max_outputs = 0;  // the smaller of max_tokens and what max_seq_len leaves
   int rows_end = 0;     // rows of the head are wanted for positions below this (score, prompt_logprobs)
@@ -36,10 +36,11 @@ struct Sequence {
   uint32_t epoch = 0;           // counts preemptions: a row of an earlier epoch does not advance `computed`
   int rows_done = 0;            // wanted rows that have come out
   uint64_t last_step = 0;       // that has a row of it
+  bool started = false;         // `cache` has been started with `identity`
   bool admitted_before = false;
-  int cached_tokens = 0;        // at the first admission
-  uint64_t retry_version = 0;   // CacheManager::version() at which admission failed last
-  bool retry_is_shared = false; // it failed because another sequence computes the same block right now
+  int cached_tokens = 0;         // at the first admission
+  uint64_t retry_version = 0;    // CacheManager::version() at which admission failed last
+  bool retry_is_shared = false;  // it failed because another sequence computes the same block right now
   CacheSequence cache;
 
   int known() const { return static_cast<int>(tokens.size()); }
@@ -54,9 +55,9 @@ struct Sequence {
     return pending_samples > 0 && remaining() == 1 - pending_samples && !end_is_certain();
   }
   bool ready_to_prefill() const { return remaining() > 1; }
-  bool outranks(const Sequence& other) const {
-    return priority != other.priority ? priority > other.priority : id < other.id;
-  }
+  bool outranks(const Sequence& other) const { return priority != other.priority ? priority > other.priority : id < other.id; }
 };
+
+inline bool by_rank(const Sequence* a, const Sequence* b) { return a->outranks(*b); }
 
 }  // namespace weft

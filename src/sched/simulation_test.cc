@@ -1,1 +1,368 @@
+// The scheduler and the cache manager under random load: many configurations, every kind of sequence, tiny budgets, cancels,
+// failing rows, and a worker without a model that knows what each block must hold (fake_worker.h). After every step the books are
+// checked; at the end every sequence must have had exactly the answer of a run by itself, and nothing may be left over.
+#include <gtest/gtest.h>
 
+#include <algorithm>
+#include <map>
+#include <random>
+#include <set>
+#include <string>
+
+#include "sched/fake_worker.h"
+#include "sched/scheduler.h"
+
+namespace weft {
+namespace {
+
+constexpr int kConfigurations = 1000;
+constexpr int kActionsEach = 400;  // a schedule or a commit each, before the last sequences are let to their end
+
+struct Coverage {
+  uint64_t steps = 0, preemptions = 0, cached = 0, resumed_cached = 0, copies = 0, releases = 0, discarded = 0, finished = 0;
+  uint64_t cancelled = 0, failed = 0, slot_rows = 0, read = 0, refused = 0;
+};
+
+// What a sequence asked for and what has come out of it.
+struct Expectation {
+  NewSequence request;
+  std::vector<int32_t> tokens;
+  std::vector<float> logprobs, prompt_logprobs, outputs;
+};
+
+// The answer, without a scheduler.
+struct Answer {
+  std::vector<int32_t> tokens;
+  std::vector<float> logprobs, prompt_rows;  // prompt_rows: a value for each position of the prompt
+  FinishReason reason = FinishReason::none;
+};
+
+Answer answer_alone(const NewSequence& request, int max_seq_len) {
+  Answer answer;
+  const SamplingParams& sampling = *request.sampling;
+  uint64_t prefix = prefix_root(sampling);
+  for (int32_t token : request.prompt) {
+    prefix = mix(prefix, static_cast<uint64_t>(token));
+    answer.prompt_rows.push_back(row_value(prefix));
+  }
+  if (request.task == Task::score) return answer.reason = FinishReason::stop, answer;
+  const size_t room = max_seq_len - request.prompt.size();
+  auto in = [](const std::vector<int32_t>& ids, int32_t id) { return std::find(ids.begin(), ids.end(), id) != ids.end(); };
+  while (answer.reason == FinishReason::none) {
+    if (answer.tokens.size() == std::min<size_t>(room, sampling.max_tokens)) return answer.reason = FinishReason::length, answer;
+    const int32_t token = sampled_token(prefix, sampling);
+    answer.tokens.push_back(token);
+    answer.logprobs.push_back(row_value(prefix));
+    prefix = mix(prefix, static_cast<uint64_t>(token));
+    const bool eos = !sampling.ignore_eos && in(sampling.eos_token_ids, token);
+    if (eos || in(sampling.stop_token_ids, token)) answer.reason = FinishReason::stop;
+  }
+  return answer;
+}
+
+class Simulation {
+ public:
+  explicit Simulation(uint32_t seed) : random_(seed) { configure(); }
+
+  void run(Coverage& coverage) {
+    for (int step = 0; step < kActionsEach && !::testing::Test::HasFailure(); ++step) {
+      while (chance(arrival_) && static_cast<int>(alive_.size()) < most_alive_) add();
+      if (chance(0.03)) cancel();
+      advance(chance(0.5));
+    }
+    for (int step = 0; !scheduler_->idle() && !::testing::Test::HasFailure(); ++step) {
+      ASSERT_LT(step, 200000) << "the sequences do not end";
+      advance(chance(0.5));
+    }
+    if (::testing::Test::HasFailure()) return;
+    check_end();
+    report(coverage);
+  }
+
+ private:
+  int between(int low, int high) { return std::uniform_int_distribution<>(low, high)(random_); }
+  bool chance(double p) { return std::uniform_real_distribution<>(0, 1)(random_) < p; }
+  template <class T>
+  T one_of(std::initializer_list<T> values) {
+    return values.begin()[between(0, static_cast<int>(values.size()) - 1)];
+  }
+
+  void configure();
+  void add();
+  NewSequence random_sequence();
+  void cancel();
+  void advance(bool commit_first);
+  void commit();
+  void take(const SequenceOutput& output);
+  void check_step();
+  void check_starvation();
+  void check_end();
+  void report(Coverage& coverage) const;
+
+  std::mt19937 random_;
+  CacheOptions cache_options_;
+  SchedulerOptions options_;
+  std::unique_ptr<Scheduler> scheduler_;
+  std::unique_ptr<FakeWorker> worker_;
+  StepBatch batch_;
+  std::vector<std::vector<int32_t>> stems_;  // prompts share these beginnings
+  std::map<uint64_t, Expectation> alive_;
+  std::set<std::pair<int, std::array<uint64_t, 4>>> replayed_;  // from the events
+  double arrival_ = 0.3, failure_ = 0;
+  int most_alive_ = 0;
+  int64_t now_us_ = 0;
+  uint64_t events_seen_ = 0;
+  std::pair<int, uint64_t> first_in_rank_{};
+  int steps_as_first_ = 0, longest_prompt_ = 0;
+  Coverage counts_;
+};
+
+void Simulation::configure() {
+  using Kind = CacheSpec::Kind;
+  const int groups = one_of({0, 1, 1, 1, 2, 2, 3});
+  cache_options_.tokens_per_block = one_of({1, 2, 3, 4, 8, 16});
+  for (int g = 0; g < groups; ++g) {
+    CacheGroup group;
+    group.kind = one_of({Kind::full, Kind::full, Kind::latent, Kind::window, Kind::window, Kind::chunk});
+    group.span = between(1, 40);
+    group.block_bytes = between(1, 5) * cache_options_.tokens_per_block;
+    cache_options_.groups.push_back(group);
+  }
+  cache_options_.block_reuse = chance(0.8);
+  cache_options_.partial_reuse = chance(0.7);
+  cache_options_.event_capacity = 1000000;
+  options_.max_batch_size = between(1, 8);
+  options_.max_num_tokens = one_of({1, 2, 5, 16, 17, 48, 100});
+  options_.max_logit_rows = one_of({1, 2, 4, 9, 30});
+  options_.max_seq_len = between(8, 110);
+  options_.chunked_prefill = chance(0.75);
+  options_.overlap = one_of({1, 2, 2, 3});
+  longest_prompt_ = std::min(options_.max_seq_len, options_.chunked_prefill ? 80 : options_.max_num_tokens);
+  cache_options_.budget_bytes = int64_t{1} << 30;
+  const int64_t one_sequence = CacheManager::create(cache_options_)->bytes_for(options_.max_seq_len, longest_prompt_);
+  const double sequences = one_of({0.4, 1.0, 1.1, 1.5, 2.5, 20.0});
+  cache_options_.budget_bytes = std::max<int64_t>(16, static_cast<int64_t>(one_sequence * sequences));
+  for (const CacheGroup& group : cache_options_.groups) {  // one token at least
+    cache_options_.budget_bytes = std::max(cache_options_.budget_bytes, static_cast<int64_t>(group.block_bytes * groups * 3));
+  }
+  auto cache = CacheManager::create(cache_options_);
+  ASSERT_TRUE(cache.ok()) << cache.error().to_string();
+  auto scheduler = Scheduler::create(options_, std::move(*cache));
+  ASSERT_TRUE(scheduler.ok()) << scheduler.error().to_string();
+  scheduler_ = std::make_unique<Scheduler>(std::move(*scheduler));
+  worker_ = std::make_unique<FakeWorker>(cache_options_, options_.max_batch_size);
+  arrival_ = one_of({0.05, 0.3, 0.6});
+  most_alive_ = options_.max_batch_size + between(1, 8);
+  failure_ = one_of({0.0, 0.0, 0.003});
+  for (int i = 0; i < 3; ++i) {
+    std::vector<int32_t>& stem = stems_.emplace_back();
+    for (int t = 0; t < 90; ++t) stem.push_back(between(0, kVocabulary - 1));
+  }
+}
+
+NewSequence Simulation::random_sequence() {
+  NewSequence s;
+  auto sampling = std::make_shared<SamplingParams>();
+  const std::vector<int32_t>& stem = stems_[between(0, static_cast<int>(stems_.size()) - 1)];
+  s.prompt.assign(stem.begin(), stem.begin() + between(1, std::min(90, longest_prompt_)));
+  while (static_cast<int>(s.prompt.size()) < longest_prompt_ && chance(0.5)) s.prompt.push_back(between(0, kVocabulary - 1));
+  const int salt = chance(0.15);
+  s.cache.salt = salt ? "tenant b" : "tenant a";
+  sampling->top_p_reset_id = salt;
+  sampling->seed = between(1, 2);
+  sampling->max_tokens = chance(0.1) ? between(0, 1) : between(1, 50);
+  sampling->logprobs = chance(0.3) ? 0 : -1;
+  sampling->prompt_logprobs = chance(0.1) ? 0 : -1;
+  if (chance(0.3)) sampling->eos_token_ids = {0};
+  sampling->ignore_eos = chance(0.3);
+  if (chance(0.2)) sampling->stop_token_ids = {between(0, kVocabulary - 1)};
+  s.priority = chance(0.2) ? between(0, 2) : 1;
+  s.guided = chance(0.2);
+  if (chance(0.1)) {
+    s.task = Task::score;
+    s.score_rows = one_of({LogitRows::all, LogitRows::last});
+  }
+  s.whole = chance(0.05);
+  if (chance(0.2)) s.cache.retention.ranges = {{0, between(1, 20), between(0, 100), between(0, 3) * 50}};
+  if (chance(0.1)) s.cache.retention.decode_priority = between(0, 100);
+  s.sampling = std::move(sampling);
+  return s;
+}
+
+void Simulation::add() {
+  NewSequence sequence = random_sequence();
+  Expectation expectation;
+  expectation.request = sequence;
+  const Result<SequenceId> id = scheduler_->add(std::move(sequence));
+  if (!id.ok()) {
+    ++counts_.refused;
+    EXPECT_EQ(id.error().code(), Code::invalid_argument);
+    return;
+  }
+  alive_.emplace(static_cast<uint64_t>(*id), std::move(expectation));
+}
+
+void Simulation::cancel() {
+  if (alive_.empty()) return;
+  auto chosen = std::next(alive_.begin(), between(0, static_cast<int>(alive_.size()) - 1));
+  EXPECT_TRUE(scheduler_->finish(SequenceId{chosen->first}));
+  EXPECT_FALSE(scheduler_->finish(SequenceId{chosen->first}));
+  alive_.erase(chosen);
+  ++counts_.cancelled;
+}
+
+void Simulation::advance(bool commit_first) {
+  if (commit_first && worker_->queued() > 0) {
+    commit();
+  } else if (scheduler_->schedule(batch_, now_us_ += between(0, 20))) {
+    if (chance(0.02)) scheduler_->set_prefill_budget(between(1, 50));
+    counts_.copies += batch_.copies.size(), counts_.releases += batch_.releases.size();
+    EXPECT_LE(batch_.total_tokens(), options_.max_num_tokens);
+    int logit_rows = 0, guides = 0;
+    for (const StepBatch::Row& row : batch_.rows) {
+      logit_rows += row.logits == LogitRows::all ? row.tokens : row.logits == LogitRows::last;
+      counts_.slot_rows += row.source == TokenSource::slot;
+      if (row.guide >= 0) {
+        EXPECT_EQ(row.guide, guides++);
+      }
+    }
+    EXPECT_LE(logit_rows, options_.max_logit_rows);
+    worker_->submit(batch_);
+    ++counts_.steps;
+  } else if (worker_->queued() > 0) {
+    commit();
+  }
+  check_step();
+}
+
+void Simulation::commit() {
+  StepResult result = worker_->execute(failure_, random_);
+  for (const SequenceOutput& output : scheduler_->commit(result)) take(output);
+  check_starvation();
+}
+
+void Simulation::take(const SequenceOutput& output) {
+  const auto found = alive_.find(static_cast<uint64_t>(output.id));
+  ASSERT_NE(found, alive_.end()) << "output for a sequence that has ended";
+  Expectation& e = found->second;
+  e.tokens.insert(e.tokens.end(), output.tokens.begin(), output.tokens.end());
+  e.outputs.insert(e.outputs.end(), output.outputs.begin(), output.outputs.end());
+  for (const auto& entry : output.logprobs) e.logprobs.push_back(entry[0].logprob);
+  for (const auto& entry : output.prompt_logprobs) {
+    EXPECT_EQ(entry[0].token, e.request.prompt[e.prompt_logprobs.size() + 1]);
+    e.prompt_logprobs.push_back(entry[0].logprob);
+  }
+  EXPECT_LT(output.cached_tokens, output.prompt_tokens);
+  if (output.reason == FinishReason::none) return;
+  const Answer right = answer_alone(e.request, options_.max_seq_len);
+  if (output.reason == FinishReason::error) {
+    ++counts_.failed;
+    ASSERT_LE(e.tokens.size(), right.tokens.size());
+    EXPECT_TRUE(std::equal(e.tokens.begin(), e.tokens.end(), right.tokens.begin()));
+  } else {
+    EXPECT_EQ(output.reason, right.reason);
+    EXPECT_EQ(e.tokens, right.tokens);
+    if (e.request.sampling->logprobs >= 0 && e.request.task == Task::generate) {
+      EXPECT_EQ(e.logprobs, right.logprobs);
+    }
+    std::vector<float> rows = right.prompt_rows;
+    if (e.request.task == Task::score && e.request.score_rows == LogitRows::last) rows = {rows.back()};
+    if (e.request.task == Task::score) {
+      EXPECT_EQ(e.outputs, rows);
+    }
+    rows.pop_back();
+    if (e.request.task == Task::generate && e.request.sampling->prompt_logprobs >= 0) {
+      EXPECT_EQ(e.prompt_logprobs, rows);
+    }
+    if (output.reason == FinishReason::stop && !right.tokens.empty()) {
+      EXPECT_EQ(output.stop_id, right.tokens.back());
+    }
+  }
+  ++counts_.finished;
+  alive_.erase(found);
+}
+
+void Simulation::check_step() {
+  scheduler_->check_integrity();
+  for (const std::string& fault : worker_->faults) ADD_FAILURE() << fault;
+  for (const CacheEvent& event : scheduler_->cache().take_events()) {
+    EXPECT_EQ(event.id, events_seen_++);
+    const auto entry = std::pair(event.group, event.key.words);
+    const bool stored = event.kind == CacheEvent::Kind::stored;
+    EXPECT_TRUE(stored ? replayed_.insert(entry).second : replayed_.erase(entry) == 1);
+  }
+  if (!chance(0.2)) return;  // it costs more than the rest
+  std::set<std::pair<int, std::array<uint64_t, 4>>> index;
+  for (const auto& [group, key] : scheduler_->cache().index()) index.emplace(group, key.words);
+  EXPECT_EQ(replayed_, index);
+}
+
+// Whoever is first in rank must end within the steps that all slots, one after the other, need for their longest sequence (twice,
+// for prompts and decodes take turns when a step is too small for both).
+void Simulation::check_starvation() {
+  if (alive_.empty()) return;
+  std::pair<int, uint64_t> first{INT32_MIN, 0};
+  for (const auto& [id, e] : alive_) {
+    if (e.request.priority > first.first) first = {e.request.priority, id};
+  }
+  steps_as_first_ = first == first_in_rank_ ? steps_as_first_ + 1 : 0;
+  first_in_rank_ = first;
+  const int rows = std::min({options_.max_batch_size, options_.max_num_tokens, options_.max_logit_rows});
+  const int turns = (options_.max_batch_size + rows - 1) / rows;
+  EXPECT_LE(steps_as_first_, 2 * (turns + 1) * (options_.max_seq_len + 2)) << "sequence " << first.second << " starves";
+}
+
+void Simulation::check_end() {
+  EXPECT_TRUE(alive_.empty());
+  EXPECT_FALSE(scheduler_->schedule(batch_));
+  CacheManager& cache = scheduler_->cache();
+  EXPECT_EQ(cache.available_bytes(), cache_options_.budget_bytes);
+  cache.drop_cached();
+  scheduler_->check_integrity();
+  for (int g = 0; g < cache.groups(); ++g) {
+    const CacheGauges gauges = cache.gauges(g);
+    EXPECT_EQ(gauges.used, 0);
+    EXPECT_EQ(gauges.cached, 0);
+    EXPECT_EQ(gauges.evictable, 0);
+    EXPECT_EQ(gauges.free, gauges.resident);
+  }
+  EXPECT_TRUE(cache.index().empty());
+  const SchedulerMetrics metrics = scheduler_->metrics();
+  EXPECT_EQ(metrics.added, metrics.finished);
+  EXPECT_EQ(metrics.running + metrics.waiting + metrics.in_flight_steps, 0);
+}
+
+void Simulation::report(Coverage& coverage) const {
+  const SchedulerMetrics metrics = scheduler_->metrics();
+  coverage.steps += counts_.steps, coverage.copies += counts_.copies, coverage.releases += counts_.releases;
+  coverage.cancelled += counts_.cancelled, coverage.failed += counts_.failed, coverage.finished += counts_.finished;
+  coverage.slot_rows += counts_.slot_rows, coverage.refused += counts_.refused;
+  coverage.preemptions += metrics.preemptions, coverage.cached += metrics.cached_tokens;
+  coverage.resumed_cached += metrics.resumed_cached_tokens, coverage.discarded += metrics.discarded_tokens;
+  coverage.read += worker_->positions_read;
+}
+
+TEST(Simulation, HundredThousandSteps) {
+  Coverage coverage;
+  for (uint32_t seed = 1; seed <= kConfigurations; ++seed) {
+    SCOPED_TRACE("seed " + std::to_string(seed));
+    Simulation(seed).run(coverage);
+    if (HasFailure()) return;
+  }
+  std::printf(
+      "steps %lu, finished %lu, cancelled %lu, failed %lu, refused %lu, preemptions %lu, cached tokens %lu, after preemptions %lu, "
+      "copies %lu, releases %lu, discarded tokens %lu, rows from slots %lu, positions read %lu\n",
+      coverage.steps, coverage.finished, coverage.cancelled, coverage.failed, coverage.refused, coverage.preemptions,
+      coverage.cached, coverage.resumed_cached, coverage.copies, coverage.releases, coverage.discarded, coverage.slot_rows,
+      coverage.read);
+  EXPECT_GT(coverage.steps, 100000u);
+  EXPECT_GT(coverage.preemptions, 1000u);  // the load must reach what is to be tested
+  EXPECT_GT(coverage.resumed_cached, 1000u);
+  EXPECT_GT(coverage.copies, 1000u);
+  EXPECT_GT(coverage.releases, 1000u);
+  EXPECT_GT(coverage.failed, 50u);
+  EXPECT_GT(coverage.discarded, 100u);
+}
+
+}  // namespace
+}  // namespace weft

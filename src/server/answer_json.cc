@@ -38,14 +38,16 @@ Json usage_json(const Usage& usage) {
                             {"total_tokens", usage.prompt_tokens + usage.completion_tokens},
                             {"prompt_tokens_details", Json::object({{"cached_tokens", usage.cached_tokens}})}});
   if (usage.draft_tokens > 0)
-    json.set("completion_tokens_details", Json::object({{"accepted_prediction_tokens", usage.accepted_tokens},
-                                                        {"rejected_prediction_tokens", usage.draft_tokens - usage.accepted_tokens}}));
+    json.set("completion_tokens_details",
+             Json::object({{"accepted_prediction_tokens", usage.accepted_tokens},
+                           {"rejected_prediction_tokens", usage.draft_tokens - usage.accepted_tokens}}));
   return json;
 }
 
 AnswerWriter::AnswerWriter(const Engine& engine, bool chat, const ClientRequest& request, AnswerHead head)
     : engine_(engine), chat_(chat), tokens_as_ids_(request.tokens_as_ids), logprobs_(request.logprobs), head_(std::move(head)) {
-  chunk_head_ = "data: {\"id\":" + json_quote(head_.id) + ",\"object\":" + (chat ? "\"chat.completion.chunk\"" : "\"text_completion\"") +
+  chunk_head_ = "data: {\"id\":" + json_quote(head_.id) +
+                ",\"object\":" + (chat ? "\"chat.completion.chunk\"" : "\"text_completion\"") +
                 ",\"created\":" + std::to_string(head_.created_s) + ",\"model\":" + json_quote(head_.model) +
                 ",\"system_fingerprint\":" + json_quote(head_.fingerprint) + ",\"choices\":[";
 }
@@ -68,7 +70,9 @@ std::string AnswerWriter::chunk(Json choice, const Usage* usage) const {
   return text += "}\n\n";
 }
 
-std::string AnswerWriter::usage_chunk(const Usage& usage) const { return chunk_head_ + "],\"usage\":" + usage_json(usage).dump() + "}\n\n"; }
+std::string AnswerWriter::usage_chunk(const Usage& usage) const {
+  return chunk_head_ + "],\"usage\":" + usage_json(usage).dump() + "}\n\n";
+}
 
 std::string AnswerWriter::shown_token(int32_t id) const {
   if (tokens_as_ids_) return "token_id:" + std::to_string(id);
@@ -86,7 +90,9 @@ Json AnswerWriter::chat_logprobs(const std::vector<TokenInfo>& tokens) const {
   for (const TokenInfo& token : tokens) {
     Json::Array top;
     for (const TokenLogprob& other : token.top)
-      top.push_back(Json::object({{"token", shown_token(other.token)}, {"logprob", logprob_json(other.logprob)}, {"bytes", bytes_json(engine_.token_bytes(other.token))}}));
+      top.push_back(Json::object({{"token", shown_token(other.token)},
+                                  {"logprob", logprob_json(other.logprob)},
+                                  {"bytes", bytes_json(engine_.token_bytes(other.token))}}));
     content.push_back(Json::object({{"token", shown_token(token.token)},
                                     {"logprob", token.logprob ? logprob_json(*token.logprob) : Json()},
                                     {"bytes", bytes_json(engine_.token_bytes(token.token))},

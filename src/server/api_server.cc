@@ -55,28 +55,34 @@ constexpr std::string_view kModelPrefix = "/v1/models/";
 }  // namespace
 
 const ApiServer::Route ApiServer::kRoutes[] = {
-    {"/v1/chat/completions", "POST", &ApiServer::chat, false},
-    {"/v1/completions", "POST", &ApiServer::completions, false},
-    {"/v1/models", "GET", &ApiServer::models, false},
-    {"/tokenize", "POST", &ApiServer::tokenize, false},
-    {"/v1/tokenize", "POST", &ApiServer::tokenize, false},
-    {"/detokenize", "POST", &ApiServer::detokenize, false},
-    {"/v1/detokenize", "POST", &ApiServer::detokenize, false},
-    {"/health", "GET", &ApiServer::health, true},
-    {"/ready", "GET", &ApiServer::health, true},
-    {"/version", "GET", &ApiServer::version, true},
-    {"/metrics", "GET", &ApiServer::metrics, true},
+    {"/v1/chat/completions", "POST", &ApiServer::chat, false, false},
+    {"/v1/completions", "POST", &ApiServer::completions, false, false},
+    {"/v1/classify", "POST", &ApiServer::classify, false, false},
+    {"/classify", "POST", &ApiServer::classify, false, false},
+    {"/v1/score", "POST", &ApiServer::score, false, false},
+    {"/score", "POST", &ApiServer::score, false, false},
+    {"/v1/reward", "POST", &ApiServer::reward, false, false},
+    {"/v1/models", "GET", &ApiServer::models, false, false},
+    {"/tokenize", "POST", &ApiServer::tokenize, false, false},
+    {"/v1/tokenize", "POST", &ApiServer::tokenize, false, false},
+    {"/detokenize", "POST", &ApiServer::detokenize, false, false},
+    {"/v1/detokenize", "POST", &ApiServer::detokenize, false, false},
+    {"/health", "GET", &ApiServer::health, true, true},
+    {"/ready", "GET", &ApiServer::ready, true, true},
+    {"/version", "GET", &ApiServer::version, true, true},
+    {"/metrics", "GET", &ApiServer::metrics, true, false},
 };
 
 Result<std::unique_ptr<ApiServer>> ApiServer::listen(ServerOptions options) {
   std::unique_ptr<ApiServer> server(new ApiServer(std::move(options)));
-  WEFT_TRY(server->http_, HttpServer::listen(server->options_.host, server->options_.port, server->options_.limits,
-                                             [self = server.get()](std::shared_ptr<Exchange> exchange) { self->handle(std::move(exchange)); },
-                                             [](int status, const std::string& message) { return error_response(status, message); }));
+  WEFT_TRY(server->http_, HttpServer::listen(
+                              server->options_.host, server->options_.port, server->options_.limits,
+                              [self = server.get()](std::shared_ptr<Exchange> exchange) { self->handle(std::move(exchange)); },
+                              [](int status, const std::string& message) { return error_response(status, message); }));
   return server;
 }
 
-bool ApiServer::serve(Engine& engine, bool signals) {
+void ApiServer::attach(Engine& engine) {
   engine_ = &engine;
   const ModelInfo& info = engine.info();
   model_ = options_.served_model_name.empty() ? info.name : options_.served_model_name;
@@ -84,18 +90,23 @@ bool ApiServer::serve(Engine& engine, bool signals) {
   std::random_device random;
   next_id_ = (static_cast<uint64_t>(random()) << 32) | random();
   uint64_t print = 0;
-  for (const std::string& fact : {std::string(WEFT_VERSION), info.architecture, info.dtype, info.isa, std::to_string(info.weight_bytes)})
+  for (const std::string& fact :
+       {std::string(WEFT_VERSION), info.architecture, info.dtype, info.isa, std::to_string(info.weight_bytes)})
     for (const char c : fact + "\n") print = mix(print ^ static_cast<unsigned char>(c));
   fingerprint_ = "fp_" + hex(print).substr(0, 10);
-  return http_->run(signals);
+  attached_ = true;
 }
 
 void ApiServer::handle(std::shared_ptr<Exchange> exchange) {
   const HttpRequest& request = exchange->request();
-  const auto route = std::find_if(std::begin(kRoutes), std::end(kRoutes), [&](const Route& candidate) { return request.path == candidate.path; });
+  const auto route =
+      std::find_if(std::begin(kRoutes), std::end(kRoutes), [&](const Route& candidate) { return request.path == candidate.path; });
   const bool known = route != std::end(kRoutes);
   if (!(known && route->open) && !authorized(request))
-    return respond(exchange, error_response(401, "this server needs an API key: send the header \"Authorization: Bearer KEY\"", {}, "invalid_api_key"));
+    return respond(exchange, error_response(401, "this server needs an API key: send the header \"Authorization: Bearer KEY\"", {},
+                                            "invalid_api_key"));
+  if (!attached_ && !(known && route->always))
+    return respond(exchange, error_response(503, "the model is being loaded; try again in a moment"));
   if (known && request.method == route->method) return (this->*route->call)(exchange);
   if (known) {
     HttpResponse response = error_response(405, request.path + " takes " + route->method);
@@ -104,7 +115,9 @@ void ApiServer::handle(std::shared_ptr<Exchange> exchange) {
   }
   if (request.path.starts_with(kModelPrefix) && request.method == "GET") {
     if (request.path.substr(kModelPrefix.size()) == model_) return respond(exchange, model_card());
-    return respond(exchange, error_response(404, "the model " + json_quote(shortened(request.path.substr(kModelPrefix.size()))) + " is not served here; " + model_ + " is",
+    return respond(exchange, error_response(404,
+                                            "the model " + json_quote(shortened(request.path.substr(kModelPrefix.size()))) +
+                                                " is not served here; " + model_ + " is",
                                             "model", "model_not_found"));
   }
   respond(exchange, error_response(404, "there is nothing at " + json_quote(shortened(request.path))));
@@ -132,12 +145,19 @@ void ApiServer::respond(const std::shared_ptr<Exchange>& exchange, const Json& b
 
 // ---- what a request says
 
-Result<Json> ApiServer::read_body(HttpRequest& request) const {
+std::optional<Json> ApiServer::read_body(const std::shared_ptr<Exchange>& exchange) {
+  HttpRequest& request = exchange->request();
+  const std::string* type = request.header("content-type");
+  if (type && !is_json_type(*type)) {
+    respond(exchange, error_response(415, "the Content-Type must be application/json in UTF-8"));
+    return std::nullopt;
+  }
   auto json = parse_json(request.body);
   request.body = {};
-  if (!json.ok()) return Error(Code::invalid_argument, "the body is " + json.error().message());
-  if (!json->is_object()) return fail(Code::invalid_argument, "the body must be a JSON object, got ", json->type_name());
-  return json;
+  if (json.ok() && json->is_object()) return std::move(json).value();
+  respond(exchange, error_response(400, json.ok() ? std::string("the body must be a JSON object, got ") + json->type_name()
+                                                  : "the body is " + json.error().message()));
+  return std::nullopt;
 }
 
 Status ApiServer::check_model(const std::string& model) const {
@@ -162,7 +182,8 @@ RequestRules ApiServer::rules() {
 
 void ApiServer::warn_ignored(const std::string& field) {
   const std::lock_guard lock(warned_mutex_);
-  if (warned_.size() < kWarnedFields && warned_.insert(shortened(field)).second) log_warning("unknown_request_field", " field=", json_quote(shortened(field)), " action=ignored");
+  if (warned_.size() < kWarnedFields && warned_.insert(shortened(field)).second)
+    log_warning("unknown_request_field", " field=", json_quote(shortened(field)), " action=ignored");
 }
 
 std::string ApiServer::fresh_id() {
@@ -176,25 +197,48 @@ void ApiServer::chat(std::shared_ptr<Exchange> exchange) { generate(std::move(ex
 void ApiServer::completions(std::shared_ptr<Exchange> exchange) { generate(std::move(exchange), false); }
 
 void ApiServer::generate(std::shared_ptr<Exchange> exchange, bool chat) {
-  const std::string* type = exchange->request().header("content-type");
-  if (type && !is_json_type(*type)) return respond(exchange, error_response(415, "the Content-Type must be application/json in UTF-8"));
-  const auto body = read_body(exchange->request());
-  if (!body.ok()) return respond(exchange, error_response(body.error()));
+  const auto body = read_body(exchange);
+  if (!body) return;
   auto call = parse_request(*body, chat ? RequestKind::chat : RequestKind::completion, rules());
   if (!call.ok()) return respond(exchange, error_response(call.error()));
   if (const Status model = check_model(call->model); !model.ok())
     return respond(exchange, error_response(404, model.error().message(), "model", "model_not_found"));
   if (!engine_->info().generative)
-    return respond(exchange, error_response(400, "this model classifies or scores text, it does not generate any; use /v1/classify, /v1/score or /v1/reward", "model"));
+    return respond(
+        exchange,
+        error_response(400,
+                       "this model classifies or scores text, it does not generate any; use /v1/classify, /v1/score or /v1/reward",
+                       "model"));
   const std::string id = fresh_id();
   for (Request& request : call->requests) request.id = id;
   AnswerHead head{(chat ? "chatcmpl-" : "cmpl-") + id, std::time(nullptr), model_, fingerprint_};
   Generation::start(*engine_, metrics_, std::move(exchange), chat, std::move(call).value(), std::move(head));
 }
 
+void ApiServer::classify(std::shared_ptr<Exchange> exchange) { scoring(std::move(exchange), ScoringKind::classify); }
+void ApiServer::score(std::shared_ptr<Exchange> exchange) { scoring(std::move(exchange), ScoringKind::score); }
+void ApiServer::reward(std::shared_ptr<Exchange> exchange) { scoring(std::move(exchange), ScoringKind::reward); }
+
+void ApiServer::scoring(std::shared_ptr<Exchange> exchange, ScoringKind kind) {
+  const auto body = read_body(exchange);
+  if (!body) return;
+  const Json* model = body->find("model");
+  if (const Status served = check_model(model && model->is_string() ? model->as_string() : ""); !served.ok())
+    return respond(exchange, error_response(404, served.error().message(), "model", "model_not_found"));
+  auto requests = read_scoring(*body, kind);
+  if (!requests.ok()) return respond(exchange, error_response(requests.error()));
+  if (engine_->info().generative)
+    return respond(exchange, error_response(400, "this model generates text; it is no classifier or reward model", "model"));
+  Json head = Json::object(
+      {{"id", "score-" + fresh_id()}, {"object", "list"}, {"created", static_cast<long>(std::time(nullptr))}, {"model", model_}});
+  std::string path = exchange->request().path;
+  start_scoring(*engine_, std::move(exchange), kind, std::move(requests).value(), std::move(head),
+                [this, path = std::move(path)](int status) { metrics_.count_response(path, status); });
+}
+
 void ApiServer::tokenize(std::shared_ptr<Exchange> exchange) {
-  const auto body = read_body(exchange->request());
-  if (!body.ok()) return respond(exchange, error_response(body.error()));
+  const auto body = read_body(exchange);
+  if (!body) return;
   const bool chat = body->find("messages") != nullptr;
   RequestRules quiet = rules();
   quiet.ignored = {};
@@ -209,21 +253,24 @@ void ApiServer::tokenize(std::shared_ptr<Exchange> exchange) {
     texts.push_back(engine_->token_bytes(id));
   }
   const Json* with_texts = body->find("return_token_strs");
-  respond(exchange, Json::object({{"count", static_cast<long>(ids->size())},
-                                  {"max_model_len", engine_->info().max_seq_len},
-                                  {"tokens", Json(std::move(tokens))},
-                                  {"token_strs", with_texts && with_texts->is_bool() && with_texts->as_bool() ? Json(std::move(texts)) : Json()}}));
+  respond(exchange,
+          Json::object(
+              {{"count", static_cast<long>(ids->size())},
+               {"max_model_len", engine_->info().max_seq_len},
+               {"tokens", Json(std::move(tokens))},
+               {"token_strs", with_texts && with_texts->is_bool() && with_texts->as_bool() ? Json(std::move(texts)) : Json()}}));
 }
 
 void ApiServer::detokenize(std::shared_ptr<Exchange> exchange) {
-  const auto body = read_body(exchange->request());
-  if (!body.ok()) return respond(exchange, error_response(body.error()));
+  const auto body = read_body(exchange);
+  if (!body) return;
   const Json* tokens = body->find("tokens");
   std::vector<int32_t> ids;
   const bool list = tokens && tokens->is_array();
   for (const Json& token : list ? tokens->items() : Json::Array()) {
     if (!token.is_integer() || token.as_integer() < 0 || token.as_integer() >= engine_->info().vocab_size)
-      return respond(exchange, error_response(400, "tokens holds " + token.dump() + ", which is no token id of this model", "tokens"));
+      return respond(exchange,
+                     error_response(400, "tokens holds " + token.dump() + ", which is no token id of this model", "tokens"));
     ids.push_back(static_cast<int32_t>(token.as_integer()));
   }
   if (!list) return respond(exchange, error_response(400, "tokens must be a list of token ids", "tokens"));
@@ -242,8 +289,12 @@ void ApiServer::models(std::shared_ptr<Exchange> exchange) {
   respond(exchange, Json::object({{"object", "list"}, {"data", Json::array({model_card()})}}));
 }
 
-// The port answers only while a model is loaded and the server is not draining (the transport then says 503), so both are the same.
 void ApiServer::health(std::shared_ptr<Exchange> exchange) { respond(exchange, Json::object({{"status", "ok"}})); }
+
+void ApiServer::ready(std::shared_ptr<Exchange> exchange) {
+  if (attached_) return respond(exchange, Json::object({{"status", "ready"}}));
+  respond(exchange, error_response(503, "the model is being loaded"));
+}
 
 void ApiServer::version(std::shared_ptr<Exchange> exchange) { respond(exchange, Json::object({{"version", WEFT_VERSION}})); }
 

@@ -3,12 +3,13 @@
 //   POST /v1/chat/completions   POST /v1/completions   GET /v1/models[/NAME]
 //   POST /v1/classify   POST /v1/score   POST /v1/reward            (classifiers and reward models)
 //   POST /tokenize   POST /detokenize                               (also under /v1)
-//   GET /health (the process)   GET /ready   GET /version   GET /metrics (Prometheus)
+//   GET /health (the process)   GET /ready (a model is loaded)   GET /version   GET /metrics (Prometheus)
 #pragma once
 
 #include <atomic>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <set>
 #include <string>
 
@@ -18,6 +19,7 @@
 #include "server/http.h"
 #include "server/http_server.h"
 #include "server/metrics.h"
+#include "server/scoring.h"
 
 namespace weft {
 
@@ -32,12 +34,14 @@ struct ServerOptions {
 
 class ApiServer {
  public:
-  // Takes the port, so that a busy one is known before a model is loaded; connections wait until serve().
+  // Takes the port, so that a busy one is known before a model is loaded.
   static Result<std::unique_ptr<ApiServer>> listen(ServerOptions options);
 
   int port() const { return http_->port(); }
-  // Answers requests with `engine` until the end; see HttpServer::run.
-  bool serve(Engine& engine, bool signals);
+  // Serves until the end; see HttpServer::run. Without an engine, requests are told to come again.
+  bool run(bool signals) { return http_->run(signals); }
+  // From now on requests are answered with `engine`, which must live until run() has returned. Once; any thread.
+  void attach(Engine& engine);
   void stop() { http_->stop(); }
 
  private:
@@ -46,7 +50,8 @@ class ApiServer {
     const char* path;
     const char* method;
     Call call;
-    bool open;  // without a key
+    bool open;    // without a key
+    bool always;  // without an engine
   };
   static const Route kRoutes[];
 
@@ -57,12 +62,18 @@ class ApiServer {
   void chat(std::shared_ptr<Exchange> exchange);
   void completions(std::shared_ptr<Exchange> exchange);
   void generate(std::shared_ptr<Exchange> exchange, bool chat);
+  void classify(std::shared_ptr<Exchange> exchange);
+  void score(std::shared_ptr<Exchange> exchange);
+  void reward(std::shared_ptr<Exchange> exchange);
+  void scoring(std::shared_ptr<Exchange> exchange, ScoringKind kind);
   void tokenize(std::shared_ptr<Exchange> exchange);
   void detokenize(std::shared_ptr<Exchange> exchange);
   void health(std::shared_ptr<Exchange> exchange);
+  void ready(std::shared_ptr<Exchange> exchange);
   void version(std::shared_ptr<Exchange> exchange);
   void metrics(std::shared_ptr<Exchange> exchange);
-  Result<Json> read_body(HttpRequest& request) const;
+  // The body as a JSON object; nothing if it is none, and then the exchange has its answer.
+  std::optional<Json> read_body(const std::shared_ptr<Exchange>& exchange);
   Status check_model(const std::string& model) const;
   RequestRules rules();
   Json model_card() const;
@@ -73,6 +84,7 @@ class ApiServer {
 
   const ServerOptions options_;
   std::unique_ptr<HttpServer> http_;
+  std::atomic<bool> attached_{false};  // the members below are set
   Engine* engine_ = nullptr;
   std::string model_, fingerprint_;
   int64_t created_s_ = 0;

@@ -34,7 +34,9 @@ Json error_json(int status, const std::string& message, const std::string& param
                                                {"code", code.empty() ? Json() : Json(code)}})}});
 }
 
-Json error_json(const Error& error) { return error_json(http_status(error.code()), error.message(), error.param(), name(error.code())); }
+Json error_json(const Error& error) {
+  return error_json(http_status(error.code()), error.message(), error.param(), name(error.code()));
+}
 
 HttpResponse error_response(int status, const std::string& message, const std::string& param, const std::string& code) {
   HttpResponse response;

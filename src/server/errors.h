@@ -1,4 +1,5 @@
-// Errors as OpenAI's API writes them: {"error": {"message", "type", "param", "code"}}, and the one table from codes to HTTP statuses.
+// Errors as OpenAI's API writes them: {"error": {"message", "type", "param", "code"}}, and the one table from codes to HTTP
+// statuses.
 #pragma once
 
 #include <string>

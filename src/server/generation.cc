@@ -18,20 +18,30 @@ ClientRequest without_requests(ClientRequest call) {
 
 }  // namespace
 
-void Generation::start(Engine& engine, ServerMetrics& metrics, std::shared_ptr<Exchange> exchange, bool chat, ClientRequest call, AnswerHead head) {
+void Generation::start(Engine& engine, ServerMetrics& metrics, std::shared_ptr<Exchange> exchange, bool chat, ClientRequest call,
+                       AnswerHead head) {
   std::vector<Request> requests = std::move(call.requests);
-  const std::shared_ptr<Generation> self(new Generation(engine, metrics, std::move(exchange), chat, without_requests(std::move(call)), std::move(head)));
+  const std::shared_ptr<Generation> self(
+      new Generation(engine, metrics, std::move(exchange), chat, without_requests(std::move(call)), std::move(head)));
   for (const Request& request : requests) {
     Part& part = self->parts_.emplace_back();
     for (int i = 0; i < request.n; ++i) part.choices.emplace_back(self->call_.tool_mode, self->call_.tool_names);
-    if (self->call_.echo) part.prompt_text = request.prompt ? *request.prompt : engine.decode(request.prompt_token_ids.value_or(std::vector<int32_t>()), false);
+    if (self->call_.echo)
+      part.prompt_text =
+          request.prompt ? *request.prompt : engine.decode(request.prompt_token_ids.value_or(std::vector<int32_t>()), false);
   }
   self->exchange_->post([self] { self->prepare(); });
   self->submit(std::move(requests));
 }
 
-Generation::Generation(Engine& engine, ServerMetrics& metrics, std::shared_ptr<Exchange> exchange, bool chat, ClientRequest call, AnswerHead head)
-    : engine_(engine), metrics_(metrics), exchange_(std::move(exchange)), chat_(chat), call_(std::move(call)), head_(std::move(head)),
+Generation::Generation(Engine& engine, ServerMetrics& metrics, std::shared_ptr<Exchange> exchange, bool chat, ClientRequest call,
+                       AnswerHead head)
+    : engine_(engine),
+      metrics_(metrics),
+      exchange_(std::move(exchange)),
+      chat_(chat),
+      call_(std::move(call)),
+      head_(std::move(head)),
       writer_(engine, chat, call_, head_) {}
 
 void Generation::prepare() {
@@ -45,7 +55,9 @@ void Generation::prepare() {
 void Generation::submit(std::vector<Request> requests) {
   const auto self = shared_from_this();
   for (size_t i = 0; i < requests.size(); ++i) {
-    auto id = engine_.submit(std::move(requests[i]), [self, i](const Event& event) { self->exchange_->post([self, i, event] { self->on_event(i, event); }); });
+    auto id = engine_.submit(std::move(requests[i]), [self, i](const Event& event) {
+      self->exchange_->post([self, i, event] { self->on_event(i, event); });
+    });
     if (!id.ok()) {
       exchange_->post([self, error = std::move(id).error()] { self->fail_with(error); });
       return;
@@ -72,7 +84,8 @@ void Generation::on_event(size_t part_index, const Event& event) {
     Choice& choice = part.choices[static_cast<size_t>(event.choice)];
     std::string fresh_text;
     take(part, choice, event, fresh_text);
-    if (call_.stream) stream(part, part_index * part.choices.size() + static_cast<size_t>(event.choice), event, std::move(fresh_text));
+    if (call_.stream)
+      stream(part, part_index * part.choices.size() + static_cast<size_t>(event.choice), event, std::move(fresh_text));
   }
   if (!event.last_of_request) return;
   part.usage = event.usage;
@@ -116,7 +129,10 @@ void Generation::stream(Part& part, size_t index, const Event& event, std::strin
 void Generation::open(Part& part, Choice& choice, size_t index, std::string& fresh_text) {
   choice.opened = true;
   if (chat_) {
-    Json first = Json::object({{"index", static_cast<long>(index)}, {"delta", Json::object({{"role", "assistant"}, {"content", ""}})}, {"logprobs", nullptr}, {"finish_reason", nullptr}});
+    Json first = Json::object({{"index", static_cast<long>(index)},
+                               {"delta", Json::object({{"role", "assistant"}, {"content", ""}})},
+                               {"logprobs", nullptr},
+                               {"finish_reason", nullptr}});
     send_chunk(std::move(first));
   } else if (call_.echo) {
     fresh_text = part.prompt_text + fresh_text;
@@ -138,8 +154,12 @@ void Generation::send_text(Part&, Choice& choice, size_t index, const std::strin
 
 void Generation::send_end(Choice& choice, size_t index) {
   if (!choice.calls.empty()) {
-    const Json calls = AnswerWriter::tool_calls(choice.calls, head_.id.substr(head_.id.find('-') + 1) + std::to_string(index), true);
-    send_chunk(Json::object({{"index", static_cast<long>(index)}, {"delta", Json::object({{"tool_calls", calls}})}, {"logprobs", nullptr}, {"finish_reason", nullptr}}));
+    const Json calls =
+        AnswerWriter::tool_calls(choice.calls, head_.id.substr(head_.id.find('-') + 1) + std::to_string(index), true);
+    send_chunk(Json::object({{"index", static_cast<long>(index)},
+                             {"delta", Json::object({{"tool_calls", calls}})},
+                             {"logprobs", nullptr},
+                             {"finish_reason", nullptr}}));
   }
   send_chunk(Json::object({{"index", static_cast<long>(index)},
                            {"delta", Json::object()},
@@ -184,9 +204,12 @@ Json Generation::whole_choice(Part& part, Choice& choice, size_t index) {
   Json json = Json::object({{"index", static_cast<long>(index)}});
   std::vector<TokenInfo> shown = choice.tokens;
   if (chat_) {
-    Json message = Json::object({{"role", "assistant"}, {"content", choice.text.empty() && !choice.calls.empty() ? Json() : Json(choice.text)}, {"refusal", nullptr}});
+    Json message = Json::object({{"role", "assistant"},
+                                 {"content", choice.text.empty() && !choice.calls.empty() ? Json() : Json(choice.text)},
+                                 {"refusal", nullptr}});
     if (!choice.calls.empty())
-      message.set("tool_calls", AnswerWriter::tool_calls(choice.calls, head_.id.substr(head_.id.find('-') + 1) + std::to_string(index), false));
+      message.set("tool_calls",
+                  AnswerWriter::tool_calls(choice.calls, head_.id.substr(head_.id.find('-') + 1) + std::to_string(index), false));
     json.set("message", std::move(message));
   } else {
     json.set("text", part.prompt_text + choice.text);

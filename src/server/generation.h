@@ -22,7 +22,8 @@ class Generation : public std::enable_shared_from_this<Generation> {
  public:
   // On a worker thread: submits the requests of `call` and sees to it that `exchange` gets an answer. `engine` and `metrics` must
   // outlive the server.
-  static void start(Engine& engine, ServerMetrics& metrics, std::shared_ptr<Exchange> exchange, bool chat, ClientRequest call, AnswerHead head);
+  static void start(Engine& engine, ServerMetrics& metrics, std::shared_ptr<Exchange> exchange, bool chat, ClientRequest call,
+                    AnswerHead head);
 
  private:
   using Clock = std::chrono::steady_clock;
@@ -30,12 +31,12 @@ class Generation : public std::enable_shared_from_this<Generation> {
   struct Choice {
     Choice(ToolMode mode, const std::vector<std::string>& names) : finder(mode, names) {}
     std::string text;
-    std::vector<TokenInfo> tokens;   // all of a whole answer; of a stream those not sent yet
+    std::vector<TokenInfo> tokens;  // all of a whole answer; of a stream those not sent yet
     std::vector<ToolCall> calls;
     FinishReason finish = FinishReason::none;
     Json stop_reason;
     ToolCallFinder finder;
-    bool opened = false;   // a stream's first chunk is out
+    bool opened = false;  // a stream's first chunk is out
     size_t text_offset = 0;
   };
   // One per prompt.
@@ -43,14 +44,15 @@ class Generation : public std::enable_shared_from_this<Generation> {
     RequestId id = 0;
     bool started = false;  // id is valid
     bool done = false;
-    std::string prompt_text;                                // with echo
-    std::shared_ptr<const std::vector<TokenInfo>> prompt;   // from the first event
+    std::string prompt_text;                               // with echo
+    std::shared_ptr<const std::vector<TokenInfo>> prompt;  // from the first event
     std::vector<Choice> choices;
     Usage usage;
     int generated = 0;  // so far
   };
 
-  Generation(Engine& engine, ServerMetrics& metrics, std::shared_ptr<Exchange> exchange, bool chat, ClientRequest call, AnswerHead head);
+  Generation(Engine& engine, ServerMetrics& metrics, std::shared_ptr<Exchange> exchange, bool chat, ClientRequest call,
+             AnswerHead head);
   void prepare();
   void submit(std::vector<Request> requests);
   void submitted(size_t part, RequestId id);

@@ -1,11 +1,11 @@
 // HTTP over Boost.Asio and Beast, both included in this unit alone.
 //
-// One thread runs all connections, each a coroutine; a few worker threads run the handler (JSON, templates, tokenizing), whose answers
-// come back as work posted to the first thread. So nothing of a connection is shared between threads but Core::post.
+// One thread runs all connections, each a coroutine; a few worker threads run the handler (JSON, templates, tokenizing), whose
+// answers come back as work posted to the first thread. So nothing of a connection is shared between threads but Core::post.
 //
-// A connection never reads ahead while an answer is being made. Whether the client is still there is asked of the socket a few times a
-// second (see Session::look_at_client): an answer that nobody waits for must not keep the engine busy, and one for a client that
-// closed only its sending side must still come.
+// A connection never reads ahead while an answer is being made. Whether the client is still there is asked of the socket a few
+// times a second (see Session::look_at_client): an answer that nobody waits for must not keep the engine busy, and one for a client
+// that closed only its sending side must still come.
 #include "server/http_server.h"
 
 #include <poll.h>
@@ -13,10 +13,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cctype>
-#include <cstdio>
-#include <cstring>
-#include <ctime>
 #include <boost/asio/awaitable.hpp>
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/detached.hpp>
@@ -34,11 +30,14 @@
 #include <boost/beast/http/parser.hpp>
 #include <boost/beast/http/read.hpp>
 #include <boost/beast/http/string_body.hpp>
+#include <cctype>
+#include <cstring>
 #include <mutex>
 #include <optional>
 #include <unordered_set>
 
 #include "base/log.h"
+#include "server/http_answer.h"
 
 namespace weft {
 
@@ -53,40 +52,20 @@ namespace {
 
 class Session;
 
-std::string lower(std::string_view text) {
-  std::string out(text);
-  std::transform(out.begin(), out.end(), out.begin(), [](unsigned char c) { return c >= 'A' && c <= 'Z' ? c + 32 : c; });
-  return out;
-}
-
-std::string http_date() {
-  const std::time_t now = std::time(nullptr);
-  std::tm utc{};
-  gmtime_r(&now, &utc);
-  char text[40];
-  return {text, std::strftime(text, sizeof text, "%a, %d %b %Y %H:%M:%S GMT", &utc)};
-}
-
-// Status line and headers up to the empty line. Header values come from our own code; line breaks in them are dropped all the same.
-std::string head_text(int status, const std::string& content_type, const HttpHeaders& headers, bool keep_alive) {
-  const auto reason = http::obsolete_reason(static_cast<http::status>(status));
-  std::string head = "HTTP/1.1 " + std::to_string(status) + " " + std::string(reason) + "\r\nServer: weft\r\nDate: " + http_date() + "\r\n";
-  if (!content_type.empty()) head += "Content-Type: " + content_type + "\r\n";
-  for (const auto& [name, value] : headers) {
-    head += name + ": ";
-    std::copy_if(value.begin(), value.end(), std::back_inserter(head), [](char c) { return c != '\r' && c != '\n'; });
-    head += "\r\n";
-  }
-  return head += keep_alive ? "Connection: keep-alive\r\n" : "Connection: close\r\n";
-}
-
 }  // namespace
 
 // What outlives the sessions: the reactor, the limits, the list of connections.
 class HttpServer::Core : public std::enable_shared_from_this<HttpServer::Core> {
  public:
   Core(HttpLimits limits, HttpHandler handler, Refusal refuse)
-      : limits(limits), handler(std::move(handler)), refuse(std::move(refuse)), io(1), acceptor(io), accept_pause(io), drain_timer(io), pool(limits.workers) {}
+      : limits(limits),
+        handler(std::move(handler)),
+        refuse(std::move(refuse)),
+        io(1),
+        acceptor(io),
+        accept_pause(io),
+        drain_timer(io),
+        pool(limits.workers) {}
 
   Status listen(const std::string& host, int port_number);
   net::awaitable<void> accept_loop();
@@ -123,99 +102,6 @@ class HttpServer::Core : public std::enable_shared_from_this<HttpServer::Core> {
 
 namespace {
 
-// The answer's side of a connection: bytes to be sent and how far the answer is.
-class Answer : public Exchange, public std::enable_shared_from_this<Answer> {
- public:
-  // Core is private to HttpServer; what is needed of it comes as functions and values.
-  struct Form {
-    bool keep_alive = false, chunked = false, head_only = false;
-  };
-  Answer(std::function<void(std::function<void()>)> post, net::steady_timer& wake, size_t unsent_limit)
-      : post_(std::move(post)), wake_(&wake), unsent_limit_(unsent_limit) {}
-
-  HttpRequest& request() override { return request_; }
-  void post(std::function<void()> work) override { post_(std::move(work)); }
-
-  void respond(HttpResponse response) override {
-    if (done_ || streaming_) return;
-    response.headers.emplace_back("Content-Length", std::to_string(response.body.size()));
-    unsent_ = head_text(response.status, response.content_type, response.headers, form.keep_alive) + "\r\n";
-    if (!form.head_only) unsent_ += response.body;
-    complete();
-  }
-  void expect_events() override { expects_events = true; }
-  void send(std::string_view data) override {
-    if (done_ || data.empty()) return;
-    begin_stream();
-    if (form.chunked) {
-      char size[20];
-      unsent_.append(size, static_cast<size_t>(std::snprintf(size, sizeof size, "%zx\r\n", data.size())));
-    }
-    unsent_ += data;
-    if (form.chunked) unsent_ += "\r\n";
-    if (unsent_.size() > unsent_limit_) too_slow = true;
-    wake();
-  }
-  void finish() override {
-    if (done_) return;
-    begin_stream();
-    if (form.chunked) unsent_ += "0\r\n\r\n";
-    complete();
-  }
-  bool streaming() const override { return streaming_; }
-  void on_end(std::function<void(Ending)> callback) override {
-    if (!done_) on_end_ = std::move(callback);
-  }
-
-  // For the session.
-  void begin_stream() {
-    if (streaming_ || done_) return;
-    streaming_ = true;
-    HttpHeaders headers{{"Cache-Control", "no-cache"}, {"X-Accel-Buffering", "no"}};
-    if (form.chunked) headers.emplace_back("Transfer-Encoding", "chunked");
-    else form.keep_alive = false;
-    unsent_ = head_text(200, "text/event-stream; charset=utf-8", headers, form.keep_alive) + "\r\n";
-    wake();
-  }
-  void end(Ending why) {
-    auto callback = std::move(on_end_);
-    on_end_ = {};
-    if (why == Ending::client_left) done_ = true;
-    if (callback) callback(why);
-  }
-  // No session will send anything any more.
-  void detach() {
-    done_ = true;
-    wake_ = nullptr;
-    on_end_ = {};
-    unsent_ = {};
-  }
-  bool done() const { return done_; }
-  std::string take_unsent() { return std::exchange(unsent_, {}); }
-  bool has_unsent() const { return !unsent_.empty(); }
-
-  Form form;
-  bool expects_events = false, too_slow = false;
-
- private:
-  void complete() {
-    done_ = true;
-    on_end_ = {};
-    wake();
-  }
-  void wake() {
-    if (wake_) wake_->cancel();
-  }
-
-  std::function<void(std::function<void()>)> post_;
-  net::steady_timer* wake_;
-  const size_t unsent_limit_;
-  HttpRequest request_;
-  std::string unsent_;
-  bool streaming_ = false, done_ = false;
-  std::function<void(Ending)> on_end_;
-};
-
 using Parser = http::request_parser<http::string_body>;
 
 // What the transport says about a head by itself; status 0: go on.
@@ -224,8 +110,18 @@ struct Verdict {
   std::string message;
 };
 
+// Is there a well-formed version, whichever it is, at the end of the first line?
+bool has_version(const beast::flat_buffer& buffer) {
+  const std::string_view text(static_cast<const char*>(buffer.data().data()), buffer.data().size());
+  const std::string_view line = text.substr(0, text.find("\r\n"));
+  const size_t size = line.size();
+  return size >= 8 && line.substr(size - 8, 5) == "HTTP/" && std::isdigit(static_cast<unsigned char>(line[size - 3])) &&
+         line[size - 2] == '.' && std::isdigit(static_cast<unsigned char>(line[size - 1]));
+}
+
 bool valid_host(std::string_view host) {
-  return std::all_of(host.begin(), host.end(), [](unsigned char c) { return std::isalnum(c) || std::strchr("-._:[]%", c) != nullptr; });
+  return std::all_of(host.begin(), host.end(),
+                     [](unsigned char c) { return std::isalnum(c) || std::strchr("-._:[]%", c) != nullptr; });
 }
 
 Verdict judge_head(const Parser::value_type& head, const HttpLimits& limits) {
@@ -234,14 +130,15 @@ Verdict judge_head(const Parser::value_type& head, const HttpLimits& limits) {
   const auto hosts = head.count(http::field::host);
   if (hosts > 1 || (hosts == 0 && head.version() >= 11)) return {400, "a request must have one Host header"};
   if (hosts == 1 && !valid_host(head[http::field::host])) return {400, "the Host header is not valid"};
-  if (const auto coding = head[http::field::transfer_encoding]; !coding.empty() && lower(coding) != "chunked")
+  if (const auto coding = head[http::field::transfer_encoding]; !coding.empty() && lower_case(coding) != "chunked")
     return {501, "the only transfer encoding supported is chunked"};
   if (head.count(http::field::transfer_encoding) > 1) return {400, "more than one Transfer-Encoding header"};
-  if (const auto coding = head[http::field::content_encoding]; !coding.empty() && lower(coding) != "identity")
+  if (const auto coding = head[http::field::content_encoding]; !coding.empty() && lower_case(coding) != "identity")
     return {415, "compressed request bodies are not supported"};
-  if (const auto expect = head[http::field::expect]; !expect.empty() && lower(expect) != "100-continue")
+  if (const auto expect = head[http::field::expect]; !expect.empty() && lower_case(expect) != "100-continue")
     return {417, "the only expectation supported is 100-continue"};
-  if (head.target().empty() || (head.target()[0] != '/' && head.target() != "*" && head.target().find("://") == std::string_view::npos))
+  if (head.target().empty() ||
+      (head.target()[0] != '/' && head.target() != "*" && head.target().find("://") == std::string_view::npos))
     return {400, "the request target is not valid"};
   return {};
 }
@@ -250,14 +147,16 @@ HttpRequest to_request(Parser::value_type&& message) {
   HttpRequest request;
   request.method = message.method() == http::verb::head ? "GET" : std::string(message.method_string());
   std::string_view target(message.target().data(), message.target().size());
-  if (const size_t scheme = target.find("://"); scheme != std::string_view::npos && target[0] != '/') {  // absolute form: served here
+  if (const size_t scheme = target.find("://");
+      scheme != std::string_view::npos && target[0] != '/') {  // absolute form: served here
     const size_t slash = target.find('/', scheme + 3);
     target = slash == std::string_view::npos ? "/" : target.substr(slash);
   }
   const size_t question = target.find('?');
   request.path = target.substr(0, question);
   if (question != std::string_view::npos) request.query = target.substr(question + 1);
-  for (const auto& field : message) request.headers.emplace_back(lower({field.name_string().data(), field.name_string().size()}), std::string(field.value()));
+  for (const auto& field : message)
+    request.headers.emplace_back(lower_case({field.name_string().data(), field.name_string().size()}), std::string(field.value()));
   request.body = std::move(message.body());
   return request;
 }
@@ -278,7 +177,10 @@ class Session : public std::enable_shared_from_this<Session> {
   };
 
   Session(tcp::socket socket, Shared shared)
-      : shared_(std::move(shared)), stream_(std::move(socket)), buffer_(std::max<size_t>(2 * shared_.limits.head_bytes, 64 * 1024)), wake_(shared_.io) {}
+      : shared_(std::move(shared)),
+        stream_(std::move(socket)),
+        buffer_(std::max<size_t>(2 * shared_.limits.head_bytes, 64 * 1024)),
+        wake_(shared_.io) {}
 
   net::awaitable<void> run() {
     error_code ignored;
@@ -319,8 +221,9 @@ class Session : public std::enable_shared_from_this<Session> {
     parser.body_limit(shared_.limits.body_bytes);
     stream_.expires_after(shared_.limits.head);
     co_await http::async_read_header(stream_, buffer_, parser, token(error));
-    if (error) co_return co_await refuse(error, !parser.get().target().empty());
-    if (const Verdict verdict = judge_head(parser.get(), shared_.limits); verdict.status != 0) co_return co_await refuse(verdict.status, verdict.message);
+    if (error) co_return co_await refuse(error, parser);
+    if (const Verdict verdict = judge_head(parser.get(), shared_.limits); verdict.status != 0)
+      co_return co_await refuse(verdict.status, verdict.message);
     size_t held = 0;
     const bool complete = co_await read_body(parser, held);
     const bool answered = complete && co_await answer(parser);
@@ -339,11 +242,12 @@ class Session : public std::enable_shared_from_this<Session> {
     }
     while (!parser.is_done()) {
       co_await http::async_read_some(stream_, buffer_, parser, token(error));
-      if (error) co_return co_await refuse(error, true);
+      if (error) co_return co_await refuse(error, parser);
       const size_t size = parser.get().body().size();
       shared_.all_body_bytes += size - held;
       held = size;
-      if (shared_.all_body_bytes > shared_.limits.all_body_bytes) co_return co_await refuse(503, "too much data in requests at the moment; try again later");
+      if (shared_.all_body_bytes > shared_.limits.all_body_bytes)
+        co_return co_await refuse(503, "too much data in requests at the moment; try again later");
     }
     co_return true;
   }
@@ -351,25 +255,31 @@ class Session : public std::enable_shared_from_this<Session> {
   // Runs the handler and sends its answer. True: the connection can be used again.
   net::awaitable<bool> answer(Parser& parser) {
     const bool http11 = parser.get().version() >= 11;
-    auto answer = std::make_shared<Answer>(shared_.post, wake_, shared_.limits.unsent_bytes);
+    auto answer = std::make_shared<HttpAnswer>(
+        shared_.post, [this] { wake_.cancel(); }, shared_.limits.unsent_bytes);
     answer->form.keep_alive = parser.get().keep_alive() && !shared_.draining;
     answer->form.chunked = http11;
     answer->form.head_only = parser.get().method() == http::verb::head;
     answer->request() = to_request(parser.release());
     answer_ = answer;
-    if (shared_.draining) {
+    bool probed = false;
+    if (!look_at_client(*answer, probed)) {  // sent and already gone: no work for nobody
+      answer->end(Ending::client_left);
+    } else if (shared_.draining) {
       answer->respond(shared_.refuse(503, "the server is shutting down"));
     } else {
-      net::post(shared_.pool, [answer, handler = &shared_.handler, refuse = &shared_.refuse] { run_handler(answer, *handler, *refuse); });
+      net::post(shared_.pool,
+                [answer, handler = &shared_.handler, refuse = &shared_.refuse] { run_handler(answer, *handler, *refuse); });
     }
-    const bool sent = co_await send_answer(*answer);
+    const bool sent = co_await send_answer(*answer, probed);
     answer_ = nullptr;
     if (!sent) answer->end(Ending::client_left);
     answer->detach();
     co_return sent && answer->form.keep_alive;
   }
 
-  static void run_handler(const std::shared_ptr<Answer>& answer, const HttpHandler& handler, const HttpServer::Refusal& refuse) {
+  static void run_handler(const std::shared_ptr<HttpAnswer>& answer, const HttpHandler& handler,
+                          const HttpServer::Refusal& refuse) {
     std::string problem;
     try {
       handler(answer);
@@ -381,13 +291,12 @@ class Session : public std::enable_shared_from_this<Session> {
   }
 
   // Sends what the answer has until it is complete. False: the client has left, or takes nothing.
-  net::awaitable<bool> send_answer(Answer& answer) {
+  net::awaitable<bool> send_answer(HttpAnswer& answer, bool probed) {
     error_code error;
     const auto begin = Clock::now();
     auto last_write = begin;
-    bool probed = false;
     for (;;) {
-      if (answer.too_slow) {
+      if (answer.too_slow()) {
         log_warning("client_too_slow", " unsent_bytes_over=", shared_.limits.unsent_bytes);
         co_return false;
       }
@@ -403,7 +312,7 @@ class Session : public std::enable_shared_from_this<Session> {
       if (error) continue;  // woken: there is something to send
       if (!look_at_client(answer, probed)) co_return false;
       const auto now = Clock::now();
-      if (answer.expects_events && !answer.streaming() && now - begin > shared_.limits.stream_head) answer.begin_stream();
+      if (answer.expects_events() && !answer.streaming() && now - begin > shared_.limits.stream_head) answer.begin_stream();
       if (answer.streaming() && now - last_write > shared_.limits.ping) answer.send(": ping\n\n");
     }
   }
@@ -419,10 +328,10 @@ class Session : public std::enable_shared_from_this<Session> {
     co_return true;
   }
 
-  // Is anybody waiting for the answer? A closed sending side may be the whole connection's end or only its half; data sent to a closed
-  // connection comes back as a reset. So something harmless is sent: a comment in a stream, else one byte of urgent data, which
-  // does not become part of what the client reads.
-  bool look_at_client(Answer& answer, bool& probed) {
+  // Is anybody waiting for the answer? A closed sending side may be the whole connection's end or only its half; data sent to a
+  // closed connection comes back as a reset. So something harmless is sent: a comment in a stream, else one byte of urgent data,
+  // which does not become part of what the client reads.
+  bool look_at_client(HttpAnswer& answer, bool& probed) {
     pollfd ask{stream_.socket().native_handle(), POLLRDHUP, 0};
     if (::poll(&ask, 1, 0) <= 0) return true;
     if (ask.revents & (POLLERR | POLLHUP | POLLNVAL)) return false;
@@ -439,29 +348,31 @@ class Session : public std::enable_shared_from_this<Session> {
     const HttpResponse response = shared_.refuse(status, message);
     HttpHeaders headers = response.headers;
     headers.emplace_back("Content-Length", std::to_string(response.body.size()));
-    const std::string bytes = head_text(response.status, response.content_type, headers, false) + "\r\n" + response.body;
+    const std::string bytes = http_head(response.status, response.content_type, headers, false) + "\r\n" + response.body;
     co_await write(bytes);
     refused_ = true;
     co_return false;
   }
-  // `first_line`: the request line was read.
-  net::awaitable<bool> refuse(const error_code& error, bool first_line) {
+  net::awaitable<bool> refuse(const error_code& error, const Parser& parser) {
     if (error == http::error::end_of_stream || error == net::error::operation_aborted) co_return false;
     if (error == beast::error::timeout) co_return false;  // the stream has closed the socket
     if (error == http::error::partial_message) co_return co_await refuse(400, "the request is incomplete");
+    if (error == http::error::body_limit && parser.chunked() && parser.get().body().size() < shared_.limits.body_bytes / 2)
+      co_return co_await refuse(400, "a chunk's size is out of range");
     if (error == http::error::body_limit)
       co_return co_await refuse(413, "the body may be at most " + std::to_string(shared_.limits.body_bytes) + " bytes long");
     if (error == http::error::header_limit || error == http::error::buffer_overflow) {
-      if (!first_line) co_return co_await refuse(414, "the request target is too long");
+      if (parser.get().target().empty()) co_return co_await refuse(414, "the request target is too long");
       co_return co_await refuse(431, "the headers may be at most " + std::to_string(shared_.limits.head_bytes) + " bytes long");
     }
-    if (error == http::error::bad_version) co_return co_await refuse(505, "only HTTP/1.1 and HTTP/1.0 are spoken here");
+    if (error == http::error::bad_version && has_version(buffer_))
+      co_return co_await refuse(505, "only HTTP/1.1 and HTTP/1.0 are spoken here");
     if (error.category() != http::make_error_code(http::error::bad_value).category()) co_return false;  // the network's
     co_return co_await refuse(400, "not a valid HTTP request: " + error.message());
   }
 
-  // Closing a socket that has unread input resets the connection, and the client may lose the answer; so the input is read away first,
-  // within bounds.
+  // Closing a socket that has unread input resets the connection, and the client may lose the answer; so the input is read away
+  // first, within bounds.
   net::awaitable<void> linger() {
     error_code error;
     if (idle_ || !stream_.socket().is_open()) co_return;
@@ -481,28 +392,34 @@ class Session : public std::enable_shared_from_this<Session> {
   beast::tcp_stream stream_;
   beast::flat_buffer buffer_;
   net::steady_timer wake_;
-  std::shared_ptr<Answer> answer_;  // while one is being made
+  std::shared_ptr<HttpAnswer> answer_;  // while one is being made
   bool idle_ = false, refused_ = false;
 };
 
 }  // namespace
 
 Status HttpServer::Core::listen(const std::string& host, int port_number) {
-  if (port_number < 0 || port_number > 65535) return fail(Code::invalid_argument, "port must be between 0 and 65535, got ", port_number).about("port");
+  if (port_number < 0 || port_number > 65535)
+    return fail(Code::invalid_argument, "port must be between 0 and 65535, got ", port_number).about("port");
   error_code error;
   tcp::resolver resolver(io);
   const auto found = resolver.resolve(host, std::to_string(port_number), tcp::resolver::passive, error);
-  if (error || found.empty()) return fail(Code::invalid_argument, "host ", host, " has no address here: ", error.message()).about("host");
+  if (error || found.empty())
+    return fail(Code::invalid_argument, "host ", host, " has no address here: ", error.message()).about("host");
   const tcp::endpoint endpoint = found.begin()->endpoint();
   acceptor.open(endpoint.protocol(), error);
   if (!error) acceptor.set_option(net::socket_base::reuse_address(true), error);
   if (!error) acceptor.bind(endpoint, error);
   if (!error) acceptor.listen(4096, error);
   if (error == net::error::address_in_use)
-    return fail(Code::resource_exhausted, "port ", port_number, " on ", host, " is in use; choose another with --port, or end the process that has it").about("port");
+    return fail(Code::resource_exhausted, "port ", port_number, " on ", host,
+                " is in use; choose another with --port, or end the process that has it")
+        .about("port");
   if (error == net::error::access_denied)
-    return fail(Code::invalid_argument, "port ", port_number, " needs root's rights; choose one above 1023 with --port").about("port");
-  if (error) return fail(Code::invalid_argument, "cannot listen on ", host, " port ", port_number, ": ", error.message()).about("host");
+    return fail(Code::invalid_argument, "port ", port_number, " needs root's rights; choose one above 1023 with --port")
+        .about("port");
+  if (error)
+    return fail(Code::invalid_argument, "cannot listen on ", host, " port ", port_number, ": ", error.message()).about("host");
   port = acceptor.local_endpoint().port();
   return {};
 }
@@ -520,15 +437,16 @@ net::awaitable<void> HttpServer::Core::accept_loop() {
     if (connections >= limits.connections) {
       HttpResponse response = refuse(503, "too many connections; try again later");
       response.headers.emplace_back("Content-Length", std::to_string(response.body.size()));
-      const std::string bytes = head_text(response.status, response.content_type, response.headers, false) + "\r\n" + response.body;
+      const std::string bytes = http_head(response.status, response.content_type, response.headers, false) + "\r\n" + response.body;
       ::send(socket.native_handle(), bytes.data(), bytes.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
       continue;
     }
-    auto session = std::make_shared<Session>(
-        std::move(socket), Session::Shared{limits, handler, refuse, io, pool, body_bytes, draining,
-                                           [core = weak_from_this()](std::function<void()> work) {
-                                             if (const auto held = core.lock()) held->post(std::move(work));
-                                           }});
+    auto session =
+        std::make_shared<Session>(std::move(socket), Session::Shared{limits, handler, refuse, io, pool, body_bytes, draining,
+                                                                     [core = weak_from_this()](std::function<void()> work) {
+                                                                       if (const auto held = core.lock())
+                                                                         held->post(std::move(work));
+                                                                     }});
     sessions.insert(session.get());
     ++connections;
     net::co_spawn(io, session->run(), [this, session](std::exception_ptr) { left(session.get()); });
@@ -606,13 +524,16 @@ bool HttpServer::Core::run(bool use_signals) {
   return !forced;
 }
 
-Result<std::unique_ptr<HttpServer>> HttpServer::listen(const std::string& host, int port, HttpLimits limits, HttpHandler handler, Refusal refuse) {
+Result<std::unique_ptr<HttpServer>> HttpServer::listen(const std::string& host, int port, HttpLimits limits, HttpHandler handler,
+                                                       Refusal refuse) {
   rlimit files{};
-  if (::getrlimit(RLIMIT_NOFILE, &files) == 0) {  // as many descriptors as we are allowed; some are kept for the rest of the process
+  if (::getrlimit(RLIMIT_NOFILE, &files) ==
+      0) {  // as many descriptors as we are allowed; some are kept for the rest of the process
     files.rlim_cur = files.rlim_max;
     ::setrlimit(RLIMIT_NOFILE, &files);
     if (files.rlim_cur != RLIM_INFINITY)
-      limits.connections = std::max(1, std::min<int>(limits.connections, static_cast<int>(std::min<rlim_t>(files.rlim_cur, 1 << 20)) - 64));
+      limits.connections =
+          std::max(1, std::min<int>(limits.connections, static_cast<int>(std::min<rlim_t>(files.rlim_cur, 1 << 20)) - 64));
   }
   auto core = std::make_shared<Core>(limits, std::move(handler), std::move(refuse));
   WEFT_RETURN_IF_ERROR(core->listen(host, port));

@@ -2,8 +2,8 @@
 // What the requests mean is the handler's business.
 #pragma once
 
-#include <cstddef>
 #include <chrono>
+#include <cstddef>
 #include <functional>
 #include <memory>
 #include <string>
@@ -14,18 +14,18 @@
 namespace weft {
 
 struct HttpLimits {
-  size_t head_bytes = 32 * 1024;               // request line and headers
+  size_t head_bytes = 32 * 1024;  // request line and headers
   int head_fields = 128;
-  size_t body_bytes = size_t{32} << 20;        // of one request
-  size_t all_body_bytes = size_t{512} << 20;   // of all requests that are being read or worked on
-  size_t unsent_bytes = size_t{1} << 20;       // of a stream whose client does not read; then it is ended
-  int connections = 4096;                      // open at once; others get a 503
-  int workers = 4;                             // threads that run the handler
-  std::chrono::milliseconds idle{75'000};      // between requests of a connection
-  std::chrono::milliseconds head{15'000};      // from a request's first byte to the end of its head
+  size_t body_bytes = size_t{32} << 20;       // of one request
+  size_t all_body_bytes = size_t{512} << 20;  // of all requests that are being read or worked on
+  size_t unsent_bytes = size_t{1} << 20;      // of a stream whose client does not read; then it is ended
+  int connections = 4096;                     // open at once; others get a 503
+  int workers = 4;                            // threads that run the handler
+  std::chrono::milliseconds idle{75'000};     // between requests of a connection
+  std::chrono::milliseconds head{15'000};     // from a request's first byte to the end of its head
   std::chrono::milliseconds body{60'000};
-  std::chrono::milliseconds write{30'000};     // without the client taking anything
-  std::chrono::milliseconds tick{400};         // how often a waiting request looks whether its client is still there
+  std::chrono::milliseconds write{30'000};       // without the client taking anything
+  std::chrono::milliseconds tick{400};           // how often a waiting request looks whether its client is still there
   std::chrono::milliseconds stream_head{5'000};  // Exchange::expect_events()
   std::chrono::milliseconds ping{15'000};        // a comment after this much silence in a stream
   std::chrono::milliseconds drain{20'000};       // after stop(): time for running answers
@@ -36,12 +36,13 @@ class HttpServer {
   // Listens on host (an address or a name) and port (0: any free one). Errors say what to do.
   // `refuse` makes the error answer for a request that the transport refuses by itself: status and message.
   using Refusal = std::function<HttpResponse(int status, const std::string& message)>;
-  static Result<std::unique_ptr<HttpServer>> listen(const std::string& host, int port, HttpLimits limits, HttpHandler handler, Refusal refuse);
+  static Result<std::unique_ptr<HttpServer>> listen(const std::string& host, int port, HttpLimits limits, HttpHandler handler,
+                                                    Refusal refuse);
   ~HttpServer();
 
   int port() const;
-  // Serves on the calling thread until stop() and the end of the last answer. With `signals`, SIGINT and SIGTERM call stop(), and the
-  // second of them ends at once. Returns true after an orderly end. Once.
+  // Serves on the calling thread until stop() and the end of the last answer. With `signals`, SIGINT and SIGTERM call stop(), and
+  // the second of them ends at once. Returns true after an orderly end. Once.
   bool run(bool signals);
   // Takes no more connections, refuses new requests, lets running answers finish for a while, then ends them. Any thread.
   void stop();

@@ -26,7 +26,8 @@ std::string label(const std::string& value) {
 }
 
 void print(std::string& out, const char* name, const char* type, const char* help, double value) {
-  out += std::string("# HELP weft_") + name + " " + help + "\n# TYPE weft_" + name + " " + type + "\nweft_" + name + " " + number(value) + "\n";
+  out += std::string("# HELP weft_") + name + " " + help + "\n# TYPE weft_" + name + " " + type + "\nweft_" + name + " " +
+         number(value) + "\n";
 }
 
 void print_engine(const EngineMetrics& engine, std::string& out) {
@@ -91,7 +92,8 @@ void ServerMetrics::count_finished(const RequestTimes& times) {
   const std::lock_guard lock(mutex_);
   total_.observe(times.total_s);
   first_token_.observe(times.first_token_s);
-  if (times.usage.completion_tokens > 1) per_token_.observe((times.total_s - times.first_token_s) / (times.usage.completion_tokens - 1));
+  if (times.usage.completion_tokens > 1)
+    per_token_.observe((times.total_s - times.first_token_s) / (times.usage.completion_tokens - 1));
   draft_tokens_ += times.usage.draft_tokens;
   accepted_tokens_ += times.usage.accepted_tokens;
 }
@@ -102,18 +104,20 @@ std::string ServerMetrics::prometheus(const ModelInfo& model, const EngineMetric
   print(out, "http_connections", "gauge", "Open connections.", connections);
   const std::lock_guard lock(mutex_);
   print(out, "spec_decode_num_draft_tokens_total", "counter", "Tokens drafted.", static_cast<double>(draft_tokens_));
-  print(out, "spec_decode_num_accepted_tokens_total", "counter", "Drafted tokens that were accepted.", static_cast<double>(accepted_tokens_));
+  print(out, "spec_decode_num_accepted_tokens_total", "counter", "Drafted tokens that were accepted.",
+        static_cast<double>(accepted_tokens_));
   out += "# TYPE weft_request_success_total counter\n";
   for (const auto& [reason, count] : finished_)
     out += "weft_request_success_total{finished_reason=\"" + label(reason) + "\"} " + std::to_string(count) + "\n";
   out += "# TYPE weft_http_requests_total counter\n";
   for (const auto& [key, count] : responses_)
-    out += "weft_http_requests_total{path=\"" + label(key.first) + "\",status=\"" + std::to_string(key.second) + "\"} " + std::to_string(count) + "\n";
+    out += "weft_http_requests_total{path=\"" + label(key.first) + "\",status=\"" + std::to_string(key.second) + "\"} " +
+           std::to_string(count) + "\n";
   total_.print("weft_e2e_request_latency_seconds", out);
   first_token_.print("weft_time_to_first_token_seconds", out);
   per_token_.print("weft_time_per_output_token_seconds", out);
-  out += "# TYPE weft_model_config_info gauge\nweft_model_config_info{model=\"" + label(model.name) + "\",architecture=\"" + label(model.architecture) +
-         "\",dtype=\"" + label(model.dtype) + "\",isa=\"" + label(model.isa) + "\"} 1\n";
+  out += "# TYPE weft_model_config_info gauge\nweft_model_config_info{model=\"" + label(model.name) + "\",architecture=\"" +
+         label(model.architecture) + "\",dtype=\"" + label(model.dtype) + "\",isa=\"" + label(model.isa) + "\"} 1\n";
   return out;
 }
 

@@ -25,8 +25,10 @@ TEST(ToolCalls, Forms) {
   const Case cases[] = {
       {"Just text, 3 < 4.", "Just text, 3 < 4.", {}},
       {"<tool_call>\n{\"name\": \"f\", \"arguments\": {\"x\": 1}}\n</tool_call>", "", {{"f", "{\"x\":1}"}}},
-      {"Let me see. <tool_call>{\"name\": \"f\", \"arguments\": {}}</tool_call>\n<tool_call>{\"name\": \"g\", \"arguments\": {\"y\": 2}}</tool_call>",
-       "Let me see. ", {{"f", "{}"}, {"g", "{\"y\":2}"}}},
+      {"Let me see. <tool_call>{\"name\": \"f\", \"arguments\": {}}</tool_call>\n<tool_call>{\"name\": \"g\", \"arguments\": "
+       "{\"y\": 2}}</tool_call>",
+       "Let me see. ",
+       {{"f", "{}"}, {"g", "{\"y\":2}"}}},
       {"[TOOL_CALLS][{\"name\": \"g\", \"arguments\": {\"a\": \"b\"}}]", "", {{"g", "{\"a\":\"b\"}"}}},
       {"<TOOLCALL>[{\"name\": \"g\", \"arguments\": {}}]</TOOLCALL>", "", {{"g", "{}"}}},
       {"{\"name\": \"f\", \"parameters\": {\"x\": 1}}", "", {{"f", "{\"x\":1}"}}},

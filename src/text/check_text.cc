@@ -1,6 +1,7 @@
 // check_text: runs reference cases for tokenizers and chat templates that lie outside the repository.
 //   check_text tokenizer FOLDER [CASES.json]       tokenizer.json of the folder against its cases.json
 //   check_text gguf VOCABULARY.json CASES.json     GGUF metadata (as JSON) against the cases
+//   check_text load FOLDER                         loads the tokenizer, encodes and decodes a few texts: prints ids or the error
 //   check_text templates FOLDER NOW_UNIX_S         cases.json of a folder with NAME.jinja files; strftime_now shows NOW_UNIX_S
 //   check_text render FOLDER INPUT.json            the folder's template with {messages, tools, chat_template_kwargs}: prints it
 // Prints each difference and a summary line; exit status 1 if there was a difference.
@@ -186,6 +187,20 @@ int check_templates(const std::string& folder, const Json& cases, int64_t now_un
   return tally.differences != 0;
 }
 
+int load_folder(const std::string& folder) {
+  auto tokenizer = Tokenizer::from_folder(folder);
+  if (!tokenizer.ok()) {
+    std::printf("ERROR loading: %s\n", tokenizer.error().to_string().c_str());
+    return 1;
+  }
+  for (const std::string& text : {std::string("the <s>x"), std::string(30, 'a') + "!", std::string("a  b")}) {
+    const auto ids = (*tokenizer)->encode(text, {.add_special_tokens = false});
+    std::printf("%s\n", ids.ok() ? Tally::show(*ids).c_str() : ("ERROR " + ids.error().to_string()).c_str());
+    if (ids.ok()) std::printf("  %s\n", Tally::show((*tokenizer)->decode(*ids, false)).c_str());
+  }
+  return 0;
+}
+
 int render_folder(const std::string& folder, const Json& input) {
   auto compiled = ChatTemplate::from_folder(folder);
   if (!compiled.ok()) {
@@ -220,6 +235,7 @@ int run(int argc, char** argv) {
     std::printf("%s: %d tokens, loaded in %.3f s\n", path.c_str(), (*tokenizer)->vocab_size(), load_s);
     return check_tokenizer(*tokenizer, json(argc > 3 ? argv[3] : path + "/cases.json"));
   }
+  if (mode == "load") return load_folder(path);
   if (mode == "templates" && argc > 3) return check_templates(path, json(path + "/cases.json"), std::atoll(argv[3]));
   if (mode == "render" && argc > 3) return render_folder(path, json(argv[3]));
   return 2;

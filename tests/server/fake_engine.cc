@@ -46,7 +46,8 @@ FakeEngine::~FakeEngine() {
 
 Result<std::string> FakeEngine::render_chat(const Request& request) const {
   std::string text;
-  for (const Json& message : request.messages->items()) text += message.find("role")->as_string() + ": " + message.find("content")->as_string() + "\n";
+  for (const Json& message : request.messages->items())
+    text += message.find("role")->as_string() + ": " + message.find("content")->as_string() + "\n";
   return text;
 }
 
@@ -174,7 +175,9 @@ void FakeEngine::loop() {
     for (Running& running : running_)
       if (step(running)) finished.push_back(running.id);
     const std::lock_guard lock(mutex_);
-    std::erase_if(running_, [&](const Running& running) { return std::find(finished.begin(), finished.end(), running.id) != finished.end(); });
+    std::erase_if(running_, [&](const Running& running) {
+      return std::find(finished.begin(), finished.end(), running.id) != finished.end();
+    });
   }
 }
 
@@ -216,7 +219,8 @@ bool FakeEngine::step(Running& running) {
   return finish != FinishReason::none;
 }
 
-void FakeEngine::emit(Running& running, int32_t token, const std::string& text, FinishReason finish, Json stop_reason, std::optional<Error> error) {
+void FakeEngine::emit(Running& running, int32_t token, const std::string& text, FinishReason finish, Json stop_reason,
+                      std::optional<Error> error) {
   const auto info = [](int32_t id, int alternatives) {
     TokenInfo token_info;
     token_info.token = id;
@@ -235,7 +239,8 @@ void FakeEngine::emit(Running& running, int32_t token, const std::string& text, 
     event.error = error;
     if (i == 0 && running.generated <= 1) {
       auto prompt = std::make_shared<std::vector<TokenInfo>>();
-      for (const int32_t id : running.prompt) prompt->push_back(info(id, prompt->empty() ? -1 : running.request.sampling.prompt_logprobs));
+      for (const int32_t id : running.prompt)
+        prompt->push_back(info(id, prompt->empty() ? -1 : running.request.sampling.prompt_logprobs));
       event.prompt = prompt;
     }
     event.last_of_request = ends && i + 1 == running.request.n;

@@ -1,5 +1,5 @@
-// An engine without a model, for tests of the server and the commands: tokens are bytes, and an answer is the prompt over and over. One
-// thread gives every running request a token per step, as a batch would; steps can be slowed down or held.
+// An engine without a model, for tests of the server and the commands: tokens are bytes, and an answer is the prompt over and over.
+// One thread gives every running request a token per step, as a batch would; steps can be slowed down or held.
 #pragma once
 
 #include <chrono>
@@ -56,13 +56,14 @@ class FakeEngine : public Engine {
     std::vector<int32_t> prompt;
     int generated = 0;
     bool cancelled = false;
-    std::string pending;            // bytes of a character that is not complete
-    std::string text;               // of each choice, they are all the same
+    std::string pending;  // bytes of a character that is not complete
+    std::string text;     // of each choice, they are all the same
   };
   Status check(const Request& request, const std::vector<int32_t>& prompt) const;
   void loop();
   bool step(Running& running);  // true: finished
-  void emit(Running& running, int32_t token, const std::string& text, FinishReason finish, Json stop_reason, std::optional<Error> error = {});
+  void emit(Running& running, int32_t token, const std::string& text, FinishReason finish, Json stop_reason,
+            std::optional<Error> error = {});
 
   const FakeOptions fake_;
   const EngineOptions options_;

@@ -118,10 +118,13 @@ void Connection::small_receive_buffer() {
 }
 
 std::string post(const std::string& path, const std::string& body, const std::string& more_headers) {
-  return "POST " + path + " HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: " + std::to_string(body.size()) + "\r\n" + more_headers +
-         "\r\n" + body;
+  return "POST " + path +
+         " HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: " + std::to_string(body.size()) + "\r\n" +
+         more_headers + "\r\n" + body;
 }
-std::string get(const std::string& path, const std::string& more_headers) { return "GET " + path + " HTTP/1.1\r\nHost: x\r\n" + more_headers + "\r\n"; }
+std::string get(const std::string& path, const std::string& more_headers) {
+  return "GET " + path + " HTTP/1.1\r\nHost: x\r\n" + more_headers + "\r\n";
+}
 
 std::vector<std::string> events(const std::string& body) {
   std::vector<std::string> found;
@@ -134,13 +137,14 @@ std::vector<std::string> events(const std::string& body) {
   return found;
 }
 
-TestServer::TestServer(FakeOptions fake, ServerOptions options) : engine_(fake) {
+TestServer::TestServer(FakeOptions fake, ServerOptions options, bool attach) : engine_(fake) {
   options.port = 0;
   auto server = ApiServer::listen(std::move(options));
   WEFT_CHECK(server.ok()) << server.error().message();
   server_ = std::move(server).value();
+  if (attach) server_->attach(engine_);
   thread_ = std::thread([this] {
-    server_->serve(engine_, false);
+    server_->run(false);
     ended_ = true;
   });
 }

@@ -17,7 +17,7 @@ namespace weft {
 struct Reply {
   int status = 0;  // 0: the connection ended before a whole answer
   std::string head;
-  std::string body;  // chunks joined
+  std::string body;   // chunks joined
   Json json() const;  // null if the body is none
   bool has_header(std::string_view line) const { return head.find(line) != std::string::npos; }
 };
@@ -57,7 +57,7 @@ std::vector<std::string> events(const std::string& body);
 // A server with its engine and its thread.
 class TestServer {
  public:
-  explicit TestServer(FakeOptions fake = {}, ServerOptions options = {});
+  explicit TestServer(FakeOptions fake = {}, ServerOptions options = {}, bool attach = true);
   ~TestServer();
   int port() const { return server_->port(); }
   FakeEngine& engine() { return engine_; }

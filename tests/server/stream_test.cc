@@ -6,7 +6,8 @@
 namespace weft {
 namespace {
 
-const std::string kHi = R"("model":"tiny","messages":[{"role":"user","content":"hi"}])";  // the fake answers "user: hi\n" over and over
+const std::string kHi =
+    R"("model":"tiny","messages":[{"role":"user","content":"hi"}])";  // the fake answers "user: hi\n" over and over
 
 std::string chat(const std::string& members) { return post("/v1/chat/completions", "{" + kHi + "," + members + "}"); }
 std::string completion(const std::string& members) { return post("/v1/completions", "{\"model\":\"tiny\"," + members + "}"); }
@@ -64,7 +65,8 @@ TEST(Answers, StreamedChat) {
 
 TEST(Answers, StreamsSeveralChoicesAndPrompts) {
   TestServer server;
-  const Reply reply = server.ask(completion(R"("prompt":["ab","xyz"],"n":2,"max_tokens":3,"stream":true,"stream_options":{"continuous_usage_stats":true})"));
+  const Reply reply = server.ask(
+      completion(R"("prompt":["ab","xyz"],"n":2,"max_tokens":3,"stream":true,"stream_options":{"continuous_usage_stats":true})"));
   std::map<int64_t, std::string> texts;
   std::map<int64_t, int> ends;
   for (const Json& chunk : chunks(reply)) {
@@ -100,8 +102,9 @@ TEST(Answers, CompletionWithEchoAndLogprobs) {
 TEST(Answers, ChatLogprobsAndTokenIds) {
   TestServer server;
   Json body = server.ask(chat(R"("max_tokens":2,"logprobs":true,"top_logprobs":2,"return_token_ids":true)")).json();
-  EXPECT_EQ(choice(body).find("logprobs")->find("content")->items()[0].dump(),
-            R"({"token":"u","logprob":-0.25,"bytes":[117],"top_logprobs":[{"token":"u","logprob":-0.25,"bytes":[117]},{"token":"v","logprob":-0.75,"bytes":[118]}]})");
+  EXPECT_EQ(
+      choice(body).find("logprobs")->find("content")->items()[0].dump(),
+      R"({"token":"u","logprob":-0.25,"bytes":[117],"top_logprobs":[{"token":"u","logprob":-0.25,"bytes":[117]},{"token":"v","logprob":-0.75,"bytes":[118]}]})");
   EXPECT_EQ(choice(body).find("token_ids")->dump(), "[117,115]");
   EXPECT_EQ(choice(body).find("prompt_token_ids")->items().size(), 9u);
   body = server.ask(completion(R"("prompt":[104,105],"max_tokens":1,"prompt_logprobs":0)")).json();
@@ -119,14 +122,16 @@ TEST(Answers, ToolCalls) {
   TestServer server;
   const std::string tools = R"("tools":[{"type":"function","function":{"name":"f"}}])";
   // The fake answers with the prompt, so the message is the call, behind "user: ".
-  const std::string message = R"("messages":[{"role":"user","content":"<tool_call>{\"name\":\"f\",\"arguments\":{\"x\":1}}</tool_call>"}])";
+  const std::string message =
+      R"("messages":[{"role":"user","content":"<tool_call>{\"name\":\"f\",\"arguments\":{\"x\":1}}</tool_call>"}])";
   const std::string length = std::to_string(std::string(R"(user: <tool_call>{"name":"f","arguments":{"x":1}}</tool_call>)").size());
   const std::string stop = R"("stop":["</tool_call>"],"max_tokens":)" + length;
   Json body = server.ask(post("/v1/chat/completions", "{" + message + "," + tools + R"(,"max_tokens":)" + length + "}")).json();
   const Json& call = choice(body).find("message")->find("tool_calls")->items().at(0);
   EXPECT_EQ(call.find("function")->dump(), R"({"name":"f","arguments":"{\"x\":1}"})");
   EXPECT_EQ(choice(body).find("message")->find("content")->as_string(), "user: ");
-  const Reply reply = server.ask(post("/v1/chat/completions", "{" + message + "," + tools + R"(,"stream":true,"max_tokens":)" + length + "}"));
+  const Reply reply =
+      server.ask(post("/v1/chat/completions", "{" + message + "," + tools + R"(,"stream":true,"max_tokens":)" + length + "}"));
   std::string text;
   int calls = 0;
   for (const Json& chunk : chunks(reply)) {
@@ -171,8 +176,10 @@ TEST(Answers, OtherRoutes) {
   EXPECT_TRUE(server.ask(get("/version")).json().find("version")->is_string());
   server.ask(chat(R"("max_tokens":2)"));
   const std::string metrics = server.ask(get("/metrics")).body;
-  for (const char* line : {"weft_generation_tokens_total 2\n", "weft_num_requests_running 0\n", "weft_request_success_total{finished_reason=\"length\"} 1\n",
-                           "weft_time_to_first_token_seconds_count 1\n", "weft_http_requests_total{path=\"/v1/chat/completions\",status=\"200\"} 1\n"})
+  for (const char* line :
+       {"weft_generation_tokens_total 2\n", "weft_num_requests_running 0\n",
+        "weft_request_success_total{finished_reason=\"length\"} 1\n", "weft_time_to_first_token_seconds_count 1\n",
+        "weft_http_requests_total{path=\"/v1/chat/completions\",status=\"200\"} 1\n"})
     EXPECT_NE(metrics.find(line), std::string::npos) << line << metrics;
 }
 

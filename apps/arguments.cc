@@ -1,0 +1,268 @@
+// See the header. Entries of a configuration file become words of the command line in front of the user's own, so that both go
+// through the same checks and the later ones win.
+#include "arguments.h"
+
+#include <CLI/CLI.hpp>
+#include <cmath>
+
+#include "config_file.h"
+
+namespace weft {
+
+namespace {
+
+using Words = std::vector<std::string>;
+
+CLI::Option* add_choice(CLI::App* app, const std::string& name, std::string& target, const std::string& help,
+                        const Words& choices) {
+  return app->add_option(name, target, help)
+      ->check(CLI::IsMember(choices))
+      ->capture_default_str()
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+}
+
+void add_switch(CLI::App* app, const std::string& name, bool& target, const std::string& help) {
+  app->add_option(name, target, help)
+      ->check(CLI::IsMember(Words{"on", "off", "true", "false"}).description(""))
+      ->type_name("on|off")
+      ->default_str(target ? "on" : "off")
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+}
+
+CLI::Option* add_number(CLI::App* app, const std::string& name, int& target, const std::string& help, int low, int high = 1 << 30) {
+  return app->add_option(name, target, help)
+      ->check(CLI::Range(low, high))
+      ->type_name("N")
+      ->capture_default_str()
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+}
+
+CLI::Option* add_text(CLI::App* app, const std::string& name, std::string& target, const std::string& help,
+                      const std::string& type) {
+  return app->add_option(name, target, help)
+      ->type_name(type)
+      ->capture_default_str()
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+}
+
+void add_engine_options(CLI::App* app, EngineOptions& o) {
+  app->add_option("--config", "Options from a YAML file, their names with underscores")
+      ->type_name("FILE.yaml");  // read before; see expand_config
+  const std::string group = "Engine options";
+  add_choice(app, "--dtype", o.dtype, "Type of weights and products", {"auto", "float32", "bfloat16"})->group(group);
+  add_choice(app, "--quantize", o.quantize, "Quantise the weights while loading", {"none", "int8", "int4"});
+  add_choice(app, "--kv-cache-dtype", o.kv_cache_dtype, "Type of the KV cache", {"auto", "float32", "bfloat16", "int8", "fp8"});
+  add_choice(app, "--load-format", o.load_format, "dummy: random weights from config.json alone", {"auto", "dummy"});
+  add_choice(app, "--device", o.device, "Where to compute", {"cpu", "cuda"});
+  add_number(app, "--threads", o.threads, "Threads; 0: the physical cores of this process", 0, 4096);
+  add_number(app, "--max-batch-size", o.max_batch_size, "Sequences in one step", 1, 65536);
+  add_number(app, "--max-num-tokens", o.max_num_tokens, "Tokens in one step", 1);
+  add_number(app, "--max-seq-len", o.max_seq_len, "Longest sequence; 0: the model's", 0);
+  add_number(app, "--tokens-per-block", o.tokens_per_block, "Tokens in a block of the KV cache, a power of two", 1, 4096)
+      ->check(CLI::Validator(
+          [](std::string& text) {
+            const int value = std::atoi(text.c_str());
+            return (value & (value - 1)) == 0 ? std::string() : "must be a power of two, got " + text;
+          },
+          ""));
+  app->add_option_function<std::string>(
+         "--kv-cache-memory",
+         [&o](const std::string& text) {
+           const auto bytes = parse_size(text);
+           if (!bytes.ok()) throw CLI::ValidationError("--kv-cache-memory", bytes.error().message());
+           o.kv_cache_memory = *bytes;
+         },
+         "Memory of the KV cache, e.g. 4G or 512M; 0: a share of what is free")
+      ->type_name("SIZE")
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+  add_switch(app, "--enable-chunked-prefill", o.enable_chunked_prefill, "Long prompts in pieces, beside running answers");
+  add_switch(app, "--enable-block-reuse", o.enable_block_reuse, "Reuse the KV cache of equal beginnings");
+  add_switch(app, "--overlap-scheduler", o.overlap_scheduler, "Schedule the next step while this one runs");
+  add_switch(app, "--cuda-graph", o.cuda_graph, "Replay recorded steps (on a CPU: the step plan)");
+  add_choice(app, "--sampler", o.sampler, "Which of the two samplers", {"fused", "reference"});
+  add_text(app, "--speculative-config", o.speculative_config, "Speculative decoding, as JSON", "JSON");
+  add_text(app, "--guided-decoding-backend", o.guided_decoding_backend, "Grammar engine", "NAME");
+  app->add_option("--logits-processor", o.logits_processors, "Plugin that changes logits; may be repeated")
+      ->type_name("PLUGIN.so")
+      ->allow_extra_args(false);
+  add_number(app, "--tp-size", o.tp_size, "Tensor parallel ranks", 1, 1024);
+  add_number(app, "--pp-size", o.pp_size, "Pipeline parallel ranks", 1, 1024);
+  add_number(app, "--ep-size", o.ep_size, "Expert parallel ranks", 1, 1024);
+  add_switch(app, "--enable-attention-dp", o.enable_attention_dp, "Attention data parallelism");
+  app->add_option("--seed", o.seed, "Seed of requests without one; -1: random for each")
+      ->type_name("N")
+      ->check(CLI::Range(int64_t{-1}, std::numeric_limits<int64_t>::max()))
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+  for (CLI::Option* option : app->get_options())
+    if (option->get_name() != "--help") option->group(group);
+}
+
+// Values go to the request as they are; the engine's checks of requests judge them.
+void add_sampling_options(CLI::App* app, Json& sampling) {
+  const auto number = [&](const char* option, const char* field, const char* help, bool whole) {
+    app->add_option_function<double>(
+           option,
+           [&sampling, field, whole](const double& value) {
+             sampling.set(field, whole ? Json(static_cast<long>(value)) : Json(value));
+           },
+           help)
+        ->type_name("N")
+        ->check(whole ? CLI::Validator(
+                            [](std::string& text) {
+                              return text.find('.') == std::string::npos ? std::string() : "must be a whole number, got " + text;
+                            },
+                            "")
+                      : CLI::Validator())
+        ->multi_option_policy(CLI::MultiOptionPolicy::TakeLast)
+        ->group("Sampling");
+  };
+  number("--max-tokens", "max_tokens", "Longest answer", true);
+  number("--temperature", "temperature", "0: always the most likely token", false);
+  number("--top-p", "top_p", "Sample from the most likely tokens of this total probability", false);
+  number("--top-k", "top_k", "Sample from this many most likely tokens; 0: all", true);
+  number("--min-p", "min_p", "Leave out tokens less likely than this share of the best", false);
+  number("--repetition-penalty", "repetition_penalty", "Above 1: repeat less", false);
+  number("--presence-penalty", "presence_penalty", "Against tokens that occurred", false);
+  number("--frequency-penalty", "frequency_penalty", "Against tokens by how often they occurred", false);
+  app->add_option_function<Words>(
+         "--stop",
+         [&sampling](const Words& stops) {
+           Json list = Json::array();
+           for (const std::string& stop : stops) list.push_back(stop);
+           sampling.set("stop", std::move(list));
+         },
+         "End the answer at this text; may be repeated")
+      ->type_name("TEXT")
+      ->allow_extra_args(false)
+      ->group("Sampling");
+}
+
+struct Subcommand {
+  Command command;
+  CLI::App* app;
+};
+
+std::vector<Subcommand> add_commands(CLI::App& app, Arguments& a) {
+  std::vector<Subcommand> all;
+  const auto add = [&](Command command, const char* name, const char* help, bool positional) {
+    CLI::App* sub = app.add_subcommand(name, help);
+    add_engine_options(sub, a.engine);
+    const char* const what = "Folder of a Hugging Face checkpoint, or a .gguf file";
+    if (positional) sub->add_option("MODEL", a.model, what)->required();
+    else sub->add_option("--model", a.model, what)->type_name("MODEL")->required();
+    all.push_back({command, sub});
+    return sub;
+  };
+  CLI::App* run = add(Command::run, "run", "Answer one prompt on the terminal", true);
+  run->add_option_function<std::string>(
+      "PROMPT", [&a](const std::string& text) { a.prompt = text; }, "The prompt; absent: standard input");
+  run->add_option("--image", a.images, "A picture for the prompt; may be repeated")->type_name("FILE")->allow_extra_args(false);
+  run->add_flag("--raw", a.raw, "The prompt as it is, without the model's chat template");
+  run->add_option("--system", a.system, "System message")->type_name("TEXT");
+  run->add_flag("--verbose", a.verbose, "Show the rendered prompt and the speed");
+  add_sampling_options(run, a.sampling);
+
+  CLI::App* chat = add(Command::chat, "chat", "Keep a conversation on the terminal", true);
+  chat->add_option("--system", a.system, "System message")->type_name("TEXT");
+  chat->add_flag("--verbose", a.verbose, "Show the speed");
+  add_sampling_options(chat, a.sampling);
+
+  CLI::App* batch = add(Command::batch, "batch", "Answer all requests of a file at once", false);
+  batch->add_option("--requests", a.requests, "Requests, one JSON object a line; -: standard input")
+      ->type_name("IN.jsonl")
+      ->required();
+  batch->add_option("--out", a.out, "Answers, one JSON object a line; absent: standard output")->type_name("OUT.jsonl");
+
+  CLI::App* score = add(Command::score, "score", "Logits, class logits and rewards of the requests of a file", false);
+  score->add_option("--requests", a.requests, "Requests, one JSON object a line; -: standard input")
+      ->type_name("IN.jsonl")
+      ->required();
+  score->add_option("--out", a.out, "Tensors, named ID.logits and so on")->type_name("OUT.safetensors")->required();
+
+  CLI::App* bench = add(Command::bench, "bench", "Measure prefill and decode speed", true);
+  add_number(bench, "--prompt-tokens", a.prompt_tokens, "Length of the prompts", 1);
+  add_number(bench, "--output-tokens", a.output_tokens, "Length of the answers", 2);
+  bench->add_option("--batch-sizes", a.batch_sizes, "Sequences decoded at once")
+      ->type_name("N,N,...")
+      ->delimiter(',')
+      ->allow_extra_args(false)
+      ->check(CLI::Range(1, 65536));
+  bench->add_flag("--json", a.json, "Print JSON");
+
+  CLI::App* inspect = add(Command::inspect, "inspect", "What a model is and what of it fits in this machine", true);
+  inspect->add_flag("--json", a.json, "Print JSON");
+  add(Command::plan, "plan", "Print the recorded step plan", true);
+
+  CLI::App* serve = add(Command::serve, "serve", "Serve the OpenAI-compatible API over HTTP", true);
+  add_text(serve, "--host", a.host, "Address to listen on", "HOST");
+  add_number(serve, "--port", a.port, "Port to listen on; 0: any free one", 0, 65535);
+  add_text(serve, "--served-model-name", a.served_model_name, "Name of the model in requests; default: the folder's", "NAME");
+  add_text(serve, "--api-key", a.api_key, "Key that requests must bring", "KEY");
+  serve->add_flag("--allow-chat-template-in-request", a.chat_template_in_request, "Let requests bring their own chat template");
+  return all;
+}
+
+// Puts the entries of --config FILE behind the command's name.
+Status expand_config(CLI::App& app, Words& words) {
+  std::string path;
+  for (size_t i = 1; i < words.size(); ++i) {
+    if (words[i] == "--config" && i + 1 < words.size()) path = words[i + 1];
+    else if (words[i].starts_with("--config=")) path = words[i].substr(9);
+  }
+  if (path.empty()) return {};
+  const auto named = app.get_subcommands([&](const CLI::App* sub) { return sub->get_name() == words.front(); });
+  if (named.empty()) return {};
+  const CLI::App* sub = named.front();
+  WEFT_TRY(const std::vector<ConfigEntry> entries, read_config_file(path));
+  Words extra;
+  for (const ConfigEntry& entry : entries) {
+    const CLI::Option* option = sub->get_option_no_throw("--" + entry.option);
+    if (!option || entry.option == "config" || entry.option == "help")
+      return fail(Code::invalid_argument, path, " line ", entry.line, ": weft ", words.front(), " has no option --", entry.option);
+    for (const std::string& value : entry.values) extra.push_back("--" + entry.option + "=" + value);
+  }
+  words.insert(words.begin() + 1, extra.begin(), extra.end());
+  return {};
+}
+
+}  // namespace
+
+Result<int64_t> parse_size(const std::string& text) {
+  char* end = nullptr;
+  const double number = std::strtod(text.c_str(), &end);
+  std::string unit = CLI::detail::to_lower(std::string(end));
+  if (unit.size() > 1 && unit.ends_with("ib")) unit.resize(unit.size() - 2);
+  else if (!unit.empty() && unit.ends_with("b")) unit.resize(unit.size() - 1);
+  const size_t power = unit.empty() ? 0 : std::string_view("kmgt").find(unit) + 1;
+  const bool known = unit.empty() || (unit.size() == 1 && power >= 1 && power <= 4);
+  const double bytes = std::ldexp(number, static_cast<int>(10 * power));
+  if (end == text.c_str() || !known || !(bytes >= 0) || bytes > 1e18)
+    return fail(Code::invalid_argument, "must be a size like 512M or 4G, got ", text);
+  return static_cast<int64_t>(bytes);
+}
+
+std::variant<Arguments, Leave> parse_arguments(int count, const char* const* words) {
+  Arguments arguments;
+  CLI::App app("weft: an LLM inference engine", "weft");
+  app.set_version_flag("--version", std::string("weft ") + WEFT_VERSION);
+  app.require_subcommand(1);
+  const std::vector<Subcommand> commands = add_commands(app, arguments);
+  Words list(words + (count > 0 ? 1 : 0), words + count);
+  if (const Status config = expand_config(app, list); !config.ok()) return Leave{2, {}, config.error().message()};
+  std::reverse(list.begin(), list.end());  // as CLI11 wants it
+  try {
+    app.parse(list);
+  } catch (const CLI::ParseError& problem) {
+    std::ostringstream out, error;
+    const int status = app.exit(problem, out, error);
+    if (status == 0) return Leave{0, out.str(), {}};
+    const auto used = app.get_subcommands();
+    return Leave{
+        2, {}, std::string(problem.what()) + "; see weft " + (used.empty() ? "" : used.front()->get_name() + " ") + "--help"};
+  }
+  for (const Subcommand& candidate : commands)
+    if (candidate.app->parsed()) arguments.command = candidate.command;
+  return arguments;
+}
+
+}  // namespace weft

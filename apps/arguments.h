@@ -1,0 +1,56 @@
+// The command line as plain values. CLI11 is included in arguments.cc alone.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "api/options.h"
+#include "base/json.h"
+#include "base/result.h"
+
+namespace weft {
+
+enum class Command : unsigned char { run, chat, batch, score, bench, inspect, plan, serve };
+
+struct Arguments {
+  Command command = Command::run;
+  std::string model;
+  EngineOptions engine;
+
+  // run, chat: sampling fields under their names in the HTTP API, ready to be a part of a request.
+  Json sampling = Json::object();
+  std::optional<std::string> prompt;  // absent: standard input
+  std::vector<std::string> images;
+  std::string system;
+  bool raw = false, verbose = false;
+
+  std::string requests, out;  // batch, score
+
+  // serve
+  std::string host = "127.0.0.1", served_model_name, api_key;
+  int port = 8000;
+  bool chat_template_in_request = false;
+
+  // bench
+  int prompt_tokens = 512, output_tokens = 64;
+  std::vector<int> batch_sizes = {1, 8};
+
+  bool json = false;  // bench, inspect
+};
+
+// What to print and leave with: help, or a usage error.
+struct Leave {
+  int status = 0;
+  std::string out, error;
+};
+
+// Reads argv and the file of --config. Values of the command line win over those of the file.
+std::variant<Arguments, Leave> parse_arguments(int count, const char* const* words);
+
+// "4G", "512M", "1.5g", "1000": bytes, with K, M, G and T as powers of 1024.
+Result<int64_t> parse_size(const std::string& text);
+
+}  // namespace weft

@@ -1,0 +1,175 @@
+// The command line and the configuration file, as the contract describes them.
+#include "arguments.h"
+
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+
+namespace weft {
+namespace {
+
+std::variant<Arguments, Leave> parse(std::vector<const char*> words) {
+  words.insert(words.begin(), "weft");
+  return parse_arguments(static_cast<int>(words.size()), words.data());
+}
+Arguments good(std::vector<const char*> words) {
+  const auto parsed = parse(std::move(words));
+  const Leave* leave = std::get_if<Leave>(&parsed);
+  EXPECT_EQ(leave, nullptr) << (leave ? leave->error : "");
+  return leave ? Arguments() : std::get<Arguments>(parsed);
+}
+
+TEST(Arguments, EveryEngineOption) {
+  const Arguments a = good({"batch",      "--model",
+                            "M",          "--requests",
+                            "in",         "--out",
+                            "out",        "--dtype",
+                            "float32",    "--quantize",
+                            "int8",       "--kv-cache-dtype",
+                            "bfloat16",   "--load-format",
+                            "dummy",      "--device",
+                            "cpu",        "--threads",
+                            "3",          "--max-batch-size",
+                            "5",          "--max-num-tokens",
+                            "48",         "--max-seq-len",
+                            "100",        "--tokens-per-block",
+                            "16",         "--kv-cache-memory",
+                            "1.5G",       "--enable-chunked-prefill",
+                            "off",        "--enable-block-reuse",
+                            "off",        "--overlap-scheduler",
+                            "off",        "--cuda-graph",
+                            "off",        "--sampler",
+                            "reference",  "--speculative-config",
+                            "{\"a\": 1}", "--guided-decoding-backend",
+                            "x",          "--logits-processor",
+                            "a.so",       "--logits-processor",
+                            "b.so",       "--tp-size",
+                            "2",          "--pp-size",
+                            "3",          "--ep-size",
+                            "4",          "--enable-attention-dp",
+                            "on",         "--seed",
+                            "7"});
+  EXPECT_EQ(a.command, Command::batch);
+  EXPECT_EQ(a.model, "M");
+  EXPECT_EQ(a.requests, "in");
+  EXPECT_EQ(a.out, "out");
+  const EngineOptions& e = a.engine;
+  EXPECT_EQ(e.dtype, "float32");
+  EXPECT_EQ(e.quantize, "int8");
+  EXPECT_EQ(e.kv_cache_dtype, "bfloat16");
+  EXPECT_EQ(e.load_format, "dummy");
+  EXPECT_EQ(e.threads, 3);
+  EXPECT_EQ(e.max_batch_size, 5);
+  EXPECT_EQ(e.max_num_tokens, 48);
+  EXPECT_EQ(e.max_seq_len, 100);
+  EXPECT_EQ(e.tokens_per_block, 16);
+  EXPECT_EQ(e.kv_cache_memory, int64_t{3} << 29);
+  EXPECT_FALSE(e.enable_chunked_prefill || e.enable_block_reuse || e.overlap_scheduler || e.cuda_graph);
+  EXPECT_EQ(e.sampler, "reference");
+  EXPECT_EQ(e.speculative_config, "{\"a\": 1}");
+  EXPECT_EQ(e.guided_decoding_backend, "x");
+  EXPECT_EQ(e.logits_processors, (std::vector<std::string>{"a.so", "b.so"}));
+  EXPECT_EQ(e.tp_size, 2);
+  EXPECT_EQ(e.pp_size, 3);
+  EXPECT_EQ(e.ep_size, 4);
+  EXPECT_TRUE(e.enable_attention_dp);
+  EXPECT_EQ(e.seed, 7);
+}
+
+TEST(Arguments, Commands) {
+  Arguments a = good({"run", "M", "hello", "--max-tokens", "5", "--temperature", "0.5", "--stop", "x", "--stop", "y", "--image",
+                      "a.png", "--raw"});
+  EXPECT_EQ(a.command, Command::run);
+  EXPECT_EQ(a.prompt, "hello");
+  EXPECT_EQ(a.sampling.dump(), R"({"max_tokens":5,"temperature":0.5,"stop":["x","y"]})");
+  EXPECT_EQ(a.images, std::vector<std::string>{"a.png"});
+  EXPECT_TRUE(a.raw);
+  EXPECT_FALSE(good({"run", "M"}).prompt.has_value());
+  a = good({"serve", "M", "--host", "::1", "--port", "9", "--served-model-name", "n", "--api-key", "k"});
+  EXPECT_EQ(a.command, Command::serve);
+  EXPECT_EQ(a.host + a.served_model_name + a.api_key, "::1nk");
+  EXPECT_EQ(a.port, 9);
+  EXPECT_EQ(good({"bench", "M", "--batch-sizes", "1,4", "--json"}).batch_sizes, (std::vector<int>{1, 4}));
+  EXPECT_EQ(good({"inspect", "M"}).command, Command::inspect);
+  EXPECT_EQ(good({"plan", "M"}).command, Command::plan);
+  EXPECT_EQ(good({"chat", "M", "--system", "s"}).system, "s");
+  EXPECT_EQ(good({"score", "--model", "M", "--requests", "i", "--out", "o"}).command, Command::score);
+}
+
+TEST(Arguments, Refusals) {
+  for (const std::vector<const char*>& words :
+       std::vector<std::vector<const char*>>{{},
+                                             {"fly"},
+                                             {"run"},
+                                             {"batch", "--model", "M"},
+                                             {"run", "M", "--dtype", "float8"},
+                                             {"run", "M", "--threads", "-1"},
+                                             {"run", "M", "--tokens-per-block", "24"},
+                                             {"run", "M", "--kv-cache-memory", "lots"},
+                                             {"run", "M", "--cuda-graph", "maybe"},
+                                             {"run", "M", "--no-such-option"},
+                                             {"run", "M", "--top-k", "1.5"},
+                                             {"run", "M", "--max-tokens", "many"},
+                                             {"serve", "M", "--port", "70000"},
+                                             {"run", "M", "--config", "/nonexistent.yaml"}}) {
+    const auto parsed = parse(words);
+    const Leave* leave = std::get_if<Leave>(&parsed);
+    ASSERT_NE(leave, nullptr) << words.size() << words.back();
+    EXPECT_EQ(leave->status, 2);
+    EXPECT_FALSE(leave->error.empty());
+  }
+  const auto help = parse({"serve", "--help"});
+  EXPECT_EQ(std::get<Leave>(help).status, 0);
+  EXPECT_NE(std::get<Leave>(help).out.find("--max-batch-size"), std::string::npos);
+  EXPECT_EQ(std::get<Leave>(parse({"--version"})).status, 0);
+}
+
+class ConfigFile : public ::testing::Test {
+ protected:
+  std::string write(const std::string& text) {
+    const auto path = std::filesystem::temp_directory_path() / ("weft_config_" + std::to_string(::getpid()) + ".yaml");
+    std::ofstream(path) << text;
+    return path;
+  }
+};
+
+TEST_F(ConfigFile, CommandLineWins) {
+  const std::string path = write(
+      "# comment\ndtype: float32\nmax_batch_size: 7\nenable_block_reuse: off\nkv_cache_memory: 2G\nport: 1234\n"
+      "speculative_config: {kind: ngram, tokens: 4, on: true}\nlogits_processor: [a.so, b.so]\napi_key:\n");
+  const Arguments a = good({"serve", "M", "--config", path.c_str(), "--max-batch-size", "9"});
+  EXPECT_EQ(a.engine.dtype, "float32");
+  EXPECT_EQ(a.engine.max_batch_size, 9);
+  EXPECT_FALSE(a.engine.enable_block_reuse);
+  EXPECT_EQ(a.engine.kv_cache_memory, int64_t{2} << 30);
+  EXPECT_EQ(a.port, 1234);
+  EXPECT_EQ(a.engine.speculative_config, R"({"kind":"ngram","tokens":4,"on":true})");
+  EXPECT_EQ(a.engine.logits_processors, (std::vector<std::string>{"a.so", "b.so"}));
+}
+
+TEST_F(ConfigFile, ErrorsNameTheLine) {
+  std::string path = write("dtype: float32\nno_such_option: 1\n");
+  const auto unknown = parse({"run", "M", "--config", path.c_str()});
+  EXPECT_NE(std::get<Leave>(unknown).error.find("line 2"), std::string::npos) << std::get<Leave>(unknown).error;
+  path = write("a: [1\nb: 2\n");
+  const auto broken = parse({"run", "M", "--config", path.c_str()});
+  EXPECT_NE(std::get<Leave>(broken).error.find("YAML"), std::string::npos) << std::get<Leave>(broken).error;
+  path = write("dtype: float9\n");
+  const auto bad = parse({"run", "M", "--config", path.c_str()});
+  EXPECT_NE(std::get<Leave>(bad).error.find("dtype"), std::string::npos) << std::get<Leave>(bad).error;
+}
+
+TEST(Size, Units) {
+  EXPECT_EQ(parse_size("1000").value(), 1000);
+  EXPECT_EQ(parse_size("4k").value(), 4096);
+  EXPECT_EQ(parse_size("512M").value(), int64_t{512} << 20);
+  EXPECT_EQ(parse_size("4G").value(), int64_t{4} << 30);
+  EXPECT_EQ(parse_size("4GB").value(), int64_t{4} << 30);
+  EXPECT_EQ(parse_size("4GiB").value(), int64_t{4} << 30);
+  EXPECT_EQ(parse_size("1T").value(), int64_t{1} << 40);
+  for (const char* text : {"", "G", "-1", "4X", "4 G G", "nan", "1e300"}) EXPECT_FALSE(parse_size(text).ok()) << text;
+}
+
+}  // namespace
+}  // namespace weft

@@ -1,0 +1,82 @@
+// `weft chat`: a conversation. /clear forgets it, /exit ends it, Ctrl-C ends the answer that is being written.
+#include <unistd.h>
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <optional>
+
+#include "terminal.h"
+
+namespace weft {
+
+namespace {
+
+// Set by the signal handler; a lock-free atomic is one of the few things it may touch.
+std::atomic<bool> interrupted{false};
+static_assert(std::atomic<bool>::is_always_lock_free);
+
+void on_interrupt(int) { interrupted = true; }
+
+// One line from the terminal; nothing at the end of input. Interrupted: an empty line.
+std::optional<std::string> read_line() {
+  if (::isatty(STDIN_FILENO) != 0) print_out("> ");
+  char* text = nullptr;
+  size_t room = 0;
+  const ssize_t length = ::getline(&text, &room, stdin);
+  std::optional<std::string> line;
+  if (length >= 0) line = std::string(text, static_cast<size_t>(length));
+  std::free(text);
+  if (!line && interrupted.exchange(false)) {
+    std::clearerr(stdin);
+    print_out("\n(/exit ends the conversation)\n");
+    return std::string();
+  }
+  while (line && !line->empty() && (line->back() == '\n' || line->back() == '\r')) line->pop_back();
+  return line;
+}
+
+Json first_messages(const Arguments& arguments) {
+  Json messages = Json::array();
+  if (!arguments.system.empty()) messages.push_back(Json::object({{"role", "system"}, {"content", arguments.system}}));
+  return messages;
+}
+
+}  // namespace
+
+Status chat_command(const Arguments& arguments, const EngineLoader& load) {
+  WEFT_TRY(const std::unique_ptr<Engine> engine, load_model(arguments, load));
+  if (!engine->info().has_chat_template) return fail(Code::unsupported, "this model has no chat template; use weft run --raw");
+  const RequestRules rules = command_rules(*engine);
+  struct sigaction action {};
+  action.sa_handler = on_interrupt;  // without SA_RESTART, so that a read ends
+  ::sigaction(SIGINT, &action, nullptr);
+  if (::isatty(STDIN_FILENO) != 0) print_out("/clear forgets the conversation, /exit ends it; Ctrl-C stops an answer.\n");
+  Json messages = first_messages(arguments);
+  while (const std::optional<std::string> line = read_line()) {
+    if (line->empty()) continue;
+    if (*line == "/exit" || *line == "/quit") break;
+    if (*line == "/clear") {
+      messages = first_messages(arguments);
+      continue;
+    }
+    messages.push_back(Json::object({{"role", "user"}, {"content", *line}}));
+    Json body = arguments.sampling;
+    body.set("messages", messages);
+    WEFT_TRY(ClientRequest parsed, parse_request(body, RequestKind::batch_line, rules));
+    interrupted = false;
+    const auto answer = stream_answer(
+        *engine, std::move(parsed.requests.front()), [](const std::string& text) { print_out(text); }, &interrupted);
+    print_out("\n");
+    interrupted = false;
+    if (!answer.ok()) {  // too long a conversation, for one; the user can go on after /clear
+      std::fprintf(stderr, "weft: %s\n", answer.error().message().c_str());
+      messages.items().pop_back();
+      continue;
+    }
+    messages.push_back(Json::object({{"role", "assistant"}, {"content", answer->text}}));
+    if (arguments.verbose) std::fprintf(stderr, "%s\n", describe_speed(*answer).c_str());
+  }
+  return {};
+}
+
+}  // namespace weft

@@ -1,0 +1,73 @@
+// See the header.
+#include "config_file.h"
+
+#include <yaml-cpp/yaml.h>
+
+#include <algorithm>
+
+#include "base/files.h"
+#include "base/json.h"
+
+namespace weft {
+
+namespace {
+
+// YAML scalars in JSON: numbers and truth values as such, unless quoted.
+Json to_json(const YAML::Node& node) {
+  if (node.IsSequence()) {
+    Json::Array items;
+    for (const YAML::Node& item : node) items.push_back(to_json(item));
+    return Json(std::move(items));
+  }
+  if (node.IsMap()) {
+    Json object = Json::object();
+    for (const auto& member : node) object.set(member.first.as<std::string>(), to_json(member.second));
+    return object;
+  }
+  if (node.IsNull()) return Json();
+  const std::string text = node.Scalar();
+  if (node.Tag() == "!") return Json(text);
+  if (bool flag = false; YAML::convert<bool>::decode(node, flag)) return Json(flag);
+  if (const auto parsed = parse_json(text); parsed.ok() && parsed->is_number()) return *parsed;
+  return Json(text);
+}
+
+std::string to_text(const YAML::Node& node) {
+  if (node.IsMap()) return to_json(node).dump();
+  return node.Scalar();
+}
+
+Result<ConfigEntry> read_entry(const std::string& path, const YAML::Node& key, const YAML::Node& value) {
+  ConfigEntry entry;
+  entry.line = key.Mark().line + 1;
+  if (!key.IsScalar()) return fail(Code::invalid_argument, path, " line ", entry.line, ": the key is no name");
+  entry.option = key.Scalar();
+  std::replace(entry.option.begin(), entry.option.end(), '_', '-');
+  if (value.IsSequence()) {
+    for (const YAML::Node& item : value) entry.values.push_back(to_text(item));
+  } else if (!value.IsNull()) {
+    entry.values.push_back(to_text(value));
+  }
+  return entry;
+}
+
+}  // namespace
+
+Result<std::vector<ConfigEntry>> read_config_file(const std::string& path) {
+  WEFT_TRY(const std::string text, read_file(path, size_t{1} << 20));
+  std::vector<ConfigEntry> entries;
+  try {
+    const YAML::Node root = YAML::Load(text);
+    if (root.IsNull()) return entries;
+    if (!root.IsMap()) return fail(Code::invalid_argument, path, " must hold lines of \"name: value\"");
+    for (const auto& member : root) {
+      WEFT_TRY(ConfigEntry entry, read_entry(path, member.first, member.second));
+      entries.push_back(std::move(entry));
+    }
+  } catch (const YAML::Exception& problem) {
+    return fail(Code::invalid_argument, path, " line ", problem.mark.line + 1, " is not valid YAML: ", problem.msg);
+  }
+  return entries;
+}
+
+}  // namespace weft

@@ -1,0 +1,161 @@
+// `weft inspect`: what a checkpoint is and what of it fits in this machine, from config.json and the tensors' headers alone.
+#include <sys/sysinfo.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <fstream>
+#include <map>
+
+#include "checkpoint/checkpoint.h"
+#include "checkpoint/hf_config.h"
+#include "terminal.h"
+
+namespace weft {
+
+namespace {
+
+struct Weights {
+  int64_t parameters = 0, bytes = 0;
+  std::map<std::string, int64_t> bytes_of;  // by stored type
+};
+
+Weights count_weights(const Checkpoint& checkpoint) {
+  Weights weights;
+  for (const auto& [name, tensor] : checkpoint.tensors()) {
+    const auto bytes = static_cast<int64_t>(tensor.data.size());
+    weights.bytes += bytes;
+    weights.bytes_of[weft::name(tensor.type)] += bytes;
+    if (is_float(tensor.type)) weights.parameters += tensor.values();
+  }
+  return weights;
+}
+
+// Values that the KV cache holds for each token of a full-length sequence; windows make it less for long ones.
+struct KvShape {
+  int64_t values_per_token = 0;
+  int layers = 0, context = 0;
+};
+
+int64_t values_of_layers(const HfConfig& config, int layers) {
+  if (config.has("kv_lora_rank"))
+    return int64_t{layers} * (config.count("kv_lora_rank") + config.index("qk_rope_head_dim", 0));  // latent attention
+  const std::vector<HfConfig> blocks = config.list("block_configs");
+  if (blocks.empty()) return int64_t{2} * layers * config.kv_heads() * config.head_dim();
+  int64_t sum = 0;  // heads per layer, or no attention at all
+  for (const HfConfig& block : blocks)
+    if (!block.flag("attention.no_op", false) && !block.flag("attention.replace_with_linear", false))
+      sum += int64_t{2} * (config.count("num_attention_heads") / block.count("attention.n_heads_in_group", 1)) * config.head_dim();
+  return sum;
+}
+
+Result<KvShape> kv_shape(const HfConfig& whole) {
+  const HfConfig config = whole.has("num_hidden_layers") || !whole.has("text_config") ? whole : whole.sub("text_config");
+  KvShape shape;
+  shape.layers = config.count("num_hidden_layers");
+  shape.context = config.positions("max_position_embeddings", 2048);
+  if (whole.architecture().find("ForSequenceClassification") == std::string::npos)
+    shape.values_per_token = values_of_layers(config, shape.layers);
+  WEFT_RETURN_IF_ERROR(config.status());
+  return shape;
+}
+
+int64_t read_number(const char* path) {
+  std::ifstream file(path);
+  int64_t value = -1;
+  file >> value;
+  return file ? value : -1;
+}
+
+// Memory that this process can have: what the kernel calls available, within the cgroup's limit.
+int64_t available_memory() {
+  int64_t available = 0;
+  std::ifstream file("/proc/meminfo");
+  for (std::string line; std::getline(file, line);)
+    if (line.starts_with("MemAvailable:")) available = std::atoll(line.c_str() + 13) * 1024;
+  const int64_t limit = read_number("/sys/fs/cgroup/memory.max"), used = read_number("/sys/fs/cgroup/memory.current");
+  if (limit > 0 && used >= 0) available = std::min(available, limit - used);
+  return std::max<int64_t>(available, 0);
+}
+
+// Memory of the weights in each form that the engine can hold them in; block scales counted roughly.
+struct Form {
+  const char* name;
+  double bytes_per_weight;
+  int kv_bytes;
+};
+constexpr Form kForms[] = {{"float32", 4, 4}, {"bfloat16", 2, 2}, {"int8", 1.03, 2}, {"int4", 0.56, 2}};
+
+Json report_json(const Checkpoint& checkpoint, const HfConfig& config, const Weights& weights, const KvShape& kv) {
+  Json types = Json::object();
+  for (const auto& [type, bytes] : weights.bytes_of) types.set(type, static_cast<long>(bytes));
+  const int64_t memory = available_memory();
+  Json forms = Json::array();
+  for (const Form& form : kForms) {
+    if (weights.parameters == 0) break;
+    const auto bytes = static_cast<int64_t>(static_cast<double>(weights.parameters) * form.bytes_per_weight);
+    const int64_t kv_bytes = kv.values_per_token * form.kv_bytes;
+    const int64_t left = memory - bytes;
+    forms.push_back(Json::object({{"form", form.name},
+                                  {"weight_bytes", static_cast<long>(bytes)},
+                                  {"kv_bytes_per_token", static_cast<long>(kv_bytes)},
+                                  {"fits", left > 0},
+                                  {"cache_tokens", static_cast<long>(left > 0 && kv_bytes > 0 ? left / kv_bytes : 0)}}));
+  }
+  return Json::object({{"path", checkpoint.path()},
+                       {"architecture", config.architecture()},
+                       {"format", checkpoint.is_gguf() ? "gguf" : "safetensors"},
+                       {"files", static_cast<long>(checkpoint.files().size())},
+                       {"tensors", static_cast<long>(checkpoint.tensors().size())},
+                       {"parameters", static_cast<long>(weights.parameters)},
+                       {"stored_bytes", static_cast<long>(weights.bytes)},
+                       {"bytes_by_dtype", std::move(types)},
+                       {"layers", kv.layers},
+                       {"context", kv.context},
+                       {"kv_values_per_token", static_cast<long>(kv.values_per_token)},
+                       {"memory_available_bytes", static_cast<long>(memory)},
+                       {"fits", std::move(forms)}});
+}
+
+double gigabytes(const Json& value) { return value.as_number() / 1e9; }
+
+void print_text(const Json& report) {
+  const auto integer = [&](const char* key) { return static_cast<long long>(report.find(key)->as_integer()); };
+  std::printf("%s\n", report.find("path")->as_string().c_str());
+  std::printf("architecture    %s, %lld layers, context %lld\n", report.find("architecture")->as_string().c_str(),
+              integer("layers"), integer("context"));
+  std::printf("stored          %s, %lld files, %lld tensors, %.3f GB\n", report.find("format")->as_string().c_str(),
+              integer("files"), integer("tensors"), gigabytes(*report.find("stored_bytes")));
+  if (integer("parameters") == 0)
+    std::printf("parameters      unknown: there are no weights here (--load-format dummy makes random ones)\n");
+  else std::printf("parameters      %.3f million\n", static_cast<double>(integer("parameters")) / 1e6);
+  for (const auto& [type, bytes] : report.find("bytes_by_dtype")->members())
+    std::printf("  %-13s %.3f GB\n", type.c_str(), gigabytes(bytes));
+  std::printf("KV per token    %lld values (%.1f KB in bfloat16)\n", integer("kv_values_per_token"),
+              static_cast<double>(integer("kv_values_per_token")) * 2 / 1024);
+  std::printf("memory free     %.2f GB\n", gigabytes(*report.find("memory_available_bytes")));
+  for (const Json& form : report.find("fits")->items()) {
+    std::printf("  %-13s weights %.2f GB: ", form.find("form")->as_string().c_str(), gigabytes(*form.find("weight_bytes")));
+    if (!form.find("fits")->as_bool()) std::printf("does not fit\n");
+    else if (form.find("kv_bytes_per_token")->as_integer() == 0) std::printf("fits\n");
+    else
+      std::printf("fits, with room for %lld tokens in the KV cache\n",
+                  static_cast<long long>(form.find("cache_tokens")->as_integer()));
+  }
+}
+
+}  // namespace
+
+Status inspect_command(const Arguments& arguments) {
+  const bool dummy = arguments.engine.load_format == "dummy";
+  WEFT_TRY(const std::shared_ptr<const Checkpoint> checkpoint,
+           dummy ? Checkpoint::open_dummy(arguments.model) : Checkpoint::open(arguments.model));
+  const HfConfig config(checkpoint->config());
+  WEFT_TRY(const KvShape kv, kv_shape(config));
+  WEFT_RETURN_IF_ERROR(config.status());
+  const Json report = report_json(*checkpoint, config, count_weights(*checkpoint), kv);
+  if (arguments.json) print_out(report.dump() + "\n");
+  else print_text(report);
+  return {};
+}
+
+}  // namespace weft

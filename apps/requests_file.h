@@ -1,0 +1,24 @@
+// Reading files of requests, one JSON object a line.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "api/request_json.h"
+#include "base/result.h"
+
+namespace weft {
+
+struct RequestLine {
+  int number = 0;                        // in the file, from 1
+  std::optional<std::string> custom_id;  // known even of many a bad line
+  std::optional<Error> error;            // why the line is no request
+  std::optional<Request> request;
+  int logprobs = -1, prompt_logprobs = -1;
+};
+
+// All lines that are not blank, in order. "-" is standard input. An error if the file cannot be read; bad lines say so themselves.
+Result<std::vector<RequestLine>> read_requests(const std::string& path, RequestKind kind, const RequestRules& rules);
+
+}  // namespace weft

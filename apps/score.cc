@@ -1,0 +1,95 @@
+// `weft score`: full-sequence logits, class logits and rewards of all requests of a file, as tensors named ID.logits and so on.
+// Results can be large, so only a window of requests is inside the engine at a time, and each result is written when its turn
+// comes.
+#include <condition_variable>
+#include <cstdio>
+#include <map>
+#include <mutex>
+#include <set>
+
+#include "base/files.h"
+#include "checkpoint/safetensors_writer.h"
+#include "requests_file.h"
+#include "terminal.h"
+
+namespace weft {
+
+namespace {
+
+constexpr size_t kWindow = 32;
+
+struct Scores {
+  std::mutex mutex;
+  std::condition_variable arrived;
+  std::map<size_t, Result<ScoreResult>> results;  // by line
+};
+
+Status write_result(SafetensorsWriter& writer, const std::string& id, const ScoreResult& result) {
+  for (const auto& [name, tensor] : result.tensors) {
+    if (const auto* floats = std::get_if<std::vector<float>>(&tensor.data))
+      WEFT_RETURN_IF_ERROR(writer.add(id + "." + name, tensor.shape, std::span(*floats)));
+    else WEFT_RETURN_IF_ERROR(writer.add(id + "." + name, tensor.shape, std::span(std::get<std::vector<int64_t>>(tensor.data))));
+  }
+  return {};
+}
+
+// Every line needs a name of its own.
+void check_names(std::vector<RequestLine>& lines) {
+  std::set<std::string> names;
+  for (RequestLine& line : lines) {
+    if (line.error) continue;
+    if (!line.custom_id) line.error = fail(Code::invalid_argument, "custom_id is missing; it names the tensors").about("custom_id");
+    else if (!names.insert(*line.custom_id).second)
+      line.error = fail(Code::invalid_argument, "custom_id occurs twice").about("custom_id");
+  }
+}
+
+void submit(Engine& engine, RequestLine& line, size_t index, const std::shared_ptr<Scores>& scores) {
+  const auto keep = [scores, index](Result<ScoreResult> result) {
+    const std::lock_guard lock(scores->mutex);
+    scores->results.emplace(index, std::move(result));
+    scores->arrived.notify_all();
+  };
+  if (line.error) return keep(*line.error);
+  auto id = engine.submit_score(*std::move(line.request), keep);
+  if (!id.ok()) keep(std::move(id).error());
+}
+
+}  // namespace
+
+Status score_command(const Arguments& arguments, const EngineLoader& load) {
+  if (arguments.requests != "-" && !is_file(arguments.requests))
+    return fail(Code::not_found, "no file ", arguments.requests, "; --requests takes a file with one JSON object a line");
+  WEFT_TRY(const std::unique_ptr<Engine> engine, load_model(arguments, load));
+  WEFT_TRY(std::vector<RequestLine> lines, read_requests(arguments.requests, RequestKind::score_line, command_rules(*engine)));
+  check_names(lines);
+  SafetensorsWriter::Options options;
+  options.expected_tensors = 4 * lines.size() + 1;
+  WEFT_TRY(SafetensorsWriter writer, SafetensorsWriter::create(arguments.out, options));
+  const auto scores = std::make_shared<Scores>();
+  size_t submitted = 0, written = 0;
+  for (size_t i = 0; i < lines.size(); ++i) {
+    const size_t end = std::min(lines.size(), i + kWindow);
+    if (submitted == i || submitted < end) {
+      engine->hold();
+      for (; submitted < end; ++submitted) submit(*engine, lines[submitted], submitted, scores);
+      engine->release();
+    }
+    std::unique_lock lock(scores->mutex);
+    scores->arrived.wait(lock, [&] { return scores->results.contains(i); });
+    const Result<ScoreResult> result = std::move(scores->results.extract(i).mapped());
+    lock.unlock();
+    if (!result.ok()) {
+      std::fprintf(stderr, "weft: %s line %d (%s): %s\n", arguments.requests.c_str(), lines[i].number,
+                   lines[i].custom_id.value_or("no custom_id").c_str(), result.error().message().c_str());
+      continue;
+    }
+    WEFT_RETURN_IF_ERROR(write_result(writer, *lines[i].custom_id, *result));
+    ++written;
+  }
+  if (written == 0 && !lines.empty())
+    return fail(Code::invalid_argument, "none of the ", lines.size(), " requests could be scored");
+  return writer.finish();
+}
+
+}  // namespace weft

@@ -1,0 +1,126 @@
+// See the header.
+#include "terminal.h"
+
+#include <unistd.h>
+
+#include <chrono>
+#include <condition_variable>
+#include <cstdio>
+#include <deque>
+#include <mutex>
+#include <set>
+
+#include "base/log.h"
+
+namespace weft {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); }
+
+// "[#####.....] 52 %  1.1 of 2.1 GB". Called from any thread.
+class ProgressBar {
+ public:
+  void show(int64_t done, int64_t total) {
+    const std::lock_guard lock(mutex_);
+    if (total <= 0 || seconds_since(begin_) < 1.0 || seconds_since(last_) < 0.1) return;
+    last_ = Clock::now();
+    shown_ = true;
+    const int filled = static_cast<int>(30 * done / total);
+    std::fprintf(stderr, "\rloading [%.*s%.*s] %3d %%  %.1f of %.1f GB", filled, "##############################", 30 - filled,
+                 "..............................", static_cast<int>(100 * done / total), static_cast<double>(done) / 1e9,
+                 static_cast<double>(total) / 1e9);
+    std::fflush(stderr);
+  }
+  ~ProgressBar() {
+    if (shown_) std::fputs("\r\033[K", stderr);
+  }
+
+ private:
+  std::mutex mutex_;
+  const Clock::time_point begin_ = Clock::now();
+  Clock::time_point last_{};
+  bool shown_ = false;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<Engine>> load_model(const Arguments& arguments, const EngineLoader& load) {
+  if (::isatty(STDERR_FILENO) == 0) return load(arguments.model, arguments.engine, {});
+  ProgressBar bar;
+  return load(arguments.model, arguments.engine, [&](int64_t done, int64_t total) { bar.show(done, total); });
+}
+
+RequestRules command_rules(const Engine& engine) {
+  RequestRules rules;
+  rules.defaults = engine.default_sampling();
+  rules.images = engine.info().takes_images;
+  rules.chat_template = true;
+  rules.encode = [&engine](const std::string& text) {
+    Request request;
+    request.prompt = text;
+    request.add_special_tokens = false;
+    return engine.prompt_tokens(request);
+  };
+  rules.ignored = [warned = std::make_shared<std::set<std::string>>()](const std::string& field) {
+    if (warned->size() < 64 && warned->insert(field).second)
+      log_warning("unknown_request_field", " field=", json_quote(field.substr(0, 80)), " action=ignored");
+  };
+  return rules;
+}
+
+Result<Answer> stream_answer(Engine& engine, Request request, const std::function<void(const std::string&)>& show,
+                             const std::atomic<bool>* interrupted) {
+  struct Inbox {
+    std::mutex mutex;
+    std::condition_variable arrived;
+    std::deque<Event> events;
+  };
+  const auto inbox = std::make_shared<Inbox>();
+  const Clock::time_point begin = Clock::now();
+  WEFT_TRY(const RequestId id, engine.submit(std::move(request), [inbox](const Event& event) {
+    const std::lock_guard lock(inbox->mutex);
+    inbox->events.push_back(event);
+    inbox->arrived.notify_one();
+  }));
+  Answer answer;
+  bool cancelled = false;
+  for (;;) {
+    std::unique_lock lock(inbox->mutex);
+    inbox->arrived.wait_for(lock, std::chrono::milliseconds(100), [&] { return !inbox->events.empty(); });
+    if (interrupted && *interrupted && !cancelled) {
+      cancelled = true;
+      engine.cancel(id);
+    }
+    if (inbox->events.empty()) continue;
+    const Event event = std::move(inbox->events.front());
+    inbox->events.pop_front();
+    lock.unlock();
+    if (answer.first_token_s == 0 && !event.tokens.empty()) answer.first_token_s = seconds_since(begin);
+    if (!event.text.empty()) show(event.text);
+    answer.text += event.text;
+    if (event.error) return *event.error;
+    if (event.finish != FinishReason::none) answer.finish = event.finish;
+    if (!event.last_of_request) continue;
+    answer.usage = event.usage;
+    answer.total_s = seconds_since(begin);
+    return answer;
+  }
+}
+
+std::string describe_speed(const Answer& answer) {
+  char text[200];
+  const double decode_s = answer.total_s - answer.first_token_s;
+  std::snprintf(text, sizeof text, "%d prompt tokens, first token after %.2f s; %d tokens in %.2f s (%.1f/s)",
+                answer.usage.prompt_tokens, answer.first_token_s, answer.usage.completion_tokens, answer.total_s,
+                decode_s > 0 ? (answer.usage.completion_tokens - 1) / decode_s : 0.0);
+  return text;
+}
+
+bool print_out(const std::string& text) {
+  return std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0;
+}
+
+}  // namespace weft

@@ -1,0 +1,48 @@
+// From words to a command, and from its error to a line and a status.
+#include <csignal>
+#include <cstdio>
+
+#include "commands.h"
+
+namespace weft {
+
+namespace {
+
+Status dispatch(const Arguments& arguments, const EngineLoader& load) {
+  switch (arguments.command) {
+    case Command::run: return run_command(arguments, load);
+    case Command::chat: return chat_command(arguments, load);
+    case Command::batch: return batch_command(arguments, load);
+    case Command::score: return score_command(arguments, load);
+    case Command::bench: return bench_command(arguments, load);
+    case Command::inspect: return inspect_command(arguments);
+    case Command::plan: return plan_command(arguments, load);
+    case Command::serve: return serve_command(arguments, load);
+  }
+  return fail(Code::internal, "unknown command");
+}
+
+// Messages are one line, whatever is in a file's name.
+std::string one_line(std::string text) {
+  for (char& c : text)
+    if (c == '\n' || c == '\r') c = ' ';
+  return text;
+}
+
+}  // namespace
+
+int weft_main(int count, const char* const* words, const EngineLoader& load) {
+  std::signal(SIGPIPE, SIG_IGN);  // a closed pipe is an error of the write
+  const auto parsed = parse_arguments(count, words);
+  if (const Leave* leave = std::get_if<Leave>(&parsed)) {
+    if (!leave->error.empty()) std::fprintf(stderr, "weft: %s\n", one_line(leave->error).c_str());
+    std::fputs(leave->out.c_str(), stdout);
+    return leave->status;
+  }
+  const Status status = dispatch(std::get<Arguments>(parsed), load);
+  if (status.ok()) return 0;
+  std::fprintf(stderr, "weft: %s\n", one_line(status.error().message()).c_str());
+  return 1;
+}
+
+}  // namespace weft

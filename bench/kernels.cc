@@ -1,0 +1,266 @@
+// Measures the kernels against the machine's own limits, taken in the same run, and prints one JSON object per line.
+//
+//   bench_kernels [threads=2] [filter]     filter: a word that the "bench" name must contain
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "base/thread_team.h"
+#include "kernels/kernels.h"
+#include "peak.h"
+
+namespace weft::bench {
+namespace {
+
+using kernels::Part;
+
+double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+
+// Zeroed memory on large pages where the system gives them; never returned.
+std::byte* big(size_t bytes) {
+  bytes = (bytes + (size_t{4} << 20)) >> 21 << 21;
+  void* p = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (p == MAP_FAILED) std::abort();
+  ::madvise(p, bytes, MADV_HUGEPAGE);
+  return static_cast<std::byte*>(p);
+}
+
+struct Bench {
+  const kernels::CpuTable& table;
+  ThreadTeam team;
+  std::string filter;
+  double read_bytes_per_s = 0, f32_flops = 0, bf16_flops = 0;
+
+  bool wanted(const char* name) const { return filter.empty() || std::string(name).find(filter) != std::string::npos; }
+  // The best time of one run of `work` by the whole team, after one run to warm up.
+  double best_seconds(const std::function<void(Part)>& work, double seconds = 0.6) {
+    const std::function<void(int)> member = [&](int i) { work({i, team.size()}); };
+    team.run(member);
+    double best = 1e30;
+    for (const double begin = now(); now() - begin < seconds;) {
+      const double start = now();
+      team.run(member);
+      best = std::min(best, now() - start);
+    }
+    return best;
+  }
+  double sum_over_team(const std::function<double()>& rate) {
+    std::vector<double> rates(static_cast<size_t>(team.size()));
+    team.run([&](int i) { rates[static_cast<size_t>(i)] = rate(); });
+    double sum = 0;
+    for (double r : rates) sum += r;
+    return sum;
+  }
+  double dot_flops(kernels::WeightForm form) const {
+    return form == kernels::WeightForm::bf16 && bf16_flops > 0 ? bf16_flops : f32_flops;
+  }
+};
+
+void measure_limits(Bench& b) {
+  const size_t bytes = size_t{1} << 30;
+  std::byte* data = big(bytes);
+  std::memset(data, 1, bytes);
+  const double seconds = b.best_seconds(
+      [&](Part part) {
+        static std::atomic<unsigned long> sink;
+        sink = read_memory(data + bytes / static_cast<size_t>(part.count) * static_cast<size_t>(part.index),
+                           bytes / static_cast<size_t>(part.count));
+      },
+      1.0);
+  ::munmap(data, bytes);
+  b.read_bytes_per_s = static_cast<double>(bytes) / seconds;
+  b.f32_flops = b.sum_over_team([] { return peak_flops_f32(0.3); });
+  b.bf16_flops = b.sum_over_team([] { return peak_flops_bf16(0.3); });
+  std::printf("{\"bench\":\"limits\",\"isa\":\"%s\",\"threads\":%d,\"read_gb_s\":%.1f,\"f32_gflops\":%.0f,\"bf16_gflops\":%.0f}\n",
+              b.table.isa, b.team.size(), b.read_bytes_per_s / 1e9, b.f32_flops / 1e9, b.bf16_flops / 1e9);
+}
+
+void fill_random(std::byte* data, size_t bytes, kernels::WeightForm form) {
+  uint32_t state = 1;
+  for (size_t i = 0; i < bytes / 4; ++i) {
+    state = state * 1664525u + 1013904223u;
+    // Floats (or pairs of bfloat16) between 2^-7 and 2^-6, of both signs.
+    const uint32_t bits =
+        form == kernels::WeightForm::bf16 ? (state & 0x807f807fu) | 0x3c003c00u : (state & 0x807fffffu) | 0x3c000000u;
+    std::memcpy(data + i * 4, &bits, 4);
+  }
+}
+
+void linear(Bench& b, kernels::WeightForm form, int out, int k, std::initializer_list<int> row_counts) {
+  if (!b.wanted("linear")) return;
+  kernels::LinearArgs a;
+  const kernels::Operand operand = b.table.operand(form);
+  const int panel = b.table.panel_cols(form), panels = (out + panel - 1) / panel;
+  a.w = {.form = form, .out = out, .k = k, .panel = panel, .panel_bytes = b.table.panel_bytes(form, k)};
+  const size_t bytes = a.w.panel_bytes * static_cast<size_t>(panels);
+  const int copies = static_cast<int>(std::max<size_t>(1, (size_t{400} << 20) / bytes));  // more than any cache
+  std::byte* weights = big(bytes * static_cast<size_t>(copies) + 8192);
+  fill_random(weights, bytes * static_cast<size_t>(copies), form);
+  for (int rows : row_counts) {
+    std::byte* x = big(static_cast<size_t>(rows) * static_cast<size_t>(k) * 4);
+    fill_random(x, static_cast<size_t>(rows) * static_cast<size_t>(k) * 4,
+                operand == kernels::Operand::bf16 ? kernels::WeightForm::bf16 : kernels::WeightForm::f32);
+    a.x = x;
+    a.ld_x = k;
+    a.y = reinterpret_cast<float*>(big(static_cast<size_t>(rows) * static_cast<size_t>(out) * 4));
+    a.ld_y = out;
+    const int used = rows >= 64 ? std::min(2, copies) : copies;
+    const double seconds = b.best_seconds([&](Part part) {
+      kernels::LinearArgs call = a;
+      for (int i = 0; i < used; ++i) {
+        call.w.data = weights + bytes * static_cast<size_t>(i);
+        b.table.linear(call, rows, part);
+      }
+    }) / used;
+    const double gb = static_cast<double>(bytes) / seconds, flops = 2.0 * rows * out * k / seconds;
+    std::printf(
+        "{\"bench\":\"linear\",\"isa\":\"%s\",\"threads\":%d,\"form\":\"%s\",\"m\":%d,\"n\":%d,\"k\":%d,\"gb_s\":%.1f,\"read_pct\":"
+        "%.0f,\"gflops\":%.1f,"
+        "\"peak_pct\":%.0f}\n",
+        b.table.isa, b.team.size(), form == kernels::WeightForm::bf16 ? "bf16" : "f32", rows, out, k, gb / 1e9,
+        100 * gb / b.read_bytes_per_s, flops / 1e9, 100 * flops / b.dot_flops(form));
+    std::fflush(stdout);
+    ::munmap(x, static_cast<size_t>(rows) * static_cast<size_t>(k) * 4);
+    ::munmap(a.y, static_cast<size_t>(rows) * static_cast<size_t>(out) * 4);
+  }
+  ::munmap(weights, bytes * static_cast<size_t>(copies));
+}
+
+struct AttentionShape {
+  int heads, kv_heads, dim;
+  DType dtype;
+};
+
+// `rows` query rows at the end of a context of `context` keys, repeated over enough layers to leave the caches.
+void attention(Bench& b, const AttentionShape& shape, int rows, int context, int layers) {
+  if (!b.wanted("attention")) return;
+  const CacheSpec spec{.kv_heads = shape.kv_heads, .k_dim = shape.dim, .v_dim = shape.dim, .dtype = shape.dtype};
+  constexpr int kBlock = 64;
+  const int blocks = (context + kBlock - 1) / kBlock;
+  kernels::AttendArgs a;
+  a.cache = {.block_stride_bytes = kernels::cache_layer_bytes(spec, kBlock),
+             .tokens_per_block = kBlock,
+             .dtype = shape.dtype,
+             .kv_heads = shape.kv_heads,
+             .k_dim = shape.dim,
+             .v_dim = shape.dim};
+  const size_t layer_bytes = a.cache.block_stride_bytes * static_cast<size_t>(blocks);
+  std::byte* cache = big(layer_bytes * static_cast<size_t>(layers));
+  fill_random(cache, layer_bytes * static_cast<size_t>(layers),
+              shape.dtype == DType::bf16 ? kernels::WeightForm::bf16 : kernels::WeightForm::f32);
+  std::vector<int32_t> table(static_cast<size_t>(blocks));
+  for (int i = 0; i < blocks; ++i) table[static_cast<size_t>(i)] = i;
+  const kernels::SequenceView sequence{.rows = rows, .first_position = context - rows};
+  kernels::AttendPlan plan;
+  a.cache.base = cache;
+  kernels::plan_attention({&sequence, 1}, a.cache, shape.heads, kernels::Mask::causal, 0, 0, b.team.size(), plan);
+  const size_t width = static_cast<size_t>(shape.heads) * static_cast<size_t>(shape.dim);
+  std::vector<float> q(static_cast<size_t>(rows) * width, 0.01f), out(q.size());
+  std::vector<float> partials(static_cast<size_t>(plan.partial_count + 1) * kernels::partial_floats(shape.heads, a.cache));
+  a.q = q.data();
+  a.ld_q = a.ld_out = static_cast<int64_t>(width);
+  a.block_table = table.data();
+  a.sequences = &sequence;
+  a.plan = &plan;
+  a.heads = shape.heads;
+  a.scale = 0.1f;
+  a.out = out.data();
+  a.partials = partials.data();
+  a.scratch_bytes = b.table.attend_scratch_bytes(shape.heads, a.cache);
+  a.scratch = big(a.scratch_bytes * static_cast<size_t>(b.team.size()));
+  const double seconds = b.best_seconds([&](Part part) {
+    kernels::AttendArgs call = a;
+    for (int layer = 0; layer < layers; ++layer) {
+      call.cache.base = cache + layer_bytes * static_cast<size_t>(layer);
+      b.table.attend(call, rows, part);
+      if (!plan.combines.empty()) {
+        b.team.barrier();
+        b.table.attend_combine(call, rows, part);
+        b.team.barrier();
+      }
+    }
+  }) / layers;
+  double visits = 0;  // (row, key) pairs
+  for (int r = 0; r < rows; ++r) visits += context - rows + r + 1;
+  const double flops = visits * static_cast<double>(width) * 4 / seconds;
+  const double gb = static_cast<double>(layer_bytes) / seconds;
+  std::printf(
+      "{\"bench\":\"attention\",\"isa\":\"%s\",\"threads\":%d,\"cache\":\"%s\",\"heads\":%d,\"kv_heads\":%d,\"dim\":%d,\"rows\":%d,"
+      "\"context\":%d,\"us\":%.1f,"
+      "\"gb_s\":%.1f,\"read_pct\":%.0f,\"gflops\":%.1f,\"peak_pct\":%.0f}\n",
+      b.table.isa, b.team.size(), shape.dtype == DType::bf16 ? "bf16" : "f32", shape.heads, shape.kv_heads, shape.dim, rows,
+      context, seconds * 1e6, gb / 1e9, 100 * gb / b.read_bytes_per_s, flops / 1e9,
+      100 * flops / b.dot_flops(shape.dtype == DType::bf16 ? kernels::WeightForm::bf16 : kernels::WeightForm::f32));
+  std::fflush(stdout);
+  ::munmap(cache, layer_bytes * static_cast<size_t>(layers));
+}
+
+// Ops on rows, by elements per second of the whole team.
+void row_ops(Bench& b, int rows, int cols) {
+  std::vector<float> x(static_cast<size_t>(rows) * static_cast<size_t>(cols) * 2, 0.5f), out(x.size()),
+      weight(static_cast<size_t>(cols), 1.0f);
+  const auto report = [&](const char* name, const std::function<void(Part)>& work) {
+    if (!b.wanted(name)) return;
+    const double seconds = b.best_seconds(work, 0.2);
+    std::printf("{\"bench\":\"%s\",\"isa\":\"%s\",\"threads\":%d,\"rows\":%d,\"cols\":%d,\"us\":%.2f,\"ns_per_element\":%.3f}\n",
+                name, b.table.isa, b.team.size(), rows, cols, seconds * 1e6, seconds * 1e9 / rows / cols);
+  };
+  const kernels::NormArgs norm{
+      .x = x.data(), .ld_x = cols, .cols = cols, .weight = weight.data(), .out = out.data(), .ld_out = cols};
+  report("rms_norm", [&](Part part) { b.table.rms_norm(norm, rows, part); });
+  report("layer_norm", [&](Part part) { b.table.layer_norm(norm, rows, part); });
+  kernels::ActivateArgs act{.x = x.data(), .ld_x = 2 * cols, .cols = cols, .out = out.data(), .ld_out = cols};
+  report("silu_gated", [&](Part part) { b.table.activate(act, rows, part); });
+  act.act = kernels::Activation::gelu;
+  report("gelu_gated", [&](Part part) { b.table.activate(act, rows, part); });
+  std::vector<float> angles(static_cast<size_t>(rows) * 128, 0.5f);
+  kernels::HeadsArgs heads{.x = out.data(),
+                           .ld_x = cols,
+                           .heads = cols / 128,
+                           .dim = 128,
+                           .norm = kernels::HeadNorm::rms,
+                           .norm_weight = weight.data(),
+                           .angles = angles.data(),
+                           .half = 64};
+  report("heads_rms_rope", [&](Part part) { b.table.heads(heads, rows, part); });
+}
+
+int run(int threads, const char* filter) {
+  const kernels::CpuTable* table = kernels::cpu_table();
+  if (!table) {
+    std::fprintf(stderr, "WEFT_ISA names a table that cannot run here\n");
+    return 1;
+  }
+  Bench b{*table, ThreadTeam(threads), filter};
+  measure_limits(b);
+  using kernels::WeightForm;
+  linear(b, WeightForm::bf16, 8192, 2048, {1, 2, 4, 8, 16, 32, 64, 512});
+  linear(b, WeightForm::bf16, 2048, 8192, {1, 8, 512});
+  linear(b, WeightForm::f32, 8192, 2048, {1, 2, 4, 8, 16, 32, 512});
+  linear(b, WeightForm::bf16, 896, 896, {1, 8, 512});
+  for (const DType dtype : {DType::bf16, DType::f32}) {
+    attention(b, {32, 8, 128, dtype}, 1, 16384, 4);
+    attention(b, {14, 2, 64, dtype}, 1, 16384, 12);
+    attention(b, {8, 8, 128, dtype}, 1, 16384, 4);
+    attention(b, {32, 8, 128, dtype}, 512, 512, 4);
+    attention(b, {32, 8, 128, dtype}, 256, 8192, 1);
+    attention(b, {8, 8, 64, dtype}, 512, 2048, 2);
+  }
+  for (const int rows : {1, 512}) row_ops(b, rows, 4096);
+  return 0;
+}
+
+}  // namespace
+}  // namespace weft::bench
+
+int main(int argc, char** argv) {
+  return weft::bench::run(argc > 1 ? std::atoi(argv[1]) : weft::ThreadTeam::default_size(), argc > 2 ? argv[2] : "");
+}

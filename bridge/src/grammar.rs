@@ -1,0 +1,257 @@
+//! Guided decoding over llguidance: a factory per tokenizer (the trie of its tokens), and one matcher per answer.
+use std::sync::Arc;
+
+use llguidance::{api::TopLevelGrammar, earley::SlicedBiasComputer, Matcher, ParserFactory};
+use serde_json::Value;
+use toktrie::{InferenceCapabilities, TokEnv, TokRxInfo, TokTrie, TokenId, TokenizerEnv};
+
+use crate::abi::{self, guard, Failure, Outcome, WeftError};
+use crate::gbnf;
+use crate::tokenizer::WeftTokenizer;
+
+/// The vocabulary as the grammar engine sees it. Text is only ever cut greedily: forced tokens are not used.
+struct Vocabulary {
+    trie: TokTrie,
+}
+
+impl TokenizerEnv for Vocabulary {
+    fn tok_trie(&self) -> &TokTrie {
+        &self.trie
+    }
+    fn tokenize_bytes(&self, text: &[u8]) -> Vec<TokenId> {
+        self.trie.greedy_tokenize(text)
+    }
+}
+
+pub struct WeftGrammarFactory {
+    factory: ParserFactory,
+}
+
+#[repr(C)]
+pub struct WeftGrammarLimits {
+    text_bytes: usize,
+    nesting: usize,
+    parser_items: usize,
+    lexer_states: usize,
+    lexer_cost: u64,
+}
+
+pub struct WeftGrammar {
+    matcher: Matcher,
+}
+
+/// Special tokens cannot be written by a grammar's text; ids without a token neither.
+fn words(tokenizer: &WeftTokenizer, rows: u32) -> Vec<Vec<u8>> {
+    let special = |name: String| {
+        let mut word = vec![TokTrie::SPECIAL_TOKEN_MARKER];
+        word.extend_from_slice(name.as_bytes());
+        word
+    };
+    (0..rows)
+        .map(|id| {
+            let bytes = tokenizer.token_bytes(id).unwrap_or_default();
+            if bytes.is_empty() {
+                special(format!("<[{id}]>"))
+            } else if tokenizer.is_special(id) {
+                special(String::from_utf8_lossy(&bytes).into_owned())
+            } else {
+                bytes
+            }
+        })
+        .collect()
+}
+
+/// # Safety
+/// `ends` points at `count` ids; `limits` and `error` at their structs.
+#[no_mangle]
+pub unsafe extern "C" fn weft_grammar_factory_new(
+    tokenizer: &WeftTokenizer,
+    rows: u32,
+    ends: *const u32,
+    count: usize,
+    limits: &WeftGrammarLimits,
+    error: *mut WeftError,
+) -> *mut WeftGrammarFactory {
+    guard(error, std::ptr::null_mut(), || {
+        let ends = abi::slice(ends, count);
+        if ends.is_empty() {
+            return Err(Failure::unsupported("the model has no end-of-sequence token, which guided decoding needs"));
+        }
+        let words = words(tokenizer, rows);
+        let info = TokRxInfo::new(words.len() as u32, ends[0]);
+        let trie = TokTrie::from(&info, &words).with_eos_tokens(ends);
+        let environment: TokEnv = Arc::new(Vocabulary { trie });
+        let capabilities = InferenceCapabilities { ff_tokens: false, ..Default::default() };
+        let mut factory = ParserFactory::new(&environment, capabilities, &SlicedBiasComputer::general_slices())
+            .map_err(|e| Failure::invalid(format!("{e:#}")))?;
+        factory.quiet();
+        let set = factory.limits_mut();
+        set.initial_lexer_fuel = limits.lexer_cost;
+        set.step_max_items = limits.parser_items;
+        set.max_lexer_states = limits.lexer_states;
+        Ok(Box::into_raw(Box::new(WeftGrammarFactory { factory })))
+    })
+}
+
+/// # Safety
+/// `factory` comes from `weft_grammar_factory_new` and was not freed before.
+#[no_mangle]
+pub unsafe extern "C" fn weft_grammar_factory_free(factory: *mut WeftGrammarFactory) {
+    drop(Box::from_raw(factory));
+}
+
+/// Between two values of a JSON text: nothing, a space, or a line break with its indentation. Unbounded white space lets a model
+/// write nothing but blanks until its budget is spent.
+const WHITE_SPACE: &str = r"( |\n[ \t]{0,40})?";
+
+fn json_grammar(mut schema: Value, compact: bool) -> TopLevelGrammar {
+    let options = if compact {
+        serde_json::json!({"whitespace_flexible": false})
+    } else {
+        serde_json::json!({"whitespace_flexible": true, "whitespace_pattern": WHITE_SPACE})
+    };
+    match &mut schema {
+        Value::Object(members) => {
+            members.insert("x-guidance".into(), options);
+        }
+        Value::Bool(true) => schema = serde_json::json!({"x-guidance": options}),
+        _ => {}
+    }
+    TopLevelGrammar::from_json_schema(schema)
+}
+
+fn depth(value: &Value) -> usize {
+    match value {
+        Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or(0),
+        Value::Object(members) => 1 + members.values().map(depth).max().unwrap_or(0),
+        _ => 0,
+    }
+}
+
+/// The deepest nesting of groups in an expression or grammar.
+fn group_depth(text: &str) -> usize {
+    let (mut open, mut deepest) = (0usize, 0usize);
+    for c in text.bytes() {
+        match c {
+            b'(' => {
+                open += 1;
+                deepest = deepest.max(open);
+            }
+            b')' => open = open.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
+}
+
+fn top_level(kind: u32, text: &str, compact: bool, limits: &WeftGrammarLimits) -> Outcome<TopLevelGrammar> {
+    if text.len() > limits.text_bytes {
+        return Err(Failure::invalid(format!("it has {} bytes, more than {}", text.len(), limits.text_bytes)));
+    }
+    if kind >= 2 && group_depth(text) > limits.nesting {
+        return Err(Failure::invalid(format!("groups are nested deeper than {} levels", limits.nesting)));
+    }
+    match kind {
+        0 => Ok(json_grammar(serde_json::json!({"type": "object"}), compact)),
+        1 => {
+            let schema: Value = serde_json::from_str(text).map_err(|e| Failure::invalid(format!("the schema is not JSON: {e}")))?;
+            if depth(&schema) > limits.nesting {
+                return Err(Failure::invalid(format!("the schema is nested deeper than {} levels", limits.nesting)));
+            }
+            Ok(json_grammar(schema, compact))
+        }
+        2 => Ok(TopLevelGrammar::from_regex(text)),
+        3 if text.contains("::=") => Ok(TopLevelGrammar::from_lark(gbnf::to_lark(text)?)),
+        3 => Ok(TopLevelGrammar::from_lark(text.into())),
+        _ => {
+            let choices: Vec<String> = serde_json::from_str(text).map_err(|e| Failure::invalid(format!("the choices are not a list of strings: {e}")))?;
+            if choices.is_empty() || choices.iter().any(String::is_empty) {
+                return Err(Failure::invalid("there must be at least one choice, and none may be empty"));
+            }
+            let quoted: Vec<String> = choices.iter().map(|c| serde_json::to_string(c).unwrap_or_default()).collect();
+            Ok(TopLevelGrammar::from_lark(format!("start: {}", quoted.join(" | "))))
+        }
+    }
+}
+
+/// `kind`: 0 JSON object, 1 JSON schema, 2 regular expression, 3 EBNF or Lark, 4 choices (a JSON list of strings).
+///
+/// # Safety
+/// `text` points at `size` bytes; `error` at a writable WeftError.
+#[no_mangle]
+pub unsafe extern "C" fn weft_grammar_new(
+    factory: &WeftGrammarFactory,
+    kind: u32,
+    text: *const u8,
+    size: usize,
+    compact: bool,
+    limits: &WeftGrammarLimits,
+    error: *mut WeftError,
+) -> *mut WeftGrammar {
+    guard(error, std::ptr::null_mut(), || {
+        let grammar = top_level(kind, abi::text(text, size)?, compact, limits)?;
+        let parser = factory.factory.create_parser(grammar).map_err(|e| Failure::invalid(format!("{e:#}")))?;
+        let mut matcher = Matcher::new(Ok(parser));
+        if let Some(problem) = matcher.grammar_warnings().first() {
+            return Err(Failure::unsupported(problem.clone()));
+        }
+        // The first mask shows whether the limits hold.
+        matcher.compute_mask_or_eos().map_err(|e| Failure::invalid(format!("{e:#}")))?;
+        Ok(Box::into_raw(Box::new(WeftGrammar { matcher })))
+    })
+}
+
+/// # Safety
+/// `grammar` comes from this file and was not freed before.
+#[no_mangle]
+pub unsafe extern "C" fn weft_grammar_free(grammar: *mut WeftGrammar) {
+    drop(Box::from_raw(grammar));
+}
+
+#[no_mangle]
+pub extern "C" fn weft_grammar_clone(grammar: &WeftGrammar) -> *mut WeftGrammar {
+    Box::into_raw(Box::new(WeftGrammar { matcher: grammar.matcher.deep_clone() }))
+}
+
+/// # Safety
+/// `out` points at `words` writable words; `error` at a writable WeftError.
+#[no_mangle]
+pub unsafe extern "C" fn weft_grammar_mask(grammar: &mut WeftGrammar, out: *mut u32, words: usize, error: *mut WeftError) -> bool {
+    guard(error, false, || {
+        let mask = grammar.matcher.compute_mask_or_eos().map_err(|e| Failure::invalid(format!("{e:#}")))?;
+        let from = mask.as_slice();
+        for i in 0..words {
+            out.add(i).write(from.get(i).copied().unwrap_or(0));
+        }
+        Ok(true)
+    })
+}
+
+/// # Safety
+/// `error` points at a writable WeftError.
+#[no_mangle]
+pub unsafe extern "C" fn weft_grammar_accept(grammar: &mut WeftGrammar, token: u32, error: *mut WeftError) -> bool {
+    guard(error, false, || {
+        if grammar.matcher.validate_tokens(&[token]).unwrap_or(0) == 0 {
+            return Err(Failure::invalid(format!("the grammar does not allow token {token} here")));
+        }
+        grammar.matcher.consume_token(token).map(|()| true).map_err(|e| Failure::invalid(format!("{e:#}")))
+    })
+}
+
+/// # Safety
+/// `error` points at a writable WeftError.
+#[no_mangle]
+pub unsafe extern "C" fn weft_grammar_rollback(grammar: &mut WeftGrammar, tokens: usize, error: *mut WeftError) -> bool {
+    guard(error, false, || grammar.matcher.rollback(tokens).map(|()| true).map_err(|e| Failure::invalid(format!("{e:#}"))))
+}
+
+#[no_mangle]
+pub extern "C" fn weft_grammar_is_finished(grammar: &WeftGrammar) -> bool {
+    grammar.matcher.is_stopped()
+}
+
+#[no_mangle]
+pub extern "C" fn weft_grammar_may_end(grammar: &mut WeftGrammar) -> bool {
+    abi::catch(|| grammar.matcher.is_accepting().map_err(|e| Failure::invalid(format!("{e:#}")))).unwrap_or(false)
+}

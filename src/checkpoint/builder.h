@@ -1,0 +1,36 @@
+// Fills a Checkpoint; the formats' readers share it.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "base/files.h"
+#include "checkpoint/checkpoint.h"
+
+namespace weft {
+
+struct Checkpoint::Files {
+  std::vector<MappedFile> mapped;
+};
+
+struct CheckpointBuilder {
+  std::shared_ptr<Checkpoint> checkpoint{new Checkpoint};
+
+  // Maps a file and returns its index; the bytes stay at their address as long as the checkpoint lives.
+  Result<int> map(const std::string& path);
+  std::span<const std::byte> bytes(int file) const { return checkpoint->files_->mapped[file].bytes(); }
+  // data_corrupt for a name that is there already.
+  Status add(TensorInfo tensor);
+  TensorInfo* find(const std::string& name);
+  std::map<std::string, TensorInfo, std::less<>>& tensors() { return checkpoint->tensors_; }
+  void set_path(std::string path) { checkpoint->path_ = std::move(path); }
+  void set_config(Json config) { checkpoint->config_ = std::move(config); }
+  void set_generation_config(Json config) { checkpoint->generation_config_ = std::move(config); }
+  void set_gguf_tokenizer(std::unique_ptr<GgufTokenizer> tokenizer) { checkpoint->gguf_tokenizer_ = std::move(tokenizer); }
+  void set_dummy() { checkpoint->dummy_ = true; }
+};
+
+// Reads a .gguf file: its tensors under Hugging Face names (unless `config_only`), a config and the tokenizer's metadata.
+Status read_gguf(CheckpointBuilder& builder, const std::string& path, bool config_only);
+
+}  // namespace weft

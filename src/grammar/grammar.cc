@@ -1,0 +1,93 @@
+#include "grammar/grammar.h"
+
+#include "bridge.h"
+
+namespace weft {
+namespace {
+
+// Takes the error's text over.
+Error take_error(WeftError& error) {
+  const std::string message(reinterpret_cast<const char*>(error.message.data), error.message.size);
+  weft_bytes_free(error.message);
+  switch (error.code) {
+    case WEFT_INVALID_ARGUMENT: return {Code::invalid_argument, message};
+    case WEFT_UNSUPPORTED: return {Code::unsupported, message};
+    case WEFT_RESOURCE_EXHAUSTED: return {Code::resource_exhausted, message};
+    default: return {Code::internal, message};
+  }
+}
+
+WeftGrammarLimits bridge_limits(const GrammarLimits& limits) {
+  return {limits.text_bytes, static_cast<size_t>(limits.nesting), limits.parser_items, limits.lexer_states, limits.lexer_cost};
+}
+
+}  // namespace
+
+Grammar::~Grammar() { weft_grammar_free(state_); }
+
+Status Grammar::fill(std::span<uint32_t> bitmask) {
+  WeftError error;
+  if (weft_grammar_mask(state_, bitmask.data(), bitmask.size(), &error)) return {};
+  return take_error(error);
+}
+
+Status Grammar::accept(int32_t token) {
+  WeftError error;
+  if (token >= 0 && weft_grammar_accept(state_, static_cast<uint32_t>(token), &error)) return {};
+  if (token < 0) return fail(Code::invalid_argument, "token id ", token);
+  return take_error(error);
+}
+
+bool Grammar::is_finished() const { return weft_grammar_is_finished(state_); }
+bool Grammar::may_end() const { return weft_grammar_may_end(state_); }
+
+Status Grammar::rollback(size_t n) {
+  WeftError error;
+  if (weft_grammar_rollback(state_, n, &error)) return {};
+  return take_error(error);
+}
+
+std::unique_ptr<Grammar> Grammar::clone() const { return std::unique_ptr<Grammar>(new Grammar(weft_grammar_clone(state_))); }
+
+GrammarFactory::GrammarFactory(std::shared_ptr<const WeftTokenizer> tokenizer, int32_t vocab_rows, std::vector<int32_t> end_ids, GrammarLimits limits)
+    : tokenizer_(std::move(tokenizer)), vocab_rows_(vocab_rows), end_ids_(std::move(end_ids)), limits_(limits) {}
+
+GrammarFactory::~GrammarFactory() {
+  if (factory_) weft_grammar_factory_free(factory_);
+}
+
+Result<const WeftGrammarFactory*> GrammarFactory::factory() const {
+  const std::lock_guard lock(mutex_);
+  if (!factory_) {
+    const std::vector<uint32_t> ends(end_ids_.begin(), end_ids_.end());
+    const WeftGrammarLimits limits = bridge_limits(limits_);
+    WeftError error;
+    factory_ = weft_grammar_factory_new(tokenizer_.get(), static_cast<uint32_t>(vocab_rows_), ends.data(), ends.size(), &limits, &error);
+    if (!factory_) return take_error(error);
+  }
+  return static_cast<const WeftGrammarFactory*>(factory_);
+}
+
+Status GrammarFactory::warm_up() const {
+  WEFT_TRY([[maybe_unused]] const WeftGrammarFactory* made, factory());
+  return {};
+}
+
+Result<std::unique_ptr<Grammar>> GrammarFactory::compile(const GrammarSpec& spec) const {
+  if (spec.kind == GrammarSpec::Kind::structural_tag) return fail(Code::unsupported, "structural tags are not available yet");
+  WEFT_TRY(const WeftGrammarFactory* made, factory());
+  std::string text = spec.text;
+  if (spec.kind == GrammarSpec::Kind::choice) {
+    Json choices = Json::array();
+    for (const std::string& choice : spec.choices) choices.push_back(choice);
+    text = choices.dump();
+  }
+  const WeftGrammarLimits limits = bridge_limits(limits_);
+  WeftError error;
+  WeftGrammar* state =
+      weft_grammar_new(made, static_cast<uint32_t>(spec.kind), text.data(), text.size(), spec.compact_json, &limits, &error);
+  if (!state) return take_error(error);
+  return std::unique_ptr<Grammar>(new Grammar(state));
+}
+
+}  // namespace weft

@@ -1,0 +1,11 @@
+// The AVX-512 table with the bfloat16 dot instruction. Compiled for F, BW, VL, DQ and BF16; see simd/ and layout.h for linkage.
+#include "kernels/simd/vec_avx512.h"
+// The traits come first.
+#include "kernels/simd/fill.h"
+#include "kernels/simd/tables.h"
+
+namespace weft::kernels {
+
+void fill_avx512_bf16(CpuTable& table) { fill<Avx512Dot>(table); }
+
+}  // namespace weft::kernels

@@ -1,0 +1,226 @@
+// Ops on rows of activations: norms, heads (norm and rotation), activations, conversion to operands, addition.
+#pragma once
+
+#include "kernels/layout.h"
+#include "kernels/simd/math.h"
+
+namespace weft::kernels {
+namespace {
+
+// out[c .. c + n) of a row, 0 < n <= kLanes.
+template <class V>
+WEFT_INLINE void store_operand(void* row, int64_t c, Operand operand, typename V::F value, int n) {
+  if (operand == Operand::bf16) {
+    uint16_t* out = static_cast<uint16_t*>(row) + c;
+    if (n >= V::kLanes) return V::store_bf16(out, value);
+    uint16_t lanes[V::kLanes];
+    V::store_bf16(lanes, value);
+    for (int i = 0; i < n; ++i) out[i] = lanes[i];
+    return;
+  }
+  if (operand == Operand::f32_as_bf16) value = V::as_float(V::round_bf16(value));
+  float* out = static_cast<float*>(row) + c;
+  if (n >= V::kLanes) V::store(out, value);
+  else V::store_n(out, value, n);
+}
+[[maybe_unused]] static inline void end_row(void* row, int cols, Operand operand) {
+  if (operand == Operand::bf16 && cols % 2 != 0) static_cast<uint16_t*>(row)[cols] = 0;
+}
+WEFT_INLINE void* row_at(void* out, int64_t elements, Operand operand) {
+  return static_cast<std::byte*>(out) + elements * operand_size_bytes(operand);
+}
+
+template <class V>
+WEFT_INLINE typename V::F load_upto(const float* p, int n) {
+  return n >= V::kLanes ? V::load(p) : V::load_n(p, n);
+}
+
+// Calls work(row, first column, last column) for this part of rows x cols, cut at multiples of 64 columns, so that one row of a
+// wide op still occupies every thread.
+template <class Work>
+WEFT_INLINE void for_columns(int rows, int cols, Part part, Work work) {
+  constexpr int kChunk = 64;
+  const int64_t chunks = (cols + kChunk - 1) / kChunk;
+  const Range range = share(rows * chunks, part);
+  for (int64_t unit = range.first; unit < range.last;) {
+    const int64_t row = unit / chunks, first = unit % chunks;
+    const int64_t count = chunks - first < range.last - unit ? chunks - first : range.last - unit;
+    const int64_t last = (first + count) * kChunk;
+    work(row, static_cast<int>(first * kChunk), static_cast<int>(last < cols ? last : cols));
+    unit += count;
+  }
+}
+
+template <class V>
+void to_operand(const ToOperandArgs& a, int rows, Part part) {
+  for_columns(rows, a.cols, part, [&](int64_t r, int first, int last) {
+    void* out = row_at(a.out, r * a.ld_out, a.operand);
+    for (int c = first; c < last; c += V::kLanes)
+      store_operand<V>(out, c, a.operand, load_upto<V>(a.x + r * a.ld_x + c, last - c), last - c);
+    if (last == a.cols) end_row(out, a.cols, a.operand);
+  });
+}
+
+template <class V>
+void add(const AddArgs& a, int rows, Part part) {
+  for_columns(rows, a.cols, part, [&](int64_t r, int first, int last) {
+    for (int c = first; c < last; c += V::kLanes) {
+      const typename V::F sum = V::add(load_upto<V>(a.a + r * a.ld_a + c, last - c), load_upto<V>(a.b + r * a.ld_b + c, last - c));
+      store_operand<V>(a.out + r * a.ld_out, c, Operand::f32, sum, last - c);
+    }
+  });
+}
+
+template <class V>
+void select_rows(const SelectRowsArgs& a, int rows, Part part) {
+  for_columns(rows, a.cols, part, [&](int64_t r, int first, int last) {
+    const float* x = a.x + a.rows[r] * a.ld_x;
+    for (int c = first; c < last; c += V::kLanes)
+      store_operand<V>(a.out + r * a.ld_out, c, Operand::f32, load_upto<V>(x + c, last - c), last - c);
+  });
+}
+
+template <class V, Activation act>
+void activate_as(const ActivateArgs& a, int rows, Part part) {
+  for_columns(rows, a.cols, part, [&](int64_t r, int first, int last) {
+    const float* x = a.x + r * a.ld_x;
+    void* out = row_at(a.out, r * a.ld_out, a.operand);
+    for (int c = first; c < last; c += V::kLanes) {
+      typename V::F value = activated<V, act>(load_upto<V>(x + c, last - c));
+      if (a.gated) value = V::mul(value, load_upto<V>(x + a.cols + c, last - c));
+      store_operand<V>(out, c, a.operand, value, last - c);
+    }
+    if (last == a.cols) end_row(out, a.cols, a.operand);
+  });
+}
+
+template <class V>
+void activate(const ActivateArgs& a, int rows, Part part) {
+  switch (a.act) {
+    case Activation::silu: return activate_as<V, Activation::silu>(a, rows, part);
+    case Activation::gelu_tanh: return activate_as<V, Activation::gelu_tanh>(a, rows, part);
+    case Activation::gelu: return activate_as<V, Activation::gelu>(a, rows, part);
+    case Activation::relu2: return activate_as<V, Activation::relu2>(a, rows, part);
+    case Activation::relu: return activate_as<V, Activation::relu>(a, rows, part);
+    case Activation::tanh: return activate_as<V, Activation::tanh>(a, rows, part);
+    case Activation::quick_gelu: return activate_as<V, Activation::quick_gelu>(a, rows, part);
+  }
+}
+
+// Sum over a row of f(x) in four vectors of partial sums; f(0) of lanes past the end must be suppressed by the caller's f through
+// its second argument, the number of valid lanes.
+template <class V, class Term>
+WEFT_INLINE float row_sum(const float* x, int cols, Term term) {
+  typename V::F sums[4] = {V::zero(), V::zero(), V::zero(), V::zero()};
+  int c = 0;
+  for (; c + 4 * V::kLanes <= cols; c += 4 * V::kLanes) {
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) sums[i] = V::add(sums[i], term(V::load(x + c + i * V::kLanes), V::kLanes));
+  }
+  for (; c < cols; c += V::kLanes) sums[0] = V::add(sums[0], term(load_upto<V>(x + c, cols - c), cols - c));
+  return V::sum(V::add(V::add(sums[0], sums[1]), V::add(sums[2], sums[3])));
+}
+
+// Squares of x - mean.
+template <class V>
+WEFT_INLINE float sum_of_squares(const float* x, int cols, float mean) {
+  return row_sum<V>(x, cols, [mean](typename V::F value, int n) {
+    typename V::F d = V::sub(value, V::set1(mean));
+    if (n < V::kLanes) d = V::select(V::between(0, n), d, V::zero());
+    return V::mul(d, d);
+  });
+}
+
+template <class V>
+WEFT_INLINE void write_norm(const NormArgs& a, int64_t r, float mean, float scale) {
+  void* out = row_at(a.out, r * a.ld_out, a.operand);
+  const float* x = a.x + r * a.ld_x;
+  for (int c = 0; c < a.cols; c += V::kLanes) {
+    const int n = a.cols - c;
+    typename V::F value = V::mul(V::sub(load_upto<V>(x + c, n), V::set1(mean)), V::set1(scale));
+    if (a.weight) {
+      const typename V::F weight = load_upto<V>(a.weight + c, n);
+      value = V::mul(value, a.one_plus ? V::add(V::set1(1.0f), weight) : weight);
+    }
+    if (a.bias) value = V::add(value, load_upto<V>(a.bias + c, n));
+    store_operand<V>(out, c, a.operand, value, n);
+  }
+  end_row(out, a.cols, a.operand);
+}
+
+WEFT_INLINE float norm_scale(float squares, int count, float eps) {
+  return 1.0f / __builtin_sqrtf(squares / static_cast<float>(count) + eps);
+}
+
+template <class V>
+void rms_norm(const NormArgs& a, int rows, Part part) {
+  const Range range = share(rows, part);
+  for (int64_t r = range.first; r < range.last; ++r) {
+    write_norm<V>(a, r, 0.0f, norm_scale(sum_of_squares<V>(a.x + r * a.ld_x, a.cols, 0.0f), a.cols, a.eps));
+  }
+}
+
+template <class V>
+void layer_norm(const NormArgs& a, int rows, Part part) {
+  const Range range = share(rows, part);
+  for (int64_t r = range.first; r < range.last; ++r) {
+    const float* x = a.x + r * a.ld_x;
+    const float mean = row_sum<V>(x, a.cols, [](typename V::F value, int) { return value; }) / static_cast<float>(a.cols);
+    write_norm<V>(a, r, mean, norm_scale(sum_of_squares<V>(x, a.cols, mean), a.cols, a.eps));
+  }
+}
+
+template <class V>
+WEFT_INLINE void norm_head(const HeadsArgs& a, float* x) {
+  if (a.norm == HeadNorm::none) return;
+  const typename V::F scale = V::set1(norm_scale(sum_of_squares<V>(x, a.dim, 0.0f), a.dim, a.eps));
+  for (int d = 0; d < a.dim; d += V::kLanes) {
+    const int n = a.dim - d;
+    typename V::F value = V::mul(load_upto<V>(x + d, n), scale);
+    if (a.norm != HeadNorm::l2) {
+      const typename V::F weight = load_upto<V>(a.norm_weight + d, n);
+      value = V::mul(value, a.norm == HeadNorm::rms_one_plus ? V::add(V::set1(1.0f), weight) : weight);
+    }
+    store_operand<V>(x, d, Operand::f32, value, n);
+  }
+}
+
+template <class V>
+WEFT_INLINE void rotate_halves(float* x, const float* angles, int half) {
+  for (int i = 0; i < half; i += V::kLanes) {
+    const int n = half - i;
+    const typename V::F first = load_upto<V>(x + i, n), second = load_upto<V>(x + half + i, n);
+    const typename V::F c = load_upto<V>(angles + i, n), s = load_upto<V>(angles + half + i, n);
+    store_operand<V>(x, i, Operand::f32, V::sub(V::mul(first, c), V::mul(second, s)), n);
+    store_operand<V>(x, half + i, Operand::f32, V::add(V::mul(second, c), V::mul(first, s)), n);
+  }
+}
+
+[[maybe_unused]] static inline void rotate_pairs(float* x, const float* angles, int half) {
+  for (int i = 0; i < half; ++i) {
+    const float first = x[2 * i], second = x[2 * i + 1], c = angles[i], s = angles[half + i];
+    x[2 * i] = first * c - second * s;
+    x[2 * i + 1] = second * c + first * s;
+  }
+}
+
+template <class V>
+void heads(const HeadsArgs& a, int rows, Part part) {
+  const Range range = share(static_cast<int64_t>(rows) * a.heads, part);
+  for (int64_t unit = range.first; unit < range.last; ++unit) {
+    const int64_t r = unit / a.heads;
+    float* x = a.x + r * a.ld_x + unit % a.heads * a.dim;
+    if (!a.norm_after) norm_head<V>(a, x);
+    if (a.angles && a.interleaved) rotate_pairs(x, a.angles + r * 2 * a.half, a.half);
+    if (a.angles && !a.interleaved) rotate_halves<V>(x, a.angles + r * 2 * a.half, a.half);
+    if (a.norm_after) norm_head<V>(a, x);
+    if (a.floor_scale != 0) {
+      const float position = static_cast<float>(a.positions[r]) + 1.0f;
+      const float temperature = __builtin_log1pf(__builtin_floorf(position / a.floor_scale)) * a.attn_scale + 1.0f;
+      for (int d = 0; d < a.dim; ++d) x[d] *= temperature;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace weft::kernels

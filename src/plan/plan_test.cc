@@ -1,0 +1,116 @@
+// Passes and executor: a plan gives the same bits before and after the passes, for any number of threads, with and without replay.
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <filesystem>
+
+#include "base/files.h"
+#include "plan/cpu_executor.h"
+#include "plan/plan_builder.h"
+
+namespace weft {
+namespace {
+
+constexpr int kVocab = 40, kHidden = 32, kHeads = 2, kHeadDim = 16, kTokens = 5;
+
+// A layer of attention and a gated MLP with residual additions, and a head on some rows.
+Plan record() {
+  PlanBuilder b("test");
+  const Scope root;
+  Value x = b.embed(root / "embed", kVocab, kHidden, 1.0f);
+  const Value h = b.norm(x, root / "norm_1", false, false, false, 1e-6f);
+  const int q_cols = kHeads * kHeadDim;
+  const Value qkv = b.linear(h, {.sources = {whole(root / "q", q_cols), whole(root / "k", q_cols), whole(root / "v", q_cols)}, .k = kHidden});
+  const RopeAngles rope{.inv_freq = {1.0f, 0.5f, 0.25f, 0.1f, 0.05f, 0.02f, 0.01f, 0.005f}};
+  const HeadsOptions heads{.heads = kHeads, .dim = kHeadDim};
+  const Value q = b.heads(b.slice(qkv, 0, q_cols), root, rope, heads), k = b.heads(b.slice(qkv, q_cols, q_cols), root, rope, heads);
+  const CacheRef cache = b.cache({.kv_heads = kHeads, .k_dim = kHeadDim, .v_dim = kHeadDim}, kHeads);
+  b.append(k, b.slice(qkv, 2 * q_cols, q_cols), cache);
+  x = b.add(x, b.linear(b.attend(q, cache, kHeads, 0.25f), {.sources = {whole(root / "o", kHidden)}, .k = q_cols, .shard = Shard::rows}));
+  (void)b.norm(x, root / "unused", false, false, false, 1e-6f);  // dead
+  const Value gate = b.linear(b.norm(x, root / "norm_2", false, false, false, 1e-6f), {.sources = {whole(root / "gate", 48), whole(root / "up", 48)}, .k = kHidden});
+  x = b.add(x, b.linear(b.activate(gate, kernels::Activation::silu, true), {.sources = {whole(root / "down", kHidden)}, .k = 48, .shard = Shard::rows}));
+  b.set_output(b.linear(b.select(x), {.sources = {whole(root / "head", kVocab)}, .k = kHidden}), HeadKind::lm);
+  return b.take();
+}
+
+std::shared_ptr<const Checkpoint> dummy_checkpoint() {
+  std::string folder = (std::filesystem::temp_directory_path() / "weft_plan_XXXXXX").string();
+  folder = ::mkdtemp(folder.data());
+  EXPECT_TRUE(write_file(folder + "/config.json", R"({"architectures": ["X"]})").ok());
+  auto checkpoint = Checkpoint::open_dummy(folder);
+  std::filesystem::remove_all(folder);
+  return checkpoint.ok() ? *checkpoint : nullptr;
+}
+
+// Two steps of one sequence: kTokens - 1 tokens, then one; the outputs of all rows that were asked for.
+std::vector<float> run(const Plan& plan, const kernels::CpuTable& table, kernels::WeightForm form, int threads, bool replay) {
+  ThreadTeam team(threads);
+  auto weights = load_weights(plan, dummy_checkpoint(), table, team, {form, {}});
+  EXPECT_TRUE(weights.ok());
+  CacheSpec spec = plan.groups[0].spec;
+  spec.dtype = DType::f32;
+  const size_t stride = kernels::cache_layer_bytes(spec, 16);
+  auto memory = Memory::reserve(stride * 2, false);
+  CpuExecutor executor(plan, *weights, table, team, {{memory->data()}, {stride}, 16, DType::f32}, {8, 8, 2, 64});
+  std::vector<float> outputs;
+  int position = 0;
+  for (int tokens : {kTokens - 1, 1}) {
+    StepInputs& in = executor.inputs();
+    in.tokens = tokens, in.outputs = tokens;
+    for (int i = 0; i < tokens; ++i) in.ids[i] = 7 * (position + i) % kVocab, in.positions[i] = position + i, in.output_rows[i] = i;
+    in.groups[0].block_table = {1};
+    in.groups[0].sequences = {{0, tokens, position, 0, 0}};
+    executor.run({}, replay);
+    for (int r = 0; r < tokens; ++r) outputs.insert(outputs.end(), executor.output() + r * executor.output_ld(), executor.output() + r * executor.output_ld() + kVocab);
+    position += tokens;
+  }
+  return outputs;
+}
+
+bool same_bits(const std::vector<float>& a, const std::vector<float>& b) { return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * 4) == 0; }
+
+TEST(Passes, ChangeNoBitOfTheResult) {
+  const kernels::CpuTable& table = kernels::ref_table();
+  const auto operands = [&](kernels::WeightForm form) {
+    return [&table, form](const Matrix& m) { return table.operand(form_of(m, form)); };
+  };
+  for (kernels::WeightForm form : {kernels::WeightForm::f32, kernels::WeightForm::bf16}) {
+    const std::vector<float> plain = run(place_operands(record(), operands(form)), table, form, 1, true);
+    EXPECT_TRUE(same_bits(run(place_operands(fuse_residual_adds(record()), operands(form)), table, form, 1, true), plain)) << "residual adds";
+    EXPECT_TRUE(same_bits(run(prepare_plan(record(), table, form), table, form, 1, true), plain)) << "all passes";
+  }
+}
+
+TEST(Passes, DoWhatTheySay) {
+  const Plan plan = prepare_plan(record(), kernels::ref_table(), kernels::WeightForm::f32);
+  int adds = 0, fused = 0, norms = 0;
+  for (const Op& op : plan.ops) {
+    adds += std::holds_alternative<AddOp>(op.kind), norms += std::holds_alternative<NormOp>(op.kind);
+    if (const auto* linear = std::get_if<LinearOp>(&op.kind)) fused += linear->add;
+  }
+  EXPECT_EQ(adds, 0);
+  EXPECT_EQ(fused, 2);
+  EXPECT_EQ(norms, 2) << "the dead norm is gone";
+}
+
+TEST(Executor, ThreadsAndReplayChangeNoBit) {
+  for (const kernels::CpuTable* table : kernels::available_tables()) {
+    const Plan plan = prepare_plan(record(), *table, kernels::WeightForm::bf16);
+    const std::vector<float> plain = run(plan, *table, kernels::WeightForm::bf16, 1, true);
+    for (int threads : {2, 3}) EXPECT_TRUE(same_bits(run(plan, *table, kernels::WeightForm::bf16, threads, true), plain)) << table->isa;
+    EXPECT_TRUE(same_bits(run(plan, *table, kernels::WeightForm::bf16, 2, false), plain)) << table->isa;
+  }
+}
+
+TEST(Arena, LivingValuesDoNotOverlap) {
+  const Plan plan = prepare_plan(record(), kernels::ref_table(), kernels::WeightForm::f32);
+  const Arena arena = lay_out(plan, 8, 8);
+  size_t sum = 0;
+  for (size_t s = 0; s < plan.storages.size(); ++s) sum += 8 * static_cast<size_t>(arena.ld[s]) * 4;
+  EXPECT_LT(arena.bytes, sum) << "values share memory";
+  EXPECT_TRUE(find_barriers(plan, arena, 8, 8).back()) << "the head reads what other threads wrote";
+}
+
+}  // namespace
+}  // namespace weft

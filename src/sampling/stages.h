@@ -1,0 +1,16 @@
+// The stages that change logits before a token is chosen, one function per parameter, in the order of sampler.h.
+#pragma once
+
+#include <span>
+#include <string>
+
+#include "sampling/sampler.h"
+
+namespace weft {
+
+// Whether any stage is active for this row; without one the model's logits are used as they are.
+bool has_stages(const SampleRow& row);
+// Writes the processed logits of the row to `logits` [vocab]. Empty, or the row's error (a processor's).
+std::string apply_stages(const SampleRow& row, std::span<float> logits, Scratch& scratch);
+
+}  // namespace weft

@@ -1,0 +1,165 @@
+#include "sched/fake_worker.h"
+
+#include <algorithm>
+#include <sstream>
+
+namespace weft {
+namespace {
+
+template <class... Parts>
+std::string text(const Parts&... parts) {
+  std::ostringstream out;
+  (out << ... << parts);
+  return out.str();
+}
+
+}  // namespace
+
+void FakeWorker::append(SlotState& slot, int32_t token) {
+  const uint64_t previous = slot.prefix.empty() ? prefix_root(*slot.sampling) : slot.prefix.back();
+  slot.tokens.push_back(token);
+  slot.prefix.push_back(mix(previous, static_cast<uint64_t>(token)));
+}
+
+void FakeWorker::open(const SlotOpen& open) {
+  SlotState& slot = slots_[open.slot];
+  if (slot.open) fault(text("slot ", open.slot, " is opened twice"));
+  slot = {};
+  slot.open = true, slot.sampling = open.sampling, slot.prompt = static_cast<int>(open.prompt.size());
+  for (int32_t token : open.prompt) append(slot, token);
+  for (int32_t token : open.output) append(slot, token);
+}
+
+FakeWorker::Block& FakeWorker::block(int group, int32_t number) {
+  Block& block = memory_[group][number];
+  if (!block.resident) block.kv.assign(options_.tokens_per_block, 0);
+  block.resident = true;
+  return block;
+}
+
+void FakeWorker::copy(const BlockCopy& copy) {
+  const Block from = block(copy.group, copy.from);
+  Block& to = block(copy.group, copy.to);
+  to.kv.assign(options_.tokens_per_block, 0);
+  std::copy_n(from.kv.begin(), copy.tokens, to.kv.begin());
+}
+
+void FakeWorker::check_budget() {
+  int64_t bytes = 0;
+  for (size_t g = 0; g < memory_.size(); ++g) {
+    for (const auto& [number, block] : memory_[g]) bytes += block.resident * options_.groups[g].block_bytes;
+  }
+  if (bytes > options_.budget_bytes) fault(text(bytes, " bytes are resident, the budget is ", options_.budget_bytes));
+}
+
+// Every key that the layers of every group read for the row's queries.
+void FakeWorker::attend(const StepBatch& batch, size_t r, const SlotState& slot) {
+  const StepBatch::Row& row = batch.rows[r];
+  const int size = options_.tokens_per_block;
+  for (int g = 0; g < static_cast<int>(options_.groups.size()); ++g) {
+    const CacheGroup& group = options_.groups[g];
+    const StepBatch::Table& table = batch.tables[g];
+    auto at = [&](int position) -> uint64_t& {
+      const int64_t entry = table.offset[r] + position / size - table.first_block[r];
+      if (entry < table.offset[r] || entry >= table.offset[r + 1]) {
+        fault(text("step ", batch.step, " slot ", row.slot, " group ", g, ": position ", position, " is not in the table"));
+        return nowhere_;
+      }
+      return block(g, table.blocks[entry]).kv[position % size];
+    };
+    for (int p = row.first; p < row.first + row.tokens; ++p) at(p) = slot.prefix[p], ++positions_written;
+    for (int p = row.first; p < row.first + row.tokens; ++p) {
+      int first = 0;
+      if (group.kind == CacheSpec::Kind::window) first = std::max(0, p - group.span + 1);
+      if (group.kind == CacheSpec::Kind::chunk) first = p / group.span * group.span;
+      for (int key = first; key <= p; ++key, ++positions_read) {
+        if (at(key) != slot.prefix[key] && !slot.failed) {
+          fault(text("step ", batch.step, " slot ", row.slot, " group ", g, " query ", p, ": wrong key at ", key));
+        }
+      }
+    }
+  }
+}
+
+void FakeWorker::spoil(const StepBatch& batch, size_t r) {
+  const StepBatch::Row& row = batch.rows[r];
+  slots_[row.slot].failed = true;
+  for (int g = 0; g < static_cast<int>(options_.groups.size()); ++g) {
+    const StepBatch::Table& table = batch.tables[g];
+    for (int p = row.first; p < row.first + row.tokens; ++p) {
+      const int64_t entry = table.offset[r] + p / options_.tokens_per_block - table.first_block[r];
+      block(g, table.blocks[entry]).kv[p % options_.tokens_per_block] = 0xbad;
+    }
+  }
+}
+
+RowResult FakeWorker::run_row(const StepBatch& batch, size_t r, size_t& next_token) {
+  const StepBatch::Row& row = batch.rows[r];
+  SlotState& slot = slots_[row.slot];
+  RowResult result;
+  result.slot = row.slot;
+  const int end = row.first + row.tokens;
+  if (!slot.open) fault(text("slot ", row.slot, " is not open"));
+  if (slot.next >= 0 && slot.next != row.first) fault(text("slot ", row.slot, ": row at ", row.first, ", expected ", slot.next));
+  slot.next = end;
+  if (end > static_cast<int>(slot.tokens.size())) {
+    fault(text("slot ", row.slot, ": positions up to ", end, " of ", slot.tokens.size()));
+    return result;
+  }
+  if (row.source == TokenSource::host) {
+    for (int p = row.first; p < end; ++p) {
+      if (batch.tokens[next_token++] != slot.tokens[p]) fault(text("slot ", row.slot, ": wrong token at ", p));
+    }
+  } else if (row.tokens != 1 || end != static_cast<int>(slot.tokens.size()) || row.first < slot.prompt) {
+    fault(text("slot ", row.slot, ": a row from the slot's token that is not the next one"));
+  }
+  attend(batch, r, slot);
+  if (row.prompt_logprobs) {
+    for (int p = row.first; p < end && p + 1 < slot.prompt; ++p) {
+      result.prompt_logprobs.push_back({{slot.tokens[p + 1], row_value(slot.prefix[p])}});
+    }
+  }
+  if (row.logits != LogitRows::none && !row.sample && !row.prompt_logprobs) {
+    for (int p = row.logits == LogitRows::all ? row.first : end - 1; p < end; ++p)
+      result.outputs.push_back(row_value(slot.prefix[p]));
+  }
+  if (row.sample) {
+    if (row.logits == LogitRows::none) fault("a row samples without logits");
+    const uint64_t prefix = slot.prefix[end - 1];
+    result.tokens.push_back(sampled_token(prefix, *slot.sampling));
+    if (slot.sampling->logprobs >= 0) result.logprobs.push_back({{result.tokens[0], row_value(prefix)}});
+    append(slot, result.tokens[0]);
+  }
+  return result;
+}
+
+StepResult FakeWorker::execute(double failure, std::mt19937& random) {
+  const StepBatch batch = std::move(queue_.front());
+  queue_.pop_front();
+  for (Slot slot : batch.closes) {
+    if (!slots_[slot].open) fault(text("slot ", slot, " is closed twice"));
+    slots_[slot] = {};
+  }
+  for (const SlotOpen& slot : batch.opens) open(slot);
+  for (const BlockCopy& c : batch.copies) copy(c);
+  for (const BlockRelease& release : batch.releases) memory_[release.group][release.block] = {};
+  StepResult result;
+  result.step = batch.step;
+  std::vector<bool> seen(slots_.size(), false);
+  size_t next_token = 0;
+  for (size_t r = 0; r < batch.rows.size(); ++r) {
+    if (seen[batch.rows[r].slot]) fault(text("slot ", batch.rows[r].slot, " twice in step ", batch.step));
+    seen[batch.rows[r].slot] = true;
+    result.rows.push_back(run_row(batch, r, next_token));
+    if (std::uniform_real_distribution<>(0, 1)(random) < failure) {
+      spoil(batch, r);
+      result.rows.back() = {};
+      result.rows.back().error = "not finite";
+    }
+  }
+  if (next_token != batch.tokens.size()) fault("tokens are left over");
+  check_budget();
+  return result;
+}
+
+}  // namespace weft

@@ -1,0 +1,167 @@
+// The promise of docs/exactness.md: no feature changes a bit of an answer. One list of features; from it every feature alone, every pair
+// and all together are run over a mixed set of requests and compared with the plain run, in which everything is off and one request
+// is computed at a time. A new feature is one more entry of kFeatures.
+#include <gtest/gtest.h>
+
+#include "equivalence/requests.h"
+#include "support/answers.h"
+
+namespace weft::testing {
+namespace {
+
+struct Arrangement {
+  EngineOptions options;
+  AskOptions ask;
+};
+
+struct Feature {
+  const char* name;
+  void (*off)(Arrangement&);
+  void (*on)(Arrangement&, const ModelInfo&);
+  // Whether the run shows that the feature was at work; null: nothing to see from outside.
+  bool (*seen)(const std::vector<Answer>&, const EngineMetrics&) = nullptr;
+};
+
+bool some_cached(const std::vector<Answer>& answers, const EngineMetrics&) {
+  for (const Answer& answer : answers)
+    if (answer.usage.cached_tokens > 0) return true;
+  return false;
+}
+
+constexpr Feature kFeatures[] = {
+    {"batch", [](Arrangement& s) { s.options.max_batch_size = 1; }, [](Arrangement& s, const ModelInfo&) { s.options.max_batch_size = 16; }},
+    {"chunked_prefill", [](Arrangement& s) { s.options.enable_chunked_prefill = false; },
+     [](Arrangement& s, const ModelInfo&) { s.options.enable_chunked_prefill = true, s.options.max_num_tokens = 48, s.options.max_batch_size = 8; }},
+    {"small_chunks", [](Arrangement&) {},
+     [](Arrangement& s, const ModelInfo&) { s.options.enable_chunked_prefill = true, s.options.max_num_tokens = 17, s.options.max_batch_size = 5; }},
+    {"block_reuse", [](Arrangement& s) { s.options.enable_block_reuse = false; },
+     [](Arrangement& s, const ModelInfo&) { s.options.enable_block_reuse = true, s.options.max_batch_size = 4; }, some_cached},
+    {"blocks_of_16", [](Arrangement&) {}, [](Arrangement& s, const ModelInfo&) { s.options.tokens_per_block = 16; }},
+    {"overlap", [](Arrangement& s) { s.options.overlap_scheduler = false; },
+     [](Arrangement& s, const ModelInfo&) { s.options.overlap_scheduler = true, s.options.max_batch_size = 8; }},
+    {"replay", [](Arrangement& s) { s.options.cuda_graph = false; },
+     [](Arrangement& s, const ModelInfo&) { s.options.cuda_graph = true, s.options.max_batch_size = 8; }},
+    {"fused_sampler", [](Arrangement& s) { s.options.sampler = "reference"; },
+     [](Arrangement& s, const ModelInfo&) { s.options.sampler = "fused", s.options.max_batch_size = 8; }},
+    {"threads", [](Arrangement& s) { s.options.threads = 1; }, [](Arrangement& s, const ModelInfo&) { s.options.threads = 3; }},
+    // A cache with room for little more than the longest sequence, so that running ones lose their blocks and start again.
+    {"preemption", [](Arrangement&) {},
+     [](Arrangement& s, const ModelInfo& info) {
+       s.options.max_batch_size = 24, s.options.tokens_per_block = 16;
+       s.options.kv_cache_memory = info.kv_bytes_per_token * (info.architecture == "MistralForCausalLM" ? 224 : 320);  // windows hold less  // windows hold less
+     },
+     [](const std::vector<Answer>&, const EngineMetrics& m) { return m.preemptions > 0; }},
+    {"cancelled_mates", [](Arrangement&) {}, [](Arrangement& s, const ModelInfo&) { s.options.max_batch_size = 8, s.ask.cancelled_mates = 4; }},
+    {"arrival", [](Arrangement&) {}, [](Arrangement& s, const ModelInfo&) { s.options.max_batch_size = 8, s.ask.together = false, s.ask.backwards = true; }},
+};
+
+struct Case {
+  const char* model;
+  const char* dtype;
+  size_t feature;
+};
+
+class Equivalence : public ::testing::TestWithParam<Case> {
+ protected:
+  struct Outcome {
+    std::vector<Answer> answers;
+    EngineMetrics metrics;
+    ModelInfo info;
+  };
+
+  void SetUp() override {
+    auto reference = read_reference_case(GetParam().model);
+    ASSERT_TRUE(reference.ok()) << reference.error().to_string();
+    requests_ = mixed_requests(*reference, 40, 1);
+    folder_ = reference->folder;
+    auto outcome = run(plain_setup());
+    ASSERT_TRUE(outcome.ok()) << outcome.error().to_string();
+    plain_ = std::move(outcome).value();
+    for (const Answer& answer : plain_.answers) ASSERT_EQ(answer.error, "");
+  }
+
+  static Arrangement plain_setup() {
+    Arrangement setup;
+    setup.options.dtype = GetParam().dtype;
+    setup.options.kv_cache_memory = int64_t{64} << 20;
+    for (const Feature& feature : kFeatures) feature.off(setup);
+    return setup;
+  }
+
+  Result<Outcome> run(const Arrangement& setup) const {
+    WEFT_TRY(const std::unique_ptr<Engine> engine, Engine::load(folder_, setup.options));
+    Outcome outcome{ask(*engine, requests_, setup.ask), engine->metrics(), engine->info()};
+    return outcome;
+  }
+
+  // Runs with these features on and compares with the plain run.
+  void check(const std::string& name, const std::vector<const Feature*>& features) {
+    SCOPED_TRACE(name);
+    Arrangement setup = plain_setup();
+    for (const Feature* feature : features) feature->on(setup, plain_.info);
+    const auto outcome = run(setup);
+    ASSERT_TRUE(outcome.ok()) << outcome.error().to_string();
+    int differ = 0;
+    for (size_t i = 0; i < requests_.size(); ++i) {
+      const std::string want = plain_.answers[i].exact_text(), got = outcome->answers[i].exact_text();
+      if (want != got && ++differ == 1) {
+        EXPECT_EQ(got, want) << "request " << i;
+      }
+    }
+    EXPECT_EQ(differ, 0) << "of " << requests_.size() << " answers";
+    if (features.size() == 1 && features[0]->seen) {
+      EXPECT_TRUE(features[0]->seen(outcome->answers, outcome->metrics)) << "the feature was not at work";
+    }
+  }
+
+  std::string folder_;
+  std::vector<Request> requests_;
+  Outcome plain_;
+};
+
+// A feature alone, and with each of those behind it in the list.
+TEST_P(Equivalence, FeatureAndPairs) {
+  const Feature& first = kFeatures[GetParam().feature];
+  check(first.name, {&first});
+  for (size_t other = GetParam().feature + 1; other < std::size(kFeatures); ++other)
+    check(std::string(first.name) + " + " + kFeatures[other].name, {&first, &kFeatures[other]});
+}
+
+class EquivalenceAll : public Equivalence {};
+
+TEST_P(EquivalenceAll, Everything) {
+  std::vector<const Feature*> all;
+  for (const Feature& feature : kFeatures) all.push_back(&feature);
+  check("everything", all);
+}
+
+// A request alone gives what it gives among others: the plain run itself must not depend on what ran before.
+TEST_P(EquivalenceAll, EachAlone) {
+  auto engine = Engine::load(folder_, plain_setup().options);
+  ASSERT_TRUE(engine.ok()) << engine.error().to_string();
+  for (size_t i = requests_.size(); i-- > 0;) EXPECT_EQ(ask(**engine, requests_[i]).exact_text(), plain_.answers[i].exact_text()) << "request " << i;
+}
+
+constexpr const char* kModels[] = {"llama-3.1", "mistral-swa", "gemma3-1b", "qwen2-swa"};
+
+std::vector<Case> cases(bool each_feature) {
+  std::vector<Case> list;
+  for (const char* model : kModels)
+    for (const char* dtype : {"float32", "bfloat16"})
+      for (size_t feature = 0; feature < (each_feature ? std::size(kFeatures) : 1); ++feature) list.push_back({model, dtype, feature});
+  return list;
+}
+
+std::string model_and_type(const Case& c) {
+  std::string name = std::string(c.model) + "_" + c.dtype;
+  for (char& ch : name)
+    if (!std::isalnum(static_cast<unsigned char>(ch))) ch = '_';
+  return name;
+}
+
+INSTANTIATE_TEST_SUITE_P(, Equivalence, ::testing::ValuesIn(cases(true)),
+                         [](const auto& info) { return model_and_type(info.param) + "_" + kFeatures[info.param.feature].name; });
+INSTANTIATE_TEST_SUITE_P(, EquivalenceAll, ::testing::ValuesIn(cases(false)), [](const auto& info) { return model_and_type(info.param); });
+
+}  // namespace
+}  // namespace weft::testing

@@ -1,0 +1,173 @@
+// The commands from words to files and exit status, with an engine that has no model.
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+
+#include "base/files.h"
+#include "commands.h"
+#include "fake_engine.h"
+
+namespace weft {
+namespace {
+
+namespace fs = std::filesystem;
+
+class Commands : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    folder_ = fs::temp_directory_path() / ("weft_commands_" + std::to_string(::getpid()));
+    fs::create_directories(folder_ / "model");
+  }
+  void TearDown() override { fs::remove_all(folder_); }
+
+  std::string path(const std::string& name) const { return folder_ / name; }
+  void write(const std::string& name, const std::string& text) const { std::ofstream(folder_ / name) << text; }
+
+  struct Outcome {
+    int status = 0;
+    std::string out, error;
+  };
+  Outcome weft(std::vector<std::string> words, FakeOptions fake = {}) const {
+    words.insert(words.begin(), "weft");
+    std::vector<const char*> raw;
+    for (const std::string& word : words) raw.push_back(word.c_str());
+    ::testing::internal::CaptureStdout();
+    ::testing::internal::CaptureStderr();
+    Outcome outcome;
+    outcome.status =
+        weft_main(static_cast<int>(raw.size()), raw.data(),
+                  [&](const std::string& model, const EngineOptions& options, const Progress&) -> Result<std::unique_ptr<Engine>> {
+                    if (!is_directory(model)) return fail(Code::not_found, "no model at ", model);
+                    return std::unique_ptr<Engine>(new FakeEngine(fake, options));
+                  });
+    outcome.out = ::testing::internal::GetCapturedStdout();
+    outcome.error = ::testing::internal::GetCapturedStderr();
+    return outcome;
+  }
+  std::vector<Json> lines(const std::string& name) const {
+    std::vector<Json> all;
+    std::ifstream file(folder_ / name);
+    for (std::string line; std::getline(file, line);) all.push_back(parse_json(line).value());
+    return all;
+  }
+
+  fs::path folder_;
+};
+
+TEST_F(Commands, BatchAnswersInOrder) {
+  write("in.jsonl",
+        "{\"custom_id\":\"a\",\"prompt\":\"hello\",\"max_tokens\":9,\"logprobs\":1,\"seed\":5}\n"
+        "\n"
+        "not json\n"
+        "{\"custom_id\":\"b\",\"prompt_token_ids\":[104,105],\"max_tokens\":1,\"n\":2,\"prompt_logprobs\":0}\r\n"
+        "{\"custom_id\":\"c\",\"prompt\":\"x\",\"temperature\":3}\n"
+        "{\"custom_id\":\"d\",\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"max_tokens\":50,\"stop\":\"er\"}");
+  const Outcome outcome = weft({"batch", "--model", path("model"), "--requests", path("in.jsonl"), "--out", path("out.jsonl")});
+  EXPECT_EQ(outcome.status, 0) << outcome.error;
+  const std::vector<Json> rows = lines("out.jsonl");
+  ASSERT_EQ(rows.size(), 5u);
+  EXPECT_EQ(rows[0].find("custom_id")->as_string(), "a");
+  const Json& choice = rows[0].find("choices")->items().at(0);
+  EXPECT_EQ(choice.find("text")->as_string(), "hellohell");
+  EXPECT_EQ(choice.find("token_ids")->dump(), "[104,101,108,108,111,104,101,108,108]");
+  EXPECT_EQ(choice.find("logprobs")->items().at(0).dump(),
+            R"({"token_id":104,"logprob":-0.25,"top":[{"token_id":104,"logprob":-0.25}]})");
+  EXPECT_EQ(choice.find("finish_reason")->as_string(), "length");
+  EXPECT_EQ(rows[0].find("usage")->dump(),
+            R"({"prompt_tokens":5,"completion_tokens":9,"cached_tokens":0,"draft_tokens":0,"accepted_tokens":0})");
+  EXPECT_EQ(rows[0].find("seed")->as_integer(), 5);
+  EXPECT_TRUE(rows[0].find("error")->is_null());
+  EXPECT_TRUE(rows[1].find("custom_id")->is_null());
+  EXPECT_EQ(rows[1].find("error")->find("code")->as_string(), "invalid_argument");
+  EXPECT_EQ(rows[2].find("choices")->items().size(), 2u);
+  EXPECT_EQ(rows[2].find("prompt_logprobs")->dump(), R"([null,{"token_id":105,"logprob":-0.25,"top":[]}])");
+  EXPECT_TRUE(rows[2].find("choices")->items()[0].find("logprobs")->is_null());
+  EXPECT_NE(rows[3].find("error")->find("message")->as_string().find("temperature"), std::string::npos);
+  EXPECT_EQ(rows[4].find("choices")->items().at(0).find("stop_reason")->as_string(), "er");
+  EXPECT_FALSE(fs::exists(path("out.jsonl.part")));
+}
+
+// More lines than the engine's queue takes: all are answered all the same.
+TEST_F(Commands, BatchWaitsForAFullQueue) {
+  std::string text;
+  for (int i = 0; i < 50; ++i) text += "{\"custom_id\":\"" + std::to_string(i) + "\",\"prompt\":\"ab\",\"max_tokens\":2}\n";
+  write("in.jsonl", text);
+  FakeOptions fake;
+  fake.queue = 3;
+  const Outcome outcome = weft({"batch", "--model", path("model"), "--requests", path("in.jsonl")}, fake);
+  EXPECT_EQ(outcome.status, 0) << outcome.error;
+  std::istringstream out(outcome.out);
+  int count = 0;
+  for (std::string line; std::getline(out, line); ++count) {
+    const Json row = parse_json(line).value();
+    EXPECT_EQ(row.find("custom_id")->as_string(), std::to_string(count));
+    EXPECT_TRUE(row.find("error")->is_null()) << line;
+  }
+  EXPECT_EQ(count, 50);
+}
+
+TEST_F(Commands, Run) {
+  Outcome outcome = weft({"run", path("model"), "hey", "--max-tokens", "6"});
+  EXPECT_EQ(outcome.status, 0) << outcome.error;
+  EXPECT_EQ(outcome.out, "user: \n");
+  outcome = weft({"run", path("model"), "hey", "--max-tokens", "6", "--raw", "--verbose"});
+  EXPECT_EQ(outcome.out, "heyhey\n");
+  EXPECT_NE(outcome.error.find("6 tokens"), std::string::npos);
+}
+
+TEST_F(Commands, Bench) {
+  const Outcome outcome =
+      weft({"bench", path("model"), "--prompt-tokens", "20", "--output-tokens", "5", "--batch-sizes", "1,3", "--json"});
+  EXPECT_EQ(outcome.status, 0) << outcome.error;
+  const Json report = parse_json(outcome.out).value();
+  EXPECT_GT(report.find("prefill_tokens_per_s")->as_number(), 0);
+  EXPECT_EQ(report.find("decode")->items().at(1).find("batch")->as_integer(), 3);
+}
+
+TEST_F(Commands, Score) {
+  write("in.jsonl",
+        "{\"custom_id\":\"a\",\"prompt\":\"hi\"}\n{\"custom_id\":\"a\",\"prompt\":\"hi\"}\n{\"prompt\":\"hi\"}\n{\"custom_id\":"
+        "\"b\",\"prompt_token_ids\":[1,2,3]}\n");
+  const Outcome outcome =
+      weft({"score", "--model", path("model"), "--requests", path("in.jsonl"), "--out", path("out.safetensors")});
+  EXPECT_EQ(outcome.status, 0) << outcome.error;
+  EXPECT_NE(outcome.error.find("line 2 (a): custom_id occurs twice"), std::string::npos) << outcome.error;
+  EXPECT_NE(outcome.error.find("line 3 (no custom_id)"), std::string::npos) << outcome.error;
+  const std::string file = read_file(path("out.safetensors")).value();
+  for (const char* name : {"\"a.input_ids\"", "\"a.logits\"", "\"b.input_ids\"", "\"b.logits\""})
+    EXPECT_NE(file.find(name), std::string::npos) << name;
+  write("in.jsonl", "{}\n");
+  EXPECT_EQ(weft({"score", "--model", path("model"), "--requests", path("in.jsonl"), "--out", path("none.safetensors")}).status, 1);
+  EXPECT_FALSE(fs::exists(path("none.safetensors")));
+}
+
+TEST_F(Commands, ErrorsAreOneLineAndAStatus) {
+  write("in.jsonl", "{}\n");
+  struct Row {
+    std::vector<std::string> words;
+    int status;
+    const char* says;
+  };
+  for (const Row& row : std::initializer_list<Row>{
+           {{"run", path("absent"), "hi"}, 1, "no model at"},
+           {{"batch", "--model", path("model"), "--requests", path("absent.jsonl")}, 1, "--requests takes a file"},
+           {{"batch", "--model", path("model"), "--requests", path("in.jsonl"), "--out", path("no/such/folder")},
+            1,
+            "does its folder exist"},
+           {{"run", path("model"), "hi", "--temperature", "9"}, 1, "temperature must be"},
+           {{"run", path("model"), "hi", "--image", "x.png"}, 1, "takes no images"},
+           {{"run", path("model"), std::string(1000, 'x')}, 1, "the context"},
+           {{"serve", path("model"), "--host", "999.1.1.1"}, 1, "host"},
+           {{"run", path("model"), "--no-such-option"}, 2, "--help"}}) {
+    const Outcome outcome = weft(row.words);
+    EXPECT_EQ(outcome.status, row.status) << outcome.error;
+    EXPECT_TRUE(outcome.error.starts_with("weft: ")) << outcome.error;
+    EXPECT_NE(outcome.error.find(row.says), std::string::npos) << outcome.error;
+    EXPECT_EQ(std::count(outcome.error.begin(), outcome.error.end(), '\n'), 1) << outcome.error;
+  }
+}
+
+}  // namespace
+}  // namespace weft
