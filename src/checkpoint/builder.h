@@ -1,6 +1,7 @@
 // Fills a Checkpoint; the formats' readers share it.
 #pragma once
 
+#include <deque>
 #include <string>
 #include <vector>
 
@@ -11,6 +12,7 @@ namespace weft {
 
 struct Checkpoint::Files {
   std::vector<MappedFile> mapped;
+  std::deque<TensorInfo> scales;  // factors in the shape that read_rows() indexes; they stay at their addresses
 };
 
 struct CheckpointBuilder {
@@ -22,6 +24,8 @@ struct CheckpointBuilder {
   // data_corrupt for a name that is there already.
   Status add(TensorInfo tensor);
   TensorInfo* find(const std::string& name);
+  // A place for what TensorInfo::scale points to.
+  const TensorInfo* keep_scale(TensorInfo scale) { return &checkpoint->files_->scales.emplace_back(std::move(scale)); }
   std::map<std::string, TensorInfo, std::less<>>& tensors() { return checkpoint->tensors_; }
   void set_path(std::string path) { checkpoint->path_ = std::move(path); }
   void set_config(Json config) { checkpoint->config_ = std::move(config); }

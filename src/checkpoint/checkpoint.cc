@@ -3,10 +3,11 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <set>
 
 #include "base/log.h"
 #include "checkpoint/builder.h"
-#include "checkpoint/hf_config.h"
+#include "checkpoint/quantization.h"
 #include "checkpoint/safetensors.h"
 
 namespace weft {
@@ -51,13 +52,19 @@ namespace {
 
 constexpr const char* kIndexName = "model.safetensors.index.json";
 
-Status add_file(CheckpointBuilder& builder, const std::string& path, const Json* weight_map, const std::string& shard) {
+// Tensor name -> shard, as an index has it.
+using WeightMap = std::map<std::string, std::string, std::less<>>;
+
+Status add_file(CheckpointBuilder& builder, const std::string& path, const WeightMap* weight_map, const std::string& shard) {
   WEFT_TRY(const int file, builder.map(path));
-  WEFT_TRY(std::vector<TensorInfo> tensors, parse_safetensors(builder.bytes(file), path));
+  const std::span<const std::byte> bytes = builder.bytes(file);
+  if (std::string_view(reinterpret_cast<const char*>(bytes.data()), bytes.size()).starts_with("version https://git-lfs"))
+    return fail(Code::data_corrupt, path, " is a Git LFS pointer, not the file that it stands for");
+  WEFT_TRY(std::vector<TensorInfo> tensors, parse_safetensors(bytes, path));
   for (TensorInfo& tensor : tensors) {
     // Of copies in several shards, the one that the index names counts.
     if (weight_map)
-      if (const Json* named = weight_map->find(tensor.name); !named || named->as_string() != shard) continue;
+      if (const auto named = weight_map->find(tensor.name); named == weight_map->end() || named->second != shard) continue;
     tensor.file = file;
     if (Status added = builder.add(std::move(tensor)); !added.ok()) return Error(added.error()).with(path);
   }
@@ -70,35 +77,40 @@ bool is_plain_name(const std::string& name) {
          name.find('\0') == std::string::npos;
 }
 
-Status add_shards(CheckpointBuilder& builder, const std::string& folder) {
-  const std::string index_path = folder + "/" + kIndexName;
+Result<WeightMap> read_weight_map(const std::string& index_path) {
   WEFT_TRY(const Json index, read_json_file(index_path));
-  const Json* weight_map = index.find("weight_map");
-  if (!weight_map || !weight_map->is_object()) return fail(Code::data_corrupt, index_path, ": weight_map must be an object");
-  std::vector<std::string> shards;
-  for (const auto& [tensor, shard] : weight_map->members()) {
+  const Json* entries = index.find("weight_map");
+  if (!entries || !entries->is_object()) return fail(Code::data_corrupt, index_path, ": weight_map must be an object");
+  WeightMap weight_map;
+  for (const auto& [tensor, shard] : entries->members()) {
     if (!shard.is_string() || !is_plain_name(shard.as_string()))
       return fail(Code::data_corrupt, index_path, ": weight_map.", tensor, " is ", shard.dump(), ", but must be a file name in this folder");
-    shards.push_back(shard.as_string());
+    if (!weight_map.emplace(tensor, shard.as_string()).second) return fail(Code::data_corrupt, index_path, ": weight_map.", tensor, " is there twice");
   }
-  std::sort(shards.begin(), shards.end());
-  shards.erase(std::unique(shards.begin(), shards.end()), shards.end());
-  if (shards.empty()) return fail(Code::data_corrupt, index_path, ": weight_map is empty");
+  if (weight_map.empty()) return fail(Code::data_corrupt, index_path, ": weight_map is empty");
+  return weight_map;
+}
+
+Status add_shards(CheckpointBuilder& builder, const std::string& folder) {
+  const std::string index_path = folder + "/" + kIndexName;
+  WEFT_TRY(const WeightMap weight_map, read_weight_map(index_path));
+  std::set<std::string> shards;
+  for (const auto& [tensor, shard] : weight_map) shards.insert(shard);
   for (const std::string& shard : shards) {
     const std::string path = folder + "/" + shard;
     if (!is_file(path)) return fail(Code::not_found, "shard ", path, " is missing; ", kIndexName, " names ", shards.size(), " shards");
-    WEFT_RETURN_IF_ERROR(add_file(builder, path, weight_map, shard));
+    WEFT_RETURN_IF_ERROR(add_file(builder, path, &weight_map, shard));
   }
-  for (const auto& [tensor, shard] : weight_map->members())
-    if (!builder.find(tensor)) return fail(Code::data_corrupt, index_path, ": ", tensor, " is not in ", shard.as_string());
+  for (const auto& [tensor, shard] : weight_map)
+    if (!builder.find(tensor)) return fail(Code::data_corrupt, index_path, ": ", tensor, " is not in ", shard);
   return {};
 }
 
 std::vector<std::string> files_ending(const std::string& folder, std::string_view ending) {
   std::vector<std::string> names;
-  std::error_code ignored;
-  for (const auto& entry : std::filesystem::directory_iterator(folder, ignored))
-    if (const std::string name = entry.path().filename().string(); name.ends_with(ending)) names.push_back(name);
+  std::error_code error;  // a folder that cannot be listed has no files
+  for (std::filesystem::directory_iterator entry(folder, error), end; !error && entry != end; entry.increment(error))
+    if (const std::string name = entry->path().filename().string(); name.ends_with(ending)) names.push_back(name);
   std::sort(names.begin(), names.end());
   return names;
 }
@@ -114,35 +126,6 @@ Status add_tensors(CheckpointBuilder& builder, const std::string& folder) {
       return fail(Code::unsupported, folder, " holds weights as a pickle (", files_ending(folder, ending)[0],
                   "), which is not read; convert it to safetensors");
   return fail(Code::not_found, folder, " has no weights: neither model.safetensors nor ", kIndexName, " nor a .gguf file");
-}
-
-// Joins scaled fp8 weights with their scales; refuses what is not understood.
-Status apply_quantization(CheckpointBuilder& builder, const Json& config) {
-  const Json* quantization = config.find("quantization_config");
-  if (!quantization || quantization->is_null() || (quantization->is_object() && quantization->members().empty())) return {};
-  const HfConfig c(config);
-  const HfConfig q = c.sub("quantization_config");
-  const std::string method = q.text("quant_method");
-  if (method != "fp8") q.reject("quant_method", "which is not supported (fp8 is)", Code::unsupported);
-  const std::vector<int> block = q.indices("weight_block_size");
-  if (!block.empty() && (block.size() != 2 || block[0] < 1 || block[1] < 1)) q.reject("weight_block_size", "but must be two positive numbers");
-  WEFT_RETURN_IF_ERROR(c.status());
-  for (auto& [name, tensor] : builder.tensors()) {
-    if (tensor.type != StorageType::f8_e4m3 || tensor.shape.size() != 2) continue;
-    const TensorInfo* scale = builder.find(name + "_scale_inv");
-    if (!scale) scale = builder.find(name + "_scale");
-    if (!scale) return fail(Code::not_found, "the scale of fp8 tensor ", name, " is absent (", name, "_scale_inv)");
-    if (!is_float(scale->type)) return fail(Code::data_corrupt, scale->name, " must hold floats");
-    const int64_t rows = tensor.shape[0], cols = tensor.shape[1];
-    tensor.scale_block_rows = block.empty() ? static_cast<int>(scale->values() == 1 ? rows : 1) : block[0];
-    tensor.scale_block_cols = block.empty() ? static_cast<int>(cols) : block[1];
-    const int64_t want_rows = (rows + tensor.scale_block_rows - 1) / tensor.scale_block_rows;
-    const int64_t want_cols = (cols + tensor.scale_block_cols - 1) / tensor.scale_block_cols;
-    if (scale->rows() != want_rows || scale->cols() != want_cols)
-      return fail(Code::data_corrupt, scale->name, " is [", scale->rows(), ", ", scale->cols(), "] instead of [", want_rows, ", ", want_cols, "]");
-    tensor.scale = scale;
-  }
-  return {};
 }
 
 Status read_folder(CheckpointBuilder& builder, const std::string& folder, bool config_only) {
@@ -162,7 +145,7 @@ Status read_folder(CheckpointBuilder& builder, const std::string& folder, bool c
   }
   if (!config_only) {
     WEFT_RETURN_IF_ERROR(add_tensors(builder, folder));
-    WEFT_RETURN_IF_ERROR(apply_quantization(builder, config));
+    WEFT_RETURN_IF_ERROR(apply_quantization(builder, config, folder));
   }
   builder.set_config(std::move(config));
   return {};

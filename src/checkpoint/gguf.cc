@@ -1,8 +1,11 @@
+// Reading GGUF: the header (metadata, list of tensors), then the tensors under Hugging Face's names with notes on what the converter
+// did to their values.
 #include <cstring>
 #include <optional>
 
 #include "checkpoint/builder.h"
 #include "checkpoint/gguf_metadata.h"
+#include "checkpoint/hf_config.h"
 
 namespace weft {
 namespace {
@@ -155,8 +158,8 @@ Result<GgufHeader> parse_gguf(std::span<const std::byte> file) {
     const StorageLayout shape = layout(p.tensor.type);
     if (p.tensor.cols() % shape.block_values != 0)
       return fail(Code::data_corrupt, "rows of tensor ", p.tensor.name, " are no whole number of ", name(p.tensor.type), " blocks");
-    const uint64_t bytes = static_cast<uint64_t>(p.tensor.values() / shape.block_values) * shape.block_bytes;
-    if (data > file.size() || p.offset > file.size() - data || bytes > file.size() - data - p.offset)
+    uint64_t bytes = static_cast<uint64_t>(p.tensor.values() / shape.block_values);
+    if (__builtin_mul_overflow(bytes, static_cast<uint64_t>(shape.block_bytes), &bytes) || data > file.size() || p.offset > file.size() - data || bytes > file.size() - data - p.offset)
       return fail(Code::data_corrupt, "tensor ", p.tensor.name, " goes beyond the end of the file; it is truncated");
     p.tensor.data = file.subspan(data + p.offset, bytes);
     header.tensors.push_back(std::move(p.tensor));
@@ -213,20 +216,29 @@ std::unique_ptr<GgufTokenizer> tokenizer_of(const GgufMetadata& m) {
   return t;
 }
 
+// The converter reorders the rows of these matrices (the values of these biases) within each head.
+Status set_rotary_heads(TensorInfo& tensor, int64_t heads) {
+  const int64_t rows = tensor.shape.size() <= 1 ? tensor.cols() : tensor.rows();
+  if (heads < 1 || heads > rows || rows % (2 * heads) != 0)
+    return fail(Code::data_corrupt, "tensor ", tensor.name, " has ", rows, " rows, which are no ", heads, " heads of even size");
+  if (heads > HfConfig::kMaxCount) return fail(Code::data_corrupt, "tensor ", tensor.name, " has ", heads, " heads");
+  tensor.rotary_heads = static_cast<int>(heads);
+  return {};
+}
+
 Status add_tensors(CheckpointBuilder& builder, GgufHeader& header, int file) {
   const std::string_view arch = header.metadata.text("general.architecture");
   const bool gemma = arch == "gemma3", rotary_order = arch == "llama";
-  const auto heads = static_cast<int>(header.metadata.integer(std::string(arch) + ".attention.head_count", 0));
-  const auto kv_heads = static_cast<int>(header.metadata.integer(std::string(arch) + ".attention.head_count_kv", heads));
+  const int64_t heads = header.metadata.integer(std::string(arch) + ".attention.head_count", 0);
+  const int64_t kv_heads = header.metadata.integer(std::string(arch) + ".attention.head_count_kv", heads);
   for (TensorInfo& tensor : header.tensors) {
     const std::string hf = hf_name(tensor.name, gemma);
     if (!hf.empty()) tensor.name = hf;
     tensor.file = file;
     if (gemma && tensor.name.ends_with("norm.weight")) tensor.offset = -1;  // stored as 1 + w
-    if (rotary_order && (tensor.name.ends_with("q_proj.weight") || tensor.name.ends_with("q_proj.bias"))) tensor.rotary_heads = heads;
-    if (rotary_order && (tensor.name.ends_with("k_proj.weight") || tensor.name.ends_with("k_proj.bias"))) tensor.rotary_heads = kv_heads;
-    if (tensor.rotary_heads > 0 && tensor.shape.size() == 2 && tensor.rows() % (2 * tensor.rotary_heads) != 0)
-      return fail(Code::data_corrupt, "tensor ", tensor.name, " does not hold ", tensor.rotary_heads, " heads");
+    const bool is_q = tensor.name.ends_with("q_proj.weight") || tensor.name.ends_with("q_proj.bias");
+    const bool is_k = tensor.name.ends_with("k_proj.weight") || tensor.name.ends_with("k_proj.bias");
+    if (rotary_order && (is_q || is_k)) WEFT_RETURN_IF_ERROR(set_rotary_heads(tensor, is_q ? heads : kv_heads));
     WEFT_RETURN_IF_ERROR(builder.add(std::move(tensor)));
   }
   return {};
@@ -239,15 +251,9 @@ Status read_gguf(CheckpointBuilder& builder, const std::string& path, bool confi
   auto parsed = parse_gguf(builder.bytes(file));
   if (!parsed.ok()) return std::move(parsed).error().with(path);
   GgufHeader header = std::move(parsed).value();
-  bool tied = true, rope_factors = false;
-  int64_t vocab_rows = 0;
-  for (const TensorInfo& tensor : header.tensors) {
-    if (tensor.name == "output.weight") tied = false;
-    if (tensor.name == "rope_freqs.weight") rope_factors = true;
-    if (tensor.name == "token_embd.weight") vocab_rows = tensor.rows();
-  }
-  auto config = gguf_config(header.metadata, tied, vocab_rows, rope_factors);
+  auto config = gguf_config(header);
   if (!config.ok()) return std::move(config).error().with(path);
+  if (config_only) config->set("rope_scaling", nullptr);  // its factors are a tensor, and divisors cannot be invented
   Json generation = Json::object();
   for (const char* key : {"bos_token_id", "eos_token_id"})
     if (const Json* id = config->find(key)) generation.set(key, *id);

@@ -1,6 +1,8 @@
 // GGUF metadata as a Hugging Face config: the same facts under the names that the recipes read.
 #include "checkpoint/gguf_metadata.h"
 
+#include <algorithm>
+
 namespace weft {
 
 template <class T>
@@ -15,7 +17,8 @@ int64_t GgufMetadata::integer(std::string_view key, int64_t absent) const {
 }
 double GgufMetadata::number(std::string_view key, double absent) const {
   if (const auto* value = get<double>(*this, key)) return *value;
-  return static_cast<double>(integer(key, static_cast<int64_t>(absent)));
+  const auto* value = get<int64_t>(*this, key);
+  return value ? static_cast<double>(*value) : absent;
 }
 std::string_view GgufMetadata::text(std::string_view key) const {
   const auto* value = get<std::string_view>(*this, key);
@@ -73,14 +76,34 @@ void set_gemma3(const GgufMetadata& m, const std::string& arch, Json& config) {
   config.set("query_pre_attn_scalar", static_cast<long long>(scalar));
 }
 
+// What the architecture's name does not tell, but would make the recipe of that name compute something else.
+Status refuse_variants(const GgufMetadata& m, const std::string& arch) {
+  if (m.integer("split.count", 1) > 1) return fail(Code::unsupported, "the file is one of ", m.integer("split.count", 1), " parts; join them into one");
+  if (m.integer(arch + ".expert_count", 0) > 0) return fail(Code::unsupported, arch, ".expert_count is ", m.integer(arch + ".expert_count", 0), ": mixtures of experts are not supported");
+  const int64_t heads = m.integer(arch + ".attention.head_count", 0), hidden = m.integer(arch + ".embedding_length", 0);
+  const int64_t head = m.integer(arch + ".attention.key_length", heads > 0 ? hidden / heads : 0);
+  const int64_t rotary = m.integer(arch + ".rope.dimension_count", head);
+  if (rotary != head) return fail(Code::unsupported, arch, ".rope.dimension_count is ", rotary, ", but only the head size (", head, ") is supported");
+  return {};
+}
+
 }  // namespace
 
-Result<Json> gguf_config(const GgufMetadata& m, bool tied, int64_t vocab_rows, bool has_rope_factors) {
+Result<Json> gguf_config(const GgufHeader& header) {
+  const GgufMetadata& m = header.metadata;
   const std::string arch(m.text("general.architecture"));
   const Family* family = nullptr;
   for (const Family& known : kFamilies)
     if (known.arch == arch) family = &known;
   if (!family) return fail(Code::unsupported, "GGUF architecture ", arch.empty() ? "(none)" : arch, " is not supported; these are: gemma3, llama, qwen2, qwen3");
+  WEFT_RETURN_IF_ERROR(refuse_variants(m, arch));
+  const auto find = [&](std::string_view name) -> const TensorInfo* {
+    for (const TensorInfo& tensor : header.tensors)
+      if (tensor.name == name) return &tensor;
+    return nullptr;
+  };
+  const TensorInfo* embedding = find("token_embd.weight");
+  if (!embedding) return fail(Code::not_found, "tensor token_embd.weight is absent");
   Json config = Json::object();
   const auto copy = [&](const char* key, const std::string& gguf) {
     if (m.has(gguf)) config.set(key, static_cast<long long>(m.integer(gguf, 0)));
@@ -95,9 +118,13 @@ Result<Json> gguf_config(const GgufMetadata& m, bool tied, int64_t vocab_rows, b
   copy("head_dim", arch + ".attention.key_length");
   copy("max_position_embeddings", arch + ".context_length");
   config.set("rms_norm_eps", m.number(arch + ".attention.layer_norm_rms_epsilon", 1e-6));
-  config.set("vocab_size", static_cast<long long>(vocab_rows));
-  config.set("tie_word_embeddings", tied);
-  set_rope(m, arch, has_rope_factors, config);
+  config.set("vocab_size", static_cast<long long>(embedding->rows()));
+  config.set("tie_word_embeddings", !find("output.weight"));
+  if (arch == "llama") {
+    config.set("attention_bias", find("blk.0.attn_q.bias") != nullptr);
+    config.set("mlp_bias", find("blk.0.ffn_gate.bias") != nullptr);
+  }
+  set_rope(m, arch, find("rope_freqs.weight") != nullptr, config);
   if (arch == "gemma3") set_gemma3(m, arch, config);
   if (m.has("tokenizer.ggml.bos_token_id")) config.set("bos_token_id", static_cast<long long>(m.integer("tokenizer.ggml.bos_token_id", 0)));
   Json ends = Json::array();

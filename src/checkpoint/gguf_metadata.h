@@ -43,7 +43,7 @@ struct GgufHeader {
 
 Result<GgufHeader> parse_gguf(std::span<const std::byte> file);
 
-// A Hugging Face style config for the metadata. Errors: architectures that are not known.
-Result<Json> gguf_config(const GgufMetadata& metadata, bool tied, int64_t vocab_rows, bool has_rope_factors);
+// A Hugging Face style config for a file's metadata and tensors. Errors: architectures and variants of them that are not known.
+Result<Json> gguf_config(const GgufHeader& header);
 
 }  // namespace weft

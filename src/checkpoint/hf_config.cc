@@ -6,6 +6,23 @@
 
 namespace weft {
 
+namespace {
+
+// A value for a message: cut if long, and numbers that JSON cannot write (GGUF may hold them) in words.
+std::string shown(const Json& value) {
+  constexpr size_t kLongest = 80;
+  if (value.type() == Json::Type::number && !std::isfinite(value.as_number())) return "not finite";
+  std::string text = value.dump();
+  if (text.size() <= kLongest) return text;
+  size_t end = kLongest - 3;
+  while ((static_cast<unsigned char>(text[end]) & 0xc0u) == 0x80u) --end;  // not inside a character
+  return text.substr(0, end) + "...";
+}
+
+bool is_finite(const Json& value) { return value.is_number() && std::isfinite(value.as_number()); }
+
+}  // namespace
+
 struct HfConfig::Shared {
   Json document;
   std::string where;
@@ -34,9 +51,7 @@ const Json* HfConfig::value(std::string_view key) const {
 void HfConfig::reject(std::string_view key, std::string_view problem, Code code) const {
   if (shared_->error) return;
   const Json* found = value(key);
-  std::string shown = found ? found->dump() : "absent";
-  if (shown.size() > 80) shown = shown.substr(0, 77) + "...";
-  shared_->error = fail(code, shared_->where, ": ", prefix_, key, " is ", shown, ", ", problem);
+  shared_->error = fail(code, shared_->where, ": ", prefix_, key, " is ", found ? shown(*found) : "absent", ", ", problem);
 }
 
 Status HfConfig::status() const {
@@ -74,8 +89,8 @@ int HfConfig::positions(std::string_view key, int absent) const { return has(key
 double HfConfig::number(std::string_view key) const {
   const Json* found = required(key);
   if (!found) return 1;
-  if (found->is_number()) return found->as_number();
-  reject(key, "but must be a number");
+  if (is_finite(*found)) return found->as_number();
+  reject(key, "but must be a finite number");
   return 1;
 }
 double HfConfig::number(std::string_view key, double absent) const { return has(key) ? number(key) : absent; }
@@ -92,6 +107,7 @@ bool HfConfig::flag(std::string_view key, bool absent) const {
   const Json* found = value(key);
   if (!found) return absent;
   if (found->is_bool()) return found->as_bool();
+  if (found->is_integer()) return found->as_integer() != 0;
   reject(key, "but must be true or false");
   return absent;
 }
@@ -139,9 +155,9 @@ std::vector<double> HfConfig::numbers(std::string_view key) const {
   const Json* found = value(key);
   std::vector<double> list;
   if (!found) return list;
-  if (!found->is_array()) return reject(key, "but must be a list of numbers"), list;
+  if (!found->is_array()) return {number(key)};
   for (const Json& item : found->items()) {
-    if (!item.is_number()) return reject(key, "but must be a list of numbers"), list;
+    if (!is_finite(item)) return reject(key, "but must be a list of finite numbers"), list;
     list.push_back(item.as_number());
   }
   return list;
@@ -233,7 +249,8 @@ namespace {
 
 // Checks and copies what the scaling's kind needs out of the object `s`.
 void read_scaling(const HfConfig& s, const HfConfig& whole, RopeConfig& rope) {
-  std::string kind = s.text("rope_type", s.text("type", "default"));
+  const std::string kind = s.text("rope_type", s.text("type", "default"));
+  if (kind == "default" && s.has("factor") && !s.has("rope_type") && !s.has("type")) s.reject("rope_type", "but there is a factor");
   const auto factor = [&] {
     const double value = s.number("factor");
     if (!(value >= 1)) s.reject("factor", "but must be at least 1");
@@ -263,6 +280,7 @@ void read_scaling(const HfConfig& s, const HfConfig& whole, RopeConfig& rope) {
     if (s.has("mscale_all_dim")) rope.mscale_all_dim = s.number("mscale_all_dim");
     if (s.has("attention_factor")) rope.attention_factor = s.positive("attention_factor");
     rope.truncate = s.flag("truncate", true);
+    if (rope.theta <= 1) whole.reject("rope_theta", "but must be above 1 for yarn");
   } else {
     s.reject(s.has("rope_type") ? "rope_type" : "type", "a rope_scaling that is not supported", Code::unsupported);
   }
@@ -273,8 +291,10 @@ void read_scaling(const HfConfig& s, const HfConfig& whole, RopeConfig& rope) {
 RopeConfig HfConfig::rope(LayerKind kind, double theta) const {
   RopeConfig rope;
   rope.theta = positive("rope_theta", theta);
-  rope.partial_rotary_factor = positive("partial_rotary_factor", 1.0);
-  if (rope.partial_rotary_factor > 1) reject("partial_rotary_factor", "but must be at most 1");
+  for (const char* share : {"rope_percent", "rope_percentage", "partial_rotary_factor"}) {
+    rope.partial_rotary_factor = positive(share, rope.partial_rotary_factor);
+    if (rope.partial_rotary_factor > 1) reject(share, "but must be at most 1");
+  }
   if (kind == LayerKind::window && has("rope_local_base_freq")) {
     rope.theta = positive("rope_local_base_freq");
     return rope;
@@ -291,7 +311,8 @@ RopeConfig HfConfig::rope(LayerKind kind, double theta) const {
       break;
     }
   if (scaling.has("rope_theta")) rope.theta = scaling.positive("rope_theta");
-  if (scaling.has("partial_rotary_factor")) rope.partial_rotary_factor = scaling.positive("partial_rotary_factor");
+  rope.partial_rotary_factor = scaling.positive("partial_rotary_factor", rope.partial_rotary_factor);
+  if (rope.partial_rotary_factor > 1) scaling.reject("partial_rotary_factor", "but must be at most 1");
   for (int section : scaling.indices("mrope_section")) rope.sections.push_back(section);
   read_scaling(scaling, *this, rope);
   return rope;

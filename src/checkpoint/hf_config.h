@@ -48,6 +48,7 @@ class HfConfig {
   // Finite numbers above 0 (norm epsilons, scales, rope bases). On error: 1.
   double positive(std::string_view key) const;
   double positive(std::string_view key, double absent) const;
+  // true or false; whole numbers count as in Python (early Llama 4 files have "attn_temperature_tuning": 4).
   bool flag(std::string_view key, bool absent) const;
   std::string text(std::string_view key) const;  // on error ""
   std::string text(std::string_view key, std::string_view absent) const;

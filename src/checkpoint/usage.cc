@@ -13,7 +13,7 @@ constexpr size_t kShown = 10;
 std::string shape_text(const std::vector<int64_t>& shape) {
   std::ostringstream text;
   text << "[";
-  for (size_t i = 0; i < shape.size(); ++i) text << (i ? ", " : "") << shape[i];
+  for (size_t i = 0; i < shape.size(); ++i) text << (i ? ", " : "") << (shape[i] == -1 ? "any" : std::to_string(shape[i]));
   text << "]";
   return text.str();
 }
@@ -50,13 +50,20 @@ bool matches_pattern(std::string_view name, std::string_view pattern) {
 
 const TensorInfo* TensorUsage::invent(std::string_view name, const std::vector<int64_t>& shape) {
   const auto [at, fresh] = invented_.try_emplace(std::string(name));
+  int64_t values = 1;
+  bool possible = fresh || at->second.shape == shape;
+  for (const int64_t extent : shape) possible = possible && extent >= 0 && !__builtin_mul_overflow(values, extent, &values);
+  if (!possible) {
+    misshapen_.push_back(std::string(name) + " cannot be made as " + shape_text(shape));
+    return nullptr;
+  }
   if (fresh) at->second.name = name, at->second.type = StorageType::random, at->second.shape = shape;
   return &at->second;
 }
 
 const TensorInfo* TensorUsage::check(const TensorInfo& tensor, const std::vector<int64_t>& shape) {
   used_.insert(&tensor);
-  if (tensor.scale) used_.insert(tensor.scale);
+  if (tensor.scale) used_.insert(checkpoint_.find(tensor.scale->name));
   bool same = tensor.shape.size() == shape.size();
   for (size_t i = 0; same && i < shape.size(); ++i) same = shape[i] == -1 || tensor.shape[i] == shape[i];
   if (!same) {

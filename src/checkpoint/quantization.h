@@ -1,0 +1,14 @@
+// What a checkpoint folder says about quantised weights, and the one method that is read: fp8 with scales.
+#pragma once
+
+#include "checkpoint/builder.h"
+
+namespace weft {
+
+// Joins fp8 tensors `X` with their `X_scale_inv` (or `X_scale`): one value, one per row, or one per block of
+// weight_block_size rows and columns, the last block of a row or column being shorter. Refuses (Code::unsupported) every other
+// quant_method, and folders whose method is only told by a file of its own (hf_quant_config.json and such). `folder` is the
+// checkpoint's, `config` its config.json.
+Status apply_quantization(CheckpointBuilder& builder, const Json& config, const std::string& folder);
+
+}  // namespace weft
