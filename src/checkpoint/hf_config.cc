@@ -8,10 +8,18 @@ namespace weft {
 
 namespace {
 
-// A value for a message: cut if long, and numbers that JSON cannot write (GGUF may hold them) in words.
+// Whether JSON can write it; numbers from GGUF metadata may be infinite or NaN.
+bool is_writable(const Json& value) {
+  if (value.is_number()) return std::isfinite(value.as_number());
+  if (value.is_array()) return std::all_of(value.items().begin(), value.items().end(), is_writable);
+  if (value.is_object()) return std::all_of(value.members().begin(), value.members().end(), [](const auto& m) { return is_writable(m.second); });
+  return true;
+}
+
+// A value for a message; long ones are cut.
 std::string shown(const Json& value) {
   constexpr size_t kLongest = 80;
-  if (value.type() == Json::Type::number && !std::isfinite(value.as_number())) return "not finite";
+  if (!is_writable(value)) return "not finite";
   std::string text = value.dump();
   if (text.size() <= kLongest) return text;
   size_t end = kLongest - 3;
