@@ -151,9 +151,10 @@ Status read_folder(CheckpointBuilder& builder, const std::string& folder, bool c
   return {};
 }
 
-Result<std::shared_ptr<const Checkpoint>> open_path(const std::string& path, bool config_only) {
+Result<std::shared_ptr<const Checkpoint>> open_path(std::string path, bool config_only) {
   CheckpointBuilder builder;
   builder.set_path(path);
+  while (path.size() > 1 && path.ends_with('/')) path.pop_back();
   if (config_only) builder.set_dummy();
   if (is_directory(path)) {
     WEFT_RETURN_IF_ERROR(read_folder(builder, path, config_only));

@@ -100,10 +100,12 @@ Status SafetensorsWriter::begin(std::string_view name, StorageType type, const s
   State& s = *state_;
   WEFT_RETURN_IF_ERROR(s.check_complete());
   if (safetensors_name(type).empty()) return fail(Code::invalid_argument, s.path, ": ", name, " cannot be stored as ", weft::name(type));
-  if (name.empty() || !s.names.emplace(name).second) return fail(Code::invalid_argument, s.path, ": tensor name '", name, "' is empty or used twice");
-  uint64_t bytes = layout(type).block_bytes;
-  for (int64_t extent : shape) bytes *= static_cast<uint64_t>(extent);
-  s.entries.push_back({std::string(name), type, shape, s.written, s.written + bytes});
+  int64_t bytes = layout(type).block_bytes;
+  for (const int64_t extent : shape)
+    if (extent < 0 || __builtin_mul_overflow(bytes, extent, &bytes)) return fail(Code::invalid_argument, s.path, ": ", name, " has an extent of ", extent);
+  if (name.empty() || name == "__metadata__" || !s.names.emplace(name).second)
+    return fail(Code::invalid_argument, s.path, ": tensor name ", json_quote(name), " is empty, reserved or used twice");
+  s.entries.push_back({std::string(name), type, shape, s.written, s.written + static_cast<uint64_t>(bytes)});
   return {};
 }
 
