@@ -113,7 +113,7 @@ Status SafetensorsWriter::append(std::span<const std::byte> bytes) {
   State& s = *state_;
   if (s.entries.empty() || bytes.size() > s.entries.back().end - s.written)
     return fail(Code::invalid_argument, s.path, ": more data than the tensor's shape says");
-  if (std::fwrite(bytes.data(), 1, bytes.size(), s.file) != bytes.size()) return write_error(s.path);
+  if (!bytes.empty() && std::fwrite(bytes.data(), 1, bytes.size(), s.file) != bytes.size()) return write_error(s.path);
   s.written += bytes.size();
   return {};
 }
