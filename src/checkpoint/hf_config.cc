@@ -82,7 +82,9 @@ int HfConfig::whole(const Json* found, std::string_view key, int64_t low, int64_
   return static_cast<int>(low);
 }
 
-int HfConfig::count(std::string_view key) const { return whole(required(key), key, 1, kMaxCount); }
+int HfConfig::count(std::string_view key) const {
+  return whole(required(key), key, 1, key.ends_with("num_hidden_layers") ? kMaxLayers : kMaxCount);
+}
 int HfConfig::count(std::string_view key, int absent) const { return has(key) ? count(key) : absent; }
 int HfConfig::index(std::string_view key) const { return whole(required(key), key, 0, kMaxCount); }
 int HfConfig::index(std::string_view key, int absent) const { return has(key) ? index(key) : absent; }

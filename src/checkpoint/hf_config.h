@@ -26,6 +26,8 @@ class HfConfig {
   // recipe overflows int.
   static constexpr int kMaxCount = 1 << 24;
   static constexpr int kMaxPositions = 1 << 30;
+  // For every key that ends in num_hidden_layers: a plan is recorded layer by layer before any tensor is looked for.
+  static constexpr int kMaxLayers = 1 << 12;
 
   // `where` names the document in messages.
   explicit HfConfig(Json document, std::string where = "config.json");

@@ -73,6 +73,12 @@ TEST(HfConfig, WrongCountsNameTheKeyAndGiveSomethingHarmless) {
   EXPECT_NE(fault("{}", [](const HfConfig& c) { EXPECT_EQ(c.count("hidden_size"), 1); }).find("hidden_size"), std::string::npos);
 }
 
+TEST(HfConfig, LayersAreFew) {
+  EXPECT_EQ(config(R"({"num_hidden_layers": 126})").count("num_hidden_layers"), 126);
+  EXPECT_NE(fault(R"({"num_hidden_layers": 100000})", [](const HfConfig& c) { EXPECT_EQ(c.count("num_hidden_layers"), 1); }), "ok");
+  EXPECT_NE(fault(R"({"text_config": {"num_hidden_layers": 100000}})", [](const HfConfig& c) { (void)c.count("text_config.num_hidden_layers"); }), "ok");
+}
+
 TEST(HfConfig, TheFirstErrorIsKept) {
   const HfConfig c = config(R"({"a": 0, "b": 0})");
   (void)c.count("b"), (void)c.count("a");
