@@ -12,5 +12,7 @@ namespace weft {
 // Scalars are exact (f64 is rounded). Blocks follow ggml's dequantize_row_* in float32, operation by operation, so results equal
 // the reference's to the bit.
 void dequantize(StorageType type, const std::byte* source, int64_t values, float* out);
+// The same without what the processor has beyond its base instruction set: what older machines run, for tests on newer ones.
+void dequantize_base(StorageType type, const std::byte* source, int64_t values, float* out);
 
 }  // namespace weft

@@ -44,6 +44,9 @@ TEST(Dequantize, EveryFormatEqualsTheReference) {
     std::vector<float> out(static_cast<size_t>(values.values()));
     dequantize(type, blocks.data.data(), values.values(), out.data());
     EXPECT_TRUE(same_bits(out, *read_all(values))) << key;
+    std::vector<float> base(out.size());
+    dequantize_base(type, blocks.data.data(), values.values(), base.data());
+    EXPECT_TRUE(same_bits(out, base)) << key;
   }
 }
 
@@ -81,6 +84,9 @@ TEST(Dequantize, AllHalfPrecisionNumbers) {
     }
     EXPECT_EQ(std::bit_cast<uint32_t>(brain[i]), static_cast<uint32_t>(i) << 16);
   }
+  std::vector<float> base(bits.size());
+  dequantize_base(StorageType::f16, reinterpret_cast<const std::byte*>(bits.data()), 65536, base.data());
+  EXPECT_TRUE(same_bits(base, got));
 }
 
 class GgufModel : public testing::TestWithParam<const char*> {};
