@@ -39,7 +39,8 @@ Result<int> CheckpointBuilder::map(const std::string& path) {
 
 Status CheckpointBuilder::add(TensorInfo tensor) {
   std::string name = tensor.name;
-  if (!checkpoint->tensors_.emplace(name, std::move(tensor)).second) return fail(Code::data_corrupt, "tensor ", name, " is there twice");
+  if (!checkpoint->tensors_.emplace(name, std::move(tensor)).second)
+    return fail(Code::data_corrupt, "tensor ", name, " is there twice");
   return {};
 }
 
@@ -73,8 +74,8 @@ Status add_file(CheckpointBuilder& builder, const std::string& path, const Weigh
 
 // A shard's name must stay inside the folder.
 bool is_plain_name(const std::string& name) {
-  return !name.empty() && name.find('/') == std::string::npos && name.find('\\') == std::string::npos && name != "." && name != ".." &&
-         name.find('\0') == std::string::npos;
+  return !name.empty() && name.find('/') == std::string::npos && name.find('\\') == std::string::npos && name != "." &&
+         name != ".." && name.find('\0') == std::string::npos;
 }
 
 Result<WeightMap> read_weight_map(const std::string& index_path) {
@@ -84,8 +85,10 @@ Result<WeightMap> read_weight_map(const std::string& index_path) {
   WeightMap weight_map;
   for (const auto& [tensor, shard] : entries->members()) {
     if (!shard.is_string() || !is_plain_name(shard.as_string()))
-      return fail(Code::data_corrupt, index_path, ": weight_map.", tensor, " is ", shard.dump(), ", but must be a file name in this folder");
-    if (!weight_map.emplace(tensor, shard.as_string()).second) return fail(Code::data_corrupt, index_path, ": weight_map.", tensor, " is there twice");
+      return fail(Code::data_corrupt, index_path, ": weight_map.", tensor, " is ", shard.dump(),
+                  ", but must be a file name in this folder");
+    if (!weight_map.emplace(tensor, shard.as_string()).second)
+      return fail(Code::data_corrupt, index_path, ": weight_map.", tensor, " is there twice");
   }
   if (weight_map.empty()) return fail(Code::data_corrupt, index_path, ": weight_map is empty");
   return weight_map;
@@ -98,7 +101,8 @@ Status add_shards(CheckpointBuilder& builder, const std::string& folder) {
   for (const auto& [tensor, shard] : weight_map) shards.insert(shard);
   for (const std::string& shard : shards) {
     const std::string path = folder + "/" + shard;
-    if (!is_file(path)) return fail(Code::not_found, "shard ", path, " is missing; ", kIndexName, " names ", shards.size(), " shards");
+    if (!is_file(path))
+      return fail(Code::not_found, "shard ", path, " is missing; ", kIndexName, " names ", shards.size(), " shards");
     WEFT_RETURN_IF_ERROR(add_file(builder, path, &weight_map, shard));
   }
   for (const auto& [tensor, shard] : weight_map)
@@ -162,7 +166,8 @@ Result<std::shared_ptr<const Checkpoint>> open_path(std::string path, bool confi
     if (!path.ends_with(".gguf")) return fail(Code::invalid_argument, path, " is neither a model folder nor a .gguf file");
     WEFT_RETURN_IF_ERROR(read_gguf(builder, path, config_only));
   } else {
-    return fail(Code::not_found, "there is no model at ", path, "; give a folder with config.json and *.safetensors, or a .gguf file");
+    return fail(Code::not_found, "there is no model at ", path,
+                "; give a folder with config.json and *.safetensors, or a .gguf file");
   }
   return std::shared_ptr<const Checkpoint>(std::move(builder.checkpoint));
 }

@@ -29,7 +29,7 @@ struct TensorInfo {
   int file = 0;                     // index into Checkpoint::files()
 
   // What read_rows() does beyond converting (set by the readers of the formats):
-  float offset = 0;     // added to every value (GGUF stores Gemma's norms as 1 + w)
+  float offset = 0;      // added to every value (GGUF stores Gemma's norms as 1 + w)
   int rotary_heads = 0;  // > 0: the rows of each of so many heads are stored in GGUF's interleaved rotary order; undone on reading
   const TensorInfo* scale = nullptr;  // factors for a scaled fp8 weight: one value, one per row, or one per block below
   int scale_block_rows = 0, scale_block_cols = 0;
@@ -41,12 +41,13 @@ struct TensorInfo {
   bool is_plain() const { return offset == 0 && rotary_heads == 0 && scale == nullptr && plain_dtype(type).has_value(); }
 };
 
-// Rows [first_row, first_row + rows) of a tensor as float32, row r at out + (r - first_row) * ld; `ld` >= cols(). Exact for f32, f16,
-// bf16 and fp8; f64 is rounded; GGUF blocks are computed in float32 in the order of ggml's reference dequantisation. Integer
+// Rows [first_row, first_row + rows) of a tensor as float32, row r at out + (r - first_row) * ld; `ld` >= cols(). Exact for f32,
+// f16, bf16 and fp8; f64 is rounded; GGUF blocks are computed in float32 in the order of ggml's reference dequantisation. Integer
 // tensors are an error, a range outside the tensor is a bug (checked). Thread-safe; nothing is allocated for plain tensors.
 Status read_rows(const TensorInfo& tensor, int64_t first_row, int64_t rows, float* out, int64_t ld);
 // The same for columns [first_col, first_col + cols) only; a cut through a block of a quantised format is allowed.
-Status read_block(const TensorInfo& tensor, int64_t first_row, int64_t rows, int64_t first_col, int64_t cols, float* out, int64_t ld);
+Status read_block(const TensorInfo& tensor, int64_t first_row, int64_t rows, int64_t first_col, int64_t cols, float* out,
+                  int64_t ld);
 // The whole tensor, row after row.
 Result<std::vector<float>> read_all(const TensorInfo& tensor);
 
@@ -56,8 +57,8 @@ struct GgufTokenizer {
   std::string_view model;  // "llama" (SentencePiece), "gpt2" (byte-level BPE), "bert", ...
   std::string_view pre;    // pre-tokenizer name: "smollm", "llama-bpe", "qwen2", ...
   std::vector<std::string_view> tokens;
-  std::vector<float> scores;            // empty or one per token
-  std::vector<int32_t> token_type;      // empty or one per token: 1 normal, 2 unknown, 3 control, 4 user defined, 5 unused, 6 byte
+  std::vector<float> scores;             // empty or one per token
+  std::vector<int32_t> token_type;       // empty or one per token: 1 normal, 2 unknown, 3 control, 4 user defined, 5 unused, 6 byte
   std::vector<std::string_view> merges;  // "left right"
   std::optional<int64_t> bos, eos, eot, unknown, separator, padding, mask;
   std::optional<bool> add_bos, add_eos, add_space_prefix;

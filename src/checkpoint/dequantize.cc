@@ -1,9 +1,9 @@
-// The block formats are those of ggml (ggml-quants.c, block_q4_0 and following). All blocks are little-endian and unaligned; f16 scales
-// are read byte-wise. A "super-block" of 256 values has f16 scales for the whole and 4- or 6-bit scales per 16 or 32 values.
+// The block formats are those of ggml (ggml-quants.c, block_q4_0 and following). All blocks are little-endian and unaligned; f16
+// scales are read byte-wise. A "super-block" of 256 values has f16 scales for the whole and 4- or 6-bit scales per 16 or 32 values.
 //
 // Loading is bound by these loops, so they are written for the compiler to vectorise: fixed trip counts, no branches on data, and
-// `__restrict`, since bytes could alias anything. Everything is compiled twice, for the base instruction set and for AVX2, by inlining it
-// all into two functions; without FMA both give the same bits.
+// `__restrict`, since bytes could alias anything. Everything is compiled twice, for the base instruction set and for AVX2, by
+// inlining it all into two functions; without FMA both give the same bits.
 #include "checkpoint/dequantize.h"
 
 #include <bit>
@@ -34,7 +34,8 @@ WEFT_INLINE float half_to_float(uint16_t bits) {
   const float normal = std::bit_cast<float>((magnitude << 13) + (112u << 23));
   const float subnormal = static_cast<float>(static_cast<int>(magnitude)) * 0x1p-24f;
   const uint32_t special = -static_cast<uint32_t>(magnitude >= 0x7c00u) & 0x7f800000u;
-  return std::bit_cast<float>(select(magnitude < 0x400u, subnormal, normal) | special | (static_cast<uint32_t>(bits & 0x8000u) << 16));
+  return std::bit_cast<float>(select(magnitude < 0x400u, subnormal, normal) | special |
+                              (static_cast<uint32_t>(bits & 0x8000u) << 16));
 }
 
 // The same for e4m3, whose only special value is NaN.
@@ -50,7 +51,8 @@ WEFT_INLINE float load_half(const Byte* p) { return half_to_float(load_u16(p)); 
 
 // A power of two; 255 is NaN and 0 is the subnormal 2^-127.
 WEFT_INLINE float e8m0_to_float(uint8_t bits) {
-  return bits == 255 ? std::bit_cast<float>(0x7fc00000u) : std::bit_cast<float>(bits == 0 ? 0x00400000u : static_cast<uint32_t>(bits) << 23);
+  return bits == 255 ? std::bit_cast<float>(0x7fc00000u)
+                     : std::bit_cast<float>(bits == 0 ? 0x00400000u : static_cast<uint32_t>(bits) << 23);
 }
 
 WEFT_INLINE void from_e4m3(const Byte* __restrict source, int64_t values, float* __restrict out) {
@@ -139,8 +141,8 @@ WEFT_INLINE void block_q8_0(const Byte* __restrict b, float* __restrict out) {
   WEFT_ROLLED for (int j = 0; j < 32; ++j) out[j] = static_cast<float>(static_cast<int8_t>(q[j])) * d;
 }
 
-// {16 bytes: 4-bit scale and minimum per 16 values, 64 bytes of 2-bit values, f16 d, f16 dmin}. Each run of 32 bytes holds 128 values:
-// bits 0-1 the first 32, bits 2-3 the next.
+// {16 bytes: 4-bit scale and minimum per 16 values, 64 bytes of 2-bit values, f16 d, f16 dmin}. Each run of 32 bytes holds 128
+// values: bits 0-1 the first 32, bits 2-3 the next.
 WEFT_INLINE void block_q2_k(const Byte* __restrict b, float* __restrict out) {
   const Byte* scales = b;
   const float d = load_half(b + 80), dmin = load_half(b + 82);
@@ -150,13 +152,15 @@ WEFT_INLINE void block_q2_k(const Byte* __restrict b, float* __restrict out) {
     for (int part = 0; part < 4; ++part) {
       for (int side = 0; side < 2; ++side, ++run, out += 16) {
         const float scale = d * static_cast<float>(scales[run] & 15), minimum = dmin * static_cast<float>(scales[run] >> 4);
-        WEFT_ROLLED for (int l = 0; l < 16; ++l) out[l] = scale * static_cast<float>((q[16 * side + l] >> (2 * part)) & 3) - minimum;
+        WEFT_ROLLED for (int l = 0; l < 16; ++l) out[l] =
+            scale * static_cast<float>((q[16 * side + l] >> (2 * part)) & 3) - minimum;
       }
     }
   }
 }
 
-// {32 bytes: third bits, 64 bytes: low two bits as in q2_k, 12 bytes: 6-bit scales of 16 values, f16 d}. A third bit of 0 subtracts 4.
+// {32 bytes: third bits, 64 bytes: low two bits as in q2_k, 12 bytes: 6-bit scales of 16 values, f16 d}. A third bit of 0
+// subtracts 4.
 WEFT_INLINE void block_q3_k(const Byte* __restrict b, float* __restrict out) {
   const Byte* high = b;
   const Byte* packed = b + 96;
@@ -213,10 +217,10 @@ WEFT_INLINE void block_q5_k(const Byte* __restrict b, float* __restrict out) {
   for (int run = 0; run < 8; run += 2, out += 64) {
     const Byte* q = b + 48 + 16 * run;
     const ScaleMin low = scale_min(scales, run, d, dmin), high = scale_min(scales, run + 1, d, dmin);
-    WEFT_ROLLED for (int l = 0; l < 32; ++l)
-      out[l] = low.scale * static_cast<float>((q[l] & 15) + (((fifth[l] >> run) & 1) << 4)) - low.minimum;
-    WEFT_ROLLED for (int l = 0; l < 32; ++l)
-      out[32 + l] = high.scale * static_cast<float>((q[l] >> 4) + (((fifth[l] >> (run + 1)) & 1) << 4)) - high.minimum;
+    WEFT_ROLLED for (int l = 0; l < 32; ++l) out[l] =
+        low.scale * static_cast<float>((q[l] & 15) + (((fifth[l] >> run) & 1) << 4)) - low.minimum;
+    WEFT_ROLLED for (int l = 0; l < 32; ++l) out[32 + l] =
+        high.scale * static_cast<float>((q[l] >> 4) + (((fifth[l] >> (run + 1)) & 1) << 4)) - high.minimum;
   }
 }
 
@@ -274,7 +278,9 @@ using Convert = void (*)(StorageType, const Byte*, int64_t, float*);
 void convert_base(StorageType type, const Byte* bytes, int64_t values, float* out) { convert(type, bytes, values, out); }
 
 #if defined(__x86_64__)
-[[gnu::target("avx2")]] void convert_avx2(StorageType type, const Byte* bytes, int64_t values, float* out) { convert(type, bytes, values, out); }
+[[gnu::target("avx2")]] void convert_avx2(StorageType type, const Byte* bytes, int64_t values, float* out) {
+  convert(type, bytes, values, out);
+}
 
 Convert choose_convert() { return __builtin_cpu_supports("avx2") ? convert_avx2 : convert_base; }
 #else

@@ -16,8 +16,10 @@ namespace {
 std::string header_of(const std::vector<std::string>& names) {
   Json header = Json::object();
   for (size_t i = 0; i < names.size(); ++i)
-    header.members().emplace_back(names[i], Json::object({{"dtype", "F32"}, {"shape", Json::array({2})},
-                                                          {"data_offsets", Json::array({static_cast<long>(8 * i), static_cast<long>(8 * i + 8)})}}));
+    header.members().emplace_back(
+        names[i], Json::object({{"dtype", "F32"},
+                                {"shape", Json::array({2})},
+                                {"data_offsets", Json::array({static_cast<long>(8 * i), static_cast<long>(8 * i + 8)})}}));
   return header.dump();
 }
 
@@ -26,14 +28,17 @@ std::string file_of(const std::vector<std::string>& names) { return safetensors_
 class Folders : public testing::Test {
  protected:
   Folders() { folder_.write("config.json", R"({"architectures": ["X"]})"); }
-  void expect_problem(const char* part) const { EXPECT_NE(folder_.problem().find(part), std::string::npos) << folder_.problem() << "\nwithout " << part; }
+  void expect_problem(const char* part) const {
+    EXPECT_NE(folder_.problem().find(part), std::string::npos) << folder_.problem() << "\nwithout " << part;
+  }
   TestFolder folder_;
 };
 
 TEST_F(Folders, ShardsAreTakenAsTheIndexSays) {
   folder_.write("model-1.safetensors", file_of({"a", "both", "extra"}));
   folder_.write("model-2.safetensors", file_of({"b", "both"}));
-  folder_.write("model.safetensors.index.json", R"({"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors", "both": "model-2.safetensors"}})");
+  folder_.write("model.safetensors.index.json",
+                R"({"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors", "both": "model-2.safetensors"}})");
   const auto opened = Checkpoint::open(folder_.path() + "/");
   ASSERT_TRUE(opened.ok()) << opened.error().to_string();
   EXPECT_EQ((*opened)->names(), (std::vector<std::string_view>{"a", "b", "both"}));
@@ -46,13 +51,15 @@ TEST_F(Folders, ShardsAreTakenAsTheIndexSays) {
 TEST_F(Folders, WrongIndexesAreRefused) {
   folder_.write("model-1.safetensors", file_of({"a"}));
   const auto index = [&](const std::string& text) { folder_.write("model.safetensors.index.json", text); };
-  for (const char* name : {"../model-1.safetensors", "/etc/passwd", "sub/model.safetensors", "..", ".", "", "a\\\\b", "model-1.safetensors\\u0000"}) {
+  for (const char* name :
+       {"../model-1.safetensors", "/etc/passwd", "sub/model.safetensors", "..", ".", "", "a\\\\b", "model-1.safetensors\\u0000"}) {
     index(std::string(R"({"weight_map": {"a": ")") + name + "\"}}");
     expect_problem("weight_map.a is");
   }
   index("{\"weight_map\": {\"a\": \"model-1.saf");
   expect_problem("index.json");
-  for (const char* text : {"[]", "{}", R"({"weight_map": ["model-1.safetensors"]})", R"({"weight_map": null})", R"({"weight_map": {}})"}) {
+  for (const char* text :
+       {"[]", "{}", R"({"weight_map": ["model-1.safetensors"]})", R"({"weight_map": null})", R"({"weight_map": {}})"}) {
     index(text);
     expect_problem("weight_map");
   }
@@ -140,7 +147,8 @@ TEST_F(Folders, DummyNeedsTheConfigOnly) {
 class Fp8 : public Folders {
  protected:
   static constexpr int kRows = 10, kCols = 12;
-  void write(const std::string& quantization, const std::vector<int64_t>& scale_shape, const char* scale_name = "w_scale_inv") const {
+  void write(const std::string& quantization, const std::vector<int64_t>& scale_shape,
+             const char* scale_name = "w_scale_inv") const {
     folder_.write("config.json", "{" + quantization + "}");
     auto writer = SafetensorsWriter::create(folder_.path() + "/model.safetensors").value();
     const std::vector<std::byte> ones(kRows * kCols, std::byte{0x38});
@@ -171,7 +179,8 @@ class Fp8 : public Folders {
   }
 };
 
-constexpr const char* kBlocks = R"("quantization_config": {"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic", "weight_block_size": [4, 5]})";
+constexpr const char* kBlocks =
+    R"("quantization_config": {"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic", "weight_block_size": [4, 5]})";
 constexpr const char* kNoBlocks = R"("quantization_config": {"quant_method": "fp8", "activation_scheme": "static"})";
 
 TEST_F(Fp8, BlocksWithShorterOnesAtTheEdges) {
@@ -215,7 +224,8 @@ TEST_F(Fp8, OtherMethodsAreRefused) {
     expect_problem(method);
     expect_problem("unsupported");
   }
-  for (const char* settings : {R"({"bits": 4})", "5", "[]", R"({"quant_method": 3})", R"({"quant_method": "fp8", "fmt": "e5m2"})"}) {
+  for (const char* settings :
+       {R"({"bits": 4})", "5", "[]", R"({"quant_method": 3})", R"({"quant_method": "fp8", "fmt": "e5m2"})"}) {
     write("\"quantization_config\": " + std::string(settings), {3, 3});
     expect_problem("quantization_config");
   }
@@ -232,7 +242,8 @@ TEST_F(Fp8, OtherMethodsAreRefused) {
 TEST(Usage, BooksAreKept) {
   const TestFolder folder;
   folder.write("config.json", "{}");
-  folder.write("model.safetensors", file_of({"a.weight", "b.weight", "mtp.0.c.weight", "mtp.0.d.weight", "mtpx.weight", "x.rotary_emb.inv_freq", "z.weight"}));
+  folder.write("model.safetensors", file_of({"a.weight", "b.weight", "mtp.0.c.weight", "mtp.0.d.weight", "mtpx.weight",
+                                             "x.rotary_emb.inv_freq", "z.weight"}));
   const auto opened = Checkpoint::open(folder.path());
   ASSERT_TRUE(opened.ok());
   TensorUsage usage(**opened);
@@ -248,7 +259,8 @@ TEST(Usage, BooksAreKept) {
   EXPECT_EQ(usage.take("a.weight", {2, 1}), nullptr);
   EXPECT_EQ(usage.finish().error().code(), Code::not_found);
   const std::string message = usage.finish().error().message();
-  for (const char* part : {"12 absent", "layer.0, ", "layer.9, ...", "a.weight is [2] instead of [2, 1]"}) EXPECT_NE(message.find(part), std::string::npos) << message;
+  for (const char* part : {"12 absent", "layer.0, ", "layer.9, ...", "a.weight is [2] instead of [2, 1]"})
+    EXPECT_NE(message.find(part), std::string::npos) << message;
   EXPECT_EQ(message.find("layer.10"), std::string::npos) << message;
 }
 
@@ -265,10 +277,25 @@ TEST(Usage, IntegersAreNoWeights) {
 }
 
 TEST(Usage, Patterns) {
-  for (const auto& [name, pattern] : {std::pair{"", ""}, {"", "*"}, {"abc", "abc"}, {"abc", "*"}, {"abc", "a*c"}, {"abc", "a*bc"}, {"aab", "*ab"}, {"abab", "*ab"},
-                                      {"a.b.c", "a.*.c"}, {"abc", "***"}, {"mississippi", "m*iss*pi"}})
+  for (const auto& [name, pattern] : {std::pair{"", ""},
+                                      {"", "*"},
+                                      {"abc", "abc"},
+                                      {"abc", "*"},
+                                      {"abc", "a*c"},
+                                      {"abc", "a*bc"},
+                                      {"aab", "*ab"},
+                                      {"abab", "*ab"},
+                                      {"a.b.c", "a.*.c"},
+                                      {"abc", "***"},
+                                      {"mississippi", "m*iss*pi"}})
     EXPECT_TRUE(matches_pattern(name, pattern)) << name << " " << pattern;
-  for (const auto& [name, pattern] : {std::pair{"", "a"}, {"abc", ""}, {"abc", "ab"}, {"abc", "bc"}, {"abc", "a*b"}, {"abc", "*d*"}, {"mississippi", "m*iss*x*pi"}})
+  for (const auto& [name, pattern] : {std::pair{"", "a"},
+                                      {"abc", ""},
+                                      {"abc", "ab"},
+                                      {"abc", "bc"},
+                                      {"abc", "a*b"},
+                                      {"abc", "*d*"},
+                                      {"mississippi", "m*iss*x*pi"}})
     EXPECT_FALSE(matches_pattern(name, pattern)) << name << " " << pattern;
 }
 
@@ -307,13 +334,16 @@ TEST(Writer, EveryTypeAndAnyNumberOfTensorsComeBack) {
   for (const size_t expected : {size_t{0}, size_t{500}}) {
     const TestFolder folder;
     const std::string path = folder.path() + "/model.safetensors";
-    auto writer = SafetensorsWriter::create(path, {.metadata = {{"format", "pt"}, {"quote\"", "é"}}, .expected_tensors = expected}).value();
+    auto writer =
+        SafetensorsWriter::create(path, {.metadata = {{"format", "pt"}, {"quote\"", "é"}}, .expected_tensors = expected}).value();
     std::vector<std::byte> bytes(6 * 8);
     for (size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<std::byte>(i * 37);
     int types = 0;
     for (int type = 0; type < static_cast<int>(StorageType::q4_0); ++type, ++types) {
       const auto storage = static_cast<StorageType>(type);
-      ASSERT_TRUE(writer.add(name(storage), storage, {2, 3}, std::span(bytes).first(static_cast<size_t>(6 * layout(storage).block_bytes))).ok());
+      ASSERT_TRUE(
+          writer.add(name(storage), storage, {2, 3}, std::span(bytes).first(static_cast<size_t>(6 * layout(storage).block_bytes)))
+              .ok());
     }
     for (int i = 0; i < 300; ++i) ASSERT_TRUE(writer.add("t" + std::to_string(i), {1}, std::vector<int64_t>{i}).ok());
     ASSERT_TRUE(writer.add("scalar", {}, std::vector<float>{4.5f}).ok());
@@ -349,7 +379,9 @@ TEST(TensorInfo, RowsAreWhatLiesAlongTheLastDimension) {
   std::vector<float> out(3 * 6, -1);
   ASSERT_TRUE(read_rows(tensor, 2, 3, out.data(), 6).ok());
   for (int r = 0; r < 3; ++r)
-    for (int c = 0; c < 6; ++c) EXPECT_EQ(out[static_cast<size_t>(r * 6 + c)], c < 4 ? static_cast<float>((2 + r) * 4 + c) : -1) << "beyond a row nothing is written";
+    for (int c = 0; c < 6; ++c)
+      EXPECT_EQ(out[static_cast<size_t>(r * 6 + c)], c < 4 ? static_cast<float>((2 + r) * 4 + c) : -1)
+          << "beyond a row nothing is written";
   EXPECT_EQ((TensorInfo{.name = "s", .type = StorageType::f32, .shape = {}}.rows()), 1);
 }
 

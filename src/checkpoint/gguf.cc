@@ -1,5 +1,5 @@
-// Reading GGUF: the header (metadata, list of tensors), then the tensors under Hugging Face's names with notes on what the converter
-// did to their values.
+// Reading GGUF: the header (metadata, list of tensors), then the tensors under Hugging Face's names with notes on what the
+// converter did to their values.
 #include <cstring>
 #include <optional>
 
@@ -32,7 +32,8 @@ class Reader {
 
   Result<std::string_view> text() {
     WEFT_TRY(const uint64_t length, scalar<uint64_t>());
-    if (length > file_.size() - at_) return fail(Code::data_corrupt, "a string of ", length, " bytes at byte ", at_, " goes beyond the file");
+    if (length > file_.size() - at_)
+      return fail(Code::data_corrupt, "a string of ", length, " bytes at byte ", at_, " goes beyond the file");
     const std::string_view value(reinterpret_cast<const char*>(file_.data()) + at_, length);
     at_ += length;
     return value;
@@ -79,7 +80,8 @@ class Reader {
     WEFT_TRY(const uint32_t type, scalar<uint32_t>());
     WEFT_TRY(const uint64_t count, scalar<uint64_t>());
     if (type == array) return fail(Code::unsupported, "nested arrays in the metadata");
-    if (count > kMaxArray || count > file_.size() - at_) return fail(Code::data_corrupt, "an array of ", count, " entries at byte ", at_);
+    if (count > kMaxArray || count > file_.size() - at_)
+      return fail(Code::data_corrupt, "an array of ", count, " entries at byte ", at_);
     std::vector<std::string_view> texts;
     std::vector<int64_t> integers;
     std::vector<double> numbers;
@@ -159,7 +161,8 @@ Result<GgufHeader> parse_gguf(std::span<const std::byte> file) {
     if (p.tensor.cols() % shape.block_values != 0)
       return fail(Code::data_corrupt, "rows of tensor ", p.tensor.name, " are no whole number of ", name(p.tensor.type), " blocks");
     uint64_t bytes = static_cast<uint64_t>(p.tensor.values() / shape.block_values);
-    if (__builtin_mul_overflow(bytes, static_cast<uint64_t>(shape.block_bytes), &bytes) || data > file.size() || p.offset > file.size() - data || bytes > file.size() - data - p.offset)
+    if (__builtin_mul_overflow(bytes, static_cast<uint64_t>(shape.block_bytes), &bytes) || data > file.size() ||
+        p.offset > file.size() - data || bytes > file.size() - data - p.offset)
       return fail(Code::data_corrupt, "tensor ", p.tensor.name, " goes beyond the end of the file; it is truncated");
     p.tensor.data = file.subspan(data + p.offset, bytes);
     header.tensors.push_back(std::move(p.tensor));
@@ -171,12 +174,22 @@ namespace {
 
 // GGUF's names of a layer's parts, and Hugging Face's.
 constexpr std::pair<std::string_view, std::string_view> kLayerNames[] = {
-    {"attn_q", "self_attn.q_proj"}, {"attn_k", "self_attn.k_proj"}, {"attn_v", "self_attn.v_proj"}, {"attn_output", "self_attn.o_proj"},
-    {"attn_q_norm", "self_attn.q_norm"}, {"attn_k_norm", "self_attn.k_norm"}, {"attn_norm", "input_layernorm"},
-    {"ffn_gate", "mlp.gate_proj"}, {"ffn_up", "mlp.up_proj"}, {"ffn_down", "mlp.down_proj"}, {"ffn_norm", "post_attention_layernorm"},
+    {"attn_q", "self_attn.q_proj"},
+    {"attn_k", "self_attn.k_proj"},
+    {"attn_v", "self_attn.v_proj"},
+    {"attn_output", "self_attn.o_proj"},
+    {"attn_q_norm", "self_attn.q_norm"},
+    {"attn_k_norm", "self_attn.k_norm"},
+    {"attn_norm", "input_layernorm"},
+    {"ffn_gate", "mlp.gate_proj"},
+    {"ffn_up", "mlp.up_proj"},
+    {"ffn_down", "mlp.down_proj"},
+    {"ffn_norm", "post_attention_layernorm"},
 };
 constexpr std::pair<std::string_view, std::string_view> kGemmaNames[] = {
-    {"post_attention_norm", "post_attention_layernorm"}, {"ffn_norm", "pre_feedforward_layernorm"}, {"post_ffw_norm", "post_feedforward_layernorm"},
+    {"post_attention_norm", "post_attention_layernorm"},
+    {"ffn_norm", "pre_feedforward_layernorm"},
+    {"post_ffw_norm", "post_feedforward_layernorm"},
 };
 
 // Empty if the name is not known; it then stays GGUF's own and shows up as unused.
@@ -189,7 +202,9 @@ std::string hf_name(std::string_view name, bool gemma) {
   const size_t dot = name.find('.', 4), end = name.rfind('.');
   if (dot == std::string_view::npos || end <= dot) return "";
   const std::string_view layer = name.substr(4, dot - 4), part = name.substr(dot + 1, end - dot - 1), kind = name.substr(end);
-  const auto full = [&](std::string_view hf) { return "model.layers." + std::string(layer) + "." + std::string(hf) + std::string(kind); };
+  const auto full = [&](std::string_view hf) {
+    return "model.layers." + std::string(layer) + "." + std::string(hf) + std::string(kind);
+  };
   if (gemma)
     for (const auto& [gguf, hf] : kGemmaNames)
       if (part == gguf) return full(hf);
@@ -207,7 +222,8 @@ std::unique_ptr<GgufTokenizer> tokenizer_of(const GgufMetadata& m) {
   if (const auto* list = m.integers("tokenizer.ggml.token_type")) t->token_type.assign(list->begin(), list->end());
   if (t->scores.size() != t->tokens.size()) t->scores.clear();
   if (t->token_type.size() != t->tokens.size()) t->token_type.clear();
-  t->bos = m.id("tokenizer.ggml.bos_token_id"), t->eos = m.id("tokenizer.ggml.eos_token_id"), t->eot = m.id("tokenizer.ggml.eot_token_id");
+  t->bos = m.id("tokenizer.ggml.bos_token_id"), t->eos = m.id("tokenizer.ggml.eos_token_id"),
+  t->eot = m.id("tokenizer.ggml.eot_token_id");
   t->unknown = m.id("tokenizer.ggml.unknown_token_id"), t->separator = m.id("tokenizer.ggml.seperator_token_id");
   t->padding = m.id("tokenizer.ggml.padding_token_id"), t->mask = m.id("tokenizer.ggml.mask_token_id");
   t->add_bos = m.flag("tokenizer.ggml.add_bos_token"), t->add_eos = m.flag("tokenizer.ggml.add_eos_token");

@@ -32,7 +32,9 @@ std::optional<int64_t> GgufMetadata::id(std::string_view key) const {
   const auto* value = get<int64_t>(*this, key);
   return value ? std::optional(*value) : std::nullopt;
 }
-const std::vector<std::string_view>* GgufMetadata::texts(std::string_view key) const { return get<std::vector<std::string_view>>(*this, key); }
+const std::vector<std::string_view>* GgufMetadata::texts(std::string_view key) const {
+  return get<std::vector<std::string_view>>(*this, key);
+}
 const std::vector<int64_t>* GgufMetadata::integers(std::string_view key) const { return get<std::vector<int64_t>>(*this, key); }
 const std::vector<double>* GgufMetadata::numbers(std::string_view key) const { return get<std::vector<double>>(*this, key); }
 
@@ -42,8 +44,10 @@ struct Family {
   std::string_view arch, architecture, model_type;
 };
 constexpr Family kFamilies[] = {
-    {"llama", "LlamaForCausalLM", "llama"}, {"qwen2", "Qwen2ForCausalLM", "qwen2"},
-    {"qwen3", "Qwen3ForCausalLM", "qwen3"}, {"gemma3", "Gemma3ForCausalLM", "gemma3_text"},
+    {"llama", "LlamaForCausalLM", "llama"},
+    {"qwen2", "Qwen2ForCausalLM", "qwen2"},
+    {"qwen3", "Qwen3ForCausalLM", "qwen3"},
+    {"gemma3", "Gemma3ForCausalLM", "gemma3_text"},
 };
 
 void set_rope(const GgufMetadata& m, const std::string& arch, bool has_rope_factors, Json& config) {
@@ -57,7 +61,8 @@ void set_rope(const GgufMetadata& m, const std::string& arch, bool has_rope_fact
     scaling.set("rope_type", kind);
     scaling.set("factor", factor);
     if (m.has(arch + ".rope.scaling.original_context_length"))
-      scaling.set("original_max_position_embeddings", static_cast<long long>(m.integer(arch + ".rope.scaling.original_context_length", 0)));
+      scaling.set("original_max_position_embeddings",
+                  static_cast<long long>(m.integer(arch + ".rope.scaling.original_context_length", 0)));
   }
   if (!scaling.is_null()) config.set("rope_scaling", std::move(scaling));
 }
@@ -78,12 +83,16 @@ void set_gemma3(const GgufMetadata& m, const std::string& arch, Json& config) {
 
 // What the architecture's name does not tell, but would make the recipe of that name compute something else.
 Status refuse_variants(const GgufMetadata& m, const std::string& arch) {
-  if (m.integer("split.count", 1) > 1) return fail(Code::unsupported, "the file is one of ", m.integer("split.count", 1), " parts; join them into one");
-  if (m.integer(arch + ".expert_count", 0) > 0) return fail(Code::unsupported, arch, ".expert_count is ", m.integer(arch + ".expert_count", 0), ": mixtures of experts are not supported");
+  if (m.integer("split.count", 1) > 1)
+    return fail(Code::unsupported, "the file is one of ", m.integer("split.count", 1), " parts; join them into one");
+  if (m.integer(arch + ".expert_count", 0) > 0)
+    return fail(Code::unsupported, arch, ".expert_count is ", m.integer(arch + ".expert_count", 0),
+                ": mixtures of experts are not supported");
   const int64_t heads = m.integer(arch + ".attention.head_count", 0), hidden = m.integer(arch + ".embedding_length", 0);
   const int64_t head = m.integer(arch + ".attention.key_length", heads > 0 ? hidden / heads : 0);
   const int64_t rotary = m.integer(arch + ".rope.dimension_count", head);
-  if (rotary != head) return fail(Code::unsupported, arch, ".rope.dimension_count is ", rotary, ", but only the head size (", head, ") is supported");
+  if (rotary != head)
+    return fail(Code::unsupported, arch, ".rope.dimension_count is ", rotary, ", but only the head size (", head, ") is supported");
   return {};
 }
 
@@ -95,7 +104,9 @@ Result<Json> gguf_config(const GgufHeader& header) {
   const Family* family = nullptr;
   for (const Family& known : kFamilies)
     if (known.arch == arch) family = &known;
-  if (!family) return fail(Code::unsupported, "GGUF architecture ", arch.empty() ? "(none)" : arch, " is not supported; these are: gemma3, llama, qwen2, qwen3");
+  if (!family)
+    return fail(Code::unsupported, "GGUF architecture ", arch.empty() ? "(none)" : arch,
+                " is not supported; these are: gemma3, llama, qwen2, qwen3");
   WEFT_RETURN_IF_ERROR(refuse_variants(m, arch));
   const auto find = [&](std::string_view name) -> const TensorInfo* {
     for (const TensorInfo& tensor : header.tensors)
@@ -126,7 +137,8 @@ Result<Json> gguf_config(const GgufHeader& header) {
   }
   set_rope(m, arch, find("rope_freqs.weight") != nullptr, config);
   if (arch == "gemma3") set_gemma3(m, arch, config);
-  if (m.has("tokenizer.ggml.bos_token_id")) config.set("bos_token_id", static_cast<long long>(m.integer("tokenizer.ggml.bos_token_id", 0)));
+  if (m.has("tokenizer.ggml.bos_token_id"))
+    config.set("bos_token_id", static_cast<long long>(m.integer("tokenizer.ggml.bos_token_id", 0)));
   Json ends = Json::array();
   for (const char* key : {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id"})
     if (const std::optional<int64_t> id = m.id(key)) ends.push_back(static_cast<long long>(*id));

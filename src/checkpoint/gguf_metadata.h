@@ -17,7 +17,8 @@ namespace weft {
 
 // Numbers are widened; arrays hold one kind. Strings point into the file.
 struct GgufValue {
-  std::variant<int64_t, double, bool, std::string_view, std::vector<int64_t>, std::vector<double>, std::vector<std::string_view>> value;
+  std::variant<int64_t, double, bool, std::string_view, std::vector<int64_t>, std::vector<double>, std::vector<std::string_view>>
+      value;
 };
 
 class GgufMetadata {

@@ -1,5 +1,5 @@
-// GGUF against the reference package's values (tests/data/checkpoint/make_fixtures.py): blocks to the bit, whole models under Hugging
-// Face's names; and files that lie about themselves.
+// GGUF against the reference package's values (tests/data/checkpoint/make_fixtures.py): blocks to the bit, whole models under
+// Hugging Face's names; and files that lie about themselves.
 #include <cmath>
 #include <cstring>
 #include <random>
@@ -31,9 +31,10 @@ struct Fixture {
   std::map<std::string, TensorInfo> tensors;
 };
 
-constexpr StorageType kChecked[] = {StorageType::q4_0, StorageType::q4_1, StorageType::q5_0, StorageType::q5_1, StorageType::q8_0,
-                                    StorageType::q2_k, StorageType::q3_k, StorageType::q4_k, StorageType::q5_k, StorageType::q6_k,
-                                    StorageType::f8_e4m3, StorageType::f8_e5m2, StorageType::f8_e8m0};
+constexpr StorageType kChecked[] = {StorageType::q4_0,   StorageType::q4_1, StorageType::q5_0,    StorageType::q5_1,
+                                    StorageType::q8_0,   StorageType::q2_k, StorageType::q3_k,    StorageType::q4_k,
+                                    StorageType::q5_k,   StorageType::q6_k, StorageType::f8_e4m3, StorageType::f8_e5m2,
+                                    StorageType::f8_e8m0};
 
 TEST(Dequantize, EveryFormatEqualsTheReference) {
   const Fixture fixture("blocks.safetensors");
@@ -54,12 +55,14 @@ TEST(Dequantize, BlocksMayLieAtAnyAddressAndBeCut) {
   const Fixture fixture("blocks.safetensors");
   for (const StorageType type : kChecked) {
     if (!is_blocked(type)) continue;
-    const TensorInfo &blocks = fixture.tensors.at(std::string(name(type)) + ".blocks"), &values = fixture.tensors.at(std::string(name(type)) + ".values");
+    const TensorInfo &blocks = fixture.tensors.at(std::string(name(type)) + ".blocks"),
+                     &values = fixture.tensors.at(std::string(name(type)) + ".values");
     std::vector<std::byte> moved(blocks.data.size() + 1);
     std::memcpy(moved.data() + 1, blocks.data.data(), blocks.data.size());
     TensorInfo tensor{.name = "t", .type = type, .shape = {values.values()}, .data = std::span(moved).subspan(1)};
     const std::vector<float> all = *read_all(values);
-    for (const auto& [first, count] : {std::pair<int64_t, int64_t>{0, 1}, {31, 2}, {5, 3}, {17, 230}, {32, 64}, {100, static_cast<int64_t>(all.size()) - 100}}) {
+    for (const auto& [first, count] :
+         {std::pair<int64_t, int64_t>{0, 1}, {31, 2}, {5, 3}, {17, 230}, {32, 64}, {100, static_cast<int64_t>(all.size()) - 100}}) {
       if (first + count > values.values()) continue;
       std::vector<float> part(static_cast<size_t>(count));
       ASSERT_TRUE(read_block(tensor, 0, 1, first, count, part.data(), count).ok());
@@ -119,7 +122,10 @@ TEST_P(GgufModel, ConfigHasHuggingFaceKeys) {
   const auto opened = Checkpoint::open(checkpoint_data(arch + ".gguf"));
   ASSERT_TRUE(opened.ok());
   const HfConfig c((*opened)->config());
-  EXPECT_EQ(c.architecture(), arch == "llama" ? "LlamaForCausalLM" : arch == "qwen2" ? "Qwen2ForCausalLM" : arch == "qwen3" ? "Qwen3ForCausalLM" : "Gemma3ForCausalLM");
+  EXPECT_EQ(c.architecture(), arch == "llama"   ? "LlamaForCausalLM"
+                              : arch == "qwen2" ? "Qwen2ForCausalLM"
+                              : arch == "qwen3" ? "Qwen3ForCausalLM"
+                                                : "Gemma3ForCausalLM");
   EXPECT_EQ(c.count("hidden_size"), 32);
   EXPECT_EQ(c.count("num_hidden_layers"), 1);
   EXPECT_EQ(c.count("intermediate_size"), 64);
@@ -131,7 +137,9 @@ TEST_P(GgufModel, ConfigHasHuggingFaceKeys) {
   EXPECT_FLOAT_EQ(static_cast<float>(c.positive("rms_norm_eps")), 1e-5f);
   EXPECT_EQ(c.flag("tie_word_embeddings", false), arch != "llama");
   EXPECT_EQ(c.rope().theta, 50000);
-  EXPECT_EQ(c.rope().scaling, arch == "llama" ? RopeConfig::Scaling::factors : arch == "gemma3" ? RopeConfig::Scaling::linear : RopeConfig::Scaling::none);
+  EXPECT_EQ(c.rope().scaling, arch == "llama"    ? RopeConfig::Scaling::factors
+                              : arch == "gemma3" ? RopeConfig::Scaling::linear
+                                                 : RopeConfig::Scaling::none);
   EXPECT_EQ((*opened)->rope_factors() != nullptr, arch == "llama");
   if (arch == "llama") {
     EXPECT_TRUE(c.flag("attention_bias", false));
@@ -180,7 +188,8 @@ TEST_P(GgufModel, DummyNeedsNoTensor) {
   EXPECT_EQ(read_all(*tensor)->size(), 32u);
 }
 
-INSTANTIATE_TEST_SUITE_P(All, GgufModel, testing::Values("llama", "qwen2", "qwen3", "gemma3"), [](const auto& info) { return std::string(info.param); });
+INSTANTIATE_TEST_SUITE_P(All, GgufModel, testing::Values("llama", "qwen2", "qwen3", "gemma3"),
+                         [](const auto& info) { return std::string(info.param); });
 
 // A GGUF file made by hand, to lie in.
 class GgufWriter {
@@ -215,7 +224,9 @@ class GgufWriter {
 };
 
 TEST(GgufHostile, WrongHeadersAreRefusedByName) {
-  const auto expect = [](const GgufWriter& file, const char* part) { EXPECT_NE(file.problem().find(part), std::string::npos) << file.problem(); };
+  const auto expect = [](const GgufWriter& file, const char* part) {
+    EXPECT_NE(file.problem().find(part), std::string::npos) << file.problem();
+  };
   expect(GgufWriter().start(1, 0).tensor("w", {32}, 0, 0), "beyond the end");
   EXPECT_EQ(GgufWriter().start(1, 0).tensor("w", {8}, 0, 0).problem(), "ok");
   expect(GgufWriter().put(uint32_t{0x46554746}), "not a GGUF file");
@@ -265,11 +276,14 @@ TEST(GgufHostile, WrongMetadataIsAnErrorNotACrash) {
   EXPECT_EQ(status(patched("llama.gguf", "llama.rope.freq_base", bytes_of(10000.0f))), "ok");
   for (const float bad : {std::nanf(""), HUGE_VALF, -1.0f, 0.0f}) {
     EXPECT_NE(status(patched("llama.gguf", "llama.rope.freq_base", bytes_of(bad))).find("rope_theta"), std::string::npos) << bad;
-    EXPECT_NE(status(patched("llama.gguf", "llama.attention.layer_norm_rms_epsilon", bytes_of(bad))).find("rms_norm_eps"), std::string::npos) << bad;
+    EXPECT_NE(status(patched("llama.gguf", "llama.attention.layer_norm_rms_epsilon", bytes_of(bad))).find("rms_norm_eps"),
+              std::string::npos)
+        << bad;
   }
   for (const uint32_t heads : {0u, 3u, 0x40000001u, 0x80000000u, 0xffffffffu})
     EXPECT_NE(status(patched("llama.gguf", "llama.attention.head_count", bytes_of(heads))), "ok") << heads;
-  EXPECT_NE(status(patched("llama.gguf", "llama.rope.dimension_count", bytes_of(8u))).find("rope.dimension_count"), std::string::npos);
+  EXPECT_NE(status(patched("llama.gguf", "llama.rope.dimension_count", bytes_of(8u))).find("rope.dimension_count"),
+            std::string::npos);
 }
 
 TEST(GgufHostile, RandomDamageToWholeModelsNeverCrashes) {
@@ -280,7 +294,8 @@ TEST(GgufHostile, RandomDamageToWholeModelsNeverCrashes) {
     const size_t header = good.size() < 4096 ? good.size() : 4096;  // where names, counts and offsets are
     for (int round = 0; round < 1500; ++round) {
       std::string file = good;
-      for (int n = 1 + static_cast<int>(rng() % 3); n > 0; --n) file[rng() % header] = static_cast<char>(rng() % 3 == 0 ? 0xff : rng());
+      for (int n = 1 + static_cast<int>(rng() % 3); n > 0; --n)
+        file[rng() % header] = static_cast<char>(rng() % 3 == 0 ? 0xff : rng());
       if (rng() % 8 == 0) file.resize(rng() % file.size());
       // A heap copy of just this size, so that the sanitizer sees a read past its end.
       const std::vector<char> exact(file.begin(), file.end());
@@ -292,7 +307,8 @@ TEST(GgufHostile, RandomDamageToWholeModelsNeverCrashes) {
       const auto opened = Checkpoint::open(folder.path());
       if (!opened.ok()) continue;
       const HfConfig c((*opened)->config());
-      (void)c.rope(), (void)c.rope(LayerKind::window), (void)c.head_dim(), (void)c.kv_heads(), (void)c.eos_token_ids(), (void)c.status();
+      (void)c.rope(), (void)c.rope(LayerKind::window), (void)c.head_dim(), (void)c.kv_heads(), (void)c.eos_token_ids(),
+          (void)c.status();
       for (const auto& [tensor_name, tensor] : (*opened)->tensors())
         if (is_float(tensor.type)) (void)read_all(tensor).ok();
     }

@@ -12,7 +12,8 @@ namespace {
 bool is_writable(const Json& value) {
   if (value.is_number()) return std::isfinite(value.as_number());
   if (value.is_array()) return std::all_of(value.items().begin(), value.items().end(), is_writable);
-  if (value.is_object()) return std::all_of(value.members().begin(), value.members().end(), [](const auto& m) { return is_writable(m.second); });
+  if (value.is_object())
+    return std::all_of(value.members().begin(), value.members().end(), [](const auto& m) { return is_writable(m.second); });
   return true;
 }
 
@@ -39,7 +40,8 @@ struct HfConfig::Shared {
 
 HfConfig::HfConfig(Json document, std::string where)
     : shared_(std::make_shared<Shared>(Shared{std::move(document), std::move(where), std::nullopt})), node_(&shared_->document) {
-  if (!node_->is_object()) shared_->error = fail(Code::invalid_argument, shared_->where, " must be a JSON object, not ", node_->type_name());
+  if (!node_->is_object())
+    shared_->error = fail(Code::invalid_argument, shared_->where, " must be a JSON object, not ", node_->type_name());
 }
 
 HfConfig::HfConfig(std::shared_ptr<Shared> shared, const Json* node, std::string prefix)
@@ -129,7 +131,9 @@ std::string HfConfig::text(std::string_view key) const {
   reject(key, "but must be a string");
   return "";
 }
-std::string HfConfig::text(std::string_view key, std::string_view absent) const { return has(key) ? text(key) : std::string(absent); }
+std::string HfConfig::text(std::string_view key, std::string_view absent) const {
+  return has(key) ? text(key) : std::string(absent);
+}
 
 std::string HfConfig::choice(std::string_view key, std::string_view absent, const std::vector<std::string_view>& allowed) const {
   const std::string found = text(key, absent);
@@ -282,8 +286,8 @@ void read_scaling(const HfConfig& s, const HfConfig& whole, RopeConfig& rope) {
   } else if (kind == "yarn") {
     rope.scaling = RopeConfig::Scaling::yarn;
     rope.factor = factor();
-    rope.original_max_positions =
-        s.has("original_max_position_embeddings") ? s.positions("original_max_position_embeddings") : whole.positions("max_position_embeddings");
+    rope.original_max_positions = s.has("original_max_position_embeddings") ? s.positions("original_max_position_embeddings")
+                                                                            : whole.positions("max_position_embeddings");
     rope.beta_fast = s.positive("beta_fast", 32), rope.beta_slow = s.positive("beta_slow", 1);
     if (!(rope.beta_slow < rope.beta_fast)) s.reject("beta_slow", "but must be below beta_fast");
     if (s.has("mscale")) rope.mscale = s.number("mscale");
@@ -313,7 +317,9 @@ RopeConfig HfConfig::rope(LayerKind kind, double theta) const {
   if (!has(key)) return rope;
   HfConfig scaling = sub(key);
   // Version 5: one object per kind of layer.
-  const char* layer = kind == LayerKind::window ? "sliding_attention" : kind == LayerKind::chunk ? "chunked_attention" : "full_attention";
+  const char* layer = kind == LayerKind::window  ? "sliding_attention"
+                      : kind == LayerKind::chunk ? "chunked_attention"
+                                                 : "full_attention";
   for (const char* name : {"full_attention", "sliding_attention", "chunked_attention"})
     if (scaling.has(name) && scaling.value(name)->is_object()) {
       if (!scaling.has(layer)) return rope;

@@ -1,6 +1,7 @@
-// A checked, read-only view of a config.json. Recipes read it with plain expressions (`c.count("hidden_size")`): the first thing that is
-// wrong is remembered, accessors return something harmless from then on, and the loader asks status() once at the end. Both spellings
-// of Hugging Face configs are understood: transformers 4 (torch_dtype, rope_theta, rope_scaling) and 5 (dtype, rope_parameters, layer_types).
+// A checked, read-only view of a config.json. Recipes read it with plain expressions (`c.count("hidden_size")`): the first thing
+// that is wrong is remembered, accessors return something harmless from then on, and the loader asks status() once at the end. Both
+// spellings of Hugging Face configs are understood: transformers 4 (torch_dtype, rope_theta, rope_scaling) and 5 (dtype,
+// rope_parameters, layer_types).
 #pragma once
 
 #include <cstdint>
@@ -22,8 +23,8 @@ enum class LayerKind : uint8_t { full, window, chunk };
 // ("text_config.hidden_size"). A null value counts as absent everywhere.
 class HfConfig {
  public:
-  // Limits: a count above kMaxCount or a position count above kMaxPositions is refused, so that products of two stay within int64 and no
-  // recipe overflows int.
+  // Limits: a count above kMaxCount or a position count above kMaxPositions is refused, so that products of two stay within int64
+  // and no recipe overflows int.
   static constexpr int kMaxCount = 1 << 24;
   static constexpr int kMaxPositions = 1 << 30;
   // For every key that ends in num_hidden_layers: a plan is recorded layer by layer before any tensor is looked for.
@@ -78,9 +79,9 @@ class HfConfig {
   int kv_heads() const;
   // `layer_types`, which must then have `layers` entries of known kinds; empty if absent (the recipe knows its family's rule).
   std::vector<LayerKind> layer_types(int layers) const;
-  // Rotary settings for layers of a kind. `theta` is the family's default. Reads rope_parameters (flat, or one object per kind), else
-  // rope_theta and rope_scaling; for `window` and a config with rope_local_base_freq (Gemma 3, version 4) that base without scaling.
-  // Unknown kinds (dynamic, longrope, ...) are an error that names rope_scaling and the kind.
+  // Rotary settings for layers of a kind. `theta` is the family's default. Reads rope_parameters (flat, or one object per kind),
+  // else rope_theta and rope_scaling; for `window` and a config with rope_local_base_freq (Gemma 3, version 4) that base without
+  // scaling. Unknown kinds (dynamic, longrope, ...) are an error that names rope_scaling and the kind.
   RopeConfig rope(LayerKind kind = LayerKind::full, double theta = 10000.0) const;
 
   // Remembers an error about a key (unless one is remembered already): "config.json: KEY is VALUE, PROBLEM".

@@ -25,7 +25,8 @@ Code fault_code(const char* json, const std::function<void(const HfConfig&)>& re
 }
 
 TEST(HfConfig, ReadsValues) {
-  const HfConfig c = config(R"({"n": 7, "zero": 0, "x": 2.5, "whole": 3, "on": true, "s": "text", "none": null, "list": [1, 2], "one": 4,
+  const HfConfig c =
+      config(R"({"n": 7, "zero": 0, "x": 2.5, "whole": 3, "on": true, "s": "text", "none": null, "list": [1, 2], "one": 4,
                                 "names": ["a", "b"], "xs": [1, 2.5], "sub": {"n": 9, "deep": {"m": 1}}, "items": [{"k": 1}, {"k": 2}]})");
   EXPECT_EQ(c.count("n"), 7);
   EXPECT_EQ(c.index("zero"), 0);
@@ -58,13 +59,15 @@ TEST(HfConfig, AbsentAndNullAreTheSame) {
     EXPECT_EQ(c.positive(key, 2.5), 2.5);
     EXPECT_TRUE(c.flag(key, true));
     EXPECT_EQ(c.text(key, "x"), "x");
-    EXPECT_TRUE(c.indices(key).empty() && c.texts(key).empty() && c.numbers(key).empty() && c.list(key).empty() && c.token_ids(key).empty());
+    EXPECT_TRUE(c.indices(key).empty() && c.texts(key).empty() && c.numbers(key).empty() && c.list(key).empty() &&
+                c.token_ids(key).empty());
   }
   EXPECT_TRUE(c.status().ok());
 }
 
 TEST(HfConfig, WrongCountsNameTheKeyAndGiveSomethingHarmless) {
-  for (const char* value : {"0", "-1", "2.5", "\"16\"", "[16]", "{}", "true", "1000000000", "2147483648", "1e30", "99999999999999999999"}) {
+  for (const char* value :
+       {"0", "-1", "2.5", "\"16\"", "[16]", "{}", "true", "1000000000", "2147483648", "1e30", "99999999999999999999"}) {
     const HfConfig c = config(("{\"hidden_size\": " + std::string(value) + "}").c_str());
     EXPECT_EQ(c.count("hidden_size"), 1) << value;
     ASSERT_FALSE(c.status().ok()) << value;
@@ -76,7 +79,9 @@ TEST(HfConfig, WrongCountsNameTheKeyAndGiveSomethingHarmless) {
 TEST(HfConfig, LayersAreFew) {
   EXPECT_EQ(config(R"({"num_hidden_layers": 126})").count("num_hidden_layers"), 126);
   EXPECT_NE(fault(R"({"num_hidden_layers": 100000})", [](const HfConfig& c) { EXPECT_EQ(c.count("num_hidden_layers"), 1); }), "ok");
-  EXPECT_NE(fault(R"({"text_config": {"num_hidden_layers": 100000}})", [](const HfConfig& c) { (void)c.count("text_config.num_hidden_layers"); }), "ok");
+  EXPECT_NE(fault(R"({"text_config": {"num_hidden_layers": 100000}})",
+                  [](const HfConfig& c) { (void)c.count("text_config.num_hidden_layers"); }),
+            "ok");
 }
 
 TEST(HfConfig, TheFirstErrorIsKept) {
@@ -92,7 +97,11 @@ TEST(HfConfig, NestedKeysAreNamedInFull) {
   EXPECT_NE(fault(R"({"text_config": {}})", nested).find("text_config.hidden_size"), std::string::npos);
   EXPECT_NE(fault("{}", nested).find("text_config"), std::string::npos);
   EXPECT_NE(fault(R"({"text_config": 3})", nested).find("text_config"), std::string::npos);
-  EXPECT_NE(fault(R"({"blocks": [{"n": 1}, {"n": 0}]})", [](const HfConfig& c) { for (const HfConfig& b : c.list("blocks")) (void)b.count("n"); }).find("blocks[1].n"),
+  EXPECT_NE(fault(R"({"blocks": [{"n": 1}, {"n": 0}]})",
+                  [](const HfConfig& c) {
+                    for (const HfConfig& b : c.list("blocks")) (void)b.count("n");
+                  })
+                .find("blocks[1].n"),
             std::string::npos);
   EXPECT_NE(fault(R"({"blocks": [1]})", [](const HfConfig& c) { (void)c.list("blocks"); }).find("blocks"), std::string::npos);
 }
@@ -102,7 +111,8 @@ TEST(HfConfig, PositionsAreCapped) {
   EXPECT_EQ(config(R"({"n": 1000000000000000})").positions("n"), HfConfig::kMaxPositions);
   EXPECT_EQ(config(R"({"n": 1e30})").positions("n"), HfConfig::kMaxPositions);
   EXPECT_EQ(config(R"({"n": 131072})").positions("n"), 131072);
-  for (const char* json : {R"({"n": 0})", R"({"n": -1})", R"({"n": "x"})"}) EXPECT_NE(fault(json, [](const HfConfig& c) { (void)c.positions("n"); }), "ok") << json;
+  for (const char* json : {R"({"n": 0})", R"({"n": -1})", R"({"n": "x"})"})
+    EXPECT_NE(fault(json, [](const HfConfig& c) { (void)c.positions("n"); }), "ok") << json;
 }
 
 TEST(HfConfig, NumbersMustBeNumbers) {
@@ -138,8 +148,9 @@ TEST(HfConfig, LongValuesAreCutBetweenCharacters) {
 TEST(HfConfig, Architecture) {
   const auto read = [](const HfConfig& c) { (void)c.architecture(); };
   EXPECT_EQ(config(R"({"architectures": ["LlamaForCausalLM"]})").architecture(), "LlamaForCausalLM");
-  for (const char* json : {"{}", R"({"architectures": null})", R"({"architectures": []})", R"({"architectures": "LlamaForCausalLM"})",
-                           R"({"architectures": [5]})", R"({"architectures": {"a": 1}})"})
+  for (const char* json :
+       {"{}", R"({"architectures": null})", R"({"architectures": []})", R"({"architectures": "LlamaForCausalLM"})",
+        R"({"architectures": [5]})", R"({"architectures": {"a": 1}})"})
     EXPECT_NE(fault(json, read).find("architectures"), std::string::npos) << json;
   for (const char* json : {"[]", "3", "null", "\"text\""}) EXPECT_NE(fault(json, read), "ok") << json;
 }
@@ -165,22 +176,27 @@ TEST(HfConfig, HeadSizes) {
   EXPECT_EQ(config(R"({"hidden_size": 80, "num_attention_heads": 6, "head_dim": 16})").head_dim(), 16);
   EXPECT_EQ(config(R"({"hidden_size": 64, "num_attention_heads": 4, "head_dim": null})").head_dim(), 16);
   const auto head = [](const HfConfig& c) { EXPECT_GE(c.head_dim(), 1); };
-  for (const char* json : {R"({"hidden_size": 16, "num_attention_heads": 3})", R"({"hidden_size": 16, "num_attention_heads": 5})",
-                           R"({"hidden_size": 12, "num_attention_heads": 4})", R"({"hidden_size": 16, "num_attention_heads": 2, "head_dim": 7})",
-                           R"({"hidden_size": 16, "num_attention_heads": 2, "head_dim": 0})", R"({"hidden_size": 16, "num_attention_heads": 0})"})
+  for (const char* json :
+       {R"({"hidden_size": 16, "num_attention_heads": 3})", R"({"hidden_size": 16, "num_attention_heads": 5})",
+        R"({"hidden_size": 12, "num_attention_heads": 4})", R"({"hidden_size": 16, "num_attention_heads": 2, "head_dim": 7})",
+        R"({"hidden_size": 16, "num_attention_heads": 2, "head_dim": 0})", R"({"hidden_size": 16, "num_attention_heads": 0})"})
     EXPECT_NE(fault(json, head), "ok") << json;
   EXPECT_EQ(config(R"({"num_attention_heads": 4})").kv_heads(), 4);
   EXPECT_EQ(config(R"({"num_attention_heads": 4, "num_key_value_heads": 2})").kv_heads(), 2);
-  for (const char* json : {R"({"num_attention_heads": 2, "num_key_value_heads": 3})", R"({"num_attention_heads": 2, "num_key_value_heads": 0})"})
-    EXPECT_NE(fault(json, [](const HfConfig& c) { EXPECT_GE(c.kv_heads(), 1); }).find("num_key_value_heads"), std::string::npos) << json;
+  for (const char* json :
+       {R"({"num_attention_heads": 2, "num_key_value_heads": 3})", R"({"num_attention_heads": 2, "num_key_value_heads": 0})"})
+    EXPECT_NE(fault(json, [](const HfConfig& c) { EXPECT_GE(c.kv_heads(), 1); }).find("num_key_value_heads"), std::string::npos)
+        << json;
 }
 
 TEST(HfConfig, LayerTypes) {
   using enum LayerKind;
-  EXPECT_EQ(config(R"({"layer_types": ["full_attention", "sliding_attention", "chunked_attention"]})").layer_types(3), (std::vector<LayerKind>{full, window, chunk}));
+  EXPECT_EQ(config(R"({"layer_types": ["full_attention", "sliding_attention", "chunked_attention"]})").layer_types(3),
+            (std::vector<LayerKind>{full, window, chunk}));
   EXPECT_TRUE(config("{}").layer_types(3).empty());
   const auto read = [](const HfConfig& c) { (void)c.layer_types(2); };
-  for (const char* json : {R"({"layer_types": ["full_attention"]})", R"({"layer_types": "full_attention"})", R"({"layer_types": [1, 2]})"})
+  for (const char* json :
+       {R"({"layer_types": ["full_attention"]})", R"({"layer_types": "full_attention"})", R"({"layer_types": [1, 2]})"})
     EXPECT_NE(fault(json, read).find("layer_types"), std::string::npos) << json;
   EXPECT_EQ(fault_code(R"({"layer_types": ["full_attention", "linear_attention"]})", read), Code::unsupported);
 }
@@ -194,52 +210,75 @@ TEST(HfConfigRope, DefaultsAndPlainForms) {
   EXPECT_EQ(config(R"({"rope_scaling": {}})").rope(), RopeConfig{});
   EXPECT_EQ(config(R"({"partial_rotary_factor": 0.5})").rope().partial_rotary_factor, 0.5);
   EXPECT_EQ(config(R"({"rope_percent": 0.25})").rope().partial_rotary_factor, 0.25);
-  EXPECT_EQ(config(R"({"rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 3]}})").rope().sections, (std::vector<int>{2, 3, 3}));
+  EXPECT_EQ(config(R"({"rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 3]}})").rope().sections,
+            (std::vector<int>{2, 3, 3}));
 }
 
 TEST(HfConfigRope, KindsOfScaling) {
   const RopeConfig linear = config(R"({"rope_scaling": {"type": "linear", "factor": 8}})").rope();
   EXPECT_EQ(linear, (RopeConfig{.scaling = Scaling::linear, .factor = 8}));
-  const RopeConfig llama3 = config(R"({"rope_theta": 5e5, "rope_scaling": {"rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0,
-      "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}})").rope();
+  const RopeConfig llama3 =
+      config(R"({"rope_theta": 5e5, "rope_scaling": {"rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0,
+      "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}})")
+          .rope();
   EXPECT_EQ(llama3, (RopeConfig{.scaling = Scaling::llama3, .theta = 5e5, .factor = 32, .original_max_positions = 8192}));
-  const RopeConfig yarn = config(R"({"max_position_embeddings": 4096, "rope_scaling": {"type": "yarn", "factor": 40, "mscale": 1.0, "mscale_all_dim": 0.707}})").rope();
-  EXPECT_EQ(yarn, (RopeConfig{.scaling = Scaling::yarn, .factor = 40, .original_max_positions = 4096, .mscale = 1.0, .mscale_all_dim = 0.707}));
-  EXPECT_EQ(config(R"({"rope_scaling": {"rope_type": "yarn", "factor": 4, "original_max_position_embeddings": 64, "beta_fast": 16, "beta_slow": 2,
-      "attention_factor": 1.5, "truncate": false}})").rope(),
-            (RopeConfig{.scaling = Scaling::yarn, .factor = 4, .original_max_positions = 64, .beta_fast = 16, .beta_slow = 2, .attention_factor = 1.5, .truncate = false}));
+  const RopeConfig yarn =
+      config(
+          R"({"max_position_embeddings": 4096, "rope_scaling": {"type": "yarn", "factor": 40, "mscale": 1.0, "mscale_all_dim": 0.707}})")
+          .rope();
+  EXPECT_EQ(
+      yarn,
+      (RopeConfig{.scaling = Scaling::yarn, .factor = 40, .original_max_positions = 4096, .mscale = 1.0, .mscale_all_dim = 0.707}));
+  EXPECT_EQ(
+      config(
+          R"({"rope_scaling": {"rope_type": "yarn", "factor": 4, "original_max_position_embeddings": 64, "beta_fast": 16, "beta_slow": 2,
+      "attention_factor": 1.5, "truncate": false}})")
+          .rope(),
+      (RopeConfig{.scaling = Scaling::yarn,
+                  .factor = 4,
+                  .original_max_positions = 64,
+                  .beta_fast = 16,
+                  .beta_slow = 2,
+                  .attention_factor = 1.5,
+                  .truncate = false}));
   EXPECT_EQ(config(R"({"rope_scaling": {"rope_type": "factors"}})").rope().scaling, Scaling::factors);
 }
 
 TEST(HfConfigRope, Version5SpellingIsTheSame) {
-  EXPECT_EQ(config(R"({"rope_parameters": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6, "partial_rotary_factor": 0.5}})").rope(),
-            config(R"({"rope_theta": 1e6, "rope_scaling": {"type": "linear", "factor": 8.0}, "partial_rotary_factor": 0.5})").rope());
+  EXPECT_EQ(
+      config(R"({"rope_parameters": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6, "partial_rotary_factor": 0.5}})")
+          .rope(),
+      config(R"({"rope_theta": 1e6, "rope_scaling": {"type": "linear", "factor": 8.0}, "partial_rotary_factor": 0.5})").rope());
   const HfConfig gemma = config(R"({"rope_parameters": {"full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
       "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}}})");
   EXPECT_EQ(gemma.rope(), (RopeConfig{.scaling = Scaling::linear, .theta = 1e6, .factor = 8}));
   EXPECT_EQ(gemma.rope(LayerKind::window), (RopeConfig{.theta = 10000}));
-  const HfConfig old = config(R"({"rope_theta": 1e6, "rope_local_base_freq": 10000, "rope_scaling": {"rope_type": "linear", "factor": 8.0}})");
+  const HfConfig old =
+      config(R"({"rope_theta": 1e6, "rope_local_base_freq": 10000, "rope_scaling": {"rope_type": "linear", "factor": 8.0}})");
   EXPECT_EQ(old.rope(), gemma.rope());
   EXPECT_EQ(old.rope(LayerKind::window), gemma.rope(LayerKind::window));
 }
 
 TEST(HfConfigRope, FaultsAreRefused) {
   const auto rope = [](const HfConfig& c) { (void)c.rope(); };
-  for (const char* json :
-       {R"({"rope_scaling": {"rope_type": "linear", "factor": 0}})", R"({"rope_scaling": {"rope_type": "linear", "factor": -1.0}})",
-        R"({"rope_scaling": {"rope_type": "linear", "factor": "8"}})", R"({"rope_scaling": {"rope_type": "linear"}})", R"({"rope_scaling": [1]})",
-        R"({"rope_scaling": "linear"})", R"({"rope_scaling": {"factor": 8}})", R"({"rope_scaling": {"rope_type": 5}})",
-        R"({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}})",
-        R"({"rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 4.0, "high_freq_factor": 1.0, "original_max_position_embeddings": 64}})",
-        R"({"rope_scaling": {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 64, "beta_fast": 1, "beta_slow": 32}})"})
+  for (
+      const char* json :
+      {R"({"rope_scaling": {"rope_type": "linear", "factor": 0}})", R"({"rope_scaling": {"rope_type": "linear", "factor": -1.0}})",
+       R"({"rope_scaling": {"rope_type": "linear", "factor": "8"}})", R"({"rope_scaling": {"rope_type": "linear"}})",
+       R"({"rope_scaling": [1]})", R"({"rope_scaling": "linear"})", R"({"rope_scaling": {"factor": 8}})",
+       R"({"rope_scaling": {"rope_type": 5}})", R"({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}})",
+       R"({"rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 4.0, "high_freq_factor": 1.0, "original_max_position_embeddings": 64}})",
+       R"({"rope_scaling": {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 64, "beta_fast": 1, "beta_slow": 32}})"})
     EXPECT_NE(fault(json, rope).find("rope_scaling"), std::string::npos) << json << fault(json, rope);
-  for (const char* json : {R"({"rope_scaling": {"type": "magic", "factor": 2.0}})", R"({"rope_scaling": {"rope_type": "longrope"}})",
-                           R"({"rope_scaling": {"type": "dynamic", "factor": 2.0}})", R"({"rope_scaling": {"type": "su", "factor": 2.0}})"}) {
+  for (const char* json :
+       {R"({"rope_scaling": {"type": "magic", "factor": 2.0}})", R"({"rope_scaling": {"rope_type": "longrope"}})",
+        R"({"rope_scaling": {"type": "dynamic", "factor": 2.0}})", R"({"rope_scaling": {"type": "su", "factor": 2.0}})"}) {
     EXPECT_NE(fault(json, rope).find("rope_scaling"), std::string::npos) << json;
     EXPECT_EQ(fault_code(json, rope), Code::unsupported);
   }
-  for (const char* json : {R"({"rope_theta": 0})", R"({"rope_theta": -1})", R"({"rope_theta": "x"})",
-                           R"({"rope_theta": 1, "rope_scaling": {"rope_type": "yarn", "factor": 2, "original_max_position_embeddings": 64}})"})
+  for (const char* json :
+       {R"({"rope_theta": 0})", R"({"rope_theta": -1})", R"({"rope_theta": "x"})",
+        R"({"rope_theta": 1, "rope_scaling": {"rope_type": "yarn", "factor": 2, "original_max_position_embeddings": 64}})"})
     EXPECT_NE(fault(json, rope).find("rope_theta"), std::string::npos) << json;
   EXPECT_FALSE(parse_json(R"({"factor": 1e400})").ok()) << "infinity never gets that far";
   EXPECT_NE(fault(R"({"partial_rotary_factor": 1.5})", rope).find("partial_rotary_factor"), std::string::npos);

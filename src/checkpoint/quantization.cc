@@ -33,12 +33,14 @@ Result<BlockSize> block_size(const Json& settings) {
   if (!size || size->is_null()) return BlockSize();
   const auto valid = [](const Json& j) { return j.is_integer() && j.as_integer() >= 1 && j.as_integer() <= kMaxBlock; };
   if (!size->is_array() || size->items().size() != 2 || !valid(size->items()[0]) || !valid(size->items()[1]))
-    return fail(Code::invalid_argument, "config.json: quantization_config.weight_block_size is not two whole numbers of at least 1");
+    return fail(Code::invalid_argument,
+                "config.json: quantization_config.weight_block_size is not two whole numbers of at least 1");
   return BlockSize{size->items()[0].as_integer(), size->items()[1].as_integer()};
 }
 
 Result<BlockSize> check_settings(const Json& settings) {
-  if (!settings.is_object()) return fail(Code::invalid_argument, "config.json: quantization_config is ", settings.type_name(), ", not an object");
+  if (!settings.is_object())
+    return fail(Code::invalid_argument, "config.json: quantization_config is ", settings.type_name(), ", not an object");
   const Json* method = settings.find("quant_method");
   if (!method || !method->is_string())
     return fail(Code::unsupported, "config.json: quantization_config has no quant_method, so its weights cannot be read");
@@ -57,7 +59,8 @@ Result<TensorInfo> fit_scale(TensorInfo& weight, const TensorInfo& scale, BlockS
   const int64_t rows = weight.rows(), cols = weight.cols();
   if (weight.shape.size() != 2 || rows > kMax || cols > kMax)
     return fail(Code::unsupported, "tensor ", weight.name, " has a scale but is not a matrix");
-  if (!is_float(scale.type)) return fail(Code::data_corrupt, "tensor ", scale.name, " holds ", name(scale.type), " values, not floats");
+  if (!is_float(scale.type))
+    return fail(Code::data_corrupt, "tensor ", scale.name, " holds ", name(scale.type), " values, not floats");
   TensorInfo fitted = scale;
   const auto set = [&](int64_t block_rows, int64_t block_cols) {
     weight.scale_block_rows = static_cast<int>(std::max<int64_t>(block_rows, 1));
@@ -68,8 +71,8 @@ Result<TensorInfo> fit_scale(TensorInfo& weight, const TensorInfo& scale, BlockS
   if (block.rows > 0) {
     const std::vector<int64_t> grid = {(rows + block.rows - 1) / block.rows, (cols + block.cols - 1) / block.cols};
     if (shape == grid) return set(block.rows, block.cols);
-    return fail(Code::data_corrupt, "tensor ", scale.name, " is not the [", grid[0], ", ", grid[1], "] grid that belongs to [", rows, ", ", cols,
-                "] weights in blocks of ", block.rows, " x ", block.cols);
+    return fail(Code::data_corrupt, "tensor ", scale.name, " is not the [", grid[0], ", ", grid[1], "] grid that belongs to [",
+                rows, ", ", cols, "] weights in blocks of ", block.rows, " x ", block.cols);
   }
   if (shape.size() <= 2 && scale.values() == 1) {
     fitted.shape = {1, 1};
@@ -79,7 +82,8 @@ Result<TensorInfo> fit_scale(TensorInfo& weight, const TensorInfo& scale, BlockS
     fitted.shape = {rows, 1};
     return set(1, cols);
   }
-  return fail(Code::data_corrupt, "tensor ", scale.name, " has neither one value nor one for each of the ", rows, " rows of the weights");
+  return fail(Code::data_corrupt, "tensor ", scale.name, " has neither one value nor one for each of the ", rows,
+              " rows of the weights");
 }
 
 const TensorInfo* find_scale(CheckpointBuilder& builder, const std::string& weight) {
@@ -104,7 +108,9 @@ Status apply_quantization(CheckpointBuilder& builder, const Json& config, const 
     const TensorInfo* scale = find_scale(builder, name);
     if (!scale && !settings) continue;  // plain numbers that happen to be stored in 8 bits
     if (!scale) return fail(Code::not_found, folder, ": tensor ", name, " is fp8, but ", name, "_scale_inv is absent");
-    if (!settings) return fail(Code::unsupported, folder, ": tensor ", name, " has a scale, but config.json has no quantization_config to explain it");
+    if (!settings)
+      return fail(Code::unsupported, folder, ": tensor ", name,
+                  " has a scale, but config.json has no quantization_config to explain it");
     auto fitted = fit_scale(tensor, *scale, block);
     if (!fitted.ok()) return fail(fitted.error().code(), folder, ": ", fitted.error().message());
     tensor.scale = builder.keep_scale(std::move(*fitted));

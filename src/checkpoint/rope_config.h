@@ -1,4 +1,5 @@
-// Rotary position settings as a config.json states them, parsed and checked. Computing frequencies from them is the rope block's work.
+// Rotary position settings as a config.json states them, parsed and checked. Computing frequencies from them is the rope block's
+// work.
 #pragma once
 
 #include <optional>
@@ -16,9 +17,9 @@ struct RopeConfig {
 
   Scaling scaling = Scaling::none;
   double theta = 10000.0;
-  double partial_rotary_factor = 1.0;  // share of the head that turns, in (0, 1]
-  double factor = 1.0;                 // finite and >= 1
-  int original_max_positions = 0;      // llama3 and yarn; yarn falls back to max_position_embeddings
+  double partial_rotary_factor = 1.0;                    // share of the head that turns, in (0, 1]
+  double factor = 1.0;                                   // finite and >= 1
+  int original_max_positions = 0;                        // llama3 and yarn; yarn falls back to max_position_embeddings
   double low_freq_factor = 1.0, high_freq_factor = 4.0;  // llama3; low < high
   double beta_fast = 32.0, beta_slow = 1.0;              // yarn; fast > slow > 0
   std::optional<double> mscale, mscale_all_dim, attention_factor;

@@ -34,7 +34,8 @@ Result<std::vector<int64_t>> whole_numbers(const Json& list, const char* what) {
   numbers.reserve(list.items().size());
   for (const Json& item : list.items()) {
     if (!item.is_integer() || item.as_integer() < 0)
-      return fail(Code::data_corrupt, what, " holds ", item.is_number() ? item.dump() : item.type_name(), ", not a whole number >= 0 in 64 bits");
+      return fail(Code::data_corrupt, what, " holds ", item.is_number() ? item.dump() : item.type_name(),
+                  ", not a whole number >= 0 in 64 bits");
     numbers.push_back(item.as_integer());
   }
   return numbers;
@@ -65,8 +66,8 @@ Result<Entry> parse_entry(const Json& json, int64_t data_bytes) {
       return fail(Code::data_corrupt, "shape ", shape->dump(), " overflows 64 bits");
   if (std::count(entry.tensor.shape.begin(), entry.tensor.shape.end(), 0) > 0) bytes = 0;
   if (bytes != entry.end - entry.begin)
-    return fail(Code::data_corrupt, "shape ", shape->dump(), " of ", dtype->as_string(), " needs ", bytes, " bytes, data_offsets give ",
-                entry.end - entry.begin);
+    return fail(Code::data_corrupt, "shape ", shape->dump(), " of ", dtype->as_string(), " needs ", bytes,
+                " bytes, data_offsets give ", entry.end - entry.begin);
   return entry;
 }
 
@@ -74,15 +75,15 @@ Status check_metadata(const Json& metadata) {
   if (!metadata.is_object()) return fail(Code::data_corrupt, "__metadata__ is ", metadata.type_name(), ", not an object");
   for (const Json::Member& member : metadata.members())
     if (!member.second.is_string())
-      return fail(Code::data_corrupt, "__metadata__ entry ", json_quote(member.first), " is ", member.second.type_name(), ", not a string");
+      return fail(Code::data_corrupt, "__metadata__ entry ", json_quote(member.first), " is ", member.second.type_name(),
+                  ", not a string");
   return {};
 }
 
 // The ranges must tile the data: a hole could hide bytes, an overlap lets one tensor change another.
 Status check_tiling(std::vector<Entry>& entries, int64_t data_bytes) {
-  std::sort(entries.begin(), entries.end(), [](const Entry& a, const Entry& b) {
-    return a.begin != b.begin ? a.begin < b.begin : a.end < b.end;
-  });
+  std::sort(entries.begin(), entries.end(),
+            [](const Entry& a, const Entry& b) { return a.begin != b.begin ? a.begin < b.begin : a.end < b.end; });
   int64_t covered = 0;
   for (const Entry& entry : entries) {
     if (entry.begin != covered)

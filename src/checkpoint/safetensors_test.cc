@@ -47,19 +47,40 @@ TEST(Safetensors, ContradictionsAreRefusedByName) {
     const char* part;
   };
   const Case cases[] = {
-      {"", "header"}, {"{", "header"}, {"[]", "header"}, {"{} x", "header"}, {"\xef\xbb\xbf{}", "header"}, {"{\"\xff\":1}", "header"},
-      {std::string("{}\0", 3), "NUL"}, {R"({"a":[[[[[[[[]]]]]]]]})", "header"}, {"{}", "cover"}, {R"({"a":5})", "\"a\""},
-      {R"({"__metadata__":{"x":1}})", "__metadata__"}, {R"({"__metadata__":[]})", "__metadata__"},
-      {one("\"F32\"", "[2]", "[8,0]"), "backwards"}, {one("\"F32\"", "[4]", "[0,16]"), "end at 16"}, {one("\"F32\"", "[1]", "[0,4]"), "cover 4"},
-      {one("\"F32\"", "[1]", "[4,8]"), "begin at 4"}, {one("\"F32\"", "[2]", "[-8,8]"), "data_offsets"}, {one("\"F32\"", "[2]", "[0.0,8]"), "data_offsets"},
-      {one("\"F32\"", "[2]", "[0]"), "data_offsets has 1"}, {one("\"F32\"", "[2]", "{}"), "data_offsets is"},
-      {one("\"F32\"", "[2]", "[0,18446744073709551615]"), "data_offsets"}, {one("\"F32\"", "[3]", "[0,8]"), "needs 12"},
-      {one("\"F32\"", "[-2]", "[0,8]"), "shape"}, {one("\"F32\"", "[2.0]", "[0,8]"), "shape"}, {one("\"F32\"", "8", "[0,8]"), "shape"},
-      {one("\"F32\"", "[4611686018427387904,4]", "[0,8]"), "overflows"}, {one("\"F32\"", "[4611686018427387904,4,0]", "[0,8]"), "overflows"},
-      {one("\"XX\"", "[2]", "[0,8]"), "dtype"}, {one("3", "[2]", "[0,8]"), "dtype"}, {R"({"a":{"shape":[2],"data_offsets":[0,8]}})", "no dtype"},
+      {"", "header"},
+      {"{", "header"},
+      {"[]", "header"},
+      {"{} x", "header"},
+      {"\xef\xbb\xbf{}", "header"},
+      {"{\"\xff\":1}", "header"},
+      {std::string("{}\0", 3), "NUL"},
+      {R"({"a":[[[[[[[[]]]]]]]]})", "header"},
+      {"{}", "cover"},
+      {R"({"a":5})", "\"a\""},
+      {R"({"__metadata__":{"x":1}})", "__metadata__"},
+      {R"({"__metadata__":[]})", "__metadata__"},
+      {one("\"F32\"", "[2]", "[8,0]"), "backwards"},
+      {one("\"F32\"", "[4]", "[0,16]"), "end at 16"},
+      {one("\"F32\"", "[1]", "[0,4]"), "cover 4"},
+      {one("\"F32\"", "[1]", "[4,8]"), "begin at 4"},
+      {one("\"F32\"", "[2]", "[-8,8]"), "data_offsets"},
+      {one("\"F32\"", "[2]", "[0.0,8]"), "data_offsets"},
+      {one("\"F32\"", "[2]", "[0]"), "data_offsets has 1"},
+      {one("\"F32\"", "[2]", "{}"), "data_offsets is"},
+      {one("\"F32\"", "[2]", "[0,18446744073709551615]"), "data_offsets"},
+      {one("\"F32\"", "[3]", "[0,8]"), "needs 12"},
+      {one("\"F32\"", "[-2]", "[0,8]"), "shape"},
+      {one("\"F32\"", "[2.0]", "[0,8]"), "shape"},
+      {one("\"F32\"", "8", "[0,8]"), "shape"},
+      {one("\"F32\"", "[4611686018427387904,4]", "[0,8]"), "overflows"},
+      {one("\"F32\"", "[4611686018427387904,4,0]", "[0,8]"), "overflows"},
+      {one("\"XX\"", "[2]", "[0,8]"), "dtype"},
+      {one("3", "[2]", "[0,8]"), "dtype"},
+      {R"({"a":{"shape":[2],"data_offsets":[0,8]}})", "no dtype"},
       {R"({"a":{"dtype":"F32","shape":[2],"shape":[2],"data_offsets":[0,8]}})", "shape twice"},
       {R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"b":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}})", "\"b\""},
-      {R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}})", "\"a\" twice"},
+      {R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}})",
+       "\"a\" twice"},
   };
   for (const Case& c : cases) {
     const std::string message = problem(c.header);
@@ -73,11 +94,13 @@ TEST(Safetensors, ContradictionsAreRefusedByName) {
 }
 
 TEST(Safetensors, RandomDamageNeverCrashes) {
-  const std::string good = safetensors_bytes(R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"BF16","shape":[1,2],"data_offsets":[8,12]}})", 12);
+  const std::string good = safetensors_bytes(
+      R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"BF16","shape":[1,2],"data_offsets":[8,12]}})", 12);
   std::mt19937 rng(5);
   for (int round = 0; round < 20000; ++round) {
     std::string file = good;
-    for (int n = 1 + static_cast<int>(rng() % 4); n > 0; --n) file[rng() % file.size()] = static_cast<char>(rng() % 2 ? rng() : "0123456789[]{},:\""[rng() % 17]);
+    for (int n = 1 + static_cast<int>(rng() % 4); n > 0; --n)
+      file[rng() % file.size()] = static_cast<char>(rng() % 2 ? rng() : "0123456789[]{},:\""[rng() % 17]);
     file.resize(rng() % 8 == 0 ? rng() % file.size() : file.size());
     // A heap copy of just this size, so that the sanitizer sees a read past its end.
     const std::vector<char> exact(file.begin(), file.end());

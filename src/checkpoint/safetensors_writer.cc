@@ -13,7 +13,9 @@ namespace {
 
 constexpr size_t kBytesPerTensor = 192;
 
-Error write_error(const std::string& path) { return fail(Code::internal, "cannot write ", path, ": ", std::string(std::strerror(errno))); }
+Error write_error(const std::string& path) {
+  return fail(Code::internal, "cannot write ", path, ": ", std::string(std::strerror(errno)));
+}
 
 }  // namespace
 
@@ -52,17 +54,19 @@ std::string SafetensorsWriter::State::header() const {
   for (const Entry& entry : entries) {
     Json shape = Json::array();
     for (int64_t extent : entry.shape) shape.push_back(static_cast<long long>(extent));
-    json.members().emplace_back(entry.name, Json::object({{"dtype", safetensors_name(entry.type)},
-                                                          {"shape", std::move(shape)},
-                                                          {"data_offsets", Json::array({static_cast<long long>(entry.begin), static_cast<long long>(entry.end)})}}));
+    json.members().emplace_back(
+        entry.name,
+        Json::object({{"dtype", safetensors_name(entry.type)},
+                      {"shape", std::move(shape)},
+                      {"data_offsets", Json::array({static_cast<long long>(entry.begin), static_cast<long long>(entry.end)})}}));
   }
   return json.dump();
 }
 
 Status SafetensorsWriter::State::check_complete() const {
   if (entries.empty() || written == entries.back().end) return {};
-  return fail(Code::invalid_argument, path, ": tensor ", entries.back().name, " has ", written - entries.back().begin, " bytes instead of ",
-              entries.back().end - entries.back().begin);
+  return fail(Code::invalid_argument, path, ": tensor ", entries.back().name, " has ", written - entries.back().begin,
+              " bytes instead of ", entries.back().end - entries.back().begin);
 }
 
 // More tensors than expected: the data moves up, from its end on.
@@ -99,10 +103,12 @@ Result<SafetensorsWriter> SafetensorsWriter::create(const std::string& path, Opt
 Status SafetensorsWriter::begin(std::string_view name, StorageType type, const std::vector<int64_t>& shape) {
   State& s = *state_;
   WEFT_RETURN_IF_ERROR(s.check_complete());
-  if (safetensors_name(type).empty()) return fail(Code::invalid_argument, s.path, ": ", name, " cannot be stored as ", weft::name(type));
+  if (safetensors_name(type).empty())
+    return fail(Code::invalid_argument, s.path, ": ", name, " cannot be stored as ", weft::name(type));
   int64_t bytes = layout(type).block_bytes;
   for (const int64_t extent : shape)
-    if (extent < 0 || __builtin_mul_overflow(bytes, extent, &bytes)) return fail(Code::invalid_argument, s.path, ": ", name, " has an extent of ", extent);
+    if (extent < 0 || __builtin_mul_overflow(bytes, extent, &bytes))
+      return fail(Code::invalid_argument, s.path, ": ", name, " has an extent of ", extent);
   if (name.empty() || name == "__metadata__" || !s.names.emplace(name).second)
     return fail(Code::invalid_argument, s.path, ": tensor name ", json_quote(name), " is empty, reserved or used twice");
   s.entries.push_back({std::string(name), type, shape, s.written, s.written + static_cast<uint64_t>(bytes)});
@@ -118,7 +124,8 @@ Status SafetensorsWriter::append(std::span<const std::byte> bytes) {
   return {};
 }
 
-Status SafetensorsWriter::add(std::string_view name, StorageType type, const std::vector<int64_t>& shape, std::span<const std::byte> bytes) {
+Status SafetensorsWriter::add(std::string_view name, StorageType type, const std::vector<int64_t>& shape,
+                              std::span<const std::byte> bytes) {
   WEFT_RETURN_IF_ERROR(begin(name, type, shape));
   return append(bytes);
 }

@@ -1,5 +1,5 @@
-// Writes a .safetensors file tensor by tensor, without holding the data: room for the header is kept at the front (the format allows
-// spaces behind the header's JSON) and filled in at the end. The file appears under its name only when it is complete.
+// Writes a .safetensors file tensor by tensor, without holding the data: room for the header is kept at the front (the format
+// allows spaces behind the header's JSON) and filled in at the end. The file appears under its name only when it is complete.
 #pragma once
 
 #include <cstddef>

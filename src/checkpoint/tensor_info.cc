@@ -93,9 +93,12 @@ int64_t TensorInfo::rows() const {
   return product;
 }
 
-Status read_block(const TensorInfo& tensor, int64_t first_row, int64_t rows, int64_t first_col, int64_t cols, float* out, int64_t ld) {
-  WEFT_CHECK(first_row >= 0 && rows >= 0 && first_row + rows <= tensor.rows()) << tensor.name << " rows " << first_row << " + " << rows;
-  WEFT_CHECK(first_col >= 0 && cols >= 0 && first_col + cols <= tensor.cols()) << tensor.name << " columns " << first_col << " + " << cols;
+Status read_block(const TensorInfo& tensor, int64_t first_row, int64_t rows, int64_t first_col, int64_t cols, float* out,
+                  int64_t ld) {
+  WEFT_CHECK(first_row >= 0 && rows >= 0 && first_row + rows <= tensor.rows())
+      << tensor.name << " rows " << first_row << " + " << rows;
+  WEFT_CHECK(first_col >= 0 && cols >= 0 && first_col + cols <= tensor.cols())
+      << tensor.name << " columns " << first_col << " + " << cols;
   WEFT_CHECK(rows <= 1 || ld >= cols) << tensor.name << " ld " << ld;
   if (!is_float(tensor.type)) return fail(Code::data_corrupt, tensor.name, " holds ", name(tensor.type), " values, not floats");
   if (rows == 0 || cols == 0) return {};

@@ -24,7 +24,9 @@ class TestFolder {
   TestFolder& operator=(const TestFolder&) = delete;
 
   const std::string& path() const { return path_; }
-  void write(const std::string& name, const std::string& content) const { ASSERT_TRUE(write_file(path_ + "/" + name, content).ok()); }
+  void write(const std::string& name, const std::string& content) const {
+    ASSERT_TRUE(write_file(path_ + "/" + name, content).ok());
+  }
   void remove(const std::string& name) const { std::filesystem::remove(path_ + "/" + name); }
   // "ok", or why Checkpoint::open() refuses the folder.
   std::string problem() const {

@@ -29,8 +29,8 @@ void list(std::ostringstream& text, const char* what, const std::vector<std::str
 
 // Tensors that loaders skip without a word.
 const std::vector<std::string>& known_extras() {
-  static const std::vector<std::string> patterns = {"*rotary_emb.inv_freq", "*.position_ids", "*masked_bias", "*num_batches_tracked",
-                                                    "*.k_scale", "*.v_scale", "*.input_scale"};
+  static const std::vector<std::string> patterns = {
+      "*rotary_emb.inv_freq", "*.position_ids", "*masked_bias", "*num_batches_tracked", "*.k_scale", "*.v_scale", "*.input_scale"};
   return patterns;
 }
 
@@ -110,7 +110,8 @@ Status TensorUsage::finish(const std::vector<std::string>& ignore_patterns) cons
   list(problems, "absent", absent_);
   list(problems, "misshapen", misshapen_);
   list(problems, "non-float", wrong_kind_);
-  if (problems.tellp() > 0) return fail(absent_.empty() ? Code::data_corrupt : Code::not_found, problems.str()).with(checkpoint_.path());
+  if (problems.tellp() > 0)
+    return fail(absent_.empty() ? Code::data_corrupt : Code::not_found, problems.str()).with(checkpoint_.path());
   if (const std::vector<std::string> extra = unused(ignore_patterns); !extra.empty()) {
     std::ostringstream text;
     list(text, "unused", extra);
