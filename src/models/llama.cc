@@ -18,9 +18,14 @@ AttentionOptions llama_attention(const HfConfig& c) {
   a.kv_heads = c.kv_heads();
   a.head_dim = c.head_dim();
   a.qkv_bias = a.out_bias = c.flag("attention_bias", false);
-  a.rope = rope_angles(c.rope(), a.head_dim);
+  const RopeConfig rope = c.rope();
+  const int rotated = static_cast<int>(rope.partial_rotary_factor * a.head_dim);
+  if (rotated < 2 || rotated % 2 != 0) c.reject("partial_rotary_factor", "which leaves no even number of elements to rotate");
+  a.rope = rope_angles(rope, rotated);
   return a;
 }
+
+HfConfig text_config(const HfConfig& c) { return c.has("text_config") ? c.sub("text_config") : c; }
 
 kernels::Activation activation(const HfConfig& c, std::string_view key, std::string_view absent) {
   const std::string name = c.text(key, absent);
@@ -44,6 +49,7 @@ DecoderRecipe llama(const HfConfig& c) {
   r.attention = attention_with(llama_attention(c));
   r.mlp = gated_mlp_with({.hidden = r.hidden, .width = c.count("intermediate_size"), .act = activation(c), .bias = c.flag("mlp_bias", false)});
   r.layer = pre_norm_layer;
+  r.embed = embed_tokens;
   r.head = lm_head;
   return r;
 }

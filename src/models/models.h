@@ -26,12 +26,26 @@ std::span<const Architecture> architectures();
 // and what is missing, wrong or unsupported in the configuration, with the key's name.
 Result<Plan> build_plan(const HfConfig& config);
 
-blocks::DecoderRecipe llama(const HfConfig&);
-blocks::DecoderRecipe mistral(const HfConfig&);
-blocks::DecoderRecipe qwen2(const HfConfig&);
-blocks::DecoderRecipe qwen3(const HfConfig&);
+blocks::DecoderRecipe bert_classifier(const HfConfig&);
+blocks::DecoderRecipe deepseek_v3(const HfConfig&);
 blocks::DecoderRecipe gemma3(const HfConfig&);
+blocks::DecoderRecipe llama(const HfConfig&);
+blocks::DecoderRecipe llama4(const HfConfig&);
+blocks::DecoderRecipe mistral(const HfConfig&);
+blocks::DecoderRecipe mixtral(const HfConfig&);
+blocks::DecoderRecipe mllama(const HfConfig&);
+blocks::DecoderRecipe nemotron(const HfConfig&);
+blocks::DecoderRecipe nemotron_nas(const HfConfig&);
+blocks::DecoderRecipe qwen2(const HfConfig&);
+blocks::DecoderRecipe qwen2_process_reward(const HfConfig&);
+blocks::DecoderRecipe qwen2_reward(const HfConfig&);
+blocks::DecoderRecipe qwen3(const HfConfig&);
+blocks::DecoderRecipe qwen3_moe(const HfConfig&);
 
+// The language model's part of a configuration: text_config where there is one.
+HfConfig text_config(const HfConfig&);
+// Checks a routing rule's numbers against each other and the kernels' limits; `key` names the experts' count.
+void check_rule(const HfConfig&, const kernels::RouteRule&, std::string_view key);
 // Parts of the Llama recipe that variants reuse.
 blocks::AttentionOptions llama_attention(const HfConfig&);
 // hidden_act (or `key`) as an activation; records an error for an unknown one.
