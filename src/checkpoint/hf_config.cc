@@ -297,7 +297,7 @@ void read_scaling(const HfConfig& s, const HfConfig& whole, RopeConfig& rope) {
     rope.low_freq_factor = s.positive("low_freq_factor");
     rope.high_freq_factor = s.positive("high_freq_factor");
     rope.original_max_positions = s.positions("original_max_position_embeddings");
-    if (!(rope.low_freq_factor < rope.high_freq_factor)) s.reject("low_freq_factor", "but must be below high_freq_factor");
+    if (!(rope.low_freq_factor <= rope.high_freq_factor)) s.reject("low_freq_factor", "but must not be above high_freq_factor");
   } else if (kind == "yarn") {
     rope.scaling = RopeConfig::Scaling::yarn;
     rope.factor = factor();

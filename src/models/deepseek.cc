@@ -50,12 +50,12 @@ ExpertsOptions experts_options(const HfConfig& c) {
 }  // namespace
 
 DecoderRecipe deepseek_v3(const HfConfig& c) {
-  DecoderRecipe r = llama(c);
+  DecoderRecipe r = decoder_frame(c);
   const int layers = r.layers, drafts = c.index("num_nextn_predict_layers", 0);
   const int first = c.index("first_k_dense_replace", 0), every = c.count("moe_layer_freq", 1);
   r.attention = latent_attention_with(attention_options(c));
-  r.mlp = [dense = r.mlp, sparse = experts_options(c), first, every](PlanBuilder& b, Scope w, int i, Value x) {
-    return i >= first && i % every == 0 ? experts(b, w, x, sparse) : dense(b, w, i, x);
+  r.mlp = [dense = llama_mlp(c), sparse = experts_options(c), first, every](PlanBuilder& b, Scope w, int i, Value x) {
+    return i >= first && i % every == 0 ? experts(b, w, x, sparse) : gated_mlp(b, w, x, dense);
   };
   // Layers behind the last are for multi-token prediction.
   r.embed = [layers, drafts](PlanBuilder& b, Scope root, const DecoderRecipe& own) {

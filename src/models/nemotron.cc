@@ -10,9 +10,11 @@ namespace weft::models {
 using namespace blocks;
 
 DecoderRecipe nemotron(const HfConfig& c) {
-  DecoderRecipe r = llama(c);
+  DecoderRecipe r = decoder_frame(c);
+  r.attention = attention_with(llama_attention(c));
   r.norm = {NormKind::layer_one_plus, static_cast<float>(c.positive("norm_eps", 1e-5)), true};
-  const MlpOptions mlp{.hidden = r.hidden, .width = c.count("intermediate_size"), .act = activation(c, "hidden_act", "relu2"), .bias = c.flag("mlp_bias", false)};
+  MlpOptions mlp = llama_mlp(c);
+  mlp.act = activation(c, "hidden_act", "relu2");
   r.mlp = [mlp](PlanBuilder& b, Scope w, int, Value x) { return plain_mlp(b, w, x, mlp); };
   return r;
 }
@@ -65,11 +67,8 @@ DecoderRecipe nemotron_nas(const HfConfig& c) {
   const AttentionOptions parent = llama_attention(c);
   std::vector<NasLayer> layers;
   for (const HfConfig& block : c.list("block_configs")) layers.push_back(nas_layer(c, block, parent));
-  DecoderRecipe r;
-  r.hidden = parent.hidden, r.layers = c.count("num_hidden_layers"), r.vocab = c.count("vocab_size");
+  DecoderRecipe r = decoder_frame(c);
   if (static_cast<int>(layers.size()) != r.layers) c.reject("num_hidden_layers", "but block_configs has " + std::to_string(layers.size()) + " entries");
-  r.tied_embeddings = c.flag("tie_word_embeddings", false);
-  r.norm = {NormKind::rms, static_cast<float>(c.positive("rms_norm_eps", 1e-6))};
   r.layer = [layers](PlanBuilder& b, Scope w, int i, Value x, const DecoderRecipe& own) {
     const NasLayer& layer = layers[i];
     if (layer.attention != Part::none) {
@@ -83,8 +82,6 @@ DecoderRecipe nemotron_nas(const HfConfig& c) {
     }
     return x;
   };
-  r.embed = embed_tokens;
-  r.head = lm_head;
   return r;
 }
 
