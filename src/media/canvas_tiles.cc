@@ -192,7 +192,7 @@ Result<std::unique_ptr<const MediaProcessor>> make_llama4(const std::string& fol
   rules.most_tiles = read_most_tiles(pixels, "max_patches", 16);
   rules.grids = llama4_grids(rules.most_tiles);
   rules.filter = read_filter(pixels, Filter::bilinear);
-  rules.levels = read_levels_bfloat16(pixels, kHalf, kHalf);
+  rules.levels = read_levels(pixels, Rounding::bfloat16, kHalf, kHalf);
   refuse_no_resize(pixels);
   if (pixels.flag("resize_to_max_canvas", false)) pixels.fault(Code::unsupported, "resize_to_max_canvas", "is true, which is not supported");
   const int patch = processor.count("patch_size", config.count("vision_config.patch_size", 14));
@@ -217,7 +217,7 @@ Result<std::unique_ptr<const MediaProcessor>> make_mllama(const std::string& fol
   rules.most_tiles = read_most_tiles(pixels, "max_image_tiles", config.count("vision_config.max_num_tiles", 4));
   rules.grids = mllama_grids(rules.most_tiles);
   rules.filter = read_filter(pixels, Filter::bilinear);
-  rules.levels = read_levels(pixels, kClipMean, kClipStd);
+  rules.levels = read_levels(pixels, Rounding::fused, kClipMean, kClipStd);
   refuse_no_resize(pixels);
   if (!pixels.flag("do_pad", true)) pixels.fault(Code::unsupported, "do_pad", "is false, which is not supported");
   PromptForm form;

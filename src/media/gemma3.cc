@@ -42,7 +42,7 @@ Result<std::unique_ptr<const MediaProcessor>> make_gemma3(const std::string& fol
   Rules rules;
   rules.side = read_side(pixels, "size", config.count("vision_config.image_size", 896));
   rules.filter = read_filter(pixels, Filter::bilinear);
-  rules.levels = read_levels(pixels, kHalf, kHalf);
+  rules.levels = read_levels(pixels, Rounding::fused, kHalf, kHalf);
   refuse_no_resize(pixels);
   if (pixels.flag("do_pan_and_scan", false)) pixels.fault(Code::unsupported, "do_pan_and_scan", "is true, which is not supported");
   rules.positions = processor.count("image_seq_length", pixels.count("image_seq_length", config.count("mm_tokens_per_image", 256)));

@@ -60,9 +60,9 @@ class LlavaNext final : public MediaProcessor {
   LlavaNext(PromptForm form, Rules rules) : MediaProcessor(std::move(form)), rules_(std::move(rules)) {}
 
   // [pictures, most tiles, 3, S, S], zeros behind the tiles of the others.
-  Tensor reference_layout(std::span<const PreparedMedia> media, MediaKind) const override {
+  Tensor reference_layout(std::span<const PreparedMedia> media, MediaKind kind) const override {
     Tensor all;
-    if (media.empty()) return all;
+    if (media.empty() || kind != MediaKind::image) return all;
     const size_t tile = size_t{3} * rules_.side * rules_.side;
     int64_t most = 0;
     for (const PreparedMedia& m : media) most = std::max(most, m.shape[0]);
@@ -136,7 +136,7 @@ Result<std::unique_ptr<const MediaProcessor>> make_llava_next(const std::string&
   rules.patches = rules.side / patch;
   if (rules.patches < 1) processor.fault(Code::data_corrupt, "patch_size", "is larger than a tile");
   rules.filter = read_filter(pixels, Filter::bicubic);
-  rules.levels = read_levels(pixels, kClipMean, kClipStd);
+  rules.levels = read_levels(pixels, Rounding::fused, kClipMean, kClipStd);
   refuse_no_resize(pixels);
   rules.resolutions = read_resolutions(pixels, config, rules.side);
   const std::string keep = processor.text("vision_feature_select_strategy", config.text("vision_feature_select_strategy", "default"));

@@ -47,29 +47,20 @@ Normalisation read_normalisation(Settings& settings, std::array<double, 3> mean,
 
 }  // namespace
 
-Levels read_levels(Settings& settings, std::array<double, 3> mean, std::array<double, 3> std) {
+Levels read_levels(Settings& settings, Rounding rounding, std::array<double, 3> mean, std::array<double, 3> std) {
   const Normalisation n = read_normalisation(settings, mean, std);
-  const float fold = n.rescale ? static_cast<float>(1.0 / n.factor) : 1.0f;
+  const float factor = n.rescale ? static_cast<float>(n.factor) : 1.0f, fold = n.rescale ? static_cast<float>(1.0 / n.factor) : 1.0f;
+  const auto rounded = [&](float x) { return rounding == Rounding::bfloat16 ? to_bfloat16(x) : x; };
   Levels levels;
   for (int c = 0; c < 3; ++c) {
     for (int x = 0; x < 256; ++x) {
-      const float value = static_cast<float>(x);
-      levels.of[c][x] = n.normalise ? (value - n.mean[c] * fold) / (n.std[c] * fold)
-                        : n.rescale ? value * static_cast<float>(n.factor)
-                                    : value;
-    }
-  }
-  return levels;
-}
-
-Levels read_levels_bfloat16(Settings& settings, std::array<double, 3> mean, std::array<double, 3> std) {
-  const Normalisation n = read_normalisation(settings, mean, std);
-  Levels levels;
-  for (int c = 0; c < 3; ++c) {
-    for (int x = 0; x < 256; ++x) {
-      float value = static_cast<float>(x);  // exact in bfloat16
-      if (n.rescale) value = to_bfloat16(value * static_cast<float>(n.factor));
-      if (n.normalise) value = to_bfloat16(to_bfloat16(value - to_bfloat16(n.mean[c])) / to_bfloat16(n.std[c]));
+      float value = static_cast<float>(x);  // exact in bfloat16 too
+      if (rounding == Rounding::fused && n.normalise) {
+        value = (value - n.mean[c] * fold) / (n.std[c] * fold);
+      } else {
+        value = rounded(value * factor);
+        if (n.normalise) value = rounded(rounded(value - rounded(n.mean[c])) / rounded(n.std[c]));
+      }
       levels.of[c][x] = value;
     }
   }

@@ -15,11 +15,15 @@ struct Levels {
   std::array<std::array<float, 256>, 3> of;
 };
 
-// Reads do_rescale, rescale_factor, do_normalize, image_mean and image_std. The arithmetic is the reference's: both steps in one,
-// (x - mean / factor) / (std / factor) in float32 (torchvision's fused rescale and normalise).
-Levels read_levels(Settings& settings, std::array<double, 3> mean, std::array<double, 3> std);
-// Llama 4's: x times factor, minus mean, over std in bfloat16, each step rounded.
-Levels read_levels_bfloat16(Settings& settings, std::array<double, 3> mean, std::array<double, 3> std);
+// The reference's arithmetic of rescaling (x times factor) and normalising (minus mean, over std).
+enum class Rounding : unsigned char {
+  fused,     // float32, both in one: (x - mean / factor) / (std / factor), torchvision's fused step
+  stepwise,  // float32, one rounding per step (the numpy processors; VILA)
+  bfloat16,  // bfloat16, one rounding per step (Llama 4)
+};
+
+// Reads do_rescale, rescale_factor, do_normalize, image_mean and image_std; the last two arguments are for where they are absent.
+Levels read_levels(Settings& settings, Rounding rounding, std::array<double, 3> mean, std::array<double, 3> std);
 // "resample": 2 is bilinear, 3 bicubic; others are faults (unsupported).
 Filter read_filter(Settings& settings, Filter absent);
 // The square side from "size": {height, width} (which must be equal), {shortest_edge} or a number.

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <bit>
-#include <cmath>
 #include <utility>
 
 #include "media/pixels.h"
@@ -66,8 +65,8 @@ Status MediaProcessor::check_input(const MediaInput& input) const {
                   first.height);
     }
   }
-  if (input.kind == MediaKind::video && !(input.fps > 0 && std::isfinite(input.fps))) {
-    return fail(Code::invalid_argument, "its frame rate (fps) is not above 0");
+  if (input.kind == MediaKind::video && !(input.fps >= 0.001 && input.fps <= 1000)) {
+    return fail(Code::invalid_argument, "its frame rate (fps) is not from 0.001 to 1000");
   }
   return {};
 }

@@ -133,7 +133,7 @@ Rules read_rules(Settings& settings) {
   rules.min_pixels = static_cast<int64_t>(least);
   rules.max_pixels = static_cast<int64_t>(most);
   rules.filter = read_filter(settings, Filter::bicubic);
-  rules.levels = read_levels(settings, kClipMean, kClipStd);
+  rules.levels = read_levels(settings, Rounding::fused, kClipMean, kClipStd);
   refuse_no_resize(settings);
   return rules;
 }
@@ -148,6 +148,7 @@ Result<std::unique_ptr<const MediaProcessor>> make_qwen_vl(const std::string& fo
   const Rules image = read_rules(pixels), video = read_rules(video_pixels);
   const bool timed = config.text("model_type", "qwen2_vl") == "qwen2_5_vl";
   const double tokens_per_second = timed ? config.number("vision_config.tokens_per_second", 4) : 0;
+  if (tokens_per_second < 0 || tokens_per_second > 100) config.fault(Code::data_corrupt, "vision_config.tokens_per_second", "is not from 0 to 100");
   PromptForm form;
   form.image_id = config.index("image_token_id", 151655);
   form.video_id = config.index("video_token_id", 151656);

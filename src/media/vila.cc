@@ -236,7 +236,7 @@ Result<std::unique_ptr<const MediaProcessor>> make_vila(const std::string& folde
   const int patch = tower_config.count("patch_size", config.count("vision_tower_cfg.patch_size", 14));
   rules.side = read_side(pixels, "size", image_size);
   rules.filter = read_filter(pixels, Filter::bicubic);
-  rules.levels = read_levels(pixels, kHalf, kHalf);
+  rules.levels = read_levels(pixels, Rounding::stepwise, kHalf, kHalf);
   refuse_no_resize(pixels);
   read_tiling(config, rules);
   const int block = projector_block(config), along = (rules.side / patch + block - 1) / block;
