@@ -60,7 +60,7 @@ Result<Image> decode_image(std::span<const std::byte> file, const ImageLimits& l
                      : text.starts_with("II*\0"sv) || text.starts_with("MM\0*"sv)         ? "a TIFF picture"
                      : text.size() >= 12 && text.substr(4, 8) == "ftypavif"sv             ? "an AVIF picture"
                      : text.size() >= 12 && text.substr(4, 4) == "ftyp"sv                 ? "a HEIC picture or a video"
-                     : text.find("<svg"sv) < 512                                          ? "an SVG drawing"
+                     : text.substr(0, 512).find("<svg"sv) != text.npos                                    ? "an SVG drawing"
                                                                                           : "no picture of a known format";
   return fail(Code::invalid_argument, "the bytes are ", what, "; ", kFormats);
 }

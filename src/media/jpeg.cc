@@ -22,9 +22,7 @@ struct Decoder {
   jpeg_progress_mgr progress;
   jmp_buf jump;
   char message[JMSG_LENGTH_MAX];
-  int code = 0;
-  // Work that a small file may ask for: pixels times scans. A file of a few bytes per scan could keep a thread busy otherwise.
-  int64_t pixel_scans = 0;
+  bool has_header = false;
   const unsigned char* file = nullptr;
   size_t file_size = 0;
   uint8_t* rgb = nullptr;   // where read_rows writes
@@ -35,7 +33,6 @@ Decoder& decoder_of(j_common_ptr info) { return *static_cast<Decoder*>(info->cli
 
 [[noreturn]] void stop(j_common_ptr info) {
   Decoder& d = decoder_of(info);
-  d.code = info->err->msg_code;
   info->err->format_message(info, d.message);
   std::longjmp(d.jump, 1);
 }
@@ -48,16 +45,17 @@ void on_message(j_common_ptr info, int level) {
     case JWRN_ARITH_BAD_CODE:
     case JWRN_MUST_RESYNC: stop(info);
     case JWRN_JPEG_EOF:
-      if (jpeg_has_multiple_scans(&decoder_of(info).info)) stop(info);
+      if (!decoder_of(info).has_header || jpeg_has_multiple_scans(&decoder_of(info).info)) stop(info);
   }
 }
 
 void on_progress(j_common_ptr info) {
   Decoder& d = decoder_of(info);
+  // Work that a small file may ask for: each scan goes over all pixels and may cost a few bytes.
   constexpr int kScans = 256;
   constexpr int64_t kPixelScans = 1'500'000'000;
-  d.pixel_scans = int64_t{d.info.image_width} * d.info.image_height * d.info.input_scan_number;
-  if (d.info.input_scan_number > kScans || d.pixel_scans > kPixelScans) {
+  const int64_t pixel_scans = int64_t{d.info.image_width} * d.info.image_height * d.info.input_scan_number;
+  if (d.info.input_scan_number > kScans || pixel_scans > kPixelScans) {
     std::snprintf(d.message, sizeof d.message, "%d scans are too many for its size", d.info.input_scan_number);
     std::longjmp(d.jump, 1);
   }
@@ -77,6 +75,7 @@ void read_header(Decoder& d) {
   jpeg_mem_src(&d.info, d.file, d.file_size);
   jpeg_save_markers(&d.info, JPEG_APP0 + 1, 0xFFFF);
   jpeg_read_header(&d.info, TRUE);
+  d.has_header = true;
 }
 
 void start(Decoder& d) {
