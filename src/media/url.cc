@@ -2,8 +2,8 @@
 #include "media/url.h"
 
 #include <algorithm>
-#include <chrono>
 #include <charconv>
+#include <chrono>
 #include <optional>
 #include <utility>
 
@@ -30,7 +30,8 @@ std::string scheme_of(std::string_view url) {
   const size_t colon = url.find(':');
   if (colon == url.npos || colon == 0 || colon > 16) return {};
   const std::string scheme = lowered(url.substr(0, colon));
-  const bool name = std::ranges::all_of(scheme, [](char c) { return (c >= 'a' && c <= 'z') || is_digit(c) || c == '+' || c == '-' || c == '.'; });
+  const bool name =
+      std::ranges::all_of(scheme, [](char c) { return (c >= 'a' && c <= 'z') || is_digit(c) || c == '+' || c == '-' || c == '.'; });
   return name ? scheme : std::string();
 }
 
@@ -59,7 +60,8 @@ Result<std::string> decode_base64(std::string_view text, size_t max_bytes) {
       continue;
     }
     const int value = base64_value(c);
-    if (value < 0 || padding > 0) return fail(Code::invalid_argument, "the data: URL is not base64 at character ", i + 1, " of its data");
+    if (value < 0 || padding > 0)
+      return fail(Code::invalid_argument, "the data: URL is not base64 at character ", i + 1, " of its data");
     ++characters;
     bits = bits << 6 | static_cast<uint32_t>(value);
     have += 6;
@@ -87,7 +89,8 @@ bool is_plain_ipv4(std::string_view host) {
     const std::string_view part = host.substr(0, host.find('.'));
     int value = 0;
     const auto [end, error] = std::from_chars(part.data(), part.data() + part.size(), value);
-    const bool plain = error == std::errc() && end == part.data() + part.size() && part.size() <= 3 && value <= 255 && (part.size() == 1 || part[0] != '0');
+    const bool plain = error == std::errc() && end == part.data() + part.size() && part.size() <= 3 && value <= 255 &&
+                       (part.size() == 1 || part[0] != '0');
     if (!plain || !is_digit(part.front())) return false;
     ++parts;
     if (part.size() == host.size()) return parts == 4;
@@ -116,15 +119,18 @@ Status check_name(std::string_view host) {
 }
 
 Status check_ipv6(std::string_view host) {
-  const bool digits = std::ranges::all_of(host, [](char c) { return is_digit(c) || (c >= 'a' && c <= 'f') || c == ':' || c == '.'; });
+  const bool digits =
+      std::ranges::all_of(host, [](char c) { return is_digit(c) || (c >= 'a' && c <= 'f') || c == ':' || c == '.'; });
   if (!digits || host.find(':') == host.npos || host.size() > 45) return refused("the URL's host is not an IPv6 address");
   return {};
 }
 
 Status check_characters(std::string_view url) {
-  if (url.size() > kMaxUrl) return fail(Code::invalid_argument, "the URL has ", url.size(), " characters; at most ", kMaxUrl, " are accepted");
+  if (url.size() > kMaxUrl)
+    return fail(Code::invalid_argument, "the URL has ", url.size(), " characters; at most ", kMaxUrl, " are accepted");
   for (char c : url) {
-    if (c <= ' ' || c > '~' || c == '\\' || c == '"' || c == '<' || c == '>') return refused("the URL holds a character that no URL may hold");
+    if (c <= ' ' || c > '~' || c == '\\' || c == '"' || c == '<' || c == '>')
+      return refused("the URL holds a character that no URL may hold");
   }
   return {};
 }
@@ -153,7 +159,8 @@ Result<Hop> fetch_once(const HttpUrl& url, const UrlOptions& options, int timeou
 
 Status check_policy(const HttpUrl& url, const UrlOptions& options) {
   if (!is_allowed(url, options)) {
-    return fail(Code::invalid_argument, "pictures are not fetched from ", url.host, ":", url.port, " (it is not among the allowed hosts)");
+    return fail(Code::invalid_argument, "pictures are not fetched from ", url.host, ":", url.port,
+                " (it is not among the allowed hosts)");
   }
   const bool address = url.host.find(':') != url.host.npos || is_plain_ipv4(url.host);
   if (address && !options.private_addresses && !is_public_address(url.host)) {
@@ -168,12 +175,15 @@ Result<std::string> fetch(HttpUrl url, const UrlOptions& options) {
   for (int hop = 0;; ++hop) {
     WEFT_RETURN_IF_ERROR(check_policy(url, options));
     const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(end - Clock::now()).count();
-    if (left <= 0) return fail(Code::invalid_argument, "fetching the picture from ", url.host, " took longer than ", options.timeout_ms, " ms");
+    if (left <= 0)
+      return fail(Code::invalid_argument, "fetching the picture from ", url.host, " took longer than ", options.timeout_ms, " ms");
     WEFT_TRY(Hop answer, fetch_once(url, options, static_cast<int>(left)));
     if (answer.status == 200) return std::move(answer.body);
-    const bool redirect = answer.status == 301 || answer.status == 302 || answer.status == 303 || answer.status == 307 || answer.status == 308;
+    const bool redirect =
+        answer.status == 301 || answer.status == 302 || answer.status == 303 || answer.status == 307 || answer.status == 308;
     if (!redirect) return fail(Code::invalid_argument, url.host, " answered ", answer.status, " for the picture");
-    if (hop == options.max_redirects) return fail(Code::invalid_argument, "the picture's URL leads through more than ", options.max_redirects, " redirects");
+    if (hop == options.max_redirects)
+      return fail(Code::invalid_argument, "the picture's URL leads through more than ", options.max_redirects, " redirects");
     WEFT_TRY(url, follow(url, answer.location));
   }
 }
@@ -221,7 +231,8 @@ Result<HttpUrl> parse_http_url(std::string_view url) {
   }
   if (port) {
     const auto [end, error] = std::from_chars(port->data(), port->data() + port->size(), out.port);
-    if (error != std::errc() || end != port->data() + port->size() || out.port < 1 || out.port > 65535 || !is_digit(port->front())) {
+    if (error != std::errc() || end != port->data() + port->size() || out.port < 1 || out.port > 65535 ||
+        !is_digit(port->front())) {
       return refused("the URL's port is not a number from 1 to 65535");
     }
   }
@@ -270,7 +281,8 @@ Result<std::string> decode_data_url(std::string_view url, size_t max_bytes) {
   constexpr size_t kMaxHeader = 256;
   const size_t comma = url.substr(0, kMaxHeader).find(',');
   if (comma == url.npos) return refused("the data: URL has no comma before its data");
-  if (!lowered(url.substr(0, comma)).ends_with(";base64")) return refused("the data: URL is not base64 (data:image/png;base64,...)");
+  if (!lowered(url.substr(0, comma)).ends_with(";base64"))
+    return refused("the data: URL is not base64 (data:image/png;base64,...)");
   return decode_base64(url.substr(comma + 1), max_bytes);
 }
 
@@ -280,10 +292,12 @@ Result<std::string> read_picture_url(std::string_view url, const UrlOptions& opt
   if (scheme == "data") return decode_data_url(url, options.max_bytes);
   if (scheme == "file") return refused("file: URLs are not read; send the picture as a data: URL");
   if (scheme.empty()) return refused("a picture is a data: URL (data:image/png;base64,...), not a path");
-  if (scheme != "http" && scheme != "https") return fail(Code::invalid_argument, scheme, ": URLs are not read; send the picture as a data: URL");
+  if (scheme != "http" && scheme != "https")
+    return fail(Code::invalid_argument, scheme, ": URLs are not read; send the picture as a data: URL");
   WEFT_TRY(HttpUrl parsed, parse_http_url(url));
   if (options.allowed_hosts.empty()) {
-    return refused("pictures are not fetched from http and https URLs (no host is allowed on this server); send the picture as a data: URL");
+    return refused(
+        "pictures are not fetched from http and https URLs (no host is allowed on this server); send the picture as a data: URL");
   }
   return fetch(std::move(parsed), options);
 }

@@ -1,4 +1,5 @@
-// Picture URLs: base64 (vectors of RFC 4648), what is refused and how it is called, and fetching from a server on the loopback interface.
+// Picture URLs: base64 (vectors of RFC 4648), what is refused and how it is called, and fetching from a server on the loopback
+// interface.
 #include "media/url.h"
 
 #include <arpa/inet.h>
@@ -32,9 +33,9 @@ TEST(DataUrl, Base64) {
   EXPECT_EQ(data_of("Zm8="), "fo");
   EXPECT_EQ(data_of("Zm9vYmE="), "fooba");
   EXPECT_EQ(data_of("Zm9vYmFy"), "foobar");
-  EXPECT_EQ(data_of("Zm9vYmE"), "fooba");          // no padding
-  EXPECT_EQ(data_of("Zm9v\r\nYmFy"), "foobar");    // line breaks
-  EXPECT_EQ(data_of("-_-_"), data_of("+/+/"));     // the URL alphabet
+  EXPECT_EQ(data_of("Zm9vYmE"), "fooba");        // no padding
+  EXPECT_EQ(data_of("Zm9v\r\nYmFy"), "foobar");  // line breaks
+  EXPECT_EQ(data_of("-_-_"), data_of("+/+/"));   // the URL alphabet
   EXPECT_EQ(decode_data_url("DATA:;BASE64,Zm8=", 9).value(), "fo");
   EXPECT_EQ(data_of(""), "error: the data: URL holds no data");
   EXPECT_EQ(data_of(" "), "error: the data: URL holds no data");
@@ -50,7 +51,8 @@ TEST(DataUrl, Base64) {
 }
 
 TEST(PictureUrl, OffByDefault) {
-  for (const char* url : {"http://example.org/a.png", "https://example.org/a.png", "HTTP://8.8.8.8/", "http://[::1]:9/x.png", "http://a.example/x%0d%0aX:%20y"}) {
+  for (const char* url : {"http://example.org/a.png", "https://example.org/a.png", "HTTP://8.8.8.8/", "http://[::1]:9/x.png",
+                          "http://a.example/x%0d%0aX:%20y"}) {
     EXPECT_NE(refusal(url).find("no host is allowed on this server"), std::string::npos) << refusal(url);
   }
   EXPECT_NE(refusal("file:///etc/passwd").find("file: URLs are not read"), std::string::npos);
@@ -72,11 +74,36 @@ TEST(HttpUrl, OneStrictParser) {
   EXPECT_EQ(url.text(), "https://example.org:8443/a/b?c=d");
   EXPECT_EQ(parse_http_url("http://example.org?x").value().text(), "http://example.org/?x");
   EXPECT_EQ(parse_http_url("http://[2606:4700::1111]/").value().host, "2606:4700::1111");
-  for (const char* bad : {"http://allowed.example\\@127.0.0.1:9/x", "http://allowed.example@127.0.0.1:9/x", "http://a.example/x\r\nHost: b", "http:///x",
-                          "http:x", "http://a..b/", "http://a./", "http://.a/", "http://a b/", "http://a_b/", "http://\xC3\xA4.example/", "http://a:0/",
-                          "http://a:65536/", "http://a:/", "http://a:+80/", "http://a:80x/", "http://2130706433:9/x", "http://0x7f.1:9/x", "http://127.1/",
-                          "http://0177.0.0.1/", "http://127.0.0.01/", "http://1.2.3.4.5/", "http://256.1.1.1/", "http://0x7f000001/", "http://[::1/",
-                          "http://[::1]x/", "http://[fe80::1%25eth0]/", "http://[1.2.3.4]/", "http://[]/", "http://a<b/"}) {
+  for (const char* bad : {"http://allowed.example\\@127.0.0.1:9/x",
+                          "http://allowed.example@127.0.0.1:9/x",
+                          "http://a.example/x\r\nHost: b",
+                          "http:///x",
+                          "http:x",
+                          "http://a..b/",
+                          "http://a./",
+                          "http://.a/",
+                          "http://a b/",
+                          "http://a_b/",
+                          "http://\xC3\xA4.example/",
+                          "http://a:0/",
+                          "http://a:65536/",
+                          "http://a:/",
+                          "http://a:+80/",
+                          "http://a:80x/",
+                          "http://2130706433:9/x",
+                          "http://0x7f.1:9/x",
+                          "http://127.1/",
+                          "http://0177.0.0.1/",
+                          "http://127.0.0.01/",
+                          "http://1.2.3.4.5/",
+                          "http://256.1.1.1/",
+                          "http://0x7f000001/",
+                          "http://[::1/",
+                          "http://[::1]x/",
+                          "http://[fe80::1%25eth0]/",
+                          "http://[1.2.3.4]/",
+                          "http://[]/",
+                          "http://a<b/"}) {
     EXPECT_FALSE(parse_http_url(bad).ok()) << bad;
   }
   EXPECT_FALSE(parse_http_url("http://a.example/" + std::string(10'000, 'a')).ok());
@@ -89,11 +116,14 @@ TEST(HttpUrl, Redirects) {
   EXPECT_EQ(follow(from, "?w").value().text(), "https://a.example/x/y?w");
   EXPECT_EQ(follow(from, "//b.example/z").value().text(), "https://b.example/z");
   EXPECT_EQ(follow(from, "https://b.example:444/z").value().text(), "https://b.example:444/z");
-  for (const char* bad : {"", "http://a.example/", "file:///etc/passwd", "//a@b/", "z\\w", "data:;base64,AAAA"}) EXPECT_FALSE(follow(from, bad).ok()) << bad;
+  for (const char* bad : {"", "http://a.example/", "file:///etc/passwd", "//a@b/", "z\\w", "data:;base64,AAAA"})
+    EXPECT_FALSE(follow(from, bad).ok()) << bad;
 }
 
 TEST(HttpUrl, AllowedHosts) {
-  const auto allowed = [](const char* entry, const char* url) { return is_allowed(parse_http_url(url).value(), {.allowed_hosts = {entry}}); };
+  const auto allowed = [](const char* entry, const char* url) {
+    return is_allowed(parse_http_url(url).value(), {.allowed_hosts = {entry}});
+  };
   EXPECT_TRUE(allowed("a.example", "http://A.example/"));
   EXPECT_TRUE(allowed("a.example", "https://a.example/"));
   EXPECT_FALSE(allowed("a.example", "http://b.a.example/"));
@@ -111,17 +141,52 @@ TEST(HttpUrl, AllowedHosts) {
 }
 
 TEST(Address, OnlyThePublicInternet) {
-  for (const char* address : {"8.8.8.8", "93.184.216.34", "100.63.255.255", "100.128.0.0", "172.15.0.1", "172.32.0.1", "192.169.0.0", "198.17.0.0", "198.20.0.0",
-                              "223.255.255.255", "2606:4700::1111", "2001:4860:4860::8888"}) {
+  for (const char* address :
+       {"8.8.8.8", "93.184.216.34", "100.63.255.255", "100.128.0.0", "172.15.0.1", "172.32.0.1", "192.169.0.0", "198.17.0.0",
+        "198.20.0.0", "223.255.255.255", "2606:4700::1111", "2001:4860:4860::8888"}) {
     EXPECT_TRUE(is_public_address(address)) << address;
   }
-  for (const char* address :
-       {"0.0.0.0",      "0.1.2.3",      "10.0.0.1",        "100.64.0.1",       "100.127.255.255",  "127.0.0.1",     "127.255.255.254", "169.254.169.254",
-        "172.16.0.1",   "172.31.255.1", "192.0.0.8",       "192.0.2.1",        "192.88.99.1",      "192.168.0.1",   "198.18.0.1",      "198.19.255.255",
-        "198.51.100.7", "203.0.113.9",  "224.0.0.1",       "239.1.1.1",        "240.0.0.1",        "255.255.255.255",
-        "::",           "::1",          "::ffff:8.8.8.8",  "::ffff:127.0.0.1", "::ffff:a9fe:a9fe", "64:ff9b::a00:1", "fe80::1",         "fc00::1",
-        "fd12::1",      "ff02::1",      "2001:db8::1",     "2002:7f00:1::",    "2001::1",          "3fff::1",       "fec0::1",         "x",
-        "",             "1.2.3",        "127.0.0.1:80"}) {
+  for (const char* address : {"0.0.0.0",
+                              "0.1.2.3",
+                              "10.0.0.1",
+                              "100.64.0.1",
+                              "100.127.255.255",
+                              "127.0.0.1",
+                              "127.255.255.254",
+                              "169.254.169.254",
+                              "172.16.0.1",
+                              "172.31.255.1",
+                              "192.0.0.8",
+                              "192.0.2.1",
+                              "192.88.99.1",
+                              "192.168.0.1",
+                              "198.18.0.1",
+                              "198.19.255.255",
+                              "198.51.100.7",
+                              "203.0.113.9",
+                              "224.0.0.1",
+                              "239.1.1.1",
+                              "240.0.0.1",
+                              "255.255.255.255",
+                              "::",
+                              "::1",
+                              "::ffff:8.8.8.8",
+                              "::ffff:127.0.0.1",
+                              "::ffff:a9fe:a9fe",
+                              "64:ff9b::a00:1",
+                              "fe80::1",
+                              "fc00::1",
+                              "fd12::1",
+                              "ff02::1",
+                              "2001:db8::1",
+                              "2002:7f00:1::",
+                              "2001::1",
+                              "3fff::1",
+                              "fec0::1",
+                              "x",
+                              "",
+                              "1.2.3",
+                              "127.0.0.1:80"}) {
     EXPECT_FALSE(is_public_address(address)) << address;
   }
 }
@@ -147,7 +212,9 @@ class Server {
     thread_.join();
   }
   std::string url(const std::string& target) const { return "http://127.0.0.1:" + std::to_string(port_) + target; }
-  UrlOptions options() const { return {.allowed_hosts = {"127.0.0.1:" + std::to_string(port_)}, .timeout_ms = 1000, .private_addresses = true}; }
+  UrlOptions options() const {
+    return {.allowed_hosts = {"127.0.0.1:" + std::to_string(port_)}, .timeout_ms = 1000, .private_addresses = true};
+  }
   int port() const { return port_; }
   int connections() const { return connections_; }
 
@@ -177,8 +244,12 @@ class Server {
   std::thread thread_;
 };
 
-std::string ok(const std::string& body) { return "HTTP/1.1 200 OK\r\nContent-Length: " + std::to_string(body.size()) + "\r\nConnection: close\r\n\r\n" + body; }
-std::string moved(const std::string& to) { return "HTTP/1.1 302 Found\r\nLocation: " + to + "\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"; }
+std::string ok(const std::string& body) {
+  return "HTTP/1.1 200 OK\r\nContent-Length: " + std::to_string(body.size()) + "\r\nConnection: close\r\n\r\n" + body;
+}
+std::string moved(const std::string& to) {
+  return "HTTP/1.1 302 Found\r\nLocation: " + to + "\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+}
 
 TEST(Fetch, WhatAServerMayAnswer) {
   const Server server([](const std::string& target) -> std::string {
