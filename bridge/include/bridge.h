@@ -84,6 +84,13 @@ typedef struct { uint32_t width, height; WeftBytes rgb, exif; } WeftImage;
 bool weft_image_decode(uint32_t format, const uint8_t* data, size_t size, const WeftImageLimits*, WeftImage*, WeftError*);
 void weft_sha256(const uint8_t* data, size_t size, uint8_t out[32]);
 
+/* One HTTP request without following redirects. The body is read for status 200 only. Only public addresses are connected to, unless
+   `private_addresses`. */
+typedef struct { uint64_t max_bytes; uint32_t timeout_ms; bool private_addresses; } WeftFetchLimits;
+typedef struct { uint32_t status; WeftBytes location, body; } WeftFetched;
+bool weft_http_get(const char* url, size_t size, const WeftFetchLimits*, WeftFetched*, WeftError*);
+bool weft_address_is_public(const char* address, size_t size); /* "192.0.2.1", "::1"; false for what is no address */
+
 #ifdef __cplusplus
 }
 #endif

@@ -2,6 +2,7 @@
 //! interface is include/bridge.h; only src/text, src/grammar and src/media call it.
 mod abi;
 mod detokenizer;
+mod fetch;
 mod gbnf;
 mod gguf;
 mod grammar;

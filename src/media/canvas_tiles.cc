@@ -1,7 +1,7 @@
-// Llama 4 and Mllama: the picture put at the top left of a canvas of whole tiles, chosen so that it is scaled up as little or down as
-// little as possible. Both come from the same original code; they differ in the precision of the choice, in the order of the candidates
-// (which settles ties), in the whole picture as one more tile, and in normalising. Reference: Llama4ImageProcessor, Llama4Processor and
-// MllamaImageProcessor of transformers.
+// Llama 4 and Mllama: the picture put at the top left of a canvas of whole tiles, chosen so that it is scaled up as little or down
+// as little as possible. Both come from the same original code; they differ in the precision of the choice, in the order of the
+// candidates (which settles ties), in the whole picture as one more tile, and in normalising. Reference: Llama4ImageProcessor,
+// Llama4Processor and MllamaImageProcessor of transformers.
 #include <algorithm>
 #include <cmath>
 #include <utility>
@@ -44,8 +44,8 @@ struct Size {
   int height, width;
 };
 
-// One side of the box that the picture is scaled into, and the scale: at least a tile, at most the canvas. `single`: the reference has
-// the canvas' sides as float32 tensors and the others as Python numbers, so a scale to the canvas is rounded to float32.
+// One side of the box that the picture is scaled into, and the scale: at least a tile, at most the canvas. `single`: the reference
+// has the canvas' sides as float32 tensors and the others as Python numbers, so a scale to the canvas is rounded to float32.
 struct Side {
   int box;
   double scale;
@@ -56,11 +56,14 @@ Side side_of(int length, int tile, int canvas, bool single) {
   const int wished = std::max(length, tile);
   const bool rounded = single && canvas < wished;
   const int box = std::min(wished, canvas);
-  return {box, rounded ? static_cast<double>(static_cast<float>(box) / static_cast<float>(length)) : static_cast<double>(box) / length, rounded};
+  return {box,
+          rounded ? static_cast<double>(static_cast<float>(box) / static_cast<float>(length)) : static_cast<double>(box) / length,
+          rounded};
 }
 
 int scaled(int length, const Side& by) {
-  const double exact = by.rounded ? static_cast<double>(static_cast<float>(length) * static_cast<float>(by.scale)) : length * by.scale;
+  const double exact =
+      by.rounded ? static_cast<double>(static_cast<float>(length) * static_cast<float>(by.scale)) : length * by.scale;
   return static_cast<int>(std::floor(exact));
 }
 
@@ -91,7 +94,8 @@ class Llama4 final : public MediaProcessor {
     out.tile_columns = grid.columns;
     append_tiles(on_canvas(image, grid, rules_, true), rules_.side, rules_.levels, out.pixel_values);
     const int tiles = grid.rows * grid.columns;
-    if (tiles > 1) append_tiles(resize(image, rules_.side, rules_.side, rules_.filter), rules_.side, rules_.levels, out.pixel_values);
+    if (tiles > 1)
+      append_tiles(resize(image, rules_.side, rules_.side, rules_.filter), rules_.side, rules_.levels, out.pixel_values);
     const int all = tiles > 1 ? tiles + 1 : 1;
     out.shape = {all, 3, rules_.side, rules_.side};
     out.positions = {all * rules_.positions};
@@ -185,8 +189,8 @@ int read_most_tiles(Settings& pixels, std::string_view path, int absent) {
 }  // namespace
 
 Result<std::unique_ptr<const MediaProcessor>> make_llama4(const std::string& folder, Settings config) {
-  WEFT_TRY(Settings pixels, Settings::read(folder, "preprocessor_config.json"));
   WEFT_TRY(Settings processor, Settings::read(folder, "processor_config.json"));
+  WEFT_TRY(Settings pixels, Settings::read(folder, "preprocessor_config.json", processor, "image_processor"));
   Rules rules;
   rules.side = read_side(pixels, "size", config.count("vision_config.image_size", 336));
   rules.most_tiles = read_most_tiles(pixels, "max_patches", 16);
@@ -194,7 +198,8 @@ Result<std::unique_ptr<const MediaProcessor>> make_llama4(const std::string& fol
   rules.filter = read_filter(pixels, Filter::bilinear);
   rules.levels = read_levels(pixels, Rounding::bfloat16, kHalf, kHalf);
   refuse_no_resize(pixels);
-  if (pixels.flag("resize_to_max_canvas", false)) pixels.fault(Code::unsupported, "resize_to_max_canvas", "is true, which is not supported");
+  if (pixels.flag("resize_to_max_canvas", false))
+    pixels.fault(Code::unsupported, "resize_to_max_canvas", "is true, which is not supported");
   const int patch = processor.count("patch_size", config.count("vision_config.patch_size", 14));
   const double ratio = processor.number("pixel_shuffle_ratio", config.number("vision_config.pixel_shuffle_ratio", 0.5));
   const double shrink = std::nearbyint(1 / (ratio * ratio));
@@ -211,7 +216,8 @@ Result<std::unique_ptr<const MediaProcessor>> make_llama4(const std::string& fol
 }
 
 Result<std::unique_ptr<const MediaProcessor>> make_mllama(const std::string& folder, Settings config) {
-  WEFT_TRY(Settings pixels, Settings::read(folder, "preprocessor_config.json"));
+  WEFT_TRY(Settings processor, Settings::read(folder, "processor_config.json"));
+  WEFT_TRY(Settings pixels, Settings::read(folder, "preprocessor_config.json", processor, "image_processor"));
   Rules rules;
   rules.side = read_side(pixels, "size", config.count("vision_config.image_size", 448));
   rules.most_tiles = read_most_tiles(pixels, "max_image_tiles", config.count("vision_config.max_num_tiles", 4));

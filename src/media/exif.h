@@ -8,8 +8,8 @@
 
 namespace weft {
 
-// The orientation (tag 0x0112) in a TIFF block, 1 to 8 as in the EXIF standard. 1, which changes nothing, for anything else: no block,
-// no such tag, a broken block. Reads only inside `tiff`; a leading "Exif\0\0" is skipped.
+// The orientation (tag 0x0112) in a TIFF block, 1 to 8 as in the EXIF standard. 1, which changes nothing, for anything else: no
+// block, no such tag, a broken block. Reads only inside `tiff`; a leading "Exif\0\0" is skipped.
 int exif_orientation(std::span<const uint8_t> tiff);
 
 // The picture turned and mirrored as `orientation` (1 to 8) says; other values leave it as it is.

@@ -1,5 +1,6 @@
-// Gemma 3: the picture squeezed to a square, one tile. Pan and scan (more crops) is off in the published checkpoints, and refused here
-// when it is on. The placeholder is the start token; the newlines around the block are part of the text and may merge with its neighbours.
+// Gemma 3: the picture squeezed to a square, one tile. Pan and scan (more crops) is off in the published checkpoints, and refused
+// here when it is on. The placeholder is the start token; the newlines around the block are part of the text and may merge with its
+// neighbours.
 #include <utility>
 
 #include "media/pixels.h"
@@ -36,8 +37,8 @@ class Gemma3 final : public MediaProcessor {
 }  // namespace
 
 Result<std::unique_ptr<const MediaProcessor>> make_gemma3(const std::string& folder, Settings config) {
-  WEFT_TRY(Settings pixels, Settings::read(folder, "preprocessor_config.json"));
   WEFT_TRY(Settings processor, Settings::read(folder, "processor_config.json"));
+  WEFT_TRY(Settings pixels, Settings::read(folder, "preprocessor_config.json", processor, "image_processor"));
   WEFT_TRY(Settings tokenizer, Settings::read(folder, "tokenizer_config.json"));
   Rules rules;
   rules.side = read_side(pixels, "size", config.count("vision_config.image_size", 896));

@@ -1,4 +1,5 @@
-// Tells the format from the first bytes and hands the file to its decoder: JPEG to libjpeg-turbo, the others to the bridge's crates.
+// Tells the format from the first bytes and hands the file to its decoder: JPEG to libjpeg-turbo, the others to the bridge's
+// crates.
 #include "media/image.h"
 
 #include <cstring>
@@ -46,7 +47,8 @@ Result<Image> decode_image(std::span<const std::byte> file, const ImageLimits& l
   using namespace std::literals;
   if (file.empty()) return fail(Code::invalid_argument, "the picture is empty (0 bytes)");
   if (file.size() > limits.max_file_bytes) {
-    return fail(Code::invalid_argument, "the picture's file has ", file.size(), " bytes; at most ", limits.max_file_bytes, " are accepted");
+    return fail(Code::invalid_argument, "the picture's file has ", file.size(), " bytes; at most ", limits.max_file_bytes,
+                " are accepted");
   }
   const std::string_view text(reinterpret_cast<const char*>(file.data()), file.size());
   if (text.starts_with("\xFF\xD8\xFF"sv)) {
@@ -55,13 +57,14 @@ Result<Image> decode_image(std::span<const std::byte> file, const ImageLimits& l
   }
   if (text.starts_with("\x89PNG\r\n\x1A\n"sv)) return decode_by_bridge(WEFT_IMAGE_PNG, file, limits);
   if (text.starts_with("GIF87a"sv) || text.starts_with("GIF89a"sv)) return decode_by_bridge(WEFT_IMAGE_GIF, file, limits);
-  if (text.size() >= 12 && text.starts_with("RIFF"sv) && text.substr(8, 4) == "WEBP"sv) return decode_by_bridge(WEFT_IMAGE_WEBP, file, limits);
-  const char* what = text.starts_with("BM"sv)                                             ? "a BMP picture"
-                     : text.starts_with("II*\0"sv) || text.starts_with("MM\0*"sv)         ? "a TIFF picture"
-                     : text.size() >= 12 && text.substr(4, 8) == "ftypavif"sv             ? "an AVIF picture"
-                     : text.size() >= 12 && text.substr(4, 4) == "ftyp"sv                 ? "a HEIC picture or a video"
-                     : text.substr(0, 512).find("<svg"sv) != text.npos                                    ? "an SVG drawing"
-                                                                                          : "no picture of a known format";
+  if (text.size() >= 12 && text.starts_with("RIFF"sv) && text.substr(8, 4) == "WEBP"sv)
+    return decode_by_bridge(WEFT_IMAGE_WEBP, file, limits);
+  const char* what = text.starts_with("BM"sv)                                     ? "a BMP picture"
+                     : text.starts_with("II*\0"sv) || text.starts_with("MM\0*"sv) ? "a TIFF picture"
+                     : text.size() >= 12 && text.substr(4, 8) == "ftypavif"sv     ? "an AVIF picture"
+                     : text.size() >= 12 && text.substr(4, 4) == "ftyp"sv         ? "a HEIC picture or a video"
+                     : text.substr(0, 512).find("<svg"sv) != text.npos            ? "an SVG drawing"
+                                                                                  : "no picture of a known format";
   return fail(Code::invalid_argument, "the bytes are ", what, "; ", kFormats);
 }
 

@@ -1,6 +1,6 @@
-// Pictures as 8-bit RGB, and decoding them from files: JPEG, PNG, WebP and GIF. What a file is, its first bytes decide, never its name
-// or a declared type. Files come from strangers, so sizes are checked against limits from the headers before pixels are allocated, and
-// a file that breaks off or contradicts itself is an error, not half a picture.
+// Pictures as 8-bit RGB, and decoding them from files: JPEG, PNG, WebP and GIF. What a file is, its first bytes decide, never its
+// name or a declared type. Files come from strangers, so sizes are checked against limits from the headers before pixels are
+// allocated, and a file that breaks off or contradicts itself is an error, not half a picture.
 //
 // Conventions (those of the processors of transformers, given a file):
 // - the EXIF orientation is applied; colour profiles and gamma are not;

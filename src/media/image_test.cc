@@ -61,7 +61,8 @@ TEST(Decode, PicturesOfEveryKind) {
 }
 
 TEST(Decode, FormatsThatAreNotTakenAreNamed) {
-  for (const auto& [name, word] : {std::pair{"not.bmp", "BMP"}, {"not.tiff", "TIFF"}, {"corpus_svg.0.svg", "SVG"}, {"corpus_not_image.0.png", "no picture"}}) {
+  for (const auto& [name, word] :
+       {std::pair{"not.bmp", "BMP"}, {"not.tiff", "TIFF"}, {"corpus_svg.0.svg", "SVG"}, {"corpus_not_image.0.png", "no picture"}}) {
     const Result<Image> got = decode_image(bytes_of(read_file(kFolder + name).value()));
     ASSERT_FALSE(got.ok()) << name;
     EXPECT_NE(got.error().message().find(word), std::string::npos) << got.error().message();
@@ -70,7 +71,8 @@ TEST(Decode, FormatsThatAreNotTakenAreNamed) {
 }
 
 TEST(Decode, LimitsAreCheckedFromTheHeader) {
-  const ImageLimits few_pixels = {.max_pixels = 53 * 37 - 1}, short_side = {.max_side = 52}, little_memory = {.max_decode_bytes = 53 * 37 * 3};
+  const ImageLimits few_pixels = {.max_pixels = 53 * 37 - 1}, short_side = {.max_side = 52},
+                    little_memory = {.max_decode_bytes = 53 * 37 * 3};
   for (const char* name : {"photo.png", "s420.jpg", "s420_progressive.jpg", "palette.gif", "lossless.webp", "lossy80.webp"}) {
     const std::string file = read_file(kFolder + name).value();
     EXPECT_TRUE(decode_image(bytes_of(file), {.max_pixels = 53 * 37, .max_side = 53}).ok()) << name;
@@ -154,8 +156,11 @@ TEST(Decode, TruncatedJpegsAreErrors) {
 }
 
 TEST(Exif, OrientationInBothByteOrders) {
-  const std::string little("II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0", 22), big("MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x08\0\0", 22);
-  const auto orientation = [](const std::string& text) { return exif_orientation({reinterpret_cast<const uint8_t*>(text.data()), text.size()}); };
+  const std::string little("II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0", 22),
+      big("MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x08\0\0", 22);
+  const auto orientation = [](const std::string& text) {
+    return exif_orientation({reinterpret_cast<const uint8_t*>(text.data()), text.size()});
+  };
   EXPECT_EQ(orientation(little), 6);
   EXPECT_EQ(orientation(big), 8);
   EXPECT_EQ(orientation(std::string("Exif\0\0", 6) + little), 6);

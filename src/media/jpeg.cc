@@ -1,6 +1,6 @@
-// JPEG by libjpeg-turbo. The library reports errors by a call that must not return, so each step runs under setjmp, in functions that
-// hold no object with a destructor. Warnings that mean lost picture data (the file breaks off, bits that are no code) count as errors;
-// the library itself would go on with grey. Missing only the end marker of a baseline file is forgiven.
+// JPEG by libjpeg-turbo. The library reports errors by a call that must not return, so each step runs under setjmp, in functions
+// that hold no object with a destructor. Warnings that mean lost picture data (the file breaks off, bits that are no code) count as
+// errors; the library itself would go on with grey. Missing only the end marker of a baseline file is forgiven.
 #include "media/jpeg.h"
 
 #include <csetjmp>
@@ -12,6 +12,10 @@
 #include <jerror.h>
 
 #include "media/exif.h"
+
+#ifndef LIBJPEG_TURBO_VERSION
+#error "jpeglib.h is not libjpeg-turbo's: other libraries of that name give other pixels"
+#endif
 
 namespace weft {
 namespace {

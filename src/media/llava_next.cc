@@ -1,5 +1,5 @@
-// LLaVA-NeXT ("anyres"): the picture fitted into the best of a list of resolutions on black, cut into tiles, behind one tile with the
-// whole picture squeezed. Reference: LlavaNextImageProcessor and LlavaNextProcessor of transformers.
+// LLaVA-NeXT ("anyres"): the picture fitted into the best of a list of resolutions on black, cut into tiles, behind one tile with
+// the whole picture squeezed. Reference: LlavaNextImageProcessor and LlavaNextProcessor of transformers.
 #include <algorithm>
 #include <cmath>
 #include <utility>
@@ -14,8 +14,8 @@ struct Size {
 };
 
 struct Rules {
-  int side;           // S, of a tile
-  int patches;        // along a tile's side
+  int side;     // S, of a tile
+  int patches;  // along a tile's side
   std::vector<Size> resolutions;
   Filter filter;
   Levels levels;
@@ -80,7 +80,8 @@ class LlavaNext final : public MediaProcessor {
     PreparedMedia out;
     append_tiles(resize(image, side, side, rules_.filter), side, rules_.levels, out.pixel_values);
     Image canvas(box.height, box.width);
-    paste(resize(image, size.height, size.width, rules_.filter), (box.height - size.height) / 2, (box.width - size.width) / 2, canvas);
+    paste(resize(image, size.height, size.width, rules_.filter), (box.height - size.height) / 2, (box.width - size.width) / 2,
+          canvas);
     append_tiles(canvas, side, rules_.levels, out.pixel_values);
     out.tile_rows = box.height / side;
     out.tile_columns = box.width / side;
@@ -106,7 +107,8 @@ std::vector<Size> read_resolutions(Settings& pixels, Settings& config, int side)
   if (!list) return {{side, 2 * side}, {2 * side, side}, {2 * side, 2 * side}, {3 * side, side}, {side, 3 * side}};
   std::vector<Size> sizes;
   const auto extent = [&](const Json& value) {
-    const bool fits = value.is_integer() && value.as_integer() >= side && value.as_integer() <= 64 * int64_t{side} && value.as_integer() % side == 0;
+    const bool fits = value.is_integer() && value.as_integer() >= side && value.as_integer() <= 64 * int64_t{side} &&
+                      value.as_integer() % side == 0;
     return fits ? static_cast<int>(value.as_integer()) : 0;
   };
   if (list->is_array()) {
@@ -126,8 +128,8 @@ std::vector<Size> read_resolutions(Settings& pixels, Settings& config, int side)
 }  // namespace
 
 Result<std::unique_ptr<const MediaProcessor>> make_llava_next(const std::string& folder, Settings config) {
-  WEFT_TRY(Settings pixels, Settings::read(folder, "preprocessor_config.json"));
   WEFT_TRY(Settings processor, Settings::read(folder, "processor_config.json"));
+  WEFT_TRY(Settings pixels, Settings::read(folder, "preprocessor_config.json", processor, "image_processor"));
   WEFT_TRY(Settings tokenizer, Settings::read(folder, "tokenizer_config.json"));
   Rules rules;
   rules.side = read_side(pixels, "size", config.count("vision_config.image_size", 336));
@@ -139,8 +141,10 @@ Result<std::unique_ptr<const MediaProcessor>> make_llava_next(const std::string&
   rules.levels = read_levels(pixels, Rounding::fused, kClipMean, kClipStd);
   refuse_no_resize(pixels);
   rules.resolutions = read_resolutions(pixels, config, rules.side);
-  const std::string keep = processor.text("vision_feature_select_strategy", config.text("vision_feature_select_strategy", "default"));
-  if (keep != "default") config.fault(Code::unsupported, "vision_feature_select_strategy", "is not default, the only one that goes with tiles");
+  const std::string keep =
+      processor.text("vision_feature_select_strategy", config.text("vision_feature_select_strategy", "default"));
+  if (keep != "default")
+    config.fault(Code::unsupported, "vision_feature_select_strategy", "is not default, the only one that goes with tiles");
   PromptForm form;
   form.image_id = config.index("image_token_index", config.index("image_token_id", 32000));
   form.image = processor.text("image_token", token_spelling(tokenizer, form.image_id, "<image>"));

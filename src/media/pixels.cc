@@ -49,7 +49,8 @@ Normalisation read_normalisation(Settings& settings, std::array<double, 3> mean,
 
 Levels read_levels(Settings& settings, Rounding rounding, std::array<double, 3> mean, std::array<double, 3> std) {
   const Normalisation n = read_normalisation(settings, mean, std);
-  const float factor = n.rescale ? static_cast<float>(n.factor) : 1.0f, fold = n.rescale ? static_cast<float>(1.0 / n.factor) : 1.0f;
+  const float factor = n.rescale ? static_cast<float>(n.factor) : 1.0f,
+              fold = n.rescale ? static_cast<float>(1.0 / n.factor) : 1.0f;
   const auto rounded = [&](float x) { return rounding == Rounding::bfloat16 ? to_bfloat16(x) : x; };
   Levels levels;
   for (int c = 0; c < 3; ++c) {

@@ -1,4 +1,5 @@
-// The parts that all processors share: the table from 8-bit levels to normalised floats, canvases, tiles, and the settings for them.
+// The parts that all processors share: the table from 8-bit levels to normalised floats, canvases, tiles, and the settings for
+// them.
 #pragma once
 
 #include <array>

@@ -19,7 +19,8 @@ MropePositions mrope_positions(int64_t tokens, std::span<const FeatureSpan> span
   for (const FeatureSpan& span : spans) {
     const PreparedMedia& m = media[span.media];
     const int rows = m.grid_rows / m.merge, columns = m.grid_columns / m.merge;
-    WEFT_CHECK(span.first == 0 && span.count == m.grid_frames * rows * columns && span.position >= done && span.position + span.count <= tokens);
+    WEFT_CHECK(span.first == 0 && span.count == m.grid_frames * rows * columns && span.position >= done &&
+               span.position + span.count <= tokens);
     text_until(done, span.position);
     int64_t i = span.position;
     int32_t largest = next;

@@ -42,8 +42,8 @@ size_t occurrences(std::string_view text, std::string_view part) {
 }
 
 Error wrong_count(MediaKind kind, std::string_view placeholder, size_t found, size_t given) {
-  return fail(Code::invalid_argument, "the prompt has ", found, " ", word(kind), found == 1 ? " placeholder (" : " placeholders (", placeholder,
-              "), but ", given, " ", word(kind), given == 1 ? " was given" : "s were given");
+  return fail(Code::invalid_argument, "the prompt has ", found, " ", word(kind), found == 1 ? " placeholder (" : " placeholders (",
+              placeholder, "), but ", given, " ", word(kind), given == 1 ? " was given" : "s were given");
 }
 
 }  // namespace
@@ -61,8 +61,8 @@ Status MediaProcessor::check_input(const MediaInput& input) const {
     const Image& frame = input.frames[i];
     if (frame.height < 1 || frame.width < 1) return fail(Code::invalid_argument, "frame ", i + 1, " has no pixels");
     if (frame.height != first.height || frame.width != first.width) {
-      return fail(Code::invalid_argument, "frame ", i + 1, " is ", frame.width, " x ", frame.height, " pixels, the first is ", first.width, " x ",
-                  first.height);
+      return fail(Code::invalid_argument, "frame ", i + 1, " is ", frame.width, " x ", frame.height, " pixels, the first is ",
+                  first.width, " x ", first.height);
     }
   }
   if (input.kind == MediaKind::video && !(input.fps >= 0.001 && input.fps <= 1000)) {
@@ -76,7 +76,8 @@ Result<std::vector<PreparedMedia>> MediaProcessor::prepare(std::span<const Media
   size_t numbers[2] = {0, 0};
   for (const MediaInput& input : media) {
     const std::string where = std::string(word(input.kind)) + " " + std::to_string(++numbers[static_cast<int>(input.kind)]);
-    if (Status status = check_input(input); !status.ok()) return fail(Code::invalid_argument, where, ": ", status.error().message());
+    if (Status status = check_input(input); !status.ok())
+      return fail(Code::invalid_argument, where, ": ", status.error().message());
     Result<PreparedMedia> one = prepare_one(input, media.size() == 1);
     if (!one.ok()) return fail(one.error().code(), where, ": ", one.error().message());
     one->kind = input.kind;
@@ -88,7 +89,7 @@ Result<std::vector<PreparedMedia>> MediaProcessor::prepare(std::span<const Media
   return prepared;
 }
 
-std::string MediaProcessor::message_text(std::string_view content, std::span<const PreparedMedia>, size_t) const {
+std::string MediaProcessor::message_text(std::string_view content, std::span<const PreparedMedia>) const {
   return std::string(content);
 }
 
@@ -100,8 +101,8 @@ Result<std::string> MediaProcessor::expand_text(std::string_view text, std::span
     if (found != given) return wrong_count(kind, placeholder, found, given);
   }
   if (!form_.feature.empty() && text.find(form_.feature) != text.npos) {
-    return fail(Code::invalid_argument, "the prompt holds ", form_.feature, ", which stands for a picture's features; ", form_.image,
-                " is the placeholder");
+    return fail(Code::invalid_argument, "the prompt holds ", form_.feature, ", which stands for a picture's features; ",
+                form_.image, " is the placeholder");
   }
   std::string out;
   size_t next[2] = {0, 0};  // into `media`, per kind
@@ -119,7 +120,8 @@ Result<std::string> MediaProcessor::expand_text(std::string_view text, std::span
   return out;
 }
 
-Result<std::vector<int32_t>> MediaProcessor::finish_ids(std::vector<int32_t> ids, std::span<const PreparedMedia>, const Encode&) const {
+Result<std::vector<int32_t>> MediaProcessor::finish_ids(std::vector<int32_t> ids, std::span<const PreparedMedia>,
+                                                        const Encode&) const {
   return ids;
 }
 
@@ -150,7 +152,8 @@ Result<std::vector<FeatureSpan>> MediaProcessor::locate(std::span<const int32_t>
       left[k] = media[next[k]].feature_positions();
     }
     const int first = media[next[k]].feature_positions() - left[k]--;
-    const bool goes_on = !spans.empty() && spans.back().media == next[k] && spans.back().position + spans.back().count == static_cast<int64_t>(position);
+    const bool goes_on = !spans.empty() && spans.back().media == next[k] &&
+                         spans.back().position + spans.back().count == static_cast<int64_t>(position);
     if (goes_on) ++spans.back().count;
     else spans.push_back({next[k], first, static_cast<int64_t>(position), 1});
   }
@@ -184,7 +187,8 @@ Result<std::unique_ptr<const MediaProcessor>> MediaProcessor::from_folder(const 
     if (!item.is_string()) continue;
     const std::string& name = item.as_string();
     if (name == "LlavaNextForConditionalGeneration") return make_llava_next(folder, std::move(config));
-    if (name == "Qwen2VLForConditionalGeneration" || name == "Qwen2_5_VLForConditionalGeneration") return make_qwen_vl(folder, std::move(config));
+    if (name == "Qwen2VLForConditionalGeneration" || name == "Qwen2_5_VLForConditionalGeneration")
+      return make_qwen_vl(folder, std::move(config));
     if (name == "LlavaLlamaModel") return make_vila(folder, std::move(config));
     // These exist without their vision part as well.
     if (name == "Llama4ForConditionalGeneration" && vision) return make_llama4(folder, std::move(config));

@@ -1,5 +1,6 @@
-// From pictures to what a vision tower reads, and from a prompt with placeholders to token ids: the processors of the vision-language
-// families, each reading its checkpoint's own files (config.json, preprocessor_config.json, processor_config.json, ...).
+// From pictures to what a vision tower reads, and from a prompt with placeholders to token ids: the processors of the
+// vision-language families, each reading its checkpoint's own files (config.json, preprocessor_config.json, processor_config.json,
+// ...).
 //
 // A request goes through three calls:
 //   1. prepare(): resize, tiling, normalising -> one PreparedMedia per picture or video, in the order of the placeholders;
@@ -35,8 +36,8 @@ struct PreparedMedia {
   std::vector<float> pixel_values;
   std::vector<int64_t> shape;
   int height = 0, width = 0;  // of the picture as decoded (LLaVA-NeXT's image_sizes)
-  // Rows and columns of tiles: LLaVA-NeXT's best resolution / S; Llama 4's and Mllama's aspect ratio; VILA's block_size. In Llama 4,
-  // LLaVA-NeXT and VILA (dynamic) one more tile, the whole picture, comes with them.
+  // Rows and columns of tiles: LLaVA-NeXT's best resolution / S; Llama 4's and Mllama's aspect ratio; VILA's block_size. In Llama
+  // 4, LLaVA-NeXT and VILA (dynamic) one more tile, the whole picture, comes with them.
   int tile_rows = 1, tile_columns = 1;
   int aspect_ratio_id = 0;                               // Mllama: 1 + index in the list of ratios
   int grid_frames = 0, grid_rows = 0, grid_columns = 0;  // Qwen: image_grid_thw or video_grid_thw, in patches
@@ -84,8 +85,8 @@ struct PromptForm {
 // Immutable; all functions may be called from any thread at once.
 class MediaProcessor {
  public:
-  // Reads the files of a checkpoint's folder. Null for a text-only model. Errors name file and key; unsupported: settings that change
-  // the pixels in a way that this build does not know.
+  // Reads the files of a checkpoint's folder. Null for a text-only model. Errors name file and key; unsupported: settings that
+  // change the pixels in a way that this build does not know.
   static Result<std::unique_ptr<const MediaProcessor>> from_folder(const std::string& folder);
   virtual ~MediaProcessor() = default;
 
@@ -95,19 +96,20 @@ class MediaProcessor {
   // ("image 2: ..."), counted from 1, images and videos apart.
   Result<std::vector<PreparedMedia>> prepare(std::span<const MediaInput> media) const;
 
-  // The content of one message, in which the template's placeholders already stand, as it goes into the chat template. VILA writes a
-  // picture's tiles here; the others change nothing. `first`: how many images earlier messages hold.
-  virtual std::string message_text(std::string_view content, std::span<const PreparedMedia> media, size_t first) const;
+  // The content of one message, in which the template's placeholders already stand, as it goes into the chat template. VILA writes
+  // a picture's tiles here and trims; the others change nothing. `media`: all of the request's.
+  virtual std::string message_text(std::string_view content, std::span<const PreparedMedia> media) const;
 
-  // The prompt's ids with every placeholder expanded. Another number of placeholders than of pictures is invalid_argument, as is text
-  // that holds the feature token itself.
+  // The prompt's ids with every placeholder expanded. Another number of placeholders than of pictures is invalid_argument, as is
+  // text that holds the feature token itself.
   Result<ExpandedPrompt> expand(std::string_view text, bool add_special_tokens, std::span<const PreparedMedia> media,
                                 const Encode& encode) const;
-  // For ids that are already expanded (prompt_token_ids): where the features go. A wrong number of feature tokens is invalid_argument.
+  // For ids that are already expanded (prompt_token_ids): where the features go. A wrong number of feature tokens is
+  // invalid_argument.
   Result<std::vector<FeatureSpan>> locate(std::span<const int32_t> ids, std::span<const PreparedMedia> media) const;
 
-  // The request's pixel_values as the reference's processor returns them: concatenated, stacked or padded, with the shape it gives them.
-  // `kind` picks pixel_values or pixel_values_videos. For tests and `weft score`.
+  // The request's pixel_values as the reference's processor returns them: concatenated, stacked or padded, with the shape it gives
+  // them. `kind` picks pixel_values or pixel_values_videos. For tests and `weft score`.
   struct Tensor {
     std::vector<int64_t> shape;
     std::vector<float> values;
@@ -120,9 +122,10 @@ class MediaProcessor {
   virtual Result<PreparedMedia> prepare_one(const MediaInput& media, bool alone) const = 0;
   // What a placeholder becomes in the text.
   virtual std::string expansion(const PreparedMedia& media) const = 0;
-  // Ids of the expanded text, made final; VILA expands here.
-  virtual Result<std::vector<int32_t>> finish_ids(std::vector<int32_t> ids, std::span<const PreparedMedia> media, const Encode& encode) const;
-  // How many placeholders in the text stand for `media`; with `found` in the whole text.
+  // The ids of the expanded text, made final; VILA expands here.
+  virtual Result<std::vector<int32_t>> finish_ids(std::vector<int32_t> ids, std::span<const PreparedMedia> media,
+                                                  const Encode& encode) const;
+  // The text with its placeholders expanded, after checking their number.
   virtual Result<std::string> expand_text(std::string_view text, std::span<const PreparedMedia> media) const;
 
  private:

@@ -1,5 +1,5 @@
-// The processors on sizes and settings that the oracle (tests/media) does not have: values from the reference's documentation and from
-// working the rules out by hand, and every refusal.
+// The processors on sizes and settings that the oracle (tests/media) does not have: values from the reference's documentation and
+// from working the rules out by hand, and every refusal.
 #include "media/processor.h"
 
 #include <gtest/gtest.h>
@@ -81,7 +81,8 @@ Files with(Files files, const std::string& name, const std::string& text) {
 
 TEST(Processor, TextOnlyModelsHaveNone) {
   EXPECT_EQ(processor({{"config.json", R"({"architectures": ["LlamaForCausalLM"]})"}}), nullptr);
-  EXPECT_EQ(processor({{"config.json", R"({"architectures": ["MllamaForConditionalGeneration"]})"}}), nullptr);  // without its vision part
+  EXPECT_EQ(processor({{"config.json", R"({"architectures": ["MllamaForConditionalGeneration"]})"}}),
+            nullptr);  // without its vision part
 }
 
 TEST(Qwen, SizesAreMultiplesOf28WithinThePixelLimits) {
@@ -92,7 +93,20 @@ TEST(Qwen, SizesAreMultiplesOf28WithinThePixelLimits) {
   };
   EXPECT_EQ(grid(700, 1000), (std::array{1, 50, 72, 900}));  // 700 = 25 * 28; 1000 / 28 = 35.7
   EXPECT_EQ(grid(1, 1), (std::array{1, 4, 4, 4}));           // grown to 56 x 56
-  EXPECT_EQ(grid(70, 126), (std::array{1, 4, 8, 8}));  // 2.5 and 4.5 go to the even 2 and 4
+  EXPECT_EQ(grid(70, 126), (std::array{1, 4, 8, 8}));        // 2.5 and 4.5 go to the even 2 and 4
+}
+
+// As transformers 5 saves them: both processors inside processor_config.json.
+TEST(Qwen, SettingsInOneFile) {
+  const auto p =
+      processor({kQwen[0], {"processor_config.json", R"({"image_processor": {"size": {"shortest_edge": 3136, "longest_edge": 6272}},
+                                                          "video_processor": {"patch_size": 14, "size": {"shortest_edge": 784, "longest_edge": 784}}})"}});
+  EXPECT_EQ(one(*p, 560, 560).shape[0], 4 * 4);  // sqrt(6272) is 79: 56 x 56
+  const MediaInput input{MediaKind::video, {Image(560, 560)}};
+  EXPECT_EQ(p->prepare({&input, 1}).value()[0].shape[0], 2 * 2);
+  EXPECT_NE(refusal({kQwen[0], {"processor_config.json", R"({"image_processor": {"resample": 0}})"}})
+                .find("processor_config.json: image_processor: resample"),
+            std::string::npos);
 }
 
 TEST(Qwen, FramesPairUpAndTimeCounts) {
@@ -113,16 +127,20 @@ TEST(Qwen, FramesPairUpAndTimeCounts) {
 
 TEST(Qwen, Refusals) {
   const auto p = processor(kQwen);
-  EXPECT_NE(prepare_error(*p, {{MediaKind::image, {Image(28, 28)}}, {MediaKind::image, {Image(1, 201)}}}).find("image 2: one side is more than 200 times"),
+  EXPECT_NE(prepare_error(*p, {{MediaKind::image, {Image(28, 28)}}, {MediaKind::image, {Image(1, 201)}}})
+                .find("image 2: one side is more than 200 times"),
             std::string::npos);
   EXPECT_EQ(prepare_error(*p, {{MediaKind::video, {}}}), "video 1: it has no frames");
-  EXPECT_EQ(prepare_error(*p, {{MediaKind::video, {Image(28, 28), Image(28, 30)}}}), "video 1: frame 2 is 30 x 28 pixels, the first is 28 x 28");
+  EXPECT_EQ(prepare_error(*p, {{MediaKind::video, {Image(28, 28), Image(28, 30)}}}),
+            "video 1: frame 2 is 30 x 28 pixels, the first is 28 x 28");
   EXPECT_NE(prepare_error(*p, {{MediaKind::video, {Image(28, 28)}, 0.0}}).find("fps"), std::string::npos);
   EXPECT_NE(prepare_error(*p, {{MediaKind::video, std::vector<Image>(769, Image(1, 1))}}).find("at most 768"), std::string::npos);
-  EXPECT_NE(refusal(with(kQwen, "preprocessor_config.json", R"({"min_pixels": 10, "max_pixels": 5})")).find("min_pixels"), std::string::npos);
+  EXPECT_NE(refusal(with(kQwen, "preprocessor_config.json", R"({"min_pixels": 10, "max_pixels": 5})")).find("min_pixels"),
+            std::string::npos);
   EXPECT_NE(refusal(with(kQwen, "preprocessor_config.json", R"({"image_std": [0.5, 0.5]})")).find("image_std"), std::string::npos);
   EXPECT_NE(refusal(with(kQwen, "preprocessor_config.json", R"({"image_std": [0, 1, 1]})")).find("image_std"), std::string::npos);
-  EXPECT_NE(refusal(with(kQwen, "preprocessor_config.json", R"({"resample": 1})")).find("preprocessor_config.json: resample"), std::string::npos);
+  EXPECT_NE(refusal(with(kQwen, "preprocessor_config.json", R"({"resample": 1})")).find("preprocessor_config.json: resample"),
+            std::string::npos);
   EXPECT_NE(refusal(with(kQwen, "preprocessor_config.json", R"({"patch_size": 0})")).find("patch_size"), std::string::npos);
   EXPECT_NE(refusal(with(kQwen, "preprocessor_config.json", "[1]")).find("not an object"), std::string::npos);
 }
@@ -140,10 +158,14 @@ TEST(LlavaNext, PublishedResolutionsAndCounts) {
 }
 
 TEST(LlavaNext, Refusals) {
-  EXPECT_NE(refusal(with(kLlava, "preprocessor_config.json", R"({"image_grid_pinpoints": [[336, 100]]})")).find("image_grid_pinpoints"), std::string::npos);
-  EXPECT_NE(refusal(with(kLlava, "preprocessor_config.json", R"({"image_grid_pinpoints": 3})")).find("image_grid_pinpoints"), std::string::npos);
+  EXPECT_NE(
+      refusal(with(kLlava, "preprocessor_config.json", R"({"image_grid_pinpoints": [[336, 100]]})")).find("image_grid_pinpoints"),
+      std::string::npos);
+  EXPECT_NE(refusal(with(kLlava, "preprocessor_config.json", R"({"image_grid_pinpoints": 3})")).find("image_grid_pinpoints"),
+            std::string::npos);
   EXPECT_NE(refusal(with(kLlava, "preprocessor_config.json", R"({"crop_size": 224})")).find("crop_size"), std::string::npos);
-  EXPECT_NE(refusal(with(kLlava, "processor_config.json", R"({"vision_feature_select_strategy": "full"})")).find("vision_feature_select_strategy"),
+  EXPECT_NE(refusal(with(kLlava, "processor_config.json", R"({"vision_feature_select_strategy": "full"})"))
+                .find("vision_feature_select_strategy"),
             std::string::npos);
   const auto p = processor(kLlava);
   EXPECT_EQ(prepare_error(*p, {{MediaKind::video, {Image(9, 9)}}}), "video 1: this model takes no videos");
@@ -187,8 +209,10 @@ TEST(Mllama, RowsThatSeeAPicture) {
 
 TEST(Gemma3, PanAndScanIsRefused) {
   EXPECT_EQ(refusal(with(kGemma, "preprocessor_config.json", R"({"do_pan_and_scan": null})")), "accepted");
-  EXPECT_NE(refusal(with(kGemma, "preprocessor_config.json", R"({"do_pan_and_scan": true})")).find("do_pan_and_scan"), std::string::npos);
-  EXPECT_NE(refusal(with(kGemma, "preprocessor_config.json", R"({"size": {"height": 28, "width": 30}})")).find("size"), std::string::npos);
+  EXPECT_NE(refusal(with(kGemma, "preprocessor_config.json", R"({"do_pan_and_scan": true})")).find("do_pan_and_scan"),
+            std::string::npos);
+  EXPECT_NE(refusal(with(kGemma, "preprocessor_config.json", R"({"size": {"height": 28, "width": 30}})")).find("size"),
+            std::string::npos);
 }
 
 TEST(Vila, Refusals) {
@@ -218,8 +242,9 @@ TEST(Expand, TheFeatureTokenItselfIsNoPlaceholder) {
 
 // Two pictures side by side, one interrupted: ids 5 are features.
 TEST(Locate, SpansFollowPicturesAndGaps) {
-  const auto p = processor(with(kGemma, "config.json",
-                                R"({"architectures": ["Gemma3ForConditionalGeneration"], "vision_config": {}, "image_token_index": 5})"));
+  const auto p =
+      processor(with(kGemma, "config.json",
+                     R"({"architectures": ["Gemma3ForConditionalGeneration"], "vision_config": {}, "image_token_index": 5})"));
   std::vector<PreparedMedia> media(2);
   media[0].positions = {3};
   media[1].positions = {1, 1};

@@ -1,6 +1,6 @@
-// Qwen2-VL and Qwen2.5-VL: the picture resized to multiples of patch * merge within a number of pixels, then cut into patches in the order
-// that the merger reads them: time, then blocks of merge x merge patches row by row, and inside a block its rows. A patch holds two frames;
-// a picture is used twice. Reference: Qwen2VLImageProcessor and Qwen2VLProcessor of transformers.
+// Qwen2-VL and Qwen2.5-VL: the picture resized to multiples of patch * merge within a number of pixels, then cut into patches in
+// the order that the merger reads them: time, then blocks of merge x merge patches row by row, and inside a block its rows. A patch
+// holds two frames; a picture is used twice. Reference: Qwen2VLImageProcessor and Qwen2VLProcessor of transformers.
 #include <algorithm>
 #include <cmath>
 #include <utility>
@@ -26,7 +26,8 @@ Result<Size> smart_size(int height, int width, int factor, const Rules& rules) {
   constexpr double kLargestRatio = 200;
   const double h = height, w = width, f = factor;
   if (std::max(h, w) / std::min(h, w) > kLargestRatio) {
-    return fail(Code::invalid_argument, "one side is more than 200 times the other (", width, " x ", height, " pixels), which this model refuses");
+    return fail(Code::invalid_argument, "one side is more than 200 times the other (", width, " x ", height,
+                " pixels), which this model refuses");
   }
   Size size = {static_cast<int64_t>(std::nearbyint(h / f) * f), static_cast<int64_t>(std::nearbyint(w / f) * f)};
   if (size.height * size.width > rules.max_pixels) {
@@ -141,14 +142,17 @@ Rules read_rules(Settings& settings) {
 }  // namespace
 
 Result<std::unique_ptr<const MediaProcessor>> make_qwen_vl(const std::string& folder, Settings config) {
-  WEFT_TRY(Settings pixels, Settings::read(folder, "preprocessor_config.json"));
+  WEFT_TRY(Settings processor, Settings::read(folder, "processor_config.json"));
+  WEFT_TRY(Settings pixels, Settings::read(folder, "preprocessor_config.json", processor, "image_processor"));
   WEFT_TRY(Settings tokenizer, Settings::read(folder, "tokenizer_config.json"));
-  WEFT_TRY(Settings own_video, Settings::read(folder, "video_preprocessor_config.json"));
-  Settings& video_pixels = own_video.has("video_processor_type") || own_video.has("patch_size") || own_video.has("size") ? own_video : pixels;
+  WEFT_TRY(Settings own_video, Settings::read(folder, "video_preprocessor_config.json", processor, "video_processor"));
+  Settings& video_pixels =
+      own_video.has("video_processor_type") || own_video.has("patch_size") || own_video.has("size") ? own_video : pixels;
   const Rules image = read_rules(pixels), video = read_rules(video_pixels);
   const bool timed = config.text("model_type", "qwen2_vl") == "qwen2_5_vl";
   const double tokens_per_second = timed ? config.number("vision_config.tokens_per_second", 4) : 0;
-  if (tokens_per_second < 0 || tokens_per_second > 100) config.fault(Code::data_corrupt, "vision_config.tokens_per_second", "is not from 0 to 100");
+  if (tokens_per_second < 0 || tokens_per_second > 100)
+    config.fault(Code::data_corrupt, "vision_config.tokens_per_second", "is not from 0 to 100");
   PromptForm form;
   form.image_id = config.index("image_token_id", 151655);
   form.video_id = config.index("video_token_id", 151656);

@@ -1,5 +1,5 @@
-// The resize against the same convolution in floating point (the oracle tests in tests/media hold it to torchvision's bits), and what must
-// not change.
+// The resize against the same convolution in floating point (the oracle tests in tests/media hold it to torchvision's bits), and
+// what must not change.
 #include "media/resize.h"
 
 #include <gtest/gtest.h>
@@ -57,7 +57,8 @@ TEST(Resize, IsTheConvolutionOfEachAxisRoundedInBetween) {
   const Image in = noise(23, 31, 1);
   int differ = 0, all = 0;
   for (const Filter filter : {Filter::bilinear, Filter::bicubic}) {
-    for (const auto& [height, width] : {std::pair{23, 7}, {23, 70}, {5, 31}, {61, 31}, {9, 14}, {50, 64}, {1, 1}, {9, 64}, {64, 9}, {22, 32}}) {
+    for (const auto& [height, width] :
+         {std::pair{23, 7}, {23, 70}, {5, 31}, {61, 31}, {9, 14}, {50, 64}, {1, 1}, {9, 64}, {64, 9}, {22, 32}}) {
       Image want = width == in.width ? in : pass(in, width, filter);
       if (height != in.height) want = transposed(pass(transposed(want), height, filter));
       const Image got = resize(in, height, width, filter);

@@ -21,6 +21,16 @@ Result<Settings> Settings::read(const std::string& folder, const std::string& na
   return settings;
 }
 
+Result<Settings> Settings::read(const std::string& folder, const std::string& name, const Settings& whole, std::string_view key) {
+  const Json* part = whole.find(key);
+  if (is_file(folder + "/" + name) || !part) return read(folder, name);
+  Settings settings;
+  settings.name_ = whole.name_ + ": " + std::string(key);
+  settings.document_ = *part;
+  if (!part->is_object()) return fail(Code::data_corrupt, settings.name_, " is ", part->type_name(), ", not an object");
+  return settings;
+}
+
 const Json* Settings::find(std::string_view path) const {
   const Json* at = &document_;
   while (at) {

@@ -1,9 +1,10 @@
-// VILA and NVILA (LlavaLlamaModel). A request's only picture is cut into a grid of tiles: `dynamic` gives the grid and the whole picture,
-// `dynamic_s2` several scales of it; pictures among others are squeezed into one tile. Checkpoints have sub-folders, named by the last
-// component of *_cfg._name_or_path. Reference: the repository of the original (llava/mm_utils.py, llava/model/llava_arch.py).
+// VILA and NVILA (LlavaLlamaModel). A request's only picture is cut into a grid of tiles: `dynamic` gives the grid and the whole
+// picture, `dynamic_s2` several scales of it; pictures among others are squeezed into one tile. Checkpoints have sub-folders, named
+// by the last component of *_cfg._name_or_path. Reference: the repository of the original (llava/mm_utils.py,
+// llava/model/llava_arch.py).
 //
-// The text has one placeholder per tile of a dynamic grid, else one per picture; ids are expanded after tokenising: each placeholder's id is
-// repeated once per feature and followed by the ids of "\n".
+// The text has one placeholder per tile of a dynamic grid, else one per picture; ids are expanded after tokenising: each
+// placeholder's id is repeated once per feature and followed by the ids of "\n".
 #include <algorithm>
 #include <cmath>
 #include <utility>
@@ -30,8 +31,8 @@ struct Rules {
   Levels levels;
 };
 
-// All grids with least to most tiles, fewest tiles first; the one whose shape is nearest to the picture's. On an equal distance a later one
-// takes over if the picture has more than half of its pixels.
+// All grids with least to most tiles, fewest tiles first; the one whose shape is nearest to the picture's. On an equal distance a
+// later one takes over if the picture has more than half of its pixels.
 Grid nearest_grid(const Image& image, int least, int most, int side) {
   std::vector<Grid> grids;
   for (int tiles = least; tiles <= most; ++tiles) {
@@ -71,7 +72,7 @@ class Vila final : public MediaProcessor {
   Vila(PromptForm form, Rules rules) : MediaProcessor(std::move(form)), rules_(std::move(rules)) {}
 
   // Every message is trimmed, as the original does before its template; a dynamic grid's tiles are written out.
-  std::string message_text(std::string_view content, std::span<const PreparedMedia> media, size_t) const override {
+  std::string message_text(std::string_view content, std::span<const PreparedMedia> media) const override {
     return std::string(trimmed(is_dynamic(media) ? replaced(content, form().image, per_tile(media)) : std::string(content)));
   }
 
@@ -119,11 +120,12 @@ class Vila final : public MediaProcessor {
     const size_t tiles = media[0].positions.size();
     if (found == tiles) return std::string(text);
     if (found == 1) return replaced(text, form().image, per_tile(media));
-    return fail(Code::invalid_argument, "the prompt has ", found, " image placeholders (", form().image, "), but 1 image of ", tiles,
-                " tiles was given: one placeholder for the image or one for each tile is wanted");
+    return fail(Code::invalid_argument, "the prompt has ", found, " image placeholders (", form().image, "), but 1 image of ",
+                tiles, " tiles was given: one placeholder for the image or one for each tile is wanted");
   }
 
-  Result<std::vector<int32_t>> finish_ids(std::vector<int32_t> ids, std::span<const PreparedMedia> media, const Encode& encode) const override {
+  Result<std::vector<int32_t>> finish_ids(std::vector<int32_t> ids, std::span<const PreparedMedia> media,
+                                          const Encode& encode) const override {
     if (media.empty()) return ids;
     WEFT_TRY(const std::vector<int32_t> newline, encode("\n", false));
     std::vector<int> blocks;
@@ -139,7 +141,8 @@ class Vila final : public MediaProcessor {
       out.insert(out.end(), newline.begin(), newline.end());
     }
     if (next < blocks.size()) {
-      return fail(Code::unsupported, "the tokenizer does not make ", form().image, " the token ", form().image_id, " in this prompt");
+      return fail(Code::unsupported, "the tokenizer does not make ", form().image, " the token ", form().image_id,
+                  " in this prompt");
     }
     return out;
   }
@@ -181,7 +184,9 @@ std::vector<int> read_scales(Settings& config) {
   std::vector<int> multiples;
   for (double s : scales) {
     const bool fits = scales[0] >= 1 && s >= scales[0] && s <= 16 * scales[0];
-    if (!fits) config.fault(Code::data_corrupt, "s2_scales", "is not a list of sizes, the first the smallest, the others at most 16 times that");
+    if (!fits)
+      config.fault(Code::data_corrupt, "s2_scales",
+                   "is not a list of sizes, the first the smallest, the others at most 16 times that");
     multiples.push_back(fits ? static_cast<int>(std::floor(s / scales[0])) : 1);
   }
   if (multiples.empty()) config.fault(Code::data_corrupt, "s2_scales", "is absent or empty, with dynamic_s2");
@@ -215,7 +220,8 @@ void read_tiling(Settings& config, Rules& rules) {
     const double wished = config.number("s2_resize_output_to_scale_idx", 0);
     if (wished < -scales || wished >= scales) config.fault(Code::data_corrupt, "s2_resize_output_to_scale_idx", "names no scale");
     else rules.output_scale = static_cast<int>(wished < 0 ? wished + scales : wished);
-    if (rules.multiples.back() * rules.multiples.back() > rules.max_tiles) config.fault(Code::data_corrupt, "max_tiles", "is too few for s2_scales");
+    if (rules.multiples.back() * rules.multiples.back() > rules.max_tiles)
+      config.fault(Code::data_corrupt, "max_tiles", "is too few for s2_scales");
   }
   if (rules.min_tiles > rules.max_tiles || rules.max_tiles > kMostTiles) {
     config.fault(Code::unsupported, "min_tiles and max_tiles", "are not a range from 1 to 144");
@@ -243,8 +249,10 @@ Result<std::unique_ptr<const MediaProcessor>> make_vila(const std::string& folde
   rules.positions = along * along;
   if (rules.positions < 1) tower_config.fault(Code::data_corrupt, "patch_size", "is larger than a tile");
   const std::string select = config.text("mm_vision_select_feature", "cls_patch");
-  if (select != "cls_patch") config.fault(Code::unsupported, "mm_vision_select_feature", "is " + select + "; only cls_patch is supported");
-  if (config.flag("mm_use_im_start_end", false)) config.fault(Code::unsupported, "mm_use_im_start_end", "is true, which is not supported");
+  if (select != "cls_patch")
+    config.fault(Code::unsupported, "mm_vision_select_feature", "is " + select + "; only cls_patch is supported");
+  if (config.flag("mm_use_im_start_end", false))
+    config.fault(Code::unsupported, "mm_use_im_start_end", "is true, which is not supported");
   PromptForm form;
   form.image = "<image>";
   // The original adds <vila/sentinel> and <image> behind the vocabulary; a saved tokenizer lists them.

@@ -48,7 +48,7 @@ def main():
             shutil.copyfile(picture, target / "images" / picture.name)
         expected = {"images": {}, "prompts": {}}
         for name, prompt in prompts.items():
-            expected["prompts"][name] = {"text": prompt["text"], "messages": prompt["messages"], "images": prompt["images"], "videos": prompt["videos"]}
+            expected["prompts"][name] = {key: prompt[key] for key in ("text", "messages", "images", "videos")}
         for name, value in sorted(tensors(folder / "expected.safetensors")):
             prompt, key = name.split(".", 1)
             if prompt == "image":
