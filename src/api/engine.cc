@@ -12,6 +12,7 @@
 #include "api/picture_prompt.h"
 #include "api/running_request.h"
 #include "api/scores.h"
+#include "base/files.h"
 #include "base/log.h"
 #include "grammar/grammar.h"
 #include "runtime/engine_core.h"
@@ -188,7 +189,9 @@ class CoreEngine : public Engine {
 
   // The prompt's tokens, and its pictures.
   Result<PicturePrompt> build_prompt(const Request& request) const {
-    if (request.images.empty() && request.videos.empty()) {
+    const bool pictures = !request.images.empty() || !request.videos.empty();
+    // A placeholder that a user typed into a prompt without pictures is the processor's to find.
+    if (!pictures && (!text_.media || request.prompt_token_ids)) {
       WEFT_TRY(std::vector<int32_t> tokens, text_tokens(request));
       return PicturePrompt{std::move(tokens), {}, nullptr, {}};
     }

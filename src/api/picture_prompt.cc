@@ -59,6 +59,7 @@ Result<PicturePrompt> picture_prompt(const Request& request, const std::string& 
     if (!whole.ok()) return std::move(whole).error().about(request.messages ? "messages" : "prompt");
     expanded = std::move(whole).value();
   }
+  if (prepared->empty()) return PicturePrompt{std::move(expanded.ids), {}, nullptr, {}};
   PicturePrompt prompt{std::move(expanded.ids), {}, std::make_shared<MediaPrompt>(), {}};
   if (axes > 1) {
     MropePositions positions = mrope_positions(static_cast<int64_t>(prompt.tokens.size()), expanded.spans, *prepared);
