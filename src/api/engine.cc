@@ -484,7 +484,7 @@ Result<std::unique_ptr<Engine>> Engine::load(const std::string& path, const Engi
   if (options.max_seq_len > model.max_positions)
     return fail(Code::invalid_argument, "--max-seq-len ", options.max_seq_len, " is more than the model's ", model.max_positions).about("max-seq-len");
   CoreOptions core{.max_batch_size = options.max_batch_size, .max_num_tokens = options.max_num_tokens,
-                   .max_outputs = std::max(options.max_batch_size, 128),
+                   .max_outputs = std::max(options.max_batch_size, 256),
                    .max_seq_len = options.max_seq_len > 0 ? options.max_seq_len : std::min(model.max_positions, kLongestDefault),
                    .tokens_per_block = options.tokens_per_block, .cache_bytes = options.kv_cache_memory,
                    .chunked_prefill = options.enable_chunked_prefill, .block_reuse = options.enable_block_reuse,

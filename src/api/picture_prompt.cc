@@ -70,7 +70,7 @@ Result<PicturePrompt> picture_prompt(const Request& request, const std::string& 
   for (const FeatureSpan& span : expanded.spans) {
     const Digest& hash = prompt.media[span.media]->hash;
     prompt.places->spans.push_back({static_cast<int>(span.position), span.count, span.media, span.first});
-    prompt.content.push_back({static_cast<int>(span.position), span.count, std::string(hash.begin(), hash.end())});
+    prompt.content.push_back({static_cast<int>(span.position), span.count, std::string(hash.begin(), hash.end()) + std::to_string(span.first)});
   }
   return prompt;
 }

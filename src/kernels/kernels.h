@@ -170,6 +170,9 @@ struct SequenceView {
   int first_position = 0;
   int first_block = 0;
   int64_t table_offset = 0;
+  // Per row the first key that it does not see, in place of its own position + 1; null: causal. Not descending. The keys must be in the
+  // cache by the end of the step's append (tokens of one picture that see each other: Gemma 3).
+  const int32_t* ends = nullptr;
 };
 
 // Writes keys and values of the step's rows into the cache.

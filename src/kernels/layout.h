@@ -79,7 +79,7 @@ struct Range {
   int first = 0;
   if (window > 0 && position - window + 1 > first) first = position - window + 1;
   if (chunk > 0 && position / chunk * chunk > first) first = position / chunk * chunk;
-  return {first, position + 1};
+  return {first, sequence.ends ? sequence.ends[position - sequence.first_position] : position + 1};
 }
 
 }  // namespace

@@ -1,9 +1,11 @@
 // Gemma 3: norms on both sides of each block, (1 + w) norms, five windowed layers for each full one, and a rotary base that
-// differs between the two.
+// differs between the two. With pictures: a SigLIP tower whose patches are averaged to a fixed number of soft tokens, which see each
+// other in both directions.
 #include <cmath>
 
 #include "blocks/rope.h"
 #include "models/models.h"
+#include "models/tiles.h"
 
 namespace weft::models {
 
@@ -39,6 +41,65 @@ DecoderRecipe gemma3(const HfConfig& c) {
   };
   r.mlp = gated_mlp_with({.hidden = r.hidden, .width = c.count("intermediate_size"), .act = activation(c, "hidden_activation", "gelu_pytorch_tanh")});
   r.layer = sandwich_layer;
+  return r;
+}
+
+namespace {
+
+// transformers' defaults, which the published files leave out.
+HfConfig with_text_defaults(const HfConfig& c) {
+  return c.with_defaults(Json::object({{"vocab_size", 262208}, {"num_attention_heads", 8}, {"num_key_value_heads", 4}, {"head_dim", 256},
+                                       {"rope_theta", 1e6}, {"rope_local_base_freq", 1e4}, {"query_pre_attn_scalar", 256},
+                                       {"sliding_window", 4096}, {"max_position_embeddings", 131072}}));
+}
+
+// Soft token (y, x) is the mean of a square of patches.
+VisionInputs arrange(const PreparedMedia& media, const TileShape& s, int along) {
+  VisionInputs in = tile_inputs(media, s);
+  const int step = s.grid / along;
+  MixTable& mix = in.mixes[0];
+  mix.offsets.push_back(0);
+  for (int y = 0; y < along; ++y)
+    for (int x = 0; x < along; ++x, ++in.outputs) {
+      for (int i = 0; i < step * step; ++i) mix.entries.push_back(s.row(0, y * step + i / step, x * step + i % step));
+      mix.offsets.push_back(static_cast<int32_t>(mix.entries.size()));
+    }
+  return in;
+}
+
+}  // namespace
+
+VisionTower gemma3_vision(const HfConfig& c) {
+  const HfConfig v = c.sub("vision_config");
+  const TileShape s = tile_shape(v, 896, 14, ClassToken::none);
+  const int tokens = c.count("mm_tokens_per_image", 256), along = static_cast<int>(std::lround(std::sqrt(tokens)));
+  if (along * along != tokens || s.grid % along != 0) c.reject("mm_tokens_per_image", "but must be a square whose side divides the patches along a side");
+  ClipOptions o{.layers = v.count("num_hidden_layers")};
+  o.act = activation(v, "hidden_act", "gelu_pytorch_tanh");
+  o.norm.eps = static_cast<float>(v.positive("layer_norm_eps", 1e-6));
+  o.patch_bias = o.last_norm = true;
+  const int hidden = v.count("hidden_size"), text = text_config(c).count("hidden_size");
+  PlanBuilder b(c.architecture());
+  b.ignore(Scope("language_model"));
+  Value x = clip_tower(b, Scope("vision_tower.vision_model"), v, s, o);
+  const Scope w("multi_modal_projector");
+  x = norm(b, w / "mm_soft_emb_norm", b.mix_rows(x, 0, 1, Rows::outputs), {NormKind::rms_one_plus, 1e-6f});
+  // Stored [vision, text].
+  x = b.linear(x, {.sources = {{.tensor = "multi_modal_projector.mm_input_projection_weight", .rows = text, .shape = {hidden, text}, .transposed = true}}, .k = hidden});
+  b.set_output(x, HeadKind::features);
+  VisionTower tower;
+  tower.plan = b.take();
+  tower.arrange = [s, along](const PreparedMedia& media) { return arrange(media, s, along); };
+  return tower;
+}
+
+DecoderRecipe gemma3_with_pictures(const HfConfig& whole) {
+  DecoderRecipe r = gemma3(with_text_defaults(text_config(whole)));
+  r.root = "language_model";
+  r.embed = [embed = embed_with_features(r.embed, {"vision_tower", "multi_modal_projector"})](PlanBuilder& b, Scope root, const DecoderRecipe& own) {
+    b.join_pictures();
+    return embed(b, root, own);
+  };
   return r;
 }
 

@@ -34,6 +34,7 @@ Result<Plan> build_plan(const HfConfig& config);
 blocks::DecoderRecipe bert_classifier(const HfConfig&);
 blocks::DecoderRecipe deepseek_v3(const HfConfig&);
 blocks::DecoderRecipe gemma3(const HfConfig&);
+blocks::DecoderRecipe gemma3_with_pictures(const HfConfig&);
 blocks::DecoderRecipe llama(const HfConfig&);
 blocks::DecoderRecipe llama4(const HfConfig&);
 blocks::DecoderRecipe llava_next(const HfConfig&);

@@ -14,6 +14,8 @@ static constexpr Architecture kArchitectures[] = {
      "latent attention and cache, grouped sigmoid router, shared experts, fp8 blocks, yarn"},
     {"Gemma3ForCausalLM", gemma3, "text", "google/gemma-3-1b-it",
      "windows, two rope bases, sandwich norms"},
+    {"Gemma3ForConditionalGeneration", gemma3_with_pictures, "text, about pictures", "google/gemma-3-4b-it",
+     "as Gemma3ForCausalLM; SigLIP, the tokens of a picture see each other", gemma3_vision},
     {"Llama4ForCausalLM", llama4, "text", "Llama 4's language model alone",
      "as Llama4ForConditionalGeneration"},
     {"Llama4ForConditionalGeneration", llama4, "text, about pictures", "meta-llama/Llama-4-Scout-17B-16E-Instruct",

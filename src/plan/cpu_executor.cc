@@ -43,6 +43,7 @@ CpuExecutor::CpuExecutor(Plan plan, const Weights& weights, const CpuTable& tabl
   inputs_.positions.resize(static_cast<size_t>(plan_.position_axes) * limits_.max_tokens);
   inputs_.token_types.resize(limits_.max_tokens);
   if (plan_.takes_features) inputs_.features.resize(limits_.max_tokens);
+  if (plan_.joined_pictures) inputs_.ends.resize(limits_.max_tokens);
   for (std::vector<int32_t>& indices : inputs_.indices) indices.reserve(limits_.max_mixed > 0 ? limits_.max_tokens : 0);
   inputs_.output_rows.resize(limits_.max_outputs);
   inputs_.groups.resize(plan_.groups.size());

@@ -218,6 +218,7 @@ struct Plan {
   HeadKind head = HeadKind::lm;
   int position_axes = 1;
   bool takes_features = false;  // of pictures
+  bool joined_pictures = false; // the tokens of one picture see each other in both directions
   int token_types = 0;  // kinds of tokens that the model tells apart (BERT's segments); 0: it does not
   const LayerGroup& group(CacheRef ref) const { return (ref.local ? local_groups : groups)[ref.group]; }
 };

@@ -80,6 +80,7 @@ class PlanBuilder {
   Value input(int cols);
   Value mix_rows(Value x, int table, int parts, Rows rows);
   Value merge_features(Value x);
+  void join_pictures() { plan_.joined_pictures = true; }
   // A vector of the checkpoint that no op reads (the host does).
   int keep_vector(Scope w, int size) { return vector({w.path(), size, {}, {}}); }
 

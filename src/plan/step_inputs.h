@@ -28,6 +28,7 @@ struct StepInputs {
   std::vector<int32_t> output_rows;  // [max_outputs]: token rows whose output is wanted
   std::vector<GroupInputs> groups;
   std::vector<const float*> features;      // [max_tokens], where the plan takes features; null: none
+  std::vector<int32_t> ends;               // [max_tokens]: see SequenceView::ends; where the plan joins pictures
   // Vision towers.
   const float* pixels = nullptr;  // [tokens, cols]
   std::vector<int32_t> indices[3];         // [tokens] each, as IdSource::index0 ...

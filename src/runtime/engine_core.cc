@@ -57,6 +57,7 @@ Result<SequenceId> EngineCore::submit(Submission submission) {
   submission.sequence.guided = submission.grammar != nullptr;
   const std::lock_guard lock(mutex_);
   submission.sequence.media = submission.media_prompt;
+  submission.sequence.whole_media = model().plan.joined_pictures;
   submission.sequence.held = !find_features(submission);
   const bool held = submission.sequence.held;
   WEFT_TRY(const SequenceId id, scheduler_.add(std::move(submission.sequence)));

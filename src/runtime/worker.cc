@@ -90,6 +90,7 @@ void Worker::fill_inputs(const StepBatch& batch) {
       fill_token(slots_[row.slot], row.first + i);
     }
     if (model_.plan.takes_features) fill_features(slots_[row.slot], row, first);
+    if (model_.plan.joined_pictures) fill_ends(slots_[row.slot], row, first);
     first_output_.push_back(in.outputs);
     if (row.logits == LogitRows::all)
       for (int i = 0; i < row.tokens; ++i) in.output_rows[in.outputs++] = first + i;
@@ -126,6 +127,16 @@ void Worker::fill_features(const SlotData& slot, const StepBatch::Row& row, int 
   }
 }
 
+// What a picture's tokens see: all of the picture, which lies in one step (the scheduler does not cut it).
+void Worker::fill_ends(const SlotData& slot, const StepBatch::Row& row, int first) {
+  int32_t* ends = executor_->inputs().ends.data() + first;
+  for (int i = 0; i < row.tokens; ++i) ends[i] = row.first + i + 1;
+  if (!slot.media) return;
+  for (const MediaPrompt::Span& span : slot.media->spans)
+    for (int i = std::max(span.position, row.first); i < std::min(span.position + span.count, row.first + row.tokens); ++i)
+      ends[i - row.first] = span.position + span.count;
+}
+
 void Worker::fill_groups(const StepBatch& batch) {
   StepInputs& in = executor_->inputs();
   for (size_t g = 0; g < in.groups.size(); ++g) {
@@ -136,7 +147,8 @@ void Worker::fill_groups(const StepBatch& batch) {
     int first_row = 0;
     for (size_t r = 0; r < batch.rows.size(); ++r) {
       const StepBatch::Row& row = batch.rows[r];
-      group.sequences.push_back({first_row, row.tokens, row.first, table.first_block[r], table.offset[r]});
+      const int32_t* ends = model_.plan.joined_pictures ? in.ends.data() + first_row : nullptr;
+      group.sequences.push_back({first_row, row.tokens, row.first, table.first_block[r], table.offset[r], ends});
       first_row += row.tokens;
     }
   }

@@ -76,6 +76,7 @@ class Worker {
   void fill_inputs(const StepBatch& batch);
   void fill_token(const SlotData& slot, int position);
   void fill_features(const SlotData& slot, const StepBatch::Row& row, int first);
+  void fill_ends(const SlotData& slot, const StepBatch::Row& row, int first);
   void fill_groups(const StepBatch& batch);
   void plan_sampling(const StepBatch& batch, const StepMasks& masks, StepResult& result);
   void sample(kernels::Part part);

@@ -166,9 +166,11 @@ bool Scheduler::is_being_computed(const Sequence& sequence, int limit) const {
   });
 }
 
-// A prompt that must not be split needs this much of a step (only logit rows may split it, see SchedulerOptions::max_logit_rows).
+// A prompt that must not be split needs this much of a step (only logit rows may split it, see SchedulerOptions::max_logit_rows), and
+// so does the span that the next token begins or lies in, if it must not be split.
 int Scheduler::smallest_chunk(const Sequence& sequence) const {
-  int smallest = 1;
+  int smallest = std::max(1, std::min(sequence.span_end(sequence.scheduled + 1), sequence.known()) - sequence.scheduled);
+  if (smallest > 1) return smallest;
   if (sequence.whole || !options_.chunked_prefill) smallest = std::max(1, sequence.prompt_tokens - sequence.scheduled);
   if (!sequence.wants_rows() || sequence.whole) return smallest;
   if (sequence.scheduled < sequence.rows_done) return std::min(smallest, sequence.rows_done - sequence.scheduled);
@@ -188,13 +190,14 @@ int Scheduler::chunk_size(const Sequence& sequence, const Budget& budget) const 
   } else if (tokens == sequence.remaining() && budget.logit_rows == 0) {
     --tokens;  // all but the token whose logits are wanted
   }
+  if (tokens < sequence.remaining()) tokens = sequence.span_begin(first + tokens) - first;
   return tokens >= smallest ? tokens : 0;
 }
 
 // Blocks for as many of the tokens as fit; returns how many (0: fewer than the smallest chunk, nothing is reserved).
 int Scheduler::reserve_chunk(Sequence& sequence, int tokens) {
   const int first = sequence.scheduled, smallest = smallest_chunk(sequence), block = cache_.options().tokens_per_block;
-  for (int end = first + tokens; end - first >= smallest; end = (end - 1) / block * block) {
+  for (int end = first + tokens; end - first >= smallest; end = sequence.span_begin((end - 1) / block * block)) {
     if (cache_.reserve(sequence.cache, end)) return end - first;
   }
   return cache_.reserve(sequence.cache, first + smallest) ? smallest : 0;

@@ -71,6 +71,14 @@ Status Scheduler::check_new(const NewSequence& sequence) const {
         .about("prompt");
   }
   const bool all_rows = generate ? sequence.sampling->prompt_logprobs >= 0 : sequence.score_rows == LogitRows::all;
+  if (sequence.whole_media && sequence.media) {
+    const int room = all_rows ? std::min(options_.max_num_tokens, options_.max_logit_rows) : options_.max_num_tokens;
+    for (const MediaPrompt::Span& span : sequence.media->spans)
+      if (span.count > room)
+        return fail(Code::invalid_argument, "a picture has ", span.count, " tokens that must be computed in one step, which takes ", room,
+                    all_rows ? " with a result of each" : " (max_num_tokens)")
+            .about("prompt");
+  }
   if (sequence.whole && all_rows && prompt > options_.max_logit_rows) {
     return fail(Code::invalid_argument, "the prompt has ", prompt,
                 " tokens and asks for a result of each in one step, max_logit_rows is ", options_.max_logit_rows)
@@ -107,6 +115,7 @@ Result<SequenceId> Scheduler::add(NewSequence request) {
   sequence.tokens = std::move(request.prompt);
   sequence.token_types = std::move(request.token_types);
   sequence.media = std::move(request.media);
+  sequence.whole_media = request.whole_media;
   sequence.sampling = std::move(request.sampling);
   sequence.identity = std::move(request.cache);
   if (sequence.task == Task::score) {

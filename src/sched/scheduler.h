@@ -55,6 +55,7 @@ struct NewSequence {
   std::vector<int32_t> token_types;       // of the prompt's tokens (encoders); empty: zeros
   bool whole = false;                     // the prompt must be computed in one step without the cache (encoders)
   std::shared_ptr<const MediaPrompt> media;  // null: text alone
+  bool whole_media = false;               // the tokens of a span of `media` go into one step
   bool held = false;                      // not to be scheduled before release() (its pictures are being encoded)
   bool guided = false;                    // its sampling rows get a number in StepBatch::Row::guide
   CacheIdentity cache;                    // salt, content, retention

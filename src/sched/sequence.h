@@ -19,7 +19,7 @@ struct Sequence {
   int priority = 0;
   Task task = Task::generate;
   LogitRows score_rows = LogitRows::all;
-  bool whole = false, guided = false;
+  bool whole = false, guided = false, whole_media = false;
   std::shared_ptr<const SamplingParams> sampling;
   CacheIdentity identity;  // until the first attempt at admission
   int prompt_tokens = 0;
@@ -44,6 +44,16 @@ struct Sequence {
   uint64_t retry_version = 0;    // CacheManager::version() at which admission failed last
   bool retry_is_shared = false;  // it failed because another sequence computes the same block right now
   CacheSequence cache;
+
+  // The end of the span of whole media that position `at` cuts (first < at < end), else `at`; and its beginning likewise.
+  int span_end(int at) const { return cut_span(at, true); }
+  int span_begin(int at) const { return cut_span(at, false); }
+  int cut_span(int at, bool end) const {
+    if (whole_media && media)
+      for (const MediaPrompt::Span& span : media->spans)
+        if (span.position < at && at < span.position + span.count) return end ? span.position + span.count : span.position;
+    return at;
+  }
 
   int known() const { return static_cast<int>(tokens.size()); }
   int outputs() const { return known() - prompt_tokens; }
