@@ -1,4 +1,4 @@
-// `weft chat`: a conversation. /clear forgets it, /exit ends it, Ctrl-C ends the answer that is being written.
+// `weft chat`: a conversation. /image FILE puts a picture before the next message, /clear forgets everything, /exit ends it, Ctrl-C ends the answer that is being written.
 #include <unistd.h>
 #include <csignal>
 #include <cstdio>
@@ -35,6 +35,23 @@ std::optional<std::string> read_line() {
   return line;
 }
 
+Json user_message(const std::string& text, const std::vector<std::string>& images) {
+  if (images.empty()) return Json::object({{"role", "user"}, {"content", text}});
+  Json content = Json::array();
+  for (const std::string& image : images)
+    content.push_back(Json::object({{"type", "image_url"}, {"image_url", Json::object({{"url", image}})}}));
+  content.push_back(Json::object({{"type", "text"}, {"text", text}}));
+  return Json::object({{"role", "user"}, {"content", std::move(content)}});
+}
+
+Result<Answer> answer_of(Engine& engine, const Json& body, const RequestRules& rules) {
+  WEFT_TRY(ClientRequest parsed, parse_request(body, RequestKind::batch_line, rules));
+  auto answer = stream_answer(
+      engine, std::move(parsed.requests.front()), [](const std::string& text) { print_out(text); }, &interrupted);
+  print_out("\n");
+  return answer;
+}
+
 Json first_messages(const Arguments& arguments) {
   Json messages = Json::array();
   if (!arguments.system.empty()) messages.push_back(Json::object({{"role", "system"}, {"content", arguments.system}}));
@@ -50,25 +67,29 @@ Status chat_command(const Arguments& arguments, const EngineLoader& load) {
   struct sigaction action {};
   action.sa_handler = on_interrupt;  // without SA_RESTART, so that a read ends
   ::sigaction(SIGINT, &action, nullptr);
-  if (::isatty(STDIN_FILENO) != 0) print_out("/clear forgets the conversation, /exit ends it; Ctrl-C stops an answer.\n");
+  if (::isatty(STDIN_FILENO) != 0) print_out("/image FILE adds a picture to the next message, /clear forgets the conversation, /exit ends it; Ctrl-C stops an answer.\n");
   Json messages = first_messages(arguments);
+  std::vector<std::string> images;  // of the next message
   while (const std::optional<std::string> line = read_line()) {
     if (line->empty()) continue;
     if (*line == "/exit" || *line == "/quit") break;
     if (*line == "/clear") {
       messages = first_messages(arguments);
+      images.clear();
       continue;
     }
-    messages.push_back(Json::object({{"role", "user"}, {"content", *line}}));
+    if (line->starts_with("/image ")) {
+      images.push_back(line->substr(line->find_first_not_of(' ', 6)));
+      continue;
+    }
+    messages.push_back(user_message(*line, images));
+    images.clear();
     Json body = arguments.sampling;
     body.set("messages", messages);
-    WEFT_TRY(ClientRequest parsed, parse_request(body, RequestKind::batch_line, rules));
     interrupted = false;
-    const auto answer = stream_answer(
-        *engine, std::move(parsed.requests.front()), [](const std::string& text) { print_out(text); }, &interrupted);
-    print_out("\n");
+    const auto answer = answer_of(*engine, body, rules);
     interrupted = false;
-    if (!answer.ok()) {  // too long a conversation, for one; the user can go on after /clear
+    if (!answer.ok()) {  // too long a conversation, or no such picture: the user can go on
       std::fprintf(stderr, "weft: %s\n", answer.error().message().c_str());
       messages.items().pop_back();
       continue;

@@ -30,35 +30,6 @@ Weights count_weights(const Checkpoint& checkpoint) {
   return weights;
 }
 
-// Values that the KV cache holds for each token of a full-length sequence; windows make it less for long ones.
-struct KvShape {
-  int64_t values_per_token = 0;
-  int layers = 0, context = 0;
-};
-
-int64_t values_of_layers(const HfConfig& config, int layers) {
-  if (config.has("kv_lora_rank"))
-    return int64_t{layers} * (config.count("kv_lora_rank") + config.index("qk_rope_head_dim", 0));  // latent attention
-  const std::vector<HfConfig> blocks = config.list("block_configs");
-  if (blocks.empty()) return int64_t{2} * layers * config.kv_heads() * config.head_dim();
-  int64_t sum = 0;  // heads per layer, or no attention at all
-  for (const HfConfig& block : blocks)
-    if (!block.flag("attention.no_op", false) && !block.flag("attention.replace_with_linear", false))
-      sum += int64_t{2} * (config.count("num_attention_heads") / block.count("attention.n_heads_in_group", 1)) * config.head_dim();
-  return sum;
-}
-
-Result<KvShape> kv_shape(const HfConfig& whole) {
-  const HfConfig config = whole.has("num_hidden_layers") || !whole.has("text_config") ? whole : whole.sub("text_config");
-  KvShape shape;
-  shape.layers = config.count("num_hidden_layers");
-  shape.context = config.positions("max_position_embeddings", 2048);
-  if (whole.architecture().find("ForSequenceClassification") == std::string::npos)
-    shape.values_per_token = values_of_layers(config, shape.layers);
-  WEFT_RETURN_IF_ERROR(config.status());
-  return shape;
-}
-
 int64_t read_number(const char* path) {
   std::ifstream file(path);
   int64_t value = -1;
@@ -85,7 +56,7 @@ struct Form {
 };
 constexpr Form kForms[] = {{"float32", 4, 4}, {"bfloat16", 2, 2}, {"int8", 1.03, 2}, {"int4", 0.56, 2}};
 
-Json report_json(const Checkpoint& checkpoint, const HfConfig& config, const Weights& weights, const KvShape& kv) {
+Json report_json(const Checkpoint& checkpoint, const HfConfig& config, const Weights& weights, const CacheShape& kv) {
   Json types = Json::object();
   for (const auto& [type, bytes] : weights.bytes_of) types.set(type, static_cast<long>(bytes));
   const int64_t memory = available_memory();
@@ -150,7 +121,7 @@ Status inspect_command(const Arguments& arguments) {
   WEFT_TRY(const std::shared_ptr<const Checkpoint> checkpoint,
            dummy ? Checkpoint::open_dummy(arguments.model) : Checkpoint::open(arguments.model));
   const HfConfig config(checkpoint->config());
-  WEFT_TRY(const KvShape kv, kv_shape(config));
+  WEFT_TRY(const CacheShape kv, cache_shape(*checkpoint));
   WEFT_RETURN_IF_ERROR(config.status());
   const Json report = report_json(*checkpoint, config, count_weights(*checkpoint), kv);
   if (arguments.json) print_out(report.dump() + "\n");

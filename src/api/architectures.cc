@@ -1,5 +1,6 @@
 #include "api/engine.h"
 #include "models/models.h"
+#include "runtime/model.h"
 
 namespace weft {
 
@@ -8,6 +9,16 @@ std::vector<SupportedArchitecture> supported_architectures() {
   for (const models::Architecture& a : models::architectures())
     list.push_back({std::string(a.name), std::string(a.gives), std::string(a.example), std::string(a.features)});
   return list;
+}
+
+Result<CacheShape> cache_shape(const Checkpoint& checkpoint) {
+  WEFT_TRY(const Plan plan, plan_of(checkpoint));
+  const HfConfig text = models::text_config(HfConfig::of(checkpoint));
+  CacheShape shape{0, text.count("num_hidden_layers"), text.positions("max_position_embeddings", 2048)};
+  for (const LayerGroup& group : plan.groups)
+    shape.values_per_token += int64_t{group.layers} * group.spec.kv_heads * values_per_token(group.spec);
+  WEFT_RETURN_IF_ERROR(text.status());
+  return shape;
 }
 
 }  // namespace weft

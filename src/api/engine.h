@@ -22,6 +22,7 @@
 
 namespace weft {
 
+class Checkpoint;
 class Tokenizer;
 
 // A constraint on the generated text; at most one kind.
@@ -139,6 +140,14 @@ struct SupportedArchitecture {
   std::string features;  // what sets it apart
 };
 std::vector<SupportedArchitecture> supported_architectures();
+
+// What the KV cache holds for one token while every layer keeps it; windows and chunks make it less for long sequences.
+struct CacheShape {
+  int64_t values_per_token = 0;
+  int layers = 0, context = 0;
+};
+// Errors: those of building the model's plan, an unknown architecture for one.
+Result<CacheShape> cache_shape(const Checkpoint& checkpoint);
 
 using RequestId = uint64_t;
 // Called on the engine's thread (or on the submitting thread for errors found at once); must return quickly and not throw.
