@@ -8,6 +8,7 @@ use toktrie::{InferenceCapabilities, TokEnv, TokRxInfo, TokTrie, TokenId, Tokeni
 use crate::abi::{self, guard, Failure, Outcome, WeftError};
 use crate::gbnf;
 use crate::memory::Measure;
+use crate::schema_check;
 use crate::structural_tag;
 use crate::tokenizer::WeftTokenizer;
 
@@ -241,9 +242,14 @@ fn top_level(kind: u32, text: &str, compact: bool, specials: &Specials, limits: 
     match kind {
         0 => Ok(json_grammar(serde_json::json!({"type": "object"}), compact)),
         1 => {
-            Ok(json_grammar(read_json(text, "the schema", limits)?, compact))
+            let mut schema = read_json(text, "the schema", limits)?;
+            schema_check::prepare_schema(&mut schema)?;
+            Ok(json_grammar(schema, compact))
         }
-        2 => Ok(TopLevelGrammar::from_regex(text)),
+        2 => {
+            schema_check::check_pattern(text, "the expression")?;
+            Ok(TopLevelGrammar::from_regex(text))
+        }
         3 if text.contains("::=") => Ok(TopLevelGrammar::from_lark(gbnf::to_lark(text)?)),
         3 => Ok(TopLevelGrammar::from_lark(text.into())),
         5 => {

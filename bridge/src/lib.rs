@@ -8,6 +8,7 @@ mod grammar;
 mod memory;
 mod pair_model;
 mod python;
+mod schema_check;
 mod string_table;
 mod structural_tag;
 mod template;

@@ -9,6 +9,7 @@ use serde_json::Value;
 use crate::abi::{Failure, Outcome};
 use crate::gbnf;
 use crate::grammar::{json_schema_with_options, Specials};
+use crate::schema_check;
 
 /// Any text, and how text in a grammar's free parts is matched.
 const ANY: &str = "/(?s:.*)/";
@@ -122,7 +123,9 @@ impl Builder<'_> {
             "const_string" => Ok(self.with_tail(self.specials.literal(text(value, path, "value")?), tail)),
             "json_schema" => self.schema(value, path).map(|body| self.with_tail(body, tail)),
             "regex" => {
-                let part = self.nested(GrammarWithLexer::from_regex(text(value, path, "pattern")?));
+                let expression = text(value, path, "pattern")?;
+                schema_check::check_pattern(expression, &format!("structural tag: {path}.pattern"))?;
+                let part = self.nested(GrammarWithLexer::from_regex(expression));
                 Ok(self.with_tail(part, tail))
             }
             "grammar" => {
@@ -156,7 +159,9 @@ impl Builder<'_> {
         if !schema.is_object() && !schema.is_boolean() {
             return Err(wrong(&format!("{path}.json_schema"), "a schema"));
         }
-        Ok(self.nested(GrammarWithLexer::from_json_schema(json_schema_with_options(schema.clone(), self.compact))))
+        let mut schema = schema.clone();
+        schema_check::prepare_schema(&mut schema)?;
+        Ok(self.nested(GrammarWithLexer::from_json_schema(json_schema_with_options(schema, self.compact))))
     }
 
     fn any_text(&mut self, value: &Value, path: &str, tail: Tail) -> Outcome<String> {

@@ -167,10 +167,14 @@ Json AnswerWriter::tool_calls(const std::vector<ToolCall>& calls, const std::str
 
 Json AnswerWriter::tool_call_delta(const ToolDelta& delta, const std::string& id_stem) {
   Json call = Json::object({{"index", static_cast<long>(delta.index)}});
-  if (delta.name.empty()) return call.set("function", Json::object({{"arguments", delta.arguments}}));
+  if (delta.name.empty()) {
+    call.set("function", Json::object({{"arguments", delta.arguments}}));
+    return call;
+  }
   call.set("id", "call_" + id_stem + std::to_string(delta.index));
   call.set("type", "function");
-  return call.set("function", Json::object({{"name", delta.name}, {"arguments", delta.arguments}}));
+  call.set("function", Json::object({{"name", delta.name}, {"arguments", delta.arguments}}));
+  return call;
 }
 
 }  // namespace weft

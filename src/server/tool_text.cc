@@ -93,6 +93,8 @@ class HeadReader {
       if (text_[at_] == '}') return end_of_object();
       std::string key;
       if (const Found found = read_string(text_, at_, key); found != Found::yes) return found;
+      // An answer in JSON that is no call goes through from its first key on.
+      if (!one_of(key, {"name", "arguments", "parameters", "type", "id", "index", "function"})) return Found::no;
       at_ = skip_blanks(text_, at_);
       if (at_ >= text_.size()) return Found::more;
       if (text_[at_++] != ':') return Found::no;
@@ -129,7 +131,6 @@ class HeadReader {
     }
     if (one_of(key, {"arguments", "parameters"})) return arguments(complete);
     if (key == "function" && text_[at_] == '{') return enter();
-    if (!one_of(key, {"type", "id", "index", "function"})) return Found::no;
     return skip_value(text_, at_);
   }
 

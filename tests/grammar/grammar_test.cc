@@ -1,7 +1,10 @@
 // Masks and answers of every kind of grammar against right values written down by hand; errors name what is wrong.
 #include "grammar/grammar.h"
 
-#include "grammar/test_vocabulary.h"
+#include <chrono>
+#include <fstream>
+
+#include "test_vocabulary.h"
 
 namespace weft {
 namespace {
@@ -72,6 +75,7 @@ TEST(Grammar, Regex) {
   // A dot is one character, not one byte, and no line break.
   expect_matches(*compile(Kind::regex, "a.c"), {{"abc", "a\xc3\xa9" "c", "a\xf0\x9f\x98\x80" "c"}, {"ac", "a\nc", "abbc"}});
   expect_matches(*compile(Kind::regex, "/\"x\"/"), {{"/\"x\"/"}, {"x"}});
+  expect_matches(*compile(Kind::regex, "[\\^$]+\\^?"), {{"^", "$^^"}, {"", "a"}});
 }
 
 // Whether `text` may follow "(1" in a sum of numbers and parentheses: a parser of its own for the language of the test below.
@@ -125,6 +129,13 @@ TEST(Grammar, JsonObject) {
   expect_matches(*compile(Kind::json_object, ""), {{"{}", R"({"k": [1, {"l": null}]})"}, {"[]", "1", "{", R"({"k"})"}});
 }
 
+TEST(Grammar, LargeNumbers) {
+  expect_matches(*compile(Kind::json_schema, R"({"type": "integer", "enum": [100000000000000000000, 9007199254740992]})"),
+                 {{"100000000000000000000", "9007199254740992"}, {"9223372036854775807", "9007199254740993", "1"}});
+  expect_error(spec(Kind::json_schema, R"({"const": 9007199254740993})"), Code::unsupported, "const 9007199254740993 is too large");
+  expect_error(spec(Kind::json_schema, R"({"type": "integer", "minimum": 1e20})"), Code::unsupported, "minimum 1e+20 is too large");
+}
+
 TEST(Grammar, StringLengthsCountCharacters) {
   expect_matches(*compile(Kind::json_schema, R"({"type": "string", "minLength": 2, "maxLength": 2})"),
                  {{R"("ab")", "\"\xc3\xa9\xf0\x9f\x98\x80\"", R"("\n\"")"}, {R"("a")", R"("abc")", R"("\n")"}});
@@ -165,7 +176,9 @@ TEST(Grammar, Errors) {
   expect_error(spec(Kind::json_schema, "{\"type\": 1"), Code::invalid_argument, "not JSON");
   expect_error(spec(Kind::json_schema, R"({"type": "integre"})"), Code::invalid_argument, "integre");
   expect_error(spec(Kind::json_schema, R"({"$ref": "#/$defs/none"})"), Code::invalid_argument, "none");
-  expect_error(spec(Kind::json_schema, R"({"type": "string", "pattern": "^+[a-z]$"})"), Code::invalid_argument, "repetition");
+  expect_error(spec(Kind::json_schema, R"({"type": "string", "pattern": "^+[a-z]$"})"), Code::invalid_argument, "nothing to repeat at byte 1");
+  expect_error(spec(Kind::json_schema, R"({"patternProperties": {"a\\b{2}": {}}})"), Code::invalid_argument, "nothing to repeat at byte 3");
+  expect_error(spec(Kind::regex, "a$?"), Code::invalid_argument, "nothing to repeat at byte 2");
   expect_error(spec(Kind::json_schema, R"({"type": "integer", "minimum": 3, "maximum": 1})"), Code::invalid_argument, "minimum");
   expect_error(spec(Kind::regex, "[a-"), Code::invalid_argument, "class");
   expect_error(spec(Kind::regex, "(a)\\1"), Code::invalid_argument, "backreference");
@@ -173,6 +186,27 @@ TEST(Grammar, Errors) {
   expect_error(spec(Kind::ebnf, "root ::= missing"), Code::invalid_argument, "missing");
   expect_error(spec(Kind::ebnf, "root ::= \"a"), Code::invalid_argument, "open \" at character 9");
   expect_error(spec(Kind::choice, ""), Code::invalid_argument, "at least one choice");
+}
+
+// Schemas with what may be done with them; scripts/check_schemas samples answers under the accepted ones.
+TEST(Grammar, SchemaCases) {
+  std::ifstream file(WEFT_TEST_DATA "/schemas/cases.jsonl");
+  const std::unique_ptr<GrammarFactory> factory = Vocabulary::get().factory();
+  int accepted = 0, rejected = 0;
+  for (std::string line; std::getline(file, line);) {
+    const Json test = parse_json(line).value();
+    const std::string& expect = test.find("expect")->as_string();
+    const auto begin = std::chrono::steady_clock::now();
+    const auto grammar = factory->compile(spec(Kind::json_schema, test.find("schema")->dump()));
+    EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(5)) << line;
+    const std::string message = grammar.ok() ? "" : grammar.error().message();
+    EXPECT_TRUE(expect != "accept" || grammar.ok()) << line << "\n" << message;
+    EXPECT_TRUE(expect != "reject" || !grammar.ok()) << line;
+    EXPECT_TRUE(grammar.ok() || message.size() > 10) << line << "\n" << message;
+    ++(grammar.ok() ? accepted : rejected);
+  }
+  EXPECT_GT(accepted, 20);
+  EXPECT_GT(rejected, 10);
 }
 
 TEST(Grammar, Limits) {

@@ -1,5 +1,5 @@
 // Structural tags in both spellings: what is an answer and what is not, and the masks at the borders of text and tags.
-#include "grammar/test_vocabulary.h"
+#include "test_vocabulary.h"
 
 namespace weft {
 namespace {

@@ -3,7 +3,7 @@
 
 #include <thread>
 
-#include "grammar/test_vocabulary.h"
+#include "test_vocabulary.h"
 
 namespace weft {
 namespace {
