@@ -187,6 +187,7 @@ Status read_tools(const Json* tools, const Json* tool_choice, bool parallel_call
                 " cannot be combined with another constraint on the answer")
         .about(mode == "auto" ? "tools" : "tool_choice");
   if (mode == "auto") {
+    out.strict_tools = true;
     WEFT_TRY(request.guide, strict_call_guide(functions, format));
     return {};
   }

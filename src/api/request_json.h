@@ -62,6 +62,7 @@ struct ClientRequest {
   int prompt_logprobs = -1;  // as the client asked (echo with logprobs sets only the engine's)
   ToolMode tool_mode = ToolMode::none;
   std::vector<std::string> tool_names;  // of the declared functions; of mode `named` only the chosen one
+  bool strict_tools = false;            // of mode `automatic`: calls are held to their form by the guide
   bool parallel_tool_calls = true;      // false: of several calls that the model writes only the first counts
   Json tool_parameters;                 // their parameters' schemas by name
   bool separate_reasoning = true;       // thoughts go to reasoning_content; false: they stay in the content

@@ -45,8 +45,8 @@ Json separated(Json tags, const char* separator) {
       {{"type", "tags_with_separator"}, {"tags", std::move(tags)}, {"separator", separator}, {"at_least_one", true}});
 }
 
-Json triggered(const char* trigger, Json tags) {
-  return Json::object({{"type", "triggered_tags"}, {"triggers", Json::array({trigger})}, {"tags", std::move(tags)}});
+Json triggered(Json triggers, Json tags) {
+  return Json::object({{"type", "triggered_tags"}, {"triggers", std::move(triggers)}, {"tags", std::move(tags)}});
 }
 
 // A tag for each function: `before` NAME `between` arguments `end`.
@@ -71,20 +71,22 @@ Json object_tags(const std::vector<const Json*>& functions, const std::string& k
 Json call_format(ToolFormat format, const std::vector<const Json*>& functions) {
   switch (format) {
     case ToolFormat::hermes:
-      return triggered("<tool_call>", object_tags(functions, "arguments", "<tool_call>\n", "\n</tool_call>"));
-    case ToolFormat::nemotron:
-      return triggered("<TOOLCALL>", Json::array({tag("<TOOLCALL>[", separated(object_tags(functions, "arguments"), ", "),
-                                                      "]</TOOLCALL>")}));
+      return triggered(Json::array({"<tool_call>"}), object_tags(functions, "arguments", "<tool_call>\n", "\n</tool_call>"));
+    case ToolFormat::nemotron: {  // the list, and the form of Nemotron Mini
+      Json tags = object_tags(functions, "arguments", "<toolcall> ", " </toolcall>");
+      tags.push_back(tag("<TOOLCALL>[", separated(object_tags(functions, "arguments"), ", "), "]</TOOLCALL>"));
+      return triggered(Json::array({"<TOOLCALL>", "<toolcall>"}), std::move(tags));
+    }
     case ToolFormat::mistral: {  // the older list, and the newer form in which each call has its mark
       Json tags = call_tags(functions, "[TOOL_CALLS]", "[ARGS]", "");
       tags.push_back(tag("[TOOL_CALLS][", separated(object_tags(functions, "arguments"), ", "), "]"));
       tags.push_back(tag("[TOOL_CALLS] [", separated(object_tags(functions, "arguments"), ", "), "]"));
-      return triggered("[TOOL_CALLS]", std::move(tags));
+      return triggered(Json::array({"[TOOL_CALLS]"}), std::move(tags));
     }
     case ToolFormat::deepseek: {  // of V3 and R1, and of V3.1
       Json older = call_tags(functions, "<｜tool▁call▁begin｜>function<｜tool▁sep｜>", "\n```json\n", "\n```<｜tool▁call▁end｜>");
       Json newer = call_tags(functions, "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "<｜tool▁call▁end｜>");
-      return triggered("<｜tool▁calls▁begin｜>",
+      return triggered(Json::array({"<｜tool▁calls▁begin｜>"}),
                        Json::array({tag("<｜tool▁calls▁begin｜>", separated(std::move(older), "\n"), "<｜tool▁calls▁end｜>"),
                                     tag("<｜tool▁calls▁begin｜>", separated(std::move(newer), ""), "<｜tool▁calls▁end｜>")}));
     }

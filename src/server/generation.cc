@@ -34,7 +34,8 @@ void Generation::start(Engine& engine, ServerMetrics& metrics, std::shared_ptr<E
     Part& part = self->parts_.emplace_back();
     for (int i = 0; i < request.n; ++i)
       part.choices.emplace_back(
-          thinking, ToolCallFinder::Rules{self->call_.tool_mode, format.tools, self->call_.tool_names, self->call_.tool_parameters});
+          thinking, ToolCallFinder::Rules{self->call_.tool_mode, format.tools, self->call_.tool_names, self->call_.strict_tools,
+                                          self->call_.tool_parameters});
     if (self->call_.echo)
       part.prompt_text =
           request.prompt ? *request.prompt : engine.decode(request.prompt_token_ids.value_or(std::vector<int32_t>()), false);

@@ -61,8 +61,10 @@ class ToolCallFinder::Reader {
  public:
   explicit Reader(Rules rules) : rules_(std::move(rules)) {
     // A forced call is written as JSON whatever the model's form is: the grammar sees to that.
-    const bool forced = rules_.mode == ToolMode::any;
-    bare_ = forced || rules_.format == generic || rules_.format == llama_json || rules_.format == pythonic;
+    const bool bare_format = rules_.format == generic || rules_.format == llama_json || rules_.format == pythonic;
+    // So are strict calls of models without marks of their own; what looks like another form is text then, since no schema held it.
+    const bool forced = rules_.mode == ToolMode::any || (rules_.strict && bare_format);
+    bare_ = forced || bare_format;
     if (!forced)
       for (const Mark& mark : kMarks)
         if (counts(mark, rules_.format)) marks_.push_back(&mark);

@@ -39,6 +39,7 @@ class ToolCallFinder {
     ToolMode mode = ToolMode::none;
     ToolFormat format = ToolFormat::generic;
     std::vector<std::string> names;  // of the functions that may be called
+    bool strict = false;             // a grammar holds calls to the form: see tool_guide.cc
     Json parameters;                 // schemas of their arguments by name, which tell the types of XML's values
   };
   explicit ToolCallFinder(Rules rules);

@@ -16,7 +16,7 @@ struct Case {
 };
 
 ToolCallFinder finder(ToolMode mode, ToolFormat format, std::vector<std::string> names = {"f", "g", "add", "multiply"}) {
-  return ToolCallFinder({mode, format, std::move(names),
+  return ToolCallFinder({mode, format, std::move(names), false,
                          Json::object({{"f", Json::object({{"properties", Json::object({{"s", Json::object({{"type", "string"}})},
                                                                                         {"n", Json::object({{"type", "integer"}})}})}})}})});
 }
@@ -164,6 +164,13 @@ TEST(ToolCalls, ArgumentsGoThroughAtOnce) {
   output = call.push("]}}</tool");
   ASSERT_EQ(output.deltas.size(), 1u);
   EXPECT_EQ(output.deltas[0].arguments, "]}");
+}
+
+TEST(ToolCalls, StrictCountsOneForm) {
+  const std::string text = "<tool_call>{\"name\": \"f\", \"arguments\": {}}</tool_call>";
+  EXPECT_EQ(find(ToolCallFinder({ToolMode::automatic, generic, {"f"}, true, {}}), text, 1).content, text);
+  EXPECT_EQ(find(ToolCallFinder({ToolMode::automatic, hermes, {"f"}, true, {}}), text, 1).calls.size(), 1u);
+  EXPECT_EQ(find(ToolCallFinder({ToolMode::automatic, generic, {"f"}, true, {}}), "{\"name\": \"f\", \"parameters\": {}}", 1).calls.size(), 1u);
 }
 
 TEST(ToolCalls, Forced) {
