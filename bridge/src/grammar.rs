@@ -141,6 +141,8 @@ pub unsafe extern "C" fn weft_grammar_factory_new(
         let set = factory.limits_mut();
         set.initial_lexer_fuel = limits.lexer_cost;
         set.step_max_items = limits.parser_items;
+        set.max_items_in_row = limits.parser_items; // an object of n optional members has 4n at its start
+        set.verbose_errors = false;
         set.max_lexer_states = limits.lexer_states;
         Ok(Box::into_raw(Box::new(WeftGrammarFactory { factory, specials })))
     })
@@ -285,29 +287,52 @@ pub unsafe extern "C" fn weft_grammar_new(
     error: *mut WeftError,
 ) -> *mut WeftGrammar {
     guard(error, std::ptr::null_mut(), || {
-        let measure = Measure::start();
-        let too_large = || Failure::exhausted(format!("it needs {} bytes of memory, more than {}", measure.peak(), limits.memory));
-        let mut grammar = top_level(kind, abi::text(text, size)?, compact, &factory.specials, limits)?;
-        if thinking > 0 {
-            grammar = after_thinking(grammar, thinking == 2, &factory.specials);
-        }
-        let parser = factory.factory.create_parser(grammar).map_err(|e| Failure::invalid(format!("{e:#}")))?;
-        if measure.peak() > limits.memory {
-            return Err(too_large());
-        }
-        let mut matcher = Matcher::new(Ok(parser));
-        if let Some(problem) = matcher.grammar_warnings().first() {
-            return Err(Failure::unsupported(problem.clone()));
-        }
-        // The first mask shows whether the limits hold.
-        matcher.compute_mask_or_eos().map_err(|e| Failure::invalid(format!("{e:#}")))?;
-        if measure.peak() > limits.memory {
-            return Err(too_large());
-        }
-        let made = Box::into_raw(Box::new(WeftGrammar { matcher }));
-        bytes.write(measure.held());
-        Ok(made)
+        let text = abi::text(text, size)?;
+        let (matcher, held) = on_large_stack(|| compile(factory, kind, text, compact, thinking, limits))?;
+        bytes.write(held);
+        Ok(Box::into_raw(Box::new(WeftGrammar { matcher })))
     })
+}
+
+/// Rules and references that follow each other are compiled by recursion, thousands of levels deep if a request wants it so.
+const STACK_BYTES: usize = 1 << 30; // of address space; memory is taken as it is used
+
+fn on_large_stack<T: Send>(work: impl FnOnce() -> Outcome<T> + Send) -> Outcome<T> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().stack_size(STACK_BYTES).spawn_scoped(scope, || abi::catch(work));
+        let thread = thread.map_err(|e| Failure::exhausted(format!("there is no thread to compile it on: {e}")))?;
+        thread.join().unwrap_or_else(|_| Err(Failure { code: abi::Code::Internal, message: "the compilation panicked".into() }))
+    })
+}
+
+/// The matcher at its start, and the heap bytes that it holds.
+fn compile(
+    factory: &WeftGrammarFactory,
+    kind: u32,
+    text: &str,
+    compact: bool,
+    thinking: u32,
+    limits: &WeftGrammarLimits,
+) -> Outcome<(Matcher, usize)> {
+    let measure = Measure::start();
+    let check_memory = || match measure.peak() {
+        peak if peak > limits.memory => Err(Failure::exhausted(format!("it needs {peak} bytes of memory, more than {}", limits.memory))),
+        _ => Ok(()),
+    };
+    let mut grammar = top_level(kind, text, compact, &factory.specials, limits)?;
+    if thinking > 0 {
+        grammar = after_thinking(grammar, thinking == 2, &factory.specials);
+    }
+    let parser = factory.factory.create_parser(grammar).map_err(|e| Failure::invalid(format!("{e:#}")))?;
+    check_memory()?;
+    let mut matcher = Matcher::new(Ok(parser));
+    if let Some(problem) = matcher.grammar_warnings().first() {
+        return Err(Failure::unsupported(problem.clone()));
+    }
+    // The first mask shows whether the limits hold.
+    matcher.compute_mask_or_eos().map_err(|e| Failure::invalid(format!("{e:#}")))?;
+    check_memory()?;
+    Ok((matcher, measure.held()))
 }
 
 /// # Safety
@@ -341,6 +366,10 @@ pub unsafe extern "C" fn weft_grammar_mask(grammar: &mut WeftGrammar, out: *mut 
 #[no_mangle]
 pub unsafe extern "C" fn weft_grammar_accept(grammar: &mut WeftGrammar, token: u32, error: *mut WeftError) -> bool {
     guard(error, false, || {
+        // A mask that ran into a limit has been reported to nobody yet.
+        if let Some(problem) = grammar.matcher.get_error() {
+            return Err(Failure::exhausted(format!("the grammar has become too complex: {problem}")));
+        }
         if grammar.matcher.validate_tokens(&[token]).unwrap_or(0) == 0 {
             return Err(Failure::invalid(format!("the grammar does not allow token {token} here")));
         }
