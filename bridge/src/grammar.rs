@@ -45,6 +45,11 @@ pub struct WeftGrammar {
     matcher: Matcher,
 }
 
+/// The error without the mark that stands in for the parser's state.
+fn plain(error: &anyhow::Error) -> String {
+    format!("{error:#}").replace("\n<non-verbose/>", "")
+}
+
 /// Special tokens cannot be written by a grammar's text; ids without a token neither.
 fn words(tokenizer: &WeftTokenizer, rows: u32) -> Vec<Vec<u8>> {
     let special = |name: String| {
@@ -136,7 +141,7 @@ pub unsafe extern "C" fn weft_grammar_factory_new(
         let environment: TokEnv = Arc::new(Vocabulary { trie });
         let capabilities = InferenceCapabilities { ff_tokens: false, ..Default::default() };
         let mut factory = ParserFactory::new(&environment, capabilities, &SlicedBiasComputer::general_slices())
-            .map_err(|e| Failure::invalid(format!("{e:#}")))?;
+            .map_err(|e| Failure::invalid(plain(&e)))?;
         factory.quiet();
         let set = factory.limits_mut();
         set.initial_lexer_fuel = limits.lexer_cost;
@@ -264,7 +269,8 @@ fn top_level(kind: u32, text: &str, compact: bool, specials: &Specials, limits: 
                 return Err(Failure::invalid("there must be at least one choice, and none may be empty"));
             }
             let quoted: Vec<String> = choices.iter().map(|c| serde_json::to_string(c).unwrap_or_default()).collect();
-            Ok(TopLevelGrammar::from_lark(format!("start: {}", quoted.join(" | "))))
+            // As one terminal: the lexer takes tens of thousands of choices, the parser would have an item for each.
+            Ok(TopLevelGrammar::from_lark(format!("start: CHOICE\nCHOICE: {}", quoted.join(" | "))))
         }
     }
 }
@@ -323,14 +329,14 @@ fn compile(
     if thinking > 0 {
         grammar = after_thinking(grammar, thinking == 2, &factory.specials);
     }
-    let parser = factory.factory.create_parser(grammar).map_err(|e| Failure::invalid(format!("{e:#}")))?;
+    let parser = factory.factory.create_parser(grammar).map_err(|e| Failure::invalid(plain(&e)))?;
     check_memory()?;
     let mut matcher = Matcher::new(Ok(parser));
     if let Some(problem) = matcher.grammar_warnings().first() {
         return Err(Failure::unsupported(problem.clone()));
     }
     // The first mask shows whether the limits hold.
-    matcher.compute_mask_or_eos().map_err(|e| Failure::invalid(format!("{e:#}")))?;
+    matcher.compute_mask_or_eos().map_err(|e| Failure::invalid(plain(&e)))?;
     check_memory()?;
     Ok((matcher, measure.held()))
 }
@@ -352,7 +358,7 @@ pub extern "C" fn weft_grammar_clone(grammar: &WeftGrammar) -> *mut WeftGrammar 
 #[no_mangle]
 pub unsafe extern "C" fn weft_grammar_mask(grammar: &mut WeftGrammar, out: *mut u32, words: usize, error: *mut WeftError) -> bool {
     guard(error, false, || {
-        let mask = grammar.matcher.compute_mask_or_eos().map_err(|e| Failure::invalid(format!("{e:#}")))?;
+        let mask = grammar.matcher.compute_mask_or_eos().map_err(|e| Failure::invalid(plain(&e)))?;
         let from = mask.as_slice();
         for i in 0..words {
             out.add(i).write(from.get(i).copied().unwrap_or(0));
@@ -368,12 +374,12 @@ pub unsafe extern "C" fn weft_grammar_accept(grammar: &mut WeftGrammar, token: u
     guard(error, false, || {
         // A mask that ran into a limit has been reported to nobody yet.
         if let Some(problem) = grammar.matcher.get_error() {
-            return Err(Failure::exhausted(format!("the grammar has become too complex: {problem}")));
+            return Err(Failure::exhausted(format!("the grammar has become too complex: {}", problem.replace("\n<non-verbose/>", ""))));
         }
         if grammar.matcher.validate_tokens(&[token]).unwrap_or(0) == 0 {
             return Err(Failure::invalid(format!("the grammar does not allow token {token} here")));
         }
-        grammar.matcher.consume_token(token).map(|()| true).map_err(|e| Failure::invalid(format!("{e:#}")))
+        grammar.matcher.consume_token(token).map(|()| true).map_err(|e| Failure::invalid(plain(&e)))
     })
 }
 
@@ -381,7 +387,7 @@ pub unsafe extern "C" fn weft_grammar_accept(grammar: &mut WeftGrammar, token: u
 /// `error` points at a writable WeftError.
 #[no_mangle]
 pub unsafe extern "C" fn weft_grammar_rollback(grammar: &mut WeftGrammar, tokens: usize, error: *mut WeftError) -> bool {
-    guard(error, false, || grammar.matcher.rollback(tokens).map(|()| true).map_err(|e| Failure::invalid(format!("{e:#}"))))
+    guard(error, false, || grammar.matcher.rollback(tokens).map(|()| true).map_err(|e| Failure::invalid(plain(&e))))
 }
 
 #[no_mangle]
@@ -391,5 +397,5 @@ pub extern "C" fn weft_grammar_is_finished(grammar: &WeftGrammar) -> bool {
 
 #[no_mangle]
 pub extern "C" fn weft_grammar_may_end(grammar: &mut WeftGrammar) -> bool {
-    abi::catch(|| grammar.matcher.is_accepting().map_err(|e| Failure::invalid(format!("{e:#}")))).unwrap_or(false)
+    abi::catch(|| grammar.matcher.is_accepting().map_err(|e| Failure::invalid(plain(&e)))).unwrap_or(false)
 }

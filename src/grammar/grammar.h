@@ -90,7 +90,7 @@ class GrammarFactory {
 
   Status warm_up() const;
   // invalid_argument for what is wrong and unsupported for what is not enforced; the message names the keyword or the place.
-  // resource_exhausted for more memory than the limit. Takes milliseconds; a hostile grammar runs into the limits within two seconds.
+  // resource_exhausted for more memory than the limit. Takes milliseconds; a hostile grammar runs into the limits within a few seconds.
   Result<std::unique_ptr<Grammar>> compile(const GrammarSpec& spec) const;
 
  private:
