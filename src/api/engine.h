@@ -141,6 +141,15 @@ struct EngineMetrics {
 // Where the answer to a chat begins; `rendered` is render_chat()'s text.
 Thinking thinking_of(const AnswerFormat& format, const Request& request, std::string_view rendered);
 
+// An architecture that this build runs.
+struct SupportedArchitecture {
+  std::string name;      // config.json's architectures[0]
+  std::string gives;     // "text", "classes of a text or a pair", ...
+  std::string example;   // a published checkpoint
+  std::string features;  // what sets it apart
+};
+std::vector<SupportedArchitecture> supported_architectures();
+
 using RequestId = uint64_t;
 // Called on the engine's thread (or on the submitting thread for errors found at once); must return quickly and not throw.
 using EventSink = std::function<void(const Event&)>;
