@@ -275,7 +275,8 @@ impl Builder<'_> {
 fn newer_tag(structure: &Value, path: &str) -> Outcome<Value> {
     let schema = match member(structure, path, "schema")? {
         Value::Null => Value::Bool(true),
-        Value::String(source) => serde_json::from_str(source).map_err(|e| Failure::invalid(format!("structural tag: {path}.schema is not JSON: {e}")))?,
+        Value::String(source) => serde_json::from_str(source)
+            .map_err(|e| Failure::invalid(format!("structural tag: {path}.schema is not JSON: {e}")))?,
         schema => schema.clone(),
     };
     Ok(serde_json::json!({"type": "tag", "begin": text(structure, path, "begin")?, "end": text(structure, path, "end")?,

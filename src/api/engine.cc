@@ -277,7 +277,8 @@ Result<std::unique_ptr<Grammar>> CoreEngine::grammar_of(const Request& request) 
   if (request.guide.kind == GuideSpec::Kind::none) return std::unique_ptr<Grammar>();
   if (!grammars_) return fail(Code::invalid_argument, "the model has no tokenizer, so its output cannot be guided").about("response_format");
   using Kind = GrammarSpec::Kind;
-  static constexpr Kind kinds[] = {Kind::json_object, Kind::json_object, Kind::json_schema, Kind::regex, Kind::ebnf, Kind::choice, Kind::structural_tag};
+  static constexpr Kind kinds[] = {Kind::json_object, Kind::json_object, Kind::json_schema,   Kind::regex,
+                                   Kind::ebnf,        Kind::choice,      Kind::structural_tag};
   GrammarSpec spec{kinds[static_cast<int>(request.guide.kind)], request.guide.text, request.guide.choices};
   if (request.rendered) spec.thinking = thinking_of(answer_format(request), request, *request.rendered);
   auto grammar = grammars_->get(spec);

@@ -140,7 +140,8 @@ TEST(ToolCalls, DeepSeek) {
 TEST(ToolCalls, Nemotron) {
   check({nemotron, "<TOOLCALL>[{\"name\": \"g\", \"arguments\": {}}, {\"name\": \"f\", \"arguments\": {\"x\": 1}}]</TOOLCALL>", "",
          {{"g", "{}"}, {"f", "{\"x\": 1}"}}});
-  check({nemotron, "<toolcall> {\"type\": \"function\", \"arguments\": {\"x\": 1}, \"name\": \"f\"} </toolcall>", "", {{"f", "{\"x\": 1}"}}});
+  check({nemotron, "<toolcall> {\"type\": \"function\", \"arguments\": {\"x\": 1}, \"name\": \"f\"} </toolcall>", "",
+         {{"f", "{\"x\": 1}"}}});
 }
 
 TEST(ToolCalls, TextGoesThroughAtOnce) {

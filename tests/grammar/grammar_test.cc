@@ -119,7 +119,8 @@ TEST(Grammar, JsonSchema) {
   words.expect_mask(*grammar, [](const std::string& t) { return begins_one_of(t, {"{", "{\"", "{\"a", "{\"a\"", "{ ", "{ \"", "{\n", "{\n "}) ||
                                                                  (t.starts_with("{\n") && all_of(t.substr(2), " \t")); }, false);
   expect_matches(*grammar, {{R"({"a":1})", R"({"a": -12, "b": "x"})", "{\n  \"a\": 0,\n  \"b\": null\n}"},
-                            {R"({})", R"({"a":1.5})", R"({"b":"x","a":1})", R"({"a":1,"b":"y"})", R"({"a":01})", R"({"a":1}  )", R"({  "a":1})", R"({"a":1,"c":2})"}});
+                            {R"({})", R"({"a":1.5})", R"({"b":"x","a":1})", R"({"a":1,"b":"y"})", R"({"a":01})",
+                             R"({"a":1}  )", R"({  "a":1})", R"({"a":1,"c":2})"}});
   GrammarSpec compact = spec(Kind::json_schema, schema);
   compact.compact_json = true;
   expect_matches(*compile(compact), {{R"({"a":1,"b":null})"}, {R"({"a": 1})", "{\"a\":1\n}"}});
@@ -165,7 +166,8 @@ TEST(Grammar, AfterThinking) {
   const Vocabulary& words = Vocabulary::get();
   const auto open = compile(spec(Kind::json_schema, R"({"type": "integer"})", Thinking::open));
   EXPECT_FALSE(open->may_end());
-  expect_matches(*open, {{"</think>1", "So {\"a\" 1?\n</think>\n\n12", "</thin </think>3"}, {"1", "a", "</think>", "</think>a", "</think>\n\n\n\n\n1"}});
+  expect_matches(*open, {{"</think>1", "So {\"a\" 1?\n</think>\n\n12", "</thin </think>3"},
+                         {"1", "a", "</think>", "</think>a", "</think>\n\n\n\n\n1"}});
   ASSERT_TRUE(words.accept(*open, "Hm"));
   words.expect_mask(*open, [](const std::string& text) { return words_are_text(text); }, false);
   const auto optional = compile(spec(Kind::regex, "[0-9]+", Thinking::may_open));

@@ -29,14 +29,17 @@ void expect_error(const std::string& text, Code code, const std::string& named) 
   EXPECT_NE(grammar.error().message().find(named), std::string::npos) << grammar.error().message();
 }
 
-const std::string kTag = R"({"type": "tag", "begin": "<f>", "content": {"type": "json_schema", "json_schema": {"type": "integer"}}, "end": "</f>"})";
+const std::string kTag =
+    R"({"type": "tag", "begin": "<f>", "content": {"type": "json_schema", "json_schema": {"type": "integer"}}, "end": "</f>"})";
 
 TEST(StructuralTag, OlderSpelling) {
   const auto grammar = compile(R"({"type": "structural_tag", "triggers": ["<function="], "structures": [
       {"begin": "<function=a>", "schema": {"type": "integer"}, "end": "</function>"},
       {"begin": "<function=b>", "schema": {"enum": ["x", "y"]}, "end": "</function>"}]})");
-  expect_matches(*grammar, {{"", "only text <f", "<function=a>12</function>", "Now <function=b>\"x\"</function> and <function=a>-1</function>."},
-                            {"<function=", "<function=c>1</function>", "<function=a>\"x\"</function>", "<function=a>1", "<function= a>1</function>"}});
+  expect_matches(*grammar, {{"", "only text <f", "<function=a>12</function>",
+                             "Now <function=b>\"x\"</function> and <function=a>-1</function>."},
+                            {"<function=", "<function=c>1</function>", "<function=a>\"x\"</function>", "<function=a>1",
+                             "<function= a>1</function>"}});
   Vocabulary::get().accept(*grammar, "Now <function=");
   Vocabulary::get().expect_mask(*grammar, [](const std::string& t) { return t == "a" || t == "b" || t == "a>" || t == "b>"; }, false);
 }
@@ -63,12 +66,14 @@ TEST(StructuralTag, Formats) {
   expect_matches(*format(R"({"type": "grammar", "grammar": "root ::= \"a\" root | \"b\""})"), {{"b", "aab"}, {"a", ""}});
   expect_matches(*format(R"({"type": "sequence", "elements": [{"type": "const_string", "value": "<t>"},
       {"type": "json_schema", "json_schema": {"type": "boolean"}}, {"type": "any_text"}]})"), {{"<t>true", "<t>false!"}, {"<t>", "true"}});
-  expect_matches(*format(R"({"type": "or", "elements": [{"type": "const_string", "value": "a"}, )" + kTag + "]}"), {{"a", "<f>1</f>"}, {"", "a<f>1</f>"}});
+  expect_matches(*format(R"({"type": "or", "elements": [{"type": "const_string", "value": "a"}, )" + kTag + "]}"),
+                 {{"a", "<f>1</f>"}, {"", "a<f>1</f>"}});
   expect_matches(*format(R"({"type": "sequence", "elements": [{"type": "optional", "content": {"type": "const_string", "value": "a"}},
       {"type": "plus", "content": )" + kTag + R"(}, {"type": "star", "content": {"type": "const_string", "value": "b"}}]})"),
                  {{"<f>1</f>", "a<f>1</f><f>2</f>bb"}, {"a", "aa<f>1</f>", "bb"}});
   // Free text inside of a tag ends at the first of its ends.
-  expect_matches(*format(R"({"type": "sequence", "elements": [{"type": "tag", "begin": "<think>", "content": {"type": "any_text"}, "end": ["</think>", "</t>"]},
+  expect_matches(*format(R"({"type": "sequence", "elements": [{"type": "tag", "begin": "<think>", "content": {"type": "any_text"},
+      "end": ["</think>", "</t>"]},
       {"type": "json_schema", "json_schema": {"type": "integer"}}]})"),
                  {{"<think>a < b</think>1", "<think></t>1"}, {"<think>a</think>", "<think>a</t>b</think>1", "1"}});
 }
@@ -94,11 +99,14 @@ TEST(StructuralTag, Errors) {
   expect_error("{\"type\": \"structural_tag\"}", Code::invalid_argument, "\"format\"");
   expect_error(R"({"format": {"type": "nothing"}})", Code::unsupported, "format.type \"nothing\"");
   expect_error(R"({"format": {"type": "qwen_xml_parameter", "json_schema": {}}})", Code::unsupported, "qwen_xml_parameter");
-  expect_error(R"({"format": {"type": "sequence", "elements": [{"type": "any_text"}, {"type": "const_string"}]}})", Code::unsupported, "format.elements[0] is any_text");
-  expect_error(R"({"format": {"type": "sequence", "elements": [{"type": "const_string"}]}})", Code::invalid_argument, "format.elements[0].value is missing");
+  expect_error(R"({"format": {"type": "sequence", "elements": [{"type": "any_text"}, {"type": "const_string"}]}})", Code::unsupported,
+                "format.elements[0] is any_text");
+  expect_error(R"({"format": {"type": "sequence", "elements": [{"type": "const_string"}]}})", Code::invalid_argument,
+                "format.elements[0].value is missing");
   expect_error(R"({"format": {"type": "json_schema", "json_schema": {}, "style": "xml"}})", Code::unsupported, "format.style \"xml\"");
   expect_error(R"({"format": {"type": "json_schema", "json_schema": {"type": "integre"}}})", Code::invalid_argument, "integre");
-  expect_error(R"({"format": {"type": "triggered_tags", "triggers": ["<g"], "tags": [)" + kTag + "]}}", Code::invalid_argument, "format.tags[0].begin starts with none");
+  expect_error(R"({"format": {"type": "triggered_tags", "triggers": ["<g"], "tags": [)" + kTag + "]}}", Code::invalid_argument,
+                "format.tags[0].begin starts with none");
   expect_error(R"({"structures": [{"begin": "<a>", "schema": {}, "end": ""}]})", Code::invalid_argument, "triggers is missing");
   expect_error(R"({"structures": [], "triggers": ["<"]})", Code::invalid_argument, "structures must be a list");
 }

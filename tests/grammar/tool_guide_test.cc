@@ -46,10 +46,12 @@ TEST(ToolGuide, Strict) {
   const std::string x = "{\"x\": 1}";
   const std::string deepseek_f = "<｜tool▁call▁begin｜>function<｜tool▁sep｜>f\n```json\n" + x + "\n```<｜tool▁call▁end｜>";
   const std::string deepseek_g = "<｜tool▁call▁begin｜>function<｜tool▁sep｜>g\n```json\n{}\n```<｜tool▁call▁end｜>";
-  const std::string v31_f = "<｜tool▁call▁begin｜>f<｜tool▁sep｜>" + x + "<｜tool▁call▁end｜>", begin = "<｜tool▁calls▁begin｜>", end = "<｜tool▁calls▁end｜>";
+  const std::string v31_f = "<｜tool▁call▁begin｜>f<｜tool▁sep｜>" + x + "<｜tool▁call▁end｜>";
+  const std::string begin = "<｜tool▁calls▁begin｜>", end = "<｜tool▁calls▁end｜>";
   const std::vector<Form> forms = {
       {ToolFormat::hermes,
-       {"<tool_call>\n{\"name\": \"f\", \"arguments\": " + x + "}\n</tool_call>", "Hm. <tool_call>\n{\"name\": \"f\", \"arguments\": " + x + "}\n</tool_call>"},
+       {"<tool_call>\n{\"name\": \"f\", \"arguments\": " + x + "}\n</tool_call>",
+        "Hm. <tool_call>\n{\"name\": \"f\", \"arguments\": " + x + "}\n</tool_call>"},
        "<tool_call>\n{\"name\": \"f\", \"arguments\": " + x + "}\n</tool_call>\n<tool_call>\n{\"name\": \"g\", \"arguments\": {}}\n</tool_call>",
        {"", "No call. {\"name\": \"f\"}"}},
       {ToolFormat::nemotron,
@@ -57,7 +59,8 @@ TEST(ToolGuide, Strict) {
        "<TOOLCALL>[{\"name\": \"f\", \"arguments\": " + x + "}, {\"name\": \"g\", \"arguments\": {}}]</TOOLCALL>",
        {"No call."}},
       {ToolFormat::mistral,
-       {"[TOOL_CALLS][{\"name\": \"f\", \"arguments\": " + x + "}]", "[TOOL_CALLS] [{\"name\": \"f\", \"arguments\": " + x + "}]", "Hm.[TOOL_CALLS]f[ARGS]" + x},
+       {"[TOOL_CALLS][{\"name\": \"f\", \"arguments\": " + x + "}]",
+        "[TOOL_CALLS] [{\"name\": \"f\", \"arguments\": " + x + "}]", "Hm.[TOOL_CALLS]f[ARGS]" + x},
        "[TOOL_CALLS]f[ARGS]" + x + "[TOOL_CALLS]g[ARGS]{}",
        {"No call."}},
       {ToolFormat::deepseek, {begin + deepseek_f + end, "Hm." + begin + v31_f + end}, begin + deepseek_f + "\n" + deepseek_g + end, {"No call."}},

@@ -11,7 +11,8 @@ const std::string kTools =
     R"("tools":[{"type":"function","function":{"name":"f","parameters":{"type":"object"}}},{"type":"function","function":{"name":"g"}}])";
 
 std::string chat(const std::string& members) {
-  return post("/v1/chat/completions", R"({"model":"tiny","messages":[{"role":"user","content":"hi"}])" + (members.empty() ? "" : "," + members) + "}");
+  return post("/v1/chat/completions",
+              R"({"model":"tiny","messages":[{"role":"user","content":"hi"}])" + (members.empty() ? "" : "," + members) + "}");
 }
 const Json& choice(const Json& body) { return body.find("choices")->items().at(0); }
 const Json& message(const Json& body) { return *choice(body).find("message"); }
@@ -168,7 +169,8 @@ TEST(ChatFormat, ReasoningOptions) {
 TEST(ChatFormat, ReasoningThenCalls) {
   TestServer server;
   server.engine().answer_chats_with(
-      "<think>Shall I write <tool_call>?</think>\n\n<tool_call>\n{\"name\": \"f\", \"arguments\": {\"x\": 1}}\n</tool_call>", {ToolFormat::hermes, true});
+      "<think>Shall I write <tool_call>?</think>\n\n<tool_call>\n{\"name\": \"f\", \"arguments\": {\"x\": 1}}\n</tool_call>",
+      {ToolFormat::hermes, true});
   const Json body = server.ask(chat(kTools)).json();
   EXPECT_EQ(message(body).find("reasoning_content")->as_string(), "Shall I write <tool_call>?");
   EXPECT_TRUE(message(body).find("content")->is_null());
