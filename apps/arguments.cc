@@ -85,6 +85,10 @@ void add_engine_options(CLI::App* app, EngineOptions& o) {
   add_choice(app, "--reasoning-parser", o.reasoning_parser, "Thoughts apart from the answer; auto: as the chat template shows",
              {"auto", "none", "think"});
   add_text(app, "--tool-call-parser", o.tool_call_parser, "Form of tool calls; auto: as the chat template shows", "NAME");
+  app->add_option("--allowed-media-domains", o.allowed_media_domains, "Hosts that pictures may be fetched from; default: none, data: URLs only")
+      ->type_name("HOST,...")
+      ->delimiter(',')
+      ->allow_extra_args(false);
   app->add_option("--logits-processor", o.logits_processors, "Plugin that changes logits; may be repeated")
       ->type_name("PLUGIN.so")
       ->allow_extra_args(false);

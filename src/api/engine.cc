@@ -9,8 +9,10 @@
 #include <random>
 #include <unordered_map>
 
+#include "api/picture_prompt.h"
 #include "api/running_request.h"
 #include "api/scores.h"
+#include "base/files.h"
 #include "base/log.h"
 #include "grammar/grammar_cache.h"
 #include "runtime/engine_core.h"
@@ -99,6 +101,7 @@ GgufVocabulary vocabulary_of(const GgufTokenizer& t) {
 struct TextSide {
   std::shared_ptr<const Tokenizer> tokenizer;          // null: the checkpoint has none
   std::shared_ptr<const ChatTemplate> chat_template;   // null likewise
+  std::unique_ptr<const MediaProcessor> media;         // null: takes no pictures
 };
 
 Result<TextSide> load_text(const std::string& path) {
@@ -113,12 +116,18 @@ Result<TextSide> load_text(const std::string& path) {
     WEFT_TRY(text.chat_template, ChatTemplate::from_source(gguf->chat_template, std::move(special)));
     return text;
   }
-  auto tokenizer = Tokenizer::from_folder(path);
+  // VILA keeps its tokenizer with the language model.
+  const Json* part = checkpoint->config().find("llm_cfg");
+  const std::string text_path = part && !is_file(path + "/tokenizer.json") ? path + "/llm" : path;
+  auto tokenizer = Tokenizer::from_folder(text_path);
   if (tokenizer.ok()) text.tokenizer = std::move(tokenizer).value();
   else if (tokenizer.error().code() != Code::not_found) return std::move(tokenizer).error();
-  auto chat_template = ChatTemplate::from_folder(path);
+  auto chat_template = ChatTemplate::from_folder(text_path);
   if (chat_template.ok()) text.chat_template = std::move(chat_template).value();
   else if (chat_template.error().code() != Code::not_found) return std::move(chat_template).error();
+  if (text.tokenizer) {
+    WEFT_TRY(text.media, MediaProcessor::from_folder(path));
+  }
   return text;
 }
 
@@ -186,8 +195,33 @@ class CoreEngine : public Engine {
   }
 
   Result<std::vector<int32_t>> prompt_tokens(const Request& request) const override {
-    if (!request.images.empty() || !request.videos.empty())
-      return fail(Code::invalid_argument, "the model ", info_.name, " takes no images").about("images");
+    WEFT_TRY(PicturePrompt prompt, build_prompt(request));
+    return std::move(prompt.tokens);
+  }
+
+  // The prompt's tokens, and its pictures.
+  Result<PicturePrompt> build_prompt(const Request& request) const {
+    const bool pictures = !request.images.empty() || !request.videos.empty();
+    // A placeholder that a user typed into a prompt without pictures is the processor's to find.
+    if (!pictures && (!text_.media || request.prompt_token_ids)) {
+      WEFT_TRY(std::vector<int32_t> tokens, text_tokens(request));
+      return PicturePrompt{std::move(tokens), {}, nullptr, {}};
+    }
+    if (!text_.media) return fail(Code::invalid_argument, "the model ", info_.name, " takes no images").about(request.images.empty() ? "videos" : "images");
+    std::string text;
+    if (request.rendered) {
+      text = *request.rendered;
+    } else if (request.messages) {
+      WEFT_TRY(text, render_chat(request));
+    } else if (request.prompt) {
+      text = *request.prompt;
+    }
+    const UrlOptions urls{.allowed_hosts = options_.allowed_media_domains};
+    return picture_prompt(request, text, !request.messages && request.add_special_tokens, *text_.media, *text_.tokenizer, urls,
+                          core_->model().plan.position_axes);
+  }
+
+  Result<std::vector<int32_t>> text_tokens(const Request& request) const {
     if (request.prompt_token_ids) return *request.prompt_token_ids;
     if (!text_.tokenizer)
       return fail(Code::invalid_argument, "the model has no tokenizer; send prompt_token_ids").about(request.messages ? "messages" : "prompt");
@@ -228,10 +262,10 @@ class CoreEngine : public Engine {
     if (const auto named = tool_format_of_name(options_.tool_call_parser)) format.tools = *named;
     return format;
   }
-  Status check_prompt(const Request& request, const std::vector<int32_t>& prompt) const;
+  Status check_prompt(const Request& request, const PicturePrompt& prompt) const;
   Result<SamplingParams> sampling_of(const Request& request, int prompt_tokens) const;
   Result<std::unique_ptr<Grammar>> grammar_of(const Request& request) const;
-  CacheIdentity cache_identity(const Request& request) const;
+  CacheIdentity cache_identity(const Request& request, const PicturePrompt& prompt) const;
   void forget(RequestId id);
 
   std::unique_ptr<EngineCore> core_;
@@ -249,12 +283,23 @@ class CoreEngine : public Engine {
   EngineMetrics counts_;
 };
 
-Status CoreEngine::check_prompt(const Request& request, const std::vector<int32_t>& prompt) const {
+Status CoreEngine::check_prompt(const Request& request, const PicturePrompt& whole) const {
+  const std::vector<int32_t>& prompt = whole.tokens;
   const char* field = request.prompt_token_ids ? "prompt_token_ids" : request.messages ? "messages" : "prompt";
   if (prompt.empty()) return fail(Code::invalid_argument, "the prompt is empty").about(field);
-  for (int32_t id : prompt)
-    if (id < 0 || id >= info_.vocab_size)
-      return fail(Code::invalid_argument, "token id ", id, " is outside the vocabulary of ", info_.vocab_size).about(field);
+  size_t span = 0;  // places of features hold ids that may lie behind the vocabulary
+  for (size_t i = 0; i < prompt.size(); ++i) {
+    while (whole.places && span < whole.places->spans.size() &&
+           static_cast<int>(i) >= whole.places->spans[span].position + whole.places->spans[span].count)
+      ++span;
+    const bool in_vocabulary = prompt[i] >= 0 && prompt[i] < info_.vocab_size;
+    if (in_vocabulary) continue;
+    if (whole.places && span < whole.places->spans.size() && static_cast<int>(i) >= whole.places->spans[span].position) {
+      if (request.sampling.prompt_logprobs < 0) continue;
+      return fail(Code::unsupported, "prompt_logprobs are not available here: the picture's token ", prompt[i], " has no logit").about("prompt_logprobs");
+    }
+    return fail(Code::invalid_argument, "token id ", prompt[i], " is outside the vocabulary of ", info_.vocab_size).about(field);
+  }
   if (static_cast<int>(prompt.size()) > info_.max_seq_len)
     return fail(Code::invalid_argument, "the prompt has ", prompt.size(), " tokens, the context ", info_.max_seq_len).about(field);
   return {};
@@ -286,8 +331,9 @@ Result<std::unique_ptr<Grammar>> CoreEngine::grammar_of(const Request& request) 
   return grammar;
 }
 
-CacheIdentity CoreEngine::cache_identity(const Request& request) const {
+CacheIdentity CoreEngine::cache_identity(const Request& request, const PicturePrompt& prompt) const {
   CacheIdentity identity;
+  identity.content = prompt.content;
   identity.salt = request.cache_salt;
   if (request.priority != kDefaultPriority) {
     identity.retention.ranges.push_back({0, -1, request.priority, 0});
@@ -307,8 +353,9 @@ Result<RequestId> CoreEngine::submit(Request request, EventSink sink) {
   if (request.messages && !request.rendered) {
     WEFT_TRY(request.rendered, render_chat(request));
   }
-  WEFT_TRY(std::vector<int32_t> prompt, prompt_tokens(request));
-  WEFT_RETURN_IF_ERROR(check_prompt(request, prompt));
+  WEFT_TRY(const PicturePrompt whole, build_prompt(request));
+  const std::vector<int32_t>& prompt = whole.tokens;
+  WEFT_RETURN_IF_ERROR(check_prompt(request, whole));
   WEFT_TRY(SamplingParams params, sampling_of(request, static_cast<int>(prompt.size())));
   WEFT_TRY(std::unique_ptr<Grammar> grammar, grammar_of(request));
   const int choices = std::max(request.n, request.best_of);
@@ -348,7 +395,9 @@ Result<RequestId> CoreEngine::submit(Request request, EventSink sink) {
     submission.sequence.prompt = prompt;
     submission.sequence.sampling = std::make_shared<const SamplingParams>(std::move(own));
     submission.sequence.priority = request.priority;
-    submission.sequence.cache = cache_identity(request);
+    submission.sequence.cache = cache_identity(request, whole);
+    submission.media = whole.media;
+    if (whole.places) submission.media_prompt = std::make_shared<MediaPrompt>(*whole.places);
     if (grammar) submission.grammar = grammar->clone();
     submission.sink = [running = active->running, i](const SequenceOutput& output) { return running->on_output(i, output); };
     auto added = core_->submit(std::move(submission));
@@ -369,11 +418,12 @@ Result<RequestId> CoreEngine::submit(Request request, EventSink sink) {
 }
 
 Result<RequestId> CoreEngine::submit_score(Request request, ScoreSink sink) {
-  WEFT_TRY(std::vector<int32_t> tokens, prompt_tokens(request));
+  WEFT_TRY(PicturePrompt pictures, build_prompt(request));
   const Plan& plan = core_->model().plan;
-  WEFT_TRY(ScorePrompt whole, score_prompt(request, std::move(tokens), text_.tokenizer.get(), plan));
-  const std::vector<int32_t> prompt = std::move(whole.tokens);
-  WEFT_RETURN_IF_ERROR(check_prompt(request, prompt));
+  WEFT_TRY(ScorePrompt whole, score_prompt(request, std::move(pictures.tokens), text_.tokenizer.get(), plan));
+  pictures.tokens = std::move(whole.tokens);
+  WEFT_RETURN_IF_ERROR(check_prompt(request, pictures));
+  const std::vector<int32_t> prompt = pictures.tokens;
   RequestId id = 0;
   auto active = std::make_shared<Active>();
   active->score_sink = sink;
@@ -390,8 +440,9 @@ Result<RequestId> CoreEngine::submit_score(Request request, ScoreSink sink) {
   submission.sequence.whole = !plan.local_groups.empty();
   submission.sequence.token_types = std::move(whole.types);
   submission.sequence.priority = request.priority;
-  submission.sequence.cache = cache_identity(request);
-  submission.sink = [this, id, &plan, sink = std::move(sink), prompt, rows = std::vector<float>()](const SequenceOutput& output) mutable {
+  submission.sequence.cache = cache_identity(request, pictures);
+  submission.media = pictures.media, submission.media_prompt = pictures.places;
+  submission.sink = [this, id, &plan, sink = std::move(sink), prompt, pictures = std::move(pictures), rows = std::vector<float>()](const SequenceOutput& output) mutable {
     rows.insert(rows.end(), output.outputs.begin(), output.outputs.end());
     if (output.reason == FinishReason::none) return true;
     {
@@ -404,7 +455,9 @@ Result<RequestId> CoreEngine::submit_score(Request request, ScoreSink sink) {
       sink(Error(Code::internal, output.error));
       return false;
     }
-    sink(score_result(prompt, std::move(rows), plan.output.cols, plan.head, step_separator_));
+    ScoreResult result = score_result(prompt, std::move(rows), plan.output.cols, plan.head, step_separator_);
+    if (pictures.places) add_pictures(result, *text_.media, pictures);
+    sink(std::move(result));
     return false;
   };
   auto added = core_->submit(std::move(submission));
@@ -444,6 +497,7 @@ EngineMetrics CoreEngine::metrics() const {
   m.running = core.scheduler.running, m.waiting = core.scheduler.waiting;
   for (const CacheGauges& gauges : core.cache)
     m.blocks_total += gauges.max_blocks, m.blocks_used += gauges.used, m.blocks_cached += gauges.cached;
+  m.pictures_encoded = static_cast<int64_t>(core.pictures_encoded), m.pictures_reused = static_cast<int64_t>(core.pictures_reused);
   m.step_seconds = core.step_seconds, m.idle_gap_seconds = core.idle_gap_seconds;
   if (grammars_) {
     const GrammarCacheMetrics g = grammars_->metrics();
@@ -491,6 +545,8 @@ Result<std::unique_ptr<Engine>> Engine::load(const std::string& path, const Engi
   info.kv_bytes_per_token = model.kv_bytes_per_token(), info.kv_cache_bytes = core.cache_bytes;
   info.dtype = model.form == kernels::WeightForm::f32 ? "float32" : "bfloat16", info.isa = model.table->isa, info.threads = threads;
   if (model.plan.head == HeadKind::classify_first) info.labels = label_names(model.checkpoint->config());
+  info.takes_images = text.media != nullptr && model.vision.has_value();
+  if (!info.takes_images) text.media.reset();
   info.generative = model.plan.head == HeadKind::lm, info.has_chat_template = text.chat_template != nullptr;
   WEFT_TRY(std::unique_ptr<EngineCore> running, EngineCore::create(std::move(model), std::move(team), core));
   info.max_seq_len = running->options().max_seq_len;

@@ -43,8 +43,9 @@ struct Request {
   bool add_special_tokens = true;
   std::optional<std::string> text_pair;                  // classifiers: the second text
   std::optional<std::vector<int32_t>> token_type_ids;    // classifiers, with prompt_token_ids
-  std::vector<std::string> images;                       // files, in the order of the placeholders
-  std::vector<std::vector<std::string>> videos;          // frame files of each video
+  std::vector<std::string> images;                       // URLs or files, in the order of the placeholders
+  std::vector<std::vector<std::string>> videos;          // frames of each video
+  bool local_files = false;                              // pictures may be paths (the command line's), not only URLs
   // Of the chat template.
   Json tools;                 // array or null
   Json chat_template_kwargs;  // object or null
@@ -132,6 +133,7 @@ struct EngineMetrics {
   int64_t prompt_tokens = 0, generation_tokens = 0, cached_tokens = 0, preemptions = 0, steps = 0;
   int running = 0, waiting = 0;
   int64_t blocks_total = 0, blocks_used = 0, blocks_cached = 0;
+  int64_t pictures_encoded = 0, pictures_reused = 0;
   double step_seconds = 0, idle_gap_seconds = 0;  // sums: time inside steps, and between steps while work was waiting
   // Compiled grammars: found in the cache, compiled, dropped, refused; and what the cache holds.
   int64_t grammar_hits = 0, grammar_misses = 0, grammar_evictions = 0, grammar_failures = 0, grammar_entries = 0, grammar_bytes = 0;

@@ -34,6 +34,7 @@ struct EngineOptions {
   std::vector<std::string> logits_processors;  // plugin files
   int tp_size = 1, pp_size = 1, ep_size = 1;
   bool enable_attention_dp = false;
+  std::vector<std::string> allowed_media_domains;  // hosts that pictures may be fetched from; empty: data: URLs only
   int64_t seed = -1;  // of requests without one; -1: random for each
 };
 
