@@ -217,8 +217,7 @@ class CoreEngine : public Engine {
       text = *request.prompt;
     }
     const UrlOptions urls{.allowed_hosts = options_.allowed_media_domains};
-    return picture_prompt(request, text, !request.messages && request.add_special_tokens, *text_.media, *text_.tokenizer, urls,
-                          core_->model().plan.position_axes);
+    return picture_prompt(request, text, !request.messages && request.add_special_tokens, *text_.media, *text_.tokenizer, urls, core_->model());
   }
 
   Result<std::vector<int32_t>> text_tokens(const Request& request) const {
@@ -287,13 +286,14 @@ Status CoreEngine::check_prompt(const Request& request, const PicturePrompt& who
   const std::vector<int32_t>& prompt = whole.tokens;
   const char* field = request.prompt_token_ids ? "prompt_token_ids" : request.messages ? "messages" : "prompt";
   if (prompt.empty()) return fail(Code::invalid_argument, "the prompt is empty").about(field);
+  const bool cross = whole.places && !whole.places->cross.empty();  // the picture's token has a row in the table, behind the logits' rows
   size_t span = 0;  // places of features hold ids that may lie behind the vocabulary
   for (size_t i = 0; i < prompt.size(); ++i) {
     while (whole.places && span < whole.places->spans.size() &&
            static_cast<int>(i) >= whole.places->spans[span].position + whole.places->spans[span].count)
       ++span;
     const bool in_vocabulary = prompt[i] >= 0 && prompt[i] < info_.vocab_size;
-    if (in_vocabulary) continue;
+    if (in_vocabulary || (cross && prompt[i] >= 0 && prompt[i] < info_.vocab_size + 8 && request.sampling.prompt_logprobs < 0)) continue;
     if (whole.places && span < whole.places->spans.size() && static_cast<int>(i) >= whole.places->spans[span].position) {
       if (request.sampling.prompt_logprobs < 0) continue;
       return fail(Code::unsupported, "prompt_logprobs are not available here: the picture's token ", prompt[i], " has no logit").about("prompt_logprobs");
@@ -356,6 +356,7 @@ Result<RequestId> CoreEngine::submit(Request request, EventSink sink) {
   WEFT_TRY(const PicturePrompt whole, build_prompt(request));
   const std::vector<int32_t>& prompt = whole.tokens;
   WEFT_RETURN_IF_ERROR(check_prompt(request, whole));
+  WEFT_RETURN_IF_ERROR(check_picture_types(request, whole, core_->model().plan));
   WEFT_TRY(SamplingParams params, sampling_of(request, static_cast<int>(prompt.size())));
   WEFT_TRY(std::unique_ptr<Grammar> grammar, grammar_of(request));
   const int choices = std::max(request.n, request.best_of);
@@ -420,6 +421,7 @@ Result<RequestId> CoreEngine::submit(Request request, EventSink sink) {
 Result<RequestId> CoreEngine::submit_score(Request request, ScoreSink sink) {
   WEFT_TRY(PicturePrompt pictures, build_prompt(request));
   const Plan& plan = core_->model().plan;
+  WEFT_RETURN_IF_ERROR(check_picture_types(request, pictures, plan));
   WEFT_TRY(ScorePrompt whole, score_prompt(request, std::move(pictures.tokens), text_.tokenizer.get(), plan));
   pictures.tokens = std::move(whole.tokens);
   WEFT_RETURN_IF_ERROR(check_prompt(request, pictures));

@@ -2,6 +2,7 @@
 
 #include "base/files.h"
 #include "media/positions.h"
+#include "runtime/worker.h"
 #include "text/tokenizer.h"
 
 namespace weft {
@@ -39,10 +40,32 @@ Result<std::vector<MediaInput>> read_inputs(const Request& request, const UrlOpt
   return inputs;
 }
 
+// Which keys each row sees, where the pictures' keys follow each other. Rows before the first picture see them all, so every block's key
+// depends on all pictures.
+void add_cross(PicturePrompt& prompt, const std::vector<FeatureSpan>& spans, const models::VisionTower& tower) {
+  const auto tokens = static_cast<int>(prompt.tokens.size());
+  prompt.places->cross.resize(tokens);
+  const std::vector<RowRange> rows = cross_attention_rows(tokens, spans);
+  std::string identity;
+  int key = 0;
+  for (size_t i = 0; i < prompt.media.size(); ++i) {
+    const PreparedMedia& media = *prompt.media[i];
+    const int keys = tower.most_keys / static_cast<int>(media.shape[0]) * media.tile_rows * media.tile_columns;
+    for (int64_t r = rows[i].first; r < rows[i].end; ++r) {
+      MediaPrompt::Keys& seen = prompt.places->cross[r];
+      if (seen.first == seen.end) seen.first = key;
+      seen.end = key + keys;
+    }
+    key += keys;
+    identity.append(media.hash.begin(), media.hash.end());
+  }
+  prompt.content.push_back({0, tokens, identity});
+}
+
 }  // namespace
 
 Result<PicturePrompt> picture_prompt(const Request& request, const std::string& text, bool add_special_tokens, const MediaProcessor& processor,
-                                     const Tokenizer& tokenizer, const UrlOptions& urls, int axes) {
+                                     const Tokenizer& tokenizer, const UrlOptions& urls, const Model& model) {
   const char* field = request.images.empty() ? "videos" : "images";
   WEFT_TRY(const std::vector<MediaInput> inputs, read_inputs(request, urls));
   auto prepared = processor.prepare(inputs);
@@ -61,12 +84,18 @@ Result<PicturePrompt> picture_prompt(const Request& request, const std::string& 
   }
   if (prepared->empty()) return PicturePrompt{std::move(expanded.ids), {}, nullptr, {}};
   PicturePrompt prompt{std::move(expanded.ids), {}, std::make_shared<MediaPrompt>(), {}};
-  if (axes > 1) {
+  if (model.plan.position_axes > 1) {
     MropePositions positions = mrope_positions(static_cast<int64_t>(prompt.tokens.size()), expanded.spans, *prepared);
     prompt.places->positions = std::move(positions.axes), prompt.places->delta = positions.delta;
   }
   for (PreparedMedia& media : *prepared) prompt.media.push_back(std::make_shared<const PreparedMedia>(std::move(media)));
   prompt.places->features.resize(prompt.media.size());
+  if (model.vision->most_keys > 0) {
+    if (prompt.media.size() > kMaxCrossPictures)
+      return fail(Code::invalid_argument, "the prompt has ", prompt.media.size(), " images, this model takes ", kMaxCrossPictures, " at most").about(field);
+    add_cross(prompt, expanded.spans, *model.vision);
+    return prompt;
+  }
   for (const FeatureSpan& span : expanded.spans) {
     const Digest& hash = prompt.media[span.media]->hash;
     prompt.places->spans.push_back({static_cast<int>(span.position), span.count, span.media, span.first});

@@ -14,6 +14,7 @@
 namespace weft {
 
 class Tokenizer;
+struct Model;
 
 struct PicturePrompt {
   std::vector<int32_t> tokens;
@@ -23,8 +24,9 @@ struct PicturePrompt {
 };
 
 // Reads and prepares the request's pictures and videos and puts them into the prompt: `text` (placeholders in it), or the request's
-// own token ids. Errors name the picture, counted from 1. Blocks while pictures are fetched. `axes`: of the model's positions.
+// own token ids. Errors name the picture, counted from 1. Blocks while pictures are fetched. The model decides what goes along:
+// positions on several axes, or the keys of cross attention.
 Result<PicturePrompt> picture_prompt(const Request& request, const std::string& text, bool add_special_tokens, const MediaProcessor& processor,
-                                     const Tokenizer& tokenizer, const UrlOptions& urls, int axes);
+                                     const Tokenizer& tokenizer, const UrlOptions& urls, const Model& model);
 
 }  // namespace weft

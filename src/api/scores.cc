@@ -31,7 +31,7 @@ float step_probability(const float* logits, int labels) {
 
 Result<ScorePrompt> score_prompt(const Request& request, std::vector<int32_t> tokens, const Tokenizer* tokenizer, const Plan& plan) {
   ScorePrompt prompt{std::move(tokens), {}};
-  if (!request.text_pair && !request.token_type_ids) return prompt;
+  if (!request.text_pair && (!request.token_type_ids || plan.token_types == 0)) return prompt;
   const char* field = request.text_pair ? "text_pair" : "token_type_ids";
   if (plan.token_types == 0) return fail(Code::invalid_argument, plan.architecture, " reads one text and tells no token types apart").about(field);
   if (request.text_pair) {
@@ -42,6 +42,15 @@ Result<ScorePrompt> score_prompt(const Request& request, std::vector<int32_t> to
   if (request.token_type_ids) prompt.types = *request.token_type_ids;
   WEFT_RETURN_IF_ERROR(check_types(prompt.types, prompt.tokens.size(), plan.token_types));
   return prompt;
+}
+
+Status check_picture_types(const Request& request, const PicturePrompt& prompt, const Plan& plan) {
+  if (!request.token_type_ids || plan.token_types > 0) return {};
+  std::vector<int32_t> expected(prompt.tokens.size());
+  if (prompt.places)
+    for (const MediaPrompt::Span& span : prompt.places->spans) std::fill_n(expected.begin() + span.position, span.count, 1);
+  if (*request.token_type_ids == expected) return {};
+  return fail(Code::invalid_argument, plan.architecture, " tells no token types apart; they may only mark the pictures' tokens").about("token_type_ids");
 }
 
 LogitRows score_rows(HeadKind head) { return head == HeadKind::classify_first ? LogitRows::first : LogitRows::all; }
@@ -69,6 +78,7 @@ void add_pictures(ScoreResult& result, const MediaProcessor& processor, const Pi
     MediaProcessor::Tensor pixels = processor.reference_layout(media, kind);
     if (!pixels.values.empty()) result.tensors[name] = {pixels.shape, std::move(pixels.values)};
   }
+  if (!pictures.places->cross.empty()) return;  // keys and values are no features that anyone compares
   std::vector<float> features;
   int64_t cols = 0;
   for (const auto& one : pictures.places->features) {

@@ -23,6 +23,10 @@ struct ScorePrompt {
 // a pair or types for a model without them, types of another length or outside of the model's.
 Result<ScorePrompt> score_prompt(const Request& request, std::vector<int32_t> tokens, const Tokenizer* tokenizer, const Plan& plan);
 
+// token_type_ids for a model without token types may only say what follows from the prompt: 1 where features of a picture stand, else 0
+// (Gemma 3's processor makes them). Anything else is invalid_argument.
+Status check_picture_types(const Request& request, const PicturePrompt& prompt, const Plan& plan);
+
 // Which rows of the head's output a score of this kind needs.
 LogitRows score_rows(HeadKind head);
 

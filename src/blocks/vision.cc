@@ -41,8 +41,9 @@ Value dense(PlanBuilder& b, Scope w, Value x, int out, bool bias) {
 }
 
 Value encoder_layer(PlanBuilder& b, Scope w, Value x, const EncoderLayerOptions& o) {
-  x = b.add(x, encoder_attention(b, w / o.attention, norm(b, w / o.norm1, x, o.norm), o));
-  return b.add(x, encoder_mlp(b, w / "mlp", norm(b, w / o.norm2, x, o.norm), o));
+  const auto gated = [&](Value branch, const std::string& gate) { return gate.empty() ? branch : b.gate(branch, w / gate); };
+  x = b.add(x, gated(encoder_attention(b, w / o.attention, norm(b, w / o.norm1, x, o.norm), o), o.gate1));
+  return b.add(x, gated(encoder_mlp(b, w / "mlp", norm(b, w / o.norm2, x, o.norm), o), o.gate2));
 }
 
 Value patch_embedding(PlanBuilder& b, std::string tensor, std::vector<int64_t> shape, bool bias, std::string bias_tensor) {

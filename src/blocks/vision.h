@@ -19,6 +19,7 @@ struct EncoderLayerOptions {
   bool rope_interleaved = false;
   int segments = 0;
   std::string norm1 = "layer_norm1", norm2 = "layer_norm2", attention = "self_attn", out = "out_proj";
+  std::string gate1, gate2;  // of the two branches; empty: none
   std::string fused;        // the name of q, k and v in one matrix; empty: q_proj, k_proj, v_proj
 };
 Value encoder_layer(PlanBuilder& b, Scope w, Value x, const EncoderLayerOptions& o);

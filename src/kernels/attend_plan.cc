@@ -21,9 +21,7 @@ struct Planner {
   int window, chunk;
 
   Range keys(const SequenceView& s, int first_row, int rows) const {
-    const Range a = visible_keys(s, s.first_position + first_row, mask, window, chunk);
-    const Range b = visible_keys(s, s.first_position + first_row + rows - 1, mask, window, chunk);
-    return {a.first, b.last};
+    return keys_of_rows(s, first_row, rows, mask, window, chunk);
   }
   // What an item costs, in key visits; the constant stands for the item's own overhead.
   int64_t cost(const AttendItem& item) const {

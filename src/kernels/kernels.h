@@ -170,9 +170,10 @@ struct SequenceView {
   int first_position = 0;
   int first_block = 0;
   int64_t table_offset = 0;
-  // Per row the first key that it does not see, in place of its own position + 1; null: causal. Not descending. The keys must be in the
-  // cache by the end of the step's append (tokens of one picture that see each other: Gemma 3).
+  // Per row the first key that it does not see, in place of what the mask says, and the first that it sees; null: the mask's. The keys
+  // must be in the cache by the end of the step's append. (Tokens of one picture that see each other, cross attention, padding.)
   const int32_t* ends = nullptr;
+  const int32_t* starts = nullptr;
 };
 
 // Writes keys and values of the step's rows into the cache.
@@ -283,6 +284,26 @@ struct MixRowsArgs {
   float* out = nullptr;
   int64_t ld_out = 0;
 };
+// out[r] = x[r] * tanh(*gate), or * (1 - tanh(*gate)); zeros in rows whose flags lack `bit` (flags null: no such rows).
+struct GateArgs {
+  const float* x = nullptr;
+  int64_t ld_x = 0;
+  int cols = 0;
+  const float* gate = nullptr;
+  bool complement = false;
+  const uint8_t* flags = nullptr;
+  uint8_t bit = 0;
+  float* out = nullptr;
+  int64_t ld_out = 0;
+};
+// out[r, c * step] = x[r, c].
+struct PlaceArgs {
+  const float* x = nullptr;
+  int64_t ld_x = 0;
+  int cols = 0, step = 1;
+  float* out = nullptr;
+  int64_t ld_out = 0;
+};
 // out[r] = *rows[r] where rows[r] is not null (features of pictures in place of their tokens' embeddings).
 struct MergeRowsArgs {
   const float* const* rows = nullptr;
@@ -380,6 +401,8 @@ struct CpuTable {
   void (*select_rows)(const SelectRowsArgs&, int rows, Part) = nullptr;
   void (*mix_rows)(const MixRowsArgs&, int rows, Part) = nullptr;
   void (*merge_rows)(const MergeRowsArgs&, int rows, Part) = nullptr;
+  void (*gate)(const GateArgs&, int rows, Part) = nullptr;
+  void (*place)(const PlaceArgs&, int rows, Part) = nullptr;
   void (*route)(const RouteArgs&, int rows, Part) = nullptr;
   void (*group_rows)(const GroupRowsArgs&, int rows, Part) = nullptr;
   void (*scale_rows)(const ScaleRowsArgs&, int rows, Part) = nullptr;

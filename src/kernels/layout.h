@@ -75,11 +75,25 @@ struct Range {
 
 // Keys [first, last) that a query at `position` may read.
 [[maybe_unused]] inline Range visible_keys(const SequenceView& sequence, int position, Mask mask, int window, int chunk) {
-  if (mask == Mask::none) return {0, sequence.first_position + sequence.rows};
+  const int row = position - sequence.first_position;
+  if (sequence.starts) return {sequence.starts[row], sequence.ends[row]};
+  if (mask == Mask::none) return {0, sequence.ends ? sequence.ends[row] : sequence.first_position + sequence.rows};
   int first = 0;
   if (window > 0 && position - window + 1 > first) first = position - window + 1;
   if (chunk > 0 && position / chunk * chunk > first) first = position / chunk * chunk;
-  return {first, sequence.ends ? sequence.ends[position - sequence.first_position] : position + 1};
+  return {first, sequence.ends ? sequence.ends[row] : position + 1};
+}
+
+// The keys that any of the rows [first_row, first_row + rows) may read, and what lies between.
+[[maybe_unused]] inline Range keys_of_rows(const SequenceView& s, int first_row, int rows, Mask mask, int window, int chunk) {
+  Range all = visible_keys(s, s.first_position + first_row, mask, window, chunk);
+  // Without ranges of their own, rows see more and more.
+  for (int r = s.ends ? 1 : rows - 1; r < rows; ++r) {
+    if (r < 1) continue;
+    const Range own = visible_keys(s, s.first_position + first_row + r, mask, window, chunk);
+    all = {own.first < all.first ? own.first : all.first, own.last > all.last ? own.last : all.last};
+  }
+  return all;
 }
 
 }  // namespace

@@ -232,6 +232,22 @@ void merge_rows(const MergeRowsArgs& a, int rows, Part part) {
     if (a.rows[r]) std::copy_n(a.rows[r], a.cols, a.out + r * a.ld_out);
 }
 
+void gate(const GateArgs& a, int rows, Part part) {
+  const Range range = share(rows, part);
+  const float opened = std::tanh(*a.gate), factor = a.complement ? 1.0f - opened : opened;
+  for (int64_t r = range.first; r < range.last; ++r) {
+    // Closed rows may hold anything, NaN too.
+    const bool open = !a.flags || (a.flags[r] & a.bit) != 0;
+    for (int c = 0; c < a.cols; ++c) a.out[r * a.ld_out + c] = open ? a.x[r * a.ld_x + c] * factor : 0.0f;
+  }
+}
+
+void place(const PlaceArgs& a, int rows, Part part) {
+  const Range range = share(rows, part);
+  for (int64_t r = range.first; r < range.last; ++r)
+    for (int c = 0; c < a.cols; ++c) a.out[r * a.ld_out + static_cast<int64_t>(c) * a.step] = a.x[r * a.ld_x + c];
+}
+
 }  // namespace
 
 const CpuTable& ref_table() {
@@ -258,6 +274,8 @@ const CpuTable& ref_table() {
       .select_rows = select_rows,
       .mix_rows = mix_rows,
       .merge_rows = merge_rows,
+      .gate = gate,
+      .place = place,
       .route = ref_route,
       .group_rows = ref_group_rows,
       .scale_rows = ref_scale_rows,

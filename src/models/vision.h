@@ -21,7 +21,8 @@ namespace weft::models {
 struct VisionInputs {
   int rows = 0, mixed = 0, outputs = 0;
   std::vector<float> pixels;               // [rows, patch size]; zeros in rows that are no patch
-  std::vector<int32_t> indices[3];         // per row, as the plan's index0 ... want; empty: not used
+  std::vector<int32_t> indices[5];         // per row, as the plan's index0 ... want; empty: not used
+  std::vector<int32_t> ends;               // per row: the first key of its segment that it does not see; empty: it sees all
   std::vector<int32_t> positions[2];       // per row: rotary axes; empty: not used
   std::vector<std::vector<int>> segments;  // per kind: the lengths of runs of rows that attend to each other
   MixTable mixes[2];
@@ -32,6 +33,9 @@ struct VisionInputs {
 struct VisionTower {
   Plan plan;
   int newline = -1;  // vector of the plan that separates rows of features
+  // Cross attention: the features are keys and values of the decoder's layers, [rows, layers, (k, v), kv_heads * head_dim], and this many
+  // rows at most. 0: features stand in place of embeddings.
+  int most_keys = 0;
   std::function<VisionInputs(const PreparedMedia&)> arrange;
 };
 
@@ -44,6 +48,7 @@ VisionTower qwen_vision(const HfConfig&);
 VisionTower llama4_vision(const HfConfig&);
 VisionTower vila_vision(const HfConfig&);
 VisionTower gemma3_vision(const HfConfig&);
+VisionTower mllama_vision(const HfConfig&);
 
 // ---- Parts that families share ----------------------------------------------------------------------------------------------
 

@@ -44,14 +44,19 @@ CpuExecutor::CpuExecutor(Plan plan, const Weights& weights, const CpuTable& tabl
   inputs_.token_types.resize(limits_.max_tokens);
   if (plan_.takes_features) inputs_.features.resize(limits_.max_tokens);
   if (plan_.joined_pictures) inputs_.ends.resize(limits_.max_tokens);
+  if (plan_.cross_group) {
+    inputs_.cross_starts.resize(limits_.max_tokens), inputs_.cross_ends.resize(limits_.max_tokens);
+    inputs_.row_flags.resize(limits_.max_tokens);
+  }
   for (std::vector<int32_t>& indices : inputs_.indices) indices.reserve(limits_.max_mixed > 0 ? limits_.max_tokens : 0);
   inputs_.output_rows.resize(limits_.max_outputs);
   inputs_.groups.resize(plan_.groups.size());
   allocate_local_groups();
   size_t partial_bytes = 0;
-  const auto groups = static_cast<int>(plan_.groups.size()), all = groups + static_cast<int>(plan_.local_groups.size());
+  const auto groups = static_cast<int>(plan_.groups.size()), all = groups + static_cast<int>(plan_.local_groups.size()) + (plan_.cross_group ? 1 : 0);
   for (int g = 0; g < all; ++g) {
-    const CacheRef ref{g < groups ? g : g - groups, 0, g >= groups};
+    const bool cross = plan_.cross_group && g + 1 == all;
+    const CacheRef ref{cross ? 0 : g < groups ? g : g - groups, 0, g >= groups && !cross, cross};
     const LayerGroup& group = plan_.group(ref);
     const CacheView view = cache_view(ref);
     scratch_bytes_ = std::max(scratch_bytes_, table_.attend_scratch_bytes(group.heads, view));
@@ -78,7 +83,10 @@ CacheView CpuExecutor::cache_view(CacheRef ref) const {
   CacheSpec stored = spec;
   stored.dtype = cache_.dtype;
   CacheView view{nullptr, 0, cache_.tokens_per_block, cache_.dtype, spec.kv_heads, spec.k_dim, spec.v_dim, spec.kind == CacheSpec::Kind::latent};
-  if (ref.local) {
+  if (ref.cross) {
+    view.tokens_per_block = kCrossBlock;
+    view.base = cache_.cross_base + ref.index * cache_layer_bytes(stored, kCrossBlock), view.block_stride_bytes = cache_.cross_stride_bytes;
+  } else if (ref.local) {
     view.tokens_per_block = kLocalBlock;
     view.base = local_cache_[ref.group].data(), view.block_stride_bytes = cache_layer_bytes(stored, kLocalBlock);
   } else {
@@ -94,7 +102,7 @@ void CpuExecutor::allocate_local_groups() {
   for (const LayerGroup& group : plan_.local_groups) {
     CacheSpec stored = group.spec;
     stored.dtype = cache_.dtype;
-    const size_t blocks = static_cast<size_t>(limits_.max_tokens / kLocalBlock) + limits_.max_sequences + 1;
+    const size_t blocks = static_cast<size_t>(std::max(limits_.max_tokens, limits_.max_mixed) / kLocalBlock) + limits_.max_sequences + 1;
     local_cache_.push_back(reserve_or_die(blocks * cache_layer_bytes(stored, kLocalBlock)));
   }
 }
@@ -124,6 +132,8 @@ const std::vector<int32_t>& CpuExecutor::ids_of(IdSource source) const {
     case IdSource::index0: return inputs_.indices[0];
     case IdSource::index1: return inputs_.indices[1];
     case IdSource::index2: return inputs_.indices[2];
+    case IdSource::index3: return inputs_.indices[3];
+    case IdSource::index4: return inputs_.indices[4];
   }
   return inputs_.ids;
 }
@@ -195,6 +205,11 @@ CpuExecutor::BoundOp CpuExecutor::bind_op(const Op& op) const {
             const MixTable& table = inputs_.mixes[o.table];
             bound.args = MixRowsArgs{in(0), ld(op.in[0]), table.offsets.data(), table.entries.data(), op.in[0].cols, o.parts, out(), ld(*op.out)};
           },
+          [&](const GateOp& o) {
+            const uint8_t* flags = o.bit != 0 ? inputs_.row_flags.data() : nullptr;
+            bound.args = GateArgs{in(0), ld(op.in[0]), op.out->cols, vector(o.gate), o.complement, flags, o.bit, out(), ld(*op.out)};
+          },
+          [&](const PlaceOp& o) { bound.args = PlaceArgs{in(0), ld(op.in[0]), op.in[0].cols, o.step, out(), ld(*op.out)}; },
           [&](const MergeFeaturesOp&) { bound.args = MergeRowsArgs{inputs_.features.data(), op.out->cols, out(), ld(*op.out)}; },
           [&](const RouteOp& o) { bound.args = RouteArgs{in(0), ld(op.in[0]), o.rule, vector(o.bias), out(), ld(*op.out)}; },
           [&](const GroupRowsOp& o) {
@@ -230,9 +245,10 @@ void CpuExecutor::bind() {
   for (size_t i = 0; i < plan_.ops.size(); ++i) {
     BoundOp op = bind_op(plan_.ops[i]);
     op.barrier = barriers_[i];
+    op.pictures_only = plan_.ops[i].pictures_only;
     bound_.push_back(op);
     // Key splits of long contexts that were spread over threads are joined by a second pass.
-    if (const auto* args = std::get_if<AttendArgs>(&op.args)) bound_.push_back({AttendCombine{*args}, Rows::tokens, 1, false, true, args->plan});
+    if (const auto* args = std::get_if<AttendArgs>(&op.args)) bound_.push_back({AttendCombine{*args}, Rows::tokens, 1, false, op.pictures_only, true, args->plan});
   }
 }
 
@@ -251,6 +267,8 @@ void CpuExecutor::run_op(const BoundOp& op, Part part) const {
                         [&](const SelectRowsArgs& a) { table_.select_rows(a, rows, part); },
                         [&](const ToOperandArgs& a) { table_.to_operand(a, rows, part); },
                         [&](const MixRowsArgs& a) { table_.mix_rows(a, rows, part); },
+                        [&](const GateArgs& a) { table_.gate(a, rows, part); },
+                        [&](const PlaceArgs& a) { table_.place(a, rows, part); },
                         [&](const MergeRowsArgs& a) { table_.merge_rows(a, rows, part); },
                         [&](const RouteArgs& a) { table_.route(a, rows, part); },
                         [&](const GroupRowsArgs& a) { table_.group_rows(a, rows, part); },
@@ -292,7 +310,8 @@ void CpuExecutor::walk(Part part) {
   for (size_t i = first_; i < last_; ++i) {
     const BoundOp& op = bound_[i];
     if (op.combine_of && op.combine_of->combines.empty()) continue;
-    if (op.barrier) team_.barrier();
+    if (op.barrier) team_.barrier();  // also before an op that is left out: the next one counts on it
+    if (op.pictures_only && !inputs_.has_pictures) continue;
     run_op(op, part);
   }
   if (*tail_) {
@@ -320,6 +339,7 @@ void CpuExecutor::plan_group(CacheRef ref) {
 void CpuExecutor::plan_groups() {
   for (size_t g = 0; g < plan_.groups.size(); ++g) plan_group({static_cast<int>(g), 0, false});
   for (size_t g = 0; g < plan_.local_groups.size(); ++g) plan_group({static_cast<int>(g), 0, true});
+  if (plan_.cross_group) plan_group({0, 0, false, true});
   // The inputs' vectors may have moved, and the number of sequences is the step's.
   size_t i = 0;
   for (const Op& op : plan_.ops) {

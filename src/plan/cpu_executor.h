@@ -31,7 +31,10 @@ struct CacheMemory {
   std::vector<size_t> block_stride_bytes;  // per group
   int tokens_per_block = 0;
   DType dtype = DType::f32;
+  std::byte* cross_base = nullptr;  // of the cross group, in blocks of kCrossBlock tokens
+  size_t cross_stride_bytes = 0;
 };
+constexpr int kCrossBlock = 64;
 
 class CpuExecutor {
  public:
@@ -53,6 +56,8 @@ class CpuExecutor {
   int output_cols() const { return plan_.output.cols; }
 
   const Plan& plan() const { return plan_; }
+  // Where a layer's keys and values lie.
+  kernels::CacheView cache_view(CacheRef ref) const;
   size_t arena_bytes() const { return arena_.bytes(); }
 
  private:
@@ -73,11 +78,12 @@ class CpuExecutor {
     std::variant<kernels::EmbedArgs, kernels::LinearArgs, kernels::NormArgs, kernels::RopeAnglesArgs, kernels::HeadsArgs, kernels::AppendArgs,
                  kernels::AttendArgs, AttendCombine, kernels::ActivateArgs, kernels::AddArgs, kernels::SelectRowsArgs, kernels::ToOperandArgs, kernels::RouteArgs,
                  kernels::GroupRowsArgs, ExpertsArgs, kernels::ScaleRowsArgs, kernels::CombineArgs, PerHeadArgs,
-                 kernels::MixRowsArgs, kernels::MergeRowsArgs>
+                 kernels::MixRowsArgs, kernels::MergeRowsArgs, kernels::GateArgs, kernels::PlaceArgs>
         args;
     Rows rows = Rows::tokens;
     int slots = 1;  // the kernel sees so many rows for each of the value's
     bool layer_norm = false;
+    bool pictures_only = false;
     bool barrier = false;                            // before it
     const kernels::AttendPlan* combine_of = nullptr; // AttendCombine: skipped when nothing was spread
   };
@@ -86,7 +92,6 @@ class CpuExecutor {
   BoundOp bind_op(const Op& op) const;
   const std::vector<int32_t>& ids_of(IdSource source) const;
   kernels::AttendArgs attend_args(const Op& op, const AttendOp& attend) const;
-  kernels::CacheView cache_view(CacheRef ref) const;
   void* address(const Value& v) const;
   int64_t ld(const Value& v) const { return layout_.ld[v.storage]; }
   void walk(kernels::Part part);
@@ -94,8 +99,8 @@ class CpuExecutor {
   void run_experts(const ExpertsArgs& args, kernels::Part part) const;
   void run_per_head(const PerHeadArgs& args, int rows, kernels::Part part) const;
   void allocate_local_groups();
-  GroupInputs& group_inputs(CacheRef ref) { return (ref.local ? inputs_.local_groups : inputs_.groups)[ref.group]; }
-  const GroupInputs& group_inputs(CacheRef ref) const { return (ref.local ? inputs_.local_groups : inputs_.groups)[ref.group]; }
+  GroupInputs& group_inputs(CacheRef ref) { return ref.cross ? inputs_.cross : (ref.local ? inputs_.local_groups : inputs_.groups)[ref.group]; }
+  const GroupInputs& group_inputs(CacheRef ref) const { return ref.cross ? inputs_.cross : (ref.local ? inputs_.local_groups : inputs_.groups)[ref.group]; }
   void plan_groups();
   void plan_group(CacheRef ref);
 

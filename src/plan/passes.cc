@@ -186,7 +186,7 @@ std::vector<bool> find_barriers(const Plan& plan, const Arena& arena, const RowL
     bool write;
     int cache_group;  // -1: a value
   };
-  const auto number = [](CacheRef ref) { return 2 * ref.group + (ref.local ? 1 : 0); };
+  const auto number = [](CacheRef ref) { return ref.cross ? -2 : 2 * ref.group + (ref.local ? 1 : 0); };
   const auto accesses = [&](const Op& op) {
     std::vector<Access> list;
     for (const Value& in : op.in) list.push_back({in, false, -1});
@@ -206,7 +206,7 @@ std::vector<bool> find_barriers(const Plan& plan, const Arena& arena, const RowL
     const std::vector<Access> mine = accesses(plan.ops[i]);
     for (const Access& a : open)
       for (const Access& b : mine)
-        if ((a.write || b.write) && (a.cache_group >= 0 || b.cache_group >= 0 ? a.cache_group == b.cache_group : overlap(a.value, b.value)))
+        if ((a.write || b.write) && (a.cache_group != -1 || b.cache_group != -1 ? a.cache_group == b.cache_group : overlap(a.value, b.value)))
           barrier[i] = true;
     if (barrier[i]) open.clear();
     open.insert(open.end(), mine.begin(), mine.end());

@@ -15,7 +15,7 @@ int Matrix::shards() const {
 const char* op_name(const Op& op) {
   static const char* const names[] = {"embed", "linear", "norm", "rope_angles", "heads", "append", "attend", "activate", "add", "select",
                                       "to_operand", "route", "group_rows", "experts", "scale_rows", "combine", "per_head", "input",
-                                      "mix_rows", "merge_features"};
+                                      "mix_rows", "gate", "place", "merge_features"};
   return names[op.kind.index()];
 }
 

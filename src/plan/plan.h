@@ -69,9 +69,10 @@ struct VectorWeight {
 
 // One layer's place in the cache: which group of equal layers, and where in it. `local`: a group of Plan::local_groups, whose keys
 // are those of the running step only (encoders). The executor owns that memory, and all layers of the group use it in turn.
+// `cross`: Plan::cross_group, keys of pictures in memory of the worker.
 struct CacheRef {
   int group = -1, index = 0;
-  bool local = false;
+  bool local = false, cross = false;
 };
 struct LayerGroup {
   CacheSpec spec;
@@ -85,7 +86,7 @@ struct LayerGroup {
 
 // What an embedding table is looked up by.
 // (index0 ... are vision towers' own: learned positions, kinds of rows.)
-enum class IdSource : uint8_t { tokens, positions, token_types, index0, index1, index2 };
+enum class IdSource : uint8_t { tokens, positions, token_types, index0, index1, index2, index3, index4 };
 
 struct EmbedOp {
   IdSource ids = IdSource::tokens;
@@ -168,6 +169,14 @@ struct InputOp {};  // [tokens, cols]: the step's pixels
 struct MixRowsOp {  // kernels::MixRowsArgs by the step's table of that number
   int table = 0, parts = 1;
 };
+struct GateOp {  // kernels::GateArgs
+  int gate = -1;  // vector of one number
+  bool complement = false;
+  uint8_t bit = 0;  // of the step's row flags; 0: all rows
+};
+struct PlaceOp {  // kernels::PlaceArgs; out is part of a storage
+  int step = 1;
+};
 struct MergeFeaturesOp {};  // in place: rows of features in place of embeddings
 
 constexpr int slot_stride(int cols) { return (cols + 15) / 16 * 16; }
@@ -177,13 +186,14 @@ struct SelectOp {};     // keeps the rows whose output is wanted
 struct ToOperandOp {};  // made by a pass: the input of matrix products in their form
 
 using OpKind = std::variant<EmbedOp, LinearOp, NormOp, RopeAnglesOp, HeadsOp, AppendOp, AttendOp, ActivateOp, AddOp, SelectOp, ToOperandOp, RouteOp,
-                            GroupRowsOp, ExpertsOp, ScaleRowsOp, CombineOp, PerHeadOp, InputOp, MixRowsOp, MergeFeaturesOp>;
+                            GroupRowsOp, ExpertsOp, ScaleRowsOp, CombineOp, PerHeadOp, InputOp, MixRowsOp, GateOp, PlaceOp, MergeFeaturesOp>;
 
 struct Op {
   OpKind kind;
   std::vector<Value> in;
   std::optional<Value> out;
   std::string path;  // where in the checkpoint it comes from, for dumps and traces
+  bool pictures_only = false;  // left out of steps without a picture
 };
 
 const char* op_name(const Op& op);
@@ -213,6 +223,7 @@ struct Plan {
   std::vector<TensorRows> tables;  // embedding tables that are not tied
   std::vector<int> table_cols;
   std::vector<LayerGroup> groups, local_groups;
+  std::optional<LayerGroup> cross_group;
   std::vector<std::string> unused;  // tensors, or scopes of tensors, that the checkpoint may hold and the plan does not read
   Value output;
   HeadKind head = HeadKind::lm;
@@ -220,7 +231,7 @@ struct Plan {
   bool takes_features = false;  // of pictures
   bool joined_pictures = false; // the tokens of one picture see each other in both directions
   int token_types = 0;  // kinds of tokens that the model tells apart (BERT's segments); 0: it does not
-  const LayerGroup& group(CacheRef ref) const { return (ref.local ? local_groups : groups)[ref.group]; }
+  const LayerGroup& group(CacheRef ref) const { return ref.cross ? *cross_group : (ref.local ? local_groups : groups)[ref.group]; }
 };
 
 // A printable list: one line per op with shapes, weights, bytes at this weight size and FLOPs per row.

@@ -31,11 +31,11 @@ Value PlanBuilder::embed_by(IdSource ids, Scope table, int rows, int cols) {
   return embed_by(ids, whole(table, rows), cols);
 }
 
-Value PlanBuilder::embed_by(IdSource ids, TensorRows table, int cols) {
+Value PlanBuilder::embed_by(IdSource ids, TensorRows table, int cols, Rows rows) {
   const std::string path = table.tensor;
   plan_.tables.push_back(std::move(table));
   plan_.table_cols.push_back(cols);
-  return emit(EmbedOp{ids, static_cast<int>(plan_.tables.size()) - 1, -1, 1.0f}, {}, Rows::tokens, cols, path);
+  return emit(EmbedOp{ids, static_cast<int>(plan_.tables.size()) - 1, -1, 1.0f}, {}, rows, cols, path);
 }
 
 Value PlanBuilder::input(int cols) { return emit(InputOp{}, {}, Rows::tokens, cols, "pixels"); }
@@ -83,9 +83,29 @@ void PlanBuilder::norm_into(Value x, Value out, Scope w, bool one_plus, float ep
   plan_.ops.push_back({NormOp{false, one_plus, vector({w.path() + ".weight", x.cols, {}, {}}), -1, eps}, {x}, out, w.path()});
 }
 
-Value PlanBuilder::buffer(int cols) {
-  plan_.storages.push_back({cols, Rows::tokens});
-  return {static_cast<int>(plan_.storages.size()) - 1, 0, cols, Rows::tokens};
+Value PlanBuilder::buffer(int cols, Rows rows) {
+  plan_.storages.push_back({cols, rows});
+  return {static_cast<int>(plan_.storages.size()) - 1, 0, cols, rows};
+}
+
+Value PlanBuilder::gate(Value x, Scope gate, bool complement, uint8_t bit) {
+  return emit(GateOp{vector({gate.path(), 1, {}, {}}), complement, bit}, {x}, x.rows, x.cols, gate.path());
+}
+
+void PlanBuilder::place(Value x, Value out, int step) {
+  WEFT_CHECK((x.cols - 1) * step < out.cols && x.rows == out.rows) << "place: " << x.cols << " columns";
+  plan_.ops.push_back({PlaceOp{step}, {x}, out, ""});
+}
+
+void PlanBuilder::add_into(Value x, Value y) {
+  WEFT_CHECK(x.cols == y.cols && x.rows == y.rows) << "add: shapes differ";
+  plan_.ops.push_back({AddOp{}, {x, y}, x, ""});
+}
+
+CacheRef PlanBuilder::cross_cache(CacheSpec spec, int query_heads) {
+  if (!plan_.cross_group) plan_.cross_group = LayerGroup{spec, 0, query_heads, kernels::Mask::none};
+  WEFT_CHECK(plan_.cross_group->spec == spec && plan_.cross_group->heads == query_heads) << "cross attention layers differ";
+  return {0, plan_.cross_group->layers++, false, true};
 }
 
 Value PlanBuilder::rope_angles(const RopeAngles& angles) {

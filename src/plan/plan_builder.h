@@ -38,7 +38,7 @@ class PlanBuilder {
   // The same looked up by something else than tokens, unscaled.
   Value embed_by(IdSource ids, Scope table, int rows, int cols);
   // The same for a tensor whose name does not end in ".weight" or whose shape is not [rows, cols].
-  Value embed_by(IdSource ids, TensorRows table, int cols);
+  Value embed_by(IdSource ids, TensorRows table, int cols, Rows rows = Rows::tokens);
   // The same from the matrix of the output projection.
   Value embed_tied(int matrix, float scale);
 
@@ -81,11 +81,24 @@ class PlanBuilder {
   Value mix_rows(Value x, int table, int parts, Rows rows);
   Value merge_features(Value x);
   void join_pictures() { plan_.joined_pictures = true; }
+  // x * tanh(gate), or * (1 - tanh(gate)); zeros in rows without `bit` of the step's row flags (0: none).
+  Value gate(Value x, Scope gate, bool complement = false, uint8_t bit = 0);
+  // Columns of `out`, `step` apart, from those of x.
+  void place(Value x, Value out, int step = 1);
+  // x += y in the place of x.
+  void add_into(Value x, Value y);
+  // Cross attention: a layer of the pictures' keys. Ops between the two calls are left out of steps without a picture; they must
+  // change nothing but values that exist before.
+  CacheRef cross_cache(CacheSpec spec, int query_heads);
+  void begin_pictures_only() { pictures_only_ = static_cast<int>(plan_.ops.size()); }
+  void end_pictures_only() {
+    for (size_t i = pictures_only_; i < plan_.ops.size(); ++i) plan_.ops[i].pictures_only = true;
+  }
   // A vector of the checkpoint that no op reads (the host does).
   int keep_vector(Scope w, int size) { return vector({w.path(), size, {}, {}}); }
 
   // Uninitialised columns that several ops fill.
-  Value buffer(int cols);
+  Value buffer(int cols, Rows rows = Rows::tokens);
   // Keeps only the rows whose output is wanted.
   Value select(Value x);
   // A view of some columns; costs nothing.
@@ -103,6 +116,7 @@ class PlanBuilder {
   CacheRef layer_of(std::vector<LayerGroup>& groups, const LayerGroup& wanted);
 
   Plan plan_;
+  int pictures_only_ = 0;
   std::map<std::tuple<std::string, int64_t, int64_t, int64_t>, int> known_;  // matrices of one source, by tensor, rows and column
   std::vector<std::pair<RopeAngles, Value>> angles_;  // computed once per step and kind
 };

@@ -20,6 +20,8 @@ struct MixTable {
   std::vector<int32_t> offsets, entries;
 };
 
+constexpr uint8_t kHasPictures = 1, kSeesPicture = 2;
+
 struct StepInputs {
   int tokens = 0, outputs = 0, mixed = 0;  // rows in use
   std::vector<int32_t> ids;          // [max_tokens]
@@ -29,9 +31,14 @@ struct StepInputs {
   std::vector<GroupInputs> groups;
   std::vector<const float*> features;      // [max_tokens], where the plan takes features; null: none
   std::vector<int32_t> ends;               // [max_tokens]: see SequenceView::ends; where the plan joins pictures
+  // Cross attention: the keys that each row sees, and in its flags kHasPictures and kSeesPicture.
+  GroupInputs cross;
+  std::vector<int32_t> cross_starts, cross_ends;
+  std::vector<uint8_t> row_flags;
+  bool has_pictures = false;  // some row of the step
   // Vision towers.
   const float* pixels = nullptr;  // [tokens, cols]
-  std::vector<int32_t> indices[3];         // [tokens] each, as IdSource::index0 ...
+  std::vector<int32_t> indices[5];         // [tokens] each, as IdSource::index0 ...
   MixTable mixes[2];
   std::vector<GroupInputs> local_groups;  // only first_row and rows of the sequences are the caller's to fill
 };

@@ -36,7 +36,8 @@ void VisionEncoder::begin(const PreparedMedia& media) {
   StepInputs& in = executor_->inputs();
   in.tokens = inputs_.rows, in.outputs = inputs_.outputs, in.mixed = inputs_.mixed;
   in.pixels = inputs_.pixels.data();
-  for (int i = 0; i < 3; ++i) in.indices[i] = inputs_.indices[i];
+  for (int i = 0; i < 5; ++i) in.indices[i] = inputs_.indices[i];
+  in.ends = inputs_.ends;
   for (int i = 0; i < 2; ++i) {
     in.mixes[i] = inputs_.mixes[i];
     const std::vector<int32_t>& positions = inputs_.positions[i];
@@ -46,8 +47,11 @@ void VisionEncoder::begin(const PreparedMedia& media) {
     const std::vector<int>& segments = inputs_.segments[model_.vision->plan.local_groups[g].segments];
     in.local_groups[g].sequences.clear();
     int first = 0;
-    for (int rows : segments) in.local_groups[g].sequences.push_back({first, rows, 0, 0, 0}), first += rows;
-    WEFT_CHECK(first == inputs_.rows) << "segments have " << first << " rows of " << inputs_.rows;
+    for (int rows : segments) {
+      in.local_groups[g].sequences.push_back({first, rows, 0, 0, 0, in.ends.empty() ? nullptr : in.ends.data() + first});
+      first += rows;
+    }
+    WEFT_CHECK(first == inputs_.rows || first == inputs_.mixed) << "segments have " << first << " rows of " << inputs_.rows;
   }
   executor_->begin_pieces();
 }

@@ -47,6 +47,12 @@ Status Worker::allocate() {
     block_bytes_.push_back(bytes);
     cache_memory_.push_back(std::move(memory));
   }
+  if (model_.plan.cross_group && model_.vision) {
+    cross_blocks_ = (kMaxCrossPictures * model_.vision->most_keys + kCrossBlock - 1) / kCrossBlock;
+    cache.cross_stride_bytes = static_cast<size_t>(cache_block_bytes(*model_.plan.cross_group, model_.kv_dtype, kCrossBlock));
+    WEFT_TRY(cross_memory_, Memory::reserve(cache.cross_stride_bytes * cross_blocks_ * options_.max_batch_size, true));
+    cache.cross_base = cross_memory_.data();
+  }
   executor_ = std::make_unique<CpuExecutor>(
       model_.plan, model_.weights, *model_.table, team_, std::move(cache),
       ExecutorLimits{options_.max_num_tokens, options_.max_outputs, options_.max_batch_size, options_.max_seq_len});
@@ -56,12 +62,17 @@ Status Worker::allocate() {
 }
 
 void Worker::open_slots(const StepBatch& batch) {
-  for (Slot slot : batch.closes) slots_[slot].sampler.close(), slots_[slot].media.reset();
+  for (Slot slot : batch.closes) {
+    slots_[slot].sampler.close();
+    slots_[slot].media.reset();
+    if (cross_blocks_ > 0) cross_memory_.release(cross_offset(slot), cross_offset(1));
+  }
   for (const SlotOpen& open : batch.opens) {
     SlotData& slot = slots_[open.slot];
     slot.prompt = open.prompt;
     slot.token_types = open.token_types;
     slot.media = open.media;
+    if (cross_blocks_ > 0 && slot.media) open_pictures(open.slot);
     slot.last_token = 0;
     if (open.sampling) slot.sampler.open(open.sampling, open.prompt, open.output);
   }
@@ -98,6 +109,7 @@ void Worker::fill_inputs(const StepBatch& batch) {
     else if (row.logits == LogitRows::last) in.output_rows[in.outputs++] = first + row.tokens - 1;
   }
   fill_groups(batch);
+  if (model_.plan.cross_group) fill_cross(batch);
 }
 
 // The inputs of the step's next row besides its id: token `position` of a sequence.
@@ -124,6 +136,54 @@ void Worker::fill_features(const SlotData& slot, const StepBatch::Row& row, int 
     const int begin = std::max(span.position, row.first), end = std::min(span.position + span.count, row.first + row.tokens);
     for (int i = begin; i < end; ++i) executor_->inputs().ids[first + i - row.first] = -1;  // may lie behind the table
     for (int i = begin; i < end; ++i) features[i - row.first] = slot.media->features[span.media]->row(span.first + i - span.position);
+  }
+}
+
+size_t Worker::cross_offset(Slot slot) const {
+  return static_cast<size_t>(slot) * cross_blocks_ * static_cast<size_t>(cache_block_bytes(*model_.plan.cross_group, model_.kv_dtype, kCrossBlock));
+}
+
+// Writes the pictures' keys and values, one picture behind the other, into the slot's own cross blocks.
+void Worker::open_pictures(Slot slot) {
+  const LayerGroup& group = *model_.plan.cross_group;
+  const int kv = group.spec.kv_heads * group.spec.k_dim;
+  std::vector<int32_t> blocks(cross_blocks_);
+  for (int i = 0; i < cross_blocks_; ++i) blocks[i] = slot * cross_blocks_ + i;
+  int position = 0;
+  for (const auto& features : slots_[slot].media->features) {
+    const kernels::SequenceView view{0, features->rows, position, 0, 0};
+    for (int layer = 0; layer < group.layers; ++layer) {
+      const float* k = features->values.data() + static_cast<size_t>(layer) * 2 * kv;
+      const kernels::AppendArgs args{k, k + kv, features->cols, features->cols, executor_->cache_view({0, layer, false, true}), blocks.data(), &view, 1};
+      team_.run([&](int member) { model_.table->append(args, features->rows, {member, team_.size()}); });
+    }
+    position += features->rows;
+  }
+}
+
+// Which keys of their pictures the step's rows see.
+void Worker::fill_cross(const StepBatch& batch) {
+  StepInputs& in = executor_->inputs();
+  in.cross.block_table.clear(), in.cross.sequences.clear();
+  in.has_pictures = false;
+  int first = 0;
+  for (const StepBatch::Row& row : batch.rows) {
+    const MediaPrompt* media = slots_[row.slot].media.get();
+    int keys = 0;
+    if (media)
+      for (const auto& features : media->features) keys += features->rows;
+    in.has_pictures |= media != nullptr;
+    for (int i = 0; i < row.tokens; ++i) {
+      MediaPrompt::Keys seen;
+      if (media) seen = media->cross[std::min<size_t>(row.first + i, media->cross.size() - 1)];
+      const bool sees = seen.first < seen.end;
+      in.row_flags[first + i] = static_cast<uint8_t>((media ? kHasPictures : 0) | (sees ? kSeesPicture : 0));
+      in.cross_starts[first + i] = sees ? seen.first : 0, in.cross_ends[first + i] = sees ? seen.end : keys;
+    }
+    const auto offset = static_cast<int64_t>(in.cross.block_table.size());
+    for (int i = 0; i < (keys + kCrossBlock - 1) / kCrossBlock; ++i) in.cross.block_table.push_back(row.slot * cross_blocks_ + i);
+    in.cross.sequences.push_back({first, row.tokens, 0, 0, offset, in.cross_ends.data() + first, in.cross_starts.data() + first});
+    first += row.tokens;
   }
 }
 

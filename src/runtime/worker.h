@@ -41,6 +41,9 @@ struct WorkerOptions {
   SamplerKind sampler = SamplerKind::fused;
 };
 
+// Pictures that a prompt of a model with cross attention may have.
+constexpr int kMaxCrossPictures = 8;
+
 // Bytes of one block of a cache group, all its layers together, in whole pages.
 int64_t cache_block_bytes(const LayerGroup& group, DType dtype, int tokens_per_block);
 
@@ -76,6 +79,9 @@ class Worker {
   void fill_inputs(const StepBatch& batch);
   void fill_token(const SlotData& slot, int position);
   void fill_features(const SlotData& slot, const StepBatch::Row& row, int first);
+  void open_pictures(Slot slot);
+  size_t cross_offset(Slot slot) const;  // in cross_memory_, bytes
+  void fill_cross(const StepBatch& batch);
   void fill_ends(const SlotData& slot, const StepBatch::Row& row, int first);
   void fill_groups(const StepBatch& batch);
   void plan_sampling(const StepBatch& batch, const StepMasks& masks, StepResult& result);
@@ -86,6 +92,8 @@ class Worker {
   ThreadTeam& team_;
   WorkerOptions options_;
   std::vector<Memory> cache_memory_;
+  Memory cross_memory_;  // of slot s: cross_blocks_ blocks from s * cross_blocks_ on
+  int cross_blocks_ = 0;
   std::vector<size_t> block_bytes_;
   std::unique_ptr<CpuExecutor> executor_;
   std::vector<SlotData> slots_;

@@ -310,7 +310,7 @@ struct AttendItemRun {
   }
 
   void run() const {
-    const Range keys{visible(0).first, visible(queries - 1).last};
+    const Range keys = keys_of_rows(s, item.first_row, item.rows, a.mask, a.window, a.chunk);
     const auto clip = [&](int64_t split) {
       const int64_t begin = split * kSplitTokens, end = begin + kSplitTokens;
       return Range{keys.first > begin ? keys.first : begin, keys.last < end ? keys.last : end};
