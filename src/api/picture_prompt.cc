@@ -40,7 +40,7 @@ Result<std::vector<MediaInput>> read_inputs(const Request& request, const UrlOpt
   return inputs;
 }
 
-// Which keys each row sees, where the pictures' keys follow each other. Rows before the first picture see them all, so every block's key
+// Which keys each row sees, where the real tiles' keys of the pictures follow each other. Rows before the first picture see them all, so every block's key
 // depends on all pictures.
 void add_cross(PicturePrompt& prompt, const std::vector<FeatureSpan>& spans, const models::VisionTower& tower) {
   const auto tokens = static_cast<int>(prompt.tokens.size());
@@ -57,6 +57,7 @@ void add_cross(PicturePrompt& prompt, const std::vector<FeatureSpan>& spans, con
       seen.end = key + keys;
     }
     key += keys;
+    prompt.places->real_rows.push_back(keys);
     identity.append(media.hash.begin(), media.hash.end());
   }
   prompt.content.push_back({0, tokens, identity});

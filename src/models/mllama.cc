@@ -66,11 +66,16 @@ VisionInputs arrange(const PreparedMedia& media, const TowerShape& s) {
     ++in.mixed;
   };
   for (int t = 0; t < real; ++t)
-    for (int i = 0; i < rows; ++i) add(t, i), add_part(in.mixes[1], {in.outputs++});
+    for (int i = 0; i < rows; ++i) add_part(in.mixes[1], {in.mixed}), add(t, i);
+  const int real_rows = in.mixed;
   for (int t = 0; t < s.tiles; ++t)
-    for (int i = t < real ? rows : 0; i < s.padded; ++i) add(t, i < rows ? i : -1);
+    for (int i = t < real ? rows : 0; i < s.padded; ++i) {
+      if (i < rows) add_part(in.mixes[1], {in.mixed});
+      add(t, i < rows ? i : -1);
+    }
+  in.outputs = s.tiles * rows;  // empty tiles too: rows of the text that see no picture attend to everything
   in.segments = {{in.mixed}};
-  for (int i = 0; i < in.mixed; ++i) in.ends.push_back(i < in.outputs ? in.mixed : in.outputs);
+  for (int i = 0; i < in.mixed; ++i) in.ends.push_back(i < real_rows ? in.mixed : real_rows);
   return in;
 }
 

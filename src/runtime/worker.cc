@@ -143,22 +143,25 @@ size_t Worker::cross_offset(Slot slot) const {
   return static_cast<size_t>(slot) * cross_blocks_ * static_cast<size_t>(cache_block_bytes(*model_.plan.cross_group, model_.kv_dtype, kCrossBlock));
 }
 
-// Writes the pictures' keys and values, one picture behind the other, into the slot's own cross blocks.
+// Writes the pictures' keys and values into the slot's own cross blocks, in the order that MediaPrompt::cross tells.
 void Worker::open_pictures(Slot slot) {
   const LayerGroup& group = *model_.plan.cross_group;
   const int kv = group.spec.kv_heads * group.spec.k_dim;
   std::vector<int32_t> blocks(cross_blocks_);
   for (int i = 0; i < cross_blocks_; ++i) blocks[i] = slot * cross_blocks_ + i;
+  const MediaPrompt& media = *slots_[slot].media;
   int position = 0;
-  for (const auto& features : slots_[slot].media->features) {
-    const kernels::SequenceView view{0, features->rows, position, 0, 0};
-    for (int layer = 0; layer < group.layers; ++layer) {
-      const float* k = features->values.data() + static_cast<size_t>(layer) * 2 * kv;
-      const kernels::AppendArgs args{k, k + kv, features->cols, features->cols, executor_->cache_view({0, layer, false, true}), blocks.data(), &view, 1};
-      team_.run([&](int member) { model_.table->append(args, features->rows, {member, team_.size()}); });
+  const auto append = [&](const MediaFeatures& features, int first, int rows) {
+    const kernels::SequenceView view{0, rows, position, 0, 0};
+    for (int layer = 0; layer < group.layers && rows > 0; ++layer) {
+      const float* k = features.row(first) + static_cast<size_t>(layer) * 2 * kv;
+      const kernels::AppendArgs args{k, k + kv, features.cols, features.cols, executor_->cache_view({0, layer, false, true}), blocks.data(), &view, 1};
+      team_.run([&](int member) { model_.table->append(args, rows, {member, team_.size()}); });
     }
-    position += features->rows;
-  }
+    position += rows;
+  };
+  for (size_t i = 0; i < media.features.size(); ++i) append(*media.features[i], 0, media.real_rows[i]);
+  for (size_t i = 0; i < media.features.size(); ++i) append(*media.features[i], media.real_rows[i], media.features[i]->rows - media.real_rows[i]);
 }
 
 // Which keys of their pictures the step's rows see.
