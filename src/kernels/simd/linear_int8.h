@@ -1,0 +1,135 @@
+// Products of int8 rows with int8 and int4 weights on the byte dot instructions: whole strips of 32 k are summed as integers, which
+// is exact in any order, then each strip's sum is scaled and added in ascending order.
+#pragma once
+
+#include "kernels/simd/linear_blocks.h"
+#include "kernels/simd/quantized_codes.h"
+
+namespace weft::kernels {
+namespace {
+
+template <class V, WeightForm form>
+struct Int8Product {
+  using Block = LinearBlock<V>;
+  using Cursor = GroupCursor<V, form>;
+  static constexpr int kColumns = Block::kColumns;
+  static constexpr int kTileRows = 4;
+  static constexpr int kDepth = form == WeightForm::int4 ? 1024 : 512;
+  static constexpr int kFetchBytes = 4096;
+  static constexpr size_t kStripBytes = strip_bytes(form, kColumns);
+  static constexpr int kVectors = V::kPanelVectors;
+
+  static int depth(int rows, int length) { return rows <= kTileRows ? length : kDepth; }
+
+  static void multiply_depth(const Block& b, int begin, int end, bool first, float* sums) {
+    const QuantizedLayout layout = quantized_layout(b.a.w.form, b.a.w.groups, kColumns, b.a.w.k);
+    for (int p = 0; p < b.panels(); ++p) {
+      for (int t = b.first_tile; t < b.last_tile; ++t) {
+        const int row = tile_row(b.rows, b.tiles, t), count = tile_row(b.rows, b.tiles, t + 1) - row;
+        kMultiply[count - 1](b, layout, row, p, begin, end, first, sums + b.sums_of(row) + static_cast<int64_t>(p) * count * kColumns);
+      }
+    }
+  }
+
+  template <int MR>
+  struct Integers {
+    typename V::Bits at[MR][kVectors];
+  };
+
+  // The sums of a strip's products of codes, the weights' codes being centred.
+  template <int MR>
+  WEFT_INLINE void strip_int8(Integers<MR>& acc, const std::byte* strip, const int8_t* x, int64_t ld) {
+    for (int word = 0; word < 8; ++word) {
+      typename V::Bits w[kVectors], u[kVectors];
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) {
+        w[v] = V::load_bits(strip + (word * kColumns + v * V::kLanes) * 4);
+        u[v] = V::unsigned_i8(w[v]);
+      }
+#pragma GCC unroll 4
+      for (int r = 0; r < MR; ++r) {
+        const typename V::Bits a = four_codes(x + r * ld + word * 4);
+#pragma GCC unroll 4
+        for (int v = 0; v < kVectors; ++v) V::dot_i8(acc.at[r][v], w[v], u[v], a);
+      }
+    }
+  }
+  template <int MR>
+  WEFT_INLINE void strip_int4(Integers<MR>& acc, const std::byte* strip, const int8_t* x, int64_t ld) {
+    for (int word = 0; word < 4; ++word) {
+      typename V::Bits low[kVectors], high[kVectors];
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) {
+        const typename V::Bits w = V::load_bits(strip + (word * kColumns + v * V::kLanes) * 4);
+        low[v] = V::and_bits(w, 0x0f0f0f0fu);
+        high[v] = V::and_bits(V::template shift_right<4>(w), 0x0f0f0f0fu);
+      }
+#pragma GCC unroll 4
+      for (int r = 0; r < MR; ++r) {
+        const typename V::Bits a = four_codes(x + r * ld + word * 8), next = four_codes(x + r * ld + word * 8 + 4);
+#pragma GCC unroll 4
+        for (int v = 0; v < kVectors; ++v) {
+          V::dot_u4(acc.at[r][v], low[v], a);
+          V::dot_u4(acc.at[r][v], high[v], next);
+        }
+      }
+    }
+#pragma GCC unroll 4
+    for (int r = 0; r < MR; ++r) {
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) acc.at[r][v] = V::sum_u4(acc.at[r][v]);
+    }
+  }
+  WEFT_INLINE typename V::Bits four_codes(const int8_t* x) {
+    int32_t word;
+    __builtin_memcpy(&word, x, 4);
+    return V::set1_bits(word);
+  }
+
+  template <int MR>
+  [[gnu::noinline]] static void multiply(const Block& b, const QuantizedLayout& layout, int row, int p, int begin, int end, bool first,
+                                         float* sums) {
+    constexpr int kBias = form == WeightForm::int4 ? code_center(form) : V::kBiasI8;
+    const int64_t ld = b.a.ld_x;
+    const int8_t* x = static_cast<const int8_t*>(b.a.x) + row * ld;
+    const float* row_scales = strip_scales(x, b.a.w.k);
+    const int32_t* row_sums = strip_sums(x, b.a.w.k);
+    const std::byte* panel = b.panel(p);
+    Cursor cursor(b.a.w, layout, panel, begin);
+    for (int k = begin; k < end; k += kStrip) {
+      const int64_t s = k / kStrip;
+      const std::byte* strip = panel + static_cast<size_t>(s) * kStripBytes;
+#pragma GCC unroll 32
+      for (size_t line = 0; line < kStripBytes; line += 64)
+        _mm_prefetch(reinterpret_cast<const char*>(strip) + kFetchBytes + line, _MM_HINT_T0);
+      Integers<MR> acc;
+#pragma GCC unroll 4
+      for (int i = 0; i < MR * kVectors; ++i) acc.at[i / kVectors][i % kVectors] = V::set1_bits(0);
+      if constexpr (form == WeightForm::int4) strip_int4<MR>(acc, strip, x + k, ld);
+      else strip_int8<MR>(acc, strip, x + k, ld);
+      Cursor::move_to(cursor, k);
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) {
+        const typename V::F scale = Cursor::load_bf16(cursor, v);
+#pragma GCC unroll 4
+        for (int r = 0; r < MR; ++r) {
+          // Scales and sums of the rows lie ld bytes apart.
+          const float* row_scale = reinterpret_cast<const float*>(reinterpret_cast<const std::byte*>(row_scales + s) + r * ld);
+          typename V::Bits integer = acc.at[r][v];
+          if constexpr (kBias != 0) {
+            const int32_t* row_sum = reinterpret_cast<const int32_t*>(reinterpret_cast<const std::byte*>(row_sums + s) + r * ld);
+            integer = V::sub_bits(integer, V::set1_bits(kBias * *row_sum));
+          }
+          float* sum = sums + (r * kVectors + v) * V::kLanes;
+          const typename V::F so_far = first && k == begin ? V::zero() : V::load(sum);
+          V::store(sum, V::fma(V::to_float(integer), V::mul(scale, V::set1(*row_scale)), so_far));
+        }
+      }
+    }
+  }
+  using Multiply = void (*)(const Block&, const QuantizedLayout&, int, int, int, int, bool, float*);
+  static constexpr Multiply kMultiply[kTileRows] = {multiply<1>, multiply<2>, multiply<3>, multiply<4>};
+};
+
+}  // namespace
+}  // namespace weft::kernels
