@@ -58,6 +58,7 @@ constexpr Feature kFeatures[] = {
 struct Case {
   const char* model;
   const char* dtype;
+  const char* quantize;
   size_t feature;
 };
 
@@ -83,6 +84,7 @@ class Equivalence : public ::testing::TestWithParam<Case> {
   static Arrangement plain_setup() {
     Arrangement setup;
     setup.options.dtype = GetParam().dtype;
+    setup.options.quantize = GetParam().quantize;
     setup.options.kv_cache_memory = int64_t{64} << 20;
     for (const Feature& feature : kFeatures) feature.off(setup);
     return setup;
@@ -146,14 +148,21 @@ constexpr const char* kModels[] = {"llama-3.1", "mistral-swa", "gemma3-1b", "qwe
 
 std::vector<Case> cases(bool each_feature) {
   std::vector<Case> list;
+  const auto add = [&](const char* model, const char* dtype, const char* quantize) {
+    for (size_t feature = 0; feature < (each_feature ? std::size(kFeatures) : 1); ++feature) list.push_back({model, dtype, quantize, feature});
+  };
   for (const char* model : kModels)
-    for (const char* dtype : {"float32", "bfloat16"})
-      for (size_t feature = 0; feature < (each_feature ? std::size(kFeatures) : 1); ++feature) list.push_back({model, dtype, feature});
+    for (const char* dtype : {"float32", "bfloat16"}) add(model, dtype, "none");
+  // Rows of 8 bits with either width of weights, and quantised weights with float rows; what else they go through is the same.
+  add("llama-3.1", "bfloat16", "int8");
+  add("llama-3.1", "bfloat16", "int4");
+  add("qwen2-swa", "float32", "int4");
   return list;
 }
 
 std::string model_and_type(const Case& c) {
   std::string name = std::string(c.model) + "_" + c.dtype;
+  if (std::string_view(c.quantize) != "none") name += std::string("_") + c.quantize;
   for (char& ch : name)
     if (!std::isalnum(static_cast<unsigned char>(ch))) ch = '_';
   return name;

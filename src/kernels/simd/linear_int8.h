@@ -86,43 +86,53 @@ struct Int8Product {
     return V::set1_bits(word);
   }
 
+  // How far the integer sums of a row's codes are to be shifted to give what the weights' bias added to the products; -1: no bias.
+  static constexpr int kBias = form == WeightForm::int4 ? code_center(form) : V::kBiasI8;
+  static constexpr int kBiasShift = kBias == 128 ? 7 : kBias == 8 ? 3 : -1;
+  static_assert(kBias == 0 || kBias == 1 << (kBiasShift & 31));
+
+  // sums += the strips of one tile of rows by one panel.
   template <int MR>
   [[gnu::noinline]] static void multiply(const Block& b, const QuantizedLayout& layout, int row, int p, int begin, int end, bool first,
                                          float* sums) {
-    constexpr int kBias = form == WeightForm::int4 ? code_center(form) : V::kBiasI8;
-    const int64_t ld = b.a.ld_x;
-    const int8_t* x = static_cast<const int8_t*>(b.a.x) + row * ld;
-    const float* row_scales = strip_scales(x, b.a.w.k);
-    const int32_t* row_sums = strip_sums(x, b.a.w.k);
+    const int64_t ld = b.a.ld_x, scales_at = strip_count(b.a.w.k) * kStrip, sums_at = scales_at + strip_count(b.a.w.k) * 4;
+    const int8_t* rows = static_cast<const int8_t*>(b.a.x) + row * ld;
+    const int8_t* x = rows + begin;
+    const int8_t* row_scales = rows + scales_at + begin / kStrip * 4;
+    const int8_t* row_sums = rows + sums_at + begin / kStrip * 4;
     const std::byte* panel = b.panel(p);
+    const std::byte* strip = panel + static_cast<size_t>(begin / kStrip) * kStripBytes;
     Cursor cursor(b.a.w, layout, panel, begin);
-    for (int k = begin; k < end; k += kStrip) {
-      const int64_t s = k / kStrip;
-      const std::byte* strip = panel + static_cast<size_t>(s) * kStripBytes;
+    if (first) {
+      for (int i = 0; i < MR * kVectors; ++i) V::store(sums + i * V::kLanes, V::zero());
+    }
+    for (int k = begin; k < end; k += kStrip, x += kStrip, strip += kStripBytes, row_scales += 4, row_sums += 4) {
 #pragma GCC unroll 32
       for (size_t line = 0; line < kStripBytes; line += 64)
         _mm_prefetch(reinterpret_cast<const char*>(strip) + kFetchBytes + line, _MM_HINT_T0);
       Integers<MR> acc;
 #pragma GCC unroll 4
-      for (int i = 0; i < MR * kVectors; ++i) acc.at[i / kVectors][i % kVectors] = V::set1_bits(0);
-      if constexpr (form == WeightForm::int4) strip_int4<MR>(acc, strip, x + k, ld);
-      else strip_int8<MR>(acc, strip, x + k, ld);
+      for (int r = 0; r < MR; ++r) {
+#pragma GCC unroll 4
+        for (int v = 0; v < kVectors; ++v) acc.at[r][v] = V::set1_bits(0);
+      }
+      if constexpr (form == WeightForm::int4) strip_int4<MR>(acc, strip, x, ld);
+      else strip_int8<MR>(acc, strip, x, ld);
       Cursor::move_to(cursor, k);
+      typename V::F scales[kVectors];
 #pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) {
-        const typename V::F scale = Cursor::load_bf16(cursor, v);
+      for (int v = 0; v < kVectors; ++v) scales[v] = Cursor::load_bf16(cursor, v);
 #pragma GCC unroll 4
-        for (int r = 0; r < MR; ++r) {
-          // Scales and sums of the rows lie ld bytes apart.
-          const float* row_scale = reinterpret_cast<const float*>(reinterpret_cast<const std::byte*>(row_scales + s) + r * ld);
+      for (int r = 0; r < MR; ++r) {
+        const typename V::F row_scale = V::set1(*reinterpret_cast<const float*>(row_scales + r * ld));
+        typename V::Bits bias{};
+        if constexpr (kBias != 0) bias = V::template shift_left<kBiasShift>(V::set1_bits(*reinterpret_cast<const int32_t*>(row_sums + r * ld)));
+#pragma GCC unroll 4
+        for (int v = 0; v < kVectors; ++v) {
           typename V::Bits integer = acc.at[r][v];
-          if constexpr (kBias != 0) {
-            const int32_t* row_sum = reinterpret_cast<const int32_t*>(reinterpret_cast<const std::byte*>(row_sums + s) + r * ld);
-            integer = V::sub_bits(integer, V::set1_bits(kBias * *row_sum));
-          }
+          if constexpr (kBias != 0) integer = V::sub_bits(integer, bias);
           float* sum = sums + (r * kVectors + v) * V::kLanes;
-          const typename V::F so_far = first && k == begin ? V::zero() : V::load(sum);
-          V::store(sum, V::fma(V::to_float(integer), V::mul(scale, V::set1(*row_scale)), so_far));
+          V::store(sum, V::fma(V::to_float(integer), V::mul(scales[v], row_scale), V::load(sum)));
         }
       }
     }

@@ -102,13 +102,19 @@ struct Avx2 {
   // acc += w . a for signed w, given w and unsigned_i8(w), plus kBiasI8 times the sum of a. The instruction takes an unsigned and a signed operand, so the sign of w is moved to a; pairs stay
   // within 16 bits since |w a| <= 128 * 127.
   static constexpr int kBiasI8 = 0;
+  // As with accumulate(), the compiler left to itself keeps many products waiting and spills the sums.
   WEFT_INLINE void dot_i8(Bits& acc, Bits w, Bits magnitude, Bits a) {
-    const Bits pairs = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(a, w));
-    acc = _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+    Bits t;
+    asm("vpsignb %[w], %[a], %[t]\n\tvpmaddubsw %[t], %[u], %[t]\n\tvpmaddwd %[ones], %[t], %[t]\n\tvpaddd %[t], %[acc], %[acc]"
+        : [acc] "+x"(acc), [t] "=&x"(t)
+        : [w] "x"(w), [u] "x"(magnitude), [a] "x"(a), [ones] "x"(_mm256_set1_epi16(1)));
   }
   WEFT_INLINE Bits unsigned_i8(Bits w) { return _mm256_abs_epi8(w); }
   // acc += u . a for u of 0 ... 15, acc not to be read before sum_u4(); eight of them fit into 16 bits (8 * 2 * 15 * 127 < 2^15).
-  WEFT_INLINE void dot_u4(Bits& acc, Bits u, Bits a) { acc = _mm256_add_epi16(acc, _mm256_maddubs_epi16(u, a)); }
+  WEFT_INLINE void dot_u4(Bits& acc, Bits u, Bits a) {
+    Bits t;
+    asm("vpmaddubsw %[a], %[u], %[t]\n\tvpaddw %[t], %[acc], %[acc]" : [acc] "+x"(acc), [t] "=&x"(t) : [u] "x"(u), [a] "x"(a));
+  }
   WEFT_INLINE Bits sum_u4(Bits acc) { return _mm256_madd_epi16(acc, _mm256_set1_epi16(1)); }
 
   // Rounded to bfloat16 (nearest, ties to even; NaN stays NaN), in the upper half of each lane.
