@@ -12,6 +12,7 @@
 #include "kernels/ref.h"
 #include "plan/cpu_executor.h"
 #include "plan/plan_builder.h"
+#include "plan/quantized_source.h"
 #include "plan/weight_formats.h"
 
 namespace weft {
@@ -211,6 +212,44 @@ TEST(Formats, GgufBlocksAreKept) {
       kept += kernels::is_quantized(loaded.weights->matrices[0].form);
     }
     EXPECT_GT(kept, 0) << name;
+  }
+}
+
+// Random blocks with finite scales, against dequantize() (which checkpoint/gguf_test.cc holds to the reference package's values).
+TEST(Formats, EveryKindOfBlockIsUnpacked) {
+  struct Kind {
+    StorageType type;
+    std::vector<int> scales;  // where the float16 scales of a block are
+  };
+  constexpr int kRows = 5, kK = 1024;
+  for (const Kind& kind : {Kind{StorageType::q8_0, {0}}, Kind{StorageType::q4_0, {0}}, Kind{StorageType::q4_1, {0, 2}},
+                           Kind{StorageType::q4_k, {0, 2}}, Kind{StorageType::q6_k, {208}}}) {
+    std::mt19937 random(8);
+    const StorageLayout shape = layout(kind.type);
+    std::vector<std::byte> bytes(static_cast<size_t>(kRows * kK / shape.block_values * shape.block_bytes));
+    for (std::byte& byte : bytes) byte = static_cast<std::byte>(random());
+    for (size_t block = 0; block < bytes.size(); block += static_cast<size_t>(shape.block_bytes))
+      for (const int at : kind.scales) {
+        std::byte& high = bytes[block + static_cast<size_t>(at) + 1];
+        high = (high & std::byte{0x83}) | std::byte{0x28};  // an exponent far from the largest
+      }
+    TensorInfo tensor;
+    tensor.name = name(kind.type), tensor.type = kind.type, tensor.shape = {kRows, kK}, tensor.data = bytes;
+    const auto format = stored_format(tensor, kK, Operand::f32);
+    ASSERT_TRUE(format.has_value()) << tensor.name;
+    QuantizedSource source(*format, kK);
+    ASSERT_TRUE(source.append_stored(tensor, 2, 3).ok());  // rows 2, 3, 4, then 0
+    ASSERT_TRUE(source.append_stored(tensor, 0, 1).ok());
+    const kernels::CpuTable& table = kernels::ref_table();
+    std::vector<std::byte> panel(table.quantized_panel_bytes(format->form, format->groups, kK));
+    table.pack_panel_quantized(format->form, format->groups, source.rows(), panel.data());
+    const kernels::PackedMatrix packed{.form = format->form, .out = 4, .k = kK, .panel = table.panel_cols(format->form),
+                                       .panel_bytes = panel.size(), .data = panel.data(), .groups = format->groups};
+    for (int column = 0; column < 4; ++column) {
+      std::vector<float> want(kK);
+      ASSERT_TRUE(read_rows(tensor, column < 3 ? column + 2 : 0, 1, want.data(), kK).ok());
+      for (int k = 0; k < kK; ++k) ASSERT_EQ(kernels::ref_weight(packed, column, k), want[static_cast<size_t>(k)]) << tensor.name << " " << column << " " << k;
+    }
   }
 }
 

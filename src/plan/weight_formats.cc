@@ -9,20 +9,17 @@ namespace weft {
 
 using namespace kernels;
 
-namespace {
-
-// How a stored tensor is kept in its bits; nothing if it cannot be or is not quantised.
-std::optional<WeightFormat> stored_format(const TensorInfo* tensor, int k, Operand operand) {
-  if (!tensor || tensor->offset != 0 || tensor->cols() != k) return std::nullopt;
+std::optional<WeightFormat> stored_format(const TensorInfo& tensor, int k, Operand operand) {
+  if (tensor.offset != 0 || tensor.cols() != k) return std::nullopt;
   const auto groups = [&](WeightForm form, int size, ScaleKind scale, OffsetKind offset = OffsetKind::none) {
     return std::optional<WeightFormat>({form, {size, scale, offset}, operand});
   };
-  switch (tensor->type) {
+  switch (tensor.type) {
     case StorageType::f8_e4m3: {
-      if (!tensor->scale) return std::nullopt;
+      if (!tensor.scale) return std::nullopt;
       // The scale grid belongs to the whole tensor. Each column of the packed matrix gets its own copy of its block's scales, so
       // that rows may be sliced and stacked at will; along k only the width of a block counts.
-      const int whole = static_cast<int>(strip_count(k)) * kStrip, width = tensor->scale_block_cols;
+      const int whole = static_cast<int>(strip_count(k)) * kStrip, width = tensor.scale_block_cols;
       if (width >= k) return groups(WeightForm::fp8, whole, ScaleKind::f32);
       if (width % kStrip == 0) return groups(WeightForm::fp8, width, ScaleKind::f32);
       return std::nullopt;
@@ -35,6 +32,8 @@ std::optional<WeightFormat> stored_format(const TensorInfo* tensor, int k, Opera
     default: return std::nullopt;
   }
 }
+
+namespace {
 
 class FormatChooser {
  public:
@@ -76,17 +75,21 @@ class FormatChooser {
     std::vector<WeightFormat> formats;
     for (const TensorRows& source : m.sources) {
       const Operand operand = options_.form == WeightForm::f32 ? Operand::f32 : Operand::f32_as_bf16;
-      formats.push_back(stored_format(checkpoint_.find(source.tensor), m.k, operand).value_or(*m.format));
+      const TensorInfo* tensor = checkpoint_.find(source.tensor);
+      formats.push_back((tensor ? stored_format(*tensor, m.k, operand) : std::nullopt).value_or(*m.format));
     }
     if (std::all_of(formats.begin(), formats.end(), [&](const WeightFormat& f) { return f == formats[0]; })) m.format = formats[0];
-    else if (!is_embedding(index)) mixed_[index] = std::move(formats);
+    else if (can_split(index)) mixed_[index] = std::move(formats);
   }
 
-  bool is_embedding(int matrix) const {
-    return std::any_of(plan_.ops.begin(), plan_.ops.end(), [&](const Op& op) {
-      const auto* embed = std::get_if<EmbedOp>(&op.kind);
-      return embed && embed->matrix == matrix;
-    });
+  // Only plain products can be cut into several.
+  bool can_split(int matrix) const {
+    bool product = false, embedding = false;
+    for (const Op& op : plan_.ops) {
+      if (const auto* linear = std::get_if<LinearOp>(&op.kind)) product = product || linear->matrix == matrix;
+      if (const auto* embed = std::get_if<EmbedOp>(&op.kind)) embedding = embedding || embed->matrix == matrix;
+    }
+    return product && !embedding;
   }
 
   // Quantising the head must not touch the embedding: its rows are read where the file is mapped.

@@ -25,4 +25,7 @@ struct FormatOptions {
 // ones; the embedding of a tied model is read from the checkpoint's table if the head is quantised here.
 Plan choose_formats(Plan plan, const Checkpoint& checkpoint, const FormatOptions& options);
 
+// How a tensor of k columns is kept in its bits, for rows in form `operand`; nothing if it cannot be or is not quantised.
+std::optional<kernels::WeightFormat> stored_format(const TensorInfo& tensor, int k, kernels::Operand operand);
+
 }  // namespace weft
