@@ -22,6 +22,7 @@ Status batch_command(const Arguments& arguments, const EngineLoader& load);
 Status score_command(const Arguments& arguments, const EngineLoader& load);
 Status bench_command(const Arguments& arguments, const EngineLoader& load);
 Status inspect_command(const Arguments& arguments);
+Status models_command(const Arguments& arguments);
 Status plan_command(const Arguments& arguments, const EngineLoader& load);
 Status serve_command(const Arguments& arguments, const EngineLoader& load);
 

@@ -180,7 +180,9 @@ void heads(const HeadsArgs& a, int rows, Part part) {
   const Range range = share(static_cast<int64_t>(rows) * a.heads, part);
   for (int64_t unit = range.first; unit < range.last; ++unit) {
     const int64_t r = unit / a.heads, head = unit % a.heads;
-    float* x = a.x + r * a.ld_x + head * a.dim;
+    float* x = a.out + r * a.ld_out + head * a.out_stride;
+    const float* from = a.x + r * a.ld_x + head * a.stride;
+    if (from != x) std::copy_n(from, a.dim, x);
     if (!a.norm_after) norm_head(a, x);
     if (a.angles) rotate_head(a, a.angles + r * 2 * a.half, x);
     if (a.norm_after) norm_head(a, x);
@@ -258,6 +260,10 @@ const CpuTable& ref_table() {
       .activate = activate,
       .add = add,
       .select_rows = select_rows,
+      .route = ref_route,
+      .group_rows = ref_group_rows,
+      .scale_rows = ref_scale_rows,
+      .combine = ref_combine,
   };
   return table;
 }

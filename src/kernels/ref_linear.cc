@@ -38,7 +38,7 @@ float int8_sum(const int8_t* x, const PackedMatrix& w, int column, int first, in
 }
 
 // The sum of shards [first, first + count) of one output, as a balanced binary tree.
-float shard_sum(const LinearArgs& a, int row, int column, int first, int count) {
+float shard_sum(const LinearArgs& a, int64_t row, int column, int first, int count) {
   if (count > 1) return shard_sum(a, row, column, first, count / 2) + shard_sum(a, row, column, first + count / 2, count / 2);
   const int length = a.w.k / a.w.shards, begin = first * length;
   if (reads_int8(a.w)) return int8_sum(static_cast<const int8_t*>(a.x) + row * a.ld_x, a.w, column, begin, begin + length);
@@ -50,11 +50,12 @@ float shard_sum(const LinearArgs& a, int row, int column, int first, int count) 
 void ref_linear(const LinearArgs& a, int rows, Part part) {
   const Range columns = share(a.w.out, part);
   for (int r = 0; r < rows; ++r) {
+    const int64_t y_row = a.row_map ? a.row_map[r] : r, x_row = a.row_map ? y_row / a.x_share : r;
     for (int64_t n = columns.first; n < columns.last; ++n) {
-      float sum = shard_sum(a, r, static_cast<int>(n), 0, a.w.shards);
+      float sum = shard_sum(a, x_row, static_cast<int>(n), 0, a.w.shards);
       if (a.bias) sum += a.bias[n];
-      if (a.residual) sum += a.residual[r * a.ld_residual + n];
-      a.y[r * a.ld_y + n] = sum;
+      if (a.residual) sum += a.residual[y_row * a.ld_residual + n];
+      a.y[y_row * a.ld_y + n] = sum;
     }
   }
 }

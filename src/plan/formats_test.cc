@@ -75,7 +75,7 @@ class Fp8Folder {
   std::string path_;
 };
 
-TensorRows rows_of(const std::string& name, int64_t first, int64_t rows, int64_t of) { return {name + ".weight", first, rows, of}; }
+TensorRows rows_of(const std::string& name, int64_t first, int64_t rows, int64_t of) { return {name + ".weight", first, rows, {of, 300}}; }
 
 // A plan of products x W^T over one input of k columns.
 Plan plan_of(const std::vector<Matrix>& matrices, int k) {
@@ -205,7 +205,7 @@ TEST(Formats, GgufBlocksAreKept) {
     for (const auto& [tensor_name, tensor] : (*checkpoint)->tensors()) {
       if (tensor.shape.size() != 2 || !is_blocked(tensor.type) || !tensor_name.ends_with(".weight")) continue;
       const int64_t rows = tensor.rows(), some = std::min<int64_t>(rows, 70);
-      const std::vector<Matrix> matrices = {{.sources = {{tensor_name, 0, some, rows}, {tensor_name, rows - 1, 1, rows}}, .k = static_cast<int>(tensor.cols())}};
+      const std::vector<Matrix> matrices = {{.sources = {{tensor_name, 0, some, tensor.shape}, {tensor_name, rows - 1, 1, tensor.shape}}, .k = static_cast<int>(tensor.cols())}};
       const Loaded loaded = load(path, matrices, kernels::ref_table(), {.form = WeightForm::f32});
       ASSERT_TRUE(loaded.weights.ok()) << loaded.weights.error().to_string();
       check_values(loaded.plan, *loaded.checkpoint, *loaded.weights, 0.0f);

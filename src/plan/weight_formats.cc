@@ -46,9 +46,10 @@ class FormatChooser {
     for (int i = 0; i < count; ++i) {
       Matrix& m = plan_.matrices[i];
       if (m.keep_float32) m.format = WeightFormat{WeightForm::f32};
-      else if (options_.quantize != Quantize::none) m.format = quantized(m, i == head);
+      else if (options_.quantize != Quantize::none) m.format = quantized(i, i == head);
       else choose_stored(i);
     }
+    make_lists_equal();
     if (options_.quantize != Quantize::none) untie_embedding();
     split();
     return std::move(plan_);
@@ -63,9 +64,21 @@ class FormatChooser {
     return -1;
   }
 
-  WeightFormat quantized(const Matrix& m, bool head) const {
+  WeightFormat quantized(int index, bool head) const {
     const WeightForm form = options_.quantize == Quantize::int8 || head ? WeightForm::int8 : WeightForm::int4;
-    return quantized_format(form, m.k, options_.form == WeightForm::f32 ? Operand::f32 : Operand::int8);
+    return quantized_format(form, plan_.matrices[index].k, options_.form == WeightForm::f32 ? Operand::f32
+                                                           : reads_part_of_a_row(index)     ? Operand::f32_as_bf16
+                                                                                            : Operand::int8);
+  }
+
+  // Heads, and slots of experts, are parts of a row; a row in int8 form is only whole.
+  bool reads_part_of_a_row(int matrix) const {
+    const auto among = [&](const std::vector<int>& list) { return std::find(list.begin(), list.end(), matrix) != list.end(); };
+    return std::any_of(plan_.ops.begin(), plan_.ops.end(), [&](const Op& op) {
+      if (const auto* experts = std::get_if<ExpertsOp>(&op.kind)) return !experts->same_input && among(experts->matrices);
+      const auto* heads = std::get_if<PerHeadOp>(&op.kind);
+      return heads && among(heads->matrices);
+    });
   }
 
   void choose_stored(int index) {
@@ -76,10 +89,24 @@ class FormatChooser {
     for (const TensorRows& source : m.sources) {
       const Operand operand = options_.form == WeightForm::f32 ? Operand::f32 : Operand::f32_as_bf16;
       const TensorInfo* tensor = checkpoint_.find(source.tensor);
-      formats.push_back((tensor ? stored_format(*tensor, m.k, operand) : std::nullopt).value_or(*m.format));
+      const bool rows = tensor && !source.transposed;
+      formats.push_back((rows ? stored_format(*tensor, m.k, operand) : std::nullopt).value_or(*m.format));
     }
     if (std::all_of(formats.begin(), formats.end(), [&](const WeightFormat& f) { return f == formats[0]; })) m.format = formats[0];
     else if (can_split(index)) mixed_[index] = std::move(formats);
+  }
+
+  // The matrices of one op (experts, heads) read one value, so they must agree.
+  void make_lists_equal() {
+    for (const Op& op : plan_.ops) {
+      const auto* experts = std::get_if<ExpertsOp>(&op.kind);
+      const auto* heads = std::get_if<PerHeadOp>(&op.kind);
+      if (!experts && !heads) continue;
+      const std::vector<int>& list = experts ? experts->matrices : heads->matrices;
+      const auto same = [&](int i) { return plan_.matrices[i].format == plan_.matrices[list[0]].format; };
+      if (!std::all_of(list.begin(), list.end(), same))
+        for (const int i : list) plan_.matrices[i].format = WeightFormat{options_.form};
+    }
   }
 
   // Only plain products can be cut into several.
@@ -104,7 +131,7 @@ class FormatChooser {
       if (!plain) continue;
       plan_.tables.push_back(m.sources[0]);
       plan_.table_cols.push_back(m.k);
-      *embed = {static_cast<int>(plan_.tables.size()) - 1, -1, embed->scale};
+      embed->table = static_cast<int>(plan_.tables.size()) - 1, embed->matrix = -1;
     }
   }
 

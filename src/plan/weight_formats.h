@@ -4,7 +4,7 @@
 //     `dequantize`); the values are exactly those of the dequantised tensor
 //   --quantize int8 | int4: all matrix products but routers. The language-model head is int8 with either, since its errors go
 //     straight into the logits. Norms, biases, embeddings stay as they are. With float32 the products take float32 rows; else rows are
-//     quantised to 8 bits, each strip of 32 values with its own scale (Operand::int8)
+//     quantised to 8 bits, each strip of 32 values with its own scale (Operand::int8), but for products that read parts of rows
 //   everything else: the model's form, float32 or bfloat16
 #pragma once
 

@@ -49,11 +49,11 @@ class Loader {
   void claim() {
     for (const Matrix& m : plan_.matrices) {
       Claimed claimed{&m, {}};
-      for (const TensorRows& source : m.sources) claimed.sources.push_back(usage_.take(source.tensor, {tensor_rows(source), m.k}));
+      for (const TensorRows& source : m.sources) claimed.sources.push_back(usage_.take(source.tensor, shape_of(source, m.k)));
       matrices_.push_back(std::move(claimed));
       std::vector<const TensorInfo*> biases;
       for (const TensorRows& bias : m.biases)
-        biases.push_back(bias.tensor.empty() ? nullptr : usage_.take(bias.tensor, {tensor_rows(bias)}));
+        biases.push_back(bias.tensor.empty() ? nullptr : usage_.take(bias.tensor, {bias.first_row + bias.rows}));
       biases_.push_back(std::move(biases));
     }
     for (const VectorWeight& v : plan_.vectors) {
@@ -61,12 +61,13 @@ class Loader {
       vectors_.push_back(tensor.empty() ? nullptr : usage_.take(tensor, {v.size}));
     }
     for (size_t i = 0; i < plan_.tables.size(); ++i)
-      tables_.push_back(usage_.take(plan_.tables[i].tensor, {tensor_rows(plan_.tables[i]), plan_.table_cols[i]}));
-    // A tied model may still carry its output matrix (where it is not tied, it has been taken).
-    usage_.ignore("lm_head.weight");
+      tables_.push_back(usage_.take(plan_.tables[i].tensor, shape_of(plan_.tables[i], plan_.table_cols[i])));
+    for (const std::string& name : plan_.unused) usage_.ignore(name);
   }
 
-  static int64_t tensor_rows(const TensorRows& source) { return source.tensor_rows > 0 ? source.tensor_rows : source.first_row + source.rows; }
+  static std::vector<int64_t> shape_of(const TensorRows& source, int k) {
+    return source.shape.empty() ? std::vector<int64_t>{source.first_row + source.rows, k} : source.shape;
+  }
 
   Status read_vectors() {
     for (size_t i = 0; i < plan_.vectors.size(); ++i) {
@@ -166,8 +167,8 @@ class Loader {
       WEFT_RETURN_IF_ERROR(gather(claimed, first, count, rows.data()));
       for (int r = 0; r < count; ++r) source.append_floats(rows.data() + static_cast<size_t>(r) * packed.k);
     } else {
-      WEFT_RETURN_IF_ERROR(each_source(claimed, first, count, [&](const TensorInfo& tensor, int64_t row, int64_t n, int64_t) {
-        return source.append_stored(tensor, row, n);
+      WEFT_RETURN_IF_ERROR(each_source(claimed, first, count, [&](const TensorRows& rows_of, const TensorInfo& tensor, int64_t at, int64_t n, int64_t) {
+        return source.append_stored(tensor, rows_of.first_row + at, n);
       }));
     }
     table_.pack_panel_quantized(packed.form, packed.groups, source.rows(), to);
@@ -181,7 +182,7 @@ class Loader {
       const TensorRows& rows = claimed.matrix->sources[s];
       if (first >= begin && first + count <= begin + rows.rows) {
         const TensorInfo& tensor = *claimed.sources[s];
-        if (!tensor.is_plain() || tensor.type != StorageType::bf16) return false;
+        if (!tensor.is_plain() || tensor.type != StorageType::bf16 || rows.transposed) return false;
         const std::byte* data = tensor.data.data() + (rows.first_row + first - begin) * claimed.matrix->k * 2;
         if (reinterpret_cast<uintptr_t>(data) % 2 != 0) return false;
         table_.pack_panel_bf16(reinterpret_cast<const uint16_t*>(data), claimed.matrix->k, count, claimed.matrix->k, to);
@@ -195,20 +196,35 @@ class Loader {
   // Output rows [first, first + count) of the stacked matrix as float32.
   Status gather(const Claimed& claimed, int64_t first, int64_t count, float* out) const {
     const int k = claimed.matrix->k;
-    return each_source(claimed, first, count,
-                       [&](const TensorInfo& tensor, int64_t row, int64_t n, int64_t at) { return read_rows(tensor, row, n, out + at * k, k); });
+    return each_source(claimed, first, count, [&](const TensorRows& source, const TensorInfo& tensor, int64_t at, int64_t n, int64_t place) {
+      if (source.transposed) return gather_columns(tensor, source, at, n, k, out + place * k);
+      return read_rows(tensor, source.first_row + at, n, out + place * k, k);
+    });
   }
 
-  // Calls read(tensor, first row in it, rows, place among the rows asked for) for the tensors that hold output rows [first, first +
-  // count) of the stacked matrix.
+  // Calls read(source, its tensor, first output of the source, outputs, place among the outputs asked for) for the sources of output
+  // rows [first, first + count) of the stacked matrix.
   template <class Read>
   Status each_source(const Claimed& claimed, int64_t first, int64_t count, Read read) const {
     int64_t begin = 0;
     for (size_t s = 0; s < claimed.sources.size(); ++s) {
       const TensorRows& rows = claimed.matrix->sources[s];
       const int64_t from = std::max(first, begin), to = std::min(first + count, begin + rows.rows);
-      if (from < to) WEFT_RETURN_IF_ERROR(read(*claimed.sources[s], rows.first_row + from - begin, to - from, from - first));
+      if (from < to) WEFT_RETURN_IF_ERROR(read(rows, *claimed.sources[s], from - begin, to - from, from - first));
       begin += rows.rows;
+    }
+    return {};
+  }
+
+  // Outputs [first, first + count) of a source whose outputs are the tensor's columns.
+  static Status gather_columns(const TensorInfo& tensor, const TensorRows& source, int64_t first, int64_t count, int k, float* out) {
+    constexpr int64_t kRows = 64;
+    std::vector<float> block(static_cast<size_t>(kRows * count));
+    for (int64_t row = 0; row < k; row += kRows) {
+      const int64_t rows = std::min<int64_t>(kRows, k - row);
+      WEFT_RETURN_IF_ERROR(read_block(tensor, source.first_row + row, rows, source.first_col + first, count, block.data(), count));
+      for (int64_t n = 0; n < count; ++n)
+        for (int64_t i = 0; i < rows; ++i) out[n * k + row + i] = block[static_cast<size_t>(i * count + n)];
     }
     return {};
   }

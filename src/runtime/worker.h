@@ -59,6 +59,7 @@ class Worker {
     SlotState sampler;
     int32_t last_token = 0;
     std::vector<int32_t> prompt;  // for prompt logprobs
+    std::vector<int32_t> token_types;
   };
   struct PromptRow {  // a row of the head's output whose next prompt token is known
     int row = 0, output_row = 0;

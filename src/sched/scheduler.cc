@@ -105,6 +105,7 @@ Result<SequenceId> Scheduler::add(NewSequence request) {
   sequence.prompt_tokens = static_cast<int>(request.prompt.size());
   sequence.max_outputs = most_outputs(request, options_.max_seq_len);
   sequence.tokens = std::move(request.prompt);
+  sequence.token_types = std::move(request.token_types);
   sequence.sampling = std::move(request.sampling);
   sequence.identity = std::move(request.cache);
   if (sequence.task == Task::score) {

@@ -121,7 +121,7 @@ struct FloatProduct {
 
   // Rows in units of the left operand's elements, which are read as floats and never computed with as such when they are pairs.
   static const float* row_of(const LinearArgs& a, int row) {
-    return reinterpret_cast<const float*>(static_cast<const std::byte*>(a.x) + row * a.ld_x * (kUnit == 2 ? 2 : 4));
+    return reinterpret_cast<const float*>(static_cast<const std::byte*>(a.x) + x_offset(a, row) * (kUnit == 2 ? 2 : 4));
   }
 };
 

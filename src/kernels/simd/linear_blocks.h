@@ -40,6 +40,11 @@ struct LinearBlock {
   int64_t sum_count() const { return sums_of(tile_row(rows, tiles, last_tile)); }
 };
 
+// Where row `call_row` of the call is in x, in elements.
+[[maybe_unused]] static inline int64_t x_offset(const LinearArgs& a, int call_row) {
+  return (a.row_map ? a.row_map[call_row] / a.x_share : call_row) * a.ld_x;
+}
+
 template <class V, class Product>
 struct Linear {
   using Block = LinearBlock<V>;
@@ -53,14 +58,15 @@ struct Linear {
       const float* from = sums + b.sums_of(row);
       for (int p = b.first_panel; p < b.last_panel; ++p) {
         for (int r = 0; r < count; ++r, from += kColumns) {
+          const int64_t y_row = a.row_map ? a.row_map[row + r] : row + r;
           for (int c = p * kColumns; c < p * kColumns + kColumns && c < a.w.out; c += V::kLanes)
-            finish_vector(a, row + r, c, from + (c - p * kColumns));
+            finish_vector(a, y_row, c, from + (c - p * kColumns));
         }
       }
     }
   }
 
-  WEFT_INLINE void finish_vector(const LinearArgs& a, int row, int c, const float* from) {
+  WEFT_INLINE void finish_vector(const LinearArgs& a, int64_t row, int c, const float* from) {
     const int n = a.w.out - c;
     typename V::F value = V::load(from);
     if (n >= V::kLanes) {

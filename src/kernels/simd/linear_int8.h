@@ -38,7 +38,7 @@ struct Int8Product {
 
   // The sums of a strip's products of codes, the weights' codes being centred.
   template <int MR>
-  WEFT_INLINE void strip_int8(Integers<MR>& acc, const std::byte* strip, const int8_t* x, int64_t ld) {
+  WEFT_INLINE void strip_int8(Integers<MR>& acc, const std::byte* strip, const int8_t* const (&x)[MR], ptrdiff_t k) {
     for (int word = 0; word < 8; ++word) {
       typename V::Bits w[kVectors], u[kVectors];
 #pragma GCC unroll 4
@@ -48,14 +48,14 @@ struct Int8Product {
       }
 #pragma GCC unroll 4
       for (int r = 0; r < MR; ++r) {
-        const typename V::Bits a = four_codes(x + r * ld + word * 4);
+        const typename V::Bits a = four_codes(x[r] + k + word * 4);
 #pragma GCC unroll 4
         for (int v = 0; v < kVectors; ++v) V::dot_i8(acc.at[r][v], w[v], u[v], a);
       }
     }
   }
   template <int MR>
-  WEFT_INLINE void strip_int4(Integers<MR>& acc, const std::byte* strip, const int8_t* x, int64_t ld) {
+  WEFT_INLINE void strip_int4(Integers<MR>& acc, const std::byte* strip, const int8_t* const (&x)[MR], ptrdiff_t k) {
     for (int word = 0; word < 4; ++word) {
       typename V::Bits low[kVectors], high[kVectors];
 #pragma GCC unroll 4
@@ -66,7 +66,7 @@ struct Int8Product {
       }
 #pragma GCC unroll 4
       for (int r = 0; r < MR; ++r) {
-        const typename V::Bits a = four_codes(x + r * ld + word * 8), next = four_codes(x + r * ld + word * 8 + 4);
+        const typename V::Bits a = four_codes(x[r] + k + word * 8), next = four_codes(x[r] + k + word * 8 + 4);
 #pragma GCC unroll 4
         for (int v = 0; v < kVectors; ++v) {
           V::dot_u4(acc.at[r][v], low[v], a);
@@ -95,18 +95,17 @@ struct Int8Product {
   template <int MR>
   [[gnu::noinline]] static void multiply(const Block& b, const QuantizedLayout& layout, int row, int p, int begin, int end, bool first,
                                          float* sums) {
-    const int64_t ld = b.a.ld_x, scales_at = strip_count(b.a.w.k) * kStrip, sums_at = scales_at + strip_count(b.a.w.k) * 4;
-    const int8_t* rows = static_cast<const int8_t*>(b.a.x) + row * ld;
-    const int8_t* x = rows + begin;
-    const int8_t* row_scales = rows + scales_at + begin / kStrip * 4;
-    const int8_t* row_sums = rows + sums_at + begin / kStrip * 4;
+    const ptrdiff_t scales_at = strip_count(b.a.w.k) * kStrip, sums_at = scales_at + strip_count(b.a.w.k) * 4;
+    const int8_t* x[MR];
+#pragma GCC unroll 4
+    for (int r = 0; r < MR; ++r) x[r] = static_cast<const int8_t*>(b.a.x) + x_offset(b.a, row + r);
     const std::byte* panel = b.panel(p);
     const std::byte* strip = panel + static_cast<size_t>(begin / kStrip) * kStripBytes;
     Cursor cursor(b.a.w, layout, panel, begin);
     if (first) {
       for (int i = 0; i < MR * kVectors; ++i) V::store(sums + i * V::kLanes, V::zero());
     }
-    for (int k = begin; k < end; k += kStrip, x += kStrip, strip += kStripBytes, row_scales += 4, row_sums += 4) {
+    for (ptrdiff_t k = begin; k < end; k += kStrip, strip += kStripBytes) {
 #pragma GCC unroll 32
       for (size_t line = 0; line < kStripBytes; line += 64)
         _mm_prefetch(reinterpret_cast<const char*>(strip) + kFetchBytes + line, _MM_HINT_T0);
@@ -116,17 +115,17 @@ struct Int8Product {
 #pragma GCC unroll 4
         for (int v = 0; v < kVectors; ++v) acc.at[r][v] = V::set1_bits(0);
       }
-      if constexpr (form == WeightForm::int4) strip_int4<MR>(acc, strip, x, ld);
-      else strip_int8<MR>(acc, strip, x, ld);
-      Cursor::move_to(cursor, k);
+      if constexpr (form == WeightForm::int4) strip_int4<MR>(acc, strip, x, k);
+      else strip_int8<MR>(acc, strip, x, k);
+      Cursor::move_to(cursor, static_cast<int>(k));
       typename V::F scales[kVectors];
 #pragma GCC unroll 4
       for (int v = 0; v < kVectors; ++v) scales[v] = Cursor::load_bf16(cursor, v);
 #pragma GCC unroll 4
       for (int r = 0; r < MR; ++r) {
-        const typename V::F row_scale = V::set1(*reinterpret_cast<const float*>(row_scales + r * ld));
+        const typename V::F row_scale = V::set1(*reinterpret_cast<const float*>(x[r] + scales_at + k / kStrip * 4));
         typename V::Bits bias{};
-        if constexpr (kBias != 0) bias = V::template shift_left<kBiasShift>(V::set1_bits(*reinterpret_cast<const int32_t*>(row_sums + r * ld)));
+        if constexpr (kBias != 0) bias = V::template shift_left<kBiasShift>(V::set1_bits(*reinterpret_cast<const int32_t*>(x[r] + sums_at + k / kStrip * 4)));
 #pragma GCC unroll 4
         for (int v = 0; v < kVectors; ++v) {
           typename V::Bits integer = acc.at[r][v];

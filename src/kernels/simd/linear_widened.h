@@ -44,7 +44,7 @@ struct WidenedProduct {
     }
   }
 
-  static const float* row_of(const Block& b, int r) { return static_cast<const float*>(b.a.x) + (b.first_row() + r) * b.a.ld_x; }
+  static const float* row_of(const Block& b, int r) { return static_cast<const float*>(b.a.x) + x_offset(b.a, b.first_row() + r); }
 
   // k [begin, end) of a panel as float32, [k][kColumns]; `begin` is at a strip, and whole strips are written.
   [[gnu::noinline]] static void widen(const Block& b, const QuantizedLayout& layout, int p, int begin, int end, float* wide) {
