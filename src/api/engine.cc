@@ -293,7 +293,7 @@ Result<RequestId> CoreEngine::submit(Request request, EventSink sink) {
   if (request.seed) seed = *request.seed;
 
   RunningRequest::Setup setup{choices, request.n, prompt, request.stop, request.include_stop_str_in_output, request.skip_special_tokens,
-                              params.logprobs >= 0, params.stop_token_ids, seed};
+                              params.logprobs >= 0, params.prompt_logprobs >= 0, params.stop_token_ids, seed};
   if (choices > request.n) params.logprobs = std::max(params.logprobs, 0);
   RequestId id = 0;
   auto active = std::make_shared<Active>();
