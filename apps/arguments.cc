@@ -51,6 +51,7 @@ void add_engine_options(CLI::App* app, EngineOptions& o) {
   const std::string group = "Engine options";
   add_choice(app, "--dtype", o.dtype, "Type of weights and products", {"auto", "float32", "bfloat16"})->group(group);
   add_choice(app, "--quantize", o.quantize, "Quantise the weights while loading", {"none", "int8", "int4"});
+  add_switch(app, "--dequantize", o.dequantize, "Widen weights that are stored in 8 or 4 bits to --dtype while loading");
   add_choice(app, "--kv-cache-dtype", o.kv_cache_dtype, "Type of the KV cache", {"auto", "float32", "bfloat16", "int8", "fp8"});
   add_choice(app, "--load-format", o.load_format, "dummy: random weights from config.json alone", {"auto", "dummy"});
   add_choice(app, "--device", o.device, "Where to compute", {"cpu", "cuda"});

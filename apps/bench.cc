@@ -127,6 +127,8 @@ Status bench_command(const Arguments& arguments, const EngineLoader& load) {
                                     {"architecture", info.architecture},
                                     {"parameters", static_cast<long>(info.parameters)},
                                     {"dtype", info.dtype},
+                                    {"quantize", arguments.engine.quantize},
+                                    {"weight_bytes", static_cast<long>(info.weight_bytes)},
                                     {"isa", info.isa},
                                     {"threads", info.threads},
                                     {"load_s", load_s},

@@ -37,7 +37,7 @@ struct Bench {
   const kernels::CpuTable& table;
   ThreadTeam team;
   std::string filter;
-  double read_bytes_per_s = 0, f32_flops = 0, bf16_flops = 0;
+  double read_bytes_per_s = 0, f32_flops = 0, bf16_flops = 0, int8_ops = 0;
 
   bool wanted(const char* name) const { return filter.empty() || std::string(name).find(filter) != std::string::npos; }
   // The best time of one run of `work` by the whole team, after one run to warm up.
@@ -59,7 +59,8 @@ struct Bench {
     for (double r : rates) sum += r;
     return sum;
   }
-  double dot_flops(kernels::WeightForm form) const {
+  double dot_flops(kernels::WeightForm form, kernels::Operand operand = kernels::Operand::f32) const {
+    if (operand == kernels::Operand::int8) return int8_ops;
     return form == kernels::WeightForm::bf16 && bf16_flops > 0 ? bf16_flops : f32_flops;
   }
 };
@@ -79,27 +80,39 @@ void measure_limits(Bench& b) {
   b.read_bytes_per_s = static_cast<double>(bytes) / seconds;
   b.f32_flops = b.sum_over_team([] { return peak_flops_f32(0.3); });
   b.bf16_flops = b.sum_over_team([] { return peak_flops_bf16(0.3); });
-  std::printf("{\"bench\":\"limits\",\"isa\":\"%s\",\"threads\":%d,\"read_gb_s\":%.1f,\"f32_gflops\":%.0f,\"bf16_gflops\":%.0f}\n",
-              b.table.isa, b.team.size(), b.read_bytes_per_s / 1e9, b.f32_flops / 1e9, b.bf16_flops / 1e9);
+  b.int8_ops = b.sum_over_team([] { return peak_ops_int8(0.3); });
+  std::printf("{\"bench\":\"limits\",\"isa\":\"%s\",\"threads\":%d,\"read_gb_s\":%.1f,\"f32_gflops\":%.0f,\"bf16_gflops\":%.0f,\"int8_gops\":%.0f}\n",
+              b.table.isa, b.team.size(), b.read_bytes_per_s / 1e9, b.f32_flops / 1e9, b.bf16_flops / 1e9, b.int8_ops / 1e9);
 }
 
+// Quantised panels get the bits of bfloat16: finite as float32, bfloat16 or float16 scales, and any codes.
 void fill_random(std::byte* data, size_t bytes, kernels::WeightForm form) {
   uint32_t state = 1;
   for (size_t i = 0; i < bytes / 4; ++i) {
     state = state * 1664525u + 1013904223u;
     // Floats (or pairs of bfloat16) between 2^-7 and 2^-6, of both signs.
-    const uint32_t bits =
-        form == kernels::WeightForm::bf16 ? (state & 0x807f807fu) | 0x3c003c00u : (state & 0x807fffffu) | 0x3c000000u;
+    uint32_t bits =
+        form != kernels::WeightForm::f32 ? (state & 0x807f807fu) | 0x3c003c00u : (state & 0x807fffffu) | 0x3c000000u;
+    // Codes of fp8 are seldom subnormal in trained weights, and some processors are slow at these.
+    if (form == kernels::WeightForm::fp8) bits |= 0x38383838u;
     std::memcpy(data + i * 4, &bits, 4);
   }
 }
 
-void linear(Bench& b, kernels::WeightForm form, int out, int k, std::initializer_list<int> row_counts) {
-  if (!b.wanted("linear")) return;
+struct LinearForm {
+  const char* name;
+  kernels::WeightFormat format;
+};
+
+void linear(Bench& b, const LinearForm& kind, int out, int k, std::initializer_list<int> row_counts) {
+  if (!b.wanted("linear") && !b.wanted(kind.name)) return;
   kernels::LinearArgs a;
-  const kernels::Operand operand = b.table.operand(form);
+  const kernels::WeightFormat& format = kind.format;
+  const kernels::WeightForm form = format.form;
+  const kernels::Operand operand = kernels::is_quantized(form) ? format.operand : b.table.operand(form);
   const int panel = b.table.panel_cols(form), panels = (out + panel - 1) / panel;
-  a.w = {.form = form, .out = out, .k = k, .panel = panel, .panel_bytes = b.table.panel_bytes(form, k)};
+  const size_t panel_bytes = kernels::is_quantized(form) ? b.table.quantized_panel_bytes(form, format.groups, k) : b.table.panel_bytes(form, k);
+  a.w = {.form = form, .out = out, .k = k, .panel = panel, .panel_bytes = panel_bytes, .groups = format.groups, .operand = format.operand};
   const size_t bytes = a.w.panel_bytes * static_cast<size_t>(panels);
   const int copies = static_cast<int>(std::max<size_t>(1, (size_t{400} << 20) / bytes));  // more than any cache
   std::byte* weights = big(bytes * static_cast<size_t>(copies) + 8192);
@@ -110,6 +123,13 @@ void linear(Bench& b, kernels::WeightForm form, int out, int k, std::initializer
                 operand == kernels::Operand::bf16 ? kernels::WeightForm::bf16 : kernels::WeightForm::f32);
     a.x = x;
     a.ld_x = k;
+    std::byte* codes = nullptr;
+    const int64_t ld_codes = (kernels::operand_row_elements(operand, k) + 63) / 64 * 64;
+    if (operand == kernels::Operand::int8) {
+      codes = big(static_cast<size_t>(rows * ld_codes));
+      b.table.to_operand({.x = reinterpret_cast<const float*>(x), .ld_x = k, .cols = k, .operand = operand, .out = codes, .ld_out = ld_codes}, rows, {});
+      a.x = codes, a.ld_x = ld_codes;
+    }
     a.y = reinterpret_cast<float*>(big(static_cast<size_t>(rows) * static_cast<size_t>(out) * 4));
     a.ld_y = out;
     const int used = rows >= 64 ? std::min(2, copies) : copies;
@@ -125,10 +145,11 @@ void linear(Bench& b, kernels::WeightForm form, int out, int k, std::initializer
         "{\"bench\":\"linear\",\"isa\":\"%s\",\"threads\":%d,\"form\":\"%s\",\"m\":%d,\"n\":%d,\"k\":%d,\"gb_s\":%.1f,\"read_pct\":"
         "%.0f,\"gflops\":%.1f,"
         "\"peak_pct\":%.0f}\n",
-        b.table.isa, b.team.size(), form == kernels::WeightForm::bf16 ? "bf16" : "f32", rows, out, k, gb / 1e9,
-        100 * gb / b.read_bytes_per_s, flops / 1e9, 100 * flops / b.dot_flops(form));
+        b.table.isa, b.team.size(), kind.name, rows, out, k, gb / 1e9, 100 * gb / b.read_bytes_per_s, flops / 1e9,
+        100 * flops / b.dot_flops(form, operand));
     std::fflush(stdout);
     ::munmap(x, static_cast<size_t>(rows) * static_cast<size_t>(k) * 4);
+    if (codes) ::munmap(codes, static_cast<size_t>(rows * ld_codes));
     ::munmap(a.y, static_cast<size_t>(rows) * static_cast<size_t>(out) * 4);
   }
   ::munmap(weights, bytes * static_cast<size_t>(copies));
@@ -241,11 +262,25 @@ int run(int threads, const char* filter) {
   }
   Bench b{*table, ThreadTeam(threads), filter};
   measure_limits(b);
-  using kernels::WeightForm;
-  linear(b, WeightForm::bf16, 8192, 2048, {1, 2, 4, 8, 16, 32, 64, 512});
-  linear(b, WeightForm::bf16, 2048, 8192, {1, 8, 512});
-  linear(b, WeightForm::f32, 8192, 2048, {1, 2, 4, 8, 16, 32, 512});
-  linear(b, WeightForm::bf16, 896, 896, {1, 8, 512});
+  using kernels::WeightForm, kernels::ScaleKind, kernels::OffsetKind, kernels::Operand;
+  const LinearForm f32{"f32", {WeightForm::f32}}, bf16{"bf16", {WeightForm::bf16}};
+  linear(b, bf16, 8192, 2048, {1, 2, 4, 8, 16, 32, 64, 512});
+  linear(b, bf16, 2048, 8192, {1, 8, 512});
+  linear(b, f32, 8192, 2048, {1, 2, 4, 8, 16, 32, 512});
+  linear(b, bf16, 896, 896, {1, 8, 512});
+  const LinearForm quantized[] = {
+      {"int8_by_int8", {WeightForm::int8, {64, ScaleKind::bf16, OffsetKind::none}, Operand::int8}},  // --quantize int8
+      {"int4_by_int8", {WeightForm::int4, {32, ScaleKind::bf16, OffsetKind::none}, Operand::int8}},  // --quantize int4
+      {"int8_by_f32", {WeightForm::int8, {64, ScaleKind::bf16, OffsetKind::none}, Operand::f32}},
+      {"int4_by_f32", {WeightForm::int4, {32, ScaleKind::bf16, OffsetKind::none}, Operand::f32}},
+      {"fp8", {WeightForm::fp8, {128, ScaleKind::f32, OffsetKind::none}, Operand::f32_as_bf16}},
+      {"q8_0", {WeightForm::int8, {32, ScaleKind::f16, OffsetKind::none}, Operand::f32_as_bf16}},
+      {"q4_0", {WeightForm::int4, {32, ScaleKind::f16, OffsetKind::none}, Operand::f32_as_bf16}},
+      {"q4_1", {WeightForm::int4, {32, ScaleKind::f16, OffsetKind::minimum}, Operand::f32_as_bf16}},
+      {"q4_k", {WeightForm::int4, {32, ScaleKind::super, OffsetKind::minimum}, Operand::f32_as_bf16}},
+      {"q6_k", {WeightForm::int6, {16, ScaleKind::super, OffsetKind::none}, Operand::f32_as_bf16}},
+  };
+  for (const LinearForm& form : quantized) linear(b, form, 8192, 2048, {1, 2, 4, 8, 32, 512});
   for (const DType dtype : {DType::bf16, DType::f32}) {
     attention(b, {32, 8, 128, dtype}, 1, 16384, 4);
     attention(b, {14, 2, 64, dtype}, 1, 16384, 12);

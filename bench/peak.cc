@@ -51,6 +51,39 @@ thread_local volatile float sink;  // keeps the loops alive
   sink = _mm512_cvtss_f32(all);
 }
 
+// The empty asm hides that the products are the same each time.
+[[gnu::target("avx2")]] void int8_avx2() {
+  __m256i a[8];
+  for (int j = 0; j < 8; ++j) a[j] = _mm256_setzero_si256();
+  __m256i x = _mm256_set1_epi8(3);
+  const __m256i w = _mm256_set1_epi8(5), ones = _mm256_set1_epi16(1);
+  for (long i = 0; i < kLoops; ++i) {
+#pragma GCC unroll 8
+    for (int j = 0; j < 8; ++j) {
+      asm("" : "+x"(x));
+      a[j] = _mm256_add_epi32(a[j], _mm256_madd_epi16(_mm256_maddubs_epi16(w, x), ones));
+    }
+  }
+  __m256i all = a[0];
+  for (int j = 1; j < 8; ++j) all = _mm256_xor_si256(all, a[j]);
+  sink = static_cast<float>(_mm256_extract_epi32(all, 0));
+}
+
+[[gnu::target("avx512f,avx512vnni")]] void int8_vnni() {
+  __m512i a[12];
+  for (int j = 0; j < 12; ++j) a[j] = _mm512_setzero_si512();
+  const __m512i w = _mm512_set1_epi8(5);
+  for (long i = 0; i < kLoops; ++i) {
+#pragma GCC unroll 12
+    for (int j = 0; j < 12; ++j) a[j] = _mm512_dpbusd_epi32(a[j], w, w);
+  }
+  __m512i all = a[0];
+  for (int j = 1; j < 12; ++j) all = _mm512_xor_si512(all, a[j]);
+  int lanes[16];
+  _mm512_storeu_si512(lanes, all);
+  sink = static_cast<float>(lanes[0]);
+}
+
 double rate(void (*loop)(), double flops_per_call, double seconds) {
   double best = 0;
   for (const double begin = now(); now() - begin < seconds;) {
@@ -71,6 +104,11 @@ double peak_flops_f32(double seconds) {
 
 double peak_flops_bf16(double seconds) {
   return __builtin_cpu_supports("avx512bf16") ? rate(dot_avx512, kLoops * 12.0 * 64, seconds) : 0;
+}
+
+double peak_ops_int8(double seconds) {
+  if (__builtin_cpu_supports("avx512vnni")) return rate(int8_vnni, kLoops * 12.0 * 128, seconds);
+  return __builtin_cpu_supports("avx2") ? rate(int8_avx2, kLoops * 8.0 * 64, seconds) : 0;
 }
 
 unsigned long read_memory(const void* data, size_t bytes) {

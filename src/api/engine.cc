@@ -26,11 +26,18 @@ namespace {
 
 // ---- Options ----------------------------------------------------------------------------------------------------------------
 
+std::optional<Quantize> quantize_of(const std::string& name) {
+  if (name == "none") return Quantize::none;
+  if (name == "int8") return Quantize::int8;
+  if (name == "int4") return Quantize::int4;
+  return std::nullopt;
+}
+
 Status check_options(const EngineOptions& o) {
   const auto unsupported = [](const char* option, const std::string& value, const char* why) -> Status {
     return fail(Code::unsupported, "--", option, " ", value, ": ", why).about(option);
   };
-  if (o.quantize != "none") return unsupported("quantize", o.quantize, "this build computes in float32 and bfloat16 only");
+  if (!quantize_of(o.quantize)) return fail(Code::invalid_argument, "--quantize must be none, int8 or int4, not ", o.quantize).about("quantize");
   if (o.device != "cpu") return unsupported("device", o.device, "this build has no GPU kernels");
   if (o.load_format != "auto" && o.load_format != "dummy")
     return fail(Code::invalid_argument, "--load-format must be auto or dummy, not ", o.load_format).about("load-format");
@@ -242,7 +249,7 @@ class CoreEngine : public Engine {
   void hold() override { core_->hold(); }
   void release() override { core_->release(); }
   EngineMetrics metrics() const override;
-  std::string plan_text() const override { return plan_to_text(core_->model().plan, core_->model().form == kernels::WeightForm::f32 ? 4 : 2); }
+  std::string plan_text() const override { return plan_to_text(core_->model().plan, core_->model().form); }
 
  private:
   struct Active {
@@ -364,7 +371,7 @@ Result<RequestId> CoreEngine::submit(Request request, EventSink sink) {
   if (request.seed) seed = *request.seed;
 
   RunningRequest::Setup setup{choices, request.n, prompt, request.stop, request.include_stop_str_in_output, request.skip_special_tokens,
-                              request.kept_special_tokens, params.logprobs >= 0, params.stop_token_ids, seed};
+                              request.kept_special_tokens, params.logprobs >= 0, params.prompt_logprobs >= 0, params.stop_token_ids, seed};
   if (choices > request.n) params.logprobs = std::max(params.logprobs, 0);
   RequestId id = 0;
   auto active = std::make_shared<Active>();
@@ -526,7 +533,9 @@ Result<std::unique_ptr<Engine>> Engine::load(const std::string& path, const Engi
   auto text_side = std::async(std::launch::async, load_text, path);
   auto team = std::make_unique<ThreadTeam>(options.threads > 0 ? options.threads : ThreadTeam::default_size());
   const int threads = team->size();
-  WEFT_TRY(Model model, load_model(path, *team, {options.dtype, options.kv_cache_dtype, options.load_format == "dummy", progress}));
+  WEFT_TRY(Model model, load_model(path, *team, {.dtype = options.dtype, .kv_dtype = options.kv_cache_dtype, .dummy = options.load_format == "dummy",
+                                                    .quantize = *quantize_of(options.quantize), .dequantize = options.dequantize,
+                                                    .progress = progress}));
   WEFT_TRY(TextSide text, text_side.get());
 
   if (options.max_seq_len > model.max_positions)

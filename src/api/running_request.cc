@@ -1,6 +1,7 @@
 #include "api/running_request.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace weft {
 namespace {
@@ -102,8 +103,18 @@ void RunningRequest::emit(int index, Event event) {
     return;
   }
   event.choice = index;
+  if (setup_.prompt_logprobs && !prompt_sent_ && index != 0) {
+    held_.push_back(std::move(event));
+    return;
+  }
+  const std::vector<Event> held = std::exchange(held_, {});
+  send(std::move(event), held.empty());
+  for (size_t i = 0; i < held.size(); ++i) send(held[i], i + 1 == held.size());
+}
+
+void RunningRequest::send(Event event, bool last) {
   if (!prompt_sent_) event.prompt = std::make_shared<const std::vector<TokenInfo>>(prompt_), prompt_sent_ = true;
-  event.last_of_request = running_ == 0;
+  event.last_of_request = last && running_ == 0;
   event.usage = usage_;
   event.seed = setup_.seed;
   sink_(event);

@@ -24,6 +24,7 @@ class RunningRequest {
     bool include_stop = false, skip_special = true;
     std::vector<std::string> kept_special;
     bool show_logprobs = false;  // the caller asked; best_of needs them anyway
+    bool prompt_logprobs = false;  // the first choice's outputs bring them; events of others wait until they are complete
     std::vector<int32_t> request_stop_ids;
     uint64_t seed = 0;
   };
@@ -48,6 +49,7 @@ class RunningRequest {
   void add_tokens(Choice& choice, const SequenceOutput& output, Event& event);
   void end_text(Choice& choice, Event& event);
   void emit(int index, Event event);
+  void send(Event event, bool last);
   void emit_best();
 
   const Setup setup_;
@@ -56,6 +58,7 @@ class RunningRequest {
   std::vector<Choice> choices_;
   int running_ = 0;
   bool prompt_sent_ = false;
+  std::vector<Event> held_;  // of other choices, until the prompt's logprobs are complete
   std::vector<TokenInfo> prompt_;  // with logprobs as they come in
   Usage usage_;
 };

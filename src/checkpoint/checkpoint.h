@@ -51,6 +51,9 @@ Status read_block(const TensorInfo& tensor, int64_t first_row, int64_t rows, int
 // The whole tensor, row after row.
 Result<std::vector<float>> read_all(const TensorInfo& tensor);
 
+// The stored bytes of a row of a matrix that has any (not `random`): whole blocks, GGUF's row order undone.
+std::span<const std::byte> stored_row(const TensorInfo& tensor, int64_t row);
+
 // The tokenizer that a GGUF file carries in its metadata (tokenizer.ggml.*). Strings point into the mapped file and live as long as
 // the Checkpoint.
 struct GgufTokenizer {

@@ -218,6 +218,36 @@ TEST_F(Fp8, WrongScalesAreRefused) {
   }
 }
 
+TEST_F(Fp8, ModelOptAndCompressedTensors) {
+  for (const char* settings : {R"({"quant_method": "modelopt", "quant_algo": "FP8", "ignore": ["lm_head"]})",
+                               R"({"quant_method": "modelopt", "quantization": {"quant_algo": "fp8", "kv_cache_quant_algo": null}})",
+                               R"({"quant_method": "compressed-tensors", "format": "float-quantized", "config_groups": {"group_0": {"targets": ["Linear"],
+                                   "weights": {"num_bits": 8, "type": "float", "strategy": "tensor"}}}})"}) {
+    write("\"quantization_config\": " + std::string(settings), {}, "w_scale");
+    expect_values([](int, int) { return 1; });
+  }
+  const auto compressed = [&](const std::string& weights, const std::string& format = "float-quantized") {
+    return R"("quantization_config": {"quant_method": "compressed-tensors", "format": ")" + format + R"(", "config_groups": {"group_7": {"weights": {)" + weights + "}}}}";
+  };
+  write(compressed(R"("num_bits": 8, "type": "float", "strategy": "channel")"), {kRows, 1}, "w_scale");
+  expect_values([](int r, int) { return r + 1; });
+  write(compressed(R"("num_bits": 8, "type": "float", "strategy": "block", "block_structure": [4, 5])"), {3, 3}, "w_scale");
+  expect_values([](int r, int c) { return r / 4 * 3 + c / 5 + 1; });
+  write(compressed(R"("num_bits": 4, "type": "int", "strategy": "group")"), {});
+  expect_problem("group_7");
+  write(compressed(R"("num_bits": 8, "type": "float", "strategy": "group")"), {});
+  expect_problem("\"group\"");
+  write(compressed("", "pack-quantized"), {});
+  expect_problem("pack-quantized");
+  write(R"("quantization_config": {"quant_method": "modelopt", "quant_algo": "NVFP4"})", {});
+  expect_problem("NVFP4");
+  write(R"("model_type": "x")", {}, "w_scale");
+  folder_.write("hf_quant_config.json", R"({"producer": {"name": "modelopt"}, "quantization": {"quant_algo": "FP8"}})");
+  expect_values([](int, int) { return 1; });
+  folder_.write("hf_quant_config.json", R"({"quantization": {"quant_algo": "W4A16_AWQ"}})");
+  expect_problem("W4A16_AWQ");
+}
+
 TEST_F(Fp8, OtherMethodsAreRefused) {
   for (const char* method : {"gptq", "awq", "foo", "bitsandbytes", "compressed-tensors", "modelopt", "mxfp4"}) {
     write("\"quantization_config\": {\"quant_method\": \"" + std::string(method) + "\"}", {3, 3});

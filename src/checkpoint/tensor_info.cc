@@ -93,6 +93,14 @@ int64_t TensorInfo::rows() const {
   return product;
 }
 
+std::span<const std::byte> stored_row(const TensorInfo& tensor, int64_t row) {
+  WEFT_CHECK(row >= 0 && row < tensor.rows() && tensor.type != StorageType::random) << tensor.name << " row " << row;
+  const StorageLayout shape = layout(tensor.type);
+  const int64_t row_bytes = tensor.cols() / shape.block_values * shape.block_bytes;
+  if (tensor.rotary_heads > 0) row = stored_rotary_row(row, tensor.rows(), tensor.rotary_heads);
+  return tensor.data.subspan(static_cast<size_t>(row * row_bytes), static_cast<size_t>(row_bytes));
+}
+
 Status read_block(const TensorInfo& tensor, int64_t first_row, int64_t rows, int64_t first_col, int64_t cols, float* out,
                   int64_t ld) {
   WEFT_CHECK(first_row >= 0 && rows >= 0 && first_row + rows <= tensor.rows())

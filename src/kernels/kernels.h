@@ -24,8 +24,56 @@ struct Part {
 
 // ---- Weights ----------------------------------------------------------------------------------------------------------------
 
-// How a matrix is stored for the matrix product.
-enum class WeightForm : uint8_t { f32, bf16 };
+// How a matrix is stored for the matrix product. The quantised forms hold small codes and a scale per group of k in each output
+// column (WeightGroups); their value is always computed in float32, one operation after the other as written here:
+//   fp8   e4m3fn                        code * scale
+//   int8  -128 ... 127                  code * scale
+//   int4  0 ... 15, int6 0 ... 63       (code - zero) * scale, or code * scale + minimum
+enum class WeightForm : uint8_t { f32, bf16, fp8, int8, int4, int6 };
+const char* name(WeightForm form);  // "float32", "bfloat16", "fp8", "int8", "int4", "int6"
+constexpr bool is_quantized(WeightForm form) { return form >= WeightForm::fp8; }
+
+// How the scales of a quantised form are stored. `super`: GGUF's K blocks, where a group's scale is a float16 shared by 256 values
+// of k times an integer of the group (int4: unsigned, with a minimum made in the same way; int6: signed).
+enum class ScaleKind : uint8_t { f32, f16, bf16, super };
+// What int4 and int6 subtract from a code or add to the product.
+//   none:     int4 subtracts 8, int6 32 (fp8, int8: nothing)
+//   zero:     each group has a zero point of 8 bits that is subtracted from the code (int4 with scales f32 or bf16)
+//   minimum:  each group has a minimum that is added to the product (int4 with scales f16 or super)
+enum class OffsetKind : uint8_t { none, zero, minimum };
+
+// The groups of a quantised form: k [i * size, (i + 1) * size) of a column share a scale; the last group may be shorter. `size` is
+// a multiple of 32 (one group for all of k: k rounded up to 32), or 16 for int6 with super scales.
+struct WeightGroups {
+  int size = 0;
+  ScaleKind scale = ScaleKind::f32;
+  OffsetKind offset = OffsetKind::none;
+  bool operator==(const WeightGroups&) const = default;
+};
+
+// How activations are stored where a matrix product reads them.
+//   f32:          as they are
+//   f32_as_bf16:  float32 holding values rounded to bfloat16
+//   bf16:         bfloat16, row length padded to even with a zero
+//   int8:         codes -127 ... 127 of value / scale with a scale for each kStrip of k of each row; see operand_row_elements()
+enum class Operand : uint8_t { f32, f32_as_bf16, bf16, int8 };
+constexpr int operand_size_bytes(Operand o) { return o == Operand::bf16 ? 2 : o == Operand::int8 ? 1 : 4; }
+constexpr int kStrip = 32;  // k whose codes share an activation scale; the quantised forms pad k to a multiple of it
+constexpr int64_t strip_count(int64_t k) { return (k + kStrip - 1) / kStrip; }
+// Elements of a row of `cols` values in its operand form (before padding between rows). int8: the codes, padded with zeros to
+// whole strips; the float32 scale of each strip; the int32 sum of the codes of each strip.
+constexpr int64_t operand_row_elements(Operand o, int64_t cols) {
+  return o == Operand::int8 ? strip_count(cols) * (kStrip + 8) : o == Operand::bf16 ? (cols + 1) / 2 * 2 : cols;
+}
+
+// A matrix's form with all that a kernel must know about it.
+struct WeightFormat {
+  WeightForm form = WeightForm::f32;
+  WeightGroups groups = {};         // of the quantised forms
+  Operand operand = Operand::f32;  // what products with a quantised form read: any but bf16; int8 only with int8 or int4, bf16 scales
+                                   // and no offsets. The other forms read what the table says (CpuTable::operand).
+  bool operator==(const WeightFormat&) const = default;
+};
 
 // A weight matrix [out, k] in packed form: panels of `panel` output columns; inside a panel the layout is the table's own (see
 // CpuTable::pack_panel). Padded columns and k are zero. Aligned to 64 bytes.
@@ -35,17 +83,27 @@ struct PackedMatrix {
   int panel = 0;           // output columns per panel
   size_t panel_bytes = 0;  // from one panel to the next
   // k is summed in this many equal parts (1, 2, 4 or 8), added as a balanced binary tree. They must divide k; for bf16 with more
-  // than one part, into parts of even length.
+  // than one part, into parts of even length, for quantised forms into whole strips.
   int shards = 1;
   const std::byte* data = nullptr;
+  WeightGroups groups = {};        // as WeightFormat has them
+  Operand operand = Operand::f32;  // likewise
+
+  WeightFormat format() const { return {form, groups, operand}; }
 };
 
-// How activations are stored where a matrix product reads them.
-//   f32:          as they are
-//   f32_as_bf16:  float32 holding values rounded to bfloat16
-//   bf16:         bfloat16, row length padded to even with a zero
-enum class Operand : uint8_t { f32, f32_as_bf16, bf16 };
-constexpr int operand_size_bytes(Operand o) { return o == Operand::bf16 ? 2 : 4; }
+// Rows of a quantised matrix before they are packed: codes in a byte each (fp8 as stored, int8 in two's complement) and the scales
+// in the WeightGroups' own representation, all row after row. Which arrays are read depends on the groups:
+//   f32, f16, bf16:  scales [groups], and zeros [groups] (bytes) or minima [groups] (float16)
+//   super:           scales [ceil(k / 256)] float16, minima likewise; factors [groups] bytes, and for a minimum minimum_factors
+struct QuantizedRows {
+  int rows = 0, k = 0;
+  const uint8_t* codes = nullptr;   // [rows, k]
+  const void* scales = nullptr;
+  const void* offsets = nullptr;    // zeros or minima
+  const uint8_t* factors = nullptr;
+  const uint8_t* offset_factors = nullptr;
+};
 
 // ---- Arguments --------------------------------------------------------------------------------------------------------------
 
@@ -63,7 +121,9 @@ struct EmbedArgs {
 };
 
 // y[r, n] = sum_k x[r, k] * w[n, k]  (+ bias[n])  (+ residual[r, n]).  x is in the operand type that the table states for the
-// weight's form; ld_x counts elements of that type. residual may be y itself.
+// weight's form, or the quantised matrix itself; ld_x counts elements of that type. residual may be y itself.
+// With int8 rows the codes of each strip are multiplied and summed as integers, exactly; then sum += integer * (row scale * weight
+// scale), strips in ascending order, in float32.
 // With `row_map`, row r of the call stands for row n = row_map[r] of y and row n / x_share of x (the rows that an expert computes).
 struct LinearArgs {
   const void* x = nullptr;
@@ -78,7 +138,8 @@ struct LinearArgs {
   int x_share = 1;
 };
 
-// Writes float32 rows as the operand of a matrix product.
+// Writes float32 rows as the operand of a matrix product. int8: per strip, scale = largest magnitude / 127 and code =
+// round(x * (127 / largest)), ties to even; a strip with a value that is not finite gets the scale NaN.
 struct ToOperandArgs {
   const float* x = nullptr;
   int64_t ld_x = 0;
@@ -375,7 +436,7 @@ struct CombineArgs {
 // All functions take the number of rows (read at run time) and this thread's Part.
 struct CpuTable {
   const char* isa = "";
-  // What a matrix product with weights of this form reads.
+  // What a matrix product with weights of this form reads (f32 and bf16; quantised matrices carry their own).
   Operand (*operand)(WeightForm) = nullptr;
   // Output columns per panel, and bytes of one panel with this k.
   int (*panel_cols)(WeightForm) = nullptr;
@@ -384,6 +445,9 @@ struct CpuTable {
   void (*pack_panel)(WeightForm, const float* rows, int64_t ld, int row_count, int k, std::byte* panel) = nullptr;
   // The same from bfloat16 rows, for form bf16 only (no detour over float32 when loading).
   void (*pack_panel_bf16)(const uint16_t* rows, int64_t ld, int row_count, int k, std::byte* panel) = nullptr;
+  // The quantised forms: bytes of a panel, and packing of up to panel_cols rows; missing rows become zero.
+  size_t (*quantized_panel_bytes)(WeightForm, WeightGroups, int k) = nullptr;
+  void (*pack_panel_quantized)(WeightForm, WeightGroups, const QuantizedRows& rows, std::byte* panel) = nullptr;
 
   void (*embed)(const EmbedArgs&, int rows, Part) = nullptr;
   void (*linear)(const LinearArgs&, int rows, Part) = nullptr;

@@ -5,8 +5,10 @@
 #include <cmath>
 #include <cstring>
 
+#include "base/check.h"
 #include "kernels/layout.h"
 #include "kernels/pack.h"
+#include "kernels/quantized_layout.h"
 
 namespace weft::kernels {
 
@@ -15,6 +17,7 @@ void ref_store(void* out, int64_t index, Operand operand, float value) {
     case Operand::f32: static_cast<float*>(out)[index] = value; break;
     case Operand::f32_as_bf16: static_cast<float*>(out)[index] = bf16_to_float(float_to_bf16(value)); break;
     case Operand::bf16: static_cast<uint16_t*>(out)[index] = float_to_bf16(value); break;
+    case Operand::int8: WEFT_CHECK(false) << "int8 rows are written strip by strip"; break;
   }
 }
 
@@ -23,6 +26,47 @@ void ref_end_row(void* out, int64_t row_index, int cols, Operand operand) {
 }
 
 namespace {
+
+// Writes one row in operand form, column after column.
+class RowWriter {
+ public:
+  RowWriter(void* out, int64_t first, Operand operand, int cols) : out_(out), first_(first), cols_(cols), operand_(operand) {}
+  void put(int column, float value) {
+    if (operand_ != Operand::int8) {
+      ref_store(out_, first_ + column, operand_, value);
+      if (column + 1 == cols_) ref_end_row(out_, first_, cols_, operand_);
+      return;
+    }
+    strip_[column % kStrip] = value;
+    if (column % kStrip == kStrip - 1 || column + 1 == cols_) finish_strip(column / kStrip, column % kStrip + 1);
+  }
+
+ private:
+  void finish_strip(int strip, int count) {
+    int8_t* row = static_cast<int8_t*>(out_) + first_;
+    float largest = 0;
+    bool finite = true;
+    for (int i = 0; i < count; ++i) {
+      finite = finite && std::isfinite(strip_[i]);
+      largest = std::max(largest, std::fabs(strip_[i]));
+    }
+    const float inverse = finite && largest > kSmallestStrip ? 127.0f / largest : 0.0f;
+    int32_t sum = 0;
+    for (int i = 0; i < kStrip; ++i) {
+      const int code = inverse > 0 && i < count ? static_cast<int>(std::nearbyint(strip_[i] * inverse)) : 0;
+      row[strip * kStrip + i] = static_cast<int8_t>(code);
+      sum += code;
+    }
+    const_cast<float*>(strip_scales(row, cols_))[strip] = !finite ? NAN : inverse > 0 ? largest / 127.0f : 0.0f;
+    const_cast<int32_t*>(strip_sums(row, cols_))[strip] = sum;
+  }
+
+  void* out_;
+  int64_t first_;
+  int cols_;
+  Operand operand_;
+  float strip_[kStrip] = {};
+};
 
 constexpr int kPanel = 16;
 
@@ -36,15 +80,8 @@ void pack_bf16(const uint16_t* rows, int64_t ld, int row_count, int k, std::byte
   pack_panel_bf16(kPanel, rows, ld, row_count, k, panel);
 }
 
-float weight_at(const PackedMatrix& w, int column, int k) {
-  const std::byte* panel = w.data + static_cast<size_t>(column / w.panel) * w.panel_bytes;
-  const size_t index = packed_index(w.form, w.panel, column % w.panel, k);
-  return w.form == WeightForm::f32 ? reinterpret_cast<const float*>(panel)[index]
-                                   : bf16_to_float(reinterpret_cast<const uint16_t*>(panel)[index]);
-}
-
 float row_element(const EmbedArgs& a, int32_t id, int column) {
-  if (!a.row_data) return weight_at(a.packed, id, column);
+  if (!a.row_data) return ref_weight(a.packed, id, column);
   const int64_t index = static_cast<int64_t>(id) * a.cols + column;
   switch (a.row_type) {
     case DType::bf16: return bf16_to_float(static_cast<const uint16_t*>(a.row_data)[index]);
@@ -56,49 +93,36 @@ float row_element(const EmbedArgs& a, int32_t id, int column) {
 void embed(const EmbedArgs& a, int rows, Part part) {
   const Range range = share(rows, part);
   for (int64_t r = range.first; r < range.last; ++r) {
-    for (int c = 0; c < a.cols; ++c) a.out[r * a.ld_out + c] = a.ids[r] < 0 ? 0.0f : row_element(a, a.ids[r], c) * a.scale;
-  }
-}
-
-// The sum of shards [first, first + count) of one output, as a balanced binary tree.
-float shard_sum(const float* x, const PackedMatrix& w, int column, int first, int count) {
-  if (count > 1) return shard_sum(x, w, column, first, count / 2) + shard_sum(x, w, column, first + count / 2, count / 2);
-  const int length = w.k / w.shards;
-  float sum = 0;
-  for (int k = first * length; k < (first + 1) * length; ++k) sum = std::fma(x[k], weight_at(w, column, k), sum);
-  return sum;
-}
-
-void linear(const LinearArgs& a, int rows, Part part) {
-  const Range columns = share(a.w.out, part);
-  for (int r = 0; r < rows; ++r) {
-    const int64_t y_row = a.row_map ? a.row_map[r] : r;
-    const float* x = static_cast<const float*>(a.x) + (a.row_map ? y_row / a.x_share : r) * a.ld_x;
-    for (int64_t n = columns.first; n < columns.last; ++n) {
-      float sum = shard_sum(x, a.w, static_cast<int>(n), 0, a.w.shards);
-      if (a.bias) sum += a.bias[n];
-      if (a.residual) sum += a.residual[y_row * a.ld_residual + n];
-      a.y[y_row * a.ld_y + n] = sum;
+    float* out = a.out + r * a.ld_out;
+    if (a.ids[r] < 0) {
+      std::fill_n(out, a.cols, 0.0f);
+      continue;
     }
+    if (!a.row_data && is_quantized(a.packed.form)) {
+      packed_row(a.packed, a.ids[r], out);
+      for (int c = 0; c < a.cols; ++c) out[c] *= a.scale;
+      continue;
+    }
+    for (int c = 0; c < a.cols; ++c) out[c] = row_element(a, a.ids[r], c) * a.scale;
   }
 }
 
 void to_operand(const ToOperandArgs& a, int rows, Part part) {
   const Range range = share(rows, part);
   for (int64_t r = range.first; r < range.last; ++r) {
-    for (int c = 0; c < a.cols; ++c) ref_store(a.out, r * a.ld_out + c, a.operand, a.x[r * a.ld_x + c]);
-    ref_end_row(a.out, r * a.ld_out, a.cols, a.operand);
+    RowWriter row(a.out, r * a.ld_out, a.operand, a.cols);
+    for (int c = 0; c < a.cols; ++c) row.put(c, a.x[r * a.ld_x + c]);
   }
 }
 
 void write_norm(const NormArgs& a, int64_t r, float mean, float scale) {
+  RowWriter row(a.out, r * a.ld_out, a.operand, a.cols);
   for (int c = 0; c < a.cols; ++c) {
     float value = (a.x[r * a.ld_x + c] - mean) * scale;
     if (a.weight) value *= a.one_plus ? 1.0f + a.weight[c] : a.weight[c];
     if (a.bias) value += a.bias[c];
-    ref_store(a.out, r * a.ld_out + c, a.operand, value);
+    row.put(c, value);
   }
-  ref_end_row(a.out, r * a.ld_out, a.cols, a.operand);
 }
 
 void rms_norm(const NormArgs& a, int rows, Part part) {
@@ -191,11 +215,11 @@ void activate(const ActivateArgs& a, int rows, Part part) {
   const Range range = share(rows, part);
   for (int64_t r = range.first; r < range.last; ++r) {
     const float* x = a.x + r * a.ld_x;
+    RowWriter row(a.out, r * a.ld_out, a.operand, a.cols);
     for (int c = 0; c < a.cols; ++c) {
       const float value = activated(a.act, x[c]);
-      ref_store(a.out, r * a.ld_out + c, a.operand, a.gated ? value * x[a.cols + c] : value);
+      row.put(c, a.gated ? value * x[a.cols + c] : value);
     }
-    ref_end_row(a.out, r * a.ld_out, a.cols, a.operand);
   }
 }
 
@@ -258,8 +282,11 @@ const CpuTable& ref_table() {
       .panel_bytes = panel_bytes,
       .pack_panel = pack_panel,
       .pack_panel_bf16 = pack_bf16,
+      .quantized_panel_bytes = [](WeightForm form, WeightGroups groups, int k) { return quantized_panel_bytes(form, groups, kPanel, k); },
+      .pack_panel_quantized = [](WeightForm form, WeightGroups groups, const QuantizedRows& rows,
+                                 std::byte* panel) { pack_quantized(form, groups, kPanel, rows, panel); },
       .embed = embed,
-      .linear = linear,
+      .linear = ref_linear,
       .to_operand = to_operand,
       .rms_norm = rms_norm,
       .layer_norm = layer_norm,

@@ -9,6 +9,9 @@ namespace weft::kernels {
 void ref_store(void* out, int64_t index, Operand operand, float value);
 void ref_end_row(void* out, int64_t row_index, int cols, Operand operand);
 
+// Element (column, k) of a packed matrix of any form.
+float ref_weight(const PackedMatrix& w, int column, int k);
+void ref_linear(const LinearArgs& a, int rows, Part part);
 void ref_append(const AppendArgs& a, int rows, Part part);
 void ref_attend(const AttendArgs& a, int rows, Part part);
 void ref_attend_combine(const AttendArgs& a, int rows, Part part);

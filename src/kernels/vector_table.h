@@ -21,6 +21,10 @@ static CpuTable vector_table(const char* isa, Operand bf16_operand, void (*fill)
   table.pack_panel_bf16 = [](const uint16_t* rows, int64_t ld, int row_count, int k, std::byte* panel) {
     pack_panel_bf16(columns, rows, ld, row_count, k, panel);
   };
+  table.quantized_panel_bytes = [](WeightForm form, WeightGroups groups, int k) { return quantized_panel_bytes(form, groups, columns, k); };
+  table.pack_panel_quantized = [](WeightForm form, WeightGroups groups, const QuantizedRows& rows, std::byte* panel) {
+    pack_quantized(form, groups, columns, rows, panel);
+  };
   fill(table);
   return table;
 }

@@ -29,9 +29,14 @@ Memory reserve_or_die(size_t bytes) {
 
 WeightForm form_of(const Matrix& matrix, WeightForm form) { return matrix.keep_float32 ? WeightForm::f32 : form; }
 
+WeightFormat format_of(const Matrix& matrix, WeightForm form) { return matrix.format.value_or(WeightFormat{form_of(matrix, form)}); }
+
 Plan prepare_plan(Plan plan, const CpuTable& table, WeightForm form) {
   plan = fuse_residual_adds(remove_dead_ops(std::move(plan)));
-  return place_operands(std::move(plan), [&](const Matrix& m) { return table.operand(form_of(m, form)); });
+  return place_operands(std::move(plan), [&](const Matrix& m) {
+    const WeightFormat format = format_of(m, form);
+    return is_quantized(format.form) ? format.operand : table.operand(format.form);
+  });
 }
 
 CpuExecutor::CpuExecutor(Plan plan, const Weights& weights, const CpuTable& table, ThreadTeam& team, CacheMemory cache, ExecutorLimits limits)

@@ -123,9 +123,11 @@ class CpuExecutor {
 };
 
 // The passes that every plan goes through before it is loaded and bound: dead ops, residual adds, operand forms for weights of
-// `form`.
+// `form`, or of their own formats where choose_formats() (weight_formats.h) has set these.
 Plan prepare_plan(Plan plan, const kernels::CpuTable& table, kernels::WeightForm form);
 // The form a matrix of the plan is stored in when the model's is `form`.
 kernels::WeightForm form_of(const Matrix& matrix, kernels::WeightForm form);
+// Its own format, or that of form_of().
+kernels::WeightFormat format_of(const Matrix& matrix, kernels::WeightForm form);
 
 }  // namespace weft

@@ -85,12 +85,14 @@ Plan place_operands(Plan plan, const std::function<Operand(const Matrix&)>& oper
       want(op.in[i].storage, matrix >= 0 && !sliced ? operand_of(plan.matrices[matrix]) : Operand::f32);
     }
   want(plan.output.storage, Operand::f32);
-  const auto writes_operands = [&](int writer) {
+  // Attention writes a row head by head, whose ends need not be those of strips.
+  const auto writes_operands = [&](int writer, int operand) {
     return writer >= 0 && (std::holds_alternative<NormOp>(plan.ops[writer].kind) || std::holds_alternative<ActivateOp>(plan.ops[writer].kind) ||
-                           std::holds_alternative<AttendOp>(plan.ops[writer].kind) || std::holds_alternative<ScaleRowsOp>(plan.ops[writer].kind) || std::holds_alternative<InputOp>(plan.ops[writer].kind));
+                           (std::holds_alternative<AttendOp>(plan.ops[writer].kind) && operand != static_cast<int>(Operand::int8)) ||
+                           std::holds_alternative<ScaleRowsOp>(plan.ops[writer].kind) || std::holds_alternative<InputOp>(plan.ops[writer].kind));
   };
   for (size_t s = 0; s < plan.storages.size(); ++s)
-    if (wanted[s] > 0 && writes_operands(writers[s])) plan.storages[s].operand = static_cast<Operand>(wanted[s]);
+    if (wanted[s] > 0 && writes_operands(writers[s], wanted[s])) plan.storages[s].operand = static_cast<Operand>(wanted[s]);
 
   std::vector<Op> ops;
   std::map<std::pair<int, int>, std::pair<Value, Value>> converted;  // (storage, operand) -> source, its operand form
@@ -156,8 +158,10 @@ Arena lay_out(const Plan& plan, const RowLimits& limits) {
   std::vector<int> order;
   std::vector<size_t> size(count);
   for (size_t s = 0; s < count; ++s) {
-    arena.ld[s] = (plan.storages[s].cols + 15) / 16 * 16;
-    size[s] = storage_bytes(plan.storages[s], arena.ld[s], limits);
+    const Storage& storage = plan.storages[s];
+    const int64_t unit = storage.operand == Operand::int8 ? 64 : 16;  // slots of experts rely on the 16
+    arena.ld[s] = (kernels::operand_row_elements(storage.operand, storage.cols) + unit - 1) / unit * unit;
+    size[s] = storage_bytes(storage, arena.ld[s], limits);
     if (last[s] >= 0) order.push_back(static_cast<int>(s));
   }
   // Large values first; each takes the lowest place that no value living at the same time occupies.

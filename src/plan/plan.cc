@@ -3,13 +3,20 @@
 #include <cstdio>
 #include <sstream>
 
+#include "kernels/pack.h"
+
 namespace weft {
 
 int Matrix::shards() const {
   if (shard != Shard::rows) return 1;
+  const int unit = format && kernels::is_quantized(format->form) ? kernels::kStrip : 2;
   for (int count : {8, 4, 2})
-    if (k % (count * 2) == 0 && (k / count) % shard_unit == 0) return count;
+    if (k % (count * unit) == 0 && (k / count) % shard_unit == 0) return count;
   return 1;
+}
+
+int64_t Matrix::bytes(kernels::WeightForm form) const {
+  return kernels::format_bytes(format.value_or(kernels::WeightFormat{keep_float32 ? kernels::WeightForm::f32 : form}), out(), k);
 }
 
 const char* op_name(const Op& op) {
@@ -35,7 +42,7 @@ const char* kind_name(CacheSpec::Kind kind) {
 
 }  // namespace
 
-std::string plan_to_text(const Plan& plan, int weight_bytes) {
+std::string plan_to_text(const Plan& plan, kernels::WeightForm form) {
   std::ostringstream text;
   text << plan.architecture << "\n";
   int64_t bytes = 0, flops = 0;
@@ -47,9 +54,10 @@ std::string plan_to_text(const Plan& plan, int weight_bytes) {
     for (const Value& in : op.in) text << " " << shape(in);
     if (const auto* linear = std::get_if<LinearOp>(&op.kind)) {
       const Matrix& m = plan.matrices[linear->matrix];
-      const int64_t size = m.out() * m.k * (m.keep_float32 ? 4 : weight_bytes);
+      const int64_t size = m.bytes(form);
       text << "  W[" << m.out() << ", " << m.k << "]";
       if (m.shards() > 1) text << "/" << m.shards();
+      if (m.format && kernels::is_quantized(m.format->form)) text << " " << kernels::name(m.format->form) << "/" << m.format->groups.size;
       text << " " << size << " bytes, " << 2 * m.out() * m.k << " FLOPs/row";
       bytes += size, flops += 2 * m.out() * m.k;
       for (const TensorRows& source : m.sources) text << " " << source.tensor;
@@ -61,7 +69,7 @@ std::string plan_to_text(const Plan& plan, int weight_bytes) {
            << " layer " << attend->cache.index;
     } else if (const auto* experts = std::get_if<ExpertsOp>(&op.kind)) {
       const Matrix& m = plan.matrices[experts->matrices.front()];
-      const int64_t size = m.out() * m.k * weight_bytes;
+      const int64_t size = m.bytes(form);
       text << "  " << experts->slots << " of " << experts->matrices.size() << " W[" << m.out() << ", " << m.k << "] " << size * experts->slots
            << " bytes/row, " << 2 * m.out() * m.k * experts->slots << " FLOPs/row " << op.path;
       bytes += size * experts->slots, flops += 2 * m.out() * m.k * experts->slots;
@@ -69,7 +77,7 @@ std::string plan_to_text(const Plan& plan, int weight_bytes) {
       const Matrix& m = plan.matrices[heads->matrices.front()];
       const auto count = static_cast<int64_t>(heads->matrices.size());
       text << "  " << count << " heads W[" << m.out() << ", " << m.k << "] " << op.path;
-      bytes += m.out() * m.k * count * weight_bytes, flops += 2 * m.out() * m.k * count;
+      bytes += m.bytes(form) * count, flops += 2 * m.out() * m.k * count;
     } else if (!op.path.empty()) {
       text << "  " << op.path;
     }

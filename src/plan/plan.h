@@ -51,12 +51,14 @@ struct Matrix {
   Shard shard = Shard::none;
   int shard_unit = 1;  // k is cut at multiples of this only (the head size; 1)
   bool keep_float32 = false;  // never rounded to 16 bits (routers)
+  std::optional<kernels::WeightFormat> format;  // set by choose_formats(); without: the model's form
   int64_t out() const {
     int64_t sum = 0;
     for (const TensorRows& source : sources) sum += source.rows;
     return sum;
   }
-  int shards() const;  // 8, 4, 2 or 1
+  int shards() const;  // 8, 4, 2 or 1; parts of quantised matrices are whole strips
+  int64_t bytes(kernels::WeightForm form) const;  // in memory, when the model's form is `form`
 };
 
 // A float32 vector (norm weights, rope frequencies): from a tensor, or given.
@@ -234,7 +236,7 @@ struct Plan {
   const LayerGroup& group(CacheRef ref) const { return ref.cross ? *cross_group : (ref.local ? local_groups : groups)[ref.group]; }
 };
 
-// A printable list: one line per op with shapes, weights, bytes at this weight size and FLOPs per row.
-std::string plan_to_text(const Plan& plan, int weight_bytes);
+// A printable list: one line per op with shapes, weights, bytes when the model's form is `form` and FLOPs per row.
+std::string plan_to_text(const Plan& plan, kernels::WeightForm form);
 
 }  // namespace weft

@@ -7,6 +7,7 @@
 
 #include "checkpoint/usage.h"
 #include "plan/cpu_executor.h"
+#include "plan/quantized_source.h"
 
 namespace weft {
 
@@ -100,8 +101,11 @@ class Loader {
   Status allocate() {
     for (const Claimed& claimed : matrices_) {
       const Matrix& m = *claimed.matrix;
-      const WeightForm form = form_of(m, options_.form);
-      PackedMatrix packed{form, static_cast<int>(m.out()), m.k, table_.panel_cols(form), table_.panel_bytes(form, m.k), m.shards(), nullptr};
+      const kernels::WeightFormat format = format_of(m, options_.form);
+      const WeightForm form = format.form;
+      const size_t panel_bytes = is_quantized(form) ? table_.quantized_panel_bytes(form, format.groups, m.k) : table_.panel_bytes(form, m.k);
+      PackedMatrix packed{form, static_cast<int>(m.out()), m.k, table_.panel_cols(form), panel_bytes, m.shards(), nullptr, format.groups,
+                          format.operand};
       const int panels = (packed.out + packed.panel - 1) / packed.panel;
       const size_t bytes = panels * packed.panel_bytes;
       // Reading ahead past the end is allowed to the kernels.
@@ -144,10 +148,31 @@ class Loader {
       std::byte* to = const_cast<std::byte*>(packed.data) + panel * packed.panel_bytes;
       const int first = panel * packed.panel, count = std::min(packed.panel, packed.out - first);
       if (packed.form == WeightForm::bf16 && pack_plain(claimed, first, count, to)) continue;
+      if (is_quantized(packed.form)) {
+        if (Status read = pack_quantized(packed, claimed, first, count, rows, to); !read.ok()) return report(read.error());
+        continue;
+      }
       rows.resize(static_cast<size_t>(packed.panel) * packed.k);
       if (Status read = gather(claimed, first, count, rows.data()); !read.ok()) return report(read.error());
       table_.pack_panel(packed.form, rows.data(), packed.k, count, packed.k, to);
     }
+  }
+
+  // Codes as they are stored where the matrix is kept in its bits; else floats that are quantised here.
+  Status pack_quantized(const PackedMatrix& packed, const Claimed& claimed, int first, int count, std::vector<float>& rows, std::byte* to) const {
+    QuantizedSource source(packed.format(), packed.k);
+    const bool stored = options_.quantize == Quantize::none;
+    if (!stored) {
+      rows.resize(static_cast<size_t>(packed.panel) * packed.k);
+      WEFT_RETURN_IF_ERROR(gather(claimed, first, count, rows.data()));
+      for (int r = 0; r < count; ++r) source.append_floats(rows.data() + static_cast<size_t>(r) * packed.k);
+    } else {
+      WEFT_RETURN_IF_ERROR(each_source(claimed, first, count, [&](const TensorRows& rows_of, const TensorInfo& tensor, int64_t at, int64_t n, int64_t) {
+        return source.append_stored(tensor, rows_of.first_row + at, n);
+      }));
+    }
+    table_.pack_panel_quantized(packed.form, packed.groups, source.rows(), to);
+    return {};
   }
 
   // Rows that lie as bfloat16 in one tensor need no detour over float32.
@@ -170,19 +195,24 @@ class Loader {
 
   // Output rows [first, first + count) of the stacked matrix as float32.
   Status gather(const Claimed& claimed, int64_t first, int64_t count, float* out) const {
+    const int k = claimed.matrix->k;
+    return each_source(claimed, first, count, [&](const TensorRows& source, const TensorInfo& tensor, int64_t at, int64_t n, int64_t place) {
+      if (source.transposed) return gather_columns(tensor, source, at, n, k, out + place * k);
+      // A tensor of more dimensions (a convolution's) lies in memory as the matrix does.
+      const int64_t pieces = k / tensor.cols();
+      return read_rows(tensor, (source.first_row + at) * pieces, n * pieces, out + place * k, tensor.cols());
+    });
+  }
+
+  // Calls read(source, its tensor, first output of the source, outputs, place among the outputs asked for) for the sources of output
+  // rows [first, first + count) of the stacked matrix.
+  template <class Read>
+  Status each_source(const Claimed& claimed, int64_t first, int64_t count, Read read) const {
     int64_t begin = 0;
     for (size_t s = 0; s < claimed.sources.size(); ++s) {
       const TensorRows& rows = claimed.matrix->sources[s];
       const int64_t from = std::max(first, begin), to = std::min(first + count, begin + rows.rows);
-      float* at = out + (from - first) * claimed.matrix->k;
-      if (from < to && rows.transposed) {
-        WEFT_RETURN_IF_ERROR(gather_columns(*claimed.sources[s], rows, from - begin, to - from, claimed.matrix->k, at));
-      } else if (from < to) {
-        // A tensor of more dimensions (a convolution's) lies in memory as the matrix does.
-        const TensorInfo& tensor = *claimed.sources[s];
-        const int64_t pieces = claimed.matrix->k / tensor.cols();
-        WEFT_RETURN_IF_ERROR(read_rows(tensor, (rows.first_row + from - begin) * pieces, (to - from) * pieces, at, tensor.cols()));
-      }
+      if (from < to) WEFT_RETURN_IF_ERROR(read(rows, *claimed.sources[s], from - begin, to - from, from - first));
       begin += rows.rows;
     }
     return {};
@@ -205,7 +235,7 @@ class Loader {
   Status read_tables() {
     for (size_t i = 0; i < tables_.size(); ++i) {
       const TensorInfo& tensor = *tables_[i];
-      weights_.parameters += tensor.values();
+      if (!is_matrix(tensor)) weights_.parameters += tensor.values();
       const bool direct = tensor.is_plain() && reinterpret_cast<uintptr_t>(tensor.data.data()) % 4 == 0 &&
                           (tensor.type == StorageType::f32 || tensor.type == StorageType::bf16 || tensor.type == StorageType::f16);
       if (direct) {
@@ -235,6 +265,11 @@ class Loader {
       weights_.memory.push_back(std::move(memory));
     }
     return {};
+  }
+
+  // Whether a table is the output matrix too, and counted there.
+  bool is_matrix(const TensorInfo& tensor) const {
+    return std::any_of(matrices_.begin(), matrices_.end(), [&](const Claimed& c) { return c.sources.size() == 1 && c.sources[0] == &tensor; });
   }
 
   void report(const Error& error) {

@@ -13,6 +13,7 @@
 #include "checkpoint/checkpoint.h"
 #include "plan/memory.h"
 #include "plan/plan.h"
+#include "plan/weight_formats.h"
 
 namespace weft {
 
@@ -36,8 +37,10 @@ struct Weights {
 };
 
 struct LoadOptions {
-  kernels::WeightForm form = kernels::WeightForm::f32;
+  kernels::WeightForm form = kernels::WeightForm::f32;  // of matrices without a format of their own, and of widened tables
   std::function<void(int64_t done_bytes, int64_t total_bytes)> progress;  // any thread
+  // Quantised matrices: none takes the codes as stored; else they are made from the tensors' float values.
+  Quantize quantize = Quantize::none;
 };
 
 // Every tensor that the plan names must be in the checkpoint with the plan's shape; all that are not are reported together.

@@ -81,11 +81,12 @@ Result<Model> load_model(const std::string& path, ThreadTeam& team, const ModelO
   WEFT_TRY(model.kv_dtype, choose_kv_dtype(options.kv_dtype, model.form));
   model.max_positions = models::text_config(config).positions("max_position_embeddings", 2048);
   WEFT_RETURN_IF_ERROR(config.status());
+  recorded = choose_formats(std::move(recorded), *model.checkpoint, {model.form, options.quantize, options.dequantize});
   model.plan = prepare_plan(std::move(recorded), *model.table, model.form);
   model.vocab = model.plan.head == HeadKind::lm ? model.plan.output.cols : models::text_config(config).count("vocab_size");
   model.eos_token_ids = end_ids(*model.checkpoint, config, model.vocab);
   WEFT_RETURN_IF_ERROR(config.status());
-  auto weights = load_weights(model.plan, model.checkpoint, *model.table, team, {model.form, options.progress});
+  auto weights = load_weights(model.plan, model.checkpoint, *model.table, team, {model.form, options.progress, options.quantize});
   if (!weights.ok()) return std::move(weights).error().with(model.architecture);
   model.weights = std::move(weights).value();
   WEFT_TRY(model.vision, models::build_vision(config));

@@ -22,6 +22,8 @@ struct ModelOptions {
   std::string dtype = "auto";      // auto | float32 | bfloat16
   std::string kv_dtype = "auto";   // auto | float32 | bfloat16
   bool dummy = false;              // random weights
+  Quantize quantize = Quantize::none;
+  bool dequantize = false;         // see FormatOptions
   std::function<void(int64_t done_bytes, int64_t total_bytes)> progress;
 };
 

@@ -71,6 +71,7 @@ const Model kModels[] = {
 struct Case {
   const Model* model;
   const char* dtype;
+  const char* quantize;
   size_t feature;
 };
 
@@ -96,6 +97,7 @@ class Equivalence : public ::testing::TestWithParam<Case> {
   static Arrangement plain_setup() {
     Arrangement setup;
     setup.options.dtype = GetParam().dtype;
+    setup.options.quantize = GetParam().quantize;
     setup.options.kv_cache_memory = int64_t{64} << 20;
     for (const Feature& feature : kFeatures) feature.off(setup);
     return setup;
@@ -157,14 +159,23 @@ TEST_P(EquivalenceAll, EachAlone) {
 
 std::vector<Case> cases(bool each_feature) {
   std::vector<Case> list;
-  for (const Model& model : kModels)
-    for (const char* dtype : model.dtypes)
-      for (size_t feature = 0; feature < (each_feature ? std::size(kFeatures) : 1); ++feature) list.push_back({&model, dtype, feature});
+  const auto add = [&](const Model& model, const char* dtype, const char* quantize) {
+    for (size_t feature = 0; feature < (each_feature ? std::size(kFeatures) : 1); ++feature) list.push_back({&model, dtype, quantize, feature});
+  };
+  for (const Model& model : kModels) {
+    for (const char* dtype : model.dtypes) add(model, dtype, "none");
+    // Rows of 8 bits with either width of weights, experts among them, and quantised weights with float rows.
+    const std::string_view name = model.name;
+    if (name == "llama-3.1") add(model, "bfloat16", "int8");
+    if (name == "qwen3-moe") add(model, "bfloat16", "int4");
+    if (name == "qwen2-swa") add(model, "float32", "int4");
+  }
   return list;
 }
 
 std::string model_and_type(const Case& c) {
   std::string name = std::string(c.model->name) + "_" + c.dtype;
+  if (std::string_view(c.quantize) != "none") name += std::string("_") + c.quantize;
   for (char& ch : name)
     if (!std::isalnum(static_cast<unsigned char>(ch))) ch = '_';
   return name;

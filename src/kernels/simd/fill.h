@@ -2,7 +2,7 @@
 #pragma once
 
 #include "kernels/simd/attend.h"
-#include "kernels/simd/linear.h"
+#include "kernels/simd/linear_dispatch.h"
 #include "kernels/simd/rows.h"
 
 namespace weft::kernels {

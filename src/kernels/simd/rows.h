@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels/layout.h"
+#include "kernels/quantized_layout.h"
 #include "kernels/simd/math.h"
 
 namespace weft::kernels {
@@ -35,6 +36,48 @@ WEFT_INLINE typename V::F load_upto(const float* p, int n) {
   return n >= V::kLanes ? V::load(p) : V::load_n(p, n);
 }
 
+// One strip of an int8 operand from kStrip floats.
+template <class V>
+WEFT_INLINE void store_strip(int8_t* row, int cols, int strip, const float* values) {
+  typename V::F largest_lanes = V::zero(), poison = V::zero();
+  for (int c = 0; c < kStrip; c += V::kLanes) {
+    const typename V::F value = V::load(values + c);
+    largest_lanes = V::max(largest_lanes, V::abs(value));
+    poison = V::fma(value, V::zero(), poison);  // NaN where a value is not finite
+  }
+  const bool finite = V::sum(poison) == 0.0f;
+  const float largest = V::largest(largest_lanes), inverse = finite && largest > kSmallestStrip ? 127.0f / largest : 0.0f;
+  typename V::Bits sum = V::set1_bits(0);
+  for (int c = 0; c < kStrip; c += V::kLanes) {
+    const typename V::F value = inverse > 0 ? V::mul(V::load(values + c), V::set1(inverse)) : V::zero();
+    const typename V::Bits code = V::to_int(value);
+    V::store_i8(row + strip * kStrip + c, code);
+    sum = V::add_bits(sum, code);
+  }
+  const_cast<float*>(strip_scales(row, cols))[strip] = !finite ? __builtin_nanf("") : inverse > 0 ? largest / 127.0f : 0.0f;
+  const_cast<int32_t*>(strip_sums(row, cols))[strip] = static_cast<int32_t>(V::sum(V::to_float(sum)));
+}
+
+// Writes columns [first, last) of a row of `cols` in operand form; `first` is at a strip, `last` at one or at the end. value(c, n)
+// gives the vector at column c, of which n lanes count if n < kLanes.
+template <class V, class Value>
+WEFT_INLINE void store_columns(void* row, int first, int last, int cols, Operand operand, Value value) {
+  if (operand == Operand::int8) {
+    for (int c = first; c < last; c += kStrip) {
+      alignas(64) float strip[kStrip] = {};
+      for (int i = 0; i < kStrip && c + i < last; i += V::kLanes) {
+        const int n = last - c - i;
+        if (n >= V::kLanes) V::store(strip + i, value(c + i, n));
+        else V::store_n(strip + i, value(c + i, n), n);
+      }
+      store_strip<V>(static_cast<int8_t*>(row), cols, c / kStrip, strip);
+    }
+    return;
+  }
+  for (int c = first; c < last; c += V::kLanes) store_operand<V>(row, c, operand, value(c, last - c), last - c);
+  if (last == cols) end_row(row, cols, operand);
+}
+
 // Calls work(row, first column, last column) for this part of rows x cols, cut at multiples of 64 columns, so that one row of a
 // wide op still occupies every thread.
 template <class Work>
@@ -54,10 +97,9 @@ WEFT_INLINE void for_columns(int rows, int cols, Part part, Work work) {
 template <class V>
 void to_operand(const ToOperandArgs& a, int rows, Part part) {
   for_columns(rows, a.cols, part, [&](int64_t r, int first, int last) {
-    void* out = row_at(a.out, r * a.ld_out, a.operand);
-    for (int c = first; c < last; c += V::kLanes)
-      store_operand<V>(out, c, a.operand, load_upto<V>(a.x + r * a.ld_x + c, last - c), last - c);
-    if (last == a.cols) end_row(out, a.cols, a.operand);
+    const float* x = a.x + r * a.ld_x;
+    store_columns<V>(row_at(a.out, r * a.ld_out, a.operand), first, last, a.cols, a.operand,
+                     [&](int c, int n) __attribute__((always_inline)) { return load_upto<V>(x + c, n); });
   });
 }
 
@@ -84,13 +126,11 @@ template <class V, Activation act>
 void activate_as(const ActivateArgs& a, int rows, Part part) {
   for_columns(rows, a.cols, part, [&](int64_t r, int first, int last) {
     const float* x = a.x + r * a.ld_x;
-    void* out = row_at(a.out, r * a.ld_out, a.operand);
-    for (int c = first; c < last; c += V::kLanes) {
-      typename V::F value = activated<V, act>(load_upto<V>(x + c, last - c));
-      if (a.gated) value = V::mul(value, load_upto<V>(x + a.cols + c, last - c));
-      store_operand<V>(out, c, a.operand, value, last - c);
-    }
-    if (last == a.cols) end_row(out, a.cols, a.operand);
+    store_columns<V>(row_at(a.out, r * a.ld_out, a.operand), first, last, a.cols, a.operand,
+                     [&](int c, int n) __attribute__((always_inline)) {
+                       const typename V::F value = activated<V, act>(load_upto<V>(x + c, n));
+                       return a.gated ? V::mul(value, load_upto<V>(x + a.cols + c, n)) : value;
+                     });
   });
 }
 
@@ -133,19 +173,16 @@ WEFT_INLINE float sum_of_squares(const float* x, int cols, float mean) {
 
 template <class V>
 WEFT_INLINE void write_norm(const NormArgs& a, int64_t r, float mean, float scale) {
-  void* out = row_at(a.out, r * a.ld_out, a.operand);
   const float* x = a.x + r * a.ld_x;
-  for (int c = 0; c < a.cols; c += V::kLanes) {
-    const int n = a.cols - c;
+  const auto value_at = [&](int c, int n) __attribute__((always_inline)) {
     typename V::F value = V::mul(V::sub(load_upto<V>(x + c, n), V::set1(mean)), V::set1(scale));
     if (a.weight) {
       const typename V::F weight = load_upto<V>(a.weight + c, n);
       value = V::mul(value, a.one_plus ? V::add(V::set1(1.0f), weight) : weight);
     }
-    if (a.bias) value = V::add(value, load_upto<V>(a.bias + c, n));
-    store_operand<V>(out, c, a.operand, value, n);
-  }
-  end_row(out, a.cols, a.operand);
+    return a.bias ? V::add(value, load_upto<V>(a.bias + c, n)) : value;
+  };
+  store_columns<V>(row_at(a.out, r * a.ld_out, a.operand), 0, a.cols, a.cols, a.operand, value_at);
 }
 
 WEFT_INLINE float norm_scale(float squares, int count, float eps) {

@@ -65,6 +65,37 @@ struct Avx512 {
   WEFT_INLINE F even(Bits pairs) { return as_float(_mm512_slli_epi32(pairs, 16)); }
   WEFT_INLINE F odd(Bits pairs) { return as_float(and_bits(pairs, 0xffff0000u)); }
   WEFT_INLINE Bits and_bits(Bits a, uint32_t mask) { return _mm512_and_si512(a, _mm512_set1_epi32(static_cast<int>(mask))); }
+
+  WEFT_INLINE F to_float(Bits a) { return _mm512_cvtepi32_ps(a); }
+  WEFT_INLINE Bits to_int(F a) { return _mm512_cvtps_epi32(a); }
+  WEFT_INLINE Bits set1_bits(int32_t value) { return _mm512_set1_epi32(value); }
+  WEFT_INLINE Bits add_bits(Bits a, Bits b) { return _mm512_add_epi32(a, b); }
+  WEFT_INLINE Bits sub_bits(Bits a, Bits b) { return _mm512_sub_epi32(a, b); }
+  WEFT_INLINE Bits or_bits(Bits a, Bits b) { return _mm512_or_si512(a, b); }
+  template <int n>
+  WEFT_INLINE Bits shift_left(Bits a) { return _mm512_slli_epi32(a, n); }
+  template <int n>
+  WEFT_INLINE Bits shift_right(Bits a) { return _mm512_srli_epi32(a, n); }
+  template <int n>
+  WEFT_INLINE Bits shift_right_signed(Bits a) { return _mm512_srai_epi32(a, n); }
+  WEFT_INLINE Bits load_u8(const void* p) { return _mm512_cvtepu8_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p))); }
+  WEFT_INLINE Bits load_i8(const void* p) { return _mm512_cvtepi8_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p))); }
+  WEFT_INLINE F load_bf16(const void* p) {
+    return as_float(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(static_cast<const __m256i*>(p))), 16));
+  }
+  WEFT_INLINE F load_f16(const void* p) { return _mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i*>(p))); }
+  WEFT_INLINE void store_i8(int8_t* p, Bits a) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtsepi32_epi8(a)); }
+
+  static constexpr int kBiasI8 = 0;
+  // See vec_avx2.h; there is no sign instruction, but a mask of the negative weights.
+  WEFT_INLINE void dot_i8(Bits& acc, Bits w, Bits magnitude, Bits a) {
+    const Bits signed_a = _mm512_mask_sub_epi8(a, _mm512_movepi8_mask(w), _mm512_setzero_si512(), a);
+    acc = _mm512_add_epi32(acc, _mm512_madd_epi16(_mm512_maddubs_epi16(magnitude, signed_a), _mm512_set1_epi16(1)));
+  }
+  WEFT_INLINE Bits unsigned_i8(Bits w) { return _mm512_abs_epi8(w); }
+  WEFT_INLINE void dot_u4(Bits& acc, Bits u, Bits a) { acc = _mm512_add_epi16(acc, _mm512_maddubs_epi16(u, a)); }
+  WEFT_INLINE Bits sum_u4(Bits acc) { return _mm512_madd_epi16(acc, _mm512_set1_epi16(1)); }
+
   WEFT_INLINE Bits round_bf16(F a) {
     const Bits bits = as_bits(a);
     const Bits lowest = and_bits(_mm512_srli_epi32(bits, 16), 1);
@@ -87,6 +118,15 @@ struct Avx512Dot : Avx512 {
   WEFT_INLINE F dot(F c, Bits a, Bits b) {
     return _mm512_dpbf16_ps(c, (__m512bh)a, (__m512bh)b);
   }
+#ifdef __AVX512VNNI__
+  // Four products straight into 32 bits, unsigned by signed, without saturation. Signed weights come as w + 128, so that
+  // kBiasI8 times the sum of a is to be taken off.
+  static constexpr int kBiasI8 = 128;
+  WEFT_INLINE void dot_i8(Bits& acc, Bits, Bits biased, Bits a) { acc = _mm512_dpbusd_epi32(acc, biased, a); }
+  WEFT_INLINE Bits unsigned_i8(Bits w) { return _mm512_xor_si512(w, _mm512_set1_epi8(INT8_MIN)); }
+  WEFT_INLINE void dot_u4(Bits& acc, Bits u, Bits a) { acc = _mm512_dpbusd_epi32(acc, u, a); }
+  WEFT_INLINE Bits sum_u4(Bits acc) { return acc; }
+#endif
 };
 
 }  // namespace

@@ -69,6 +69,45 @@ struct Plain16 {
   static F even(Bits pairs) { return as_float(each<Bits>([&](int i) { return pairs.at[i] << 16; })); }
   static F odd(Bits pairs) { return as_float(and_bits(pairs, 0xffff0000u)); }
   static Bits and_bits(Bits a, uint32_t mask) { return each<Bits>([&](int i) { return a.at[i] & mask; }); }
+  static F to_float(Bits a) { return each<F>([&](int i) { return static_cast<float>(static_cast<int32_t>(a.at[i])); }); }
+  static Bits to_int(F a) {
+    return each<Bits>([&](int i) { return static_cast<uint32_t>(static_cast<int32_t>(std::nearbyintf(a.at[i]))); });
+  }
+  static Bits set1_bits(int32_t value) { return each<Bits>([&](int) { return static_cast<uint32_t>(value); }); }
+  static Bits add_bits(Bits a, Bits b) { return each<Bits>([&](int i) { return a.at[i] + b.at[i]; }); }
+  static Bits sub_bits(Bits a, Bits b) { return each<Bits>([&](int i) { return a.at[i] - b.at[i]; }); }
+  static Bits or_bits(Bits a, Bits b) { return each<Bits>([&](int i) { return a.at[i] | b.at[i]; }); }
+  template <int n>
+  static Bits shift_left(Bits a) { return each<Bits>([&](int i) { return a.at[i] << n; }); }
+  template <int n>
+  static Bits shift_right(Bits a) { return each<Bits>([&](int i) { return a.at[i] >> n; }); }
+  template <int n>
+  static Bits shift_right_signed(Bits a) {
+    return each<Bits>([&](int i) { return static_cast<uint32_t>(static_cast<int32_t>(a.at[i]) >> n); });
+  }
+  template <class T>
+  static T element(const void* p, int i) {
+    T value;
+    std::memcpy(&value, static_cast<const char*>(p) + static_cast<size_t>(i) * sizeof(T), sizeof(T));
+    return value;
+  }
+  static Bits load_u8(const void* p) { return each<Bits>([&](int i) { return uint32_t{element<uint8_t>(p, i)}; }); }
+  static Bits load_i8(const void* p) { return each<Bits>([&](int i) { return static_cast<uint32_t>(int32_t{element<int8_t>(p, i)}); }); }
+  static F load_bf16(const void* p) { return each<F>([&](int i) { return bf16_to_float(element<uint16_t>(p, i)); }); }
+  static F load_f16(const void* p) { return each<F>([&](int i) { return f16_to_float(element<uint16_t>(p, i)); }); }
+  static void store_i8(int8_t* p, Bits a) {
+    for (int i = 0; i < 16; ++i) p[i] = static_cast<int8_t>(a.at[i]);
+  }
+  // Sums of four products of bytes, in the shape of VNNI: unsigned weights, biased for int8.
+  static int byte_of(Bits a, int lane, int b) { return static_cast<int>(a.at[lane] >> (8 * b) & 255u); }
+  [[gnu::noinline]] static void dot_u4(Bits& acc, Bits u, Bits a) {
+    for (int i = 0; i < 16; ++i)
+      for (int b = 0; b < 4; ++b) acc.at[i] += static_cast<uint32_t>(byte_of(u, i, b) * static_cast<int8_t>(byte_of(a, i, b)));
+  }
+  static Bits sum_u4(Bits acc) { return acc; }
+  static constexpr int kBiasI8 = 128;
+  static Bits unsigned_i8(Bits w) { return each<Bits>([&](int i) { return w.at[i] ^ 0x80808080u; }); }
+  static void dot_i8(Bits& acc, Bits, Bits biased, Bits a) { dot_u4(acc, biased, a); }
   static Bits round_bf16(F a) { return each<Bits>([&](int i) { return static_cast<uint32_t>(float_to_bf16(a.at[i])) << 16; }); }
   static F as_float(Bits a) {
     F r;

@@ -1,0 +1,172 @@
+// Packing of quantised rows into panels, and the value of a packed element.
+#include <algorithm>
+#include <bit>
+#include <cstring>
+
+#include "kernels/pack.h"
+#include "kernels/quantized_layout.h"
+
+namespace weft::kernels {
+namespace {
+
+template <class T>
+T load_as(const std::byte* at) {
+  T value;
+  std::memcpy(&value, at, sizeof value);
+  return value;
+}
+
+void pack_codes(WeightForm form, int columns, const QuantizedRows& rows, std::byte* panel) {
+  const int nibble_mask = form == WeightForm::int4 || form == WeightForm::int6 ? 15 : 255;
+  // By strip, so that the strip's lines stay in the first cache while its columns come one after the other.
+  for (int first = 0; first < rows.k; first += kStrip) {
+    const int last = std::min(rows.k, first + kStrip);
+    for (int column = 0; column < rows.rows; ++column) {
+      const uint8_t* codes = rows.codes + static_cast<int64_t>(column) * rows.k;
+      for (int k = first; k < last; ++k) {
+        const CodePlace place = code_place(form, columns, column, k);
+        panel[place.byte] |= static_cast<std::byte>((codes[k] & nibble_mask) << (place.high_nibble ? 4 : 0));
+        if (form == WeightForm::int6) {
+          const HighPlace high = high_place(columns, column, k);
+          panel[high.byte] |= static_cast<std::byte>(codes[k] >> 4 << high.bit);
+        }
+      }
+    }
+  }
+}
+
+// Turns [rows][count] elements into [count][columns].
+template <class T, class Convert>
+void pack_groups(const void* source, int rows, int count, int columns, std::byte* out, Convert convert) {
+  const T* from = static_cast<const T*>(source);
+  T* to = reinterpret_cast<T*>(out);
+  for (int row = 0; row < rows; ++row)
+    for (int i = 0; i < count; ++i) to[static_cast<size_t>(i) * columns + row] = convert(from[static_cast<size_t>(row) * count + i], row, i);
+}
+
+// A group of fp8 with NaN among its codes gets a scale of NaN: its sum is NaN either way.
+bool has_nan(const QuantizedRows& rows, int size, int row, int group) {
+  const uint8_t* codes = rows.codes + static_cast<int64_t>(row) * rows.k;
+  const int last = std::min(rows.k, (group + 1) * size);
+  return std::any_of(codes + group * size, codes + last, [](uint8_t code) { return (code & 0x7f) == 0x7f; });
+}
+
+}  // namespace
+
+const char* name(WeightForm form) {
+  static const char* const names[] = {"float32", "bfloat16", "fp8", "int8", "int4", "int6"};
+  return names[static_cast<int>(form)];
+}
+
+void pack_quantized(WeightForm form, const WeightGroups& g, int columns, const QuantizedRows& rows, std::byte* panel) {
+  const QuantizedLayout l = quantized_layout(form, g, columns, rows.k);
+  std::memset(panel, 0, l.bytes);
+  pack_codes(form, columns, rows, panel);
+  const auto same = [](auto value, int, int) { return value; };
+  const bool super = g.scale == ScaleKind::super;
+  const int scale_rows = super ? l.supers : l.groups;
+  if (g.scale == ScaleKind::f32) {
+    pack_groups<float>(rows.scales, rows.rows, scale_rows, columns, panel + l.scales, [&](float scale, int row, int group) {
+      if (form != WeightForm::fp8) return scale;
+      return has_nan(rows, g.size, row, group) ? __builtin_nanf("") : scale * kFp8Scale;
+    });
+  } else {
+    pack_groups<uint16_t>(rows.scales, rows.rows, scale_rows, columns, panel + l.scales, same);
+  }
+  if (g.offset == OffsetKind::zero) pack_groups<uint8_t>(rows.offsets, rows.rows, scale_rows, columns, panel + l.offsets, same);
+  if (g.offset == OffsetKind::minimum) pack_groups<uint16_t>(rows.offsets, rows.rows, scale_rows, columns, panel + l.offsets, same);
+  if (!super) return;
+  pack_groups<uint8_t>(rows.factors, rows.rows, l.groups, columns, panel + l.factors, same);
+  if (g.offset == OffsetKind::minimum) pack_groups<uint8_t>(rows.offset_factors, rows.rows, l.groups, columns, panel + l.offset_factors, same);
+}
+
+size_t quantized_panel_bytes(WeightForm form, const WeightGroups& groups, int columns, int k) {
+  return quantized_layout(form, groups, columns, k).bytes;
+}
+
+int64_t format_bytes(const WeightFormat& format, int64_t out, int k) {
+  if (!is_quantized(format.form)) return out * k * (format.form == WeightForm::bf16 ? 2 : 4);
+  // The parts of a panel of 64 columns need no rounding.
+  return out * static_cast<int64_t>(quantized_layout(format.form, format.groups, 64, k).bytes / 64);
+}
+
+namespace {
+
+// Where a packed column's codes and groups are.
+struct Column {
+  const PackedMatrix& w;
+  QuantizedLayout layout;
+  const std::byte* panel;
+  int column;
+
+  Column(const PackedMatrix& matrix, int index)
+      : w(matrix), layout(quantized_layout(w.form, w.groups, w.panel, w.k)),
+        panel(w.data + static_cast<size_t>(index / w.panel) * w.panel_bytes), column(index % w.panel) {}
+
+  int code(int k) const {
+    const CodePlace place = code_place(w.form, w.panel, column, k);
+    const int byte = static_cast<int>(panel[place.byte]);
+    if (w.form == WeightForm::int8) return static_cast<int8_t>(byte);
+    if (w.form == WeightForm::fp8) return byte;
+    const int low = place.high_nibble ? byte >> 4 : byte & 15;
+    if (w.form == WeightForm::int4) return low;
+    const HighPlace high = high_place(w.panel, column, k);
+    return low | (static_cast<int>(panel[high.byte]) >> high.bit & 3) << 4;
+  }
+
+  GroupValues group(int k) const {
+    const bool super = w.groups.scale == ScaleKind::super;
+    const size_t columns = static_cast<size_t>(w.panel), in_panel = static_cast<size_t>(column);
+    const size_t group = static_cast<size_t>(k / w.groups.size) * columns + in_panel;
+    const size_t at = super ? static_cast<size_t>(k / kSuper) * columns + in_panel : group;
+    const auto half = [&](size_t begin) { return load_as<uint16_t>(panel + begin + at * 2); };
+    const auto byte = [&](size_t begin) { return load_as<uint8_t>(panel + begin + group); };
+    GroupValues v;
+    v.offset = static_cast<float>(code_center(w.form));
+    switch (w.groups.scale) {
+      case ScaleKind::f32: v.scale = load_as<float>(panel + layout.scales + at * 4); break;
+      case ScaleKind::bf16: v.scale = bf16_to_float(half(layout.scales)); break;
+      case ScaleKind::f16: v.scale = f16_to_float(half(layout.scales)); break;
+      case ScaleKind::super:
+        v.scale = f16_to_float(half(layout.scales)) *
+                  static_cast<float>(w.form == WeightForm::int6 ? static_cast<int8_t>(byte(layout.factors)) : byte(layout.factors));
+        break;
+    }
+    if (w.groups.offset == OffsetKind::zero) v.offset = static_cast<float>(byte(layout.offsets));
+    if (w.groups.offset == OffsetKind::minimum) {
+      v.offset = f16_to_float(half(layout.offsets));
+      if (super) v.offset = -(v.offset * static_cast<float>(byte(layout.offset_factors)));
+    }
+    return v;
+  }
+
+  float value(int k, const GroupValues& group) const {
+    const int code = this->code(k);
+    if (w.form == WeightForm::fp8) {
+      const uint32_t bits = static_cast<uint32_t>(code & 0x80) << 24 | static_cast<uint32_t>(code & 0x7f) << 20;
+      return std::bit_cast<float>(bits) * group.scale;
+    }
+    if (w.groups.offset == OffsetKind::minimum) return static_cast<float>(code) * group.scale + group.offset;
+    return (static_cast<float>(code) - group.offset) * group.scale;
+  }
+};
+
+}  // namespace
+
+int packed_code(const PackedMatrix& w, int column, int k) { return Column(w, column).code(k); }
+GroupValues packed_group(const PackedMatrix& w, int column, int k) { return Column(w, column).group(k); }
+
+float packed_value(const PackedMatrix& w, int column, int k) {
+  const Column c(w, column);
+  return c.value(k, c.group(k));
+}
+
+void packed_row(const PackedMatrix& w, int column, float* out) {
+  const Column c(w, column);
+  for (int first = 0; first < w.k; first += w.groups.size) {
+    const GroupValues group = c.group(first);
+    for (int k = first; k < first + w.groups.size && k < w.k; ++k) out[k] = c.value(k, group);
+  }
+}
+
+}  // namespace weft::kernels

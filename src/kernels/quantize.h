@@ -1,0 +1,19 @@
+// Quantisation of float rows while loading (--quantize int8 | int4).
+#pragma once
+
+#include <vector>
+
+#include "kernels/kernels.h"
+
+namespace weft::kernels {
+
+// The formats that quantize_row() makes: symmetric codes with a bfloat16 scale for each group.
+//   int8: groups of 64, scale = largest magnitude / 127; 8.25 bits a weight
+//   int4: groups of 32, codes -8 ... 7, the scale searched for the least sum of squared errors; 4.5 bits a weight
+// `operand` is what their products read: float32 rows or int8 rows.
+WeightFormat quantized_format(WeightForm form, int k, Operand operand);
+
+// Quantises a row of k weights into `codes` [k] and `scales` [groups]. Values that are not finite give their group the scale NaN.
+void quantize_row(const WeightFormat& format, const float* row, int k, uint8_t* codes, uint16_t* scales);
+
+}  // namespace weft::kernels

@@ -1,0 +1,153 @@
+// y = x w^T, cut into blocks: rows into blocks whose accumulators stay in the second cache, k into blocks whose accumulators are
+// stored and reloaded (exact, so a cut changes no bit), shards of k joined as a balanced tree. What multiplies a block is a Product:
+//
+//   kTileRows            rows of a tile, at most kMaxTileRows
+//   depth(rows, length)  k per block when `rows` rows are multiplied over `length` k
+//   multiply_depth(b, begin, end, first, sums)
+//                        adds the products of k [begin, end) to the sums of block b (sets them if `first`); sums of a tile are
+//                        [panel][row][kColumns], tiles one after the other
+//
+// Products: linear.h (float32 and bfloat16 weights), linear_widened.h and linear_int8.h (quantised weights).
+#pragma once
+
+#include "kernels/layout.h"
+
+namespace weft::kernels {
+namespace {
+
+constexpr int kMaxTileRows = 6;
+constexpr int kBlockTiles = 16;
+constexpr int kSumFloats = kBlockTiles * kMaxTileRows * 128;  // accumulators of one block of rows by one group of panels
+constexpr int kMaxShardLevels = 3;                            // of the tree over at most 8 shards
+
+// Rows are cut into `tiles` tiles as evenly as possible; this is where tile number i begins.
+[[maybe_unused]] static inline int tile_row(int rows, int tiles, int64_t i) { return static_cast<int>(rows * i / tiles); }
+
+// A block of work: tiles [first_tile, last_tile) of the rows, panels [first_panel, last_panel) of V's width.
+template <class V>
+struct LinearBlock {
+  static constexpr int kColumns = V::kPanelVectors * V::kLanes;
+  const LinearArgs& a;
+  int rows, tiles, first_tile, last_tile, first_panel, last_panel;
+
+  int panels() const { return last_panel - first_panel; }
+  int tile_count() const { return last_tile - first_tile; }
+  int first_row() const { return tile_row(rows, tiles, first_tile); }
+  int row_count() const { return tile_row(rows, tiles, last_tile) - first_row(); }
+  const std::byte* panel(int p) const { return a.w.data + (first_panel + p) * a.w.panel_bytes; }
+  // Offset of a tile's accumulators.
+  int64_t sums_of(int row) const { return static_cast<int64_t>(row - first_row()) * panels() * kColumns; }
+  int64_t sum_count() const { return sums_of(tile_row(rows, tiles, last_tile)); }
+};
+
+// Where row `call_row` of the call is in x, in elements.
+[[maybe_unused]] static inline int64_t x_offset(const LinearArgs& a, int call_row) {
+  return (a.row_map ? a.row_map[call_row] / a.x_share : call_row) * a.ld_x;
+}
+
+template <class V, class Product>
+struct Linear {
+  using Block = LinearBlock<V>;
+  static constexpr int kColumns = Block::kColumns;
+
+  // y = sums + bias + residual.
+  static void finish(const Block& b, const float* sums) {
+    const LinearArgs& a = b.a;
+    for (int t = b.first_tile; t < b.last_tile; ++t) {
+      const int row = tile_row(b.rows, b.tiles, t), count = tile_row(b.rows, b.tiles, t + 1) - row;
+      const float* from = sums + b.sums_of(row);
+      for (int p = b.first_panel; p < b.last_panel; ++p) {
+        for (int r = 0; r < count; ++r, from += kColumns) {
+          const int64_t y_row = a.row_map ? a.row_map[row + r] : row + r;
+          for (int c = p * kColumns; c < p * kColumns + kColumns && c < a.w.out; c += V::kLanes)
+            finish_vector(a, y_row, c, from + (c - p * kColumns));
+        }
+      }
+    }
+  }
+
+  WEFT_INLINE void finish_vector(const LinearArgs& a, int64_t row, int c, const float* from) {
+    const int n = a.w.out - c;
+    typename V::F value = V::load(from);
+    if (n >= V::kLanes) {
+      if (a.bias) value = V::add(value, V::load(a.bias + c));
+      if (a.residual) value = V::add(value, V::load(a.residual + row * a.ld_residual + c));
+      V::store(a.y + row * a.ld_y + c, value);
+    } else {
+      if (a.bias) value = V::add(value, V::load_n(a.bias + c, n));
+      if (a.residual) value = V::add(value, V::load_n(a.residual + row * a.ld_residual + c, n));
+      V::store_n(a.y + row * a.ld_y + c, value, n);
+    }
+  }
+
+  static void add_into(float* to, const float* from, int64_t count) {
+    for (int64_t i = 0; i < count; i += V::kLanes) V::store(to + i, V::add(V::load(from + i), V::load(to + i)));
+  }
+
+  // All of k for one block. Shards are joined like the carries of a binary counter, which is the balanced tree.
+  [[gnu::noinline]] static void run_block(const Block& b) {
+    alignas(64) float buffers[1 + kMaxShardLevels][kSumFloats];
+    float* levels[kMaxShardLevels] = {buffers[1], buffers[2], buffers[3]};
+    float* sums = buffers[0];
+    const int length = b.a.w.k / b.a.w.shards;
+    const int depth = Product::depth(b.rows, length);
+    for (int shard = 0; shard < b.a.w.shards; ++shard) {
+      const int end = (shard + 1) * length;
+      for (int k = shard * length; k < end; k += depth) {
+        Product::multiply_depth(b, k, k + depth < end ? k + depth : end, k == shard * length, sums);
+      }
+      int level = 0;
+      for (; shard >> level & 1; ++level) add_into(sums, levels[level], b.sum_count());
+      if (shard + 1 == b.a.w.shards) break;
+      float* joined = sums;
+      sums = levels[level];
+      levels[level] = joined;
+    }
+    finish(b, sums);
+  }
+
+  static void run_range(const LinearArgs& a, int rows, int tiles, Range tile_range, Range panel_range) {
+    for (int64_t t = tile_range.first; t < tile_range.last; t += kBlockTiles) {
+      const int64_t last_tile = t + kBlockTiles < tile_range.last ? t + kBlockTiles : tile_range.last;
+      const int block_rows = tile_row(rows, tiles, last_tile) - tile_row(rows, tiles, t);
+      int64_t group = kSumFloats / (block_rows * kColumns);
+      if (group > 16) group = 16;
+      if (group < 1) group = 1;
+      for (int64_t p = panel_range.first; p < panel_range.last; p += group) {
+        const int64_t last_panel = p + group < panel_range.last ? p + group : panel_range.last;
+        run_block(
+            {a, rows, tiles, static_cast<int>(t), static_cast<int>(last_tile), static_cast<int>(p), static_cast<int>(last_panel)});
+      }
+    }
+  }
+};
+
+// How evenly `units` fall on `parts`, in parts per thousand.
+[[maybe_unused]] inline int64_t evenness(int64_t units, int parts) {
+  const int64_t largest = (units + parts - 1) / parts;
+  return units * 1000 / (largest * parts);
+}
+
+// The whole product by this part's threads.
+template <class V, class Product>
+void linear_by(const LinearArgs& a, int rows, Part part) {
+  using L = Linear<V, Product>;
+  const int tiles = (rows + Product::kTileRows - 1) / Product::kTileRows;
+  const int64_t panels = (a.w.out + L::kColumns - 1) / L::kColumns;
+  // Panels are cut in fours where there are plenty, since one row takes them so.
+  const int unit = panels >= 16 * part.count ? 4 : 1;
+  const int64_t units = (panels + unit - 1) / unit;
+  // A grid of `across` parts over the panels by `down` parts over the rows: the most even one, and the widest of these.
+  int across = part.count;
+  for (int n = part.count - 1; n > 0; --n) {
+    if (part.count % n != 0) continue;
+    if (evenness(units, n) * evenness(tiles, part.count / n) > evenness(units, across) * evenness(tiles, part.count / across))
+      across = n;
+  }
+  Range panel_range = share(units, {part.index % across, across});
+  panel_range = {panel_range.first * unit, panel_range.last * unit < panels ? panel_range.last * unit : panels};
+  L::run_range(a, rows, tiles, share(tiles, {part.index / across, part.count / across}), panel_range);
+}
+
+}  // namespace
+}  // namespace weft::kernels

@@ -1,0 +1,147 @@
+// Products of float rows with quantised weights: the values of the codes are computed in registers, in the order that WeightForm
+// states, and multiplied as float32 weights are, so that the result has the bits of the product with the widened matrix.
+//
+// One row: straight from the registers. More rows: a piece of one or a few panels is widened into the first cache, and the tiles
+// of float32 weights pass over it.
+#pragma once
+
+#include "kernels/simd/linear.h"
+#include "kernels/simd/quantized_codes.h"
+
+namespace weft::kernels {
+namespace {
+
+template <class V, WeightForm form, bool minimum>
+struct WidenedProduct {
+  using Block = LinearBlock<V>;
+  using Float = FloatProduct<V, WeightForm::f32>;
+  using Cursor = GroupCursor<V, form>;
+  using Word = CodeWord<V, form>;
+  static constexpr int kColumns = Block::kColumns;
+  static constexpr int kTileRows = Float::kTileRows;
+  static constexpr int kDepth = Float::kDepth;
+  static constexpr int kNarrow = 64;  // k per piece when one tile of rows passes over several panels
+  static constexpr int kFetchBytes = 2048;
+  static constexpr size_t kStripBytes = strip_bytes(form, kColumns);
+  static_assert(kDepth % kSuper == 0 && kNarrow % kStrip == 0);
+
+  static int depth(int rows, int length) { return rows == 1 ? length : kDepth; }
+
+  static void multiply_depth(const Block& b, int begin, int end, bool first, float* sums) {
+    const QuantizedLayout layout = quantized_layout(b.a.w.form, b.a.w.groups, kColumns, b.a.w.k);
+    if (b.row_count() == 1) return multiply_row(b, layout, begin, end, first, sums);
+    alignas(64) float copy[kBlockTiles * kTileRows * Float::kLdCopy];
+    for (int r = 0; r < b.row_count(); ++r) copy_row<V>(row_of(b, r) + begin, end - begin, copy + r * Float::kLdCopy);
+    if (b.tile_count() == 1) return kTile[b.row_count() - 1](b, layout, copy, begin, end, first, sums);
+    alignas(64) float wide[kColumns * kDepth];
+    for (int p = 0; p < b.panels(); ++p) {
+      widen(b, layout, p, begin, end, wide);
+      for (int t = b.first_tile; t < b.last_tile; ++t) {
+        const int row = tile_row(b.rows, b.tiles, t), count = tile_row(b.rows, b.tiles, t + 1) - row;
+        Float::kCached[count - 1](copy + (row - b.first_row()) * Float::kLdCopy, reinterpret_cast<const std::byte*>(wide), 0,
+                                  end - begin, first, sums + b.sums_of(row) + static_cast<int64_t>(p) * count * kColumns);
+      }
+    }
+  }
+
+  static const float* row_of(const Block& b, int r) { return static_cast<const float*>(b.a.x) + x_offset(b.a, b.first_row() + r); }
+
+  // k [begin, end) of a panel as float32, [k][kColumns]; `begin` is at a strip, and whole strips are written.
+  [[gnu::noinline]] static void widen(const Block& b, const QuantizedLayout& layout, int p, int begin, int end, float* wide) {
+    const std::byte* panel = b.panel(p);
+    Cursor cursor(b.a.w, layout, panel, begin);
+    for (int k = begin; k < end; k += Word::kGroup) {
+      const std::byte* strip = panel + static_cast<size_t>(k / kStrip) * kStripBytes;
+      Cursor::move_to(cursor, k);
+#pragma GCC unroll 4
+      for (int v = 0; v < V::kPanelVectors; ++v) {
+        const GroupVectors<V> group = Cursor::load(cursor, k, v);
+        for (int word = 0; word < Word::kGroup / Word::kLength; ++word) {
+          const int in_strip = k % kStrip / Word::kLength + word;
+          const Word codes = Word::load(strip, in_strip, v);
+          _mm_prefetch(reinterpret_cast<const char*>(strip) + kFetchBytes + (in_strip * kColumns + v * V::kLanes) * 4, _MM_HINT_T0);
+          float* out = wide + static_cast<ptrdiff_t>(k - begin + word * Word::kLength) * kColumns + v * V::kLanes;
+          each_constant<Word::kLength>([&](auto i) {
+            V::store(out + i * kColumns, Word::template value<i, minimum>(codes, group, in_strip % 2 != 0));
+          });
+        }
+      }
+    }
+  }
+
+  // One tile of rows over all panels of the block, a few at a time so that there are enough sums to keep the multipliers busy.
+  template <int MR>
+  static void tile(const Block& b, const QuantizedLayout& layout, const float* x, int begin, int end, bool first, float* sums) {
+    constexpr int kFit = V::kFreeRegisters / (MR * V::kPanelVectors);
+    constexpr int NP = kFit > 4 ? 4 : kFit < 1 ? 1 : kFit;
+    int p = 0;
+    for (; p + NP <= b.panels(); p += NP) tile_panels<MR, NP>(b, layout, x, p, begin, end, first, sums);
+    for (; p < b.panels(); ++p) tile_panels<MR, 1>(b, layout, x, p, begin, end, first, sums);
+  }
+  template <int MR, int NP>
+  static void tile_panels(const Block& b, const QuantizedLayout& layout, const float* x, int p, int begin, int end, bool first, float* sums) {
+    alignas(64) float wide[NP * kNarrow * kColumns];
+    for (int k = begin; k < end; k += kNarrow) {
+      const int last = k + kNarrow < end ? k + kNarrow : end;
+      for (int i = 0; i < NP; ++i) widen(b, layout, p + i, k, last, wide + i * kNarrow * kColumns);
+      Float::template multiply<MR, NP, 0>(x + (k - begin), reinterpret_cast<const std::byte*>(wide), kNarrow * kColumns * 4, last - k,
+                                          first && k == begin, sums + static_cast<ptrdiff_t>(p) * MR * kColumns);
+    }
+  }
+  using Tile = void (*)(const Block&, const QuantizedLayout&, const float*, int, int, bool, float*);
+  static constexpr Tile kTile[kTileRows] = {tile<1>, tile<2>, tile<3>, tile<4>, tile<5>, tile<6>};
+
+  static void multiply_row(const Block& b, const QuantizedLayout& layout, int begin, int end, bool first, float* sums) {
+    constexpr int NP = V::kPanelVectors == 2 ? 2 : 1;
+    int p = 0;
+    for (; p + NP <= b.panels(); p += NP) row_panels<NP>(b, layout, p, begin, end, first, sums);
+    for (; p < b.panels(); ++p) row_panels<1>(b, layout, p, begin, end, first, sums);
+  }
+
+  template <int NP>
+  [[gnu::noinline]] static void row_panels(const Block& b, const QuantizedLayout& layout, int p, int begin, int end, bool first, float* sums) {
+    constexpr int VP = V::kPanelVectors;
+    const float* x = row_of(b, 0);
+    float* out = sums + static_cast<ptrdiff_t>(p) * kColumns;
+    typename V::F acc[NP * VP];
+    Cursor cursors[NP];
+#pragma GCC unroll 4
+    for (int i = 0; i < NP; ++i) cursors[i] = Cursor(b.a.w, layout, b.panel(p + i), begin);
+#pragma GCC unroll 8
+    for (int i = 0; i < NP * VP; ++i) acc[i] = first ? V::zero() : V::load(out + i * V::kLanes);
+    alignas(64) float tail[kStrip] = {};
+    for (int k = begin; k < end; k += Word::kGroup) {
+      const float* from = x + k;
+      if (k + Word::kGroup > end) {  // the codes behind the end are zero, but the row may hold anything there
+        for (int i = k; i < end; ++i) tail[i - k] = x[i];
+        from = tail;
+      }
+#pragma GCC unroll 4
+      for (int i = 0; i < NP; ++i) Cursor::move_to(cursors[i], k);
+      const ptrdiff_t strip = static_cast<ptrdiff_t>(k / kStrip) * static_cast<ptrdiff_t>(kStripBytes);
+      GroupVectors<V> groups[NP * VP];
+#pragma GCC unroll 8
+      for (int i = 0; i < NP * VP; ++i) groups[i] = Cursor::load(cursors[i / VP], k, i % VP);
+      for (int word = 0; word < Word::kGroup / Word::kLength; ++word) {
+        const int in_strip = k % kStrip / Word::kLength + word;
+        Word codes[NP * VP];
+#pragma GCC unroll 8
+        for (int i = 0; i < NP * VP; ++i) {
+          const std::byte* at = b.panel(p + i / VP) + strip;
+          codes[i] = Word::load(at, in_strip, i % VP);
+          _mm_prefetch(reinterpret_cast<const char*>(at) + kFetchBytes + (in_strip * kColumns + i % VP * V::kLanes) * 4, _MM_HINT_T0);
+        }
+        each_constant<Word::kLength>([&](auto e) {
+          const typename V::F a = V::set1(from[word * Word::kLength + e]);
+#pragma GCC unroll 8
+          for (int i = 0; i < NP * VP; ++i) V::accumulate(acc[i], a, Word::template value<e, minimum>(codes[i], groups[i], in_strip % 2 != 0));
+        });
+      }
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < NP * VP; ++i) V::store(out + i * V::kLanes, acc[i]);
+  }
+};
+
+}  // namespace
+}  // namespace weft::kernels

@@ -1,0 +1,119 @@
+// Codes, scales and offsets of quantised panels as vectors of floats.
+#pragma once
+
+#include <type_traits>
+
+#include "kernels/quantized_layout.h"
+
+namespace weft::kernels {
+namespace {
+
+// What the codes of a group are computed with.
+template <class V>
+struct GroupVectors {
+  typename V::F scale, offset;
+};
+
+// Walks the groups of a panel in ascending k.
+template <class V, WeightForm form>
+class GroupCursor {
+ public:
+  static constexpr int kColumns = V::kPanelVectors * V::kLanes;
+
+  GroupCursor(const PackedMatrix& w, const QuantizedLayout& layout, const std::byte* panel, int k)
+      : groups_(w.groups), layout_(layout), panel_(panel), group_(k / w.groups.size), end_((group_ + 1) * w.groups.size) {}
+  GroupCursor() = default;
+
+  // To the group of k, which is the same one or the next.
+  WEFT_INLINE void move_to(GroupCursor& c, int k) {
+    if (k >= c.end_) ++c.group_, c.end_ += c.groups_.size;
+  }
+  // The vectors of columns [v * kLanes, ...) for a group; `k` is any in it.
+  WEFT_INLINE GroupVectors<V> load(const GroupCursor& c, int k, int v) {
+    const size_t column = static_cast<size_t>(v) * V::kLanes, group = static_cast<size_t>(c.group_) * kColumns + column;
+    const std::byte* scales = c.panel_ + c.layout_.scales;
+    const std::byte* offsets = c.panel_ + c.layout_.offsets;
+    GroupVectors<V> g;
+    g.offset = V::set1(static_cast<float>(code_center(form)));
+    switch (c.groups_.scale) {
+      case ScaleKind::f32: g.scale = V::load(reinterpret_cast<const float*>(scales) + group); break;
+      case ScaleKind::f16: g.scale = V::load_f16(scales + group * 2); break;
+      case ScaleKind::bf16: g.scale = V::load_bf16(scales + group * 2); break;
+      case ScaleKind::super: {
+        const size_t at = static_cast<size_t>(k / kSuper) * kColumns + column;
+        const std::byte* factors = c.panel_ + c.layout_.factors + group;
+        g.scale = V::mul(V::load_f16(scales + at * 2), V::to_float(form == WeightForm::int6 ? V::load_i8(factors) : V::load_u8(factors)));
+        if (c.groups_.offset == OffsetKind::minimum) {
+          const typename V::F factor = V::to_float(V::load_u8(c.panel_ + c.layout_.offset_factors + group));
+          g.offset = V::negate(V::mul(V::load_f16(offsets + at * 2), factor));
+        }
+        return g;
+      }
+    }
+    if (c.groups_.offset == OffsetKind::zero) g.offset = V::to_float(V::load_u8(offsets + group));
+    if (c.groups_.offset == OffsetKind::minimum) g.offset = V::load_f16(offsets + group * 2);
+    return g;
+  }
+  // The scales alone where they are bfloat16.
+  WEFT_INLINE typename V::F load_bf16(const GroupCursor& c, int v) {
+    return V::load_bf16(c.panel_ + c.layout_.scales + (static_cast<size_t>(c.group_) * kColumns + static_cast<size_t>(v) * V::kLanes) * 2);
+  }
+
+ private:
+  WeightGroups groups_;
+  QuantizedLayout layout_;
+  const std::byte* panel_ = nullptr;
+  int group_ = 0, end_ = 0;
+};
+
+// One vector of words of codes: kLength consecutive k of kLanes columns.
+template <class V, WeightForm form>
+struct CodeWord {
+  static constexpr int kLength = form == WeightForm::int4 || form == WeightForm::int6 ? 8 : 4;
+  static constexpr int kGroup = form == WeightForm::int6 ? 16 : kStrip;  // a group's bounds are multiples of this
+  typename V::Bits bits, high;
+
+  // Word number `word` (of kStrip / kLength) of a strip, vector v of the panel.
+  WEFT_INLINE CodeWord load(const std::byte* strip, int word, int v) {
+    constexpr int kColumns = V::kPanelVectors * V::kLanes;
+    CodeWord w;
+    w.bits = V::load_bits(strip + (static_cast<ptrdiff_t>(word) * kColumns + v * V::kLanes) * 4);
+    if constexpr (form == WeightForm::int6) {
+      w.high = V::load_bits(strip + kColumns * 16 + (static_cast<ptrdiff_t>(word / 2) * kColumns + v * V::kLanes) * 4);
+    }
+    return w;
+  }
+
+  // The value of element i: see WeightForm.
+  template <int i, bool minimum>
+  WEFT_INLINE typename V::F value(const CodeWord& w, const GroupVectors<V>& g, bool odd_word) {
+    constexpr int byte = i % 4;
+    if constexpr (form == WeightForm::fp8) {
+      const typename V::Bits wide = V::template shift_right_signed<4>(V::template shift_left<24 - 8 * byte>(w.bits));
+      return V::mul(V::as_float(V::and_bits(wide, 0x87f00000u)), g.scale);
+    } else if constexpr (form == WeightForm::int8) {
+      return V::mul(V::to_float(V::template shift_right_signed<24>(V::template shift_left<24 - 8 * byte>(w.bits))), g.scale);
+    } else {
+      typename V::Bits code = V::and_bits(V::template shift_right<8 * byte + (i >= 4 ? 4 : 0)>(w.bits), 15);
+      if constexpr (form == WeightForm::int6) {
+        constexpr int shift = 8 * byte + (i >= 4 ? 2 : 0);
+        const typename V::Bits high = odd_word ? V::template shift_right<shift + 4>(w.high) : V::template shift_right<shift>(w.high);
+        code = V::or_bits(code, V::template shift_left<4>(V::and_bits(high, 3)));
+      }
+      const typename V::F number = V::to_float(code);
+      return minimum ? V::add(V::mul(number, g.scale), g.offset) : V::mul(V::sub(number, g.offset), g.scale);
+    }
+  }
+};
+
+// Calls fn with the numbers 0 ... n - 1 as constants.
+template <int n, class Fn, int i = 0>
+WEFT_INLINE void each_constant(Fn fn) {
+  if constexpr (i < n) {
+    fn(std::integral_constant<int, i>());
+    each_constant<n, Fn, i + 1>(fn);
+  }
+}
+
+}  // namespace
+}  // namespace weft::kernels
