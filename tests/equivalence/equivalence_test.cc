@@ -65,7 +65,7 @@ constexpr Feature kFeatures[] = {
 const Model kModels[] = {
     {"llama-3.1", 320, {"float32", "bfloat16"}}, {"mistral-swa", 224, {"float32", "bfloat16"}}, {"gemma3-1b", 320, {"float32", "bfloat16"}},
     {"qwen2-swa", 320, {"float32", "bfloat16"}}, {"deepseek-v3", 320, {"float32", "bfloat16"}}, {"qwen3-moe", 320, {"bfloat16"}},
-    {"llama4", 240, {"bfloat16"}},          {"decilm-51b", 320, {"bfloat16"}},
+    {"llama4", 240, {"bfloat16"}},               {"decilm-51b", 320, {"bfloat16"}},               {"qwen2.5-vl", 320, {"bfloat16"}},
 };
 
 struct Case {
@@ -74,6 +74,8 @@ struct Case {
   const char* quantize;
   size_t feature;
 };
+
+void PrintTo(const Case& c, std::ostream* out) { *out << c.model->name << " " << c.dtype << " " << c.quantize; }
 
 class Equivalence : public ::testing::TestWithParam<Case> {
  protected:

@@ -85,6 +85,19 @@ void choose_changes(Dice& dice, Request& request) {
   }
 }
 
+// Every other request is about a picture, where the model takes any.
+void add_pictures(const ReferenceCase& reference, std::vector<Request>& requests) {
+  std::vector<const ReferencePrompt*> prompts;
+  for (const ReferencePrompt& prompt : reference.prompts)
+    if (prompt.has_pictures()) prompts.push_back(&prompt);
+  for (size_t i = 1; i < requests.size() && !prompts.empty(); i += 2) {
+    const ReferencePrompt& prompt = *prompts[i / 2 % prompts.size()];
+    requests[i].prompt_token_ids.reset();
+    requests[i].prompt = prompt.text, requests[i].add_special_tokens = false;
+    requests[i].images = prompt.images, requests[i].videos = prompt.videos, requests[i].local_files = true;
+  }
+}
+
 }  // namespace
 
 std::vector<Request> mixed_requests(const ReferenceCase& reference, int count, uint64_t seed) {
@@ -102,6 +115,7 @@ std::vector<Request> mixed_requests(const ReferenceCase& reference, int count, u
     choose_sampling(dice, request);
     choose_changes(dice, request);
   }
+  add_pictures(reference, requests);
   return requests;
 }
 
