@@ -1,4 +1,4 @@
-// Shared by the parts of the request parser (request_json.cc, request_chat.cc, request_guide.cc): readers of single JSON values
+// Shared by the parts of the request parser (request_json.cc, request_chat.cc, request_guide.cc, request_sampling.cc): readers of single JSON values
 // that name the field in their errors. Not for use outside of them.
 #pragma once
 
@@ -31,6 +31,11 @@ Result<Json> read_messages(const Json& value, bool images_allowed, std::vector<s
 
 // Checks `tools` and `tool_choice` (either may be null) and applies them: tools for the template, a guide where a call is forced.
 Status read_tools(const Json* tools, const Json* tool_choice, bool parallel_calls, ClientRequest& out, Request& request);
+
+// request_sampling.cc: a list of {"name", "params"} or of names; whether there are such processors is for the engine to say.
+Result<std::vector<ProcessorChoice>> read_processors(const std::string& field, const Json& value);
+// The fields of beam search, all together; after n and best_of.
+Status read_beams(const Json& body, int max_width, Request& request);
 
 // request_guide.cc: the constraint of the fields that may hold one (response_format, guided_*, structured_outputs, regex, ...).
 // More than one is an error.

@@ -19,6 +19,7 @@
 #include "base/thread_team.h"
 #include "core/step.h"
 #include "grammar/grammar.h"
+#include "runtime/step_budget.h"
 #include "runtime/worker.h"
 #include "sched/scheduler.h"
 
@@ -28,8 +29,11 @@ struct CoreOptions {
   int max_batch_size = 64, max_num_tokens = 2048, max_outputs = 128, max_seq_len = 2048;
   int tokens_per_block = 32;
   int64_t cache_bytes = 0;
+  int cache_events = 0;  // kept until they are taken; 0: none
+  double max_step_ms = 0;  // 0: none; needs chunked_prefill
   bool chunked_prefill = true, block_reuse = true, overlap = true, replay = true;
   SamplerKind sampler = SamplerKind::fused;
+  ProcessorKinds processors;
 };
 
 // Counters of the loop; the scheduler and the cache have their own.
@@ -38,6 +42,9 @@ struct CoreMetrics {
   std::vector<CacheGauges> cache;  // per group
   double step_seconds = 0;         // sum of the time inside steps
   double idle_gap_seconds = 0;     // sum of the time between steps while sequences were running
+  double sample_seconds = 0;       // of step_seconds, in the sampler
+  double mask_p50_seconds = 0, mask_p99_seconds = 0;  // time to fill one grammar mask, of the last kMasks; 0: none was filled
+  int prefill_budget = 0;          // prompt tokens that a step may take now
 };
 
 struct Submission {
@@ -63,7 +70,8 @@ class EngineCore {
   void release();
 
   CoreMetrics metrics() const;
-  std::vector<CacheEvent> take_cache_events();
+  // And the id of the next event to come; ids that are missing in between were lost.
+  std::pair<std::vector<CacheEvent>, uint64_t> take_cache_events();
   const Model& model() const { return worker_->model(); }
   const CoreOptions& options() const { return options_; }
 
@@ -79,12 +87,15 @@ class EngineCore {
     StepResult result;
     std::vector<SequenceId> guided;  // per mask: its sequence
     std::vector<bool> mask_ready;
+    int prompt_tokens = 0, prefill_budget = 0;  // taken, and allowed
+    double seconds = 0;                         // of its run
   };
 
   EngineCore(std::unique_ptr<ThreadTeam> team, CoreOptions options, Scheduler scheduler);
   void engine_loop();
   void worker_loop();
   bool schedule_step(std::unique_lock<std::mutex>& lock);
+  void adapt_budget(const Step& step);
   void commit_step(std::unique_lock<std::mutex>& lock);
   void begin_masks(Step& step);
   void fill_masks(Step& step);
@@ -102,6 +113,11 @@ class EngineCore {
   bool stopping_ = false;
   Step steps_[2];
   std::deque<int> free_, submitted_, done_;  // indices into steps_
+  StepBudget budget_;
+  static constexpr size_t kMasks = 4096;
+  std::vector<float> mask_seconds_;  // ring
+  size_t masks_filled_ = 0;
+  double sample_seconds_ = 0;
   double step_seconds_ = 0, idle_gap_seconds_ = 0;
   std::vector<SequenceOutput> outputs_;  // of the step being committed
 

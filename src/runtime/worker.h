@@ -3,6 +3,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -12,6 +13,7 @@
 #include "core/step.h"
 #include "plan/cpu_executor.h"
 #include "runtime/model.h"
+#include "runtime/processor_stage.h"
 #include "sampling/sampler.h"
 
 namespace weft {
@@ -39,6 +41,7 @@ struct WorkerOptions {
   std::vector<int> max_blocks;  // per cache group
   bool replay = true;
   SamplerKind sampler = SamplerKind::fused;
+  ProcessorKinds processors;  // that sequences may select
 };
 
 // Bytes of one block of a cache group, all its layers together, in whole pages.
@@ -51,6 +54,9 @@ class Worker {
   // One thread at a time; `result` is overwritten (its memory is reused).
   void run(const StepBatch& batch, const StepMasks& masks, StepResult& result);
 
+  // Seconds of all steps from the end of the model's last operation to the end of sampling, without the wait for grammar masks.
+  double sample_seconds() const { return sample_seconds_; }
+
   const Model& model() const { return model_; }
   const CpuExecutor& executor() const { return *executor_; }
 
@@ -59,6 +65,7 @@ class Worker {
     SlotState sampler;
     int32_t last_token = 0;
     std::vector<int32_t> prompt;  // for prompt logprobs
+    std::string error;            // a processor that could not be made: every row fails
   };
   struct PromptRow {  // a row of the head's output whose next prompt token is known
     int row = 0, output_row = 0;
@@ -74,7 +81,9 @@ class Worker {
   void fill_inputs(const StepBatch& batch);
   void fill_groups(const StepBatch& batch);
   void plan_sampling(const StepBatch& batch, const StepMasks& masks, StepResult& result);
+  void run_processors(kernels::Part part);
   void sample(kernels::Part part);
+  void collect_outputs(const StepBatch& batch, StepResult& result);
   void collect(const StepBatch& batch, StepResult& result);
 
   Model model_;
@@ -92,7 +101,11 @@ class Worker {
   std::vector<PromptRow> prompt_rows_;
   std::vector<std::string> prompt_errors_;  // per prompt row
   const StepMasks* masks_ = nullptr;
+  std::unique_ptr<ProcessorStage> processors_;
+  std::atomic<bool> processed_{false};
   std::function<void(kernels::Part)> tail_;
+  std::chrono::steady_clock::time_point sampling_began_;  // of thread 0
+  double sample_seconds_ = 0;
 };
 
 }  // namespace weft

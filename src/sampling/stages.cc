@@ -94,8 +94,10 @@ std::string apply_stages(const SampleRow& row, std::span<float> logits, Scratch&
   const SamplingParams& params = row.state->params();
   std::copy(row.logits.begin(), row.logits.end(), logits.begin());
   const std::span<const int32_t> tokens = history(row, scratch);
-  for (const std::shared_ptr<LogitsProcessor>& processor : row.state->processors())
+  for (const std::shared_ptr<LogitsProcessor>& processor : row.state->processors()) {
     if (Status done = processor->process(logits, {tokens, row.state->prompt_tokens()}); !done.ok()) return done.error().message();
+    if (!usable_logits(logits)) return kProcessorNotFinite;
+  }
   for (const auto& [id, bias] : params.logit_bias) logits[id] += bias;
   if (const uint32_t* allowed = row.state->allowed_mask()) keep_masked(logits, allowed);
   forbid_bad_words(logits, params, tokens);

@@ -34,6 +34,12 @@ constexpr Feature kFeatures[] = {
      [](Arrangement& s, const ModelInfo&) { s.options.enable_chunked_prefill = true, s.options.max_num_tokens = 48, s.options.max_batch_size = 8; }},
     {"small_chunks", [](Arrangement&) {},
      [](Arrangement& s, const ModelInfo&) { s.options.enable_chunked_prefill = true, s.options.max_num_tokens = 17, s.options.max_batch_size = 5; }},
+    // No step is that short, so prompts come in the smallest pieces.
+    {"step_time", [](Arrangement&) {},
+     [](Arrangement& s, const ModelInfo&) {
+       s.options.max_step_ms = 0.001, s.options.enable_chunked_prefill = true;
+     },
+     [](const std::vector<Answer>&, const EngineMetrics& m) { return m.prefill_budget == 16; }},
     {"block_reuse", [](Arrangement& s) { s.options.enable_block_reuse = false; },
      [](Arrangement& s, const ModelInfo&) { s.options.enable_block_reuse = true, s.options.max_batch_size = 4; }, some_cached},
     {"blocks_of_16", [](Arrangement&) {}, [](Arrangement& s, const ModelInfo&) { s.options.tokens_per_block = 16; }},
@@ -48,7 +54,7 @@ constexpr Feature kFeatures[] = {
     {"preemption", [](Arrangement&) {},
      [](Arrangement& s, const ModelInfo& info) {
        s.options.max_batch_size = 24, s.options.tokens_per_block = 16;
-       s.options.kv_cache_memory = info.kv_bytes_per_token * (info.architecture == "MistralForCausalLM" ? 224 : 320);  // windows hold less  // windows hold less
+       s.options.kv_cache_memory = info.kv_bytes_per_token * (info.architecture == "MistralForCausalLM" ? 224 : 320);  // windows hold less
      },
      [](const std::vector<Answer>&, const EngineMetrics& m) { return m.preemptions > 0; }},
     {"cancelled_mates", [](Arrangement&) {}, [](Arrangement& s, const ModelInfo&) { s.options.max_batch_size = 8, s.ask.cancelled_mates = 4; }},
@@ -84,6 +90,7 @@ class Equivalence : public ::testing::TestWithParam<Case> {
     Arrangement setup;
     setup.options.dtype = GetParam().dtype;
     setup.options.kv_cache_memory = int64_t{64} << 20;
+    setup.options.logits_processors = {TOKEN_LISTS};
     for (const Feature& feature : kFeatures) feature.off(setup);
     return setup;
   }
