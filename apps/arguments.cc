@@ -80,7 +80,8 @@ void add_engine_options(CLI::App* app, EngineOptions& o) {
          "Memory of the KV cache, e.g. 4G or 512M; 0: a share of what is free")
       ->type_name("SIZE")
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
-  add_number(app, "--kv-cache-events", o.kv_cache_events, "Keep this many changes of the cache's index for /kv_cache_events; 0: none", 0, 1 << 24);
+  add_number(app, "--kv-cache-events", o.kv_cache_events,
+             "Keep this many changes of the cache's index for /kv_cache_events; 0: none", 0, 1 << 24);
   add_switch(app, "--enable-chunked-prefill", o.enable_chunked_prefill, "Long prompts in pieces, beside running answers");
   add_switch(app, "--enable-block-reuse", o.enable_block_reuse, "Reuse the KV cache of equal beginnings");
   add_switch(app, "--overlap-scheduler", o.overlap_scheduler, "Schedule the next step while this one runs");
@@ -193,9 +194,10 @@ std::vector<Subcommand> add_commands(CLI::App& app, Arguments& a) {
       ->delimiter(',')
       ->allow_extra_args(false)
       ->check(CLI::Range(1, 65536));
-  bench->add_flag("--details", a.details,
-                  "Measure the engine around the model instead: gaps between steps with overlap on and off, time to first token cold and "
-                  "cached, the sampler's share, time of grammar masks");
+  bench->add_flag(
+      "--details", a.details,
+      "Measure the engine around the model instead: gaps between steps with overlap on and off, time to first token cold and "
+      "cached, the sampler's share, time of grammar masks");
   bench->add_flag("--json", a.json, "Print JSON");
 
   CLI::App* inspect = add(Command::inspect, "inspect", "What a model is and what of it fits in this machine", true);

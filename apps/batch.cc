@@ -131,11 +131,11 @@ Json choice_json(const Choice& choice, size_t index, bool logprobs, size_t vocab
   Json::Array ids;
   for (const TokenInfo& token : choice.tokens) ids.push_back(token.token);
   Json json = Json::object({{"index", static_cast<long>(index)},
-                       {"token_ids", Json(std::move(ids))},
-                       {"text", choice.text},
-                       {"finish_reason", choice.finish_reason},
-                       {"stop_reason", choice.stop_reason},
-                       {"logprobs", logprobs ? logprobs_json(choice.tokens) : Json()}});
+                            {"token_ids", Json(std::move(ids))},
+                            {"text", choice.text},
+                            {"finish_reason", choice.finish_reason},
+                            {"stop_reason", choice.stop_reason},
+                            {"logprobs", logprobs ? logprobs_json(choice.tokens) : Json()}});
   if (!choice.logits.empty()) json.set("generation_logits", logits_json(choice.logits, vocab));
   return json;
 }
@@ -151,7 +151,8 @@ std::string output_line(const RequestLine& line, const Outcome& outcome, size_t 
                                   {"cached_tokens", outcome.usage.cached_tokens},
                                   {"draft_tokens", outcome.usage.draft_tokens},
                                   {"accepted_tokens", outcome.usage.accepted_tokens}}));
-  if (!outcome.error && line.prompt_logprobs >= 0 && outcome.prompt) json.set("prompt_logprobs", logprobs_json(*outcome.prompt, true));
+  if (!outcome.error && line.prompt_logprobs >= 0 && outcome.prompt)
+    json.set("prompt_logprobs", logprobs_json(*outcome.prompt, true));
   if (!outcome.error && outcome.prompt_logits) json.set("context_logits", logits_json(*outcome.prompt_logits, vocab));
   if (!outcome.error) json.set("seed", static_cast<long>(outcome.seed));
   json.set("error",

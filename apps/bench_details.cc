@@ -1,8 +1,8 @@
 // `weft bench --details`: what the engine adds around the model. Four numbers, each from requests like a server's:
-//   the device's idle gap per step, batch 16, every request with a JSON grammar and logprobs, with the overlap scheduler on and off;
-//   time to the first token of a 2,000-token prompt, cold and again from the cache;
-//   the sampler's share of a decode step, batch 32, mixed sampling parameters;
-//   time to fill a grammar mask, median and 99th percentile.
+// - the device's idle gap per step: batch 16, a JSON grammar and logprobs for each, the overlap scheduler on and off
+// - time to the first token of a 2,000-token prompt, cold and again from the cache
+// - the sampler's share of a decode step: batch 32, mixed parameters
+// - time to fill a grammar mask: median and 99th percentile
 #include <algorithm>
 #include <chrono>
 #include <condition_variable>
@@ -155,8 +155,8 @@ Status bench_details(const Arguments& arguments, const EngineLoader& load) {
   WEFT_RETURN_IF_ERROR(measure_gaps(arguments, load, report));
   if (arguments.json) return print_out(report.dump() + "\n"), Status();
   const auto value = [&](const char* name) { return report.find(name)->as_number(); };
-  std::printf("first token, %.0f-token prompt   cold %.1f ms   cached %.1f ms   (%.1f times as fast)\n", value("first_token_prompt_tokens"),
-              value("first_token_cold_ms"), value("first_token_cached_ms"),
+  std::printf("first token, %.0f-token prompt   cold %.1f ms   cached %.1f ms   (%.1f times as fast)\n",
+              value("first_token_prompt_tokens"), value("first_token_cold_ms"), value("first_token_cached_ms"),
               value("first_token_cold_ms") / std::max(1e-9, value("first_token_cached_ms")));
   std::printf("gap per step, batch 16, JSON and logprobs   overlap off %.0f us   on %.0f us   (a step takes %.0f us)\n",
               value("gap_us_overlap_off"), value("gap_us_overlap_on"), value("step_us_overlap_on"));

@@ -1,7 +1,7 @@
 // An example of a plugin, with two logits processors that take a list of token ids:
 //
 //   {"name": "ban_tokens", "params": {"tokens": [7, 9]}}     never generates these tokens; works row by row
-//   {"name": "force_tokens", "params": {"tokens": [5, 6]}}   the answer begins with exactly these tokens; works on a whole step's rows
+//   {"name": "force_tokens", "params": {"tokens": [5, 6]}}   begins with exactly these; works on a whole step's rows
 //
 // Try it:  weft run MODEL --logits-processor build/release/plugins/token_lists.so ... , or see README.md beside this file.
 #include <cctype>

@@ -1,7 +1,7 @@
-// Runs a beam search on the engine core. Every step of every beam is a sequence of its own that goes on from the prompt and the beam's
-// tokens and brings the best continuations; what beams have in common they find in the prefix cache (whole blocks, so a beam computes
-// at most the tokens of its last block again). Beams are therefore batched, preempted and cancelled like everything else, and hold no
-// blocks between the steps.
+// Runs a beam search on the engine core. Every step of every beam is a sequence of its own that goes on from the prompt and the
+// beam's tokens and brings the best continuations; what beams have in common they find in the prefix cache (whole blocks, so a beam
+// computes at most the tokens of its last block again). Beams are therefore batched, preempted and cancelled like everything else,
+// and hold no blocks between the steps.
 #pragma once
 
 #include <cstdint>
@@ -49,11 +49,11 @@ class BeamRequest : public std::enable_shared_from_this<BeamRequest> {
   const std::shared_ptr<RunningRequest> answer_;
   std::mutex mutex_;
   BeamSearch search_;
-  std::vector<std::unique_ptr<Grammar>> grammars_;           // per running beam, if there is one
-  std::vector<std::vector<TokenLogprob>> candidates_;        // per running beam, as they come in
-  std::vector<SequenceId> sequences_;                        // of the step
-  size_t waiting_ = 0;                                       // beams of the step that have not come
-  int cached_tokens_ = -1;                                   // of the first step
+  std::vector<std::unique_ptr<Grammar>> grammars_;     // per running beam, if there is one
+  std::vector<std::vector<TokenLogprob>> candidates_;  // per running beam, as they come in
+  std::vector<SequenceId> sequences_;                  // of the step
+  size_t waiting_ = 0;                                 // beams of the step that have not come
+  int cached_tokens_ = -1;                             // of the first step
   bool done_ = false;
 };
 

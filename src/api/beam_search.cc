@@ -6,7 +6,9 @@
 namespace weft {
 
 BeamSearch::BeamSearch(BeamSettings settings)
-    : settings_(std::move(settings)), keep_(std::max(2, 1 + static_cast<int>(settings_.end_ids.size())) * settings_.width), running_(1) {}
+    : settings_(std::move(settings)),
+      keep_(std::max(2, 1 + static_cast<int>(settings_.end_ids.size())) * settings_.width),
+      running_(1) {}
 
 float BeamSearch::normalised(float score, int length) const {
   return score / static_cast<float>(std::pow(static_cast<double>(length), static_cast<double>(settings_.length_penalty)));
@@ -59,7 +61,8 @@ bool BeamSearch::advance(std::span<const std::vector<TokenLogprob>> candidates, 
   for (Candidate& one : best) {
     const int32_t token = one.logprob->token;
     one.ends = length_ + 1 >= settings_.max_tokens ||
-               std::find(settings_.end_ids.begin(), settings_.end_ids.end(), token) != settings_.end_ids.end() || (ends && ends(one.beam, token));
+               std::find(settings_.end_ids.begin(), settings_.end_ids.end(), token) != settings_.end_ids.end() ||
+               (ends && ends(one.beam, token));
   }
   const auto width = static_cast<size_t>(settings_.width);
   std::vector<Beam> next;

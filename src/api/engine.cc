@@ -33,7 +33,8 @@ Status check_options(const EngineOptions& o) {
   if (o.device != "cpu") return unsupported("device", o.device, "this build has no GPU kernels");
   if (o.load_format != "auto" && o.load_format != "dummy")
     return fail(Code::invalid_argument, "--load-format must be auto or dummy, not ", o.load_format).about("load-format");
-  if (!o.speculative_config.empty()) return unsupported("speculative-config", o.speculative_config, "this build does not speculate yet");
+  if (!o.speculative_config.empty())
+    return unsupported("speculative-config", o.speculative_config, "this build does not speculate yet");
   if (o.guided_decoding_backend != "llguidance") return unsupported("guided-decoding-backend", o.guided_decoding_backend, "llguidance is the only one");
   if (o.tp_size != 1) return unsupported("tp-size", std::to_string(o.tp_size), "one rank only in this build");
   if (o.pp_size != 1) return unsupported("pp-size", std::to_string(o.pp_size), "one rank only in this build");
@@ -53,7 +54,8 @@ Status check_options(const EngineOptions& o) {
   if (!(o.max_step_ms >= 0 && o.max_step_ms <= 1e6))
     return fail(Code::invalid_argument, "--max-step-ms must be between 0 and 1000000, not ", o.max_step_ms).about("max-step-ms");
   if (o.max_step_ms > 0 && !o.enable_chunked_prefill)
-    return fail(Code::invalid_argument, "--max-step-ms cuts prompts into pieces, which --enable-chunked-prefill off forbids").about("max-step-ms");
+    return fail(Code::invalid_argument, "--max-step-ms cuts prompts into pieces, which --enable-chunked-prefill off forbids")
+        .about("max-step-ms");
   WEFT_RETURN_IF_ERROR(in_range("kv-cache-events", o.kv_cache_events, 0, 1 << 24));
   WEFT_RETURN_IF_ERROR(in_range("tokens-per-block", o.tokens_per_block, 1, 1024));
   if ((o.tokens_per_block & (o.tokens_per_block - 1)) != 0)
@@ -157,7 +159,8 @@ Status check_beams(const Request& request) {
   if (request.n > beams.width)
     return fail(Code::invalid_argument, "n (", request.n, ") must not exceed beam_width (", beams.width, ")").about("n");
   if (!std::isfinite(beams.length_penalty))
-    return fail(Code::invalid_argument, "length_penalty must be a finite number, not ", beams.length_penalty).about("length_penalty");
+    return fail(Code::invalid_argument, "length_penalty must be a finite number, not ", beams.length_penalty)
+        .about("length_penalty");
   const std::pair<const char*, bool> unfit[] = {{"temperature", p.temperature != 0 && p.temperature != 1},
                                                 {"top_k", p.top_k > 0},
                                                 {"top_p", p.top_p != 1},
@@ -240,8 +243,8 @@ class CoreEngine : public Engine {
   };
   Status check_prompt(const Request& request, const std::vector<int32_t>& prompt) const;
   Status check_logits(const Request& request, int prompt_tokens, int max_tokens) const;
-  std::optional<Error> start_sampling(const Request& request, const std::vector<int32_t>& prompt, const SamplingParams& params, uint64_t seed,
-                                      const Grammar* grammar, Active& active);
+  std::optional<Error> start_sampling(const Request& request, const std::vector<int32_t>& prompt, const SamplingParams& params,
+                                      uint64_t seed, const Grammar* grammar, Active& active);
   std::optional<Error> start_beams(const Request& request, const std::vector<int32_t>& prompt, const SamplingParams& params,
                                    std::unique_ptr<Grammar> grammar, Active& active);
   Result<SamplingParams> sampling_of(const Request& request, int prompt_tokens) const;
@@ -260,7 +263,7 @@ class CoreEngine : public Engine {
   std::unordered_map<RequestId, std::shared_ptr<Active>> active_;
   RequestId next_id_ = 1;
   EngineMetrics counts_;
-  std::mutex events_mutex_;        // of the next member; held while events are taken, so that they are counted in their order
+  std::mutex events_mutex_;  // of the next member; held while events are taken, so that they are counted in their order
   uint64_t first_wanted_event_ = 0;
 };
 
@@ -300,7 +303,8 @@ Result<SamplingParams> CoreEngine::sampling_of(const Request& request, int promp
   params.max_tokens = request.max_tokens.value_or(room);
   params.eos_token_ids = core_->model().eos_token_ids;
   WEFT_RETURN_IF_ERROR(validate(params, {.vocab_size = info_.vocab_size}));
-  if (const auto made = create_processors(core_->options().processors, params.logits_processors, info_.vocab_size); !made.ok()) return made.error();
+  if (const auto made = create_processors(core_->options().processors, params.logits_processors, info_.vocab_size); !made.ok())
+    return made.error();
   params.max_tokens = std::min(params.max_tokens, room);
   return params;
 }
@@ -344,8 +348,16 @@ Result<RequestId> CoreEngine::submit(Request request, EventSink sink) {
   uint64_t seed = options_.seed >= 0 ? static_cast<uint64_t>(options_.seed) : (uint64_t{std::random_device{}()} << 21) ^ std::random_device{}();
   if (request.seed) seed = *request.seed;
 
-  RunningRequest::Setup setup{choices, request.n, prompt, request.stop, request.include_stop_str_in_output, request.skip_special_tokens,
-                              params.logprobs >= 0, params.stop_token_ids, seed, params.prompt_logprobs >= 0 || params.context_logits,
+  RunningRequest::Setup setup{choices,
+                              request.n,
+                              prompt,
+                              request.stop,
+                              request.include_stop_str_in_output,
+                              request.skip_special_tokens,
+                              params.logprobs >= 0,
+                              params.stop_token_ids,
+                              seed,
+                              params.prompt_logprobs >= 0 || params.context_logits,
                               params.context_logits ? prompt.size() * static_cast<size_t>(info_.vocab_size) : 0};
   if (choices > request.n) params.logprobs = std::max(params.logprobs, 0);
   RequestId id = 0;
@@ -376,8 +388,9 @@ Result<RequestId> CoreEngine::submit(Request request, EventSink sink) {
 }
 
 // One sequence per choice; they enter together.
-std::optional<Error> CoreEngine::start_sampling(const Request& request, const std::vector<int32_t>& prompt, const SamplingParams& params,
-                                                uint64_t seed, const Grammar* grammar, Active& active) {
+std::optional<Error> CoreEngine::start_sampling(const Request& request, const std::vector<int32_t>& prompt,
+                                                const SamplingParams& params, uint64_t seed, const Grammar* grammar,
+                                                Active& active) {
   core_->hold();
   std::optional<Error> error;
   for (int i = 0; i < std::max(request.n, request.best_of) && !error; ++i) {
@@ -404,13 +417,13 @@ std::optional<Error> CoreEngine::start_sampling(const Request& request, const st
   return error;
 }
 
-std::optional<Error> CoreEngine::start_beams(const Request& request, const std::vector<int32_t>& prompt, const SamplingParams& params,
-                                             std::unique_ptr<Grammar> grammar, Active& active) {
+std::optional<Error> CoreEngine::start_beams(const Request& request, const std::vector<int32_t>& prompt,
+                                             const SamplingParams& params, std::unique_ptr<Grammar> grammar, Active& active) {
   BeamRequest::Setup setup;
   setup.prompt = prompt, setup.params = params, setup.shown = request.n, setup.priority = request.priority;
   setup.cache = cache_identity(request), setup.grammar = std::move(grammar);
-  setup.beams = {request.beams->width, request.beams->length_penalty, request.beams->early_stopping, params.max_tokens, params.stop_token_ids,
-                 std::max(0, params.logprobs)};
+  setup.beams = {request.beams->width, request.beams->length_penalty, request.beams->early_stopping,
+                 params.max_tokens,    params.stop_token_ids,         std::max(0, params.logprobs)};
   for (int32_t id : params.eos_token_ids)
     if (!params.ignore_eos && std::find(setup.beams.end_ids.begin(), setup.beams.end_ids.end(), id) == setup.beams.end_ids.end())
       setup.beams.end_ids.push_back(id);
@@ -507,7 +520,8 @@ EngineMetrics CoreEngine::metrics() const {
 
 Result<KvCacheEvents> CoreEngine::take_kv_cache_events() {
   if (options_.kv_cache_events == 0)
-    return fail(Code::invalid_argument, "events of the KV cache are not recorded; start with --kv-cache-events N to keep the last N");
+    return fail(Code::invalid_argument,
+                "events of the KV cache are not recorded; start with --kv-cache-events N to keep the last N");
   const std::lock_guard lock(events_mutex_);
   auto [taken, next] = core_->take_cache_events();
   KvCacheEvents result;
@@ -516,7 +530,8 @@ Result<KvCacheEvents> CoreEngine::take_kv_cache_events() {
   first_wanted_event_ = next;
   for (CacheEvent& event : taken) {
     const bool stored = event.kind == CacheEvent::Kind::stored;
-    result.events.push_back({event.id, stored, event.group, event.key.hex(), stored ? event.parent.hex() : "", std::move(event.tokens)});
+    result.events.push_back(
+        {event.id, stored, event.group, event.key.hex(), stored ? event.parent.hex() : "", std::move(event.tokens)});
   }
   return result;
 }
@@ -535,12 +550,18 @@ Result<std::unique_ptr<Engine>> Engine::load(const std::string& path, const Engi
 
   if (options.max_seq_len > model.max_positions)
     return fail(Code::invalid_argument, "--max-seq-len ", options.max_seq_len, " is more than the model's ", model.max_positions).about("max-seq-len");
-  CoreOptions core{.max_batch_size = options.max_batch_size, .max_num_tokens = options.max_num_tokens,
+  CoreOptions core{.max_batch_size = options.max_batch_size,
+                   .max_num_tokens = options.max_num_tokens,
                    .max_outputs = std::max(options.max_batch_size, 128),
                    .max_seq_len = options.max_seq_len > 0 ? options.max_seq_len : std::min(model.max_positions, kLongestDefault),
-                   .tokens_per_block = options.tokens_per_block, .cache_bytes = options.kv_cache_memory, .cache_events = options.kv_cache_events, .max_step_ms = options.max_step_ms,
-                   .chunked_prefill = options.enable_chunked_prefill, .block_reuse = options.enable_block_reuse,
-                   .overlap = options.overlap_scheduler, .replay = options.cuda_graph,
+                   .tokens_per_block = options.tokens_per_block,
+                   .cache_bytes = options.kv_cache_memory,
+                   .cache_events = options.kv_cache_events,
+                   .max_step_ms = options.max_step_ms,
+                   .chunked_prefill = options.enable_chunked_prefill,
+                   .block_reuse = options.enable_block_reuse,
+                   .overlap = options.overlap_scheduler,
+                   .replay = options.cuda_graph,
                    .sampler = options.sampler == "reference" ? SamplerKind::reference : SamplerKind::fused,
                    .processors = std::move(processors)};
   if (core.cache_bytes == 0) core.cache_bytes = default_cache_bytes(model.kv_bytes_per_token(), core.max_seq_len, core.max_batch_size);

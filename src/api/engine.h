@@ -32,8 +32,8 @@ struct GuideSpec {
   std::vector<std::string> choices;  // of kind choice
 };
 
-// Beam search instead of sampling. n of the `width` hypotheses are the choices, the best first; they come when the search is over. A choice's
-// logprobs are those that the search added up: of the whole vocabulary, after penalties and masks.
+// Beam search instead of sampling. n of the `width` hypotheses are the choices, the best first; they come when the search is over.
+// A choice's logprobs are those that the search added up: of the whole vocabulary, after penalties and masks.
 enum class EarlyStopping : uint8_t { no, yes, never };  // see api/beam_search.h
 struct BeamSpec {
   int width = 1;
@@ -140,18 +140,18 @@ struct EngineMetrics {
   int64_t prompt_tokens = 0, generation_tokens = 0, cached_tokens = 0, preemptions = 0, steps = 0;
   int running = 0, waiting = 0;
   int64_t blocks_total = 0, blocks_used = 0, blocks_cached = 0;
-  int prefill_budget = 0;  // prompt tokens that a step may take now (EngineOptions::max_step_ms moves it)
+  int prefill_budget = 0;                         // prompt tokens that a step may take now (EngineOptions::max_step_ms moves it)
   double step_seconds = 0, idle_gap_seconds = 0;  // sums: time inside steps, and between steps while work was waiting
   double sample_seconds = 0;                      // sum: of step_seconds, the sampler's part
   double mask_p50_seconds = 0, mask_p99_seconds = 0;  // to fill a grammar mask, over the last few thousand; 0: none yet
 };
 
-// A block entered the index of the KV cache, or left it. Applied in order to an empty set of (group, hash), the events give the set of the
-// blocks that a prompt can find now.
+// A block entered the index of the KV cache, or left it. Applied in order to an empty set of (group, hash), the events give the set
+// of the blocks that a prompt can find now.
 struct KvCacheEvent {
-  uint64_t id = 0;  // counts up by one from 0
-  bool stored = false;  // else removed
-  int group = 0;        // layers of one kind
+  uint64_t id = 0;                // counts up by one from 0
+  bool stored = false;            // else removed
+  int group = 0;                  // layers of one kind
   std::string hash, parent_hash;  // 64 hexadecimal digits; the parent is the block before or the root of the salt (stored only)
   std::vector<int32_t> tokens;    // of the block (stored only)
 };

@@ -1,5 +1,5 @@
-// Shared by the parts of the request parser (request_json.cc, request_chat.cc, request_guide.cc, request_sampling.cc): readers of single JSON values
-// that name the field in their errors. Not for use outside of them.
+// Shared by the parts of the request parser (request_json.cc, request_chat.cc, request_guide.cc, request_sampling.cc): readers of
+// single JSON values that name the field in their errors. Not for use outside of them.
 #pragma once
 
 #include <cstdint>

@@ -71,7 +71,8 @@ TEST(RequestJson, LogitsProcessors) {
 TEST(RequestJson, BeamSearch) {
   RequestRules rules;  // the model's defaults about sampling are void
   rules.defaults.temperature = 0.6f, rules.defaults.top_p = 0.9f, rules.defaults.top_k = 20;
-  auto result = completion(R"("use_beam_search": true, "beam_width": 4, "n": 2, "length_penalty": 0.5, "early_stopping": "never")", rules);
+  auto result =
+      completion(R"("use_beam_search": true, "beam_width": 4, "n": 2, "length_penalty": 0.5, "early_stopping": "never")", rules);
   ASSERT_TRUE(result.ok()) << result.error().message();
   const Request& request = result->requests[0];
   ASSERT_TRUE(request.beams.has_value());

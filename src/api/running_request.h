@@ -59,7 +59,7 @@ class RunningRequest {
   std::vector<Choice> choices_;
   int running_ = 0;
   bool prompt_sent_ = false;
-  std::vector<Event> early_;  // of other choices, before choice 0 has brought the prompt's results
+  std::vector<Event> early_;       // of other choices, before choice 0 has brought the prompt's results
   std::vector<TokenInfo> prompt_;  // with logprobs as they come in
   std::vector<float> prompt_logits_;  // until they are sent
   size_t prompt_values_ = 0;          // of them that have come

@@ -33,7 +33,7 @@ struct SamplingParams {
   std::vector<int32_t> allowed_token_ids;            // empty: all
   std::vector<std::vector<int32_t>> bad_words;       // token sequences whose last token is forbidden after the others
 
-  std::vector<ProcessorChoice> logits_processors;    // applied in this order
+  std::vector<ProcessorChoice> logits_processors;  // applied in this order
 
   // The end. Stop strings are matched on text, above the scheduler.
   int max_tokens = 16;  // generated tokens

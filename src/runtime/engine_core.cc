@@ -22,7 +22,12 @@ CacheOptions cache_options(const Model& model, const CoreOptions& options) {
 }  // namespace
 
 EngineCore::EngineCore(std::unique_ptr<ThreadTeam> team, CoreOptions options, Scheduler scheduler)
-    : options_(options), team_(std::move(team)), scheduler_(std::move(scheduler)), free_{0, 1}, budget_(options.max_step_ms / 1000, options.max_num_tokens), mask_seconds_(kMasks) {
+    : options_(options),
+      team_(std::move(team)),
+      scheduler_(std::move(scheduler)),
+      free_{0, 1},
+      budget_(options.max_step_ms / 1000, options.max_num_tokens),
+      mask_seconds_(kMasks) {
   if (options_.max_step_ms > 0) scheduler_.set_prefill_budget(budget_.tokens());
 }
 
@@ -30,8 +35,9 @@ Result<std::unique_ptr<EngineCore>> EngineCore::create(Model model, std::unique_
   CoreOptions options = wanted;
   WEFT_TRY(CacheManager cache, CacheManager::create(cache_options(model, options)));
   options.max_seq_len = std::min(options.max_seq_len, cache.max_sequence_tokens());  // a longer sequence could never finish
-  WorkerOptions worker{options.max_batch_size, options.max_num_tokens, options.max_outputs, options.max_seq_len, options.tokens_per_block,
-                       {},                     options.replay,         options.sampler,            options.processors};
+  WorkerOptions worker{options.max_batch_size, options.max_num_tokens,   options.max_outputs,
+                       options.max_seq_len,    options.tokens_per_block, {},
+                       options.replay,         options.sampler,          options.processors};
   for (int g = 0; g < cache.groups(); ++g) worker.max_blocks.push_back(cache.max_blocks(g));
   const SchedulerOptions limits{.max_batch_size = options.max_batch_size, .max_num_tokens = options.max_num_tokens,
                                 .max_logit_rows = options.max_outputs, .max_seq_len = options.max_seq_len,

@@ -29,7 +29,7 @@ struct CoreOptions {
   int max_batch_size = 64, max_num_tokens = 2048, max_outputs = 128, max_seq_len = 2048;
   int tokens_per_block = 32;
   int64_t cache_bytes = 0;
-  int cache_events = 0;  // kept until they are taken; 0: none
+  int cache_events = 0;    // kept until they are taken; 0: none
   double max_step_ms = 0;  // 0: none; needs chunked_prefill
   bool chunked_prefill = true, block_reuse = true, overlap = true, replay = true;
   SamplerKind sampler = SamplerKind::fused;
@@ -44,7 +44,7 @@ struct CoreMetrics {
   double idle_gap_seconds = 0;     // sum of the time between steps while sequences were running
   double sample_seconds = 0;       // of step_seconds, in the sampler
   double mask_p50_seconds = 0, mask_p99_seconds = 0;  // time to fill one grammar mask, of the last kMasks; 0: none was filled
-  int prefill_budget = 0;          // prompt tokens that a step may take now
+  int prefill_budget = 0;                             // prompt tokens that a step may take now
 };
 
 struct Submission {

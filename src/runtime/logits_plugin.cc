@@ -82,8 +82,8 @@ class PluginKind : public LogitsProcessorKind, public std::enable_shared_from_th
       ProcessorRow& row = rows[i];
       errors[i][0] = 0;
       plain.push_back({static_cast<PluginProcessor*>(row.processor)->handle(), row.logits.data(), row.view.tokens.data(),
-                       static_cast<int64_t>(row.view.tokens.size()), row.view.prompt_tokens, static_cast<int32_t>(row.logits.size()), 0,
-                       errors[i].data(), kErrorBytes});
+                       static_cast<int64_t>(row.view.tokens.size()), row.view.prompt_tokens,
+                       static_cast<int32_t>(row.logits.size()), 0, errors[i].data(), kErrorBytes});
     }
     const std::string thrown = guarded([&] {
       if (functions_.apply_batch) return functions_.apply_batch(plain.data(), plain.size());
@@ -122,7 +122,8 @@ Result<std::shared_ptr<Library>> open_library(const std::string& file) {
   void* handle = ::dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (handle) return std::make_shared<Library>(handle);
   const char* why = ::dlerror();
-  return fail(Code::invalid_argument, "--logits-processor ", file, ": ", why ? why : "it cannot be loaded").about("logits-processor");
+  return fail(Code::invalid_argument, "--logits-processor ", file, ": ", why ? why : "it cannot be loaded")
+      .about("logits-processor");
 }
 
 }  // namespace
@@ -138,7 +139,8 @@ Result<ProcessorKinds> load_logits_plugin(const std::string& file) {
   const weft_logits_plugin_table* table = entry();
   if (!table) return wrong("weft_logits_plugin() returned no table");
   if (table->abi != WEFT_LOGITS_ABI)
-    return wrong("it was built for version ", table->abi, " of weft/logits_processor.h, and this weft has version ", WEFT_LOGITS_ABI);
+    return wrong("it was built for version ", table->abi, " of weft/logits_processor.h, and this weft has version ",
+                 WEFT_LOGITS_ABI);
   if (table->processor_count == 0 || !table->processors) return wrong("it has no processors");
   ProcessorKinds kinds;
   for (uint32_t i = 0; i < table->processor_count; ++i) {
@@ -158,7 +160,8 @@ Result<ProcessorKinds> load_logits_plugins(const std::vector<std::string>& files
     for (std::shared_ptr<const LogitsProcessorKind>& kind : kinds) {
       for (const auto& other : all)
         if (other->name() == kind->name())
-          return fail(Code::invalid_argument, "--logits-processor", from, ": there is a processor ", json_quote(kind->name()), " already")
+          return fail(Code::invalid_argument, "--logits-processor", from, ": there is a processor ", json_quote(kind->name()),
+                      " already")
               .about("logits-processor");
       all.push_back(std::move(kind));
     }
@@ -172,7 +175,8 @@ Result<ProcessorKinds> load_logits_plugins(const std::vector<std::string>& files
   return all;
 }
 
-Result<std::vector<NamedProcessor>> create_processors(const ProcessorKinds& kinds, const std::vector<ProcessorChoice>& choices, int vocab_size) {
+Result<std::vector<NamedProcessor>> create_processors(const ProcessorKinds& kinds, const std::vector<ProcessorChoice>& choices,
+                                                      int vocab_size) {
   std::vector<NamedProcessor> processors;
   for (size_t i = 0; i < choices.size(); ++i) {
     const std::string field = "logits_processors[" + std::to_string(i) + "]";
@@ -180,7 +184,8 @@ Result<std::vector<NamedProcessor>> create_processors(const ProcessorKinds& kind
     if (kind == kinds.end()) {
       std::string loaded;
       for (const auto& one : kinds) loaded += (loaded.empty() ? "; there are " : ", ") + json_quote(one->name());
-      return fail(Code::invalid_argument, field, ": no logits processor ", json_quote(choices[i].name), " is loaded", loaded).about(field + ".name");
+      return fail(Code::invalid_argument, field, ": no logits processor ", json_quote(choices[i].name), " is loaded", loaded)
+          .about(field + ".name");
     }
     auto made = (*kind)->create(choices[i].params, vocab_size);
     if (!made.ok()) return fail(Code::invalid_argument, field, ": ", made.error().message()).about(field + ".params");

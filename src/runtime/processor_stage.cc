@@ -56,7 +56,10 @@ void ProcessorStage::run_kind(const LogitsProcessorKind& kind, size_t round) {
     const std::vector<NamedProcessor>& processors = *rows_[i].processors;
     const SampleRow& row = *rows_[i].sample;
     if (round >= processors.size() || processors[round].kind.get() != &kind || !row.error.empty()) continue;
-    batch_.push_back({{copies_.data() + i * vocab_, vocab_}, {row.state->tokens(), row.state->prompt_tokens()}, processors[round].processor.get(), {}});
+    batch_.push_back({{copies_.data() + i * vocab_, vocab_},
+                      {row.state->tokens(), row.state->prompt_tokens()},
+                      processors[round].processor.get(),
+                      {}});
     batch_rows_.push_back(i);
   }
   if (batch_.empty()) return;

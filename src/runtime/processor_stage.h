@@ -1,6 +1,6 @@
-// The logits processors of the open slots. Processors that work on one row run inside the samplers, spread over the threads. A slot with
-// a batched processor has all of its processors run here instead, before sampling and in their order: on copies of the logits (beam
-// search: of the logprobs), so that raw logprobs stay those of the model.
+// The logits processors of the open slots. Processors that work on one row run inside the samplers, spread over the threads. A slot
+// with a batched processor has all of its processors run here instead, before sampling and in their order: on copies of the logits
+// (beam search: of the logprobs), so that raw logprobs stay those of the model.
 #pragma once
 
 #include <cstdint>

@@ -7,15 +7,16 @@ namespace weft {
 
 namespace {
 
-// The best `count` ids in order, fewer if fewer have a probability; after a scan of the same values into scratch.group_max. In scratch.ids.
+// The best `count` ids in order, fewer if fewer have a probability; after a scan of the same values into scratch.group_max. In
+// scratch.ids.
 std::span<const int32_t> best_ids(std::span<const float> logits, size_t count, Scratch& scratch) {
   // The count-th largest group maximum bounds the best from below.
   count = std::min(count, logits.size());
   float threshold = -std::numeric_limits<float>::infinity();
   if (count <= scratch.group_order.size()) {
     std::copy(scratch.group_max.begin(), scratch.group_max.end(), scratch.group_order.begin());
-    std::nth_element(scratch.group_order.begin(), scratch.group_order.begin() + static_cast<std::ptrdiff_t>(count - 1), scratch.group_order.end(),
-                     std::greater<>());
+    std::nth_element(scratch.group_order.begin(), scratch.group_order.begin() + static_cast<std::ptrdiff_t>(count - 1),
+                     scratch.group_order.end(), std::greater<>());
     threshold = scratch.group_order[count - 1];
   }
   std::vector<int32_t>& ids = scratch.ids;
@@ -60,7 +61,8 @@ std::string raw_logprobs(std::span<const float> logits, int32_t token, int k, Sc
                  in_vocabulary ? rank_of(logits, token) : 0});
   if (k <= 0) return "";
   int rank = 0;
-  for (const int32_t id : best_ids(logits, static_cast<size_t>(k), scratch)) out.push_back({id, logprob_of(logits[id], scan.max, log_sum), ++rank});
+  for (const int32_t id : best_ids(logits, static_cast<size_t>(k), scratch))
+    out.push_back({id, logprob_of(logits[id], scan.max, log_sum), ++rank});
   return "";
 }
 
@@ -106,7 +108,8 @@ void processed_logprobs(std::span<const int32_t> kept, const float* logits, floa
   out.clear();
   const auto place = std::find(kept.begin(), kept.end(), token);
   out.push_back({token, logprob(token), static_cast<int>(place - kept.begin()) + 1});
-  for (size_t i = 0; i < std::min(kept.size(), static_cast<size_t>(std::max(k, 0))); ++i) out.push_back({kept[i], logprob(kept[i]), static_cast<int>(i) + 1});
+  for (size_t i = 0; i < std::min(kept.size(), static_cast<size_t>(std::max(k, 0))); ++i)
+    out.push_back({kept[i], logprob(kept[i]), static_cast<int>(i) + 1});
 }
 
 }  // namespace weft

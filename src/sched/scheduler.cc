@@ -19,7 +19,8 @@ Status check_options(const SchedulerOptions& options) {
   WEFT_RETURN_IF_ERROR(positive("max_logit_rows", options.max_logit_rows));
   WEFT_RETURN_IF_ERROR(positive("max_seq_len", options.max_seq_len));
   WEFT_RETURN_IF_ERROR(positive("overlap", options.overlap));
-  if (options.aging_steps < 0) return fail(Code::invalid_argument, "aging_steps is ", options.aging_steps, ", must not be negative").about("aging_steps");
+  if (options.aging_steps < 0)
+    return fail(Code::invalid_argument, "aging_steps is ", options.aging_steps, ", must not be negative").about("aging_steps");
   return {};
 }
 
@@ -79,7 +80,8 @@ Status Scheduler::check_new(const NewSequence& sequence) const {
                 options_.max_num_tokens)
         .about("prompt");
   }
-  const bool all_rows = generate ? sequence.sampling->prompt_logprobs >= 0 || sequence.sampling->context_logits : sequence.score_rows == LogitRows::all;
+  const bool all_rows = generate ? sequence.sampling->prompt_logprobs >= 0 || sequence.sampling->context_logits
+                                 : sequence.score_rows == LogitRows::all;
   if (sequence.whole && all_rows && prompt > options_.max_logit_rows) {
     return fail(Code::invalid_argument, "the prompt has ", prompt,
                 " tokens and asks for a result of each in one step, max_logit_rows is ", options_.max_logit_rows)

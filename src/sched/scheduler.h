@@ -14,10 +14,10 @@
 // Rank is priority, then arrival, with ageing: a sequence gains a point of priority for every `aging_steps` steps that it has been
 // there. All age alike, so the order of two never changes, and it can be written down at arrival: the lower arrival step -
 // priority * aging_steps goes first. So only as many can come to stand before a sequence as arrive within the steps that make up
-// for the difference in priority, and even the lowest gets its turn under a load that never ends. When blocks run out, the lowest-ranked running sequence below the asking one is preempted: it
-// loses blocks and slot, waits at its rank, and later goes on from prompt + output (from the cache where that still holds).
-// A sequence never preempts itself or one of higher rank, so the first in rank always advances and everything ends.
-// Thread: the engine's only.
+// for the difference in priority, and even the lowest gets its turn under a load that never ends. When blocks run out, the
+// lowest-ranked running sequence below the asking one is preempted: it loses blocks and slot, waits at its rank, and later goes on
+// from prompt + output (from the cache where that still holds). A sequence never preempts itself or one of higher rank, so the
+// first in rank always advances and everything ends. Thread: the engine's only.
 #pragma once
 
 #include <cstdint>

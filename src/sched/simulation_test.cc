@@ -51,7 +51,8 @@ Answer answer_alone(const NewSequence& request, int max_seq_len) {
   for (int32_t token : request.output) prefix = mix(prefix, static_cast<uint64_t>(token));
   auto in = [](const std::vector<int32_t>& ids, int32_t id) { return std::find(ids.begin(), ids.end(), id) != ids.end(); };
   while (answer.reason == FinishReason::none) {
-    if (before + answer.tokens.size() == std::min<size_t>(room, sampling.max_tokens)) return answer.reason = FinishReason::length, answer;
+    if (before + answer.tokens.size() == std::min<size_t>(room, sampling.max_tokens))
+      return answer.reason = FinishReason::length, answer;
     const int32_t token = sampled_token(prefix, sampling);
     answer.tokens.push_back(token);
     answer.logprobs.push_back(row_value(prefix));

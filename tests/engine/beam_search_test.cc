@@ -1,5 +1,5 @@
-// Beam search on whole checkpoints: the answers and scores of transformers' generate() (tests/data/beams.json), and that beams behave
-// like every other request: no leak, cancellable, untouched by what runs beside them.
+// Beam search on whole checkpoints: the answers and scores of transformers' generate() (tests/data/beams.json), and that beams
+// behave like every other request: no leak, cancellable, untouched by what runs beside them.
 #include <gtest/gtest.h>
 
 #include <atomic>
@@ -48,7 +48,9 @@ Request request_of(const Json& c, const ReferenceCase& reference) {
     for (const Json& word : value->items()) r.sampling.bad_words.push_back(ids_of(word));
   const Json& early = *c.find("early_stopping");
   r.beams = BeamSpec{static_cast<int>(c.find("num_beams")->as_integer()), static_cast<float>(c.find("length_penalty")->as_number()),
-                     early.is_string() ? EarlyStopping::never : early.as_bool() ? EarlyStopping::yes : EarlyStopping::no};
+                     early.is_string() ? EarlyStopping::never
+                     : early.as_bool() ? EarlyStopping::yes
+                                       : EarlyStopping::no};
   return r;
 }
 
@@ -82,7 +84,8 @@ TEST(BeamSearch, AgreesWithTransformers) {
       for (size_t n = 0; n < want.size(); ++n) {
         const Choice& got = answers[i].choices[n];
         EXPECT_EQ(got.ids(), ids_of(want[n])) << "answer " << n;
-        EXPECT_NEAR(score_of(got, requests[i].beams->length_penalty), wanted[i]->find("scores")->items()[n].as_number(), 2e-4) << "answer " << n;
+        EXPECT_NEAR(score_of(got, requests[i].beams->length_penalty), wanted[i]->find("scores")->items()[n].as_number(), 2e-4)
+            << "answer " << n;
         const Ids& ends = requests[i].sampling.stop_token_ids;
         const bool stopped = std::find(ends.begin(), ends.end(), got.ids().back()) != ends.end();
         EXPECT_EQ(got.finish, stopped ? FinishReason::stop : FinishReason::length);
@@ -145,10 +148,13 @@ TEST_F(Beams, SmallCacheAndOtherRequests) {
     other.beams.reset(), other.n = 1, other.seed = i;
     requests.push_back(other);
   }
-  const auto alone = load(reference_.folder, [](EngineOptions& o) { o.max_batch_size = 1, o.enable_block_reuse = false, o.overlap_scheduler = false; });
+  const auto alone = load(
+      reference_.folder, [](EngineOptions& o) { o.max_batch_size = 1, o.enable_block_reuse = false, o.overlap_scheduler = false; });
   const std::vector<Answer> want = ask(*alone, requests);
   const int64_t per_token = alone->info().kv_bytes_per_token;
-  const auto small = load(reference_.folder, [&](EngineOptions& o) { o.max_batch_size = 16, o.kv_cache_memory = per_token * 320, o.max_num_tokens = 50; });
+  const auto small = load(reference_.folder, [&](EngineOptions& o) {
+    o.max_batch_size = 16, o.kv_cache_memory = per_token * 320, o.max_num_tokens = 50;
+  });
   const std::vector<Answer> got = ask(*small, requests);
   for (size_t i = 0; i < requests.size(); ++i) EXPECT_EQ(got[i].exact_text(), want[i].exact_text()) << i;
   EXPECT_GT(small->metrics().preemptions, 0);

@@ -46,12 +46,14 @@ TEST_F(ReturnedLogits, AreThoseOfTheReference) {
       const std::vector<float>& want = prompt.outputs.at("logits").values;
       ASSERT_EQ(answers[p].prompt_logits.size(), want.size());
       double worst = 0;
-      for (size_t i = 0; i < want.size(); ++i) worst = std::max(worst, std::abs(static_cast<double>(want[i]) - answers[p].prompt_logits[i]));
+      for (size_t i = 0; i < want.size(); ++i)
+        worst = std::max(worst, std::abs(static_cast<double>(want[i]) - answers[p].prompt_logits[i]));
       EXPECT_LT(worst, 1e-3);
       const Choice& choice = answers[p].choices[0];
       ASSERT_EQ(choice.logits.size(), 12 * vocab_);
       // The first generated token comes from the prompt's last row, and each is the best of its row.
-      EXPECT_TRUE(std::equal(choice.logits.begin(), choice.logits.begin() + static_cast<ptrdiff_t>(vocab_), answers[p].prompt_logits.end() - static_cast<ptrdiff_t>(vocab_)));
+      EXPECT_TRUE(std::equal(choice.logits.begin(), choice.logits.begin() + static_cast<ptrdiff_t>(vocab_),
+                             answers[p].prompt_logits.end() - static_cast<ptrdiff_t>(vocab_)));
       for (size_t t = 0; t < 12; ++t) {
         const auto row = choice.logits.begin() + static_cast<ptrdiff_t>(t * vocab_);
         EXPECT_EQ(std::max_element(row, row + static_cast<ptrdiff_t>(vocab_)) - row, choice.tokens[t].token);
@@ -92,7 +94,8 @@ TEST_F(ReturnedLogits, RanksOfPromptTokens) {
     const auto rank_in = [&](const std::vector<float>& logits, size_t row, int32_t token) {
       const float* values = logits.data() + row * vocab_;
       int before = 0;
-      for (size_t i = 0; i < vocab_; ++i) before += values[i] > values[token] || (values[i] == values[token] && static_cast<int32_t>(i) < token);
+      for (size_t i = 0; i < vocab_; ++i)
+        before += values[i] > values[token] || (values[i] == values[token] && static_cast<int32_t>(i) < token);
       return before + 1;
     };
     EXPECT_EQ(answer.prompt[0].rank, 0);
@@ -101,7 +104,8 @@ TEST_F(ReturnedLogits, RanksOfPromptTokens) {
       for (size_t k = 0; k < 3; ++k) EXPECT_EQ(answer.prompt[i].top[k].rank, static_cast<int>(k) + 1);
     }
     const Choice& choice = answer.choices[0];
-    for (size_t i = 0; i < choice.tokens.size(); ++i) EXPECT_EQ(choice.tokens[i].rank, rank_in(choice.logits, i, choice.tokens[i].token));
+    for (size_t i = 0; i < choice.tokens.size(); ++i)
+      EXPECT_EQ(choice.tokens[i].rank, rank_in(choice.logits, i, choice.tokens[i].token));
   }
 }
 

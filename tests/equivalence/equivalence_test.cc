@@ -29,16 +29,19 @@ bool some_cached(const std::vector<Answer>& answers, const EngineMetrics&) {
 }
 
 constexpr Feature kFeatures[] = {
-    {"batch", [](Arrangement& s) { s.options.max_batch_size = 1; }, [](Arrangement& s, const ModelInfo&) { s.options.max_batch_size = 16; }},
+    {"batch", [](Arrangement& s) { s.options.max_batch_size = 1; },
+     [](Arrangement& s, const ModelInfo&) { s.options.max_batch_size = 16; }},
     {"chunked_prefill", [](Arrangement& s) { s.options.enable_chunked_prefill = false; },
-     [](Arrangement& s, const ModelInfo&) { s.options.enable_chunked_prefill = true, s.options.max_num_tokens = 48, s.options.max_batch_size = 8; }},
+     [](Arrangement& s, const ModelInfo&) {
+       s.options.enable_chunked_prefill = true, s.options.max_num_tokens = 48, s.options.max_batch_size = 8;
+     }},
     {"small_chunks", [](Arrangement&) {},
-     [](Arrangement& s, const ModelInfo&) { s.options.enable_chunked_prefill = true, s.options.max_num_tokens = 17, s.options.max_batch_size = 5; }},
+     [](Arrangement& s, const ModelInfo&) {
+       s.options.enable_chunked_prefill = true, s.options.max_num_tokens = 17, s.options.max_batch_size = 5;
+     }},
     // No step is that short, so prompts come in the smallest pieces.
     {"step_time", [](Arrangement&) {},
-     [](Arrangement& s, const ModelInfo&) {
-       s.options.max_step_ms = 0.001, s.options.enable_chunked_prefill = true;
-     },
+     [](Arrangement& s, const ModelInfo&) { s.options.max_step_ms = 0.001, s.options.enable_chunked_prefill = true; },
      [](const std::vector<Answer>&, const EngineMetrics& m) { return m.prefill_budget == 16; }},
     {"block_reuse", [](Arrangement& s) { s.options.enable_block_reuse = false; },
      [](Arrangement& s, const ModelInfo&) { s.options.enable_block_reuse = true, s.options.max_batch_size = 4; }, some_cached},
@@ -54,11 +57,14 @@ constexpr Feature kFeatures[] = {
     {"preemption", [](Arrangement&) {},
      [](Arrangement& s, const ModelInfo& info) {
        s.options.max_batch_size = 24, s.options.tokens_per_block = 16;
-       s.options.kv_cache_memory = info.kv_bytes_per_token * (info.architecture == "MistralForCausalLM" ? 224 : 320);  // windows hold less
+       s.options.kv_cache_memory =
+           info.kv_bytes_per_token * (info.architecture == "MistralForCausalLM" ? 224 : 320);  // windows hold less
      },
      [](const std::vector<Answer>&, const EngineMetrics& m) { return m.preemptions > 0; }},
-    {"cancelled_mates", [](Arrangement&) {}, [](Arrangement& s, const ModelInfo&) { s.options.max_batch_size = 8, s.ask.cancelled_mates = 4; }},
-    {"arrival", [](Arrangement&) {}, [](Arrangement& s, const ModelInfo&) { s.options.max_batch_size = 8, s.ask.together = false, s.ask.backwards = true; }},
+    {"cancelled_mates", [](Arrangement&) {},
+     [](Arrangement& s, const ModelInfo&) { s.options.max_batch_size = 8, s.ask.cancelled_mates = 4; }},
+    {"arrival", [](Arrangement&) {},
+     [](Arrangement& s, const ModelInfo&) { s.options.max_batch_size = 8, s.ask.together = false, s.ask.backwards = true; }},
 };
 
 struct Case {

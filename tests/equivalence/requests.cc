@@ -81,7 +81,8 @@ void choose_changes(Dice& dice, Request& request) {
 // Of the example plugin, examples/logits_processor.
 void choose_processors(Dice& dice, Request& request) {
   const std::string some = std::to_string(dice.below(300)), other = std::to_string(dice.below(300));
-  const ProcessorChoice ban{"ban_tokens", "{\"tokens\": [" + some + ", " + other + "]}"}, force{"force_tokens", "{\"tokens\": [301, 302]}"};  // no stop tokens
+  const ProcessorChoice ban{"ban_tokens", "{\"tokens\": [" + some + ", " + other + "]}"},
+      force{"force_tokens", "{\"tokens\": [301, 302]}"};  // no stop tokens
   switch (dice.below(3)) {
     case 0: request.sampling.logits_processors = {ban}; break;
     case 1: request.sampling.logits_processors = {force}; break;
@@ -97,7 +98,8 @@ void choose_beams(Dice& dice, Request& request) {
   request.max_tokens = std::min(*request.max_tokens, 10);
   s.min_tokens = std::min(s.min_tokens, *request.max_tokens);
   request.n = dice.pick({1, 2});
-  request.beams = BeamSpec{dice.pick({2, 3}), dice.pick({0.0f, 1.0f}), dice.pick({EarlyStopping::no, EarlyStopping::yes, EarlyStopping::never})};
+  request.beams = BeamSpec{dice.pick({2, 3}), dice.pick({0.0f, 1.0f}),
+                           dice.pick({EarlyStopping::no, EarlyStopping::yes, EarlyStopping::never})};
 }
 
 }  // namespace
@@ -118,7 +120,8 @@ std::vector<Request> mixed_requests(const ReferenceCase& reference, int count, u
     choose_changes(dice, request);
     if (request.guide.kind == GuideSpec::Kind::none && more.chance(20)) choose_processors(more, request);
     if (more.chance(12)) choose_beams(more, request);
-    else if (more.chance(10)) request.sampling.context_logits = more.chance(50), request.sampling.generation_logits = more.chance(70);
+    else if (more.chance(10))
+      request.sampling.context_logits = more.chance(50), request.sampling.generation_logits = more.chance(70);
   }
   return requests;
 }

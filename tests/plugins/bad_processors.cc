@@ -49,9 +49,12 @@ void forbid_all(weft_logits_row* row) {
 }
 
 const weft_logits_processor kProcessors[] = {
-    {"fail_at_third", create, fail_at_third, nullptr, nullptr}, {"fail_odd_prompts", create, nullptr, fail_odd_prompts, nullptr},
-    {"throw_at_third", create, throw_at_third, nullptr, nullptr}, {"nan_at_third", create, nan_at_third, nullptr, nullptr},
-    {"infinite", create, nullptr, infinite, nullptr},           {"forbid_all", create, forbid_all, nullptr, nullptr},
+    {"fail_at_third", create, fail_at_third, nullptr, nullptr},
+    {"fail_odd_prompts", create, nullptr, fail_odd_prompts, nullptr},
+    {"throw_at_third", create, throw_at_third, nullptr, nullptr},
+    {"nan_at_third", create, nan_at_third, nullptr, nullptr},
+    {"infinite", create, nullptr, infinite, nullptr},
+    {"forbid_all", create, forbid_all, nullptr, nullptr},
     {"refuse", refuse_without_reason, forbid_all, nullptr, nullptr},
 };
 #ifdef WRONG_ABI

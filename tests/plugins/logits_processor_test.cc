@@ -1,6 +1,6 @@
-// Logits processors from real shared objects, in the engine: they do what they should with both samplers, to their own request alone,
-// whatever runs beside it; and what a plugin does wrong stays with its request. What banning a token must give is known
-// from bad_words, what forcing must give is known from the list.
+// Logits processors from real shared objects, in the engine: they do what they should with both samplers, to their own request
+// alone, whatever runs beside it; and what a plugin does wrong stays with its request. What banning a token must give is known from
+// bad_words, what forcing must give is known from the list.
 #include <gtest/gtest.h>
 
 #include "sampling/logits_processor.h"
@@ -111,7 +111,8 @@ TEST_F(Plugins, OthersAreNotTouched) {
     const float temperature = i % 3 == 0 ? 0.0f : 1.0f;
     if (i % 4 == 1) requests.push_back(request(i, temperature, {choice("ban_tokens", {1, 2, 3, static_cast<int32_t>(i)})}));
     else if (i % 4 == 2) requests.push_back(request(i, temperature, {choice("force_tokens", {9, static_cast<int32_t>(i), 40})}));
-    else if (i % 4 == 3) requests.push_back(request(i, temperature, {choice("force_tokens", {8}), choice("ban_tokens", {4, 5, 6, 7})}));
+    else if (i % 4 == 3)
+      requests.push_back(request(i, temperature, {choice("force_tokens", {8}), choice("ban_tokens", {4, 5, 6, 7})}));
     else requests.push_back(request(i, temperature));
   }
   EngineOptions alone = options({TOKEN_LISTS});
@@ -143,7 +144,8 @@ TEST_F(Plugins, AFailureStaysWithItsRequest) {
   even.prompt_token_ids->resize(4);
   requests.push_back(even);
   const std::vector<Answer> got = ask(*engine, requests);
-  const char* const want[] = {"no third token", "it threw: out of luck", "not a number", "not a number", "no token is allowed", "\"fail_odd_prompts\": xxx"};
+  const char* const want[] = {"no third token", "it threw: out of luck", "not a number",
+                              "not a number",   "no token is allowed",   "\"fail_odd_prompts\": xxx"};
   for (size_t i = 0; i < std::size(want); ++i) {
     EXPECT_NE(got[3 * i].error.find(want[i]), std::string::npos) << i << ": " << got[3 * i].error;
     EXPECT_EQ(got[3 * i].choices[0].finish, FinishReason::error);
@@ -167,7 +169,8 @@ TEST_F(Plugins, WrongSelectionsAreNamed) {
   const Error unknown = error_of({choice("ban_tokens", {1}), choice("bann_tokens", {1})});
   EXPECT_EQ(unknown.code(), Code::invalid_argument);
   EXPECT_EQ(unknown.param(), "logits_processors[1].name");
-  EXPECT_NE(unknown.message().find("\"bann_tokens\" is loaded; there are \"ban_tokens\", \"force_tokens\""), std::string::npos) << unknown.message();
+  EXPECT_NE(unknown.message().find("\"bann_tokens\" is loaded; there are \"ban_tokens\", \"force_tokens\""), std::string::npos)
+      << unknown.message();
   const Error params = error_of({{"ban_tokens", "{\"token\":3}"}});
   EXPECT_EQ(params.param(), "logits_processors[0].params");
   EXPECT_NE(params.message().find("\"ban_tokens\": params must be"), std::string::npos) << params.message();
@@ -196,7 +199,9 @@ class Shift : public LogitsProcessorKind {
     }
   };
   const std::string& name() const override { return name_; }
-  Result<std::shared_ptr<LogitsProcessor>> create(const std::string&, int) const override { return std::shared_ptr<LogitsProcessor>(std::make_shared<Add>()); }
+  Result<std::shared_ptr<LogitsProcessor>> create(const std::string&, int) const override {
+    return std::shared_ptr<LogitsProcessor>(std::make_shared<Add>());
+  }
 
  private:
   std::string name_ = "shift";
