@@ -3,7 +3,7 @@
 //   {"name": "ban_tokens", "params": {"tokens": [7, 9]}}     never generates these tokens; works row by row
 //   {"name": "force_tokens", "params": {"tokens": [5, 6]}}   begins with exactly these; works on a whole step's rows
 //
-// Try it:  weft run MODEL --logits-processor build/release/plugins/token_lists.so ... , or see README.md beside this file.
+// README.md beside this file shows how to load and select them.
 #include <cctype>
 #include <cmath>
 #include <cstdio>

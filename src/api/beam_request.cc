@@ -5,7 +5,7 @@
 namespace weft {
 
 BeamRequest::BeamRequest(EngineCore& core, Setup setup, std::shared_ptr<RunningRequest> answer)
-    : core_(core), setup_(std::move(setup)), answer_(std::move(answer)), search_(setup_.beams) {
+    : core_(core), setup_(std::move(setup)), arrival_step_(core.steps()), answer_(std::move(answer)), search_(setup_.beams) {
   if (setup_.grammar) grammars_.push_back(setup_.grammar->clone());
 }
 
@@ -33,6 +33,7 @@ Status BeamRequest::submit_step() {
     submission.sequence.output = beams[i].tokens;
     submission.sequence.sampling = params;
     submission.sequence.priority = setup_.priority;
+    submission.sequence.arrival_step = arrival_step_;
     submission.sequence.cache = setup_.cache;
     if (!grammars_.empty()) submission.grammar = grammars_[i]->clone();
     submission.sink = [self = shared_from_this(), i](const SequenceOutput& output) { return self->on_output(i, output); };

@@ -213,6 +213,11 @@ void EngineCore::worker_loop() {
   }
 }
 
+int64_t EngineCore::steps() const {
+  const std::lock_guard lock(mutex_);
+  return static_cast<int64_t>(scheduler_.steps());
+}
+
 CoreMetrics EngineCore::metrics() const {
   const std::lock_guard lock(mutex_);
   CoreMetrics metrics{scheduler_.metrics(), {}, step_seconds_, idle_gap_seconds_, sample_seconds_};

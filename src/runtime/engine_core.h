@@ -70,6 +70,8 @@ class EngineCore {
   void release();
 
   CoreMetrics metrics() const;
+  // Steps since the start: the time by which sequences age.
+  int64_t steps() const;
   // And the id of the next event to come; ids that are missing in between were lost.
   std::pair<std::vector<CacheEvent>, uint64_t> take_cache_events();
   const Model& model() const { return worker_->model(); }

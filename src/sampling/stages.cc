@@ -48,9 +48,12 @@ void forbid_repeated_ngrams(std::span<float> logits, int n, std::span<const int3
 }
 
 void forbid_ends(std::span<float> logits, const SamplingParams& params) {
-  for (const std::vector<int32_t>* ids : {&params.stop_token_ids, &params.eos_token_ids})
-    for (int32_t id : *ids)
+  const auto forbid = [&](const std::vector<int32_t>& ids) {
+    for (int32_t id : ids)
       if (id >= 0 && id < static_cast<int32_t>(logits.size())) logits[id] = kForbidden;
+  };
+  forbid(params.stop_token_ids);
+  if (!params.ignore_eos) forbid(params.eos_token_ids);  // else they end nothing
 }
 
 // Occurrences in the output, drafts included, of a token that was seen.

@@ -31,9 +31,9 @@ int most_outputs(const NewSequence& sequence, int max_seq_len) {
 }
 
 // Strict priorities leave room for every arrival step that can occur.
-int64_t rank_of(int priority, uint64_t arrival_step, int aging_steps) {
+int64_t rank_of(int priority, int64_t arrival_step, int aging_steps) {
   if (aging_steps == 0) return -static_cast<int64_t>(priority) * (int64_t{1} << 31);
-  return static_cast<int64_t>(arrival_step) - static_cast<int64_t>(priority) * aging_steps;
+  return arrival_step - static_cast<int64_t>(priority) * aging_steps;
 }
 
 }  // namespace
@@ -110,7 +110,8 @@ Result<SequenceId> Scheduler::add(NewSequence request) {
   Sequence& sequence = *owner;
   sequence.id = SequenceId{next_id_++};
   sequence.priority = request.priority;
-  sequence.rank = rank_of(request.priority, metrics_.steps, options_.aging_steps);
+  sequence.rank = rank_of(request.priority, request.arrival_step >= 0 ? request.arrival_step : static_cast<int64_t>(metrics_.steps),
+                          options_.aging_steps);
   sequence.task = request.task;
   sequence.score_rows = request.score_rows;
   sequence.whole = request.whole, sequence.guided = request.guided;

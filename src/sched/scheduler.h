@@ -55,6 +55,7 @@ struct NewSequence {
   std::vector<int32_t> output;  // tokens generated elsewhere (a beam's); max_tokens, penalties and the like count them as generated
   std::shared_ptr<const SamplingParams> sampling;  // may be null for score
   int priority = 0;                                // higher goes first
+  int64_t arrival_step = -1;                       // of the request that it belongs to; -1: now
   Task task = Task::generate;
   LogitRows score_rows = LogitRows::all;  // of score: all rows or the last one only
   bool whole = false;                     // the prompt must be computed in one step without the cache (encoders)
@@ -124,6 +125,7 @@ class Scheduler {
   // Positions of the last step that were no decode rows.
   int prompt_tokens_of_last_step() const { return last_prompt_tokens_; }
 
+  uint64_t steps() const { return metrics_.steps; }
   SchedulerMetrics metrics() const;
   const SchedulerOptions& options() const { return options_; }
   CacheManager& cache() { return cache_; }

@@ -185,6 +185,7 @@ NewSequence Simulation::random_sequence() {
   }
   sampling->context_logits = chance(0.1), sampling->generation_logits = chance(0.1);
   s.priority = chance(0.2) ? between(0, 2) : 1;
+  if (chance(0.1)) s.arrival_step = std::max<int64_t>(0, static_cast<int64_t>(scheduler_->steps()) - between(0, 60));
   s.guided = chance(0.2);
   if (chance(0.1)) {
     s.task = Task::score;
@@ -208,7 +209,8 @@ void Simulation::add() {
     EXPECT_EQ(id.error().code(), Code::invalid_argument);
     return;
   }
-  const int64_t steps = static_cast<int64_t>(scheduler_->metrics().steps), priority = expectation.request.priority;
+  const int64_t arrived = expectation.request.arrival_step, priority = expectation.request.priority;
+  const int64_t steps = arrived >= 0 ? arrived : static_cast<int64_t>(scheduler_->steps());
   expectation.rank = options_.aging_steps == 0 ? -priority * (int64_t{1} << 31) : steps - priority * options_.aging_steps;
   alive_.emplace(static_cast<uint64_t>(*id), std::move(expectation));
 }

@@ -230,7 +230,7 @@ void FakeEngine::emit(Running& running, int32_t token, const std::string& text, 
   const auto info = [](int32_t id, int alternatives) {
     TokenInfo token_info;
     token_info.token = id;
-    if (alternatives >= 0) token_info.logprob = -0.25f;
+    if (alternatives >= 0) token_info.logprob = -0.25f, token_info.rank = 2;
     for (int i = 0; i < alternatives; ++i) token_info.top.push_back({(id + i) % 256, -0.25f - 0.5f * static_cast<float>(i)});
     return token_info;
   };
