@@ -202,6 +202,9 @@ std::vector<Subcommand> add_commands(CLI::App& app, Arguments& a) {
 
   CLI::App* inspect = add(Command::inspect, "inspect", "What a model is and what of it fits in this machine", true);
   inspect->add_flag("--json", a.json, "Print JSON");
+  CLI::App* models = app.add_subcommand("models", "The architectures that this build runs, as a table");
+  models->add_flag("--json", a.json, "Print JSON");
+  all.push_back({Command::models, models});
   add(Command::plan, "plan", "Print the recorded step plan", true);
 
   CLI::App* serve = add(Command::serve, "serve", "Serve the OpenAI-compatible API over HTTP", true);

@@ -13,7 +13,7 @@
 
 namespace weft {
 
-enum class Command : unsigned char { run, chat, batch, score, bench, inspect, plan, serve };
+enum class Command : unsigned char { run, chat, batch, score, bench, inspect, models, plan, serve };
 
 struct Arguments {
   Command command = Command::run;

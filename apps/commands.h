@@ -23,6 +23,7 @@ Status score_command(const Arguments& arguments, const EngineLoader& load);
 Status bench_command(const Arguments& arguments, const EngineLoader& load);
 Status bench_details(const Arguments& arguments, const EngineLoader& load);  // of bench_command, with --details
 Status inspect_command(const Arguments& arguments);
+Status models_command(const Arguments& arguments);
 Status plan_command(const Arguments& arguments, const EngineLoader& load);
 Status serve_command(const Arguments& arguments, const EngineLoader& load);
 

@@ -16,6 +16,7 @@ Status dispatch(const Arguments& arguments, const EngineLoader& load) {
     case Command::score: return score_command(arguments, load);
     case Command::bench: return bench_command(arguments, load);
     case Command::inspect: return inspect_command(arguments);
+    case Command::models: return models_command(arguments);
     case Command::plan: return plan_command(arguments, load);
     case Command::serve: return serve_command(arguments, load);
   }

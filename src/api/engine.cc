@@ -12,6 +12,7 @@
 
 #include "api/beam_request.h"
 #include "api/running_request.h"
+#include "api/scores.h"
 #include "base/log.h"
 #include "grammar/grammar.h"
 #include "runtime/engine_core.h"
@@ -184,7 +185,8 @@ class CoreEngine : public Engine {
   CoreEngine(std::unique_ptr<EngineCore> core, TextSide text, EngineOptions options, ModelInfo info)
       : core_(std::move(core)), text_(std::move(text)), options_(std::move(options)), info_(std::move(info)),
         defaults_(default_sampling_of(core_->model().checkpoint->generation_config(), info_.vocab_size)) {
-    if (text_.tokenizer)
+    if (text_.tokenizer) step_separator_ = text_.tokenizer->find_token("<extra_0>").value_or(-1);
+    if (text_.tokenizer && info_.generative)
       grammars_ = std::make_unique<GrammarFactory>(text_.tokenizer->handle(), info_.vocab_size, core_->model().eos_token_ids);
   }
   ~CoreEngine() override { core_.reset(); }
@@ -257,6 +259,7 @@ class CoreEngine : public Engine {
   const EngineOptions options_;
   const ModelInfo info_;
   const SamplingParams defaults_;
+  int32_t step_separator_ = -1;  // of process reward models
   std::unique_ptr<GrammarFactory> grammars_;
 
   mutable std::mutex mutex_;  // guards what follows; never held while calling the core or a sink
@@ -437,7 +440,10 @@ std::optional<Error> CoreEngine::start_beams(const Request& request, const std::
 }
 
 Result<RequestId> CoreEngine::submit_score(Request request, ScoreSink sink) {
-  WEFT_TRY(std::vector<int32_t> prompt, prompt_tokens(request));
+  WEFT_TRY(std::vector<int32_t> tokens, prompt_tokens(request));
+  const Plan& plan = core_->model().plan;
+  WEFT_TRY(ScorePrompt whole, score_prompt(request, std::move(tokens), text_.tokenizer.get(), plan));
+  const std::vector<int32_t> prompt = std::move(whole.tokens);
   WEFT_RETURN_IF_ERROR(check_prompt(request, prompt));
   RequestId id = 0;
   auto active = std::make_shared<Active>();
@@ -451,9 +457,12 @@ Result<RequestId> CoreEngine::submit_score(Request request, ScoreSink sink) {
   Submission submission;
   submission.sequence.prompt = prompt;
   submission.sequence.task = Task::score;
+  submission.sequence.score_rows = score_rows(plan.head);
+  submission.sequence.whole = !plan.local_groups.empty();
+  submission.sequence.token_types = std::move(whole.types);
   submission.sequence.priority = request.priority;
   submission.sequence.cache = cache_identity(request);
-  submission.sink = [this, id, sink = std::move(sink), prompt, rows = std::vector<float>()](const SequenceOutput& output) mutable {
+  submission.sink = [this, id, &plan, sink = std::move(sink), prompt, rows = std::vector<float>()](const SequenceOutput& output) mutable {
     rows.insert(rows.end(), output.outputs.begin(), output.outputs.end());
     if (output.reason == FinishReason::none) return true;
     {
@@ -466,11 +475,7 @@ Result<RequestId> CoreEngine::submit_score(Request request, ScoreSink sink) {
       sink(Error(Code::internal, output.error));
       return false;
     }
-    ScoreResult result;
-    const auto tokens = static_cast<int64_t>(prompt.size());
-    result.tensors["input_ids"] = {{tokens}, std::vector<int64_t>(prompt.begin(), prompt.end())};
-    result.tensors["logits"] = {{tokens, static_cast<int64_t>(rows.size()) / tokens}, std::move(rows)};
-    sink(std::move(result));
+    sink(score_result(prompt, std::move(rows), plan.output.cols, plan.head, step_separator_));
     return false;
   };
   auto added = core_->submit(std::move(submission));
@@ -572,6 +577,7 @@ Result<std::unique_ptr<Engine>> Engine::load(const std::string& path, const Engi
   info.parameters = model.weights.parameters, info.weight_bytes = model.weights.bytes;
   info.kv_bytes_per_token = model.kv_bytes_per_token(), info.kv_cache_bytes = core.cache_bytes;
   info.dtype = model.form == kernels::WeightForm::f32 ? "float32" : "bfloat16", info.isa = model.table->isa, info.threads = threads;
+  if (model.plan.head == HeadKind::classify_first) info.labels = label_names(model.checkpoint->config());
   info.generative = model.plan.head == HeadKind::lm, info.has_chat_template = text.chat_template != nullptr;
   WEFT_TRY(std::unique_ptr<EngineCore> running, EngineCore::create(std::move(model), std::move(team), core));
   info.max_seq_len = running->options().max_seq_len;

@@ -161,6 +161,15 @@ struct KvCacheEvents {
   uint64_t next_id = 0;              // of the next event to come
 };
 
+// An architecture that this build runs.
+struct SupportedArchitecture {
+  std::string name;      // config.json's architectures[0]
+  std::string gives;     // "text", "classes of a text or a pair", ...
+  std::string example;   // a published checkpoint
+  std::string features;  // what sets it apart
+};
+std::vector<SupportedArchitecture> supported_architectures();
+
 using RequestId = uint64_t;
 // Called on the engine's thread (or on the submitting thread for errors found at once); must return quickly and not throw.
 using EventSink = std::function<void(const Event&)>;

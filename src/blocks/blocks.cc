@@ -7,7 +7,7 @@ namespace {
 
 std::vector<TensorRows> biases(std::initializer_list<std::pair<Scope, int>> sources) {
   std::vector<TensorRows> list;
-  for (const auto& [scope, rows] : sources) list.push_back({scope.path() + ".bias", 0, rows, rows});
+  for (const auto& [scope, rows] : sources) list.push_back({scope.path() + ".bias", 0, rows});
   return list;
 }
 
@@ -67,6 +67,14 @@ BlockFn gated_mlp_with(MlpOptions o) {
   return [o](PlanBuilder& b, Scope w, int, Value x) { return gated_mlp(b, w, x, o); };
 }
 
+BlockFn experts_with(ExpertsOptions o) {
+  return [o = std::move(o)](PlanBuilder& b, Scope w, int, Value x) { return experts(b, w, x, o); };
+}
+
+BlockFn latent_attention_with(LatentAttentionOptions o) {
+  return [o = std::move(o)](PlanBuilder& b, Scope w, int, Value x) { return latent_attention(b, w, x, o); };
+}
+
 Value pre_norm_layer(PlanBuilder& b, Scope w, int layer, Value x, const DecoderRecipe& r) {
   x = b.add(x, r.attention(b, w / "self_attn", layer, norm(b, w / "input_layernorm", x, r.norm)));
   return b.add(x, r.mlp(b, w / "mlp", layer, norm(b, w / "post_attention_layernorm", x, r.norm)));
@@ -86,19 +94,36 @@ Matrix output_matrix(Scope root, const DecoderRecipe& r) {
   return {.sources = {whole(w, r.vocab)}, .k = r.hidden, .shard = Shard::columns};
 }
 
+// Only rows whose output is wanted go through the last norm and the head.
+Value last_norm(PlanBuilder& b, Scope root, Value x, const DecoderRecipe& r) { return norm(b, root / r.body / "norm", b.select(x), r.norm); }
+
 }  // namespace
 
-void lm_head(PlanBuilder& b, Scope root, Value x, const DecoderRecipe& r) {
-  b.set_output(b.linear(x, output_matrix(root, r)), HeadKind::lm);
+Value embed_tokens(PlanBuilder& b, Scope root, const DecoderRecipe& r) {
+  if (r.tied_embeddings) return b.embed_tied(b.matrix(output_matrix(root, r)), r.embed_scale);
+  return b.embed(root / r.body / "embed_tokens", r.embed_rows > 0 ? r.embed_rows : r.vocab, r.hidden, r.embed_scale);
 }
 
-void build_decoder(PlanBuilder& b, Scope root, const DecoderRecipe& r) {
-  const Scope body = root / r.body;
-  Value x = r.tied_embeddings ? b.embed_tied(b.matrix(output_matrix(root, r)), r.embed_scale)
-                              : b.embed(body / "embed_tokens", r.vocab, r.hidden, r.embed_scale);
-  for (int i = 0; i < r.layers; ++i) x = r.layer(b, body / "layers" / i, i, x, r);
-  // Only rows whose output is wanted go through the last norm and the head.
-  r.head(b, root, norm(b, body / "norm", b.select(x), r.norm), r);
+void lm_head(PlanBuilder& b, Scope root, Value x, const DecoderRecipe& r) {
+  if (r.tied_embeddings) b.ignore(root / "lm_head");  // some tied files carry a copy
+  b.set_output(b.linear(last_norm(b, root, x, r), output_matrix(root, r)), HeadKind::lm);
+}
+
+HeadFn score_head(HeadKind kind, int labels) {
+  return [kind, labels](PlanBuilder& b, Scope root, Value x, const DecoderRecipe& r) {
+    const Scope first = root / "score" / 0, second = root / "score" / 2;
+    b.ignore(root / "lm_head");
+    x = b.linear(last_norm(b, root, x, r), {.sources = {whole(first, r.hidden)}, .biases = biases({{first, r.hidden}}), .k = r.hidden});
+    x = b.activate(x, kernels::Activation::relu, false);
+    b.set_output(b.linear(x, {.sources = {whole(second, labels)}, .biases = biases({{second, labels}}), .k = r.hidden}), kind);
+  };
+}
+
+void build_model(PlanBuilder& b, const DecoderRecipe& r) {
+  const Scope root(r.root), layers = root / r.body / r.layer_list;
+  Value x = r.embed(b, root, r);
+  for (int i = 0; i < r.layers; ++i) x = r.layer(b, layers / i, i, x, r);
+  r.head(b, root, x, r);
 }
 
 }  // namespace weft::blocks

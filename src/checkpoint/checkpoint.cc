@@ -2,6 +2,7 @@
 #include "checkpoint/checkpoint.h"
 
 #include <algorithm>
+#include <cstring>
 #include <filesystem>
 #include <set>
 
@@ -38,8 +39,11 @@ Result<int> CheckpointBuilder::map(const std::string& path) {
 }
 
 Status CheckpointBuilder::add(TensorInfo tensor) {
-  std::string name = tensor.name;
-  if (!checkpoint->tensors_.emplace(name, std::move(tensor)).second)
+  std::string& name = tensor.name;
+  // Old BERT files call a layer norm's weight and bias by their letters in the paper.
+  for (const auto& [old_end, end] : {std::pair("LayerNorm.gamma", "LayerNorm.weight"), std::pair("LayerNorm.beta", "LayerNorm.bias")})
+    if (name.ends_with(old_end)) name.replace(name.size() - std::strlen(old_end), std::string::npos, end);
+  if (!checkpoint->tensors_.try_emplace(name, tensor).second)
     return fail(Code::data_corrupt, "tensor ", name, " is there twice");
   return {};
 }

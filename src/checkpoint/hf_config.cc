@@ -4,6 +4,8 @@
 #include <cmath>
 #include <optional>
 
+#include "checkpoint/checkpoint.h"
+
 namespace weft {
 
 namespace {
@@ -36,6 +38,7 @@ struct HfConfig::Shared {
   Json document;
   std::string where;
   std::optional<Error> error;
+  const Checkpoint* checkpoint = nullptr;
 };
 
 HfConfig::HfConfig(Json document, std::string where)
@@ -46,6 +49,18 @@ HfConfig::HfConfig(Json document, std::string where)
 
 HfConfig::HfConfig(std::shared_ptr<Shared> shared, const Json* node, std::string prefix)
     : shared_(std::move(shared)), node_(node), prefix_(std::move(prefix)) {}
+
+HfConfig HfConfig::of(const Checkpoint& checkpoint) {
+  HfConfig config(checkpoint.config());
+  config.shared_->checkpoint = &checkpoint;
+  return config;
+}
+
+int HfConfig::tensor_rows(std::string_view tensor, int absent) const {
+  const TensorInfo* found = shared_->checkpoint ? shared_->checkpoint->find(tensor) : nullptr;
+  if (!found || found->shape.empty() || found->shape[0] < 1 || found->shape[0] > kMaxCount) return absent;
+  return static_cast<int>(found->shape[0]);
+}
 
 const Json* HfConfig::value(std::string_view key) const {
   const Json* at = node_;
@@ -282,7 +297,7 @@ void read_scaling(const HfConfig& s, const HfConfig& whole, RopeConfig& rope) {
     rope.low_freq_factor = s.positive("low_freq_factor");
     rope.high_freq_factor = s.positive("high_freq_factor");
     rope.original_max_positions = s.positions("original_max_position_embeddings");
-    if (!(rope.low_freq_factor < rope.high_freq_factor)) s.reject("low_freq_factor", "but must be below high_freq_factor");
+    if (!(rope.low_freq_factor <= rope.high_freq_factor)) s.reject("low_freq_factor", "but must not be above high_freq_factor");
   } else if (kind == "yarn") {
     rope.scaling = RopeConfig::Scaling::yarn;
     rope.factor = factor();

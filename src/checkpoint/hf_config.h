@@ -16,6 +16,8 @@
 
 namespace weft {
 
+class Checkpoint;
+
 // How a layer's attention is limited, as `layer_types` names it: full_attention, sliding_attention, chunked_attention.
 enum class LayerKind : uint8_t { full, window, chunk };
 
@@ -32,6 +34,8 @@ class HfConfig {
 
   // `where` names the document in messages.
   explicit HfConfig(Json document, std::string where = "config.json");
+  // The config of a checkpoint, which also knows the checkpoint's tensors.
+  static HfConfig of(const Checkpoint& checkpoint);
 
   bool has(std::string_view key) const { return value(key) != nullptr; }
   const Json* value(std::string_view key) const;  // null if absent or null
@@ -70,6 +74,9 @@ class HfConfig {
   std::string architecture() const;
   // `dtype` or `torch_dtype` without "torch."; "" if absent.
   std::string dtype() const;
+  // The first extent of a tensor, for the few sizes that configurations leave out; `absent` where the checkpoint is not at hand or has
+  // no such tensor.
+  int tensor_rows(std::string_view tensor, int absent) const;
   // Token ids, a single one or a list; negative ones (meaning "none") are left out. Empty if absent.
   std::vector<int> token_ids(std::string_view key) const;
   std::vector<int> eos_token_ids() const { return token_ids("eos_token_id"); }

@@ -20,7 +20,7 @@ struct RopeConfig {
   double partial_rotary_factor = 1.0;                    // share of the head that turns, in (0, 1]
   double factor = 1.0;                                   // finite and >= 1
   int original_max_positions = 0;                        // llama3 and yarn; yarn falls back to max_position_embeddings
-  double low_freq_factor = 1.0, high_freq_factor = 4.0;  // llama3; low < high
+  double low_freq_factor = 1.0, high_freq_factor = 4.0;  // llama3; low <= high
   double beta_fast = 32.0, beta_slow = 1.0;              // yarn; fast > slow > 0
   std::optional<double> mscale, mscale_all_dim, attention_factor;
   bool truncate = true;       // yarn: round the ramp's bounds to whole dimensions

@@ -24,4 +24,9 @@ struct CacheSpec {
   bool operator==(const CacheSpec&) const = default;
 };
 
+// Numbers that a token takes per layer and head.
+constexpr int values_per_token(const CacheSpec& spec) {
+  return spec.kind == CacheSpec::Kind::latent ? spec.k_dim : spec.k_dim + spec.v_dim;
+}
+
 }  // namespace weft

@@ -19,7 +19,7 @@ enum class TokenSource : uint8_t {
   slot,  // the token that the slot's last step sampled (the host may not know it yet)
 };
 
-enum class LogitRows : uint8_t { none, last, all };
+enum class LogitRows : uint8_t { none, first, last, all };
 
 // Opens a slot for a sequence that starts (or resumes after a preemption: then `output` is not empty).
 struct SlotOpen {
@@ -27,6 +27,7 @@ struct SlotOpen {
   std::shared_ptr<const SamplingParams> sampling;
   std::vector<int32_t> prompt;
   std::vector<int32_t> output;  // tokens generated before the slot was opened
+  std::vector<int32_t> token_types;  // of the prompt (encoders); empty: zeros
 };
 
 struct BlockCopy {

@@ -132,7 +132,8 @@ size_t cache_values_offset_bytes(const CacheSpec& spec, int tokens_per_block) {
 
 size_t cache_layer_bytes(const CacheSpec& spec, int tokens_per_block) {
   const size_t tiles = static_cast<size_t>(tiles_per_block(tokens_per_block)) * static_cast<size_t>(spec.kv_heads);
-  return (cache_values_offset_bytes(spec, tokens_per_block) + tiles * value_tile_bytes(spec.dtype, spec.v_dim) + 63) / 64 * 64;
+  const size_t values = spec.kind == CacheSpec::Kind::latent ? 0 : tiles * value_tile_bytes(spec.dtype, spec.v_dim);
+  return (cache_values_offset_bytes(spec, tokens_per_block) + values + 63) / 64 * 64;
 }
 
 }  // namespace weft::kernels

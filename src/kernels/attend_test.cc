@@ -16,6 +16,7 @@ struct Case {
   int window = 0, chunk = 0;
   Mask mask = Mask::causal;
   DType dtype = DType::f32;
+  bool latent = false;  // the values are the first v_dim elements of the keys
 };
 
 // One sequence of `tokens` positions; its queries are computed in steps of the given sizes, as chunked prefill and decode would.
@@ -26,24 +27,26 @@ struct Sequence {
     q = random_floats(static_cast<size_t>(s.tokens) * s.heads * s.k_dim, 11);
     k = random_floats(static_cast<size_t>(s.tokens) * s.kv_heads * s.k_dim, 12);
     v = random_floats(static_cast<size_t>(s.tokens) * s.kv_heads * s.v_dim, 13);
+    if (s.latent)
+      for (int j = 0; j < s.tokens; ++j) std::copy_n(k.begin() + static_cast<ptrdiff_t>(j) * s.k_dim, s.v_dim, v.begin() + static_cast<ptrdiff_t>(j) * s.v_dim);
   }
 
   std::vector<float> run(const CpuTable& table, const std::vector<int>& steps, int tokens_per_block, int parts, int threads) const {
     const Case& s = setup;
-    const CacheSpec spec{.kv_heads = s.kv_heads, .k_dim = s.k_dim, .v_dim = s.v_dim, .dtype = s.dtype};
+    const CacheSpec spec{.kind = s.latent ? CacheSpec::Kind::latent : CacheSpec::Kind::full, .kv_heads = s.kv_heads, .k_dim = s.k_dim, .v_dim = s.v_dim, .dtype = s.dtype};
     const int blocks = (s.tokens + tokens_per_block - 1) / tokens_per_block;
     const size_t stride = cache_layer_bytes(spec, tokens_per_block);
     // Stale memory is NaN: nothing of it may show.
     std::vector<std::byte> memory(stride * static_cast<size_t>(blocks + 1) + 64, std::byte{0xff});
     std::byte* base = memory.data() + (64 - reinterpret_cast<uintptr_t>(memory.data()) % 64) % 64;
-    const CacheView cache{base, stride, tokens_per_block, s.dtype, s.kv_heads, s.k_dim, s.v_dim};
+    const CacheView cache{base, stride, tokens_per_block, s.dtype, s.kv_heads, s.k_dim, s.v_dim, s.latent};
     std::vector<int32_t> table_of_blocks(static_cast<size_t>(blocks));
     for (int b = 0; b < blocks; ++b) table_of_blocks[static_cast<size_t>(b)] = blocks - b;  // not in order
     std::vector<float> out(static_cast<size_t>(s.tokens) * s.heads * s.v_dim, NAN);
     int done = 0;
     for (int rows : steps) {
       const SequenceView view{.first_row = 0, .rows = rows, .first_position = done};
-      const AppendArgs append{k.data() + static_cast<size_t>(done) * s.kv_heads * s.k_dim, v.data() + static_cast<size_t>(done) * s.kv_heads * s.v_dim,
+      const AppendArgs append{k.data() + static_cast<size_t>(done) * s.kv_heads * s.k_dim, s.latent ? nullptr : v.data() + static_cast<size_t>(done) * s.kv_heads * s.v_dim,
                               s.kv_heads * s.k_dim, s.kv_heads * s.v_dim, cache, table_of_blocks.data(), &view, 1};
       in_parts(parts, [&](Part part) { table.append(append, rows, part); });
       AttendPlan plan;
@@ -107,6 +110,8 @@ const Case kSetups[] = {
     {.heads = 4, .kv_heads = 4, .k_dim = 20, .v_dim = 40, .tokens = 100, .chunk = 32},
     {.heads = 4, .kv_heads = 2, .k_dim = 16, .v_dim = 16, .tokens = 1100},
     {.heads = 4, .kv_heads = 2, .k_dim = 16, .v_dim = 16, .tokens = 1100, .window = 600},
+    {.heads = 5, .kv_heads = 1, .k_dim = 40, .v_dim = 32, .tokens = 90, .latent = true},
+    {.heads = 60, .kv_heads = 1, .k_dim = 22, .v_dim = 14, .tokens = 600, .latent = true},
 };
 
 TEST_P(Attend, AgreesWithDoublePrecision) {

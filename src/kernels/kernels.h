@@ -64,6 +64,7 @@ struct EmbedArgs {
 
 // y[r, n] = sum_k x[r, k] * w[n, k]  (+ bias[n])  (+ residual[r, n]).  x is in the operand type that the table states for the
 // weight's form; ld_x counts elements of that type. residual may be y itself.
+// With `row_map`, row r of the call stands for row n = row_map[r] of y and row n / x_share of x (the rows that an expert computes).
 struct LinearArgs {
   const void* x = nullptr;
   int64_t ld_x = 0;
@@ -73,6 +74,8 @@ struct LinearArgs {
   int64_t ld_residual = 0;
   float* y = nullptr;
   int64_t ld_y = 0;
+  const int32_t* row_map = nullptr;
+  int x_share = 1;
 };
 
 // Writes float32 rows as the operand of a matrix product.
@@ -115,15 +118,18 @@ struct RopeAnglesArgs {
 
 enum class HeadNorm : uint8_t { none, rms, rms_one_plus, l2 };
 
-// In place, for each row and each of `heads` heads of x: an RMS norm over the head (l2: without weight) and the rotation.
+// For each row and each of `heads` heads of x: an RMS norm over the head (l2: without weight) and the rotation. Head h is the
+// `dim` floats at x + h * stride and goes to out + h * out_stride, which may be the same place.
 //   rotation of the first 2 * half elements: halves pair (i, i + half), interleaved pair (2i, 2i + 1):
 //     a' = a cos - b sin, b' = b cos + a sin
 //   norm_after: the norm comes after the rotation (Llama 4).
 //   temperature: each row is scaled by log1p(floor((position + 1) / floor_scale)) * attn_scale + 1 (Llama 4's layers without
 //   rope); floor_scale 0 switches it off.
 struct HeadsArgs {
-  float* x = nullptr;
-  int64_t ld_x = 0;
+  const float* x = nullptr;
+  int64_t ld_x = 0, stride = 0;
+  float* out = nullptr;
+  int64_t ld_out = 0, out_stride = 0;
   int heads = 0, dim = 0;
   HeadNorm norm = HeadNorm::none;
   bool norm_after = false;
@@ -142,12 +148,14 @@ struct HeadsArgs {
 //   values [kv_heads][tiles][16 / 2 token pairs][v_dim][2]    bf16
 //          [kv_heads][tiles][16 tokens][v_dim]                f32
 // where tiles = ceil(tokens_per_block / 16). A block of fewer than 16 tokens uses the first lanes of its one tile.
+// latent (MLA): there are no values in memory; a token's value is the first v_dim elements of its key.
 struct CacheView {
   std::byte* base = nullptr;  // of block 0, at this layer's part
   size_t block_stride_bytes = 0;
   int tokens_per_block = 0;  // a power of two
   DType dtype = DType::f32;  // f32 or bf16
   int kv_heads = 0, k_dim = 0, v_dim = 0;
+  bool latent = false;
 };
 constexpr int kTileTokens = 16;
 // Bytes of one layer's part of a block (a multiple of 64), and the offset of the values in it.
@@ -166,7 +174,7 @@ struct SequenceView {
 
 // Writes keys and values of the step's rows into the cache.
 struct AppendArgs {
-  const float *k = nullptr, *v = nullptr;  // [rows, kv_heads * k_dim], [rows, kv_heads * v_dim]
+  const float *k = nullptr, *v = nullptr;  // [rows, kv_heads * k_dim], [rows, kv_heads * v_dim] (latent: null)
   int64_t ld_k = 0, ld_v = 0;
   CacheView cache;
   const int32_t* block_table = nullptr;
@@ -259,6 +267,64 @@ struct SelectRowsArgs {
   int64_t ld_out = 0;
 };
 
+// ---- Mixture of experts -----------------------------------------------------------------------------------------------------
+
+constexpr int kMaxExperts = 1024, kMaxChosen = 64;
+
+// How a token's experts and their weights follow from the router's logits. Ties: the lower id.
+struct RouteRule {
+  // softmax:       scores are the softmax over all logits; the `chosen` largest (Mixtral, Qwen3-MoE).
+  // sigmoid:       scores are sigmoids; chosen by score + bias, the weight is the score without it. With groups > 1 the experts are
+  //                in so many groups of equal size, a group's rank is the sum of its two best biased scores, and only the best
+  //                kept_groups groups are chosen from (DeepSeek-V3, arXiv 2412.19437 section 2.1.2).
+  // sigmoid_after: the largest logits; weights are their sigmoids (Llama 4).
+  enum class Kind : uint8_t { softmax, sigmoid, sigmoid_after };
+  Kind kind = Kind::softmax;
+  int experts = 0, chosen = 1;
+  int groups = 1, kept_groups = 1;
+  bool normalize = false;  // weights divided by their sum
+  float scale = 1.0f;      // then multiplied by this
+};
+// The table of the chosen: row r of `out` holds `chosen` expert ids (int32) in ascending order, then their weights (float).
+struct RouteArgs {
+  const float* logits = nullptr;
+  int64_t ld_logits = 0;
+  RouteRule rule;
+  const float* bias = nullptr;  // [experts], of the choice
+  float* out = nullptr;
+  int64_t ld_out = 0;
+};
+// Sorts the step's (row, slot) pairs by expert: out[0 .. experts] are offsets into what follows, where expert e's entries
+// row * slots + slot are in ascending order. Done by part 0.
+struct GroupRowsArgs {
+  const float* chosen = nullptr;
+  int64_t ld_chosen = 0;
+  int experts = 0, slots = 0;
+  int32_t* out = nullptr;  // [experts + 1 + rows * slots]
+};
+// out[r, j] = weight of row r's j-th expert * x[r]
+struct ScaleRowsArgs {
+  const float* x = nullptr;
+  int64_t ld_x = 0;
+  const float* chosen = nullptr;
+  int64_t ld_chosen = 0;
+  int cols = 0, slots = 0, slot_stride = 0;
+  Operand operand = Operand::f32;
+  void* out = nullptr;
+  int64_t ld_out = 0;
+};
+// out[r] = sum over j of w[j] * x[r, j], j ascending (so in order of expert ids); w = 1 unless weighted.
+struct CombineArgs {
+  const float* x = nullptr;
+  int64_t ld_x = 0;
+  const float* chosen = nullptr;
+  int64_t ld_chosen = 0;
+  int cols = 0, slots = 0, slot_stride = 0;
+  bool weighted = true;
+  float* out = nullptr;
+  int64_t ld_out = 0;
+};
+
 // ---- The table --------------------------------------------------------------------------------------------------------------
 
 // All functions take the number of rows (read at run time) and this thread's Part.
@@ -288,6 +354,10 @@ struct CpuTable {
   void (*activate)(const ActivateArgs&, int rows, Part) = nullptr;
   void (*add)(const AddArgs&, int rows, Part) = nullptr;
   void (*select_rows)(const SelectRowsArgs&, int rows, Part) = nullptr;
+  void (*route)(const RouteArgs&, int rows, Part) = nullptr;
+  void (*group_rows)(const GroupRowsArgs&, int rows, Part) = nullptr;
+  void (*scale_rows)(const ScaleRowsArgs&, int rows, Part) = nullptr;
+  void (*combine)(const CombineArgs&, int rows, Part) = nullptr;
 };
 
 // Cuts the step's attention of one cache group into items for `threads` threads. `heads` are query heads.

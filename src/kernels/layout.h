@@ -56,6 +56,7 @@ struct Range {
 }
 [[maybe_unused]] inline std::byte* value_tile(const CacheView& cache, int block, int kv_head, int tile) {
   const size_t index = static_cast<size_t>(kv_head) * tiles_per_block(cache.tokens_per_block) + tile;
+  // of a cache that is not latent
   return cache.base + static_cast<size_t>(block) * cache.block_stride_bytes + values_offset(cache) +
          index * value_tile_bytes(cache.dtype, cache.v_dim);
 }

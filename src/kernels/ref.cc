@@ -72,12 +72,13 @@ float shard_sum(const float* x, const PackedMatrix& w, int column, int first, in
 void linear(const LinearArgs& a, int rows, Part part) {
   const Range columns = share(a.w.out, part);
   for (int r = 0; r < rows; ++r) {
-    const float* x = static_cast<const float*>(a.x) + r * a.ld_x;
+    const int64_t y_row = a.row_map ? a.row_map[r] : r;
+    const float* x = static_cast<const float*>(a.x) + (a.row_map ? y_row / a.x_share : r) * a.ld_x;
     for (int64_t n = columns.first; n < columns.last; ++n) {
       float sum = shard_sum(x, a.w, static_cast<int>(n), 0, a.w.shards);
       if (a.bias) sum += a.bias[n];
-      if (a.residual) sum += a.residual[r * a.ld_residual + n];
-      a.y[r * a.ld_y + n] = sum;
+      if (a.residual) sum += a.residual[y_row * a.ld_residual + n];
+      a.y[y_row * a.ld_y + n] = sum;
     }
   }
 }
@@ -159,7 +160,9 @@ void heads(const HeadsArgs& a, int rows, Part part) {
   const Range range = share(static_cast<int64_t>(rows) * a.heads, part);
   for (int64_t unit = range.first; unit < range.last; ++unit) {
     const int64_t r = unit / a.heads, head = unit % a.heads;
-    float* x = a.x + r * a.ld_x + head * a.dim;
+    float* x = a.out + r * a.ld_out + head * a.out_stride;
+    const float* from = a.x + r * a.ld_x + head * a.stride;
+    if (from != x) std::copy_n(from, a.dim, x);
     if (!a.norm_after) norm_head(a, x);
     if (a.angles) rotate_head(a, a.angles + r * 2 * a.half, x);
     if (a.norm_after) norm_head(a, x);
@@ -234,6 +237,10 @@ const CpuTable& ref_table() {
       .activate = activate,
       .add = add,
       .select_rows = select_rows,
+      .route = ref_route,
+      .group_rows = ref_group_rows,
+      .scale_rows = ref_scale_rows,
+      .combine = ref_combine,
   };
   return table;
 }

@@ -14,4 +14,9 @@ void ref_attend(const AttendArgs& a, int rows, Part part);
 void ref_attend_combine(const AttendArgs& a, int rows, Part part);
 size_t ref_attend_scratch_bytes(int heads, const CacheView& cache);
 
+void ref_route(const RouteArgs& a, int rows, Part part);
+void ref_group_rows(const GroupRowsArgs& a, int rows, Part part);
+void ref_scale_rows(const ScaleRowsArgs& a, int rows, Part part);
+void ref_combine(const CombineArgs& a, int rows, Part part);
+
 }  // namespace weft::kernels

@@ -31,12 +31,13 @@ void append_token(const AppendArgs& a, const SequenceView& s, int row, int head)
   const CacheView& cache = a.cache;
   const Place place = place_of(cache, a.block_table, s, s.first_position + row);
   const float* k = a.k + (s.first_row + row) * a.ld_k + static_cast<int64_t>(head) * cache.k_dim;
-  const float* v = a.v + (s.first_row + row) * a.ld_v + static_cast<int64_t>(head) * cache.v_dim;
   std::byte* keys = key_tile(cache, place.block, head, place.tile);
-  std::byte* values = value_tile(cache, place.block, head, place.tile);
   for (int d = 0; d < cache.k_dim; ++d) store(keys, cache.dtype, key_index(cache.dtype, d, place.lane), k[d]);
   if (cache.dtype == DType::bf16 && cache.k_dim % 2 != 0)
     store(keys, cache.dtype, key_index(cache.dtype, cache.k_dim, place.lane), 0);
+  if (cache.latent) return;
+  const float* v = a.v + (s.first_row + row) * a.ld_v + static_cast<int64_t>(head) * cache.v_dim;
+  std::byte* values = value_tile(cache, place.block, head, place.tile);
   for (int d = 0; d < cache.v_dim; ++d) store(values, cache.dtype, value_index(cache.dtype, cache.v_dim, d, place.lane), v[d]);
 }
 
@@ -81,11 +82,13 @@ void walk_split(const AttendArgs& a, const SequenceView& s, int row, int head, R
   }
   for (int j = 0; j < count; ++j) {
     const Place place = place_of(cache, a.block_table, s, static_cast<int>(keys.first) + j);
-    const std::byte* tile = value_tile(cache, place.block, kv_head, place.tile);
+    const std::byte* tile = (cache.latent ? key_tile : value_tile)(cache, place.block, kv_head, place.tile);
     const float p = std::exp(scores[j] - *state.max);
     *state.sum += p;
     for (int d = 0; d < cache.v_dim; ++d) {
-      state.acc[d] = std::fma(p, load(tile, cache.dtype, value_index(cache.dtype, cache.v_dim, d, place.lane)), state.acc[d]);
+      const size_t at =
+          cache.latent ? key_index(cache.dtype, d, place.lane) : value_index(cache.dtype, cache.v_dim, d, place.lane);
+      state.acc[d] = std::fma(p, load(tile, cache.dtype, at), state.acc[d]);
     }
   }
 }

@@ -104,7 +104,7 @@ TEST_P(RowOps, HeadsNormAndRotation) {
         (void)first;
         if (part.index == part.count - 1) std::copy(x.begin(), x.end(), out);  // the first call in backward order
         HeadsArgs a;
-        a.x = out, a.ld_x = heads * dim, a.heads = heads, a.dim = dim, a.norm = HeadNorm::rms, a.norm_weight = w.data(), a.eps = 1e-6f;
+        a.x = a.out = out, a.ld_x = a.ld_out = heads * dim, a.stride = a.out_stride = dim, a.heads = heads, a.dim = dim, a.norm = HeadNorm::rms, a.norm_weight = w.data(), a.eps = 1e-6f;
         a.angles = angles.data(), a.half = half, a.interleaved = interleaved;
         table().heads(a, rows, part);
       });

@@ -18,9 +18,18 @@ AttentionOptions llama_attention(const HfConfig& c) {
   a.kv_heads = c.kv_heads();
   a.head_dim = c.head_dim();
   a.qkv_bias = a.out_bias = c.flag("attention_bias", false);
-  a.rope = rope_angles(c.rope(), a.head_dim);
+  const RopeConfig rope = c.rope();
+  const int rotated = static_cast<int>(rope.partial_rotary_factor * a.head_dim);
+  if (rotated < 2 || rotated % 2 != 0) c.reject("partial_rotary_factor", "which leaves no even number of elements to rotate");
+  a.rope = rope_angles(rope, rotated);
   return a;
 }
+
+MlpOptions llama_mlp(const HfConfig& c) {
+  return {.hidden = c.count("hidden_size"), .width = c.count("intermediate_size"), .act = activation(c), .bias = c.flag("mlp_bias", false)};
+}
+
+HfConfig text_config(const HfConfig& c) { return c.has("text_config") ? c.sub("text_config") : c; }
 
 kernels::Activation activation(const HfConfig& c, std::string_view key, std::string_view absent) {
   const std::string name = c.text(key, absent);
@@ -34,17 +43,23 @@ kernels::Activation activation(const HfConfig& c, std::string_view key, std::str
   return kernels::Activation::silu;
 }
 
-DecoderRecipe llama(const HfConfig& c) {
+DecoderRecipe decoder_frame(const HfConfig& c) {
   DecoderRecipe r;
   r.hidden = c.count("hidden_size");
   r.layers = c.count("num_hidden_layers");
   r.vocab = c.count("vocab_size");
   r.tied_embeddings = c.flag("tie_word_embeddings", false);
   r.norm = {NormKind::rms, static_cast<float>(c.positive("rms_norm_eps", 1e-6))};
-  r.attention = attention_with(llama_attention(c));
-  r.mlp = gated_mlp_with({.hidden = r.hidden, .width = c.count("intermediate_size"), .act = activation(c), .bias = c.flag("mlp_bias", false)});
   r.layer = pre_norm_layer;
+  r.embed = embed_tokens;
   r.head = lm_head;
+  return r;
+}
+
+DecoderRecipe llama(const HfConfig& c) {
+  DecoderRecipe r = decoder_frame(c);
+  r.attention = attention_with(llama_attention(c));
+  r.mlp = gated_mlp_with(llama_mlp(c));
   return r;
 }
 

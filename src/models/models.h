@@ -16,7 +16,9 @@ using MakeRecipe = blocks::DecoderRecipe (*)(const HfConfig&);
 struct Architecture {
   std::string_view name;     // config.json's architectures[0]
   MakeRecipe make;
+  std::string_view gives;    // what comes out
   std::string_view example;  // a published checkpoint of this kind
+  std::string_view features; // what sets it apart, for the table of `weft models`
 };
 
 // All of them, in alphabetical order.
@@ -26,14 +28,30 @@ std::span<const Architecture> architectures();
 // and what is missing, wrong or unsupported in the configuration, with the key's name.
 Result<Plan> build_plan(const HfConfig& config);
 
-blocks::DecoderRecipe llama(const HfConfig&);
-blocks::DecoderRecipe mistral(const HfConfig&);
-blocks::DecoderRecipe qwen2(const HfConfig&);
-blocks::DecoderRecipe qwen3(const HfConfig&);
+blocks::DecoderRecipe bert_classifier(const HfConfig&);
+blocks::DecoderRecipe deepseek_v3(const HfConfig&);
 blocks::DecoderRecipe gemma3(const HfConfig&);
+blocks::DecoderRecipe llama(const HfConfig&);
+blocks::DecoderRecipe llama4(const HfConfig&);
+blocks::DecoderRecipe mistral(const HfConfig&);
+blocks::DecoderRecipe mixtral(const HfConfig&);
+blocks::DecoderRecipe mllama(const HfConfig&);
+blocks::DecoderRecipe nemotron(const HfConfig&);
+blocks::DecoderRecipe nemotron_nas(const HfConfig&);
+blocks::DecoderRecipe qwen2(const HfConfig&);
+blocks::DecoderRecipe qwen2_process_reward(const HfConfig&);
+blocks::DecoderRecipe qwen2_reward(const HfConfig&);
+blocks::DecoderRecipe qwen3(const HfConfig&);
+blocks::DecoderRecipe qwen3_moe(const HfConfig&);
 
-// Parts of the Llama recipe that variants reuse.
+// The language model's part of a configuration: text_config where there is one.
+HfConfig text_config(const HfConfig&);
+// Checks a routing rule's numbers against each other and the kernels' limits; `key` names the experts' count.
+void check_rule(const HfConfig&, const kernels::RouteRule&, std::string_view key);
+// Parts of the Llama recipe that variants reuse: the frame has sizes, norm, layer form, embedding and head, but no attention and MLP.
+blocks::DecoderRecipe decoder_frame(const HfConfig&);
 blocks::AttentionOptions llama_attention(const HfConfig&);
+blocks::MlpOptions llama_mlp(const HfConfig&);
 // hidden_act (or `key`) as an activation; records an error for an unknown one.
 kernels::Activation activation(const HfConfig&, std::string_view key = "hidden_act", std::string_view absent = "silu");
 

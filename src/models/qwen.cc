@@ -1,5 +1,6 @@
 // Qwen2: Llama with biased q, k and v, and a window on the later layers if the configuration switches it on.
-// Qwen3: Llama with a norm on every query and key head.
+// Qwen3: Llama with a norm on every query and key head; Qwen3-MoE has a mixture of experts in most layers.
+// Qwen2's reward models: Qwen2 with a small network in place of the output matrix.
 #include "models/models.h"
 
 namespace weft::models {
@@ -36,6 +37,35 @@ DecoderRecipe qwen3(const HfConfig& c) {
   a.eps = static_cast<float>(c.positive("rms_norm_eps", 1e-6));
   DecoderRecipe r = llama(c);
   r.attention = qwen_attention(c, a);
+  return r;
+}
+
+DecoderRecipe qwen3_moe(const HfConfig& c) {
+  ExpertsOptions e{.hidden = c.count("hidden_size"), .width = c.count("moe_intermediate_size"), .act = activation(c)};
+  e.rule = {.experts = c.count("num_experts"), .chosen = c.count("num_experts_per_tok", 8), .normalize = c.flag("norm_topk_prob", false)};
+  check_rule(c, e.rule, "num_experts");
+  const int layers = c.count("num_hidden_layers"), every = c.count("decoder_sparse_step", 1);
+  std::vector<bool> sparse(layers);
+  for (int i = 0; i < layers; ++i) sparse[i] = (i + 1) % every == 0;
+  for (int i : c.indices("mlp_only_layers"))
+    if (i < layers) sparse[i] = false;
+  DecoderRecipe r = qwen3(c);
+  r.mlp = [e, dense = r.mlp, sparse](PlanBuilder& b, Scope w, int layer, Value x) {
+    return sparse[layer] ? experts(b, w, x, e) : dense(b, w, layer, x);
+  };
+  return r;
+}
+
+// The number of labels is not in these configurations; their published code fixes it, and the last matrix tells.
+DecoderRecipe qwen2_process_reward(const HfConfig& c) {
+  DecoderRecipe r = qwen2(c);
+  r.head = score_head(HeadKind::reward_steps, c.tensor_rows("score.2.weight", 2));
+  return r;
+}
+
+DecoderRecipe qwen2_reward(const HfConfig& c) {
+  DecoderRecipe r = qwen2(c);
+  r.head = score_head(HeadKind::reward_last, c.tensor_rows("score.2.weight", 1));
   return r;
 }
 

@@ -5,11 +5,40 @@
 namespace weft::models {
 
 static constexpr Architecture kArchitectures[] = {
-    {"Gemma3ForCausalLM", gemma3, "google/gemma-3-1b-it"},
-    {"LlamaForCausalLM", llama, "meta-llama/Llama-3.1-8B-Instruct"},
-    {"MistralForCausalLM", mistral, "mistralai/Mistral-7B-v0.1"},
-    {"Qwen2ForCausalLM", qwen2, "Qwen/Qwen2-7B-Instruct"},
-    {"Qwen3ForCausalLM", qwen3, "Qwen/Qwen3-8B"},
+    {"BertForSequenceClassification", bert_classifier, "classes of a text or a pair", "textattack/bert-base-uncased-imdb",
+     "bidirectional, whole texts batched without padding"},
+    {"DeciLMForCausalLM", nemotron_nas, "text", "nvidia/Llama-3_1-Nemotron-51B-Instruct",
+     "heads and widths per layer, linear and absent halves"},
+    {"DeepseekV3ForCausalLM", deepseek_v3, "text", "deepseek-ai/DeepSeek-V3",
+     "latent attention and cache, grouped sigmoid router, shared experts, fp8 blocks, yarn"},
+    {"Gemma3ForCausalLM", gemma3, "text", "google/gemma-3-1b-it",
+     "windows, two rope bases, sandwich norms"},
+    {"Llama4ForCausalLM", llama4, "text", "Llama 4's language model alone",
+     "as Llama4ForConditionalGeneration"},
+    {"Llama4ForConditionalGeneration", llama4, "text", "meta-llama/Llama-4-Scout-17B-16E-Instruct",
+     "chunked attention, layers without rope, top-1 experts scaled at the input"},
+    {"LlamaForCausalLM", llama, "text", "meta-llama/Llama-3.1-8B-Instruct",
+     "linear, llama3 and yarn rope, biases"},
+    {"MistralForCausalLM", mistral, "text", "mistralai/Mistral-7B-v0.1",
+     "sliding window"},
+    {"MixtralForCausalLM", mixtral, "text", "mistralai/Mixtral-8x7B-v0.1",
+     "softmax router, sliding window"},
+    {"MllamaForConditionalGeneration", mllama, "text", "meta-llama/Llama-3.2-11B-Vision-Instruct",
+     "cross-attention layers skipped"},
+    {"NemotronForCausalLM", nemotron, "text", "nvidia/Minitron-8B-Base",
+     "layer norms of 1 + w, part of a head rotated, squared ReLU"},
+    {"NemotronNASForCausalLM", nemotron_nas, "text", "nvidia/Llama-3_3-Nemotron-Super-49B-v1",
+     "as DeciLMForCausalLM"},
+    {"Qwen2ForCausalLM", qwen2, "text", "Qwen/Qwen2.5-7B-Instruct",
+     "biases, window from a layer on"},
+    {"Qwen2ForProcessRewardModel", qwen2_process_reward, "a reward per step", "Qwen/Qwen2.5-Math-PRM-7B",
+     "step probabilities at `<extra_0>`"},
+    {"Qwen2ForRewardModel", qwen2_reward, "a reward", "Qwen/Qwen2.5-Math-RM-72B",
+     "value at the last token"},
+    {"Qwen3ForCausalLM", qwen3, "text", "Qwen/Qwen3-8B",
+     "head norms, yarn"},
+    {"Qwen3MoeForCausalLM", qwen3_moe, "text", "Qwen/Qwen3-30B-A3B",
+     "softmax router, dense layers between"},
 };
 
 std::span<const Architecture> architectures() { return kArchitectures; }
@@ -23,7 +52,7 @@ Result<Plan> build_plan(const HfConfig& config) {
     // Nothing is recorded from a configuration with a fault: its numbers are not to be trusted.
     WEFT_RETURN_IF_ERROR(config.status());
     PlanBuilder builder(name);
-    blocks::build_decoder(builder, Scope(), recipe);
+    blocks::build_model(builder, recipe);
     WEFT_RETURN_IF_ERROR(config.status());
     return builder.take();
   }

@@ -10,6 +10,8 @@ using namespace kernels;
 
 namespace {
 
+constexpr int kLocalBlock = 64;  // tokens of a local group's block
+
 template <class... F>
 struct Overloaded : F... {
   using F::operator()...;
@@ -39,18 +41,22 @@ CpuExecutor::CpuExecutor(Plan plan, const Weights& weights, const CpuTable& tabl
   barriers_ = find_barriers(plan_, layout_, limits_.max_tokens, limits_.max_outputs);
   inputs_.ids.resize(limits_.max_tokens);
   inputs_.positions.resize(static_cast<size_t>(plan_.position_axes) * limits_.max_tokens);
+  inputs_.token_types.resize(limits_.max_tokens);
   inputs_.output_rows.resize(limits_.max_outputs);
   inputs_.groups.resize(plan_.groups.size());
+  allocate_local_groups();
   size_t partial_bytes = 0;
-  for (size_t g = 0; g < plan_.groups.size(); ++g) {
-    const LayerGroup& group = plan_.groups[g];
-    const CacheView view = cache_view({static_cast<int>(g), 0});
+  const auto groups = static_cast<int>(plan_.groups.size()), all = groups + static_cast<int>(plan_.local_groups.size());
+  for (int g = 0; g < all; ++g) {
+    const CacheRef ref{g < groups ? g : g - groups, 0, g >= groups};
+    const LayerGroup& group = plan_.group(ref);
+    const CacheView view = cache_view(ref);
     scratch_bytes_ = std::max(scratch_bytes_, table_.attend_scratch_bytes(group.heads, view));
     partial_bytes = std::max(partial_bytes, max_partials(limits_.max_sequences, limits_.max_seq_len, group.spec.kv_heads) *
                                                 partial_floats(group.heads, view) * sizeof(float));
-    const int blocks_per_sequence = (limits_.max_seq_len + cache_.tokens_per_block - 1) / cache_.tokens_per_block + 1;
-    inputs_.groups[g].block_table.reserve(static_cast<size_t>(limits_.max_sequences) * std::min(blocks_per_sequence, 1024));
-    inputs_.groups[g].sequences.reserve(limits_.max_sequences);
+    const int blocks_per_sequence = (limits_.max_seq_len + view.tokens_per_block - 1) / view.tokens_per_block + 1;
+    group_inputs(ref).block_table.reserve(static_cast<size_t>(limits_.max_sequences) * std::min(blocks_per_sequence, 1024));
+    group_inputs(ref).sequences.reserve(limits_.max_sequences);
   }
   scratch_bytes_ = (scratch_bytes_ + 63) / 64 * 64;
   partials_ = reserve_or_die(partial_bytes);
@@ -65,21 +71,39 @@ void* CpuExecutor::address(const Value& v) const {
 }
 
 CacheView CpuExecutor::cache_view(CacheRef ref) const {
-  const CacheSpec& spec = plan_.groups[ref.group].spec;
+  const CacheSpec& spec = plan_.group(ref).spec;
   CacheSpec stored = spec;
   stored.dtype = cache_.dtype;
-  return {cache_.base[ref.group] + ref.index * cache_layer_bytes(stored, cache_.tokens_per_block), cache_.block_stride_bytes[ref.group],
-          cache_.tokens_per_block, cache_.dtype, spec.kv_heads, spec.k_dim, spec.v_dim};
+  CacheView view{nullptr, 0, cache_.tokens_per_block, cache_.dtype, spec.kv_heads, spec.k_dim, spec.v_dim, spec.kind == CacheSpec::Kind::latent};
+  if (ref.local) {
+    view.tokens_per_block = kLocalBlock;
+    view.base = local_cache_[ref.group].data(), view.block_stride_bytes = cache_layer_bytes(stored, kLocalBlock);
+  } else {
+    view.base = cache_.base[ref.group] + ref.index * cache_layer_bytes(stored, cache_.tokens_per_block);
+    view.block_stride_bytes = cache_.block_stride_bytes[ref.group];
+  }
+  return view;
+}
+
+// Every sequence of a step begins a new block.
+void CpuExecutor::allocate_local_groups() {
+  inputs_.local_groups.resize(plan_.local_groups.size());
+  for (const LayerGroup& group : plan_.local_groups) {
+    CacheSpec stored = group.spec;
+    stored.dtype = cache_.dtype;
+    const size_t blocks = static_cast<size_t>(limits_.max_tokens / kLocalBlock) + limits_.max_sequences + 1;
+    local_cache_.push_back(reserve_or_die(blocks * cache_layer_bytes(stored, kLocalBlock)));
+  }
 }
 
 AttendArgs CpuExecutor::attend_args(const Op& op, const AttendOp& attend) const {
-  const CacheSpec& spec = plan_.groups[attend.cache.group].spec;
-  const GroupInputs& group = inputs_.groups[attend.cache.group];
+  const CacheSpec& spec = plan_.group(attend.cache).spec;
+  const GroupInputs& group = group_inputs(attend.cache);
   AttendArgs args;
   args.q = static_cast<const float*>(address(op.in[0])), args.ld_q = ld(op.in[0]);
   args.cache = cache_view(attend.cache);
   args.block_table = group.block_table.data(), args.sequences = group.sequences.data(), args.plan = &group.attend;
-  args.heads = attend.heads, args.scale = attend.scale, args.mask = attend.mask;
+  args.heads = attend.heads, args.scale = attend.scale, args.mask = plan_.group(attend.cache).mask;
   args.window = spec.kind == CacheSpec::Kind::window ? spec.span : 0;
   args.chunk = spec.kind == CacheSpec::Kind::chunk ? spec.span : 0;
   args.operand = plan_.storages[op.out->storage].operand;
@@ -100,7 +124,11 @@ CpuExecutor::BoundOp CpuExecutor::bind_op(const Op& op) const {
       Overloaded{
           [&](const EmbedOp& o) {
             EmbedArgs a;
-            a.ids = inputs_.ids.data(), a.cols = op.out->cols, a.scale = o.scale, a.out = out(), a.ld_out = ld(*op.out);
+            a.ids = (o.ids == IdSource::positions     ? inputs_.positions
+                     : o.ids == IdSource::token_types ? inputs_.token_types
+                                                      : inputs_.ids)
+                        .data();
+            a.cols = op.out->cols, a.scale = o.scale, a.out = out(), a.ld_out = ld(*op.out);
             if (o.matrix >= 0) a.packed = weights_.matrices[o.matrix];
             else a.row_data = weights_.tables[o.table].rows, a.row_type = weights_.tables[o.table].type;
             bound.args = a;
@@ -123,20 +151,23 @@ CpuExecutor::BoundOp CpuExecutor::bind_op(const Op& op) const {
           },
           [&](const HeadsOp& o) {
             HeadsArgs a;
-            a.x = out(), a.ld_x = ld(*op.out), a.heads = o.heads, a.dim = o.dim, a.norm = o.norm, a.norm_after = o.norm_after;
+            a.x = in(0), a.ld_x = ld(op.in[0]), a.stride = o.in_stride;
+            a.out = out(), a.ld_out = ld(*op.out), a.out_stride = o.out_stride, a.heads = o.heads, a.dim = o.dim, a.norm = o.norm, a.norm_after = o.norm_after;
             a.norm_weight = vector(o.norm_weight), a.eps = o.eps, a.half = o.half, a.interleaved = o.interleaved;
             if (o.half > 0) a.angles = in(1);
             a.positions = inputs_.positions.data(), a.floor_scale = o.floor_scale, a.attn_scale = o.attn_scale;
             bound.args = a;
           },
           [&](const AppendOp& o) {
-            const GroupInputs& group = inputs_.groups[o.cache.group];
-            bound.args = AppendArgs{in(0), in(1), ld(op.in[0]), ld(op.in[1]), cache_view(o.cache), group.block_table.data(),
-                                    group.sequences.data(), static_cast<int>(group.sequences.size())};
+            const GroupInputs& group = group_inputs(o.cache);
+            const bool latent = op.in.size() == 1;
+            bound.args = AppendArgs{in(0), latent ? nullptr : in(1), ld(op.in[0]), latent ? 0 : ld(op.in[1]), cache_view(o.cache),
+                                    group.block_table.data(), group.sequences.data(), static_cast<int>(group.sequences.size())};
           },
           [&](const AttendOp& o) { bound.args = attend_args(op, o); },
           [&](const ActivateOp& o) {
-            bound.args = ActivateArgs{in(0), ld(op.in[0]), op.out->cols, o.act, o.gated, out_operand(), address(*op.out), ld(*op.out)};
+            bound.args = ActivateArgs{in(0), ld(op.in[0]) / o.slots, o.cols, o.act, o.gated, out_operand(), address(*op.out), ld(*op.out) / o.slots};
+            bound.slots = o.slots;
           },
           [&](const AddOp&) { bound.args = AddArgs{in(0), in(1), ld(op.in[0]), ld(op.in[1]), op.out->cols, out(), ld(*op.out)}; },
           [&](const SelectOp&) {
@@ -144,6 +175,31 @@ CpuExecutor::BoundOp CpuExecutor::bind_op(const Op& op) const {
           },
           [&](const ToOperandOp&) {
             bound.args = ToOperandArgs{in(0), ld(op.in[0]), op.in[0].cols, out_operand(), address(*op.out), ld(*op.out)};
+          },
+          [&](const RouteOp& o) { bound.args = RouteArgs{in(0), ld(op.in[0]), o.rule, vector(o.bias), out(), ld(*op.out)}; },
+          [&](const GroupRowsOp& o) {
+            bound.args = GroupRowsArgs{in(0), ld(op.in[0]), o.experts, o.slots, static_cast<int32_t*>(address(*op.out))};
+          },
+          [&](const ExpertsOp& o) {
+            ExpertsArgs a{{}, &o.matrices, static_cast<const int32_t*>(address(op.in[1]))};
+            a.linear.x = address(op.in[0]), a.linear.ld_x = o.same_input ? ld(op.in[0]) : ld(op.in[0]) / o.slots;
+            a.linear.x_share = o.same_input ? o.slots : 1;
+            a.linear.y = out(), a.linear.ld_y = ld(*op.out) / o.slots;
+            bound.args = a;
+          },
+          [&](const ScaleRowsOp& o) {
+            bound.args = ScaleRowsArgs{in(0), ld(op.in[0]), in(1), ld(op.in[1]), op.in[0].cols, o.slots, slot_stride(op.in[0].cols), out_operand(),
+                                       address(*op.out), ld(*op.out)};
+          },
+          [&](const CombineOp& o) {
+            bound.args = CombineArgs{in(0), ld(op.in[0]), in(1), ld(op.in[1]), op.out->cols, o.slots, slot_stride(op.out->cols), o.weighted, out(),
+                                     ld(*op.out)};
+          },
+          [&](const PerHeadOp& o) {
+            const auto element = static_cast<int64_t>(operand_size_bytes(plan_.storages[op.in[0].storage].operand));
+            PerHeadArgs a{{}, &o.matrices, o.in_stride * element, o.out_stride};
+            a.linear.x = address(op.in[0]), a.linear.ld_x = ld(op.in[0]), a.linear.y = out(), a.linear.ld_y = ld(*op.out);
+            bound.args = a;
           }},
       op.kind);
   return bound;
@@ -156,12 +212,12 @@ void CpuExecutor::bind() {
     op.barrier = barriers_[i];
     bound_.push_back(op);
     // Key splits of long contexts that were spread over threads are joined by a second pass.
-    if (const auto* args = std::get_if<AttendArgs>(&op.args)) bound_.push_back({AttendCombine{*args}, Rows::tokens, false, true, args->plan});
+    if (const auto* args = std::get_if<AttendArgs>(&op.args)) bound_.push_back({AttendCombine{*args}, Rows::tokens, 1, false, true, args->plan});
   }
 }
 
 void CpuExecutor::run_op(const BoundOp& op, Part part) const {
-  const int rows = op.rows == Rows::tokens ? inputs_.tokens : inputs_.outputs;
+  const int rows = (op.rows == Rows::tokens ? inputs_.tokens : inputs_.outputs) * op.slots;
   std::visit(Overloaded{[&](const EmbedArgs& a) { table_.embed(a, rows, part); },
                         [&](const LinearArgs& a) { table_.linear(a, rows, part); },
                         [&](const NormArgs& a) { (op.layer_norm ? table_.layer_norm : table_.rms_norm)(a, rows, part); },
@@ -173,8 +229,41 @@ void CpuExecutor::run_op(const BoundOp& op, Part part) const {
                         [&](const ActivateArgs& a) { table_.activate(a, rows, part); },
                         [&](const AddArgs& a) { table_.add(a, rows, part); },
                         [&](const SelectRowsArgs& a) { table_.select_rows(a, rows, part); },
-                        [&](const ToOperandArgs& a) { table_.to_operand(a, rows, part); }},
+                        [&](const ToOperandArgs& a) { table_.to_operand(a, rows, part); },
+                        [&](const RouteArgs& a) { table_.route(a, rows, part); },
+                        [&](const GroupRowsArgs& a) { table_.group_rows(a, rows, part); },
+                        [&](const ExpertsArgs& a) { run_experts(a, part); },
+                        [&](const ScaleRowsArgs& a) { table_.scale_rows(a, rows, part); },
+                        [&](const CombineArgs& a) { table_.combine(a, rows, part); },
+                        [&](const PerHeadArgs& a) { run_per_head(a, rows, part); }},
              op.args);
+}
+
+// Only experts with rows are read.
+void CpuExecutor::run_experts(const ExpertsArgs& args, Part part) const {
+  const size_t experts = args.matrices->size();
+  const int32_t* entries = args.grouped + experts + 1;
+  LinearArgs linear = args.linear;
+  for (size_t e = 0; e < experts; ++e) {
+    const int32_t first = args.grouped[e], rows = args.grouped[e + 1] - first;
+    if (rows == 0) continue;
+    linear.w = weights_.matrices[(*args.matrices)[e]], linear.row_map = entries + first;
+    table_.linear(linear, rows, part);
+  }
+}
+
+void CpuExecutor::run_per_head(const PerHeadArgs& args, int rows, Part part) const {
+  const auto heads = static_cast<int64_t>(args.matrices->size());
+  // Whole heads for each thread while there are enough of them, else all threads on each head.
+  const bool whole = heads >= part.count;
+  const int64_t first = whole ? heads * part.index / part.count : 0, last = whole ? heads * (part.index + 1) / part.count : heads;
+  for (int64_t h = first; h < last; ++h) {
+    LinearArgs linear = args.linear;
+    linear.x = static_cast<const std::byte*>(args.linear.x) + h * args.in_stride_bytes;
+    linear.y = args.linear.y + h * args.out_stride;
+    linear.w = weights_.matrices[(*args.matrices)[h]];
+    table_.linear(linear, rows, whole ? Part{0, 1} : part);
+  }
 }
 
 void CpuExecutor::walk(Part part) {
@@ -189,24 +278,35 @@ void CpuExecutor::walk(Part part) {
   }
 }
 
-void CpuExecutor::plan_groups() {
-  for (size_t g = 0; g < plan_.groups.size(); ++g) {
-    const LayerGroup& group = plan_.groups[g];
-    GroupInputs& in = inputs_.groups[g];
-    const bool window = group.spec.kind == CacheSpec::Kind::window, chunk = group.spec.kind == CacheSpec::Kind::chunk;
-    plan_attention(in.sequences, cache_view({static_cast<int>(g), 0}), group.heads, Mask::causal, window ? group.spec.span : 0,
-                   chunk ? group.spec.span : 0, team_.size(), in.attend);
+void CpuExecutor::plan_group(CacheRef ref) {
+  const LayerGroup& group = plan_.group(ref);
+  GroupInputs& in = group_inputs(ref);
+  if (ref.local) {
+    in.block_table.clear();
+    for (SequenceView& sequence : in.sequences) {
+      sequence.first_position = sequence.first_block = 0;
+      sequence.table_offset = static_cast<int64_t>(in.block_table.size());
+      for (int row = 0; row < sequence.rows; row += kLocalBlock) in.block_table.push_back(static_cast<int32_t>(in.block_table.size()));
+    }
   }
+  const bool window = group.spec.kind == CacheSpec::Kind::window, chunk = group.spec.kind == CacheSpec::Kind::chunk;
+  plan_attention(in.sequences, cache_view(ref), group.heads, group.mask, window ? group.spec.span : 0, chunk ? group.spec.span : 0, team_.size(),
+                 in.attend);
+}
+
+void CpuExecutor::plan_groups() {
+  for (size_t g = 0; g < plan_.groups.size(); ++g) plan_group({static_cast<int>(g), 0, false});
+  for (size_t g = 0; g < plan_.local_groups.size(); ++g) plan_group({static_cast<int>(g), 0, true});
   // The inputs' vectors may have moved, and the number of sequences is the step's.
   size_t i = 0;
   for (const Op& op : plan_.ops) {
     BoundOp& bound = bound_[i++];
     if (auto* append = std::get_if<AppendArgs>(&bound.args)) {
-      const GroupInputs& in = inputs_.groups[std::get<AppendOp>(op.kind).cache.group];
+      const GroupInputs& in = group_inputs(std::get<AppendOp>(op.kind).cache);
       append->block_table = in.block_table.data(), append->sequences = in.sequences.data();
       append->sequence_count = static_cast<int>(in.sequences.size());
     } else if (auto* attend = std::get_if<AttendArgs>(&bound.args)) {
-      const GroupInputs& in = inputs_.groups[std::get<AttendOp>(op.kind).cache.group];
+      const GroupInputs& in = group_inputs(std::get<AttendOp>(op.kind).cache);
       attend->block_table = in.block_table.data(), attend->sequences = in.sequences.data();
       std::get<AttendCombine>(bound_[i++].args).args = *attend;
     }

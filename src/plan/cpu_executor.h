@@ -54,11 +54,23 @@ class CpuExecutor {
   struct AttendCombine {
     kernels::AttendArgs args;
   };
+  struct ExpertsArgs {
+    kernels::LinearArgs linear;  // of any one expert
+    const std::vector<int>* matrices = nullptr;
+    const int32_t* grouped = nullptr;  // as GroupRowsArgs::out
+  };
+  struct PerHeadArgs {
+    kernels::LinearArgs linear;  // of the first head
+    const std::vector<int>* matrices = nullptr;
+    int64_t in_stride_bytes = 0, out_stride = 0;
+  };
   struct BoundOp {
     std::variant<kernels::EmbedArgs, kernels::LinearArgs, kernels::NormArgs, kernels::RopeAnglesArgs, kernels::HeadsArgs, kernels::AppendArgs,
-                 kernels::AttendArgs, AttendCombine, kernels::ActivateArgs, kernels::AddArgs, kernels::SelectRowsArgs, kernels::ToOperandArgs>
+                 kernels::AttendArgs, AttendCombine, kernels::ActivateArgs, kernels::AddArgs, kernels::SelectRowsArgs, kernels::ToOperandArgs, kernels::RouteArgs,
+                 kernels::GroupRowsArgs, ExpertsArgs, kernels::ScaleRowsArgs, kernels::CombineArgs, PerHeadArgs>
         args;
     Rows rows = Rows::tokens;
+    int slots = 1;  // the kernel sees so many rows for each of the value's
     bool layer_norm = false;
     bool barrier = false;                            // before it
     const kernels::AttendPlan* combine_of = nullptr; // AttendCombine: skipped when nothing was spread
@@ -72,7 +84,13 @@ class CpuExecutor {
   int64_t ld(const Value& v) const { return layout_.ld[v.storage]; }
   void walk(kernels::Part part);
   void run_op(const BoundOp& op, kernels::Part part) const;
+  void run_experts(const ExpertsArgs& args, kernels::Part part) const;
+  void run_per_head(const PerHeadArgs& args, int rows, kernels::Part part) const;
+  void allocate_local_groups();
+  GroupInputs& group_inputs(CacheRef ref) { return (ref.local ? inputs_.local_groups : inputs_.groups)[ref.group]; }
+  const GroupInputs& group_inputs(CacheRef ref) const { return (ref.local ? inputs_.local_groups : inputs_.groups)[ref.group]; }
   void plan_groups();
+  void plan_group(CacheRef ref);
 
   Plan plan_;
   const Weights& weights_;
@@ -82,6 +100,7 @@ class CpuExecutor {
   ExecutorLimits limits_;
   Arena layout_;
   Memory arena_, partials_, scratch_;
+  std::vector<Memory> local_cache_;  // per local group
   size_t scratch_bytes_ = 0;  // per thread
   std::vector<bool> barriers_;
   std::vector<BoundOp> bound_;

@@ -12,6 +12,14 @@ using kernels::Operand;
 
 namespace {
 
+// The matrix (one of several of the same shape and form) that an op multiplies its first input by, or -1.
+int multiplied_by(const Op& op) {
+  if (const auto* linear = std::get_if<LinearOp>(&op.kind)) return linear->matrix;
+  if (const auto* experts = std::get_if<ExpertsOp>(&op.kind)) return experts->matrices.front();
+  if (const auto* heads = std::get_if<PerHeadOp>(&op.kind)) return heads->matrices.front();
+  return -1;
+}
+
 std::vector<int> count_readers(const Plan& plan) {
   std::vector<int> readers(plan.storages.size());
   for (const Op& op : plan.ops)
@@ -72,14 +80,14 @@ Plan place_operands(Plan plan, const std::function<Operand(const Matrix&)>& oper
   };
   for (const Op& op : plan.ops)
     for (size_t i = 0; i < op.in.size(); ++i) {
-      const auto* linear = std::get_if<LinearOp>(&op.kind);
+      const int matrix = i == 0 ? multiplied_by(op) : -1;
       const bool sliced = op.in[i].cols != plan.storages[op.in[i].storage].cols;
-      want(op.in[i].storage, linear && i == 0 && !sliced ? operand_of(plan.matrices[linear->matrix]) : Operand::f32);
+      want(op.in[i].storage, matrix >= 0 && !sliced ? operand_of(plan.matrices[matrix]) : Operand::f32);
     }
   want(plan.output.storage, Operand::f32);
   const auto writes_operands = [&](int writer) {
     return writer >= 0 && (std::holds_alternative<NormOp>(plan.ops[writer].kind) || std::holds_alternative<ActivateOp>(plan.ops[writer].kind) ||
-                           std::holds_alternative<AttendOp>(plan.ops[writer].kind));
+                           std::holds_alternative<AttendOp>(plan.ops[writer].kind) || std::holds_alternative<ScaleRowsOp>(plan.ops[writer].kind));
   };
   for (size_t s = 0; s < plan.storages.size(); ++s)
     if (wanted[s] > 0 && writes_operands(writers[s])) plan.storages[s].operand = static_cast<Operand>(wanted[s]);
@@ -87,9 +95,9 @@ Plan place_operands(Plan plan, const std::function<Operand(const Matrix&)>& oper
   std::vector<Op> ops;
   std::map<std::pair<int, int>, std::pair<Value, Value>> converted;  // (storage, operand) -> source, its operand form
   for (Op& op : plan.ops) {
-    if (const auto* linear = std::get_if<LinearOp>(&op.kind)) {
+    if (const int matrix = multiplied_by(op); matrix >= 0) {
       Value& x = op.in[0];
-      const Operand operand = operand_of(plan.matrices[linear->matrix]);
+      const Operand operand = operand_of(plan.matrices[matrix]);
       if (plan.storages[x.storage].operand != operand) {
         WEFT_CHECK(plan.storages[x.storage].operand == Operand::f32) << "an operand is read in another form";
         auto& [source, value] = converted[{x.storage, static_cast<int>(operand)}];
@@ -129,7 +137,7 @@ namespace {
 
 size_t storage_bytes(const Storage& storage, int64_t ld, int max_tokens, int max_outputs) {
   const size_t rows = storage.rows == Rows::tokens ? max_tokens : max_outputs;
-  return (rows * ld * kernels::operand_size_bytes(storage.operand) + 63) / 64 * 64;
+  return ((rows * ld + storage.extra) * kernels::operand_size_bytes(storage.operand) + 63) / 64 * 64;
 }
 
 }  // namespace
@@ -178,12 +186,13 @@ std::vector<bool> find_barriers(const Plan& plan, const Arena& arena, int max_to
     bool write;
     int cache_group;  // -1: a value
   };
+  const auto number = [](CacheRef ref) { return 2 * ref.group + (ref.local ? 1 : 0); };
   const auto accesses = [&](const Op& op) {
     std::vector<Access> list;
     for (const Value& in : op.in) list.push_back({in, false, -1});
     if (op.out) list.push_back({*op.out, true, -1});
-    if (const auto* append = std::get_if<AppendOp>(&op.kind)) list.push_back({{}, true, append->cache.group});
-    if (const auto* attend = std::get_if<AttendOp>(&op.kind)) list.push_back({{}, false, attend->cache.group});
+    if (const auto* append = std::get_if<AppendOp>(&op.kind)) list.push_back({{}, true, number(append->cache)});
+    if (const auto* attend = std::get_if<AttendOp>(&op.kind)) list.push_back({{}, false, number(attend->cache)});
     return list;
   };
   const auto overlap = [&](const Value& a, const Value& b) {

@@ -14,7 +14,7 @@ int Matrix::shards() const {
 
 const char* op_name(const Op& op) {
   static const char* const names[] = {"embed", "linear", "norm", "rope_angles", "heads", "append", "attend", "activate", "add", "select",
-                                      "to_operand"};
+                                      "to_operand", "route", "group_rows", "experts", "scale_rows", "combine", "per_head"};
   return names[op.kind.index()];
 }
 
@@ -53,11 +53,22 @@ std::string plan_to_text(const Plan& plan, int weight_bytes) {
       bytes += size, flops += 2 * m.out() * m.k;
       for (const TensorRows& source : m.sources) text << " " << source.tensor;
     } else if (const auto* attend = std::get_if<AttendOp>(&op.kind)) {
-      const CacheSpec& spec = plan.groups[attend->cache.group].spec;
-      text << "  " << kind_name(spec.kind);
+      const CacheSpec& spec = plan.group(attend->cache).spec;
+      text << "  " << (attend->cache.local ? "local" : kind_name(spec.kind));
       if (spec.span > 0) text << " " << spec.span;
       text << ", " << attend->heads << " heads on " << spec.kv_heads << " kv heads of " << spec.k_dim << ", group " << attend->cache.group
            << " layer " << attend->cache.index;
+    } else if (const auto* experts = std::get_if<ExpertsOp>(&op.kind)) {
+      const Matrix& m = plan.matrices[experts->matrices.front()];
+      const int64_t size = m.out() * m.k * weight_bytes;
+      text << "  " << experts->slots << " of " << experts->matrices.size() << " W[" << m.out() << ", " << m.k << "] " << size * experts->slots
+           << " bytes/row, " << 2 * m.out() * m.k * experts->slots << " FLOPs/row " << op.path;
+      bytes += size * experts->slots, flops += 2 * m.out() * m.k * experts->slots;
+    } else if (const auto* heads = std::get_if<PerHeadOp>(&op.kind)) {
+      const Matrix& m = plan.matrices[heads->matrices.front()];
+      const auto count = static_cast<int64_t>(heads->matrices.size());
+      text << "  " << count << " heads W[" << m.out() << ", " << m.k << "] " << op.path;
+      bytes += m.out() * m.k * count * weight_bytes, flops += 2 * m.out() * m.k * count;
     } else if (!op.path.empty()) {
       text << "  " << op.path;
     }

@@ -32,11 +32,14 @@ struct Value {
 // same for every number of ranks (docs/exactness.md).
 enum class Shard : uint8_t { none, columns, rows };
 
-// Rows [first_row, first_row + rows) of a checkpoint tensor.
+// Output rows of a matrix that come from a checkpoint tensor: its rows [first_row, first_row + rows), or with `transposed` its
+// columns [first_col, first_col + rows) over the rows [first_row, first_row + k) (tensors that are stored as [in, out]).
 struct TensorRows {
   std::string tensor;  // with its ".weight"
   int64_t first_row = 0, rows = 0;
-  int64_t tensor_rows = 0;  // of the whole tensor, for the shape check; 0: first_row + rows
+  std::vector<int64_t> shape = {};  // of the whole tensor, for the check; empty: [first_row + rows, k]
+  bool transposed = false;
+  int64_t first_col = 0;
 };
 
 // One matrix of the plan, of one or more checkpoint tensors stacked along the output dimension (q, k, v -> qkv).
@@ -63,19 +66,26 @@ struct VectorWeight {
   std::string divided_by;     // not empty: given values are divided by this tensor's (GGUF's rope factors)
 };
 
-// One layer's place in the cache: which group of equal layers, and where in it.
+// One layer's place in the cache: which group of equal layers, and where in it. `local`: a group of Plan::local_groups, whose keys
+// are those of the running step only (encoders). The executor owns that memory, and all layers of the group use it in turn.
 struct CacheRef {
   int group = -1, index = 0;
+  bool local = false;
 };
 struct LayerGroup {
   CacheSpec spec;
   int layers = 0;
   int heads = 0;  // query heads, for cutting the attention into work items
+  kernels::Mask mask = kernels::Mask::causal;
 };
 
 // ---- Operations. Shapes are [rows, cols] of the op's input and output values; ids index the plan's lists, -1 is none. --------
 
+// What an embedding table is looked up by.
+enum class IdSource : uint8_t { tokens, positions, token_types };
+
 struct EmbedOp {
+  IdSource ids = IdSource::tokens;
   int table = -1;   // index into Plan::tables
   int matrix = -1;  // instead: the packed matrix of the tied output
   float scale = 1.0f;
@@ -95,9 +105,11 @@ struct RopeAnglesOp {
   float factor = 1.0f;
   std::vector<uint8_t> axis_of;  // empty: one axis
 };
-// In place: the output is the input. Second input: the angles, if it rotates.
+// Norm and rotation of each head. Second input: the angles, if it rotates. The output may be the input; heads lie in_stride columns
+// apart in the input and out_stride in the output.
 struct HeadsOp {
   int heads = 0, dim = 0;
+  int in_stride = 0, out_stride = 0;
   kernels::HeadNorm norm = kernels::HeadNorm::none;
   bool norm_after = false;
   int norm_weight = -1;
@@ -106,24 +118,56 @@ struct HeadsOp {
   bool interleaved = false;
   float floor_scale = 0, attn_scale = 0;
 };
-struct AppendOp {  // inputs: k, v; no output
+struct AppendOp {  // inputs: k, v (a latent cache has no v); no output
   CacheRef cache;
 };
 struct AttendOp {  // input: q
   CacheRef cache;
   int heads = 0;
   float scale = 1.0f;
-  kernels::Mask mask = kernels::Mask::causal;
 };
 struct ActivateOp {
   kernels::Activation act = kernels::Activation::silu;
   bool gated = true;
+  int cols = 0;   // of the result, of each slot
+  int slots = 1;
 };
+
+// Mixture of experts. Values with `slots` hold one row per chosen expert of a token side by side, in ascending order of the expert's
+// id, each padded to a multiple of 16 columns (slot_stride).
+struct RouteOp {  // in: router logits; out: a table of the chosen experts and their weights (kernels::RouteArgs)
+  kernels::RouteRule rule;
+  int bias = -1;  // vector
+};
+struct GroupRowsOp {  // in: the chosen experts; out: the step's rows in order of experts (kernels::GroupRowsArgs)
+  int experts = 0, slots = 0;
+};
+struct ExpertsOp {  // in: x, the grouped rows; out: [tokens, slots * slot_stride(matrix's out)]
+  std::vector<int> matrices;  // one per expert, of one shape
+  int slots = 0;
+  bool same_input = false;  // all experts of a token read one row; else x has slots too
+};
+struct ScaleRowsOp {  // in: x, the chosen experts; out: slot j is x times the weight of the j-th expert
+  int slots = 0;
+};
+struct CombineOp {  // in: x with slots, the chosen experts; out: their sum (weighted, or plain)
+  int slots = 0;
+  bool weighted = true;
+};
+// One matrix per head: y[r, h] = x[r, h] W_h^T; heads lie in_stride columns apart in x and out_stride in y. out may be part of a storage.
+struct PerHeadOp {
+  std::vector<int> matrices;
+  int in_stride = 0, out_stride = 0;
+};
+
+constexpr int slot_stride(int cols) { return (cols + 15) / 16 * 16; }
+
 struct AddOp {};
 struct SelectOp {};     // keeps the rows whose output is wanted
 struct ToOperandOp {};  // made by a pass: the input of matrix products in their form
 
-using OpKind = std::variant<EmbedOp, LinearOp, NormOp, RopeAnglesOp, HeadsOp, AppendOp, AttendOp, ActivateOp, AddOp, SelectOp, ToOperandOp>;
+using OpKind = std::variant<EmbedOp, LinearOp, NormOp, RopeAnglesOp, HeadsOp, AppendOp, AttendOp, ActivateOp, AddOp, SelectOp, ToOperandOp, RouteOp,
+                            GroupRowsOp, ExpertsOp, ScaleRowsOp, CombineOp, PerHeadOp>;
 
 struct Op {
   OpKind kind;
@@ -146,6 +190,7 @@ struct Storage {
   int cols = 0;
   Rows rows = Rows::tokens;
   kernels::Operand operand = kernels::Operand::f32;  // other than f32 only for inputs of matrix products; set by a pass
+  int extra = 0;  // elements after the last row (tables that are not made of rows)
 };
 
 struct Plan {
@@ -156,10 +201,13 @@ struct Plan {
   std::vector<VectorWeight> vectors;
   std::vector<TensorRows> tables;  // embedding tables that are not tied
   std::vector<int> table_cols;
-  std::vector<LayerGroup> groups;
+  std::vector<LayerGroup> groups, local_groups;
+  std::vector<std::string> unused;  // tensors, or scopes of tensors, that the checkpoint may hold and the plan does not read
   Value output;
   HeadKind head = HeadKind::lm;
   int position_axes = 1;
+  int token_types = 0;  // kinds of tokens that the model tells apart (BERT's segments); 0: it does not
+  const LayerGroup& group(CacheRef ref) const { return (ref.local ? local_groups : groups)[ref.group]; }
 };
 
 // A printable list: one line per op with shapes, weights, bytes at this weight size and FLOPs per row.

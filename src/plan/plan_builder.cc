@@ -6,7 +6,7 @@ namespace weft {
 
 using kernels::HeadNorm;
 
-TensorRows whole(Scope scope, int64_t rows) { return {scope.path() + ".weight", 0, rows, rows}; }
+TensorRows whole(Scope scope, int64_t rows) { return {scope.path() + ".weight", 0, rows}; }
 
 Value PlanBuilder::emit(OpKind kind, std::vector<Value> in, Rows rows, int cols, std::string path) {
   const Value out{static_cast<int>(plan_.storages.size()), 0, cols, rows};
@@ -23,23 +23,30 @@ int PlanBuilder::vector(VectorWeight v) {
 Value PlanBuilder::embed(Scope table, int vocab, int cols, float scale) {
   plan_.tables.push_back(whole(table, vocab));
   plan_.table_cols.push_back(cols);
-  return emit(EmbedOp{static_cast<int>(plan_.tables.size()) - 1, -1, scale}, {}, Rows::tokens, cols, table.path());
+  return emit(EmbedOp{IdSource::tokens, static_cast<int>(plan_.tables.size()) - 1, -1, scale}, {}, Rows::tokens, cols, table.path());
+}
+
+Value PlanBuilder::embed_by(IdSource ids, Scope table, int rows, int cols) {
+  const Value value = embed(table, rows, cols, 1.0f);
+  std::get<EmbedOp>(plan_.ops.back().kind).ids = ids;
+  if (ids == IdSource::token_types) plan_.token_types = rows;
+  return value;
 }
 
 Value PlanBuilder::embed_tied(int matrix, float scale) {
   const Matrix& m = plan_.matrices[matrix];
-  return emit(EmbedOp{-1, matrix, scale}, {}, Rows::tokens, m.k, m.sources.front().tensor);
+  return emit(EmbedOp{IdSource::tokens, -1, matrix, scale}, {}, Rows::tokens, m.k, m.sources.front().tensor);
 }
 
 int PlanBuilder::matrix(Matrix m) {
-  for (size_t i = 0; i < plan_.matrices.size(); ++i) {
-    const Matrix& known = plan_.matrices[i];
-    if (known.sources.size() == 1 && m.sources.size() == 1 && known.sources[0].tensor == m.sources[0].tensor &&
-        known.sources[0].first_row == m.sources[0].first_row && known.sources[0].rows == m.sources[0].rows)
-      return static_cast<int>(i);
+  const int fresh = static_cast<int>(plan_.matrices.size());
+  if (m.sources.size() == 1) {
+    const TensorRows& source = m.sources.front();
+    const auto [known, added] = known_.try_emplace({source.tensor, source.first_row, source.rows, source.first_col}, fresh);
+    if (!added) return known->second;
   }
   plan_.matrices.push_back(std::move(m));
-  return static_cast<int>(plan_.matrices.size()) - 1;
+  return fresh;
 }
 
 Value PlanBuilder::linear(Value x, Matrix m) { return linear(x, matrix(std::move(m))); }
@@ -56,6 +63,16 @@ Value PlanBuilder::norm(Value x, Scope w, bool layer, bool one_plus, bool bias, 
   return emit(op, {x}, x.rows, x.cols, w.path());
 }
 
+void PlanBuilder::norm_into(Value x, Value out, Scope w, bool one_plus, float eps) {
+  WEFT_CHECK(x.cols == out.cols) << w.path() << ": shapes differ";
+  plan_.ops.push_back({NormOp{false, one_plus, vector({w.path() + ".weight", x.cols, {}, {}}), -1, eps}, {x}, out, w.path()});
+}
+
+Value PlanBuilder::buffer(int cols) {
+  plan_.storages.push_back({cols, Rows::tokens});
+  return {static_cast<int>(plan_.storages.size()) - 1, 0, cols, Rows::tokens};
+}
+
 Value PlanBuilder::rope_angles(const RopeAngles& angles) {
   for (const auto& [known, value] : angles_)
     if (known == angles) return value;
@@ -69,7 +86,7 @@ Value PlanBuilder::rope_angles(const RopeAngles& angles) {
 
 Value PlanBuilder::heads(Value x, Scope norm_weight, const RopeAngles& rope, const HeadsOptions& o) {
   HeadsOp op;
-  op.heads = o.heads, op.dim = o.dim, op.norm = o.norm, op.norm_after = o.norm_after, op.eps = o.eps;
+  op.heads = o.heads, op.dim = op.in_stride = op.out_stride = o.dim, op.norm = o.norm, op.norm_after = o.norm_after, op.eps = o.eps;
   op.interleaved = o.interleaved, op.floor_scale = o.floor_scale, op.attn_scale = o.attn_scale;
   if (o.norm == HeadNorm::rms || o.norm == HeadNorm::rms_one_plus)
     op.norm_weight = vector({norm_weight.path() + ".weight", o.dim, {}, {}});
@@ -83,26 +100,88 @@ Value PlanBuilder::heads(Value x, Scope norm_weight, const RopeAngles& rope, con
   return x;
 }
 
-CacheRef PlanBuilder::cache(CacheSpec spec, int query_heads) {
-  for (size_t i = 0; i < plan_.groups.size(); ++i)
-    if (LayerGroup& group = plan_.groups[i]; group.spec == spec && group.heads == query_heads)
+void PlanBuilder::rotate_into(Value x, int in_stride, Value out, int out_stride, const RopeAngles& rope, const HeadsOptions& o) {
+  HeadsOp op;
+  op.heads = o.heads, op.dim = o.dim, op.in_stride = in_stride, op.out_stride = out_stride, op.interleaved = o.interleaved;
+  op.half = static_cast<int>(rope.inv_freq.size());
+  const Value angles = rope_angles(rope);
+  plan_.ops.push_back({op, {x, angles}, out, "rotate"});
+}
+
+CacheRef PlanBuilder::layer_of(std::vector<LayerGroup>& groups, const LayerGroup& wanted) {
+  for (size_t i = 0; i < groups.size(); ++i)
+    if (LayerGroup& group = groups[i]; group.spec == wanted.spec && group.heads == wanted.heads && group.mask == wanted.mask)
       return {static_cast<int>(i), group.layers++};
-  plan_.groups.push_back({spec, 1, query_heads});
-  return {static_cast<int>(plan_.groups.size()) - 1, 0};
+  groups.push_back(wanted);
+  return {static_cast<int>(groups.size()) - 1, 0};
+}
+
+CacheRef PlanBuilder::cache(CacheSpec spec, int query_heads) { return layer_of(plan_.groups, {spec, 1, query_heads}); }
+
+CacheRef PlanBuilder::local_cache(CacheSpec spec, int query_heads, kernels::Mask mask) {
+  CacheRef ref = layer_of(plan_.local_groups, {spec, 1, query_heads, mask});
+  ref.local = true;
+  return ref;
 }
 
 void PlanBuilder::append(Value k, Value v, CacheRef cache) {
   plan_.ops.push_back({AppendOp{cache}, {k, v}, std::nullopt, "cache"});
 }
 
-Value PlanBuilder::attend(Value q, CacheRef cache, int heads, float scale, kernels::Mask mask) {
-  const CacheSpec& spec = plan_.groups[cache.group].spec;
+void PlanBuilder::append_latent(Value row, CacheRef cache) {
+  plan_.ops.push_back({AppendOp{cache}, {row}, std::nullopt, "cache"});
+}
+
+Value PlanBuilder::attend(Value q, CacheRef cache, int heads, float scale) {
+  const CacheSpec& spec = plan_.group(cache).spec;
   WEFT_CHECK(q.cols == heads * spec.k_dim) << "query columns " << q.cols;
-  return emit(AttendOp{cache, heads, scale, mask}, {q}, q.rows, heads * spec.v_dim, "attend");
+  return emit(AttendOp{cache, heads, scale}, {q}, q.rows, heads * spec.v_dim, "attend");
 }
 
 Value PlanBuilder::activate(Value x, kernels::Activation act, bool gated) {
-  return emit(ActivateOp{act, gated}, {x}, x.rows, gated ? x.cols / 2 : x.cols, "");
+  const int cols = gated ? x.cols / 2 : x.cols;
+  return emit(ActivateOp{act, gated, cols}, {x}, x.rows, cols, "");
+}
+
+Value PlanBuilder::activate_slots(Value x, kernels::Activation act, int cols, int slots) {
+  WEFT_CHECK(x.cols == slots * slot_stride(2 * cols)) << "activate: " << x.cols << " columns";
+  return emit(ActivateOp{act, true, cols, slots}, {x}, x.rows, slots * slot_stride(cols), "");
+}
+
+Value PlanBuilder::route(Value logits, const kernels::RouteRule& rule, Scope bias) {
+  RouteOp op{rule};
+  if (!bias.path().empty()) op.bias = vector({bias.path(), rule.experts, {}, {}});
+  return emit(op, {logits}, logits.rows, 2 * rule.chosen, "");
+}
+
+Value PlanBuilder::group_rows(Value chosen, int experts, int slots) {
+  const Value grouped = emit(GroupRowsOp{experts, slots}, {chosen}, chosen.rows, slots, "");
+  plan_.storages[grouped.storage].extra = experts + 1;
+  return grouped;
+}
+
+Value PlanBuilder::experts(Value x, Value grouped, std::vector<Matrix> matrices, int slots, bool same_input) {
+  ExpertsOp op{{}, slots, same_input};
+  const Matrix first = matrices.front();
+  WEFT_CHECK(x.cols == (same_input ? first.k : slots * slot_stride(first.k))) << first.sources.front().tensor << ": " << x.cols << " columns";
+  for (Matrix& m : matrices) op.matrices.push_back(matrix(std::move(m)));
+  return emit(std::move(op), {x, grouped}, x.rows, slots * slot_stride(static_cast<int>(first.out())), first.sources.front().tensor);
+}
+
+Value PlanBuilder::scale_rows(Value x, Value chosen, int slots) {
+  return emit(ScaleRowsOp{slots}, {x, chosen}, x.rows, slots * slot_stride(x.cols), "");
+}
+
+Value PlanBuilder::combine(Value x, Value chosen, int cols, int slots, bool weighted) {
+  WEFT_CHECK(x.cols == slots * slot_stride(cols)) << "combine: " << x.cols << " columns";
+  return emit(CombineOp{slots, weighted}, {x, chosen}, x.rows, cols, "");
+}
+
+void PlanBuilder::per_head(Value x, int in_stride, Value out, int out_stride, std::vector<Matrix> matrices) {
+  PerHeadOp op{{}, in_stride, out_stride};
+  const std::string path = matrices.front().sources.front().tensor;
+  for (Matrix& m : matrices) op.matrices.push_back(matrix(std::move(m)));
+  plan_.ops.push_back({std::move(op), {x}, out, path});
 }
 
 Value PlanBuilder::add(Value a, Value b) {

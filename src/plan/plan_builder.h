@@ -1,7 +1,9 @@
 // Records a model's forward pass as a Plan. Blocks use it; see plan.h.
 #pragma once
 
+#include <map>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "checkpoint/scope.h"
@@ -33,6 +35,8 @@ class PlanBuilder {
 
   // [tokens, cols] = scale * rows of the table at the step's token ids.
   Value embed(Scope table, int vocab, int cols, float scale);
+  // The same looked up by something else than tokens, unscaled.
+  Value embed_by(IdSource ids, Scope table, int rows, int cols);
   // The same from the matrix of the output projection.
   Value embed_tied(int matrix, float scale);
 
@@ -44,19 +48,41 @@ class PlanBuilder {
 
   Value norm(Value x, Scope w, bool layer, bool one_plus, bool bias, float eps);
   Value rope_angles(const RopeAngles& angles);
+  // The same norm written to `out`, which may be part of a value made by buffer().
+  void norm_into(Value x, Value out, Scope w, bool one_plus, float eps);
   // Norm and rotation of each head, in place. `norm_weight` is read if o.norm needs one.
   Value heads(Value x, Scope norm_weight, const RopeAngles& rope, const HeadsOptions& o);
+  // Rotation of heads that lie in_stride apart in x, written out_stride apart to `out`.
+  void rotate_into(Value x, int in_stride, Value out, int out_stride, const RopeAngles& rope, const HeadsOptions& o);
   // A layer of the cache; equal specs share a group.
   CacheRef cache(CacheSpec spec, int query_heads);
+  // Keys of the running step only, all visible to each other (encoders).
+  CacheRef local_cache(CacheSpec spec, int query_heads, kernels::Mask mask = kernels::Mask::none);
   void append(Value k, Value v, CacheRef cache);
-  Value attend(Value q, CacheRef cache, int heads, float scale, kernels::Mask mask = kernels::Mask::causal);
+  void append_latent(Value row, CacheRef cache);
+  Value attend(Value q, CacheRef cache, int heads, float scale);
   Value activate(Value x, kernels::Activation act, bool gated);
   Value add(Value a, Value b);
+
+  // Mixture of experts, see plan.h. `logits` come from a linear whose matrix has keep_float32.
+  Value route(Value logits, const kernels::RouteRule& rule, Scope bias = Scope());
+  Value group_rows(Value chosen, int experts, int slots);
+  Value experts(Value x, Value grouped, std::vector<Matrix> matrices, int slots, bool same_input);
+  Value activate_slots(Value x, kernels::Activation act, int cols, int slots);  // gated
+  Value scale_rows(Value x, Value chosen, int slots);
+  Value combine(Value x, Value chosen, int cols, int slots, bool weighted);
+  // y[r, h] = x[r, h] W_h^T for each head, written to `out`.
+  void per_head(Value x, int in_stride, Value out, int out_stride, std::vector<Matrix> matrices);
+
+  // Uninitialised columns that several ops fill.
+  Value buffer(int cols);
   // Keeps only the rows whose output is wanted.
   Value select(Value x);
   // A view of some columns; costs nothing.
   Value slice(Value x, int first, int cols) const;
 
+  // Tensors (or scopes of them) that the checkpoint may hold and nothing reads.
+  void ignore(Scope scope) { plan_.unused.push_back(scope.path()); }
   void set_output(Value output, HeadKind head) { plan_.output = output, plan_.head = head; }
   const Plan& plan() const { return plan_; }
   Plan take() { return std::move(plan_); }
@@ -64,8 +90,10 @@ class PlanBuilder {
  private:
   Value emit(OpKind kind, std::vector<Value> in, Rows rows, int cols, std::string path);
   int vector(VectorWeight v);
+  CacheRef layer_of(std::vector<LayerGroup>& groups, const LayerGroup& wanted);
 
   Plan plan_;
+  std::map<std::tuple<std::string, int64_t, int64_t, int64_t>, int> known_;  // matrices of one source, by tensor, rows and column
   std::vector<std::pair<RopeAngles, Value>> angles_;  // computed once per step and kind
 };
 

@@ -19,8 +19,10 @@ struct StepInputs {
   int tokens = 0, outputs = 0;       // rows in use
   std::vector<int32_t> ids;          // [max_tokens]
   std::vector<int32_t> positions;    // [axes, max_tokens]
+  std::vector<int32_t> token_types;  // [max_tokens]
   std::vector<int32_t> output_rows;  // [max_outputs]: token rows whose output is wanted
   std::vector<GroupInputs> groups;
+  std::vector<GroupInputs> local_groups;  // only first_row and rows of the sequences are the caller's to fill
 };
 
 }  // namespace weft

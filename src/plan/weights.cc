@@ -48,11 +48,11 @@ class Loader {
   void claim() {
     for (const Matrix& m : plan_.matrices) {
       Claimed claimed{&m, {}};
-      for (const TensorRows& source : m.sources) claimed.sources.push_back(usage_.take(source.tensor, {tensor_rows(source), m.k}));
+      for (const TensorRows& source : m.sources) claimed.sources.push_back(usage_.take(source.tensor, shape_of(source, m.k)));
       matrices_.push_back(std::move(claimed));
       std::vector<const TensorInfo*> biases;
       for (const TensorRows& bias : m.biases)
-        biases.push_back(bias.tensor.empty() ? nullptr : usage_.take(bias.tensor, {tensor_rows(bias)}));
+        biases.push_back(bias.tensor.empty() ? nullptr : usage_.take(bias.tensor, {bias.first_row + bias.rows}));
       biases_.push_back(std::move(biases));
     }
     for (const VectorWeight& v : plan_.vectors) {
@@ -60,12 +60,13 @@ class Loader {
       vectors_.push_back(tensor.empty() ? nullptr : usage_.take(tensor, {v.size}));
     }
     for (size_t i = 0; i < plan_.tables.size(); ++i)
-      tables_.push_back(usage_.take(plan_.tables[i].tensor, {tensor_rows(plan_.tables[i]), plan_.table_cols[i]}));
-    // A tied model may still carry its output matrix.
-    if (plan_.tables.empty()) usage_.ignore("lm_head.weight");
+      tables_.push_back(usage_.take(plan_.tables[i].tensor, shape_of(plan_.tables[i], plan_.table_cols[i])));
+    for (const std::string& name : plan_.unused) usage_.ignore(name);
   }
 
-  static int64_t tensor_rows(const TensorRows& source) { return source.tensor_rows > 0 ? source.tensor_rows : source.first_row + source.rows; }
+  static std::vector<int64_t> shape_of(const TensorRows& source, int k) {
+    return source.shape.empty() ? std::vector<int64_t>{source.first_row + source.rows, k} : source.shape;
+  }
 
   Status read_vectors() {
     for (size_t i = 0; i < plan_.vectors.size(); ++i) {
@@ -156,7 +157,7 @@ class Loader {
       const TensorRows& rows = claimed.matrix->sources[s];
       if (first >= begin && first + count <= begin + rows.rows) {
         const TensorInfo& tensor = *claimed.sources[s];
-        if (!tensor.is_plain() || tensor.type != StorageType::bf16) return false;
+        if (!tensor.is_plain() || tensor.type != StorageType::bf16 || rows.transposed) return false;
         const std::byte* data = tensor.data.data() + (rows.first_row + first - begin) * claimed.matrix->k * 2;
         if (reinterpret_cast<uintptr_t>(data) % 2 != 0) return false;
         table_.pack_panel_bf16(reinterpret_cast<const uint16_t*>(data), claimed.matrix->k, count, claimed.matrix->k, to);
@@ -173,10 +174,26 @@ class Loader {
     for (size_t s = 0; s < claimed.sources.size(); ++s) {
       const TensorRows& rows = claimed.matrix->sources[s];
       const int64_t from = std::max(first, begin), to = std::min(first + count, begin + rows.rows);
-      if (from < to)
-        WEFT_RETURN_IF_ERROR(read_rows(*claimed.sources[s], rows.first_row + from - begin, to - from, out + (from - first) * claimed.matrix->k,
-                                       claimed.matrix->k));
+      float* at = out + (from - first) * claimed.matrix->k;
+      if (from < to && rows.transposed) {
+        WEFT_RETURN_IF_ERROR(gather_columns(*claimed.sources[s], rows, from - begin, to - from, claimed.matrix->k, at));
+      } else if (from < to) {
+        WEFT_RETURN_IF_ERROR(read_rows(*claimed.sources[s], rows.first_row + from - begin, to - from, at, claimed.matrix->k));
+      }
       begin += rows.rows;
+    }
+    return {};
+  }
+
+  // Outputs [first, first + count) of a source whose outputs are the tensor's columns.
+  static Status gather_columns(const TensorInfo& tensor, const TensorRows& source, int64_t first, int64_t count, int k, float* out) {
+    constexpr int64_t kRows = 64;
+    std::vector<float> block(static_cast<size_t>(kRows * count));
+    for (int64_t row = 0; row < k; row += kRows) {
+      const int64_t rows = std::min<int64_t>(kRows, k - row);
+      WEFT_RETURN_IF_ERROR(read_block(tensor, source.first_row + row, rows, source.first_col + first, count, block.data(), count));
+      for (int64_t n = 0; n < count; ++n)
+        for (int64_t i = 0; i < rows; ++i) out[n * k + row + i] = block[static_cast<size_t>(i * count + n)];
     }
     return {};
   }

@@ -23,7 +23,8 @@ Result<WeightForm> choose_form(const std::string& dtype, const Checkpoint& check
   if (dtype == "float32") return WeightForm::f32;
   if (dtype == "bfloat16") return WeightForm::bf16;
   if (dtype != "auto") return fail(Code::invalid_argument, "--dtype must be auto, float32 or bfloat16, not ", dtype).about("dtype");
-  return config.dtype() == "float32" && !checkpoint.is_gguf() ? WeightForm::f32 : WeightForm::bf16;
+  const std::string stored = config.has("text_config") && config.dtype().empty() ? config.sub("text_config").dtype() : config.dtype();
+  return stored == "float32" && !checkpoint.is_gguf() ? WeightForm::f32 : WeightForm::bf16;
 }
 
 Result<DType> choose_kv_dtype(const std::string& dtype, WeightForm form) {
@@ -46,6 +47,7 @@ std::vector<int32_t> end_ids(const Checkpoint& checkpoint, const HfConfig& confi
     }
   }
   if (ids.empty()) ids = config.eos_token_ids();
+  if (ids.empty()) ids = models::text_config(config).eos_token_ids();
   std::vector<int32_t> kept;
   for (int id : ids) {
     if (id < vocab) kept.push_back(id);
@@ -59,28 +61,28 @@ std::vector<int32_t> end_ids(const Checkpoint& checkpoint, const HfConfig& confi
 int64_t Model::kv_bytes_per_token() const {
   int64_t bytes = 0;
   for (const LayerGroup& group : plan.groups)
-    bytes += int64_t{group.layers} * group.spec.kv_heads * (group.spec.k_dim + group.spec.v_dim) * size_bytes(kv_dtype);
+    bytes += int64_t{group.layers} * group.spec.kv_heads * values_per_token(group.spec) * size_bytes(kv_dtype);
   return bytes;
 }
 
 Result<Plan> plan_of(const Checkpoint& checkpoint) {
-  const HfConfig config(checkpoint.config());
+  const HfConfig config = HfConfig::of(checkpoint);
   return models::build_plan(config);
 }
 
 Result<Model> load_model(const std::string& path, ThreadTeam& team, const ModelOptions& options) {
   Model model;
   WEFT_TRY(model.checkpoint, options.dummy ? Checkpoint::open_dummy(path) : Checkpoint::open(path));
-  const HfConfig config(model.checkpoint->config());
+  const HfConfig config = HfConfig::of(*model.checkpoint);
   WEFT_TRY(model.table, choose_table());
   WEFT_TRY(Plan recorded, models::build_plan(config));
   model.architecture = recorded.architecture;
   WEFT_TRY(model.form, choose_form(options.dtype, *model.checkpoint, config));
   WEFT_TRY(model.kv_dtype, choose_kv_dtype(options.kv_dtype, model.form));
-  model.max_positions = config.positions("max_position_embeddings", 2048);
+  model.max_positions = models::text_config(config).positions("max_position_embeddings", 2048);
   WEFT_RETURN_IF_ERROR(config.status());
   model.plan = prepare_plan(std::move(recorded), *model.table, model.form);
-  model.vocab = model.plan.output.cols;
+  model.vocab = model.plan.head == HeadKind::lm ? model.plan.output.cols : models::text_config(config).count("vocab_size");
   model.eos_token_ids = end_ids(*model.checkpoint, config, model.vocab);
   WEFT_RETURN_IF_ERROR(config.status());
   auto weights = load_weights(model.plan, model.checkpoint, *model.table, team, {model.form, options.progress});

@@ -31,7 +31,7 @@ struct Model {
   kernels::WeightForm form = kernels::WeightForm::f32;
   DType kv_dtype = DType::f32;
   Weights weights;
-  int vocab = 0;        // columns of the logits
+  int vocab = 0;        // token ids are below this; columns of the logits
   int max_positions = 0;
   std::vector<int32_t> eos_token_ids;  // generation_config.json's, else config.json's
 

@@ -51,7 +51,7 @@ Status Worker::allocate() {
       model_.plan, model_.weights, *model_.table, team_, std::move(cache),
       ExecutorLimits{options_.max_num_tokens, options_.max_outputs, options_.max_batch_size, options_.max_seq_len});
   processors_ = std::make_unique<ProcessorStage>(options_.processors, options_.max_batch_size, model_.vocab);
-  for (int i = 0; i < options_.max_batch_size; ++i) slots_.push_back({SlotState(model_.vocab, options_.max_seq_len), 0, {}, {}});
+  for (int i = 0; i < options_.max_batch_size; ++i) slots_.push_back({SlotState(model_.vocab, options_.max_seq_len), 0, {}, {}, {}});
   for (int i = 0; i < team_.size(); ++i) scratch_.push_back(std::make_unique<Scratch>(model_.vocab, options_.max_seq_len));
   return {};
 }
@@ -61,6 +61,7 @@ void Worker::open_slots(const StepBatch& batch) {
   for (const SlotOpen& open : batch.opens) {
     SlotData& slot = slots_[open.slot];
     slot.prompt = open.prompt;
+    slot.token_types = open.token_types;
     slot.last_token = 0;
     slot.error.clear();
     if (!open.sampling) continue;
@@ -94,11 +95,14 @@ void Worker::fill_inputs(const StepBatch& batch) {
     const int first = in.tokens;
     for (int i = 0; i < row.tokens; ++i) {
       in.ids[in.tokens] = row.source == TokenSource::host ? batch.tokens[next_token++] : slots_[row.slot].last_token;
+      const std::vector<int32_t>& types = slots_[row.slot].token_types;
+      in.token_types[in.tokens] = types.empty() ? 0 : types[row.first + i];
       in.positions[in.tokens++] = row.first + i;
     }
     first_output_.push_back(in.outputs);
     if (row.logits == LogitRows::all)
       for (int i = 0; i < row.tokens; ++i) in.output_rows[in.outputs++] = first + i;
+    else if (row.logits == LogitRows::first) in.output_rows[in.outputs++] = first;
     else if (row.logits == LogitRows::last) in.output_rows[in.outputs++] = first + row.tokens - 1;
   }
   fill_groups(batch);
@@ -115,6 +119,14 @@ void Worker::fill_groups(const StepBatch& batch) {
     for (size_t r = 0; r < batch.rows.size(); ++r) {
       const StepBatch::Row& row = batch.rows[r];
       group.sequences.push_back({first_row, row.tokens, row.first, table.first_block[r], table.offset[r]});
+      first_row += row.tokens;
+    }
+  }
+  for (GroupInputs& group : in.local_groups) {
+    group.sequences.clear();
+    int first_row = 0;
+    for (const StepBatch::Row& row : batch.rows) {
+      group.sequences.push_back({first_row, row.tokens, 0, 0, 0});
       first_row += row.tokens;
     }
   }
@@ -211,7 +223,7 @@ void Worker::collect_outputs(const StepBatch& batch, StepResult& result) {
       const float* from = executor_->output() + output_row * executor_->output_ld();
       outputs.insert(outputs.end(), from, from + executor_->output_cols());
     };
-    const int rows = row.logits == LogitRows::all ? row.tokens : row.logits == LogitRows::last;
+    const int rows = row.logits == LogitRows::all ? row.tokens : row.logits != LogitRows::none;
     if (row.context_logits)
       for (int i = 0; i < rows; ++i) add(first_output_[r] + i);
     if (row.generation_logits) add(first_output_[r] + rows - 1);

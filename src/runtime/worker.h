@@ -66,6 +66,7 @@ class Worker {
     int32_t last_token = 0;
     std::vector<int32_t> prompt;  // for prompt logprobs
     std::string error;            // a processor that could not be made: every row fails
+    std::vector<int32_t> token_types;
   };
   struct PromptRow {  // a row of the head's output whose next prompt token is known
     int row = 0, output_row = 0;

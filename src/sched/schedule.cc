@@ -243,6 +243,7 @@ void Scheduler::open_slot(StepBatch& batch, Sequence& sequence) {
   const auto prompt_end = sequence.tokens.begin() + sequence.prompt_tokens;
   open.prompt.assign(sequence.tokens.begin(), prompt_end);
   open.output.assign(prompt_end, sequence.tokens.end());
+  open.token_types = sequence.token_types;
 }
 
 void Scheduler::add_row(StepBatch& batch, Budget& budget, Sequence& sequence, int tokens) {
@@ -257,7 +258,9 @@ void Scheduler::add_row(StepBatch& batch, Budget& budget, Sequence& sequence, in
   const bool all_rows = sequence.wants_rows() && first >= sequence.rows_done && first < sequence.rows_end;
   row.sample = last && sequence.max_outputs > 0;
   if (all_rows) row.logits = LogitRows::all;
-  else if (row.sample || (last && sequence.task == Task::score)) row.logits = LogitRows::last;
+  else if (row.sample) row.logits = LogitRows::last;
+  else if (last && sequence.task == Task::score)
+    row.logits = sequence.score_rows == LogitRows::first ? LogitRows::first : LogitRows::last;
   if (sequence.task == Task::score) {
     row.context_logits = row.logits != LogitRows::none;
   } else {
@@ -277,7 +280,7 @@ void Scheduler::add_row(StepBatch& batch, Budget& budget, Sequence& sequence, in
   StepRecord& record = records_[(first_record_ + records_in_flight_) % records_.size()];
   record.rows.push_back({&sequence, sequence.epoch, first, tokens, all_rows, row.sample, last});
   budget.tokens -= tokens;
-  budget.logit_rows -= row.logits == LogitRows::all ? tokens : row.logits == LogitRows::last;
+  budget.logit_rows -= row.logits == LogitRows::all ? tokens : row.logits != LogitRows::none;
   if (tokens > 1 || first < sequence.prompt_tokens) budget.prompt_tokens -= tokens, budget.has_prompt_row = true;
   sequence.scheduled = end;
   sequence.pending_samples += row.sample;

@@ -119,6 +119,7 @@ Result<SequenceId> Scheduler::add(NewSequence request) {
   sequence.max_outputs = most_outputs(request, options_.max_seq_len);
   sequence.tokens = std::move(request.prompt);
   sequence.tokens.insert(sequence.tokens.end(), request.output.begin(), request.output.end());
+  sequence.token_types = std::move(request.token_types);
   sequence.sampling = std::move(request.sampling);
   sequence.identity = std::move(request.cache);
   if (sequence.task == Task::score) {

@@ -57,7 +57,8 @@ struct NewSequence {
   int priority = 0;                                // higher goes first
   int64_t arrival_step = -1;                       // of the request that it belongs to; -1: now
   Task task = Task::generate;
-  LogitRows score_rows = LogitRows::all;  // of score: all rows or the last one only
+  LogitRows score_rows = LogitRows::all;  // of score: all rows, or the last or (with `whole`) the first one only
+  std::vector<int32_t> token_types;       // of the prompt's tokens (encoders); empty: zeros
   bool whole = false;                     // the prompt must be computed in one step without the cache (encoders)
   bool guided = false;                    // its sampling rows get a number in StepBatch::Row::guide
   CacheIdentity cache;                    // salt, content, retention

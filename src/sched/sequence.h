@@ -30,6 +30,7 @@ struct Sequence {
   State state = State::waiting;
   Slot slot = -1;
   std::vector<int32_t> tokens;  // known: prompt and output
+  std::vector<int32_t> token_types;
   int scheduled = 0;            // positions that submitted steps cover, since the last (re)start
   int computed = 0;             // positions whose KV is certainly written
   int in_flight = 0;            // submitted steps that mention it

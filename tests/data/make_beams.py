@@ -16,7 +16,7 @@ golden, out = sys.argv[1:3]
 torch.set_num_threads(1)
 rng = random.Random(5)
 cases = []
-for name in ("llama-3.1", "qwen2"):
+for name in ("llama-3.1", "qwen2-swa"):
     model = AutoModelForCausalLM.from_pretrained(f"{golden}/{name}", dtype=torch.float32, attn_implementation="eager").eval()
     model.generation_config = GenerationConfig(pad_token_id=507)  # nothing of the file, its end ids above all
     with safe_open(f"{golden}/{name}/expected.safetensors", "pt") as f:

@@ -64,7 +64,7 @@ TEST(BeamSearch, AgreesWithTransformers) {
   const auto file = read_json_file(test_data("beams.json"));
   ASSERT_TRUE(file.ok()) << file.error().to_string();
   size_t cases = 0;
-  for (const char* model : {"llama-3.1", "qwen2"}) {
+  for (const char* model : {"llama-3.1", "qwen2-swa"}) {
     const auto reference = read_reference_case(model);
     ASSERT_TRUE(reference.ok());
     const auto engine = load(reference->folder);

@@ -14,10 +14,16 @@ struct Arrangement {
   AskOptions ask;
 };
 
+struct Model {
+  const char* name;
+  int tight_tokens;  // a cache of so many tokens makes running sequences lose their blocks
+  std::initializer_list<const char*> dtypes;
+};
+
 struct Feature {
   const char* name;
   void (*off)(Arrangement&);
-  void (*on)(Arrangement&, const ModelInfo&);
+  void (*on)(Arrangement&, const ModelInfo&, const Model&);
   // Whether the run shows that the feature was at work; null: nothing to see from outside.
   bool (*seen)(const std::vector<Answer>&, const EngineMetrics&) = nullptr;
 };
@@ -29,46 +35,45 @@ bool some_cached(const std::vector<Answer>& answers, const EngineMetrics&) {
 }
 
 constexpr Feature kFeatures[] = {
-    {"batch", [](Arrangement& s) { s.options.max_batch_size = 1; },
-     [](Arrangement& s, const ModelInfo&) { s.options.max_batch_size = 16; }},
+    {"batch", [](Arrangement& s) { s.options.max_batch_size = 1; }, [](Arrangement& s, const ModelInfo&, const Model&) { s.options.max_batch_size = 16; }},
     {"chunked_prefill", [](Arrangement& s) { s.options.enable_chunked_prefill = false; },
-     [](Arrangement& s, const ModelInfo&) {
-       s.options.enable_chunked_prefill = true, s.options.max_num_tokens = 48, s.options.max_batch_size = 8;
-     }},
+     [](Arrangement& s, const ModelInfo&, const Model&) { s.options.enable_chunked_prefill = true, s.options.max_num_tokens = 48, s.options.max_batch_size = 8; }},
     {"small_chunks", [](Arrangement&) {},
-     [](Arrangement& s, const ModelInfo&) {
-       s.options.enable_chunked_prefill = true, s.options.max_num_tokens = 17, s.options.max_batch_size = 5;
-     }},
+     [](Arrangement& s, const ModelInfo&, const Model&) { s.options.enable_chunked_prefill = true, s.options.max_num_tokens = 17, s.options.max_batch_size = 5; }},
     // No step is that short, so prompts come in the smallest pieces.
     {"step_time", [](Arrangement&) {},
-     [](Arrangement& s, const ModelInfo&) { s.options.max_step_ms = 0.001, s.options.enable_chunked_prefill = true; },
+     [](Arrangement& s, const ModelInfo&, const Model&) { s.options.max_step_ms = 0.001, s.options.enable_chunked_prefill = true; },
      [](const std::vector<Answer>&, const EngineMetrics& m) { return m.prefill_budget == 16; }},
     {"block_reuse", [](Arrangement& s) { s.options.enable_block_reuse = false; },
-     [](Arrangement& s, const ModelInfo&) { s.options.enable_block_reuse = true, s.options.max_batch_size = 4; }, some_cached},
-    {"blocks_of_16", [](Arrangement&) {}, [](Arrangement& s, const ModelInfo&) { s.options.tokens_per_block = 16; }},
+     [](Arrangement& s, const ModelInfo&, const Model&) { s.options.enable_block_reuse = true, s.options.max_batch_size = 4; }, some_cached},
+    {"blocks_of_16", [](Arrangement&) {}, [](Arrangement& s, const ModelInfo&, const Model&) { s.options.tokens_per_block = 16; }},
     {"overlap", [](Arrangement& s) { s.options.overlap_scheduler = false; },
-     [](Arrangement& s, const ModelInfo&) { s.options.overlap_scheduler = true, s.options.max_batch_size = 8; }},
+     [](Arrangement& s, const ModelInfo&, const Model&) { s.options.overlap_scheduler = true, s.options.max_batch_size = 8; }},
     {"replay", [](Arrangement& s) { s.options.cuda_graph = false; },
-     [](Arrangement& s, const ModelInfo&) { s.options.cuda_graph = true, s.options.max_batch_size = 8; }},
+     [](Arrangement& s, const ModelInfo&, const Model&) { s.options.cuda_graph = true, s.options.max_batch_size = 8; }},
     {"fused_sampler", [](Arrangement& s) { s.options.sampler = "reference"; },
-     [](Arrangement& s, const ModelInfo&) { s.options.sampler = "fused", s.options.max_batch_size = 8; }},
-    {"threads", [](Arrangement& s) { s.options.threads = 1; }, [](Arrangement& s, const ModelInfo&) { s.options.threads = 3; }},
+     [](Arrangement& s, const ModelInfo&, const Model&) { s.options.sampler = "fused", s.options.max_batch_size = 8; }},
+    {"threads", [](Arrangement& s) { s.options.threads = 1; }, [](Arrangement& s, const ModelInfo&, const Model&) { s.options.threads = 3; }},
     // A cache with room for little more than the longest sequence, so that running ones lose their blocks and start again.
     {"preemption", [](Arrangement&) {},
-     [](Arrangement& s, const ModelInfo& info) {
+     [](Arrangement& s, const ModelInfo& info, const Model& model) {
        s.options.max_batch_size = 24, s.options.tokens_per_block = 16;
-       s.options.kv_cache_memory =
-           info.kv_bytes_per_token * (info.architecture == "MistralForCausalLM" ? 224 : 320);  // windows hold less
+       s.options.kv_cache_memory = info.kv_bytes_per_token * model.tight_tokens;
      },
      [](const std::vector<Answer>&, const EngineMetrics& m) { return m.preemptions > 0; }},
-    {"cancelled_mates", [](Arrangement&) {},
-     [](Arrangement& s, const ModelInfo&) { s.options.max_batch_size = 8, s.ask.cancelled_mates = 4; }},
-    {"arrival", [](Arrangement&) {},
-     [](Arrangement& s, const ModelInfo&) { s.options.max_batch_size = 8, s.ask.together = false, s.ask.backwards = true; }},
+    {"cancelled_mates", [](Arrangement&) {}, [](Arrangement& s, const ModelInfo&, const Model&) { s.options.max_batch_size = 8, s.ask.cancelled_mates = 4; }},
+    {"arrival", [](Arrangement&) {}, [](Arrangement& s, const ModelInfo&, const Model&) { s.options.max_batch_size = 8, s.ask.together = false, s.ask.backwards = true; }},
+};
+
+// One of every kind of cache and of every way that a row could meet its neighbours. Windows and chunks hold less of a sequence.
+const Model kModels[] = {
+    {"llama-3.1", 320, {"float32", "bfloat16"}}, {"mistral-swa", 224, {"float32", "bfloat16"}}, {"gemma3-1b", 320, {"float32", "bfloat16"}},
+    {"qwen2-swa", 320, {"float32", "bfloat16"}}, {"deepseek-v3", 320, {"float32", "bfloat16"}}, {"qwen3-moe", 320, {"bfloat16"}},
+    {"llama4-text", 240, {"bfloat16"}},          {"decilm-51b", 320, {"bfloat16"}},
 };
 
 struct Case {
-  const char* model;
+  const Model* model;
   const char* dtype;
   size_t feature;
 };
@@ -82,7 +87,7 @@ class Equivalence : public ::testing::TestWithParam<Case> {
   };
 
   void SetUp() override {
-    auto reference = read_reference_case(GetParam().model);
+    auto reference = read_reference_case(GetParam().model->name);
     ASSERT_TRUE(reference.ok()) << reference.error().to_string();
     requests_ = mixed_requests(*reference, 40, 1);
     folder_ = reference->folder;
@@ -111,7 +116,7 @@ class Equivalence : public ::testing::TestWithParam<Case> {
   void check(const std::string& name, const std::vector<const Feature*>& features) {
     SCOPED_TRACE(name);
     Arrangement setup = plain_setup();
-    for (const Feature* feature : features) feature->on(setup, plain_.info);
+    for (const Feature* feature : features) feature->on(setup, plain_.info, *GetParam().model);
     const auto outcome = run(setup);
     ASSERT_TRUE(outcome.ok()) << outcome.error().to_string();
     int differ = 0;
@@ -155,18 +160,16 @@ TEST_P(EquivalenceAll, EachAlone) {
   for (size_t i = requests_.size(); i-- > 0;) EXPECT_EQ(ask(**engine, requests_[i]).exact_text(), plain_.answers[i].exact_text()) << "request " << i;
 }
 
-constexpr const char* kModels[] = {"llama-3.1", "mistral-swa", "gemma3-1b", "qwen2-swa"};
-
 std::vector<Case> cases(bool each_feature) {
   std::vector<Case> list;
-  for (const char* model : kModels)
-    for (const char* dtype : {"float32", "bfloat16"})
-      for (size_t feature = 0; feature < (each_feature ? std::size(kFeatures) : 1); ++feature) list.push_back({model, dtype, feature});
+  for (const Model& model : kModels)
+    for (const char* dtype : model.dtypes)
+      for (size_t feature = 0; feature < (each_feature ? std::size(kFeatures) : 1); ++feature) list.push_back({&model, dtype, feature});
   return list;
 }
 
 std::string model_and_type(const Case& c) {
-  std::string name = std::string(c.model) + "_" + c.dtype;
+  std::string name = std::string(c.model->name) + "_" + c.dtype;
   for (char& ch : name)
     if (!std::isalnum(static_cast<unsigned char>(ch))) ch = '_';
   return name;

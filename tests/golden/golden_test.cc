@@ -5,7 +5,8 @@
 //   float32   largest error 1e-4 s; two right implementations differ by about 1e-5 s. Greedy tokens are the same, except that after a
 //             step whose two best logits are closer than 1e-3 the rest of that prompt is not compared.
 //   bfloat16  largest error 0.5 s, mean error 0.05 s, same best token at 90 % of the positions (transformers in bfloat16 reaches 0.07 to
-//             0.26 s, 0.010 to 0.027 s, 93 to 99 %).
+//             0.26 s, 0.010 to 0.027 s, 93 to 99 %). A mixture of experts may choose other experts at a position: no bound on the
+//             largest error there, mean 0.1 s, same best token at 85 %.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -51,6 +52,12 @@ Difference compare(const ReferenceTensor& want, const std::vector<float>& got) {
   return d;
 }
 
+std::vector<float> rows_of(const std::vector<float>& all, const std::vector<int32_t>& rows, int64_t cols) {
+  std::vector<float> kept;
+  for (const int64_t row : rows) kept.insert(kept.end(), all.begin() + row * cols, all.begin() + (row + 1) * cols);
+  return kept;
+}
+
 Request request_of(const ReferencePrompt& prompt) {
   Request request;
   request.id = prompt.name;
@@ -87,11 +94,13 @@ class Golden : public ::testing::TestWithParam<std::string> {
       for (const auto& [name, want] : prompt.outputs) {
         const auto found = results[i]->tensors.find(name);
         ASSERT_NE(found, results[i]->tensors.end()) << prompt.name << " has no " << name;
-        EXPECT_EQ(found->second.shape, want.shape) << prompt.name << "." << name;
         const auto* got = std::get_if<std::vector<float>>(&found->second.data);
         ASSERT_NE(got, nullptr) << prompt.name << "." << name;
-        ASSERT_EQ(got->size(), want.values.size()) << prompt.name << "." << name;
-        check(prompt, name, want, *got);
+        const bool thinned = name == "logits" && !prompt.rows.empty();
+        std::vector<int64_t> shape = want.shape;
+        if (thinned) shape[0] = static_cast<int64_t>(prompt.input_ids.size());
+        ASSERT_EQ(found->second.shape, shape) << prompt.name << "." << name;
+        check(prompt, name, want, thinned ? rows_of(*got, prompt.rows, shape[1]) : *got);
       }
     }
   }
@@ -141,6 +150,13 @@ TEST_P(Golden, Texts) {
     if (!prompt.text) continue;
     Request request;
     request.prompt = *prompt.text, request.text_pair = prompt.text_pair;
+    if (prompt.text_pair) {  // the pair's types matter too, so the whole result is compared with that of the ids
+      const std::vector<Result<ScoreResult>> results = score(*engine_, {request, request_of(prompt)});
+      ASSERT_TRUE(results[0].ok()) << prompt.name << ": " << results[0].error().to_string();
+      EXPECT_EQ(std::get<std::vector<int64_t>>(results[0]->tensors.at("input_ids").data), std::get<std::vector<int64_t>>(results[1]->tensors.at("input_ids").data));
+      EXPECT_EQ(std::get<std::vector<float>>(results[0]->tensors.at("logits").data), std::get<std::vector<float>>(results[1]->tensors.at("logits").data));
+      continue;
+    }
     const auto ids = engine_->prompt_tokens(request);
     ASSERT_TRUE(ids.ok()) << prompt.name << ": " << ids.error().to_string();
     EXPECT_EQ(*ids, prompt.input_ids) << prompt.name;
@@ -150,15 +166,17 @@ TEST_P(Golden, Texts) {
 TEST_P(Golden, Bfloat16) {
   ASSERT_NO_FATAL_FAILURE(load("bfloat16"));
   int64_t rows = 0, same_best = 0;
+  const std::string plan = engine_->plan_text();
+  const bool routed = plan.find(" route ") != std::string::npos;
   each_output([&](const ReferencePrompt& prompt, const std::string& name, const ReferenceTensor& want, const std::vector<float>& got) {
     if (prompt.greedy.empty()) return;
     const Difference d = compare(want, got);
     const double unit = deviation(want.values);
-    EXPECT_LE(d.largest / unit, 0.5) << prompt.name << "." << name;
-    EXPECT_LE(d.mean / unit, 0.05) << prompt.name << "." << name;
+    if (!routed) EXPECT_LE(d.largest / unit, 0.5) << prompt.name << "." << name;
+    EXPECT_LE(d.mean / unit, routed ? 0.1 : 0.05) << prompt.name << "." << name;
     rows += d.rows, same_best += d.same_best;
   });
-  EXPECT_GE(static_cast<double>(same_best), 0.9 * static_cast<double>(rows));
+  EXPECT_GE(static_cast<double>(same_best), (routed ? 0.85 : 0.9) * static_cast<double>(rows));
 }
 
 std::string test_name(const ::testing::TestParamInfo<std::string>& info) {

@@ -25,6 +25,8 @@ Status read_tensor(const TensorInfo& tensor, const std::string& what, ReferenceP
     WEFT_TRY(prompt.token_type_ids, read_ids(tensor));
   } else if (what == "greedy") {
     WEFT_TRY(prompt.greedy, read_ids(tensor));
+  } else if (what == "rows") {
+    WEFT_TRY(prompt.rows, read_ids(tensor));
   } else if (what == "gap") {
     WEFT_TRY(prompt.gap, read_all(tensor));
   } else if (what == "logits" || what == "reward" || what == "step_probs") {

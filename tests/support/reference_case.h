@@ -23,6 +23,7 @@ struct ReferencePrompt {
   std::vector<int32_t> token_type_ids;  // encoders; else empty
   std::vector<int32_t> greedy;          // the continuation; empty where the model does not generate
   std::vector<float> gap;               // per greedy step: best minus second best logit
+  std::vector<int32_t> rows;            // the positions that "logits" has; empty: all
   std::map<std::string, ReferenceTensor> outputs;  // "logits", "reward", "step_probs"
   std::optional<std::string> text, text_pair;      // encode to input_ids
 };

@@ -75,6 +75,26 @@ struct Tiles {
   const std::byte* get(int64_t t, int64_t first, int64_t last, bool values) const {
     return a.cache.tokens_per_block >= kTileTokens ? direct(t, values) : gather(t, first, last, values);
   }
+  // The values of a latent cache's keys [first, last), which lie in one tile, as float32 [16 tokens][v_dim].
+  const std::byte* latent_values(int64_t first, int64_t last) const {
+    const int64_t t = first / kTileTokens;
+    const std::byte* tile = get(t, first, last, false);
+    const int v_dim = a.cache.v_dim;
+    float* values = reinterpret_cast<float*>(gathered) + static_cast<size_t>(kTileTokens) * (a.cache.k_dim + 2);
+    for (int lane = static_cast<int>(first - t * kTileTokens); lane < last - t * kTileTokens; ++lane) {
+      float* row = values + static_cast<size_t>(lane) * v_dim;
+      for (int d = 0; d < v_dim; ++d) {
+        const size_t at = key_index(a.cache.dtype, d, lane);
+        if (a.cache.dtype == DType::bf16) {
+          const uint32_t bits = static_cast<uint32_t>(reinterpret_cast<const uint16_t*>(tile)[at]) << 16;
+          row[d] = __builtin_bit_cast(float, bits);
+        } else {
+          row[d] = reinterpret_cast<const float*>(tile)[at];
+        }
+      }
+    }
+    return reinterpret_cast<const std::byte*>(values);
+  }
 };
 
 // scores[i][0 .. 16) = scale * q[i] . keys of the tile, for N queries.
@@ -231,22 +251,39 @@ struct AttendItemRun {
     else if (queries - i == 1) score_block<1>(i, tile, at);
   }
 
+  // Adds the weighted values of the keys to the accumulators of N queries (`fresh`: which start from zero), two vectors of columns.
+  // `latent`: the values of the one tile that the keys of a latent cache lie in.
   template <int N>
-  void weigh_block(const Tiles& tiles, int i, int column, Range keys, int64_t origin, float* acc_out) const {
+  void weigh_block(const Tiles& tiles, int i, int column, Range keys, int64_t origin, float* acc_out, bool fresh, const std::byte* latent) const {
     const int v_dim = a.cache.v_dim, n = v_dim - column < 2 * V::kLanes ? v_dim - column : 2 * V::kLanes;
     typename V::F acc[N][2];
-    for (int k = 0; k < N; ++k) acc[k][0] = acc[k][1] = V::zero();
+    for (int k = 0; k < N; ++k) {
+      const float* from = acc_out + static_cast<size_t>(i + k) * v_dim + column;
+      acc[k][0] = fresh ? V::zero() : load_upto<V>(from, n);
+      acc[k][1] = fresh || n <= V::kLanes ? V::zero() : load_upto<V>(from + V::kLanes, n - V::kLanes);
+    }
     for (int64_t t = keys.first / kTileTokens; t * kTileTokens < keys.last; ++t) {
       const float* p[N];
       for (int k = 0; k < N; ++k) p[k] = scratch.scores + static_cast<size_t>(i + k) * kSplitTokens + (t * kTileTokens - origin);
       const int first = keys.first > t * kTileTokens ? static_cast<int>(keys.first - t * kTileTokens) : 0;
       const int last = keys.last < (t + 1) * kTileTokens ? static_cast<int>(keys.last - t * kTileTokens) : kTileTokens;
-      weigh_tile<V, N, kPairs>(p, tiles.get(t, keys.first, keys.last, true), v_dim, column, n, first, last, acc);
+      if (latent) weigh_tile<V, N, false>(p, latent, v_dim, column, n, first, last, acc);
+      else weigh_tile<V, N, kPairs>(p, tiles.get(t, keys.first, keys.last, true), v_dim, column, n, first, last, acc);
     }
     for (int k = 0; k < N; ++k) {
       float* out = acc_out + static_cast<size_t>(i + k) * v_dim + column;
       store_operand<V>(out, 0, Operand::f32, acc[k][0], n);
       if (n > V::kLanes) store_operand<V>(out, V::kLanes, Operand::f32, acc[k][1], n - V::kLanes);
+    }
+  }
+
+  void weigh(const Tiles& tiles, Range keys, int64_t origin, float* acc, bool fresh, const std::byte* latent) const {
+    for (int column = 0; column < a.cache.v_dim; column += 2 * V::kLanes) {
+      int i = 0;
+      for (; i + kBlockQueries <= queries; i += kBlockQueries) weigh_block<kBlockQueries>(tiles, i, column, keys, origin, acc, fresh, latent);
+      if (queries - i == 3) weigh_block<3>(tiles, i, column, keys, origin, acc, fresh, latent);
+      else if (queries - i == 2) weigh_block<2>(tiles, i, column, keys, origin, acc, fresh, latent);
+      else if (queries - i == 1) weigh_block<1>(tiles, i, column, keys, origin, acc, fresh, latent);
     }
   }
 
@@ -263,12 +300,12 @@ struct AttendItemRun {
       const int64_t first = (own.first > keys.first ? own.first : keys.first) - origin, last = (own.last < keys.last ? own.last : keys.last) - origin;
       weigh_scores<V>(scratch.scores + static_cast<size_t>(i) * kSplitTokens, from, to, static_cast<int>(first), static_cast<int>(last), max + i, sum + i);
     }
-    for (int column = 0; column < a.cache.v_dim; column += 2 * V::kLanes) {
-      int i = 0;
-      for (; i + kBlockQueries <= queries; i += kBlockQueries) weigh_block<kBlockQueries>(tiles, i, column, keys, origin, acc);
-      if (queries - i == 3) weigh_block<3>(tiles, i, column, keys, origin, acc);
-      else if (queries - i == 2) weigh_block<2>(tiles, i, column, keys, origin, acc);
-      else if (queries - i == 1) weigh_block<1>(tiles, i, column, keys, origin, acc);
+    if (!a.cache.latent) return weigh(tiles, keys, origin, acc, true, nullptr);
+    // A tile's values are brought into rows once for all heads.
+    for (int64_t first = keys.first; first < keys.last;) {
+      const int64_t end = (first / kTileTokens + 1) * kTileTokens, last = end < keys.last ? end : keys.last;
+      weigh(tiles, {first, last}, origin, acc, first == keys.first, tiles.latent_values(first, last));
+      first = last;
     }
   }
 

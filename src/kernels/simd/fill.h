@@ -18,6 +18,8 @@ void fill(CpuTable& table) {
   table.activate = activate<V>;
   table.add = add<V>;
   table.select_rows = select_rows<V>;
+  table.scale_rows = scale_rows<V>;
+  table.combine = combine<V>;
   table.attend = attend<V>;
   table.attend_combine = attend_combine<V>;
   table.attend_scratch_bytes = attend_scratch_bytes<V>;

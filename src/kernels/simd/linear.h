@@ -137,7 +137,8 @@ struct Linear {
   }
 
   // Rows in units of the left operand's elements, which are read as floats and never computed with as such when they are pairs.
-  static const float* row_of(const LinearArgs& a, int row) {
+  static const float* row_of(const LinearArgs& a, int call_row) {
+    const int64_t row = a.row_map ? a.row_map[call_row] / a.x_share : call_row;
     return reinterpret_cast<const float*>(static_cast<const std::byte*>(a.x) + row * a.ld_x * (kUnit == 2 ? 2 : 4));
   }
 
@@ -149,14 +150,15 @@ struct Linear {
       const float* from = sums + b.sums_of(row);
       for (int p = b.first_panel; p < b.last_panel; ++p) {
         for (int r = 0; r < count; ++r, from += kColumns) {
+          const int64_t y_row = a.row_map ? a.row_map[row + r] : row + r;
           for (int c = p * kColumns; c < p * kColumns + kColumns && c < a.w.out; c += V::kLanes)
-            finish_vector(a, row + r, c, from + (c - p * kColumns));
+            finish_vector(a, y_row, c, from + (c - p * kColumns));
         }
       }
     }
   }
 
-  WEFT_INLINE void finish_vector(const LinearArgs& a, int row, int c, const float* from) {
+  WEFT_INLINE void finish_vector(const LinearArgs& a, int64_t row, int c, const float* from) {
     const int n = a.w.out - c;
     typename V::F value = V::load(from);
     if (n >= V::kLanes) {

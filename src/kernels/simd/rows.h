@@ -209,7 +209,10 @@ void heads(const HeadsArgs& a, int rows, Part part) {
   const Range range = share(static_cast<int64_t>(rows) * a.heads, part);
   for (int64_t unit = range.first; unit < range.last; ++unit) {
     const int64_t r = unit / a.heads;
-    float* x = a.x + r * a.ld_x + unit % a.heads * a.dim;
+    float* x = a.out + r * a.ld_out + unit % a.heads * a.out_stride;
+    const float* from = a.x + r * a.ld_x + unit % a.heads * a.stride;
+    if (from != x)
+      for (int d = 0; d < a.dim; d += V::kLanes) store_operand<V>(x, d, Operand::f32, load_upto<V>(from + d, a.dim - d), a.dim - d);
     if (!a.norm_after) norm_head<V>(a, x);
     if (a.angles && a.interleaved) rotate_pairs(x, a.angles + r * 2 * a.half, a.half);
     if (a.angles && !a.interleaved) rotate_halves<V>(x, a.angles + r * 2 * a.half, a.half);
@@ -220,6 +223,32 @@ void heads(const HeadsArgs& a, int rows, Part part) {
       for (int d = 0; d < a.dim; ++d) x[d] *= temperature;
     }
   }
+}
+
+template <class V>
+void scale_rows(const ScaleRowsArgs& a, int rows, Part part) {
+  for_columns(rows * a.slots, a.cols, part, [&](int64_t unit, int first, int last) {
+    const int64_t r = unit / a.slots, j = unit % a.slots;
+    const typename V::F weight = V::set1(a.chosen[r * a.ld_chosen + a.slots + j]);
+    void* out = row_at(a.out, r * a.ld_out + j * a.slot_stride, a.operand);
+    for (int c = first; c < last; c += V::kLanes)
+      store_operand<V>(out, c, a.operand, V::mul(load_upto<V>(a.x + r * a.ld_x + c, last - c), weight), last - c);
+    if (last == a.cols) end_row(out, a.cols, a.operand);
+  });
+}
+
+template <class V>
+void combine(const CombineArgs& a, int rows, Part part) {
+  for_columns(rows, a.cols, part, [&](int64_t r, int first, int last) {
+    const float* weights = a.chosen + r * a.ld_chosen + a.slots;
+    for (int c = first; c < last; c += V::kLanes) {
+      const float* x = a.x + r * a.ld_x + c;
+      typename V::F sum = V::mul(V::set1(a.weighted ? weights[0] : 1.0f), load_upto<V>(x, last - c));
+      for (int j = 1; j < a.slots; ++j)
+        sum = V::fma(V::set1(a.weighted ? weights[j] : 1.0f), load_upto<V>(x + static_cast<int64_t>(j) * a.slot_stride, last - c), sum);
+      store_operand<V>(a.out + r * a.ld_out, c, Operand::f32, sum, last - c);
+    }
+  });
 }
 
 }  // namespace
