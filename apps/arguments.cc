@@ -89,6 +89,10 @@ void add_engine_options(CLI::App* app, EngineOptions& o) {
   add_choice(app, "--sampler", o.sampler, "Which of the two samplers", {"fused", "reference"});
   add_text(app, "--speculative-config", o.speculative_config, "Speculative decoding, as JSON", "JSON");
   add_text(app, "--guided-decoding-backend", o.guided_decoding_backend, "Grammar engine", "NAME");
+  app->add_option("--allowed-media-domains", o.allowed_media_domains, "Hosts that pictures may be fetched from; default: none, data: URLs only")
+      ->type_name("HOST,...")
+      ->delimiter(',')
+      ->allow_extra_args(false);
   app->add_option("--logits-processor", o.logits_processors, "Plugin that changes logits; may be repeated")
       ->type_name("PLUGIN.so")
       ->allow_extra_args(false);

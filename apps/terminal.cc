@@ -57,6 +57,7 @@ RequestRules command_rules(const Engine& engine) {
   RequestRules rules;
   rules.defaults = engine.default_sampling();
   rules.images = engine.info().takes_images;
+  rules.local_files = true;
   rules.chat_template = true;
   rules.encode = [&engine](const std::string& text) {
     Request request;

@@ -1,4 +1,4 @@
-/* The C interface of the Rust crate in bridge/. Only .cc files of src/text and src/grammar include it.
+/* The C interface of the Rust crate in bridge/. Only .cc files of src/text, src/grammar and src/media include it.
    Texts are UTF-8 with their size, not ended by a zero. A function that can fail takes a WeftError, which it fills in when it
    returns false or null; the message then belongs to the caller (weft_bytes_free). Panics never cross: they are errors too.
    Objects may be used from several threads at once if the pointer is const, and from one at a time otherwise. */
@@ -76,6 +76,20 @@ bool weft_grammar_accept(WeftGrammar*, uint32_t token, WeftError*);
 bool weft_grammar_rollback(WeftGrammar*, size_t tokens, WeftError*);
 bool weft_grammar_is_finished(const WeftGrammar*);
 bool weft_grammar_may_end(WeftGrammar*);
+
+/* Pictures: 8-bit RGB, row by row, alpha dropped, not yet turned; `exif` is the TIFF block of the picture's EXIF data, or empty. */
+enum WeftImageFormat { WEFT_IMAGE_PNG = 1, WEFT_IMAGE_GIF = 2, WEFT_IMAGE_WEBP = 3 };
+typedef struct { uint64_t max_pixels; uint32_t max_side; uint64_t max_bytes; } WeftImageLimits; /* max_bytes: all that decoding holds */
+typedef struct { uint32_t width, height; WeftBytes rgb, exif; } WeftImage;
+bool weft_image_decode(uint32_t format, const uint8_t* data, size_t size, const WeftImageLimits*, WeftImage*, WeftError*);
+void weft_sha256(const uint8_t* data, size_t size, uint8_t out[32]);
+
+/* One HTTP request without following redirects. The body is read for status 200 only. Only public addresses are connected to, unless
+   `private_addresses`. */
+typedef struct { uint64_t max_bytes; uint32_t timeout_ms; bool private_addresses; } WeftFetchLimits;
+typedef struct { uint32_t status; WeftBytes location, body; } WeftFetched;
+bool weft_http_get(const char* url, size_t size, const WeftFetchLimits*, WeftFetched*, WeftError*);
+bool weft_address_is_public(const char* address, size_t size); /* "192.0.2.1", "::1"; false for what is no address */
 
 #ifdef __cplusplus
 }

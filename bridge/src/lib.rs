@@ -1,10 +1,12 @@
-//! C functions over the crates that weft takes from Rust: `tokenizers`, `minijinja` and `llguidance`. The interface is
-//! include/bridge.h; only src/text and src/grammar call it.
+//! C functions over the crates that weft takes from Rust: `tokenizers`, `minijinja`, `llguidance` and the picture decoders. The
+//! interface is include/bridge.h; only src/text, src/grammar and src/media call it.
 mod abi;
 mod detokenizer;
+mod fetch;
 mod gbnf;
 mod gguf;
 mod grammar;
+mod image;
 mod pair_model;
 mod python;
 mod string_table;

@@ -1,8 +1,35 @@
 #include "api/beam_request.h"
 
 #include <algorithm>
+#include <cmath>
 
 namespace weft {
+
+Status check_beams(const Request& request) {
+  const BeamSpec& beams = *request.beams;
+  const SamplingParams& p = request.sampling;
+  if (beams.width < 1 || beams.width > 128)
+    return fail(Code::invalid_argument, "beam_width must be between 1 and 128, not ", beams.width).about("beam_width");
+  if (request.n > beams.width)
+    return fail(Code::invalid_argument, "n (", request.n, ") must not exceed beam_width (", beams.width, ")").about("n");
+  if (!std::isfinite(beams.length_penalty))
+    return fail(Code::invalid_argument, "length_penalty must be a finite number, not ", beams.length_penalty)
+        .about("length_penalty");
+  const std::pair<const char*, bool> unfit[] = {{"temperature", p.temperature != 0 && p.temperature != 1},
+                                                {"top_k", p.top_k > 0},
+                                                {"top_p", p.top_p != 1},
+                                                {"min_p", p.min_p != 0},
+                                                {"top_p_decay", p.top_p_decay != 1},
+                                                {"best_of", request.best_of != 0},
+                                                {"stop", !request.stop.empty()},
+                                                {"prompt_logprobs", p.prompt_logprobs >= 0},
+                                                {"logprobs_mode", p.processed_logprobs},
+                                                {"return_context_logits", p.context_logits},
+                                                {"return_generation_logits", p.generation_logits}};
+  for (const auto& [field, given] : unfit)
+    if (given) return fail(Code::invalid_argument, field, " cannot be combined with beam search").about(field);
+  return {};
+}
 
 BeamRequest::BeamRequest(EngineCore& core, Setup setup, std::shared_ptr<RunningRequest> answer)
     : core_(core), setup_(std::move(setup)), arrival_step_(core.steps()), answer_(std::move(answer)), search_(setup_.beams) {
@@ -31,6 +58,8 @@ Status BeamRequest::submit_step() {
     Submission submission;
     submission.sequence.prompt = setup_.prompt;
     submission.sequence.output = beams[i].tokens;
+    submission.media = setup_.media;
+    if (setup_.places) submission.media_prompt = std::make_shared<MediaPrompt>(*setup_.places);
     submission.sequence.sampling = params;
     submission.sequence.priority = setup_.priority;
     submission.sequence.arrival_step = arrival_step_;

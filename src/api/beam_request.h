@@ -17,10 +17,15 @@
 
 namespace weft {
 
+// What a search for the most likely answers has no place for is refused by name; so are a width and a penalty out of range.
+Status check_beams(const Request& request);
+
 class BeamRequest : public std::enable_shared_from_this<BeamRequest> {
  public:
   struct Setup {
     std::vector<int32_t> prompt;
+    std::vector<std::shared_ptr<const PreparedMedia>> media;  // pictures of the prompt
+    std::shared_ptr<const MediaPrompt> places;                // with `media`: where their features go (unset)
     SamplingParams params;  // max_tokens is what there is room for
     int shown = 1;          // hypotheses that are answers
     int priority = 0;

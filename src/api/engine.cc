@@ -3,7 +3,6 @@
 #include <sys/sysinfo.h>
 
 #include <algorithm>
-#include <cmath>
 #include <fstream>
 #include <future>
 #include <mutex>
@@ -11,8 +10,10 @@
 #include <unordered_map>
 
 #include "api/beam_request.h"
+#include "api/picture_prompt.h"
 #include "api/running_request.h"
 #include "api/scores.h"
+#include "base/files.h"
 #include "base/log.h"
 #include "grammar/grammar.h"
 #include "runtime/engine_core.h"
@@ -100,6 +101,7 @@ GgufVocabulary vocabulary_of(const GgufTokenizer& t) {
 struct TextSide {
   std::shared_ptr<const Tokenizer> tokenizer;          // null: the checkpoint has none
   std::shared_ptr<const ChatTemplate> chat_template;   // null likewise
+  std::unique_ptr<const MediaProcessor> media;         // null: takes no pictures
 };
 
 Result<TextSide> load_text(const std::string& path) {
@@ -114,12 +116,18 @@ Result<TextSide> load_text(const std::string& path) {
     WEFT_TRY(text.chat_template, ChatTemplate::from_source(gguf->chat_template, std::move(special)));
     return text;
   }
-  auto tokenizer = Tokenizer::from_folder(path);
+  // VILA keeps its tokenizer with the language model.
+  const Json* part = checkpoint->config().find("llm_cfg");
+  const std::string text_path = part && !is_file(path + "/tokenizer.json") ? path + "/llm" : path;
+  auto tokenizer = Tokenizer::from_folder(text_path);
   if (tokenizer.ok()) text.tokenizer = std::move(tokenizer).value();
   else if (tokenizer.error().code() != Code::not_found) return std::move(tokenizer).error();
-  auto chat_template = ChatTemplate::from_folder(path);
+  auto chat_template = ChatTemplate::from_folder(text_path);
   if (chat_template.ok()) text.chat_template = std::move(chat_template).value();
   else if (chat_template.error().code() != Code::not_found) return std::move(chat_template).error();
+  if (text.tokenizer) {
+    WEFT_TRY(text.media, MediaProcessor::from_folder(path));
+  }
   return text;
 }
 
@@ -147,35 +155,6 @@ std::string model_name(std::string path) {
   std::string name = path.substr(path.find_last_of('/') + 1);
   if (name.ends_with(".gguf")) name.resize(name.size() - 5);
   return name;
-}
-
-// ---- Beam search ------------------------------------------------------------------------------------------------------------
-
-// What a search for the most likely answers has no place for is refused by name.
-Status check_beams(const Request& request) {
-  const BeamSpec& beams = *request.beams;
-  const SamplingParams& p = request.sampling;
-  if (beams.width < 1 || beams.width > 128)
-    return fail(Code::invalid_argument, "beam_width must be between 1 and 128, not ", beams.width).about("beam_width");
-  if (request.n > beams.width)
-    return fail(Code::invalid_argument, "n (", request.n, ") must not exceed beam_width (", beams.width, ")").about("n");
-  if (!std::isfinite(beams.length_penalty))
-    return fail(Code::invalid_argument, "length_penalty must be a finite number, not ", beams.length_penalty)
-        .about("length_penalty");
-  const std::pair<const char*, bool> unfit[] = {{"temperature", p.temperature != 0 && p.temperature != 1},
-                                                {"top_k", p.top_k > 0},
-                                                {"top_p", p.top_p != 1},
-                                                {"min_p", p.min_p != 0},
-                                                {"top_p_decay", p.top_p_decay != 1},
-                                                {"best_of", request.best_of != 0},
-                                                {"stop", !request.stop.empty()},
-                                                {"prompt_logprobs", p.prompt_logprobs >= 0},
-                                                {"logprobs_mode", p.processed_logprobs},
-                                                {"return_context_logits", p.context_logits},
-                                                {"return_generation_logits", p.generation_logits}};
-  for (const auto& [field, given] : unfit)
-    if (given) return fail(Code::invalid_argument, field, " cannot be combined with beam search").about(field);
-  return {};
 }
 
 // ---- The engine -------------------------------------------------------------------------------------------------------------
@@ -211,8 +190,31 @@ class CoreEngine : public Engine {
   }
 
   Result<std::vector<int32_t>> prompt_tokens(const Request& request) const override {
-    if (!request.images.empty() || !request.videos.empty())
-      return fail(Code::invalid_argument, "the model ", info_.name, " takes no images").about("images");
+    WEFT_TRY(PicturePrompt prompt, build_prompt(request));
+    return std::move(prompt.tokens);
+  }
+
+  // The prompt's tokens, and its pictures.
+  Result<PicturePrompt> build_prompt(const Request& request) const {
+    const bool pictures = !request.images.empty() || !request.videos.empty();
+    // A placeholder that a user typed into a prompt without pictures is the processor's to find.
+    if (!pictures && (!text_.media || request.prompt_token_ids)) {
+      WEFT_TRY(std::vector<int32_t> tokens, text_tokens(request));
+      return PicturePrompt{std::move(tokens), {}, nullptr, {}};
+    }
+    if (!text_.media) return fail(Code::invalid_argument, "the model ", info_.name, " takes no images").about(request.images.empty() ? "videos" : "images");
+    std::string text;
+    if (request.messages) {
+      WEFT_TRY(text, render_chat(request));
+    } else if (request.prompt) {
+      text = *request.prompt;
+    }
+    const UrlOptions urls{.allowed_hosts = options_.allowed_media_domains};
+    return picture_prompt(request, text, !request.messages && request.add_special_tokens, *text_.media, *text_.tokenizer, urls,
+                          core_->model().plan.position_axes);
+  }
+
+  Result<std::vector<int32_t>> text_tokens(const Request& request) const {
     if (request.prompt_token_ids) return *request.prompt_token_ids;
     if (!text_.tokenizer)
       return fail(Code::invalid_argument, "the model has no tokenizer; send prompt_token_ids").about(request.messages ? "messages" : "prompt");
@@ -243,15 +245,15 @@ class CoreEngine : public Engine {
     ScoreSink score_sink;
     std::vector<SequenceId> sequences;
   };
-  Status check_prompt(const Request& request, const std::vector<int32_t>& prompt) const;
+  Status check_prompt(const Request& request, const PicturePrompt& prompt) const;
   Status check_logits(const Request& request, int prompt_tokens, int max_tokens) const;
-  std::optional<Error> start_sampling(const Request& request, const std::vector<int32_t>& prompt, const SamplingParams& params,
-                                      uint64_t seed, const Grammar* grammar, Active& active);
-  std::optional<Error> start_beams(const Request& request, const std::vector<int32_t>& prompt, const SamplingParams& params,
+  std::optional<Error> start_sampling(const Request& request, const PicturePrompt& prompt, const SamplingParams& params, uint64_t seed,
+                                      const Grammar* grammar, Active& active);
+  std::optional<Error> start_beams(const Request& request, const PicturePrompt& prompt, const SamplingParams& params,
                                    std::unique_ptr<Grammar> grammar, Active& active);
   Result<SamplingParams> sampling_of(const Request& request, int prompt_tokens) const;
   Result<std::unique_ptr<Grammar>> grammar_of(const Request& request) const;
-  CacheIdentity cache_identity(const Request& request) const;
+  CacheIdentity cache_identity(const Request& request, const PicturePrompt& prompt) const;
   void forget(RequestId id);
 
   std::unique_ptr<EngineCore> core_;
@@ -270,12 +272,23 @@ class CoreEngine : public Engine {
   uint64_t first_wanted_event_ = 0;
 };
 
-Status CoreEngine::check_prompt(const Request& request, const std::vector<int32_t>& prompt) const {
+Status CoreEngine::check_prompt(const Request& request, const PicturePrompt& whole) const {
+  const std::vector<int32_t>& prompt = whole.tokens;
   const char* field = request.prompt_token_ids ? "prompt_token_ids" : request.messages ? "messages" : "prompt";
   if (prompt.empty()) return fail(Code::invalid_argument, "the prompt is empty").about(field);
-  for (int32_t id : prompt)
-    if (id < 0 || id >= info_.vocab_size)
-      return fail(Code::invalid_argument, "token id ", id, " is outside the vocabulary of ", info_.vocab_size).about(field);
+  size_t span = 0;  // places of features hold ids that may lie behind the vocabulary
+  for (size_t i = 0; i < prompt.size(); ++i) {
+    while (whole.places && span < whole.places->spans.size() &&
+           static_cast<int>(i) >= whole.places->spans[span].position + whole.places->spans[span].count)
+      ++span;
+    const bool in_vocabulary = prompt[i] >= 0 && prompt[i] < info_.vocab_size;
+    if (in_vocabulary) continue;
+    if (whole.places && span < whole.places->spans.size() && static_cast<int>(i) >= whole.places->spans[span].position) {
+      if (request.sampling.prompt_logprobs < 0) continue;
+      return fail(Code::unsupported, "prompt_logprobs are not available here: the picture's token ", prompt[i], " has no logit").about("prompt_logprobs");
+    }
+    return fail(Code::invalid_argument, "token id ", prompt[i], " is outside the vocabulary of ", info_.vocab_size).about(field);
+  }
   if (static_cast<int>(prompt.size()) > info_.max_seq_len)
     return fail(Code::invalid_argument, "the prompt has ", prompt.size(), " tokens, the context ", info_.max_seq_len).about(field);
   return {};
@@ -323,8 +336,9 @@ Result<std::unique_ptr<Grammar>> CoreEngine::grammar_of(const Request& request) 
   return grammar;
 }
 
-CacheIdentity CoreEngine::cache_identity(const Request& request) const {
+CacheIdentity CoreEngine::cache_identity(const Request& request, const PicturePrompt& prompt) const {
   CacheIdentity identity;
+  identity.content = prompt.content;
   identity.salt = request.cache_salt;
   if (request.priority != kDefaultPriority) {
     identity.retention.ranges.push_back({0, -1, request.priority, 0});
@@ -341,8 +355,9 @@ void CoreEngine::forget(RequestId id) {
 Result<RequestId> CoreEngine::submit(Request request, EventSink sink) {
   if (!info_.generative)
     return fail(Code::invalid_argument, info_.architecture, " does not generate text; use classify, score or reward").about("model");
-  WEFT_TRY(std::vector<int32_t> prompt, prompt_tokens(request));
-  WEFT_RETURN_IF_ERROR(check_prompt(request, prompt));
+  WEFT_TRY(const PicturePrompt whole, build_prompt(request));
+  const std::vector<int32_t>& prompt = whole.tokens;
+  WEFT_RETURN_IF_ERROR(check_prompt(request, whole));
   WEFT_TRY(SamplingParams params, sampling_of(request, static_cast<int>(prompt.size())));
   WEFT_TRY(std::unique_ptr<Grammar> grammar, grammar_of(request));
   WEFT_RETURN_IF_ERROR(check_logits(request, static_cast<int>(prompt.size()), params.max_tokens));
@@ -383,17 +398,16 @@ Result<RequestId> CoreEngine::submit(Request request, EventSink sink) {
     sink(event);
   });
 
-  const std::optional<Error> error = request.beams ? start_beams(request, prompt, params, std::move(grammar), *active)
-                                                   : start_sampling(request, prompt, params, seed, grammar.get(), *active);
+  const std::optional<Error> error = request.beams ? start_beams(request, whole, params, std::move(grammar), *active)
+                                                   : start_sampling(request, whole, params, seed, grammar.get(), *active);
   if (!error) return id;
   forget(id);
   return *error;
 }
 
 // One sequence per choice; they enter together.
-std::optional<Error> CoreEngine::start_sampling(const Request& request, const std::vector<int32_t>& prompt,
-                                                const SamplingParams& params, uint64_t seed, const Grammar* grammar,
-                                                Active& active) {
+std::optional<Error> CoreEngine::start_sampling(const Request& request, const PicturePrompt& whole, const SamplingParams& params,
+                                                uint64_t seed, const Grammar* grammar, Active& active) {
   core_->hold();
   std::optional<Error> error;
   for (int i = 0; i < std::max(request.n, request.best_of) && !error; ++i) {
@@ -401,10 +415,12 @@ std::optional<Error> CoreEngine::start_sampling(const Request& request, const st
     own.seed = derive_seed(seed, static_cast<uint64_t>(i));
     if (i > 0) own.prompt_logprobs = -1, own.context_logits = false;
     Submission submission;
-    submission.sequence.prompt = prompt;
+    submission.sequence.prompt = whole.tokens;
     submission.sequence.sampling = std::make_shared<const SamplingParams>(std::move(own));
     submission.sequence.priority = request.priority;
-    submission.sequence.cache = cache_identity(request);
+    submission.sequence.cache = cache_identity(request, whole);
+    submission.media = whole.media;
+    if (whole.places) submission.media_prompt = std::make_shared<MediaPrompt>(*whole.places);
     if (grammar) submission.grammar = grammar->clone();
     submission.sink = [running = active.running, i](const SequenceOutput& output) { return running->on_output(i, output); };
     auto added = core_->submit(std::move(submission));
@@ -420,11 +436,12 @@ std::optional<Error> CoreEngine::start_sampling(const Request& request, const st
   return error;
 }
 
-std::optional<Error> CoreEngine::start_beams(const Request& request, const std::vector<int32_t>& prompt,
-                                             const SamplingParams& params, std::unique_ptr<Grammar> grammar, Active& active) {
+std::optional<Error> CoreEngine::start_beams(const Request& request, const PicturePrompt& whole, const SamplingParams& params,
+                                             std::unique_ptr<Grammar> grammar, Active& active) {
   BeamRequest::Setup setup;
-  setup.prompt = prompt, setup.params = params, setup.shown = request.n, setup.priority = request.priority;
-  setup.cache = cache_identity(request), setup.grammar = std::move(grammar);
+  setup.prompt = whole.tokens, setup.media = whole.media, setup.places = whole.places;
+  setup.params = params, setup.shown = request.n, setup.priority = request.priority;
+  setup.cache = cache_identity(request, whole), setup.grammar = std::move(grammar);
   setup.beams = {request.beams->width, request.beams->length_penalty, request.beams->early_stopping,
                  params.max_tokens,    params.stop_token_ids,         std::max(0, params.logprobs)};
   for (int32_t id : params.eos_token_ids)
@@ -440,11 +457,12 @@ std::optional<Error> CoreEngine::start_beams(const Request& request, const std::
 }
 
 Result<RequestId> CoreEngine::submit_score(Request request, ScoreSink sink) {
-  WEFT_TRY(std::vector<int32_t> tokens, prompt_tokens(request));
+  WEFT_TRY(PicturePrompt pictures, build_prompt(request));
   const Plan& plan = core_->model().plan;
-  WEFT_TRY(ScorePrompt whole, score_prompt(request, std::move(tokens), text_.tokenizer.get(), plan));
-  const std::vector<int32_t> prompt = std::move(whole.tokens);
-  WEFT_RETURN_IF_ERROR(check_prompt(request, prompt));
+  WEFT_TRY(ScorePrompt whole, score_prompt(request, std::move(pictures.tokens), text_.tokenizer.get(), plan));
+  pictures.tokens = std::move(whole.tokens);
+  WEFT_RETURN_IF_ERROR(check_prompt(request, pictures));
+  const std::vector<int32_t> prompt = pictures.tokens;
   RequestId id = 0;
   auto active = std::make_shared<Active>();
   active->score_sink = sink;
@@ -461,8 +479,9 @@ Result<RequestId> CoreEngine::submit_score(Request request, ScoreSink sink) {
   submission.sequence.whole = !plan.local_groups.empty();
   submission.sequence.token_types = std::move(whole.types);
   submission.sequence.priority = request.priority;
-  submission.sequence.cache = cache_identity(request);
-  submission.sink = [this, id, &plan, sink = std::move(sink), prompt, rows = std::vector<float>()](const SequenceOutput& output) mutable {
+  submission.sequence.cache = cache_identity(request, pictures);
+  submission.media = pictures.media, submission.media_prompt = pictures.places;
+  submission.sink = [this, id, &plan, sink = std::move(sink), prompt, pictures = std::move(pictures), rows = std::vector<float>()](const SequenceOutput& output) mutable {
     rows.insert(rows.end(), output.outputs.begin(), output.outputs.end());
     if (output.reason == FinishReason::none) return true;
     {
@@ -475,7 +494,9 @@ Result<RequestId> CoreEngine::submit_score(Request request, ScoreSink sink) {
       sink(Error(Code::internal, output.error));
       return false;
     }
-    sink(score_result(prompt, std::move(rows), plan.output.cols, plan.head, step_separator_));
+    ScoreResult result = score_result(prompt, std::move(rows), plan.output.cols, plan.head, step_separator_);
+    if (pictures.places) add_pictures(result, *text_.media, pictures);
+    sink(std::move(result));
     return false;
   };
   auto added = core_->submit(std::move(submission));
@@ -519,6 +540,7 @@ EngineMetrics CoreEngine::metrics() const {
     m.blocks_total += gauges.max_blocks, m.blocks_used += gauges.used, m.blocks_cached += gauges.cached;
   m.prefill_budget = core.prefill_budget, m.sample_seconds = core.sample_seconds;
   m.mask_p50_seconds = core.mask_p50_seconds, m.mask_p99_seconds = core.mask_p99_seconds;
+  m.pictures_encoded = static_cast<int64_t>(core.pictures_encoded), m.pictures_reused = static_cast<int64_t>(core.pictures_reused);
   m.step_seconds = core.step_seconds, m.idle_gap_seconds = core.idle_gap_seconds;
   return m;
 }
@@ -578,6 +600,8 @@ Result<std::unique_ptr<Engine>> Engine::load(const std::string& path, const Engi
   info.kv_bytes_per_token = model.kv_bytes_per_token(), info.kv_cache_bytes = core.cache_bytes;
   info.dtype = model.form == kernels::WeightForm::f32 ? "float32" : "bfloat16", info.isa = model.table->isa, info.threads = threads;
   if (model.plan.head == HeadKind::classify_first) info.labels = label_names(model.checkpoint->config());
+  info.takes_images = text.media != nullptr && model.vision.has_value();
+  if (!info.takes_images) text.media.reset();
   info.generative = model.plan.head == HeadKind::lm, info.has_chat_template = text.chat_template != nullptr;
   WEFT_TRY(std::unique_ptr<EngineCore> running, EngineCore::create(std::move(model), std::move(team), core));
   info.max_seq_len = running->options().max_seq_len;

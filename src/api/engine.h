@@ -51,8 +51,9 @@ struct Request {
   bool add_special_tokens = true;
   std::optional<std::string> text_pair;                  // classifiers: the second text
   std::optional<std::vector<int32_t>> token_type_ids;    // classifiers, with prompt_token_ids
-  std::vector<std::string> images;                       // files, in the order of the placeholders
-  std::vector<std::vector<std::string>> videos;          // frame files of each video
+  std::vector<std::string> images;                       // URLs or files, in the order of the placeholders
+  std::vector<std::vector<std::string>> videos;          // frames of each video
+  bool local_files = false;                              // pictures may be paths (the command line's), not only URLs
   // Of the chat template.
   Json tools;                 // array or null
   Json chat_template_kwargs;  // object or null
@@ -140,6 +141,7 @@ struct EngineMetrics {
   int64_t prompt_tokens = 0, generation_tokens = 0, cached_tokens = 0, preemptions = 0, steps = 0;
   int running = 0, waiting = 0;
   int64_t blocks_total = 0, blocks_used = 0, blocks_cached = 0;
+  int64_t pictures_encoded = 0, pictures_reused = 0;
   int prefill_budget = 0;                         // prompt tokens that a step may take now (EngineOptions::max_step_ms moves it)
   double step_seconds = 0, idle_gap_seconds = 0;  // sums: time inside steps, and between steps while work was waiting
   double sample_seconds = 0;                      // sum: of step_seconds, the sampler's part

@@ -37,6 +37,7 @@ struct EngineOptions {
   std::vector<std::string> logits_processors;  // plugin files (include/weft/logits_processor.h)
   int tp_size = 1, pp_size = 1, ep_size = 1;
   bool enable_attention_dp = false;
+  std::vector<std::string> allowed_media_domains;  // hosts that pictures may be fetched from; empty: data: URLs only
   int64_t seed = -1;  // of requests without one; -1: random for each
 
   // In a program only: kinds of logits processors of its own, beside those of the plugins.

@@ -26,7 +26,7 @@ Result<std::string> image_address(const std::string& where, const Json& part) {
 }
 
 // Contents as a list of parts. Text alone becomes one text, its parts joined by line breaks.
-Result<Json> read_parts(const std::string& where, const Json& parts, bool images_allowed, std::vector<std::string>& images) {
+Result<Json> read_parts(const std::string& where, const Json& parts, bool images_allowed, MediaAddresses media) {
   Json::Array kept;
   bool pictures = false;
   std::string text;
@@ -44,11 +44,19 @@ Result<Json> read_parts(const std::string& where, const Json& parts, bool images
     } else if (kind == "image_url" || kind == "image" || kind == "input_image") {
       if (!images_allowed) return fail(Code::invalid_argument, here, " is a picture, and this model takes no images").about(here);
       WEFT_TRY(std::string address, image_address(here, part));
-      images.push_back(std::move(address));
+      media.images.push_back(std::move(address));
       kept.push_back(Json::object({{"type", "image"}}));
       pictures = true;
+    } else if (kind == "video") {
+      if (!images_allowed) return fail(Code::invalid_argument, here, " is a video, and this model takes none").about(here);
+      const Json* frames = part.find("video");
+      if (!frames || !frames->is_array()) return fail(Code::invalid_argument, here, ".video must be a list of pictures, its frames").about(here);
+      WEFT_TRY(std::vector<std::string> addresses, read_strings(here + ".video", *frames));
+      media.videos.push_back(std::move(addresses));
+      kept.push_back(Json::object({{"type", "video"}}));
+      pictures = true;
     } else {
-      return fail(Code::unsupported, here, ".type must be \"text\" or \"image_url\", got ", shown(*type)).about(here + ".type");
+      return fail(Code::unsupported, here, ".type must be \"text\", \"image_url\" or \"video\", got ", shown(*type)).about(here + ".type");
     }
   }
   if (!pictures) return Json(std::move(text));
@@ -77,7 +85,7 @@ Result<Json> read_tool_calls(const std::string& where, const Json& calls) {
   return kept;
 }
 
-Result<Json> read_message(const std::string& where, const Json& message, bool images_allowed, std::vector<std::string>& images) {
+Result<Json> read_message(const std::string& where, const Json& message, bool images_allowed, MediaAddresses media) {
   if (!message.is_object()) return wrong(where, "an object with \"role\" and \"content\"", message);
   const Json* role = message.find("role");
   if (!role || role->is_null()) return fail(Code::invalid_argument, where, ".role is missing").about(where + ".role");
@@ -95,7 +103,7 @@ Result<Json> read_message(const std::string& where, const Json& message, bool im
     if (!has_calls) return fail(Code::invalid_argument, where, ".content is missing").about(where + ".content");
     kept.set("content", "");
   } else if (content->is_array()) {
-    WEFT_TRY(Json read, read_parts(where + ".content", *content, images_allowed, images));
+    WEFT_TRY(Json read, read_parts(where + ".content", *content, images_allowed, media));
     kept.set("content", std::move(read));
   } else if (!content->is_string()) {
     return wrong(where + ".content", "a string or a list of parts", *content);
@@ -184,12 +192,12 @@ Result<std::string> chosen_name(const Json& choice) {
 
 }  // namespace
 
-Result<Json> read_messages(const Json& value, bool images_allowed, std::vector<std::string>& images) {
+Result<Json> read_messages(const Json& value, bool images_allowed, MediaAddresses media) {
   if (!value.is_array()) return wrong("messages", "a list of messages", value);
   if (value.items().empty()) return fail(Code::invalid_argument, "messages is empty; send at least one message").about("messages");
   Json::Array kept;
   for (size_t i = 0; i < value.items().size(); ++i) {
-    WEFT_TRY(Json message, read_message(at("messages", i), value.items()[i], images_allowed, images));
+    WEFT_TRY(Json message, read_message(at("messages", i), value.items()[i], images_allowed, media));
     kept.push_back(std::move(message));
   }
   return Json(std::move(kept));

@@ -26,8 +26,12 @@ Result<std::vector<std::string>> read_strings(const std::string& field, const Js
 Result<std::vector<int32_t>> read_token_ids(const std::string& field, const Json& value);
 
 // request_chat.cc: checks an array of messages and brings it to the form that templates expect: contents of text parts become one
-// text, arguments of tool calls become objects, pictures become {"type": "image"} and go to `images`.
-Result<Json> read_messages(const Json& value, bool images_allowed, std::vector<std::string>& images);
+// text, arguments of tool calls become objects, pictures become {"type": "image"} and go to `media.images`; videos likewise.
+struct MediaAddresses {
+  std::vector<std::string>& images;
+  std::vector<std::vector<std::string>>& videos;  // frames of each
+};
+Result<Json> read_messages(const Json& value, bool images_allowed, MediaAddresses media);
 
 // Checks `tools` and `tool_choice` (either may be null) and applies them: tools for the template, a guide where a call is forced.
 Status read_tools(const Json* tools, const Json* tool_choice, bool parallel_calls, ClientRequest& out, Request& request);

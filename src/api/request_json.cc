@@ -138,12 +138,14 @@ Status read_prompt_ids(const std::string& field, const Json& value, Draft& draft
 }
 
 Status read_chat(const std::string&, const Json& value, Draft& draft) {
-  WEFT_TRY(draft.request.messages, read_messages(value, draft.rules.images, draft.request.images));
+  WEFT_TRY(draft.request.messages, read_messages(value, draft.rules.images, {draft.request.images, draft.request.videos}));
+  draft.request.local_files = draft.rules.local_files;
   return {};
 }
 
 Status read_images(const std::string& field, const Json& value, Draft& draft) {
   WEFT_TRY(draft.request.images, read_strings(field, value));
+  draft.request.local_files = draft.rules.local_files;
   if (!draft.request.images.empty() && !draft.rules.images)
     return fail(Code::invalid_argument, "this model takes no images").about(field);
   return {};
@@ -151,6 +153,7 @@ Status read_images(const std::string& field, const Json& value, Draft& draft) {
 
 Status read_videos(const std::string& field, const Json& value, Draft& draft) {
   if (!value.is_array()) return wrong(field, "a list of lists of frame files", value);
+  draft.request.local_files = draft.rules.local_files;
   for (const Json& video : value.items()) {
     WEFT_TRY(std::vector<std::string> frames, read_strings(field, video));
     draft.request.videos.push_back(std::move(frames));

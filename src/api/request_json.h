@@ -32,6 +32,7 @@ enum class RequestKind : uint8_t {
 struct RequestRules {
   SamplingParams defaults;         // Engine::default_sampling()
   bool images = false;             // the model takes pictures
+  bool local_files = false;        // and they may be files
   bool chat_template = false;      // a request may bring its own template
   int completion_max_tokens = 16;  // of completions and of lines with a prompt; chats go on to the end of the context
   int max_choices = 128;           // limit of n and best_of

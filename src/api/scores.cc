@@ -62,6 +62,22 @@ ScoreResult score_result(const std::vector<int32_t>& tokens, std::vector<float> 
   return result;
 }
 
+void add_pictures(ScoreResult& result, const MediaProcessor& processor, const PicturePrompt& pictures) {
+  std::vector<PreparedMedia> media;
+  for (const auto& one : pictures.media) media.push_back(*one);
+  for (const auto& [name, kind] : {std::pair("pixel_values", MediaKind::image), std::pair("pixel_values_videos", MediaKind::video)}) {
+    MediaProcessor::Tensor pixels = processor.reference_layout(media, kind);
+    if (!pixels.values.empty()) result.tensors[name] = {pixels.shape, std::move(pixels.values)};
+  }
+  std::vector<float> features;
+  int64_t cols = 0;
+  for (const auto& one : pictures.places->features) {
+    cols = one->cols;
+    features.insert(features.end(), one->values.begin(), one->values.end());
+  }
+  if (cols > 0) result.tensors["image_features"] = {{static_cast<int64_t>(features.size()) / cols, cols}, std::move(features)};
+}
+
 std::vector<std::string> label_names(const Json& config) {
   const Json* names = config.find("id2label");
   if (!names || !names->is_object()) return {};

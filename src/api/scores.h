@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "api/engine.h"
+#include "api/picture_prompt.h"
 #include "base/json.h"
 #include "core/step.h"
 #include "plan/plan.h"
@@ -28,6 +29,9 @@ LogitRows score_rows(HeadKind head);
 // The tensors of `weft score` (docs/contract.md) from the head's rows. `separator`: the token after which a process reward model
 // rates a step, or -1.
 ScoreResult score_result(const std::vector<int32_t>& tokens, std::vector<float> rows, int cols, HeadKind head, int32_t separator);
+
+// Adds pixel_values (pixel_values_videos) and image_features to a result, once the features are there.
+void add_pictures(ScoreResult& result, const MediaProcessor& processor, const PicturePrompt& pictures);
 
 // The class names of config.json's id2label, in the order of the ids; empty if there are none.
 std::vector<std::string> label_names(const Json& config);

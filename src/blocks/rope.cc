@@ -54,6 +54,7 @@ RopeAngles rope_angles(const RopeConfig& c, int dims) {
   }
   if (c.scaling == RopeConfig::Scaling::yarn) apply_yarn(angles, dims, c);
   angles.checkpoint_factors = c.scaling == RopeConfig::Scaling::factors;
+  for (size_t axis = 0; axis < c.sections.size(); ++axis) angles.axis_of.insert(angles.axis_of.end(), c.sections[axis], static_cast<uint8_t>(axis));
   return angles;
 }
 

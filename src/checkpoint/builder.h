@@ -17,6 +17,7 @@ struct Checkpoint::Files {
 
 struct CheckpointBuilder {
   std::shared_ptr<Checkpoint> checkpoint{new Checkpoint};
+  std::string prefix;  // put before the names of tensors that are added or looked for
 
   // Maps a file and returns its index; the bytes stay at their address as long as the checkpoint lives.
   Result<int> map(const std::string& path);

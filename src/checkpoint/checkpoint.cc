@@ -39,6 +39,7 @@ Result<int> CheckpointBuilder::map(const std::string& path) {
 }
 
 Status CheckpointBuilder::add(TensorInfo tensor) {
+  tensor.name.insert(0, prefix);
   std::string& name = tensor.name;
   // Old BERT files call a layer norm's weight and bias by their letters in the paper.
   for (const auto& [old_end, end] : {std::pair("LayerNorm.gamma", "LayerNorm.weight"), std::pair("LayerNorm.beta", "LayerNorm.bias")})
@@ -49,7 +50,7 @@ Status CheckpointBuilder::add(TensorInfo tensor) {
 }
 
 TensorInfo* CheckpointBuilder::find(const std::string& name) {
-  const auto found = checkpoint->tensors_.find(name);
+  const auto found = checkpoint->tensors_.find(prefix + name);
   return found == checkpoint->tensors_.end() ? nullptr : &found->second;
 }
 
@@ -136,6 +137,43 @@ Status add_tensors(CheckpointBuilder& builder, const std::string& folder) {
   return fail(Code::not_found, folder, " has no weights: neither model.safetensors nor ", kIndexName, " nor a .gguf file");
 }
 
+Status read_generation_config(CheckpointBuilder& builder, const std::string& folder) {
+  const std::string path = folder + "/generation_config.json";
+  if (!is_file(path)) return {};
+  auto generation = read_json_file(path);
+  if (generation.ok() && generation->is_object()) builder.set_generation_config(std::move(generation).value());
+  else log_warning(path, " is ignored: ", generation.ok() ? "it must be a JSON object" : generation.error().message());
+  return {};
+}
+
+// VILA keeps its parts in sub-folders, each a checkpoint of its own: NAME_cfg in config.json has the part's path, of which the last
+// component counts. Tensors get NAME in front, and the part's own config.json replaces NAME_cfg.
+Status read_parts(CheckpointBuilder& builder, const std::string& folder, Json& config, bool config_only) {
+  for (const std::string& part : {std::string("llm"), std::string("vision_tower"), std::string("mm_projector")}) {
+    const std::string key = part + "_cfg";
+    const Json* stated = config.find(key);
+    const Json* path = stated && stated->is_object() ? stated->find("_name_or_path") : nullptr;
+    std::string name = path && path->is_string() ? path->as_string() : part;
+    while (name.ends_with('/')) name.pop_back();
+    name = name.substr(name.find_last_of('/') + 1);
+    if (!is_plain_name(name)) return fail(Code::data_corrupt, folder, "/config.json: ", key, "._name_or_path names no sub-folder");
+    const std::string own = folder + "/" + name;
+    if (!is_directory(own)) return fail(Code::not_found, folder, " has no sub-folder ", name, ", where ", key, " has its part of the model");
+    if (is_file(own + "/config.json")) {
+      WEFT_TRY(Json own_config, read_json_file(own + "/config.json"));
+      config.set(key, std::move(own_config));
+    }
+    if (part == "llm") WEFT_RETURN_IF_ERROR(read_generation_config(builder, own));
+    if (const Json* own_config = config.find(key); own_config && own_config->find("quantization_config"))
+      return fail(Code::unsupported, own, "/config.json: quantization_config is not supported in a part of a model");
+    if (config_only) continue;
+    builder.prefix = part + ".";
+    WEFT_RETURN_IF_ERROR(add_tensors(builder, own));
+    builder.prefix.clear();
+  }
+  return {};
+}
+
 Status read_folder(CheckpointBuilder& builder, const std::string& folder, bool config_only) {
   const std::string config_path = folder + "/config.json";
   if (!is_file(config_path)) {
@@ -146,12 +184,10 @@ Status read_folder(CheckpointBuilder& builder, const std::string& folder, bool c
   }
   WEFT_TRY(Json config, read_json_file(config_path));
   if (!config.is_object()) return fail(Code::invalid_argument, config_path, " must be a JSON object, not ", config.type_name());
-  if (const std::string path = folder + "/generation_config.json"; is_file(path)) {
-    auto generation = read_json_file(path);
-    if (generation.ok() && generation->is_object()) builder.set_generation_config(std::move(generation).value());
-    else log_warning(path, " is ignored: ", generation.ok() ? "it must be a JSON object" : generation.error().message());
-  }
-  if (!config_only) {
+  WEFT_RETURN_IF_ERROR(read_generation_config(builder, folder));
+  if (config.find("llm_cfg")) {
+    WEFT_RETURN_IF_ERROR(read_parts(builder, folder, config, config_only));
+  } else if (!config_only) {
     WEFT_RETURN_IF_ERROR(add_tensors(builder, folder));
     WEFT_RETURN_IF_ERROR(apply_quantization(builder, config, folder));
   }

@@ -64,13 +64,20 @@ int HfConfig::tensor_rows(std::string_view tensor, int absent) const {
 
 const Json* HfConfig::value(std::string_view key) const {
   const Json* at = node_;
-  while (at) {
-    const size_t dot = key.find('.');
-    at = at->find(key.substr(0, dot));
+  for (std::string_view rest = key; at;) {
+    const size_t dot = rest.find('.');
+    at = at->find(rest.substr(0, dot));
     if (dot == std::string_view::npos) break;
-    key.remove_prefix(dot + 1);
+    rest.remove_prefix(dot + 1);
   }
-  return at && !at->is_null() ? at : nullptr;
+  if (at && !at->is_null()) return at;
+  return defaults_ ? defaults_->find(key) : nullptr;
+}
+
+HfConfig HfConfig::with_defaults(Json defaults) const {
+  HfConfig view = *this;
+  view.defaults_ = std::make_shared<const Json>(std::move(defaults));
+  return view;
 }
 
 void HfConfig::reject(std::string_view key, std::string_view problem, Code code) const {

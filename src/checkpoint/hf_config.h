@@ -67,6 +67,8 @@ class HfConfig {
   std::vector<double> numbers(std::string_view key) const;
   // Items of a list of objects (block_configs), each as a view; empty if absent.
   std::vector<HfConfig> list(std::string_view key) const;
+  // The same view, with values for keys that are absent (saved configurations leave out what equals transformers' defaults).
+  HfConfig with_defaults(Json defaults) const;
   // A nested object (text_config, vision_config). An absent one is an error and yields an empty view.
   HfConfig sub(std::string_view key) const;
 
@@ -104,6 +106,7 @@ class HfConfig {
 
   std::shared_ptr<Shared> shared_;
   const Json* node_;
+  std::shared_ptr<const Json> defaults_;
   std::string prefix_;
 };
 

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "core/media_prompt.h"
 #include "core/sampling_params.h"
 
 namespace weft {
@@ -28,6 +29,7 @@ struct SlotOpen {
   std::vector<int32_t> prompt;
   std::vector<int32_t> output;  // tokens generated before the slot was opened
   std::vector<int32_t> token_types;  // of the prompt (encoders); empty: zeros
+  std::shared_ptr<const MediaPrompt> media;  // null: text alone
 };
 
 struct BlockCopy {

@@ -49,7 +49,7 @@ constexpr int operand_size_bytes(Operand o) { return o == Operand::bf16 ? 2 : 4;
 
 // ---- Arguments --------------------------------------------------------------------------------------------------------------
 
-// Looks up rows of the embedding: out[r, :] = scale * table[ids[r], :]. The table is either plain rows (row_data) or, when the
+// Looks up rows of the embedding: out[r, :] = scale * table[ids[r], :], zeros for a negative id. The table is either plain rows (row_data) or, when the
 // output matrix is tied to it, the packed matrix itself.
 struct EmbedArgs {
   const int32_t* ids = nullptr;
@@ -267,6 +267,27 @@ struct SelectRowsArgs {
   int64_t ld_out = 0;
 };
 
+// ---- Vision -----------------------------------------------------------------------------------------------------------------
+
+// out[r, p] = mean of the rows entries[offsets[i] .. offsets[i + 1]) of x, i = r * parts + p; zeros where there are none. Parts lie side
+// by side. Pooling, neighbours put together (pixel shuffle, patch mergers), padding and dropping of rows are tables of this kind.
+struct MixRowsArgs {
+  const float* x = nullptr;
+  int64_t ld_x = 0;
+  const int32_t* offsets = nullptr;  // [rows * parts + 1]
+  const int32_t* entries = nullptr;
+  int cols = 0, parts = 1;  // columns of a part
+  float* out = nullptr;
+  int64_t ld_out = 0;
+};
+// out[r] = *rows[r] where rows[r] is not null (features of pictures in place of their tokens' embeddings).
+struct MergeRowsArgs {
+  const float* const* rows = nullptr;
+  int cols = 0;
+  float* out = nullptr;
+  int64_t ld_out = 0;
+};
+
 // ---- Mixture of experts -----------------------------------------------------------------------------------------------------
 
 constexpr int kMaxExperts = 1024, kMaxChosen = 64;
@@ -354,6 +375,8 @@ struct CpuTable {
   void (*activate)(const ActivateArgs&, int rows, Part) = nullptr;
   void (*add)(const AddArgs&, int rows, Part) = nullptr;
   void (*select_rows)(const SelectRowsArgs&, int rows, Part) = nullptr;
+  void (*mix_rows)(const MixRowsArgs&, int rows, Part) = nullptr;
+  void (*merge_rows)(const MergeRowsArgs&, int rows, Part) = nullptr;
   void (*route)(const RouteArgs&, int rows, Part) = nullptr;
   void (*group_rows)(const GroupRowsArgs&, int rows, Part) = nullptr;
   void (*scale_rows)(const ScaleRowsArgs&, int rows, Part) = nullptr;

@@ -56,7 +56,7 @@ float row_element(const EmbedArgs& a, int32_t id, int column) {
 void embed(const EmbedArgs& a, int rows, Part part) {
   const Range range = share(rows, part);
   for (int64_t r = range.first; r < range.last; ++r) {
-    for (int c = 0; c < a.cols; ++c) a.out[r * a.ld_out + c] = row_element(a, a.ids[r], c) * a.scale;
+    for (int c = 0; c < a.cols; ++c) a.out[r * a.ld_out + c] = a.ids[r] < 0 ? 0.0f : row_element(a, a.ids[r], c) * a.scale;
   }
 }
 
@@ -213,6 +213,25 @@ void select_rows(const SelectRowsArgs& a, int rows, Part part) {
   }
 }
 
+void mix_rows(const MixRowsArgs& a, int rows, Part part) {
+  const Range range = share(static_cast<int64_t>(rows) * a.parts, part);
+  for (int64_t unit = range.first; unit < range.last; ++unit) {
+    float* out = a.out + unit / a.parts * a.ld_out + unit % a.parts * a.cols;
+    const int32_t first = a.offsets[unit], last = a.offsets[unit + 1];
+    std::fill_n(out, a.cols, 0.0f);
+    for (int32_t i = first; i < last; ++i)
+      for (int c = 0; c < a.cols; ++c) out[c] += a.x[a.entries[i] * a.ld_x + c];
+    if (last - first > 1)
+      for (int c = 0; c < a.cols; ++c) out[c] /= static_cast<float>(last - first);
+  }
+}
+
+void merge_rows(const MergeRowsArgs& a, int rows, Part part) {
+  const Range range = share(rows, part);
+  for (int64_t r = range.first; r < range.last; ++r)
+    if (a.rows[r]) std::copy_n(a.rows[r], a.cols, a.out + r * a.ld_out);
+}
+
 }  // namespace
 
 const CpuTable& ref_table() {
@@ -237,6 +256,8 @@ const CpuTable& ref_table() {
       .activate = activate,
       .add = add,
       .select_rows = select_rows,
+      .mix_rows = mix_rows,
+      .merge_rows = merge_rows,
       .route = ref_route,
       .group_rows = ref_group_rows,
       .scale_rows = ref_scale_rows,

@@ -3,6 +3,8 @@
 //   x = embed(tokens)
 //   for each layer:  x += attention(norm(x));  x += mlp(norm(x))
 //   logits = lm_head(norm(x))
+#include <numeric>
+
 #include "blocks/rope.h"
 #include "models/models.h"
 
@@ -21,7 +23,10 @@ AttentionOptions llama_attention(const HfConfig& c) {
   const RopeConfig rope = c.rope();
   const int rotated = static_cast<int>(rope.partial_rotary_factor * a.head_dim);
   if (rotated < 2 || rotated % 2 != 0) c.reject("partial_rotary_factor", "which leaves no even number of elements to rotate");
-  a.rope = rope_angles(rope, rotated);
+  const int sections = std::accumulate(rope.sections.begin(), rope.sections.end(), 0);
+  if (!rope.sections.empty() && (rope.sections.size() != 3 || sections != rotated / 2))
+    c.reject("rope_scaling.mrope_section", "but must be three numbers that sum to half of the head size");
+  else a.rope = rope_angles(rope, rotated);
   return a;
 }
 
@@ -29,7 +34,10 @@ MlpOptions llama_mlp(const HfConfig& c) {
   return {.hidden = c.count("hidden_size"), .width = c.count("intermediate_size"), .act = activation(c), .bias = c.flag("mlp_bias", false)};
 }
 
-HfConfig text_config(const HfConfig& c) { return c.has("text_config") ? c.sub("text_config") : c; }
+HfConfig text_config(const HfConfig& c) {
+  if (c.has("llm_cfg")) return c.sub("llm_cfg");
+  return c.has("text_config") ? c.sub("text_config") : c;
+}
 
 kernels::Activation activation(const HfConfig& c, std::string_view key, std::string_view absent) {
   const std::string name = c.text(key, absent);

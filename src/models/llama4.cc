@@ -1,9 +1,11 @@
-// Llama 4, the language model: layers with rotary positions see their own chunk of the text only, every fourth layer has no
+// Llama 4. The tower: an encoder turned by row and column, whose 2x2 neighbours become one feature. The language model: layers with rotary positions see their own chunk of the text only, every fourth layer has no
 // positions and sees all of it with queries scaled by position; a mixture of experts whose weight multiplies the expert's input.
 #include <algorithm>
+#include <cmath>
 
 #include "blocks/rope.h"
 #include "models/models.h"
+#include "models/tiles.h"
 
 namespace weft::models {
 
@@ -66,11 +68,74 @@ DecoderRecipe llama4(const HfConfig& whole) {
     const Value h = norm(b, w / "post_attention_layernorm", x, own.norm);
     return b.add(x, kinds.sparse[i] ? experts(b, w / "feed_forward", h, sparse) : gated_mlp(b, w / "feed_forward", h, dense));
   };
-  r.embed = [](PlanBuilder& b, Scope root, const DecoderRecipe& own) {
-    b.ignore(Scope("vision_model")), b.ignore(Scope("multi_modal_projector"));
-    return embed_tokens(b, root, own);
-  };
+  if (whole.has("vision_config")) r.embed = embed_with_features(r.embed, {"vision_model", "multi_modal_projector"});
   return r;
+}
+
+namespace {
+
+// Neighbours ratio^-1 along each side put together, in the order of their rows; the class token is dropped.
+VisionInputs arrange(const PreparedMedia& media, const TileShape& s, int merge) {
+  VisionInputs in = tile_inputs(media, s);
+  const auto tiles = static_cast<int>(media.shape[0]);
+  for (int t = 0; t < tiles; ++t) {
+    // Rotary positions count from 1; the class token is not turned.
+    for (int i = 0; i < s.rows(); ++i) {
+      const bool is_class = i + 1 == s.rows();
+      in.positions[0].push_back(is_class ? 0 : i % s.grid + 1);
+      in.positions[1].push_back(is_class ? 0 : i / s.grid + 1);
+    }
+    for (int y = 0; y < s.grid; y += merge)
+      for (int x = 0; x < s.grid; x += merge, ++in.outputs)
+        for (int i = 0; i < merge * merge; ++i) add_part(in.mixes[0], {s.row(t, y + i / merge, x + i % merge)});
+  }
+  return in;
+}
+
+RopeAngles vision_rope(int head_dim, double theta) {
+  RopeAngles rope;
+  for (int axis = 0; axis < 2; ++axis)
+    for (int i = 0; i < head_dim / 4; ++i) {
+      rope.inv_freq.push_back(static_cast<float>(1.0 / std::pow(theta, 4.0 * i / head_dim)));
+      rope.axis_of.push_back(static_cast<uint8_t>(axis));
+    }
+  return rope;
+}
+
+}  // namespace
+
+VisionTower llama4_vision(const HfConfig& c) {
+  const HfConfig v = c.sub("vision_config");
+  const TileShape s = tile_shape(v, 448, 14, ClassToken::last);
+  const int hidden = v.count("hidden_size"), heads = v.count("num_attention_heads"), text = text_config(c).count("hidden_size");
+  const int merge = static_cast<int>(std::lround(1 / v.positive("pixel_shuffle_ratio", 0.5)));
+  if (merge < 1 || s.grid % merge != 0) v.reject("pixel_shuffle_ratio", "which does not divide the patches of a tile");
+  EncoderLayerOptions o{.hidden = hidden, .heads = heads, .width = v.count("intermediate_size"), .act = activation(v, "hidden_act", "gelu")};
+  o.norm.eps = static_cast<float>(v.positive("norm_eps", 1e-5));
+  o.norm1 = "input_layernorm", o.norm2 = "post_attention_layernorm", o.out = "o_proj";
+  if (hidden % (4 * heads) != 0) v.reject("num_attention_heads", "which leaves no head size that four divides");
+  o.rope = vision_rope(hidden / heads, v.positive("rope_theta", 10000)), o.rope_interleaved = true;
+
+  PlanBuilder b(c.architecture());
+  b.ignore(Scope("language_model"));
+  const Scope w("vision_model");
+  const int size = 3 * s.patch * s.patch;
+  Value x = b.linear(b.input(size), {.sources = {whole(w / "patch_embedding" / "linear", hidden)}, .k = size});
+  x = b.add(x, b.embed_by(IdSource::index0, {.tensor = "vision_model.class_embedding", .rows = 1, .shape = {hidden}}, hidden));
+  x = b.add(x, b.embed_by(IdSource::index1, {.tensor = "vision_model.positional_embedding_vlm", .rows = s.rows()}, hidden));
+  x = norm(b, w / "layernorm_pre", x, o.norm);
+  const int layers = v.count("num_hidden_layers");
+  for (int i = 0; i < layers; ++i) x = encoder_layer(b, w / "model" / "layers" / i, x, o);
+  x = b.mix_rows(norm(b, w / "layernorm_post", x, o.norm), 0, merge * merge, Rows::outputs);
+  // The adapter activates twice.
+  const Scope adapter = w / "vision_adapter" / "mlp";
+  x = b.activate(dense(b, adapter / "fc1", x, v.count("projector_input_dim", 4096), false), kernels::Activation::gelu, false);
+  x = b.activate(dense(b, adapter / "fc2", x, v.count("projector_output_dim", 4096), false), kernels::Activation::gelu, false);
+  b.set_output(dense(b, Scope("multi_modal_projector") / "linear_1", x, text, false), HeadKind::features);
+  VisionTower tower;
+  tower.plan = b.take();
+  tower.arrange = [s, merge](const PreparedMedia& media) { return arrange(media, s, merge); };
+  return tower;
 }
 
 }  // namespace weft::models

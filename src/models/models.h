@@ -12,6 +12,8 @@
 namespace weft::models {
 
 using MakeRecipe = blocks::DecoderRecipe (*)(const HfConfig&);
+struct VisionTower;  // vision.h
+using MakeVision = VisionTower (*)(const HfConfig&);
 
 struct Architecture {
   std::string_view name;     // config.json's architectures[0]
@@ -19,6 +21,7 @@ struct Architecture {
   std::string_view gives;    // what comes out
   std::string_view example;  // a published checkpoint of this kind
   std::string_view features; // what sets it apart, for the table of `weft models`
+  MakeVision vision = nullptr;
 };
 
 // All of them, in alphabetical order.
@@ -33,6 +36,7 @@ blocks::DecoderRecipe deepseek_v3(const HfConfig&);
 blocks::DecoderRecipe gemma3(const HfConfig&);
 blocks::DecoderRecipe llama(const HfConfig&);
 blocks::DecoderRecipe llama4(const HfConfig&);
+blocks::DecoderRecipe llava_next(const HfConfig&);
 blocks::DecoderRecipe mistral(const HfConfig&);
 blocks::DecoderRecipe mixtral(const HfConfig&);
 blocks::DecoderRecipe mllama(const HfConfig&);
@@ -41,10 +45,12 @@ blocks::DecoderRecipe nemotron_nas(const HfConfig&);
 blocks::DecoderRecipe qwen2(const HfConfig&);
 blocks::DecoderRecipe qwen2_process_reward(const HfConfig&);
 blocks::DecoderRecipe qwen2_reward(const HfConfig&);
+blocks::DecoderRecipe qwen_vl(const HfConfig&);
 blocks::DecoderRecipe qwen3(const HfConfig&);
 blocks::DecoderRecipe qwen3_moe(const HfConfig&);
+blocks::DecoderRecipe vila(const HfConfig&);
 
-// The language model's part of a configuration: text_config where there is one.
+// The language model's part of a configuration: text_config or (VILA) llm_cfg where there is one.
 HfConfig text_config(const HfConfig&);
 // Checks a routing rule's numbers against each other and the kernels' limits; `key` names the experts' count.
 void check_rule(const HfConfig&, const kernels::RouteRule&, std::string_view key);

@@ -1,6 +1,7 @@
 #include <sstream>
 
 #include "models/models.h"
+#include "models/vision.h"
 
 namespace weft::models {
 
@@ -15,10 +16,14 @@ static constexpr Architecture kArchitectures[] = {
      "windows, two rope bases, sandwich norms"},
     {"Llama4ForCausalLM", llama4, "text", "Llama 4's language model alone",
      "as Llama4ForConditionalGeneration"},
-    {"Llama4ForConditionalGeneration", llama4, "text", "meta-llama/Llama-4-Scout-17B-16E-Instruct",
-     "chunked attention, layers without rope, top-1 experts scaled at the input"},
+    {"Llama4ForConditionalGeneration", llama4, "text, about pictures", "meta-llama/Llama-4-Scout-17B-16E-Instruct",
+     "chunked attention, layers without rope, top-1 experts scaled at the input; tiles of a picture", llama4_vision},
     {"LlamaForCausalLM", llama, "text", "meta-llama/Llama-3.1-8B-Instruct",
      "linear, llama3 and yarn rope, biases"},
+    {"LlavaLlamaModel", vila, "text, about pictures", "Efficient-Large-Model/NVILA-8B",
+     "VILA and NVILA: SigLIP, tiles or dynamic S2, sub-folder checkpoints", vila_vision},
+    {"LlavaNextForConditionalGeneration", llava_next, "text, about pictures", "llava-hf/llava-v1.6-mistral-7b-hf",
+     "CLIP, tiles of any resolution; Llama, Mistral or Qwen2 behind", llava_next_vision},
     {"MistralForCausalLM", mistral, "text", "mistralai/Mistral-7B-v0.1",
      "sliding window"},
     {"MixtralForCausalLM", mixtral, "text", "mistralai/Mixtral-8x7B-v0.1",
@@ -35,6 +40,10 @@ static constexpr Architecture kArchitectures[] = {
      "step probabilities at `<extra_0>`"},
     {"Qwen2ForRewardModel", qwen2_reward, "a reward", "Qwen/Qwen2.5-Math-RM-72B",
      "value at the last token"},
+    {"Qwen2VLForConditionalGeneration", qwen_vl, "text, about pictures and videos", "Qwen/Qwen2-VL-7B-Instruct",
+     "any resolution, positions on three axes", qwen_vision},
+    {"Qwen2_5_VLForConditionalGeneration", qwen_vl, "text, about pictures and videos", "Qwen/Qwen2.5-VL-7B-Instruct",
+     "windows in the tower, timed video positions", qwen_vision},
     {"Qwen3ForCausalLM", qwen3, "text", "Qwen/Qwen3-8B",
      "head norms, yarn"},
     {"Qwen3MoeForCausalLM", qwen3_moe, "text", "Qwen/Qwen3-30B-A3B",

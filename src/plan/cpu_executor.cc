@@ -36,12 +36,14 @@ Plan prepare_plan(Plan plan, const CpuTable& table, WeightForm form) {
 
 CpuExecutor::CpuExecutor(Plan plan, const Weights& weights, const CpuTable& table, ThreadTeam& team, CacheMemory cache, ExecutorLimits limits)
     : plan_(std::move(plan)), weights_(weights), table_(table), team_(team), cache_(std::move(cache)), limits_(limits),
-      layout_(lay_out(plan_, limits.max_tokens, limits.max_outputs)) {
+      layout_(lay_out(plan_, {limits.max_tokens, limits.max_outputs, limits.max_mixed})) {
   arena_ = reserve_or_die(layout_.bytes);
-  barriers_ = find_barriers(plan_, layout_, limits_.max_tokens, limits_.max_outputs);
+  barriers_ = find_barriers(plan_, layout_, {limits_.max_tokens, limits_.max_outputs, limits_.max_mixed});
   inputs_.ids.resize(limits_.max_tokens);
   inputs_.positions.resize(static_cast<size_t>(plan_.position_axes) * limits_.max_tokens);
   inputs_.token_types.resize(limits_.max_tokens);
+  if (plan_.takes_features) inputs_.features.resize(limits_.max_tokens);
+  for (std::vector<int32_t>& indices : inputs_.indices) indices.reserve(limits_.max_mixed > 0 ? limits_.max_tokens : 0);
   inputs_.output_rows.resize(limits_.max_outputs);
   inputs_.groups.resize(plan_.groups.size());
   allocate_local_groups();
@@ -113,6 +115,18 @@ AttendArgs CpuExecutor::attend_args(const Op& op, const AttendOp& attend) const 
   return args;
 }
 
+const std::vector<int32_t>& CpuExecutor::ids_of(IdSource source) const {
+  switch (source) {
+    case IdSource::tokens: return inputs_.ids;
+    case IdSource::positions: return inputs_.positions;
+    case IdSource::token_types: return inputs_.token_types;
+    case IdSource::index0: return inputs_.indices[0];
+    case IdSource::index1: return inputs_.indices[1];
+    case IdSource::index2: return inputs_.indices[2];
+  }
+  return inputs_.ids;
+}
+
 CpuExecutor::BoundOp CpuExecutor::bind_op(const Op& op) const {
   const auto in = [&](size_t i) { return static_cast<const float*>(address(op.in[i])); };
   const auto vector = [&](int id) { return id < 0 ? nullptr : weights_.vectors[id].data(); };
@@ -124,10 +138,7 @@ CpuExecutor::BoundOp CpuExecutor::bind_op(const Op& op) const {
       Overloaded{
           [&](const EmbedOp& o) {
             EmbedArgs a;
-            a.ids = (o.ids == IdSource::positions     ? inputs_.positions
-                     : o.ids == IdSource::token_types ? inputs_.token_types
-                                                      : inputs_.ids)
-                        .data();
+            a.ids = ids_of(o.ids).data();
             a.cols = op.out->cols, a.scale = o.scale, a.out = out(), a.ld_out = ld(*op.out);
             if (o.matrix >= 0) a.packed = weights_.matrices[o.matrix];
             else a.row_data = weights_.tables[o.table].rows, a.row_type = weights_.tables[o.table].type;
@@ -176,6 +187,14 @@ CpuExecutor::BoundOp CpuExecutor::bind_op(const Op& op) const {
           [&](const ToOperandOp&) {
             bound.args = ToOperandArgs{in(0), ld(op.in[0]), op.in[0].cols, out_operand(), address(*op.out), ld(*op.out)};
           },
+          [&](const InputOp&) {
+            bound.args = ToOperandArgs{inputs_.pixels, op.out->cols, op.out->cols, out_operand(), address(*op.out), ld(*op.out)};
+          },
+          [&](const MixRowsOp& o) {
+            const MixTable& table = inputs_.mixes[o.table];
+            bound.args = MixRowsArgs{in(0), ld(op.in[0]), table.offsets.data(), table.entries.data(), op.in[0].cols, o.parts, out(), ld(*op.out)};
+          },
+          [&](const MergeFeaturesOp&) { bound.args = MergeRowsArgs{inputs_.features.data(), op.out->cols, out(), ld(*op.out)}; },
           [&](const RouteOp& o) { bound.args = RouteArgs{in(0), ld(op.in[0]), o.rule, vector(o.bias), out(), ld(*op.out)}; },
           [&](const GroupRowsOp& o) {
             bound.args = GroupRowsArgs{in(0), ld(op.in[0]), o.experts, o.slots, static_cast<int32_t*>(address(*op.out))};
@@ -217,7 +236,7 @@ void CpuExecutor::bind() {
 }
 
 void CpuExecutor::run_op(const BoundOp& op, Part part) const {
-  const int rows = (op.rows == Rows::tokens ? inputs_.tokens : inputs_.outputs) * op.slots;
+  const int rows = (op.rows == Rows::tokens ? inputs_.tokens : op.rows == Rows::mixed ? inputs_.mixed : inputs_.outputs) * op.slots;
   std::visit(Overloaded{[&](const EmbedArgs& a) { table_.embed(a, rows, part); },
                         [&](const LinearArgs& a) { table_.linear(a, rows, part); },
                         [&](const NormArgs& a) { (op.layer_norm ? table_.layer_norm : table_.rms_norm)(a, rows, part); },
@@ -230,6 +249,8 @@ void CpuExecutor::run_op(const BoundOp& op, Part part) const {
                         [&](const AddArgs& a) { table_.add(a, rows, part); },
                         [&](const SelectRowsArgs& a) { table_.select_rows(a, rows, part); },
                         [&](const ToOperandArgs& a) { table_.to_operand(a, rows, part); },
+                        [&](const MixRowsArgs& a) { table_.mix_rows(a, rows, part); },
+                        [&](const MergeRowsArgs& a) { table_.merge_rows(a, rows, part); },
                         [&](const RouteArgs& a) { table_.route(a, rows, part); },
                         [&](const GroupRowsArgs& a) { table_.group_rows(a, rows, part); },
                         [&](const ExpertsArgs& a) { run_experts(a, part); },
@@ -267,7 +288,8 @@ void CpuExecutor::run_per_head(const PerHeadArgs& args, int rows, Part part) con
 }
 
 void CpuExecutor::walk(Part part) {
-  for (const BoundOp& op : bound_) {
+  for (size_t i = first_; i < last_; ++i) {
+    const BoundOp& op = bound_[i];
     if (op.combine_of && op.combine_of->combines.empty()) continue;
     if (op.barrier) team_.barrier();
     run_op(op, part);
@@ -318,7 +340,23 @@ void CpuExecutor::run(const std::function<void(Part)>& tail, bool replay) {
   if (!replay) bind();
   plan_groups();
   tail_ = &tail;
+  first_ = 0, last_ = bound_.size();
   team_.run(walk_);
+}
+
+void CpuExecutor::begin_pieces() {
+  WEFT_CHECK(inputs_.tokens <= limits_.max_tokens && inputs_.outputs <= limits_.max_outputs) << "the step is larger than the executor";
+  bind();
+  plan_groups();
+  last_ = 0;
+}
+
+bool CpuExecutor::run_piece(int ops) {
+  static const std::function<void(Part)> nothing;
+  tail_ = &nothing;
+  first_ = last_, last_ = std::min(bound_.size(), first_ + ops);
+  team_.run(walk_);
+  return last_ < bound_.size();
 }
 
 const float* CpuExecutor::output() const { return static_cast<const float*>(address(plan_.output)); }

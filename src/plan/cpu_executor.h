@@ -22,6 +22,7 @@ struct ExecutorLimits {
   int max_outputs = 0;    // rows whose output is wanted
   int max_sequences = 0;  // in a step
   int max_seq_len = 0;
+  int max_mixed = 0;      // rows of Rows::mixed
 };
 
 // Where each cache group's blocks lie.
@@ -42,6 +43,10 @@ class CpuExecutor {
   // Runs the step that inputs() describes. `tail` is called by every member behind a barrier after the last op (sampling).
   // replay == false: resolves every op's addresses anew before it runs, as the first step does.
   void run(const std::function<void(kernels::Part)>& tail, bool replay = true);
+  // The same in pieces of some ops each, with other work in between: begin_pieces() once the inputs are set, then run_piece() until it
+  // returns false. Binds anew, so inputs may lie elsewhere each time.
+  void begin_pieces();
+  bool run_piece(int ops);
   // [outputs, cols] of the last run; ld in floats.
   const float* output() const;
   int64_t output_ld() const;
@@ -67,7 +72,8 @@ class CpuExecutor {
   struct BoundOp {
     std::variant<kernels::EmbedArgs, kernels::LinearArgs, kernels::NormArgs, kernels::RopeAnglesArgs, kernels::HeadsArgs, kernels::AppendArgs,
                  kernels::AttendArgs, AttendCombine, kernels::ActivateArgs, kernels::AddArgs, kernels::SelectRowsArgs, kernels::ToOperandArgs, kernels::RouteArgs,
-                 kernels::GroupRowsArgs, ExpertsArgs, kernels::ScaleRowsArgs, kernels::CombineArgs, PerHeadArgs>
+                 kernels::GroupRowsArgs, ExpertsArgs, kernels::ScaleRowsArgs, kernels::CombineArgs, PerHeadArgs,
+                 kernels::MixRowsArgs, kernels::MergeRowsArgs>
         args;
     Rows rows = Rows::tokens;
     int slots = 1;  // the kernel sees so many rows for each of the value's
@@ -78,6 +84,7 @@ class CpuExecutor {
 
   void bind();
   BoundOp bind_op(const Op& op) const;
+  const std::vector<int32_t>& ids_of(IdSource source) const;
   kernels::AttendArgs attend_args(const Op& op, const AttendOp& attend) const;
   kernels::CacheView cache_view(CacheRef ref) const;
   void* address(const Value& v) const;
@@ -106,6 +113,7 @@ class CpuExecutor {
   std::vector<BoundOp> bound_;
   StepInputs inputs_;
   const std::function<void(kernels::Part)>* tail_ = nullptr;
+  size_t first_ = 0, last_ = 0;  // bound ops of the running piece
   std::function<void(int)> walk_;
 };
 

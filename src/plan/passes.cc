@@ -87,7 +87,7 @@ Plan place_operands(Plan plan, const std::function<Operand(const Matrix&)>& oper
   want(plan.output.storage, Operand::f32);
   const auto writes_operands = [&](int writer) {
     return writer >= 0 && (std::holds_alternative<NormOp>(plan.ops[writer].kind) || std::holds_alternative<ActivateOp>(plan.ops[writer].kind) ||
-                           std::holds_alternative<AttendOp>(plan.ops[writer].kind) || std::holds_alternative<ScaleRowsOp>(plan.ops[writer].kind));
+                           std::holds_alternative<AttendOp>(plan.ops[writer].kind) || std::holds_alternative<ScaleRowsOp>(plan.ops[writer].kind) || std::holds_alternative<InputOp>(plan.ops[writer].kind));
   };
   for (size_t s = 0; s < plan.storages.size(); ++s)
     if (wanted[s] > 0 && writes_operands(writers[s])) plan.storages[s].operand = static_cast<Operand>(wanted[s]);
@@ -135,14 +135,14 @@ Plan remove_dead_ops(Plan plan) {
 
 namespace {
 
-size_t storage_bytes(const Storage& storage, int64_t ld, int max_tokens, int max_outputs) {
-  const size_t rows = storage.rows == Rows::tokens ? max_tokens : max_outputs;
+size_t storage_bytes(const Storage& storage, int64_t ld, const RowLimits& limits) {
+  const size_t rows = storage.rows == Rows::tokens ? limits.tokens : storage.rows == Rows::mixed ? limits.mixed : limits.outputs;
   return ((rows * ld + storage.extra) * kernels::operand_size_bytes(storage.operand) + 63) / 64 * 64;
 }
 
 }  // namespace
 
-Arena lay_out(const Plan& plan, int max_tokens, int max_outputs) {
+Arena lay_out(const Plan& plan, const RowLimits& limits) {
   const size_t count = plan.storages.size();
   std::vector<int> first(count, std::numeric_limits<int>::max()), last(count, -1);
   for (int i = 0; i < static_cast<int>(plan.ops.size()); ++i) {
@@ -157,7 +157,7 @@ Arena lay_out(const Plan& plan, int max_tokens, int max_outputs) {
   std::vector<size_t> size(count);
   for (size_t s = 0; s < count; ++s) {
     arena.ld[s] = (plan.storages[s].cols + 15) / 16 * 16;
-    size[s] = storage_bytes(plan.storages[s], arena.ld[s], max_tokens, max_outputs);
+    size[s] = storage_bytes(plan.storages[s], arena.ld[s], limits);
     if (last[s] >= 0) order.push_back(static_cast<int>(s));
   }
   // Large values first; each takes the lowest place that no value living at the same time occupies.
@@ -180,7 +180,7 @@ Arena lay_out(const Plan& plan, int max_tokens, int max_outputs) {
   return arena;
 }
 
-std::vector<bool> find_barriers(const Plan& plan, const Arena& arena, int max_tokens, int max_outputs) {
+std::vector<bool> find_barriers(const Plan& plan, const Arena& arena, const RowLimits& limits) {
   struct Access {
     Value value;
     bool write;
@@ -197,7 +197,7 @@ std::vector<bool> find_barriers(const Plan& plan, const Arena& arena, int max_to
   };
   const auto overlap = [&](const Value& a, const Value& b) {
     if (a.storage == b.storage) return a.first_col < b.first_col + b.cols && b.first_col < a.first_col + a.cols;
-    const auto end = [&](int s) { return arena.offset[s] + storage_bytes(plan.storages[s], arena.ld[s], max_tokens, max_outputs); };
+    const auto end = [&](int s) { return arena.offset[s] + storage_bytes(plan.storages[s], arena.ld[s], limits); };
     return arena.offset[a.storage] < end(b.storage) && arena.offset[b.storage] < end(a.storage);
   };
   std::vector<bool> barrier(plan.ops.size());

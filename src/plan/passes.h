@@ -26,11 +26,16 @@ struct Arena {
   size_t bytes = 0;
 };
 
+// The most rows of each kind in a step.
+struct RowLimits {
+  int tokens = 0, outputs = 0, mixed = 0;
+};
+
 // Lays the storages out so that values whose lives do not overlap share memory.
-Arena lay_out(const Plan& plan, int max_tokens, int max_outputs);
+Arena lay_out(const Plan& plan, const RowLimits& limits);
 
 // barrier[i]: all threads must have finished the ops before op i when it starts (some op since the last barrier writes what i
 // touches, or touches what i writes).
-std::vector<bool> find_barriers(const Plan& plan, const Arena& arena, int max_tokens, int max_outputs);
+std::vector<bool> find_barriers(const Plan& plan, const Arena& arena, const RowLimits& limits);
 
 }  // namespace weft

@@ -14,7 +14,8 @@ int Matrix::shards() const {
 
 const char* op_name(const Op& op) {
   static const char* const names[] = {"embed", "linear", "norm", "rope_angles", "heads", "append", "attend", "activate", "add", "select",
-                                      "to_operand", "route", "group_rows", "experts", "scale_rows", "combine", "per_head"};
+                                      "to_operand", "route", "group_rows", "experts", "scale_rows", "combine", "per_head", "input",
+                                      "mix_rows", "merge_features"};
   return names[op.kind.index()];
 }
 
@@ -22,7 +23,7 @@ namespace {
 
 std::string shape(const Value& v) {
   std::ostringstream text;
-  text << "%" << v.storage << "[" << (v.rows == Rows::tokens ? "tokens" : "outputs") << ", " << v.cols << "]";
+  text << "%" << v.storage << "[" << (v.rows == Rows::tokens ? "tokens" : v.rows == Rows::outputs ? "outputs" : "mixed") << ", " << v.cols << "]";
   if (v.first_col > 0) text << "@" << v.first_col;
   return text.str();
 }

@@ -18,7 +18,8 @@
 namespace weft {
 
 // Which run-time count the leading extent of a value follows: all tokens of the step, or the rows whose output is wanted.
-enum class Rows : uint8_t { tokens, outputs };
+// mixed: rows between the two in vision towers.
+enum class Rows : uint8_t { tokens, outputs, mixed };
 
 // Some columns of a stored value. Slicing makes another Value of the same storage.
 struct Value {
@@ -77,12 +78,14 @@ struct LayerGroup {
   int layers = 0;
   int heads = 0;  // query heads, for cutting the attention into work items
   kernels::Mask mask = kernels::Mask::causal;
+  int segments = 0;  // local groups: which of the step's ways to cut its rows into sequences
 };
 
 // ---- Operations. Shapes are [rows, cols] of the op's input and output values; ids index the plan's lists, -1 is none. --------
 
 // What an embedding table is looked up by.
-enum class IdSource : uint8_t { tokens, positions, token_types };
+// (index0 ... are vision towers' own: learned positions, kinds of rows.)
+enum class IdSource : uint8_t { tokens, positions, token_types, index0, index1, index2 };
 
 struct EmbedOp {
   IdSource ids = IdSource::tokens;
@@ -160,6 +163,13 @@ struct PerHeadOp {
   int in_stride = 0, out_stride = 0;
 };
 
+// Vision.
+struct InputOp {};  // [tokens, cols]: the step's pixels
+struct MixRowsOp {  // kernels::MixRowsArgs by the step's table of that number
+  int table = 0, parts = 1;
+};
+struct MergeFeaturesOp {};  // in place: rows of features in place of embeddings
+
 constexpr int slot_stride(int cols) { return (cols + 15) / 16 * 16; }
 
 struct AddOp {};
@@ -167,7 +177,7 @@ struct SelectOp {};     // keeps the rows whose output is wanted
 struct ToOperandOp {};  // made by a pass: the input of matrix products in their form
 
 using OpKind = std::variant<EmbedOp, LinearOp, NormOp, RopeAnglesOp, HeadsOp, AppendOp, AttendOp, ActivateOp, AddOp, SelectOp, ToOperandOp, RouteOp,
-                            GroupRowsOp, ExpertsOp, ScaleRowsOp, CombineOp, PerHeadOp>;
+                            GroupRowsOp, ExpertsOp, ScaleRowsOp, CombineOp, PerHeadOp, InputOp, MixRowsOp, MergeFeaturesOp>;
 
 struct Op {
   OpKind kind;
@@ -184,6 +194,7 @@ enum class HeadKind : uint8_t {
   classify_first, // class logits at each sequence's first token
   reward_last,    // a score at each sequence's last token (shown at every token)
   reward_steps,   // label logits at every token; the scores are at step separators
+  features,       // of a picture, for a language model's embeddings
 };
 
 struct Storage {
@@ -206,6 +217,7 @@ struct Plan {
   Value output;
   HeadKind head = HeadKind::lm;
   int position_axes = 1;
+  bool takes_features = false;  // of pictures
   int token_types = 0;  // kinds of tokens that the model tells apart (BERT's segments); 0: it does not
   const LayerGroup& group(CacheRef ref) const { return (ref.local ? local_groups : groups)[ref.group]; }
 };

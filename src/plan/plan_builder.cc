@@ -27,10 +27,25 @@ Value PlanBuilder::embed(Scope table, int vocab, int cols, float scale) {
 }
 
 Value PlanBuilder::embed_by(IdSource ids, Scope table, int rows, int cols) {
-  const Value value = embed(table, rows, cols, 1.0f);
-  std::get<EmbedOp>(plan_.ops.back().kind).ids = ids;
   if (ids == IdSource::token_types) plan_.token_types = rows;
-  return value;
+  return embed_by(ids, whole(table, rows), cols);
+}
+
+Value PlanBuilder::embed_by(IdSource ids, TensorRows table, int cols) {
+  const std::string path = table.tensor;
+  plan_.tables.push_back(std::move(table));
+  plan_.table_cols.push_back(cols);
+  return emit(EmbedOp{ids, static_cast<int>(plan_.tables.size()) - 1, -1, 1.0f}, {}, Rows::tokens, cols, path);
+}
+
+Value PlanBuilder::input(int cols) { return emit(InputOp{}, {}, Rows::tokens, cols, "pixels"); }
+
+Value PlanBuilder::mix_rows(Value x, int table, int parts, Rows rows) { return emit(MixRowsOp{table, parts}, {x}, rows, x.cols * parts, ""); }
+
+Value PlanBuilder::merge_features(Value x) {
+  plan_.ops.push_back({MergeFeaturesOp{}, {x}, x, "features"});
+  plan_.takes_features = true;
+  return x;
 }
 
 Value PlanBuilder::embed_tied(int matrix, float scale) {
@@ -110,7 +125,7 @@ void PlanBuilder::rotate_into(Value x, int in_stride, Value out, int out_stride,
 
 CacheRef PlanBuilder::layer_of(std::vector<LayerGroup>& groups, const LayerGroup& wanted) {
   for (size_t i = 0; i < groups.size(); ++i)
-    if (LayerGroup& group = groups[i]; group.spec == wanted.spec && group.heads == wanted.heads && group.mask == wanted.mask)
+    if (LayerGroup& group = groups[i]; group.spec == wanted.spec && group.heads == wanted.heads && group.mask == wanted.mask && group.segments == wanted.segments)
       return {static_cast<int>(i), group.layers++};
   groups.push_back(wanted);
   return {static_cast<int>(groups.size()) - 1, 0};
@@ -118,8 +133,8 @@ CacheRef PlanBuilder::layer_of(std::vector<LayerGroup>& groups, const LayerGroup
 
 CacheRef PlanBuilder::cache(CacheSpec spec, int query_heads) { return layer_of(plan_.groups, {spec, 1, query_heads}); }
 
-CacheRef PlanBuilder::local_cache(CacheSpec spec, int query_heads, kernels::Mask mask) {
-  CacheRef ref = layer_of(plan_.local_groups, {spec, 1, query_heads, mask});
+CacheRef PlanBuilder::local_cache(CacheSpec spec, int query_heads, int segments, kernels::Mask mask) {
+  CacheRef ref = layer_of(plan_.local_groups, {spec, 1, query_heads, mask, segments});
   ref.local = true;
   return ref;
 }

@@ -37,6 +37,8 @@ class PlanBuilder {
   Value embed(Scope table, int vocab, int cols, float scale);
   // The same looked up by something else than tokens, unscaled.
   Value embed_by(IdSource ids, Scope table, int rows, int cols);
+  // The same for a tensor whose name does not end in ".weight" or whose shape is not [rows, cols].
+  Value embed_by(IdSource ids, TensorRows table, int cols);
   // The same from the matrix of the output projection.
   Value embed_tied(int matrix, float scale);
 
@@ -57,7 +59,7 @@ class PlanBuilder {
   // A layer of the cache; equal specs share a group.
   CacheRef cache(CacheSpec spec, int query_heads);
   // Keys of the running step only, all visible to each other (encoders).
-  CacheRef local_cache(CacheSpec spec, int query_heads, kernels::Mask mask = kernels::Mask::none);
+  CacheRef local_cache(CacheSpec spec, int query_heads, int segments = 0, kernels::Mask mask = kernels::Mask::none);
   void append(Value k, Value v, CacheRef cache);
   void append_latent(Value row, CacheRef cache);
   Value attend(Value q, CacheRef cache, int heads, float scale);
@@ -73,6 +75,13 @@ class PlanBuilder {
   Value combine(Value x, Value chosen, int cols, int slots, bool weighted);
   // y[r, h] = x[r, h] W_h^T for each head, written to `out`.
   void per_head(Value x, int in_stride, Value out, int out_stride, std::vector<Matrix> matrices);
+
+  // Vision: the step's pixel rows; rows put together by table `table`; features in place of embeddings.
+  Value input(int cols);
+  Value mix_rows(Value x, int table, int parts, Rows rows);
+  Value merge_features(Value x);
+  // A vector of the checkpoint that no op reads (the host does).
+  int keep_vector(Scope w, int size) { return vector({w.path(), size, {}, {}}); }
 
   // Uninitialised columns that several ops fill.
   Value buffer(int cols);

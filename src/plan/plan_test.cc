@@ -105,11 +105,11 @@ TEST(Executor, ThreadsAndReplayChangeNoBit) {
 
 TEST(Arena, LivingValuesDoNotOverlap) {
   const Plan plan = prepare_plan(record(), kernels::ref_table(), kernels::WeightForm::f32);
-  const Arena arena = lay_out(plan, 8, 8);
+  const Arena arena = lay_out(plan, {8, 8});
   size_t sum = 0;
   for (size_t s = 0; s < plan.storages.size(); ++s) sum += 8 * static_cast<size_t>(arena.ld[s]) * 4;
   EXPECT_LT(arena.bytes, sum) << "values share memory";
-  EXPECT_TRUE(find_barriers(plan, arena, 8, 8).back()) << "the head reads what other threads wrote";
+  EXPECT_TRUE(find_barriers(plan, arena, {8, 8}).back()) << "the head reads what other threads wrote";
 }
 
 }  // namespace

@@ -15,13 +15,23 @@ struct GroupInputs {
   kernels::AttendPlan attend;                       // filled by CpuExecutor::run
 };
 
+// See kernels::MixRowsArgs.
+struct MixTable {
+  std::vector<int32_t> offsets, entries;
+};
+
 struct StepInputs {
-  int tokens = 0, outputs = 0;       // rows in use
+  int tokens = 0, outputs = 0, mixed = 0;  // rows in use
   std::vector<int32_t> ids;          // [max_tokens]
   std::vector<int32_t> positions;    // [axes, max_tokens]
   std::vector<int32_t> token_types;  // [max_tokens]
   std::vector<int32_t> output_rows;  // [max_outputs]: token rows whose output is wanted
   std::vector<GroupInputs> groups;
+  std::vector<const float*> features;      // [max_tokens], where the plan takes features; null: none
+  // Vision towers.
+  const float* pixels = nullptr;  // [tokens, cols]
+  std::vector<int32_t> indices[3];         // [tokens] each, as IdSource::index0 ...
+  MixTable mixes[2];
   std::vector<GroupInputs> local_groups;  // only first_row and rows of the sequences are the caller's to fill
 };
 

@@ -178,7 +178,10 @@ class Loader {
       if (from < to && rows.transposed) {
         WEFT_RETURN_IF_ERROR(gather_columns(*claimed.sources[s], rows, from - begin, to - from, claimed.matrix->k, at));
       } else if (from < to) {
-        WEFT_RETURN_IF_ERROR(read_rows(*claimed.sources[s], rows.first_row + from - begin, to - from, at, claimed.matrix->k));
+        // A tensor of more dimensions (a convolution's) lies in memory as the matrix does.
+        const TensorInfo& tensor = *claimed.sources[s];
+        const int64_t pieces = claimed.matrix->k / tensor.cols();
+        WEFT_RETURN_IF_ERROR(read_rows(tensor, (rows.first_row + from - begin) * pieces, (to - from) * pieces, at, tensor.cols()));
       }
       begin += rows.rows;
     }

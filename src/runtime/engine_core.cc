@@ -27,7 +27,8 @@ EngineCore::EngineCore(std::unique_ptr<ThreadTeam> team, CoreOptions options, Sc
       scheduler_(std::move(scheduler)),
       free_{0, 1},
       budget_(options.max_step_ms / 1000, options.max_num_tokens),
-      mask_seconds_(kMasks) {
+      mask_seconds_(kMasks),
+      features_(options.feature_cache_bytes) {
   if (options_.max_step_ms > 0) scheduler_.set_prefill_budget(budget_.tokens());
 }
 
@@ -45,6 +46,7 @@ Result<std::unique_ptr<EngineCore>> EngineCore::create(Model model, std::unique_
   WEFT_TRY(Scheduler scheduler, Scheduler::create(limits, std::move(cache)));
   std::unique_ptr<EngineCore> core(new EngineCore(std::move(team), options, std::move(scheduler)));
   WEFT_TRY(core->worker_, Worker::create(std::move(model), *core->team_, std::move(worker)));
+  if (core->model().vision) core->vision_ = std::make_unique<VisionEncoder>(core->model(), *core->team_);
   core->worker_thread_ = std::thread([raw = core.get()] { raw->worker_loop(); });
   core->engine_thread_ = std::thread([raw = core.get()] { raw->engine_loop(); });
   return core;
@@ -64,10 +66,72 @@ EngineCore::~EngineCore() {
 Result<SequenceId> EngineCore::submit(Submission submission) {
   submission.sequence.guided = submission.grammar != nullptr;
   const std::lock_guard lock(mutex_);
+  submission.sequence.media = submission.media_prompt;
+  submission.sequence.held = !find_features(submission);
+  const bool held = submission.sequence.held;
   WEFT_TRY(const SequenceId id, scheduler_.add(std::move(submission.sequence)));
+  if (held) enqueue_pictures(id, submission);
   entries_.emplace(static_cast<uint64_t>(id), std::make_shared<Entry>(Entry{std::move(submission.sink), std::move(submission.grammar)}));
   engine_wake_.notify_one();
   return id;
+}
+
+// Takes what the cache has. True: nothing is left to encode.
+bool EngineCore::find_features(Submission& submission) {
+  bool complete = true;
+  for (size_t i = 0; i < submission.media.size(); ++i) {
+    submission.media_prompt->features[i] = features_.find(submission.media[i]->hash);
+    if (submission.media_prompt->features[i]) ++pictures_reused_;
+    else complete = false;
+  }
+  return complete;
+}
+
+// A picture that is waiting already is encoded once for all.
+void EngineCore::enqueue_pictures(SequenceId id, const Submission& submission) {
+  for (size_t i = 0; i < submission.media.size(); ++i) {
+    if (submission.media_prompt->features[i]) continue;
+    const auto same = [&](const Encoding& e) { return e.media->hash == submission.media[i]->hash; };
+    auto found = std::find_if(encodings_.begin(), encodings_.end(), same);
+    if (found == encodings_.end()) encodings_.push_back({submission.media[i], {}}), found = std::prev(encodings_.end());
+    else ++pictures_reused_;
+    found->waiters.push_back({id, submission.media_prompt, static_cast<int>(i)});
+  }
+  worker_wake_.notify_one();
+}
+
+// The worker thread's: encodes for about as long as a decode step takes, so that running streams go on in between.
+void EngineCore::encode_slice(std::unique_lock<std::mutex>& lock) {
+  constexpr double kSliceSeconds = 0.02;
+  if (!encoding_begun_) {
+    // Nobody waits for it any more: all were cancelled.
+    std::erase_if(encodings_.front().waiters, [&](const Encoding::Waiter& w) { return !entries_.contains(static_cast<uint64_t>(w.id)); });
+    if (encodings_.front().waiters.empty()) return encodings_.pop_front();
+  }
+  const std::shared_ptr<const PreparedMedia> media = encodings_.front().media;
+  lock.unlock();
+  const double begin = seconds();
+  if (!std::exchange(encoding_begun_, true)) vision_->begin(*media);
+  bool more = true;
+  while (more && seconds() - begin < kSliceSeconds) more = vision_->run_piece();
+  std::shared_ptr<const MediaFeatures> features;
+  if (!more) features = std::make_shared<const MediaFeatures>(vision_->take());
+  lock.lock();
+  if (features) finish_encoding(std::move(features));
+}
+
+void EngineCore::finish_encoding(std::shared_ptr<const MediaFeatures> features) {
+  encoding_begun_ = false;
+  ++pictures_encoded_;
+  const Encoding done = std::move(encodings_.front());
+  encodings_.pop_front();
+  features_.insert(done.media->hash, features);
+  for (const Encoding::Waiter& waiter : done.waiters) {
+    waiter.prompt->features[waiter.index] = features;
+    const bool complete = std::all_of(waiter.prompt->features.begin(), waiter.prompt->features.end(), [](const auto& f) { return f != nullptr; });
+    if (complete) scheduler_.release(waiter.id);
+  }
+  engine_wake_.notify_one();
 }
 
 void EngineCore::cancel(SequenceId id) {
@@ -193,8 +257,12 @@ void EngineCore::worker_loop() {
   double last_end = 0;
   std::unique_lock lock(mutex_);
   for (;;) {
-    worker_wake_.wait(lock, [&] { return !submitted_.empty() || (stopping_ && free_.size() == 2); });
-    if (submitted_.empty()) return;
+    worker_wake_.wait(lock, [&] { return !submitted_.empty() || !encodings_.empty() || (stopping_ && free_.size() == 2); });
+    if (submitted_.empty()) {
+      if (stopping_ && free_.size() == 2) return;
+      if (!encodings_.empty()) encode_slice(lock);
+      continue;
+    }
     Step& step = steps_[submitted_.front()];
     const bool followed = scheduler_.metrics().in_flight_steps > 0 && last_end > 0;
     lock.unlock();
@@ -210,6 +278,7 @@ void EngineCore::worker_loop() {
     done_.push_back(submitted_.front());
     submitted_.pop_front();
     engine_wake_.notify_one();
+    if (!encodings_.empty() && !stopping_) encode_slice(lock);
   }
 }
 
@@ -220,7 +289,7 @@ int64_t EngineCore::steps() const {
 
 CoreMetrics EngineCore::metrics() const {
   const std::lock_guard lock(mutex_);
-  CoreMetrics metrics{scheduler_.metrics(), {}, step_seconds_, idle_gap_seconds_, sample_seconds_};
+  CoreMetrics metrics{scheduler_.metrics(), {}, step_seconds_, pictures_encoded_, pictures_reused_, idle_gap_seconds_, sample_seconds_};
   metrics.prefill_budget = scheduler_.prefill_budget();
   std::vector<float> masks(mask_seconds_.begin(), mask_seconds_.begin() + static_cast<ptrdiff_t>(std::min(masks_filled_, kMasks)));
   std::sort(masks.begin(), masks.end());

@@ -19,7 +19,10 @@
 #include "base/thread_team.h"
 #include "core/step.h"
 #include "grammar/grammar.h"
+#include "media/processor.h"
+#include "runtime/feature_cache.h"
 #include "runtime/step_budget.h"
+#include "runtime/vision_encoder.h"
 #include "runtime/worker.h"
 #include "sched/scheduler.h"
 
@@ -31,6 +34,7 @@ struct CoreOptions {
   int64_t cache_bytes = 0;
   int cache_events = 0;    // kept until they are taken; 0: none
   double max_step_ms = 0;  // 0: none; needs chunked_prefill
+  int64_t feature_cache_bytes = int64_t{512} << 20;  // of pictures' features that no request needs any more
   bool chunked_prefill = true, block_reuse = true, overlap = true, replay = true;
   SamplerKind sampler = SamplerKind::fused;
   ProcessorKinds processors;
@@ -41,6 +45,7 @@ struct CoreMetrics {
   SchedulerMetrics scheduler;
   std::vector<CacheGauges> cache;  // per group
   double step_seconds = 0;         // sum of the time inside steps
+  uint64_t pictures_encoded = 0, pictures_reused = 0;
   double idle_gap_seconds = 0;     // sum of the time between steps while sequences were running
   double sample_seconds = 0;       // of step_seconds, in the sampler
   double mask_p50_seconds = 0, mask_p99_seconds = 0;  // time to fill one grammar mask, of the last kMasks; 0: none was filled
@@ -50,6 +55,9 @@ struct CoreMetrics {
 struct Submission {
   NewSequence sequence;
   std::unique_ptr<Grammar> grammar;  // of a guided sequence
+  // Pictures of the prompt, which are encoded before the sequence is scheduled, and where their features go (features unset).
+  std::vector<std::shared_ptr<const PreparedMedia>> media;
+  std::shared_ptr<MediaPrompt> media_prompt;
   // Called on the engine thread for every output. False: the consumer has its end (a stop string); nothing follows then.
   std::function<bool(const SequenceOutput&)> sink;
 };
@@ -93,6 +101,17 @@ class EngineCore {
     double seconds = 0;                         // of its run
   };
 
+  // A picture to encode, and the sequences that wait for it.
+  struct Encoding {
+    std::shared_ptr<const PreparedMedia> media;
+    struct Waiter {
+      SequenceId id;
+      std::shared_ptr<MediaPrompt> prompt;
+      int index;  // of the picture among the prompt's
+    };
+    std::vector<Waiter> waiters;
+  };
+
   EngineCore(std::unique_ptr<ThreadTeam> team, CoreOptions options, Scheduler scheduler);
   void engine_loop();
   void worker_loop();
@@ -102,6 +121,10 @@ class EngineCore {
   void begin_masks(Step& step);
   void fill_masks(Step& step);
   bool deliver(Entry& entry, SequenceOutput& output);
+  bool find_features(Submission& submission);
+  void enqueue_pictures(SequenceId id, const Submission& submission);
+  void encode_slice(std::unique_lock<std::mutex>& lock);
+  void finish_encoding(std::shared_ptr<const MediaFeatures> features);
 
   const CoreOptions options_;
   std::unique_ptr<ThreadTeam> team_;
@@ -120,6 +143,11 @@ class EngineCore {
   std::vector<float> mask_seconds_;  // ring
   size_t masks_filled_ = 0;
   double sample_seconds_ = 0;
+  std::deque<Encoding> encodings_;  // the first is being encoded
+  bool encoding_begun_ = false;     // on the worker thread
+  std::unique_ptr<VisionEncoder> vision_;
+  FeatureCache features_;
+  uint64_t pictures_encoded_ = 0, pictures_reused_ = 0;
   double step_seconds_ = 0, idle_gap_seconds_ = 0;
   std::vector<SequenceOutput> outputs_;  // of the step being committed
 

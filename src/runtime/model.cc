@@ -88,6 +88,13 @@ Result<Model> load_model(const std::string& path, ThreadTeam& team, const ModelO
   auto weights = load_weights(model.plan, model.checkpoint, *model.table, team, {model.form, options.progress});
   if (!weights.ok()) return std::move(weights).error().with(model.architecture);
   model.weights = std::move(weights).value();
+  WEFT_TRY(model.vision, models::build_vision(config));
+  if (model.vision) {
+    model.vision->plan = prepare_plan(std::move(model.vision->plan), *model.table, model.form);
+    auto vision = load_weights(model.vision->plan, model.checkpoint, *model.table, team, {model.form, options.progress});
+    if (!vision.ok()) return std::move(vision).error().with(model.architecture);
+    model.vision_weights = std::move(vision).value();
+  }
   return model;
 }
 

@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -11,6 +12,7 @@
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/hf_config.h"
 #include "kernels/kernels.h"
+#include "models/vision.h"
 #include "plan/plan.h"
 #include "plan/weights.h"
 
@@ -31,6 +33,8 @@ struct Model {
   kernels::WeightForm form = kernels::WeightForm::f32;
   DType kv_dtype = DType::f32;
   Weights weights;
+  std::optional<models::VisionTower> vision;  // its plan after the passes
+  Weights vision_weights;
   int vocab = 0;        // token ids are below this; columns of the logits
   int max_positions = 0;
   std::vector<int32_t> eos_token_ids;  // generation_config.json's, else config.json's

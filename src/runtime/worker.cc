@@ -57,11 +57,12 @@ Status Worker::allocate() {
 }
 
 void Worker::open_slots(const StepBatch& batch) {
-  for (Slot slot : batch.closes) slots_[slot].sampler.close(), processors_->close(slot);
+  for (Slot slot : batch.closes) slots_[slot].sampler.close(), processors_->close(slot), slots_[slot].media.reset();
   for (const SlotOpen& open : batch.opens) {
     SlotData& slot = slots_[open.slot];
     slot.prompt = open.prompt;
     slot.token_types = open.token_types;
+    slot.media = open.media;
     slot.last_token = 0;
     slot.error.clear();
     if (!open.sampling) continue;
@@ -95,10 +96,9 @@ void Worker::fill_inputs(const StepBatch& batch) {
     const int first = in.tokens;
     for (int i = 0; i < row.tokens; ++i) {
       in.ids[in.tokens] = row.source == TokenSource::host ? batch.tokens[next_token++] : slots_[row.slot].last_token;
-      const std::vector<int32_t>& types = slots_[row.slot].token_types;
-      in.token_types[in.tokens] = types.empty() ? 0 : types[row.first + i];
-      in.positions[in.tokens++] = row.first + i;
+      fill_token(slots_[row.slot], row.first + i);
     }
+    if (model_.plan.takes_features) fill_features(slots_[row.slot], row, first);
     first_output_.push_back(in.outputs);
     if (row.logits == LogitRows::all)
       for (int i = 0; i < row.tokens; ++i) in.output_rows[in.outputs++] = first + i;
@@ -106,6 +106,33 @@ void Worker::fill_inputs(const StepBatch& batch) {
     else if (row.logits == LogitRows::last) in.output_rows[in.outputs++] = first + row.tokens - 1;
   }
   fill_groups(batch);
+}
+
+// The inputs of the step's next row besides its id: token `position` of a sequence.
+void Worker::fill_token(const SlotData& slot, int position) {
+  StepInputs& in = executor_->inputs();
+  const int row = in.tokens++;
+  in.token_types[row] = slot.token_types.empty() ? 0 : slot.token_types[position];
+  in.positions[row] = position;
+  if (!slot.media || slot.media->positions[0].empty()) {
+    for (int axis = 1; axis < model_.plan.position_axes; ++axis) in.positions[axis * options_.max_num_tokens + row] = position;
+    return;
+  }
+  const bool prompt = position < static_cast<int>(slot.media->positions[0].size());
+  for (int axis = 0; axis < model_.plan.position_axes; ++axis)
+    in.positions[axis * options_.max_num_tokens + row] = prompt ? slot.media->positions[axis][position] : position + slot.media->delta;
+}
+
+// Where the rows of a sequence find features of pictures; `first`: its first row in the step.
+void Worker::fill_features(const SlotData& slot, const StepBatch::Row& row, int first) {
+  const float** features = executor_->inputs().features.data() + first;
+  std::fill_n(features, row.tokens, nullptr);
+  if (!slot.media) return;
+  for (const MediaPrompt::Span& span : slot.media->spans) {
+    const int begin = std::max(span.position, row.first), end = std::min(span.position + span.count, row.first + row.tokens);
+    for (int i = begin; i < end; ++i) executor_->inputs().ids[first + i - row.first] = -1;  // may lie behind the table
+    for (int i = begin; i < end; ++i) features[i - row.first] = slot.media->features[span.media]->row(span.first + i - span.position);
+  }
 }
 
 void Worker::fill_groups(const StepBatch& batch) {

@@ -67,6 +67,7 @@ class Worker {
     std::vector<int32_t> prompt;  // for prompt logprobs
     std::string error;            // a processor that could not be made: every row fails
     std::vector<int32_t> token_types;
+    std::shared_ptr<const MediaPrompt> media;
   };
   struct PromptRow {  // a row of the head's output whose next prompt token is known
     int row = 0, output_row = 0;
@@ -80,6 +81,8 @@ class Worker {
   void open_slots(const StepBatch& batch);
   void copy_blocks(const StepBatch& batch);
   void fill_inputs(const StepBatch& batch);
+  void fill_token(const SlotData& slot, int position);
+  void fill_features(const SlotData& slot, const StepBatch::Row& row, int first);
   void fill_groups(const StepBatch& batch);
   void plan_sampling(const StepBatch& batch, const StepMasks& masks, StepResult& result);
   void run_processors(kernels::Part part);

@@ -244,6 +244,7 @@ void Scheduler::open_slot(StepBatch& batch, Sequence& sequence) {
   open.prompt.assign(sequence.tokens.begin(), prompt_end);
   open.output.assign(prompt_end, sequence.tokens.end());
   open.token_types = sequence.token_types;
+  open.media = sequence.media;
 }
 
 void Scheduler::add_row(StepBatch& batch, Budget& budget, Sequence& sequence, int tokens) {

@@ -120,6 +120,7 @@ Result<SequenceId> Scheduler::add(NewSequence request) {
   sequence.tokens = std::move(request.prompt);
   sequence.tokens.insert(sequence.tokens.end(), request.output.begin(), request.output.end());
   sequence.token_types = std::move(request.token_types);
+  sequence.media = std::move(request.media);
   sequence.sampling = std::move(request.sampling);
   sequence.identity = std::move(request.cache);
   if (sequence.task == Task::score) {
@@ -129,7 +130,8 @@ Result<SequenceId> Scheduler::add(NewSequence request) {
   } else if (sequence.sampling->prompt_logprobs >= 0) {
     sequence.rows_end = sequence.prompt_tokens - 1;
   }
-  enqueue(sequence);
+  if (request.held) sequence.state = Sequence::State::held;
+  else enqueue(sequence);
   ++metrics_.added;
   const SequenceId id = sequence.id;
   sequences_.emplace(static_cast<uint64_t>(id), std::move(owner));
@@ -142,6 +144,11 @@ void Scheduler::enqueue(Sequence& sequence) {
   waiting_.insert(std::upper_bound(waiting_.begin(), waiting_.end(), &sequence, by_rank), &sequence);
 }
 
+void Scheduler::release(SequenceId id) {
+  const auto found = sequences_.find(static_cast<uint64_t>(id));
+  if (found != sequences_.end() && found->second->state == Sequence::State::held) enqueue(*found->second);
+}
+
 bool Scheduler::finish(SequenceId id) {
   const auto found = sequences_.find(static_cast<uint64_t>(id));
   if (found == sequences_.end() || found->second->state == Sequence::State::finished) return false;
@@ -151,8 +158,10 @@ bool Scheduler::finish(SequenceId id) {
 
 // From now on nothing is scheduled for it. Its blocks and its slot stay until no step in flight mentions it.
 void Scheduler::end(Sequence& sequence) {
-  std::vector<Sequence*>& list = sequence.state == Sequence::State::waiting ? waiting_ : running_;
-  list.erase(std::find(list.begin(), list.end(), &sequence));
+  if (sequence.state != Sequence::State::held) {
+    std::vector<Sequence*>& list = sequence.state == Sequence::State::waiting ? waiting_ : running_;
+    list.erase(std::find(list.begin(), list.end(), &sequence));
+  }
   sequence.state = Sequence::State::finished;
   ++metrics_.finished;
   if (sequence.in_flight == 0) retire(sequence);

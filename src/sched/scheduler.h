@@ -60,6 +60,8 @@ struct NewSequence {
   LogitRows score_rows = LogitRows::all;  // of score: all rows, or the last or (with `whole`) the first one only
   std::vector<int32_t> token_types;       // of the prompt's tokens (encoders); empty: zeros
   bool whole = false;                     // the prompt must be computed in one step without the cache (encoders)
+  std::shared_ptr<const MediaPrompt> media;  // null: text alone
+  bool held = false;                      // not to be scheduled before release() (its pictures are being encoded)
   bool guided = false;                    // its sampling rows get a number in StepBatch::Row::guide
   CacheIdentity cache;                    // salt, content, retention
 };
@@ -109,6 +111,9 @@ class Scheduler {
   Result<SequenceId> add(NewSequence sequence);
   // Ends a sequence from outside (the client went away, a stop string matched); no output follows. False if it has ended already.
   bool finish(SequenceId id);
+
+  // Lets a sequence that was added as held be scheduled. Nothing happens to one that has ended meanwhile.
+  void release(SequenceId id);
 
   // Fills the next step. False: nothing to do now (nothing is runnable, or `overlap` steps are in flight); the batch is empty then.
   // `batch` is best reused: a steady step then does not allocate.

@@ -13,7 +13,7 @@
 namespace weft {
 
 struct Sequence {
-  enum class State : uint8_t { waiting, running, finished };
+  enum class State : uint8_t { held, waiting, running, finished };
 
   SequenceId id{};
   int priority = 0;
@@ -31,6 +31,7 @@ struct Sequence {
   Slot slot = -1;
   std::vector<int32_t> tokens;  // known: prompt and output
   std::vector<int32_t> token_types;
+  std::shared_ptr<const MediaPrompt> media;
   int scheduled = 0;            // positions that submitted steps cover, since the last (re)start
   int computed = 0;             // positions whose KV is certainly written
   int in_flight = 0;            // submitted steps that mention it

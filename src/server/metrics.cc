@@ -40,6 +40,8 @@ void print_engine(const EngineMetrics& engine, std::string& out) {
   counter("prompt_tokens_total", "Tokens of prompts.", static_cast<double>(engine.prompt_tokens));
   counter("generation_tokens_total", "Tokens generated.", static_cast<double>(engine.generation_tokens));
   counter("prompt_cached_tokens_total", "Tokens of prompts found in the cache.", static_cast<double>(engine.cached_tokens));
+  counter("pictures_encoded_total", "Pictures and videos that went through the vision tower.", static_cast<double>(engine.pictures_encoded));
+  counter("pictures_reused_total", "Pictures and videos whose features were there already.", static_cast<double>(engine.pictures_reused));
   counter("num_preemptions_total", "Sequences that lost their cache blocks to others.", static_cast<double>(engine.preemptions));
   counter("iterations_total", "Steps of the engine.", static_cast<double>(engine.steps));
   counter("iteration_seconds_total", "Time inside steps.", engine.step_seconds);

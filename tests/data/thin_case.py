@@ -3,7 +3,8 @@
 
   thin_case.py CASE_FOLDER tests/data/golden
 
-Kept are the first and last four positions of each prompt and every tenth between; `P.rows` lists them. Needs numpy and safetensors.
+Pictures' cases keep image_features, not pixel_values (tests/media has those). Of the logits are kept the first and last four positions of each prompt and every tenth between; `P.rows` lists them.
+Needs numpy and safetensors.
 """
 import shutil, sys
 from pathlib import Path
@@ -23,5 +24,6 @@ for name in [n for n in tensors if n.endswith(".logits") and tensors[n].ndim == 
     kept = sorted({*range(min(4, rows)), *range(0, rows, 10), *range(max(0, rows - 4), rows)})
     tensors[name] = np.ascontiguousarray(tensors[name][kept])
     tensors[name.removesuffix("logits") + "rows"] = np.array(kept, np.int64)
-tensors = {n: v for n, v in tensors.items() if not n.endswith((".mtp_logits", ".mtp_input_ids"))}
+kept = ("input_ids", "token_type_ids", "logits", "rows", "greedy", "gap", "reward", "step_probs", "image_features")
+tensors = {n: v for n, v in tensors.items() if n.rpartition(".")[2] in kept and not n.startswith("image.")}
 save_file(tensors, str(path), texts)

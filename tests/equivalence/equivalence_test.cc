@@ -69,7 +69,7 @@ constexpr Feature kFeatures[] = {
 const Model kModels[] = {
     {"llama-3.1", 320, {"float32", "bfloat16"}}, {"mistral-swa", 224, {"float32", "bfloat16"}}, {"gemma3-1b", 320, {"float32", "bfloat16"}},
     {"qwen2-swa", 320, {"float32", "bfloat16"}}, {"deepseek-v3", 320, {"float32", "bfloat16"}}, {"qwen3-moe", 320, {"bfloat16"}},
-    {"llama4-text", 240, {"bfloat16"}},          {"decilm-51b", 320, {"bfloat16"}},
+    {"llama4", 240, {"bfloat16"}},          {"decilm-51b", 320, {"bfloat16"}},
 };
 
 struct Case {

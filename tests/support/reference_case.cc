@@ -29,7 +29,7 @@ Status read_tensor(const TensorInfo& tensor, const std::string& what, ReferenceP
     WEFT_TRY(prompt.rows, read_ids(tensor));
   } else if (what == "gap") {
     WEFT_TRY(prompt.gap, read_all(tensor));
-  } else if (what == "logits" || what == "reward" || what == "step_probs") {
+  } else if (what == "logits" || what == "reward" || what == "step_probs" || what == "image_features") {
     ReferenceTensor& output = prompt.outputs[what];
     output.shape = tensor.shape;
     WEFT_TRY(output.values, read_all(tensor));
@@ -44,6 +44,16 @@ Result<Json> read_metadata(std::span<const std::byte> file) {
   WEFT_TRY(const Json header, parse_json({reinterpret_cast<const char*>(file.data()) + sizeof length, length}));
   const Json* metadata = header.find("__metadata__");
   return metadata ? *metadata : Json::object();
+}
+
+// An entry of prompts.json: the text with its placeholders, and the files that stand for them.
+void read_pictures(const Json& entry, const std::string& folder, ReferencePrompt& prompt) {
+  for (const Json& file : entry.find("images")->items()) prompt.images.push_back(folder + "/" + file.as_string());
+  for (const Json& video : entry.find("videos")->items()) {
+    std::vector<std::string>& frames = prompt.videos.emplace_back();
+    for (const Json& file : video.items()) frames.push_back(folder + "/" + file.as_string());
+  }
+  if (prompt.has_pictures()) prompt.text = entry.find("text")->as_string();
 }
 
 }  // namespace
@@ -70,7 +80,12 @@ Result<ReferenceCase> read_reference_case(const std::string& name) {
     ReferencePrompt& prompt = prompts[tensor.name.substr(0, dot)];
     WEFT_RETURN_IF_ERROR(read_tensor(tensor, tensor.name.substr(dot + 1), prompt));
   }
+  Json pictures = Json::object();
+  if (const std::string list = c.folder + "/prompts.json"; is_file(list)) {
+    WEFT_TRY(pictures, read_json_file(list));
+  }
   for (auto& [prompt_name, prompt] : prompts) {
+    if (const Json* entry = pictures.find(prompt_name)) read_pictures(*entry, c.folder, prompt);
     prompt.name = prompt_name;
     if (const Json* text = texts.find(prompt_name + ".text")) prompt.text = text->as_string();
     if (const Json* pair = texts.find(prompt_name + ".text_pair")) prompt.text_pair = pair->as_string();

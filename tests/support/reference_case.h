@@ -26,6 +26,9 @@ struct ReferencePrompt {
   std::vector<int32_t> rows;            // the positions that "logits" has; empty: all
   std::map<std::string, ReferenceTensor> outputs;  // "logits", "reward", "step_probs"
   std::optional<std::string> text, text_pair;      // encode to input_ids
+  std::vector<std::string> images;                 // files, in the order of the placeholders in `text`
+  std::vector<std::vector<std::string>> videos;    // frames of each
+  bool has_pictures() const { return !images.empty() || !videos.empty(); }
 };
 
 struct ReferenceCase {

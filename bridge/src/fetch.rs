@@ -1,0 +1,135 @@
+//! One HTTP or HTTPS request for a picture, with limits on time and bytes, and the rule on addresses: a name is resolved once, addresses
+//! that are not public are struck out, and only what is left is connected to, so a name that resolves differently a moment later changes
+//! nothing. Redirects are not followed here: the caller checks where they lead and asks again (src/media/url.cc).
+use crate::abi::{guard, text, Failure, WeftBytes, WeftError};
+use std::io::Read;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+use ureq::config::Config;
+use ureq::http::Uri;
+use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
+
+#[repr(C)]
+pub struct WeftFetchLimits {
+    max_bytes: u64,
+    timeout_ms: u32,
+    private_addresses: bool,
+}
+
+#[repr(C)]
+pub struct WeftFetched {
+    status: u32,
+    location: WeftBytes,
+    body: WeftBytes,
+}
+
+/// Whether the address belongs to the public internet: IANA's special-purpose registries for IPv4 and IPv6 say no to the rest.
+fn is_public(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => is_public_v4(v4),
+        IpAddr::V6(v6) => is_public_v6(v6),
+    }
+}
+
+fn is_public_v4(address: Ipv4Addr) -> bool {
+    let bits = u32::from(address);
+    let inside = |network: [u8; 4], prefix: u32| bits >> (32 - prefix) == u32::from(Ipv4Addr::from(network)) >> (32 - prefix);
+    !(inside([0, 0, 0, 0], 8)
+        || inside([10, 0, 0, 0], 8)
+        || inside([100, 64, 0, 0], 10)
+        || inside([127, 0, 0, 0], 8)
+        || inside([169, 254, 0, 0], 16)
+        || inside([172, 16, 0, 0], 12)
+        || inside([192, 0, 0, 0], 24)
+        || inside([192, 0, 2, 0], 24)
+        || inside([192, 88, 99, 0], 24)
+        || inside([192, 168, 0, 0], 16)
+        || inside([198, 18, 0, 0], 15)
+        || inside([198, 51, 100, 0], 24)
+        || inside([203, 0, 113, 0], 24)
+        || inside([224, 0, 0, 0], 3))
+}
+
+/// Global unicast only, and none of the ranges in it that carry IPv4 addresses (6to4, Teredo) or are for documentation and benchmarks.
+fn is_public_v6(address: Ipv6Addr) -> bool {
+    let s = address.segments();
+    s[0] & 0xe000 == 0x2000
+        && !(s[0] == 0x2001 && s[1] < 0x0200)
+        && !(s[0] == 0x2001 && s[1] == 0x0db8)
+        && s[0] != 0x2002
+        && !(s[0] == 0x3fff && s[1] < 0x1000)
+}
+
+#[derive(Debug)]
+struct PublicResolver {
+    inner: DefaultResolver,
+    private_addresses: bool,
+}
+
+impl Resolver for PublicResolver {
+    fn resolve(&self, uri: &Uri, config: &Config, timeout: NextTimeout) -> Result<ResolvedSocketAddrs, ureq::Error> {
+        let found = self.inner.resolve(uri, config, timeout)?;
+        let mut kept = self.empty();
+        for address in found.iter() {
+            let address: SocketAddr = *address;
+            if self.private_addresses || is_public(address.ip()) {
+                kept.push(address);
+            }
+        }
+        if kept.is_empty() {
+            let refused = std::io::Error::other("its address is not public (loopback, private, link-local or reserved), which is refused");
+            return Err(ureq::Error::Io(refused));
+        }
+        Ok(kept)
+    }
+}
+
+/// # Safety
+/// `address` points at `size` readable bytes.
+#[no_mangle]
+pub unsafe extern "C" fn weft_address_is_public(address: *const u8, size: usize) -> bool {
+    text(address, size).ok().and_then(|t| t.parse::<IpAddr>().ok()).is_some_and(is_public)
+}
+
+/// # Safety
+/// `url` points at `size` readable bytes, `limits` at limits, `out` and `error` at writable space.
+#[no_mangle]
+pub unsafe extern "C" fn weft_http_get(
+    url: *const u8,
+    size: usize,
+    limits: *const WeftFetchLimits,
+    out: *mut WeftFetched,
+    error: *mut WeftError,
+) -> bool {
+    guard(error, false, || {
+        let (url, limits) = (text(url, size)?, &*limits);
+        let failed = |e: ureq::Error| Failure::invalid(e.to_string());
+        let config = Config::builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .proxy(None)
+            .max_idle_connections(0)
+            .max_response_header_size(32 << 10)
+            .user_agent("weft")
+            .accept("image/*")
+            .timeout_global(Some(Duration::from_millis(limits.timeout_ms.into())))
+            .build();
+        let resolver = PublicResolver { inner: DefaultResolver::default(), private_addresses: limits.private_addresses };
+        let agent = ureq::Agent::with_parts(config, DefaultConnector::default(), resolver);
+        let mut response = agent.get(url).call().map_err(failed)?;
+        let status = u32::from(response.status().as_u16());
+        let location = response.headers().get("location").map(|v| v.as_bytes().to_vec()).unwrap_or_default();
+        let mut body = Vec::new();
+        if status == 200 {
+            let mut reader = response.body_mut().as_reader().take(limits.max_bytes + 1);
+            reader.read_to_end(&mut body).map_err(|e| Failure::invalid(e.to_string()))?;
+            if body.len() as u64 > limits.max_bytes {
+                return Err(Failure::invalid(format!("it has more than {} bytes", limits.max_bytes)));
+            }
+        }
+        out.write(WeftFetched { status, location: location.into(), body: body.into() });
+        Ok(true)
+    })
+}

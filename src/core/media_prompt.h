@@ -1,0 +1,30 @@
+// What a prompt with pictures carries to the workers: the features that stand in place of embeddings, and positions on several axes.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+namespace weft {
+
+// The features of one picture or video, as a vision tower made them.
+struct MediaFeatures {
+  int rows = 0, cols = 0;
+  std::vector<float> values;  // [rows, cols]
+  const float* row(int i) const { return values.data() + static_cast<size_t>(i) * cols; }
+};
+
+struct MediaPrompt {
+  // Features [first, first + count) of media `media` stand at positions position .. position + count - 1.
+  struct Span {
+    int position = 0, count = 0, media = 0, first = 0;
+  };
+  std::vector<Span> spans;                                     // by position, without overlap
+  std::vector<std::shared_ptr<const MediaFeatures>> features;  // per media; set before the sequence is scheduled
+  // Positions of the prompt's tokens on each axis; empty: token i is at i. A token behind the prompt at index i is at i + delta.
+  std::array<std::vector<int32_t>, 3> positions;
+  int32_t delta = 0;
+};
+
+}  // namespace weft

@@ -1,0 +1,88 @@
+// Tells the format from the first bytes and hands the file to its decoder: JPEG to libjpeg-turbo, the others to the bridge's
+// crates.
+#include "media/image.h"
+
+#include <cstring>
+#include <string_view>
+#include <utility>
+
+#include "bridge.h"
+#include "media/exif.h"
+#include "media/jpeg.h"
+
+namespace weft {
+namespace {
+
+constexpr char kFormats[] = "JPEG, PNG, WebP and GIF are accepted";
+
+Error take_error(const WeftError& error) {
+  std::string message(reinterpret_cast<const char*>(error.message.data), error.message.size);
+  weft_bytes_free(error.message);
+  return Error(error.code == WEFT_INTERNAL ? Code::internal : Code::invalid_argument, std::move(message));
+}
+
+Result<Image> decode_by_bridge(uint32_t format, std::span<const std::byte> file, const ImageLimits& limits) {
+  const WeftImageLimits bridge_limits = {static_cast<uint64_t>(limits.max_pixels), static_cast<uint32_t>(limits.max_side),
+                                         limits.max_decode_bytes};
+  WeftImage decoded;
+  WeftError error;
+  if (!weft_image_decode(format, reinterpret_cast<const uint8_t*>(file.data()), file.size(), &bridge_limits, &decoded, &error)) {
+    // A panic of a decoder is a broken file that the crate did not foresee: the caller's input, not our state.
+    Error taken = take_error(error);
+    return Error(Code::invalid_argument, taken.message());
+  }
+  Image image;
+  image.height = static_cast<int>(decoded.height);
+  image.width = static_cast<int>(decoded.width);
+  image.rgb.assign(decoded.rgb.data, decoded.rgb.data + decoded.rgb.size);
+  const int orientation = exif_orientation({decoded.exif.data, decoded.exif.size});
+  weft_bytes_free(decoded.rgb);
+  weft_bytes_free(decoded.exif);
+  return apply_orientation(std::move(image), orientation);
+}
+
+}  // namespace
+
+Result<Image> decode_image(std::span<const std::byte> file, const ImageLimits& limits) {
+  using namespace std::literals;
+  if (file.empty()) return fail(Code::invalid_argument, "the picture is empty (0 bytes)");
+  if (file.size() > limits.max_file_bytes) {
+    return fail(Code::invalid_argument, "the picture's file has ", file.size(), " bytes; at most ", limits.max_file_bytes,
+                " are accepted");
+  }
+  const std::string_view text(reinterpret_cast<const char*>(file.data()), file.size());
+  if (text.starts_with("\xFF\xD8\xFF"sv)) {
+    WEFT_TRY(Jpeg jpeg, decode_jpeg(file, limits));
+    return apply_orientation(std::move(jpeg.image), jpeg.orientation);
+  }
+  if (text.starts_with("\x89PNG\r\n\x1A\n"sv)) return decode_by_bridge(WEFT_IMAGE_PNG, file, limits);
+  if (text.starts_with("GIF87a"sv) || text.starts_with("GIF89a"sv)) return decode_by_bridge(WEFT_IMAGE_GIF, file, limits);
+  if (text.size() >= 12 && text.starts_with("RIFF"sv) && text.substr(8, 4) == "WEBP"sv)
+    return decode_by_bridge(WEFT_IMAGE_WEBP, file, limits);
+  const char* what = text.starts_with("BM"sv)                                     ? "a BMP picture"
+                     : text.starts_with("II*\0"sv) || text.starts_with("MM\0*"sv) ? "a TIFF picture"
+                     : text.size() >= 12 && text.substr(4, 8) == "ftypavif"sv     ? "an AVIF picture"
+                     : text.size() >= 12 && text.substr(4, 4) == "ftyp"sv         ? "a HEIC picture or a video"
+                     : text.substr(0, 512).find("<svg"sv) != text.npos            ? "an SVG drawing"
+                                                                                  : "no picture of a known format";
+  return fail(Code::invalid_argument, "the bytes are ", what, "; ", kFormats);
+}
+
+Digest sha256(std::span<const std::byte> bytes) {
+  Digest digest;
+  weft_sha256(reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size(), digest.data());
+  return digest;
+}
+
+Digest content_hash(const Image& image) {
+  std::array<std::byte, 48> block{};
+  for (int i = 0; i < 8; ++i) {
+    block[i] = static_cast<std::byte>(static_cast<uint64_t>(image.height) >> (8 * i));
+    block[8 + i] = static_cast<std::byte>(static_cast<uint64_t>(image.width) >> (8 * i));
+  }
+  const Digest pixels = sha256(std::as_bytes(std::span(image.rgb)));
+  std::memcpy(block.data() + 16, pixels.data(), pixels.size());
+  return sha256(block);
+}
+
+}  // namespace weft

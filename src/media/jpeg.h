@@ -1,0 +1,16 @@
+// JPEG by libjpeg-turbo; see image.h for the conventions.
+#pragma once
+
+#include "media/image.h"
+
+namespace weft {
+
+// A decoded JPEG, not yet turned.
+struct Jpeg {
+  Image image;
+  int orientation = 1;
+};
+
+Result<Jpeg> decode_jpeg(std::span<const std::byte> file, const ImageLimits& limits);
+
+}  // namespace weft

@@ -1,0 +1,54 @@
+// Features of pictures that were seen lately, by the hash of their content: a picture that comes again is not encoded again. Least
+// recently used entries go first when the bytes run out; who still holds one keeps it. Not thread-safe.
+#pragma once
+
+#include <cstdint>
+#include <list>
+#include <map>
+#include <memory>
+
+#include "core/media_prompt.h"
+#include "media/image.h"
+
+namespace weft {
+
+class FeatureCache {
+ public:
+  explicit FeatureCache(int64_t max_bytes) : max_bytes_(max_bytes) {}
+
+  // Null if it is not there.
+  std::shared_ptr<const MediaFeatures> find(const Digest& hash) {
+    const auto found = entries_.find(hash);
+    if (found == entries_.end()) return nullptr;
+    order_.splice(order_.begin(), order_, found->second.place);
+    return found->second.features;
+  }
+
+  void insert(const Digest& hash, std::shared_ptr<const MediaFeatures> features) {
+    if (entries_.contains(hash)) return;
+    bytes_ += bytes_of(*features);
+    order_.push_front(hash);
+    entries_[hash] = {std::move(features), order_.begin()};
+    while (bytes_ > max_bytes_ && entries_.size() > 1) {
+      const auto oldest = entries_.find(order_.back());
+      bytes_ -= bytes_of(*oldest->second.features);
+      entries_.erase(oldest);
+      order_.pop_back();
+    }
+  }
+
+  int64_t bytes() const { return bytes_; }
+
+ private:
+  struct Entry {
+    std::shared_ptr<const MediaFeatures> features;
+    std::list<Digest>::iterator place;
+  };
+  static int64_t bytes_of(const MediaFeatures& features) { return static_cast<int64_t>(features.values.size() * sizeof(float)); }
+
+  int64_t max_bytes_, bytes_ = 0;
+  std::list<Digest> order_;  // most recent first
+  std::map<Digest, Entry> entries_;
+};
+
+}  // namespace weft
