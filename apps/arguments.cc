@@ -89,6 +89,9 @@ void add_engine_options(CLI::App* app, EngineOptions& o) {
   add_choice(app, "--sampler", o.sampler, "Which of the two samplers", {"fused", "reference"});
   add_text(app, "--speculative-config", o.speculative_config, "Speculative decoding, as JSON", "JSON");
   add_text(app, "--guided-decoding-backend", o.guided_decoding_backend, "Grammar engine", "NAME");
+  add_choice(app, "--reasoning-parser", o.reasoning_parser, "Thoughts apart from the answer; auto: as the chat template shows",
+             {"auto", "none", "think"});
+  add_text(app, "--tool-call-parser", o.tool_call_parser, "Form of tool calls; auto: as the chat template shows", "NAME");
   app->add_option("--allowed-media-domains", o.allowed_media_domains, "Hosts that pictures may be fetched from; default: none, data: URLs only")
       ->type_name("HOST,...")
       ->delimiter(',')

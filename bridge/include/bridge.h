@@ -48,6 +48,7 @@ WeftBytes weft_tokenizer_token_text(const WeftTokenizer*, uint32_t id);  /* empt
 int64_t weft_tokenizer_find(const WeftTokenizer*, const char* text, size_t size); /* -1: none */
 bool weft_tokenizer_is_special(const WeftTokenizer*, uint32_t id);
 WeftDetokenizer* weft_detokenizer_new(bool skip_special);
+void weft_detokenizer_keep(WeftDetokenizer*, uint32_t id); /* a special token whose text stays */
 void weft_detokenizer_free(WeftDetokenizer*);
 WeftBytes weft_detokenizer_push(WeftDetokenizer*, const WeftTokenizer*, uint32_t id);
 WeftBytes weft_detokenizer_finish(WeftDetokenizer*, const WeftTokenizer*); /* as new afterwards */
@@ -60,15 +61,16 @@ void weft_template_free(WeftTemplate*);
 bool weft_template_render(const WeftTemplate*, const char* context, size_t size, bool continue_final, WeftBytes*, WeftError*);
 
 /* Guided decoding. `rows`: rows of the logits. Kinds: 0 JSON object, 1 JSON schema, 2 regular expression, 3 EBNF or Lark,
-   4 choices (a JSON list of strings). A factory may be used by several threads, a grammar by one. */
+   4 choices (a JSON list of strings), 5 structural tag (JSON). Thinking: 0 none, 1 the answer may open it, 2 it begins inside it; the
+   grammar holds from "</think>" on. `bytes`: heap memory of the new grammar. A factory may be used by several threads, a grammar by one. */
 typedef struct WeftGrammarFactory WeftGrammarFactory;
 typedef struct WeftGrammar WeftGrammar;
-typedef struct { size_t text_bytes, nesting, parser_items, lexer_states; uint64_t lexer_cost; } WeftGrammarLimits;
+typedef struct { size_t text_bytes, nesting, parser_items, lexer_states; uint64_t lexer_cost; size_t memory; } WeftGrammarLimits;
 WeftGrammarFactory* weft_grammar_factory_new(const WeftTokenizer*, uint32_t rows, const uint32_t* ends, size_t count,
                                              const WeftGrammarLimits*, WeftError*);
 void weft_grammar_factory_free(WeftGrammarFactory*);
 WeftGrammar* weft_grammar_new(const WeftGrammarFactory*, uint32_t kind, const char* text, size_t size, bool compact,
-                              const WeftGrammarLimits*, WeftError*);
+                              uint32_t thinking, const WeftGrammarLimits*, size_t* bytes, WeftError*);
 void weft_grammar_free(WeftGrammar*);
 WeftGrammar* weft_grammar_clone(const WeftGrammar*);
 bool weft_grammar_mask(WeftGrammar*, uint32_t* out, size_t words, WeftError*);

@@ -42,6 +42,7 @@ const MAX_HELD: usize = 32;
 #[derive(Default)]
 pub struct WeftDetokenizer {
     skip_special: bool,
+    kept: Vec<u32>,     // special tokens whose text stays all the same
     held: String,       // text that ends with U+FFFD or with the characters before an incomplete one (Bytes, ByteFallback)
     held_tokens: usize,
     bytes: Vec<u8>,     // held bytes of a character (Bytes, ByteFallback)
@@ -55,7 +56,7 @@ pub struct WeftDetokenizer {
 
 impl WeftDetokenizer {
     fn push(&mut self, tokenizer: &WeftTokenizer, id: u32) -> String {
-        if self.skip_special && tokenizer.is_special(id) {
+        if self.skip_special && tokenizer.is_special(id) && !self.kept.contains(&id) {
             return String::new();
         }
         let Some(token) = tokenizer.spelling(id) else { return String::new() };
@@ -155,7 +156,7 @@ impl WeftDetokenizer {
             }
         };
         let text = std::mem::take(&mut self.held) + &rest;
-        *self = WeftDetokenizer { skip_special: self.skip_special, ..Default::default() };
+        *self = WeftDetokenizer { skip_special: self.skip_special, kept: std::mem::take(&mut self.kept), ..Default::default() };
         text
     }
 }
@@ -193,6 +194,11 @@ fn take_utf8(bytes: &mut Vec<u8>) -> String {
 #[no_mangle]
 pub extern "C" fn weft_detokenizer_new(skip_special: bool) -> *mut WeftDetokenizer {
     Box::into_raw(Box::new(WeftDetokenizer { skip_special, ..Default::default() }))
+}
+
+#[no_mangle]
+pub extern "C" fn weft_detokenizer_keep(state: &mut WeftDetokenizer, id: u32) {
+    state.kept.push(id);
 }
 
 /// # Safety

@@ -1,12 +1,15 @@
 //! Guided decoding over llguidance: a factory per tokenizer (the trie of its tokens), and one matcher per answer.
 use std::sync::Arc;
 
-use llguidance::{api::TopLevelGrammar, earley::SlicedBiasComputer, Matcher, ParserFactory};
+use llguidance::{api::{GrammarWithLexer, TopLevelGrammar}, earley::SlicedBiasComputer, Matcher, ParserFactory};
 use serde_json::Value;
 use toktrie::{InferenceCapabilities, TokEnv, TokRxInfo, TokTrie, TokenId, TokenizerEnv};
 
 use crate::abi::{self, guard, Failure, Outcome, WeftError};
 use crate::gbnf;
+use crate::memory::Measure;
+use crate::schema_check;
+use crate::structural_tag;
 use crate::tokenizer::WeftTokenizer;
 
 /// The vocabulary as the grammar engine sees it. Text is only ever cut greedily: forced tokens are not used.
@@ -25,6 +28,7 @@ impl TokenizerEnv for Vocabulary {
 
 pub struct WeftGrammarFactory {
     factory: ParserFactory,
+    specials: Specials,
 }
 
 #[repr(C)]
@@ -34,10 +38,16 @@ pub struct WeftGrammarLimits {
     parser_items: usize,
     lexer_states: usize,
     lexer_cost: u64,
+    memory: usize,
 }
 
 pub struct WeftGrammar {
     matcher: Matcher,
+}
+
+/// The error without the mark that stands in for the parser's state.
+fn plain(error: &anyhow::Error) -> String {
+    format!("{error:#}").replace("\n<non-verbose/>", "")
 }
 
 /// Special tokens cannot be written by a grammar's text; ids without a token neither.
@@ -61,6 +71,53 @@ fn words(tokenizer: &WeftTokenizer, rows: u32) -> Vec<Vec<u8>> {
         .collect()
 }
 
+/// The tokenizer's special tokens by name: a text that names one stands for the token, as in a prompt.
+pub struct Specials {
+    names: Vec<(String, u32)>,
+}
+
+impl Specials {
+    fn new(tokenizer: &WeftTokenizer, rows: u32) -> Self {
+        let mut names: Vec<(String, u32)> = (0..rows)
+            .filter(|&id| tokenizer.is_special(id))
+            .filter_map(|id| Some((String::from_utf8(tokenizer.token_bytes(id)?).ok()?, id)))
+            .filter(|(name, _)| !name.is_empty())
+            .collect();
+        names.sort_by_key(|(name, _)| std::cmp::Reverse(name.len()));
+        Specials { names }
+    }
+
+    /// The earliest special token in `text`, the longest of those that begin there: its place, size and id.
+    fn find(&self, text: &str) -> Option<(usize, usize, u32)> {
+        let found = self.names.iter().filter_map(|(name, id)| Some((text.find(name.as_str())?, name.len(), *id)));
+        found.min_by_key(|&(place, size, _)| (place, std::cmp::Reverse(size)))
+    }
+
+    pub fn begins(&self, text: &str) -> bool {
+        self.find(text).is_some_and(|(place, ..)| place == 0)
+    }
+
+    pub fn within(&self, text: &str) -> bool {
+        self.find(text).is_some()
+    }
+
+    /// `text` in Lark's syntax.
+    pub fn literal(&self, mut text: &str) -> String {
+        let mut parts = Vec::new();
+        while let Some((place, size, id)) = self.find(text) {
+            if place > 0 {
+                parts.push(serde_json::to_string(&text[..place]).unwrap_or_default());
+            }
+            parts.push(format!("<[{id}]>"));
+            text = &text[place + size..];
+        }
+        if !text.is_empty() || parts.is_empty() {
+            parts.push(serde_json::to_string(text).unwrap_or_default());
+        }
+        parts.join(" ")
+    }
+}
+
 /// # Safety
 /// `ends` points at `count` ids; `limits` and `error` at their structs.
 #[no_mangle]
@@ -77,19 +134,22 @@ pub unsafe extern "C" fn weft_grammar_factory_new(
         if ends.is_empty() {
             return Err(Failure::unsupported("the model has no end-of-sequence token, which guided decoding needs"));
         }
+        let specials = Specials::new(tokenizer, rows);
         let words = words(tokenizer, rows);
         let info = TokRxInfo::new(words.len() as u32, ends[0]);
         let trie = TokTrie::from(&info, &words).with_eos_tokens(ends);
         let environment: TokEnv = Arc::new(Vocabulary { trie });
         let capabilities = InferenceCapabilities { ff_tokens: false, ..Default::default() };
         let mut factory = ParserFactory::new(&environment, capabilities, &SlicedBiasComputer::general_slices())
-            .map_err(|e| Failure::invalid(format!("{e:#}")))?;
+            .map_err(|e| Failure::invalid(plain(&e)))?;
         factory.quiet();
         let set = factory.limits_mut();
         set.initial_lexer_fuel = limits.lexer_cost;
         set.step_max_items = limits.parser_items;
+        set.max_items_in_row = limits.parser_items; // an object of n optional members has 4n at its start
+        set.verbose_errors = false;
         set.max_lexer_states = limits.lexer_states;
-        Ok(Box::into_raw(Box::new(WeftGrammarFactory { factory })))
+        Ok(Box::into_raw(Box::new(WeftGrammarFactory { factory, specials })))
     })
 }
 
@@ -104,7 +164,7 @@ pub unsafe extern "C" fn weft_grammar_factory_free(factory: *mut WeftGrammarFact
 /// write nothing but blanks until its budget is spent.
 const WHITE_SPACE: &str = r"( |\n[ \t]{0,40})?";
 
-fn json_grammar(mut schema: Value, compact: bool) -> TopLevelGrammar {
+pub fn json_schema_with_options(mut schema: Value, compact: bool) -> Value {
     let options = if compact {
         serde_json::json!({"whitespace_flexible": false})
     } else {
@@ -117,7 +177,29 @@ fn json_grammar(mut schema: Value, compact: bool) -> TopLevelGrammar {
         Value::Bool(true) => schema = serde_json::json!({"x-guidance": options}),
         _ => {}
     }
-    TopLevelGrammar::from_json_schema(schema)
+    schema
+}
+
+fn json_grammar(schema: Value, compact: bool) -> TopLevelGrammar {
+    TopLevelGrammar::from_json_schema(json_schema_with_options(schema, compact))
+}
+
+/// Lets the answer begin with its thinking: text up to "</think>" and some white space, before what `grammar` asks for. `open`: the
+/// prompt ends inside the thinking; otherwise the model may open it. There is no end of the answer inside the thinking.
+fn after_thinking(mut grammar: TopLevelGrammar, open: bool, specials: &Specials) -> TopLevelGrammar {
+    const BLANK: &str = r"(/[ \n]{1,4}/)?";
+    let (opening, end) = (specials.literal("<think>"), specials.literal("</think>"));
+    let (start, lazy) = if specials.begins("</think>") {
+        (format!("/(?s:.*)/ {end} {BLANK} @answer"), String::new())
+    } else {
+        (format!("thoughts {BLANK} @answer"), format!("thoughts[lazy]: /(?s:.*)/ {end}\n"))
+    };
+    let lark = if open { format!("start: {start}\n{lazy}") } else { format!("start: @answer | {opening} {start}\n{lazy}") };
+    if let Some(first) = grammar.grammars.first_mut() {
+        first.name = Some("answer".into());
+    }
+    grammar.grammars.insert(0, GrammarWithLexer::from_lark(lark));
+    grammar
 }
 
 fn depth(value: &Value) -> usize {
@@ -126,6 +208,19 @@ fn depth(value: &Value) -> usize {
         Value::Object(members) => 1 + members.values().map(depth).max().unwrap_or(0),
         _ => 0,
     }
+}
+
+fn read_json(text: &str, what: &str, limits: &WeftGrammarLimits) -> Outcome<Value> {
+    let too_deep = || Failure::invalid(format!("{what} is nested deeper than {} levels", limits.nesting));
+    // The reader has a limit of its own, of 128 levels.
+    let value: Value = serde_json::from_str(text).map_err(|e| match e.to_string() {
+        message if message.contains("recursion limit") => too_deep(),
+        message => Failure::invalid(format!("{what} is not JSON: {message}")),
+    })?;
+    if depth(&value) > limits.nesting {
+        return Err(too_deep());
+    }
+    Ok(value)
 }
 
 /// The deepest nesting of groups in an expression or grammar.
@@ -144,40 +239,47 @@ fn group_depth(text: &str) -> usize {
     deepest
 }
 
-fn top_level(kind: u32, text: &str, compact: bool, limits: &WeftGrammarLimits) -> Outcome<TopLevelGrammar> {
+fn top_level(kind: u32, text: &str, compact: bool, specials: &Specials, limits: &WeftGrammarLimits) -> Outcome<TopLevelGrammar> {
     if text.len() > limits.text_bytes {
         return Err(Failure::invalid(format!("it has {} bytes, more than {}", text.len(), limits.text_bytes)));
     }
-    if kind >= 2 && group_depth(text) > limits.nesting {
+    if (kind == 2 || kind == 3) && group_depth(text) > limits.nesting {
         return Err(Failure::invalid(format!("groups are nested deeper than {} levels", limits.nesting)));
     }
     match kind {
         0 => Ok(json_grammar(serde_json::json!({"type": "object"}), compact)),
         1 => {
-            let schema: Value = serde_json::from_str(text).map_err(|e| Failure::invalid(format!("the schema is not JSON: {e}")))?;
-            if depth(&schema) > limits.nesting {
-                return Err(Failure::invalid(format!("the schema is nested deeper than {} levels", limits.nesting)));
-            }
+            let mut schema = read_json(text, "the schema", limits)?;
+            schema_check::prepare_schema(&mut schema)?;
             Ok(json_grammar(schema, compact))
         }
-        2 => Ok(TopLevelGrammar::from_regex(text)),
+        2 => {
+            schema_check::check_pattern(text, "the expression")?;
+            Ok(TopLevelGrammar::from_regex(text))
+        }
         3 if text.contains("::=") => Ok(TopLevelGrammar::from_lark(gbnf::to_lark(text)?)),
         3 => Ok(TopLevelGrammar::from_lark(text.into())),
+        5 => {
+            let request = read_json(text, "the structural tag", limits)?;
+            Ok(TopLevelGrammar { grammars: structural_tag::grammars(&request, specials, compact)?, max_tokens: None })
+        }
         _ => {
             let choices: Vec<String> = serde_json::from_str(text).map_err(|e| Failure::invalid(format!("the choices are not a list of strings: {e}")))?;
             if choices.is_empty() || choices.iter().any(String::is_empty) {
                 return Err(Failure::invalid("there must be at least one choice, and none may be empty"));
             }
             let quoted: Vec<String> = choices.iter().map(|c| serde_json::to_string(c).unwrap_or_default()).collect();
-            Ok(TopLevelGrammar::from_lark(format!("start: {}", quoted.join(" | "))))
+            // As one terminal: the lexer takes tens of thousands of choices, the parser would have an item for each.
+            Ok(TopLevelGrammar::from_lark(format!("start: CHOICE\nCHOICE: {}", quoted.join(" | "))))
         }
     }
 }
 
-/// `kind`: 0 JSON object, 1 JSON schema, 2 regular expression, 3 EBNF or Lark, 4 choices (a JSON list of strings).
+/// `kind`: 0 JSON object, 1 JSON schema, 2 regular expression, 3 EBNF or Lark, 4 choices (a JSON list of strings), 5 structural tag.
+/// `thinking`: 0 none, 1 the answer may begin with it, 2 it begins inside of it. `bytes` becomes the heap memory of the result.
 ///
 /// # Safety
-/// `text` points at `size` bytes; `error` at a writable WeftError.
+/// `text` points at `size` bytes; `bytes` and `error` at writable values.
 #[no_mangle]
 pub unsafe extern "C" fn weft_grammar_new(
     factory: &WeftGrammarFactory,
@@ -185,20 +287,58 @@ pub unsafe extern "C" fn weft_grammar_new(
     text: *const u8,
     size: usize,
     compact: bool,
+    thinking: u32,
     limits: &WeftGrammarLimits,
+    bytes: *mut usize,
     error: *mut WeftError,
 ) -> *mut WeftGrammar {
     guard(error, std::ptr::null_mut(), || {
-        let grammar = top_level(kind, abi::text(text, size)?, compact, limits)?;
-        let parser = factory.factory.create_parser(grammar).map_err(|e| Failure::invalid(format!("{e:#}")))?;
-        let mut matcher = Matcher::new(Ok(parser));
-        if let Some(problem) = matcher.grammar_warnings().first() {
-            return Err(Failure::unsupported(problem.clone()));
-        }
-        // The first mask shows whether the limits hold.
-        matcher.compute_mask_or_eos().map_err(|e| Failure::invalid(format!("{e:#}")))?;
+        let text = abi::text(text, size)?;
+        let (matcher, held) = on_large_stack(|| compile(factory, kind, text, compact, thinking, limits))?;
+        bytes.write(held);
         Ok(Box::into_raw(Box::new(WeftGrammar { matcher })))
     })
+}
+
+/// Rules and references that follow each other are compiled by recursion, thousands of levels deep if a request wants it so.
+const STACK_BYTES: usize = 1 << 30; // of address space; memory is taken as it is used
+
+fn on_large_stack<T: Send>(work: impl FnOnce() -> Outcome<T> + Send) -> Outcome<T> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().stack_size(STACK_BYTES).spawn_scoped(scope, || abi::catch(work));
+        let thread = thread.map_err(|e| Failure::exhausted(format!("there is no thread to compile it on: {e}")))?;
+        thread.join().unwrap_or_else(|_| Err(Failure { code: abi::Code::Internal, message: "the compilation panicked".into() }))
+    })
+}
+
+/// The matcher at its start, and the heap bytes that it holds.
+fn compile(
+    factory: &WeftGrammarFactory,
+    kind: u32,
+    text: &str,
+    compact: bool,
+    thinking: u32,
+    limits: &WeftGrammarLimits,
+) -> Outcome<(Matcher, usize)> {
+    let measure = Measure::start();
+    let check_memory = || match measure.peak() {
+        peak if peak > limits.memory => Err(Failure::exhausted(format!("it needs {peak} bytes of memory, more than {}", limits.memory))),
+        _ => Ok(()),
+    };
+    let mut grammar = top_level(kind, text, compact, &factory.specials, limits)?;
+    if thinking > 0 {
+        grammar = after_thinking(grammar, thinking == 2, &factory.specials);
+    }
+    let parser = factory.factory.create_parser(grammar).map_err(|e| Failure::invalid(plain(&e)))?;
+    check_memory()?;
+    let mut matcher = Matcher::new(Ok(parser));
+    if let Some(problem) = matcher.grammar_warnings().first() {
+        return Err(Failure::unsupported(problem.clone()));
+    }
+    // The first mask shows whether the limits hold.
+    matcher.compute_mask_or_eos().map_err(|e| Failure::invalid(plain(&e)))?;
+    check_memory()?;
+    Ok((matcher, measure.held()))
 }
 
 /// # Safety
@@ -218,7 +358,7 @@ pub extern "C" fn weft_grammar_clone(grammar: &WeftGrammar) -> *mut WeftGrammar 
 #[no_mangle]
 pub unsafe extern "C" fn weft_grammar_mask(grammar: &mut WeftGrammar, out: *mut u32, words: usize, error: *mut WeftError) -> bool {
     guard(error, false, || {
-        let mask = grammar.matcher.compute_mask_or_eos().map_err(|e| Failure::invalid(format!("{e:#}")))?;
+        let mask = grammar.matcher.compute_mask_or_eos().map_err(|e| Failure::invalid(plain(&e)))?;
         let from = mask.as_slice();
         for i in 0..words {
             out.add(i).write(from.get(i).copied().unwrap_or(0));
@@ -232,10 +372,14 @@ pub unsafe extern "C" fn weft_grammar_mask(grammar: &mut WeftGrammar, out: *mut 
 #[no_mangle]
 pub unsafe extern "C" fn weft_grammar_accept(grammar: &mut WeftGrammar, token: u32, error: *mut WeftError) -> bool {
     guard(error, false, || {
+        // A mask that ran into a limit has been reported to nobody yet.
+        if let Some(problem) = grammar.matcher.get_error() {
+            return Err(Failure::exhausted(format!("the grammar has become too complex: {}", problem.replace("\n<non-verbose/>", ""))));
+        }
         if grammar.matcher.validate_tokens(&[token]).unwrap_or(0) == 0 {
             return Err(Failure::invalid(format!("the grammar does not allow token {token} here")));
         }
-        grammar.matcher.consume_token(token).map(|()| true).map_err(|e| Failure::invalid(format!("{e:#}")))
+        grammar.matcher.consume_token(token).map(|()| true).map_err(|e| Failure::invalid(plain(&e)))
     })
 }
 
@@ -243,7 +387,7 @@ pub unsafe extern "C" fn weft_grammar_accept(grammar: &mut WeftGrammar, token: u
 /// `error` points at a writable WeftError.
 #[no_mangle]
 pub unsafe extern "C" fn weft_grammar_rollback(grammar: &mut WeftGrammar, tokens: usize, error: *mut WeftError) -> bool {
-    guard(error, false, || grammar.matcher.rollback(tokens).map(|()| true).map_err(|e| Failure::invalid(format!("{e:#}"))))
+    guard(error, false, || grammar.matcher.rollback(tokens).map(|()| true).map_err(|e| Failure::invalid(plain(&e))))
 }
 
 #[no_mangle]
@@ -253,5 +397,5 @@ pub extern "C" fn weft_grammar_is_finished(grammar: &WeftGrammar) -> bool {
 
 #[no_mangle]
 pub extern "C" fn weft_grammar_may_end(grammar: &mut WeftGrammar) -> bool {
-    abi::catch(|| grammar.matcher.is_accepting().map_err(|e| Failure::invalid(format!("{e:#}")))).unwrap_or(false)
+    abi::catch(|| grammar.matcher.is_accepting().map_err(|e| Failure::invalid(plain(&e)))).unwrap_or(false)
 }

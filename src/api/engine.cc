@@ -15,7 +15,7 @@
 #include "api/scores.h"
 #include "base/files.h"
 #include "base/log.h"
-#include "grammar/grammar.h"
+#include "grammar/grammar_cache.h"
 #include "runtime/engine_core.h"
 #include "sampling/philox.h"
 #include "sampling/validate.h"
@@ -38,6 +38,13 @@ Status check_options(const EngineOptions& o) {
   if (!o.speculative_config.empty())
     return unsupported("speculative-config", o.speculative_config, "this build does not speculate yet");
   if (o.guided_decoding_backend != "llguidance") return unsupported("guided-decoding-backend", o.guided_decoding_backend, "llguidance is the only one");
+  if (o.reasoning_parser != "auto" && o.reasoning_parser != "none" && o.reasoning_parser != "think")
+    return fail(Code::invalid_argument, "--reasoning-parser must be auto, none or think, not ", o.reasoning_parser).about("reasoning-parser");
+  if (o.tool_call_parser != "auto" && !tool_format_of_name(o.tool_call_parser)) {
+    std::string names = "auto";
+    for (const std::string& name : tool_format_names()) names += ", " + name;
+    return fail(Code::invalid_argument, "--tool-call-parser must be one of ", names, ", not ", o.tool_call_parser).about("tool-call-parser");
+  }
   if (o.tp_size != 1) return unsupported("tp-size", std::to_string(o.tp_size), "one rank only in this build");
   if (o.pp_size != 1) return unsupported("pp-size", std::to_string(o.pp_size), "one rank only in this build");
   if (o.ep_size != 1) return unsupported("ep-size", std::to_string(o.ep_size), "one rank only in this build");
@@ -166,7 +173,9 @@ class CoreEngine : public Engine {
         defaults_(default_sampling_of(core_->model().checkpoint->generation_config(), info_.vocab_size)) {
     if (text_.tokenizer) step_separator_ = text_.tokenizer->find_token("<extra_0>").value_or(-1);
     if (text_.tokenizer && info_.generative)
-      grammars_ = std::make_unique<GrammarFactory>(text_.tokenizer->handle(), info_.vocab_size, core_->model().eos_token_ids);
+      grammars_ = std::make_unique<GrammarCache>(
+          std::make_unique<const GrammarFactory>(text_.tokenizer->handle(), info_.vocab_size, core_->model().eos_token_ids));
+    if (text_.chat_template) format_ = format_of(*text_.chat_template);
   }
   ~CoreEngine() override { core_.reset(); }
 
@@ -176,10 +185,7 @@ class CoreEngine : public Engine {
   const SamplingParams& default_sampling() const override { return defaults_; }
 
   Result<std::string> render_chat(const Request& request) const override {
-    std::shared_ptr<const ChatTemplate> chat = text_.chat_template;
-    if (request.chat_template) {
-      WEFT_TRY(chat, ChatTemplate::from_source(*request.chat_template, chat ? chat->special_tokens() : Json::object()));
-    }
+    WEFT_TRY(const std::shared_ptr<const ChatTemplate> chat, template_of(request));
     if (!chat)
       return fail(Code::invalid_argument, "the model has no chat template; send a prompt instead of messages, or a chat_template").about("messages");
     const ChatTemplateOptions how{.add_generation_prompt = request.add_generation_prompt && !request.continue_final_message,
@@ -187,6 +193,12 @@ class CoreEngine : public Engine {
     auto text = chat->render(*request.messages, request.tools, request.chat_template_kwargs, how);
     if (!text.ok()) return std::move(text).error().about("messages");
     return text;
+  }
+
+  AnswerFormat answer_format(const Request& request) const override {
+    if (!request.chat_template) return format_;
+    const auto chat = template_of(request);
+    return chat.ok() ? format_of(**chat) : AnswerFormat{};  // render_chat() says what is wrong with it
   }
 
   Result<std::vector<int32_t>> prompt_tokens(const Request& request) const override {
@@ -204,7 +216,9 @@ class CoreEngine : public Engine {
     }
     if (!text_.media) return fail(Code::invalid_argument, "the model ", info_.name, " takes no images").about(request.images.empty() ? "videos" : "images");
     std::string text;
-    if (request.messages) {
+    if (request.rendered) {
+      text = *request.rendered;
+    } else if (request.messages) {
       WEFT_TRY(text, render_chat(request));
     } else if (request.prompt) {
       text = *request.prompt;
@@ -219,8 +233,9 @@ class CoreEngine : public Engine {
     if (!text_.tokenizer)
       return fail(Code::invalid_argument, "the model has no tokenizer; send prompt_token_ids").about(request.messages ? "messages" : "prompt");
     if (!request.messages) return text_.tokenizer->encode(*request.prompt, {.add_special_tokens = request.add_special_tokens});
-    WEFT_TRY(const std::string text, render_chat(request));
     // Templates write the special tokens themselves.
+    if (request.rendered) return text_.tokenizer->encode(*request.rendered, {.add_special_tokens = false});
+    WEFT_TRY(const std::string text, render_chat(request));
     return text_.tokenizer->encode(text, {.add_special_tokens = false});
   }
 
@@ -245,6 +260,17 @@ class CoreEngine : public Engine {
     ScoreSink score_sink;
     std::vector<SequenceId> sequences;
   };
+  // The model's or the request's own; null if there is none.
+  Result<std::shared_ptr<const ChatTemplate>> template_of(const Request& request) const {
+    if (!request.chat_template) return text_.chat_template;
+    return ChatTemplate::from_source(*request.chat_template, text_.chat_template ? text_.chat_template->special_tokens() : Json::object());
+  }
+  AnswerFormat format_of(const ChatTemplate& chat) const {
+    AnswerFormat format = detect_answer_format(chat.source(), chat.tool_source());
+    if (options_.reasoning_parser != "auto") format.thinks = options_.reasoning_parser == "think";
+    if (const auto named = tool_format_of_name(options_.tool_call_parser)) format.tools = *named;
+    return format;
+  }
   Status check_prompt(const Request& request, const PicturePrompt& prompt) const;
   Status check_logits(const Request& request, int prompt_tokens, int max_tokens) const;
   std::optional<Error> start_sampling(const Request& request, const PicturePrompt& prompt, const SamplingParams& params, uint64_t seed,
@@ -262,7 +288,8 @@ class CoreEngine : public Engine {
   const ModelInfo info_;
   const SamplingParams defaults_;
   int32_t step_separator_ = -1;  // of process reward models
-  std::unique_ptr<GrammarFactory> grammars_;
+  std::unique_ptr<GrammarCache> grammars_;
+  AnswerFormat format_;  // of the model's own template
 
   mutable std::mutex mutex_;  // guards what follows; never held while calling the core or a sink
   std::unordered_map<RequestId, std::shared_ptr<Active>> active_;
@@ -329,9 +356,11 @@ Result<std::unique_ptr<Grammar>> CoreEngine::grammar_of(const Request& request) 
   if (request.guide.kind == GuideSpec::Kind::none) return std::unique_ptr<Grammar>();
   if (!grammars_) return fail(Code::invalid_argument, "the model has no tokenizer, so its output cannot be guided").about("response_format");
   using Kind = GrammarSpec::Kind;
-  static constexpr Kind kinds[] = {Kind::json_object, Kind::json_object, Kind::json_schema, Kind::regex, Kind::ebnf, Kind::choice, Kind::structural_tag};
+  static constexpr Kind kinds[] = {Kind::json_object, Kind::json_object, Kind::json_schema,   Kind::regex,
+                                   Kind::ebnf,        Kind::choice,      Kind::structural_tag};
   GrammarSpec spec{kinds[static_cast<int>(request.guide.kind)], request.guide.text, request.guide.choices};
-  auto grammar = grammars_->compile(spec);
+  if (request.rendered) spec.thinking = thinking_of(answer_format(request), request, *request.rendered);
+  auto grammar = grammars_->get(spec);
   if (!grammar.ok()) return std::move(grammar).error().about("response_format");
   return grammar;
 }
@@ -355,6 +384,9 @@ void CoreEngine::forget(RequestId id) {
 Result<RequestId> CoreEngine::submit(Request request, EventSink sink) {
   if (!info_.generative)
     return fail(Code::invalid_argument, info_.architecture, " does not generate text; use classify, score or reward").about("model");
+  if (request.messages && !request.rendered) {
+    WEFT_TRY(request.rendered, render_chat(request));
+  }
   WEFT_TRY(const PicturePrompt whole, build_prompt(request));
   const std::vector<int32_t>& prompt = whole.tokens;
   WEFT_RETURN_IF_ERROR(check_prompt(request, whole));
@@ -372,6 +404,7 @@ Result<RequestId> CoreEngine::submit(Request request, EventSink sink) {
                               request.stop,
                               request.include_stop_str_in_output,
                               request.skip_special_tokens,
+                              request.kept_special_tokens,
                               params.logprobs >= 0,
                               params.stop_token_ids,
                               seed,
@@ -542,6 +575,11 @@ EngineMetrics CoreEngine::metrics() const {
   m.mask_p50_seconds = core.mask_p50_seconds, m.mask_p99_seconds = core.mask_p99_seconds;
   m.pictures_encoded = static_cast<int64_t>(core.pictures_encoded), m.pictures_reused = static_cast<int64_t>(core.pictures_reused);
   m.step_seconds = core.step_seconds, m.idle_gap_seconds = core.idle_gap_seconds;
+  if (grammars_) {
+    const GrammarCacheMetrics g = grammars_->metrics();
+    m.grammar_hits = g.hits, m.grammar_misses = g.misses, m.grammar_evictions = g.evictions, m.grammar_failures = g.failures;
+    m.grammar_entries = g.entries, m.grammar_bytes = g.bytes, m.grammar_compile_seconds = g.compile_seconds;
+  }
   return m;
 }
 
@@ -564,6 +602,15 @@ Result<KvCacheEvents> CoreEngine::take_kv_cache_events() {
 }
 
 }  // namespace
+
+Thinking thinking_of(const AnswerFormat& format, const Request& request, std::string_view rendered) {
+  std::optional<std::string_view> continued;
+  if (request.continue_final_message && request.messages && !request.messages->items().empty()) {
+    const Json* content = request.messages->items().back().find("content");
+    if (content && content->is_string()) continued = content->as_string();
+  }
+  return thinking_after(format.thinks, rendered, continued);
+}
 
 Result<std::unique_ptr<Engine>> Engine::load(const std::string& path, const EngineOptions& options, const Progress& progress) {
   WEFT_RETURN_IF_ERROR(check_options(options));

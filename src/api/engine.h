@@ -19,6 +19,7 @@
 #include "core/finish_reason.h"
 #include "core/sampling_params.h"
 #include "core/step.h"
+#include "text/answer_format.h"
 
 namespace weft {
 
@@ -60,6 +61,8 @@ struct Request {
   std::optional<std::string> chat_template;  // instead of the model's
   bool add_generation_prompt = true;
   bool continue_final_message = false;
+  // What render_chat() made of the messages, if the caller has asked for it already: it is not rendered again.
+  std::optional<std::string> rendered;
 
   SamplingParams sampling;         // seed is ignored here, see below
   std::optional<int> max_tokens;   // absent: what fits in the context
@@ -70,6 +73,8 @@ struct Request {
   std::vector<std::string> stop;
   bool include_stop_str_in_output = false;
   bool skip_special_tokens = true;
+  std::vector<std::string> kept_special_tokens;  // names of those whose text stays with skip_special_tokens: marks of tool calls
+  // Of a chat with a model that thinks, the guide holds behind the thinking (docs/contract.md).
   GuideSpec guide;
   std::string cache_salt;
   int priority = 35;  // 0..100, of its blocks and, in a full queue, of itself
@@ -85,6 +90,7 @@ struct TokenInfo {
 
 struct Usage {
   int prompt_tokens = 0, completion_tokens = 0, cached_tokens = 0, draft_tokens = 0, accepted_tokens = 0;
+  int reasoning_tokens = 0;  // of the completion, counted by the server
 };
 
 // Something happened to one choice of a request. `text` and `tokens` are what is new since the last event; text never ends in half
@@ -146,6 +152,9 @@ struct EngineMetrics {
   double step_seconds = 0, idle_gap_seconds = 0;  // sums: time inside steps, and between steps while work was waiting
   double sample_seconds = 0;                      // sum: of step_seconds, the sampler's part
   double mask_p50_seconds = 0, mask_p99_seconds = 0;  // to fill a grammar mask, over the last few thousand; 0: none yet
+  // Compiled grammars: found in the cache, compiled, dropped, refused; and what the cache holds.
+  int64_t grammar_hits = 0, grammar_misses = 0, grammar_evictions = 0, grammar_failures = 0, grammar_entries = 0, grammar_bytes = 0;
+  double grammar_compile_seconds = 0;
 };
 
 // A block entered the index of the KV cache, or left it. Applied in order to an empty set of (group, hash), the events give the set
@@ -162,6 +171,9 @@ struct KvCacheEvents {
   uint64_t lost = 0;                 // events in front of them that did not fit into the buffer
   uint64_t next_id = 0;              // of the next event to come
 };
+
+// Where the answer to a chat begins; `rendered` is render_chat()'s text.
+Thinking thinking_of(const AnswerFormat& format, const Request& request, std::string_view rendered);
 
 // An architecture that this build runs.
 struct SupportedArchitecture {
@@ -195,6 +207,8 @@ class Engine {
 
   // Renders a chat request's messages to text (also for `weft run --verbose` and tests).
   virtual Result<std::string> render_chat(const Request& request) const = 0;
+  // How the answers to a chat request are to be read: from its template, or as the options reasoning_parser and tool_call_parser say.
+  virtual AnswerFormat answer_format(const Request& request) const = 0;
   // The prompt's tokens as the model will see them.
   virtual Result<std::vector<int32_t>> prompt_tokens(const Request& request) const = 0;
 

@@ -34,6 +34,8 @@ struct EngineOptions {
   std::string sampler = "fused";  // fused | reference
   std::string speculative_config;  // JSON, empty: none
   std::string guided_decoding_backend = "llguidance";
+  std::string reasoning_parser = "auto";  // auto (by the chat template) | none | think ("<think>...</think>")
+  std::string tool_call_parser = "auto";  // auto (by the chat template) | a name of text/answer_format.h
   std::vector<std::string> logits_processors;  // plugin files (include/weft/logits_processor.h)
   int tp_size = 1, pp_size = 1, ep_size = 1;
   bool enable_attention_dp = false;

@@ -1,7 +1,6 @@
 // The chat part of a request: messages, and tools with tool_choice.
 //
-// Messages are brought to the form that Hugging Face templates expect. Where a call is forced, the answer is held to a JSON schema
-// made from the tools' own schemas, so its arguments always parse, whatever the model's usual format for calls is.
+// Messages are brought to the form that Hugging Face templates expect; tool_guide.cc makes the constraints of tool calls.
 #include <algorithm>
 
 #include "api/request_fields.h"
@@ -11,7 +10,6 @@ namespace weft::request_fields {
 namespace {
 
 constexpr size_t kMaxTools = 128;  // OpenAI's limit
-constexpr size_t kMaxDefinitions = 1000;
 
 std::string at(const std::string& where, size_t index) { return where + "[" + std::to_string(index) + "]"; }
 
@@ -125,59 +123,9 @@ Result<const Json*> read_tool(const std::string& where, const Json& tool) {
   const Json* parameters = function->find("parameters");
   if (parameters && !parameters->is_null() && !parameters->is_object())
     return wrong(where + ".function.parameters", "an object (a JSON schema)", *parameters);
+  const Json* strict = function->find("strict");
+  if (strict && !strict->is_null() && !strict->is_bool()) return wrong(where + ".function.strict", "true or false", *strict);
   return function;
-}
-
-// The schema of a function's arguments. Its definitions move to `root`, since "#/$defs/..." is read from there.
-Result<Json> arguments_schema(const Json& function, Json& root) {
-  const Json* parameters = function.find("parameters");
-  if (!parameters || parameters->is_null()) return Json::object({{"type", "object"}});
-  Json schema = Json::object();
-  for (const Json::Member& member : parameters->members()) {
-    const bool definitions = (member.first == "$defs" || member.first == "definitions") && member.second.is_object();
-    if (!definitions) {
-      schema.members().push_back(member);
-      continue;
-    }
-    Json all = root.find(member.first) ? *root.find(member.first) : Json::object();
-    if (all.members().size() + member.second.members().size() > kMaxDefinitions)
-      return fail(Code::invalid_argument, "the tools' schemas may hold at most ", kMaxDefinitions, " definitions").about("tools");
-    for (const Json::Member& definition : member.second.members()) {
-      const Json* other = all.find(definition.first);
-      if (other && !(*other == definition.second))
-        return fail(Code::unsupported, "two tools define ", definition.first, " differently in ", member.first).about("tools");
-      all.set(definition.first, definition.second);
-    }
-    root.set(member.first, std::move(all));
-  }
-  return schema;
-}
-
-// The guide of a forced call: of one function its arguments, of several a list of {"name", "arguments"}.
-Result<GuideSpec> call_guide(const std::vector<const Json*>& functions, bool named, bool parallel_calls) {
-  Json root = Json::object();
-  if (named) {
-    WEFT_TRY(Json schema, arguments_schema(*functions.front(), root));
-    for (Json::Member& member : schema.members()) root.members().push_back(std::move(member));
-  } else {
-    Json options = Json::array();
-    for (const Json* function : functions) {
-      WEFT_TRY(Json schema, arguments_schema(*function, root));
-      options.push_back(Json::object({{"type", "object"},
-                                      {"properties", Json::object({{"name", Json::object({{"const", *function->find("name")}})},
-                                                                   {"arguments", std::move(schema)}})},
-                                      {"required", Json::array({"name", "arguments"})},
-                                      {"additionalProperties", false}}));
-    }
-    root.set("type", "array");
-    root.set("minItems", 1);
-    if (!parallel_calls) root.set("maxItems", 1);
-    root.set("items", Json::object({{"anyOf", std::move(options)}}));
-  }
-  GuideSpec guide;
-  guide.kind = GuideSpec::Kind::json_schema;
-  guide.text = root.dump();
-  return guide;
 }
 
 // The name of the function that tool_choice names.
@@ -203,8 +151,10 @@ Result<Json> read_messages(const Json& value, bool images_allowed, MediaAddresse
   return Json(std::move(kept));
 }
 
-Status read_tools(const Json* tools, const Json* tool_choice, bool parallel_calls, ClientRequest& out, Request& request) {
+Status read_tools(const Json* tools, const Json* tool_choice, bool parallel_calls, ToolFormat format, ClientRequest& out,
+                  Request& request) {
   std::vector<const Json*> functions;
+  bool strict = false;
   if (tools && !tools->is_null()) {
     if (!tools->is_array()) return wrong("tools", "a list of tools", *tools);
     if (tools->items().size() > kMaxTools)
@@ -214,6 +164,9 @@ Status read_tools(const Json* tools, const Json* tool_choice, bool parallel_call
       WEFT_TRY(const Json* function, read_tool(at("tools", i), tools->items()[i]));
       functions.push_back(function);
       out.tool_names.push_back(function->find("name")->as_string());
+      if (const Json* parameters = function->find("parameters")) out.tool_parameters.set(out.tool_names.back(), *parameters);
+      const Json* flag = function->find("strict");
+      strict = strict || (flag && flag->is_bool() && flag->as_bool());
     }
   }
   std::string mode = functions.empty() ? "none" : "auto", named;
@@ -235,10 +188,17 @@ Status read_tools(const Json* tools, const Json* tool_choice, bool parallel_call
   if (mode == "none") return {};
   request.tools = *tools;
   out.tool_mode = ToolMode::automatic;
-  if (mode == "auto") return {};
+  out.parallel_tool_calls = parallel_calls;
+  if (mode == "auto" && !strict) return {};
   if (request.guide.kind != GuideSpec::Kind::none)
-    return fail(Code::invalid_argument, "tool_choice forces a call, which cannot be combined with another constraint on the answer")
-        .about("tool_choice");
+    return fail(Code::invalid_argument, mode == "auto" ? "a strict function" : "tool_choice forces a call, which",
+                " cannot be combined with another constraint on the answer")
+        .about(mode == "auto" ? "tools" : "tool_choice");
+  if (mode == "auto") {
+    out.strict_tools = true;
+    WEFT_TRY(request.guide, strict_call_guide(functions, format));
+    return {};
+  }
   if (mode == "named") {
     std::erase_if(functions, [&](const Json* function) { return function->find("name")->as_string() != named; });
     if (functions.empty())
@@ -247,7 +207,7 @@ Status read_tools(const Json* tools, const Json* tool_choice, bool parallel_call
     out.tool_names = {named};
   }
   out.tool_mode = mode == "named" ? ToolMode::named : ToolMode::any;
-  WEFT_TRY(request.guide, call_guide(functions, mode == "named", parallel_calls));
+  WEFT_TRY(request.guide, forced_call_guide(functions, mode == "named", parallel_calls));
   return {};
 }
 

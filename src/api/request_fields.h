@@ -33,8 +33,15 @@ struct MediaAddresses {
 };
 Result<Json> read_messages(const Json& value, bool images_allowed, MediaAddresses media);
 
-// Checks `tools` and `tool_choice` (either may be null) and applies them: tools for the template, a guide where a call is forced.
-Status read_tools(const Json* tools, const Json* tool_choice, bool parallel_calls, ClientRequest& out, Request& request);
+// Checks `tools` and `tool_choice` (either may be null) and applies them: tools for the template, a guide where a call is forced or a
+// function is strict. `format`: how the model writes calls.
+Status read_tools(const Json* tools, const Json* tool_choice, bool parallel_calls, ToolFormat format, ClientRequest& out,
+                  Request& request);
+
+// tool_guide.cc. Of a forced call: the arguments of the one function that is named, or a list of {"name", "arguments"}.
+Result<GuideSpec> forced_call_guide(const std::vector<const Json*>& functions, bool named, bool parallel_calls);
+// Of calls that the model makes when it wants to: in its own form, with the arguments of strict functions held to their schemas.
+Result<GuideSpec> strict_call_guide(const std::vector<const Json*>& functions, ToolFormat format);
 
 // request_sampling.cc: a list of {"name", "params"} or of names; whether there are such processors is for the engine to say.
 Result<std::vector<ProcessorChoice>> read_processors(const std::string& field, const Json& value);

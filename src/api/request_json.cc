@@ -375,6 +375,14 @@ Status read_parallel_calls(const std::string& field, const Json& value, Draft& d
   return {};
 }
 
+// llama.cpp's spelling of separate_reasoning.
+Status read_reasoning_format(const std::string& field, const Json& value, Draft& draft) {
+  WEFT_TRY(const std::string format, read_string(field, value));
+  if (format != "none" && format != "auto" && format != "deepseek") return wrong(field, "\"none\", \"auto\" or \"deepseek\"", value);
+  draft.out.separate_reasoning = format != "none";
+  return {};
+}
+
 const Field kFields[] = {
     {"custom_id", kLines, read<&ClientRequest::custom_id>},
     {"model", kAll, read<&ClientRequest::model>},
@@ -397,6 +405,9 @@ const Field kFields[] = {
     {"parallel_tool_calls", kChat | kLines, read_parallel_calls},
     {"functions", kChat | kLines, refuse},
     {"function_call", kChat | kLines, refuse},
+    {"separate_reasoning", kChat, read<&ClientRequest::separate_reasoning>},
+    {"include_reasoning", kChat, read<&ClientRequest::include_reasoning>},
+    {"reasoning_format", kChat, read_reasoning_format},
     {"max_tokens", kAll, read_max_tokens},
     {"max_completion_tokens", kAll, read_max_tokens},
     {"min_tokens", kAll, read_min_tokens},
@@ -536,7 +547,8 @@ Status finish(Draft& draft) {
   WEFT_TRY(draft.request.guide, read_guide(draft.body));
   if (draft.kind != RequestKind::completion)
     WEFT_RETURN_IF_ERROR(
-        read_tools(draft.body.find("tools"), draft.body.find("tool_choice"), draft.parallel_tool_calls, out, draft.request));
+        read_tools(draft.body.find("tools"), draft.body.find("tool_choice"), draft.parallel_tool_calls, draft.rules.tool_format,
+                   out, draft.request));
   if (draft.prompts.empty()) {
     out.requests.push_back(std::move(draft.request));
     return {};

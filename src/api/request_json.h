@@ -32,6 +32,7 @@ enum class RequestKind : uint8_t {
 struct RequestRules {
   SamplingParams defaults;         // Engine::default_sampling()
   bool images = false;             // the model takes pictures
+  ToolFormat tool_format = ToolFormat::generic;  // Engine::answer_format(), for `strict` functions
   bool local_files = false;        // and they may be files
   bool chat_template = false;      // a request may bring its own template
   int completion_max_tokens = 16;  // of completions and of lines with a prompt; chats go on to the end of the context
@@ -62,6 +63,11 @@ struct ClientRequest {
   int prompt_logprobs = -1;  // as the client asked (echo with logprobs sets only the engine's)
   ToolMode tool_mode = ToolMode::none;
   std::vector<std::string> tool_names;  // of the declared functions; of mode `named` only the chosen one
+  bool strict_tools = false;            // of mode `automatic`: calls are held to their form by the guide
+  bool parallel_tool_calls = true;      // false: of several calls that the model writes only the first counts
+  Json tool_parameters;                 // their parameters' schemas by name
+  bool separate_reasoning = true;       // thoughts go to reasoning_content; false: they stay in the content
+  bool include_reasoning = true;        // false: thoughts are not sent at all
 };
 
 Result<ClientRequest> parse_request(const Json& body, RequestKind kind, const RequestRules& rules);

@@ -348,6 +348,52 @@ TEST(RequestJson, Guides) {
   EXPECT_EQ(chat(R"("guided_choice": ["yes", "no"])")->requests[0].guide.choices, (std::vector<std::string>{"yes", "no"}));
 }
 
+TEST(RequestJson, StrictTools) {
+  const std::string tools =
+      R"("tools": [{"type": "function", "function": {"name": "f", "strict": true, "parameters": {"type": "object", "required": ["x"]}}},
+                   {"type": "function", "function": {"name": "g", "parameters": {"type": "object", "required": ["y"]}}}])";
+  struct Form {
+    ToolFormat format;
+    const char* triggers;
+  };
+  for (const Form& form : {Form{ToolFormat::hermes, R"(["<tool_call>"])"}, Form{ToolFormat::mistral, R"(["[TOOL_CALLS]"])"},
+                           Form{ToolFormat::deepseek, R"(["<｜tool▁calls▁begin｜>"])"},
+                           Form{ToolFormat::nemotron, R"(["<TOOLCALL>","<toolcall>"])"}}) {
+    RequestRules rules;
+    rules.tool_format = form.format;
+    const auto result = chat(tools, rules);
+    ASSERT_TRUE(result.ok()) << result.error().message();
+    EXPECT_EQ(result->tool_mode, ToolMode::automatic);
+    const GuideSpec& guide = result->requests[0].guide;
+    ASSERT_EQ(guide.kind, GuideSpec::Kind::structural_tag);
+    const Json json = parse_json(guide.text).value();
+    EXPECT_EQ(json.find("format")->find("type")->as_string(), "triggered_tags");
+    EXPECT_EQ(json.find("format")->find("triggers")->dump(), form.triggers);
+    // f's schema is enforced, g's is not.
+    EXPECT_NE(guide.text.find(R"("required":["x"])"), std::string::npos);
+    EXPECT_EQ(guide.text.find(R"("required":["y"])"), std::string::npos);
+  }
+  RequestRules rules;
+  rules.tool_format = ToolFormat::xml;
+  const auto refused = chat(tools, rules);
+  ASSERT_FALSE(refused.ok());
+  EXPECT_EQ(refused.error().param(), "tools");
+  EXPECT_TRUE(chat(tools + R"(, "tool_choice": "required")", rules).ok());
+  EXPECT_TRUE(chat(tools + R"(, "tool_choice": "none")", rules).ok());
+  EXPECT_FALSE(chat(tools + R"(, "response_format": {"type": "json_object"})").ok());
+  EXPECT_EQ(chat(R"("tools": [{"type": "function", "function": {"name": "f", "strict": 1}}])").error().param(), "tools[0].function.strict");
+}
+
+TEST(RequestJson, Reasoning) {
+  EXPECT_TRUE(chat("")->separate_reasoning);
+  EXPECT_TRUE(chat("")->include_reasoning);
+  EXPECT_FALSE(chat(R"("separate_reasoning": false)")->separate_reasoning);
+  EXPECT_FALSE(chat(R"("include_reasoning": false)")->include_reasoning);
+  EXPECT_FALSE(chat(R"("reasoning_format": "none")")->separate_reasoning);
+  EXPECT_TRUE(chat(R"("reasoning_format": "deepseek")")->separate_reasoning);
+  EXPECT_EQ(chat(R"("reasoning_format": "x")").error().param(), "reasoning_format");
+}
+
 TEST(RequestJson, Tools) {
   const std::string tools =
       R"("tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "$defs": {"d": {"type": "null"}}}}},

@@ -22,7 +22,7 @@ RunningRequest::RunningRequest(Setup setup, std::shared_ptr<const Tokenizer> tok
     : setup_(std::move(setup)), sink_(std::move(sink)), running_(setup_.choices) {
   for (int i = 0; i < setup_.choices; ++i) {
     Choice choice;
-    if (tokenizer) choice.detokenizer = std::make_unique<Detokenizer>(tokenizer, setup_.skip_special);
+    if (tokenizer) choice.detokenizer = std::make_unique<Detokenizer>(tokenizer, setup_.skip_special, setup_.kept_special);
     choice.stops = std::make_unique<StopStrings>(setup_.stop, setup_.include_stop);
     choices_.push_back(std::move(choice));
   }

@@ -22,6 +22,7 @@ class RunningRequest {
     std::vector<int32_t> prompt;
     std::vector<std::string> stop;
     bool include_stop = false, skip_special = true;
+    std::vector<std::string> kept_special;
     bool show_logprobs = false;  // the caller asked; best_of needs them anyway
     std::vector<int32_t> request_stop_ids;
     uint64_t seed = 0;

@@ -18,7 +18,7 @@ Error take_error(WeftError& error) {
 }
 
 WeftGrammarLimits bridge_limits(const GrammarLimits& limits) {
-  return {limits.text_bytes, static_cast<size_t>(limits.nesting), limits.parser_items, limits.lexer_states, limits.lexer_cost};
+  return {limits.text_bytes, static_cast<size_t>(limits.nesting), limits.parser_items, limits.lexer_states, limits.lexer_cost, limits.memory};
 }
 
 }  // namespace
@@ -47,7 +47,7 @@ Status Grammar::rollback(size_t n) {
   return take_error(error);
 }
 
-std::unique_ptr<Grammar> Grammar::clone() const { return std::unique_ptr<Grammar>(new Grammar(weft_grammar_clone(state_))); }
+std::unique_ptr<Grammar> Grammar::clone() const { return std::unique_ptr<Grammar>(new Grammar(weft_grammar_clone(state_), bytes_)); }
 
 GrammarFactory::GrammarFactory(std::shared_ptr<const WeftTokenizer> tokenizer, int32_t vocab_rows, std::vector<int32_t> end_ids, GrammarLimits limits)
     : tokenizer_(std::move(tokenizer)), vocab_rows_(vocab_rows), end_ids_(std::move(end_ids)), limits_(limits) {}
@@ -74,7 +74,6 @@ Status GrammarFactory::warm_up() const {
 }
 
 Result<std::unique_ptr<Grammar>> GrammarFactory::compile(const GrammarSpec& spec) const {
-  if (spec.kind == GrammarSpec::Kind::structural_tag) return fail(Code::unsupported, "structural tags are not available yet");
   WEFT_TRY(const WeftGrammarFactory* made, factory());
   std::string text = spec.text;
   if (spec.kind == GrammarSpec::Kind::choice) {
@@ -84,10 +83,11 @@ Result<std::unique_ptr<Grammar>> GrammarFactory::compile(const GrammarSpec& spec
   }
   const WeftGrammarLimits limits = bridge_limits(limits_);
   WeftError error;
-  WeftGrammar* state =
-      weft_grammar_new(made, static_cast<uint32_t>(spec.kind), text.data(), text.size(), spec.compact_json, &limits, &error);
+  size_t bytes = 0;
+  WeftGrammar* state = weft_grammar_new(made, static_cast<uint32_t>(spec.kind), text.data(), text.size(), spec.compact_json,
+                                        static_cast<uint32_t>(spec.thinking), &limits, &bytes, &error);
   if (!state) return take_error(error);
-  return std::unique_ptr<Grammar>(new Grammar(state));
+  return std::unique_ptr<Grammar>(new Grammar(state, bytes));
 }
 
 }  // namespace weft

@@ -13,6 +13,7 @@
 
 #include "base/json.h"
 #include "base/result.h"
+#include "core/thinking.h"
 
 struct WeftTokenizer;
 struct WeftGrammarFactory;
@@ -27,13 +28,18 @@ struct GrammarSpec {
     regex,           // `text`: a regular expression that the whole answer matches
     ebnf,            // `text`: GBNF / EBNF ("root ::= ...") or Lark ("start: ...")
     choice,          // `choices`: the answer is one of them, to the letter
-    structural_tag,  // not available yet: compile() says so
+    structural_tag,  // `text`: JSON with "format" (xgrammar's tree), or "structures" and "triggers" (the older form)
   };
   Kind kind = Kind::json_object;
   std::string text;
   std::vector<std::string> choices;
   // JSON kinds: white space between tokens of the text. False: at most one space or a line break with its indentation.
   bool compact_json = false;
+  // Where the answer begins. The grammar holds behind "</think>"; inside the thinking all text is allowed, but no special token and no
+  // end of the answer.
+  Thinking thinking = Thinking::none;
+
+  bool operator==(const GrammarSpec&) const = default;
 };
 
 struct GrammarLimits {
@@ -42,6 +48,7 @@ struct GrammarLimits {
   uint64_t parser_items = 50'000;
   uint64_t lexer_states = 250'000;
   uint64_t lexer_cost = 1'000'000;  // cost of building the expressions of one grammar
+  size_t memory = 256u << 20;       // bytes of heap that a compilation may take at its peak
 };
 
 // The state of one answer. One thread at a time; independent of the factory's life.
@@ -64,11 +71,14 @@ class Grammar {
   // Takes back the last n accepted tokens (an accepted end id counts as one).
   Status rollback(size_t n);
   std::unique_ptr<Grammar> clone() const;
+  // Heap memory when it was compiled; masks let it grow.
+  size_t bytes() const { return bytes_; }
 
  private:
   friend class GrammarFactory;
-  explicit Grammar(WeftGrammar* state) : state_(state) {}
+  Grammar(WeftGrammar* state, size_t bytes) : state_(state), bytes_(bytes) {}
   WeftGrammar* state_;
+  size_t bytes_;
 };
 
 // One per tokenizer and model. Thread-safe. The trie is built at the first compile (about 0.1 s per 100,000 tokens) or by warm_up.
@@ -80,7 +90,7 @@ class GrammarFactory {
 
   Status warm_up() const;
   // invalid_argument for what is wrong and unsupported for what is not enforced; the message names the keyword or the place.
-  // Takes milliseconds; a hostile grammar runs into the limits within two seconds.
+  // resource_exhausted for more memory than the limit. Takes milliseconds; a hostile grammar runs into the limits within a few seconds.
   Result<std::unique_ptr<Grammar>> compile(const GrammarSpec& spec) const;
 
  private:

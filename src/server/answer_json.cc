@@ -37,10 +37,13 @@ Json usage_json(const Usage& usage) {
                             {"completion_tokens", usage.completion_tokens},
                             {"total_tokens", usage.prompt_tokens + usage.completion_tokens},
                             {"prompt_tokens_details", Json::object({{"cached_tokens", usage.cached_tokens}})}});
-  if (usage.draft_tokens > 0)
-    json.set("completion_tokens_details",
-             Json::object({{"accepted_prediction_tokens", usage.accepted_tokens},
-                           {"rejected_prediction_tokens", usage.draft_tokens - usage.accepted_tokens}}));
+  Json details = Json::object();
+  if (usage.reasoning_tokens > 0) details.set("reasoning_tokens", usage.reasoning_tokens);
+  if (usage.draft_tokens > 0) {
+    details.set("accepted_prediction_tokens", usage.accepted_tokens);
+    details.set("rejected_prediction_tokens", usage.draft_tokens - usage.accepted_tokens);
+  }
+  if (!details.members().empty()) json.set("completion_tokens_details", std::move(details));
   return json;
 }
 
@@ -166,16 +169,25 @@ Json AnswerWriter::token_ids(const std::vector<TokenInfo>& tokens) {
   return Json(std::move(ids));
 }
 
-Json AnswerWriter::tool_calls(const std::vector<ToolCall>& calls, const std::string& id_stem, bool deltas) {
-  Json::Array list;
-  for (size_t i = 0; i < calls.size(); ++i) {
-    Json call = deltas ? Json::object({{"index", static_cast<long>(i)}}) : Json::object();
-    call.set("id", "call_" + id_stem + std::to_string(i));
-    call.set("type", "function");
-    call.set("function", Json::object({{"name", calls[i].name}, {"arguments", calls[i].arguments}}));
-    list.push_back(std::move(call));
+Json AnswerWriter::tool_calls(const std::vector<ToolCall>& calls, const std::string& id_stem) {
+  Json list = Json::array();
+  for (size_t i = 0; i < calls.size(); ++i)
+    list.push_back(Json::object({{"id", "call_" + id_stem + std::to_string(i)},
+                                 {"type", "function"},
+                                 {"function", Json::object({{"name", calls[i].name}, {"arguments", calls[i].arguments}})}}));
+  return list;
+}
+
+Json AnswerWriter::tool_call_delta(const ToolDelta& delta, const std::string& id_stem) {
+  Json call = Json::object({{"index", static_cast<long>(delta.index)}});
+  if (delta.name.empty()) {
+    call.set("function", Json::object({{"arguments", delta.arguments}}));
+    return call;
   }
-  return Json(std::move(list));
+  call.set("id", "call_" + id_stem + std::to_string(delta.index));
+  call.set("type", "function");
+  call.set("function", Json::object({{"name", delta.name}, {"arguments", delta.arguments}}));
+  return call;
 }
 
 }  // namespace weft

@@ -40,8 +40,10 @@ class AnswerWriter {
   // [[...], ...] of `cols` each.
   static Json logits(const std::vector<float>& values, size_t cols);
   static Json token_ids(const std::vector<TokenInfo>& tokens);
-  // `first_index` counts the calls of the choice that have been sent before.
-  static Json tool_calls(const std::vector<ToolCall>& calls, const std::string& id_stem, bool deltas);
+  // `id_stem`: what the ids of the choice's calls have in common.
+  static Json tool_calls(const std::vector<ToolCall>& calls, const std::string& id_stem);
+  // One step of a call in a stream: id, type and name at first, then arguments only.
+  static Json tool_call_delta(const ToolDelta& delta, const std::string& id_stem);
 
  private:
   Json chat_logprobs(const std::vector<TokenInfo>& tokens) const;

@@ -3,6 +3,7 @@
 #include "server/generation.h"
 
 #include <algorithm>
+#include <iterator>
 
 #include "server/errors.h"
 
@@ -23,15 +24,37 @@ void Generation::start(Engine& engine, ServerMetrics& metrics, std::shared_ptr<E
   std::vector<Request> requests = std::move(call.requests);
   const std::shared_ptr<Generation> self(
       new Generation(engine, metrics, std::move(exchange), chat, without_requests(std::move(call)), std::move(head)));
-  for (const Request& request : requests) {
+  for (Request& request : requests) {
+    AnswerFormat format;
+    Thinking thinking = Thinking::none;
+    if (Status read = read_format(engine, request, self->call_, format, thinking); !read.ok()) {
+      self->exchange_->post([self, error = read.error()] { self->fail_with(error); });
+      return;
+    }
     Part& part = self->parts_.emplace_back();
-    for (int i = 0; i < request.n; ++i) part.choices.emplace_back(self->call_.tool_mode, self->call_.tool_names);
+    for (int i = 0; i < request.n; ++i)
+      part.choices.emplace_back(
+          thinking, ToolCallFinder::Rules{self->call_.tool_mode, format.tools, self->call_.tool_names, self->call_.strict_tools,
+                                          self->call_.tool_parameters});
     if (self->call_.echo)
       part.prompt_text =
           request.prompt ? *request.prompt : engine.decode(request.prompt_token_ids.value_or(std::vector<int32_t>()), false);
   }
   self->exchange_->post([self] { self->prepare(); });
   self->submit(std::move(requests));
+}
+
+// How the answers of a chat will be read. Marks that are special tokens must be part of the text for that.
+Status Generation::read_format(const Engine& engine, Request& request, const ClientRequest& call, AnswerFormat& format,
+                               Thinking& thinking) {
+  if (!request.messages) return {};
+  WEFT_TRY(request.rendered, engine.render_chat(request));
+  format = engine.answer_format(request);
+  if (call.separate_reasoning) thinking = thinking_of(format, request, *request.rendered);
+  if (thinking != Thinking::none) request.kept_special_tokens = {"<think>", "</think>"};
+  if (call.tool_mode == ToolMode::automatic)
+    for (std::string& mark : marks_of(format.tools)) request.kept_special_tokens.push_back(std::move(mark));
+  return {};
 }
 
 Generation::Generation(Engine& engine, ServerMetrics& metrics, std::shared_ptr<Exchange> exchange, bool chat, ClientRequest call,
@@ -82,10 +105,9 @@ void Generation::on_event(size_t part_index, const Event& event) {
   if (!first_token_ && !event.tokens.empty()) first_token_ = Clock::now();
   if (event.choice >= 0 && static_cast<size_t>(event.choice) < part.choices.size()) {
     Choice& choice = part.choices[static_cast<size_t>(event.choice)];
-    std::string fresh_text;
-    take(part, choice, event, fresh_text);
-    if (call_.stream)
-      stream(part, part_index * part.choices.size() + static_cast<size_t>(event.choice), event, std::move(fresh_text));
+    Fresh fresh;
+    take(part, choice, event, fresh);
+    if (call_.stream) stream(part, part_index * part.choices.size() + static_cast<size_t>(event.choice), event, std::move(fresh));
   }
   if (!event.last_of_request) return;
   part.usage = event.usage;
@@ -93,8 +115,8 @@ void Generation::on_event(size_t part_index, const Event& event) {
   if (++done_parts_ == parts_.size()) finish();
 }
 
-// Adds the event to the choice; `fresh_text` is what of it may be shown now.
-void Generation::take(Part& part, Choice& choice, const Event& event, std::string& fresh_text) {
+// Adds the event to the choice; `fresh` is what of it may be shown now.
+void Generation::take(Part& part, Choice& choice, const Event& event, Fresh& fresh) {
   if (event.finish != FinishReason::none) {
     choice.finish = call_.no_output ? FinishReason::length : event.finish;
     choice.stop_reason = call_.no_output ? Json() : event.stop_reason;
@@ -104,30 +126,51 @@ void Generation::take(Part& part, Choice& choice, const Event& event, std::strin
   const bool keep_tokens = call_.logprobs >= 0 || call_.return_token_ids;
   if (keep_tokens) choice.tokens.insert(choice.tokens.end(), event.tokens.begin(), event.tokens.end());
   choice.logits.insert(choice.logits.end(), event.logits.begin(), event.logits.end());
-  fresh_text = event.text;
-  if (call_.tool_mode != ToolMode::none) {
-    fresh_text = choice.finder.push(event.text);
-    if (event.finish != FinishReason::none) {
-      ToolAnswer rest = choice.finder.finish();
-      fresh_text += rest.content;
-      choice.calls = std::move(rest.calls);
-    }
+  if (chat_) read_text(choice, event, fresh);
+  else fresh.text = event.text;
+  if (!call_.parallel_tool_calls) std::erase_if(fresh.calls, [](const ToolDelta& delta) { return delta.index > 0; });
+  for (const ToolDelta& delta : fresh.calls) add_delta(delta, choice.calls);
+  if (call_.stream) return;
+  choice.text += fresh.text;
+  choice.reasoning += fresh.reasoning;
+}
+
+// The event's text, parted into thoughts, answer and tool calls.
+void Generation::read_text(Choice& choice, const Event& event, Fresh& fresh) {
+  const bool last = event.finish != FinishReason::none;
+  if (choice.splitter.thinking()) choice.reasoning_tokens += static_cast<int>(event.tokens.size());
+  ReasonedText text = choice.splitter.push(event.text);
+  if (last) {
+    ReasonedText rest = choice.splitter.finish();
+    text.reasoning += rest.reasoning;
+    text.content += rest.content;
   }
-  if (!call_.stream) choice.text += fresh_text;
+  if (call_.include_reasoning) fresh.reasoning = std::move(text.reasoning);
+  if (call_.tool_mode == ToolMode::none) {
+    fresh.text = std::move(text.content);
+    return;
+  }
+  ToolOutput output = choice.finder.push(text.content);
+  fresh.text = std::move(output.content);
+  fresh.calls = std::move(output.deltas);
+  if (!last) return;
+  output = choice.finder.finish();
+  fresh.text += output.content;
+  std::move(output.deltas.begin(), output.deltas.end(), std::back_inserter(fresh.calls));
 }
 
 // ---- streams
 
-void Generation::stream(Part& part, size_t index, const Event& event, std::string fresh_text) {
+void Generation::stream(Part& part, size_t index, const Event& event, Fresh fresh) {
   Choice& choice = part.choices[static_cast<size_t>(event.choice)];
   const bool last = event.finish != FinishReason::none;
-  if (!choice.opened) open(part, choice, index, fresh_text);
-  if (!fresh_text.empty() || !choice.tokens.empty() || (last && !chat_)) send_text(part, choice, index, fresh_text, last);
+  if (!choice.opened) open(part, choice, index, fresh);
+  send_fresh(choice, index, fresh, last);
   if (last && chat_) send_end(choice, index);
 }
 
 // The first chunk of a chat's choice says who speaks; an echoed prompt goes before a completion.
-void Generation::open(Part& part, Choice& choice, size_t index, std::string& fresh_text) {
+void Generation::open(Part& part, Choice& choice, size_t index, Fresh& fresh) {
   choice.opened = true;
   if (chat_) {
     Json first = Json::object({{"index", static_cast<long>(index)},
@@ -136,38 +179,50 @@ void Generation::open(Part& part, Choice& choice, size_t index, std::string& fre
                                {"finish_reason", nullptr}});
     send_chunk(std::move(first));
   } else if (call_.echo) {
-    fresh_text = part.prompt_text + fresh_text;
+    fresh.text = part.prompt_text + fresh.text;
     if (part.prompt) choice.tokens.insert(choice.tokens.begin(), part.prompt->begin(), part.prompt->end());
   }
 }
 
-void Generation::send_text(Part&, Choice& choice, size_t index, const std::string& text, bool last) {
-  Json json = Json::object({{"index", static_cast<long>(index)}});
-  if (chat_) json.set("delta", Json::object({{"content", text}}));
-  else json.set("text", text);
-  json.set("logprobs", writer_.logprobs(choice.tokens, choice.text_offset));
-  json.set("finish_reason", last && !chat_ ? Json(finish_name(choice)) : Json());
-  if (last && !chat_) json.set("stop_reason", choice.stop_reason);
+// The tokens go with the first chunk that an event makes; one that shows nothing but has tokens to show makes an empty one.
+void Generation::send_fresh(Choice& choice, size_t index, const Fresh& fresh, bool last) {
+  if (!chat_) {
+    if (fresh.text.empty() && choice.tokens.empty() && !last) return;
+    Json json = Json::object({{"index", static_cast<long>(index)}, {"text", fresh.text}});
+    json.set("logprobs", writer_.logprobs(choice.tokens, choice.text_offset));
+    json.set("finish_reason", last ? Json(finish_name(choice)) : Json());
+    if (last) json.set("stop_reason", choice.stop_reason);
+    if (call_.return_token_ids) json.set("token_ids", AnswerWriter::token_ids(choice.tokens));
+    choice.tokens.clear();
+    return send_chunk(std::move(json));
+  }
+  if (!fresh.reasoning.empty()) send_delta(choice, index, Json::object({{"reasoning_content", fresh.reasoning}}));
+  if (!fresh.text.empty() || (fresh.reasoning.empty() && fresh.calls.empty() && !choice.tokens.empty()))
+    send_delta(choice, index, Json::object({{"content", fresh.text}}));
+  for (const ToolDelta& delta : fresh.calls)
+    send_delta(choice, index,
+               Json::object({{"tool_calls", Json::array({AnswerWriter::tool_call_delta(delta, call_stem(index))})}}));
+}
+
+void Generation::send_delta(Choice& choice, size_t index, Json delta) {
+  Json json = Json::object({{"index", static_cast<long>(index)}, {"delta", std::move(delta)}});
+  json.set("logprobs", choice.tokens.empty() ? Json() : writer_.logprobs(choice.tokens, choice.text_offset));
+  json.set("finish_reason", Json());
   if (call_.return_token_ids) json.set("token_ids", AnswerWriter::token_ids(choice.tokens));
   choice.tokens.clear();
   send_chunk(std::move(json));
 }
 
 void Generation::send_end(Choice& choice, size_t index) {
-  if (!choice.calls.empty()) {
-    const Json calls =
-        AnswerWriter::tool_calls(choice.calls, head_.id.substr(head_.id.find('-') + 1) + std::to_string(index), true);
-    send_chunk(Json::object({{"index", static_cast<long>(index)},
-                             {"delta", Json::object({{"tool_calls", calls}})},
-                             {"logprobs", nullptr},
-                             {"finish_reason", nullptr}}));
-  }
   send_chunk(Json::object({{"index", static_cast<long>(index)},
                            {"delta", Json::object()},
                            {"logprobs", nullptr},
                            {"finish_reason", finish_name(choice)},
                            {"stop_reason", choice.stop_reason}}));
 }
+
+// What the ids of a choice's calls have in common.
+std::string Generation::call_stem(size_t index) const { return head_.id.substr(head_.id.find('-') + 1) + std::to_string(index); }
 
 void Generation::send_chunk(Json choice) {
   if (!call_.continuous_usage) return exchange_->send(writer_.chunk(std::move(choice), nullptr));
@@ -205,12 +260,12 @@ Json Generation::whole_choice(Part& part, Choice& choice, size_t index) {
   Json json = Json::object({{"index", static_cast<long>(index)}});
   std::vector<TokenInfo> shown = choice.tokens;
   if (chat_) {
+    const bool beside = !choice.calls.empty() || !choice.reasoning.empty();  // the message has something else than content
     Json message = Json::object({{"role", "assistant"},
-                                 {"content", choice.text.empty() && !choice.calls.empty() ? Json() : Json(choice.text)},
+                                 {"content", choice.text.empty() && beside ? Json() : Json(choice.text)},
                                  {"refusal", nullptr}});
-    if (!choice.calls.empty())
-      message.set("tool_calls",
-                  AnswerWriter::tool_calls(choice.calls, head_.id.substr(head_.id.find('-') + 1) + std::to_string(index), false));
+    if (!choice.reasoning.empty()) message.set("reasoning_content", choice.reasoning);
+    if (!choice.calls.empty()) message.set("tool_calls", AnswerWriter::tool_calls(choice.calls, call_stem(index)));
     json.set("message", std::move(message));
   } else {
     json.set("text", part.prompt_text + choice.text);
@@ -272,6 +327,7 @@ Usage Generation::usage() const {
     sum.cached_tokens += part.usage.cached_tokens;
     sum.draft_tokens += part.usage.draft_tokens;
     sum.accepted_tokens += part.usage.accepted_tokens;
+    for (const Choice& choice : part.choices) sum.reasoning_tokens += choice.reasoning_tokens;
   }
   return sum;
 }

@@ -13,6 +13,7 @@
 #include "server/answer_json.h"
 #include "server/http.h"
 #include "server/metrics.h"
+#include "server/reasoning.h"
 #include "server/tool_calls.h"
 
 namespace weft {
@@ -29,16 +30,23 @@ class Generation : public std::enable_shared_from_this<Generation> {
   using Clock = std::chrono::steady_clock;
 
   struct Choice {
-    Choice(ToolMode mode, const std::vector<std::string>& names) : finder(mode, names) {}
-    std::string text;
+    Choice(Thinking thinking, ToolCallFinder::Rules rules) : splitter(thinking), finder(std::move(rules)) {}
+    std::string text, reasoning;
     std::vector<TokenInfo> tokens;  // all of a whole answer; of a stream those not sent yet
     std::vector<ToolCall> calls;
     FinishReason finish = FinishReason::none;
     Json stop_reason;
     std::vector<float> logits;
+    ReasoningSplitter splitter;
     ToolCallFinder finder;
+    int reasoning_tokens = 0;
     bool opened = false;  // a stream's first chunk is out
     size_t text_offset = 0;
+  };
+  // What an event adds to a choice.
+  struct Fresh {
+    std::string reasoning, text;
+    std::vector<ToolDelta> calls;
   };
   // One per prompt.
   struct Part {
@@ -55,14 +63,18 @@ class Generation : public std::enable_shared_from_this<Generation> {
 
   Generation(Engine& engine, ServerMetrics& metrics, std::shared_ptr<Exchange> exchange, bool chat, ClientRequest call,
              AnswerHead head);
+  static Status read_format(const Engine& engine, Request& request, const ClientRequest& call, AnswerFormat& format,
+                            Thinking& thinking);
   void prepare();
   void submit(std::vector<Request> requests);
   void submitted(size_t part, RequestId id);
   void on_event(size_t part_index, const Event& event);
-  void take(Part& part, Choice& choice, const Event& event, std::string& fresh_text);
-  void stream(Part& part, size_t choice_index, const Event& event, std::string fresh_text);
-  void open(Part& part, Choice& choice, size_t index, std::string& fresh_text);
-  void send_text(Part& part, Choice& choice, size_t index, const std::string& text, bool last);
+  void take(Part& part, Choice& choice, const Event& event, Fresh& fresh);
+  void read_text(Choice& choice, const Event& event, Fresh& fresh);
+  void stream(Part& part, size_t choice_index, const Event& event, Fresh fresh);
+  void open(Part& part, Choice& choice, size_t index, Fresh& fresh);
+  void send_fresh(Choice& choice, size_t index, const Fresh& fresh, bool last);
+  void send_delta(Choice& choice, size_t index, Json delta);
   void send_end(Choice& choice, size_t index);
   void send_chunk(Json choice);
   void finish();
@@ -74,6 +86,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
   void record();
   Usage usage() const;
   const char* finish_name(const Choice& choice) const;
+  std::string call_stem(size_t index) const;
 
   Engine& engine_;
   ServerMetrics& metrics_;

@@ -50,6 +50,13 @@ void print_engine(const EngineMetrics& engine, std::string& out) {
   gauge("grammar_mask_p50_seconds", "Median time to fill a grammar mask, of the last ones.", engine.mask_p50_seconds);
   gauge("grammar_mask_p99_seconds", "99th percentile of it.", engine.mask_p99_seconds);
   gauge("prefill_budget_tokens", "Prompt tokens that a step may take now.", engine.prefill_budget);
+  counter("grammar_cache_hits_total", "Grammars found compiled.", static_cast<double>(engine.grammar_hits));
+  counter("grammar_cache_misses_total", "Grammars that had to be compiled.", static_cast<double>(engine.grammar_misses));
+  counter("grammar_cache_evictions_total", "Compiled grammars dropped to make room.", static_cast<double>(engine.grammar_evictions));
+  counter("grammar_failures_total", "Grammars refused by the compiler.", static_cast<double>(engine.grammar_failures));
+  counter("grammar_compile_seconds_total", "Time spent compiling grammars.", engine.grammar_compile_seconds);
+  gauge("grammar_cache_entries", "Compiled grammars kept.", static_cast<double>(engine.grammar_entries));
+  gauge("grammar_cache_bytes", "Memory of the compiled grammars kept.", static_cast<double>(engine.grammar_bytes));
   gauge("num_requests_running", "Sequences in the batch.", engine.running);
   gauge("num_requests_waiting", "Requests in the queue.", engine.waiting);
   gauge("kv_cache_max_blocks", "Blocks of the KV cache.", static_cast<double>(engine.blocks_total));

@@ -1,19 +1,17 @@
-// Finds tool calls in what a model writes. Models mark them in different ways; all forms are recognised by themselves, whatever the
-// model, so there is nothing to configure:
+// Finds tool calls in what a model writes, while it writes: the name of a call goes out as soon as its arguments begin, the arguments
+// follow piece by piece. The forms are those of text/answer_format.h; which of them count is told by the model's template.
 //
-//   <tool_call>{"name": ..., "arguments": {...}}</tool_call>    Hermes, Qwen
-//   [TOOL_CALLS][{"name": ..., "arguments": {...}}]             Mistral
-//   <TOOLCALL>[{...}]</TOOLCALL>                                Nemotron
-//   {"name": ..., "parameters": {...}}  as the whole answer     Llama 3 (also a list of them)
-//
-// Only calls of declared functions count; anything else stays text.
+// Only calls of declared functions count; anything else stays text. Arguments are passed on as the model wrote them (the pythonic and
+// XML forms become JSON, argument by argument), so a model that writes broken JSON is seen by the client.
 #pragma once
 
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "api/request_json.h"
+#include "text/answer_format.h"
 
 namespace weft {
 
@@ -22,26 +20,42 @@ struct ToolCall {
   std::string arguments;  // JSON text
 };
 
-struct ToolAnswer {
+// A step of a call: its name first (once), then pieces of its arguments.
+struct ToolDelta {
+  size_t index = 0;  // of the call within the answer
+  std::string name;  // empty: goes on with the arguments
+  std::string arguments;
+};
+
+struct ToolOutput {
   std::string content;
-  std::vector<ToolCall> calls;
+  std::vector<ToolDelta> deltas;
 };
 
 // One per choice. Text that may be part of a call is held back until that is certain, the rest goes through.
 class ToolCallFinder {
  public:
-  ToolCallFinder(ToolMode mode, std::vector<std::string> names) : mode_(mode), names_(std::move(names)) {}
+  struct Rules {
+    ToolMode mode = ToolMode::none;
+    ToolFormat format = ToolFormat::generic;
+    std::vector<std::string> names;  // of the functions that may be called
+    bool strict = false;             // a grammar holds calls to the form: see tool_guide.cc
+    Json parameters;                 // schemas of their arguments by name, which tell the types of XML's values
+  };
+  explicit ToolCallFinder(Rules rules);
+  ~ToolCallFinder();
+  ToolCallFinder(ToolCallFinder&&) noexcept;
 
-  std::string push(std::string_view text);
-  // At the end of the answer: the calls, and what was held back and is none.
-  ToolAnswer finish();
+  ToolOutput push(std::string_view text);
+  // At the end of the answer: what was held back.
+  ToolOutput finish();
 
  private:
-  ToolMode mode_;
-  std::vector<std::string> names_;
-  std::string held_;
-  bool started_ = false;  // something else than white space has been seen
-  bool inside_ = false;   // a call may have begun: all is held
+  class Reader;
+  std::unique_ptr<Reader> reader_;
 };
+
+// Puts the steps together; calls must be in order.
+void add_delta(const ToolDelta& delta, std::vector<ToolCall>& calls);
 
 }  // namespace weft

@@ -1,4 +1,4 @@
-// Tool calls in the forms that models write, in one piece and byte by byte.
+// Tool calls in the forms that models write, in one piece and cut at every place. The texts follow the models' chat templates and cards.
 #include "server/tool_calls.h"
 
 #include <gtest/gtest.h>
@@ -6,68 +6,187 @@
 namespace weft {
 namespace {
 
+using enum ToolFormat;
+
 struct Case {
-  const char* text;
-  const char* content;
+  ToolFormat format;
+  std::string text;
+  std::string content;
   std::vector<ToolCall> calls;
 };
 
-ToolAnswer find(const std::string& text, size_t piece) {
-  ToolCallFinder finder(ToolMode::automatic, {"f", "g"});
+ToolCallFinder finder(ToolMode mode, ToolFormat format, std::vector<std::string> names = {"f", "g", "add", "multiply"}) {
+  return ToolCallFinder({mode, format, std::move(names), false,
+                         Json::object({{"f", Json::object({{"properties", Json::object({{"s", Json::object({{"type", "string"}})},
+                                                                                        {"n", Json::object({{"type", "integer"}})}})}})}})});
+}
+
+struct Answer {
   std::string content;
-  for (size_t at = 0; at < text.size(); at += piece) content += finder.push(std::string_view(text).substr(at, piece));
-  ToolAnswer answer = finder.finish();
-  answer.content = content + answer.content;
+  std::vector<ToolCall> calls;
+};
+
+void add(const ToolOutput& output, Answer& answer) {
+  answer.content += output.content;
+  for (const ToolDelta& delta : output.deltas) {
+    // A name comes with the first step of its call and alone.
+    EXPECT_EQ(delta.name.empty(), delta.index < answer.calls.size());
+    EXPECT_TRUE(delta.name.empty() || delta.arguments.empty());
+    add_delta(delta, answer.calls);
+  }
+}
+
+Answer find(ToolCallFinder finder, const std::string& text, size_t piece) {
+  Answer answer;
+  for (size_t at = 0; at < text.size(); at += piece) add(finder.push(std::string_view(text).substr(at, piece)), answer);
+  add(finder.finish(), answer);
   return answer;
 }
 
-TEST(ToolCalls, Forms) {
-  const Case cases[] = {
-      {"Just text, 3 < 4.", "Just text, 3 < 4.", {}},
-      {"<tool_call>\n{\"name\": \"f\", \"arguments\": {\"x\": 1}}\n</tool_call>", "", {{"f", "{\"x\":1}"}}},
-      {"Let me see. <tool_call>{\"name\": \"f\", \"arguments\": {}}</tool_call>\n<tool_call>{\"name\": \"g\", \"arguments\": "
-       "{\"y\": 2}}</tool_call>",
-       "Let me see. ",
-       {{"f", "{}"}, {"g", "{\"y\":2}"}}},
-      {"[TOOL_CALLS][{\"name\": \"g\", \"arguments\": {\"a\": \"b\"}}]", "", {{"g", "{\"a\":\"b\"}"}}},
-      {"<TOOLCALL>[{\"name\": \"g\", \"arguments\": {}}]</TOOLCALL>", "", {{"g", "{}"}}},
-      {"{\"name\": \"f\", \"parameters\": {\"x\": 1}}", "", {{"f", "{\"x\":1}"}}},
-      {"[{\"name\": \"f\", \"arguments\": \"{}\"}]", "", {{"f", "{}"}}},
-      {"{\"name\": \"unknown\", \"parameters\": {}}", "{\"name\": \"unknown\", \"parameters\": {}}", {}},
-      {"<tool_call>broken</tool_call> after", "<tool_call>broken</tool_call> after", {}},
-      {"<tool_call>{\"name\": \"f\"", "<tool_call>{\"name\": \"f\"", {}},
-      {"a <tool", "a <tool", {}},
-      {"", "", {}},
-  };
-  for (const Case& test : cases) {
-    for (const size_t piece : {size_t{1}, size_t{3}, size_t{1000}}) {
-      const ToolAnswer answer = find(test.text, piece);
-      EXPECT_EQ(answer.content, test.content) << test.text << " by " << piece;
-      ASSERT_EQ(answer.calls.size(), test.calls.size()) << test.text << " by " << piece;
-      for (size_t i = 0; i < test.calls.size(); ++i) {
-        EXPECT_EQ(answer.calls[i].name, test.calls[i].name);
-        EXPECT_EQ(answer.calls[i].arguments, test.calls[i].arguments);
-      }
+void check(const Case& test) {
+  for (const size_t piece : {size_t{1}, size_t{2}, size_t{3}, size_t{7}, size_t{13}, size_t{10000}}) {
+    const Answer answer = find(finder(ToolMode::automatic, test.format), test.text, piece);
+    EXPECT_EQ(answer.content, test.content) << test.text << " by " << piece;
+    ASSERT_EQ(answer.calls.size(), test.calls.size()) << test.text << " by " << piece;
+    for (size_t i = 0; i < test.calls.size(); ++i) {
+      EXPECT_EQ(answer.calls[i].name, test.calls[i].name) << test.text << " by " << piece;
+      EXPECT_EQ(answer.calls[i].arguments, test.calls[i].arguments) << test.text << " by " << piece;
     }
   }
 }
 
+TEST(ToolCalls, Hermes) {
+  for (const ToolFormat format : {hermes, generic}) {
+    check({format, "Just text, 3 < 4.", "Just text, 3 < 4.", {}});
+    check({format, "<tool_call>\n{\"name\": \"f\", \"arguments\": {\"x\": 1}}\n</tool_call>", "", {{"f", "{\"x\": 1}"}}});
+    check({format,
+           "Let me see. <tool_call>{\"name\": \"f\", \"arguments\": {}}</tool_call>\n<tool_call>{\"name\": \"g\", \"arguments\": "
+           "{\"y\": {\"z\": \"}<\\\"\"}}}</tool_call>\n",
+           "Let me see. ",
+           {{"f", "{}"}, {"g", "{\"y\": {\"z\": \"}<\\\"\"}}"}}});
+    check({format, "<tool_call>{\"type\": \"function\", \"function\": {\"name\": \"f\", \"arguments\": {\"x\": 1}}}</tool_call>", "",
+           {{"f", "{\"x\": 1}"}}});
+    check({format, "<tool_call>{\"arguments\": {\"x\": 1}, \"name\": \"f\"}</tool_call>", "", {{"f", "{\"x\": 1}"}}});
+    check({format, "<tool_call>{\"name\": \"f\"}</tool_call>", "", {{"f", "{}"}}});
+    check({format, "<tool_call>{\"name\": \"f\", \"arguments\": \"{\\\"x\\\": 1}\"}</tool_call>", "", {{"f", "{\"x\": 1}"}}});
+    check({format, "<tool_call>broken</tool_call> after", "<tool_call>broken</tool_call> after", {}});
+    check({format, "<tool_call>{\"name\": \"other\", \"arguments\": {}}</tool_call>",
+           "<tool_call>{\"name\": \"other\", \"arguments\": {}}</tool_call>", {}});
+    check({format, "<tool_call>{\"name\": \"f\"", "<tool_call>{\"name\": \"f\"", {}});
+    check({format, "<tool_call>{\"name\": \"f\", \"arguments\": {\"x\": \"cut", "", {{"f", "{\"x\": \"cut"}}});
+    check({format, "a <tool", "a <tool", {}});
+    check({format, " \n", " \n", {}});
+    check({format, "", "", {}});
+  }
+  // A JSON answer is no call, and other forms are text for this model.
+  check({hermes, "{\"name\": \"f\", \"parameters\": {}}", "{\"name\": \"f\", \"parameters\": {}}", {}});
+  check({hermes, "[TOOL_CALLS]f{}", "[TOOL_CALLS]f{}", {}});
+}
+
+TEST(ToolCalls, Mistral) {
+  check({mistral, "[TOOL_CALLS] [{\"name\": \"g\", \"arguments\": {\"a\": \"b\"}, \"id\": \"abcdefghi\"}, {\"name\": \"f\", \"arguments\": {}}] ",
+         "", {{"g", "{\"a\": \"b\"}"}, {"f", "{}"}}});
+  check({generic, "[TOOL_CALLS][{\"name\": \"g\", \"arguments\": {}}]", "", {{"g", "{}"}}});
+  // vllm-project/vllm issue 48318: two calls in one piece.
+  check({mistral, "I will help.[TOOL_CALLS]add{\"a\": 3.5, \"b\": 4}[TOOL_CALLS]multiply{\"a\": 3, \"b\": 6}", "I will help.",
+         {{"add", "{\"a\": 3.5, \"b\": 4}"}, {"multiply", "{\"a\": 3, \"b\": 6}"}}});
+  check({mistral, "[TOOL_CALLS]f[ARGS]{\"x\": 1}[TOOL_CALLS]g[CALL_ID]abcdefghi[ARGS]{}", "", {{"f", "{\"x\": 1}"}, {"g", "{}"}}});
+  check({mistral, "[TOOL_CALLS]unknown{\"x\": 1}", "[TOOL_CALLS]unknown{\"x\": 1}", {}});
+}
+
+TEST(ToolCalls, Llama) {
+  for (const ToolFormat format : {llama_json, pythonic, generic}) {
+    check({format, "{\"name\": \"f\", \"parameters\": {\"x\": 1}}", "", {{"f", "{\"x\": 1}"}}});
+    check({format, "<|python_tag|>{\"name\": \"f\", \"parameters\": {\"x\": 1}}; {\"name\": \"g\", \"parameters\": {}}", "",
+           {{"f", "{\"x\": 1}"}, {"g", "{}"}}});
+    check({format, "\n{\"type\": \"function\", \"name\": \"f\", \"parameters\": null}", "", {{"f", "{}"}}});
+    check({format, "[{\"name\": \"f\", \"arguments\": \"{}\"}]", "", {{"f", "{}"}}});
+    check({format, "{\"name\": \"unknown\", \"parameters\": {}}", "{\"name\": \"unknown\", \"parameters\": {}}", {}});
+    check({format, "{\"city\": \"Paris\"}", "{\"city\": \"Paris\"}", {}});
+    check({format, "[1, 2]", "[1, 2]", {}});
+    check({format, "[f](http://a)", "[f](http://a)", {}});
+  }
+}
+
+TEST(ToolCalls, Pythonic) {
+  check({pythonic, "[f(a=1, b=\"x\"), g()]", "", {{"f", "{\"a\": 1, \"b\": \"x\"}"}, {"g", "{}"}}});
+  check({pythonic, "<|python_start|>[f(s='it\\'s \\u00e9', l=[1, -2.5, True, None], d={'k': (1,), \"e\": {}})]<|python_end|>", "",
+         {{"f", "{\"s\": \"it's \xc3\xa9\", \"l\": [1, -2.5, true, null], \"d\": {\"k\": [1], \"e\": {}}}"}}});
+  check({pythonic, "[unknown(a=1)]", "[unknown(a=1)]", {}});
+  check({pythonic, "[f(a=1, b=\"cut", "", {{"f", "{\"a\": 1"}}});
+}
+
+TEST(ToolCalls, Xml) {
+  const std::string call =
+      "<tool_call>\n<function=f>\n<parameter=s>\n12\nlines\n</parameter>\n<parameter=n>\n12\n</parameter>\n<parameter=o>\n{\"a\": "
+      "[1]}\n</parameter>\n</function>\n</tool_call>";
+  check({xml, call + "\n<tool_call>\n<function=g>\n</function>\n</tool_call>", "",
+         {{"f", "{\"s\": \"12\\nlines\", \"n\": 12, \"o\": {\"a\":[1]}}"}, {"g", "{}"}}});
+  check({xml, "Now: <function=f>\n<parameter=s>\n1\n</parameter>\n</function>", "Now: ", {{"f", "{\"s\": \"1\"}"}}});
+  check({xml, "<function=unknown>\n</function>", "<function=unknown>\n</function>", {}});
+}
+
+TEST(ToolCalls, DeepSeek) {
+  check({deepseek,
+         "Wait.<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>f\n```json\n{\"x\": 1}\n```<｜tool▁call▁end｜>\n"
+         "<｜tool▁call▁begin｜>function<｜tool▁sep｜>g\n```json\n{}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
+         "Wait.", {{"f", "{\"x\": 1}"}, {"g", "{}"}}});
+  check({deepseek,
+         "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>{\"x\": 1}<｜tool▁call▁end｜><｜tool▁call▁begin｜>g<｜tool▁sep｜>{}"
+         "<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
+         "", {{"f", "{\"x\": 1}"}, {"g", "{}"}}});
+}
+
+TEST(ToolCalls, Nemotron) {
+  check({nemotron, "<TOOLCALL>[{\"name\": \"g\", \"arguments\": {}}, {\"name\": \"f\", \"arguments\": {\"x\": 1}}]</TOOLCALL>", "",
+         {{"g", "{}"}, {"f", "{\"x\": 1}"}}});
+  check({nemotron, "<toolcall> {\"type\": \"function\", \"arguments\": {\"x\": 1}, \"name\": \"f\"} </toolcall>", "",
+         {{"f", "{\"x\": 1}"}}});
+}
+
 TEST(ToolCalls, TextGoesThroughAtOnce) {
-  ToolCallFinder finder(ToolMode::automatic, {"f"});
-  EXPECT_EQ(finder.push("Hello <"), "Hello ");
-  EXPECT_EQ(finder.push("b> and"), "<b> and");
+  ToolCallFinder hello = finder(ToolMode::automatic, generic);
+  EXPECT_EQ(hello.push("Hello <").content, "Hello ");
+  EXPECT_EQ(hello.push("b> and").content, "<b> and");
+  ToolCallFinder json = finder(ToolMode::automatic, llama_json);
+  EXPECT_EQ(json.push("{\"city\":").content, "{\"city\":");
+}
+
+TEST(ToolCalls, ArgumentsGoThroughAtOnce) {
+  ToolCallFinder call = finder(ToolMode::automatic, hermes);
+  EXPECT_TRUE(call.push("<tool_call>{\"name\": \"f\", \"arguments\"").deltas.empty());
+  ToolOutput output = call.push(": {\"x\"");
+  ASSERT_EQ(output.deltas.size(), 2u);
+  EXPECT_EQ(output.deltas[0].name, "f");
+  EXPECT_EQ(output.deltas[1].arguments, "{\"x\"");
+  output = call.push(": [1");
+  ASSERT_EQ(output.deltas.size(), 1u);
+  EXPECT_EQ(output.deltas[0].arguments, ": [1");
+  output = call.push("]}}</tool");
+  ASSERT_EQ(output.deltas.size(), 1u);
+  EXPECT_EQ(output.deltas[0].arguments, "]}");
+}
+
+TEST(ToolCalls, StrictCountsOneForm) {
+  const std::string text = "<tool_call>{\"name\": \"f\", \"arguments\": {}}</tool_call>";
+  EXPECT_EQ(find(ToolCallFinder({ToolMode::automatic, generic, {"f"}, true, {}}), text, 1).content, text);
+  EXPECT_EQ(find(ToolCallFinder({ToolMode::automatic, hermes, {"f"}, true, {}}), text, 1).calls.size(), 1u);
+  EXPECT_EQ(find(ToolCallFinder({ToolMode::automatic, generic, {"f"}, true, {}}), "{\"name\": \"f\", \"parameters\": {}}", 1).calls.size(), 1u);
 }
 
 TEST(ToolCalls, Forced) {
-  ToolCallFinder named(ToolMode::named, {"f"});
-  EXPECT_EQ(named.push("{\"x\":"), "");
-  EXPECT_EQ(named.push("1}"), "");
-  const ToolAnswer one = named.finish();
-  ASSERT_EQ(one.calls.size(), 1u);
-  EXPECT_EQ(one.calls[0].arguments, "{\"x\":1}");
-  ToolCallFinder any(ToolMode::any, {"f", "g"});
-  EXPECT_EQ(any.push("[{\"name\":\"g\",\"arguments\":{}}]"), "");
-  EXPECT_EQ(any.finish().calls.at(0).name, "g");
+  const Answer named = find(finder(ToolMode::named, hermes, {"f"}), "{\"x\":1}", 3);
+  ASSERT_EQ(named.calls.size(), 1u);
+  EXPECT_EQ(named.calls[0].name, "f");
+  EXPECT_EQ(named.calls[0].arguments, "{\"x\":1}");
+  EXPECT_EQ(find(finder(ToolMode::named, hermes, {"f"}), "", 1).calls.size(), 1u);
+  for (const size_t piece : {size_t{1}, size_t{100}}) {
+    const Answer any = find(finder(ToolMode::any, hermes), "[{\"name\":\"g\",\"arguments\":{}}, {\"name\":\"f\",\"arguments\":{\"x\":[]}}]", piece);
+    ASSERT_EQ(any.calls.size(), 2u);
+    EXPECT_EQ(any.calls[0].name, "g");
+    EXPECT_EQ(any.calls[1].arguments, "{\"x\":[]}");
+    EXPECT_EQ(any.content, "");
+  }
 }
 
 }  // namespace

@@ -6,8 +6,12 @@
 
 namespace weft {
 
-Detokenizer::Detokenizer(std::shared_ptr<const Tokenizer> tokenizer, bool skip_special)
-    : tokenizer_(std::move(tokenizer)), state_(weft_detokenizer_new(skip_special)) {}
+Detokenizer::Detokenizer(std::shared_ptr<const Tokenizer> tokenizer, bool skip_special, const std::vector<std::string>& kept)
+    : tokenizer_(std::move(tokenizer)), state_(weft_detokenizer_new(skip_special)) {
+  for (const std::string& name : kept)
+    if (const auto id = tokenizer_->find_token(name); id && tokenizer_->is_special(*id))
+      weft_detokenizer_keep(state_, static_cast<uint32_t>(*id));
+}
 
 Detokenizer::~Detokenizer() {
   if (state_ != nullptr) weft_detokenizer_free(state_);

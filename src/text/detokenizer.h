@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "text/tokenizer.h"
 
@@ -15,7 +16,8 @@ namespace weft {
 // One per stream; one thread at a time.
 class Detokenizer {
  public:
-  Detokenizer(std::shared_ptr<const Tokenizer> tokenizer, bool skip_special);
+  // With skip_special the text of special tokens is left out, except of those in `kept` (names; what is no special token is ignored).
+  Detokenizer(std::shared_ptr<const Tokenizer> tokenizer, bool skip_special, const std::vector<std::string>& kept = {});
   ~Detokenizer();
   Detokenizer(Detokenizer&&) noexcept;
   Detokenizer& operator=(Detokenizer&&) noexcept;

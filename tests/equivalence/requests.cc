@@ -73,8 +73,15 @@ void choose_changes(Dice& dice, Request& request) {
   }
   if (dice.chance(15)) request.stop = {"e", " th"};
   if (dice.chance(15)) {
-    request.guide.kind = GuideSpec::Kind::regex;
-    request.guide.text = dice.pick({"[a-z]{3,12}( [a-z]+)*", "-?[0-9]+(\\.[0-9]{1,4})?"});
+    const std::pair<GuideSpec::Kind, const char*> guides[] = {
+        {GuideSpec::Kind::regex, "[a-z]{3,12}( [a-z]+)*"},
+        {GuideSpec::Kind::regex, "-?[0-9]+(\\.[0-9]{1,4})?"},
+        {GuideSpec::Kind::json_schema, R"({"type": "array", "items": {"type": "integer"}})"},
+        {GuideSpec::Kind::structural_tag, R"({"triggers": ["e"], "structures": [{"begin": "e", "schema": {"type": "integer"}, "end": ";"}]})"},
+    };
+    const auto& [kind, text] = guides[dice.below(4)];
+    request.guide.kind = kind;
+    request.guide.text = text;
   }
 }
 

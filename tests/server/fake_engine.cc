@@ -48,7 +48,7 @@ Result<std::string> FakeEngine::render_chat(const Request& request) const {
   std::string text;
   for (const Json& message : request.messages->items())
     text += message.find("role")->as_string() + ": " + message.find("content")->as_string() + "\n";
-  return text;
+  return text + opening_;
 }
 
 Result<std::vector<int32_t>> FakeEngine::prompt_tokens(const Request& request) const {
@@ -194,7 +194,9 @@ bool FakeEngine::step(Running& running) {
     emit(running, -1, "", FinishReason::cancelled, {});
     return true;
   }
-  const int32_t token = running.prompt[static_cast<size_t>(running.generated) % running.prompt.size()];
+  const bool scripted = running.request.messages && !answer_.empty();
+  const auto place = static_cast<size_t>(running.generated);
+  const int32_t token = scripted ? static_cast<unsigned char>(answer_[place % answer_.size()]) : running.prompt[place % running.prompt.size()];
   ++running.generated;
   {
     const std::lock_guard lock(mutex_);
@@ -210,6 +212,7 @@ bool FakeEngine::step(Running& running) {
   running.pending.erase(0, text.size());
   running.text += text;
   FinishReason finish = running.generated >= *running.request.max_tokens ? FinishReason::length : FinishReason::none;
+  if (scripted && place + 1 == answer_.size()) finish = FinishReason::stop;
   Json stop_reason;
   for (const std::string& stop : running.request.stop) {
     if (!running.text.ends_with(stop)) continue;

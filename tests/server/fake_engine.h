@@ -35,6 +35,7 @@ class FakeEngine : public Engine {
   const Tokenizer* tokenizer() const override { return nullptr; }
   const SamplingParams& default_sampling() const override { return sampling_; }
   Result<std::string> render_chat(const Request& request) const override;
+  AnswerFormat answer_format(const Request&) const override { return format_; }
   Result<std::vector<int32_t>> prompt_tokens(const Request& request) const override;
   std::string decode(const std::vector<int32_t>& ids, bool skip_special) const override;
   std::string token_bytes(int32_t id) const override;
@@ -49,6 +50,10 @@ class FakeEngine : public Engine {
 
   // An answer that reaches this many tokens fails (0: none does).
   void fail_after(int tokens) { fail_after_ = tokens; }
+  // Answers to chats are this text from now on (empty: the prompt again), read in this format. Not while requests run.
+  void answer_chats_with(std::string text, AnswerFormat format) { answer_ = std::move(text), format_ = format; }
+  // Appended to rendered chats, as a template's opening of the answer.
+  void open_answers_with(std::string text) { opening_ = std::move(text); }
 
  private:
   struct Running {
@@ -72,6 +77,8 @@ class FakeEngine : public Engine {
   ModelInfo info_;
   SamplingParams sampling_;
   std::atomic<int> fail_after_{0};
+  std::string answer_, opening_;
+  AnswerFormat format_;
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<Running> waiting_;

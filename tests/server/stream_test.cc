@@ -118,34 +118,6 @@ TEST(Answers, StopString) {
   EXPECT_EQ(choice(body).find("stop_reason")->as_string(), "lo");
 }
 
-TEST(Answers, ToolCalls) {
-  TestServer server;
-  const std::string tools = R"("tools":[{"type":"function","function":{"name":"f"}}])";
-  // The fake answers with the prompt, so the message is the call, behind "user: ".
-  const std::string message =
-      R"("messages":[{"role":"user","content":"<tool_call>{\"name\":\"f\",\"arguments\":{\"x\":1}}</tool_call>"}])";
-  const std::string length = std::to_string(std::string(R"(user: <tool_call>{"name":"f","arguments":{"x":1}}</tool_call>)").size());
-  const std::string stop = R"("stop":["</tool_call>"],"max_tokens":)" + length;
-  Json body = server.ask(post("/v1/chat/completions", "{" + message + "," + tools + R"(,"max_tokens":)" + length + "}")).json();
-  const Json& call = choice(body).find("message")->find("tool_calls")->items().at(0);
-  EXPECT_EQ(call.find("function")->dump(), R"({"name":"f","arguments":"{\"x\":1}"})");
-  EXPECT_EQ(choice(body).find("message")->find("content")->as_string(), "user: ");
-  const Reply reply =
-      server.ask(post("/v1/chat/completions", "{" + message + "," + tools + R"(,"stream":true,"max_tokens":)" + length + "}"));
-  std::string text;
-  int calls = 0;
-  for (const Json& chunk : chunks(reply)) {
-    const Json& delta = *choice(chunk).find("delta");
-    if (const Json* content = delta.find("content")) text += content->as_string();
-    if (const Json* list = delta.find("tool_calls")) {
-      ++calls;
-      EXPECT_EQ(list->items().at(0).find("index")->as_integer(), 0);
-    }
-  }
-  EXPECT_EQ(text, "user: ");
-  EXPECT_EQ(calls, 1);
-}
-
 TEST(Answers, ErrorInsideAStream) {
   TestServer server;
   server.engine().fail_after(3);

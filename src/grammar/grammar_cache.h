@@ -1,0 +1,70 @@
+// Compiled grammars, kept for the next request that asks for the same one. Compilation runs on the thread that asks (the server's
+// workers, never the engine's), in a small number of slots, so that hostile grammars cannot take all cores from the model; requests
+// for a grammar that is being compiled wait for it instead of compiling it again.
+#pragma once
+
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <list>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <unordered_map>
+
+#include "grammar/grammar.h"
+
+namespace weft {
+
+struct GrammarCacheOptions {
+  size_t bytes = 256u << 20;  // of all grammars kept; one that is larger is compiled each time
+  int slots = 2;              // compilations at once
+  std::chrono::milliseconds wait{10'000};  // for a slot or for another request's compilation; then resource_exhausted
+};
+
+struct GrammarCacheMetrics {
+  int64_t hits = 0, misses = 0, evictions = 0, failures = 0;
+  int64_t entries = 0, bytes = 0;
+  double compile_seconds = 0;  // sum
+};
+
+// Thread-safe.
+class GrammarCache {
+ public:
+  GrammarCache(std::unique_ptr<const GrammarFactory> factory, GrammarCacheOptions options = {});
+
+  // A grammar of its own for the caller. Errors are those of GrammarFactory::compile; wrong grammars are remembered like right ones,
+  // so that sending one again and again costs nothing.
+  Result<std::unique_ptr<Grammar>> get(const GrammarSpec& spec);
+  GrammarCacheMetrics metrics() const;
+
+ private:
+  // Of one spec. Once `done`, `grammar` or `error` is set.
+  struct Entry {
+    std::string key;
+    bool done = false;
+    std::unique_ptr<Grammar> grammar;
+    std::optional<Error> error;
+    size_t bytes = 0;
+    std::mutex cloning;  // a grammar is for one thread at a time
+  };
+  using Order = std::list<std::shared_ptr<Entry>>;
+
+  Status wait_for_slot(std::unique_lock<std::mutex>& lock, std::chrono::steady_clock::time_point until);
+  void compile(const GrammarSpec& spec, Entry& entry, std::unique_lock<std::mutex>& lock);
+  void keep(const std::shared_ptr<Entry>& entry);
+  static Result<std::unique_ptr<Grammar>> copy(Entry& entry);
+
+  const std::unique_ptr<const GrammarFactory> factory_;
+  const GrammarCacheOptions options_;
+  mutable std::mutex mutex_;  // guards what follows
+  std::condition_variable changed_;
+  Order order_;  // the most recently used first
+  std::unordered_map<std::string, Order::iterator> kept_;
+  std::unordered_map<std::string, std::shared_ptr<Entry>> compiling_;
+  int running_ = 0;
+  GrammarCacheMetrics metrics_;
+};
+
+}  // namespace weft

@@ -1,0 +1,76 @@
+// See the header.
+#include "server/reasoning.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "server/held_text.h"
+
+namespace weft {
+
+namespace {
+constexpr std::string_view kOpen = "<think>", kClose = "</think>";
+}  // namespace
+
+// False: more text is needed.
+bool ReasoningSplitter::step(ReasonedText& out) {
+  const size_t first = held_.find_first_not_of(kBlanks);
+  switch (state_) {
+    case State::start: {
+      if (first == std::string::npos) return false;
+      const std::string_view text = std::string_view(held_).substr(first);
+      if (text.starts_with(kOpen)) {
+        held_.erase(0, first + kOpen.size());
+        state_ = State::opened;
+        return true;
+      }
+      if (kOpen.starts_with(text)) return false;
+      state_ = State::answer;
+      return true;
+    }
+    case State::opened:
+      if (first == std::string::npos) return false;
+      held_.erase(0, first);
+      state_ = State::thinking;
+      return true;
+    case State::thinking: {
+      const size_t close = held_.find(kClose);
+      // White space before the mark, and what may become the mark, stays here.
+      const size_t end = close != std::string::npos ? close : held_.size() - held_by(held_, kClose);
+      const size_t shown = end_without_blanks(std::string_view(held_).substr(0, end));
+      out.reasoning += held_.substr(0, shown);
+      if (close == std::string::npos) {
+        held_.erase(0, shown);
+        return false;
+      }
+      held_.erase(0, close + kClose.size());
+      state_ = State::closed;
+      return true;
+    }
+    case State::closed:
+      if (first == std::string::npos) return false;
+      held_.erase(0, first);
+      state_ = State::answer;
+      return true;
+    case State::answer: out.content += std::exchange(held_, {}); return false;
+  }
+  return false;
+}
+
+ReasonedText ReasoningSplitter::push(std::string_view text) {
+  ReasonedText out;
+  held_ += text;
+  while (step(out)) {
+  }
+  return out;
+}
+
+ReasonedText ReasoningSplitter::finish() {
+  ReasonedText out;
+  std::string rest = std::exchange(held_, {});
+  if (state_ == State::thinking) out.reasoning = std::move(rest);
+  else if (state_ == State::start || state_ == State::answer) out.content = std::move(rest);
+  return out;
+}
+
+}  // namespace weft
