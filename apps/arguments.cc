@@ -58,6 +58,11 @@ void add_engine_options(CLI::App* app, EngineOptions& o) {
   add_number(app, "--threads", o.threads, "Threads; 0: the physical cores of this process", 0, 4096);
   add_number(app, "--max-batch-size", o.max_batch_size, "Sequences in one step", 1, 65536);
   add_number(app, "--max-num-tokens", o.max_num_tokens, "Tokens in one step", 1);
+  app->add_option("--max-step-ms", o.max_step_ms, "Cut prompts so that a step takes about this long; 0: no such limit")
+      ->type_name("MS")
+      ->check(CLI::Range(0.0, 1e6))
+      ->capture_default_str()
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
   add_number(app, "--max-seq-len", o.max_seq_len, "Longest sequence; 0: the model's", 0);
   add_number(app, "--tokens-per-block", o.tokens_per_block, "Tokens in a block of the KV cache, a power of two", 1, 4096)
       ->check(CLI::Validator(
@@ -76,6 +81,8 @@ void add_engine_options(CLI::App* app, EngineOptions& o) {
          "Memory of the KV cache, e.g. 4G or 512M; 0: a share of what is free")
       ->type_name("SIZE")
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+  add_number(app, "--kv-cache-events", o.kv_cache_events,
+             "Keep this many changes of the cache's index for /kv_cache_events; 0: none", 0, 1 << 24);
   add_switch(app, "--enable-chunked-prefill", o.enable_chunked_prefill, "Long prompts in pieces, beside running answers");
   add_switch(app, "--enable-block-reuse", o.enable_block_reuse, "Reuse the KV cache of equal beginnings");
   add_switch(app, "--overlap-scheduler", o.overlap_scheduler, "Schedule the next step while this one runs");
@@ -195,6 +202,10 @@ std::vector<Subcommand> add_commands(CLI::App& app, Arguments& a) {
       ->delimiter(',')
       ->allow_extra_args(false)
       ->check(CLI::Range(1, 65536));
+  bench->add_flag(
+      "--details", a.details,
+      "Measure the engine around the model instead: gaps between steps with overlap on and off, time to first token cold and "
+      "cached, the sampler's share, time of grammar masks");
   bench->add_flag("--json", a.json, "Print JSON");
 
   CLI::App* inspect = add(Command::inspect, "inspect", "What a model is and what of it fits in this machine", true);

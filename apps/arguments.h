@@ -37,6 +37,7 @@ struct Arguments {
   // bench
   int prompt_tokens = 512, output_tokens = 64;
   std::vector<int> batch_sizes = {1, 8};
+  bool details = false;
 
   bool json = false;  // bench, inspect
 };

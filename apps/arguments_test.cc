@@ -44,7 +44,9 @@ TEST(Arguments, EveryEngineOption) {
                             "{\"a\": 1}", "--guided-decoding-backend",
                             "x",          "--logits-processor",
                             "a.so",       "--logits-processor",
-                            "b.so",       "--tp-size",
+                            "b.so",       "--max-step-ms",
+                            "12.5",       "--kv-cache-events",
+                            "99",         "--tp-size",
                             "2",          "--pp-size",
                             "3",          "--ep-size",
                             "4",          "--enable-attention-dp",
@@ -57,6 +59,8 @@ TEST(Arguments, EveryEngineOption) {
   const EngineOptions& e = a.engine;
   EXPECT_EQ(e.dtype, "float32");
   EXPECT_EQ(e.quantize, "int8");
+  EXPECT_EQ(e.max_step_ms, 12.5);
+  EXPECT_EQ(e.kv_cache_events, 99);
   EXPECT_EQ(e.kv_cache_dtype, "bfloat16");
   EXPECT_EQ(e.load_format, "dummy");
   EXPECT_EQ(e.threads, 3);

@@ -16,6 +16,7 @@ namespace {
 struct Choice {
   std::string text, finish_reason;
   std::vector<TokenInfo> tokens;
+  std::vector<float> logits;
   Json stop_reason;
 };
 
@@ -23,6 +24,7 @@ struct Choice {
 struct Outcome {
   std::vector<Choice> choices;
   std::shared_ptr<const std::vector<TokenInfo>> prompt;
+  std::shared_ptr<const std::vector<float>> prompt_logits;
   Usage usage;
   uint64_t seed = 0;
   std::optional<Error> error;
@@ -43,12 +45,13 @@ void take(Batch& batch, size_t index, const Event& event) {
     Choice& choice = outcome.choices[static_cast<size_t>(event.choice)];
     choice.text += event.text;
     choice.tokens.insert(choice.tokens.end(), event.tokens.begin(), event.tokens.end());
+    choice.logits.insert(choice.logits.end(), event.logits.begin(), event.logits.end());
     if (event.finish != FinishReason::none) {
       choice.finish_reason = name(event.finish);
       choice.stop_reason = event.stop_reason;
     }
   }
-  if (event.prompt) outcome.prompt = event.prompt;
+  if (event.prompt) outcome.prompt = event.prompt, outcome.prompt_logits = event.prompt_logits;
   if (event.error) outcome.error = event.error;
   if (!event.last_of_request) return;
   outcome.usage = event.usage;
@@ -95,10 +98,19 @@ void submit_all(Engine& engine, std::vector<RequestLine>& lines, const std::shar
   if (held) engine.release();
 }
 
+Json logits_json(const std::vector<float>& values, size_t cols) {
+  Json::Array rows;
+  for (size_t at = 0; at + cols <= values.size(); at += cols) {
+    const auto begin = values.begin() + static_cast<ptrdiff_t>(at);
+    rows.push_back(Json(Json::Array(begin, begin + static_cast<ptrdiff_t>(cols))));
+  }
+  return Json(std::move(rows));
+}
+
 Json logprob_json(float logprob) { return std::isfinite(logprob) ? Json(logprob) : Json(-9999.0f); }
 
-// [{"token_id", "logprob", "top": [...]}], null for a token without one.
-Json logprobs_json(const std::vector<TokenInfo>& tokens) {
+// [{"token_id", "logprob", "top": [...]}], null for a token without one. The prompt's have a "rank", too.
+Json logprobs_json(const std::vector<TokenInfo>& tokens, bool ranks = false) {
   Json::Array list;
   for (const TokenInfo& token : tokens) {
     if (!token.logprob) {
@@ -110,33 +122,38 @@ Json logprobs_json(const std::vector<TokenInfo>& tokens) {
       top.push_back(Json::object({{"token_id", other.token}, {"logprob", logprob_json(other.logprob)}}));
     list.push_back(
         Json::object({{"token_id", token.token}, {"logprob", logprob_json(*token.logprob)}, {"top", Json(std::move(top))}}));
+    if (ranks) list.back().set("rank", token.rank);
   }
   return Json(std::move(list));
 }
 
-Json choice_json(const Choice& choice, size_t index, bool logprobs) {
+Json choice_json(const Choice& choice, size_t index, bool logprobs, size_t vocab) {
   Json::Array ids;
   for (const TokenInfo& token : choice.tokens) ids.push_back(token.token);
-  return Json::object({{"index", static_cast<long>(index)},
-                       {"token_ids", Json(std::move(ids))},
-                       {"text", choice.text},
-                       {"finish_reason", choice.finish_reason},
-                       {"stop_reason", choice.stop_reason},
-                       {"logprobs", logprobs ? logprobs_json(choice.tokens) : Json()}});
+  Json json = Json::object({{"index", static_cast<long>(index)},
+                            {"token_ids", Json(std::move(ids))},
+                            {"text", choice.text},
+                            {"finish_reason", choice.finish_reason},
+                            {"stop_reason", choice.stop_reason},
+                            {"logprobs", logprobs ? logprobs_json(choice.tokens) : Json()}});
+  if (!choice.logits.empty()) json.set("generation_logits", logits_json(choice.logits, vocab));
+  return json;
 }
 
-std::string output_line(const RequestLine& line, const Outcome& outcome) {
+std::string output_line(const RequestLine& line, const Outcome& outcome, size_t vocab) {
   Json json = Json::object({{"custom_id", line.custom_id ? Json(*line.custom_id) : Json()}});
   Json::Array choices;
   if (!outcome.error)
-    for (const Choice& choice : outcome.choices) choices.push_back(choice_json(choice, choices.size(), line.logprobs >= 0));
+    for (const Choice& choice : outcome.choices) choices.push_back(choice_json(choice, choices.size(), line.logprobs >= 0, vocab));
   json.set("choices", Json(std::move(choices)));
   json.set("usage", Json::object({{"prompt_tokens", outcome.usage.prompt_tokens},
                                   {"completion_tokens", outcome.usage.completion_tokens},
                                   {"cached_tokens", outcome.usage.cached_tokens},
                                   {"draft_tokens", outcome.usage.draft_tokens},
                                   {"accepted_tokens", outcome.usage.accepted_tokens}}));
-  if (!outcome.error && line.prompt_logprobs >= 0 && outcome.prompt) json.set("prompt_logprobs", logprobs_json(*outcome.prompt));
+  if (!outcome.error && line.prompt_logprobs >= 0 && outcome.prompt)
+    json.set("prompt_logprobs", logprobs_json(*outcome.prompt, true));
+  if (!outcome.error && outcome.prompt_logits) json.set("context_logits", logits_json(*outcome.prompt_logits, vocab));
   if (!outcome.error) json.set("seed", static_cast<long>(outcome.seed));
   json.set("error",
            outcome.error ? Json::object({{"code", name(outcome.error->code())}, {"message", outcome.error->message()}}) : Json());
@@ -201,7 +218,7 @@ Status batch_command(const Arguments& arguments, const EngineLoader& load) {
       batch->finished.wait(lock, [&] { return batch->outcomes[i].done; });
       outcome = std::move(batch->outcomes[i]);
     }
-    WEFT_RETURN_IF_ERROR(output.write(output_line(lines[i], outcome)));
+    WEFT_RETURN_IF_ERROR(output.write(output_line(lines[i], outcome, static_cast<size_t>(engine->info().vocab_size))));
   }
   return output.finish();
 }

@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <mutex>
 
+#include "bench_prompts.h"
 #include "terminal.h"
 
 namespace weft {
@@ -20,24 +21,6 @@ struct Measured {
   double decode_s = 0;         // from there to the end
   int64_t decoded_tokens = 0;  // in that time
   int64_t steps = 0;
-};
-
-// Token ids from a linear congruential generator: the same for every run, and no two prompts begin alike.
-class Prompts {
- public:
-  explicit Prompts(int vocabulary) : vocabulary_(static_cast<uint64_t>(std::max(vocabulary, 2))) {}
-  std::vector<int32_t> next(int length) {
-    std::vector<int32_t> ids;
-    for (int i = 0; i < length; ++i) {
-      state_ = state_ * 6364136223846793005u + 1442695040888963407u;
-      ids.push_back(static_cast<int32_t>((state_ >> 33) % vocabulary_));
-    }
-    return ids;
-  }
-
- private:
-  const uint64_t vocabulary_;
-  uint64_t state_ = 1;
 };
 
 struct Progressing {
@@ -103,6 +86,7 @@ Json to_json(const Measured& m, const ModelInfo& info) {
 }  // namespace
 
 Status bench_command(const Arguments& arguments, const EngineLoader& load) {
+  if (arguments.details) return bench_details(arguments, load);
   const Clock::time_point begin = Clock::now();
   WEFT_TRY(const std::unique_ptr<Engine> engine, load_model(arguments, load));
   const double load_s = std::chrono::duration<double>(Clock::now() - begin).count();

@@ -9,6 +9,7 @@
 #include <random>
 #include <unordered_map>
 
+#include "api/beam_request.h"
 #include "api/picture_prompt.h"
 #include "api/running_request.h"
 #include "api/scores.h"
@@ -41,8 +42,8 @@ Status check_options(const EngineOptions& o) {
   if (o.device != "cpu") return unsupported("device", o.device, "this build has no GPU kernels");
   if (o.load_format != "auto" && o.load_format != "dummy")
     return fail(Code::invalid_argument, "--load-format must be auto or dummy, not ", o.load_format).about("load-format");
-  if (!o.speculative_config.empty()) return unsupported("speculative-config", o.speculative_config, "this build does not speculate yet");
-  if (!o.logits_processors.empty()) return unsupported("logits-processor", o.logits_processors[0], "this build loads no plugins yet");
+  if (!o.speculative_config.empty())
+    return unsupported("speculative-config", o.speculative_config, "this build does not speculate yet");
   if (o.guided_decoding_backend != "llguidance") return unsupported("guided-decoding-backend", o.guided_decoding_backend, "llguidance is the only one");
   if (o.reasoning_parser != "auto" && o.reasoning_parser != "none" && o.reasoning_parser != "think")
     return fail(Code::invalid_argument, "--reasoning-parser must be auto, none or think, not ", o.reasoning_parser).about("reasoning-parser");
@@ -66,6 +67,12 @@ Status check_options(const EngineOptions& o) {
   WEFT_RETURN_IF_ERROR(in_range("max-num-tokens", o.max_num_tokens, 1, 1 << 20));
   WEFT_RETURN_IF_ERROR(in_range("max-seq-len", o.max_seq_len, 0, 1 << 28));
   WEFT_RETURN_IF_ERROR(in_range("kv-cache-memory", o.kv_cache_memory, 0, int64_t{1} << 50));
+  if (!(o.max_step_ms >= 0 && o.max_step_ms <= 1e6))
+    return fail(Code::invalid_argument, "--max-step-ms must be between 0 and 1000000, not ", o.max_step_ms).about("max-step-ms");
+  if (o.max_step_ms > 0 && !o.enable_chunked_prefill)
+    return fail(Code::invalid_argument, "--max-step-ms cuts prompts into pieces, which --enable-chunked-prefill off forbids")
+        .about("max-step-ms");
+  WEFT_RETURN_IF_ERROR(in_range("kv-cache-events", o.kv_cache_events, 0, 1 << 24));
   WEFT_RETURN_IF_ERROR(in_range("tokens-per-block", o.tokens_per_block, 1, 1024));
   if ((o.tokens_per_block & (o.tokens_per_block - 1)) != 0)
     return fail(Code::invalid_argument, "--tokens-per-block must be a power of two, not ", o.tokens_per_block).about("tokens-per-block");
@@ -249,11 +256,13 @@ class CoreEngine : public Engine {
   void hold() override { core_->hold(); }
   void release() override { core_->release(); }
   EngineMetrics metrics() const override;
+  Result<KvCacheEvents> take_kv_cache_events() override;
   std::string plan_text() const override { return plan_to_text(core_->model().plan, core_->model().form); }
 
  private:
   struct Active {
     std::shared_ptr<RunningRequest> running;  // null for scores
+    std::shared_ptr<BeamRequest> beams;       // null without beam search
     ScoreSink score_sink;
     std::vector<SequenceId> sequences;
   };
@@ -269,6 +278,11 @@ class CoreEngine : public Engine {
     return format;
   }
   Status check_prompt(const Request& request, const PicturePrompt& prompt) const;
+  Status check_logits(const Request& request, int prompt_tokens, int max_tokens) const;
+  std::optional<Error> start_sampling(const Request& request, const PicturePrompt& prompt, const SamplingParams& params, uint64_t seed,
+                                      const Grammar* grammar, Active& active);
+  std::optional<Error> start_beams(const Request& request, const PicturePrompt& prompt, const SamplingParams& params,
+                                   std::unique_ptr<Grammar> grammar, Active& active);
   Result<SamplingParams> sampling_of(const Request& request, int prompt_tokens) const;
   Result<std::unique_ptr<Grammar>> grammar_of(const Request& request) const;
   CacheIdentity cache_identity(const Request& request, const PicturePrompt& prompt) const;
@@ -287,6 +301,8 @@ class CoreEngine : public Engine {
   std::unordered_map<RequestId, std::shared_ptr<Active>> active_;
   RequestId next_id_ = 1;
   EngineMetrics counts_;
+  std::mutex events_mutex_;  // of the next member; held while events are taken, so that they are counted in their order
+  uint64_t first_wanted_event_ = 0;
 };
 
 Status CoreEngine::check_prompt(const Request& request, const PicturePrompt& whole) const {
@@ -312,6 +328,22 @@ Status CoreEngine::check_prompt(const Request& request, const PicturePrompt& who
   return {};
 }
 
+// Logits are returned whole, so that what a request can bring together is bounded.
+Status CoreEngine::check_logits(const Request& request, int prompt_tokens, int max_tokens) const {
+  constexpr int64_t kMost = int64_t{1} << 26;
+  const auto check = [&](const char* field, int64_t rows) -> Status {
+    if (rows * info_.vocab_size <= kMost) return {};
+    return fail(Code::invalid_argument, field, " would bring ", rows, " rows of ", info_.vocab_size, " values; at most ", kMost,
+                " values can be returned")
+        .about(field);
+  };
+  const SamplingParams& p = request.sampling;
+  if (p.context_logits) WEFT_RETURN_IF_ERROR(check("return_context_logits", prompt_tokens));
+  if (p.generation_logits)
+    WEFT_RETURN_IF_ERROR(check("return_generation_logits", int64_t{max_tokens} * std::max(request.n, request.best_of)));
+  return {};
+}
+
 Result<SamplingParams> CoreEngine::sampling_of(const Request& request, int prompt_tokens) const {
   SamplingParams params = request.sampling;
   const int room = info_.max_seq_len - prompt_tokens;
@@ -321,6 +353,8 @@ Result<SamplingParams> CoreEngine::sampling_of(const Request& request, int promp
   params.max_tokens = request.max_tokens.value_or(room);
   params.eos_token_ids = core_->model().eos_token_ids;
   WEFT_RETURN_IF_ERROR(validate(params, {.vocab_size = info_.vocab_size}));
+  if (const auto made = create_processors(core_->options().processors, params.logits_processors, info_.vocab_size); !made.ok())
+    return made.error();
   params.max_tokens = std::min(params.max_tokens, room);
   return params;
 }
@@ -366,12 +400,24 @@ Result<RequestId> CoreEngine::submit(Request request, EventSink sink) {
   WEFT_RETURN_IF_ERROR(check_picture_types(request, whole, core_->model().plan));
   WEFT_TRY(SamplingParams params, sampling_of(request, static_cast<int>(prompt.size())));
   WEFT_TRY(std::unique_ptr<Grammar> grammar, grammar_of(request));
-  const int choices = std::max(request.n, request.best_of);
+  WEFT_RETURN_IF_ERROR(check_logits(request, static_cast<int>(prompt.size()), params.max_tokens));
+  if (request.beams) WEFT_RETURN_IF_ERROR(check_beams(request));
+  const int choices = request.beams ? request.n : std::max(request.n, request.best_of);
   uint64_t seed = options_.seed >= 0 ? static_cast<uint64_t>(options_.seed) : (uint64_t{std::random_device{}()} << 21) ^ std::random_device{}();
   if (request.seed) seed = *request.seed;
 
-  RunningRequest::Setup setup{choices, request.n, prompt, request.stop, request.include_stop_str_in_output, request.skip_special_tokens,
-                              request.kept_special_tokens, params.logprobs >= 0, params.prompt_logprobs >= 0, params.stop_token_ids, seed};
+  RunningRequest::Setup setup{choices,
+                              request.n,
+                              prompt,
+                              request.stop,
+                              request.include_stop_str_in_output,
+                              request.skip_special_tokens,
+                              request.kept_special_tokens,
+                              params.logprobs >= 0,
+                              params.stop_token_ids,
+                              seed,
+                              params.prompt_logprobs >= 0 || params.context_logits,
+                              params.context_logits ? prompt.size() * static_cast<size_t>(info_.vocab_size) : 0};
   if (choices > request.n) params.logprobs = std::max(params.logprobs, 0);
   RequestId id = 0;
   auto active = std::make_shared<Active>();
@@ -393,36 +439,62 @@ Result<RequestId> CoreEngine::submit(Request request, EventSink sink) {
     sink(event);
   });
 
-  core_->hold();  // the choices enter together
+  const std::optional<Error> error = request.beams ? start_beams(request, whole, params, std::move(grammar), *active)
+                                                   : start_sampling(request, whole, params, seed, grammar.get(), *active);
+  if (!error) return id;
+  forget(id);
+  return *error;
+}
+
+// One sequence per choice; they enter together.
+std::optional<Error> CoreEngine::start_sampling(const Request& request, const PicturePrompt& whole, const SamplingParams& params,
+                                                uint64_t seed, const Grammar* grammar, Active& active) {
+  core_->hold();
   std::optional<Error> error;
-  for (int i = 0; i < choices && !error; ++i) {
+  for (int i = 0; i < std::max(request.n, request.best_of) && !error; ++i) {
     SamplingParams own = params;
     own.seed = derive_seed(seed, static_cast<uint64_t>(i));
-    if (i > 0) own.prompt_logprobs = -1;
+    if (i > 0) own.prompt_logprobs = -1, own.context_logits = false;
     Submission submission;
-    submission.sequence.prompt = prompt;
+    submission.sequence.prompt = whole.tokens;
     submission.sequence.sampling = std::make_shared<const SamplingParams>(std::move(own));
     submission.sequence.priority = request.priority;
     submission.sequence.cache = cache_identity(request, whole);
     submission.media = whole.media;
     if (whole.places) submission.media_prompt = std::make_shared<MediaPrompt>(*whole.places);
     if (grammar) submission.grammar = grammar->clone();
-    submission.sink = [running = active->running, i](const SequenceOutput& output) { return running->on_output(i, output); };
+    submission.sink = [running = active.running, i](const SequenceOutput& output) { return running->on_output(i, output); };
     auto added = core_->submit(std::move(submission));
     if (!added.ok()) error = added.error();
     else {
       const std::lock_guard lock(mutex_);
-      active->sequences.push_back(*added);
+      active.sequences.push_back(*added);
     }
   }
   if (error)
-    for (SequenceId sequence : active->sequences) core_->cancel(sequence);
+    for (SequenceId sequence : active.sequences) core_->cancel(sequence);
   core_->release();
-  if (error) {
-    forget(id);
-    return std::move(*error);
+  return error;
+}
+
+std::optional<Error> CoreEngine::start_beams(const Request& request, const PicturePrompt& whole, const SamplingParams& params,
+                                             std::unique_ptr<Grammar> grammar, Active& active) {
+  BeamRequest::Setup setup;
+  setup.prompt = whole.tokens, setup.media = whole.media, setup.places = whole.places;
+  setup.params = params, setup.shown = request.n, setup.priority = request.priority;
+  setup.cache = cache_identity(request, whole), setup.grammar = std::move(grammar);
+  setup.beams = {request.beams->width, request.beams->length_penalty, request.beams->early_stopping,
+                 params.max_tokens,    params.stop_token_ids,         std::max(0, params.logprobs)};
+  for (int32_t id : params.eos_token_ids)
+    if (!params.ignore_eos && std::find(setup.beams.end_ids.begin(), setup.beams.end_ids.end(), id) == setup.beams.end_ids.end())
+      setup.beams.end_ids.push_back(id);
+  {
+    const std::lock_guard lock(mutex_);
+    active.beams = std::make_shared<BeamRequest>(*core_, std::move(setup), active.running);
   }
-  return id;
+  Status started = active.beams->start();
+  if (started.ok()) return std::nullopt;
+  return std::move(started).error();
 }
 
 Result<RequestId> CoreEngine::submit_score(Request request, ScoreSink sink) {
@@ -481,15 +553,17 @@ Result<RequestId> CoreEngine::submit_score(Request request, ScoreSink sink) {
 
 void CoreEngine::cancel(RequestId id) {
   std::shared_ptr<Active> active;
+  std::shared_ptr<BeamRequest> beams;
   std::vector<SequenceId> sequences;
   {
     const std::lock_guard lock(mutex_);
     const auto found = active_.find(id);
     if (found == active_.end()) return;
     active = found->second;
-    sequences = active->sequences;
+    sequences = active->sequences, beams = active->beams;
   }
   for (SequenceId sequence : sequences) core_->cancel(sequence);
+  if (beams) beams->cancel();
   if (active->running) return active->running->cancel();
   forget(id);
   active->score_sink(Error(Code::cancelled, "the request was cancelled"));
@@ -506,6 +580,8 @@ EngineMetrics CoreEngine::metrics() const {
   m.running = core.scheduler.running, m.waiting = core.scheduler.waiting;
   for (const CacheGauges& gauges : core.cache)
     m.blocks_total += gauges.max_blocks, m.blocks_used += gauges.used, m.blocks_cached += gauges.cached;
+  m.prefill_budget = core.prefill_budget, m.sample_seconds = core.sample_seconds;
+  m.mask_p50_seconds = core.mask_p50_seconds, m.mask_p99_seconds = core.mask_p99_seconds;
   m.pictures_encoded = static_cast<int64_t>(core.pictures_encoded), m.pictures_reused = static_cast<int64_t>(core.pictures_reused);
   m.step_seconds = core.step_seconds, m.idle_gap_seconds = core.idle_gap_seconds;
   if (grammars_) {
@@ -514,6 +590,24 @@ EngineMetrics CoreEngine::metrics() const {
     m.grammar_entries = g.entries, m.grammar_bytes = g.bytes, m.grammar_compile_seconds = g.compile_seconds;
   }
   return m;
+}
+
+Result<KvCacheEvents> CoreEngine::take_kv_cache_events() {
+  if (options_.kv_cache_events == 0)
+    return fail(Code::invalid_argument,
+                "events of the KV cache are not recorded; start with --kv-cache-events N to keep the last N");
+  const std::lock_guard lock(events_mutex_);
+  auto [taken, next] = core_->take_cache_events();
+  KvCacheEvents result;
+  result.next_id = next;
+  result.lost = (taken.empty() ? next : taken.front().id) - first_wanted_event_;
+  first_wanted_event_ = next;
+  for (CacheEvent& event : taken) {
+    const bool stored = event.kind == CacheEvent::Kind::stored;
+    result.events.push_back(
+        {event.id, stored, event.group, event.key.hex(), stored ? event.parent.hex() : "", std::move(event.tokens)});
+  }
+  return result;
 }
 
 }  // namespace
@@ -529,6 +623,7 @@ Thinking thinking_of(const AnswerFormat& format, const Request& request, std::st
 
 Result<std::unique_ptr<Engine>> Engine::load(const std::string& path, const EngineOptions& options, const Progress& progress) {
   WEFT_RETURN_IF_ERROR(check_options(options));
+  WEFT_TRY(ProcessorKinds processors, load_logits_plugins(options.logits_processors, options.logits_processor_kinds));
   // The tokenizer takes about as long as the weights, so both are read at once.
   auto text_side = std::async(std::launch::async, load_text, path);
   auto team = std::make_unique<ThreadTeam>(options.threads > 0 ? options.threads : ThreadTeam::default_size());
@@ -540,13 +635,20 @@ Result<std::unique_ptr<Engine>> Engine::load(const std::string& path, const Engi
 
   if (options.max_seq_len > model.max_positions)
     return fail(Code::invalid_argument, "--max-seq-len ", options.max_seq_len, " is more than the model's ", model.max_positions).about("max-seq-len");
-  CoreOptions core{.max_batch_size = options.max_batch_size, .max_num_tokens = options.max_num_tokens,
+  CoreOptions core{.max_batch_size = options.max_batch_size,
+                   .max_num_tokens = options.max_num_tokens,
                    .max_outputs = std::max(options.max_batch_size, 256),
                    .max_seq_len = options.max_seq_len > 0 ? options.max_seq_len : std::min(model.max_positions, kLongestDefault),
-                   .tokens_per_block = options.tokens_per_block, .cache_bytes = options.kv_cache_memory,
-                   .chunked_prefill = options.enable_chunked_prefill, .block_reuse = options.enable_block_reuse,
-                   .overlap = options.overlap_scheduler, .replay = options.cuda_graph,
-                   .sampler = options.sampler == "reference" ? SamplerKind::reference : SamplerKind::fused};
+                   .tokens_per_block = options.tokens_per_block,
+                   .cache_bytes = options.kv_cache_memory,
+                   .cache_events = options.kv_cache_events,
+                   .max_step_ms = options.max_step_ms,
+                   .chunked_prefill = options.enable_chunked_prefill,
+                   .block_reuse = options.enable_block_reuse,
+                   .overlap = options.overlap_scheduler,
+                   .replay = options.cuda_graph,
+                   .sampler = options.sampler == "reference" ? SamplerKind::reference : SamplerKind::fused,
+                   .processors = std::move(processors)};
   if (core.cache_bytes == 0) core.cache_bytes = default_cache_bytes(model.kv_bytes_per_token(), core.max_seq_len, core.max_batch_size);
 
   ModelInfo info;

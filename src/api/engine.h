@@ -34,6 +34,15 @@ struct GuideSpec {
   std::vector<std::string> choices;  // of kind choice
 };
 
+// Beam search instead of sampling. n of the `width` hypotheses are the choices, the best first; they come when the search is over.
+// A choice's logprobs are those that the search added up: of the whole vocabulary, after penalties and masks.
+enum class EarlyStopping : uint8_t { no, yes, never };  // see api/beam_search.h
+struct BeamSpec {
+  int width = 1;
+  float length_penalty = 1;  // score = sum of logprobs / length^length_penalty
+  EarlyStopping early_stopping = EarlyStopping::no;
+};
+
 struct Request {
   std::string id;  // for messages and metrics; unique among running requests is not required
 
@@ -61,6 +70,7 @@ struct Request {
   std::optional<uint64_t> seed;    // absent: random (reported in the result)
   int n = 1;
   int best_of = 0;  // 0: n
+  std::optional<BeamSpec> beams;
   std::vector<std::string> stop;
   bool include_stop_str_in_output = false;
   bool skip_special_tokens = true;
@@ -75,6 +85,7 @@ struct Request {
 struct TokenInfo {
   int32_t token = 0;
   std::optional<float> logprob;
+  int rank = 0;  // 1: the most likely token; 0: not known
   std::vector<TokenLogprob> top;
 };
 
@@ -89,11 +100,14 @@ struct Event {
   int choice = 0;
   std::string text;
   std::vector<TokenInfo> tokens;
+  std::vector<float> logits;  // with generation_logits: [tokens, vocab], what each token was chosen from
   FinishReason finish = FinishReason::none;
   // Which stop string or stop token ended it (null for an end-of-sequence token of the model).
   Json stop_reason;
-  // Once per request, with its first event: the prompt's tokens (logprobs where prompt_logprobs was asked for).
+  // Once per request, with its first event: the prompt's tokens (logprobs where prompt_logprobs was asked for), and with
+  // context_logits [prompt tokens, vocab].
   std::shared_ptr<const std::vector<TokenInfo>> prompt;
+  std::shared_ptr<const std::vector<float>> prompt_logits;
   // With the request's last event (last_of_request): the numbers of the whole request and the seed that was used.
   bool last_of_request = false;
   Usage usage;
@@ -135,10 +149,28 @@ struct EngineMetrics {
   int running = 0, waiting = 0;
   int64_t blocks_total = 0, blocks_used = 0, blocks_cached = 0;
   int64_t pictures_encoded = 0, pictures_reused = 0;
+  int prefill_budget = 0;                         // prompt tokens that a step may take now (EngineOptions::max_step_ms moves it)
   double step_seconds = 0, idle_gap_seconds = 0;  // sums: time inside steps, and between steps while work was waiting
+  double sample_seconds = 0;                      // sum: of step_seconds, the sampler's part
+  double mask_p50_seconds = 0, mask_p99_seconds = 0;  // to fill a grammar mask, over the last few thousand; 0: none yet
   // Compiled grammars: found in the cache, compiled, dropped, refused; and what the cache holds.
   int64_t grammar_hits = 0, grammar_misses = 0, grammar_evictions = 0, grammar_failures = 0, grammar_entries = 0, grammar_bytes = 0;
   double grammar_compile_seconds = 0;
+};
+
+// A block entered the index of the KV cache, or left it. Applied in order to an empty set of (group, hash), the events give the set
+// of the blocks that a prompt can find now.
+struct KvCacheEvent {
+  uint64_t id = 0;                // counts up by one from 0
+  bool stored = false;            // else removed
+  int group = 0;                  // layers of one kind
+  std::string hash, parent_hash;  // 64 hexadecimal digits; the parent is the block before or the root of the salt (stored only)
+  std::vector<int32_t> tokens;    // of the block (stored only)
+};
+struct KvCacheEvents {
+  std::vector<KvCacheEvent> events;  // since the last call
+  uint64_t lost = 0;                 // events in front of them that did not fit into the buffer
+  uint64_t next_id = 0;              // of the next event to come
 };
 
 // Where the answer to a chat begins; `rendered` is render_chat()'s text.
@@ -205,6 +237,8 @@ class Engine {
   virtual void release() = 0;
 
   virtual EngineMetrics metrics() const = 0;
+  // Takes the events of the cache's index. An error if EngineOptions::kv_cache_events is 0. Any thread.
+  virtual Result<KvCacheEvents> take_kv_cache_events() = 0;
   // The recorded step plan as text (`weft plan`).
   virtual std::string plan_text() const = 0;
 };

@@ -3,12 +3,15 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "base/json.h"
 
 namespace weft {
+
+class LogitsProcessorKind;
 
 struct EngineOptions {
   std::string dtype = "auto";           // auto | float32 | bfloat16: of weights and products
@@ -20,9 +23,11 @@ struct EngineOptions {
   int threads = 0;                      // 0: the physical cores that this process may use
   int max_batch_size = 64;              // sequences in one step
   int max_num_tokens = 2048;            // tokens in one step
+  double max_step_ms = 0;               // prompts are cut so that a step takes about this long, if it can; 0: no such limit
   int max_seq_len = 0;                  // 0: the model's
   int tokens_per_block = 32;            // a power of two
   int64_t kv_cache_memory = 0;          // bytes; 0: a share of what is free
+  int kv_cache_events = 0;              // changes of the cache's index that are kept until they are fetched; 0: none
   bool enable_chunked_prefill = true;
   bool enable_block_reuse = true;
   bool overlap_scheduler = true;
@@ -32,11 +37,14 @@ struct EngineOptions {
   std::string guided_decoding_backend = "llguidance";
   std::string reasoning_parser = "auto";  // auto (by the chat template) | none | think ("<think>...</think>")
   std::string tool_call_parser = "auto";  // auto (by the chat template) | a name of text/answer_format.h
-  std::vector<std::string> logits_processors;  // plugin files
+  std::vector<std::string> logits_processors;  // plugin files (include/weft/logits_processor.h)
   int tp_size = 1, pp_size = 1, ep_size = 1;
   bool enable_attention_dp = false;
   std::vector<std::string> allowed_media_domains;  // hosts that pictures may be fetched from; empty: data: URLs only
   int64_t seed = -1;  // of requests without one; -1: random for each
+
+  // In a program only: kinds of logits processors of its own, beside those of the plugins.
+  std::vector<std::shared_ptr<const LogitsProcessorKind>> logits_processor_kinds;
 };
 
 }  // namespace weft

@@ -1,5 +1,5 @@
-// Shared by the parts of the request parser (request_json.cc, request_chat.cc, request_guide.cc): readers of single JSON values
-// that name the field in their errors. Not for use outside of them.
+// Shared by the parts of the request parser (request_json.cc, request_chat.cc, request_guide.cc, request_sampling.cc): readers of
+// single JSON values that name the field in their errors. Not for use outside of them.
 #pragma once
 
 #include <cstdint>
@@ -42,6 +42,11 @@ Status read_tools(const Json* tools, const Json* tool_choice, bool parallel_call
 Result<GuideSpec> forced_call_guide(const std::vector<const Json*>& functions, bool named, bool parallel_calls);
 // Of calls that the model makes when it wants to: in its own form, with the arguments of strict functions held to their schemas.
 Result<GuideSpec> strict_call_guide(const std::vector<const Json*>& functions, ToolFormat format);
+
+// request_sampling.cc: a list of {"name", "params"} or of names; whether there are such processors is for the engine to say.
+Result<std::vector<ProcessorChoice>> read_processors(const std::string& field, const Json& value);
+// The fields of beam search, all together; after n and best_of.
+Status read_beams(const Json& body, int max_width, Request& request);
 
 // request_guide.cc: the constraint of the fields that may hold one (response_format, guided_*, structured_outputs, regex, ...).
 // More than one is an error.

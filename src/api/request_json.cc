@@ -310,6 +310,11 @@ Status read_bad_ids(const std::string& field, const Json& value, Draft& draft) {
   return {};
 }
 
+Status read_processor_list(const std::string& field, const Json& value, Draft& draft) {
+  WEFT_TRY(draft.request.sampling.logits_processors, read_processors(field, value));
+  return {};
+}
+
 // ---- logprobs
 
 Status check_alternatives(const std::string& field, int count, int limit) {
@@ -413,6 +418,12 @@ const Field kFields[] = {
     {"skip_special_tokens", kAll, read<&Request::skip_special_tokens>},
     {"n", kAll, read_choices<&Request::n>},
     {"best_of", kCompletion | kLines, read_choices<&Request::best_of>},
+    {"use_beam_search", kAll, ignore},  // these in finish(), together
+    {"beam_width", kAll, ignore},
+    {"length_penalty", kAll, ignore},
+    {"early_stopping", kAll, ignore},
+    {"beam_search_diversity_rate", kAll, ignore},
+    {"diversity_penalty", kAll, ignore},
     {"seed", kAll, read_seed},
     {"temperature", kAll, read_temperature},
     {"top_k", kAll, read_top_k},
@@ -430,10 +441,13 @@ const Field kFields[] = {
     {"allowed_token_ids", kAll, read<&SamplingParams::allowed_token_ids>},
     {"bad_words", kAll, read_bad_words},
     {"bad_token_ids", kAll, read_bad_ids},
+    {"logits_processors", kAll, read_processor_list},
     {"logprobs", kAll, read_logprobs},
     {"top_logprobs", kAll, read_top_logprobs},
     {"prompt_logprobs", kAll, read_prompt_logprobs},
     {"logprobs_mode", kAll, read_logprobs_mode},
+    {"return_context_logits", kAll, read<&SamplingParams::context_logits>},
+    {"return_generation_logits", kAll, read<&SamplingParams::generation_logits>},
     {"cache_salt", kAll, read<&Request::cache_salt>},
     {"priority", kAll, read_priority},
     {"echo", kCompletion, read<&ClientRequest::echo>},
@@ -447,7 +461,6 @@ const Field kFields[] = {
     {"stream_options", kLines, ignore},
     // Known elsewhere, not to be had here.
     {"suffix", kAll, refuse},
-    {"use_beam_search", kAll, refuse},
     {"truncate_prompt_tokens", kAll, refuse},
     {"thinking_token_budget", kAll, refuse},
     {"lora_request", kAll, refuse},
@@ -513,6 +526,11 @@ Status finish_logprobs(Draft& draft) {
     return fail(Code::invalid_argument, "top_logprobs needs logprobs to be true").about("top_logprobs");
   if (out.stream && out.prompt_logprobs >= 0)
     return fail(Code::unsupported, "prompt_logprobs cannot be combined with stream").about("prompt_logprobs");
+  const SamplingParams& sampling = draft.request.sampling;
+  if (out.stream && (sampling.context_logits || sampling.generation_logits)) {
+    const char* const field = sampling.context_logits ? "return_context_logits" : "return_generation_logits";
+    return fail(Code::unsupported, field, " cannot be combined with stream").about(field);
+  }
   draft.request.sampling.logprobs = out.logprobs;
   draft.request.sampling.prompt_logprobs = out.echo ? std::max(out.logprobs, out.prompt_logprobs) : out.prompt_logprobs;
   return {};
@@ -520,6 +538,7 @@ Status finish_logprobs(Draft& draft) {
 
 Status finish(Draft& draft) {
   WEFT_RETURN_IF_ERROR(finish_prompt(draft));
+  WEFT_RETURN_IF_ERROR(read_beams(draft.body, draft.rules.max_choices, draft.request));
   WEFT_RETURN_IF_ERROR(finish_lengths(draft));
   WEFT_RETURN_IF_ERROR(finish_logprobs(draft));
   ClientRequest& out = draft.out;

@@ -56,6 +56,51 @@ TEST(RequestJson, Defaults) {
   EXPECT_EQ(completion("")->requests.at(0).max_tokens, 16);
 }
 
+TEST(RequestJson, LogitsProcessors) {
+  const auto result = chat(R"("logits_processors": [{"name": "a", "params": {"x": [1, "y"]}}, "b", {"name": "c"}])");
+  ASSERT_TRUE(result.ok()) << result.error().message();
+  const std::vector<ProcessorChoice>& chosen = result->requests[0].sampling.logits_processors;
+  ASSERT_EQ(chosen.size(), 3u);
+  EXPECT_EQ(chosen[0].name, "a");
+  EXPECT_EQ(chosen[0].params, R"({"x":[1,"y"]})");
+  EXPECT_EQ(chosen[1].name, "b");
+  EXPECT_EQ(chosen[1].params, "null");
+  EXPECT_EQ(chosen[2].name, "c");
+}
+
+TEST(RequestJson, BeamSearch) {
+  RequestRules rules;  // the model's defaults about sampling are void
+  rules.defaults.temperature = 0.6f, rules.defaults.top_p = 0.9f, rules.defaults.top_k = 20;
+  auto result =
+      completion(R"("use_beam_search": true, "beam_width": 4, "n": 2, "length_penalty": 0.5, "early_stopping": "never")", rules);
+  ASSERT_TRUE(result.ok()) << result.error().message();
+  const Request& request = result->requests[0];
+  ASSERT_TRUE(request.beams.has_value());
+  EXPECT_EQ(request.beams->width, 4);
+  EXPECT_EQ(request.n, 2);
+  EXPECT_EQ(request.beams->length_penalty, 0.5f);
+  EXPECT_EQ(request.beams->early_stopping, EarlyStopping::never);
+  EXPECT_EQ(request.sampling.temperature, 1.0f);
+  EXPECT_EQ(request.sampling.top_p, 1.0f);
+  EXPECT_EQ(request.sampling.top_k, 0);
+  // Without a width of its own it is best_of or n, as other engines have it.
+  result = completion(R"("use_beam_search": true, "best_of": 5, "n": 2, "early_stopping": true, "temperature": 0.5)", rules);
+  ASSERT_TRUE(result.ok()) << result.error().message();
+  EXPECT_EQ(result->requests[0].beams->width, 5);
+  EXPECT_EQ(result->requests[0].best_of, 0);
+  EXPECT_EQ(result->requests[0].beams->early_stopping, EarlyStopping::yes);
+  EXPECT_EQ(result->requests[0].sampling.temperature, 0.5f);  // the engine refuses what the client said
+  result = completion(R"("use_beam_search": false, "length_penalty": 1.0, "early_stopping": false, "diversity_penalty": 0)");
+  ASSERT_TRUE(result.ok()) << result.error().message();
+  EXPECT_FALSE(result->requests[0].beams.has_value());
+}
+
+TEST(RequestJson, ReturnedLogits) {
+  const auto result = chat(R"("return_context_logits": true, "return_generation_logits": true)");
+  ASSERT_TRUE(result.ok()) << result.error().message();
+  EXPECT_TRUE(result->requests[0].sampling.context_logits && result->requests[0].sampling.generation_logits);
+}
+
 TEST(RequestJson, SamplingFields) {
   const auto result = chat(R"("temperature": 0.25, "top_p": 0.5, "top_k": 7, "min_p": 0.125, "repetition_penalty": 1.5,
     "presence_penalty": -1, "frequency_penalty": 2, "seed": -1, "n": 3, "stop": ["a", "b"], "stop_token_ids": [4, 5],
@@ -158,7 +203,20 @@ TEST(RequestJson, RefusedChatFields) {
           {R"("tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": {"type": "function", "function": {"name": "zz"}})",
            "tool_choice"},
           {R"("chat_template": "{{ 7*7 }}")", "chat_template"},
-          {R"("use_beam_search": true)", "use_beam_search"},
+          {R"("use_beam_search": 1)", "use_beam_search"},
+          {R"("beam_width": 3)", "beam_width"},
+          {R"("length_penalty": 0.5)", "length_penalty"},
+          {R"("early_stopping": "never")", "early_stopping"},
+          {R"("use_beam_search": true, "early_stopping": "always")", "early_stopping"},
+          {R"("use_beam_search": true, "beam_width": 0)", "beam_width"},
+          {R"("use_beam_search": true, "beam_width": 1e6)", "beam_width"},
+          {R"("use_beam_search": true, "diversity_penalty": 0.5)", "diversity_penalty"},
+          {R"("logits_processors": {"name": "a"})", "logits_processors"},
+          {R"("logits_processors": [{"params": {}}])", "logits_processors[0]"},
+          {R"("logits_processors": ["a", {"name": 3}])", "logits_processors[1]"},
+          {R"("logits_processors": [{"name": "a", "parameters": {}}])", "logits_processors[0]"},
+          {R"("return_context_logits": true, "stream": true)", "return_context_logits"},
+          {R"("return_generation_logits": 1)", "return_generation_logits"},
           {R"("bad_words": ["x"])", "bad_words"},
           {R"("lora_request": {"name": "x"})", "lora_request"},
           {R"("model": 5)", "model"}})

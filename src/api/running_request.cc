@@ -7,9 +7,10 @@ namespace weft {
 namespace {
 
 TokenInfo token_info(int32_t token, const std::vector<TokenLogprob>* logprobs) {
-  TokenInfo info{token, std::nullopt, {}};
+  TokenInfo info{token, std::nullopt, 0, {}};
   if (logprobs && !logprobs->empty()) {
     info.logprob = logprobs->front().logprob;
+    info.rank = logprobs->front().rank;
     info.top.assign(logprobs->begin() + 1, logprobs->end());
   }
   return info;
@@ -25,7 +26,7 @@ RunningRequest::RunningRequest(Setup setup, std::shared_ptr<const Tokenizer> tok
     choice.stops = std::make_unique<StopStrings>(setup_.stop, setup_.include_stop);
     choices_.push_back(std::move(choice));
   }
-  for (int32_t token : setup_.prompt) prompt_.push_back({token, std::nullopt, {}});
+  for (int32_t token : setup_.prompt) prompt_.push_back({token, std::nullopt, 0, {}});
   usage_.prompt_tokens = static_cast<int>(setup_.prompt.size());
 }
 
@@ -47,6 +48,12 @@ bool RunningRequest::on_output(int index, const SequenceOutput& output) {
     }
   }
   Event event;
+  // The prompt's logits come first, and from choice 0 alone.
+  const size_t of_prompt = index == 0 ? std::min(output.outputs.size(), setup_.context_logits - prompt_values_) : 0;
+  prompt_values_ += of_prompt;
+  const auto generated = output.outputs.begin() + static_cast<std::ptrdiff_t>(of_prompt);
+  prompt_logits_.insert(prompt_logits_.end(), output.outputs.begin(), generated);
+  event.logits.assign(generated, output.outputs.end());
   event.finish = output.reason;
   if (output.reason == FinishReason::error) event.error = Error(Code::internal, output.error);
   else add_tokens(choice, output, event);
@@ -98,23 +105,27 @@ void RunningRequest::emit(int index, Event event) {
     Event& kept = choices_[index].kept;
     kept.text += event.text;
     kept.tokens.insert(kept.tokens.end(), event.tokens.begin(), event.tokens.end());
+    kept.logits.insert(kept.logits.end(), event.logits.begin(), event.logits.end());
     kept.finish = event.finish, kept.stop_reason = event.stop_reason, kept.error = event.error;
     if (running_ == 0) emit_best();
     return;
   }
   event.choice = index;
-  if (setup_.prompt_logprobs && !prompt_sent_ && index != 0) {
-    held_.push_back(std::move(event));
-    return;
-  }
-  const std::vector<Event> held = std::exchange(held_, {});
-  send(std::move(event), held.empty());
-  for (size_t i = 0; i < held.size(); ++i) send(held[i], i + 1 == held.size());
+  if (setup_.prompt_results && !prompt_sent_ && index != 0) return early_.push_back(std::move(event));
+  if (!prompt_sent_) add_prompt(event);
+  send(std::move(event), running_ == 0 && early_.empty());
+  const std::vector<Event> early = std::exchange(early_, {});
+  for (size_t i = 0; i < early.size(); ++i) send(early[i], running_ == 0 && i + 1 == early.size());
+}
+
+void RunningRequest::add_prompt(Event& event) {
+  prompt_sent_ = true;
+  event.prompt = std::make_shared<const std::vector<TokenInfo>>(prompt_);
+  if (setup_.context_logits > 0) event.prompt_logits = std::make_shared<const std::vector<float>>(std::move(prompt_logits_));
 }
 
 void RunningRequest::send(Event event, bool last) {
-  if (!prompt_sent_) event.prompt = std::make_shared<const std::vector<TokenInfo>>(prompt_), prompt_sent_ = true;
-  event.last_of_request = last && running_ == 0;
+  event.last_of_request = last;
   event.usage = usage_;
   event.seed = setup_.seed;
   sink_(event);
@@ -131,13 +142,10 @@ void RunningRequest::emit_best() {
   for (int i = 0; i < setup_.shown; ++i) {
     Event event = std::move(choices_[order[i]].kept);
     if (!setup_.show_logprobs)
-      for (TokenInfo& token : event.tokens) token.logprob.reset(), token.top.clear();
+      for (TokenInfo& token : event.tokens) token.logprob.reset(), token.rank = 0, token.top.clear();
     event.choice = i;
-    if (i == 0) event.prompt = std::make_shared<const std::vector<TokenInfo>>(prompt_);
-    event.last_of_request = i + 1 == setup_.shown;
-    event.usage = usage_;
-    event.seed = setup_.seed;
-    sink_(event);
+    if (i == 0) add_prompt(event);
+    send(std::move(event), i + 1 == setup_.shown);
   }
 }
 

@@ -24,9 +24,10 @@ class RunningRequest {
     bool include_stop = false, skip_special = true;
     std::vector<std::string> kept_special;
     bool show_logprobs = false;  // the caller asked; best_of needs them anyway
-    bool prompt_logprobs = false;  // the first choice's outputs bring them; events of others wait until they are complete
     std::vector<int32_t> request_stop_ids;
     uint64_t seed = 0;
+    bool prompt_results = false;  // logprobs or logits of the prompt: no choice's events go before they are complete
+    size_t context_logits = 0;    // how many values of the prompt's logits come, from choice 0
   };
   // `tokenizer` may be null: events then carry ids only.
   RunningRequest(Setup setup, std::shared_ptr<const Tokenizer> tokenizer, EventSink sink);
@@ -49,6 +50,7 @@ class RunningRequest {
   void add_tokens(Choice& choice, const SequenceOutput& output, Event& event);
   void end_text(Choice& choice, Event& event);
   void emit(int index, Event event);
+  void add_prompt(Event& event);
   void send(Event event, bool last);
   void emit_best();
 
@@ -58,8 +60,10 @@ class RunningRequest {
   std::vector<Choice> choices_;
   int running_ = 0;
   bool prompt_sent_ = false;
-  std::vector<Event> held_;  // of other choices, until the prompt's logprobs are complete
+  std::vector<Event> early_;       // of other choices, before choice 0 has brought the prompt's results
   std::vector<TokenInfo> prompt_;  // with logprobs as they come in
+  std::vector<float> prompt_logits_;  // until they are sent
+  size_t prompt_values_ = 0;          // of them that have come
   Usage usage_;
 };
 

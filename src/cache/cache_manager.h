@@ -166,6 +166,7 @@ class CacheManager {
   CacheGauges gauges(int group) const;
   int64_t resident_bytes() const;
   std::vector<CacheEvent> take_events();
+  uint64_t next_event_id() const { return next_event_; }
   // What the events must replay to: (group, key) of every cached block, sorted.
   std::vector<std::pair<int, BlockKey>> index() const;
   // Empties the index of everything that no sequence holds.

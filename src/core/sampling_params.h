@@ -3,10 +3,16 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <utility>
 #include <vector>
 
 namespace weft {
+
+// A logits processor that was loaded with the engine, selected by name, with its parameters as JSON text.
+struct ProcessorChoice {
+  std::string name, params = "null";
+};
 
 struct SamplingParams {
   // Order of application: logits processors, grammar mask and allowed / bad / biased tokens, min_tokens, penalties, temperature,
@@ -27,6 +33,8 @@ struct SamplingParams {
   std::vector<int32_t> allowed_token_ids;            // empty: all
   std::vector<std::vector<int32_t>> bad_words;       // token sequences whose last token is forbidden after the others
 
+  std::vector<ProcessorChoice> logits_processors;  // applied in this order
+
   // The end. Stop strings are matched on text, above the scheduler.
   int max_tokens = 16;  // generated tokens
   int min_tokens = 0;   // stop ids are masked before this many generated tokens
@@ -38,6 +46,9 @@ struct SamplingParams {
   int logprobs = -1;
   int prompt_logprobs = -1;
   bool processed_logprobs = false;  // of the distribution that was sampled from, instead of the raw logits
+  bool context_logits = false, generation_logits = false;  // return the model's logits of the prompt, and of the generated tokens
+  // Beam search: no sampling, but this many best continuations; see sample_beam() in sampling/.
+  int beam_candidates = 0;
 };
 
 }  // namespace weft

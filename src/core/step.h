@@ -54,6 +54,8 @@ struct StepBatch {
     LogitRows logits = LogitRows::none;  // rows of the head's output that are wanted
     bool sample = false;                 // sample a token from the last row's logits
     bool prompt_logprobs = false;        // logprobs of the prompt's tokens from these rows (logits == all)
+    bool context_logits = false;         // the rows themselves go to RowResult::outputs
+    bool generation_logits = false;      // and then the row that the token is sampled from
     int guide = -1;                      // index into `masks` of the grammar's mask for the sampled token
   };
   uint64_t step = 0;
@@ -84,6 +86,8 @@ struct StepBatch {
 struct TokenLogprob {
   int32_t token = 0;
   float logprob = 0;
+  int rank = 0;  // 1: no token is before it in the order (descending logprob, then ascending id); 0: not known
+  bool operator==(const TokenLogprob&) const = default;
 };
 
 struct RowResult {
@@ -93,7 +97,7 @@ struct RowResult {
   std::vector<std::vector<TokenLogprob>> logprobs;
   // Per row of a prompt_logprobs row: the same for the prompt's next token.
   std::vector<std::vector<TokenLogprob>> prompt_logprobs;
-  std::vector<float> outputs;  // wanted rows of the head's output when the batch's consumer asked for raw values (score)
+  std::vector<float> outputs;  // rows of the head's output as they are: context_logits, then generation_logits
   std::string error;           // not empty: this row failed (numbers that are not finite, a failing processor); others are fine
 };
 

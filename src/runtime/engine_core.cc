@@ -15,20 +15,30 @@ CacheOptions cache_options(const Model& model, const CoreOptions& options) {
   cache.tokens_per_block = options.tokens_per_block;
   cache.budget_bytes = options.cache_bytes;
   cache.block_reuse = options.block_reuse;
+  cache.event_capacity = options.cache_events;
   return cache;
 }
 
 }  // namespace
 
 EngineCore::EngineCore(std::unique_ptr<ThreadTeam> team, CoreOptions options, Scheduler scheduler)
-    : options_(options), team_(std::move(team)), scheduler_(std::move(scheduler)), free_{0, 1}, features_(options.feature_cache_bytes) {}
+    : options_(options),
+      team_(std::move(team)),
+      scheduler_(std::move(scheduler)),
+      free_{0, 1},
+      budget_(options.max_step_ms / 1000, options.max_num_tokens),
+      mask_seconds_(kMasks),
+      features_(options.feature_cache_bytes) {
+  if (options_.max_step_ms > 0) scheduler_.set_prefill_budget(budget_.tokens());
+}
 
 Result<std::unique_ptr<EngineCore>> EngineCore::create(Model model, std::unique_ptr<ThreadTeam> team, const CoreOptions& wanted) {
   CoreOptions options = wanted;
   WEFT_TRY(CacheManager cache, CacheManager::create(cache_options(model, options)));
   options.max_seq_len = std::min(options.max_seq_len, cache.max_sequence_tokens());  // a longer sequence could never finish
-  WorkerOptions worker{options.max_batch_size, options.max_num_tokens, options.max_outputs, options.max_seq_len, options.tokens_per_block,
-                       {},                     options.replay,         options.sampler};
+  WorkerOptions worker{options.max_batch_size, options.max_num_tokens,   options.max_outputs,
+                       options.max_seq_len,    options.tokens_per_block, {},
+                       options.replay,         options.sampler,          options.processors};
   for (int g = 0; g < cache.groups(); ++g) worker.max_blocks.push_back(cache.max_blocks(g));
   const SchedulerOptions limits{.max_batch_size = options.max_batch_size, .max_num_tokens = options.max_num_tokens,
                                 .max_logit_rows = options.max_outputs, .max_seq_len = options.max_seq_len,
@@ -164,6 +174,7 @@ bool EngineCore::schedule_step(std::unique_lock<std::mutex>&) {
   Step& step = steps_[index];
   const auto now_us = std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now().time_since_epoch()).count();
   if (!scheduler_.schedule(step.batch, now_us)) return false;
+  step.prompt_tokens = scheduler_.prompt_tokens_of_last_step(), step.prefill_budget = budget_.tokens();
   begin_masks(step);
   free_.pop_front();
   submitted_.push_back(index);
@@ -190,7 +201,11 @@ void EngineCore::fill_masks(Step& step) {
     const auto found = entries_.find(static_cast<uint64_t>(step.guided[i]));
     // A sequence that has ended is not looked at again: its mask stays all ones. So does that of a grammar that fails, which
     // the next accept() reports.
-    if (found != entries_.end() && found->second->grammar) (void)found->second->grammar->fill(step.masks.row(static_cast<int>(i))).ok();
+    if (found != entries_.end() && found->second->grammar) {
+      const double begin = seconds();
+      (void)found->second->grammar->fill(step.masks.row(static_cast<int>(i))).ok();
+      mask_seconds_[masks_filled_++ % kMasks] = static_cast<float>(seconds() - begin);
+    }
     step.mask_ready[i] = true;
     step.masks.set_ready();
   }
@@ -202,6 +217,7 @@ void EngineCore::commit_step(std::unique_lock<std::mutex>& lock) {
   const std::span<const SequenceOutput> committed = scheduler_.commit(steps_[index].result);
   outputs_.assign(committed.begin(), committed.end());
   free_.push_back(index);
+  adapt_budget(steps_[index]);
   // The text side may take its time (and submit or cancel), so it runs without the lock.
   for (SequenceOutput& output : outputs_) {
     const auto found = entries_.find(static_cast<uint64_t>(output.id));
@@ -217,6 +233,12 @@ void EngineCore::commit_step(std::unique_lock<std::mutex>& lock) {
   // The steps in flight were scheduled before these tokens were known.
   for (const std::deque<int>* queue : {&done_, &submitted_})
     for (int other : *queue) fill_masks(steps_[other]);
+}
+
+void EngineCore::adapt_budget(const Step& step) {
+  if (options_.max_step_ms <= 0) return;
+  budget_.measured(step.prefill_budget, step.prompt_tokens, step.seconds);
+  scheduler_.set_prefill_budget(budget_.tokens());
 }
 
 // Advances the grammar, then hands the output on. A grammar after which only an end token could come ends the sequence.
@@ -249,7 +271,9 @@ void EngineCore::worker_loop() {
     worker_->run(step.batch, step.masks, step.result);
     const double end = seconds();
     lock.lock();
-    step_seconds_ += end - begin;
+    step.seconds = end - begin;
+    step_seconds_ += step.seconds;
+    sample_seconds_ = worker_->sample_seconds();
     if (followed && begin - last_end < 1.0) idle_gap_seconds_ += begin - last_end;
     last_end = end;
     done_.push_back(submitted_.front());
@@ -259,16 +283,25 @@ void EngineCore::worker_loop() {
   }
 }
 
+int64_t EngineCore::steps() const {
+  const std::lock_guard lock(mutex_);
+  return static_cast<int64_t>(scheduler_.steps());
+}
+
 CoreMetrics EngineCore::metrics() const {
   const std::lock_guard lock(mutex_);
-  CoreMetrics metrics{scheduler_.metrics(), {}, step_seconds_, pictures_encoded_, pictures_reused_, idle_gap_seconds_};
+  CoreMetrics metrics{scheduler_.metrics(), {}, step_seconds_, pictures_encoded_, pictures_reused_, idle_gap_seconds_, sample_seconds_};
+  metrics.prefill_budget = scheduler_.prefill_budget();
+  std::vector<float> masks(mask_seconds_.begin(), mask_seconds_.begin() + static_cast<ptrdiff_t>(std::min(masks_filled_, kMasks)));
+  std::sort(masks.begin(), masks.end());
+  if (!masks.empty()) metrics.mask_p50_seconds = masks[masks.size() / 2], metrics.mask_p99_seconds = masks[masks.size() * 99 / 100];
   for (int g = 0; g < scheduler_.cache().groups(); ++g) metrics.cache.push_back(scheduler_.cache().gauges(g));
   return metrics;
 }
 
-std::vector<CacheEvent> EngineCore::take_cache_events() {
+std::pair<std::vector<CacheEvent>, uint64_t> EngineCore::take_cache_events() {
   const std::lock_guard lock(mutex_);
-  return scheduler_.cache().take_events();
+  return {scheduler_.cache().take_events(), scheduler_.cache().next_event_id()};
 }
 
 }  // namespace weft

@@ -21,6 +21,7 @@
 #include "grammar/grammar.h"
 #include "media/processor.h"
 #include "runtime/feature_cache.h"
+#include "runtime/step_budget.h"
 #include "runtime/vision_encoder.h"
 #include "runtime/worker.h"
 #include "sched/scheduler.h"
@@ -31,9 +32,12 @@ struct CoreOptions {
   int max_batch_size = 64, max_num_tokens = 2048, max_outputs = 128, max_seq_len = 2048;
   int tokens_per_block = 32;
   int64_t cache_bytes = 0;
+  int cache_events = 0;    // kept until they are taken; 0: none
+  double max_step_ms = 0;  // 0: none; needs chunked_prefill
   int64_t feature_cache_bytes = int64_t{512} << 20;  // of pictures' features that no request needs any more
   bool chunked_prefill = true, block_reuse = true, overlap = true, replay = true;
   SamplerKind sampler = SamplerKind::fused;
+  ProcessorKinds processors;
 };
 
 // Counters of the loop; the scheduler and the cache have their own.
@@ -43,6 +47,9 @@ struct CoreMetrics {
   double step_seconds = 0;         // sum of the time inside steps
   uint64_t pictures_encoded = 0, pictures_reused = 0;
   double idle_gap_seconds = 0;     // sum of the time between steps while sequences were running
+  double sample_seconds = 0;       // of step_seconds, in the sampler
+  double mask_p50_seconds = 0, mask_p99_seconds = 0;  // time to fill one grammar mask, of the last kMasks; 0: none was filled
+  int prefill_budget = 0;                             // prompt tokens that a step may take now
 };
 
 struct Submission {
@@ -71,7 +78,10 @@ class EngineCore {
   void release();
 
   CoreMetrics metrics() const;
-  std::vector<CacheEvent> take_cache_events();
+  // Steps since the start: the time by which sequences age.
+  int64_t steps() const;
+  // And the id of the next event to come; ids that are missing in between were lost.
+  std::pair<std::vector<CacheEvent>, uint64_t> take_cache_events();
   const Model& model() const { return worker_->model(); }
   const CoreOptions& options() const { return options_; }
 
@@ -87,6 +97,8 @@ class EngineCore {
     StepResult result;
     std::vector<SequenceId> guided;  // per mask: its sequence
     std::vector<bool> mask_ready;
+    int prompt_tokens = 0, prefill_budget = 0;  // taken, and allowed
+    double seconds = 0;                         // of its run
   };
 
   // A picture to encode, and the sequences that wait for it.
@@ -104,6 +116,7 @@ class EngineCore {
   void engine_loop();
   void worker_loop();
   bool schedule_step(std::unique_lock<std::mutex>& lock);
+  void adapt_budget(const Step& step);
   void commit_step(std::unique_lock<std::mutex>& lock);
   void begin_masks(Step& step);
   void fill_masks(Step& step);
@@ -125,6 +138,11 @@ class EngineCore {
   bool stopping_ = false;
   Step steps_[2];
   std::deque<int> free_, submitted_, done_;  // indices into steps_
+  StepBudget budget_;
+  static constexpr size_t kMasks = 4096;
+  std::vector<float> mask_seconds_;  // ring
+  size_t masks_filled_ = 0;
+  double sample_seconds_ = 0;
   std::deque<Encoding> encodings_;  // the first is being encoded
   bool encoding_begun_ = false;     // on the worker thread
   std::unique_ptr<VisionEncoder> vision_;

@@ -56,6 +56,7 @@ Status Worker::allocate() {
   executor_ = std::make_unique<CpuExecutor>(
       model_.plan, model_.weights, *model_.table, team_, std::move(cache),
       ExecutorLimits{options_.max_num_tokens, options_.max_outputs, options_.max_batch_size, options_.max_seq_len});
+  processors_ = std::make_unique<ProcessorStage>(options_.processors, options_.max_batch_size, model_.vocab);
   for (int i = 0; i < options_.max_batch_size; ++i) slots_.push_back({SlotState(model_.vocab, options_.max_seq_len), 0, {}, {}, {}});
   for (int i = 0; i < team_.size(); ++i) scratch_.push_back(std::make_unique<Scratch>(model_.vocab, options_.max_seq_len));
   return {};
@@ -64,6 +65,7 @@ Status Worker::allocate() {
 void Worker::open_slots(const StepBatch& batch) {
   for (Slot slot : batch.closes) {
     slots_[slot].sampler.close();
+    processors_->close(slot);
     slots_[slot].media.reset();
     if (cross_blocks_ > 0) cross_memory_.release(cross_offset(slot), cross_offset(1));
   }
@@ -74,7 +76,15 @@ void Worker::open_slots(const StepBatch& batch) {
     slot.media = open.media;
     if (cross_blocks_ > 0 && slot.media) open_pictures(open.slot);
     slot.last_token = 0;
-    if (open.sampling) slot.sampler.open(open.sampling, open.prompt, open.output);
+    slot.error.clear();
+    if (!open.sampling) continue;
+    auto processors = processors_->open(open.slot, *open.sampling);
+    if (processors.ok()) {
+      slot.sampler.open(open.sampling, open.prompt, open.output, std::move(processors).value());
+    } else {
+      slot.error = processors.error().message();
+      slot.sampler.open(open.sampling, open.prompt, open.output);
+    }
   }
 }
 
@@ -248,22 +258,40 @@ void Worker::plan_sampling(const StepBatch& batch, const StepMasks& masks, StepR
     const int last = first_output_[r] + (row.logits == LogitRows::all ? row.tokens - 1 : 0);
     sample.logits = {output + last * ld, static_cast<size_t>(model_.vocab)};
     sample.state = &slot.sampler;
+    sample.error = slot.error;
     if (row.guide >= 0) sample.mask = masks.data(row.guide);
-    if (slot.sampler.params().logprobs >= 0) {
+    if (slot.sampler.params().logprobs >= 0 || slot.sampler.params().beam_candidates > 0) {
       out.logprobs.resize(1);
       sample.logprobs = &out.logprobs[0];
     }
     sample_rows_.push_back(std::move(sample));
     sample_of_.push_back(static_cast<int>(r));
   }
+  processors_->begin();
+  processed_.store(false, std::memory_order_relaxed);
+  for (size_t i = 0; i < sample_rows_.size(); ++i) processors_->add(batch.rows[sample_of_[i]].slot, sample_rows_[i]);
   size_t next = 0;
   for (size_t r = 0; r < batch.rows.size(); ++r)
     for (std::vector<TokenLogprob>& entry : result.rows[r].prompt_logprobs) prompt_rows_[next++].out = &entry;
   prompt_errors_.assign(prompt_rows_.size(), {});
 }
 
+// Batched processors: one thread, while the others wait.
+void Worker::run_processors(kernels::Part part) {
+  if (processors_->empty()) return;
+  if (part.index == 0) {
+    processors_->run();
+    processed_.store(true, std::memory_order_release);
+    processed_.notify_all();
+  } else {
+    processed_.wait(false, std::memory_order_acquire);
+  }
+}
+
 void Worker::sample(kernels::Part part) {
   masks_->wait();
+  if (part.index == 0) sampling_began_ = std::chrono::steady_clock::now();
+  run_processors(part);
   sample_rows(options_.sampler, sample_rows_, part.index, part.count, *scratch_[part.index]);
   for (size_t i = part.index; i < prompt_rows_.size(); i += part.count) {
     const PromptRow& row = prompt_rows_[i];
@@ -287,14 +315,21 @@ void Worker::collect(const StepBatch& batch, StepResult& result) {
   }
   for (size_t i = 0; i < prompt_rows_.size(); ++i)
     if (!prompt_errors_[i].empty()) result.rows[prompt_rows_[i].row].error = prompt_errors_[i];
+  collect_outputs(batch, result);
+}
+
+void Worker::collect_outputs(const StepBatch& batch, StepResult& result) {
   for (size_t r = 0; r < batch.rows.size(); ++r) {
     const StepBatch::Row& row = batch.rows[r];
-    if (row.logits == LogitRows::none || row.sample || row.prompt_logprobs) continue;  // raw outputs: rows of score tasks
-    const int rows = row.logits == LogitRows::all ? row.tokens : 1;
-    for (int i = 0; i < rows; ++i) {
-      const float* from = executor_->output() + (first_output_[r] + i) * executor_->output_ld();
-      result.rows[r].outputs.insert(result.rows[r].outputs.end(), from, from + executor_->output_cols());
-    }
+    std::vector<float>& outputs = result.rows[r].outputs;
+    const auto add = [&](int output_row) {
+      const float* from = executor_->output() + output_row * executor_->output_ld();
+      outputs.insert(outputs.end(), from, from + executor_->output_cols());
+    };
+    const int rows = row.logits == LogitRows::all ? row.tokens : row.logits != LogitRows::none;
+    if (row.context_logits)
+      for (int i = 0; i < rows; ++i) add(first_output_[r] + i);
+    if (row.generation_logits) add(first_output_[r] + rows - 1);
   }
 }
 
@@ -305,6 +340,7 @@ void Worker::run(const StepBatch& batch, const StepMasks& masks, StepResult& res
   plan_sampling(batch, masks, result);
   masks_ = &masks;
   executor_->run(tail_, options_.replay);
+  sample_seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - sampling_began_).count();
   collect(batch, result);
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -12,6 +13,7 @@
 #include "core/step.h"
 #include "plan/cpu_executor.h"
 #include "runtime/model.h"
+#include "runtime/processor_stage.h"
 #include "sampling/sampler.h"
 
 namespace weft {
@@ -39,6 +41,7 @@ struct WorkerOptions {
   std::vector<int> max_blocks;  // per cache group
   bool replay = true;
   SamplerKind sampler = SamplerKind::fused;
+  ProcessorKinds processors;  // that sequences may select
 };
 
 // Pictures that a prompt of a model with cross attention may have.
@@ -54,6 +57,9 @@ class Worker {
   // One thread at a time; `result` is overwritten (its memory is reused).
   void run(const StepBatch& batch, const StepMasks& masks, StepResult& result);
 
+  // Seconds of all steps from the end of the model's last operation to the end of sampling, without the wait for grammar masks.
+  double sample_seconds() const { return sample_seconds_; }
+
   const Model& model() const { return model_; }
   const CpuExecutor& executor() const { return *executor_; }
 
@@ -62,6 +68,7 @@ class Worker {
     SlotState sampler;
     int32_t last_token = 0;
     std::vector<int32_t> prompt;  // for prompt logprobs
+    std::string error;            // a processor that could not be made: every row fails
     std::vector<int32_t> token_types;
     std::shared_ptr<const MediaPrompt> media;
   };
@@ -85,7 +92,9 @@ class Worker {
   void fill_ends(const SlotData& slot, const StepBatch::Row& row, int first);
   void fill_groups(const StepBatch& batch);
   void plan_sampling(const StepBatch& batch, const StepMasks& masks, StepResult& result);
+  void run_processors(kernels::Part part);
   void sample(kernels::Part part);
+  void collect_outputs(const StepBatch& batch, StepResult& result);
   void collect(const StepBatch& batch, StepResult& result);
 
   Model model_;
@@ -105,7 +114,11 @@ class Worker {
   std::vector<PromptRow> prompt_rows_;
   std::vector<std::string> prompt_errors_;  // per prompt row
   const StepMasks* masks_ = nullptr;
+  std::unique_ptr<ProcessorStage> processors_;
+  std::atomic<bool> processed_{false};
   std::function<void(kernels::Part)> tail_;
+  std::chrono::steady_clock::time_point sampling_began_;  // of thread 0
+  double sample_seconds_ = 0;
 };
 
 }  // namespace weft

@@ -144,8 +144,12 @@ class FusedRow {
 void sample_fused(SampleRow& row, Scratch& scratch) { FusedRow(row, scratch).run(); }
 
 void sample_rows(SamplerKind kind, std::span<SampleRow> rows, int index, int count, Scratch& scratch) {
-  for (size_t i = static_cast<size_t>(index); i < rows.size(); i += static_cast<size_t>(count))
-    (kind == SamplerKind::fused ? sample_fused : sample_reference)(rows[i], scratch);
+  for (size_t i = static_cast<size_t>(index); i < rows.size(); i += static_cast<size_t>(count)) {
+    SampleRow& row = rows[i];
+    if (!row.error.empty()) continue;
+    if (row.state->params().beam_candidates > 0) sample_beam(row, scratch);
+    else (kind == SamplerKind::fused ? sample_fused : sample_reference)(row, scratch);
+  }
 }
 
 }  // namespace weft

@@ -32,8 +32,8 @@ constexpr float kGreedyTemperature = 1e-5f;
 enum class SamplerKind : uint8_t { fused, reference };
 
 struct SampleRow {
-  std::span<const float> logits;           // [vocab], of the model (or after a batch processor)
-  std::span<const float> raw_logits;       // [vocab] for raw logprobs when `logits` are a batch processor's; empty: `logits`
+  std::span<const float> logits;      // [vocab], of the model (or after batched processors)
+  std::span<const float> raw_logits;  // [vocab] for raw logprobs when `logits` are those of batched processors; empty: `logits`
   const SlotState* state = nullptr;        // open
   const uint32_t* mask = nullptr;          // grammar: [ceil(vocab / 32)] words, bit 1 = allowed; null: no grammar
   std::span<const int32_t> pending;        // drafts before this position: evaluated as if appended to the state
@@ -44,13 +44,21 @@ struct SampleRow {
   std::string error;  // not empty: no token. "the model's logits are not finite", "no token is allowed here", a processor's message
 };
 
+// Beam search's part of the sampler, instead of the two, where the parameters' beam_candidates is not 0. As in Hugging Face's
+// generate(), the stages work on logprobs: l = log-softmax of the logits, then the stages of stages.h. Nothing is filtered,
+// normalised or drawn after that: `logprobs` gets the best candidates, [0] being the best once more, and `token` is the best.
+void sample_beam(SampleRow& row, Scratch& scratch);
+
 // One row.
 void sample_reference(SampleRow& row, Scratch& scratch);
 void sample_fused(SampleRow& row, Scratch& scratch);
 
-// All rows, shared by `count` threads that call this with index 0 .. count - 1 and a scratch each. No barrier inside; no allocation
-// after warm-up except for an error's text.
+// All rows but those that have an error already, shared by `count` threads that call this with index 0 .. count - 1 and a scratch
+// each. No barrier inside; no allocation after warm-up except for an error's text.
 void sample_rows(SamplerKind kind, std::span<SampleRow> rows, int index, int count, Scratch& scratch);
+
+// logprob = logit - log sum exp(logits), into `out` [vocab]; the error of the row if there is one.
+std::string log_softmax(std::span<const float> logits, std::span<float> out, Scratch& scratch);
 
 // Logprobs under the log-softmax of `logits`: `token` first, then the k best (ties: lower id first); tokens of probability zero are
 // left out of the k best. Empty string, or the error of the row. For prompt logprobs `token` is the prompt's next one.

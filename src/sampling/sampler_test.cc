@@ -36,7 +36,7 @@ Sampled sample(SamplerKind kind, const std::vector<float>& logits, const Samplin
 }
 
 bool operator==(const Sampled& a, const Sampled& b) {
-  const auto same = [](const TokenLogprob& x, const TokenLogprob& y) { return x.token == y.token && x.logprob == y.logprob; };
+  const auto same = [](const TokenLogprob& x, const TokenLogprob& y) { return x == y; };
   return a.token == b.token && a.error == b.error && std::equal(a.logprobs.begin(), a.logprobs.end(), b.logprobs.begin(), b.logprobs.end(), same);
 }
 
@@ -194,6 +194,46 @@ TEST(Samplers, MinTokensMasksEveryEndAndNothingElse) {
   EXPECT_EQ(sample(SamplerKind::fused, logits, p, {0, 1, 2, 3}, {}, scratch).token, 3);
   EXPECT_EQ(sample(SamplerKind::fused, logits, p, {0, 1, 2, 3}, {3}, scratch).token, 3);
   EXPECT_EQ(sample(SamplerKind::fused, logits, p, {0, 1, 2, 3}, {3, 3}, scratch).token, 5);
+  p.ignore_eos = true;  // then the model's ends are tokens like others
+  EXPECT_EQ(sample(SamplerKind::fused, logits, p, {0, 1, 2, 3}, {}, scratch).token, 5);
+}
+
+// The stages work on logprobs, and nothing is normalised after them: log 0.5 doubled is less than log 0.3.
+TEST(Samplers, BeamCandidatesAreLogprobsAfterTheStages) {
+  Scratch scratch(4, 64);
+  SlotState state(4, 64);
+  auto params = std::make_shared<SamplingParams>();
+  params->beam_candidates = 3, params->repetition_penalty = 2, params->bad_words = {{3}};
+  state.open(params, std::vector<int32_t>{0}, {});
+  const float offset = 7;  // logits are not normalised
+  const std::vector<float> logits = {std::log(0.5f) + offset, std::log(0.3f) + offset, std::log(0.1f) + offset, std::log(0.1f) + offset};
+  for (SamplerKind kind : {SamplerKind::fused, SamplerKind::reference}) {
+    std::vector<TokenLogprob> logprobs;
+    SampleRow row;
+    row.logits = logits, row.state = &state, row.logprobs = &logprobs;
+    sample_rows(kind, {&row, 1}, 0, 1, scratch);
+    ASSERT_EQ(row.error, "");
+    EXPECT_EQ(row.token, 1);
+    ASSERT_EQ(logprobs.size(), 4u);  // the best, and then all that are allowed
+    const std::pair<int32_t, double> want[] = {{1, std::log(0.3)}, {1, std::log(0.3)}, {0, 2 * std::log(0.5)}, {2, std::log(0.1)}};
+    for (size_t i = 0; i < 4; ++i) {
+      EXPECT_EQ(logprobs[i].token, want[i].first);
+      EXPECT_NEAR(logprobs[i].logprob, want[i].second, 1e-6);
+    }
+  }
+}
+
+TEST(Samplers, RanksCountTheOrder) {
+  Scratch scratch(5, 64);
+  const std::vector<float> logits = {1, 3, 2, 3, 0};
+  const int want[] = {4, 1, 3, 2, 5};  // equal ones by id
+  for (int32_t token = 0; token < 5; ++token) {
+    std::vector<TokenLogprob> out;
+    ASSERT_EQ(raw_logprobs(logits, token, 2, scratch, out), "");
+    EXPECT_EQ(out[0].rank, want[token]);
+    EXPECT_EQ(out[1].rank, 1);
+    EXPECT_EQ(out[2].rank, 2);
+  }
 }
 
 TEST(Samplers, NgramsAndBadWords) {

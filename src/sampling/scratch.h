@@ -21,6 +21,7 @@ class Scratch {
   static constexpr int kGroup = 128;
 
   std::vector<float> logits;       // [vocab] processed logits, where a stage changes them
+  std::vector<float> logprobs;     // of beam search, grown when first used
   std::vector<float> group_max;    // per group of kGroup tokens
   std::vector<float> group_order;  // room to select among the maxima
   std::vector<int32_t> ids;        // candidates

@@ -48,9 +48,12 @@ void forbid_repeated_ngrams(std::span<float> logits, int n, std::span<const int3
 }
 
 void forbid_ends(std::span<float> logits, const SamplingParams& params) {
-  for (const std::vector<int32_t>* ids : {&params.stop_token_ids, &params.eos_token_ids})
-    for (int32_t id : *ids)
+  const auto forbid = [&](const std::vector<int32_t>& ids) {
+    for (int32_t id : ids)
       if (id >= 0 && id < static_cast<int32_t>(logits.size())) logits[id] = kForbidden;
+  };
+  forbid(params.stop_token_ids);
+  if (!params.ignore_eos) forbid(params.eos_token_ids);  // else they end nothing
 }
 
 // Occurrences in the output, drafts included, of a token that was seen.
@@ -94,8 +97,10 @@ std::string apply_stages(const SampleRow& row, std::span<float> logits, Scratch&
   const SamplingParams& params = row.state->params();
   std::copy(row.logits.begin(), row.logits.end(), logits.begin());
   const std::span<const int32_t> tokens = history(row, scratch);
-  for (const std::shared_ptr<LogitsProcessor>& processor : row.state->processors())
+  for (const std::shared_ptr<LogitsProcessor>& processor : row.state->processors()) {
     if (Status done = processor->process(logits, {tokens, row.state->prompt_tokens()}); !done.ok()) return done.error().message();
+    if (!usable_logits(logits)) return kProcessorNotFinite;
+  }
   for (const auto& [id, bias] : params.logit_bias) logits[id] += bias;
   if (const uint32_t* allowed = row.state->allowed_mask()) keep_masked(logits, allowed);
   forbid_bad_words(logits, params, tokens);

@@ -119,10 +119,12 @@ RowResult FakeWorker::run_row(const StepBatch& batch, size_t r, size_t& next_tok
       result.prompt_logprobs.push_back({{slot.tokens[p + 1], row_value(slot.prefix[p])}});
     }
   }
-  if (row.logits != LogitRows::none && !row.sample && !row.prompt_logprobs) {
+  if (row.context_logits && row.logits == LogitRows::none) fault("rows are wanted that are not computed");
+  if (row.context_logits) {
     for (int p = row.logits == LogitRows::all ? row.first : end - 1; p < end; ++p)
       result.outputs.push_back(row_value(slot.prefix[p]));
   }
+  if (row.generation_logits) result.outputs.push_back(row_value(slot.prefix[end - 1]));
   if (row.sample) {
     if (row.logits == LogitRows::none) fault("a row samples without logits");
     const uint64_t prefix = slot.prefix[end - 1];

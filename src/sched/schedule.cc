@@ -31,6 +31,7 @@ bool Scheduler::schedule(StepBatch& batch, int64_t now_us) {
     --step_;  // numbers of steps have no gaps
     return false;
   }
+  last_prompt_tokens_ = prefill_budget_ - budget.prompt_tokens;
   batch.closes.swap(closes_);
   cache_.take_releases(batch.releases);
   for (StepBatch::Table& table : batch.tables) table.offset.push_back(static_cast<int64_t>(table.blocks.size()));
@@ -227,9 +228,9 @@ void Scheduler::open_slot(StepBatch& batch, Sequence& sequence) {
   sequence.computed = sequence.scheduled;
   if (!sequence.admitted_before) {
     sequence.admitted_before = true;
-    sequence.cached_tokens = sequence.scheduled;
+    sequence.cached_tokens = std::min(sequence.scheduled, sequence.prompt_tokens);
     metrics_.prompt_tokens += sequence.prompt_tokens;
-    metrics_.cached_tokens += sequence.scheduled;
+    metrics_.cached_tokens += sequence.cached_tokens;
   } else {
     metrics_.resumed_cached_tokens += sequence.scheduled;
   }
@@ -262,8 +263,15 @@ void Scheduler::add_row(StepBatch& batch, Budget& budget, Sequence& sequence, in
   row.sample = last && sequence.max_outputs > 0;
   if (all_rows) row.logits = LogitRows::all;
   else if (row.sample) row.logits = LogitRows::last;
-  else if (last && sequence.task == Task::score) row.logits = sequence.score_rows == LogitRows::first ? LogitRows::first : LogitRows::last;
-  row.prompt_logprobs = all_rows && sequence.task == Task::generate;
+  else if (last && sequence.task == Task::score)
+    row.logits = sequence.score_rows == LogitRows::first ? LogitRows::first : LogitRows::last;
+  if (sequence.task == Task::score) {
+    row.context_logits = row.logits != LogitRows::none;
+  } else {
+    row.prompt_logprobs = all_rows && sequence.sampling->prompt_logprobs >= 0;
+    row.context_logits = all_rows && sequence.sampling->context_logits;
+    row.generation_logits = row.sample && sequence.sampling->generation_logits;
+  }
   if (row.sample && sequence.guided) {
     row.guide = static_cast<int>(std::count_if(batch.rows.begin(), batch.rows.end(), [](const auto& r) { return r.guide >= 0; }));
   }

@@ -19,6 +19,8 @@ Status check_options(const SchedulerOptions& options) {
   WEFT_RETURN_IF_ERROR(positive("max_logit_rows", options.max_logit_rows));
   WEFT_RETURN_IF_ERROR(positive("max_seq_len", options.max_seq_len));
   WEFT_RETURN_IF_ERROR(positive("overlap", options.overlap));
+  if (options.aging_steps < 0)
+    return fail(Code::invalid_argument, "aging_steps is ", options.aging_steps, ", must not be negative").about("aging_steps");
   return {};
 }
 
@@ -26,6 +28,12 @@ Status check_options(const SchedulerOptions& options) {
 int most_outputs(const NewSequence& sequence, int max_seq_len) {
   if (sequence.task == Task::score) return 0;
   return std::min(sequence.sampling->max_tokens, max_seq_len - static_cast<int>(sequence.prompt.size()));
+}
+
+// Strict priorities leave room for every arrival step that can occur.
+int64_t rank_of(int priority, int64_t arrival_step, int aging_steps) {
+  if (aging_steps == 0) return -static_cast<int64_t>(priority) * (int64_t{1} << 31);
+  return arrival_step - static_cast<int64_t>(priority) * aging_steps;
 }
 
 }  // namespace
@@ -58,8 +66,10 @@ Status Scheduler::check_new(const NewSequence& sequence) const {
     return fail(Code::invalid_argument, "max_tokens is ", sequence.sampling->max_tokens, ", must not be negative")
         .about("max_tokens");
   }
+  WEFT_CHECK(sequence.output.empty() || (generate && sequence.sampling->max_tokens > static_cast<int>(sequence.output.size())))
+      << "a sequence goes on from more tokens than it may have";
   const bool samples = generate && sequence.sampling->max_tokens > 0;
-  if (prompt + samples > options_.max_seq_len) {
+  if (prompt + static_cast<int64_t>(sequence.output.size()) + samples > options_.max_seq_len) {
     return fail(Code::invalid_argument, "the prompt has ", prompt, " tokens", samples ? " and leaves no room for an answer" : "",
                 ", max_seq_len is ", options_.max_seq_len)
         .about("prompt");
@@ -70,7 +80,8 @@ Status Scheduler::check_new(const NewSequence& sequence) const {
                 options_.max_num_tokens)
         .about("prompt");
   }
-  const bool all_rows = generate ? sequence.sampling->prompt_logprobs >= 0 : sequence.score_rows == LogitRows::all;
+  const bool all_rows = generate ? sequence.sampling->prompt_logprobs >= 0 || sequence.sampling->context_logits
+                                 : sequence.score_rows == LogitRows::all;
   if (sequence.whole_media && sequence.media) {
     const int room = all_rows ? std::min(options_.max_num_tokens, options_.max_logit_rows) : options_.max_num_tokens;
     for (const MediaPrompt::Span& span : sequence.media->spans)
@@ -107,12 +118,15 @@ Result<SequenceId> Scheduler::add(NewSequence request) {
   Sequence& sequence = *owner;
   sequence.id = SequenceId{next_id_++};
   sequence.priority = request.priority;
+  sequence.rank = rank_of(request.priority, request.arrival_step >= 0 ? request.arrival_step : static_cast<int64_t>(metrics_.steps),
+                          options_.aging_steps);
   sequence.task = request.task;
   sequence.score_rows = request.score_rows;
   sequence.whole = request.whole, sequence.guided = request.guided;
   sequence.prompt_tokens = static_cast<int>(request.prompt.size());
   sequence.max_outputs = most_outputs(request, options_.max_seq_len);
   sequence.tokens = std::move(request.prompt);
+  sequence.tokens.insert(sequence.tokens.end(), request.output.begin(), request.output.end());
   sequence.token_types = std::move(request.token_types);
   sequence.media = std::move(request.media);
   sequence.whole_media = request.whole_media;
@@ -120,6 +134,8 @@ Result<SequenceId> Scheduler::add(NewSequence request) {
   sequence.identity = std::move(request.cache);
   if (sequence.task == Task::score) {
     sequence.rows_end = sequence.score_rows == LogitRows::all ? sequence.prompt_tokens : 0;
+  } else if (sequence.sampling->context_logits) {
+    sequence.rows_end = sequence.prompt_tokens;
   } else if (sequence.sampling->prompt_logprobs >= 0) {
     sequence.rows_end = sequence.prompt_tokens - 1;
   }

@@ -11,10 +11,13 @@
 // it is finished and in_flight == 0; what a later step sampled after a stop is discarded, and an end by length is foreseen, so
 // it wastes no step.
 //
-// Rank is priority, then arrival. When blocks run out, the lowest-ranked running sequence below the asking one is preempted: it
-// loses blocks and slot, waits at its rank, and later goes on from prompt + output (from the cache where that still holds).
-// A sequence never preempts itself or one of higher rank, so the first in rank always advances and everything ends.
-// Thread: the engine's only.
+// Rank is priority, then arrival, with ageing: a sequence gains a point of priority for every `aging_steps` steps that it has been
+// there. All age alike, so the order of two never changes, and it can be written down at arrival: the lower arrival step -
+// priority * aging_steps goes first. So only as many can come to stand before a sequence as arrive within the steps that make up
+// for the difference in priority, and even the lowest gets its turn under a load that never ends. When blocks run out, the
+// lowest-ranked running sequence below the asking one is preempted: it loses blocks and slot, waits at its rank, and later goes on
+// from prompt + output (from the cache where that still holds). A sequence never preempts itself or one of higher rank, so the
+// first in rank always advances and everything ends. Thread: the engine's only.
 #pragma once
 
 #include <cstdint>
@@ -44,12 +47,15 @@ struct SchedulerOptions {
   int max_seq_len = 4096;       // prompt + output
   bool chunked_prefill = true;  // off: a prompt is computed in one step
   int overlap = 2;              // steps submitted and not committed; 1: synchronous
+  int aging_steps = 64;         // steps that weigh as much as a point of priority; 0: strict priorities
 };
 
 struct NewSequence {
   std::vector<int32_t> prompt;
+  std::vector<int32_t> output;  // tokens generated elsewhere (a beam's); max_tokens, penalties and the like count them as generated
   std::shared_ptr<const SamplingParams> sampling;  // may be null for score
   int priority = 0;                                // higher goes first
+  int64_t arrival_step = -1;                       // of the request that it belongs to; -1: now
   Task task = Task::generate;
   LogitRows score_rows = LogitRows::all;  // of score: all rows, or the last or (with `whole`) the first one only
   std::vector<int32_t> token_types;       // of the prompt's tokens (encoders); empty: zeros
@@ -68,7 +74,9 @@ struct SequenceOutput {
   std::vector<std::vector<TokenLogprob>> logprobs;  // per new token, if asked for
   // For the prompt's tokens in order, beginning with the second; pieces of successive outputs follow each other.
   std::vector<std::vector<TokenLogprob>> prompt_logprobs;
-  std::vector<float> outputs;  // score: rows of the head in order; pieces follow each other
+  // score: rows of the head in order; pieces follow each other. generate: with context_logits those of the prompt, then with
+  // generation_logits one for each new token.
+  std::vector<float> outputs;
   FinishReason reason = FinishReason::none;
   int32_t stop_id = -1;                      // reason stop: the eos or stop token; -1 for score
   std::string error;                         // reason error
@@ -120,7 +128,11 @@ class Scheduler {
   // Prompt tokens per step, at most (a latency budget of the runtime's, adapted to the measured speed); max_num_tokens by default.
   // A prompt that may not be split is not held up by it.
   void set_prefill_budget(int tokens);
+  int prefill_budget() const { return prefill_budget_; }
+  // Positions of the last step that were no decode rows.
+  int prompt_tokens_of_last_step() const { return last_prompt_tokens_; }
 
+  uint64_t steps() const { return metrics_.steps; }
   SchedulerMetrics metrics() const;
   const SchedulerOptions& options() const { return options_; }
   CacheManager& cache() { return cache_; }
@@ -192,7 +204,7 @@ class Scheduler {
   size_t first_record_ = 0, records_in_flight_ = 0;
   std::vector<SequenceOutput> outputs_;
   size_t output_count_ = 0;
-  int prefill_budget_ = 0;
+  int prefill_budget_ = 0, last_prompt_tokens_ = 0;
   bool prompt_starved_ = false;  // the next step serves prompts first
   uint64_t next_id_ = 1, step_ = 0;
   SchedulerMetrics metrics_;

@@ -338,6 +338,66 @@ TEST(Scheduler, PriorityGoesFirst) {
   EXPECT_LT(driver.got[ids[0]].finished_at, driver.got[ids[1]].finished_at);
 }
 
+// A stream of higher priority that never ends: with ageing the low one has its turn when the arrivals since then make up for the
+// difference, and not before; with strict priorities it has none.
+TEST(Scheduler, LowPriorityDoesNotStarve) {
+  for (int aging_steps : {0, 4, 16}) {
+    Engine setup;
+    setup.options.max_batch_size = 1, setup.options.overlap = 1, setup.options.aging_steps = aging_steps;
+    Driver driver(setup);
+    const auto add = [&](int priority) {
+      NewSequence sequence = request(random_prompt(4, 9), 3);
+      sequence.priority = priority;
+      return driver.add(sequence);
+    };
+    SequenceId high = add(5);
+    const SequenceId low = add(0);
+    int ended_at = 0;
+    for (int step = 1; step <= 400 && ended_at == 0; ++step) {
+      if (driver.scheduler.metrics().waiting < 2) high = add(5);  // another one is always there
+      while (driver.submit()) {
+      }
+      driver.commit();
+      if (driver.got[low].last.reason == FinishReason::length) ended_at = step;
+    }
+    if (aging_steps == 0) {
+      EXPECT_EQ(ended_at, 0);
+    } else {
+      EXPECT_GT(ended_at, 5 * aging_steps - 3 * 3);  // who came before that goes first
+      EXPECT_LT(ended_at, 5 * aging_steps + 4 * 3);
+    }
+    driver.run();
+    EXPECT_EQ(driver.got[low].last.reason, FinishReason::length);
+    EXPECT_EQ(driver.got[high].last.reason, FinishReason::length);
+  }
+}
+
+// A sequence that goes on from tokens generated elsewhere is what it would have become by itself.
+TEST(Scheduler, GoesOnFromOutput) {
+  for (bool chunked : {true, false}) {
+    Engine setup;
+    setup.options.chunked_prefill = chunked, setup.options.max_num_tokens = 20;
+    Driver driver(setup);
+    NewSequence whole = request(random_prompt(19, 3), 40, [](SamplingParams& s) { s.context_logits = s.generation_logits = true; });
+    const SequenceId first = driver.add(whole);
+    driver.run();
+    const std::vector<int32_t> tokens = driver.got[first].tokens;
+    const std::vector<float> rows = driver.got[first].outputs;
+    EXPECT_EQ(rows.size(), 19u + 40u);
+    for (int known : {1, 15, 39}) {
+      NewSequence rest = whole;
+      rest.output.assign(tokens.begin(), tokens.begin() + known);
+      const SequenceId id = driver.add(rest);
+      driver.run();
+      EXPECT_EQ(driver.got[id].tokens, std::vector<int32_t>(tokens.begin() + known, tokens.end())) << known;
+      std::vector<float> want(rows.begin(), rows.begin() + 19);
+      want.insert(want.end(), rows.begin() + 19 + known, rows.end());
+      EXPECT_EQ(driver.got[id].outputs, want) << known;
+      EXPECT_EQ(driver.got[id].last.reason, FinishReason::length);
+    }
+  }
+}
+
 // Four streams that fit while they are short: the latest are preempted and go on later, from the cache where it still holds.
 TEST(Scheduler, PreemptionChangesNothing) {
   for (int overlap : {1, 2, 3}) {

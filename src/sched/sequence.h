@@ -17,6 +17,7 @@ struct Sequence {
 
   SequenceId id{};
   int priority = 0;
+  int64_t rank = 0;  // lower goes first; see Scheduler
   Task task = Task::generate;
   LogitRows score_rows = LogitRows::all;
   bool whole = false, guided = false, whole_media = false;
@@ -67,7 +68,7 @@ struct Sequence {
     return pending_samples > 0 && remaining() == 1 - pending_samples && !end_is_certain();
   }
   bool ready_to_prefill() const { return remaining() > 1; }
-  bool outranks(const Sequence& other) const { return priority != other.priority ? priority > other.priority : id < other.id; }
+  bool outranks(const Sequence& other) const { return rank != other.rank ? rank < other.rank : id < other.id; }
 };
 
 inline bool by_rank(const Sequence* a, const Sequence* b) { return a->outranks(*b); }

@@ -26,6 +26,7 @@ struct Coverage {
 // What a sequence asked for and what has come out of it.
 struct Expectation {
   NewSequence request;
+  int64_t rank = 0;
   std::vector<int32_t> tokens;
   std::vector<float> logprobs, prompt_logprobs, outputs;
 };
@@ -46,10 +47,12 @@ Answer answer_alone(const NewSequence& request, int max_seq_len) {
     answer.prompt_rows.push_back(row_value(prefix));
   }
   if (request.task == Task::score) return answer.reason = FinishReason::stop, answer;
-  const size_t room = max_seq_len - request.prompt.size();
+  const size_t room = max_seq_len - request.prompt.size(), before = request.output.size();
+  for (int32_t token : request.output) prefix = mix(prefix, static_cast<uint64_t>(token));
   auto in = [](const std::vector<int32_t>& ids, int32_t id) { return std::find(ids.begin(), ids.end(), id) != ids.end(); };
   while (answer.reason == FinishReason::none) {
-    if (answer.tokens.size() == std::min<size_t>(room, sampling.max_tokens)) return answer.reason = FinishReason::length, answer;
+    if (before + answer.tokens.size() == std::min<size_t>(room, sampling.max_tokens))
+      return answer.reason = FinishReason::length, answer;
     const int32_t token = sampled_token(prefix, sampling);
     answer.tokens.push_back(token);
     answer.logprobs.push_back(row_value(prefix));
@@ -112,7 +115,7 @@ class Simulation {
   int most_alive_ = 0;
   int64_t now_us_ = 0;
   uint64_t events_seen_ = 0;
-  std::pair<int, uint64_t> first_in_rank_{};
+  std::pair<int64_t, uint64_t> first_in_rank_{};
   int steps_as_first_ = 0, longest_prompt_ = 0;
   Coverage counts_;
 };
@@ -137,6 +140,7 @@ void Simulation::configure() {
   options_.max_seq_len = between(8, 110);
   options_.chunked_prefill = chance(0.75);
   options_.overlap = one_of({1, 2, 2, 3});
+  options_.aging_steps = one_of({0, 1, 20, 64});
   longest_prompt_ = std::min(options_.max_seq_len, options_.chunked_prefill ? 80 : options_.max_num_tokens);
   cache_options_.budget_bytes = int64_t{1} << 30;
   const int64_t one_sequence = CacheManager::create(cache_options_)->bytes_for(options_.max_seq_len, longest_prompt_);
@@ -176,10 +180,16 @@ NewSequence Simulation::random_sequence() {
   if (chance(0.3)) sampling->eos_token_ids = {0};
   sampling->ignore_eos = chance(0.3);
   if (chance(0.2)) sampling->stop_token_ids = {between(0, kVocabulary - 1)};
+  if (chance(0.15) && sampling->max_tokens > 1) {  // goes on from tokens generated elsewhere
+    for (int i = between(1, sampling->max_tokens - 1); i > 0; --i) s.output.push_back(between(0, kVocabulary - 1));
+  }
+  sampling->context_logits = chance(0.1), sampling->generation_logits = chance(0.1);
   s.priority = chance(0.2) ? between(0, 2) : 1;
+  if (chance(0.1)) s.arrival_step = std::max<int64_t>(0, static_cast<int64_t>(scheduler_->steps()) - between(0, 60));
   s.guided = chance(0.2);
   if (chance(0.1)) {
     s.task = Task::score;
+    s.output.clear();
     s.score_rows = one_of({LogitRows::all, LogitRows::last});
   }
   s.whole = chance(0.05);
@@ -199,6 +209,9 @@ void Simulation::add() {
     EXPECT_EQ(id.error().code(), Code::invalid_argument);
     return;
   }
+  const int64_t arrived = expectation.request.arrival_step, priority = expectation.request.priority;
+  const int64_t steps = arrived >= 0 ? arrived : static_cast<int64_t>(scheduler_->steps());
+  expectation.rank = options_.aging_steps == 0 ? -priority * (int64_t{1} << 31) : steps - priority * options_.aging_steps;
   alive_.emplace(static_cast<uint64_t>(*id), std::move(expectation));
 }
 
@@ -252,7 +265,8 @@ void Simulation::take(const SequenceOutput& output) {
     EXPECT_EQ(entry[0].token, e.request.prompt[e.prompt_logprobs.size() + 1]);
     e.prompt_logprobs.push_back(entry[0].logprob);
   }
-  EXPECT_LT(output.cached_tokens, output.prompt_tokens);
+  EXPECT_LT(output.cached_tokens, output.prompt_tokens + static_cast<int>(e.request.output.size()));
+  EXPECT_LE(output.cached_tokens, output.prompt_tokens);
   if (output.reason == FinishReason::none) return;
   const Answer right = answer_alone(e.request, options_.max_seq_len);
   if (output.reason == FinishReason::error) {
@@ -269,6 +283,12 @@ void Simulation::take(const SequenceOutput& output) {
     if (e.request.task == Task::score && e.request.score_rows == LogitRows::last) rows = {rows.back()};
     if (e.request.task == Task::score) {
       EXPECT_EQ(e.outputs, rows);
+    }
+    if (e.request.task == Task::generate) {
+      std::vector<float> logits;
+      if (e.request.sampling->context_logits) logits = rows;
+      if (e.request.sampling->generation_logits) logits.insert(logits.end(), right.logprobs.begin(), right.logprobs.end());
+      EXPECT_EQ(e.outputs, logits);
     }
     rows.pop_back();
     if (e.request.task == Task::generate && e.request.sampling->prompt_logprobs >= 0) {
@@ -301,10 +321,8 @@ void Simulation::check_step() {
 // for prompts and decodes take turns when a step is too small for both).
 void Simulation::check_starvation() {
   if (alive_.empty()) return;
-  std::pair<int, uint64_t> first{INT32_MIN, 0};
-  for (const auto& [id, e] : alive_) {
-    if (e.request.priority > first.first) first = {e.request.priority, id};
-  }
+  std::pair<int64_t, uint64_t> first{INT64_MAX, 0};
+  for (const auto& [id, e] : alive_) first = std::min(first, std::pair(e.rank, id));
   steps_as_first_ = first == first_in_rank_ ? steps_as_first_ + 1 : 0;
   first_in_rank_ = first;
   const int rows = std::min({options_.max_batch_size, options_.max_num_tokens, options_.max_logit_rows});

@@ -140,14 +140,27 @@ Json AnswerWriter::prompt_logprobs(const std::vector<TokenInfo>& prompt) const {
       continue;
     }
     Json entry = Json::object();
-    const auto add = [&](int32_t id, float logprob) {
-      entry.set(std::to_string(id), Json::object({{"logprob", logprob_json(logprob)}, {"decoded_token", engine_.token_bytes(id)}}));
+    const auto add = [&](int32_t id, float logprob, int rank) {
+      entry.set(std::to_string(id), Json::object({{"logprob", logprob_json(logprob)},
+                                                  {"rank", rank > 0 ? Json(rank) : Json()},
+                                                  {"decoded_token", engine_.token_bytes(id)}}));
     };
-    add(token.token, *token.logprob);
-    for (const TokenLogprob& other : token.top) add(other.token, other.logprob);
+    add(token.token, *token.logprob, token.rank);
+    for (const TokenLogprob& other : token.top) add(other.token, other.logprob, other.rank);
     list.push_back(std::move(entry));
   }
   return Json(std::move(list));
+}
+
+Json AnswerWriter::logits(const std::vector<float>& values, size_t cols) {
+  Json::Array rows;
+  for (size_t at = 0; at + cols <= values.size(); at += cols) {
+    Json::Array row;
+    row.reserve(cols);
+    for (size_t i = 0; i < cols; ++i) row.push_back(logprob_json(values[at + i]));
+    rows.push_back(Json(std::move(row)));
+  }
+  return Json(std::move(rows));
 }
 
 Json AnswerWriter::token_ids(const std::vector<TokenInfo>& tokens) {

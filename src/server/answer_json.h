@@ -35,8 +35,10 @@ class AnswerWriter {
   // Token lists in the API's form, null if the request did not ask for logprobs. `offset` is the place of the first token in the
   // choice's text in characters, and moves on (completions).
   Json logprobs(const std::vector<TokenInfo>& tokens, size_t& offset) const;
-  // vLLM's form: null for the first token, then {"id": {"logprob", "decoded_token"}, ...}.
+  // vLLM's form: null for the first token, then {"id": {"logprob", "rank", "decoded_token"}, ...}.
   Json prompt_logprobs(const std::vector<TokenInfo>& prompt) const;
+  // [[...], ...] of `cols` each.
+  static Json logits(const std::vector<float>& values, size_t cols);
   static Json token_ids(const std::vector<TokenInfo>& tokens);
   // `id_stem`: what the ids of the choice's calls have in common.
   static Json tool_calls(const std::vector<ToolCall>& calls, const std::string& id_stem);

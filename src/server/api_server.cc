@@ -67,6 +67,7 @@ const ApiServer::Route ApiServer::kRoutes[] = {
     {"/v1/tokenize", "POST", &ApiServer::tokenize, false, false},
     {"/detokenize", "POST", &ApiServer::detokenize, false, false},
     {"/v1/detokenize", "POST", &ApiServer::detokenize, false, false},
+    {"/kv_cache_events", "POST", &ApiServer::kv_cache_events, false, false},
     {"/health", "GET", &ApiServer::health, true, true},
     {"/ready", "GET", &ApiServer::ready, true, true},
     {"/version", "GET", &ApiServer::version, true, true},
@@ -288,6 +289,27 @@ Json ApiServer::model_card() const {
 
 void ApiServer::models(std::shared_ptr<Exchange> exchange) {
   respond(exchange, Json::object({{"object", "list"}, {"data", Json::array({model_card()})}}));
+}
+
+void ApiServer::kv_cache_events(std::shared_ptr<Exchange> exchange) {
+  const auto taken = engine_->take_kv_cache_events();
+  if (!taken.ok()) return respond(exchange, error_response(taken.error()));
+  Json::Array events;
+  for (const KvCacheEvent& event : taken->events) {
+    Json json = Json::object({{"event_id", static_cast<long>(event.id)},
+                              {"type", event.stored ? "stored" : "removed"},
+                              {"group", event.group},
+                              {"block_hash", event.hash}});
+    if (event.stored) {
+      Json::Array tokens(event.tokens.begin(), event.tokens.end());
+      json.set("parent_hash", event.parent_hash);
+      json.set("token_ids", Json(std::move(tokens)));
+    }
+    events.push_back(std::move(json));
+  }
+  respond(exchange, Json::object({{"events", Json(std::move(events))},
+                                  {"lost", static_cast<long>(taken->lost)},
+                                  {"next_event_id", static_cast<long>(taken->next_id)}}));
 }
 
 void ApiServer::health(std::shared_ptr<Exchange> exchange) { respond(exchange, Json::object({{"status", "ok"}})); }

@@ -3,6 +3,7 @@
 //   POST /v1/chat/completions   POST /v1/completions   GET /v1/models[/NAME]
 //   POST /v1/classify   POST /v1/score   POST /v1/reward            (classifiers and reward models)
 //   POST /tokenize   POST /detokenize                               (also under /v1)
+//   POST /kv_cache_events                                           (takes the events recorded since the last call)
 //   GET /health (the process)   GET /ready (a model is loaded)   GET /version   GET /metrics (Prometheus)
 #pragma once
 
@@ -68,6 +69,7 @@ class ApiServer {
   void scoring(std::shared_ptr<Exchange> exchange, ScoringKind kind);
   void tokenize(std::shared_ptr<Exchange> exchange);
   void detokenize(std::shared_ptr<Exchange> exchange);
+  void kv_cache_events(std::shared_ptr<Exchange> exchange);
   void health(std::shared_ptr<Exchange> exchange);
   void ready(std::shared_ptr<Exchange> exchange);
   void version(std::shared_ptr<Exchange> exchange);

@@ -101,7 +101,7 @@ void Generation::on_event(size_t part_index, const Event& event) {
   if (ended_) return;
   if (event.error) return fail_with(*event.error);
   if (event.finish == FinishReason::cancelled) return fail_with(Error(Code::cancelled, "the request was cancelled"));
-  if (event.prompt) part.prompt = event.prompt;
+  if (event.prompt) part.prompt = event.prompt, part.prompt_logits = event.prompt_logits;
   if (!first_token_ && !event.tokens.empty()) first_token_ = Clock::now();
   if (event.choice >= 0 && static_cast<size_t>(event.choice) < part.choices.size()) {
     Choice& choice = part.choices[static_cast<size_t>(event.choice)];
@@ -125,6 +125,7 @@ void Generation::take(Part& part, Choice& choice, const Event& event, Fresh& fre
   part.generated += static_cast<int>(event.tokens.size());
   const bool keep_tokens = call_.logprobs >= 0 || call_.return_token_ids;
   if (keep_tokens) choice.tokens.insert(choice.tokens.end(), event.tokens.begin(), event.tokens.end());
+  choice.logits.insert(choice.logits.end(), event.logits.begin(), event.logits.end());
   if (chat_) read_text(choice, event, fresh);
   else fresh.text = event.text;
   if (!call_.parallel_tool_calls) std::erase_if(fresh.calls, [](const ToolDelta& delta) { return delta.index > 0; });
@@ -277,6 +278,9 @@ Json Generation::whole_choice(Part& part, Choice& choice, size_t index) {
     json.set("token_ids", AnswerWriter::token_ids(choice.tokens));
     if (part.prompt) json.set("prompt_token_ids", AnswerWriter::token_ids(*part.prompt));
   }
+  const auto vocab = static_cast<size_t>(engine_.info().vocab_size);
+  if (!choice.logits.empty()) json.set("generation_logits", AnswerWriter::logits(choice.logits, vocab));
+  if (part.prompt_logits) json.set("context_logits", AnswerWriter::logits(*part.prompt_logits, vocab));
   if (!chat_ && call_.prompt_logprobs >= 0 && part.prompt) json.set("prompt_logprobs", writer_.prompt_logprobs(*part.prompt));
   return json;
 }

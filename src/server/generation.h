@@ -36,6 +36,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
     std::vector<ToolCall> calls;
     FinishReason finish = FinishReason::none;
     Json stop_reason;
+    std::vector<float> logits;
     ReasoningSplitter splitter;
     ToolCallFinder finder;
     int reasoning_tokens = 0;
@@ -54,6 +55,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
     bool done = false;
     std::string prompt_text;                               // with echo
     std::shared_ptr<const std::vector<TokenInfo>> prompt;  // from the first event
+    std::shared_ptr<const std::vector<float>> prompt_logits;
     std::vector<Choice> choices;
     Usage usage;
     int generated = 0;  // so far

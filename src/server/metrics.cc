@@ -46,6 +46,10 @@ void print_engine(const EngineMetrics& engine, std::string& out) {
   counter("iterations_total", "Steps of the engine.", static_cast<double>(engine.steps));
   counter("iteration_seconds_total", "Time inside steps.", engine.step_seconds);
   counter("iteration_gap_seconds_total", "Time between steps while work was waiting.", engine.idle_gap_seconds);
+  counter("iteration_sampling_seconds_total", "Time inside steps that the sampler takes.", engine.sample_seconds);
+  gauge("grammar_mask_p50_seconds", "Median time to fill a grammar mask, of the last ones.", engine.mask_p50_seconds);
+  gauge("grammar_mask_p99_seconds", "99th percentile of it.", engine.mask_p99_seconds);
+  gauge("prefill_budget_tokens", "Prompt tokens that a step may take now.", engine.prefill_budget);
   counter("grammar_cache_hits_total", "Grammars found compiled.", static_cast<double>(engine.grammar_hits));
   counter("grammar_cache_misses_total", "Grammars that had to be compiled.", static_cast<double>(engine.grammar_misses));
   counter("grammar_cache_evictions_total", "Compiled grammars dropped to make room.", static_cast<double>(engine.grammar_evictions));

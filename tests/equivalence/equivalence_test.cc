@@ -40,6 +40,10 @@ constexpr Feature kFeatures[] = {
      [](Arrangement& s, const ModelInfo&, const Model&) { s.options.enable_chunked_prefill = true, s.options.max_num_tokens = 48, s.options.max_batch_size = 8; }},
     {"small_chunks", [](Arrangement&) {},
      [](Arrangement& s, const ModelInfo&, const Model&) { s.options.enable_chunked_prefill = true, s.options.max_num_tokens = 17, s.options.max_batch_size = 5; }},
+    // No step is that short, so prompts come in the smallest pieces.
+    {"step_time", [](Arrangement&) {},
+     [](Arrangement& s, const ModelInfo&, const Model&) { s.options.max_step_ms = 0.001, s.options.enable_chunked_prefill = true; },
+     [](const std::vector<Answer>&, const EngineMetrics& m) { return m.prefill_budget == 16; }},
     {"block_reuse", [](Arrangement& s) { s.options.enable_block_reuse = false; },
      [](Arrangement& s, const ModelInfo&, const Model&) { s.options.enable_block_reuse = true, s.options.max_batch_size = 4; }, some_cached},
     {"blocks_of_16", [](Arrangement&) {}, [](Arrangement& s, const ModelInfo&, const Model&) { s.options.tokens_per_block = 16; }},
@@ -101,6 +105,7 @@ class Equivalence : public ::testing::TestWithParam<Case> {
     setup.options.dtype = GetParam().dtype;
     setup.options.quantize = GetParam().quantize;
     setup.options.kv_cache_memory = int64_t{64} << 20;
+    setup.options.logits_processors = {TOKEN_LISTS};
     for (const Feature& feature : kFeatures) feature.off(setup);
     return setup;
   }

@@ -98,10 +98,34 @@ void add_pictures(const ReferenceCase& reference, std::vector<Request>& requests
   }
 }
 
+// Of the example plugin, examples/logits_processor.
+void choose_processors(Dice& dice, Request& request) {
+  const std::string some = std::to_string(dice.below(300)), other = std::to_string(dice.below(300));
+  const ProcessorChoice ban{"ban_tokens", "{\"tokens\": [" + some + ", " + other + "]}"},
+      force{"force_tokens", "{\"tokens\": [301, 302]}"};  // no stop tokens
+  switch (dice.below(3)) {
+    case 0: request.sampling.logits_processors = {ban}; break;
+    case 1: request.sampling.logits_processors = {force}; break;
+    default: request.sampling.logits_processors = {ban, force}; break;
+  }
+}
+
+// Keeps the request's penalties, masks, stop tokens and grammar.
+void choose_beams(Dice& dice, Request& request) {
+  SamplingParams& s = request.sampling;
+  s.temperature = 1, s.top_k = 0, s.top_p = 1, s.min_p = 0, s.top_p_decay = 1, s.prompt_logprobs = -1;
+  request.stop.clear();
+  request.max_tokens = std::min(*request.max_tokens, 10);
+  s.min_tokens = std::min(s.min_tokens, *request.max_tokens);
+  request.n = dice.pick({1, 2});
+  request.beams = BeamSpec{dice.pick({2, 3}), dice.pick({0.0f, 1.0f}),
+                           dice.pick({EarlyStopping::no, EarlyStopping::yes, EarlyStopping::never})};
+}
+
 }  // namespace
 
 std::vector<Request> mixed_requests(const ReferenceCase& reference, int count, uint64_t seed) {
-  Dice dice(seed);
+  Dice dice(seed), more(seed + 1);
   const std::vector<Ids> prompts = prompts_of(reference);
   std::vector<Request> requests;
   for (int i = 0; i < count; ++i) {
@@ -114,6 +138,10 @@ std::vector<Request> mixed_requests(const ReferenceCase& reference, int count, u
     if (dice.chance(10)) request.sampling.prompt_logprobs = dice.pick({0, 1, 3});
     choose_sampling(dice, request);
     choose_changes(dice, request);
+    if (request.guide.kind == GuideSpec::Kind::none && more.chance(20)) choose_processors(more, request);
+    if (more.chance(12)) choose_beams(more, request);
+    else if (more.chance(10))
+      request.sampling.context_logits = more.chance(50), request.sampling.generation_logits = more.chance(70);
   }
   add_pictures(reference, requests);
   return requests;

@@ -82,7 +82,7 @@ TEST_F(Commands, BatchAnswersInOrder) {
   EXPECT_TRUE(rows[1].find("custom_id")->is_null());
   EXPECT_EQ(rows[1].find("error")->find("code")->as_string(), "invalid_argument");
   EXPECT_EQ(rows[2].find("choices")->items().size(), 2u);
-  EXPECT_EQ(rows[2].find("prompt_logprobs")->dump(), R"([null,{"token_id":105,"logprob":-0.25,"top":[]}])");
+  EXPECT_EQ(rows[2].find("prompt_logprobs")->dump(), R"([null,{"token_id":105,"logprob":-0.25,"top":[],"rank":2}])");
   EXPECT_TRUE(rows[2].find("choices")->items()[0].find("logprobs")->is_null());
   EXPECT_NE(rows[3].find("error")->find("message")->as_string().find("temperature"), std::string::npos);
   EXPECT_EQ(rows[4].find("choices")->items().at(0).find("stop_reason")->as_string(), "er");

@@ -144,6 +144,12 @@ EngineMetrics FakeEngine::metrics() const {
   return metrics;
 }
 
+Result<KvCacheEvents> FakeEngine::take_kv_cache_events() {
+  if (!fake_.cache_events) return fail(Code::invalid_argument, "events of the KV cache are not recorded");
+  const std::string hash(64, 'a'), parent(64, 'b');
+  return KvCacheEvents{{{1, true, 0, hash, parent, {5, 6}}, {2, false, 1, hash, "", {}}}, 1, 3};
+}
+
 void FakeEngine::loop() {
   for (;;) {
     {
@@ -227,7 +233,7 @@ void FakeEngine::emit(Running& running, int32_t token, const std::string& text, 
   const auto info = [](int32_t id, int alternatives) {
     TokenInfo token_info;
     token_info.token = id;
-    if (alternatives >= 0) token_info.logprob = -0.25f;
+    if (alternatives >= 0) token_info.logprob = -0.25f, token_info.rank = 2;
     for (int i = 0; i < alternatives; ++i) token_info.top.push_back({(id + i) % 256, -0.25f - 0.5f * static_cast<float>(i)});
     return token_info;
   };

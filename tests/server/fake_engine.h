@@ -19,6 +19,7 @@ struct FakeOptions {
   std::chrono::microseconds step{200};
   int context = 256;
   int batch = 8;
+  bool cache_events = false;  // two of them for each call, behind one that was lost
   int queue = 512;  // waiting requests; more are refused
 };
 
@@ -44,6 +45,7 @@ class FakeEngine : public Engine {
   void hold() override;
   void release() override;
   EngineMetrics metrics() const override;
+  Result<KvCacheEvents> take_kv_cache_events() override;
   std::string plan_text() const override { return "no plan\n"; }
 
   // An answer that reaches this many tokens fails (0: none does).

@@ -65,6 +65,21 @@ TEST(Server, ErrorsAreObjects) {
   EXPECT_TRUE(server.ask(get("/v1/completions")).has_header("Allow: POST"));
 }
 
+TEST(Server, KvCacheEvents) {
+  TestServer off;
+  EXPECT_EQ(off.ask(post("/kv_cache_events", "")).status, 400);
+  FakeOptions fake;
+  fake.cache_events = true;
+  TestServer server(fake);
+  EXPECT_EQ(server.ask(get("/kv_cache_events")).status, 405);
+  const Reply reply = server.ask(post("/kv_cache_events", ""));
+  EXPECT_EQ(reply.status, 200);
+  const std::string a(64, 'a'), b(64, 'b');
+  EXPECT_EQ(reply.body, R"({"events":[{"event_id":1,"type":"stored","group":0,"block_hash":")" + a + R"(","parent_hash":")" + b +
+                            R"(","token_ids":[5,6]},{"event_id":2,"type":"removed","group":1,"block_hash":")" + a +
+                            R"("}],"lost":1,"next_event_id":3})");
+}
+
 TEST(Server, Keys) {
   ServerOptions options;
   options.api_key = "secret";

@@ -108,7 +108,7 @@ TEST(Answers, ChatLogprobsAndTokenIds) {
   EXPECT_EQ(choice(body).find("token_ids")->dump(), "[117,115]");
   EXPECT_EQ(choice(body).find("prompt_token_ids")->items().size(), 9u);
   body = server.ask(completion(R"("prompt":[104,105],"max_tokens":1,"prompt_logprobs":0)")).json();
-  EXPECT_EQ(choice(body).find("prompt_logprobs")->dump(), R"([null,{"105":{"logprob":-0.25,"decoded_token":"i"}}])");
+  EXPECT_EQ(choice(body).find("prompt_logprobs")->dump(), R"([null,{"105":{"logprob":-0.25,"rank":2,"decoded_token":"i"}}])");
 }
 
 TEST(Answers, StopString) {

@@ -39,8 +39,10 @@ void take(const Event& event, Answer& answer) {
   Choice& choice = answer.choices[index];
   choice.text += event.text;
   choice.tokens.insert(choice.tokens.end(), event.tokens.begin(), event.tokens.end());
+  choice.logits.insert(choice.logits.end(), event.logits.begin(), event.logits.end());
   if (event.finish != FinishReason::none) choice.finish = event.finish, choice.stop_reason = event.stop_reason;
   if (event.prompt) answer.prompt = *event.prompt;
+  if (event.prompt_logits) answer.prompt_logits = *event.prompt_logits;
   if (event.error) answer.error = event.error->to_string();
   if (event.last_of_request) answer.usage = event.usage;
 }
@@ -48,7 +50,7 @@ void take(const Event& event, Answer& answer) {
 void print(std::ostream& out, const TokenInfo& token) {
   const auto number = [&](float value) { out << std::hex << std::bit_cast<uint32_t>(value) << std::dec; };
   out << ' ' << token.token;
-  if (token.logprob) out << ':', number(*token.logprob);
+  if (token.logprob) out << ':', number(*token.logprob), out << '#' << token.rank;
   for (const TokenLogprob& other : token.top) out << '/' << other.token << '=', number(other.logprob);
 }
 
@@ -96,9 +98,16 @@ std::string Answer::exact_text() const {
   std::ostringstream out;
   out << "error " << json_quote(error) << " prompt_tokens " << usage.prompt_tokens << " completion_tokens " << usage.completion_tokens << "\nprompt";
   for (const TokenInfo& token : prompt) print(out, token);
+  const auto bits = [&](const std::vector<float>& values) {
+    uint64_t hash = 0xcbf29ce484222325;  // FNV-1a
+    for (const float value : values) hash = (hash ^ std::bit_cast<uint32_t>(value)) * 0x100000001b3;
+    out << " logits " << values.size() << ':' << hash;
+  };
+  bits(prompt_logits);
   for (const Choice& choice : choices) {
     out << "\nchoice " << name(choice.finish) << ' ' << choice.stop_reason.dump() << ' ' << json_quote(choice.text);
     for (const TokenInfo& token : choice.tokens) print(out, token);
+    bits(choice.logits);
   }
   return out.str();
 }

@@ -11,6 +11,7 @@ namespace weft::testing {
 struct Choice {
   std::vector<TokenInfo> tokens;
   std::string text;
+  std::vector<float> logits;
   FinishReason finish = FinishReason::none;
   Json stop_reason;
 
@@ -20,6 +21,7 @@ struct Choice {
 struct Answer {
   std::vector<Choice> choices;
   std::vector<TokenInfo> prompt;  // as the engine reports it with the first event
+  std::vector<float> prompt_logits;
   Usage usage;
   std::string error;  // of submit or of a failed choice; empty: none
 

@@ -1,0 +1,174 @@
+#include "api/beam_request.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace weft {
+
+Status check_beams(const Request& request) {
+  const BeamSpec& beams = *request.beams;
+  const SamplingParams& p = request.sampling;
+  if (beams.width < 1 || beams.width > 128)
+    return fail(Code::invalid_argument, "beam_width must be between 1 and 128, not ", beams.width).about("beam_width");
+  if (request.n > beams.width)
+    return fail(Code::invalid_argument, "n (", request.n, ") must not exceed beam_width (", beams.width, ")").about("n");
+  if (!std::isfinite(beams.length_penalty))
+    return fail(Code::invalid_argument, "length_penalty must be a finite number, not ", beams.length_penalty)
+        .about("length_penalty");
+  const std::pair<const char*, bool> unfit[] = {{"temperature", p.temperature != 0 && p.temperature != 1},
+                                                {"top_k", p.top_k > 0},
+                                                {"top_p", p.top_p != 1},
+                                                {"min_p", p.min_p != 0},
+                                                {"top_p_decay", p.top_p_decay != 1},
+                                                {"best_of", request.best_of != 0},
+                                                {"stop", !request.stop.empty()},
+                                                {"prompt_logprobs", p.prompt_logprobs >= 0},
+                                                {"logprobs_mode", p.processed_logprobs},
+                                                {"return_context_logits", p.context_logits},
+                                                {"return_generation_logits", p.generation_logits}};
+  for (const auto& [field, given] : unfit)
+    if (given) return fail(Code::invalid_argument, field, " cannot be combined with beam search").about(field);
+  return {};
+}
+
+BeamRequest::BeamRequest(EngineCore& core, Setup setup, std::shared_ptr<RunningRequest> answer)
+    : core_(core), setup_(std::move(setup)), arrival_step_(core.steps()), answer_(std::move(answer)), search_(setup_.beams) {
+  if (setup_.grammar) grammars_.push_back(setup_.grammar->clone());
+}
+
+Status BeamRequest::start() {
+  const std::lock_guard lock(mutex_);
+  Status status = submit_step();
+  if (!status.ok()) done_ = true;
+  return status;
+}
+
+Status BeamRequest::submit_step() {
+  const std::vector<Beam>& beams = search_.running();
+  candidates_.assign(beams.size(), {});
+  sequences_.clear();
+  waiting_ = beams.size();
+  auto params = std::make_shared<SamplingParams>(setup_.params);
+  params->max_tokens = static_cast<int>(beams[0].tokens.size()) + 1;
+  params->logprobs = -1;
+  params->beam_candidates = search_.candidates();
+  core_.hold();  // the beams enter together
+  Status status;
+  for (size_t i = 0; i < beams.size() && status.ok(); ++i) {
+    Submission submission;
+    submission.sequence.prompt = setup_.prompt;
+    submission.sequence.output = beams[i].tokens;
+    submission.media = setup_.media;
+    if (setup_.places) submission.media_prompt = std::make_shared<MediaPrompt>(*setup_.places);
+    submission.sequence.sampling = params;
+    submission.sequence.priority = setup_.priority;
+    submission.sequence.arrival_step = arrival_step_;
+    submission.sequence.cache = setup_.cache;
+    if (!grammars_.empty()) submission.grammar = grammars_[i]->clone();
+    submission.sink = [self = shared_from_this(), i](const SequenceOutput& output) { return self->on_output(i, output); };
+    auto added = core_.submit(std::move(submission));
+    if (added.ok()) sequences_.push_back(*added);
+    else status = added.error();
+  }
+  if (!status.ok())
+    for (const SequenceId sequence : sequences_) core_.cancel(sequence);
+  core_.release();
+  return status;
+}
+
+// On the engine thread. What reaches `answer_` is sent without the lock, since its receiver may call cancel().
+bool BeamRequest::on_output(size_t beam, const SequenceOutput& output) {
+  std::unique_lock lock(mutex_);
+  if (done_) return false;
+  if (output.reason == FinishReason::error) {
+    lock.unlock();
+    return fail(output.error), false;
+  }
+  if (cached_tokens_ < 0) cached_tokens_ = output.cached_tokens;
+  if (output.tokens.empty()) return true;  // a chunk of the prompt
+  candidates_[beam].assign(output.logprobs.at(0).begin() + 1, output.logprobs.at(0).end());
+  if (--waiting_ > 0) return false;
+  bool over = false;
+  const Status status = advance(over);
+  if (status.ok() && !over) return false;
+  lock.unlock();
+  status.ok() ? deliver() : fail(status.error().message());
+  return false;
+}
+
+Status BeamRequest::advance(bool& over) {
+  Status status;
+  std::function<bool(int, int32_t)> ends;
+  if (!grammars_.empty())
+    ends = [&](int beam, int32_t token) {
+      const std::unique_ptr<Grammar> after = grammars_[static_cast<size_t>(beam)]->clone();
+      if (Status accepted = after->accept(token); !accepted.ok()) status = std::move(accepted);
+      return after->is_finished();
+    };
+  over = !search_.advance(candidates_, ends);
+  if (!status.ok()) return status;
+  if (over) return {};
+  WEFT_RETURN_IF_ERROR(follow_grammar());
+  return submit_step();
+}
+
+Status BeamRequest::follow_grammar() {
+  if (grammars_.empty()) return {};
+  std::vector<std::unique_ptr<Grammar>> next;
+  for (const Beam& beam : search_.running()) {
+    next.push_back(grammars_[static_cast<size_t>(beam.parent)]->clone());
+    WEFT_RETURN_IF_ERROR(next.back()->accept(beam.tokens.back()));
+  }
+  grammars_ = std::move(next);
+  return {};
+}
+
+void BeamRequest::deliver() {
+  const std::vector<Beam>& found = search_.hypotheses();
+  if (static_cast<int>(found.size()) < setup_.shown)
+    return fail("beam search found " + std::to_string(found.size()) + " answers, n is " + std::to_string(setup_.shown));
+  {
+    const std::lock_guard lock(mutex_);
+    if (std::exchange(done_, true)) return;
+  }
+  for (int i = 0; i < setup_.shown; ++i) {
+    const Beam& beam = found[static_cast<size_t>(i)];
+    SequenceOutput output;
+    output.tokens = beam.tokens;
+    if (setup_.params.logprobs >= 0) output.logprobs = beam.logprobs;
+    const int32_t last = beam.tokens.back();
+    const bool by_id = std::find(setup_.beams.end_ids.begin(), setup_.beams.end_ids.end(), last) != setup_.beams.end_ids.end();
+    const bool by_length = static_cast<int>(beam.tokens.size()) >= setup_.beams.max_tokens;
+    output.reason = by_id || !by_length ? FinishReason::stop : FinishReason::length;  // or by a complete grammar
+    if (by_id) output.stop_id = last;
+    output.prompt_tokens = static_cast<int>(setup_.prompt.size());
+    output.cached_tokens = std::max(0, cached_tokens_);
+    answer_->on_output(i, output);
+  }
+}
+
+void BeamRequest::fail(const std::string& error) {
+  std::vector<SequenceId> sequences;
+  {
+    const std::lock_guard lock(mutex_);
+    if (std::exchange(done_, true)) return;
+    sequences = sequences_;
+  }
+  for (const SequenceId sequence : sequences) core_.cancel(sequence);
+  SequenceOutput output;
+  output.reason = FinishReason::error;
+  output.error = error;
+  for (int i = 0; i < setup_.shown; ++i) answer_->on_output(i, output);
+}
+
+void BeamRequest::cancel() {
+  std::vector<SequenceId> sequences;
+  {
+    const std::lock_guard lock(mutex_);
+    done_ = true;
+    sequences = sequences_;
+  }
+  for (const SequenceId sequence : sequences) core_.cancel(sequence);
+}
+
+}  // namespace weft

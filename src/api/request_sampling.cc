@@ -1,0 +1,98 @@
+// The fields of logits processors and of beam search.
+#include <algorithm>
+#include <optional>
+
+#include "api/request_fields.h"
+
+namespace weft::request_fields {
+
+namespace {
+
+constexpr size_t kMaxProcessors = 16;  // of one request
+
+// The field's value, or null where it is absent or null.
+const Json* given(const Json& body, const char* field) {
+  const Json* value = body.find(field);
+  return value && !value->is_null() ? value : nullptr;
+}
+
+Result<ProcessorChoice> read_choice(const std::string& here, const Json& item) {
+  const Json* name = item.is_object() ? item.find("name") : &item;
+  if (!name || !name->is_string()) return wrong(here, "an object with a \"name\", or a name", item);
+  ProcessorChoice choice;
+  choice.name = name->as_string();
+  if (!item.is_object()) return choice;
+  for (const Json::Member& member : item.members()) {
+    if (member.first == "params") choice.params = member.second.dump();
+    else if (member.first != "name")
+      return fail(Code::invalid_argument, here, " has an unknown member ", shown(Json(member.first)), "; it takes name and params")
+          .about(here);
+  }
+  return choice;
+}
+
+Result<EarlyStopping> read_early_stopping(const std::string& field, const Json& value) {
+  if (value.is_string() && value.as_string() == "never") return EarlyStopping::never;
+  if (!value.is_bool()) return wrong(field, "true, false or \"never\"", value);
+  return value.as_bool() ? EarlyStopping::yes : EarlyStopping::no;
+}
+
+// Without beam search its fields may only say what is so anyway.
+Status check_no_beams(const Json& body, const BeamSpec& beams) {
+  const std::pair<const char*, bool> set[] = {{"beam_width", given(body, "beam_width") != nullptr},
+                                              {"length_penalty", beams.length_penalty != 1},
+                                              {"early_stopping", beams.early_stopping != EarlyStopping::no}};
+  for (const auto& [field, is_set] : set)
+    if (is_set) return fail(Code::invalid_argument, field, " needs use_beam_search to be true").about(field);
+  return {};
+}
+
+}  // namespace
+
+Result<std::vector<ProcessorChoice>> read_processors(const std::string& field, const Json& value) {
+  if (!value.is_array()) return wrong(field, "a list of {\"name\", \"params\"}", value);
+  if (value.items().size() > kMaxProcessors)
+    return fail(Code::invalid_argument, field, " may hold at most ", kMaxProcessors, " processors, got ", value.items().size())
+        .about(field);
+  std::vector<ProcessorChoice> choices;
+  for (const Json& item : value.items()) {
+    WEFT_TRY(ProcessorChoice choice, read_choice(field + "[" + std::to_string(choices.size()) + "]", item));
+    choices.push_back(std::move(choice));
+  }
+  return choices;
+}
+
+Status read_beams(const Json& body, int max_width, Request& request) {
+  for (const char* field : {"beam_search_diversity_rate", "diversity_penalty"})  // groups of beams that keep apart
+    if (const Json* value = given(body, field); value && !(value->is_number() && value->as_number() == 0))
+      return fail(Code::unsupported, field, " is not supported; leave it out or send 0").about(field);
+  bool search = false;
+  BeamSpec beams;
+  std::optional<int64_t> width;
+  if (const Json* value = given(body, "use_beam_search")) {
+    WEFT_TRY(search, read_bool("use_beam_search", *value));
+  }
+  if (const Json* value = given(body, "length_penalty")) {
+    WEFT_TRY(beams.length_penalty, read_float("length_penalty", *value));
+  }
+  if (const Json* value = given(body, "early_stopping")) {
+    WEFT_TRY(beams.early_stopping, read_early_stopping("early_stopping", *value));
+  }
+  if (const Json* value = given(body, "beam_width")) {
+    WEFT_TRY(width, read_integer("beam_width", *value));
+    if (*width < 1 || *width > max_width)
+      return fail(Code::invalid_argument, "beam_width must be between 1 and ", max_width, ", got ", *width).about("beam_width");
+  }
+  if (!search) return check_no_beams(body, beams);
+  beams.width = static_cast<int>(width.value_or(std::max(request.n, request.best_of)));
+  if (!width) request.best_of = 0;  // it was the width, as in other engines
+  request.beams = beams;
+  // What the model's file says about sampling is void; what the client says the engine judges.
+  if (!given(body, "temperature")) request.sampling.temperature = 1;
+  if (!given(body, "top_k")) request.sampling.top_k = 0;
+  if (!given(body, "top_p")) request.sampling.top_p = 1;
+  if (!given(body, "min_p")) request.sampling.min_p = 0;
+  return {};
+}
+
+}  // namespace weft::request_fields
