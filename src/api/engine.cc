@@ -13,71 +13,15 @@
 #include "api/picture_prompt.h"
 #include "api/running_request.h"
 #include "api/scores.h"
-#include "base/files.h"
+#include "api/text_side.h"
 #include "base/log.h"
 #include "grammar/grammar_cache.h"
 #include "runtime/engine_core.h"
 #include "sampling/philox.h"
 #include "sampling/validate.h"
-#include "text/chat_template.h"
-#include "text/tokenizer.h"
 
 namespace weft {
 namespace {
-
-// ---- Options ----------------------------------------------------------------------------------------------------------------
-
-std::optional<Quantize> quantize_of(const std::string& name) {
-  if (name == "none") return Quantize::none;
-  if (name == "int8") return Quantize::int8;
-  if (name == "int4") return Quantize::int4;
-  return std::nullopt;
-}
-
-Status check_options(const EngineOptions& o) {
-  const auto unsupported = [](const char* option, const std::string& value, const char* why) -> Status {
-    return fail(Code::unsupported, "--", option, " ", value, ": ", why).about(option);
-  };
-  if (!quantize_of(o.quantize)) return fail(Code::invalid_argument, "--quantize must be none, int8 or int4, not ", o.quantize).about("quantize");
-  if (o.device != "cpu") return unsupported("device", o.device, "this build has no GPU kernels");
-  if (o.load_format != "auto" && o.load_format != "dummy")
-    return fail(Code::invalid_argument, "--load-format must be auto or dummy, not ", o.load_format).about("load-format");
-  if (!o.speculative_config.empty())
-    return unsupported("speculative-config", o.speculative_config, "this build does not speculate yet");
-  if (o.guided_decoding_backend != "llguidance") return unsupported("guided-decoding-backend", o.guided_decoding_backend, "llguidance is the only one");
-  if (o.reasoning_parser != "auto" && o.reasoning_parser != "none" && o.reasoning_parser != "think")
-    return fail(Code::invalid_argument, "--reasoning-parser must be auto, none or think, not ", o.reasoning_parser).about("reasoning-parser");
-  if (o.tool_call_parser != "auto" && !tool_format_of_name(o.tool_call_parser)) {
-    std::string names = "auto";
-    for (const std::string& name : tool_format_names()) names += ", " + name;
-    return fail(Code::invalid_argument, "--tool-call-parser must be one of ", names, ", not ", o.tool_call_parser).about("tool-call-parser");
-  }
-  if (o.tp_size != 1) return unsupported("tp-size", std::to_string(o.tp_size), "one rank only in this build");
-  if (o.pp_size != 1) return unsupported("pp-size", std::to_string(o.pp_size), "one rank only in this build");
-  if (o.ep_size != 1) return unsupported("ep-size", std::to_string(o.ep_size), "one rank only in this build");
-  if (o.enable_attention_dp) return unsupported("enable-attention-dp", "on", "one rank only in this build");
-  if (o.sampler != "fused" && o.sampler != "reference")
-    return fail(Code::invalid_argument, "--sampler must be fused or reference, not ", o.sampler).about("sampler");
-  const auto in_range = [](const char* option, int64_t value, int64_t low, int64_t high) -> Status {
-    if (value >= low && value <= high) return {};
-    return fail(Code::invalid_argument, "--", option, " must be between ", low, " and ", high, ", not ", value).about(option);
-  };
-  WEFT_RETURN_IF_ERROR(in_range("threads", o.threads, 0, 1024));
-  WEFT_RETURN_IF_ERROR(in_range("max-batch-size", o.max_batch_size, 1, 4096));
-  WEFT_RETURN_IF_ERROR(in_range("max-num-tokens", o.max_num_tokens, 1, 1 << 20));
-  WEFT_RETURN_IF_ERROR(in_range("max-seq-len", o.max_seq_len, 0, 1 << 28));
-  WEFT_RETURN_IF_ERROR(in_range("kv-cache-memory", o.kv_cache_memory, 0, int64_t{1} << 50));
-  if (!(o.max_step_ms >= 0 && o.max_step_ms <= 1e6))
-    return fail(Code::invalid_argument, "--max-step-ms must be between 0 and 1000000, not ", o.max_step_ms).about("max-step-ms");
-  if (o.max_step_ms > 0 && !o.enable_chunked_prefill)
-    return fail(Code::invalid_argument, "--max-step-ms cuts prompts into pieces, which --enable-chunked-prefill off forbids")
-        .about("max-step-ms");
-  WEFT_RETURN_IF_ERROR(in_range("kv-cache-events", o.kv_cache_events, 0, 1 << 24));
-  WEFT_RETURN_IF_ERROR(in_range("tokens-per-block", o.tokens_per_block, 1, 1024));
-  if ((o.tokens_per_block & (o.tokens_per_block - 1)) != 0)
-    return fail(Code::invalid_argument, "--tokens-per-block must be a power of two, not ", o.tokens_per_block).about("tokens-per-block");
-  return {};
-}
 
 int64_t available_memory() {
   std::ifstream info("/proc/meminfo");
@@ -96,54 +40,6 @@ int64_t default_cache_bytes(int64_t per_token, int64_t max_seq_len, int64_t max_
 }
 
 constexpr int kLongestDefault = 1 << 20;  // tokens, for models that claim more
-
-// ---- Text -------------------------------------------------------------------------------------------------------------------
-
-GgufVocabulary vocabulary_of(const GgufTokenizer& t) {
-  const auto id = [](const std::optional<int64_t>& value) { return value ? std::optional<int32_t>(static_cast<int32_t>(*value)) : std::nullopt; };
-  GgufVocabulary v;
-  v.model = t.model, v.pre = t.pre;
-  v.tokens.assign(t.tokens.begin(), t.tokens.end());
-  v.scores = t.scores, v.token_types = t.token_type;
-  v.merges.assign(t.merges.begin(), t.merges.end());
-  v.bos_id = id(t.bos), v.eos_id = id(t.eos), v.unknown_id = id(t.unknown), v.padding_id = id(t.padding);
-  v.separator_id = id(t.separator), v.mask_id = id(t.mask);
-  v.add_bos = t.add_bos, v.add_eos = t.add_eos, v.add_space_prefix = t.add_space_prefix;
-  return v;
-}
-
-struct TextSide {
-  std::shared_ptr<const Tokenizer> tokenizer;          // null: the checkpoint has none
-  std::shared_ptr<const ChatTemplate> chat_template;   // null likewise
-  std::unique_ptr<const MediaProcessor> media;         // null: takes no pictures
-};
-
-Result<TextSide> load_text(const std::string& path) {
-  TextSide text;
-  WEFT_TRY(const std::shared_ptr<const Checkpoint> checkpoint, Checkpoint::open_dummy(path));
-  if (const GgufTokenizer* gguf = checkpoint->gguf_tokenizer()) {
-    WEFT_TRY(text.tokenizer, Tokenizer::from_gguf(vocabulary_of(*gguf)));
-    if (gguf->chat_template.empty()) return text;
-    Json special = Json::object();
-    if (const auto bos = text.tokenizer->bos_id()) special.set("bos_token", text.tokenizer->token_text(*bos));
-    if (const auto eos = text.tokenizer->eos_id()) special.set("eos_token", text.tokenizer->token_text(*eos));
-    WEFT_TRY(text.chat_template, ChatTemplate::from_source(gguf->chat_template, std::move(special)));
-    return text;
-  }
-  // VILA keeps its tokenizer with the language model.
-  const Json* part = checkpoint->config().find("llm_cfg");
-  const std::string text_path = part && !is_file(path + "/tokenizer.json") ? path + "/llm" : path;
-  auto tokenizer = Tokenizer::from_folder(text_path);
-  if (tokenizer.ok()) text.tokenizer = std::move(tokenizer).value();
-  else if (tokenizer.error().code() != Code::not_found) return std::move(tokenizer).error();
-  auto chat_template = ChatTemplate::from_folder(text_path);
-  if (chat_template.ok()) text.chat_template = std::move(chat_template).value();
-  else if (chat_template.error().code() != Code::not_found) return std::move(chat_template).error();
-  if (text.tokenizer) {
-    WEFT_TRY(text.media, MediaProcessor::from_folder(path));
-  }
-  return text;
-}
 
 // What generation_config.json says about sampling, where it makes sense.
 SamplingParams default_sampling_of(const Json& file, int vocab) {

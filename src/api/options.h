@@ -3,13 +3,17 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "base/json.h"
+#include "base/result.h"
 
 namespace weft {
+
+enum class Quantize : uint8_t;  // plan/weight_formats.h
 
 class LogitsProcessorKind;
 
@@ -46,5 +50,10 @@ struct EngineOptions {
   // In a program only: kinds of logits processors of its own, beside those of the plugins.
   std::vector<std::shared_ptr<const LogitsProcessorKind>> logits_processor_kinds;
 };
+
+// The option's value; nothing for a name that is none.
+std::optional<Quantize> quantize_of(const std::string& name);
+// What is wrong with the options by themselves, or cannot be honoured by this build; the error names the option.
+Status check_options(const EngineOptions& options);
 
 }  // namespace weft

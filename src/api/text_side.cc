@@ -1,0 +1,52 @@
+#include "api/text_side.h"
+
+#include "base/files.h"
+#include "checkpoint/checkpoint.h"
+
+namespace weft {
+
+namespace {
+
+GgufVocabulary vocabulary_of(const GgufTokenizer& t) {
+  const auto id = [](const std::optional<int64_t>& value) { return value ? std::optional<int32_t>(static_cast<int32_t>(*value)) : std::nullopt; };
+  GgufVocabulary v;
+  v.model = t.model, v.pre = t.pre;
+  v.tokens.assign(t.tokens.begin(), t.tokens.end());
+  v.scores = t.scores, v.token_types = t.token_type;
+  v.merges.assign(t.merges.begin(), t.merges.end());
+  v.bos_id = id(t.bos), v.eos_id = id(t.eos), v.unknown_id = id(t.unknown), v.padding_id = id(t.padding);
+  v.separator_id = id(t.separator), v.mask_id = id(t.mask);
+  v.add_bos = t.add_bos, v.add_eos = t.add_eos, v.add_space_prefix = t.add_space_prefix;
+  return v;
+}
+
+}  // namespace
+
+Result<TextSide> load_text(const std::string& path) {
+  TextSide text;
+  WEFT_TRY(const std::shared_ptr<const Checkpoint> checkpoint, Checkpoint::open_dummy(path));
+  if (const GgufTokenizer* gguf = checkpoint->gguf_tokenizer()) {
+    WEFT_TRY(text.tokenizer, Tokenizer::from_gguf(vocabulary_of(*gguf)));
+    if (gguf->chat_template.empty()) return text;
+    Json special = Json::object();
+    if (const auto bos = text.tokenizer->bos_id()) special.set("bos_token", text.tokenizer->token_text(*bos));
+    if (const auto eos = text.tokenizer->eos_id()) special.set("eos_token", text.tokenizer->token_text(*eos));
+    WEFT_TRY(text.chat_template, ChatTemplate::from_source(gguf->chat_template, std::move(special)));
+    return text;
+  }
+  // VILA keeps its tokenizer with the language model.
+  const Json* part = checkpoint->config().find("llm_cfg");
+  const std::string text_path = part && !is_file(path + "/tokenizer.json") ? path + "/llm" : path;
+  auto tokenizer = Tokenizer::from_folder(text_path);
+  if (tokenizer.ok()) text.tokenizer = std::move(tokenizer).value();
+  else if (tokenizer.error().code() != Code::not_found) return std::move(tokenizer).error();
+  auto chat_template = ChatTemplate::from_folder(text_path);
+  if (chat_template.ok()) text.chat_template = std::move(chat_template).value();
+  else if (chat_template.error().code() != Code::not_found) return std::move(chat_template).error();
+  if (text.tokenizer) {
+    WEFT_TRY(text.media, MediaProcessor::from_folder(path));
+  }
+  return text;
+}
+
+}  // namespace weft

@@ -1,0 +1,23 @@
+// Everything of a model that deals in text and pictures: tokenizer, chat template, picture processor. Read beside the weights.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "base/result.h"
+#include "media/processor.h"
+#include "text/chat_template.h"
+#include "text/tokenizer.h"
+
+namespace weft {
+
+struct TextSide {
+  std::shared_ptr<const Tokenizer> tokenizer;          // null: the checkpoint has none
+  std::shared_ptr<const ChatTemplate> chat_template;   // null likewise
+  std::unique_ptr<const MediaProcessor> media;         // null: takes no pictures
+};
+
+// From a model's folder or GGUF file. What is absent is null; what is broken is an error.
+Result<TextSide> load_text(const std::string& path);
+
+}  // namespace weft
