@@ -68,7 +68,7 @@ constexpr Feature kFeatures[] = {
 // One of every kind of cache and of every way that a row could meet its neighbours; the types of numbers are spread over them, since all
 // pairs of features over all of both would take an hour. Windows and chunks hold less of a sequence.
 const Model kModels[] = {
-    {"llama-3.1", 320, {"float32", "bfloat16"}}, {"mistral-swa", 224, {"bfloat16"}}, {"gemma3-1b", 320, {"float32"}}, {"qwen2-swa", 320, {}},
+    {"llama-3.1", 320, {"float32", "bfloat16"}}, {"mistral-swa", 192, {"bfloat16"}}, {"gemma3-1b", 320, {"float32"}}, {"qwen2-swa", 320, {}},
     {"deepseek-v3", 320, {"bfloat16"}},          {"qwen3-moe", 320, {"bfloat16"}},   {"llama4", 240, {"bfloat16"}},   {"decilm-51b", 320, {"float32"}},
     {"qwen2.5-vl", 320, {"bfloat16"}},
 };
