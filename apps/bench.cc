@@ -2,6 +2,7 @@
 // with random prompts so that no cache helps.
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <condition_variable>
 #include <cstdio>
 #include <mutex>
@@ -73,6 +74,17 @@ Result<Measured> measure(Engine& engine, Prompts& prompts, int batch, int prompt
 
 double rate(double count, double seconds) { return seconds > 0 ? count / seconds : 0; }
 
+// Weights that a token computes with.
+double active_parameters(const ModelInfo& info) {
+  return static_cast<double>(info.parameters) - static_cast<double>(info.expert_parameters) * (1 - info.expert_share);
+}
+
+// Bytes of weights that a step of so many tokens reads; of experts those that are chosen at all, if the router spreads evenly.
+double step_bytes(const ModelInfo& info, int tokens) {
+  const double untouched = std::pow(1 - info.expert_share, tokens);
+  return static_cast<double>(info.weight_bytes) - static_cast<double>(info.expert_bytes) * untouched;
+}
+
 Json to_json(const Measured& m, const ModelInfo& info) {
   const double tokens_per_s = rate(static_cast<double>(m.decoded_tokens), m.decode_s);
   const double steps_per_s = tokens_per_s / m.batch;
@@ -80,7 +92,7 @@ Json to_json(const Measured& m, const ModelInfo& info) {
                        {"first_token_s", m.first_token_s},
                        {"decode_tokens_per_s", tokens_per_s},
                        {"decode_step_ms", steps_per_s > 0 ? 1000 / steps_per_s : 0},
-                       {"weight_gb_per_s", steps_per_s * static_cast<double>(info.weight_bytes) / 1e9}});
+                       {"weight_gb_per_s", steps_per_s * step_bytes(info, m.batch) / 1e9}});
 }
 
 }  // namespace
@@ -118,7 +130,8 @@ Status bench_command(const Arguments& arguments, const EngineLoader& load) {
                                     {"load_s", load_s},
                                     {"prompt_tokens", arguments.prompt_tokens},
                                     {"prefill_tokens_per_s", best_prefill},
-                                    {"prefill_gflops", best_prefill * 2 * static_cast<double>(info.parameters) / 1e9},
+                                    {"active_parameters", static_cast<long>(active_parameters(info))},
+                                    {"prefill_gflops", best_prefill * 2 * active_parameters(info) / 1e9},
                                     {"decode", Json(decode)}});
   if (arguments.json) {
     print_out(report.dump() + "\n");
@@ -127,7 +140,7 @@ Status bench_command(const Arguments& arguments, const EngineLoader& load) {
   std::printf("%s (%s, %.2f B parameters, %s, %s, %d threads), loaded in %.2f s\n", info.name.c_str(), info.architecture.c_str(),
               static_cast<double>(info.parameters) / 1e9, info.dtype.c_str(), info.isa.c_str(), info.threads, load_s);
   std::printf("prefill  %8d tokens  %9.1f tokens/s  %8.1f GFLOP/s\n", arguments.prompt_tokens, best_prefill,
-              best_prefill * 2 * static_cast<double>(info.parameters) / 1e9);
+              best_prefill * 2 * active_parameters(info) / 1e9);
   for (const Json& row : decode)
     std::printf("decode   batch %6d   %9.1f tokens/s  %8.2f ms/step  %6.1f GB/s of weights\n",
                 static_cast<int>(row.find("batch")->as_integer()), row.find("decode_tokens_per_s")->as_number(),

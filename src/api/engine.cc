@@ -551,6 +551,15 @@ Result<std::unique_ptr<Engine>> Engine::load(const std::string& path, const Engi
   info.name = model_name(path), info.path = path, info.architecture = model.architecture;
   info.vocab_size = model.vocab;
   info.parameters = model.weights.parameters, info.weight_bytes = model.weights.bytes;
+  for (const Op& op : model.plan.ops)
+    if (const auto* experts = std::get_if<ExpertsOp>(&op.kind)) {
+      info.expert_share = static_cast<double>(experts->slots) / static_cast<double>(experts->matrices.size());
+      for (int matrix : experts->matrices) {
+        const kernels::PackedMatrix& packed = model.weights.matrices[matrix];
+        info.expert_parameters += int64_t{packed.out} * packed.k;
+        info.expert_bytes += static_cast<int64_t>(packed.panel_bytes) * ((packed.out + packed.panel - 1) / packed.panel);
+      }
+    }
   info.kv_bytes_per_token = model.kv_bytes_per_token(), info.kv_cache_bytes = core.cache_bytes;
   info.dtype = model.form == kernels::WeightForm::f32 ? "float32" : "bfloat16", info.isa = model.table->isa, info.threads = threads;
   if (model.plan.head == HeadKind::classify_first) info.labels = label_names(model.checkpoint->config());

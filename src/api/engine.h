@@ -132,6 +132,9 @@ struct ModelInfo {
   int max_seq_len = 0;       // in force
   int64_t parameters = 0;
   int64_t weight_bytes = 0;  // in memory, packed
+  // Of the routed experts' matrices, how much of the two above; a token goes through expert_share of them (chosen / all).
+  int64_t expert_parameters = 0, expert_bytes = 0;
+  double expert_share = 1;
   int64_t kv_bytes_per_token = 0;
   int64_t kv_cache_bytes = 0;
   std::string dtype, isa;
