@@ -460,6 +460,8 @@ struct CpuTable {
   void (*attend)(const AttendArgs&, int rows, Part) = nullptr;
   void (*attend_combine)(const AttendArgs&, int rows, Part) = nullptr;
   size_t (*attend_scratch_bytes)(int heads, const CacheView&) = nullptr;  // per thread
+  // Whether attention over a bfloat16 cache rounds queries and softmax weights to bfloat16 for its products (their sums are float32).
+  bool attend_rounds = false;
   void (*activate)(const ActivateArgs&, int rows, Part) = nullptr;
   void (*add)(const AddArgs&, int rows, Part) = nullptr;
   void (*select_rows)(const SelectRowsArgs&, int rows, Part) = nullptr;
@@ -482,7 +484,7 @@ int max_partials(int max_sequences, int max_position, int kv_heads);
 
 const CpuTable& ref_table();
 // The best table this machine and its operating system support, or the one that the environment variable WEFT_ISA names
-// (ref, avx2, avx512); null if that one cannot run here or is unknown.
+// (ref, avx2, avx512, avx512_bf16, amx); null if that one cannot run here or is unknown.
 const CpuTable* cpu_table();
 // Every table that can run here, ref first.
 std::vector<const CpuTable*> available_tables();
