@@ -3,6 +3,9 @@
 
 #include "kernels/simd/linear.h"
 #include "kernels/simd/linear_int8.h"
+#ifdef __AVX512BF16__
+#include "kernels/simd/linear_bf12.h"
+#endif
 #ifdef __AMX_BF16__
 #include "kernels/simd/linear_tiles.h"
 #endif
@@ -19,9 +22,17 @@ void with_product(const PackedMatrix& w, Fn fn) {
     case WeightForm::f32: return fn.template operator()<V, FloatProduct<V, WeightForm::f32>>();
     case WeightForm::bf16:
 #ifdef __AMX_BF16__
-      return fn.template operator()<TileVectors<V>, TileProduct<TileVectors<V>>>();
+      return fn.template operator()<TileVectors<V>, TileProduct<TileVectors<V>, WeightForm::bf16>>();
 #else
       return fn.template operator()<V, FloatProduct<V, WeightForm::bf16>>();
+#endif
+    case WeightForm::bf12:
+#if defined(__AMX_BF16__)
+      return fn.template operator()<TileVectors<V>, TileProduct<TileVectors<V>, WeightForm::bf12>>();
+#elif defined(__AVX512BF16__)
+      return fn.template operator()<V, Bf12Product<V>>();
+#else
+      return;  // these tables do not pack it
 #endif
     case WeightForm::fp8: return fn.template operator()<V, WidenedProduct<V, WeightForm::fp8, false>>();
     case WeightForm::int8:
