@@ -14,6 +14,7 @@
 #include "api/running_request.h"
 #include "api/scores.h"
 #include "api/text_side.h"
+#include "base/cpu_layout.h"
 #include "base/log.h"
 #include "grammar/grammar_cache.h"
 #include "runtime/engine_core.h"
@@ -37,6 +38,14 @@ int64_t available_memory() {
 int64_t default_cache_bytes(int64_t per_token, int64_t max_seq_len, int64_t max_batch) {
   const int64_t wanted = per_token * (max_seq_len + 2 * 256) * max_batch;
   return std::clamp<int64_t>(wanted, int64_t{64} << 20, std::max<int64_t>(available_memory() / 2, int64_t{64} << 20));
+}
+
+Result<std::unique_ptr<ThreadTeam>> make_team(const EngineOptions& options) {
+  const CpuLayout layout = read_cpu_layout();
+  const int threads = options.threads > 0 ? options.threads : default_threads(layout);
+  WEFT_TRY(std::vector<std::vector<int>> places, place_members(layout, threads, *pinning_of(options.pin_threads)));
+  const bool on_nodes = layout.nodes().size() > 1 && !places[0].empty();
+  return std::make_unique<ThreadTeam>(std::move(places), on_nodes);
 }
 
 constexpr int kLongestDefault = 1 << 20;  // tokens, for models that claim more
@@ -522,7 +531,7 @@ Result<std::unique_ptr<Engine>> Engine::load(const std::string& path, const Engi
   WEFT_TRY(ProcessorKinds processors, load_logits_plugins(options.logits_processors, options.logits_processor_kinds));
   // The tokenizer takes about as long as the weights, so both are read at once.
   auto text_side = std::async(std::launch::async, load_text, path);
-  auto team = std::make_unique<ThreadTeam>(options.threads > 0 ? options.threads : ThreadTeam::default_size());
+  WEFT_TRY(std::unique_ptr<ThreadTeam> team, make_team(options));
   const int threads = team->size();
   WEFT_TRY(Model model, load_model(path, *team, {.dtype = options.dtype, .kv_dtype = options.kv_cache_dtype, .dummy = options.load_format == "dummy",
                                                     .quantize = *quantize_of(options.quantize), .dequantize = options.dequantize,

@@ -2,11 +2,9 @@
 
 #include <sched.h>
 
-#include <algorithm>
-#include <fstream>
-#include <set>
-#include <string>
 #include <utility>
+
+#include "base/cpu_layout.h"
 
 namespace weft {
 namespace {
@@ -31,36 +29,40 @@ void wait_while(std::atomic<uint32_t>& value, uint32_t old) {
   while (value.load(std::memory_order_acquire) == old) value.wait(old, std::memory_order_acquire);
 }
 
-int physical_cores(int logical) {
-  std::set<std::pair<std::string, std::string>> cores;
-  for (int cpu = 0; cpu < 4096; ++cpu) {
-    const std::string base = "/sys/devices/system/cpu/cpu" + std::to_string(cpu) + "/topology/";
-    std::ifstream core(base + "core_id"), package(base + "physical_package_id");
-    std::string core_id, package_id;
-    if (!(core >> core_id) || !(package >> package_id)) break;
-    cores.emplace(package_id, core_id);
-  }
-  return cores.empty() ? logical : static_cast<int>(cores.size());
+void stay_on(const std::vector<int>& cpus) {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  for (const int cpu : cpus)
+    if (cpu >= 0 && cpu < CPU_SETSIZE) CPU_SET(cpu, &set);
+  ::sched_setaffinity(0, sizeof set, &set);  // refused: the thread runs anywhere
 }
 
-int cgroup_quota(int cores) {
-  std::ifstream file("/sys/fs/cgroup/cpu.max");
-  std::string quota;
-  double period = 0;
-  if (!(file >> quota >> period) || quota == "max" || period <= 0) return cores;
-  return std::max(1, static_cast<int>(std::stod(quota) / period));
+std::vector<int> current_cpus() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  std::vector<int> cpus;
+  if (::sched_getaffinity(0, sizeof set, &set) == 0)
+    for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu)
+      if (CPU_ISSET(cpu, &set)) cpus.push_back(cpu);
+  return cpus;
 }
 
 }  // namespace
 
-int ThreadTeam::default_size() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  const int allowed = ::sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : static_cast<int>(std::thread::hardware_concurrency());
-  return std::max(1, std::min({allowed, physical_cores(allowed), cgroup_quota(allowed)}));
+int ThreadTeam::default_size() { return default_threads(read_cpu_layout()); }
+
+ThreadTeam::Seat::Seat(const ThreadTeam& team) {
+  if (team.places_[0].empty()) return;
+  before_ = current_cpus();
+  stay_on(team.places_[0]);
 }
 
-ThreadTeam::ThreadTeam(int size) : size_(std::max(1, size)) {
+ThreadTeam::Seat::~Seat() {
+  if (!before_.empty()) stay_on(before_);
+}
+
+ThreadTeam::ThreadTeam(std::vector<std::vector<int>> places, bool spans_nodes)
+    : places_(std::move(places)), size_(static_cast<int>(places_.size())), spans_nodes_(spans_nodes) {
   for (int member = 1; member < size_; ++member) threads_.emplace_back([this, member] { member_loop(member); });
 }
 
@@ -81,6 +83,7 @@ void ThreadTeam::run(const std::function<void(int)>& work) {
 }
 
 void ThreadTeam::member_loop(int member) {
+  if (const std::vector<int>& place = places_[static_cast<size_t>(member)]; !place.empty()) stay_on(place);
   uint32_t seen = 0;
   for (;;) {
     wait_while(generation_, seen);
