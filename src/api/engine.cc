@@ -10,6 +10,7 @@
 #include <unordered_map>
 
 #include "api/beam_request.h"
+#include "api/model_info.h"
 #include "api/picture_prompt.h"
 #include "api/running_request.h"
 #include "api/scores.h"
@@ -556,25 +557,13 @@ Result<std::unique_ptr<Engine>> Engine::load(const std::string& path, const Engi
                    .processors = std::move(processors)};
   if (core.cache_bytes == 0) core.cache_bytes = default_cache_bytes(model.kv_bytes_per_token(), core.max_seq_len, core.max_batch_size);
 
-  ModelInfo info;
-  info.name = model_name(path), info.path = path, info.architecture = model.architecture;
-  info.vocab_size = model.vocab;
-  info.parameters = model.weights.parameters, info.weight_bytes = model.weights.bytes;
-  for (const Op& op : model.plan.ops)
-    if (const auto* experts = std::get_if<ExpertsOp>(&op.kind)) {
-      info.expert_share = static_cast<double>(experts->slots) / static_cast<double>(experts->matrices.size());
-      for (int matrix : experts->matrices) {
-        const kernels::PackedMatrix& packed = model.weights.matrices[matrix];
-        info.expert_parameters += int64_t{packed.out} * packed.k;
-        info.expert_bytes += static_cast<int64_t>(packed.panel_bytes) * ((packed.out + packed.panel - 1) / packed.panel);
-      }
-    }
-  info.kv_bytes_per_token = model.kv_bytes_per_token(), info.kv_cache_bytes = core.cache_bytes;
-  info.dtype = model.form == kernels::WeightForm::f32 ? "float32" : "bfloat16", info.isa = model.table->isa, info.threads = threads;
+  ModelInfo info = describe(model);
+  info.name = model_name(path), info.path = path, info.threads = threads;
+  info.kv_cache_bytes = core.cache_bytes;
   if (model.plan.head == HeadKind::classify_first) info.labels = label_names(model.checkpoint->config());
   info.takes_images = text.media != nullptr && model.vision.has_value();
   if (!info.takes_images) text.media.reset();
-  info.generative = model.plan.head == HeadKind::lm, info.has_chat_template = text.chat_template != nullptr;
+  info.has_chat_template = text.chat_template != nullptr;
   WEFT_TRY(std::unique_ptr<EngineCore> running, EngineCore::create(std::move(model), std::move(team), core));
   info.max_seq_len = running->options().max_seq_len;
   if (info.max_seq_len < options.max_seq_len)
