@@ -2,7 +2,7 @@
 """Writes checkpoints of random weights in the shapes of published models, the same weights for every engine that is compared:
 a Hugging Face folder (config.json, model.safetensors, tokenizer.json) and GGUF files.
 
-  bench/make_checkpoint.py --shape qwen3-0.6b --out /tmp/models [--gguf bf16,q8_0,q4_0] [--tokenizer tokenizer.json[.gz]]
+  bench/make_checkpoint.py --shape qwen3-0.6b --out /tmp/models [--gguf bf16,f16,q8_0,q4_0] [--tokenizer tokenizer.json[.gz]]
 
 makes OUT/qwen3-0.6b/ and OUT/qwen3-0.6b.bf16.gguf and so on. Without --tokenizer the vocabulary is made up: bytes, and names that no
 text contains. Needs the Python packages numpy, safetensors and gguf.
@@ -140,7 +140,7 @@ def write_gguf(path, s, tensors, kind):
     writer.add_token_types([1] * (s["vocab"] - 1) + [3]), writer.add_token_merges(merges), writer.add_eos_token_id(s["vocab"] - 1)
     writer.add_add_bos_token(False)
     names = gguf.get_tensor_name_map({"llama": gguf.MODEL_ARCH.LLAMA, "qwen3": gguf.MODEL_ARCH.QWEN3, "gemma3": gguf.MODEL_ARCH.GEMMA3}[s["arch"]], s["layers"])
-    quantized = {"bf16": None, "q8_0": gguf.GGMLQuantizationType.Q8_0, "q4_0": gguf.GGMLQuantizationType.Q4_0}[kind]
+    quantized = {"bf16": None, "f16": None, "q8_0": gguf.GGMLQuantizationType.Q8_0, "q4_0": gguf.GGMLQuantizationType.Q4_0}[kind]
     for name, bits in tensors.items():
         base = name.removesuffix(".weight")
         target = names.get_name(base) + ".weight"
@@ -153,7 +153,9 @@ def write_gguf(path, s, tensors, kind):
         own = quantized
         if quantized and name.startswith("model.embed"):
             own = gguf.GGMLQuantizationType.Q8_0  # the head, as llama.cpp's own converter keeps it at 8 bits or nearly
-        if own is None:
+        if kind == "f16":
+            writer.add_tensor(target, from_bf16(bits).astype(np.float16))
+        elif own is None:
             writer.add_tensor(target, bits.view(np.uint8), raw_dtype=gguf.GGMLQuantizationType.BF16)
         else:
             writer.add_tensor(target, gguf.quants.quantize(from_bf16(bits), own), raw_dtype=own)
@@ -165,7 +167,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", required=True, choices=SHAPES)
     parser.add_argument("--out", required=True, type=Path)
-    parser.add_argument("--gguf", default="", help="bf16, q8_0, q4_0, separated by commas")
+    parser.add_argument("--gguf", default="", help="bf16, f16, q8_0, q4_0, separated by commas")
     parser.add_argument("--tokenizer", type=Path, help="a tokenizer.json, or one through gzip, for the folder")
     options = parser.parse_args()
     s = SHAPES[options.shape]

@@ -1,7 +1,11 @@
 #include "base/thread_team.h"
 
 #include <sched.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
+#include <chrono>
 #include <utility>
 
 #include "base/cpu_layout.h"
@@ -15,16 +19,27 @@ inline void pause() {
 #endif
 }
 
-// Waits until `value` differs from `old`: a short spin for the usual case, then a futex. Yielding in between lets a member whose
-// core was taken by somebody else run again.
-void wait_while(std::atomic<uint32_t>& value, uint32_t old) {
-  for (int i = 0; i < 4000; ++i) {
-    if (value.load(std::memory_order_acquire) != old) return;
-    pause();
-  }
-  for (int i = 0; i < 20; ++i) {
-    if (value.load(std::memory_order_acquire) != old) return;
+// Longer than members differ inside a step; the pause of a processor takes 10 to 140 cycles, so it is time that counts, not turns.
+constexpr auto kSpin = std::chrono::microseconds(60);
+
+bool changes_while_spinning(const std::atomic<uint32_t>& value, uint32_t old) {
+  const auto end = std::chrono::steady_clock::now() + kSpin;
+  do {
+    for (int i = 0; i < 32; ++i) {
+      if (value.load(std::memory_order_acquire) != old) return true;
+      pause();
+    }
+  } while (std::chrono::steady_clock::now() < end);
+  return false;
+}
+
+// Waits until `value` differs from `old`. Yielding lets a member whose processor was taken by somebody else run here, and so does
+// sleeping: the system moves what waits elsewhere to an idle processor.
+void wait_while(const std::atomic<uint32_t>& value, uint32_t old) {
+  if (changes_while_spinning(value, old)) return;
+  for (int i = 0; i < 10; ++i) {
     ::sched_yield();
+    if (value.load(std::memory_order_acquire) != old) return;
   }
   while (value.load(std::memory_order_acquire) == old) value.wait(old, std::memory_order_acquire);
 }
@@ -104,6 +119,16 @@ void ThreadTeam::barrier() {
   } else {
     wait_while(phase_, phase);
   }
+}
+
+void step_back_from_compute() {
+  constexpr int kNice = 5;
+  thread_local const bool done = [] {
+    const auto thread = static_cast<id_t>(::syscall(SYS_gettid));
+    ::setpriority(PRIO_PROCESS, thread, ::getpriority(PRIO_PROCESS, thread) + kNice);  // Linux: of the thread
+    return true;
+  }();
+  (void)done;
 }
 
 }  // namespace weft

@@ -60,4 +60,8 @@ class ThreadTeam {
   std::atomic<bool> stopping_{false};
 };
 
+// For threads beside the team that may take a while at a time (request handlers): where processors are short, members go first and
+// this thread gets about a quarter of one. Once per thread; later calls do nothing.
+void step_back_from_compute();
+
 }  // namespace weft
