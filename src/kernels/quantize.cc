@@ -43,25 +43,37 @@ WEFT_QUANTIZE_INLINE uint16_t quantize_int8(const float* x, int count, float lar
   return bits;
 }
 
-// The scale that fits best when x / scale is rounded with this inverse: sum(x q) / sum(q q), which is where the error
-// sum((x - scale q)^2) is least. `gain` is how much of sum(x^2) it explains.
-struct Fit {
-  float scale = 0, gain = 0;
-};
-WEFT_QUANTIZE_INLINE Fit fit_int4(const float (&x)[kInt4Group], float inverse) {
-  constexpr int kLanes = 8;  // of partial sums, for the compiler to vectorise
-  float lanes_xq[kLanes] = {}, lanes_qq[kLanes] = {};
-  for (int i = 0; i < kInt4Group; i += kLanes) {
-    for (int lane = 0; lane < kLanes; ++lane) {
-      const float value = x[i + lane], q = std::min(std::max(whole(value * inverse), -8.0f), 7.0f);
-      lanes_xq[lane] += value * q;
-      lanes_qq[lane] += q * q;
+// The inverses that are tried for int4: -(8 + 0.15 step), steps -6 ... 8.
+constexpr int kSteps = 15, kFirstStep = -6;
+typedef float Steps8 __attribute__((vector_size(32)));
+
+// The scale that fits best when x / scale is rounded with one of the inverses: sum(x q) / sum(q q), which is where the error
+// sum((x - scale q)^2) is least; of the inverses the one that explains most of sum(x^2), (x q)^2 / (q q). 0: none explains any.
+// Vectors run over the inverses. Each sums every eighth value, then these eight sums.
+WEFT_QUANTIZE_INLINE float fit_int4(const float (&x)[kInt4Group]) {
+  constexpr int kParts = 8;
+  const Steps8 low = Steps8{} - 8.0f, high = Steps8{} + 7.0f;
+  float explained[16], scales[16];
+  for (int half = 0; half < 2; ++half) {
+    Steps8 inverse, xq{}, qq{};
+    for (int i = 0; i < 8; ++i) inverse[i] = -(8.0f + 0.15f * static_cast<float>(kFirstStep + 8 * half + i));
+    for (int part = 0; part < kParts; ++part) {
+      Steps8 part_xq{}, part_qq{};
+      for (int i = part; i < kInt4Group; i += kParts) {
+        Steps8 q = (x[i] * inverse + 0x1.8p23f) - 0x1.8p23f;  // whole()
+        q = q < low ? low : q;
+        q = high < q ? high : q;
+        part_xq += x[i] * q, part_qq += q * q;
+      }
+      xq += part_xq, qq += part_qq;
     }
+    const Steps8 scale = xq / qq, gain = xq * scale;
+    for (int i = 0; i < 8; ++i) scales[8 * half + i] = scale[i], explained[8 * half + i] = qq[i] > 0 ? gain[i] : 0;
   }
-  float xq = 0, qq = 0;
-  for (int lane = 0; lane < kLanes; ++lane) xq += lanes_xq[lane], qq += lanes_qq[lane];
-  if (!(qq > 0)) return {};
-  return {xq / qq, xq * (xq / qq)};
+  float best = 0, best_scale = 0;
+  for (int step = 0; step < kSteps; ++step)
+    if (explained[step] > best) best = explained[step], best_scale = scales[step];
+  return best_scale;
 }
 
 // The first value of the largest magnitude, with its sign: the code range reaches further down than up.
@@ -78,12 +90,7 @@ WEFT_QUANTIZE_INLINE uint16_t quantize_int4(const float* x, int count, float lar
   // Weights near 1, so that their squares are floats.
   float scaled[kInt4Group] = {};
   for (int i = 0; i < count; ++i) scaled[i] = x[i] / peak;
-  Fit best;
-  for (int step = -6; step <= 8; ++step) {
-    const Fit fit = fit_int4(scaled, -(8.0f + 0.15f * static_cast<float>(step)));
-    if (fit.gain > best.gain) best = fit;
-  }
-  const uint16_t bits = float_to_bf16(best.scale * peak);
+  const uint16_t bits = float_to_bf16(fit_int4(scaled) * peak);
   const float scale = bf16_to_float(bits);
   if (scale == 0) return 0;
   for (int i = 0; i < count; ++i) codes[i] = static_cast<uint8_t>(std::clamp(nearest(x[i] / scale), -8, 7) + 8);
