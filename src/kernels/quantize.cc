@@ -46,13 +46,14 @@ WEFT_QUANTIZE_INLINE uint16_t quantize_int8(const float* x, int count, float lar
 // The inverses that are tried for int4: -(8 + 0.15 step), steps -6 ... 8.
 constexpr int kSteps = 15, kFirstStep = -6;
 typedef float Steps8 __attribute__((vector_size(32)));
+typedef int32_t Bits8 __attribute__((vector_size(32)));
 
 // The scale that fits best when x / scale is rounded with one of the inverses: sum(x q) / sum(q q), which is where the error
 // sum((x - scale q)^2) is least; of the inverses the one that explains most of sum(x^2), (x q)^2 / (q q). 0: none explains any.
 // Vectors run over the inverses. Each sums every eighth value, then these eight sums.
 WEFT_QUANTIZE_INLINE float fit_int4(const float (&x)[kInt4Group]) {
   constexpr int kParts = 8;
-  const Steps8 low = Steps8{} - 8.0f, high = Steps8{} + 7.0f;
+  const Bits8 low = Bits8{} + std::bit_cast<int32_t>(0x1.8p23f - 8.0f), high = Bits8{} + std::bit_cast<int32_t>(0x1.8p23f + 7.0f);
   float explained[16], scales[16];
   for (int half = 0; half < 2; ++half) {
     Steps8 inverse, xq{}, qq{};
@@ -60,9 +61,11 @@ WEFT_QUANTIZE_INLINE float fit_int4(const float (&x)[kInt4Group]) {
     for (int part = 0; part < kParts; ++part) {
       Steps8 part_xq{}, part_qq{};
       for (int i = part; i < kInt4Group; i += kParts) {
-        Steps8 q = (x[i] * inverse + 0x1.8p23f) - 0x1.8p23f;  // whole()
-        q = q < low ? low : q;
-        q = high < q ? high : q;
+        // whole(), limited to the codes while it is a whole number in the last bits of a positive float.
+        Bits8 bits = reinterpret_cast<Bits8>(x[i] * inverse + 0x1.8p23f);
+        bits = bits < low ? low : bits;
+        bits = bits > high ? high : bits;
+        const Steps8 q = reinterpret_cast<Steps8>(bits) - 0x1.8p23f;
         part_xq += x[i] * q, part_qq += q * q;
       }
       xq += part_xq, qq += part_qq;
