@@ -1,11 +1,13 @@
 #include "base/thread_team.h"
 
+#include <linux/futex.h>
 #include <sched.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include <chrono>
+#include <climits>
 #include <utility>
 
 #include "base/cpu_layout.h"
@@ -19,30 +21,31 @@ inline void pause() {
 #endif
 }
 
+using Clock = std::chrono::steady_clock;
+
 // Longer than members differ inside a step; the pause of a processor takes 10 to 140 cycles, so it is time that counts, not turns.
 constexpr auto kSpin = std::chrono::microseconds(60);
+// Longer than members differ inside a decode step and than it takes to wake one: somebody else had a processor, or the work is so
+// long that a wake-up does not matter beside it. For how many waits that is remembered: about a step.
+constexpr auto kLongWait = std::chrono::microseconds(400);
+constexpr int kRemembered = 256;
 
-bool changes_while_spinning(const std::atomic<uint32_t>& value, uint32_t old) {
-  const auto end = std::chrono::steady_clock::now() + kSpin;
+bool changes_while_spinning(const std::atomic<uint32_t>& value, uint32_t old, Clock::time_point end) {
   do {
     for (int i = 0; i < 32; ++i) {
       if (value.load(std::memory_order_acquire) != old) return true;
       pause();
     }
-  } while (std::chrono::steady_clock::now() < end);
+  } while (Clock::now() < end);
   return false;
 }
 
-// Waits until `value` differs from `old`. Yielding lets a member whose processor was taken by somebody else run here, and so does
-// sleeping: the system moves what waits elsewhere to an idle processor.
-void wait_while(const std::atomic<uint32_t>& value, uint32_t old) {
-  if (changes_while_spinning(value, old)) return;
-  for (int i = 0; i < 10; ++i) {
-    ::sched_yield();
-    if (value.load(std::memory_order_acquire) != old) return;
-  }
-  while (value.load(std::memory_order_acquire) == old) value.wait(old, std::memory_order_acquire);
+// std::atomic::wait would yield the processor first, that is, for a whole slice of another process.
+void sleep_while(std::atomic<uint32_t>& value, uint32_t old) {
+  static_assert(sizeof value == sizeof(uint32_t));
+  ::syscall(SYS_futex, &value, FUTEX_WAIT_PRIVATE, old, nullptr, nullptr, 0);
 }
+void wake_all(std::atomic<uint32_t>& value) { ::syscall(SYS_futex, &value, FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0); }
 
 void stay_on(const std::vector<int>& cpus) {
   cpu_set_t set;
@@ -83,16 +86,35 @@ ThreadTeam::ThreadTeam(std::vector<std::vector<int>> places, bool spans_nodes)
 
 ThreadTeam::~ThreadTeam() {
   stopping_ = true;
-  generation_.fetch_add(1, std::memory_order_release);
-  generation_.notify_all();
+  generation_.set(generation_.value.load(std::memory_order_relaxed) + 1);
   for (std::thread& thread : threads_) thread.join();
+}
+
+// Either the sleeper sees the new value before it sleeps, or this sees the sleeper.
+void ThreadTeam::Signal::set(uint32_t next) {
+  value.store(next, std::memory_order_seq_cst);
+  if (sleepers.load(std::memory_order_seq_cst) > 0) wake_all(value);
+}
+
+void ThreadTeam::wait_while(Signal& signal, uint32_t old) {
+  if (signal.value.load(std::memory_order_acquire) != old) return;
+  const Clock::time_point begin = Clock::now();
+  const int crowded = crowded_.load(std::memory_order_relaxed);
+  const bool spun = crowded == 0 && changes_while_spinning(signal.value, old, begin + kSpin);
+  if (spun) return;
+  signal.sleepers.fetch_add(1, std::memory_order_seq_cst);
+  while (signal.value.load(std::memory_order_seq_cst) == old) sleep_while(signal.value, old);
+  signal.sleepers.fetch_sub(1, std::memory_order_relaxed);
+  if (&signal != &phase_) return;  // between runs: there was nothing to do
+  // Members may overwrite each other's counts, which does not matter.
+  if (Clock::now() - begin > kLongWait) crowded_.store(kRemembered, std::memory_order_relaxed);
+  else if (crowded > 0) crowded_.store(crowded - 1, std::memory_order_relaxed);
 }
 
 void ThreadTeam::run(const std::function<void(int)>& work) {
   if (size_ == 1) return work(0);
   work_ = &work;
-  generation_.fetch_add(1, std::memory_order_release);
-  generation_.notify_all();
+  generation_.set(generation_.value.load(std::memory_order_relaxed) + 1);
   work(0);
   barrier();  // the members arrive here when their part is done
 }
@@ -111,11 +133,10 @@ void ThreadTeam::member_loop(int member) {
 
 void ThreadTeam::barrier() {
   if (size_ == 1) return;
-  const uint32_t phase = phase_.load(std::memory_order_acquire);
+  const uint32_t phase = phase_.value.load(std::memory_order_acquire);
   if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == static_cast<uint32_t>(size_)) {
     arrived_.store(0, std::memory_order_relaxed);
-    phase_.store(phase + 1, std::memory_order_release);
-    phase_.notify_all();
+    phase_.set(phase + 1);
   } else {
     wait_while(phase_, phase);
   }

@@ -1,6 +1,6 @@
-// A team of threads that walk the same work together, the caller among them. Waiting members spin for some tens of microseconds, offer
-// their processor to others, and then sleep: an idle team uses no processor, and a member whose processor was taken by another
-// process does not have the rest of the machine spinning against it.
+// A team of threads that walk the same work together, the caller among them. Waiting members spin for some tens of microseconds and then
+// sleep: an idle team uses no processor. Where a wait shows that another process has taken a member's processor, they sleep at once for
+// a while: time spent spinning counts as used, and the system would take it from the work behind the barrier.
 #pragma once
 
 #include <atomic>
@@ -47,16 +47,24 @@ class ThreadTeam {
   static int default_size();
 
  private:
+  // A number that members wait on.
+  struct Signal {
+    std::atomic<uint32_t> value{0};
+    std::atomic<int> sleepers{0};
+    void set(uint32_t next);  // and wakes all
+  };
   void member_loop(int member);
+  void wait_while(Signal& signal, uint32_t old);
 
   const std::vector<std::vector<int>> places_;
   const int size_;
   const bool spans_nodes_;
   std::vector<std::thread> threads_;
   const std::function<void(int)>* work_ = nullptr;
-  alignas(64) std::atomic<uint32_t> generation_{0};  // grows by one per run; members wait on it
+  alignas(64) Signal generation_;  // grows by one per run
   alignas(64) std::atomic<uint32_t> arrived_{0};
-  alignas(64) std::atomic<uint32_t> phase_{0};  // grows by one per barrier
+  alignas(64) Signal phase_;  // grows by one per barrier
+  alignas(64) std::atomic<int> crowded_{0};  // waits that are still to go without spinning
   std::atomic<bool> stopping_{false};
 };
 
