@@ -138,7 +138,10 @@ def write_gguf(path, s, tensors, kind):
     tokens, merges = made_up_tokens(s["vocab"])
     writer.add_tokenizer_model("gpt2"), writer.add_tokenizer_pre("gpt-2"), writer.add_token_list(tokens)
     writer.add_token_types([1] * (s["vocab"] - 1) + [3]), writer.add_token_merges(merges), writer.add_eos_token_id(s["vocab"] - 1)
-    writer.add_add_bos_token(False)
+    writer.add_bos_token_id(s["vocab"] - 1), writer.add_pad_token_id(s["vocab"] - 1), writer.add_add_bos_token(False)
+    writer.add_chat_template("{% for message in messages %}{{ message['content'] }}{% endfor %}")
+    writer.add_file_type({"bf16": gguf.LlamaFileType.MOSTLY_BF16, "f16": gguf.LlamaFileType.MOSTLY_F16, "q8_0": gguf.LlamaFileType.MOSTLY_Q8_0,
+                          "q4_0": gguf.LlamaFileType.MOSTLY_Q4_0}[kind])
     names = gguf.get_tensor_name_map({"llama": gguf.MODEL_ARCH.LLAMA, "qwen3": gguf.MODEL_ARCH.QWEN3, "gemma3": gguf.MODEL_ARCH.GEMMA3}[s["arch"]], s["layers"])
     quantized = {"bf16": None, "f16": None, "q8_0": gguf.GGMLQuantizationType.Q8_0, "q4_0": gguf.GGMLQuantizationType.Q4_0}[kind]
     for name, bits in tensors.items():
