@@ -55,7 +55,8 @@ void add_engine_options(CLI::App* app, EngineOptions& o) {
   add_choice(app, "--kv-cache-dtype", o.kv_cache_dtype, "Type of the KV cache", {"auto", "float32", "bfloat16", "int8", "fp8"});
   add_choice(app, "--load-format", o.load_format, "dummy: random weights from config.json alone", {"auto", "dummy"});
   add_choice(app, "--device", o.device, "Where to compute", {"cpu", "cuda"});
-  add_number(app, "--threads", o.threads, "Threads; 0: the physical cores of this process", 0, 4096);
+  add_number(app, "--threads", o.threads, "Threads; 0: the physical cores of this process, within its CPU quota", 0, 4096);
+  add_choice(app, "--pin-threads", o.pin_threads, "Keep compute threads on cores of their own; auto: where the process has cores for itself", {"auto", "on", "off"});
   add_number(app, "--max-batch-size", o.max_batch_size, "Sequences in one step", 1, 65536);
   add_number(app, "--max-num-tokens", o.max_num_tokens, "Tokens in one step", 1);
   app->add_option("--max-step-ms", o.max_step_ms, "Cut prompts so that a step takes about this long; 0: no such limit")
@@ -152,6 +153,32 @@ void add_sampling_options(CLI::App* app, Json& sampling) {
       ->group("Sampling");
 }
 
+void add_bench(CLI::App* bench, Arguments& a) {
+  bench->add_option("--modes", a.bench_modes, "What to measure: prefill, decode, serving")
+      ->type_name("MODE,...")
+      ->delimiter(',')
+      ->allow_extra_args(false)
+      ->check(CLI::IsMember(Words{"prefill", "decode", "serving"}).description(""))
+      ->capture_default_str();
+  add_number(bench, "--prompt-tokens", a.prompt_tokens, "Length of the prompts of prefill and serving; 0: 512 and 196", 0);
+  add_number(bench, "--context-tokens", a.context_tokens, "Tokens before the measured ones; -1: none for prefill, 128 for decode", -1);
+  add_number(bench, "--output-tokens", a.output_tokens, "Length of the answers", 2);
+  add_number(bench, "--repeat", a.repeat, "Measure so many times and print the medians", 1, 1000);
+  add_number(bench, "--streams", a.streams, "serving: requests at once", 1, 65536);
+  add_number(bench, "--shared-prefix", a.shared_prefix, "serving: tokens that all prompts begin with", 0);
+  add_switch(bench, "--limits", a.limits, "Measure the machine's limits and print percentages of them");
+  bench->add_option("--batch-sizes", a.batch_sizes, "Sequences decoded at once")
+      ->type_name("N,N,...")
+      ->delimiter(',')
+      ->allow_extra_args(false)
+      ->check(CLI::Range(1, 65536));
+  bench->add_flag(
+      "--details", a.details,
+      "Measure the engine around the model instead: gaps between steps with overlap on and off, time to first token cold and "
+      "cached, the sampler's share, time of grammar masks");
+  bench->add_flag("--json", a.json, "Print JSON");
+}
+
 struct Subcommand {
   Command command;
   CLI::App* app;
@@ -194,19 +221,7 @@ std::vector<Subcommand> add_commands(CLI::App& app, Arguments& a) {
       ->required();
   score->add_option("--out", a.out, "Tensors, named ID.logits and so on")->type_name("OUT.safetensors")->required();
 
-  CLI::App* bench = add(Command::bench, "bench", "Measure prefill and decode speed", true);
-  add_number(bench, "--prompt-tokens", a.prompt_tokens, "Length of the prompts", 1);
-  add_number(bench, "--output-tokens", a.output_tokens, "Length of the answers", 2);
-  bench->add_option("--batch-sizes", a.batch_sizes, "Sequences decoded at once")
-      ->type_name("N,N,...")
-      ->delimiter(',')
-      ->allow_extra_args(false)
-      ->check(CLI::Range(1, 65536));
-  bench->add_flag(
-      "--details", a.details,
-      "Measure the engine around the model instead: gaps between steps with overlap on and off, time to first token cold and "
-      "cached, the sampler's share, time of grammar masks");
-  bench->add_flag("--json", a.json, "Print JSON");
+  add_bench(add(Command::bench, "bench", "Measure the speed of prefill, decode and serving", true), a);
 
   CLI::App* inspect = add(Command::inspect, "inspect", "What a model is and what of it fits in this machine", true);
   inspect->add_flag("--json", a.json, "Print JSON");

@@ -35,8 +35,13 @@ struct Arguments {
   bool chat_template_in_request = false;
 
   // bench
-  int prompt_tokens = 512, output_tokens = 64;
+  std::vector<std::string> bench_modes = {"prefill", "decode"};  // and "serving"
+  int prompt_tokens = 0;    // 0: 512 of prefill, 196 of serving
+  int context_tokens = -1;  // before the measured ones; -1: none of prefill, 128 of decode
+  int output_tokens = 64, repeat = 3;
   std::vector<int> batch_sizes = {1, 8};
+  int streams = 32, shared_prefix = 128;  // serving
+  bool limits = true;                     // measure the machine's
   bool details = false;
 
   bool json = false;  // bench, inspect

@@ -95,6 +95,12 @@ TEST(Arguments, Commands) {
   EXPECT_EQ(a.host + a.served_model_name + a.api_key, "::1nk");
   EXPECT_EQ(a.port, 9);
   EXPECT_EQ(good({"bench", "M", "--batch-sizes", "1,4", "--json"}).batch_sizes, (std::vector<int>{1, 4}));
+  a = good({"bench", "M", "--modes", "serving,decode", "--streams", "5", "--context-tokens", "0", "--limits", "off", "--pin-threads", "on"});
+  EXPECT_EQ(a.bench_modes, (std::vector<std::string>{"serving", "decode"}));
+  EXPECT_EQ(a.streams, 5);
+  EXPECT_EQ(a.context_tokens, 0);
+  EXPECT_FALSE(a.limits);
+  EXPECT_EQ(a.engine.pin_threads, "on");
   EXPECT_EQ(good({"inspect", "M"}).command, Command::inspect);
   EXPECT_EQ(good({"plan", "M"}).command, Command::plan);
   EXPECT_EQ(good({"chat", "M", "--system", "s"}).system, "s");
@@ -108,6 +114,8 @@ TEST(Arguments, Refusals) {
                                              {"run"},
                                              {"batch", "--model", "M"},
                                              {"run", "M", "--dtype", "float8"},
+                                             {"run", "M", "--pin-threads", "maybe"},
+                                             {"bench", "M", "--modes", "prefill,sleep"},
                                              {"run", "M", "--threads", "-1"},
                                              {"run", "M", "--tokens-per-block", "24"},
                                              {"run", "M", "--kv-cache-memory", "lots"},

@@ -1,13 +1,13 @@
-// `weft bench`: speed of prefill (one prompt, one token) and of decode (batches of sequences, between their first and last token),
-// with random prompts so that no cache helps.
+// `weft bench`: speed of prefill (one prompt, one token), of decode (batches of sequences, between their first and last token) and of
+// serving (streams that share the beginning of their prompts), beside the limits of the machine measured in the same run. Prompts are
+// random, so that no cache helps where none is meant to. Repeated measurements give their median.
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <condition_variable>
 #include <cstdio>
-#include <mutex>
 
 #include "bench_prompts.h"
+#include "bench_run.h"
 #include "terminal.h"
 
 namespace weft {
@@ -16,63 +16,8 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-struct Measured {
-  int batch = 0;
-  double first_token_s = 0;    // from the submission to the last sequence's first token
-  double decode_s = 0;         // from there to the end
-  int64_t decoded_tokens = 0;  // in that time
-  int64_t steps = 0;
-};
-
-struct Progressing {
-  std::mutex mutex;
-  std::condition_variable finished;
-  int started = 0, done = 0;
-  int64_t tokens_after_start = 0;
-  Clock::time_point all_started, last;
-  std::optional<Error> error;
-};
-
-Result<Measured> measure(Engine& engine, Prompts& prompts, int batch, int prompt_tokens, int output_tokens) {
-  const auto state = std::make_shared<Progressing>();
-  const int64_t steps_before = engine.metrics().steps;
-  const Clock::time_point begin = Clock::now();
-  engine.hold();
-  std::optional<Error> refused;
-  for (int i = 0; i < batch && !refused; ++i) {
-    Request request;
-    request.prompt_token_ids = prompts.next(prompt_tokens);
-    request.max_tokens = output_tokens;
-    request.sampling.temperature = 0;
-    request.sampling.ignore_eos = true;
-    auto id = engine.submit(std::move(request), [state, batch, first = true](const Event& event) mutable {
-      const std::lock_guard lock(state->mutex);
-      state->last = Clock::now();
-      if (state->started == batch) state->tokens_after_start += static_cast<int64_t>(event.tokens.size());
-      if (first && !event.tokens.empty()) {
-        first = false;
-        if (++state->started == batch) state->all_started = state->last;
-      }
-      if (event.error) state->error = event.error;
-      if (event.last_of_request && ++state->done == batch) state->finished.notify_all();
-    });
-    if (!id.ok()) refused = std::move(id).error();
-  }
-  engine.release();
-  if (refused) return *refused;
-  std::unique_lock lock(state->mutex);
-  state->finished.wait(lock, [&] { return state->done == batch; });
-  if (state->error) return *state->error;
-  Measured measured;
-  measured.batch = batch;
-  measured.first_token_s = std::chrono::duration<double>(state->all_started - begin).count();
-  measured.decode_s = std::chrono::duration<double>(state->last - state->all_started).count();
-  measured.decoded_tokens = state->tokens_after_start;
-  measured.steps = engine.metrics().steps - steps_before;
-  return measured;
-}
-
 double rate(double count, double seconds) { return seconds > 0 ? count / seconds : 0; }
+double percent(double value, double limit) { return limit > 0 ? 100 * value / limit : 0; }
 
 // Weights that a token computes with.
 double active_parameters(const ModelInfo& info) {
@@ -85,14 +30,176 @@ double step_bytes(const ModelInfo& info, int tokens) {
   return static_cast<double>(info.weight_bytes) - static_cast<double>(info.expert_bytes) * untouched;
 }
 
-Json to_json(const Measured& m, const ModelInfo& info) {
-  const double tokens_per_s = rate(static_cast<double>(m.decoded_tokens), m.decode_s);
-  const double steps_per_s = tokens_per_s / m.batch;
-  return Json::object({{"batch", m.batch},
-                       {"first_token_s", m.first_token_s},
+class Bench {
+ public:
+  Bench(Engine& engine, const Arguments& arguments)
+      : engine_(engine), info_(engine.info()), arguments_(arguments), limits_(info_.threads, arguments.limits), prompts_(info_.vocab_size) {}
+
+  Status check() const;
+  Result<Json> prefill();
+  Result<Json> decode(int batch);
+  Result<Json> serving();
+  Json limits() const;
+  Status warm_up() {
+    WEFT_TRY(const RunTimes ignored, run_together(engine_, {bench_request(prompts_.next(std::min(32, prefill_tokens())), 4)}));
+    (void)ignored;
+    return {};
+  }
+  bool wanted(const char* mode) const {
+    return std::find(arguments_.bench_modes.begin(), arguments_.bench_modes.end(), mode) != arguments_.bench_modes.end();
+  }
+
+ private:
+  int prefill_tokens() const { return arguments_.prompt_tokens > 0 ? arguments_.prompt_tokens : 512; }
+  int prefill_context() const { return std::max(0, arguments_.context_tokens); }
+  int decode_context() const { return arguments_.context_tokens >= 0 ? std::max(1, arguments_.context_tokens) : std::min(128, prefill_tokens()); }
+  int serving_tokens() const { return arguments_.prompt_tokens > 0 ? arguments_.prompt_tokens : 196; }
+  int shared_tokens() const { return std::min(arguments_.shared_prefix, serving_tokens() - 1); }
+  std::vector<Request> streams();
+
+  Engine& engine_;
+  const ModelInfo& info_;
+  const Arguments& arguments_;
+  Limits limits_;
+  Prompts prompts_;
+};
+
+Status Bench::check() const {
+  const auto fits = [&](const char* mode, int prompt, int output) -> Status {
+    if (!wanted(mode) || prompt + output <= info_.max_seq_len) return {};
+    return fail(Code::invalid_argument, mode, " needs ", prompt + output, " tokens in a sequence (--prompt-tokens, --context-tokens, --output-tokens), and the context has ",
+                info_.max_seq_len);
+  };
+  WEFT_RETURN_IF_ERROR(fits("prefill", prefill_context() + prefill_tokens(), 1));
+  WEFT_RETURN_IF_ERROR(fits("decode", decode_context(), arguments_.output_tokens));
+  WEFT_RETURN_IF_ERROR(fits("serving", serving_tokens(), arguments_.output_tokens));
+  if (wanted("prefill") && prefill_context() > 0 && !arguments_.engine.enable_block_reuse)
+    return fail(Code::invalid_argument, "--context-tokens of prefill come from the cache, which --enable-block-reuse off forbids");
+  return {};
+}
+
+Json Bench::limits() const {
+  const bench::MachineLimits& l = limits_.processor();
+  return Json::object({{"read_gb_per_s", l.read_bytes_per_s / 1e9}, {"f32_gflops", l.f32_flops / 1e9}, {"bf16_gflops", l.bf16_flops / 1e9}, {"int8_gops", l.int8_ops / 1e9}});
+}
+
+// The last tokens of a prompt whose beginning is in the cache already.
+Result<Json> Bench::prefill() {
+  const int tokens = prefill_tokens(), context = prefill_context();
+  std::vector<double> seconds;
+  int computed = tokens;
+  for (int i = 0; i < arguments_.repeat; ++i) {
+    std::vector<int32_t> prompt = prompts_.next(context);
+    if (context > 0) WEFT_RETURN_IF_ERROR([&]() -> Status {
+      WEFT_TRY(const RunTimes before, run_together(engine_, {bench_request(prompt, 1)}));
+      (void)before;
+      return {};
+    }());
+    const std::vector<int32_t> own = prompts_.next(tokens);
+    prompt.insert(prompt.end(), own.begin(), own.end());
+    WEFT_TRY(const RunTimes times, run_together(engine_, {bench_request(std::move(prompt), 1)}));
+    seconds.push_back(times.all_started);
+    computed = context + tokens - times.streams[0].cached_tokens;
+  }
+  const double speed = rate(computed, median(seconds)), flops = speed * 2 * info_.prompt_parameters;
+  return Json::object({{"tokens", computed},
+                       {"context", context + tokens - computed},
+                       {"first_token_s", median(seconds)},
+                       {"tokens_per_s", speed},
+                       {"best_tokens_per_s", rate(computed, *std::min_element(seconds.begin(), seconds.end()))},
+                       {"gflops", flops / 1e9},
+                       {"peak_percent", percent(flops, limits_.peak_flops(info_, arguments_.engine))}});
+}
+
+Result<Json> Bench::decode(int batch) {
+  std::vector<double> rates, first;
+  double read = limits_.read_bytes_per_s();
+  for (int i = 0; i < arguments_.repeat; ++i) {
+    std::vector<Request> requests;
+    for (int s = 0; s < batch; ++s) requests.push_back(bench_request(prompts_.next(decode_context()), arguments_.output_tokens));
+    WEFT_TRY(const RunTimes times, run_together(engine_, requests));
+    rates.push_back(rate(static_cast<double>(times.tokens_after_start), times.total - times.all_started));
+    first.push_back(times.all_started);
+  }
+  read = std::max(read, limits_.read_bytes_per_s());
+  const double tokens_per_s = median(rates), steps_per_s = tokens_per_s / batch;
+  const double weights = steps_per_s * step_bytes(info_, batch);
+  const double cache = tokens_per_s * static_cast<double>(info_.kv_bytes_per_token) * (decode_context() + arguments_.output_tokens / 2);
+  return Json::object({{"batch", batch},
+                       {"context", decode_context()},
+                       {"first_token_s", median(first)},
                        {"decode_tokens_per_s", tokens_per_s},
+                       {"best_tokens_per_s", *std::max_element(rates.begin(), rates.end())},
                        {"decode_step_ms", steps_per_s > 0 ? 1000 / steps_per_s : 0},
-                       {"weight_gb_per_s", steps_per_s * step_bytes(info, m.batch) / 1e9}});
+                       {"weight_gb_per_s", weights / 1e9},
+                       {"cache_gb_per_s", cache / 1e9},
+                       {"limit_gb_per_s", read / 1e9},
+                       {"limit_percent", percent(weights, read)},
+                       {"peak_percent", percent(tokens_per_s * 2 * active_parameters(info_), limits_.peak_flops(info_, arguments_.engine))}});
+}
+
+std::vector<Request> Bench::streams() {
+  const std::vector<int32_t> shared = prompts_.next(shared_tokens());
+  std::vector<Request> requests;
+  for (int s = 0; s < arguments_.streams; ++s) {
+    std::vector<int32_t> prompt = shared;
+    const std::vector<int32_t> own = prompts_.next(serving_tokens() - shared_tokens());
+    prompt.insert(prompt.end(), own.begin(), own.end());
+    requests.push_back(bench_request(std::move(prompt), arguments_.output_tokens));
+  }
+  return requests;
+}
+
+Result<Json> Bench::serving() {
+  std::vector<double> speeds, first_p50, first_p95, gap_p50, gap_p95;
+  int64_t cached = 0;
+  for (int i = 0; i < arguments_.repeat; ++i) {
+    WEFT_TRY(const RunTimes times, run_together(engine_, streams()));
+    std::vector<double> first, gaps;
+    int64_t tokens = 0;
+    cached = 0;
+    for (const StreamTimes& stream : times.streams) {
+      first.push_back(stream.first_token * 1e3), tokens += stream.tokens, cached += stream.cached_tokens;
+      for (const double gap : stream.gaps) gaps.push_back(gap * 1e3);
+    }
+    speeds.push_back(rate(static_cast<double>(tokens), times.total));
+    first_p50.push_back(quantile(first, 0.5)), first_p95.push_back(quantile(first, 0.95));
+    gap_p50.push_back(quantile(gaps, 0.5)), gap_p95.push_back(quantile(gaps, 0.95));
+  }
+  return Json::object({{"streams", arguments_.streams},
+                       {"prompt_tokens", serving_tokens()},
+                       {"shared_prefix", shared_tokens()},
+                       {"output_tokens", arguments_.output_tokens},
+                       {"cached_tokens", static_cast<long>(cached)},
+                       {"output_tokens_per_s", median(speeds)},
+                       {"first_token_ms_p50", median(first_p50)},
+                       {"first_token_ms_p95", median(first_p95)},
+                       {"gap_ms_p50", median(gap_p50)},
+                       {"gap_ms_p95", median(gap_p95)}});
+}
+
+double number(const Json& object, const char* name) { return object.find(name)->as_number(); }
+
+void print_text(const Json& report) {
+  const Json& limits = *report.find("limits");
+  std::printf("%s (%s, %.2f B parameters, %s, %s, %d threads), loaded in %.2f s\n", report.find("model")->as_string().c_str(),
+              report.find("architecture")->as_string().c_str(), number(report, "parameters") / 1e9, report.find("dtype")->as_string().c_str(),
+              report.find("isa")->as_string().c_str(), static_cast<int>(number(report, "threads")), number(report, "load_s"));
+  if (number(limits, "f32_gflops") > 0)
+    std::printf("limits   reading %.1f GB/s   float32 %.0f, bfloat16 %.0f GFLOP/s, int8 %.0f GOP/s\n", number(limits, "read_gb_per_s"),
+                number(limits, "f32_gflops"), number(limits, "bf16_gflops"), number(limits, "int8_gops"));
+  if (const Json* prefill = report.find("prefill"))
+    std::printf("prefill  %8.0f tokens  %9.1f tokens/s  %8.1f GFLOP/s  %5.1f %% of the peak\n", number(*prefill, "tokens"), number(*prefill, "tokens_per_s"),
+                number(*prefill, "gflops"), number(*prefill, "peak_percent"));
+  if (const Json* decode = report.find("decode"))
+    for (const Json& row : decode->items())
+      std::printf("decode   batch %6.0f   %9.1f tokens/s  %8.2f ms/step  %6.1f GB/s of weights  %5.1f %% of %.1f GB/s\n", number(row, "batch"),
+                  number(row, "decode_tokens_per_s"), number(row, "decode_step_ms"), number(row, "weight_gb_per_s"), number(row, "limit_percent"),
+                  number(row, "limit_gb_per_s"));
+  if (const Json* serving = report.find("serving"))
+    std::printf("serving  %3.0f streams       %9.1f tokens/s  first token %.0f / %.0f ms (median / 95 %%)  then every %.1f / %.1f ms\n",
+                number(*serving, "streams"), number(*serving, "output_tokens_per_s"), number(*serving, "first_token_ms_p50"),
+                number(*serving, "first_token_ms_p95"), number(*serving, "gap_ms_p50"), number(*serving, "gap_ms_p95"));
 }
 
 }  // namespace
@@ -103,48 +210,39 @@ Status bench_command(const Arguments& arguments, const EngineLoader& load) {
   WEFT_TRY(const std::unique_ptr<Engine> engine, load_model(arguments, load));
   const double load_s = std::chrono::duration<double>(Clock::now() - begin).count();
   const ModelInfo& info = engine->info();
-  if (arguments.prompt_tokens + arguments.output_tokens > info.max_seq_len)
-    return fail(Code::invalid_argument, "--prompt-tokens and --output-tokens together exceed the context of ", info.max_seq_len,
-                " tokens");
-  Prompts prompts(info.vocab_size);
-  WEFT_TRY(const Measured warm_up, measure(*engine, prompts, 1, std::min(arguments.prompt_tokens, 32), 4));
-  (void)warm_up;
-  double best_prefill = 0;
-  for (int i = 0; i < 3; ++i) {
-    WEFT_TRY(const Measured one, measure(*engine, prompts, 1, arguments.prompt_tokens, 2));
-    best_prefill = std::max(best_prefill, rate(arguments.prompt_tokens, one.first_token_s));
+  Bench bench(*engine, arguments);
+  WEFT_RETURN_IF_ERROR(bench.check());
+  Json report = Json::object({{"model", info.name},
+                              {"architecture", info.architecture},
+                              {"parameters", static_cast<long>(info.parameters)},
+                              {"active_parameters", static_cast<long>(active_parameters(info))},
+                              {"dtype", info.dtype},
+                              {"quantize", arguments.engine.quantize},
+                              {"weight_bytes", static_cast<long>(info.weight_bytes)},
+                              {"isa", info.isa},
+                              {"threads", info.threads},
+                              {"load_s", load_s}});
+  report.set("limits", bench.limits());
+  WEFT_RETURN_IF_ERROR(bench.warm_up());
+  if (bench.wanted("prefill")) {
+    WEFT_TRY(Json prefill, bench.prefill());
+    report.set("prefill_tokens_per_s", number(prefill, "tokens_per_s"));
+    report.set("prefill", std::move(prefill));
   }
-  Json::Array decode;
-  for (const int batch : arguments.batch_sizes) {
-    WEFT_TRY(const Measured one, measure(*engine, prompts, batch, std::min(arguments.prompt_tokens, 128), arguments.output_tokens));
-    decode.push_back(to_json(one, info));
+  if (bench.wanted("decode")) {
+    Json::Array rows;
+    for (const int batch : arguments.batch_sizes) {
+      WEFT_TRY(Json row, bench.decode(batch));
+      rows.push_back(std::move(row));
+    }
+    report.set("decode", Json(std::move(rows)));
   }
-  const Json report = Json::object({{"model", info.name},
-                                    {"architecture", info.architecture},
-                                    {"parameters", static_cast<long>(info.parameters)},
-                                    {"dtype", info.dtype},
-                                    {"quantize", arguments.engine.quantize},
-                                    {"weight_bytes", static_cast<long>(info.weight_bytes)},
-                                    {"isa", info.isa},
-                                    {"threads", info.threads},
-                                    {"load_s", load_s},
-                                    {"prompt_tokens", arguments.prompt_tokens},
-                                    {"prefill_tokens_per_s", best_prefill},
-                                    {"active_parameters", static_cast<long>(active_parameters(info))},
-                                    {"prefill_gflops", best_prefill * 2 * active_parameters(info) / 1e9},
-                                    {"decode", Json(decode)}});
-  if (arguments.json) {
-    print_out(report.dump() + "\n");
-    return {};
+  if (bench.wanted("serving")) {
+    WEFT_TRY(Json serving, bench.serving());
+    report.set("serving", std::move(serving));
   }
-  std::printf("%s (%s, %.2f B parameters, %s, %s, %d threads), loaded in %.2f s\n", info.name.c_str(), info.architecture.c_str(),
-              static_cast<double>(info.parameters) / 1e9, info.dtype.c_str(), info.isa.c_str(), info.threads, load_s);
-  std::printf("prefill  %8d tokens  %9.1f tokens/s  %8.1f GFLOP/s\n", arguments.prompt_tokens, best_prefill,
-              best_prefill * 2 * active_parameters(info) / 1e9);
-  for (const Json& row : decode)
-    std::printf("decode   batch %6d   %9.1f tokens/s  %8.2f ms/step  %6.1f GB/s of weights\n",
-                static_cast<int>(row.find("batch")->as_integer()), row.find("decode_tokens_per_s")->as_number(),
-                row.find("decode_step_ms")->as_number(), row.find("weight_gb_per_s")->as_number());
+  if (arguments.json) print_out(report.dump() + "\n");
+  else print_text(report);
   return {};
 }
 

@@ -4,7 +4,6 @@
 #include <sys/mman.h>
 
 #include <algorithm>
-#include <atomic>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -13,9 +12,9 @@
 #include <string>
 #include <vector>
 
+#include "base/peak.h"
 #include "base/thread_team.h"
 #include "kernels/kernels.h"
-#include "peak.h"
 
 namespace weft::bench {
 namespace {
@@ -52,13 +51,6 @@ struct Bench {
     }
     return best;
   }
-  double sum_over_team(const std::function<double()>& rate) {
-    std::vector<double> rates(static_cast<size_t>(team.size()));
-    team.run([&](int i) { rates[static_cast<size_t>(i)] = rate(); });
-    double sum = 0;
-    for (double r : rates) sum += r;
-    return sum;
-  }
   double dot_flops(kernels::WeightForm form, kernels::Operand operand = kernels::Operand::f32) const {
     if (operand == kernels::Operand::int8) return int8_ops;
     return form == kernels::WeightForm::bf16 && bf16_flops > 0 ? bf16_flops : f32_flops;
@@ -66,21 +58,9 @@ struct Bench {
 };
 
 void measure_limits(Bench& b) {
-  const size_t bytes = size_t{1} << 30;
-  std::byte* data = big(bytes);
-  std::memset(data, 1, bytes);
-  const double seconds = b.best_seconds(
-      [&](Part part) {
-        static std::atomic<unsigned long> sink;
-        sink = read_memory(data + bytes / static_cast<size_t>(part.count) * static_cast<size_t>(part.index),
-                           bytes / static_cast<size_t>(part.count));
-      },
-      1.0);
-  ::munmap(data, bytes);
-  b.read_bytes_per_s = static_cast<double>(bytes) / seconds;
-  b.f32_flops = b.sum_over_team([] { return peak_flops_f32(0.3); });
-  b.bf16_flops = b.sum_over_team([] { return peak_flops_bf16(0.3); });
-  b.int8_ops = b.sum_over_team([] { return peak_ops_int8(0.3); });
+  const MachineLimits limits = measure_limits(b.team, ReadBuffer(), 2.0);
+  b.read_bytes_per_s = limits.read_bytes_per_s;
+  b.f32_flops = limits.f32_flops, b.bf16_flops = limits.bf16_flops, b.int8_ops = limits.int8_ops;
   std::printf("{\"bench\":\"limits\",\"isa\":\"%s\",\"threads\":%d,\"read_gb_s\":%.1f,\"f32_gflops\":%.0f,\"bf16_gflops\":%.0f,\"int8_gops\":%.0f}\n",
               b.table.isa, b.team.size(), b.read_bytes_per_s / 1e9, b.f32_flops / 1e9, b.bf16_flops / 1e9, b.int8_ops / 1e9);
 }

@@ -9,8 +9,8 @@
 #include <cstring>
 #include <numeric>
 
+#include "base/peak.h"
 #include "media/processor.h"
-#include "peak.h"
 #include "runtime/vision_encoder.h"
 
 namespace weft::bench {

@@ -10,10 +10,12 @@
 #include <unordered_map>
 
 #include "api/beam_request.h"
+#include "api/model_info.h"
 #include "api/picture_prompt.h"
 #include "api/running_request.h"
 #include "api/scores.h"
 #include "api/text_side.h"
+#include "base/cpu_layout.h"
 #include "base/log.h"
 #include "grammar/grammar_cache.h"
 #include "runtime/engine_core.h"
@@ -37,6 +39,14 @@ int64_t available_memory() {
 int64_t default_cache_bytes(int64_t per_token, int64_t max_seq_len, int64_t max_batch) {
   const int64_t wanted = per_token * (max_seq_len + 2 * 256) * max_batch;
   return std::clamp<int64_t>(wanted, int64_t{64} << 20, std::max<int64_t>(available_memory() / 2, int64_t{64} << 20));
+}
+
+Result<std::unique_ptr<ThreadTeam>> make_team(const EngineOptions& options) {
+  const CpuLayout layout = read_cpu_layout();
+  const int threads = options.threads > 0 ? options.threads : default_threads(layout);
+  WEFT_TRY(std::vector<std::vector<int>> places, place_members(layout, threads, *pinning_of(options.pin_threads)));
+  const bool on_nodes = layout.nodes().size() > 1 && !places[0].empty();
+  return std::make_unique<ThreadTeam>(std::move(places), on_nodes);
 }
 
 constexpr int kLongestDefault = 1 << 20;  // tokens, for models that claim more
@@ -522,7 +532,7 @@ Result<std::unique_ptr<Engine>> Engine::load(const std::string& path, const Engi
   WEFT_TRY(ProcessorKinds processors, load_logits_plugins(options.logits_processors, options.logits_processor_kinds));
   // The tokenizer takes about as long as the weights, so both are read at once.
   auto text_side = std::async(std::launch::async, load_text, path);
-  auto team = std::make_unique<ThreadTeam>(options.threads > 0 ? options.threads : ThreadTeam::default_size());
+  WEFT_TRY(std::unique_ptr<ThreadTeam> team, make_team(options));
   const int threads = team->size();
   WEFT_TRY(Model model, load_model(path, *team, {.dtype = options.dtype, .kv_dtype = options.kv_cache_dtype, .dummy = options.load_format == "dummy",
                                                     .quantize = *quantize_of(options.quantize), .dequantize = options.dequantize,
@@ -547,25 +557,13 @@ Result<std::unique_ptr<Engine>> Engine::load(const std::string& path, const Engi
                    .processors = std::move(processors)};
   if (core.cache_bytes == 0) core.cache_bytes = default_cache_bytes(model.kv_bytes_per_token(), core.max_seq_len, core.max_batch_size);
 
-  ModelInfo info;
-  info.name = model_name(path), info.path = path, info.architecture = model.architecture;
-  info.vocab_size = model.vocab;
-  info.parameters = model.weights.parameters, info.weight_bytes = model.weights.bytes;
-  for (const Op& op : model.plan.ops)
-    if (const auto* experts = std::get_if<ExpertsOp>(&op.kind)) {
-      info.expert_share = static_cast<double>(experts->slots) / static_cast<double>(experts->matrices.size());
-      for (int matrix : experts->matrices) {
-        const kernels::PackedMatrix& packed = model.weights.matrices[matrix];
-        info.expert_parameters += int64_t{packed.out} * packed.k;
-        info.expert_bytes += static_cast<int64_t>(packed.panel_bytes) * ((packed.out + packed.panel - 1) / packed.panel);
-      }
-    }
-  info.kv_bytes_per_token = model.kv_bytes_per_token(), info.kv_cache_bytes = core.cache_bytes;
-  info.dtype = model.form == kernels::WeightForm::f32 ? "float32" : "bfloat16", info.isa = model.table->isa, info.threads = threads;
+  ModelInfo info = describe(model);
+  info.name = model_name(path), info.path = path, info.threads = threads;
+  info.kv_cache_bytes = core.cache_bytes;
   if (model.plan.head == HeadKind::classify_first) info.labels = label_names(model.checkpoint->config());
   info.takes_images = text.media != nullptr && model.vision.has_value();
   if (!info.takes_images) text.media.reset();
-  info.generative = model.plan.head == HeadKind::lm, info.has_chat_template = text.chat_template != nullptr;
+  info.has_chat_template = text.chat_template != nullptr;
   WEFT_TRY(std::unique_ptr<EngineCore> running, EngineCore::create(std::move(model), std::move(team), core));
   info.max_seq_len = running->options().max_seq_len;
   if (info.max_seq_len < options.max_seq_len)

@@ -135,6 +135,7 @@ struct ModelInfo {
   // Of the routed experts' matrices, how much of the two above; a token goes through expert_share of them (chosen / all).
   int64_t expert_parameters = 0, expert_bytes = 0;
   double expert_share = 1;
+  double prompt_parameters = 0;  // that a prompt's token is multiplied with: no embeddings, no head, of experts the share
   int64_t kv_bytes_per_token = 0;
   int64_t kv_cache_bytes = 0;
   std::string dtype, isa;

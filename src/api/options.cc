@@ -1,5 +1,6 @@
 #include "api/options.h"
 
+#include "base/cpu_layout.h"
 #include "plan/weight_formats.h"
 #include "text/answer_format.h"
 
@@ -9,6 +10,13 @@ std::optional<Quantize> quantize_of(const std::string& name) {
   if (name == "none") return Quantize::none;
   if (name == "int8") return Quantize::int8;
   if (name == "int4") return Quantize::int4;
+  return std::nullopt;
+}
+
+std::optional<Pinning> pinning_of(const std::string& name) {
+  if (name == "auto") return Pinning::automatic;
+  if (name == "on") return Pinning::on;
+  if (name == "off") return Pinning::off;
   return std::nullopt;
 }
 
@@ -36,6 +44,7 @@ Status check_options(const EngineOptions& o) {
   if (o.enable_attention_dp) return unsupported("enable-attention-dp", "on", "one rank only in this build");
   if (o.sampler != "fused" && o.sampler != "reference")
     return fail(Code::invalid_argument, "--sampler must be fused or reference, not ", o.sampler).about("sampler");
+  if (!pinning_of(o.pin_threads)) return fail(Code::invalid_argument, "--pin-threads must be auto, on or off, not ", o.pin_threads).about("pin-threads");
   const auto in_range = [](const char* option, int64_t value, int64_t low, int64_t high) -> Status {
     if (value >= low && value <= high) return {};
     return fail(Code::invalid_argument, "--", option, " must be between ", low, " and ", high, ", not ", value).about(option);

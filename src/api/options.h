@@ -14,6 +14,7 @@
 namespace weft {
 
 enum class Quantize : uint8_t;  // plan/weight_formats.h
+enum class Pinning : unsigned char;  // base/cpu_layout.h
 
 class LogitsProcessorKind;
 
@@ -24,7 +25,8 @@ struct EngineOptions {
   std::string kv_cache_dtype = "auto";  // auto | float32 | bfloat16 | int8 | fp8
   std::string load_format = "auto";     // auto | dummy (random weights from config.json alone)
   std::string device = "cpu";           // cpu | cuda
-  int threads = 0;                      // 0: the physical cores that this process may use
+  int threads = 0;                      // 0: the physical cores that this process may use, within its group's CPU quota
+  std::string pin_threads = "auto";     // auto | on | off: compute threads stay on cores of their own (base/cpu_layout.h)
   int max_batch_size = 64;              // sequences in one step
   int max_num_tokens = 2048;            // tokens in one step
   double max_step_ms = 0;               // prompts are cut so that a step takes about this long, if it can; 0: no such limit
@@ -53,6 +55,7 @@ struct EngineOptions {
 
 // The option's value; nothing for a name that is none.
 std::optional<Quantize> quantize_of(const std::string& name);
+std::optional<Pinning> pinning_of(const std::string& name);
 // What is wrong with the options by themselves, or cannot be honoured by this build; the error names the option.
 Status check_options(const EngineOptions& options);
 

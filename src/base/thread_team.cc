@@ -1,12 +1,16 @@
 #include "base/thread_team.h"
 
+#include <linux/futex.h>
 #include <sched.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
-#include <algorithm>
-#include <fstream>
-#include <set>
-#include <string>
+#include <chrono>
+#include <climits>
 #include <utility>
+
+#include "base/cpu_layout.h"
 
 namespace weft {
 namespace {
@@ -17,70 +21,106 @@ inline void pause() {
 #endif
 }
 
-// Waits until `value` differs from `old`: a short spin for the usual case, then a futex. Yielding in between lets a member whose
-// core was taken by somebody else run again.
-void wait_while(std::atomic<uint32_t>& value, uint32_t old) {
-  for (int i = 0; i < 4000; ++i) {
-    if (value.load(std::memory_order_acquire) != old) return;
-    pause();
-  }
-  for (int i = 0; i < 20; ++i) {
-    if (value.load(std::memory_order_acquire) != old) return;
-    ::sched_yield();
-  }
-  while (value.load(std::memory_order_acquire) == old) value.wait(old, std::memory_order_acquire);
+using Clock = std::chrono::steady_clock;
+
+// Longer than members differ inside a step; the pause of a processor takes 10 to 140 cycles, so it is time that counts, not turns.
+constexpr auto kSpin = std::chrono::microseconds(60);
+// Longer than members differ inside a decode step and than it takes to wake one: somebody else had a processor, or the work is so
+// long that a wake-up does not matter beside it. For how many waits that is remembered: about a step.
+constexpr auto kLongWait = std::chrono::microseconds(400);
+constexpr int kRemembered = 256;
+
+bool changes_while_spinning(const std::atomic<uint32_t>& value, uint32_t old, Clock::time_point end) {
+  do {
+    for (int i = 0; i < 32; ++i) {
+      if (value.load(std::memory_order_acquire) != old) return true;
+      pause();
+    }
+  } while (Clock::now() < end);
+  return false;
 }
 
-int physical_cores(int logical) {
-  std::set<std::pair<std::string, std::string>> cores;
-  for (int cpu = 0; cpu < 4096; ++cpu) {
-    const std::string base = "/sys/devices/system/cpu/cpu" + std::to_string(cpu) + "/topology/";
-    std::ifstream core(base + "core_id"), package(base + "physical_package_id");
-    std::string core_id, package_id;
-    if (!(core >> core_id) || !(package >> package_id)) break;
-    cores.emplace(package_id, core_id);
-  }
-  return cores.empty() ? logical : static_cast<int>(cores.size());
+// std::atomic::wait would yield the processor first, that is, for a whole slice of another process.
+void sleep_while(std::atomic<uint32_t>& value, uint32_t old) {
+  static_assert(sizeof value == sizeof(uint32_t));
+  ::syscall(SYS_futex, &value, FUTEX_WAIT_PRIVATE, old, nullptr, nullptr, 0);
+}
+void wake_all(std::atomic<uint32_t>& value) { ::syscall(SYS_futex, &value, FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0); }
+
+void stay_on(const std::vector<int>& cpus) {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  for (const int cpu : cpus)
+    if (cpu >= 0 && cpu < CPU_SETSIZE) CPU_SET(cpu, &set);
+  ::sched_setaffinity(0, sizeof set, &set);  // refused: the thread runs anywhere
 }
 
-int cgroup_quota(int cores) {
-  std::ifstream file("/sys/fs/cgroup/cpu.max");
-  std::string quota;
-  double period = 0;
-  if (!(file >> quota >> period) || quota == "max" || period <= 0) return cores;
-  return std::max(1, static_cast<int>(std::stod(quota) / period));
+std::vector<int> current_cpus() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  std::vector<int> cpus;
+  if (::sched_getaffinity(0, sizeof set, &set) == 0)
+    for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu)
+      if (CPU_ISSET(cpu, &set)) cpus.push_back(cpu);
+  return cpus;
 }
 
 }  // namespace
 
-int ThreadTeam::default_size() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  const int allowed = ::sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : static_cast<int>(std::thread::hardware_concurrency());
-  return std::max(1, std::min({allowed, physical_cores(allowed), cgroup_quota(allowed)}));
+int ThreadTeam::default_size() { return default_threads(read_cpu_layout()); }
+
+ThreadTeam::Seat::Seat(const ThreadTeam& team) {
+  if (team.places_[0].empty()) return;
+  before_ = current_cpus();
+  stay_on(team.places_[0]);
 }
 
-ThreadTeam::ThreadTeam(int size) : size_(std::max(1, size)) {
+ThreadTeam::Seat::~Seat() {
+  if (!before_.empty()) stay_on(before_);
+}
+
+ThreadTeam::ThreadTeam(std::vector<std::vector<int>> places, bool spans_nodes)
+    : places_(std::move(places)), size_(static_cast<int>(places_.size())), spans_nodes_(spans_nodes) {
   for (int member = 1; member < size_; ++member) threads_.emplace_back([this, member] { member_loop(member); });
 }
 
 ThreadTeam::~ThreadTeam() {
   stopping_ = true;
-  generation_.fetch_add(1, std::memory_order_release);
-  generation_.notify_all();
+  generation_.set(generation_.value.load(std::memory_order_relaxed) + 1);
   for (std::thread& thread : threads_) thread.join();
+}
+
+// Either the sleeper sees the new value before it sleeps, or this sees the sleeper.
+void ThreadTeam::Signal::set(uint32_t next) {
+  value.store(next, std::memory_order_seq_cst);
+  if (sleepers.load(std::memory_order_seq_cst) > 0) wake_all(value);
+}
+
+void ThreadTeam::wait_while(Signal& signal, uint32_t old) {
+  if (signal.value.load(std::memory_order_acquire) != old) return;
+  const Clock::time_point begin = Clock::now();
+  const int crowded = crowded_.load(std::memory_order_relaxed);
+  const bool spun = crowded == 0 && changes_while_spinning(signal.value, old, begin + kSpin);
+  if (spun) return;
+  signal.sleepers.fetch_add(1, std::memory_order_seq_cst);
+  while (signal.value.load(std::memory_order_seq_cst) == old) sleep_while(signal.value, old);
+  signal.sleepers.fetch_sub(1, std::memory_order_relaxed);
+  if (&signal != &phase_) return;  // between runs: there was nothing to do
+  // Members may overwrite each other's counts, which does not matter.
+  if (Clock::now() - begin > kLongWait) crowded_.store(kRemembered, std::memory_order_relaxed);
+  else if (crowded > 0) crowded_.store(crowded - 1, std::memory_order_relaxed);
 }
 
 void ThreadTeam::run(const std::function<void(int)>& work) {
   if (size_ == 1) return work(0);
   work_ = &work;
-  generation_.fetch_add(1, std::memory_order_release);
-  generation_.notify_all();
+  generation_.set(generation_.value.load(std::memory_order_relaxed) + 1);
   work(0);
   barrier();  // the members arrive here when their part is done
 }
 
 void ThreadTeam::member_loop(int member) {
+  if (const std::vector<int>& place = places_[static_cast<size_t>(member)]; !place.empty()) stay_on(place);
   uint32_t seen = 0;
   for (;;) {
     wait_while(generation_, seen);
@@ -93,14 +133,23 @@ void ThreadTeam::member_loop(int member) {
 
 void ThreadTeam::barrier() {
   if (size_ == 1) return;
-  const uint32_t phase = phase_.load(std::memory_order_acquire);
+  const uint32_t phase = phase_.value.load(std::memory_order_acquire);
   if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == static_cast<uint32_t>(size_)) {
     arrived_.store(0, std::memory_order_relaxed);
-    phase_.store(phase + 1, std::memory_order_release);
-    phase_.notify_all();
+    phase_.set(phase + 1);
   } else {
     wait_while(phase_, phase);
   }
+}
+
+void step_back_from_compute() {
+  constexpr int kNice = 5;
+  thread_local const bool done = [] {
+    const auto thread = static_cast<id_t>(::syscall(SYS_gettid));
+    ::setpriority(PRIO_PROCESS, thread, ::getpriority(PRIO_PROCESS, thread) + kNice);  // Linux: of the thread
+    return true;
+  }();
+  (void)done;
 }
 
 }  // namespace weft

@@ -1,5 +1,6 @@
-// A team of threads that walk the same work together, the caller among them. Waiting members spin briefly and then sleep, so an
-// idle team uses no processor.
+// A team of threads that walk the same work together, the caller among them. Waiting members spin for some tens of microseconds and then
+// sleep: an idle team uses no processor. Where a wait shows that another process has taken a member's processor, they sleep at once for
+// a while: time spent spinning counts as used, and the system would take it from the work behind the barrier.
 #pragma once
 
 #include <atomic>
@@ -14,30 +15,61 @@ namespace weft {
 class ThreadTeam {
  public:
   // `size` members: size - 1 threads are started, and the caller of run() is member 0.
-  explicit ThreadTeam(int size);
+  explicit ThreadTeam(int size) : ThreadTeam(std::vector<std::vector<int>>(static_cast<size_t>(size > 0 ? size : 1))) {}
+  // One member per place: the ids of the processors that it stays on; empty: anywhere. A place that the system refuses is as an empty one.
+  explicit ThreadTeam(std::vector<std::vector<int>> places, bool spans_nodes = false);
   ~ThreadTeam();
   ThreadTeam(const ThreadTeam&) = delete;
   ThreadTeam& operator=(const ThreadTeam&) = delete;
 
   int size() const { return size_; }
+  // Whether members have been placed on more than one node of memory, so that it matters which of them touches memory first.
+  bool spans_nodes() const { return spans_nodes_; }
   // Calls work(member) on every member and returns when all are done. One run at a time. `work` must not throw.
   void run(const std::function<void(int member)>& work);
   // Inside run(): waits until every member has arrived. All memory written before is visible after.
   void barrier();
 
-  // Cores this process may use: the affinity mask, the cgroup's CPU quota and the physical cores, whichever is least.
+  // While it lives, the thread that made it (and will call run()) stays where member 0 belongs. Threads that it starts meanwhile would
+  // inherit that, so a thread that starts others gets up first.
+  class Seat {
+   public:
+    explicit Seat(const ThreadTeam& team);
+    ~Seat();
+    Seat(const Seat&) = delete;
+    Seat& operator=(const Seat&) = delete;
+
+   private:
+    std::vector<int> before_;  // where the thread could run; empty: not moved
+  };
+
+  // default_threads() of this machine.
   static int default_size();
 
  private:
+  // A number that members wait on.
+  struct Signal {
+    std::atomic<uint32_t> value{0};
+    std::atomic<int> sleepers{0};
+    void set(uint32_t next);  // and wakes all
+  };
   void member_loop(int member);
+  void wait_while(Signal& signal, uint32_t old);
 
+  const std::vector<std::vector<int>> places_;
   const int size_;
+  const bool spans_nodes_;
   std::vector<std::thread> threads_;
   const std::function<void(int)>* work_ = nullptr;
-  alignas(64) std::atomic<uint32_t> generation_{0};  // grows by one per run; members wait on it
+  alignas(64) Signal generation_;  // grows by one per run
   alignas(64) std::atomic<uint32_t> arrived_{0};
-  alignas(64) std::atomic<uint32_t> phase_{0};  // grows by one per barrier
+  alignas(64) Signal phase_;  // grows by one per barrier
+  alignas(64) std::atomic<int> crowded_{0};  // waits that are still to go without spinning
   std::atomic<bool> stopping_{false};
 };
+
+// For threads beside the team that may take a while at a time (request handlers): where processors are short, members go first and
+// this thread gets about a quarter of one. Once per thread; later calls do nothing.
+void step_back_from_compute();
 
 }  // namespace weft

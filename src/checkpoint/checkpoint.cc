@@ -31,6 +31,12 @@ void Checkpoint::drop(const TensorInfo& tensor) const {
   if (!tensor.data.empty()) files_->mapped[tensor.file].drop(tensor.data);
 }
 
+void Checkpoint::drop(const TensorInfo& tensor, int64_t first_row, int64_t rows) const {
+  if (tensor.data.empty() || tensor.rows() == 0) return;
+  const size_t row_bytes = tensor.data.size() / static_cast<size_t>(tensor.rows());
+  files_->mapped[tensor.file].drop(tensor.data.subspan(static_cast<size_t>(first_row) * row_bytes, static_cast<size_t>(rows) * row_bytes));
+}
+
 Result<int> CheckpointBuilder::map(const std::string& path) {
   WEFT_TRY(MappedFile file, MappedFile::open(path));
   checkpoint->files_->mapped.push_back(std::move(file));

@@ -102,6 +102,8 @@ class Checkpoint {
 
   // Tells the kernel that the tensor's pages are no longer needed in memory. Reading it again still works.
   void drop(const TensorInfo& tensor) const;
+  // The same for the pages that lie wholly in rows [first_row, first_row + rows) as they are stored.
+  void drop(const TensorInfo& tensor, int64_t first_row, int64_t rows) const;
 
  private:
   friend struct CheckpointBuilder;

@@ -6,6 +6,7 @@
 #include "base/check.h"
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/dequantize.h"
+#include "checkpoint/random_values.h"
 
 namespace weft {
 namespace {
@@ -37,25 +38,22 @@ void read_columns(StorageType type, const std::byte* row, int64_t first, int64_t
   }
 }
 
-uint64_t mix(uint64_t x) {  // SplitMix64
-  x += 0x9e3779b97f4a7c15u;
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
-  return x ^ (x >> 31);
-}
-
 // Dummy weights: matrices of variance 1 / columns, so that signals keep their size through a model; norms near 1.
-void make_random(const TensorInfo& tensor, int64_t row, int64_t first, int64_t count, float* out) {
-  uint64_t seed = 0xcbf29ce484222325u;
-  for (const char c : tensor.name) seed = (seed ^ static_cast<unsigned char>(c)) * 0x100000001b3u;
-  const bool is_norm = tensor.shape.size() == 1 && tensor.name.find("norm") != std::string::npos;
-  const float center = is_norm ? 1.0f : 0.0f;
-  const float width = is_norm ? 0.1f : std::sqrt(3.0f / static_cast<float>(tensor.cols()));
-  for (int64_t c = 0; c < count; ++c) {
-    const uint64_t bits = mix(seed + static_cast<uint64_t>(row * tensor.cols() + first + c));
-    out[c] = center + width * (static_cast<float>(bits >> 40) * 0x1p-23f - 1.0f);
+class RandomRows {
+ public:
+  explicit RandomRows(const TensorInfo& tensor) : cols_(tensor.cols()), seed_(random_seed(tensor.name)) {
+    if (tensor.shape.size() == 1 && tensor.name.find("norm") != std::string::npos) center_ = 1.0f, width_ = 0.1f;
+    else width_ = std::sqrt(3.0f / static_cast<float>(cols_));
   }
-}
+  void read(int64_t row, int64_t first, int64_t count, float* out) const {
+    random_values(seed_, static_cast<uint64_t>(row * cols_ + first), count, center_, width_, out);
+  }
+
+ private:
+  int64_t cols_;
+  uint64_t seed_;
+  float center_ = 0, width_ = 0;
+};
 
 // The factors of a scaled fp8 weight for one of its rows: one per `block_cols` columns.
 class RowScales {
@@ -114,14 +112,15 @@ Status read_block(const TensorInfo& tensor, int64_t first_row, int64_t rows, int
   const StorageLayout shape = layout(tensor.type);
   const int64_t row_bytes = tensor.cols() / shape.block_values * shape.block_bytes;
   const bool vector = tensor.shape.size() <= 1;
+  if (tensor.type == StorageType::random) {
+    const RandomRows random(tensor);
+    for (int64_t r = 0; r < rows; ++r) random.read(first_row + r, first_col, cols, out + r * ld);
+    return {};
+  }
   RowScales scales(tensor);
   for (int64_t r = 0; r < rows; ++r) {
     float* target = out + r * ld;
     int64_t row = first_row + r;
-    if (tensor.type == StorageType::random) {
-      make_random(tensor, row, first_col, cols, target);
-      continue;
-    }
     if (tensor.rotary_heads > 0 && vector) {  // a bias: its values are what the rows of the weight are
       for (int64_t c = 0; c < cols; ++c) {
         const int64_t stored = stored_rotary_row(first_col + c, tensor.cols(), tensor.rotary_heads);

@@ -5,6 +5,7 @@
 
 #include "kernels/pack.h"
 #include "kernels/quantized_layout.h"
+#include "kernels/transpose.h"
 
 namespace weft::kernels {
 namespace {
@@ -16,21 +17,49 @@ T load_as(const std::byte* at) {
   return value;
 }
 
+uint32_t load_codes(const uint8_t* at) {
+  uint32_t four;
+  std::memcpy(&four, at, sizeof four);
+  return four;
+}
+
+constexpr int words_of_strip(WeightForm form) { return form == WeightForm::int4 ? 4 : form == WeightForm::int6 ? 6 : 8; }
+
+// The words of a column's strip in the order in which the panel holds them (quantized_layout.h), from its 32 codes.
+void strip_words(WeightForm form, const uint8_t* codes, uint32_t* words) {
+  if (form != WeightForm::int4 && form != WeightForm::int6) {
+    std::memcpy(words, codes, kStrip);
+    return;
+  }
+  for (int i = 0; i < 4; ++i)
+    words[i] = (load_codes(codes + 8 * i) & 0x0f0f0f0fu) | (load_codes(codes + 8 * i + 4) & 0x0f0f0f0fu) << 4;
+  if (form == WeightForm::int4) return;
+  for (int h = 0; h < 2; ++h) {
+    uint32_t word = 0;
+    for (int i = 0; i < 4; ++i) word |= (load_codes(codes + 16 * h + 4 * i) >> 4 & 0x03030303u) << (2 * i);
+    words[4 + h] = word;
+  }
+}
+
+// Some strips of four columns at a time.
 void pack_codes(WeightForm form, int columns, const QuantizedRows& rows, std::byte* panel) {
-  const int nibble_mask = form == WeightForm::int4 || form == WeightForm::int6 ? 15 : 255;
-  // By strip, so that the strip's lines stay in the first cache while its columns come one after the other.
-  for (int first = 0; first < rows.k; first += kStrip) {
-    const int last = std::min(rows.k, first + kStrip);
-    for (int column = 0; column < rows.rows; ++column) {
-      const uint8_t* codes = rows.codes + static_cast<int64_t>(column) * rows.k;
-      for (int k = first; k < last; ++k) {
-        const CodePlace place = code_place(form, columns, column, k);
-        panel[place.byte] |= static_cast<std::byte>((codes[k] & nibble_mask) << (place.high_nibble ? 4 : 0));
-        if (form == WeightForm::int6) {
-          const HighPlace high = high_place(columns, column, k);
-          panel[high.byte] |= static_cast<std::byte>(codes[k] >> 4 << high.bit);
+  constexpr int kRows = 4, kStrips = 8;
+  const int strips = static_cast<int>(strip_count(rows.k)), per_strip = words_of_strip(form);
+  uint32_t words[kRows][kStrips * 8];
+  for (int first = 0; first < strips; first += kStrips) {
+    const int count = std::min(kStrips, strips - first);
+    for (int column = 0; column < rows.rows; column += kRows) {
+      const int used = std::min(kRows, rows.rows - column);
+      for (int r = 0; r < used; ++r)
+        for (int s = 0; s < count; ++s) {
+          const int k = (first + s) * kStrip;
+          const uint8_t* codes = rows.codes + static_cast<int64_t>(column + r) * rows.k + k;
+          uint8_t padded[kStrip] = {};
+          if (k + kStrip > rows.k) codes = static_cast<const uint8_t*>(std::memcpy(padded, codes, static_cast<size_t>(rows.k - k)));
+          strip_words(form, codes, &words[r][s * per_strip]);
         }
-      }
+      std::byte* to = panel + (static_cast<size_t>(first) * static_cast<size_t>(per_strip * columns) + static_cast<size_t>(column)) * 4;
+      transpose_words(reinterpret_cast<const std::byte*>(words), sizeof words[0], used, count * per_strip, columns, to);
     }
   }
 }

@@ -70,6 +70,31 @@ std::vector<float> run(const Plan& plan, const kernels::CpuTable& table, kernels
 
 bool same_bits(const std::vector<float>& a, const std::vector<float>& b) { return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * 4) == 0; }
 
+TEST(LoadWeights, AreTheSameWhoeverPacksThem) {
+  const Plan plan = record();
+  for (const kernels::CpuTable* table : kernels::available_tables())
+    for (const kernels::WeightForm form : {kernels::WeightForm::f32, kernels::WeightForm::bf16}) {
+      std::vector<std::vector<std::byte>> first;
+      const auto check = [&](ThreadTeam& team) {
+        const auto weights = load_weights(plan, dummy_checkpoint(), *table, team, {form, {}});
+        ASSERT_TRUE(weights.ok());
+        std::vector<std::vector<std::byte>> packed;
+        for (const kernels::PackedMatrix& m : weights->matrices) {
+          EXPECT_EQ(reinterpret_cast<uintptr_t>(m.data) % 64, 0u);
+          packed.emplace_back(m.data, m.data + (static_cast<size_t>(m.out) + m.panel - 1) / m.panel * m.panel_bytes);
+        }
+        if (first.empty()) first = packed;
+        EXPECT_EQ(packed, first) << table->isa << ", " << team.size() << " threads";
+      };
+      for (const int threads : {1, 2, 5}) {
+        ThreadTeam team(threads);
+        check(team);
+      }
+      ThreadTeam apart({{}, {}, {}}, true);  // nobody helps another
+      check(apart);
+    }
+}
+
 TEST(Passes, ChangeNoBitOfTheResult) {
   const kernels::CpuTable& table = kernels::ref_table();
   const auto operands = [&](kernels::WeightForm form) {

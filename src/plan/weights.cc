@@ -98,45 +98,86 @@ class Loader {
     return {};
   }
 
+  // One piece of memory for all matrices: many are smaller than a large page.
   Status allocate() {
+    size_t end = 0;
+    std::vector<size_t> offsets;
     for (const Claimed& claimed : matrices_) {
       const Matrix& m = *claimed.matrix;
       const kernels::WeightFormat format = format_of(m, options_.form);
       const WeightForm form = format.form;
       const size_t panel_bytes = is_quantized(form) ? table_.quantized_panel_bytes(form, format.groups, m.k) : table_.panel_bytes(form, m.k);
-      PackedMatrix packed{form, static_cast<int>(m.out()), m.k, table_.panel_cols(form), panel_bytes, m.shards(), nullptr, format.groups,
-                          format.operand};
-      const int panels = (packed.out + packed.panel - 1) / packed.panel;
-      const size_t bytes = panels * packed.panel_bytes;
-      // Reading ahead past the end is allowed to the kernels.
-      WEFT_TRY(Memory memory, Memory::reserve(bytes + 8192, bytes >= (size_t{2} << 20)));
-      packed.data = memory.data();
-      weights_.memory.push_back(std::move(memory));
-      weights_.matrices.push_back(packed);
-      weights_.bytes += static_cast<int64_t>(bytes);
+      const PackedMatrix packed{form, static_cast<int>(m.out()), m.k, table_.panel_cols(form), panel_bytes, m.shards(), nullptr, format.groups,
+                                format.operand};
+      offsets.push_back(end);
       weights_.parameters += m.out() * m.k;
-      total_bytes_ += static_cast<int64_t>(bytes);
-      const int per_task = std::max<int>(1, static_cast<int>((size_t{1} << 20) / packed.panel_bytes));
-      const int index = static_cast<int>(weights_.matrices.size()) - 1;
-      for (int first = 0; first < panels; first += per_task) tasks_.push_back({index, first, std::min(per_task, panels - first)});
+      end += (panels_of(packed) * panel_bytes + 63) / 64 * 64;
+      weights_.matrices.push_back(packed);
     }
+    constexpr size_t kReadAhead = 8192;  // past the end is allowed to the kernels
+    WEFT_TRY(Memory memory, Memory::reserve(end + kReadAhead, true));
+    for (size_t i = 0; i < offsets.size(); ++i) weights_.matrices[i].data = memory.data() + offsets[i];
+    weights_.memory.push_back(std::move(memory));
+    weights_.bytes += static_cast<int64_t>(end);
+    total_bytes_ = static_cast<int64_t>(end);
     return {};
   }
 
-  void pack() {
+  static size_t panels_of(const PackedMatrix& packed) { return (static_cast<size_t>(packed.out) + packed.panel - 1) / packed.panel; }
+
+  // Every member packs the panels that the kernels will give it, so that they lie in memory near it, about 1 MB at a time, and then helps
+  // the others - unless these sit at another node of memory.
+  struct Queue {
+    std::vector<Task> tasks;
     std::atomic<size_t> next{0};
+  };
+  std::vector<Queue> make_queues() const {
+    const auto members = static_cast<size_t>(team_.size());
+    std::vector<Queue> queues(members);
+    for (size_t m = 0; m < matrices_.size(); ++m) {
+      const PackedMatrix& packed = weights_.matrices[m];
+      const size_t panels = panels_of(packed), per_task = std::max<size_t>(1, (size_t{1} << 20) / packed.panel_bytes);
+      for (size_t i = 0; i < members; ++i)
+        for (size_t first = panels * i / members, last = panels * (i + 1) / members; first < last; first += per_task)
+          queues[i].tasks.push_back({static_cast<int>(m), static_cast<int>(first), static_cast<int>(std::min(per_task, last - first))});
+    }
+    return queues;
+  }
+
+  void pack() {
+    std::vector<Queue> queues = make_queues();
     std::vector<std::atomic<int>> left(matrices_.size());
-    for (const Task& task : tasks_) ++left[task.matrix];
-    team_.run([&](int) {
+    for (const Queue& queue : queues)
+      for (const Task& task : queue.tasks) ++left[task.matrix];
+    const ThreadTeam::Seat seat(team_);
+    team_.run([&](int member) {
       std::vector<float> rows;
-      for (size_t i = next++; i < tasks_.size() && !failed_; i = next++) {
-        pack_task(tasks_[i], rows);
-        const int m = tasks_[i].matrix;
-        if (--left[m] == 0)
-          for (const TensorInfo* source : matrices_[m].sources) checkpoint_->drop(*source);
-        const int64_t done = done_bytes_ += static_cast<int64_t>(tasks_[i].panels * weights_.matrices[m].panel_bytes);
-        if (options_.progress) options_.progress(done, total_bytes_);
+      const size_t helped = team_.spans_nodes() ? 1 : queues.size();
+      for (size_t i = 0; i < helped; ++i) {
+        Queue& queue = queues[(member + i) % queues.size()];
+        for (size_t t = queue.next++; t < queue.tasks.size() && !failed_; t = queue.next++) {
+          const Task& task = queue.tasks[t];
+          pack_task(task, rows);
+          drop_sources(task, --left[task.matrix] == 0);
+          const int64_t done = done_bytes_ += static_cast<int64_t>(task.panels * weights_.matrices[task.matrix].panel_bytes);
+          if (options_.progress) options_.progress(done, total_bytes_);
+        }
       }
+    });
+  }
+
+  // Lets the pages go that the task has read; with `all` those of the whole matrix, which the tasks' borders lie in too.
+  void drop_sources(const Task& task, bool all) const {
+    const Claimed& claimed = matrices_[task.matrix];
+    const PackedMatrix& packed = weights_.matrices[task.matrix];
+    if (all) {
+      for (const TensorInfo* source : claimed.sources) checkpoint_->drop(*source);
+      return;
+    }
+    const int64_t first = int64_t{task.first_panel} * packed.panel, count = std::min<int64_t>(int64_t{task.panels} * packed.panel, packed.out - first);
+    (void)each_source(claimed, first, count, [&](const TensorRows& rows, const TensorInfo& tensor, int64_t at, int64_t n, int64_t) -> Status {
+      if (!rows.transposed && tensor.cols() == claimed.matrix->k) checkpoint_->drop(tensor, rows.first_row + at, n);
+      return {};
     });
   }
 
@@ -288,7 +329,6 @@ class Loader {
   std::vector<Claimed> matrices_;
   std::vector<std::vector<const TensorInfo*>> biases_;
   std::vector<const TensorInfo*> vectors_, tables_;
-  std::vector<Task> tasks_;
   int64_t total_bytes_ = 0;
   std::atomic<int64_t> done_bytes_{0};
   std::atomic<bool> failed_{false};

@@ -255,6 +255,7 @@ bool EngineCore::deliver(Entry& entry, SequenceOutput& output) {
 }
 
 void EngineCore::worker_loop() {
+  const ThreadTeam::Seat seat(*team_);
   double last_end = 0;
   std::unique_lock lock(mutex_);
   for (;;) {

@@ -37,6 +37,7 @@
 #include <unordered_set>
 
 #include "base/log.h"
+#include "base/thread_team.h"
 #include "server/http_answer.h"
 
 namespace weft {
@@ -280,6 +281,7 @@ class Session : public std::enable_shared_from_this<Session> {
 
   static void run_handler(const std::shared_ptr<HttpAnswer>& answer, const HttpHandler& handler,
                           const HttpServer::Refusal& refuse) {
+    step_back_from_compute();
     std::string problem;
     try {
       handler(answer);

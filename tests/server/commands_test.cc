@@ -119,11 +119,26 @@ TEST_F(Commands, Run) {
 
 TEST_F(Commands, Bench) {
   const Outcome outcome =
-      weft({"bench", path("model"), "--prompt-tokens", "20", "--output-tokens", "5", "--batch-sizes", "1,3", "--json"});
+      weft({"bench", path("model"), "--modes", "prefill,decode,serving", "--prompt-tokens", "20", "--output-tokens", "5", "--batch-sizes", "1,3",
+            "--streams", "4", "--shared-prefix", "10", "--limits", "off", "--json"});
   EXPECT_EQ(outcome.status, 0) << outcome.error;
   const Json report = parse_json(outcome.out).value();
   EXPECT_GT(report.find("prefill_tokens_per_s")->as_number(), 0);
+  EXPECT_EQ(report.find("prefill")->find("tokens")->as_integer(), 20);
   EXPECT_EQ(report.find("decode")->items().at(1).find("batch")->as_integer(), 3);
+  const Json& serving = *report.find("serving");
+  EXPECT_EQ(serving.find("streams")->as_integer(), 4);
+  EXPECT_GT(serving.find("output_tokens_per_s")->as_number(), 0);
+  EXPECT_LE(serving.find("first_token_ms_p50")->as_number(), serving.find("first_token_ms_p95")->as_number());
+  EXPECT_EQ(report.find("limits")->find("read_gb_per_s")->as_number(), 0) << "not asked for";
+}
+
+TEST_F(Commands, BenchSaysWhatDoesNotFit) {
+  Outcome outcome = weft({"bench", path("model"), "--context-tokens", "1000000", "--limits", "off"});
+  EXPECT_EQ(outcome.status, 1);
+  EXPECT_NE(outcome.error.find("--context-tokens"), std::string::npos) << outcome.error;
+  outcome = weft({"bench", path("model"), "--modes", "sleep"});
+  EXPECT_EQ(outcome.status, 2);
 }
 
 TEST_F(Commands, Score) {

@@ -1,8 +1,17 @@
-#include "peak.h"
+#include "base/peak.h"
 
+#include <sys/mman.h>
+#if defined(__x86_64__)
 #include <immintrin.h>
+#endif
 
+#include <algorithm>
+#include <atomic>
 #include <chrono>
+#include <cstring>
+#include <functional>
+#include <numeric>
+#include <vector>
 
 namespace weft::bench {
 namespace {
@@ -11,6 +20,8 @@ double now() { return std::chrono::duration<double>(std::chrono::steady_clock::n
 
 constexpr long kLoops = 2'000'000;
 thread_local volatile float sink;  // keeps the loops alive
+
+#if defined(__x86_64__)
 
 [[gnu::target("avx2,fma")]] void fma_avx2() {
   __m256 a[12];
@@ -84,6 +95,20 @@ thread_local volatile float sink;  // keeps the loops alive
   sink = static_cast<float>(lanes[0]);
 }
 
+#else
+
+// What the compiler makes of it.
+void fma_plain() {
+  float a[32];
+  for (int j = 0; j < 32; ++j) a[j] = 1e-9f * static_cast<float>(j + 1);
+  for (long i = 0; i < kLoops; ++i) {
+    for (int j = 0; j < 32; ++j) a[j] = __builtin_fmaf(a[j], 1.0f, 1.0f);
+  }
+  sink = std::accumulate(a, a + 32, 0.0f);
+}
+
+#endif
+
 double rate(void (*loop)(), double flops_per_call, double seconds) {
   double best = 0;
   for (const double begin = now(); now() - begin < seconds;) {
@@ -96,6 +121,8 @@ double rate(void (*loop)(), double flops_per_call, double seconds) {
 }
 
 }  // namespace
+
+#if defined(__x86_64__)
 
 double peak_flops_f32(double seconds) {
   if (__builtin_cpu_supports("avx512f")) return rate(fma_avx512, kLoops * 12.0 * 32, seconds);
@@ -127,6 +154,68 @@ unsigned long read_memory(const void* data, size_t bytes) {
   }
   const __m128i all = _mm_xor_si128(_mm_xor_si128(sums[0], sums[1]), _mm_xor_si128(sums[2], sums[3]));
   return static_cast<unsigned long>(_mm_cvtsi128_si64(all));
+}
+
+#else
+
+double peak_flops_f32(double seconds) { return rate(fma_plain, kLoops * 64.0, seconds); }
+double peak_flops_bf16(double) { return 0; }
+double peak_ops_int8(double) { return 0; }
+
+unsigned long read_memory(const void* data, size_t bytes) {
+  unsigned long sums[8] = {};
+  const char* p = static_cast<const char*>(data);
+  for (size_t i = 0; i + sizeof sums <= bytes; i += sizeof sums) {
+    unsigned long line[8];
+    std::memcpy(line, p + i, sizeof line);
+    for (int j = 0; j < 8; ++j) sums[j] ^= line[j];
+  }
+  return std::accumulate(sums, sums + 8, 0ul);
+}
+
+#endif
+
+ReadBuffer::ReadBuffer(size_t bytes) {
+  constexpr size_t kLeast = size_t{64} << 20;
+  for (; bytes >= kLeast; bytes /= 2) {
+    void* memory = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED) continue;
+    ::madvise(memory, bytes, MADV_HUGEPAGE);
+    data_ = static_cast<std::byte*>(std::memset(memory, 1, bytes)), bytes_ = bytes;
+    return;
+  }
+}
+
+ReadBuffer::~ReadBuffer() {
+  if (data_) ::munmap(data_, bytes_);
+}
+
+double ReadBuffer::measure(ThreadTeam& team, double seconds) const {
+  if (bytes_ == 0) return 0;
+  const size_t share = bytes_ / static_cast<size_t>(team.size());
+  const std::function<void(int)> read = [&](int member) {
+    static std::atomic<unsigned long> found;
+    found = read_memory(data_ + share * static_cast<size_t>(member), share);
+  };
+  double best = 0;
+  for (const double begin = now(); best == 0 || now() - begin < seconds;) {
+    const double start = now();
+    team.run(read);
+    best = std::max(best, static_cast<double>(share) * team.size() / (now() - start));
+  }
+  return best;
+}
+
+MachineLimits measure_limits(ThreadTeam& team, const ReadBuffer& buffer, double seconds) {
+  const auto together = [&](double (*peak)(double)) {
+    std::vector<double> rates(static_cast<size_t>(team.size()));
+    team.run([&](int member) { rates[static_cast<size_t>(member)] = peak(seconds / 6); });
+    return std::accumulate(rates.begin(), rates.end(), 0.0);
+  };
+  MachineLimits limits;
+  limits.read_bytes_per_s = buffer.measure(team, seconds / 2);
+  limits.f32_flops = together(peak_flops_f32), limits.bf16_flops = together(peak_flops_bf16), limits.int8_ops = together(peak_ops_int8);
+  return limits;
 }
 
 }  // namespace weft::bench
