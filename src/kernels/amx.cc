@@ -4,6 +4,7 @@
 // The traits come first.
 #include "kernels/simd/attend_tiles.h"
 #include "kernels/simd/fill.h"
+#include "kernels/simd/pack_bf12.h"
 #include "kernels/simd/tables.h"
 
 namespace weft::kernels {
@@ -12,6 +13,8 @@ void fill_amx(CpuTable& table) {
   fill<Avx512Dot>(table);
   table.attend = attend_on_tiles<Avx512Dot>;
   table.attend_rounds = true;
+  table.pack_panel_bf12 = pack_bf12<16>;
+  table.prefers_bf12 = true;
   table.attend_scratch_bytes = attend_on_tiles_scratch_bytes<Avx512Dot>;
 }
 

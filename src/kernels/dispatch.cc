@@ -65,11 +65,11 @@ std::vector<const CpuTable*> available_tables() {
     tables.push_back(&table);
   }
   if (cpu.avx512_bf16) {
-    static const CpuTable table = vector_table<64, 64, true>("avx512_bf16", Operand::bf16, fill_avx512_bf16);
+    static const CpuTable table = vector_table<64>("avx512_bf16", Operand::bf16, fill_avx512_bf16);
     tables.push_back(&table);
   }
   if (cpu.amx) {
-    static const CpuTable table = vector_table<64, 16, true>("amx", Operand::bf16, fill_amx);
+    static const CpuTable table = vector_table<64, 16>("amx", Operand::bf16, fill_amx);
     tables.push_back(&table);
   }
 #endif

@@ -448,6 +448,7 @@ struct CpuTable {
   void (*pack_panel_bf16)(const uint16_t* rows, int64_t ld, int row_count, int k, std::byte* panel) = nullptr;
   // Form bf12: from a bf16 panel. False if the weights' exponents are too many. Null in tables without products with it.
   bool (*pack_panel_bf12)(int k, const std::byte* bf16_panel, std::byte* panel) = nullptr;
+  bool prefers_bf12 = false;  // products with it are about as fast with many rows, and faster with few
   // The quantised forms: bytes of a panel, and packing of up to panel_cols rows; missing rows become zero.
   size_t (*quantized_panel_bytes)(WeightForm, WeightGroups, int k) = nullptr;
   void (*pack_panel_quantized)(WeightForm, WeightGroups, const QuantizedRows& rows, std::byte* panel) = nullptr;

@@ -192,6 +192,7 @@ float packed_value(const PackedMatrix& w, int column, int k) {
 }
 
 void packed_row(const PackedMatrix& w, int column, float* out) {
+  if (w.form == WeightForm::bf12) return bf12_row(w, column, out);
   const Column c(w, column);
   for (int first = 0; first < w.k; first += w.groups.size) {
     const GroupValues group = c.group(first);

@@ -12,7 +12,6 @@ float ref_weight(const PackedMatrix& w, int column, int k) {
   if (is_quantized(w.form)) return packed_value(w, column, k);
   const std::byte* panel = w.data + static_cast<size_t>(column / w.panel) * w.panel_bytes;
   const size_t index = packed_index(w.form, w.panel, column % w.panel, k);
-  if (w.form == WeightForm::bf12) return bf16_to_float(bf12_value(panel, w.panel, w.k, packed_index(WeightForm::bf16, w.panel, column % w.panel, k)));
   return w.form == WeightForm::f32 ? reinterpret_cast<const float*>(panel)[index]
                                    : bf16_to_float(reinterpret_cast<const uint16_t*>(panel)[index]);
 }

@@ -7,8 +7,8 @@
 namespace weft::kernels {
 
 // A table of vector kernels: the reference table, with the packing for panels of `columns` columns (`bf16_columns` for bfloat16
-// weights), filled by `fill`. `with_bf12`: it has products with bf12.
-template <int columns, int bf16_columns = columns, bool with_bf12 = false>
+// weights), filled by `fill`.
+template <int columns, int bf16_columns = columns>
 static CpuTable vector_table(const char* isa, Operand bf16_operand, void (*fill)(CpuTable&)) {
   CpuTable table = ref_table();
   table.isa = isa;
@@ -19,7 +19,6 @@ static CpuTable vector_table(const char* isa, Operand bf16_operand, void (*fill)
     if (form == WeightForm::bf12) return bf12_layout(bf16_columns, k).bytes;
     return packed_panel_bytes(form, form == WeightForm::bf16 ? bf16_columns : columns, k);
   };
-  if (with_bf12) table.pack_panel_bf12 = [](int k, const std::byte* plain, std::byte* panel) { return compress_bf12(bf16_columns, k, plain, panel); };
   table.pack_panel = [](WeightForm form, const float* rows, int64_t ld, int row_count, int k, std::byte* panel) {
     pack_panel_f32(form, form == WeightForm::bf16 ? bf16_columns : columns, rows, ld, row_count, k, panel);
   };
