@@ -22,7 +22,7 @@ struct EngineOptions {
   std::string dtype = "auto";           // auto | float32 | bfloat16: of weights and products
   std::string quantize = "none";        // none | int8 | int4: of the weights, while loading
   bool dequantize = false;              // widen weights that are stored in 8 or 4 bits to dtype while loading
-  std::string kv_cache_dtype = "auto";  // auto | float32 | bfloat16 | int8 | fp8
+  std::string kv_cache_dtype = "auto";  // auto | float32 | bfloat16 | int8 (fp8 is refused)
   std::string load_format = "auto";     // auto | dummy (random weights from config.json alone)
   std::string device = "cpu";           // cpu | cuda
   int threads = 0;                      // 0: the physical cores that this process may use, within its group's CPU quota

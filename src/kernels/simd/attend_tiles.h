@@ -134,7 +134,7 @@ WEFT_INLINE void weights_of(const float* scores, uint16_t* out, float scale, int
 // An item and its queries on tiles.
 template <class V>
 struct TileItemRun {
-  const AttendItemRun<V, true>& item_run;
+  const AttendItemRun<V, DType::bf16>& item_run;
   const TileScratch& scratch;
   const AttendArgs& a = item_run.a;
   const Tiles tiles{a, item_run.s, item_run.item.kv_head, scratch.tile};
@@ -215,7 +215,7 @@ struct TileItemRun {
         const int64_t key = origin + at;
         const bool whole = keys.first <= key && key + kValueKeys <= keys.last;
         if (whole && !a.cache.latent && a.cache.tokens_per_block >= kValueKeys) {
-          values[groups] = tiles.direct(key / kTileTokens, true);
+          values[groups] = tiles.tile_of(key, true);
         } else {
           if (gathered == kGatheredGroups) break;
           std::byte* to_values = scratch.values + static_cast<ptrdiff_t>(gathered++) * 64 * a.cache.v_dim;
@@ -280,7 +280,7 @@ template <class V>
 void attend_on_tiles(const AttendArgs& a, int rows, Part part) {
   if (a.cache.dtype != DType::bf16) return attend<V>(a, rows, part);
   const TileScratch scratch(a.scratch + static_cast<size_t>(part.index) * a.scratch_bytes, item_queries(a.heads, a.cache), a.cache);
-  each_item<V, true>(a, part, scratch, [&](const AttendItemRun<V, true>& run) { TileItemRun<V>{run, scratch}.run(); });
+  each_item<V, DType::bf16>(a, part, scratch, [&](const AttendItemRun<V, DType::bf16>& run) { TileItemRun<V>{run, scratch}.run(); });
   _tile_release();
 }
 
