@@ -142,10 +142,12 @@ TEST_P(Attend, AgreesWithDoublePrecision) {
       setup.dtype = dtype;
       const Sequence sequence(setup);
       const std::vector<float> got = sequence.run(table(), cut(setup.tokens, 1000, 3), 32, 1, 2);
-      const bool rounds = table().attend_rounds && dtype == DType::bf16;
+      const bool rounds = table().attend_rounds && (dtype == DType::bf16 || (dtype == DType::i8 && !setup.latent));
       const std::vector<double> want = sequence.expected(rounds);
-      // Values are below 1, so that rounded weights (2^-9 of each at most) move their mean by less than that.
-      for (size_t i = 0; i < got.size(); ++i) ASSERT_NEAR(got[i], want[i], rounds ? 2e-3 : 3e-6) << "element " << i << " of " << setup.tokens << " tokens";
+      // Values are below 1, so that rounded weights (2^-9 of each at most) move their mean by less than that. With a value's scale in it even
+      // the weight of a single key is rounded, by 2^-8 at most.
+      const double tolerance = !rounds ? 3e-6 : dtype == DType::i8 ? 4e-3 : 2e-3;
+      for (size_t i = 0; i < got.size(); ++i) ASSERT_NEAR(got[i], want[i], tolerance) << "element " << i << " of " << setup.tokens << " tokens";
     }
 }
 
@@ -153,8 +155,9 @@ TEST_P(Attend, EncodersSeeTheWholeSequence) {
   for (DType dtype : {DType::f32, DType::i8}) {
     const Sequence sequence({.tokens = 37, .mask = Mask::none, .dtype = dtype});
     const std::vector<float> got = sequence.run(table(), {37}, 64, 2, 3);
-    const std::vector<double> want = sequence.expected(false);
-    for (size_t i = 0; i < got.size(); ++i) ASSERT_NEAR(got[i], want[i], 3e-6);
+    const bool rounds = table().attend_rounds && dtype == DType::i8;
+    const std::vector<double> want = sequence.expected(rounds);
+    for (size_t i = 0; i < got.size(); ++i) ASSERT_NEAR(got[i], want[i], rounds ? 4e-3 : 3e-6);
   }
 }
 

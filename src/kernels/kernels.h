@@ -467,7 +467,7 @@ struct CpuTable {
   void (*attend)(const AttendArgs&, int rows, Part) = nullptr;
   void (*attend_combine)(const AttendArgs&, int rows, Part) = nullptr;
   size_t (*attend_scratch_bytes)(int heads, const CacheView&) = nullptr;  // per thread
-  // Whether attention over a bfloat16 cache rounds queries and softmax weights to bfloat16 for its products (their sums are float32).
+  // Whether attention over a cache of bfloat16 or (unless latent) int8 rounds queries and softmax weights (int8: times the values' scales) to bfloat16 for its products (their sums are float32).
   bool attend_rounds = false;
   void (*activate)(const ActivateArgs&, int rows, Part) = nullptr;
   void (*add)(const AddArgs&, int rows, Part) = nullptr;
