@@ -56,6 +56,7 @@ void add_engine_options(CLI::App* app, EngineOptions& o) {
   add_choice(app, "--load-format", o.load_format, "dummy: random weights from config.json alone", {"auto", "dummy"});
   add_choice(app, "--device", o.device, "Where to compute", {"cpu", "cuda"});
   add_number(app, "--threads", o.threads, "Threads; 0: the physical cores of this process, within its CPU quota", 0, 4096);
+  add_choice(app, "--pack-weights", o.pack_weights, "Hold bfloat16 weights in 12 bits each, with the same answers; auto: where that is faster", {"auto", "on", "off"});
   add_choice(app, "--pin-threads", o.pin_threads, "Keep compute threads on cores of their own; auto: where the process has cores for itself", {"auto", "on", "off"});
   add_number(app, "--max-batch-size", o.max_batch_size, "Sequences in one step", 1, 65536);
   add_number(app, "--max-num-tokens", o.max_num_tokens, "Tokens in one step", 1);

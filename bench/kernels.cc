@@ -53,7 +53,8 @@ struct Bench {
   }
   double dot_flops(kernels::WeightForm form, kernels::Operand operand = kernels::Operand::f32) const {
     if (operand == kernels::Operand::int8) return int8_ops;
-    return form == kernels::WeightForm::bf16 && bf16_flops > 0 ? bf16_flops : f32_flops;
+    const bool dot = form == kernels::WeightForm::bf16 || form == kernels::WeightForm::bf12;
+    return dot && bf16_flops > 0 ? bf16_flops : f32_flops;
   }
 };
 
@@ -79,6 +80,21 @@ void fill_random(std::byte* data, size_t bytes, kernels::WeightForm form) {
   }
 }
 
+// One panel of bfloat16 with the exponents of trained weights, many times.
+void fill_bf12(const kernels::CpuTable& table, int k, int panels, size_t panel_bytes, std::byte* data) {
+  const int columns = table.panel_cols(kernels::WeightForm::bf12);
+  std::vector<float> rows(static_cast<size_t>(columns) * static_cast<size_t>(k));
+  uint32_t state = 1;
+  for (float& value : rows) {
+    value = 0;
+    for (int i = 0; i < 4; ++i) state = state * 1664525u + 1013904223u, value += static_cast<float>(state >> 8) / (1 << 24) - 0.5f;
+  }
+  std::byte* plain = big(table.panel_bytes(kernels::WeightForm::bf16, k));
+  table.pack_panel(kernels::WeightForm::bf16, rows.data(), k, columns, k, plain);
+  if (!table.pack_panel_bf12(k, plain, data)) std::abort();
+  for (int i = 1; i < panels; ++i) std::memcpy(data + static_cast<size_t>(i) * panel_bytes, data, panel_bytes);
+}
+
 struct LinearForm {
   const char* name;
   kernels::WeightFormat format;
@@ -93,10 +109,12 @@ void linear(Bench& b, const LinearForm& kind, int out, int k, std::initializer_l
   const int panel = b.table.panel_cols(form), panels = (out + panel - 1) / panel;
   const size_t panel_bytes = kernels::is_quantized(form) ? b.table.quantized_panel_bytes(form, format.groups, k) : b.table.panel_bytes(form, k);
   a.w = {.form = form, .out = out, .k = k, .panel = panel, .panel_bytes = panel_bytes, .groups = format.groups, .operand = format.operand};
+  if (form == kernels::WeightForm::bf12 && !b.table.pack_panel_bf12) return;
   const size_t bytes = a.w.panel_bytes * static_cast<size_t>(panels);
   const int copies = static_cast<int>(std::max<size_t>(1, (size_t{400} << 20) / bytes));  // more than any cache
   std::byte* weights = big(bytes * static_cast<size_t>(copies) + 8192);
-  fill_random(weights, bytes * static_cast<size_t>(copies), form);
+  if (form == kernels::WeightForm::bf12) fill_bf12(b.table, k, panels * copies, a.w.panel_bytes, weights);
+  else fill_random(weights, bytes * static_cast<size_t>(copies), form);
   for (int rows : row_counts) {
     std::byte* x = big(static_cast<size_t>(rows) * static_cast<size_t>(k) * 4);
     fill_random(x, static_cast<size_t>(rows) * static_cast<size_t>(k) * 4,
@@ -246,6 +264,7 @@ int run(int threads, const char* filter) {
   const LinearForm f32{"f32", {WeightForm::f32}}, bf16{"bf16", {WeightForm::bf16}};
   linear(b, bf16, 8192, 2048, {1, 2, 4, 8, 16, 32, 64, 512});
   linear(b, bf16, 2048, 8192, {1, 8, 512});
+  linear(b, {"bf12", {WeightForm::bf12}}, 8192, 2048, {1, 2, 4, 8, 16, 32, 512});
   linear(b, f32, 8192, 2048, {1, 2, 4, 8, 16, 32, 512});
   linear(b, bf16, 896, 896, {1, 8, 512});
   const LinearForm quantized[] = {

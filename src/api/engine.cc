@@ -536,6 +536,7 @@ Result<std::unique_ptr<Engine>> Engine::load(const std::string& path, const Engi
   const int threads = team->size();
   WEFT_TRY(Model model, load_model(path, *team, {.dtype = options.dtype, .kv_dtype = options.kv_cache_dtype, .dummy = options.load_format == "dummy",
                                                     .quantize = *quantize_of(options.quantize), .dequantize = options.dequantize,
+                                                    .pack_weights = *pack_weights_of(options.pack_weights),
                                                     .progress = progress}));
   WEFT_TRY(TextSide text, text_side.get());
 

@@ -1,7 +1,7 @@
 #include "api/options.h"
 
 #include "base/cpu_layout.h"
-#include "plan/weight_formats.h"
+#include "plan/weights.h"
 #include "text/answer_format.h"
 
 namespace weft {
@@ -10,6 +10,13 @@ std::optional<Quantize> quantize_of(const std::string& name) {
   if (name == "none") return Quantize::none;
   if (name == "int8") return Quantize::int8;
   if (name == "int4") return Quantize::int4;
+  return std::nullopt;
+}
+
+std::optional<PackWeights> pack_weights_of(const std::string& name) {
+  if (name == "auto") return PackWeights::automatic;
+  if (name == "on") return PackWeights::on;
+  if (name == "off") return PackWeights::off;
   return std::nullopt;
 }
 
@@ -44,6 +51,7 @@ Status check_options(const EngineOptions& o) {
   if (o.enable_attention_dp) return unsupported("enable-attention-dp", "on", "one rank only in this build");
   if (o.sampler != "fused" && o.sampler != "reference")
     return fail(Code::invalid_argument, "--sampler must be fused or reference, not ", o.sampler).about("sampler");
+  if (!pack_weights_of(o.pack_weights)) return fail(Code::invalid_argument, "--pack-weights must be auto, on or off, not ", o.pack_weights).about("pack-weights");
   if (!pinning_of(o.pin_threads)) return fail(Code::invalid_argument, "--pin-threads must be auto, on or off, not ", o.pin_threads).about("pin-threads");
   const auto in_range = [](const char* option, int64_t value, int64_t low, int64_t high) -> Status {
     if (value >= low && value <= high) return {};

@@ -15,6 +15,7 @@ namespace weft {
 
 enum class Quantize : uint8_t;  // plan/weight_formats.h
 enum class Pinning : unsigned char;  // base/cpu_layout.h
+enum class PackWeights : uint8_t;  // plan/weights.h
 
 class LogitsProcessorKind;
 
@@ -22,6 +23,7 @@ struct EngineOptions {
   std::string dtype = "auto";           // auto | float32 | bfloat16: of weights and products
   std::string quantize = "none";        // none | int8 | int4: of the weights, while loading
   bool dequantize = false;              // widen weights that are stored in 8 or 4 bits to dtype while loading
+  std::string pack_weights = "auto";    // auto | on | off: bfloat16 weights in 12 bits, without loss
   std::string kv_cache_dtype = "auto";  // auto | float32 | bfloat16 | int8 | fp8
   std::string load_format = "auto";     // auto | dummy (random weights from config.json alone)
   std::string device = "cpu";           // cpu | cuda
@@ -55,6 +57,7 @@ struct EngineOptions {
 
 // The option's value; nothing for a name that is none.
 std::optional<Quantize> quantize_of(const std::string& name);
+std::optional<PackWeights> pack_weights_of(const std::string& name);
 std::optional<Pinning> pinning_of(const std::string& name);
 // What is wrong with the options by themselves, or cannot be honoured by this build; the error names the option.
 Status check_options(const EngineOptions& options);

@@ -29,8 +29,9 @@ struct Part {
 //   fp8   e4m3fn                        code * scale
 //   int8  -128 ... 127                  code * scale
 //   int4  0 ... 15, int6 0 ... 63       (code - zero) * scale, or code * scale + minimum
-enum class WeightForm : uint8_t { f32, bf16, fp8, int8, int4, int6 };
-const char* name(WeightForm form);  // "float32", "bfloat16", "fp8", "int8", "int4", "int6"
+// bf12 is bfloat16 in 12 bits, without loss (bf12_layout.h): products have the bits of those with bf16.
+enum class WeightForm : uint8_t { f32, bf16, bf12, fp8, int8, int4, int6 };
+const char* name(WeightForm form);  // "float32", "bfloat16", "bfloat16 in 12 bits", "fp8", "int8", "int4", "int6"
 constexpr bool is_quantized(WeightForm form) { return form >= WeightForm::fp8; }
 
 // How the scales of a quantised form are stored. `super`: GGUF's K blocks, where a group's scale is a float16 shared by 256 values
@@ -83,7 +84,7 @@ struct PackedMatrix {
   int panel = 0;           // output columns per panel
   size_t panel_bytes = 0;  // from one panel to the next
   // k is summed in this many equal parts (1, 2, 4 or 8), added as a balanced binary tree. They must divide k; for bf16 with more
-  // than one part, into parts of even length, for quantised forms into whole strips.
+  // than one part, into parts of even length, for bf12 and quantised forms into whole strips.
   int shards = 1;
   const std::byte* data = nullptr;
   WeightGroups groups = {};        // as WeightFormat has them
@@ -445,6 +446,9 @@ struct CpuTable {
   void (*pack_panel)(WeightForm, const float* rows, int64_t ld, int row_count, int k, std::byte* panel) = nullptr;
   // The same from bfloat16 rows, for form bf16 only (no detour over float32 when loading).
   void (*pack_panel_bf16)(const uint16_t* rows, int64_t ld, int row_count, int k, std::byte* panel) = nullptr;
+  // Form bf12: from a bf16 panel. False if the weights' exponents are too many. Null in tables without products with it.
+  bool (*pack_panel_bf12)(int k, const std::byte* bf16_panel, std::byte* panel) = nullptr;
+  bool prefers_bf12 = false;  // products with it are about as fast with many rows, and faster with few
   // The quantised forms: bytes of a panel, and packing of up to panel_cols rows; missing rows become zero.
   size_t (*quantized_panel_bytes)(WeightForm, WeightGroups, int k) = nullptr;
   void (*pack_panel_quantized)(WeightForm, WeightGroups, const QuantizedRows& rows, std::byte* panel) = nullptr;
@@ -460,6 +464,8 @@ struct CpuTable {
   void (*attend)(const AttendArgs&, int rows, Part) = nullptr;
   void (*attend_combine)(const AttendArgs&, int rows, Part) = nullptr;
   size_t (*attend_scratch_bytes)(int heads, const CacheView&) = nullptr;  // per thread
+  // Whether attention over a bfloat16 cache rounds queries and softmax weights to bfloat16 for its products (their sums are float32).
+  bool attend_rounds = false;
   void (*activate)(const ActivateArgs&, int rows, Part) = nullptr;
   void (*add)(const AddArgs&, int rows, Part) = nullptr;
   void (*select_rows)(const SelectRowsArgs&, int rows, Part) = nullptr;
@@ -482,7 +488,7 @@ int max_partials(int max_sequences, int max_position, int kv_heads);
 
 const CpuTable& ref_table();
 // The best table this machine and its operating system support, or the one that the environment variable WEFT_ISA names
-// (ref, avx2, avx512); null if that one cannot run here or is unknown.
+// (ref, avx2, avx512, avx512_bf16, amx); null if that one cannot run here or is unknown.
 const CpuTable* cpu_table();
 // Every table that can run here, ref first.
 std::vector<const CpuTable*> available_tables();

@@ -207,6 +207,66 @@ TEST_P(Linear, packing_from_bfloat16_is_packing_from_float32) {
   EXPECT_EQ(a, b);
 }
 
+// Weights as they are trained (most within a few powers of two), with some far away, zeros, subnormals and an infinity.
+std::vector<float> spread_weights(size_t count) {
+  std::vector<float> w = random_floats(count, 8);
+  for (size_t i = 0; i < count; i += 301) w[i] *= 1e-20f;
+  for (size_t i = 7; i < count; i += 997) w[i] = 0;
+  for (size_t i = 11; i < count; i += 1999) w[i] = -1e-39f;
+  for (size_t i = 13; i < count; i += 2999) w[i] *= 300;
+  return w;
+}
+
+// The matrix in 12 bits; empty if its weights do not fit.
+Packed compressed(const CpuTable& table, const Packed& plain) {
+  Packed p{{}, plain.matrix};
+  p.matrix.form = WeightForm::bf12;
+  p.matrix.panel_bytes = table.panel_bytes(WeightForm::bf12, plain.matrix.k);
+  const int panels = (plain.matrix.out + plain.matrix.panel - 1) / plain.matrix.panel;
+  p.bytes.resize(p.matrix.panel_bytes * static_cast<size_t>(panels) + 8192, std::byte{0xff});
+  std::byte* data = p.bytes.data() + (64 - reinterpret_cast<uintptr_t>(p.bytes.data()) % 64) % 64;
+  p.matrix.data = data;
+  for (int i = 0; i < panels; ++i)
+    if (!table.pack_panel_bf12(plain.matrix.k, plain.matrix.data + plain.matrix.panel_bytes * static_cast<size_t>(i), data + p.matrix.panel_bytes * static_cast<size_t>(i)))
+      return {};
+  return p;
+}
+
+TEST_P(Linear, TwelveBitsGiveTheBitsOfSixteen) {
+  if (!table().pack_panel_bf12) GTEST_SKIP() << "no such products";
+  for (const Shape& shape : {Shape{70, 515, 1}, Shape{257, 64, 2}, Shape{300, 40, 1}, Shape{48, 2048, 8}, Shape{16, 1600, 1}, Shape{130, 1700, 1}}) {
+    for (const int rows : {1, 3, 6, 7, 16, 17, 40, 130}) {
+      Case c(table(), shape, WeightForm::bf16, rows);
+      c.w = spread_weights(c.w.size());
+      c.matrix = packed(table(), WeightForm::bf16, c.w, shape.out, shape.k, shape.shards);
+      const std::vector<float> plain = c.run(table(), 1, true, true);
+      const Packed narrow = compressed(table(), c.matrix);
+      ASSERT_FALSE(narrow.bytes.empty());
+      c.matrix.matrix = narrow.matrix;
+      for (const int parts : {1, 3}) ASSERT_EQ(bits_of(c.run(table(), parts, true, true)), bits_of(plain)) << shape.out << "x" << shape.k << ", " << rows << " rows";
+    }
+  }
+}
+
+TEST_P(Linear, TwelveBitsAreRefusedForScatteredExponents) {
+  if (!table().pack_panel_bf12) GTEST_SKIP() << "no such products";
+  std::vector<float> w = random_floats(64 * 256, 9);
+  for (size_t i = 0; i < w.size(); ++i) w[i] = std::ldexp(w[i], static_cast<int>(i * 7919 % 200) - 100);
+  EXPECT_TRUE(compressed(table(), packed(table(), WeightForm::bf16, w, 64, 256, 1)).bytes.empty());
+}
+
+TEST_P(Linear, EmbeddingRowsComeFromTwelveBits) {
+  if (!table().pack_panel_bf12) GTEST_SKIP() << "no such products";
+  const int vocab = 150, cols = 77;
+  const std::vector<float> w = spread_weights(static_cast<size_t>(vocab * cols));
+  const Packed narrow = compressed(table(), packed(table(), WeightForm::bf16, w, vocab, cols, 1));
+  std::vector<int32_t> ids(vocab);
+  for (int i = 0; i < vocab; ++i) ids[static_cast<size_t>(i)] = i;
+  std::vector<float> out(w.size());
+  table().embed({.ids = ids.data(), .packed = narrow.matrix, .cols = cols, .out = out.data(), .ld_out = cols}, vocab, {});
+  for (size_t i = 0; i < out.size(); ++i) ASSERT_EQ(out[i], rounded_bf16(w[i])) << i;
+}
+
 TEST_P(Linear, embedding_rows_come_from_plain_and_from_packed_tables) {
   const int vocab = 150, cols = 37;
   const std::vector<float> w = random_floats(static_cast<size_t>(vocab * cols), 6);

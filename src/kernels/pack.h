@@ -9,6 +9,8 @@ namespace weft::kernels {
 void pack_panel_f32(WeightForm form, int columns, const float* rows, int64_t ld, int row_count, int k, std::byte* panel);
 // The same from bfloat16 rows into form bf16.
 void pack_panel_bf16(int columns, const uint16_t* rows, int64_t ld, int row_count, int k, std::byte* panel);
+// The same of form bf12 (bf12_layout.h).
+void bf12_row(const PackedMatrix& w, int column, float* out);
 
 // See CpuTable::pack_panel_quantized and quantized_panel_bytes.
 void pack_quantized(WeightForm form, const WeightGroups& groups, int columns, const QuantizedRows& rows, std::byte* panel);
@@ -25,6 +27,6 @@ struct GroupValues {
 int packed_code(const PackedMatrix& w, int column, int k);
 GroupValues packed_group(const PackedMatrix& w, int column, int k);
 float packed_value(const PackedMatrix& w, int column, int k);
-void packed_row(const PackedMatrix& w, int column, float* out);  // values of all k of a column
+void packed_row(const PackedMatrix& w, int column, float* out);  // values of all k of a column; also of form bf12
 
 }  // namespace weft::kernels

@@ -83,7 +83,7 @@ bool has_nan(const QuantizedRows& rows, int size, int row, int group) {
 }  // namespace
 
 const char* name(WeightForm form) {
-  static const char* const names[] = {"float32", "bfloat16", "fp8", "int8", "int4", "int6"};
+  static const char* const names[] = {"float32", "bfloat16", "bfloat16 in 12 bits", "fp8", "int8", "int4", "int6"};
   return names[static_cast<int>(form)];
 }
 
@@ -114,6 +114,7 @@ size_t quantized_panel_bytes(WeightForm form, const WeightGroups& groups, int co
 }
 
 int64_t format_bytes(const WeightFormat& format, int64_t out, int k) {
+  if (format.form == WeightForm::bf12) return out * k * 3 / 2;
   if (!is_quantized(format.form)) return out * k * (format.form == WeightForm::bf16 ? 2 : 4);
   // The parts of a panel of 64 columns need no rounding.
   return out * static_cast<int64_t>(quantized_layout(format.form, format.groups, 64, k).bytes / 64);
@@ -191,6 +192,7 @@ float packed_value(const PackedMatrix& w, int column, int k) {
 }
 
 void packed_row(const PackedMatrix& w, int column, float* out) {
+  if (w.form == WeightForm::bf12) return bf12_row(w, column, out);
   const Column c(w, column);
   for (int first = 0; first < w.k; first += w.groups.size) {
     const GroupValues group = c.group(first);

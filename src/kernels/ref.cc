@@ -98,7 +98,7 @@ void embed(const EmbedArgs& a, int rows, Part part) {
       std::fill_n(out, a.cols, 0.0f);
       continue;
     }
-    if (!a.row_data && is_quantized(a.packed.form)) {
+    if (!a.row_data && (is_quantized(a.packed.form) || a.packed.form == WeightForm::bf12)) {
       packed_row(a.packed, a.ids[r], out);
       for (int c = 0; c < a.cols; ++c) out[c] *= a.scale;
       continue;

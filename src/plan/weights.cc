@@ -39,8 +39,9 @@ class Loader {
     WEFT_RETURN_IF_ERROR(usage_.finish());
     WEFT_RETURN_IF_ERROR(read_vectors());
     WEFT_RETURN_IF_ERROR(allocate());
-    pack();
+    pack([](int) { return true; });
     if (error_) return std::move(*error_);
+    WEFT_RETURN_IF_ERROR(widen_misfits());
     WEFT_RETURN_IF_ERROR(read_tables());
     return std::move(weights_);
   }
@@ -105,7 +106,7 @@ class Loader {
     for (const Claimed& claimed : matrices_) {
       const Matrix& m = *claimed.matrix;
       const kernels::WeightFormat format = format_of(m, options_.form);
-      const WeightForm form = format.form;
+      const WeightForm form = format.form == WeightForm::bf16 && may_pack(m) ? WeightForm::bf12 : format.form;
       const size_t panel_bytes = is_quantized(form) ? table_.quantized_panel_bytes(form, format.groups, m.k) : table_.panel_bytes(form, m.k);
       const PackedMatrix packed{form, static_cast<int>(m.out()), m.k, table_.panel_cols(form), panel_bytes, m.shards(), nullptr, format.groups,
                                 format.operand};
@@ -114,15 +115,39 @@ class Loader {
       end += (panels_of(packed) * panel_bytes + 63) / 64 * 64;
       weights_.matrices.push_back(packed);
     }
-    constexpr size_t kReadAhead = 8192;  // past the end is allowed to the kernels
     WEFT_TRY(Memory memory, Memory::reserve(end + kReadAhead, true));
     for (size_t i = 0; i < offsets.size(); ++i) weights_.matrices[i].data = memory.data() + offsets[i];
     weights_.memory.push_back(std::move(memory));
     weights_.bytes += static_cast<int64_t>(end);
     total_bytes_ = static_cast<int64_t>(end);
+    misfits_ = std::vector<std::atomic<bool>>(matrices_.size());
     return {};
   }
 
+  bool may_pack(const Matrix& m) const { return options_.pack && table_.pack_panel_bf12 && (m.shards() == 1 || m.k / m.shards() % kernels::kStrip == 0); }
+
+  // Matrices whose weights did not fit into 12 bits are packed again as they are, into memory of their own.
+  Status widen_misfits() {
+    std::vector<size_t> widened;
+    for (size_t i = 0; i < matrices_.size(); ++i) {
+      if (!misfits_[i]) continue;
+      PackedMatrix& packed = weights_.matrices[i];
+      const size_t before = panels_of(packed) * packed.panel_bytes;
+      packed.form = WeightForm::bf16, packed.panel_bytes = table_.panel_bytes(WeightForm::bf16, packed.k);
+      const size_t bytes = panels_of(packed) * packed.panel_bytes;
+      WEFT_TRY(Memory memory, Memory::reserve(bytes + kReadAhead, true));
+      packed.data = memory.data();
+      weights_.memory.push_back(std::move(memory));
+      weights_.bytes += static_cast<int64_t>(bytes) - static_cast<int64_t>(before);
+      total_bytes_ += static_cast<int64_t>(bytes);
+      widened.push_back(i);
+    }
+    if (!widened.empty()) pack([&](int matrix) { return misfits_[static_cast<size_t>(matrix)].load(); });
+    if (error_) return std::move(*error_);
+    return {};
+  }
+
+  static constexpr size_t kReadAhead = 8192;  // past the end is allowed to the kernels
   static size_t panels_of(const PackedMatrix& packed) { return (static_cast<size_t>(packed.out) + packed.panel - 1) / packed.panel; }
 
   // Every member packs the panels that the kernels will give it, so that they lie in memory near it, about 1 MB at a time, and then helps
@@ -131,10 +156,12 @@ class Loader {
     std::vector<Task> tasks;
     std::atomic<size_t> next{0};
   };
-  std::vector<Queue> make_queues() const {
+  template <class Wanted>
+  std::vector<Queue> make_queues(Wanted wanted) const {
     const auto members = static_cast<size_t>(team_.size());
     std::vector<Queue> queues(members);
     for (size_t m = 0; m < matrices_.size(); ++m) {
+      if (!wanted(static_cast<int>(m))) continue;
       const PackedMatrix& packed = weights_.matrices[m];
       const size_t panels = panels_of(packed), per_task = std::max<size_t>(1, (size_t{1} << 20) / packed.panel_bytes);
       for (size_t i = 0; i < members; ++i)
@@ -144,20 +171,23 @@ class Loader {
     return queues;
   }
 
-  void pack() {
-    std::vector<Queue> queues = make_queues();
+  // Packs the matrices that are `wanted` (by index).
+  template <class Wanted>
+  void pack(Wanted wanted) {
+    std::vector<Queue> queues = make_queues(wanted);
     std::vector<std::atomic<int>> left(matrices_.size());
     for (const Queue& queue : queues)
       for (const Task& task : queue.tasks) ++left[task.matrix];
     const ThreadTeam::Seat seat(team_);
     team_.run([&](int member) {
       std::vector<float> rows;
+      AlignedPanel plain;
       const size_t helped = team_.spans_nodes() ? 1 : queues.size();
       for (size_t i = 0; i < helped; ++i) {
         Queue& queue = queues[(member + i) % queues.size()];
         for (size_t t = queue.next++; t < queue.tasks.size() && !failed_; t = queue.next++) {
           const Task& task = queue.tasks[t];
-          pack_task(task, rows);
+          pack_task(task, rows, plain);
           drop_sources(task, --left[task.matrix] == 0);
           const int64_t done = done_bytes_ += static_cast<int64_t>(task.panels * weights_.matrices[task.matrix].panel_bytes);
           if (options_.progress) options_.progress(done, total_bytes_);
@@ -181,14 +211,33 @@ class Loader {
     });
   }
 
-  void pack_task(const Task& task, std::vector<float>& rows) {
+  // A panel of bfloat16 before it goes into 12 bits.
+  struct AlignedPanel {
+    std::vector<std::byte> bytes;
+    std::byte* of(size_t size) {
+      bytes.resize(std::max(bytes.size(), size + 64));
+      return bytes.data() + (64 - reinterpret_cast<uintptr_t>(bytes.data()) % 64) % 64;
+    }
+  };
+
+  void pack_task(const Task& task, std::vector<float>& rows, AlignedPanel& plain) {
     const PackedMatrix& packed = weights_.matrices[task.matrix];
     const Claimed& claimed = matrices_[task.matrix];
     for (int panel = task.first_panel; panel < task.first_panel + task.panels; ++panel) {
       // The memory is this loader's own; readers get it as const.
       std::byte* to = const_cast<std::byte*>(packed.data) + panel * packed.panel_bytes;
       const int first = panel * packed.panel, count = std::min(packed.panel, packed.out - first);
-      if (packed.form == WeightForm::bf16 && pack_plain(claimed, first, count, to)) continue;
+      if (packed.form == WeightForm::bf12) {
+        if (misfits_[static_cast<size_t>(task.matrix)]) return;
+        std::byte* panel_bf16 = plain.of(table_.panel_bytes(WeightForm::bf16, packed.k));
+        if (!pack_bf16(packed, claimed, first, count, rows, panel_bf16)) return;
+        if (!table_.pack_panel_bf12(packed.k, panel_bf16, to)) misfits_[static_cast<size_t>(task.matrix)] = true;
+        continue;
+      }
+      if (packed.form == WeightForm::bf16) {
+        if (!pack_bf16(packed, claimed, first, count, rows, to)) return;
+        continue;
+      }
       if (is_quantized(packed.form)) {
         if (Status read = pack_quantized(packed, claimed, first, count, rows, to); !read.ok()) return report(read.error());
         continue;
@@ -197,6 +246,15 @@ class Loader {
       if (Status read = gather(claimed, first, count, rows.data()); !read.ok()) return report(read.error());
       table_.pack_panel(packed.form, rows.data(), packed.k, count, packed.k, to);
     }
+  }
+
+  // False after an error, which is reported.
+  bool pack_bf16(const PackedMatrix& packed, const Claimed& claimed, int first, int count, std::vector<float>& rows, std::byte* to) {
+    if (pack_plain(claimed, first, count, to)) return true;
+    rows.resize(static_cast<size_t>(packed.panel) * packed.k);
+    if (Status read = gather(claimed, first, count, rows.data()); !read.ok()) return report(read.error()), false;
+    table_.pack_panel(WeightForm::bf16, rows.data(), packed.k, count, packed.k, to);
+    return true;
   }
 
   // Codes as they are stored where the matrix is kept in its bits; else floats that are quantised here.
@@ -327,6 +385,7 @@ class Loader {
   TensorUsage usage_;
   Weights weights_;
   std::vector<Claimed> matrices_;
+  std::vector<std::atomic<bool>> misfits_;  // by matrix: it does not fit into 12 bits a weight
   std::vector<std::vector<const TensorInfo*>> biases_;
   std::vector<const TensorInfo*> vectors_, tables_;
   int64_t total_bytes_ = 0;

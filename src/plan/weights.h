@@ -36,11 +36,15 @@ struct Weights {
   std::shared_ptr<const Checkpoint> checkpoint;  // tables may lie in its mapping
 };
 
+// Bfloat16 matrices in 12 bits a weight, without loss (kernels/bf12_layout.h); automatic: where the kernels prefer it.
+enum class PackWeights : uint8_t { automatic, on, off };
+
 struct LoadOptions {
   kernels::WeightForm form = kernels::WeightForm::f32;  // of matrices without a format of their own, and of widened tables
   std::function<void(int64_t done_bytes, int64_t total_bytes)> progress;  // any thread
   // Quantised matrices: none takes the codes as stored; else they are made from the tensors' float values.
   Quantize quantize = Quantize::none;
+  bool pack = false;  // bfloat16 matrices go into 12 bits a weight, but for those whose weights do not fit
 };
 
 // Every tensor that the plan names must be in the checkpoint with the plan's shape; all that are not are reported together.

@@ -70,6 +70,19 @@ Result<Plan> plan_of(const Checkpoint& checkpoint) {
   return models::build_plan(config);
 }
 
+namespace {
+
+Result<bool> choose_packing(const ModelOptions& options, const Model& model) {
+  const bool possible = model.form == WeightForm::bf16 && options.quantize == Quantize::none;
+  if (options.pack_weights != PackWeights::on) return options.pack_weights == PackWeights::automatic && possible && model.table->prefers_bf12;
+  if (!possible) return fail(Code::invalid_argument, "--pack-weights on is for bfloat16 weights that are not quantised").about("pack-weights");
+  if (!model.table->pack_panel_bf12)
+    return fail(Code::unsupported, "--pack-weights on: the kernels for ", model.table->isa, " have no products with packed weights, those for AVX-512 BF16 have").about("pack-weights");
+  return true;
+}
+
+}  // namespace
+
 Result<Model> load_model(const std::string& path, ThreadTeam& team, const ModelOptions& options) {
   Model model;
   WEFT_TRY(model.checkpoint, options.dummy ? Checkpoint::open_dummy(path) : Checkpoint::open(path));
@@ -86,13 +99,16 @@ Result<Model> load_model(const std::string& path, ThreadTeam& team, const ModelO
   model.vocab = model.plan.head == HeadKind::lm ? model.plan.output.cols : models::text_config(config).count("vocab_size");
   model.eos_token_ids = end_ids(*model.checkpoint, config, model.vocab);
   WEFT_RETURN_IF_ERROR(config.status());
-  auto weights = load_weights(model.plan, model.checkpoint, *model.table, team, {model.form, options.progress, options.quantize});
+  WEFT_TRY(const bool pack, choose_packing(options, model));
+  LoadOptions load{.form = model.form, .progress = options.progress, .quantize = options.quantize, .pack = pack};
+  auto weights = load_weights(model.plan, model.checkpoint, *model.table, team, load);
   if (!weights.ok()) return std::move(weights).error().with(model.architecture);
   model.weights = std::move(weights).value();
   WEFT_TRY(model.vision, models::build_vision(config));
   if (model.vision) {
     model.vision->plan = prepare_plan(std::move(model.vision->plan), *model.table, model.form);
-    auto vision = load_weights(model.vision->plan, model.checkpoint, *model.table, team, {model.form, options.progress});
+    load.quantize = Quantize::none;
+    auto vision = load_weights(model.vision->plan, model.checkpoint, *model.table, team, load);
     if (!vision.ok()) return std::move(vision).error().with(model.architecture);
     model.vision_weights = std::move(vision).value();
   }

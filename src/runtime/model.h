@@ -24,6 +24,7 @@ struct ModelOptions {
   bool dummy = false;              // random weights
   Quantize quantize = Quantize::none;
   bool dequantize = false;         // see FormatOptions
+  PackWeights pack_weights = PackWeights::automatic;
   std::function<void(int64_t done_bytes, int64_t total_bytes)> progress;
 };
 

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "equivalence/requests.h"
+#include "kernels/kernels.h"
 #include "support/answers.h"
 
 namespace weft::testing {
@@ -54,6 +55,11 @@ constexpr Feature kFeatures[] = {
     {"fused_sampler", [](Arrangement& s) { s.options.sampler = "reference"; },
      [](Arrangement& s, const ModelInfo&, const Model&) { s.options.sampler = "fused", s.options.max_batch_size = 8; }},
     {"threads", [](Arrangement& s) { s.options.threads = 1; }, [](Arrangement& s, const ModelInfo&, const Model&) { s.options.threads = 3; }},
+    {"packed_weights", [](Arrangement& s) { s.options.pack_weights = "off"; },
+     [](Arrangement& s, const ModelInfo& info, const Model&) {
+       const bool possible = kernels::cpu_table()->pack_panel_bf12 && info.dtype == "bfloat16" && s.options.quantize == "none";
+       s.options.pack_weights = possible ? "on" : "auto";
+     }},
     // A cache with room for little more than the longest sequence, so that running ones lose their blocks and start again.
     {"preemption", [](Arrangement&) {},
      [](Arrangement& s, const ModelInfo& info, const Model& model) {

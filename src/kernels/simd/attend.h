@@ -310,6 +310,11 @@ struct AttendItemRun {
   }
 
   void run() const {
+    run([this](int64_t split, Range keys, float* max, float* sum, float* acc) { run_split(split, keys, max, sum, acc); });
+  }
+  // `one_split` does what run_split does.
+  template <class OneSplit>
+  void run(OneSplit one_split) const {
     const Range keys = keys_of_rows(s, item.first_row, item.rows, a.mask, a.window, a.chunk);
     const auto clip = [&](int64_t split) {
       const int64_t begin = split * kSplitTokens, end = begin + kSplitTokens;
@@ -318,7 +323,7 @@ struct AttendItemRun {
     if (item.partial >= 0) {
       for (int i = 0; i < item.splits; ++i) {
         float* entry = a.partials + static_cast<size_t>(item.partial + i) * partial_entry();
-        run_split(item.first_split + i, clip(item.first_split + i), entry, entry + group, entry + 2 * group);
+        one_split(item.first_split + i, clip(item.first_split + i), entry, entry + group, entry + 2 * group);
       }
       return;
     }
@@ -326,7 +331,7 @@ struct AttendItemRun {
     for (int i = 0; i < queries; ++i) scratch.max[i] = -__builtin_inff(), scratch.sum[i] = 0;
     for (size_t d = 0; d < static_cast<size_t>(queries) * v_dim; ++d) scratch.acc[d] = 0;
     for (int64_t split = keys.first / kSplitTokens; split * kSplitTokens < keys.last; ++split) {
-      run_split(split, clip(split), scratch.split_max, scratch.split_sum, scratch.split_acc);
+      one_split(split, clip(split), scratch.split_max, scratch.split_sum, scratch.split_acc);
       for (int i = 0; i < queries; ++i)
         join<V>(scratch.max + i, scratch.sum + i, scratch.acc + static_cast<size_t>(i) * v_dim, scratch.split_max[i], scratch.split_sum[i],
                 scratch.split_acc + static_cast<size_t>(i) * v_dim, v_dim);
@@ -339,16 +344,22 @@ struct AttendItemRun {
   size_t partial_entry() const { return in_lines(static_cast<size_t>(group) * (a.cache.v_dim + 2)); }
 };
 
-template <class V>
-void attend(const AttendArgs& a, int, Part part) {
+// Calls work with this part's items.
+template <class V, bool kPairs, class Work>
+void each_item(const AttendArgs& a, Part part, const AttendScratch& scratch, Work work) {
   const int group = a.heads / a.cache.kv_heads;
-  const AttendScratch scratch(a.scratch + static_cast<size_t>(part.index) * a.scratch_bytes, item_queries(a.heads, a.cache), a.cache);
   for (int i = a.plan->begin[part.index]; i < a.plan->begin[part.index + 1]; ++i) {
     const AttendItem& item = a.plan->items[i];
-    const SequenceView& s = a.sequences[item.sequence];
-    if (a.cache.dtype == DType::bf16) AttendItemRun<V, true>{a, item, s, scratch, group, item.rows * group}.run();
-    else AttendItemRun<V, false>{a, item, s, scratch, group, item.rows * group}.run();
+    work(AttendItemRun<V, kPairs>{a, item, a.sequences[item.sequence], scratch, group, item.rows * group});
   }
+}
+
+template <class V>
+void attend(const AttendArgs& a, int, Part part) {
+  const AttendScratch scratch(a.scratch + static_cast<size_t>(part.index) * a.scratch_bytes, item_queries(a.heads, a.cache), a.cache);
+  const auto work = [](const auto& run) { run.run(); };
+  if (a.cache.dtype == DType::bf16) each_item<V, true>(a, part, scratch, work);
+  else each_item<V, false>(a, part, scratch, work);
 }
 
 template <class V>

@@ -21,7 +21,10 @@ WEFT_INLINE void copy_row(const float* from, int count, float* to) {
 template <class V, WeightForm form>
 struct FloatProduct {
   using Block = LinearBlock<V>;
-  static constexpr int kTileRows = kMaxTileRows;
+  static constexpr int kTileRows = 6;
+  static constexpr int kBlockTiles = 16;
+  static constexpr int kMaxGroup = 16;
+  static constexpr int kBlockFloats = kBlockTiles * kTileRows * 128;
   static constexpr int kColumns = V::kPanelVectors * V::kLanes;
   static constexpr int kUnit = kPairs<V, form> ? 2 : 1;      // k per element of the left operand
   static constexpr int kDepth = 256 * kUnit;                 // k per block: a panel's block is about half the first cache

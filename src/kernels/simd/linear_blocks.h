@@ -1,7 +1,10 @@
 // y = x w^T, cut into blocks: rows into blocks whose accumulators stay in the second cache, k into blocks whose accumulators are
 // stored and reloaded (exact, so a cut changes no bit), shards of k joined as a balanced tree. What multiplies a block is a Product:
 //
-//   kTileRows            rows of a tile, at most kMaxTileRows
+//   kTileRows            rows of a tile
+//   kBlockTiles          tiles of rows of a block
+//   kMaxGroup            panels of a block at most
+//   kBlockFloats         sums of a block: at least kBlockTiles * kTileRows * the columns of a panel
 //   depth(rows, length)  k per block when `rows` rows are multiplied over `length` k
 //   multiply_depth(b, begin, end, first, sums)
 //                        adds the products of k [begin, end) to the sums of block b (sets them if `first`); sums of a tile are
@@ -15,10 +18,7 @@
 namespace weft::kernels {
 namespace {
 
-constexpr int kMaxTileRows = 6;
-constexpr int kBlockTiles = 16;
-constexpr int kSumFloats = kBlockTiles * kMaxTileRows * 128;  // accumulators of one block of rows by one group of panels
-constexpr int kMaxShardLevels = 3;                            // of the tree over at most 8 shards
+constexpr int kMaxShardLevels = 3;  // of the tree over at most 8 shards
 
 // Rows are cut into `tiles` tiles as evenly as possible; this is where tile number i begins.
 [[maybe_unused]] static inline int tile_row(int rows, int tiles, int64_t i) { return static_cast<int>(rows * i / tiles); }
@@ -52,31 +52,36 @@ struct Linear {
 
   // y = sums + bias + residual.
   static void finish(const Block& b, const float* sums) {
-    const LinearArgs& a = b.a;
+    const LinearArgs a = b.a;
+    const int end = b.last_panel * kColumns, last = end < a.w.out ? end : a.w.out;
     for (int t = b.first_tile; t < b.last_tile; ++t) {
       const int row = tile_row(b.rows, b.tiles, t), count = tile_row(b.rows, b.tiles, t + 1) - row;
-      const float* from = sums + b.sums_of(row);
-      for (int p = b.first_panel; p < b.last_panel; ++p) {
-        for (int r = 0; r < count; ++r, from += kColumns) {
-          const int64_t y_row = a.row_map ? a.row_map[row + r] : row + r;
-          for (int c = p * kColumns; c < p * kColumns + kColumns && c < a.w.out; c += V::kLanes)
-            finish_vector(a, y_row, c, from + (c - p * kColumns));
+      const int64_t panel_floats = int64_t{count} * kColumns;
+      for (int r = 0; r < count; ++r) {
+        const int64_t y_row = a.row_map ? a.row_map[row + r] : row + r;
+        const float* from = sums + b.sums_of(row) + r * kColumns;
+        float* y = a.y + y_row * a.ld_y;
+        const float* residual = a.residual ? a.residual + y_row * a.ld_residual : nullptr;
+        for (int c = b.first_panel * kColumns; c < last; c += kColumns, from += panel_floats) {
+#pragma GCC unroll 4
+          for (int v = 0; v < kColumns; v += V::kLanes) {
+            if (c + v < last) finish_vector(a.bias, residual, y, c + v, last - c - v, V::load(from + v));
+          }
         }
       }
     }
   }
 
-  WEFT_INLINE void finish_vector(const LinearArgs& a, int64_t row, int c, const float* from) {
-    const int n = a.w.out - c;
-    typename V::F value = V::load(from);
+  // `n` columns from c on.
+  WEFT_INLINE void finish_vector(const float* bias, const float* residual, float* y, int c, int n, typename V::F value) {
     if (n >= V::kLanes) {
-      if (a.bias) value = V::add(value, V::load(a.bias + c));
-      if (a.residual) value = V::add(value, V::load(a.residual + row * a.ld_residual + c));
-      V::store(a.y + row * a.ld_y + c, value);
+      if (bias) value = V::add(value, V::load(bias + c));
+      if (residual) value = V::add(value, V::load(residual + c));
+      V::store(y + c, value);
     } else {
-      if (a.bias) value = V::add(value, V::load_n(a.bias + c, n));
-      if (a.residual) value = V::add(value, V::load_n(a.residual + row * a.ld_residual + c, n));
-      V::store_n(a.y + row * a.ld_y + c, value, n);
+      if (bias) value = V::add(value, V::load_n(bias + c, n));
+      if (residual) value = V::add(value, V::load_n(residual + c, n));
+      V::store_n(y + c, value, n);
     }
   }
 
@@ -86,7 +91,7 @@ struct Linear {
 
   // All of k for one block. Shards are joined like the carries of a binary counter, which is the balanced tree.
   [[gnu::noinline]] static void run_block(const Block& b) {
-    alignas(64) float buffers[1 + kMaxShardLevels][kSumFloats];
+    alignas(64) float buffers[1 + kMaxShardLevels][Product::kBlockFloats];
     float* levels[kMaxShardLevels] = {buffers[1], buffers[2], buffers[3]};
     float* sums = buffers[0];
     const int length = b.a.w.k / b.a.w.shards;
@@ -107,12 +112,15 @@ struct Linear {
   }
 
   static void run_range(const LinearArgs& a, int rows, int tiles, Range tile_range, Range panel_range) {
-    for (int64_t t = tile_range.first; t < tile_range.last; t += kBlockTiles) {
-      const int64_t last_tile = t + kBlockTiles < tile_range.last ? t + kBlockTiles : tile_range.last;
+    // Without shards to join, all of run_block's memory is for one block's sums.
+    constexpr int64_t kFloats = Product::kBlockFloats;
+    const int64_t floats = a.w.shards == 1 ? kFloats * (1 + kMaxShardLevels) : kFloats;
+    static_assert(kFloats >= Product::kBlockTiles * Product::kTileRows * kColumns);
+    for (int64_t t = tile_range.first; t < tile_range.last; t += Product::kBlockTiles) {
+      const int64_t last_tile = t + Product::kBlockTiles < tile_range.last ? t + Product::kBlockTiles : tile_range.last;
       const int block_rows = tile_row(rows, tiles, last_tile) - tile_row(rows, tiles, t);
-      int64_t group = kSumFloats / (block_rows * kColumns);
-      if (group > 16) group = 16;
-      if (group < 1) group = 1;
+      int64_t group = floats / (int64_t{block_rows} * kColumns);
+      if (group > Product::kMaxGroup) group = Product::kMaxGroup;
       for (int64_t p = panel_range.first; p < panel_range.last; p += group) {
         const int64_t last_panel = p + group < panel_range.last ? p + group : panel_range.last;
         run_block(

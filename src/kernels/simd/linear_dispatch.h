@@ -3,34 +3,53 @@
 
 #include "kernels/simd/linear.h"
 #include "kernels/simd/linear_int8.h"
+#ifdef __AVX512BF16__
+#include "kernels/simd/linear_bf12.h"
+#endif
+#ifdef __AMX_BF16__
+#include "kernels/simd/linear_tiles.h"
+#endif
 #include "kernels/simd/linear_widened.h"
 
 namespace weft::kernels {
 namespace {
 
-// Calls fn.template operator()<Product>() with the Product that multiplies rows with `w`.
+// Calls fn.template operator()<V, Product>() with the Product that multiplies rows with `w` and its vectors.
 template <class V, class Fn>
 void with_product(const PackedMatrix& w, Fn fn) {
   const bool int8_rows = w.operand == Operand::int8, minimum = w.groups.offset == OffsetKind::minimum;
   switch (w.form) {
-    case WeightForm::f32: return fn.template operator()<FloatProduct<V, WeightForm::f32>>();
-    case WeightForm::bf16: return fn.template operator()<FloatProduct<V, WeightForm::bf16>>();
-    case WeightForm::fp8: return fn.template operator()<WidenedProduct<V, WeightForm::fp8, false>>();
+    case WeightForm::f32: return fn.template operator()<V, FloatProduct<V, WeightForm::f32>>();
+    case WeightForm::bf16:
+#ifdef __AMX_BF16__
+      return fn.template operator()<TileVectors<V>, TileProduct<TileVectors<V>, WeightForm::bf16>>();
+#else
+      return fn.template operator()<V, FloatProduct<V, WeightForm::bf16>>();
+#endif
+    case WeightForm::bf12:
+#if defined(__AMX_BF16__)
+      return fn.template operator()<TileVectors<V>, TileProduct<TileVectors<V>, WeightForm::bf12>>();
+#elif defined(__AVX512BF16__)
+      return fn.template operator()<V, Bf12Product<V>>();
+#else
+      return;  // these tables do not pack it
+#endif
+    case WeightForm::fp8: return fn.template operator()<V, WidenedProduct<V, WeightForm::fp8, false>>();
     case WeightForm::int8:
-      if (int8_rows) return fn.template operator()<Int8Product<V, WeightForm::int8>>();
-      return fn.template operator()<WidenedProduct<V, WeightForm::int8, false>>();
+      if (int8_rows) return fn.template operator()<V, Int8Product<V, WeightForm::int8>>();
+      return fn.template operator()<V, WidenedProduct<V, WeightForm::int8, false>>();
     case WeightForm::int4:
-      if (int8_rows) return fn.template operator()<Int8Product<V, WeightForm::int4>>();
-      if (minimum) return fn.template operator()<WidenedProduct<V, WeightForm::int4, true>>();
-      return fn.template operator()<WidenedProduct<V, WeightForm::int4, false>>();
-    case WeightForm::int6: return fn.template operator()<WidenedProduct<V, WeightForm::int6, false>>();
+      if (int8_rows) return fn.template operator()<V, Int8Product<V, WeightForm::int4>>();
+      if (minimum) return fn.template operator()<V, WidenedProduct<V, WeightForm::int4, true>>();
+      return fn.template operator()<V, WidenedProduct<V, WeightForm::int4, false>>();
+    case WeightForm::int6: return fn.template operator()<V, WidenedProduct<V, WeightForm::int6, false>>();
   }
 }
 
 template <class V>
 void linear(const LinearArgs& a, int rows, Part part) {
   if (rows <= 0) return;
-  with_product<V>(a.w, [&]<class Product>() { linear_by<V, Product>(a, rows, part); });
+  with_product<V>(a.w, [&]<class Vectors, class Product>() { linear_by<Vectors, Product>(a, rows, part); });
 }
 
 }  // namespace

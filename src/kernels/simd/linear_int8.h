@@ -14,6 +14,9 @@ struct Int8Product {
   using Cursor = GroupCursor<V, form>;
   static constexpr int kColumns = Block::kColumns;
   static constexpr int kTileRows = 4;
+  static constexpr int kBlockTiles = 16;
+  static constexpr int kMaxGroup = 16;
+  static constexpr int kBlockFloats = kBlockTiles * kTileRows * 192;
   static constexpr int kDepth = form == WeightForm::int4 ? 1024 : 512;
   static constexpr int kFetchBytes = 4096;
   static constexpr size_t kStripBytes = strip_bytes(form, kColumns);

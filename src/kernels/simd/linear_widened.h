@@ -18,7 +18,7 @@ struct WidenedProduct {
   using Cursor = GroupCursor<V, form>;
   using Word = CodeWord<V, form>;
   static constexpr int kColumns = Block::kColumns;
-  static constexpr int kTileRows = Float::kTileRows;
+  static constexpr int kTileRows = Float::kTileRows, kBlockTiles = Float::kBlockTiles, kBlockFloats = Float::kBlockFloats, kMaxGroup = Float::kMaxGroup;
   static constexpr int kDepth = Float::kDepth;
   static constexpr int kNarrow = 64;  // k per piece when one tile of rows passes over several panels
   static constexpr int kFetchBytes = 2048;

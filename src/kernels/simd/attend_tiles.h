@@ -1,0 +1,293 @@
+// Softmax attention over a bfloat16 cache on matrix tiles (Intel AMX): both products run on them, queries and weights rounded to
+// bfloat16. Items, splits and joining are those of attend.h.
+//
+// A tile of keys (16 tokens, pairs of dimensions) is what the instruction reads. Values are multiplied 32 keys at a time, at
+// absolute multiples of 32; where these do not lie together in the cache, or not all of them may be read, they are brought together with
+// zeros in the place of what is missing. A register's 16 rows may hold more rows than there are queries: what comes out there is
+// not read.
+#pragma once
+
+#include <immintrin.h>
+
+#include "kernels/simd/attend.h"
+#include "kernels/simd/linear_tiles.h"
+
+namespace weft::kernels {
+namespace {
+
+constexpr int kValueKeys = 32;     // keys of one product with values
+constexpr int kGatheredGroups = 4;  // of kValueKeys, brought together at a time
+
+// What a thread works in: AttendScratch for queries rounded up to whole registers, and the operands of the tiles.
+struct TileScratch : AttendScratch {
+  uint16_t* q;            // [registers of 16 queries][steps][16][32]
+  uint16_t* weights;      // [queries, kSplitTokens]
+  std::byte* values;      // [kGatheredGroups][16 pairs of keys][v_dim][2]
+  std::byte* last_keys;   // [2][16 pairs of dimensions][16 tokens][2]: the last dimensions, where they are not 32
+
+  static int padded(int queries) { return (queries + kRegisterRows - 1) / kRegisterRows * kRegisterRows; }
+  static int steps(const CacheView& c) { return (c.k_dim + kTileDepth - 1) / kTileDepth; }
+  static size_t floats(int queries, const CacheView& c) {
+    const auto rows = static_cast<size_t>(padded(queries));
+    return in_lines(AttendScratch::floats(padded(queries), c)) + rows * static_cast<size_t>(steps(c)) * 16 + rows * kSplitTokens / 2 +
+           in_lines(static_cast<size_t>(kGatheredGroups) * 16 * c.v_dim) + 2 * 256;
+  }
+  TileScratch(std::byte* memory, int queries, const CacheView& c) : AttendScratch(memory, padded(queries), c) {
+    const auto rows = static_cast<size_t>(padded(queries));
+    q = reinterpret_cast<uint16_t*>(memory) + 2 * in_lines(AttendScratch::floats(padded(queries), c));
+    weights = q + rows * static_cast<size_t>(steps(c)) * kTileDepth;
+    values = reinterpret_cast<std::byte*>(weights + rows * kSplitTokens);
+    last_keys = values + in_lines(static_cast<size_t>(kGatheredGroups) * 16 * c.v_dim) * 4;
+  }
+};
+
+// Sixteen rows of 64 bytes in every register; the sums and values of the second shape have `columns` columns.
+[[maybe_unused]] static inline void shape_attention(int columns) {
+  TileShapes shapes;
+  for (int tile = 0; tile < 8; ++tile) {
+    shapes.rows[tile] = kRegisterRows;
+    shapes.row_bytes[tile] = static_cast<uint16_t>(tile == 4 || tile == 5 ? 64 : columns * 4);
+  }
+  _tile_loadconfig(&shapes);
+}
+
+// scores[queries][tokens] of NQ registers of queries by NK tiles of keys; `last` holds the keys of the last step if that is a short one.
+template <int NQ, int NK>
+static void score_registers(const uint16_t* q, int steps, const std::byte* const* keys, const std::byte* last, float* scores) {
+  const ptrdiff_t next_q = static_cast<ptrdiff_t>(steps) * kRegisterRows * kTileDepth;
+  _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3);
+  for (int s = 0; s < steps; ++s, q += kRegisterRows * kTileDepth) {
+    const bool copied = last && s == steps - 1;
+    _tile_loadd(4, q, 64);
+    if constexpr (NQ == 2) _tile_loadd(5, q + next_q, 64);
+    _tile_loadd(6, copied ? last : keys[0] + s * 1024, 64);
+    _tile_dpbf16ps(0, 4, 6);
+    if constexpr (NQ == 2) _tile_dpbf16ps(2, 5, 6);
+    if constexpr (NK == 2) {
+      _tile_loadd(7, copied ? last + 1024 : keys[1] + s * 1024, 64);
+      _tile_dpbf16ps(1, 4, 7);
+      if constexpr (NQ == 2) _tile_dpbf16ps(3, 5, 7);
+    }
+  }
+  _tile_stored(0, scores, kSplitTokens * 4);
+  if constexpr (NK == 2) _tile_stored(1, scores + kTileTokens, kSplitTokens * 4);
+  if constexpr (NQ == 2) {
+    scores += kRegisterRows * kSplitTokens;
+    _tile_stored(2, scores, kSplitTokens * 4);
+    if constexpr (NK == 2) _tile_stored(3, scores + kTileTokens, kSplitTokens * 4);
+  }
+}
+
+// acc[queries][columns] (=, or += unless fresh) the weighted values of `groups` times 32 keys, for NQ registers of queries by ND of columns.
+template <int NQ, int ND>
+static void weigh_registers(const uint16_t* weights, int groups, const std::byte* const* values, int v_dim, int column, bool fresh, float* acc) {
+  const ptrdiff_t ld = static_cast<ptrdiff_t>(v_dim) * 4, next_weights = kRegisterRows * kSplitTokens;
+  float* lower = acc + static_cast<ptrdiff_t>(kRegisterRows) * v_dim;
+  if (fresh) {
+    _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3);
+  } else {
+    _tile_loadd(0, acc + column, ld);
+    if constexpr (ND == 2) _tile_loadd(1, acc + column + 16, ld);
+    if constexpr (NQ == 2) _tile_loadd(2, lower + column, ld);
+    if constexpr (NQ == 2 && ND == 2) _tile_loadd(3, lower + column + 16, ld);
+  }
+  for (int g = 0; g < groups; ++g, weights += kValueKeys) {
+    const std::byte* v = values[g] + static_cast<ptrdiff_t>(column) * 4;
+    _tile_loadd(4, weights, kSplitTokens * 2);
+    if constexpr (NQ == 2) _tile_loadd(5, weights + next_weights, kSplitTokens * 2);
+    _tile_loadd(6, v, ld);
+    _tile_dpbf16ps(0, 4, 6);
+    if constexpr (NQ == 2) _tile_dpbf16ps(2, 5, 6);
+    if constexpr (ND == 2) {
+      _tile_loadd(7, v + 64, ld);
+      _tile_dpbf16ps(1, 4, 7);
+      if constexpr (NQ == 2) _tile_dpbf16ps(3, 5, 7);
+    }
+  }
+  _tile_stored(0, acc + column, ld);
+  if constexpr (ND == 2) _tile_stored(1, acc + column + 16, ld);
+  if constexpr (NQ == 2) _tile_stored(2, lower + column, ld);
+  if constexpr (NQ == 2 && ND == 2) _tile_stored(3, lower + column + 16, ld);
+}
+
+// One query's softmax, as weigh_scores in attend.h; its weights go to `out` as bfloat16. [from, to) are multiples of kValueKeys.
+template <class V>
+WEFT_INLINE void weights_of(const float* scores, uint16_t* out, float scale, int from, int to, int first, int last, float* max_out, float* sum_out) {
+  const typename V::F none = V::set1(-__builtin_inff()), factor = V::set1(scale);
+  typename V::F largest = none;
+  for (int j = first / V::kLanes * V::kLanes; j < last; j += V::kLanes)
+    largest = V::max(largest, V::select(V::between(first - j, last - j), V::mul(V::load(scores + j), factor), none));
+  const float max = first < last ? V::largest(largest) : -__builtin_inff();
+  typename V::F sum = V::zero();
+  const auto weight = [&](int j) __attribute__((always_inline)) {
+    const typename V::F score = V::sub(V::mul(V::load(scores + j), factor), V::set1(max));
+    return V::select(V::between(first - j, last - j), exp_of<V>(score), V::zero());
+  };
+  for (int j = from; j < to; j += kValueKeys) {
+    const typename V::F low = weight(j), high = weight(j + V::kLanes);
+    sum = V::add(V::add(sum, low), high);
+    _mm512_store_si512(out + j, (__m512i)_mm512_cvtne2ps_pbh(high, low));
+  }
+  *max_out = max, *sum_out = V::sum(sum);
+}
+
+// An item and its queries on tiles.
+template <class V>
+struct TileItemRun {
+  const AttendItemRun<V, true>& item_run;
+  const TileScratch& scratch;
+  const AttendArgs& a = item_run.a;
+  const Tiles tiles{a, item_run.s, item_run.item.kv_head, scratch.tile};
+  const int registers = TileScratch::padded(item_run.queries) / kRegisterRows;
+  const int steps = TileScratch::steps(a.cache);
+
+  void run() const {
+    copy_queries();
+    item_run.run([this](int64_t split, Range keys, float* max, float* sum, float* acc) {
+      run_split(split * kSplitTokens, keys, max, sum);
+      if (acc != scratch.split_acc) __builtin_memcpy(acc, scratch.split_acc, static_cast<size_t>(item_run.queries) * a.cache.v_dim * 4);
+    });
+  }
+
+ private:
+  void copy_queries() const {
+    for (int i = 0; i < item_run.queries; ++i) {
+      const float* from = item_run.query(i);
+      uint16_t* to = scratch.q + (static_cast<ptrdiff_t>(i / kRegisterRows) * steps * kRegisterRows + i % kRegisterRows) * kTileDepth;
+      for (int d = 0; d < a.cache.k_dim; d += kTileDepth, to += kRegisterRows * kTileDepth) {
+        const int n = a.cache.k_dim - d, low = n < 16 ? n : 16, high = n < 16 ? 0 : n < 32 ? n - 16 : 16;
+        _mm512_store_si512(to, (__m512i)_mm512_cvtne2ps_pbh(V::load_n(from + d + (high ? 16 : 0), high), V::load_n(from + d, low)));
+      }
+    }
+  }
+
+  // The states of all queries over the keys of one split; the sums of values go to scratch.split_acc.
+  void run_split(int64_t origin, Range keys, float* max, float* sum) const {
+    shape_attention(16);
+    for (int64_t t = keys.first / kTileTokens; t * kTileTokens < keys.last; t += 2) score(t, keys, origin);
+    const int from = static_cast<int>(keys.first - origin) / kValueKeys * kValueKeys;
+    const int to = (static_cast<int>(keys.last - origin) + kValueKeys - 1) / kValueKeys * kValueKeys;
+    for (int i = 0; i < item_run.queries; ++i) {
+      const Range own = item_run.visible(i);
+      const int64_t first = (own.first > keys.first ? own.first : keys.first) - origin, last = (own.last < keys.last ? own.last : keys.last) - origin;
+      const ptrdiff_t row = static_cast<ptrdiff_t>(i) * kSplitTokens;
+      weights_of<V>(scratch.scores + row, scratch.weights + row, a.scale, from, to, static_cast<int>(first), static_cast<int>(last), max + i, sum + i);
+    }
+    weigh(from, to, keys, origin);
+  }
+
+  // The scores of tiles t and t + 1 (if there is such a one).
+  void score(int64_t t, Range keys, int64_t origin) const {
+    const int pairs = (a.cache.k_dim + 1) / 2, short_pairs = pairs % 16;
+    const int count = (t + 1) * kTileTokens < keys.last ? 2 : 1;
+    const std::byte* tile[2] = {};
+    // Keys that are gathered share one buffer, so they are used before the next are.
+    const bool together = count == 2 && a.cache.tokens_per_block >= kTileTokens;
+    for (int i = 0; i < count; ++i) {
+      tile[i] = tiles.get(t + i, keys.first, keys.last, false);
+      if (short_pairs) {
+        std::byte* last = scratch.last_keys + i * 1024;
+        __builtin_memcpy(last, tile[i] + (pairs - short_pairs) * 64, static_cast<size_t>(short_pairs) * 64);
+        __builtin_memset(last + short_pairs * 64, 0, static_cast<size_t>(16 - short_pairs) * 64);
+      }
+      if (!together) score_one(tile + i, short_pairs ? scratch.last_keys + i * 1024 : nullptr, static_cast<int>((t + i) * kTileTokens - origin));
+    }
+    if (together) score_two(tile, short_pairs ? scratch.last_keys : nullptr, static_cast<int>(t * kTileTokens - origin));
+  }
+  void score_one(const std::byte* const* tile, const std::byte* last, int at) const {
+    int r = 0;
+    for (; r + 2 <= registers; r += 2) score_registers<2, 1>(q_of(r), steps, tile, last, scores_of(r) + at);
+    if (r < registers) score_registers<1, 1>(q_of(r), steps, tile, last, scores_of(r) + at);
+  }
+  void score_two(const std::byte* const* tile, const std::byte* last, int at) const {
+    int r = 0;
+    for (; r + 2 <= registers; r += 2) score_registers<2, 2>(q_of(r), steps, tile, last, scores_of(r) + at);
+    if (r < registers) score_registers<1, 2>(q_of(r), steps, tile, last, scores_of(r) + at);
+  }
+  const uint16_t* q_of(int r) const { return scratch.q + static_cast<ptrdiff_t>(r) * steps * kRegisterRows * kTileDepth; }
+  float* scores_of(int r) const { return scratch.scores + static_cast<ptrdiff_t>(r) * kRegisterRows * kSplitTokens; }
+
+  void weigh(int from, int to, Range keys, int64_t origin) const {
+    const std::byte* values[kSplitTokens / kValueKeys];
+    for (int first = from; first < to;) {
+      int groups = 0, gathered = 0;
+      for (int at = first; at < to; at += kValueKeys, ++groups) {
+        const int64_t key = origin + at;
+        const bool whole = keys.first <= key && key + kValueKeys <= keys.last;
+        if (whole && !a.cache.latent && a.cache.tokens_per_block >= kValueKeys) {
+          values[groups] = tiles.direct(key / kTileTokens, true);
+        } else {
+          if (gathered == kGatheredGroups) break;
+          std::byte* to_values = scratch.values + static_cast<ptrdiff_t>(gathered++) * 64 * a.cache.v_dim;
+          gather_values(key, keys, reinterpret_cast<uint32_t*>(to_values));
+          values[groups] = to_values;
+        }
+      }
+      weigh_groups(first, groups, values, first == from);
+      first += groups * kValueKeys;
+    }
+  }
+  void weigh_groups(int at, int groups, const std::byte* const* values, bool fresh) const {
+    const int v_dim = a.cache.v_dim;
+    int column = 0;
+    for (; column + 32 <= v_dim; column += 32) weigh_columns<2>(at, groups, values, column, fresh);
+    if (column + 16 <= v_dim) {
+      weigh_columns<1>(at, groups, values, column, fresh);
+      column += 16;
+    }
+    if (column == v_dim) return;
+    shape_attention(v_dim - column);
+    weigh_columns<1>(at, groups, values, column, fresh);
+    shape_attention(16);
+  }
+  template <int ND>
+  void weigh_columns(int at, int groups, const std::byte* const* values, int column, bool fresh) const {
+    const int v_dim = a.cache.v_dim;
+    const auto weights = [&](int r) { return scratch.weights + static_cast<ptrdiff_t>(r) * kRegisterRows * kSplitTokens + at; };
+    const auto acc = [&](int r) { return scratch.split_acc + static_cast<ptrdiff_t>(r) * kRegisterRows * v_dim; };
+    int r = 0;
+    for (; r + 2 <= registers; r += 2) weigh_registers<2, ND>(weights(r), groups, values, v_dim, column, fresh, acc(r));
+    if (r < registers) weigh_registers<1, ND>(weights(r), groups, values, v_dim, column, fresh, acc(r));
+  }
+
+  // Values of the keys [key, key + 32) that lie in `keys`, zeros for the others: [pair of keys][v_dim], the even key in the low half.
+  void gather_values(int64_t key, Range keys, uint32_t* out) const {
+    const int v_dim = a.cache.v_dim;
+    for (int half = 0; half < 2; ++half, out += 8 * static_cast<ptrdiff_t>(v_dim)) {
+      const int64_t t = key / kTileTokens + half, begin = t * kTileTokens;
+      const int first = keys.first > begin ? static_cast<int>(keys.first - begin) : 0;
+      const int last = keys.last < begin + kTileTokens ? static_cast<int>(keys.last - begin) : kTileTokens;
+      const auto* tile = first < last ? reinterpret_cast<const uint32_t*>(tiles.get(t, keys.first, keys.last, !a.cache.latent)) : nullptr;
+      for (int pair = 0; pair < 8; ++pair) {
+        const uint32_t mask = (2 * pair >= first && 2 * pair < last ? 0xffffu : 0) | (2 * pair + 1 >= first && 2 * pair + 1 < last ? 0xffff0000u : 0);
+        uint32_t* row = out + static_cast<ptrdiff_t>(pair) * v_dim;
+        if (mask == 0) __builtin_memset(row, 0, static_cast<size_t>(v_dim) * 4);
+        else if (a.cache.latent) transpose_latent(tile + 2 * pair, mask, row);
+        else for (int d = 0; d < v_dim; ++d) row[d] = tile[static_cast<ptrdiff_t>(pair) * v_dim + d] & mask;
+      }
+    }
+  }
+  // Two tokens' values from a tile of keys, whose words hold two dimensions of a token.
+  void transpose_latent(const uint32_t* tokens, uint32_t mask, uint32_t* row) const {
+    for (int d = 0; d < a.cache.v_dim; d += 2, tokens += kTileTokens) {
+      row[d] = ((tokens[0] & 0xffffu) | tokens[1] << 16) & mask;
+      if (d + 1 < a.cache.v_dim) row[d + 1] = (tokens[0] >> 16 | (tokens[1] & 0xffff0000u)) & mask;
+    }
+  }
+};
+
+template <class V>
+void attend_on_tiles(const AttendArgs& a, int rows, Part part) {
+  if (a.cache.dtype != DType::bf16) return attend<V>(a, rows, part);
+  const TileScratch scratch(a.scratch + static_cast<size_t>(part.index) * a.scratch_bytes, item_queries(a.heads, a.cache), a.cache);
+  each_item<V, true>(a, part, scratch, [&](const AttendItemRun<V, true>& run) { TileItemRun<V>{run, scratch}.run(); });
+  _tile_release();
+}
+
+template <class V>
+size_t attend_on_tiles_scratch_bytes(int heads, const CacheView& cache) {
+  return (TileScratch::floats(item_queries(heads, cache), cache) * sizeof(float) + 63) / 64 * 64;
+}
+
+}  // namespace
+}  // namespace weft::kernels

@@ -1,0 +1,285 @@
+// Products of bfloat16 rows with bfloat16 weights on matrix tiles (Intel AMX): a tile register holds 16 rows of 64 bytes, and one
+// instruction multiplies 16 rows of 32 k by 32 k of 16 columns. Panels are 16 columns wide, so that a tile of weights, 16 pairs of k of
+// 16 columns, is 1 KiB of a panel.
+//
+// What one output adds, in this order: for each kTileDepth of k from the start of its shard, the sum of that piece (the
+// instruction's own: even and odd k apart, then both) is added to the sum so far. One row and many take the same pieces, so they
+// agree to the bit.
+//
+// At most 16 rows stream four panels side by side; blocks of more take pairs of 16 rows and pairs of panels, so that each register that
+// is loaded is used twice. Rows are copied so that those of a register lie together. Weights in 12 bits are unpacked on the way: by tiles
+// when streaming, else a block of two panels once for all rows of the block.
+#pragma once
+
+#include <immintrin.h>
+
+#include <type_traits>
+
+#include "kernels/simd/linear_blocks.h"
+#include "kernels/simd/unpack_bf12.h"
+
+namespace weft::kernels {
+namespace {
+
+constexpr int kRegisterRows = 16;
+constexpr int kTileDepth = 32;  // k of one instruction
+
+// The shapes of the eight tile registers, as LDTILECFG reads them.
+struct alignas(64) TileShapes {
+  uint8_t palette = 1, start_row = 0, reserved[14] = {};
+  uint16_t row_bytes[16] = {};
+  uint8_t rows[16] = {};
+};
+
+// Registers: 0-3 sums, 4 and 5 rows of x, 6 and 7 weights. `rows` 1 ... 32 and `pairs` of k 1 ... 16 of an instruction.
+[[maybe_unused]] static inline void shape_tiles(int rows, int pairs) {
+  TileShapes shapes;
+  const int upper = rows < kRegisterRows ? rows : kRegisterRows, lower = rows > kRegisterRows ? rows - kRegisterRows : upper;
+  const auto set = [&](int tile, int tile_rows, int columns) {
+    shapes.rows[tile] = static_cast<uint8_t>(tile_rows);
+    shapes.row_bytes[tile] = static_cast<uint16_t>(columns * 4);
+  };
+  set(0, upper, 16), set(1, upper, 16), set(2, lower, 16), set(3, lower, 16);
+  set(4, upper, pairs), set(5, lower, pairs);
+  set(6, pairs, 16), set(7, pairs, 16);
+  _tile_loadconfig(&shapes);
+}
+
+// The vectors of a product on tiles: V's, one of them to a panel.
+template <class V>
+struct TileVectors : V {
+  static constexpr int kPanelVectors = 1;
+};
+
+template <class V, WeightForm form>
+struct TileProduct {
+  using Block = LinearBlock<V>;
+  static constexpr int kColumns = Block::kColumns;
+  static_assert(kColumns == 16 && V::kDot);
+  static constexpr int kTileRows = 2 * kRegisterRows;
+  static constexpr int kBlockTiles = 8;
+  static constexpr int kBlockFloats = 1 << 16;
+  static constexpr int kMaxGroup = 64;
+  static constexpr int kDepth = 768;  // k per block at most: two panels' block stays in the first cache, the block's rows in the second
+  static constexpr int kCopied = kBlockTiles * kTileRows * kDepth;  // elements of x
+  static constexpr ptrdiff_t kTileBytes = 1024;                     // of weights, per instruction
+  static constexpr ptrdiff_t kSourceTileBytes = form == WeightForm::bf12 ? kTileBytes * 3 / 4 : kTileBytes;  // in memory
+  static constexpr int kAhead = 3;                                  // tiles of weights that are fetched ahead when streaming
+  static constexpr int kPiece = kDepth / kTileDepth;                // steps over one or two panels at a time
+
+  // A tile's sums stay in registers over all of k where its rows can be copied at once; else blocks are of about the same size.
+  static int depth(int rows, int length) {
+    if (rows <= kRegisterRows && int64_t{rows} * length <= kCopied) return length;
+    const int blocks = (length + kDepth - 1) / kDepth, steps = (length + kTileDepth * blocks - 1) / (kTileDepth * blocks);
+    return steps * kTileDepth;
+  }
+
+  static void multiply_depth(const Block& b, int begin, int end, bool first, float* sums) {
+    const int whole = (end - begin) / kTileDepth * kTileDepth;
+    if (whole > 0) multiply_steps(b, begin, whole / kTileDepth, kTileDepth / 2, first, sums);
+    if (begin + whole < end) multiply_steps(b, begin + whole, 1, (end - begin - whole + 1) / 2, first && whole == 0, sums);
+    _tile_release();
+  }
+
+ private:
+  static int first_row_of(const Block& b, int tile) { return tile_row(b.rows, b.tiles, tile); }
+
+  // `steps` instructions deep, each over `pairs` pairs of k.
+  [[gnu::noinline]] static void multiply_steps(const Block& b, int begin, int steps, int pairs, bool first, float* sums) {
+    alignas(64) uint16_t copy[kCopied];
+    const ptrdiff_t row_elements = static_cast<ptrdiff_t>(steps) * kTileDepth;
+    for (int t = b.first_tile; t < b.last_tile; ++t) copy_rows(b, t, begin, steps, pairs, copy + (first_row_of(b, t) - b.first_row()) * row_elements);
+    int shaped = 0;
+    const bool stream = b.tile_count() == 1 && b.row_count() <= kRegisterRows;
+    for (int p = 0; p < b.panels();) {
+      const int panels = stream && b.panels() - p >= 4 ? 4 : b.panels() - p >= 2 ? 2 : 1;
+      if (panels == 4) {
+        if (p == 0) shape_tiles(b.row_count(), pairs);
+        stream_four(b, copy, p, begin, steps, first, sums + static_cast<int64_t>(p) * b.row_count() * kColumns);
+      } else {
+        for (int s = 0; s < steps; s += kPiece) multiply_piece(b, copy, {p, panels, begin, s, s + kPiece < steps ? s + kPiece : steps, steps, pairs}, first && s == 0, sums, shaped);
+      }
+      p += panels;
+    }
+  }
+
+  // Steps [first_step, last_step) of `steps` that begin at k = `begin`, of one or two panels.
+  struct Piece {
+    int panel, panels, begin, first_step, last_step, steps, pairs;
+  };
+  static void multiply_piece(const Block& b, const uint16_t* copy, const Piece& piece, bool first, float* sums, int& shaped) {
+    alignas(64) std::byte unpacked[form == WeightForm::bf12 ? 2 * kPiece * kTileBytes : 1];
+    const ptrdiff_t from = source_offset(b, piece.begin + piece.first_step * kTileDepth), panel_bytes = static_cast<ptrdiff_t>(b.a.w.panel_bytes);
+    const int steps = piece.last_step - piece.first_step;
+    Panels operands{.w = b.panel(piece.panel) + from, .bytes = panel_bytes, .ahead = nullptr, .lines = 0, .next_sums = nullptr};
+    if constexpr (form == WeightForm::bf12) {
+      const Bf12Layout layout = bf12_layout(kColumns, b.a.w.k);
+      for (int i = 0; i < piece.panels; ++i) {
+        const Bf12Panel panel(b.panel(piece.panel + i), layout);
+        for (int s = 0; s < steps; ++s) unpack_chunk<kColumns, 0>(panel, piece.begin / kTileDepth + piece.first_step + s, unpacked + (i * kPiece + s) * kTileBytes);
+      }
+      operands.w = unpacked, operands.bytes = kPiece * kTileBytes;
+    }
+    // Each tile fetches its share of the next panels' block, and the sums that come next.
+    const std::byte* next = b.panel(piece.panel + piece.panels) + from;
+    operands.fetch_bytes = panel_bytes, operands.lines = static_cast<int>((kSourceTileBytes / 64 + b.tile_count() - 1) / b.tile_count());
+    for (int t = b.first_tile; t < b.last_tile; ++t) {
+      const int row = first_row_of(b, t), count = first_row_of(b, t + 1) - row;
+      if (count != shaped) shape_tiles(shaped = count, piece.pairs);
+      const int64_t at = static_cast<int64_t>(piece.panel) * count * kColumns;
+      operands.ahead = next + (t - b.first_tile) * steps * kSourceTileBytes / b.tile_count() / 64 * 64;
+      operands.next_sums = t + 1 < b.last_tile ? sums + b.sums_of(row + count) + at : sums + at + piece.panels * count * kColumns;
+      const uint16_t* x = copy + (row - b.first_row()) * static_cast<ptrdiff_t>(piece.steps) * kTileDepth;
+      const int upper = count < kRegisterRows ? count : kRegisterRows;
+      const TileRows rows{x + piece.first_step * upper * kTileDepth, x + (upper * piece.steps + piece.first_step * (count - upper)) * kTileDepth, count};
+      multiply(rows, operands, piece.panels, steps, first, sums + b.sums_of(row) + at);
+    }
+  }
+
+  // Where the weights from k = `begin` on are in a panel.
+  static ptrdiff_t source_offset(const Block& b, int begin) {
+    if constexpr (form == WeightForm::bf12) return static_cast<ptrdiff_t>(bf12_layout(kColumns, b.a.w.k).bodies) + begin / kTileDepth * kSourceTileBytes;
+    return static_cast<ptrdiff_t>(begin) / 2 * kColumns * 4;
+  }
+
+  // A tile's rows: those of the first register, of the second, and how many in all.
+  struct TileRows {
+    const uint16_t *upper, *lower;
+    int count;
+  };
+  // Panels that lie `bytes` apart, and what is fetched while they are multiplied: of two panels so many lines at each step, and sums.
+  struct Panels {
+    const std::byte* w;
+    ptrdiff_t bytes;
+    const std::byte* ahead;
+    ptrdiff_t fetch_bytes = 0;
+    int lines;
+    const float* next_sums;
+  };
+  static void multiply(const TileRows& rows, const Panels& panels, int panel_count, int steps, bool first, float* sums) {
+    if (rows.count > kRegisterRows) return panel_count == 2 ? multiply_two<2, 2>(rows, panels, steps, first, sums) : multiply_two<2, 1>(rows, panels, steps, first, sums);
+    panel_count == 2 ? multiply_two<1, 2>(rows, panels, steps, first, sums) : multiply_two<1, 1>(rows, panels, steps, first, sums);
+  }
+
+  // The rows of a tile as [register of 16 rows][step][row][32 k], the last register's rows being fewer.
+  static void copy_rows(const Block& b, int tile, int begin, int steps, int pairs, uint16_t* to) {
+    const int row = first_row_of(b, tile), count = first_row_of(b, tile + 1) - row;
+    const auto mask = static_cast<__mmask16>((1u << pairs) - 1u);
+    for (int r = 0; r < count; ++r) {
+      const int upper = r / kRegisterRows * kRegisterRows, rows = count - upper < kRegisterRows ? count - upper : kRegisterRows;
+      const uint16_t* from = static_cast<const uint16_t*>(b.a.x) + x_offset(b.a, row + r) + begin;
+      uint16_t* out = to + static_cast<ptrdiff_t>(upper) * steps * kTileDepth + (r - upper) * kTileDepth;
+      for (int s = 0; s < steps; ++s, from += kTileDepth, out += rows * kTileDepth) _mm512_store_si512(out, _mm512_maskz_loadu_epi32(mask, from));
+    }
+  }
+
+  // The tile of panel p (of four) at step s, where a register can load it from. Unpacked tiles are in a ring of three, less than
+  // the 4 KiB after which a store and a load of another place would be taken for the same.
+  struct PlainStream {
+    const std::byte* w[4];
+    PlainStream(const Block& b, int p, int begin) {
+      for (int i = 0; i < 4; ++i) w[i] = b.panel(p + i) + source_offset(b, begin);
+    }
+    void prepare(int, int) {}
+    WEFT_INLINE const std::byte* tile(PlainStream& s, int p, int step) {
+      const std::byte* at = s.w[p] + step * kTileBytes;
+#pragma GCC unroll 16
+      for (int line = 0; line < 16; ++line) _mm_prefetch(reinterpret_cast<const char*>(at + kAhead * kTileBytes + line * 64), _MM_HINT_T0);
+      return at;
+    }
+  };
+  struct Bf12Stream {
+    Bf12Panel panels[4];
+    int chunk, next = 0;
+    alignas(64) std::byte ring[3][kTileBytes];
+    Bf12Stream(const Block& b, int p, int begin) : chunk(begin / kTileDepth) {
+      const Bf12Layout layout = bf12_layout(kColumns, b.a.w.k);
+      for (int i = 0; i < 4; ++i) panels[i] = Bf12Panel(b.panel(p + i), layout);
+      prepare(0, 0);
+    }
+    void prepare(int p, int step) {
+      unpack_chunk<kColumns, 2 * kSourceTileBytes>(panels[p], chunk + step, ring[next]);
+      next = next == 2 ? 0 : next + 1;
+    }
+    WEFT_INLINE const std::byte* tile(Bf12Stream& s, int, int) { return s.ring[s.next == 0 ? 2 : s.next - 1]; }
+  };
+
+  // At most 16 rows by four panels, which are read side by side: several streams use more of the memory's bandwidth than one does.
+  static void stream_four(const Block& b, const uint16_t* x, int p, int begin, int steps, bool first, float* sums) {
+    const int rows = b.row_count();
+    const ptrdiff_t next = static_cast<ptrdiff_t>(rows) * kColumns;
+    if (first) {
+      _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3);
+    } else {
+      _tile_loadd(0, sums, 64); _tile_loadd(1, sums + next, 64); _tile_loadd(2, sums + 2 * next, 64); _tile_loadd(3, sums + 3 * next, 64);
+    }
+    using Stream = std::conditional_t<form == WeightForm::bf12, Bf12Stream, PlainStream>;
+    Stream stream(b, p, begin);
+    for (int s = 0; s < steps; ++s, x += rows * kTileDepth) {
+      _tile_loadd(4, x, 64);
+      const std::byte* tile = Stream::tile(stream, 0, s);
+      stream.prepare(1, s);
+      _tile_loadd(6, tile, 64);
+      _tile_dpbf16ps(0, 4, 6);
+      tile = Stream::tile(stream, 1, s);
+      stream.prepare(2, s);
+      _tile_loadd(7, tile, 64);
+      _tile_dpbf16ps(1, 4, 7);
+      tile = Stream::tile(stream, 2, s);
+      stream.prepare(3, s);
+      _tile_loadd(6, tile, 64);
+      _tile_dpbf16ps(2, 4, 6);
+      tile = Stream::tile(stream, 3, s);
+      if (s + 1 < steps) stream.prepare(0, s + 1);
+      _tile_loadd(7, tile, 64);
+      _tile_dpbf16ps(3, 4, 7);
+    }
+    _tile_stored(0, sums, 64); _tile_stored(1, sums + next, 64); _tile_stored(2, sums + 2 * next, 64); _tile_stored(3, sums + 3 * next, 64);
+  }
+
+  // NR registers of rows by NP panels.
+  template <int NR, int NP>
+  static void multiply_two(const TileRows& rows, const Panels& panels, int steps, bool first, float* sums) {
+    const int upper = NR == 2 ? kRegisterRows : rows.count;
+    const uint16_t *x = rows.upper, *lower = rows.lower;
+    float *next = sums + static_cast<ptrdiff_t>(rows.count) * kColumns, *lower_sums = sums + kRegisterRows * kColumns, *lower_next = next + kRegisterRows * kColumns;
+    if (first) {
+      _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3);
+    } else {
+      _tile_loadd(0, sums, 64);
+      if constexpr (NP == 2) _tile_loadd(1, next, 64);
+      if constexpr (NR == 2) _tile_loadd(2, lower_sums, 64);
+      if constexpr (NR == 2 && NP == 2) _tile_loadd(3, lower_next, 64);
+    }
+    const std::byte *w = panels.w, *ahead = panels.ahead;
+    const float* next_sums = panels.next_sums;
+    // Rows pass through the first cache once, weights stay there.
+    for (int s = 0; s < steps; ++s, x += upper * kTileDepth, lower += (rows.count - upper) * kTileDepth, w += kTileBytes) {
+      for (int line = 0; line < panels.lines; ++line, ahead += 64) {
+        _mm_prefetch(reinterpret_cast<const char*>(ahead), _MM_HINT_T1);
+        if constexpr (NP == 2) _mm_prefetch(reinterpret_cast<const char*>(ahead + panels.fetch_bytes), _MM_HINT_T1);
+      }
+#pragma GCC unroll 4
+      for (int line = 0; line < 4; ++line, next_sums += 16) __builtin_prefetch(next_sums, 1);
+      _tile_stream_loadd(4, x, 64);
+      _tile_loadd(6, w, 64);
+      _tile_dpbf16ps(0, 4, 6);
+      if constexpr (NP == 2) {
+        _tile_loadd(7, w + panels.bytes, 64);
+        _tile_dpbf16ps(1, 4, 7);
+      }
+      if constexpr (NR == 2) {
+        _tile_stream_loadd(5, lower, 64);
+        _tile_dpbf16ps(2, 5, 6);
+        if constexpr (NP == 2) _tile_dpbf16ps(3, 5, 7);
+      }
+    }
+    _tile_stored(0, sums, 64);
+    if constexpr (NP == 2) _tile_stored(1, next, 64);
+    if constexpr (NR == 2) _tile_stored(2, lower_sums, 64);
+    if constexpr (NR == 2 && NP == 2) _tile_stored(3, lower_next, 64);
+  }
+};
+
+}  // namespace
+}  // namespace weft::kernels
