@@ -9,8 +9,11 @@
 #include <atomic>
 #include <chrono>
 #include <cstring>
+#include <cstdint>
+#include <fstream>
 #include <functional>
 #include <numeric>
+#include <string>
 #include <vector>
 
 namespace weft::bench {
@@ -175,8 +178,23 @@ unsigned long read_memory(const void* data, size_t bytes) {
 
 #endif
 
+namespace {
+
+// What the system could give without swapping; a lot if it does not say.
+size_t available_memory() {
+  std::ifstream info("/proc/meminfo");
+  std::string key, unit;
+  size_t kib = 0;
+  while (info >> key >> kib >> unit)
+    if (key == "MemAvailable:") return kib * 1024;
+  return SIZE_MAX;
+}
+
+}  // namespace
+
 ReadBuffer::ReadBuffer(size_t bytes) {
   constexpr size_t kLeast = size_t{64} << 20;
+  for (const size_t quarter = available_memory() / 4; bytes > quarter;) bytes /= 2;
   for (; bytes >= kLeast; bytes /= 2) {
     void* memory = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (memory == MAP_FAILED) continue;

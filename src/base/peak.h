@@ -26,7 +26,7 @@ struct MachineLimits {
 // Memory to measure reading with: `bytes` of it, touched, on large pages where the system gives them.
 class ReadBuffer {
  public:
-  // Less than asked for, or none, where memory is short.
+  // Less where memory is short, at most a quarter of what is available; none if that is too little to measure with.
   explicit ReadBuffer(size_t bytes = size_t{1} << 30);
   ~ReadBuffer();
   ReadBuffer(const ReadBuffer&) = delete;
