@@ -151,6 +151,30 @@ TEST_P(Attend, AgreesWithDoublePrecision) {
     }
 }
 
+TEST_P(Attend, AppendWritesWhatTheReferenceWrites) {
+  struct Shape {
+    int kv_heads, k_dim, v_dim, first, rows, tokens_per_block;
+  };
+  for (const DType dtype : {DType::f32, DType::bf16})
+    for (const Shape& s : {Shape{2, 16, 16, 0, 40, 32}, Shape{1, 33, 17, 3, 9, 8}, Shape{3, 300, 301, 5, 20, 16}, Shape{2, 14, 20, 1, 6, 1}, Shape{1, 8, 8, 31, 1, 64}}) {
+      const int tokens = s.first + s.rows, blocks = (tokens + s.tokens_per_block - 1) / s.tokens_per_block;
+      const size_t stride = cache_layer_bytes({.kv_heads = s.kv_heads, .k_dim = s.k_dim, .v_dim = s.v_dim, .dtype = dtype}, s.tokens_per_block);
+      const std::vector<float> k = random_floats(static_cast<size_t>(s.rows) * s.kv_heads * s.k_dim, 21), v = random_floats(static_cast<size_t>(s.rows) * s.kv_heads * s.v_dim, 22);
+      std::vector<int32_t> block_table(static_cast<size_t>(blocks));
+      for (int b = 0; b < blocks; ++b) block_table[static_cast<size_t>(b)] = blocks - 1 - b;
+      const SequenceView view{.rows = s.rows, .first_position = s.first};
+      const auto written = [&](const CpuTable& by, int parts) {
+        std::vector<std::byte> memory(stride * static_cast<size_t>(blocks) + 64, std::byte{0x5a});
+        std::byte* base = memory.data() + (64 - reinterpret_cast<uintptr_t>(memory.data()) % 64) % 64;
+        const CacheView cache{base, stride, s.tokens_per_block, dtype, s.kv_heads, s.k_dim, s.v_dim};
+        const AppendArgs a{k.data(), v.data(), s.kv_heads * s.k_dim, s.kv_heads * s.v_dim, cache, block_table.data(), &view, 1};
+        in_parts(parts, [&](Part part) { by.append(a, s.rows, part); });
+        return std::vector<std::byte>(base, base + stride * static_cast<size_t>(blocks));
+      };
+      for (const int parts : kPartCounts) EXPECT_EQ(written(table(), parts), written(ref_table(), 1)) << s.k_dim << ", " << parts << " parts";
+    }
+}
+
 TEST_P(Attend, EncodersSeeTheWholeSequence) {
   for (DType dtype : {DType::f32, DType::i8}) {
     const Sequence sequence({.tokens = 37, .mask = Mask::none, .dtype = dtype});

@@ -1,6 +1,7 @@
 // The vector kernels of one instruction set as table entries.
 #pragma once
 
+#include "kernels/simd/append.h"
 #include "kernels/simd/attend.h"
 #include "kernels/simd/linear_dispatch.h"
 #include "kernels/simd/rows.h"
@@ -20,6 +21,7 @@ void fill(CpuTable& table) {
   table.select_rows = select_rows<V>;
   table.scale_rows = scale_rows<V>;
   table.combine = combine<V>;
+  table.append = append<V>;
   table.attend = attend<V>;
   table.attend_combine = attend_combine<V>;
   table.attend_scratch_bytes = attend_scratch_bytes<V>;

@@ -7,7 +7,8 @@
 // agree to the bit.
 //
 // At most 16 rows stream four panels side by side; blocks of more take pairs of 16 rows and pairs of panels, so that each register that
-// is loaded is used twice. Rows are copied so that those of a register lie together. Weights in 12 bits are unpacked on the way: by tiles
+// is loaded is used twice. Rows of a mapped call, and rows that the second cache could hold few of, are copied so that those of a register lie
+// together. Weights in 12 bits are unpacked on the way: by tiles
 // when streaming, else a block of two panels once for all rows of the block.
 #pragma once
 
@@ -84,30 +85,54 @@ struct TileProduct {
  private:
   static int first_row_of(const Block& b, int tile) { return tile_row(b.rows, b.tiles, tile); }
 
+  // A tile's rows: those of the first register and of the second, how many in all, the bytes between them, and from one step to the next.
+  struct TileRows {
+    const uint16_t *upper, *lower;
+    int count;
+    ptrdiff_t ld_bytes, upper_step, lower_step;  // steps in elements
+
+    TileRows from_step(int step) const { return {upper + step * upper_step, lower + step * lower_step, count, ld_bytes, upper_step, lower_step}; }
+  };
+
+  // Rows that lie a multiple of this apart share few sets of the second cache.
+  static constexpr int64_t kCrowdedBytes = 8192;
+  static bool copies_rows(const Block& b) { return b.a.row_map || (b.row_count() > kRegisterRows && b.a.ld_x * 2 % kCrowdedBytes == 0); }
+
   // `steps` instructions deep, each over `pairs` pairs of k.
   [[gnu::noinline]] static void multiply_steps(const Block& b, int begin, int steps, int pairs, bool first, float* sums) {
     alignas(64) uint16_t copy[kCopied];
-    const ptrdiff_t row_elements = static_cast<ptrdiff_t>(steps) * kTileDepth;
-    for (int t = b.first_tile; t < b.last_tile; ++t) copy_rows(b, t, begin, steps, pairs, copy + (first_row_of(b, t) - b.first_row()) * row_elements);
+    TileRows tiles[kBlockTiles];
+    for (int t = b.first_tile; t < b.last_tile; ++t) {
+      const int row = first_row_of(b, t), count = first_row_of(b, t + 1) - row, upper = count < kRegisterRows ? count : kRegisterRows;
+      TileRows& rows = tiles[t - b.first_tile];
+      if (copies_rows(b)) {
+        uint16_t* to = copy + static_cast<ptrdiff_t>(row - b.first_row()) * steps * kTileDepth;
+        copy_rows(b, t, begin, steps, pairs, to);
+        rows = {to, to + static_cast<ptrdiff_t>(upper) * steps * kTileDepth, count, 64, upper * kTileDepth, (count - upper) * kTileDepth};
+      } else {
+        const uint16_t* from = static_cast<const uint16_t*>(b.a.x) + row * b.a.ld_x + begin;
+        rows = {from, from + kRegisterRows * b.a.ld_x, count, static_cast<ptrdiff_t>(b.a.ld_x) * 2, kTileDepth, kTileDepth};
+      }
+    }
     int shaped = 0;
     const bool stream = b.tile_count() == 1 && b.row_count() <= kRegisterRows;
     for (int p = 0; p < b.panels();) {
       const int panels = stream && b.panels() - p >= 4 ? 4 : b.panels() - p >= 2 ? 2 : 1;
       if (panels == 4) {
         if (p == 0) shape_tiles(b.row_count(), pairs);
-        stream_four(b, copy, p, begin, steps, first, sums + static_cast<int64_t>(p) * b.row_count() * kColumns);
+        stream_four(b, tiles[0], p, begin, steps, first, sums + static_cast<int64_t>(p) * b.row_count() * kColumns);
       } else {
-        for (int s = 0; s < steps; s += kPiece) multiply_piece(b, copy, {p, panels, begin, s, s + kPiece < steps ? s + kPiece : steps, steps, pairs}, first && s == 0, sums, shaped);
+        for (int s = 0; s < steps; s += kPiece) multiply_piece(b, tiles, {p, panels, begin, s, s + kPiece < steps ? s + kPiece : steps, pairs}, first && s == 0, sums, shaped);
       }
       p += panels;
     }
   }
 
-  // Steps [first_step, last_step) of `steps` that begin at k = `begin`, of one or two panels.
+  // Steps [first_step, last_step), counted from k = `begin`, of one or two panels.
   struct Piece {
-    int panel, panels, begin, first_step, last_step, steps, pairs;
+    int panel, panels, begin, first_step, last_step, pairs;
   };
-  static void multiply_piece(const Block& b, const uint16_t* copy, const Piece& piece, bool first, float* sums, int& shaped) {
+  static void multiply_piece(const Block& b, const TileRows* tiles, const Piece& piece, bool first, float* sums, int& shaped) {
     alignas(64) std::byte unpacked[form == WeightForm::bf12 ? 2 * kPiece * kTileBytes : 1];
     const ptrdiff_t from = source_offset(b, piece.begin + piece.first_step * kTileDepth), panel_bytes = static_cast<ptrdiff_t>(b.a.w.panel_bytes);
     const int steps = piece.last_step - piece.first_step;
@@ -129,10 +154,7 @@ struct TileProduct {
       const int64_t at = static_cast<int64_t>(piece.panel) * count * kColumns;
       operands.ahead = next + (t - b.first_tile) * steps * kSourceTileBytes / b.tile_count() / 64 * 64;
       operands.next_sums = t + 1 < b.last_tile ? sums + b.sums_of(row + count) + at : sums + at + piece.panels * count * kColumns;
-      const uint16_t* x = copy + (row - b.first_row()) * static_cast<ptrdiff_t>(piece.steps) * kTileDepth;
-      const int upper = count < kRegisterRows ? count : kRegisterRows;
-      const TileRows rows{x + piece.first_step * upper * kTileDepth, x + (upper * piece.steps + piece.first_step * (count - upper)) * kTileDepth, count};
-      multiply(rows, operands, piece.panels, steps, first, sums + b.sums_of(row) + at);
+      multiply(tiles[t - b.first_tile].from_step(piece.first_step), operands, piece.panels, steps, first, sums + b.sums_of(row) + at);
     }
   }
 
@@ -142,11 +164,6 @@ struct TileProduct {
     return static_cast<ptrdiff_t>(begin) / 2 * kColumns * 4;
   }
 
-  // A tile's rows: those of the first register, of the second, and how many in all.
-  struct TileRows {
-    const uint16_t *upper, *lower;
-    int count;
-  };
   // Panels that lie `bytes` apart, and what is fetched while they are multiplied: of two panels so many lines at each step, and sums.
   struct Panels {
     const std::byte* w;
@@ -205,8 +222,9 @@ struct TileProduct {
   };
 
   // At most 16 rows by four panels, which are read side by side: several streams use more of the memory's bandwidth than one does.
-  static void stream_four(const Block& b, const uint16_t* x, int p, int begin, int steps, bool first, float* sums) {
+  static void stream_four(const Block& b, const TileRows& tile_rows, int p, int begin, int steps, bool first, float* sums) {
     const int rows = b.row_count();
+    const uint16_t* x = tile_rows.upper;
     const ptrdiff_t next = static_cast<ptrdiff_t>(rows) * kColumns;
     if (first) {
       _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3);
@@ -215,8 +233,8 @@ struct TileProduct {
     }
     using Stream = std::conditional_t<form == WeightForm::bf12, Bf12Stream, PlainStream>;
     Stream stream(b, p, begin);
-    for (int s = 0; s < steps; ++s, x += rows * kTileDepth) {
-      _tile_loadd(4, x, 64);
+    for (int s = 0; s < steps; ++s, x += tile_rows.upper_step) {
+      _tile_loadd(4, x, tile_rows.ld_bytes);
       const std::byte* tile = Stream::tile(stream, 0, s);
       stream.prepare(1, s);
       _tile_loadd(6, tile, 64);
@@ -240,7 +258,6 @@ struct TileProduct {
   // NR registers of rows by NP panels.
   template <int NR, int NP>
   static void multiply_two(const TileRows& rows, const Panels& panels, int steps, bool first, float* sums) {
-    const int upper = NR == 2 ? kRegisterRows : rows.count;
     const uint16_t *x = rows.upper, *lower = rows.lower;
     float *next = sums + static_cast<ptrdiff_t>(rows.count) * kColumns, *lower_sums = sums + kRegisterRows * kColumns, *lower_next = next + kRegisterRows * kColumns;
     if (first) {
@@ -254,14 +271,14 @@ struct TileProduct {
     const std::byte *w = panels.w, *ahead = panels.ahead;
     const float* next_sums = panels.next_sums;
     // Rows pass through the first cache once, weights stay there.
-    for (int s = 0; s < steps; ++s, x += upper * kTileDepth, lower += (rows.count - upper) * kTileDepth, w += kTileBytes) {
+    for (int s = 0; s < steps; ++s, x += rows.upper_step, lower += rows.lower_step, w += kTileBytes) {
       for (int line = 0; line < panels.lines; ++line, ahead += 64) {
         _mm_prefetch(reinterpret_cast<const char*>(ahead), _MM_HINT_T1);
         if constexpr (NP == 2) _mm_prefetch(reinterpret_cast<const char*>(ahead + panels.fetch_bytes), _MM_HINT_T1);
       }
 #pragma GCC unroll 4
       for (int line = 0; line < 4; ++line, next_sums += 16) __builtin_prefetch(next_sums, 1);
-      _tile_stream_loadd(4, x, 64);
+      _tile_stream_loadd(4, x, rows.ld_bytes);
       _tile_loadd(6, w, 64);
       _tile_dpbf16ps(0, 4, 6);
       if constexpr (NP == 2) {
@@ -269,7 +286,7 @@ struct TileProduct {
         _tile_dpbf16ps(1, 4, 7);
       }
       if constexpr (NR == 2) {
-        _tile_stream_loadd(5, lower, 64);
+        _tile_stream_loadd(5, lower, rows.ld_bytes);
         _tile_dpbf16ps(2, 5, 6);
         if constexpr (NP == 2) _tile_dpbf16ps(3, 5, 7);
       }
