@@ -83,6 +83,7 @@ Json report_json(const Checkpoint& checkpoint, const HfConfig& config, const Wei
                        {"layers", kv.layers},
                        {"context", kv.context},
                        {"kv_values_per_token", static_cast<long>(kv.values_per_token)},
+                       {"kv_int8_bytes_per_token", static_cast<long>(kv.int8_bytes_per_token)},
                        {"memory_available_bytes", static_cast<long>(memory)},
                        {"fits", std::move(forms)}});
 }
@@ -101,8 +102,8 @@ void print_text(const Json& report) {
   else std::printf("parameters      %.3f million\n", static_cast<double>(integer("parameters")) / 1e6);
   for (const auto& [type, bytes] : report.find("bytes_by_dtype")->members())
     std::printf("  %-13s %.3f GB\n", type.c_str(), gigabytes(bytes));
-  std::printf("KV per token    %lld values (%.1f KB in bfloat16)\n", integer("kv_values_per_token"),
-              static_cast<double>(integer("kv_values_per_token")) * 2 / 1024);
+  std::printf("KV per token    %lld values (%.1f KB in bfloat16, %.1f KB in int8)\n", integer("kv_values_per_token"),
+              static_cast<double>(integer("kv_values_per_token")) * 2 / 1024, static_cast<double>(integer("kv_int8_bytes_per_token")) / 1024);
   std::printf("memory free     %.2f GB\n", gigabytes(*report.find("memory_available_bytes")));
   for (const Json& form : report.find("fits")->items()) {
     std::printf("  %-13s weights %.2f GB: ", form.find("form")->as_string().c_str(), gigabytes(*form.find("weight_bytes")));

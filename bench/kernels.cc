@@ -175,7 +175,7 @@ void attention(Bench& b, const AttentionShape& shape, int rows, int context, int
   const size_t layer_bytes = a.cache.block_stride_bytes * static_cast<size_t>(blocks);
   std::byte* cache = big(layer_bytes * static_cast<size_t>(layers));
   fill_random(cache, layer_bytes * static_cast<size_t>(layers),
-              shape.dtype == DType::bf16 ? kernels::WeightForm::bf16 : kernels::WeightForm::f32);
+              shape.dtype == DType::f32 ? kernels::WeightForm::f32 : kernels::WeightForm::bf16);
   std::vector<int32_t> table(static_cast<size_t>(blocks));
   for (int i = 0; i < blocks; ++i) table[static_cast<size_t>(i)] = i;
   const kernels::SequenceView sequence{.rows = rows, .first_position = context - rows};
@@ -216,7 +216,7 @@ void attention(Bench& b, const AttentionShape& shape, int rows, int context, int
       "{\"bench\":\"attention\",\"isa\":\"%s\",\"threads\":%d,\"cache\":\"%s\",\"heads\":%d,\"kv_heads\":%d,\"dim\":%d,\"rows\":%d,"
       "\"context\":%d,\"us\":%.1f,"
       "\"gb_s\":%.1f,\"read_pct\":%.0f,\"gflops\":%.1f,\"peak_pct\":%.0f}\n",
-      b.table.isa, b.team.size(), shape.dtype == DType::bf16 ? "bf16" : "f32", shape.heads, shape.kv_heads, shape.dim, rows,
+      b.table.isa, b.team.size(), shape.dtype == DType::bf16 ? "bf16" : shape.dtype == DType::i8 ? "int8" : "f32", shape.heads, shape.kv_heads, shape.dim, rows,
       context, seconds * 1e6, gb / 1e9, 100 * gb / b.read_bytes_per_s, flops / 1e9,
       100 * flops / b.dot_flops(shape.dtype == DType::bf16 ? kernels::WeightForm::bf16 : kernels::WeightForm::f32));
   std::fflush(stdout);
@@ -281,7 +281,7 @@ int run(int threads, const char* filter) {
       {"q6_k", {WeightForm::int6, {16, ScaleKind::super, OffsetKind::none}, Operand::f32_as_bf16}},
   };
   for (const LinearForm& form : quantized) linear(b, form, 8192, 2048, {1, 2, 4, 8, 32, 512});
-  for (const DType dtype : {DType::bf16, DType::f32}) {
+  for (const DType dtype : {DType::bf16, DType::f32, DType::i8}) {
     attention(b, {32, 8, 128, dtype}, 1, 16384, 4);
     attention(b, {14, 2, 64, dtype}, 1, 16384, 12);
     attention(b, {8, 8, 128, dtype}, 1, 16384, 4);

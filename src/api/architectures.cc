@@ -14,9 +14,13 @@ std::vector<SupportedArchitecture> supported_architectures() {
 Result<CacheShape> cache_shape(const Checkpoint& checkpoint) {
   WEFT_TRY(const Plan plan, plan_of(checkpoint));
   const HfConfig text = models::text_config(HfConfig::of(checkpoint));
-  CacheShape shape{0, text.count("num_hidden_layers"), text.positions("max_position_embeddings", 2048)};
-  for (const LayerGroup& group : plan.groups)
-    shape.values_per_token += int64_t{group.layers} * group.spec.kv_heads * values_per_token(group.spec);
+  CacheShape shape{0, 0, text.count("num_hidden_layers"), text.positions("max_position_embeddings", 2048)};
+  for (const LayerGroup& group : plan.groups) {
+    CacheSpec spec = group.spec;
+    spec.dtype = DType::i8;
+    shape.values_per_token += int64_t{group.layers} * spec.kv_heads * values_per_token(spec);
+    shape.int8_bytes_per_token += int64_t{group.layers} * spec.kv_heads * bytes_per_token(spec);
+  }
   WEFT_RETURN_IF_ERROR(text.status());
   return shape;
 }

@@ -192,6 +192,7 @@ std::vector<SupportedArchitecture> supported_architectures();
 // What the KV cache holds for one token while every layer keeps it; windows and chunks make it less for long sequences.
 struct CacheShape {
   int64_t values_per_token = 0;
+  int64_t int8_bytes_per_token = 0;  // with --kv-cache-dtype int8, scales included
   int layers = 0, context = 0;
 };
 // Errors: those of building the model's plan, an unknown architecture for one.

@@ -24,7 +24,7 @@ struct EngineOptions {
   std::string quantize = "none";        // none | int8 | int4: of the weights, while loading
   bool dequantize = false;              // widen weights that are stored in 8 or 4 bits to dtype while loading
   std::string pack_weights = "auto";    // auto | on | off: bfloat16 weights in 12 bits, without loss
-  std::string kv_cache_dtype = "auto";  // auto | float32 | bfloat16 | int8 | fp8
+  std::string kv_cache_dtype = "auto";  // auto | float32 | bfloat16 | int8 (fp8 is refused)
   std::string load_format = "auto";     // auto | dummy (random weights from config.json alone)
   std::string device = "cpu";           // cpu | cuda
   int threads = 0;                      // 0: the physical cores that this process may use, within its group's CPU quota

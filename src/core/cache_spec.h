@@ -19,7 +19,7 @@ struct CacheSpec {
   int kv_heads = 0;
   int k_dim = 0, v_dim = 0;  // per head
   int span = 0;              // window or chunk length in tokens
-  DType dtype = DType::f32;  // f32 or bf16
+  DType dtype = DType::f32;  // f32, bf16, or i8 with a float32 scale per token, head and key or value
 
   bool operator==(const CacheSpec&) const = default;
 };
@@ -27,6 +27,10 @@ struct CacheSpec {
 // Numbers that a token takes per layer and head.
 constexpr int values_per_token(const CacheSpec& spec) {
   return spec.kind == CacheSpec::Kind::latent ? spec.k_dim : spec.k_dim + spec.v_dim;
+}
+// Bytes that they take: i8 has two scales besides, of the key and of the value (latent: of the two parts of the key).
+constexpr int bytes_per_token(const CacheSpec& spec) {
+  return values_per_token(spec) * size_bytes(spec.dtype) + (spec.dtype == DType::i8 ? 2 * size_bytes(DType::f32) : 0);
 }
 
 }  // namespace weft

@@ -1,5 +1,5 @@
 // The cache and attention of every table: against a softmax in double precision, and the same bits for any block size, number of
-// parts, cut of the prompt and spread of the keys.
+// parts, cut of the prompt and spread of the keys. The i8 cache's bytes are in attend_int8_test.cc.
 #include <algorithm>
 #include <cmath>
 
@@ -73,10 +73,25 @@ struct Sequence {
     return rounded ? rounded_bf16(value) : value;
   }
 
+  // What the cache keeps of rows of `dim` values. The first `split` of a row and the others are quantised apart.
+  std::vector<double> stored(const std::vector<float>& x, int dim, int split) const {
+    std::vector<double> kept(x.begin(), x.end());
+    if (setup.dtype == DType::bf16) std::transform(x.begin(), x.end(), kept.begin(), rounded_bf16);
+    if (setup.dtype != DType::i8) return kept;
+    for (size_t row = 0; row < x.size(); row += static_cast<size_t>(dim))
+      for (const auto& [first, last] : {std::pair(0, split), std::pair(split, dim)}) {
+        float largest = 0;
+        for (int d = first; d < last; ++d) largest = std::max(largest, std::abs(x[row + static_cast<size_t>(d)]));
+        for (int d = first; d < last; ++d)
+          kept[row + static_cast<size_t>(d)] = std::nearbyint(x[row + static_cast<size_t>(d)] * (127.0f / largest)) * static_cast<double>(largest / 127.0f);
+      }
+    return kept;
+  }
+
   // In double precision; `rounds`: of queries rounded to bfloat16.
   std::vector<double> expected(bool rounds) const {
     const Case& s = setup;
-    const auto stored = [&](float x) { return static_cast<double>(s.dtype == DType::bf16 ? rounded_bf16(x) : x); };
+    const std::vector<double> keys = stored(k, s.k_dim, s.latent ? s.v_dim : s.k_dim), values = stored(v, s.v_dim, s.v_dim);
     std::vector<double> out(static_cast<size_t>(s.tokens) * s.heads * s.v_dim);
     for (int i = 0; i < s.tokens; ++i)
       for (int h = 0; h < s.heads; ++h) {
@@ -87,12 +102,12 @@ struct Sequence {
           if (s.mask == Mask::causal && (j > i || (s.window > 0 && j <= i - s.window) || (s.chunk > 0 && j / s.chunk != i / s.chunk))) continue;
           double dot = 0;
           for (int d = 0; d < s.k_dim; ++d)
-            dot += static_cast<double>(query(i, h, d, rounds)) * stored(k[(static_cast<size_t>(j) * s.kv_heads + g) * s.k_dim + d]);
+            dot += static_cast<double>(query(i, h, d, rounds)) * keys[(static_cast<size_t>(j) * s.kv_heads + g) * s.k_dim + d];
           sum += weight[static_cast<size_t>(j)] = std::exp(0.3f * dot);
         }
         for (int d = 0; d < s.v_dim; ++d) {
           double value = 0;
-          for (int j = 0; j < s.tokens; ++j) value += weight[static_cast<size_t>(j)] * stored(v[(static_cast<size_t>(j) * s.kv_heads + g) * s.v_dim + d]);
+          for (int j = 0; j < s.tokens; ++j) value += weight[static_cast<size_t>(j)] * values[(static_cast<size_t>(j) * s.kv_heads + g) * s.v_dim + d];
           out[(static_cast<size_t>(i) * s.heads + h) * s.v_dim + d] = value / sum;
         }
       }
@@ -107,6 +122,7 @@ std::vector<int> cut(int tokens, int chunk, int decode) {
   return steps;
 }
 
+constexpr DType kTypes[] = {DType::f32, DType::bf16, DType::i8};
 const Case kSetups[] = {
     {},
     {.heads = 3, .kv_heads = 3, .k_dim = 14, .v_dim = 14, .tokens = 33},
@@ -122,27 +138,33 @@ const Case kSetups[] = {
 
 TEST_P(Attend, AgreesWithDoublePrecision) {
   for (Case setup : kSetups)
-    for (DType dtype : {DType::f32, DType::bf16}) {
+    for (DType dtype : kTypes) {
       setup.dtype = dtype;
       const Sequence sequence(setup);
       const std::vector<float> got = sequence.run(table(), cut(setup.tokens, 1000, 3), 32, 1, 2);
-      const bool rounds = table().attend_rounds && dtype == DType::bf16;
+      const bool rounds = table().attend_rounds && (dtype == DType::bf16 || (dtype == DType::i8 && !setup.latent));
       const std::vector<double> want = sequence.expected(rounds);
-      // Values are below 1, so that rounded weights (2^-9 of each at most) move their mean by less than that.
-      for (size_t i = 0; i < got.size(); ++i) ASSERT_NEAR(got[i], want[i], rounds ? 2e-3 : 3e-6) << "element " << i << " of " << setup.tokens << " tokens";
+      // Values are below 1, so that rounded weights (2^-9 of each at most) move their mean by less than that. With a value's scale in it even
+      // the weight of a single key is rounded, by 2^-8 at most.
+      const double tolerance = !rounds ? 3e-6 : dtype == DType::i8 ? 4e-3 : 2e-3;
+      for (size_t i = 0; i < got.size(); ++i) ASSERT_NEAR(got[i], want[i], tolerance) << "element " << i << " of " << setup.tokens << " tokens";
     }
 }
 
 TEST_P(Attend, EncodersSeeTheWholeSequence) {
-  const Sequence sequence({.tokens = 37, .mask = Mask::none});
-  const std::vector<float> got = sequence.run(table(), {37}, 64, 2, 3);
-  const std::vector<double> want = sequence.expected(false);
-  for (size_t i = 0; i < got.size(); ++i) ASSERT_NEAR(got[i], want[i], 3e-6);
+  for (DType dtype : {DType::f32, DType::i8}) {
+    const Sequence sequence({.tokens = 37, .mask = Mask::none, .dtype = dtype});
+    const std::vector<float> got = sequence.run(table(), {37}, 64, 2, 3);
+    const bool rounds = table().attend_rounds && dtype == DType::i8;
+    const std::vector<double> want = sequence.expected(rounds);
+    for (size_t i = 0; i < got.size(); ++i) ASSERT_NEAR(got[i], want[i], rounds ? 4e-3 : 3e-6);
+  }
 }
 
 TEST_P(Attend, BitsDependOnNothingElse) {
   for (Case setup : kSetups)
-    for (DType dtype : {DType::f32, DType::bf16}) {
+    for (DType dtype : kTypes) {
+      if (dtype == DType::i8 && setup.tokens > 1000 && setup.window == 0) continue;  // the other long case is enough
       setup.dtype = dtype;
       const Sequence sequence(setup);
       const std::vector<uint32_t> plain = bits_of(sequence.run(table(), {setup.tokens}, 32, 1, 1));

@@ -39,7 +39,7 @@ Cpu detect() {
   cpu.avx2 = fma && (saved & 0x6) == 0x6 && (b & bit_AVX2);
   constexpr unsigned kParts = bit_AVX512F | bit_AVX512BW | bit_AVX512VL | bit_AVX512DQ;
   cpu.avx512 = cpu.avx2 && (saved & 0xe6) == 0xe6 && (b & kParts) == kParts;
-  constexpr unsigned kTiles = 1u << 24 | 1u << 22;  // AMX-TILE and AMX-BF16
+  constexpr unsigned kTiles = 1u << 25 | 1u << 24 | 1u << 22;  // AMX-INT8, AMX-TILE and AMX-BF16
   const bool tiles = (d & kTiles) == kTiles && (saved & 0x60000) == 0x60000;
   // Every processor with the bfloat16 dot instruction has the one on bytes; the table uses both.
   cpu.avx512_bf16 = cpu.avx512 && (c & bit_AVX512VNNI) && a >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & bit_AVX512BF16);

@@ -206,23 +206,25 @@ struct HeadsArgs {
 
 // One cache group as kernels see it. Memory is an array of blocks; in a block each layer of the group has its own part:
 //   keys   [kv_heads][tiles][ceil(k_dim / 2)][16 tokens][2]   bf16 (pairs along the head dimension, zero-padded)
-//          [kv_heads][tiles][k_dim][16 tokens]                f32
+//          [kv_heads][tiles][k_dim][16 tokens]                f32; i8, each tile followed by float32 scales [16 tokens]
 //   values [kv_heads][tiles][16 / 2 token pairs][v_dim][2]    bf16
-//          [kv_heads][tiles][16 tokens][v_dim]                f32
+//          [kv_heads][tiles][16 tokens][v_dim]                f32; i8, each tile followed by float32 scales [16 tokens]
 // where tiles = ceil(tokens_per_block / 16). A block of fewer than 16 tokens uses the first lanes of its one tile.
-// latent (MLA): there are no values in memory; a token's value is the first v_dim elements of its key.
+// latent (MLA): there are no values in memory; a token's value is the first v_dim elements of its key. In i8 a key tile then has two
+// rows of scales: of the first v_dim elements, and of the others (the rotated part, whose magnitude is another).
+// i8: a token's key, and its value, in one head are codes -127 ... 127 times a scale: scale = largest magnitude / 127 and code =
+// round(x * (127 / largest)), ties to even; zeros below 1e-30; the scale NaN where an element is not finite.
 struct CacheView {
   std::byte* base = nullptr;  // of block 0, at this layer's part
   size_t block_stride_bytes = 0;
   int tokens_per_block = 0;  // a power of two
-  DType dtype = DType::f32;  // f32 or bf16
+  DType dtype = DType::f32;  // f32, bf16 or i8
   int kv_heads = 0, k_dim = 0, v_dim = 0;
   bool latent = false;
 };
 constexpr int kTileTokens = 16;
-// Bytes of one layer's part of a block (a multiple of 64), and the offset of the values in it.
+// Bytes of one layer's part of a block (a multiple of 64).
 size_t cache_layer_bytes(const CacheSpec& spec, int tokens_per_block);
-size_t cache_values_offset_bytes(const CacheSpec& spec, int tokens_per_block);
 
 // One sequence of the step, seen from one cache group: `rows` query rows from `first_row` on, at positions first_position,
 // first_position + 1, ... Its blocks from block number `first_block` on are block_table[table_offset ...] (a group that forgets
@@ -281,6 +283,8 @@ enum class Mask : uint8_t { causal, none };
 // Query head h reads kv head h / (heads / kv_heads). Keys are walked in steps of kStepTokens at absolute positions; within each
 // split of kSplitTokens an online softmax, then splits are joined in ascending order, whoever computed them. Keys that the mask
 // hides are never multiplied, whatever their memory holds.
+// A cache of i8: q . k[j] is the sum over codes times the key's scale (latent: the two parts' sums, each times its scale, added), and
+// the softmax's weight of j times the value's scale multiplies the value's codes.
 struct AttendArgs {
   const float* q = nullptr;  // [rows, heads * k_dim]
   int64_t ld_q = 0;
@@ -464,7 +468,7 @@ struct CpuTable {
   void (*attend)(const AttendArgs&, int rows, Part) = nullptr;
   void (*attend_combine)(const AttendArgs&, int rows, Part) = nullptr;
   size_t (*attend_scratch_bytes)(int heads, const CacheView&) = nullptr;  // per thread
-  // Whether attention over a bfloat16 cache rounds queries and softmax weights to bfloat16 for its products (their sums are float32).
+  // Whether attention over a cache of bfloat16 or (unless latent) int8 rounds queries and softmax weights (int8: times the values' scales) to bfloat16 for its products (their sums are float32).
   bool attend_rounds = false;
   void (*activate)(const ActivateArgs&, int rows, Part) = nullptr;
   void (*add)(const AddArgs&, int rows, Part) = nullptr;

@@ -40,25 +40,43 @@ struct Range {
 [[maybe_unused]] constexpr int tiles_per_block(int tokens_per_block) {
   return tokens_per_block <= kTileTokens ? 1 : tokens_per_block / kTileTokens;
 }
-[[maybe_unused]] constexpr size_t key_tile_bytes(DType dtype, int k_dim) {
-  return dtype == DType::bf16 ? (static_cast<size_t>(k_dim) + 1) / 2 * 64 : static_cast<size_t>(k_dim) * 64;
+[[maybe_unused]] constexpr size_t element_bytes(DType dtype) { return dtype == DType::i8 ? 1 : dtype == DType::bf16 ? 2 : 4; }
+// Rows of scales [16 tokens] behind a tile's elements.
+[[maybe_unused]] constexpr int key_scale_rows(const CacheView& cache) { return cache.dtype != DType::i8 ? 0 : cache.latent ? 2 : 1; }
+[[maybe_unused]] constexpr int value_scale_rows(const CacheView& cache) { return cache.dtype == DType::i8 && !cache.latent ? 1 : 0; }
+[[maybe_unused]] constexpr size_t tile_bytes(DType dtype, int elements, int scale_rows) {
+  return (static_cast<size_t>(elements) * element_bytes(dtype) + static_cast<size_t>(scale_rows) * sizeof(float)) * kTileTokens;
 }
-[[maybe_unused]] constexpr size_t value_tile_bytes(DType dtype, int v_dim) {
-  return static_cast<size_t>(v_dim) * (dtype == DType::bf16 ? 32 : 64);
+[[maybe_unused]] constexpr size_t key_tile_bytes(const CacheView& cache) {
+  return tile_bytes(cache.dtype, cache.dtype == DType::bf16 ? (cache.k_dim + 1) / 2 * 2 : cache.k_dim, key_scale_rows(cache));
+}
+[[maybe_unused]] constexpr size_t value_tile_bytes(const CacheView& cache) {
+  return cache.latent ? 0 : tile_bytes(cache.dtype, cache.v_dim, value_scale_rows(cache));
 }
 // Where the values start in a layer's part of a block.
 [[maybe_unused]] constexpr size_t values_offset(const CacheView& cache) {
-  return key_tile_bytes(cache.dtype, cache.k_dim) * static_cast<size_t>(tiles_per_block(cache.tokens_per_block) * cache.kv_heads);
+  return key_tile_bytes(cache) * static_cast<size_t>(tiles_per_block(cache.tokens_per_block) * cache.kv_heads);
 }
 [[maybe_unused]] inline std::byte* key_tile(const CacheView& cache, int block, int kv_head, int tile) {
   const size_t index = static_cast<size_t>(kv_head) * tiles_per_block(cache.tokens_per_block) + tile;
-  return cache.base + static_cast<size_t>(block) * cache.block_stride_bytes + index * key_tile_bytes(cache.dtype, cache.k_dim);
+  return cache.base + static_cast<size_t>(block) * cache.block_stride_bytes + index * key_tile_bytes(cache);
 }
 [[maybe_unused]] inline std::byte* value_tile(const CacheView& cache, int block, int kv_head, int tile) {
   const size_t index = static_cast<size_t>(kv_head) * tiles_per_block(cache.tokens_per_block) + tile;
   // of a cache that is not latent
-  return cache.base + static_cast<size_t>(block) * cache.block_stride_bytes + values_offset(cache) +
-         index * value_tile_bytes(cache.dtype, cache.v_dim);
+  return cache.base + static_cast<size_t>(block) * cache.block_stride_bytes + values_offset(cache) + index * value_tile_bytes(cache);
+}
+// The scales of a tile of i8.
+[[maybe_unused]] inline float* key_scales(const CacheView& cache, std::byte* tile, int row) {
+  return reinterpret_cast<float*>(tile + tile_bytes(cache.dtype, cache.k_dim, row));
+}
+[[maybe_unused]] inline float* value_scales(const CacheView& cache, std::byte* tile) {
+  return reinterpret_cast<float*>(tile + tile_bytes(cache.dtype, cache.v_dim, 0));
+}
+// The elements of a key that scale row `row` of an i8 cache is for: all; of a latent cache those of the value, then the others.
+[[maybe_unused]] constexpr Range key_part(const CacheView& cache, int row) {
+  if (!cache.latent) return {0, cache.k_dim};
+  return row == 0 ? Range{0, cache.v_dim} : Range{cache.v_dim, cache.k_dim};
 }
 // Index of dimension d of a token (lane 0..15) in its tile, in elements of the cache's type.
 [[maybe_unused]] constexpr size_t key_index(DType dtype, int d, int lane) {

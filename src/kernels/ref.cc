@@ -2,8 +2,10 @@
 #include "kernels/ref.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
+#include <numeric>
 
 #include "base/check.h"
 #include "kernels/layout.h"
@@ -25,6 +27,22 @@ void ref_end_row(void* out, int64_t row_index, int cols, Operand operand) {
   if (operand == Operand::bf16 && cols % 2 != 0) static_cast<uint16_t*>(out)[row_index + cols] = 0;
 }
 
+float ref_int8_codes(const float* x, int count, int8_t* codes, int64_t stride) {
+  constexpr int32_t kInfinity = 0x7f800000;
+  int32_t largest_bits = 0;  // of a magnitude; not finite from kInfinity on
+  for (int i = 0; i < count; ++i) largest_bits = std::max(largest_bits, std::bit_cast<int32_t>(x[i]) & INT32_MAX);
+  const float largest = std::bit_cast<float>(largest_bits);
+  if (largest_bits >= kInfinity || largest <= kSmallestStrip) {
+    for (int i = 0; i < count; ++i) codes[i * stride] = 0;
+    return largest_bits >= kInfinity ? NAN : 0.0f;
+  }
+  // The sum has no room for a fraction, so it rounds to the nearest whole number, ties to even.
+  constexpr float kWhole = 0x1.8p23f;
+  const float inverse = 127.0f / largest;
+  for (int i = 0; i < count; ++i) codes[i * stride] = static_cast<int8_t>(static_cast<int32_t>((x[i] * inverse + kWhole) - kWhole));
+  return largest / 127.0f;
+}
+
 namespace {
 
 // Writes one row in operand form, column after column.
@@ -44,20 +62,10 @@ class RowWriter {
  private:
   void finish_strip(int strip, int count) {
     int8_t* row = static_cast<int8_t*>(out_) + first_;
-    float largest = 0;
-    bool finite = true;
-    for (int i = 0; i < count; ++i) {
-      finite = finite && std::isfinite(strip_[i]);
-      largest = std::max(largest, std::fabs(strip_[i]));
-    }
-    const float inverse = finite && largest > kSmallestStrip ? 127.0f / largest : 0.0f;
-    int32_t sum = 0;
-    for (int i = 0; i < kStrip; ++i) {
-      const int code = inverse > 0 && i < count ? static_cast<int>(std::nearbyint(strip_[i] * inverse)) : 0;
-      row[strip * kStrip + i] = static_cast<int8_t>(code);
-      sum += code;
-    }
-    const_cast<float*>(strip_scales(row, cols_))[strip] = !finite ? NAN : inverse > 0 ? largest / 127.0f : 0.0f;
+    int8_t* codes = row + strip * kStrip;
+    const_cast<float*>(strip_scales(row, cols_))[strip] = ref_int8_codes(strip_, count, codes, 1);
+    std::fill(codes + count, codes + kStrip, int8_t{0});
+    const int32_t sum = std::accumulate(codes, codes + kStrip, 0);
     const_cast<int32_t*>(strip_sums(row, cols_))[strip] = sum;
   }
 

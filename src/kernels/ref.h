@@ -8,6 +8,8 @@ namespace weft::kernels {
 // out[index] = value in operand form; the end of a row of `cols` values gets bf16's zero padding.
 void ref_store(void* out, int64_t index, Operand operand, float value);
 void ref_end_row(void* out, int64_t row_index, int cols, Operand operand);
+// Codes -127 ... 127 of `count` values, to codes[0], codes[stride], ...; returns their scale. How: see ToOperandArgs.
+float ref_int8_codes(const float* x, int count, int8_t* codes, int64_t stride);
 
 // Element (column, k) of a packed matrix of any form.
 float ref_weight(const PackedMatrix& w, int column, int k);

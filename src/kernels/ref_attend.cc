@@ -19,6 +19,7 @@ Place place_of(const CacheView& cache, const int32_t* block_table, const Sequenc
 }
 
 float load(const std::byte* tile, DType dtype, size_t index) {
+  if (dtype == DType::i8) return static_cast<float>(reinterpret_cast<const int8_t*>(tile)[index]);
   return dtype == DType::bf16 ? bf16_to_float(reinterpret_cast<const uint16_t*>(tile)[index])
                               : reinterpret_cast<const float*>(tile)[index];
 }
@@ -27,18 +28,48 @@ void store(std::byte* tile, DType dtype, size_t index, float value) {
   else reinterpret_cast<float*>(tile)[index] = value;
 }
 
+void store_key(const CacheView& cache, std::byte* tile, int lane, const float* k) {
+  int8_t* codes = reinterpret_cast<int8_t*>(tile);
+  for (int row = 0; row < key_scale_rows(cache); ++row) {
+    const Range part = key_part(cache, row);
+    const auto first = static_cast<int>(part.first), count = static_cast<int>(part.last - part.first);
+    key_scales(cache, tile, row)[lane] = ref_int8_codes(k + first, count, codes + key_index(cache.dtype, first, lane), kTileTokens);
+  }
+  if (cache.dtype == DType::i8) return;
+  for (int d = 0; d < cache.k_dim; ++d) store(tile, cache.dtype, key_index(cache.dtype, d, lane), k[d]);
+  if (cache.dtype == DType::bf16 && cache.k_dim % 2 != 0) store(tile, cache.dtype, key_index(cache.dtype, cache.k_dim, lane), 0);
+}
+
+void store_value(const CacheView& cache, std::byte* tile, int lane, const float* v) {
+  if (cache.dtype == DType::i8) {
+    int8_t* codes = reinterpret_cast<int8_t*>(tile);
+    value_scales(cache, tile)[lane] = ref_int8_codes(v, cache.v_dim, codes + value_index(cache.dtype, cache.v_dim, 0, lane), 1);
+    return;
+  }
+  for (int d = 0; d < cache.v_dim; ++d) store(tile, cache.dtype, value_index(cache.dtype, cache.v_dim, d, lane), v[d]);
+}
+
 void append_token(const AppendArgs& a, const SequenceView& s, int row, int head) {
   const CacheView& cache = a.cache;
   const Place place = place_of(cache, a.block_table, s, s.first_position + row);
   const float* k = a.k + (s.first_row + row) * a.ld_k + static_cast<int64_t>(head) * cache.k_dim;
-  std::byte* keys = key_tile(cache, place.block, head, place.tile);
-  for (int d = 0; d < cache.k_dim; ++d) store(keys, cache.dtype, key_index(cache.dtype, d, place.lane), k[d]);
-  if (cache.dtype == DType::bf16 && cache.k_dim % 2 != 0)
-    store(keys, cache.dtype, key_index(cache.dtype, cache.k_dim, place.lane), 0);
+  store_key(cache, key_tile(cache, place.block, head, place.tile), place.lane, k);
   if (cache.latent) return;
   const float* v = a.v + (s.first_row + row) * a.ld_v + static_cast<int64_t>(head) * cache.v_dim;
-  std::byte* values = value_tile(cache, place.block, head, place.tile);
-  for (int d = 0; d < cache.v_dim; ++d) store(values, cache.dtype, value_index(cache.dtype, cache.v_dim, d, place.lane), v[d]);
+  store_value(cache, value_tile(cache, place.block, head, place.tile), place.lane, v);
+}
+
+// q . k of the token in a lane.
+float key_dot(const CacheView& cache, std::byte* tile, int lane, const float* q) {
+  const bool scaled = cache.dtype == DType::i8;
+  float score = 0;
+  for (int row = 0; row < (scaled ? key_scale_rows(cache) : 1); ++row) {
+    const Range part = scaled ? key_part(cache, row) : Range{0, cache.k_dim};
+    float dot = 0;
+    for (auto d = static_cast<int>(part.first); d < part.last; ++d) dot = std::fma(q[d], load(tile, cache.dtype, key_index(cache.dtype, d, lane)), dot);
+    score += scaled ? dot * key_scales(cache, tile, row)[lane] : dot;
+  }
+  return score;
 }
 
 // max, sum and accumulator [v_dim] of one query over some keys.
@@ -74,17 +105,15 @@ void walk_split(const AttendArgs& a, const SequenceView& s, int row, int head, R
   float scores[kSplitTokens];
   for (int j = 0; j < count; ++j) {
     const Place place = place_of(cache, a.block_table, s, static_cast<int>(keys.first) + j);
-    const std::byte* tile = key_tile(cache, place.block, kv_head, place.tile);
-    float dot = 0;
-    for (int d = 0; d < cache.k_dim; ++d) dot = std::fma(q[d], load(tile, cache.dtype, key_index(cache.dtype, d, place.lane)), dot);
-    scores[j] = dot * a.scale;
+    scores[j] = key_dot(cache, key_tile(cache, place.block, kv_head, place.tile), place.lane, q) * a.scale;
     *state.max = std::max(*state.max, scores[j]);
   }
   for (int j = 0; j < count; ++j) {
     const Place place = place_of(cache, a.block_table, s, static_cast<int>(keys.first) + j);
-    const std::byte* tile = (cache.latent ? key_tile : value_tile)(cache, place.block, kv_head, place.tile);
-    const float p = std::exp(scores[j] - *state.max);
+    std::byte* tile = (cache.latent ? key_tile : value_tile)(cache, place.block, kv_head, place.tile);
+    float p = std::exp(scores[j] - *state.max);
     *state.sum += p;
+    if (cache.dtype == DType::i8) p *= (cache.latent ? key_scales(cache, tile, 0) : value_scales(cache, tile))[place.lane];
     for (int d = 0; d < cache.v_dim; ++d) {
       const size_t at =
           cache.latent ? key_index(cache.dtype, d, place.lane) : value_index(cache.dtype, cache.v_dim, d, place.lane);

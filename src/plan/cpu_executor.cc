@@ -83,11 +83,16 @@ void* CpuExecutor::address(const Value& v) const {
   return arena_.data() + layout_.offset[v.storage] + static_cast<size_t>(v.first_col) * operand_size_bytes(storage.operand);
 }
 
+// A group's keys and values in the type that they are kept in.
+CacheSpec CpuExecutor::stored_spec(CacheRef ref) const {
+  CacheSpec spec = plan_.group(ref).spec;
+  spec.dtype = ref.local ? cache_.local_dtype : cache_.dtype;
+  return spec;
+}
+
 CacheView CpuExecutor::cache_view(CacheRef ref) const {
-  const CacheSpec& spec = plan_.group(ref).spec;
-  CacheSpec stored = spec;
-  stored.dtype = cache_.dtype;
-  CacheView view{nullptr, 0, cache_.tokens_per_block, cache_.dtype, spec.kv_heads, spec.k_dim, spec.v_dim, spec.kind == CacheSpec::Kind::latent};
+  const CacheSpec stored = stored_spec(ref);
+  CacheView view{nullptr, 0, cache_.tokens_per_block, stored.dtype, stored.kv_heads, stored.k_dim, stored.v_dim, stored.kind == CacheSpec::Kind::latent};
   if (ref.cross) {
     view.tokens_per_block = kCrossBlock;
     view.base = cache_.cross_base + ref.index * cache_layer_bytes(stored, kCrossBlock), view.block_stride_bytes = cache_.cross_stride_bytes;
@@ -104,11 +109,9 @@ CacheView CpuExecutor::cache_view(CacheRef ref) const {
 // Every sequence of a step begins a new block.
 void CpuExecutor::allocate_local_groups() {
   inputs_.local_groups.resize(plan_.local_groups.size());
-  for (const LayerGroup& group : plan_.local_groups) {
-    CacheSpec stored = group.spec;
-    stored.dtype = cache_.dtype;
+  for (int g = 0; g < static_cast<int>(plan_.local_groups.size()); ++g) {
     const size_t blocks = static_cast<size_t>(std::max(limits_.max_tokens, limits_.max_mixed) / kLocalBlock) + limits_.max_sequences + 1;
-    local_cache_.push_back(reserve_or_die(blocks * cache_layer_bytes(stored, kLocalBlock)));
+    local_cache_.push_back(reserve_or_die(blocks * cache_layer_bytes(stored_spec({g, 0, true}), kLocalBlock)));
   }
 }
 

@@ -30,9 +30,10 @@ struct CacheMemory {
   std::vector<std::byte*> base;            // per group: block 0
   std::vector<size_t> block_stride_bytes;  // per group
   int tokens_per_block = 0;
-  DType dtype = DType::f32;
+  DType dtype = DType::f32;         // f32, bf16 or i8
   std::byte* cross_base = nullptr;  // of the cross group, in blocks of kCrossBlock tokens
   size_t cross_stride_bytes = 0;
+  DType local_dtype = DType::f32;   // f32 or bf16: of the local groups, which keep nothing from step to step
 };
 constexpr int kCrossBlock = 64;
 
@@ -98,6 +99,7 @@ class CpuExecutor {
   void run_op(const BoundOp& op, kernels::Part part) const;
   void run_experts(const ExpertsArgs& args, kernels::Part part) const;
   void run_per_head(const PerHeadArgs& args, int rows, kernels::Part part) const;
+  CacheSpec stored_spec(CacheRef ref) const;
   void allocate_local_groups();
   GroupInputs& group_inputs(CacheRef ref) { return ref.cross ? inputs_.cross : (ref.local ? inputs_.local_groups : inputs_.groups)[ref.group]; }
   const GroupInputs& group_inputs(CacheRef ref) const { return ref.cross ? inputs_.cross : (ref.local ? inputs_.local_groups : inputs_.groups)[ref.group]; }

@@ -27,12 +27,15 @@ Result<WeightForm> choose_form(const std::string& dtype, const Checkpoint& check
   return stored == "float32" && !checkpoint.is_gguf() ? WeightForm::f32 : WeightForm::bf16;
 }
 
+DType kv_dtype_of(WeightForm form) { return form == WeightForm::f32 ? DType::f32 : DType::bf16; }
+
 Result<DType> choose_kv_dtype(const std::string& dtype, WeightForm form) {
   if (dtype == "float32") return DType::f32;
   if (dtype == "bfloat16") return DType::bf16;
-  if (dtype == "auto") return form == WeightForm::f32 ? DType::f32 : DType::bf16;
-  if (dtype == "int8" || dtype == "fp8") return fail(Code::unsupported, "--kv-cache-dtype ", dtype, " is not available on this device yet").about("kv-cache-dtype");
-  return fail(Code::invalid_argument, "--kv-cache-dtype must be auto, float32 or bfloat16, not ", dtype).about("kv-cache-dtype");
+  if (dtype == "int8") return DType::i8;
+  if (dtype == "auto") return kv_dtype_of(form);
+  if (dtype == "fp8") return fail(Code::unsupported, "--kv-cache-dtype fp8 is not available on this device yet; int8 is").about("kv-cache-dtype");
+  return fail(Code::invalid_argument, "--kv-cache-dtype must be auto, float32, bfloat16 or int8, not ", dtype).about("kv-cache-dtype");
 }
 
 // generation_config.json decides where generation ends; ids outside the vocabulary cannot be generated.
@@ -58,10 +61,15 @@ std::vector<int32_t> end_ids(const Checkpoint& checkpoint, const HfConfig& confi
 
 }  // namespace
 
+DType Model::local_kv_dtype() const { return kv_dtype == DType::i8 ? kv_dtype_of(form) : kv_dtype; }
+
 int64_t Model::kv_bytes_per_token() const {
   int64_t bytes = 0;
-  for (const LayerGroup& group : plan.groups)
-    bytes += int64_t{group.layers} * group.spec.kv_heads * values_per_token(group.spec) * size_bytes(kv_dtype);
+  for (const LayerGroup& group : plan.groups) {
+    CacheSpec spec = group.spec;
+    spec.dtype = kv_dtype;
+    bytes += int64_t{group.layers} * spec.kv_heads * bytes_per_token(spec);
+  }
   return bytes;
 }
 

@@ -20,7 +20,7 @@ namespace weft {
 
 struct ModelOptions {
   std::string dtype = "auto";      // auto | float32 | bfloat16
-  std::string kv_dtype = "auto";   // auto | float32 | bfloat16
+  std::string kv_dtype = "auto";   // auto | float32 | bfloat16 | int8
   bool dummy = false;              // random weights
   Quantize quantize = Quantize::none;
   bool dequantize = false;         // see FormatOptions
@@ -34,7 +34,7 @@ struct Model {
   Plan plan;  // after the passes
   const kernels::CpuTable* table = nullptr;
   kernels::WeightForm form = kernels::WeightForm::f32;
-  DType kv_dtype = DType::f32;
+  DType kv_dtype = DType::f32;  // f32, bf16 or i8
   Weights weights;
   std::optional<models::VisionTower> vision;  // its plan after the passes
   Weights vision_weights;
@@ -42,6 +42,8 @@ struct Model {
   int max_positions = 0;
   std::vector<int32_t> eos_token_ids;  // generation_config.json's, else config.json's
 
+  // Of keys and values that live for one step (encoders), where nothing is to be gained from 8 bits: f32 or bf16.
+  DType local_kv_dtype() const;
   // Bytes that one token takes in the cache while every layer keeps it.
   int64_t kv_bytes_per_token() const;
 };

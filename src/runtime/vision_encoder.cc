@@ -26,7 +26,7 @@ void VisionEncoder::make_room(const models::VisionInputs& in) {
   limits_.max_seq_len = limits_.max_tokens;
   executor_.reset();
   CacheMemory cache;
-  cache.dtype = model_.form == kernels::WeightForm::f32 ? DType::f32 : DType::bf16;
+  cache.local_dtype = model_.form == kernels::WeightForm::f32 ? DType::f32 : DType::bf16;
   executor_ = std::make_unique<CpuExecutor>(model_.vision->plan, model_.vision_weights, *model_.table, team_, std::move(cache), limits_);
 }
 

@@ -38,7 +38,7 @@ Result<std::unique_ptr<Worker>> Worker::create(Model model, ThreadTeam& team, Wo
 Status Worker::allocate() {
   CacheMemory cache;
   cache.tokens_per_block = options_.tokens_per_block;
-  cache.dtype = model_.kv_dtype;
+  cache.dtype = model_.kv_dtype, cache.local_dtype = model_.local_kv_dtype();
   for (size_t g = 0; g < model_.plan.groups.size(); ++g) {
     const auto bytes = static_cast<size_t>(cache_block_bytes(model_.plan.groups[g], model_.kv_dtype, options_.tokens_per_block));
     WEFT_TRY(Memory memory, Memory::reserve(bytes * options_.max_blocks[g], true));

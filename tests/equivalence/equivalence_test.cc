@@ -3,6 +3,8 @@
 // is computed at a time. A new feature is one more entry of kFeatures.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "equivalence/requests.h"
 #include "kernels/kernels.h"
 #include "support/answers.h"
@@ -79,14 +81,20 @@ const Model kModels[] = {
     {"qwen2.5-vl", 320, {"bfloat16"}},
 };
 
+// With keys and values of 8 bits: windows and full layers, and latent rows. Blocks are whole pages, of which these leave more empty. (The
+// features that move or cut what the cache holds, with all others behind them in the list; the rest is the same code as for other caches.)
+const Model kInt8CacheModels[] = {{"gemma3-1b", 576, {"bfloat16"}}, {"deepseek-v3", 536, {"float32"}}};
+constexpr std::string_view kInt8CacheFeatures[] = {"small_chunks", "block_reuse", "preemption"};
+
 struct Case {
   const Model* model;
   const char* dtype;
   const char* quantize;
+  const char* kv_cache;
   size_t feature;
 };
 
-void PrintTo(const Case& c, std::ostream* out) { *out << c.model->name << " " << c.dtype << " " << c.quantize; }
+void PrintTo(const Case& c, std::ostream* out) { *out << c.model->name << " " << c.dtype << " " << c.quantize << " " << c.kv_cache; }
 
 class Equivalence : public ::testing::TestWithParam<Case> {
  protected:
@@ -111,6 +119,7 @@ class Equivalence : public ::testing::TestWithParam<Case> {
     Arrangement setup;
     setup.options.dtype = GetParam().dtype;
     setup.options.quantize = GetParam().quantize;
+    setup.options.kv_cache_dtype = GetParam().kv_cache;
     setup.options.kv_cache_memory = int64_t{64} << 20;
     setup.options.logits_processors = {TOKEN_LISTS};
     for (const Feature& feature : kFeatures) feature.off(setup);
@@ -174,7 +183,7 @@ TEST_P(EquivalenceAll, EachAlone) {
 std::vector<Case> cases(bool each_feature) {
   std::vector<Case> list;
   const auto add = [&](const Model& model, const char* dtype, const char* quantize) {
-    for (size_t feature = 0; feature < (each_feature ? std::size(kFeatures) : 1); ++feature) list.push_back({&model, dtype, quantize, feature});
+    for (size_t feature = 0; feature < (each_feature ? std::size(kFeatures) : 1); ++feature) list.push_back({&model, dtype, quantize, "auto", feature});
   };
   for (const Model& model : kModels) {
     for (const char* dtype : model.dtypes) add(model, dtype, "none");
@@ -184,12 +193,17 @@ std::vector<Case> cases(bool each_feature) {
     if (name == "qwen3-moe") add(model, "bfloat16", "int4");
     if (name == "qwen2-swa") add(model, "float32", "int4");
   }
+  for (const Model& model : kInt8CacheModels)
+    for (size_t feature = 0; feature < std::size(kFeatures); ++feature)
+      if (each_feature ? std::ranges::count(kInt8CacheFeatures, kFeatures[feature].name) > 0 : feature == 0)
+        list.push_back({&model, *model.dtypes.begin(), "none", "int8", feature});
   return list;
 }
 
 std::string model_and_type(const Case& c) {
   std::string name = std::string(c.model->name) + "_" + c.dtype;
   if (std::string_view(c.quantize) != "none") name += std::string("_") + c.quantize;
+  if (std::string_view(c.kv_cache) != "auto") name += std::string("_") + c.kv_cache + "_cache";
   for (char& ch : name)
     if (!std::isalnum(static_cast<unsigned char>(ch))) ch = '_';
   return name;

@@ -7,13 +7,16 @@
 #pragma once
 
 #include "kernels/layout.h"
+#include "kernels/simd/cache_tiles.h"
 #include "kernels/simd/math.h"
 #include "kernels/simd/rows.h"
 
 namespace weft::kernels {
 namespace {
 
-constexpr int kBlockQueries = 4;    // queries that share one load of keys or values
+constexpr int kBlockQueries = 4;  // queries that share one load of keys or values
+constexpr int kMostTiles = Ahead::kMost;  // tiles of keys that are scored at once
+constexpr int kAheadDims = 16;            // pieces of tiles are read ahead at every so many dimensions of keys
 
 [[maybe_unused]] static inline int item_queries(int heads, const CacheView& cache) {
   const int group = heads / cache.kv_heads;
@@ -23,152 +26,151 @@ constexpr size_t in_lines(size_t floats) { return (floats + 15) / 16 * 16; }
 
 // What a thread works in.
 struct AttendScratch {
+  float* arranged;           // blocks of N queries, [k_dim, N] of each
   float* scores;             // [queries, kSplitTokens]
   float *max, *sum, *acc;    // of all splits so far: [queries], [queries], [queries, v_dim]
   float *split_max, *split_sum, *split_acc;
+  float* scales;             // SplitScales
   std::byte* tile;           // a gathered tile, for blocks of fewer than 16 tokens
 
   static size_t floats(int queries, const CacheView& c) {
     const auto q = static_cast<size_t>(queries);
-    return q * kSplitTokens + 2 * (2 * in_lines(q) + in_lines(q * c.v_dim)) + in_lines(16 * static_cast<size_t>(c.k_dim + c.v_dim + 2));
+    return in_lines(q * c.k_dim) + q * kSplitTokens + 2 * (2 * in_lines(q) + in_lines(q * c.v_dim)) + SplitScales::kFloats +
+           in_lines(16 * static_cast<size_t>(c.k_dim + c.v_dim + 2));
   }
   AttendScratch(std::byte* memory, int queries, const CacheView& c) {
     const auto q = static_cast<size_t>(queries);
-    scores = reinterpret_cast<float*>(memory);
+    arranged = reinterpret_cast<float*>(memory);
+    scores = arranged + in_lines(q * c.k_dim);
     max = scores + q * kSplitTokens, sum = max + in_lines(q), acc = sum + in_lines(q);
     split_max = acc + in_lines(q * c.v_dim), split_sum = split_max + in_lines(q), split_acc = split_sum + in_lines(q);
-    tile = reinterpret_cast<std::byte*>(split_acc + in_lines(q * c.v_dim));
+    scales = split_acc + in_lines(q * c.v_dim);
+    tile = reinterpret_cast<std::byte*>(scales + SplitScales::kFloats);
   }
 };
 
-// The tile that holds keys [16 t, 16 t + 16) of a sequence.
-struct Tiles {
-  const AttendArgs& a;
-  const SequenceView& s;
-  int kv_head;
-  std::byte* gathered;
-
-  int block(int64_t position) const { return a.block_table[s.table_offset + position / a.cache.tokens_per_block - s.first_block]; }
-  const std::byte* direct(int64_t t, bool values) const {
-    const int64_t position = t * kTileTokens;
-    const int tile = static_cast<int>(position % a.cache.tokens_per_block) / kTileTokens;
-    return values ? value_tile(a.cache, block(position), kv_head, tile) : key_tile(a.cache, block(position), kv_head, tile);
-  }
-  // Small blocks use the first lanes of one tile each: their lanes are put side by side. Only keys below `last` exist.
-  const std::byte* gather(int64_t t, int64_t first, int64_t last, bool values) const {
-    const int dim = values ? a.cache.v_dim : a.cache.k_dim;
-    const int64_t begin = t * kTileTokens > first ? t * kTileTokens : first;
-    for (int64_t position = begin; position < last && position < (t + 1) * kTileTokens; ++position) {
-      const int from_lane = static_cast<int>(position % a.cache.tokens_per_block), lane = static_cast<int>(position % kTileTokens);
-      const std::byte* from = values ? value_tile(a.cache, block(position), kv_head, 0) : key_tile(a.cache, block(position), kv_head, 0);
-      for (int d = 0; d < dim; ++d) {
-        const size_t at = values ? value_index(a.cache.dtype, dim, d, from_lane) : key_index(a.cache.dtype, d, from_lane);
-        const size_t to = values ? value_index(a.cache.dtype, dim, d, lane) : key_index(a.cache.dtype, d, lane);
-        if (a.cache.dtype == DType::bf16) reinterpret_cast<uint16_t*>(gathered)[to] = reinterpret_cast<const uint16_t*>(from)[at];
-        else reinterpret_cast<float*>(gathered)[to] = reinterpret_cast<const float*>(from)[at];
-      }
-      if (!values && a.cache.dtype == DType::bf16 && dim % 2 != 0)
-        reinterpret_cast<uint16_t*>(gathered)[key_index(a.cache.dtype, dim, lane)] = 0;
+// Adds the products of dimensions d and, if kBoth, d + 1 of bf16 keys; otherwise as multiply_keys().
+template <class V, int N, int T, bool kBoth>
+WEFT_INLINE void multiply_pair(const float* q, const std::byte* const* tiles, int d, typename V::F (*acc)[T * kTileTokens / V::kLanes]) {
+  constexpr int kVectors = kTileTokens / V::kLanes;  // of a tile
+#pragma GCC unroll 8
+  for (int v = 0; v < T * kVectors; ++v) {
+    const auto* keys = reinterpret_cast<const uint16_t*>(tiles[v / kVectors]) + static_cast<size_t>(v % kVectors) * 2 * V::kLanes;
+    const typename V::Bits bits = V::load_bits(keys + key_index(DType::bf16, d, 0));
+#pragma GCC unroll 4
+    for (int i = 0; i < N; ++i) {
+      acc[i][v] = V::fma(V::set1(q[d * N + i]), V::even(bits), acc[i][v]);
+      if (kBoth) acc[i][v] = V::fma(V::set1(q[(d + 1) * N + i]), V::odd(bits), acc[i][v]);
     }
-    return gathered;
   }
-  const std::byte* get(int64_t t, int64_t first, int64_t last, bool values) const {
-    return a.cache.tokens_per_block >= kTileTokens ? direct(t, values) : gather(t, first, last, values);
-  }
-  // The values of a latent cache's keys [first, last), which lie in one tile, as float32 [16 tokens][v_dim].
-  const std::byte* latent_values(int64_t first, int64_t last) const {
-    const int64_t t = first / kTileTokens;
-    const std::byte* tile = get(t, first, last, false);
-    const int v_dim = a.cache.v_dim;
-    float* values = reinterpret_cast<float*>(gathered) + static_cast<size_t>(kTileTokens) * (a.cache.k_dim + 2);
-    for (int lane = static_cast<int>(first - t * kTileTokens); lane < last - t * kTileTokens; ++lane) {
-      float* row = values + static_cast<size_t>(lane) * v_dim;
-      for (int d = 0; d < v_dim; ++d) {
-        const size_t at = key_index(a.cache.dtype, d, lane);
-        if (a.cache.dtype == DType::bf16) {
-          const uint32_t bits = static_cast<uint32_t>(reinterpret_cast<const uint16_t*>(tile)[at]) << 16;
-          row[d] = __builtin_bit_cast(float, bits);
-        } else {
-          row[d] = reinterpret_cast<const float*>(tile)[at];
-        }
-      }
-    }
-    return reinterpret_cast<const std::byte*>(values);
-  }
-};
+}
 
-// scores[i][0 .. 16) = scale * q[i] . keys of the tile, for N queries.
-template <class V, int N, bool kPairs>
-WEFT_INLINE void score_tile(const float* const* q, const std::byte* tile, int k_dim, float scale, float* const* scores) {
+// Adds the products of N queries and the keys of T tiles that follow each other over dimensions [first, last), in ascending order; an
+// accumulator is a vector of keys. q: [k_dim, N].
+template <class V, DType type, int N, int T>
+WEFT_INLINE void multiply_keys(const float* q, const std::byte* const* tiles, int first, int last, typename V::F (*acc)[T * kTileTokens / V::kLanes]) {
+  if constexpr (type == DType::bf16) {
+    int d = first;
+    for (; d + 1 < last; d += 2) multiply_pair<V, N, T, true>(q, tiles, d, acc);
+    if (d < last) multiply_pair<V, N, T, false>(q, tiles, d, acc);
+    return;
+  }
   constexpr int kVectors = kTileTokens / V::kLanes;
+  for (int d = first; d < last; ++d) {
+#pragma GCC unroll 8
+    for (int v = 0; v < T * kVectors; ++v) {
+      const typename V::F k = Elements<V, type>::load(tiles[v / kVectors], key_index(type, d, 0) + static_cast<size_t>(v % kVectors) * V::kLanes);
+#pragma GCC unroll 4
+      for (int i = 0; i < N; ++i) acc[i][v] = V::fma(V::set1(q[d * N + i]), k, acc[i][v]);
+    }
+  }
+}
+
+// Scores of N queries and the keys of T tiles, numbers [t, t + T) of `tiles`: scores[i][key] = scales[key] * sum of q[i][d] * key[d]
+// over `dims`, added to what is there unless these begin at 0. Scores of queries are kSplitTokens apart.
+template <class V, DType type, int N, int T>
+WEFT_INLINE void score_tiles(const float* q, const std::byte* const* tiles, int t, Range dims, const Ahead& ahead, const float* scales, float* scores) {
+  constexpr int kVectors = T * kTileTokens / V::kLanes;
   typename V::F acc[N][kVectors];
 #pragma GCC unroll 4
   for (int i = 0; i < N; ++i)
-#pragma GCC unroll 2
+#pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) acc[i][v] = V::zero();
-  if constexpr (kPairs) {
-    const uint16_t* keys = reinterpret_cast<const uint16_t*>(tile);
-    for (int d = 0; d < k_dim; d += 2, keys += 2 * kTileTokens) {
-      const bool pair = d + 1 < k_dim;
-#pragma GCC unroll 2
-      for (int v = 0; v < kVectors; ++v) {
-        const typename V::Bits bits = V::load_bits(keys + v * V::kLanes * 2);
-#pragma GCC unroll 4
-        for (int i = 0; i < N; ++i) {
-          acc[i][v] = V::fma(V::set1(q[i][d]), V::even(bits), acc[i][v]);
-          if (pair) acc[i][v] = V::fma(V::set1(q[i][d + 1]), V::odd(bits), acc[i][v]);
-        }
-      }
-    }
-  } else {
-    const float* keys = reinterpret_cast<const float*>(tile);
-    for (int d = 0; d < k_dim; ++d, keys += kTileTokens) {
-#pragma GCC unroll 2
-      for (int v = 0; v < kVectors; ++v) {
-        const typename V::F k = V::load(keys + v * V::kLanes);
-#pragma GCC unroll 4
-        for (int i = 0; i < N; ++i) acc[i][v] = V::fma(V::set1(q[i][d]), k, acc[i][v]);
-      }
-    }
+  const int first = static_cast<int>(dims.first), last = static_cast<int>(dims.last), pieces = (last - first + kAheadDims - 1) / kAheadDims;
+  for (int piece = 0, d = first; piece < pieces; ++piece, d += kAheadDims) {
+    Ahead::fetch(ahead, t, t + T, piece, pieces);
+    multiply_keys<V, type, N, T>(q, tiles + t, d, d + kAheadDims < last ? d + kAheadDims : last, acc);
   }
 #pragma GCC unroll 4
   for (int i = 0; i < N; ++i)
-#pragma GCC unroll 2
-    for (int v = 0; v < kVectors; ++v) V::store(scores[i] + v * V::kLanes, V::mul(acc[i][v], V::set1(scale)));
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) {
+      const typename V::F factor = V::load(scales + v * V::kLanes);
+      float* out = scores + i * kSplitTokens + v * V::kLanes;
+      V::store(out, first == 0 ? V::mul(acc[i][v], factor) : V::fma(acc[i][v], factor, V::load(out)));
+    }
 }
 
-// acc[i][0 .. n) += sum over keys [first, last) of the tile of p[i][key] * value[key][0 .. n), n <= 2 vectors, keys ascending.
-template <class V, int N, bool kPairs>
-WEFT_INLINE void weigh_tile(const float* const* p, const std::byte* tile, int v_dim, int column, int n, int first, int last, typename V::F (*acc)[2]) {
-  const int n0 = n < V::kLanes ? n : V::kLanes, n1 = n - n0;
+// N queries' weighted sums of values, C vectors of columns of which the first `columns` elements count.
+template <class V, int N, int C>
+struct ValueSums {
+  typename V::F at[N][C];
+  int columns;
+
+  // Elements of vector c that count, from kLanes on all.
+  WEFT_INLINE int count(const ValueSums& s, int c) { return s.columns - c * V::kLanes; }
+  // From rows of floats; null: zeros.
+  WEFT_INLINE void load(ValueSums& s, const float* from, size_t stride) {
+#pragma GCC unroll 4
+    for (int i = 0; i < N; ++i)
+#pragma GCC unroll 4
+      for (int c = 0; c < C; ++c) s.at[i][c] = from && count(s, c) > 0 ? load_upto<V>(from + i * stride + c * V::kLanes, count(s, c)) : V::zero();
+  }
+  WEFT_INLINE void store(const ValueSums& s, float* to, size_t stride) {
+#pragma GCC unroll 4
+    for (int i = 0; i < N; ++i)
+#pragma GCC unroll 4
+      for (int c = 0; c < C; ++c)
+        if (count(s, c) > 0) store_operand<V>(to + i * stride, c * V::kLanes, Operand::f32, s.at[i][c], count(s, c));
+  }
+};
+
+// Elements [column, column + n) of token j of a tile of values.
+template <class V, DType type>
+WEFT_INLINE typename V::F load_values(const std::byte* tile, int v_dim, int j, int column, int n) {
+  if constexpr (type == DType::bf16) {
+    const uint16_t* pairs = reinterpret_cast<const uint16_t*>(tile) + value_index(type, v_dim, column, j & ~1);
+    const typename V::Bits bits = n >= V::kLanes ? V::load_bits(pairs) : V::load_bits_n(pairs, n);
+    return j % 2 ? V::odd(bits) : V::even(bits);
+  } else {
+    return Elements<V, type>::load_upto(tile, value_index(type, v_dim, column, j), n);
+  }
+}
+
+// sums[i] += sum over keys [first, last) of the tile of p[i][key] * value[key] from `column` on, keys ascending; p[i] are kSplitTokens
+// apart. kFull: all elements of all vectors count.
+template <class V, DType type, bool kFull, int N, int C>
+WEFT_INLINE void weigh_tile(const float* p, const std::byte* tile, int v_dim, int column, int first, int last, ValueSums<V, N, C>& sums) {
   for (int j = first; j < last; ++j) {
-    typename V::F value[2] = {V::zero(), V::zero()};
-    if constexpr (kPairs) {
-      const uint16_t* row = reinterpret_cast<const uint16_t*>(tile) + (static_cast<size_t>(j / 2) * v_dim + column) * 2;
-      const typename V::Bits low = n0 == V::kLanes ? V::load_bits(row) : V::load_bits_n(row, n0);
-      value[0] = j % 2 ? V::odd(low) : V::even(low);
-      if (n1 > 0) {
-        const typename V::Bits high = n1 == V::kLanes ? V::load_bits(row + 2 * V::kLanes) : V::load_bits_n(row + 2 * V::kLanes, n1);
-        value[1] = j % 2 ? V::odd(high) : V::even(high);
-      }
-    } else {
-      const float* row = reinterpret_cast<const float*>(tile) + static_cast<size_t>(j) * v_dim + column;
-      value[0] = load_upto<V>(row, n0);
-      if (n1 > 0) value[1] = load_upto<V>(row + V::kLanes, n1);
+    typename V::F value[C];
+#pragma GCC unroll 4
+    for (int c = 0; c < C; ++c) {
+      const int n = kFull ? V::kLanes : ValueSums<V, N, C>::count(sums, c);
+      value[c] = kFull || n > 0 ? load_values<V, type>(tile, v_dim, j, column + c * V::kLanes, n) : V::zero();
     }
 #pragma GCC unroll 4
     for (int i = 0; i < N; ++i) {
-      const typename V::F weight = V::set1(p[i][j]);
-      acc[i][0] = V::fma(weight, value[0], acc[i][0]);
-      if (n1 > 0) acc[i][1] = V::fma(weight, value[1], acc[i][1]);
+      const typename V::F weight = V::set1(p[i * kSplitTokens + j]);
+#pragma GCC unroll 4
+      for (int c = 0; c < C; ++c) sums.at[i][c] = V::fma(weight, value[c], sums.at[i][c]);
     }
   }
 }
 
 // The softmax of one query over keys [first, last) of a split that begins at key `origin`: scores become weights, zero outside of
-// the range and up to the end of the tiles [from, to).
-template <class V>
-WEFT_INLINE void weigh_scores(float* scores, int from, int to, int first, int last, float* max_out, float* sum_out) {
+// the range and up to the end of the tiles [from, to). Weights of an i8 cache are then multiplied by the values' scales.
+template <class V, DType type>
+WEFT_INLINE void weigh_scores(float* scores, int from, int to, int first, int last, const float* value_scales, float* max_out, float* sum_out) {
   const typename V::F none = V::set1(-__builtin_inff());
   if (first >= last) {
     for (int j = from; j < to; j += V::kLanes) V::store(scores + j, V::zero());
@@ -181,10 +183,11 @@ WEFT_INLINE void weigh_scores(float* scores, int from, int to, int first, int la
   const float max = V::largest(largest);
   typename V::F sum = V::zero();
   for (int j = from; j < to; j += V::kLanes) {
-    const typename V::F weight =
-        V::select(V::between(first - j, last - j), exp_of<V>(V::sub(V::load(scores + j), V::set1(max))), V::zero());
-    V::store(scores + j, weight);
+    const auto seen = V::between(first - j, last - j);
+    typename V::F weight = V::select(seen, exp_of<V>(V::sub(V::load(scores + j), V::set1(max))), V::zero());
     sum = V::add(sum, weight);
+    if constexpr (type == DType::i8) weight = V::mul(weight, V::select(seen, V::load(value_scales + j), V::zero()));
+    V::store(scores + j, weight);
   }
   *max_out = max, *sum_out = V::sum(sum);
 }
@@ -220,14 +223,16 @@ WEFT_INLINE void write_output(const AttendArgs& a, int64_t row, int head, const 
   if (head == a.heads - 1) end_row(out, a.heads * v_dim, a.operand);
 }
 
-// One item and its queries.
-template <class V, bool kPairs>
+// One item and its queries, over a cache of `type`.
+template <class V, DType type>
 struct AttendItemRun {
   const AttendArgs& a;
   const AttendItem& item;
   const SequenceView& s;
   const AttendScratch& scratch;
   const int group, queries;
+  const Range all;  // keys, of all splits
+  const SplitScales scales{scratch.scales};
 
   const float* query(int i) const {
     const int64_t row = s.first_row + item.first_row + i / group;
@@ -235,55 +240,94 @@ struct AttendItemRun {
   }
   Range visible(int i) const { return visible_keys(s, s.first_position + item.first_row + i / group, a.mask, a.window, a.chunk); }
 
-  template <int N>
-  void score_block(int i, const std::byte* tile, int at) const {
-    const float* q[N];
-    float* out[N];
-    for (int k = 0; k < N; ++k) q[k] = query(i + k), out[k] = scratch.scores + static_cast<size_t>(i + k) * kSplitTokens + at;
-    score_tile<V, N, kPairs>(q, tile, a.cache.k_dim, a.scale, out);
-  }
-
-  void score(const std::byte* tile, int at) const {
-    int i = 0;
-    for (; i + kBlockQueries <= queries; i += kBlockQueries) score_block<kBlockQueries>(i, tile, at);
-    if (queries - i == 3) score_block<3>(i, tile, at);
-    else if (queries - i == 2) score_block<2>(i, tile, at);
-    else if (queries - i == 1) score_block<1>(i, tile, at);
-  }
-
-  // Adds the weighted values of the keys to the accumulators of N queries (`fresh`: which start from zero), two vectors of columns.
-  // `latent`: the values of the one tile that the keys of a latent cache lie in.
-  template <int N>
-  void weigh_block(const Tiles& tiles, int i, int column, Range keys, int64_t origin, float* acc_out, bool fresh, const std::byte* latent) const {
-    const int v_dim = a.cache.v_dim, n = v_dim - column < 2 * V::kLanes ? v_dim - column : 2 * V::kLanes;
-    typename V::F acc[N][2];
-    for (int k = 0; k < N; ++k) {
-      const float* from = acc_out + static_cast<size_t>(i + k) * v_dim + column;
-      acc[k][0] = fresh ? V::zero() : load_upto<V>(from, n);
-      acc[k][1] = fresh || n <= V::kLanes ? V::zero() : load_upto<V>(from + V::kLanes, n - V::kLanes);
+  // Blocks of queries, each with the same dimension of its queries side by side.
+  void arrange_queries() const {
+    for (int i = 0; i < queries; ++i) {
+      const int block = i / kBlockQueries * kBlockQueries, n = queries - block < kBlockQueries ? queries - block : kBlockQueries;
+      float* to = scratch.arranged + static_cast<size_t>(block) * a.cache.k_dim + (i - block);
+      for (int d = 0; d < a.cache.k_dim; ++d) to[d * n] = query(i)[d];
     }
+  }
+
+  // Scores of N queries and the keys of `count` tiles, from key `at` of the split on.
+  template <int N>
+  void score_block(int i, const std::byte* const* tiles, int count, const Ahead& ahead, int at) const {
+    // So many sums at once that additions need not wait for each other, as far as registers go.
+    constexpr int kWanted = 8 * V::kLanes / (N * kTileTokens), kTiles = kWanted < 1 ? 1 : kWanted > kMostTiles ? kMostTiles : kWanted;
+    const float* q = scratch.arranged + static_cast<size_t>(i) * a.cache.k_dim;
+    for (int row = 0; row < (type == DType::i8 ? key_scale_rows(a.cache) : 1); ++row) {
+      const Range dims = type == DType::i8 ? key_part(a.cache, row) : Range{0, a.cache.k_dim};
+      const auto score_some = [&]<int T>(int t) __attribute__((always_inline)) {
+        const int key = at + t * kTileTokens;
+        score_tiles<V, type, N, T>(q, tiles, t, dims, ahead, scales.keys + row * kSplitTokens + key, scratch.scores + static_cast<size_t>(i) * kSplitTokens + key);
+      };
+      int t = 0;
+      for (; t + kTiles <= count; t += kTiles) score_some.template operator()<kTiles>(t);
+      for (; t < count; ++t) score_some.template operator()<1>(t);
+    }
+  }
+
+  void score(const std::byte* const* tiles, int count, const Ahead& ahead, int at) const {
+    int i = 0;
+    for (; i + kBlockQueries <= queries; i += kBlockQueries) score_block<kBlockQueries>(i, tiles, count, i == 0 ? ahead : Ahead(), at);
+    if (queries - i == 3) score_block<3>(i, tiles, count, i == 0 ? ahead : Ahead(), at);
+    else if (queries - i == 2) score_block<2>(i, tiles, count, i == 0 ? ahead : Ahead(), at);
+    else if (queries - i == 1) score_block<1>(i, tiles, count, i == 0 ? ahead : Ahead(), at);
+  }
+
+  // Scores of all queries and keys. The values of the same keys come next.
+  void score_keys(const Tiles& tiles, Range keys, int64_t origin) const {
+    const int64_t end = (keys.last + kTileTokens - 1) / kTileTokens;
+    for (int64_t t = keys.first / kTileTokens; t < end;) {
+      const int count = !tiles.whole() ? 1 : end - t < kMostTiles ? static_cast<int>(end - t) : kMostTiles;
+      const std::byte* some[kMostTiles];
+      for (int k = 0; k < count; ++k) some[k] = tiles.get(t + k, keys.first, keys.last, false);
+      score(some, count, tiles.ahead(t, t + count, true), static_cast<int>(t * kTileTokens - origin));
+      t += count;
+    }
+  }
+
+  // Adds the weighted values of the keys to the accumulators of N queries (`fresh`: which start from zero), C vectors of columns.
+  // `latent`: the values of the one tile that the keys of a latent cache lie in. The keys of the next split come next.
+  template <int N, int C>
+  void weigh_block(const Tiles& tiles, int i, int column, Range keys, int64_t origin, float* acc_out, bool fresh, const std::byte* latent) const {
+    const int v_dim = a.cache.v_dim;
+    ValueSums<V, N, C> sums;
+    sums.columns = v_dim - column < C * V::kLanes ? v_dim - column : C * V::kLanes;
+    float* acc = acc_out + static_cast<size_t>(i) * v_dim + column;
+    ValueSums<V, N, C>::load(sums, fresh ? nullptr : acc, v_dim);
+    const bool full = sums.columns == C * V::kLanes;
     for (int64_t t = keys.first / kTileTokens; t * kTileTokens < keys.last; ++t) {
-      const float* p[N];
-      for (int k = 0; k < N; ++k) p[k] = scratch.scores + static_cast<size_t>(i + k) * kSplitTokens + (t * kTileTokens - origin);
+      const float* p = scratch.scores + static_cast<size_t>(i) * kSplitTokens + (t * kTileTokens - origin);
       const int first = keys.first > t * kTileTokens ? static_cast<int>(keys.first - t * kTileTokens) : 0;
       const int last = keys.last < (t + 1) * kTileTokens ? static_cast<int>(keys.last - t * kTileTokens) : kTileTokens;
-      if (latent) weigh_tile<V, N, false>(p, latent, v_dim, column, n, first, last, acc);
-      else weigh_tile<V, N, kPairs>(p, tiles.get(t, keys.first, keys.last, true), v_dim, column, n, first, last, acc);
+      const std::byte* tile = latent ? latent : tiles.get(t, keys.first, keys.last, true);
+      if (i == 0) {
+        const int64_t next = t + kSplitTokens / kTileTokens;
+        Ahead::fetch(tiles.ahead(next, next * kTileTokens < all.last ? next + 1 : next, false), 0, 1, column / (C * V::kLanes), (v_dim - 1) / (C * V::kLanes) + 1);
+      }
+      if (latent && full) weigh_tile<V, DType::f32, true>(p, tile, v_dim, column, first, last, sums);
+      else if (latent) weigh_tile<V, DType::f32, false>(p, tile, v_dim, column, first, last, sums);
+      else if (full) weigh_tile<V, type, true>(p, tile, v_dim, column, first, last, sums);
+      else weigh_tile<V, type, false>(p, tile, v_dim, column, first, last, sums);
     }
-    for (int k = 0; k < N; ++k) {
-      float* out = acc_out + static_cast<size_t>(i + k) * v_dim + column;
-      store_operand<V>(out, 0, Operand::f32, acc[k][0], n);
-      if (n > V::kLanes) store_operand<V>(out, V::kLanes, Operand::f32, acc[k][1], n - V::kLanes);
-    }
+    ValueSums<V, N, C>::store(sums, acc, v_dim);
   }
 
   void weigh(const Tiles& tiles, Range keys, int64_t origin, float* acc, bool fresh, const std::byte* latent) const {
-    for (int column = 0; column < a.cache.v_dim; column += 2 * V::kLanes) {
+    if (queries <= 2) return weigh_columns<4>(tiles, keys, origin, acc, fresh, latent);
+    weigh_columns<2>(tiles, keys, origin, acc, fresh, latent);
+  }
+  template <int C>
+  void weigh_columns(const Tiles& tiles, Range keys, int64_t origin, float* acc, bool fresh, const std::byte* latent) const {
+    for (int column = 0; column < a.cache.v_dim; column += C * V::kLanes) {
       int i = 0;
-      for (; i + kBlockQueries <= queries; i += kBlockQueries) weigh_block<kBlockQueries>(tiles, i, column, keys, origin, acc, fresh, latent);
-      if (queries - i == 3) weigh_block<3>(tiles, i, column, keys, origin, acc, fresh, latent);
-      else if (queries - i == 2) weigh_block<2>(tiles, i, column, keys, origin, acc, fresh, latent);
-      else if (queries - i == 1) weigh_block<1>(tiles, i, column, keys, origin, acc, fresh, latent);
+      if constexpr (C == 2) {
+        for (; i + kBlockQueries <= queries; i += kBlockQueries) weigh_block<kBlockQueries, C>(tiles, i, column, keys, origin, acc, fresh, latent);
+        if (queries - i == 3) weigh_block<3, C>(tiles, i, column, keys, origin, acc, fresh, latent);
+      }
+      if (queries - i == 2) weigh_block<2, C>(tiles, i, column, keys, origin, acc, fresh, latent);
+      else if (queries - i == 1) weigh_block<1, C>(tiles, i, column, keys, origin, acc, fresh, latent);
     }
   }
 
@@ -291,14 +335,15 @@ struct AttendItemRun {
   void run_split(int64_t split, Range keys, float* max, float* sum, float* acc) const {
     const Tiles tiles{a, s, item.kv_head, scratch.tile};
     const int64_t origin = split * kSplitTokens;
-    const int64_t first_tile = keys.first / kTileTokens, end_tile = (keys.last + kTileTokens - 1) / kTileTokens;
-    for (int64_t t = first_tile; t < end_tile; ++t)
-      score(tiles.get(t, keys.first, keys.last, false), static_cast<int>(t * kTileTokens - origin));
-    const int from = static_cast<int>(first_tile * kTileTokens - origin), to = static_cast<int>(end_tile * kTileTokens - origin);
+    scales.fill(tiles, keys.first, keys.last, origin, a.scale);
+    score_keys(tiles, keys, origin);
+    const int from = static_cast<int>(keys.first / kTileTokens * kTileTokens - origin);
+    const int to = static_cast<int>((keys.last + kTileTokens - 1) / kTileTokens * kTileTokens - origin);
     for (int i = 0; i < queries; ++i) {
       const Range own = visible(i);
       const int64_t first = (own.first > keys.first ? own.first : keys.first) - origin, last = (own.last < keys.last ? own.last : keys.last) - origin;
-      weigh_scores<V>(scratch.scores + static_cast<size_t>(i) * kSplitTokens, from, to, static_cast<int>(first), static_cast<int>(last), max + i, sum + i);
+      weigh_scores<V, type>(scratch.scores + static_cast<size_t>(i) * kSplitTokens, from, to, static_cast<int>(first), static_cast<int>(last),
+                            scales.values, max + i, sum + i);
     }
     if (!a.cache.latent) return weigh(tiles, keys, origin, acc, true, nullptr);
     // A tile's values are brought into rows once for all heads.
@@ -310,15 +355,15 @@ struct AttendItemRun {
   }
 
   void run() const {
+    arrange_queries();
     run([this](int64_t split, Range keys, float* max, float* sum, float* acc) { run_split(split, keys, max, sum, acc); });
   }
   // `one_split` does what run_split does.
   template <class OneSplit>
   void run(OneSplit one_split) const {
-    const Range keys = keys_of_rows(s, item.first_row, item.rows, a.mask, a.window, a.chunk);
     const auto clip = [&](int64_t split) {
       const int64_t begin = split * kSplitTokens, end = begin + kSplitTokens;
-      return Range{keys.first > begin ? keys.first : begin, keys.last < end ? keys.last : end};
+      return Range{all.first > begin ? all.first : begin, all.last < end ? all.last : end};
     };
     if (item.partial >= 0) {
       for (int i = 0; i < item.splits; ++i) {
@@ -330,7 +375,7 @@ struct AttendItemRun {
     const int v_dim = a.cache.v_dim;
     for (int i = 0; i < queries; ++i) scratch.max[i] = -__builtin_inff(), scratch.sum[i] = 0;
     for (size_t d = 0; d < static_cast<size_t>(queries) * v_dim; ++d) scratch.acc[d] = 0;
-    for (int64_t split = keys.first / kSplitTokens; split * kSplitTokens < keys.last; ++split) {
+    for (int64_t split = all.first / kSplitTokens; split * kSplitTokens < all.last; ++split) {
       one_split(split, clip(split), scratch.split_max, scratch.split_sum, scratch.split_acc);
       for (int i = 0; i < queries; ++i)
         join<V>(scratch.max + i, scratch.sum + i, scratch.acc + static_cast<size_t>(i) * v_dim, scratch.split_max[i], scratch.split_sum[i],
@@ -345,12 +390,14 @@ struct AttendItemRun {
 };
 
 // Calls work with this part's items.
-template <class V, bool kPairs, class Work>
+template <class V, DType type, class Work>
 void each_item(const AttendArgs& a, Part part, const AttendScratch& scratch, Work work) {
   const int group = a.heads / a.cache.kv_heads;
   for (int i = a.plan->begin[part.index]; i < a.plan->begin[part.index + 1]; ++i) {
     const AttendItem& item = a.plan->items[i];
-    work(AttendItemRun<V, kPairs>{a, item, a.sequences[item.sequence], scratch, group, item.rows * group});
+    const SequenceView& s = a.sequences[item.sequence];
+    const Range keys = keys_of_rows(s, item.first_row, item.rows, a.mask, a.window, a.chunk);
+    work(AttendItemRun<V, type>{a, item, s, scratch, group, item.rows * group, keys});
   }
 }
 
@@ -358,8 +405,9 @@ template <class V>
 void attend(const AttendArgs& a, int, Part part) {
   const AttendScratch scratch(a.scratch + static_cast<size_t>(part.index) * a.scratch_bytes, item_queries(a.heads, a.cache), a.cache);
   const auto work = [](const auto& run) { run.run(); };
-  if (a.cache.dtype == DType::bf16) each_item<V, true>(a, part, scratch, work);
-  else each_item<V, false>(a, part, scratch, work);
+  if (a.cache.dtype == DType::bf16) each_item<V, DType::bf16>(a, part, scratch, work);
+  else if (a.cache.dtype == DType::i8) each_item<V, DType::i8>(a, part, scratch, work);
+  else each_item<V, DType::f32>(a, part, scratch, work);
 }
 
 template <class V>

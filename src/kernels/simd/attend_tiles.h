@@ -1,5 +1,5 @@
-// Softmax attention over a bfloat16 cache on matrix tiles (Intel AMX): both products run on them, queries and weights rounded to
-// bfloat16. Items, splits and joining are those of attend.h.
+// Softmax attention over a bfloat16 or int8 cache on matrix tiles (Intel AMX): both products run on them, queries and weights rounded to
+// bfloat16. Items, splits and joining are those of attend.h. Codes of int8, which bfloat16 holds exactly, are widened tile by tile.
 //
 // A tile of keys (16 tokens, pairs of dimensions) is what the instruction reads. Values are multiplied 32 keys at a time, at
 // absolute multiples of 32; where these do not lie together in the cache, or not all of them may be read, they are brought together with
@@ -24,13 +24,14 @@ struct TileScratch : AttendScratch {
   uint16_t* weights;      // [queries, kSplitTokens]
   std::byte* values;      // [kGatheredGroups][16 pairs of keys][v_dim][2]
   std::byte* last_keys;   // [2][16 pairs of dimensions][16 tokens][2]: the last dimensions, where they are not 32
+  std::byte* wide_keys;   // [2][steps][16 pairs of dimensions][16 tokens][2]: of int8
 
   static int padded(int queries) { return (queries + kRegisterRows - 1) / kRegisterRows * kRegisterRows; }
   static int steps(const CacheView& c) { return (c.k_dim + kTileDepth - 1) / kTileDepth; }
   static size_t floats(int queries, const CacheView& c) {
     const auto rows = static_cast<size_t>(padded(queries));
     return in_lines(AttendScratch::floats(padded(queries), c)) + rows * static_cast<size_t>(steps(c)) * 16 + rows * kSplitTokens / 2 +
-           in_lines(static_cast<size_t>(kGatheredGroups) * 16 * c.v_dim) + 2 * 256;
+           in_lines(static_cast<size_t>(kGatheredGroups) * 16 * c.v_dim) + 2 * 256 + 2 * 256 * static_cast<size_t>(steps(c));
   }
   TileScratch(std::byte* memory, int queries, const CacheView& c) : AttendScratch(memory, padded(queries), c) {
     const auto rows = static_cast<size_t>(padded(queries));
@@ -38,6 +39,7 @@ struct TileScratch : AttendScratch {
     weights = q + rows * static_cast<size_t>(steps(c)) * kTileDepth;
     values = reinterpret_cast<std::byte*>(weights + rows * kSplitTokens);
     last_keys = values + in_lines(static_cast<size_t>(kGatheredGroups) * 16 * c.v_dim) * 4;
+    wide_keys = last_keys + 2 * 1024;
   }
 };
 
@@ -110,31 +112,42 @@ static void weigh_registers(const uint16_t* weights, int groups, const std::byte
   if constexpr (NQ == 2 && ND == 2) _tile_stored(3, lower + column + 16, ld);
 }
 
-// One query's softmax, as weigh_scores in attend.h; its weights go to `out` as bfloat16. [from, to) are multiples of kValueKeys.
-template <class V>
-WEFT_INLINE void weights_of(const float* scores, uint16_t* out, float scale, int from, int to, int first, int last, float* max_out, float* sum_out) {
-  const typename V::F none = V::set1(-__builtin_inff()), factor = V::set1(scale);
+// One query's softmax, as weigh_scores in attend.h; its weights (of int8 times the values' scales) go to `out` as bfloat16. [from, to)
+// are multiples of kValueKeys.
+template <class V, DType type>
+WEFT_INLINE void weights_of(const float* scores, uint16_t* out, const SplitScales& scales, int from, int to, int first, int last, float* max_out, float* sum_out) {
+  const typename V::F none = V::set1(-__builtin_inff());
+  const auto score = [&](int j) __attribute__((always_inline)) { return V::mul(V::load(scores + j), V::load(scales.keys + j)); };
   typename V::F largest = none;
-  for (int j = first / V::kLanes * V::kLanes; j < last; j += V::kLanes)
-    largest = V::max(largest, V::select(V::between(first - j, last - j), V::mul(V::load(scores + j), factor), none));
+  for (int j = first / V::kLanes * V::kLanes; j < last; j += V::kLanes) largest = V::max(largest, V::select(V::between(first - j, last - j), score(j), none));
   const float max = first < last ? V::largest(largest) : -__builtin_inff();
   typename V::F sum = V::zero();
   const auto weight = [&](int j) __attribute__((always_inline)) {
-    const typename V::F score = V::sub(V::mul(V::load(scores + j), factor), V::set1(max));
-    return V::select(V::between(first - j, last - j), exp_of<V>(score), V::zero());
+    return V::select(V::between(first - j, last - j), exp_of<V>(V::sub(score(j), V::set1(max))), V::zero());
+  };
+  const auto value_scale = [&](int j) __attribute__((always_inline)) {
+    return V::select(V::between(first - j, last - j), V::load(scales.values + j), V::zero());
   };
   for (int j = from; j < to; j += kValueKeys) {
-    const typename V::F low = weight(j), high = weight(j + V::kLanes);
+    typename V::F low = weight(j), high = weight(j + V::kLanes);
     sum = V::add(V::add(sum, low), high);
+    if constexpr (type == DType::i8) low = V::mul(low, value_scale(j)), high = V::mul(high, value_scale(j + V::kLanes));
     _mm512_store_si512(out + j, (__m512i)_mm512_cvtne2ps_pbh(high, low));
   }
   *max_out = max, *sum_out = V::sum(sum);
 }
 
-// An item and its queries on tiles.
+// Two vectors of codes as pairs of bfloat16, the first in the low halves.
 template <class V>
+WEFT_INLINE typename V::Bits wide_pairs(const std::byte* low, const std::byte* high) {
+  const typename V::Bits first = V::as_bits(Elements<V, DType::i8>::load(low, 0)), second = V::as_bits(Elements<V, DType::i8>::load(high, 0));
+  return V::or_bits(V::template shift_right<16>(first), second);
+}
+
+// An item and its queries on tiles, over a cache of `type`.
+template <class V, DType type>
 struct TileItemRun {
-  const AttendItemRun<V, true>& item_run;
+  const AttendItemRun<V, type>& item_run;
   const TileScratch& scratch;
   const AttendArgs& a = item_run.a;
   const Tiles tiles{a, item_run.s, item_run.item.kv_head, scratch.tile};
@@ -164,6 +177,7 @@ struct TileItemRun {
   // The states of all queries over the keys of one split; the sums of values go to scratch.split_acc.
   void run_split(int64_t origin, Range keys, float* max, float* sum) const {
     shape_attention(16);
+    item_run.scales.fill(tiles, keys.first, keys.last, origin, a.scale);
     for (int64_t t = keys.first / kTileTokens; t * kTileTokens < keys.last; t += 2) score(t, keys, origin);
     const int from = static_cast<int>(keys.first - origin) / kValueKeys * kValueKeys;
     const int to = (static_cast<int>(keys.last - origin) + kValueKeys - 1) / kValueKeys * kValueKeys;
@@ -171,20 +185,22 @@ struct TileItemRun {
       const Range own = item_run.visible(i);
       const int64_t first = (own.first > keys.first ? own.first : keys.first) - origin, last = (own.last < keys.last ? own.last : keys.last) - origin;
       const ptrdiff_t row = static_cast<ptrdiff_t>(i) * kSplitTokens;
-      weights_of<V>(scratch.scores + row, scratch.weights + row, a.scale, from, to, static_cast<int>(first), static_cast<int>(last), max + i, sum + i);
+      weights_of<V, type>(scratch.scores + row, scratch.weights + row, item_run.scales, from, to, static_cast<int>(first), static_cast<int>(last), max + i, sum + i);
     }
     weigh(from, to, keys, origin);
   }
 
   // The scores of tiles t and t + 1 (if there is such a one).
   void score(int64_t t, Range keys, int64_t origin) const {
-    const int pairs = (a.cache.k_dim + 1) / 2, short_pairs = pairs % 16;
+    const int pairs = (a.cache.k_dim + 1) / 2, short_pairs = type == DType::i8 ? 0 : pairs % 16;
     const int count = (t + 1) * kTileTokens < keys.last ? 2 : 1;
     const std::byte* tile[2] = {};
     // Keys that are gathered share one buffer, so they are used before the next are.
     const bool together = count == 2 && a.cache.tokens_per_block >= kTileTokens;
+    Ahead::fetch(tiles.ahead(t, t + count, true), 0, count, 0, 1);  // the values, which come next
     for (int i = 0; i < count; ++i) {
       tile[i] = tiles.get(t + i, keys.first, keys.last, false);
+      if (type == DType::i8) tile[i] = widen_keys(tile[i], scratch.wide_keys + static_cast<ptrdiff_t>(i) * steps * 1024);
       if (short_pairs) {
         std::byte* last = scratch.last_keys + i * 1024;
         __builtin_memcpy(last, tile[i] + (pairs - short_pairs) * 64, static_cast<size_t>(short_pairs) * 64);
@@ -193,6 +209,19 @@ struct TileItemRun {
       if (!together) score_one(tile + i, short_pairs ? scratch.last_keys + i * 1024 : nullptr, static_cast<int>((t + i) * kTileTokens - origin));
     }
     if (together) score_two(tile, short_pairs ? scratch.last_keys : nullptr, static_cast<int>(t * kTileTokens - origin));
+  }
+  // A tile of int8 keys in the form of bfloat16, zeros up to whole steps.
+  const std::byte* widen_keys(const std::byte* tile, std::byte* out) const {
+    const int k_dim = a.cache.k_dim;
+    auto* pairs = reinterpret_cast<uint32_t*>(out);
+    int d = 0;
+    for (; d + 2 <= k_dim; d += 2, pairs += kTileTokens) _mm512_store_si512(pairs, wide_pairs<V>(tile + d * kTileTokens, tile + (d + 1) * kTileTokens));
+    if (d < k_dim) {
+      _mm512_store_si512(pairs, V::template shift_right<16>(V::as_bits(Elements<V, DType::i8>::load(tile, key_index(type, d, 0)))));
+      d += 2, pairs += kTileTokens;
+    }
+    for (; d < steps * kTileDepth; d += 2, pairs += kTileTokens) _mm512_store_si512(pairs, _mm512_setzero_si512());
+    return out;
   }
   void score_one(const std::byte* const* tile, const std::byte* last, int at) const {
     int r = 0;
@@ -214,12 +243,15 @@ struct TileItemRun {
       for (int at = first; at < to; at += kValueKeys, ++groups) {
         const int64_t key = origin + at;
         const bool whole = keys.first <= key && key + kValueKeys <= keys.last;
-        if (whole && !a.cache.latent && a.cache.tokens_per_block >= kValueKeys) {
-          values[groups] = tiles.direct(key / kTileTokens, true);
+        const int64_t next = (key + kSplitTokens) / kTileTokens;  // the next split's keys
+        Ahead::fetch(tiles.ahead(next, (next + 2) * kTileTokens <= item_run.all.last ? next + 2 : next, false), 0, 2, 0, 1);
+        if (type != DType::i8 && whole && !a.cache.latent && a.cache.tokens_per_block >= kValueKeys) {
+          values[groups] = tiles.tile_of(key, true);
         } else {
           if (gathered == kGatheredGroups) break;
           std::byte* to_values = scratch.values + static_cast<ptrdiff_t>(gathered++) * 64 * a.cache.v_dim;
-          gather_values(key, keys, reinterpret_cast<uint32_t*>(to_values));
+          if constexpr (type == DType::i8) widen_values(key, keys, reinterpret_cast<uint32_t*>(to_values));
+          else gather_values(key, keys, reinterpret_cast<uint32_t*>(to_values));
           values[groups] = to_values;
         }
       }
@@ -267,6 +299,24 @@ struct TileItemRun {
       }
     }
   }
+  // The same of int8. Keys that are not to be read have weight zero, so that their codes may be anything.
+  void widen_values(int64_t key, Range keys, uint32_t* out) const {
+    const int v_dim = a.cache.v_dim;
+    for (int half = 0; half < 2; ++half) {
+      const int64_t t = key / kTileTokens + half;
+      const bool exists = keys.first < (t + 1) * kTileTokens && t * kTileTokens < keys.last;
+      const std::byte* tile = exists ? tiles.get(t, keys.first, keys.last, true) : nullptr;
+      for (int pair = 0; pair < 8; ++pair, out += v_dim) {
+        if (!exists) {
+          __builtin_memset(out, 0, static_cast<size_t>(v_dim) * 4);
+          continue;
+        }
+        const std::byte* row = tile + static_cast<ptrdiff_t>(2 * pair) * v_dim;
+        for (int d = 0; d < v_dim; d += V::kLanes)
+          store_operand<V>(out, d, Operand::f32, V::as_float(wide_pairs<V>(row + d, row + v_dim + d)), v_dim - d);
+      }
+    }
+  }
   // Two tokens' values from a tile of keys, whose words hold two dimensions of a token.
   void transpose_latent(const uint32_t* tokens, uint32_t mask, uint32_t* row) const {
     for (int d = 0; d < a.cache.v_dim; d += 2, tokens += kTileTokens) {
@@ -278,9 +328,12 @@ struct TileItemRun {
 
 template <class V>
 void attend_on_tiles(const AttendArgs& a, int rows, Part part) {
-  if (a.cache.dtype != DType::bf16) return attend<V>(a, rows, part);
+  // The two parts of latent int8 keys have scales of their own, so their products would need sums of their own.
+  if (a.cache.dtype == DType::f32 || (a.cache.dtype == DType::i8 && a.cache.latent)) return attend<V>(a, rows, part);
   const TileScratch scratch(a.scratch + static_cast<size_t>(part.index) * a.scratch_bytes, item_queries(a.heads, a.cache), a.cache);
-  each_item<V, true>(a, part, scratch, [&](const AttendItemRun<V, true>& run) { TileItemRun<V>{run, scratch}.run(); });
+  const auto work = [&]<DType type>(const AttendItemRun<V, type>& run) { TileItemRun<V, type>{run, scratch}.run(); };
+  if (a.cache.dtype == DType::i8) each_item<V, DType::i8>(a, part, scratch, work);
+  else each_item<V, DType::bf16>(a, part, scratch, work);
   _tile_release();
 }
 

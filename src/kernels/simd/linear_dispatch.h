@@ -7,12 +7,20 @@
 #include "kernels/simd/linear_bf12.h"
 #endif
 #ifdef __AMX_BF16__
-#include "kernels/simd/linear_tiles.h"
+#include "kernels/simd/linear_int8_tiles.h"
 #endif
 #include "kernels/simd/linear_widened.h"
 
 namespace weft::kernels {
 namespace {
+
+#ifdef __AMX_INT8__
+template <class V, WeightForm form>
+using ByteProduct = Int8TileProduct<V, form>;
+#else
+template <class V, WeightForm form>
+using ByteProduct = Int8Product<V, form>;
+#endif
 
 // Calls fn.template operator()<V, Product>() with the Product that multiplies rows with `w` and its vectors.
 template <class V, class Fn>
@@ -36,10 +44,10 @@ void with_product(const PackedMatrix& w, Fn fn) {
 #endif
     case WeightForm::fp8: return fn.template operator()<V, WidenedProduct<V, WeightForm::fp8, false>>();
     case WeightForm::int8:
-      if (int8_rows) return fn.template operator()<V, Int8Product<V, WeightForm::int8>>();
+      if (int8_rows) return fn.template operator()<V, ByteProduct<V, WeightForm::int8>>();
       return fn.template operator()<V, WidenedProduct<V, WeightForm::int8, false>>();
     case WeightForm::int4:
-      if (int8_rows) return fn.template operator()<V, Int8Product<V, WeightForm::int4>>();
+      if (int8_rows) return fn.template operator()<V, ByteProduct<V, WeightForm::int4>>();
       if (minimum) return fn.template operator()<V, WidenedProduct<V, WeightForm::int4, true>>();
       return fn.template operator()<V, WidenedProduct<V, WeightForm::int4, false>>();
     case WeightForm::int6: return fn.template operator()<V, WidenedProduct<V, WeightForm::int6, false>>();
