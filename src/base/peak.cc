@@ -101,23 +101,16 @@ thread_local volatile float sink;  // keeps the loops alive
   sink = static_cast<float>(lanes[0]);
 }
 
-// Four products of two halves of 32 x 32 with 32 of k, as kernels on tiles have it; the values do not matter.
-[[gnu::target("amx-tile,amx-bf16")]] void dot_tiles() {
-  struct alignas(64) Config {
-    uint8_t palette = 1, start_row = 0, reserved[14] = {};
-    uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-    uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-  };
-  static const Config config;  // static: compilers take the intrinsic to read the first bytes only
-  _tile_loadconfig(&config);
-  _tile_zero(0);
-  _tile_zero(1);
-  _tile_zero(2);
-  _tile_zero(3);
-  _tile_zero(4);
-  _tile_zero(5);
-  _tile_zero(6);
-  _tile_zero(7);
+struct alignas(64) TileConfig {
+  uint8_t palette = 1, start_row = 0, reserved[14] = {};
+  uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+};
+const TileConfig tile_config;  // not a variable of the functions: compilers take the intrinsic to read its first bytes only
+
+// Four products of two halves each, as kernels on tiles have it, of whatever lies in the tiles; zeros here.
+[[gnu::target("amx-tile,amx-bf16")]] void tiles_bf16() {
+  _tile_loadconfig(&tile_config);
   for (long i = 0; i < kTileLoops; ++i) {
     _tile_dpbf16ps(0, 4, 6);
     _tile_dpbf16ps(1, 4, 7);
@@ -127,10 +120,21 @@ thread_local volatile float sink;  // keeps the loops alive
   _tile_release();
 }
 
+[[gnu::target("amx-tile,amx-int8")]] void tiles_int8() {
+  _tile_loadconfig(&tile_config);
+  for (long i = 0; i < kTileLoops; ++i) {
+    _tile_dpbssd(0, 4, 6);
+    _tile_dpbssd(1, 4, 7);
+    _tile_dpbssd(2, 5, 6);
+    _tile_dpbssd(3, 5, 7);
+  }
+  _tile_release();
+}
+
 // The processor has tiles, and the system saves them for this process.
 bool tiles_usable() {
   unsigned a = 0, b = 0, c = 0, d = 0;
-  constexpr unsigned kTiles = 1u << 24 | 1u << 22;  // AMX-TILE and AMX-BF16
+  constexpr unsigned kTiles = 1u << 25 | 1u << 24 | 1u << 22;  // AMX-INT8, AMX-TILE, AMX-BF16
   if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE)) return false;
   if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & kTiles) != kTiles) return false;
   constexpr int kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM and the state's number, from <asm/prctl.h>
@@ -175,10 +179,8 @@ double peak_flops_bf16(double seconds) {
   return __builtin_cpu_supports("avx512bf16") ? rate(dot_avx512, kLoops * 12.0 * 64, seconds) : 0;
 }
 
-double peak_flops_bf16_tiles(double seconds) {
-  static const bool usable = tiles_usable();
-  return usable ? rate(dot_tiles, kTileLoops * 4.0 * (16 * 16 * 64), seconds) : 0;
-}
+double peak_flops_bf16_tiles(double seconds) { return tiles_usable() ? rate(tiles_bf16, kTileLoops * 4.0 * (16 * 16 * 64), seconds) : 0; }
+double peak_ops_int8_tiles(double seconds) { return tiles_usable() ? rate(tiles_int8, kTileLoops * 4.0 * (16 * 16 * 128), seconds) : 0; }
 
 double peak_ops_int8(double seconds) {
   if (__builtin_cpu_supports("avx512vnni")) return rate(int8_vnni, kLoops * 12.0 * 128, seconds);
@@ -208,6 +210,7 @@ unsigned long read_memory(const void* data, size_t bytes) {
 double peak_flops_f32(double seconds) { return rate(fma_plain, kLoops * 64.0, seconds); }
 double peak_flops_bf16(double) { return 0; }
 double peak_flops_bf16_tiles(double) { return 0; }
+double peak_ops_int8_tiles(double) { return 0; }
 double peak_ops_int8(double) { return 0; }
 
 unsigned long read_memory(const void* data, size_t bytes) {
@@ -272,13 +275,13 @@ double ReadBuffer::measure(ThreadTeam& team, double seconds) const {
 MachineLimits measure_limits(ThreadTeam& team, const ReadBuffer& buffer, double seconds) {
   const auto together = [&](double (*peak)(double)) {
     std::vector<double> rates(static_cast<size_t>(team.size()));
-    team.run([&](int member) { rates[static_cast<size_t>(member)] = peak(seconds / 8); });
+    team.run([&](int member) { rates[static_cast<size_t>(member)] = peak(seconds / 10); });
     return std::accumulate(rates.begin(), rates.end(), 0.0);
   };
   MachineLimits limits;
   limits.read_bytes_per_s = buffer.measure(team, seconds / 2);
   limits.f32_flops = together(peak_flops_f32), limits.bf16_flops = together(peak_flops_bf16), limits.int8_ops = together(peak_ops_int8);
-  limits.bf16_tile_flops = together(peak_flops_bf16_tiles);
+  limits.bf16_tile_flops = together(peak_flops_bf16_tiles), limits.int8_tile_ops = together(peak_ops_int8_tiles);
   return limits;
 }
 
