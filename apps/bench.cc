@@ -80,7 +80,9 @@ Status Bench::check() const {
 
 Json Bench::limits() const {
   const bench::MachineLimits& l = limits_.processor();
-  return Json::object({{"read_gb_per_s", l.read_bytes_per_s / 1e9}, {"f32_gflops", l.f32_flops / 1e9}, {"bf16_gflops", l.bf16_flops / 1e9}, {"int8_gops", l.int8_ops / 1e9}});
+  return Json::object({{"read_gb_per_s", l.read_bytes_per_s / 1e9}, {"f32_gflops", l.f32_flops / 1e9}, {"bf16_gflops", l.bf16_flops / 1e9},
+                       {"bf16_tile_gflops", l.bf16_tile_flops / 1e9}, {"int8_gops", l.int8_ops / 1e9},
+                       {"int8_tile_gops", l.int8_tile_ops / 1e9}});
 }
 
 // The last tokens of a prompt whose beginning is in the cache already.
@@ -186,8 +188,8 @@ void print_text(const Json& report) {
               report.find("architecture")->as_string().c_str(), number(report, "parameters") / 1e9, report.find("dtype")->as_string().c_str(),
               report.find("isa")->as_string().c_str(), static_cast<int>(number(report, "threads")), number(report, "load_s"));
   if (number(limits, "f32_gflops") > 0)
-    std::printf("limits   reading %.1f GB/s   float32 %.0f, bfloat16 %.0f GFLOP/s, int8 %.0f GOP/s\n", number(limits, "read_gb_per_s"),
-                number(limits, "f32_gflops"), number(limits, "bf16_gflops"), number(limits, "int8_gops"));
+    std::printf("limits   reading %.1f GB/s   float32 %.0f, bfloat16 %.0f, on tiles %.0f GFLOP/s, int8 %.0f, on tiles %.0f GOP/s\n", number(limits, "read_gb_per_s"),
+                number(limits, "f32_gflops"), number(limits, "bf16_gflops"), number(limits, "bf16_tile_gflops"), number(limits, "int8_gops"), number(limits, "int8_tile_gops"));
   if (const Json* prefill = report.find("prefill"))
     std::printf("prefill  %8.0f tokens  %9.1f tokens/s  %8.1f GFLOP/s  %5.1f %% of the peak\n", number(*prefill, "tokens"), number(*prefill, "tokens_per_s"),
                 number(*prefill, "gflops"), number(*prefill, "peak_percent"));

@@ -61,7 +61,8 @@ struct Bench {
 void measure_limits(Bench& b) {
   const MachineLimits limits = measure_limits(b.team, ReadBuffer(), 2.0);
   b.read_bytes_per_s = limits.read_bytes_per_s;
-  b.f32_flops = limits.f32_flops, b.bf16_flops = limits.bf16_flops, b.int8_ops = limits.int8_ops;
+  const bool tiles = std::string(b.table.isa) == "amx" && limits.bf16_tile_flops > 0;
+  b.f32_flops = limits.f32_flops, b.bf16_flops = tiles ? limits.bf16_tile_flops : limits.bf16_flops, b.int8_ops = tiles ? limits.int8_tile_ops : limits.int8_ops;
   std::printf("{\"bench\":\"limits\",\"isa\":\"%s\",\"threads\":%d,\"read_gb_s\":%.1f,\"f32_gflops\":%.0f,\"bf16_gflops\":%.0f,\"int8_gops\":%.0f}\n",
               b.table.isa, b.team.size(), b.read_bytes_per_s / 1e9, b.f32_flops / 1e9, b.bf16_flops / 1e9, b.int8_ops / 1e9);
 }
