@@ -153,6 +153,7 @@ struct TileItemRun {
   const Tiles tiles{a, item_run.s, item_run.item.kv_head, scratch.tile};
   const int registers = TileScratch::padded(item_run.queries) / kRegisterRows;
   const int steps = TileScratch::steps(a.cache);
+  const bool reads_ahead = item_run.item.rows == 1;  // more rows compute for longer than their keys and values take to read
 
   void run() const {
     copy_queries();
@@ -197,7 +198,7 @@ struct TileItemRun {
     const std::byte* tile[2] = {};
     // Keys that are gathered share one buffer, so they are used before the next are.
     const bool together = count == 2 && a.cache.tokens_per_block >= kTileTokens;
-    Ahead::fetch(tiles.ahead(t, t + count, true), 0, count, 0, 1);  // the values, which come next
+    if (reads_ahead) Ahead::fetch(tiles.ahead(t, t + count, true), 0, count, 0, 1);  // the values, which come next
     for (int i = 0; i < count; ++i) {
       tile[i] = tiles.get(t + i, keys.first, keys.last, false);
       if (type == DType::i8) tile[i] = widen_keys(tile[i], scratch.wide_keys + static_cast<ptrdiff_t>(i) * steps * 1024);
@@ -244,7 +245,7 @@ struct TileItemRun {
         const int64_t key = origin + at;
         const bool whole = keys.first <= key && key + kValueKeys <= keys.last;
         const int64_t next = (key + kSplitTokens) / kTileTokens;  // the next split's keys
-        Ahead::fetch(tiles.ahead(next, (next + 2) * kTileTokens <= item_run.all.last ? next + 2 : next, false), 0, 2, 0, 1);
+        if (reads_ahead) Ahead::fetch(tiles.ahead(next, (next + 2) * kTileTokens <= item_run.all.last ? next + 2 : next, false), 0, 2, 0, 1);
         if (type != DType::i8 && whole && !a.cache.latent && a.cache.tokens_per_block >= kValueKeys) {
           values[groups] = tiles.tile_of(key, true);
         } else {

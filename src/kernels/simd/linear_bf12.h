@@ -33,7 +33,7 @@ struct Bf12Product {
     const Bf12Layout layout = bf12_layout(kColumns, b.a.w.k);
     for (int p = 0; p < b.panels(); ++p) {
       const Bf12Panel panel(b.panel(p), layout);
-      for (int k = begin; k < end; k += kBf12Chunk) unpack_chunk<kColumns, kAhead>(panel, k / kBf12Chunk, unpacked + (k - begin) / kBf12Chunk * kChunkBytes);
+      for (int k = begin; k < end; k += kBf12Chunk) unpack_chunk<kColumns, true>(panel, k / kBf12Chunk, kAhead, unpacked + (k - begin) / kBf12Chunk * kChunkBytes);
       for (int t = b.first_tile; t < b.last_tile; ++t) {
         const int row = tile_row(b.rows, b.tiles, t), count = tile_row(b.rows, b.tiles, t + 1) - row;
         Plain::kCached[count - 1](x + (row - b.first_row()) * Plain::kLdCopy, unpacked, 0, end - begin, first,
@@ -70,7 +70,7 @@ struct Bf12Product {
       if (!exceptions) {
         accumulate_units(acc, panels, c, chunk.x);
       } else {
-        for (int i = 0; i < NP; ++i) unpack_chunk<kColumns, kAhead>(panels[i], c, unpacked + i * kChunkBytes);
+        for (int i = 0; i < NP; ++i) unpack_chunk<kColumns, true>(panels[i], c, kAhead, unpacked + i * kChunkBytes);
         accumulate<V, WeightForm::bf16, 0>(acc, chunk, end - k < kBf12Chunk ? end - k : kBf12Chunk);
       }
     }

@@ -141,7 +141,7 @@ struct TileProduct {
       const Bf12Layout layout = bf12_layout(kColumns, b.a.w.k);
       for (int i = 0; i < piece.panels; ++i) {
         const Bf12Panel panel(b.panel(piece.panel + i), layout);
-        for (int s = 0; s < steps; ++s) unpack_chunk<kColumns, 0>(panel, piece.begin / kTileDepth + piece.first_step + s, unpacked + (i * kPiece + s) * kTileBytes);
+        for (int s = 0; s < steps; ++s) unpack_chunk<kColumns, false>(panel, piece.begin / kTileDepth + piece.first_step + s, 0, unpacked + (i * kPiece + s) * kTileBytes);
       }
       operands.w = unpacked, operands.bytes = kPiece * kTileBytes;
     }
@@ -190,32 +190,39 @@ struct TileProduct {
     }
   }
 
-  // The tile of panel p (of four) at step s, where a register can load it from. Unpacked tiles are in a ring of three, less than
-  // the 4 KiB after which a store and a load of another place would be taken for the same.
+  // The tile of panel p (of four) at a step, where a register can load it from. Memory is asked for kAhead tiles before, of the next four
+  // panels towards the end. Unpacked tiles are in a ring of three, less than the 4 KiB after which a store and a load of another place
+  // would be taken for the same.
   struct PlainStream {
     const std::byte* w[4];
-    PlainStream(const Block& b, int p, int begin) {
+    ptrdiff_t panel_bytes;
+    int steps;
+    PlainStream(const Block& b, int p, int begin, int step_count) : panel_bytes(static_cast<ptrdiff_t>(b.a.w.panel_bytes)), steps(step_count) {
       for (int i = 0; i < 4; ++i) w[i] = b.panel(p + i) + source_offset(b, begin);
     }
     void prepare(int, int) {}
     WEFT_INLINE const std::byte* tile(PlainStream& s, int p, int step) {
       const std::byte* at = s.w[p] + step * kTileBytes;
+      const std::byte* ahead = at + kAhead * kTileBytes + (step + kAhead < s.steps ? 0 : 4 * s.panel_bytes - s.steps * kTileBytes);
 #pragma GCC unroll 16
-      for (int line = 0; line < 16; ++line) _mm_prefetch(reinterpret_cast<const char*>(at + kAhead * kTileBytes + line * 64), _MM_HINT_T0);
+      for (int line = 0; line < 16; ++line) _mm_prefetch(reinterpret_cast<const char*>(ahead + line * 64), _MM_HINT_T0);
       return at;
     }
   };
   struct Bf12Stream {
     Bf12Panel panels[4];
-    int chunk, next = 0;
+    ptrdiff_t panel_bytes;
+    int steps, chunk, next = 0;
     alignas(64) std::byte ring[3][kTileBytes];
-    Bf12Stream(const Block& b, int p, int begin) : chunk(begin / kTileDepth) {
+    Bf12Stream(const Block& b, int p, int begin, int step_count) : panel_bytes(static_cast<ptrdiff_t>(b.a.w.panel_bytes)), steps(step_count), chunk(begin / kTileDepth) {
       const Bf12Layout layout = bf12_layout(kColumns, b.a.w.k);
       for (int i = 0; i < 4; ++i) panels[i] = Bf12Panel(b.panel(p + i), layout);
       prepare(0, 0);
     }
     void prepare(int p, int step) {
-      unpack_chunk<kColumns, 2 * kSourceTileBytes>(panels[p], chunk + step, ring[next]);
+      constexpr int kChunksAhead = 2;
+      const ptrdiff_t ahead = kChunksAhead * kSourceTileBytes + (step + kChunksAhead < steps ? 0 : 4 * panel_bytes - steps * kSourceTileBytes);
+      unpack_chunk<kColumns, true>(panels[p], chunk + step, ahead, ring[next]);
       next = next == 2 ? 0 : next + 1;
     }
     WEFT_INLINE const std::byte* tile(Bf12Stream& s, int, int) { return s.ring[s.next == 0 ? 2 : s.next - 1]; }
@@ -232,7 +239,7 @@ struct TileProduct {
       _tile_loadd(0, sums, 64); _tile_loadd(1, sums + next, 64); _tile_loadd(2, sums + 2 * next, 64); _tile_loadd(3, sums + 3 * next, 64);
     }
     using Stream = std::conditional_t<form == WeightForm::bf12, Bf12Stream, PlainStream>;
-    Stream stream(b, p, begin);
+    Stream stream(b, p, begin, steps);
     for (int s = 0; s < steps; ++s, x += tile_rows.upper_step) {
       _tile_loadd(4, x, tile_rows.ld_bytes);
       const std::byte* tile = Stream::tile(stream, 0, s);

@@ -47,16 +47,16 @@ WEFT_INLINE Bf12Unit unpack_unit(const std::byte* from, __m512i table) {
   return {{even(first, e0), odd(first, e1), even(second, e2), odd(second, e3)}};
 }
 
-// Chunk c of a panel of `columns` columns, as the plain panel has it: columns * 64 bytes. Asks for memory `kAhead` bytes ahead.
-template <int columns, int kAhead>
-WEFT_INLINE void unpack_chunk(const Bf12Panel& panel, int c, std::byte* to) {
+// Chunk c of a panel of `columns` columns, as the plain panel has it: columns * 64 bytes; with `fetches` asks for memory `ahead` bytes ahead.
+template <int columns, bool fetches>
+WEFT_INLINE void unpack_chunk(const Bf12Panel& panel, int c, ptrdiff_t ahead, std::byte* to) {
   constexpr int kUnits = columns * kBf12Chunk / 128;
   const std::byte* from = panel.bodies + static_cast<ptrdiff_t>(c) * kUnits * kUnitBytes;
 #pragma GCC unroll 4
   for (int u = 0; u < kUnits; ++u) {
-    if constexpr (kAhead > 0) {
+    if constexpr (fetches) {
 #pragma GCC unroll 3
-      for (int line = 0; line < 3; ++line) _mm_prefetch(reinterpret_cast<const char*>(from + u * kUnitBytes + kAhead + line * 64), _MM_HINT_T0);
+      for (int line = 0; line < 3; ++line) _mm_prefetch(reinterpret_cast<const char*>(from + u * kUnitBytes + ahead + line * 64), _MM_HINT_T0);
     }
     const Bf12Unit unit = unpack_unit(from + u * kUnitBytes, panel.table);
 #pragma GCC unroll 4
