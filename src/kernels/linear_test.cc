@@ -116,7 +116,7 @@ TEST_P(Linear, writes_nothing_but_its_columns) {
 }
 
 TEST_P(Linear, every_row_and_part_count_gives_the_same_bits) {
-  std::vector<int> row_counts = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 64, 130};
+  std::vector<int> row_counts = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 16, 17, 31, 64, 130};
   for (const WeightForm form : kForms) {
     for (const Shape& shape : kShapes) {
       if (static_cast<int64_t>(shape.out) * shape.k > 40000 && std::string(table().isa) == "ref") continue;
@@ -235,7 +235,7 @@ Packed compressed(const CpuTable& table, const Packed& plain) {
 TEST_P(Linear, TwelveBitsGiveTheBitsOfSixteen) {
   if (!table().pack_panel_bf12) GTEST_SKIP() << "no such products";
   for (const Shape& shape : {Shape{70, 515, 1}, Shape{257, 64, 2}, Shape{300, 40, 1}, Shape{48, 2048, 8}, Shape{16, 1600, 1}, Shape{130, 1700, 1}}) {
-    for (const int rows : {1, 3, 6, 7, 16, 17, 40, 130}) {
+    for (const int rows : {1, 3, 6, 7, 16, 17, 25, 32, 33, 40, 130}) {
       Case c(table(), shape, WeightForm::bf16, rows);
       c.w = spread_weights(c.w.size());
       c.matrix = packed(table(), WeightForm::bf16, c.w, shape.out, shape.k, shape.shards);

@@ -6,8 +6,8 @@
 // instruction's own: even and odd k apart, then both) is added to the sum so far. One row and many take the same pieces, so they
 // agree to the bit.
 //
-// At most 16 rows stream four panels side by side; blocks of more take pairs of 16 rows and pairs of panels, so that each register that
-// is loaded is used twice. Rows of a mapped call, and rows that the second cache could hold few of, are copied so that those of a register lie
+// At most 16 rows stream four panels side by side, at most 32 two; blocks of more take pairs of 16 rows and pairs of panels, so that each
+// register that is loaded is used twice. Rows of a mapped call, and rows that the second cache could hold few of, are copied so that those of a register lie
 // together. Weights in 12 bits are unpacked on the way: by tiles
 // when streaming, else a block of two panels once for all rows of the block.
 #pragma once
@@ -70,7 +70,7 @@ struct TileProduct {
 
   // A tile's sums stay in registers over all of k where its rows can be copied at once; else blocks are of about the same size.
   static int depth(int rows, int length) {
-    if (rows <= kRegisterRows && int64_t{rows} * length <= kCopied) return length;
+    if (rows <= kTileRows && int64_t{rows} * length <= kCopied) return length;
     const int blocks = (length + kDepth - 1) / kDepth, steps = (length + kTileDepth * blocks - 1) / (kTileDepth * blocks);
     return steps * kTileDepth;
   }
@@ -115,12 +115,13 @@ struct TileProduct {
       }
     }
     int shaped = 0;
-    const bool stream = b.tile_count() == 1 && b.row_count() <= kRegisterRows;
+    const bool stream = b.tile_count() == 1, four = stream && b.row_count() <= kRegisterRows;
     for (int p = 0; p < b.panels();) {
-      const int panels = stream && b.panels() - p >= 4 ? 4 : b.panels() - p >= 2 ? 2 : 1;
-      if (panels == 4) {
-        if (p == 0) shape_tiles(b.row_count(), pairs);
-        stream_four(b, tiles[0], p, begin, steps, first, sums + static_cast<int64_t>(p) * b.row_count() * kColumns);
+      const int panels = four && b.panels() - p >= 4 ? 4 : b.panels() - p >= 2 ? 2 : 1;
+      if (stream && panels == (four ? 4 : 2)) {
+        if (shaped == 0) shape_tiles(shaped = b.row_count(), pairs);
+        float* out = sums + static_cast<int64_t>(p) * b.row_count() * kColumns;
+        four ? stream_four(b, tiles[0], p, begin, steps, first, out) : stream_two(b, tiles[0], p, begin, steps, first, out);
       } else {
         for (int s = 0; s < steps; s += kPiece) multiply_piece(b, tiles, {p, panels, begin, s, s + kPiece < steps ? s + kPiece : steps, pairs}, first && s == 0, sums, shaped);
       }
@@ -190,43 +191,48 @@ struct TileProduct {
     }
   }
 
-  // The tile of panel p (of four) at a step, where a register can load it from. Memory is asked for kAhead tiles before, of the next four
+  // The tile of panel p (of `count`) at a step, where a register can load it from. Memory is asked for kAhead tiles before, of the next
   // panels towards the end. Unpacked tiles are in a ring of three, less than the 4 KiB after which a store and a load of another place
   // would be taken for the same.
+  template <int count>
   struct PlainStream {
-    const std::byte* w[4];
+    const std::byte* w[count];
     ptrdiff_t panel_bytes;
     int steps;
     PlainStream(const Block& b, int p, int begin, int step_count) : panel_bytes(static_cast<ptrdiff_t>(b.a.w.panel_bytes)), steps(step_count) {
-      for (int i = 0; i < 4; ++i) w[i] = b.panel(p + i) + source_offset(b, begin);
+      for (int i = 0; i < count; ++i) w[i] = b.panel(p + i) + source_offset(b, begin);
     }
     void prepare(int, int) {}
     WEFT_INLINE const std::byte* tile(PlainStream& s, int p, int step) {
       const std::byte* at = s.w[p] + step * kTileBytes;
-      const std::byte* ahead = at + kAhead * kTileBytes + (step + kAhead < s.steps ? 0 : 4 * s.panel_bytes - s.steps * kTileBytes);
+      const std::byte* ahead = at + kAhead * kTileBytes + (step + kAhead < s.steps ? 0 : count * s.panel_bytes - s.steps * kTileBytes);
 #pragma GCC unroll 16
       for (int line = 0; line < 16; ++line) _mm_prefetch(reinterpret_cast<const char*>(ahead + line * 64), _MM_HINT_T0);
       return at;
     }
   };
+  template <int count>
   struct Bf12Stream {
-    Bf12Panel panels[4];
+    Bf12Panel panels[count];
     ptrdiff_t panel_bytes;
     int steps, chunk, next = 0;
     alignas(64) std::byte ring[3][kTileBytes];
     Bf12Stream(const Block& b, int p, int begin, int step_count) : panel_bytes(static_cast<ptrdiff_t>(b.a.w.panel_bytes)), steps(step_count), chunk(begin / kTileDepth) {
       const Bf12Layout layout = bf12_layout(kColumns, b.a.w.k);
-      for (int i = 0; i < 4; ++i) panels[i] = Bf12Panel(b.panel(p + i), layout);
+      for (int i = 0; i < count; ++i) panels[i] = Bf12Panel(b.panel(p + i), layout);
       prepare(0, 0);
     }
     void prepare(int p, int step) {
       constexpr int kChunksAhead = 2;
-      const ptrdiff_t ahead = kChunksAhead * kSourceTileBytes + (step + kChunksAhead < steps ? 0 : 4 * panel_bytes - steps * kSourceTileBytes);
+      const ptrdiff_t ahead = kChunksAhead * kSourceTileBytes + (step + kChunksAhead < steps ? 0 : count * panel_bytes - steps * kSourceTileBytes);
       unpack_chunk<kColumns, true>(panels[p], chunk + step, ahead, ring[next]);
       next = next == 2 ? 0 : next + 1;
     }
     WEFT_INLINE const std::byte* tile(Bf12Stream& s, int, int) { return s.ring[s.next == 0 ? 2 : s.next - 1]; }
   };
+
+  template <int count>
+  using Stream = std::conditional_t<form == WeightForm::bf12, Bf12Stream<count>, PlainStream<count>>;
 
   // At most 16 rows by four panels, which are read side by side: several streams use more of the memory's bandwidth than one does.
   static void stream_four(const Block& b, const TileRows& tile_rows, int p, int begin, int steps, bool first, float* sums) {
@@ -238,28 +244,54 @@ struct TileProduct {
     } else {
       _tile_loadd(0, sums, 64); _tile_loadd(1, sums + next, 64); _tile_loadd(2, sums + 2 * next, 64); _tile_loadd(3, sums + 3 * next, 64);
     }
-    using Stream = std::conditional_t<form == WeightForm::bf12, Bf12Stream, PlainStream>;
-    Stream stream(b, p, begin, steps);
+    Stream<4> stream(b, p, begin, steps);
     for (int s = 0; s < steps; ++s, x += tile_rows.upper_step) {
       _tile_loadd(4, x, tile_rows.ld_bytes);
-      const std::byte* tile = Stream::tile(stream, 0, s);
+      const std::byte* tile = Stream<4>::tile(stream, 0, s);
       stream.prepare(1, s);
       _tile_loadd(6, tile, 64);
       _tile_dpbf16ps(0, 4, 6);
-      tile = Stream::tile(stream, 1, s);
+      tile = Stream<4>::tile(stream, 1, s);
       stream.prepare(2, s);
       _tile_loadd(7, tile, 64);
       _tile_dpbf16ps(1, 4, 7);
-      tile = Stream::tile(stream, 2, s);
+      tile = Stream<4>::tile(stream, 2, s);
       stream.prepare(3, s);
       _tile_loadd(6, tile, 64);
       _tile_dpbf16ps(2, 4, 6);
-      tile = Stream::tile(stream, 3, s);
+      tile = Stream<4>::tile(stream, 3, s);
       if (s + 1 < steps) stream.prepare(0, s + 1);
       _tile_loadd(7, tile, 64);
       _tile_dpbf16ps(3, 4, 7);
     }
     _tile_stored(0, sums, 64); _tile_stored(1, sums + next, 64); _tile_stored(2, sums + 2 * next, 64); _tile_stored(3, sums + 3 * next, 64);
+  }
+
+  // 17 to 32 rows by two panels.
+  static void stream_two(const Block& b, const TileRows& rows, int p, int begin, int steps, bool first, float* sums) {
+    float *next = sums + static_cast<ptrdiff_t>(rows.count) * kColumns, *lower_sums = sums + kRegisterRows * kColumns, *lower_next = next + kRegisterRows * kColumns;
+    if (first) {
+      _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3);
+    } else {
+      _tile_loadd(0, sums, 64); _tile_loadd(1, next, 64); _tile_loadd(2, lower_sums, 64); _tile_loadd(3, lower_next, 64);
+    }
+    Stream<2> stream(b, p, begin, steps);
+    const uint16_t *x = rows.upper, *lower = rows.lower;
+    for (int s = 0; s < steps; ++s, x += rows.upper_step, lower += rows.lower_step) {
+      _tile_loadd(4, x, rows.ld_bytes);
+      _tile_loadd(5, lower, rows.ld_bytes);
+      const std::byte* tile = Stream<2>::tile(stream, 0, s);
+      stream.prepare(1, s);
+      _tile_loadd(6, tile, 64);
+      _tile_dpbf16ps(0, 4, 6);
+      _tile_dpbf16ps(2, 5, 6);
+      tile = Stream<2>::tile(stream, 1, s);
+      if (s + 1 < steps) stream.prepare(0, s + 1);
+      _tile_loadd(7, tile, 64);
+      _tile_dpbf16ps(1, 4, 7);
+      _tile_dpbf16ps(3, 5, 7);
+    }
+    _tile_stored(0, sums, 64); _tile_stored(1, next, 64); _tile_stored(2, lower_sums, 64); _tile_stored(3, lower_next, 64);
   }
 
   // NR registers of rows by NP panels.
