@@ -1,9 +1,6 @@
 #include "api/engine.h"
 
-#include <sys/sysinfo.h>
-
 #include <algorithm>
-#include <fstream>
 #include <future>
 #include <mutex>
 #include <random>
@@ -15,6 +12,7 @@
 #include "api/running_request.h"
 #include "api/scores.h"
 #include "api/text_side.h"
+#include "base/available_memory.h"
 #include "base/cpu_layout.h"
 #include "base/log.h"
 #include "grammar/grammar_cache.h"
@@ -25,20 +23,10 @@
 namespace weft {
 namespace {
 
-int64_t available_memory() {
-  std::ifstream info("/proc/meminfo");
-  std::string key, unit;
-  int64_t kib = 0;
-  while (info >> key >> kib >> unit)
-    if (key == "MemAvailable:") return kib * 1024;
-  struct sysinfo system;
-  return ::sysinfo(&system) == 0 ? static_cast<int64_t>(system.freeram) * system.mem_unit : int64_t{1} << 30;
-}
-
 // The cache takes half of what is free, or less where all sequences at their longest need less. Memory is taken as it is used.
 int64_t default_cache_bytes(int64_t per_token, int64_t max_seq_len, int64_t max_batch) {
   const int64_t wanted = per_token * (max_seq_len + 2 * 256) * max_batch;
-  return std::clamp<int64_t>(wanted, int64_t{64} << 20, std::max<int64_t>(available_memory() / 2, int64_t{64} << 20));
+  return std::clamp<int64_t>(wanted, int64_t{64} << 20, std::max<int64_t>(static_cast<int64_t>(available_memory()) / 2, int64_t{64} << 20));
 }
 
 Result<std::unique_ptr<ThreadTeam>> make_team(const EngineOptions& options) {

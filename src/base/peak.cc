@@ -11,13 +11,13 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
-#include <cstring>
 #include <cstdint>
-#include <fstream>
+#include <cstring>
 #include <functional>
 #include <numeric>
-#include <string>
 #include <vector>
+
+#include "base/available_memory.h"
 
 namespace weft::bench {
 namespace {
@@ -225,20 +225,6 @@ unsigned long read_memory(const void* data, size_t bytes) {
 }
 
 #endif
-
-namespace {
-
-// What the system could give without swapping; a lot if it does not say.
-size_t available_memory() {
-  std::ifstream info("/proc/meminfo");
-  std::string key, unit;
-  size_t kib = 0;
-  while (info >> key >> kib >> unit)
-    if (key == "MemAvailable:") return kib * 1024;
-  return SIZE_MAX;
-}
-
-}  // namespace
 
 ReadBuffer::ReadBuffer(size_t bytes) {
   constexpr size_t kLeast = size_t{64} << 20;

@@ -10,6 +10,7 @@ void pack_panel_f32(WeightForm form, int columns, const float* rows, int64_t ld,
 // The same from bfloat16 rows into form bf16.
 void pack_panel_bf16(int columns, const uint16_t* rows, int64_t ld, int row_count, int k, std::byte* panel);
 // The same of form bf12 (bf12_layout.h).
+float bf12_value(const PackedMatrix& w, int column, int k);
 void bf12_row(const PackedMatrix& w, int column, float* out);
 
 // See CpuTable::pack_panel_quantized and quantized_panel_bytes.

@@ -10,6 +10,7 @@ namespace weft::kernels {
 
 float ref_weight(const PackedMatrix& w, int column, int k) {
   if (is_quantized(w.form)) return packed_value(w, column, k);
+  if (w.form == WeightForm::bf12) return bf12_value(w, column, k);
   const std::byte* panel = w.data + static_cast<size_t>(column / w.panel) * w.panel_bytes;
   const size_t index = packed_index(w.form, w.panel, column % w.panel, k);
   return w.form == WeightForm::f32 ? reinterpret_cast<const float*>(panel)[index]

@@ -111,14 +111,14 @@ struct Loaded {
   std::shared_ptr<const Checkpoint> checkpoint;
   Result<Weights> weights;
 };
-Loaded load(const std::string& path, std::vector<Matrix> matrices, const kernels::CpuTable& table, FormatOptions options) {
+Loaded load(const std::string& path, std::vector<Matrix> matrices, const kernels::CpuTable& table, FormatOptions options, bool pack = false) {
   auto checkpoint = Checkpoint::open(path);
   EXPECT_TRUE(checkpoint.ok()) << checkpoint.error().to_string();
   Plan plan = plan_of(matrices, matrices[0].k);
   plan.tables.clear(), plan.table_cols.clear();  // the input's table is not in the folder
   plan = choose_formats(std::move(plan), **checkpoint, options);
   ThreadTeam team(2);
-  auto weights = load_weights(plan, *checkpoint, table, team, {options.form, {}, options.quantize});
+  auto weights = load_weights(plan, *checkpoint, table, team, {options.form, {}, options.quantize, pack});
   return {std::move(plan), *checkpoint, std::move(weights)};
 }
 
@@ -178,6 +178,30 @@ TEST(Formats, MixedStacksBecomeProductsSideBySide) {
   EXPECT_EQ(outs[1].first_col, 10);
   EXPECT_EQ(outs[1].cols, 230);
   check_values(kept.plan, *kept.checkpoint, *kept.weights, 0.0f);
+}
+
+// "tame" has the exponents of ordinary weights, "wild" two hundred different ones.
+TEST(Formats, Bfloat16GoesIntoTwelveBitsWhereItFits) {
+  std::string path = (std::filesystem::temp_directory_path() / "weft_formats_XXXXXX").string();
+  ASSERT_NE(::mkdtemp(path.data()), nullptr);
+  ASSERT_TRUE(write_file(path + "/config.json", R"({"architectures": ["X"]})").ok());
+  auto writer = SafetensorsWriter::create(path + "/model.safetensors");
+  std::mt19937 random(5);
+  std::vector<uint16_t> tame(200 * 320), wild(tame.size());
+  for (uint16_t& half : tame) half = float_to_bf16(static_cast<float>(random() % 1000) / 500.0f - 1.0f);
+  for (size_t i = 0; i < wild.size(); ++i) wild[i] = static_cast<uint16_t>((random() & 0x807f) | (i % 200 + 20) << 7);
+  ASSERT_TRUE(writer->add("tame.weight", StorageType::bf16, {200, 320}, bytes_of(tame)).ok());
+  ASSERT_TRUE(writer->add("wild.weight", StorageType::bf16, {200, 320}, bytes_of(wild)).ok());
+  ASSERT_TRUE(writer->finish().ok());
+  const std::vector<Matrix> matrices = {{.sources = {{"tame.weight", 0, 200}}, .k = 320}, {.sources = {{"wild.weight", 0, 200}}, .k = 320}};
+  for (const kernels::CpuTable* table : kernels::available_tables()) {
+    const Loaded loaded = load(path, matrices, *table, {.form = WeightForm::bf16}, true);
+    ASSERT_TRUE(loaded.weights.ok()) << loaded.weights.error().to_string();
+    EXPECT_EQ(loaded.weights->matrices[0].form, table->pack_panel_bf12 ? WeightForm::bf12 : WeightForm::bf16) << table->isa;
+    EXPECT_EQ(loaded.weights->matrices[1].form, WeightForm::bf16) << table->isa;
+    check_values(loaded.plan, *loaded.checkpoint, *loaded.weights, 0.0f);
+  }
+  std::filesystem::remove_all(path);
 }
 
 TEST(Formats, QuantizeMakesSmallErrors) {

@@ -128,7 +128,7 @@ class Loader {
 
   // Matrices whose weights did not fit into 12 bits are packed again as they are, into memory of their own.
   Status widen_misfits() {
-    std::vector<size_t> widened;
+    bool any = false;
     for (size_t i = 0; i < matrices_.size(); ++i) {
       if (!misfits_[i]) continue;
       PackedMatrix& packed = weights_.matrices[i];
@@ -140,9 +140,9 @@ class Loader {
       weights_.memory.push_back(std::move(memory));
       weights_.bytes += static_cast<int64_t>(bytes) - static_cast<int64_t>(before);
       total_bytes_ += static_cast<int64_t>(bytes);
-      widened.push_back(i);
+      any = true;
     }
-    if (!widened.empty()) pack([&](int matrix) { return misfits_[static_cast<size_t>(matrix)].load(); });
+    if (any) pack([&](int matrix) { return misfits_[static_cast<size_t>(matrix)].load(); });
     if (error_) return std::move(*error_);
     return {};
   }

@@ -29,9 +29,9 @@ constexpr int kBf12Exponents = 15;  // in a row, that the table holds besides 0
   uint32_t of[256] = {};
   for (size_t i = 0; i < count; ++i) ++of[weights[i] >> 7 & 0xff];
   int best = 1;
-  uint32_t held = 0, most = 0;
+  uint32_t most = 0;
   for (int low = 1; low + kBf12Exponents <= 256; ++low) {
-    held = 0;
+    uint32_t held = 0;
     for (int e = low; e < low + kBf12Exponents; ++e) held += of[e];
     if (held > most) most = held, best = low;
   }

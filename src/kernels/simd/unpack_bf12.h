@@ -10,7 +10,6 @@ namespace {
 
 // A panel and where its parts are.
 struct Bf12Panel {
-  const std::byte* panel;
   const std::byte* bodies;
   const uint32_t* starts;
   const Bf12Exception* exceptions;
@@ -18,8 +17,7 @@ struct Bf12Panel {
 
   Bf12Panel() = default;
   Bf12Panel(const std::byte* at, const Bf12Layout& layout)
-      : panel(at),
-        bodies(at + layout.bodies),
+      : bodies(at + layout.bodies),
         starts(reinterpret_cast<const uint32_t*>(at + layout.starts)),
         exceptions(reinterpret_cast<const Bf12Exception*>(at + layout.exceptions)),
         table(_mm512_load_si512(at)) {}
