@@ -177,6 +177,7 @@ void add_bench(CLI::App* bench, Arguments& a) {
       "--details", a.details,
       "Measure the engine around the model instead: gaps between steps with overlap on and off, time to first token cold and "
       "cached, the sampler's share, time of grammar masks");
+  bench->add_flag("--ops", a.ops, "Print what share of the steps each operation took, in prompts and in decode");
   bench->add_flag("--json", a.json, "Print JSON");
 }
 

@@ -43,6 +43,7 @@ struct Arguments {
   int streams = 32, shared_prefix = 128;  // serving
   bool limits = true;                     // measure the machine's
   bool details = false;
+  bool ops = false;
 
   bool json = false;  // bench, inspect
 };

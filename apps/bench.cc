@@ -180,6 +180,21 @@ Result<Json> Bench::serving() {
                        {"gap_ms_p95", median(gap_p95)}});
 }
 
+// Shares of thread 0's time in all steps of a kind since the start; waiting is for the others at the barrier before an operation.
+Json op_shares(const std::vector<OpTime>& times) {
+  double total = 0;
+  for (const OpTime& time : times) total += time.seconds + time.wait_seconds;
+  Json::Array rows;
+  for (const OpTime& time : times)
+    rows.push_back(Json::object({{"op", time.op},
+                                 {"share_percent", percent(time.seconds, total)},
+                                 {"wait_percent", percent(time.wait_seconds, total)},
+                                 {"runs", static_cast<long>(time.runs)},
+                                 {"us_per_run", 1e6 * time.seconds / static_cast<double>(time.runs)},
+                                 {"wait_us_per_run", 1e6 * time.wait_seconds / static_cast<double>(time.runs)}}));
+  return Json(std::move(rows));
+}
+
 double number(const Json& object, const char* name) { return object.find(name)->as_number(); }
 
 void print_text(const Json& report) {
@@ -202,6 +217,14 @@ void print_text(const Json& report) {
     std::printf("serving  %3.0f streams       %9.1f tokens/s  first token %.0f / %.0f ms (median / 95 %%)  then every %.1f / %.1f ms\n",
                 number(*serving, "streams"), number(*serving, "output_tokens_per_s"), number(*serving, "first_token_ms_p50"),
                 number(*serving, "first_token_ms_p95"), number(*serving, "gap_ms_p50"), number(*serving, "gap_ms_p95"));
+  for (const char* kind : {"prompt", "decode"}) {
+    const Json* ops = report.find(std::string(kind) + "_ops");
+    if (!ops) continue;
+    std::printf("steps of %-7s: share, waiting for others before it, runs, us per run (of thread 0)\n", kind);
+    for (const Json& row : ops->items())
+      std::printf("  %5.1f %%  %5.1f %%  %8.0f  %8.1f  %s\n", number(row, "share_percent"), number(row, "wait_percent"), number(row, "runs"),
+                  number(row, "us_per_run"), row.find("op")->as_string().c_str());
+  }
 }
 
 }  // namespace
@@ -209,7 +232,9 @@ void print_text(const Json& report) {
 Status bench_command(const Arguments& arguments, const EngineLoader& load) {
   if (arguments.details) return bench_details(arguments, load);
   const Clock::time_point begin = Clock::now();
-  WEFT_TRY(const std::unique_ptr<Engine> engine, load_model(arguments, load));
+  Arguments measured = arguments;
+  measured.engine.measure_ops = arguments.ops;
+  WEFT_TRY(const std::unique_ptr<Engine> engine, load_model(measured, load));
   const double load_s = std::chrono::duration<double>(Clock::now() - begin).count();
   const ModelInfo& info = engine->info();
   Bench bench(*engine, arguments);
@@ -242,6 +267,10 @@ Status bench_command(const Arguments& arguments, const EngineLoader& load) {
   if (bench.wanted("serving")) {
     WEFT_TRY(Json serving, bench.serving());
     report.set("serving", std::move(serving));
+  }
+  if (arguments.ops) {
+    report.set("prompt_ops", op_shares(engine->op_times(false)));
+    report.set("decode_ops", op_shares(engine->op_times(true)));
   }
   if (arguments.json) print_out(report.dump() + "\n");
   else print_text(report);

@@ -1,9 +1,9 @@
-"""One measurement of another engine, in a process of its own: bench/compare starts it with the Python that has the engine installed.
+"""Measurements of another engine, in a process of its own: bench/compare starts it with the Python that has the engine installed.
 
-  compare_peers.py ENGINE MODEL WORK.json     prints one line of JSON, or {"absent": why}
+  compare_peers.py ENGINE MODEL WORKS.json     prints a line of JSON for each work of the list, or {"absent": why}
 
-WORK: {"kind": "prefill", "tokens", "context"} | {"kind": "decode", "batch", "context", "tokens"} | {"kind": "serving", "streams", "prompt",
-"shared", "tokens"} | {"kind": "start"}; and "threads", "repeat", "bits" of the weights (16, 8, 4).
+A work: {"kind": "prefill", "tokens", "context"} | {"kind": "decode", "batch", "context", "tokens"} | {"kind": "serving", "streams", "prompt",
+"shared", "tokens"} | {"kind": "start"}, which must be the only one; and "threads", "repeat", "bits" of the weights (16, 8, 4).
 Answers: {"tokens_per_s"}, medians of `repeat`; of serving also {"first_token_s_p50", "first_token_s_p95"}; of start {"seconds", "peak_mb"}.
 Prompts are random ids; nothing ends before its length. Where the engine has no such thing, the answer is {"absent": why}.
 """
@@ -31,7 +31,7 @@ def peak_mb():
 class LlamaCpp:
     """llama.cpp through the C functions that llama-cpp-python exposes: what its own llama-bench calls."""
 
-    def __init__(self, path, work):
+    def __init__(self, path, works):
         import llama_cpp as c
         self.c, self.version = c, "llama.cpp of llama-cpp-python " + c.__version__
         self.begin = time.perf_counter()
@@ -42,6 +42,14 @@ class LlamaCpp:
         model_params = c.llama_model_default_params()
         model_params.n_gpu_layers = 0
         self.model = c.llama_model_load_from_file(str(path).encode(), model_params)
+        self.vocab = c.llama_vocab_n_tokens(c.llama_model_get_vocab(self.model))
+        self.batch = c.llama_batch_init(2048, 0, 1)
+        self.context = None
+
+    def prepare(self, work):
+        c = self.c
+        if self.context:
+            c.llama_free(self.context)
         params = c.llama_context_default_params()
         sequences = work.get("batch", 1)
         params.n_ctx = sequences * (work.get("context", 0) + work.get("tokens", 0) + 64)
@@ -51,8 +59,6 @@ class LlamaCpp:
         if hasattr(params, "kv_unified"):
             params.kv_unified = True
         self.context = c.llama_init_from_model(self.model, params)
-        self.vocab = c.llama_vocab_n_tokens(c.llama_model_get_vocab(self.model))
-        self.batch = c.llama_batch_init(2048, 0, 1)
 
     def run(self, rows):
         """rows: (token, position, sequence, wants logits)"""
@@ -98,7 +104,7 @@ class LlamaCpp:
 class OpenVino:
     """OpenVINO GenAI, which reads GGUF files (F16, Q8_0, Q4_0 and others; not BF16) and quantises activations by itself."""
 
-    def __init__(self, path, work):
+    def __init__(self, path, works):
         self.begin = time.perf_counter()
         import numpy
         import openvino
@@ -108,8 +114,11 @@ class OpenVino:
         scheduler = genai.SchedulerConfig()
         scheduler.cache_size, scheduler.max_num_batched_tokens = 2, 2048
         scheduler.enable_prefix_caching = True
-        self.pipe = genai.ContinuousBatchingPipeline(str(path), scheduler, "CPU", {"INFERENCE_NUM_THREADS": work["threads"]})
+        self.pipe = genai.ContinuousBatchingPipeline(str(path), scheduler, "CPU", {"INFERENCE_NUM_THREADS": works[0]["threads"]})
         self.vocab = 32000
+
+    def prepare(self, work):
+        pass
 
     def together(self, prompts, tokens):
         config = self.genai.GenerationConfig()
@@ -147,15 +156,15 @@ class OpenVino:
 class Vllm:
     """vLLM's CPU backend, on the Hugging Face folder in bfloat16."""
 
-    def __init__(self, path, work):
+    def __init__(self, path, works):
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
-        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "0-%d" % (work["threads"] - 1))
+        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "0-%d" % (works[0]["threads"] - 1))
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         self.begin = time.perf_counter()
         import vllm
         self.vllm, self.version = vllm, "vLLM " + vllm.__version__
-        self.model = vllm.LLM(model=str(path), dtype="bfloat16", max_model_len=work.get("context", 0) + work.get("prompt", 0) + work.get("tokens", 0) + 64,
-                              enable_prefix_caching=True, disable_log_stats=False)
+        longest = max(work.get("context", 0) + work.get("prompt", 0) + work.get("tokens", 0) for work in works) + 64
+        self.model = vllm.LLM(model=str(path), dtype="bfloat16", max_model_len=longest, enable_prefix_caching=True, disable_log_stats=False)
         self.vocab = 32000
 
     def together(self, prompts, tokens):
@@ -164,7 +173,7 @@ class Vllm:
         outputs = self.model.generate([{"prompt_token_ids": prompt} for prompt in prompts], params, use_tqdm=False)
         return time.perf_counter() - begin, outputs
 
-    prefill, decode, start = OpenVino.prefill, OpenVino.decode, OpenVino.start
+    prepare, prefill, decode, start = OpenVino.prepare, OpenVino.prefill, OpenVino.decode, OpenVino.start
 
     def serving(self, work):
         shared = ids(work["shared"], self.vocab)
@@ -180,6 +189,7 @@ def measure(engine, work):
     kind = work["kind"]
     if not hasattr(engine, kind):
         return {"absent": f"nothing like {kind} here"}
+    engine.prepare(work)
     if kind == "start":
         return {"seconds": engine.start(work), "peak_mb": peak_mb()}
     measured = getattr(engine, kind)
@@ -191,15 +201,15 @@ def measure(engine, work):
 
 
 def main():
-    name, path, work = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+    name, path, works = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
     out = os.dup(1)
     os.dup2(2, 1)  # whatever the engines print
     try:
-        engine = ENGINES[name](path, work)
-        answer = measure(engine, work) | {"version": engine.version}
+        engine = ENGINES[name](path, works)
+        for work in works:
+            os.write(out, (json.dumps(measure(engine, work) | {"version": engine.version}) + "\n").encode())
     except ImportError as error:
-        answer = {"absent": str(error)}
-    os.write(out, (json.dumps(answer) + "\n").encode())
+        os.write(out, (json.dumps({"absent": str(error)}) + "\n").encode())
     os._exit(0)  # some engines crash when they are torn down
 
 

@@ -101,7 +101,8 @@ struct LinearForm {
   kernels::WeightFormat format;
 };
 
-void linear(Bench& b, const LinearForm& kind, int out, int k, std::initializer_list<int> row_counts) {
+// `shards`: in so many parts k is summed, as row-sharded matrices are.
+void linear(Bench& b, const LinearForm& kind, int out, int k, std::initializer_list<int> row_counts, int shards = 1) {
   if (!b.wanted("linear") && !b.wanted(kind.name)) return;
   kernels::LinearArgs a;
   const kernels::WeightFormat& format = kind.format;
@@ -109,7 +110,7 @@ void linear(Bench& b, const LinearForm& kind, int out, int k, std::initializer_l
   const kernels::Operand operand = kernels::is_quantized(form) ? format.operand : b.table.operand(form);
   const int panel = b.table.panel_cols(form), panels = (out + panel - 1) / panel;
   const size_t panel_bytes = kernels::is_quantized(form) ? b.table.quantized_panel_bytes(form, format.groups, k) : b.table.panel_bytes(form, k);
-  a.w = {.form = form, .out = out, .k = k, .panel = panel, .panel_bytes = panel_bytes, .groups = format.groups, .operand = format.operand};
+  a.w = {.form = form, .out = out, .k = k, .panel = panel, .panel_bytes = panel_bytes, .shards = shards, .groups = format.groups, .operand = format.operand};
   if (form == kernels::WeightForm::bf12 && !b.table.pack_panel_bf12) return;
   const size_t bytes = a.w.panel_bytes * static_cast<size_t>(panels);
   const int copies = static_cast<int>(std::max<size_t>(1, (size_t{400} << 20) / bytes));  // more than any cache
@@ -141,10 +142,10 @@ void linear(Bench& b, const LinearForm& kind, int out, int k, std::initializer_l
     }) / used;
     const double gb = static_cast<double>(bytes) / seconds, flops = 2.0 * rows * out * k / seconds;
     std::printf(
-        "{\"bench\":\"linear\",\"isa\":\"%s\",\"threads\":%d,\"form\":\"%s\",\"m\":%d,\"n\":%d,\"k\":%d,\"gb_s\":%.1f,\"read_pct\":"
+        "{\"bench\":\"linear\",\"isa\":\"%s\",\"threads\":%d,\"form\":\"%s\",\"m\":%d,\"n\":%d,\"k\":%d,\"shards\":%d,\"gb_s\":%.1f,\"read_pct\":"
         "%.0f,\"gflops\":%.1f,"
         "\"peak_pct\":%.0f}\n",
-        b.table.isa, b.team.size(), kind.name, rows, out, k, gb / 1e9, 100 * gb / b.read_bytes_per_s, flops / 1e9,
+        b.table.isa, b.team.size(), kind.name, rows, out, k, shards, gb / 1e9, 100 * gb / b.read_bytes_per_s, flops / 1e9,
         100 * flops / b.dot_flops(form, operand));
     std::fflush(stdout);
     ::munmap(x, static_cast<size_t>(rows) * static_cast<size_t>(k) * 4);
@@ -268,6 +269,9 @@ int run(int threads, const char* filter) {
   linear(b, {"bf12", {WeightForm::bf12}}, 8192, 2048, {1, 2, 4, 8, 16, 32, 512});
   linear(b, f32, 8192, 2048, {1, 2, 4, 8, 16, 32, 512});
   linear(b, bf16, 896, 896, {1, 8, 512});
+  const LinearForm sharded{"sharded_bf16", {WeightForm::bf16}};
+  linear(b, sharded, 1024, 3072, {1, 512}, 8);
+  linear(b, sharded, 1024, 2048, {1, 512}, 8);
   const LinearForm quantized[] = {
       {"int8_by_int8", {WeightForm::int8, {64, ScaleKind::bf16, OffsetKind::none}, Operand::int8}},  // --quantize int8
       {"int4_by_int8", {WeightForm::int4, {32, ScaleKind::bf16, OffsetKind::none}, Operand::int8}},  // --quantize int4

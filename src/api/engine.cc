@@ -150,6 +150,7 @@ class CoreEngine : public Engine {
   void hold() override { core_->hold(); }
   void release() override { core_->release(); }
   EngineMetrics metrics() const override;
+  std::vector<OpTime> op_times(bool decode) const override;
   Result<KvCacheEvents> take_kv_cache_events() override;
   std::string plan_text() const override { return plan_to_text(core_->model().plan, core_->model().form); }
 
@@ -486,6 +487,11 @@ EngineMetrics CoreEngine::metrics() const {
   return m;
 }
 
+std::vector<OpTime> CoreEngine::op_times(bool decode) const {
+  const OpTimes* times = core_->op_times();
+  return times ? times->read(decode) : std::vector<OpTime>();
+}
+
 Result<KvCacheEvents> CoreEngine::take_kv_cache_events() {
   if (options_.kv_cache_events == 0)
     return fail(Code::invalid_argument,
@@ -542,6 +548,7 @@ Result<std::unique_ptr<Engine>> Engine::load(const std::string& path, const Engi
                    .block_reuse = options.enable_block_reuse,
                    .overlap = options.overlap_scheduler,
                    .replay = options.cuda_graph,
+                   .measure_ops = options.measure_ops,
                    .sampler = options.sampler == "reference" ? SamplerKind::reference : SamplerKind::fused,
                    .processors = std::move(processors)};
   if (core.cache_bytes == 0) core.cache_bytes = default_cache_bytes(model.kv_bytes_per_token(), core.max_seq_len, core.max_batch_size);

@@ -19,6 +19,7 @@
 #include "core/finish_reason.h"
 #include "core/sampling_params.h"
 #include "core/step.h"
+#include "plan/op_times.h"
 #include "text/answer_format.h"
 
 namespace weft {
@@ -242,6 +243,8 @@ class Engine {
   virtual void release() = 0;
 
   virtual EngineMetrics metrics() const = 0;
+  // Where the time of steps went since the start, in decode steps or in the others. Empty unless EngineOptions::measure_ops.
+  virtual std::vector<OpTime> op_times(bool decode) const = 0;
   // Takes the events of the cache's index. An error if EngineOptions::kv_cache_events is 0. Any thread.
   virtual Result<KvCacheEvents> take_kv_cache_events() = 0;
   // The recorded step plan as text (`weft plan`).

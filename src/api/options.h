@@ -40,6 +40,7 @@ struct EngineOptions {
   bool enable_block_reuse = true;
   bool overlap_scheduler = true;
   bool cuda_graph = true;  // step-plan replay on a CPU
+  bool measure_ops = false;  // for Engine::op_times()
   std::string sampler = "fused";  // fused | reference
   std::string speculative_config;  // JSON, empty: none
   std::string guided_decoding_backend = "llguidance";

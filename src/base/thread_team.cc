@@ -30,7 +30,12 @@ constexpr auto kSpin = std::chrono::microseconds(60);
 constexpr auto kLongWait = std::chrono::microseconds(400);
 constexpr int kRemembered = 256;
 
-bool changes_while_spinning(const std::atomic<uint32_t>& value, uint32_t old, Clock::time_point end) {
+bool changes_while_spinning(const std::atomic<uint32_t>& value, uint32_t old, ThreadTeam::Ahead& ahead, Clock::time_point end) {
+  constexpr ptrdiff_t kLine = 64, kLines = 4;  // fetched between two looks: about what a processor has under way at a time
+  for (; ahead.begin < ahead.end; ahead.begin += kLines * kLine) {
+    if (value.load(std::memory_order_acquire) != old) return true;
+    for (ptrdiff_t line = 0; line < kLines; ++line) __builtin_prefetch(ahead.begin + line * kLine, 0, 2);
+  }
   do {
     for (int i = 0; i < 32; ++i) {
       if (value.load(std::memory_order_acquire) != old) return true;
@@ -96,11 +101,11 @@ void ThreadTeam::Signal::set(uint32_t next) {
   if (sleepers.load(std::memory_order_seq_cst) > 0) wake_all(value);
 }
 
-void ThreadTeam::wait_while(Signal& signal, uint32_t old) {
+void ThreadTeam::wait_while(Signal& signal, uint32_t old, Ahead& ahead) {
   if (signal.value.load(std::memory_order_acquire) != old) return;
   const Clock::time_point begin = Clock::now();
   const int crowded = crowded_.load(std::memory_order_relaxed);
-  const bool spun = crowded == 0 && changes_while_spinning(signal.value, old, begin + kSpin);
+  const bool spun = crowded == 0 && changes_while_spinning(signal.value, old, ahead, begin + kSpin);
   if (spun) return;
   signal.sleepers.fetch_add(1, std::memory_order_seq_cst);
   while (signal.value.load(std::memory_order_seq_cst) == old) sleep_while(signal.value, old);
@@ -123,7 +128,8 @@ void ThreadTeam::member_loop(int member) {
   if (const std::vector<int>& place = places_[static_cast<size_t>(member)]; !place.empty()) stay_on(place);
   uint32_t seen = 0;
   for (;;) {
-    wait_while(generation_, seen);
+    Ahead nothing;
+    wait_while(generation_, seen, nothing);
     ++seen;
     if (stopping_) return;
     (*work_)(member);
@@ -131,14 +137,14 @@ void ThreadTeam::member_loop(int member) {
   }
 }
 
-void ThreadTeam::barrier() {
+void ThreadTeam::barrier(Ahead& ahead) {
   if (size_ == 1) return;
   const uint32_t phase = phase_.value.load(std::memory_order_acquire);
   if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == static_cast<uint32_t>(size_)) {
     arrived_.store(0, std::memory_order_relaxed);
     phase_.set(phase + 1);
   } else {
-    wait_while(phase_, phase);
+    wait_while(phase_, phase, ahead);
   }
 }
 

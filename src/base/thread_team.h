@@ -4,6 +4,7 @@
 #pragma once
 
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -27,8 +28,18 @@ class ThreadTeam {
   bool spans_nodes() const { return spans_nodes_; }
   // Calls work(member) on every member and returns when all are done. One run at a time. `work` must not throw.
   void run(const std::function<void(int member)>& work);
-  // Inside run(): waits until every member has arrived. All memory written before is visible after.
-  void barrier();
+  // Memory that the caller will read soon.
+  struct Ahead {
+    const std::byte* begin = nullptr;
+    const std::byte* end = nullptr;
+  };
+  // Inside run(): waits until every member has arrived. All memory written before is visible after. While it waits, the caller fetches
+  // `ahead` into its second cache; `ahead` becomes what was not fetched.
+  void barrier() {
+    Ahead nothing;
+    barrier(nothing);
+  }
+  void barrier(Ahead& ahead);
 
   // While it lives, the thread that made it (and will call run()) stays where member 0 belongs. Threads that it starts meanwhile would
   // inherit that, so a thread that starts others gets up first.
@@ -54,7 +65,7 @@ class ThreadTeam {
     void set(uint32_t next);  // and wakes all
   };
   void member_loop(int member);
-  void wait_while(Signal& signal, uint32_t old);
+  void wait_while(Signal& signal, uint32_t old, Ahead& ahead);
 
   const std::vector<std::vector<int>> places_;
   const int size_;

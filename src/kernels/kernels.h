@@ -126,6 +126,16 @@ struct EmbedArgs {
 // With int8 rows the codes of each strip are multiplied and summed as integers, exactly; then sum += integer * (row scale * weight
 // scale), strips in ascending order, in float32.
 // With `row_map`, row r of the call stands for row n = row_map[r] of y and row n / x_share of x (the rows that an expert computes).
+// With `gate.out`, the columns of w (and their biases) come in turn, kGateColumns of gates and the same number of what they gate, and
+// act(gate) * other is written instead of y, in `operand` form (not int8), half as many columns; there is no residual then.
+enum class Activation : uint8_t { silu, gelu_tanh, gelu, relu2, relu, tanh, quick_gelu };
+constexpr int kGateColumns = 16;
+struct LinearGate {
+  void* out = nullptr;
+  int64_t ld_out = 0;  // in elements of the operand
+  Activation act = Activation::silu;
+  Operand operand = Operand::f32;
+};
 struct LinearArgs {
   const void* x = nullptr;
   int64_t ld_x = 0;
@@ -137,6 +147,7 @@ struct LinearArgs {
   int64_t ld_y = 0;
   const int32_t* row_map = nullptr;
   int x_share = 1;
+  LinearGate gate = {};
 };
 
 // Writes float32 rows as the operand of a matrix product. int8: per strip, scale = largest magnitude / 127 and code =
@@ -303,8 +314,6 @@ struct AttendArgs {
   std::byte* scratch = nullptr;  // [threads, scratch_bytes]
   size_t scratch_bytes = 0;      // per thread, from CpuTable::attend_scratch_bytes
 };
-
-enum class Activation : uint8_t { silu, gelu_tanh, gelu, relu2, relu, tanh, quick_gelu };
 
 // gated: out[r, c] = act(x[r, c]) * x[r, cols + c]; plain: out[r, c] = act(x[r, c]).
 struct ActivateArgs {

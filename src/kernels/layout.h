@@ -22,6 +22,14 @@ struct Range {
   return {count * part.index / part.count, count * (part.index + 1) / part.count};
 }
 
+// The panels that a part multiplies when all parts share few rows: cut in fours where there are plenty, since one row takes them so.
+constexpr int panel_unit(int64_t panels, int parts) { return panels >= int64_t{16} * parts ? 4 : 1; }
+[[maybe_unused]] constexpr Range share_panels(int64_t panels, Part part) {
+  const int unit = panel_unit(panels, part.count);
+  const Range units = share((panels + unit - 1) / unit, part);
+  return {units.first * unit, units.last * unit < panels ? units.last * unit : panels};
+}
+
 // ---- Packed weights: f32 [k][columns], bf16 [ceil(k / 2)][columns][2] in each panel -----------------------------------------
 
 [[maybe_unused]] constexpr size_t packed_panel_bytes(WeightForm form, int columns, int k) {

@@ -14,7 +14,7 @@ struct Shape {
   int out, k, shards;
 };
 constexpr Shape kShapes[] = {{1, 1, 1},    {3, 2, 1},    {16, 8, 1},   {17, 33, 1},   {64, 256, 1},  {70, 515, 1},
-                             {130, 64, 8}, {33, 600, 4}, {257, 80, 2}, {48, 2080, 8}, {20, 1030, 1}, {300, 40, 1}};
+                             {130, 64, 8}, {33, 600, 4}, {257, 80, 2}, {48, 2080, 8}, {20, 1030, 1}, {300, 40, 1}, {70, 512, 8}, {40, 512, 2}};
 
 // One product's operands and its result in double precision.
 struct Case {
@@ -113,6 +113,34 @@ TEST_P(Linear, writes_nothing_but_its_columns) {
       }
     }
   }
+}
+
+// What the product and then activate() give, for any number of rows and parts.
+TEST_P(Linear, gates_like_an_activation_behind_it) {
+  constexpr int kCols = 112;  // of the result
+  const Activation acts[] = {Activation::silu, Activation::gelu_tanh, Activation::gelu, Activation::relu2, Activation::quick_gelu};
+  for (const WeightForm form : kForms)
+    for (const int rows : {1, 3, 17, 40, 130}) {
+      const Case c(table(), {2 * kCols, 70, 1}, form, rows);
+      const Activation act = acts[rows % 5];
+      const std::vector<float> y = c.run(table(), 1, true, false);
+      std::vector<float> halves(static_cast<size_t>(rows) * 2 * kCols);
+      for (int r = 0; r < rows; ++r)
+        for (int n = 0; n < 2 * kCols; ++n)
+          halves[static_cast<size_t>(r * 2 * kCols + (n / 16 % 2) * kCols + n / 32 * 16 + n % 16)] = y[static_cast<size_t>(r * c.ld_y + n)];
+      for (const Operand operand : {Operand::f32, Operand::bf16, Operand::f32_as_bf16}) {
+        const int64_t ld_out = kCols + 8;
+        const size_t bytes = static_cast<size_t>(rows * ld_out) * operand_size_bytes(operand);
+        std::vector<std::byte> expected(bytes, std::byte{0x55}), gated = expected;
+        table().activate({.x = halves.data(), .ld_x = 2 * kCols, .cols = kCols, .act = act, .gated = true, .operand = operand, .out = expected.data(), .ld_out = ld_out}, rows, {});
+        for (const int parts : {1, 2, 3}) {
+          const LinearArgs a{.x = c.operand_bytes.data(), .ld_x = c.ld_x, .w = c.matrix.matrix, .bias = c.bias.data(), .gate = {gated.data(), ld_out, act, operand}};
+          in_parts(parts, [&](Part part) { table().linear(a, rows, part); });
+          ASSERT_EQ(gated, expected) << rows << " rows, " << parts << " parts, operand " << static_cast<int>(operand);
+          std::fill(gated.begin(), gated.end(), std::byte{0x55});
+        }
+      }
+    }
 }
 
 TEST_P(Linear, every_row_and_part_count_gives_the_same_bits) {

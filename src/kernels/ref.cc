@@ -27,6 +27,19 @@ void ref_end_row(void* out, int64_t row_index, int cols, Operand operand) {
   if (operand == Operand::bf16 && cols % 2 != 0) static_cast<uint16_t*>(out)[row_index + cols] = 0;
 }
 
+float ref_activated(Activation act, float x) {
+  switch (act) {
+    case Activation::silu: return x / (1.0f + std::exp(-x));
+    case Activation::gelu_tanh: return 0.5f * x * (1.0f + std::tanh(0.7978845608f * (x + 0.044715f * x * x * x)));
+    case Activation::gelu: return 0.5f * x * std::erfc(-x * 0.7071067812f);
+    case Activation::relu2: return x < 0 ? 0.0f : x * x;
+    case Activation::relu: return x < 0 ? 0.0f : x;
+    case Activation::tanh: return std::tanh(x);
+    case Activation::quick_gelu: return x / (1.0f + std::exp(-1.702f * x));
+  }
+  return x;
+}
+
 float ref_int8_codes(const float* x, int count, int8_t* codes, int64_t stride) {
   constexpr int32_t kInfinity = 0x7f800000;
   int32_t largest_bits = 0;  // of a magnitude; not finite from kInfinity on
@@ -206,26 +219,13 @@ void heads(const HeadsArgs& a, int rows, Part part) {
   }
 }
 
-float activated(Activation act, float x) {
-  switch (act) {
-    case Activation::silu: return x / (1.0f + std::exp(-x));
-    case Activation::gelu_tanh: return 0.5f * x * (1.0f + std::tanh(0.7978845608f * (x + 0.044715f * x * x * x)));
-    case Activation::gelu: return 0.5f * x * std::erfc(-x * 0.7071067812f);
-    case Activation::relu2: return x < 0 ? 0.0f : x * x;
-    case Activation::relu: return x < 0 ? 0.0f : x;
-    case Activation::tanh: return std::tanh(x);
-    case Activation::quick_gelu: return x / (1.0f + std::exp(-1.702f * x));
-  }
-  return x;
-}
-
 void activate(const ActivateArgs& a, int rows, Part part) {
   const Range range = share(rows, part);
   for (int64_t r = range.first; r < range.last; ++r) {
     const float* x = a.x + r * a.ld_x;
     RowWriter row(a.out, r * a.ld_out, a.operand, a.cols);
     for (int c = 0; c < a.cols; ++c) {
-      const float value = activated(a.act, x[c]);
+      const float value = ref_activated(a.act, x[c]);
       row.put(c, a.gated ? value * x[a.cols + c] : value);
     }
   }

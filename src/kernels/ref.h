@@ -11,6 +11,8 @@ void ref_end_row(void* out, int64_t row_index, int cols, Operand operand);
 // Codes -127 ... 127 of `count` values, to codes[0], codes[stride], ...; returns their scale. How: see ToOperandArgs.
 float ref_int8_codes(const float* x, int count, int8_t* codes, int64_t stride);
 
+float ref_activated(Activation act, float x);
+
 // Element (column, k) of a packed matrix of any form.
 float ref_weight(const PackedMatrix& w, int column, int k);
 void ref_linear(const LinearArgs& a, int rows, Part part);

@@ -46,15 +46,32 @@ float shard_sum(const LinearArgs& a, int64_t row, int column, int first, int cou
   return float_sum(static_cast<const float*>(a.x) + row * a.ld_x, a.w, column, begin, begin + length);
 }
 
+float biased_sum(const LinearArgs& a, int64_t row, int column) {
+  const float sum = shard_sum(a, row, column, 0, a.w.shards);
+  return a.bias ? sum + a.bias[column] : sum;
+}
+
+// Columns `range` of act(gate) * other.
+void gated_row(const LinearArgs& a, int64_t x_row, int64_t y_row, Range range) {
+  for (auto n = static_cast<int>(range.first); n < range.last; ++n) {
+    const int gate = n / kGateColumns * 2 * kGateColumns + n % kGateColumns;
+    const float value = ref_activated(a.gate.act, biased_sum(a, x_row, gate)) * biased_sum(a, x_row, gate + kGateColumns);
+    ref_store(a.gate.out, y_row * a.gate.ld_out + n, a.gate.operand, value);
+  }
+}
+
 }  // namespace
 
 void ref_linear(const LinearArgs& a, int rows, Part part) {
   const Range columns = share(a.w.out, part);
   for (int r = 0; r < rows; ++r) {
     const int64_t y_row = a.row_map ? a.row_map[r] : r, x_row = a.row_map ? y_row / a.x_share : r;
+    if (a.gate.out) {
+      gated_row(a, x_row, y_row, share(a.w.out / 2, part));
+      continue;
+    }
     for (int64_t n = columns.first; n < columns.last; ++n) {
-      float sum = shard_sum(a, x_row, static_cast<int>(n), 0, a.w.shards);
-      if (a.bias) sum += a.bias[n];
+      float sum = biased_sum(a, x_row, static_cast<int>(n));
       if (a.residual) sum += a.residual[y_row * a.ld_residual + n];
       a.y[y_row * a.ld_y + n] = sum;
     }

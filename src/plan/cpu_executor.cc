@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "kernels/layout.h"
 
 namespace weft {
 
@@ -11,6 +12,9 @@ using namespace kernels;
 namespace {
 
 constexpr int kLocalBlock = 64;  // tokens of a local group's block
+// Members that wait fetch so much of the weights that they will read next, in steps that wait for memory: of few rows.
+constexpr size_t kAheadBytes = 192 << 10;
+constexpr int kAheadRows = 32;
 
 template <class... F>
 struct Overloaded : F... {
@@ -32,7 +36,7 @@ WeightForm form_of(const Matrix& matrix, WeightForm form) { return matrix.keep_f
 WeightFormat format_of(const Matrix& matrix, WeightForm form) { return matrix.format.value_or(WeightFormat{form_of(matrix, form)}); }
 
 Plan prepare_plan(Plan plan, const CpuTable& table, WeightForm form) {
-  plan = fuse_residual_adds(remove_dead_ops(std::move(plan)));
+  plan = fuse_gates(fuse_residual_adds(remove_dead_ops(std::move(plan))));
   return place_operands(std::move(plan), [&](const Matrix& m) {
     const WeightFormat format = format_of(m, form);
     return is_quantized(format.form) ? format.operand : table.operand(format.form);
@@ -167,7 +171,8 @@ CpuExecutor::BoundOp CpuExecutor::bind_op(const Op& op) const {
             LinearArgs a;
             a.x = address(op.in[0]), a.ld_x = ld(op.in[0]), a.w = weights_.matrices[o.matrix], a.bias = weights_.biases[o.matrix];
             if (o.add) a.residual = in(1), a.ld_residual = ld(op.in[1]);
-            a.y = out(), a.ld_y = ld(*op.out);
+            if (o.gate) a.gate = {address(*op.out), ld(*op.out), *o.gate, out_operand()};
+            else a.y = out(), a.ld_y = ld(*op.out);
             bound.args = a;
           },
           [&](const NormOp& o) {
@@ -256,8 +261,20 @@ void CpuExecutor::bind() {
     op.pictures_only = plan_.ops[i].pictures_only;
     bound_.push_back(op);
     // Key splits of long contexts that were spread over threads are joined by a second pass.
-    if (const auto* args = std::get_if<AttendArgs>(&op.args)) bound_.push_back({AttendCombine{*args}, Rows::tokens, 1, false, op.pictures_only, true, args->plan});
+    if (const auto* args = std::get_if<AttendArgs>(&op.args)) bound_.push_back({AttendCombine{*args}, Rows::tokens, 1, false, op.pictures_only, true, -1, args->plan});
   }
+  int next = -1;
+  for (size_t i = bound_.size(); i-- > 0; bound_[i].next_product = next)
+    if (std::holds_alternative<LinearArgs>(bound_[i].args)) next = static_cast<int>(i);
+}
+
+ThreadTeam::Ahead CpuExecutor::first_weights(int product, Part part) const {
+  if (product < 0) return {};
+  const PackedMatrix& w = std::get<LinearArgs>(bound_[product].args).w;
+  const Range panels = share_panels((w.out + w.panel - 1) / w.panel, part);
+  const size_t bytes = static_cast<size_t>(panels.last - panels.first) * w.panel_bytes;
+  const std::byte* begin = w.data + panels.first * w.panel_bytes;
+  return {begin, begin + std::min(bytes, kAheadBytes)};
 }
 
 void CpuExecutor::run_op(const BoundOp& op, Part part) const {
@@ -314,17 +331,39 @@ void CpuExecutor::run_per_head(const PerHeadArgs& args, int rows, Part part) con
   }
 }
 
+void CpuExecutor::measure_ops() {
+  std::vector<std::string> names;
+  for (const Op& op : plan_.ops) {
+    names.push_back(op_class(plan_, op));
+    if (std::holds_alternative<AttendOp>(op.kind)) names.push_back("attend_combine");
+  }
+  names.push_back("sampling");
+  times_ = std::make_unique<OpTimes>(std::move(names));
+}
+
 void CpuExecutor::walk(Part part) {
+  OpTimes* const times = part.index == 0 ? times_.get() : nullptr;
+  if (times) times->start(inputs_.outputs == inputs_.tokens);
+  const bool ahead_helps = inputs_.tokens <= kAheadRows;
+  int product = -1;
+  ThreadTeam::Ahead ahead;  // of what is left of its first weights
   for (size_t i = first_; i < last_; ++i) {
     const BoundOp& op = bound_[i];
     if (op.combine_of && op.combine_of->combines.empty()) continue;
-    if (op.barrier) team_.barrier();  // also before an op that is left out: the next one counts on it
+    if (op.barrier) {  // also before an op that is left out: the next one counts on it
+      if (ahead_helps && op.next_product != product) product = op.next_product, ahead = first_weights(product, part);
+      team_.barrier(ahead);
+    }
     if (op.pictures_only && !inputs_.has_pictures) continue;
+    if (times) times->waited(i);
     run_op(op, part);
+    if (times) times->ran(i);
   }
   if (*tail_) {
     team_.barrier();
+    if (times) times->waited(bound_.size());
     (*tail_)(part);
+    if (times) times->ran(bound_.size());
   }
 }
 

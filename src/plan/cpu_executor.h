@@ -10,6 +10,7 @@
 
 #include "base/thread_team.h"
 #include "plan/memory.h"
+#include "plan/op_times.h"
 #include "plan/passes.h"
 #include "plan/plan.h"
 #include "plan/step_inputs.h"
@@ -59,6 +60,9 @@ class CpuExecutor {
   const Plan& plan() const { return plan_; }
   // Where a layer's keys and values lie.
   kernels::CacheView cache_view(CacheRef ref) const;
+  // From here on the ops' times are taken, which costs a look at the clock before and after each. Not while a step runs.
+  void measure_ops();
+  const OpTimes* op_times() const { return times_.get(); }
   size_t arena_bytes() const { return arena_.bytes(); }
 
  private:
@@ -86,6 +90,7 @@ class CpuExecutor {
     bool layer_norm = false;
     bool pictures_only = false;
     bool barrier = false;                            // before it
+    int next_product = -1;                           // the first bound op from here on that multiplies with one matrix; -1: none
     const kernels::AttendPlan* combine_of = nullptr; // AttendCombine: skipped when nothing was spread
   };
 
@@ -96,6 +101,7 @@ class CpuExecutor {
   void* address(const Value& v) const;
   int64_t ld(const Value& v) const { return layout_.ld[v.storage]; }
   void walk(kernels::Part part);
+  ThreadTeam::Ahead first_weights(int product, kernels::Part part) const;
   void run_op(const BoundOp& op, kernels::Part part) const;
   void run_experts(const ExpertsArgs& args, kernels::Part part) const;
   void run_per_head(const PerHeadArgs& args, int rows, kernels::Part part) const;
@@ -122,9 +128,10 @@ class CpuExecutor {
   const std::function<void(kernels::Part)>* tail_ = nullptr;
   size_t first_ = 0, last_ = 0;  // bound ops of the running piece
   std::function<void(int)> walk_;
+  std::unique_ptr<OpTimes> times_;  // null: not measured
 };
 
-// The passes that every plan goes through before it is loaded and bound: dead ops, residual adds, operand forms for weights of
+// The passes that every plan goes through before it is loaded and bound: dead ops, residual adds, gates, operand forms for weights of
 // `form`, or of their own formats where choose_formats() (weight_formats.h) has set these.
 Plan prepare_plan(Plan plan, const kernels::CpuTable& table, kernels::WeightForm form);
 // The form a matrix of the plan is stored in when the model's is `form`.

@@ -87,6 +87,12 @@ Plan plan_of(const std::vector<Matrix>& matrices, int k) {
   return b.take();
 }
 
+// The output of a gated matrix that a row of its stacked sources is.
+int gated_column(const Matrix& m, int row) {
+  const int half = static_cast<int>(m.out() / 2), own = row % half;
+  return own / 16 * 32 + own % 16 + (row >= half ? 16 : 0);
+}
+
 // Every value of every packed matrix is what read_rows() gives for its place, within `tolerance` times the row's largest.
 void check_values(const Plan& plan, const Checkpoint& checkpoint, const Weights& weights, float tolerance) {
   for (size_t i = 0; i < plan.matrices.size(); ++i) {
@@ -99,7 +105,7 @@ void check_values(const Plan& plan, const Checkpoint& checkpoint, const Weights&
         float largest = 0;
         for (const float value : row) largest = std::max(largest, std::fabs(value));
         for (int k = 0; k < m.k; ++k)
-          ASSERT_NEAR(kernels::ref_weight(weights.matrices[i], column, k), row[static_cast<size_t>(k)], tolerance * largest)
+          ASSERT_NEAR(kernels::ref_weight(weights.matrices[i], m.gated ? gated_column(m, column) : column, k), row[static_cast<size_t>(k)], tolerance * largest)
               << source.tensor << " row " << source.first_row + r << " k " << k;
       }
     }
@@ -152,6 +158,19 @@ TEST(Formats, DequantizeWidens) {
   check_values(wide.plan, *wide.checkpoint, *wide.weights, 0.0f);
 }
 
+TEST(Formats, GatedMatricesTakeTheirHalvesInTurn) {
+  const Fp8Folder folder;
+  const std::vector<Matrix> gated = {{.sources = {rows_of("a", 0, 96, 200), rows_of("b", 0, 64, 72), rows_of("a", 100, 32, 200)}, .k = 300, .gated = true}};
+  for (const kernels::CpuTable* table : kernels::available_tables()) {
+    for (const FormatOptions& options : {FormatOptions{.form = WeightForm::bf16}, FormatOptions{.form = WeightForm::f32, .dequantize = true}}) {
+      const Loaded kept = load(folder.path(), gated, *table, options);
+      ASSERT_TRUE(kept.weights.ok()) << kept.weights.error().to_string();
+      EXPECT_TRUE(kept.plan.matrices[0].gated);
+      check_values(kept.plan, *kept.checkpoint, *kept.weights, 0.0f);
+    }
+  }
+}
+
 TEST(Formats, LargeScalesAreRefusedByName) {
   const Fp8Folder folder(300.0f);
   const Loaded kept = load(folder.path(), fp8_matrices(), kernels::ref_table(), {.form = WeightForm::f32});
@@ -193,7 +212,9 @@ TEST(Formats, Bfloat16GoesIntoTwelveBitsWhereItFits) {
   ASSERT_TRUE(writer->add("tame.weight", StorageType::bf16, {200, 320}, bytes_of(tame)).ok());
   ASSERT_TRUE(writer->add("wild.weight", StorageType::bf16, {200, 320}, bytes_of(wild)).ok());
   ASSERT_TRUE(writer->finish().ok());
-  const std::vector<Matrix> matrices = {{.sources = {{"tame.weight", 0, 200}}, .k = 320}, {.sources = {{"wild.weight", 0, 200}}, .k = 320}};
+  const std::vector<Matrix> matrices = {{.sources = {{"tame.weight", 0, 200}}, .k = 320},
+                                        {.sources = {{"wild.weight", 0, 200}}, .k = 320},
+                                        {.sources = {{"tame.weight", 0, 192, {200, 320}}}, .k = 320, .gated = true}};
   for (const kernels::CpuTable* table : kernels::available_tables()) {
     const Loaded loaded = load(path, matrices, *table, {.form = WeightForm::bf16}, true);
     ASSERT_TRUE(loaded.weights.ok()) << loaded.weights.error().to_string();

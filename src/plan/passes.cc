@@ -39,6 +39,14 @@ std::vector<int> find_writers(const Plan& plan) {
   return writers;
 }
 
+Plan without(Plan plan, const std::vector<bool>& dropped) {
+  std::vector<Op> kept;
+  for (size_t i = 0; i < plan.ops.size(); ++i)
+    if (!dropped[i]) kept.push_back(std::move(plan.ops[i]));
+  plan.ops = std::move(kept);
+  return plan;
+}
+
 }  // namespace
 
 Plan fuse_residual_adds(Plan plan) {
@@ -62,11 +70,36 @@ Plan fuse_residual_adds(Plan plan) {
       break;
     }
   }
-  std::vector<Op> kept;
-  for (size_t i = 0; i < plan.ops.size(); ++i)
-    if (!dropped[i]) kept.push_back(std::move(plan.ops[i]));
-  plan.ops = std::move(kept);
-  return plan;
+  return without(std::move(plan), dropped);
+}
+
+Plan fuse_gates(Plan plan) {
+  const std::vector<int> readers = count_readers(plan), writers = find_writers(plan);
+  std::vector<int> uses(plan.matrices.size());
+  for (const Op& op : plan.ops) {
+    if (const auto* linear = std::get_if<LinearOp>(&op.kind)) ++uses[linear->matrix];
+    if (const auto* embed = std::get_if<EmbedOp>(&op.kind); embed && embed->matrix >= 0) ++uses[embed->matrix];
+  }
+  std::vector<bool> dropped(plan.ops.size());
+  for (Op& op : plan.ops) {
+    const auto* activate = std::get_if<ActivateOp>(&op.kind);
+    if (!activate || !activate->gated || activate->slots != 1) continue;
+    const Value both = op.in[0];
+    const int writer = writers[both.storage];
+    if (writer < 0 || readers[both.storage] != 1 || both.first_col != 0 || both.cols != plan.storages[both.storage].cols) continue;
+    auto* linear = std::get_if<LinearOp>(&plan.ops[writer].kind);
+    if (!linear || linear->add || uses[linear->matrix] != 1 || *plan.ops[writer].out != both) continue;
+    Matrix& matrix = plan.matrices[linear->matrix];
+    if (activate->cols % kernels::kGateColumns != 0 || matrix.out() != 2 * activate->cols || matrix.shards() != 1) continue;
+    matrix.gated = true;
+    linear->gate = activate->act;
+    // The product moves to the place of the activation, where the output's storage is surely free.
+    Op fused = std::move(plan.ops[writer]);
+    fused.out = op.out;
+    dropped[writer] = true;
+    op = std::move(fused);
+  }
+  return without(std::move(plan), dropped);
 }
 
 Plan place_operands(Plan plan, const std::function<Operand(const Matrix&)>& operand_of) {
@@ -85,11 +118,14 @@ Plan place_operands(Plan plan, const std::function<Operand(const Matrix&)>& oper
       want(op.in[i].storage, matrix >= 0 && !sliced ? operand_of(plan.matrices[matrix]) : Operand::f32);
     }
   want(plan.output.storage, Operand::f32);
-  // Attention writes a row head by head, whose ends need not be those of strips.
+  // Attention writes a row head by head and a product block by block, whose ends need not be those of strips.
   const auto writes_operands = [&](int writer, int operand) {
-    return writer >= 0 && (std::holds_alternative<NormOp>(plan.ops[writer].kind) || std::holds_alternative<ActivateOp>(plan.ops[writer].kind) ||
-                           (std::holds_alternative<AttendOp>(plan.ops[writer].kind) && operand != static_cast<int>(Operand::int8)) ||
-                           std::holds_alternative<ScaleRowsOp>(plan.ops[writer].kind) || std::holds_alternative<InputOp>(plan.ops[writer].kind));
+    if (writer < 0) return false;
+    const OpKind& kind = plan.ops[writer].kind;
+    const auto* linear = std::get_if<LinearOp>(&kind);
+    if (std::holds_alternative<AttendOp>(kind) || (linear && linear->gate)) return operand != static_cast<int>(Operand::int8);
+    return std::holds_alternative<NormOp>(kind) || std::holds_alternative<ActivateOp>(kind) || std::holds_alternative<ScaleRowsOp>(kind) ||
+           std::holds_alternative<InputOp>(kind);
   };
   for (size_t s = 0; s < plan.storages.size(); ++s)
     if (wanted[s] > 0 && writes_operands(writers[s], wanted[s])) plan.storages[s].operand = static_cast<Operand>(wanted[s]);

@@ -12,7 +12,10 @@ namespace weft {
 // A matrix product whose only reader is an addition takes the other operand as its residual.
 Plan fuse_residual_adds(Plan plan);
 
-// Gives every matrix product its input in the form that the kernels read. Where all readers of a norm, activation or attention
+// A matrix product whose only reader is a gated activation does that itself; its matrix's outputs are reordered for it.
+Plan fuse_gates(Plan plan);
+
+// Gives every matrix product its input in the form that the kernels read. Where all readers of a norm, activation, gated product or attention
 // want the same form, it writes that itself; elsewhere a to_operand op is put before the first reader. `operand_of` tells the
 // form for a matrix of the plan.
 Plan place_operands(Plan plan, const std::function<kernels::Operand(const Matrix&)>& operand_of);

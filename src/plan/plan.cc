@@ -26,6 +26,27 @@ const char* op_name(const Op& op) {
   return names[op.kind.index()];
 }
 
+std::string op_class(const Plan& plan, const Op& op) {
+  const int matrix = std::visit(
+      [](const auto& kind) {
+        if constexpr (requires { kind.matrices; }) return kind.matrices.front();
+        else if constexpr (std::is_same_v<std::decay_t<decltype(kind)>, LinearOp>) return kind.matrix;
+        else return -1;
+      },
+      op.kind);
+  if (matrix < 0) return op_name(op);
+  const Matrix& m = plan.matrices[matrix];
+  std::ostringstream text;
+  text << op_name(op) << " " << m.out() << " x " << m.k << " ";
+  bool digits = false;
+  for (const char c : m.sources.front().tensor) {
+    const bool digit = c >= '0' && c <= '9';
+    if (!digit || !digits) text << (digit ? '*' : c);
+    digits = digit;
+  }
+  return text.str();
+}
+
 namespace {
 
 std::string shape(const Value& v) {
@@ -57,6 +78,7 @@ std::string plan_to_text(const Plan& plan, kernels::WeightForm form) {
       const int64_t size = m.bytes(form);
       text << "  W[" << m.out() << ", " << m.k << "]";
       if (m.shards() > 1) text << "/" << m.shards();
+      if (linear->gate) text << " gated";
       if (m.format && kernels::is_quantized(m.format->form)) text << " " << kernels::name(m.format->form) << "/" << m.format->groups.size;
       text << " " << size << " bytes, " << 2 * m.out() * m.k << " FLOPs/row";
       bytes += size, flops += 2 * m.out() * m.k;

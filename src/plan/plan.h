@@ -51,6 +51,9 @@ struct Matrix {
   Shard shard = Shard::none;
   int shard_unit = 1;  // k is cut at multiples of this only (the head size; 1)
   bool keep_float32 = false;  // never rounded to 16 bits (routers)
+  // The outputs are those of the sources in turn, kernels::kGateColumns of the first half and as many of the second (and so their
+  // biases); set by a pass.
+  bool gated = false;
   std::optional<kernels::WeightFormat> format;  // set by choose_formats(); without: the model's form
   int64_t out() const {
     int64_t sum = 0;
@@ -99,6 +102,7 @@ struct EmbedOp {
 struct LinearOp {
   int matrix = -1;
   bool add = false;  // adds the second input (residual); made by a pass
+  std::optional<kernels::Activation> gate;  // of a gated matrix: the output is act(first half) * second half; made by a pass
 };
 struct NormOp {
   bool layer = false;  // layer norm instead of RMS norm
@@ -235,6 +239,9 @@ struct Plan {
   int token_types = 0;  // kinds of tokens that the model tells apart (BERT's segments); 0: it does not
   const LayerGroup& group(CacheRef ref) const { return ref.cross ? *cross_group : (ref.local ? local_groups : groups)[ref.group]; }
 };
+
+// The same for an op in every layer: its kind, and of matrix products the shape and the checkpoint's tensor.
+std::string op_class(const Plan& plan, const Op& op);
 
 // A printable list: one line per op with shapes, weights, bytes when the model's form is `form` and FLOPs per row.
 std::string plan_to_text(const Plan& plan, kernels::WeightForm form);

@@ -1,6 +1,7 @@
 // Passes and executor: a plan gives the same bits before and after the passes, for any number of threads, with and without replay.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 #include <filesystem>
 
@@ -96,27 +97,83 @@ TEST(LoadWeights, AreTheSameWhoeverPacksThem) {
 }
 
 TEST(Passes, ChangeNoBitOfTheResult) {
-  const kernels::CpuTable& table = kernels::ref_table();
-  const auto operands = [&](kernels::WeightForm form) {
-    return [&table, form](const Matrix& m) { return table.operand(form_of(m, form)); };
-  };
-  for (kernels::WeightForm form : {kernels::WeightForm::f32, kernels::WeightForm::bf16}) {
-    const std::vector<float> plain = run(place_operands(record(), operands(form)), table, form, 1, true);
-    EXPECT_TRUE(same_bits(run(place_operands(fuse_residual_adds(record()), operands(form)), table, form, 1, true), plain)) << "residual adds";
-    EXPECT_TRUE(same_bits(run(prepare_plan(record(), table, form), table, form, 1, true), plain)) << "all passes";
-  }
+  for (const kernels::CpuTable* table : kernels::available_tables())
+    for (const kernels::WeightForm form : {kernels::WeightForm::f32, kernels::WeightForm::bf16}) {
+      const auto run_placed = [&](Plan plan) {
+        return run(place_operands(std::move(plan), [&](const Matrix& m) { return table->operand(form_of(m, form)); }), *table, form, 1, true);
+      };
+      const std::vector<float> plain = run_placed(record());
+      EXPECT_TRUE(same_bits(run_placed(fuse_residual_adds(record())), plain)) << table->isa << ": residual adds";
+      EXPECT_TRUE(same_bits(run_placed(fuse_gates(record())), plain)) << table->isa << ": gates";
+      EXPECT_TRUE(same_bits(run(prepare_plan(record(), *table, form), *table, form, 1, true), plain)) << table->isa << ": all passes";
+    }
 }
 
 TEST(Passes, DoWhatTheySay) {
   const Plan plan = prepare_plan(record(), kernels::ref_table(), kernels::WeightForm::f32);
-  int adds = 0, fused = 0, norms = 0;
+  int adds = 0, fused = 0, norms = 0, gates = 0, activations = 0;
   for (const Op& op : plan.ops) {
     adds += std::holds_alternative<AddOp>(op.kind), norms += std::holds_alternative<NormOp>(op.kind);
-    if (const auto* linear = std::get_if<LinearOp>(&op.kind)) fused += linear->add;
+    activations += std::holds_alternative<ActivateOp>(op.kind);
+    if (const auto* linear = std::get_if<LinearOp>(&op.kind)) fused += linear->add, gates += linear->gate && plan.matrices[linear->matrix].gated;
   }
+  EXPECT_EQ(gates, 1);
+  EXPECT_EQ(activations, 0);
   EXPECT_EQ(adds, 0);
   EXPECT_EQ(fused, 2);
   EXPECT_EQ(norms, 2) << "the dead norm is gone";
+}
+
+// A gated activation stays where its input is read by somebody else too, or where its columns do not come in whole groups.
+TEST(Passes, LeaveOtherActivations) {
+  for (const bool read_twice : {true, false}) {
+    PlanBuilder b("test");
+    const Scope root;
+    const int cols = read_twice ? 32 : 24;
+    const Value x = b.embed(root / "embed", kVocab, kHidden, 1.0f);
+    const Value both = b.linear(x, {.sources = {whole(root / "gate", cols), whole(root / "up", cols)}, .k = kHidden});
+    Value y = b.linear(b.activate(both, kernels::Activation::silu, true), {.sources = {whole(root / "down", 2 * cols)}, .k = cols});
+    if (read_twice) y = b.add(y, both);
+    b.set_output(y, HeadKind::reward_steps);
+    const Plan plan = fuse_gates(b.take());
+    for (const Matrix& m : plan.matrices) EXPECT_FALSE(m.gated) << read_twice;
+    EXPECT_EQ(std::count_if(plan.ops.begin(), plan.ops.end(), [](const Op& op) { return std::holds_alternative<ActivateOp>(op.kind); }), 1);
+  }
+}
+
+// Shares of decode steps and of others, by what the op is in every layer.
+TEST(Executor, TakesTheTimesOfItsOps) {
+  const kernels::CpuTable& table = kernels::ref_table();
+  const Plan plan = prepare_plan(record(), table, kernels::WeightForm::f32);
+  ThreadTeam team(2);
+  const auto weights = load_weights(plan, dummy_checkpoint(), table, team, {kernels::WeightForm::f32, {}});
+  ASSERT_TRUE(weights.ok());
+  CacheSpec spec = plan.groups[0].spec;
+  spec.dtype = DType::f32;
+  const size_t stride = kernels::cache_layer_bytes(spec, 16);
+  auto memory = Memory::reserve(stride * 2, false);
+  CpuExecutor executor(plan, *weights, table, team, {{memory->data()}, {stride}, 16, DType::f32}, {8, 8, 2, 64});
+  EXPECT_EQ(executor.op_times(), nullptr);
+  executor.measure_ops();
+  StepInputs& in = executor.inputs();
+  for (const int outputs : {1, 2, 2}) {
+    in.tokens = 2, in.outputs = outputs;
+    for (int i = 0; i < 2; ++i) in.ids[i] = i, in.positions[i] = i, in.output_rows[i] = i;
+    in.groups[0].block_table = {1}, in.groups[0].sequences = {{0, 2, 0, 0, 0}};
+    executor.run({}, true);
+  }
+  const auto runs = [&](bool decode, const char* op) -> int64_t {
+    for (const OpTime& time : executor.op_times()->read(decode))
+      if (time.op == op) {
+        EXPECT_GT(time.seconds, 0);
+        return time.runs;
+      }
+    return 0;
+  };
+  EXPECT_EQ(runs(false, "norm"), 2);
+  EXPECT_EQ(runs(true, "norm"), 4);
+  EXPECT_EQ(runs(true, "linear 96 x 32 gate.weight"), 2);
+  EXPECT_EQ(runs(true, "activate"), 0);
 }
 
 TEST(Executor, ThreadsAndReplayChangeNoBit) {

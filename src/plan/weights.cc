@@ -92,6 +92,11 @@ class Loader {
         }
         values.insert(values.end(), part.begin(), part.end());
       }
+      if (plan_.matrices[i].gated && !values.empty()) {
+        const std::vector<float> stacked = std::move(values);
+        values.resize(stacked.size());
+        for (size_t n = 0; n < values.size(); ++n) values[n] = stacked[static_cast<size_t>(stacked_row(plan_.matrices[i], static_cast<int64_t>(n)))];
+      }
       weights_.parameters += static_cast<int64_t>(values.size());
       weights_.bias_values.push_back(std::move(values));
     }
@@ -205,10 +210,15 @@ class Loader {
       return;
     }
     const int64_t first = int64_t{task.first_panel} * packed.panel, count = std::min<int64_t>(int64_t{task.panels} * packed.panel, packed.out - first);
-    (void)each_source(claimed, first, count, [&](const TensorRows& rows, const TensorInfo& tensor, int64_t at, int64_t n, int64_t) -> Status {
+    const auto drop = [&](const TensorRows& rows, const TensorInfo& tensor, int64_t at, int64_t n, int64_t) -> Status {
       if (!rows.transposed && tensor.cols() == claimed.matrix->k) checkpoint_->drop(tensor, rows.first_row + at, n);
       return {};
-    });
+    };
+    if (!claimed.matrix->gated) {
+      (void)each_stacked(claimed, first, count, drop);
+      return;
+    }
+    for (const int64_t half : {int64_t{0}, int64_t{packed.out / 2}}) (void)each_stacked(claimed, half + first / 2, count / 2, drop);
   }
 
   // A panel of bfloat16 before it goes into 12 bits.
@@ -250,8 +260,8 @@ class Loader {
 
   // False after an error, which is reported.
   bool pack_bf16(const PackedMatrix& packed, const Claimed& claimed, int first, int count, std::vector<float>& rows, std::byte* to) {
-    if (pack_plain(claimed, first, count, to)) return true;
     rows.resize(static_cast<size_t>(packed.panel) * packed.k);
+    if (pack_plain(claimed, first, count, reinterpret_cast<uint16_t*>(rows.data()), to)) return true;
     if (Status read = gather(claimed, first, count, rows.data()); !read.ok()) return report(read.error()), false;
     table_.pack_panel(WeightForm::bf16, rows.data(), packed.k, count, packed.k, to);
     return true;
@@ -274,22 +284,20 @@ class Loader {
     return {};
   }
 
-  // Rows that lie as bfloat16 in one tensor need no detour over float32.
-  bool pack_plain(const Claimed& claimed, int first, int count, std::byte* to) const {
-    int64_t begin = 0;
-    for (size_t s = 0; s < claimed.sources.size(); ++s) {
-      const TensorRows& rows = claimed.matrix->sources[s];
-      if (first >= begin && first + count <= begin + rows.rows) {
-        const TensorInfo& tensor = *claimed.sources[s];
-        if (!tensor.is_plain() || tensor.type != StorageType::bf16 || rows.transposed) return false;
-        const std::byte* data = tensor.data.data() + (rows.first_row + first - begin) * claimed.matrix->k * 2;
-        if (reinterpret_cast<uintptr_t>(data) % 2 != 0) return false;
-        table_.pack_panel_bf16(reinterpret_cast<const uint16_t*>(data), claimed.matrix->k, count, claimed.matrix->k, to);
-        return true;
-      }
-      begin += rows.rows;
-    }
-    return false;
+  // Rows that lie as bfloat16 in their tensors need no detour over float32. `together`: room for rows of several places.
+  bool pack_plain(const Claimed& claimed, int first, int count, uint16_t* together, std::byte* to) const {
+    const int k = claimed.matrix->k;
+    const uint16_t* from = together;
+    const Status plain = each_source(claimed, first, count, [&](const TensorRows& rows, const TensorInfo& tensor, int64_t at, int64_t n, int64_t place) -> Status {
+      const std::byte* data = tensor.data.data() + (rows.first_row + at) * k * 2;
+      if (!tensor.is_plain() || tensor.type != StorageType::bf16 || rows.transposed || reinterpret_cast<uintptr_t>(data) % 2 != 0)
+        return Error(Code::unsupported, "");
+      if (n == count) from = reinterpret_cast<const uint16_t*>(data);
+      else std::memcpy(together + place * k, data, static_cast<size_t>(n * k) * 2);
+      return {};
+    });
+    if (plain.ok()) table_.pack_panel_bf16(from, k, count, k, to);
+    return plain.ok();
   }
 
   // Output rows [first, first + count) of the stacked matrix as float32.
@@ -304,9 +312,27 @@ class Loader {
   }
 
   // Calls read(source, its tensor, first output of the source, outputs, place among the outputs asked for) for the sources of output
-  // rows [first, first + count) of the stacked matrix.
+  // rows [first, first + count) of the matrix.
   template <class Read>
-  Status each_source(const Claimed& claimed, int64_t first, int64_t count, Read read) const {
+  static Status each_source(const Claimed& claimed, int64_t first, int64_t count, Read read) {
+    if (!claimed.matrix->gated) return each_stacked(claimed, first, count, read);
+    for (int64_t done = 0; done < count;) {
+      const int64_t inside = (first + done) % kernels::kGateColumns, n = std::min(kernels::kGateColumns - inside, count - done);
+      const auto placed = [&](const TensorRows& source, const TensorInfo& tensor, int64_t at, int64_t rows, int64_t place) { return read(source, tensor, at, rows, done + place); };
+      WEFT_RETURN_IF_ERROR(each_stacked(claimed, stacked_row(*claimed.matrix, first + done), n, placed));
+      done += n;
+    }
+    return {};
+  }
+  // The row of the stacked sources that an output is.
+  static int64_t stacked_row(const Matrix& matrix, int64_t output) {
+    if (!matrix.gated) return output;
+    const int64_t chunk = output / kernels::kGateColumns;
+    return chunk / 2 * kernels::kGateColumns + output % kernels::kGateColumns + (chunk % 2 != 0 ? matrix.out() / 2 : 0);
+  }
+  // The same for rows of the stacked sources.
+  template <class Read>
+  static Status each_stacked(const Claimed& claimed, int64_t first, int64_t count, Read read) {
     int64_t begin = 0;
     for (size_t s = 0; s < claimed.sources.size(); ++s) {
       const TensorRows& rows = claimed.matrix->sources[s];

@@ -38,7 +38,7 @@ Result<std::unique_ptr<EngineCore>> EngineCore::create(Model model, std::unique_
   options.max_seq_len = std::min(options.max_seq_len, cache.max_sequence_tokens());  // a longer sequence could never finish
   WorkerOptions worker{options.max_batch_size, options.max_num_tokens,   options.max_outputs,
                        options.max_seq_len,    options.tokens_per_block, {},
-                       options.replay,         options.sampler,          options.processors};
+                       options.replay,         options.measure_ops, options.sampler,          options.processors};
   for (int g = 0; g < cache.groups(); ++g) worker.max_blocks.push_back(cache.max_blocks(g));
   const SchedulerOptions limits{.max_batch_size = options.max_batch_size, .max_num_tokens = options.max_num_tokens,
                                 .max_logit_rows = options.max_outputs, .max_seq_len = options.max_seq_len,

@@ -35,7 +35,7 @@ struct CoreOptions {
   int cache_events = 0;    // kept until they are taken; 0: none
   double max_step_ms = 0;  // 0: none; needs chunked_prefill
   int64_t feature_cache_bytes = int64_t{512} << 20;  // of pictures' features that no request needs any more
-  bool chunked_prefill = true, block_reuse = true, overlap = true, replay = true;
+  bool chunked_prefill = true, block_reuse = true, overlap = true, replay = true, measure_ops = false;
   SamplerKind sampler = SamplerKind::fused;
   ProcessorKinds processors;
 };
@@ -82,6 +82,8 @@ class EngineCore {
   int64_t steps() const;
   // And the id of the next event to come; ids that are missing in between were lost.
   std::pair<std::vector<CacheEvent>, uint64_t> take_cache_events();
+  // Null unless CoreOptions::measure_ops.
+  const OpTimes* op_times() const { return worker_->executor().op_times(); }
   const Model& model() const { return worker_->model(); }
   const CoreOptions& options() const { return options_; }
 

@@ -56,6 +56,7 @@ Status Worker::allocate() {
   executor_ = std::make_unique<CpuExecutor>(
       model_.plan, model_.weights, *model_.table, team_, std::move(cache),
       ExecutorLimits{options_.max_num_tokens, options_.max_outputs, options_.max_batch_size, options_.max_seq_len});
+  if (options_.measure_ops) executor_->measure_ops();
   processors_ = std::make_unique<ProcessorStage>(options_.processors, options_.max_batch_size, model_.vocab);
   for (int i = 0; i < options_.max_batch_size; ++i) slots_.push_back({SlotState(model_.vocab, options_.max_seq_len), 0, {}, {}, {}});
   for (int i = 0; i < team_.size(); ++i) scratch_.push_back(std::make_unique<Scratch>(model_.vocab, options_.max_seq_len));

@@ -39,7 +39,7 @@ struct WorkerOptions {
   int max_batch_size = 0, max_num_tokens = 0, max_outputs = 0, max_seq_len = 0;
   int tokens_per_block = 32;
   std::vector<int> max_blocks;  // per cache group
-  bool replay = true;
+  bool replay = true, measure_ops = false;
   SamplerKind sampler = SamplerKind::fused;
   ProcessorKinds processors;  // that sequences may select
 };

@@ -45,6 +45,7 @@ class FakeEngine : public Engine {
   void hold() override;
   void release() override;
   EngineMetrics metrics() const override;
+  std::vector<OpTime> op_times(bool) const override { return {}; }
   Result<KvCacheEvents> take_kv_cache_events() override;
   std::string plan_text() const override { return "no plan\n"; }
 

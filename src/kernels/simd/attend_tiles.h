@@ -50,7 +50,7 @@ struct TileScratch : AttendScratch {
     shapes.rows[tile] = kRegisterRows;
     shapes.row_bytes[tile] = static_cast<uint16_t>(tile == 4 || tile == 5 ? 64 : columns * 4);
   }
-  _tile_loadconfig(&shapes);
+  load_shapes(shapes);
 }
 
 // scores[queries][tokens] of NQ registers of queries by NK tiles of keys; `last` holds the keys of the last step if that is a short one.

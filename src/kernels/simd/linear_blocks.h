@@ -10,10 +10,16 @@
 //                        adds the products of k [begin, end) to the sums of block b (sets them if `first`); sums of a tile are
 //                        [panel][row][kColumns], tiles one after the other
 //
+// and where that is faster several shards at once, an aligned power of two of them:
+//
+//   shards_together(rows, length, shards)
+//   multiply_shards(b, begin, length, count, sums)   sets the sums to those of `count` shards from k = begin on, joined
+//
 // Products: linear.h (float32 and bfloat16 weights), linear_widened.h and linear_int8.h (quantised weights).
 #pragma once
 
 #include "kernels/layout.h"
+#include "kernels/simd/rows.h"
 
 namespace weft::kernels {
 namespace {
@@ -45,10 +51,21 @@ struct LinearBlock {
   return (a.row_map ? a.row_map[call_row] / a.x_share : call_row) * a.ld_x;
 }
 
+// Panels that whole groups of gates and what they gate fill: blocks of a gated product begin and end at such.
+template <class V>
+constexpr int pair_panels() {
+  constexpr int kColumns = LinearBlock<V>::kColumns;
+  static_assert(kGateColumns % V::kLanes == 0);
+  int panels = 1;
+  while (panels * kColumns % (2 * kGateColumns) != 0) ++panels;
+  return panels;
+}
+
 template <class V, class Product>
 struct Linear {
   using Block = LinearBlock<V>;
   static constexpr int kColumns = Block::kColumns;
+  static constexpr bool kJoins = requires { Product::kMaxTogether; };
 
   // y = sums + bias + residual.
   static void finish(const Block& b, const float* sums) {
@@ -85,6 +102,32 @@ struct Linear {
     }
   }
 
+  // act(gates) * others: what activate() makes of y.
+  template <Activation act>
+  static void finish_gated(const Block& b, const float* sums) {
+    const LinearArgs a = b.a;
+    const int begin = b.first_panel * kColumns, end = b.last_panel * kColumns, last = end < a.w.out ? end : a.w.out;
+    for (int t = b.first_tile; t < b.last_tile; ++t) {
+      const int row = tile_row(b.rows, b.tiles, t), count = tile_row(b.rows, b.tiles, t + 1) - row;
+      const int64_t panel_floats = int64_t{count} * kColumns;
+      for (int r = 0; r < count; ++r) {
+        const float* from = sums + b.sums_of(row) + r * kColumns;
+        void* out = row_at(a.gate.out, (a.row_map ? a.row_map[row + r] : row + r) * a.gate.ld_out, a.gate.operand);
+        const auto sum = [&](int c) __attribute__((always_inline)) {
+          const typename V::F value = V::load(from + (c - begin) / kColumns * panel_floats + (c - begin) % kColumns);
+          return a.bias ? V::add(value, V::load(a.bias + c)) : value;
+        };
+        for (int c = begin; c < last; c += 2 * kGateColumns)
+#pragma GCC unroll 2
+          for (int v = 0; v < kGateColumns; v += V::kLanes)
+            store_operand<V>(out, c / 2 + v, a.gate.operand, V::mul(activated<V, act>(sum(c + v)), sum(c + kGateColumns + v)), V::kLanes);
+      }
+    }
+  }
+  static void finish_gated(const Block& b, const float* sums) {
+    with_activation(b.a.gate.act, [&]<Activation act>() { finish_gated<act>(b, sums); });
+  }
+
   static void add_into(float* to, const float* from, int64_t count) {
     for (int64_t i = 0; i < count; i += V::kLanes) V::store(to + i, V::add(V::load(from + i), V::load(to + i)));
   }
@@ -96,19 +139,22 @@ struct Linear {
     float* sums = buffers[0];
     const int length = b.a.w.k / b.a.w.shards;
     const int depth = Product::depth(b.rows, length);
-    for (int shard = 0; shard < b.a.w.shards; ++shard) {
-      const int end = (shard + 1) * length;
-      for (int k = shard * length; k < end; k += depth) {
-        Product::multiply_depth(b, k, k + depth < end ? k + depth : end, k == shard * length, sums);
-      }
+    int together = 1;
+    if constexpr (kJoins) together = Product::shards_together(b.rows, length, b.a.w.shards);
+    const int units = b.a.w.shards / together;
+    for (int unit = 0; unit < units; ++unit) {
+      const int begin = unit * together * length, end = begin + length;
+      if constexpr (kJoins)
+        if (together > 1) Product::multiply_shards(b, begin, length, together, sums);
+      for (int k = begin; together == 1 && k < end; k += depth) Product::multiply_depth(b, k, k + depth < end ? k + depth : end, k == begin, sums);
       int level = 0;
-      for (; shard >> level & 1; ++level) add_into(sums, levels[level], b.sum_count());
-      if (shard + 1 == b.a.w.shards) break;
+      for (; unit >> level & 1; ++level) add_into(sums, levels[level], b.sum_count());
+      if (unit + 1 == units) break;
       float* joined = sums;
       sums = levels[level];
       levels[level] = joined;
     }
-    finish(b, sums);
+    b.a.gate.out ? finish_gated(b, sums) : finish(b, sums);
   }
 
   static void run_range(const LinearArgs& a, int rows, int tiles, Range tile_range, Range panel_range) {
@@ -121,6 +167,7 @@ struct Linear {
       const int block_rows = tile_row(rows, tiles, last_tile) - tile_row(rows, tiles, t);
       int64_t group = floats / (int64_t{block_rows} * kColumns);
       if (group > Product::kMaxGroup) group = Product::kMaxGroup;
+      if (a.gate.out) group = group / pair_panels<V>() * pair_panels<V>();
       for (int64_t p = panel_range.first; p < panel_range.last; p += group) {
         const int64_t last_panel = p + group < panel_range.last ? p + group : panel_range.last;
         run_block(
@@ -142,8 +189,8 @@ void linear_by(const LinearArgs& a, int rows, Part part) {
   using L = Linear<V, Product>;
   const int tiles = (rows + Product::kTileRows - 1) / Product::kTileRows;
   const int64_t panels = (a.w.out + L::kColumns - 1) / L::kColumns;
-  // Panels are cut in fours where there are plenty, since one row takes them so.
-  const int unit = panels >= 16 * part.count ? 4 : 1;
+  int unit = panel_unit(panels, part.count);
+  if (a.gate.out && unit < pair_panels<V>()) unit = pair_panels<V>();
   const int64_t units = (panels + unit - 1) / unit;
   // A grid of `across` parts over the panels by `down` parts over the rows: the most even one, and the widest of these.
   int across = part.count;
@@ -152,8 +199,8 @@ void linear_by(const LinearArgs& a, int rows, Part part) {
     if (evenness(units, n) * evenness(tiles, part.count / n) > evenness(units, across) * evenness(tiles, part.count / across))
       across = n;
   }
-  Range panel_range = share(units, {part.index % across, across});
-  panel_range = {panel_range.first * unit, panel_range.last * unit < panels ? panel_range.last * unit : panels};
+  const Range unit_range = share(units, {part.index % across, across});
+  const Range panel_range{unit_range.first * unit, unit_range.last * unit < panels ? unit_range.last * unit : panels};
   L::run_range(a, rows, tiles, share(tiles, {part.index / across, part.count / across}), panel_range);
 }
 

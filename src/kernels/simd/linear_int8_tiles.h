@@ -70,7 +70,7 @@ struct Int8TileProduct {
       shapes.rows[i] = shapes.rows[2 + i] = static_cast<uint8_t>(rows), shapes.rows[4 + i] = kStrip / 4;
       shapes.row_bytes[i] = shapes.row_bytes[4 + i] = 64, shapes.row_bytes[2 + i] = kStrip;
     }
-    _tile_loadconfig(&shapes);
+    load_shapes(shapes);
   }
 
   // Scales of a tile's rows by strip; rows that the tile lacks get the last one's.

@@ -32,6 +32,12 @@ struct alignas(64) TileShapes {
   uint8_t rows[16] = {};
 };
 
+// GCC 12 says of the intrinsic that it reads eight bytes, and drops what was written to the others.
+[[maybe_unused]] static inline void load_shapes(const TileShapes& shapes) {
+  __asm__ volatile("" : : "r"(&shapes) : "memory");
+  _tile_loadconfig(&shapes);
+}
+
 // Registers: 0-3 sums, 4 and 5 rows of x, 6 and 7 weights. `rows` 1 ... 32 and `pairs` of k 1 ... 16 of an instruction.
 [[maybe_unused]] static inline void shape_tiles(int rows, int pairs) {
   TileShapes shapes;
@@ -43,7 +49,7 @@ struct alignas(64) TileShapes {
   set(0, upper, 16), set(1, upper, 16), set(2, lower, 16), set(3, lower, 16);
   set(4, upper, pairs), set(5, lower, pairs);
   set(6, pairs, 16), set(7, pairs, 16);
-  _tile_loadconfig(&shapes);
+  load_shapes(shapes);
 }
 
 // The vectors of a product on tiles: V's, one of them to a panel.
@@ -67,6 +73,8 @@ struct TileProduct {
   static constexpr ptrdiff_t kSourceTileBytes = form == WeightForm::bf12 ? kTileBytes * 3 / 4 : kTileBytes;  // in memory
   static constexpr int kAhead = 3;                                  // tiles of weights that are fetched ahead when streaming
   static constexpr int kPiece = kDepth / kTileDepth;                // steps over one or two panels at a time
+  static constexpr int kMaxTogether = 4;                            // shards whose sums of two panels are joined in the first cache,
+  static constexpr int kJoinedDepth = 512;                          // of so many k together, which leaves room there
 
   // A tile's sums stay in registers over all of k where its rows can be copied at once; else blocks are of about the same size.
   static int depth(int rows, int length) {
@@ -79,6 +87,17 @@ struct TileProduct {
     const int whole = (end - begin) / kTileDepth * kTileDepth;
     if (whole > 0) multiply_steps(b, begin, whole / kTileDepth, kTileDepth / 2, first, sums);
     if (begin + whole < end) multiply_steps(b, begin + whole, 1, (end - begin - whole + 1) / 2, first && whole == 0, sums);
+    _tile_release();
+  }
+
+  static int shards_together(int rows, int length, int shards) {
+    int together = 1;
+    if (rows > kTileRows && length % kTileDepth == 0)
+      while (2 * together <= shards && 2 * together <= kMaxTogether && 2 * together * length <= kJoinedDepth) together *= 2;
+    return together;
+  }
+  static void multiply_shards(const Block& b, int begin, int length, int count, float* sums) {
+    multiply_steps(b, begin, count * length / kTileDepth, kTileDepth / 2, true, sums, count);
     _tile_release();
   }
 
@@ -98,8 +117,8 @@ struct TileProduct {
   static constexpr int64_t kCrowdedBytes = 8192;
   static bool copies_rows(const Block& b) { return b.a.row_map || (b.row_count() > kRegisterRows && b.a.ld_x * 2 % kCrowdedBytes == 0); }
 
-  // `steps` instructions deep, each over `pairs` pairs of k.
-  [[gnu::noinline]] static void multiply_steps(const Block& b, int begin, int steps, int pairs, bool first, float* sums) {
+  // `steps` instructions deep, each over `pairs` pairs of k. With several `shards` these are joined; then there are at most kPiece steps.
+  [[gnu::noinline]] static void multiply_steps(const Block& b, int begin, int steps, int pairs, bool first, float* sums, int shards = 1) {
     alignas(64) uint16_t copy[kCopied];
     TileRows tiles[kBlockTiles];
     for (int t = b.first_tile; t < b.last_tile; ++t) {
@@ -115,7 +134,7 @@ struct TileProduct {
       }
     }
     int shaped = 0;
-    const bool stream = b.tile_count() == 1, four = stream && b.row_count() <= kRegisterRows;
+    const bool stream = b.tile_count() == 1 && shards == 1, four = stream && b.row_count() <= kRegisterRows;
     for (int p = 0; p < b.panels();) {
       const int panels = four && b.panels() - p >= 4 ? 4 : b.panels() - p >= 2 ? 2 : 1;
       if (stream && panels == (four ? 4 : 2)) {
@@ -123,15 +142,26 @@ struct TileProduct {
         float* out = sums + static_cast<int64_t>(p) * b.row_count() * kColumns;
         four ? stream_four(b, tiles[0], p, begin, steps, first, out) : stream_two(b, tiles[0], p, begin, steps, first, out);
       } else {
-        for (int s = 0; s < steps; s += kPiece) multiply_piece(b, tiles, {p, panels, begin, s, s + kPiece < steps ? s + kPiece : steps, pairs}, first && s == 0, sums, shaped);
+        for (int s = 0; s < steps; s += kPiece) multiply_piece(b, tiles, {p, panels, begin, s, s + kPiece < steps ? s + kPiece : steps, pairs, shards}, first && s == 0, sums, shaped);
       }
       p += panels;
     }
   }
 
-  // Steps [first_step, last_step), counted from k = `begin`, of one or two panels.
+  // Panels that lie `bytes` apart, and what is fetched while they are multiplied: of two panels so many lines at each step, and sums.
+  struct Panels {
+    const std::byte* w;
+    ptrdiff_t bytes;
+    const std::byte* ahead;
+    ptrdiff_t fetch_bytes = 0;
+    int lines;
+    const float* next_sums;
+  };
+  static constexpr int kLinesAhead = 4;  // of the next sums, at each step
+
+  // Steps [first_step, last_step), counted from k = `begin`, of one or two panels; they are those of so many shards.
   struct Piece {
-    int panel, panels, begin, first_step, last_step, pairs;
+    int panel, panels, begin, first_step, last_step, pairs, shards;
   };
   static void multiply_piece(const Block& b, const TileRows* tiles, const Piece& piece, bool first, float* sums, int& shaped) {
     alignas(64) std::byte unpacked[form == WeightForm::bf12 ? 2 * kPiece * kTileBytes : 1];
@@ -155,7 +185,24 @@ struct TileProduct {
       const int64_t at = static_cast<int64_t>(piece.panel) * count * kColumns;
       operands.ahead = next + (t - b.first_tile) * steps * kSourceTileBytes / b.tile_count() / 64 * 64;
       operands.next_sums = t + 1 < b.last_tile ? sums + b.sums_of(row + count) + at : sums + at + piece.panels * count * kColumns;
-      multiply(tiles[t - b.first_tile].from_step(piece.first_step), operands, piece.panels, steps, first, sums + b.sums_of(row) + at);
+      const TileRows rows = tiles[t - b.first_tile].from_step(piece.first_step);
+      float* tile_sums = sums + b.sums_of(row) + at;
+      piece.shards == 1 ? multiply(rows, operands, piece.panels, steps, first, tile_sums) : multiply_joined(rows, operands, piece.panels, steps, piece.shards, tile_sums);
+    }
+  }
+  // The sums of each shard by itself, then their tree.
+  static void multiply_joined(const TileRows& rows, Panels panels, int panel_count, int steps, int shards, float* sums) {
+    alignas(64) float parts[kMaxTogether][2 * kTileRows * kColumns];
+    const int own = steps / shards;
+    for (int i = 0; i < shards; ++i) {
+      multiply(rows.from_step(i * own), panels, panel_count, own, true, parts[i]);
+      panels.w += own * kTileBytes, panels.ahead += static_cast<ptrdiff_t>(own) * panels.lines * 64, panels.next_sums += static_cast<ptrdiff_t>(own) * kLinesAhead * 16;
+    }
+    const int count = panel_count * rows.count * kColumns;
+    for (int i = 0; i < count; i += kColumns) {
+      typename V::F sum = V::add(V::load(parts[0] + i), V::load(parts[1] + i));
+      if (shards == 4) sum = V::add(sum, V::add(V::load(parts[2] + i), V::load(parts[3] + i)));
+      V::store(sums + i, sum);
     }
   }
 
@@ -165,15 +212,6 @@ struct TileProduct {
     return static_cast<ptrdiff_t>(begin) / 2 * kColumns * 4;
   }
 
-  // Panels that lie `bytes` apart, and what is fetched while they are multiplied: of two panels so many lines at each step, and sums.
-  struct Panels {
-    const std::byte* w;
-    ptrdiff_t bytes;
-    const std::byte* ahead;
-    ptrdiff_t fetch_bytes = 0;
-    int lines;
-    const float* next_sums;
-  };
   static void multiply(const TileRows& rows, const Panels& panels, int panel_count, int steps, bool first, float* sums) {
     if (rows.count > kRegisterRows) return panel_count == 2 ? multiply_two<2, 2>(rows, panels, steps, first, sums) : multiply_two<2, 1>(rows, panels, steps, first, sums);
     panel_count == 2 ? multiply_two<1, 2>(rows, panels, steps, first, sums) : multiply_two<1, 1>(rows, panels, steps, first, sums);
@@ -316,7 +354,7 @@ struct TileProduct {
         if constexpr (NP == 2) _mm_prefetch(reinterpret_cast<const char*>(ahead + panels.fetch_bytes), _MM_HINT_T1);
       }
 #pragma GCC unroll 4
-      for (int line = 0; line < 4; ++line, next_sums += 16) __builtin_prefetch(next_sums, 1);
+      for (int line = 0; line < kLinesAhead; ++line, next_sums += 16) __builtin_prefetch(next_sums, 1);
       _tile_stream_loadd(4, x, rows.ld_bytes);
       _tile_loadd(6, w, 64);
       _tile_dpbf16ps(0, 4, 6);

@@ -134,17 +134,22 @@ void activate_as(const ActivateArgs& a, int rows, Part part) {
   });
 }
 
+template <class Fn>
+void with_activation(Activation act, Fn fn) {
+  switch (act) {
+    case Activation::silu: return fn.template operator()<Activation::silu>();
+    case Activation::gelu_tanh: return fn.template operator()<Activation::gelu_tanh>();
+    case Activation::gelu: return fn.template operator()<Activation::gelu>();
+    case Activation::relu2: return fn.template operator()<Activation::relu2>();
+    case Activation::relu: return fn.template operator()<Activation::relu>();
+    case Activation::tanh: return fn.template operator()<Activation::tanh>();
+    case Activation::quick_gelu: return fn.template operator()<Activation::quick_gelu>();
+  }
+}
+
 template <class V>
 void activate(const ActivateArgs& a, int rows, Part part) {
-  switch (a.act) {
-    case Activation::silu: return activate_as<V, Activation::silu>(a, rows, part);
-    case Activation::gelu_tanh: return activate_as<V, Activation::gelu_tanh>(a, rows, part);
-    case Activation::gelu: return activate_as<V, Activation::gelu>(a, rows, part);
-    case Activation::relu2: return activate_as<V, Activation::relu2>(a, rows, part);
-    case Activation::relu: return activate_as<V, Activation::relu>(a, rows, part);
-    case Activation::tanh: return activate_as<V, Activation::tanh>(a, rows, part);
-    case Activation::quick_gelu: return activate_as<V, Activation::quick_gelu>(a, rows, part);
-  }
+  with_activation(a.act, [&]<Activation act>() { activate_as<V, act>(a, rows, part); });
 }
 
 // Sum over a row of f(x) in four vectors of partial sums; f(0) of lanes past the end must be suppressed by the caller's f through
