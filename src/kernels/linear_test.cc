@@ -154,7 +154,7 @@ TEST_P(Linear, every_row_and_part_count_gives_the_same_bits) {
       for (const int rows : row_counts) {
         const Case c(table(), shape, form, rows);
         const std::vector<float> y = c.run(table(), 1, true, true);
-        for (const int parts : {2, 3, 5})
+        for (const int parts : {2, 3, 5, 16})
           ASSERT_EQ(bits_of(y), bits_of(c.run(table(), parts, true, true))) << rows << " rows, " << parts << " parts";
         for (int r = 0; r < rows; ++r) {
           ASSERT_EQ(0,

@@ -277,10 +277,24 @@ ThreadTeam::Ahead CpuExecutor::first_weights(int product, Part part) const {
   return {begin, begin + std::min(bytes, kAheadBytes)};
 }
 
-void CpuExecutor::run_op(const BoundOp& op, Part part) const {
+// Members take pieces of a product of many rows as they get done: a core that others use too may be several times slower than the rest
+// for a while. With few rows a piece would be over before its stream from memory is under way, and over several nodes of memory each
+// member reads what lies near it.
+void CpuExecutor::run_linear(const LinearArgs& args, int rows, Part part, std::atomic<int>& next_task) const {
+  constexpr int kRows = 32, kMostPerMember = 8;
+  constexpr int64_t kLeast = 1 << 16;  // outputs of a piece
+  const int64_t per_member = int64_t{args.w.out} * rows / (part.count * kLeast);
+  if (rows <= kRows || part.count == 1 || team_.spans_nodes() || per_member < 2) return table_.linear(args, rows, part);
+  const int tasks = part.count * (per_member >= kMostPerMember ? kMostPerMember : per_member >= 4 ? 4 : 2);
+  for (int task = next_task.fetch_add(1, std::memory_order_relaxed); task < tasks; task = next_task.fetch_add(1, std::memory_order_relaxed))
+    table_.linear(args, rows, {task, tasks});
+}
+
+void CpuExecutor::run_op(size_t index, Part part) {
+  const BoundOp& op = bound_[index];
   const int rows = (op.rows == Rows::tokens ? inputs_.tokens : op.rows == Rows::mixed ? inputs_.mixed : inputs_.outputs) * op.slots;
   std::visit(Overloaded{[&](const EmbedArgs& a) { table_.embed(a, rows, part); },
-                        [&](const LinearArgs& a) { table_.linear(a, rows, part); },
+                        [&](const LinearArgs& a) { run_linear(a, rows, part, tasks_[index].next); },
                         [&](const NormArgs& a) { (op.layer_norm ? table_.layer_norm : table_.rms_norm)(a, rows, part); },
                         [&](const RopeAnglesArgs& a) { table_.rope_angles(a, rows, part); },
                         [&](const HeadsArgs& a) { table_.heads(a, rows, part); },
@@ -356,7 +370,7 @@ void CpuExecutor::walk(Part part) {
     }
     if (op.pictures_only && !inputs_.has_pictures) continue;
     if (times) times->waited(i);
-    run_op(op, part);
+    run_op(i, part);
     if (times) times->ran(i);
   }
   if (*tail_) {
@@ -409,6 +423,7 @@ void CpuExecutor::run(const std::function<void(Part)>& tail, bool replay) {
   plan_groups();
   tail_ = &tail;
   first_ = 0, last_ = bound_.size();
+  reset_tasks();
   team_.run(walk_);
 }
 
@@ -423,8 +438,15 @@ bool CpuExecutor::run_piece(int ops) {
   static const std::function<void(Part)> nothing;
   tail_ = &nothing;
   first_ = last_, last_ = std::min(bound_.size(), first_ + ops);
+  reset_tasks();
   team_.run(walk_);
   return last_ < bound_.size();
+}
+
+// No member runs yet.
+void CpuExecutor::reset_tasks() {
+  if (tasks_.size() != bound_.size()) tasks_ = std::vector<TaskCounter>(bound_.size());
+  for (size_t i = first_; i < last_; ++i) tasks_[i].next.store(0, std::memory_order_relaxed);
 }
 
 const float* CpuExecutor::output() const { return static_cast<const float*>(address(plan_.output)); }

@@ -2,6 +2,7 @@
 // walk the op list together, with barriers only where ops need one.
 #pragma once
 
+#include <atomic>
 #include <functional>
 #include <memory>
 #include <string>
@@ -102,13 +103,15 @@ class CpuExecutor {
   int64_t ld(const Value& v) const { return layout_.ld[v.storage]; }
   void walk(kernels::Part part);
   ThreadTeam::Ahead first_weights(int product, kernels::Part part) const;
-  void run_op(const BoundOp& op, kernels::Part part) const;
+  void run_op(size_t index, kernels::Part part);
+  void run_linear(const kernels::LinearArgs& args, int rows, kernels::Part part, std::atomic<int>& next_task) const;
   void run_experts(const ExpertsArgs& args, kernels::Part part) const;
   void run_per_head(const PerHeadArgs& args, int rows, kernels::Part part) const;
   CacheSpec stored_spec(CacheRef ref) const;
   void allocate_local_groups();
   GroupInputs& group_inputs(CacheRef ref) { return ref.cross ? inputs_.cross : (ref.local ? inputs_.local_groups : inputs_.groups)[ref.group]; }
   const GroupInputs& group_inputs(CacheRef ref) const { return ref.cross ? inputs_.cross : (ref.local ? inputs_.local_groups : inputs_.groups)[ref.group]; }
+  void reset_tasks();
   void plan_groups();
   void plan_group(CacheRef ref);
 
@@ -124,6 +127,10 @@ class CpuExecutor {
   size_t scratch_bytes_ = 0;  // per thread
   std::vector<bool> barriers_;
   std::vector<BoundOp> bound_;
+  struct alignas(64) TaskCounter {
+    std::atomic<int> next{0};
+  };
+  std::vector<TaskCounter> tasks_;  // per bound op; of products that members share out as they go
   StepInputs inputs_;
   const std::function<void(kernels::Part)>* tail_ = nullptr;
   size_t first_ = 0, last_ = 0;  // bound ops of the running piece

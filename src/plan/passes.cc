@@ -89,6 +89,7 @@ Plan fuse_gates(Plan plan) {
     if (writer < 0 || readers[both.storage] != 1 || both.first_col != 0 || both.cols != plan.storages[both.storage].cols) continue;
     auto* linear = std::get_if<LinearOp>(&plan.ops[writer].kind);
     if (!linear || linear->add || uses[linear->matrix] != 1 || *plan.ops[writer].out != both) continue;
+    if (writers[plan.ops[writer].in[0].storage] < 0) continue;  // its input may be another one by then
     Matrix& matrix = plan.matrices[linear->matrix];
     if (activate->cols % kernels::kGateColumns != 0 || matrix.out() != 2 * activate->cols || matrix.shards() != 1) continue;
     matrix.gated = true;

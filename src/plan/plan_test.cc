@@ -185,6 +185,37 @@ TEST(Executor, ThreadsAndReplayChangeNoBit) {
   }
 }
 
+// Products of many rows are cut into pieces that members take as they get done.
+TEST(Executor, PiecesOfLargeProductsChangeNoBit) {
+  constexpr int kRows = 500, kWide = 1024;
+  PlanBuilder b("test");
+  const Scope root;
+  const Value both = b.linear(b.embed(root / "embed", kVocab, kHidden, 1.0f), {.sources = {whole(root / "gate", kWide / 2), whole(root / "up", kWide / 2)}, .k = kHidden});
+  const Value wide = b.linear(b.activate(both, kernels::Activation::silu, true), {.sources = {whole(root / "wide", kWide)}, .k = kWide / 2, .shard = Shard::rows});
+  b.set_output(wide, HeadKind::reward_steps);
+  const Plan recorded = b.take();
+  for (const kernels::CpuTable* table : kernels::available_tables()) {
+    const Plan plan = prepare_plan(recorded, *table, kernels::WeightForm::bf16);
+    std::vector<float> plain;
+    for (const int threads : {1, 2, 3}) {
+      ThreadTeam team(threads);
+      const auto weights = load_weights(plan, dummy_checkpoint(), *table, team, {kernels::WeightForm::bf16, {}});
+      ASSERT_TRUE(weights.ok());
+      CpuExecutor executor(plan, *weights, *table, team, {{}, {}, 16, DType::f32}, {kRows, kRows, 1, 512});
+      StepInputs& in = executor.inputs();
+      in.tokens = in.outputs = kRows;
+      for (int i = 0; i < kRows; ++i) in.ids[static_cast<size_t>(i)] = i % kVocab;
+      for (const int step : {0, 1}) {
+        executor.run({}, true);
+        std::vector<float> outputs;
+        for (int r = 0; r < kRows; ++r) outputs.insert(outputs.end(), executor.output() + r * executor.output_ld(), executor.output() + r * executor.output_ld() + kWide);
+        if (plain.empty()) plain = outputs;
+        EXPECT_TRUE(same_bits(outputs, plain)) << table->isa << ", " << threads << " threads, step " << step;
+      }
+    }
+  }
+}
+
 TEST(Arena, LivingValuesDoNotOverlap) {
   const Plan plan = prepare_plan(record(), kernels::ref_table(), kernels::WeightForm::f32);
   const Arena arena = lay_out(plan, {8, 8});
