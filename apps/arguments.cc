@@ -60,6 +60,7 @@ void add_engine_options(CLI::App* app, EngineOptions& o) {
   add_choice(app, "--pin-threads", o.pin_threads, "Keep compute threads on cores of their own; auto: where the process has cores for itself", {"auto", "on", "off"});
   add_number(app, "--max-batch-size", o.max_batch_size, "Sequences in one step", 1, 65536);
   add_number(app, "--max-num-tokens", o.max_num_tokens, "Tokens in one step", 1);
+  add_number(app, "--chunked-prefill-size", o.chunked_prefill_size, "Prompt tokens in one step at most, so that answers go on beside long prompts; 0: 512, with experts --max-num-tokens", 0);
   app->add_option("--max-step-ms", o.max_step_ms, "Cut prompts so that a step takes about this long; 0: no such limit")
       ->type_name("MS")
       ->check(CLI::Range(0.0, 1e6))

@@ -45,7 +45,8 @@ TEST(Arguments, EveryEngineOption) {
                             "x",          "--logits-processor",
                             "a.so",       "--logits-processor",
                             "b.so",       "--max-step-ms",
-                            "12.5",       "--kv-cache-events",
+                            "12.5",       "--chunked-prefill-size",
+                            "96",         "--kv-cache-events",
                             "99",         "--tp-size",
                             "2",          "--pp-size",
                             "3",          "--ep-size",
@@ -60,6 +61,7 @@ TEST(Arguments, EveryEngineOption) {
   EXPECT_EQ(e.dtype, "float32");
   EXPECT_EQ(e.quantize, "int8");
   EXPECT_EQ(e.max_step_ms, 12.5);
+  EXPECT_EQ(e.chunked_prefill_size, 96);
   EXPECT_EQ(e.kv_cache_events, 99);
   EXPECT_EQ(e.kv_cache_dtype, "bfloat16");
   EXPECT_EQ(e.load_format, "dummy");

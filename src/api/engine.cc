@@ -521,6 +521,20 @@ Thinking thinking_of(const AnswerFormat& format, const Request& request, std::st
   return thinking_after(format.thinks, rendered, continued);
 }
 
+namespace {
+
+// Prompt tokens of a step. 512 rows are as many as products can use; experts each get a few of a step's rows only, and their weights are
+// read for these.
+int prefill_tokens(const EngineOptions& options, const Model& model) {
+  constexpr int kDefault = 512;
+  if (!options.enable_chunked_prefill) return options.max_num_tokens;
+  if (options.chunked_prefill_size > 0) return options.chunked_prefill_size;
+  const bool experts = std::any_of(model.plan.ops.begin(), model.plan.ops.end(), [](const Op& op) { return std::holds_alternative<ExpertsOp>(op.kind); });
+  return experts ? options.max_num_tokens : kDefault;
+}
+
+}  // namespace
+
 Result<std::unique_ptr<Engine>> Engine::load(const std::string& path, const EngineOptions& options, const Progress& progress) {
   WEFT_RETURN_IF_ERROR(check_options(options));
   WEFT_TRY(ProcessorKinds processors, load_logits_plugins(options.logits_processors, options.logits_processor_kinds));
@@ -543,6 +557,7 @@ Result<std::unique_ptr<Engine>> Engine::load(const std::string& path, const Engi
                    .tokens_per_block = options.tokens_per_block,
                    .cache_bytes = options.kv_cache_memory,
                    .cache_events = options.kv_cache_events,
+                   .prefill_tokens = prefill_tokens(options, model),
                    .max_step_ms = options.max_step_ms,
                    .chunked_prefill = options.enable_chunked_prefill,
                    .block_reuse = options.enable_block_reuse,

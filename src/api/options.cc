@@ -60,6 +60,7 @@ Status check_options(const EngineOptions& o) {
   WEFT_RETURN_IF_ERROR(in_range("threads", o.threads, 0, 1024));
   WEFT_RETURN_IF_ERROR(in_range("max-batch-size", o.max_batch_size, 1, 4096));
   WEFT_RETURN_IF_ERROR(in_range("max-num-tokens", o.max_num_tokens, 1, 1 << 20));
+  WEFT_RETURN_IF_ERROR(in_range("chunked-prefill-size", o.chunked_prefill_size, 0, 1 << 20));
   WEFT_RETURN_IF_ERROR(in_range("max-seq-len", o.max_seq_len, 0, 1 << 28));
   WEFT_RETURN_IF_ERROR(in_range("kv-cache-memory", o.kv_cache_memory, 0, int64_t{1} << 50));
   if (!(o.max_step_ms >= 0 && o.max_step_ms <= 1e6))

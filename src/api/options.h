@@ -31,6 +31,7 @@ struct EngineOptions {
   std::string pin_threads = "auto";     // auto | on | off: compute threads stay on cores of their own (base/cpu_layout.h)
   int max_batch_size = 64;              // sequences in one step
   int max_num_tokens = 2048;            // tokens in one step
+  int chunked_prefill_size = 0;         // prompt tokens in one step at most, where prompts may be cut; 0: 512, with experts max_num_tokens
   double max_step_ms = 0;               // prompts are cut so that a step takes about this long, if it can; 0: no such limit
   int max_seq_len = 0;                  // 0: the model's
   int tokens_per_block = 32;            // a power of two

@@ -26,10 +26,10 @@ EngineCore::EngineCore(std::unique_ptr<ThreadTeam> team, CoreOptions options, Sc
       team_(std::move(team)),
       scheduler_(std::move(scheduler)),
       free_{0, 1},
-      budget_(options.max_step_ms / 1000, options.max_num_tokens),
+      budget_(options.max_step_ms / 1000, std::min(options.prefill_tokens, options.max_num_tokens)),
       mask_seconds_(kMasks),
       features_(options.feature_cache_bytes) {
-  if (options_.max_step_ms > 0) scheduler_.set_prefill_budget(budget_.tokens());
+  scheduler_.set_prefill_budget(options_.max_step_ms > 0 ? budget_.tokens() : options_.prefill_tokens);
 }
 
 Result<std::unique_ptr<EngineCore>> EngineCore::create(Model model, std::unique_ptr<ThreadTeam> team, const CoreOptions& wanted) {

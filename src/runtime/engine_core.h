@@ -33,7 +33,8 @@ struct CoreOptions {
   int tokens_per_block = 32;
   int64_t cache_bytes = 0;
   int cache_events = 0;    // kept until they are taken; 0: none
-  double max_step_ms = 0;  // 0: none; needs chunked_prefill
+  int prefill_tokens = 2048;  // of a step's, at most; prompts that may not be cut are not held up
+  double max_step_ms = 0;     // 0: none; needs chunked_prefill
   int64_t feature_cache_bytes = int64_t{512} << 20;  // of pictures' features that no request needs any more
   bool chunked_prefill = true, block_reuse = true, overlap = true, replay = true, measure_ops = false;
   SamplerKind sampler = SamplerKind::fused;
