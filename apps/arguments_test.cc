@@ -185,5 +185,18 @@ TEST(Size, Units) {
   for (const char* text : {"", "G", "-1", "4X", "4 G G", "nan", "1e300"}) EXPECT_FALSE(parse_size(text).ok()) << text;
 }
 
+// What cuts prompts needs them to be cut.
+TEST(Arguments, PiecesOfPromptsNeedChunkedPrefill) {
+  EngineOptions options;
+  options.enable_chunked_prefill = false;
+  EXPECT_TRUE(check_options(options).ok());
+  options.chunked_prefill_size = 64;
+  const Status refused = check_options(options);
+  ASSERT_FALSE(refused.ok());
+  EXPECT_NE(refused.error().to_string().find("--chunked-prefill-size"), std::string::npos) << refused.error().to_string();
+  options.enable_chunked_prefill = true;
+  EXPECT_TRUE(check_options(options).ok());
+}
+
 }  // namespace
 }  // namespace weft

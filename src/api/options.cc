@@ -65,6 +65,9 @@ Status check_options(const EngineOptions& o) {
   WEFT_RETURN_IF_ERROR(in_range("kv-cache-memory", o.kv_cache_memory, 0, int64_t{1} << 50));
   if (!(o.max_step_ms >= 0 && o.max_step_ms <= 1e6))
     return fail(Code::invalid_argument, "--max-step-ms must be between 0 and 1000000, not ", o.max_step_ms).about("max-step-ms");
+  if (o.chunked_prefill_size > 0 && !o.enable_chunked_prefill)
+    return fail(Code::invalid_argument, "--chunked-prefill-size cuts prompts into pieces, which --enable-chunked-prefill off forbids")
+        .about("chunked-prefill-size");
   if (o.max_step_ms > 0 && !o.enable_chunked_prefill)
     return fail(Code::invalid_argument, "--max-step-ms cuts prompts into pieces, which --enable-chunked-prefill off forbids")
         .about("max-step-ms");

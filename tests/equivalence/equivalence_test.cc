@@ -42,7 +42,8 @@ constexpr Feature kFeatures[] = {
     {"chunked_prefill", [](Arrangement& s) { s.options.enable_chunked_prefill = false; },
      [](Arrangement& s, const ModelInfo&, const Model&) { s.options.enable_chunked_prefill = true, s.options.max_num_tokens = 48, s.options.max_batch_size = 8; }},
     {"small_chunks", [](Arrangement&) {},
-     [](Arrangement& s, const ModelInfo&, const Model&) { s.options.enable_chunked_prefill = true, s.options.max_num_tokens = 17, s.options.max_batch_size = 5; }},
+     [](Arrangement& s, const ModelInfo&, const Model&) { s.options.enable_chunked_prefill = true, s.options.max_num_tokens = 17, s.options.chunked_prefill_size = 16, s.options.max_batch_size = 5; },
+     [](const std::vector<Answer>&, const EngineMetrics& m) { return m.prefill_budget == 16; }},
     // No step is that short, so prompts come in the smallest pieces.
     {"step_time", [](Arrangement&) {},
      [](Arrangement& s, const ModelInfo&, const Model&) { s.options.max_step_ms = 0.001, s.options.enable_chunked_prefill = true; },
