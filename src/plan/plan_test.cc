@@ -44,16 +44,22 @@ std::shared_ptr<const Checkpoint> dummy_checkpoint() {
   return checkpoint.ok() ? *checkpoint : nullptr;
 }
 
+// An executor of record()'s plans with a cache of two blocks.
+struct SmallExecutor {
+  size_t stride = kernels::cache_layer_bytes({.kv_heads = kHeads, .k_dim = kHeadDim, .v_dim = kHeadDim, .dtype = DType::f32}, 16);
+  Result<Memory> memory = Memory::reserve(stride * 2, false);
+  CpuExecutor executor;
+  SmallExecutor(const Plan& plan, const Weights& weights, const kernels::CpuTable& table, ThreadTeam& team)
+      : executor(plan, weights, table, team, {{memory->data()}, {stride}, 16, DType::f32}, {8, 8, 2, 64}) {}
+};
+
 // Two steps of one sequence: kTokens - 1 tokens, then one; the outputs of all rows that were asked for.
 std::vector<float> run(const Plan& plan, const kernels::CpuTable& table, kernels::WeightForm form, int threads, bool replay) {
   ThreadTeam team(threads);
   auto weights = load_weights(plan, dummy_checkpoint(), table, team, {form, {}});
   EXPECT_TRUE(weights.ok());
-  CacheSpec spec = plan.groups[0].spec;
-  spec.dtype = DType::f32;
-  const size_t stride = kernels::cache_layer_bytes(spec, 16);
-  auto memory = Memory::reserve(stride * 2, false);
-  CpuExecutor executor(plan, *weights, table, team, {{memory->data()}, {stride}, 16, DType::f32}, {8, 8, 2, 64});
+  SmallExecutor small(plan, *weights, table, team);
+  CpuExecutor& executor = small.executor;
   std::vector<float> outputs;
   int position = 0;
   for (int tokens : {kTokens - 1, 1}) {
@@ -148,11 +154,8 @@ TEST(Executor, TakesTheTimesOfItsOps) {
   ThreadTeam team(2);
   const auto weights = load_weights(plan, dummy_checkpoint(), table, team, {kernels::WeightForm::f32, {}});
   ASSERT_TRUE(weights.ok());
-  CacheSpec spec = plan.groups[0].spec;
-  spec.dtype = DType::f32;
-  const size_t stride = kernels::cache_layer_bytes(spec, 16);
-  auto memory = Memory::reserve(stride * 2, false);
-  CpuExecutor executor(plan, *weights, table, team, {{memory->data()}, {stride}, 16, DType::f32}, {8, 8, 2, 64});
+  SmallExecutor small(plan, *weights, table, team);
+  CpuExecutor& executor = small.executor;
   EXPECT_EQ(executor.op_times(), nullptr);
   executor.measure_ops();
   StepInputs& in = executor.inputs();
