@@ -18,7 +18,8 @@ struct Int8Product {
   static constexpr int kMaxGroup = 16;
   static constexpr int kBlockFloats = kBlockTiles * kTileRows * 192;
   static constexpr int kDepth = form == WeightForm::int4 ? 1024 : 512;
-  static constexpr int kFetchBytes = 4096;
+  static constexpr int kStreams = 4;        // panels side by side where a row's weights are read once
+  static constexpr int kFetchBytes = 2048;  // ahead of each
   static constexpr size_t kStripBytes = strip_bytes(form, kColumns);
   static constexpr int kVectors = V::kPanelVectors;
 
@@ -26,11 +27,19 @@ struct Int8Product {
 
   static void multiply_depth(const Block& b, int begin, int end, bool first, float* sums) {
     const QuantizedLayout layout = quantized_layout(b.a.w.form, b.a.w.groups, kColumns, b.a.w.k);
-    for (int p = 0; p < b.panels(); ++p) {
+    for (int p = 0; p < b.panels();) {
+      const bool stream = b.tile_count() == 1 && b.panels() - p >= kStreams;
       for (int t = b.first_tile; t < b.last_tile; ++t) {
         const int row = tile_row(b.rows, b.tiles, t), count = tile_row(b.rows, b.tiles, t + 1) - row;
-        kMultiply[count - 1](b, layout, row, p, begin, end, first, sums + b.sums_of(row) + static_cast<int64_t>(p) * count * kColumns);
+        float* out = sums + b.sums_of(row) + static_cast<int64_t>(p) * count * kColumns;
+        // Tiles of more than kTileRows are those of products that leave a few rows to this one.
+        for (int r = 0; r < count; r += kTileRows, out += kTileRows * kColumns) {
+          const int rows = count - r < kTileRows ? count - r : kTileRows;
+          const Place at{row + r, p, begin, end, static_cast<ptrdiff_t>(count) * kColumns};
+          stream ? multiply_rows<kStreams>(b, layout, rows, at, first, out) : multiply_rows<1>(b, layout, rows, at, first, out);
+        }
       }
+      p += stream ? kStreams : 1;
     }
   }
 
@@ -94,53 +103,77 @@ struct Int8Product {
   static constexpr int kBiasShift = kBias == 128 ? 7 : kBias == 8 ? 3 : -1;
   static_assert(kBias == 0 || kBias == 1 << (kBiasShift & 31));
 
-  // sums += the strips of one tile of rows by one panel.
-  template <int MR>
-  [[gnu::noinline]] static void multiply(const Block& b, const QuantizedLayout& layout, int row, int p, int begin, int end, bool first,
-                                         float* sums) {
+  // Where a tile's rows and panels are: `row` is the first of the call, sums of the panels lie `panel_sums` floats apart.
+  struct Place {
+    int row, panel, begin, end;
+    ptrdiff_t panel_sums;
+  };
+
+  // sums += the strips of MR rows by NP panels. These are read side by side: several streams use more of the memory's bandwidth than one does.
+  template <int MR, int NP>
+  [[gnu::noinline]] static void multiply(const Block& b, const QuantizedLayout& layout, const Place& at, bool first, float* sums) {
     const ptrdiff_t scales_at = strip_count(b.a.w.k) * kStrip, sums_at = scales_at + strip_count(b.a.w.k) * 4;
     const int8_t* x[MR];
 #pragma GCC unroll 4
-    for (int r = 0; r < MR; ++r) x[r] = static_cast<const int8_t*>(b.a.x) + x_offset(b.a, row + r);
-    const std::byte* panel = b.panel(p);
-    const std::byte* strip = panel + static_cast<size_t>(begin / kStrip) * kStripBytes;
-    Cursor cursor(b.a.w, layout, panel, begin);
+    for (int r = 0; r < MR; ++r) x[r] = static_cast<const int8_t*>(b.a.x) + x_offset(b.a, at.row + r);
+    const ptrdiff_t panel_bytes = static_cast<ptrdiff_t>(b.a.w.panel_bytes), next_panels = NP * panel_bytes;
+    const std::byte *panel = b.panel(at.panel), *codes = panel + static_cast<size_t>(at.begin / kStrip) * kStripBytes;
+    const ptrdiff_t code_bytes = strip_count(at.end - at.begin) * static_cast<ptrdiff_t>(kStripBytes);
+    Cursor cursor(b.a.w, layout, panel, at.begin);
     if (first) {
-      for (int i = 0; i < MR * kVectors; ++i) V::store(sums + i * V::kLanes, V::zero());
+      for (int i = 0; i < NP; ++i)
+        for (int v = 0; v < MR * kVectors; ++v) V::store(sums + i * at.panel_sums + v * V::kLanes, V::zero());
     }
-    for (ptrdiff_t k = begin; k < end; k += kStrip, strip += kStripBytes) {
-#pragma GCC unroll 32
-      for (size_t line = 0; line < kStripBytes; line += 64)
-        _mm_prefetch(reinterpret_cast<const char*>(strip) + kFetchBytes + line, _MM_HINT_T0);
-      Integers<MR> acc;
-#pragma GCC unroll 4
-      for (int r = 0; r < MR; ++r) {
-#pragma GCC unroll 4
-        for (int v = 0; v < kVectors; ++v) acc.at[r][v] = V::set1_bits(0);
-      }
-      if constexpr (form == WeightForm::int4) strip_int4<MR>(acc, strip, x, k);
-      else strip_int8<MR>(acc, strip, x, k);
+    for (ptrdiff_t k = at.begin, done = 0; k < at.end; k += kStrip, done += kStripBytes) {
       Cursor::move_to(cursor, static_cast<int>(k));
-      typename V::F scales[kVectors];
-#pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) scales[v] = Cursor::load_bf16(cursor, v);
+      typename V::F row_scale[MR];
+      typename V::Bits bias[MR];
 #pragma GCC unroll 4
       for (int r = 0; r < MR; ++r) {
-        const typename V::F row_scale = V::set1(*reinterpret_cast<const float*>(x[r] + scales_at + k / kStrip * 4));
-        typename V::Bits bias{};
-        if constexpr (kBias != 0) bias = V::template shift_left<kBiasShift>(V::set1_bits(*reinterpret_cast<const int32_t*>(x[r] + sums_at + k / kStrip * 4)));
+        row_scale[r] = V::set1(*reinterpret_cast<const float*>(x[r] + scales_at + k / kStrip * 4));
+        bias[r] = V::set1_bits(0);
+        if constexpr (kBias != 0) bias[r] = V::template shift_left<kBiasShift>(V::set1_bits(*reinterpret_cast<const int32_t*>(x[r] + sums_at + k / kStrip * 4)));
+      }
+      const ptrdiff_t ahead = done + kFetchBytes < code_bytes ? kFetchBytes : kFetchBytes + next_panels - code_bytes;
 #pragma GCC unroll 4
-        for (int v = 0; v < kVectors; ++v) {
-          typename V::Bits integer = acc.at[r][v];
-          if constexpr (kBias != 0) integer = V::sub_bits(integer, bias);
-          float* sum = sums + (r * kVectors + v) * V::kLanes;
-          V::store(sum, V::fma(V::to_float(integer), V::mul(scales[v], row_scale), V::load(sum)));
+      for (int i = 0; i < NP; ++i) {
+        const std::byte* strip = codes + i * panel_bytes + done;
+#pragma GCC unroll 32
+        for (size_t line = 0; line < kStripBytes; line += 64) _mm_prefetch(reinterpret_cast<const char*>(strip) + ahead + line, _MM_HINT_T0);
+        _mm_prefetch(reinterpret_cast<const char*>(Cursor::scales_of(cursor, 0)) + next_panels + i * panel_bytes, _MM_HINT_T0);
+        Integers<MR> acc;
+#pragma GCC unroll 4
+        for (int r = 0; r < MR; ++r) {
+#pragma GCC unroll 4
+          for (int v = 0; v < kVectors; ++v) acc.at[r][v] = V::set1_bits(0);
+        }
+        if constexpr (form == WeightForm::int4) strip_int4<MR>(acc, strip, x, k);
+        else strip_int8<MR>(acc, strip, x, k);
+        typename V::F scales[kVectors];
+#pragma GCC unroll 4
+        for (int v = 0; v < kVectors; ++v) scales[v] = V::load_bf16(Cursor::scales_of(cursor, v) + i * panel_bytes);
+#pragma GCC unroll 4
+        for (int r = 0; r < MR; ++r) {
+#pragma GCC unroll 4
+          for (int v = 0; v < kVectors; ++v) {
+            typename V::Bits integer = acc.at[r][v];
+            if constexpr (kBias != 0) integer = V::sub_bits(integer, bias[r]);
+            float* sum = sums + i * at.panel_sums + (r * kVectors + v) * V::kLanes;
+            V::store(sum, V::fma(V::to_float(integer), V::mul(scales[v], row_scale[r]), V::load(sum)));
+          }
         }
       }
     }
   }
-  using Multiply = void (*)(const Block&, const QuantizedLayout&, int, int, int, int, bool, float*);
-  static constexpr Multiply kMultiply[kTileRows] = {multiply<1>, multiply<2>, multiply<3>, multiply<4>};
+  template <int NP>
+  static void multiply_rows(const Block& b, const QuantizedLayout& layout, int rows, const Place& at, bool first, float* sums) {
+    switch (rows) {
+      case 1: return multiply<1, NP>(b, layout, at, first, sums);
+      case 2: return multiply<2, NP>(b, layout, at, first, sums);
+      case 3: return multiply<3, NP>(b, layout, at, first, sums);
+      default: return multiply<4, NP>(b, layout, at, first, sums);
+    }
+  }
 };
 
 }  // namespace

@@ -54,9 +54,9 @@ class GroupCursor {
     if (c.groups_.offset == OffsetKind::minimum) g.offset = V::load_f16(offsets + group * 2);
     return g;
   }
-  // The scales alone where they are bfloat16.
-  WEFT_INLINE typename V::F load_bf16(const GroupCursor& c, int v) {
-    return V::load_bf16(c.panel_ + c.layout_.scales + (static_cast<size_t>(c.group_) * kColumns + static_cast<size_t>(v) * V::kLanes) * 2);
+  // Where the scales alone are, if they are bfloat16.
+  WEFT_INLINE const std::byte* scales_of(const GroupCursor& c, int v) {
+    return c.panel_ + c.layout_.scales + (static_cast<size_t>(c.group_) * kColumns + static_cast<size_t>(v) * V::kLanes) * 2;
   }
 
  private:
