@@ -25,9 +25,12 @@ constexpr int kAheadDims = 16;            // pieces of tiles are read ahead at e
 constexpr size_t in_lines(size_t floats) { return (floats + 15) / 16 * 16; }
 
 // What a thread works in.
+// A query's scores of a split. Rows that lie a power of two apart would share few sets of the first cache.
+constexpr int kScoreStride = kSplitTokens + 16;
+
 struct AttendScratch {
   float* arranged;           // blocks of N queries, [k_dim, N] of each
-  float* scores;             // [queries, kSplitTokens]
+  float* scores;             // [queries, kScoreStride]
   float *max, *sum, *acc;    // of all splits so far: [queries], [queries], [queries, v_dim]
   float *split_max, *split_sum, *split_acc;
   float* scales;             // SplitScales
@@ -35,14 +38,14 @@ struct AttendScratch {
 
   static size_t floats(int queries, const CacheView& c) {
     const auto q = static_cast<size_t>(queries);
-    return in_lines(q * c.k_dim) + q * kSplitTokens + 2 * (2 * in_lines(q) + in_lines(q * c.v_dim)) + SplitScales::kFloats +
+    return in_lines(q * c.k_dim) + q * kScoreStride + 2 * (2 * in_lines(q) + in_lines(q * c.v_dim)) + SplitScales::kFloats +
            in_lines(16 * static_cast<size_t>(c.k_dim + c.v_dim + 2));
   }
   AttendScratch(std::byte* memory, int queries, const CacheView& c) {
     const auto q = static_cast<size_t>(queries);
     arranged = reinterpret_cast<float*>(memory);
     scores = arranged + in_lines(q * c.k_dim);
-    max = scores + q * kSplitTokens, sum = max + in_lines(q), acc = sum + in_lines(q);
+    max = scores + q * kScoreStride, sum = max + in_lines(q), acc = sum + in_lines(q);
     split_max = acc + in_lines(q * c.v_dim), split_sum = split_max + in_lines(q), split_acc = split_sum + in_lines(q);
     scales = split_acc + in_lines(q * c.v_dim);
     tile = reinterpret_cast<std::byte*>(scales + SplitScales::kFloats);
@@ -87,7 +90,7 @@ WEFT_INLINE void multiply_keys(const float* q, const std::byte* const* tiles, in
 }
 
 // Scores of N queries and the keys of T tiles, numbers [t, t + T) of `tiles`: scores[i][key] = scales[key] * sum of q[i][d] * key[d]
-// over `dims`, added to what is there unless these begin at 0. Scores of queries are kSplitTokens apart.
+// over `dims`, added to what is there unless these begin at 0. Scores of queries are kScoreStride apart.
 template <class V, DType type, int N, int T>
 WEFT_INLINE void score_tiles(const float* q, const std::byte* const* tiles, int t, Range dims, const Ahead& ahead, const float* scales, float* scores) {
   constexpr int kVectors = T * kTileTokens / V::kLanes;
@@ -106,7 +109,7 @@ WEFT_INLINE void score_tiles(const float* q, const std::byte* const* tiles, int 
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) {
       const typename V::F factor = V::load(scales + v * V::kLanes);
-      float* out = scores + i * kSplitTokens + v * V::kLanes;
+      float* out = scores + i * kScoreStride + v * V::kLanes;
       V::store(out, first == 0 ? V::mul(acc[i][v], factor) : V::fma(acc[i][v], factor, V::load(out)));
     }
 }
@@ -147,7 +150,7 @@ WEFT_INLINE typename V::F load_values(const std::byte* tile, int v_dim, int j, i
   }
 }
 
-// sums[i] += sum over keys [first, last) of the tile of p[i][key] * value[key] from `column` on, keys ascending; p[i] are kSplitTokens
+// sums[i] += sum over keys [first, last) of the tile of p[i][key] * value[key] from `column` on, keys ascending; p[i] are kScoreStride
 // apart. kFull: all elements of all vectors count.
 template <class V, DType type, bool kFull, int N, int C>
 WEFT_INLINE void weigh_tile(const float* p, const std::byte* tile, int v_dim, int column, int first, int last, ValueSums<V, N, C>& sums) {
@@ -160,7 +163,7 @@ WEFT_INLINE void weigh_tile(const float* p, const std::byte* tile, int v_dim, in
     }
 #pragma GCC unroll 4
     for (int i = 0; i < N; ++i) {
-      const typename V::F weight = V::set1(p[i * kSplitTokens + j]);
+      const typename V::F weight = V::set1(p[i * kScoreStride + j]);
 #pragma GCC unroll 4
       for (int c = 0; c < C; ++c) sums.at[i][c] = V::fma(weight, value[c], sums.at[i][c]);
     }
@@ -259,7 +262,7 @@ struct AttendItemRun {
       const Range dims = type == DType::i8 ? key_part(a.cache, row) : Range{0, a.cache.k_dim};
       const auto score_some = [&]<int T>(int t) __attribute__((always_inline)) {
         const int key = at + t * kTileTokens;
-        score_tiles<V, type, N, T>(q, tiles, t, dims, ahead, scales.keys + row * kSplitTokens + key, scratch.scores + static_cast<size_t>(i) * kSplitTokens + key);
+        score_tiles<V, type, N, T>(q, tiles, t, dims, ahead, scales.keys + row * kSplitTokens + key, scratch.scores + static_cast<size_t>(i) * kScoreStride + key);
       };
       int t = 0;
       for (; t + kTiles <= count; t += kTiles) score_some.template operator()<kTiles>(t);
@@ -298,7 +301,7 @@ struct AttendItemRun {
     ValueSums<V, N, C>::load(sums, fresh ? nullptr : acc, v_dim);
     const bool full = sums.columns == C * V::kLanes;
     for (int64_t t = keys.first / kTileTokens; t * kTileTokens < keys.last; ++t) {
-      const float* p = scratch.scores + static_cast<size_t>(i) * kSplitTokens + (t * kTileTokens - origin);
+      const float* p = scratch.scores + static_cast<size_t>(i) * kScoreStride + (t * kTileTokens - origin);
       const int first = keys.first > t * kTileTokens ? static_cast<int>(keys.first - t * kTileTokens) : 0;
       const int last = keys.last < (t + 1) * kTileTokens ? static_cast<int>(keys.last - t * kTileTokens) : kTileTokens;
       const std::byte* tile = latent ? latent : tiles.get(t, keys.first, keys.last, true);
@@ -342,7 +345,7 @@ struct AttendItemRun {
     for (int i = 0; i < queries; ++i) {
       const Range own = visible(i);
       const int64_t first = (own.first > keys.first ? own.first : keys.first) - origin, last = (own.last < keys.last ? own.last : keys.last) - origin;
-      weigh_scores<V, type>(scratch.scores + static_cast<size_t>(i) * kSplitTokens, from, to, static_cast<int>(first), static_cast<int>(last),
+      weigh_scores<V, type>(scratch.scores + static_cast<size_t>(i) * kScoreStride, from, to, static_cast<int>(first), static_cast<int>(last),
                             scales.values, max + i, sum + i);
     }
     if (!a.cache.latent) return weigh(tiles, keys, origin, acc, true, nullptr);

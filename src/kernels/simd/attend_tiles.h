@@ -16,12 +16,13 @@ namespace weft::kernels {
 namespace {
 
 constexpr int kValueKeys = 32;     // keys of one product with values
+constexpr int kWeightStride = kSplitTokens + 32;  // see kScoreStride
 constexpr int kGatheredGroups = 4;  // of kValueKeys, brought together at a time
 
 // What a thread works in: AttendScratch for queries rounded up to whole registers, and the operands of the tiles.
 struct TileScratch : AttendScratch {
   uint16_t* q;            // [registers of 16 queries][steps][16][32]
-  uint16_t* weights;      // [queries, kSplitTokens]
+  uint16_t* weights;      // [queries, kWeightStride]
   std::byte* values;      // [kGatheredGroups][16 pairs of keys][v_dim][2]
   std::byte* last_keys;   // [2][16 pairs of dimensions][16 tokens][2]: the last dimensions, where they are not 32
   std::byte* wide_keys;   // [2][steps][16 pairs of dimensions][16 tokens][2]: of int8
@@ -30,14 +31,14 @@ struct TileScratch : AttendScratch {
   static int steps(const CacheView& c) { return (c.k_dim + kTileDepth - 1) / kTileDepth; }
   static size_t floats(int queries, const CacheView& c) {
     const auto rows = static_cast<size_t>(padded(queries));
-    return in_lines(AttendScratch::floats(padded(queries), c)) + rows * static_cast<size_t>(steps(c)) * 16 + rows * kSplitTokens / 2 +
+    return in_lines(AttendScratch::floats(padded(queries), c)) + rows * static_cast<size_t>(steps(c)) * 16 + rows * kWeightStride / 2 +
            in_lines(static_cast<size_t>(kGatheredGroups) * 16 * c.v_dim) + 2 * 256 + 2 * 256 * static_cast<size_t>(steps(c));
   }
   TileScratch(std::byte* memory, int queries, const CacheView& c) : AttendScratch(memory, padded(queries), c) {
     const auto rows = static_cast<size_t>(padded(queries));
     q = reinterpret_cast<uint16_t*>(memory) + 2 * in_lines(AttendScratch::floats(padded(queries), c));
     weights = q + rows * static_cast<size_t>(steps(c)) * kTileDepth;
-    values = reinterpret_cast<std::byte*>(weights + rows * kSplitTokens);
+    values = reinterpret_cast<std::byte*>(weights + rows * kWeightStride);
     last_keys = values + in_lines(static_cast<size_t>(kGatheredGroups) * 16 * c.v_dim) * 4;
     wide_keys = last_keys + 2 * 1024;
   }
@@ -71,19 +72,19 @@ static void score_registers(const uint16_t* q, int steps, const std::byte* const
       if constexpr (NQ == 2) _tile_dpbf16ps(3, 5, 7);
     }
   }
-  _tile_stored(0, scores, kSplitTokens * 4);
-  if constexpr (NK == 2) _tile_stored(1, scores + kTileTokens, kSplitTokens * 4);
+  _tile_stored(0, scores, kScoreStride * 4);
+  if constexpr (NK == 2) _tile_stored(1, scores + kTileTokens, kScoreStride * 4);
   if constexpr (NQ == 2) {
-    scores += kRegisterRows * kSplitTokens;
-    _tile_stored(2, scores, kSplitTokens * 4);
-    if constexpr (NK == 2) _tile_stored(3, scores + kTileTokens, kSplitTokens * 4);
+    scores += kRegisterRows * kScoreStride;
+    _tile_stored(2, scores, kScoreStride * 4);
+    if constexpr (NK == 2) _tile_stored(3, scores + kTileTokens, kScoreStride * 4);
   }
 }
 
 // acc[queries][columns] (=, or += unless fresh) the weighted values of `groups` times 32 keys, for NQ registers of queries by ND of columns.
 template <int NQ, int ND>
 static void weigh_registers(const uint16_t* weights, int groups, const std::byte* const* values, int v_dim, int column, bool fresh, float* acc) {
-  const ptrdiff_t ld = static_cast<ptrdiff_t>(v_dim) * 4, next_weights = kRegisterRows * kSplitTokens;
+  const ptrdiff_t ld = static_cast<ptrdiff_t>(v_dim) * 4, next_weights = kRegisterRows * kWeightStride;
   float* lower = acc + static_cast<ptrdiff_t>(kRegisterRows) * v_dim;
   if (fresh) {
     _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3);
@@ -95,8 +96,8 @@ static void weigh_registers(const uint16_t* weights, int groups, const std::byte
   }
   for (int g = 0; g < groups; ++g, weights += kValueKeys) {
     const std::byte* v = values[g] + static_cast<ptrdiff_t>(column) * 4;
-    _tile_loadd(4, weights, kSplitTokens * 2);
-    if constexpr (NQ == 2) _tile_loadd(5, weights + next_weights, kSplitTokens * 2);
+    _tile_loadd(4, weights, kWeightStride * 2);
+    if constexpr (NQ == 2) _tile_loadd(5, weights + next_weights, kWeightStride * 2);
     _tile_loadd(6, v, ld);
     _tile_dpbf16ps(0, 4, 6);
     if constexpr (NQ == 2) _tile_dpbf16ps(2, 5, 6);
@@ -185,8 +186,7 @@ struct TileItemRun {
     for (int i = 0; i < item_run.queries; ++i) {
       const Range own = item_run.visible(i);
       const int64_t first = (own.first > keys.first ? own.first : keys.first) - origin, last = (own.last < keys.last ? own.last : keys.last) - origin;
-      const ptrdiff_t row = static_cast<ptrdiff_t>(i) * kSplitTokens;
-      weights_of<V, type>(scratch.scores + row, scratch.weights + row, item_run.scales, from, to, static_cast<int>(first), static_cast<int>(last), max + i, sum + i);
+      weights_of<V, type>(scratch.scores + static_cast<ptrdiff_t>(i) * kScoreStride, scratch.weights + static_cast<ptrdiff_t>(i) * kWeightStride, item_run.scales, from, to, static_cast<int>(first), static_cast<int>(last), max + i, sum + i);
     }
     weigh(from, to, keys, origin);
   }
@@ -235,7 +235,7 @@ struct TileItemRun {
     if (r < registers) score_registers<1, 2>(q_of(r), steps, tile, last, scores_of(r) + at);
   }
   const uint16_t* q_of(int r) const { return scratch.q + static_cast<ptrdiff_t>(r) * steps * kRegisterRows * kTileDepth; }
-  float* scores_of(int r) const { return scratch.scores + static_cast<ptrdiff_t>(r) * kRegisterRows * kSplitTokens; }
+  float* scores_of(int r) const { return scratch.scores + static_cast<ptrdiff_t>(r) * kRegisterRows * kScoreStride; }
 
   void weigh(int from, int to, Range keys, int64_t origin) const {
     const std::byte* values[kSplitTokens / kValueKeys];
@@ -276,7 +276,7 @@ struct TileItemRun {
   template <int ND>
   void weigh_columns(int at, int groups, const std::byte* const* values, int column, bool fresh) const {
     const int v_dim = a.cache.v_dim;
-    const auto weights = [&](int r) { return scratch.weights + static_cast<ptrdiff_t>(r) * kRegisterRows * kSplitTokens + at; };
+    const auto weights = [&](int r) { return scratch.weights + static_cast<ptrdiff_t>(r) * kRegisterRows * kWeightStride + at; };
     const auto acc = [&](int r) { return scratch.split_acc + static_cast<ptrdiff_t>(r) * kRegisterRows * v_dim; };
     int r = 0;
     for (; r + 2 <= registers; r += 2) weigh_registers<2, ND>(weights(r), groups, values, v_dim, column, fresh, acc(r));
