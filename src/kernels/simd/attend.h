@@ -24,10 +24,10 @@ constexpr int kAheadDims = 16;            // pieces of tiles are read ahead at e
 }
 constexpr size_t in_lines(size_t floats) { return (floats + 15) / 16 * 16; }
 
-// What a thread works in.
-// A query's scores of a split. Rows that lie a power of two apart would share few sets of the first cache.
+// From a query's scores of a split to the next one's. Rows that lie a power of two apart would share few sets of the first cache.
 constexpr int kScoreStride = kSplitTokens + 16;
 
+// What a thread works in.
 struct AttendScratch {
   float* arranged;           // blocks of N queries, [k_dim, N] of each
   float* scores;             // [queries, kScoreStride]

@@ -15,9 +15,9 @@
 namespace weft::kernels {
 namespace {
 
-constexpr int kValueKeys = 32;     // keys of one product with values
-constexpr int kWeightStride = kSplitTokens + 32;  // see kScoreStride
-constexpr int kGatheredGroups = 4;  // of kValueKeys, brought together at a time
+constexpr int kValueKeys = 32;                    // keys of one product with values
+constexpr int kGatheredGroups = 4;                // of kValueKeys, brought together at a time
+constexpr int kWeightStride = kSplitTokens + 32;  // from a query's weights to the next one's; see kScoreStride
 
 // What a thread works in: AttendScratch for queries rounded up to whole registers, and the operands of the tiles.
 struct TileScratch : AttendScratch {

@@ -48,10 +48,11 @@ struct Int8TileProduct {
     for (int t = 0; t < tiles; ++t) gather_scales(b, b.first_tile + t, begin, strips, row_scales + t * strips * kTileRows);
     if (b.a.row_map) gather_rows(b, begin, strips, gathered);
     alignas(64) std::byte unpacked[form == WeightForm::int4 ? kStrips * kCodeBytes : 1];
+    const bool unpacks_once = form == WeightForm::int4 && tiles > 1;  // for all tiles
     int shaped = 0;
     for (int p = 0; p < b.panels(); ++p) {
       const std::byte* source = b.panel(p) + begin / kStrip * kSourceBytes;
-      if (form == WeightForm::int4 && tiles > 1)
+      if (unpacks_once)
         for (int s = 0; s < strips; ++s) unpack<0, kVectors>(source + s * kSourceBytes, unpacked + s * kCodeBytes);
       for (int t = 0; t < tiles; ++t) {
         const int row = tile_row(b.rows, b.tiles, b.first_tile + t), count = tile_row(b.rows, b.tiles, b.first_tile + t + 1) - row;
@@ -61,8 +62,7 @@ struct Int8TileProduct {
                         .rows = count,
                         .scales = row_scales + t * strips * kTileRows,
                         .sums = sums + b.sums_of(row) + static_cast<ptrdiff_t>(p) * count * kColumns};
-        const bool unpacks = form == WeightForm::int4 && tiles == 1;
-        multiply(tile, {.codes = form == WeightForm::int4 && tiles > 1 ? unpacked : source, .unpacks = unpacks, .fetches = tiles == 1, .begin = begin, .strips = strips, .cursor = Cursor(b.a.w, layout, b.panel(p), begin), .first = first,
+        multiply(tile, {.codes = unpacks_once ? unpacked : source, .unpacks = form == WeightForm::int4 && !unpacks_once, .fetches = tiles == 1, .begin = begin, .strips = strips, .cursor = Cursor(b.a.w, layout, b.panel(p), begin), .first = first,
                         .next = static_cast<ptrdiff_t>(b.a.w.panel_bytes) - strips * kSourceBytes});
       }
     }
