@@ -1,5 +1,5 @@
-// See the header. Entries of a configuration file become words of the command line in front of the user's own, so that both go
-// through the same checks and the later ones win.
+// See the header. Entries of a configuration file become words of the command line in front of the user's own, so that
+// both go through the same checks and the later ones win.
 #include "arguments.h"
 
 #include <CLI/CLI.hpp>
@@ -29,7 +29,8 @@ void add_switch(CLI::App* app, const std::string& name, bool& target, const std:
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
 }
 
-CLI::Option* add_number(CLI::App* app, const std::string& name, int& target, const std::string& help, int low, int high = 1 << 30) {
+CLI::Option* add_number(CLI::App* app, const std::string& name, int& target, const std::string& help, int low,
+                        int high = 1 << 30) {
   return app->add_option(name, target, help)
       ->check(CLI::Range(low, high))
       ->type_name("N")
@@ -51,23 +52,34 @@ void add_engine_options(CLI::App* app, EngineOptions& o) {
   const std::string group = "Engine options";
   add_choice(app, "--dtype", o.dtype, "Type of weights and products", {"auto", "float32", "bfloat16"})->group(group);
   add_choice(app, "--quantize", o.quantize, "Quantise the weights while loading", {"none", "int8", "int4"});
-  add_switch(app, "--dequantize", o.dequantize, "Widen weights that are stored in 8 or 4 bits to --dtype while loading");
-  add_choice(app, "--kv-cache-dtype", o.kv_cache_dtype, "Type of the KV cache", {"auto", "float32", "bfloat16", "int8", "fp8"});
+  add_switch(app, "--dequantize", o.dequantize,
+             "Widen weights that are stored in 8 or 4 bits to --dtype while loading");
+  add_choice(app, "--kv-cache-dtype", o.kv_cache_dtype, "Type of the KV cache",
+             {"auto", "float32", "bfloat16", "int8", "fp8"});
   add_choice(app, "--load-format", o.load_format, "dummy: random weights from config.json alone", {"auto", "dummy"});
   add_choice(app, "--device", o.device, "Where to compute", {"cpu", "cuda"});
-  add_number(app, "--threads", o.threads, "Threads; 0: the physical cores of this process, within its CPU quota", 0, 4096);
-  add_choice(app, "--pack-weights", o.pack_weights, "Hold bfloat16 weights in 12 bits each, with the same answers; auto: where that is faster", {"auto", "on", "off"});
-  add_choice(app, "--pin-threads", o.pin_threads, "Keep compute threads on cores of their own; auto: where the process has cores for itself", {"auto", "on", "off"});
+  add_number(app, "--threads", o.threads, "Threads; 0: the physical cores of this process, within its CPU quota", 0,
+             4096);
+  add_choice(app, "--pack-weights", o.pack_weights,
+             "Hold bfloat16 weights in 12 bits each, with the same answers; auto: where that is faster",
+             {"auto", "on", "off"});
+  add_choice(app, "--pin-threads", o.pin_threads,
+             "Keep compute threads on cores of their own; auto: where the process has cores for itself",
+             {"auto", "on", "off"});
   add_number(app, "--max-batch-size", o.max_batch_size, "Sequences in one step", 1, 65536);
   add_number(app, "--max-num-tokens", o.max_num_tokens, "Tokens in one step", 1);
-  add_number(app, "--chunked-prefill-size", o.chunked_prefill_size, "Prompt tokens in one step at most, so that answers go on beside long prompts; 0: 512, with experts --max-num-tokens", 0);
+  add_number(app, "--chunked-prefill-size", o.chunked_prefill_size,
+             "Prompt tokens in one step at most, so that answers go on beside long prompts; 0: 512, with experts "
+             "--max-num-tokens",
+             0);
   app->add_option("--max-step-ms", o.max_step_ms, "Cut prompts so that a step takes about this long; 0: no such limit")
       ->type_name("MS")
       ->check(CLI::Range(0.0, 1e6))
       ->capture_default_str()
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
   add_number(app, "--max-seq-len", o.max_seq_len, "Longest sequence; 0: the model's", 0);
-  add_number(app, "--tokens-per-block", o.tokens_per_block, "Tokens in a block of the KV cache, a power of two", 1, 4096)
+  add_number(app, "--tokens-per-block", o.tokens_per_block, "Tokens in a block of the KV cache, a power of two", 1,
+             4096)
       ->check(CLI::Validator(
           [](std::string& text) {
             const int value = std::atoi(text.c_str());
@@ -86,17 +98,20 @@ void add_engine_options(CLI::App* app, EngineOptions& o) {
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
   add_number(app, "--kv-cache-events", o.kv_cache_events,
              "Keep this many changes of the cache's index for /kv_cache_events; 0: none", 0, 1 << 24);
-  add_switch(app, "--enable-chunked-prefill", o.enable_chunked_prefill, "Long prompts in pieces, beside running answers");
+  add_switch(app, "--enable-chunked-prefill", o.enable_chunked_prefill,
+             "Long prompts in pieces, beside running answers");
   add_switch(app, "--enable-block-reuse", o.enable_block_reuse, "Reuse the KV cache of equal beginnings");
   add_switch(app, "--overlap-scheduler", o.overlap_scheduler, "Schedule the next step while this one runs");
   add_switch(app, "--cuda-graph", o.cuda_graph, "Replay recorded steps (on a CPU: the step plan)");
   add_choice(app, "--sampler", o.sampler, "Which of the two samplers", {"fused", "reference"});
   add_text(app, "--speculative-config", o.speculative_config, "Speculative decoding, as JSON", "JSON");
   add_text(app, "--guided-decoding-backend", o.guided_decoding_backend, "Grammar engine", "NAME");
-  add_choice(app, "--reasoning-parser", o.reasoning_parser, "Thoughts apart from the answer; auto: as the chat template shows",
-             {"auto", "none", "think"});
-  add_text(app, "--tool-call-parser", o.tool_call_parser, "Form of tool calls; auto: as the chat template shows", "NAME");
-  app->add_option("--allowed-media-domains", o.allowed_media_domains, "Hosts that pictures may be fetched from; default: none, data: URLs only")
+  add_choice(app, "--reasoning-parser", o.reasoning_parser,
+             "Thoughts apart from the answer; auto: as the chat template shows", {"auto", "none", "think"});
+  add_text(app, "--tool-call-parser", o.tool_call_parser, "Form of tool calls; auto: as the chat template shows",
+           "NAME");
+  app->add_option("--allowed-media-domains", o.allowed_media_domains,
+                  "Hosts that images may be fetched from; default: none, data: URLs only")
       ->type_name("HOST,...")
       ->delimiter(',')
       ->allow_extra_args(false);
@@ -127,7 +142,8 @@ void add_sampling_options(CLI::App* app, Json& sampling) {
         ->type_name("N")
         ->check(whole ? CLI::Validator(
                             [](std::string& text) {
-                              return text.find('.') == std::string::npos ? std::string() : "must be a whole number, got " + text;
+                              return text.find('.') == std::string::npos ? std::string()
+                                                                         : "must be a whole number, got " + text;
                             },
                             "")
                       : CLI::Validator())
@@ -162,8 +178,10 @@ void add_bench(CLI::App* bench, Arguments& a) {
       ->allow_extra_args(false)
       ->check(CLI::IsMember(Words{"prefill", "decode", "serving"}).description(""))
       ->capture_default_str();
-  add_number(bench, "--prompt-tokens", a.prompt_tokens, "Length of the prompts of prefill and serving; 0: 512 and 196", 0);
-  add_number(bench, "--context-tokens", a.context_tokens, "Tokens before the measured ones; -1: none for prefill, 128 for decode", -1);
+  add_number(bench, "--prompt-tokens", a.prompt_tokens, "Length of the prompts of prefill and serving; 0: 512 and 196",
+             0);
+  add_number(bench, "--context-tokens", a.context_tokens,
+             "Tokens before the measured ones; -1: none for prefill, 128 for decode", -1);
   add_number(bench, "--output-tokens", a.output_tokens, "Length of the answers", 2);
   add_number(bench, "--repeat", a.repeat, "Measure so many times and print the medians", 1, 1000);
   add_number(bench, "--streams", a.streams, "serving: requests at once", 1, 65536);
@@ -174,10 +192,10 @@ void add_bench(CLI::App* bench, Arguments& a) {
       ->delimiter(',')
       ->allow_extra_args(false)
       ->check(CLI::Range(1, 65536));
-  bench->add_flag(
-      "--details", a.details,
-      "Measure the engine around the model instead: gaps between steps with overlap on and off, time to first token cold and "
-      "cached, the sampler's share, time of grammar masks");
+  bench->add_flag("--details", a.details,
+                  "Measure the engine around the model instead: gaps between steps with overlap on and off, time to "
+                  "first token cold and "
+                  "cached, the sampler's share, time of grammar masks");
   bench->add_flag("--ops", a.ops, "Print what share of the steps each operation took, in prompts and in decode");
   bench->add_flag("--json", a.json, "Print JSON");
 }
@@ -201,7 +219,9 @@ std::vector<Subcommand> add_commands(CLI::App& app, Arguments& a) {
   CLI::App* run = add(Command::run, "run", "Answer one prompt on the terminal", true);
   run->add_option_function<std::string>(
       "PROMPT", [&a](const std::string& text) { a.prompt = text; }, "The prompt; absent: standard input");
-  run->add_option("--image", a.images, "A picture for the prompt; may be repeated")->type_name("FILE")->allow_extra_args(false);
+  run->add_option("--image", a.images, "An image for the prompt; may be repeated")
+      ->type_name("FILE")
+      ->allow_extra_args(false);
   run->add_flag("--raw", a.raw, "The prompt as it is, without the model's chat template");
   run->add_option("--system", a.system, "System message")->type_name("TEXT");
   run->add_flag("--verbose", a.verbose, "Show the rendered prompt and the speed");
@@ -236,9 +256,11 @@ std::vector<Subcommand> add_commands(CLI::App& app, Arguments& a) {
   CLI::App* serve = add(Command::serve, "serve", "Serve the OpenAI-compatible API over HTTP", true);
   add_text(serve, "--host", a.host, "Address to listen on", "HOST");
   add_number(serve, "--port", a.port, "Port to listen on; 0: any free one", 0, 65535);
-  add_text(serve, "--served-model-name", a.served_model_name, "Name of the model in requests; default: the folder's", "NAME");
+  add_text(serve, "--served-model-name", a.served_model_name, "Name of the model in requests; default: the folder's",
+           "NAME");
   add_text(serve, "--api-key", a.api_key, "Key that requests must bring", "KEY");
-  serve->add_flag("--allow-chat-template-in-request", a.chat_template_in_request, "Let requests bring their own chat template");
+  serve->add_flag("--allow-chat-template-in-request", a.chat_template_in_request,
+                  "Let requests bring their own chat template");
   return all;
 }
 
@@ -258,7 +280,8 @@ Status expand_config(CLI::App& app, Words& words) {
   for (const ConfigEntry& entry : entries) {
     const CLI::Option* option = sub->get_option_no_throw("--" + entry.option);
     if (!option || entry.option == "config" || entry.option == "help")
-      return fail(Code::invalid_argument, path, " line ", entry.line, ": weft ", words.front(), " has no option --", entry.option);
+      return fail(Code::invalid_argument, path, " line ", entry.line, ": weft ", words.front(), " has no option --",
+                  entry.option);
     for (const std::string& value : entry.values) extra.push_back("--" + entry.option + "=" + value);
   }
   words.insert(words.begin() + 1, extra.begin(), extra.end());
@@ -298,7 +321,9 @@ std::variant<Arguments, Leave> parse_arguments(int count, const char* const* wor
     if (status == 0) return Leave{0, out.str(), {}};
     const auto used = app.get_subcommands();
     return Leave{
-        2, {}, std::string(problem.what()) + "; see weft " + (used.empty() ? "" : used.front()->get_name() + " ") + "--help"};
+        2,
+        {},
+        std::string(problem.what()) + "; see weft " + (used.empty() ? "" : used.front()->get_name() + " ") + "--help"};
   }
   for (const Subcommand& candidate : commands)
     if (candidate.app->parsed()) arguments.command = candidate.command;

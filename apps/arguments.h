@@ -36,7 +36,7 @@ struct Arguments {
 
   // bench
   std::vector<std::string> bench_modes = {"prefill", "decode"};  // and "serving"
-  int prompt_tokens = 0;    // 0: 512 of prefill, 196 of serving
+  int prompt_tokens = 0;                                         // 0: 512 of prefill, 196 of serving
   int context_tokens = -1;  // before the measured ones; -1: none of prefill, 128 of decode
   int output_tokens = 64, repeat = 3;
   std::vector<int> batch_sizes = {1, 8};

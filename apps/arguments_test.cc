@@ -84,8 +84,8 @@ TEST(Arguments, EveryEngineOption) {
 }
 
 TEST(Arguments, Commands) {
-  Arguments a = good({"run", "M", "hello", "--max-tokens", "5", "--temperature", "0.5", "--stop", "x", "--stop", "y", "--image",
-                      "a.png", "--raw"});
+  Arguments a = good({"run", "M", "hello", "--max-tokens", "5", "--temperature", "0.5", "--stop", "x", "--stop", "y",
+                      "--image", "a.png", "--raw"});
   EXPECT_EQ(a.command, Command::run);
   EXPECT_EQ(a.prompt, "hello");
   EXPECT_EQ(a.sampling.dump(), R"({"max_tokens":5,"temperature":0.5,"stop":["x","y"]})");
@@ -97,7 +97,8 @@ TEST(Arguments, Commands) {
   EXPECT_EQ(a.host + a.served_model_name + a.api_key, "::1nk");
   EXPECT_EQ(a.port, 9);
   EXPECT_EQ(good({"bench", "M", "--batch-sizes", "1,4", "--json"}).batch_sizes, (std::vector<int>{1, 4}));
-  a = good({"bench", "M", "--modes", "serving,decode", "--streams", "5", "--context-tokens", "0", "--limits", "off", "--pin-threads", "on"});
+  a = good({"bench", "M", "--modes", "serving,decode", "--streams", "5", "--context-tokens", "0", "--limits", "off",
+            "--pin-threads", "on"});
   EXPECT_EQ(a.bench_modes, (std::vector<std::string>{"serving", "decode"}));
   EXPECT_EQ(a.streams, 5);
   EXPECT_EQ(a.context_tokens, 0);
@@ -193,7 +194,8 @@ TEST(Arguments, PiecesOfPromptsNeedChunkedPrefill) {
   options.chunked_prefill_size = 64;
   const Status refused = check_options(options);
   ASSERT_FALSE(refused.ok());
-  EXPECT_NE(refused.error().to_string().find("--chunked-prefill-size"), std::string::npos) << refused.error().to_string();
+  EXPECT_NE(refused.error().to_string().find("--chunked-prefill-size"), std::string::npos)
+      << refused.error().to_string();
   options.enable_chunked_prefill = true;
   EXPECT_TRUE(check_options(options).ok());
 }

@@ -1,5 +1,5 @@
-// `weft batch`: all requests of a file through the engine at once, the answers in the file's order (docs: CONTRACT, batch output
-// line).
+// `weft batch`: all requests of a file through the engine at once, the answers in the file's order (docs: CONTRACT,
+// batch output line).
 #include <cmath>
 #include <condition_variable>
 #include <cstdio>
@@ -120,8 +120,8 @@ Json logprobs_json(const std::vector<TokenInfo>& tokens, bool ranks = false) {
     Json::Array top;
     for (const TokenLogprob& other : token.top)
       top.push_back(Json::object({{"token_id", other.token}, {"logprob", logprob_json(other.logprob)}}));
-    list.push_back(
-        Json::object({{"token_id", token.token}, {"logprob", logprob_json(*token.logprob)}, {"top", Json(std::move(top))}}));
+    list.push_back(Json::object(
+        {{"token_id", token.token}, {"logprob", logprob_json(*token.logprob)}, {"top", Json(std::move(top))}}));
     if (ranks) list.back().set("rank", token.rank);
   }
   return Json(std::move(list));
@@ -144,7 +144,8 @@ std::string output_line(const RequestLine& line, const Outcome& outcome, size_t 
   Json json = Json::object({{"custom_id", line.custom_id ? Json(*line.custom_id) : Json()}});
   Json::Array choices;
   if (!outcome.error)
-    for (const Choice& choice : outcome.choices) choices.push_back(choice_json(choice, choices.size(), line.logprobs >= 0, vocab));
+    for (const Choice& choice : outcome.choices)
+      choices.push_back(choice_json(choice, choices.size(), line.logprobs >= 0, vocab));
   json.set("choices", Json(std::move(choices)));
   json.set("usage", Json::object({{"prompt_tokens", outcome.usage.prompt_tokens},
                                   {"completion_tokens", outcome.usage.completion_tokens},
@@ -155,8 +156,9 @@ std::string output_line(const RequestLine& line, const Outcome& outcome, size_t 
     json.set("prompt_logprobs", logprobs_json(*outcome.prompt, true));
   if (!outcome.error && outcome.prompt_logits) json.set("context_logits", logits_json(*outcome.prompt_logits, vocab));
   if (!outcome.error) json.set("seed", static_cast<long>(outcome.seed));
-  json.set("error",
-           outcome.error ? Json::object({{"code", name(outcome.error->code())}, {"message", outcome.error->message()}}) : Json());
+  json.set("error", outcome.error
+                        ? Json::object({{"code", name(outcome.error->code())}, {"message", outcome.error->message()}})
+                        : Json());
   return json.dump() + "\n";
 }
 
@@ -184,10 +186,12 @@ class Output {
     return {};
   }
   Status finish() {
-    if (std::fflush(file_) != 0) return fail(Code::resource_exhausted, "cannot write to ", where(), "; is the disk full?");
+    if (std::fflush(file_) != 0)
+      return fail(Code::resource_exhausted, "cannot write to ", where(), "; is the disk full?");
     if (file_ == stdout) return {};
     std::fclose(std::exchange(file_, nullptr));
-    if (std::rename((path_ + ".part").c_str(), path_.c_str()) != 0) return fail(Code::invalid_argument, "cannot write ", path_);
+    if (std::rename((path_ + ".part").c_str(), path_.c_str()) != 0)
+      return fail(Code::invalid_argument, "cannot write ", path_);
     return {};
   }
 
@@ -202,12 +206,14 @@ class Output {
 
 Status batch_command(const Arguments& arguments, const EngineLoader& load) {
   if (arguments.requests != "-" && !is_file(arguments.requests))
-    return fail(Code::not_found, "no file ", arguments.requests, "; --requests takes a file with one JSON object a line");
+    return fail(Code::not_found, "no file ", arguments.requests,
+                "; --requests takes a file with one JSON object a line");
   WEFT_TRY(Output output, Output::open(arguments.out));
   WEFT_TRY(const std::unique_ptr<Engine> engine, load_model(arguments, load));
   if (!engine->info().generative)
     return fail(Code::unsupported, engine->info().architecture, " does not generate text; use weft score");
-  WEFT_TRY(std::vector<RequestLine> lines, read_requests(arguments.requests, RequestKind::batch_line, command_rules(*engine)));
+  WEFT_TRY(std::vector<RequestLine> lines,
+           read_requests(arguments.requests, RequestKind::batch_line, command_rules(*engine)));
   const auto batch = std::make_shared<Batch>();
   batch->outcomes.resize(lines.size());
   submit_all(*engine, lines, batch);

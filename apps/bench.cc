@@ -1,6 +1,7 @@
-// `weft bench`: speed of prefill (one prompt, one token), of decode (batches of sequences, between their first and last token) and of
-// serving (streams that share the beginning of their prompts), beside the limits of the machine measured in the same run. Prompts are
-// random, so that no cache helps where none is meant to. Repeated measurements give their median.
+// `weft bench`: speed of prefill (one prompt, one token), of decode (batches of sequences, between their first and last
+// token) and of serving (streams that share the beginning of their prompts), beside the limits of the machine measured
+// in the same run. Prompts are random, so that no cache helps where none is meant to. Repeated measurements give their
+// median.
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -24,7 +25,8 @@ double active_parameters(const ModelInfo& info) {
   return static_cast<double>(info.parameters) - static_cast<double>(info.expert_parameters) * (1 - info.expert_share);
 }
 
-// Bytes of weights that a step of so many tokens reads; of experts those that are chosen at all, if the router spreads evenly.
+// Bytes of weights that a step of so many tokens reads; of experts those that are chosen at all, if the router spreads
+// evenly.
 double step_bytes(const ModelInfo& info, int tokens) {
   const double untouched = std::pow(1 - info.expert_share, tokens);
   return static_cast<double>(info.weight_bytes) - static_cast<double>(info.expert_bytes) * untouched;
@@ -33,7 +35,8 @@ double step_bytes(const ModelInfo& info, int tokens) {
 class Bench {
  public:
   Bench(Engine& engine, const Arguments& arguments)
-      : engine_(engine), info_(engine.info()), arguments_(arguments), limits_(info_.threads, arguments.limits), prompts_(info_.vocab_size) {}
+      : engine_(engine), info_(engine.info()), arguments_(arguments), limits_(info_.threads, arguments.limits),
+        prompts_(info_.vocab_size) {}
 
   Status check() const;
   Result<Json> prefill();
@@ -41,18 +44,22 @@ class Bench {
   Result<Json> serving();
   Json limits() const;
   Status warm_up() {
-    WEFT_TRY(const RunTimes ignored, run_together(engine_, {bench_request(prompts_.next(std::min(32, prefill_tokens())), 4)}));
+    WEFT_TRY(const RunTimes ignored,
+             run_together(engine_, {bench_request(prompts_.next(std::min(32, prefill_tokens())), 4)}));
     (void)ignored;
     return {};
   }
   bool wanted(const char* mode) const {
-    return std::find(arguments_.bench_modes.begin(), arguments_.bench_modes.end(), mode) != arguments_.bench_modes.end();
+    return std::find(arguments_.bench_modes.begin(), arguments_.bench_modes.end(), mode) !=
+           arguments_.bench_modes.end();
   }
 
  private:
   int prefill_tokens() const { return arguments_.prompt_tokens > 0 ? arguments_.prompt_tokens : 512; }
   int prefill_context() const { return std::max(0, arguments_.context_tokens); }
-  int decode_context() const { return arguments_.context_tokens >= 0 ? std::max(1, arguments_.context_tokens) : std::min(128, prefill_tokens()); }
+  int decode_context() const {
+    return arguments_.context_tokens >= 0 ? std::max(1, arguments_.context_tokens) : std::min(128, prefill_tokens());
+  }
   int serving_tokens() const { return arguments_.prompt_tokens > 0 ? arguments_.prompt_tokens : 196; }
   int shared_tokens() const { return std::min(arguments_.shared_prefix, serving_tokens() - 1); }
   std::vector<Request> streams();
@@ -67,21 +74,26 @@ class Bench {
 Status Bench::check() const {
   const auto fits = [&](const char* mode, int prompt, int output) -> Status {
     if (!wanted(mode) || prompt + output <= info_.max_seq_len) return {};
-    return fail(Code::invalid_argument, mode, " needs ", prompt + output, " tokens in a sequence (--prompt-tokens, --context-tokens, --output-tokens), and the context has ",
+    return fail(Code::invalid_argument, mode, " needs ", prompt + output,
+                " tokens in a sequence (--prompt-tokens, --context-tokens, --output-tokens), and the context has ",
                 info_.max_seq_len);
   };
   WEFT_RETURN_IF_ERROR(fits("prefill", prefill_context() + prefill_tokens(), 1));
   WEFT_RETURN_IF_ERROR(fits("decode", decode_context(), arguments_.output_tokens));
   WEFT_RETURN_IF_ERROR(fits("serving", serving_tokens(), arguments_.output_tokens));
   if (wanted("prefill") && prefill_context() > 0 && !arguments_.engine.enable_block_reuse)
-    return fail(Code::invalid_argument, "--context-tokens of prefill come from the cache, which --enable-block-reuse off forbids");
+    return fail(Code::invalid_argument,
+                "--context-tokens of prefill come from the cache, which --enable-block-reuse off forbids");
   return {};
 }
 
 Json Bench::limits() const {
   const bench::MachineLimits& l = limits_.processor();
-  return Json::object({{"read_gb_per_s", l.read_bytes_per_s / 1e9}, {"f32_gflops", l.f32_flops / 1e9}, {"bf16_gflops", l.bf16_flops / 1e9},
-                       {"bf16_tile_gflops", l.bf16_tile_flops / 1e9}, {"int8_gops", l.int8_ops / 1e9},
+  return Json::object({{"read_gb_per_s", l.read_bytes_per_s / 1e9},
+                       {"f32_gflops", l.f32_flops / 1e9},
+                       {"bf16_gflops", l.bf16_flops / 1e9},
+                       {"bf16_tile_gflops", l.bf16_tile_flops / 1e9},
+                       {"int8_gops", l.int8_ops / 1e9},
                        {"int8_tile_gops", l.int8_tile_ops / 1e9}});
 }
 
@@ -92,11 +104,12 @@ Result<Json> Bench::prefill() {
   int computed = tokens;
   for (int i = 0; i < arguments_.repeat; ++i) {
     std::vector<int32_t> prompt = prompts_.next(context);
-    if (context > 0) WEFT_RETURN_IF_ERROR([&]() -> Status {
-      WEFT_TRY(const RunTimes before, run_together(engine_, {bench_request(prompt, 1)}));
-      (void)before;
-      return {};
-    }());
+    if (context > 0)
+      WEFT_RETURN_IF_ERROR([&]() -> Status {
+        WEFT_TRY(const RunTimes before, run_together(engine_, {bench_request(prompt, 1)}));
+        (void)before;
+        return {};
+      }());
     const std::vector<int32_t> own = prompts_.next(tokens);
     prompt.insert(prompt.end(), own.begin(), own.end());
     WEFT_TRY(const RunTimes times, run_together(engine_, {bench_request(std::move(prompt), 1)}));
@@ -118,7 +131,8 @@ Result<Json> Bench::decode(int batch) {
   double read = limits_.read_bytes_per_s();
   for (int i = 0; i < arguments_.repeat; ++i) {
     std::vector<Request> requests;
-    for (int s = 0; s < batch; ++s) requests.push_back(bench_request(prompts_.next(decode_context()), arguments_.output_tokens));
+    for (int s = 0; s < batch; ++s)
+      requests.push_back(bench_request(prompts_.next(decode_context()), arguments_.output_tokens));
     WEFT_TRY(const RunTimes times, run_together(engine_, requests));
     rates.push_back(rate(static_cast<double>(times.tokens_after_start), times.total - times.all_started));
     first.push_back(times.all_started);
@@ -126,7 +140,8 @@ Result<Json> Bench::decode(int batch) {
   read = std::max(read, limits_.read_bytes_per_s());
   const double tokens_per_s = median(rates), steps_per_s = tokens_per_s / batch;
   const double weights = steps_per_s * step_bytes(info_, batch);
-  const double cache = tokens_per_s * static_cast<double>(info_.kv_bytes_per_token) * (decode_context() + arguments_.output_tokens / 2);
+  const double cache =
+      tokens_per_s * static_cast<double>(info_.kv_bytes_per_token) * (decode_context() + arguments_.output_tokens / 2);
   return Json::object({{"batch", batch},
                        {"context", decode_context()},
                        {"first_token_s", median(first)},
@@ -137,7 +152,8 @@ Result<Json> Bench::decode(int batch) {
                        {"cache_gb_per_s", cache / 1e9},
                        {"limit_gb_per_s", read / 1e9},
                        {"limit_percent", percent(weights, read)},
-                       {"peak_percent", percent(tokens_per_s * 2 * active_parameters(info_), limits_.peak_flops(info_, arguments_.engine))}});
+                       {"peak_percent", percent(tokens_per_s * 2 * active_parameters(info_),
+                                                limits_.peak_flops(info_, arguments_.engine))}});
 }
 
 std::vector<Request> Bench::streams() {
@@ -180,7 +196,8 @@ Result<Json> Bench::serving() {
                        {"gap_ms_p95", median(gap_p95)}});
 }
 
-// Shares of thread 0's time in all steps of a kind since the start; waiting is for the others at the barrier before an operation.
+// Shares of thread 0's time in all steps of a kind since the start; waiting is for the others at the barrier before an
+// operation.
 Json op_shares(const std::vector<OpTime>& times) {
   double total = 0;
   for (const OpTime& time : times) total += time.seconds + time.wait_seconds;
@@ -199,31 +216,40 @@ double number(const Json& object, const char* name) { return object.find(name)->
 
 void print_text(const Json& report) {
   const Json& limits = *report.find("limits");
-  std::printf("%s (%s, %.2f B parameters, %s, %s, %d threads), loaded in %.2f s\n", report.find("model")->as_string().c_str(),
-              report.find("architecture")->as_string().c_str(), number(report, "parameters") / 1e9, report.find("dtype")->as_string().c_str(),
-              report.find("isa")->as_string().c_str(), static_cast<int>(number(report, "threads")), number(report, "load_s"));
+  std::printf("%s (%s, %.2f B parameters, %s, %s, %d threads), loaded in %.2f s\n",
+              report.find("model")->as_string().c_str(), report.find("architecture")->as_string().c_str(),
+              number(report, "parameters") / 1e9, report.find("dtype")->as_string().c_str(),
+              report.find("isa")->as_string().c_str(), static_cast<int>(number(report, "threads")),
+              number(report, "load_s"));
   if (number(limits, "f32_gflops") > 0)
-    std::printf("limits   reading %.1f GB/s   float32 %.0f, bfloat16 %.0f, on tiles %.0f GFLOP/s, int8 %.0f, on tiles %.0f GOP/s\n", number(limits, "read_gb_per_s"),
-                number(limits, "f32_gflops"), number(limits, "bf16_gflops"), number(limits, "bf16_tile_gflops"), number(limits, "int8_gops"), number(limits, "int8_tile_gops"));
+    std::printf(
+        "limits   reading %.1f GB/s   float32 %.0f, bfloat16 %.0f, on tiles %.0f GFLOP/s, int8 %.0f, on tiles %.0f "
+        "GOP/s\n",
+        number(limits, "read_gb_per_s"), number(limits, "f32_gflops"), number(limits, "bf16_gflops"),
+        number(limits, "bf16_tile_gflops"), number(limits, "int8_gops"), number(limits, "int8_tile_gops"));
   if (const Json* prefill = report.find("prefill"))
-    std::printf("prefill  %8.0f tokens  %9.1f tokens/s  %8.1f GFLOP/s  %5.1f %% of the peak\n", number(*prefill, "tokens"), number(*prefill, "tokens_per_s"),
-                number(*prefill, "gflops"), number(*prefill, "peak_percent"));
+    std::printf("prefill  %8.0f tokens  %9.1f tokens/s  %8.1f GFLOP/s  %5.1f %% of the peak\n",
+                number(*prefill, "tokens"), number(*prefill, "tokens_per_s"), number(*prefill, "gflops"),
+                number(*prefill, "peak_percent"));
   if (const Json* decode = report.find("decode"))
     for (const Json& row : decode->items())
-      std::printf("decode   batch %6.0f   %9.1f tokens/s  %8.2f ms/step  %6.1f GB/s of weights  %5.1f %% of %.1f GB/s\n", number(row, "batch"),
-                  number(row, "decode_tokens_per_s"), number(row, "decode_step_ms"), number(row, "weight_gb_per_s"), number(row, "limit_percent"),
-                  number(row, "limit_gb_per_s"));
+      std::printf(
+          "decode   batch %6.0f   %9.1f tokens/s  %8.2f ms/step  %6.1f GB/s of weights  %5.1f %% of %.1f GB/s\n",
+          number(row, "batch"), number(row, "decode_tokens_per_s"), number(row, "decode_step_ms"),
+          number(row, "weight_gb_per_s"), number(row, "limit_percent"), number(row, "limit_gb_per_s"));
   if (const Json* serving = report.find("serving"))
-    std::printf("serving  %3.0f streams       %9.1f tokens/s  first token %.0f / %.0f ms (median / 95 %%)  then every %.1f / %.1f ms\n",
-                number(*serving, "streams"), number(*serving, "output_tokens_per_s"), number(*serving, "first_token_ms_p50"),
-                number(*serving, "first_token_ms_p95"), number(*serving, "gap_ms_p50"), number(*serving, "gap_ms_p95"));
+    std::printf(
+        "serving  %3.0f streams       %9.1f tokens/s  first token %.0f / %.0f ms (median / 95 %%)  then every %.1f / "
+        "%.1f ms\n",
+        number(*serving, "streams"), number(*serving, "output_tokens_per_s"), number(*serving, "first_token_ms_p50"),
+        number(*serving, "first_token_ms_p95"), number(*serving, "gap_ms_p50"), number(*serving, "gap_ms_p95"));
   for (const char* kind : {"prompt", "decode"}) {
     const Json* ops = report.find(std::string(kind) + "_ops");
     if (!ops) continue;
     std::printf("steps of %-7s: share, waiting for others before it, runs, us per run (of thread 0)\n", kind);
     for (const Json& row : ops->items())
-      std::printf("  %5.1f %%  %5.1f %%  %8.0f  %8.1f  %s\n", number(row, "share_percent"), number(row, "wait_percent"), number(row, "runs"),
-                  number(row, "us_per_run"), row.find("op")->as_string().c_str());
+      std::printf("  %5.1f %%  %5.1f %%  %8.0f  %8.1f  %s\n", number(row, "share_percent"), number(row, "wait_percent"),
+                  number(row, "runs"), number(row, "us_per_run"), row.find("op")->as_string().c_str());
   }
 }
 

@@ -1,4 +1,5 @@
-// `weft chat`: a conversation. /image FILE puts a picture before the next message, /clear forgets everything, /exit ends it, Ctrl-C ends the answer that is being written.
+// `weft chat`: a conversation. /image FILE puts an image before the next message, /clear forgets everything, /exit ends
+// it, Ctrl-C ends the answer that is being written.
 #include <unistd.h>
 #include <csignal>
 #include <cstdio>
@@ -62,12 +63,16 @@ Json first_messages(const Arguments& arguments) {
 
 Status chat_command(const Arguments& arguments, const EngineLoader& load) {
   WEFT_TRY(const std::unique_ptr<Engine> engine, load_model(arguments, load));
-  if (!engine->info().has_chat_template) return fail(Code::unsupported, "this model has no chat template; use weft run --raw");
+  if (!engine->info().has_chat_template)
+    return fail(Code::unsupported, "this model has no chat template; use weft run --raw");
   const RequestRules rules = command_rules(*engine);
   struct sigaction action {};
   action.sa_handler = on_interrupt;  // without SA_RESTART, so that a read ends
   ::sigaction(SIGINT, &action, nullptr);
-  if (::isatty(STDIN_FILENO) != 0) print_out("/image FILE adds a picture to the next message, /clear forgets the conversation, /exit ends it; Ctrl-C stops an answer.\n");
+  if (::isatty(STDIN_FILENO) != 0)
+    print_out(
+        "/image FILE adds an image to the next message, /clear forgets the conversation, /exit ends it; Ctrl-C stops "
+        "an answer.\n");
   Json messages = first_messages(arguments);
   std::vector<std::string> images;  // of the next message
   while (const std::optional<std::string> line = read_line()) {
@@ -89,7 +94,7 @@ Status chat_command(const Arguments& arguments, const EngineLoader& load) {
     interrupted = false;
     const auto answer = answer_of(*engine, body, rules);
     interrupted = false;
-    if (!answer.ok()) {  // too long a conversation, or no such picture: the user can go on
+    if (!answer.ok()) {  // too long a conversation, or no such image: the user can go on
       std::fprintf(stderr, "weft: %s\n", answer.error().message().c_str());
       messages.items().pop_back();
       continue;

@@ -1,5 +1,5 @@
-// The commands, one file each. A command does its work and writes data to standard output or a file; an error that it returns ends
-// the process with status 1 and one line on standard error.
+// The commands, one file each. A command does its work and writes data to standard output or a file; an error that it
+// returns ends the process with status 1 and one line on standard error.
 #pragma once
 
 #include <functional>
@@ -13,8 +13,8 @@
 namespace weft {
 
 // Engine::load, or something else in tests.
-using EngineLoader = std::function<Result<std::unique_ptr<Engine>>(const std::string& model, const EngineOptions& options,
-                                                                   const Progress& progress)>;
+using EngineLoader = std::function<Result<std::unique_ptr<Engine>>(
+    const std::string& model, const EngineOptions& options, const Progress& progress)>;
 
 Status run_command(const Arguments& arguments, const EngineLoader& load);
 Status chat_command(const Arguments& arguments, const EngineLoader& load);

@@ -1,5 +1,5 @@
-// A configuration file: YAML with the names of the command line's options, underscores for dashes. yaml-cpp is included in
-// config_file.cc alone.
+// A configuration file: YAML with the names of the command line's options, underscores for dashes. yaml-cpp is included
+// in config_file.cc alone.
 #pragma once
 
 #include <string>

@@ -1,4 +1,5 @@
-// `weft inspect`: what a checkpoint is and what of it fits in this machine, from config.json and the tensors' headers alone.
+// `weft inspect`: what a checkpoint is and what of it fits in this machine, from config.json and the tensors' headers
+// alone.
 #include <sys/sysinfo.h>
 
 #include <algorithm>
@@ -66,11 +67,12 @@ Json report_json(const Checkpoint& checkpoint, const HfConfig& config, const Wei
     const auto bytes = static_cast<int64_t>(static_cast<double>(weights.parameters) * form.bytes_per_weight);
     const int64_t kv_bytes = kv.values_per_token * form.kv_bytes;
     const int64_t left = memory - bytes;
-    forms.push_back(Json::object({{"form", form.name},
-                                  {"weight_bytes", static_cast<long>(bytes)},
-                                  {"kv_bytes_per_token", static_cast<long>(kv_bytes)},
-                                  {"fits", left > 0},
-                                  {"cache_tokens", static_cast<long>(left > 0 && kv_bytes > 0 ? left / kv_bytes : 0)}}));
+    forms.push_back(
+        Json::object({{"form", form.name},
+                      {"weight_bytes", static_cast<long>(bytes)},
+                      {"kv_bytes_per_token", static_cast<long>(kv_bytes)},
+                      {"fits", left > 0},
+                      {"cache_tokens", static_cast<long>(left > 0 && kv_bytes > 0 ? left / kv_bytes : 0)}}));
   }
   return Json::object({{"path", checkpoint.path()},
                        {"architecture", config.architecture()},
@@ -103,10 +105,12 @@ void print_text(const Json& report) {
   for (const auto& [type, bytes] : report.find("bytes_by_dtype")->members())
     std::printf("  %-13s %.3f GB\n", type.c_str(), gigabytes(bytes));
   std::printf("KV per token    %lld values (%.1f KB in bfloat16, %.1f KB in int8)\n", integer("kv_values_per_token"),
-              static_cast<double>(integer("kv_values_per_token")) * 2 / 1024, static_cast<double>(integer("kv_int8_bytes_per_token")) / 1024);
+              static_cast<double>(integer("kv_values_per_token")) * 2 / 1024,
+              static_cast<double>(integer("kv_int8_bytes_per_token")) / 1024);
   std::printf("memory free     %.2f GB\n", gigabytes(*report.find("memory_available_bytes")));
   for (const Json& form : report.find("fits")->items()) {
-    std::printf("  %-13s weights %.2f GB: ", form.find("form")->as_string().c_str(), gigabytes(*form.find("weight_bytes")));
+    std::printf("  %-13s weights %.2f GB: ", form.find("form")->as_string().c_str(),
+                gigabytes(*form.find("weight_bytes")));
     if (!form.find("fits")->as_bool()) std::printf("does not fit\n");
     else if (form.find("kv_bytes_per_token")->as_integer() == 0) std::printf("fits\n");
     else

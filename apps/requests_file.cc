@@ -51,7 +51,8 @@ Result<std::vector<RequestLine>> read_requests(const std::string& path, RequestK
     const std::string_view line = std::string_view(text).substr(at, end - at);
     at = end + 1;
     ++number;
-    if (line.find_first_not_of(" \t\r") != std::string_view::npos) lines.push_back(read_line(line, number, kind, rules));
+    if (line.find_first_not_of(" \t\r") != std::string_view::npos)
+      lines.push_back(read_line(line, number, kind, rules));
   }
   return lines;
 }

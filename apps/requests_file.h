@@ -18,7 +18,8 @@ struct RequestLine {
   int logprobs = -1, prompt_logprobs = -1;
 };
 
-// All lines that are not blank, in order. "-" is standard input. An error if the file cannot be read; bad lines say so themselves.
+// All lines that are not blank, in order. "-" is standard input. An error if the file cannot be read; bad lines say so
+// themselves.
 Result<std::vector<RequestLine>> read_requests(const std::string& path, RequestKind kind, const RequestRules& rules);
 
 }  // namespace weft

@@ -16,7 +16,8 @@ Result<std::string> read_input() {
   for (ssize_t got = 0; (got = ::read(STDIN_FILENO, bytes, sizeof bytes)) != 0;) {
     if (got < 0) return fail(Code::invalid_argument, "standard input cannot be read");
     text.append(bytes, static_cast<size_t>(got));
-    if (text.size() > kMaxInput) return fail(Code::invalid_argument, "standard input is longer than ", kMaxInput, " bytes");
+    if (text.size() > kMaxInput)
+      return fail(Code::invalid_argument, "standard input is longer than ", kMaxInput, " bytes");
   }
   while (!text.empty() && text.back() == '\n') text.pop_back();
   return text;
@@ -58,7 +59,8 @@ Status run_command(const Arguments& arguments, const EngineLoader& load) {
     if (::isatty(STDIN_FILENO) != 0) std::fputs("prompt (end with Ctrl-D): ", stderr);
     WEFT_TRY(prompt, read_input());
   }
-  if (prompt.empty()) return fail(Code::invalid_argument, "the prompt is empty; give it as an argument or on standard input");
+  if (prompt.empty())
+    return fail(Code::invalid_argument, "the prompt is empty; give it as an argument or on standard input");
   WEFT_TRY(const std::unique_ptr<Engine> engine, load_model(arguments, load));
   if (!engine->info().generative)
     return fail(Code::unsupported, engine->info().architecture, " does not generate text; use weft score");
@@ -73,9 +75,9 @@ Status run_command(const Arguments& arguments, const EngineLoader& load) {
     if (const auto text = engine->render_chat(request); text.ok()) std::fprintf(stderr, "%s\n", text->c_str());
   }
   bool readable = true;
-  WEFT_TRY(const Answer answer,
-           stream_answer(
-               *engine, std::move(request), [&](const std::string& text) { readable = readable && print_out(text); }, nullptr));
+  WEFT_TRY(const Answer answer, stream_answer(
+                                    *engine, std::move(request),
+                                    [&](const std::string& text) { readable = readable && print_out(text); }, nullptr));
   print_out("\n");
   if (arguments.verbose) std::fprintf(stderr, "%s\n", describe_speed(answer).c_str());
   return {};

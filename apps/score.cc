@@ -1,6 +1,6 @@
-// `weft score`: full-sequence logits, class logits and rewards of all requests of a file, as tensors named ID.logits and so on.
-// Results can be large, so only a window of requests is inside the engine at a time, and each result is written when its turn
-// comes.
+// `weft score`: full-sequence logits, class logits and rewards of all requests of a file, as tensors named ID.logits
+// and so on. Results can be large, so only a window of requests is inside the engine at a time, and each result is
+// written when its turn comes.
 #include <condition_variable>
 #include <cstdio>
 #include <map>
@@ -28,7 +28,9 @@ Status write_result(SafetensorsWriter& writer, const std::string& id, const Scor
   for (const auto& [name, tensor] : result.tensors) {
     if (const auto* floats = std::get_if<std::vector<float>>(&tensor.data))
       WEFT_RETURN_IF_ERROR(writer.add(id + "." + name, tensor.shape, std::span(*floats)));
-    else WEFT_RETURN_IF_ERROR(writer.add(id + "." + name, tensor.shape, std::span(std::get<std::vector<int64_t>>(tensor.data))));
+    else
+      WEFT_RETURN_IF_ERROR(
+          writer.add(id + "." + name, tensor.shape, std::span(std::get<std::vector<int64_t>>(tensor.data))));
   }
   return {};
 }
@@ -38,7 +40,8 @@ void check_names(std::vector<RequestLine>& lines) {
   std::set<std::string> names;
   for (RequestLine& line : lines) {
     if (line.error) continue;
-    if (!line.custom_id) line.error = fail(Code::invalid_argument, "custom_id is missing; it names the tensors").about("custom_id");
+    if (!line.custom_id)
+      line.error = fail(Code::invalid_argument, "custom_id is missing; it names the tensors").about("custom_id");
     else if (!names.insert(*line.custom_id).second)
       line.error = fail(Code::invalid_argument, "custom_id occurs twice").about("custom_id");
   }
@@ -59,9 +62,11 @@ void submit(Engine& engine, RequestLine& line, size_t index, const std::shared_p
 
 Status score_command(const Arguments& arguments, const EngineLoader& load) {
   if (arguments.requests != "-" && !is_file(arguments.requests))
-    return fail(Code::not_found, "no file ", arguments.requests, "; --requests takes a file with one JSON object a line");
+    return fail(Code::not_found, "no file ", arguments.requests,
+                "; --requests takes a file with one JSON object a line");
   WEFT_TRY(const std::unique_ptr<Engine> engine, load_model(arguments, load));
-  WEFT_TRY(std::vector<RequestLine> lines, read_requests(arguments.requests, RequestKind::score_line, command_rules(*engine)));
+  WEFT_TRY(std::vector<RequestLine> lines,
+           read_requests(arguments.requests, RequestKind::score_line, command_rules(*engine)));
   check_names(lines);
   SafetensorsWriter::Options options;
   options.expected_tensors = 4 * lines.size() + 1;

@@ -1,5 +1,5 @@
-// `weft serve`: the HTTP server. The port is taken before the model is loaded, so that a busy one is known at once, and is served
-// meanwhile: /health says that the process lives, /ready that the model is not there yet.
+// `weft serve`: the HTTP server. The port is taken before the model is loaded, so that a busy one is known at once, and
+// is served meanwhile: /health says that the process lives, /ready that the model is not there yet.
 #include <cstdio>
 #include <cstdlib>
 #include <thread>
@@ -28,9 +28,12 @@ Status serve_command(const Arguments& arguments, const EngineLoader& load) {
   loading = false;
   if (engine.ok()) {
     server->attach(**engine);
-    const std::string& name = arguments.served_model_name.empty() ? (*engine)->info().name : arguments.served_model_name;
-    const std::string host = arguments.host.find(':') == std::string::npos ? arguments.host : "[" + arguments.host + "]";
-    std::fprintf(stderr, "weft: serving %s at http://%s:%d (Ctrl-C ends it)\n", name.c_str(), host.c_str(), server->port());
+    const std::string& name =
+        arguments.served_model_name.empty() ? (*engine)->info().name : arguments.served_model_name;
+    const std::string host =
+        arguments.host.find(':') == std::string::npos ? arguments.host : "[" + arguments.host + "]";
+    std::fprintf(stderr, "weft: serving %s at http://%s:%d (Ctrl-C ends it)\n", name.c_str(), host.c_str(),
+                 server->port());
   } else {
     server->stop();
   }

@@ -29,9 +29,9 @@ class ProgressBar {
     last_ = Clock::now();
     shown_ = true;
     const int filled = static_cast<int>(30 * done / total);
-    std::fprintf(stderr, "\rloading [%.*s%.*s] %3d %%  %.1f of %.1f GB", filled, "##############################", 30 - filled,
-                 "..............................", static_cast<int>(100 * done / total), static_cast<double>(done) / 1e9,
-                 static_cast<double>(total) / 1e9);
+    std::fprintf(stderr, "\rloading [%.*s%.*s] %3d %%  %.1f of %.1f GB", filled, "##############################",
+                 30 - filled, "..............................", static_cast<int>(100 * done / total),
+                 static_cast<double>(done) / 1e9, static_cast<double>(total) / 1e9);
     std::fflush(stderr);
   }
   ~ProgressBar() {

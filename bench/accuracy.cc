@@ -1,6 +1,6 @@
-// What quantisation costs in accuracy: the distributions of the next token over a text of the repository, against those of the same
-// model without quantisation. Prints one JSON object per way of loading: mean and largest Kullback-Leibler divergence in nats, how
-// often the likeliest token is the same, perplexity, and the bytes of the weights.
+// What quantisation costs in accuracy: the distributions of the next token over a text of the repository, against those
+// of the same model without quantisation. Prints one JSON object per way of loading: mean and largest Kullback-Leibler
+// divergence in nats, how often the likeliest token is the same, perplexity, and the bytes of the weights.
 //
 //   bench_accuracy MODEL TEXT_FILE [tokens=512]
 #include <algorithm>
@@ -38,12 +38,15 @@ Result<Distributions> distributions(const std::string& model, const Way& way, co
   Request score;
   score.prompt_token_ids = ids;
   std::promise<Result<ScoreResult>> promise;
-  WEFT_TRY(const RequestId id, engine->submit_score(std::move(score), [&](Result<ScoreResult> result) { promise.set_value(std::move(result)); }));
+  WEFT_TRY(const RequestId id, engine->submit_score(std::move(score), [&](Result<ScoreResult> result) {
+    promise.set_value(std::move(result));
+  }));
   (void)id;
   WEFT_TRY(ScoreResult result, promise.get_future().get());
   const auto found = result.tensors.find("logits");
   if (found == result.tensors.end()) return fail(Code::unsupported, "the model gives no logits");
-  return Distributions{std::move(ids), found->second.shape.back(), std::get<std::vector<float>>(std::move(found->second.data)), engine->info().weight_bytes};
+  return Distributions{std::move(ids), found->second.shape.back(),
+                       std::get<std::vector<float>>(std::move(found->second.data)), engine->info().weight_bytes};
 }
 
 // Log-softmax of a row, in double precision.
@@ -61,24 +64,28 @@ void compare(const Way& way, const Distributions& base, const Distributions& oth
   int same = 0;
   const int64_t rows = static_cast<int64_t>(base.ids.size());
   for (int64_t r = 0; r < rows; ++r) {
-    const auto p = log_softmax(base.logits.data() + r * base.vocab, base.vocab), q = log_softmax(other.logits.data() + r * base.vocab, base.vocab);
+    const auto p = log_softmax(base.logits.data() + r * base.vocab, base.vocab),
+               q = log_softmax(other.logits.data() + r * base.vocab, base.vocab);
     double row = 0;
     for (size_t i = 0; i < p.size(); ++i) row += std::exp(p[i]) * (p[i] - q[i]);
     divergence += row, worst = std::max(worst, row);
     same += std::max_element(p.begin(), p.end()) - p.begin() == std::max_element(q.begin(), q.end()) - q.begin();
     if (r + 1 < rows) nll -= q[static_cast<size_t>(base.ids[static_cast<size_t>(r + 1)])];
   }
-  std::printf("{\"bench\":\"accuracy\",\"dtype\":\"%s\",\"quantize\":\"%s\",\"tokens\":%ld,\"kl_mean\":%.5f,\"kl_max\":%.4f,\"same_top_pct\":%.1f,"
-              "\"perplexity\":%.3f,\"weight_bytes\":%ld}\n",
-              way.dtype, way.quantize, static_cast<long>(rows), divergence / static_cast<double>(rows), worst,
-              100.0 * same / static_cast<double>(rows), std::exp(nll / static_cast<double>(std::max<int64_t>(rows - 1, 1))),
-              static_cast<long>(other.weight_bytes));
+  std::printf(
+      "{\"bench\":\"accuracy\",\"dtype\":\"%s\",\"quantize\":\"%s\",\"tokens\":%ld,\"kl_mean\":%.5f,\"kl_max\":%.4f,"
+      "\"same_top_pct\":%.1f,"
+      "\"perplexity\":%.3f,\"weight_bytes\":%ld}\n",
+      way.dtype, way.quantize, static_cast<long>(rows), divergence / static_cast<double>(rows), worst,
+      100.0 * same / static_cast<double>(rows), std::exp(nll / static_cast<double>(std::max<int64_t>(rows - 1, 1))),
+      static_cast<long>(other.weight_bytes));
   std::fflush(stdout);
 }
 
 Status run(const std::string& model, const std::string& text_file, int tokens) {
   WEFT_TRY(const std::string text, read_file(text_file));
-  const Way ways[] = {{"bfloat16", "none"}, {"float32", "none"}, {"bfloat16", "int8"}, {"float32", "int8"}, {"bfloat16", "int4"}, {"float32", "int4"}};
+  const Way ways[] = {{"bfloat16", "none"}, {"float32", "none"},  {"bfloat16", "int8"},
+                      {"float32", "int8"},  {"bfloat16", "int4"}, {"float32", "int4"}};
   WEFT_TRY(const Distributions base, distributions(model, ways[0], text, tokens));
   for (const Way& way : ways) {
     WEFT_TRY(const Distributions other, distributions(model, way, text, tokens));

@@ -41,12 +41,12 @@ struct Bench {
   bool wanted(const char* name) const { return filter.empty() || std::string(name).find(filter) != std::string::npos; }
   // The best time of one run of `work` by the whole team, after one run to warm up.
   double best_seconds(const std::function<void(Part)>& work, double seconds = 0.6) {
-    const std::function<void(int)> member = [&](int i) { work({i, team.size()}); };
-    team.run(member);
+    const std::function<void(int)> thread = [&](int i) { work({i, team.size()}); };
+    team.run(thread);
     double best = 1e30;
     for (const double begin = now(); now() - begin < seconds;) {
       const double start = now();
-      team.run(member);
+      team.run(thread);
       best = std::min(best, now() - start);
     }
     return best;
@@ -62,9 +62,12 @@ void measure_limits(Bench& b) {
   const MachineLimits limits = measure_limits(b.team, ReadBuffer(), 2.0);
   b.read_bytes_per_s = limits.read_bytes_per_s;
   const bool tiles = std::string(b.table.isa) == "amx" && limits.bf16_tile_flops > 0;
-  b.f32_flops = limits.f32_flops, b.bf16_flops = tiles ? limits.bf16_tile_flops : limits.bf16_flops, b.int8_ops = tiles ? limits.int8_tile_ops : limits.int8_ops;
-  std::printf("{\"bench\":\"limits\",\"isa\":\"%s\",\"threads\":%d,\"read_gb_s\":%.1f,\"f32_gflops\":%.0f,\"bf16_gflops\":%.0f,\"int8_gops\":%.0f}\n",
-              b.table.isa, b.team.size(), b.read_bytes_per_s / 1e9, b.f32_flops / 1e9, b.bf16_flops / 1e9, b.int8_ops / 1e9);
+  b.f32_flops = limits.f32_flops, b.bf16_flops = tiles ? limits.bf16_tile_flops : limits.bf16_flops,
+  b.int8_ops = tiles ? limits.int8_tile_ops : limits.int8_ops;
+  std::printf(
+      "{\"bench\":\"limits\",\"isa\":\"%s\",\"threads\":%d,\"read_gb_s\":%.1f,\"f32_gflops\":%.0f,\"bf16_gflops\":%.0f,"
+      "\"int8_gops\":%.0f}\n",
+      b.table.isa, b.team.size(), b.read_bytes_per_s / 1e9, b.f32_flops / 1e9, b.bf16_flops / 1e9, b.int8_ops / 1e9);
 }
 
 // Quantised panels get the bits of bfloat16: finite as float32, bfloat16 or float16 scales, and any codes.
@@ -88,7 +91,8 @@ void fill_bf12(const kernels::CpuTable& table, int k, int panels, size_t panel_b
   uint32_t state = 1;
   for (float& value : rows) {
     value = 0;
-    for (int i = 0; i < 4; ++i) state = state * 1664525u + 1013904223u, value += static_cast<float>(state >> 8) / (1 << 24) - 0.5f;
+    for (int i = 0; i < 4; ++i)
+      state = state * 1664525u + 1013904223u, value += static_cast<float>(state >> 8) / (1 << 24) - 0.5f;
   }
   std::byte* plain = big(table.panel_bytes(kernels::WeightForm::bf16, k));
   table.pack_panel(kernels::WeightForm::bf16, rows.data(), k, columns, k, plain);
@@ -109,8 +113,16 @@ void linear(Bench& b, const LinearForm& kind, int out, int k, std::initializer_l
   const kernels::WeightForm form = format.form;
   const kernels::Operand operand = kernels::is_quantized(form) ? format.operand : b.table.operand(form);
   const int panel = b.table.panel_cols(form), panels = (out + panel - 1) / panel;
-  const size_t panel_bytes = kernels::is_quantized(form) ? b.table.quantized_panel_bytes(form, format.groups, k) : b.table.panel_bytes(form, k);
-  a.w = {.form = form, .out = out, .k = k, .panel = panel, .panel_bytes = panel_bytes, .shards = shards, .groups = format.groups, .operand = format.operand};
+  const size_t panel_bytes = kernels::is_quantized(form) ? b.table.quantized_panel_bytes(form, format.groups, k)
+                                                         : b.table.panel_bytes(form, k);
+  a.w = {.form = form,
+         .out = out,
+         .k = k,
+         .panel = panel,
+         .panel_bytes = panel_bytes,
+         .shards = shards,
+         .groups = format.groups,
+         .operand = format.operand};
   if (form == kernels::WeightForm::bf12 && !b.table.pack_panel_bf12) return;
   const size_t bytes = a.w.panel_bytes * static_cast<size_t>(panels);
   const int copies = static_cast<int>(std::max<size_t>(1, (size_t{400} << 20) / bytes));  // more than any cache
@@ -127,7 +139,13 @@ void linear(Bench& b, const LinearForm& kind, int out, int k, std::initializer_l
     const int64_t ld_codes = (kernels::operand_row_elements(operand, k) + 63) / 64 * 64;
     if (operand == kernels::Operand::int8) {
       codes = big(static_cast<size_t>(rows * ld_codes));
-      b.table.to_operand({.x = reinterpret_cast<const float*>(x), .ld_x = k, .cols = k, .operand = operand, .out = codes, .ld_out = ld_codes}, rows, {});
+      b.table.to_operand({.x = reinterpret_cast<const float*>(x),
+                          .ld_x = k,
+                          .cols = k,
+                          .operand = operand,
+                          .out = codes,
+                          .ld_out = ld_codes},
+                         rows, {});
       a.x = codes, a.ld_x = ld_codes;
     }
     a.y = reinterpret_cast<float*>(big(static_cast<size_t>(rows) * static_cast<size_t>(out) * 4));
@@ -142,11 +160,12 @@ void linear(Bench& b, const LinearForm& kind, int out, int k, std::initializer_l
     }) / used;
     const double gb = static_cast<double>(bytes) / seconds, flops = 2.0 * rows * out * k / seconds;
     std::printf(
-        "{\"bench\":\"linear\",\"isa\":\"%s\",\"threads\":%d,\"form\":\"%s\",\"m\":%d,\"n\":%d,\"k\":%d,\"shards\":%d,\"gb_s\":%.1f,\"read_pct\":"
+        "{\"bench\":\"linear\",\"isa\":\"%s\",\"threads\":%d,\"form\":\"%s\",\"m\":%d,\"n\":%d,\"k\":%d,\"shards\":%d,"
+        "\"gb_s\":%.1f,\"read_pct\":"
         "%.0f,\"gflops\":%.1f,"
         "\"peak_pct\":%.0f}\n",
-        b.table.isa, b.team.size(), kind.name, rows, out, k, shards, gb / 1e9, 100 * gb / b.read_bytes_per_s, flops / 1e9,
-        100 * flops / b.dot_flops(form, operand));
+        b.table.isa, b.team.size(), kind.name, rows, out, k, shards, gb / 1e9, 100 * gb / b.read_bytes_per_s,
+        flops / 1e9, 100 * flops / b.dot_flops(form, operand));
     std::fflush(stdout);
     ::munmap(x, static_cast<size_t>(rows) * static_cast<size_t>(k) * 4);
     if (codes) ::munmap(codes, static_cast<size_t>(rows * ld_codes));
@@ -185,7 +204,8 @@ void attention(Bench& b, const AttentionShape& shape, int rows, int context, int
   kernels::plan_attention({&sequence, 1}, a.cache, shape.heads, kernels::Mask::causal, 0, 0, b.team.size(), plan);
   const size_t width = static_cast<size_t>(shape.heads) * static_cast<size_t>(shape.dim);
   std::vector<float> q(static_cast<size_t>(rows) * width, 0.01f), out(q.size());
-  std::vector<float> partials(static_cast<size_t>(plan.partial_count + 1) * kernels::partial_floats(shape.heads, a.cache));
+  std::vector<float> partials(static_cast<size_t>(plan.partial_count + 1) *
+                              kernels::partial_floats(shape.heads, a.cache));
   a.q = q.data();
   a.ld_q = a.ld_out = static_cast<int64_t>(width);
   a.block_table = table.data();
@@ -214,11 +234,16 @@ void attention(Bench& b, const AttentionShape& shape, int rows, int context, int
   const double flops = visits * static_cast<double>(width) * 4 / seconds;
   const double gb = static_cast<double>(layer_bytes) / seconds;
   std::printf(
-      "{\"bench\":\"attention\",\"isa\":\"%s\",\"threads\":%d,\"cache\":\"%s\",\"heads\":%d,\"kv_heads\":%d,\"dim\":%d,\"rows\":%d,"
+      "{\"bench\":\"attention\",\"isa\":\"%s\",\"threads\":%d,\"cache\":\"%s\",\"heads\":%d,\"kv_heads\":%d,\"dim\":%d,"
+      "\"rows\":%d,"
       "\"context\":%d,\"us\":%.1f,"
       "\"gb_s\":%.1f,\"read_pct\":%.0f,\"gflops\":%.1f,\"peak_pct\":%.0f}\n",
-      b.table.isa, b.team.size(), shape.dtype == DType::bf16 ? "bf16" : shape.dtype == DType::i8 ? "int8" : "f32", shape.heads, shape.kv_heads, shape.dim, rows,
-      context, seconds * 1e6, gb / 1e9, 100 * gb / b.read_bytes_per_s, flops / 1e9,
+      b.table.isa, b.team.size(),
+      shape.dtype == DType::bf16 ? "bf16"
+      : shape.dtype == DType::i8 ? "int8"
+                                 : "f32",
+      shape.heads, shape.kv_heads, shape.dim, rows, context, seconds * 1e6, gb / 1e9, 100 * gb / b.read_bytes_per_s,
+      flops / 1e9,
       100 * flops / b.dot_flops(shape.dtype == DType::bf16 ? kernels::WeightForm::bf16 : kernels::WeightForm::f32));
   std::fflush(stdout);
   ::munmap(cache, layer_bytes * static_cast<size_t>(layers));
@@ -231,8 +256,10 @@ void row_ops(Bench& b, int rows, int cols) {
   const auto report = [&](const char* name, const std::function<void(Part)>& work) {
     if (!b.wanted(name)) return;
     const double seconds = b.best_seconds(work, 0.2);
-    std::printf("{\"bench\":\"%s\",\"isa\":\"%s\",\"threads\":%d,\"rows\":%d,\"cols\":%d,\"us\":%.2f,\"ns_per_element\":%.3f}\n",
-                name, b.table.isa, b.team.size(), rows, cols, seconds * 1e6, seconds * 1e9 / rows / cols);
+    std::printf(
+        "{\"bench\":\"%s\",\"isa\":\"%s\",\"threads\":%d,\"rows\":%d,\"cols\":%d,\"us\":%.2f,\"ns_per_element\":%.3f}"
+        "\n",
+        name, b.table.isa, b.team.size(), rows, cols, seconds * 1e6, seconds * 1e9 / rows / cols);
   };
   const kernels::NormArgs norm{
       .x = x.data(), .ld_x = cols, .cols = cols, .weight = weight.data(), .out = out.data(), .ld_out = cols};

@@ -1,7 +1,8 @@
 /* The C interface of the Rust crate in bridge/. Only .cc files of src/text, src/grammar and src/media include it.
-   Texts are UTF-8 with their size, not ended by a zero. A function that can fail takes a WeftError, which it fills in when it
-   returns false or null; the message then belongs to the caller (weft_bytes_free). Panics never cross: they are errors too.
-   Objects may be used from several threads at once if the pointer is const, and from one at a time otherwise. */
+   Texts are UTF-8 with their size, not ended by a zero. A function that can fail takes a WeftError, which it fills
+   in when it returns false or null; the message then belongs to the caller (weft_bytes_free). Panics never cross:
+   they are errors too. Objects may be used from several threads at once if the pointer is const, and from one at a
+   time otherwise. */
 #pragma once
 
 #include <stdbool.h>
@@ -12,10 +13,19 @@
 extern "C" {
 #endif
 
-typedef struct { uint8_t* data; size_t size, capacity; } WeftBytes;
-typedef struct { uint32_t* data; size_t size, capacity; } WeftIds;
+typedef struct {
+  uint8_t* data;
+  size_t size, capacity;
+} WeftBytes;
+typedef struct {
+  uint32_t* data;
+  size_t size, capacity;
+} WeftIds;
 enum { WEFT_INVALID_ARGUMENT = 1, WEFT_UNSUPPORTED = 2, WEFT_RESOURCE_EXHAUSTED = 3, WEFT_INTERNAL = 4 };
-typedef struct { int32_t code; WeftBytes message; } WeftError;
+typedef struct {
+  int32_t code;
+  WeftBytes message;
+} WeftError;
 void weft_bytes_free(WeftBytes);
 void weft_ids_free(WeftIds);
 
@@ -23,14 +33,22 @@ void weft_ids_free(WeftIds);
 typedef struct WeftTokenizer WeftTokenizer;
 typedef struct WeftDetokenizer WeftDetokenizer;
 /* A list of strings, one behind the other; ends[i] is the end of string i. */
-typedef struct { const char* text; const uint64_t* ends; size_t count; } WeftStrings;
+typedef struct {
+  const char* text;
+  const uint64_t* ends;
+  size_t count;
+} WeftStrings;
 /* Metadata tokenizer.ggml.*; absent ids and flags are -1, absent arrays have no elements. */
 typedef struct {
-  const char* model; size_t model_size;
-  const char* pre; size_t pre_size;
+  const char* model;
+  size_t model_size;
+  const char* pre;
+  size_t pre_size;
   WeftStrings tokens, merges;
-  const float* scores; size_t score_count;
-  const int32_t* types; size_t type_count;
+  const float* scores;
+  size_t score_count;
+  const int32_t* types;
+  size_t type_count;
   int64_t bos, eos, unknown, separator, cls, mask;
   int32_t add_bos, add_eos, add_space_prefix;
 } WeftGgufVocabulary;
@@ -38,13 +56,15 @@ WeftTokenizer* weft_tokenizer_from_json(const char* json, size_t size, WeftError
 WeftTokenizer* weft_tokenizer_from_gguf(const WeftGgufVocabulary*, WeftError*);
 void weft_tokenizer_free(WeftTokenizer*);
 uint32_t weft_tokenizer_end_id(const WeftTokenizer*); /* one more than the largest id */
-bool weft_tokenizer_encode(const WeftTokenizer*, const char* text, size_t size, bool add_special, bool parse_special, WeftIds*, WeftError*);
+bool weft_tokenizer_encode(const WeftTokenizer*, const char* text, size_t size, bool add_special, bool parse_special,
+                           WeftIds*, WeftError*);
 /* `texts`: the first text and the second right behind it. */
-bool weft_tokenizer_encode_pair(const WeftTokenizer*, const char* texts, size_t first_size, size_t second_size, bool add_special,
-                                bool parse_special, WeftIds* ids, WeftIds* type_ids, WeftError*);
-bool weft_tokenizer_decode(const WeftTokenizer*, const uint32_t* ids, size_t count, bool skip_special, WeftBytes*, WeftError*);
-WeftBytes weft_tokenizer_token_bytes(const WeftTokenizer*, uint32_t id); /* empty for an unknown id */
-WeftBytes weft_tokenizer_token_text(const WeftTokenizer*, uint32_t id);  /* empty for an unknown id */
+bool weft_tokenizer_encode_pair(const WeftTokenizer*, const char* texts, size_t first_size, size_t second_size,
+                                bool add_special, bool parse_special, WeftIds* ids, WeftIds* type_ids, WeftError*);
+bool weft_tokenizer_decode(const WeftTokenizer*, const uint32_t* ids, size_t count, bool skip_special, WeftBytes*,
+                           WeftError*);
+WeftBytes weft_tokenizer_token_bytes(const WeftTokenizer*, uint32_t id);          /* empty for an unknown id */
+WeftBytes weft_tokenizer_token_text(const WeftTokenizer*, uint32_t id);           /* empty for an unknown id */
 int64_t weft_tokenizer_find(const WeftTokenizer*, const char* text, size_t size); /* -1: none */
 bool weft_tokenizer_is_special(const WeftTokenizer*, uint32_t id);
 WeftDetokenizer* weft_detokenizer_new(bool skip_special);
@@ -53,19 +73,25 @@ void weft_detokenizer_free(WeftDetokenizer*);
 WeftBytes weft_detokenizer_push(WeftDetokenizer*, const WeftTokenizer*, uint32_t id);
 WeftBytes weft_detokenizer_finish(WeftDetokenizer*, const WeftTokenizer*); /* as new afterwards */
 
-/* Chat templates. `fuel`: instructions, and data at 64 bytes each. `context`: a JSON object, the template's variables, with
-   "__now_unix_s" for a fixed time. `continue_final`: cut behind the last message's text. */
+/* Chat templates. `fuel`: instructions, and data at 64 bytes each. `context`: a JSON object, the template's
+   variables, with "__now_unix_s" for a fixed time. `continue_final`: cut behind the last message's text. */
 typedef struct WeftTemplate WeftTemplate;
 WeftTemplate* weft_template_new(const char* source, size_t size, uint64_t fuel, size_t output_limit, WeftError*);
 void weft_template_free(WeftTemplate*);
-bool weft_template_render(const WeftTemplate*, const char* context, size_t size, bool continue_final, WeftBytes*, WeftError*);
+bool weft_template_render(const WeftTemplate*, const char* context, size_t size, bool continue_final, WeftBytes*,
+                          WeftError*);
 
-/* Guided decoding. `rows`: rows of the logits. Kinds: 0 JSON object, 1 JSON schema, 2 regular expression, 3 EBNF or Lark,
-   4 choices (a JSON list of strings), 5 structural tag (JSON). Thinking: 0 none, 1 the answer may open it, 2 it begins inside it; the
-   grammar holds from "</think>" on. `bytes`: heap memory of the new grammar. A factory may be used by several threads, a grammar by one. */
+/* Guided decoding. `rows`: rows of the logits. Kinds: 0 JSON object, 1 JSON schema, 2 regular expression, 3 EBNF or
+   Lark, 4 choices (a JSON list of strings), 5 structural tag (JSON). Thinking: 0 none, 1 the answer may open it, 2
+   it begins inside it; the grammar holds from "</think>" on. `bytes`: heap memory of the new grammar. A factory may
+   be used by several threads, a grammar by one. */
 typedef struct WeftGrammarFactory WeftGrammarFactory;
 typedef struct WeftGrammar WeftGrammar;
-typedef struct { size_t text_bytes, nesting, parser_items, lexer_states; uint64_t lexer_cost; size_t memory; } WeftGrammarLimits;
+typedef struct {
+  size_t text_bytes, nesting, parser_items, lexer_states;
+  uint64_t lexer_cost;
+  size_t memory;
+} WeftGrammarLimits;
 WeftGrammarFactory* weft_grammar_factory_new(const WeftTokenizer*, uint32_t rows, const uint32_t* ends, size_t count,
                                              const WeftGrammarLimits*, WeftError*);
 void weft_grammar_factory_free(WeftGrammarFactory*);
@@ -79,17 +105,33 @@ bool weft_grammar_rollback(WeftGrammar*, size_t tokens, WeftError*);
 bool weft_grammar_is_finished(const WeftGrammar*);
 bool weft_grammar_may_end(WeftGrammar*);
 
-/* Pictures: 8-bit RGB, row by row, alpha dropped, not yet turned; `exif` is the TIFF block of the picture's EXIF data, or empty. */
+/* Images: 8-bit RGB, row by row, alpha dropped, not yet turned; `exif` is the TIFF block of the image's EXIF data,
+   or empty. */
 enum WeftImageFormat { WEFT_IMAGE_PNG = 1, WEFT_IMAGE_GIF = 2, WEFT_IMAGE_WEBP = 3 };
-typedef struct { uint64_t max_pixels; uint32_t max_side; uint64_t max_bytes; } WeftImageLimits; /* max_bytes: all that decoding holds */
-typedef struct { uint32_t width, height; WeftBytes rgb, exif; } WeftImage;
-bool weft_image_decode(uint32_t format, const uint8_t* data, size_t size, const WeftImageLimits*, WeftImage*, WeftError*);
+typedef struct {
+  uint64_t max_pixels;
+  uint32_t max_side;
+  uint64_t max_bytes;
+} WeftImageLimits; /* max_bytes: all that decoding holds */
+typedef struct {
+  uint32_t width, height;
+  WeftBytes rgb, exif;
+} WeftImage;
+bool weft_image_decode(uint32_t format, const uint8_t* data, size_t size, const WeftImageLimits*, WeftImage*,
+                       WeftError*);
 void weft_sha256(const uint8_t* data, size_t size, uint8_t out[32]);
 
-/* One HTTP request without following redirects. The body is read for status 200 only. Only public addresses are connected to, unless
-   `private_addresses`. */
-typedef struct { uint64_t max_bytes; uint32_t timeout_ms; bool private_addresses; } WeftFetchLimits;
-typedef struct { uint32_t status; WeftBytes location, body; } WeftFetched;
+/* One HTTP request without following redirects. The body is read for status 200 only. Only public addresses are
+   connected to, unless `private_addresses`. */
+typedef struct {
+  uint64_t max_bytes;
+  uint32_t timeout_ms;
+  bool private_addresses;
+} WeftFetchLimits;
+typedef struct {
+  uint32_t status;
+  WeftBytes location, body;
+} WeftFetched;
 bool weft_http_get(const char* url, size_t size, const WeftFetchLimits*, WeftFetched*, WeftError*);
 bool weft_address_is_public(const char* address, size_t size); /* "192.0.2.1", "::1"; false for what is no address */
 

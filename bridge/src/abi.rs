@@ -1,5 +1,5 @@
-//! The plumbing of the C interface: owned byte buffers, errors as text, and the guard that every function runs in, so that
-//! neither an error nor a panic of a crate crosses the border.
+//! The plumbing of the C interface: owned byte buffers, errors as text, and the guard that every function runs in, so
+//! that neither an error nor a panic of a crate crosses the border.
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::Once;
 
@@ -122,7 +122,11 @@ pub unsafe fn text<'a>(data: *const u8, size: usize) -> Outcome<&'a str> {
 
 /// What a panic said.
 pub fn panic_text(panic: Box<dyn std::any::Any + Send>) -> String {
-    panic.downcast_ref::<String>().cloned().or_else(|| panic.downcast_ref::<&str>().map(|s| s.to_string())).unwrap_or_default()
+    panic
+        .downcast_ref::<String>()
+        .cloned()
+        .or_else(|| panic.downcast_ref::<&str>().map(|s| s.to_string()))
+        .unwrap_or_default()
 }
 
 /// Runs `work`; panics become failures. The default hook would print each panic to stderr, so it is replaced once.

@@ -1,5 +1,6 @@
-//! Decoding of one stream, token by token. Byte-level and byte-fallback decoders, which all large models use, are run as small
-//! state machines over bytes; any other decoder is run over a window of the last tokens, as the crate's own DecodeStream does.
+//! Decoding of one stream, token by token. Byte-level and byte-fallback decoders, which all large models use, are run
+//! as small state machines over bytes; any other decoder is run over a window of the last tokens, as the crate's own
+//! DecodeStream does.
 use tokenizers::{Decoder, DecoderWrapper};
 
 use crate::abi::WeftBytes;
@@ -10,7 +11,10 @@ pub enum Streaming {
     /// The text is the lossy UTF-8 of the tokens' bytes one behind the other.
     Bytes,
     /// Replacements within a token, then runs of byte tokens ("<0xE2>"), then at most `strip` characters off the start.
-    ByteFallback { replacements: Vec<DecoderWrapper>, strip: Option<(char, usize)> },
+    ByteFallback {
+        replacements: Vec<DecoderWrapper>,
+        strip: Option<(char, usize)>,
+    },
     Window,
 }
 
@@ -36,18 +40,19 @@ impl Streaming {
     }
 }
 
-/// So many tokens are held at most while the text ends with U+FFFD, which may become a character yet; longer garbage is let out.
+/// So many tokens are held at most while the text ends with U+FFFD, which may become a character yet; longer garbage is
+/// let out.
 const MAX_HELD: usize = 32;
 
 #[derive(Default)]
 pub struct WeftDetokenizer {
     skip_special: bool,
-    kept: Vec<u32>,     // special tokens whose text stays all the same
-    held: String,       // text that ends with U+FFFD or with the characters before an incomplete one (Bytes, ByteFallback)
+    kept: Vec<u32>, // special tokens whose text stays all the same
+    held: String,   // text that ends with U+FFFD or with the characters before an incomplete one (Bytes, ByteFallback)
     held_tokens: usize,
-    bytes: Vec<u8>,     // held bytes of a character (Bytes, ByteFallback)
-    broken: bool,       // the present run of byte tokens is not UTF-8 (ByteFallback)
-    started: bool,      // past the characters that are stripped off the start (ByteFallback)
+    bytes: Vec<u8>, // held bytes of a character (Bytes, ByteFallback)
+    broken: bool,   // the present run of byte tokens is not UTF-8 (ByteFallback)
+    started: bool,  // past the characters that are stripped off the start (ByteFallback)
     stripped: usize,
     window: Vec<u32>,   // ids since the last but one piece of text (Window)
     sent: String,       // the text of `window` that was let out
@@ -139,7 +144,8 @@ impl WeftDetokenizer {
 
     /// What `text` has beyond the text sent so far.
     fn fresh(&self, text: &str) -> String {
-        let common = self.sent.chars().zip(text.chars()).take_while(|(a, b)| a == b).map(|(a, _)| a.len_utf8()).sum::<usize>();
+        let common =
+            self.sent.chars().zip(text.chars()).take_while(|(a, b)| a == b).map(|(a, _)| a.len_utf8()).sum::<usize>();
         text[common..].to_string()
     }
 
@@ -156,7 +162,11 @@ impl WeftDetokenizer {
             }
         };
         let text = std::mem::take(&mut self.held) + &rest;
-        *self = WeftDetokenizer { skip_special: self.skip_special, kept: std::mem::take(&mut self.kept), ..Default::default() };
+        *self = WeftDetokenizer {
+            skip_special: self.skip_special,
+            kept: std::mem::take(&mut self.kept),
+            ..Default::default()
+        };
         text
     }
 }

@@ -1,6 +1,7 @@
-//! One HTTP or HTTPS request for a picture, with limits on time and bytes, and the rule on addresses: a name is resolved once, addresses
-//! that are not public are struck out, and only what is left is connected to, so a name that resolves differently a moment later changes
-//! nothing. Redirects are not followed here: the caller checks where they lead and asks again (src/media/url.cc).
+//! One HTTP or HTTPS request for an image, with limits on time and bytes, and the rule on addresses: a name is resolved
+//! once, addresses that are not public are struck out, and only what is left is connected to, so a name that resolves
+//! differently a moment later changes nothing. Redirects are not followed here: the caller checks where they lead and
+//! asks again (src/media/url.cc).
 use crate::abi::{guard, text, Failure, WeftBytes, WeftError};
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -24,7 +25,8 @@ pub struct WeftFetched {
     body: WeftBytes,
 }
 
-/// Whether the address belongs to the public internet: IANA's special-purpose registries for IPv4 and IPv6 say no to the rest.
+/// Whether the address belongs to the public internet: IANA's special-purpose registries for IPv4 and IPv6 say no to
+/// the rest.
 fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => is_public_v4(v4),
@@ -34,7 +36,8 @@ fn is_public(address: IpAddr) -> bool {
 
 fn is_public_v4(address: Ipv4Addr) -> bool {
     let bits = u32::from(address);
-    let inside = |network: [u8; 4], prefix: u32| bits >> (32 - prefix) == u32::from(Ipv4Addr::from(network)) >> (32 - prefix);
+    let inside =
+        |network: [u8; 4], prefix: u32| bits >> (32 - prefix) == u32::from(Ipv4Addr::from(network)) >> (32 - prefix);
     !(inside([0, 0, 0, 0], 8)
         || inside([10, 0, 0, 0], 8)
         || inside([100, 64, 0, 0], 10)
@@ -51,7 +54,8 @@ fn is_public_v4(address: Ipv4Addr) -> bool {
         || inside([224, 0, 0, 0], 3))
 }
 
-/// Global unicast only, and none of the ranges in it that carry IPv4 addresses (6to4, Teredo) or are for documentation and benchmarks.
+/// Global unicast only, and none of the ranges in it that carry IPv4 addresses (6to4, Teredo) or are for documentation
+/// and benchmarks.
 fn is_public_v6(address: Ipv6Addr) -> bool {
     let s = address.segments();
     s[0] & 0xe000 == 0x2000
@@ -78,7 +82,9 @@ impl Resolver for PublicResolver {
             }
         }
         if kept.is_empty() {
-            let refused = std::io::Error::other("its address is not public (loopback, private, link-local or reserved), which is refused");
+            let refused = std::io::Error::other(
+                "its address is not public (loopback, private, link-local or reserved), which is refused",
+            );
             return Err(ureq::Error::Io(refused));
         }
         Ok(kept)
@@ -116,7 +122,8 @@ pub unsafe extern "C" fn weft_http_get(
             .accept("image/*")
             .timeout_global(Some(Duration::from_millis(limits.timeout_ms.into())))
             .build();
-        let resolver = PublicResolver { inner: DefaultResolver::default(), private_addresses: limits.private_addresses };
+        let resolver =
+            PublicResolver { inner: DefaultResolver::default(), private_addresses: limits.private_addresses };
         let agent = ureq::Agent::with_parts(config, DefaultConnector::default(), resolver);
         let mut response = agent.get(url).call().map_err(failed)?;
         let status = u32::from(response.status().as_u16());

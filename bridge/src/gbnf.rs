@@ -1,5 +1,5 @@
-//! GBNF / EBNF grammars ("root ::= ...", as llama.cpp and xgrammar take them) to the Lark form of llguidance: rule names in lower
-//! case with underscores, one rule a line, character classes as regular expressions.
+//! GBNF / EBNF grammars ("root ::= ...", as llama.cpp and xgrammar take them) to the Lark form of llguidance: rule
+//! names in lower case with underscores, one rule a line, character classes as regular expressions.
 use crate::abi::{Failure, Outcome};
 
 /// Copies one quoted text or character class starting at `at` and returns the index behind it.
@@ -24,7 +24,10 @@ fn copy_until(text: &[char], at: usize, close: char, out: &mut String) -> Outcom
             }
         }
     }
-    Err(Failure::invalid(format!("the grammar has an open {} at character {at}", if close == ']' { "[" } else { "\"" })))
+    Err(Failure::invalid(format!(
+        "the grammar has an open {} at character {at}",
+        if close == ']' { "[" } else { "\"" }
+    )))
 }
 
 fn rule_name(name: &str) -> String {

@@ -93,13 +93,18 @@ pub unsafe fn parts(raw: &WeftGgufVocabulary) -> Outcome<Parts> {
     }
     for (name, size) in [("scores", vocabulary.scores.len()), ("token_type", vocabulary.types.len())] {
         if size != 0 && size != count {
-            return Err(Failure::invalid(format!("tokenizer.ggml.{name} has {size} elements, tokenizer.ggml.tokens {count}")));
+            return Err(Failure::invalid(format!(
+                "tokenizer.ggml.{name} has {size} elements, tokenizer.ggml.tokens {count}"
+            )));
         }
     }
-    let ids = [("bos", raw.bos), ("eos", raw.eos), ("unknown", raw.unknown), ("seperator", raw.separator), ("cls", raw.cls)];
+    let ids =
+        [("bos", raw.bos), ("eos", raw.eos), ("unknown", raw.unknown), ("seperator", raw.separator), ("cls", raw.cls)];
     for (name, id) in ids.into_iter().chain([("mask", raw.mask)]) {
         if id >= count as i64 {
-            return Err(Failure::invalid(format!("tokenizer.ggml.{name}_token_id is {id}, but there are {count} tokens")));
+            return Err(Failure::invalid(format!(
+                "tokenizer.ggml.{name}_token_id is {id}, but there are {count} tokens"
+            )));
         }
     }
     match vocabulary.model {
@@ -125,7 +130,8 @@ impl Vocabulary<'_> {
 
     fn added(&self) -> Vec<AddedToken> {
         let added = |(id, token): (usize, &&str)| {
-            let special = matches!(self.kind(id), CONTROL | UNKNOWN) || [self.raw.bos, self.raw.eos].contains(&(id as i64));
+            let special =
+                matches!(self.kind(id), CONTROL | UNKNOWN) || [self.raw.bos, self.raw.eos].contains(&(id as i64));
             (special || self.kind(id) == USER_DEFINED).then(|| AddedToken::from(*token, special).normalized(false))
         };
         self.tokens.iter().enumerate().filter_map(added).collect()
@@ -173,7 +179,9 @@ impl Vocabulary<'_> {
             post_processor: part("post_processor", Some(self.template(add_bos, self.raw.add_eos == 1)?))?,
             decoder: part(
                 "decoder",
-                Some(json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false})),
+                Some(
+                    json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false}),
+                ),
             )?,
         })
     }
@@ -184,7 +192,8 @@ impl Vocabulary<'_> {
         }
         let vocabulary = self.table();
         // Only pieces of text come out of merging: not control tokens, and not those that stand for a byte.
-        let mergeable = |(id, &score): (usize, &f32)| (!matches!(self.kind(id), UNKNOWN | CONTROL | BYTE)).then_some(score);
+        let mergeable =
+            |(id, &score): (usize, &f32)| (!matches!(self.kind(id), UNKNOWN | CONTROL | BYTE)).then_some(score);
         let prefix = self.raw.add_space_prefix != 0;
         let model = PairModel {
             rule: Rule::Scores(self.scores.iter().enumerate().map(mergeable).collect()),
@@ -227,10 +236,15 @@ impl Vocabulary<'_> {
         };
         let find = |id: i64, name: &str| {
             let index = if id >= 0 { Some(id as usize) } else { self.tokens.iter().position(|t| *t == name) };
-            index.map(|i| (self.tokens[i], i as i64)).ok_or_else(|| Failure::invalid(format!("the vocabulary has no {name}")))
+            index
+                .map(|i| (self.tokens[i], i as i64))
+                .ok_or_else(|| Failure::invalid(format!("the vocabulary has no {name}")))
         };
         let unknown = find(self.raw.unknown, "[UNK]")?;
-        let (cls, sep) = (find(if self.raw.cls >= 0 { self.raw.cls } else { self.raw.bos }, "[CLS]")?, find(self.raw.separator, "[SEP]")?);
+        let (cls, sep) = (
+            find(if self.raw.cls >= 0 { self.raw.cls } else { self.raw.bos }, "[CLS]")?,
+            find(self.raw.separator, "[SEP]")?,
+        );
         let special = |t: (&str, i64)| AddedToken::from(t.0, true).normalized(false);
         let mut added = vec![special(unknown), special(cls), special(sep)];
         for name in ["[PAD]", "[MASK]"] {
@@ -241,8 +255,7 @@ impl Vocabulary<'_> {
         let model = json!({"type": "WordPiece", "unk_token": unknown.0, "continuing_subword_prefix": "##",
             "max_input_chars_per_word": 100, "vocab": vocab});
         let model: ModelWrapper = serde_json::from_value(model).map_err(|e| Failure::invalid(e.to_string()))?;
-        let normalizer =
-            json!({"type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true, "strip_accents": null, "lowercase": true});
+        let normalizer = json!({"type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true, "strip_accents": null, "lowercase": true});
         Ok(Parts {
             model: SharedModel::Other(Arc::new(model)),
             added,
@@ -254,10 +267,11 @@ impl Vocabulary<'_> {
     }
 }
 
-/// "before A after" for one text; "before A after between-less B after" for two: with `separator` the second text has no opening
-/// token (BERT), without it both have one (decoders).
+/// "before A after" for one text; "before A after between-less B after" for two: with `separator` the second text has
+/// no opening token (BERT), without it both have one (decoders).
 fn template(before: Option<(&str, i64)>, after: Option<(&str, i64)>, separator: Option<(&str, i64)>) -> Value {
-    let token = |t: Option<(&str, i64)>, kind: i64| t.map(|(name, _)| json!({"SpecialToken": {"id": name, "type_id": kind}}));
+    let token =
+        |t: Option<(&str, i64)>, kind: i64| t.map(|(name, _)| json!({"SpecialToken": {"id": name, "type_id": kind}}));
     let text = |name: &str, kind: i64| Some(json!({"Sequence": {"id": name, "type_id": kind}}));
     let single: Vec<Value> = [token(before, 0), text("A", 0), token(after, 0)].into_iter().flatten().collect();
     let opening = if separator.is_some() { None } else { token(before, 1) };
@@ -282,8 +296,7 @@ struct PreTokenizer {
 }
 
 const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
-const LLAMA3: &str =
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const QWEN2: &str =
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const GPT4O: &str = concat!(
@@ -316,21 +329,25 @@ const DEEPSEEK_LETTERS: &str = concat!(
 
 /// The pre-tokenizer behind a name of `tokenizer.ggml.pre`.
 fn pre_tokenizer(name: &str) -> Outcome<PreTokenizer> {
-    let plain = |splits: Vec<&'static str>| PreTokenizer { splits, ignore_merges: false, adds_bos: false, normalize: false };
+    let plain =
+        |splits: Vec<&'static str>| PreTokenizer { splits, ignore_merges: false, adds_bos: false, normalize: false };
     Ok(match name {
-        "gpt-2" | "gpt2" | "phi-2" | "jina-es" | "jina-de" | "jina-v2-code" | "mpt" | "olmo" | "roberta-bpe" | "gigachat" | "trillion" => {
-            plain(vec![GPT2])
-        }
+        "gpt-2" | "gpt2" | "phi-2" | "jina-es" | "jina-de" | "jina-v2-code" | "mpt" | "olmo" | "roberta-bpe"
+        | "gigachat" | "trillion" => plain(vec![GPT2]),
         "llama3" | "llama-v3" | "llama-bpe" | "falcon3" | "pixtral" => {
             PreTokenizer { ignore_merges: true, adds_bos: true, ..plain(vec![LLAMA3]) }
         }
         "dbrx" | "smaug-bpe" | "chatglm-bpe" | "glm4" => plain(vec![LLAMA3]),
         "qwen2" | "deepseek-r1-qwen" => PreTokenizer { normalize: true, ..plain(vec![QWEN2]) },
         "stablelm2" | "hunyuan" => plain(vec![QWEN2]),
-        "smollm" | "starcoder" | "refact" | "command-r" | "codeshell" | "exaone" | "minerva-7b" => plain(vec![r"\p{N}", GPT2]),
+        "smollm" | "starcoder" | "refact" | "command-r" | "codeshell" | "exaone" | "minerva-7b" => {
+            plain(vec![r"\p{N}", GPT2])
+        }
         "gpt-4o" | "llama4" => plain(vec![GPT4O]),
         "tekken" => PreTokenizer { ignore_merges: true, adds_bos: true, ..plain(vec![TEKKEN]) },
-        "deepseek-v3" => plain(vec![r"\p{N}{1,3}", "[\u{4e00}-\u{9fa5}\u{3040}-\u{309f}\u{30a0}-\u{30ff}]+", DEEPSEEK3_WORDS]),
+        "deepseek-v3" => {
+            plain(vec![r"\p{N}{1,3}", "[\u{4e00}-\u{9fa5}\u{3040}-\u{309f}\u{30a0}-\u{30ff}]+", DEEPSEEK3_WORDS])
+        }
         "deepseek-llm" => plain(vec![
             r"[\r\n]",
             DEEPSEEK_LETTERS,
@@ -349,6 +366,10 @@ fn pre_tokenizer(name: &str) -> Outcome<PreTokenizer> {
         "falcon" => plain(vec![r"[\p{P}\$\+<=>\^~\|`]+", GPT2, r"[0-9][0-9][0-9]"]),
         // Files from before the name was recorded.
         "" | "default" => plain(vec![r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", r"[0-9][0-9][0-9]"]),
-        other => return Err(Failure::unsupported(format!("tokenizer.ggml.pre {other:?} is not a pre-tokenizer that this build knows"))),
+        other => {
+            return Err(Failure::unsupported(format!(
+                "tokenizer.ggml.pre {other:?} is not a pre-tokenizer that this build knows"
+            )))
+        }
     })
 }

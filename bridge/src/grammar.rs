@@ -1,7 +1,11 @@
 //! Guided decoding over llguidance: a factory per tokenizer (the trie of its tokens), and one matcher per answer.
 use std::sync::Arc;
 
-use llguidance::{api::{GrammarWithLexer, TopLevelGrammar}, earley::SlicedBiasComputer, Matcher, ParserFactory};
+use llguidance::{
+    api::{GrammarWithLexer, TopLevelGrammar},
+    earley::SlicedBiasComputer,
+    Matcher, ParserFactory,
+};
 use serde_json::Value;
 use toktrie::{InferenceCapabilities, TokEnv, TokRxInfo, TokTrie, TokenId, TokenizerEnv};
 
@@ -160,8 +164,8 @@ pub unsafe extern "C" fn weft_grammar_factory_free(factory: *mut WeftGrammarFact
     drop(Box::from_raw(factory));
 }
 
-/// Between two values of a JSON text: nothing, a space, or a line break with its indentation. Unbounded white space lets a model
-/// write nothing but blanks until its budget is spent.
+/// Between two values of a JSON text: nothing, a space, or a line break with its indentation. Unbounded white space
+/// lets a model write nothing but blanks until its budget is spent.
 const WHITE_SPACE: &str = r"( |\n[ \t]{0,40})?";
 
 pub fn json_schema_with_options(mut schema: Value, compact: bool) -> Value {
@@ -184,8 +188,9 @@ fn json_grammar(schema: Value, compact: bool) -> TopLevelGrammar {
     TopLevelGrammar::from_json_schema(json_schema_with_options(schema, compact))
 }
 
-/// Lets the answer begin with its thinking: text up to "</think>" and some white space, before what `grammar` asks for. `open`: the
-/// prompt ends inside the thinking; otherwise the model may open it. There is no end of the answer inside the thinking.
+/// Lets the answer begin with its thinking: text up to "</think>" and some white space, before what `grammar` asks for.
+/// `open`: the prompt ends inside the thinking; otherwise the model may open it. There is no end of the answer inside
+/// the thinking.
 fn after_thinking(mut grammar: TopLevelGrammar, open: bool, specials: &Specials) -> TopLevelGrammar {
     const BLANK: &str = r"(/[ \n]{1,4}/)?";
     let (opening, end) = (specials.literal("<think>"), specials.literal("</think>"));
@@ -194,7 +199,8 @@ fn after_thinking(mut grammar: TopLevelGrammar, open: bool, specials: &Specials)
     } else {
         (format!("thoughts {BLANK} @answer"), format!("thoughts[lazy]: /(?s:.*)/ {end}\n"))
     };
-    let lark = if open { format!("start: {start}\n{lazy}") } else { format!("start: @answer | {opening} {start}\n{lazy}") };
+    let lark =
+        if open { format!("start: {start}\n{lazy}") } else { format!("start: @answer | {opening} {start}\n{lazy}") };
     if let Some(first) = grammar.grammars.first_mut() {
         first.name = Some("answer".into());
     }
@@ -239,7 +245,13 @@ fn group_depth(text: &str) -> usize {
     deepest
 }
 
-fn top_level(kind: u32, text: &str, compact: bool, specials: &Specials, limits: &WeftGrammarLimits) -> Outcome<TopLevelGrammar> {
+fn top_level(
+    kind: u32,
+    text: &str,
+    compact: bool,
+    specials: &Specials,
+    limits: &WeftGrammarLimits,
+) -> Outcome<TopLevelGrammar> {
     if text.len() > limits.text_bytes {
         return Err(Failure::invalid(format!("it has {} bytes, more than {}", text.len(), limits.text_bytes)));
     }
@@ -264,7 +276,8 @@ fn top_level(kind: u32, text: &str, compact: bool, specials: &Specials, limits: 
             Ok(TopLevelGrammar { grammars: structural_tag::grammars(&request, specials, compact)?, max_tokens: None })
         }
         _ => {
-            let choices: Vec<String> = serde_json::from_str(text).map_err(|e| Failure::invalid(format!("the choices are not a list of strings: {e}")))?;
+            let choices: Vec<String> = serde_json::from_str(text)
+                .map_err(|e| Failure::invalid(format!("the choices are not a list of strings: {e}")))?;
             if choices.is_empty() || choices.iter().any(String::is_empty) {
                 return Err(Failure::invalid("there must be at least one choice, and none may be empty"));
             }
@@ -275,8 +288,9 @@ fn top_level(kind: u32, text: &str, compact: bool, specials: &Specials, limits: 
     }
 }
 
-/// `kind`: 0 JSON object, 1 JSON schema, 2 regular expression, 3 EBNF or Lark, 4 choices (a JSON list of strings), 5 structural tag.
-/// `thinking`: 0 none, 1 the answer may begin with it, 2 it begins inside of it. `bytes` becomes the heap memory of the result.
+/// `kind`: 0 JSON object, 1 JSON schema, 2 regular expression, 3 EBNF or Lark, 4 choices (a JSON list of strings), 5
+/// structural tag. `thinking`: 0 none, 1 the answer may begin with it, 2 it begins inside of it. `bytes` becomes the
+/// heap memory of the result.
 ///
 /// # Safety
 /// `text` points at `size` bytes; `bytes` and `error` at writable values.
@@ -300,14 +314,17 @@ pub unsafe extern "C" fn weft_grammar_new(
     })
 }
 
-/// Rules and references that follow each other are compiled by recursion, thousands of levels deep if a request wants it so.
+/// Rules and references that follow each other are compiled by recursion, thousands of levels deep if a request wants
+/// it so.
 const STACK_BYTES: usize = 1 << 30; // of address space; memory is taken as it is used
 
 fn on_large_stack<T: Send>(work: impl FnOnce() -> Outcome<T> + Send) -> Outcome<T> {
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().stack_size(STACK_BYTES).spawn_scoped(scope, || abi::catch(work));
         let thread = thread.map_err(|e| Failure::exhausted(format!("there is no thread to compile it on: {e}")))?;
-        thread.join().unwrap_or_else(|_| Err(Failure { code: abi::Code::Internal, message: "the compilation panicked".into() }))
+        thread
+            .join()
+            .unwrap_or_else(|_| Err(Failure { code: abi::Code::Internal, message: "the compilation panicked".into() }))
     })
 }
 
@@ -322,7 +339,9 @@ fn compile(
 ) -> Outcome<(Matcher, usize)> {
     let measure = Measure::start();
     let check_memory = || match measure.peak() {
-        peak if peak > limits.memory => Err(Failure::exhausted(format!("it needs {peak} bytes of memory, more than {}", limits.memory))),
+        peak if peak > limits.memory => {
+            Err(Failure::exhausted(format!("it needs {peak} bytes of memory, more than {}", limits.memory)))
+        }
         _ => Ok(()),
     };
     let mut grammar = top_level(kind, text, compact, &factory.specials, limits)?;
@@ -356,7 +375,12 @@ pub extern "C" fn weft_grammar_clone(grammar: &WeftGrammar) -> *mut WeftGrammar 
 /// # Safety
 /// `out` points at `words` writable words; `error` at a writable WeftError.
 #[no_mangle]
-pub unsafe extern "C" fn weft_grammar_mask(grammar: &mut WeftGrammar, out: *mut u32, words: usize, error: *mut WeftError) -> bool {
+pub unsafe extern "C" fn weft_grammar_mask(
+    grammar: &mut WeftGrammar,
+    out: *mut u32,
+    words: usize,
+    error: *mut WeftError,
+) -> bool {
     guard(error, false, || {
         let mask = grammar.matcher.compute_mask_or_eos().map_err(|e| Failure::invalid(plain(&e)))?;
         let from = mask.as_slice();
@@ -374,7 +398,10 @@ pub unsafe extern "C" fn weft_grammar_accept(grammar: &mut WeftGrammar, token: u
     guard(error, false, || {
         // A mask that ran into a limit has been reported to nobody yet.
         if let Some(problem) = grammar.matcher.get_error() {
-            return Err(Failure::exhausted(format!("the grammar has become too complex: {}", problem.replace("\n<non-verbose/>", ""))));
+            return Err(Failure::exhausted(format!(
+                "the grammar has become too complex: {}",
+                problem.replace("\n<non-verbose/>", "")
+            )));
         }
         if grammar.matcher.validate_tokens(&[token]).unwrap_or(0) == 0 {
             return Err(Failure::invalid(format!("the grammar does not allow token {token} here")));
@@ -386,7 +413,11 @@ pub unsafe extern "C" fn weft_grammar_accept(grammar: &mut WeftGrammar, token: u
 /// # Safety
 /// `error` points at a writable WeftError.
 #[no_mangle]
-pub unsafe extern "C" fn weft_grammar_rollback(grammar: &mut WeftGrammar, tokens: usize, error: *mut WeftError) -> bool {
+pub unsafe extern "C" fn weft_grammar_rollback(
+    grammar: &mut WeftGrammar,
+    tokens: usize,
+    error: *mut WeftError,
+) -> bool {
     guard(error, false, || grammar.matcher.rollback(tokens).map(|()| true).map_err(|e| Failure::invalid(plain(&e))))
 }
 

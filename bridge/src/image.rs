@@ -1,7 +1,7 @@
-//! Pictures: PNG, GIF (first frame) and WebP (first frame) to 8-bit RGB, over the `png`, `gif` and `image-webp` crates. Sizes are
-//! checked against the caller's limits from the headers, before anything is allocated for pixels. Alpha is dropped, never blended.
-//! JPEG is not here: it is decoded by libjpeg-turbo, whose pixels the reference processors use (src/media/jpeg.cc). SHA-256, which
-//! identifies a picture, is here as well.
+//! Images: PNG, GIF (first frame) and WebP (first frame) to 8-bit RGB, over the `png`, `gif` and `image-webp` crates.
+//! Sizes are checked against the caller's limits from the headers, before anything is allocated for pixels. Alpha is
+//! dropped, never blended. JPEG is not here: it is decoded by libjpeg-turbo, whose pixels the reference processors use
+//! (src/media/jpeg.cc). SHA-256, which identifies an image, is here as well.
 use crate::abi::{bytes, guard, Failure, Outcome, WeftBytes, WeftError};
 use sha2::{Digest, Sha256};
 use std::io::Cursor;
@@ -35,21 +35,21 @@ struct Decoded {
 }
 
 impl WeftImageLimits {
-    /// `bytes_per_pixel`: what decoding a picture of this kind holds for each pixel.
+    /// `bytes_per_pixel`: what decoding an image of this kind holds for each pixel.
     fn check(&self, width: u32, height: u32, bytes_per_pixel: u64) -> Outcome<()> {
         let pixels = u64::from(width) * u64::from(height);
         if pixels == 0 {
-            return Err(Failure::invalid(format!("the picture has no pixels ({width} x {height})")));
+            return Err(Failure::invalid(format!("the image has no pixels ({width} x {height})")));
         }
         if pixels > self.max_pixels || width > self.max_side || height > self.max_side {
             return Err(Failure::invalid(format!(
-                "the picture is too large: {width} x {height} pixels; at most {} pixels and {} on a side are accepted",
+                "the image is too large: {width} x {height} pixels; at most {} pixels and {} on a side are accepted",
                 self.max_pixels, self.max_side
             )));
         }
         if pixels.saturating_mul(bytes_per_pixel) > self.max_bytes {
             return Err(Failure::invalid(format!(
-                "the picture is too large: decoding {width} x {height} pixels of this kind takes more than {} bytes",
+                "the image is too large: decoding {width} x {height} pixels of this kind takes more than {} bytes",
                 self.max_bytes
             )));
         }
@@ -58,7 +58,7 @@ impl WeftImageLimits {
 }
 
 fn broken(format: &str, error: impl std::fmt::Display) -> Failure {
-    Failure::invalid(format!("broken {format} picture: {error}"))
+    Failure::invalid(format!("broken {format} image: {error}"))
 }
 
 /// Rows of 1 to 4 samples of 8 bits, as RGB.
@@ -71,11 +71,12 @@ fn append_rgb(row: &[u8], samples: usize, out: &mut Vec<u8>) {
     }
 }
 
-/// 16-bit samples give their high byte; palettes and fewer bits are expanded; indices past the palette are black. An APNG gives its
-/// default image. Text and colour profiles are skipped, not inflated.
+/// 16-bit samples give their high byte; palettes and fewer bits are expanded; indices past the palette are black. An
+/// APNG gives its default image. Text and colour profiles are skipped, not inflated.
 fn decode_png(data: &[u8], limits: &WeftImageLimits) -> Outcome<Decoded> {
     let error = |e: png::DecodingError| broken("PNG", e);
-    let mut decoder = png::Decoder::new_with_limits(Cursor::new(data), png::Limits { bytes: limits.max_bytes as usize });
+    let mut decoder =
+        png::Decoder::new_with_limits(Cursor::new(data), png::Limits { bytes: limits.max_bytes as usize });
     decoder.set_ignore_text_chunk(true);
     decoder.set_ignore_iccp_chunk(true);
     decoder.set_transformations(png::Transformations::normalize_to_color8());
@@ -105,7 +106,8 @@ fn decode_png(data: &[u8], limits: &WeftImageLimits) -> Outcome<Decoded> {
     Ok(Decoded { width, height, rgb, exif })
 }
 
-/// The first frame on its canvas. What the frame does not cover has the transparent colour, or else colour 0 (as Pillow does).
+/// The first frame on its canvas. What the frame does not cover has the transparent colour, or else colour 0 (as Pillow
+/// does).
 fn decode_gif(data: &[u8], limits: &WeftImageLimits) -> Outcome<Decoded> {
     let error = |e: gif::DecodingError| broken("GIF", e);
     let mut options = gif::DecodeOptions::new();
@@ -122,9 +124,8 @@ fn decode_gif(data: &[u8], limits: &WeftImageLimits) -> Outcome<Decoded> {
     let mut indices = vec![0; frame_width * frame_height];
     decoder.read_into_buffer(&mut indices).map_err(error)?;
     let palette = decoder.palette().map_err(error)?.to_vec();
-    let colour = |index: usize| -> [u8; 3] {
-        palette.get(3 * index..3 * index + 3).map_or([0, 0, 0], |c| [c[0], c[1], c[2]])
-    };
+    let colour =
+        |index: usize| -> [u8; 3] { palette.get(3 * index..3 * index + 3).map_or([0, 0, 0], |c| [c[0], c[1], c[2]]) };
     let (columns, rows) = (width as usize, height as usize);
     let mut rgb = Vec::with_capacity(columns * rows * 3);
     for y in 0..rows {
@@ -141,8 +142,8 @@ fn u24(b: &[u8]) -> u32 {
     u32::from(b[0]) | u32::from(b[1]) << 8 | u32::from(b[2]) << 16
 }
 
-/// Checks the size that each VP8 frame header inside `chunks` declares: the decoder allocates for it before it compares it with
-/// the canvas, whose size is checked elsewhere. `depth` 1 is inside an animation frame.
+/// Checks the size that each VP8 frame header inside `chunks` declares: the decoder allocates for it before it compares
+/// it with the canvas, whose size is checked elsewhere. `depth` 1 is inside an animation frame.
 fn check_webp_frames(mut chunks: &[u8], depth: u32, limits: &WeftImageLimits) -> Outcome<()> {
     while chunks.len() >= 8 {
         let size = u32::from_le_bytes([chunks[4], chunks[5], chunks[6], chunks[7]]) as usize;
@@ -203,7 +204,12 @@ pub unsafe extern "C" fn weft_image_decode(
             WEBP => decode_webp(data, limits),
             _ => Err(Failure::invalid(format!("format {format} is not one of PNG, GIF and WebP"))),
         }?;
-        out.write(WeftImage { width: image.width, height: image.height, rgb: image.rgb.into(), exif: image.exif.into() });
+        out.write(WeftImage {
+            width: image.width,
+            height: image.height,
+            rgb: image.rgb.into(),
+            exif: image.exif.into(),
+        });
         Ok(true)
     })
 }

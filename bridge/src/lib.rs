@@ -1,5 +1,5 @@
-//! C functions over the crates that weft takes from Rust: `tokenizers`, `minijinja`, `llguidance` and the picture decoders. The
-//! interface is include/bridge.h; only src/text, src/grammar and src/media call it.
+//! C functions over the crates that weft takes from Rust: `tokenizers`, `minijinja`, `llguidance` and the image
+//! decoders. The interface is include/bridge.h; only src/text, src/grammar and src/media call it.
 mod abi;
 mod detokenizer;
 mod fetch;

@@ -1,5 +1,5 @@
-//! Counts the heap bytes that each thread holds, so that the size of a compiled grammar is known exactly: what a compilation has
-//! allocated and not freed. Only Rust's allocations come here; the cost is an addition each.
+//! Counts the heap bytes that each thread holds, so that the size of a compiled grammar is known exactly: what a
+//! compilation has allocated and not freed. Only Rust's allocations come here; the cost is an addition each.
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 

@@ -1,6 +1,7 @@
-//! Byte-pair encoding as a `tokenizers` model: a word is split into characters, and the adjacent pair of the best rank is merged
-//! until none is left. It gives what `tokenizers::models::bpe::BPE` gives, but loads several times faster (strings in one buffer,
-//! merges by id) and can also rank pairs by the score of the piece they make, as SentencePiece does, without a table of merges.
+//! Byte-pair encoding as a `tokenizers` model: a word is split into characters, and the adjacent pair of the best rank
+//! is merged until none is left. It gives what `tokenizers::models::bpe::BPE` gives, but loads several times faster
+//! (strings in one buffer, merges by id) and can also rank pairs by the score of the piece they make, as SentencePiece
+//! does, without a table of merges.
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 use std::path::{Path, PathBuf};
@@ -49,8 +50,9 @@ impl MergeTable {
 pub enum Rule {
     /// The place in the list of merges.
     Merges(MergeTable),
-    /// The score of the merged piece, best first; of equal scores the pair with the longer left part, then the longer right part
-    /// (the order in which converters to tokenizer.json list their merges). By id; None for pieces that merging never makes.
+    /// The score of the merged piece, best first; of equal scores the pair with the longer left part, then the longer
+    /// right part (the order in which converters to tokenizer.json list their merges). By id; None for pieces that
+    /// merging never makes.
     Scores(Vec<Option<f32>>),
 }
 
@@ -69,7 +71,7 @@ pub struct PairModel {
 struct Symbol {
     id: u32,
     start: u32,
-    size: u32, // bytes; 0: merged into its left neighbour
+    size: u32,  // bytes; 0: merged into its left neighbour
     chars: u32, // 0: a byte or unknown token, which stands for text that is not its own
     previous: u32,
     next: u32,
@@ -90,7 +92,10 @@ impl PairModel {
                 let merged = self.vocabulary.find(&word[left.start as usize..(right.start + right.size) as usize])?;
                 let score = scores[merged as usize]?;
                 let longest_first = |chars: u32| u64::from(u16::MAX - chars.min(u32::from(u16::MAX)) as u16);
-                Some((u64::from(descending(score)) << 32 | longest_first(left.chars) << 16 | longest_first(right.chars), merged))
+                Some((
+                    u64::from(descending(score)) << 32 | longest_first(left.chars) << 16 | longest_first(right.chars),
+                    merged,
+                ))
             }
         }
     }
@@ -115,7 +120,10 @@ impl PairModel {
             if let Some(table) = &self.byte_tokens {
                 let bytes = &word.as_bytes()[start as usize..(start + size) as usize];
                 if bytes.iter().all(|&b| table[b as usize].is_some()) {
-                    bytes.iter().enumerate().for_each(|(i, &b)| add(table[b as usize].unwrap(), start + i as u32, 1, 0));
+                    bytes
+                        .iter()
+                        .enumerate()
+                        .for_each(|(i, &b)| add(table[b as usize].unwrap(), start + i as u32, 1, 0));
                     unknown_open = false;
                     continue;
                 }
@@ -153,8 +161,13 @@ impl PairModel {
                 continue;
             }
             symbols[left.next as usize].size = 0;
-            let joined =
-                Symbol { id: merged, size: left.size + right.size, chars: left.chars + right.chars, next: right.next, ..left };
+            let joined = Symbol {
+                id: merged,
+                size: left.size + right.size,
+                chars: left.chars + right.chars,
+                next: right.next,
+                ..left
+            };
             symbols[place as usize] = joined;
             if right.next != NONE {
                 symbols[right.next as usize].previous = place;
@@ -173,7 +186,9 @@ impl PairModel {
     }
 
     fn tokenize(&self, word: &str) -> Vec<Token> {
-        let token = |id: u32, start: usize, end: usize| Token::new(id, self.vocabulary.get(id).unwrap_or("").to_string(), (start, end));
+        let token = |id: u32, start: usize, end: usize| {
+            Token::new(id, self.vocabulary.get(id).unwrap_or("").to_string(), (start, end))
+        };
         if word.is_empty() {
             return vec![];
         }
@@ -193,7 +208,8 @@ fn descending(score: f32) -> u32 {
     !rising
 }
 
-/// The model of every tokenizer of this crate: ours for byte-pair encoding, the crate's own for the rest. Cloning shares it.
+/// The model of every tokenizer of this crate: ours for byte-pair encoding, the crate's own for the rest. Cloning
+/// shares it.
 #[derive(Clone)]
 pub enum SharedModel {
     Pairs(Arc<PairModel>),

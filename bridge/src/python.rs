@@ -1,4 +1,5 @@
-//! Python's spellings of values, which chat templates rely on: json.dumps for the `tojson` filter, str() and repr() for output.
+//! Python's spellings of values, which chat templates rely on: json.dumps for the `tojson` filter, str() and repr() for
+//! output.
 use minijinja::value::{Kwargs, Rest, Value, ValueKind};
 use minijinja::{Error, ErrorKind, Output, State};
 use std::fmt::Write;
@@ -133,7 +134,10 @@ impl Dumper<'_, '_, '_> {
             }
             other => {
                 let name = if other == ValueKind::Undefined { "Undefined".to_string() } else { other.to_string() };
-                return Err(Error::new(ErrorKind::InvalidOperation, format!("Object of type {name} is not JSON serializable")));
+                return Err(Error::new(
+                    ErrorKind::InvalidOperation,
+                    format!("Object of type {name} is not JSON serializable"),
+                ));
             }
         }
         Ok(())
@@ -288,7 +292,15 @@ pub fn format(out: &mut Output, state: &mut State, value: &Value) -> Result<(), 
 mod tests {
     #[test]
     fn floats_are_spelled_as_python_does() {
-        for (number, text) in [(1.0, "1.0"), (0.1, "0.1"), (1e-5, "1e-05"), (1e16, "1e+16"), (1.5e300, "1.5e+300"), (123456789012345.0, "123456789012345.0"), (-0.0001, "-0.0001")] {
+        for (number, text) in [
+            (1.0, "1.0"),
+            (0.1, "0.1"),
+            (1e-5, "1e-05"),
+            (1e16, "1e+16"),
+            (1.5e300, "1.5e+300"),
+            (123456789012345.0, "123456789012345.0"),
+            (-0.0001, "-0.0001"),
+        ] {
             assert_eq!(super::float(number), text);
         }
     }

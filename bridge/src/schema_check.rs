@@ -1,5 +1,6 @@
-//! Checks of schemas and regular expressions that the crates below let through although they would not be enforced: numbers that a
-//! float64 cannot hold, and expressions like "^+" that repeat nothing, which JSON schema's expressions (ECMA-262's) refuse.
+//! Checks of schemas and regular expressions that the crates below let through although they would not be enforced:
+//! numbers that a float64 cannot hold, and expressions like "^+" that repeat nothing, which JSON schema's expressions
+//! (ECMA-262's) refuse.
 use serde_json::Value;
 
 use crate::abi::{Failure, Outcome};
@@ -81,9 +82,13 @@ pub fn prepare_schema(schema: &mut Value) -> Outcome<()> {
                     patterns.keys().try_for_each(|pattern| check_pattern(pattern, "the pattern"))?;
                     prepare_schema(value)
                 }
-                ("minimum" | "maximum" | "exclusiveMinimum" | "exclusiveMaximum" | "multipleOf", number) => check_number(number, name, true),
+                ("minimum" | "maximum" | "exclusiveMinimum" | "exclusiveMaximum" | "multipleOf", number) => {
+                    check_number(number, name, true)
+                }
                 ("const", constant) => check_number(constant, "const", false),
-                ("enum", Value::Array(constants)) => constants.iter().try_for_each(|constant| check_number(constant, "enum", false)),
+                ("enum", Value::Array(constants)) => {
+                    constants.iter().try_for_each(|constant| check_number(constant, "enum", false))
+                }
                 ("default" | "examples" | "enum", _) => Ok(()),
                 _ => prepare_schema(value),
             })

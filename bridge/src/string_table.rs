@@ -1,5 +1,5 @@
-//! The strings of a vocabulary in one buffer, found by id and by text. One allocation instead of one per token and map is what
-//! makes a vocabulary of 100,000 tokens load in milliseconds.
+//! The strings of a vocabulary in one buffer, found by id and by text. One allocation instead of one per token and map
+//! is what makes a vocabulary of 100,000 tokens load in milliseconds.
 
 const NONE: u32 = u32::MAX;
 
@@ -10,7 +10,8 @@ pub struct StringTable {
     count: usize,
 }
 
-/// A multiplicative hash over words of eight bytes; the keys are the vocabulary's own, so no defence against collisions is needed.
+/// A multiplicative hash over words of eight bytes; the keys are the vocabulary's own, so no defence against collisions
+/// is needed.
 fn hash(bytes: &[u8]) -> u64 {
     const K: u64 = 0x9E37_79B9_7F4A_7C15;
     let mut h = bytes.len() as u64;
@@ -27,11 +28,16 @@ fn hash(bytes: &[u8]) -> u64 {
 impl StringTable {
     pub fn with_capacity(tokens: usize, bytes: usize) -> Self {
         let slots = (tokens.max(8) * 2).next_power_of_two();
-        StringTable { text: String::with_capacity(bytes), spans: Vec::with_capacity(tokens), slots: vec![NONE; slots], count: 0 }
+        StringTable {
+            text: String::with_capacity(bytes),
+            spans: Vec::with_capacity(tokens),
+            slots: vec![NONE; slots],
+            count: 0,
+        }
     }
 
-    /// Adds a token. A text that is there already goes over to the new id in lookups by text; an id that has a text already
-    /// keeps it.
+    /// Adds a token. A text that is there already goes over to the new id in lookups by text; an id that has a text
+    /// already keeps it.
     pub fn insert(&mut self, token: &str, id: u32) {
         if (self.count + 1) * 2 > self.slots.len() {
             self.grow();

@@ -1,6 +1,7 @@
-//! Structural tags: free text in which marked parts follow a schema. Two spellings are read, the older one with `structures` and
-//! `triggers` (vLLM, SGLang), and the newer tree of formats (xgrammar, TensorRT-LLM) under `format`. Both become one Lark grammar;
-//! schemas, expressions and grammars inside become grammars of their own that it refers to.
+//! Structural tags: free text in which marked parts follow a schema. Two spellings are read, the older one with
+//! `structures` and `triggers` (vLLM, SGLang), and the newer tree of formats (xgrammar, TensorRT-LLM) under `format`.
+//! Both become one Lark grammar; schemas, expressions and grammars inside become grammars of their own that it refers
+//! to.
 //!
 //! Free text holds no special tokens, except those that a tag names: `literal` writes them as token ids.
 use llguidance::api::GrammarWithLexer;
@@ -101,13 +102,17 @@ impl Builder<'_> {
     /// Text up to one of `ends`, which belongs to it.
     fn text_until(&mut self, ends: &[String], path: &str) -> Outcome<String> {
         if ends.iter().any(String::is_empty) {
-            return Err(Failure::unsupported(format!("structural tag: {path} is any_text, so what ends it may not be empty")));
+            return Err(Failure::unsupported(format!(
+                "structural tag: {path} is any_text, so what ends it may not be empty"
+            )));
         }
         let name = self.fresh("text");
         if ends.iter().all(|end| self.specials.begins(end)) {
             self.rule(&name, &format!("{ANY} {}", self.one_of(ends)));
         } else if ends.iter().any(|end| self.specials.within(end)) {
-            return Err(Failure::unsupported(format!("structural tag: {path} is any_text and ends with a mixture of text and special tokens")));
+            return Err(Failure::unsupported(format!(
+                "structural tag: {path} is any_text and ends with a mixture of text and special tokens"
+            )));
         } else {
             let options = self.one_of(ends);
             self.rule(&format!("{name}[lazy]"), &format!("{ANY} {options}"));
@@ -153,7 +158,9 @@ impl Builder<'_> {
 
     fn schema(&mut self, value: &Value, path: &str) -> Outcome<String> {
         if let Some(style) = value.get("style").filter(|style| style.as_str() != Some("json")) {
-            return Err(Failure::unsupported(format!("structural tag: {path}.style {style} is not available; \"json\" is")));
+            return Err(Failure::unsupported(format!(
+                "structural tag: {path}.style {style} is not available; \"json\" is"
+            )));
         }
         let schema = member(value, path, "json_schema")?;
         if !schema.is_object() && !schema.is_boolean() {
@@ -171,9 +178,9 @@ impl Builder<'_> {
         match tail {
             Tail::End => Ok(ANY.to_string()),
             Tail::Ends(ends) => self.text_until(ends, path),
-            Tail::Middle => {
-                Err(Failure::unsupported(format!("structural tag: {path} is any_text, which must be the last part of a tag or of the answer")))
-            }
+            Tail::Middle => Err(Failure::unsupported(format!(
+                "structural tag: {path} is any_text, which must be the last part of a tag or of the answer"
+            ))),
         }
     }
 
@@ -212,7 +219,9 @@ impl Builder<'_> {
 
     fn triggered_tags(&mut self, value: &Value, path: &str, tail: Tail) -> Outcome<String> {
         if !matches!(tail, Tail::End) {
-            return Err(Failure::unsupported(format!("structural tag: {path} is triggered_tags, which must be the last part of the answer")));
+            return Err(Failure::unsupported(format!(
+                "structural tag: {path} is triggered_tags, which must be the last part of the answer"
+            )));
         }
         let triggers = strings(member(value, path, "triggers")?, &format!("{path}.triggers"))?;
         if triggers.iter().any(String::is_empty) {
@@ -228,12 +237,16 @@ impl Builder<'_> {
             tags[which].push(self.tag(tag, &here, triggers[which].len())?);
         }
         // Free text is what holds no trigger, so that one is always followed by one of its tags.
-        let words: Vec<String> = triggers.iter().filter(|t| !self.specials.begins(t)).map(|t| self.specials.literal(t)).collect();
+        let words: Vec<String> =
+            triggers.iter().filter(|t| !self.specials.begins(t)).map(|t| self.specials.literal(t)).collect();
         if triggers.iter().any(|t| !self.specials.begins(t) && self.specials.within(t)) {
-            return Err(Failure::unsupported(format!("structural tag: a trigger of {path} is a mixture of text and special tokens")));
+            return Err(Failure::unsupported(format!(
+                "structural tag: a trigger of {path} is a mixture of text and special tokens"
+            )));
         }
         let free = self.fresh("FREE");
-        let body = if words.is_empty() { ANY.to_string() } else { format!("{ANY} & ~({ANY} ({}) {ANY})", words.join(" | ")) };
+        let body =
+            if words.is_empty() { ANY.to_string() } else { format!("{ANY} & ~({ANY} ({}) {ANY})", words.join(" | ")) };
         self.rule(&free, &body);
         let mut options = Vec::new();
         for (trigger, tags) in triggers.iter().zip(tags).filter(|(_, tags)| !tags.is_empty()) {
@@ -279,8 +292,10 @@ fn newer_tag(structure: &Value, path: &str) -> Outcome<Value> {
             .map_err(|e| Failure::invalid(format!("structural tag: {path}.schema is not JSON: {e}")))?,
         schema => schema.clone(),
     };
-    Ok(serde_json::json!({"type": "tag", "begin": text(structure, path, "begin")?, "end": text(structure, path, "end")?,
-                          "content": {"type": "json_schema", "json_schema": schema}}))
+    Ok(
+        serde_json::json!({"type": "tag", "begin": text(structure, path, "begin")?, "end": text(structure, path, "end")?,
+                          "content": {"type": "json_schema", "json_schema": schema}}),
+    )
 }
 
 /// The grammars of `request`; the first is the one to start from.

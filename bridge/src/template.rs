@@ -1,5 +1,6 @@
-//! Chat templates on minijinja, set up as the reference sets up Jinja2: trimmed blocks, loop controls, Python's string methods, its
-//! own `tojson`, `raise_exception`, `strftime_now` and `{% generation %}`. Templates are hostile input: fuel bounds time and memory.
+//! Chat templates on minijinja, set up as the reference sets up Jinja2: trimmed blocks, loop controls, Python's string
+//! methods, its own `tojson`, `raise_exception`, `strftime_now` and `{% generation %}`. Templates are hostile input:
+//! fuel bounds time and memory.
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Serde, Value, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, State};
@@ -19,9 +20,10 @@ const NOW: &str = "__now_unix_s";
 const RAISED: &str = "\u{1}raised\u{1}";
 
 /// Adapts a source text to minijinja, tag by tag, keeping its lines:
-/// - The reference's `{% generation %}` marks the assistant's text for training; for rendering it is an always-true `if`.
-/// - `{% for x in EXPRESSION %}` over None is an error in Python and an empty loop here; a filter makes it the error. Loops with
-///   their own `if`, `recursive` or a `%}` in a string are left alone.
+/// - The reference's `{% generation %}` marks the assistant's text for training; for rendering it is an always-true
+//    `if`.
+/// - `{% for x in EXPRESSION %}` over None is an error in Python and an empty loop here; a filter makes it the error.
+//    Loops with their own `if`, `recursive` or a `%}` in a string are left alone.
 fn adapted(source: &str) -> String {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;
@@ -52,16 +54,18 @@ fn loop_expression(inner: &str) -> Option<&str> {
     let (_, expression) = after_for.split_once(" in ")?;
     let expression = expression.trim();
     let simple = expression.chars().all(|c| c.is_alphanumeric() || "_.[]()'\" |,=-+:".contains(c));
-    let words = expression.split(|c: char| !c.is_alphanumeric()).any(|w| matches!(w, "if" | "else" | "recursive" | "in"));
+    let words =
+        expression.split(|c: char| !c.is_alphanumeric()).any(|w| matches!(w, "if" | "else" | "recursive" | "in"));
     (simple && !words && inner.matches(expression).count() == 1).then_some(expression)
 }
 
-/// An expression with more tokens than this nests deeper than the parser's stack allows (a chain of operators is nested).
+/// An expression with more tokens than this nests deeper than the parser's stack allows (a chain of operators is
+/// nested).
 const MAX_TOKENS: usize = 2000;
 const MAX_BLOCKS: usize = 150;
 
-/// Refuses sources that the parser, which recurses, could not take: minijinja limits brackets, but not chains of operators or
-/// blocks in blocks.
+/// Refuses sources that the parser, which recurses, could not take: minijinja limits brackets, but not chains of
+/// operators or blocks in blocks.
 fn check_nesting(source: &str) -> Outcome<()> {
     let mut rest = source;
     let mut line = 1;
@@ -74,8 +78,13 @@ fn check_nesting(source: &str) -> Outcome<()> {
         if tokens(inner) > MAX_TOKENS {
             return Err(Failure::invalid(format!("an expression is too long (in chat template:{line})")));
         }
-        let word = inner.trim_start_matches(['-', '+', ' ', '\n', '\t']).split(|c: char| !c.is_alphanumeric()).next().unwrap_or("");
-        let block = matches!(word, "if" | "for" | "macro" | "call" | "filter" | "with" | "block" | "autoescape" | "generation");
+        let word = inner
+            .trim_start_matches(['-', '+', ' ', '\n', '\t'])
+            .split(|c: char| !c.is_alphanumeric())
+            .next()
+            .unwrap_or("");
+        let block =
+            matches!(word, "if" | "for" | "macro" | "call" | "filter" | "with" | "block" | "autoescape" | "generation");
         if tag.starts_with("{%") && (block || (word == "set" && !inner.contains('='))) {
             blocks.push((word, 1));
         } else if let (true, Some(last)) = (word == "elif", blocks.last_mut()) {
@@ -121,8 +130,8 @@ fn iterable(value: Value) -> Result<Value, Error> {
     }
 }
 
-/// The `join` filter and str.join. minijinja's own pay for a shared item once, so that a list that repeats a long text joins to
-/// more memory than the fuel allows; here each item's bytes are paid for before they are copied.
+/// The `join` filter and str.join. minijinja's own pay for a shared item once, so that a list that repeats a long text
+/// joins to more memory than the fuel allows; here each item's bytes are paid for before they are copied.
 fn joined(state: &State, values: &Value, joiner: &str, attribute: Option<&Value>) -> Result<String, Error> {
     let mut out = String::new();
     for (place, item) in values.try_iter()?.enumerate() {
@@ -142,7 +151,13 @@ fn joined(state: &State, values: &Value, joiner: &str, attribute: Option<&Value>
     Ok(out)
 }
 
-fn join_filter(state: &State, values: &Value, joiner: Option<Value>, attribute: Option<Value>, kwargs: Kwargs) -> Result<String, Error> {
+fn join_filter(
+    state: &State,
+    values: &Value,
+    joiner: Option<Value>,
+    attribute: Option<Value>,
+    kwargs: Kwargs,
+) -> Result<String, Error> {
     let joiner = joiner.or(kwargs.get("d")?);
     let attribute = attribute.or(kwargs.get("attribute")?);
     kwargs.assert_all_used()?;
@@ -170,7 +185,8 @@ fn method(state: &mut State, value: &Value, name: &str, args: &[Value]) -> Resul
 
 /// C's strftime, which Python's is too. `now`: seconds since 1970 shown in UTC, or the clock in local time.
 fn strftime(format: &str, now: Option<i64>) -> Result<String, Error> {
-    let format = CString::new(format).map_err(|_| Error::new(ErrorKind::InvalidOperation, "embedded null character"))?;
+    let format =
+        CString::new(format).map_err(|_| Error::new(ErrorKind::InvalidOperation, "embedded null character"))?;
     if format.as_bytes().is_empty() {
         return Ok(String::new());
     }
@@ -254,7 +270,9 @@ impl std::io::Write for Limited {
 
 /// Cuts a rendering off behind its last message, so that the model goes on with it; the reference's rule.
 fn cut_after(rendered: &str, last: &str) -> Outcome<String> {
-    let absent = || Failure::invalid("continue_final_message is set, but the final message does not appear in the rendered chat");
+    let absent = || {
+        Failure::invalid("continue_final_message is set, but the final message does not appear in the rendered chat")
+    };
     let trimmed = last.trim();
     let place = rendered.rfind(trimmed).filter(|_| !trimmed.is_empty()).ok_or_else(absent)?;
     let whole = last.trim_start(); // with the space behind it, if the template keeps that
@@ -266,13 +284,17 @@ fn last_text(context: &serde_json::Value) -> Outcome<String> {
     let message = context.get("messages").and_then(|m| m.as_array()).and_then(|m| m.last());
     let content = message.and_then(|m| m.get("content"));
     let text = match content {
-        Some(serde_json::Value::Array(parts)) => parts.iter().rev().find_map(|p| p.get("text")).and_then(|t| t.as_str()),
+        Some(serde_json::Value::Array(parts)) => {
+            parts.iter().rev().find_map(|p| p.get("text")).and_then(|t| t.as_str())
+        }
         other => other.and_then(|c| c.as_str()),
     };
-    text.map(str::to_string).ok_or_else(|| Failure::invalid("continue_final_message is set, but the final message has no text"))
+    text.map(str::to_string)
+        .ok_or_else(|| Failure::invalid("continue_final_message is set, but the final message has no text"))
 }
 
-/// Runs `work` where there is stack enough for any nesting that the fuel can build: comparing, printing and freeing values recurse.
+/// Runs `work` where there is stack enough for any nesting that the fuel can build: comparing, printing and freeing
+/// values recurse.
 fn with_deep_stack<T: Send>(work: impl FnOnce() -> Outcome<T> + Send) -> Outcome<T> {
     const STACK_BYTES: usize = 512 << 20; // address space; only what is touched takes memory
     std::thread::scope(|scope| {
@@ -286,7 +308,8 @@ fn with_deep_stack<T: Send>(work: impl FnOnce() -> Outcome<T> + Send) -> Outcome
 
 impl WeftTemplate {
     fn render(&self, context: &[u8], continue_final: bool) -> Outcome<String> {
-        let context: serde_json::Value = serde_json::from_slice(context).map_err(|e| Failure::invalid(e.to_string()))?;
+        let context: serde_json::Value =
+            serde_json::from_slice(context).map_err(|e| Failure::invalid(e.to_string()))?;
         let template = self.environment.get_template(NAME).map_err(|e| failure(&e))?;
         let mut out = Limited { text: Vec::new(), limit: self.output_limit };
         template.render_captured_to(Value::from(Serde(&context)), &mut out).map_err(|e| failure(&e))?;
@@ -328,7 +351,8 @@ pub unsafe extern "C" fn weft_template_free(template: *mut WeftTemplate) {
 }
 
 /// # Safety
-/// `context` is a JSON object of `size` bytes, the template's variables; `out` and `error` are writable. False after an error.
+/// `context` is a JSON object of `size` bytes, the template's variables; `out` and `error` are writable. False after an
+/// error.
 #[no_mangle]
 pub unsafe extern "C" fn weft_template_render(
     template: &WeftTemplate,

@@ -1,8 +1,8 @@
 //! The tokenizer object and its C functions.
 use std::sync::OnceLock;
 use tokenizers::{
-    AddedToken, DecoderWrapper, EncodeInput, InputSequence, Model, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper,
-    TokenizerImpl,
+    AddedToken, DecoderWrapper, EncodeInput, InputSequence, Model, NormalizerWrapper, PostProcessorWrapper,
+    PreTokenizerWrapper, TokenizerImpl,
 };
 
 use crate::abi::{self, guard, Failure, Outcome, WeftBytes, WeftError, WeftIds};
@@ -11,7 +11,8 @@ use crate::gguf::{self, WeftGgufVocabulary};
 use crate::pair_model::SharedModel;
 use crate::tokenizer_json::{self, Parts};
 
-pub type Pipeline = TokenizerImpl<SharedModel, NormalizerWrapper, PreTokenizerWrapper, PostProcessorWrapper, DecoderWrapper>;
+pub type Pipeline =
+    TokenizerImpl<SharedModel, NormalizerWrapper, PreTokenizerWrapper, PostProcessorWrapper, DecoderWrapper>;
 
 pub struct WeftTokenizer {
     pub pipeline: Pipeline,
@@ -24,10 +25,10 @@ pub struct WeftTokenizer {
 /// How the vocabulary's spelling of a token becomes bytes of text.
 #[derive(Default)]
 struct Spelling {
-    byte_level: bool,                   // "\u{120}the": each character stands for a byte
-    byte_tokens: bool,                  // "<0xE2>"
-    space: Option<char>,                // '\u{2581}' for a space
-    continuation: Option<String>,       // "##": no space before this piece, and one before all others
+    byte_level: bool,             // "\u{120}the": each character stands for a byte
+    byte_tokens: bool,            // "<0xE2>"
+    space: Option<char>,          // '\u{2581}' for a space
+    continuation: Option<String>, // "##": no space before this piece, and one before all others
 }
 
 impl Spelling {
@@ -73,8 +74,8 @@ pub fn byte_token(token: &str) -> Option<u8> {
     }
 }
 
-/// The bytes that a byte-level spelling stands for (GPT-2's table: printable bytes are themselves, the other 68 are U+0100 and
-/// up in order); a token with any other character is its own UTF-8, as the crate's decoder has it.
+/// The bytes that a byte-level spelling stands for (GPT-2's table: printable bytes are themselves, the other 68 are
+/// U+0100 and up in order); a token with any other character is its own UTF-8, as the crate's decoder has it.
 pub fn byte_level_bytes(token: &str) -> Vec<u8> {
     let byte = |c: char| -> Option<u8> {
         match c as u32 {
@@ -99,9 +100,8 @@ impl WeftTokenizer {
         pipeline.with_decoder(parts.decoder);
         pipeline.add_tokens(parts.added).map_err(failed)?;
         // A file may name what it does not have; the crate panics on that when it is used, so use everything once.
-        abi::catch(|| pipeline.encode_fast("a 1", true).map_err(failed)).map_err(|e| {
-            Failure::invalid(format!("it loads but cannot encode a text: {}", e.message))
-        })?;
+        abi::catch(|| pipeline.encode_fast("a 1", true).map_err(failed))
+            .map_err(|e| Failure::invalid(format!("it loads but cannot encode a text: {}", e.message)))?;
         let mut spelling = Spelling::default();
         if let Some(decoder) = pipeline.get_decoder() {
             spelling.scan(decoder);
@@ -142,7 +142,10 @@ impl WeftTokenizer {
 
     /// The vocabulary's spelling as the decoder gets it.
     pub fn spelling(&self, id: u32) -> Option<String> {
-        self.pipeline.get_added_vocabulary().simple_id_to_token(id).or_else(|| self.pipeline.get_model().id_to_token(id))
+        self.pipeline
+            .get_added_vocabulary()
+            .simple_id_to_token(id)
+            .or_else(|| self.pipeline.get_model().id_to_token(id))
     }
 
     /// The bytes of a token in the middle of a text.
@@ -161,7 +164,11 @@ impl WeftTokenizer {
 /// # Safety
 /// `json` points at `size` bytes. The result is freed with `weft_tokenizer_free`; null after an error.
 #[no_mangle]
-pub unsafe extern "C" fn weft_tokenizer_from_json(json: *const u8, size: usize, error: *mut WeftError) -> *mut WeftTokenizer {
+pub unsafe extern "C" fn weft_tokenizer_from_json(
+    json: *const u8,
+    size: usize,
+    error: *mut WeftError,
+) -> *mut WeftTokenizer {
     guard(error, std::ptr::null_mut(), || {
         let parts = tokenizer_json::parse(abi::text(json, size)?)?;
         Ok(Box::into_raw(Box::new(WeftTokenizer::build(parts)?)))
@@ -171,7 +178,10 @@ pub unsafe extern "C" fn weft_tokenizer_from_json(json: *const u8, size: usize, 
 /// # Safety
 /// The arrays of `vocabulary` are as long as it says. Otherwise as above.
 #[no_mangle]
-pub unsafe extern "C" fn weft_tokenizer_from_gguf(vocabulary: &WeftGgufVocabulary, error: *mut WeftError) -> *mut WeftTokenizer {
+pub unsafe extern "C" fn weft_tokenizer_from_gguf(
+    vocabulary: &WeftGgufVocabulary,
+    error: *mut WeftError,
+) -> *mut WeftTokenizer {
     guard(error, std::ptr::null_mut(), || {
         let parts = gguf::parts(vocabulary)?;
         Ok(Box::into_raw(Box::new(WeftTokenizer::build(parts)?)))

@@ -62,7 +62,10 @@ pub fn parse(json: &str) -> Outcome<Parts> {
     }
     let file: File = serde_json::from_str(json).map_err(|e| Failure::invalid(e.to_string()))?;
     if file.version.as_ref().is_some_and(|v| v != "1.0") {
-        return Err(Failure::unsupported(format!("tokenizer version {} (only \"1.0\" is known)", file.version.unwrap())));
+        return Err(Failure::unsupported(format!(
+            "tokenizer version {} (only \"1.0\" is known)",
+            file.version.unwrap()
+        )));
     }
     let Some(model) = file.model else {
         return Err(Failure::invalid("it has no `model`"));
@@ -104,9 +107,9 @@ fn parse_model(raw: &RawValue) -> Outcome<SharedModel> {
         return Ok(SharedModel::Other(Arc::new(other)));
     };
     let vocab = model.vocab.unwrap().get();
-    let vocabulary = VocabularySeed(vocab.len()).deserialize(&mut serde_json::Deserializer::from_str(vocab)).map_err(|e| {
-        Failure::invalid(format!("`model.vocab`: {e}"))
-    })?;
+    let vocabulary = VocabularySeed(vocab.len())
+        .deserialize(&mut serde_json::Deserializer::from_str(vocab))
+        .map_err(|e| Failure::invalid(format!("`model.vocab`: {e}")))?;
     let merges = model.merges.unwrap().get();
     let table = MergesSeed { vocabulary: &vocabulary, bytes: merges.len() }
         .deserialize(&mut serde_json::Deserializer::from_str(merges))
@@ -247,9 +250,9 @@ impl<'v> MergeBuilder<'v> {
         self.joined.push_str(left);
         self.joined.push_str(right);
         let find = |piece: &str| {
-            self.vocabulary
-                .find(piece)
-                .ok_or_else(|| format!("merge {} ({left:?}, {right:?}): {piece:?} is not in the vocabulary", self.list.len()))
+            self.vocabulary.find(piece).ok_or_else(|| {
+                format!("merge {} ({left:?}, {right:?}): {piece:?} is not in the vocabulary", self.list.len())
+            })
         };
         let merge = (find(left)?, find(right)?, find(&self.joined)?);
         self.list.push(merge);

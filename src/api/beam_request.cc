@@ -11,7 +11,8 @@ Status check_beams(const Request& request) {
   if (beams.width < 1 || beams.width > 128)
     return fail(Code::invalid_argument, "beam_width must be between 1 and 128, not ", beams.width).about("beam_width");
   if (request.n > beams.width)
-    return fail(Code::invalid_argument, "n (", request.n, ") must not exceed beam_width (", beams.width, ")").about("n");
+    return fail(Code::invalid_argument, "n (", request.n, ") must not exceed beam_width (", beams.width, ")")
+        .about("n");
   if (!std::isfinite(beams.length_penalty))
     return fail(Code::invalid_argument, "length_penalty must be a finite number, not ", beams.length_penalty)
         .about("length_penalty");
@@ -32,7 +33,8 @@ Status check_beams(const Request& request) {
 }
 
 BeamRequest::BeamRequest(EngineCore& core, Setup setup, std::shared_ptr<RunningRequest> answer)
-    : core_(core), setup_(std::move(setup)), arrival_step_(core.steps()), answer_(std::move(answer)), search_(setup_.beams) {
+    : core_(core), setup_(std::move(setup)), arrival_step_(core.steps()), answer_(std::move(answer)),
+      search_(setup_.beams) {
   if (setup_.grammar) grammars_.push_back(setup_.grammar->clone());
 }
 
@@ -65,7 +67,9 @@ Status BeamRequest::submit_step() {
     submission.sequence.arrival_step = arrival_step_;
     submission.sequence.cache = setup_.cache;
     if (!grammars_.empty()) submission.grammar = grammars_[i]->clone();
-    submission.sink = [self = shared_from_this(), i](const SequenceOutput& output) { return self->on_output(i, output); };
+    submission.sink = [self = shared_from_this(), i](const SequenceOutput& output) {
+      return self->on_output(i, output);
+    };
     auto added = core_.submit(std::move(submission));
     if (added.ok()) sequences_.push_back(*added);
     else status = added.error();
@@ -137,7 +141,8 @@ void BeamRequest::deliver() {
     output.tokens = beam.tokens;
     if (setup_.params.logprobs >= 0) output.logprobs = beam.logprobs;
     const int32_t last = beam.tokens.back();
-    const bool by_id = std::find(setup_.beams.end_ids.begin(), setup_.beams.end_ids.end(), last) != setup_.beams.end_ids.end();
+    const bool by_id =
+        std::find(setup_.beams.end_ids.begin(), setup_.beams.end_ids.end(), last) != setup_.beams.end_ids.end();
     const bool by_length = static_cast<int>(beam.tokens.size()) >= setup_.beams.max_tokens;
     output.reason = by_id || !by_length ? FinishReason::stop : FinishReason::length;  // or by a complete grammar
     if (by_id) output.stop_id = last;

@@ -1,7 +1,7 @@
-// Runs a beam search on the engine core. Every step of every beam is a sequence of its own that goes on from the prompt and the
-// beam's tokens and brings the best continuations; what beams have in common they find in the prefix cache (whole blocks, so a beam
-// computes at most the tokens of its last block again). Beams are therefore batched, preempted and cancelled like everything else,
-// and hold no blocks between the steps.
+// Runs a beam search on the engine core. Every step of every beam is a sequence of its own that goes on from the prompt
+// and the beam's tokens and brings the best continuations; what beams have in common they find in the prefix cache
+// (whole blocks, so a beam computes at most the tokens of its last block again). Beams are therefore batched, preempted
+// and cancelled like everything else, and hold no blocks between the steps.
 #pragma once
 
 #include <cstdint>
@@ -17,17 +17,18 @@
 
 namespace weft {
 
-// What a search for the most likely answers has no place for is refused by name; so are a width and a penalty out of range.
+// What a search for the most likely answers has no place for is refused by name; so are a width and a penalty out of
+// range.
 Status check_beams(const Request& request);
 
 class BeamRequest : public std::enable_shared_from_this<BeamRequest> {
  public:
   struct Setup {
     std::vector<int32_t> prompt;
-    std::vector<std::shared_ptr<const PreparedMedia>> media;  // pictures of the prompt
+    std::vector<std::shared_ptr<const PreparedMedia>> media;  // images of the prompt
     std::shared_ptr<const MediaPrompt> places;                // with `media`: where their features go (unset)
-    SamplingParams params;  // max_tokens is what there is room for
-    int shown = 1;          // hypotheses that are answers
+    SamplingParams params;                                    // max_tokens is what there is room for
+    int shown = 1;                                            // hypotheses that are answers
     int priority = 0;
     CacheIdentity cache;
     std::unique_ptr<Grammar> grammar;  // may be null

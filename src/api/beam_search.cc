@@ -7,15 +7,16 @@ namespace weft {
 
 BeamSearch::BeamSearch(BeamSettings settings)
     : settings_(std::move(settings)),
-      keep_(std::max(2, 1 + static_cast<int>(settings_.end_ids.size())) * settings_.width),
-      running_(1) {}
+      keep_(std::max(2, 1 + static_cast<int>(settings_.end_ids.size())) * settings_.width), running_(1) {}
 
 float BeamSearch::normalised(float score, int length) const {
-  return score / static_cast<float>(std::pow(static_cast<double>(length), static_cast<double>(settings_.length_penalty)));
+  return score /
+         static_cast<float>(std::pow(static_cast<double>(length), static_cast<double>(settings_.length_penalty)));
 }
 
 // The best of all beams in order; ties go to the earlier beam, then to the better place within it.
-std::vector<BeamSearch::Candidate> BeamSearch::best_candidates(std::span<const std::vector<TokenLogprob>> candidates) const {
+std::vector<BeamSearch::Candidate> BeamSearch::best_candidates(
+    std::span<const std::vector<TokenLogprob>> candidates) const {
   std::vector<Candidate> all;
   for (size_t b = 0; b < candidates.size(); ++b)
     for (const TokenLogprob& one : candidates[b]) {
@@ -45,7 +46,8 @@ void BeamSearch::add_hypotheses(std::span<const Candidate> best) {
     beam.score = normalised(beam.score, length_ + 1);
     hypotheses_.push_back(std::move(beam));
   }
-  std::stable_sort(hypotheses_.begin(), hypotheses_.end(), [](const Beam& a, const Beam& b) { return a.score > b.score; });
+  std::stable_sort(hypotheses_.begin(), hypotheses_.end(),
+                   [](const Beam& a, const Beam& b) { return a.score > b.score; });
   if (static_cast<int>(hypotheses_.size()) > settings_.width) hypotheses_.resize(static_cast<size_t>(settings_.width));
 }
 
@@ -56,7 +58,8 @@ bool BeamSearch::can_improve() const {
   return normalised(running_.front().score, hopeful ? settings_.max_tokens : length_) > hypotheses_.back().score;
 }
 
-bool BeamSearch::advance(std::span<const std::vector<TokenLogprob>> candidates, const std::function<bool(int, int32_t)>& ends) {
+bool BeamSearch::advance(std::span<const std::vector<TokenLogprob>> candidates,
+                         const std::function<bool(int, int32_t)>& ends) {
   std::vector<Candidate> best = best_candidates(candidates);
   for (Candidate& one : best) {
     const int32_t token = one.logprob->token;

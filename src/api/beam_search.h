@@ -1,12 +1,13 @@
-// Beam search as Hugging Face's generate() does it (transformers 5, do_sample=False): the bookkeeping of one request, from
-// candidates to hypotheses. It runs no model; beam_request.h does.
+// Beam search as Hugging Face's generate() does it (transformers 5, do_sample=False): the bookkeeping of one request,
+// from candidates to hypotheses. It runs no model; beam_request.h does.
 //
 // Per step, with `width` running beams: every candidate's score is its beam's plus its logprob. Of all of them the best
-// max(2, 1 + number of end ids) * width are kept; the best `width` that do not end go on. Those among the best `width` that end
-// (by an end id, or by the length: then all do) become hypotheses with score / length^length_penalty, of which the best `width`
-// stay. It is over when all candidates end, or when no running beam can get better than the worst hypothesis. early_stopping says
-// how that is judged: no - by the best beam's score at its present length (a heuristic); never - where a positive length penalty
-// favours long answers, by its score at the full length; yes - not at all: it is over as soon as there are `width` hypotheses.
+// max(2, 1 + number of end ids) * width are kept; the best `width` that do not end go on. Those among the best `width`
+// that end (by an end id, or by the length: then all do) become hypotheses with score / length^length_penalty, of which
+// the best `width` stay. It is over when all candidates end, or when no running beam can get better than the worst
+// hypothesis. early_stopping says how that is judged: no - by the best beam's score at its present length (a
+// heuristic); never - where a positive length penalty favours long answers, by its score at the full length; yes - not
+// at all: it is over as soon as there are `width` hypotheses.
 #pragma once
 
 #include <cstdint>
@@ -30,8 +31,9 @@ struct BeamSettings {
 struct Beam {
   std::vector<int32_t> tokens;                      // generated
   std::vector<std::vector<TokenLogprob>> logprobs;  // per token: its own, then the best alternatives
-  float score = 0;                                  // sum of the logprobs; of a hypothesis divided by length^length_penalty
-  int parent = 0;                                   // in the running beams of the step before
+  // sum of the logprobs; of a hypothesis divided by length^length_penalty
+  float score = 0;
+  int parent = 0;  // in the running beams of the step before
 };
 
 class BeamSearch {
@@ -41,8 +43,8 @@ class BeamSearch {
   // How many candidates a beam must bring at least, if it has so many.
   int candidates() const { return keep_; }
   const std::vector<Beam>& running() const { return running_; }
-  // One step: per running beam its candidates in descending order. `ends` tells of more ends than end ids (a grammar that is
-  // complete); may be empty. False: the search is over.
+  // One step: per running beam its candidates in descending order. `ends` tells of more ends than end ids (a grammar
+  // that is complete); may be empty. False: the search is over.
   bool advance(std::span<const std::vector<TokenLogprob>> candidates,
                const std::function<bool(int beam, int32_t token)>& ends = {});
   // In descending order of score; at most `width`.

@@ -1,5 +1,5 @@
-// The bookkeeping of beam search on a language of three tokens whose answers can be worked out by hand; agreement with transformers
-// on real logits is in tests/engine.
+// The bookkeeping of beam search on a language of three tokens whose answers can be worked out by hand; agreement with
+// transformers on real logits is in tests/engine.
 #include "api/beam_search.h"
 
 #include <gtest/gtest.h>

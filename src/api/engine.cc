@@ -7,8 +7,8 @@
 #include <unordered_map>
 
 #include "api/beam_request.h"
+#include "api/image_prompt.h"
 #include "api/model_info.h"
-#include "api/picture_prompt.h"
 #include "api/running_request.h"
 #include "api/scores.h"
 #include "api/text_side.h"
@@ -23,16 +23,18 @@
 namespace weft {
 namespace {
 
-// The cache takes half of what is free, or less where all sequences at their longest need less. Memory is taken as it is used.
+// The cache takes half of what is free, or less where all sequences at their longest need less. Memory is taken as it
+// is used.
 int64_t default_cache_bytes(int64_t per_token, int64_t max_seq_len, int64_t max_batch) {
   const int64_t wanted = per_token * (max_seq_len + 2 * 256) * max_batch;
-  return std::clamp<int64_t>(wanted, int64_t{64} << 20, std::max<int64_t>(static_cast<int64_t>(available_memory()) / 2, int64_t{64} << 20));
+  return std::clamp<int64_t>(wanted, int64_t{64} << 20,
+                             std::max<int64_t>(static_cast<int64_t>(available_memory()) / 2, int64_t{64} << 20));
 }
 
 Result<std::unique_ptr<ThreadTeam>> make_team(const EngineOptions& options) {
   const CpuLayout layout = read_cpu_layout();
   const int threads = options.threads > 0 ? options.threads : default_threads(layout);
-  WEFT_TRY(std::vector<std::vector<int>> places, place_members(layout, threads, *pinning_of(options.pin_threads)));
+  WEFT_TRY(std::vector<std::vector<int>> places, place_threads(layout, threads, *pinning_of(options.pin_threads)));
   const bool on_nodes = layout.nodes().size() > 1 && !places[0].empty();
   return std::make_unique<ThreadTeam>(std::move(places), on_nodes);
 }
@@ -46,7 +48,8 @@ SamplingParams default_sampling_of(const Json& file, int vocab) {
     const Json* value = file.find(key);
     if (!value || value->is_null()) return;
     SamplingParams changed = params;
-    if (value->is_number()) changed.*field = static_cast<std::remove_reference_t<decltype(changed.*field)>>(value->as_number());
+    if (value->is_number())
+      changed.*field = static_cast<std::remove_reference_t<decltype(changed.*field)>>(value->as_number());
     if (value->is_number() && validate(changed, {.vocab_size = vocab}).ok()) params = changed;
     else log_warning("generation_config.json: ", key, " is ", value->dump(), " and ignored");
   };
@@ -65,7 +68,7 @@ std::string model_name(std::string path) {
   return name;
 }
 
-// ---- The engine -------------------------------------------------------------------------------------------------------------
+// ---- The engine -----------------------------------------------------------------------------------------------------
 
 class CoreEngine : public Engine {
  public:
@@ -74,8 +77,8 @@ class CoreEngine : public Engine {
         defaults_(default_sampling_of(core_->model().checkpoint->generation_config(), info_.vocab_size)) {
     if (text_.tokenizer) step_separator_ = text_.tokenizer->find_token("<extra_0>").value_or(-1);
     if (text_.tokenizer && info_.generative)
-      grammars_ = std::make_unique<GrammarCache>(
-          std::make_unique<const GrammarFactory>(text_.tokenizer->handle(), info_.vocab_size, core_->model().eos_token_ids));
+      grammars_ = std::make_unique<GrammarCache>(std::make_unique<const GrammarFactory>(
+          text_.tokenizer->handle(), info_.vocab_size, core_->model().eos_token_ids));
     if (text_.chat_template) format_ = format_of(*text_.chat_template);
   }
   ~CoreEngine() override { core_.reset(); }
@@ -88,9 +91,12 @@ class CoreEngine : public Engine {
   Result<std::string> render_chat(const Request& request) const override {
     WEFT_TRY(const std::shared_ptr<const ChatTemplate> chat, template_of(request));
     if (!chat)
-      return fail(Code::invalid_argument, "the model has no chat template; send a prompt instead of messages, or a chat_template").about("messages");
-    const ChatTemplateOptions how{.add_generation_prompt = request.add_generation_prompt && !request.continue_final_message,
-                                  .continue_final_message = request.continue_final_message};
+      return fail(Code::invalid_argument,
+                  "the model has no chat template; send a prompt instead of messages, or a chat_template")
+          .about("messages");
+    const ChatTemplateOptions how{
+        .add_generation_prompt = request.add_generation_prompt && !request.continue_final_message,
+        .continue_final_message = request.continue_final_message};
     auto text = chat->render(*request.messages, request.tools, request.chat_template_kwargs, how);
     if (!text.ok()) return std::move(text).error().about("messages");
     return text;
@@ -103,19 +109,21 @@ class CoreEngine : public Engine {
   }
 
   Result<std::vector<int32_t>> prompt_tokens(const Request& request) const override {
-    WEFT_TRY(PicturePrompt prompt, build_prompt(request));
+    WEFT_TRY(ImagePrompt prompt, build_prompt(request));
     return std::move(prompt.tokens);
   }
 
-  // The prompt's tokens, and its pictures.
-  Result<PicturePrompt> build_prompt(const Request& request) const {
-    const bool pictures = !request.images.empty() || !request.videos.empty();
-    // A placeholder that a user typed into a prompt without pictures is the processor's to find.
-    if (!pictures && (!text_.media || request.prompt_token_ids)) {
+  // The prompt's tokens, and its images.
+  Result<ImagePrompt> build_prompt(const Request& request) const {
+    const bool images = !request.images.empty() || !request.videos.empty();
+    // A placeholder that a user typed into a prompt without images is the processor's to find.
+    if (!images && (!text_.media || request.prompt_token_ids)) {
       WEFT_TRY(std::vector<int32_t> tokens, text_tokens(request));
-      return PicturePrompt{std::move(tokens), {}, nullptr, {}};
+      return ImagePrompt{std::move(tokens), {}, nullptr, {}};
     }
-    if (!text_.media) return fail(Code::invalid_argument, "the model ", info_.name, " takes no images").about(request.images.empty() ? "videos" : "images");
+    if (!text_.media)
+      return fail(Code::invalid_argument, "the model ", info_.name, " takes no images")
+          .about(request.images.empty() ? "videos" : "images");
     std::string text;
     if (request.rendered) {
       text = *request.rendered;
@@ -125,14 +133,17 @@ class CoreEngine : public Engine {
       text = *request.prompt;
     }
     const UrlOptions urls{.allowed_hosts = options_.allowed_media_domains};
-    return picture_prompt(request, text, !request.messages && request.add_special_tokens, *text_.media, *text_.tokenizer, urls, core_->model());
+    return image_prompt(request, text, !request.messages && request.add_special_tokens, *text_.media, *text_.tokenizer,
+                        urls, core_->model());
   }
 
   Result<std::vector<int32_t>> text_tokens(const Request& request) const {
     if (request.prompt_token_ids) return *request.prompt_token_ids;
     if (!text_.tokenizer)
-      return fail(Code::invalid_argument, "the model has no tokenizer; send prompt_token_ids").about(request.messages ? "messages" : "prompt");
-    if (!request.messages) return text_.tokenizer->encode(*request.prompt, {.add_special_tokens = request.add_special_tokens});
+      return fail(Code::invalid_argument, "the model has no tokenizer; send prompt_token_ids")
+          .about(request.messages ? "messages" : "prompt");
+    if (!request.messages)
+      return text_.tokenizer->encode(*request.prompt, {.add_special_tokens = request.add_special_tokens});
     // Templates write the special tokens themselves.
     if (request.rendered) return text_.tokenizer->encode(*request.rendered, {.add_special_tokens = false});
     WEFT_TRY(const std::string text, render_chat(request));
@@ -164,7 +175,8 @@ class CoreEngine : public Engine {
   // The model's or the request's own; null if there is none.
   Result<std::shared_ptr<const ChatTemplate>> template_of(const Request& request) const {
     if (!request.chat_template) return text_.chat_template;
-    return ChatTemplate::from_source(*request.chat_template, text_.chat_template ? text_.chat_template->special_tokens() : Json::object());
+    return ChatTemplate::from_source(*request.chat_template,
+                                     text_.chat_template ? text_.chat_template->special_tokens() : Json::object());
   }
   AnswerFormat format_of(const ChatTemplate& chat) const {
     AnswerFormat format = detect_answer_format(chat.source(), chat.tool_source());
@@ -172,15 +184,15 @@ class CoreEngine : public Engine {
     if (const auto named = tool_format_of_name(options_.tool_call_parser)) format.tools = *named;
     return format;
   }
-  Status check_prompt(const Request& request, const PicturePrompt& prompt) const;
+  Status check_prompt(const Request& request, const ImagePrompt& prompt) const;
   Status check_logits(const Request& request, int prompt_tokens, int max_tokens) const;
-  std::optional<Error> start_sampling(const Request& request, const PicturePrompt& prompt, const SamplingParams& params, uint64_t seed,
-                                      const Grammar* grammar, Active& active);
-  std::optional<Error> start_beams(const Request& request, const PicturePrompt& prompt, const SamplingParams& params,
+  std::optional<Error> start_sampling(const Request& request, const ImagePrompt& prompt, const SamplingParams& params,
+                                      uint64_t seed, const Grammar* grammar, Active& active);
+  std::optional<Error> start_beams(const Request& request, const ImagePrompt& prompt, const SamplingParams& params,
                                    std::unique_ptr<Grammar> grammar, Active& active);
   Result<SamplingParams> sampling_of(const Request& request, int prompt_tokens) const;
   Result<std::unique_ptr<Grammar>> grammar_of(const Request& request) const;
-  CacheIdentity cache_identity(const Request& request, const PicturePrompt& prompt) const;
+  CacheIdentity cache_identity(const Request& request, const ImagePrompt& prompt) const;
   void forget(RequestId id);
 
   std::unique_ptr<EngineCore> core_;
@@ -200,26 +212,34 @@ class CoreEngine : public Engine {
   uint64_t first_wanted_event_ = 0;
 };
 
-Status CoreEngine::check_prompt(const Request& request, const PicturePrompt& whole) const {
+Status CoreEngine::check_prompt(const Request& request, const ImagePrompt& whole) const {
   const std::vector<int32_t>& prompt = whole.tokens;
   const char* field = request.prompt_token_ids ? "prompt_token_ids" : request.messages ? "messages" : "prompt";
   if (prompt.empty()) return fail(Code::invalid_argument, "the prompt is empty").about(field);
-  const bool cross = whole.places && !whole.places->cross.empty();  // the picture's token has a row in the table, behind the logits' rows
+  // the image's token has a row in the table, behind the logits' rows
+  const bool cross = whole.places && !whole.places->cross.empty();
   size_t span = 0;  // places of features hold ids that may lie behind the vocabulary
   for (size_t i = 0; i < prompt.size(); ++i) {
     while (whole.places && span < whole.places->spans.size() &&
            static_cast<int>(i) >= whole.places->spans[span].position + whole.places->spans[span].count)
       ++span;
     const bool in_vocabulary = prompt[i] >= 0 && prompt[i] < info_.vocab_size;
-    if (in_vocabulary || (cross && prompt[i] >= 0 && prompt[i] < info_.vocab_size + 8 && request.sampling.prompt_logprobs < 0)) continue;
-    if (whole.places && span < whole.places->spans.size() && static_cast<int>(i) >= whole.places->spans[span].position) {
+    if (in_vocabulary ||
+        (cross && prompt[i] >= 0 && prompt[i] < info_.vocab_size + 8 && request.sampling.prompt_logprobs < 0))
+      continue;
+    if (whole.places && span < whole.places->spans.size() &&
+        static_cast<int>(i) >= whole.places->spans[span].position) {
       if (request.sampling.prompt_logprobs < 0) continue;
-      return fail(Code::unsupported, "prompt_logprobs are not available here: the picture's token ", prompt[i], " has no logit").about("prompt_logprobs");
+      return fail(Code::unsupported, "prompt_logprobs are not available here: the image's token ", prompt[i],
+                  " has no logit")
+          .about("prompt_logprobs");
     }
-    return fail(Code::invalid_argument, "token id ", prompt[i], " is outside the vocabulary of ", info_.vocab_size).about(field);
+    return fail(Code::invalid_argument, "token id ", prompt[i], " is outside the vocabulary of ", info_.vocab_size)
+        .about(field);
   }
   if (static_cast<int>(prompt.size()) > info_.max_seq_len)
-    return fail(Code::invalid_argument, "the prompt has ", prompt.size(), " tokens, the context ", info_.max_seq_len).about(field);
+    return fail(Code::invalid_argument, "the prompt has ", prompt.size(), " tokens, the context ", info_.max_seq_len)
+        .about(field);
   return {};
 }
 
@@ -228,8 +248,8 @@ Status CoreEngine::check_logits(const Request& request, int prompt_tokens, int m
   constexpr int64_t kMost = int64_t{1} << 26;
   const auto check = [&](const char* field, int64_t rows) -> Status {
     if (rows * info_.vocab_size <= kMost) return {};
-    return fail(Code::invalid_argument, field, " would bring ", rows, " rows of ", info_.vocab_size, " values; at most ", kMost,
-                " values can be returned")
+    return fail(Code::invalid_argument, field, " would bring ", rows, " rows of ", info_.vocab_size,
+                " values; at most ", kMost, " values can be returned")
         .about(field);
   };
   const SamplingParams& p = request.sampling;
@@ -243,12 +263,14 @@ Result<SamplingParams> CoreEngine::sampling_of(const Request& request, int promp
   SamplingParams params = request.sampling;
   const int room = info_.max_seq_len - prompt_tokens;
   if (room < 1)
-    return fail(Code::invalid_argument, "the prompt has ", prompt_tokens, " tokens and leaves no room for an answer in the context of ", info_.max_seq_len)
+    return fail(Code::invalid_argument, "the prompt has ", prompt_tokens,
+                " tokens and leaves no room for an answer in the context of ", info_.max_seq_len)
         .about("max_tokens");
   params.max_tokens = request.max_tokens.value_or(room);
   params.eos_token_ids = core_->model().eos_token_ids;
   WEFT_RETURN_IF_ERROR(validate(params, {.vocab_size = info_.vocab_size}));
-  if (const auto made = create_processors(core_->options().processors, params.logits_processors, info_.vocab_size); !made.ok())
+  if (const auto made = create_processors(core_->options().processors, params.logits_processors, info_.vocab_size);
+      !made.ok())
     return made.error();
   params.max_tokens = std::min(params.max_tokens, room);
   return params;
@@ -256,7 +278,9 @@ Result<SamplingParams> CoreEngine::sampling_of(const Request& request, int promp
 
 Result<std::unique_ptr<Grammar>> CoreEngine::grammar_of(const Request& request) const {
   if (request.guide.kind == GuideSpec::Kind::none) return std::unique_ptr<Grammar>();
-  if (!grammars_) return fail(Code::invalid_argument, "the model has no tokenizer, so its output cannot be guided").about("response_format");
+  if (!grammars_)
+    return fail(Code::invalid_argument, "the model has no tokenizer, so its output cannot be guided")
+        .about("response_format");
   using Kind = GrammarSpec::Kind;
   static constexpr Kind kinds[] = {Kind::json_object, Kind::json_object, Kind::json_schema,   Kind::regex,
                                    Kind::ebnf,        Kind::choice,      Kind::structural_tag};
@@ -267,7 +291,7 @@ Result<std::unique_ptr<Grammar>> CoreEngine::grammar_of(const Request& request) 
   return grammar;
 }
 
-CacheIdentity CoreEngine::cache_identity(const Request& request, const PicturePrompt& prompt) const {
+CacheIdentity CoreEngine::cache_identity(const Request& request, const ImagePrompt& prompt) const {
   CacheIdentity identity;
   identity.content = prompt.content;
   identity.salt = request.cache_salt;
@@ -285,20 +309,22 @@ void CoreEngine::forget(RequestId id) {
 
 Result<RequestId> CoreEngine::submit(Request request, EventSink sink) {
   if (!info_.generative)
-    return fail(Code::invalid_argument, info_.architecture, " does not generate text; use classify, score or reward").about("model");
+    return fail(Code::invalid_argument, info_.architecture, " does not generate text; use classify, score or reward")
+        .about("model");
   if (request.messages && !request.rendered) {
     WEFT_TRY(request.rendered, render_chat(request));
   }
-  WEFT_TRY(const PicturePrompt whole, build_prompt(request));
+  WEFT_TRY(const ImagePrompt whole, build_prompt(request));
   const std::vector<int32_t>& prompt = whole.tokens;
   WEFT_RETURN_IF_ERROR(check_prompt(request, whole));
-  WEFT_RETURN_IF_ERROR(check_picture_types(request, whole, core_->model().plan));
+  WEFT_RETURN_IF_ERROR(check_image_types(request, whole, core_->model().plan));
   WEFT_TRY(SamplingParams params, sampling_of(request, static_cast<int>(prompt.size())));
   WEFT_TRY(std::unique_ptr<Grammar> grammar, grammar_of(request));
   WEFT_RETURN_IF_ERROR(check_logits(request, static_cast<int>(prompt.size()), params.max_tokens));
   if (request.beams) WEFT_RETURN_IF_ERROR(check_beams(request));
   const int choices = request.beams ? request.n : std::max(request.n, request.best_of);
-  uint64_t seed = options_.seed >= 0 ? static_cast<uint64_t>(options_.seed) : (uint64_t{std::random_device{}()} << 21) ^ std::random_device{}();
+  uint64_t seed = options_.seed >= 0 ? static_cast<uint64_t>(options_.seed)
+                                     : (uint64_t{std::random_device{}()} << 21) ^ std::random_device{}();
   if (request.seed) seed = *request.seed;
 
   RunningRequest::Setup setup{choices,
@@ -322,28 +348,32 @@ Result<RequestId> CoreEngine::submit(Request request, EventSink sink) {
     ++counts_.requests;
     active_[id] = active;
   }
-  active->running = std::make_shared<RunningRequest>(std::move(setup), text_.tokenizer, [this, id, sink = std::move(sink)](const Event& event) {
-    if (event.last_of_request) {
-      const std::lock_guard lock(mutex_);
-      active_.erase(id);
-      counts_.prompt_tokens += event.usage.prompt_tokens, counts_.cached_tokens += event.usage.cached_tokens;
-      counts_.generation_tokens += event.usage.completion_tokens;
-      ++(event.finish == FinishReason::error ? counts_.requests_failed
-         : event.finish == FinishReason::cancelled ? counts_.requests_cancelled : counts_.requests_finished);
-    }
-    sink(event);
-  });
+  active->running = std::make_shared<RunningRequest>(
+      std::move(setup), text_.tokenizer, [this, id, sink = std::move(sink)](const Event& event) {
+        if (event.last_of_request) {
+          const std::lock_guard lock(mutex_);
+          active_.erase(id);
+          counts_.prompt_tokens += event.usage.prompt_tokens, counts_.cached_tokens += event.usage.cached_tokens;
+          counts_.generation_tokens += event.usage.completion_tokens;
+          ++(event.finish == FinishReason::error       ? counts_.requests_failed
+             : event.finish == FinishReason::cancelled ? counts_.requests_cancelled
+                                                       : counts_.requests_finished);
+        }
+        sink(event);
+      });
 
-  const std::optional<Error> error = request.beams ? start_beams(request, whole, params, std::move(grammar), *active)
-                                                   : start_sampling(request, whole, params, seed, grammar.get(), *active);
+  const std::optional<Error> error = request.beams
+                                         ? start_beams(request, whole, params, std::move(grammar), *active)
+                                         : start_sampling(request, whole, params, seed, grammar.get(), *active);
   if (!error) return id;
   forget(id);
   return *error;
 }
 
 // One sequence per choice; they enter together.
-std::optional<Error> CoreEngine::start_sampling(const Request& request, const PicturePrompt& whole, const SamplingParams& params,
-                                                uint64_t seed, const Grammar* grammar, Active& active) {
+std::optional<Error> CoreEngine::start_sampling(const Request& request, const ImagePrompt& whole,
+                                                const SamplingParams& params, uint64_t seed, const Grammar* grammar,
+                                                Active& active) {
   core_->hold();
   std::optional<Error> error;
   for (int i = 0; i < std::max(request.n, request.best_of) && !error; ++i) {
@@ -358,7 +388,9 @@ std::optional<Error> CoreEngine::start_sampling(const Request& request, const Pi
     submission.media = whole.media;
     if (whole.places) submission.media_prompt = std::make_shared<MediaPrompt>(*whole.places);
     if (grammar) submission.grammar = grammar->clone();
-    submission.sink = [running = active.running, i](const SequenceOutput& output) { return running->on_output(i, output); };
+    submission.sink = [running = active.running, i](const SequenceOutput& output) {
+      return running->on_output(i, output);
+    };
     auto added = core_->submit(std::move(submission));
     if (!added.ok()) error = added.error();
     else {
@@ -372,8 +404,9 @@ std::optional<Error> CoreEngine::start_sampling(const Request& request, const Pi
   return error;
 }
 
-std::optional<Error> CoreEngine::start_beams(const Request& request, const PicturePrompt& whole, const SamplingParams& params,
-                                             std::unique_ptr<Grammar> grammar, Active& active) {
+std::optional<Error> CoreEngine::start_beams(const Request& request, const ImagePrompt& whole,
+                                             const SamplingParams& params, std::unique_ptr<Grammar> grammar,
+                                             Active& active) {
   BeamRequest::Setup setup;
   setup.prompt = whole.tokens, setup.media = whole.media, setup.places = whole.places;
   setup.params = params, setup.shown = request.n, setup.priority = request.priority;
@@ -381,7 +414,8 @@ std::optional<Error> CoreEngine::start_beams(const Request& request, const Pictu
   setup.beams = {request.beams->width, request.beams->length_penalty, request.beams->early_stopping,
                  params.max_tokens,    params.stop_token_ids,         std::max(0, params.logprobs)};
   for (int32_t id : params.eos_token_ids)
-    if (!params.ignore_eos && std::find(setup.beams.end_ids.begin(), setup.beams.end_ids.end(), id) == setup.beams.end_ids.end())
+    if (!params.ignore_eos &&
+        std::find(setup.beams.end_ids.begin(), setup.beams.end_ids.end(), id) == setup.beams.end_ids.end())
       setup.beams.end_ids.push_back(id);
   {
     const std::lock_guard lock(mutex_);
@@ -393,13 +427,13 @@ std::optional<Error> CoreEngine::start_beams(const Request& request, const Pictu
 }
 
 Result<RequestId> CoreEngine::submit_score(Request request, ScoreSink sink) {
-  WEFT_TRY(PicturePrompt pictures, build_prompt(request));
+  WEFT_TRY(ImagePrompt images, build_prompt(request));
   const Plan& plan = core_->model().plan;
-  WEFT_RETURN_IF_ERROR(check_picture_types(request, pictures, plan));
-  WEFT_TRY(ScorePrompt whole, score_prompt(request, std::move(pictures.tokens), text_.tokenizer.get(), plan));
-  pictures.tokens = std::move(whole.tokens);
-  WEFT_RETURN_IF_ERROR(check_prompt(request, pictures));
-  const std::vector<int32_t> prompt = pictures.tokens;
+  WEFT_RETURN_IF_ERROR(check_image_types(request, images, plan));
+  WEFT_TRY(ScorePrompt whole, score_prompt(request, std::move(images.tokens), text_.tokenizer.get(), plan));
+  images.tokens = std::move(whole.tokens);
+  WEFT_RETURN_IF_ERROR(check_prompt(request, images));
+  const std::vector<int32_t> prompt = images.tokens;
   RequestId id = 0;
   auto active = std::make_shared<Active>();
   active->score_sink = sink;
@@ -416,9 +450,10 @@ Result<RequestId> CoreEngine::submit_score(Request request, ScoreSink sink) {
   submission.sequence.whole = !plan.local_groups.empty();
   submission.sequence.token_types = std::move(whole.types);
   submission.sequence.priority = request.priority;
-  submission.sequence.cache = cache_identity(request, pictures);
-  submission.media = pictures.media, submission.media_prompt = pictures.places;
-  submission.sink = [this, id, &plan, sink = std::move(sink), prompt, pictures = std::move(pictures), rows = std::vector<float>()](const SequenceOutput& output) mutable {
+  submission.sequence.cache = cache_identity(request, images);
+  submission.media = images.media, submission.media_prompt = images.places;
+  submission.sink = [this, id, &plan, sink = std::move(sink), prompt, images = std::move(images),
+                     rows = std::vector<float>()](const SequenceOutput& output) mutable {
     rows.insert(rows.end(), output.outputs.begin(), output.outputs.end());
     if (output.reason == FinishReason::none) return true;
     {
@@ -432,7 +467,7 @@ Result<RequestId> CoreEngine::submit_score(Request request, ScoreSink sink) {
       return false;
     }
     ScoreResult result = score_result(prompt, std::move(rows), plan.output.cols, plan.head, step_separator_);
-    if (pictures.places) add_pictures(result, *text_.media, pictures);
+    if (images.places) add_images(result, *text_.media, images);
     sink(std::move(result));
     return false;
   };
@@ -471,17 +506,20 @@ EngineMetrics CoreEngine::metrics() const {
     const std::lock_guard lock(mutex_);
     m = counts_;
   }
-  m.preemptions = static_cast<int64_t>(core.scheduler.preemptions), m.steps = static_cast<int64_t>(core.scheduler.steps);
+  m.preemptions = static_cast<int64_t>(core.scheduler.preemptions),
+  m.steps = static_cast<int64_t>(core.scheduler.steps);
   m.running = core.scheduler.running, m.waiting = core.scheduler.waiting;
   for (const CacheGauges& gauges : core.cache)
     m.blocks_total += gauges.max_blocks, m.blocks_used += gauges.used, m.blocks_cached += gauges.cached;
   m.prefill_budget = core.prefill_budget, m.sample_seconds = core.sample_seconds;
   m.mask_p50_seconds = core.mask_p50_seconds, m.mask_p99_seconds = core.mask_p99_seconds;
-  m.pictures_encoded = static_cast<int64_t>(core.pictures_encoded), m.pictures_reused = static_cast<int64_t>(core.pictures_reused);
+  m.images_encoded = static_cast<int64_t>(core.images_encoded),
+  m.images_reused = static_cast<int64_t>(core.images_reused);
   m.step_seconds = core.step_seconds, m.idle_gap_seconds = core.idle_gap_seconds;
   if (grammars_) {
     const GrammarCacheMetrics g = grammars_->metrics();
-    m.grammar_hits = g.hits, m.grammar_misses = g.misses, m.grammar_evictions = g.evictions, m.grammar_failures = g.failures;
+    m.grammar_hits = g.hits, m.grammar_misses = g.misses, m.grammar_evictions = g.evictions,
+    m.grammar_failures = g.failures;
     m.grammar_entries = g.entries, m.grammar_bytes = g.bytes, m.grammar_compile_seconds = g.compile_seconds;
   }
   return m;
@@ -523,50 +561,60 @@ Thinking thinking_of(const AnswerFormat& format, const Request& request, std::st
 
 namespace {
 
-// Prompt tokens of a step. 512 rows are as many as products can use; experts each get a few of a step's rows only, and their weights are
-// read for these.
+// Prompt tokens of a step. 512 rows are as many as products can use; experts each get a few of a step's rows only, and
+// their weights are read for these.
 int prefill_tokens(const EngineOptions& options, const Model& model) {
   constexpr int kDefault = 512;
   if (!options.enable_chunked_prefill) return options.max_num_tokens;
   if (options.chunked_prefill_size > 0) return options.chunked_prefill_size;
-  const bool experts = std::any_of(model.plan.ops.begin(), model.plan.ops.end(), [](const Op& op) { return std::holds_alternative<ExpertsOp>(op.kind); });
+  const bool experts = std::any_of(model.plan.ops.begin(), model.plan.ops.end(),
+                                   [](const Op& op) { return std::holds_alternative<ExpertsOp>(op.kind); });
   return experts ? options.max_num_tokens : kDefault;
 }
 
 }  // namespace
 
-Result<std::unique_ptr<Engine>> Engine::load(const std::string& path, const EngineOptions& options, const Progress& progress) {
+Result<std::unique_ptr<Engine>> Engine::load(const std::string& path, const EngineOptions& options,
+                                             const Progress& progress) {
   WEFT_RETURN_IF_ERROR(check_options(options));
   WEFT_TRY(ProcessorKinds processors, load_logits_plugins(options.logits_processors, options.logits_processor_kinds));
   // The tokenizer takes about as long as the weights, so both are read at once.
   auto text_side = std::async(std::launch::async, load_text, path);
   WEFT_TRY(std::unique_ptr<ThreadTeam> team, make_team(options));
   const int threads = team->size();
-  WEFT_TRY(Model model, load_model(path, *team, {.dtype = options.dtype, .kv_dtype = options.kv_cache_dtype, .dummy = options.load_format == "dummy",
-                                                    .quantize = *quantize_of(options.quantize), .dequantize = options.dequantize,
-                                                    .pack_weights = *pack_weights_of(options.pack_weights),
-                                                    .progress = progress}));
+  WEFT_TRY(Model model, load_model(path, *team,
+                                   {.dtype = options.dtype,
+                                    .kv_dtype = options.kv_cache_dtype,
+                                    .dummy = options.load_format == "dummy",
+                                    .quantize = *quantize_of(options.quantize),
+                                    .dequantize = options.dequantize,
+                                    .pack_weights = *pack_weights_of(options.pack_weights),
+                                    .progress = progress}));
   WEFT_TRY(TextSide text, text_side.get());
 
   if (options.max_seq_len > model.max_positions)
-    return fail(Code::invalid_argument, "--max-seq-len ", options.max_seq_len, " is more than the model's ", model.max_positions).about("max-seq-len");
-  CoreOptions core{.max_batch_size = options.max_batch_size,
-                   .max_num_tokens = options.max_num_tokens,
-                   .max_outputs = std::max(options.max_batch_size, 256),
-                   .max_seq_len = options.max_seq_len > 0 ? options.max_seq_len : std::min(model.max_positions, kLongestDefault),
-                   .tokens_per_block = options.tokens_per_block,
-                   .cache_bytes = options.kv_cache_memory,
-                   .cache_events = options.kv_cache_events,
-                   .prefill_tokens = prefill_tokens(options, model),
-                   .max_step_ms = options.max_step_ms,
-                   .chunked_prefill = options.enable_chunked_prefill,
-                   .block_reuse = options.enable_block_reuse,
-                   .overlap = options.overlap_scheduler,
-                   .replay = options.cuda_graph,
-                   .measure_ops = options.measure_ops,
-                   .sampler = options.sampler == "reference" ? SamplerKind::reference : SamplerKind::fused,
-                   .processors = std::move(processors)};
-  if (core.cache_bytes == 0) core.cache_bytes = default_cache_bytes(model.kv_bytes_per_token(), core.max_seq_len, core.max_batch_size);
+    return fail(Code::invalid_argument, "--max-seq-len ", options.max_seq_len, " is more than the model's ",
+                model.max_positions)
+        .about("max-seq-len");
+  CoreOptions core{
+      .max_batch_size = options.max_batch_size,
+      .max_num_tokens = options.max_num_tokens,
+      .max_outputs = std::max(options.max_batch_size, 256),
+      .max_seq_len = options.max_seq_len > 0 ? options.max_seq_len : std::min(model.max_positions, kLongestDefault),
+      .tokens_per_block = options.tokens_per_block,
+      .cache_bytes = options.kv_cache_memory,
+      .cache_events = options.kv_cache_events,
+      .prefill_tokens = prefill_tokens(options, model),
+      .max_step_ms = options.max_step_ms,
+      .chunked_prefill = options.enable_chunked_prefill,
+      .block_reuse = options.enable_block_reuse,
+      .overlap = options.overlap_scheduler,
+      .replay = options.cuda_graph,
+      .measure_ops = options.measure_ops,
+      .sampler = options.sampler == "reference" ? SamplerKind::reference : SamplerKind::fused,
+      .processors = std::move(processors)};
+  if (core.cache_bytes == 0)
+    core.cache_bytes = default_cache_bytes(model.kv_bytes_per_token(), core.max_seq_len, core.max_batch_size);
 
   ModelInfo info = describe(model);
   info.name = model_name(path), info.path = path, info.threads = threads;
@@ -578,9 +626,11 @@ Result<std::unique_ptr<Engine>> Engine::load(const std::string& path, const Engi
   WEFT_TRY(std::unique_ptr<EngineCore> running, EngineCore::create(std::move(model), std::move(team), core));
   info.max_seq_len = running->options().max_seq_len;
   if (info.max_seq_len < options.max_seq_len)
-    return fail(Code::resource_exhausted, "--max-seq-len ", options.max_seq_len, " does not fit: the KV cache of ", core.cache_bytes, " bytes holds ",
-                info.max_seq_len, " tokens of one sequence; raise --kv-cache-memory").about("max-seq-len");
-  return std::unique_ptr<Engine>(std::make_unique<CoreEngine>(std::move(running), std::move(text), options, std::move(info)));
+    return fail(Code::resource_exhausted, "--max-seq-len ", options.max_seq_len, " does not fit: the KV cache of ",
+                core.cache_bytes, " bytes holds ", info.max_seq_len, " tokens of one sequence; raise --kv-cache-memory")
+        .about("max-seq-len");
+  return std::unique_ptr<Engine>(
+      std::make_unique<CoreEngine>(std::move(running), std::move(text), options, std::move(info)));
 }
 
 }  // namespace weft

@@ -1,4 +1,5 @@
-// The library's front door: load a model, send requests, receive events. Everything else (HTTP, commands) is built on this.
+// The library's front door: load a model, send requests, receive events. Everything else (HTTP, commands) is built on
+// this.
 //
 //   auto engine = Engine::load("SmolLM2-135M-Instruct", options);
 //   engine->submit(request, [](const Event& event) { ... });
@@ -35,8 +36,9 @@ struct GuideSpec {
   std::vector<std::string> choices;  // of kind choice
 };
 
-// Beam search instead of sampling. n of the `width` hypotheses are the choices, the best first; they come when the search is over.
-// A choice's logprobs are those that the search added up: of the whole vocabulary, after penalties and masks.
+// Beam search instead of sampling. n of the `width` hypotheses are the choices, the best first; they come when the
+// search is over. A choice's logprobs are those that the search added up: of the whole vocabulary, after penalties and
+// masks.
 enum class EarlyStopping : uint8_t { no, yes, never };  // see api/beam_search.h
 struct BeamSpec {
   int width = 1;
@@ -47,35 +49,37 @@ struct BeamSpec {
 struct Request {
   std::string id;  // for messages and metrics; unique among running requests is not required
 
-  // Exactly one of the three. `prompt` is encoded with special tokens parsed and, with add_special_tokens, the model's BOS rule.
+  // Exactly one of the three. `prompt` is encoded with special tokens parsed and, with add_special_tokens, the model's
+  // BOS rule.
   std::optional<std::string> prompt;
   std::optional<std::vector<int32_t>> prompt_token_ids;
   std::optional<Json> messages;  // chat: rendered with the model's template
   bool add_special_tokens = true;
-  std::optional<std::string> text_pair;                  // classifiers: the second text
-  std::optional<std::vector<int32_t>> token_type_ids;    // classifiers, with prompt_token_ids
-  std::vector<std::string> images;                       // URLs or files, in the order of the placeholders
-  std::vector<std::vector<std::string>> videos;          // frames of each video
-  bool local_files = false;                              // pictures may be paths (the command line's), not only URLs
+  std::optional<std::string> text_pair;                // classifiers: the second text
+  std::optional<std::vector<int32_t>> token_type_ids;  // classifiers, with prompt_token_ids
+  std::vector<std::string> images;                     // URLs or files, in the order of the placeholders
+  std::vector<std::vector<std::string>> videos;        // frames of each video
+  bool local_files = false;                            // images may be paths (the command line's), not only URLs
   // Of the chat template.
-  Json tools;                 // array or null
-  Json chat_template_kwargs;  // object or null
+  Json tools;                                // array or null
+  Json chat_template_kwargs;                 // object or null
   std::optional<std::string> chat_template;  // instead of the model's
   bool add_generation_prompt = true;
   bool continue_final_message = false;
   // What render_chat() made of the messages, if the caller has asked for it already: it is not rendered again.
   std::optional<std::string> rendered;
 
-  SamplingParams sampling;         // seed is ignored here, see below
-  std::optional<int> max_tokens;   // absent: what fits in the context
-  std::optional<uint64_t> seed;    // absent: random (reported in the result)
+  SamplingParams sampling;        // seed is ignored here, see below
+  std::optional<int> max_tokens;  // absent: what fits in the context
+  std::optional<uint64_t> seed;   // absent: random (reported in the result)
   int n = 1;
   int best_of = 0;  // 0: n
   std::optional<BeamSpec> beams;
   std::vector<std::string> stop;
   bool include_stop_str_in_output = false;
   bool skip_special_tokens = true;
-  std::vector<std::string> kept_special_tokens;  // names of those whose text stays with skip_special_tokens: marks of tool calls
+  // names of those whose text stays with skip_special_tokens: marks of tool calls
+  std::vector<std::string> kept_special_tokens;
   // Of a chat with a model that thinks, the guide holds behind the thinking (docs/contract.md).
   GuideSpec guide;
   std::string cache_salt;
@@ -95,8 +99,8 @@ struct Usage {
   int reasoning_tokens = 0;  // of the completion, counted by the server
 };
 
-// Something happened to one choice of a request. `text` and `tokens` are what is new since the last event; text never ends in half
-// a character or in what may become a stop string.
+// Something happened to one choice of a request. `text` and `tokens` are what is new since the last event; text never
+// ends in half a character or in what may become a stop string.
 struct Event {
   int choice = 0;
   std::string text;
@@ -105,8 +109,8 @@ struct Event {
   FinishReason finish = FinishReason::none;
   // Which stop string or stop token ended it (null for an end-of-sequence token of the model).
   Json stop_reason;
-  // Once per request, with its first event: the prompt's tokens (logprobs where prompt_logprobs was asked for), and with
-  // context_logits [prompt tokens, vocab].
+  // Once per request, with its first event: the prompt's tokens (logprobs where prompt_logprobs was asked for), and
+  // with context_logits [prompt tokens, vocab].
   std::shared_ptr<const std::vector<TokenInfo>> prompt;
   std::shared_ptr<const std::vector<float>> prompt_logits;
   // With the request's last event (last_of_request): the numbers of the whole request and the seed that was used.
@@ -126,25 +130,28 @@ struct ScoreResult {
 };
 
 struct ModelInfo {
-  std::string name;          // folder or file name without extension
+  std::string name;  // folder or file name without extension
   std::string path;
   std::string architecture;  // config.json's
   int vocab_size = 0;
-  int max_seq_len = 0;       // in force
+  int max_seq_len = 0;  // in force
   int64_t parameters = 0;
   int64_t weight_bytes = 0;  // in memory, packed
-  // Of the routed experts' matrices, how much of the two above; a token goes through expert_share of them (chosen / all).
+  // Of the routed experts' matrices, how much of the two above; a token goes through expert_share of them (chosen /
+  // all).
   int64_t expert_parameters = 0, expert_bytes = 0;
   double expert_share = 1;
-  double prompt_parameters = 0;  // that a prompt's token is multiplied with: no embeddings, no head, of experts the share
+  // that a prompt's token is multiplied with: no embeddings, no head, of experts the share
+  double prompt_parameters = 0;
   int64_t kv_bytes_per_token = 0;
   int64_t kv_cache_bytes = 0;
   std::string dtype, isa;
   int threads = 0;
-  bool generative = true;    // false: classifier or reward model
+  bool generative = true;  // false: classifier or reward model
   bool has_chat_template = false;
   bool takes_images = false;
-  std::vector<std::string> labels;  // classifiers: names of the classes, in order (config.json's id2label); may be empty
+  // classifiers: names of the classes, in order (config.json's id2label); may be empty
+  std::vector<std::string> labels;
 };
 
 // Counters and gauges, read at any time. Totals since start.
@@ -153,24 +160,27 @@ struct EngineMetrics {
   int64_t prompt_tokens = 0, generation_tokens = 0, cached_tokens = 0, preemptions = 0, steps = 0;
   int running = 0, waiting = 0;
   int64_t blocks_total = 0, blocks_used = 0, blocks_cached = 0;
-  int64_t pictures_encoded = 0, pictures_reused = 0;
-  int prefill_budget = 0;                         // prompt tokens that a step may take now (EngineOptions::max_step_ms moves it)
+  int64_t images_encoded = 0, images_reused = 0;
+  // prompt tokens that a step may take now (EngineOptions::max_step_ms moves it)
+  int prefill_budget = 0;
   double step_seconds = 0, idle_gap_seconds = 0;  // sums: time inside steps, and between steps while work was waiting
   double sample_seconds = 0;                      // sum: of step_seconds, the sampler's part
   double mask_p50_seconds = 0, mask_p99_seconds = 0;  // to fill a grammar mask, over the last few thousand; 0: none yet
   // Compiled grammars: found in the cache, compiled, dropped, refused; and what the cache holds.
-  int64_t grammar_hits = 0, grammar_misses = 0, grammar_evictions = 0, grammar_failures = 0, grammar_entries = 0, grammar_bytes = 0;
+  int64_t grammar_hits = 0, grammar_misses = 0, grammar_evictions = 0, grammar_failures = 0, grammar_entries = 0,
+          grammar_bytes = 0;
   double grammar_compile_seconds = 0;
 };
 
-// A block entered the index of the KV cache, or left it. Applied in order to an empty set of (group, hash), the events give the set
-// of the blocks that a prompt can find now.
+// A block entered the index of the KV cache, or left it. Applied in order to an empty set of (group, hash), the events
+// give the set of the blocks that a prompt can find now.
 struct KvCacheEvent {
-  uint64_t id = 0;                // counts up by one from 0
-  bool stored = false;            // else removed
-  int group = 0;                  // layers of one kind
-  std::string hash, parent_hash;  // 64 hexadecimal digits; the parent is the block before or the root of the salt (stored only)
-  std::vector<int32_t> tokens;    // of the block (stored only)
+  uint64_t id = 0;      // counts up by one from 0
+  bool stored = false;  // else removed
+  int group = 0;        // layers of one kind
+  // 64 hexadecimal digits; the parent is the block before or the root of the salt (stored only)
+  std::string hash, parent_hash;
+  std::vector<int32_t> tokens;  // of the block (stored only)
 };
 struct KvCacheEvents {
   std::vector<KvCacheEvent> events;  // since the last call
@@ -200,7 +210,8 @@ struct CacheShape {
 Result<CacheShape> cache_shape(const Checkpoint& checkpoint);
 
 using RequestId = uint64_t;
-// Called on the engine's thread (or on the submitting thread for errors found at once); must return quickly and not throw.
+// Called on the engine's thread (or on the submitting thread for errors found at once); must return quickly and not
+// throw.
 using EventSink = std::function<void(const Event&)>;
 using ScoreSink = std::function<void(Result<ScoreResult>)>;
 
@@ -209,9 +220,10 @@ using Progress = std::function<void(int64_t done_bytes, int64_t total_bytes)>;
 
 class Engine {
  public:
-  // `model` is a folder with a Hugging Face checkpoint or a GGUF file. Errors: what is wrong with the checkpoint or an option
-  // that cannot be honoured.
-  static Result<std::unique_ptr<Engine>> load(const std::string& model, const EngineOptions& options, const Progress& progress = {});
+  // `model` is a folder with a Hugging Face checkpoint or a GGUF file. Errors: what is wrong with the checkpoint or an
+  // option that cannot be honoured.
+  static Result<std::unique_ptr<Engine>> load(const std::string& model, const EngineOptions& options,
+                                              const Progress& progress = {});
   virtual ~Engine() = default;
 
   virtual const ModelInfo& info() const = 0;
@@ -222,18 +234,19 @@ class Engine {
 
   // Renders a chat request's messages to text (also for `weft run --verbose` and tests).
   virtual Result<std::string> render_chat(const Request& request) const = 0;
-  // How the answers to a chat request are to be read: from its template, or as the options reasoning_parser and tool_call_parser say.
+  // How the answers to a chat request are to be read: from its template, or as the options reasoning_parser and
+  // tool_call_parser say.
   virtual AnswerFormat answer_format(const Request& request) const = 0;
   // The prompt's tokens as the model will see them.
   virtual Result<std::vector<int32_t>> prompt_tokens(const Request& request) const = 0;
 
-  // The text of ids together (/detokenize, echoed prompts), and the bytes that one token adds to a text (logprobs; may be half a
-  // character). Empty for ids outside the vocabulary and without a tokenizer.
+  // The text of ids together (/detokenize, echoed prompts), and the bytes that one token adds to a text (logprobs; may
+  // be half a character). Empty for ids outside the vocabulary and without a tokenizer.
   virtual std::string decode(const std::vector<int32_t>& ids, bool skip_special) const = 0;
   virtual std::string token_bytes(int32_t id) const = 0;
 
-  // Starts a generation. Any thread. Events follow until one has last_of_request. An error returned here means that no event will
-  // come. Requests submitted between hold() and release() enter the engine together.
+  // Starts a generation. Any thread. Events follow until one has last_of_request. An error returned here means that no
+  // event will come. Requests submitted between hold() and release() enter the engine together.
   virtual Result<RequestId> submit(Request request, EventSink sink) = 0;
   // Full-sequence outputs of the head: logits, class logits, rewards.
   virtual Result<RequestId> submit_score(Request request, ScoreSink sink) = 0;
@@ -243,7 +256,8 @@ class Engine {
   virtual void release() = 0;
 
   virtual EngineMetrics metrics() const = 0;
-  // Where the time of steps went since the start, in decode steps or in the others. Empty unless EngineOptions::measure_ops.
+  // Where the time of steps went since the start, in decode steps or in the others. Empty unless
+  // EngineOptions::measure_ops.
   virtual std::vector<OpTime> op_times(bool decode) const = 0;
   // Takes the events of the cache's index. An error if EngineOptions::kv_cache_events is 0. Any thread.
   virtual Result<KvCacheEvents> take_kv_cache_events() = 0;

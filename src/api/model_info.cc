@@ -27,7 +27,8 @@ ModelInfo describe(const Model& model) {
     if (const auto* linear = std::get_if<LinearOp>(&op.kind); linear && op.out->rows == Rows::tokens)
       info.prompt_parameters += static_cast<double>(parameters_of(model.weights.matrices[linear->matrix]));
     if (const auto* heads = std::get_if<PerHeadOp>(&op.kind); heads && op.out->rows == Rows::tokens)
-      for (const int matrix : heads->matrices) info.prompt_parameters += static_cast<double>(parameters_of(model.weights.matrices[matrix]));
+      for (const int matrix : heads->matrices)
+        info.prompt_parameters += static_cast<double>(parameters_of(model.weights.matrices[matrix]));
   }
   info.kv_bytes_per_token = model.kv_bytes_per_token();
   info.dtype = model.form == kernels::WeightForm::f32 ? "float32" : "bfloat16", info.isa = model.table->isa;

@@ -6,7 +6,8 @@
 
 namespace weft {
 
-// Everything of ModelInfo that follows from the model alone; names, limits of the engine and what its text side has are the caller's.
+// Everything of ModelInfo that follows from the model alone; names, limits of the engine and what its text side has are
+// the caller's.
 ModelInfo describe(const Model& model);
 
 }  // namespace weft

@@ -31,19 +31,24 @@ Status check_options(const EngineOptions& o) {
   const auto unsupported = [](const char* option, const std::string& value, const char* why) -> Status {
     return fail(Code::unsupported, "--", option, " ", value, ": ", why).about(option);
   };
-  if (!quantize_of(o.quantize)) return fail(Code::invalid_argument, "--quantize must be none, int8 or int4, not ", o.quantize).about("quantize");
+  if (!quantize_of(o.quantize))
+    return fail(Code::invalid_argument, "--quantize must be none, int8 or int4, not ", o.quantize).about("quantize");
   if (o.device != "cpu") return unsupported("device", o.device, "this build has no GPU kernels");
   if (o.load_format != "auto" && o.load_format != "dummy")
-    return fail(Code::invalid_argument, "--load-format must be auto or dummy, not ", o.load_format).about("load-format");
+    return fail(Code::invalid_argument, "--load-format must be auto or dummy, not ", o.load_format)
+        .about("load-format");
   if (!o.speculative_config.empty())
     return unsupported("speculative-config", o.speculative_config, "this build does not speculate yet");
-  if (o.guided_decoding_backend != "llguidance") return unsupported("guided-decoding-backend", o.guided_decoding_backend, "llguidance is the only one");
+  if (o.guided_decoding_backend != "llguidance")
+    return unsupported("guided-decoding-backend", o.guided_decoding_backend, "llguidance is the only one");
   if (o.reasoning_parser != "auto" && o.reasoning_parser != "none" && o.reasoning_parser != "think")
-    return fail(Code::invalid_argument, "--reasoning-parser must be auto, none or think, not ", o.reasoning_parser).about("reasoning-parser");
+    return fail(Code::invalid_argument, "--reasoning-parser must be auto, none or think, not ", o.reasoning_parser)
+        .about("reasoning-parser");
   if (o.tool_call_parser != "auto" && !tool_format_of_name(o.tool_call_parser)) {
     std::string names = "auto";
     for (const std::string& name : tool_format_names()) names += ", " + name;
-    return fail(Code::invalid_argument, "--tool-call-parser must be one of ", names, ", not ", o.tool_call_parser).about("tool-call-parser");
+    return fail(Code::invalid_argument, "--tool-call-parser must be one of ", names, ", not ", o.tool_call_parser)
+        .about("tool-call-parser");
   }
   if (o.tp_size != 1) return unsupported("tp-size", std::to_string(o.tp_size), "one rank only in this build");
   if (o.pp_size != 1) return unsupported("pp-size", std::to_string(o.pp_size), "one rank only in this build");
@@ -51,11 +56,16 @@ Status check_options(const EngineOptions& o) {
   if (o.enable_attention_dp) return unsupported("enable-attention-dp", "on", "one rank only in this build");
   if (o.sampler != "fused" && o.sampler != "reference")
     return fail(Code::invalid_argument, "--sampler must be fused or reference, not ", o.sampler).about("sampler");
-  if (!pack_weights_of(o.pack_weights)) return fail(Code::invalid_argument, "--pack-weights must be auto, on or off, not ", o.pack_weights).about("pack-weights");
-  if (!pinning_of(o.pin_threads)) return fail(Code::invalid_argument, "--pin-threads must be auto, on or off, not ", o.pin_threads).about("pin-threads");
+  if (!pack_weights_of(o.pack_weights))
+    return fail(Code::invalid_argument, "--pack-weights must be auto, on or off, not ", o.pack_weights)
+        .about("pack-weights");
+  if (!pinning_of(o.pin_threads))
+    return fail(Code::invalid_argument, "--pin-threads must be auto, on or off, not ", o.pin_threads)
+        .about("pin-threads");
   const auto in_range = [](const char* option, int64_t value, int64_t low, int64_t high) -> Status {
     if (value >= low && value <= high) return {};
-    return fail(Code::invalid_argument, "--", option, " must be between ", low, " and ", high, ", not ", value).about(option);
+    return fail(Code::invalid_argument, "--", option, " must be between ", low, " and ", high, ", not ", value)
+        .about(option);
   };
   WEFT_RETURN_IF_ERROR(in_range("threads", o.threads, 0, 1024));
   WEFT_RETURN_IF_ERROR(in_range("max-batch-size", o.max_batch_size, 1, 4096));
@@ -64,17 +74,21 @@ Status check_options(const EngineOptions& o) {
   WEFT_RETURN_IF_ERROR(in_range("max-seq-len", o.max_seq_len, 0, 1 << 28));
   WEFT_RETURN_IF_ERROR(in_range("kv-cache-memory", o.kv_cache_memory, 0, int64_t{1} << 50));
   if (!(o.max_step_ms >= 0 && o.max_step_ms <= 1e6))
-    return fail(Code::invalid_argument, "--max-step-ms must be between 0 and 1000000, not ", o.max_step_ms).about("max-step-ms");
+    return fail(Code::invalid_argument, "--max-step-ms must be between 0 and 1000000, not ", o.max_step_ms)
+        .about("max-step-ms");
   if (o.chunked_prefill_size > 0 && !o.enable_chunked_prefill)
-    return fail(Code::invalid_argument, "--chunked-prefill-size cuts prompts into pieces, which --enable-chunked-prefill off forbids")
+    return fail(Code::invalid_argument,
+                "--chunked-prefill-size cuts prompts into pieces, which --enable-chunked-prefill off forbids")
         .about("chunked-prefill-size");
   if (o.max_step_ms > 0 && !o.enable_chunked_prefill)
-    return fail(Code::invalid_argument, "--max-step-ms cuts prompts into pieces, which --enable-chunked-prefill off forbids")
+    return fail(Code::invalid_argument,
+                "--max-step-ms cuts prompts into pieces, which --enable-chunked-prefill off forbids")
         .about("max-step-ms");
   WEFT_RETURN_IF_ERROR(in_range("kv-cache-events", o.kv_cache_events, 0, 1 << 24));
   WEFT_RETURN_IF_ERROR(in_range("tokens-per-block", o.tokens_per_block, 1, 1024));
   if ((o.tokens_per_block & (o.tokens_per_block - 1)) != 0)
-    return fail(Code::invalid_argument, "--tokens-per-block must be a power of two, not ", o.tokens_per_block).about("tokens-per-block");
+    return fail(Code::invalid_argument, "--tokens-per-block must be a power of two, not ", o.tokens_per_block)
+        .about("tokens-per-block");
   return {};
 }
 

@@ -1,6 +1,7 @@
 // The chat part of a request: messages, and tools with tool_choice.
 //
-// Messages are brought to the form that Hugging Face templates expect; tool_guide.cc makes the constraints of tool calls.
+// Messages are brought to the form that Hugging Face templates expect; tool_guide.cc makes the constraints of tool
+// calls.
 #include <algorithm>
 
 #include "api/request_fields.h"
@@ -13,20 +14,21 @@ constexpr size_t kMaxTools = 128;  // OpenAI's limit
 
 std::string at(const std::string& where, size_t index) { return where + "[" + std::to_string(index) + "]"; }
 
-// The address of an image part: {"type": "image_url", "image_url": {"url": "..."} or "..."}, {"type": "image", "image": "..."}.
+// The address of an image part: {"type": "image_url", "image_url": {"url": "..."} or "..."}, {"type": "image", "image":
+// "..."}.
 Result<std::string> image_address(const std::string& where, const Json& part) {
   const Json* value = part.find("image_url");
   if (!value) value = part.find("image");
   if (value && value->is_object()) value = value->find("url");
   if (!value || !value->is_string())
-    return fail(Code::invalid_argument, where, " has no address of a picture (image_url.url)").about(where);
+    return fail(Code::invalid_argument, where, " has no address of an image (image_url.url)").about(where);
   return value->as_string();
 }
 
 // Contents as a list of parts. Text alone becomes one text, its parts joined by line breaks.
 Result<Json> read_parts(const std::string& where, const Json& parts, bool images_allowed, MediaAddresses media) {
   Json::Array kept;
-  bool pictures = false;
+  bool images = false;
   std::string text;
   for (size_t i = 0; i < parts.items().size(); ++i) {
     const Json& part = parts.items()[i];
@@ -36,32 +38,38 @@ Result<Json> read_parts(const std::string& where, const Json& parts, bool images
     const std::string& kind = type->as_string();
     if (kind == "text" || kind == "input_text" || kind == "output_text") {
       const Json* value = part.find("text");
-      if (!value || !value->is_string()) return fail(Code::invalid_argument, here, ".text must be a string").about(here + ".text");
+      if (!value || !value->is_string())
+        return fail(Code::invalid_argument, here, ".text must be a string").about(here + ".text");
       text += (kept.empty() ? "" : "\n") + value->as_string();
       kept.push_back(Json::object({{"type", "text"}, {"text", *value}}));
     } else if (kind == "image_url" || kind == "image" || kind == "input_image") {
-      if (!images_allowed) return fail(Code::invalid_argument, here, " is a picture, and this model takes no images").about(here);
+      if (!images_allowed)
+        return fail(Code::invalid_argument, here, " is an image, and this model takes no images").about(here);
       WEFT_TRY(std::string address, image_address(here, part));
       media.images.push_back(std::move(address));
       kept.push_back(Json::object({{"type", "image"}}));
-      pictures = true;
+      images = true;
     } else if (kind == "video") {
-      if (!images_allowed) return fail(Code::invalid_argument, here, " is a video, and this model takes none").about(here);
+      if (!images_allowed)
+        return fail(Code::invalid_argument, here, " is a video, and this model takes none").about(here);
       const Json* frames = part.find("video");
-      if (!frames || !frames->is_array()) return fail(Code::invalid_argument, here, ".video must be a list of pictures, its frames").about(here);
+      if (!frames || !frames->is_array())
+        return fail(Code::invalid_argument, here, ".video must be a list of images, its frames").about(here);
       WEFT_TRY(std::vector<std::string> addresses, read_strings(here + ".video", *frames));
       media.videos.push_back(std::move(addresses));
       kept.push_back(Json::object({{"type", "video"}}));
-      pictures = true;
+      images = true;
     } else {
-      return fail(Code::unsupported, here, ".type must be \"text\", \"image_url\" or \"video\", got ", shown(*type)).about(here + ".type");
+      return fail(Code::unsupported, here, ".type must be \"text\", \"image_url\" or \"video\", got ", shown(*type))
+          .about(here + ".type");
     }
   }
-  if (!pictures) return Json(std::move(text));
+  if (!images) return Json(std::move(text));
   return Json(std::move(kept));
 }
 
-// Templates print the arguments as an object; clients send the text that the model wrote. Text that is no object stays text.
+// Templates print the arguments as an object; clients send the text that the model wrote. Text that is no object stays
+// text.
 Result<Json> read_tool_calls(const std::string& where, const Json& calls) {
   if (!calls.is_array()) return wrong(where, "a list of calls", calls);
   Json kept = calls;
@@ -69,9 +77,11 @@ Result<Json> read_tool_calls(const std::string& where, const Json& calls) {
     Json& call = kept.items()[i];
     const std::string here = at(where, i) + ".function";
     const Json* function = call.find("function");
-    if (!function || !function->is_object()) return fail(Code::invalid_argument, here, " must be an object").about(here);
+    if (!function || !function->is_object())
+      return fail(Code::invalid_argument, here, " must be an object").about(here);
     const Json* name = function->find("name");
-    if (!name || !name->is_string()) return fail(Code::invalid_argument, here, ".name must be a string").about(here + ".name");
+    if (!name || !name->is_string())
+      return fail(Code::invalid_argument, here, ".name must be a string").about(here + ".name");
     const Json* arguments = function->find("arguments");
     if (!arguments || !arguments->is_string()) continue;
     auto parsed = parse_json(arguments->as_string());
@@ -119,12 +129,14 @@ Result<const Json*> read_tool(const std::string& where, const Json& tool) {
     return fail(Code::invalid_argument, where, ".function must be an object").about(where + ".function");
   const Json* name = function->find("name");
   if (!name || !name->is_string() || name->as_string().empty())
-    return fail(Code::invalid_argument, where, ".function.name must be a string that is not empty").about(where + ".function.name");
+    return fail(Code::invalid_argument, where, ".function.name must be a string that is not empty")
+        .about(where + ".function.name");
   const Json* parameters = function->find("parameters");
   if (parameters && !parameters->is_null() && !parameters->is_object())
     return wrong(where + ".function.parameters", "an object (a JSON schema)", *parameters);
   const Json* strict = function->find("strict");
-  if (strict && !strict->is_null() && !strict->is_bool()) return wrong(where + ".function.strict", "true or false", *strict);
+  if (strict && !strict->is_null() && !strict->is_bool())
+    return wrong(where + ".function.strict", "true or false", *strict);
   return function;
 }
 
@@ -133,8 +145,8 @@ Result<std::string> chosen_name(const Json& choice) {
   const Json* function = choice.find("function");
   const Json* name = function ? function->find("name") : choice.find("name");
   if (!name || !name->is_string())
-    return wrong("tool_choice", "\"none\", \"auto\", \"required\" or {\"type\": \"function\", \"function\": {\"name\": ...}}",
-                 choice);
+    return wrong("tool_choice",
+                 "\"none\", \"auto\", \"required\" or {\"type\": \"function\", \"function\": {\"name\": ...}}", choice);
   return name->as_string();
 }
 
@@ -142,7 +154,8 @@ Result<std::string> chosen_name(const Json& choice) {
 
 Result<Json> read_messages(const Json& value, bool images_allowed, MediaAddresses media) {
   if (!value.is_array()) return wrong("messages", "a list of messages", value);
-  if (value.items().empty()) return fail(Code::invalid_argument, "messages is empty; send at least one message").about("messages");
+  if (value.items().empty())
+    return fail(Code::invalid_argument, "messages is empty; send at least one message").about("messages");
   Json::Array kept;
   for (size_t i = 0; i < value.items().size(); ++i) {
     WEFT_TRY(Json message, read_message(at("messages", i), value.items()[i], images_allowed, media));
@@ -151,20 +164,22 @@ Result<Json> read_messages(const Json& value, bool images_allowed, MediaAddresse
   return Json(std::move(kept));
 }
 
-Status read_tools(const Json* tools, const Json* tool_choice, bool parallel_calls, ToolFormat format, ClientRequest& out,
-                  Request& request) {
+Status read_tools(const Json* tools, const Json* tool_choice, bool parallel_calls, ToolFormat format,
+                  ClientRequest& out, Request& request) {
   std::vector<const Json*> functions;
   bool strict = false;
   if (tools && !tools->is_null()) {
     if (!tools->is_array()) return wrong("tools", "a list of tools", *tools);
     if (tools->items().size() > kMaxTools)
-      return fail(Code::invalid_argument, "tools may hold at most ", kMaxTools, " functions, got ", tools->items().size())
+      return fail(Code::invalid_argument, "tools may hold at most ", kMaxTools, " functions, got ",
+                  tools->items().size())
           .about("tools");
     for (size_t i = 0; i < tools->items().size(); ++i) {
       WEFT_TRY(const Json* function, read_tool(at("tools", i), tools->items()[i]));
       functions.push_back(function);
       out.tool_names.push_back(function->find("name")->as_string());
-      if (const Json* parameters = function->find("parameters")) out.tool_parameters.set(out.tool_names.back(), *parameters);
+      if (const Json* parameters = function->find("parameters"))
+        out.tool_parameters.set(out.tool_names.back(), *parameters);
       const Json* flag = function->find("strict");
       strict = strict || (flag && flag->is_bool() && flag->as_bool());
     }

@@ -8,7 +8,8 @@ namespace weft::request_fields {
 
 std::string shown(const Json& value) {
   constexpr size_t kLimit = 60;
-  if (value.is_string() && value.as_string().size() > kLimit) return json_quote(value.as_string().substr(0, kLimit)) + "...";
+  if (value.is_string() && value.as_string().size() > kLimit)
+    return json_quote(value.as_string().substr(0, kLimit)) + "...";
   if (value.is_array()) return value.items().empty() ? "[]" : "a list of " + std::to_string(value.items().size());
   if (value.is_object()) return value.members().empty() ? "{}" : "an object";
   return value.dump();

@@ -1,5 +1,5 @@
-// Shared by the parts of the request parser (request_json.cc, request_chat.cc, request_guide.cc, request_sampling.cc): readers of
-// single JSON values that name the field in their errors. Not for use outside of them.
+// Shared by the parts of the request parser (request_json.cc, request_chat.cc, request_guide.cc, request_sampling.cc):
+// readers of single JSON values that name the field in their errors. Not for use outside of them.
 #pragma once
 
 #include <cstdint>
@@ -25,31 +25,34 @@ Result<std::string> read_string(const std::string& field, const Json& value);
 Result<std::vector<std::string>> read_strings(const std::string& field, const Json& value);
 Result<std::vector<int32_t>> read_token_ids(const std::string& field, const Json& value);
 
-// request_chat.cc: checks an array of messages and brings it to the form that templates expect: contents of text parts become one
-// text, arguments of tool calls become objects, pictures become {"type": "image"} and go to `media.images`; videos likewise.
+// request_chat.cc: checks an array of messages and brings it to the form that templates expect: contents of text parts
+// become one text, arguments of tool calls become objects, images become {"type": "image"} and go to `media.images`;
+// videos likewise.
 struct MediaAddresses {
   std::vector<std::string>& images;
   std::vector<std::vector<std::string>>& videos;  // frames of each
 };
 Result<Json> read_messages(const Json& value, bool images_allowed, MediaAddresses media);
 
-// Checks `tools` and `tool_choice` (either may be null) and applies them: tools for the template, a guide where a call is forced or a
-// function is strict. `format`: how the model writes calls.
-Status read_tools(const Json* tools, const Json* tool_choice, bool parallel_calls, ToolFormat format, ClientRequest& out,
-                  Request& request);
+// Checks `tools` and `tool_choice` (either may be null) and applies them: tools for the template, a guide where a call
+// is forced or a function is strict. `format`: how the model writes calls.
+Status read_tools(const Json* tools, const Json* tool_choice, bool parallel_calls, ToolFormat format,
+                  ClientRequest& out, Request& request);
 
 // tool_guide.cc. Of a forced call: the arguments of the one function that is named, or a list of {"name", "arguments"}.
 Result<GuideSpec> forced_call_guide(const std::vector<const Json*>& functions, bool named, bool parallel_calls);
-// Of calls that the model makes when it wants to: in its own form, with the arguments of strict functions held to their schemas.
+// Of calls that the model makes when it wants to: in its own form, with the arguments of strict functions held to their
+// schemas.
 Result<GuideSpec> strict_call_guide(const std::vector<const Json*>& functions, ToolFormat format);
 
-// request_sampling.cc: a list of {"name", "params"} or of names; whether there are such processors is for the engine to say.
+// request_sampling.cc: a list of {"name", "params"} or of names; whether there are such processors is for the engine to
+// say.
 Result<std::vector<ProcessorChoice>> read_processors(const std::string& field, const Json& value);
 // The fields of beam search, all together; after n and best_of.
 Status read_beams(const Json& body, int max_width, Request& request);
 
-// request_guide.cc: the constraint of the fields that may hold one (response_format, guided_*, structured_outputs, regex, ...).
-// More than one is an error.
+// request_guide.cc: the constraint of the fields that may hold one (response_format, guided_*, structured_outputs,
+// regex, ...). More than one is an error.
 Result<GuideSpec> read_guide(const Json& body);
 bool is_guide_field(std::string_view name);
 

@@ -46,7 +46,8 @@ Result<GuideSpec> read_schema(const std::string& field, const Json& value, Kind 
   if (value.is_object() || (value.is_bool() && kind == Kind::json_schema)) return of(kind, value.dump());
   if (!value.is_string()) return wrong(field, "an object or its JSON text", value);
   auto parsed = parse_json(value.as_string());
-  if (!parsed.ok()) return fail(Code::invalid_argument, field, " holds text that is ", parsed.error().message()).about(field);
+  if (!parsed.ok())
+    return fail(Code::invalid_argument, field, " holds text that is ", parsed.error().message()).about(field);
   if (!parsed->is_object() && !(parsed->is_bool() && kind == Kind::json_schema))
     return wrong(field, "an object or its JSON text", *parsed);
   return of(kind, parsed->dump());
@@ -84,8 +85,8 @@ Result<GuideSpec> read_member(const Json& format, std::initializer_list<const ch
   for (const char* member : names)
     if (const Json* value = format.find(member); value && !value->is_null())
       return read_as(std::string("response_format.") + member, *value, kind);
-  return fail(Code::invalid_argument, "response_format of type ", format.find("type")->as_string(), " needs the member \"",
-              *names.begin(), "\"")
+  return fail(Code::invalid_argument, "response_format of type ", format.find("type")->as_string(),
+              " needs the member \"", *names.begin(), "\"")
       .about(std::string("response_format.") + *names.begin());
 }
 
@@ -118,7 +119,8 @@ Result<GuideSpec> read_response_format(const Json& format) {
   if (kind == "choice") return read_member(format, {"choice", "choices"}, Kind::choice);
   if (kind == "structural_tag") return of(Kind::structural_tag, format.dump());
   return fail(Code::invalid_argument,
-              "response_format.type must be text, json_object, json_schema, regex, ebnf, grammar, choice or structural_tag, got ",
+              "response_format.type must be text, json_object, json_schema, regex, ebnf, grammar, choice or "
+              "structural_tag, got ",
               shown(*type))
       .about("response_format.type");
 }
@@ -127,7 +129,8 @@ Result<GuideSpec> read_response_format(const Json& format) {
 Status take(const std::string& field, GuideSpec next, GuideSpec& guide, std::string& from) {
   if (next.kind == Kind::none) return {};
   if (guide.kind != Kind::none)
-    return fail(Code::invalid_argument, field, " and ", from, " both constrain the answer; send one of them").about(field);
+    return fail(Code::invalid_argument, field, " and ", from, " both constrain the answer; send one of them")
+        .about(field);
   guide = std::move(next);
   from = field;
   return {};

@@ -103,7 +103,8 @@ Status read_prompt_list(const Json& value, Draft& draft) {
     return {};
   }
   if (items.size() > static_cast<size_t>(draft.rules.max_prompts))
-    return fail(Code::invalid_argument, "prompt may hold at most ", draft.rules.max_prompts, " prompts, got ", items.size())
+    return fail(Code::invalid_argument, "prompt may hold at most ", draft.rules.max_prompts, " prompts, got ",
+                items.size())
         .about("prompt");
   for (size_t i = 0; i < items.size(); ++i) {
     Request one;
@@ -138,7 +139,8 @@ Status read_prompt_ids(const std::string& field, const Json& value, Draft& draft
 }
 
 Status read_chat(const std::string&, const Json& value, Draft& draft) {
-  WEFT_TRY(draft.request.messages, read_messages(value, draft.rules.images, {draft.request.images, draft.request.videos}));
+  WEFT_TRY(draft.request.messages,
+           read_messages(value, draft.rules.images, {draft.request.images, draft.request.videos}));
   draft.request.local_files = draft.rules.local_files;
   return {};
 }
@@ -195,7 +197,8 @@ Status read_documents(const std::string& field, const Json& value, Draft& draft)
 Status read_max_tokens(const std::string& field, const Json& value, Draft& draft) {
   WEFT_TRY(const int64_t count, read_integer(field, value));
   const Json* echo = draft.body.find("echo");
-  draft.out.no_output = count == 0 && draft.kind == RequestKind::completion && echo && echo->is_bool() && echo->as_bool();
+  draft.out.no_output =
+      count == 0 && draft.kind == RequestKind::completion && echo && echo->is_bool() && echo->as_bool();
   if (count < 1 && !draft.out.no_output)
     return fail(Code::invalid_argument, field, " must be at least 1, got ", count).about(field);
   draft.request.max_tokens = static_cast<int>(std::clamp<int64_t>(count, 1, std::numeric_limits<int>::max()));
@@ -209,13 +212,15 @@ Status read_stop(const std::string& field, const Json& value, Draft& draft) {
   } else {
     if (!value.is_array()) return wrong(field, "a string or a list of strings", value);
     if (value.items().size() > kMaxStops)
-      return fail(Code::invalid_argument, "stop may hold at most ", kMaxStops, " strings, got ", value.items().size()).about(field);
+      return fail(Code::invalid_argument, "stop may hold at most ", kMaxStops, " strings, got ", value.items().size())
+          .about(field);
     WEFT_TRY(stops, read_strings(field, value));
   }
   for (const std::string& stop : stops) {
     if (stop.empty()) return fail(Code::invalid_argument, "stop holds an empty string").about(field);
     if (stop.size() > kMaxStopBytes)
-      return fail(Code::invalid_argument, "a stop string may be at most ", kMaxStopBytes, " bytes long, got ", stop.size())
+      return fail(Code::invalid_argument, "a stop string may be at most ", kMaxStopBytes, " bytes long, got ",
+                  stop.size())
           .about(field);
   }
   draft.request.stop = std::move(stops);
@@ -255,7 +260,8 @@ template <int Request::*kMember>
 Status read_choices(const std::string& field, const Json& value, Draft& draft) {
   WEFT_TRY(const int64_t count, read_integer(field, value));
   if (count < 1 || count > draft.rules.max_choices)
-    return fail(Code::invalid_argument, field, " must be between 1 and ", draft.rules.max_choices, ", got ", count).about(field);
+    return fail(Code::invalid_argument, field, " must be between 1 and ", draft.rules.max_choices, ", got ", count)
+        .about(field);
   draft.request.*kMember = static_cast<int>(count);
   return {};
 }
@@ -278,7 +284,8 @@ Status read_logit_bias(const std::string& field, const Json& value, Draft& draft
     const char* end = member.first.data() + member.first.size();
     const auto parsed = std::from_chars(member.first.data(), end, id);
     if (parsed.ec != std::errc() || parsed.ptr != end || id < 0)
-      return fail(Code::invalid_argument, "logit_bias has the key ", shown(Json(member.first)), "; keys must be token ids")
+      return fail(Code::invalid_argument, "logit_bias has the key ", shown(Json(member.first)),
+                  "; keys must be token ids")
           .about(field);
     WEFT_TRY(const float bias, read_float(field + "[" + member.first + "]", member.second));
     const auto [place, fresh] = places.try_emplace(id, biases.size());
@@ -298,7 +305,8 @@ Status read_bad_words(const std::string& field, const Json& value, Draft& draft)
     for (const std::string& text : {word, " " + word}) {
       WEFT_TRY(std::vector<int32_t> ids, draft.rules.encode(text));
       auto& banned = draft.request.sampling.bad_words;
-      if (!ids.empty() && std::find(banned.begin(), banned.end(), ids) == banned.end()) banned.push_back(std::move(ids));
+      if (!ids.empty() && std::find(banned.begin(), banned.end(), ids) == banned.end())
+        banned.push_back(std::move(ids));
     }
   }
   return {};
@@ -338,7 +346,8 @@ Status read_logprobs(const std::string& field, const Json& value, Draft& draft) 
 
 Status read_top_logprobs(const std::string& field, const Json& value, Draft& draft) {
   WEFT_TRY(draft.top_logprobs, read_int(field, value));
-  return check_alternatives(field, *draft.top_logprobs, draft.kind == RequestKind::chat ? kMaxChatLogprobs : kMaxLogprobs);
+  return check_alternatives(field, *draft.top_logprobs,
+                            draft.kind == RequestKind::chat ? kMaxChatLogprobs : kMaxLogprobs);
 }
 
 Status read_prompt_logprobs(const std::string& field, const Json& value, Draft& draft) {
@@ -378,7 +387,8 @@ Status read_parallel_calls(const std::string& field, const Json& value, Draft& d
 // llama.cpp's spelling of separate_reasoning.
 Status read_reasoning_format(const std::string& field, const Json& value, Draft& draft) {
   WEFT_TRY(const std::string format, read_string(field, value));
-  if (format != "none" && format != "auto" && format != "deepseek") return wrong(field, "\"none\", \"auto\" or \"deepseek\"", value);
+  if (format != "none" && format != "auto" && format != "deepseek")
+    return wrong(field, "\"none\", \"auto\" or \"deepseek\"", value);
   draft.out.separate_reasoning = format != "none";
   return {};
 }
@@ -483,14 +493,15 @@ const Field* find_field(std::string_view name, RequestKind kind) {
 
 Status finish_prompt(Draft& draft) {
   const Request& request = draft.request;
-  const int given =
-      request.prompt.has_value() + request.prompt_token_ids.has_value() + request.messages.has_value() + !draft.prompts.empty();
+  const int given = request.prompt.has_value() + request.prompt_token_ids.has_value() + request.messages.has_value() +
+                    !draft.prompts.empty();
   const char* const wanted = draft.kind == RequestKind::chat         ? "messages"
                              : draft.kind == RequestKind::completion ? "prompt"
                                                                      : "prompt, prompt_token_ids or messages";
   const char* const param = draft.kind == RequestKind::chat ? "messages" : "prompt";
   if (given == 0) return fail(Code::invalid_argument, wanted, " is missing").about(param);
-  if (given > 1) return fail(Code::invalid_argument, "give only one of prompt, prompt_token_ids and messages").about(param);
+  if (given > 1)
+    return fail(Code::invalid_argument, "give only one of prompt, prompt_token_ids and messages").about(param);
   if (request.continue_final_message && draft.body.find("add_generation_prompt") == nullptr)
     draft.request.add_generation_prompt = false;
   if (request.continue_final_message && draft.request.add_generation_prompt)
@@ -513,7 +524,8 @@ Status finish_lengths(Draft& draft) {
                 request.sampling.min_tokens)
         .about("min_tokens");
   if (request.best_of != 0 && request.best_of < request.n)
-    return fail(Code::invalid_argument, "best_of must be at least n (", request.n, "), got ", request.best_of).about("best_of");
+    return fail(Code::invalid_argument, "best_of must be at least n (", request.n, "), got ", request.best_of)
+        .about("best_of");
   if (draft.out.stream && request.best_of > request.n)
     return fail(Code::invalid_argument, "best_of above n cannot be combined with stream").about("best_of");
   return {};
@@ -546,9 +558,8 @@ Status finish(Draft& draft) {
     return fail(Code::invalid_argument, "stream_options needs stream to be true").about("stream_options");
   WEFT_TRY(draft.request.guide, read_guide(draft.body));
   if (draft.kind != RequestKind::completion)
-    WEFT_RETURN_IF_ERROR(
-        read_tools(draft.body.find("tools"), draft.body.find("tool_choice"), draft.parallel_tool_calls, draft.rules.tool_format,
-                   out, draft.request));
+    WEFT_RETURN_IF_ERROR(read_tools(draft.body.find("tools"), draft.body.find("tool_choice"), draft.parallel_tool_calls,
+                                    draft.rules.tool_format, out, draft.request));
   if (draft.prompts.empty()) {
     out.requests.push_back(std::move(draft.request));
     return {};
@@ -571,7 +582,8 @@ Result<ClientRequest> parse_request(const Json& body, RequestKind kind, const Re
   Draft draft{kind, rules, body};
   draft.request.sampling = rules.defaults;
   for (const Json::Member& member : body.members()) {
-    if (member.second.is_null() || body.find(member.first) != &member.second) continue;  // of several, the last one counts
+    // of several, the last one counts
+    if (member.second.is_null() || body.find(member.first) != &member.second) continue;
     const Field* field = find_field(member.first, kind);
     if (field) WEFT_RETURN_IF_ERROR(field->read(member.first, member.second, draft));
     else if (!is_guide_field(member.first) && rules.ignored) rules.ignored(member.first);

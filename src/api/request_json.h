@@ -1,9 +1,10 @@
-// From JSON to requests: the body of an HTTP call or one line of a `weft batch` / `weft score` file becomes a Request. One table of
-// fields serves all four forms, so that a sampling field means the same everywhere.
+// From JSON to requests: the body of an HTTP call or one line of a `weft batch` / `weft score` file becomes a Request.
+// One table of fields serves all four forms, so that a sampling field means the same everywhere.
 //
 // Checked here: JSON types, structure, and what needs only the request itself. Ranges of sampling values are checked by
-// validate() (src/sampling) when the engine gets the request. A null counts as an absent field. Fields that are not known are
-// ignored (RequestRules::ignored hears of them); a field that is known and cannot be honoured is an error that says so.
+// validate() (src/sampling) when the engine gets the request. A null counts as an absent field. Fields that are not
+// known are ignored (RequestRules::ignored hears of them); a field that is known and cannot be honoured is an error
+// that says so.
 //
 // All errors carry the field they are about (Error::param) and the offending value.
 #pragma once
@@ -30,11 +31,11 @@ enum class RequestKind : uint8_t {
 
 // What the model and the operator allow, and where a request's values come from when it says nothing.
 struct RequestRules {
-  SamplingParams defaults;         // Engine::default_sampling()
-  bool images = false;             // the model takes pictures
+  SamplingParams defaults;                       // Engine::default_sampling()
+  bool images = false;                           // the model takes images
   ToolFormat tool_format = ToolFormat::generic;  // Engine::answer_format(), for `strict` functions
-  bool local_files = false;        // and they may be files
-  bool chat_template = false;      // a request may bring its own template
+  bool local_files = false;                      // and they may be files
+  bool chat_template = false;                    // a request may bring its own template
   int completion_max_tokens = 16;  // of completions and of lines with a prompt; chats go on to the end of the context
   int max_choices = 128;           // limit of n and best_of
   int max_prompts = 1024;          // limit of prompts in one completion

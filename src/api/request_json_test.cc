@@ -1,5 +1,5 @@
-// The request parser against tables of fields: what is accepted and where it ends up, and what is refused, with which field named.
-// Expected values follow OpenAI's API reference and the bad-input corpus' http-json cases.
+// The request parser against tables of fields: what is accepted and where it ends up, and what is refused, with which
+// field named. Expected values follow OpenAI's API reference and the bad-input corpus' http-json cases.
 #include "api/request_json.h"
 
 #include <gtest/gtest.h>
@@ -15,13 +15,13 @@ Result<ClientRequest> parse(std::string_view text, RequestKind kind, RequestRule
 
 // A chat or completion with further members, e.g. chat(R"("temperature": 0.5)").
 Result<ClientRequest> chat(const std::string& members, RequestRules rules = {}) {
-  return parse(
-      R"({"model": "tiny", "messages": [{"role": "user", "content": "hi"}])" + (members.empty() ? "" : ", " + members) + "}",
-      RequestKind::chat, std::move(rules));
+  return parse(R"({"model": "tiny", "messages": [{"role": "user", "content": "hi"}])" +
+                   (members.empty() ? "" : ", " + members) + "}",
+               RequestKind::chat, std::move(rules));
 }
 Result<ClientRequest> completion(const std::string& members, RequestRules rules = {}) {
-  return parse(R"({"model": "tiny", "prompt": "hi")" + (members.empty() ? "" : ", " + members) + "}", RequestKind::completion,
-               std::move(rules));
+  return parse(R"({"model": "tiny", "prompt": "hi")" + (members.empty() ? "" : ", " + members) + "}",
+               RequestKind::completion, std::move(rules));
 }
 Result<ClientRequest> line(const std::string& members, RequestRules rules = {}) {
   return parse("{" + members + "}", RequestKind::batch_line, std::move(rules));
@@ -71,8 +71,8 @@ TEST(RequestJson, LogitsProcessors) {
 TEST(RequestJson, BeamSearch) {
   RequestRules rules;  // the model's defaults about sampling are void
   rules.defaults.temperature = 0.6f, rules.defaults.top_p = 0.9f, rules.defaults.top_k = 20;
-  auto result =
-      completion(R"("use_beam_search": true, "beam_width": 4, "n": 2, "length_penalty": 0.5, "early_stopping": "never")", rules);
+  auto result = completion(
+      R"("use_beam_search": true, "beam_width": 4, "n": 2, "length_penalty": 0.5, "early_stopping": "never")", rules);
   ASSERT_TRUE(result.ok()) << result.error().message();
   const Request& request = result->requests[0];
   ASSERT_TRUE(request.beams.has_value());
@@ -84,13 +84,15 @@ TEST(RequestJson, BeamSearch) {
   EXPECT_EQ(request.sampling.top_p, 1.0f);
   EXPECT_EQ(request.sampling.top_k, 0);
   // Without a width of its own it is best_of or n, as other engines have it.
-  result = completion(R"("use_beam_search": true, "best_of": 5, "n": 2, "early_stopping": true, "temperature": 0.5)", rules);
+  result =
+      completion(R"("use_beam_search": true, "best_of": 5, "n": 2, "early_stopping": true, "temperature": 0.5)", rules);
   ASSERT_TRUE(result.ok()) << result.error().message();
   EXPECT_EQ(result->requests[0].beams->width, 5);
   EXPECT_EQ(result->requests[0].best_of, 0);
   EXPECT_EQ(result->requests[0].beams->early_stopping, EarlyStopping::yes);
   EXPECT_EQ(result->requests[0].sampling.temperature, 0.5f);  // the engine refuses what the client said
-  result = completion(R"("use_beam_search": false, "length_penalty": 1.0, "early_stopping": false, "diversity_penalty": 0)");
+  result =
+      completion(R"("use_beam_search": false, "length_penalty": 1.0, "early_stopping": false, "diversity_penalty": 0)");
   ASSERT_TRUE(result.ok()) << result.error().message();
   EXPECT_FALSE(result->requests[0].beams.has_value());
 }
@@ -188,7 +190,8 @@ TEST(RequestJson, RefusedChatFields) {
           {R"("response_format": {"type": "xml"})", "response_format.type"},
           {R"("response_format": {})", "response_format.type"},
           {R"("response_format": {"type": "json_schema"})", "response_format.schema"},
-          {R"("response_format": {"type": "json_schema", "json_schema": {"name": "n"}})", "response_format.json_schema.schema"},
+          {R"("response_format": {"type": "json_schema", "json_schema": {"name": "n"}})",
+           "response_format.json_schema.schema"},
           {R"("response_format": {"type": "json_object"}, "guided_regex": "a+")", "guided_regex"},
           {R"("guided_choice": [])", "guided_choice"},
           {R"("guided_choice": ["", ""])", "guided_choice"},
@@ -235,8 +238,10 @@ TEST(RequestJson, RefusedMessages) {
            {R"("messages": [{"role": "tool", "content": null}])", "messages[0].content"},
            {R"("messages": [{"role": "user", "content": [{"type": "text"}]}])", "messages[0].content[0].text"},
            {R"("messages": [{"role": "user", "content": ["x"]}])", "messages[0].content[0]"},
-           {R"("messages": [{"role": "user", "content": [{"type": "audio", "text": "x"}]}])", "messages[0].content[0].type"},
-           {R"("messages": [{"role": "user", "content": [{"type": "video", "video": ["x"]}]}])", "messages[0].content[0]"},
+           {R"("messages": [{"role": "user", "content": [{"type": "audio", "text": "x"}]}])",
+            "messages[0].content[0].type"},
+           {R"("messages": [{"role": "user", "content": [{"type": "video", "video": ["x"]}]}])",
+            "messages[0].content[0]"},
            {R"("messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}]}])",
             "messages[0].content[0]"},
            {R"("messages": [{"role": "assistant", "content": null, "tool_calls": 5}])", "messages[0].tool_calls"},
@@ -245,11 +250,11 @@ TEST(RequestJson, RefusedMessages) {
 }
 
 TEST(RequestJson, Messages) {
-  auto result =
-      parse(R"({"messages": [{"role": "system", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+  auto result = parse(
+      R"({"messages": [{"role": "system", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
     {"role": "assistant", "content": null, "tool_calls": [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{\"x\": 1}"}},
     {"id": "2", "type": "function", "function": {"name": "f", "arguments": "{bad"}}]}]})",
-            RequestKind::chat);
+      RequestKind::chat);
   ASSERT_TRUE(result.ok()) << result.error().message();
   const Json& messages = *result->requests[0].messages;
   EXPECT_EQ(messages.items()[0].find("content")->as_string(), "a\nb");
@@ -264,7 +269,8 @@ TEST(RequestJson, Messages) {
       RequestKind::chat, rules);
   ASSERT_TRUE(result.ok()) << result.error().message();
   EXPECT_EQ(result->requests[0].images, std::vector<std::string>{"data:image/png;base64,AA"});
-  EXPECT_EQ(result->requests[0].messages->items()[0].find("content")->dump(), R"([{"type":"image"},{"type":"text","text":"?"}])");
+  EXPECT_EQ(result->requests[0].messages->items()[0].find("content")->dump(),
+            R"([{"type":"image"},{"type":"text","text":"?"}])");
 }
 
 TEST(RequestJson, CompletionPrompts) {
@@ -277,7 +283,8 @@ TEST(RequestJson, CompletionPrompts) {
   EXPECT_EQ(many->requests[1].max_tokens, 4);
   const auto texts = parse(R"({"prompt": ["a", "b"]})", RequestKind::completion);
   EXPECT_EQ(texts->requests.at(1).prompt, "b");
-  for (const char* prompt : {"[]", "[1, \"a\"]", "[[\"a\"]]", "[-1]", "[[]]", "5", "{}", "[\"a\", 1]", "[1.5]", "[4294967296]"}) {
+  for (const char* prompt :
+       {"[]", "[1, \"a\"]", "[[\"a\"]]", "[-1]", "[[]]", "5", "{}", "[\"a\", 1]", "[1.5]", "[4294967296]"}) {
     const auto result = parse(R"({"prompt": )" + std::string(prompt) + "}", RequestKind::completion);
     ASSERT_FALSE(result.ok()) << prompt;
     EXPECT_EQ(result.error().param().substr(0, 6), "prompt") << prompt;
@@ -285,15 +292,16 @@ TEST(RequestJson, CompletionPrompts) {
 }
 
 TEST(RequestJson, RefusedCompletionFields) {
-  for (const Refused& row : std::initializer_list<Refused>{{R"("n": 2, "best_of": 1)", "best_of"},
-                                                           {R"("best_of": 2, "stream": true)", "best_of"},
-                                                           {R"("logprobs": 1000000, "echo": true)", "logprobs"},
-                                                           {R"("logprobs": true)", "logprobs"},
-                                                           {R"("max_tokens": 0)", "max_tokens"},
-                                                           {R"("suffix": "x")", "suffix"},
-                                                           {R"("echo": "yes")", "echo"},
-                                                           {R"("prompt_token_ids": [1])", "prompt"},
-                                                           {R"("stream": true, "prompt_logprobs": 1)", "prompt_logprobs"}})
+  for (const Refused& row :
+       std::initializer_list<Refused>{{R"("n": 2, "best_of": 1)", "best_of"},
+                                      {R"("best_of": 2, "stream": true)", "best_of"},
+                                      {R"("logprobs": 1000000, "echo": true)", "logprobs"},
+                                      {R"("logprobs": true)", "logprobs"},
+                                      {R"("max_tokens": 0)", "max_tokens"},
+                                      {R"("suffix": "x")", "suffix"},
+                                      {R"("echo": "yes")", "echo"},
+                                      {R"("prompt_token_ids": [1])", "prompt"},
+                                      {R"("stream": true, "prompt_logprobs": 1)", "prompt_logprobs"}})
     expect_refused(completion(row.members), row);
 }
 
@@ -307,7 +315,9 @@ TEST(RequestJson, Logprobs) {
   EXPECT_EQ(echo->requests[0].max_tokens, 1);
   EXPECT_TRUE(echo->no_output);
   EXPECT_EQ(echo->prompt_logprobs, -1);
-  EXPECT_EQ(line(R"("custom_id": "a", "prompt": "x", "logprobs": 5, "prompt_logprobs": 1)")->requests[0].sampling.logprobs, 5);
+  EXPECT_EQ(
+      line(R"("custom_id": "a", "prompt": "x", "logprobs": 5, "prompt_logprobs": 1)")->requests[0].sampling.logprobs,
+      5);
   EXPECT_EQ(line(R"("prompt": "x", "logprobs": true, "top_logprobs": 3)")->requests[0].sampling.logprobs, 3);
 }
 
@@ -346,7 +356,8 @@ TEST(RequestJson, Guides) {
     EXPECT_EQ(result->requests[0].guide.kind, row.kind) << row.members;
     EXPECT_EQ(result->requests[0].guide.text, row.text) << row.members;
   }
-  EXPECT_EQ(chat(R"("guided_choice": ["yes", "no"])")->requests[0].guide.choices, (std::vector<std::string>{"yes", "no"}));
+  EXPECT_EQ(chat(R"("guided_choice": ["yes", "no"])")->requests[0].guide.choices,
+            (std::vector<std::string>{"yes", "no"}));
 }
 
 TEST(RequestJson, StrictTools) {
@@ -357,9 +368,10 @@ TEST(RequestJson, StrictTools) {
     ToolFormat format;
     const char* triggers;
   };
-  for (const Form& form : {Form{ToolFormat::hermes, R"(["<tool_call>"])"}, Form{ToolFormat::mistral, R"(["[TOOL_CALLS]"])"},
-                           Form{ToolFormat::deepseek, R"(["<｜tool▁calls▁begin｜>"])"},
-                           Form{ToolFormat::nemotron, R"(["<TOOLCALL>","<toolcall>"])"}}) {
+  for (const Form& form :
+       {Form{ToolFormat::hermes, R"(["<tool_call>"])"}, Form{ToolFormat::mistral, R"(["[TOOL_CALLS]"])"},
+        Form{ToolFormat::deepseek, R"(["<｜tool▁calls▁begin｜>"])"},
+        Form{ToolFormat::nemotron, R"(["<TOOLCALL>","<toolcall>"])"}}) {
     RequestRules rules;
     rules.tool_format = form.format;
     const auto result = chat(tools, rules);
@@ -382,7 +394,8 @@ TEST(RequestJson, StrictTools) {
   EXPECT_TRUE(chat(tools + R"(, "tool_choice": "required")", rules).ok());
   EXPECT_TRUE(chat(tools + R"(, "tool_choice": "none")", rules).ok());
   EXPECT_FALSE(chat(tools + R"(, "response_format": {"type": "json_object"})").ok());
-  EXPECT_EQ(chat(R"("tools": [{"type": "function", "function": {"name": "f", "strict": 1}}])").error().param(), "tools[0].function.strict");
+  EXPECT_EQ(chat(R"("tools": [{"type": "function", "function": {"name": "f", "strict": 1}}])").error().param(),
+            "tools[0].function.strict");
 }
 
 TEST(RequestJson, Reasoning) {

@@ -25,7 +25,8 @@ Result<ProcessorChoice> read_choice(const std::string& here, const Json& item) {
   for (const Json::Member& member : item.members()) {
     if (member.first == "params") choice.params = member.second.dump();
     else if (member.first != "name")
-      return fail(Code::invalid_argument, here, " has an unknown member ", shown(Json(member.first)), "; it takes name and params")
+      return fail(Code::invalid_argument, here, " has an unknown member ", shown(Json(member.first)),
+                  "; it takes name and params")
           .about(here);
   }
   return choice;
@@ -52,7 +53,8 @@ Status check_no_beams(const Json& body, const BeamSpec& beams) {
 Result<std::vector<ProcessorChoice>> read_processors(const std::string& field, const Json& value) {
   if (!value.is_array()) return wrong(field, "a list of {\"name\", \"params\"}", value);
   if (value.items().size() > kMaxProcessors)
-    return fail(Code::invalid_argument, field, " may hold at most ", kMaxProcessors, " processors, got ", value.items().size())
+    return fail(Code::invalid_argument, field, " may hold at most ", kMaxProcessors, " processors, got ",
+                value.items().size())
         .about(field);
   std::vector<ProcessorChoice> choices;
   for (const Json& item : value.items()) {
@@ -81,7 +83,8 @@ Status read_beams(const Json& body, int max_width, Request& request) {
   if (const Json* value = given(body, "beam_width")) {
     WEFT_TRY(width, read_integer("beam_width", *value));
     if (*width < 1 || *width > max_width)
-      return fail(Code::invalid_argument, "beam_width must be between 1 and ", max_width, ", got ", *width).about("beam_width");
+      return fail(Code::invalid_argument, "beam_width must be between 1 and ", max_width, ", got ", *width)
+          .about("beam_width");
   }
   if (!search) return check_no_beams(body, beams);
   beams.width = static_cast<int>(width.value_or(std::max(request.n, request.best_of)));

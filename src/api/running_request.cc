@@ -22,7 +22,8 @@ RunningRequest::RunningRequest(Setup setup, std::shared_ptr<const Tokenizer> tok
     : setup_(std::move(setup)), sink_(std::move(sink)), running_(setup_.choices) {
   for (int i = 0; i < setup_.choices; ++i) {
     Choice choice;
-    if (tokenizer) choice.detokenizer = std::make_unique<Detokenizer>(tokenizer, setup_.skip_special, setup_.kept_special);
+    if (tokenizer)
+      choice.detokenizer = std::make_unique<Detokenizer>(tokenizer, setup_.skip_special, setup_.kept_special);
     choice.stops = std::make_unique<StopStrings>(setup_.stop, setup_.include_stop);
     choices_.push_back(std::move(choice));
   }
@@ -43,7 +44,8 @@ bool RunningRequest::on_output(int index, const SequenceOutput& output) {
     usage_.cached_tokens = output.cached_tokens;
     // Pieces follow each other and begin with the prompt's second token.
     for (const std::vector<TokenLogprob>& logprobs : output.prompt_logprobs) {
-      const auto next = std::find_if(prompt_.begin() + 1, prompt_.end(), [](const TokenInfo& info) { return !info.logprob; });
+      const auto next =
+          std::find_if(prompt_.begin() + 1, prompt_.end(), [](const TokenInfo& info) { return !info.logprob; });
       if (next != prompt_.end()) *next = token_info(next->token, &logprobs);
     }
   }
@@ -76,8 +78,8 @@ void RunningRequest::add_tokens(Choice& choice, const SequenceOutput& output, Ev
     if (event.tokens.back().logprob) choice.logprob_sum += *event.tokens.back().logprob;
     ++usage_.completion_tokens;
     const bool ends_here = output.reason == FinishReason::stop && output.stop_id >= 0 && i + 1 == output.tokens.size();
-    const bool of_request =
-        ends_here && std::find(setup_.request_stop_ids.begin(), setup_.request_stop_ids.end(), output.stop_id) != setup_.request_stop_ids.end();
+    const bool of_request = ends_here && std::find(setup_.request_stop_ids.begin(), setup_.request_stop_ids.end(),
+                                                   output.stop_id) != setup_.request_stop_ids.end();
     if (of_request) event.stop_reason = Json(static_cast<long long>(output.stop_id));
     if (!choice.detokenizer || (ends_here && !(of_request && setup_.include_stop))) continue;
     StopStrings::Output text = choice.stops->push(choice.detokenizer->push(token));
@@ -121,7 +123,8 @@ void RunningRequest::emit(int index, Event event) {
 void RunningRequest::add_prompt(Event& event) {
   prompt_sent_ = true;
   event.prompt = std::make_shared<const std::vector<TokenInfo>>(prompt_);
-  if (setup_.context_logits > 0) event.prompt_logits = std::make_shared<const std::vector<float>>(std::move(prompt_logits_));
+  if (setup_.context_logits > 0)
+    event.prompt_logits = std::make_shared<const std::vector<float>>(std::move(prompt_logits_));
 }
 
 void RunningRequest::send(Event event, bool last) {

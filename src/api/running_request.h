@@ -1,5 +1,5 @@
-// The text side of one request: turns the engine core's token outputs into events. Per choice it keeps the detokenizer and the
-// stop strings; per request the counts, the prompt's logprobs and, with best_of, the choices that compete.
+// The text side of one request: turns the engine core's token outputs into events. Per choice it keeps the detokenizer
+// and the stop strings; per request the counts, the prompt's logprobs and, with best_of, the choices that compete.
 #pragma once
 
 #include <memory>
@@ -60,8 +60,8 @@ class RunningRequest {
   std::vector<Choice> choices_;
   int running_ = 0;
   bool prompt_sent_ = false;
-  std::vector<Event> early_;       // of other choices, before choice 0 has brought the prompt's results
-  std::vector<TokenInfo> prompt_;  // with logprobs as they come in
+  std::vector<Event> early_;          // of other choices, before choice 0 has brought the prompt's results
+  std::vector<TokenInfo> prompt_;     // with logprobs as they come in
   std::vector<float> prompt_logits_;  // until they are sent
   size_t prompt_values_ = 0;          // of them that have come
   Usage usage_;

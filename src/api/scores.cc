@@ -1,8 +1,8 @@
 #include "api/scores.h"
 
 #include <algorithm>
-#include <cmath>
 #include <charconv>
+#include <cmath>
 
 #include "text/tokenizer.h"
 
@@ -12,10 +12,12 @@ namespace {
 
 Status check_types(const std::vector<int32_t>& types, size_t tokens, int kinds) {
   if (types.size() != tokens)
-    return fail(Code::invalid_argument, "token_type_ids has ", types.size(), " entries for ", tokens, " tokens").about("token_type_ids");
+    return fail(Code::invalid_argument, "token_type_ids has ", types.size(), " entries for ", tokens, " tokens")
+        .about("token_type_ids");
   for (int32_t type : types)
     if (type < 0 || type >= kinds)
-      return fail(Code::invalid_argument, "token_type_ids has ", type, ", the model knows 0 to ", kinds - 1).about("token_type_ids");
+      return fail(Code::invalid_argument, "token_type_ids has ", type, ", the model knows 0 to ", kinds - 1)
+          .about("token_type_ids");
   return {};
 }
 
@@ -29,14 +31,19 @@ float step_probability(const float* logits, int labels) {
 
 }  // namespace
 
-Result<ScorePrompt> score_prompt(const Request& request, std::vector<int32_t> tokens, const Tokenizer* tokenizer, const Plan& plan) {
+Result<ScorePrompt> score_prompt(const Request& request, std::vector<int32_t> tokens, const Tokenizer* tokenizer,
+                                 const Plan& plan) {
   ScorePrompt prompt{std::move(tokens), {}};
   if (!request.text_pair && (!request.token_type_ids || plan.token_types == 0)) return prompt;
   const char* field = request.text_pair ? "text_pair" : "token_type_ids";
-  if (plan.token_types == 0) return fail(Code::invalid_argument, plan.architecture, " reads one text and tells no token types apart").about(field);
+  if (plan.token_types == 0)
+    return fail(Code::invalid_argument, plan.architecture, " reads one text and tells no token types apart")
+        .about(field);
   if (request.text_pair) {
-    if (!request.prompt || !tokenizer) return fail(Code::invalid_argument, "a second text needs a first one in prompt, and a tokenizer").about(field);
-    WEFT_TRY(EncodedPair pair, tokenizer->encode_pair(*request.prompt, *request.text_pair, {.add_special_tokens = request.add_special_tokens}));
+    if (!request.prompt || !tokenizer)
+      return fail(Code::invalid_argument, "a second text needs a first one in prompt, and a tokenizer").about(field);
+    WEFT_TRY(EncodedPair pair, tokenizer->encode_pair(*request.prompt, *request.text_pair,
+                                                      {.add_special_tokens = request.add_special_tokens}));
     prompt.tokens = std::move(pair.ids), prompt.types = std::move(pair.type_ids);
   }
   if (request.token_type_ids) prompt.types = *request.token_type_ids;
@@ -44,18 +51,22 @@ Result<ScorePrompt> score_prompt(const Request& request, std::vector<int32_t> to
   return prompt;
 }
 
-Status check_picture_types(const Request& request, const PicturePrompt& prompt, const Plan& plan) {
+Status check_image_types(const Request& request, const ImagePrompt& prompt, const Plan& plan) {
   if (!request.token_type_ids || plan.token_types > 0) return {};
   std::vector<int32_t> expected(prompt.tokens.size());
   if (prompt.places)
-    for (const MediaPrompt::Span& span : prompt.places->spans) std::fill_n(expected.begin() + span.position, span.count, 1);
+    for (const MediaPrompt::Span& span : prompt.places->spans)
+      std::fill_n(expected.begin() + span.position, span.count, 1);
   if (*request.token_type_ids == expected) return {};
-  return fail(Code::invalid_argument, plan.architecture, " tells no token types apart; they may only mark the pictures' tokens").about("token_type_ids");
+  return fail(Code::invalid_argument, plan.architecture,
+              " tells no token types apart; they may only mark the images' tokens")
+      .about("token_type_ids");
 }
 
 LogitRows score_rows(HeadKind head) { return head == HeadKind::classify_first ? LogitRows::first : LogitRows::all; }
 
-ScoreResult score_result(const std::vector<int32_t>& tokens, std::vector<float> rows, int cols, HeadKind head, int32_t separator) {
+ScoreResult score_result(const std::vector<int32_t>& tokens, std::vector<float> rows, int cols, HeadKind head,
+                         int32_t separator) {
   ScoreResult result;
   const auto count = static_cast<int64_t>(tokens.size());
   result.tensors["input_ids"] = {{count}, std::vector<int64_t>(tokens.begin(), tokens.end())};
@@ -66,26 +77,29 @@ ScoreResult score_result(const std::vector<int32_t>& tokens, std::vector<float> 
       if (tokens[i] == separator) steps.push_back(step_probability(rows.data() + i * cols, cols));
     result.tensors["step_probs"] = {{static_cast<int64_t>(steps.size())}, std::move(steps)};
   }
-  const std::vector<int64_t> shape = head == HeadKind::classify_first ? std::vector<int64_t>{cols} : std::vector<int64_t>{count, cols};
+  const std::vector<int64_t> shape =
+      head == HeadKind::classify_first ? std::vector<int64_t>{cols} : std::vector<int64_t>{count, cols};
   result.tensors["logits"] = {shape, std::move(rows)};
   return result;
 }
 
-void add_pictures(ScoreResult& result, const MediaProcessor& processor, const PicturePrompt& pictures) {
+void add_images(ScoreResult& result, const MediaProcessor& processor, const ImagePrompt& images) {
   std::vector<PreparedMedia> media;
-  for (const auto& one : pictures.media) media.push_back(*one);
-  for (const auto& [name, kind] : {std::pair("pixel_values", MediaKind::image), std::pair("pixel_values_videos", MediaKind::video)}) {
+  for (const auto& one : images.media) media.push_back(*one);
+  for (const auto& [name, kind] :
+       {std::pair("pixel_values", MediaKind::image), std::pair("pixel_values_videos", MediaKind::video)}) {
     MediaProcessor::Tensor pixels = processor.reference_layout(media, kind);
     if (!pixels.values.empty()) result.tensors[name] = {pixels.shape, std::move(pixels.values)};
   }
-  if (!pictures.places->cross.empty()) return;  // keys and values are no features that anyone compares
+  if (!images.places->cross.empty()) return;  // keys and values are no features that anyone compares
   std::vector<float> features;
   int64_t cols = 0;
-  for (const auto& one : pictures.places->features) {
+  for (const auto& one : images.places->features) {
     cols = one->cols;
     features.insert(features.end(), one->values.begin(), one->values.end());
   }
-  if (cols > 0) result.tensors["image_features"] = {{static_cast<int64_t>(features.size()) / cols, cols}, std::move(features)};
+  if (cols > 0)
+    result.tensors["image_features"] = {{static_cast<int64_t>(features.size()) / cols, cols}, std::move(features)};
 }
 
 std::vector<std::string> label_names(const Json& config) {

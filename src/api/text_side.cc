@@ -8,7 +8,9 @@ namespace weft {
 namespace {
 
 GgufVocabulary vocabulary_of(const GgufTokenizer& t) {
-  const auto id = [](const std::optional<int64_t>& value) { return value ? std::optional<int32_t>(static_cast<int32_t>(*value)) : std::nullopt; };
+  const auto id = [](const std::optional<int64_t>& value) {
+    return value ? std::optional<int32_t>(static_cast<int32_t>(*value)) : std::nullopt;
+  };
   GgufVocabulary v;
   v.model = t.model, v.pre = t.pre;
   v.tokens.assign(t.tokens.begin(), t.tokens.end());

@@ -1,4 +1,5 @@
-// Everything of a model that deals in text and pictures: tokenizer, chat template, picture processor. Read beside the weights.
+// Everything of a model that deals in text and images: tokenizer, chat template, image processor. Read beside the
+// weights.
 #pragma once
 
 #include <memory>
@@ -12,9 +13,9 @@
 namespace weft {
 
 struct TextSide {
-  std::shared_ptr<const Tokenizer> tokenizer;          // null: the checkpoint has none
-  std::shared_ptr<const ChatTemplate> chat_template;   // null likewise
-  std::unique_ptr<const MediaProcessor> media;         // null: takes no pictures
+  std::shared_ptr<const Tokenizer> tokenizer;         // null: the checkpoint has none
+  std::shared_ptr<const ChatTemplate> chat_template;  // null likewise
+  std::unique_ptr<const MediaProcessor> media;        // null: takes no images
 };
 
 // From a model's folder or GGUF file. What is absent is null; what is broken is an error.

@@ -23,26 +23,25 @@ TEST(Json, KeepsOrderAndRoundTripsNumbers) {
 }
 
 TEST(Json, RefusesWhatIsNotJson) {
-  for (const char* text : {"", "{", "[1,]", "{\"a\":1} x", "nul", "1e400", "\"\xff\"", "NaN"}) EXPECT_FALSE(parse_json(text).ok()) << text;
+  for (const char* text : {"", "{", "[1,]", "{\"a\":1} x", "nul", "1e400", "\"\xff\"", "NaN"})
+    EXPECT_FALSE(parse_json(text).ok()) << text;
   EXPECT_FALSE(parse_json(std::string(100000, '[')).ok());
   EXPECT_TRUE(parse_json(std::string(200, '[') + std::string(200, ']')).ok());
 }
 
-TEST(Json, LastOfDuplicateKeysCounts) {
-  EXPECT_EQ(parse_json(R"({"a":1,"a":2})")->find("a")->as_integer(), 2);
-}
+TEST(Json, LastOfDuplicateKeysCounts) { EXPECT_EQ(parse_json(R"({"a":1,"a":2})")->find("a")->as_integer(), 2); }
 
 TEST(Json, QuoteReplacesInvalidUtf8) { EXPECT_EQ(json_quote("a\xff\"\x01"), "\"a\xef\xbf\xbd\\\"\\u0001\""); }
 
-TEST(ThreadTeam, RunsEveryMemberAndBarriersSeparatePhases) {
+TEST(ThreadTeam, RunsEveryThreadAndBarriersSeparatePhases) {
   for (int size : {1, 2, 3, 9}) {  // also more than there are processors
     ThreadTeam team(size);
     for (int round = 0; round < 200; ++round) {
       std::vector<int> first(size), second(size);
-      team.run([&](int member) {
-        first[member] = member + 1;
+      team.run([&](int thread) {
+        first[thread] = thread + 1;
         team.barrier();
-        second[member] = std::accumulate(first.begin(), first.end(), 0);
+        second[thread] = std::accumulate(first.begin(), first.end(), 0);
       });
       for (int sum : second) ASSERT_EQ(sum, size * (size + 1) / 2);
     }

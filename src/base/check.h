@@ -21,7 +21,6 @@ class CheckFailure {
 
 #define WEFT_CHECK(condition) \
   if (condition) [[likely]] { \
-  } else                      \
-    ::weft::CheckFailure(__FILE__, __LINE__, #condition)
+  } else ::weft::CheckFailure(__FILE__, __LINE__, #condition)
 
 }  // namespace weft

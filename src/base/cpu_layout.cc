@@ -75,8 +75,8 @@ double quota_v1(const std::string& folder) {
   return quota_file >> quota && period_file >> period && quota > 0 && period > 0 ? quota / period : 0;
 }
 
-// The least quota along `path` below `mount`. In a container the path may be the host's, of which only the end is mounted: then
-// the mount itself is the container's group.
+// The least quota along `path` below `mount`. In a container the path may be the host's, of which only the end is
+// mounted: then the mount itself is the container's group.
 double least_quota(const std::string& mount, const std::string& path, double (*read)(const std::string&)) {
   double least = read(mount);
   std::error_code error;
@@ -116,10 +116,10 @@ std::vector<std::vector<int>> place_on_nodes(const CpuLayout& layout, int thread
     for (const std::vector<int>& core : cores_of(own)) cores.emplace_back(node, core.front());
   }
   std::vector<std::vector<int>> places(static_cast<size_t>(threads));
-  for (size_t member = 0; member < places.size(); ++member) {
-    const int node = cores[member * cores.size() / places.size()].first;
+  for (size_t thread = 0; thread < places.size(); ++thread) {
+    const int node = cores[thread * cores.size() / places.size()].first;
     for (const Cpu& cpu : layout.cpus)
-      if (cpu.node == node) places[member].push_back(cpu.id);
+      if (cpu.node == node) places[thread].push_back(cpu.id);
   }
   return places;
 }
@@ -159,7 +159,8 @@ double cgroup_cpu_quota(const std::string& root) {
       limit(least_quota(top, path, quota_v2));
       limit(least_quota(top + "/unified", path, quota_v2));
     } else if (names_cpu(controllers)) {
-      for (const std::string& mount : {controllers, std::string("cpu"), std::string("cpu,cpuacct")}) limit(least_quota(top + "/" + mount, path, quota_v1));
+      for (const std::string& mount : {controllers, std::string("cpu"), std::string("cpu,cpuacct")})
+        limit(least_quota(top + "/" + mount, path, quota_v1));
     }
   }
   return least;
@@ -190,7 +191,7 @@ int default_threads(const CpuLayout& layout) {
   return threads;
 }
 
-Result<std::vector<std::vector<int>>> place_members(const CpuLayout& layout, int threads, Pinning pinning) {
+Result<std::vector<std::vector<int>>> place_threads(const CpuLayout& layout, int threads, Pinning pinning) {
   std::vector<std::vector<int>> anywhere(static_cast<size_t>(std::max(threads, 0)));
   if (pinning == Pinning::off || threads < 1 || layout.cpus.empty()) return anywhere;
   if (pinning == Pinning::automatic) {
@@ -201,13 +202,15 @@ Result<std::vector<std::vector<int>>> place_members(const CpuLayout& layout, int
   std::vector<std::vector<int>> cores = cores_of(layout.cpus);
   if (static_cast<size_t>(threads) > cores.size()) {
     if (static_cast<size_t>(threads) > layout.cpus.size())
-      return fail(Code::invalid_argument, threads, " threads cannot be pinned: this process may use ", layout.cpus.size(),
-                  " processors; lower --threads, or leave --pin-threads at auto").about("pin-threads");
+      return fail(Code::invalid_argument, threads, " threads cannot be pinned: this process may use ",
+                  layout.cpus.size(), " processors; lower --threads, or leave --pin-threads at auto")
+          .about("pin-threads");
     cores.clear();
     for (const Cpu& cpu : layout.cpus) cores.push_back({cpu.id});
   }
   // With fewer threads than cores, spread over all of them: packages and nodes have caches and memory of their own.
-  for (size_t member = 0; member < anywhere.size(); ++member) anywhere[member] = cores[member * cores.size() / anywhere.size()];
+  for (size_t thread = 0; thread < anywhere.size(); ++thread)
+    anywhere[thread] = cores[thread * cores.size() / anywhere.size()];
   return anywhere;
 }
 

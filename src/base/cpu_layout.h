@@ -1,4 +1,5 @@
-// Which processors this process may use, read from the system, and what follows for a team of compute threads: how many, and where.
+// Which processors this process may use, read from the system, and what follows for a team of compute threads: how
+// many, and where.
 #pragma once
 
 #include <optional>
@@ -28,25 +29,26 @@ struct CpuLayout {
   std::vector<int> nodes() const;  // of the allowed processors, ascending
 };
 
-// `affinity`: ids of the processors that the calling thread may run on; absent: asks the system. `root` is put in front of /sys and
-// /proc (for tests). What cannot be read is taken for one core per processor, one node, and no quota.
+// `affinity`: ids of the processors that the calling thread may run on; absent: asks the system. `root` is put in front
+// of /sys and /proc (for tests). What cannot be read is taken for one core per processor, one node, and no quota.
 CpuLayout read_cpu_layout(const std::string& root = "", std::optional<std::vector<int>> affinity = std::nullopt);
 
 // Control groups, versions 1 and 2: the least quota of this process's group and those above it, in processors; 0: none.
 double cgroup_cpu_quota(const std::string& root = "");
 
-// Physical cores in the mask, but not more than the quota (rounded down: threads beyond it would be stopped in the middle of a step,
-// and all wait for the slowest) and at least 1.
+// Physical cores in the mask, but not more than the quota (rounded down: threads beyond it would be stopped in the
+// middle of a step, and all wait for the slowest) and at least 1.
 int default_threads(const CpuLayout& layout);
 
 enum class Pinning : unsigned char { automatic, on, off };
 
-// Per member of a team, the ids of the processors that it is to stay on; empty: anywhere.
+// Per thread of a team, the ids of the processors that it is to stay on; empty: anywhere.
 //   on         a physical core for each, or a logical processor where there are more threads than cores
-//   automatic  with several nodes of memory, the node whose weights the member reads (members in equal shares of each node's cores).
-//              Otherwise a core each if the mask leaves out a part of the machine and its cores are whole and as many as threads: then
-//              somebody has set them aside for this process. Else nowhere: another process on a pinned member's core would hold up all
+//   automatic  with several NUMA nodes, the node whose weights the thread reads (threads in equal shares of each node's
+//              cores). Otherwise a core each if the mask leaves out a part of the machine and its cores are whole and
+//              as many as threads: then somebody has set them aside for this process. Else nowhere: another process on
+//              a pinned thread's core would hold up all
 // Errors: `on` with more threads than processors.
-Result<std::vector<std::vector<int>>> place_members(const CpuLayout& layout, int threads, Pinning pinning);
+Result<std::vector<std::vector<int>>> place_threads(const CpuLayout& layout, int threads, Pinning pinning);
 
 }  // namespace weft

@@ -29,7 +29,8 @@ class FakeRoot : public ::testing::Test {
     const std::string folder = "/sys/devices/system/cpu/cpu" + std::to_string(id) + "/topology/";
     write(folder + "core_id", std::to_string(core)), write(folder + "physical_package_id", std::to_string(package));
   }
-  // Two packages of four cores with two hyperthreads each, a node of memory per package: processors 0-7 are first threads, 8-15 second.
+  // Two packages of four cores with two hyperthreads each, a NUMA node per package: processors 0-7 are first threads,
+  // 8-15 second.
   void two_packages() const {
     write("/sys/devices/system/cpu/online", "0-15");
     for (int id = 0; id < 16; ++id) cpu(id, id % 4, id % 8 / 4);
@@ -112,28 +113,29 @@ TEST_F(FakeRoot, AutomaticPinningNeedsCoresOfItsOwn) {
   one_package();
   const Places anywhere2(2), anywhere4(4);
   const CpuLayout all = read_cpu_layout(root_, {{0, 1, 2, 3, 4, 5, 6, 7}});
-  EXPECT_EQ(place_members(all, 4, Pinning::automatic).value(), anywhere4) << "a machine that others may use";
+  EXPECT_EQ(place_threads(all, 4, Pinning::automatic).value(), anywhere4) << "a machine that others may use";
   CpuLayout given = read_cpu_layout(root_, {{0, 1, 4, 5}});
-  EXPECT_EQ(place_members(given, 2, Pinning::automatic).value(), (Places{{0, 4}, {1, 5}}));
-  EXPECT_EQ(place_members(given, 2, Pinning::off).value(), anywhere2);
-  EXPECT_EQ(place_members(given, 1, Pinning::automatic).value(), Places(1)) << "may move to the free core";
+  EXPECT_EQ(place_threads(given, 2, Pinning::automatic).value(), (Places{{0, 4}, {1, 5}}));
+  EXPECT_EQ(place_threads(given, 2, Pinning::off).value(), anywhere2);
+  EXPECT_EQ(place_threads(given, 1, Pinning::automatic).value(), Places(1)) << "may move to the free core";
   given.quota = 1.5;
-  EXPECT_EQ(place_members(given, 2, Pinning::automatic).value(), anywhere2);
-  EXPECT_EQ(place_members(read_cpu_layout(root_, {{0, 1}}), 2, Pinning::automatic).value(), anywhere2) << "others have the second threads";
+  EXPECT_EQ(place_threads(given, 2, Pinning::automatic).value(), anywhere2);
+  EXPECT_EQ(place_threads(read_cpu_layout(root_, {{0, 1}}), 2, Pinning::automatic).value(), anywhere2)
+      << "others have the second threads";
 }
 
 TEST_F(FakeRoot, PinningOnTakesCoresThenProcessors) {
   one_package();
   const CpuLayout all = read_cpu_layout(root_, {{0, 1, 2, 3, 4, 5, 6, 7}});
-  EXPECT_EQ(place_members(all, 2, Pinning::on).value(), (Places{{0, 4}, {2, 6}}));
-  EXPECT_EQ(place_members(all, 4, Pinning::on).value(), (Places{{0, 4}, {1, 5}, {2, 6}, {3, 7}}));
-  EXPECT_EQ(place_members(all, 8, Pinning::on).value(), (Places{{0}, {1}, {2}, {3}, {4}, {5}, {6}, {7}}));
-  const auto refused = place_members(all, 9, Pinning::on);
+  EXPECT_EQ(place_threads(all, 2, Pinning::on).value(), (Places{{0, 4}, {2, 6}}));
+  EXPECT_EQ(place_threads(all, 4, Pinning::on).value(), (Places{{0, 4}, {1, 5}, {2, 6}, {3, 7}}));
+  EXPECT_EQ(place_threads(all, 8, Pinning::on).value(), (Places{{0}, {1}, {2}, {3}, {4}, {5}, {6}, {7}}));
+  const auto refused = place_threads(all, 9, Pinning::on);
   ASSERT_FALSE(refused.ok());
   EXPECT_EQ(refused.error().param(), "pin-threads");
 }
 
-TEST_F(FakeRoot, MembersStayAtTheNodeOfTheirWeights) {
+TEST_F(FakeRoot, ThreadsStayAtTheNodeOfTheirWeights) {
   two_packages();
   std::vector<int> ids(16);
   for (int id = 0; id < 16; ++id) ids[static_cast<size_t>(id)] = id;
@@ -141,10 +143,11 @@ TEST_F(FakeRoot, MembersStayAtTheNodeOfTheirWeights) {
   EXPECT_EQ(all.cores(), 8);
   EXPECT_EQ(all.nodes(), (std::vector<int>{0, 1}));
   const std::vector<int> node0 = {0, 1, 2, 3, 8, 9, 10, 11}, node1 = {4, 5, 6, 7, 12, 13, 14, 15};
-  EXPECT_EQ(place_members(all, 2, Pinning::automatic).value(), (Places{node0, node1}));
-  const Places eight = place_members(all, 8, Pinning::automatic).value();
+  EXPECT_EQ(place_threads(all, 2, Pinning::automatic).value(), (Places{node0, node1}));
+  const Places eight = place_threads(all, 8, Pinning::automatic).value();
   for (size_t i = 0; i < 8; ++i) EXPECT_EQ(eight[i], i < 4 ? node0 : node1) << i;
-  EXPECT_EQ(place_members(read_cpu_layout(root_, {{0, 1, 2, 3}}), 4, Pinning::automatic).value(), Places(4)) << "one node, half cores";
+  EXPECT_EQ(place_threads(read_cpu_layout(root_, {{0, 1, 2, 3}}), 4, Pinning::automatic).value(), Places(4))
+      << "one node, half cores";
 }
 
 TEST(CpuLayout, OfThisMachine) {

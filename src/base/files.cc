@@ -48,7 +48,8 @@ Result<std::string> read_file(const std::string& path, size_t limit_bytes) {
   Descriptor file{::open(path.c_str(), O_RDONLY | O_CLOEXEC)};
   if (file.fd < 0) return system_error("cannot open", path);
   WEFT_TRY(const size_t size, regular_size(file.fd, path));
-  if (size > limit_bytes) return fail(Code::invalid_argument, path, " has ", size, " bytes, over the limit of ", limit_bytes);
+  if (size > limit_bytes)
+    return fail(Code::invalid_argument, path, " has ", size, " bytes, over the limit of ", limit_bytes);
   std::string content(size, '\0');
   size_t done = 0;
   while (done < size) {

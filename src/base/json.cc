@@ -23,9 +23,7 @@ Json::Json(const Json& other) : type_(other.type_) {
   }
 }
 
-Json::Json(Json&& other) noexcept : type_(other.type_), integer_(other.integer_) {
-  other.type_ = Type::null;
-}
+Json::Json(Json&& other) noexcept : type_(other.type_), integer_(other.integer_) { other.type_ = Type::null; }
 
 Json& Json::operator=(Json other) noexcept {
   std::swap(type_, other.type_);
@@ -242,7 +240,8 @@ class Builder : public nlohmann::json_sax<nlohmann::json> {
   bool boolean(bool value) override { return place(Json(value)); }
   bool number_integer(number_integer_t value) override { return place(Json(static_cast<long long>(value))); }
   bool number_unsigned(number_unsigned_t value) override {
-    if (value > static_cast<number_unsigned_t>(std::numeric_limits<int64_t>::max())) return place(Json(static_cast<double>(value)));
+    if (value > static_cast<number_unsigned_t>(std::numeric_limits<int64_t>::max()))
+      return place(Json(static_cast<double>(value)));
     return place(Json(static_cast<long long>(value)));
   }
   bool number_float(number_float_t value, const string_t& text) override {
@@ -281,7 +280,8 @@ class Builder : public nlohmann::json_sax<nlohmann::json> {
     return true;
   }
   bool open(Json value) {
-    if (static_cast<int>(open_.size()) >= max_depth_) return stop("nested deeper than " + std::to_string(max_depth_) + " levels");
+    if (static_cast<int>(open_.size()) >= max_depth_)
+      return stop("nested deeper than " + std::to_string(max_depth_) + " levels");
     open_.push_back(std::move(value));
     keys_.emplace_back();
     return true;

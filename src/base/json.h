@@ -1,5 +1,5 @@
-// A JSON value, its reader and its writer. Object members keep their order. The parser (nlohmann's SAX reader) is included in
-// json.cc alone, since its header costs seconds per unit.
+// A JSON value, its reader and its writer. Object members keep their order. The parser (nlohmann's SAX reader) is
+// included in json.cc alone, since its header costs seconds per unit.
 #pragma once
 
 #include <cstdint>
@@ -63,15 +63,16 @@ class Json {
   const Object& members() const;
   Object& members();
 
-  // Member lookup: null if absent or if this is not an object. When a key occurs twice in the text, the last one counts.
+  // Member lookup: null if absent or if this is not an object. When a key occurs twice in the text, the last one
+  // counts.
   const Json* find(std::string_view key) const;
   // Sets or replaces a member (makes an object of null).
   Json& set(std::string_view key, Json value);
   // Appends to an array (makes an array of null).
   void push_back(Json value);
 
-  // One line, UTF-8. A number that is exactly a float32 is written as the shortest text that reads back to that float32,
-  // another as the shortest that reads back to that double. Values that are not finite are a bug (checked).
+  // One line, UTF-8. A number that is exactly a float32 is written as the shortest text that reads back to that
+  // float32, another as the shortest that reads back to that double. Values that are not finite are a bug (checked).
   std::string dump() const;
 
  private:
@@ -87,8 +88,8 @@ class Json {
 
 bool operator==(const Json& a, const Json& b);
 
-// Parses a whole text. Refuses trailing text, invalid UTF-8, and nesting deeper than `max_depth`; the message tells the byte.
-// Numbers that overflow a double are refused; integers outside int64 become numbers.
+// Parses a whole text. Refuses trailing text, invalid UTF-8, and nesting deeper than `max_depth`; the message tells the
+// byte. Numbers that overflow a double are refused; integers outside int64 become numbers.
 Result<Json> parse_json(std::string_view text, int max_depth = 256);
 // Reads and parses a file; errors name it.
 Result<Json> read_json_file(const std::string& path);

@@ -1,4 +1,5 @@
-// One-line key=value logging to stderr. INFO is for start-up and state changes only; what happens per request is a metric.
+// One-line key=value logging to stderr. INFO is for start-up and state changes only; what happens per request is a
+// metric.
 #pragma once
 
 #include <sstream>

@@ -61,7 +61,8 @@ thread_local volatile float sink;  // keeps the loops alive
   const __m512i ones = _mm512_set1_epi32(0x3f803f80);
   for (long i = 0; i < kLoops; ++i) {
 #pragma GCC unroll 12
-    for (int j = 0; j < 12; ++j) a[j] = _mm512_dpbf16_ps(a[j], reinterpret_cast<__m512bh>(ones), reinterpret_cast<__m512bh>(ones));
+    for (int j = 0; j < 12; ++j)
+      a[j] = _mm512_dpbf16_ps(a[j], reinterpret_cast<__m512bh>(ones), reinterpret_cast<__m512bh>(ones));
   }
   __m512 all = a[0];
   for (int j = 1; j < 12; ++j) all = _mm512_add_ps(all, a[j]);
@@ -106,7 +107,8 @@ struct alignas(64) TileConfig {
   uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
   uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
 };
-const TileConfig tile_config;  // not a variable of the functions: compilers take the intrinsic to read its first bytes only
+// not a variable of the functions: compilers take the intrinsic to read its first bytes only
+const TileConfig tile_config;
 
 // Four products of two halves each, as kernels on tiles have it, of whatever lies in the tiles; zeros here.
 [[gnu::target("amx-tile,amx-bf16")]] void tiles_bf16() {
@@ -137,7 +139,8 @@ bool tiles_usable() {
   constexpr unsigned kTiles = 1u << 25 | 1u << 24 | 1u << 22;  // AMX-INT8, AMX-TILE, AMX-BF16
   if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE)) return false;
   if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & kTiles) != kTiles) return false;
-  constexpr int kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM and the state's number, from <asm/prctl.h>
+  // ARCH_REQ_XCOMP_PERM and the state's number, from <asm/prctl.h>
+  constexpr int kRequestPermission = 0x1023, kTileData = 18;
   return ::syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 }
 
@@ -179,8 +182,12 @@ double peak_flops_bf16(double seconds) {
   return __builtin_cpu_supports("avx512bf16") ? rate(dot_avx512, kLoops * 12.0 * 64, seconds) : 0;
 }
 
-double peak_flops_bf16_tiles(double seconds) { return tiles_usable() ? rate(tiles_bf16, kTileLoops * 4.0 * (16 * 16 * 64), seconds) : 0; }
-double peak_ops_int8_tiles(double seconds) { return tiles_usable() ? rate(tiles_int8, kTileLoops * 4.0 * (16 * 16 * 128), seconds) : 0; }
+double peak_flops_bf16_tiles(double seconds) {
+  return tiles_usable() ? rate(tiles_bf16, kTileLoops * 4.0 * (16 * 16 * 64), seconds) : 0;
+}
+double peak_ops_int8_tiles(double seconds) {
+  return tiles_usable() ? rate(tiles_int8, kTileLoops * 4.0 * (16 * 16 * 128), seconds) : 0;
+}
 
 double peak_ops_int8(double seconds) {
   if (__builtin_cpu_supports("avx512vnni")) return rate(int8_vnni, kLoops * 12.0 * 128, seconds);
@@ -245,9 +252,9 @@ ReadBuffer::~ReadBuffer() {
 double ReadBuffer::measure(ThreadTeam& team, double seconds) const {
   if (bytes_ == 0) return 0;
   const size_t share = bytes_ / static_cast<size_t>(team.size());
-  const std::function<void(int)> read = [&](int member) {
+  const std::function<void(int)> read = [&](int thread) {
     static std::atomic<unsigned long> found;
-    found = read_memory(data_ + share * static_cast<size_t>(member), share);
+    found = read_memory(data_ + share * static_cast<size_t>(thread), share);
   };
   double best = 0;
   for (const double begin = now(); best == 0 || now() - begin < seconds;) {
@@ -261,12 +268,13 @@ double ReadBuffer::measure(ThreadTeam& team, double seconds) const {
 MachineLimits measure_limits(ThreadTeam& team, const ReadBuffer& buffer, double seconds) {
   const auto together = [&](double (*peak)(double)) {
     std::vector<double> rates(static_cast<size_t>(team.size()));
-    team.run([&](int member) { rates[static_cast<size_t>(member)] = peak(seconds / 10); });
+    team.run([&](int thread) { rates[static_cast<size_t>(thread)] = peak(seconds / 10); });
     return std::accumulate(rates.begin(), rates.end(), 0.0);
   };
   MachineLimits limits;
   limits.read_bytes_per_s = buffer.measure(team, seconds / 2);
-  limits.f32_flops = together(peak_flops_f32), limits.bf16_flops = together(peak_flops_bf16), limits.int8_ops = together(peak_ops_int8);
+  limits.f32_flops = together(peak_flops_f32), limits.bf16_flops = together(peak_flops_bf16),
+  limits.int8_ops = together(peak_ops_int8);
   limits.bf16_tile_flops = together(peak_flops_bf16_tiles), limits.int8_tile_ops = together(peak_ops_int8_tiles);
   return limits;
 }

@@ -1,5 +1,6 @@
-// Result<T>: a value or an Error, the only way that failures of the outside world (bad input, bad checkpoints, I/O) travel
-// between folders. Exceptions of third parties are caught in the one file that calls them; bugs end in WEFT_CHECK.
+// Result<T>: a value or an Error, the only way that failures of the outside world (bad input, bad checkpoints, I/O)
+// travel between folders. Exceptions of third parties are caught in the one file that calls them; bugs end in
+// WEFT_CHECK.
 #pragma once
 
 #include <optional>
@@ -19,7 +20,7 @@ enum class Code : unsigned char {
   data_corrupt,        // a file contradicts itself
   cancelled,           // the client went away
   deadline_exceeded,
-  internal,            // a bug, or a number that is not finite: 500
+  internal,  // a bug, or a number that is not finite: 500
 };
 
 const char* name(Code code);
@@ -28,12 +29,19 @@ class Error {
  public:
   Error(Code code, std::string message) : code_(code), message_(std::move(message)) {}
   Code code() const { return code_; }
-  // Innermost fact first, then the contexts in parentheses: "model.norm.weight is absent (Qwen3ForCausalLM, shard 2 of 4)".
+  // Innermost fact first, then the contexts in parentheses: "model.norm.weight is absent (Qwen3ForCausalLM, shard 2 of
+  // 4)".
   std::string message() const;
   // The request field the error is about ("temperature", "messages[1].content"), or empty.
   const std::string& param() const { return param_; }
-  Error&& with(std::string context) && { contexts_ += contexts_.empty() ? context : ", " + context; return std::move(*this); }
-  Error&& about(std::string param) && { param_ = std::move(param); return std::move(*this); }
+  Error&& with(std::string context) && {
+    contexts_ += contexts_.empty() ? context : ", " + context;
+    return std::move(*this);
+  }
+  Error&& about(std::string param) && {
+    param_ = std::move(param);
+    return std::move(*this);
+  }
   // "not_found: model.norm.weight is absent (...)"
   std::string to_string() const;
 
@@ -93,13 +101,13 @@ using Status = Result<void>;
 #define WEFT_CONCAT(a, b) WEFT_CONCAT_(a, b)
 // WEFT_TRY(auto file, open(path)): declares `file` with the value, or returns the error from the enclosing function.
 #define WEFT_TRY(declaration, expression) WEFT_TRY_(WEFT_CONCAT(result_, __LINE__), declaration, expression)
-#define WEFT_TRY_(result, declaration, expression) \
-  auto result = (expression);                      \
+#define WEFT_TRY_(result, declaration, expression)    \
+  auto result = (expression);                         \
   if (!result.ok()) return std::move(result).error(); \
   declaration = std::move(result).value()
 // WEFT_RETURN_IF_ERROR(write(path)): the same for a Status.
-#define WEFT_RETURN_IF_ERROR(expression)                                         \
-  do {                                                                           \
+#define WEFT_RETURN_IF_ERROR(expression)                                            \
+  do {                                                                              \
     if (auto status = (expression); !status.ok()) return std::move(status).error(); \
   } while (0)
 

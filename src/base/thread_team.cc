@@ -23,15 +23,18 @@ inline void pause() {
 
 using Clock = std::chrono::steady_clock;
 
-// Longer than members differ inside a step; the pause of a processor takes 10 to 140 cycles, so it is time that counts, not turns.
+// Longer than threads differ inside a step; the pause of a processor takes 10 to 140 cycles, so it is time that counts,
+// not turns.
 constexpr auto kSpin = std::chrono::microseconds(60);
-// Longer than members differ inside a decode step and than it takes to wake one: somebody else had a processor, or the work is so
-// long that a wake-up does not matter beside it. For how many waits that is remembered: about a step.
+// Longer than threads differ inside a decode step and than it takes to wake one: somebody else had a processor, or the
+// work is so long that a wake-up does not matter beside it. For how many waits that is remembered: about a step.
 constexpr auto kLongWait = std::chrono::microseconds(400);
 constexpr int kRemembered = 256;
 
-bool changes_while_spinning(const std::atomic<uint32_t>& value, uint32_t old, ThreadTeam::Ahead& ahead, Clock::time_point end) {
-  constexpr ptrdiff_t kLine = 64, kLines = 4;  // fetched between two looks: about what a processor has under way at a time
+bool changes_while_spinning(const std::atomic<uint32_t>& value, uint32_t old, ThreadTeam::Ahead& ahead,
+                            Clock::time_point end) {
+  // fetched between two looks: about what a processor has under way at a time
+  constexpr ptrdiff_t kLine = 64, kLines = 4;
   for (; ahead.begin < ahead.end; ahead.begin += kLines * kLine) {
     if (value.load(std::memory_order_acquire) != old) return true;
     for (ptrdiff_t line = 0; line < kLines; ++line) __builtin_prefetch(ahead.begin + line * kLine, 0, 2);
@@ -50,7 +53,9 @@ void sleep_while(std::atomic<uint32_t>& value, uint32_t old) {
   static_assert(sizeof value == sizeof(uint32_t));
   ::syscall(SYS_futex, &value, FUTEX_WAIT_PRIVATE, old, nullptr, nullptr, 0);
 }
-void wake_all(std::atomic<uint32_t>& value) { ::syscall(SYS_futex, &value, FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0); }
+void wake_all(std::atomic<uint32_t>& value) {
+  ::syscall(SYS_futex, &value, FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
+}
 
 void stay_on(const std::vector<int>& cpus) {
   cpu_set_t set;
@@ -86,7 +91,7 @@ ThreadTeam::Seat::~Seat() {
 
 ThreadTeam::ThreadTeam(std::vector<std::vector<int>> places, bool spans_nodes)
     : places_(std::move(places)), size_(static_cast<int>(places_.size())), spans_nodes_(spans_nodes) {
-  for (int member = 1; member < size_; ++member) threads_.emplace_back([this, member] { member_loop(member); });
+  for (int thread = 1; thread < size_; ++thread) threads_.emplace_back([this, thread] { thread_loop(thread); });
 }
 
 ThreadTeam::~ThreadTeam() {
@@ -111,7 +116,7 @@ void ThreadTeam::wait_while(Signal& signal, uint32_t old, Ahead& ahead) {
   while (signal.value.load(std::memory_order_seq_cst) == old) sleep_while(signal.value, old);
   signal.sleepers.fetch_sub(1, std::memory_order_relaxed);
   if (&signal != &phase_) return;  // between runs: there was nothing to do
-  // Members may overwrite each other's counts, which does not matter.
+  // Threads may overwrite each other's counts, which does not matter.
   if (Clock::now() - begin > kLongWait) crowded_.store(kRemembered, std::memory_order_relaxed);
   else if (crowded > 0) crowded_.store(crowded - 1, std::memory_order_relaxed);
 }
@@ -121,18 +126,18 @@ void ThreadTeam::run(const std::function<void(int)>& work) {
   work_ = &work;
   generation_.set(generation_.value.load(std::memory_order_relaxed) + 1);
   work(0);
-  barrier();  // the members arrive here when their part is done
+  barrier();  // the threads arrive here when their part is done
 }
 
-void ThreadTeam::member_loop(int member) {
-  if (const std::vector<int>& place = places_[static_cast<size_t>(member)]; !place.empty()) stay_on(place);
+void ThreadTeam::thread_loop(int thread) {
+  if (const std::vector<int>& place = places_[static_cast<size_t>(thread)]; !place.empty()) stay_on(place);
   uint32_t seen = 0;
   for (;;) {
     Ahead nothing;
     wait_while(generation_, seen, nothing);
     ++seen;
     if (stopping_) return;
-    (*work_)(member);
+    (*work_)(thread);
     barrier();
   }
 }

@@ -1,6 +1,7 @@
-// A team of threads that walk the same work together, the caller among them. Waiting members spin for some tens of microseconds and then
-// sleep: an idle team uses no processor. Where a wait shows that another process has taken a member's processor, they sleep at once for
-// a while: time spent spinning counts as used, and the system would take it from the work behind the barrier.
+// A team of threads that do the same work together, the caller among them. Waiting threads spin for some tens of
+// microseconds and then sleep: an idle team uses no processor. Where a wait shows that another process has taken a
+// thread's processor, they sleep at once for a while: time spent spinning counts as used, and the system would take it
+// from the work behind the barrier.
 #pragma once
 
 #include <atomic>
@@ -15,34 +16,35 @@ namespace weft {
 
 class ThreadTeam {
  public:
-  // `size` members: size - 1 threads are started, and the caller of run() is member 0.
+  // `size` threads: size - 1 threads are started, and the caller of run() is thread 0.
   explicit ThreadTeam(int size) : ThreadTeam(std::vector<std::vector<int>>(static_cast<size_t>(size > 0 ? size : 1))) {}
-  // One member per place: the ids of the processors that it stays on; empty: anywhere. A place that the system refuses is as an empty one.
+  // One thread per place: the ids of the processors that it stays on; empty: anywhere. A place that the system refuses
+  // is as an empty one.
   explicit ThreadTeam(std::vector<std::vector<int>> places, bool spans_nodes = false);
   ~ThreadTeam();
   ThreadTeam(const ThreadTeam&) = delete;
   ThreadTeam& operator=(const ThreadTeam&) = delete;
 
   int size() const { return size_; }
-  // Whether members have been placed on more than one node of memory, so that it matters which of them touches memory first.
+  // Whether threads have been placed on more than one NUMA node, so that it matters which of them touches memory first.
   bool spans_nodes() const { return spans_nodes_; }
-  // Calls work(member) on every member and returns when all are done. One run at a time. `work` must not throw.
-  void run(const std::function<void(int member)>& work);
+  // Calls work(thread) on every thread and returns when all are done. One run at a time. `work` must not throw.
+  void run(const std::function<void(int thread)>& work);
   // Memory that the caller will read soon.
   struct Ahead {
     const std::byte* begin = nullptr;
     const std::byte* end = nullptr;
   };
-  // Inside run(): waits until every member has arrived. All memory written before is visible after. While it waits, the caller fetches
-  // `ahead` into its second cache; `ahead` becomes what was not fetched.
+  // Inside run(): waits until every thread has arrived. All memory written before is visible after. While it waits, the
+  // caller fetches `ahead` into its L2 cache; `ahead` becomes what was not fetched.
   void barrier() {
     Ahead nothing;
     barrier(nothing);
   }
   void barrier(Ahead& ahead);
 
-  // While it lives, the thread that made it (and will call run()) stays where member 0 belongs. Threads that it starts meanwhile would
-  // inherit that, so a thread that starts others gets up first.
+  // While it lives, the thread that made it (and will call run()) stays where thread 0 belongs. Threads that it starts
+  // meanwhile would inherit that, so a thread that starts others gets up first.
   class Seat {
    public:
     explicit Seat(const ThreadTeam& team);
@@ -58,13 +60,13 @@ class ThreadTeam {
   static int default_size();
 
  private:
-  // A number that members wait on.
+  // A number that threads wait on.
   struct Signal {
     std::atomic<uint32_t> value{0};
     std::atomic<int> sleepers{0};
     void set(uint32_t next);  // and wakes all
   };
-  void member_loop(int member);
+  void thread_loop(int thread);
   void wait_while(Signal& signal, uint32_t old, Ahead& ahead);
 
   const std::vector<std::vector<int>> places_;
@@ -74,13 +76,13 @@ class ThreadTeam {
   const std::function<void(int)>* work_ = nullptr;
   alignas(64) Signal generation_;  // grows by one per run
   alignas(64) std::atomic<uint32_t> arrived_{0};
-  alignas(64) Signal phase_;  // grows by one per barrier
+  alignas(64) Signal phase_;                 // grows by one per barrier
   alignas(64) std::atomic<int> crowded_{0};  // waits that are still to go without spinning
   std::atomic<bool> stopping_{false};
 };
 
-// For threads beside the team that may take a while at a time (request handlers): where processors are short, members go first and
-// this thread gets about a quarter of one. Once per thread; later calls do nothing.
+// For threads beside the team that may take a while at a time (request handlers): where processors are short, the
+// team's threads go first and this thread gets about a quarter of one. Once per thread; later calls do nothing.
 void step_back_from_compute();
 
 }  // namespace weft

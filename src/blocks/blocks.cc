@@ -21,11 +21,17 @@ Value norm(PlanBuilder& b, Scope w, Value x, NormOptions o) {
 
 Value attention(PlanBuilder& b, Scope w, Value x, const AttentionOptions& o) {
   const int q_cols = o.heads * o.head_dim, kv_cols = o.kv_heads * o.head_dim;
-  Matrix in{.sources = {whole(w / "q_proj", q_cols), whole(w / "k_proj", kv_cols), whole(w / "v_proj", kv_cols)}, .k = o.hidden, .shard = Shard::columns};
+  Matrix in{.sources = {whole(w / "q_proj", q_cols), whole(w / "k_proj", kv_cols), whole(w / "v_proj", kv_cols)},
+            .k = o.hidden,
+            .shard = Shard::columns};
   if (o.qkv_bias) in.biases = biases({{w / "q_proj", q_cols}, {w / "k_proj", kv_cols}, {w / "v_proj", kv_cols}});
   const Value qkv = b.linear(x, std::move(in));
 
-  HeadsOptions h{.heads = o.heads, .dim = o.head_dim, .norm = o.head_norm, .norm_after = o.norm_after_rope, .eps = o.eps,
+  HeadsOptions h{.heads = o.heads,
+                 .dim = o.head_dim,
+                 .norm = o.head_norm,
+                 .norm_after = o.norm_after_rope,
+                 .eps = o.eps,
                  .interleaved = o.rope_interleaved};
   HeadsOptions kv_h = h;
   kv_h.heads = o.kv_heads;
@@ -34,21 +40,26 @@ Value attention(PlanBuilder& b, Scope w, Value x, const AttentionOptions& o) {
   const Value k = b.heads(b.slice(qkv, q_cols, kv_cols), w / "k_norm", o.rope, kv_h);
   const Value v = b.slice(qkv, q_cols + kv_cols, kv_cols);
 
-  const CacheRef cache =
-      b.cache({.kind = o.cache, .kv_heads = o.kv_heads, .k_dim = o.head_dim, .v_dim = o.head_dim, .span = o.span}, o.heads);
+  const CacheRef cache = b.cache(
+      {.kind = o.cache, .kv_heads = o.kv_heads, .k_dim = o.head_dim, .v_dim = o.head_dim, .span = o.span}, o.heads);
   b.append(k, v, cache);
   const float scale = o.scale != 0 ? o.scale : 1.0f / std::sqrt(static_cast<float>(o.head_dim));
   const Value out = b.attend(q, cache, o.heads, scale);
 
-  Matrix project{.sources = {whole(w / "o_proj", o.hidden)}, .k = q_cols, .shard = Shard::rows, .shard_unit = o.head_dim};
+  Matrix project{
+      .sources = {whole(w / "o_proj", o.hidden)}, .k = q_cols, .shard = Shard::rows, .shard_unit = o.head_dim};
   if (o.out_bias) project.biases = biases({{w / "o_proj", o.hidden}});
   return b.linear(out, std::move(project));
 }
 
 Value gated_mlp(PlanBuilder& b, Scope w, Value x, const MlpOptions& o) {
-  Matrix in{.sources = {whole(w / "gate_proj", o.width), whole(w / "up_proj", o.width)}, .k = o.hidden, .shard = Shard::columns};
+  Matrix in{.sources = {whole(w / "gate_proj", o.width), whole(w / "up_proj", o.width)},
+            .k = o.hidden,
+            .shard = Shard::columns};
   Matrix out{.sources = {whole(w / "down_proj", o.hidden)}, .k = o.width, .shard = Shard::rows};
-  if (o.bias) in.biases = biases({{w / "gate_proj", o.width}, {w / "up_proj", o.width}}), out.biases = biases({{w / "down_proj", o.hidden}});
+  if (o.bias)
+    in.biases = biases({{w / "gate_proj", o.width}, {w / "up_proj", o.width}}),
+    out.biases = biases({{w / "down_proj", o.hidden}});
   return b.linear(b.activate(b.linear(x, std::move(in)), o.act, true), std::move(out));
 }
 
@@ -95,7 +106,9 @@ Matrix output_matrix(Scope root, const DecoderRecipe& r) {
 }
 
 // Only rows whose output is wanted go through the last norm and the head.
-Value last_norm(PlanBuilder& b, Scope root, Value x, const DecoderRecipe& r) { return norm(b, root / r.body / "norm", b.select(x), r.norm); }
+Value last_norm(PlanBuilder& b, Scope root, Value x, const DecoderRecipe& r) {
+  return norm(b, root / r.body / "norm", b.select(x), r.norm);
+}
 
 }  // namespace
 
@@ -113,9 +126,11 @@ HeadFn score_head(HeadKind kind, int labels) {
   return [kind, labels](PlanBuilder& b, Scope root, Value x, const DecoderRecipe& r) {
     const Scope first = root / "score" / 0, second = root / "score" / 2;
     b.ignore(root / "lm_head");
-    x = b.linear(last_norm(b, root, x, r), {.sources = {whole(first, r.hidden)}, .biases = biases({{first, r.hidden}}), .k = r.hidden});
+    x = b.linear(last_norm(b, root, x, r),
+                 {.sources = {whole(first, r.hidden)}, .biases = biases({{first, r.hidden}}), .k = r.hidden});
     x = b.activate(x, kernels::Activation::relu, false);
-    b.set_output(b.linear(x, {.sources = {whole(second, labels)}, .biases = biases({{second, labels}}), .k = r.hidden}), kind);
+    b.set_output(b.linear(x, {.sources = {whole(second, labels)}, .biases = biases({{second, labels}}), .k = r.hidden}),
+                 kind);
   };
 }
 

@@ -1,5 +1,5 @@
-// The parts that decoders are made of. Each block appends ops to a plan and returns the value it produced. Weight names are the
-// checkpoint's own, reached through a Scope, so there is no table of renamings to keep in step.
+// The parts that decoders are made of. Each block appends ops to a plan and returns the value it produced. Weight names
+// are the checkpoint's own, reached through a Scope, so there is no table of renamings to keep in step.
 #pragma once
 
 #include <functional>
@@ -17,7 +17,8 @@ struct NormOptions {
 };
 Value norm(PlanBuilder& b, Scope w, Value x, NormOptions o);
 
-// Grouped-query attention: q, k and v in one product, norm and rotation of the heads, the cache, softmax attention, o_proj.
+// Grouped-query attention: q, k and v in one product, norm and rotation of the heads, the cache, softmax attention,
+// o_proj.
 struct AttentionOptions {
   int hidden = 0, heads = 0, kv_heads = 0, head_dim = 0;
   bool qkv_bias = false, out_bias = false;
@@ -43,22 +44,24 @@ Value gated_mlp(PlanBuilder& b, Scope w, Value x, const MlpOptions& o);
 // down(act(up(x)))
 Value plain_mlp(PlanBuilder& b, Scope w, Value x, const MlpOptions& o);
 
-// A mixture of experts: a router chooses some experts for every token, whose outputs are summed in order of their ids; plus an MLP
-// that all tokens go through, if shared_width > 0.
+// A mixture of experts: a router chooses some experts for every token, whose outputs are summed in order of their ids;
+// plus an MLP that all tokens go through, if shared_width > 0.
 struct ExpertsOptions {
   int hidden = 0, width = 0, shared_width = 0;
   kernels::Activation act = kernels::Activation::silu;
   kernels::RouteRule rule;
   bool choice_bias = false;  // the router's e_score_correction_bias
   bool scale_input = false;  // a weight multiplies its expert's input instead of the output (Llama 4)
-  bool fused = false;        // tensors experts.gate_up_proj [experts, hidden, 2 width] and experts.down_proj [experts, width, hidden]
+  // tensors experts.gate_up_proj [experts, hidden, 2 width] and experts.down_proj [experts, width, hidden]
+  bool fused = false;
   std::string router = "gate", gate = "gate_proj", up = "up_proj", down = "down_proj", shared = "shared_experts";
 };
 Value experts(PlanBuilder& b, Scope w, Value x, const ExpertsOptions& o);
 
 // Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434 section 2.1) in its absorbed form: the cache holds one row
-// [kv_rank normed | rope_dim rotated] per token, shared by all heads; kv_b_proj's key half is applied to the queries and its value
-// half to the attention's output. The same form serves prefill and decode, so that both give the same bits.
+// [kv_rank normed | rope_dim rotated] per token, shared by all heads; kv_b_proj's key half is applied to the queries
+// and its value half to the attention's output. The same form serves prefill and decode, so that both give the same
+// bits.
 struct LatentAttentionOptions {
   int hidden = 0, heads = 0;
   int q_rank = 0;  // 0: q_proj alone
@@ -70,7 +73,7 @@ struct LatentAttentionOptions {
 };
 Value latent_attention(PlanBuilder& b, Scope w, Value x, const LatentAttentionOptions& o);
 
-// ---- The frame that puts blocks together ------------------------------------------------------------------------------------
+// ---- The frame that puts blocks together ----------------------------------------------------------------------------
 
 struct DecoderRecipe;
 using BlockFn = std::function<Value(PlanBuilder&, Scope w, int layer, Value x)>;
@@ -78,8 +81,8 @@ using LayerFn = std::function<Value(PlanBuilder&, Scope w, int layer, Value x, c
 using EmbedFn = std::function<Value(PlanBuilder&, Scope root, const DecoderRecipe&)>;
 using HeadFn = std::function<void(PlanBuilder&, Scope root, Value x, const DecoderRecipe&)>;
 
-// A model is a recipe: what attention and mlp are, how a layer joins them, and what the head computes. Variants start from a
-// parent's recipe and replace the parts that differ. Callables run at load time only.
+// A model is a recipe: what attention and mlp are, how a layer joins them, and what the head computes. Variants start
+// from a parent's recipe and replace the parts that differ. Callables run at load time only.
 struct DecoderRecipe {
   int hidden = 0, layers = 0, vocab = 0;
   int embed_rows = 0;  // of embed_tokens; 0: vocab
@@ -90,9 +93,9 @@ struct DecoderRecipe {
   LayerFn layer;
   EmbedFn embed;
   HeadFn head;
-  std::string root;                    // what the names of all tensors begin with
-  std::string body = "model";          // where the layers live, below root
-  std::string layer_list = "layers";   // and their name there
+  std::string root;                   // what the names of all tensors begin with
+  std::string body = "model";         // where the layers live, below root
+  std::string layer_list = "layers";  // and their name there
 };
 
 BlockFn attention_with(AttentionOptions o);
@@ -108,8 +111,8 @@ Value sandwich_layer(PlanBuilder& b, Scope w, int layer, Value x, const DecoderR
 // embed_tokens, tied to the output or not.
 Value embed_tokens(PlanBuilder& b, Scope root, const DecoderRecipe& r);
 
-// Heads get all rows of the last layer's output, and put the last norm and what follows on the rows whose output is wanted.
-// Logits of the next token.
+// Heads get all rows of the last layer's output, and put the last norm and what follows on the rows whose output is
+// wanted. Logits of the next token.
 void lm_head(PlanBuilder& b, Scope root, Value x, const DecoderRecipe& r);
 // score.2(relu(score.0(x))), both with bias (Qwen2's reward models).
 HeadFn score_head(HeadKind kind, int labels);

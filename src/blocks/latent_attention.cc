@@ -5,7 +5,9 @@ namespace weft::blocks {
 namespace {
 
 // kv_b_proj's rows are [nope_dim of the key | v_dim of the value] per head, each of kv_rank inputs.
-std::vector<int64_t> kv_b_shape(const LatentAttentionOptions& o) { return {int64_t{o.heads} * (o.nope_dim + o.v_dim), o.kv_rank}; }
+std::vector<int64_t> kv_b_shape(const LatentAttentionOptions& o) {
+  return {int64_t{o.heads} * (o.nope_dim + o.v_dim), o.kv_rank};
+}
 
 // Takes a head's query to the latent space: [kv_rank, nope_dim], the transpose of the key rows.
 Matrix key_half(Scope w, int head, const LatentAttentionOptions& o) {
@@ -33,14 +35,17 @@ Value latent_attention(PlanBuilder& b, Scope w, Value x, const LatentAttentionOp
   if (o.bias) in.biases = {o.q_rank > 0 ? bias(q_in, q_in_cols) : TensorRows{"", 0, q_in_cols}, bias(kv_in, row_dim)};
   const Value both = b.linear(x, std::move(in)), kv = b.slice(both, q_in_cols, row_dim);
   Value q = b.slice(both, 0, q_in_cols);
-  if (o.q_rank > 0) q = b.linear(b.norm(q, w / "q_a_layernorm", false, false, false, kEps), {.sources = {whole(w / "q_b_proj", q_cols)}, .k = o.q_rank});
+  if (o.q_rank > 0)
+    q = b.linear(b.norm(q, w / "q_a_layernorm", false, false, false, kEps),
+                 {.sources = {whole(w / "q_b_proj", q_cols)}, .k = o.q_rank});
 
   const HeadsOptions one{.heads = 1, .dim = o.rope_dim, .interleaved = o.rope_interleaved};
   HeadsOptions all = one;
   all.heads = o.heads;
   const Value row = b.buffer(row_dim);
   b.norm_into(b.slice(kv, 0, o.kv_rank), b.slice(row, 0, o.kv_rank), w / "kv_a_layernorm", false, kEps);
-  b.rotate_into(b.slice(kv, o.kv_rank, o.rope_dim), o.rope_dim, b.slice(row, o.kv_rank, o.rope_dim), o.rope_dim, o.rope, one);
+  b.rotate_into(b.slice(kv, o.kv_rank, o.rope_dim), o.rope_dim, b.slice(row, o.kv_rank, o.rope_dim), o.rope_dim, o.rope,
+                one);
   const CacheRef cache =
       b.cache({.kind = CacheSpec::Kind::latent, .kv_heads = 1, .k_dim = row_dim, .v_dim = o.kv_rank}, o.heads);
   b.append_latent(row, cache);
@@ -49,11 +54,13 @@ Value latent_attention(PlanBuilder& b, Scope w, Value x, const LatentAttentionOp
   for (int h = 0; h < o.heads; ++h) keys.push_back(key_half(w, h, o)), values.push_back(value_half(w, h, o));
   const Value query = b.buffer(o.heads * row_dim);
   b.per_head(q, q_dim, query, row_dim, std::move(keys));
-  b.rotate_into(b.slice(q, o.nope_dim, q_cols - o.nope_dim), q_dim, b.slice(query, o.kv_rank, o.heads * row_dim - o.kv_rank), row_dim, o.rope, all);
+  b.rotate_into(b.slice(q, o.nope_dim, q_cols - o.nope_dim), q_dim,
+                b.slice(query, o.kv_rank, o.heads * row_dim - o.kv_rank), row_dim, o.rope, all);
   const Value out = b.buffer(o.heads * o.v_dim);
   b.per_head(b.attend(query, cache, o.heads, o.scale), o.kv_rank, out, o.v_dim, std::move(values));
 
-  Matrix project{.sources = {whole(w / "o_proj", o.hidden)}, .k = o.heads * o.v_dim, .shard = Shard::rows, .shard_unit = o.v_dim};
+  Matrix project{
+      .sources = {whole(w / "o_proj", o.hidden)}, .k = o.heads * o.v_dim, .shard = Shard::rows, .shard_unit = o.v_dim};
   if (o.bias) project.biases = {bias(w / "o_proj", o.hidden)};
   return b.linear(out, std::move(project));
 }

@@ -37,7 +37,8 @@ void apply_yarn(RopeAngles& angles, int dims, const RopeConfig& c) {
   }
   if (c.attention_factor) angles.factor = static_cast<float>(*c.attention_factor);
   else if (c.mscale && c.mscale_all_dim)
-    angles.factor = static_cast<float>(yarn_magnitude(c.factor, *c.mscale) / yarn_magnitude(c.factor, *c.mscale_all_dim));
+    angles.factor =
+        static_cast<float>(yarn_magnitude(c.factor, *c.mscale) / yarn_magnitude(c.factor, *c.mscale_all_dim));
   else angles.factor = static_cast<float>(yarn_magnitude(c.factor, 1.0));
 }
 
@@ -54,7 +55,8 @@ RopeAngles rope_angles(const RopeConfig& c, int dims) {
   }
   if (c.scaling == RopeConfig::Scaling::yarn) apply_yarn(angles, dims, c);
   angles.checkpoint_factors = c.scaling == RopeConfig::Scaling::factors;
-  for (size_t axis = 0; axis < c.sections.size(); ++axis) angles.axis_of.insert(angles.axis_of.end(), c.sections[axis], static_cast<uint8_t>(axis));
+  for (size_t axis = 0; axis < c.sections.size(); ++axis)
+    angles.axis_of.insert(angles.axis_of.end(), c.sections[axis], static_cast<uint8_t>(axis));
   return angles;
 }
 

@@ -21,10 +21,12 @@ Value encoder_attention(PlanBuilder& b, Scope w, Value x, const EncoderLayerOpti
   }
   const Value qkv = b.linear(x, std::move(in));
   const HeadsOptions heads{.heads = o.heads, .dim = dim, .interleaved = o.rope_interleaved};
-  const Value q = b.heads(b.slice(qkv, 0, o.hidden), w, o.rope, heads), k = b.heads(b.slice(qkv, o.hidden, o.hidden), w, o.rope, heads);
+  const Value q = b.heads(b.slice(qkv, 0, o.hidden), w, o.rope, heads),
+              k = b.heads(b.slice(qkv, o.hidden, o.hidden), w, o.rope, heads);
   const CacheRef cache = b.local_cache({.kv_heads = o.heads, .k_dim = dim, .v_dim = dim}, o.heads, o.segments);
   b.append(k, b.slice(qkv, 2 * o.hidden, o.hidden), cache);
-  return dense(b, w / o.out, b.attend(q, cache, o.heads, 1.0f / std::sqrt(static_cast<float>(dim))), o.hidden, o.out_bias);
+  return dense(b, w / o.out, b.attend(q, cache, o.heads, 1.0f / std::sqrt(static_cast<float>(dim))), o.hidden,
+               o.out_bias);
 }
 
 Value encoder_mlp(PlanBuilder& b, Scope w, Value x, const EncoderLayerOptions& o) {
@@ -41,12 +43,15 @@ Value dense(PlanBuilder& b, Scope w, Value x, int out, bool bias) {
 }
 
 Value encoder_layer(PlanBuilder& b, Scope w, Value x, const EncoderLayerOptions& o) {
-  const auto gated = [&](Value branch, const std::string& gate) { return gate.empty() ? branch : b.gate(branch, w / gate); };
+  const auto gated = [&](Value branch, const std::string& gate) {
+    return gate.empty() ? branch : b.gate(branch, w / gate);
+  };
   x = b.add(x, gated(encoder_attention(b, w / o.attention, norm(b, w / o.norm1, x, o.norm), o), o.gate1));
   return b.add(x, gated(encoder_mlp(b, w / "mlp", norm(b, w / o.norm2, x, o.norm), o), o.gate2));
 }
 
-Value patch_embedding(PlanBuilder& b, std::string tensor, std::vector<int64_t> shape, bool bias, std::string bias_tensor) {
+Value patch_embedding(PlanBuilder& b, std::string tensor, std::vector<int64_t> shape, bool bias,
+                      std::string bias_tensor) {
   int size = 1;
   for (size_t i = 1; i < shape.size(); ++i) size *= static_cast<int>(shape[i]);
   const auto out = static_cast<int>(shape[0]);

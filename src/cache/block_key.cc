@@ -1,4 +1,5 @@
-// Every variable-length part of a hashed message is preceded by its length, so two different inputs are never the same message.
+// Every variable-length part of a hashed message is preceded by its length, so two different inputs are never the same
+// message.
 #include "cache/block_key.h"
 
 #include "cache/sha256.h"
@@ -38,7 +39,8 @@ BlockKey root_key(std::string_view salt) {
   return finish(hash);
 }
 
-BlockKey next_key(const BlockKey& previous, std::span<const int32_t> tokens, int first, std::span<const ContentSpan> content) {
+BlockKey next_key(const BlockKey& previous, std::span<const int32_t> tokens, int first,
+                  std::span<const ContentSpan> content) {
   Sha256 hash;
   for (uint64_t word : previous.words) put(hash, word);
   put(hash, tokens.size());

@@ -1,4 +1,5 @@
-// Vectors are reserved to their largest size at once: that costs address space, not memory, and keeps steps free of allocations.
+// Vectors are reserved to their largest size at once: that costs address space, not memory, and keeps steps free of
+// allocations.
 #include "cache/block_pool.h"
 
 #include <algorithm>
@@ -102,7 +103,8 @@ void BlockPool::check_integrity() const {
       resident += block.resident, used += block.refs > 0, cached += block.node >= 0;
       idle += block.resident && block.refs == 0 && block.node < 0;
     }
-    WEFT_CHECK(resident == g.resident && used == g.used && cached == g.cached && idle == static_cast<int>(g.free.size()));
+    WEFT_CHECK(resident == g.resident && used == g.used && cached == g.cached &&
+               idle == static_cast<int>(g.free.size()));
     WEFT_CHECK(g.blocks.size() == g.resident + g.absent.size() && static_cast<int>(g.blocks.size()) <= g.max_blocks);
     resident_bytes += resident * g.block_bytes, used_bytes += used * g.block_bytes;
   }

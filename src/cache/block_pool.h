@@ -1,5 +1,5 @@
-// Block numbers, who holds them, and the byte budget that all groups share. Says which memory is resident; does not decide what to
-// evict (CacheManager does, from the heaps kept here beside the blocks).
+// Block numbers, who holds them, and the byte budget that all groups share. Says which memory is resident; does not
+// decide what to evict (CacheManager does, from the heaps kept here beside the blocks).
 #pragma once
 
 #include <cstdint>
@@ -34,7 +34,8 @@ class BlockPool {
   // A resident block that is neither held nor cached becomes free.
   void put_back(int group, int32_t block) { groups_[group].free.push_back(block); }
 
-  // Keep the sums; the caller changes Block::refs from and to 0.
+  // Adjust how many blocks of the group sequences hold, and how many the prefix index holds (add a negative number to
+  // take away). The caller has changed Block::refs from or to 0 itself.
   void count_used(int group, int blocks);
   void count_cached(int group, int blocks) { groups_[group].cached += blocks; }
 

@@ -1,8 +1,8 @@
 // Invariants that the code below leans on (check_integrity() knows them all):
-//  - Who holds a block of the index holds, in full groups, the blocks of all its ancestors. So an unused node has unused
-//    descendants only, and evicting leaves first never meets a used one.
-//  - In a model with full groups every node has a block in each of them; a node goes when these go, with its window and chunk
-//    blocks. In a model without, a node goes with its last block, and its children become orphans.
+//  - Who holds a block of the index holds, in full groups, the blocks of all its ancestors. So an unused node has
+//    unused descendants only, and evicting leaves first never meets a used one.
+//  - In a model with full groups every node has a block in each of them; a node goes when these go, with its window and
+//    chunk blocks. In a model without, a node goes with its last block, and its children become orphans.
 #include "cache/cache_manager.h"
 
 #include <algorithm>
@@ -16,7 +16,9 @@ namespace {
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-uint64_t eviction_key(const BlockPool::Block& block) { return static_cast<uint64_t>(block.priority) << 56 | block.last_use; }
+uint64_t eviction_key(const BlockPool::Block& block) {
+  return static_cast<uint64_t>(block.priority) << 56 | block.last_use;
+}
 
 // Blocks before `head` are given up; they are cleared away once they are the larger part.
 void compact(CacheSequence::Table& table) {
@@ -32,13 +34,15 @@ Status check_options(const CacheOptions& options) {
   for (size_t i = 0; i < options.groups.size(); ++i) {
     const CacheGroup& group = options.groups[i];
     const bool spanned = group.kind == CacheSpec::Kind::window || group.kind == CacheSpec::Kind::chunk;
-    if (group.kind == CacheSpec::Kind::cross) return fail(Code::unsupported, "cache group ", i, ": cross attention is not paged");
+    if (group.kind == CacheSpec::Kind::cross)
+      return fail(Code::unsupported, "cache group ", i, ": cross attention is not paged");
     if (spanned && group.span < 1)
       return fail(Code::invalid_argument, "cache group ", i, ": span ", group.span, " is not positive");
     if (group.block_bytes < 1) return fail(Code::invalid_argument, "cache group ", i, ": a block has no bytes");
     if (group.block_bytes > options.budget_bytes) {
-      return fail(Code::resource_exhausted, "the KV cache budget of ", options.budget_bytes, " bytes holds no block of group ", i,
-                  " (", group.block_bytes, " bytes for ", options.tokens_per_block, " tokens)");
+      return fail(Code::resource_exhausted, "the KV cache budget of ", options.budget_bytes,
+                  " bytes holds no block of group ", i, " (", group.block_bytes, " bytes for ",
+                  options.tokens_per_block, " tokens)");
     }
   }
   return {};
@@ -56,13 +60,15 @@ Result<CacheManager> CacheManager::create(CacheOptions options) {
   return manager;
 }
 
-CacheManager::CacheManager(CacheOptions options) : options_(std::move(options)), pool_(std::make_unique<BlockPool>(options_)) {
+CacheManager::CacheManager(CacheOptions options)
+    : options_(std::move(options)), pool_(std::make_unique<BlockPool>(options_)) {
   size_t most_blocks = 0;
   for (int g = 0; g < groups(); ++g) {
     has_full_group_ |= keeps_all(g);
     most_blocks = std::max<size_t>(most_blocks, max_blocks(g));
   }
-  index_ = std::make_unique<PrefixIndex>(groups(), options_.tokens_per_block, options_.block_reuse ? 2 * most_blocks : 0);
+  index_ =
+      std::make_unique<PrefixIndex>(groups(), options_.tokens_per_block, options_.block_reuse ? 2 * most_blocks : 0);
 }
 CacheManager::CacheManager(CacheManager&&) noexcept = default;
 CacheManager& CacheManager::operator=(CacheManager&&) noexcept = default;
@@ -74,8 +80,8 @@ int64_t CacheManager::resident_bytes() const { return pool_->resident_bytes(); }
 CacheGauges CacheManager::gauges(int group) const { return pool_->gauges(group); }
 void CacheManager::take_releases(std::vector<BlockRelease>& releases) { pool_->take_releases(releases); }
 
-// Positions computed - span + 1 .. computed are held at once when steps are single tokens; at the worst alignment an interval of n
-// positions touches ceil((n - 1) / B) + 1 blocks.
+// Positions computed - span + 1 .. computed are held at once when steps are single tokens; at the worst alignment an
+// interval of n positions touches ceil((n - 1) / B) + 1 blocks.
 int64_t CacheManager::most_blocks(int group, int64_t tokens, int64_t whole) const {
   const int64_t all = ceil_div(tokens, options_.tokens_per_block);
   if (keeps_all(group)) return all;
@@ -124,7 +130,8 @@ void CacheManager::begin_step(int64_t now_us) {
   }
 }
 
-void CacheManager::start(CacheSequence& sequence, CacheIdentity identity, int prompt_tokens, int expected_tokens) const {
+void CacheManager::start(CacheSequence& sequence, CacheIdentity identity, int prompt_tokens,
+                         int expected_tokens) const {
   sequence = CacheSequence{};
   sequence.root = root_key(identity.salt);
   sequence.content = std::move(identity.content);
@@ -144,7 +151,8 @@ void CacheManager::extend_keys(CacheSequence& sequence, std::span<const int32_t>
   while ((sequence.keys.size() + 1) * tokens <= known.size()) {
     const size_t first = sequence.keys.size() * tokens;
     const BlockKey& previous = sequence.keys.empty() ? sequence.root : sequence.keys.back();
-    sequence.keys.push_back(next_key(previous, known.subspan(first, tokens), static_cast<int>(first), sequence.content));
+    sequence.keys.push_back(
+        next_key(previous, known.subspan(first, tokens), static_cast<int>(first), sequence.content));
   }
 }
 
@@ -263,8 +271,8 @@ int CacheManager::longest_match(const CacheSequence& sequence, int limit_blocks)
     if (node < 0 && has_full_group_) break;
     matched_.push_back(node);
   }
-  // Forwards over the candidate lengths; a window group serves length h if the blocks from the first needed one to h - 1 are all
-  // there, i.e. if the last absent block lies before them.
+  // Forwards over the candidate lengths; a window group serves length h if the blocks from the first needed one to h -
+  // 1 are all there, i.e. if the last absent block lies before them.
   int best = 0;
   std::vector<int> last_absent(groups(), -1);
   for (int h = 1; h <= static_cast<int>(matched_.size()); ++h) {
@@ -308,13 +316,13 @@ int CacheManager::copy_partial_block(CacheSequence& sequence, std::span<const in
   }
   int64_t bytes = 0;
   for (const CacheGroup& group : options_.groups) bytes += group.block_bytes;
-  const PrefixIndex::PartialMatch match =
-      index_->best_child(whole == 0 ? sequence.root : sequence.keys[whole - 1], known.subspan(first, most), [&](int32_t node) {
-        for (int g = 0; g < groups(); ++g) {
-          if (index_->block(node, g) < 0) return false;
-        }
-        return true;
-      });
+  const PrefixIndex::PartialMatch match = index_->best_child(whole == 0 ? sequence.root : sequence.keys[whole - 1],
+                                                             known.subspan(first, most), [&](int32_t node) {
+                                                               for (int g = 0; g < groups(); ++g) {
+                                                                 if (index_->block(node, g) < 0) return false;
+                                                               }
+                                                               return true;
+                                                             });
   if (match.node < 0) return 0;
   for (int g = 0; g < groups(); ++g) hold(g, index_->block(match.node, g));  // else taking a block could evict it
   const bool fits = bytes <= available_bytes();
@@ -354,7 +362,8 @@ void CacheManager::publish_block(CacheSequence& sequence, std::span<const int32_
   for (int g = 0; g < groups(); ++g) {
     CacheSequence::Table& table = sequence.tables[g];
     const int place = number - table.first_block;
-    WEFT_CHECK(place >= 0 && place < table.held()) << "block " << number << " of group " << g << " was given up unpublished";
+    WEFT_CHECK(place >= 0 && place < table.held())
+        << "block " << number << " of group " << g << " was given up unpublished";
     int32_t& mine = table.blocks[table.head + place];
     const int32_t theirs = index_->block(node, g);
     if (theirs < 0) {
@@ -369,7 +378,8 @@ void CacheManager::publish_block(CacheSequence& sequence, std::span<const int32_
   ++version_;
 }
 
-void CacheManager::enter(int group, int32_t block, int32_t node, const BlockKey& parent, std::span<const int32_t> tokens) {
+void CacheManager::enter(int group, int32_t block, int32_t node, const BlockKey& parent,
+                         std::span<const int32_t> tokens) {
   index_->set_block(node, group, block);
   pool_->at(group, block).node = node;
   pool_->count_cached(group, 1);
@@ -389,8 +399,8 @@ void CacheManager::set_priority(const CacheSequence& sequence, int group, int32_
     priority = sequence.retention.decode_priority, duration_us = sequence.retention.decode_duration_us;
   } else {
     const auto& ranges = sequence.retention.ranges;
-    const auto range =
-        std::find_if(ranges.begin(), ranges.end(), [&](const auto& r) { return first >= r.first && (r.end < 0 || first < r.end); });
+    const auto range = std::find_if(ranges.begin(), ranges.end(),
+                                    [&](const auto& r) { return first >= r.first && (r.end < 0 || first < r.end); });
     if (range == ranges.end()) return;
     priority = range->priority, duration_us = range->duration_us;
   }
@@ -401,8 +411,10 @@ void CacheManager::set_priority(const CacheSequence& sequence, int group, int32_
 
 void CacheManager::drop_front(CacheSequence& sequence, int group, int until_block) {
   CacheSequence::Table& table = sequence.tables[group];
-  for (; table.first_block < until_block && table.held() > 0; ++table.first_block) let_go(group, table.blocks[table.head++]);
-  if (table.held() == 0) table.blocks.clear(), table.head = 0, table.first_block = std::max(table.first_block, until_block);
+  for (; table.first_block < until_block && table.held() > 0; ++table.first_block)
+    let_go(group, table.blocks[table.head++]);
+  if (table.held() == 0)
+    table.blocks.clear(), table.head = 0, table.first_block = std::max(table.first_block, until_block);
   compact(table);
 }
 
@@ -423,7 +435,8 @@ void CacheManager::undo_acquire(CacheSequence& sequence) {
   version_ = version;
 }
 
-void CacheManager::append_table(const CacheSequence& sequence, int group, int first, int end, StepBatch::Table& out) const {
+void CacheManager::append_table(const CacheSequence& sequence, int group, int first, int end,
+                                StepBatch::Table& out) const {
   const CacheSequence::Table& table = sequence.tables[group];
   const int from = std::max(table.first_block, first_needed_block(group, first));
   const int until = static_cast<int>(ceil_div(end, options_.tokens_per_block));
@@ -455,8 +468,9 @@ std::vector<std::pair<int, BlockKey>> CacheManager::index() const {
       if (pool_->at(g, block).node >= 0) all.emplace_back(g, index_->key(pool_->at(g, block).node));
     }
   }
-  std::sort(all.begin(), all.end(),
-            [](const auto& a, const auto& b) { return std::pair(a.first, a.second.words) < std::pair(b.first, b.second.words); });
+  std::sort(all.begin(), all.end(), [](const auto& a, const auto& b) {
+    return std::pair(a.first, a.second.words) < std::pair(b.first, b.second.words);
+  });
   return all;
 }
 
@@ -482,7 +496,8 @@ void CacheManager::check_integrity(std::span<const CacheSequence* const> sequenc
     size_t evictable = 0;
     for (int32_t block = 0; block < pool_->known_blocks(g); ++block) {
       const BlockPool::Block& b = pool_->at(g, block);
-      WEFT_CHECK(b.refs == refs[block]) << "group " << g << " block " << block << ": " << b.refs << " against " << refs[block];
+      WEFT_CHECK(b.refs == refs[block]) << "group " << g << " block " << block << ": " << b.refs << " against "
+                                        << refs[block];
       const bool expected = b.refs == 0 && b.node >= 0 && (!keeps_all(g) || index_->children(b.node) == 0);
       evictable += expected;
       WEFT_CHECK(pool_->evictable(g).contains(block) == expected) << "group " << g << " block " << block;

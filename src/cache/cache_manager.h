@@ -1,23 +1,26 @@
-// The KV cache's books: which block belongs to whom, which blocks hold a prefix that a later sequence may reuse, and which may be
-// given up. No tensors: a block is a number, and its bytes live on the workers.
+// The KV cache's books: which block belongs to whom, which blocks hold a prefix that a later sequence may reuse, and
+// which may be given up. No tensors: a block is a number, and its bytes live on the workers.
 //
-// A *group* is the set of layers with the same kind of cache (full, sliding window, chunk). Each group has block numbers
-// 0 .. max_blocks - 1 of its own, which the workers map to reserved virtual memory, and all groups draw on one byte budget: a
-// block number is *resident* while its memory counts against the budget. A block is
+// A *group* is the set of layers with the same kind of cache (full, sliding window, chunk). Each group has block
+// numbers 0 .. max_blocks - 1 of its own, which the workers map to reserved virtual memory, and all groups draw on one
+// byte budget: a block number is *resident* while its memory counts against the budget. A block is
 //   used      one or more sequences hold it;
 //   cached    it is in the prefix index (also while it is used); unused and cached is called *evictable*;
 //   free      resident, held by nobody, content worthless;
 //   absent    not resident.
-// A new block comes from the group's free ones, else the budget's rest, else memory of other groups' free blocks (their numbers
-// appear in StepBatch::releases), else evictable blocks: lowest priority first, then longest unused; of full groups leaves only.
+// A new block comes from the group's free ones, else the budget's rest, else memory of other groups' free blocks (their
+// numbers appear in StepBatch::releases), else evictable blocks: lowest priority first, then longest unused; of full
+// groups leaves only.
 //
-// Contract with the workers: they execute steps in the order of submission, and within a step the copies, then the releases,
-// then the writes. So a block given up while an earlier step is in flight may be handed out at once: it is written later.
+// Contract with the workers: they execute steps in the order of submission, and within a step the copies, then the
+// releases, then the writes. So a block given up while an earlier step is in flight may be handed out at once: it is
+// written later.
 //
-// The *index* has one node per distinct prefix of whole blocks (see block_key.h), which names at most one block per group. Only
-// blocks whose KV is certainly written get in. A prefix hit of p tokens needs, in each group, the blocks that a query at position
-// p may still read. When a sequence computed a block that the index has already, its copy is dropped in favour of the index's.
-// Not thread safe; the engine thread owns it. Nothing here reads a clock: time comes in through begin_step().
+// The *index* has one node per distinct prefix of whole blocks (see block_key.h), which names at most one block per
+// group. Only blocks whose KV is certainly written get in. A prefix hit of p tokens needs, in each group, the blocks
+// that a query at position p may still read. When a sequence computed a block that the index has already, its copy is
+// dropped in favour of the index's. Not thread safe; the engine thread owns it. Nothing here reads a clock: time comes
+// in through begin_step().
 #pragma once
 
 #include <cstdint>
@@ -112,7 +115,8 @@ class BlockPool;
 
 class CacheManager {
  public:
-  // invalid_argument: a group without bytes, span or with an unsupported kind; resource_exhausted: a budget of less than a block.
+  // invalid_argument: a group without bytes, span or with an unsupported kind; resource_exhausted: a budget of less
+  // than a block.
   static Result<CacheManager> create(CacheOptions options);
   CacheManager(CacheManager&&) noexcept;
   CacheManager& operator=(CacheManager&&) noexcept;
@@ -122,29 +126,32 @@ class CacheManager {
   int groups() const { return static_cast<int>(options_.groups.size()); }
   int max_blocks(int group) const;
 
-  // Most bytes that one sequence holds at once while it grows to `tokens` positions, the first `whole` of them in one step and the
-  // others one by one.
+  // Most bytes that one sequence holds at once while it grows to `tokens` positions, the first `whole` of them in one
+  // step and the others one by one.
   int64_t bytes_for(int64_t tokens, int64_t whole) const;
   // The longest sequence that fits into the whole budget when computed token by token (INT32_MAX if there is no limit).
   int max_sequence_tokens() const;
   // Bytes that no sequence holds: what reserve() can still hand out.
   int64_t available_bytes() const;
-  // Counts up when bytes become available or the index grows; while it stands still, a reservation that failed fails again.
+  // Counts up when bytes become available or the index grows; while it stands still, a reservation that failed fails
+  // again.
   uint64_t version() const { return version_; }
 
   // Sets the time (any epoch, never backwards): priorities whose duration is over fall back.
   void begin_step(int64_t now_us);
 
-  // A new sequence, or one that starts again: `expected_tokens` reserves host memory so that growing to it does not allocate.
+  // A new sequence, or one that starts again: `expected_tokens` reserves host memory so that growing to it does not
+  // allocate.
   void start(CacheSequence& sequence, CacheIdentity identity, int prompt_tokens, int expected_tokens) const;
   // Hashes whole blocks of the known tokens that have no key yet.
   void extend_keys(CacheSequence& sequence, std::span<const int32_t> known) const;
-  // Takes hold of the longest prefix of whole cached blocks, at most `limit` tokens, and returns its length in tokens. The sequence
-  // must hold nothing yet.
+  // Takes hold of the longest prefix of whole cached blocks, at most `limit` tokens, and returns its length in tokens.
+  // The sequence must hold nothing yet.
   int acquire_prefix(CacheSequence& sequence, std::span<const int32_t> known, int limit);
-  // After acquire_prefix: a fresh block that begins with a copy of the first tokens of a cached one. Returns how many tokens that
-  // is (0: no such block, or no room) and appends the copies, one per group.
-  int copy_partial_block(CacheSequence& sequence, std::span<const int32_t> known, int limit, std::vector<BlockCopy>& copies);
+  // After acquire_prefix: a fresh block that begins with a copy of the first tokens of a cached one. Returns how many
+  // tokens that is (0: no such block, or no room) and appends the copies, one per group.
+  int copy_partial_block(CacheSequence& sequence, std::span<const int32_t> known, int limit,
+                         std::vector<BlockCopy>& copies);
   // Gives back what the two above took, as if they had not been called (version() included).
   void undo_acquire(CacheSequence& sequence);
   // Bytes still to be reserved until the sequence has `tokens` positions, if it goes on in single tokens.
@@ -152,13 +159,14 @@ class CacheManager {
   // Reserves positions up to `end` in all groups (or in full groups only); all or nothing.
   bool reserve(CacheSequence& sequence, int end);
   bool reserve_full_groups(CacheSequence& sequence, int end);
-  // The KV of positions below `computed` is certainly written: blocks that became whole enter the index, and blocks that no query
-  // at `computed` or later can read are given up.
+  // The KV of positions below `computed` is certainly written: blocks that became whole enter the index, and blocks
+  // that no query at `computed` or later can read are given up.
   void commit(CacheSequence& sequence, std::span<const int32_t> known, int computed);
   // Gives up all blocks (what is in the index stays there, evictable).
   void release(CacheSequence& sequence);
 
-  // Appends the blocks of one row (positions first .. end - 1): those a query at `first` can read and those that are written.
+  // Appends the blocks of one row (positions first .. end - 1): those a query at `first` can read and those that are
+  // written.
   void append_table(const CacheSequence& sequence, int group, int first, int end, StepBatch::Table& table) const;
   // Blocks whose memory was given up since the last call and is still.
   void take_releases(std::vector<BlockRelease>& releases);
@@ -178,7 +186,8 @@ class CacheManager {
  private:
   explicit CacheManager(CacheOptions options);
   bool keeps_all(int group) const {
-    return options_.groups[group].kind != CacheSpec::Kind::window && options_.groups[group].kind != CacheSpec::Kind::chunk;
+    return options_.groups[group].kind != CacheSpec::Kind::window &&
+           options_.groups[group].kind != CacheSpec::Kind::chunk;
   }
   int64_t most_blocks(int group, int64_t tokens, int64_t whole) const;
   int first_needed_block(int group, int64_t position) const;

@@ -1,5 +1,5 @@
-// Hashing against published values, the heap against a sorted list, and the cache manager's rules one by one. The manager under
-// random load is tested by sched/simulation_test.cc.
+// Hashing against published values, the heap against a sorted list, and the cache manager's rules one by one. The
+// manager under random load is tested by sched/simulation_test.cc.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -48,7 +48,8 @@ TEST(BlockKey, NamesAllThatTheBlockDependsOn) {
   auto with = [&](int first, int count, const char* identity) {
     return next_key(root, tokens, 0, std::vector<ContentSpan>{{first, count, identity}}).hex();
   };
-  for (const std::string& key : {with(1, 2, "cat"), with(1, 2, "dog"), with(2, 2, "cat"), with(1, 3, "cat"), with(-1, 2, "cat")}) {
+  for (const std::string& key :
+       {with(1, 2, "cat"), with(1, 2, "dog"), with(2, 2, "cat"), with(1, 3, "cat"), with(-1, 2, "cat")}) {
     keys.insert(key);
   }
   EXPECT_EQ(keys.size(), 11u);
@@ -177,7 +178,8 @@ TEST(CacheManager, LongestSequence) {
   // Window 5 over blocks of 4: five positions touch up to two blocks. 10 of 12 blocks are left to the full group.
   EXPECT_EQ(make({kFull, {Kind::window, 5, 10}}, 12).max_sequence_tokens(), 40);
   EXPECT_EQ(make({{Kind::window, 5, 10}}, 2).max_sequence_tokens(), INT32_MAX);
-  EXPECT_EQ(make({{Kind::window, 6, 10}}, 2).max_sequence_tokens(), 8);  // may touch three blocks, so two must hold all of it
+  // may touch three blocks, so two must hold all of it
+  EXPECT_EQ(make({{Kind::window, 6, 10}}, 2).max_sequence_tokens(), 8);
 }
 
 TEST(CacheManager, WholeAndPartialHits) {
@@ -211,7 +213,7 @@ TEST(CacheManager, SaltAndContentIsolate) {
   EXPECT_EQ(cached_tokens_of(cache, prompt), 0);
   ASSERT_TRUE(Holder(cache, prompt, {"", {{5, 4, "cat"}}, {}}).compute());
   EXPECT_EQ(cached_tokens_of(cache, prompt, {"", {{5, 4, "cat"}}, {}}), 12);
-  EXPECT_EQ(cached_tokens_of(cache, prompt, {"", {{5, 4, "dog"}}, {}}), 4);  // and no partial copy of the picture's block
+  EXPECT_EQ(cached_tokens_of(cache, prompt, {"", {{5, 4, "dog"}}, {}}), 4);  // and no partial copy of the image's block
   EXPECT_EQ(cached_tokens_of(cache, prompt), 4);
 }
 
@@ -272,7 +274,8 @@ TEST(CacheManager, HitIsWhatAllGroupsCanServe) {
   CacheManager cache = make({kFull, {Kind::window, 6, 10}}, 21);
   ASSERT_TRUE(Holder(cache, iota_tokens(33)).compute(4));  // nine full blocks, and as many cached window blocks
   EXPECT_EQ(cached_tokens_of(cache, iota_tokens(33)), 32);
-  // Used later but below everything else: a stranger of three blocks in each group evicts the window blocks left behind first.
+  // Used later but below everything else: a stranger of three blocks in each group evicts the window blocks left behind
+  // first.
   CacheIdentity worthless;
   worthless.retention.ranges = {{0, -1, 0, 0}};
   ASSERT_TRUE(Holder(cache, iota_tokens(11, 500), worthless).compute(4));

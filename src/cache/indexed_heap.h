@@ -1,4 +1,5 @@
-// A binary min-heap of (key, id) in which an id's entry can be found and taken out: O(log n) each. Ids are small integers.
+// A binary min-heap of (key, id) in which an id's entry can be found and taken out: O(log n) each. Ids are small
+// integers.
 #pragma once
 
 #include <cstdint>

@@ -27,8 +27,8 @@ int32_t PrefixIndex::find(const BlockKey& key) const {
   return -1;
 }
 
-int32_t PrefixIndex::insert(const BlockKey& key, const BlockKey& parent_key, bool parent_is_root, std::span<const int32_t> tokens,
-                            bool plain) {
+int32_t PrefixIndex::insert(const BlockKey& key, const BlockKey& parent_key, bool parent_is_root,
+                            std::span<const int32_t> tokens, bool plain) {
   int32_t parent = find(parent_key);
   if (parent < 0 && parent_is_root) parent = add_node(parent_key, State::root);
   const int32_t node = add_node(key, State::block);

@@ -1,6 +1,6 @@
-// The index of reusable prefixes: one node per distinct prefix of whole blocks, found by its key, with at most one block per group.
-// Nodes know their parent and children, which serves the eviction of leaves and the search for a block that matches in part. Only
-// structure lives here; CacheManager decides what enters and leaves.
+// The index of reusable prefixes: one node per distinct prefix of whole blocks, found by its key, with at most one
+// block per group. Nodes know their parent and children, which serves the eviction of leaves and the search for a block
+// that matches in part. Only structure lives here; CacheManager decides what enters and leaves.
 #pragma once
 
 #include <cstdint>
@@ -18,18 +18,22 @@ class PrefixIndex {
 
   // -1: none.
   int32_t find(const BlockKey& key) const;
-  // A new node without blocks. `parent_key` may be a root that does not exist yet (`parent_is_root`) or a node that is gone; in
-  // the latter case the new node is an orphan: found by key, but nobody's child. `plain`: token ids say all about the block.
-  int32_t insert(const BlockKey& key, const BlockKey& parent_key, bool parent_is_root, std::span<const int32_t> tokens, bool plain);
-  // Takes the node out; its children become orphans. A root that loses its last child goes too. Returns the parent if that is a
-  // block node (not a root), else -1.
+  // A new node without blocks. `parent_key` may be a root that does not exist yet (`parent_is_root`) or a node that is
+  // gone; in the latter case the new node is an orphan: found by key, but nobody's child. `plain`: token ids say all
+  // about the block.
+  int32_t insert(const BlockKey& key, const BlockKey& parent_key, bool parent_is_root, std::span<const int32_t> tokens,
+                 bool plain);
+  // Takes the node out; its children become orphans. A root that loses its last child goes too. Returns the parent if
+  // that is a block node (not a root), else -1.
   int32_t remove(int32_t node);
 
   const BlockKey& key(int32_t node) const { return nodes_[node].key; }
   int children(int32_t node) const { return nodes_[node].children; }
   int32_t parent(int32_t node) const { return nodes_[node].parent; }
   int32_t block(int32_t node, int group) const { return blocks_[static_cast<size_t>(node) * groups_ + group]; }
-  void set_block(int32_t node, int group, int32_t block) { blocks_[static_cast<size_t>(node) * groups_ + group] = block; }
+  void set_block(int32_t node, int group, int32_t block) {
+    blocks_[static_cast<size_t>(node) * groups_ + group] = block;
+  }
   bool has_blocks(int32_t node) const;
   bool is_block_node(int32_t node) const { return nodes_[node].state == State::block; }
   int32_t node_numbers() const { return static_cast<int32_t>(nodes_.size()); }  // nodes are numbered below this
@@ -38,15 +42,16 @@ class PrefixIndex {
     int32_t node = -1;
     int tokens = 0;
   };
-  // The child of `parent` (a key of a node or root) whose tokens agree longest with the beginning of `tokens`, one token at
-  // least. Looks at the newest children only (there may be thousands below a root). `usable(node)` filters.
+  // The child of `parent` (a key of a node or root) whose tokens agree longest with the beginning of `tokens`, one
+  // token at least. Looks at the newest children only (there may be thousands below a root). `usable(node)` filters.
   template <class Usable>
   PartialMatch best_child(const BlockKey& parent, std::span<const int32_t> tokens, Usable usable) const {
     PartialMatch best;
     const int32_t node = find(parent);
     if (node < 0) return best;
     int looked_at = 0;
-    for (int32_t child = nodes_[node].first_child; child >= 0 && looked_at < kMaxChildrenSearched; child = nodes_[child].next) {
+    for (int32_t child = nodes_[node].first_child; child >= 0 && looked_at < kMaxChildrenSearched;
+         child = nodes_[child].next) {
       ++looked_at;
       if (!nodes_[child].plain) continue;
       const int same = common_prefix(child, tokens);

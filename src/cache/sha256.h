@@ -10,7 +10,8 @@ namespace weft {
 class Sha256 {
  public:
   void update(const void* data, size_t bytes);
-  // Ends the message; the object is not to be used afterwards. Words are big-endian values, as the standard prints them.
+  // Ends the message; the object is not to be used afterwards. Words are big-endian values, as the standard prints
+  // them.
   std::array<uint32_t, 8> digest();
 
  private:

@@ -31,11 +31,14 @@ struct CheckpointBuilder {
   void set_path(std::string path) { checkpoint->path_ = std::move(path); }
   void set_config(Json config) { checkpoint->config_ = std::move(config); }
   void set_generation_config(Json config) { checkpoint->generation_config_ = std::move(config); }
-  void set_gguf_tokenizer(std::unique_ptr<GgufTokenizer> tokenizer) { checkpoint->gguf_tokenizer_ = std::move(tokenizer); }
+  void set_gguf_tokenizer(std::unique_ptr<GgufTokenizer> tokenizer) {
+    checkpoint->gguf_tokenizer_ = std::move(tokenizer);
+  }
   void set_dummy() { checkpoint->dummy_ = true; }
 };
 
-// Reads a .gguf file: its tensors under Hugging Face names (unless `config_only`), a config and the tokenizer's metadata.
+// Reads a .gguf file: its tensors under Hugging Face names (unless `config_only`), a config and the tokenizer's
+// metadata.
 Status read_gguf(CheckpointBuilder& builder, const std::string& path, bool config_only);
 
 }  // namespace weft

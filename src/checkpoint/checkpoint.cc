@@ -1,4 +1,5 @@
-// Opening a checkpoint: which files a folder's model consists of, and what its configuration says about how they are stored.
+// Opening a checkpoint: which files a folder's model consists of, and what its configuration says about how they are
+// stored.
 #include "checkpoint/checkpoint.h"
 
 #include <algorithm>
@@ -34,7 +35,8 @@ void Checkpoint::drop(const TensorInfo& tensor) const {
 void Checkpoint::drop(const TensorInfo& tensor, int64_t first_row, int64_t rows) const {
   if (tensor.data.empty() || tensor.rows() == 0) return;
   const size_t row_bytes = tensor.data.size() / static_cast<size_t>(tensor.rows());
-  files_->mapped[tensor.file].drop(tensor.data.subspan(static_cast<size_t>(first_row) * row_bytes, static_cast<size_t>(rows) * row_bytes));
+  files_->mapped[tensor.file].drop(
+      tensor.data.subspan(static_cast<size_t>(first_row) * row_bytes, static_cast<size_t>(rows) * row_bytes));
 }
 
 Result<int> CheckpointBuilder::map(const std::string& path) {
@@ -48,7 +50,8 @@ Status CheckpointBuilder::add(TensorInfo tensor) {
   tensor.name.insert(0, prefix);
   std::string& name = tensor.name;
   // Old BERT files call a layer norm's weight and bias by their letters in the paper.
-  for (const auto& [old_end, end] : {std::pair("LayerNorm.gamma", "LayerNorm.weight"), std::pair("LayerNorm.beta", "LayerNorm.bias")})
+  for (const auto& [old_end, end] :
+       {std::pair("LayerNorm.gamma", "LayerNorm.weight"), std::pair("LayerNorm.beta", "LayerNorm.bias")})
     if (name.ends_with(old_end)) name.replace(name.size() - std::strlen(old_end), std::string::npos, end);
   if (!checkpoint->tensors_.try_emplace(name, tensor).second)
     return fail(Code::data_corrupt, "tensor ", name, " is there twice");
@@ -67,16 +70,19 @@ constexpr const char* kIndexName = "model.safetensors.index.json";
 // Tensor name -> shard, as an index has it.
 using WeightMap = std::map<std::string, std::string, std::less<>>;
 
-Status add_file(CheckpointBuilder& builder, const std::string& path, const WeightMap* weight_map, const std::string& shard) {
+Status add_file(CheckpointBuilder& builder, const std::string& path, const WeightMap* weight_map,
+                const std::string& shard) {
   WEFT_TRY(const int file, builder.map(path));
   const std::span<const std::byte> bytes = builder.bytes(file);
-  if (std::string_view(reinterpret_cast<const char*>(bytes.data()), bytes.size()).starts_with("version https://git-lfs"))
+  if (std::string_view(reinterpret_cast<const char*>(bytes.data()), bytes.size())
+          .starts_with("version https://git-lfs"))
     return fail(Code::data_corrupt, path, " is a Git LFS pointer, not the file that it stands for");
   WEFT_TRY(std::vector<TensorInfo> tensors, parse_safetensors(bytes, path));
   for (TensorInfo& tensor : tensors) {
     // Of copies in several shards, the one that the index names counts.
     if (weight_map)
-      if (const auto named = weight_map->find(tensor.name); named == weight_map->end() || named->second != shard) continue;
+      if (const auto named = weight_map->find(tensor.name); named == weight_map->end() || named->second != shard)
+        continue;
     tensor.file = file;
     if (Status added = builder.add(std::move(tensor)); !added.ok()) return Error(added.error()).with(path);
   }
@@ -135,12 +141,14 @@ Status add_tensors(CheckpointBuilder& builder, const std::string& folder) {
   if (is_file(folder + "/model.safetensors")) return add_file(builder, folder + "/model.safetensors", nullptr, "");
   const std::vector<std::string> others = files_ending(folder, ".safetensors");
   if (others.size() == 1) return add_file(builder, folder + "/" + others[0], nullptr, "");
-  if (others.size() > 1) return fail(Code::not_found, folder, " has ", others.size(), " .safetensors files but no ", kIndexName);
+  if (others.size() > 1)
+    return fail(Code::not_found, folder, " has ", others.size(), " .safetensors files but no ", kIndexName);
   for (const char* ending : {".bin", ".pt", ".pth"})
     if (!files_ending(folder, ending).empty())
       return fail(Code::unsupported, folder, " holds weights as a pickle (", files_ending(folder, ending)[0],
                   "), which is not read; convert it to safetensors");
-  return fail(Code::not_found, folder, " has no weights: neither model.safetensors nor ", kIndexName, " nor a .gguf file");
+  return fail(Code::not_found, folder, " has no weights: neither model.safetensors nor ", kIndexName,
+              " nor a .gguf file");
 }
 
 Status read_generation_config(CheckpointBuilder& builder, const std::string& folder) {
@@ -152,8 +160,8 @@ Status read_generation_config(CheckpointBuilder& builder, const std::string& fol
   return {};
 }
 
-// VILA keeps its parts in sub-folders, each a checkpoint of its own: NAME_cfg in config.json has the part's path, of which the last
-// component counts. Tensors get NAME in front, and the part's own config.json replaces NAME_cfg.
+// VILA keeps its parts in sub-folders, each a checkpoint of its own: NAME_cfg in config.json has the part's path, of
+// which the last component counts. Tensors get NAME in front, and the part's own config.json replaces NAME_cfg.
 Status read_parts(CheckpointBuilder& builder, const std::string& folder, Json& config, bool config_only) {
   for (const std::string& part : {std::string("llm"), std::string("vision_tower"), std::string("mm_projector")}) {
     const std::string key = part + "_cfg";
@@ -162,9 +170,11 @@ Status read_parts(CheckpointBuilder& builder, const std::string& folder, Json& c
     std::string name = path && path->is_string() ? path->as_string() : part;
     while (name.ends_with('/')) name.pop_back();
     name = name.substr(name.find_last_of('/') + 1);
-    if (!is_plain_name(name)) return fail(Code::data_corrupt, folder, "/config.json: ", key, "._name_or_path names no sub-folder");
+    if (!is_plain_name(name))
+      return fail(Code::data_corrupt, folder, "/config.json: ", key, "._name_or_path names no sub-folder");
     const std::string own = folder + "/" + name;
-    if (!is_directory(own)) return fail(Code::not_found, folder, " has no sub-folder ", name, ", where ", key, " has its part of the model");
+    if (!is_directory(own))
+      return fail(Code::not_found, folder, " has no sub-folder ", name, ", where ", key, " has its part of the model");
     if (is_file(own + "/config.json")) {
       WEFT_TRY(Json own_config, read_json_file(own + "/config.json"));
       config.set(key, std::move(own_config));
@@ -185,11 +195,13 @@ Status read_folder(CheckpointBuilder& builder, const std::string& folder, bool c
   if (!is_file(config_path)) {
     const std::vector<std::string> gguf = files_ending(folder, ".gguf");
     if (gguf.size() == 1) return read_gguf(builder, folder + "/" + gguf[0], config_only);
-    if (gguf.size() > 1) return fail(Code::invalid_argument, folder, " holds ", gguf.size(), " .gguf files; name one of them");
+    if (gguf.size() > 1)
+      return fail(Code::invalid_argument, folder, " holds ", gguf.size(), " .gguf files; name one of them");
     return fail(Code::not_found, folder, " is not a model folder: there is no config.json and no .gguf file in it");
   }
   WEFT_TRY(Json config, read_json_file(config_path));
-  if (!config.is_object()) return fail(Code::invalid_argument, config_path, " must be a JSON object, not ", config.type_name());
+  if (!config.is_object())
+    return fail(Code::invalid_argument, config_path, " must be a JSON object, not ", config.type_name());
   WEFT_RETURN_IF_ERROR(read_generation_config(builder, folder));
   if (config.find("llm_cfg")) {
     WEFT_RETURN_IF_ERROR(read_parts(builder, folder, config, config_only));
@@ -209,7 +221,8 @@ Result<std::shared_ptr<const Checkpoint>> open_path(std::string path, bool confi
   if (is_directory(path)) {
     WEFT_RETURN_IF_ERROR(read_folder(builder, path, config_only));
   } else if (is_file(path)) {
-    if (!path.ends_with(".gguf")) return fail(Code::invalid_argument, path, " is neither a model folder nor a .gguf file");
+    if (!path.ends_with(".gguf"))
+      return fail(Code::invalid_argument, path, " is neither a model folder nor a .gguf file");
     WEFT_RETURN_IF_ERROR(read_gguf(builder, path, config_only));
   } else {
     return fail(Code::not_found, "there is no model at ", path,
@@ -221,6 +234,8 @@ Result<std::shared_ptr<const Checkpoint>> open_path(std::string path, bool confi
 }  // namespace
 
 Result<std::shared_ptr<const Checkpoint>> Checkpoint::open(const std::string& path) { return open_path(path, false); }
-Result<std::shared_ptr<const Checkpoint>> Checkpoint::open_dummy(const std::string& path) { return open_path(path, true); }
+Result<std::shared_ptr<const Checkpoint>> Checkpoint::open_dummy(const std::string& path) {
+  return open_path(path, true);
+}
 
 }  // namespace weft

@@ -1,6 +1,6 @@
-// One read-only view of a model on disk, whatever its form: a folder with safetensors (one file or shards with an index), or a
-// GGUF file shown under Hugging Face names and a Hugging Face style config. Files are mapped, not read: a tensor's bytes come
-// into memory when they are read, and drop() lets them go again.
+// One read-only view of a model on disk, whatever its form: a folder with safetensors (one file or shards with an
+// index), or a GGUF file shown under Hugging Face names and a Hugging Face style config. Files are mapped, not read: a
+// tensor's bytes come into memory when they are read, and drop() lets them go again.
 #pragma once
 
 #include <cstddef>
@@ -19,18 +19,20 @@
 
 namespace weft {
 
-// A stored tensor. Rows are what lies along the last dimension: a [out, in] matrix has `out` rows of `in` values, a vector is one
-// row, a tensor of more dimensions has the product of the leading ones.
+// A stored tensor. Rows are what lies along the last dimension: a [out, in] matrix has `out` rows of `in` values, a
+// vector is one row, a tensor of more dimensions has the product of the leading ones.
 struct TensorInfo {
   std::string name;  // as in Hugging Face checkpoints
   StorageType type = StorageType::f32;
   std::vector<int64_t> shape;
-  std::span<const std::byte> data;  // the stored bytes; may start at any address, so never load wider types through a cast
-  int file = 0;                     // index into Checkpoint::files()
+  // the stored bytes; may start at any address, so never load wider types through a cast
+  std::span<const std::byte> data;
+  int file = 0;  // index into Checkpoint::files()
 
   // What read_rows() does beyond converting (set by the readers of the formats):
-  float offset = 0;      // added to every value (GGUF stores Gemma's norms as 1 + w)
-  int rotary_heads = 0;  // > 0: the rows of each of so many heads are stored in GGUF's interleaved rotary order; undone on reading
+  float offset = 0;  // added to every value (GGUF stores Gemma's norms as 1 + w)
+  // > 0: the rows of each of so many heads are stored in GGUF's interleaved rotary order; undone on reading
+  int rotary_heads = 0;
   const TensorInfo* scale = nullptr;  // factors for a scaled fp8 weight: one value, one per row, or one per block below
   int scale_block_rows = 0, scale_block_cols = 0;
 
@@ -38,30 +40,34 @@ struct TensorInfo {
   int64_t rows() const;
   int64_t values() const { return rows() * cols(); }
   // True if the bytes in `data` are the values, in order, as `plain_dtype(type)`: nothing to scale, add or reorder.
-  bool is_plain() const { return offset == 0 && rotary_heads == 0 && scale == nullptr && plain_dtype(type).has_value(); }
+  bool is_plain() const {
+    return offset == 0 && rotary_heads == 0 && scale == nullptr && plain_dtype(type).has_value();
+  }
 };
 
-// Rows [first_row, first_row + rows) of a tensor as float32, row r at out + (r - first_row) * ld; `ld` >= cols(). Exact for f32,
-// f16, bf16 and fp8; f64 is rounded; GGUF blocks are computed in float32 in the order of ggml's reference dequantisation. Integer
-// tensors are an error, a range outside the tensor is a bug (checked). Thread-safe; nothing is allocated for plain tensors.
+// Rows [first_row, first_row + rows) of a tensor as float32, row r at out + (r - first_row) * ld; `ld` >= cols(). Exact
+// for f32, f16, bf16 and fp8; f64 is rounded; GGUF blocks are computed in float32 in the order of ggml's reference
+// dequantisation. Integer tensors are an error, a range outside the tensor is a bug (checked). Thread-safe; nothing is
+// allocated for plain tensors.
 Status read_rows(const TensorInfo& tensor, int64_t first_row, int64_t rows, float* out, int64_t ld);
 // The same for columns [first_col, first_col + cols) only; a cut through a block of a quantised format is allowed.
-Status read_block(const TensorInfo& tensor, int64_t first_row, int64_t rows, int64_t first_col, int64_t cols, float* out,
-                  int64_t ld);
+Status read_block(const TensorInfo& tensor, int64_t first_row, int64_t rows, int64_t first_col, int64_t cols,
+                  float* out, int64_t ld);
 // The whole tensor, row after row.
 Result<std::vector<float>> read_all(const TensorInfo& tensor);
 
 // The stored bytes of a row of a matrix that has any (not `random`): whole blocks, GGUF's row order undone.
 std::span<const std::byte> stored_row(const TensorInfo& tensor, int64_t row);
 
-// The tokenizer that a GGUF file carries in its metadata (tokenizer.ggml.*). Strings point into the mapped file and live as long as
-// the Checkpoint.
+// The tokenizer that a GGUF file carries in its metadata (tokenizer.ggml.*). Strings point into the mapped file and
+// live as long as the Checkpoint.
 struct GgufTokenizer {
   std::string_view model;  // "llama" (SentencePiece), "gpt2" (byte-level BPE), "bert", ...
   std::string_view pre;    // pre-tokenizer name: "smollm", "llama-bpe", "qwen2", ...
   std::vector<std::string_view> tokens;
-  std::vector<float> scores;             // empty or one per token
-  std::vector<int32_t> token_type;       // empty or one per token: 1 normal, 2 unknown, 3 control, 4 user defined, 5 unused, 6 byte
+  std::vector<float> scores;  // empty or one per token
+  // empty or one per token: 1 normal, 2 unknown, 3 control, 4 user defined, 5 unused, 6 byte
+  std::vector<int32_t> token_type;
   std::vector<std::string_view> merges;  // "left right"
   std::optional<int64_t> bos, eos, eot, unknown, separator, padding, mask;
   std::optional<bool> add_bos, add_eos, add_space_prefix;
@@ -71,9 +77,9 @@ struct GgufTokenizer {
 // Immutable once opened; reads from any thread.
 class Checkpoint {
  public:
-  // `path`: a folder holding config.json and *.safetensors, a .gguf file, or a folder holding exactly one .gguf file and no
-  // safetensors. Every offset, size and name is checked here, and so is quantization_config: a method that is not understood is
-  // refused (Code::unsupported) so that packed bytes are never taken for weights.
+  // `path`: a folder holding config.json and *.safetensors, a .gguf file, or a folder holding exactly one .gguf file
+  // and no safetensors. Every offset, size and name is checked here, and so is quantization_config: a method that is
+  // not understood is refused (Code::unsupported) so that packed bytes are never taken for weights.
   static Result<std::shared_ptr<const Checkpoint>> open(const std::string& path);
   // config.json (or GGUF metadata) alone; TensorUsage then invents tensors of type `random` for whatever is asked for.
   static Result<std::shared_ptr<const Checkpoint>> open_dummy(const std::string& path);
@@ -86,8 +92,9 @@ class Checkpoint {
   std::vector<std::string_view> names() const;  // sorted
   const std::map<std::string, TensorInfo, std::less<>>& tensors() const { return tensors_; }
 
-  // config.json; for GGUF one made from the metadata with the same keys: architectures, model_type, hidden_size, head_dim,
-  // rope_theta, rope_scaling, sliding_window, tie_word_embeddings, vocab_size, bos_token_id, eos_token_id, ...
+  // config.json; for GGUF one made from the metadata with the same keys: architectures, model_type, hidden_size,
+  // head_dim, rope_theta, rope_scaling, sliding_window, tie_word_embeddings, vocab_size, bos_token_id, eos_token_id,
+  // ...
   const Json& config() const { return config_; }
   // generation_config.json, or null. For GGUF {bos_token_id, eos_token_id}.
   const Json& generation_config() const { return generation_config_; }
@@ -96,8 +103,9 @@ class Checkpoint {
   bool is_gguf() const { return gguf_tokenizer_ != nullptr; }
   bool is_dummy() const { return dummy_; }
   const GgufTokenizer* gguf_tokenizer() const { return gguf_tokenizer_.get(); }  // null unless is_gguf()
-  // Llama 3's frequency scaling as GGUF stores it: head_dim/2 divisors of the rotary frequencies (rope_freqs.weight), or null. The
-  // config then has rope_scaling {"rope_type": "factors"}: frequency i is theta^(-2i/head_dim) / factors[i].
+  // Llama 3's frequency scaling as GGUF stores it: head_dim/2 divisors of the rotary frequencies (rope_freqs.weight),
+  // or null. The config then has rope_scaling {"rope_type": "factors"}: frequency i is theta^(-2i/head_dim) /
+  // factors[i].
   const TensorInfo* rope_factors() const { return find("rope_factors"); }
 
   // Tells the kernel that the tensor's pages are no longer needed in memory. Reading it again still works.

@@ -1,9 +1,10 @@
-// The block formats are those of ggml (ggml-quants.c, block_q4_0 and following). All blocks are little-endian and unaligned; f16
-// scales are read byte-wise. A "super-block" of 256 values has f16 scales for the whole and 4- or 6-bit scales per 16 or 32 values.
+// The block formats are those of ggml (ggml-quants.c, block_q4_0 and following). All blocks are little-endian and
+// unaligned; f16 scales are read byte-wise. A "super-block" of 256 values has f16 scales for the whole and 4- or 6-bit
+// scales per 16 or 32 values.
 //
-// Loading is bound by these loops, so they are written for the compiler to vectorise: fixed trip counts, no branches on data, and
-// `__restrict`, since bytes could alias anything. Everything is compiled twice, for the base instruction set and for AVX2, by
-// inlining it all into two functions; without FMA both give the same bits.
+// Loading is bound by these loops, so they are written for the compiler to vectorise: fixed trip counts, no branches on
+// data, and `__restrict`, since bytes could alias anything. Everything is compiled twice, for the base instruction set
+// and for AVX2, by inlining it all into two functions; without FMA both give the same bits.
 #include "checkpoint/dequantize.h"
 
 #include <bit>
@@ -22,13 +23,15 @@ using Byte = unsigned char;
 
 WEFT_INLINE uint16_t load_u16(const Byte* p) { return static_cast<uint16_t>(p[0] | (p[1] << 8)); }
 
-// The bits of one or the other, by a mask: a conditional would keep loops from being vectorised, since a product may trap.
+// The bits of one or the other, by a mask: a conditional would keep loops from being vectorised, since a product may
+// trap.
 WEFT_INLINE uint32_t select(bool first, float a, float b) {
   const uint32_t mask = -static_cast<uint32_t>(first);
   return (std::bit_cast<uint32_t>(a) & mask) | (std::bit_cast<uint32_t>(b) & ~mask);
 }
 
-// The exponent is moved by an addition; subnormals are whole numbers of 2^-24; infinities and NaN get their exponent set.
+// The exponent is moved by an addition; subnormals are whole numbers of 2^-24; infinities and NaN get their exponent
+// set.
 WEFT_INLINE float half_to_float(uint16_t bits) {
   const uint32_t magnitude = bits & 0x7fffu;
   const float normal = std::bit_cast<float>((magnitude << 13) + (112u << 23));
@@ -44,7 +47,8 @@ WEFT_INLINE float e4m3_to_float(uint8_t bits) {
   const float normal = std::bit_cast<float>((magnitude << 20) + (120u << 23));
   const float subnormal = static_cast<float>(static_cast<int>(magnitude)) * 0x1p-9f;
   const uint32_t special = -static_cast<uint32_t>(magnitude == 0x7fu) & 0x7fc00000u;
-  return std::bit_cast<float>(select(magnitude < 8, subnormal, normal) | special | (static_cast<uint32_t>(bits & 0x80u) << 24));
+  return std::bit_cast<float>(select(magnitude < 8, subnormal, normal) | special |
+                              (static_cast<uint32_t>(bits & 0x80u) << 24));
 }
 
 WEFT_INLINE float load_half(const Byte* p) { return half_to_float(load_u16(p)); }
@@ -122,7 +126,8 @@ WEFT_INLINE void block_q5_0(const Byte* __restrict b, float* __restrict out) {
   const uint32_t high = load_u32(b + 2);
   const Byte* q = b + 6;
   WEFT_ROLLED for (int j = 0; j < 16; ++j) out[j] = static_cast<float>(((q[j] & 15) | fifth_bit(high, j)) - 16) * d;
-  WEFT_ROLLED for (int j = 0; j < 16; ++j) out[j + 16] = static_cast<float>(((q[j] >> 4) | fifth_bit(high, j + 16)) - 16) * d;
+  WEFT_ROLLED for (int j = 0; j < 16; ++j) out[j + 16] =
+      static_cast<float>(((q[j] >> 4) | fifth_bit(high, j + 16)) - 16) * d;
 }
 
 // {f16 d, f16 m, u32 fifth bits, nibbles}: value = q * d + m.
@@ -131,7 +136,8 @@ WEFT_INLINE void block_q5_1(const Byte* __restrict b, float* __restrict out) {
   const uint32_t high = load_u32(b + 4);
   const Byte* q = b + 8;
   WEFT_ROLLED for (int j = 0; j < 16; ++j) out[j] = static_cast<float>((q[j] & 15) | fifth_bit(high, j)) * d + m;
-  WEFT_ROLLED for (int j = 0; j < 16; ++j) out[j + 16] = static_cast<float>((q[j] >> 4) | fifth_bit(high, j + 16)) * d + m;
+  WEFT_ROLLED for (int j = 0; j < 16; ++j) out[j + 16] =
+      static_cast<float>((q[j] >> 4) | fifth_bit(high, j + 16)) * d + m;
 }
 
 // {f16 d, 32 int8}: value = q * d.
@@ -141,8 +147,8 @@ WEFT_INLINE void block_q8_0(const Byte* __restrict b, float* __restrict out) {
   WEFT_ROLLED for (int j = 0; j < 32; ++j) out[j] = static_cast<float>(static_cast<int8_t>(q[j])) * d;
 }
 
-// {16 bytes: 4-bit scale and minimum per 16 values, 64 bytes of 2-bit values, f16 d, f16 dmin}. Each run of 32 bytes holds 128
-// values: bits 0-1 the first 32, bits 2-3 the next.
+// {16 bytes: 4-bit scale and minimum per 16 values, 64 bytes of 2-bit values, f16 d, f16 dmin}. Each run of 32 bytes
+// holds 128 values: bits 0-1 the first 32, bits 2-3 the next.
 WEFT_INLINE void block_q2_k(const Byte* __restrict b, float* __restrict out) {
   const Byte* scales = b;
   const float d = load_half(b + 80), dmin = load_half(b + 82);
@@ -151,7 +157,8 @@ WEFT_INLINE void block_q2_k(const Byte* __restrict b, float* __restrict out) {
     const Byte* q = b + 16 + 32 * half;
     for (int part = 0; part < 4; ++part) {
       for (int side = 0; side < 2; ++side, ++run, out += 16) {
-        const float scale = d * static_cast<float>(scales[run] & 15), minimum = dmin * static_cast<float>(scales[run] >> 4);
+        const float scale = d * static_cast<float>(scales[run] & 15),
+                    minimum = dmin * static_cast<float>(scales[run] >> 4);
         WEFT_ROLLED for (int l = 0; l < 16; ++l) out[l] =
             scale * static_cast<float>((q[16 * side + l] >> (2 * part)) & 3) - minimum;
       }
@@ -159,8 +166,8 @@ WEFT_INLINE void block_q2_k(const Byte* __restrict b, float* __restrict out) {
   }
 }
 
-// {32 bytes: third bits, 64 bytes: low two bits as in q2_k, 12 bytes: 6-bit scales of 16 values, f16 d}. A third bit of 0
-// subtracts 4.
+// {32 bytes: third bits, 64 bytes: low two bits as in q2_k, 12 bytes: 6-bit scales of 16 values, f16 d}. A third bit of
+// 0 subtracts 4.
 WEFT_INLINE void block_q3_k(const Byte* __restrict b, float* __restrict out) {
   const Byte* high = b;
   const Byte* packed = b + 96;
@@ -236,7 +243,8 @@ WEFT_INLINE void block_q6_k(const Byte* __restrict b, float* __restrict out) {
       for (int side = 0; side < 2; ++side, out += 16) {
         const float scale = d * static_cast<float>(static_cast<int8_t>(scales[8 * half + 2 * part + side]));
         WEFT_ROLLED for (int l = 0; l < 16; ++l) {
-          const int at = 16 * side + l, q = ((low[first + at] >> nibble_shift) & 15) | (((high[at] >> high_shift) & 3) << 4);
+          const int at = 16 * side + l,
+                    q = ((low[first + at] >> nibble_shift) & 15) | (((high[at] >> high_shift) & 3) << 4);
           out[l] = scale * static_cast<float>(q - 32);
         }
       }
@@ -247,7 +255,8 @@ WEFT_INLINE void block_q6_k(const Byte* __restrict b, float* __restrict out) {
 template <void (*block)(const Byte*, float*)>
 WEFT_INLINE void each_block(StorageType type, const Byte* source, int64_t values, float* out) {
   const StorageLayout shape = layout(type);
-  for (int64_t done = 0; done < values; done += shape.block_values, source += shape.block_bytes) block(source, out + done);
+  for (int64_t done = 0; done < values; done += shape.block_values, source += shape.block_bytes)
+    block(source, out + done);
 }
 
 WEFT_INLINE void convert(StorageType type, const Byte* bytes, int64_t values, float* out) {
@@ -275,7 +284,9 @@ WEFT_INLINE void convert(StorageType type, const Byte* bytes, int64_t values, fl
 
 using Convert = void (*)(StorageType, const Byte*, int64_t, float*);
 
-void convert_base(StorageType type, const Byte* bytes, int64_t values, float* out) { convert(type, bytes, values, out); }
+void convert_base(StorageType type, const Byte* bytes, int64_t values, float* out) {
+  convert(type, bytes, values, out);
+}
 
 #if defined(__x86_64__)
 [[gnu::target("avx2")]] void convert_avx2(StorageType type, const Byte* bytes, int64_t values, float* out) {

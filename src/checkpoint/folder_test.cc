@@ -17,13 +17,16 @@ std::string header_of(const std::vector<std::string>& names) {
   Json header = Json::object();
   for (size_t i = 0; i < names.size(); ++i)
     header.members().emplace_back(
-        names[i], Json::object({{"dtype", "F32"},
-                                {"shape", Json::array({2})},
-                                {"data_offsets", Json::array({static_cast<long>(8 * i), static_cast<long>(8 * i + 8)})}}));
+        names[i],
+        Json::object({{"dtype", "F32"},
+                      {"shape", Json::array({2})},
+                      {"data_offsets", Json::array({static_cast<long>(8 * i), static_cast<long>(8 * i + 8)})}}));
   return header.dump();
 }
 
-std::string file_of(const std::vector<std::string>& names) { return safetensors_bytes(header_of(names), 8 * names.size()); }
+std::string file_of(const std::vector<std::string>& names) {
+  return safetensors_bytes(header_of(names), 8 * names.size());
+}
 
 class Folders : public testing::Test {
  protected:
@@ -37,8 +40,9 @@ class Folders : public testing::Test {
 TEST_F(Folders, ShardsAreTakenAsTheIndexSays) {
   folder_.write("model-1.safetensors", file_of({"a", "both", "extra"}));
   folder_.write("model-2.safetensors", file_of({"b", "both"}));
-  folder_.write("model.safetensors.index.json",
-                R"({"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors", "both": "model-2.safetensors"}})");
+  folder_.write(
+      "model.safetensors.index.json",
+      R"({"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors", "both": "model-2.safetensors"}})");
   const auto opened = Checkpoint::open(folder_.path() + "/");
   ASSERT_TRUE(opened.ok()) << opened.error().to_string();
   EXPECT_EQ((*opened)->names(), (std::vector<std::string_view>{"a", "b", "both"}));
@@ -51,8 +55,8 @@ TEST_F(Folders, ShardsAreTakenAsTheIndexSays) {
 TEST_F(Folders, WrongIndexesAreRefused) {
   folder_.write("model-1.safetensors", file_of({"a"}));
   const auto index = [&](const std::string& text) { folder_.write("model.safetensors.index.json", text); };
-  for (const char* name :
-       {"../model-1.safetensors", "/etc/passwd", "sub/model.safetensors", "..", ".", "", "a\\\\b", "model-1.safetensors\\u0000"}) {
+  for (const char* name : {"../model-1.safetensors", "/etc/passwd", "sub/model.safetensors", "..", ".", "", "a\\\\b",
+                           "model-1.safetensors\\u0000"}) {
     index(std::string(R"({"weight_map": {"a": ")") + name + "\"}}");
     expect_problem("weight_map.a is");
   }
@@ -133,7 +137,8 @@ TEST_F(Folders, DummyNeedsTheConfigOnly) {
   EXPECT_NEAR(squares / static_cast<double>(values.size()), 1.0 / 48, 0.1 / 48);
   std::vector<float> part(3 * 5);
   ASSERT_TRUE(read_block(*matrix, 7, 3, 11, 5, part.data(), 5).ok());
-  for (size_t i = 0; i < part.size(); ++i) EXPECT_EQ(part[i], values[(7 + i / 5) * 48 + 11 + i % 5]) << "any cut is the same";
+  for (size_t i = 0; i < part.size(); ++i)
+    EXPECT_EQ(part[i], values[(7 + i / 5) * 48 + 11 + i % 5]) << "any cut is the same";
   const std::vector<float> norms = *read_all(*norm);
   for (const float v : norms) EXPECT_TRUE(v >= 0.9f && v <= 1.1f) << v;
   EXPECT_TRUE(usage.finish().ok());
@@ -169,7 +174,8 @@ class Fp8 : public Folders {
     EXPECT_FALSE(w.is_plain());
     const std::vector<float> values = *read_all(w);
     for (int r = 0; r < kRows; ++r)
-      for (int c = 0; c < kCols; ++c) EXPECT_EQ(values[static_cast<size_t>(r * kCols + c)], want(r, c)) << r << " " << c;
+      for (int c = 0; c < kCols; ++c)
+        EXPECT_EQ(values[static_cast<size_t>(r * kCols + c)], want(r, c)) << r << " " << c;
     std::vector<float> part(4 * 7);
     ASSERT_TRUE(read_block(w, 5, 4, 3, 7, part.data(), 7).ok());
     for (int i = 0; i < 28; ++i) EXPECT_EQ(part[static_cast<size_t>(i)], want(5 + i / 7, 3 + i % 7));
@@ -219,19 +225,23 @@ TEST_F(Fp8, WrongScalesAreRefused) {
 }
 
 TEST_F(Fp8, ModelOptAndCompressedTensors) {
-  for (const char* settings : {R"({"quant_method": "modelopt", "quant_algo": "FP8", "ignore": ["lm_head"]})",
-                               R"({"quant_method": "modelopt", "quantization": {"quant_algo": "fp8", "kv_cache_quant_algo": null}})",
-                               R"({"quant_method": "compressed-tensors", "format": "float-quantized", "config_groups": {"group_0": {"targets": ["Linear"],
+  for (
+      const char* settings :
+      {R"({"quant_method": "modelopt", "quant_algo": "FP8", "ignore": ["lm_head"]})",
+       R"({"quant_method": "modelopt", "quantization": {"quant_algo": "fp8", "kv_cache_quant_algo": null}})",
+       R"({"quant_method": "compressed-tensors", "format": "float-quantized", "config_groups": {"group_0": {"targets": ["Linear"],
                                    "weights": {"num_bits": 8, "type": "float", "strategy": "tensor"}}}})"}) {
     write("\"quantization_config\": " + std::string(settings), {}, "w_scale");
     expect_values([](int, int) { return 1; });
   }
   const auto compressed = [&](const std::string& weights, const std::string& format = "float-quantized") {
-    return R"("quantization_config": {"quant_method": "compressed-tensors", "format": ")" + format + R"(", "config_groups": {"group_7": {"weights": {)" + weights + "}}}}";
+    return R"("quantization_config": {"quant_method": "compressed-tensors", "format": ")" + format +
+           R"(", "config_groups": {"group_7": {"weights": {)" + weights + "}}}}";
   };
   write(compressed(R"("num_bits": 8, "type": "float", "strategy": "channel")"), {kRows, 1}, "w_scale");
   expect_values([](int r, int) { return r + 1; });
-  write(compressed(R"("num_bits": 8, "type": "float", "strategy": "block", "block_structure": [4, 5])"), {3, 3}, "w_scale");
+  write(compressed(R"("num_bits": 8, "type": "float", "strategy": "block", "block_structure": [4, 5])"), {3, 3},
+        "w_scale");
   expect_values([](int r, int c) { return r / 4 * 3 + c / 5 + 1; });
   write(compressed(R"("num_bits": 4, "type": "int", "strategy": "group")"), {});
   expect_problem("group_7");
@@ -364,16 +374,18 @@ TEST(Writer, EveryTypeAndAnyNumberOfTensorsComeBack) {
   for (const size_t expected : {size_t{0}, size_t{500}}) {
     const TestFolder folder;
     const std::string path = folder.path() + "/model.safetensors";
-    auto writer =
-        SafetensorsWriter::create(path, {.metadata = {{"format", "pt"}, {"quote\"", "é"}}, .expected_tensors = expected}).value();
+    auto writer = SafetensorsWriter::create(
+                      path, {.metadata = {{"format", "pt"}, {"quote\"", "é"}}, .expected_tensors = expected})
+                      .value();
     std::vector<std::byte> bytes(6 * 8);
     for (size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<std::byte>(i * 37);
     int types = 0;
     for (int type = 0; type < static_cast<int>(StorageType::q4_0); ++type, ++types) {
       const auto storage = static_cast<StorageType>(type);
-      ASSERT_TRUE(
-          writer.add(name(storage), storage, {2, 3}, std::span(bytes).first(static_cast<size_t>(6 * layout(storage).block_bytes)))
-              .ok());
+      ASSERT_TRUE(writer
+                      .add(name(storage), storage, {2, 3},
+                           std::span(bytes).first(static_cast<size_t>(6 * layout(storage).block_bytes)))
+                      .ok());
     }
     for (int i = 0; i < 300; ++i) ASSERT_TRUE(writer.add("t" + std::to_string(i), {1}, std::vector<int64_t>{i}).ok());
     ASSERT_TRUE(writer.add("scalar", {}, std::vector<float>{4.5f}).ok());
@@ -402,7 +414,8 @@ TEST(TensorInfo, IntegersAreAnError) {
 TEST(TensorInfo, RowsAreWhatLiesAlongTheLastDimension) {
   std::vector<float> values(24);
   for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(i);
-  const TensorInfo tensor{.name = "t", .type = StorageType::f32, .shape = {2, 3, 4}, .data = std::as_bytes(std::span(values))};
+  const TensorInfo tensor{
+      .name = "t", .type = StorageType::f32, .shape = {2, 3, 4}, .data = std::as_bytes(std::span(values))};
   EXPECT_EQ(tensor.rows(), 6);
   EXPECT_EQ(tensor.cols(), 4);
   EXPECT_TRUE(tensor.is_plain());

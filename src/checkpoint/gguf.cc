@@ -1,5 +1,5 @@
-// Reading GGUF: the header (metadata, list of tensors), then the tensors under Hugging Face's names with notes on what the
-// converter did to their values.
+// Reading GGUF: the header (metadata, list of tensors), then the tensors under Hugging Face's names with notes on what
+// the converter did to their values.
 #include <cstring>
 #include <optional>
 
@@ -23,7 +23,8 @@ class Reader {
 
   template <class T>
   Result<T> scalar() {
-    if (file_.size() - at_ < sizeof(T)) return fail(Code::data_corrupt, "the file ends inside its header (byte ", at_, ")");
+    if (file_.size() - at_ < sizeof(T))
+      return fail(Code::data_corrupt, "the file ends inside its header (byte ", at_, ")");
     T value;
     std::memcpy(&value, file_.data() + at_, sizeof value);
     at_ += sizeof value;
@@ -79,9 +80,12 @@ class Reader {
   Result<GgufValue> list() {
     WEFT_TRY(const uint32_t type, scalar<uint32_t>());
     WEFT_TRY(const uint64_t count, scalar<uint64_t>());
-    if (type == array) return fail(Code::unsupported, "nested arrays in the metadata");
+    if (type == array)
+      return fail(Code::unsupported, "an array inside an array in the metadata at byte ", at_,
+                  ", which is not supported");
     if (count > kMaxArray || count > file_.size() - at_)
-      return fail(Code::data_corrupt, "an array of ", count, " entries at byte ", at_);
+      return fail(Code::data_corrupt, "an array of ", count, " entries at byte ", at_,
+                  "; the file, or this reader, has no room for so many");
     std::vector<std::string_view> texts;
     std::vector<int64_t> integers;
     std::vector<double> numbers;
@@ -111,13 +115,15 @@ Result<Placed> read_tensor_info(Reader& reader) {
   WEFT_TRY(const std::string_view name, reader.text());
   placed.tensor.name = name;
   WEFT_TRY(const uint32_t dims, reader.scalar<uint32_t>());
-  if (dims > 4) return fail(Code::data_corrupt, "tensor ", name, " has ", dims, " dimensions");
+  if (dims > 4) return fail(Code::data_corrupt, "tensor ", name, " has ", dims, " dimensions; at most 4 are possible");
   int64_t values = 1;
   for (uint32_t d = 0; d < dims; ++d) {
     WEFT_TRY(const uint64_t extent, reader.scalar<uint64_t>());
-    if (extent == 0 || extent > (uint64_t{1} << 40) || __builtin_mul_overflow(values, static_cast<int64_t>(extent), &values))
-      return fail(Code::data_corrupt, "tensor ", name, " has an extent of ", extent);
-    placed.tensor.shape.insert(placed.tensor.shape.begin(), static_cast<int64_t>(extent));  // GGUF lists the innermost first
+    if (extent == 0 || extent > (uint64_t{1} << 40) ||
+        __builtin_mul_overflow(values, static_cast<int64_t>(extent), &values))
+      return fail(Code::data_corrupt, "tensor ", name, " has a dimension of size ", extent);
+    // GGUF lists the innermost first
+    placed.tensor.shape.insert(placed.tensor.shape.begin(), static_cast<int64_t>(extent));
   }
   WEFT_TRY(const uint32_t type, reader.scalar<uint32_t>());
   const std::optional<StorageType> storage = storage_from_ggml(type);
@@ -138,7 +144,8 @@ Result<GgufHeader> parse_gguf(std::span<const std::byte> file) {
   WEFT_TRY(const uint64_t tensor_count, reader.scalar<uint64_t>());
   WEFT_TRY(const uint64_t value_count, reader.scalar<uint64_t>());
   if (tensor_count > kMaxEntries || value_count > kMaxEntries)
-    return fail(Code::data_corrupt, "the header claims ", tensor_count, " tensors and ", value_count, " values");
+    return fail(Code::data_corrupt, "the header claims ", tensor_count, " tensors and ", value_count,
+                " metadata values; at most ", kMaxEntries, " of each are read");
   GgufHeader header;
   for (uint64_t i = 0; i < value_count; ++i) {
     WEFT_TRY(const std::string_view key, reader.text());
@@ -146,7 +153,7 @@ Result<GgufHeader> parse_gguf(std::span<const std::byte> file) {
     auto value = reader.value(type);
     if (!value.ok()) return std::move(value).error().with("key " + std::string(key));
     if (!header.metadata.values.emplace(std::string(key), std::move(value).value()).second)
-      return fail(Code::data_corrupt, "key ", key, " is there twice");
+      return fail(Code::data_corrupt, "metadata key ", key, " occurs twice");
   }
   std::vector<Placed> placed;
   for (uint64_t i = 0; i < tensor_count; ++i) {
@@ -154,12 +161,15 @@ Result<GgufHeader> parse_gguf(std::span<const std::byte> file) {
     placed.push_back(std::move(tensor));
   }
   const int64_t alignment = header.metadata.integer("general.alignment", 32);
-  if (alignment < 1 || alignment > 65536) return fail(Code::data_corrupt, "general.alignment is ", alignment);
+  if (alignment < 1 || alignment > 65536)
+    return fail(Code::data_corrupt, "general.alignment is ", alignment, "; it must be from 1 to 65536");
   const uint64_t data = (reader.at() + alignment - 1) / alignment * alignment;
   for (Placed& p : placed) {
     const StorageLayout shape = layout(p.tensor.type);
     if (p.tensor.cols() % shape.block_values != 0)
-      return fail(Code::data_corrupt, "rows of tensor ", p.tensor.name, " are no whole number of ", name(p.tensor.type), " blocks");
+      return fail(Code::data_corrupt, "tensor ", p.tensor.name, " has rows of ", p.tensor.cols(), " values; ",
+                  name(p.tensor.type), " stores them in blocks of ", shape.block_values,
+                  ", so the length of a row must be a multiple of that");
     uint64_t bytes = static_cast<uint64_t>(p.tensor.values() / shape.block_values);
     if (__builtin_mul_overflow(bytes, static_cast<uint64_t>(shape.block_bytes), &bytes) || data > file.size() ||
         p.offset > file.size() - data || bytes > file.size() - data - p.offset)
@@ -201,7 +211,8 @@ std::string hf_name(std::string_view name, bool gemma) {
   if (!name.starts_with("blk.")) return "";
   const size_t dot = name.find('.', 4), end = name.rfind('.');
   if (dot == std::string_view::npos || end <= dot) return "";
-  const std::string_view layer = name.substr(4, dot - 4), part = name.substr(dot + 1, end - dot - 1), kind = name.substr(end);
+  const std::string_view layer = name.substr(4, dot - 4), part = name.substr(dot + 1, end - dot - 1),
+                         kind = name.substr(end);
   const auto full = [&](std::string_view hf) {
     return "model.layers." + std::string(layer) + "." + std::string(hf) + std::string(kind);
   };
@@ -236,7 +247,8 @@ std::unique_ptr<GgufTokenizer> tokenizer_of(const GgufMetadata& m) {
 Status set_rotary_heads(TensorInfo& tensor, int64_t heads) {
   const int64_t rows = tensor.shape.size() <= 1 ? tensor.cols() : tensor.rows();
   if (heads < 1 || heads > rows || rows % (2 * heads) != 0)
-    return fail(Code::data_corrupt, "tensor ", tensor.name, " has ", rows, " rows, which are no ", heads, " heads of even size");
+    return fail(Code::data_corrupt, "tensor ", tensor.name, " has ", rows, " rows, which cannot be divided into ",
+                heads, " attention heads with an even number of rows each");
   if (heads > HfConfig::kMaxCount) return fail(Code::data_corrupt, "tensor ", tensor.name, " has ", heads, " heads");
   tensor.rotary_heads = static_cast<int>(heads);
   return {};

@@ -35,8 +35,12 @@ std::optional<int64_t> GgufMetadata::id(std::string_view key) const {
 const std::vector<std::string_view>* GgufMetadata::texts(std::string_view key) const {
   return get<std::vector<std::string_view>>(*this, key);
 }
-const std::vector<int64_t>* GgufMetadata::integers(std::string_view key) const { return get<std::vector<int64_t>>(*this, key); }
-const std::vector<double>* GgufMetadata::numbers(std::string_view key) const { return get<std::vector<double>>(*this, key); }
+const std::vector<int64_t>* GgufMetadata::integers(std::string_view key) const {
+  return get<std::vector<int64_t>>(*this, key);
+}
+const std::vector<double>* GgufMetadata::numbers(std::string_view key) const {
+  return get<std::vector<double>>(*this, key);
+}
 
 namespace {
 
@@ -92,7 +96,8 @@ Status refuse_variants(const GgufMetadata& m, const std::string& arch) {
   const int64_t head = m.integer(arch + ".attention.key_length", heads > 0 ? hidden / heads : 0);
   const int64_t rotary = m.integer(arch + ".rope.dimension_count", head);
   if (rotary != head)
-    return fail(Code::unsupported, arch, ".rope.dimension_count is ", rotary, ", but only the head size (", head, ") is supported");
+    return fail(Code::unsupported, arch, ".rope.dimension_count is ", rotary, ", but only the head size (", head,
+                ") is supported");
   return {};
 }
 

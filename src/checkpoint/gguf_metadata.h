@@ -17,7 +17,8 @@ namespace weft {
 
 // Numbers are widened; arrays hold one kind. Strings point into the file.
 struct GgufValue {
-  std::variant<int64_t, double, bool, std::string_view, std::vector<int64_t>, std::vector<double>, std::vector<std::string_view>>
+  std::variant<int64_t, double, bool, std::string_view, std::vector<int64_t>, std::vector<double>,
+               std::vector<std::string_view>>
       value;
 };
 
@@ -44,7 +45,8 @@ struct GgufHeader {
 
 Result<GgufHeader> parse_gguf(std::span<const std::byte> file);
 
-// A Hugging Face style config for a file's metadata and tensors. Errors: architectures and variants of them that are not known.
+// A Hugging Face style config for a file's metadata and tensors. Errors: architectures and variants of them that are
+// not known.
 Result<Json> gguf_config(const GgufHeader& header);
 
 }  // namespace weft

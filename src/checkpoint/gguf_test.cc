@@ -1,5 +1,5 @@
-// GGUF against the reference package's values (tests/data/checkpoint/make_fixtures.py): blocks to the bit, whole models under
-// Hugging Face's names; and files that lie about themselves.
+// GGUF against the reference package's values (tests/data/checkpoint/make_fixtures.py): blocks to the bit, whole models
+// under Hugging Face's names; and files that lie about themselves.
 #include <cmath>
 #include <cstring>
 #include <random>
@@ -61,12 +61,17 @@ TEST(Dequantize, BlocksMayLieAtAnyAddressAndBeCut) {
     std::memcpy(moved.data() + 1, blocks.data.data(), blocks.data.size());
     TensorInfo tensor{.name = "t", .type = type, .shape = {values.values()}, .data = std::span(moved).subspan(1)};
     const std::vector<float> all = *read_all(values);
-    for (const auto& [first, count] :
-         {std::pair<int64_t, int64_t>{0, 1}, {31, 2}, {5, 3}, {17, 230}, {32, 64}, {100, static_cast<int64_t>(all.size()) - 100}}) {
+    for (const auto& [first, count] : {std::pair<int64_t, int64_t>{0, 1},
+                                       {31, 2},
+                                       {5, 3},
+                                       {17, 230},
+                                       {32, 64},
+                                       {100, static_cast<int64_t>(all.size()) - 100}}) {
       if (first + count > values.values()) continue;
       std::vector<float> part(static_cast<size_t>(count));
       ASSERT_TRUE(read_block(tensor, 0, 1, first, count, part.data(), count).ok());
-      EXPECT_TRUE(same_bits(part, {all.begin() + first, all.begin() + first + count})) << name(type) << " from " << first;
+      EXPECT_TRUE(same_bits(part, {all.begin() + first, all.begin() + first + count}))
+          << name(type) << " from " << first;
     }
   }
 }
@@ -83,7 +88,8 @@ TEST(Dequantize, AllHalfPrecisionNumbers) {
     if (exponent == 31) {
       EXPECT_TRUE(fraction ? std::isnan(got[i]) : std::isinf(got[i]) && std::signbit(got[i]) == (sign < 0)) << i;
     } else {
-      EXPECT_EQ(got[i], sign * (exponent ? std::ldexp(1024 + fraction, exponent - 25) : std::ldexp(fraction, -24))) << i;
+      EXPECT_EQ(got[i], sign * (exponent ? std::ldexp(1024 + fraction, exponent - 25) : std::ldexp(fraction, -24)))
+          << i;
     }
     EXPECT_EQ(std::bit_cast<uint32_t>(brain[i]), static_cast<uint32_t>(i) << 16);
   }
@@ -237,14 +243,16 @@ TEST(GgufHostile, WrongHeadersAreRefusedByName) {
   expect(GgufWriter().start(0, 1).text("k").put(uint32_t{9}).put(uint32_t{4}).put(uint64_t{1} << 40), "array");
   expect(GgufWriter().start(0, 1).text("k").put(uint32_t{9}).put(uint32_t{9}).put(uint64_t{1}), "nested");
   expect(GgufWriter().start(0, 1).text("k").put(uint32_t{99}), "type 99");
-  expect(GgufWriter().start(0, 2).text("k").put(uint32_t{4}).put(uint32_t{1}).text("k").put(uint32_t{4}).put(uint32_t{1}), "twice");
+  expect(
+      GgufWriter().start(0, 2).text("k").put(uint32_t{4}).put(uint32_t{1}).text("k").put(uint32_t{4}).put(uint32_t{1}),
+      "twice");
   expect(GgufWriter().start(1, 0).tensor("w", {1, 1, 1, 1, 1}, 0, 0), "5 dimensions");
-  expect(GgufWriter().start(1, 0).tensor("w", {0}, 0, 0), "extent of 0");
+  expect(GgufWriter().start(1, 0).tensor("w", {0}, 0, 0), "dimension of size 0");
   expect(GgufWriter().start(1, 0).tensor("w", {uint64_t{1} << 40, uint64_t{1} << 40}, 0, 0), "extent");
   // 2^62 float32 values: their bytes are 0 modulo 2^64.
   expect(GgufWriter().start(1, 0).tensor("w", {uint64_t{1} << 31, uint64_t{1} << 31}, 0, 0), "beyond the end");
   expect(GgufWriter().start(1, 0).tensor("w", {8}, 0, ~uint64_t{0} - 15), "beyond the end");
-  expect(GgufWriter().start(1, 0).tensor("w", {33}, 8, 0), "whole number of q8_0 blocks");
+  expect(GgufWriter().start(1, 0).tensor("w", {33}, 8, 0), "q8_0 stores them in blocks of 32");
   expect(GgufWriter().start(1, 0).tensor("w", {32}, 16, 0), "type 16");
   expect(GgufWriter().start(1, 1).text("general.alignment").put(uint32_t{4}).put(uint32_t{0}), "");
 }
@@ -275,9 +283,12 @@ TEST(GgufHostile, WrongMetadataIsAnErrorNotACrash) {
   };
   EXPECT_EQ(status(patched("llama.gguf", "llama.rope.freq_base", bytes_of(10000.0f))), "ok");
   for (const float bad : {std::nanf(""), HUGE_VALF, -1.0f, 0.0f}) {
-    EXPECT_NE(status(patched("llama.gguf", "llama.rope.freq_base", bytes_of(bad))).find("rope_theta"), std::string::npos) << bad;
-    EXPECT_NE(status(patched("llama.gguf", "llama.attention.layer_norm_rms_epsilon", bytes_of(bad))).find("rms_norm_eps"),
+    EXPECT_NE(status(patched("llama.gguf", "llama.rope.freq_base", bytes_of(bad))).find("rope_theta"),
               std::string::npos)
+        << bad;
+    EXPECT_NE(
+        status(patched("llama.gguf", "llama.attention.layer_norm_rms_epsilon", bytes_of(bad))).find("rms_norm_eps"),
+        std::string::npos)
         << bad;
   }
   for (const uint32_t heads : {0u, 3u, 0x40000001u, 0x80000000u, 0xffffffffu})

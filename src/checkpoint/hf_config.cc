@@ -15,7 +15,8 @@ bool is_writable(const Json& value) {
   if (value.is_number()) return std::isfinite(value.as_number());
   if (value.is_array()) return std::all_of(value.items().begin(), value.items().end(), is_writable);
   if (value.is_object())
-    return std::all_of(value.members().begin(), value.members().end(), [](const auto& m) { return is_writable(m.second); });
+    return std::all_of(value.members().begin(), value.members().end(),
+                       [](const auto& m) { return is_writable(m.second); });
   return true;
 }
 
@@ -42,7 +43,8 @@ struct HfConfig::Shared {
 };
 
 HfConfig::HfConfig(Json document, std::string where)
-    : shared_(std::make_shared<Shared>(Shared{std::move(document), std::move(where), std::nullopt})), node_(&shared_->document) {
+    : shared_(std::make_shared<Shared>(Shared{std::move(document), std::move(where), std::nullopt})),
+      node_(&shared_->document) {
   if (!node_->is_object())
     shared_->error = fail(Code::invalid_argument, shared_->where, " must be a JSON object, not ", node_->type_name());
 }
@@ -83,7 +85,8 @@ HfConfig HfConfig::with_defaults(Json defaults) const {
 void HfConfig::reject(std::string_view key, std::string_view problem, Code code) const {
   if (shared_->error) return;
   const Json* found = value(key);
-  shared_->error = fail(code, shared_->where, ": ", prefix_, key, " is ", found ? shown(*found) : "absent", ", ", problem);
+  shared_->error =
+      fail(code, shared_->where, ": ", prefix_, key, " is ", found ? shown(*found) : "absent", ", ", problem);
 }
 
 Status HfConfig::status() const {
@@ -93,13 +96,15 @@ Status HfConfig::status() const {
 
 const Json* HfConfig::required(std::string_view key) const {
   const Json* found = value(key);
-  if (!found && !shared_->error) shared_->error = fail(Code::invalid_argument, shared_->where, ": ", prefix_, key, " is missing");
+  if (!found && !shared_->error)
+    shared_->error = fail(Code::invalid_argument, shared_->where, ": ", prefix_, key, " is missing");
   return found;
 }
 
 int HfConfig::whole(const Json* found, std::string_view key, int64_t low, int64_t high) const {
   if (!found) return static_cast<int>(low);
-  const bool number = found->is_integer() || (found->is_number() && std::floor(found->as_number()) == found->as_number());
+  const bool number =
+      found->is_integer() || (found->is_number() && std::floor(found->as_number()) == found->as_number());
   const double size = number ? found->as_number() : low - 1.0;
   if (size >= static_cast<double>(low) && size <= static_cast<double>(high)) return static_cast<int>(size);
   reject(key, "but must be a whole number from " + std::to_string(low) + " to " + std::to_string(high));
@@ -157,7 +162,8 @@ std::string HfConfig::text(std::string_view key, std::string_view absent) const 
   return has(key) ? text(key) : std::string(absent);
 }
 
-std::string HfConfig::choice(std::string_view key, std::string_view absent, const std::vector<std::string_view>& allowed) const {
+std::string HfConfig::choice(std::string_view key, std::string_view absent,
+                             const std::vector<std::string_view>& allowed) const {
   const std::string found = text(key, absent);
   if (std::find(allowed.begin(), allowed.end(), found) != allowed.end()) return found;
   std::string problem = "but must be one of";
@@ -222,7 +228,8 @@ HfConfig HfConfig::sub(std::string_view key) const {
 std::string HfConfig::architecture() const {
   const Json* found = required("architectures");
   if (!found) return "";
-  if (found->is_array() && !found->items().empty() && found->items()[0].is_string()) return found->items()[0].as_string();
+  if (found->is_array() && !found->items().empty() && found->items()[0].is_string())
+    return found->items()[0].as_string();
   reject("architectures", "but must be a list of strings");
   return "";
 }
@@ -286,7 +293,8 @@ namespace {
 // Checks and copies what the scaling's kind needs out of the object `s`.
 void read_scaling(const HfConfig& s, const HfConfig& whole, RopeConfig& rope) {
   const std::string kind = s.text("rope_type", s.text("type", "default"));
-  if (kind == "default" && s.has("factor") && !s.has("rope_type") && !s.has("type")) s.reject("rope_type", "but there is a factor");
+  if (kind == "default" && s.has("factor") && !s.has("rope_type") && !s.has("type"))
+    s.reject("rope_type", "but there is a factor");
   const auto factor = [&] {
     const double value = s.number("factor");
     if (!(value >= 1)) s.reject("factor", "but must be at least 1");
@@ -304,12 +312,14 @@ void read_scaling(const HfConfig& s, const HfConfig& whole, RopeConfig& rope) {
     rope.low_freq_factor = s.positive("low_freq_factor");
     rope.high_freq_factor = s.positive("high_freq_factor");
     rope.original_max_positions = s.positions("original_max_position_embeddings");
-    if (!(rope.low_freq_factor <= rope.high_freq_factor)) s.reject("low_freq_factor", "but must not be above high_freq_factor");
+    if (!(rope.low_freq_factor <= rope.high_freq_factor))
+      s.reject("low_freq_factor", "but must not be above high_freq_factor");
   } else if (kind == "yarn") {
     rope.scaling = RopeConfig::Scaling::yarn;
     rope.factor = factor();
-    rope.original_max_positions = s.has("original_max_position_embeddings") ? s.positions("original_max_position_embeddings")
-                                                                            : whole.positions("max_position_embeddings");
+    rope.original_max_positions = s.has("original_max_position_embeddings")
+                                      ? s.positions("original_max_position_embeddings")
+                                      : whole.positions("max_position_embeddings");
     rope.beta_fast = s.positive("beta_fast", 32), rope.beta_slow = s.positive("beta_slow", 1);
     if (!(rope.beta_slow < rope.beta_fast)) s.reject("beta_slow", "but must be below beta_fast");
     if (s.has("mscale")) rope.mscale = s.number("mscale");

@@ -1,7 +1,7 @@
-// A checked, read-only view of a config.json. Recipes read it with plain expressions (`c.count("hidden_size")`): the first thing
-// that is wrong is remembered, accessors return something harmless from then on, and the loader asks status() once at the end. Both
-// spellings of Hugging Face configs are understood: transformers 4 (torch_dtype, rope_theta, rope_scaling) and 5 (dtype,
-// rope_parameters, layer_types).
+// A checked, read-only view of a config.json. Recipes read it with plain expressions (`c.count("hidden_size")`): the
+// first thing that is wrong is remembered, accessors return something harmless from then on, and the loader asks
+// status() once at the end. Both spellings of Hugging Face configs are understood: transformers 4 (torch_dtype,
+// rope_theta, rope_scaling) and 5 (dtype, rope_parameters, layer_types).
 #pragma once
 
 #include <cstdint>
@@ -25,8 +25,8 @@ enum class LayerKind : uint8_t { full, window, chunk };
 // ("text_config.hidden_size"). A null value counts as absent everywhere.
 class HfConfig {
  public:
-  // Limits: a count above kMaxCount or a position count above kMaxPositions is refused, so that products of two stay within int64
-  // and no recipe overflows int.
+  // Limits: a count above kMaxCount or a position count above kMaxPositions is refused, so that products of two stay
+  // within int64 and no recipe overflows int.
   static constexpr int kMaxCount = 1 << 24;
   static constexpr int kMaxPositions = 1 << 30;
   // For every key that ends in num_hidden_layers: a plan is recorded layer by layer before any tensor is looked for.
@@ -67,7 +67,8 @@ class HfConfig {
   std::vector<double> numbers(std::string_view key) const;
   // Items of a list of objects (block_configs), each as a view; empty if absent.
   std::vector<HfConfig> list(std::string_view key) const;
-  // The same view, with values for keys that are absent (saved configurations leave out what equals transformers' defaults).
+  // The same view, with values for keys that are absent (saved configurations leave out what equals transformers'
+  // defaults).
   HfConfig with_defaults(Json defaults) const;
   // A nested object (text_config, vision_config). An absent one is an error and yields an empty view.
   HfConfig sub(std::string_view key) const;
@@ -76,8 +77,8 @@ class HfConfig {
   std::string architecture() const;
   // `dtype` or `torch_dtype` without "torch."; "" if absent.
   std::string dtype() const;
-  // The first extent of a tensor, for the few sizes that configurations leave out; `absent` where the checkpoint is not at hand or has
-  // no such tensor.
+  // The first extent of a tensor, for the few sizes that configurations leave out; `absent` where the checkpoint is not
+  // at hand or has no such tensor.
   int tensor_rows(std::string_view tensor, int absent) const;
   // Token ids, a single one or a list; negative ones (meaning "none") are left out. Empty if absent.
   std::vector<int> token_ids(std::string_view key) const;
@@ -86,11 +87,13 @@ class HfConfig {
   int head_dim() const;
   // num_key_value_heads (absent: num_attention_heads), which must divide num_attention_heads.
   int kv_heads() const;
-  // `layer_types`, which must then have `layers` entries of known kinds; empty if absent (the recipe knows its family's rule).
+  // `layer_types`, which must then have `layers` entries of known kinds; empty if absent (the recipe knows its family's
+  // rule).
   std::vector<LayerKind> layer_types(int layers) const;
-  // Rotary settings for layers of a kind. `theta` is the family's default. Reads rope_parameters (flat, or one object per kind),
-  // else rope_theta and rope_scaling; for `window` and a config with rope_local_base_freq (Gemma 3, version 4) that base without
-  // scaling. Unknown kinds (dynamic, longrope, ...) are an error that names rope_scaling and the kind.
+  // Rotary settings for layers of a kind. `theta` is the family's default. Reads rope_parameters (flat, or one object
+  // per kind), else rope_theta and rope_scaling; for `window` and a config with rope_local_base_freq (Gemma 3, version
+  // 4) that base without scaling. Unknown kinds (dynamic, longrope, ...) are an error that names rope_scaling and the
+  // kind.
   RopeConfig rope(LayerKind kind = LayerKind::full, double theta = 10000.0) const;
 
   // Remembers an error about a key (unless one is remembered already): "config.json: KEY is VALUE, PROBLEM".

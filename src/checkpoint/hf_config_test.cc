@@ -25,8 +25,8 @@ Code fault_code(const char* json, const std::function<void(const HfConfig&)>& re
 }
 
 TEST(HfConfig, ReadsValues) {
-  const HfConfig c =
-      config(R"({"n": 7, "zero": 0, "x": 2.5, "whole": 3, "on": true, "s": "text", "none": null, "list": [1, 2], "one": 4,
+  const HfConfig c = config(
+      R"({"n": 7, "zero": 0, "x": 2.5, "whole": 3, "on": true, "s": "text", "none": null, "list": [1, 2], "one": 4,
                                 "names": ["a", "b"], "xs": [1, 2.5], "sub": {"n": 9, "deep": {"m": 1}}, "items": [{"k": 1}, {"k": 2}]})");
   EXPECT_EQ(c.count("n"), 7);
   EXPECT_EQ(c.index("zero"), 0);
@@ -71,14 +71,18 @@ TEST(HfConfig, WrongCountsNameTheKeyAndGiveSomethingHarmless) {
     const HfConfig c = config(("{\"hidden_size\": " + std::string(value) + "}").c_str());
     EXPECT_EQ(c.count("hidden_size"), 1) << value;
     ASSERT_FALSE(c.status().ok()) << value;
-    EXPECT_NE(c.status().error().message().find("config.json: hidden_size"), std::string::npos) << c.status().error().message();
+    EXPECT_NE(c.status().error().message().find("config.json: hidden_size"), std::string::npos)
+        << c.status().error().message();
   }
-  EXPECT_NE(fault("{}", [](const HfConfig& c) { EXPECT_EQ(c.count("hidden_size"), 1); }).find("hidden_size"), std::string::npos);
+  EXPECT_NE(fault("{}", [](const HfConfig& c) { EXPECT_EQ(c.count("hidden_size"), 1); }).find("hidden_size"),
+            std::string::npos);
 }
 
 TEST(HfConfig, LayersAreFew) {
   EXPECT_EQ(config(R"({"num_hidden_layers": 126})").count("num_hidden_layers"), 126);
-  EXPECT_NE(fault(R"({"num_hidden_layers": 100000})", [](const HfConfig& c) { EXPECT_EQ(c.count("num_hidden_layers"), 1); }), "ok");
+  EXPECT_NE(
+      fault(R"({"num_hidden_layers": 100000})", [](const HfConfig& c) { EXPECT_EQ(c.count("num_hidden_layers"), 1); }),
+      "ok");
   EXPECT_NE(fault(R"({"text_config": {"num_hidden_layers": 100000}})",
                   [](const HfConfig& c) { (void)c.count("text_config.num_hidden_layers"); }),
             "ok");
@@ -103,7 +107,8 @@ TEST(HfConfig, NestedKeysAreNamedInFull) {
                   })
                 .find("blocks[1].n"),
             std::string::npos);
-  EXPECT_NE(fault(R"({"blocks": [1]})", [](const HfConfig& c) { (void)c.list("blocks"); }).find("blocks"), std::string::npos);
+  EXPECT_NE(fault(R"({"blocks": [1]})", [](const HfConfig& c) { (void)c.list("blocks"); }).find("blocks"),
+            std::string::npos);
 }
 
 TEST(HfConfig, PositionsAreCapped) {
@@ -123,7 +128,8 @@ TEST(HfConfig, NumbersMustBeNumbers) {
   for (const double value : {std::nan(""), HUGE_VAL, -HUGE_VAL}) {
     const HfConfig c(Json::object({{"eps", value}, {"n", value}}));
     EXPECT_EQ(c.positive("eps"), 1);
-    EXPECT_NE(c.status().error().message().find("eps is not finite"), std::string::npos) << c.status().error().message();
+    EXPECT_NE(c.status().error().message().find("eps is not finite"), std::string::npos)
+        << c.status().error().message();
     const HfConfig other(Json::object({{"n", value}}));
     EXPECT_EQ(other.count("n"), 1);
     EXPECT_FALSE(other.status().ok());
@@ -168,7 +174,8 @@ TEST(HfConfig, TokenIds) {
   EXPECT_TRUE(config(R"({"eos_token_id": null})").eos_token_ids().empty());
   EXPECT_TRUE(config(R"({"eos_token_id": -1})").eos_token_ids().empty());
   for (const char* json : {R"({"eos_token_id": "x"})", R"({"eos_token_id": [2, "x"]})", R"({"eos_token_id": 2.5})"})
-    EXPECT_NE(fault(json, [](const HfConfig& c) { (void)c.eos_token_ids(); }).find("eos_token_id"), std::string::npos) << json;
+    EXPECT_NE(fault(json, [](const HfConfig& c) { (void)c.eos_token_ids(); }).find("eos_token_id"), std::string::npos)
+        << json;
 }
 
 TEST(HfConfig, HeadSizes) {
@@ -178,14 +185,17 @@ TEST(HfConfig, HeadSizes) {
   const auto head = [](const HfConfig& c) { EXPECT_GE(c.head_dim(), 1); };
   for (const char* json :
        {R"({"hidden_size": 16, "num_attention_heads": 3})", R"({"hidden_size": 16, "num_attention_heads": 5})",
-        R"({"hidden_size": 12, "num_attention_heads": 4})", R"({"hidden_size": 16, "num_attention_heads": 2, "head_dim": 7})",
-        R"({"hidden_size": 16, "num_attention_heads": 2, "head_dim": 0})", R"({"hidden_size": 16, "num_attention_heads": 0})"})
+        R"({"hidden_size": 12, "num_attention_heads": 4})",
+        R"({"hidden_size": 16, "num_attention_heads": 2, "head_dim": 7})",
+        R"({"hidden_size": 16, "num_attention_heads": 2, "head_dim": 0})",
+        R"({"hidden_size": 16, "num_attention_heads": 0})"})
     EXPECT_NE(fault(json, head), "ok") << json;
   EXPECT_EQ(config(R"({"num_attention_heads": 4})").kv_heads(), 4);
   EXPECT_EQ(config(R"({"num_attention_heads": 4, "num_key_value_heads": 2})").kv_heads(), 2);
-  for (const char* json :
-       {R"({"num_attention_heads": 2, "num_key_value_heads": 3})", R"({"num_attention_heads": 2, "num_key_value_heads": 0})"})
-    EXPECT_NE(fault(json, [](const HfConfig& c) { EXPECT_GE(c.kv_heads(), 1); }).find("num_key_value_heads"), std::string::npos)
+  for (const char* json : {R"({"num_attention_heads": 2, "num_key_value_heads": 3})",
+                           R"({"num_attention_heads": 2, "num_key_value_heads": 0})"})
+    EXPECT_NE(fault(json, [](const HfConfig& c) { EXPECT_GE(c.kv_heads(), 1); }).find("num_key_value_heads"),
+              std::string::npos)
         << json;
 }
 
@@ -221,14 +231,17 @@ TEST(HfConfigRope, KindsOfScaling) {
       config(R"({"rope_theta": 5e5, "rope_scaling": {"rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0,
       "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}})")
           .rope();
-  EXPECT_EQ(llama3, (RopeConfig{.scaling = Scaling::llama3, .theta = 5e5, .factor = 32, .original_max_positions = 8192}));
+  EXPECT_EQ(llama3,
+            (RopeConfig{.scaling = Scaling::llama3, .theta = 5e5, .factor = 32, .original_max_positions = 8192}));
   const RopeConfig yarn =
       config(
           R"({"max_position_embeddings": 4096, "rope_scaling": {"type": "yarn", "factor": 40, "mscale": 1.0, "mscale_all_dim": 0.707}})")
           .rope();
-  EXPECT_EQ(
-      yarn,
-      (RopeConfig{.scaling = Scaling::yarn, .factor = 40, .original_max_positions = 4096, .mscale = 1.0, .mscale_all_dim = 0.707}));
+  EXPECT_EQ(yarn, (RopeConfig{.scaling = Scaling::yarn,
+                              .factor = 40,
+                              .original_max_positions = 4096,
+                              .mscale = 1.0,
+                              .mscale_all_dim = 0.707}));
   EXPECT_EQ(
       config(
           R"({"rope_scaling": {"rope_type": "yarn", "factor": 4, "original_max_position_embeddings": 64, "beta_fast": 16, "beta_slow": 2,
@@ -246,15 +259,18 @@ TEST(HfConfigRope, KindsOfScaling) {
 
 TEST(HfConfigRope, Version5SpellingIsTheSame) {
   EXPECT_EQ(
-      config(R"({"rope_parameters": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6, "partial_rotary_factor": 0.5}})")
+      config(
+          R"({"rope_parameters": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6, "partial_rotary_factor": 0.5}})")
           .rope(),
-      config(R"({"rope_theta": 1e6, "rope_scaling": {"type": "linear", "factor": 8.0}, "partial_rotary_factor": 0.5})").rope());
-  const HfConfig gemma = config(R"({"rope_parameters": {"full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+      config(R"({"rope_theta": 1e6, "rope_scaling": {"type": "linear", "factor": 8.0}, "partial_rotary_factor": 0.5})")
+          .rope());
+  const HfConfig gemma =
+      config(R"({"rope_parameters": {"full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
       "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}}})");
   EXPECT_EQ(gemma.rope(), (RopeConfig{.scaling = Scaling::linear, .theta = 1e6, .factor = 8}));
   EXPECT_EQ(gemma.rope(LayerKind::window), (RopeConfig{.theta = 10000}));
-  const HfConfig old =
-      config(R"({"rope_theta": 1e6, "rope_local_base_freq": 10000, "rope_scaling": {"rope_type": "linear", "factor": 8.0}})");
+  const HfConfig old = config(
+      R"({"rope_theta": 1e6, "rope_local_base_freq": 10000, "rope_scaling": {"rope_type": "linear", "factor": 8.0}})");
   EXPECT_EQ(old.rope(), gemma.rope());
   EXPECT_EQ(old.rope(LayerKind::window), gemma.rope(LayerKind::window));
 }
@@ -263,7 +279,8 @@ TEST(HfConfigRope, FaultsAreRefused) {
   const auto rope = [](const HfConfig& c) { (void)c.rope(); };
   for (
       const char* json :
-      {R"({"rope_scaling": {"rope_type": "linear", "factor": 0}})", R"({"rope_scaling": {"rope_type": "linear", "factor": -1.0}})",
+      {R"({"rope_scaling": {"rope_type": "linear", "factor": 0}})",
+       R"({"rope_scaling": {"rope_type": "linear", "factor": -1.0}})",
        R"({"rope_scaling": {"rope_type": "linear", "factor": "8"}})", R"({"rope_scaling": {"rope_type": "linear"}})",
        R"({"rope_scaling": [1]})", R"({"rope_scaling": "linear"})", R"({"rope_scaling": {"factor": 8}})",
        R"({"rope_scaling": {"rope_type": 5}})", R"({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}})",
@@ -272,13 +289,15 @@ TEST(HfConfigRope, FaultsAreRefused) {
     EXPECT_NE(fault(json, rope).find("rope_scaling"), std::string::npos) << json << fault(json, rope);
   for (const char* json :
        {R"({"rope_scaling": {"type": "magic", "factor": 2.0}})", R"({"rope_scaling": {"rope_type": "longrope"}})",
-        R"({"rope_scaling": {"type": "dynamic", "factor": 2.0}})", R"({"rope_scaling": {"type": "su", "factor": 2.0}})"}) {
+        R"({"rope_scaling": {"type": "dynamic", "factor": 2.0}})",
+        R"({"rope_scaling": {"type": "su", "factor": 2.0}})"}) {
     EXPECT_NE(fault(json, rope).find("rope_scaling"), std::string::npos) << json;
     EXPECT_EQ(fault_code(json, rope), Code::unsupported);
   }
-  for (const char* json :
-       {R"({"rope_theta": 0})", R"({"rope_theta": -1})", R"({"rope_theta": "x"})",
-        R"({"rope_theta": 1, "rope_scaling": {"rope_type": "yarn", "factor": 2, "original_max_position_embeddings": 64}})"})
+  for (
+      const char* json :
+      {R"({"rope_theta": 0})", R"({"rope_theta": -1})", R"({"rope_theta": "x"})",
+       R"({"rope_theta": 1, "rope_scaling": {"rope_type": "yarn", "factor": 2, "original_max_position_embeddings": 64}})"})
     EXPECT_NE(fault(json, rope).find("rope_theta"), std::string::npos) << json;
   EXPECT_FALSE(parse_json(R"({"factor": 1e400})").ok()) << "infinity never gets that far";
   EXPECT_NE(fault(R"({"partial_rotary_factor": 1.5})", rope).find("partial_rotary_factor"), std::string::npos);

@@ -33,25 +33,29 @@ Result<BlockSize> block_size(const Json& settings, const char* key) {
   if (!size || size->is_null()) return BlockSize();
   const auto valid = [](const Json& j) { return j.is_integer() && j.as_integer() >= 1 && j.as_integer() <= kMaxBlock; };
   if (!size->is_array() || size->items().size() != 2 || !valid(size->items()[0]) || !valid(size->items()[1]))
-    return fail(Code::invalid_argument,
-                "config.json: quantization_config.", key, " is not two whole numbers of at least 1");
+    return fail(Code::invalid_argument, "config.json: quantization_config.", key,
+                " is not two whole numbers of at least 1");
   return BlockSize{size->items()[0].as_integer(), size->items()[1].as_integer()};
 }
 
 Error unsupported_method(const std::string& method, const std::string& what) {
   return fail(Code::unsupported, "config.json: quantization_config.quant_method ", json_quote(method), ": ", what,
-              "; of the quantised methods \"fp8\", \"modelopt\" with FP8 and \"compressed-tensors\" with floats of 8 bits are supported");
+              "; of the quantised methods \"fp8\", \"modelopt\" with FP8 and \"compressed-tensors\" with floats of 8 "
+              "bits are supported");
 }
 
 std::string text_of(const Json* value) { return value && value->is_string() ? value->as_string() : std::string(); }
 
-// compressed-tensors: every group of layers must hold floats of 8 bits. Scales are one per tensor, per row or per block.
+// compressed-tensors: every group of layers must hold floats of 8 bits. Scales are one per tensor, per row or per
+// block.
 Result<BlockSize> check_compressed(const Json& settings) {
   const std::string method = "compressed-tensors", format = text_of(settings.find("format"));
   if (format != "float-quantized" && format != "naive-quantized")
-    return unsupported_method(method, "format " + (format.empty() ? "is absent" : json_quote(format) + " is not supported"));
+    return unsupported_method(method,
+                              "format " + (format.empty() ? "is absent" : json_quote(format) + " is not supported"));
   const Json* groups = settings.find("config_groups");
-  if (!groups || !groups->is_object() || groups->members().empty()) return unsupported_method(method, "config_groups is absent");
+  if (!groups || !groups->is_object() || groups->members().empty())
+    return unsupported_method(method, "config_groups is absent");
   BlockSize block;
   for (const auto& [name, group] : groups->members()) {
     const Json* weights = group.is_object() ? group.find("weights") : nullptr;
@@ -60,7 +64,9 @@ Result<BlockSize> check_compressed(const Json& settings) {
       return unsupported_method(method, "the weights of config_groups." + name + " are not floats of 8 bits");
     const std::string strategy = text_of(weights->find("strategy"));
     if (strategy == "tensor" || strategy == "channel") continue;
-    if (strategy != "block") return unsupported_method(method, "the strategy " + json_quote(strategy) + " of config_groups." + name + " is not supported");
+    if (strategy != "block")
+      return unsupported_method(
+          method, "the strategy " + json_quote(strategy) + " of config_groups." + name + " is not supported");
     WEFT_TRY(block, block_size(*weights, "block_structure"));
   }
   return block;
@@ -70,23 +76,29 @@ Result<BlockSize> check_compressed(const Json& settings) {
 Result<BlockSize> check_modelopt(const Json& settings) {
   const Json* nested = settings.find("quantization");  // as hf_quant_config.json has it
   std::string algorithm = text_of((nested && nested->is_object() ? *nested : settings).find("quant_algo"));
-  std::transform(algorithm.begin(), algorithm.end(), algorithm.begin(), [](unsigned char c) { return c >= 'a' && c <= 'z' ? c - 32 : c; });
-  if (algorithm != "FP8") return unsupported_method("modelopt", "quant_algo " + (algorithm.empty() ? "is absent" : json_quote(algorithm) + " is not supported"));
+  std::transform(algorithm.begin(), algorithm.end(), algorithm.begin(),
+                 [](unsigned char c) { return c >= 'a' && c <= 'z' ? c - 32 : c; });
+  if (algorithm != "FP8")
+    return unsupported_method(
+        "modelopt", "quant_algo " + (algorithm.empty() ? "is absent" : json_quote(algorithm) + " is not supported"));
   return BlockSize();
 }
 
 Result<BlockSize> check_settings(const Json& settings) {
   if (!settings.is_object())
-    return fail(Code::invalid_argument, "config.json: quantization_config is ", settings.type_name(), ", not an object");
+    return fail(Code::invalid_argument, "config.json: quantization_config is ", settings.type_name(),
+                ", not an object");
   const Json* method = settings.find("quant_method");
   if (!method || !method->is_string())
-    return fail(Code::unsupported, "config.json: quantization_config has no quant_method, so its weights cannot be read");
+    return fail(Code::unsupported,
+                "config.json: quantization_config has no quant_method, so its weights cannot be read");
   if (method->as_string() == "compressed-tensors") return check_compressed(settings);
   if (method->as_string() == "modelopt") return check_modelopt(settings);
   if (method->as_string() != "fp8") return unsupported_method(method->as_string(), "is not supported");
   const Json* format = settings.find("fmt");
   if (format && !format->is_null() && !(format->is_string() && format->as_string() == "e4m3"))
-    return fail(Code::unsupported, "config.json: quantization_config.fmt is not \"e4m3\", which is all that is supported");
+    return fail(Code::unsupported,
+                "config.json: quantization_config.fmt is not \"e4m3\", which is all that is supported");
   return block_size(settings, "weight_block_size");
 }
 
@@ -108,8 +120,8 @@ Result<TensorInfo> fit_scale(TensorInfo& weight, const TensorInfo& scale, BlockS
   if (block.rows > 0) {
     const std::vector<int64_t> grid = {(rows + block.rows - 1) / block.rows, (cols + block.cols - 1) / block.cols};
     if (shape == grid) return set(block.rows, block.cols);
-    return fail(Code::data_corrupt, "tensor ", scale.name, " is not the [", grid[0], ", ", grid[1], "] grid that belongs to [",
-                rows, ", ", cols, "] weights in blocks of ", block.rows, " x ", block.cols);
+    return fail(Code::data_corrupt, "tensor ", scale.name, " is not the [", grid[0], ", ", grid[1],
+                "] grid that belongs to [", rows, ", ", cols, "] weights in blocks of ", block.rows, " x ", block.cols);
   }
   if (shape.size() <= 2 && scale.values() == 1) {
     fitted.shape = {1, 1};

@@ -12,9 +12,11 @@ uint64_t mix(uint64_t x) {  // SplitMix64
   return x ^ (x >> 31);
 }
 
-// `counter` + i, all 32-bit, through an integer hash of two multiplications, which vectors of every width have. Whole numbers up to the
-// last step, and there a product and a sum that are each rounded once: no width of vectors rounds differently.
-[[gnu::always_inline]] inline void fill(uint32_t counter, uint32_t key, int64_t count, float center, float width, float* out) {
+// `counter` + i, all 32-bit, through an integer hash of two multiplications, which vectors of every width have. Whole
+// numbers up to the last step, and there a product and a sum that are each rounded once: no width of vectors rounds
+// differently.
+[[gnu::always_inline]] inline void fill(uint32_t counter, uint32_t key, int64_t count, float center, float width,
+                                        float* out) {
   for (int64_t i = 0; i < count; ++i) {
     uint32_t x = counter + static_cast<uint32_t>(i);
     x = (x ^ (x >> 16)) * 0x21f0aaadu;
@@ -27,10 +29,12 @@ uint64_t mix(uint64_t x) {  // SplitMix64
 using Fill = void (*)(uint32_t counter, uint32_t key, int64_t count, float center, float width, float* out);
 
 #if defined(__x86_64__)
-[[gnu::target("avx512f,prefer-vector-width=512")]] void fill_avx512(uint32_t counter, uint32_t key, int64_t count, float center, float width, float* out) {
+[[gnu::target("avx512f,prefer-vector-width=512")]] void fill_avx512(uint32_t counter, uint32_t key, int64_t count,
+                                                                    float center, float width, float* out) {
   fill(counter, key, count, center, width, out);
 }
-[[gnu::target("avx2")]] void fill_avx2(uint32_t counter, uint32_t key, int64_t count, float center, float width, float* out) {
+[[gnu::target("avx2")]] void fill_avx2(uint32_t counter, uint32_t key, int64_t count, float center, float width,
+                                       float* out) {
   fill(counter, key, count, center, width, out);
 }
 #endif
@@ -58,9 +62,11 @@ void random_values(uint64_t seed, uint64_t first, int64_t count, float center, f
   static const Fill fill_values = choose_fill();
   constexpr uint64_t kBlock = uint64_t{1} << 32;  // values of one pair of counter and key
   while (count > 0) {
-    const int64_t step = static_cast<int64_t>(std::min<uint64_t>(static_cast<uint64_t>(count), kBlock - first % kBlock));
+    const int64_t step =
+        static_cast<int64_t>(std::min<uint64_t>(static_cast<uint64_t>(count), kBlock - first % kBlock));
     const uint64_t start = mix(seed + first / kBlock);
-    fill_values(static_cast<uint32_t>(start) + static_cast<uint32_t>(first), static_cast<uint32_t>(start >> 32), step, center, width, out);
+    fill_values(static_cast<uint32_t>(start) + static_cast<uint32_t>(first), static_cast<uint32_t>(start >> 32), step,
+                center, width, out);
     first += static_cast<uint64_t>(step), count -= step, out += step;
   }
 }

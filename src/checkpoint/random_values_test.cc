@@ -20,7 +20,8 @@ TEST(RandomValues, AnyCutIsTheSame) {
   for (const uint64_t first : {0u, 1u, 7u, 63u, 500u})
     for (const int64_t count : {1, 3, 16, 17, 130}) {
       const std::vector<float> part = values(seed, first, count);
-      for (int64_t i = 0; i < count; ++i) ASSERT_EQ(part[static_cast<size_t>(i)], whole[first + static_cast<size_t>(i)]) << first << " " << i;
+      for (int64_t i = 0; i < count; ++i)
+        ASSERT_EQ(part[static_cast<size_t>(i)], whole[first + static_cast<size_t>(i)]) << first << " " << i;
     }
   // Across the end of a 32-bit counter.
   const uint64_t far = (uint64_t{1} << 32) - 5;
@@ -32,7 +33,8 @@ TEST(RandomValues, AnyCutIsTheSame) {
 // The same on every machine and for every width of vectors.
 TEST(RandomValues, AreThese) {
   const std::vector<float> some = values(random_seed("w"), 0, 4, 0.5f, 0.25f);
-  const std::vector<float> want = {0x1.78db640000000p-1f, 0x1.8e04060000000p-2f, 0x1.36a20e0000000p-1f, 0x1.12d2580000000p-1f};
+  const std::vector<float> want = {0x1.78db640000000p-1f, 0x1.8e04060000000p-2f, 0x1.36a20e0000000p-1f,
+                                   0x1.12d2580000000p-1f};
   EXPECT_EQ(some, want);
 }
 

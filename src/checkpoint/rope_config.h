@@ -1,5 +1,5 @@
-// Rotary position settings as a config.json states them, parsed and checked. Computing frequencies from them is the rope block's
-// work.
+// Rotary position settings as a config.json states them, parsed and checked. Computing frequencies from them is the
+// rope block's work.
 #pragma once
 
 #include <optional>

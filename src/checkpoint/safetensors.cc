@@ -56,12 +56,15 @@ Result<Entry> parse_entry(const Json& json, int64_t data_bytes) {
   WEFT_TRY(const std::vector<int64_t> range, whole_numbers(*offsets, "data_offsets"));
   if (range.size() != 2) return fail(Code::data_corrupt, "data_offsets has ", range.size(), " numbers, not 2");
   entry.begin = range[0], entry.end = range[1];
-  if (entry.begin > entry.end) return fail(Code::data_corrupt, "data_offsets [", entry.begin, ", ", entry.end, "] run backwards");
+  if (entry.begin > entry.end)
+    return fail(Code::data_corrupt, "data_offsets [", entry.begin, ", ", entry.end, "] run backwards");
   if (entry.end > data_bytes)
-    return fail(Code::data_corrupt, "data_offsets end at ", entry.end, ", but the file has ", data_bytes, " bytes of data");
+    return fail(Code::data_corrupt, "data_offsets end at ", entry.end, ", but the file has ", data_bytes,
+                " bytes of data");
 
   int64_t bytes = layout(*type).block_bytes;
-  for (const int64_t extent : entry.tensor.shape)  // also refuses [huge, huge, 0]: its partial products overflow elsewhere
+  // also refuses [huge, huge, 0]: its partial products overflow elsewhere
+  for (const int64_t extent : entry.tensor.shape)
     if (__builtin_mul_overflow(bytes, std::max<int64_t>(extent, 1), &bytes))
       return fail(Code::data_corrupt, "shape ", shape->dump(), " overflows 64 bits");
   if (std::count(entry.tensor.shape.begin(), entry.tensor.shape.end(), 0) > 0) bytes = 0;
@@ -72,11 +75,12 @@ Result<Entry> parse_entry(const Json& json, int64_t data_bytes) {
 }
 
 Status check_metadata(const Json& metadata) {
-  if (!metadata.is_object()) return fail(Code::data_corrupt, "__metadata__ is ", metadata.type_name(), ", not an object");
+  if (!metadata.is_object())
+    return fail(Code::data_corrupt, "__metadata__ is ", metadata.type_name(), ", not an object");
   for (const Json::Member& member : metadata.members())
     if (!member.second.is_string())
-      return fail(Code::data_corrupt, "__metadata__ entry ", json_quote(member.first), " is ", member.second.type_name(),
-                  ", not a string");
+      return fail(Code::data_corrupt, "__metadata__ entry ", json_quote(member.first), " is ",
+                  member.second.type_name(), ", not a string");
   return {};
 }
 
@@ -87,8 +91,9 @@ Status check_tiling(std::vector<Entry>& entries, int64_t data_bytes) {
   int64_t covered = 0;
   for (const Entry& entry : entries) {
     if (entry.begin != covered)
-      return fail(Code::data_corrupt, "tensor ", json_quote(entry.tensor.name), ": data_offsets begin at ", entry.begin, ", but ",
-                  entry.begin < covered ? "the range before ends at " : "nothing covers the bytes from ", covered);
+      return fail(Code::data_corrupt, "tensor ", json_quote(entry.tensor.name), ": data_offsets begin at ", entry.begin,
+                  ", but ", entry.begin < covered ? "the range before ends at " : "nothing covers the bytes from ",
+                  covered);
     covered = entry.end;
   }
   if (covered != data_bytes)
@@ -116,13 +121,15 @@ Result<std::vector<TensorInfo>> parse(std::span<const std::byte> file) {
   std::vector<Entry> entries;
   std::unordered_set<std::string_view> names;
   for (const Json::Member& member : header->members()) {
-    if (!names.insert(member.first).second) return fail(Code::data_corrupt, "header has ", json_quote(member.first), " twice");
+    if (!names.insert(member.first).second)
+      return fail(Code::data_corrupt, "header has ", json_quote(member.first), " twice");
     if (member.first == "__metadata__") {
       WEFT_RETURN_IF_ERROR(check_metadata(member.second));
       continue;
     }
     auto entry = parse_entry(member.second, data_bytes);
-    if (!entry.ok()) return fail(entry.error().code(), "tensor ", json_quote(member.first), ": ", entry.error().message());
+    if (!entry.ok())
+      return fail(entry.error().code(), "tensor ", json_quote(member.first), ": ", entry.error().message());
     entry->tensor.name = member.first;
     entries.push_back(std::move(*entry));
   }

@@ -11,9 +11,9 @@
 
 namespace weft {
 
-// Reads the header of a whole file in memory and checks it as strictly as the reference reader, and beyond (duplicate names are
-// refused): the tensors' ranges must be as long as dtype and shape say and cover the data without gap or overlap. `path` is for
-// messages. The tensors' spans point into `file`.
+// Reads the header of a whole file in memory and checks it as strictly as the reference reader, and beyond (duplicate
+// names are refused): the tensors' ranges must be as long as dtype and shape say and cover the data without gap or
+// overlap. `path` is for messages. The tensors' spans point into `file`.
 Result<std::vector<TensorInfo>> parse_safetensors(std::span<const std::byte> file, const std::string& path);
 
 }  // namespace weft

@@ -13,7 +13,9 @@ std::string problem_of(const std::string& file) {
   return parsed.ok() ? "ok" : parsed.error().message();
 }
 
-std::string problem(const std::string& header, size_t data_bytes = 8) { return problem_of(safetensors_bytes(header, data_bytes)); }
+std::string problem(const std::string& header, size_t data_bytes = 8) {
+  return problem_of(safetensors_bytes(header, data_bytes));
+}
 
 TEST(Safetensors, GoodFilesAreRead) {
   const std::string file = safetensors_bytes(
@@ -78,7 +80,8 @@ TEST(Safetensors, ContradictionsAreRefusedByName) {
       {one("3", "[2]", "[0,8]"), "dtype"},
       {R"({"a":{"shape":[2],"data_offsets":[0,8]}})", "no dtype"},
       {R"({"a":{"dtype":"F32","shape":[2],"shape":[2],"data_offsets":[0,8]}})", "shape twice"},
-      {R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"b":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}})", "\"b\""},
+      {R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"b":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}})",
+       "\"b\""},
       {R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}})",
        "\"a\" twice"},
   };
@@ -88,14 +91,16 @@ TEST(Safetensors, ContradictionsAreRefusedByName) {
     EXPECT_TRUE(message.starts_with("some.file: ")) << message;
   }
   const std::string good = safetensors_bytes(one("\"F32\"", "[2]", "[0,8]"), 8);
-  for (size_t size = 0; size < good.size(); ++size) EXPECT_NE(problem_of(good.substr(0, size)), "ok") << "cut at " << size;
+  for (size_t size = 0; size < good.size(); ++size)
+    EXPECT_NE(problem_of(good.substr(0, size)), "ok") << "cut at " << size;
   EXPECT_NE(problem_of(good + "x"), "ok");
   EXPECT_NE(problem_of(std::string(8, '\xff') + "{}").find("header length"), std::string::npos);
 }
 
 TEST(Safetensors, RandomDamageNeverCrashes) {
   const std::string good = safetensors_bytes(
-      R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"BF16","shape":[1,2],"data_offsets":[8,12]}})", 12);
+      R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"BF16","shape":[1,2],"data_offsets":[8,12]}})",
+      12);
   std::mt19937 rng(5);
   for (int round = 0; round < 20000; ++round) {
     std::string file = good;

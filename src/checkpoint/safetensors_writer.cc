@@ -56,9 +56,10 @@ std::string SafetensorsWriter::State::header() const {
     for (int64_t extent : entry.shape) shape.push_back(static_cast<long long>(extent));
     json.members().emplace_back(
         entry.name,
-        Json::object({{"dtype", safetensors_name(entry.type)},
-                      {"shape", std::move(shape)},
-                      {"data_offsets", Json::array({static_cast<long long>(entry.begin), static_cast<long long>(entry.end)})}}));
+        Json::object(
+            {{"dtype", safetensors_name(entry.type)},
+             {"shape", std::move(shape)},
+             {"data_offsets", Json::array({static_cast<long long>(entry.begin), static_cast<long long>(entry.end)})}}));
   }
   return json.dump();
 }
@@ -110,7 +111,8 @@ Status SafetensorsWriter::begin(std::string_view name, StorageType type, const s
     if (extent < 0 || __builtin_mul_overflow(bytes, extent, &bytes))
       return fail(Code::invalid_argument, s.path, ": ", name, " has an extent of ", extent);
   if (name.empty() || name == "__metadata__" || !s.names.emplace(name).second)
-    return fail(Code::invalid_argument, s.path, ": tensor name ", json_quote(name), " is empty, reserved or used twice");
+    return fail(Code::invalid_argument, s.path, ": tensor name ", json_quote(name),
+                " is empty, reserved or used twice");
   s.entries.push_back({std::string(name), type, shape, s.written, s.written + static_cast<uint64_t>(bytes)});
   return {};
 }
@@ -132,7 +134,8 @@ Status SafetensorsWriter::add(std::string_view name, StorageType type, const std
 Status SafetensorsWriter::add(std::string_view name, const std::vector<int64_t>& shape, std::span<const float> values) {
   return add(name, StorageType::f32, shape, std::as_bytes(values));
 }
-Status SafetensorsWriter::add(std::string_view name, const std::vector<int64_t>& shape, std::span<const int64_t> values) {
+Status SafetensorsWriter::add(std::string_view name, const std::vector<int64_t>& shape,
+                              std::span<const int64_t> values) {
   return add(name, StorageType::i64, shape, std::as_bytes(values));
 }
 

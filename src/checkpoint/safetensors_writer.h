@@ -1,5 +1,6 @@
-// Writes a .safetensors file tensor by tensor, without holding the data: room for the header is kept at the front (the format
-// allows spaces behind the header's JSON) and filled in at the end. The file appears under its name only when it is complete.
+// Writes a .safetensors file tensor by tensor, without holding the data: room for the header is kept at the front (the
+// format allows spaces behind the header's JSON) and filled in at the end. The file appears under its name only when it
+// is complete.
 #pragma once
 
 #include <cstddef>
@@ -29,12 +30,14 @@ class SafetensorsWriter {
   SafetensorsWriter& operator=(SafetensorsWriter&&) noexcept;
   ~SafetensorsWriter();  // without finish(), nothing is left behind
 
-  // Starts the next tensor; the one before must be complete. Names must be new; block formats and `random` cannot be stored.
+  // Starts the next tensor; the one before must be complete. Names must be new; block formats and `random` cannot be
+  // stored.
   Status begin(std::string_view name, StorageType type, const std::vector<int64_t>& shape);
   // The next bytes of the tensor begun (little-endian values, row-major).
   Status append(std::span<const std::byte> bytes);
   // begin() and append() at once.
-  Status add(std::string_view name, StorageType type, const std::vector<int64_t>& shape, std::span<const std::byte> bytes);
+  Status add(std::string_view name, StorageType type, const std::vector<int64_t>& shape,
+             std::span<const std::byte> bytes);
   Status add(std::string_view name, const std::vector<int64_t>& shape, std::span<const float> values);
   Status add(std::string_view name, const std::vector<int64_t>& shape, std::span<const int64_t> values);
   // Writes the header and gives the file its name.

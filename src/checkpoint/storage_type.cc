@@ -4,11 +4,22 @@ namespace weft {
 
 StorageLayout layout(StorageType type) {
   switch (type) {
-    case StorageType::f64: case StorageType::i64: case StorageType::u64: return {1, 8};
-    case StorageType::f32: case StorageType::i32: case StorageType::u32: return {1, 4};
-    case StorageType::f16: case StorageType::bf16: case StorageType::i16: case StorageType::u16: return {1, 2};
-    case StorageType::f8_e4m3: case StorageType::f8_e5m2: case StorageType::f8_e8m0:
-    case StorageType::boolean: case StorageType::i8: case StorageType::u8: return {1, 1};
+    case StorageType::f64:
+    case StorageType::i64:
+    case StorageType::u64: return {1, 8};
+    case StorageType::f32:
+    case StorageType::i32:
+    case StorageType::u32: return {1, 4};
+    case StorageType::f16:
+    case StorageType::bf16:
+    case StorageType::i16:
+    case StorageType::u16: return {1, 2};
+    case StorageType::f8_e4m3:
+    case StorageType::f8_e5m2:
+    case StorageType::f8_e8m0:
+    case StorageType::boolean:
+    case StorageType::i8:
+    case StorageType::u8: return {1, 1};
     case StorageType::q4_0: return {32, 18};
     case StorageType::q4_1: return {32, 20};
     case StorageType::q5_0: return {32, 22};

@@ -1,5 +1,6 @@
-// How the values of a stored tensor are laid out in a file: plain scalars, or GGUF blocks that pack 32 or 256 values with their
-// scales. `DType` (core) is what the engine computes and stores with; a StorageType only ever lives in files.
+// How the values of a stored tensor are laid out in a file: plain scalars, or GGUF blocks that pack 32 or 256 values
+// with their scales. `DType` (core) is what the engine computes and stores with; a StorageType only ever lives in
+// files.
 #pragma once
 
 #include <cstdint>
@@ -11,10 +12,34 @@
 namespace weft {
 
 enum class StorageType : uint8_t {
-  f32, f16, bf16, f64, f8_e4m3, f8_e5m2, f8_e8m0,              // floats
-  boolean, i8, u8, i16, u16, i32, u32, i64, u64,               // integers
-  q4_0, q4_1, q5_0, q5_1, q8_0, q2_k, q3_k, q4_k, q5_k, q6_k,  // GGUF blocks
-  random,                                                      // no bytes: small values made from name and place (dummy loading)
+  f32,
+  f16,
+  bf16,
+  f64,
+  f8_e4m3,
+  f8_e5m2,
+  f8_e8m0,  // floats
+  boolean,
+  i8,
+  u8,
+  i16,
+  u16,
+  i32,
+  u32,
+  i64,
+  u64,  // integers
+  q4_0,
+  q4_1,
+  q5_0,
+  q5_1,
+  q8_0,
+  q2_k,
+  q3_k,
+  q4_k,
+  q5_k,
+  q6_k,  // GGUF blocks
+  // no bytes: small values made from name and place (dummy loading)
+  random,
 };
 
 struct StorageLayout {

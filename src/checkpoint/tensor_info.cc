@@ -1,4 +1,5 @@
-// Reading rows of stored tensors, with what the format's reader noted about them (scales, offsets, GGUF's row order) applied.
+// Reading rows of stored tensors, with what the format's reader noted about them (scales, offsets, GGUF's row order)
+// applied.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -11,7 +12,8 @@
 namespace weft {
 namespace {
 
-// GGUF interleaves the two halves of each rotary head: Hugging Face's row (half s, pair i) of a head lies at 2 i + s there.
+// GGUF interleaves the two halves of each rotary head: Hugging Face's row (half s, pair i) of a head lies at 2 i + s
+// there.
 int64_t stored_rotary_row(int64_t row, int64_t rows, int heads) {
   const int64_t head_rows = rows / heads, in_head = row % head_rows, half = head_rows / 2;
   return row - in_head + (in_head < half ? 2 * in_head : 2 * (in_head - half) + 1);
@@ -99,14 +101,15 @@ std::span<const std::byte> stored_row(const TensorInfo& tensor, int64_t row) {
   return tensor.data.subspan(static_cast<size_t>(row * row_bytes), static_cast<size_t>(row_bytes));
 }
 
-Status read_block(const TensorInfo& tensor, int64_t first_row, int64_t rows, int64_t first_col, int64_t cols, float* out,
-                  int64_t ld) {
+Status read_block(const TensorInfo& tensor, int64_t first_row, int64_t rows, int64_t first_col, int64_t cols,
+                  float* out, int64_t ld) {
   WEFT_CHECK(first_row >= 0 && rows >= 0 && first_row + rows <= tensor.rows())
       << tensor.name << " rows " << first_row << " + " << rows;
   WEFT_CHECK(first_col >= 0 && cols >= 0 && first_col + cols <= tensor.cols())
       << tensor.name << " columns " << first_col << " + " << cols;
   WEFT_CHECK(rows <= 1 || ld >= cols) << tensor.name << " ld " << ld;
-  if (!is_float(tensor.type)) return fail(Code::data_corrupt, tensor.name, " holds ", name(tensor.type), " values, not floats");
+  if (!is_float(tensor.type))
+    return fail(Code::data_corrupt, tensor.name, " holds ", name(tensor.type), " values, not floats");
   if (rows == 0 || cols == 0) return {};
 
   const StorageLayout shape = layout(tensor.type);

@@ -47,6 +47,8 @@ inline std::string safetensors_bytes(const std::string& header, size_t data_byte
   return file;
 }
 
-inline std::string checkpoint_data(const std::string& name) { return std::string(WEFT_TEST_DATA) + "/checkpoint/" + name; }
+inline std::string checkpoint_data(const std::string& name) {
+  return std::string(WEFT_TEST_DATA) + "/checkpoint/" + name;
+}
 
 }  // namespace weft

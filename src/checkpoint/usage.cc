@@ -13,7 +13,8 @@ constexpr size_t kShown = 10;
 std::string shape_text(const std::vector<int64_t>& shape) {
   std::ostringstream text;
   text << "[";
-  for (size_t i = 0; i < shape.size(); ++i) text << (i ? ", " : "") << (shape[i] == -1 ? "any" : std::to_string(shape[i]));
+  for (size_t i = 0; i < shape.size(); ++i)
+    text << (i ? ", " : "") << (shape[i] == -1 ? "any" : std::to_string(shape[i]));
   text << "]";
   return text.str();
 }
@@ -29,8 +30,9 @@ void list(std::ostringstream& text, const char* what, const std::vector<std::str
 
 // Tensors that loaders skip without a word.
 const std::vector<std::string>& known_extras() {
-  static const std::vector<std::string> patterns = {
-      "*rotary_emb.inv_freq", "*.position_ids", "*masked_bias", "*num_batches_tracked", "*.k_scale", "*.v_scale", "*.input_scale"};
+  static const std::vector<std::string> patterns = {"*rotary_emb.inv_freq", "*.position_ids", "*masked_bias",
+                                                    "*num_batches_tracked", "*.k_scale",      "*.v_scale",
+                                                    "*.input_scale"};
   return patterns;
 }
 
@@ -52,7 +54,8 @@ const TensorInfo* TensorUsage::invent(std::string_view name, const std::vector<i
   const auto [at, fresh] = invented_.try_emplace(std::string(name));
   int64_t values = 1;
   bool possible = fresh || at->second.shape == shape;
-  for (const int64_t extent : shape) possible = possible && extent >= 0 && !__builtin_mul_overflow(values, extent, &values);
+  for (const int64_t extent : shape)
+    possible = possible && extent >= 0 && !__builtin_mul_overflow(values, extent, &values);
   if (!possible) {
     misshapen_.push_back(std::string(name) + " cannot be made as " + shape_text(shape));
     return nullptr;

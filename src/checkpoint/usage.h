@@ -1,5 +1,6 @@
-// Keeps the books while a model claims its tensors: what was taken, what was wanted but is absent or has another shape or kind, and
-// what nobody asked for. The errors are reported together at the end, so that one run shows all that is wrong with a folder.
+// Keeps the books while a model claims its tensors: what was taken, what was wanted but is absent or has another shape
+// or kind, and what nobody asked for. The errors are reported together at the end, so that one run shows all that is
+// wrong with a folder.
 #pragma once
 
 #include <cstdint>
@@ -20,8 +21,8 @@ class TensorUsage {
   // `checkpoint` must outlive this object and the tensors it hands out (for a dummy checkpoint, this object owns them).
   explicit TensorUsage(const Checkpoint& checkpoint) : checkpoint_(checkpoint) {}
 
-  // A float tensor of exactly this shape (-1 matches any extent, but not for dummy checkpoints). Null, and remembered for finish(),
-  // if it is absent, has another shape or holds integers. A scale that belongs to it is used up with it.
+  // A float tensor of exactly this shape (-1 matches any extent, but not for dummy checkpoints). Null, and remembered
+  // for finish(), if it is absent, has another shape or holds integers. A scale that belongs to it is used up with it.
   const TensorInfo* take(std::string_view name, const std::vector<int64_t>& shape);
   // As take(), but absence is fine (null, nothing remembered). Dummy checkpoints have no optional tensors.
   const TensorInfo* take_optional(std::string_view name, const std::vector<int64_t>& shape);
@@ -30,9 +31,10 @@ class TensorUsage {
   // Marks a tensor, or everything below a name, as known and not needed.
   void ignore(std::string_view name_or_scope);
 
-  // One error for everything absent, misshapen or of the wrong kind (the first ten of each and the counts). Tensors that nobody
-  // took are one warning in the log; those that match `ignore_patterns` (`*` stands for any text) or that every loader skips
-  // (rotary_emb.inv_freq, position_ids, masked_bias, num_batches_tracked, k_scale, ...) are not mentioned.
+  // One error for everything absent, misshapen or of the wrong kind (the first ten of each and the counts). Tensors
+  // that nobody took are one warning in the log; those that match `ignore_patterns` (`*` stands for any text) or that
+  // every loader skips (rotary_emb.inv_freq, position_ids, masked_bias, num_batches_tracked, k_scale, ...) are not
+  // mentioned.
   Status finish(const std::vector<std::string>& ignore_patterns = {}) const;
   // Names that nobody took, the ignored ones aside.
   std::vector<std::string> unused(const std::vector<std::string>& ignore_patterns = {}) const;

@@ -1,5 +1,5 @@
-// What the KV cache holds for one layer. The plan declares these, the cache manager is built from them and knows nothing else
-// about models.
+// What the KV cache holds for one layer. The plan declares these, the cache manager is built from them and knows
+// nothing else about models.
 #pragma once
 
 #include <cstdint>
@@ -13,7 +13,7 @@ struct CacheSpec {
   // window: a query at position i reads keys j with i - span < j <= i; older blocks are freed.
   // chunk:  a query reads keys of its own chunk, floor(position / span); blocks of finished chunks are freed.
   // latent: MLA; one row of k_dim floats per token, values are the row's first v_dim entries.
-  // cross:  keys of the picture tokens, written once per request.
+  // cross:  keys of the image tokens, written once per request.
   enum class Kind : uint8_t { full, window, chunk, latent, cross };
   Kind kind = Kind::full;
   int kv_heads = 0;

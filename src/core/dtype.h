@@ -11,9 +11,13 @@ enum class DType : uint8_t { f32, bf16, f16, f8_e4m3, f64, i8, u8, i16, i32, i64
 
 constexpr int size_bytes(DType type) {
   switch (type) {
-    case DType::f64: case DType::i64: return 8;
-    case DType::f32: case DType::i32: return 4;
-    case DType::bf16: case DType::f16: case DType::i16: return 2;
+    case DType::f64:
+    case DType::i64: return 8;
+    case DType::f32:
+    case DType::i32: return 4;
+    case DType::bf16:
+    case DType::f16:
+    case DType::i16: return 2;
     default: return 1;
   }
 }

@@ -1,4 +1,5 @@
-// What a prompt with pictures carries to the workers: the features that stand in place of embeddings, and positions on several axes.
+// What a prompt with images carries to the workers: the features that stand in place of embeddings, and positions on
+// several axes.
 #pragma once
 
 #include <array>
@@ -8,7 +9,7 @@
 
 namespace weft {
 
-// The features of one picture or video, as a vision tower made them.
+// The features of one image or video, as a vision tower made them.
 struct MediaFeatures {
   int rows = 0, cols = 0;
   std::vector<float> values;  // [rows, cols]
@@ -22,15 +23,16 @@ struct MediaPrompt {
   };
   std::vector<Span> spans;                                     // by position, without overlap
   std::vector<std::shared_ptr<const MediaFeatures>> features;  // per media; set before the sequence is scheduled
-  // Cross attention: which of the pictures' keys each token of the prompt sees; the last entry counts for what is behind the prompt too.
-  // The keys are the first real_rows[i] features of picture i, picture after picture, then all others. Empty: the features stand in place of
-  // embeddings.
+  // Cross attention: which of the images' keys each token of the prompt sees; the last entry counts for what is behind
+  // the prompt too. The keys are the first real_rows[i] features of image i, image after image, then all others. Empty:
+  // the features stand in place of embeddings.
   struct Keys {
     int32_t first = 0, end = 0;  // equal: none
   };
   std::vector<Keys> cross;
   std::vector<int> real_rows;
-  // Positions of the prompt's tokens on each axis; empty: token i is at i. A token behind the prompt at index i is at i + delta.
+  // Positions of the prompt's tokens on each axis; empty: token i is at i. A token behind the prompt at index i is at i
+  // + delta.
   std::array<std::vector<int32_t>, 3> positions;
   int32_t delta = 0;
 };

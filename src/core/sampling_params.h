@@ -15,29 +15,29 @@ struct ProcessorChoice {
 };
 
 struct SamplingParams {
-  // Order of application: logits processors, grammar mask and allowed / bad / biased tokens, min_tokens, penalties, temperature,
-  // then min_p, top_k, top_p on the probabilities.
+  // Order of application: logits processors, grammar mask and allowed / bad / biased tokens, min_tokens, penalties,
+  // temperature, then min_p, top_k, top_p on the probabilities.
   float temperature = 1.0f;  // 0: greedy
   int top_k = 0;             // 0: off
   float top_p = 1.0f;
   float min_p = 0.0f;
-  float top_p_decay = 1.0f, top_p_min = 1e-6f;  // top_p shrinks by the factor each token, down to top_p_min
-  int top_p_reset_id = -1;                      // this token resets it
-  float repetition_penalty = 1.0f;              // prompt and output, each id once
+  float top_p_decay = 1.0f, top_p_min = 1e-6f;              // top_p shrinks by the factor each token, down to top_p_min
+  int top_p_reset_id = -1;                                  // this token resets it
+  float repetition_penalty = 1.0f;                          // prompt and output, each id once
   float presence_penalty = 0.0f, frequency_penalty = 0.0f;  // output only
   int prompt_ignore_length = 0;  // this many tokens at the start of the prompt do not count for the repetition penalty
   int no_repeat_ngram_size = 0;
   uint64_t seed = 0;  // the sequence's own (already derived for sample i of n)
 
   std::vector<std::pair<int32_t, float>> logit_bias;
-  std::vector<int32_t> allowed_token_ids;            // empty: all
-  std::vector<std::vector<int32_t>> bad_words;       // token sequences whose last token is forbidden after the others
+  std::vector<int32_t> allowed_token_ids;       // empty: all
+  std::vector<std::vector<int32_t>> bad_words;  // token sequences whose last token is forbidden after the others
 
   std::vector<ProcessorChoice> logits_processors;  // applied in this order
 
   // The end. Stop strings are matched on text, above the scheduler.
-  int max_tokens = 16;  // generated tokens
-  int min_tokens = 0;   // stop ids are masked before this many generated tokens
+  int max_tokens = 16;                  // generated tokens
+  int min_tokens = 0;                   // stop ids are masked before this many generated tokens
   std::vector<int32_t> stop_token_ids;  // of the request
   std::vector<int32_t> eos_token_ids;   // of the model; not consulted with ignore_eos
   bool ignore_eos = false;
@@ -46,7 +46,8 @@ struct SamplingParams {
   int logprobs = -1;
   int prompt_logprobs = -1;
   bool processed_logprobs = false;  // of the distribution that was sampled from, instead of the raw logits
-  bool context_logits = false, generation_logits = false;  // return the model's logits of the prompt, and of the generated tokens
+  // return the model's logits of the prompt, and of the generated tokens
+  bool context_logits = false, generation_logits = false;
   // Beam search: no sampling, but this many best continuations; see sample_beam() in sampling/.
   int beam_candidates = 0;
 };

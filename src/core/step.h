@@ -1,5 +1,5 @@
-// The two messages between the scheduler and the workers, plain data both: StepBatch says what one step computes, StepResult what
-// came out. Nothing else passes between them.
+// The two messages between the scheduler and the workers, plain data both: StepBatch says what one step computes,
+// StepResult what came out. Nothing else passes between them.
 #pragma once
 
 #include <cstdint>
@@ -27,8 +27,8 @@ struct SlotOpen {
   Slot slot = 0;
   std::shared_ptr<const SamplingParams> sampling;
   std::vector<int32_t> prompt;
-  std::vector<int32_t> output;  // tokens generated before the slot was opened
-  std::vector<int32_t> token_types;  // of the prompt (encoders); empty: zeros
+  std::vector<int32_t> output;               // tokens generated before the slot was opened
+  std::vector<int32_t> token_types;          // of the prompt (encoders); empty: zeros
   std::shared_ptr<const MediaPrompt> media;  // null: text alone
 };
 
@@ -38,13 +38,15 @@ struct BlockCopy {
   int tokens = 0;  // the first this many tokens of the block
 };
 
-// The block's content is worthless and its memory counts no more: it may be given back to the system until it is used again.
+// The block's content is worthless and its memory counts no more: it may be given back to the system until it is used
+// again.
 struct BlockRelease {
   int group = 0;
   int32_t block = 0;
 };
 
-// A worker executes steps in the order of submission, and within a step: closes, opens, copies in their order, releases, rows.
+// A worker executes steps in the order of submission, and within a step: closes, opens, copies in their order,
+// releases, rows.
 struct StepBatch {
   // One sequence's share of the step: tokens at positions first, first + 1, ..., first + tokens - 1.
   struct Row {
@@ -59,9 +61,9 @@ struct StepBatch {
     int guide = -1;                      // index into `masks` of the grammar's mask for the sampled token
   };
   uint64_t step = 0;
-  std::vector<SlotOpen> opens;    // before the step
-  std::vector<Slot> closes;       // before the opens
-  std::vector<BlockCopy> copies;  // before the step
+  std::vector<SlotOpen> opens;         // before the step
+  std::vector<Slot> closes;            // before the opens
+  std::vector<BlockCopy> copies;       // before the step
   std::vector<BlockRelease> releases;  // after the copies
   std::vector<Row> rows;
   std::vector<int32_t> tokens;  // of the rows with source host, in order of rows
@@ -98,7 +100,8 @@ struct RowResult {
   // Per row of a prompt_logprobs row: the same for the prompt's next token.
   std::vector<std::vector<TokenLogprob>> prompt_logprobs;
   std::vector<float> outputs;  // rows of the head's output as they are: context_logits, then generation_logits
-  std::string error;           // not empty: this row failed (numbers that are not finite, a failing processor); others are fine
+  // not empty: this row failed (numbers that are not finite, a failing processor); others are fine
+  std::string error;
 };
 
 struct StepResult {

@@ -1,5 +1,5 @@
-// Reasoning models write their thoughts between "<think>" and "</think>" before the answer. Where an answer stands in that respect is
-// decided by the end of its prompt (text/answer_format.h) and matters to grammars and to the server.
+// Reasoning models write their thoughts between "<think>" and "</think>" before the answer. Where an answer stands in
+// that respect is decided by the end of its prompt (text/answer_format.h) and matters to grammars and to the server.
 #pragma once
 
 #include <cstdint>

@@ -18,7 +18,9 @@ Error take_error(WeftError& error) {
 }
 
 WeftGrammarLimits bridge_limits(const GrammarLimits& limits) {
-  return {limits.text_bytes, static_cast<size_t>(limits.nesting), limits.parser_items, limits.lexer_states, limits.lexer_cost, limits.memory};
+  return {limits.text_bytes,   static_cast<size_t>(limits.nesting),
+          limits.parser_items, limits.lexer_states,
+          limits.lexer_cost,   limits.memory};
 }
 
 }  // namespace
@@ -47,9 +49,12 @@ Status Grammar::rollback(size_t n) {
   return take_error(error);
 }
 
-std::unique_ptr<Grammar> Grammar::clone() const { return std::unique_ptr<Grammar>(new Grammar(weft_grammar_clone(state_), bytes_)); }
+std::unique_ptr<Grammar> Grammar::clone() const {
+  return std::unique_ptr<Grammar>(new Grammar(weft_grammar_clone(state_), bytes_));
+}
 
-GrammarFactory::GrammarFactory(std::shared_ptr<const WeftTokenizer> tokenizer, int32_t vocab_rows, std::vector<int32_t> end_ids, GrammarLimits limits)
+GrammarFactory::GrammarFactory(std::shared_ptr<const WeftTokenizer> tokenizer, int32_t vocab_rows,
+                               std::vector<int32_t> end_ids, GrammarLimits limits)
     : tokenizer_(std::move(tokenizer)), vocab_rows_(vocab_rows), end_ids_(std::move(end_ids)), limits_(limits) {}
 
 GrammarFactory::~GrammarFactory() {
@@ -62,7 +67,8 @@ Result<const WeftGrammarFactory*> GrammarFactory::factory() const {
     const std::vector<uint32_t> ends(end_ids_.begin(), end_ids_.end());
     const WeftGrammarLimits limits = bridge_limits(limits_);
     WeftError error;
-    factory_ = weft_grammar_factory_new(tokenizer_.get(), static_cast<uint32_t>(vocab_rows_), ends.data(), ends.size(), &limits, &error);
+    factory_ = weft_grammar_factory_new(tokenizer_.get(), static_cast<uint32_t>(vocab_rows_), ends.data(), ends.size(),
+                                        &limits, &error);
     if (!factory_) return take_error(error);
   }
   return static_cast<const WeftGrammarFactory*>(factory_);
@@ -84,8 +90,9 @@ Result<std::unique_ptr<Grammar>> GrammarFactory::compile(const GrammarSpec& spec
   const WeftGrammarLimits limits = bridge_limits(limits_);
   WeftError error;
   size_t bytes = 0;
-  WeftGrammar* state = weft_grammar_new(made, static_cast<uint32_t>(spec.kind), text.data(), text.size(), spec.compact_json,
-                                        static_cast<uint32_t>(spec.thinking), &limits, &bytes, &error);
+  WeftGrammar* state =
+      weft_grammar_new(made, static_cast<uint32_t>(spec.kind), text.data(), text.size(), spec.compact_json,
+                       static_cast<uint32_t>(spec.thinking), &limits, &bytes, &error);
   if (!state) return take_error(error);
   return std::unique_ptr<Grammar>(new Grammar(state, bytes));
 }

@@ -1,6 +1,7 @@
-// Guided decoding: which tokens may come next so that the text stays inside a JSON schema, a regular expression, a grammar or a
-// list of choices. llguidance does the work behind bridge/: an Earley parser over derivatives of regular expressions walks a trie
-// of the vocabulary, so there is no table per grammar and vocabulary, and a first mask is ready within milliseconds.
+// Guided decoding: which tokens may come next so that the text stays inside a JSON schema, a regular expression, a
+// grammar or a list of choices. llguidance does the work behind bridge/: an Earley parser over derivatives of regular
+// expressions walks a trie of the vocabulary, so there is no table per grammar and vocabulary, and a first mask is
+// ready within milliseconds.
 #pragma once
 
 #include <cstdint>
@@ -35,16 +36,16 @@ struct GrammarSpec {
   std::vector<std::string> choices;
   // JSON kinds: white space between tokens of the text. False: at most one space or a line break with its indentation.
   bool compact_json = false;
-  // Where the answer begins. The grammar holds behind "</think>"; inside the thinking all text is allowed, but no special token and no
-  // end of the answer.
+  // Where the answer begins. The grammar holds behind "</think>"; inside the thinking all text is allowed, but no
+  // special token and no end of the answer.
   Thinking thinking = Thinking::none;
 
   bool operator==(const GrammarSpec&) const = default;
 };
 
 struct GrammarLimits {
-  size_t text_bytes = 1u << 20;   // size of a schema, expression or grammar
-  int nesting = 128;              // of JSON in a schema, and of groups in an expression or grammar
+  size_t text_bytes = 1u << 20;  // size of a schema, expression or grammar
+  int nesting = 128;             // of JSON in a schema, and of groups in an expression or grammar
   uint64_t parser_items = 50'000;
   uint64_t lexer_states = 250'000;
   uint64_t lexer_cost = 1'000'000;  // cost of building the expressions of one grammar
@@ -58,9 +59,9 @@ class Grammar {
   Grammar(const Grammar&) = delete;
   Grammar& operator=(const Grammar&) = delete;
 
-  // Sets bit i%32 of word i/32 for every token id i that may come next, and clears all others, up to the end of `bitmask` (rows
-  // past the vocabulary are never allowed). End ids are allowed exactly if the answer may stop here. Once the grammar has
-  // finished, only the end ids are allowed.
+  // Sets bit i%32 of word i/32 for every token id i that may come next, and clears all others, up to the end of
+  // `bitmask` (rows past the vocabulary are never allowed). End ids are allowed exactly if the answer may stop here.
+  // Once the grammar has finished, only the end ids are allowed.
   Status fill(std::span<uint32_t> bitmask);
   // Advances by a token; invalid_argument if the grammar does not allow it (the state is then unchanged).
   Status accept(int32_t token);
@@ -81,16 +82,19 @@ class Grammar {
   size_t bytes_;
 };
 
-// One per tokenizer and model. Thread-safe. The trie is built at the first compile (about 0.1 s per 100,000 tokens) or by warm_up.
+// One per tokenizer and model. Thread-safe. The trie is built at the first compile (about 0.1 s per 100,000 tokens) or
+// by warm_up.
 class GrammarFactory {
  public:
   // `tokenizer`: Tokenizer::handle(). `vocab_rows`: rows of the model's logits. `end_ids`: the ids that end an answer.
-  GrammarFactory(std::shared_ptr<const WeftTokenizer> tokenizer, int32_t vocab_rows, std::vector<int32_t> end_ids, GrammarLimits limits = {});
+  GrammarFactory(std::shared_ptr<const WeftTokenizer> tokenizer, int32_t vocab_rows, std::vector<int32_t> end_ids,
+                 GrammarLimits limits = {});
   ~GrammarFactory();
 
   Status warm_up() const;
-  // invalid_argument for what is wrong and unsupported for what is not enforced; the message names the keyword or the place.
-  // resource_exhausted for more memory than the limit. Takes milliseconds; a hostile grammar runs into the limits within a few seconds.
+  // invalid_argument for what is wrong and unsupported for what is not enforced; the message names the keyword or the
+  // place. resource_exhausted for more memory than the limit. Takes milliseconds; a hostile grammar runs into the
+  // limits within a few seconds.
   Result<std::unique_ptr<Grammar>> compile(const GrammarSpec& spec) const;
 
  private:

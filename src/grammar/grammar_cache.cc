@@ -13,7 +13,8 @@ using Clock = std::chrono::steady_clock;
 std::string key_of(const GrammarSpec& spec) {
   std::string key;
   const auto add = [&](const std::string& part) { ((key += std::to_string(part.size())) += ':') += part; };
-  add(std::to_string(static_cast<int>(spec.kind)) + (spec.compact_json ? "c" : "") + std::to_string(static_cast<int>(spec.thinking)));
+  add(std::to_string(static_cast<int>(spec.kind)) + (spec.compact_json ? "c" : "") +
+      std::to_string(static_cast<int>(spec.thinking)));
   add(spec.text);
   for (const std::string& choice : spec.choices) add(choice);
   return key;
@@ -89,7 +90,8 @@ void GrammarCache::compile(const GrammarSpec& spec, Entry& entry, std::unique_lo
   }
 }
 
-// Into the cache, at the cost of those that were used the longest ago. What failed for want of time or memory may go well later.
+// Into the cache, at the cost of those that were used the longest ago. What failed for want of time or memory may go
+// well later.
 void GrammarCache::keep(const std::shared_ptr<Entry>& entry) {
   if (entry->bytes > options_.bytes || (entry->error && entry->error->code() == Code::resource_exhausted)) return;
   order_.push_front(entry);

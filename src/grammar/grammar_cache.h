@@ -1,6 +1,6 @@
-// Compiled grammars, kept for the next request that asks for the same one. Compilation runs on the thread that asks (the server's
-// workers, never the engine's), in a small number of slots, so that hostile grammars cannot take all cores from the model; requests
-// for a grammar that is being compiled wait for it instead of compiling it again.
+// Compiled grammars, kept for the next request that asks for the same one. Compilation runs on the thread that asks
+// (the server's workers, never the engine's), in a small number of slots, so that hostile grammars cannot take all
+// cores from the model; requests for a grammar that is being compiled wait for it instead of compiling it again.
 #pragma once
 
 #include <chrono>
@@ -18,8 +18,8 @@
 namespace weft {
 
 struct GrammarCacheOptions {
-  size_t bytes = 256u << 20;  // of all grammars kept; one that is larger is compiled each time
-  int slots = 2;              // compilations at once
+  size_t bytes = 256u << 20;               // of all grammars kept; one that is larger is compiled each time
+  int slots = 2;                           // compilations at once
   std::chrono::milliseconds wait{10'000};  // for a slot or for another request's compilation; then resource_exhausted
 };
 
@@ -34,8 +34,8 @@ class GrammarCache {
  public:
   GrammarCache(std::unique_ptr<const GrammarFactory> factory, GrammarCacheOptions options = {});
 
-  // A grammar of its own for the caller. Errors are those of GrammarFactory::compile; wrong grammars are remembered like right ones,
-  // so that sending one again and again costs nothing.
+  // A grammar of its own for the caller. Errors are those of GrammarFactory::compile; wrong grammars are remembered
+  // like right ones, so that sending one again and again costs nothing.
   Result<std::unique_ptr<Grammar>> get(const GrammarSpec& spec);
   GrammarCacheMetrics metrics() const;
 

@@ -1,5 +1,5 @@
-// The AVX-512 table with the dot instructions, and products of bfloat16 and int8 on the matrix tiles of AMX. Compiled for all of these; see
-// simd/ and layout.h for linkage.
+// The AVX-512 table with the dot instructions, and products of bfloat16 and int8 on the matrix tiles of AMX. Compiled
+// for all of these; see simd/ and layout.h for linkage.
 #include "kernels/simd/vec_avx512.h"
 // The traits come first.
 #include "kernels/simd/attend_tiles.h"

@@ -1,8 +1,8 @@
 // Cuts a step's attention into items for the threads, and the sizes that go with the cache's layout.
 //
-// Items are contiguous per thread and ordered by sequence, kv head and row, so that one thread reads the same keys again and
-// again. Only when whole items cannot be balanced (few sequences of one row, few kv heads) the keys of one-row sequences are
-// spread by splits. Neither choice changes a bit of the result.
+// Items are contiguous per thread and ordered by sequence, kv head and row, so that one thread reads the same keys
+// again and again. Only when whole items cannot be balanced (few sequences of one row, few kv heads) the keys of
+// one-row sequences are spread by splits. Neither choice changes a bit of the result.
 #include <algorithm>
 
 #include "base/check.h"
@@ -29,7 +29,8 @@ struct Planner {
     const Range range = keys(s, item.first_row, item.rows);
     if (item.partial < 0) return item.rows * (range.last - range.first + kStepTokens);
     const int64_t first = std::max<int64_t>(range.first, static_cast<int64_t>(item.first_split) * kSplitTokens);
-    const int64_t last = std::min<int64_t>(range.last, static_cast<int64_t>(item.first_split + item.splits) * kSplitTokens);
+    const int64_t last =
+        std::min<int64_t>(range.last, static_cast<int64_t>(item.first_split + item.splits) * kSplitTokens);
     return item.rows * (last - first + kStepTokens);
   }
 };
@@ -37,8 +38,10 @@ struct Planner {
 void whole_items(const Planner& planner, int sequence, int kv_head, AttendPlan& plan) {
   const int rows = planner.sequences[sequence].rows;
   for (int row = 0; row < rows; row += planner.rows_per_item) {
-    plan.items.push_back(
-        {.sequence = sequence, .first_row = row, .rows = std::min(planner.rows_per_item, rows - row), .kv_head = kv_head});
+    plan.items.push_back({.sequence = sequence,
+                          .first_row = row,
+                          .rows = std::min(planner.rows_per_item, rows - row),
+                          .kv_head = kv_head});
   }
 }
 
@@ -56,8 +59,11 @@ bool spread_items(const Planner& planner, int sequence, int kv_head, AttendPlan&
                           .first_split = first + i,
                           .splits = 1});
   }
-  plan.combines.push_back(
-      {.sequence = sequence, .kv_head = kv_head, .partial = plan.partial_count, .first_split = first, .splits = splits});
+  plan.combines.push_back({.sequence = sequence,
+                           .kv_head = kv_head,
+                           .partial = plan.partial_count,
+                           .first_split = first,
+                           .splits = splits});
   plan.partial_count += splits;
   return true;
 }
@@ -69,13 +75,14 @@ void make_items(const Planner& planner, bool spread, AttendPlan& plan) {
   for (int sequence = 0; sequence < static_cast<int>(planner.sequences.size()); ++sequence) {
     const int rows = planner.sequences[sequence].rows;
     for (int kv_head = 0; kv_head < planner.kv_heads && rows > 0; ++kv_head) {
-      if (!spread || rows != 1 || !spread_items(planner, sequence, kv_head, plan)) whole_items(planner, sequence, kv_head, plan);
+      if (!spread || rows != 1 || !spread_items(planner, sequence, kv_head, plan))
+        whole_items(planner, sequence, kv_head, plan);
     }
   }
 }
 
-// Cuts the items at equal shares of the cost, each boundary at the nearest item. Returns the largest thread's cost over the
-// mean, in percent.
+// Cuts the items at equal shares of the cost, each boundary at the nearest item. Returns the largest thread's cost over
+// the mean, in percent.
 int64_t assign(const Planner& planner, AttendPlan& plan) {
   int64_t total = 0, done = 0, before = 0, worst = 0;
   for (const AttendItem& item : plan.items) total += planner.cost(item);
@@ -97,8 +104,8 @@ int64_t assign(const Planner& planner, AttendPlan& plan) {
 
 }  // namespace
 
-void plan_attention(std::span<const SequenceView> sequences, const CacheView& cache, int heads, Mask mask, int window, int chunk,
-                    int threads, AttendPlan& plan) {
+void plan_attention(std::span<const SequenceView> sequences, const CacheView& cache, int heads, Mask mask, int window,
+                    int chunk, int threads, AttendPlan& plan) {
   WEFT_CHECK(threads > 0 && cache.kv_heads > 0 && heads % cache.kv_heads == 0)
       << threads << " threads, " << heads << " heads, " << cache.kv_heads;
   const int group = heads / cache.kv_heads;

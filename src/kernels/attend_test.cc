@@ -1,5 +1,5 @@
-// The cache and attention of every table: against a softmax in double precision, and the same bits for any block size, number of
-// parts, cut of the prompt and spread of the keys. The i8 cache's bytes are in attend_int8_test.cc.
+// The cache and attention of every table: against a softmax in double precision, and the same bits for any block size,
+// number of parts, cut of the prompt and spread of the keys. The i8 cache's bytes are in attend_int8_test.cc.
 #include <algorithm>
 #include <cmath>
 
@@ -19,7 +19,8 @@ struct Case {
   bool latent = false;  // the values are the first v_dim elements of the keys
 };
 
-// One sequence of `tokens` positions; its queries are computed in steps of the given sizes, as chunked prefill and decode would.
+// One sequence of `tokens` positions; its queries are computed in steps of the given sizes, as chunked prefill and
+// decode would.
 struct Sequence {
   Case setup;
   std::vector<float> q, k, v;
@@ -28,12 +29,19 @@ struct Sequence {
     k = random_floats(static_cast<size_t>(s.tokens) * s.kv_heads * s.k_dim, 12);
     v = random_floats(static_cast<size_t>(s.tokens) * s.kv_heads * s.v_dim, 13);
     if (s.latent)
-      for (int j = 0; j < s.tokens; ++j) std::copy_n(k.begin() + static_cast<ptrdiff_t>(j) * s.k_dim, s.v_dim, v.begin() + static_cast<ptrdiff_t>(j) * s.v_dim);
+      for (int j = 0; j < s.tokens; ++j)
+        std::copy_n(k.begin() + static_cast<ptrdiff_t>(j) * s.k_dim, s.v_dim,
+                    v.begin() + static_cast<ptrdiff_t>(j) * s.v_dim);
   }
 
-  std::vector<float> run(const CpuTable& table, const std::vector<int>& steps, int tokens_per_block, int parts, int threads) const {
+  std::vector<float> run(const CpuTable& table, const std::vector<int>& steps, int tokens_per_block, int parts,
+                         int threads) const {
     const Case& s = setup;
-    const CacheSpec spec{.kind = s.latent ? CacheSpec::Kind::latent : CacheSpec::Kind::full, .kv_heads = s.kv_heads, .k_dim = s.k_dim, .v_dim = s.v_dim, .dtype = s.dtype};
+    const CacheSpec spec{.kind = s.latent ? CacheSpec::Kind::latent : CacheSpec::Kind::full,
+                         .kv_heads = s.kv_heads,
+                         .k_dim = s.k_dim,
+                         .v_dim = s.v_dim,
+                         .dtype = s.dtype};
     const int blocks = (s.tokens + tokens_per_block - 1) / tokens_per_block;
     const size_t stride = cache_layer_bytes(spec, tokens_per_block);
     // Stale memory is NaN: nothing of it may show.
@@ -46,8 +54,14 @@ struct Sequence {
     int done = 0;
     for (int rows : steps) {
       const SequenceView view{.first_row = 0, .rows = rows, .first_position = done};
-      const AppendArgs append{k.data() + static_cast<size_t>(done) * s.kv_heads * s.k_dim, s.latent ? nullptr : v.data() + static_cast<size_t>(done) * s.kv_heads * s.v_dim,
-                              s.kv_heads * s.k_dim, s.kv_heads * s.v_dim, cache, table_of_blocks.data(), &view, 1};
+      const AppendArgs append{k.data() + static_cast<size_t>(done) * s.kv_heads * s.k_dim,
+                              s.latent ? nullptr : v.data() + static_cast<size_t>(done) * s.kv_heads * s.v_dim,
+                              s.kv_heads * s.k_dim,
+                              s.kv_heads * s.v_dim,
+                              cache,
+                              table_of_blocks.data(),
+                              &view,
+                              1};
       in_parts(parts, [&](Part part) { table.append(append, rows, part); });
       AttendPlan plan;
       plan_attention({&view, 1}, cache, s.heads, s.mask, s.window, s.chunk, threads, plan);
@@ -83,7 +97,8 @@ struct Sequence {
         float largest = 0;
         for (int d = first; d < last; ++d) largest = std::max(largest, std::abs(x[row + static_cast<size_t>(d)]));
         for (int d = first; d < last; ++d)
-          kept[row + static_cast<size_t>(d)] = std::nearbyint(x[row + static_cast<size_t>(d)] * (127.0f / largest)) * static_cast<double>(largest / 127.0f);
+          kept[row + static_cast<size_t>(d)] = std::nearbyint(x[row + static_cast<size_t>(d)] * (127.0f / largest)) *
+                                               static_cast<double>(largest / 127.0f);
       }
     return kept;
   }
@@ -91,7 +106,8 @@ struct Sequence {
   // In double precision; `rounds`: of queries rounded to bfloat16.
   std::vector<double> expected(bool rounds) const {
     const Case& s = setup;
-    const std::vector<double> keys = stored(k, s.k_dim, s.latent ? s.v_dim : s.k_dim), values = stored(v, s.v_dim, s.v_dim);
+    const std::vector<double> keys = stored(k, s.k_dim, s.latent ? s.v_dim : s.k_dim),
+                              values = stored(v, s.v_dim, s.v_dim);
     std::vector<double> out(static_cast<size_t>(s.tokens) * s.heads * s.v_dim);
     for (int i = 0; i < s.tokens; ++i)
       for (int h = 0; h < s.heads; ++h) {
@@ -99,15 +115,19 @@ struct Sequence {
         std::vector<double> weight(static_cast<size_t>(s.tokens), 0.0);
         double sum = 0;
         for (int j = 0; j < s.tokens; ++j) {
-          if (s.mask == Mask::causal && (j > i || (s.window > 0 && j <= i - s.window) || (s.chunk > 0 && j / s.chunk != i / s.chunk))) continue;
+          if (s.mask == Mask::causal &&
+              (j > i || (s.window > 0 && j <= i - s.window) || (s.chunk > 0 && j / s.chunk != i / s.chunk)))
+            continue;
           double dot = 0;
           for (int d = 0; d < s.k_dim; ++d)
-            dot += static_cast<double>(query(i, h, d, rounds)) * keys[(static_cast<size_t>(j) * s.kv_heads + g) * s.k_dim + d];
+            dot += static_cast<double>(query(i, h, d, rounds)) *
+                   keys[(static_cast<size_t>(j) * s.kv_heads + g) * s.k_dim + d];
           sum += weight[static_cast<size_t>(j)] = std::exp(0.3f * dot);
         }
         for (int d = 0; d < s.v_dim; ++d) {
           double value = 0;
-          for (int j = 0; j < s.tokens; ++j) value += weight[static_cast<size_t>(j)] * values[(static_cast<size_t>(j) * s.kv_heads + g) * s.v_dim + d];
+          for (int j = 0; j < s.tokens; ++j)
+            value += weight[static_cast<size_t>(j)] * values[(static_cast<size_t>(j) * s.kv_heads + g) * s.v_dim + d];
           out[(static_cast<size_t>(i) * s.heads + h) * s.v_dim + d] = value / sum;
         }
       }
@@ -144,10 +164,11 @@ TEST_P(Attend, AgreesWithDoublePrecision) {
       const std::vector<float> got = sequence.run(table(), cut(setup.tokens, 1000, 3), 32, 1, 2);
       const bool rounds = table().attend_rounds && (dtype == DType::bf16 || (dtype == DType::i8 && !setup.latent));
       const std::vector<double> want = sequence.expected(rounds);
-      // Values are below 1, so that rounded weights (2^-9 of each at most) move their mean by less than that. With a value's scale in it even
-      // the weight of a single key is rounded, by 2^-8 at most.
+      // Values are below 1, so that rounded weights (2^-9 of each at most) move their mean by less than that. With a
+      // value's scale in it even the weight of a single key is rounded, by 2^-8 at most.
       const double tolerance = !rounds ? 3e-6 : dtype == DType::i8 ? 4e-3 : 2e-3;
-      for (size_t i = 0; i < got.size(); ++i) ASSERT_NEAR(got[i], want[i], tolerance) << "element " << i << " of " << setup.tokens << " tokens";
+      for (size_t i = 0; i < got.size(); ++i)
+        ASSERT_NEAR(got[i], want[i], tolerance) << "element " << i << " of " << setup.tokens << " tokens";
     }
 }
 
@@ -156,10 +177,13 @@ TEST_P(Attend, AppendWritesWhatTheReferenceWrites) {
     int kv_heads, k_dim, v_dim, first, rows, tokens_per_block;
   };
   for (const DType dtype : {DType::f32, DType::bf16})
-    for (const Shape& s : {Shape{2, 16, 16, 0, 40, 32}, Shape{1, 33, 17, 3, 9, 8}, Shape{3, 300, 301, 5, 20, 16}, Shape{2, 14, 20, 1, 6, 1}, Shape{1, 8, 8, 31, 1, 64}}) {
+    for (const Shape& s : {Shape{2, 16, 16, 0, 40, 32}, Shape{1, 33, 17, 3, 9, 8}, Shape{3, 300, 301, 5, 20, 16},
+                           Shape{2, 14, 20, 1, 6, 1}, Shape{1, 8, 8, 31, 1, 64}}) {
       const int tokens = s.first + s.rows, blocks = (tokens + s.tokens_per_block - 1) / s.tokens_per_block;
-      const size_t stride = cache_layer_bytes({.kv_heads = s.kv_heads, .k_dim = s.k_dim, .v_dim = s.v_dim, .dtype = dtype}, s.tokens_per_block);
-      const std::vector<float> k = random_floats(static_cast<size_t>(s.rows) * s.kv_heads * s.k_dim, 21), v = random_floats(static_cast<size_t>(s.rows) * s.kv_heads * s.v_dim, 22);
+      const size_t stride = cache_layer_bytes(
+          {.kv_heads = s.kv_heads, .k_dim = s.k_dim, .v_dim = s.v_dim, .dtype = dtype}, s.tokens_per_block);
+      const std::vector<float> k = random_floats(static_cast<size_t>(s.rows) * s.kv_heads * s.k_dim, 21),
+                               v = random_floats(static_cast<size_t>(s.rows) * s.kv_heads * s.v_dim, 22);
       std::vector<int32_t> block_table(static_cast<size_t>(blocks));
       for (int b = 0; b < blocks; ++b) block_table[static_cast<size_t>(b)] = blocks - 1 - b;
       const SequenceView view{.rows = s.rows, .first_position = s.first};
@@ -167,11 +191,13 @@ TEST_P(Attend, AppendWritesWhatTheReferenceWrites) {
         std::vector<std::byte> memory(stride * static_cast<size_t>(blocks) + 64, std::byte{0x5a});
         std::byte* base = memory.data() + (64 - reinterpret_cast<uintptr_t>(memory.data()) % 64) % 64;
         const CacheView cache{base, stride, s.tokens_per_block, dtype, s.kv_heads, s.k_dim, s.v_dim};
-        const AppendArgs a{k.data(), v.data(), s.kv_heads * s.k_dim, s.kv_heads * s.v_dim, cache, block_table.data(), &view, 1};
+        const AppendArgs a{k.data(), v.data(), s.kv_heads * s.k_dim, s.kv_heads * s.v_dim, cache, block_table.data(),
+                           &view,    1};
         in_parts(parts, [&](Part part) { by.append(a, s.rows, part); });
         return std::vector<std::byte>(base, base + stride * static_cast<size_t>(blocks));
       };
-      for (const int parts : kPartCounts) EXPECT_EQ(written(table(), parts), written(ref_table(), 1)) << s.k_dim << ", " << parts << " parts";
+      for (const int parts : kPartCounts)
+        EXPECT_EQ(written(table(), parts), written(ref_table(), 1)) << s.k_dim << ", " << parts << " parts";
     }
 }
 
@@ -192,9 +218,13 @@ TEST_P(Attend, BitsDependOnNothingElse) {
       setup.dtype = dtype;
       const Sequence sequence(setup);
       const std::vector<uint32_t> plain = bits_of(sequence.run(table(), {setup.tokens}, 32, 1, 1));
-      for (int block : {1, 8, 16, 64}) EXPECT_EQ(bits_of(sequence.run(table(), {setup.tokens}, block, 1, 1)), plain) << "blocks of " << block;
-      for (int parts : kPartCounts) EXPECT_EQ(bits_of(sequence.run(table(), {setup.tokens}, 32, parts, parts)), plain) << parts << " parts";
-      for (int chunk : {1, 7, 16, 48}) EXPECT_EQ(bits_of(sequence.run(table(), cut(setup.tokens, chunk, 5), 16, 1, 4)), plain) << "chunks of " << chunk;
+      for (int block : {1, 8, 16, 64})
+        EXPECT_EQ(bits_of(sequence.run(table(), {setup.tokens}, block, 1, 1)), plain) << "blocks of " << block;
+      for (int parts : kPartCounts)
+        EXPECT_EQ(bits_of(sequence.run(table(), {setup.tokens}, 32, parts, parts)), plain) << parts << " parts";
+      for (int chunk : {1, 7, 16, 48})
+        EXPECT_EQ(bits_of(sequence.run(table(), cut(setup.tokens, chunk, 5), 16, 1, 4)), plain)
+            << "chunks of " << chunk;
     }
 }
 

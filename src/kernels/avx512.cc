@@ -1,4 +1,5 @@
-// The AVX-512 table's kernels, without a dot instruction. Compiled for F, BW, VL and DQ; see simd/ and layout.h for linkage.
+// The AVX-512 table's kernels, without a dot instruction. Compiled for F, BW, VL and DQ; see simd/ and layout.h for
+// linkage.
 #include "kernels/simd/vec_avx512.h"
 // The traits come first.
 #include "kernels/simd/fill.h"

@@ -1,4 +1,5 @@
-// The AVX-512 table with the dot instructions on bfloat16 and bytes. Compiled for F, BW, VL, DQ, BF16 and VNNI; see simd/ and layout.h for linkage.
+// The AVX-512 table with the dot instructions on bfloat16 and bytes. Compiled for F, BW, VL, DQ, BF16 and VNNI; see
+// simd/ and layout.h for linkage.
 #include "kernels/simd/vec_avx512.h"
 // The traits come first.
 #include "kernels/simd/fill.h"

@@ -9,10 +9,12 @@ namespace {
 class Bf12Column {
  public:
   Bf12Column(const PackedMatrix& w, int column)
-      : layout_(bf12_layout(w.panel, w.k)), columns_(w.panel), column_(column % w.panel), panel_(w.data + static_cast<size_t>(column / w.panel) * w.panel_bytes) {}
+      : layout_(bf12_layout(w.panel, w.k)), columns_(w.panel), column_(column % w.panel),
+        panel_(w.data + static_cast<size_t>(column / w.panel) * w.panel_bytes) {}
 
   float value(int k) const {
-    const size_t place = packed_index(WeightForm::bf16, columns_, column_, k), chunk = place / layout_.chunk_weights, in_chunk = place % layout_.chunk_weights;
+    const size_t place = packed_index(WeightForm::bf16, columns_, column_, k), chunk = place / layout_.chunk_weights,
+                 in_chunk = place % layout_.chunk_weights;
     const auto* starts = reinterpret_cast<const uint32_t*>(panel_ + layout_.starts);
     const auto* exceptions = reinterpret_cast<const Bf12Exception*>(panel_ + layout_.exceptions);
     for (uint32_t i = starts[chunk]; i < starts[chunk + 1]; ++i)
@@ -21,7 +23,8 @@ class Bf12Column {
     const auto* unit = reinterpret_cast<const uint16_t*>(panel_ + layout_.bodies + place / 128 * 192);
     const int sign_and_mantissa = unit[32 + r / 2 * 32 + j] >> (8 * (r % 2)) & 0xff;
     const int exponent = reinterpret_cast<const uint16_t*>(panel_)[unit[j] >> (4 * r) & 15];
-    return bf16_to_float(static_cast<uint16_t>((sign_and_mantissa & 0x80) << 8 | exponent | (sign_and_mantissa & 0x7f)));
+    return bf16_to_float(
+        static_cast<uint16_t>((sign_and_mantissa & 0x80) << 8 | exponent | (sign_and_mantissa & 0x7f)));
   }
 
  private:

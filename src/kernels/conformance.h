@@ -1,4 +1,5 @@
-// What the kernels' conformance tests share: every table that can be tested here, operands with known values, and runs in parts.
+// What the kernels' conformance tests share: every table that can be tested here, operands with known values, and runs
+// in parts.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -22,9 +23,11 @@ class TableTest : public ::testing::TestWithParam<const CpuTable*> {
  protected:
   const CpuTable& table() const { return *GetParam(); }
 };
-#define WEFT_TEST_TABLES(suite) INSTANTIATE_TEST_SUITE_P(Tables, suite, ::testing::ValuesIn(tested_tables()), table_name)
+#define WEFT_TEST_TABLES(suite) \
+  INSTANTIATE_TEST_SUITE_P(Tables, suite, ::testing::ValuesIn(tested_tables()), table_name)
 
-// Calls work once for each part of 1, 2, 3 and 5, and returns what `result` holds after each; `clear` empties it before.
+// Calls work once for each part of 1, 2, 3 and 5, and returns what `result` holds after each; `clear` empties it
+// before.
 inline const int kPartCounts[] = {1, 2, 3, 5};
 inline void in_parts(int count, const std::function<void(Part)>& work) {
   for (int i = count - 1; i >= 0; --i) work({i, count});  // backwards: no part may rely on an earlier one
@@ -47,8 +50,10 @@ inline std::vector<uint32_t> bits_of(const std::vector<float>& values) {
   return bits;
 }
 
-// Rows of values as a matrix product's operand, with the leading dimension ld (in elements); what lies between rows is NaN.
-inline std::vector<std::byte> as_operand(const std::vector<float>& values, int rows, int cols, int64_t ld, Operand operand) {
+// Rows of values as a matrix product's operand, with the leading dimension ld (in elements); what lies between rows is
+// NaN.
+inline std::vector<std::byte> as_operand(const std::vector<float>& values, int rows, int cols, int64_t ld,
+                                         Operand operand) {
   std::vector<std::byte> bytes(static_cast<size_t>(rows * ld + 2) * static_cast<size_t>(operand_size_bytes(operand)),
                                std::byte{0xff});
   for (int r = 0; r < rows; ++r) {
@@ -60,7 +65,8 @@ inline std::vector<std::byte> as_operand(const std::vector<float>& values, int r
       if (operand == Operand::bf16) std::memcpy(bytes.data() + index * 2, &half, 2);
       else std::memcpy(bytes.data() + index * 4, &kept, 4);
     }
-    if (operand == Operand::bf16 && cols % 2 != 0) std::memset(bytes.data() + static_cast<size_t>(r * ld + cols) * 2, 0, 2);
+    if (operand == Operand::bf16 && cols % 2 != 0)
+      std::memset(bytes.data() + static_cast<size_t>(r * ld + cols) * 2, 0, 2);
   }
   return bytes;
 }
@@ -83,7 +89,8 @@ struct Packed {
   std::vector<std::byte> bytes;
   PackedMatrix matrix;
 };
-inline Packed packed(const CpuTable& table, WeightForm form, const std::vector<float>& weights, int out, int k, int shards) {
+inline Packed packed(const CpuTable& table, WeightForm form, const std::vector<float>& weights, int out, int k,
+                     int shards) {
   Packed p;
   const int panel = table.panel_cols(form), panels = (out + panel - 1) / panel;
   const size_t panel_bytes = table.panel_bytes(form, k);

@@ -1,5 +1,5 @@
-// Picks the table for this machine: what the processor can do, what the operating system saves on a context switch, and what the
-// environment variable WEFT_ISA asks for.
+// Picks the table for this machine: what the processor can do, what the operating system saves on a context switch, and
+// what the environment variable WEFT_ISA asks for.
 #include <cstdlib>
 #include <string_view>
 
@@ -22,9 +22,11 @@ struct Cpu {
 };
 
 #if defined(__x86_64__)
-// Linux saves the tile registers (8 KiB a thread) only of processes that asked; all threads of this one may use them afterwards.
+// Linux saves the tile registers (8 KiB a thread) only of processes that asked; all threads of this one may use them
+// afterwards.
 bool request_tiles() {
-  constexpr int kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM and the state's number, from <asm/prctl.h>
+  // ARCH_REQ_XCOMP_PERM and the state's number, from <asm/prctl.h>
+  constexpr int kRequestPermission = 0x1023, kTileData = 18;
   return ::syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 }
 
@@ -42,7 +44,8 @@ Cpu detect() {
   constexpr unsigned kTiles = 1u << 25 | 1u << 24 | 1u << 22;  // AMX-INT8, AMX-TILE and AMX-BF16
   const bool tiles = (d & kTiles) == kTiles && (saved & 0x60000) == 0x60000;
   // Every processor with the bfloat16 dot instruction has the one on bytes; the table uses both.
-  cpu.avx512_bf16 = cpu.avx512 && (c & bit_AVX512VNNI) && a >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & bit_AVX512BF16);
+  cpu.avx512_bf16 =
+      cpu.avx512 && (c & bit_AVX512VNNI) && a >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & bit_AVX512BF16);
   cpu.amx = cpu.avx512_bf16 && tiles && request_tiles();
   return cpu;
 }

@@ -1,10 +1,12 @@
 // The kernels' interface: pure functions on pointers, one table of them per instruction set.
 //
-// Every op is called by all threads of a team at once, each with its Part; an op never allocates, throws, locks or starts
-// threads. Activations are float32, row-major, with a leading dimension in floats, so that a slice of columns is a view.
+// Every op is called by all threads of a team at once, each with its Part; an op never allocates, throws, locks or
+// starts threads. Activations are float32, row-major, with a leading dimension in floats, so that a slice of columns is
+// a view.
 //
-// Exactness (docs/exactness.md): what is computed for one row depends on nothing but that row, its weights and its cache. The
-// order of additions for one output is fixed by the weights' shape: never by the number of rows, the Part or the tile.
+// Exactness (docs/exactness.md): what is computed for one row depends on nothing but that row, its weights and its
+// cache. The order of additions for one output is fixed by the weights' shape: never by the number of rows, the Part or
+// the tile.
 #pragma once
 
 #include <cstddef>
@@ -22,10 +24,11 @@ struct Part {
   int index = 0, count = 1;
 };
 
-// ---- Weights ----------------------------------------------------------------------------------------------------------------
+// ---- Weights --------------------------------------------------------------------------------------------------------
 
-// How a matrix is stored for the matrix product. The quantised forms hold small codes and a scale per group of k in each output
-// column (WeightGroups); their value is always computed in float32, one operation after the other as written here:
+// How a matrix is stored for the matrix product. The quantised forms hold small codes and a scale per group of k in
+// each output column (WeightGroups); their value is always computed in float32, one operation after the other as
+// written here:
 //   fp8   e4m3fn                        code * scale
 //   int8  -128 ... 127                  code * scale
 //   int4  0 ... 15, int6 0 ... 63       (code - zero) * scale, or code * scale + minimum
@@ -34,8 +37,8 @@ enum class WeightForm : uint8_t { f32, bf16, bf12, fp8, int8, int4, int6 };
 const char* name(WeightForm form);  // "float32", "bfloat16", "bfloat16 in 12 bits", "fp8", "int8", "int4", "int6"
 constexpr bool is_quantized(WeightForm form) { return form >= WeightForm::fp8; }
 
-// How the scales of a quantised form are stored. `super`: GGUF's K blocks, where a group's scale is a float16 shared by 256 values
-// of k times an integer of the group (int4: unsigned, with a minimum made in the same way; int6: signed).
+// How the scales of a quantised form are stored. `super`: GGUF's K blocks, where a group's scale is a float16 shared by
+// 256 values of k times an integer of the group (int4: unsigned, with a minimum made in the same way; int6: signed).
 enum class ScaleKind : uint8_t { f32, f16, bf16, super };
 // What int4 and int6 subtract from a code or add to the product.
 //   none:     int4 subtracts 8, int6 32 (fp8, int8: nothing)
@@ -43,8 +46,8 @@ enum class ScaleKind : uint8_t { f32, f16, bf16, super };
 //   minimum:  each group has a minimum that is added to the product (int4 with scales f16 or super)
 enum class OffsetKind : uint8_t { none, zero, minimum };
 
-// The groups of a quantised form: k [i * size, (i + 1) * size) of a column share a scale; the last group may be shorter. `size` is
-// a multiple of 32 (one group for all of k: k rounded up to 32), or 16 for int6 with super scales.
+// The groups of a quantised form: k [i * size, (i + 1) * size) of a column share a scale; the last group may be
+// shorter. `size` is a multiple of 32 (one group for all of k: k rounded up to 32), or 16 for int6 with super scales.
 struct WeightGroups {
   int size = 0;
   ScaleKind scale = ScaleKind::f32;
@@ -56,13 +59,14 @@ struct WeightGroups {
 //   f32:          as they are
 //   f32_as_bf16:  float32 holding values rounded to bfloat16
 //   bf16:         bfloat16, row length padded to even with a zero
-//   int8:         codes -127 ... 127 of value / scale with a scale for each kStrip of k of each row; see operand_row_elements()
+//   int8:         codes -127 ... 127 of value / scale with a scale for each kStrip of k of each row; see
+//     operand_row_elements()
 enum class Operand : uint8_t { f32, f32_as_bf16, bf16, int8 };
 constexpr int operand_size_bytes(Operand o) { return o == Operand::bf16 ? 2 : o == Operand::int8 ? 1 : 4; }
 constexpr int kStrip = 32;  // k whose codes share an activation scale; the quantised forms pad k to a multiple of it
 constexpr int64_t strip_count(int64_t k) { return (k + kStrip - 1) / kStrip; }
-// Elements of a row of `cols` values in its operand form (before padding between rows). int8: the codes, padded with zeros to
-// whole strips; the float32 scale of each strip; the int32 sum of the codes of each strip.
+// Elements of a row of `cols` values in its operand form (before padding between rows). int8: the codes, padded with
+// zeros to whole strips; the float32 scale of each strip; the int32 sum of the codes of each strip.
 constexpr int64_t operand_row_elements(Operand o, int64_t cols) {
   return o == Operand::int8 ? strip_count(cols) * (kStrip + 8) : o == Operand::bf16 ? (cols + 1) / 2 * 2 : cols;
 }
@@ -70,21 +74,22 @@ constexpr int64_t operand_row_elements(Operand o, int64_t cols) {
 // A matrix's form with all that a kernel must know about it.
 struct WeightFormat {
   WeightForm form = WeightForm::f32;
-  WeightGroups groups = {};         // of the quantised forms
-  Operand operand = Operand::f32;  // what products with a quantised form read: any but bf16; int8 only with int8 or int4, bf16 scales
-                                   // and no offsets. The other forms read what the table says (CpuTable::operand).
+  WeightGroups groups = {};  // of the quantised forms
+  Operand operand =
+      Operand::f32;  // what products with a quantised form read: any but bf16; int8 only with int8 or int4, bf16 scales
+                     // and no offsets. The other forms read what the table says (CpuTable::operand).
   bool operator==(const WeightFormat&) const = default;
 };
 
-// A weight matrix [out, k] in packed form: panels of `panel` output columns; inside a panel the layout is the table's own (see
-// CpuTable::pack_panel). Padded columns and k are zero. Aligned to 64 bytes.
+// A weight matrix [out, k] in packed form: panels of `panel` output columns; inside a panel the layout is the table's
+// own (see CpuTable::pack_panel). Padded columns and k are zero. Aligned to 64 bytes.
 struct PackedMatrix {
   WeightForm form = WeightForm::f32;
   int out = 0, k = 0;
   int panel = 0;           // output columns per panel
   size_t panel_bytes = 0;  // from one panel to the next
-  // k is summed in this many equal parts (1, 2, 4 or 8), added as a balanced binary tree. They must divide k; for bf16 with more
-  // than one part, into parts of even length, for bf12 and quantised forms into whole strips.
+  // k is summed in this many equal parts (1, 2, 4 or 8), added as a balanced binary tree. They must divide k; for bf16
+  // with more than one part, into parts of even length, for bf12 and quantised forms into whole strips.
   int shards = 1;
   const std::byte* data = nullptr;
   WeightGroups groups = {};        // as WeightFormat has them
@@ -93,23 +98,24 @@ struct PackedMatrix {
   WeightFormat format() const { return {form, groups, operand}; }
 };
 
-// Rows of a quantised matrix before they are packed: codes in a byte each (fp8 as stored, int8 in two's complement) and the scales
-// in the WeightGroups' own representation, all row after row. Which arrays are read depends on the groups:
+// Rows of a quantised matrix before they are packed: codes in a byte each (fp8 as stored, int8 in two's complement) and
+// the scales in the WeightGroups' own representation, all row after row. Which arrays are read depends on the groups:
 //   f32, f16, bf16:  scales [groups], and zeros [groups] (bytes) or minima [groups] (float16)
-//   super:           scales [ceil(k / 256)] float16, minima likewise; factors [groups] bytes, and for a minimum minimum_factors
+//   super:           scales [ceil(k / 256)] float16, minima likewise; factors [groups] bytes, and for a minimum
+//     minimum_factors
 struct QuantizedRows {
   int rows = 0, k = 0;
-  const uint8_t* codes = nullptr;   // [rows, k]
+  const uint8_t* codes = nullptr;  // [rows, k]
   const void* scales = nullptr;
-  const void* offsets = nullptr;    // zeros or minima
+  const void* offsets = nullptr;  // zeros or minima
   const uint8_t* factors = nullptr;
   const uint8_t* offset_factors = nullptr;
 };
 
-// ---- Arguments --------------------------------------------------------------------------------------------------------------
+// ---- Arguments ------------------------------------------------------------------------------------------------------
 
-// Looks up rows of the embedding: out[r, :] = scale * table[ids[r], :], zeros for a negative id. The table is either plain rows (row_data) or, when the
-// output matrix is tied to it, the packed matrix itself.
+// Looks up rows of the embedding: out[r, :] = scale * table[ids[r], :], zeros for a negative id. The table is either
+// plain rows (row_data) or, when the output matrix is tied to it, the packed matrix itself.
 struct EmbedArgs {
   const int32_t* ids = nullptr;
   const void* row_data = nullptr;  // [vocab, cols] of row_type (f32, bf16 or f16), or null: use `packed`
@@ -121,13 +127,13 @@ struct EmbedArgs {
   int64_t ld_out = 0;
 };
 
-// y[r, n] = sum_k x[r, k] * w[n, k]  (+ bias[n])  (+ residual[r, n]).  x is in the operand type that the table states for the
-// weight's form, or the quantised matrix itself; ld_x counts elements of that type. residual may be y itself.
-// With int8 rows the codes of each strip are multiplied and summed as integers, exactly; then sum += integer * (row scale * weight
-// scale), strips in ascending order, in float32.
-// With `row_map`, row r of the call stands for row n = row_map[r] of y and row n / x_share of x (the rows that an expert computes).
-// With `gate.out`, the columns of w (and their biases) come in turn, kGateColumns of gates and the same number of what they gate, and
-// act(gate) * other is written instead of y, in `operand` form (not int8), half as many columns; there is no residual then.
+// y[r, n] = sum_k x[r, k] * w[n, k]  (+ bias[n])  (+ residual[r, n]).  x is in the operand type that the table states
+// for the weight's form, or the quantised matrix itself; ld_x counts elements of that type. residual may be y itself.
+// With int8 rows the codes of each strip are multiplied and summed as integers, exactly; then sum += integer * (row
+// scale * weight scale), strips in ascending order, in float32. With `row_map`, row r of the call stands for row n =
+// row_map[r] of y and row n / x_share of x (the rows that an expert computes). With `gate.out`, the columns of w (and
+// their biases) come in turn, kGateColumns of gates and the same number of what they gate, and act(gate) * other is
+// written instead of y, in `operand` form (not int8), half as many columns; there is no residual then.
 enum class Activation : uint8_t { silu, gelu_tanh, gelu, relu2, relu, tanh, quick_gelu };
 constexpr int kGateColumns = 16;
 struct LinearGate {
@@ -161,8 +167,9 @@ struct ToOperandArgs {
   int64_t ld_out = 0;  // in elements of the operand
 };
 
-// RMS norm: y = w' * x / sqrt(mean(x^2) + eps), w' = w, or 1 + w with one_plus; layer norm: subtracts the mean first and adds
-// bias. Statistics in float32. The result is written in `operand` form (f32 for a plain value). w may be null (all ones).
+// RMS norm: y = w' * x / sqrt(mean(x^2) + eps), w' = w, or 1 + w with one_plus; layer norm: subtracts the mean first
+// and adds bias. Statistics in float32. The result is written in `operand` form (f32 for a plain value). w may be null
+// (all ones).
 struct NormArgs {
   const float* x = nullptr;
   int64_t ld_x = 0;
@@ -176,9 +183,9 @@ struct NormArgs {
   int64_t ld_out = 0;
 };
 
-// cos and sin of position * inv_freq[i], times `factor`: out[r, 0:n] = cos, out[r, n:2n] = sin, n = half. The product is
-// rounded to float32 as the reference models do; cos and sin are accurate to an ulp. With several position axes (M-RoPE)
-// axis_of[i] tells which row of `positions` ([axes, ld_positions]) frequency i uses; null: axis 0.
+// cos and sin of position * inv_freq[i], times `factor`: out[r, 0:n] = cos, out[r, n:2n] = sin, n = half. The product
+// is rounded to float32 as the reference models do; cos and sin are accurate to an ulp. With several position axes
+// (M-RoPE) axis_of[i] tells which row of `positions` ([axes, ld_positions]) frequency i uses; null: axis 0.
 struct RopeAnglesArgs {
   const int32_t* positions = nullptr;
   int64_t ld_positions = 0;
@@ -191,12 +198,13 @@ struct RopeAnglesArgs {
 
 enum class HeadNorm : uint8_t { none, rms, rms_one_plus, l2 };
 
-// For each row and each of `heads` heads of x: an RMS norm over the head (l2: without weight) and the rotation. Head h is the
-// `dim` floats at x + h * stride and goes to out + h * out_stride, which may be the same place.
+// For each row and each of `heads` heads of x: an RMS norm over the head (l2: without weight) and the rotation. Head h
+// is the `dim` floats at x + h * stride and goes to out + h * out_stride, which may be the same place.
 //   rotation of the first 2 * half elements: halves pair (i, i + half), interleaved pair (2i, 2i + 1):
 //     a' = a cos - b sin, b' = b cos + a sin
 //   norm_after: the norm comes after the rotation (Llama 4).
-//   temperature: each row is scaled by log1p(floor((position + 1) / floor_scale)) * attn_scale + 1 (Llama 4's layers without
+//   temperature: each row is scaled by log1p(floor((position + 1) / floor_scale)) * attn_scale + 1 (Llama 4's layers
+//     without
 //   rope); floor_scale 0 switches it off.
 struct HeadsArgs {
   const float* x = nullptr;
@@ -221,10 +229,11 @@ struct HeadsArgs {
 //   values [kv_heads][tiles][16 / 2 token pairs][v_dim][2]    bf16
 //          [kv_heads][tiles][16 tokens][v_dim]                f32; i8, each tile followed by float32 scales [16 tokens]
 // where tiles = ceil(tokens_per_block / 16). A block of fewer than 16 tokens uses the first lanes of its one tile.
-// latent (MLA): there are no values in memory; a token's value is the first v_dim elements of its key. In i8 a key tile then has two
-// rows of scales: of the first v_dim elements, and of the others (the rotated part, whose magnitude is another).
-// i8: a token's key, and its value, in one head are codes -127 ... 127 times a scale: scale = largest magnitude / 127 and code =
-// round(x * (127 / largest)), ties to even; zeros below 1e-30; the scale NaN where an element is not finite.
+// latent (MLA): there are no values in memory; a token's value is the first v_dim elements of its key. In i8 a key tile
+// then has two rows of scales: of the first v_dim elements, and of the others (the rotated part, whose magnitude is
+// another). i8: a token's key, and its value, in one head are codes -127 ... 127 times a scale: scale = largest
+// magnitude / 127 and code = round(x * (127 / largest)), ties to even; zeros below 1e-30; the scale NaN where an
+// element is not finite.
 struct CacheView {
   std::byte* base = nullptr;  // of block 0, at this layer's part
   size_t block_stride_bytes = 0;
@@ -237,16 +246,17 @@ constexpr int kTileTokens = 16;
 // Bytes of one layer's part of a block (a multiple of 64).
 size_t cache_layer_bytes(const CacheSpec& spec, int tokens_per_block);
 
-// One sequence of the step, seen from one cache group: `rows` query rows from `first_row` on, at positions first_position,
-// first_position + 1, ... Its blocks from block number `first_block` on are block_table[table_offset ...] (a group that forgets
-// old blocks starts later than 0).
+// One sequence of the step, seen from one cache group: `rows` query rows from `first_row` on, at positions
+// first_position, first_position + 1, ... Its blocks from block number `first_block` on are block_table[table_offset
+// ...] (a group that forgets old blocks starts later than 0).
 struct SequenceView {
   int first_row = 0, rows = 0;
   int first_position = 0;
   int first_block = 0;
   int64_t table_offset = 0;
-  // Per row the first key that it does not see, in place of what the mask says, and the first that it sees; null: the mask's. The keys
-  // must be in the cache by the end of the step's append. (Tokens of one picture that see each other, cross attention, padding.)
+  // Per row the first key that it does not see, in place of what the mask says, and the first that it sees; null: the
+  // mask's. The keys must be in the cache by the end of the step's append. (Tokens of one image that see each other,
+  // cross attention, padding.)
   const int32_t* ends = nullptr;
   const int32_t* starts = nullptr;
 };
@@ -261,10 +271,10 @@ struct AppendArgs {
   int sequence_count = 0;
 };
 
-// A piece of attention work: query rows [first_row, first_row + rows) of a sequence (relative to its first row), all query heads
-// of one kv head. partial < 0: the whole result goes to `out`. Otherwise only key splits [first_split, first_split + splits) are
-// walked and their (max, sum, accumulator) go to the partial buffer from entry `partial` on, one entry per split, for
-// attend_combine.
+// A piece of attention work: query rows [first_row, first_row + rows) of a sequence (relative to its first row), all
+// query heads of one kv head. partial < 0: the whole result goes to `out`. Otherwise only key splits [first_split,
+// first_split + splits) are walked and their (max, sum, accumulator) go to the partial buffer from entry `partial` on,
+// one entry per split, for attend_combine.
 struct AttendItem {
   int sequence = 0;
   int first_row = 0, rows = 0;
@@ -288,14 +298,14 @@ constexpr int kSplitTokens = 512;  // keys are summed in splits at absolute mult
 
 enum class Mask : uint8_t { causal, none };
 
-// Softmax attention: out[r, h] = sum_j softmax_j(scale * q[r, h] . k[j]) v[j] over the keys j that the mask allows for the row's
-// position i: causal: j <= i; window > 0: also j > i - window; chunk > 0: also floor(j / chunk) == floor(i / chunk).
-// Mask::none (encoders): all keys of the sequence (first_position + rows of them).
-// Query head h reads kv head h / (heads / kv_heads). Keys are walked in steps of kStepTokens at absolute positions; within each
-// split of kSplitTokens an online softmax, then splits are joined in ascending order, whoever computed them. Keys that the mask
-// hides are never multiplied, whatever their memory holds.
-// A cache of i8: q . k[j] is the sum over codes times the key's scale (latent: the two parts' sums, each times its scale, added), and
-// the softmax's weight of j times the value's scale multiplies the value's codes.
+// Softmax attention: out[r, h] = sum_j softmax_j(scale * q[r, h] . k[j]) v[j] over the keys j that the mask allows for
+// the row's position i: causal: j <= i; window > 0: also j > i - window; chunk > 0: also floor(j / chunk) == floor(i /
+// chunk). Mask::none (encoders): all keys of the sequence (first_position + rows of them). Query head h reads kv head h
+// / (heads / kv_heads). Keys are walked in steps of kStepTokens at absolute positions; within each split of
+// kSplitTokens an online softmax, then splits are joined in ascending order, whoever computed them. Keys that the mask
+// hides are never multiplied, whatever their memory holds. A cache of i8: q . k[j] is the sum over codes times the
+// key's scale (latent: the two parts' sums, each times its scale, added), and the softmax's weight of j times the
+// value's scale multiplies the value's codes.
 struct AttendArgs {
   const float* q = nullptr;  // [rows, heads * k_dim]
   int64_t ld_q = 0;
@@ -346,10 +356,11 @@ struct SelectRowsArgs {
   int64_t ld_out = 0;
 };
 
-// ---- Vision -----------------------------------------------------------------------------------------------------------------
+// ---- Vision ---------------------------------------------------------------------------------------------------------
 
-// out[r, p] = mean of the rows entries[offsets[i] .. offsets[i + 1]) of x, i = r * parts + p; zeros where there are none. Parts lie side
-// by side. Pooling, neighbours put together (pixel shuffle, patch mergers), padding and dropping of rows are tables of this kind.
+// out[r, p] = mean of the rows entries[offsets[i] .. offsets[i + 1]) of x, i = r * parts + p; zeros where there are
+// none. Parts lie side by side. Pooling, neighbours put together (pixel shuffle, patch mergers), padding and dropping
+// of rows are tables of this kind.
 struct MixRowsArgs {
   const float* x = nullptr;
   int64_t ld_x = 0;
@@ -379,7 +390,7 @@ struct PlaceArgs {
   float* out = nullptr;
   int64_t ld_out = 0;
 };
-// out[r] = *rows[r] where rows[r] is not null (features of pictures in place of their tokens' embeddings).
+// out[r] = *rows[r] where rows[r] is not null (features of images in place of their tokens' embeddings).
 struct MergeRowsArgs {
   const float* const* rows = nullptr;
   int cols = 0;
@@ -387,15 +398,17 @@ struct MergeRowsArgs {
   int64_t ld_out = 0;
 };
 
-// ---- Mixture of experts -----------------------------------------------------------------------------------------------------
+// ---- Mixture of experts ---------------------------------------------------------------------------------------------
 
 constexpr int kMaxExperts = 1024, kMaxChosen = 64;
 
 // How a token's experts and their weights follow from the router's logits. Ties: the lower id.
 struct RouteRule {
   // softmax:       scores are the softmax over all logits; the `chosen` largest (Mixtral, Qwen3-MoE).
-  // sigmoid:       scores are sigmoids; chosen by score + bias, the weight is the score without it. With groups > 1 the experts are
-  //                in so many groups of equal size, a group's rank is the sum of its two best biased scores, and only the best
+  // sigmoid:       scores are sigmoids; chosen by score + bias, the weight is the score without it. With groups > 1 the
+  // experts are
+  //                in so many groups of equal size, a group's rank is the sum of its two best biased scores, and only
+  //                  the best
   //                kept_groups groups are chosen from (DeepSeek-V3, arXiv 2412.19437 section 2.1.2).
   // sigmoid_after: the largest logits; weights are their sigmoids (Llama 4).
   enum class Kind : uint8_t { softmax, sigmoid, sigmoid_after };
@@ -405,7 +418,8 @@ struct RouteRule {
   bool normalize = false;  // weights divided by their sum
   float scale = 1.0f;      // then multiplied by this
 };
-// The table of the chosen: row r of `out` holds `chosen` expert ids (int32) in ascending order, then their weights (float).
+// The table of the chosen: row r of `out` holds `chosen` expert ids (int32) in ascending order, then their weights
+// (float).
 struct RouteArgs {
   const float* logits = nullptr;
   int64_t ld_logits = 0;
@@ -414,8 +428,8 @@ struct RouteArgs {
   float* out = nullptr;
   int64_t ld_out = 0;
 };
-// Sorts the step's (row, slot) pairs by expert: out[0 .. experts] are offsets into what follows, where expert e's entries
-// row * slots + slot are in ascending order. Done by part 0.
+// Sorts the step's (row, slot) pairs by expert: out[0 .. experts] are offsets into what follows, where expert e's
+// entries row * slots + slot are in ascending order. Done by part 0.
 struct GroupRowsArgs {
   const float* chosen = nullptr;
   int64_t ld_chosen = 0;
@@ -445,7 +459,7 @@ struct CombineArgs {
   int64_t ld_out = 0;
 };
 
-// ---- The table --------------------------------------------------------------------------------------------------------------
+// ---- The table ------------------------------------------------------------------------------------------------------
 
 // All functions take the number of rows (read at run time) and this thread's Part.
 struct CpuTable {
@@ -459,7 +473,8 @@ struct CpuTable {
   void (*pack_panel)(WeightForm, const float* rows, int64_t ld, int row_count, int k, std::byte* panel) = nullptr;
   // The same from bfloat16 rows, for form bf16 only (no detour over float32 when loading).
   void (*pack_panel_bf16)(const uint16_t* rows, int64_t ld, int row_count, int k, std::byte* panel) = nullptr;
-  // Form bf12: from a bf16 panel. False if the weights' exponents are too many. Null in tables without products with it.
+  // Form bf12: from a bf16 panel. False if the weights' exponents are too many. Null in tables without products with
+  // it.
   bool (*pack_panel_bf12)(int k, const std::byte* bf16_panel, std::byte* panel) = nullptr;
   bool prefers_bf12 = false;  // products with it are about as fast with many rows, and faster with few
   // The quantised forms: bytes of a panel, and packing of up to panel_cols rows; missing rows become zero.
@@ -477,7 +492,9 @@ struct CpuTable {
   void (*attend)(const AttendArgs&, int rows, Part) = nullptr;
   void (*attend_combine)(const AttendArgs&, int rows, Part) = nullptr;
   size_t (*attend_scratch_bytes)(int heads, const CacheView&) = nullptr;  // per thread
-  // Whether attention over a cache of bfloat16 or (unless latent) int8 rounds queries and softmax weights (int8: times the values' scales) to bfloat16 for its products (their sums are float32).
+  // Whether attention over a bfloat16 cache, or an int8 cache that is not latent, multiplies in bfloat16: queries are
+  // rounded to it, and softmax weights too (int8: after they are multiplied with the values' scales). The sums are
+  // float32 either way.
   bool attend_rounds = false;
   void (*activate)(const ActivateArgs&, int rows, Part) = nullptr;
   void (*add)(const AddArgs&, int rows, Part) = nullptr;
@@ -493,9 +510,10 @@ struct CpuTable {
 };
 
 // Cuts the step's attention of one cache group into items for `threads` threads. `heads` are query heads.
-void plan_attention(std::span<const SequenceView> sequences, const CacheView& cache, int heads, Mask mask, int window, int chunk,
-                    int threads, AttendPlan& plan);
-// Floats of one entry of the partial buffer, and the largest number of entries that plan_attention makes for these limits.
+void plan_attention(std::span<const SequenceView> sequences, const CacheView& cache, int heads, Mask mask, int window,
+                    int chunk, int threads, AttendPlan& plan);
+// Floats of one entry of the partial buffer, and the largest number of entries that plan_attention makes for these
+// limits.
 size_t partial_floats(int heads, const CacheView& cache);
 int max_partials(int max_sequences, int max_position, int kv_heads);
 

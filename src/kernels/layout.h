@@ -1,7 +1,7 @@
 // Addresses inside packed weights and the key/value cache, shared by all tables.
 //
-// Included by files that are compiled for one instruction set, so everything here has internal linkage: the linker must never
-// pick an AVX-512 copy of a function for the rest of the program.
+// Included by files that are compiled for one instruction set, so everything here has internal linkage: the linker must
+// never pick an AVX-512 copy of a function for the rest of the program.
 #pragma once
 
 #include "kernels/kernels.h"
@@ -22,7 +22,8 @@ struct Range {
   return {count * part.index / part.count, count * (part.index + 1) / part.count};
 }
 
-// The panels that a part multiplies when all parts share few rows: cut in fours where there are plenty, since one row takes them so.
+// The panels that a part multiplies when all parts share few rows: cut in fours where there are plenty, since one row
+// takes them so.
 constexpr int panel_unit(int64_t panels, int parts) { return panels >= int64_t{16} * parts ? 4 : 1; }
 [[maybe_unused]] constexpr Range share_panels(int64_t panels, Part part) {
   const int unit = panel_unit(panels, part.count);
@@ -30,7 +31,7 @@ constexpr int panel_unit(int64_t panels, int parts) { return panels >= int64_t{1
   return {units.first * unit, units.last * unit < panels ? units.last * unit : panels};
 }
 
-// ---- Packed weights: f32 [k][columns], bf16 [ceil(k / 2)][columns][2] in each panel -----------------------------------------
+// ---- Packed weights: f32 [k][columns], bf16 [ceil(k / 2)][columns][2] in each panel ---------------------------------
 
 [[maybe_unused]] constexpr size_t packed_panel_bytes(WeightForm form, int columns, int k) {
   const size_t padded_k = form == WeightForm::bf16 ? (static_cast<size_t>(k) + 1) / 2 * 2 : static_cast<size_t>(k);
@@ -43,20 +44,28 @@ constexpr int panel_unit(int64_t panels, int parts) { return panels >= int64_t{1
   return (static_cast<size_t>(k / 2) * columns + column) * 2 + (k & 1);
 }
 
-// ---- Cache ------------------------------------------------------------------------------------------------------------------
+// ---- Cache ----------------------------------------------------------------------------------------------------------
 
 [[maybe_unused]] constexpr int tiles_per_block(int tokens_per_block) {
   return tokens_per_block <= kTileTokens ? 1 : tokens_per_block / kTileTokens;
 }
-[[maybe_unused]] constexpr size_t element_bytes(DType dtype) { return dtype == DType::i8 ? 1 : dtype == DType::bf16 ? 2 : 4; }
+[[maybe_unused]] constexpr size_t element_bytes(DType dtype) {
+  return dtype == DType::i8 ? 1 : dtype == DType::bf16 ? 2 : 4;
+}
 // Rows of scales [16 tokens] behind a tile's elements.
-[[maybe_unused]] constexpr int key_scale_rows(const CacheView& cache) { return cache.dtype != DType::i8 ? 0 : cache.latent ? 2 : 1; }
-[[maybe_unused]] constexpr int value_scale_rows(const CacheView& cache) { return cache.dtype == DType::i8 && !cache.latent ? 1 : 0; }
+[[maybe_unused]] constexpr int key_scale_rows(const CacheView& cache) {
+  return cache.dtype != DType::i8 ? 0 : cache.latent ? 2 : 1;
+}
+[[maybe_unused]] constexpr int value_scale_rows(const CacheView& cache) {
+  return cache.dtype == DType::i8 && !cache.latent ? 1 : 0;
+}
 [[maybe_unused]] constexpr size_t tile_bytes(DType dtype, int elements, int scale_rows) {
-  return (static_cast<size_t>(elements) * element_bytes(dtype) + static_cast<size_t>(scale_rows) * sizeof(float)) * kTileTokens;
+  return (static_cast<size_t>(elements) * element_bytes(dtype) + static_cast<size_t>(scale_rows) * sizeof(float)) *
+         kTileTokens;
 }
 [[maybe_unused]] constexpr size_t key_tile_bytes(const CacheView& cache) {
-  return tile_bytes(cache.dtype, cache.dtype == DType::bf16 ? (cache.k_dim + 1) / 2 * 2 : cache.k_dim, key_scale_rows(cache));
+  return tile_bytes(cache.dtype, cache.dtype == DType::bf16 ? (cache.k_dim + 1) / 2 * 2 : cache.k_dim,
+                    key_scale_rows(cache));
 }
 [[maybe_unused]] constexpr size_t value_tile_bytes(const CacheView& cache) {
   return cache.latent ? 0 : tile_bytes(cache.dtype, cache.v_dim, value_scale_rows(cache));
@@ -72,7 +81,8 @@ constexpr int panel_unit(int64_t panels, int parts) { return panels >= int64_t{1
 [[maybe_unused]] inline std::byte* value_tile(const CacheView& cache, int block, int kv_head, int tile) {
   const size_t index = static_cast<size_t>(kv_head) * tiles_per_block(cache.tokens_per_block) + tile;
   // of a cache that is not latent
-  return cache.base + static_cast<size_t>(block) * cache.block_stride_bytes + values_offset(cache) + index * value_tile_bytes(cache);
+  return cache.base + static_cast<size_t>(block) * cache.block_stride_bytes + values_offset(cache) +
+         index * value_tile_bytes(cache);
 }
 // The scales of a tile of i8.
 [[maybe_unused]] inline float* key_scales(const CacheView& cache, std::byte* tile, int row) {
@@ -81,7 +91,8 @@ constexpr int panel_unit(int64_t panels, int parts) { return panels >= int64_t{1
 [[maybe_unused]] inline float* value_scales(const CacheView& cache, std::byte* tile) {
   return reinterpret_cast<float*>(tile + tile_bytes(cache.dtype, cache.v_dim, 0));
 }
-// The elements of a key that scale row `row` of an i8 cache is for: all; of a latent cache those of the value, then the others.
+// The elements of a key that scale row `row` of an i8 cache is for: all; of a latent cache those of the value, then the
+// others.
 [[maybe_unused]] constexpr Range key_part(const CacheView& cache, int row) {
   if (!cache.latent) return {0, cache.k_dim};
   return row == 0 ? Range{0, cache.v_dim} : Range{cache.v_dim, cache.k_dim};
@@ -96,11 +107,13 @@ constexpr int panel_unit(int64_t panels, int parts) { return panels >= int64_t{1
                               : static_cast<size_t>(lane) * v_dim + d;
 }
 
-// At most this many queries (rows times query heads of a kv head) make one item of attention work, or one row if that has more.
+// At most this many queries (rows times query heads of a kv head) make one item of attention work, or one row if that
+// has more.
 [[maybe_unused]] constexpr int kItemQueries = 48;
 
 // Keys [first, last) that a query at `position` may read.
-[[maybe_unused]] inline Range visible_keys(const SequenceView& sequence, int position, Mask mask, int window, int chunk) {
+[[maybe_unused]] inline Range visible_keys(const SequenceView& sequence, int position, Mask mask, int window,
+                                           int chunk) {
   const int row = position - sequence.first_position;
   if (sequence.starts) return {sequence.starts[row], sequence.ends[row]};
   if (mask == Mask::none) return {0, sequence.ends ? sequence.ends[row] : sequence.first_position + sequence.rows};
@@ -111,7 +124,8 @@ constexpr int panel_unit(int64_t panels, int parts) { return panels >= int64_t{1
 }
 
 // The keys that any of the rows [first_row, first_row + rows) may read, and what lies between.
-[[maybe_unused]] inline Range keys_of_rows(const SequenceView& s, int first_row, int rows, Mask mask, int window, int chunk) {
+[[maybe_unused]] inline Range keys_of_rows(const SequenceView& s, int first_row, int rows, Mask mask, int window,
+                                           int chunk) {
   Range all = visible_keys(s, s.first_position + first_row, mask, window, chunk);
   // Without ranges of their own, rows see more and more.
   for (int r = s.ends ? 1 : rows - 1; r < rows; ++r) {

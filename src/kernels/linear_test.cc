@@ -1,5 +1,5 @@
-// Matrix products of every table against sums in double precision, and their exactness: the same bits for any number of rows and
-// parts.
+// Matrix products of every table against sums in double precision, and their exactness: the same bits for any number of
+// rows and parts.
 #include <algorithm>
 #include <cmath>
 
@@ -13,8 +13,9 @@ class Linear : public TableTest {};
 struct Shape {
   int out, k, shards;
 };
-constexpr Shape kShapes[] = {{1, 1, 1},    {3, 2, 1},    {16, 8, 1},   {17, 33, 1},   {64, 256, 1},  {70, 515, 1},
-                             {130, 64, 8}, {33, 600, 4}, {257, 80, 2}, {48, 2080, 8}, {20, 1030, 1}, {300, 40, 1}, {70, 512, 8}, {40, 512, 2}};
+constexpr Shape kShapes[] = {{1, 1, 1},     {3, 2, 1},    {16, 8, 1},   {17, 33, 1},  {64, 256, 1},
+                             {70, 515, 1},  {130, 64, 8}, {33, 600, 4}, {257, 80, 2}, {48, 2080, 8},
+                             {20, 1030, 1}, {300, 40, 1}, {70, 512, 8}, {40, 512, 2}};
 
 // One product's operands and its result in double precision.
 struct Case {
@@ -28,12 +29,7 @@ struct Case {
   Packed matrix;
 
   Case(const CpuTable& table, Shape s, WeightForm f, int row_count)
-      : shape(s),
-        form(f),
-        rows(row_count),
-        operand(table.operand(f)),
-        ld_x((s.k + 1) / 2 * 2 + 6),
-        ld_y(s.out + 3),
+      : shape(s), form(f), rows(row_count), operand(table.operand(f)), ld_x((s.k + 1) / 2 * 2 + 6), ld_y(s.out + 3),
         ld_residual(s.out + 1) {
     const size_t k = static_cast<size_t>(s.k), out = static_cast<size_t>(s.out);
     x = random_floats(static_cast<size_t>(rows) * k, 1);
@@ -94,7 +90,8 @@ TEST_P(Linear, agrees_with_double_precision) {
           const double exact = c.exact(r, n), tolerance = 1e-6 * std::sqrt(shape.k) + 1e-6;
           const size_t at = static_cast<size_t>(r * c.ld_y + n);
           ASSERT_NEAR(plain[at], exact, tolerance) << shape.out << "x" << shape.k << " row " << r << " column " << n;
-          const float bias = c.bias[static_cast<size_t>(n)], residual = c.residual[static_cast<size_t>(r * c.ld_residual + n)];
+          const float bias = c.bias[static_cast<size_t>(n)],
+                      residual = c.residual[static_cast<size_t>(r * c.ld_residual + n)];
           ASSERT_EQ(full[at], (plain[at] + bias) + residual);
         }
       }
@@ -118,7 +115,8 @@ TEST_P(Linear, writes_nothing_but_its_columns) {
 // What the product and then activate() give, for any number of rows and parts.
 TEST_P(Linear, gates_like_an_activation_behind_it) {
   constexpr int kCols = 112;  // of the result
-  const Activation acts[] = {Activation::silu, Activation::gelu_tanh, Activation::gelu, Activation::relu2, Activation::quick_gelu};
+  const Activation acts[] = {Activation::silu, Activation::gelu_tanh, Activation::gelu, Activation::relu2,
+                             Activation::quick_gelu};
   for (const WeightForm form : kForms)
     for (const int rows : {1, 3, 17, 40, 130}) {
       const Case c(table(), {2 * kCols, 70, 1}, form, rows);
@@ -127,14 +125,27 @@ TEST_P(Linear, gates_like_an_activation_behind_it) {
       std::vector<float> halves(static_cast<size_t>(rows) * 2 * kCols);
       for (int r = 0; r < rows; ++r)
         for (int n = 0; n < 2 * kCols; ++n)
-          halves[static_cast<size_t>(r * 2 * kCols + (n / 16 % 2) * kCols + n / 32 * 16 + n % 16)] = y[static_cast<size_t>(r * c.ld_y + n)];
+          halves[static_cast<size_t>(r * 2 * kCols + (n / 16 % 2) * kCols + n / 32 * 16 + n % 16)] =
+              y[static_cast<size_t>(r * c.ld_y + n)];
       for (const Operand operand : {Operand::f32, Operand::bf16, Operand::f32_as_bf16}) {
         const int64_t ld_out = kCols + 8;
         const size_t bytes = static_cast<size_t>(rows * ld_out) * operand_size_bytes(operand);
         std::vector<std::byte> expected(bytes, std::byte{0x55}), gated = expected;
-        table().activate({.x = halves.data(), .ld_x = 2 * kCols, .cols = kCols, .act = act, .gated = true, .operand = operand, .out = expected.data(), .ld_out = ld_out}, rows, {});
+        table().activate({.x = halves.data(),
+                          .ld_x = 2 * kCols,
+                          .cols = kCols,
+                          .act = act,
+                          .gated = true,
+                          .operand = operand,
+                          .out = expected.data(),
+                          .ld_out = ld_out},
+                         rows, {});
         for (const int parts : {1, 2, 3}) {
-          const LinearArgs a{.x = c.operand_bytes.data(), .ld_x = c.ld_x, .w = c.matrix.matrix, .bias = c.bias.data(), .gate = {gated.data(), ld_out, act, operand}};
+          const LinearArgs a{.x = c.operand_bytes.data(),
+                             .ld_x = c.ld_x,
+                             .w = c.matrix.matrix,
+                             .bias = c.bias.data(),
+                             .gate = {gated.data(), ld_out, act, operand}};
           in_parts(parts, [&](Part part) { table().linear(a, rows, part); });
           ASSERT_EQ(gated, expected) << rows << " rows, " << parts << " parts, operand " << static_cast<int>(operand);
           std::fill(gated.begin(), gated.end(), std::byte{0x55});
@@ -157,8 +168,8 @@ TEST_P(Linear, every_row_and_part_count_gives_the_same_bits) {
         for (const int parts : {2, 3, 5, 16})
           ASSERT_EQ(bits_of(y), bits_of(c.run(table(), parts, true, true))) << rows << " rows, " << parts << " parts";
         for (int r = 0; r < rows; ++r) {
-          ASSERT_EQ(0,
-                    std::memcmp(single[static_cast<size_t>(r)].data(), y.data() + r * c.ld_y, static_cast<size_t>(shape.out) * 4))
+          ASSERT_EQ(0, std::memcmp(single[static_cast<size_t>(r)].data(), y.data() + r * c.ld_y,
+                                   static_cast<size_t>(shape.out) * 4))
               << shape.out << "x" << shape.k << ", " << rows << " rows, row " << r;
         }
       }
@@ -184,7 +195,8 @@ TEST_P(Linear, shards_are_a_balanced_tree) {
     for (int r = 0; r < 8; ++r) {
       for (int n = 0; n < 40; ++n) {
         const auto s = [&](int i) { return sums[static_cast<size_t>(i)][static_cast<size_t>(r * c.ld_y + n)]; };
-        ASSERT_EQ(y[static_cast<size_t>(r * c.ld_y + n)], ((s(0) + s(1)) + (s(2) + s(3))) + ((s(4) + s(5)) + (s(6) + s(7))));
+        ASSERT_EQ(y[static_cast<size_t>(r * c.ld_y + n)],
+                  ((s(0) + s(1)) + (s(2) + s(3))) + ((s(4) + s(5)) + (s(6) + s(7))));
       }
     }
   }
@@ -255,14 +267,16 @@ Packed compressed(const CpuTable& table, const Packed& plain) {
   std::byte* data = p.bytes.data() + (64 - reinterpret_cast<uintptr_t>(p.bytes.data()) % 64) % 64;
   p.matrix.data = data;
   for (int i = 0; i < panels; ++i)
-    if (!table.pack_panel_bf12(plain.matrix.k, plain.matrix.data + plain.matrix.panel_bytes * static_cast<size_t>(i), data + p.matrix.panel_bytes * static_cast<size_t>(i)))
+    if (!table.pack_panel_bf12(plain.matrix.k, plain.matrix.data + plain.matrix.panel_bytes * static_cast<size_t>(i),
+                               data + p.matrix.panel_bytes * static_cast<size_t>(i)))
       return {};
   return p;
 }
 
 TEST_P(Linear, TwelveBitsGiveTheBitsOfSixteen) {
   if (!table().pack_panel_bf12) GTEST_SKIP() << "no such products";
-  for (const Shape& shape : {Shape{70, 515, 1}, Shape{257, 64, 2}, Shape{300, 40, 1}, Shape{48, 2048, 8}, Shape{16, 1600, 1}, Shape{130, 1700, 1}}) {
+  for (const Shape& shape : {Shape{70, 515, 1}, Shape{257, 64, 2}, Shape{300, 40, 1}, Shape{48, 2048, 8},
+                             Shape{16, 1600, 1}, Shape{130, 1700, 1}}) {
     for (const int rows : {1, 3, 6, 7, 16, 17, 25, 32, 33, 40, 130}) {
       Case c(table(), shape, WeightForm::bf16, rows);
       c.w = spread_weights(c.w.size());
@@ -271,7 +285,9 @@ TEST_P(Linear, TwelveBitsGiveTheBitsOfSixteen) {
       const Packed narrow = compressed(table(), c.matrix);
       ASSERT_FALSE(narrow.bytes.empty());
       c.matrix.matrix = narrow.matrix;
-      for (const int parts : {1, 3}) ASSERT_EQ(bits_of(c.run(table(), parts, true, true)), bits_of(plain)) << shape.out << "x" << shape.k << ", " << rows << " rows";
+      for (const int parts : {1, 3})
+        ASSERT_EQ(bits_of(c.run(table(), parts, true, true)), bits_of(plain))
+            << shape.out << "x" << shape.k << ", " << rows << " rows";
     }
   }
 }
@@ -291,7 +307,8 @@ TEST_P(Linear, EmbeddingRowsComeFromTwelveBits) {
   std::vector<int32_t> ids(vocab);
   for (int i = 0; i < vocab; ++i) ids[static_cast<size_t>(i)] = i;
   std::vector<float> out(w.size());
-  table().embed({.ids = ids.data(), .packed = narrow.matrix, .cols = cols, .out = out.data(), .ld_out = cols}, vocab, {});
+  table().embed({.ids = ids.data(), .packed = narrow.matrix, .cols = cols, .out = out.data(), .ld_out = cols}, vocab,
+                {});
   for (size_t i = 0; i < out.size(); ++i) ASSERT_EQ(out[i], rounded_bf16(w[i])) << i;
 }
 
@@ -315,7 +332,8 @@ TEST_P(Linear, embedding_rows_come_from_plain_and_from_packed_tables) {
     for (int r = 0; r < 6; ++r) {
       for (int c = 0; c < cols; ++c) {
         const float value = w[static_cast<size_t>(ids[r] * cols + c)];
-        ASSERT_EQ(out[static_cast<size_t>(r * (cols + 2) + c)], 3.0f * (kind % 2 ? rounded_bf16(value) : value)) << kind;
+        ASSERT_EQ(out[static_cast<size_t>(r * (cols + 2) + c)], 3.0f * (kind % 2 ? rounded_bf16(value) : value))
+            << kind;
       }
       ASSERT_EQ(out[static_cast<size_t>(r * (cols + 2) + cols)], 9.0f);
     }

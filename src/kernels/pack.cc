@@ -35,25 +35,30 @@ void pack_narrowed(int columns, const float* rows, int64_t ld, int row_count, in
         else
           for (int i = 0; i < values; ++i) narrow[r][i] = float_to_bf16(from[i]);
       }
-      std::byte* to = panel + (static_cast<size_t>(first / 2) * static_cast<size_t>(columns) + static_cast<size_t>(row)) * 4;
+      std::byte* to =
+          panel + (static_cast<size_t>(first / 2) * static_cast<size_t>(columns) + static_cast<size_t>(row)) * 4;
       transpose_words(reinterpret_cast<const std::byte*>(narrow), sizeof narrow[0], count, values / 2, columns, to);
     }
   }
   if (k % 2 != 0)
-    for (int row = 0; row < row_count; ++row) put_last_odd(columns, row, k, float_to_bf16(rows[row * ld + k - 1]), panel);
+    for (int row = 0; row < row_count; ++row)
+      put_last_odd(columns, row, k, float_to_bf16(rows[row * ld + k - 1]), panel);
 }
 
 }  // namespace
 
-void pack_panel_f32(WeightForm form, int columns, const float* rows, int64_t ld, int row_count, int k, std::byte* panel) {
+void pack_panel_f32(WeightForm form, int columns, const float* rows, int64_t ld, int row_count, int k,
+                    std::byte* panel) {
   clear_padding(form, columns, row_count, k, panel);
   if (form != WeightForm::f32) return pack_narrowed(columns, rows, ld, row_count, k, panel);
-  transpose_words(reinterpret_cast<const std::byte*>(rows), static_cast<size_t>(ld) * sizeof(float), row_count, k, columns, panel);
+  transpose_words(reinterpret_cast<const std::byte*>(rows), static_cast<size_t>(ld) * sizeof(float), row_count, k,
+                  columns, panel);
 }
 
 void pack_panel_bf16(int columns, const uint16_t* rows, int64_t ld, int row_count, int k, std::byte* panel) {
   clear_padding(WeightForm::bf16, columns, row_count, k, panel);
-  transpose_words(reinterpret_cast<const std::byte*>(rows), static_cast<size_t>(ld) * sizeof(uint16_t), row_count, k / 2, columns, panel);
+  transpose_words(reinterpret_cast<const std::byte*>(rows), static_cast<size_t>(ld) * sizeof(uint16_t), row_count,
+                  k / 2, columns, panel);
   if (k % 2 != 0)
     for (int row = 0; row < row_count; ++row) put_last_odd(columns, row, k, rows[row * ld + k - 1], panel);
 }

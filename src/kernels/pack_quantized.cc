@@ -23,7 +23,9 @@ uint32_t load_codes(const uint8_t* at) {
   return four;
 }
 
-constexpr int words_of_strip(WeightForm form) { return form == WeightForm::int4 ? 4 : form == WeightForm::int6 ? 6 : 8; }
+constexpr int words_of_strip(WeightForm form) {
+  return form == WeightForm::int4 ? 4 : form == WeightForm::int6 ? 6 : 8;
+}
 
 // The words of a column's strip in the order in which the panel holds them (quantized_layout.h), from its 32 codes.
 void strip_words(WeightForm form, const uint8_t* codes, uint32_t* words) {
@@ -55,10 +57,13 @@ void pack_codes(WeightForm form, int columns, const QuantizedRows& rows, std::by
           const int k = (first + s) * kStrip;
           const uint8_t* codes = rows.codes + static_cast<int64_t>(column + r) * rows.k + k;
           uint8_t padded[kStrip] = {};
-          if (k + kStrip > rows.k) codes = static_cast<const uint8_t*>(std::memcpy(padded, codes, static_cast<size_t>(rows.k - k)));
+          if (k + kStrip > rows.k)
+            codes = static_cast<const uint8_t*>(std::memcpy(padded, codes, static_cast<size_t>(rows.k - k)));
           strip_words(form, codes, &words[r][s * per_strip]);
         }
-      std::byte* to = panel + (static_cast<size_t>(first) * static_cast<size_t>(per_strip * columns) + static_cast<size_t>(column)) * 4;
+      std::byte* to =
+          panel +
+          (static_cast<size_t>(first) * static_cast<size_t>(per_strip * columns) + static_cast<size_t>(column)) * 4;
       transpose_words(reinterpret_cast<const std::byte*>(words), sizeof words[0], used, count * per_strip, columns, to);
     }
   }
@@ -70,7 +75,8 @@ void pack_groups(const void* source, int rows, int count, int columns, std::byte
   const T* from = static_cast<const T*>(source);
   T* to = reinterpret_cast<T*>(out);
   for (int row = 0; row < rows; ++row)
-    for (int i = 0; i < count; ++i) to[static_cast<size_t>(i) * columns + row] = convert(from[static_cast<size_t>(row) * count + i], row, i);
+    for (int i = 0; i < count; ++i)
+      to[static_cast<size_t>(i) * columns + row] = convert(from[static_cast<size_t>(row) * count + i], row, i);
 }
 
 // A group of fp8 with NaN among its codes gets a scale of NaN: its sum is NaN either way.
@@ -95,18 +101,22 @@ void pack_quantized(WeightForm form, const WeightGroups& g, int columns, const Q
   const bool super = g.scale == ScaleKind::super;
   const int scale_rows = super ? l.supers : l.groups;
   if (g.scale == ScaleKind::f32) {
-    pack_groups<float>(rows.scales, rows.rows, scale_rows, columns, panel + l.scales, [&](float scale, int row, int group) {
-      if (form != WeightForm::fp8) return scale;
-      return has_nan(rows, g.size, row, group) ? __builtin_nanf("") : scale * kFp8Scale;
-    });
+    pack_groups<float>(rows.scales, rows.rows, scale_rows, columns, panel + l.scales,
+                       [&](float scale, int row, int group) {
+                         if (form != WeightForm::fp8) return scale;
+                         return has_nan(rows, g.size, row, group) ? __builtin_nanf("") : scale * kFp8Scale;
+                       });
   } else {
     pack_groups<uint16_t>(rows.scales, rows.rows, scale_rows, columns, panel + l.scales, same);
   }
-  if (g.offset == OffsetKind::zero) pack_groups<uint8_t>(rows.offsets, rows.rows, scale_rows, columns, panel + l.offsets, same);
-  if (g.offset == OffsetKind::minimum) pack_groups<uint16_t>(rows.offsets, rows.rows, scale_rows, columns, panel + l.offsets, same);
+  if (g.offset == OffsetKind::zero)
+    pack_groups<uint8_t>(rows.offsets, rows.rows, scale_rows, columns, panel + l.offsets, same);
+  if (g.offset == OffsetKind::minimum)
+    pack_groups<uint16_t>(rows.offsets, rows.rows, scale_rows, columns, panel + l.offsets, same);
   if (!super) return;
   pack_groups<uint8_t>(rows.factors, rows.rows, l.groups, columns, panel + l.factors, same);
-  if (g.offset == OffsetKind::minimum) pack_groups<uint8_t>(rows.offset_factors, rows.rows, l.groups, columns, panel + l.offset_factors, same);
+  if (g.offset == OffsetKind::minimum)
+    pack_groups<uint8_t>(rows.offset_factors, rows.rows, l.groups, columns, panel + l.offset_factors, same);
 }
 
 size_t quantized_panel_bytes(WeightForm form, const WeightGroups& groups, int columns, int k) {
@@ -158,8 +168,9 @@ struct Column {
       case ScaleKind::bf16: v.scale = bf16_to_float(half(layout.scales)); break;
       case ScaleKind::f16: v.scale = f16_to_float(half(layout.scales)); break;
       case ScaleKind::super:
-        v.scale = f16_to_float(half(layout.scales)) *
-                  static_cast<float>(w.form == WeightForm::int6 ? static_cast<int8_t>(byte(layout.factors)) : byte(layout.factors));
+        v.scale = f16_to_float(half(layout.scales)) * static_cast<float>(w.form == WeightForm::int6
+                                                                             ? static_cast<int8_t>(byte(layout.factors))
+                                                                             : byte(layout.factors));
         break;
     }
     if (w.groups.offset == OffsetKind::zero) v.offset = static_cast<float>(byte(layout.offsets));

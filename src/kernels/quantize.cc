@@ -1,5 +1,5 @@
-// Rounding of weights to 8 and 4 bits. The scale is rounded to bfloat16 before codes are chosen, so that a code's value is what the
-// kernels compute from it.
+// Rounding of weights to 8 and 4 bits. The scale is rounded to bfloat16 before codes are chosen, so that a code's value
+// is what the kernels compute from it.
 #include "kernels/quantize.h"
 
 #include <algorithm>
@@ -17,15 +17,16 @@ uint16_t bf16_above(float value) {
   return bf16_to_float(bits) < value ? static_cast<uint16_t>(bits + 1) : bits;
 }
 
-// Everything below is compiled twice, for AVX2 and for any processor. Products and sums are not fused (-ffp-contract=off), and sums run
-// in a fixed number of lanes, so both give the same codes.
+// Everything below is compiled twice, for AVX2 and for any processor. Products and sums are not fused
+// (-ffp-contract=off), and sums run in a fixed number of lanes, so both give the same codes.
 #define WEFT_QUANTIZE_INLINE [[gnu::always_inline]] inline
 
 // To the nearest whole number, ties to even, for |value| < 2^22; adding the constant leaves no room for a fraction.
 WEFT_QUANTIZE_INLINE float whole(float value) { return (value + 0x1.8p23f) - 0x1.8p23f; }
 WEFT_QUANTIZE_INLINE int nearest(float value) { return static_cast<int>(whole(value)); }
 
-// The bits of the largest magnitude: they are in the order of the magnitudes, and those of what is not finite are the largest.
+// The bits of the largest magnitude: they are in the order of the magnitudes, and those of what is not finite are the
+// largest.
 WEFT_QUANTIZE_INLINE uint32_t largest_bits(const float* x, int count) {
   uint32_t largest = 0;
   for (int i = 0; i < count; ++i) largest = std::max(largest, std::bit_cast<uint32_t>(x[i]) & 0x7fffffffu);
@@ -39,7 +40,8 @@ WEFT_QUANTIZE_INLINE uint16_t quantize_int8(const float* x, int count, float lar
     std::fill_n(codes, count, uint8_t{0});
     return 0;
   }
-  for (int i = 0; i < count; ++i) codes[i] = static_cast<uint8_t>(static_cast<int8_t>(std::clamp(nearest(x[i] * inverse), -127, 127)));
+  for (int i = 0; i < count; ++i)
+    codes[i] = static_cast<uint8_t>(static_cast<int8_t>(std::clamp(nearest(x[i] * inverse), -127, 127)));
   return bits;
 }
 
@@ -48,12 +50,13 @@ constexpr int kSteps = 15, kFirstStep = -6;
 typedef float Steps8 __attribute__((vector_size(32)));
 typedef int32_t Bits8 __attribute__((vector_size(32)));
 
-// The scale that fits best when x / scale is rounded with one of the inverses: sum(x q) / sum(q q), which is where the error
-// sum((x - scale q)^2) is least; of the inverses the one that explains most of sum(x^2), (x q)^2 / (q q). 0: none explains any.
-// Vectors run over the inverses. Each sums every eighth value, then these eight sums.
+// The scale that fits best when x / scale is rounded with one of the inverses: sum(x q) / sum(q q), which is where the
+// error sum((x - scale q)^2) is least; of the inverses the one that explains most of sum(x^2), (x q)^2 / (q q). 0: none
+// explains any. Vectors run over the inverses. Each sums every eighth value, then these eight sums.
 WEFT_QUANTIZE_INLINE float fit_int4(const float (&x)[kInt4Group]) {
   constexpr int kParts = 8;
-  const Bits8 low = Bits8{} + std::bit_cast<int32_t>(0x1.8p23f - 8.0f), high = Bits8{} + std::bit_cast<int32_t>(0x1.8p23f + 7.0f);
+  const Bits8 low = Bits8{} + std::bit_cast<int32_t>(0x1.8p23f - 8.0f),
+              high = Bits8{} + std::bit_cast<int32_t>(0x1.8p23f + 7.0f);
   float explained[16], scales[16];
   for (int half = 0; half < 2; ++half) {
     Steps8 inverse, xq{}, qq{};
@@ -100,7 +103,8 @@ WEFT_QUANTIZE_INLINE uint16_t quantize_int4(const float* x, int count, float lar
   return bits;
 }
 
-WEFT_QUANTIZE_INLINE void quantize_groups(WeightForm form, int size, const float* row, int k, uint8_t* codes, uint16_t* scales) {
+WEFT_QUANTIZE_INLINE void quantize_groups(WeightForm form, int size, const float* row, int k, uint8_t* codes,
+                                          uint16_t* scales) {
   for (int first = 0; first < k; first += size) {
     const int count = std::min(size, k - first);
     const float* x = row + first;
@@ -120,7 +124,8 @@ WEFT_QUANTIZE_INLINE void quantize_groups(WeightForm form, int size, const float
 using QuantizeGroups = void (*)(WeightForm form, int size, const float* row, int k, uint8_t* codes, uint16_t* scales);
 
 #if defined(__x86_64__)
-[[gnu::target("avx2")]] void quantize_groups_avx2(WeightForm form, int size, const float* row, int k, uint8_t* codes, uint16_t* scales) {
+[[gnu::target("avx2")]] void quantize_groups_avx2(WeightForm form, int size, const float* row, int k, uint8_t* codes,
+                                                  uint16_t* scales) {
   quantize_groups(form, size, row, k, codes, scales);
 }
 #endif

@@ -13,7 +13,8 @@ namespace weft::kernels {
 // `operand` is what their products read: float32 rows or int8 rows.
 WeightFormat quantized_format(WeightForm form, int k, Operand operand);
 
-// Quantises a row of k weights into `codes` [k] and `scales` [groups]. Values that are not finite give their group the scale NaN.
+// Quantises a row of k weights into `codes` [k] and `scales` [groups]. Values that are not finite give their group the
+// scale NaN.
 void quantize_row(const WeightFormat& format, const float* row, int k, uint8_t* codes, uint16_t* scales);
 
 }  // namespace weft::kernels

@@ -1,11 +1,13 @@
 // Addresses inside the panels of quantised matrices, shared by all tables.
 //
-// A panel of C columns holds k in strips of 32, k padded with zero codes to whole strips. First all codes, strip after strip:
+// A panel of C columns holds k in strips of 32, k padded with zero codes to whole strips. First all codes, strip after
+// strip:
 //   fp8, int8  [8][C][4]   a 32-bit word has four consecutive k of a column
 //   int4       [4][C][4]   byte b of word o: k 8 o + b in the low nibble, k 8 o + 4 + b in the high one
-//   int6       the low four bits as int4, then [2][C][4]: byte b of word h has the two high bits of k 16 h + 4 i + b at bit 2 i
-// then, each on a boundary of 64 bytes: scales [groups][C], offsets [groups][C], and for super scales factors [groups][C] and
-// offset factors [groups][C] in bytes, scales and offsets being one per 256 k then.
+//   int6       the low four bits as int4, then [2][C][4]: byte b of word h has the two high bits of k 16 h + 4 i + b at
+//     bit 2 i
+// then, each on a boundary of 64 bytes: scales [groups][C], offsets [groups][C], and for super scales factors
+// [groups][C] and offset factors [groups][C] in bytes, scales and offsets being one per 256 k then.
 //
 // Internal linkage throughout; see layout.h.
 #pragma once
@@ -30,7 +32,8 @@ struct QuantizedLayout {
   size_t bytes = 0;                                                 // of the panel
 };
 
-[[maybe_unused]] constexpr QuantizedLayout quantized_layout(WeightForm form, const WeightGroups& g, int columns, int k) {
+[[maybe_unused]] constexpr QuantizedLayout quantized_layout(WeightForm form, const WeightGroups& g, int columns,
+                                                            int k) {
   QuantizedLayout l;
   const size_t c = static_cast<size_t>(columns), strips = static_cast<size_t>(strip_count(k));
   l.strip = strip_bytes(form, columns);
@@ -40,7 +43,10 @@ struct QuantizedLayout {
   const size_t scale_rows = static_cast<size_t>(super ? l.supers : l.groups);
   l.scales = round_up_64(l.strip * strips);
   l.offsets = l.scales + round_up_64(scale_rows * c * (g.scale == ScaleKind::f32 ? 4 : 2));
-  l.factors = l.offsets + round_up_64(scale_rows * c * (g.offset == OffsetKind::zero ? 1 : g.offset == OffsetKind::minimum ? 2 : 0));
+  l.factors = l.offsets + round_up_64(scale_rows * c *
+                                      (g.offset == OffsetKind::zero      ? 1
+                                       : g.offset == OffsetKind::minimum ? 2
+                                                                         : 0));
   const size_t factor_bytes = super ? round_up_64(static_cast<size_t>(l.groups) * c) : 0;
   l.offset_factors = l.factors + factor_bytes;
   l.bytes = l.offset_factors + (g.offset == OffsetKind::minimum ? factor_bytes : 0);
@@ -53,10 +59,12 @@ struct CodePlace {
   bool high_nibble;
 };
 [[maybe_unused]] constexpr CodePlace code_place(WeightForm form, int columns, int column, int k) {
-  const size_t strip = static_cast<size_t>(k / kStrip) * strip_bytes(form, columns), in_strip = static_cast<size_t>(k % kStrip);
+  const size_t strip = static_cast<size_t>(k / kStrip) * strip_bytes(form, columns),
+               in_strip = static_cast<size_t>(k % kStrip);
   const bool nibbles = form == WeightForm::int4 || form == WeightForm::int6;
   const size_t word = in_strip / (nibbles ? 8 : 4);
-  return {strip + (word * static_cast<size_t>(columns) + static_cast<size_t>(column)) * 4 + in_strip % 4, nibbles && in_strip % 8 >= 4};
+  return {strip + (word * static_cast<size_t>(columns) + static_cast<size_t>(column)) * 4 + in_strip % 4,
+          nibbles && in_strip % 8 >= 4};
 }
 // int6: the byte with the high bits of element k, and the bit they begin at.
 struct HighPlace {
@@ -64,16 +72,19 @@ struct HighPlace {
   int bit;
 };
 [[maybe_unused]] constexpr HighPlace high_place(int columns, int column, int k) {
-  const size_t strip = static_cast<size_t>(k / kStrip) * strip_bytes(WeightForm::int6, columns), in_strip = static_cast<size_t>(k % kStrip);
+  const size_t strip = static_cast<size_t>(k / kStrip) * strip_bytes(WeightForm::int6, columns),
+               in_strip = static_cast<size_t>(k % kStrip);
   const size_t word = in_strip / 16 * static_cast<size_t>(columns) + static_cast<size_t>(column);
   return {strip + static_cast<size_t>(columns) * 16 + word * 4 + in_strip % 4, static_cast<int>(in_strip % 16 / 4 * 2)};
 }
 
 // What is subtracted from the codes of int4 and int6 without zero points.
-[[maybe_unused]] constexpr int code_center(WeightForm form) { return form == WeightForm::int4 ? 8 : form == WeightForm::int6 ? 32 : 0; }
+[[maybe_unused]] constexpr int code_center(WeightForm form) {
+  return form == WeightForm::int4 ? 8 : form == WeightForm::int6 ? 32 : 0;
+}
 
-// e4m3fn's bits, all but the sign moved into float32's places, are the value times 2^-120; the scales of fp8 matrices are stored
-// times this power, which is exact for scales below 2^8.
+// e4m3fn's bits, all but the sign moved into float32's places, are the value times 2^-120; the scales of fp8 matrices
+// are stored times this power, which is exact for scales below 2^8.
 constexpr float kFp8Scale = 0x1p120f;
 
 // A strip of activations whose largest magnitude is not above this is zero in int8 form.

@@ -1,5 +1,6 @@
-// Products with quantised weights: each form's packed value against its definition, float rows against the product with the widened
-// float32 matrix (the same bits), int8 rows against the integer formula, and the same bits for any number of rows and parts.
+// Products with quantised weights: each form's packed value against its definition, float rows against the product with
+// the widened float32 matrix (the same bits), int8 rows against the integer formula, and the same bits for any number
+// of rows and parts.
 #include <algorithm>
 #include <cmath>
 
@@ -40,7 +41,8 @@ const Format kFormats[] = {
 struct Shape {
   int out, k, shards;
 };
-constexpr Shape kShapes[] = {{1, 1, 1}, {3, 33, 1}, {16, 64, 1}, {17, 96, 1}, {70, 515, 1}, {64, 256, 8}, {130, 512, 4}, {33, 608, 1}, {257, 64, 2}, {257, 515, 1}};
+constexpr Shape kShapes[] = {{1, 1, 1},    {3, 33, 1},    {16, 64, 1},  {17, 96, 1},  {70, 515, 1},
+                             {64, 256, 8}, {130, 512, 4}, {33, 608, 1}, {257, 64, 2}, {257, 515, 1}};
 
 float f16_value(uint16_t bits) { return f16_to_float(bits); }
 
@@ -87,10 +89,11 @@ struct Matrix {
   }
 
   QuantizedRows rows(int first, int count) const {
-    const size_t begin = static_cast<size_t>(first), per_row = static_cast<size_t>(format.groups.scale == ScaleKind::super ? supers : groups);
+    const size_t begin = static_cast<size_t>(first),
+                 per_row = static_cast<size_t>(format.groups.scale == ScaleKind::super ? supers : groups);
     QuantizedRows r{.rows = count, .k = shape.k, .codes = codes.data() + begin * static_cast<size_t>(shape.k)};
     r.scales = format.groups.scale == ScaleKind::f32 ? static_cast<const void*>(scales.data() + begin * per_row)
-                                                      : static_cast<const void*>(narrow_scales.data() + begin * per_row);
+                                                     : static_cast<const void*>(narrow_scales.data() + begin * per_row);
     r.offsets = format.groups.offset == zero ? static_cast<const void*>(zeros.data() + begin * per_row)
                                              : static_cast<const void*>(minima.data() + begin * per_row);
     r.factors = factors.data() + begin * static_cast<size_t>(groups);
@@ -106,8 +109,14 @@ struct Matrix {
     for (int i = 0; i < panels; ++i)
       table.pack_panel_quantized(format.form, format.groups, rows(i * panel, std::min(panel, shape.out - i * panel)),
                                  bytes.data() + skew + panel_bytes * static_cast<size_t>(i));
-    packed = {.form = format.form, .out = shape.out, .k = shape.k, .panel = panel, .panel_bytes = panel_bytes, .shards = shape.shards,
-              .data = bytes.data() + skew, .groups = format.groups};
+    packed = {.form = format.form,
+              .out = shape.out,
+              .k = shape.k,
+              .panel = panel,
+              .panel_bytes = panel_bytes,
+              .shards = shape.shards,
+              .data = bytes.data() + skew,
+              .groups = format.groups};
   }
 
   // The definition (WeightForm, WeightGroups), from the arrays above.
@@ -119,7 +128,10 @@ struct Matrix {
     float scale = scales[at];
     if (format.groups.scale == ScaleKind::bf16) scale = bf16_to_float(narrow_scales[at]);
     if (format.groups.scale == ScaleKind::f16) scale = f16_value(narrow_scales[at]);
-    if (super) scale = f16_value(narrow_scales[at]) * static_cast<float>(format.form == WeightForm::int6 ? static_cast<int8_t>(factors[group]) : factors[group]);
+    if (super)
+      scale =
+          f16_value(narrow_scales[at]) *
+          static_cast<float>(format.form == WeightForm::int6 ? static_cast<int8_t>(factors[group]) : factors[group]);
     switch (format.form) {
       case WeightForm::fp8: return f8_e4m3_to_float(code) * scale;
       case WeightForm::int8: return static_cast<float>(static_cast<int8_t>(code)) * scale;
@@ -136,7 +148,8 @@ struct Matrix {
   }
 };
 
-std::vector<float> multiply(const CpuTable& table, const PackedMatrix& w, const void* x, int64_t ld_x, int rows, int parts, int64_t ld_y) {
+std::vector<float> multiply(const CpuTable& table, const PackedMatrix& w, const void* x, int64_t ld_x, int rows,
+                            int parts, int64_t ld_y) {
   std::vector<float> y(static_cast<size_t>(rows * ld_y), NAN);
   const LinearArgs a{.x = x, .ld_x = ld_x, .w = w, .y = y.data(), .ld_y = ld_y};
   in_parts(parts, [&](Part part) { table.linear(a, rows, part); });
@@ -149,7 +162,8 @@ TEST_P(Quantized, PackedValuesAreTheDefinition) {
       const Matrix m(table(), format, shape);
       for (int n = 0; n < shape.out; ++n)
         for (int k = 0; k < shape.k; ++k)
-          ASSERT_EQ(ref_weight(m.packed, n, k), m.values[static_cast<size_t>(n * shape.k + k)]) << format.name << " " << n << " " << k;
+          ASSERT_EQ(ref_weight(m.packed, n, k), m.values[static_cast<size_t>(n * shape.k + k)])
+              << format.name << " " << n << " " << k;
     }
   }
 }
@@ -194,7 +208,7 @@ TEST_P(Quantized, Int8RowsAreTheFormula) {
   for (const int k : {1, 31, 32, 33, 100, 576}) {
     const int rows = 5;
     auto x = random_floats(static_cast<size_t>(rows * k), 3, -4, 4);
-    for (int i = 0; i < k; ++i) x[static_cast<size_t>(k + i)] = 0;     // a row of zeros
+    for (int i = 0; i < k; ++i) x[static_cast<size_t>(k + i)] = 0;  // a row of zeros
     x[static_cast<size_t>(2 * k)] = INFINITY, x[static_cast<size_t>(3 * k)] = NAN;
     const int64_t ld = operand_row_elements(Operand::int8, k) + 8;
     const auto got = int8_rows(table(), x, rows, k, ld);
@@ -226,7 +240,8 @@ TEST_P(Quantized, Int8RowsAreTheFormula) {
 TEST_P(Quantized, NormsAndActivationsWriteInt8RowsLikeAConversion) {
   const int rows = 3;
   for (const int cols : {1, 40, 64, 200}) {
-    const auto x = random_floats(static_cast<size_t>(rows * cols * 2), 5, -3, 3), w = random_floats(static_cast<size_t>(cols), 6);
+    const auto x = random_floats(static_cast<size_t>(rows * cols * 2), 5, -3, 3),
+               w = random_floats(static_cast<size_t>(cols), 6);
     const int64_t ld = operand_row_elements(Operand::int8, cols) + 4;
     std::vector<float> plain(static_cast<size_t>(rows * cols));
     const auto same = [&](const auto& args, auto op) {
@@ -257,7 +272,8 @@ TEST_P(Quantized, Int8RowsTimesCodesAreTheReference) {
       Matrix m(table(), format, shape), yardstick(ref_table(), format, shape);
       // The largest magnitudes, whose sums come nearest to what 16 bits hold.
       for (Matrix* matrix : {&m, &yardstick}) {
-        for (int k = 0; k < shape.k; ++k) matrix->codes[static_cast<size_t>(k)] = format.form == WeightForm::int8 ? 128 : 15;
+        for (int k = 0; k < shape.k; ++k)
+          matrix->codes[static_cast<size_t>(k)] = format.form == WeightForm::int8 ? 128 : 15;
         matrix->pack(matrix == &m ? table() : ref_table());
         matrix->packed.operand = Operand::int8;
       }
@@ -271,7 +287,8 @@ TEST_P(Quantized, Int8RowsTimesCodesAreTheReference) {
         for (const int parts : {1, 2, 5}) {
           const auto got = multiply(table(), m.packed, rows8.data(), ld_x, rows, parts, ld_y);
           // Integers are exact, and the scales are added in the same order with the same operations.
-          ASSERT_EQ(bits_of(got), bits_of({want.begin(), want.begin() + rows * ld_y})) << format.name << " " << shape.out << "x" << shape.k << ", " << rows << " rows";
+          ASSERT_EQ(bits_of(got), bits_of({want.begin(), want.begin() + rows * ld_y}))
+              << format.name << " " << shape.out << "x" << shape.k << ", " << rows << " rows";
         }
       }
     }
@@ -311,7 +328,8 @@ TEST_P(Quantized, MappedRowsAreTheRows) {
     const void* operand = int8 ? static_cast<const void*>(rows8.data()) : static_cast<const void*>(x.data());
     const auto plain = multiply(table(), m.packed, operand, ld, x_rows, 1, out);
     std::vector<float> y(12 * out, NAN);
-    const LinearArgs a{.x = operand, .ld_x = ld, .w = m.packed, .y = y.data(), .ld_y = out, .row_map = map.data(), .x_share = share};
+    const LinearArgs a{
+        .x = operand, .ld_x = ld, .w = m.packed, .y = y.data(), .ld_y = out, .row_map = map.data(), .x_share = share};
     in_parts(3, [&](Part part) { table().linear(a, static_cast<int>(map.size()), part); });
     for (int n = 0; n < 12; ++n) {
       const bool mapped = std::find(map.begin(), map.end(), n) != map.end();
@@ -335,9 +353,12 @@ double relative_error(WeightForm form, const std::vector<float>& w, int k) {
     std::vector<uint16_t> scales(static_cast<size_t>(groups));
     quantize_row(format, w.data() + row * static_cast<size_t>(k), k, codes.data(), scales.data());
     for (int i = 0; i < k; ++i) {
-      const float scale = bf16_to_float(scales[static_cast<size_t>(i / format.groups.size)]), x = w[row * static_cast<size_t>(k) + static_cast<size_t>(i)];
-      const int code = form == WeightForm::int8 ? static_cast<int8_t>(codes[static_cast<size_t>(i)]) : codes[static_cast<size_t>(i)] - 8;
-      error += std::pow(static_cast<double>(x) - code * static_cast<double>(scale), 2), total += std::pow(static_cast<double>(x), 2);
+      const float scale = bf16_to_float(scales[static_cast<size_t>(i / format.groups.size)]),
+                  x = w[row * static_cast<size_t>(k) + static_cast<size_t>(i)];
+      const int code = form == WeightForm::int8 ? static_cast<int8_t>(codes[static_cast<size_t>(i)])
+                                                : codes[static_cast<size_t>(i)] - 8;
+      error += std::pow(static_cast<double>(x) - code * static_cast<double>(scale), 2),
+          total += std::pow(static_cast<double>(x), 2);
     }
   }
   return std::sqrt(error / total);
@@ -349,7 +370,8 @@ double error_without_search(const std::vector<float>& w, int k) {
     for (int first = 0; first < k; first += 32) {
       const float* x = w.data() + row * static_cast<size_t>(k) + static_cast<size_t>(first);
       const int count = std::min(32, k - first);
-      const float scale = *std::max_element(x, x + count, [](float a, float b) { return std::fabs(a) < std::fabs(b); }) / -8.0f;
+      const float scale =
+          *std::max_element(x, x + count, [](float a, float b) { return std::fabs(a) < std::fabs(b); }) / -8.0f;
       for (int i = 0; i < count; ++i) {
         const double rounded = std::clamp(std::nearbyint(x[i] / scale), -8.0f, 7.0f) * static_cast<double>(scale);
         error += std::pow(x[i] - rounded, 2), total += std::pow(static_cast<double>(x[i]), 2);

@@ -52,7 +52,8 @@ float ref_int8_codes(const float* x, int count, int8_t* codes, int64_t stride) {
   // The sum has no room for a fraction, so it rounds to the nearest whole number, ties to even.
   constexpr float kWhole = 0x1.8p23f;
   const float inverse = 127.0f / largest;
-  for (int i = 0; i < count; ++i) codes[i * stride] = static_cast<int8_t>(static_cast<int32_t>((x[i] * inverse + kWhole) - kWhole));
+  for (int i = 0; i < count; ++i)
+    codes[i * stride] = static_cast<int8_t>(static_cast<int32_t>((x[i] * inverse + kWhole) - kWhole));
   return largest / 127.0f;
 }
 
@@ -61,7 +62,8 @@ namespace {
 // Writes one row in operand form, column after column.
 class RowWriter {
  public:
-  RowWriter(void* out, int64_t first, Operand operand, int cols) : out_(out), first_(first), cols_(cols), operand_(operand) {}
+  RowWriter(void* out, int64_t first, Operand operand, int cols)
+      : out_(out), first_(first), cols_(cols), operand_(operand) {}
   void put(int column, float value) {
     if (operand_ != Operand::int8) {
       ref_store(out_, first_ + column, operand_, value);
@@ -290,7 +292,8 @@ const CpuTable& ref_table() {
       .panel_bytes = panel_bytes,
       .pack_panel = pack_panel,
       .pack_panel_bf16 = pack_bf16,
-      .quantized_panel_bytes = [](WeightForm form, WeightGroups groups, int k) { return quantized_panel_bytes(form, groups, kPanel, k); },
+      .quantized_panel_bytes = [](WeightForm form, WeightGroups groups,
+                                  int k) { return quantized_panel_bytes(form, groups, kPanel, k); },
       .pack_panel_quantized = [](WeightForm form, WeightGroups groups, const QuantizedRows& rows,
                                  std::byte* panel) { pack_quantized(form, groups, kPanel, rows, panel); },
       .embed = embed,

@@ -33,17 +33,20 @@ void store_key(const CacheView& cache, std::byte* tile, int lane, const float* k
   for (int row = 0; row < key_scale_rows(cache); ++row) {
     const Range part = key_part(cache, row);
     const auto first = static_cast<int>(part.first), count = static_cast<int>(part.last - part.first);
-    key_scales(cache, tile, row)[lane] = ref_int8_codes(k + first, count, codes + key_index(cache.dtype, first, lane), kTileTokens);
+    key_scales(cache, tile, row)[lane] =
+        ref_int8_codes(k + first, count, codes + key_index(cache.dtype, first, lane), kTileTokens);
   }
   if (cache.dtype == DType::i8) return;
   for (int d = 0; d < cache.k_dim; ++d) store(tile, cache.dtype, key_index(cache.dtype, d, lane), k[d]);
-  if (cache.dtype == DType::bf16 && cache.k_dim % 2 != 0) store(tile, cache.dtype, key_index(cache.dtype, cache.k_dim, lane), 0);
+  if (cache.dtype == DType::bf16 && cache.k_dim % 2 != 0)
+    store(tile, cache.dtype, key_index(cache.dtype, cache.k_dim, lane), 0);
 }
 
 void store_value(const CacheView& cache, std::byte* tile, int lane, const float* v) {
   if (cache.dtype == DType::i8) {
     int8_t* codes = reinterpret_cast<int8_t*>(tile);
-    value_scales(cache, tile)[lane] = ref_int8_codes(v, cache.v_dim, codes + value_index(cache.dtype, cache.v_dim, 0, lane), 1);
+    value_scales(cache, tile)[lane] =
+        ref_int8_codes(v, cache.v_dim, codes + value_index(cache.dtype, cache.v_dim, 0, lane), 1);
     return;
   }
   for (int d = 0; d < cache.v_dim; ++d) store(tile, cache.dtype, value_index(cache.dtype, cache.v_dim, d, lane), v[d]);
@@ -66,7 +69,8 @@ float key_dot(const CacheView& cache, std::byte* tile, int lane, const float* q)
   for (int row = 0; row < (scaled ? key_scale_rows(cache) : 1); ++row) {
     const Range part = scaled ? key_part(cache, row) : Range{0, cache.k_dim};
     float dot = 0;
-    for (auto d = static_cast<int>(part.first); d < part.last; ++d) dot = std::fma(q[d], load(tile, cache.dtype, key_index(cache.dtype, d, lane)), dot);
+    for (auto d = static_cast<int>(part.first); d < part.last; ++d)
+      dot = std::fma(q[d], load(tile, cache.dtype, key_index(cache.dtype, d, lane)), dot);
     score += scaled ? dot * key_scales(cache, tile, row)[lane] : dot;
   }
   return score;
@@ -113,7 +117,8 @@ void walk_split(const AttendArgs& a, const SequenceView& s, int row, int head, R
     std::byte* tile = (cache.latent ? key_tile : value_tile)(cache, place.block, kv_head, place.tile);
     float p = std::exp(scores[j] - *state.max);
     *state.sum += p;
-    if (cache.dtype == DType::i8) p *= (cache.latent ? key_scales(cache, tile, 0) : value_scales(cache, tile))[place.lane];
+    if (cache.dtype == DType::i8)
+      p *= (cache.latent ? key_scales(cache, tile, 0) : value_scales(cache, tile))[place.lane];
     for (int d = 0; d < cache.v_dim; ++d) {
       const size_t at =
           cache.latent ? key_index(cache.dtype, d, place.lane) : value_index(cache.dtype, cache.v_dim, d, place.lane);
@@ -139,8 +144,8 @@ State partial_state(const AttendArgs& a, int entry, int head_in_group) {
 }
 
 State scratch_state(const AttendArgs& a, Part part, int number) {
-  float* floats =
-      reinterpret_cast<float*>(a.scratch + static_cast<size_t>(part.index) * a.scratch_bytes) + number * (a.cache.v_dim + 2);
+  float* floats = reinterpret_cast<float*>(a.scratch + static_cast<size_t>(part.index) * a.scratch_bytes) +
+                  number * (a.cache.v_dim + 2);
   return {floats, floats + 1, floats + 2};
 }
 
@@ -198,7 +203,8 @@ void ref_attend_combine(const AttendArgs& a, int, Part part) {
     const int g = static_cast<int>(unit % group);
     const State total = scratch_state(a, part, 0);
     clear(total, a.cache.v_dim);
-    for (int split = 0; split < combine.splits; ++split) join(total, partial_state(a, combine.partial + split, g), a.cache.v_dim);
+    for (int split = 0; split < combine.splits; ++split)
+      join(total, partial_state(a, combine.partial + split, g), a.cache.v_dim);
     write_result(a, a.sequences[combine.sequence], 0, combine.kv_head * group + g, total);
   }
 }

@@ -1,5 +1,5 @@
-// The reference table's mixture of experts: choosing experts, sorting rows by expert, weighing and summing. Every table uses the first
-// two, which touch few numbers; the experts' matrix products are CpuTable::linear.
+// The reference table's mixture of experts: choosing experts, sorting rows by expert, weighing and summing. Every table
+// uses the first two, which touch few numbers; the experts' matrix products are CpuTable::linear.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -77,10 +77,12 @@ void route_row(const RouteArgs& a, const float* logits, Chosen& chosen) {
   choose(rule, choice, chosen);
   float sum = 0;
   for (int i = 0; i < rule.chosen; ++i) {
-    chosen.weight[i] = rule.kind == RouteRule::Kind::sigmoid_after ? sigmoid(scores[chosen.id[i]]) : scores[chosen.id[i]];
+    chosen.weight[i] =
+        rule.kind == RouteRule::Kind::sigmoid_after ? sigmoid(scores[chosen.id[i]]) : scores[chosen.id[i]];
     sum += chosen.weight[i];
   }
-  for (int i = 0; i < rule.chosen; ++i) chosen.weight[i] = (rule.normalize ? chosen.weight[i] / (sum + 1e-20f) : chosen.weight[i]) * rule.scale;
+  for (int i = 0; i < rule.chosen; ++i)
+    chosen.weight[i] = (rule.normalize ? chosen.weight[i] / (sum + 1e-20f) : chosen.weight[i]) * rule.scale;
 }
 
 }  // namespace
@@ -133,7 +135,8 @@ void ref_combine(const CombineArgs& a, int rows, Part part) {
     for (int c = 0; c < a.cols; ++c) {
       float sum = 0;
       for (int j = 0; j < a.slots; ++j)
-        sum = std::fma(a.weighted ? weights[j] : 1.0f, a.x[r * a.ld_x + static_cast<int64_t>(j) * a.slot_stride + c], sum);
+        sum = std::fma(a.weighted ? weights[j] : 1.0f, a.x[r * a.ld_x + static_cast<int64_t>(j) * a.slot_stride + c],
+                       sum);
       a.out[r * a.ld_out + c] = sum;
     }
   }

@@ -32,17 +32,21 @@ float int8_sum(const int8_t* x, const PackedMatrix& w, int column, int first, in
   float sum = 0;
   for (int k = first; k < last; k += kStrip) {
     int32_t integer = 0;
-    for (int i = k; i < k + kStrip && i < last; ++i) integer += x[i] * (packed_code(w, column, i) - code_center(w.form));
-    sum = std::fma(static_cast<float>(integer), packed_group(w, column, k).scale * strip_scales(x, w.k)[k / kStrip], sum);
+    for (int i = k; i < k + kStrip && i < last; ++i)
+      integer += x[i] * (packed_code(w, column, i) - code_center(w.form));
+    sum =
+        std::fma(static_cast<float>(integer), packed_group(w, column, k).scale * strip_scales(x, w.k)[k / kStrip], sum);
   }
   return sum;
 }
 
 // The sum of shards [first, first + count) of one output, as a balanced binary tree.
 float shard_sum(const LinearArgs& a, int64_t row, int column, int first, int count) {
-  if (count > 1) return shard_sum(a, row, column, first, count / 2) + shard_sum(a, row, column, first + count / 2, count / 2);
+  if (count > 1)
+    return shard_sum(a, row, column, first, count / 2) + shard_sum(a, row, column, first + count / 2, count / 2);
   const int length = a.w.k / a.w.shards, begin = first * length;
-  if (reads_int8(a.w)) return int8_sum(static_cast<const int8_t*>(a.x) + row * a.ld_x, a.w, column, begin, begin + length);
+  if (reads_int8(a.w))
+    return int8_sum(static_cast<const int8_t*>(a.x) + row * a.ld_x, a.w, column, begin, begin + length);
   return float_sum(static_cast<const float*>(a.x) + row * a.ld_x, a.w, column, begin, begin + length);
 }
 
@@ -55,7 +59,8 @@ float biased_sum(const LinearArgs& a, int64_t row, int column) {
 void gated_row(const LinearArgs& a, int64_t x_row, int64_t y_row, Range range) {
   for (auto n = static_cast<int>(range.first); n < range.last; ++n) {
     const int gate = n / kGateColumns * 2 * kGateColumns + n % kGateColumns;
-    const float value = ref_activated(a.gate.act, biased_sum(a, x_row, gate)) * biased_sum(a, x_row, gate + kGateColumns);
+    const float value =
+        ref_activated(a.gate.act, biased_sum(a, x_row, gate)) * biased_sum(a, x_row, gate + kGateColumns);
     ref_store(a.gate.out, y_row * a.gate.ld_out + n, a.gate.operand, value);
   }
 }

@@ -25,16 +25,20 @@ TEST_P(RowOps, RmsNorm) {
   for (int cols : kColumns)
     for (bool one_plus : {false, true}) {
       const int rows = 5;
-      const auto x = random_floats(static_cast<size_t>(rows * cols), 1, -3, 3), w = random_floats(static_cast<size_t>(cols), 2);
+      const auto x = random_floats(static_cast<size_t>(rows * cols), 1, -3, 3),
+                 w = random_floats(static_cast<size_t>(cols), 2);
       const auto got = in_every_split(x.size(), [&](float* out, Part part) {
-        table().rms_norm({x.data(), cols, cols, w.data(), nullptr, one_plus, 1e-5f, Operand::f32, out, cols}, rows, part);
+        table().rms_norm({x.data(), cols, cols, w.data(), nullptr, one_plus, 1e-5f, Operand::f32, out, cols}, rows,
+                         part);
       });
       for (int r = 0; r < rows; ++r) {
         double squares = 0;
-        for (int c = 0; c < cols; ++c) squares += std::pow(static_cast<double>(x[static_cast<size_t>(r * cols + c)]), 2);
+        for (int c = 0; c < cols; ++c)
+          squares += std::pow(static_cast<double>(x[static_cast<size_t>(r * cols + c)]), 2);
         for (int c = 0; c < cols; ++c) {
           const size_t i = static_cast<size_t>(r * cols + c);
-          const double want = x[i] / std::sqrt(squares / cols + 1e-5) * (w[static_cast<size_t>(c)] + (one_plus ? 1 : 0));
+          const double want =
+              x[i] / std::sqrt(squares / cols + 1e-5) * (w[static_cast<size_t>(c)] + (one_plus ? 1 : 0));
           ASSERT_NEAR(got[i], want, 2e-6 * (1 + std::abs(want)));
         }
       }
@@ -43,8 +47,8 @@ TEST_P(RowOps, RmsNorm) {
 
 TEST_P(RowOps, LayerNorm) {
   for (int cols : {14, 63, 2048}) {
-    const auto x = random_floats(static_cast<size_t>(3 * cols), 1, -3, 3), w = random_floats(static_cast<size_t>(cols), 2),
-               b = random_floats(static_cast<size_t>(cols), 3);
+    const auto x = random_floats(static_cast<size_t>(3 * cols), 1, -3, 3),
+               w = random_floats(static_cast<size_t>(cols), 2), b = random_floats(static_cast<size_t>(cols), 3);
     const auto got = in_every_split(x.size(), [&](float* out, Part part) {
       table().layer_norm({x.data(), cols, cols, w.data(), b.data(), false, 1e-12f, Operand::f32, out, cols}, 3, part);
     });
@@ -74,7 +78,8 @@ double activation_of(Activation act, double x) {
 }
 
 TEST_P(RowOps, Activations) {
-  for (Activation act : {Activation::silu, Activation::gelu_tanh, Activation::gelu, Activation::relu2, Activation::relu, Activation::tanh, Activation::quick_gelu})
+  for (Activation act : {Activation::silu, Activation::gelu_tanh, Activation::gelu, Activation::relu2, Activation::relu,
+                         Activation::tanh, Activation::quick_gelu})
     for (bool gated : {true, false}) {
       const int rows = 3, cols = 75, in_cols = gated ? 2 * cols : cols;
       const auto x = random_floats(static_cast<size_t>(rows * in_cols), 4, -9, 9);
@@ -94,17 +99,22 @@ TEST_P(RowOps, HeadsNormAndRotation) {
   for (bool interleaved : {false, true})
     for (int dim : {14, 16, 64, 80}) {
       const int rows = 4, heads = 3, half = dim / 2 - 2;  // a part of the head stays
-      const auto x = random_floats(static_cast<size_t>(rows * heads * dim), 5), w = random_floats(static_cast<size_t>(dim), 6);
+      const auto x = random_floats(static_cast<size_t>(rows * heads * dim), 5),
+                 w = random_floats(static_cast<size_t>(dim), 6);
       std::vector<float> inv_freq(static_cast<size_t>(half)), angles(static_cast<size_t>(rows * 2 * half));
-      for (int i = 0; i < half; ++i) inv_freq[static_cast<size_t>(i)] = static_cast<float>(std::pow(10000.0, -2.0 * i / (2 * half)));
+      for (int i = 0; i < half; ++i)
+        inv_freq[static_cast<size_t>(i)] = static_cast<float>(std::pow(10000.0, -2.0 * i / (2 * half)));
       const std::vector<int32_t> positions{0, 1, 77, 4096};
-      in_parts(3, [&](Part part) { table().rope_angles({positions.data(), rows, nullptr, inv_freq.data(), half, 1.5f, angles.data()}, rows, part); });
+      in_parts(3, [&](Part part) {
+        table().rope_angles({positions.data(), rows, nullptr, inv_freq.data(), half, 1.5f, angles.data()}, rows, part);
+      });
       const auto got = in_every_split(x.size(), [&](float* out, Part part) {
         const int first = rows * heads * part.index / part.count;
         (void)first;
         if (part.index == part.count - 1) std::copy(x.begin(), x.end(), out);  // the first call in backward order
         HeadsArgs a;
-        a.x = a.out = out, a.ld_x = a.ld_out = heads * dim, a.stride = a.out_stride = dim, a.heads = heads, a.dim = dim, a.norm = HeadNorm::rms, a.norm_weight = w.data(), a.eps = 1e-6f;
+        a.x = a.out = out, a.ld_x = a.ld_out = heads * dim, a.stride = a.out_stride = dim, a.heads = heads, a.dim = dim,
+        a.norm = HeadNorm::rms, a.norm_weight = w.data(), a.eps = 1e-6f;
         a.angles = angles.data(), a.half = half, a.interleaved = interleaved;
         table().heads(a, rows, part);
       });
@@ -113,17 +123,22 @@ TEST_P(RowOps, HeadsNormAndRotation) {
           const float* in = x.data() + (r * heads + h) * dim;
           double squares = 0;
           for (int d = 0; d < dim; ++d) squares += static_cast<double>(in[d]) * in[d];
-          const auto normed = [&](int d) { return in[d] / std::sqrt(squares / dim + 1e-6) * w[static_cast<size_t>(d)]; };
+          const auto normed = [&](int d) {
+            return in[d] / std::sqrt(squares / dim + 1e-6) * w[static_cast<size_t>(d)];
+          };
           for (int d = 0; d < dim; ++d) {
             double want = normed(d);
             if (d < 2 * half) {
               const int i = interleaved ? d / 2 : d % half;
               const bool second = interleaved ? d % 2 != 0 : d >= half;
-              const double angle = static_cast<double>(static_cast<float>(positions[static_cast<size_t>(r)]) * inv_freq[static_cast<size_t>(i)]);
+              const double angle = static_cast<double>(static_cast<float>(positions[static_cast<size_t>(r)]) *
+                                                       inv_freq[static_cast<size_t>(i)]);
               const double a = normed(interleaved ? 2 * i : i), b = normed(interleaved ? 2 * i + 1 : i + half);
-              want = 1.5 * (second ? b * std::cos(angle) + a * std::sin(angle) : a * std::cos(angle) - b * std::sin(angle));
+              want = 1.5 *
+                     (second ? b * std::cos(angle) + a * std::sin(angle) : a * std::cos(angle) - b * std::sin(angle));
             }
-            ASSERT_NEAR(got[static_cast<size_t>((r * heads + h) * dim + d)], want, 4e-6) << "row " << r << " dimension " << d;
+            ASSERT_NEAR(got[static_cast<size_t>((r * heads + h) * dim + d)], want, 4e-6)
+                << "row " << r << " dimension " << d;
           }
         }
     }
@@ -152,7 +167,8 @@ TEST_P(RowOps, EmbedReadsPackedAndPlainRows) {
     table().embed(a, static_cast<int>(ids.size()), part);
   });
   for (size_t r = 0; r < ids.size(); ++r)
-    for (int c = 0; c < cols; ++c) EXPECT_EQ(plain[r * cols + static_cast<size_t>(c)], w[static_cast<size_t>(ids[r] * cols + c)]);
+    for (int c = 0; c < cols; ++c)
+      EXPECT_EQ(plain[r * cols + static_cast<size_t>(c)], w[static_cast<size_t>(ids[r] * cols + c)]);
 }
 
 WEFT_TEST_TABLES(RowOps);

@@ -1,7 +1,7 @@
-// Llama 4 and Mllama: the picture put at the top left of a canvas of whole tiles, chosen so that it is scaled up as little or down
-// as little as possible. Both come from the same original code; they differ in the precision of the choice, in the order of the
-// candidates (which settles ties), in the whole picture as one more tile, and in normalising. Reference: Llama4ImageProcessor,
-// Llama4Processor and MllamaImageProcessor of transformers.
+// Llama 4 and Mllama: the image put at the top left of a canvas of whole tiles, chosen so that it is scaled up as
+// little or down as little as possible. Both come from the same original code; they differ in the precision of the
+// choice, in the order of the candidates (which settles ties), in the whole image as one more tile, and in normalising.
+// Reference: Llama4ImageProcessor, Llama4Processor and MllamaImageProcessor of transformers.
 #include <algorithm>
 #include <cmath>
 #include <utility>
@@ -24,7 +24,8 @@ struct Rules {
   int positions = 1;  // Llama 4: features of one tile
 };
 
-// The candidate with the smallest scale of at least 1, or else the largest one below; then the smallest area, then the first.
+// The candidate with the smallest scale of at least 1, or else the largest one below; then the smallest area, then the
+// first.
 template <class Float>
 Grid choose_grid(const Image& image, const Rules& rules) {
   const auto scale_of = [&](Grid g) {
@@ -44,8 +45,9 @@ struct Size {
   int height, width;
 };
 
-// One side of the box that the picture is scaled into, and the scale: at least a tile, at most the canvas. `single`: the reference
-// has the canvas' sides as float32 tensors and the others as Python numbers, so a scale to the canvas is rounded to float32.
+// One side of the box that the image is scaled into, and the scale: at least a tile, at most the canvas. `single`: the
+// reference has the canvas' sides as float32 tensors and the others as Python numbers, so a scale to the canvas is
+// rounded to float32.
 struct Side {
   int box;
   double scale;
@@ -57,7 +59,8 @@ Side side_of(int length, int tile, int canvas, bool single) {
   const bool rounded = single && canvas < wished;
   const int box = std::min(wished, canvas);
   return {box,
-          rounded ? static_cast<double>(static_cast<float>(box) / static_cast<float>(length)) : static_cast<double>(box) / length,
+          rounded ? static_cast<double>(static_cast<float>(box) / static_cast<float>(length))
+                  : static_cast<double>(box) / length,
           rounded};
 }
 
@@ -68,8 +71,10 @@ int scaled(int length, const Side& by) {
 }
 
 Size size_on_canvas(const Image& image, Grid grid, int tile, bool single) {
-  const Side h = side_of(image.height, tile, grid.rows * tile, single), w = side_of(image.width, tile, grid.columns * tile, single);
-  const bool narrow = h.rounded || w.rounded ? static_cast<float>(w.scale) < static_cast<float>(h.scale) : w.scale < h.scale;
+  const Side h = side_of(image.height, tile, grid.rows * tile, single),
+             w = side_of(image.width, tile, grid.columns * tile, single);
+  const bool narrow =
+      h.rounded || w.rounded ? static_cast<float>(w.scale) < static_cast<float>(h.scale) : w.scale < h.scale;
   if (narrow) return {std::max(std::min(scaled(image.height, w), h.box), 1), w.box};
   return {h.box, std::max(std::min(scaled(image.width, h), w.box), 1)};
 }
@@ -95,7 +100,8 @@ class Llama4 final : public MediaProcessor {
     append_tiles(on_canvas(image, grid, rules_, true), rules_.side, rules_.levels, out.pixel_values);
     const int tiles = grid.rows * grid.columns;
     if (tiles > 1)
-      append_tiles(resize(image, rules_.side, rules_.side, rules_.filter), rules_.side, rules_.levels, out.pixel_values);
+      append_tiles(resize(image, rules_.side, rules_.side, rules_.filter), rules_.side, rules_.levels,
+                   out.pixel_values);
     const int all = tiles > 1 ? tiles + 1 : 1;
     out.shape = {all, 3, rules_.side, rules_.side};
     out.positions = {all * rules_.positions};
@@ -108,7 +114,8 @@ class Llama4 final : public MediaProcessor {
     std::string text = "<|image_start|>";
     if (media.tile_rows * media.tile_columns > 1) {
       for (int row = 0; row < media.tile_rows; ++row) {
-        for (int column = 0; column < media.tile_columns; ++column) text += (column > 0 ? "<|tile_x_separator|>" : "") + tile;
+        for (int column = 0; column < media.tile_columns; ++column)
+          text += (column > 0 ? "<|tile_x_separator|>" : "") + tile;
         text += "<|tile_y_separator|>";
       }
     }
@@ -123,15 +130,16 @@ class Mllama final : public MediaProcessor {
  public:
   Mllama(PromptForm form, Rules rules) : MediaProcessor(std::move(form)), rules_(std::move(rules)) {}
 
-  // [1, pictures, most tiles, 3, S, S].
+  // [1, images, most tiles, 3, S, S].
   Tensor reference_layout(std::span<const PreparedMedia> media, MediaKind kind) const override {
     Tensor all = MediaProcessor::reference_layout(media, kind);
-    if (!all.shape.empty()) all.shape = {1, static_cast<int64_t>(media.size()), rules_.most_tiles, 3, rules_.side, rules_.side};
+    if (!all.shape.empty())
+      all.shape = {1, static_cast<int64_t>(media.size()), rules_.most_tiles, 3, rules_.side, rules_.side};
     return all;
   }
 
  protected:
-  // Always the most tiles; those behind the picture's are zero.
+  // Always the most tiles; those behind the image's are zero.
   Result<PreparedMedia> prepare_one(const MediaInput& media, bool) const override {
     const Image& image = media.frames[0];
     const Grid grid = choose_grid<double>(image, rules_);
@@ -152,14 +160,17 @@ class Mllama final : public MediaProcessor {
   Rules rules_;
 };
 
-// From most tiles to one, by rows; grids of one shape (1 x 2, 2 x 4) stand together, where the largest of them comes first.
+// From most tiles to one, by rows; grids of one shape (1 x 2, 2 x 4) stand together, where the largest of them comes
+// first.
 std::vector<Grid> llama4_grids(int most) {
   std::vector<std::vector<Grid>> shapes;
   for (int tiles = most; tiles >= 1; --tiles) {
     for (int rows = 1; rows <= tiles; ++rows) {
       if (tiles % rows != 0) continue;
       const Grid grid = {rows, tiles / rows};
-      const auto same_shape = [&](const std::vector<Grid>& s) { return s[0].rows * grid.columns == grid.rows * s[0].columns; };
+      const auto same_shape = [&](const std::vector<Grid>& s) {
+        return s[0].rows * grid.columns == grid.rows * s[0].columns;
+      };
       const auto found = std::ranges::find_if(shapes, same_shape);
       if (found != shapes.end()) found->push_back(grid);
       else shapes.push_back({grid});

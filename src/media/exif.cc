@@ -1,4 +1,4 @@
-// EXIF orientation: a walk over the first directory of a TIFF block, and the eight ways to turn a picture.
+// EXIF orientation: a walk over the first directory of a TIFF block, and the eight ways to turn an image.
 #include "media/exif.h"
 
 #include <cstring>

@@ -1,6 +1,6 @@
-// Gemma 3: the picture squeezed to a square, one tile. Pan and scan (more crops) is off in the published checkpoints, and refused
-// here when it is on. The placeholder is the start token; the newlines around the block are part of the text and may merge with its
-// neighbours.
+// Gemma 3: the image squeezed to a square, one tile. Pan and scan (more crops) is off in the published checkpoints, and
+// refused here when it is on. The placeholder is the start token; the newlines around the block are part of the text
+// and may merge with its neighbours.
 #include <utility>
 
 #include "media/pixels.h"
@@ -10,7 +10,7 @@ namespace {
 
 struct Rules {
   int side;
-  int positions;  // soft tokens per picture
+  int positions;  // soft tokens per image
   Filter filter;
   Levels levels;
   std::string block;  // what the placeholder becomes
@@ -23,7 +23,8 @@ class Gemma3 final : public MediaProcessor {
  protected:
   Result<PreparedMedia> prepare_one(const MediaInput& media, bool) const override {
     PreparedMedia out;
-    append_tiles(resize(media.frames[0], rules_.side, rules_.side, rules_.filter), rules_.side, rules_.levels, out.pixel_values);
+    append_tiles(resize(media.frames[0], rules_.side, rules_.side, rules_.filter), rules_.side, rules_.levels,
+                 out.pixel_values);
     out.shape = {1, 3, rules_.side, rules_.side};
     out.positions = {rules_.positions};
     return out;
@@ -45,8 +46,10 @@ Result<std::unique_ptr<const MediaProcessor>> make_gemma3(const std::string& fol
   rules.filter = read_filter(pixels, Filter::bilinear);
   rules.levels = read_levels(pixels, Rounding::fused, kHalf, kHalf);
   refuse_no_resize(pixels);
-  if (pixels.flag("do_pan_and_scan", false)) pixels.fault(Code::unsupported, "do_pan_and_scan", "is true, which is not supported");
-  rules.positions = processor.count("image_seq_length", pixels.count("image_seq_length", config.count("mm_tokens_per_image", 256)));
+  if (pixels.flag("do_pan_and_scan", false))
+    pixels.fault(Code::unsupported, "do_pan_and_scan", "is true, which is not supported");
+  rules.positions =
+      processor.count("image_seq_length", pixels.count("image_seq_length", config.count("mm_tokens_per_image", 256)));
   PromptForm form;
   form.image_id = config.index("image_token_index", config.index("image_token_id", 262144));
   form.image = token_spelling(tokenizer, config.index("boi_token_index", 255999), "<start_of_image>");

@@ -1,5 +1,5 @@
-// Tells the format from the first bytes and hands the file to its decoder: JPEG to libjpeg-turbo, the others to the bridge's
-// crates.
+// Tells the format from the first bytes and hands the file to its decoder: JPEG to libjpeg-turbo, the others to the
+// bridge's crates.
 #include "media/image.h"
 
 #include <cstring>
@@ -22,11 +22,12 @@ Error take_error(const WeftError& error) {
 }
 
 Result<Image> decode_by_bridge(uint32_t format, std::span<const std::byte> file, const ImageLimits& limits) {
-  const WeftImageLimits bridge_limits = {static_cast<uint64_t>(limits.max_pixels), static_cast<uint32_t>(limits.max_side),
-                                         limits.max_decode_bytes};
+  const WeftImageLimits bridge_limits = {static_cast<uint64_t>(limits.max_pixels),
+                                         static_cast<uint32_t>(limits.max_side), limits.max_decode_bytes};
   WeftImage decoded;
   WeftError error;
-  if (!weft_image_decode(format, reinterpret_cast<const uint8_t*>(file.data()), file.size(), &bridge_limits, &decoded, &error)) {
+  if (!weft_image_decode(format, reinterpret_cast<const uint8_t*>(file.data()), file.size(), &bridge_limits, &decoded,
+                         &error)) {
     // A panic of a decoder is a broken file that the crate did not foresee: the caller's input, not our state.
     Error taken = take_error(error);
     return Error(Code::invalid_argument, taken.message());
@@ -45,9 +46,9 @@ Result<Image> decode_by_bridge(uint32_t format, std::span<const std::byte> file,
 
 Result<Image> decode_image(std::span<const std::byte> file, const ImageLimits& limits) {
   using namespace std::literals;
-  if (file.empty()) return fail(Code::invalid_argument, "the picture is empty (0 bytes)");
+  if (file.empty()) return fail(Code::invalid_argument, "the image is empty (0 bytes)");
   if (file.size() > limits.max_file_bytes) {
-    return fail(Code::invalid_argument, "the picture's file has ", file.size(), " bytes; at most ", limits.max_file_bytes,
+    return fail(Code::invalid_argument, "the image's file has ", file.size(), " bytes; at most ", limits.max_file_bytes,
                 " are accepted");
   }
   const std::string_view text(reinterpret_cast<const char*>(file.data()), file.size());
@@ -56,15 +57,16 @@ Result<Image> decode_image(std::span<const std::byte> file, const ImageLimits& l
     return apply_orientation(std::move(jpeg.image), jpeg.orientation);
   }
   if (text.starts_with("\x89PNG\r\n\x1A\n"sv)) return decode_by_bridge(WEFT_IMAGE_PNG, file, limits);
-  if (text.starts_with("GIF87a"sv) || text.starts_with("GIF89a"sv)) return decode_by_bridge(WEFT_IMAGE_GIF, file, limits);
+  if (text.starts_with("GIF87a"sv) || text.starts_with("GIF89a"sv))
+    return decode_by_bridge(WEFT_IMAGE_GIF, file, limits);
   if (text.size() >= 12 && text.starts_with("RIFF"sv) && text.substr(8, 4) == "WEBP"sv)
     return decode_by_bridge(WEFT_IMAGE_WEBP, file, limits);
-  const char* what = text.starts_with("BM"sv)                                     ? "a BMP picture"
-                     : text.starts_with("II*\0"sv) || text.starts_with("MM\0*"sv) ? "a TIFF picture"
-                     : text.size() >= 12 && text.substr(4, 8) == "ftypavif"sv     ? "an AVIF picture"
-                     : text.size() >= 12 && text.substr(4, 4) == "ftyp"sv         ? "a HEIC picture or a video"
+  const char* what = text.starts_with("BM"sv)                                     ? "a BMP image"
+                     : text.starts_with("II*\0"sv) || text.starts_with("MM\0*"sv) ? "a TIFF image"
+                     : text.size() >= 12 && text.substr(4, 8) == "ftypavif"sv     ? "an AVIF image"
+                     : text.size() >= 12 && text.substr(4, 4) == "ftyp"sv         ? "a HEIC image or a video"
                      : text.substr(0, 512).find("<svg"sv) != text.npos            ? "an SVG drawing"
-                                                                                  : "no picture of a known format";
+                                                                                  : "no image of a known format";
   return fail(Code::invalid_argument, "the bytes are ", what, "; ", kFormats);
 }
 

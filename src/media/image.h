@@ -1,6 +1,6 @@
-// Pictures as 8-bit RGB, and decoding them from files: JPEG, PNG, WebP and GIF. What a file is, its first bytes decide, never its
-// name or a declared type. Files come from strangers, so sizes are checked against limits from the headers before pixels are
-// allocated, and a file that breaks off or contradicts itself is an error, not half a picture.
+// Images as 8-bit RGB, and decoding them from files: JPEG, PNG, WebP and GIF. What a file is, its first bytes decide,
+// never its name or a declared type. Files come from strangers, so sizes are checked against limits from the headers
+// before pixels are allocated, and a file that breaks off or contradicts itself is an error, not half an image.
 //
 // Conventions (those of the processors of transformers, given a file):
 // - the EXIF orientation is applied; colour profiles and gamma are not;
@@ -35,19 +35,21 @@ struct ImageLimits {
   size_t max_file_bytes = size_t{32} << 20;
   int64_t max_pixels = 40'000'000;
   int max_side = 32'768;
-  // What decoding may hold at once: the pixels, and what the format needs besides (a progressive JPEG its coefficients).
+  // What decoding may hold at once: the pixels, and what the format needs besides (a progressive JPEG its
+  // coefficients).
   size_t max_decode_bytes = size_t{256} << 20;
 };
 
-// Decodes one file. Errors are invalid_argument and say what is wrong: no picture format, a broken file, a limit. Any thread.
+// Decodes one file. Errors are invalid_argument and say what is wrong: no image format, a broken file, a limit. Any
+// thread.
 Result<Image> decode_image(std::span<const std::byte> file, const ImageLimits& limits = {});
 
 using Digest = std::array<uint8_t, 32>;
 
 // SHA-256.
 Digest sha256(std::span<const std::byte> bytes);
-// Identifies a picture by its size and pixels: SHA-256 of height and width (8 bytes each, little endian) and the pixels' SHA-256.
-// Two files with the same pixels have the same hash.
+// Identifies an image by its size and pixels: SHA-256 of height and width (8 bytes each, little endian) and the pixels'
+// SHA-256. Two files with the same pixels have the same hash.
 Digest content_hash(const Image& image);
 
 }  // namespace weft

@@ -1,5 +1,5 @@
-// Decoding against Pillow (tests/data/pictures, made by tests/media/make_pictures.py): pictures of every kind, the public bad-input
-// corpus, and files cut or damaged at random, which must end in a picture or an error, within the limits.
+// Decoding against Pillow (tests/data/images, made by tests/media/make_images.py): images of every kind, the public
+// bad-input corpus, and files cut or damaged at random, which must end in an image or an error, within the limits.
 #include "media/image.h"
 
 #include <gtest/gtest.h>
@@ -17,7 +17,7 @@
 namespace weft {
 namespace {
 
-const std::string kFolder = std::string(WEFT_TEST_DATA) + "/pictures/";
+const std::string kFolder = std::string(WEFT_TEST_DATA) + "/images/";
 
 std::string hex(const Digest& digest) {
   std::string text;
@@ -36,7 +36,7 @@ std::array<double, 3> mean_of(const Image& image) {
   return sum;
 }
 
-TEST(Decode, PicturesOfEveryKind) {
+TEST(Decode, ImagesOfEveryKind) {
   const Json cases = expected();
   for (const auto& [name, want] : cases.members()) {
     SCOPED_TRACE(name);
@@ -61,8 +61,10 @@ TEST(Decode, PicturesOfEveryKind) {
 }
 
 TEST(Decode, FormatsThatAreNotTakenAreNamed) {
-  for (const auto& [name, word] :
-       {std::pair{"not.bmp", "BMP"}, {"not.tiff", "TIFF"}, {"corpus_svg.0.svg", "SVG"}, {"corpus_not_image.0.png", "no picture"}}) {
+  for (const auto& [name, word] : {std::pair{"not.bmp", "BMP"},
+                                   {"not.tiff", "TIFF"},
+                                   {"corpus_svg.0.svg", "SVG"},
+                                   {"corpus_not_image.0.png", "no image"}}) {
     const Result<Image> got = decode_image(bytes_of(read_file(kFolder + name).value()));
     ASSERT_FALSE(got.ok()) << name;
     EXPECT_NE(got.error().message().find(word), std::string::npos) << got.error().message();
@@ -73,7 +75,8 @@ TEST(Decode, FormatsThatAreNotTakenAreNamed) {
 TEST(Decode, LimitsAreCheckedFromTheHeader) {
   const ImageLimits few_pixels = {.max_pixels = 53 * 37 - 1}, short_side = {.max_side = 52},
                     little_memory = {.max_decode_bytes = 53 * 37 * 3};
-  for (const char* name : {"photo.png", "s420.jpg", "s420_progressive.jpg", "palette.gif", "lossless.webp", "lossy80.webp"}) {
+  for (const char* name :
+       {"photo.png", "s420.jpg", "s420_progressive.jpg", "palette.gif", "lossless.webp", "lossy80.webp"}) {
     const std::string file = read_file(kFolder + name).value();
     EXPECT_TRUE(decode_image(bytes_of(file), {.max_pixels = 53 * 37, .max_side = 53}).ok()) << name;
     EXPECT_TRUE(decode_image(bytes_of(file), {.max_file_bytes = file.size()}).ok()) << name;
@@ -105,17 +108,18 @@ TEST(Decode, WebpFrameLargerThanItsCanvas) {
   EXPECT_NE(got.error().message().find("too large"), std::string::npos) << got.error().message();
 }
 
-// Every file cut at many places and with bytes changed: a picture within the limits or invalid_argument, and no memory to speak of.
+// Every file cut at many places and with bytes changed: an image within the limits or invalid_argument, and no memory
+// to speak of.
 TEST(Decode, DamagedFiles) {
   rusage before{}, after{};
   getrusage(RUSAGE_SELF, &before);
   const ImageLimits limits = {.max_pixels = 1 << 18, .max_decode_bytes = 4 << 20};
   std::mt19937 random(7);
-  int pictures = 0, errors = 0;
+  int images = 0, errors = 0;
   const auto check = [&](const std::string& file, const std::string& name) {
     const Result<Image> got = decode_image(bytes_of(file), limits);
     if (got.ok()) {
-      ++pictures;
+      ++images;
       ASSERT_LE(int64_t{got->height} * got->width, limits.max_pixels) << name;
       ASSERT_EQ(got->rgb.size(), size_t{3} * got->height * got->width) << name;
     } else {
@@ -137,7 +141,7 @@ TEST(Decode, DamagedFiles) {
       check(damaged, name);
     }
   }
-  EXPECT_GT(pictures, 500);
+  EXPECT_GT(images, 500);
   EXPECT_GT(errors, 2000);
   getrusage(RUSAGE_SELF, &after);
 #if !defined(__SANITIZE_ADDRESS__)
@@ -145,12 +149,13 @@ TEST(Decode, DamagedFiles) {
 #endif
 }
 
-// Half a baseline JPEG used to be a picture that ends in grey.
+// Half a baseline JPEG used to be an image that ends in grey.
 TEST(Decode, TruncatedJpegsAreErrors) {
   for (const char* name : {"s420.jpg", "s444_progressive.jpg", "gray.jpg", "corpus_restart_markers.0.jpg"}) {
     const std::string file = read_file(kFolder + name).value();
     for (const size_t cut : {file.size() / 2, file.size() * 3 / 4, file.size() - 40}) {
-      EXPECT_FALSE(decode_image(bytes_of(file.substr(0, cut))).ok()) << name << " cut at " << cut << " of " << file.size();
+      EXPECT_FALSE(decode_image(bytes_of(file.substr(0, cut))).ok())
+          << name << " cut at " << cut << " of " << file.size();
     }
   }
 }

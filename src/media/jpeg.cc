@@ -1,6 +1,7 @@
-// JPEG by libjpeg-turbo. The library reports errors by a call that must not return, so each step runs under setjmp, in functions
-// that hold no object with a destructor. Warnings that mean lost picture data (the file breaks off, bits that are no code) count as
-// errors; the library itself would go on with grey. Missing only the end marker of a baseline file is forgiven.
+// JPEG by libjpeg-turbo. The library reports errors by a call that must not return, so each step runs under setjmp, in
+// functions that hold no object with a destructor. Warnings that mean lost image data (the file breaks off, bits that
+// are no code) count as errors; the library itself would go on with grey. Missing only the end marker of a baseline
+// file is forgiven.
 #include "media/jpeg.h"
 
 #include <csetjmp>
@@ -112,7 +113,8 @@ void read_rows(Decoder& d) {
 // The EXIF block among the saved APP1 segments.
 int orientation(const jpeg_decompress_struct& info) {
   for (const jpeg_marker_struct* m = info.marker_list; m; m = m->next) {
-    if (m->data_length >= 6 && std::memcmp(m->data, "Exif\0\0", 6) == 0) return exif_orientation({m->data, m->data_length});
+    if (m->data_length >= 6 && std::memcmp(m->data, "Exif\0\0", 6) == 0)
+      return exif_orientation({m->data, m->data_length});
   }
   return 1;
 }
@@ -131,18 +133,18 @@ size_t coefficient_bytes(jpeg_decompress_struct& info) {
 Status check_limits(Decoder& d, const ImageLimits& limits) {
   const int64_t width = d.info.image_width, height = d.info.image_height;
   if (width * height > limits.max_pixels || width > limits.max_side || height > limits.max_side) {
-    return fail(Code::invalid_argument, "the picture is too large: ", width, " x ", height, " pixels; at most ", limits.max_pixels,
-                " pixels and ", limits.max_side, " on a side are accepted");
+    return fail(Code::invalid_argument, "the image is too large: ", width, " x ", height, " pixels; at most ",
+                limits.max_pixels, " pixels and ", limits.max_side, " on a side are accepted");
   }
   if (static_cast<size_t>(width * height) * 3 + coefficient_bytes(d.info) > limits.max_decode_bytes) {
-    return fail(Code::invalid_argument, "the picture is too large: decoding ", width, " x ", height,
+    return fail(Code::invalid_argument, "the image is too large: decoding ", width, " x ", height,
                 " pixels of a JPEG in several scans takes more than ", limits.max_decode_bytes, " bytes");
   }
   return {};
 }
 
 Result<Jpeg> decode(Decoder& d, const ImageLimits& limits) {
-  const auto broken = [&] { return fail(Code::invalid_argument, "broken or unsupported JPEG picture: ", d.message); };
+  const auto broken = [&] { return fail(Code::invalid_argument, "broken or unsupported JPEG image: ", d.message); };
   if (!run(d, read_header)) return broken();
   WEFT_RETURN_IF_ERROR(check_limits(d, limits));
   if (!run(d, start)) return broken();

@@ -1,5 +1,5 @@
-// LLaVA-NeXT ("anyres"): the picture fitted into the best of a list of resolutions on black, cut into tiles, behind one tile with
-// the whole picture squeezed. Reference: LlavaNextImageProcessor and LlavaNextProcessor of transformers.
+// LLaVA-NeXT ("anyres"): the image fitted into the best of a list of resolutions on black, cut into tiles, behind one
+// tile with the whole image squeezed. Reference: LlavaNextImageProcessor and LlavaNextProcessor of transformers.
 #include <algorithm>
 #include <cmath>
 #include <utility>
@@ -21,12 +21,13 @@ struct Rules {
   Levels levels;
 };
 
-// The resolution that keeps most of the picture's pixels; among equals the one that wastes least, then the first.
+// The resolution that keeps most of the image's pixels; among equals the one that wastes least, then the first.
 Size best_resolution(const Image& image, const std::vector<Size>& resolutions) {
   Size best = resolutions.front();
   int64_t most = -1, least_waste = 0;
   for (const Size& r : resolutions) {
-    const double scale = std::min(static_cast<double>(r.width) / image.width, static_cast<double>(r.height) / image.height);
+    const double scale =
+        std::min(static_cast<double>(r.width) / image.width, static_cast<double>(r.height) / image.height);
     const int64_t fitted = static_cast<int64_t>(image.width * scale) * static_cast<int64_t>(image.height * scale);
     const int64_t kept = std::min(fitted, int64_t{image.width} * image.height);
     const int64_t waste = int64_t{r.width} * r.height - kept;
@@ -35,17 +36,19 @@ Size best_resolution(const Image& image, const std::vector<Size>& resolutions) {
   return best;
 }
 
-// The largest size with the picture's shape inside `box`.
+// The largest size with the image's shape inside `box`.
 Size fit(const Image& image, Size box) {
-  const double scale_w = static_cast<double>(box.width) / image.width, scale_h = static_cast<double>(box.height) / image.height;
+  const double scale_w = static_cast<double>(box.width) / image.width,
+               scale_h = static_cast<double>(box.height) / image.height;
   if (scale_w < scale_h) return {std::min(static_cast<int>(std::ceil(image.height * scale_w)), box.height), box.width};
   return {box.height, std::min(static_cast<int>(std::ceil(image.width * scale_h)), box.width)};
 }
 
-// Python's round(x, 7): the decimal with seven places nearest to x. Matters only where x lies within rounding of a whole number.
+// Python's round(x, 7): the decimal with seven places nearest to x. Matters only where x lies within rounding of a
+// whole number.
 int64_t whole_after_round7(double x) { return static_cast<int64_t>(std::nearbyint(x * 1e7) / 1e7); }
 
-// Rows and columns of the feature map of rows x columns that show the picture and not its black borders.
+// Rows and columns of the feature map of rows x columns that show the image and not its black borders.
 Size unpadded(int height, int width, int rows, int columns) {
   if (static_cast<double>(width) / height > static_cast<double>(columns) / rows) {
     const int64_t used = whole_after_round7(height * (static_cast<double>(columns) / width));
@@ -59,7 +62,7 @@ class LlavaNext final : public MediaProcessor {
  public:
   LlavaNext(PromptForm form, Rules rules) : MediaProcessor(std::move(form)), rules_(std::move(rules)) {}
 
-  // [pictures, most tiles, 3, S, S], zeros behind the tiles of the others.
+  // [images, most tiles, 3, S, S], zeros behind the tiles of the others.
   Tensor reference_layout(std::span<const PreparedMedia> media, MediaKind kind) const override {
     Tensor all;
     if (media.empty() || kind != MediaKind::image) return all;
@@ -68,7 +71,8 @@ class LlavaNext final : public MediaProcessor {
     for (const PreparedMedia& m : media) most = std::max(most, m.shape[0]);
     all.shape = {static_cast<int64_t>(media.size()), most, 3, rules_.side, rules_.side};
     all.values.resize(media.size() * most * tile);
-    for (size_t i = 0; i < media.size(); ++i) std::ranges::copy(media[i].pixel_values, all.values.begin() + i * most * tile);
+    for (size_t i = 0; i < media.size(); ++i)
+      std::ranges::copy(media[i].pixel_values, all.values.begin() + i * most * tile);
     return all;
   }
 
@@ -80,8 +84,8 @@ class LlavaNext final : public MediaProcessor {
     PreparedMedia out;
     append_tiles(resize(image, side, side, rules_.filter), side, rules_.levels, out.pixel_values);
     Image canvas(box.height, box.width);
-    paste(resize(image, size.height, size.width, rules_.filter), (box.height - size.height) / 2, (box.width - size.width) / 2,
-          canvas);
+    paste(resize(image, size.height, size.width, rules_.filter), (box.height - size.height) / 2,
+          (box.width - size.width) / 2, canvas);
     append_tiles(canvas, side, rules_.levels, out.pixel_values);
     out.tile_rows = box.height / side;
     out.tile_columns = box.width / side;
@@ -119,7 +123,8 @@ std::vector<Size> read_resolutions(Settings& pixels, Settings& config, int side)
     }
   }
   if (!list->is_array() || sizes.empty() || sizes.size() != list->items().size()) {
-    source.fault(Code::data_corrupt, "image_grid_pinpoints", "is not a list of [height, width] in multiples of the tile's side");
+    source.fault(Code::data_corrupt, "image_grid_pinpoints",
+                 "is not a list of [height, width] in multiples of the tile's side");
     return {{side, side}};
   }
   return sizes;
@@ -133,7 +138,8 @@ Result<std::unique_ptr<const MediaProcessor>> make_llava_next(const std::string&
   WEFT_TRY(Settings tokenizer, Settings::read(folder, "tokenizer_config.json"));
   Rules rules;
   rules.side = read_side(pixels, "size", config.count("vision_config.image_size", 336));
-  if (read_side(pixels, "crop_size", rules.side) != rules.side) pixels.fault(Code::unsupported, "crop_size", "differs from size");
+  if (read_side(pixels, "crop_size", rules.side) != rules.side)
+    pixels.fault(Code::unsupported, "crop_size", "differs from size");
   const int patch = processor.count("patch_size", config.count("vision_config.patch_size", 14));
   rules.patches = rules.side / patch;
   if (rules.patches < 1) processor.fault(Code::data_corrupt, "patch_size", "is larger than a tile");
@@ -144,7 +150,8 @@ Result<std::unique_ptr<const MediaProcessor>> make_llava_next(const std::string&
   const std::string keep =
       processor.text("vision_feature_select_strategy", config.text("vision_feature_select_strategy", "default"));
   if (keep != "default")
-    config.fault(Code::unsupported, "vision_feature_select_strategy", "is not default, the only one that goes with tiles");
+    config.fault(Code::unsupported, "vision_feature_select_strategy",
+                 "is not default, the only one that goes with tiles");
   PromptForm form;
   form.image_id = config.index("image_token_index", config.index("image_token_id", 32000));
   form.image = processor.text("image_token", token_spelling(tokenizer, form.image_id, "<image>"));

@@ -94,7 +94,8 @@ int read_side(Settings& settings, std::string_view path, int absent) {
 }
 
 void refuse_no_resize(Settings& settings) {
-  if (!settings.flag("do_resize", true)) settings.fault(Code::unsupported, "do_resize", "is false, which is not supported");
+  if (!settings.flag("do_resize", true))
+    settings.fault(Code::unsupported, "do_resize", "is false, which is not supported");
 }
 
 void paste(const Image& image, int top, int left, Image& canvas) {

@@ -1,5 +1,5 @@
-// The parts that all processors share: the table from 8-bit levels to normalised floats, canvases, tiles, and the settings for
-// them.
+// The parts that all processors share: the table from 8-bit levels to normalised floats, canvases, tiles, and the
+// settings for them.
 #pragma once
 
 #include <array>
@@ -23,7 +23,8 @@ enum class Rounding : unsigned char {
   bfloat16,  // bfloat16, one rounding per step (Llama 4)
 };
 
-// Reads do_rescale, rescale_factor, do_normalize, image_mean and image_std; the last two arguments are for where they are absent.
+// Reads do_rescale, rescale_factor, do_normalize, image_mean and image_std; the last two arguments are for where they
+// are absent.
 Levels read_levels(Settings& settings, Rounding rounding, std::array<double, 3> mean, std::array<double, 3> std);
 // "resample": 2 is bilinear, 3 bicubic; others are faults (unsupported).
 Filter read_filter(Settings& settings, Filter absent);

@@ -8,7 +8,8 @@
 
 namespace weft {
 
-MropePositions mrope_positions(int64_t tokens, std::span<const FeatureSpan> spans, std::span<const PreparedMedia> media) {
+MropePositions mrope_positions(int64_t tokens, std::span<const FeatureSpan> spans,
+                               std::span<const PreparedMedia> media) {
   MropePositions out;
   for (auto& axis : out.axes) axis.resize(tokens);
   int32_t next = 0;

@@ -1,5 +1,5 @@
-// What follows from where the pictures stand in a prompt: three-axis positions for the Qwen models (M-RoPE), and the rows from
-// which Mllama's cross attention sees each picture.
+// What follows from where the images stand in a prompt: three-axis positions for the Qwen models (M-RoPE), and the rows
+// from which Mllama's cross attention sees each image.
 #pragma once
 
 #include <array>
@@ -18,11 +18,13 @@ struct MropePositions {
   int32_t delta = 0;
 };
 
-// Text counts up on all axes together. The features of a picture or video that starts at p have p + trunc(frame * time_step), p +
-// row, p + column of the merged grid; the text behind goes on at 1 + the largest of them (as the original, transformers 4 and vLLM;
-// transformers 5.23 leaves out the time there). `spans` are those of the prompt with `tokens` ids; every medium of the Qwen
-// processors is one span. Source: get_rope_index of Qwen2-VL and Qwen2.5-VL in transformers.
-MropePositions mrope_positions(int64_t tokens, std::span<const FeatureSpan> spans, std::span<const PreparedMedia> media);
+// Text counts up on all axes together. The features of an image or video that starts at p have p + trunc(frame *
+// time_step), p + row, p + column of the merged grid; the text behind goes on at 1 + the largest of them (as the
+// original, transformers 4 and vLLM; transformers 5.23 leaves out the time there). `spans` are those of the prompt with
+// `tokens` ids; every medium of the Qwen processors is one span. Source: get_rope_index of Qwen2-VL and Qwen2.5-VL in
+// transformers.
+MropePositions mrope_positions(int64_t tokens, std::span<const FeatureSpan> spans,
+                               std::span<const PreparedMedia> media);
 
 // Rows of a prompt.
 struct RowRange {
@@ -30,9 +32,10 @@ struct RowRange {
   bool operator==(const RowRange&) const = default;
 };
 
-// For each picture in order the rows that see it: from its token up to the next picture's; pictures that follow each other directly
-// are seen together, by the rows of the last of them. The last ones are seen to the end, and by every generated token. A row sees
-// the picture's tile_rows * tile_columns tiles. Source: get_cross_attention_token_mask of Mllama's processor.
+// For each image in order the rows that see it: from its token up to the next image's; images that follow each other
+// directly are seen together, by the rows of the last of them. The last ones are seen to the end, and by every
+// generated token. A row sees the image's tile_rows * tile_columns tiles. Source: get_cross_attention_token_mask of
+// Mllama's processor.
 std::vector<RowRange> cross_attention_rows(int64_t tokens, std::span<const FeatureSpan> spans);
 
 }  // namespace weft

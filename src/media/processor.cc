@@ -1,4 +1,5 @@
-// What all families share: checks of the input, hashes, placeholders in text, features to positions, and finding the family.
+// What all families share: checks of the input, hashes, placeholders in text, features to positions, and finding the
+// family.
 #include "media/processor.h"
 
 #include <algorithm>
@@ -42,27 +43,31 @@ size_t occurrences(std::string_view text, std::string_view part) {
 }
 
 Error wrong_count(MediaKind kind, std::string_view placeholder, size_t found, size_t given) {
-  return fail(Code::invalid_argument, "the prompt has ", found, " ", word(kind), found == 1 ? " placeholder (" : " placeholders (",
-              placeholder, "), but ", given, " ", word(kind), given == 1 ? " was given" : "s were given");
+  return fail(Code::invalid_argument, "the prompt has ", found, " ", word(kind),
+              found == 1 ? " placeholder (" : " placeholders (", placeholder, "), but ", given, " ", word(kind),
+              given == 1 ? " was given" : "s were given");
 }
 
 }  // namespace
 
 Status MediaProcessor::check_input(const MediaInput& input) const {
   constexpr int kMaxFrames = 768;  // the reference's own limit for sampled videos
-  if (input.kind == MediaKind::video && form_.video.empty()) return fail(Code::invalid_argument, "this model takes no videos");
+  if (input.kind == MediaKind::video && form_.video.empty())
+    return fail(Code::invalid_argument, "this model takes no videos");
   if (input.frames.empty()) return fail(Code::invalid_argument, "it has no frames");
-  if (input.kind == MediaKind::image && input.frames.size() != 1) return fail(Code::invalid_argument, "it has more than one frame");
+  if (input.kind == MediaKind::image && input.frames.size() != 1)
+    return fail(Code::invalid_argument, "it has more than one frame");
   if (input.frames.size() > kMaxFrames) {
-    return fail(Code::invalid_argument, "it has ", input.frames.size(), " frames; at most ", kMaxFrames, " are accepted");
+    return fail(Code::invalid_argument, "it has ", input.frames.size(), " frames; at most ", kMaxFrames,
+                " are accepted");
   }
   const Image& first = input.frames.front();
   for (size_t i = 0; i < input.frames.size(); ++i) {
     const Image& frame = input.frames[i];
     if (frame.height < 1 || frame.width < 1) return fail(Code::invalid_argument, "frame ", i + 1, " has no pixels");
     if (frame.height != first.height || frame.width != first.width) {
-      return fail(Code::invalid_argument, "frame ", i + 1, " is ", frame.width, " x ", frame.height, " pixels, the first is ",
-                  first.width, " x ", first.height);
+      return fail(Code::invalid_argument, "frame ", i + 1, " is ", frame.width, " x ", frame.height,
+                  " pixels, the first is ", first.width, " x ", first.height);
     }
   }
   if (input.kind == MediaKind::video && !(input.fps >= 0.001 && input.fps <= 1000)) {
@@ -75,7 +80,8 @@ Result<std::vector<PreparedMedia>> MediaProcessor::prepare(std::span<const Media
   std::vector<PreparedMedia> prepared;
   size_t numbers[2] = {0, 0};
   for (const MediaInput& input : media) {
-    const std::string where = std::string(word(input.kind)) + " " + std::to_string(++numbers[static_cast<int>(input.kind)]);
+    const std::string where =
+        std::string(word(input.kind)) + " " + std::to_string(++numbers[static_cast<int>(input.kind)]);
     if (Status status = check_input(input); !status.ok())
       return fail(Code::invalid_argument, where, ": ", status.error().message());
     Result<PreparedMedia> one = prepare_one(input, media.size() == 1);
@@ -101,7 +107,7 @@ Result<std::string> MediaProcessor::expand_text(std::string_view text, std::span
     if (found != given) return wrong_count(kind, placeholder, found, given);
   }
   if (!form_.feature.empty() && text.find(form_.feature) != text.npos) {
-    return fail(Code::invalid_argument, "the prompt holds ", form_.feature, ", which stands for a picture's features; ",
+    return fail(Code::invalid_argument, "the prompt holds ", form_.feature, ", which stands for an image's features; ",
                 form_.image, " is the placeholder");
   }
   std::string out;
@@ -125,8 +131,8 @@ Result<std::vector<int32_t>> MediaProcessor::finish_ids(std::vector<int32_t> ids
   return ids;
 }
 
-Result<ExpandedPrompt> MediaProcessor::expand(std::string_view text, bool add_special_tokens, std::span<const PreparedMedia> media,
-                                              const Encode& encode) const {
+Result<ExpandedPrompt> MediaProcessor::expand(std::string_view text, bool add_special_tokens,
+                                              std::span<const PreparedMedia> media, const Encode& encode) const {
   WEFT_TRY(const std::string expanded, expand_text(text, media));
   WEFT_TRY(std::vector<int32_t> encoded, encode(expanded, add_special_tokens));
   ExpandedPrompt prompt;
@@ -135,7 +141,8 @@ Result<ExpandedPrompt> MediaProcessor::expand(std::string_view text, bool add_sp
   return prompt;
 }
 
-Result<std::vector<FeatureSpan>> MediaProcessor::locate(std::span<const int32_t> ids, std::span<const PreparedMedia> media) const {
+Result<std::vector<FeatureSpan>> MediaProcessor::locate(std::span<const int32_t> ids,
+                                                        std::span<const PreparedMedia> media) const {
   std::vector<FeatureSpan> spans;
   int next[2] = {-1, -1}, left[2] = {0, 0};  // per kind: the medium whose features come next, and how many it has left
   int64_t found[2] = {0, 0}, wanted[2] = {0, 0};
@@ -161,8 +168,8 @@ Result<std::vector<FeatureSpan>> MediaProcessor::locate(std::span<const int32_t>
     const int k = static_cast<int>(kind);
     if (found[k] == wanted[k]) continue;
     return fail(Code::invalid_argument, "the prompt has ", found[k], " tokens for ", word(kind), " features (id ",
-                kind == MediaKind::image ? form_.image_id : form_.video_id, "), but the ", count_kind(media, kind), " ", word(kind),
-                "s given have ", wanted[k]);
+                kind == MediaKind::image ? form_.image_id : form_.video_id, "), but the ", count_kind(media, kind), " ",
+                word(kind), "s given have ", wanted[k]);
   }
   return spans;
 }

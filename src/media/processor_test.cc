@@ -1,5 +1,5 @@
-// The processors on sizes and settings that the oracle (tests/media) does not have: values from the reference's documentation and
-// from working the rules out by hand, and every refusal.
+// The processors on sizes and settings that the oracle (tests/media) does not have: values from the reference's
+// documentation and from working the rules out by hand, and every refusal.
 #include "media/processor.h"
 
 #include <gtest/gtest.h>
@@ -59,11 +59,13 @@ std::string prepare_error(const MediaProcessor& p, std::vector<MediaInput> input
   return media.ok() ? "prepared" : media.error().message();
 }
 
-const Files kQwen = {{"config.json", R"({"architectures": ["Qwen2VLForConditionalGeneration"], "model_type": "qwen2_vl"})"},
-                     {"preprocessor_config.json", R"({"min_pixels": 3136, "max_pixels": 12845056})"}};
-const Files kQwenTimed = {{"config.json", R"({"architectures": ["Qwen2_5_VLForConditionalGeneration"], "model_type": "qwen2_5_vl",
+const Files kQwen = {
+    {"config.json", R"({"architectures": ["Qwen2VLForConditionalGeneration"], "model_type": "qwen2_vl"})"},
+    {"preprocessor_config.json", R"({"min_pixels": 3136, "max_pixels": 12845056})"}};
+const Files kQwenTimed = {
+    {"config.json", R"({"architectures": ["Qwen2_5_VLForConditionalGeneration"], "model_type": "qwen2_5_vl",
                                               "vision_config": {"tokens_per_second": 2}})"},
-                          {"preprocessor_config.json", R"({"size": {"shortest_edge": 3136, "longest_edge": 100352}})"}};
+    {"preprocessor_config.json", R"({"size": {"shortest_edge": 3136, "longest_edge": 100352}})"}};
 const Files kLlava = {{"config.json", R"({"architectures": ["LlavaNextForConditionalGeneration"]})"},
                       {"preprocessor_config.json", R"({"size": {"shortest_edge": 336}, "crop_size": 336})"}};
 const Files kLlama4 = {{"config.json", R"({"architectures": ["Llama4ForConditionalGeneration"], "vision_config": {}})"},
@@ -98,8 +100,9 @@ TEST(Qwen, SizesAreMultiplesOf28WithinThePixelLimits) {
 
 // As transformers 5 saves them: both processors inside processor_config.json.
 TEST(Qwen, SettingsInOneFile) {
-  const auto p =
-      processor({kQwen[0], {"processor_config.json", R"({"image_processor": {"size": {"shortest_edge": 3136, "longest_edge": 6272}},
+  const auto p = processor(
+      {kQwen[0],
+       {"processor_config.json", R"({"image_processor": {"size": {"shortest_edge": 3136, "longest_edge": 6272}},
                                                           "video_processor": {"patch_size": 14, "size": {"shortest_edge": 784, "longest_edge": 784}}})"}});
   EXPECT_EQ(one(*p, 560, 560).shape[0], 4 * 4);  // sqrt(6272) is 79: 56 x 56
   const MediaInput input{MediaKind::video, {Image(560, 560)}};
@@ -119,7 +122,8 @@ TEST(Qwen, FramesPairUpAndTimeCounts) {
   EXPECT_EQ(p->reference_layout(media, MediaKind::image).values.size(), 0u);
   const FeatureSpan span{0, 0, 2, 18};
   const MropePositions got = mrope_positions(22, {&span, 1}, media);
-  EXPECT_EQ(got.axes[0], (std::vector<int32_t>{0, 1, 2, 2, 2, 2, 2, 2, 6, 6, 6, 6, 6, 6, 10, 10, 10, 10, 10, 10, 11, 12}));
+  EXPECT_EQ(got.axes[0],
+            (std::vector<int32_t>{0, 1, 2, 2, 2, 2, 2, 2, 6, 6, 6, 6, 6, 6, 10, 10, 10, 10, 10, 10, 11, 12}));
   EXPECT_EQ(got.axes[1], (std::vector<int32_t>{0, 1, 2, 2, 2, 3, 3, 3, 2, 2, 2, 3, 3, 3, 2, 2, 2, 3, 3, 3, 11, 12}));
   EXPECT_EQ(got.axes[2], (std::vector<int32_t>{0, 1, 2, 3, 4, 2, 3, 4, 2, 3, 4, 2, 3, 4, 2, 3, 4, 2, 3, 4, 11, 12}));
   EXPECT_EQ(got.delta, 13 - 22);
@@ -134,14 +138,20 @@ TEST(Qwen, Refusals) {
   EXPECT_EQ(prepare_error(*p, {{MediaKind::video, {Image(28, 28), Image(28, 30)}}}),
             "video 1: frame 2 is 30 x 28 pixels, the first is 28 x 28");
   EXPECT_NE(prepare_error(*p, {{MediaKind::video, {Image(28, 28)}, 0.0}}).find("fps"), std::string::npos);
-  EXPECT_NE(prepare_error(*p, {{MediaKind::video, std::vector<Image>(769, Image(1, 1))}}).find("at most 768"), std::string::npos);
-  EXPECT_NE(refusal(with(kQwen, "preprocessor_config.json", R"({"min_pixels": 10, "max_pixels": 5})")).find("min_pixels"),
+  EXPECT_NE(prepare_error(*p, {{MediaKind::video, std::vector<Image>(769, Image(1, 1))}}).find("at most 768"),
             std::string::npos);
-  EXPECT_NE(refusal(with(kQwen, "preprocessor_config.json", R"({"image_std": [0.5, 0.5]})")).find("image_std"), std::string::npos);
-  EXPECT_NE(refusal(with(kQwen, "preprocessor_config.json", R"({"image_std": [0, 1, 1]})")).find("image_std"), std::string::npos);
-  EXPECT_NE(refusal(with(kQwen, "preprocessor_config.json", R"({"resample": 1})")).find("preprocessor_config.json: resample"),
+  EXPECT_NE(
+      refusal(with(kQwen, "preprocessor_config.json", R"({"min_pixels": 10, "max_pixels": 5})")).find("min_pixels"),
+      std::string::npos);
+  EXPECT_NE(refusal(with(kQwen, "preprocessor_config.json", R"({"image_std": [0.5, 0.5]})")).find("image_std"),
             std::string::npos);
-  EXPECT_NE(refusal(with(kQwen, "preprocessor_config.json", R"({"patch_size": 0})")).find("patch_size"), std::string::npos);
+  EXPECT_NE(refusal(with(kQwen, "preprocessor_config.json", R"({"image_std": [0, 1, 1]})")).find("image_std"),
+            std::string::npos);
+  EXPECT_NE(
+      refusal(with(kQwen, "preprocessor_config.json", R"({"resample": 1})")).find("preprocessor_config.json: resample"),
+      std::string::npos);
+  EXPECT_NE(refusal(with(kQwen, "preprocessor_config.json", R"({"patch_size": 0})")).find("patch_size"),
+            std::string::npos);
   EXPECT_NE(refusal(with(kQwen, "preprocessor_config.json", "[1]")).find("not an object"), std::string::npos);
 }
 
@@ -158,12 +168,14 @@ TEST(LlavaNext, PublishedResolutionsAndCounts) {
 }
 
 TEST(LlavaNext, Refusals) {
-  EXPECT_NE(
-      refusal(with(kLlava, "preprocessor_config.json", R"({"image_grid_pinpoints": [[336, 100]]})")).find("image_grid_pinpoints"),
-      std::string::npos);
-  EXPECT_NE(refusal(with(kLlava, "preprocessor_config.json", R"({"image_grid_pinpoints": 3})")).find("image_grid_pinpoints"),
+  EXPECT_NE(refusal(with(kLlava, "preprocessor_config.json", R"({"image_grid_pinpoints": [[336, 100]]})"))
+                .find("image_grid_pinpoints"),
             std::string::npos);
-  EXPECT_NE(refusal(with(kLlava, "preprocessor_config.json", R"({"crop_size": 224})")).find("crop_size"), std::string::npos);
+  EXPECT_NE(
+      refusal(with(kLlava, "preprocessor_config.json", R"({"image_grid_pinpoints": 3})")).find("image_grid_pinpoints"),
+      std::string::npos);
+  EXPECT_NE(refusal(with(kLlava, "preprocessor_config.json", R"({"crop_size": 224})")).find("crop_size"),
+            std::string::npos);
   EXPECT_NE(refusal(with(kLlava, "processor_config.json", R"({"vision_feature_select_strategy": "full"})"))
                 .find("vision_feature_select_strategy"),
             std::string::npos);
@@ -177,7 +189,7 @@ TEST(Llama4, CanvasOfTheReferencesExample) {
   EXPECT_EQ(m.tile_rows * 10 + m.tile_columns, 12);
   EXPECT_EQ(m.shape[0], 3);
   EXPECT_EQ(m.positions, std::vector<int>{3 * 64});
-  EXPECT_EQ(one(*p, 100, 100).shape[0], 1);  // one tile, no whole picture besides
+  EXPECT_EQ(one(*p, 100, 100).shape[0], 1);  // one tile, no whole image besides
 }
 
 TEST(Mllama, RatiosAndTheirIds) {
@@ -195,7 +207,7 @@ TEST(Mllama, RatiosAndTheirIds) {
   EXPECT_EQ(one(*p, 1, 1).pixel_values.size(), size_t{4} * 3 * 56 * 56);
 }
 
-TEST(Mllama, RowsThatSeeAPicture) {
+TEST(Mllama, RowsThatSeeAImage) {
   const auto rows = [](std::vector<int64_t> tokens, int64_t all) {
     std::vector<FeatureSpan> spans;
     for (size_t i = 0; i < tokens.size(); ++i) spans.push_back({static_cast<int>(i), 0, tokens[i], 1});
@@ -224,9 +236,12 @@ TEST(Vila, Refusals) {
   };
   EXPECT_NE(with_setting(R"("image_aspect_ratio": "pad")").find("image_aspect_ratio is pad"), std::string::npos);
   EXPECT_NE(with_setting(R"("image_aspect_ratio": "dynamic_s2")").find("s2_scales"), std::string::npos);
-  EXPECT_NE(with_setting(R"("image_aspect_ratio": "dynamic_s2", "s2_scales": "28,x")").find("s2_scales"), std::string::npos);
-  EXPECT_NE(with_setting(R"("image_aspect_ratio": "dynamic_s2", "s2_scales": "28,112")").find("max_tiles"), std::string::npos);
-  EXPECT_NE(with_setting(R"("mm_projector_cfg": {"mm_projector_type": "other"})").find("mm_projector_type"), std::string::npos);
+  EXPECT_NE(with_setting(R"("image_aspect_ratio": "dynamic_s2", "s2_scales": "28,x")").find("s2_scales"),
+            std::string::npos);
+  EXPECT_NE(with_setting(R"("image_aspect_ratio": "dynamic_s2", "s2_scales": "28,112")").find("max_tiles"),
+            std::string::npos);
+  EXPECT_NE(with_setting(R"("mm_projector_cfg": {"mm_projector_type": "other"})").find("mm_projector_type"),
+            std::string::npos);
   EXPECT_NE(with_setting(R"("mm_vision_select_feature": "patch")").find("mm_vision_select_feature"), std::string::npos);
   EXPECT_NE(with_setting(R"("max_tiles": 1000000)").find("max_tiles"), std::string::npos);
 }
@@ -240,11 +255,11 @@ TEST(Expand, TheFeatureTokenItselfIsNoPlaceholder) {
   EXPECT_NE(got.error().message().find("<|patch|>"), std::string::npos);
 }
 
-// Two pictures side by side, one interrupted: ids 5 are features.
-TEST(Locate, SpansFollowPicturesAndGaps) {
-  const auto p =
-      processor(with(kGemma, "config.json",
-                     R"({"architectures": ["Gemma3ForConditionalGeneration"], "vision_config": {}, "image_token_index": 5})"));
+// Two images side by side, one interrupted: ids 5 are features.
+TEST(Locate, SpansFollowImagesAndGaps) {
+  const auto p = processor(
+      with(kGemma, "config.json",
+           R"({"architectures": ["Gemma3ForConditionalGeneration"], "vision_config": {}, "image_token_index": 5})"));
   std::vector<PreparedMedia> media(2);
   media[0].positions = {3};
   media[1].positions = {1, 1};

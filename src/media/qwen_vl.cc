@@ -1,6 +1,7 @@
-// Qwen2-VL and Qwen2.5-VL: the picture resized to multiples of patch * merge within a number of pixels, then cut into patches in
-// the order that the merger reads them: time, then blocks of merge x merge patches row by row, and inside a block its rows. A patch
-// holds two frames; a picture is used twice. Reference: Qwen2VLImageProcessor and Qwen2VLProcessor of transformers.
+// Qwen2-VL and Qwen2.5-VL: the image resized to multiples of patch * merge within a number of pixels, then cut into
+// patches in the order that the merger reads them: time, then blocks of merge x merge patches row by row, and inside a
+// block its rows. A patch holds two frames; an image is used twice. Reference: Qwen2VLImageProcessor and
+// Qwen2VLProcessor of transformers.
 #include <algorithm>
 #include <cmath>
 #include <utility>
@@ -21,7 +22,7 @@ struct Size {
   int64_t height, width;
 };
 
-// The size nearest to the picture's with sides that are multiples of `factor`, at least min and at most max pixels.
+// The size nearest to the image's with sides that are multiples of `factor`, at least min and at most max pixels.
 Result<Size> smart_size(int height, int width, int factor, const Rules& rules) {
   constexpr double kLargestRatio = 200;
   const double h = height, w = width, f = factor;
@@ -146,8 +147,9 @@ Result<std::unique_ptr<const MediaProcessor>> make_qwen_vl(const std::string& fo
   WEFT_TRY(Settings pixels, Settings::read(folder, "preprocessor_config.json", processor, "image_processor"));
   WEFT_TRY(Settings tokenizer, Settings::read(folder, "tokenizer_config.json"));
   WEFT_TRY(Settings own_video, Settings::read(folder, "video_preprocessor_config.json", processor, "video_processor"));
-  Settings& video_pixels =
-      own_video.has("video_processor_type") || own_video.has("patch_size") || own_video.has("size") ? own_video : pixels;
+  Settings& video_pixels = own_video.has("video_processor_type") || own_video.has("patch_size") || own_video.has("size")
+                               ? own_video
+                               : pixels;
   const Rules image = read_rules(pixels), video = read_rules(video_pixels);
   const bool timed = config.text("model_type", "qwen2_vl") == "qwen2_5_vl";
   const double tokens_per_second = timed ? config.number("vision_config.tokens_per_second", 4) : 0;
@@ -159,7 +161,8 @@ Result<std::unique_ptr<const MediaProcessor>> make_qwen_vl(const std::string& fo
   form.image = token_spelling(tokenizer, form.image_id, "<|image_pad|>");
   form.video = token_spelling(tokenizer, form.video_id, "<|video_pad|>");
   for (const Settings* file : {&config, &pixels, &tokenizer, &own_video}) WEFT_RETURN_IF_ERROR(file->status());
-  return std::unique_ptr<const MediaProcessor>(std::make_unique<QwenVl>(std::move(form), image, video, tokens_per_second));
+  return std::unique_ptr<const MediaProcessor>(
+      std::make_unique<QwenVl>(std::move(form), image, video, tokens_per_second));
 }
 
 }  // namespace weft

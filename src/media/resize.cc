@@ -1,5 +1,5 @@
-// Weights are computed in double, scaled to integers of at most 15 bits with as many fraction bits as the largest of them allows
-// (at most 22), and summed in 32 bits: 255 times weights that add up to about 1 leaves room.
+// Weights are computed in double, scaled to integers of at most 15 bits with as many fraction bits as the largest of
+// them allows (at most 22), and summed in 32 bits: 255 times weights that add up to about 1 leaves room.
 #include "media/resize.h"
 
 #include <algorithm>

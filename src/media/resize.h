@@ -1,6 +1,6 @@
-// The resize of all picture processors: separable, antialiased, on 8-bit samples with integer weights. To the bit that of
-// torchvision on a CPU (interpolate with antialias on uint8), which is what transformers' default processors run. Horizontal pass
-// first, then vertical, 8 bits in between; a pass whose size does not change is skipped.
+// The resize of all image processors: separable, antialiased, on 8-bit samples with integer weights. To the bit that of
+// torchvision on a CPU (interpolate with antialias on uint8), which is what transformers' default processors run.
+// Horizontal pass first, then vertical, 8 bits in between; a pass whose size does not change is skipped.
 #pragma once
 
 #include "media/image.h"
@@ -12,8 +12,8 @@ enum class Filter : unsigned char {
   bicubic,   // Keys' cubic with a = -0.5, half-width 2
 };
 
-// `height` and `width` are at least 1. Costs about in_height * out_width * 2 * filter width multiplications (downscaling widens the
-// filter).
+// `height` and `width` are at least 1. Costs about in_height * out_width * 2 * filter width multiplications
+// (downscaling widens the filter).
 Image resize(const Image& image, int height, int width, Filter filter);
 
 }  // namespace weft

@@ -1,5 +1,5 @@
-// The resize against the same convolution in floating point (the oracle tests in tests/media hold it to torchvision's bits), and
-// what must not change.
+// The resize against the same convolution in floating point (the oracle tests in tests/media hold it to torchvision's
+// bits), and what must not change.
 #include "media/resize.h"
 
 #include <gtest/gtest.h>
@@ -73,7 +73,7 @@ TEST(Resize, IsTheConvolutionOfEachAxisRoundedInBetween) {
   EXPECT_LT(differ, all / 50);  // 15-bit weights change a rounding now and then
 }
 
-TEST(Resize, SameSizeIsTheSamePicture) {
+TEST(Resize, SameSizeIsTheSameImage) {
   const Image in = noise(9, 11, 2);
   EXPECT_EQ(resize(in, 9, 11, Filter::bicubic).rgb, in.rgb);
 }
@@ -85,7 +85,7 @@ TEST(Resize, OnePixelFillsTheResult) {
   for (size_t i = 0; i < out.rgb.size(); ++i) ASSERT_EQ(out.rgb[i], in.rgb[i % 3]);
 }
 
-TEST(Resize, ThinPictures) {
+TEST(Resize, ThinImages) {
   EXPECT_EQ(resize(noise(1, 3000, 3), 28, 28, Filter::bicubic).rgb.size(), size_t{3} * 28 * 28);
   EXPECT_EQ(resize(noise(3000, 1, 4), 1, 28, Filter::bilinear).rgb.size(), size_t{3} * 28);
 }

@@ -21,7 +21,8 @@ Result<Settings> Settings::read(const std::string& folder, const std::string& na
   return settings;
 }
 
-Result<Settings> Settings::read(const std::string& folder, const std::string& name, const Settings& whole, std::string_view key) {
+Result<Settings> Settings::read(const std::string& folder, const std::string& name, const Settings& whole,
+                                std::string_view key) {
   const Json* part = whole.find(key);
   if (is_file(folder + "/" + name) || !part) return read(folder, name);
   Settings settings;

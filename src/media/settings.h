@@ -1,5 +1,5 @@
-// Reading of one JSON settings file of a processor: plain expressions, the first fault remembered until status() is asked. A null
-// value counts as absent: saved processors write every key they know.
+// Reading of one JSON settings file of a processor: plain expressions, the first fault remembered until status() is
+// asked. A null value counts as absent: saved processors write every key they know.
 #pragma once
 
 #include <optional>
@@ -15,8 +15,10 @@ class Settings {
  public:
   // The file `name` in `folder`; an empty object where it does not exist. Errors name the file.
   static Result<Settings> read(const std::string& folder, const std::string& name);
-  // The same; where the file does not exist, the object `key` of `whole`: transformers 5 saves all parts in processor_config.json.
-  static Result<Settings> read(const std::string& folder, const std::string& name, const Settings& whole, std::string_view key);
+  // The same; where the file does not exist, the object `key` of `whole`: transformers 5 saves all parts in
+  // processor_config.json.
+  static Result<Settings> read(const std::string& folder, const std::string& name, const Settings& whole,
+                               std::string_view key);
 
   // By dotted path ("size.height"); null if absent or null.
   const Json* find(std::string_view path) const;

@@ -1,4 +1,4 @@
-// Picture URLs: see url.h. The transport is the bridge's (ureq with rustls).
+// Image URLs: see url.h. The transport is the bridge's (ureq with rustls).
 #include "media/url.h"
 
 #include <algorithm>
@@ -30,8 +30,8 @@ std::string scheme_of(std::string_view url) {
   const size_t colon = url.find(':');
   if (colon == url.npos || colon == 0 || colon > 16) return {};
   const std::string scheme = lowered(url.substr(0, colon));
-  const bool name =
-      std::ranges::all_of(scheme, [](char c) { return (c >= 'a' && c <= 'z') || is_digit(c) || c == '+' || c == '-' || c == '.'; });
+  const bool name = std::ranges::all_of(
+      scheme, [](char c) { return (c >= 'a' && c <= 'z') || is_digit(c) || c == '+' || c == '-' || c == '.'; });
   return name ? scheme : std::string();
 }
 
@@ -46,7 +46,7 @@ int base64_value(char c) {
 
 Result<std::string> decode_base64(std::string_view text, size_t max_bytes) {
   // Four characters a group; white space makes this an upper bound.
-  const Error too_long = fail(Code::invalid_argument, "the picture has more than ", max_bytes, " bytes");
+  const Error too_long = fail(Code::invalid_argument, "the image has more than ", max_bytes, " bytes");
   std::string out;
   out.reserve(std::min(text.size() / 4 * 3 + 3, max_bytes));
   uint32_t bits = 0;
@@ -77,7 +77,8 @@ Result<std::string> decode_base64(std::string_view text, size_t max_bytes) {
   return out;
 }
 
-// One to three numbers with dots, or one in another base, are addresses to some resolvers; only the plain form is let through.
+// One to three numbers with dots, or one in another base, are addresses to some resolvers; only the plain form is let
+// through.
 bool looks_numeric(std::string_view host) {
   const std::string_view last = host.substr(host.rfind('.') + 1);
   return is_digit(last.front()) && (std::ranges::all_of(last, is_digit) || last.starts_with("0x"));
@@ -114,14 +115,16 @@ Status check_name(std::string_view host) {
     if (!((c >= 'a' && c <= 'z') || is_digit(c) || c == '-')) return refused("the URL's host is not a host name");
     ++label;
   }
-  if (looks_numeric(host) && !is_plain_ipv4(host)) return refused("the URL's host is an address in an unusual spelling");
+  if (looks_numeric(host) && !is_plain_ipv4(host))
+    return refused("the URL's host is an address in an unusual spelling");
   return {};
 }
 
 Status check_ipv6(std::string_view host) {
   const bool digits =
       std::ranges::all_of(host, [](char c) { return is_digit(c) || (c >= 'a' && c <= 'f') || c == ':' || c == '.'; });
-  if (!digits || host.find(':') == host.npos || host.size() > 45) return refused("the URL's host is not an IPv6 address");
+  if (!digits || host.find(':') == host.npos || host.size() > 45)
+    return refused("the URL's host is not an IPv6 address");
   return {};
 }
 
@@ -152,19 +155,19 @@ Result<Hop> fetch_once(const HttpUrl& url, const UrlOptions& options, int timeou
   WeftFetched fetched;
   WeftError error;
   if (!weft_http_get(text.data(), text.size(), &limits, &fetched, &error)) {
-    return fail(Code::invalid_argument, "the picture could not be fetched from ", url.host, ": ", take(error.message));
+    return fail(Code::invalid_argument, "the image could not be fetched from ", url.host, ": ", take(error.message));
   }
   return Hop{fetched.status, take(fetched.location), take(fetched.body)};
 }
 
 Status check_policy(const HttpUrl& url, const UrlOptions& options) {
   if (!is_allowed(url, options)) {
-    return fail(Code::invalid_argument, "pictures are not fetched from ", url.host, ":", url.port,
+    return fail(Code::invalid_argument, "images are not fetched from ", url.host, ":", url.port,
                 " (it is not among the allowed hosts)");
   }
   const bool address = url.host.find(':') != url.host.npos || is_plain_ipv4(url.host);
   if (address && !options.private_addresses && !is_public_address(url.host)) {
-    return fail(Code::invalid_argument, "pictures are not fetched from ", url.host, ": the address is not public");
+    return fail(Code::invalid_argument, "images are not fetched from ", url.host, ": the address is not public");
   }
   return {};
 }
@@ -176,14 +179,16 @@ Result<std::string> fetch(HttpUrl url, const UrlOptions& options) {
     WEFT_RETURN_IF_ERROR(check_policy(url, options));
     const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(end - Clock::now()).count();
     if (left <= 0)
-      return fail(Code::invalid_argument, "fetching the picture from ", url.host, " took longer than ", options.timeout_ms, " ms");
+      return fail(Code::invalid_argument, "fetching the image from ", url.host, " took longer than ",
+                  options.timeout_ms, " ms");
     WEFT_TRY(Hop answer, fetch_once(url, options, static_cast<int>(left)));
     if (answer.status == 200) return std::move(answer.body);
-    const bool redirect =
-        answer.status == 301 || answer.status == 302 || answer.status == 303 || answer.status == 307 || answer.status == 308;
-    if (!redirect) return fail(Code::invalid_argument, url.host, " answered ", answer.status, " for the picture");
+    const bool redirect = answer.status == 301 || answer.status == 302 || answer.status == 303 ||
+                          answer.status == 307 || answer.status == 308;
+    if (!redirect) return fail(Code::invalid_argument, url.host, " answered ", answer.status, " for the image");
     if (hop == options.max_redirects)
-      return fail(Code::invalid_argument, "the picture's URL leads through more than ", options.max_redirects, " redirects");
+      return fail(Code::invalid_argument, "the image's URL leads through more than ", options.max_redirects,
+                  " redirects");
     WEFT_TRY(url, follow(url, answer.location));
   }
 }
@@ -241,7 +246,7 @@ Result<HttpUrl> parse_http_url(std::string_view url) {
 
 Result<HttpUrl> follow(const HttpUrl& from, std::string_view location) {
   WEFT_RETURN_IF_ERROR(check_characters(location));
-  if (location.empty()) return refused("the picture's URL redirects to nowhere");
+  if (location.empty()) return refused("the image's URL redirects to nowhere");
   const std::string scheme = scheme_of(location);
   HttpUrl to = from;
   if (!scheme.empty()) {
@@ -255,7 +260,7 @@ Result<HttpUrl> follow(const HttpUrl& from, std::string_view location) {
     else if (location.starts_with('?')) to.target = path + std::string(location);
     else to.target = path.substr(0, path.rfind('/') + 1) + std::string(location);
   }
-  if (from.secure && !to.secure) return refused("the picture's URL redirects from https to http, which is refused");
+  if (from.secure && !to.secure) return refused("the image's URL redirects from https to http, which is refused");
   return to;
 }
 
@@ -272,7 +277,8 @@ bool is_allowed(const HttpUrl& url, const UrlOptions& options) {
     if (entry.starts_with('[') && entry.ends_with(']')) entry = entry.substr(1, entry.size() - 2);
     if (port != url.port) continue;
     if (entry == "*" || entry == url.host) return true;
-    if (entry.starts_with("*.") && url.host.size() > entry.size() - 1 && url.host.ends_with(entry.substr(1))) return true;
+    if (entry.starts_with("*.") && url.host.size() > entry.size() - 1 && url.host.ends_with(entry.substr(1)))
+      return true;
   }
   return false;
 }
@@ -286,18 +292,19 @@ Result<std::string> decode_data_url(std::string_view url, size_t max_bytes) {
   return decode_base64(url.substr(comma + 1), max_bytes);
 }
 
-Result<std::string> read_picture_url(std::string_view url, const UrlOptions& options) {
-  if (url.empty()) return refused("the picture's URL is empty");
+Result<std::string> read_image_url(std::string_view url, const UrlOptions& options) {
+  if (url.empty()) return refused("the image's URL is empty");
   const std::string scheme = scheme_of(url);
   if (scheme == "data") return decode_data_url(url, options.max_bytes);
-  if (scheme == "file") return refused("file: URLs are not read; send the picture as a data: URL");
-  if (scheme.empty()) return refused("a picture is a data: URL (data:image/png;base64,...), not a path");
+  if (scheme == "file") return refused("file: URLs are not read; send the image as a data: URL");
+  if (scheme.empty()) return refused("an image is a data: URL (data:image/png;base64,...), not a path");
   if (scheme != "http" && scheme != "https")
-    return fail(Code::invalid_argument, scheme, ": URLs are not read; send the picture as a data: URL");
+    return fail(Code::invalid_argument, scheme, ": URLs are not read; send the image as a data: URL");
   WEFT_TRY(HttpUrl parsed, parse_http_url(url));
   if (options.allowed_hosts.empty()) {
     return refused(
-        "pictures are not fetched from http and https URLs (no host is allowed on this server); send the picture as a data: URL");
+        "images are not fetched from http and https URLs (no host is allowed on this server); send the image as a "
+        "data: URL");
   }
   return fetch(std::move(parsed), options);
 }

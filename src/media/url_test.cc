@@ -1,5 +1,5 @@
-// Picture URLs: base64 (vectors of RFC 4648), what is refused and how it is called, and fetching from a server on the loopback
-// interface.
+// Image URLs: base64 (vectors of RFC 4648), what is refused and how it is called, and fetching from a server on the
+// loopback interface.
 #include "media/url.h"
 
 #include <arpa/inet.h>
@@ -22,7 +22,7 @@ std::string data_of(std::string_view base64) {
 }
 
 std::string refusal(std::string_view url, const UrlOptions& options = {}) {
-  const Result<std::string> got = read_picture_url(url, options);
+  const Result<std::string> got = read_image_url(url, options);
   if (got.ok()) return "accepted";
   EXPECT_EQ(got.error().code(), Code::invalid_argument);
   return got.error().message();
@@ -50,9 +50,9 @@ TEST(DataUrl, Base64) {
   EXPECT_FALSE(decode_data_url("data:;base64,Zm9vYg==", 3).ok());
 }
 
-TEST(PictureUrl, OffByDefault) {
-  for (const char* url : {"http://example.org/a.png", "https://example.org/a.png", "HTTP://8.8.8.8/", "http://[::1]:9/x.png",
-                          "http://a.example/x%0d%0aX:%20y"}) {
+TEST(ImageUrl, OffByDefault) {
+  for (const char* url : {"http://example.org/a.png", "https://example.org/a.png", "HTTP://8.8.8.8/",
+                          "http://[::1]:9/x.png", "http://a.example/x%0d%0aX:%20y"}) {
     EXPECT_NE(refusal(url).find("no host is allowed on this server"), std::string::npos) << refusal(url);
   }
   EXPECT_NE(refusal("file:///etc/passwd").find("file: URLs are not read"), std::string::npos);
@@ -61,7 +61,7 @@ TEST(PictureUrl, OffByDefault) {
   EXPECT_NE(refusal("gopher://127.0.0.1:9/_x").find("gopher: URLs are not read"), std::string::npos);
   EXPECT_NE(refusal("/etc/passwd").find("not a path"), std::string::npos);
   EXPECT_NE(refusal("../../etc/passwd").find("not a path"), std::string::npos);
-  EXPECT_EQ(refusal(""), "the picture's URL is empty");
+  EXPECT_EQ(refusal(""), "the image's URL is empty");
   EXPECT_EQ(refusal("http://"), "the URL has no host");
 }
 
@@ -142,8 +142,8 @@ TEST(HttpUrl, AllowedHosts) {
 
 TEST(Address, OnlyThePublicInternet) {
   for (const char* address :
-       {"8.8.8.8", "93.184.216.34", "100.63.255.255", "100.128.0.0", "172.15.0.1", "172.32.0.1", "192.169.0.0", "198.17.0.0",
-        "198.20.0.0", "223.255.255.255", "2606:4700::1111", "2001:4860:4860::8888"}) {
+       {"8.8.8.8", "93.184.216.34", "100.63.255.255", "100.128.0.0", "172.15.0.1", "172.32.0.1", "192.169.0.0",
+        "198.17.0.0", "198.20.0.0", "223.255.255.255", "2606:4700::1111", "2001:4860:4860::8888"}) {
     EXPECT_TRUE(is_public_address(address)) << address;
   }
   for (const char* address : {"0.0.0.0",
@@ -253,11 +253,11 @@ std::string moved(const std::string& to) {
 
 TEST(Fetch, WhatAServerMayAnswer) {
   const Server server([](const std::string& target) -> std::string {
-    if (target == "/picture?x=1") return ok("bytes");
-    if (target == "/moved") return moved("picture?x=1");
+    if (target == "/image?x=1") return ok("bytes");
+    if (target == "/moved") return moved("image?x=1");
     if (target == "/loop") return moved("/loop");
-    if (target == "/away") return moved("http://elsewhere.example/picture");
-    if (target == "/inside") return moved("http://localhost:9/picture");
+    if (target == "/away") return moved("http://elsewhere.example/image");
+    if (target == "/inside") return moved("http://localhost:9/image");
     if (target == "/file") return moved("file:///etc/passwd");
     if (target == "/large") return ok(std::string(5000, 'x'));
     if (target == "/endless") return "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + std::string(5000, 'x');
@@ -268,8 +268,8 @@ TEST(Fetch, WhatAServerMayAnswer) {
   });
   UrlOptions options = server.options();
   options.max_bytes = 4000;
-  EXPECT_EQ(read_picture_url(server.url("/picture?x=1"), options).value(), "bytes");
-  EXPECT_EQ(read_picture_url(server.url("/moved"), options).value(), "bytes");
+  EXPECT_EQ(read_image_url(server.url("/image?x=1"), options).value(), "bytes");
+  EXPECT_EQ(read_image_url(server.url("/moved"), options).value(), "bytes");
   const auto says = [&](const std::string& target, const std::string& what) {
     const std::string message = refusal(server.url(target), options);
     EXPECT_NE(message.find(what), std::string::npos) << target << ": " << message;

@@ -1,9 +1,9 @@
-// VILA and NVILA (LlavaLlamaModel). A request's only picture is cut into a grid of tiles: `dynamic` gives the grid and the whole
-// picture, `dynamic_s2` several scales of it; pictures among others are squeezed into one tile. Checkpoints have sub-folders, named
-// by the last component of *_cfg._name_or_path. Reference: the repository of the original (llava/mm_utils.py,
-// llava/model/llava_arch.py).
+// VILA and NVILA (LlavaLlamaModel). A request's only image is cut into a grid of tiles: `dynamic` gives the grid and
+// the whole image, `dynamic_s2` several scales of it; images among others are squeezed into one tile. Checkpoints have
+// sub-folders, named by the last component of *_cfg._name_or_path. Reference: the repository of the original
+// (llava/mm_utils.py, llava/model/llava_arch.py).
 //
-// The text has one placeholder per tile of a dynamic grid, else one per picture; ids are expanded after tokenising: each
+// The text has one placeholder per tile of a dynamic grid, else one per image; ids are expanded after tokenising: each
 // placeholder's id is repeated once per feature and followed by the ids of "\n".
 #include <algorithm>
 #include <cmath>
@@ -31,8 +31,8 @@ struct Rules {
   Levels levels;
 };
 
-// All grids with least to most tiles, fewest tiles first; the one whose shape is nearest to the picture's. On an equal distance a
-// later one takes over if the picture has more than half of its pixels.
+// All grids with least to most tiles, fewest tiles first; the one whose shape is nearest to the image's. On an equal
+// distance a later one takes over if the image has more than half of its pixels.
 Grid nearest_grid(const Image& image, int least, int most, int side) {
   std::vector<Grid> grids;
   for (int tiles = least; tiles <= most; ++tiles) {
@@ -40,7 +40,8 @@ Grid nearest_grid(const Image& image, int least, int most, int side) {
       if (tiles % columns == 0) grids.push_back({columns, tiles / columns});
     }
   }
-  const double shape = static_cast<double>(image.width) / image.height, area = static_cast<double>(image.width) * image.height;
+  const double shape = static_cast<double>(image.width) / image.height,
+               area = static_cast<double>(image.width) * image.height;
   Grid best = {1, 1};
   double distance = INFINITY;
   for (const Grid g : grids) {
@@ -73,7 +74,8 @@ class Vila final : public MediaProcessor {
 
   // Every message is trimmed, as the original does before its template; a dynamic grid's tiles are written out.
   std::string message_text(std::string_view content, std::span<const PreparedMedia> media) const override {
-    return std::string(trimmed(is_dynamic(media) ? replaced(content, form().image, per_tile(media)) : std::string(content)));
+    return std::string(
+        trimmed(is_dynamic(media) ? replaced(content, form().image, per_tile(media)) : std::string(content)));
   }
 
  protected:
@@ -116,12 +118,14 @@ class Vila final : public MediaProcessor {
   Result<std::string> expand_text(std::string_view text, std::span<const PreparedMedia> media) const override {
     if (!is_dynamic(media)) return MediaProcessor::expand_text(text, media);
     size_t found = 0;
-    for (size_t at = text.find(form().image); at != text.npos; at = text.find(form().image, at + form().image.size())) ++found;
+    for (size_t at = text.find(form().image); at != text.npos; at = text.find(form().image, at + form().image.size()))
+      ++found;
     const size_t tiles = media[0].positions.size();
     if (found == tiles) return std::string(text);
     if (found == 1) return replaced(text, form().image, per_tile(media));
-    return fail(Code::invalid_argument, "the prompt has ", found, " image placeholders (", form().image, "), but 1 image of ",
-                tiles, " tiles was given: one placeholder for the image or one for each tile is wanted");
+    return fail(Code::invalid_argument, "the prompt has ", found, " image placeholders (", form().image,
+                "), but 1 image of ", tiles,
+                " tiles was given: one placeholder for the image or one for each tile is wanted");
   }
 
   Result<std::vector<int32_t>> finish_ids(std::vector<int32_t> ids, std::span<const PreparedMedia> media,
@@ -208,7 +212,8 @@ void read_tiling(Settings& config, Rules& rules) {
   const std::string aspect = config.text("image_aspect_ratio", "resize");
   rules.tiling = aspect == "dynamic" ? Tiling::dynamic : aspect == "dynamic_s2" ? Tiling::dynamic_s2 : Tiling::none;
   if (rules.tiling == Tiling::none && aspect != "resize") {
-    config.fault(Code::unsupported, "image_aspect_ratio", "is " + aspect + "; resize, dynamic and dynamic_s2 are supported");
+    config.fault(Code::unsupported, "image_aspect_ratio",
+                 "is " + aspect + "; resize, dynamic and dynamic_s2 are supported");
   }
   if (config.flag("s2", false)) config.fault(Code::unsupported, "s2", "is true (only dynamic_s2 is supported)");
   rules.min_tiles = config.count("min_tiles", 1);
@@ -218,7 +223,8 @@ void read_tiling(Settings& config, Rules& rules) {
     rules.multiples = read_scales(config);
     const int scales = static_cast<int>(rules.multiples.size());
     const double wished = config.number("s2_resize_output_to_scale_idx", 0);
-    if (wished < -scales || wished >= scales) config.fault(Code::data_corrupt, "s2_resize_output_to_scale_idx", "names no scale");
+    if (wished < -scales || wished >= scales)
+      config.fault(Code::data_corrupt, "s2_resize_output_to_scale_idx", "names no scale");
     else rules.output_scale = static_cast<int>(wished < 0 ? wished + scales : wished);
     if (rules.multiples.back() * rules.multiples.back() > rules.max_tiles)
       config.fault(Code::data_corrupt, "max_tiles", "is too few for s2_scales");
@@ -263,7 +269,8 @@ Result<std::unique_ptr<const MediaProcessor>> make_vila(const std::string& folde
       if (content && content->is_string() && content->as_string() == form.image) form.image_id = std::atoi(id.c_str());
     }
   }
-  for (const Settings* file : {&config, &pixels, &tower_config, &llm_config, &tokenizer}) WEFT_RETURN_IF_ERROR(file->status());
+  for (const Settings* file : {&config, &pixels, &tower_config, &llm_config, &tokenizer})
+    WEFT_RETURN_IF_ERROR(file->status());
   return std::unique_ptr<const MediaProcessor>(std::make_unique<Vila>(std::move(form), std::move(rules)));
 }
 

@@ -1,5 +1,5 @@
-// DeepSeek-V3 and R1: latent attention, and after the first layers a mixture of experts with a sigmoid router, groups of experts and
-// shared experts.
+// DeepSeek-V3 and R1: latent attention, and after the first layers a mixture of experts with a sigmoid router, groups
+// of experts and shared experts.
 #include <cmath>
 
 #include "blocks/rope.h"
@@ -25,7 +25,8 @@ LatentAttentionOptions attention_options(const HfConfig& c) {
   a.rope_interleaved = c.flag("rope_interleave", true);
   // The published code multiplies the score scale by yarn's magnitude twice, for queries and keys.
   double magnitude = 1;
-  if (rope.scaling == RopeConfig::Scaling::yarn && rope.mscale_all_dim) magnitude = 0.1 * *rope.mscale_all_dim * std::log(rope.factor) + 1;
+  if (rope.scaling == RopeConfig::Scaling::yarn && rope.mscale_all_dim)
+    magnitude = 0.1 * *rope.mscale_all_dim * std::log(rope.factor) + 1;
   a.scale = static_cast<float>(magnitude * magnitude / std::sqrt(static_cast<double>(a.nope_dim + a.rope_dim)));
   return a;
 }
@@ -34,8 +35,12 @@ ExpertsOptions experts_options(const HfConfig& c) {
   ExpertsOptions e{.hidden = c.count("hidden_size"), .width = c.count("moe_intermediate_size"), .act = activation(c)};
   e.shared_width = e.width * c.index("n_shared_experts", 0);
   e.choice_bias = true;
-  e.rule = {.kind = kernels::RouteRule::Kind::sigmoid, .experts = c.count("n_routed_experts"), .chosen = c.count("num_experts_per_tok"),
-            .groups = c.count("n_group", 1), .kept_groups = c.count("topk_group", 1), .normalize = c.flag("norm_topk_prob", true),
+  e.rule = {.kind = kernels::RouteRule::Kind::sigmoid,
+            .experts = c.count("n_routed_experts"),
+            .chosen = c.count("num_experts_per_tok"),
+            .groups = c.count("n_group", 1),
+            .kept_groups = c.count("topk_group", 1),
+            .normalize = c.flag("norm_topk_prob", true),
             .scale = static_cast<float>(c.positive("routed_scaling_factor", 1.0))};
   c.choice("scoring_func", "sigmoid", {"sigmoid"});
   c.choice("topk_method", "noaux_tc", {"noaux_tc"});

@@ -1,6 +1,6 @@
-// Gemma 3: norms on both sides of each block, (1 + w) norms, five windowed layers for each full one, and a rotary base that
-// differs between the two. With pictures: a SigLIP tower whose patches are averaged to a fixed number of soft tokens, which see each
-// other in both directions.
+// Gemma 3: norms on both sides of each block, (1 + w) norms, five windowed layers for each full one, and a rotary base
+// that differs between the two. With images: a SigLIP tower whose patches are averaged to a fixed number of soft
+// tokens, which see each other in both directions.
 #include <cmath>
 
 #include "blocks/rope.h"
@@ -15,7 +15,8 @@ using namespace blocks;
 static std::vector<LayerKind> layer_kinds(const HfConfig& c) {
   const int layers = c.count("num_hidden_layers"), every = c.count("sliding_window_pattern", 6);
   std::vector<LayerKind> kinds = c.layer_types(layers);
-  for (int i = static_cast<int>(kinds.size()); i < layers; ++i) kinds.push_back((i + 1) % every == 0 ? LayerKind::full : LayerKind::window);
+  for (int i = static_cast<int>(kinds.size()); i < layers; ++i)
+    kinds.push_back((i + 1) % every == 0 ? LayerKind::full : LayerKind::window);
   return kinds;
 }
 
@@ -39,7 +40,9 @@ DecoderRecipe gemma3(const HfConfig& c) {
   r.attention = [full, local, kinds = layer_kinds(c)](PlanBuilder& b, Scope w, int layer, Value x) {
     return attention(b, w, x, kinds[layer] == LayerKind::window ? local : full);
   };
-  r.mlp = gated_mlp_with({.hidden = r.hidden, .width = c.count("intermediate_size"), .act = activation(c, "hidden_activation", "gelu_pytorch_tanh")});
+  r.mlp = gated_mlp_with({.hidden = r.hidden,
+                          .width = c.count("intermediate_size"),
+                          .act = activation(c, "hidden_activation", "gelu_pytorch_tanh")});
   r.layer = sandwich_layer;
   return r;
 }
@@ -48,9 +51,15 @@ namespace {
 
 // transformers' defaults, which the published files leave out.
 HfConfig with_text_defaults(const HfConfig& c) {
-  return c.with_defaults(Json::object({{"vocab_size", 262208}, {"num_attention_heads", 8}, {"num_key_value_heads", 4}, {"head_dim", 256},
-                                       {"rope_theta", 1e6}, {"rope_local_base_freq", 1e4}, {"query_pre_attn_scalar", 256},
-                                       {"sliding_window", 4096}, {"max_position_embeddings", 131072}}));
+  return c.with_defaults(Json::object({{"vocab_size", 262208},
+                                       {"num_attention_heads", 8},
+                                       {"num_key_value_heads", 4},
+                                       {"head_dim", 256},
+                                       {"rope_theta", 1e6},
+                                       {"rope_local_base_freq", 1e4},
+                                       {"query_pre_attn_scalar", 256},
+                                       {"sliding_window", 4096},
+                                       {"max_position_embeddings", 131072}}));
 }
 
 // Soft token (y, x) is the mean of a square of patches.
@@ -73,7 +82,8 @@ VisionTower gemma3_vision(const HfConfig& c) {
   const HfConfig v = c.sub("vision_config");
   const TileShape s = tile_shape(v, 896, 14, ClassToken::none);
   const int tokens = c.count("mm_tokens_per_image", 256), along = static_cast<int>(std::lround(std::sqrt(tokens)));
-  if (along * along != tokens || s.grid % along != 0) c.reject("mm_tokens_per_image", "but must be a square whose side divides the patches along a side");
+  if (along * along != tokens || s.grid % along != 0)
+    c.reject("mm_tokens_per_image", "but must be a square whose side divides the patches along a side");
   ClipOptions o{.layers = v.count("num_hidden_layers")};
   o.act = activation(v, "hidden_act", "gelu_pytorch_tanh");
   o.norm.eps = static_cast<float>(v.positive("layer_norm_eps", 1e-6));
@@ -85,7 +95,11 @@ VisionTower gemma3_vision(const HfConfig& c) {
   const Scope w("multi_modal_projector");
   x = norm(b, w / "mm_soft_emb_norm", b.mix_rows(x, 0, 1, Rows::outputs), {NormKind::rms_one_plus, 1e-6f});
   // Stored [vision, text].
-  x = b.linear(x, {.sources = {{.tensor = "multi_modal_projector.mm_input_projection_weight", .rows = text, .shape = {hidden, text}, .transposed = true}}, .k = hidden});
+  x = b.linear(x, {.sources = {{.tensor = "multi_modal_projector.mm_input_projection_weight",
+                                .rows = text,
+                                .shape = {hidden, text},
+                                .transposed = true}},
+                   .k = hidden});
   b.set_output(x, HeadKind::features);
   VisionTower tower;
   tower.plan = b.take();
@@ -93,11 +107,12 @@ VisionTower gemma3_vision(const HfConfig& c) {
   return tower;
 }
 
-DecoderRecipe gemma3_with_pictures(const HfConfig& whole) {
+DecoderRecipe gemma3_with_images(const HfConfig& whole) {
   DecoderRecipe r = gemma3(with_text_defaults(text_config(whole)));
   r.root = "language_model";
-  r.embed = [embed = embed_with_features(r.embed, {"vision_tower", "multi_modal_projector"})](PlanBuilder& b, Scope root, const DecoderRecipe& own) {
-    b.join_pictures();
+  r.embed = [embed = embed_with_features(r.embed, {"vision_tower", "multi_modal_projector"})](
+                PlanBuilder& b, Scope root, const DecoderRecipe& own) {
+    b.join_images();
     return embed(b, root, own);
   };
   return r;

@@ -22,7 +22,8 @@ AttentionOptions llama_attention(const HfConfig& c) {
   a.qkv_bias = a.out_bias = c.flag("attention_bias", false);
   const RopeConfig rope = c.rope();
   const int rotated = static_cast<int>(rope.partial_rotary_factor * a.head_dim);
-  if (rotated < 2 || rotated % 2 != 0) c.reject("partial_rotary_factor", "which leaves no even number of elements to rotate");
+  if (rotated < 2 || rotated % 2 != 0)
+    c.reject("partial_rotary_factor", "which leaves no even number of elements to rotate");
   const int sections = std::accumulate(rope.sections.begin(), rope.sections.end(), 0);
   if (!rope.sections.empty() && (rope.sections.size() != 3 || sections != rotated / 2))
     c.reject("rope_scaling.mrope_section", "but must be three numbers that sum to half of the head size");
@@ -31,7 +32,10 @@ AttentionOptions llama_attention(const HfConfig& c) {
 }
 
 MlpOptions llama_mlp(const HfConfig& c) {
-  return {.hidden = c.count("hidden_size"), .width = c.count("intermediate_size"), .act = activation(c), .bias = c.flag("mlp_bias", false)};
+  return {.hidden = c.count("hidden_size"),
+          .width = c.count("intermediate_size"),
+          .act = activation(c),
+          .bias = c.flag("mlp_bias", false)};
 }
 
 HfConfig text_config(const HfConfig& c) {

@@ -1,5 +1,6 @@
-// Llama 4. The tower: an encoder turned by row and column, whose 2x2 neighbours become one feature. The language model: layers with rotary positions see their own chunk of the text only, every fourth layer has no
-// positions and sees all of it with queries scaled by position; a mixture of experts whose weight multiplies the expert's input.
+// Llama 4. The tower: an encoder turned by row and column, whose 2x2 neighbours become one feature. The language model:
+// layers with rotary positions see their own chunk of the text only, every fourth layer has no positions and sees all
+// of it with queries scaled by position; a mixture of experts whose weight multiplies the expert's input.
 #include <algorithm>
 #include <cmath>
 
@@ -20,12 +21,15 @@ struct Kinds {
 Kinds layer_kinds(const HfConfig& c, int layers) {
   Kinds kinds{std::vector<bool>(layers), std::vector<bool>(layers)};
   const std::vector<int> rope = c.indices("no_rope_layers");  // 1: has rope, in spite of the name
-  if (!rope.empty() && static_cast<int>(rope.size()) != layers) c.reject("no_rope_layers", "but must have one entry per layer");
+  if (!rope.empty() && static_cast<int>(rope.size()) != layers)
+    c.reject("no_rope_layers", "but must have one entry per layer");
   const std::vector<LayerKind> types = c.layer_types(layers);
   const int every = c.count("no_rope_layer_interval", 4), step = c.count("interleave_moe_layer_step", 1);
   const std::vector<int> moe = c.indices("moe_layers");
   for (int i = 0; i < layers; ++i) {
-    kinds.rope[i] = i < static_cast<int>(rope.size()) ? rope[i] != 0 : !types.empty() ? types[i] == LayerKind::chunk : (i + 1) % every != 0;
+    kinds.rope[i] = i < static_cast<int>(rope.size()) ? rope[i] != 0
+                    : !types.empty()                  ? types[i] == LayerKind::chunk
+                                                      : (i + 1) % every != 0;
     kinds.sparse[i] = c.has("moe_layers") ? std::find(moe.begin(), moe.end(), i) != moe.end() : (i + 1) % step == 0;
   }
   return kinds;
@@ -34,7 +38,9 @@ Kinds layer_kinds(const HfConfig& c, int layers) {
 ExpertsOptions experts_options(const HfConfig& c) {
   ExpertsOptions e{.hidden = c.count("hidden_size"), .width = c.count("intermediate_size"), .act = activation(c)};
   e.shared_width = e.width;
-  e.rule = {.kind = kernels::RouteRule::Kind::sigmoid_after, .experts = c.count("num_local_experts"), .chosen = c.count("num_experts_per_tok", 1)};
+  e.rule = {.kind = kernels::RouteRule::Kind::sigmoid_after,
+            .experts = c.count("num_local_experts"),
+            .chosen = c.count("num_experts_per_tok", 1)};
   e.scale_input = e.fused = true;
   e.router = "router", e.shared = "shared_expert";
   check_rule(c, e.rule, "num_local_experts");
@@ -64,9 +70,11 @@ DecoderRecipe llama4(const HfConfig& whole) {
   const ExpertsOptions sparse = experts_options(c);
   const MlpOptions dense{.hidden = r.hidden, .width = c.count("intermediate_size_mlp", 16384), .act = activation(c)};
   r.layer = [=](PlanBuilder& b, Scope w, int i, Value x, const DecoderRecipe& own) {
-    x = b.add(x, attention(b, w / "self_attn", norm(b, w / "input_layernorm", x, own.norm), kinds.rope[i] ? local : global));
+    x = b.add(
+        x, attention(b, w / "self_attn", norm(b, w / "input_layernorm", x, own.norm), kinds.rope[i] ? local : global));
     const Value h = norm(b, w / "post_attention_layernorm", x, own.norm);
-    return b.add(x, kinds.sparse[i] ? experts(b, w / "feed_forward", h, sparse) : gated_mlp(b, w / "feed_forward", h, dense));
+    return b.add(
+        x, kinds.sparse[i] ? experts(b, w / "feed_forward", h, sparse) : gated_mlp(b, w / "feed_forward", h, dense));
   };
   if (whole.has("vision_config")) r.embed = embed_with_features(r.embed, {"vision_model", "multi_modal_projector"});
   return r;
@@ -107,10 +115,14 @@ RopeAngles vision_rope(int head_dim, double theta) {
 VisionTower llama4_vision(const HfConfig& c) {
   const HfConfig v = c.sub("vision_config");
   const TileShape s = tile_shape(v, 448, 14, ClassToken::last);
-  const int hidden = v.count("hidden_size"), heads = v.count("num_attention_heads"), text = text_config(c).count("hidden_size");
+  const int hidden = v.count("hidden_size"), heads = v.count("num_attention_heads"),
+            text = text_config(c).count("hidden_size");
   const int merge = static_cast<int>(std::lround(1 / v.positive("pixel_shuffle_ratio", 0.5)));
   if (merge < 1 || s.grid % merge != 0) v.reject("pixel_shuffle_ratio", "which does not divide the patches of a tile");
-  EncoderLayerOptions o{.hidden = hidden, .heads = heads, .width = v.count("intermediate_size"), .act = activation(v, "hidden_act", "gelu")};
+  EncoderLayerOptions o{.hidden = hidden,
+                        .heads = heads,
+                        .width = v.count("intermediate_size"),
+                        .act = activation(v, "hidden_act", "gelu")};
   o.norm.eps = static_cast<float>(v.positive("norm_eps", 1e-5));
   o.norm1 = "input_layernorm", o.norm2 = "post_attention_layernorm", o.out = "o_proj";
   if (hidden % (4 * heads) != 0) v.reject("num_attention_heads", "which leaves no head size that four divides");
@@ -121,16 +133,20 @@ VisionTower llama4_vision(const HfConfig& c) {
   const Scope w("vision_model");
   const int size = 3 * s.patch * s.patch;
   Value x = b.linear(b.input(size), {.sources = {whole(w / "patch_embedding" / "linear", hidden)}, .k = size});
-  x = b.add(x, b.embed_by(IdSource::index0, {.tensor = "vision_model.class_embedding", .rows = 1, .shape = {hidden}}, hidden));
-  x = b.add(x, b.embed_by(IdSource::index1, {.tensor = "vision_model.positional_embedding_vlm", .rows = s.rows()}, hidden));
+  x = b.add(x, b.embed_by(IdSource::index0, {.tensor = "vision_model.class_embedding", .rows = 1, .shape = {hidden}},
+                          hidden));
+  x = b.add(
+      x, b.embed_by(IdSource::index1, {.tensor = "vision_model.positional_embedding_vlm", .rows = s.rows()}, hidden));
   x = norm(b, w / "layernorm_pre", x, o.norm);
   const int layers = v.count("num_hidden_layers");
   for (int i = 0; i < layers; ++i) x = encoder_layer(b, w / "model" / "layers" / i, x, o);
   x = b.mix_rows(norm(b, w / "layernorm_post", x, o.norm), 0, merge * merge, Rows::outputs);
   // The adapter activates twice.
   const Scope adapter = w / "vision_adapter" / "mlp";
-  x = b.activate(dense(b, adapter / "fc1", x, v.count("projector_input_dim", 4096), false), kernels::Activation::gelu, false);
-  x = b.activate(dense(b, adapter / "fc2", x, v.count("projector_output_dim", 4096), false), kernels::Activation::gelu, false);
+  x = b.activate(dense(b, adapter / "fc1", x, v.count("projector_input_dim", 4096), false), kernels::Activation::gelu,
+                 false);
+  x = b.activate(dense(b, adapter / "fc2", x, v.count("projector_output_dim", 4096), false), kernels::Activation::gelu,
+                 false);
   b.set_output(dense(b, Scope("multi_modal_projector") / "linear_1", x, text, false), HeadKind::features);
   VisionTower tower;
   tower.plan = b.take();

@@ -1,5 +1,6 @@
-// LLaVA-NeXT (LLaVA 1.6): a CLIP tower over the whole picture and its tiles, a two-layer projector, and any language model behind it.
-// The tiles' features are put together to a map, cut to the picture's shape, and a newline vector closes each row of it.
+// LLaVA-NeXT (LLaVA 1.6): a CLIP tower over the whole image and its tiles, a two-layer projector, and any language
+// model behind it. The tiles' features are put together to a map, cut to the image's shape, and a newline vector closes
+// each row of it.
 #include <cmath>
 
 #include "models/models.h"
@@ -13,16 +14,23 @@ namespace {
 
 // transformers' defaults, which published files leave out.
 HfConfig with_text_defaults(const HfConfig& c) {
-  return c.with_defaults(Json::object({{"hidden_size", 4096}, {"num_attention_heads", 32}, {"num_hidden_layers", 32}, {"num_key_value_heads", 32},
-                                       {"intermediate_size", 11008}, {"vocab_size", 32000}, {"max_position_embeddings", 4096}}));
+  return c.with_defaults(Json::object({{"hidden_size", 4096},
+                                       {"num_attention_heads", 32},
+                                       {"num_hidden_layers", 32},
+                                       {"num_key_value_heads", 32},
+                                       {"intermediate_size", 11008},
+                                       {"vocab_size", 32000},
+                                       {"max_position_embeddings", 4096}}));
 }
 
-// The part of a map of ch x cw features that the picture of h x w pixels covers: the padding is cut off on both sides.
+// The part of a map of ch x cw features that the image of h x w pixels covers: the padding is cut off on both sides.
 struct Crop {
   int top, left, rows, cols;
 };
 Crop unpad(int h, int w, int ch, int cw) {
-  const auto kept = [](double side, double scale) { return static_cast<int>(std::nearbyint(side * scale * 1e7) / 1e7); };
+  const auto kept = [](double side, double scale) {
+    return static_cast<int>(std::nearbyint(side * scale * 1e7) / 1e7);
+  };
   if (static_cast<double>(w) / h > static_cast<double>(cw) / ch) {
     const int top = (ch - kept(h, static_cast<double>(cw) / w)) / 2;
     return {top, 0, ch - 2 * top, cw};
@@ -31,7 +39,7 @@ Crop unpad(int h, int w, int ch, int cw) {
   return {0, left, ch, cw - 2 * left};
 }
 
-// Output rows: the whole picture's features, then those of the cropped map.
+// Output rows: the whole image's features, then those of the cropped map.
 VisionInputs arrange(const PreparedMedia& media, const TileShape& s) {
   VisionInputs in = tile_inputs(media, s);
   const int n = s.grid;
@@ -60,7 +68,8 @@ VisionTower llava_next_vision(const HfConfig& c) {
   o.norm.eps = static_cast<float>(v.positive("layer_norm_eps", 1e-5));
   o.first_norm = "pre_layrnorm";  // sic
   PlanBuilder b(c.architecture());
-  for (const char* scope : {"language_model", "vision_tower.vision_model.embeddings.position_ids"}) b.ignore(Scope(scope));
+  for (const char* scope : {"language_model", "vision_tower.vision_model.embeddings.position_ids"})
+    b.ignore(Scope(scope));
   Value x = clip_tower(b, Scope("vision_tower.vision_model"), v, shape, o);
   x = b.mix_rows(x, 0, 1, Rows::outputs);
   const Scope projector("multi_modal_projector");
@@ -78,7 +87,8 @@ DecoderRecipe llava_next(const HfConfig& whole) {
   const HfConfig c = with_text_defaults(text_config(whole));
   const std::string kind = c.text("model_type", "llama");
   DecoderRecipe r = kind == "mistral" ? mistral(c) : kind == "qwen2" ? qwen2(c) : llama(c);
-  if (kind != "mistral" && kind != "qwen2" && kind != "llama") c.reject("model_type", "not a language model that is known here", Code::unsupported);
+  if (kind != "mistral" && kind != "qwen2" && kind != "llama")
+    c.reject("model_type", "not a language model that is known here", Code::unsupported);
   r.root = "language_model";
   r.embed = embed_with_features(r.embed, {"vision_tower", "multi_modal_projector", "image_newline"});
   return r;

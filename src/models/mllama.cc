@@ -1,6 +1,6 @@
-// Mllama (Llama 3.2 Vision). The tower reads up to four tiles as one sequence, gated at every turn; the language model is Llama with layers
-// of cross attention to the pictures between its own, which steps without a picture leave out. The keys and values of those layers are
-// made with the picture's features, once per picture.
+// Mllama (Llama 3.2 Vision). The tower reads up to four tiles as one sequence, gated at every turn; the language model
+// is Llama with layers of cross attention to the images between its own, which steps without an image leave out. The
+// keys and values of those layers are made with the image's features, once per image.
 #include <algorithm>
 #include <cmath>
 
@@ -17,40 +17,51 @@ struct CrossOptions {
   int hidden = 0, heads = 0, kv_heads = 0, head_dim = 0;
   float eps = 1e-5f;
   int kv_cols() const { return kv_heads * head_dim; }
-  CacheSpec cache() const { return {.kind = CacheSpec::Kind::cross, .kv_heads = kv_heads, .k_dim = head_dim, .v_dim = head_dim}; }
+  CacheSpec cache() const {
+    return {.kind = CacheSpec::Kind::cross, .kv_heads = kv_heads, .k_dim = head_dim, .v_dim = head_dim};
+  }
 };
 
 CrossOptions cross_options(const HfConfig& c) {
-  return {c.count("hidden_size"), c.count("num_attention_heads"), c.kv_heads(), c.head_dim(), static_cast<float>(c.positive("rms_norm_eps", 1e-5))};
+  return {c.count("hidden_size"), c.count("num_attention_heads"), c.kv_heads(), c.head_dim(),
+          static_cast<float>(c.positive("rms_norm_eps", 1e-5))};
 }
 
-HeadsOptions normed_heads(const CrossOptions& o, int heads) { return {.heads = heads, .dim = o.head_dim, .norm = kernels::HeadNorm::rms, .eps = o.eps}; }
+HeadsOptions normed_heads(const CrossOptions& o, int heads) {
+  return {.heads = heads, .dim = o.head_dim, .norm = kernels::HeadNorm::rms, .eps = o.eps};
+}
 
-// Rows that see no picture attend to all of them, as the reference does, and leave their MLP out; sequences without one keep x as it is.
+// Rows that see no image attend to all of them, as the reference does, and leave their MLP out; sequences without one
+// keep x as it is.
 Value cross_layer(PlanBuilder& b, Scope w, Value x, const CrossOptions& o, const DecoderRecipe& r, int layer) {
   const CacheRef cache = b.cross_cache(o.cache(), o.heads);
-  b.begin_pictures_only();
+  b.begin_images_only();
   const Scope attention = w / "cross_attn";
   const int q_cols = o.heads * o.head_dim;
-  Value q = b.linear(norm(b, w / "input_layernorm", x, r.norm), {.sources = {whole(attention / "q_proj", q_cols)}, .k = o.hidden});
+  Value q = b.linear(norm(b, w / "input_layernorm", x, r.norm),
+                     {.sources = {whole(attention / "q_proj", q_cols)}, .k = o.hidden});
   q = b.heads(q, attention / "q_norm", {}, normed_heads(o, o.heads));
   const Value seen = b.attend(q, cache, o.heads, 1.0f / std::sqrt(static_cast<float>(o.head_dim)));
-  const Value out = b.linear(seen, {.sources = {whole(attention / "o_proj", o.hidden)}, .k = q_cols, .shard = Shard::rows, .shard_unit = o.head_dim});
-  b.add_into(x, b.gate(out, w / "cross_attn_attn_gate", false, kHasPictures));
+  const Value out = b.linear(seen, {.sources = {whole(attention / "o_proj", o.hidden)},
+                                    .k = q_cols,
+                                    .shard = Shard::rows,
+                                    .shard_unit = o.head_dim});
+  b.add_into(x, b.gate(out, w / "cross_attn_attn_gate", false, kHasImages));
   const Value mlp = r.mlp(b, w / "mlp", layer, norm(b, w / "post_attention_layernorm", x, r.norm));
-  b.add_into(x, b.gate(mlp, w / "cross_attn_mlp_gate", false, kSeesPicture));
-  b.end_pictures_only();
+  b.add_into(x, b.gate(mlp, w / "cross_attn_mlp_gate", false, kSeesImage));
+  b.end_images_only();
   return x;
 }
 
-// ---- The tower --------------------------------------------------------------------------------------------------------------
+// ---- The tower ------------------------------------------------------------------------------------------------------
 
 struct TowerShape {
   TileShape tile;
   int tiles = 4, padded = 0;  // rows of a tile with its padding
 };
 
-// The rows of all tiles, in the tower with the real ones first: they see everything, padding included; padding sees only them.
+// The rows of all tiles, in the tower with the real ones first: they see everything, padding included; padding sees
+// only them.
 VisionInputs arrange(const PreparedMedia& media, const TowerShape& s) {
   VisionInputs in = tile_inputs(media, s.tile);
   const int rows = s.tile.rows(), real = media.tile_rows * media.tile_columns;
@@ -73,14 +84,17 @@ VisionInputs arrange(const PreparedMedia& media, const TowerShape& s) {
       if (i < rows) add_part(in.mixes[1], {in.mixed});
       add(t, i < rows ? i : -1);
     }
-  in.outputs = s.tiles * rows;  // empty tiles too: rows of the text that see no picture attend to everything
+  in.outputs = s.tiles * rows;  // empty tiles too: rows of the text that see no image attend to everything
   in.segments = {{in.mixed}};
   for (int i = 0; i < in.mixed; ++i) in.ends.push_back(i < real_rows ? in.mixed : real_rows);
   return in;
 }
 
 EncoderLayerOptions layer_options(const HfConfig& v, bool gated) {
-  EncoderLayerOptions o{.hidden = v.count("hidden_size"), .heads = v.count("attention_heads"), .width = v.count("intermediate_size"), .act = activation(v, "hidden_act", "gelu")};
+  EncoderLayerOptions o{.hidden = v.count("hidden_size"),
+                        .heads = v.count("attention_heads"),
+                        .width = v.count("intermediate_size"),
+                        .act = activation(v, "hidden_act", "gelu")};
   o.norm.eps = static_cast<float>(v.positive("norm_eps", 1e-5));
   o.qkv_bias = o.out_bias = false;
   o.norm1 = "input_layernorm", o.norm2 = "post_attention_layernorm", o.out = "o_proj";
@@ -92,15 +106,25 @@ EncoderLayerOptions layer_options(const HfConfig& v, bool gated) {
 // Patches, positions of tiles and in tiles, all behind gates.
 Value embed_tiles(PlanBuilder& b, Scope w, const TowerShape& s, int hidden, int ratios) {
   const int rows = s.tile.rows();
-  const auto table = [&](const std::string& name, int64_t count, std::vector<int64_t> shape) { return TensorRows{name, 0, count, std::move(shape)}; };
+  const auto table = [&](const std::string& name, int64_t count, std::vector<int64_t> shape) {
+    return TensorRows{name, 0, count, std::move(shape)};
+  };
   Value x = patch_embedding(b, w.path() + ".patch_embedding.weight", {hidden, 3, s.tile.patch, s.tile.patch}, false);
   const Scope pre = w / "pre_tile_positional_embedding", positional = w / "gated_positional_embedding";
-  const auto per_tile = [&](Scope at) { return table(at.path() + ".embedding.weight", int64_t{ratios} * s.tiles, {ratios, s.tiles * hidden}); };
+  const auto per_tile = [&](Scope at) {
+    return table(at.path() + ".embedding.weight", int64_t{ratios} * s.tiles, {ratios, s.tiles * hidden});
+  };
   x = b.add(x, b.gate(b.embed_by(IdSource::index3, per_tile(pre), hidden), pre / "gate"));
   x = b.add(x, b.embed_by(IdSource::index0, table(w.path() + ".class_embedding", 1, {hidden}), hidden));
-  x = b.add(x, b.gate(b.embed_by(IdSource::index1, table(positional.path() + ".embedding", rows, {rows, hidden}), hidden), positional / "gate", true));
+  x = b.add(x,
+            b.gate(b.embed_by(IdSource::index1, table(positional.path() + ".embedding", rows, {rows, hidden}), hidden),
+                   positional / "gate", true));
   const auto shape = std::vector<int64_t>{ratios, int64_t{s.tiles} * rows * hidden};
-  return b.add(x, b.gate(b.embed_by(IdSource::index2, table((positional / "tile_embedding").path() + ".weight", int64_t{ratios} * s.tiles * rows, shape), hidden), positional / "gate"));
+  return b.add(x, b.gate(b.embed_by(IdSource::index2,
+                                    table((positional / "tile_embedding").path() + ".weight",
+                                          int64_t{ratios} * s.tiles * rows, shape),
+                                    hidden),
+                         positional / "gate"));
 }
 
 }  // namespace
@@ -115,7 +139,8 @@ VisionTower mllama_vision(const HfConfig& c) {
   const int hidden = plain.hidden, layers = v.count("num_hidden_layers"), globals = v.count("num_global_layers", 8);
   const std::vector<int> kept = v.indices("intermediate_layers_indices"), cross = t.indices("cross_attention_layers");
   const int wide = hidden * (1 + static_cast<int>(kept.size()));
-  if (v.count("vision_output_dim", wide) != wide) v.reject("vision_output_dim", "but the kept layers make it " + std::to_string(wide));
+  if (v.count("vision_output_dim", wide) != wide)
+    v.reject("vision_output_dim", "but the kept layers make it " + std::to_string(wide));
 
   PlanBuilder b(c.architecture());
   b.ignore(Scope("language_model"));
@@ -134,7 +159,8 @@ VisionTower mllama_vision(const HfConfig& c) {
   }
   x = norm(b, w / "layernorm_post", x, plain.norm);
   const Scope post = w / "post_tile_positional_embedding";
-  const TensorRows post_table{post.path() + ".embedding.weight", 0, int64_t{ratios} * s.tiles, {ratios, s.tiles * hidden}};
+  const TensorRows post_table{
+      post.path() + ".embedding.weight", 0, int64_t{ratios} * s.tiles, {ratios, s.tiles * hidden}};
   x = b.add(x, b.gate(b.embed_by(IdSource::index4, post_table, hidden, Rows::mixed), post / "gate"));
   for (int i = 0; i < globals; ++i) x = encoder_layer(b, w / "global_transformer" / "layers" / i, x, gated);
   keep(x, 0, 1);
@@ -145,7 +171,8 @@ VisionTower mllama_vision(const HfConfig& c) {
   const Value keys = b.buffer(static_cast<int>(cross.size()) * 2 * kv, Rows::outputs);
   for (size_t k = 0; k < cross.size(); ++k) {
     const Scope at = Scope("language_model") / "model" / "layers" / cross[k] / "cross_attn";
-    const Value both = b.linear(states, {.sources = {whole(at / "k_proj", kv), whole(at / "v_proj", kv)}, .k = o.hidden});
+    const Value both =
+        b.linear(states, {.sources = {whole(at / "k_proj", kv), whole(at / "v_proj", kv)}, .k = o.hidden});
     b.heads(b.slice(both, 0, kv), at / "k_norm", {}, normed_heads(o, o.kv_heads));
     b.place(both, b.slice(keys, static_cast<int>(k) * 2 * kv, 2 * kv));
   }
@@ -158,12 +185,13 @@ VisionTower mllama_vision(const HfConfig& c) {
 }
 
 DecoderRecipe mllama(const HfConfig& whole) {
-  constexpr int kExtraRows = 8;  // embed_tokens has rows for the picture token and a reserve; lm_head has not
+  constexpr int kExtraRows = 8;  // embed_tokens has rows for the image token and a reserve; lm_head has not
   const HfConfig c = text_config(whole);
   DecoderRecipe r = llama(c);
   r.root = "language_model";
   r.embed_rows = r.vocab + kExtraRows;
-  r.layer = [cross = c.indices("cross_attention_layers"), o = cross_options(c)](PlanBuilder& b, Scope w, int layer, Value x, const DecoderRecipe& own) {
+  r.layer = [cross = c.indices("cross_attention_layers"), o = cross_options(c)](PlanBuilder& b, Scope w, int layer,
+                                                                                Value x, const DecoderRecipe& own) {
     if (std::find(cross.begin(), cross.end(), layer) == cross.end()) return pre_norm_layer(b, w, layer, x, own);
     // The tower's plan reads these.
     for (const char* name : {"k_proj", "v_proj", "k_norm"}) b.ignore(w / "cross_attn" / name);

@@ -1,5 +1,5 @@
-// Every architecture, by the name that config.json gives it. A model is one function from the configuration to a recipe; see
-// docs/adding-a-model.md.
+// Every architecture, by the name that config.json gives it. A model is one function from the configuration to a
+// recipe; see docs/adding-a-model.md.
 #pragma once
 
 #include <span>
@@ -16,25 +16,25 @@ struct VisionTower;  // vision.h
 using MakeVision = VisionTower (*)(const HfConfig&);
 
 struct Architecture {
-  std::string_view name;     // config.json's architectures[0]
+  std::string_view name;  // config.json's architectures[0]
   MakeRecipe make;
-  std::string_view gives;    // what comes out
-  std::string_view example;  // a published checkpoint of this kind
-  std::string_view features; // what sets it apart, for the table of `weft models`
+  std::string_view gives;     // what comes out
+  std::string_view example;   // a published checkpoint of this kind
+  std::string_view features;  // what sets it apart, for the table of `weft models`
   MakeVision vision = nullptr;
 };
 
 // All of them, in alphabetical order.
 std::span<const Architecture> architectures();
 
-// Records the plan of the model that the configuration describes. Errors: unknown architecture (the message lists the known ones),
-// and what is missing, wrong or unsupported in the configuration, with the key's name.
+// Records the plan of the model that the configuration describes. Errors: unknown architecture (the message lists the
+// known ones), and what is missing, wrong or unsupported in the configuration, with the key's name.
 Result<Plan> build_plan(const HfConfig& config);
 
 blocks::DecoderRecipe bert_classifier(const HfConfig&);
 blocks::DecoderRecipe deepseek_v3(const HfConfig&);
 blocks::DecoderRecipe gemma3(const HfConfig&);
-blocks::DecoderRecipe gemma3_with_pictures(const HfConfig&);
+blocks::DecoderRecipe gemma3_with_images(const HfConfig&);
 blocks::DecoderRecipe llama(const HfConfig&);
 blocks::DecoderRecipe llama4(const HfConfig&);
 blocks::DecoderRecipe llava_next(const HfConfig&);
@@ -55,7 +55,8 @@ blocks::DecoderRecipe vila(const HfConfig&);
 HfConfig text_config(const HfConfig&);
 // Checks a routing rule's numbers against each other and the kernels' limits; `key` names the experts' count.
 void check_rule(const HfConfig&, const kernels::RouteRule&, std::string_view key);
-// Parts of the Llama recipe that variants reuse: the frame has sizes, norm, layer form, embedding and head, but no attention and MLP.
+// Parts of the Llama recipe that variants reuse: the frame has sizes, norm, layer form, embedding and head, but no
+// attention and MLP.
 blocks::DecoderRecipe decoder_frame(const HfConfig&);
 blocks::AttentionOptions llama_attention(const HfConfig&);
 blocks::MlpOptions llama_mlp(const HfConfig&);

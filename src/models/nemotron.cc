@@ -1,6 +1,6 @@
 // Nemotron: layer norms that scale by 1 + w, part of each head rotated, and a plain squared-ReLU MLP.
-// Nemotron-NAS (DeciLM): Llama whose layers were thinned out by a search. Each has its own number of key/value heads and MLP width,
-// and either half may be a single matrix or missing.
+// Nemotron-NAS (DeciLM): Llama whose layers were thinned out by a search. Each has its own number of key/value heads
+// and MLP width, and either half may be a single matrix or missing.
 #include <cmath>
 
 #include "models/models.h"
@@ -34,7 +34,8 @@ Part part_of(const HfConfig& block) {
   return block.flag("replace_with_linear", false) ? Part::linear : Part::whole;
 }
 
-// ffn_mult rounded to 6 decimals, then int(2/3 * ffn_mult * hidden) rounded up to a multiple of 256, as the published code does.
+// ffn_mult rounded to 6 decimals, then int(2/3 * ffn_mult * hidden) rounded up to a multiple of 256, as the published
+// code does.
 int ffn_width(const HfConfig& ffn, int hidden) {
   if (ffn.has("intermediate_size")) return ffn.count("intermediate_size");
   const double mult = std::round(ffn.positive("ffn_mult") * 1e6) / 1e6;
@@ -54,7 +55,10 @@ NasLayer nas_layer(const HfConfig& c, const HfConfig& block, const AttentionOpti
     if (parent.heads % group != 0) attention.reject("n_heads_in_group", "which does not divide num_attention_heads");
     else layer.a.kv_heads = parent.heads / group;
   }
-  layer.m = {.hidden = parent.hidden, .width = 1, .act = activation(ffn.has("hidden_act") ? ffn : c), .bias = c.flag("mlp_bias", false)};
+  layer.m = {.hidden = parent.hidden,
+             .width = 1,
+             .act = activation(ffn.has("hidden_act") ? ffn : c),
+             .bias = c.flag("mlp_bias", false)};
   if (layer.mlp == Part::whole) layer.m.width = ffn_width(ffn, parent.hidden);
   return layer;
 }
@@ -68,7 +72,8 @@ DecoderRecipe nemotron_nas(const HfConfig& c) {
   std::vector<NasLayer> layers;
   for (const HfConfig& block : c.list("block_configs")) layers.push_back(nas_layer(c, block, parent));
   DecoderRecipe r = decoder_frame(c);
-  if (static_cast<int>(layers.size()) != r.layers) c.reject("num_hidden_layers", "but block_configs has " + std::to_string(layers.size()) + " entries");
+  if (static_cast<int>(layers.size()) != r.layers)
+    c.reject("num_hidden_layers", "but block_configs has " + std::to_string(layers.size()) + " entries");
   r.layer = [layers](PlanBuilder& b, Scope w, int i, Value x, const DecoderRecipe& own) {
     const NasLayer& layer = layers[i];
     if (layer.attention != Part::none) {
@@ -78,7 +83,8 @@ DecoderRecipe nemotron_nas(const HfConfig& c) {
     }
     if (layer.mlp != Part::none) {
       const Value h = norm(b, w / "post_attention_layernorm", x, own.norm);
-      x = b.add(x, layer.mlp == Part::linear ? square(b, w / "mlp" / "linear_mlp", h) : gated_mlp(b, w / "mlp", h, layer.m));
+      x = b.add(
+          x, layer.mlp == Part::linear ? square(b, w / "mlp" / "linear_mlp", h) : gated_mlp(b, w / "mlp", h, layer.m));
     }
     return x;
   };

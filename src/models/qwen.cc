@@ -42,7 +42,9 @@ DecoderRecipe qwen3(const HfConfig& c) {
 
 DecoderRecipe qwen3_moe(const HfConfig& c) {
   ExpertsOptions e{.hidden = c.count("hidden_size"), .width = c.count("moe_intermediate_size"), .act = activation(c)};
-  e.rule = {.experts = c.count("num_experts"), .chosen = c.count("num_experts_per_tok", 8), .normalize = c.flag("norm_topk_prob", false)};
+  e.rule = {.experts = c.count("num_experts"),
+            .chosen = c.count("num_experts_per_tok", 8),
+            .normalize = c.flag("norm_topk_prob", false)};
   check_rule(c, e.rule, "num_experts");
   const int layers = c.count("num_hidden_layers"), every = c.count("decoder_sparse_step", 1);
   std::vector<bool> sparse(layers);

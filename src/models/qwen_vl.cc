@@ -1,5 +1,6 @@
-// Qwen2-VL and Qwen2.5-VL: a tower over patches of any number, turned by row and column; 2x2 neighbours become one feature. Qwen2.5-VL's
-// blocks see their window of patches only, except for some. The language model is Qwen2 with positions on three axes.
+// Qwen2-VL and Qwen2.5-VL: a tower over patches of any number, turned by row and column; 2x2 neighbours become one
+// feature. Qwen2.5-VL's blocks see their window of patches only, except for some. The language model is Qwen2 with
+// positions on three axes.
 #include <algorithm>
 #include <cmath>
 
@@ -17,14 +18,15 @@ struct QwenShape {
   int window = 0;  // merged blocks along a window's side; 0: no windows
 };
 
-// A patch's place: its index in the pixels, and its row and column in the picture.
+// A patch's place: its index in the pixels, and its row and column in the image.
 struct Patch {
   int32_t index, y, x;
 };
 
 // Patches in the order of the tower's rows: as they come, or window by window.
 std::vector<Patch> ordered(const PreparedMedia& m, const QwenShape& s, std::vector<int>& windows) {
-  const int mr = s.merge, rows = m.grid_rows / mr, cols = m.grid_columns / mr, step = s.window > 0 ? s.window : std::max(rows, cols);
+  const int mr = s.merge, rows = m.grid_rows / mr, cols = m.grid_columns / mr,
+            step = s.window > 0 ? s.window : std::max(rows, cols);
   std::vector<Patch> patches;
   for (int t = 0; t < m.grid_frames; ++t)
     for (int wy = 0; wy < rows; wy += step)
@@ -78,8 +80,10 @@ VisionTower qwen_vision(const HfConfig& c) {
   const bool second = c.architecture() == "Qwen2VLForConditionalGeneration";
   const HfConfig v = c.sub("vision_config");
   const int patch = v.count("patch_size", 14), frames = v.count("temporal_patch_size", 2), depth = v.count("depth", 32);
-  QwenShape s{.hidden = second ? v.count("embed_dim", 1280) : v.count("hidden_size", 1280), .heads = v.count("num_heads", 16),
-              .patch_size = 3 * frames * patch * patch, .merge = v.count("spatial_merge_size", 2)};
+  QwenShape s{.hidden = second ? v.count("embed_dim", 1280) : v.count("hidden_size", 1280),
+              .heads = v.count("num_heads", 16),
+              .patch_size = 3 * frames * patch * patch,
+              .merge = v.count("spatial_merge_size", 2)};
   const int text = text_config(c).count("hidden_size");
   EncoderLayerOptions o{.hidden = s.hidden, .heads = s.heads};
   o.norm1 = "norm1", o.norm2 = "norm2", o.attention = "attn", o.out = "proj", o.fused = "qkv";

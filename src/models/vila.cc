@@ -1,5 +1,6 @@
-// VILA and NVILA (LlavaLlamaModel): a SigLIP tower over tiles, a projector that puts neighbours together, and Qwen2 or Llama behind it.
-// With dynamic S2 the picture comes in several scales, whose feature maps are brought to one size and laid side by side as channels.
+// VILA and NVILA (LlavaLlamaModel): a SigLIP tower over tiles, a projector that puts neighbours together, and Qwen2 or
+// Llama behind it. With dynamic S2 the image comes in several scales, whose feature maps are brought to one size and
+// laid side by side as channels.
 #include <algorithm>
 #include <cmath>
 
@@ -53,7 +54,8 @@ void add_merged_map(VisionInputs& in, MixTable& mix, int rows, int cols, int gri
   for (int y = 0; y < rows * along; ++y)
     for (int x = 0; x < cols * along; ++x, ++in.outputs) {
       const int tile = y / along * cols + x / along;
-      add_merged_tile(mix, grid, merge, y % along * merge, x % along * merge, [&](int py, int px) { return row(tile, py, px); });
+      add_merged_tile(mix, grid, merge, y % along * merge, x % along * merge,
+                      [&](int py, int px) { return row(tile, py, px); });
     }
 }
 
@@ -70,7 +72,8 @@ VisionInputs arrange_scales(const PreparedMedia& m, const VilaShape& s) {
   std::vector<Map> maps;
   if (m.single) {
     int first = 0;
-    for (size_t k = 0; k + 1 < s.scales.size(); ++k) maps.push_back({first, s.scales[k], s.scales[k]}), first += s.scales[k] * s.scales[k];
+    for (size_t k = 0; k + 1 < s.scales.size(); ++k)
+      maps.push_back({first, s.scales[k], s.scales[k]}), first += s.scales[k] * s.scales[k];
     maps.push_back({first, m.tile_rows, m.tile_columns});
   } else {
     maps.assign(s.scales.size(), {0, 1, 1});
@@ -91,13 +94,15 @@ std::vector<int> read_scales(const HfConfig& c) {
   std::vector<double> sizes;
   if (const Json* value = c.value("s2_scales"); value && value->is_string()) {
     const std::string& text = value->as_string();
-    for (size_t at = 0; at <= text.size(); at = std::min(text.find(',', at), text.size()) + 1) sizes.push_back(std::atof(text.c_str() + at));
+    for (size_t at = 0; at <= text.size(); at = std::min(text.find(',', at), text.size()) + 1)
+      sizes.push_back(std::atof(text.c_str() + at));
   } else {
     sizes = c.numbers("s2_scales");
   }
   std::vector<int> scales;
   for (double size : sizes) {
-    if (!(sizes[0] >= 1 && size >= sizes[0] && size <= 64 * sizes[0])) return c.reject("s2_scales", "but must be sizes, the first the smallest"), std::vector<int>{1};
+    if (!(sizes[0] >= 1 && size >= sizes[0] && size <= 64 * sizes[0]))
+      return c.reject("s2_scales", "but must be sizes, the first the smallest"), std::vector<int>{1};
     scales.push_back(static_cast<int>(size / sizes[0]));
   }
   if (scales.empty()) c.reject("s2_scales", "but dynamic_s2 needs it");
@@ -123,7 +128,8 @@ Value projector(PlanBuilder& b, Value x, const std::string& kind, int channels, 
 VisionTower vila_vision(const HfConfig& c) {
   const HfConfig v = c.sub("vision_tower_cfg"), p = c.sub("mm_projector_cfg");
   VilaShape s{.tile = tile_shape(v, 384, 14, ClassToken::none)};
-  const std::string kind = p.choice("mm_projector_type", "mlp_downsample", {"mlp_downsample", "mlp_downsample_2x2_fix", "mlp_downsample_3x3_fix"});
+  const std::string kind = p.choice("mm_projector_type", "mlp_downsample",
+                                    {"mlp_downsample", "mlp_downsample_2x2_fix", "mlp_downsample_3x3_fix"});
   s.merge = kind == "mlp_downsample_3x3_fix" ? 3 : 2;
   const bool scaled = c.flag("dynamic_s2", false) || c.text("image_aspect_ratio", "resize") == "dynamic_s2";
   if (scaled) {
@@ -131,7 +137,8 @@ VisionTower vila_vision(const HfConfig& c) {
     const double index = c.number("s2_resize_output_to_scale_idx", -1);
     const double last = static_cast<double>(s.scales.size());
     s.output_scale = static_cast<int>(index < 0 ? last + index : index);
-    if (s.output_scale < 0 || s.output_scale >= last) c.reject("s2_resize_output_to_scale_idx", "not the index of a scale"), s.output_scale = 0;
+    if (s.output_scale < 0 || s.output_scale >= last)
+      c.reject("s2_resize_output_to_scale_idx", "not the index of a scale"), s.output_scale = 0;
   } else if (c.flag("s2", false)) {
     c.reject("s2", "not supported (dynamic_s2 is)", Code::unsupported);
   }
@@ -151,7 +158,9 @@ VisionTower vila_vision(const HfConfig& c) {
   b.set_output(projector(b, x, kind, channels, text), HeadKind::features);
   VisionTower tower;
   tower.plan = b.take();
-  tower.arrange = [s](const PreparedMedia& media) { return s.scales.empty() ? arrange_tiles(media, s) : arrange_scales(media, s); };
+  tower.arrange = [s](const PreparedMedia& media) {
+    return s.scales.empty() ? arrange_tiles(media, s) : arrange_scales(media, s);
+  };
   return tower;
 }
 

@@ -53,7 +53,8 @@ VisionInputs tile_inputs(const PreparedMedia& media, const TileShape& s) {
     append_patches(media.pixel_values.data() + t * tile_floats, s.side, s.patch, in.pixels);
     if (s.token == ClassToken::last) in.pixels.resize(in.pixels.size() + row_floats);
     for (int i = 0; i < s.rows(); ++i) {
-      const bool is_class = (s.token == ClassToken::first && i == 0) || (s.token == ClassToken::last && i + 1 == s.rows());
+      const bool is_class =
+          (s.token == ClassToken::first && i == 0) || (s.token == ClassToken::last && i + 1 == s.rows());
       in.indices[0].push_back(is_class ? 0 : -1);
       in.indices[1].push_back(i);
     }
@@ -65,12 +66,17 @@ VisionInputs tile_inputs(const PreparedMedia& media, const TileShape& s) {
 Value clip_tower(PlanBuilder& b, Scope w, const HfConfig& v, const TileShape& s, const ClipOptions& o) {
   const int hidden = v.count("hidden_size");
   const Scope embeddings = w / "embeddings";
-  Value x = patch_embedding(b, (embeddings / "patch_embedding").path() + ".weight", {hidden, 3, s.patch, s.patch}, o.patch_bias,
-                            (embeddings / "patch_embedding").path() + ".bias");
+  Value x = patch_embedding(b, (embeddings / "patch_embedding").path() + ".weight", {hidden, 3, s.patch, s.patch},
+                            o.patch_bias, (embeddings / "patch_embedding").path() + ".bias");
   if (s.token != ClassToken::none)
-    x = b.add(x, b.embed_by(IdSource::index0, {.tensor = (embeddings / "class_embedding").path(), .rows = 1, .shape = {hidden}}, hidden));
+    x = b.add(x, b.embed_by(IdSource::index0,
+                            {.tensor = (embeddings / "class_embedding").path(), .rows = 1, .shape = {hidden}}, hidden));
   x = b.add(x, b.embed_by(IdSource::index1, embeddings / "position_embedding", s.rows(), hidden));
-  EncoderLayerOptions layer{.hidden = hidden, .heads = v.count("num_attention_heads"), .width = v.count("intermediate_size"), .act = o.act, .norm = o.norm};
+  EncoderLayerOptions layer{.hidden = hidden,
+                            .heads = v.count("num_attention_heads"),
+                            .width = v.count("intermediate_size"),
+                            .act = o.act,
+                            .norm = o.norm};
   if (hidden % layer.heads != 0) v.reject("num_attention_heads", "which does not divide hidden_size");
   if (!o.first_norm.empty()) x = norm(b, w / o.first_norm, x, o.norm);
   const int layers = v.count("num_hidden_layers");

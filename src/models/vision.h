@@ -1,8 +1,9 @@
-// Vision towers: a plan of their own that turns pixels into the features that stand in a prompt, and what the host prepares for it.
+// Vision towers: a plan of their own that turns pixels into the features that stand in a prompt, and what the host
+// prepares for it.
 //
-// A tower's rows are patches (and class tokens) of one picture or video. Everything about where a patch stands - learned positions, rotary
-// positions, which rows attend to each other, which are put together, dropped or padded - is a table that arrange() makes from the shapes
-// of the prepared picture, so that the plan itself is recorded once.
+// A tower's rows are patches (and class tokens) of one image or video. Everything about where a patch stands - learned
+// positions, rotary positions, which rows attend to each other, which are put together, dropped or padded - is a table
+// that arrange() makes from the shapes of the prepared image, so that the plan itself is recorded once.
 #pragma once
 
 #include <cstdint>
@@ -17,29 +18,30 @@
 
 namespace weft::models {
 
-// The tower's inputs for one picture or video.
+// The tower's inputs for one image or video.
 struct VisionInputs {
   int rows = 0, mixed = 0, outputs = 0;
-  std::vector<float> pixels;               // [rows, patch size]; zeros in rows that are no patch
-  std::vector<int32_t> indices[5];         // per row, as the plan's index0 ... want; empty: not used
-  std::vector<int32_t> ends;               // per row: the first key of its segment that it does not see; empty: it sees all
+  std::vector<float> pixels;        // [rows, patch size]; zeros in rows that are no patch
+  std::vector<int32_t> indices[5];  // per row, as the plan's index0 ... want; empty: not used
+  // per row: the first key of its segment that it does not see; empty: it sees all
+  std::vector<int32_t> ends;
   std::vector<int32_t> positions[2];       // per row: rotary axes; empty: not used
   std::vector<std::vector<int>> segments;  // per kind: the lengths of runs of rows that attend to each other
   MixTable mixes[2];
-  // Feature i of the picture is this output row, or the newline vector for -1. Empty: the output rows in order.
+  // Feature i of the image is this output row, or the newline vector for -1. Empty: the output rows in order.
   std::vector<int32_t> features;
 };
 
 struct VisionTower {
   Plan plan;
   int newline = -1;  // vector of the plan that separates rows of features
-  // Cross attention: the features are keys and values of the decoder's layers, [rows, layers, (k, v), kv_heads * head_dim], and this many
-  // rows at most. 0: features stand in place of embeddings.
+  // Cross attention: the features are keys and values of the decoder's layers, [rows, layers, (k, v), kv_heads *
+  // head_dim], and this many rows at most. 0: features stand in place of embeddings.
   int most_keys = 0;
   std::function<VisionInputs(const PreparedMedia&)> arrange;
 };
 
-// The tower of the model that the configuration describes, or nothing for one without pictures. Errors as build_plan's.
+// The tower of the model that the configuration describes, or nothing for one without images. Errors as build_plan's.
 Result<std::optional<VisionTower>> build_vision(const HfConfig& config);
 
 // One per family.
@@ -50,7 +52,7 @@ VisionTower vila_vision(const HfConfig&);
 VisionTower gemma3_vision(const HfConfig&);
 VisionTower mllama_vision(const HfConfig&);
 
-// ---- Parts that families share ----------------------------------------------------------------------------------------------
+// ---- Parts that families share --------------------------------------------------------------------------------------
 
 // Appends a list of rows that make one part of a mixed row.
 void add_part(MixTable& table, std::initializer_list<int32_t> rows);

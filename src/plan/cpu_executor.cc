@@ -12,7 +12,7 @@ using namespace kernels;
 namespace {
 
 constexpr int kLocalBlock = 64;  // tokens of a local group's block
-// Members that wait fetch so much of the weights that they will read next, in steps that wait for memory: of few rows.
+// Threads that wait fetch so much of the weights that they will read next, in steps that wait for memory: of few rows.
 constexpr size_t kAheadBytes = 192 << 10;
 constexpr int kAheadRows = 32;
 
@@ -33,7 +33,9 @@ Memory reserve_or_die(size_t bytes) {
 
 WeightForm form_of(const Matrix& matrix, WeightForm form) { return matrix.keep_float32 ? WeightForm::f32 : form; }
 
-WeightFormat format_of(const Matrix& matrix, WeightForm form) { return matrix.format.value_or(WeightFormat{form_of(matrix, form)}); }
+WeightFormat format_of(const Matrix& matrix, WeightForm form) {
+  return matrix.format.value_or(WeightFormat{form_of(matrix, form)});
+}
 
 Plan prepare_plan(Plan plan, const CpuTable& table, WeightForm form) {
   plan = fuse_gates(fuse_residual_adds(remove_dead_ops(std::move(plan))));
@@ -43,7 +45,8 @@ Plan prepare_plan(Plan plan, const CpuTable& table, WeightForm form) {
   });
 }
 
-CpuExecutor::CpuExecutor(Plan plan, const Weights& weights, const CpuTable& table, ThreadTeam& team, CacheMemory cache, ExecutorLimits limits)
+CpuExecutor::CpuExecutor(Plan plan, const Weights& weights, const CpuTable& table, ThreadTeam& team, CacheMemory cache,
+                         ExecutorLimits limits)
     : plan_(std::move(plan)), weights_(weights), table_(table), team_(team), cache_(std::move(cache)), limits_(limits),
       layout_(lay_out(plan_, {limits.max_tokens, limits.max_outputs, limits.max_mixed})) {
   arena_ = reserve_or_die(layout_.bytes);
@@ -52,7 +55,7 @@ CpuExecutor::CpuExecutor(Plan plan, const Weights& weights, const CpuTable& tabl
   inputs_.positions.resize(static_cast<size_t>(plan_.position_axes) * limits_.max_tokens);
   inputs_.token_types.resize(limits_.max_tokens);
   if (plan_.takes_features) inputs_.features.resize(limits_.max_tokens);
-  if (plan_.joined_pictures) inputs_.ends.resize(limits_.max_tokens);
+  if (plan_.joined_images) inputs_.ends.resize(limits_.max_tokens);
   if (plan_.cross_group) {
     inputs_.cross_starts.resize(limits_.max_tokens), inputs_.cross_ends.resize(limits_.max_tokens);
     inputs_.row_flags.resize(limits_.max_tokens);
@@ -62,29 +65,33 @@ CpuExecutor::CpuExecutor(Plan plan, const Weights& weights, const CpuTable& tabl
   inputs_.groups.resize(plan_.groups.size());
   allocate_local_groups();
   size_t partial_bytes = 0;
-  const auto groups = static_cast<int>(plan_.groups.size()), all = groups + static_cast<int>(plan_.local_groups.size()) + (plan_.cross_group ? 1 : 0);
+  const auto groups = static_cast<int>(plan_.groups.size()),
+             all = groups + static_cast<int>(plan_.local_groups.size()) + (plan_.cross_group ? 1 : 0);
   for (int g = 0; g < all; ++g) {
     const bool cross = plan_.cross_group && g + 1 == all;
     const CacheRef ref{cross ? 0 : g < groups ? g : g - groups, 0, g >= groups && !cross, cross};
     const LayerGroup& group = plan_.group(ref);
     const CacheView view = cache_view(ref);
     scratch_bytes_ = std::max(scratch_bytes_, table_.attend_scratch_bytes(group.heads, view));
-    partial_bytes = std::max(partial_bytes, max_partials(limits_.max_sequences, limits_.max_seq_len, group.spec.kv_heads) *
-                                                partial_floats(group.heads, view) * sizeof(float));
+    partial_bytes =
+        std::max(partial_bytes, max_partials(limits_.max_sequences, limits_.max_seq_len, group.spec.kv_heads) *
+                                    partial_floats(group.heads, view) * sizeof(float));
     const int blocks_per_sequence = (limits_.max_seq_len + view.tokens_per_block - 1) / view.tokens_per_block + 1;
-    group_inputs(ref).block_table.reserve(static_cast<size_t>(limits_.max_sequences) * std::min(blocks_per_sequence, 1024));
+    group_inputs(ref).block_table.reserve(static_cast<size_t>(limits_.max_sequences) *
+                                          std::min(blocks_per_sequence, 1024));
     group_inputs(ref).sequences.reserve(limits_.max_sequences);
   }
   scratch_bytes_ = (scratch_bytes_ + 63) / 64 * 64;
   partials_ = reserve_or_die(partial_bytes);
   scratch_ = reserve_or_die(scratch_bytes_ * team_.size());
-  walk_ = [this](int member) { walk({member, team_.size()}); };
+  walk_ = [this](int thread) { walk({thread, team_.size()}); };
   bind();
 }
 
 void* CpuExecutor::address(const Value& v) const {
   const Storage& storage = plan_.storages[v.storage];
-  return arena_.data() + layout_.offset[v.storage] + static_cast<size_t>(v.first_col) * operand_size_bytes(storage.operand);
+  return arena_.data() + layout_.offset[v.storage] +
+         static_cast<size_t>(v.first_col) * operand_size_bytes(storage.operand);
 }
 
 // A group's keys and values in the type that they are kept in.
@@ -96,10 +103,18 @@ CacheSpec CpuExecutor::stored_spec(CacheRef ref) const {
 
 CacheView CpuExecutor::cache_view(CacheRef ref) const {
   const CacheSpec stored = stored_spec(ref);
-  CacheView view{nullptr, 0, cache_.tokens_per_block, stored.dtype, stored.kv_heads, stored.k_dim, stored.v_dim, stored.kind == CacheSpec::Kind::latent};
+  CacheView view{nullptr,
+                 0,
+                 cache_.tokens_per_block,
+                 stored.dtype,
+                 stored.kv_heads,
+                 stored.k_dim,
+                 stored.v_dim,
+                 stored.kind == CacheSpec::Kind::latent};
   if (ref.cross) {
     view.tokens_per_block = kCrossBlock;
-    view.base = cache_.cross_base + ref.index * cache_layer_bytes(stored, kCrossBlock), view.block_stride_bytes = cache_.cross_stride_bytes;
+    view.base = cache_.cross_base + ref.index * cache_layer_bytes(stored, kCrossBlock),
+    view.block_stride_bytes = cache_.cross_stride_bytes;
   } else if (ref.local) {
     view.tokens_per_block = kLocalBlock;
     view.base = local_cache_[ref.group].data(), view.block_stride_bytes = cache_layer_bytes(stored, kLocalBlock);
@@ -114,7 +129,8 @@ CacheView CpuExecutor::cache_view(CacheRef ref) const {
 void CpuExecutor::allocate_local_groups() {
   inputs_.local_groups.resize(plan_.local_groups.size());
   for (int g = 0; g < static_cast<int>(plan_.local_groups.size()); ++g) {
-    const size_t blocks = static_cast<size_t>(std::max(limits_.max_tokens, limits_.max_mixed) / kLocalBlock) + limits_.max_sequences + 1;
+    const size_t blocks =
+        static_cast<size_t>(std::max(limits_.max_tokens, limits_.max_mixed) / kLocalBlock) + limits_.max_sequences + 1;
     local_cache_.push_back(reserve_or_die(blocks * cache_layer_bytes(stored_spec({g, 0, true}), kLocalBlock)));
   }
 }
@@ -169,25 +185,32 @@ CpuExecutor::BoundOp CpuExecutor::bind_op(const Op& op) const {
           },
           [&](const LinearOp& o) {
             LinearArgs a;
-            a.x = address(op.in[0]), a.ld_x = ld(op.in[0]), a.w = weights_.matrices[o.matrix], a.bias = weights_.biases[o.matrix];
+            a.x = address(op.in[0]), a.ld_x = ld(op.in[0]), a.w = weights_.matrices[o.matrix],
+            a.bias = weights_.biases[o.matrix];
             if (o.add) a.residual = in(1), a.ld_residual = ld(op.in[1]);
             if (o.gate) a.gate = {address(*op.out), ld(*op.out), *o.gate, out_operand()};
             else a.y = out(), a.ld_y = ld(*op.out);
             bound.args = a;
           },
           [&](const NormOp& o) {
-            bound.args = NormArgs{in(0), ld(op.in[0]), op.in[0].cols, vector(o.weight), vector(o.bias), o.one_plus, o.eps, out_operand(),
-                                  address(*op.out), ld(*op.out)};
+            bound.args = NormArgs{in(0),      ld(op.in[0]), op.in[0].cols, vector(o.weight), vector(o.bias),
+                                  o.one_plus, o.eps,        out_operand(), address(*op.out), ld(*op.out)};
             bound.layer_norm = o.layer;
           },
           [&](const RopeAnglesOp& o) {
-            bound.args = RopeAnglesArgs{inputs_.positions.data(), limits_.max_tokens, o.axis_of.empty() ? nullptr : o.axis_of.data(),
-                                        vector(o.inv_freq), op.out->cols / 2, o.factor, out()};
+            bound.args = RopeAnglesArgs{inputs_.positions.data(),
+                                        limits_.max_tokens,
+                                        o.axis_of.empty() ? nullptr : o.axis_of.data(),
+                                        vector(o.inv_freq),
+                                        op.out->cols / 2,
+                                        o.factor,
+                                        out()};
           },
           [&](const HeadsOp& o) {
             HeadsArgs a;
             a.x = in(0), a.ld_x = ld(op.in[0]), a.stride = o.in_stride;
-            a.out = out(), a.ld_out = ld(*op.out), a.out_stride = o.out_stride, a.heads = o.heads, a.dim = o.dim, a.norm = o.norm, a.norm_after = o.norm_after;
+            a.out = out(), a.ld_out = ld(*op.out), a.out_stride = o.out_stride, a.heads = o.heads, a.dim = o.dim,
+            a.norm = o.norm, a.norm_after = o.norm_after;
             a.norm_weight = vector(o.norm_weight), a.eps = o.eps, a.half = o.half, a.interleaved = o.interleaved;
             if (o.half > 0) a.angles = in(1);
             a.positions = inputs_.positions.data(), a.floor_scale = o.floor_scale, a.attn_scale = o.attn_scale;
@@ -196,37 +219,58 @@ CpuExecutor::BoundOp CpuExecutor::bind_op(const Op& op) const {
           [&](const AppendOp& o) {
             const GroupInputs& group = group_inputs(o.cache);
             const bool latent = op.in.size() == 1;
-            bound.args = AppendArgs{in(0), latent ? nullptr : in(1), ld(op.in[0]), latent ? 0 : ld(op.in[1]), cache_view(o.cache),
-                                    group.block_table.data(), group.sequences.data(), static_cast<int>(group.sequences.size())};
+            bound.args = AppendArgs{in(0),
+                                    latent ? nullptr : in(1),
+                                    ld(op.in[0]),
+                                    latent ? 0 : ld(op.in[1]),
+                                    cache_view(o.cache),
+                                    group.block_table.data(),
+                                    group.sequences.data(),
+                                    static_cast<int>(group.sequences.size())};
           },
           [&](const AttendOp& o) { bound.args = attend_args(op, o); },
           [&](const ActivateOp& o) {
-            bound.args = ActivateArgs{in(0), ld(op.in[0]) / o.slots, o.cols, o.act, o.gated, out_operand(), address(*op.out), ld(*op.out) / o.slots};
+            bound.args = ActivateArgs{in(0),   ld(op.in[0]) / o.slots, o.cols,           o.act,
+                                      o.gated, out_operand(),          address(*op.out), ld(*op.out) / o.slots};
             bound.slots = o.slots;
           },
-          [&](const AddOp&) { bound.args = AddArgs{in(0), in(1), ld(op.in[0]), ld(op.in[1]), op.out->cols, out(), ld(*op.out)}; },
+          [&](const AddOp&) {
+            bound.args = AddArgs{in(0), in(1), ld(op.in[0]), ld(op.in[1]), op.out->cols, out(), ld(*op.out)};
+          },
           [&](const SelectOp&) {
-            bound.args = SelectRowsArgs{in(0), ld(op.in[0]), inputs_.output_rows.data(), op.out->cols, out(), ld(*op.out)};
+            bound.args =
+                SelectRowsArgs{in(0), ld(op.in[0]), inputs_.output_rows.data(), op.out->cols, out(), ld(*op.out)};
           },
           [&](const ToOperandOp&) {
-            bound.args = ToOperandArgs{in(0), ld(op.in[0]), op.in[0].cols, out_operand(), address(*op.out), ld(*op.out)};
+            bound.args =
+                ToOperandArgs{in(0), ld(op.in[0]), op.in[0].cols, out_operand(), address(*op.out), ld(*op.out)};
           },
           [&](const InputOp&) {
-            bound.args = ToOperandArgs{inputs_.pixels, op.out->cols, op.out->cols, out_operand(), address(*op.out), ld(*op.out)};
+            bound.args =
+                ToOperandArgs{inputs_.pixels, op.out->cols, op.out->cols, out_operand(), address(*op.out), ld(*op.out)};
           },
           [&](const MixRowsOp& o) {
             const MixTable& table = inputs_.mixes[o.table];
-            bound.args = MixRowsArgs{in(0), ld(op.in[0]), table.offsets.data(), table.entries.data(), op.in[0].cols, o.parts, out(), ld(*op.out)};
+            bound.args = MixRowsArgs{in(0),   ld(op.in[0]), table.offsets.data(), table.entries.data(), op.in[0].cols,
+                                     o.parts, out(),        ld(*op.out)};
           },
           [&](const GateOp& o) {
             const uint8_t* flags = o.bit != 0 ? inputs_.row_flags.data() : nullptr;
-            bound.args = GateArgs{in(0), ld(op.in[0]), op.out->cols, vector(o.gate), o.complement, flags, o.bit, out(), ld(*op.out)};
+            bound.args = GateArgs{in(0), ld(op.in[0]), op.out->cols, vector(o.gate), o.complement,
+                                  flags, o.bit,        out(),        ld(*op.out)};
           },
-          [&](const PlaceOp& o) { bound.args = PlaceArgs{in(0), ld(op.in[0]), op.in[0].cols, o.step, out(), ld(*op.out)}; },
-          [&](const MergeFeaturesOp&) { bound.args = MergeRowsArgs{inputs_.features.data(), op.out->cols, out(), ld(*op.out)}; },
-          [&](const RouteOp& o) { bound.args = RouteArgs{in(0), ld(op.in[0]), o.rule, vector(o.bias), out(), ld(*op.out)}; },
+          [&](const PlaceOp& o) {
+            bound.args = PlaceArgs{in(0), ld(op.in[0]), op.in[0].cols, o.step, out(), ld(*op.out)};
+          },
+          [&](const MergeFeaturesOp&) {
+            bound.args = MergeRowsArgs{inputs_.features.data(), op.out->cols, out(), ld(*op.out)};
+          },
+          [&](const RouteOp& o) {
+            bound.args = RouteArgs{in(0), ld(op.in[0]), o.rule, vector(o.bias), out(), ld(*op.out)};
+          },
           [&](const GroupRowsOp& o) {
-            bound.args = GroupRowsArgs{in(0), ld(op.in[0]), o.experts, o.slots, static_cast<int32_t*>(address(*op.out))};
+            bound.args =
+                GroupRowsArgs{in(0), ld(op.in[0]), o.experts, o.slots, static_cast<int32_t*>(address(*op.out))};
           },
           [&](const ExpertsOp& o) {
             ExpertsArgs a{{}, &o.matrices, static_cast<const int32_t*>(address(op.in[1]))};
@@ -236,17 +280,27 @@ CpuExecutor::BoundOp CpuExecutor::bind_op(const Op& op) const {
             bound.args = a;
           },
           [&](const ScaleRowsOp& o) {
-            bound.args = ScaleRowsArgs{in(0), ld(op.in[0]), in(1), ld(op.in[1]), op.in[0].cols, o.slots, slot_stride(op.in[0].cols), out_operand(),
-                                       address(*op.out), ld(*op.out)};
+            bound.args = ScaleRowsArgs{in(0),
+                                       ld(op.in[0]),
+                                       in(1),
+                                       ld(op.in[1]),
+                                       op.in[0].cols,
+                                       o.slots,
+                                       slot_stride(op.in[0].cols),
+                                       out_operand(),
+                                       address(*op.out),
+                                       ld(*op.out)};
           },
           [&](const CombineOp& o) {
-            bound.args = CombineArgs{in(0), ld(op.in[0]), in(1), ld(op.in[1]), op.out->cols, o.slots, slot_stride(op.out->cols), o.weighted, out(),
-                                     ld(*op.out)};
+            bound.args = CombineArgs{
+                in(0),      ld(op.in[0]), in(1),      ld(op.in[1]), op.out->cols, o.slots, slot_stride(op.out->cols),
+                o.weighted, out(),        ld(*op.out)};
           },
           [&](const PerHeadOp& o) {
             const auto element = static_cast<int64_t>(operand_size_bytes(plan_.storages[op.in[0].storage].operand));
             PerHeadArgs a{{}, &o.matrices, o.in_stride * element, o.out_stride};
-            a.linear.x = address(op.in[0]), a.linear.ld_x = ld(op.in[0]), a.linear.y = out(), a.linear.ld_y = ld(*op.out);
+            a.linear.x = address(op.in[0]), a.linear.ld_x = ld(op.in[0]), a.linear.y = out(),
+            a.linear.ld_y = ld(*op.out);
             bound.args = a;
           }},
       op.kind);
@@ -258,10 +312,11 @@ void CpuExecutor::bind() {
   for (size_t i = 0; i < plan_.ops.size(); ++i) {
     BoundOp op = bind_op(plan_.ops[i]);
     op.barrier = barriers_[i];
-    op.pictures_only = plan_.ops[i].pictures_only;
+    op.images_only = plan_.ops[i].images_only;
     bound_.push_back(op);
     // Key splits of long contexts that were spread over threads are joined by a second pass.
-    if (const auto* args = std::get_if<AttendArgs>(&op.args)) bound_.push_back({AttendCombine{*args}, Rows::tokens, 1, false, op.pictures_only, true, -1, args->plan});
+    if (const auto* args = std::get_if<AttendArgs>(&op.args))
+      bound_.push_back({AttendCombine{*args}, Rows::tokens, 1, false, op.images_only, true, -1, args->plan});
   }
   int next = -1;
   for (size_t i = bound_.size(); i-- > 0; bound_[i].next_product = next)
@@ -277,45 +332,50 @@ ThreadTeam::Ahead CpuExecutor::first_weights(int product, Part part) const {
   return {begin, begin + std::min(bytes, kAheadBytes)};
 }
 
-// Members take pieces of a product of many rows as they get done: a core that others use too may be several times slower than the rest
-// for a while. With few rows a piece would be over before its stream from memory is under way, and over several nodes of memory each
-// member reads what lies near it.
+// Threads take pieces of a product of many rows as they get done: a core that others use too may be several times
+// slower than the rest for a while. With few rows a piece would be over before its stream from memory is under way, and
+// over several NUMA nodes each thread reads what lies near it.
 void CpuExecutor::run_linear(const LinearArgs& args, int rows, Part part, std::atomic<int>& next_task) const {
-  constexpr int kRows = 32, kMostPerMember = 8;
+  constexpr int kRows = 32, kMostPerThread = 8;
   constexpr int64_t kLeast = 1 << 16;  // outputs of a piece
-  const int64_t per_member = int64_t{args.w.out} * rows / (part.count * kLeast);
-  if (rows <= kRows || part.count == 1 || team_.spans_nodes() || per_member < 2) return table_.linear(args, rows, part);
-  const int tasks = part.count * (per_member >= kMostPerMember ? kMostPerMember : per_member >= 4 ? 4 : 2);
-  for (int task = next_task.fetch_add(1, std::memory_order_relaxed); task < tasks; task = next_task.fetch_add(1, std::memory_order_relaxed))
+  const int64_t per_thread = int64_t{args.w.out} * rows / (part.count * kLeast);
+  if (rows <= kRows || part.count == 1 || team_.spans_nodes() || per_thread < 2) return table_.linear(args, rows, part);
+  const int tasks = part.count * (per_thread >= kMostPerThread ? kMostPerThread : per_thread >= 4 ? 4 : 2);
+  for (int task = next_task.fetch_add(1, std::memory_order_relaxed); task < tasks;
+       task = next_task.fetch_add(1, std::memory_order_relaxed))
     table_.linear(args, rows, {task, tasks});
 }
 
 void CpuExecutor::run_op(size_t index, Part part) {
   const BoundOp& op = bound_[index];
-  const int rows = (op.rows == Rows::tokens ? inputs_.tokens : op.rows == Rows::mixed ? inputs_.mixed : inputs_.outputs) * op.slots;
-  std::visit(Overloaded{[&](const EmbedArgs& a) { table_.embed(a, rows, part); },
-                        [&](const LinearArgs& a) { run_linear(a, rows, part, tasks_[index].next); },
-                        [&](const NormArgs& a) { (op.layer_norm ? table_.layer_norm : table_.rms_norm)(a, rows, part); },
-                        [&](const RopeAnglesArgs& a) { table_.rope_angles(a, rows, part); },
-                        [&](const HeadsArgs& a) { table_.heads(a, rows, part); },
-                        [&](const AppendArgs& a) { table_.append(a, rows, part); },
-                        [&](const AttendArgs& a) { table_.attend(a, rows, part); },
-                        [&](const AttendCombine& a) { table_.attend_combine(a.args, rows, part); },
-                        [&](const ActivateArgs& a) { table_.activate(a, rows, part); },
-                        [&](const AddArgs& a) { table_.add(a, rows, part); },
-                        [&](const SelectRowsArgs& a) { table_.select_rows(a, rows, part); },
-                        [&](const ToOperandArgs& a) { table_.to_operand(a, rows, part); },
-                        [&](const MixRowsArgs& a) { table_.mix_rows(a, rows, part); },
-                        [&](const GateArgs& a) { table_.gate(a, rows, part); },
-                        [&](const PlaceArgs& a) { table_.place(a, rows, part); },
-                        [&](const MergeRowsArgs& a) { table_.merge_rows(a, rows, part); },
-                        [&](const RouteArgs& a) { table_.route(a, rows, part); },
-                        [&](const GroupRowsArgs& a) { table_.group_rows(a, rows, part); },
-                        [&](const ExpertsArgs& a) { run_experts(a, part); },
-                        [&](const ScaleRowsArgs& a) { table_.scale_rows(a, rows, part); },
-                        [&](const CombineArgs& a) { table_.combine(a, rows, part); },
-                        [&](const PerHeadArgs& a) { run_per_head(a, rows, part); }},
-             op.args);
+  const int rows = (op.rows == Rows::tokens  ? inputs_.tokens
+                    : op.rows == Rows::mixed ? inputs_.mixed
+                                             : inputs_.outputs) *
+                   op.slots;
+  std::visit(
+      Overloaded{[&](const EmbedArgs& a) { table_.embed(a, rows, part); },
+                 [&](const LinearArgs& a) { run_linear(a, rows, part, tasks_[index].next); },
+                 [&](const NormArgs& a) { (op.layer_norm ? table_.layer_norm : table_.rms_norm)(a, rows, part); },
+                 [&](const RopeAnglesArgs& a) { table_.rope_angles(a, rows, part); },
+                 [&](const HeadsArgs& a) { table_.heads(a, rows, part); },
+                 [&](const AppendArgs& a) { table_.append(a, rows, part); },
+                 [&](const AttendArgs& a) { table_.attend(a, rows, part); },
+                 [&](const AttendCombine& a) { table_.attend_combine(a.args, rows, part); },
+                 [&](const ActivateArgs& a) { table_.activate(a, rows, part); },
+                 [&](const AddArgs& a) { table_.add(a, rows, part); },
+                 [&](const SelectRowsArgs& a) { table_.select_rows(a, rows, part); },
+                 [&](const ToOperandArgs& a) { table_.to_operand(a, rows, part); },
+                 [&](const MixRowsArgs& a) { table_.mix_rows(a, rows, part); },
+                 [&](const GateArgs& a) { table_.gate(a, rows, part); },
+                 [&](const PlaceArgs& a) { table_.place(a, rows, part); },
+                 [&](const MergeRowsArgs& a) { table_.merge_rows(a, rows, part); },
+                 [&](const RouteArgs& a) { table_.route(a, rows, part); },
+                 [&](const GroupRowsArgs& a) { table_.group_rows(a, rows, part); },
+                 [&](const ExpertsArgs& a) { run_experts(a, part); },
+                 [&](const ScaleRowsArgs& a) { table_.scale_rows(a, rows, part); },
+                 [&](const CombineArgs& a) { table_.combine(a, rows, part); },
+                 [&](const PerHeadArgs& a) { run_per_head(a, rows, part); }},
+      op.args);
 }
 
 // Only experts with rows are read.
@@ -335,7 +395,8 @@ void CpuExecutor::run_per_head(const PerHeadArgs& args, int rows, Part part) con
   const auto heads = static_cast<int64_t>(args.matrices->size());
   // Whole heads for each thread while there are enough of them, else all threads on each head.
   const bool whole = heads >= part.count;
-  const int64_t first = whole ? heads * part.index / part.count : 0, last = whole ? heads * (part.index + 1) / part.count : heads;
+  const int64_t first = whole ? heads * part.index / part.count : 0,
+                last = whole ? heads * (part.index + 1) / part.count : heads;
   for (int64_t h = first; h < last; ++h) {
     LinearArgs linear = args.linear;
     linear.x = static_cast<const std::byte*>(args.linear.x) + h * args.in_stride_bytes;
@@ -368,7 +429,7 @@ void CpuExecutor::walk(Part part) {
       if (ahead_helps && op.next_product != product) product = op.next_product, ahead = first_weights(product, part);
       team_.barrier(ahead);
     }
-    if (op.pictures_only && !inputs_.has_pictures) continue;
+    if (op.images_only && !inputs_.has_images) continue;
     if (times) times->waited(i);
     run_op(i, part);
     if (times) times->ran(i);
@@ -389,12 +450,13 @@ void CpuExecutor::plan_group(CacheRef ref) {
     for (SequenceView& sequence : in.sequences) {
       sequence.first_position = sequence.first_block = 0;
       sequence.table_offset = static_cast<int64_t>(in.block_table.size());
-      for (int row = 0; row < sequence.rows; row += kLocalBlock) in.block_table.push_back(static_cast<int32_t>(in.block_table.size()));
+      for (int row = 0; row < sequence.rows; row += kLocalBlock)
+        in.block_table.push_back(static_cast<int32_t>(in.block_table.size()));
     }
   }
   const bool window = group.spec.kind == CacheSpec::Kind::window, chunk = group.spec.kind == CacheSpec::Kind::chunk;
-  plan_attention(in.sequences, cache_view(ref), group.heads, group.mask, window ? group.spec.span : 0, chunk ? group.spec.span : 0, team_.size(),
-                 in.attend);
+  plan_attention(in.sequences, cache_view(ref), group.heads, group.mask, window ? group.spec.span : 0,
+                 chunk ? group.spec.span : 0, team_.size(), in.attend);
 }
 
 void CpuExecutor::plan_groups() {
@@ -418,7 +480,8 @@ void CpuExecutor::plan_groups() {
 }
 
 void CpuExecutor::run(const std::function<void(Part)>& tail, bool replay) {
-  WEFT_CHECK(inputs_.tokens <= limits_.max_tokens && inputs_.outputs <= limits_.max_outputs) << "the step is larger than the executor";
+  WEFT_CHECK(inputs_.tokens <= limits_.max_tokens && inputs_.outputs <= limits_.max_outputs)
+      << "the step is larger than the executor";
   if (!replay) bind();
   plan_groups();
   tail_ = &tail;
@@ -428,7 +491,8 @@ void CpuExecutor::run(const std::function<void(Part)>& tail, bool replay) {
 }
 
 void CpuExecutor::begin_pieces() {
-  WEFT_CHECK(inputs_.tokens <= limits_.max_tokens && inputs_.outputs <= limits_.max_outputs) << "the step is larger than the executor";
+  WEFT_CHECK(inputs_.tokens <= limits_.max_tokens && inputs_.outputs <= limits_.max_outputs)
+      << "the step is larger than the executor";
   bind();
   plan_groups();
   last_ = 0;
@@ -443,7 +507,7 @@ bool CpuExecutor::run_piece(int ops) {
   return last_ < bound_.size();
 }
 
-// No member runs yet.
+// No thread runs yet.
 void CpuExecutor::reset_tasks() {
   if (tasks_.size() != bound_.size()) tasks_ = std::vector<TaskCounter>(bound_.size());
   for (size_t i = first_; i < last_; ++i) tasks_[i].next.store(0, std::memory_order_relaxed);

@@ -1,5 +1,5 @@
-// Weights kept in the bits of the checkpoint, and quantised while loading: what is packed against what read_rows() gives, for whole,
-// sliced and stacked tensors; and which matrices get which format.
+// Weights kept in the bits of the checkpoint, and quantised while loading: what is packed against what read_rows()
+// gives, for whole, sliced and stacked tensors; and which matrices get which format.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -18,21 +18,23 @@
 namespace weft {
 namespace {
 
-using kernels::Operand;
 using kernels::OffsetKind;
+using kernels::Operand;
 using kernels::ScaleKind;
 using kernels::WeightForm;
 
 std::span<const std::byte> bytes_of(const auto& values) { return std::as_bytes(std::span(values)); }
 
-// A folder with tensors "a" [200, 300], "b" [72, 300] in fp8 with scales of 128 x 128 blocks, "c" [30, 300] with a scale per row,
-// "d" [10, 300] in bfloat16.
+// A folder with tensors "a" [200, 300], "b" [72, 300] in fp8 with scales of 128 x 128 blocks, "c" [30, 300] with a
+// scale per row, "d" [10, 300] in bfloat16.
 class Fp8Folder {
  public:
   explicit Fp8Folder(float largest_scale = 0.02f) : random_(3) {
     path_ = (std::filesystem::temp_directory_path() / "weft_formats_XXXXXX").string();
     EXPECT_NE(::mkdtemp(path_.data()), nullptr);
-    EXPECT_TRUE(write_file(path_ + "/config.json", R"({"architectures": ["X"], "quantization_config": {"quant_method": "fp8", "fmt": "e4m3"}})").ok());
+    EXPECT_TRUE(write_file(path_ + "/config.json",
+                           R"({"architectures": ["X"], "quantization_config": {"quant_method": "fp8", "fmt": "e4m3"}})")
+                    .ok());
     auto writer = SafetensorsWriter::create(path_ + "/model.safetensors");
     EXPECT_TRUE(writer.ok());
     add_fp8(*writer, "a", 200, {200, 1}, largest_scale);
@@ -48,8 +50,11 @@ class Fp8Folder {
   // With blocks of 128 x 128 instead of a scale per row.
   static std::unique_ptr<Fp8Folder> with_blocks() {
     auto folder = std::make_unique<Fp8Folder>();
-    EXPECT_TRUE(write_file(folder->path_ + "/config.json",
-                           R"({"architectures": ["X"], "quantization_config": {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [128, 128]}})").ok());
+    EXPECT_TRUE(
+        write_file(
+            folder->path_ + "/config.json",
+            R"({"architectures": ["X"], "quantization_config": {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [128, 128]}})")
+            .ok());
     auto writer = SafetensorsWriter::create(folder->path_ + "/model.safetensors");
     folder->add_fp8(*writer, "a", 200, {2, 3}, 0.02f);
     folder->add_fp8(*writer, "b", 72, {1, 3}, 0.02f);
@@ -58,7 +63,8 @@ class Fp8Folder {
   }
 
  private:
-  void add_fp8(SafetensorsWriter& writer, const std::string& name, int64_t rows, const std::vector<int64_t>& grid, float largest) {
+  void add_fp8(SafetensorsWriter& writer, const std::string& name, int64_t rows, const std::vector<int64_t>& grid,
+               float largest) {
     std::vector<uint8_t> codes(static_cast<size_t>(rows * 300));
     for (uint8_t& code : codes) {
       code = static_cast<uint8_t>(random_());
@@ -75,7 +81,9 @@ class Fp8Folder {
   std::string path_;
 };
 
-TensorRows rows_of(const std::string& name, int64_t first, int64_t rows, int64_t of) { return {name + ".weight", first, rows, {of, 300}}; }
+TensorRows rows_of(const std::string& name, int64_t first, int64_t rows, int64_t of) {
+  return {name + ".weight", first, rows, {of, 300}};
+}
 
 // A plan of products x W^T over one input of k columns.
 Plan plan_of(const std::vector<Matrix>& matrices, int k) {
@@ -93,7 +101,8 @@ int gated_column(const Matrix& m, int row) {
   return own / 16 * 32 + own % 16 + (row >= half ? 16 : 0);
 }
 
-// Every value of every packed matrix is what read_rows() gives for its place, within `tolerance` times the row's largest.
+// Every value of every packed matrix is what read_rows() gives for its place, within `tolerance` times the row's
+// largest.
 void check_values(const Plan& plan, const Checkpoint& checkpoint, const Weights& weights, float tolerance) {
   for (size_t i = 0; i < plan.matrices.size(); ++i) {
     const Matrix& m = plan.matrices[i];
@@ -105,7 +114,8 @@ void check_values(const Plan& plan, const Checkpoint& checkpoint, const Weights&
         float largest = 0;
         for (const float value : row) largest = std::max(largest, std::fabs(value));
         for (int k = 0; k < m.k; ++k)
-          ASSERT_NEAR(kernels::ref_weight(weights.matrices[i], m.gated ? gated_column(m, column) : column, k), row[static_cast<size_t>(k)], tolerance * largest)
+          ASSERT_NEAR(kernels::ref_weight(weights.matrices[i], m.gated ? gated_column(m, column) : column, k),
+                      row[static_cast<size_t>(k)], tolerance * largest)
               << source.tensor << " row " << source.first_row + r << " k " << k;
       }
     }
@@ -117,7 +127,8 @@ struct Loaded {
   std::shared_ptr<const Checkpoint> checkpoint;
   Result<Weights> weights;
 };
-Loaded load(const std::string& path, std::vector<Matrix> matrices, const kernels::CpuTable& table, FormatOptions options, bool pack = false) {
+Loaded load(const std::string& path, std::vector<Matrix> matrices, const kernels::CpuTable& table,
+            FormatOptions options, bool pack = false) {
   auto checkpoint = Checkpoint::open(path);
   EXPECT_TRUE(checkpoint.ok()) << checkpoint.error().to_string();
   Plan plan = plan_of(matrices, matrices[0].k);
@@ -152,7 +163,8 @@ TEST(Formats, Fp8IsKeptWithTheScalesOfTheWholeTensor) {
 
 TEST(Formats, DequantizeWidens) {
   const auto folder = Fp8Folder::with_blocks();
-  const Loaded wide = load(folder->path(), fp8_matrices(), kernels::ref_table(), {.form = WeightForm::f32, .dequantize = true});
+  const Loaded wide =
+      load(folder->path(), fp8_matrices(), kernels::ref_table(), {.form = WeightForm::f32, .dequantize = true});
   ASSERT_TRUE(wide.weights.ok());
   for (const Matrix& m : wide.plan.matrices) EXPECT_EQ(m.format->form, WeightForm::f32);
   check_values(wide.plan, *wide.checkpoint, *wide.weights, 0.0f);
@@ -160,9 +172,13 @@ TEST(Formats, DequantizeWidens) {
 
 TEST(Formats, GatedMatricesTakeTheirHalvesInTurn) {
   const Fp8Folder folder;
-  const std::vector<Matrix> gated = {{.sources = {rows_of("a", 0, 96, 200), rows_of("b", 0, 64, 72), rows_of("a", 100, 32, 200)}, .k = 300, .gated = true}};
+  const std::vector<Matrix> gated = {
+      {.sources = {rows_of("a", 0, 96, 200), rows_of("b", 0, 64, 72), rows_of("a", 100, 32, 200)},
+       .k = 300,
+       .gated = true}};
   for (const kernels::CpuTable* table : kernels::available_tables()) {
-    for (const FormatOptions& options : {FormatOptions{.form = WeightForm::bf16}, FormatOptions{.form = WeightForm::f32, .dequantize = true}}) {
+    for (const FormatOptions& options :
+         {FormatOptions{.form = WeightForm::bf16}, FormatOptions{.form = WeightForm::f32, .dequantize = true}}) {
       const Loaded kept = load(folder.path(), gated, *table, options);
       ASSERT_TRUE(kept.weights.ok()) << kept.weights.error().to_string();
       EXPECT_TRUE(kept.plan.matrices[0].gated);
@@ -175,14 +191,17 @@ TEST(Formats, LargeScalesAreRefusedByName) {
   const Fp8Folder folder(300.0f);
   const Loaded kept = load(folder.path(), fp8_matrices(), kernels::ref_table(), {.form = WeightForm::f32});
   ASSERT_FALSE(kept.weights.ok());
-  EXPECT_NE(kept.weights.error().to_string().find("_scale_inv holds"), std::string::npos) << kept.weights.error().to_string();
+  EXPECT_NE(kept.weights.error().to_string().find("_scale_inv holds"), std::string::npos)
+      << kept.weights.error().to_string();
   EXPECT_NE(kept.weights.error().to_string().find("--dequantize"), std::string::npos);
-  EXPECT_TRUE(load(folder.path(), fp8_matrices(), kernels::ref_table(), {.form = WeightForm::f32, .dequantize = true}).weights.ok());
+  EXPECT_TRUE(load(folder.path(), fp8_matrices(), kernels::ref_table(), {.form = WeightForm::f32, .dequantize = true})
+                  .weights.ok());
 }
 
 TEST(Formats, MixedStacksBecomeProductsSideBySide) {
   const Fp8Folder folder;
-  const std::vector<Matrix> mixed = {{.sources = {rows_of("d", 0, 10, 10), rows_of("a", 0, 200, 200), rows_of("c", 0, 30, 30)}, .k = 300}};
+  const std::vector<Matrix> mixed = {
+      {.sources = {rows_of("d", 0, 10, 10), rows_of("a", 0, 200, 200), rows_of("c", 0, 30, 30)}, .k = 300}};
   const Loaded kept = load(folder.path(), mixed, kernels::ref_table(), {.form = WeightForm::f32});
   ASSERT_TRUE(kept.weights.ok()) << kept.weights.error().to_string();
   ASSERT_EQ(kept.plan.matrices.size(), 2u);
@@ -218,7 +237,8 @@ TEST(Formats, Bfloat16GoesIntoTwelveBitsWhereItFits) {
   for (const kernels::CpuTable* table : kernels::available_tables()) {
     const Loaded loaded = load(path, matrices, *table, {.form = WeightForm::bf16}, true);
     ASSERT_TRUE(loaded.weights.ok()) << loaded.weights.error().to_string();
-    EXPECT_EQ(loaded.weights->matrices[0].form, table->pack_panel_bf12 ? WeightForm::bf12 : WeightForm::bf16) << table->isa;
+    EXPECT_EQ(loaded.weights->matrices[0].form, table->pack_panel_bf12 ? WeightForm::bf12 : WeightForm::bf16)
+        << table->isa;
     EXPECT_EQ(loaded.weights->matrices[1].form, WeightForm::bf16) << table->isa;
     check_values(loaded.plan, *loaded.checkpoint, *loaded.weights, 0.0f);
   }
@@ -250,7 +270,9 @@ TEST(Formats, GgufBlocksAreKept) {
     for (const auto& [tensor_name, tensor] : (*checkpoint)->tensors()) {
       if (tensor.shape.size() != 2 || !is_blocked(tensor.type) || !tensor_name.ends_with(".weight")) continue;
       const int64_t rows = tensor.rows(), some = std::min<int64_t>(rows, 70);
-      const std::vector<Matrix> matrices = {{.sources = {{tensor_name, 0, some, tensor.shape}, {tensor_name, rows - 1, 1, tensor.shape}}, .k = static_cast<int>(tensor.cols())}};
+      const std::vector<Matrix> matrices = {
+          {.sources = {{tensor_name, 0, some, tensor.shape}, {tensor_name, rows - 1, 1, tensor.shape}},
+           .k = static_cast<int>(tensor.cols())}};
       const Loaded loaded = load(path, matrices, kernels::ref_table(), {.form = WeightForm::f32});
       ASSERT_TRUE(loaded.weights.ok()) << loaded.weights.error().to_string();
       check_values(loaded.plan, *loaded.checkpoint, *loaded.weights, 0.0f);
@@ -260,7 +282,8 @@ TEST(Formats, GgufBlocksAreKept) {
   }
 }
 
-// Random blocks with finite scales, against dequantize() (which checkpoint/gguf_test.cc holds to the reference package's values).
+// Random blocks with finite scales, against dequantize() (which checkpoint/gguf_test.cc holds to the reference
+// package's values).
 TEST(Formats, EveryKindOfBlockIsUnpacked) {
   struct Kind {
     StorageType type;
@@ -288,12 +311,19 @@ TEST(Formats, EveryKindOfBlockIsUnpacked) {
     const kernels::CpuTable& table = kernels::ref_table();
     std::vector<std::byte> panel(table.quantized_panel_bytes(format->form, format->groups, kK));
     table.pack_panel_quantized(format->form, format->groups, source.rows(), panel.data());
-    const kernels::PackedMatrix packed{.form = format->form, .out = 4, .k = kK, .panel = table.panel_cols(format->form),
-                                       .panel_bytes = panel.size(), .data = panel.data(), .groups = format->groups};
+    const kernels::PackedMatrix packed{.form = format->form,
+                                       .out = 4,
+                                       .k = kK,
+                                       .panel = table.panel_cols(format->form),
+                                       .panel_bytes = panel.size(),
+                                       .data = panel.data(),
+                                       .groups = format->groups};
     for (int column = 0; column < 4; ++column) {
       std::vector<float> want(kK);
       ASSERT_TRUE(read_rows(tensor, column < 3 ? column + 2 : 0, 1, want.data(), kK).ok());
-      for (int k = 0; k < kK; ++k) ASSERT_EQ(kernels::ref_weight(packed, column, k), want[static_cast<size_t>(k)]) << tensor.name << " " << column << " " << k;
+      for (int k = 0; k < kK; ++k)
+        ASSERT_EQ(kernels::ref_weight(packed, column, k), want[static_cast<size_t>(k)])
+            << tensor.name << " " << column << " " << k;
     }
   }
 }
@@ -303,7 +333,8 @@ TEST(Formats, TheHeadIsInt8AndATiedEmbeddingStaysAsItIs) {
   PlanBuilder b("test");
   const int head = b.matrix({.sources = {rows_of("d", 0, 10, 10)}, .k = 300});
   const Value x = b.embed_tied(head, 1.0f);
-  const Value y = b.linear(x, {.sources = {rows_of("a", 0, 200, 200), rows_of("b", 0, 72, 72), rows_of("c", 0, 28, 30)}, .k = 300});
+  const Value y =
+      b.linear(x, {.sources = {rows_of("a", 0, 200, 200), rows_of("b", 0, 72, 72), rows_of("c", 0, 28, 30)}, .k = 300});
   b.set_output(b.linear(y, head), HeadKind::lm);
   const auto checkpoint = Checkpoint::open(folder.path());
   ASSERT_TRUE(checkpoint.ok());

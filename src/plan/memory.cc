@@ -12,14 +12,16 @@ Result<Memory> Memory::reserve(size_t bytes, bool huge) {
   Memory memory;
   if (bytes == 0) return memory;
   void* data = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (data == MAP_FAILED) return fail(Code::resource_exhausted, "cannot reserve ", bytes, " bytes of memory: ", std::strerror(errno));
+  if (data == MAP_FAILED)
+    return fail(Code::resource_exhausted, "cannot reserve ", bytes, " bytes of memory: ", std::strerror(errno));
   if (huge) ::madvise(data, bytes, MADV_HUGEPAGE);
   memory.data_ = static_cast<std::byte*>(data);
   memory.bytes_ = bytes;
   return memory;
 }
 
-Memory::Memory(Memory&& other) noexcept : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
+Memory::Memory(Memory&& other) noexcept
+    : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
 
 Memory& Memory::operator=(Memory&& other) noexcept {
   std::swap(data_, other.data_);

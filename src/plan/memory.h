@@ -1,4 +1,5 @@
-// Large anonymous memory: zero until written, taken from the system page by page as it is touched, on huge pages where allowed.
+// Large anonymous memory: zero until written, taken from the system page by page as it is touched, on huge pages where
+// allowed.
 #pragma once
 
 #include <cstddef>

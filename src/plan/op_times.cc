@@ -17,7 +17,8 @@ std::vector<OpTime> OpTimes::read(bool decode) const {
   std::vector<OpTime> times;
   for (auto& [name, time] : by_name)
     if (time.runs > 0) times.push_back(std::move(time));
-  std::sort(times.begin(), times.end(), [](const OpTime& a, const OpTime& b) { return a.seconds + a.wait_seconds > b.seconds + b.wait_seconds; });
+  std::sort(times.begin(), times.end(),
+            [](const OpTime& a, const OpTime& b) { return a.seconds + a.wait_seconds > b.seconds + b.wait_seconds; });
   return times;
 }
 

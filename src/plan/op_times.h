@@ -16,11 +16,13 @@ struct OpTime {
   double seconds = 0, wait_seconds = 0;  // in the op, and at the barrier before it
 };
 
-// Steps in which every row gives an output (decode) and the others (prompts) apart. One thread measures; any may read meanwhile.
+// Steps in which every row gives an output (decode) and the others (prompts) apart. One thread measures; any may read
+// meanwhile.
 class OpTimes {
  public:
   // What each op of a step is called, in order.
-  explicit OpTimes(std::vector<std::string> names) : names_(std::move(names)), sums_{std::vector<Sum>(names_.size()), std::vector<Sum>(names_.size())} {}
+  explicit OpTimes(std::vector<std::string> names)
+      : names_(std::move(names)), sums_{std::vector<Sum>(names_.size()), std::vector<Sum>(names_.size())} {}
 
   // Before the first op of a step, then after the barrier before an op and after the op.
   void start(bool decode) { decode_ = decode, last_ = Clock::now(); }

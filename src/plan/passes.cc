@@ -57,7 +57,9 @@ Plan fuse_residual_adds(Plan plan) {
     for (int side : {1, 0}) {
       const Value product = op.in[side], other = op.in[1 - side];
       const int writer = writers[product.storage];
-      if (writer < 0 || readers[product.storage] != 1 || product.first_col != 0 || product.cols != plan.storages[product.storage].cols) continue;
+      if (writer < 0 || readers[product.storage] != 1 || product.first_col != 0 ||
+          product.cols != plan.storages[product.storage].cols)
+        continue;
       auto* linear = std::get_if<LinearOp>(&plan.ops[writer].kind);
       // The product moves to the place of the addition, where the other operand surely exists.
       if (!linear || linear->add) continue;
@@ -86,12 +88,15 @@ Plan fuse_gates(Plan plan) {
     if (!activate || !activate->gated || activate->slots != 1) continue;
     const Value both = op.in[0];
     const int writer = writers[both.storage];
-    if (writer < 0 || readers[both.storage] != 1 || both.first_col != 0 || both.cols != plan.storages[both.storage].cols) continue;
+    if (writer < 0 || readers[both.storage] != 1 || both.first_col != 0 ||
+        both.cols != plan.storages[both.storage].cols)
+      continue;
     auto* linear = std::get_if<LinearOp>(&plan.ops[writer].kind);
     if (!linear || linear->add || uses[linear->matrix] != 1 || *plan.ops[writer].out != both) continue;
     if (writers[plan.ops[writer].in[0].storage] < 0) continue;  // its input may be another one by then
     Matrix& matrix = plan.matrices[linear->matrix];
-    if (activate->cols % kernels::kGateColumns != 0 || matrix.out() != 2 * activate->cols || matrix.shards() != 1) continue;
+    if (activate->cols % kernels::kGateColumns != 0 || matrix.out() != 2 * activate->cols || matrix.shards() != 1)
+      continue;
     matrix.gated = true;
     linear->gate = activate->act;
     // The product moves to the place of the activation, where the output's storage is surely free.
@@ -124,12 +129,14 @@ Plan place_operands(Plan plan, const std::function<Operand(const Matrix&)>& oper
     if (writer < 0) return false;
     const OpKind& kind = plan.ops[writer].kind;
     const auto* linear = std::get_if<LinearOp>(&kind);
-    if (std::holds_alternative<AttendOp>(kind) || (linear && linear->gate)) return operand != static_cast<int>(Operand::int8);
-    return std::holds_alternative<NormOp>(kind) || std::holds_alternative<ActivateOp>(kind) || std::holds_alternative<ScaleRowsOp>(kind) ||
-           std::holds_alternative<InputOp>(kind);
+    if (std::holds_alternative<AttendOp>(kind) || (linear && linear->gate))
+      return operand != static_cast<int>(Operand::int8);
+    return std::holds_alternative<NormOp>(kind) || std::holds_alternative<ActivateOp>(kind) ||
+           std::holds_alternative<ScaleRowsOp>(kind) || std::holds_alternative<InputOp>(kind);
   };
   for (size_t s = 0; s < plan.storages.size(); ++s)
-    if (wanted[s] > 0 && writes_operands(writers[s], wanted[s])) plan.storages[s].operand = static_cast<Operand>(wanted[s]);
+    if (wanted[s] > 0 && writes_operands(writers[s], wanted[s]))
+      plan.storages[s].operand = static_cast<Operand>(wanted[s]);
 
   std::vector<Op> ops;
   std::map<std::pair<int, int>, std::pair<Value, Value>> converted;  // (storage, operand) -> source, its operand form
@@ -150,7 +157,8 @@ Plan place_operands(Plan plan, const std::function<Operand(const Matrix&)>& oper
       }
     }
     if (op.out)  // a write makes older conversions of that storage stale
-      for (auto it = converted.begin(); it != converted.end();) it = it->first.first == op.out->storage ? converted.erase(it) : std::next(it);
+      for (auto it = converted.begin(); it != converted.end();)
+        it = it->first.first == op.out->storage ? converted.erase(it) : std::next(it);
     ops.push_back(std::move(op));
   }
   plan.ops = std::move(ops);
@@ -175,7 +183,9 @@ Plan remove_dead_ops(Plan plan) {
 namespace {
 
 size_t storage_bytes(const Storage& storage, int64_t ld, const RowLimits& limits) {
-  const size_t rows = storage.rows == Rows::tokens ? limits.tokens : storage.rows == Rows::mixed ? limits.mixed : limits.outputs;
+  const size_t rows = storage.rows == Rows::tokens  ? limits.tokens
+                      : storage.rows == Rows::mixed ? limits.mixed
+                                                    : limits.outputs;
   return ((rows * ld + storage.extra) * kernels::operand_size_bytes(storage.operand) + 63) / 64 * 64;
 }
 
@@ -207,7 +217,8 @@ Arena lay_out(const Plan& plan, const RowLimits& limits) {
   for (int s : order) {
     std::vector<std::pair<size_t, size_t>> taken;
     for (int other : placed)
-      if (first[other] <= last[s] && first[s] <= last[other]) taken.emplace_back(arena.offset[other], arena.offset[other] + size[other]);
+      if (first[other] <= last[s] && first[s] <= last[other])
+        taken.emplace_back(arena.offset[other], arena.offset[other] + size[other]);
     std::sort(taken.begin(), taken.end());
     size_t at = 0;
     for (const auto& [begin, end] : taken) {
@@ -247,7 +258,8 @@ std::vector<bool> find_barriers(const Plan& plan, const Arena& arena, const RowL
     const std::vector<Access> mine = accesses(plan.ops[i]);
     for (const Access& a : open)
       for (const Access& b : mine)
-        if ((a.write || b.write) && (a.cache_group != -1 || b.cache_group != -1 ? a.cache_group == b.cache_group : overlap(a.value, b.value)))
+        if ((a.write || b.write) &&
+            (a.cache_group != -1 || b.cache_group != -1 ? a.cache_group == b.cache_group : overlap(a.value, b.value)))
           barrier[i] = true;
     if (barrier[i]) open.clear();
     open.insert(open.end(), mine.begin(), mine.end());

@@ -15,9 +15,9 @@ Plan fuse_residual_adds(Plan plan);
 // A matrix product whose only reader is a gated activation does that itself; its matrix's outputs are reordered for it.
 Plan fuse_gates(Plan plan);
 
-// Gives every matrix product its input in the form that the kernels read. Where all readers of a norm, activation, gated product or attention
-// want the same form, it writes that itself; elsewhere a to_operand op is put before the first reader. `operand_of` tells the
-// form for a matrix of the plan.
+// Gives every matrix product its input in the form that the kernels read. Where all readers of a norm, activation,
+// gated product or attention want the same form, it writes that itself; elsewhere a to_operand op is put before the
+// first reader. `operand_of` tells the form for a matrix of the plan.
 Plan place_operands(Plan plan, const std::function<kernels::Operand(const Matrix&)>& operand_of);
 
 // Removes ops whose result nobody reads.
@@ -37,8 +37,8 @@ struct RowLimits {
 // Lays the storages out so that values whose lives do not overlap share memory.
 Arena lay_out(const Plan& plan, const RowLimits& limits);
 
-// barrier[i]: all threads must have finished the ops before op i when it starts (some op since the last barrier writes what i
-// touches, or touches what i writes).
+// barrier[i]: all threads must have finished the ops before op i when it starts (some op since the last barrier writes
+// what i touches, or touches what i writes).
 std::vector<bool> find_barriers(const Plan& plan, const Arena& arena, const RowLimits& limits);
 
 }  // namespace weft

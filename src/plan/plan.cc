@@ -16,13 +16,15 @@ int Matrix::shards() const {
 }
 
 int64_t Matrix::bytes(kernels::WeightForm form) const {
-  return kernels::format_bytes(format.value_or(kernels::WeightFormat{keep_float32 ? kernels::WeightForm::f32 : form}), out(), k);
+  return kernels::format_bytes(format.value_or(kernels::WeightFormat{keep_float32 ? kernels::WeightForm::f32 : form}),
+                               out(), k);
 }
 
 const char* op_name(const Op& op) {
-  static const char* const names[] = {"embed", "linear", "norm", "rope_angles", "heads", "append", "attend", "activate", "add", "select",
-                                      "to_operand", "route", "group_rows", "experts", "scale_rows", "combine", "per_head", "input",
-                                      "mix_rows", "gate", "place", "merge_features"};
+  static const char* const names[] = {"embed",      "linear",   "norm",       "rope_angles",   "heads",      "append",
+                                      "attend",     "activate", "add",        "select",        "to_operand", "route",
+                                      "group_rows", "experts",  "scale_rows", "combine",       "per_head",   "input",
+                                      "mix_rows",   "gate",     "place",      "merge_features"};
   return names[op.kind.index()];
 }
 
@@ -51,7 +53,11 @@ namespace {
 
 std::string shape(const Value& v) {
   std::ostringstream text;
-  text << "%" << v.storage << "[" << (v.rows == Rows::tokens ? "tokens" : v.rows == Rows::outputs ? "outputs" : "mixed") << ", " << v.cols << "]";
+  text << "%" << v.storage << "["
+       << (v.rows == Rows::tokens    ? "tokens"
+           : v.rows == Rows::outputs ? "outputs"
+                                     : "mixed")
+       << ", " << v.cols << "]";
   if (v.first_col > 0) text << "@" << v.first_col;
   return text.str();
 }
@@ -79,7 +85,8 @@ std::string plan_to_text(const Plan& plan, kernels::WeightForm form) {
       text << "  W[" << m.out() << ", " << m.k << "]";
       if (m.shards() > 1) text << "/" << m.shards();
       if (linear->gate) text << " gated";
-      if (m.format && kernels::is_quantized(m.format->form)) text << " " << kernels::name(m.format->form) << "/" << m.format->groups.size;
+      if (m.format && kernels::is_quantized(m.format->form))
+        text << " " << kernels::name(m.format->form) << "/" << m.format->groups.size;
       text << " " << size << " bytes, " << 2 * m.out() * m.k << " FLOPs/row";
       bytes += size, flops += 2 * m.out() * m.k;
       for (const TensorRows& source : m.sources) text << " " << source.tensor;
@@ -87,13 +94,13 @@ std::string plan_to_text(const Plan& plan, kernels::WeightForm form) {
       const CacheSpec& spec = plan.group(attend->cache).spec;
       text << "  " << (attend->cache.local ? "local" : kind_name(spec.kind));
       if (spec.span > 0) text << " " << spec.span;
-      text << ", " << attend->heads << " heads on " << spec.kv_heads << " kv heads of " << spec.k_dim << ", group " << attend->cache.group
-           << " layer " << attend->cache.index;
+      text << ", " << attend->heads << " heads on " << spec.kv_heads << " kv heads of " << spec.k_dim << ", group "
+           << attend->cache.group << " layer " << attend->cache.index;
     } else if (const auto* experts = std::get_if<ExpertsOp>(&op.kind)) {
       const Matrix& m = plan.matrices[experts->matrices.front()];
       const int64_t size = m.bytes(form);
-      text << "  " << experts->slots << " of " << experts->matrices.size() << " W[" << m.out() << ", " << m.k << "] " << size * experts->slots
-           << " bytes/row, " << 2 * m.out() * m.k * experts->slots << " FLOPs/row " << op.path;
+      text << "  " << experts->slots << " of " << experts->matrices.size() << " W[" << m.out() << ", " << m.k << "] "
+           << size * experts->slots << " bytes/row, " << 2 * m.out() * m.k * experts->slots << " FLOPs/row " << op.path;
       bytes += size * experts->slots, flops += 2 * m.out() * m.k * experts->slots;
     } else if (const auto* heads = std::get_if<PerHeadOp>(&op.kind)) {
       const Matrix& m = plan.matrices[heads->matrices.front()];
@@ -108,7 +115,8 @@ std::string plan_to_text(const Plan& plan, kernels::WeightForm form) {
   text << plan.ops.size() << " ops, " << plan.matrices.size() << " matrices, " << bytes << " weight bytes and " << flops
        << " FLOPs per row, ";
   for (size_t g = 0; g < plan.groups.size(); ++g)
-    text << (g ? "; " : "") << plan.groups[g].layers << " layers with " << kind_name(plan.groups[g].spec.kind) << " cache";
+    text << (g ? "; " : "") << plan.groups[g].layers << " layers with " << kind_name(plan.groups[g].spec.kind)
+         << " cache";
   text << "\n";
   return text.str();
 }

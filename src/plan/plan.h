@@ -1,9 +1,9 @@
 // The step plan: a flat list of operations that computes one step of a model, whatever the model is.
 //
-// A model file calls blocks, blocks call PlanBuilder (plan_builder.h), and that appends ops. Nothing is computed here: values are
-// symbols, the number of rows is not known yet, and weights are only named. Passes (passes.h) rewrite the list, the loader
-// (weights.h) brings the matrices into the kernels' packed form, and the executor (cpu_executor.h) binds it all to memory once
-// and runs it for every step.
+// A model file calls blocks, blocks call PlanBuilder (plan_builder.h), and that appends ops. Nothing is computed here:
+// values are symbols, the number of rows is not known yet, and weights are only named. Passes (passes.h) rewrite the
+// list, the loader (weights.h) brings the matrices into the kernels' packed form, and the executor (cpu_executor.h)
+// binds it all to memory once and runs it for every step.
 #pragma once
 
 #include <cstdint>
@@ -17,8 +17,8 @@
 
 namespace weft {
 
-// Which run-time count the leading extent of a value follows: all tokens of the step, or the rows whose output is wanted.
-// mixed: rows between the two in vision towers.
+// Which run-time count the leading extent of a value follows: all tokens of the step, or the rows whose output is
+// wanted. mixed: rows between the two in vision towers.
 enum class Rows : uint8_t { tokens, outputs, mixed };
 
 // Some columns of a stored value. Slicing makes another Value of the same storage.
@@ -29,12 +29,13 @@ struct Value {
   bool operator==(const Value&) const = default;
 };
 
-// How a matrix would be cut over tensor-parallel ranks. Row-sharded matrices sum k in fixed shards, so that the answer is the
-// same for every number of ranks (docs/exactness.md).
+// How a matrix would be cut over tensor-parallel ranks. Row-sharded matrices sum k in fixed shards, so that the answer
+// is the same for every number of ranks (docs/exactness.md).
 enum class Shard : uint8_t { none, columns, rows };
 
-// Output rows of a matrix that come from a checkpoint tensor: its rows [first_row, first_row + rows), or with `transposed` its
-// columns [first_col, first_col + rows) over the rows [first_row, first_row + k) (tensors that are stored as [in, out]).
+// Output rows of a matrix that come from a checkpoint tensor: its rows [first_row, first_row + rows), or with
+// `transposed` its columns [first_col, first_col + rows) over the rows [first_row, first_row + k) (tensors that are
+// stored as [in, out]).
 struct TensorRows {
   std::string tensor;  // with its ".weight"
   int64_t first_row = 0, rows = 0;
@@ -49,10 +50,10 @@ struct Matrix {
   std::vector<TensorRows> biases;  // empty, or one per source (an empty tensor name: zeros)
   int k = 0;
   Shard shard = Shard::none;
-  int shard_unit = 1;  // k is cut at multiples of this only (the head size; 1)
+  int shard_unit = 1;         // k is cut at multiples of this only (the head size; 1)
   bool keep_float32 = false;  // never rounded to 16 bits (routers)
-  // The outputs are those of the sources in turn, kernels::kGateColumns of the first half and as many of the second (and so their
-  // biases); set by a pass.
+  // The outputs are those of the sources in turn, kernels::kGateColumns of the first half and as many of the second
+  // (and so their biases); set by a pass.
   bool gated = false;
   std::optional<kernels::WeightFormat> format;  // set by choose_formats(); without: the model's form
   int64_t out() const {
@@ -60,7 +61,7 @@ struct Matrix {
     for (const TensorRows& source : sources) sum += source.rows;
     return sum;
   }
-  int shards() const;  // 8, 4, 2 or 1; parts of quantised matrices are whole strips
+  int shards() const;                             // 8, 4, 2 or 1; parts of quantised matrices are whole strips
   int64_t bytes(kernels::WeightForm form) const;  // in memory, when the model's form is `form`
 };
 
@@ -72,9 +73,9 @@ struct VectorWeight {
   std::string divided_by;     // not empty: given values are divided by this tensor's (GGUF's rope factors)
 };
 
-// One layer's place in the cache: which group of equal layers, and where in it. `local`: a group of Plan::local_groups, whose keys
-// are those of the running step only (encoders). The executor owns that memory, and all layers of the group use it in turn.
-// `cross`: Plan::cross_group, keys of pictures in memory of the worker.
+// One layer's place in the cache: which group of equal layers, and where in it. `local`: a group of Plan::local_groups,
+// whose keys are those of the running step only (encoders). The executor owns that memory, and all layers of the group
+// use it in turn. `cross`: Plan::cross_group, keys of images in memory of the worker.
 struct CacheRef {
   int group = -1, index = 0;
   bool local = false, cross = false;
@@ -87,7 +88,7 @@ struct LayerGroup {
   int segments = 0;  // local groups: which of the step's ways to cut its rows into sequences
 };
 
-// ---- Operations. Shapes are [rows, cols] of the op's input and output values; ids index the plan's lists, -1 is none. --------
+// ---- Operations. Shapes are [rows, cols] of the op's input and output values; ids index the plan's lists, -1 is none.
 
 // What an embedding table is looked up by.
 // (index0 ... are vision towers' own: learned positions, kinds of rows.)
@@ -102,7 +103,8 @@ struct EmbedOp {
 struct LinearOp {
   int matrix = -1;
   bool add = false;  // adds the second input (residual); made by a pass
-  std::optional<kernels::Activation> gate;  // of a gated matrix: the output is act(first half) * second half; made by a pass
+  // of a gated matrix: the output is act(first half) * second half; made by a pass
+  std::optional<kernels::Activation> gate;
 };
 struct NormOp {
   bool layer = false;  // layer norm instead of RMS norm
@@ -115,8 +117,8 @@ struct RopeAnglesOp {
   float factor = 1.0f;
   std::vector<uint8_t> axis_of;  // empty: one axis
 };
-// Norm and rotation of each head. Second input: the angles, if it rotates. The output may be the input; heads lie in_stride columns
-// apart in the input and out_stride in the output.
+// Norm and rotation of each head. Second input: the angles, if it rotates. The output may be the input; heads lie
+// in_stride columns apart in the input and out_stride in the output.
 struct HeadsOp {
   int heads = 0, dim = 0;
   int in_stride = 0, out_stride = 0;
@@ -139,12 +141,12 @@ struct AttendOp {  // input: q
 struct ActivateOp {
   kernels::Activation act = kernels::Activation::silu;
   bool gated = true;
-  int cols = 0;   // of the result, of each slot
+  int cols = 0;  // of the result, of each slot
   int slots = 1;
 };
 
-// Mixture of experts. Values with `slots` hold one row per chosen expert of a token side by side, in ascending order of the expert's
-// id, each padded to a multiple of 16 columns (slot_stride).
+// Mixture of experts. Values with `slots` hold one row per chosen expert of a token side by side, in ascending order of
+// the expert's id, each padded to a multiple of 16 columns (slot_stride).
 struct RouteOp {  // in: router logits; out: a table of the chosen experts and their weights (kernels::RouteArgs)
   kernels::RouteRule rule;
   int bias = -1;  // vector
@@ -152,7 +154,7 @@ struct RouteOp {  // in: router logits; out: a table of the chosen experts and t
 struct GroupRowsOp {  // in: the chosen experts; out: the step's rows in order of experts (kernels::GroupRowsArgs)
   int experts = 0, slots = 0;
 };
-struct ExpertsOp {  // in: x, the grouped rows; out: [tokens, slots * slot_stride(matrix's out)]
+struct ExpertsOp {            // in: x, the grouped rows; out: [tokens, slots * slot_stride(matrix's out)]
   std::vector<int> matrices;  // one per expert, of one shape
   int slots = 0;
   bool same_input = false;  // all experts of a token read one row; else x has slots too
@@ -164,7 +166,8 @@ struct CombineOp {  // in: x with slots, the chosen experts; out: their sum (wei
   int slots = 0;
   bool weighted = true;
 };
-// One matrix per head: y[r, h] = x[r, h] W_h^T; heads lie in_stride columns apart in x and out_stride in y. out may be part of a storage.
+// One matrix per head: y[r, h] = x[r, h] W_h^T; heads lie in_stride columns apart in x and out_stride in y. out may be
+// part of a storage.
 struct PerHeadOp {
   std::vector<int> matrices;
   int in_stride = 0, out_stride = 0;
@@ -175,7 +178,7 @@ struct InputOp {};  // [tokens, cols]: the step's pixels
 struct MixRowsOp {  // kernels::MixRowsArgs by the step's table of that number
   int table = 0, parts = 1;
 };
-struct GateOp {  // kernels::GateArgs
+struct GateOp {   // kernels::GateArgs
   int gate = -1;  // vector of one number
   bool complement = false;
   uint8_t bit = 0;  // of the step's row flags; 0: all rows
@@ -191,33 +194,34 @@ struct AddOp {};
 struct SelectOp {};     // keeps the rows whose output is wanted
 struct ToOperandOp {};  // made by a pass: the input of matrix products in their form
 
-using OpKind = std::variant<EmbedOp, LinearOp, NormOp, RopeAnglesOp, HeadsOp, AppendOp, AttendOp, ActivateOp, AddOp, SelectOp, ToOperandOp, RouteOp,
-                            GroupRowsOp, ExpertsOp, ScaleRowsOp, CombineOp, PerHeadOp, InputOp, MixRowsOp, GateOp, PlaceOp, MergeFeaturesOp>;
+using OpKind = std::variant<EmbedOp, LinearOp, NormOp, RopeAnglesOp, HeadsOp, AppendOp, AttendOp, ActivateOp, AddOp,
+                            SelectOp, ToOperandOp, RouteOp, GroupRowsOp, ExpertsOp, ScaleRowsOp, CombineOp, PerHeadOp,
+                            InputOp, MixRowsOp, GateOp, PlaceOp, MergeFeaturesOp>;
 
 struct Op {
   OpKind kind;
   std::vector<Value> in;
   std::optional<Value> out;
-  std::string path;  // where in the checkpoint it comes from, for dumps and traces
-  bool pictures_only = false;  // left out of steps without a picture
+  std::string path;          // where in the checkpoint it comes from, for dumps and traces
+  bool images_only = false;  // left out of steps without an image
 };
 
 const char* op_name(const Op& op);
 
 // What the plan's last value is.
 enum class HeadKind : uint8_t {
-  lm,             // logits of the next token
-  classify_first, // class logits at each sequence's first token
-  reward_last,    // a score at each sequence's last token (shown at every token)
-  reward_steps,   // label logits at every token; the scores are at step separators
-  features,       // of a picture, for a language model's embeddings
+  lm,              // logits of the next token
+  classify_first,  // class logits at each sequence's first token
+  reward_last,     // a score at each sequence's last token (shown at every token)
+  reward_steps,    // label logits at every token; the scores are at step separators
+  features,        // of an image, for a language model's embeddings
 };
 
 struct Storage {
   int cols = 0;
   Rows rows = Rows::tokens;
   kernels::Operand operand = kernels::Operand::f32;  // other than f32 only for inputs of matrix products; set by a pass
-  int extra = 0;  // elements after the last row (tables that are not made of rows)
+  int extra = 0;                                     // elements after the last row (tables that are not made of rows)
 };
 
 struct Plan {
@@ -230,14 +234,17 @@ struct Plan {
   std::vector<int> table_cols;
   std::vector<LayerGroup> groups, local_groups;
   std::optional<LayerGroup> cross_group;
-  std::vector<std::string> unused;  // tensors, or scopes of tensors, that the checkpoint may hold and the plan does not read
+  // tensors, or scopes of tensors, that the checkpoint may hold and the plan does not read
+  std::vector<std::string> unused;
   Value output;
   HeadKind head = HeadKind::lm;
   int position_axes = 1;
-  bool takes_features = false;  // of pictures
-  bool joined_pictures = false; // the tokens of one picture see each other in both directions
-  int token_types = 0;  // kinds of tokens that the model tells apart (BERT's segments); 0: it does not
-  const LayerGroup& group(CacheRef ref) const { return ref.cross ? *cross_group : (ref.local ? local_groups : groups)[ref.group]; }
+  bool takes_features = false;  // of images
+  bool joined_images = false;   // the tokens of one image see each other in both directions
+  int token_types = 0;          // kinds of tokens that the model tells apart (BERT's segments); 0: it does not
+  const LayerGroup& group(CacheRef ref) const {
+    return ref.cross ? *cross_group : (ref.local ? local_groups : groups)[ref.group];
+  }
 };
 
 // The same for an op in every layer: its kind, and of matrix products the shape and the checkpoint's tensor.

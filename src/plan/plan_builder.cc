@@ -23,7 +23,8 @@ int PlanBuilder::vector(VectorWeight v) {
 Value PlanBuilder::embed(Scope table, int vocab, int cols, float scale) {
   plan_.tables.push_back(whole(table, vocab));
   plan_.table_cols.push_back(cols);
-  return emit(EmbedOp{IdSource::tokens, static_cast<int>(plan_.tables.size()) - 1, -1, scale}, {}, Rows::tokens, cols, table.path());
+  return emit(EmbedOp{IdSource::tokens, static_cast<int>(plan_.tables.size()) - 1, -1, scale}, {}, Rows::tokens, cols,
+              table.path());
 }
 
 Value PlanBuilder::embed_by(IdSource ids, Scope table, int rows, int cols) {
@@ -40,7 +41,9 @@ Value PlanBuilder::embed_by(IdSource ids, TensorRows table, int cols, Rows rows)
 
 Value PlanBuilder::input(int cols) { return emit(InputOp{}, {}, Rows::tokens, cols, "pixels"); }
 
-Value PlanBuilder::mix_rows(Value x, int table, int parts, Rows rows) { return emit(MixRowsOp{table, parts}, {x}, rows, x.cols * parts, ""); }
+Value PlanBuilder::mix_rows(Value x, int table, int parts, Rows rows) {
+  return emit(MixRowsOp{table, parts}, {x}, rows, x.cols * parts, "");
+}
 
 Value PlanBuilder::merge_features(Value x) {
   plan_.ops.push_back({MergeFeaturesOp{}, {x}, x, "features"});
@@ -57,7 +60,8 @@ int PlanBuilder::matrix(Matrix m) {
   const int fresh = static_cast<int>(plan_.matrices.size());
   if (m.sources.size() == 1) {
     const TensorRows& source = m.sources.front();
-    const auto [known, added] = known_.try_emplace({source.tensor, source.first_row, source.rows, source.first_col}, fresh);
+    const auto [known, added] =
+        known_.try_emplace({source.tensor, source.first_row, source.rows, source.first_col}, fresh);
     if (!added) return known->second;
   }
   plan_.matrices.push_back(std::move(m));
@@ -68,7 +72,8 @@ Value PlanBuilder::linear(Value x, Matrix m) { return linear(x, matrix(std::move
 
 Value PlanBuilder::linear(Value x, int matrix) {
   const Matrix& m = plan_.matrices[matrix];
-  WEFT_CHECK(m.k == x.cols) << m.sources.front().tensor << " multiplies " << m.k << " columns, the value has " << x.cols;
+  WEFT_CHECK(m.k == x.cols) << m.sources.front().tensor << " multiplies " << m.k << " columns, the value has "
+                            << x.cols;
   return emit(LinearOp{matrix}, {x}, x.rows, static_cast<int>(m.out()), m.sources.front().tensor);
 }
 
@@ -80,7 +85,8 @@ Value PlanBuilder::norm(Value x, Scope w, bool layer, bool one_plus, bool bias, 
 
 void PlanBuilder::norm_into(Value x, Value out, Scope w, bool one_plus, float eps) {
   WEFT_CHECK(x.cols == out.cols) << w.path() << ": shapes differ";
-  plan_.ops.push_back({NormOp{false, one_plus, vector({w.path() + ".weight", x.cols, {}, {}}), -1, eps}, {x}, out, w.path()});
+  plan_.ops.push_back(
+      {NormOp{false, one_plus, vector({w.path() + ".weight", x.cols, {}, {}}), -1, eps}, {x}, out, w.path()});
 }
 
 Value PlanBuilder::buffer(int cols, Rows rows) {
@@ -104,7 +110,8 @@ void PlanBuilder::add_into(Value x, Value y) {
 
 CacheRef PlanBuilder::cross_cache(CacheSpec spec, int query_heads) {
   if (!plan_.cross_group) plan_.cross_group = LayerGroup{spec, 0, query_heads, kernels::Mask::none};
-  WEFT_CHECK(plan_.cross_group->spec == spec && plan_.cross_group->heads == query_heads) << "cross attention layers differ";
+  WEFT_CHECK(plan_.cross_group->spec == spec && plan_.cross_group->heads == query_heads)
+      << "cross attention layers differ";
   return {0, plan_.cross_group->layers++, false, true};
 }
 
@@ -121,7 +128,8 @@ Value PlanBuilder::rope_angles(const RopeAngles& angles) {
 
 Value PlanBuilder::heads(Value x, Scope norm_weight, const RopeAngles& rope, const HeadsOptions& o) {
   HeadsOp op;
-  op.heads = o.heads, op.dim = op.in_stride = op.out_stride = o.dim, op.norm = o.norm, op.norm_after = o.norm_after, op.eps = o.eps;
+  op.heads = o.heads, op.dim = op.in_stride = op.out_stride = o.dim, op.norm = o.norm, op.norm_after = o.norm_after,
+  op.eps = o.eps;
   op.interleaved = o.interleaved, op.floor_scale = o.floor_scale, op.attn_scale = o.attn_scale;
   if (o.norm == HeadNorm::rms || o.norm == HeadNorm::rms_one_plus)
     op.norm_weight = vector({norm_weight.path() + ".weight", o.dim, {}, {}});
@@ -135,9 +143,11 @@ Value PlanBuilder::heads(Value x, Scope norm_weight, const RopeAngles& rope, con
   return x;
 }
 
-void PlanBuilder::rotate_into(Value x, int in_stride, Value out, int out_stride, const RopeAngles& rope, const HeadsOptions& o) {
+void PlanBuilder::rotate_into(Value x, int in_stride, Value out, int out_stride, const RopeAngles& rope,
+                              const HeadsOptions& o) {
   HeadsOp op;
-  op.heads = o.heads, op.dim = o.dim, op.in_stride = in_stride, op.out_stride = out_stride, op.interleaved = o.interleaved;
+  op.heads = o.heads, op.dim = o.dim, op.in_stride = in_stride, op.out_stride = out_stride,
+  op.interleaved = o.interleaved;
   op.half = static_cast<int>(rope.inv_freq.size());
   const Value angles = rope_angles(rope);
   plan_.ops.push_back({op, {x, angles}, out, "rotate"});
@@ -145,7 +155,8 @@ void PlanBuilder::rotate_into(Value x, int in_stride, Value out, int out_stride,
 
 CacheRef PlanBuilder::layer_of(std::vector<LayerGroup>& groups, const LayerGroup& wanted) {
   for (size_t i = 0; i < groups.size(); ++i)
-    if (LayerGroup& group = groups[i]; group.spec == wanted.spec && group.heads == wanted.heads && group.mask == wanted.mask && group.segments == wanted.segments)
+    if (LayerGroup& group = groups[i]; group.spec == wanted.spec && group.heads == wanted.heads &&
+                                       group.mask == wanted.mask && group.segments == wanted.segments)
       return {static_cast<int>(i), group.layers++};
   groups.push_back(wanted);
   return {static_cast<int>(groups.size()) - 1, 0};
@@ -198,9 +209,11 @@ Value PlanBuilder::group_rows(Value chosen, int experts, int slots) {
 Value PlanBuilder::experts(Value x, Value grouped, std::vector<Matrix> matrices, int slots, bool same_input) {
   ExpertsOp op{{}, slots, same_input};
   const Matrix first = matrices.front();
-  WEFT_CHECK(x.cols == (same_input ? first.k : slots * slot_stride(first.k))) << first.sources.front().tensor << ": " << x.cols << " columns";
+  WEFT_CHECK(x.cols == (same_input ? first.k : slots * slot_stride(first.k)))
+      << first.sources.front().tensor << ": " << x.cols << " columns";
   for (Matrix& m : matrices) op.matrices.push_back(matrix(std::move(m)));
-  return emit(std::move(op), {x, grouped}, x.rows, slots * slot_stride(static_cast<int>(first.out())), first.sources.front().tensor);
+  return emit(std::move(op), {x, grouped}, x.rows, slots * slot_stride(static_cast<int>(first.out())),
+              first.sources.front().tensor);
 }
 
 Value PlanBuilder::scale_rows(Value x, Value chosen, int slots) {

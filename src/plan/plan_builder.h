@@ -15,7 +15,7 @@ namespace weft {
 struct RopeAngles {
   std::vector<float> inv_freq;  // empty: no rotation
   float factor = 1.0f;
-  std::vector<uint8_t> axis_of;  // M-RoPE: which position axis each frequency follows; empty: text
+  std::vector<uint8_t> axis_of;     // M-RoPE: which position axis each frequency follows; empty: text
   bool checkpoint_factors = false;  // inv_freq is still to be divided by the checkpoint's rope_factors (GGUF)
   bool operator==(const RopeAngles&) const = default;
 };
@@ -80,19 +80,19 @@ class PlanBuilder {
   Value input(int cols);
   Value mix_rows(Value x, int table, int parts, Rows rows);
   Value merge_features(Value x);
-  void join_pictures() { plan_.joined_pictures = true; }
+  void join_images() { plan_.joined_images = true; }
   // x * tanh(gate), or * (1 - tanh(gate)); zeros in rows without `bit` of the step's row flags (0: none).
   Value gate(Value x, Scope gate, bool complement = false, uint8_t bit = 0);
   // Columns of `out`, `step` apart, from those of x.
   void place(Value x, Value out, int step = 1);
   // x += y in the place of x.
   void add_into(Value x, Value y);
-  // Cross attention: a layer of the pictures' keys. Ops between the two calls are left out of steps without a picture; they must
-  // change nothing but values that exist before.
+  // Cross attention: a layer of the images' keys. Ops between the two calls are left out of steps without an image;
+  // they must change nothing but values that exist before.
   CacheRef cross_cache(CacheSpec spec, int query_heads);
-  void begin_pictures_only() { pictures_only_ = static_cast<int>(plan_.ops.size()); }
-  void end_pictures_only() {
-    for (size_t i = pictures_only_; i < plan_.ops.size(); ++i) plan_.ops[i].pictures_only = true;
+  void begin_images_only() { images_only_ = static_cast<int>(plan_.ops.size()); }
+  void end_images_only() {
+    for (size_t i = images_only_; i < plan_.ops.size(); ++i) plan_.ops[i].images_only = true;
   }
   // A vector of the checkpoint that no op reads (the host does).
   int keep_vector(Scope w, int size) { return vector({w.path(), size, {}, {}}); }
@@ -116,8 +116,9 @@ class PlanBuilder {
   CacheRef layer_of(std::vector<LayerGroup>& groups, const LayerGroup& wanted);
 
   Plan plan_;
-  int pictures_only_ = 0;
-  std::map<std::tuple<std::string, int64_t, int64_t, int64_t>, int> known_;  // matrices of one source, by tensor, rows and column
+  int images_only_ = 0;
+  // matrices of one source, by tensor, rows and column
+  std::map<std::tuple<std::string, int64_t, int64_t, int64_t>, int> known_;
   std::vector<std::pair<RopeAngles, Value>> angles_;  // computed once per step and kind
 };
 

@@ -1,4 +1,5 @@
-// Passes and executor: a plan gives the same bits before and after the passes, for any number of threads, with and without replay.
+// Passes and executor: a plan gives the same bits before and after the passes, for any number of threads, with and
+// without replay.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -21,16 +22,21 @@ Plan record() {
   Value x = b.embed(root / "embed", kVocab, kHidden, 1.0f);
   const Value h = b.norm(x, root / "norm_1", false, false, false, 1e-6f);
   const int q_cols = kHeads * kHeadDim;
-  const Value qkv = b.linear(h, {.sources = {whole(root / "q", q_cols), whole(root / "k", q_cols), whole(root / "v", q_cols)}, .k = kHidden});
+  const Value qkv = b.linear(
+      h, {.sources = {whole(root / "q", q_cols), whole(root / "k", q_cols), whole(root / "v", q_cols)}, .k = kHidden});
   const RopeAngles rope{.inv_freq = {1.0f, 0.5f, 0.25f, 0.1f, 0.05f, 0.02f, 0.01f, 0.005f}};
   const HeadsOptions heads{.heads = kHeads, .dim = kHeadDim};
-  const Value q = b.heads(b.slice(qkv, 0, q_cols), root, rope, heads), k = b.heads(b.slice(qkv, q_cols, q_cols), root, rope, heads);
+  const Value q = b.heads(b.slice(qkv, 0, q_cols), root, rope, heads),
+              k = b.heads(b.slice(qkv, q_cols, q_cols), root, rope, heads);
   const CacheRef cache = b.cache({.kv_heads = kHeads, .k_dim = kHeadDim, .v_dim = kHeadDim}, kHeads);
   b.append(k, b.slice(qkv, 2 * q_cols, q_cols), cache);
-  x = b.add(x, b.linear(b.attend(q, cache, kHeads, 0.25f), {.sources = {whole(root / "o", kHidden)}, .k = q_cols, .shard = Shard::rows}));
+  x = b.add(x, b.linear(b.attend(q, cache, kHeads, 0.25f),
+                        {.sources = {whole(root / "o", kHidden)}, .k = q_cols, .shard = Shard::rows}));
   (void)b.norm(x, root / "unused", false, false, false, 1e-6f);  // dead
-  const Value gate = b.linear(b.norm(x, root / "norm_2", false, false, false, 1e-6f), {.sources = {whole(root / "gate", 48), whole(root / "up", 48)}, .k = kHidden});
-  x = b.add(x, b.linear(b.activate(gate, kernels::Activation::silu, true), {.sources = {whole(root / "down", kHidden)}, .k = 48, .shard = Shard::rows}));
+  const Value gate = b.linear(b.norm(x, root / "norm_2", false, false, false, 1e-6f),
+                              {.sources = {whole(root / "gate", 48), whole(root / "up", 48)}, .k = kHidden});
+  x = b.add(x, b.linear(b.activate(gate, kernels::Activation::silu, true),
+                        {.sources = {whole(root / "down", kHidden)}, .k = 48, .shard = Shard::rows}));
   b.set_output(b.linear(b.select(x), {.sources = {whole(root / "head", kVocab)}, .k = kHidden}), HeadKind::lm);
   return b.take();
 }
@@ -46,7 +52,8 @@ std::shared_ptr<const Checkpoint> dummy_checkpoint() {
 
 // An executor of record()'s plans with a cache of two blocks.
 struct SmallExecutor {
-  size_t stride = kernels::cache_layer_bytes({.kv_heads = kHeads, .k_dim = kHeadDim, .v_dim = kHeadDim, .dtype = DType::f32}, 16);
+  size_t stride =
+      kernels::cache_layer_bytes({.kv_heads = kHeads, .k_dim = kHeadDim, .v_dim = kHeadDim, .dtype = DType::f32}, 16);
   Result<Memory> memory = Memory::reserve(stride * 2, false);
   CpuExecutor executor;
   SmallExecutor(const Plan& plan, const Weights& weights, const kernels::CpuTable& table, ThreadTeam& team)
@@ -54,7 +61,8 @@ struct SmallExecutor {
 };
 
 // Two steps of one sequence: kTokens - 1 tokens, then one; the outputs of all rows that were asked for.
-std::vector<float> run(const Plan& plan, const kernels::CpuTable& table, kernels::WeightForm form, int threads, bool replay) {
+std::vector<float> run(const Plan& plan, const kernels::CpuTable& table, kernels::WeightForm form, int threads,
+                       bool replay) {
   ThreadTeam team(threads);
   auto weights = load_weights(plan, dummy_checkpoint(), table, team, {form, {}});
   EXPECT_TRUE(weights.ok());
@@ -65,17 +73,22 @@ std::vector<float> run(const Plan& plan, const kernels::CpuTable& table, kernels
   for (int tokens : {kTokens - 1, 1}) {
     StepInputs& in = executor.inputs();
     in.tokens = tokens, in.outputs = tokens;
-    for (int i = 0; i < tokens; ++i) in.ids[i] = 7 * (position + i) % kVocab, in.positions[i] = position + i, in.output_rows[i] = i;
+    for (int i = 0; i < tokens; ++i)
+      in.ids[i] = 7 * (position + i) % kVocab, in.positions[i] = position + i, in.output_rows[i] = i;
     in.groups[0].block_table = {1};
     in.groups[0].sequences = {{0, tokens, position, 0, 0}};
     executor.run({}, replay);
-    for (int r = 0; r < tokens; ++r) outputs.insert(outputs.end(), executor.output() + r * executor.output_ld(), executor.output() + r * executor.output_ld() + kVocab);
+    for (int r = 0; r < tokens; ++r)
+      outputs.insert(outputs.end(), executor.output() + r * executor.output_ld(),
+                     executor.output() + r * executor.output_ld() + kVocab);
     position += tokens;
   }
   return outputs;
 }
 
-bool same_bits(const std::vector<float>& a, const std::vector<float>& b) { return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * 4) == 0; }
+bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
+  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * 4) == 0;
+}
 
 TEST(LoadWeights, AreTheSameWhoeverPacksThem) {
   const Plan plan = record();
@@ -106,12 +119,14 @@ TEST(Passes, ChangeNoBitOfTheResult) {
   for (const kernels::CpuTable* table : kernels::available_tables())
     for (const kernels::WeightForm form : {kernels::WeightForm::f32, kernels::WeightForm::bf16}) {
       const auto run_placed = [&](Plan plan) {
-        return run(place_operands(std::move(plan), [&](const Matrix& m) { return table->operand(form_of(m, form)); }), *table, form, 1, true);
+        return run(place_operands(std::move(plan), [&](const Matrix& m) { return table->operand(form_of(m, form)); }),
+                   *table, form, 1, true);
       };
       const std::vector<float> plain = run_placed(record());
       EXPECT_TRUE(same_bits(run_placed(fuse_residual_adds(record())), plain)) << table->isa << ": residual adds";
       EXPECT_TRUE(same_bits(run_placed(fuse_gates(record())), plain)) << table->isa << ": gates";
-      EXPECT_TRUE(same_bits(run(prepare_plan(record(), *table, form), *table, form, 1, true), plain)) << table->isa << ": all passes";
+      EXPECT_TRUE(same_bits(run(prepare_plan(record(), *table, form), *table, form, 1, true), plain))
+          << table->isa << ": all passes";
     }
 }
 
@@ -121,7 +136,8 @@ TEST(Passes, DoWhatTheySay) {
   for (const Op& op : plan.ops) {
     adds += std::holds_alternative<AddOp>(op.kind), norms += std::holds_alternative<NormOp>(op.kind);
     activations += std::holds_alternative<ActivateOp>(op.kind);
-    if (const auto* linear = std::get_if<LinearOp>(&op.kind)) fused += linear->add, gates += linear->gate && plan.matrices[linear->matrix].gated;
+    if (const auto* linear = std::get_if<LinearOp>(&op.kind))
+      fused += linear->add, gates += linear->gate && plan.matrices[linear->matrix].gated;
   }
   EXPECT_EQ(gates, 1);
   EXPECT_EQ(activations, 0);
@@ -130,7 +146,8 @@ TEST(Passes, DoWhatTheySay) {
   EXPECT_EQ(norms, 2) << "the dead norm is gone";
 }
 
-// A gated activation stays where its input is read by somebody else too, or where its columns do not come in whole groups.
+// A gated activation stays where its input is read by somebody else too, or where its columns do not come in whole
+// groups.
 TEST(Passes, LeaveOtherActivations) {
   for (const bool read_twice : {true, false}) {
     PlanBuilder b("test");
@@ -138,12 +155,15 @@ TEST(Passes, LeaveOtherActivations) {
     const int cols = read_twice ? 32 : 24;
     const Value x = b.embed(root / "embed", kVocab, kHidden, 1.0f);
     const Value both = b.linear(x, {.sources = {whole(root / "gate", cols), whole(root / "up", cols)}, .k = kHidden});
-    Value y = b.linear(b.activate(both, kernels::Activation::silu, true), {.sources = {whole(root / "down", 2 * cols)}, .k = cols});
+    Value y = b.linear(b.activate(both, kernels::Activation::silu, true),
+                       {.sources = {whole(root / "down", 2 * cols)}, .k = cols});
     if (read_twice) y = b.add(y, both);
     b.set_output(y, HeadKind::reward_steps);
     const Plan plan = fuse_gates(b.take());
     for (const Matrix& m : plan.matrices) EXPECT_FALSE(m.gated) << read_twice;
-    EXPECT_EQ(std::count_if(plan.ops.begin(), plan.ops.end(), [](const Op& op) { return std::holds_alternative<ActivateOp>(op.kind); }), 1);
+    EXPECT_EQ(std::count_if(plan.ops.begin(), plan.ops.end(),
+                            [](const Op& op) { return std::holds_alternative<ActivateOp>(op.kind); }),
+              1);
   }
 }
 
@@ -183,18 +203,22 @@ TEST(Executor, ThreadsAndReplayChangeNoBit) {
   for (const kernels::CpuTable* table : kernels::available_tables()) {
     const Plan plan = prepare_plan(record(), *table, kernels::WeightForm::bf16);
     const std::vector<float> plain = run(plan, *table, kernels::WeightForm::bf16, 1, true);
-    for (int threads : {2, 3}) EXPECT_TRUE(same_bits(run(plan, *table, kernels::WeightForm::bf16, threads, true), plain)) << table->isa;
+    for (int threads : {2, 3})
+      EXPECT_TRUE(same_bits(run(plan, *table, kernels::WeightForm::bf16, threads, true), plain)) << table->isa;
     EXPECT_TRUE(same_bits(run(plan, *table, kernels::WeightForm::bf16, 2, false), plain)) << table->isa;
   }
 }
 
-// Products of many rows are cut into pieces that members take as they get done.
+// Products of many rows are cut into pieces that threads take as they get done.
 TEST(Executor, PiecesOfLargeProductsChangeNoBit) {
   constexpr int kRows = 500, kWide = 1024;
   PlanBuilder b("test");
   const Scope root;
-  const Value both = b.linear(b.embed(root / "embed", kVocab, kHidden, 1.0f), {.sources = {whole(root / "gate", kWide / 2), whole(root / "up", kWide / 2)}, .k = kHidden});
-  const Value wide = b.linear(b.activate(both, kernels::Activation::silu, true), {.sources = {whole(root / "wide", kWide)}, .k = kWide / 2, .shard = Shard::rows});
+  const Value both =
+      b.linear(b.embed(root / "embed", kVocab, kHidden, 1.0f),
+               {.sources = {whole(root / "gate", kWide / 2), whole(root / "up", kWide / 2)}, .k = kHidden});
+  const Value wide = b.linear(b.activate(both, kernels::Activation::silu, true),
+                              {.sources = {whole(root / "wide", kWide)}, .k = kWide / 2, .shard = Shard::rows});
   b.set_output(wide, HeadKind::reward_steps);
   const Plan recorded = b.take();
   for (const kernels::CpuTable* table : kernels::available_tables()) {
@@ -211,7 +235,9 @@ TEST(Executor, PiecesOfLargeProductsChangeNoBit) {
       for (const int step : {0, 1}) {
         executor.run({}, true);
         std::vector<float> outputs;
-        for (int r = 0; r < kRows; ++r) outputs.insert(outputs.end(), executor.output() + r * executor.output_ld(), executor.output() + r * executor.output_ld() + kWide);
+        for (int r = 0; r < kRows; ++r)
+          outputs.insert(outputs.end(), executor.output() + r * executor.output_ld(),
+                         executor.output() + r * executor.output_ld() + kWide);
         if (plain.empty()) plain = outputs;
         EXPECT_TRUE(same_bits(outputs, plain)) << table->isa << ", " << threads << " threads, step " << step;
       }

@@ -27,7 +27,8 @@ void nibbles_of_32(const Byte* q, Byte* codes) {
   for (int j = 0; j < 16; ++j) codes[j] = q[j] & 15, codes[j + 16] = q[j] >> 4;
 }
 
-// {f16 d, f16 dmin, 12 bytes of 6-bit scales and minima, 128 bytes of nibbles: runs of 32 bytes hold 64 values, low nibbles first}
+// {f16 d, f16 dmin, 12 bytes of 6-bit scales and minima, 128 bytes of nibbles: runs of 32 bytes hold 64 values, low
+// nibbles first}
 void unpack_q4_k(const Byte* b, Byte* codes, Byte* factors, Byte* minima) {
   const Byte* p = b + 4;
   for (int j = 0; j < 8; ++j) {
@@ -40,15 +41,16 @@ void unpack_q4_k(const Byte* b, Byte* codes, Byte* factors, Byte* minima) {
   }
 }
 
-// {128 bytes of low nibbles, 64 bytes of high bits, 16 signed scales, f16 d}: halves of 128 values, each four parts of 32.
+// {128 bytes of low nibbles, 64 bytes of high bits, 16 signed scales, f16 d}: halves of 128 values, each four parts of
+// 32.
 void unpack_q6_k(const Byte* b, Byte* codes) {
   for (int half = 0; half < 2; ++half) {
     const Byte* low = b + 64 * half;
     const Byte* high = b + 128 + 32 * half;
     for (int part = 0; part < 4; ++part)
       for (int l = 0; l < 32; ++l)
-        codes[128 * half + 32 * part + l] =
-            static_cast<Byte>(((low[32 * (part & 1) + l] >> (4 * (part >> 1))) & 15) | (((high[l] >> (2 * part)) & 3) << 4));
+        codes[128 * half + 32 * part + l] = static_cast<Byte>(((low[32 * (part & 1) + l] >> (4 * (part >> 1))) & 15) |
+                                                              (((high[l] >> (2 * part)) & 3) << 4));
   }
 }
 
@@ -83,7 +85,8 @@ Status QuantizedSource::append_stored(const TensorInfo& tensor, int64_t first, i
 }
 
 Status QuantizedSource::append_fp8(const TensorInfo& tensor, int64_t row) {
-  std::memcpy(codes_.data() + static_cast<int64_t>(rows_) * k_, stored_row(tensor, row).data(), static_cast<size_t>(k_));
+  std::memcpy(codes_.data() + static_cast<int64_t>(rows_) * k_, stored_row(tensor, row).data(),
+              static_cast<size_t>(k_));
   const TensorInfo& grid = *tensor.scale;
   const int64_t grid_row = std::min(row / tensor.scale_block_rows, grid.rows() - 1);
   block_scales_.resize(static_cast<size_t>(grid.cols()));
@@ -91,8 +94,9 @@ Status QuantizedSource::append_fp8(const TensorInfo& tensor, int64_t row) {
   for (int group = 0; group < groups_; ++group) {
     const float scale = block_scales_[static_cast<size_t>(group)];
     if (std::isfinite(scale) && std::fabs(scale) >= kLargestFp8Scale)
-      return fail(Code::unsupported, "tensor ", grid.name, " holds ", scale, " in row ", grid_row, ", and weights in 8 bits are computed with scales below ",
-                  kLargestFp8Scale, " only; --dequantize on widens them when loading");
+      return fail(Code::unsupported, "tensor ", grid.name, " holds ", scale, " in row ", grid_row,
+                  ", and weights in 8 bits are computed with scales below ", kLargestFp8Scale,
+                  " only; --dequantize on widens them when loading");
     scales_[static_cast<size_t>(rows_ * groups_ + group)] = scale;
   }
   return {};
@@ -142,7 +146,8 @@ void QuantizedSource::append_floats(const float* row) {
 
 kernels::QuantizedRows QuantizedSource::rows() const {
   kernels::QuantizedRows r{.rows = rows_, .k = k_, .codes = codes_.data()};
-  r.scales = format_.groups.scale == ScaleKind::f32 ? static_cast<const void*>(scales_.data()) : static_cast<const void*>(narrow_scales_.data());
+  r.scales = format_.groups.scale == ScaleKind::f32 ? static_cast<const void*>(scales_.data())
+                                                    : static_cast<const void*>(narrow_scales_.data());
   r.offsets = minima_.data();
   r.factors = factors_.data(), r.offset_factors = offset_factors_.data();
   return r;

@@ -16,8 +16,8 @@ class QuantizedSource {
   QuantizedSource(const kernels::WeightFormat& format, int k);
 
   void clear() { rows_ = 0; }
-  // Appends rows [first, first + count) of a tensor that is stored in this format: codes as they are. Errors: a scale that is
-  // too large for the kernels.
+  // Appends rows [first, first + count) of a tensor that is stored in this format: codes as they are. Errors: a scale
+  // that is too large for the kernels.
   Status append_stored(const TensorInfo& tensor, int64_t first, int64_t count);
   // Appends a row of k floats, quantised (--quantize).
   void append_floats(const float* row);

@@ -10,9 +10,9 @@ namespace weft {
 
 // The step as one cache group sees it.
 struct GroupInputs {
-  std::vector<int32_t> block_table;                 // of all sequences, see SequenceView::table_offset
-  std::vector<kernels::SequenceView> sequences;     // in row order
-  kernels::AttendPlan attend;                       // filled by CpuExecutor::run
+  std::vector<int32_t> block_table;              // of all sequences, see SequenceView::table_offset
+  std::vector<kernels::SequenceView> sequences;  // in row order
+  kernels::AttendPlan attend;                    // filled by CpuExecutor::run
 };
 
 // See kernels::MixRowsArgs.
@@ -20,25 +20,25 @@ struct MixTable {
   std::vector<int32_t> offsets, entries;
 };
 
-constexpr uint8_t kHasPictures = 1, kSeesPicture = 2;
+constexpr uint8_t kHasImages = 1, kSeesImage = 2;
 
 struct StepInputs {
   int tokens = 0, outputs = 0, mixed = 0;  // rows in use
-  std::vector<int32_t> ids;          // [max_tokens]
-  std::vector<int32_t> positions;    // [axes, max_tokens]
-  std::vector<int32_t> token_types;  // [max_tokens]
-  std::vector<int32_t> output_rows;  // [max_outputs]: token rows whose output is wanted
+  std::vector<int32_t> ids;                // [max_tokens]
+  std::vector<int32_t> positions;          // [axes, max_tokens]
+  std::vector<int32_t> token_types;        // [max_tokens]
+  std::vector<int32_t> output_rows;        // [max_outputs]: token rows whose output is wanted
   std::vector<GroupInputs> groups;
-  std::vector<const float*> features;      // [max_tokens], where the plan takes features; null: none
-  std::vector<int32_t> ends;               // [max_tokens]: see SequenceView::ends; where the plan joins pictures
-  // Cross attention: the keys that each row sees, and in its flags kHasPictures and kSeesPicture.
+  std::vector<const float*> features;  // [max_tokens], where the plan takes features; null: none
+  std::vector<int32_t> ends;           // [max_tokens]: see SequenceView::ends; where the plan joins images
+  // Cross attention: the keys that each row sees, and in its flags kHasImages and kSeesImage.
   GroupInputs cross;
   std::vector<int32_t> cross_starts, cross_ends;
   std::vector<uint8_t> row_flags;
-  bool has_pictures = false;  // some row of the step
+  bool has_images = false;  // some row of the step
   // Vision towers.
-  const float* pixels = nullptr;  // [tokens, cols]
-  std::vector<int32_t> indices[5];         // [tokens] each, as IdSource::index0 ...
+  const float* pixels = nullptr;    // [tokens, cols]
+  std::vector<int32_t> indices[5];  // [tokens] each, as IdSource::index0 ...
   MixTable mixes[2];
   std::vector<GroupInputs> local_groups;  // only first_row and rows of the sequences are the caller's to fill
 };

@@ -17,8 +17,8 @@ std::optional<WeightFormat> stored_format(const TensorInfo& tensor, int k, Opera
   switch (tensor.type) {
     case StorageType::f8_e4m3: {
       if (!tensor.scale) return std::nullopt;
-      // The scale grid belongs to the whole tensor. Each column of the packed matrix gets its own copy of its block's scales, so
-      // that rows may be sliced and stacked at will; along k only the width of a block counts.
+      // The scale grid belongs to the whole tensor. Each column of the packed matrix gets its own copy of its block's
+      // scales, so that rows may be sliced and stacked at will; along k only the width of a block counts.
       const int whole = static_cast<int>(strip_count(k)) * kStrip, width = tensor.scale_block_cols;
       if (width >= k) return groups(WeightForm::fp8, whole, ScaleKind::f32);
       if (width % kStrip == 0) return groups(WeightForm::fp8, width, ScaleKind::f32);
@@ -60,22 +60,27 @@ class FormatChooser {
   int head_matrix() const {
     if (plan_.head != HeadKind::lm) return -1;
     for (const Op& op : plan_.ops)
-      if (const auto* linear = std::get_if<LinearOp>(&op.kind); linear && op.out->storage == plan_.output.storage) return linear->matrix;
+      if (const auto* linear = std::get_if<LinearOp>(&op.kind); linear && op.out->storage == plan_.output.storage)
+        return linear->matrix;
     return -1;
   }
 
   WeightFormat quantized(int index, bool head) const {
     const WeightForm form = options_.quantize == Quantize::int8 || head ? WeightForm::int8 : WeightForm::int4;
-    return quantized_format(form, plan_.matrices[index].k, options_.form == WeightForm::f32 ? Operand::f32
-                                                           : reads_part_of_a_row(index)     ? Operand::f32_as_bf16
-                                                                                            : Operand::int8);
+    return quantized_format(form, plan_.matrices[index].k,
+                            options_.form == WeightForm::f32 ? Operand::f32
+                            : reads_part_of_a_row(index)     ? Operand::f32_as_bf16
+                                                             : Operand::int8);
   }
 
   // Heads, and slots of experts, are parts of a row; a row in int8 form is only whole.
   bool reads_part_of_a_row(int matrix) const {
-    const auto among = [&](const std::vector<int>& list) { return std::find(list.begin(), list.end(), matrix) != list.end(); };
+    const auto among = [&](const std::vector<int>& list) {
+      return std::find(list.begin(), list.end(), matrix) != list.end();
+    };
     return std::any_of(plan_.ops.begin(), plan_.ops.end(), [&](const Op& op) {
-      if (const auto* experts = std::get_if<ExpertsOp>(&op.kind)) return !experts->same_input && among(experts->matrices);
+      if (const auto* experts = std::get_if<ExpertsOp>(&op.kind))
+        return !experts->same_input && among(experts->matrices);
       const auto* heads = std::get_if<PerHeadOp>(&op.kind);
       return heads && among(heads->matrices);
     });
@@ -92,7 +97,8 @@ class FormatChooser {
       const bool rows = tensor && !source.transposed;
       formats.push_back((rows ? stored_format(*tensor, m.k, operand) : std::nullopt).value_or(*m.format));
     }
-    if (std::all_of(formats.begin(), formats.end(), [&](const WeightFormat& f) { return f == formats[0]; })) m.format = formats[0];
+    if (std::all_of(formats.begin(), formats.end(), [&](const WeightFormat& f) { return f == formats[0]; }))
+      m.format = formats[0];
     else if (can_split(index)) mixed_[index] = std::move(formats);
   }
 
@@ -126,8 +132,9 @@ class FormatChooser {
       if (!embed || embed->matrix < 0) continue;
       const Matrix& m = plan_.matrices[embed->matrix];
       const TensorInfo* tensor = m.sources.size() == 1 ? checkpoint_.find(m.sources[0].tensor) : nullptr;
-      const bool plain = tensor && tensor->is_plain() &&
-                         (tensor->type == StorageType::f32 || tensor->type == StorageType::bf16 || tensor->type == StorageType::f16);
+      const bool plain =
+          tensor && tensor->is_plain() &&
+          (tensor->type == StorageType::f32 || tensor->type == StorageType::bf16 || tensor->type == StorageType::f16);
       if (!plain) continue;
       plan_.tables.push_back(m.sources[0]);
       plan_.table_cols.push_back(m.k);
@@ -135,7 +142,8 @@ class FormatChooser {
     }
   }
 
-  // Replaces the products with matrices of mixed formats by one for each run of equal formats, side by side in the same value.
+  // Replaces the products with matrices of mixed formats by one for each run of equal formats, side by side in the same
+  // value.
   void split() {
     std::map<int, std::vector<int>> parts;  // of a mixed matrix
     for (const auto& [index, formats] : mixed_) {
@@ -145,9 +153,11 @@ class FormatChooser {
         while (last < formats.size() && formats[last] == formats[first]) ++last;
         Matrix part = whole;
         part.format = formats[first];
-        part.sources.assign(whole.sources.begin() + static_cast<ptrdiff_t>(first), whole.sources.begin() + static_cast<ptrdiff_t>(last));
+        part.sources.assign(whole.sources.begin() + static_cast<ptrdiff_t>(first),
+                            whole.sources.begin() + static_cast<ptrdiff_t>(last));
         if (!whole.biases.empty())
-          part.biases.assign(whole.biases.begin() + static_cast<ptrdiff_t>(first), whole.biases.begin() + static_cast<ptrdiff_t>(last));
+          part.biases.assign(whole.biases.begin() + static_cast<ptrdiff_t>(first),
+                             whole.biases.begin() + static_cast<ptrdiff_t>(last));
         // The first takes the place of the whole, so that no index moves.
         const int place = first == 0 ? index : static_cast<int>(plan_.matrices.size());
         if (first == 0) plan_.matrices[index] = std::move(part);

@@ -1,10 +1,11 @@
 // Decides how each matrix of a plan is held in memory, from the options and from how the checkpoint stores it.
 //
-//   stored in fp8 with scales, or in GGUF blocks Q8_0, Q4_0, Q4_1, Q4_K, Q6_K: kept in its bits and widened in the kernel (unless
-//     `dequantize`); the values are exactly those of the dequantised tensor
-//   --quantize int8 | int4: all matrix products but routers. The language-model head is int8 with either, since its errors go
-//     straight into the logits. Norms, biases, embeddings stay as they are. With float32 the products take float32 rows; else rows are
-//     quantised to 8 bits, each strip of 32 values with its own scale (Operand::int8), but for products that read parts of rows
+//   stored in fp8 with scales, or in GGUF blocks Q8_0, Q4_0, Q4_1, Q4_K, Q6_K: kept in its bits and widened in the
+//     kernel (unless `dequantize`); the values are exactly those of the dequantised tensor
+//   --quantize int8 | int4: all matrix products but routers. The language-model head is int8 with either, since its
+//     errors go straight into the logits. Norms, biases, embeddings stay as they are. With float32 the products take
+//     float32 rows; else rows are quantised to 8 bits, each strip of 32 values with its own scale (Operand::int8), but
+//     for products that read parts of rows
 //   everything else: the model's form, float32 or bfloat16
 #pragma once
 
@@ -21,11 +22,12 @@ struct FormatOptions {
   bool dequantize = false;  // weights that are stored in 8 or 4 bits are widened to `form` when loading
 };
 
-// The plan with Matrix::format set. Matrices stacked from tensors of different kinds are cut into one product for each run of equal
-// ones; the embedding of a tied model is read from the checkpoint's table if the head is quantised here.
+// The plan with Matrix::format set. Matrices stacked from tensors of different kinds are cut into one product for each
+// run of equal ones; the embedding of a tied model is read from the checkpoint's table if the head is quantised here.
 Plan choose_formats(Plan plan, const Checkpoint& checkpoint, const FormatOptions& options);
 
-// How a tensor of k columns is kept in its bits, for rows in form `operand`; nothing if it cannot be or is not quantised.
+// How a tensor of k columns is kept in its bits, for rows in form `operand`; nothing if it cannot be or is not
+// quantised.
 std::optional<kernels::WeightFormat> stored_format(const TensorInfo& tensor, int k, kernels::Operand operand);
 
 }  // namespace weft

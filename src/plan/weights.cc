@@ -30,8 +30,10 @@ struct Task {
 
 class Loader {
  public:
-  Loader(const Plan& plan, std::shared_ptr<const Checkpoint> checkpoint, const CpuTable& table, ThreadTeam& team, const LoadOptions& options)
-      : plan_(plan), checkpoint_(std::move(checkpoint)), table_(table), team_(team), options_(options), usage_(*checkpoint_) {}
+  Loader(const Plan& plan, std::shared_ptr<const Checkpoint> checkpoint, const CpuTable& table, ThreadTeam& team,
+         const LoadOptions& options)
+      : plan_(plan), checkpoint_(std::move(checkpoint)), table_(table), team_(team), options_(options),
+        usage_(*checkpoint_) {}
 
   Result<Weights> load() {
     weights_.checkpoint = checkpoint_;
@@ -50,7 +52,8 @@ class Loader {
   void claim() {
     for (const Matrix& m : plan_.matrices) {
       Claimed claimed{&m, {}};
-      for (const TensorRows& source : m.sources) claimed.sources.push_back(usage_.take(source.tensor, shape_of(source, m.k)));
+      for (const TensorRows& source : m.sources)
+        claimed.sources.push_back(usage_.take(source.tensor, shape_of(source, m.k)));
       matrices_.push_back(std::move(claimed));
       std::vector<const TensorInfo*> biases;
       for (const TensorRows& bias : m.biases)
@@ -95,12 +98,14 @@ class Loader {
       if (plan_.matrices[i].gated && !values.empty()) {
         const std::vector<float> stacked = std::move(values);
         values.resize(stacked.size());
-        for (size_t n = 0; n < values.size(); ++n) values[n] = stacked[static_cast<size_t>(stacked_row(plan_.matrices[i], static_cast<int64_t>(n)))];
+        for (size_t n = 0; n < values.size(); ++n)
+          values[n] = stacked[static_cast<size_t>(stacked_row(plan_.matrices[i], static_cast<int64_t>(n)))];
       }
       weights_.parameters += static_cast<int64_t>(values.size());
       weights_.bias_values.push_back(std::move(values));
     }
-    for (const std::vector<float>& values : weights_.bias_values) weights_.biases.push_back(values.empty() ? nullptr : values.data());
+    for (const std::vector<float>& values : weights_.bias_values)
+      weights_.biases.push_back(values.empty() ? nullptr : values.data());
     return {};
   }
 
@@ -112,8 +117,12 @@ class Loader {
       const Matrix& m = *claimed.matrix;
       const kernels::WeightFormat format = format_of(m, options_.form);
       const WeightForm form = format.form == WeightForm::bf16 && may_pack(m) ? WeightForm::bf12 : format.form;
-      const size_t panel_bytes = is_quantized(form) ? table_.quantized_panel_bytes(form, format.groups, m.k) : table_.panel_bytes(form, m.k);
-      const PackedMatrix packed{form, static_cast<int>(m.out()), m.k, table_.panel_cols(form), panel_bytes, m.shards(), nullptr, format.groups,
+      const size_t panel_bytes =
+          is_quantized(form) ? table_.quantized_panel_bytes(form, format.groups, m.k) : table_.panel_bytes(form, m.k);
+      const PackedMatrix packed{form,          static_cast<int>(m.out()),
+                                m.k,           table_.panel_cols(form),
+                                panel_bytes,   m.shards(),
+                                nullptr,       format.groups,
                                 format.operand};
       offsets.push_back(end);
       weights_.parameters += m.out() * m.k;
@@ -129,7 +138,9 @@ class Loader {
     return {};
   }
 
-  bool may_pack(const Matrix& m) const { return options_.pack && table_.pack_panel_bf12 && (m.shards() == 1 || m.k / m.shards() % kernels::kStrip == 0); }
+  bool may_pack(const Matrix& m) const {
+    return options_.pack && table_.pack_panel_bf12 && (m.shards() == 1 || m.k / m.shards() % kernels::kStrip == 0);
+  }
 
   // Matrices whose weights did not fit into 12 bits are packed again as they are, into memory of their own.
   Status widen_misfits() {
@@ -153,25 +164,28 @@ class Loader {
   }
 
   static constexpr size_t kReadAhead = 8192;  // past the end is allowed to the kernels
-  static size_t panels_of(const PackedMatrix& packed) { return (static_cast<size_t>(packed.out) + packed.panel - 1) / packed.panel; }
+  static size_t panels_of(const PackedMatrix& packed) {
+    return (static_cast<size_t>(packed.out) + packed.panel - 1) / packed.panel;
+  }
 
-  // Every member packs the panels that the kernels will give it, so that they lie in memory near it, about 1 MB at a time, and then helps
-  // the others - unless these sit at another node of memory.
+  // Every thread packs the panels that the kernels will give it, so that they lie in memory near it, about 1 MB at a
+  // time, and then helps the others - unless these sit at another NUMA node.
   struct Queue {
     std::vector<Task> tasks;
     std::atomic<size_t> next{0};
   };
   template <class Wanted>
   std::vector<Queue> make_queues(Wanted wanted) const {
-    const auto members = static_cast<size_t>(team_.size());
-    std::vector<Queue> queues(members);
+    const auto threads = static_cast<size_t>(team_.size());
+    std::vector<Queue> queues(threads);
     for (size_t m = 0; m < matrices_.size(); ++m) {
       if (!wanted(static_cast<int>(m))) continue;
       const PackedMatrix& packed = weights_.matrices[m];
       const size_t panels = panels_of(packed), per_task = std::max<size_t>(1, (size_t{1} << 20) / packed.panel_bytes);
-      for (size_t i = 0; i < members; ++i)
-        for (size_t first = panels * i / members, last = panels * (i + 1) / members; first < last; first += per_task)
-          queues[i].tasks.push_back({static_cast<int>(m), static_cast<int>(first), static_cast<int>(std::min(per_task, last - first))});
+      for (size_t i = 0; i < threads; ++i)
+        for (size_t first = panels * i / threads, last = panels * (i + 1) / threads; first < last; first += per_task)
+          queues[i].tasks.push_back(
+              {static_cast<int>(m), static_cast<int>(first), static_cast<int>(std::min(per_task, last - first))});
     }
     return queues;
   }
@@ -184,24 +198,26 @@ class Loader {
     for (const Queue& queue : queues)
       for (const Task& task : queue.tasks) ++left[task.matrix];
     const ThreadTeam::Seat seat(team_);
-    team_.run([&](int member) {
+    team_.run([&](int thread) {
       std::vector<float> rows;
       AlignedPanel plain;
       const size_t helped = team_.spans_nodes() ? 1 : queues.size();
       for (size_t i = 0; i < helped; ++i) {
-        Queue& queue = queues[(member + i) % queues.size()];
+        Queue& queue = queues[(thread + i) % queues.size()];
         for (size_t t = queue.next++; t < queue.tasks.size() && !failed_; t = queue.next++) {
           const Task& task = queue.tasks[t];
           pack_task(task, rows, plain);
           drop_sources(task, --left[task.matrix] == 0);
-          const int64_t done = done_bytes_ += static_cast<int64_t>(task.panels * weights_.matrices[task.matrix].panel_bytes);
+          const int64_t done = done_bytes_ +=
+              static_cast<int64_t>(task.panels * weights_.matrices[task.matrix].panel_bytes);
           if (options_.progress) options_.progress(done, total_bytes_);
         }
       }
     });
   }
 
-  // Lets the pages go that the task has read; with `all` those of the whole matrix, which the tasks' borders lie in too.
+  // Lets the pages go that the task has read; with `all` those of the whole matrix, which the tasks' borders lie in
+  // too.
   void drop_sources(const Task& task, bool all) const {
     const Claimed& claimed = matrices_[task.matrix];
     const PackedMatrix& packed = weights_.matrices[task.matrix];
@@ -209,7 +225,8 @@ class Loader {
       for (const TensorInfo* source : claimed.sources) checkpoint_->drop(*source);
       return;
     }
-    const int64_t first = int64_t{task.first_panel} * packed.panel, count = std::min<int64_t>(int64_t{task.panels} * packed.panel, packed.out - first);
+    const int64_t first = int64_t{task.first_panel} * packed.panel,
+                  count = std::min<int64_t>(int64_t{task.panels} * packed.panel, packed.out - first);
     const auto drop = [&](const TensorRows& rows, const TensorInfo& tensor, int64_t at, int64_t n, int64_t) -> Status {
       if (!rows.transposed && tensor.cols() == claimed.matrix->k) checkpoint_->drop(tensor, rows.first_row + at, n);
       return {};
@@ -218,7 +235,8 @@ class Loader {
       (void)each_stacked(claimed, first, count, drop);
       return;
     }
-    for (const int64_t half : {int64_t{0}, int64_t{packed.out / 2}}) (void)each_stacked(claimed, half + first / 2, count / 2, drop);
+    for (const int64_t half : {int64_t{0}, int64_t{packed.out / 2}})
+      (void)each_stacked(claimed, half + first / 2, count / 2, drop);
   }
 
   // A panel of bfloat16 before it goes into 12 bits.
@@ -249,7 +267,8 @@ class Loader {
         continue;
       }
       if (is_quantized(packed.form)) {
-        if (Status read = pack_quantized(packed, claimed, first, count, rows, to); !read.ok()) return report(read.error());
+        if (Status read = pack_quantized(packed, claimed, first, count, rows, to); !read.ok())
+          return report(read.error());
         continue;
       }
       rows.resize(static_cast<size_t>(packed.panel) * packed.k);
@@ -259,7 +278,8 @@ class Loader {
   }
 
   // False after an error, which is reported.
-  bool pack_bf16(const PackedMatrix& packed, const Claimed& claimed, int first, int count, std::vector<float>& rows, std::byte* to) {
+  bool pack_bf16(const PackedMatrix& packed, const Claimed& claimed, int first, int count, std::vector<float>& rows,
+                 std::byte* to) {
     rows.resize(static_cast<size_t>(packed.panel) * packed.k);
     if (pack_plain(claimed, first, count, reinterpret_cast<uint16_t*>(rows.data()), to)) return true;
     if (Status read = gather(claimed, first, count, rows.data()); !read.ok()) return report(read.error()), false;
@@ -268,7 +288,8 @@ class Loader {
   }
 
   // Codes as they are stored where the matrix is kept in its bits; else floats that are quantised here.
-  Status pack_quantized(const PackedMatrix& packed, const Claimed& claimed, int first, int count, std::vector<float>& rows, std::byte* to) const {
+  Status pack_quantized(const PackedMatrix& packed, const Claimed& claimed, int first, int count,
+                        std::vector<float>& rows, std::byte* to) const {
     QuantizedSource source(packed.format(), packed.k);
     const bool stored = options_.quantize == Quantize::none;
     if (!stored) {
@@ -276,26 +297,32 @@ class Loader {
       WEFT_RETURN_IF_ERROR(gather(claimed, first, count, rows.data()));
       for (int r = 0; r < count; ++r) source.append_floats(rows.data() + static_cast<size_t>(r) * packed.k);
     } else {
-      WEFT_RETURN_IF_ERROR(each_source(claimed, first, count, [&](const TensorRows& rows_of, const TensorInfo& tensor, int64_t at, int64_t n, int64_t) {
-        return source.append_stored(tensor, rows_of.first_row + at, n);
-      }));
+      WEFT_RETURN_IF_ERROR(
+          each_source(claimed, first, count,
+                      [&](const TensorRows& rows_of, const TensorInfo& tensor, int64_t at, int64_t n, int64_t) {
+                        return source.append_stored(tensor, rows_of.first_row + at, n);
+                      }));
     }
     table_.pack_panel_quantized(packed.form, packed.groups, source.rows(), to);
     return {};
   }
 
-  // Rows that lie as bfloat16 in their tensors need no detour over float32. `together`: room for rows of several places.
+  // Rows that lie as bfloat16 in their tensors need no detour over float32. `together`: room for rows of several
+  // places.
   bool pack_plain(const Claimed& claimed, int first, int count, uint16_t* together, std::byte* to) const {
     const int k = claimed.matrix->k;
     const uint16_t* from = together;
-    const Status plain = each_source(claimed, first, count, [&](const TensorRows& rows, const TensorInfo& tensor, int64_t at, int64_t n, int64_t place) -> Status {
-      const std::byte* data = tensor.data.data() + (rows.first_row + at) * k * 2;
-      if (!tensor.is_plain() || tensor.type != StorageType::bf16 || rows.transposed || reinterpret_cast<uintptr_t>(data) % 2 != 0)
-        return Error(Code::unsupported, "");
-      if (n == count) from = reinterpret_cast<const uint16_t*>(data);
-      else std::memcpy(together + place * k, data, static_cast<size_t>(n * k) * 2);
-      return {};
-    });
+    const Status plain = each_source(
+        claimed, first, count,
+        [&](const TensorRows& rows, const TensorInfo& tensor, int64_t at, int64_t n, int64_t place) -> Status {
+          const std::byte* data = tensor.data.data() + (rows.first_row + at) * k * 2;
+          if (!tensor.is_plain() || tensor.type != StorageType::bf16 || rows.transposed ||
+              reinterpret_cast<uintptr_t>(data) % 2 != 0)
+            return Error(Code::unsupported, "");
+          if (n == count) from = reinterpret_cast<const uint16_t*>(data);
+          else std::memcpy(together + place * k, data, static_cast<size_t>(n * k) * 2);
+          return {};
+        });
     if (plain.ok()) table_.pack_panel_bf16(from, k, count, k, to);
     return plain.ok();
   }
@@ -303,22 +330,26 @@ class Loader {
   // Output rows [first, first + count) of the stacked matrix as float32.
   Status gather(const Claimed& claimed, int64_t first, int64_t count, float* out) const {
     const int k = claimed.matrix->k;
-    return each_source(claimed, first, count, [&](const TensorRows& source, const TensorInfo& tensor, int64_t at, int64_t n, int64_t place) {
-      if (source.transposed) return gather_columns(tensor, source, at, n, k, out + place * k);
-      // A tensor of more dimensions (a convolution's) lies in memory as the matrix does.
-      const int64_t pieces = k / tensor.cols();
-      return read_rows(tensor, (source.first_row + at) * pieces, n * pieces, out + place * k, tensor.cols());
-    });
+    return each_source(claimed, first, count,
+                       [&](const TensorRows& source, const TensorInfo& tensor, int64_t at, int64_t n, int64_t place) {
+                         if (source.transposed) return gather_columns(tensor, source, at, n, k, out + place * k);
+                         // A tensor of more dimensions (a convolution's) lies in memory as the matrix does.
+                         const int64_t pieces = k / tensor.cols();
+                         return read_rows(tensor, (source.first_row + at) * pieces, n * pieces, out + place * k,
+                                          tensor.cols());
+                       });
   }
 
-  // Calls read(source, its tensor, first output of the source, outputs, place among the outputs asked for) for the sources of output
-  // rows [first, first + count) of the matrix.
+  // Calls read(source, its tensor, first output of the source, outputs, place among the outputs asked for) for the
+  // sources of output rows [first, first + count) of the matrix.
   template <class Read>
   static Status each_source(const Claimed& claimed, int64_t first, int64_t count, Read read) {
     if (!claimed.matrix->gated) return each_stacked(claimed, first, count, read);
     for (int64_t done = 0; done < count;) {
-      const int64_t inside = (first + done) % kernels::kGateColumns, n = std::min(kernels::kGateColumns - inside, count - done);
-      const auto placed = [&](const TensorRows& source, const TensorInfo& tensor, int64_t at, int64_t rows, int64_t place) { return read(source, tensor, at, rows, done + place); };
+      const int64_t inside = (first + done) % kernels::kGateColumns,
+                    n = std::min(kernels::kGateColumns - inside, count - done);
+      const auto placed = [&](const TensorRows& source, const TensorInfo& tensor, int64_t at, int64_t rows,
+                              int64_t place) { return read(source, tensor, at, rows, done + place); };
       WEFT_RETURN_IF_ERROR(each_stacked(claimed, stacked_row(*claimed.matrix, first + done), n, placed));
       done += n;
     }
@@ -344,12 +375,14 @@ class Loader {
   }
 
   // Outputs [first, first + count) of a source whose outputs are the tensor's columns.
-  static Status gather_columns(const TensorInfo& tensor, const TensorRows& source, int64_t first, int64_t count, int k, float* out) {
+  static Status gather_columns(const TensorInfo& tensor, const TensorRows& source, int64_t first, int64_t count, int k,
+                               float* out) {
     constexpr int64_t kRows = 64;
     std::vector<float> block(static_cast<size_t>(kRows * count));
     for (int64_t row = 0; row < k; row += kRows) {
       const int64_t rows = std::min<int64_t>(kRows, k - row);
-      WEFT_RETURN_IF_ERROR(read_block(tensor, source.first_row + row, rows, source.first_col + first, count, block.data(), count));
+      WEFT_RETURN_IF_ERROR(
+          read_block(tensor, source.first_row + row, rows, source.first_col + first, count, block.data(), count));
       for (int64_t n = 0; n < count; ++n)
         for (int64_t i = 0; i < rows; ++i) out[n * k + row + i] = block[static_cast<size_t>(i * count + n)];
     }
@@ -361,8 +394,9 @@ class Loader {
     for (size_t i = 0; i < tables_.size(); ++i) {
       const TensorInfo& tensor = *tables_[i];
       if (!is_matrix(tensor)) weights_.parameters += tensor.values();
-      const bool direct = tensor.is_plain() && reinterpret_cast<uintptr_t>(tensor.data.data()) % 4 == 0 &&
-                          (tensor.type == StorageType::f32 || tensor.type == StorageType::bf16 || tensor.type == StorageType::f16);
+      const bool direct =
+          tensor.is_plain() && reinterpret_cast<uintptr_t>(tensor.data.data()) % 4 == 0 &&
+          (tensor.type == StorageType::f32 || tensor.type == StorageType::bf16 || tensor.type == StorageType::f16);
       if (direct) {
         weights_.tables.push_back({tensor.data.data(), *plain_dtype(tensor.type)});
         continue;
@@ -394,7 +428,8 @@ class Loader {
 
   // Whether a table is the output matrix too, and counted there.
   bool is_matrix(const TensorInfo& tensor) const {
-    return std::any_of(matrices_.begin(), matrices_.end(), [&](const Claimed& c) { return c.sources.size() == 1 && c.sources[0] == &tensor; });
+    return std::any_of(matrices_.begin(), matrices_.end(),
+                       [&](const Claimed& c) { return c.sources.size() == 1 && c.sources[0] == &tensor; });
   }
 
   void report(const Error& error) {
@@ -423,8 +458,8 @@ class Loader {
 
 }  // namespace
 
-Result<Weights> load_weights(const Plan& plan, std::shared_ptr<const Checkpoint> checkpoint, const CpuTable& table, ThreadTeam& team,
-                             const LoadOptions& options) {
+Result<Weights> load_weights(const Plan& plan, std::shared_ptr<const Checkpoint> checkpoint, const CpuTable& table,
+                             ThreadTeam& team, const LoadOptions& options) {
   return Loader(plan, std::move(checkpoint), table, team, options).load();
 }
 

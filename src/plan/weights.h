@@ -1,7 +1,7 @@
 // A plan's weights in memory: matrices in the kernels' packed form, vectors in float32, embedding tables as rows.
 //
-// Loading goes from the mapped checkpoint straight into the packed layout, all threads at once, panel by panel; pages of the file
-// are let go as soon as they are packed, so that no two full copies are held.
+// Loading goes from the mapped checkpoint straight into the packed layout, all threads at once, panel by panel; pages
+// of the file are let go as soon as they are packed, so that no two full copies are held.
 #pragma once
 
 #include <functional>
@@ -23,11 +23,11 @@ struct EmbeddingTable {
 };
 
 struct Weights {
-  std::vector<kernels::PackedMatrix> matrices;   // as Plan::matrices
-  std::vector<const float*> biases;              // per matrix, null without
-  std::vector<std::vector<float>> vectors;       // as Plan::vectors
-  std::vector<EmbeddingTable> tables;            // as Plan::tables
-  int64_t bytes = 0;       // held in memory by this object
+  std::vector<kernels::PackedMatrix> matrices;  // as Plan::matrices
+  std::vector<const float*> biases;             // per matrix, null without
+  std::vector<std::vector<float>> vectors;      // as Plan::vectors
+  std::vector<EmbeddingTable> tables;           // as Plan::tables
+  int64_t bytes = 0;                            // held in memory by this object
   int64_t parameters = 0;
 
   // What the pointers point into.
@@ -40,15 +40,17 @@ struct Weights {
 enum class PackWeights : uint8_t { automatic, on, off };
 
 struct LoadOptions {
-  kernels::WeightForm form = kernels::WeightForm::f32;  // of matrices without a format of their own, and of widened tables
+  // of matrices without a format of their own, and of widened tables
+  kernels::WeightForm form = kernels::WeightForm::f32;
   std::function<void(int64_t done_bytes, int64_t total_bytes)> progress;  // any thread
   // Quantised matrices: none takes the codes as stored; else they are made from the tensors' float values.
   Quantize quantize = Quantize::none;
   bool pack = false;  // bfloat16 matrices go into 12 bits a weight, but for those whose weights do not fit
 };
 
-// Every tensor that the plan names must be in the checkpoint with the plan's shape; all that are not are reported together.
-Result<Weights> load_weights(const Plan& plan, std::shared_ptr<const Checkpoint> checkpoint, const kernels::CpuTable& table, ThreadTeam& team,
-                             const LoadOptions& options);
+// Every tensor that the plan names must be in the checkpoint with the plan's shape; all that are not are reported
+// together.
+Result<Weights> load_weights(const Plan& plan, std::shared_ptr<const Checkpoint> checkpoint,
+                             const kernels::CpuTable& table, ThreadTeam& team, const LoadOptions& options);
 
 }  // namespace weft

@@ -11,7 +11,8 @@ double seconds() { return std::chrono::duration<double>(std::chrono::steady_cloc
 CacheOptions cache_options(const Model& model, const CoreOptions& options) {
   CacheOptions cache;
   for (const LayerGroup& group : model.plan.groups)
-    cache.groups.push_back({group.spec.kind, group.spec.span, cache_block_bytes(group, model.kv_dtype, options.tokens_per_block)});
+    cache.groups.push_back(
+        {group.spec.kind, group.spec.span, cache_block_bytes(group, model.kv_dtype, options.tokens_per_block)});
   cache.tokens_per_block = options.tokens_per_block;
   cache.budget_bytes = options.cache_bytes;
   cache.block_reuse = options.block_reuse;
@@ -22,27 +23,29 @@ CacheOptions cache_options(const Model& model, const CoreOptions& options) {
 }  // namespace
 
 EngineCore::EngineCore(std::unique_ptr<ThreadTeam> team, CoreOptions options, Scheduler scheduler)
-    : options_(options),
-      team_(std::move(team)),
-      scheduler_(std::move(scheduler)),
-      free_{0, 1},
+    : options_(options), team_(std::move(team)), scheduler_(std::move(scheduler)), free_{0, 1},
       budget_(options.max_step_ms / 1000, std::min(options.prefill_tokens, options.max_num_tokens)),
-      mask_seconds_(kMasks),
-      features_(options.feature_cache_bytes) {
+      mask_seconds_(kMasks), features_(options.feature_cache_bytes) {
   scheduler_.set_prefill_budget(options_.max_step_ms > 0 ? budget_.tokens() : options_.prefill_tokens);
 }
 
-Result<std::unique_ptr<EngineCore>> EngineCore::create(Model model, std::unique_ptr<ThreadTeam> team, const CoreOptions& wanted) {
+Result<std::unique_ptr<EngineCore>> EngineCore::create(Model model, std::unique_ptr<ThreadTeam> team,
+                                                       const CoreOptions& wanted) {
   CoreOptions options = wanted;
   WEFT_TRY(CacheManager cache, CacheManager::create(cache_options(model, options)));
-  options.max_seq_len = std::min(options.max_seq_len, cache.max_sequence_tokens());  // a longer sequence could never finish
+  // a longer sequence could never finish
+  options.max_seq_len = std::min(options.max_seq_len, cache.max_sequence_tokens());
   WorkerOptions worker{options.max_batch_size, options.max_num_tokens,   options.max_outputs,
                        options.max_seq_len,    options.tokens_per_block, {},
-                       options.replay,         options.measure_ops, options.sampler,          options.processors};
+                       options.replay,         options.measure_ops,      options.sampler,
+                       options.processors};
   for (int g = 0; g < cache.groups(); ++g) worker.max_blocks.push_back(cache.max_blocks(g));
-  const SchedulerOptions limits{.max_batch_size = options.max_batch_size, .max_num_tokens = options.max_num_tokens,
-                                .max_logit_rows = options.max_outputs, .max_seq_len = options.max_seq_len,
-                                .chunked_prefill = options.chunked_prefill, .overlap = options.overlap ? 2 : 1};
+  const SchedulerOptions limits{.max_batch_size = options.max_batch_size,
+                                .max_num_tokens = options.max_num_tokens,
+                                .max_logit_rows = options.max_outputs,
+                                .max_seq_len = options.max_seq_len,
+                                .chunked_prefill = options.chunked_prefill,
+                                .overlap = options.overlap ? 2 : 1};
   WEFT_TRY(Scheduler scheduler, Scheduler::create(limits, std::move(cache)));
   std::unique_ptr<EngineCore> core(new EngineCore(std::move(team), options, std::move(scheduler)));
   WEFT_TRY(core->worker_, Worker::create(std::move(model), *core->team_, std::move(worker)));
@@ -67,12 +70,13 @@ Result<SequenceId> EngineCore::submit(Submission submission) {
   submission.sequence.guided = submission.grammar != nullptr;
   const std::lock_guard lock(mutex_);
   submission.sequence.media = submission.media_prompt;
-  submission.sequence.whole_media = model().plan.joined_pictures;
+  submission.sequence.whole_media = model().plan.joined_images;
   submission.sequence.held = !find_features(submission);
   const bool held = submission.sequence.held;
   WEFT_TRY(const SequenceId id, scheduler_.add(std::move(submission.sequence)));
-  if (held) enqueue_pictures(id, submission);
-  entries_.emplace(static_cast<uint64_t>(id), std::make_shared<Entry>(Entry{std::move(submission.sink), std::move(submission.grammar)}));
+  if (held) enqueue_images(id, submission);
+  entries_.emplace(static_cast<uint64_t>(id),
+                   std::make_shared<Entry>(Entry{std::move(submission.sink), std::move(submission.grammar)}));
   engine_wake_.notify_one();
   return id;
 }
@@ -82,20 +86,20 @@ bool EngineCore::find_features(Submission& submission) {
   bool complete = true;
   for (size_t i = 0; i < submission.media.size(); ++i) {
     submission.media_prompt->features[i] = features_.find(submission.media[i]->hash);
-    if (submission.media_prompt->features[i]) ++pictures_reused_;
+    if (submission.media_prompt->features[i]) ++images_reused_;
     else complete = false;
   }
   return complete;
 }
 
-// A picture that is waiting already is encoded once for all.
-void EngineCore::enqueue_pictures(SequenceId id, const Submission& submission) {
+// An image that is waiting already is encoded once for all.
+void EngineCore::enqueue_images(SequenceId id, const Submission& submission) {
   for (size_t i = 0; i < submission.media.size(); ++i) {
     if (submission.media_prompt->features[i]) continue;
     const auto same = [&](const Encoding& e) { return e.media->hash == submission.media[i]->hash; };
     auto found = std::find_if(encodings_.begin(), encodings_.end(), same);
     if (found == encodings_.end()) encodings_.push_back({submission.media[i], {}}), found = std::prev(encodings_.end());
-    else ++pictures_reused_;
+    else ++images_reused_;
     found->waiters.push_back({id, submission.media_prompt, static_cast<int>(i)});
   }
   worker_wake_.notify_one();
@@ -106,7 +110,8 @@ void EngineCore::encode_slice(std::unique_lock<std::mutex>& lock) {
   constexpr double kSliceSeconds = 0.02;
   if (!encoding_begun_) {
     // Nobody waits for it any more: all were cancelled.
-    std::erase_if(encodings_.front().waiters, [&](const Encoding::Waiter& w) { return !entries_.contains(static_cast<uint64_t>(w.id)); });
+    std::erase_if(encodings_.front().waiters,
+                  [&](const Encoding::Waiter& w) { return !entries_.contains(static_cast<uint64_t>(w.id)); });
     if (encodings_.front().waiters.empty()) return encodings_.pop_front();
   }
   const std::shared_ptr<const PreparedMedia> media = encodings_.front().media;
@@ -123,13 +128,14 @@ void EngineCore::encode_slice(std::unique_lock<std::mutex>& lock) {
 
 void EngineCore::finish_encoding(std::shared_ptr<const MediaFeatures> features) {
   encoding_begun_ = false;
-  ++pictures_encoded_;
+  ++images_encoded_;
   const Encoding done = std::move(encodings_.front());
   encodings_.pop_front();
   features_.insert(done.media->hash, features);
   for (const Encoding::Waiter& waiter : done.waiters) {
     waiter.prompt->features[waiter.index] = features;
-    const bool complete = std::all_of(waiter.prompt->features.begin(), waiter.prompt->features.end(), [](const auto& f) { return f != nullptr; });
+    const bool complete = std::all_of(waiter.prompt->features.begin(), waiter.prompt->features.end(),
+                                      [](const auto& f) { return f != nullptr; });
     if (complete) scheduler_.release(waiter.id);
   }
   engine_wake_.notify_one();
@@ -138,7 +144,8 @@ void EngineCore::finish_encoding(std::shared_ptr<const MediaFeatures> features) 
 void EngineCore::cancel(SequenceId id) {
   const std::lock_guard lock(mutex_);
   scheduler_.finish(id);
-  // Its grammar is still needed if a step in flight waits for its mask; begin_masks and fill_masks cope with its absence.
+  // Its grammar is still needed if a step in flight waits for its mask; begin_masks and fill_masks cope with its
+  // absence.
   entries_.erase(static_cast<uint64_t>(id));
   engine_wake_.notify_one();
 }
@@ -172,7 +179,9 @@ void EngineCore::engine_loop() {
 bool EngineCore::schedule_step(std::unique_lock<std::mutex>&) {
   const int index = free_.front();
   Step& step = steps_[index];
-  const auto now_us = std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now().time_since_epoch()).count();
+  const auto now_us =
+      std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now().time_since_epoch())
+          .count();
   if (!scheduler_.schedule(step.batch, now_us)) return false;
   step.prompt_tokens = scheduler_.prompt_tokens_of_last_step(), step.prefill_budget = budget_.tokens();
   begin_masks(step);
@@ -199,8 +208,8 @@ void EngineCore::fill_masks(Step& step) {
   for (size_t i = 0; i < step.guided.size(); ++i) {
     if (step.mask_ready[i]) continue;
     const auto found = entries_.find(static_cast<uint64_t>(step.guided[i]));
-    // A sequence that has ended is not looked at again: its mask stays all ones. So does that of a grammar that fails, which
-    // the next accept() reports.
+    // A sequence that has ended is not looked at again: its mask stays all ones. So does that of a grammar that fails,
+    // which the next accept() reports.
     if (found != entries_.end() && found->second->grammar) {
       const double begin = seconds();
       (void)found->second->grammar->fill(step.masks.row(static_cast<int>(i))).ok();
@@ -259,7 +268,8 @@ void EngineCore::worker_loop() {
   double last_end = 0;
   std::unique_lock lock(mutex_);
   for (;;) {
-    worker_wake_.wait(lock, [&] { return !submitted_.empty() || !encodings_.empty() || (stopping_ && free_.size() == 2); });
+    worker_wake_.wait(lock,
+                      [&] { return !submitted_.empty() || !encodings_.empty() || (stopping_ && free_.size() == 2); });
     if (submitted_.empty()) {
       if (stopping_ && free_.size() == 2) return;
       if (!encodings_.empty()) encode_slice(lock);
@@ -291,11 +301,14 @@ int64_t EngineCore::steps() const {
 
 CoreMetrics EngineCore::metrics() const {
   const std::lock_guard lock(mutex_);
-  CoreMetrics metrics{scheduler_.metrics(), {}, step_seconds_, pictures_encoded_, pictures_reused_, idle_gap_seconds_, sample_seconds_};
+  CoreMetrics metrics{scheduler_.metrics(), {}, step_seconds_, images_encoded_, images_reused_, idle_gap_seconds_,
+                      sample_seconds_};
   metrics.prefill_budget = scheduler_.prefill_budget();
-  std::vector<float> masks(mask_seconds_.begin(), mask_seconds_.begin() + static_cast<ptrdiff_t>(std::min(masks_filled_, kMasks)));
+  std::vector<float> masks(mask_seconds_.begin(),
+                           mask_seconds_.begin() + static_cast<ptrdiff_t>(std::min(masks_filled_, kMasks)));
   std::sort(masks.begin(), masks.end());
-  if (!masks.empty()) metrics.mask_p50_seconds = masks[masks.size() / 2], metrics.mask_p99_seconds = masks[masks.size() * 99 / 100];
+  if (!masks.empty())
+    metrics.mask_p50_seconds = masks[masks.size() / 2], metrics.mask_p99_seconds = masks[masks.size() * 99 / 100];
   for (int g = 0; g < scheduler_.cache().groups(); ++g) metrics.cache.push_back(scheduler_.cache().gauges(g));
   return metrics;
 }

@@ -1,6 +1,6 @@
-// The engine loop: one thread schedules and commits, another runs the steps on the worker. With overlap, step n + 1 is scheduled
-// and submitted while step n runs, and the host's work for step n (stop rules, text, grammars) is done while step n + 1 runs;
-// without it, the same code keeps one step in flight.
+// The engine loop: one thread schedules and commits, another runs the steps on the worker. With overlap, step n + 1 is
+// scheduled and submitted while step n runs, and the host's work for step n (stop rules, text, grammars) is done while
+// step n + 1 runs; without it, the same code keeps one step in flight.
 //
 // It speaks tokens, not text: who submits a sequence gets its outputs on the engine thread and may end it.
 #pragma once
@@ -32,10 +32,10 @@ struct CoreOptions {
   int max_batch_size = 64, max_num_tokens = 2048, max_outputs = 128, max_seq_len = 2048;
   int tokens_per_block = 32;
   int64_t cache_bytes = 0;
-  int cache_events = 0;    // kept until they are taken; 0: none
+  int cache_events = 0;       // kept until they are taken; 0: none
   int prefill_tokens = 2048;  // of a step's, at most; prompts that may not be cut are not held up
   double max_step_ms = 0;     // 0: none; needs chunked_prefill
-  int64_t feature_cache_bytes = int64_t{512} << 20;  // of pictures' features that no request needs any more
+  int64_t feature_cache_bytes = int64_t{512} << 20;  // of images' features that no request needs any more
   bool chunked_prefill = true, block_reuse = true, overlap = true, replay = true, measure_ops = false;
   SamplerKind sampler = SamplerKind::fused;
   ProcessorKinds processors;
@@ -46,27 +46,31 @@ struct CoreMetrics {
   SchedulerMetrics scheduler;
   std::vector<CacheGauges> cache;  // per group
   double step_seconds = 0;         // sum of the time inside steps
-  uint64_t pictures_encoded = 0, pictures_reused = 0;
-  double idle_gap_seconds = 0;     // sum of the time between steps while sequences were running
-  double sample_seconds = 0;       // of step_seconds, in the sampler
-  double mask_p50_seconds = 0, mask_p99_seconds = 0;  // time to fill one grammar mask, of the last kMasks; 0: none was filled
-  int prefill_budget = 0;                             // prompt tokens that a step may take now
+  uint64_t images_encoded = 0, images_reused = 0;
+  double idle_gap_seconds = 0;  // sum of the time between steps while sequences were running
+  double sample_seconds = 0;    // of step_seconds, in the sampler
+  // time to fill one grammar mask, of the last kMasks; 0: none was filled
+  double mask_p50_seconds = 0, mask_p99_seconds = 0;
+  int prefill_budget = 0;  // prompt tokens that a step may take now
 };
 
 struct Submission {
   NewSequence sequence;
   std::unique_ptr<Grammar> grammar;  // of a guided sequence
-  // Pictures of the prompt, which are encoded before the sequence is scheduled, and where their features go (features unset).
+  // Images of the prompt, which are encoded before the sequence is scheduled, and where their features go (features
+  // unset).
   std::vector<std::shared_ptr<const PreparedMedia>> media;
   std::shared_ptr<MediaPrompt> media_prompt;
-  // Called on the engine thread for every output. False: the consumer has its end (a stop string); nothing follows then.
+  // Called on the engine thread for every output. False: the consumer has its end (a stop string); nothing follows
+  // then.
   std::function<bool(const SequenceOutput&)> sink;
 };
 
 class EngineCore {
  public:
   // max_seq_len is lowered to what the cache can hold of one sequence; see options().
-  static Result<std::unique_ptr<EngineCore>> create(Model model, std::unique_ptr<ThreadTeam> team, const CoreOptions& options);
+  static Result<std::unique_ptr<EngineCore>> create(Model model, std::unique_ptr<ThreadTeam> team,
+                                                    const CoreOptions& options);
   // Running sequences get no more outputs.
   ~EngineCore();
 
@@ -104,13 +108,13 @@ class EngineCore {
     double seconds = 0;                         // of its run
   };
 
-  // A picture to encode, and the sequences that wait for it.
+  // An image to encode, and the sequences that wait for it.
   struct Encoding {
     std::shared_ptr<const PreparedMedia> media;
     struct Waiter {
       SequenceId id;
       std::shared_ptr<MediaPrompt> prompt;
-      int index;  // of the picture among the prompt's
+      int index;  // of the image among the prompt's
     };
     std::vector<Waiter> waiters;
   };
@@ -125,7 +129,7 @@ class EngineCore {
   void fill_masks(Step& step);
   bool deliver(Entry& entry, SequenceOutput& output);
   bool find_features(Submission& submission);
-  void enqueue_pictures(SequenceId id, const Submission& submission);
+  void enqueue_images(SequenceId id, const Submission& submission);
   void encode_slice(std::unique_lock<std::mutex>& lock);
   void finish_encoding(std::shared_ptr<const MediaFeatures> features);
 
@@ -150,7 +154,7 @@ class EngineCore {
   bool encoding_begun_ = false;     // on the worker thread
   std::unique_ptr<VisionEncoder> vision_;
   FeatureCache features_;
-  uint64_t pictures_encoded_ = 0, pictures_reused_ = 0;
+  uint64_t images_encoded_ = 0, images_reused_ = 0;
   double step_seconds_ = 0, idle_gap_seconds_ = 0;
   std::vector<SequenceOutput> outputs_;  // of the step being committed
 

@@ -1,5 +1,5 @@
-// Features of pictures that were seen lately, by the hash of their content: a picture that comes again is not encoded again. Least
-// recently used entries go first when the bytes run out; who still holds one keeps it. Not thread-safe.
+// Features of images that were seen lately, by the hash of their content: an image that comes again is not encoded
+// again. Least recently used entries go first when the bytes run out; who still holds one keeps it. Not thread-safe.
 #pragma once
 
 #include <cstdint>
@@ -44,7 +44,9 @@ class FeatureCache {
     std::shared_ptr<const MediaFeatures> features;
     std::list<Digest>::iterator place;
   };
-  static int64_t bytes_of(const MediaFeatures& features) { return static_cast<int64_t>(features.values.size() * sizeof(float)); }
+  static int64_t bytes_of(const MediaFeatures& features) {
+    return static_cast<int64_t>(features.values.size() * sizeof(float));
+  }
 
   int64_t max_bytes_, bytes_ = 0;
   std::list<Digest> order_;  // most recent first

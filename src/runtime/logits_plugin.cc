@@ -46,7 +46,8 @@ class PluginKind;
 
 class PluginProcessor : public LogitsProcessor {
  public:
-  PluginProcessor(std::shared_ptr<const PluginKind> kind, void* processor) : kind_(std::move(kind)), processor_(processor) {}
+  PluginProcessor(std::shared_ptr<const PluginKind> kind, void* processor)
+      : kind_(std::move(kind)), processor_(processor) {}
   ~PluginProcessor() override;
   Status process(std::span<float> logits, const SlotView& view) override;
   void* handle() const { return processor_; }
@@ -81,8 +82,8 @@ class PluginKind : public LogitsProcessorKind, public std::enable_shared_from_th
     for (size_t i = 0; i < rows.size(); ++i) {
       ProcessorRow& row = rows[i];
       errors[i][0] = 0;
-      plain.push_back({static_cast<PluginProcessor*>(row.processor)->handle(), row.logits.data(), row.view.tokens.data(),
-                       static_cast<int64_t>(row.view.tokens.size()), row.view.prompt_tokens,
+      plain.push_back({static_cast<PluginProcessor*>(row.processor)->handle(), row.logits.data(),
+                       row.view.tokens.data(), static_cast<int64_t>(row.view.tokens.size()), row.view.prompt_tokens,
                        static_cast<int32_t>(row.logits.size()), 0, errors[i].data(), kErrorBytes});
     }
     const std::string thrown = guarded([&] {
@@ -101,7 +102,9 @@ class PluginKind : public LogitsProcessorKind, public std::enable_shared_from_th
   }
 
  private:
-  Error failed(const std::string& why) const { return fail(Code::internal, "logits processor ", json_quote(name_), ": ", why); }
+  Error failed(const std::string& why) const {
+    return fail(Code::internal, "logits processor ", json_quote(name_), ": ", why);
+  }
 
   std::shared_ptr<Library> library_;
   const weft_logits_processor functions_;
@@ -160,8 +163,8 @@ Result<ProcessorKinds> load_logits_plugins(const std::vector<std::string>& files
     for (std::shared_ptr<const LogitsProcessorKind>& kind : kinds) {
       for (const auto& other : all)
         if (other->name() == kind->name())
-          return fail(Code::invalid_argument, "--logits-processor", from, ": there is a processor ", json_quote(kind->name()),
-                      " already")
+          return fail(Code::invalid_argument, "--logits-processor", from, ": there is a processor ",
+                      json_quote(kind->name()), " already")
               .about("logits-processor");
       all.push_back(std::move(kind));
     }
@@ -175,16 +178,18 @@ Result<ProcessorKinds> load_logits_plugins(const std::vector<std::string>& files
   return all;
 }
 
-Result<std::vector<NamedProcessor>> create_processors(const ProcessorKinds& kinds, const std::vector<ProcessorChoice>& choices,
-                                                      int vocab_size) {
+Result<std::vector<NamedProcessor>> create_processors(const ProcessorKinds& kinds,
+                                                      const std::vector<ProcessorChoice>& choices, int vocab_size) {
   std::vector<NamedProcessor> processors;
   for (size_t i = 0; i < choices.size(); ++i) {
     const std::string field = "logits_processors[" + std::to_string(i) + "]";
-    const auto kind = std::find_if(kinds.begin(), kinds.end(), [&](const auto& one) { return one->name() == choices[i].name; });
+    const auto kind =
+        std::find_if(kinds.begin(), kinds.end(), [&](const auto& one) { return one->name() == choices[i].name; });
     if (kind == kinds.end()) {
       std::string loaded;
       for (const auto& one : kinds) loaded += (loaded.empty() ? "; there are " : ", ") + json_quote(one->name());
-      return fail(Code::invalid_argument, field, ": no logits processor ", json_quote(choices[i].name), " is loaded", loaded)
+      return fail(Code::invalid_argument, field, ": no logits processor ", json_quote(choices[i].name), " is loaded",
+                  loaded)
           .about(field + ".name");
     }
     auto made = (*kind)->create(choices[i].params, vocab_size);

@@ -14,7 +14,8 @@ namespace {
 
 Result<const kernels::CpuTable*> choose_table() {
   const kernels::CpuTable* table = kernels::cpu_table();
-  if (!table) return fail(Code::invalid_argument, "WEFT_ISA names an instruction set that this machine or build does not have");
+  if (!table)
+    return fail(Code::invalid_argument, "WEFT_ISA names an instruction set that this machine or build does not have");
   return table;
 }
 
@@ -22,8 +23,10 @@ Result<const kernels::CpuTable*> choose_table() {
 Result<WeightForm> choose_form(const std::string& dtype, const Checkpoint& checkpoint, const HfConfig& config) {
   if (dtype == "float32") return WeightForm::f32;
   if (dtype == "bfloat16") return WeightForm::bf16;
-  if (dtype != "auto") return fail(Code::invalid_argument, "--dtype must be auto, float32 or bfloat16, not ", dtype).about("dtype");
-  const std::string stored = config.has("text_config") && config.dtype().empty() ? config.sub("text_config").dtype() : config.dtype();
+  if (dtype != "auto")
+    return fail(Code::invalid_argument, "--dtype must be auto, float32 or bfloat16, not ", dtype).about("dtype");
+  const std::string stored =
+      config.has("text_config") && config.dtype().empty() ? config.sub("text_config").dtype() : config.dtype();
   return stored == "float32" && !checkpoint.is_gguf() ? WeightForm::f32 : WeightForm::bf16;
 }
 
@@ -34,8 +37,11 @@ Result<DType> choose_kv_dtype(const std::string& dtype, WeightForm form) {
   if (dtype == "bfloat16") return DType::bf16;
   if (dtype == "int8") return DType::i8;
   if (dtype == "auto") return kv_dtype_of(form);
-  if (dtype == "fp8") return fail(Code::unsupported, "--kv-cache-dtype fp8 is not available on this device yet; int8 is").about("kv-cache-dtype");
-  return fail(Code::invalid_argument, "--kv-cache-dtype must be auto, float32, bfloat16 or int8, not ", dtype).about("kv-cache-dtype");
+  if (dtype == "fp8")
+    return fail(Code::unsupported, "--kv-cache-dtype fp8 is not available on this device yet; int8 is")
+        .about("kv-cache-dtype");
+  return fail(Code::invalid_argument, "--kv-cache-dtype must be auto, float32, bfloat16 or int8, not ", dtype)
+      .about("kv-cache-dtype");
 }
 
 // generation_config.json decides where generation ends; ids outside the vocabulary cannot be generated.
@@ -82,10 +88,15 @@ namespace {
 
 Result<bool> choose_packing(const ModelOptions& options, const Model& model) {
   const bool possible = model.form == WeightForm::bf16 && options.quantize == Quantize::none;
-  if (options.pack_weights != PackWeights::on) return options.pack_weights == PackWeights::automatic && possible && model.table->prefers_bf12;
-  if (!possible) return fail(Code::invalid_argument, "--pack-weights on is for bfloat16 weights that are not quantised").about("pack-weights");
+  if (options.pack_weights != PackWeights::on)
+    return options.pack_weights == PackWeights::automatic && possible && model.table->prefers_bf12;
+  if (!possible)
+    return fail(Code::invalid_argument, "--pack-weights on is for bfloat16 weights that are not quantised")
+        .about("pack-weights");
   if (!model.table->pack_panel_bf12)
-    return fail(Code::unsupported, "--pack-weights on: the kernels for ", model.table->isa, " have no products with packed weights, those for AVX-512 BF16 have").about("pack-weights");
+    return fail(Code::unsupported, "--pack-weights on: the kernels for ", model.table->isa,
+                " have no products with packed weights, those for AVX-512 BF16 have")
+        .about("pack-weights");
   return true;
 }
 
@@ -104,7 +115,8 @@ Result<Model> load_model(const std::string& path, ThreadTeam& team, const ModelO
   WEFT_RETURN_IF_ERROR(config.status());
   recorded = choose_formats(std::move(recorded), *model.checkpoint, {model.form, options.quantize, options.dequantize});
   model.plan = prepare_plan(std::move(recorded), *model.table, model.form);
-  model.vocab = model.plan.head == HeadKind::lm ? model.plan.output.cols : models::text_config(config).count("vocab_size");
+  model.vocab =
+      model.plan.head == HeadKind::lm ? model.plan.output.cols : models::text_config(config).count("vocab_size");
   model.eos_token_ids = end_ids(*model.checkpoint, config, model.vocab);
   WEFT_RETURN_IF_ERROR(config.status());
   WEFT_TRY(const bool pack, choose_packing(options, model));

@@ -19,11 +19,11 @@
 namespace weft {
 
 struct ModelOptions {
-  std::string dtype = "auto";      // auto | float32 | bfloat16
-  std::string kv_dtype = "auto";   // auto | float32 | bfloat16 | int8
-  bool dummy = false;              // random weights
+  std::string dtype = "auto";     // auto | float32 | bfloat16
+  std::string kv_dtype = "auto";  // auto | float32 | bfloat16 | int8
+  bool dummy = false;             // random weights
   Quantize quantize = Quantize::none;
-  bool dequantize = false;         // see FormatOptions
+  bool dequantize = false;  // see FormatOptions
   PackWeights pack_weights = PackWeights::automatic;
   std::function<void(int64_t done_bytes, int64_t total_bytes)> progress;
 };
@@ -38,7 +38,7 @@ struct Model {
   Weights weights;
   std::optional<models::VisionTower> vision;  // its plan after the passes
   Weights vision_weights;
-  int vocab = 0;        // token ids are below this; columns of the logits
+  int vocab = 0;  // token ids are below this; columns of the logits
   int max_positions = 0;
   std::vector<int32_t> eos_token_ids;  // generation_config.json's, else config.json's
 

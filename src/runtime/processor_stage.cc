@@ -7,12 +7,14 @@
 namespace weft {
 
 ProcessorStage::ProcessorStage(ProcessorKinds kinds, int slots, int vocab_size)
-    : kinds_(std::move(kinds)), vocab_(static_cast<size_t>(vocab_size)), scratch_(vocab_size), slots_(static_cast<size_t>(slots)) {}
+    : kinds_(std::move(kinds)), vocab_(static_cast<size_t>(vocab_size)), scratch_(vocab_size),
+      slots_(static_cast<size_t>(slots)) {}
 
 Result<std::vector<std::shared_ptr<LogitsProcessor>>> ProcessorStage::open(Slot slot, const SamplingParams& params) {
   std::vector<std::shared_ptr<LogitsProcessor>> for_sampler;
   if (params.logits_processors.empty()) return for_sampler;
-  WEFT_TRY(std::vector<NamedProcessor> made, create_processors(kinds_, params.logits_processors, static_cast<int>(vocab_)));
+  WEFT_TRY(std::vector<NamedProcessor> made,
+           create_processors(kinds_, params.logits_processors, static_cast<int>(vocab_)));
   if (std::any_of(made.begin(), made.end(), [](const NamedProcessor& one) { return one.kind->batched(); })) {
     slots_[slot] = std::move(made);
     return for_sampler;
@@ -36,7 +38,8 @@ void ProcessorStage::run() {
     SampleRow& row = *rows_[i].sample;
     if (!usable_logits(row.logits)) row.error = kNotFinite;
     const std::span<float> copy{copies_.data() + i * vocab_, vocab_};
-    if (row.error.empty() && row.state->params().beam_candidates > 0) row.error = log_softmax(row.logits, copy, scratch_);
+    if (row.error.empty() && row.state->params().beam_candidates > 0)
+      row.error = log_softmax(row.logits, copy, scratch_);
     else std::copy(row.logits.begin(), row.logits.end(), copy.begin());
     row.raw_logits = row.logits;
     row.logits = copy;

@@ -1,6 +1,6 @@
-// The logits processors of the open slots. Processors that work on one row run inside the samplers, spread over the threads. A slot
-// with a batched processor has all of its processors run here instead, before sampling and in their order: on copies of the logits
-// (beam search: of the logprobs), so that raw logprobs stay those of the model.
+// The logits processors of the open slots. Processors that work on one row run inside the samplers, spread over the
+// threads. A slot with a batched processor has all of its processors run here instead, before sampling and in their
+// order: on copies of the logits (beam search: of the logprobs), so that raw logprobs stay those of the model.
 #pragma once
 
 #include <cstdint>
@@ -23,7 +23,8 @@ class ProcessorStage {
   Result<std::vector<std::shared_ptr<LogitsProcessor>>> open(Slot slot, const SamplingParams& params);
   void close(Slot slot);
 
-  // A step: begin, add its rows, and once their logits are there run(), by one thread. Rows must stay where they are until then.
+  // A step: begin, add its rows, and once their logits are there run(), by one thread. Rows must stay where they are
+  // until then.
   void begin();
   // Takes the row if its slot has processors to be run here.
   void add(Slot slot, SampleRow& row);

@@ -1,4 +1,4 @@
-// Runs a vision tower over one picture or video at a time, in pieces, so that running streams are not held up.
+// Runs a vision tower over one image or video at a time, in pieces, so that running streams are not held up.
 #pragma once
 
 #include <memory>
@@ -29,7 +29,7 @@ class VisionEncoder {
   ThreadTeam& team_;
   models::VisionInputs inputs_;
   ExecutorLimits limits_;
-  std::unique_ptr<CpuExecutor> executor_;  // for pictures up to limits_
+  std::unique_ptr<CpuExecutor> executor_;  // for images up to limits_
 };
 
 }  // namespace weft

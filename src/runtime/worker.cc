@@ -14,7 +14,8 @@ void StepMasks::begin(int rows, int words) {
 }
 
 void StepMasks::wait() const {
-  for (int missing = missing_.load(std::memory_order_acquire); missing > 0; missing = missing_.load(std::memory_order_acquire))
+  for (int missing = missing_.load(std::memory_order_acquire); missing > 0;
+       missing = missing_.load(std::memory_order_acquire))
     missing_.wait(missing, std::memory_order_acquire);
 }
 
@@ -25,7 +26,8 @@ int64_t cache_block_bytes(const LayerGroup& group, DType dtype, int tokens_per_b
   return (bytes + 4095) / 4096 * 4096;
 }
 
-Worker::Worker(Model model, ThreadTeam& team, WorkerOptions options) : model_(std::move(model)), team_(team), options_(std::move(options)) {
+Worker::Worker(Model model, ThreadTeam& team, WorkerOptions options)
+    : model_(std::move(model)), team_(team), options_(std::move(options)) {
   tail_ = [this](kernels::Part part) { sample(part); };
 }
 
@@ -40,7 +42,8 @@ Status Worker::allocate() {
   cache.tokens_per_block = options_.tokens_per_block;
   cache.dtype = model_.kv_dtype, cache.local_dtype = model_.local_kv_dtype();
   for (size_t g = 0; g < model_.plan.groups.size(); ++g) {
-    const auto bytes = static_cast<size_t>(cache_block_bytes(model_.plan.groups[g], model_.kv_dtype, options_.tokens_per_block));
+    const auto bytes =
+        static_cast<size_t>(cache_block_bytes(model_.plan.groups[g], model_.kv_dtype, options_.tokens_per_block));
     WEFT_TRY(Memory memory, Memory::reserve(bytes * options_.max_blocks[g], true));
     cache.base.push_back(memory.data());
     cache.block_stride_bytes.push_back(bytes);
@@ -48,8 +51,9 @@ Status Worker::allocate() {
     cache_memory_.push_back(std::move(memory));
   }
   if (model_.plan.cross_group && model_.vision) {
-    cross_blocks_ = (kMaxCrossPictures * model_.vision->most_keys + kCrossBlock - 1) / kCrossBlock;
-    cache.cross_stride_bytes = static_cast<size_t>(cache_block_bytes(*model_.plan.cross_group, model_.kv_dtype, kCrossBlock));
+    cross_blocks_ = (kMaxCrossImages * model_.vision->most_keys + kCrossBlock - 1) / kCrossBlock;
+    cache.cross_stride_bytes =
+        static_cast<size_t>(cache_block_bytes(*model_.plan.cross_group, model_.kv_dtype, kCrossBlock));
     WEFT_TRY(cross_memory_, Memory::reserve(cache.cross_stride_bytes * cross_blocks_ * options_.max_batch_size, true));
     cache.cross_base = cross_memory_.data();
   }
@@ -58,8 +62,10 @@ Status Worker::allocate() {
       ExecutorLimits{options_.max_num_tokens, options_.max_outputs, options_.max_batch_size, options_.max_seq_len});
   if (options_.measure_ops) executor_->measure_ops();
   processors_ = std::make_unique<ProcessorStage>(options_.processors, options_.max_batch_size, model_.vocab);
-  for (int i = 0; i < options_.max_batch_size; ++i) slots_.push_back({SlotState(model_.vocab, options_.max_seq_len), 0, {}, {}, {}});
-  for (int i = 0; i < team_.size(); ++i) scratch_.push_back(std::make_unique<Scratch>(model_.vocab, options_.max_seq_len));
+  for (int i = 0; i < options_.max_batch_size; ++i)
+    slots_.push_back({SlotState(model_.vocab, options_.max_seq_len), 0, {}, {}, {}});
+  for (int i = 0; i < team_.size(); ++i)
+    scratch_.push_back(std::make_unique<Scratch>(model_.vocab, options_.max_seq_len));
   return {};
 }
 
@@ -75,7 +81,7 @@ void Worker::open_slots(const StepBatch& batch) {
     slot.prompt = open.prompt;
     slot.token_types = open.token_types;
     slot.media = open.media;
-    if (cross_blocks_ > 0 && slot.media) open_pictures(open.slot);
+    if (cross_blocks_ > 0 && slot.media) open_images(open.slot);
     slot.last_token = 0;
     slot.error.clear();
     if (!open.sampling) continue;
@@ -112,7 +118,7 @@ void Worker::fill_inputs(const StepBatch& batch) {
       fill_token(slots_[row.slot], row.first + i);
     }
     if (model_.plan.takes_features) fill_features(slots_[row.slot], row, first);
-    if (model_.plan.joined_pictures) fill_ends(slots_[row.slot], row, first);
+    if (model_.plan.joined_images) fill_ends(slots_[row.slot], row, first);
     first_output_.push_back(in.outputs);
     if (row.logits == LogitRows::all)
       for (int i = 0; i < row.tokens; ++i) in.output_rows[in.outputs++] = first + i;
@@ -130,32 +136,37 @@ void Worker::fill_token(const SlotData& slot, int position) {
   in.token_types[row] = slot.token_types.empty() ? 0 : slot.token_types[position];
   in.positions[row] = position;
   if (!slot.media || slot.media->positions[0].empty()) {
-    for (int axis = 1; axis < model_.plan.position_axes; ++axis) in.positions[axis * options_.max_num_tokens + row] = position;
+    for (int axis = 1; axis < model_.plan.position_axes; ++axis)
+      in.positions[axis * options_.max_num_tokens + row] = position;
     return;
   }
   const bool prompt = position < static_cast<int>(slot.media->positions[0].size());
   for (int axis = 0; axis < model_.plan.position_axes; ++axis)
-    in.positions[axis * options_.max_num_tokens + row] = prompt ? slot.media->positions[axis][position] : position + slot.media->delta;
+    in.positions[axis * options_.max_num_tokens + row] =
+        prompt ? slot.media->positions[axis][position] : position + slot.media->delta;
 }
 
-// Where the rows of a sequence find features of pictures; `first`: its first row in the step.
+// Where the rows of a sequence find features of images; `first`: its first row in the step.
 void Worker::fill_features(const SlotData& slot, const StepBatch::Row& row, int first) {
   const float** features = executor_->inputs().features.data() + first;
   std::fill_n(features, row.tokens, nullptr);
   if (!slot.media) return;
   for (const MediaPrompt::Span& span : slot.media->spans) {
-    const int begin = std::max(span.position, row.first), end = std::min(span.position + span.count, row.first + row.tokens);
+    const int begin = std::max(span.position, row.first),
+              end = std::min(span.position + span.count, row.first + row.tokens);
     for (int i = begin; i < end; ++i) executor_->inputs().ids[first + i - row.first] = -1;  // may lie behind the table
-    for (int i = begin; i < end; ++i) features[i - row.first] = slot.media->features[span.media]->row(span.first + i - span.position);
+    for (int i = begin; i < end; ++i)
+      features[i - row.first] = slot.media->features[span.media]->row(span.first + i - span.position);
   }
 }
 
 size_t Worker::cross_offset(Slot slot) const {
-  return static_cast<size_t>(slot) * cross_blocks_ * static_cast<size_t>(cache_block_bytes(*model_.plan.cross_group, model_.kv_dtype, kCrossBlock));
+  return static_cast<size_t>(slot) * cross_blocks_ *
+         static_cast<size_t>(cache_block_bytes(*model_.plan.cross_group, model_.kv_dtype, kCrossBlock));
 }
 
-// Writes the pictures' keys and values into the slot's own cross blocks, in the order that MediaPrompt::cross tells.
-void Worker::open_pictures(Slot slot) {
+// Writes the images' keys and values into the slot's own cross blocks, in the order that MediaPrompt::cross tells.
+void Worker::open_images(Slot slot) {
   const LayerGroup& group = *model_.plan.cross_group;
   const int kv = group.spec.kv_heads * group.spec.k_dim;
   std::vector<int32_t> blocks(cross_blocks_);
@@ -166,48 +177,54 @@ void Worker::open_pictures(Slot slot) {
     const kernels::SequenceView view{0, rows, position, 0, 0};
     for (int layer = 0; layer < group.layers && rows > 0; ++layer) {
       const float* k = features.row(first) + static_cast<size_t>(layer) * 2 * kv;
-      const kernels::AppendArgs args{k, k + kv, features.cols, features.cols, executor_->cache_view({0, layer, false, true}), blocks.data(), &view, 1};
-      team_.run([&](int member) { model_.table->append(args, rows, {member, team_.size()}); });
+      const kernels::AppendArgs args{
+          k,     k + kv, features.cols, features.cols, executor_->cache_view({0, layer, false, true}), blocks.data(),
+          &view, 1};
+      team_.run([&](int thread) { model_.table->append(args, rows, {thread, team_.size()}); });
     }
     position += rows;
   };
   for (size_t i = 0; i < media.features.size(); ++i) append(*media.features[i], 0, media.real_rows[i]);
-  for (size_t i = 0; i < media.features.size(); ++i) append(*media.features[i], media.real_rows[i], media.features[i]->rows - media.real_rows[i]);
+  for (size_t i = 0; i < media.features.size(); ++i)
+    append(*media.features[i], media.real_rows[i], media.features[i]->rows - media.real_rows[i]);
 }
 
-// Which keys of their pictures the step's rows see.
+// Which keys of their images the step's rows see.
 void Worker::fill_cross(const StepBatch& batch) {
   StepInputs& in = executor_->inputs();
   in.cross.block_table.clear(), in.cross.sequences.clear();
-  in.has_pictures = false;
+  in.has_images = false;
   int first = 0;
   for (const StepBatch::Row& row : batch.rows) {
     const MediaPrompt* media = slots_[row.slot].media.get();
     int keys = 0;
     if (media)
       for (const auto& features : media->features) keys += features->rows;
-    in.has_pictures |= media != nullptr;
+    in.has_images |= media != nullptr;
     for (int i = 0; i < row.tokens; ++i) {
       MediaPrompt::Keys seen;
       if (media) seen = media->cross[std::min<size_t>(row.first + i, media->cross.size() - 1)];
       const bool sees = seen.first < seen.end;
-      in.row_flags[first + i] = static_cast<uint8_t>((media ? kHasPictures : 0) | (sees ? kSeesPicture : 0));
+      in.row_flags[first + i] = static_cast<uint8_t>((media ? kHasImages : 0) | (sees ? kSeesImage : 0));
       in.cross_starts[first + i] = sees ? seen.first : 0, in.cross_ends[first + i] = sees ? seen.end : keys;
     }
     const auto offset = static_cast<int64_t>(in.cross.block_table.size());
-    for (int i = 0; i < (keys + kCrossBlock - 1) / kCrossBlock; ++i) in.cross.block_table.push_back(row.slot * cross_blocks_ + i);
-    in.cross.sequences.push_back({first, row.tokens, 0, 0, offset, in.cross_ends.data() + first, in.cross_starts.data() + first});
+    for (int i = 0; i < (keys + kCrossBlock - 1) / kCrossBlock; ++i)
+      in.cross.block_table.push_back(row.slot * cross_blocks_ + i);
+    in.cross.sequences.push_back(
+        {first, row.tokens, 0, 0, offset, in.cross_ends.data() + first, in.cross_starts.data() + first});
     first += row.tokens;
   }
 }
 
-// What a picture's tokens see: all of the picture, which lies in one step (the scheduler does not cut it).
+// What an image's tokens see: all of the image, which lies in one step (the scheduler does not cut it).
 void Worker::fill_ends(const SlotData& slot, const StepBatch::Row& row, int first) {
   int32_t* ends = executor_->inputs().ends.data() + first;
   for (int i = 0; i < row.tokens; ++i) ends[i] = row.first + i + 1;
   if (!slot.media) return;
   for (const MediaPrompt::Span& span : slot.media->spans)
-    for (int i = std::max(span.position, row.first); i < std::min(span.position + span.count, row.first + row.tokens); ++i)
+    for (int i = std::max(span.position, row.first); i < std::min(span.position + span.count, row.first + row.tokens);
+         ++i)
       ends[i - row.first] = span.position + span.count;
 }
 
@@ -221,7 +238,7 @@ void Worker::fill_groups(const StepBatch& batch) {
     int first_row = 0;
     for (size_t r = 0; r < batch.rows.size(); ++r) {
       const StepBatch::Row& row = batch.rows[r];
-      const int32_t* ends = model_.plan.joined_pictures ? in.ends.data() + first_row : nullptr;
+      const int32_t* ends = model_.plan.joined_images ? in.ends.data() + first_row : nullptr;
       group.sequences.push_back({first_row, row.tokens, row.first, table.first_block[r], table.offset[r], ends});
       first_row += row.tokens;
     }
@@ -251,8 +268,10 @@ void Worker::plan_sampling(const StepBatch& batch, const StepMasks& masks, StepR
     if (row.prompt_logprobs) {
       for (int i = 0; i < row.tokens; ++i)
         if (const int next = row.first + i + 1; next < static_cast<int>(slot.prompt.size()))
-          prompt_rows_.push_back({static_cast<int>(r), first_output_[r] + i, slot.prompt[next], slot.sampler.params().prompt_logprobs, nullptr});
-      out.prompt_logprobs.resize(std::max(0, std::min(row.tokens, static_cast<int>(slot.prompt.size()) - row.first - 1)));
+          prompt_rows_.push_back({static_cast<int>(r), first_output_[r] + i, slot.prompt[next],
+                                  slot.sampler.params().prompt_logprobs, nullptr});
+      out.prompt_logprobs.resize(
+          std::max(0, std::min(row.tokens, static_cast<int>(slot.prompt.size()) - row.first - 1)));
     }
     if (!row.sample) continue;
     SampleRow sample;
@@ -296,7 +315,8 @@ void Worker::sample(kernels::Part part) {
   sample_rows(options_.sampler, sample_rows_, part.index, part.count, *scratch_[part.index]);
   for (size_t i = part.index; i < prompt_rows_.size(); i += part.count) {
     const PromptRow& row = prompt_rows_[i];
-    const std::span<const float> logits{executor_->output() + row.output_row * executor_->output_ld(), static_cast<size_t>(model_.vocab)};
+    const std::span<const float> logits{executor_->output() + row.output_row * executor_->output_ld(),
+                                        static_cast<size_t>(model_.vocab)};
     prompt_errors_[i] = raw_logprobs(logits, row.next, row.k, *scratch_[part.index], *row.out);
   }
 }

@@ -1,5 +1,5 @@
-// One rank: the model bound to its device, the cache's memory and the state of every open slot. Does what a StepBatch says and
-// fills a StepResult; it decides nothing.
+// One rank: the model bound to its device, the cache's memory and the state of every open slot. Does what a StepBatch
+// says and fills a StepResult; it decides nothing.
 #pragma once
 
 #include <atomic>
@@ -18,8 +18,8 @@
 
 namespace weft {
 
-// The grammar masks of one step's guided rows, [rows][words]; filled by the engine while the step runs, since a mask depends on
-// the token before. The worker waits for them before it samples.
+// The grammar masks of one step's guided rows, [rows][words]; filled by the engine while the step runs, since a mask
+// depends on the token before. The worker waits for them before it samples.
 class StepMasks {
  public:
   // `rows` masks that allow everything, none of them ready. `words`: 32-bit words of a mask. Reuses memory.
@@ -44,8 +44,8 @@ struct WorkerOptions {
   ProcessorKinds processors;  // that sequences may select
 };
 
-// Pictures that a prompt of a model with cross attention may have.
-constexpr int kMaxCrossPictures = 8;
+// Images that a prompt of a model with cross attention may have.
+constexpr int kMaxCrossImages = 8;
 
 // Bytes of one block of a cache group, all its layers together, in whole pages.
 int64_t cache_block_bytes(const LayerGroup& group, DType dtype, int tokens_per_block);
@@ -57,7 +57,8 @@ class Worker {
   // One thread at a time; `result` is overwritten (its memory is reused).
   void run(const StepBatch& batch, const StepMasks& masks, StepResult& result);
 
-  // Seconds of all steps from the end of the model's last operation to the end of sampling, without the wait for grammar masks.
+  // Seconds of all steps from the end of the model's last operation to the end of sampling, without the wait for
+  // grammar masks.
   double sample_seconds() const { return sample_seconds_; }
 
   const Model& model() const { return model_; }
@@ -86,7 +87,7 @@ class Worker {
   void fill_inputs(const StepBatch& batch);
   void fill_token(const SlotData& slot, int position);
   void fill_features(const SlotData& slot, const StepBatch::Row& row, int first);
-  void open_pictures(Slot slot);
+  void open_images(Slot slot);
   size_t cross_offset(Slot slot) const;  // in cross_memory_, bytes
   void fill_cross(const StepBatch& batch);
   void fill_ends(const SlotData& slot, const StepBatch::Row& row, int first);
@@ -110,7 +111,7 @@ class Worker {
   // Of the running step.
   std::vector<int> first_output_;  // per batch row: its first output row
   std::vector<SampleRow> sample_rows_;
-  std::vector<int> sample_of_;     // per sample row: batch row
+  std::vector<int> sample_of_;  // per sample row: batch row
   std::vector<PromptRow> prompt_rows_;
   std::vector<std::string> prompt_errors_;  // per prompt row
   const StepMasks* masks_ = nullptr;

@@ -1,4 +1,5 @@
-// What both samplers share behind the order of the tokens: the parameters of a row, the filters on a sorted prefix, and the draw.
+// What both samplers share behind the order of the tokens: the parameters of a row, the filters on a sorted prefix, and
+// the draw.
 #pragma once
 
 #include <cmath>
@@ -45,7 +46,9 @@ struct InOrder {
   bool operator()(int32_t a, int32_t b) const { return logits[a] > logits[b] || (logits[a] == logits[b] && a < b); }
 };
 
-inline Mass mass_at(float logit, float max, const RowFilters& f) { return mass_of(exact_exp(scaled(logit, max, f.inverse_temperature))); }
+inline Mass mass_at(float logit, float max, const RowFilters& f) {
+  return mass_of(exact_exp(scaled(logit, max, f.inverse_temperature)));
+}
 
 // The shortest prefix of `order` whose mass exceeds top_p of `total`; 0 if the whole list does not.
 inline size_t nucleus(std::span<const int32_t> order, const float* logits, float max, const RowFilters& f, Mass total) {
@@ -74,8 +77,8 @@ inline int32_t draw(std::span<const int32_t> kept, const float* logits, float ma
 }
 
 // Logprobs of the distribution that was sampled from: the kept tokens, renormalised. `kept` is in order.
-void processed_logprobs(std::span<const int32_t> kept, const float* logits, float max, const RowFilters& f, int32_t token, int k,
-                        std::vector<TokenLogprob>& out);
+void processed_logprobs(std::span<const int32_t> kept, const float* logits, float max, const RowFilters& f,
+                        int32_t token, int k, std::vector<TokenLogprob>& out);
 // The logprobs that the row's parameters ask for, from raw logits.
 std::string row_logprobs(SampleRow& row, Scratch& scratch);
 

@@ -1,5 +1,6 @@
-// Elementary functions whose bits depend on nothing but their argument: additions, multiplications and divisions of IEEE floats in a
-// fixed order, no libm, no fused multiply-add. The vector passes (passes_lanes.h) repeat exp in the same order lane by lane.
+// Elementary functions whose bits depend on nothing but their argument: additions, multiplications and divisions of
+// IEEE floats in a fixed order, no libm, no fused multiply-add. The vector passes (passes_lanes.h) repeat exp in the
+// same order lane by lane.
 #pragma once
 
 #include <bit>
@@ -50,8 +51,9 @@ inline double exact_log(double x) {
   return scale * 0x1.62e42feep-1 + (2.0 * s + (tail + scale * 0x1.a39ef35793c76p-33));  // ln 2 in two parts
 }
 
-// Probability mass as a fixed-point number with 44 fractional bits. Integer sums do not depend on their order, so a mass is the same
-// however a pass cut its work. p is at most 1 (the largest token's), so 2^18 tokens, and more, fit in 63 bits.
+// Probability mass as a fixed-point number with 44 fractional bits. Integer sums do not depend on their order, so a
+// mass is the same however a pass cut its work. p is at most 1 (the largest token's), so 2^18 tokens, and more, fit in
+// 63 bits.
 using Mass = int64_t;
 constexpr double kMassOne = 0x1p44;
 

@@ -55,8 +55,10 @@ class FusedRow {
       const auto first = static_cast<int32_t>(g * Scratch::kGroup);
       const int count = std::min<int>(Scratch::kGroup, static_cast<int>(logits_.size()) - first);
       uint32_t hits[4];
-      const auto scale = static_cast<float>(std::exp(-best_score) * 1.0001);  // an upper bound, so its last bits do not matter
-      noise_candidates(logits_.data() + first, count, first, max_, f_.inverse_temperature, scale, f_.seed, f_.position, hits);
+      // an upper bound, so its last bits do not matter
+      const auto scale = static_cast<float>(std::exp(-best_score) * 1.0001);
+      noise_candidates(logits_.data() + first, count, first, max_, f_.inverse_temperature, scale, f_.seed, f_.position,
+                       hits);
       for (int w = 0; w < 4; ++w)
         for (uint32_t bits = hits[w]; bits != 0; bits &= bits - 1) {
           const int32_t token = first + w * 32 + __builtin_ctz(bits);
@@ -69,8 +71,8 @@ class FusedRow {
     return best;
   }
 
-  // The first `size` tokens of the order (fewer if fewer are allowed and above min_p), sorted, in scratch.ids. True if these are
-  // all that min_p leaves.
+  // The first `size` tokens of the order (fewer if fewer are allowed and above min_p), sorted, in scratch.ids. True if
+  // these are all that min_p leaves.
   bool sort_prefix(size_t size) {
     std::vector<int32_t>& ids = scratch_.ids;
     std::vector<float>& order = scratch_.group_order;
@@ -86,13 +88,15 @@ class FusedRow {
       if (largest < threshold || scaled(largest, max_, f_.inverse_temperature) < f_.least_x) continue;
       const size_t end = std::min(logits_.size(), (g + 1) * Scratch::kGroup);
       for (size_t i = g * Scratch::kGroup; i < end; ++i)
-        if (logits_[i] >= threshold && logits_[i] != kNone && !(scaled(logits_[i], max_, f_.inverse_temperature) < f_.least_x))
+        if (logits_[i] >= threshold && logits_[i] != kNone &&
+            !(scaled(logits_[i], max_, f_.inverse_temperature) < f_.least_x))
           ids.push_back(static_cast<int32_t>(i));
     }
     if (ids.empty()) ids.push_back(first_of_max());  // min_p of more than 1 in float
     const bool cut = ids.size() > size;
     if (cut) {
-      std::nth_element(ids.begin(), ids.begin() + static_cast<std::ptrdiff_t>(size), ids.end(), InOrder{logits_.data()});
+      std::nth_element(ids.begin(), ids.begin() + static_cast<std::ptrdiff_t>(size), ids.end(),
+                       InOrder{logits_.data()});
       ids.resize(size);
     }
     std::sort(ids.begin(), ids.end(), InOrder{logits_.data()});
@@ -120,15 +124,15 @@ class FusedRow {
       }
     }
     row_.token = f_.greedy ? ids[0] : draw(ids, logits, max_, f_);
-    if (processed)
-      processed_logprobs(ids, logits, max_, f_, row_.token, row_.state->params().logprobs, *row_.logprobs);
+    if (processed) processed_logprobs(ids, logits, max_, f_, row_.token, row_.state->params().logprobs, *row_.logprobs);
   }
 
   Mass mass_above_min_p() const {
     if (f_.least_x == kNone) return total_mass(logits_, max_, f_.inverse_temperature);
     Mass total = 0;
     for (float logit : logits_)
-      if (logit == max_ || !(scaled(logit, max_, f_.inverse_temperature) < f_.least_x)) total += mass_at(logit, max_, f_);
+      if (logit == max_ || !(scaled(logit, max_, f_.inverse_temperature) < f_.least_x))
+        total += mass_at(logit, max_, f_);
     return total;
   }
 

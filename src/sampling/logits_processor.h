@@ -1,7 +1,7 @@
-// The hooks through which a user's code may change logits before anything else of the sampler sees them. A kind of processor has a
-// name under which requests select it; from the request's parameters it makes one processor for each sequence. Plugins with the C
-// interface (include/weft/logits_processor.h) are wrapped into these classes by the runtime; programs that link the library may
-// hand in kinds of their own (EngineOptions::logits_processor_kinds).
+// The hooks through which a user's code may change logits before anything else of the sampler sees them. A kind of
+// processor has a name under which requests select it; from the request's parameters it makes one processor for each
+// sequence. Plugins with the C interface (include/weft/logits_processor.h) are wrapped into these classes by the
+// runtime; programs that link the library may hand in kinds of their own (EngineOptions::logits_processor_kinds).
 #pragma once
 
 #include <cmath>
@@ -21,9 +21,10 @@ struct SlotView {
   std::span<const int32_t> output() const { return tokens.subspan(static_cast<size_t>(prompt_tokens)); }
 };
 
-// Of one sequence. `process` changes `logits` [vocab] in place; it must be a function of its arguments and its own construction
-// alone (a step can be computed again after a preemption, and positions are verified ahead under speculation). Called by any thread
-// of the team, never twice at once for one sequence. An error fails the request; it must not throw.
+// Of one sequence. `process` changes `logits` [vocab] in place; it must be a function of its arguments and its own
+// construction alone (a step can be computed again after a preemption, and positions are verified ahead under
+// speculation). Called by any thread of the team, never twice at once for one sequence. An error fails the request; it
+// must not throw.
 class LogitsProcessor {
  public:
   virtual ~LogitsProcessor() = default;

@@ -7,8 +7,8 @@ namespace weft {
 
 namespace {
 
-// The best `count` ids in order, fewer if fewer have a probability; after a scan of the same values into scratch.group_max. In
-// scratch.ids.
+// The best `count` ids in order, fewer if fewer have a probability; after a scan of the same values into
+// scratch.group_max. In scratch.ids.
 std::span<const int32_t> best_ids(std::span<const float> logits, size_t count, Scratch& scratch) {
   // The count-th largest group maximum bounds the best from below.
   count = std::min(count, logits.size());
@@ -24,7 +24,8 @@ std::span<const int32_t> best_ids(std::span<const float> logits, size_t count, S
   for (size_t g = 0; g < scratch.group_max.size(); ++g) {
     if (scratch.group_max[g] < threshold) continue;
     for (size_t i = g * Scratch::kGroup; i < std::min(logits.size(), (g + 1) * Scratch::kGroup); ++i)
-      if (logits[i] >= threshold && logits[i] > -std::numeric_limits<float>::infinity()) ids.push_back(static_cast<int32_t>(i));
+      if (logits[i] >= threshold && logits[i] > -std::numeric_limits<float>::infinity())
+        ids.push_back(static_cast<int32_t>(i));
   }
   const size_t found = std::min(count, ids.size());
   std::partial_sort(ids.begin(), ids.begin() + static_cast<std::ptrdiff_t>(found), ids.end(), InOrder{logits.data()});
@@ -51,13 +52,15 @@ int rank_of(std::span<const float> logits, int32_t token) {
 
 }  // namespace
 
-std::string raw_logprobs(std::span<const float> logits, int32_t token, int k, Scratch& scratch, std::vector<TokenLogprob>& out) {
+std::string raw_logprobs(std::span<const float> logits, int32_t token, int k, Scratch& scratch,
+                         std::vector<TokenLogprob>& out) {
   const LogitScan scan = scan_logits(logits, scratch.group_max);
   if (!scan.finite || scan.max == -std::numeric_limits<float>::infinity()) return kNotFinite;
   const double log_sum = log_sum_of(logits, scan.max);
   const bool in_vocabulary = token >= 0 && token < static_cast<int32_t>(logits.size());
   out.clear();
-  out.push_back({token, logprob_of(in_vocabulary ? logits[token] : -std::numeric_limits<float>::infinity(), scan.max, log_sum),
+  out.push_back({token,
+                 logprob_of(in_vocabulary ? logits[token] : -std::numeric_limits<float>::infinity(), scan.max, log_sum),
                  in_vocabulary ? rank_of(logits, token) : 0});
   if (k <= 0) return "";
   int rank = 0;
@@ -70,7 +73,8 @@ std::string log_softmax(std::span<const float> logits, std::span<float> out, Scr
   const LogitScan scan = scan_logits(logits, scratch.group_max);
   if (!scan.finite || scan.max == -std::numeric_limits<float>::infinity()) return kNotFinite;
   const double log_sum = log_sum_of(logits, scan.max);
-  for (size_t i = 0; i < logits.size(); ++i) out[i] = static_cast<float>(static_cast<double>(logits[i] - scan.max) - log_sum);
+  for (size_t i = 0; i < logits.size(); ++i)
+    out[i] = static_cast<float>(static_cast<double>(logits[i] - scan.max) - log_sum);
   return "";
 }
 
@@ -87,11 +91,13 @@ void sample_beam(SampleRow& row, Scratch& scratch) {
   const LogitScan scan = scan_logits(scratch.logits, scratch.group_max);
   if (!scan.finite) return void(row.error = kNotFinite);
   if (scan.max == -std::numeric_limits<float>::infinity()) return void(row.error = kNothingAllowed);
-  const std::span<const int32_t> best = best_ids(scratch.logits, static_cast<size_t>(row.state->params().beam_candidates), scratch);
+  const std::span<const int32_t> best =
+      best_ids(scratch.logits, static_cast<size_t>(row.state->params().beam_candidates), scratch);
   row.token = best[0];
   row.logprobs->clear();
   row.logprobs->push_back({best[0], scratch.logits[best[0]], 1});
-  for (const int32_t id : best) row.logprobs->push_back({id, scratch.logits[id], static_cast<int>(row.logprobs->size())});
+  for (const int32_t id : best)
+    row.logprobs->push_back({id, scratch.logits[id], static_cast<int>(row.logprobs->size())});
 }
 
 std::string row_logprobs(SampleRow& row, Scratch& scratch) {
@@ -99,12 +105,14 @@ std::string row_logprobs(SampleRow& row, Scratch& scratch) {
   return raw_logprobs(raw, row.token, row.state->params().logprobs, scratch, *row.logprobs);
 }
 
-void processed_logprobs(std::span<const int32_t> kept, const float* logits, float max, const RowFilters& f, int32_t token, int k,
-                        std::vector<TokenLogprob>& out) {
+void processed_logprobs(std::span<const int32_t> kept, const float* logits, float max, const RowFilters& f,
+                        int32_t token, int k, std::vector<TokenLogprob>& out) {
   Mass total = 0;
   for (int32_t id : kept) total += mass_at(logits[id], max, f);
   const double log_sum = exact_log(static_cast<double>(total) * (1.0 / kMassOne));
-  const auto logprob = [&](int32_t id) { return static_cast<float>(static_cast<double>(scaled(logits[id], max, f.inverse_temperature)) - log_sum); };
+  const auto logprob = [&](int32_t id) {
+    return static_cast<float>(static_cast<double>(scaled(logits[id], max, f.inverse_temperature)) - log_sum);
+  };
   out.clear();
   const auto place = std::find(kept.begin(), kept.end(), token);
   out.push_back({token, logprob(token), static_cast<int>(place - kept.begin()) + 1});

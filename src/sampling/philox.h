@@ -1,10 +1,12 @@
-// The random numbers of sampling: a pure function of (seed, position, token id), the same on every machine and in both samplers.
+// The random numbers of sampling: a pure function of (seed, position, token id), the same on every machine and in both
+// samplers.
 //
-// Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011) maps a 128-bit counter and a 64-bit key to 128
-// bits. The key is the sequence's seed; the counter holds the absolute position of the sampled token and the token id. A token's
-// uniform number v has 48 bits: 16 from block kHigh and 32 from block kLow. The 16 high bits alone rule out nearly every token of a
-// vocabulary (v is compared with its probability), so that the fused sampler computes 16 bits for each token and the other 32 for
-// a handful. The layout of the high bits puts neighbouring tokens in neighbouring lanes, so that vector code needs no transposition.
+// Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011) maps a 128-bit counter and a
+// 64-bit key to 128 bits. The key is the sequence's seed; the counter holds the absolute position of the sampled token
+// and the token id. A token's uniform number v has 48 bits: 16 from block kHigh and 32 from block kLow. The 16 high
+// bits alone rule out nearly every token of a vocabulary (v is compared with its probability), so that the fused
+// sampler computes 16 bits for each token and the other 32 for a handful. The layout of the high bits puts neighbouring
+// tokens in neighbouring lanes, so that vector code needs no transposition.
 #pragma once
 
 #include <array>
@@ -30,12 +32,13 @@ inline PhiloxBlock philox4x32_10(PhiloxBlock counter, uint32_t key0, uint32_t ke
 enum class PhiloxUse : uint32_t { kHigh = 0, kLow = 1, kDerive = 2 };
 
 inline PhiloxBlock philox_block(uint64_t seed, int64_t position, uint32_t block, PhiloxUse use) {
-  return philox4x32_10({block, static_cast<uint32_t>(position), static_cast<uint32_t>(static_cast<uint64_t>(position) >> 32),
-                        static_cast<uint32_t>(use)},
+  return philox4x32_10({block, static_cast<uint32_t>(position),
+                        static_cast<uint32_t>(static_cast<uint64_t>(position) >> 32), static_cast<uint32_t>(use)},
                        static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32));
 }
 
-// Tokens come in groups of 128: 16 blocks of 8 halves. Token t is lane t % 16; its half is (t / 16) % 8, low half of a word first.
+// Tokens come in groups of 128: 16 blocks of 8 halves. Token t is lane t % 16; its half is (t / 16) % 8, low half of a
+// word first.
 constexpr int kNoiseGroup = 128, kNoiseLanes = 16;
 
 inline uint32_t noise_high16(uint64_t seed, int64_t position, int32_t token) {
@@ -53,7 +56,8 @@ inline double noise_uniform(uint64_t seed, int64_t position, int32_t token) {
   return (static_cast<double>(high << 32 | low) + 0.5) * 0x1p-48;
 }
 
-// Gumbel noise -log(-log(1 - v)), between -3.53 and 33.97. 1 - v is exact, so that the upper tail has 48 bits of resolution.
+// Gumbel noise -log(-log(1 - v)), between -3.53 and 33.97. 1 - v is exact, so that the upper tail has 48 bits of
+// resolution.
 inline double gumbel_noise(uint64_t seed, int64_t position, int32_t token) {
   return -exact_log(-exact_log(1.0 - noise_uniform(seed, position, token)));
 }

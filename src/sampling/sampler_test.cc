@@ -22,8 +22,9 @@ struct Sampled {
   std::vector<TokenLogprob> logprobs;
 };
 
-Sampled sample(SamplerKind kind, const std::vector<float>& logits, const SamplingParams& params, const std::vector<int32_t>& prompt,
-               const std::vector<int32_t>& output, Scratch& scratch, const uint32_t* mask = nullptr) {
+Sampled sample(SamplerKind kind, const std::vector<float>& logits, const SamplingParams& params,
+               const std::vector<int32_t>& prompt, const std::vector<int32_t>& output, Scratch& scratch,
+               const uint32_t* mask = nullptr) {
   SlotState state(static_cast<int>(logits.size()), 4096);
   state.open(std::make_shared<const SamplingParams>(params), prompt, output);
   Sampled result;
@@ -37,20 +38,24 @@ Sampled sample(SamplerKind kind, const std::vector<float>& logits, const Samplin
 
 bool operator==(const Sampled& a, const Sampled& b) {
   const auto same = [](const TokenLogprob& x, const TokenLogprob& y) { return x == y; };
-  return a.token == b.token && a.error == b.error && std::equal(a.logprobs.begin(), a.logprobs.end(), b.logprobs.begin(), b.logprobs.end(), same);
+  return a.token == b.token && a.error == b.error &&
+         std::equal(a.logprobs.begin(), a.logprobs.end(), b.logprobs.begin(), b.logprobs.end(), same);
 }
 
 // Published known answers of Philox4x32-10 (Random123's kat_vectors).
 TEST(Philox, KnownAnswers) {
   EXPECT_EQ(philox4x32_10({0, 0, 0, 0}, 0, 0), (PhiloxBlock{0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}));
-  EXPECT_EQ(philox4x32_10({~0u, ~0u, ~0u, ~0u}, ~0u, ~0u), (PhiloxBlock{0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}));
+  EXPECT_EQ(philox4x32_10({~0u, ~0u, ~0u, ~0u}, ~0u, ~0u),
+            (PhiloxBlock{0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}));
   EXPECT_EQ(philox4x32_10({0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344}, 0xa4093822, 0x299f31d0),
             (PhiloxBlock{0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}));
 }
 
 TEST(ExactMath, AgreesWithTheTrueFunctions) {
-  for (double x = -80; x < 80; x += 0.0371) EXPECT_NEAR(exact_exp(static_cast<float>(x)) / std::exp(static_cast<double>(static_cast<float>(x))), 1, 4e-7);
-  for (double x = 1e-9; x < 1e9; x *= 1.37) EXPECT_NEAR(exact_log(x), std::log(x), 4e-16 * std::max(1.0, std::abs(std::log(x))));
+  for (double x = -80; x < 80; x += 0.0371)
+    EXPECT_NEAR(exact_exp(static_cast<float>(x)) / std::exp(static_cast<double>(static_cast<float>(x))), 1, 4e-7);
+  for (double x = 1e-9; x < 1e9; x *= 1.37)
+    EXPECT_NEAR(exact_log(x), std::log(x), 4e-16 * std::max(1.0, std::abs(std::log(x))));
 }
 
 SamplingParams random_params(std::mt19937& rng, int vocab) {
@@ -87,8 +92,10 @@ TEST(Samplers, FusedEqualsReferenceToTheBit) {
       const float spread = std::array{0.1f, 2.0f, 10.0f}[round % 3];
       std::normal_distribution<float> normal(0, spread);
       for (float& l : logits) l = normal(rng);
-      if (round % 5 == 0) for (float& l : logits) l = std::round(l);  // ties
-      if (round % 7 == 0) for (int i = 0; i < vocab; i += 3) logits[i] = kMinusInfinity;
+      if (round % 5 == 0)
+        for (float& l : logits) l = std::round(l);  // ties
+      if (round % 7 == 0)
+        for (int i = 0; i < vocab; i += 3) logits[i] = kMinusInfinity;
       if (round % 97 == 0) logits[rng() % vocab] = std::numeric_limits<float>::quiet_NaN();
       if (round % 101 == 0) logits[rng() % vocab] = std::numeric_limits<float>::infinity();
       std::vector<int32_t> prompt(1 + rng() % 30), output(rng() % 20);
@@ -100,12 +107,14 @@ TEST(Samplers, FusedEqualsReferenceToTheBit) {
       const SamplingParams params = random_params(rng, vocab);
       const Sampled a = sample(SamplerKind::reference, logits, params, prompt, output, scratch, grammar);
       const Sampled b = sample(SamplerKind::fused, logits, params, prompt, output, scratch, grammar);
-      ASSERT_TRUE(a == b) << "vocab " << vocab << " round " << round << ": " << a.token << " " << a.error << " / " << b.token << " " << b.error;
+      ASSERT_TRUE(a == b) << "vocab " << vocab << " round " << round << ": " << a.token << " " << a.error << " / "
+                          << b.token << " " << b.error;
     }
   }
 }
 
-// Exact probabilities of the filtered distribution, in double and with plain sorting: independent of the samplers' code.
+// Exact probabilities of the filtered distribution, in double and with plain sorting: independent of the samplers'
+// code.
 std::vector<double> exact_distribution(const std::vector<float>& logits, const SamplingParams& p) {
   std::vector<double> probability(logits.size());
   const double max = *std::max_element(logits.begin(), logits.end());
@@ -121,7 +130,10 @@ std::vector<double> exact_distribution(const std::vector<float>& logits, const S
   if (p.top_p < 1) {
     double sum = 0;
     for (size_t i = 0; i < kept; ++i)
-      if ((sum += probability[order[i]]) > p.top_p * total) { kept = i + 1; break; }
+      if ((sum += probability[order[i]]) > p.top_p * total) {
+        kept = i + 1;
+        break;
+      }
   }
   total = 0;
   for (size_t i = 0; i < kept; ++i) total += probability[order[i]];
@@ -181,9 +193,12 @@ TEST(Samplers, PenaltiesFollowTheirDefinitions) {
   EXPECT_EQ(sample(SamplerKind::fused, {3.0f, 2.0f, 1.0f, 1.4f}, p, {0}, {}, scratch).token, 0);
   SamplingParams q;
   q.temperature = 0, q.presence_penalty = 1, q.frequency_penalty = 0.5f;
-  EXPECT_EQ(sample(SamplerKind::fused, {3.0f, 2.0f, 1.0f, 1.4f}, q, {0, 0}, {}, scratch).token, 0);     // the prompt does not count
-  EXPECT_EQ(sample(SamplerKind::fused, {3.0f, 1.4f, 1.0f, 1.0f}, q, {0}, {0}, scratch).token, 0);       // 3 - 1 - 0.5 > 1.4
-  EXPECT_EQ(sample(SamplerKind::fused, {3.0f, 1.4f, 1.0f, 1.0f}, q, {0}, {0, 0}, scratch).token, 1);    // 3 - 1 - 1 < 1.4
+  // the prompt does not count
+  EXPECT_EQ(sample(SamplerKind::fused, {3.0f, 2.0f, 1.0f, 1.4f}, q, {0, 0}, {}, scratch).token, 0);
+  // 3 - 1 - 0.5 > 1.4
+  EXPECT_EQ(sample(SamplerKind::fused, {3.0f, 1.4f, 1.0f, 1.0f}, q, {0}, {0}, scratch).token, 0);
+  // 3 - 1 - 1 < 1.4
+  EXPECT_EQ(sample(SamplerKind::fused, {3.0f, 1.4f, 1.0f, 1.0f}, q, {0}, {0, 0}, scratch).token, 1);
 }
 
 TEST(Samplers, MinTokensMasksEveryEndAndNothingElse) {
@@ -206,7 +221,8 @@ TEST(Samplers, BeamCandidatesAreLogprobsAfterTheStages) {
   params->beam_candidates = 3, params->repetition_penalty = 2, params->bad_words = {{3}};
   state.open(params, std::vector<int32_t>{0}, {});
   const float offset = 7;  // logits are not normalised
-  const std::vector<float> logits = {std::log(0.5f) + offset, std::log(0.3f) + offset, std::log(0.1f) + offset, std::log(0.1f) + offset};
+  const std::vector<float> logits = {std::log(0.5f) + offset, std::log(0.3f) + offset, std::log(0.1f) + offset,
+                                     std::log(0.1f) + offset};
   for (SamplerKind kind : {SamplerKind::fused, SamplerKind::reference}) {
     std::vector<TokenLogprob> logprobs;
     SampleRow row;
@@ -215,7 +231,8 @@ TEST(Samplers, BeamCandidatesAreLogprobsAfterTheStages) {
     ASSERT_EQ(row.error, "");
     EXPECT_EQ(row.token, 1);
     ASSERT_EQ(logprobs.size(), 4u);  // the best, and then all that are allowed
-    const std::pair<int32_t, double> want[] = {{1, std::log(0.3)}, {1, std::log(0.3)}, {0, 2 * std::log(0.5)}, {2, std::log(0.1)}};
+    const std::pair<int32_t, double> want[] = {
+        {1, std::log(0.3)}, {1, std::log(0.3)}, {0, 2 * std::log(0.5)}, {2, std::log(0.1)}};
     for (size_t i = 0; i < 4; ++i) {
       EXPECT_EQ(logprobs[i].token, want[i].first);
       EXPECT_NEAR(logprobs[i].logprob, want[i].second, 1e-6);

@@ -52,8 +52,8 @@ WEFT_CLONES Mass total_mass(std::span<const float> logits, float max, float inve
   return sum;
 }
 
-WEFT_CLONES void noise_candidates(const float* logits, int count, int32_t first, float max, float inverse_temperature, float scale, uint64_t seed,
-                                  int64_t position, uint32_t hits[4]) {
+WEFT_CLONES void noise_candidates(const float* logits, int count, int32_t first, float max, float inverse_temperature,
+                                  float scale, uint64_t seed, int64_t position, uint32_t hits[4]) {
   // The group's 16 Philox blocks: lane t % 16 of the group's tokens, see philox.h.
   uint32_t c0[kNoiseLanes], c1[kNoiseLanes], c2[kNoiseLanes], c3[kNoiseLanes];
   const uint32_t block = static_cast<uint32_t>(first) / kNoiseGroup * kNoiseLanes;
@@ -67,7 +67,8 @@ WEFT_CLONES void noise_candidates(const float* logits, int count, int32_t first,
   for (int round = 0; round < 10; ++round) {
     for (int lane = 0; lane < kNoiseLanes; ++lane) {
       const uint64_t a = uint64_t{0xD2511F53} * c0[lane], b = uint64_t{0xCD9E8D57} * c2[lane];
-      const uint32_t n0 = static_cast<uint32_t>(b >> 32) ^ c1[lane] ^ key0, n2 = static_cast<uint32_t>(a >> 32) ^ c3[lane] ^ key1;
+      const uint32_t n0 = static_cast<uint32_t>(b >> 32) ^ c1[lane] ^ key0,
+                     n2 = static_cast<uint32_t>(a >> 32) ^ c3[lane] ^ key1;
       c0[lane] = n0, c1[lane] = static_cast<uint32_t>(b), c2[lane] = n2, c3[lane] = static_cast<uint32_t>(a);
     }
     key0 += 0x9E3779B9, key1 += 0xBB67AE85;
@@ -84,7 +85,8 @@ WEFT_CLONES void noise_candidates(const float* logits, int count, int32_t first,
       const float limit = exact_exp(scaled(logit, max, inverse_temperature)) * scale;
       hit[lane] = static_cast<float>(word[lane] >> shift & 0xFFFF) * 0x1p-16f <= limit;
     }
-    for (int lane = 0; lane < kNoiseLanes; ++lane) hits[half / 2] |= static_cast<uint32_t>(hit[lane]) << (half % 2 * 16 + lane);
+    for (int lane = 0; lane < kNoiseLanes; ++lane)
+      hits[half / 2] |= static_cast<uint32_t>(hit[lane]) << (half % 2 * 16 + lane);
   }
 }
 

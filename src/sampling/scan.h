@@ -1,5 +1,5 @@
-// The passes over a whole vocabulary, written so that the compiler makes vector code of them; each is compiled for several
-// instruction sets and gives the same bits in all (no contraction, integer sums).
+// The passes over a whole vocabulary, written so that the compiler makes vector code of them; each is compiled for
+// several instruction sets and gives the same bits in all (no contraction, integer sums).
 #pragma once
 
 #include <cstdint>
@@ -22,10 +22,10 @@ inline float scaled(float logit, float max, float inverse_temperature) { return 
 // Sum of mass_of(exp(x)) over all logits.
 Mass total_mass(std::span<const float> logits, float max, float inverse_temperature);
 
-// Bit i of `hits` word i / 32: whether token first + i may have x + noise >= best, judged by the 16 high bits of its noise; no token
-// that does is missed. logits[0 .. count) begin at token `first`, a multiple of kNoiseGroup; count <= kNoiseGroup. `scale` is
-// slightly more than exp(-best).
-void noise_candidates(const float* logits, int count, int32_t first, float max, float inverse_temperature, float scale, uint64_t seed,
-                      int64_t position, uint32_t hits[4]);
+// Bit i of `hits` word i / 32: whether token first + i may have x + noise >= best, judged by the 16 high bits of its
+// noise; no token that does is missed. logits[0 .. count) begin at token `first`, a multiple of kNoiseGroup; count <=
+// kNoiseGroup. `scale` is slightly more than exp(-best).
+void noise_candidates(const float* logits, int count, int32_t first, float max, float inverse_temperature, float scale,
+                      uint64_t seed, int64_t position, uint32_t hits[4]);
 
 }  // namespace weft

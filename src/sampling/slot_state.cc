@@ -10,8 +10,8 @@ bool SlotState::penalised() const {
   return params_->repetition_penalty != 1.0f || params_->presence_penalty != 0.0f || params_->frequency_penalty != 0.0f;
 }
 
-void SlotState::open(std::shared_ptr<const SamplingParams> params, std::span<const int32_t> prompt, std::span<const int32_t> output,
-                     std::vector<std::shared_ptr<LogitsProcessor>> processors) {
+void SlotState::open(std::shared_ptr<const SamplingParams> params, std::span<const int32_t> prompt,
+                     std::span<const int32_t> output, std::vector<std::shared_ptr<LogitsProcessor>> processors) {
   close();
   params_ = std::move(params);
   processors_ = std::move(processors);
@@ -21,7 +21,8 @@ void SlotState::open(std::shared_ptr<const SamplingParams> params, std::span<con
   top_p_ = params_->top_p;
   if (penalised()) {
     seen_index_.resize(vocab_size_);
-    for (size_t i = std::min(prompt.size(), static_cast<size_t>(std::max(0, params_->prompt_ignore_length))); i < prompt.size(); ++i)
+    for (size_t i = std::min(prompt.size(), static_cast<size_t>(std::max(0, params_->prompt_ignore_length)));
+         i < prompt.size(); ++i)
       count(prompt[i], 0);
   }
   if (!params_->allowed_token_ids.empty()) {

@@ -1,5 +1,6 @@
-// What the sampler remembers of one running sequence: its tokens and, where a parameter needs them, counts per token id. All of it
-// is a function of (parameters, prompt, output), so a slot that is closed and opened again with the output so far is the same slot.
+// What the sampler remembers of one running sequence: its tokens and, where a parameter needs them, counts per token
+// id. All of it is a function of (parameters, prompt, output), so a slot that is closed and opened again with the
+// output so far is the same slot.
 #pragma once
 
 #include <cstdint>
@@ -14,13 +15,15 @@ namespace weft {
 
 class SlotState {
  public:
-  // Memory: the tokens; with a penalty also 4 bytes per token id; with allowed_token_ids one bit per token id. A slot keeps its memory
-  // from one sequence to the next. `max_seq_len` bounds prompt + output: append() does not allocate up to it.
+  // Memory: the tokens; with a penalty also 4 bytes per token id; with allowed_token_ids one bit per token id. A slot
+  // keeps its memory from one sequence to the next. `max_seq_len` bounds prompt + output: append() does not allocate up
+  // to it.
   SlotState(int vocab_size, int max_seq_len);
 
-  // `params` passed validate(). Ids outside the vocabulary in `prompt` and `output` (image placeholders) are kept but never counted.
-  void open(std::shared_ptr<const SamplingParams> params, std::span<const int32_t> prompt, std::span<const int32_t> output,
-            std::vector<std::shared_ptr<LogitsProcessor>> processors = {});
+  // `params` passed validate(). Ids outside the vocabulary in `prompt` and `output` (image placeholders) are kept but
+  // never counted.
+  void open(std::shared_ptr<const SamplingParams> params, std::span<const int32_t> prompt,
+            std::span<const int32_t> output, std::vector<std::shared_ptr<LogitsProcessor>> processors = {});
   void append(int32_t token);
   void close();
   bool is_open() const { return params_ != nullptr; }
@@ -43,7 +46,9 @@ class SlotState {
   };
   // Each counted id once, in order of first occurrence; empty unless a penalty is on.
   std::span<const Seen> seen() const { return seen_; }
-  bool has_seen(int32_t id) const { return !seen_index_.empty() && in_vocab(id) && seen_index_[static_cast<size_t>(id)] != 0; }
+  bool has_seen(int32_t id) const {
+    return !seen_index_.empty() && in_vocab(id) && seen_index_[static_cast<size_t>(id)] != 0;
+  }
   bool in_vocab(int32_t id) const { return id >= 0 && id < vocab_size_; }
 
  private:
@@ -57,7 +62,8 @@ class SlotState {
   int prompt_tokens_ = 0;
   float top_p_ = 1;
   std::vector<Seen> seen_;
-  std::vector<int32_t> seen_index_;  // [vocab] 1 + index into seen_, 0: not seen; allocated when a penalty is first used
+  // [vocab] 1 + index into seen_, 0: not seen; allocated when a penalty is first used
+  std::vector<int32_t> seen_index_;
   std::vector<uint32_t> allowed_;
   std::vector<std::shared_ptr<LogitsProcessor>> processors_;
 };

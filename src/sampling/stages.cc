@@ -33,7 +33,8 @@ void keep_masked(std::span<float> logits, const uint32_t* mask) {
 void forbid_bad_words(std::span<float> logits, const SamplingParams& params, std::span<const int32_t> tokens) {
   for (const std::vector<int32_t>& word : params.bad_words) {
     const size_t before = word.size() - 1;
-    if (before <= tokens.size() && std::equal(word.begin(), word.end() - 1, tokens.end() - before)) logits[word.back()] = kForbidden;
+    if (before <= tokens.size() && std::equal(word.begin(), word.end() - 1, tokens.end() - before))
+      logits[word.back()] = kForbidden;
   }
 }
 
@@ -44,7 +45,8 @@ void forbid_repeated_ngrams(std::span<float> logits, int n, std::span<const int3
   const auto tail = tokens.end() - before;
   for (size_t i = 0; i + before < tokens.size(); ++i)
     if (std::equal(tail, tokens.end(), tokens.begin() + i))
-      if (const int32_t next = tokens[i + before]; next >= 0 && next < static_cast<int32_t>(logits.size())) logits[next] = kForbidden;
+      if (const int32_t next = tokens[i + before]; next >= 0 && next < static_cast<int32_t>(logits.size()))
+        logits[next] = kForbidden;
 }
 
 void forbid_ends(std::span<float> logits, const SamplingParams& params) {
@@ -62,7 +64,8 @@ int output_count(const SlotState::Seen& seen, std::span<const int32_t> pending) 
 }
 
 void penalise(float& logit, const SamplingParams& params, int output_occurrences) {
-  if (params.repetition_penalty != 1.0f) logit = logit > 0 ? logit / params.repetition_penalty : logit * params.repetition_penalty;
+  if (params.repetition_penalty != 1.0f)
+    logit = logit > 0 ? logit / params.repetition_penalty : logit * params.repetition_penalty;
   if (output_occurrences > 0) {
     logit -= params.presence_penalty;
     logit -= params.frequency_penalty * static_cast<float>(output_occurrences);
@@ -71,12 +74,14 @@ void penalise(float& logit, const SamplingParams& params, int output_occurrences
 
 void apply_penalties(std::span<float> logits, const SampleRow& row) {
   const SamplingParams& params = row.state->params();
-  for (const SlotState::Seen& seen : row.state->seen()) penalise(logits[seen.id], params, output_count(seen, row.pending));
+  for (const SlotState::Seen& seen : row.state->seen())
+    penalise(logits[seen.id], params, output_count(seen, row.pending));
   // Drafts that neither prompt nor output has, each once.
   for (size_t i = 0; i < row.pending.size(); ++i) {
     const int32_t id = row.pending[i];
     const auto earlier = row.pending.begin() + static_cast<std::ptrdiff_t>(i);
-    if (!row.state->in_vocab(id) || row.state->has_seen(id) || std::find(row.pending.begin(), earlier, id) != earlier) continue;
+    if (!row.state->in_vocab(id) || row.state->has_seen(id) || std::find(row.pending.begin(), earlier, id) != earlier)
+      continue;
     penalise(logits[id], params, static_cast<int>(std::count(row.pending.begin(), row.pending.end(), id)));
   }
 }
@@ -89,8 +94,8 @@ bool has_penalties(const SamplingParams& p) {
 
 bool has_stages(const SampleRow& row) {
   const SamplingParams& p = row.state->params();
-  return !row.state->processors().empty() || !p.logit_bias.empty() || row.state->allowed_mask() || !p.bad_words.empty() ||
-         p.no_repeat_ngram_size > 0 || row.mask || forbids_ends(row) || has_penalties(p);
+  return !row.state->processors().empty() || !p.logit_bias.empty() || row.state->allowed_mask() ||
+         !p.bad_words.empty() || p.no_repeat_ngram_size > 0 || row.mask || forbids_ends(row) || has_penalties(p);
 }
 
 std::string apply_stages(const SampleRow& row, std::span<float> logits, Scratch& scratch) {
@@ -98,7 +103,8 @@ std::string apply_stages(const SampleRow& row, std::span<float> logits, Scratch&
   std::copy(row.logits.begin(), row.logits.end(), logits.begin());
   const std::span<const int32_t> tokens = history(row, scratch);
   for (const std::shared_ptr<LogitsProcessor>& processor : row.state->processors()) {
-    if (Status done = processor->process(logits, {tokens, row.state->prompt_tokens()}); !done.ok()) return done.error().message();
+    if (Status done = processor->process(logits, {tokens, row.state->prompt_tokens()}); !done.ok())
+      return done.error().message();
     if (!usable_logits(logits)) return kProcessorNotFinite;
   }
   for (const auto& [id, bias] : params.logit_bias) logits[id] += bias;

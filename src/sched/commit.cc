@@ -8,7 +8,9 @@
 namespace weft {
 namespace {
 
-bool contains(const std::vector<int32_t>& ids, int32_t id) { return std::find(ids.begin(), ids.end(), id) != ids.end(); }
+bool contains(const std::vector<int32_t>& ids, int32_t id) {
+  return std::find(ids.begin(), ids.end(), id) != ids.end();
+}
 
 bool is_stop(const SamplingParams& sampling, int32_t token) {
   return (!sampling.ignore_eos && contains(sampling.eos_token_ids, token)) || contains(sampling.stop_token_ids, token);
@@ -20,7 +22,8 @@ std::span<const SequenceOutput> Scheduler::commit(StepResult& result) {
   WEFT_CHECK(records_in_flight_ > 0) << "a result came without a step in flight";
   StepRecord& record = records_[first_record_];
   WEFT_CHECK(result.step == record.step) << "result of step " << result.step << ", expected " << record.step;
-  WEFT_CHECK(result.rows.size() == record.rows.size()) << result.rows.size() << " rows, expected " << record.rows.size();
+  WEFT_CHECK(result.rows.size() == record.rows.size())
+      << result.rows.size() << " rows, expected " << record.rows.size();
   first_record_ = (first_record_ + 1) % records_.size();
   --records_in_flight_;
   output_count_ = 0;
@@ -84,7 +87,8 @@ void Scheduler::take_tokens(Sequence& sequence, RowResult& result, SequenceOutpu
 SequenceOutput& Scheduler::next_output(const Sequence& sequence) {
   SequenceOutput& output = outputs_[output_count_++];
   output.id = sequence.id;
-  output.tokens.clear(), output.logprobs.clear(), output.prompt_logprobs.clear(), output.outputs.clear(), output.error.clear();
+  output.tokens.clear(), output.logprobs.clear(), output.prompt_logprobs.clear(), output.outputs.clear(),
+      output.error.clear();
   output.reason = FinishReason::none;
   output.stop_id = -1;
   output.prompt_tokens = sequence.prompt_tokens, output.cached_tokens = sequence.cached_tokens;

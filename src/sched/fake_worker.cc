@@ -62,7 +62,8 @@ void FakeWorker::attend(const StepBatch& batch, size_t r, const SlotState& slot)
     auto at = [&](int position) -> uint64_t& {
       const int64_t entry = table.offset[r] + position / size - table.first_block[r];
       if (entry < table.offset[r] || entry >= table.offset[r + 1]) {
-        fault(text("step ", batch.step, " slot ", row.slot, " group ", g, ": position ", position, " is not in the table"));
+        fault(text("step ", batch.step, " slot ", row.slot, " group ", g, ": position ", position,
+                   " is not in the table"));
         return nowhere_;
       }
       return block(g, table.blocks[entry]).kv[position % size];
@@ -100,7 +101,8 @@ RowResult FakeWorker::run_row(const StepBatch& batch, size_t r, size_t& next_tok
   result.slot = row.slot;
   const int end = row.first + row.tokens;
   if (!slot.open) fault(text("slot ", row.slot, " is not open"));
-  if (slot.next >= 0 && slot.next != row.first) fault(text("slot ", row.slot, ": row at ", row.first, ", expected ", slot.next));
+  if (slot.next >= 0 && slot.next != row.first)
+    fault(text("slot ", row.slot, ": row at ", row.first, ", expected ", slot.next));
   slot.next = end;
   if (end > static_cast<int>(slot.tokens.size())) {
     fault(text("slot ", row.slot, ": positions up to ", end, " of ", slot.tokens.size()));

@@ -1,8 +1,8 @@
-// A worker for the scheduler's simulation: it has no model. The "KV" of a position is a hash of the whole prefix up to it (and of
-// the salt), kept in a shadow of the block memory; a row looks at every position that its attention would read and insists on
-// finding exactly the right prefix's hash there, and "samples" a token that is a function of the prefix alone. So a wrong block,
-// a block reused too early, a hole, or a cache hit across salts is seen at once, and the right answer of any sequence is known
-// without a scheduler.
+// A worker for the scheduler's simulation: it has no model. The "KV" of a position is a hash of the whole prefix up to
+// it (and of the salt), kept in a shadow of the block memory; a row looks at every position that its attention would
+// read and insists on finding exactly the right prefix's hash there, and "samples" a token that is a function of the
+// prefix alone. So a wrong block, a block reused too early, a hole, or a cache hit across salts is seen at once, and
+// the right answer of any sequence is known without a scheduler.
 #pragma once
 
 #include <cstdint>
@@ -27,8 +27,11 @@ inline uint64_t mix(uint64_t state, uint64_t value) {
 
 inline constexpr int kVocabulary = 6;  // few tokens, so that prefixes often agree by chance
 
-// SamplingParams has no salt; the simulation hides it (as a number) in top_p_reset_id, which the fake worker alone reads.
-inline uint64_t prefix_root(const SamplingParams& sampling) { return mix(0x5a17, static_cast<uint64_t>(sampling.top_p_reset_id)); }
+// SamplingParams has no salt; the simulation hides it (as a number) in top_p_reset_id, which the fake worker alone
+// reads.
+inline uint64_t prefix_root(const SamplingParams& sampling) {
+  return mix(0x5a17, static_cast<uint64_t>(sampling.top_p_reset_id));
+}
 inline int32_t sampled_token(uint64_t prefix, const SamplingParams& sampling) {
   return static_cast<int32_t>(mix(prefix, sampling.seed) % kVocabulary);
 }
@@ -36,7 +39,8 @@ inline float row_value(uint64_t prefix) { return static_cast<float>(prefix % 100
 
 class FakeWorker {
  public:
-  FakeWorker(const CacheOptions& options, int slots) : options_(options), slots_(slots), memory_(options.groups.size()) {}
+  FakeWorker(const CacheOptions& options, int slots)
+      : options_(options), slots_(slots), memory_(options.groups.size()) {}
 
   void submit(const StepBatch& batch) { queue_.push_back(batch); }
   size_t queued() const { return queue_.size(); }

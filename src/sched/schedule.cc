@@ -1,5 +1,5 @@
-// Filling a step. Decode rows go in by rank, so that whoever runs out of blocks finds the victims of lower rank not yet in the
-// step; prompts likewise, running and waiting ones merged by rank.
+// Filling a step. Decode rows go in by rank, so that whoever runs out of blocks finds the victims of lower rank not yet
+// in the step; prompts likewise, running and waiting ones merged by rank.
 #include <algorithm>
 #include <utility>
 
@@ -60,8 +60,8 @@ void Scheduler::add_decodes(StepBatch& batch, Budget& budget) {
   for (Sequence* sequence : running_) {
     if (sequence->ready_to_decode() && sequence->last_step != step_) ready_.push_back(sequence);
   }
-  // If a step cannot take all: those that have waited longest first. Each part is in order of rank; the second comes to its turn
-  // when sequences of the first find no block.
+  // If a step cannot take all: those that have waited longest first. Each part is in order of rank; the second comes to
+  // its turn when sequences of the first find no block.
   const size_t most = std::min(budget.tokens, budget.logit_rows);
   if (ready_.size() > most) {
     auto waited_longer = [](const Sequence* a, const Sequence* b) {
@@ -79,8 +79,8 @@ void Scheduler::add_decodes(StepBatch& batch, Budget& budget) {
   }
 }
 
-// Running and waiting prompts by rank. False if the first that has a slot, or finds one, got nothing for want of a budget or of
-// blocks whose holders are in the step already.
+// Running and waiting prompts by rank. False if the first that has a slot, or finds one, got nothing for want of a
+// budget or of blocks whose holders are in the step already.
 bool Scheduler::add_prompts(StepBatch& batch, Budget& budget, int max_rows) {
   bool served = false, starved = false, admitting = true;
   size_t r = 0, w = 0;
@@ -118,7 +118,8 @@ bool Scheduler::add_prompt_chunk(StepBatch& batch, Budget& budget, Sequence& seq
 Scheduler::Admission Scheduler::admit(StepBatch& batch, Budget& budget, Sequence& sequence) {
   if (budget.tokens == 0) return Admission::no_budget;
   if (sequence.in_flight > 0) return Admission::blocked;  // preempted, and a token of it is still to come
-  if (sequence.retry_version == cache_.version()) return sequence.retry_is_shared ? Admission::shared : Admission::blocked;
+  if (sequence.retry_version == cache_.version())
+    return sequence.retry_is_shared ? Admission::shared : Admission::blocked;
   if (!std::exchange(sequence.started, true)) {
     const int expected = sequence.prompt_tokens + sequence.max_outputs;
     sequence.tokens.reserve(expected);
@@ -138,7 +139,8 @@ Scheduler::Admission Scheduler::admit(StepBatch& batch, Budget& budget, Sequence
   int tokens = chunk_size(sequence, budget);
   if (tokens == 0) return give_back(batch, sequence, copies, Admission::no_budget);
   // All of the prompt in full groups at once: prompts that are half computed and stuck would help nobody.
-  if (!cache_.reserve_full_groups(sequence.cache, sequence.known())) return give_back(batch, sequence, copies, Admission::blocked);
+  if (!cache_.reserve_full_groups(sequence.cache, sequence.known()))
+    return give_back(batch, sequence, copies, Admission::blocked);
   tokens = reserve_chunk(sequence, tokens);
   if (tokens == 0) return give_back(batch, sequence, copies, Admission::blocked);
   open_slot(batch, sequence);
@@ -155,8 +157,8 @@ Scheduler::Admission Scheduler::give_back(StepBatch& batch, Sequence& sequence, 
   return why;
 }
 
-// A running sequence is about to write the very block that this one lacks: then it is better to wait for it. (If it is of lower
-// priority, it may be held up longer than this one should be.)
+// A running sequence is about to write the very block that this one lacks: then it is better to wait for it. (If it is
+// of lower priority, it may be held up longer than this one should be.)
 bool Scheduler::is_being_computed(const Sequence& sequence, int limit) const {
   const size_t next = sequence.cache.published, tokens_per_block = cache_.options().tokens_per_block;
   const size_t useful = cache_.options().partial_reuse ? next * tokens_per_block + 1 : (next + 1) * tokens_per_block;
@@ -167,10 +169,12 @@ bool Scheduler::is_being_computed(const Sequence& sequence, int limit) const {
   });
 }
 
-// A prompt that must not be split needs this much of a step (only logit rows may split it, see SchedulerOptions::max_logit_rows), and
-// so does the span that the next token begins or lies in, if it must not be split.
+// A prompt that must not be split needs this much of a step (only logit rows may split it, see
+// SchedulerOptions::max_logit_rows), and so does the span that the next token begins or lies in, if it must not be
+// split.
 int Scheduler::smallest_chunk(const Sequence& sequence) const {
-  int smallest = std::max(1, std::min(sequence.span_end(sequence.scheduled + 1), sequence.known()) - sequence.scheduled);
+  int smallest =
+      std::max(1, std::min(sequence.span_end(sequence.scheduled + 1), sequence.known()) - sequence.scheduled);
   if (smallest > 1) return smallest;
   if (sequence.whole || !options_.chunked_prefill) smallest = std::max(1, sequence.prompt_tokens - sequence.scheduled);
   if (!sequence.wants_rows() || sequence.whole) return smallest;
@@ -206,14 +210,16 @@ int Scheduler::reserve_chunk(Sequence& sequence, int tokens) {
 
 bool Scheduler::reserve_or_preempt(Sequence& sequence, int end) {
   while (!cache_.reserve(sequence.cache, end)) {
-    const auto victim = std::find_if(running_.rbegin(), running_.rend(), [&](const Sequence* s) { return s->last_step != step_; });
+    const auto victim =
+        std::find_if(running_.rbegin(), running_.rend(), [&](const Sequence* s) { return s->last_step != step_; });
     if (victim == running_.rend() || !sequence.outranks(**victim)) return false;
     preempt(**victim);
   }
   return true;
 }
 
-// Steps in flight still read and write its blocks; the workers do so before they execute the step that gives them to another.
+// Steps in flight still read and write its blocks; the workers do so before they execute the step that gives them to
+// another.
 void Scheduler::preempt(Sequence& sequence) {
   cache_.release(sequence.cache);
   close_slot(sequence);
@@ -273,7 +279,8 @@ void Scheduler::add_row(StepBatch& batch, Budget& budget, Sequence& sequence, in
     row.generation_logits = row.sample && sequence.sampling->generation_logits;
   }
   if (row.sample && sequence.guided) {
-    row.guide = static_cast<int>(std::count_if(batch.rows.begin(), batch.rows.end(), [](const auto& r) { return r.guide >= 0; }));
+    row.guide = static_cast<int>(
+        std::count_if(batch.rows.begin(), batch.rows.end(), [](const auto& r) { return r.guide >= 0; }));
   }
   batch.rows.push_back(row);
   for (int g = 0; g < cache_.groups(); ++g) {

@@ -20,7 +20,8 @@ Status check_options(const SchedulerOptions& options) {
   WEFT_RETURN_IF_ERROR(positive("max_seq_len", options.max_seq_len));
   WEFT_RETURN_IF_ERROR(positive("overlap", options.overlap));
   if (options.aging_steps < 0)
-    return fail(Code::invalid_argument, "aging_steps is ", options.aging_steps, ", must not be negative").about("aging_steps");
+    return fail(Code::invalid_argument, "aging_steps is ", options.aging_steps, ", must not be negative")
+        .about("aging_steps");
   return {};
 }
 
@@ -66,12 +67,13 @@ Status Scheduler::check_new(const NewSequence& sequence) const {
     return fail(Code::invalid_argument, "max_tokens is ", sequence.sampling->max_tokens, ", must not be negative")
         .about("max_tokens");
   }
-  WEFT_CHECK(sequence.output.empty() || (generate && sequence.sampling->max_tokens > static_cast<int>(sequence.output.size())))
+  WEFT_CHECK(sequence.output.empty() ||
+             (generate && sequence.sampling->max_tokens > static_cast<int>(sequence.output.size())))
       << "a sequence goes on from more tokens than it may have";
   const bool samples = generate && sequence.sampling->max_tokens > 0;
   if (prompt + static_cast<int64_t>(sequence.output.size()) + samples > options_.max_seq_len) {
-    return fail(Code::invalid_argument, "the prompt has ", prompt, " tokens", samples ? " and leaves no room for an answer" : "",
-                ", max_seq_len is ", options_.max_seq_len)
+    return fail(Code::invalid_argument, "the prompt has ", prompt, " tokens",
+                samples ? " and leaves no room for an answer" : "", ", max_seq_len is ", options_.max_seq_len)
         .about("prompt");
   }
   if ((sequence.whole || !options_.chunked_prefill) && prompt > options_.max_num_tokens) {
@@ -86,7 +88,8 @@ Status Scheduler::check_new(const NewSequence& sequence) const {
     const int room = all_rows ? std::min(options_.max_num_tokens, options_.max_logit_rows) : options_.max_num_tokens;
     for (const MediaPrompt::Span& span : sequence.media->spans)
       if (span.count > room)
-        return fail(Code::invalid_argument, "a picture has ", span.count, " tokens that must be computed in one step, which takes ", room,
+        return fail(Code::invalid_argument, "an image has ", span.count,
+                    " tokens that must be computed in one step, which takes ", room,
                     all_rows ? " with a result of each" : " (max_num_tokens)")
             .about("prompt");
   }
@@ -106,9 +109,9 @@ Status Scheduler::check_cache_room(const NewSequence& sequence, int max_outputs)
   const int64_t budget = cache_.options().budget_bytes, bytes = cache_.bytes_for(positions, split ? 1 : prompt);
   if (bytes <= budget) return {};
   const bool prompt_fits = cache_.bytes_for(prompt, split ? 1 : prompt) <= budget;
-  return fail(Code::invalid_argument, "the prompt of ", prompt, " tokens and ", max_outputs, " tokens to generate need ", bytes,
-              " bytes of KV cache, which has ", budget, " bytes (room for one sequence of ", cache_.max_sequence_tokens(),
-              " tokens)")
+  return fail(Code::invalid_argument, "the prompt of ", prompt, " tokens and ", max_outputs,
+              " tokens to generate need ", bytes, " bytes of KV cache, which has ", budget,
+              " bytes (room for one sequence of ", cache_.max_sequence_tokens(), " tokens)")
       .about(prompt_fits ? "max_tokens" : "prompt");
 }
 
@@ -118,8 +121,9 @@ Result<SequenceId> Scheduler::add(NewSequence request) {
   Sequence& sequence = *owner;
   sequence.id = SequenceId{next_id_++};
   sequence.priority = request.priority;
-  sequence.rank = rank_of(request.priority, request.arrival_step >= 0 ? request.arrival_step : static_cast<int64_t>(metrics_.steps),
-                          options_.aging_steps);
+  sequence.rank =
+      rank_of(request.priority, request.arrival_step >= 0 ? request.arrival_step : static_cast<int64_t>(metrics_.steps),
+              options_.aging_steps);
   sequence.task = request.task;
   sequence.score_rows = request.score_rows;
   sequence.whole = request.whole, sequence.guided = request.guided;

@@ -1,23 +1,24 @@
-// Decides what each step computes. A pure state machine: sequences and step results go in, StepBatches and outputs come out; it
-// knows no tensors, no clock and no threads, and for the same calls it does the same.
+// Decides what each step computes. A pure state machine: sequences and step results go in, StepBatches and outputs come
+// out; it knows no tensors, no clock and no threads, and for the same calls it does the same.
 //
-//   schedule(batch)   decode rows first, then prompt chunks by priority and arrival, within the budgets of a step. When one kind
-//                     of row used up a budget that the other kind needed, the next step serves the other kind first, so neither
-//                     starves. Up to `overlap` steps may be submitted and not yet committed.
+//   schedule(batch)   decode rows first, then prompt chunks by priority and arrival, within the budgets of a step. When
+//                     one kind of row used up a budget that the other kind needed, the next step serves the other kind
+//                     first, so neither starves. Up to `overlap` steps may be submitted and not yet committed.
 //   commit(result)    in the order of submission: appends tokens, ends sequences, publishes and frees blocks.
 //
-// Lengths of a sequence: `known` tokens the host has (prompt + output), `scheduled` positions that submitted steps cover,
-// `computed` positions whose KV is certainly written, `in_flight` submitted steps that mention it. A sequence leaves the books when
-// it is finished and in_flight == 0; what a later step sampled after a stop is discarded, and an end by length is foreseen, so
-// it wastes no step.
+// Lengths of a sequence: `known` tokens the host has (prompt + output), `scheduled` positions that submitted steps
+// cover, `computed` positions whose KV is certainly written, `in_flight` submitted steps that mention it. A sequence
+// leaves the books when it is finished and in_flight == 0; what a later step sampled after a stop is discarded, and an
+// end by length is foreseen, so it wastes no step.
 //
-// Rank is priority, then arrival, with ageing: a sequence gains a point of priority for every `aging_steps` steps that it has been
-// there. All age alike, so the order of two never changes, and it can be written down at arrival: the lower arrival step -
-// priority * aging_steps goes first. So only as many can come to stand before a sequence as arrive within the steps that make up
-// for the difference in priority, and even the lowest gets its turn under a load that never ends. When blocks run out, the
-// lowest-ranked running sequence below the asking one is preempted: it loses blocks and slot, waits at its rank, and later goes on
-// from prompt + output (from the cache where that still holds). A sequence never preempts itself or one of higher rank, so the
-// first in rank always advances and everything ends. Thread: the engine's only.
+// Rank is priority, then arrival, with ageing: a sequence gains a point of priority for every `aging_steps` steps that
+// it has been there. All age alike, so the order of two never changes, and it can be written down at arrival: the lower
+// arrival step - priority * aging_steps goes first. So only as many can come to stand before a sequence as arrive
+// within the steps that make up for the difference in priority, and even the lowest gets its turn under a load that
+// never ends. When blocks run out, the lowest-ranked running sequence below the asking one is preempted: it loses
+// blocks and slot, waits at its rank, and later goes on from prompt + output (from the cache where that still holds). A
+// sequence never preempts itself or one of higher rank, so the first in rank always advances and everything ends.
+// Thread: the engine's only.
 #pragma once
 
 #include <cstdint>
@@ -41,9 +42,10 @@ enum class SequenceId : uint64_t {};
 enum class Task : uint8_t { generate, score };
 
 struct SchedulerOptions {
-  int max_batch_size = 64;      // sequences in a step, and slots
-  int max_num_tokens = 2048;    // per step
-  int max_logit_rows = 256;     // per step; a score or prompt_logprobs prompt longer than this is computed in several steps
+  int max_batch_size = 64;    // sequences in a step, and slots
+  int max_num_tokens = 2048;  // per step
+  // per step; a score or prompt_logprobs prompt longer than this is computed in several steps
+  int max_logit_rows = 256;
   int max_seq_len = 4096;       // prompt + output
   bool chunked_prefill = true;  // off: a prompt is computed in one step
   int overlap = 2;              // steps submitted and not committed; 1: synchronous
@@ -52,19 +54,20 @@ struct SchedulerOptions {
 
 struct NewSequence {
   std::vector<int32_t> prompt;
-  std::vector<int32_t> output;  // tokens generated elsewhere (a beam's); max_tokens, penalties and the like count them as generated
+  // tokens generated elsewhere (a beam's); max_tokens, penalties and the like count them as generated
+  std::vector<int32_t> output;
   std::shared_ptr<const SamplingParams> sampling;  // may be null for score
   int priority = 0;                                // higher goes first
   int64_t arrival_step = -1;                       // of the request that it belongs to; -1: now
   Task task = Task::generate;
-  LogitRows score_rows = LogitRows::all;  // of score: all rows, or the last or (with `whole`) the first one only
-  std::vector<int32_t> token_types;       // of the prompt's tokens (encoders); empty: zeros
-  bool whole = false;                     // the prompt must be computed in one step without the cache (encoders)
+  LogitRows score_rows = LogitRows::all;     // of score: all rows, or the last or (with `whole`) the first one only
+  std::vector<int32_t> token_types;          // of the prompt's tokens (encoders); empty: zeros
+  bool whole = false;                        // the prompt must be computed in one step without the cache (encoders)
   std::shared_ptr<const MediaPrompt> media;  // null: text alone
-  bool whole_media = false;               // the tokens of a span of `media` go into one step
-  bool held = false;                      // not to be scheduled before release() (its pictures are being encoded)
-  bool guided = false;                    // its sampling rows get a number in StepBatch::Row::guide
-  CacheIdentity cache;                    // salt, content, retention
+  bool whole_media = false;                  // the tokens of a span of `media` go into one step
+  bool held = false;                         // not to be scheduled before release() (its images are being encoded)
+  bool guided = false;                       // its sampling rows get a number in StepBatch::Row::guide
+  CacheIdentity cache;                       // salt, content, retention
 };
 
 // What one committed step brought for one sequence.
@@ -74,8 +77,8 @@ struct SequenceOutput {
   std::vector<std::vector<TokenLogprob>> logprobs;  // per new token, if asked for
   // For the prompt's tokens in order, beginning with the second; pieces of successive outputs follow each other.
   std::vector<std::vector<TokenLogprob>> prompt_logprobs;
-  // score: rows of the head in order; pieces follow each other. generate: with context_logits those of the prompt, then with
-  // generation_logits one for each new token.
+  // score: rows of the head in order; pieces follow each other. generate: with context_logits those of the prompt, then
+  // with generation_logits one for each new token.
   std::vector<float> outputs;
   FinishReason reason = FinishReason::none;
   int32_t stop_id = -1;                      // reason stop: the eos or stop token; -1 for score
@@ -107,26 +110,28 @@ class Scheduler {
   Scheduler& operator=(Scheduler&&) noexcept;
   ~Scheduler();
 
-  // invalid_argument (param "prompt" or "max_tokens") for a sequence that could never run: empty, too long for max_seq_len, for a
-  // step, or for the cache. The message names the numbers.
+  // invalid_argument (param "prompt" or "max_tokens") for a sequence that could never run: empty, too long for
+  // max_seq_len, for a step, or for the cache. The message names the numbers.
   Result<SequenceId> add(NewSequence sequence);
-  // Ends a sequence from outside (the client went away, a stop string matched); no output follows. False if it has ended already.
+  // Ends a sequence from outside (the client went away, a stop string matched); no output follows. False if it has
+  // ended already.
   bool finish(SequenceId id);
 
   // Lets a sequence that was added as held be scheduled. Nothing happens to one that has ended meanwhile.
   void release(SequenceId id);
 
-  // Fills the next step. False: nothing to do now (nothing is runnable, or `overlap` steps are in flight); the batch is empty then.
-  // `batch` is best reused: a steady step then does not allocate.
+  // Fills the next step. False: nothing to do now (nothing is runnable, or `overlap` steps are in flight); the batch is
+  // empty then. `batch` is best reused: a steady step then does not allocate.
   bool schedule(StepBatch& batch, int64_t now_us = 0);
-  // Results of the oldest step in flight. Vectors are swapped out of `result`. The outputs are valid until the next call.
+  // Results of the oldest step in flight. Vectors are swapped out of `result`. The outputs are valid until the next
+  // call.
   std::span<const SequenceOutput> commit(StepResult& result);
 
   // No sequence is left and no step is in flight.
   bool idle() const;
   bool has_in_flight() const;
-  // Prompt tokens per step, at most (a latency budget of the runtime's, adapted to the measured speed); max_num_tokens by default.
-  // A prompt that may not be split is not held up by it.
+  // Prompt tokens per step, at most (a latency budget of the runtime's, adapted to the measured speed); max_num_tokens
+  // by default. A prompt that may not be split is not held up by it.
   void set_prefill_budget(int tokens);
   int prefill_budget() const { return prefill_budget_; }
   // Positions of the last step that were no decode rows.

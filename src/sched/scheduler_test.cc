@@ -143,7 +143,8 @@ TEST(Scheduler, RefusesWhatCanNeverRun) {
 // 255 tokens and one new one fit into 256; 253 and ten end after three.
 TEST(Scheduler, ContextEdge) {
   Driver driver{Engine()};
-  const SequenceId one = driver.add(request(random_prompt(255, 1), 1)), ten = driver.add(request(random_prompt(253, 2), 10));
+  const SequenceId one = driver.add(request(random_prompt(255, 1), 1)),
+                   ten = driver.add(request(random_prompt(253, 2), 10));
   driver.run();
   EXPECT_EQ(driver.got[one].tokens.size(), 1u);
   EXPECT_EQ(driver.got[one].last.reason, FinishReason::length);
@@ -163,7 +164,8 @@ TEST(Scheduler, StopRules) {
       Driver driver(setup);
       NewSequence sequence = request(prompt, max_tokens);
       SamplingParams sampling = *sequence.sampling;
-      sampling.eos_token_ids = std::move(eos), sampling.ignore_eos = ignore_eos, sampling.stop_token_ids = std::move(stops);
+      sampling.eos_token_ids = std::move(eos), sampling.ignore_eos = ignore_eos,
+      sampling.stop_token_ids = std::move(stops);
       sequence.sampling = std::make_shared<SamplingParams>(sampling);
       const SequenceId id = driver.add(sequence);
       driver.run();
@@ -196,7 +198,8 @@ TEST(Scheduler, OverlapWastesNoStepOnACertainEnd) {
 
 TEST(Scheduler, NothingComesAfterAnEndFromOutside) {
   Driver driver{Engine()};
-  const SequenceId id = driver.add(request(random_prompt(5, 1), 50)), other = driver.add(request(random_prompt(5, 2), 50));
+  const SequenceId id = driver.add(request(random_prompt(5, 1), 50)),
+                   other = driver.add(request(random_prompt(5, 2), 50));
   for (int step = 0; step < 5; ++step) {
     while (driver.submit()) {
     }
@@ -214,8 +217,8 @@ TEST(Scheduler, NothingComesAfterAnEndFromOutside) {
   EXPECT_FALSE(driver.scheduler.finish(SequenceId{12345}));
 }
 
-// Twenty requests at once with one system prompt of 100 tokens: its six whole blocks are computed once, and the rest of it is
-// copied from the seventh block of whoever computed that first.
+// Twenty requests at once with one system prompt of 100 tokens: its six whole blocks are computed once, and the rest of
+// it is copied from the seventh block of whoever computed that first.
 TEST(Scheduler, ASharedPromptIsComputedOnce) {
   for (int overlap : {1, 2}) {
     Engine setup;
@@ -277,7 +280,8 @@ TEST(Scheduler, ChunksOfOneTokenAndWholePrompts) {
   }
 }
 
-// More running streams than a step has tokens, and a long prompt: prompts and decodes take turns, and streams among themselves.
+// More running streams than a step has tokens, and a long prompt: prompts and decodes take turns, and streams among
+// themselves.
 TEST(Scheduler, NeitherPromptsNorDecodesStarve) {
   Engine setup;
   setup.options.max_num_tokens = 2;
@@ -299,7 +303,8 @@ TEST(Scheduler, NeitherPromptsNorDecodesStarve) {
     driver.commit();
     ASSERT_LE(driver.committed - start, 44) << "every other step has two tokens of the prompt";
   }
-  for (SequenceId id : streams) EXPECT_NEAR(static_cast<double>(driver.got[id].tokens.size() - before[id]), 40.0 / 6, 2.0);
+  for (SequenceId id : streams)
+    EXPECT_NEAR(static_cast<double>(driver.got[id].tokens.size() - before[id]), 40.0 / 6, 2.0);
 }
 
 TEST(Scheduler, AWholePromptIsNotHeldUpByDecodes) {
@@ -338,8 +343,8 @@ TEST(Scheduler, PriorityGoesFirst) {
   EXPECT_LT(driver.got[ids[0]].finished_at, driver.got[ids[1]].finished_at);
 }
 
-// A stream of higher priority that never ends: with ageing the low one has its turn when the arrivals since then make up for the
-// difference, and not before; with strict priorities it has none.
+// A stream of higher priority that never ends: with ageing the low one has its turn when the arrivals since then make
+// up for the difference, and not before; with strict priorities it has none.
 TEST(Scheduler, LowPriorityDoesNotStarve) {
   for (int aging_steps : {0, 4, 16}) {
     Engine setup;
@@ -378,7 +383,8 @@ TEST(Scheduler, GoesOnFromOutput) {
     Engine setup;
     setup.options.chunked_prefill = chunked, setup.options.max_num_tokens = 20;
     Driver driver(setup);
-    NewSequence whole = request(random_prompt(19, 3), 40, [](SamplingParams& s) { s.context_logits = s.generation_logits = true; });
+    NewSequence whole =
+        request(random_prompt(19, 3), 40, [](SamplingParams& s) { s.context_logits = s.generation_logits = true; });
     const SequenceId first = driver.add(whole);
     driver.run();
     const std::vector<int32_t> tokens = driver.got[first].tokens;
@@ -398,7 +404,8 @@ TEST(Scheduler, GoesOnFromOutput) {
   }
 }
 
-// Four streams that fit while they are short: the latest are preempted and go on later, from the cache where it still holds.
+// Four streams that fit while they are short: the latest are preempted and go on later, from the cache where it still
+// holds.
 TEST(Scheduler, PreemptionChangesNothing) {
   for (int overlap : {1, 2, 3}) {
     for (Kind kind : {Kind::full, Kind::window}) {
@@ -437,9 +444,10 @@ TEST(Scheduler, PromptLogprobsAndScores) {
         NewSequence sequence = request(random_prompt(length, 8), 2, [](SamplingParams& s) { s.prompt_logprobs = 0; });
         std::vector<float> rows;
         uint64_t prefix = prefix_root(*sequence.sampling);
-        for (int32_t token : sequence.prompt) rows.push_back(row_value(prefix = mix(prefix, static_cast<uint64_t>(token))));
+        for (int32_t token : sequence.prompt)
+          rows.push_back(row_value(prefix = mix(prefix, static_cast<uint64_t>(token))));
         NewSequence score = sequence, last = sequence,
-                    echo = request(sequence.prompt, 0, [](SamplingParams&s) { s.prompt_logprobs = 0; });
+                    echo = request(sequence.prompt, 0, [](SamplingParams& s) { s.prompt_logprobs = 0; });
         score.task = last.task = Task::score;
         last.score_rows = LogitRows::last;
         const SequenceId a = driver.add(sequence), b = driver.add(score), c = driver.add(last), d = driver.add(echo);
@@ -521,8 +529,9 @@ TEST(Scheduler, ASteadyDecodeStepDoesNotAllocate) {
       }
       if (any && submitted - committed < static_cast<size_t>(overlap)) continue;
       const uint64_t before_commit = allocations();
-      const bool ended = std::ranges::any_of(scheduler.commit(results[committed++ % overlap]),
-                                             [](const SequenceOutput& output) { return output.reason != FinishReason::none; });
+      const bool ended =
+          std::ranges::any_of(scheduler.commit(results[committed++ % overlap]),
+                              [](const SequenceOutput& output) { return output.reason != FinishReason::none; });
       spent += allocations() - before_commit;
       if (committed < 20) spent_at_first += spent;
       if (committed < 20 || ended) continue;  // warm, and nobody comes or goes

@@ -32,27 +32,29 @@ struct Sequence {
   std::vector<int32_t> tokens;  // known: prompt and output
   std::vector<int32_t> token_types;
   std::shared_ptr<const MediaPrompt> media;
-  int scheduled = 0;            // positions that submitted steps cover, since the last (re)start
-  int computed = 0;             // positions whose KV is certainly written
-  int in_flight = 0;            // submitted steps that mention it
-  int pending_samples = 0;      // of these, those that sample
-  uint32_t epoch = 0;           // counts preemptions: a row of an earlier epoch does not advance `computed`
-  int rows_done = 0;            // wanted rows that have come out
-  uint64_t last_step = 0;       // that has a row of it
-  bool started = false;         // `cache` has been started with `identity`
+  int scheduled = 0;        // positions that submitted steps cover, since the last (re)start
+  int computed = 0;         // positions whose KV is certainly written
+  int in_flight = 0;        // submitted steps that mention it
+  int pending_samples = 0;  // of these, those that sample
+  uint32_t epoch = 0;       // counts preemptions: a row of an earlier epoch does not advance `computed`
+  int rows_done = 0;        // wanted rows that have come out
+  uint64_t last_step = 0;   // that has a row of it
+  bool started = false;     // `cache` has been started with `identity`
   bool admitted_before = false;
   int cached_tokens = 0;         // at the first admission
   uint64_t retry_version = 0;    // CacheManager::version() at which admission failed last
   bool retry_is_shared = false;  // it failed because another sequence computes the same block right now
   CacheSequence cache;
 
-  // The end of the span of whole media that position `at` cuts (first < at < end), else `at`; and its beginning likewise.
+  // The end of the span of whole media that position `at` cuts (first < at < end), else `at`; and its beginning
+  // likewise.
   int span_end(int at) const { return cut_span(at, true); }
   int span_begin(int at) const { return cut_span(at, false); }
   int cut_span(int at, bool end) const {
     if (whole_media && media)
       for (const MediaPrompt::Span& span : media->spans)
-        if (span.position < at && at < span.position + span.count) return end ? span.position + span.count : span.position;
+        if (span.position < at && at < span.position + span.count)
+          return end ? span.position + span.count : span.position;
     return at;
   }
 

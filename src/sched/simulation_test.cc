@@ -1,6 +1,7 @@
-// The scheduler and the cache manager under random load: many configurations, every kind of sequence, tiny budgets, cancels,
-// failing rows, and a worker without a model that knows what each block must hold (fake_worker.h). After every step the books are
-// checked; at the end every sequence must have had exactly the answer of a run by itself, and nothing may be left over.
+// The scheduler and the cache manager under random load: many configurations, every kind of sequence, tiny budgets,
+// cancels, failing rows, and a worker without a model that knows what each block must hold (fake_worker.h). After every
+// step the books are checked; at the end every sequence must have had exactly the answer of a run by itself, and
+// nothing may be left over.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -19,7 +20,8 @@ constexpr int kConfigurations = 1000;
 constexpr int kActionsEach = 400;  // a schedule or a commit each, before the last sequences are let to their end
 
 struct Coverage {
-  uint64_t steps = 0, preemptions = 0, cached = 0, resumed_cached = 0, copies = 0, releases = 0, discarded = 0, finished = 0;
+  uint64_t steps = 0, preemptions = 0, cached = 0, resumed_cached = 0, copies = 0, releases = 0, discarded = 0,
+           finished = 0;
   uint64_t cancelled = 0, failed = 0, slot_rows = 0, read = 0, refused = 0;
 };
 
@@ -49,7 +51,9 @@ Answer answer_alone(const NewSequence& request, int max_seq_len) {
   if (request.task == Task::score) return answer.reason = FinishReason::stop, answer;
   const size_t room = max_seq_len - request.prompt.size(), before = request.output.size();
   for (int32_t token : request.output) prefix = mix(prefix, static_cast<uint64_t>(token));
-  auto in = [](const std::vector<int32_t>& ids, int32_t id) { return std::find(ids.begin(), ids.end(), id) != ids.end(); };
+  auto in = [](const std::vector<int32_t>& ids, int32_t id) {
+    return std::find(ids.begin(), ids.end(), id) != ids.end();
+  };
   while (answer.reason == FinishReason::none) {
     if (before + answer.tokens.size() == std::min<size_t>(room, sampling.max_tokens))
       return answer.reason = FinishReason::length, answer;
@@ -147,7 +151,8 @@ void Simulation::configure() {
   const double sequences = one_of({0.4, 1.0, 1.1, 1.5, 2.5, 20.0});
   cache_options_.budget_bytes = std::max<int64_t>(16, static_cast<int64_t>(one_sequence * sequences));
   for (const CacheGroup& group : cache_options_.groups) {  // one token at least
-    cache_options_.budget_bytes = std::max(cache_options_.budget_bytes, static_cast<int64_t>(group.block_bytes * groups * 3));
+    cache_options_.budget_bytes =
+        std::max(cache_options_.budget_bytes, static_cast<int64_t>(group.block_bytes * groups * 3));
   }
   auto cache = CacheManager::create(cache_options_);
   ASSERT_TRUE(cache.ok()) << cache.error().to_string();
@@ -169,7 +174,8 @@ NewSequence Simulation::random_sequence() {
   auto sampling = std::make_shared<SamplingParams>();
   const std::vector<int32_t>& stem = stems_[between(0, static_cast<int>(stems_.size()) - 1)];
   s.prompt.assign(stem.begin(), stem.begin() + between(1, std::min(90, longest_prompt_)));
-  while (static_cast<int>(s.prompt.size()) < longest_prompt_ && chance(0.5)) s.prompt.push_back(between(0, kVocabulary - 1));
+  while (static_cast<int>(s.prompt.size()) < longest_prompt_ && chance(0.5))
+    s.prompt.push_back(between(0, kVocabulary - 1));
   const int salt = chance(0.15);
   s.cache.salt = salt ? "tenant b" : "tenant a";
   sampling->top_p_reset_id = salt;
@@ -211,7 +217,8 @@ void Simulation::add() {
   }
   const int64_t arrived = expectation.request.arrival_step, priority = expectation.request.priority;
   const int64_t steps = arrived >= 0 ? arrived : static_cast<int64_t>(scheduler_->steps());
-  expectation.rank = options_.aging_steps == 0 ? -priority * (int64_t{1} << 31) : steps - priority * options_.aging_steps;
+  expectation.rank =
+      options_.aging_steps == 0 ? -priority * (int64_t{1} << 31) : steps - priority * options_.aging_steps;
   alive_.emplace(static_cast<uint64_t>(*id), std::move(expectation));
 }
 
@@ -287,7 +294,8 @@ void Simulation::take(const SequenceOutput& output) {
     if (e.request.task == Task::generate) {
       std::vector<float> logits;
       if (e.request.sampling->context_logits) logits = rows;
-      if (e.request.sampling->generation_logits) logits.insert(logits.end(), right.logprobs.begin(), right.logprobs.end());
+      if (e.request.sampling->generation_logits)
+        logits.insert(logits.end(), right.logprobs.begin(), right.logprobs.end());
       EXPECT_EQ(e.outputs, logits);
     }
     rows.pop_back();
@@ -317,8 +325,8 @@ void Simulation::check_step() {
   EXPECT_EQ(replayed_, index);
 }
 
-// Whoever is first in rank must end within the steps that all slots, one after the other, need for their longest sequence (twice,
-// for prompts and decodes take turns when a step is too small for both).
+// Whoever is first in rank must end within the steps that all slots, one after the other, need for their longest
+// sequence (twice, for prompts and decodes take turns when a step is too small for both).
 void Simulation::check_starvation() {
   if (alive_.empty()) return;
   std::pair<int64_t, uint64_t> first{INT64_MAX, 0};
@@ -368,11 +376,12 @@ TEST(Simulation, HundredThousandSteps) {
     if (HasFailure()) return;
   }
   std::printf(
-      "steps %lu, finished %lu, cancelled %lu, failed %lu, refused %lu, preemptions %lu, cached tokens %lu, after preemptions %lu, "
+      "steps %lu, finished %lu, cancelled %lu, failed %lu, refused %lu, preemptions %lu, cached tokens %lu, after "
+      "preemptions %lu, "
       "copies %lu, releases %lu, discarded tokens %lu, rows from slots %lu, positions read %lu\n",
       coverage.steps, coverage.finished, coverage.cancelled, coverage.failed, coverage.refused, coverage.preemptions,
-      coverage.cached, coverage.resumed_cached, coverage.copies, coverage.releases, coverage.discarded, coverage.slot_rows,
-      coverage.read);
+      coverage.cached, coverage.resumed_cached, coverage.copies, coverage.releases, coverage.discarded,
+      coverage.slot_rows, coverage.read);
   EXPECT_GT(coverage.steps, 100000u);
   EXPECT_GT(coverage.preemptions, 1000u);  // the load must reach what is to be tested
   EXPECT_GT(coverage.resumed_cached, 1000u);

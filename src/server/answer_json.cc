@@ -8,7 +8,8 @@ namespace weft {
 namespace {
 
 bool is_utf8(std::string_view text) {
-  // json_quote replaces what is not UTF-8, which makes it longer or different; compare with the replacement taken out of account.
+  // json_quote replaces what is not UTF-8, which makes it longer or different; compare with the replacement taken out
+  // of account.
   static constexpr std::string_view kReplacement = "\xef\xbf\xbd";
   return json_quote(text).find(kReplacement) == std::string::npos || text.find(kReplacement) != std::string_view::npos;
 }
@@ -48,7 +49,8 @@ Json usage_json(const Usage& usage) {
 }
 
 AnswerWriter::AnswerWriter(const Engine& engine, bool chat, const ClientRequest& request, AnswerHead head)
-    : engine_(engine), chat_(chat), tokens_as_ids_(request.tokens_as_ids), logprobs_(request.logprobs), head_(std::move(head)) {
+    : engine_(engine), chat_(chat), tokens_as_ids_(request.tokens_as_ids), logprobs_(request.logprobs),
+      head_(std::move(head)) {
   chunk_head_ = "data: {\"id\":" + json_quote(head_.id) +
                 ",\"object\":" + (chat ? "\"chat.completion.chunk\"" : "\"text_completion\"") +
                 ",\"created\":" + std::to_string(head_.created_s) + ",\"model\":" + json_quote(head_.model) +
@@ -81,7 +83,8 @@ std::string AnswerWriter::shown_token(int32_t id) const {
   if (tokens_as_ids_) return "token_id:" + std::to_string(id);
   const std::string bytes = engine_.token_bytes(id);
   if (chat_ || is_utf8(bytes)) return bytes;
-  // In completions the text is a key; parts of characters must differ from each other.
+  // In a completion's logprobs this text is the key of a JSON object. A token that ends inside a character is no UTF-8
+  // by itself, so it is written as its bytes: two such tokens need different keys.
   static const char* const digits = "0123456789abcdef";
   std::string text = "bytes:";
   for (const unsigned char byte : bytes) ((text += "\\x") += digits[byte >> 4]) += digits[byte & 15];
@@ -172,9 +175,10 @@ Json AnswerWriter::token_ids(const std::vector<TokenInfo>& tokens) {
 Json AnswerWriter::tool_calls(const std::vector<ToolCall>& calls, const std::string& id_stem) {
   Json list = Json::array();
   for (size_t i = 0; i < calls.size(); ++i)
-    list.push_back(Json::object({{"id", "call_" + id_stem + std::to_string(i)},
-                                 {"type", "function"},
-                                 {"function", Json::object({{"name", calls[i].name}, {"arguments", calls[i].arguments}})}}));
+    list.push_back(
+        Json::object({{"id", "call_" + id_stem + std::to_string(i)},
+                      {"type", "function"},
+                      {"function", Json::object({{"name", calls[i].name}, {"arguments", calls[i].arguments}})}}));
   return list;
 }
 

@@ -1,5 +1,5 @@
-// The bodies of chat and completion answers, whole or in chunks, as OpenAI's API writes them (with vLLM's additions: stop_reason,
-// token_ids, prompt_logprobs).
+// The bodies of chat and completion answers, whole or in chunks, as OpenAI's API writes them (with vLLM's additions:
+// stop_reason, token_ids, prompt_logprobs).
 #pragma once
 
 #include <cstdint>
@@ -32,8 +32,8 @@ class AnswerWriter {
   std::string chunk(Json choice, const Usage* usage) const;
   std::string usage_chunk(const Usage& usage) const;
 
-  // Token lists in the API's form, null if the request did not ask for logprobs. `offset` is the place of the first token in the
-  // choice's text in characters, and moves on (completions).
+  // Token lists in the API's form, null if the request did not ask for logprobs. `offset` is the place of the first
+  // token in the choice's text in characters, and moves on (completions).
   Json logprobs(const std::vector<TokenInfo>& tokens, size_t& offset) const;
   // vLLM's form: null for the first token, then {"id": {"logprob", "rank", "decoded_token"}, ...}.
   Json prompt_logprobs(const std::vector<TokenInfo>& prompt) const;

@@ -32,13 +32,15 @@ std::string hex(uint64_t value) {
 // Takes the same time wherever the texts differ.
 bool same_secret(std::string_view given, std::string_view wanted) {
   unsigned char differ = given.size() == wanted.size() ? 0 : 1;
-  for (size_t i = 0; i < wanted.size(); ++i) differ |= static_cast<unsigned char>(wanted[i] ^ (i < given.size() ? given[i] : 0));
+  for (size_t i = 0; i < wanted.size(); ++i)
+    differ |= static_cast<unsigned char>(wanted[i] ^ (i < given.size() ? given[i] : 0));
   return differ == 0;
 }
 
 // "application/json", "application/problem+json"; with no charset but UTF-8.
 bool is_json_type(std::string type) {
-  std::transform(type.begin(), type.end(), type.begin(), [](unsigned char c) { return c >= 'A' && c <= 'Z' ? c + 32 : c; });
+  std::transform(type.begin(), type.end(), type.begin(),
+                 [](unsigned char c) { return c >= 'A' && c <= 'Z' ? c + 32 : c; });
   std::erase_if(type, [](char c) { return c == ' ' || c == '\t' || c == '"'; });
   const std::string kind = type.substr(0, type.find(';'));
   if (kind != "application/json" && !(kind.size() > 5 && kind.ends_with("+json"))) return false;
@@ -76,10 +78,11 @@ const ApiServer::Route ApiServer::kRoutes[] = {
 
 Result<std::unique_ptr<ApiServer>> ApiServer::listen(ServerOptions options) {
   std::unique_ptr<ApiServer> server(new ApiServer(std::move(options)));
-  WEFT_TRY(server->http_, HttpServer::listen(
-                              server->options_.host, server->options_.port, server->options_.limits,
-                              [self = server.get()](std::shared_ptr<Exchange> exchange) { self->handle(std::move(exchange)); },
-                              [](int status, const std::string& message) { return error_response(status, message); }));
+  WEFT_TRY(server->http_,
+           HttpServer::listen(
+               server->options_.host, server->options_.port, server->options_.limits,
+               [self = server.get()](std::shared_ptr<Exchange> exchange) { self->handle(std::move(exchange)); },
+               [](int status, const std::string& message) { return error_response(status, message); }));
   return server;
 }
 
@@ -100,12 +103,13 @@ void ApiServer::attach(Engine& engine) {
 
 void ApiServer::handle(std::shared_ptr<Exchange> exchange) {
   const HttpRequest& request = exchange->request();
-  const auto route =
-      std::find_if(std::begin(kRoutes), std::end(kRoutes), [&](const Route& candidate) { return request.path == candidate.path; });
+  const auto route = std::find_if(std::begin(kRoutes), std::end(kRoutes),
+                                  [&](const Route& candidate) { return request.path == candidate.path; });
   const bool known = route != std::end(kRoutes);
   if (!(known && route->open) && !authorized(request))
-    return respond(exchange, error_response(401, "this server needs an API key: send the header \"Authorization: Bearer KEY\"", {},
-                                            "invalid_api_key"));
+    return respond(
+        exchange, error_response(401, "this server needs an API key: send the header \"Authorization: Bearer KEY\"", {},
+                                 "invalid_api_key"));
   if (!attached_ && !(known && route->always))
     return respond(exchange, error_response(503, "the model is being loaded; try again in a moment"));
   if (known && request.method == route->method) return (this->*route->call)(exchange);
@@ -116,10 +120,11 @@ void ApiServer::handle(std::shared_ptr<Exchange> exchange) {
   }
   if (request.path.starts_with(kModelPrefix) && request.method == "GET") {
     if (request.path.substr(kModelPrefix.size()) == model_) return respond(exchange, model_card());
-    return respond(exchange, error_response(404,
-                                            "the model " + json_quote(shortened(request.path.substr(kModelPrefix.size()))) +
-                                                " is not served here; " + model_ + " is",
-                                            "model", "model_not_found"));
+    return respond(exchange,
+                   error_response(404,
+                                  "the model " + json_quote(shortened(request.path.substr(kModelPrefix.size()))) +
+                                      " is not served here; " + model_ + " is",
+                                  "model", "model_not_found"));
   }
   respond(exchange, error_response(404, "there is nothing at " + json_quote(shortened(request.path))));
 }
@@ -128,12 +133,14 @@ bool ApiServer::authorized(const HttpRequest& request) const {
   if (options_.api_key.empty()) return true;
   const std::string* header = request.header("authorization");
   static constexpr std::string_view kScheme = "Bearer ";
-  return header && header->starts_with(kScheme) && same_secret(std::string_view(*header).substr(kScheme.size()), options_.api_key);
+  return header && header->starts_with(kScheme) &&
+         same_secret(std::string_view(*header).substr(kScheme.size()), options_.api_key);
 }
 
 void ApiServer::respond(const std::shared_ptr<Exchange>& exchange, HttpResponse response) {
   const std::string& path = exchange->request().path;
-  const bool known = std::any_of(std::begin(kRoutes), std::end(kRoutes), [&](const Route& route) { return path == route.path; });
+  const bool known =
+      std::any_of(std::begin(kRoutes), std::end(kRoutes), [&](const Route& route) { return path == route.path; });
   metrics_.count_response(known ? path : "other", response.status);
   exchange->post([exchange, response = std::move(response)]() mutable { exchange->respond(std::move(response)); });
 }
@@ -156,14 +163,16 @@ std::optional<Json> ApiServer::read_body(const std::shared_ptr<Exchange>& exchan
   auto json = parse_json(request.body);
   request.body = {};
   if (json.ok() && json->is_object()) return std::move(json).value();
-  respond(exchange, error_response(400, json.ok() ? std::string("the body must be a JSON object, got ") + json->type_name()
-                                                  : "the body is " + json.error().message()));
+  respond(exchange,
+          error_response(400, json.ok() ? std::string("the body must be a JSON object, got ") + json->type_name()
+                                        : "the body is " + json.error().message()));
   return std::nullopt;
 }
 
 Status ApiServer::check_model(const std::string& model) const {
   if (model.empty() || model == model_) return {};
-  return fail(Code::not_found, "the model ", json_quote(shortened(model)), " is not served here; ", model_, " is").about("model");
+  return fail(Code::not_found, "the model ", json_quote(shortened(model)), " is not served here; ", model_, " is")
+      .about("model");
 }
 
 RequestRules ApiServer::rules() {
@@ -208,9 +217,10 @@ void ApiServer::generate(std::shared_ptr<Exchange> exchange, bool chat) {
   if (!engine_->info().generative)
     return respond(
         exchange,
-        error_response(400,
-                       "this model classifies or scores text, it does not generate any; use /v1/classify, /v1/score or /v1/reward",
-                       "model"));
+        error_response(
+            400,
+            "this model classifies or scores text, it does not generate any; use /v1/classify, /v1/score or /v1/reward",
+            "model"));
   const std::string id = fresh_id();
   for (Request& request : call->requests) request.id = id;
   AnswerHead head{(chat ? "chatcmpl-" : "cmpl-") + id, std::time(nullptr), model_, fingerprint_};
@@ -230,9 +240,12 @@ void ApiServer::scoring(std::shared_ptr<Exchange> exchange, ScoringKind kind) {
   auto requests = read_scoring(*body, kind);
   if (!requests.ok()) return respond(exchange, error_response(requests.error()));
   if (engine_->info().generative)
-    return respond(exchange, error_response(400, "this model generates text; it is no classifier or reward model", "model"));
-  Json head = Json::object(
-      {{"id", "score-" + fresh_id()}, {"object", "list"}, {"created", static_cast<long>(std::time(nullptr))}, {"model", model_}});
+    return respond(exchange,
+                   error_response(400, "this model generates text; it is no classifier or reward model", "model"));
+  Json head = Json::object({{"id", "score-" + fresh_id()},
+                            {"object", "list"},
+                            {"created", static_cast<long>(std::time(nullptr))},
+                            {"model", model_}});
   std::string path = exchange->request().path;
   start_scoring(*engine_, std::move(exchange), kind, std::move(requests).value(), std::move(head),
                 [this, path = std::move(path)](int status) { metrics_.count_response(path, status); });
@@ -255,12 +268,12 @@ void ApiServer::tokenize(std::shared_ptr<Exchange> exchange) {
     texts.push_back(engine_->token_bytes(id));
   }
   const Json* with_texts = body->find("return_token_strs");
-  respond(exchange,
-          Json::object(
-              {{"count", static_cast<long>(ids->size())},
-               {"max_model_len", engine_->info().max_seq_len},
-               {"tokens", Json(std::move(tokens))},
-               {"token_strs", with_texts && with_texts->is_bool() && with_texts->as_bool() ? Json(std::move(texts)) : Json()}}));
+  respond(exchange, Json::object({{"count", static_cast<long>(ids->size())},
+                                  {"max_model_len", engine_->info().max_seq_len},
+                                  {"tokens", Json(std::move(tokens))},
+                                  {"token_strs", with_texts && with_texts->is_bool() && with_texts->as_bool()
+                                                     ? Json(std::move(texts))
+                                                     : Json()}}));
 }
 
 void ApiServer::detokenize(std::shared_ptr<Exchange> exchange) {
@@ -271,8 +284,9 @@ void ApiServer::detokenize(std::shared_ptr<Exchange> exchange) {
   const bool list = tokens && tokens->is_array();
   for (const Json& token : list ? tokens->items() : Json::Array()) {
     if (!token.is_integer() || token.as_integer() < 0 || token.as_integer() >= engine_->info().vocab_size)
-      return respond(exchange,
-                     error_response(400, "tokens holds " + token.dump() + ", which is no token id of this model", "tokens"));
+      return respond(
+          exchange,
+          error_response(400, "tokens holds " + token.dump() + ", which is no token id of this model", "tokens"));
     ids.push_back(static_cast<int32_t>(token.as_integer()));
   }
   if (!list) return respond(exchange, error_response(400, "tokens must be a list of token ids", "tokens"));
@@ -319,7 +333,9 @@ void ApiServer::ready(std::shared_ptr<Exchange> exchange) {
   respond(exchange, error_response(503, "the model is being loaded"));
 }
 
-void ApiServer::version(std::shared_ptr<Exchange> exchange) { respond(exchange, Json::object({{"version", WEFT_VERSION}})); }
+void ApiServer::version(std::shared_ptr<Exchange> exchange) {
+  respond(exchange, Json::object({{"version", WEFT_VERSION}}));
+}
 
 void ApiServer::metrics(std::shared_ptr<Exchange> exchange) {
   HttpResponse response;

@@ -19,7 +19,7 @@ int http_status(Code code) {
     case Code::not_found: return 404;
     case Code::unsupported: return 400;
     case Code::resource_exhausted: return 429;
-    case Code::data_corrupt: return 400;  // of a request's picture, for instance
+    case Code::data_corrupt: return 400;  // of a request's image, for instance
     case Code::cancelled: return 503;     // a client that left does not see it; one that is still there lost its server
     case Code::deadline_exceeded: return 503;
     case Code::internal: return 500;

@@ -1,5 +1,5 @@
-// Errors as OpenAI's API writes them: {"error": {"message", "type", "param", "code"}}, and the one table from codes to HTTP
-// statuses.
+// Errors as OpenAI's API writes them: {"error": {"message", "type", "param", "code"}}, and the one table from codes to
+// HTTP statuses.
 #pragma once
 
 #include <string>
@@ -13,7 +13,8 @@ namespace weft {
 int http_status(Code code);
 Json error_json(int status, const std::string& message, const std::string& param = {}, const std::string& code = {});
 Json error_json(const Error& error);
-HttpResponse error_response(int status, const std::string& message, const std::string& param = {}, const std::string& code = {});
+HttpResponse error_response(int status, const std::string& message, const std::string& param = {},
+                            const std::string& code = {});
 HttpResponse error_response(const Error& error);
 
 }  // namespace weft

@@ -1,5 +1,5 @@
-// See the header. The engine's sink copies each event and posts it to the server's thread, so the state here needs no locks and the
-// engine's thread does no formatting.
+// See the header. The engine's sink copies each event and posts it to the server's thread, so the state here needs no
+// locks and the engine's thread does no formatting.
 #include "server/generation.h"
 
 #include <algorithm>
@@ -19,8 +19,8 @@ ClientRequest without_requests(ClientRequest call) {
 
 }  // namespace
 
-void Generation::start(Engine& engine, ServerMetrics& metrics, std::shared_ptr<Exchange> exchange, bool chat, ClientRequest call,
-                       AnswerHead head) {
+void Generation::start(Engine& engine, ServerMetrics& metrics, std::shared_ptr<Exchange> exchange, bool chat,
+                       ClientRequest call, AnswerHead head) {
   std::vector<Request> requests = std::move(call.requests);
   const std::shared_ptr<Generation> self(
       new Generation(engine, metrics, std::move(exchange), chat, without_requests(std::move(call)), std::move(head)));
@@ -33,12 +33,13 @@ void Generation::start(Engine& engine, ServerMetrics& metrics, std::shared_ptr<E
     }
     Part& part = self->parts_.emplace_back();
     for (int i = 0; i < request.n; ++i)
-      part.choices.emplace_back(
-          thinking, ToolCallFinder::Rules{self->call_.tool_mode, format.tools, self->call_.tool_names, self->call_.strict_tools,
-                                          self->call_.tool_parameters});
+      part.choices.emplace_back(thinking,
+                                ToolCallFinder::Rules{self->call_.tool_mode, format.tools, self->call_.tool_names,
+                                                      self->call_.strict_tools, self->call_.tool_parameters});
     if (self->call_.echo)
-      part.prompt_text =
-          request.prompt ? *request.prompt : engine.decode(request.prompt_token_ids.value_or(std::vector<int32_t>()), false);
+      part.prompt_text = request.prompt
+                             ? *request.prompt
+                             : engine.decode(request.prompt_token_ids.value_or(std::vector<int32_t>()), false);
   }
   self->exchange_->post([self] { self->prepare(); });
   self->submit(std::move(requests));
@@ -57,15 +58,10 @@ Status Generation::read_format(const Engine& engine, Request& request, const Cli
   return {};
 }
 
-Generation::Generation(Engine& engine, ServerMetrics& metrics, std::shared_ptr<Exchange> exchange, bool chat, ClientRequest call,
-                       AnswerHead head)
-    : engine_(engine),
-      metrics_(metrics),
-      exchange_(std::move(exchange)),
-      chat_(chat),
-      call_(std::move(call)),
-      head_(std::move(head)),
-      writer_(engine, chat, call_, head_) {}
+Generation::Generation(Engine& engine, ServerMetrics& metrics, std::shared_ptr<Exchange> exchange, bool chat,
+                       ClientRequest call, AnswerHead head)
+    : engine_(engine), metrics_(metrics), exchange_(std::move(exchange)), chat_(chat), call_(std::move(call)),
+      head_(std::move(head)), writer_(engine, chat, call_, head_) {}
 
 void Generation::prepare() {
   if (call_.stream) exchange_->expect_events();
@@ -107,7 +103,8 @@ void Generation::on_event(size_t part_index, const Event& event) {
     Choice& choice = part.choices[static_cast<size_t>(event.choice)];
     Fresh fresh;
     take(part, choice, event, fresh);
-    if (call_.stream) stream(part, part_index * part.choices.size() + static_cast<size_t>(event.choice), event, std::move(fresh));
+    if (call_.stream)
+      stream(part, part_index * part.choices.size() + static_cast<size_t>(event.choice), event, std::move(fresh));
   }
   if (!event.last_of_request) return;
   part.usage = event.usage;
@@ -184,7 +181,8 @@ void Generation::open(Part& part, Choice& choice, size_t index, Fresh& fresh) {
   }
 }
 
-// The tokens go with the first chunk that an event makes; one that shows nothing but has tokens to show makes an empty one.
+// The tokens go with the first chunk that an event makes; one that shows nothing but has tokens to show makes an empty
+// one.
 void Generation::send_fresh(Choice& choice, size_t index, const Fresh& fresh, bool last) {
   if (!chat_) {
     if (fresh.text.empty() && choice.tokens.empty() && !last) return;
@@ -222,7 +220,9 @@ void Generation::send_end(Choice& choice, size_t index) {
 }
 
 // What the ids of a choice's calls have in common.
-std::string Generation::call_stem(size_t index) const { return head_.id.substr(head_.id.find('-') + 1) + std::to_string(index); }
+std::string Generation::call_stem(size_t index) const {
+  return head_.id.substr(head_.id.find('-') + 1) + std::to_string(index);
+}
 
 void Generation::send_chunk(Json choice) {
   if (!call_.continuous_usage) return exchange_->send(writer_.chunk(std::move(choice), nullptr));
@@ -252,7 +252,8 @@ std::string Generation::whole_answer() {
   for (Part& part : parts_)
     for (Choice& choice : part.choices) choices.push_back(whole_choice(part, choice, choices.size()));
   Json prompt_logprobs;
-  if (chat_ && call_.prompt_logprobs >= 0 && parts_[0].prompt) prompt_logprobs = writer_.prompt_logprobs(*parts_[0].prompt);
+  if (chat_ && call_.prompt_logprobs >= 0 && parts_[0].prompt)
+    prompt_logprobs = writer_.prompt_logprobs(*parts_[0].prompt);
   return writer_.answer(std::move(choices), usage(), prompt_logprobs);
 }
 
@@ -260,7 +261,8 @@ Json Generation::whole_choice(Part& part, Choice& choice, size_t index) {
   Json json = Json::object({{"index", static_cast<long>(index)}});
   std::vector<TokenInfo> shown = choice.tokens;
   if (chat_) {
-    const bool beside = !choice.calls.empty() || !choice.reasoning.empty();  // the message has something else than content
+    // the message has something else than content
+    const bool beside = !choice.calls.empty() || !choice.reasoning.empty();
     Json message = Json::object({{"role", "assistant"},
                                  {"content", choice.text.empty() && beside ? Json() : Json(choice.text)},
                                  {"refusal", nullptr}});
@@ -281,7 +283,8 @@ Json Generation::whole_choice(Part& part, Choice& choice, size_t index) {
   const auto vocab = static_cast<size_t>(engine_.info().vocab_size);
   if (!choice.logits.empty()) json.set("generation_logits", AnswerWriter::logits(choice.logits, vocab));
   if (part.prompt_logits) json.set("context_logits", AnswerWriter::logits(*part.prompt_logits, vocab));
-  if (!chat_ && call_.prompt_logprobs >= 0 && part.prompt) json.set("prompt_logprobs", writer_.prompt_logprobs(*part.prompt));
+  if (!chat_ && call_.prompt_logprobs >= 0 && part.prompt)
+    json.set("prompt_logprobs", writer_.prompt_logprobs(*part.prompt));
   return json;
 }
 

@@ -1,5 +1,5 @@
-// One call of /v1/chat/completions or /v1/completions: its requests go to the engine, the engine's events come back and become the
-// answer, whole or streamed.
+// One call of /v1/chat/completions or /v1/completions: its requests go to the engine, the engine's events come back and
+// become the answer, whole or streamed.
 #pragma once
 
 #include <chrono>
@@ -18,13 +18,14 @@
 
 namespace weft {
 
-// Lives as long as the exchange or the engine refers to it. Apart from start(), everything happens on the server's thread.
+// Lives as long as the exchange or the engine refers to it. Apart from start(), everything happens on the server's
+// thread.
 class Generation : public std::enable_shared_from_this<Generation> {
  public:
-  // On a worker thread: submits the requests of `call` and sees to it that `exchange` gets an answer. `engine` and `metrics` must
-  // outlive the server.
-  static void start(Engine& engine, ServerMetrics& metrics, std::shared_ptr<Exchange> exchange, bool chat, ClientRequest call,
-                    AnswerHead head);
+  // On a worker thread: submits the requests of `call` and sees to it that `exchange` gets an answer. `engine` and
+  // `metrics` must outlive the server.
+  static void start(Engine& engine, ServerMetrics& metrics, std::shared_ptr<Exchange> exchange, bool chat,
+                    ClientRequest call, AnswerHead head);
 
  private:
   using Clock = std::chrono::steady_clock;

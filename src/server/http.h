@@ -40,8 +40,8 @@ enum class Ending : unsigned char {
 
 // One request and its answer: either one respond(), or any number of send() and a finish().
 //
-// post() may be called from any thread, all the rest on the server's thread only, that is, inside posted work. The object may be
-// kept as long as one likes; once the client has left or the answer is complete, calls do nothing.
+// post() may be called from any thread, all the rest on the server's thread only, that is, inside posted work. The
+// object may be kept as long as one likes; once the client has left or the answer is complete, calls do nothing.
 class Exchange {
  public:
   virtual ~Exchange() = default;
@@ -51,8 +51,8 @@ class Exchange {
   virtual void post(std::function<void()> work) = 0;
 
   virtual void respond(HttpResponse response) = 0;
-  // The answer will be server-sent events: if neither they nor a respond() come within seconds, the head is sent and comments keep
-  // the connection alive.
+  // The answer will be server-sent events: if neither they nor a respond() come within seconds, the head is sent and
+  // comments keep the connection alive.
   virtual void expect_events() = 0;
   // `data` is one or more whole events ("data: ...\n\n"). The first call sends the head of an event stream.
   virtual void send(std::string_view data) = 0;

@@ -44,13 +44,14 @@ std::string http_date() {
 
 std::string lower_case(std::string_view text) {
   std::string out(text);
-  std::transform(out.begin(), out.end(), out.begin(), [](unsigned char c) { return c >= 'A' && c <= 'Z' ? c + 32 : c; });
+  std::transform(out.begin(), out.end(), out.begin(),
+                 [](unsigned char c) { return c >= 'A' && c <= 'Z' ? c + 32 : c; });
   return out;
 }
 
 std::string http_head(int status, const std::string& content_type, const HttpHeaders& headers, bool keep_alive) {
-  std::string head =
-      "HTTP/1.1 " + std::to_string(status) + " " + reason_of(status) + "\r\nServer: weft\r\nDate: " + http_date() + "\r\n";
+  std::string head = "HTTP/1.1 " + std::to_string(status) + " " + reason_of(status) +
+                     "\r\nServer: weft\r\nDate: " + http_date() + "\r\n";
   if (!content_type.empty()) head += "Content-Type: " + content_type + "\r\n";
   for (const auto& [name, value] : headers) {
     head += name + ": ";

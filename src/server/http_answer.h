@@ -1,5 +1,5 @@
-// The answer's side of a connection: what the handler says becomes bytes to be sent. Plain text work, no Boost; the session in
-// http_server.cc takes the bytes and sends them.
+// The answer's side of a connection: what the handler says becomes bytes to be sent. Plain text work, no Boost; the
+// session in http_server.cc takes the bytes and sends them.
 #pragma once
 
 #include <functional>
@@ -25,7 +25,8 @@ class HttpAnswer : public Exchange {
     bool head_only = false;  // HEAD
   };
   using Post = std::function<void(std::function<void()>)>;
-  // `wake` tells the session that there is something to send. A stream with more than `unsent_limit` bytes waiting is too slow.
+  // `wake` tells the session that there is something to send. A stream with more than `unsent_limit` bytes waiting is
+  // too slow.
   HttpAnswer(Post post, std::function<void()> wake, size_t unsent_limit)
       : post_(std::move(post)), wake_(std::move(wake)), unsent_limit_(unsent_limit) {}
 

@@ -1,11 +1,12 @@
 // HTTP over Boost.Asio and Beast, both included in this unit alone.
 //
-// One thread runs all connections, each a coroutine; a few worker threads run the handler (JSON, templates, tokenizing), whose
-// answers come back as work posted to the first thread. So nothing of a connection is shared between threads but Core::post.
+// One thread runs all connections, each a coroutine; a few worker threads run the handler (JSON, templates,
+// tokenizing), whose answers come back as work posted to the first thread. So nothing of a connection is shared between
+// threads but Core::post.
 //
-// A connection never reads ahead while an answer is being made. Whether the client is still there is asked of the socket a few
-// times a second (see Session::look_at_client): an answer that nobody waits for must not keep the engine busy, and one for a client
-// that closed only its sending side must still come.
+// A connection never reads ahead while an answer is being made. Whether the client is still there is asked of the
+// socket a few times a second (see Session::look_at_client): an answer that nobody waits for must not keep the engine
+// busy, and one for a client that closed only its sending side must still come.
 #include "server/http_server.h"
 
 #include <poll.h>
@@ -59,14 +60,8 @@ class Session;
 class HttpServer::Core : public std::enable_shared_from_this<HttpServer::Core> {
  public:
   Core(HttpLimits limits, HttpHandler handler, Refusal refuse)
-      : limits(limits),
-        handler(std::move(handler)),
-        refuse(std::move(refuse)),
-        io(1),
-        acceptor(io),
-        accept_pause(io),
-        drain_timer(io),
-        pool(limits.workers) {}
+      : limits(limits), handler(std::move(handler)), refuse(std::move(refuse)), io(1), acceptor(io), accept_pause(io),
+        drain_timer(io), pool(limits.workers) {}
 
   Status listen(const std::string& host, int port_number);
   net::awaitable<void> accept_loop();
@@ -157,7 +152,8 @@ HttpRequest to_request(Parser::value_type&& message) {
   request.path = target.substr(0, question);
   if (question != std::string_view::npos) request.query = target.substr(question + 1);
   for (const auto& field : message)
-    request.headers.emplace_back(lower_case({field.name_string().data(), field.name_string().size()}), std::string(field.value()));
+    request.headers.emplace_back(lower_case({field.name_string().data(), field.name_string().size()}),
+                                 std::string(field.value()));
   request.body = std::move(message.body());
   return request;
 }
@@ -178,10 +174,8 @@ class Session : public std::enable_shared_from_this<Session> {
   };
 
   Session(tcp::socket socket, Shared shared)
-      : shared_(std::move(shared)),
-        stream_(std::move(socket)),
-        buffer_(std::max<size_t>(2 * shared_.limits.head_bytes, 64 * 1024)),
-        wake_(shared_.io) {}
+      : shared_(std::move(shared)), stream_(std::move(socket)),
+        buffer_(std::max<size_t>(2 * shared_.limits.head_bytes, 64 * 1024)), wake_(shared_.io) {}
 
   net::awaitable<void> run() {
     error_code ignored;
@@ -256,8 +250,7 @@ class Session : public std::enable_shared_from_this<Session> {
   // Runs the handler and sends its answer. True: the connection can be used again.
   net::awaitable<bool> answer(Parser& parser) {
     const bool http11 = parser.get().version() >= 11;
-    auto answer = std::make_shared<HttpAnswer>(
-        shared_.post, [this] { wake_.cancel(); }, shared_.limits.unsent_bytes);
+    auto answer = std::make_shared<HttpAnswer>(shared_.post, [this] { wake_.cancel(); }, shared_.limits.unsent_bytes);
     answer->form.keep_alive = parser.get().keep_alive() && !shared_.draining;
     answer->form.chunked = http11;
     answer->form.head_only = parser.get().method() == http::verb::head;
@@ -269,8 +262,9 @@ class Session : public std::enable_shared_from_this<Session> {
     } else if (shared_.draining) {
       answer->respond(shared_.refuse(503, "the server is shutting down"));
     } else {
-      net::post(shared_.pool,
-                [answer, handler = &shared_.handler, refuse = &shared_.refuse] { run_handler(answer, *handler, *refuse); });
+      net::post(shared_.pool, [answer, handler = &shared_.handler, refuse = &shared_.refuse] {
+        run_handler(answer, *handler, *refuse);
+      });
     }
     const bool sent = co_await send_answer(*answer, probed);
     answer_ = nullptr;
@@ -314,7 +308,8 @@ class Session : public std::enable_shared_from_this<Session> {
       if (error) continue;  // woken: there is something to send
       if (!look_at_client(answer, probed)) co_return false;
       const auto now = Clock::now();
-      if (answer.expects_events() && !answer.streaming() && now - begin > shared_.limits.stream_head) answer.begin_stream();
+      if (answer.expects_events() && !answer.streaming() && now - begin > shared_.limits.stream_head)
+        answer.begin_stream();
       if (answer.streaming() && now - last_write > shared_.limits.ping) answer.send(": ping\n\n");
     }
   }
@@ -330,9 +325,9 @@ class Session : public std::enable_shared_from_this<Session> {
     co_return true;
   }
 
-  // Is anybody waiting for the answer? A closed sending side may be the whole connection's end or only its half; data sent to a
-  // closed connection comes back as a reset. So something harmless is sent: a comment in a stream, else one byte of urgent data,
-  // which does not become part of what the client reads.
+  // Is anybody waiting for the answer? A closed sending side may be the whole connection's end or only its half; data
+  // sent to a closed connection comes back as a reset. So something harmless is sent: a comment in a stream, else one
+  // byte of urgent data, which does not become part of what the client reads.
   bool look_at_client(HttpAnswer& answer, bool& probed) {
     pollfd ask{stream_.socket().native_handle(), POLLRDHUP, 0};
     if (::poll(&ask, 1, 0) <= 0) return true;
@@ -350,7 +345,8 @@ class Session : public std::enable_shared_from_this<Session> {
     const HttpResponse response = shared_.refuse(status, message);
     HttpHeaders headers = response.headers;
     headers.emplace_back("Content-Length", std::to_string(response.body.size()));
-    const std::string bytes = http_head(response.status, response.content_type, headers, false) + "\r\n" + response.body;
+    const std::string bytes =
+        http_head(response.status, response.content_type, headers, false) + "\r\n" + response.body;
     co_await write(bytes);
     refused_ = true;
     co_return false;
@@ -359,13 +355,16 @@ class Session : public std::enable_shared_from_this<Session> {
     if (error == http::error::end_of_stream || error == net::error::operation_aborted) co_return false;
     if (error == beast::error::timeout) co_return false;  // the stream has closed the socket
     if (error == http::error::partial_message) co_return co_await refuse(400, "the request is incomplete");
-    if (error == http::error::body_limit && parser.chunked() && parser.get().body().size() < shared_.limits.body_bytes / 2)
+    if (error == http::error::body_limit && parser.chunked() &&
+        parser.get().body().size() < shared_.limits.body_bytes / 2)
       co_return co_await refuse(400, "a chunk's size is out of range");
     if (error == http::error::body_limit)
-      co_return co_await refuse(413, "the body may be at most " + std::to_string(shared_.limits.body_bytes) + " bytes long");
+      co_return co_await refuse(413,
+                                "the body may be at most " + std::to_string(shared_.limits.body_bytes) + " bytes long");
     if (error == http::error::header_limit || error == http::error::buffer_overflow) {
       if (parser.get().target().empty()) co_return co_await refuse(414, "the request target is too long");
-      co_return co_await refuse(431, "the headers may be at most " + std::to_string(shared_.limits.head_bytes) + " bytes long");
+      co_return co_await refuse(
+          431, "the headers may be at most " + std::to_string(shared_.limits.head_bytes) + " bytes long");
     }
     if (error == http::error::bad_version && has_version(buffer_))
       co_return co_await refuse(505, "only HTTP/1.1 and HTTP/1.0 are spoken here");
@@ -373,8 +372,8 @@ class Session : public std::enable_shared_from_this<Session> {
     co_return co_await refuse(400, "not a valid HTTP request: " + error.message());
   }
 
-  // Closing a socket that has unread input resets the connection, and the client may lose the answer; so the input is read away
-  // first, within bounds.
+  // Closing a socket that has unread input resets the connection, and the client may lose the answer; so the input is
+  // read away first, within bounds.
   net::awaitable<void> linger() {
     error_code error;
     if (idle_ || !stream_.socket().is_open()) co_return;
@@ -421,7 +420,8 @@ Status HttpServer::Core::listen(const std::string& host, int port_number) {
     return fail(Code::invalid_argument, "port ", port_number, " needs root's rights; choose one above 1023 with --port")
         .about("port");
   if (error)
-    return fail(Code::invalid_argument, "cannot listen on ", host, " port ", port_number, ": ", error.message()).about("host");
+    return fail(Code::invalid_argument, "cannot listen on ", host, " port ", port_number, ": ", error.message())
+        .about("host");
   port = acceptor.local_endpoint().port();
   return {};
 }
@@ -439,16 +439,17 @@ net::awaitable<void> HttpServer::Core::accept_loop() {
     if (connections >= limits.connections) {
       HttpResponse response = refuse(503, "too many connections; try again later");
       response.headers.emplace_back("Content-Length", std::to_string(response.body.size()));
-      const std::string bytes = http_head(response.status, response.content_type, response.headers, false) + "\r\n" + response.body;
+      const std::string bytes =
+          http_head(response.status, response.content_type, response.headers, false) + "\r\n" + response.body;
       ::send(socket.native_handle(), bytes.data(), bytes.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
       continue;
     }
-    auto session =
-        std::make_shared<Session>(std::move(socket), Session::Shared{limits, handler, refuse, io, pool, body_bytes, draining,
-                                                                     [core = weak_from_this()](std::function<void()> work) {
-                                                                       if (const auto held = core.lock())
-                                                                         held->post(std::move(work));
-                                                                     }});
+    auto session = std::make_shared<Session>(std::move(socket),
+                                             Session::Shared{limits, handler, refuse, io, pool, body_bytes, draining,
+                                                             [core = weak_from_this()](std::function<void()> work) {
+                                                               if (const auto held = core.lock())
+                                                                 held->post(std::move(work));
+                                                             }});
     sessions.insert(session.get());
     ++connections;
     net::co_spawn(io, session->run(), [this, session](std::exception_ptr) { left(session.get()); });
@@ -501,7 +502,8 @@ void HttpServer::Core::begin_drain() {
 
 void HttpServer::Core::end_drain() {
   for (Session* session : sessions) session->end_drain();
-  // Answers have said what they had to say; whoever does not take it in a moment is cut off.
+  // Every answer has been written to its connection by now. Clients get three seconds to read it, then the server
+  // stops.
   drain_timer.expires_after(std::chrono::seconds(3));
   drain_timer.async_wait([this](const error_code& error) {
     if (!error) io.stop();
@@ -526,16 +528,16 @@ bool HttpServer::Core::run(bool use_signals) {
   return !forced;
 }
 
-Result<std::unique_ptr<HttpServer>> HttpServer::listen(const std::string& host, int port, HttpLimits limits, HttpHandler handler,
-                                                       Refusal refuse) {
+Result<std::unique_ptr<HttpServer>> HttpServer::listen(const std::string& host, int port, HttpLimits limits,
+                                                       HttpHandler handler, Refusal refuse) {
   rlimit files{};
   if (::getrlimit(RLIMIT_NOFILE, &files) ==
       0) {  // as many descriptors as we are allowed; some are kept for the rest of the process
     files.rlim_cur = files.rlim_max;
     ::setrlimit(RLIMIT_NOFILE, &files);
     if (files.rlim_cur != RLIM_INFINITY)
-      limits.connections =
-          std::max(1, std::min<int>(limits.connections, static_cast<int>(std::min<rlim_t>(files.rlim_cur, 1 << 20)) - 64));
+      limits.connections = std::max(
+          1, std::min<int>(limits.connections, static_cast<int>(std::min<rlim_t>(files.rlim_cur, 1 << 20)) - 64));
   }
   auto core = std::make_shared<Core>(limits, std::move(handler), std::move(refuse));
   WEFT_RETURN_IF_ERROR(core->listen(host, port));

@@ -1,5 +1,5 @@
-// The HTTP/1.1 transport: connections, limits, time-outs, keep-alive and pipelining, event streams, disconnects, shutdown.
-// What the requests mean is the handler's business.
+// The HTTP/1.1 transport: connections, limits, time-outs, keep-alive and pipelining, event streams, disconnects,
+// shutdown. What the requests mean is the handler's business.
 #pragma once
 
 #include <chrono>
@@ -36,15 +36,16 @@ class HttpServer {
   // Listens on host (an address or a name) and port (0: any free one). Errors say what to do.
   // `refuse` makes the error answer for a request that the transport refuses by itself: status and message.
   using Refusal = std::function<HttpResponse(int status, const std::string& message)>;
-  static Result<std::unique_ptr<HttpServer>> listen(const std::string& host, int port, HttpLimits limits, HttpHandler handler,
-                                                    Refusal refuse);
+  static Result<std::unique_ptr<HttpServer>> listen(const std::string& host, int port, HttpLimits limits,
+                                                    HttpHandler handler, Refusal refuse);
   ~HttpServer();
 
   int port() const;
-  // Serves on the calling thread until stop() and the end of the last answer. With `signals`, SIGINT and SIGTERM call stop(), and
-  // the second of them ends at once. Returns true after an orderly end. Once.
+  // Serves on the calling thread until stop() and the end of the last answer. With `signals`, SIGINT and SIGTERM call
+  // stop(), and the second of them ends at once. Returns true after an orderly end. Once.
   bool run(bool signals);
-  // Takes no more connections, refuses new requests, lets running answers finish for a while, then ends them. Any thread.
+  // Takes no more connections, refuses new requests, lets running answers finish for a while, then ends them. Any
+  // thread.
   void stop();
   int connections() const;
 

@@ -1,5 +1,6 @@
-// Parts the thoughts of a reasoning model from its answer: "<think> thoughts </think> answer", where the prompt may already have opened
-// the thinking (core/thinking.h). White space around the marks belongs to neither part, as the models' own templates have it.
+// Parts the thoughts of a reasoning model from its answer: "<think> thoughts </think> answer", where the prompt may
+// already have opened the thinking (core/thinking.h). White space around the marks belongs to neither part, as the
+// models' own templates have it.
 #pragma once
 
 #include <string>

@@ -38,7 +38,8 @@ Result<Json> input_line(const Json& input, const std::string& field) {
   if (input.is_string()) return Json::object({{"prompt", input}});
   if (input.is_array()) return Json::object({{"prompt_token_ids", input}});
   const Json* text = input.find("text");
-  if (!text) return fail(Code::invalid_argument, field, " must be a text, token ids, or {\"text\", \"text_pair\"}").about(field);
+  if (!text)
+    return fail(Code::invalid_argument, field, " must be a text, token ids, or {\"text\", \"text_pair\"}").about(field);
   Json line = Json::object({{"prompt", *text}});
   if (const Json* pair = input.find("text_pair")) line.set("text_pair", *pair);
   return line;
@@ -79,7 +80,8 @@ Result<std::vector<Json>> pair_lines(const Json& body) {
   WEFT_TRY(const std::vector<std::string> first, texts_of(body, "text_1"));
   WEFT_TRY(const std::vector<std::string> second, texts_of(body, "text_2"));
   if (first.size() != 1 && first.size() != second.size())
-    return fail(Code::invalid_argument, "text_1 must be one text or as many as text_2 (", second.size(), "), got ", first.size())
+    return fail(Code::invalid_argument, "text_1 must be one text or as many as text_2 (", second.size(), "), got ",
+                first.size())
         .about("text_1");
   std::vector<Json> lines;
   for (size_t i = 0; i < second.size(); ++i)
@@ -95,7 +97,8 @@ const std::vector<float>* floats(const ScoreResult& result, const char* name) {
 
 // Collects the results; used on the server's thread only.
 struct Collecting {
-  Collecting(ScoringKind kind, size_t count, Json head) : kind(kind), items(count), missing(count), head(std::move(head)) {}
+  Collecting(ScoringKind kind, size_t count, Json head)
+      : kind(kind), items(count), missing(count), head(std::move(head)) {}
   ScoringKind kind;
   std::vector<Json> items;
   size_t missing;
@@ -119,8 +122,8 @@ void take(Collecting& all, Exchange& exchange, const ModelInfo& info, size_t ind
   if (--all.missing > 0) return;
   all.ended = true;
   all.head.set("data", Json(Json::Array(all.items.begin(), all.items.end())));
-  all.head.set("usage",
-               Json::object({{"prompt_tokens", static_cast<long>(all.tokens)}, {"total_tokens", static_cast<long>(all.tokens)}}));
+  all.head.set("usage", Json::object({{"prompt_tokens", static_cast<long>(all.tokens)},
+                                      {"total_tokens", static_cast<long>(all.tokens)}}));
   HttpResponse response;
   response.body = all.head.dump();
   all.done(200);
@@ -134,7 +137,8 @@ Result<std::vector<Request>> read_scoring(const Json& body, ScoringKind kind) {
   const char* const field = kind == ScoringKind::score ? "text_2" : "input";
   if (lines.empty()) return fail(Code::invalid_argument, field, " is empty").about(field);
   if (lines.size() > kMaxInputs)
-    return fail(Code::invalid_argument, field, " may hold at most ", kMaxInputs, " texts, got ", lines.size()).about(field);
+    return fail(Code::invalid_argument, field, " may hold at most ", kMaxInputs, " texts, got ", lines.size())
+        .about(field);
   std::vector<Request> requests;
   for (const Json& line : lines) {
     WEFT_TRY(Request request, as_request(body, line));
@@ -159,22 +163,25 @@ Result<Json> scoring_item(ScoringKind kind, size_t index, const ScoreResult& res
     return fail(Code::unsupported, info.architecture, " is no classifier").about("model");
   if (kind == ScoringKind::score) {
     if (logits->size() > 2)
-      return fail(Code::unsupported, "a model with ", logits->size(), " classes gives no single score; use /v1/classify")
+      return fail(Code::unsupported, "a model with ", logits->size(),
+                  " classes gives no single score; use /v1/classify")
           .about("model");
     item.set("object", "score");
     item.set("score", logits->size() == 1 ? sigmoid(logits->front()) : softmax(*logits)[1]);
     return item;
   }
-  const std::vector<double> probabilities = logits->size() == 1 ? std::vector<double>{sigmoid(logits->front())} : softmax(*logits);
-  const auto best = static_cast<size_t>(std::max_element(probabilities.begin(), probabilities.end()) - probabilities.begin());
+  const std::vector<double> probabilities =
+      logits->size() == 1 ? std::vector<double>{sigmoid(logits->front())} : softmax(*logits);
+  const auto best =
+      static_cast<size_t>(std::max_element(probabilities.begin(), probabilities.end()) - probabilities.begin());
   item.set("label", best < info.labels.size() ? info.labels[best] : "LABEL_" + std::to_string(best));
   item.set("probs", Json(Json::Array(probabilities.begin(), probabilities.end())));
   item.set("num_classes", static_cast<long>(probabilities.size()));
   return item;
 }
 
-void start_scoring(Engine& engine, std::shared_ptr<Exchange> exchange, ScoringKind kind, std::vector<Request> requests, Json head,
-                   std::function<void(int status)> done) {
+void start_scoring(Engine& engine, std::shared_ptr<Exchange> exchange, ScoringKind kind, std::vector<Request> requests,
+                   Json head, std::function<void(int status)> done) {
   const auto all = std::make_shared<Collecting>(kind, requests.size(), std::move(head));
   all->done = std::move(done);
   exchange->post([all, exchange] {

@@ -8,27 +8,31 @@
 namespace weft {
 namespace {
 
-Result<std::vector<Request>> read(const char* body, ScoringKind kind) { return read_scoring(parse_json(body).value(), kind); }
+Result<std::vector<Request>> read(const char* body, ScoringKind kind) {
+  return read_scoring(parse_json(body).value(), kind);
+}
 
 TEST(Scoring, Inputs) {
   auto requests = read(R"({"input": "a"})", ScoringKind::classify);
   ASSERT_TRUE(requests.ok());
   EXPECT_EQ(requests->at(0).prompt, "a");
-  requests =
-      read(R"({"input": ["a", {"text": "b", "text_pair": "c"}, [1, 2]], "add_special_tokens": false})", ScoringKind::classify);
+  requests = read(R"({"input": ["a", {"text": "b", "text_pair": "c"}, [1, 2]], "add_special_tokens": false})",
+                  ScoringKind::classify);
   ASSERT_TRUE(requests.ok()) << requests.error().message();
   EXPECT_EQ(requests->at(1).text_pair, "c");
   EXPECT_EQ(requests->at(2).prompt_token_ids, (std::vector<int32_t>{1, 2}));
   EXPECT_FALSE(requests->at(0).add_special_tokens);
   EXPECT_EQ(read(R"({"input": [1, 2]})", ScoringKind::reward)->size(), 1u);
-  EXPECT_TRUE(read(R"({"messages": [{"role": "user", "content": "a"}]})", ScoringKind::reward)->at(0).messages.has_value());
+  EXPECT_TRUE(
+      read(R"({"messages": [{"role": "user", "content": "a"}]})", ScoringKind::reward)->at(0).messages.has_value());
   requests = read(R"({"text_1": "q", "text_2": ["a", "b"]})", ScoringKind::score);
   EXPECT_EQ(requests->at(1).prompt, "q");
   EXPECT_EQ(requests->at(1).text_pair, "b");
-  for (const char* body : {R"({})", R"({"input": []})", R"({"input": 5})", R"({"input": [{}]})", R"({"input": [[-1]]})"})
+  for (const char* body :
+       {R"({})", R"({"input": []})", R"({"input": 5})", R"({"input": [{}]})", R"({"input": [[-1]]})"})
     EXPECT_FALSE(read(body, ScoringKind::classify).ok()) << body;
-  for (const char* body : {R"({"text_1": "a"})", R"({"text_1": ["a", "b"], "text_2": "c"})", R"({"text_1": [], "text_2": "c"})",
-                           R"({"text_1": "a", "text_2": [1]})"})
+  for (const char* body : {R"({"text_1": "a"})", R"({"text_1": ["a", "b"], "text_2": "c"})",
+                           R"({"text_1": [], "text_2": "c"})", R"({"text_1": "a", "text_2": [1]})"})
     EXPECT_FALSE(read(body, ScoringKind::score).ok()) << body;
 }
 
@@ -44,7 +48,8 @@ TEST(Scoring, Items) {
   EXPECT_DOUBLE_EQ(item->find("probs")->items()[1].as_number(), yes);
   EXPECT_DOUBLE_EQ(scoring_item(ScoringKind::score, 0, result, info)->find("score")->as_number(), yes);
   result.tensors["logits"] = {{1}, std::vector<float>{0.5f}};
-  EXPECT_DOUBLE_EQ(scoring_item(ScoringKind::score, 0, result, info)->find("score")->as_number(), 1 / (1 + std::exp(-0.5)));
+  EXPECT_DOUBLE_EQ(scoring_item(ScoringKind::score, 0, result, info)->find("score")->as_number(),
+                   1 / (1 + std::exp(-0.5)));
   EXPECT_FALSE(scoring_item(ScoringKind::reward, 0, result, info).ok());
   result.tensors["reward"] = {{1}, std::vector<float>{-2.5f}};
   result.tensors["step_probs"] = {{2}, std::vector<float>{0.25f, 0.5f}};

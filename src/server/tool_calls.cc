@@ -1,5 +1,5 @@
-// See the header. One state machine reads all forms: text, then behind a mark the head of a call (its name), then its arguments, then
-// what may stand between two calls.
+// See the header. One state machine reads all forms: text, then behind a mark the head of a call (its name), then its
+// arguments, then what may stand between two calls.
 #include "server/tool_calls.h"
 
 #include <algorithm>
@@ -45,9 +45,7 @@ constexpr Mark kBare = {"", "", Body::json, 0};
 
 constexpr size_t kLongestName = 256;  // and what may stand around it, before a head is given up
 
-bool counts(const Mark& mark, ToolFormat format) {
-  return format == generic || (mark.formats & bits({format})) != 0;
-}
+bool counts(const Mark& mark, ToolFormat format) { return format == generic || (mark.formats & bits({format})) != 0; }
 
 bool begins(std::string_view text, size_t at, std::string_view word) { return text.substr(at, word.size()) == word; }
 // The text ends inside of `word`.
@@ -62,7 +60,8 @@ class ToolCallFinder::Reader {
   explicit Reader(Rules rules) : rules_(std::move(rules)) {
     // A forced call is written as JSON whatever the model's form is: the grammar sees to that.
     const bool bare_format = rules_.format == generic || rules_.format == llama_json || rules_.format == pythonic;
-    // So are strict calls of models without marks of their own; what looks like another form is text then, since no schema held it.
+    // So are strict calls of models without marks of their own; what looks like another form is text then, since no
+    // schema held it.
     const bool forced = rules_.mode == ToolMode::any || (rules_.strict && bare_format);
     bare_ = forced || bare_format;
     if (!forced)
@@ -191,7 +190,8 @@ class ToolCallFinder::Reader {
     }
     if (held_[at] == '{') return read_json_head(at, list);
     if (mark_->open == "[TOOL_CALLS]" && !list) return read_mistral_head(at);
-    const bool python = mark_->body == Body::python || (list && bare_ && (mark_ == &kBare || mark_->open == "<|python_tag|>"));
+    const bool python =
+        mark_->body == Body::python || (list && bare_ && (mark_ == &kBare || mark_->open == "<|python_tag|>"));
     return python ? read_python_head(at, list) : Found::no;
   }
 
@@ -237,14 +237,16 @@ class ToolCallFinder::Reader {
     const size_t behind = separator + kSeparator.size();
     const size_t object = tool_text::skip_blanks(held_, behind);
     if (object == held_.size()) return Found::more;
-    if (held_[object] == '{') return begin_object(held_.substr(at, end_without_blanks(held_.substr(at, separator - at))), object);
+    if (held_[object] == '{')
+      return begin_object(held_.substr(at, end_without_blanks(held_.substr(at, separator - at))), object);
     const size_t line = held_.find('\n', behind);
     if (line == std::string::npos) return held_.size() - behind > kLongestName ? Found::no : Found::more;
     std::string name = held_.substr(object, line - object);
     name.resize(end_without_blanks(name));
     const size_t fence = tool_text::skip_blanks(held_, line);
     if (fence == held_.size() || may_begin(held_, fence, kFence)) return Found::more;
-    return begin_object(name, begins(held_, fence, kFence) ? tool_text::skip_blanks(held_, fence + kFence.size()) : fence);
+    return begin_object(name,
+                        begins(held_, fence, kFence) ? tool_text::skip_blanks(held_, fence + kFence.size()) : fence);
   }
 
   // The object at `at` is the whole of the arguments.
@@ -281,7 +283,9 @@ class ToolCallFinder::Reader {
     return Found::yes;
   }
 
-  bool declared(const std::string& name) const { return std::find(rules_.names.begin(), rules_.names.end(), name) != rules_.names.end(); }
+  bool declared(const std::string& name) const {
+    return std::find(rules_.names.begin(), rules_.names.end(), name) != rules_.names.end();
+  }
 
   void begin_call(const std::string& name, size_t read) {
     held_.erase(0, read);
@@ -370,7 +374,8 @@ class ToolCallFinder::Reader {
     const Json* schema = rules_.parameters.find(function_);
     if (schema) schema = schema->find("properties");
     if (schema) schema = schema->find(name);
-    const std::string value = tool_text::xml_value(std::string_view(held_).substr(key_end + 1, close - key_end - 1), schema);
+    const std::string value =
+        tool_text::xml_value(std::string_view(held_).substr(key_end + 1, close - key_end - 1), schema);
     add_part(name, value, close + kClose.size());
     return Found::yes;
   }
@@ -404,7 +409,8 @@ class ToolCallFinder::Reader {
       if (may_begin(held_, at, mark_->close)) return Found::more;
     }
     if (held_[at] == ';' || held_[at] == ',') return go_on(at + 1, State::head);
-    if (held_[at] == '{' || (mark_->body == Body::json && begins(held_, at, "<function="))) return go_on(at, State::head);
+    if (held_[at] == '{' || (mark_->body == Body::json && begins(held_, at, "<function=")))
+      return go_on(at, State::head);
     return Found::no;
   }
 

@@ -1,8 +1,10 @@
-// Finds tool calls in what a model writes, while it writes: the name of a call goes out as soon as its arguments begin, the arguments
-// follow piece by piece. The forms are those of text/answer_format.h; which of them count is told by the model's template.
+// Finds tool calls in what a model writes, while it writes: the name of a call goes out as soon as its arguments begin,
+// the arguments follow piece by piece. The forms are those of text/answer_format.h; which of them count is told by the
+// model's template.
 //
-// Only calls of declared functions count; anything else stays text. Arguments are passed on as the model wrote them (the pythonic and
-// XML forms become JSON, argument by argument), so a model that writes broken JSON is seen by the client.
+// Only calls of declared functions count; anything else stays text. Arguments are passed on as the model wrote them
+// (the pythonic and XML forms become JSON, argument by argument), so a model that writes broken JSON is seen by the
+// client.
 #pragma once
 
 #include <memory>

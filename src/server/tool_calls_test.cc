@@ -1,4 +1,5 @@
-// Tool calls in the forms that models write, in one piece and cut at every place. The texts follow the models' chat templates and cards.
+// Tool calls in the forms that models write, in one piece and cut at every place. The texts follow the models' chat
+// templates and cards.
 #include "server/tool_calls.h"
 
 #include <gtest/gtest.h>
@@ -15,10 +16,13 @@ struct Case {
   std::vector<ToolCall> calls;
 };
 
-ToolCallFinder finder(ToolMode mode, ToolFormat format, std::vector<std::string> names = {"f", "g", "add", "multiply"}) {
-  return ToolCallFinder({mode, format, std::move(names), false,
-                         Json::object({{"f", Json::object({{"properties", Json::object({{"s", Json::object({{"type", "string"}})},
-                                                                                        {"n", Json::object({{"type", "integer"}})}})}})}})});
+ToolCallFinder finder(ToolMode mode, ToolFormat format,
+                      std::vector<std::string> names = {"f", "g", "add", "multiply"}) {
+  return ToolCallFinder(
+      {mode, format, std::move(names), false,
+       Json::object(
+           {{"f", Json::object({{"properties", Json::object({{"s", Json::object({{"type", "string"}})},
+                                                             {"n", Json::object({{"type", "integer"}})}})}})}})});
 }
 
 struct Answer {
@@ -58,20 +62,30 @@ void check(const Case& test) {
 TEST(ToolCalls, Hermes) {
   for (const ToolFormat format : {hermes, generic}) {
     check({format, "Just text, 3 < 4.", "Just text, 3 < 4.", {}});
-    check({format, "<tool_call>\n{\"name\": \"f\", \"arguments\": {\"x\": 1}}\n</tool_call>", "", {{"f", "{\"x\": 1}"}}});
+    check(
+        {format, "<tool_call>\n{\"name\": \"f\", \"arguments\": {\"x\": 1}}\n</tool_call>", "", {{"f", "{\"x\": 1}"}}});
     check({format,
-           "Let me see. <tool_call>{\"name\": \"f\", \"arguments\": {}}</tool_call>\n<tool_call>{\"name\": \"g\", \"arguments\": "
+           "Let me see. <tool_call>{\"name\": \"f\", \"arguments\": {}}</tool_call>\n<tool_call>{\"name\": \"g\", "
+           "\"arguments\": "
            "{\"y\": {\"z\": \"}<\\\"\"}}}</tool_call>\n",
            "Let me see. ",
            {{"f", "{}"}, {"g", "{\"y\": {\"z\": \"}<\\\"\"}}"}}});
-    check({format, "<tool_call>{\"type\": \"function\", \"function\": {\"name\": \"f\", \"arguments\": {\"x\": 1}}}</tool_call>", "",
-           {{"f", "{\"x\": 1}"}}});
+    check(
+        {format,
+         "<tool_call>{\"type\": \"function\", \"function\": {\"name\": \"f\", \"arguments\": {\"x\": 1}}}</tool_call>",
+         "",
+         {{"f", "{\"x\": 1}"}}});
     check({format, "<tool_call>{\"arguments\": {\"x\": 1}, \"name\": \"f\"}</tool_call>", "", {{"f", "{\"x\": 1}"}}});
     check({format, "<tool_call>{\"name\": \"f\"}</tool_call>", "", {{"f", "{}"}}});
-    check({format, "<tool_call>{\"name\": \"f\", \"arguments\": \"{\\\"x\\\": 1}\"}</tool_call>", "", {{"f", "{\"x\": 1}"}}});
+    check({format,
+           "<tool_call>{\"name\": \"f\", \"arguments\": \"{\\\"x\\\": 1}\"}</tool_call>",
+           "",
+           {{"f", "{\"x\": 1}"}}});
     check({format, "<tool_call>broken</tool_call> after", "<tool_call>broken</tool_call> after", {}});
-    check({format, "<tool_call>{\"name\": \"other\", \"arguments\": {}}</tool_call>",
-           "<tool_call>{\"name\": \"other\", \"arguments\": {}}</tool_call>", {}});
+    check({format,
+           "<tool_call>{\"name\": \"other\", \"arguments\": {}}</tool_call>",
+           "<tool_call>{\"name\": \"other\", \"arguments\": {}}</tool_call>",
+           {}});
     check({format, "<tool_call>{\"name\": \"f\"", "<tool_call>{\"name\": \"f\"", {}});
     check({format, "<tool_call>{\"name\": \"f\", \"arguments\": {\"x\": \"cut", "", {{"f", "{\"x\": \"cut"}}});
     check({format, "a <tool", "a <tool", {}});
@@ -84,20 +98,30 @@ TEST(ToolCalls, Hermes) {
 }
 
 TEST(ToolCalls, Mistral) {
-  check({mistral, "[TOOL_CALLS] [{\"name\": \"g\", \"arguments\": {\"a\": \"b\"}, \"id\": \"abcdefghi\"}, {\"name\": \"f\", \"arguments\": {}}] ",
-         "", {{"g", "{\"a\": \"b\"}"}, {"f", "{}"}}});
+  check({mistral,
+         "[TOOL_CALLS] [{\"name\": \"g\", \"arguments\": {\"a\": \"b\"}, \"id\": \"abcdefghi\"}, {\"name\": \"f\", "
+         "\"arguments\": {}}] ",
+         "",
+         {{"g", "{\"a\": \"b\"}"}, {"f", "{}"}}});
   check({generic, "[TOOL_CALLS][{\"name\": \"g\", \"arguments\": {}}]", "", {{"g", "{}"}}});
   // vllm-project/vllm issue 48318: two calls in one piece.
-  check({mistral, "I will help.[TOOL_CALLS]add{\"a\": 3.5, \"b\": 4}[TOOL_CALLS]multiply{\"a\": 3, \"b\": 6}", "I will help.",
+  check({mistral,
+         "I will help.[TOOL_CALLS]add{\"a\": 3.5, \"b\": 4}[TOOL_CALLS]multiply{\"a\": 3, \"b\": 6}",
+         "I will help.",
          {{"add", "{\"a\": 3.5, \"b\": 4}"}, {"multiply", "{\"a\": 3, \"b\": 6}"}}});
-  check({mistral, "[TOOL_CALLS]f[ARGS]{\"x\": 1}[TOOL_CALLS]g[CALL_ID]abcdefghi[ARGS]{}", "", {{"f", "{\"x\": 1}"}, {"g", "{}"}}});
+  check({mistral,
+         "[TOOL_CALLS]f[ARGS]{\"x\": 1}[TOOL_CALLS]g[CALL_ID]abcdefghi[ARGS]{}",
+         "",
+         {{"f", "{\"x\": 1}"}, {"g", "{}"}}});
   check({mistral, "[TOOL_CALLS]unknown{\"x\": 1}", "[TOOL_CALLS]unknown{\"x\": 1}", {}});
 }
 
 TEST(ToolCalls, Llama) {
   for (const ToolFormat format : {llama_json, pythonic, generic}) {
     check({format, "{\"name\": \"f\", \"parameters\": {\"x\": 1}}", "", {{"f", "{\"x\": 1}"}}});
-    check({format, "<|python_tag|>{\"name\": \"f\", \"parameters\": {\"x\": 1}}; {\"name\": \"g\", \"parameters\": {}}", "",
+    check({format,
+           "<|python_tag|>{\"name\": \"f\", \"parameters\": {\"x\": 1}}; {\"name\": \"g\", \"parameters\": {}}",
+           "",
            {{"f", "{\"x\": 1}"}, {"g", "{}"}}});
     check({format, "\n{\"type\": \"function\", \"name\": \"f\", \"parameters\": null}", "", {{"f", "{}"}}});
     check({format, "[{\"name\": \"f\", \"arguments\": \"{}\"}]", "", {{"f", "{}"}}});
@@ -110,7 +134,9 @@ TEST(ToolCalls, Llama) {
 
 TEST(ToolCalls, Pythonic) {
   check({pythonic, "[f(a=1, b=\"x\"), g()]", "", {{"f", "{\"a\": 1, \"b\": \"x\"}"}, {"g", "{}"}}});
-  check({pythonic, "<|python_start|>[f(s='it\\'s \\u00e9', l=[1, -2.5, True, None], d={'k': (1,), \"e\": {}})]<|python_end|>", "",
+  check({pythonic,
+         "<|python_start|>[f(s='it\\'s \\u00e9', l=[1, -2.5, True, None], d={'k': (1,), \"e\": {}})]<|python_end|>",
+         "",
          {{"f", "{\"s\": \"it's \xc3\xa9\", \"l\": [1, -2.5, true, null], \"d\": {\"k\": [1], \"e\": {}}}"}}});
   check({pythonic, "[unknown(a=1)]", "[unknown(a=1)]", {}});
   check({pythonic, "[f(a=1, b=\"cut", "", {{"f", "{\"a\": 1"}}});
@@ -118,9 +144,12 @@ TEST(ToolCalls, Pythonic) {
 
 TEST(ToolCalls, Xml) {
   const std::string call =
-      "<tool_call>\n<function=f>\n<parameter=s>\n12\nlines\n</parameter>\n<parameter=n>\n12\n</parameter>\n<parameter=o>\n{\"a\": "
+      "<tool_call>\n<function=f>\n<parameter=s>\n12\nlines\n</parameter>\n<parameter=n>\n12\n</"
+      "parameter>\n<parameter=o>\n{\"a\": "
       "[1]}\n</parameter>\n</function>\n</tool_call>";
-  check({xml, call + "\n<tool_call>\n<function=g>\n</function>\n</tool_call>", "",
+  check({xml,
+         call + "\n<tool_call>\n<function=g>\n</function>\n</tool_call>",
+         "",
          {{"f", "{\"s\": \"12\\nlines\", \"n\": 12, \"o\": {\"a\":[1]}}"}, {"g", "{}"}}});
   check({xml, "Now: <function=f>\n<parameter=s>\n1\n</parameter>\n</function>", "Now: ", {{"f", "{\"s\": \"1\"}"}}});
   check({xml, "<function=unknown>\n</function>", "<function=unknown>\n</function>", {}});
@@ -128,19 +157,27 @@ TEST(ToolCalls, Xml) {
 
 TEST(ToolCalls, DeepSeek) {
   check({deepseek,
-         "Wait.<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>f\n```json\n{\"x\": 1}\n```<｜tool▁call▁end｜>\n"
+         "Wait.<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>f\n```json\n{\"x\": "
+         "1}\n```<｜tool▁call▁end｜>\n"
          "<｜tool▁call▁begin｜>function<｜tool▁sep｜>g\n```json\n{}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
-         "Wait.", {{"f", "{\"x\": 1}"}, {"g", "{}"}}});
+         "Wait.",
+         {{"f", "{\"x\": 1}"}, {"g", "{}"}}});
   check({deepseek,
-         "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>{\"x\": 1}<｜tool▁call▁end｜><｜tool▁call▁begin｜>g<｜tool▁sep｜>{}"
+         "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>{\"x\": "
+         "1}<｜tool▁call▁end｜><｜tool▁call▁begin｜>g<｜tool▁sep｜>{}"
          "<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
-         "", {{"f", "{\"x\": 1}"}, {"g", "{}"}}});
+         "",
+         {{"f", "{\"x\": 1}"}, {"g", "{}"}}});
 }
 
 TEST(ToolCalls, Nemotron) {
-  check({nemotron, "<TOOLCALL>[{\"name\": \"g\", \"arguments\": {}}, {\"name\": \"f\", \"arguments\": {\"x\": 1}}]</TOOLCALL>", "",
+  check({nemotron,
+         "<TOOLCALL>[{\"name\": \"g\", \"arguments\": {}}, {\"name\": \"f\", \"arguments\": {\"x\": 1}}]</TOOLCALL>",
+         "",
          {{"g", "{}"}, {"f", "{\"x\": 1}"}}});
-  check({nemotron, "<toolcall> {\"type\": \"function\", \"arguments\": {\"x\": 1}, \"name\": \"f\"} </toolcall>", "",
+  check({nemotron,
+         "<toolcall> {\"type\": \"function\", \"arguments\": {\"x\": 1}, \"name\": \"f\"} </toolcall>",
+         "",
          {{"f", "{\"x\": 1}"}}});
 }
 
@@ -171,7 +208,10 @@ TEST(ToolCalls, StrictCountsOneForm) {
   const std::string text = "<tool_call>{\"name\": \"f\", \"arguments\": {}}</tool_call>";
   EXPECT_EQ(find(ToolCallFinder({ToolMode::automatic, generic, {"f"}, true, {}}), text, 1).content, text);
   EXPECT_EQ(find(ToolCallFinder({ToolMode::automatic, hermes, {"f"}, true, {}}), text, 1).calls.size(), 1u);
-  EXPECT_EQ(find(ToolCallFinder({ToolMode::automatic, generic, {"f"}, true, {}}), "{\"name\": \"f\", \"parameters\": {}}", 1).calls.size(), 1u);
+  EXPECT_EQ(
+      find(ToolCallFinder({ToolMode::automatic, generic, {"f"}, true, {}}), "{\"name\": \"f\", \"parameters\": {}}", 1)
+          .calls.size(),
+      1u);
 }
 
 TEST(ToolCalls, Forced) {
@@ -181,7 +221,8 @@ TEST(ToolCalls, Forced) {
   EXPECT_EQ(named.calls[0].arguments, "{\"x\":1}");
   EXPECT_EQ(find(finder(ToolMode::named, hermes, {"f"}), "", 1).calls.size(), 1u);
   for (const size_t piece : {size_t{1}, size_t{100}}) {
-    const Answer any = find(finder(ToolMode::any, hermes), "[{\"name\":\"g\",\"arguments\":{}}, {\"name\":\"f\",\"arguments\":{\"x\":[]}}]", piece);
+    const Answer any = find(finder(ToolMode::any, hermes),
+                            "[{\"name\":\"g\",\"arguments\":{}}, {\"name\":\"f\",\"arguments\":{\"x\":[]}}]", piece);
     ASSERT_EQ(any.calls.size(), 2u);
     EXPECT_EQ(any.calls[0].name, "g");
     EXPECT_EQ(any.calls[1].arguments, "{\"x\":[]}");

@@ -208,7 +208,10 @@ void add_escape(std::string_view text, size_t& at, std::string& out) {
     bool valid = true;
     for (size_t i = 0; i < digits; ++i) {
       const char d = text[at + i];
-      const int value = d >= '0' && d <= '9' ? d - '0' : d >= 'a' && d <= 'f' ? d - 'a' + 10 : d >= 'A' && d <= 'F' ? d - 'A' + 10 : -1;
+      const int value = d >= '0' && d <= '9'   ? d - '0'
+                        : d >= 'a' && d <= 'f' ? d - 'a' + 10
+                        : d >= 'A' && d <= 'F' ? d - 'A' + 10
+                                               : -1;
       valid = valid && value >= 0;
       code = code * 16 + static_cast<uint32_t>(std::max(value, 0));
     }

@@ -1,5 +1,5 @@
-// The pieces that tool calls are made of, read from text that may still be growing (tool_calls.cc). Every reader says whether the text
-// is enough; places are byte offsets into the text given.
+// The pieces that tool calls are made of, read from text that may still be growing (tool_calls.cc). Every reader says
+// whether the text is enough; places are byte offsets into the text given.
 #pragma once
 
 #include <optional>
@@ -21,7 +21,8 @@ Found skip_value(std::string_view text, size_t& at);
 // Reads a JSON string and moves `at` behind it.
 Found read_string(std::string_view text, size_t& at, std::string& out);
 
-// The beginning of a call object: {"name": NAME, "arguments": ..., with other members and {"function": {...}} around it allowed.
+// The beginning of a call object: {"name": NAME, "arguments": ..., with other members and {"function": {...}} around it
+// allowed.
 struct CallHead {
   std::string name;
   // The arguments: an object that begins at `at` and goes on, or text that is complete, `at` behind it.
@@ -32,8 +33,8 @@ struct CallHead {
 // `names`: the functions that count. `at` is the place of the opening brace.
 Found read_call_head(std::string_view text, size_t at, const std::vector<std::string>& names, CallHead& out);
 
-// Reads a Python literal (string, number, True, False, None, list, tuple, dict) as JSON text and moves `at` behind it. A number at
-// the end of the text may go on.
+// Reads a Python literal (string, number, True, False, None, list, tuple, dict) as JSON text and moves `at` behind it.
+// A number at the end of the text may go on.
 Found read_python(std::string_view text, size_t& at, std::string& json, int depth = 0);
 // An identifier, with dots: the name of a function.
 Found read_identifier(std::string_view text, size_t& at, std::string& out);
@@ -44,7 +45,8 @@ std::string xml_value(std::string_view text, const Json* schema);
 // Follows a JSON object through its pieces.
 class ObjectScanner {
  public:
-  // How much of `text` belongs to the object; `done()` once it is closed. Text that cannot be JSON ("<" outside a string) ends it too.
+  // How much of `text` belongs to the object; `done()` once it is closed. Text that cannot be JSON ("<" outside a
+  // string) ends it too.
   size_t scan(std::string_view text);
   bool done() const { return done_; }
 

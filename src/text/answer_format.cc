@@ -28,10 +28,12 @@ constexpr std::array<std::pair<std::string_view, ToolFormat>, 12> kNames = {{
 ToolFormat detect_tools(std::string_view source) {
   if (holds(source, "<tool_call>")) return holds(source, "<function=") ? ToolFormat::xml : ToolFormat::hermes;
   if (holds(source, "[TOOL_CALLS]")) return ToolFormat::mistral;
-  if (holds(source, "<TOOLCALL>") || (holds(source, "<extra_id_1>") && holds(source, "<tool>"))) return ToolFormat::nemotron;
+  if (holds(source, "<TOOLCALL>") || (holds(source, "<extra_id_1>") && holds(source, "<tool>")))
+    return ToolFormat::nemotron;
   if (holds(source, "<｜tool▁call▁begin｜>")) return ToolFormat::deepseek;
   if (holds(source, "<|python_start|>")) return ToolFormat::pythonic;
-  if (holds(source, "<|python_tag|>") || (holds(source, "\"parameters\"") && holds(source, "ipython"))) return ToolFormat::llama_json;
+  if (holds(source, "<|python_tag|>") || (holds(source, "\"parameters\"") && holds(source, "ipython")))
+    return ToolFormat::llama_json;
   return ToolFormat::generic;
 }
 
@@ -82,12 +84,14 @@ std::vector<std::string> marks_of(ToolFormat format) {
     case ToolFormat::hermes:
     case ToolFormat::xml: return {"<tool_call>", "</tool_call>"};
     case ToolFormat::deepseek:
-      return {"<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "<｜tool▁call▁end｜>", "<｜tool▁calls▁end｜>"};
+      return {"<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "<｜tool▁call▁end｜>",
+              "<｜tool▁calls▁end｜>"};
     case ToolFormat::nemotron: return {"<TOOLCALL>", "</TOOLCALL>", "<toolcall>", "</toolcall>"};
     case ToolFormat::generic: break;
   }
   Marks all;
-  for (const ToolFormat each : {ToolFormat::pythonic, ToolFormat::mistral, ToolFormat::hermes, ToolFormat::deepseek, ToolFormat::nemotron})
+  for (const ToolFormat each :
+       {ToolFormat::pythonic, ToolFormat::mistral, ToolFormat::hermes, ToolFormat::deepseek, ToolFormat::nemotron})
     for (std::string& mark : marks_of(each)) all.push_back(std::move(mark));
   return all;
 }

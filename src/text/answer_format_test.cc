@@ -9,12 +9,14 @@ namespace {
 ToolFormat tools(std::string_view source) { return detect_answer_format("", source).tools; }
 
 TEST(AnswerFormat, Tools) {
-  EXPECT_EQ(tools(R"({{- "For each function call, return a json object within <tool_call></tool_call> XML tags" }})"), ToolFormat::hermes);
+  EXPECT_EQ(tools(R"({{- "For each function call, return a json object within <tool_call></tool_call> XML tags" }})"),
+            ToolFormat::hermes);
   EXPECT_EQ(tools(R"({{- '<tool_call>\n<function=' + tool_call.name + '>\n' }})"), ToolFormat::xml);
   EXPECT_EQ(tools(R"({{- ' [TOOL_CALLS] [' }})"), ToolFormat::mistral);
   EXPECT_EQ(tools(R"({{- '<TOOLCALL>[' -}})"), ToolFormat::nemotron);
   EXPECT_EQ(tools(R"({{ '\n<tool> ' + tool|tojson + ' </tool>' }}{{ '<extra_id_1>User\n' }})"), ToolFormat::nemotron);
-  EXPECT_EQ(tools("{{'<｜Assistant｜><｜tool▁calls▁begin｜><｜tool▁call▁begin｜>' + tool['type'] + '<｜tool▁sep｜>'}}"), ToolFormat::deepseek);
+  EXPECT_EQ(tools("{{'<｜Assistant｜><｜tool▁calls▁begin｜><｜tool▁call▁begin｜>' + tool['type'] + '<｜tool▁sep｜>'}}"),
+            ToolFormat::deepseek);
   EXPECT_EQ(tools(R"({{- '<|python_start|>' }}{{- '"parameters": ' }}ipython)"), ToolFormat::pythonic);
   EXPECT_EQ(tools(R"({{- "<|python_tag|>" + tool_call.name + ".call(" }})"), ToolFormat::llama_json);
   EXPECT_EQ(tools(R"({{- "Environment: ipython\n" }}{{- '"parameters": ' }})"), ToolFormat::llama_json);

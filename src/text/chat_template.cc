@@ -10,9 +10,11 @@
 namespace weft {
 namespace {
 
-constexpr const char* kSpecialTokens[] = {"bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"};
+constexpr const char* kSpecialTokens[] = {"bos_token", "eos_token", "unk_token", "sep_token",
+                                          "pad_token", "cls_token", "mask_token"};
 
-// The special tokens of a tokenizer_config.json or special_tokens_map.json as the reference hands them to templates: texts.
+// The special tokens of a tokenizer_config.json or special_tokens_map.json as the reference hands them to templates:
+// texts.
 void add_special_tokens(const Json& config, Json& out) {
   for (const char* name : kSpecialTokens) {
     const Json* value = config.find(name);
@@ -28,7 +30,8 @@ Result<std::vector<ChatTemplate::Named>> templates_of(const Json& value, const s
     out.emplace_back("default", value.as_string());
     return out;
   }
-  if (!value.is_array()) return fail(Code::data_corrupt, path, ": `chat_template` is ", value.type_name(), ", not a text or a list");
+  if (!value.is_array())
+    return fail(Code::data_corrupt, path, ": `chat_template` is ", value.type_name(), ", not a text or a list");
   for (const Json& item : value.items()) {
     const Json *name = item.find("name"), *source = item.find("template");
     if (name == nullptr || !name->is_string() || source == nullptr || !source->is_string()) {
@@ -74,12 +77,14 @@ Result<std::shared_ptr<const ChatTemplate>> ChatTemplate::from_sources(std::vect
   auto out = std::shared_ptr<ChatTemplate>(new ChatTemplate());
   for (auto& [name, source] : sources) {
     if (source.size() > limits.source_bytes) {
-      return fail(Code::invalid_argument, "the chat template \"", name, "\" has more than ", limits.source_bytes, " bytes");
+      return fail(Code::invalid_argument, "the chat template \"", name, "\" has more than ", limits.source_bytes,
+                  " bytes");
     }
     WeftError error;
     WeftTemplate* compiled = weft_template_new(source.data(), source.size(), limits.steps, limits.output_bytes, &error);
     if (compiled == nullptr) return bridge::take(error).with("chat template \"" + name + "\"");
-    out->entries_.push_back({std::move(name), std::move(source), {compiled, [](WeftTemplate* t) { weft_template_free(t); }}});
+    out->entries_.push_back(
+        {std::move(name), std::move(source), {compiled, [](WeftTemplate* t) { weft_template_free(t); }}});
   }
   out->special_tokens_ = std::move(special_tokens);
   return std::shared_ptr<const ChatTemplate>(std::move(out));
@@ -90,7 +95,8 @@ Result<std::shared_ptr<const ChatTemplate>> ChatTemplate::from_source(std::strin
   return from_sources({{"default", std::string(source)}}, std::move(special_tokens), limits);
 }
 
-Result<std::shared_ptr<const ChatTemplate>> ChatTemplate::from_folder(const std::string& folder, ChatTemplateLimits limits) {
+Result<std::shared_ptr<const ChatTemplate>> ChatTemplate::from_folder(const std::string& folder,
+                                                                      ChatTemplateLimits limits) {
   Json special_tokens = Json::object();
   for (const char* name : {"/special_tokens_map.json", "/tokenizer_config.json"}) {
     if (!is_file(folder + name)) continue;
@@ -131,7 +137,8 @@ Result<std::string> ChatTemplate::render(const Json& messages, const Json& tools
   if (kwargs.is_object()) {
     for (const auto& [key, value] : kwargs.members()) {
       if (key == "messages" || key == "tools" || key == "tokenize" || key == "chat_template") {
-        return fail(Code::invalid_argument, "chat_template_kwargs must not set `", key, "`").about("chat_template_kwargs");
+        return fail(Code::invalid_argument, "chat_template_kwargs must not set `", key, "`")
+            .about("chat_template_kwargs");
       }
       context.set(key, value);
     }
@@ -143,7 +150,8 @@ Result<std::string> ChatTemplate::render(const Json& messages, const Json& tools
   const bool with_tools = tools.is_array() && !tools.items().empty();
   WeftBytes rendered;
   WeftError error;
-  if (!weft_template_render(pick(with_tools).compiled.get(), text.data(), text.size(), options.continue_final_message, &rendered, &error)) {
+  if (!weft_template_render(pick(with_tools).compiled.get(), text.data(), text.size(), options.continue_final_message,
+                            &rendered, &error)) {
     return bridge::take(error);
   }
   return bridge::take(rendered);

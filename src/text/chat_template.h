@@ -1,5 +1,6 @@
-// Chat templates: messages to the prompt text, as the Hugging Face tokenizer's apply_chat_template does with its sandboxed
-// Jinja2. Rendering is done by minijinja behind bridge/, with limits, since a template comes with a checkpoint and may be hostile.
+// Chat templates: messages to the prompt text, as the Hugging Face tokenizer's apply_chat_template does with its
+// sandboxed Jinja2. Rendering is done by minijinja behind bridge/, with limits, since a template comes with a
+// checkpoint and may be hostile.
 #pragma once
 
 #include <cstdint>
@@ -38,22 +39,27 @@ class ChatTemplate {
  public:
   using Named = std::pair<std::string, std::string>;  // name ("default", "tool_use", ...), source
 
-  // Compiles one or several named templates; errors name the template and the line. `special_tokens` are variables of every
-  // rendering (bos_token, eos_token, ...).
-  static Result<std::shared_ptr<const ChatTemplate>> from_sources(std::vector<Named> sources, Json special_tokens = Json::object(),
+  // Compiles one or several named templates; errors name the template and the line. `special_tokens` are variables of
+  // every rendering (bos_token, eos_token, ...).
+  static Result<std::shared_ptr<const ChatTemplate>> from_sources(std::vector<Named> sources,
+                                                                  Json special_tokens = Json::object(),
                                                                   ChatTemplateLimits limits = {});
-  static Result<std::shared_ptr<const ChatTemplate>> from_source(std::string_view source, Json special_tokens = Json::object(),
+  static Result<std::shared_ptr<const ChatTemplate>> from_source(std::string_view source,
+                                                                 Json special_tokens = Json::object(),
                                                                  ChatTemplateLimits limits = {});
   // Looks in a model folder as the reference does: chat_template.jinja (and additional_chat_templates/*.jinja), else
-  // chat_template.json, else `chat_template` of tokenizer_config.json (a text, or a list of named ones). not_found if there is none.
-  static Result<std::shared_ptr<const ChatTemplate>> from_folder(const std::string& folder, ChatTemplateLimits limits = {});
+  // chat_template.json, else `chat_template` of tokenizer_config.json (a text, or a list of named ones). not_found if
+  // there is none.
+  static Result<std::shared_ptr<const ChatTemplate>> from_folder(const std::string& folder,
+                                                                 ChatTemplateLimits limits = {});
 
-  // `messages`: array of {role, content, ...} as the client sent them. `tools`: array or null. `kwargs`: object or null; further
-  // template variables (enable_thinking, documents, ...), which override the special tokens and add_generation_prompt; messages,
-  // tools, tokenize and chat_template among them are refused. Of several templates, `tool_use` is taken when tools are given,
-  // else `default`, as the reference does.
-  // A template that raises, runs out of a limit or meets a value it cannot use gives invalid_argument with its message.
-  Result<std::string> render(const Json& messages, const Json& tools, const Json& kwargs, const ChatTemplateOptions& options = {}) const;
+  // `messages`: array of {role, content, ...} as the client sent them. `tools`: array or null. `kwargs`: object or
+  // null; further template variables (enable_thinking, documents, ...), which override the special tokens and
+  // add_generation_prompt; messages, tools, tokenize and chat_template among them are refused. Of several templates,
+  // `tool_use` is taken when tools are given, else `default`, as the reference does. A template that raises, runs out
+  // of a limit or meets a value it cannot use gives invalid_argument with its message.
+  Result<std::string> render(const Json& messages, const Json& tools, const Json& kwargs,
+                             const ChatTemplateOptions& options = {}) const;
 
   // The source of the template that `render` takes without tools; for detecting tool-call and reasoning formats.
   const std::string& source() const;

@@ -1,9 +1,12 @@
 // check_text: runs reference cases for tokenizers and chat templates that lie outside the repository.
 //   check_text tokenizer FOLDER [CASES.json]       tokenizer.json of the folder against its cases.json
 //   check_text gguf VOCABULARY.json CASES.json     GGUF metadata (as JSON) against the cases
-//   check_text load FOLDER                         loads the tokenizer, encodes and decodes a few texts: prints ids or the error
-//   check_text templates FOLDER NOW_UNIX_S         cases.json of a folder with NAME.jinja files; strftime_now shows NOW_UNIX_S
-//   check_text render FOLDER INPUT.json            the folder's template with {messages, tools, chat_template_kwargs}: prints it
+//   check_text load FOLDER                         loads the tokenizer, encodes and decodes a few texts: prints ids or
+//     the error
+//   check_text templates FOLDER NOW_UNIX_S         cases.json of a folder with NAME.jinja files; strftime_now shows
+//     NOW_UNIX_S
+//   check_text render FOLDER INPUT.json            the folder's template with {messages, tools, chat_template_kwargs}:
+//     prints it
 // Prints each difference and a summary line; exit status 1 if there was a difference.
 #include <chrono>
 #include <cstdio>
@@ -27,7 +30,8 @@ struct Tally {
   void compare(const std::string& where, const T& got, const T& wanted) {
     ++checks;
     if (got == wanted) return;
-    if (++differences <= 40) std::printf("DIFF %s\n  got    %s\n  wanted %s\n", where.c_str(), show(got).c_str(), show(wanted).c_str());
+    if (++differences <= 40)
+      std::printf("DIFF %s\n  got    %s\n  wanted %s\n", where.c_str(), show(got).c_str(), show(wanted).c_str());
   }
   static std::string show(const std::string& text) { return json_quote(text).substr(0, 600); }
   static std::string show(const Ids& ids) {
@@ -47,7 +51,8 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-std::string streamed(const std::shared_ptr<const Tokenizer>& tokenizer, const Ids& ids, bool skip_special, std::vector<std::string>* pieces) {
+std::string streamed(const std::shared_ptr<const Tokenizer>& tokenizer, const Ids& ids, bool skip_special,
+                     std::vector<std::string>* pieces) {
   Detokenizer stream(tokenizer, skip_special);
   std::string joined;
   for (int32_t id : ids) {
@@ -71,7 +76,8 @@ void check_case(const std::shared_ptr<const Tokenizer>& tokenizer, const Json& o
   tally.compare(name + " ids", *plain, ids);
   tally.compare(name + " ids_with_special", *special, ids_of(*one.find("ids_with_special")));
   tally.compare(name + " decoded", tokenizer->decode(ids, false), one.find("decoded")->as_string());
-  tally.compare(name + " decoded_skip_special", tokenizer->decode(ids, true), one.find("decoded_skip_special")->as_string());
+  tally.compare(name + " decoded_skip_special", tokenizer->decode(ids, true),
+                one.find("decoded_skip_special")->as_string());
   tally.compare(name + " streamed", streamed(tokenizer, ids, true, nullptr), tokenizer->decode(ids, true));
   std::vector<std::string> pieces, wanted;
   streamed(tokenizer, ids, false, &pieces);
@@ -209,7 +215,8 @@ int render_folder(const std::string& folder, const Json& input) {
   }
   auto member = [&](const char* key) { return input.find(key) != nullptr ? *input.find(key) : Json(); };
   const auto rendered = (*compiled)->render(member("messages"), member("tools"), member("chat_template_kwargs"));
-  std::printf("%s\n", rendered.ok() ? rendered->substr(0, 2000).c_str() : ("ERROR " + rendered.error().to_string()).c_str());
+  std::printf("%s\n",
+              rendered.ok() ? rendered->substr(0, 2000).c_str() : ("ERROR " + rendered.error().to_string()).c_str());
   return rendered.ok() ? 0 : 1;
 }
 

@@ -6,7 +6,8 @@
 
 namespace weft {
 
-Detokenizer::Detokenizer(std::shared_ptr<const Tokenizer> tokenizer, bool skip_special, const std::vector<std::string>& kept)
+Detokenizer::Detokenizer(std::shared_ptr<const Tokenizer> tokenizer, bool skip_special,
+                         const std::vector<std::string>& kept)
     : tokenizer_(std::move(tokenizer)), state_(weft_detokenizer_new(skip_special)) {
   for (const std::string& name : kept)
     if (const auto id = tokenizer_->find_token(name); id && tokenizer_->is_special(*id))

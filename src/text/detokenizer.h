@@ -1,5 +1,6 @@
-// Turns the ids of one stream into text piece by piece. A piece is final once it is returned: it never ends inside a character,
-// and the pieces joined are Tokenizer::decode() of all ids. The cost of a token does not grow with the length of the stream.
+// Turns the ids of one stream into text piece by piece. A piece is final once it is returned: it never ends inside a
+// character, and the pieces joined are Tokenizer::decode() of all ids. The cost of a token does not grow with the
+// length of the stream.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +17,8 @@ namespace weft {
 // One per stream; one thread at a time.
 class Detokenizer {
  public:
-  // With skip_special the text of special tokens is left out, except of those in `kept` (names; what is no special token is ignored).
+  // With skip_special the text of special tokens is left out, except of those in `kept` (names; what is no special
+  // token is ignored).
   Detokenizer(std::shared_ptr<const Tokenizer> tokenizer, bool skip_special, const std::vector<std::string>& kept = {});
   ~Detokenizer();
   Detokenizer(Detokenizer&&) noexcept;

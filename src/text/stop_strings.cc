@@ -1,5 +1,5 @@
-// An Aho-Corasick automaton over bytes: the state after some text is the longest suffix that begins a stop string, which is
-// exactly the text that must be held back.
+// An Aho-Corasick automaton over bytes: the state after some text is the longest suffix that begins a stop string,
+// which is exactly the text that must be held back.
 #include "text/stop_strings.h"
 
 #include <cstdint>
@@ -11,9 +11,9 @@ namespace weft {
 
 struct StopStrings::Node {
   std::map<uint8_t, size_t> next;
-  size_t fail = 0;           // the longest proper suffix that is a node too
-  size_t depth = 0;          // length of the text that this node stands for
-  std::optional<size_t> end; // the stop string that ends here; the longest if several do
+  size_t fail = 0;            // the longest proper suffix that is a node too
+  size_t depth = 0;           // length of the text that this node stands for
+  std::optional<size_t> end;  // the stop string that ends here; the longest if several do
 };
 
 StopStrings::~StopStrings() = default;
@@ -21,7 +21,9 @@ StopStrings::StopStrings(const StopStrings&) = default;
 StopStrings::StopStrings(StopStrings&&) noexcept = default;
 StopStrings& StopStrings::operator=(StopStrings&&) noexcept = default;
 
-StopStrings::StopStrings(std::vector<std::string> stops, bool include) : stops_(std::move(stops)), include_(include) { build(); }
+StopStrings::StopStrings(std::vector<std::string> stops, bool include) : stops_(std::move(stops)), include_(include) {
+  build();
+}
 
 void StopStrings::build() {
   nodes_.emplace_back();

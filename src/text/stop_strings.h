@@ -24,8 +24,8 @@ class StopStrings {
     std::string text;               // may be sent now
     std::optional<size_t> matched;  // index into `stops`; nothing after it is part of the answer
   };
-  // The first match in the text counts; of several that end at the same byte, the longest (it begins first). After a match,
-  // further pieces are ignored.
+  // The first match in the text counts; of several that end at the same byte, the longest (it begins first). After a
+  // match, further pieces are ignored.
   Output push(std::string_view piece);
   // The text held back, when the stream ends without a match.
   std::string finish();

@@ -49,17 +49,20 @@ Result<std::shared_ptr<const Tokenizer>> Tokenizer::from_folder(const std::strin
   const std::string path = folder + "/tokenizer.json";
   if (!is_file(path)) {
     const bool slow = is_file(folder + "/tokenizer.model");
-    return fail(Code::not_found, "no file ", path,
-                slow ? "; the folder has only tokenizer.model, the SentencePiece format, which is not read: convert it with the "
-                       "transformers library (save_pretrained of the fast tokenizer)"
-                     : "");
+    return fail(
+        Code::not_found, "no file ", path,
+        slow
+            ? "; the folder has only tokenizer.model, the SentencePiece format, which is not read: convert it with the "
+              "transformers library (save_pretrained of the fast tokenizer)"
+            : "");
   }
   WEFT_TRY(const std::string json, read_file(path));
   WeftError error;
   WeftTokenizer* handle = weft_tokenizer_from_json(json.data(), json.size(), &error);
   if (handle == nullptr) {
     Error taken = bridge::take(error);
-    return fail(taken.code() == Code::unsupported ? Code::unsupported : Code::data_corrupt, path, ": ", taken.message());
+    return fail(taken.code() == Code::unsupported ? Code::unsupported : Code::data_corrupt, path, ": ",
+                taken.message());
   }
   auto tokenizer = std::shared_ptr<Tokenizer>(new Tokenizer(owned(handle)));
   // The map is the older of the two files; what tokenizer_config.json says counts.
@@ -90,7 +93,8 @@ Result<std::shared_ptr<const Tokenizer>> Tokenizer::from_gguf(GgufVocabulary voc
   WeftTokenizer* handle = weft_tokenizer_from_gguf(&raw, &error);
   if (handle == nullptr) {
     Error taken = bridge::take(error);
-    return fail(taken.code() == Code::unsupported ? Code::unsupported : Code::data_corrupt, "GGUF metadata: ", taken.message());
+    return fail(taken.code() == Code::unsupported ? Code::unsupported : Code::data_corrupt,
+                "GGUF metadata: ", taken.message());
   }
   auto tokenizer = std::shared_ptr<Tokenizer>(new Tokenizer(owned(handle)));
   tokenizer->bos_id_ = vocabulary.bos_id;
@@ -102,7 +106,8 @@ Result<std::shared_ptr<const Tokenizer>> Tokenizer::from_gguf(GgufVocabulary voc
 Result<std::vector<int32_t>> Tokenizer::encode(std::string_view text, EncodeOptions options) const {
   WeftIds ids;
   WeftError error;
-  if (!weft_tokenizer_encode(handle_.get(), text.data(), text.size(), options.add_special_tokens, options.parse_special, &ids, &error)) {
+  if (!weft_tokenizer_encode(handle_.get(), text.data(), text.size(), options.add_special_tokens, options.parse_special,
+                             &ids, &error)) {
     return bridge::take(error);
   }
   return bridge::take(ids);
@@ -112,8 +117,8 @@ Result<EncodedPair> Tokenizer::encode_pair(std::string_view a, std::string_view 
   const std::string texts = std::string(a) + std::string(b);
   WeftIds ids, type_ids;
   WeftError error;
-  if (!weft_tokenizer_encode_pair(handle_.get(), texts.data(), a.size(), b.size(), options.add_special_tokens, options.parse_special,
-                                  &ids, &type_ids, &error)) {
+  if (!weft_tokenizer_encode_pair(handle_.get(), texts.data(), a.size(), b.size(), options.add_special_tokens,
+                                  options.parse_special, &ids, &type_ids, &error)) {
     return bridge::take(error);
   }
   return EncodedPair{bridge::take(ids), bridge::take(type_ids)};
@@ -142,6 +147,8 @@ std::optional<int32_t> Tokenizer::find_token(std::string_view text) const {
   return id < 0 ? std::nullopt : std::optional(static_cast<int32_t>(id));
 }
 
-bool Tokenizer::is_special(int32_t id) const { return weft_tokenizer_is_special(handle_.get(), static_cast<uint32_t>(id)); }
+bool Tokenizer::is_special(int32_t id) const {
+  return weft_tokenizer_is_special(handle_.get(), static_cast<uint32_t>(id));
+}
 
 }  // namespace weft

@@ -1,6 +1,6 @@
-// Tokenizers: text to token ids and back, for Hugging Face folders (tokenizer.json) and for vocabularies inside GGUF files.
-// The work is done by the `tokenizers` crate behind bridge/; both sources end in the same object, so that nothing above this
-// file knows which one a model came from.
+// Tokenizers: text to token ids and back, for Hugging Face folders (tokenizer.json) and for vocabularies inside GGUF
+// files. The work is done by the `tokenizers` crate behind bridge/; both sources end in the same object, so that
+// nothing above this file knows which one a model came from.
 #pragma once
 
 #include <cstdint>
@@ -19,7 +19,8 @@ namespace weft {
 struct EncodeOptions {
   // Adds what the model's post-processor adds: BOS for most decoders, [CLS] and [SEP] for BERT.
   bool add_special_tokens = true;
-  // "<|eot_id|>" in the text becomes that token. False: special tokens in the text are ordinary characters (user input).
+  // "<|eot_id|>" in the text becomes that token. False: special tokens in the text are ordinary characters (user
+  // input).
   bool parse_special = true;
 };
 
@@ -28,23 +29,27 @@ struct EncodedPair {
   std::vector<int32_t> type_ids;  // 0 for the first text, 1 for the second (its closing separator included)
 };
 
-// The tokenizer part of a GGUF file's metadata ("tokenizer.ggml.*"), as the checkpoint reader finds it. Arrays are either empty
-// or as long as `tokens`; absent ids are empty.
+// The tokenizer part of a GGUF file's metadata ("tokenizer.ggml.*"), as the checkpoint reader finds it. Arrays are
+// either empty or as long as `tokens`; absent ids are empty.
 struct GgufVocabulary {
-  std::string model;                  // tokenizer.ggml.model: "gpt2" (byte-level BPE), "llama" (SentencePiece), "bert" (WordPiece)
-  std::string pre;                    // tokenizer.ggml.pre: the pre-tokenizer's name, "llama-bpe", "qwen2", ...
-  std::vector<std::string> tokens;    // tokenizer.ggml.tokens
-  std::vector<float> scores;          // tokenizer.ggml.scores
-  std::vector<int32_t> token_types;   // tokenizer.ggml.token_type: 1 normal, 2 unknown, 3 control, 4 user defined, 5 unused, 6 byte
-  std::vector<std::string> merges;    // tokenizer.ggml.merges: "left right"
+  // tokenizer.ggml.model: "gpt2" (byte-level BPE), "llama" (SentencePiece), "bert" (WordPiece)
+  std::string model;
+  std::string pre;                  // tokenizer.ggml.pre: the pre-tokenizer's name, "llama-bpe", "qwen2", ...
+  std::vector<std::string> tokens;  // tokenizer.ggml.tokens
+  std::vector<float> scores;        // tokenizer.ggml.scores
+  // tokenizer.ggml.token_type: 1 normal, 2 unknown, 3 control, 4 user defined, 5 unused, 6 byte
+  std::vector<int32_t> token_types;
+  std::vector<std::string> merges;  // tokenizer.ggml.merges: "left right"
   std::optional<int32_t> bos_id, eos_id, unknown_id, padding_id, separator_id, cls_id, mask_id;
-  std::optional<bool> add_bos, add_eos, add_space_prefix;  // tokenizer.ggml.add_bos_token, add_eos_token, add_space_prefix
+  // tokenizer.ggml.add_bos_token, add_eos_token, add_space_prefix
+  std::optional<bool> add_bos, add_eos, add_space_prefix;
 };
 
 // Immutable; all functions may be called from any thread at once.
 class Tokenizer {
  public:
-  // Reads tokenizer.json, and tokenizer_config.json and special_tokens_map.json where they exist (names of special tokens).
+  // Reads tokenizer.json, and tokenizer_config.json and special_tokens_map.json where they exist (names of special
+  // tokens).
   static Result<std::shared_ptr<const Tokenizer>> from_folder(const std::string& folder);
   // Takes the vocabulary by value: moving it in saves a copy of every token.
   static Result<std::shared_ptr<const Tokenizer>> from_gguf(GgufVocabulary vocabulary);
@@ -56,12 +61,12 @@ class Tokenizer {
   Result<std::vector<int32_t>> encode(std::string_view text, EncodeOptions options = {}) const;
   // Two texts for a cross-encoder: [CLS] a [SEP] b [SEP] with type ids 0 and 1.
   Result<EncodedPair> encode_pair(std::string_view a, std::string_view b, EncodeOptions options = {}) const;
-  // The text of the ids together, as the reference decodes them; ids outside the vocabulary add nothing. Bytes that are not
-  // UTF-8 become U+FFFD.
+  // The text of the ids together, as the reference decodes them; ids outside the vocabulary add nothing. Bytes that are
+  // not UTF-8 become U+FFFD.
   std::string decode(const std::vector<int32_t>& ids, bool skip_special) const;
 
-  // The bytes that the token adds in the middle of a text (" the", half a character, ...); special tokens give their name
-  // ("<|eot_id|>"). Empty for ids outside the vocabulary.
+  // The bytes that the token adds in the middle of a text (" the", half a character, ...); special tokens give their
+  // name ("<|eot_id|>"). Empty for ids outside the vocabulary.
   std::string token_bytes(int32_t id) const;
   // The vocabulary's own spelling ("\u0120the", "\u2581the", "##ing"); empty for ids outside the vocabulary.
   std::string token_text(int32_t id) const;

@@ -1,5 +1,5 @@
-// Beam search on whole checkpoints: the answers and scores of transformers' generate() (tests/data/beams.json), and that beams
-// behave like every other request: no leak, cancellable, untouched by what runs beside them.
+// Beam search on whole checkpoints: the answers and scores of transformers' generate() (tests/data/beams.json), and
+// that beams behave like every other request: no leak, cancellable, untouched by what runs beside them.
 #include <gtest/gtest.h>
 
 #include <atomic>
@@ -41,13 +41,16 @@ Request request_of(const Json& c, const ReferenceCase& reference) {
   r.sampling.ignore_eos = true;
   r.sampling.stop_token_ids = ids_of(*c.find("ends"));
   r.sampling.logprobs = 2;
-  if (const Json* value = c.find("repetition_penalty")) r.sampling.repetition_penalty = static_cast<float>(value->as_number());
-  if (const Json* value = c.find("no_repeat_ngram_size")) r.sampling.no_repeat_ngram_size = static_cast<int>(value->as_integer());
+  if (const Json* value = c.find("repetition_penalty"))
+    r.sampling.repetition_penalty = static_cast<float>(value->as_number());
+  if (const Json* value = c.find("no_repeat_ngram_size"))
+    r.sampling.no_repeat_ngram_size = static_cast<int>(value->as_integer());
   if (const Json* value = c.find("min_new_tokens")) r.sampling.min_tokens = static_cast<int>(value->as_integer());
   if (const Json* value = c.find("bad_words_ids"))
     for (const Json& word : value->items()) r.sampling.bad_words.push_back(ids_of(word));
   const Json& early = *c.find("early_stopping");
-  r.beams = BeamSpec{static_cast<int>(c.find("num_beams")->as_integer()), static_cast<float>(c.find("length_penalty")->as_number()),
+  r.beams = BeamSpec{static_cast<int>(c.find("num_beams")->as_integer()),
+                     static_cast<float>(c.find("length_penalty")->as_number()),
                      early.is_string() ? EarlyStopping::never
                      : early.as_bool() ? EarlyStopping::yes
                                        : EarlyStopping::no};
@@ -84,7 +87,8 @@ TEST(BeamSearch, AgreesWithTransformers) {
       for (size_t n = 0; n < want.size(); ++n) {
         const Choice& got = answers[i].choices[n];
         EXPECT_EQ(got.ids(), ids_of(want[n])) << "answer " << n;
-        EXPECT_NEAR(score_of(got, requests[i].beams->length_penalty), wanted[i]->find("scores")->items()[n].as_number(), 2e-4)
+        EXPECT_NEAR(score_of(got, requests[i].beams->length_penalty), wanted[i]->find("scores")->items()[n].as_number(),
+                    2e-4)
             << "answer " << n;
         const Ids& ends = requests[i].sampling.stop_token_ids;
         const bool stopped = std::find(ends.begin(), ends.end(), got.ids().back()) != ends.end();
@@ -148,8 +152,9 @@ TEST_F(Beams, SmallCacheAndOtherRequests) {
     other.beams.reset(), other.n = 1, other.seed = i;
     requests.push_back(other);
   }
-  const auto alone = load(
-      reference_.folder, [](EngineOptions& o) { o.max_batch_size = 1, o.enable_block_reuse = false, o.overlap_scheduler = false; });
+  const auto alone = load(reference_.folder, [](EngineOptions& o) {
+    o.max_batch_size = 1, o.enable_block_reuse = false, o.overlap_scheduler = false;
+  });
   const std::vector<Answer> want = ask(*alone, requests);
   const int64_t per_token = alone->info().kv_bytes_per_token;
   const auto small = load(reference_.folder, [&](EngineOptions& o) {
@@ -169,7 +174,8 @@ TEST_F(Beams, FollowAGrammar) {
   ASSERT_EQ(answer.error, "");
   std::set<std::string> texts;
   for (const Choice& choice : answer.choices) {
-    EXPECT_TRUE(std::find(r.guide.choices.begin(), r.guide.choices.end(), choice.text) != r.guide.choices.end()) << choice.text;
+    EXPECT_TRUE(std::find(r.guide.choices.begin(), r.guide.choices.end(), choice.text) != r.guide.choices.end())
+        << choice.text;
     EXPECT_EQ(choice.finish, FinishReason::stop);
     texts.insert(choice.text);
   }

@@ -1,5 +1,5 @@
-// The events of the KV cache, as a router beside the engine would use them: replayed in order they give the blocks that the cache
-// holds. What it should hold is computed here from the requests' tokens.
+// The events of the KV cache, as a router beside the engine would use them: replayed in order they give the blocks that
+// the cache holds. What it should hold is computed here from the requests' tokens.
 #include <gtest/gtest.h>
 
 #include <set>

@@ -1,6 +1,6 @@
-// The promise of docs/exactness.md: no feature changes a bit of an answer. One list of features; from it every feature alone, every pair
-// and all together are run over a mixed set of requests and compared with the plain run, in which everything is off and one request
-// is computed at a time. A new feature is one more entry of kFeatures.
+// The promise of docs/exactness.md: no feature changes a bit of an answer. One list of features; from it every feature
+// alone, every pair and all together are run over a mixed set of requests and compared with the plain run, in which
+// everything is off and one request is computed at a time. A new feature is one more entry of kFeatures.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -38,52 +38,81 @@ bool some_cached(const std::vector<Answer>& answers, const EngineMetrics&) {
 }
 
 constexpr Feature kFeatures[] = {
-    {"batch", [](Arrangement& s) { s.options.max_batch_size = 1; }, [](Arrangement& s, const ModelInfo&, const Model&) { s.options.max_batch_size = 16; }},
+    {"batch", [](Arrangement& s) { s.options.max_batch_size = 1; },
+     [](Arrangement& s, const ModelInfo&, const Model&) { s.options.max_batch_size = 16; }},
     {"chunked_prefill", [](Arrangement& s) { s.options.enable_chunked_prefill = false; },
-     [](Arrangement& s, const ModelInfo&, const Model&) { s.options.enable_chunked_prefill = true, s.options.max_num_tokens = 48, s.options.max_batch_size = 8; }},
+     [](Arrangement& s, const ModelInfo&, const Model&) {
+       s.options.enable_chunked_prefill = true, s.options.max_num_tokens = 48, s.options.max_batch_size = 8;
+     }},
     {"small_chunks", [](Arrangement&) {},
-     [](Arrangement& s, const ModelInfo&, const Model&) { s.options.enable_chunked_prefill = true, s.options.max_num_tokens = 17, s.options.chunked_prefill_size = 16, s.options.max_batch_size = 5; },
+     [](Arrangement& s, const ModelInfo&, const Model&) {
+       s.options.enable_chunked_prefill = true, s.options.max_num_tokens = 17, s.options.chunked_prefill_size = 16,
+       s.options.max_batch_size = 5;
+     },
      [](const std::vector<Answer>&, const EngineMetrics& m) { return m.prefill_budget == 16; }},
     // No step is that short, so prompts come in the smallest pieces.
     {"step_time", [](Arrangement&) {},
-     [](Arrangement& s, const ModelInfo&, const Model&) { s.options.max_step_ms = 0.001, s.options.enable_chunked_prefill = true; },
+     [](Arrangement& s, const ModelInfo&, const Model&) {
+       s.options.max_step_ms = 0.001, s.options.enable_chunked_prefill = true;
+     },
      [](const std::vector<Answer>&, const EngineMetrics& m) { return m.prefill_budget == 16; }},
     {"block_reuse", [](Arrangement& s) { s.options.enable_block_reuse = false; },
-     [](Arrangement& s, const ModelInfo&, const Model&) { s.options.enable_block_reuse = true, s.options.max_batch_size = 4; }, some_cached},
-    {"blocks_of_16", [](Arrangement&) {}, [](Arrangement& s, const ModelInfo&, const Model&) { s.options.tokens_per_block = 16; }},
+     [](Arrangement& s, const ModelInfo&, const Model&) {
+       s.options.enable_block_reuse = true, s.options.max_batch_size = 4;
+     },
+     some_cached},
+    {"blocks_of_16", [](Arrangement&) {},
+     [](Arrangement& s, const ModelInfo&, const Model&) { s.options.tokens_per_block = 16; }},
     {"overlap", [](Arrangement& s) { s.options.overlap_scheduler = false; },
-     [](Arrangement& s, const ModelInfo&, const Model&) { s.options.overlap_scheduler = true, s.options.max_batch_size = 8; }},
+     [](Arrangement& s, const ModelInfo&, const Model&) {
+       s.options.overlap_scheduler = true, s.options.max_batch_size = 8;
+     }},
     {"replay", [](Arrangement& s) { s.options.cuda_graph = false; },
      [](Arrangement& s, const ModelInfo&, const Model&) { s.options.cuda_graph = true, s.options.max_batch_size = 8; }},
     {"fused_sampler", [](Arrangement& s) { s.options.sampler = "reference"; },
      [](Arrangement& s, const ModelInfo&, const Model&) { s.options.sampler = "fused", s.options.max_batch_size = 8; }},
-    {"threads", [](Arrangement& s) { s.options.threads = 1; }, [](Arrangement& s, const ModelInfo&, const Model&) { s.options.threads = 3; }},
+    {"threads", [](Arrangement& s) { s.options.threads = 1; },
+     [](Arrangement& s, const ModelInfo&, const Model&) { s.options.threads = 3; }},
     {"packed_weights", [](Arrangement& s) { s.options.pack_weights = "off"; },
      [](Arrangement& s, const ModelInfo& info, const Model&) {
-       const bool possible = kernels::cpu_table()->pack_panel_bf12 && info.dtype == "bfloat16" && s.options.quantize == "none";
+       const bool possible =
+           kernels::cpu_table()->pack_panel_bf12 && info.dtype == "bfloat16" && s.options.quantize == "none";
        s.options.pack_weights = possible ? "on" : "auto";
      }},
-    // A cache with room for little more than the longest sequence, so that running ones lose their blocks and start again.
+    // A cache with room for little more than the longest sequence, so that running ones lose their blocks and start
+    // again.
     {"preemption", [](Arrangement&) {},
      [](Arrangement& s, const ModelInfo& info, const Model& model) {
        s.options.max_batch_size = 24, s.options.tokens_per_block = 16;
        s.options.kv_cache_memory = info.kv_bytes_per_token * model.tight_tokens;
      },
      [](const std::vector<Answer>&, const EngineMetrics& m) { return m.preemptions > 0; }},
-    {"cancelled_mates", [](Arrangement&) {}, [](Arrangement& s, const ModelInfo&, const Model&) { s.options.max_batch_size = 8, s.ask.cancelled_mates = 4; }},
-    {"arrival", [](Arrangement&) {}, [](Arrangement& s, const ModelInfo&, const Model&) { s.options.max_batch_size = 8, s.ask.together = false, s.ask.backwards = true; }},
+    {"cancelled_mates", [](Arrangement&) {},
+     [](Arrangement& s, const ModelInfo&, const Model&) { s.options.max_batch_size = 8, s.ask.cancelled_mates = 4; }},
+    {"arrival", [](Arrangement&) {},
+     [](Arrangement& s, const ModelInfo&, const Model&) {
+       s.options.max_batch_size = 8, s.ask.together = false, s.ask.backwards = true;
+     }},
 };
 
-// One of every kind of cache and of every way that a row could meet its neighbours; the types of numbers are spread over them, since all
-// pairs of features over all of both would take an hour. Windows and chunks hold less of a sequence.
+// One of every kind of cache and of every way that a row could meet its neighbours; the types of numbers are spread
+// over them, since all pairs of features over all of both would take an hour. Windows and chunks hold less of a
+// sequence.
 const Model kModels[] = {
-    {"llama-3.1", 320, {"float32", "bfloat16"}}, {"mistral-swa", 192, {"bfloat16"}}, {"gemma3-1b", 320, {"float32"}}, {"qwen2-swa", 320, {}},
-    {"deepseek-v3", 320, {"bfloat16"}},          {"qwen3-moe", 320, {"bfloat16"}},   {"llama4", 240, {"bfloat16"}},   {"decilm-51b", 320, {"float32"}},
+    {"llama-3.1", 320, {"float32", "bfloat16"}},
+    {"mistral-swa", 192, {"bfloat16"}},
+    {"gemma3-1b", 320, {"float32"}},
+    {"qwen2-swa", 320, {}},
+    {"deepseek-v3", 320, {"bfloat16"}},
+    {"qwen3-moe", 320, {"bfloat16"}},
+    {"llama4", 240, {"bfloat16"}},
+    {"decilm-51b", 320, {"float32"}},
     {"qwen2.5-vl", 320, {"bfloat16"}},
 };
 
-// With keys and values of 8 bits: windows and full layers, and latent rows. Blocks are whole pages, of which these leave more empty. (The
-// features that move or cut what the cache holds, with all others behind them in the list; the rest is the same code as for other caches.)
+// With keys and values of 8 bits: windows and full layers, and latent rows. Blocks are whole pages, of which these
+// leave more empty. (The features that move or cut what the cache holds, with all others behind them in the list; the
+// rest is the same code as for other caches.)
 const Model kInt8CacheModels[] = {{"gemma3-1b", 576, {"bfloat16"}}, {"deepseek-v3", 536, {"float32"}}};
 constexpr std::string_view kInt8CacheFeatures[] = {"small_chunks", "block_reuse", "preemption"};
 
@@ -95,7 +124,9 @@ struct Case {
   size_t feature;
 };
 
-void PrintTo(const Case& c, std::ostream* out) { *out << c.model->name << " " << c.dtype << " " << c.quantize << " " << c.kv_cache; }
+void PrintTo(const Case& c, std::ostream* out) {
+  *out << c.model->name << " " << c.dtype << " " << c.quantize << " " << c.kv_cache;
+}
 
 class Equivalence : public ::testing::TestWithParam<Case> {
  protected:
@@ -178,13 +209,15 @@ TEST_P(EquivalenceAll, Everything) {
 TEST_P(EquivalenceAll, EachAlone) {
   auto engine = Engine::load(folder_, plain_setup().options);
   ASSERT_TRUE(engine.ok()) << engine.error().to_string();
-  for (size_t i = requests_.size(); i-- > 0;) EXPECT_EQ(ask(**engine, requests_[i]).exact_text(), plain_.answers[i].exact_text()) << "request " << i;
+  for (size_t i = requests_.size(); i-- > 0;)
+    EXPECT_EQ(ask(**engine, requests_[i]).exact_text(), plain_.answers[i].exact_text()) << "request " << i;
 }
 
 std::vector<Case> cases(bool each_feature) {
   std::vector<Case> list;
   const auto add = [&](const Model& model, const char* dtype, const char* quantize) {
-    for (size_t feature = 0; feature < (each_feature ? std::size(kFeatures) : 1); ++feature) list.push_back({&model, dtype, quantize, "auto", feature});
+    for (size_t feature = 0; feature < (each_feature ? std::size(kFeatures) : 1); ++feature)
+      list.push_back({&model, dtype, quantize, "auto", feature});
   };
   for (const Model& model : kModels) {
     for (const char* dtype : model.dtypes) add(model, dtype, "none");
@@ -210,9 +243,11 @@ std::string model_and_type(const Case& c) {
   return name;
 }
 
-INSTANTIATE_TEST_SUITE_P(, Equivalence, ::testing::ValuesIn(cases(true)),
-                         [](const auto& info) { return model_and_type(info.param) + "_" + kFeatures[info.param.feature].name; });
-INSTANTIATE_TEST_SUITE_P(, EquivalenceAll, ::testing::ValuesIn(cases(false)), [](const auto& info) { return model_and_type(info.param); });
+INSTANTIATE_TEST_SUITE_P(, Equivalence, ::testing::ValuesIn(cases(true)), [](const auto& info) {
+  return model_and_type(info.param) + "_" + kFeatures[info.param.feature].name;
+});
+INSTANTIATE_TEST_SUITE_P(, EquivalenceAll, ::testing::ValuesIn(cases(false)),
+                         [](const auto& info) { return model_and_type(info.param); });
 
 }  // namespace
 }  // namespace weft::testing

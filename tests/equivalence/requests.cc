@@ -13,9 +13,13 @@ class Dice {
   uint64_t below(uint64_t end) { return engine_() % end; }
   bool chance(int percent) { return below(100) < static_cast<uint64_t>(percent); }
   template <class T>
-  T pick(std::initializer_list<T> list) { return list.begin()[below(list.size())]; }
+  T pick(std::initializer_list<T> list) {
+    return list.begin()[below(list.size())];
+  }
   template <class T>
-  const T& pick(const std::vector<T>& list) { return list[below(list.size())]; }
+  const T& pick(const std::vector<T>& list) {
+    return list[below(list.size())];
+  }
 
  private:
   std::mt19937_64 engine_;
@@ -26,8 +30,11 @@ using Ids = std::vector<int32_t>;
 std::vector<Ids> prompts_of(const ReferenceCase& reference) {
   std::vector<Ids> prompts;
   for (const ReferencePrompt& prompt : reference.prompts) prompts.push_back(prompt.input_ids);
-  const Ids longest = *std::max_element(prompts.begin(), prompts.end(), [](const Ids& a, const Ids& b) { return a.size() < b.size(); });
-  const auto beginning = [&](size_t count) { return Ids(longest.begin(), longest.begin() + static_cast<ptrdiff_t>(count)); };
+  const Ids longest =
+      *std::max_element(prompts.begin(), prompts.end(), [](const Ids& a, const Ids& b) { return a.size() < b.size(); });
+  const auto beginning = [&](size_t count) {
+    return Ids(longest.begin(), longest.begin() + static_cast<ptrdiff_t>(count));
+  };
   for (const Ids& end : std::vector<Ids>(prompts)) {  // shared beginnings
     Ids& joined = prompts.emplace_back(beginning(longest.size() * 2 / 3));
     joined.insert(joined.end(), end.end() - std::min<ptrdiff_t>(3, static_cast<ptrdiff_t>(end.size())), end.end());
@@ -77,7 +84,8 @@ void choose_changes(Dice& dice, Request& request) {
         {GuideSpec::Kind::regex, "[a-z]{3,12}( [a-z]+)*"},
         {GuideSpec::Kind::regex, "-?[0-9]+(\\.[0-9]{1,4})?"},
         {GuideSpec::Kind::json_schema, R"({"type": "array", "items": {"type": "integer"}})"},
-        {GuideSpec::Kind::structural_tag, R"({"triggers": ["e"], "structures": [{"begin": "e", "schema": {"type": "integer"}, "end": ";"}]})"},
+        {GuideSpec::Kind::structural_tag,
+         R"({"triggers": ["e"], "structures": [{"begin": "e", "schema": {"type": "integer"}, "end": ";"}]})"},
     };
     const auto& [kind, text] = guides[dice.below(4)];
     request.guide.kind = kind;
@@ -85,11 +93,11 @@ void choose_changes(Dice& dice, Request& request) {
   }
 }
 
-// Every other request is about a picture, where the model takes any.
-void add_pictures(const ReferenceCase& reference, std::vector<Request>& requests) {
+// Every other request is about an image, where the model takes any.
+void add_images(const ReferenceCase& reference, std::vector<Request>& requests) {
   std::vector<const ReferencePrompt*> prompts;
   for (const ReferencePrompt& prompt : reference.prompts)
-    if (prompt.has_pictures()) prompts.push_back(&prompt);
+    if (prompt.has_images()) prompts.push_back(&prompt);
   for (size_t i = 1; i < requests.size() && !prompts.empty(); i += 2) {
     const ReferencePrompt& prompt = *prompts[i / 2 % prompts.size()];
     requests[i].prompt_token_ids.reset();
@@ -143,7 +151,7 @@ std::vector<Request> mixed_requests(const ReferenceCase& reference, int count, u
     else if (more.chance(10))
       request.sampling.context_logits = more.chance(50), request.sampling.generation_logits = more.chance(70);
   }
-  add_pictures(reference, requests);
+  add_images(reference, requests);
   return requests;
 }
 

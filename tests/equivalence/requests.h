@@ -1,5 +1,6 @@
-// A mixed set of requests for the equivalence tests: greedy and seeded sampling, penalties, logprobs, n > 1, stop rules, grammars,
-// logits processors, beams, returned logits, prompts that share beginnings and prompts that end at the edges of blocks and chunks.
+// A mixed set of requests for the equivalence tests: greedy and seeded sampling, penalties, logprobs, n > 1, stop
+// rules, grammars, logits processors, beams, returned logits, prompts that share beginnings and prompts that end at the
+// edges of blocks and chunks.
 #pragma once
 
 #include <cstdint>

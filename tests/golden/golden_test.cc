@@ -1,12 +1,14 @@
-// Each architecture against the reference checkpoints of tests/data/golden: the logits of every position, the greedy continuation, and
-// the token ids of the prompts' texts. One case is one folder; adding a folder adds its tests.
+// Each architecture against the reference checkpoints of tests/data/golden: the logits of every position, the greedy
+// continuation, and the token ids of the prompts' texts. One case is one folder; adding a folder adds its tests.
 //
-// Tolerances (tests/data/README.md says how the values were computed): s is the standard deviation of a prompt's expected outputs.
-//   float32   largest error 1e-4 s; two right implementations differ by about 1e-5 s. Greedy tokens are the same, except that after a
-//             step whose two best logits are closer than 1e-3 the rest of that prompt is not compared.
-//   bfloat16  largest error 0.5 s, mean error 0.05 s, same best token at 90 % of the positions (transformers in bfloat16 reaches 0.07 to
-//             0.26 s, 0.010 to 0.027 s, 93 to 99 %). A mixture of experts may choose other experts at a position: no bound on the
-//             largest error there, mean 0.1 s, same best token at 85 %.
+// Tolerances (tests/data/README.md says how the values were computed): s is the standard deviation of a prompt's
+// expected outputs.
+//   float32   largest error 1e-4 s; two right implementations differ by about 1e-5 s. Greedy tokens are the same,
+//             except that after a step whose two best logits are closer than 1e-3 the rest of that prompt is not
+//             compared.
+//   bfloat16  largest error 0.5 s, mean error 0.05 s, same best token at 90 % of the positions (transformers in
+//             bfloat16 reaches 0.07 to 0.26 s, 0.010 to 0.027 s, 93 to 99 %). A mixture of experts may choose other
+//             experts at a position: no bound on the largest error there, mean 0.1 s, same best token at 85 %.
 //   int8 cache, all else float32: largest error 0.25 s, mean error 0.03 s, with the same exception.
 #include <gtest/gtest.h>
 
@@ -46,7 +48,8 @@ Difference compare(const ReferenceTensor& want, const std::vector<float>& got) {
   const auto cols = static_cast<size_t>(want.shape.back());
   for (size_t at = 0; at + cols <= got.size(); at += cols) {
     const auto best = [&](const std::vector<float>& v) {
-      return std::max_element(v.begin() + static_cast<ptrdiff_t>(at), v.begin() + static_cast<ptrdiff_t>(at + cols)) - v.begin();
+      return std::max_element(v.begin() + static_cast<ptrdiff_t>(at), v.begin() + static_cast<ptrdiff_t>(at + cols)) -
+             v.begin();
     };
     ++d.rows, d.same_best += best(want.values) == best(got);
   }
@@ -62,7 +65,7 @@ std::vector<float> rows_of(const std::vector<float>& all, const std::vector<int3
 Request request_of(const ReferencePrompt& prompt) {
   Request request;
   request.id = prompt.name;
-  if (prompt.has_pictures()) {
+  if (prompt.has_images()) {
     request.prompt = prompt.text, request.add_special_tokens = false;
     request.images = prompt.images, request.videos = prompt.videos, request.local_files = true;
     return request;
@@ -117,10 +120,12 @@ class Golden : public ::testing::TestWithParam<std::string> {
 
 TEST_P(Golden, Outputs) {
   ASSERT_NO_FATAL_FAILURE(load("float32"));
-  each_output([](const ReferencePrompt& prompt, const std::string& name, const ReferenceTensor& want, const std::vector<float>& got) {
-    // Logits of a decoder in units of their deviation; the few numbers of a classifier and a picture's features as they are.
+  each_output([](const ReferencePrompt& prompt, const std::string& name, const ReferenceTensor& want,
+                 const std::vector<float>& got) {
+    // Logits of a decoder in units of their deviation; the few numbers of a classifier and an image's features as they
+    // are.
     const double unit = name == "logits" && !prompt.greedy.empty() ? deviation(want.values) : 1.0;
-    const double tolerance = name == "step_probs" ? 1e-5 : name == "logits" && prompt.has_pictures() ? 1e-3 : 1e-4;
+    const double tolerance = name == "step_probs" ? 1e-5 : name == "logits" && prompt.has_images() ? 1e-3 : 1e-4;
     EXPECT_LE(compare(want, got).largest / unit, tolerance) << prompt.name << "." << name;
   });
 }
@@ -154,7 +159,7 @@ TEST_P(Golden, Texts) {
   ASSERT_NO_FATAL_FAILURE(load("float32"));
   for (const ReferencePrompt& prompt : case_.prompts) {
     if (!prompt.text) continue;
-    if (prompt.has_pictures()) {
+    if (prompt.has_images()) {
       const auto ids = engine_->prompt_tokens(request_of(prompt));
       ASSERT_TRUE(ids.ok()) << prompt.name << ": " << ids.error().to_string();
       EXPECT_EQ(*ids, prompt.input_ids) << prompt.name;
@@ -165,8 +170,10 @@ TEST_P(Golden, Texts) {
     if (prompt.text_pair) {  // the pair's types matter too, so the whole result is compared with that of the ids
       const std::vector<Result<ScoreResult>> results = score(*engine_, {request, request_of(prompt)});
       ASSERT_TRUE(results[0].ok()) << prompt.name << ": " << results[0].error().to_string();
-      EXPECT_EQ(std::get<std::vector<int64_t>>(results[0]->tensors.at("input_ids").data), std::get<std::vector<int64_t>>(results[1]->tensors.at("input_ids").data));
-      EXPECT_EQ(std::get<std::vector<float>>(results[0]->tensors.at("logits").data), std::get<std::vector<float>>(results[1]->tensors.at("logits").data));
+      EXPECT_EQ(std::get<std::vector<int64_t>>(results[0]->tensors.at("input_ids").data),
+                std::get<std::vector<int64_t>>(results[1]->tensors.at("input_ids").data));
+      EXPECT_EQ(std::get<std::vector<float>>(results[0]->tensors.at("logits").data),
+                std::get<std::vector<float>>(results[1]->tensors.at("logits").data));
       continue;
     }
     const auto ids = engine_->prompt_tokens(request);
@@ -180,7 +187,8 @@ TEST_P(Golden, Bfloat16) {
   int64_t rows = 0, same_best = 0;
   const std::string plan = engine_->plan_text();
   const bool routed = plan.find(" route ") != std::string::npos;
-  each_output([&](const ReferencePrompt& prompt, const std::string& name, const ReferenceTensor& want, const std::vector<float>& got) {
+  each_output([&](const ReferencePrompt& prompt, const std::string& name, const ReferenceTensor& want,
+                  const std::vector<float>& got) {
     if (prompt.greedy.empty() || name != "logits") return;
     const Difference d = compare(want, got);
     const double unit = deviation(want.values);
@@ -193,11 +201,13 @@ TEST_P(Golden, Bfloat16) {
   EXPECT_GE(static_cast<double>(same_best), (routed ? 0.85 : 0.9) * static_cast<double>(rows));
 }
 
-// The cache in 8 bits beside everything else in float32: what it alone costs. (Largest errors seen are 0.15 s, mean errors 0.018 s.)
+// The cache in 8 bits beside everything else in float32: what it alone costs. (Largest errors seen are 0.15 s, mean
+// errors 0.018 s.)
 TEST_P(Golden, Int8Cache) {
   ASSERT_NO_FATAL_FAILURE(load("float32", "int8"));
   const bool routed = engine_->plan_text().find(" route ") != std::string::npos;
-  each_output([&](const ReferencePrompt& prompt, const std::string& name, const ReferenceTensor& want, const std::vector<float>& got) {
+  each_output([&](const ReferencePrompt& prompt, const std::string& name, const ReferenceTensor& want,
+                  const std::vector<float>& got) {
     if (prompt.greedy.empty() || name != "logits") return;
     const Difference d = compare(want, got);
     const double unit = deviation(want.values);

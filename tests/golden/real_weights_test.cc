@@ -1,5 +1,5 @@
-// Real models against greedy continuations computed with transformers on the same (dequantised) weights. The weights are too large for
-// the repository: scripts/fetch-weights brings them, and without them these tests are skipped.
+// Real models against greedy continuations computed with transformers on the same (dequantised) weights. The weights
+// are too large for the repository: scripts/fetch-weights brings them, and without them these tests are skipped.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -54,7 +54,8 @@ void check_prompt(Engine& engine, const Json& want) {
   const std::vector<int32_t> got = answer.choices.at(0).ids();
   ASSERT_EQ(got.size(), greedy.size());
   const Json::Array& gaps = want.find("gap")->items();
-  for (size_t t = 0; t < got.size() && (got[t] == greedy[t] || gaps[t].as_number() > kTieGap); ++t) ASSERT_EQ(got[t], greedy[t]) << "token " << t;
+  for (size_t t = 0; t < got.size() && (got[t] == greedy[t] || gaps[t].as_number() > kTieGap); ++t)
+    ASSERT_EQ(got[t], greedy[t]) << "token " << t;
   if (got == greedy) {
     EXPECT_EQ(answer.choices[0].text, want.find("text")->as_string());
   }
@@ -81,7 +82,8 @@ TEST_P(RealWeights, Greedy) {
 }
 
 INSTANTIATE_TEST_SUITE_P(, RealWeights,
-                         ::testing::Values(RealModel{"SmolLM2", "SmolLM2-135M-Instruct.Q4_1.gguf", "smollm2-135m-instruct.json"},
+                         ::testing::Values(RealModel{"SmolLM2", "SmolLM2-135M-Instruct.Q4_1.gguf",
+                                                     "smollm2-135m-instruct.json"},
                                            RealModel{"Gemma3", "gemma-3-270m.Q4_K_M.gguf", "gemma-3-270m.json"}),
                          [](const auto& info) { return info.param.name; });
 

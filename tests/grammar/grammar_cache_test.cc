@@ -1,4 +1,5 @@
-// The cache of compiled grammars: what is compiled and how often, what is dropped, and that callers do not disturb each other.
+// The cache of compiled grammars: what is compiled and how often, what is dropped, and that callers do not disturb each
+// other.
 #include "grammar/grammar_cache.h"
 
 #include <thread>
@@ -87,7 +88,8 @@ TEST(GrammarCache, ManyThreadsAtOnce) {
       for (int i = 0; i < 40; ++i) {
         const std::string word = std::string(1 + (i + t) % 5, 'a');
         const auto grammar = cache.get(spec(Kind::regex, word));
-        right += grammar.ok() && Vocabulary::get().matches(**grammar, word) && !Vocabulary::get().matches(**grammar, word + "a");
+        right += grammar.ok() && Vocabulary::get().matches(**grammar, word) &&
+                 !Vocabulary::get().matches(**grammar, word + "a");
       }
     });
   for (std::thread& thread : threads) thread.join();

@@ -37,7 +37,11 @@ bool all_of(const std::string& text, std::string_view set) { return text.find_fi
 bool words_are_text(const std::string& text) {
   for (size_t i = 0; i < text.size();) {
     const auto byte = static_cast<unsigned char>(text[i]);
-    const size_t size = byte < 0x80 ? 1 : byte >= 0xc2 && byte < 0xe0 ? 2 : byte >= 0xe0 && byte < 0xf0 ? 3 : byte >= 0xf0 && byte < 0xf5 ? 4 : 0;
+    const size_t size = byte < 0x80                   ? 1
+                        : byte >= 0xc2 && byte < 0xe0 ? 2
+                        : byte >= 0xe0 && byte < 0xf0 ? 3
+                        : byte >= 0xf0 && byte < 0xf5 ? 4
+                                                      : 0;
     if (size == 0) return false;
     i += size;  // the tokens of this vocabulary hold no more than a first byte of a longer character, or all of it
   }
@@ -57,7 +61,8 @@ TEST(Grammar, Choice) {
   wanted.choices = {"yes", "yesterday", "no \"way\""};
   const auto grammar = compile(wanted);
   const Vocabulary& words = Vocabulary::get();
-  words.expect_mask(*grammar, [](const std::string& t) { return begins_one_of(t, {"yes", "yesterday", "no \"way\""}); }, false);
+  words.expect_mask(
+      *grammar, [](const std::string& t) { return begins_one_of(t, {"yes", "yesterday", "no \"way\""}); }, false);
   ASSERT_TRUE(words.accept(*grammar, "yes"));
   words.expect_mask(*grammar, [](const std::string& t) { return begins_one_of(t, {"terday"}); }, true);
   EXPECT_FALSE(grammar->is_finished());
@@ -70,15 +75,25 @@ TEST(Grammar, Regex) {
   const auto grammar = compile(Kind::regex, "[0-9]{2,3}(a|b)?");
   words.expect_mask(*grammar, [](const std::string& t) { return t.size() <= 3 && all_of(t, "0123456789"); }, false);
   ASSERT_TRUE(words.accept(*grammar, "12"));
-  words.expect_mask(*grammar, [](const std::string& t) { return begins_one_of(t, {"a", "b"}) || (t.size() == 1 && all_of(t, "0123456789")); }, true);
-  expect_matches(*compile(Kind::regex, "[0-9]{2,3}(a|b)?"), {{"12", "123", "12a", "999b"}, {"1", "1234", "12c", " 12", "12ab"}});
+  words.expect_mask(
+      *grammar,
+      [](const std::string& t) { return begins_one_of(t, {"a", "b"}) || (t.size() == 1 && all_of(t, "0123456789")); },
+      true);
+  expect_matches(*compile(Kind::regex, "[0-9]{2,3}(a|b)?"),
+                 {{"12", "123", "12a", "999b"}, {"1", "1234", "12c", " 12", "12ab"}});
   // A dot is one character, not one byte, and no line break.
-  expect_matches(*compile(Kind::regex, "a.c"), {{"abc", "a\xc3\xa9" "c", "a\xf0\x9f\x98\x80" "c"}, {"ac", "a\nc", "abbc"}});
+  expect_matches(*compile(Kind::regex, "a.c"), {{"abc",
+                                                 "a\xc3\xa9"
+                                                 "c",
+                                                 "a\xf0\x9f\x98\x80"
+                                                 "c"},
+                                                {"ac", "a\nc", "abbc"}});
   expect_matches(*compile(Kind::regex, "/\"x\"/"), {{"/\"x\"/"}, {"x"}});
   expect_matches(*compile(Kind::regex, "[\\^$]+\\^?"), {{"^", "$^^"}, {"", "a"}});
 }
 
-// Whether `text` may follow "(1" in a sum of numbers and parentheses: a parser of its own for the language of the test below.
+// Whether `text` may follow "(1" in a sum of numbers and parentheses: a parser of its own for the language of the test
+// below.
 bool goes_on_in_sum(const std::string& text) {
   char last = '1';
   int open = 1;
@@ -116,8 +131,13 @@ TEST(Grammar, JsonSchema) {
   const std::string schema = R"({"type": "object", "properties": {"a": {"type": "integer"}, "b": {"enum": ["x", null]}},
                                  "required": ["a"], "additionalProperties": false})";
   const auto grammar = compile(Kind::json_schema, schema);
-  words.expect_mask(*grammar, [](const std::string& t) { return begins_one_of(t, {"{", "{\"", "{\"a", "{\"a\"", "{ ", "{ \"", "{\n", "{\n "}) ||
-                                                                 (t.starts_with("{\n") && all_of(t.substr(2), " \t")); }, false);
+  words.expect_mask(
+      *grammar,
+      [](const std::string& t) {
+        return begins_one_of(t, {"{", "{\"", "{\"a", "{\"a\"", "{ ", "{ \"", "{\n", "{\n "}) ||
+               (t.starts_with("{\n") && all_of(t.substr(2), " \t"));
+      },
+      false);
   expect_matches(*grammar, {{R"({"a":1})", R"({"a": -12, "b": "x"})", "{\n  \"a\": 0,\n  \"b\": null\n}"},
                             {R"({})", R"({"a":1.5})", R"({"b":"x","a":1})", R"({"a":1,"b":"y"})", R"({"a":01})",
                              R"({"a":1}  )", R"({  "a":1})", R"({"a":1,"c":2})"}});
@@ -131,10 +151,13 @@ TEST(Grammar, JsonObject) {
 }
 
 TEST(Grammar, LargeNumbers) {
-  expect_matches(*compile(Kind::json_schema, R"({"type": "integer", "enum": [100000000000000000000, 9007199254740992]})"),
-                 {{"100000000000000000000", "9007199254740992"}, {"9223372036854775807", "9007199254740993", "1"}});
-  expect_error(spec(Kind::json_schema, R"({"const": 9007199254740993})"), Code::unsupported, "const 9007199254740993 is too large");
-  expect_error(spec(Kind::json_schema, R"({"type": "integer", "minimum": 1e20})"), Code::unsupported, "minimum 1e+20 is too large");
+  expect_matches(
+      *compile(Kind::json_schema, R"({"type": "integer", "enum": [100000000000000000000, 9007199254740992]})"),
+      {{"100000000000000000000", "9007199254740992"}, {"9223372036854775807", "9007199254740993", "1"}});
+  expect_error(spec(Kind::json_schema, R"({"const": 9007199254740993})"), Code::unsupported,
+               "const 9007199254740993 is too large");
+  expect_error(spec(Kind::json_schema, R"({"type": "integer", "minimum": 1e20})"), Code::unsupported,
+               "minimum 1e+20 is too large");
 }
 
 TEST(Grammar, StringLengthsCountCharacters) {
@@ -171,17 +194,21 @@ TEST(Grammar, AfterThinking) {
   ASSERT_TRUE(words.accept(*open, "Hm"));
   words.expect_mask(*open, [](const std::string& text) { return words_are_text(text); }, false);
   const auto optional = compile(spec(Kind::regex, "[0-9]+", Thinking::may_open));
-  expect_matches(*optional, {{"12", "<think>a</think>12", "<think>\n\n</think>\n\n1"}, {"<think>12", "<thin", "a", "</think>1"}});
+  expect_matches(*optional,
+                 {{"12", "<think>a</think>12", "<think>\n\n</think>\n\n1"}, {"<think>12", "<thin", "a", "</think>1"}});
 }
 
 TEST(Grammar, Errors) {
   expect_error(spec(Kind::json_schema, "{\"type\": 1"), Code::invalid_argument, "not JSON");
   expect_error(spec(Kind::json_schema, R"({"type": "integre"})"), Code::invalid_argument, "integre");
   expect_error(spec(Kind::json_schema, R"({"$ref": "#/$defs/none"})"), Code::invalid_argument, "none");
-  expect_error(spec(Kind::json_schema, R"({"type": "string", "pattern": "^+[a-z]$"})"), Code::invalid_argument, "nothing to repeat at byte 1");
-  expect_error(spec(Kind::json_schema, R"({"patternProperties": {"a\\b{2}": {}}})"), Code::invalid_argument, "nothing to repeat at byte 3");
+  expect_error(spec(Kind::json_schema, R"({"type": "string", "pattern": "^+[a-z]$"})"), Code::invalid_argument,
+               "nothing to repeat at byte 1");
+  expect_error(spec(Kind::json_schema, R"({"patternProperties": {"a\\b{2}": {}}})"), Code::invalid_argument,
+               "nothing to repeat at byte 3");
   expect_error(spec(Kind::regex, "a$?"), Code::invalid_argument, "nothing to repeat at byte 2");
-  expect_error(spec(Kind::json_schema, R"({"type": "integer", "minimum": 3, "maximum": 1})"), Code::invalid_argument, "minimum");
+  expect_error(spec(Kind::json_schema, R"({"type": "integer", "minimum": 3, "maximum": 1})"), Code::invalid_argument,
+               "minimum");
   expect_error(spec(Kind::regex, "[a-"), Code::invalid_argument, "class");
   expect_error(spec(Kind::regex, "(a)\\1"), Code::invalid_argument, "backreference");
   expect_error(spec(Kind::ebnf, "start: missing"), Code::invalid_argument, "missing");
@@ -215,7 +242,8 @@ TEST(Grammar, Limits) {
   std::string deep = "1";
   for (int i = 0; i < 200; ++i) deep = "{\"items\":" + deep + "}";
   expect_error(spec(Kind::json_schema, deep), Code::invalid_argument, "nested deeper than 128");
-  expect_error(spec(Kind::regex, std::string(60'000, '(') + std::string(60'000, ')')), Code::invalid_argument, "nested deeper");
+  expect_error(spec(Kind::regex, std::string(60'000, '(') + std::string(60'000, ')')), Code::invalid_argument,
+               "nested deeper");
   GrammarLimits small;
   small.text_bytes = 10;
   expect_error(spec(Kind::regex, "[a-z]{3}[0-9]"), Code::invalid_argument, "13 bytes, more than 10", small);

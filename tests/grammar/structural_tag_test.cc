@@ -12,7 +12,9 @@ std::unique_ptr<Grammar> compile(const std::string& text) {
   EXPECT_TRUE(grammar.ok()) << text << ": " << grammar.error().message();
   return grammar.ok() ? std::move(grammar).value() : nullptr;
 }
-std::unique_ptr<Grammar> format(const std::string& text) { return compile(R"({"type": "structural_tag", "format": )" + text + "}"); }
+std::unique_ptr<Grammar> format(const std::string& text) {
+  return compile(R"({"type": "structural_tag", "format": )" + text + "}");
+}
 
 struct Matches {
   std::vector<std::string> right, wrong;
@@ -41,7 +43,8 @@ TEST(StructuralTag, OlderSpelling) {
                             {"<function=", "<function=c>1</function>", "<function=a>\"x\"</function>", "<function=a>1",
                              "<function= a>1</function>"}});
   Vocabulary::get().accept(*grammar, "Now <function=");
-  Vocabulary::get().expect_mask(*grammar, [](const std::string& t) { return t == "a" || t == "b" || t == "a>" || t == "b>"; }, false);
+  Vocabulary::get().expect_mask(
+      *grammar, [](const std::string& t) { return t == "a" || t == "b" || t == "a>" || t == "b>"; }, false);
 }
 
 TEST(StructuralTag, TriggeredTags) {
@@ -49,12 +52,14 @@ TEST(StructuralTag, TriggeredTags) {
   expect_matches(*format(tags + "}"), {{"", "a", "a<f>1</f>b", "<f>1</f><f>2</f>"}, {"<f>1</f", "<f>a</f>"}});
   expect_matches(*format(tags + R"(, "at_least_one": true})"), {{"a<f>1</f>b", "<f>1</f><f>2</f>"}, {"", "a"}});
   expect_matches(*format(tags + R"(, "stop_after_first": true})"), {{"", "a", "a<f>1</f>"}, {"a<f>1</f>b"}});
-  expect_matches(*format(tags + R"(, "at_least_one": true, "stop_after_first": true})"), {{"a<f>1</f>"}, {"", "a", "a<f>1</f>b"}});
+  expect_matches(*format(tags + R"(, "at_least_one": true, "stop_after_first": true})"),
+                 {{"a<f>1</f>"}, {"", "a", "a<f>1</f>b"}});
 }
 
 TEST(StructuralTag, TagsWithSeparator) {
   const std::string tags = R"({"type": "tags_with_separator", "separator": ", ", "tags": [)" + kTag + "]";
-  expect_matches(*format(tags + "}"), {{"", "<f>1</f>", "<f>1</f>, <f>2</f>"}, {"<f>1</f>,<f>2</f>", "<f>1</f>, ", "a"}});
+  expect_matches(*format(tags + "}"),
+                 {{"", "<f>1</f>", "<f>1</f>, <f>2</f>"}, {"<f>1</f>,<f>2</f>", "<f>1</f>, ", "a"}});
   expect_matches(*format(tags + R"(, "at_least_one": true})"), {{"<f>1</f>"}, {""}});
   expect_matches(*format(tags + R"(, "stop_after_first": true})"), {{"", "<f>1</f>"}, {"<f>1</f>, <f>2</f>"}});
 }
@@ -63,19 +68,25 @@ TEST(StructuralTag, Formats) {
   expect_matches(*format(R"({"type": "const_string", "value": "a\"b"})"), {{"a\"b"}, {"a", "a\"bc"}});
   expect_matches(*format(R"({"type": "any_text"})"), {{"", "a\n\xc3\xa9"}, {"\xff"}});
   expect_matches(*format(R"({"type": "regex", "pattern": "[0-9]+"})"), {{"1", "23"}, {"", "a"}});
-  expect_matches(*format(R"({"type": "grammar", "grammar": "root ::= \"a\" root | \"b\""})"), {{"b", "aab"}, {"a", ""}});
+  expect_matches(*format(R"({"type": "grammar", "grammar": "root ::= \"a\" root | \"b\""})"),
+                 {{"b", "aab"}, {"a", ""}});
   expect_matches(*format(R"({"type": "sequence", "elements": [{"type": "const_string", "value": "<t>"},
-      {"type": "json_schema", "json_schema": {"type": "boolean"}}, {"type": "any_text"}]})"), {{"<t>true", "<t>false!"}, {"<t>", "true"}});
+      {"type": "json_schema", "json_schema": {"type": "boolean"}}, {"type": "any_text"}]})"),
+                 {{"<t>true", "<t>false!"}, {"<t>", "true"}});
   expect_matches(*format(R"({"type": "or", "elements": [{"type": "const_string", "value": "a"}, )" + kTag + "]}"),
                  {{"a", "<f>1</f>"}, {"", "a<f>1</f>"}});
-  expect_matches(*format(R"({"type": "sequence", "elements": [{"type": "optional", "content": {"type": "const_string", "value": "a"}},
-      {"type": "plus", "content": )" + kTag + R"(}, {"type": "star", "content": {"type": "const_string", "value": "b"}}]})"),
-                 {{"<f>1</f>", "a<f>1</f><f>2</f>bb"}, {"a", "aa<f>1</f>", "bb"}});
+  expect_matches(
+      *format(
+          R"({"type": "sequence", "elements": [{"type": "optional", "content": {"type": "const_string", "value": "a"}},
+      {"type": "plus", "content": )" +
+          kTag + R"(}, {"type": "star", "content": {"type": "const_string", "value": "b"}}]})"),
+      {{"<f>1</f>", "a<f>1</f><f>2</f>bb"}, {"a", "aa<f>1</f>", "bb"}});
   // Free text inside of a tag ends at the first of its ends.
-  expect_matches(*format(R"({"type": "sequence", "elements": [{"type": "tag", "begin": "<think>", "content": {"type": "any_text"},
+  expect_matches(
+      *format(R"({"type": "sequence", "elements": [{"type": "tag", "begin": "<think>", "content": {"type": "any_text"},
       "end": ["</think>", "</t>"]},
       {"type": "json_schema", "json_schema": {"type": "integer"}}]})"),
-                 {{"<think>a < b</think>1", "<think></t>1"}, {"<think>a</think>", "<think>a</t>b</think>1", "1"}});
+      {{"<think>a < b</think>1", "<think></t>1"}, {"<think>a</think>", "<think>a</t>b</think>1", "1"}});
 }
 
 TEST(StructuralTag, SpecialTokens) {
@@ -98,16 +109,20 @@ TEST(StructuralTag, SpecialTokens) {
 TEST(StructuralTag, Errors) {
   expect_error("{\"type\": \"structural_tag\"}", Code::invalid_argument, "\"format\"");
   expect_error(R"({"format": {"type": "nothing"}})", Code::unsupported, "format.type \"nothing\"");
-  expect_error(R"({"format": {"type": "qwen_xml_parameter", "json_schema": {}}})", Code::unsupported, "qwen_xml_parameter");
-  expect_error(R"({"format": {"type": "sequence", "elements": [{"type": "any_text"}, {"type": "const_string"}]}})", Code::unsupported,
-                "format.elements[0] is any_text");
+  expect_error(R"({"format": {"type": "qwen_xml_parameter", "json_schema": {}}})", Code::unsupported,
+               "qwen_xml_parameter");
+  expect_error(R"({"format": {"type": "sequence", "elements": [{"type": "any_text"}, {"type": "const_string"}]}})",
+               Code::unsupported, "format.elements[0] is any_text");
   expect_error(R"({"format": {"type": "sequence", "elements": [{"type": "const_string"}]}})", Code::invalid_argument,
-                "format.elements[0].value is missing");
-  expect_error(R"({"format": {"type": "json_schema", "json_schema": {}, "style": "xml"}})", Code::unsupported, "format.style \"xml\"");
-  expect_error(R"({"format": {"type": "json_schema", "json_schema": {"type": "integre"}}})", Code::invalid_argument, "integre");
-  expect_error(R"({"format": {"type": "triggered_tags", "triggers": ["<g"], "tags": [)" + kTag + "]}}", Code::invalid_argument,
-                "format.tags[0].begin starts with none");
-  expect_error(R"({"structures": [{"begin": "<a>", "schema": {}, "end": ""}]})", Code::invalid_argument, "triggers is missing");
+               "format.elements[0].value is missing");
+  expect_error(R"({"format": {"type": "json_schema", "json_schema": {}, "style": "xml"}})", Code::unsupported,
+               "format.style \"xml\"");
+  expect_error(R"({"format": {"type": "json_schema", "json_schema": {"type": "integre"}}})", Code::invalid_argument,
+               "integre");
+  expect_error(R"({"format": {"type": "triggered_tags", "triggers": ["<g"], "tags": [)" + kTag + "]}}",
+               Code::invalid_argument, "format.tags[0].begin starts with none");
+  expect_error(R"({"structures": [{"begin": "<a>", "schema": {}, "end": ""}]})", Code::invalid_argument,
+               "triggers is missing");
   expect_error(R"({"structures": [], "triggers": ["<"]})", Code::invalid_argument, "structures must be a list");
 }
 

@@ -1,5 +1,6 @@
-// The vocabulary that grammar tests use, that of tests/data/golden/llama-3.1: 256 bytes, some 240 merges, special tokens from 499 on.
-// A mask is compared with what a plain predicate on a token's text says, so the right answers are written down by hand.
+// The vocabulary that grammar tests use, that of tests/data/golden/llama-3.1: 256 bytes, some 240 merges, special
+// tokens from 499 on. A mask is compared with what a plain predicate on a token's text says, so the right answers are
+// written down by hand.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -49,7 +50,8 @@ class Vocabulary {
       const std::string text = tokenizer_->token_bytes(id);
       const bool end = id == kEnd || id == kOtherEnd;
       const bool right = end ? may_end : !text.empty() && !tokenizer_->is_special(id) && allowed(text);
-      EXPECT_EQ((mask[static_cast<size_t>(id) / 32] >> (id % 32)) & 1u, right ? 1u : 0u) << "token " << id << " \"" << text << '"';
+      EXPECT_EQ((mask[static_cast<size_t>(id) / 32] >> (id % 32)) & 1u, right ? 1u : 0u)
+          << "token " << id << " \"" << text << '"';
     }
     EXPECT_EQ(grammar.may_end(), may_end);
   }

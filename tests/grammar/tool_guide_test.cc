@@ -1,5 +1,5 @@
-// Strict functions from end to end: the constraint that the request parser makes, compiled, allows calls in the model's form with
-// arguments that match and no others; and what it allows is found again by the reader of answers.
+// Strict functions from end to end: the constraint that the request parser makes, compiled, allows calls in the model's
+// form with arguments that match and no others; and what it allows is found again by the reader of answers.
 #include "api/request_json.h"
 #include "server/tool_calls.h"
 #include "test_vocabulary.h"
@@ -23,7 +23,8 @@ std::unique_ptr<Grammar> strict_grammar(ToolFormat format) {
   rules.tool_format = format;
   const auto call = parse_request(*body, RequestKind::chat, rules);
   EXPECT_TRUE(call.ok());
-  auto grammar = Vocabulary::get().factory()->compile(spec(GrammarSpec::Kind::structural_tag, call->requests.at(0).guide.text));
+  auto grammar =
+      Vocabulary::get().factory()->compile(spec(GrammarSpec::Kind::structural_tag, call->requests.at(0).guide.text));
   EXPECT_TRUE(grammar.ok()) << grammar.error().message();
   return std::move(grammar).value();
 }
@@ -44,7 +45,8 @@ std::string replaced(std::string text, const std::string& from, const std::strin
 
 TEST(ToolGuide, Strict) {
   const std::string x = "{\"x\": 1}";
-  const std::string deepseek_f = "<｜tool▁call▁begin｜>function<｜tool▁sep｜>f\n```json\n" + x + "\n```<｜tool▁call▁end｜>";
+  const std::string deepseek_f =
+      "<｜tool▁call▁begin｜>function<｜tool▁sep｜>f\n```json\n" + x + "\n```<｜tool▁call▁end｜>";
   const std::string deepseek_g = "<｜tool▁call▁begin｜>function<｜tool▁sep｜>g\n```json\n{}\n```<｜tool▁call▁end｜>";
   const std::string v31_f = "<｜tool▁call▁begin｜>f<｜tool▁sep｜>" + x + "<｜tool▁call▁end｜>";
   const std::string begin = "<｜tool▁calls▁begin｜>", end = "<｜tool▁calls▁end｜>";
@@ -52,10 +54,12 @@ TEST(ToolGuide, Strict) {
       {ToolFormat::hermes,
        {"<tool_call>\n{\"name\": \"f\", \"arguments\": " + x + "}\n</tool_call>",
         "Hm. <tool_call>\n{\"name\": \"f\", \"arguments\": " + x + "}\n</tool_call>"},
-       "<tool_call>\n{\"name\": \"f\", \"arguments\": " + x + "}\n</tool_call>\n<tool_call>\n{\"name\": \"g\", \"arguments\": {}}\n</tool_call>",
+       "<tool_call>\n{\"name\": \"f\", \"arguments\": " + x +
+           "}\n</tool_call>\n<tool_call>\n{\"name\": \"g\", \"arguments\": {}}\n</tool_call>",
        {"", "No call. {\"name\": \"f\"}"}},
       {ToolFormat::nemotron,
-       {"<TOOLCALL>[{\"name\": \"f\", \"arguments\": " + x + "}]</TOOLCALL>", "<toolcall> {\"name\": \"f\", \"arguments\": " + x + "} </toolcall>"},
+       {"<TOOLCALL>[{\"name\": \"f\", \"arguments\": " + x + "}]</TOOLCALL>",
+        "<toolcall> {\"name\": \"f\", \"arguments\": " + x + "} </toolcall>"},
        "<TOOLCALL>[{\"name\": \"f\", \"arguments\": " + x + "}, {\"name\": \"g\", \"arguments\": {}}]</TOOLCALL>",
        {"No call."}},
       {ToolFormat::mistral,
@@ -63,7 +67,10 @@ TEST(ToolGuide, Strict) {
         "[TOOL_CALLS] [{\"name\": \"f\", \"arguments\": " + x + "}]", "Hm.[TOOL_CALLS]f[ARGS]" + x},
        "[TOOL_CALLS]f[ARGS]" + x + "[TOOL_CALLS]g[ARGS]{}",
        {"No call."}},
-      {ToolFormat::deepseek, {begin + deepseek_f + end, "Hm." + begin + v31_f + end}, begin + deepseek_f + "\n" + deepseek_g + end, {"No call."}},
+      {ToolFormat::deepseek,
+       {begin + deepseek_f + end, "Hm." + begin + v31_f + end},
+       begin + deepseek_f + "\n" + deepseek_g + end,
+       {"No call."}},
       {ToolFormat::llama_json,
        {"{\"name\": \"f\", \"parameters\": " + x + "}"},
        "{\"name\": \"f\", \"parameters\": " + x + "}; {\"name\": \"g\", \"parameters\": {}}",

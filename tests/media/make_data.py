@@ -1,4 +1,4 @@
-"""Condenses the vision-language oracle into tests/data/media: one folder per model with its settings, tokenizer and pictures, and
+"""Condenses the vision-language oracle into tests/data/media: one folder per model with its settings, tokenizer and images, and
 expected.json: integers in full, pixel tensors as shape, SHA-256 of the little-endian float32 bytes and every 997th value.
 
   make_data.py ORACLE_FOLDER OUT_FOLDER      needs numpy
@@ -44,8 +44,8 @@ def main():
                 if (folder / part / name).is_file():
                     (target / part).mkdir(exist_ok=True)
                     shutil.copyfile(folder / part / name, target / part / name)
-        for picture in sorted((folder / "images").iterdir()):
-            shutil.copyfile(picture, target / "images" / picture.name)
+        for image in sorted((folder / "images").iterdir()):
+            shutil.copyfile(image, target / "images" / image.name)
         expected = {"images": {}, "prompts": {}}
         for name, prompt in prompts.items():
             expected["prompts"][name] = {key: prompt[key] for key in ("text", "messages", "images", "videos")}

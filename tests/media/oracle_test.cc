@@ -1,6 +1,6 @@
-// Pictures and prompts of the vision-language families against the reference processors (tests/data/media; make_data.py beside this
-// file made it): decoded pixels, pixel_values to the bit, expanded ids, positions, masks and grids. One folder is one model; adding
-// a folder adds its tests. WEFT_MEDIA_DATA names another folder of the same form.
+// Images and prompts of the vision-language families against the reference processors (tests/data/media; make_data.py
+// beside this file made it): decoded pixels, pixel_values to the bit, expanded ids, positions, masks and grids. One
+// folder is one model; adding a folder adds its tests. WEFT_MEDIA_DATA names another folder of the same form.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -68,7 +68,7 @@ class MediaOracle : public ::testing::TestWithParam<std::string> {
     tokenizer_ = Tokenizer::from_folder(is_file(folder_ + "/tokenizer.json") ? folder_ : folder_ + "/llm").value();
   }
 
-  Image picture(const std::string& path) const {
+  Image read(const std::string& path) const {
     const std::string bytes = read_file(folder_ + "/" + path).value();
     Result<Image> image = decode_image(std::as_bytes(std::span(bytes)));
     EXPECT_TRUE(image.ok()) << path << ": " << image.error().to_string();
@@ -77,10 +77,11 @@ class MediaOracle : public ::testing::TestWithParam<std::string> {
 
   std::vector<PreparedMedia> prepared(const Json& prompt) const {
     std::vector<MediaInput> inputs;
-    for (const Json& path : prompt.find("images")->items()) inputs.push_back({MediaKind::image, {picture(path.as_string())}});
+    for (const Json& path : prompt.find("images")->items())
+      inputs.push_back({MediaKind::image, {read(path.as_string())}});
     for (const Json& video : prompt.find("videos")->items()) {
       MediaInput input{MediaKind::video};
-      for (const Json& path : video.items()) input.frames.push_back(picture(path.as_string()));
+      for (const Json& path : video.items()) input.frames.push_back(image(path.as_string()));
       inputs.push_back(std::move(input));
     }
     Result<std::vector<PreparedMedia>> media = processor_->prepare(inputs);
@@ -106,9 +107,9 @@ class MediaOracle : public ::testing::TestWithParam<std::string> {
   std::shared_ptr<const Tokenizer> tokenizer_;
 };
 
-TEST_P(MediaOracle, DecodesEveryPicture) {
+TEST_P(MediaOracle, DecodesEveryImage) {
   for (const auto& [name, want] : expected_.find("images")->members()) {
-    const Image image = picture("images/" + name);
+    const Image image = read("images/" + name);
     EXPECT_EQ((std::vector<int64_t>{image.height, image.width, 3}), integers(*want.find("shape"))) << name;
     EXPECT_EQ(hex(sha256(std::as_bytes(std::span(image.rgb)))), want.find("sha256")->as_string()) << name;
   }
@@ -117,7 +118,8 @@ TEST_P(MediaOracle, DecodesEveryPicture) {
 TEST_P(MediaOracle, PixelValuesAreThoseOfTheReference) {
   for (const auto& [name, prompt] : prompts()) {
     const std::vector<PreparedMedia> media = prepared(prompt);
-    for (const auto& [key, kind] : {std::pair{"pixel_values", MediaKind::image}, {"pixel_values_videos", MediaKind::video}}) {
+    for (const auto& [key, kind] :
+         {std::pair{"pixel_values", MediaKind::image}, {"pixel_values_videos", MediaKind::video}}) {
       const Json* want = prompt.find(key);
       const MediaProcessor::Tensor got = processor_->reference_layout(media, kind);
       ASSERT_EQ(want == nullptr, got.values.empty()) << name << " " << key;
@@ -125,9 +127,11 @@ TEST_P(MediaOracle, PixelValuesAreThoseOfTheReference) {
       ASSERT_EQ(got.shape, integers(*want->find("shape"))) << name;
       const Json::Array& some = want->find("every_997th")->items();
       for (size_t i = 0; i < some.size(); ++i) {
-        ASSERT_EQ(got.values[i * 997], static_cast<float>(some[i].as_number())) << name << " " << key << " at " << i * 997;
+        ASSERT_EQ(got.values[i * 997], static_cast<float>(some[i].as_number()))
+            << name << " " << key << " at " << i * 997;
       }
-      EXPECT_EQ(hex(sha256(std::as_bytes(std::span(got.values)))), want->find("sha256")->as_string()) << name << " " << key;
+      EXPECT_EQ(hex(sha256(std::as_bytes(std::span(got.values)))), want->find("sha256")->as_string())
+          << name << " " << key;
     }
   }
 }
@@ -160,8 +164,9 @@ TEST_P(MediaOracle, OtherOutputsOfTheProcessor) {
       tokens.insert(tokens.end(), m.positions.begin(), m.positions.end());
     }
     const std::pair<const char*, const std::vector<int64_t>*> known[] = {
-        {"image_sizes", &sizes},    {"aspect_ratios", &ratios}, {"block_sizes", &ratios},      {"aspect_ratio_ids", &ids},
-        {"image_grid_thw", &grids}, {"video_grid_thw", &grids}, {"tokens_per_image", &tokens},
+        {"image_sizes", &sizes},       {"aspect_ratios", &ratios}, {"block_sizes", &ratios},
+        {"aspect_ratio_ids", &ids},    {"image_grid_thw", &grids}, {"video_grid_thw", &grids},
+        {"tokens_per_image", &tokens},
     };
     for (const auto& [key, got] : known) {
       const Json* want = prompt.find(key);
@@ -198,7 +203,8 @@ TEST_P(MediaOracle, CrossAttentionMask) {
     for (int64_t t = 0; t < static_cast<int64_t>(text.ids.size()); ++t) {
       for (size_t i = 0; i < media.size(); ++i) {
         const int real = media[i].tile_rows * media[i].tile_columns;
-        for (int tile = 0; tile < media[i].shape[0]; ++tile) mask.push_back(t >= rows[i].first && t < rows[i].end && tile < real);
+        for (int tile = 0; tile < media[i].shape[0]; ++tile)
+          mask.push_back(t >= rows[i].first && t < rows[i].end && tile < real);
       }
     }
     EXPECT_EQ(mask, integers(*want)) << name;
@@ -226,8 +232,8 @@ TEST_P(MediaOracle, MessagesGiveThePromptsText) {
         for (const Json& part : content.items())
           text += part.find("text") ? part.find("text")->as_string() : processor_->form().image;
       }
-      messages.push_back(
-          Json::object({{"role", message.find("role")->as_string()}, {"content", processor_->message_text(text, media)}}));
+      messages.push_back(Json::object(
+          {{"role", message.find("role")->as_string()}, {"content", processor_->message_text(text, media)}}));
     }
     EXPECT_EQ(chat->render(messages, Json(), Json()).value(), prompt.find("text")->as_string()) << name;
   }
@@ -246,14 +252,15 @@ TEST_P(MediaOracle, WrongNumbersOfPlaceholdersAreNamed) {
     if (media.empty()) continue;
     const Result<ExpandedPrompt> none = processor_->expand("Nothing to see.", false, media, encode());
     ASSERT_FALSE(none.ok()) << name;
-    EXPECT_NE(none.error().message().find("has 0 " + std::string(video ? "video" : "image") + " placeholders"), std::string::npos)
+    EXPECT_NE(none.error().message().find("has 0 " + std::string(video ? "video" : "image") + " placeholders"),
+              std::string::npos)
         << none.error().message();
     const std::vector<int32_t> short_ids = {1, 2, 3};
     EXPECT_FALSE(processor_->locate(short_ids, media).ok());
   }
 }
 
-TEST_P(MediaOracle, HashesTellPicturesApart) {
+TEST_P(MediaOracle, HashesTellImagesApart) {
   std::vector<Digest> seen;
   for (const auto& [name, prompt] : prompts()) {
     const std::vector<PreparedMedia> media = prepared(prompt), again = prepared(prompt);
@@ -266,7 +273,8 @@ TEST_P(MediaOracle, HashesTellPicturesApart) {
   ASSERT_GT(all, 2u);
   std::ranges::sort(seen);
   const auto end = std::unique(seen.begin(), seen.end());
-  // The nvila folders ask about tall.jpg alone and beside another picture, which tiles it differently; nothing else occurs twice.
+  // The nvila folders ask about tall.jpg alone and beside another image, which tiles it differently; nothing else
+  // occurs twice.
   EXPECT_EQ(static_cast<size_t>(end - seen.begin()), all);
 }
 

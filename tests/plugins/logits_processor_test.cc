@@ -1,6 +1,6 @@
-// Logits processors from real shared objects, in the engine: they do what they should with both samplers, to their own request
-// alone, whatever runs beside it; and what a plugin does wrong stays with its request. What banning a token must give is known from
-// bad_words, what forcing must give is known from the list.
+// Logits processors from real shared objects, in the engine: they do what they should with both samplers, to their own
+// request alone, whatever runs beside it; and what a plugin does wrong stays with its request. What banning a token
+// must give is known from bad_words, what forcing must give is known from the list.
 #include <gtest/gtest.h>
 
 #include "sampling/logits_processor.h"
@@ -68,7 +68,8 @@ TEST_F(Plugins, BanningIsWhatBadWordsDo) {
       const Answer free = ask(*engine, plain);
       const Ids banned = free.choices[0].ids();
       for (const int32_t token : banned) plain.sampling.bad_words.push_back({token});
-      const Answer want = ask(*engine, plain), got = ask(*engine, request(1, temperature, {choice("ban_tokens", banned)}));
+      const Answer want = ask(*engine, plain),
+                   got = ask(*engine, request(1, temperature, {choice("ban_tokens", banned)}));
       EXPECT_EQ(got.exact_text(), want.exact_text()) << sampler;
       EXPECT_NE(got.exact_text(), free.exact_text()) << sampler;
     }
@@ -109,14 +110,17 @@ TEST_F(Plugins, OthersAreNotTouched) {
   std::vector<Request> requests;
   for (size_t i = 0; i < 24; ++i) {
     const float temperature = i % 3 == 0 ? 0.0f : 1.0f;
-    if (i % 4 == 1) requests.push_back(request(i, temperature, {choice("ban_tokens", {1, 2, 3, static_cast<int32_t>(i)})}));
-    else if (i % 4 == 2) requests.push_back(request(i, temperature, {choice("force_tokens", {9, static_cast<int32_t>(i), 40})}));
+    if (i % 4 == 1)
+      requests.push_back(request(i, temperature, {choice("ban_tokens", {1, 2, 3, static_cast<int32_t>(i)})}));
+    else if (i % 4 == 2)
+      requests.push_back(request(i, temperature, {choice("force_tokens", {9, static_cast<int32_t>(i), 40})}));
     else if (i % 4 == 3)
       requests.push_back(request(i, temperature, {choice("force_tokens", {8}), choice("ban_tokens", {4, 5, 6, 7})}));
     else requests.push_back(request(i, temperature));
   }
   EngineOptions alone = options({TOKEN_LISTS});
-  alone.overlap_scheduler = false, alone.enable_block_reuse = false, alone.max_batch_size = 1, alone.sampler = "reference";
+  alone.overlap_scheduler = false, alone.enable_block_reuse = false, alone.max_batch_size = 1,
+  alone.sampler = "reference";
   const std::vector<Answer> want = ask(*load(alone), requests);
   EngineOptions crowded = options({TOKEN_LISTS});
   crowded.threads = 2, crowded.max_batch_size = 16, crowded.max_num_tokens = 40, crowded.tokens_per_block = 16;
@@ -134,7 +138,8 @@ TEST_F(Plugins, OthersAreNotTouched) {
 TEST_F(Plugins, AFailureStaysWithItsRequest) {
   const auto engine = load(options({TOKEN_LISTS, BAD_PROCESSORS}));
   std::vector<Request> requests;
-  for (const char* name : {"fail_at_third", "throw_at_third", "nan_at_third", "infinite", "forbid_all", "fail_odd_prompts"}) {
+  for (const char* name :
+       {"fail_at_third", "throw_at_third", "nan_at_third", "infinite", "forbid_all", "fail_odd_prompts"}) {
     requests.push_back(request(0, 0.7f, {{name, "null"}}));
     requests.push_back(request(0, 0.7f));
     requests.push_back(request(0, 0.7f, {choice("force_tokens", {9, 8})}));
@@ -169,7 +174,8 @@ TEST_F(Plugins, WrongSelectionsAreNamed) {
   const Error unknown = error_of({choice("ban_tokens", {1}), choice("bann_tokens", {1})});
   EXPECT_EQ(unknown.code(), Code::invalid_argument);
   EXPECT_EQ(unknown.param(), "logits_processors[1].name");
-  EXPECT_NE(unknown.message().find("\"bann_tokens\" is loaded; there are \"ban_tokens\", \"force_tokens\""), std::string::npos)
+  EXPECT_NE(unknown.message().find("\"bann_tokens\" is loaded; there are \"ban_tokens\", \"force_tokens\""),
+            std::string::npos)
       << unknown.message();
   const Error params = error_of({{"ban_tokens", "{\"token\":3}"}});
   EXPECT_EQ(params.param(), "logits_processors[0].params");
@@ -182,7 +188,8 @@ TEST_F(Plugins, BadFilesAreErrorsAtTheStart) {
   EXPECT_NE(load_error("/nowhere/plugin.so").find("--logits-processor /nowhere/plugin.so: "), std::string::npos);
   EXPECT_NE(load_error(__FILE__).find("logits_processor_test.cc"), std::string::npos);  // no shared object
   EXPECT_NE(load_error(NO_ENTRY).find("does not export weft_logits_plugin()"), std::string::npos);
-  EXPECT_NE(load_error(WRONG_ABI).find("version 2 of weft/logits_processor.h, and this weft has version 1"), std::string::npos);
+  EXPECT_NE(load_error(WRONG_ABI).find("version 2 of weft/logits_processor.h, and this weft has version 1"),
+            std::string::npos);
   EXPECT_NE(load_error(NO_APPLY).find("\"half\" must have either apply() or apply_batch()"), std::string::npos);
   const auto twice = Engine::load(reference_.folder, options({TOKEN_LISTS, TOKEN_LISTS}));
   ASSERT_FALSE(twice.ok());

@@ -1,5 +1,5 @@
-// Thoughts and tool calls in chat answers, whole and streamed: shapes follow OpenAI's API reference, and DeepSeek's and vLLM's
-// reasoning_content. The fake engine writes the text that a model would.
+// Thoughts and tool calls in chat answers, whole and streamed: shapes follow OpenAI's API reference, and DeepSeek's and
+// vLLM's reasoning_content. The fake engine writes the text that a model would.
 #include <gtest/gtest.h>
 
 #include "http_client.h"
@@ -11,8 +11,8 @@ const std::string kTools =
     R"("tools":[{"type":"function","function":{"name":"f","parameters":{"type":"object"}}},{"type":"function","function":{"name":"g"}}])";
 
 std::string chat(const std::string& members) {
-  return post("/v1/chat/completions",
-              R"({"model":"tiny","messages":[{"role":"user","content":"hi"}])" + (members.empty() ? "" : "," + members) + "}");
+  return post("/v1/chat/completions", R"({"model":"tiny","messages":[{"role":"user","content":"hi"}])" +
+                                          (members.empty() ? "" : "," + members) + "}");
 }
 const Json& choice(const Json& body) { return body.find("choices")->items().at(0); }
 const Json& message(const Json& body) { return *choice(body).find("message"); }
@@ -62,7 +62,8 @@ Streamed streamed(TestServer& server, const std::string& members) {
 TEST(ChatFormat, ToolCalls) {
   TestServer server;
   server.engine().answer_chats_with(
-      "I look. <tool_call>{\"name\": \"f\", \"arguments\": {\"x\": [1, 2]}}</tool_call>\n<tool_call>{\"name\": \"g\", \"arguments\": {}}</tool_call>",
+      "I look. <tool_call>{\"name\": \"f\", \"arguments\": {\"x\": [1, 2]}}</tool_call>\n<tool_call>{\"name\": \"g\", "
+      "\"arguments\": {}}</tool_call>",
       {ToolFormat::hermes, false});
   const Json body = server.ask(chat(kTools)).json();
   EXPECT_EQ(message(body).find("content")->as_string(), "I look. ");
@@ -103,11 +104,13 @@ TEST(ChatFormat, ForcedCalls) {
   server.engine().answer_chats_with("{\"x\": 1}", {ToolFormat::hermes, false});
   const std::string named = kTools + R"(,"tool_choice":{"type":"function","function":{"name":"f"}})";
   const Json body = server.ask(chat(named)).json();
-  EXPECT_EQ(message(body).find("tool_calls")->items().at(0).find("function")->dump(), R"({"name":"f","arguments":"{\"x\": 1}"})");
+  EXPECT_EQ(message(body).find("tool_calls")->items().at(0).find("function")->dump(),
+            R"({"name":"f","arguments":"{\"x\": 1}"})");
   Streamed all = streamed(server, named);
   EXPECT_EQ(all.names, std::vector<std::string>{"f"});
   EXPECT_EQ(all.arguments, std::vector<std::string>{"{\"x\": 1}"});
-  server.engine().answer_chats_with("[{\"name\": \"g\", \"arguments\": {}}, {\"name\": \"f\", \"arguments\": {}}]", {ToolFormat::hermes, false});
+  server.engine().answer_chats_with("[{\"name\": \"g\", \"arguments\": {}}, {\"name\": \"f\", \"arguments\": {}}]",
+                                    {ToolFormat::hermes, false});
   all = streamed(server, kTools + R"(,"tool_choice":"required")");
   EXPECT_EQ(all.names, (std::vector<std::string>{"g", "f"}));
   all = streamed(server, kTools + R"(,"tool_choice":"required","parallel_tool_calls":false)");
@@ -169,7 +172,8 @@ TEST(ChatFormat, ReasoningOptions) {
 TEST(ChatFormat, ReasoningThenCalls) {
   TestServer server;
   server.engine().answer_chats_with(
-      "<think>Shall I write <tool_call>?</think>\n\n<tool_call>\n{\"name\": \"f\", \"arguments\": {\"x\": 1}}\n</tool_call>",
+      "<think>Shall I write <tool_call>?</think>\n\n<tool_call>\n{\"name\": \"f\", \"arguments\": {\"x\": "
+      "1}}\n</tool_call>",
       {ToolFormat::hermes, true});
   const Json body = server.ask(chat(kTools)).json();
   EXPECT_EQ(message(body).find("reasoning_content")->as_string(), "Shall I write <tool_call>?");

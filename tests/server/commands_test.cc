@@ -36,12 +36,12 @@ class Commands : public ::testing::Test {
     ::testing::internal::CaptureStdout();
     ::testing::internal::CaptureStderr();
     Outcome outcome;
-    outcome.status =
-        weft_main(static_cast<int>(raw.size()), raw.data(),
-                  [&](const std::string& model, const EngineOptions& options, const Progress&) -> Result<std::unique_ptr<Engine>> {
-                    if (!is_directory(model)) return fail(Code::not_found, "no model at ", model);
-                    return std::unique_ptr<Engine>(new FakeEngine(fake, options));
-                  });
+    outcome.status = weft_main(static_cast<int>(raw.size()), raw.data(),
+                               [&](const std::string& model, const EngineOptions& options,
+                                   const Progress&) -> Result<std::unique_ptr<Engine>> {
+                                 if (!is_directory(model)) return fail(Code::not_found, "no model at ", model);
+                                 return std::unique_ptr<Engine>(new FakeEngine(fake, options));
+                               });
     outcome.out = ::testing::internal::GetCapturedStdout();
     outcome.error = ::testing::internal::GetCapturedStderr();
     return outcome;
@@ -64,7 +64,8 @@ TEST_F(Commands, BatchAnswersInOrder) {
         "{\"custom_id\":\"b\",\"prompt_token_ids\":[104,105],\"max_tokens\":1,\"n\":2,\"prompt_logprobs\":0}\r\n"
         "{\"custom_id\":\"c\",\"prompt\":\"x\",\"temperature\":3}\n"
         "{\"custom_id\":\"d\",\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"max_tokens\":50,\"stop\":\"er\"}");
-  const Outcome outcome = weft({"batch", "--model", path("model"), "--requests", path("in.jsonl"), "--out", path("out.jsonl")});
+  const Outcome outcome =
+      weft({"batch", "--model", path("model"), "--requests", path("in.jsonl"), "--out", path("out.jsonl")});
   EXPECT_EQ(outcome.status, 0) << outcome.error;
   const std::vector<Json> rows = lines("out.jsonl");
   ASSERT_EQ(rows.size(), 5u);
@@ -92,7 +93,8 @@ TEST_F(Commands, BatchAnswersInOrder) {
 // More lines than the engine's queue takes: all are answered all the same.
 TEST_F(Commands, BatchWaitsForAFullQueue) {
   std::string text;
-  for (int i = 0; i < 50; ++i) text += "{\"custom_id\":\"" + std::to_string(i) + "\",\"prompt\":\"ab\",\"max_tokens\":2}\n";
+  for (int i = 0; i < 50; ++i)
+    text += "{\"custom_id\":\"" + std::to_string(i) + "\",\"prompt\":\"ab\",\"max_tokens\":2}\n";
   write("in.jsonl", text);
   FakeOptions fake;
   fake.queue = 3;
@@ -119,8 +121,8 @@ TEST_F(Commands, Run) {
 
 TEST_F(Commands, Bench) {
   const Outcome outcome =
-      weft({"bench", path("model"), "--modes", "prefill,decode,serving", "--prompt-tokens", "20", "--output-tokens", "5", "--batch-sizes", "1,3",
-            "--streams", "4", "--shared-prefix", "10", "--limits", "off", "--json"});
+      weft({"bench", path("model"), "--modes", "prefill,decode,serving", "--prompt-tokens", "20", "--output-tokens",
+            "5", "--batch-sizes", "1,3", "--streams", "4", "--shared-prefix", "10", "--limits", "off", "--json"});
   EXPECT_EQ(outcome.status, 0) << outcome.error;
   const Json report = parse_json(outcome.out).value();
   EXPECT_GT(report.find("prefill_tokens_per_s")->as_number(), 0);
@@ -143,7 +145,8 @@ TEST_F(Commands, BenchSaysWhatDoesNotFit) {
 
 TEST_F(Commands, Score) {
   write("in.jsonl",
-        "{\"custom_id\":\"a\",\"prompt\":\"hi\"}\n{\"custom_id\":\"a\",\"prompt\":\"hi\"}\n{\"prompt\":\"hi\"}\n{\"custom_id\":"
+        "{\"custom_id\":\"a\",\"prompt\":\"hi\"}\n{\"custom_id\":\"a\",\"prompt\":\"hi\"}\n{\"prompt\":\"hi\"}\n{"
+        "\"custom_id\":"
         "\"b\",\"prompt_token_ids\":[1,2,3]}\n");
   const Outcome outcome =
       weft({"score", "--model", path("model"), "--requests", path("in.jsonl"), "--out", path("out.safetensors")});
@@ -154,7 +157,9 @@ TEST_F(Commands, Score) {
   for (const char* name : {"\"a.input_ids\"", "\"a.logits\"", "\"b.input_ids\"", "\"b.logits\""})
     EXPECT_NE(file.find(name), std::string::npos) << name;
   write("in.jsonl", "{}\n");
-  EXPECT_EQ(weft({"score", "--model", path("model"), "--requests", path("in.jsonl"), "--out", path("none.safetensors")}).status, 1);
+  EXPECT_EQ(weft({"score", "--model", path("model"), "--requests", path("in.jsonl"), "--out", path("none.safetensors")})
+                .status,
+            1);
   EXPECT_FALSE(fs::exists(path("none.safetensors")));
 }
 

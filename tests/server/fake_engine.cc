@@ -68,7 +68,9 @@ std::string FakeEngine::decode(const std::vector<int32_t>& ids, bool) const {
   return text;
 }
 
-std::string FakeEngine::token_bytes(int32_t id) const { return id >= 0 && id < 256 ? std::string(1, static_cast<char>(id)) : ""; }
+std::string FakeEngine::token_bytes(int32_t id) const {
+  return id >= 0 && id < 256 ? std::string(1, static_cast<char>(id)) : "";
+}
 
 Status FakeEngine::check(const Request& request, const std::vector<int32_t>& prompt) const {
   const SamplingParams& s = request.sampling;
@@ -88,7 +90,8 @@ Status FakeEngine::check(const Request& request, const std::vector<int32_t>& pro
   for (const int32_t id : prompt) WEFT_RETURN_IF_ERROR(range("prompt", id, 0, kVocabulary - 1));
   if (prompt.empty()) return fail(Code::invalid_argument, "the prompt is empty").about("prompt");
   if (static_cast<int>(prompt.size()) >= fake_.context)
-    return fail(Code::invalid_argument, "the prompt has ", prompt.size(), " tokens, the context ", fake_.context).about("prompt");
+    return fail(Code::invalid_argument, "the prompt has ", prompt.size(), " tokens, the context ", fake_.context)
+        .about("prompt");
   return {};
 }
 
@@ -196,7 +199,8 @@ bool FakeEngine::step(Running& running) {
   }
   const bool scripted = running.request.messages && !answer_.empty();
   const auto place = static_cast<size_t>(running.generated);
-  const int32_t token = scripted ? static_cast<unsigned char>(answer_[place % answer_.size()]) : running.prompt[place % running.prompt.size()];
+  const int32_t token = scripted ? static_cast<unsigned char>(answer_[place % answer_.size()])
+                                 : running.prompt[place % running.prompt.size()];
   ++running.generated;
   {
     const std::lock_guard lock(mutex_);
@@ -234,7 +238,8 @@ void FakeEngine::emit(Running& running, int32_t token, const std::string& text, 
     TokenInfo token_info;
     token_info.token = id;
     if (alternatives >= 0) token_info.logprob = -0.25f, token_info.rank = 2;
-    for (int i = 0; i < alternatives; ++i) token_info.top.push_back({(id + i) % 256, -0.25f - 0.5f * static_cast<float>(i)});
+    for (int i = 0; i < alternatives; ++i)
+      token_info.top.push_back({(id + i) % 256, -0.25f - 0.5f * static_cast<float>(i)});
     return token_info;
   };
   const bool ends = finish != FinishReason::none;
@@ -262,7 +267,8 @@ void FakeEngine::emit(Running& running, int32_t token, const std::string& text, 
   }
 }
 
-Result<std::unique_ptr<Engine>> load_fake_engine(const std::string& model, const EngineOptions& options, const Progress& progress) {
+Result<std::unique_ptr<Engine>> load_fake_engine(const std::string& model, const EngineOptions& options,
+                                                 const Progress& progress) {
   if (!is_directory(model) && !is_file(model)) return fail(Code::not_found, "no model at ", model);
   if (progress) progress(1, 1);
   FakeOptions fake;

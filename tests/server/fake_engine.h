@@ -1,5 +1,6 @@
-// An engine without a model, for tests of the server and the commands: tokens are bytes, and an answer is the prompt over and over.
-// One thread gives every running request a token per step, as a batch would; steps can be slowed down or held.
+// An engine without a model, for tests of the server and the commands: tokens are bytes, and an answer is the prompt
+// over and over. One thread gives every running request a token per step, as a batch would; steps can be slowed down or
+// held.
 #pragma once
 
 #include <chrono>
@@ -20,7 +21,7 @@ struct FakeOptions {
   int context = 256;
   int batch = 8;
   bool cache_events = false;  // two of them for each call, behind one that was lost
-  int queue = 512;  // waiting requests; more are refused
+  int queue = 512;            // waiting requests; more are refused
 };
 
 class FakeEngine : public Engine {
@@ -93,6 +94,7 @@ class FakeEngine : public Engine {
 };
 
 // What the commands call in place of Engine::load in tests.
-Result<std::unique_ptr<Engine>> load_fake_engine(const std::string& model, const EngineOptions& options, const Progress& progress);
+Result<std::unique_ptr<Engine>> load_fake_engine(const std::string& model, const EngineOptions& options,
+                                                 const Progress& progress);
 
 }  // namespace weft

@@ -119,8 +119,8 @@ void Connection::small_receive_buffer() {
 
 std::string post(const std::string& path, const std::string& body, const std::string& more_headers) {
   return "POST " + path +
-         " HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: " + std::to_string(body.size()) + "\r\n" +
-         more_headers + "\r\n" + body;
+         " HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: " + std::to_string(body.size()) +
+         "\r\n" + more_headers + "\r\n" + body;
 }
 std::string get(const std::string& path, const std::string& more_headers) {
   return "GET " + path + " HTTP/1.1\r\nHost: x\r\n" + more_headers + "\r\n";

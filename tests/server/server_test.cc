@@ -1,4 +1,5 @@
-// The transport's contract: errors, limits, disconnects, back pressure, shutdown. Times are only ever upper bounds of waits.
+// The transport's contract: errors, limits, disconnects, back pressure, shutdown. Times are only ever upper bounds of
+// waits.
 #include <gtest/gtest.h>
 
 #include "http_client.h"
@@ -33,21 +34,25 @@ TEST(Server, ErrorsAreObjects) {
            {post("/v1/chat/completions", "{"), 400, nullptr},
            {post("/v1/chat/completions", ""), 400, nullptr},
            {post("/v1/chat/completions", "[]"), 400, nullptr},
-           {post("/v1/chat/completions", R"({"model":"nope","messages":[{"role":"user","content":"hi"}]})"), 404, "model"},
+           {post("/v1/chat/completions", R"({"model":"nope","messages":[{"role":"user","content":"hi"}]})"), 404,
+            "model"},
            {post("/nowhere", "{}"), 404, nullptr},
            {get("/v1/chat/completions"), 405, nullptr},
            {post("/v1/chat/completions", "{}", "Content-Encoding: gzip\r\n"), 415, nullptr},
-           {"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\n{}", 415, nullptr},
+           {"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\n{}", 415,
+            nullptr},
            {"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\n", 413, nullptr},
            {"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", 400, nullptr},
            {"POST /v1/completions HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}", 400, nullptr},
            {"POST /v1/completions HTTP/1.1\r\nHost: a/b\r\nContent-Length: 2\r\n\r\n{}", 400, nullptr},
            {"POST /v1/completions HTTP/2.0\r\nHost: x\r\n\r\n", 505, nullptr},
-           {"POST /v1/completions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 501, nullptr},
+           {"POST /v1/completions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 501,
+            nullptr},
            {"POST /v1/completions HTTP/1.1\r\nHost: x\r\nExpect: 200-ok\r\nContent-Length: 2\r\n\r\n{}", 417, nullptr},
            {"GET /" + std::string(100'000, 'a') + " HTTP/1.1\r\nHost: x\r\n\r\n", 414, nullptr},
            {get("/health", "X-Big: " + std::string(100'000, 'a') + "\r\n"), 431, nullptr},
-           {"POST /v1/completions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nFFFFFFFFFFFFFFFF\r\nabc", 400, nullptr},
+           {"POST /v1/completions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nFFFFFFFFFFFFFFFF\r\nabc",
+            400, nullptr},
            {"GET /health HTTP/1.1\nHost: x\n\n", 400, nullptr},
            {"GARBAGE\r\n\r\n", 400, nullptr}}) {
     const Reply reply = server.ask(row.request);
@@ -75,7 +80,8 @@ TEST(Server, KvCacheEvents) {
   const Reply reply = server.ask(post("/kv_cache_events", ""));
   EXPECT_EQ(reply.status, 200);
   const std::string a(64, 'a'), b(64, 'b');
-  EXPECT_EQ(reply.body, R"({"events":[{"event_id":1,"type":"stored","group":0,"block_hash":")" + a + R"(","parent_hash":")" + b +
+  EXPECT_EQ(reply.body, R"({"events":[{"event_id":1,"type":"stored","group":0,"block_hash":")" + a +
+                            R"(","parent_hash":")" + b +
                             R"(","token_ids":[5,6]},{"event_id":2,"type":"removed","group":1,"block_hash":")" + a +
                             R"("}],"lost":1,"next_event_id":3})");
 }
@@ -98,7 +104,8 @@ TEST(Server, KeepAliveAndPipelining) {
     connection.send(chat(R"("max_tokens":1)"));
     EXPECT_EQ(connection.read_reply().status, 200);
   }
-  connection.send(chat(R"("max_tokens":1)") + chat(R"("max_tokens":2,"stream":true)") + get("/health") + "GARBAGE\r\n\r\n");
+  connection.send(chat(R"("max_tokens":1)") + chat(R"("max_tokens":2,"stream":true)") + get("/health") +
+                  "GARBAGE\r\n\r\n");
   EXPECT_EQ(connection.read_reply().json().find("usage")->find("completion_tokens")->as_integer(), 1);
   EXPECT_EQ(events(connection.read_reply().body).back(), "[DONE]");
   EXPECT_EQ(connection.read_reply().status, 200);
@@ -112,13 +119,14 @@ TEST(Server, FormsOfRequests) {
   const std::string size = std::to_string(body.size());
   // HTTP/1.0: no chunks, the end of the connection ends the stream.
   Connection old(server.port());
-  old.send("POST /v1/chat/completions HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: " + size + "\r\n\r\n" + body);
+  old.send("POST /v1/chat/completions HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: " + size +
+           "\r\n\r\n" + body);
   EXPECT_EQ(old.read_reply().status, 200);
   EXPECT_TRUE(old.at_end());
   Connection old_stream(server.port());
   const std::string streamed = "{" + kHi + R"(,"max_tokens":2,"stream":true})";
-  old_stream.send("POST /v1/chat/completions HTTP/1.0\r\nContent-Length: " + std::to_string(streamed.size()) + "\r\n\r\n" +
-                  streamed);
+  old_stream.send("POST /v1/chat/completions HTTP/1.0\r\nContent-Length: " + std::to_string(streamed.size()) +
+                  "\r\n\r\n" + streamed);
   const Reply reply = old_stream.read_reply();
   EXPECT_FALSE(reply.has_header("chunked"));
   EXPECT_EQ(events(reply.body).back(), "[DONE]");
@@ -130,7 +138,8 @@ TEST(Server, FormsOfRequests) {
   EXPECT_EQ(chunked.read_reply().status, 200);
   // The client waits for permission to send the body.
   Connection expecting(server.port());
-  expecting.send("POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: " + size + "\r\n\r\n");
+  expecting.send("POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: " + size +
+                 "\r\n\r\n");
   EXPECT_EQ(expecting.read_reply().status, 100);
   expecting.send(body);
   EXPECT_EQ(expecting.read_reply().status, 200);
@@ -147,7 +156,8 @@ TEST(Server, TimesOut) {
   options.limits.body = milliseconds(200);
   options.limits.idle = milliseconds(200);
   TestServer server({}, options);
-  for (const char* text : {"", "POST /v1/", "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n{"}) {
+  for (const char* text :
+       {"", "POST /v1/", "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n{"}) {
     Connection connection(server.port());
     connection.send(text);
     EXPECT_TRUE(connection.at_end()) << text;
@@ -224,7 +234,8 @@ TEST(Server, FullQueueIsSaid) {
     connections.back().send(chat(R"("max_tokens":5)"));
   }
   EXPECT_TRUE(TestServer::eventually([&] {
-    return server.ask(get("/metrics")).body.find("weft_http_requests_total{path=\"/v1/chat/completions\",status=\"429\"} 8\n") !=
+    return server.ask(get("/metrics"))
+               .body.find("weft_http_requests_total{path=\"/v1/chat/completions\",status=\"429\"} 8\n") !=
            std::string::npos;
   }));
   server.engine().release();

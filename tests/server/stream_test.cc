@@ -10,7 +10,9 @@ const std::string kHi =
     R"("model":"tiny","messages":[{"role":"user","content":"hi"}])";  // the fake answers "user: hi\n" over and over
 
 std::string chat(const std::string& members) { return post("/v1/chat/completions", "{" + kHi + "," + members + "}"); }
-std::string completion(const std::string& members) { return post("/v1/completions", "{\"model\":\"tiny\"," + members + "}"); }
+std::string completion(const std::string& members) {
+  return post("/v1/completions", "{\"model\":\"tiny\"," + members + "}");
+}
 
 std::vector<Json> chunks(const Reply& reply) {
   std::vector<Json> list;
@@ -65,8 +67,8 @@ TEST(Answers, StreamedChat) {
 
 TEST(Answers, StreamsSeveralChoicesAndPrompts) {
   TestServer server;
-  const Reply reply = server.ask(
-      completion(R"("prompt":["ab","xyz"],"n":2,"max_tokens":3,"stream":true,"stream_options":{"continuous_usage_stats":true})"));
+  const Reply reply = server.ask(completion(
+      R"("prompt":["ab","xyz"],"n":2,"max_tokens":3,"stream":true,"stream_options":{"continuous_usage_stats":true})"));
   std::map<int64_t, std::string> texts;
   std::map<int64_t, int> ends;
   for (const Json& chunk : chunks(reply)) {
@@ -108,7 +110,8 @@ TEST(Answers, ChatLogprobsAndTokenIds) {
   EXPECT_EQ(choice(body).find("token_ids")->dump(), "[117,115]");
   EXPECT_EQ(choice(body).find("prompt_token_ids")->items().size(), 9u);
   body = server.ask(completion(R"("prompt":[104,105],"max_tokens":1,"prompt_logprobs":0)")).json();
-  EXPECT_EQ(choice(body).find("prompt_logprobs")->dump(), R"([null,{"105":{"logprob":-0.25,"rank":2,"decoded_token":"i"}}])");
+  EXPECT_EQ(choice(body).find("prompt_logprobs")->dump(),
+            R"([null,{"105":{"logprob":-0.25,"rank":2,"decoded_token":"i"}}])");
 }
 
 TEST(Answers, StopString) {

@@ -54,7 +54,8 @@ void print(std::ostream& out, const TokenInfo& token) {
   for (const TokenLogprob& other : token.top) out << '/' << other.token << '=', number(other.logprob);
 }
 
-// A request that goes away in the middle of its answer. It is cancelled from the submitting thread, after its first token was seen.
+// A request that goes away in the middle of its answer. It is cancelled from the submitting thread, after its first
+// token was seen.
 class Mate {
  public:
   Mate(Engine& engine, Request request, Countdown& countdown) : engine_(engine) {
@@ -96,7 +97,8 @@ std::vector<int32_t> Choice::ids() const {
 
 std::string Answer::exact_text() const {
   std::ostringstream out;
-  out << "error " << json_quote(error) << " prompt_tokens " << usage.prompt_tokens << " completion_tokens " << usage.completion_tokens << "\nprompt";
+  out << "error " << json_quote(error) << " prompt_tokens " << usage.prompt_tokens << " completion_tokens "
+      << usage.completion_tokens << "\nprompt";
   for (const TokenInfo& token : prompt) print(out, token);
   const auto bits = [&](const std::vector<float>& values) {
     uint64_t hash = 0xcbf29ce484222325;  // FNV-1a

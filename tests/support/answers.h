@@ -25,14 +25,14 @@ struct Answer {
   Usage usage;
   std::string error;  // of submit or of a failed choice; empty: none
 
-  // All that a client could see and that must not depend on anything but the request: ids, texts, reasons, and logprobs as the bits
-  // of the floats. Two answers are equal iff these are. Cached tokens and the like are left out.
+  // All that a client could see and that must not depend on anything but the request: ids, texts, reasons, and logprobs
+  // as the bits of the floats. Two answers are equal iff these are. Cached tokens and the like are left out.
   std::string exact_text() const;
 };
 
 struct AskOptions {
-  bool together = true;  // all requests enter the engine at once; else each is submitted as fast as the caller can
-  bool backwards = false;  // last request first
+  bool together = true;     // all requests enter the engine at once; else each is submitted as fast as the caller can
+  bool backwards = false;   // last request first
   int cancelled_mates = 0;  // so many requests besides, cancelled at their first token
 };
 

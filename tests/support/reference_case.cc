@@ -12,7 +12,8 @@ namespace weft::testing {
 namespace {
 
 Result<std::vector<int32_t>> read_ids(const TensorInfo& tensor) {
-  if (tensor.type != StorageType::i64) return fail(Code::data_corrupt, tensor.name, " is ", name(tensor.type), ", not int64");
+  if (tensor.type != StorageType::i64)
+    return fail(Code::data_corrupt, tensor.name, " is ", name(tensor.type), ", not int64");
   std::vector<int64_t> wide(static_cast<size_t>(tensor.values()));
   std::memcpy(wide.data(), tensor.data.data(), wide.size() * sizeof(int64_t));
   return std::vector<int32_t>(wide.begin(), wide.end());
@@ -47,13 +48,13 @@ Result<Json> read_metadata(std::span<const std::byte> file) {
 }
 
 // An entry of prompts.json: the text with its placeholders, and the files that stand for them.
-void read_pictures(const Json& entry, const std::string& folder, ReferencePrompt& prompt) {
+void read_images(const Json& entry, const std::string& folder, ReferencePrompt& prompt) {
   for (const Json& file : entry.find("images")->items()) prompt.images.push_back(folder + "/" + file.as_string());
   for (const Json& video : entry.find("videos")->items()) {
     std::vector<std::string>& frames = prompt.videos.emplace_back();
     for (const Json& file : video.items()) frames.push_back(folder + "/" + file.as_string());
   }
-  if (prompt.has_pictures()) prompt.text = entry.find("text")->as_string();
+  if (prompt.has_images()) prompt.text = entry.find("text")->as_string();
 }
 
 }  // namespace
@@ -80,12 +81,12 @@ Result<ReferenceCase> read_reference_case(const std::string& name) {
     ReferencePrompt& prompt = prompts[tensor.name.substr(0, dot)];
     WEFT_RETURN_IF_ERROR(read_tensor(tensor, tensor.name.substr(dot + 1), prompt));
   }
-  Json pictures = Json::object();
+  Json images = Json::object();
   if (const std::string list = c.folder + "/prompts.json"; is_file(list)) {
-    WEFT_TRY(pictures, read_json_file(list));
+    WEFT_TRY(images, read_json_file(list));
   }
   for (auto& [prompt_name, prompt] : prompts) {
-    if (const Json* entry = pictures.find(prompt_name)) read_pictures(*entry, c.folder, prompt);
+    if (const Json* entry = images.find(prompt_name)) read_images(*entry, c.folder, prompt);
     prompt.name = prompt_name;
     if (const Json* text = texts.find(prompt_name + ".text")) prompt.text = text->as_string();
     if (const Json* pair = texts.find(prompt_name + ".text_pair")) prompt.text_pair = pair->as_string();

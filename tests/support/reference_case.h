@@ -1,5 +1,5 @@
-// Reads the cases of tests/data/golden: a small checkpoint of random weights with the outputs that a correct engine must produce
-// (tests/data/README.md describes the files).
+// Reads the cases of tests/data/golden: a small checkpoint of random weights with the outputs that a correct engine
+// must produce (tests/data/README.md describes the files).
 #pragma once
 
 #include <cstdint>
@@ -20,15 +20,15 @@ struct ReferenceTensor {
 struct ReferencePrompt {
   std::string name;
   std::vector<int32_t> input_ids;
-  std::vector<int32_t> token_type_ids;  // encoders; else empty
-  std::vector<int32_t> greedy;          // the continuation; empty where the model does not generate
-  std::vector<float> gap;               // per greedy step: best minus second best logit
-  std::vector<int32_t> rows;            // the positions that "logits" has; empty: all
+  std::vector<int32_t> token_type_ids;             // encoders; else empty
+  std::vector<int32_t> greedy;                     // the continuation; empty where the model does not generate
+  std::vector<float> gap;                          // per greedy step: best minus second best logit
+  std::vector<int32_t> rows;                       // the positions that "logits" has; empty: all
   std::map<std::string, ReferenceTensor> outputs;  // "logits", "reward", "step_probs"
   std::optional<std::string> text, text_pair;      // encode to input_ids
   std::vector<std::string> images;                 // files, in the order of the placeholders in `text`
   std::vector<std::vector<std::string>> videos;    // frames of each
-  bool has_pictures() const { return !images.empty() || !videos.empty(); }
+  bool has_images() const { return !images.empty() || !videos.empty(); }
 };
 
 struct ReferenceCase {

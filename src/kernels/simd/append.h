@@ -1,4 +1,5 @@
-// Writing keys and values into float32 and bfloat16 caches: what ref_append writes, a row at a time and two tokens of a pair together.
+// Writing keys and values into float32 and bfloat16 caches: what ref_append writes, a row at a time and two tokens of a
+// pair together.
 #pragma once
 
 #include "kernels/layout.h"
@@ -41,8 +42,11 @@ void store_key_row(const CacheView& cache, const float* k, int lane, std::byte* 
 template <class V>
 void store_value_rows(const CacheView& cache, const float* v, const float* next, int lane, std::byte* tile) {
   if (cache.dtype == DType::f32) {
-    __builtin_memcpy(reinterpret_cast<float*>(tile) + static_cast<ptrdiff_t>(lane) * cache.v_dim, v, static_cast<size_t>(cache.v_dim) * 4);
-    if (next) __builtin_memcpy(reinterpret_cast<float*>(tile) + static_cast<ptrdiff_t>(lane + 1) * cache.v_dim, next, static_cast<size_t>(cache.v_dim) * 4);
+    __builtin_memcpy(reinterpret_cast<float*>(tile) + static_cast<ptrdiff_t>(lane) * cache.v_dim, v,
+                     static_cast<size_t>(cache.v_dim) * 4);
+    if (next)
+      __builtin_memcpy(reinterpret_cast<float*>(tile) + static_cast<ptrdiff_t>(lane + 1) * cache.v_dim, next,
+                       static_cast<size_t>(cache.v_dim) * 4);
     return;
   }
   alignas(64) uint16_t row[kNarrowed + V::kLanes], other[kNarrowed + V::kLanes];
@@ -52,7 +56,8 @@ void store_value_rows(const CacheView& cache, const float* v, const float* next,
     narrow<V>(v + first, count, row);
     if (next) {
       narrow<V>(next + first, count, other);
-      for (int d = 0; d < count; ++d) reinterpret_cast<uint32_t*>(out)[d] = row[d] | static_cast<uint32_t>(other[d]) << 16;
+      for (int d = 0; d < count; ++d)
+        reinterpret_cast<uint32_t*>(out)[d] = row[d] | static_cast<uint32_t>(other[d]) << 16;
     } else {
       for (int d = 0; d < count; ++d) out[2 * d] = row[d];
     }
@@ -67,7 +72,8 @@ void append(const AppendArgs& a, int rows, Part part) {
     const SequenceView& s = a.sequences[i];
     const Range range = share(static_cast<int64_t>(s.rows) * cache.kv_heads, part);
     for (int64_t unit = range.first, count; unit < range.last; unit += count) {
-      const int head = static_cast<int>(unit / s.rows), row = static_cast<int>(unit % s.rows), position = s.first_position + row;
+      const int head = static_cast<int>(unit / s.rows), row = static_cast<int>(unit % s.rows),
+                position = s.first_position + row;
       const int block = a.block_table[s.table_offset + position / cache.tokens_per_block - s.first_block];
       const int inside = position % cache.tokens_per_block, tile = inside / kTileTokens, lane = inside % kTileTokens;
       // Pairs of lanes do not cross blocks of two tokens or more.

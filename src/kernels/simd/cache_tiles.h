@@ -1,6 +1,7 @@
-// Reading tiles of the paged cache: where the tile of some keys lies, small blocks put together, and elements of each of the cache's
-// types as vectors of floats. What is not the float value itself (codes of i8) is brought to it by scales of the tokens, which go to
-// the scores and to the softmax's weights (attend.h), so that the inner loops are the same for all types.
+// Reading tiles of the paged cache: where the tile of some keys lies, small blocks put together, and elements of each
+// of the cache's types as vectors of floats. What is not the float value itself (codes of i8) is brought to it by
+// scales of the tokens, which go to the scores and to the softmax's weights (attend.h), so that the inner loops are the
+// same for all types.
 #pragma once
 
 #include "kernels/layout.h"
@@ -11,7 +12,9 @@ namespace {
 // Elements of a tile that lie side by side, as floats; bf16 lies in pairs, which the loops take apart.
 template <class V, DType type>
 struct Elements {
-  WEFT_INLINE typename V::F load(const std::byte* tile, size_t index) { return V::load(reinterpret_cast<const float*>(tile) + index); }
+  WEFT_INLINE typename V::F load(const std::byte* tile, size_t index) {
+    return V::load(reinterpret_cast<const float*>(tile) + index);
+  }
   WEFT_INLINE typename V::F load_upto(const std::byte* tile, size_t index, int n) {
     return n >= V::kLanes ? load(tile, index) : V::load_n(reinterpret_cast<const float*>(tile) + index, n);
   }
@@ -23,8 +26,8 @@ struct Elements<V, DType::i8> {
   WEFT_INLINE typename V::F load_upto(const std::byte* tile, size_t index, int) { return load(tile, index); }
 };
 
-// Tiles that are brought into the second cache while others are computed with: all of one kind of tile, a piece at a time, so that
-// memory is kept busy and the processor does not wait for it.
+// Tiles that are brought into the L2 cache while others are computed with: all of one kind of tile, a piece at a time,
+// so that memory is kept busy and the processor does not wait for it.
 struct Ahead {
   static constexpr int kMost = 4;
   const std::byte* tiles[kMost];
@@ -35,7 +38,8 @@ struct Ahead {
     if (first_tile >= a.count) return;
     const int first = a.lines * piece / pieces, last = a.lines * (piece + 1) / pieces;
     for (int t = first_tile; t < last_tile && t < a.count; ++t)
-      for (int line = first; line < last; ++line) __builtin_prefetch(a.tiles[t] + static_cast<ptrdiff_t>(line) * 64, 0, 2);
+      for (int line = first; line < last; ++line)
+        __builtin_prefetch(a.tiles[t] + static_cast<ptrdiff_t>(line) * 64, 0, 2);
   }
 };
 
@@ -51,7 +55,8 @@ struct Tiles {
   int in_block(int64_t position) const { return static_cast<int>(position) & (a.cache.tokens_per_block - 1); }
   // The tile that a position's token lies in; in a small block it lies in lane in_block().
   std::byte* tile_of(int64_t position, bool values) const {
-    const int block = a.block_table[s.table_offset + (position >> block_bits) - s.first_block], tile = in_block(position) / kTileTokens;
+    const int block = a.block_table[s.table_offset + (position >> block_bits) - s.first_block],
+              tile = in_block(position) / kTileTokens;
     return values ? value_tile(a.cache, block, kv_head, tile) : key_tile(a.cache, block, kv_head, tile);
   }
   // Tiles [first, last) of keys or values, at most Ahead::kMost; none where reading them ahead does not pay.
@@ -59,7 +64,8 @@ struct Tiles {
     Ahead some;
     if (!whole() || a.cache.latent) return some;
     some.lines = static_cast<int>((values ? value_tile_bytes(a.cache) : key_tile_bytes(a.cache)) / 64);
-    for (int64_t t = first; t < last && some.count < Ahead::kMost; ++t) some.tiles[some.count++] = tile_of(t * kTileTokens, values);
+    for (int64_t t = first; t < last && some.count < Ahead::kMost; ++t)
+      some.tiles[some.count++] = tile_of(t * kTileTokens, values);
     return some;
   }
   const std::byte* get(int64_t t, int64_t first, int64_t last, bool values) const {
@@ -84,7 +90,8 @@ struct Tiles {
     }
     return gathered;
   }
-  // The elements that are values of a latent cache's keys [first, last), which lie in one tile, as float32 [16 tokens][v_dim].
+  // The elements that are values of a latent cache's keys [first, last), which lie in one tile, as float32 [16
+  // tokens][v_dim].
   const std::byte* latent_values(int64_t first, int64_t last) const {
     const int64_t t = first / kTileTokens;
     const std::byte* tile = get(t, first, last, false);
@@ -108,8 +115,8 @@ struct Tiles {
   }
 };
 
-// What the sums over the elements of a split's keys are multiplied by to give scores, [part of the key][key of the split], and the
-// weights to give those of the elements of values; filled for the keys that are read.
+// What the sums over the elements of a split's keys are multiplied by to give scores, [part of the key][key of the
+// split], and the weights to give those of the elements of values; filled for the keys that are read.
 struct SplitScales {
   float* keys;    // [2][kSplitTokens]; the second is used by latent i8 caches alone
   float* values;  // [kSplitTokens], i8 alone
@@ -126,11 +133,13 @@ struct SplitScales {
     }
     const int lanes = tiles.whole() ? kTileTokens : cache.tokens_per_block;
     for (int64_t position = first; position < last;) {
-      const int lane = static_cast<int>(position % lanes), count = static_cast<int>(last - position < lanes - lane ? last - position : lanes - lane);
+      const int lane = static_cast<int>(position % lanes),
+                count = static_cast<int>(last - position < lanes - lane ? last - position : lanes - lane);
       std::byte* tile = tiles.tile_of(position, false);
       for (int row = 0; row < key_scale_rows(cache); ++row)
         copy(keys + row * kSplitTokens + (position - origin), key_scales(cache, tile, row) + lane, count, scale);
-      const float* value = cache.latent ? key_scales(cache, tile, 0) : value_scales(cache, tiles.tile_of(position, true));
+      const float* value =
+          cache.latent ? key_scales(cache, tile, 0) : value_scales(cache, tiles.tile_of(position, true));
       copy(values + (position - origin), value + lane, count, 1.0f);
       position += count;
     }

@@ -1,6 +1,6 @@
-// The one inner loop of matrix products and attention: a tile of MR rows by NP panels of VP vectors, accumulated over k in
-// ascending order. Every caller, whatever its tile, adds the same products to an output in the same order, which is what makes
-// decode and prefill agree to the bit.
+// The one inner loop of matrix products and attention: a tile of MR rows by NP panels of VP vectors, accumulated over k
+// in ascending order. Every caller, whatever its tile, adds the same products to an output in the same order, which is
+// what makes decode and prefill agree to the bit.
 #pragma once
 
 #include "kernels/kernels.h"
@@ -10,7 +10,7 @@ namespace {
 
 // What one element of the left operand is: a float, or with a dot instruction a pair of bfloat16.
 template <class V, WeightForm form>
-constexpr bool kPairs = V::kDot&& form == WeightForm::bf16;
+constexpr bool kPairs = V::kDot && form == WeightForm::bf16;
 
 // A k-step of the right operand is one k (f32) or a pair of k (bf16).
 template <WeightForm form>
@@ -21,8 +21,8 @@ struct Accumulators {
   typename V::F at[MR][NP][VP];
 };
 
-// Where the operands of a tile lie. Row r of the left operand starts at x + r * ld_x (in floats, or pairs with a dot instruction);
-// k-step s of panel p starts at w[p] + s * step_bytes.
+// Where the operands of a tile lie. Row r of the left operand starts at x + r * ld_x (in floats, or pairs with a dot
+// instruction); k-step s of panel p starts at w[p] + s * step_bytes.
 template <int NP>
 struct TileOperands {
   const float* x;
@@ -37,7 +37,8 @@ WEFT_INLINE void step_f32(Accumulators<V, MR, NP, VP>& acc, const TileOperands<N
   for (int p = 0; p < NP; ++p) {
     typename V::F b[VP];
 #pragma GCC unroll 8
-    for (int v = 0; v < VP; ++v) b[v] = V::load(reinterpret_cast<const float*>(o.w[p] + step * o.step_bytes) + v * V::kLanes);
+    for (int v = 0; v < VP; ++v)
+      b[v] = V::load(reinterpret_cast<const float*>(o.w[p] + step * o.step_bytes) + v * V::kLanes);
 #pragma GCC unroll 8
     for (int r = 0; r < MR; ++r) {
       const typename V::F a = V::set1(o.x[r * o.ld_x + step]);
@@ -100,7 +101,8 @@ WEFT_INLINE void accumulate(Accumulators<V, MR, NP, VP>& acc, const TileOperands
       for (int p = 0; p < NP; ++p) {
 #pragma GCC unroll 8
         for (int line = 0; line < VP * V::kLanes * 4 / 64; ++line) {
-          _mm_prefetch(reinterpret_cast<const char*>(o.w[p] + step * o.step_bytes + kFetchBytes + line * 64), _MM_HINT_T0);
+          _mm_prefetch(reinterpret_cast<const char*>(o.w[p] + step * o.step_bytes + kFetchBytes + line * 64),
+                       _MM_HINT_T0);
         }
       }
     }

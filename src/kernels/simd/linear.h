@@ -1,8 +1,9 @@
 // Products with float32 and bfloat16 weights: tiles of up to six rows by one panel (more panels for fewer rows).
 //
-// One tile of rows or less (decode) streams a group of panels at a time, with prefetch. More rows: the rows of a block are copied
-// next to each other (rows that lie a power of two apart would evict each other), then for each panel, which now stays in the first
-// cache, all tiles pass. With enough tiles a bfloat16 panel is widened to float32 once for all of them; the products are the same.
+// One tile of rows or less (decode) streams a group of panels at a time, with prefetch. More rows: the rows of a block
+// are copied next to each other (rows that lie a power of two apart would evict each other), then for each panel, which
+// now stays in the first cache, all tiles pass. With enough tiles a bfloat16 panel is widened to float32 once for all
+// of them; the products are the same.
 #pragma once
 
 #include "kernels/simd/dot_tile.h"
@@ -26,21 +27,24 @@ struct FloatProduct {
   static constexpr int kMaxGroup = 16;
   static constexpr int kBlockFloats = kBlockTiles * kTileRows * 128;
   static constexpr int kColumns = V::kPanelVectors * V::kLanes;
-  static constexpr int kUnit = kPairs<V, form> ? 2 : 1;      // k per element of the left operand
-  static constexpr int kDepth = 256 * kUnit;                 // k per block: a panel's block is about half the first cache
-  static constexpr ptrdiff_t kLdCopy = kDepth / kUnit + 16;  // of copied rows, which must not fall on the same cache sets
+  static constexpr int kUnit = kPairs<V, form> ? 2 : 1;  // k per element of the left operand
+  static constexpr int kDepth = 256 * kUnit;             // k per block: a panel's block is about half the L1 cache
+  // of copied rows, which must not fall on the same cache sets
+  static constexpr ptrdiff_t kLdCopy = kDepth / kUnit + 16;
   static constexpr bool kWidens = form == WeightForm::bf16 && !V::kDot;
   static constexpr int kWidenTiles = 4;  // so many tiles make widening a panel worth while
 
   // sums of a tile are [panel][MR][kColumns].
   template <int MR, int NP, int kFetchBytes>
-  [[gnu::noinline]] static void multiply(const float* x, const std::byte* w, size_t panel_bytes, int k, bool first, float* sums) {
+  [[gnu::noinline]] static void multiply(const float* x, const std::byte* w, size_t panel_bytes, int k, bool first,
+                                         float* sums) {
     Accumulators<V, MR, NP, V::kPanelVectors> acc;
     clear(acc);
     if (!first) {
 #pragma GCC unroll 32
       for (int i = 0; i < NP * MR * V::kPanelVectors; ++i) {
-        acc.at[i / V::kPanelVectors % MR][i / V::kPanelVectors / MR][i % V::kPanelVectors] = V::load(sums + i * V::kLanes);
+        acc.at[i / V::kPanelVectors % MR][i / V::kPanelVectors / MR][i % V::kPanelVectors] =
+            V::load(sums + i * V::kLanes);
       }
     }
     TileOperands<NP> o{.x = x, .ld_x = kLdCopy, .step_bytes = kColumns * 4};
@@ -49,19 +53,22 @@ struct FloatProduct {
     accumulate<V, form, kFetchBytes>(acc, o, k);
 #pragma GCC unroll 32
     for (int i = 0; i < NP * MR * V::kPanelVectors; ++i) {
-      V::store(sums + i * V::kLanes, acc.at[i / V::kPanelVectors % MR][i / V::kPanelVectors / MR][i % V::kPanelVectors]);
+      V::store(sums + i * V::kLanes,
+               acc.at[i / V::kPanelVectors % MR][i / V::kPanelVectors / MR][i % V::kPanelVectors]);
     }
   }
 
   // One tile of rows over panels that come from memory.
   template <int MR>
-  static void stream(const float* x, const std::byte* w, size_t panel_bytes, int panels, int k, bool first, float* sums) {
+  static void stream(const float* x, const std::byte* w, size_t panel_bytes, int panels, int k, bool first,
+                     float* sums) {
     constexpr int kFit = V::kFreeRegisters / (MR * V::kPanelVectors);
     constexpr int NP = kFit > 4 ? 4 : kFit < 1 ? 1 : kFit;
     int p = 0;
     for (; p + NP <= panels; p += NP)
       multiply<MR, NP, 3072>(x, w + p * panel_bytes, panel_bytes, k, first, sums + p * MR * kColumns);
-    for (; p < panels; ++p) multiply<MR, 1, 3072>(x, w + p * panel_bytes, panel_bytes, k, first, sums + p * MR * kColumns);
+    for (; p < panels; ++p)
+      multiply<MR, 1, 3072>(x, w + p * panel_bytes, panel_bytes, k, first, sums + p * MR * kColumns);
   }
   using Stream = void (*)(const float*, const std::byte*, size_t, int, int, bool, float*);
   static constexpr Stream kStream[kTileRows] = {stream<1>, stream<2>, stream<3>, stream<4>, stream<5>, stream<6>};
@@ -82,7 +89,8 @@ struct FloatProduct {
     const float* x = row_of(b.a, b.first_row()) + begin / kUnit;
     if (rows > 1) {
       for (int r = 0; r < rows; ++r) {
-        copy_row<V>(row_of(b.a, b.first_row() + r) + begin / kUnit, (end - begin + kUnit - 1) / kUnit, copy + r * kLdCopy);
+        copy_row<V>(row_of(b.a, b.first_row() + r) + begin / kUnit, (end - begin + kUnit - 1) / kUnit,
+                    copy + r * kLdCopy);
       }
       x = copy;
     }
@@ -92,7 +100,8 @@ struct FloatProduct {
   }
 
   // All tiles of the block by one panel.
-  static void multiply_panel(const Block& b, int panel, const float* x, const std::byte* w, int k, bool first, float* sums) {
+  static void multiply_panel(const Block& b, int panel, const float* x, const std::byte* w, int k, bool first,
+                             float* sums) {
     alignas(64) float wide[kWidens ? kColumns * kDepth : 1];
     const Multiply* multiplies = kCached;
     if constexpr (kWidens) {
@@ -105,8 +114,9 @@ struct FloatProduct {
     for (int t = b.first_tile; t < b.last_tile; ++t) {
       const int row = tile_row(b.rows, b.tiles, t), count = tile_row(b.rows, b.tiles, t + 1) - row;
       const bool fetch = t == b.first_tile && b.last_tile - t < kWidenTiles;
-      (fetch ? kFetching : multiplies)[count - 1](x + (row - b.first_row()) * kLdCopy, w, 0, k, first,
-                                                  sums + b.sums_of(row) + static_cast<int64_t>(panel) * count * kColumns);
+      (fetch ? kFetching : multiplies)[count - 1](
+          x + (row - b.first_row()) * kLdCopy, w, 0, k, first,
+          sums + b.sums_of(row) + static_cast<int64_t>(panel) * count * kColumns);
     }
   }
 
@@ -122,7 +132,8 @@ struct FloatProduct {
     }
   }
 
-  // Rows in units of the left operand's elements, which are read as floats and never computed with as such when they are pairs.
+  // Rows in units of the left operand's elements, which are read as floats and never computed with as such when they
+  // are pairs.
   static const float* row_of(const LinearArgs& a, int row) {
     return reinterpret_cast<const float*>(static_cast<const std::byte*>(a.x) + x_offset(a, row) * (kUnit == 2 ? 2 : 4));
   }

@@ -1,5 +1,5 @@
-// Products with bfloat16 weights in 12 bits on the dot instruction: a piece of one or a few panels is unpacked into the first cache, and
-// the tiles of plain bfloat16 pass over it, so that the result has their bits.
+// Products with bfloat16 weights in 12 bits on the dot instruction: a piece of one or a few panels is unpacked into the
+// L1 cache, and the tiles of plain bfloat16 pass over it, so that the result has their bits.
 #pragma once
 
 #include "kernels/simd/linear.h"
@@ -13,7 +13,8 @@ struct Bf12Product {
   using Block = LinearBlock<V>;
   using Plain = FloatProduct<V, WeightForm::bf16>;
   static constexpr int kColumns = Block::kColumns;
-  static constexpr int kTileRows = Plain::kTileRows, kBlockTiles = Plain::kBlockTiles, kBlockFloats = Plain::kBlockFloats, kMaxGroup = Plain::kMaxGroup;
+  static constexpr int kTileRows = Plain::kTileRows, kBlockTiles = Plain::kBlockTiles,
+                       kBlockFloats = Plain::kBlockFloats, kMaxGroup = Plain::kMaxGroup;
   static constexpr int kDepth = Plain::kDepth;
   static constexpr int kChunkBytes = kColumns * kBf12Chunk * 2;  // unpacked
   static constexpr int kAhead = 2 * kChunkBytes * 3 / 4;
@@ -25,7 +26,9 @@ struct Bf12Product {
     alignas(64) float copy[kBlockTiles * kTileRows * Plain::kLdCopy];
     const float* x = Plain::row_of(b.a, b.first_row()) + begin / 2;
     if (b.row_count() > 1) {
-      for (int r = 0; r < b.row_count(); ++r) copy_row<V>(Plain::row_of(b.a, b.first_row() + r) + begin / 2, (end - begin + 1) / 2, copy + r * Plain::kLdCopy);
+      for (int r = 0; r < b.row_count(); ++r)
+        copy_row<V>(Plain::row_of(b.a, b.first_row() + r) + begin / 2, (end - begin + 1) / 2,
+                    copy + r * Plain::kLdCopy);
       x = copy;
     }
     if (b.tile_count() == 1) return kStream[b.row_count() - 1](b, x, begin, end, first, sums);
@@ -33,7 +36,8 @@ struct Bf12Product {
     const Bf12Layout layout = bf12_layout(kColumns, b.a.w.k);
     for (int p = 0; p < b.panels(); ++p) {
       const Bf12Panel panel(b.panel(p), layout);
-      for (int k = begin; k < end; k += kBf12Chunk) unpack_chunk<kColumns, true>(panel, k / kBf12Chunk, kAhead, unpacked + (k - begin) / kBf12Chunk * kChunkBytes);
+      for (int k = begin; k < end; k += kBf12Chunk)
+        unpack_chunk<kColumns, true>(panel, k / kBf12Chunk, kAhead, unpacked + (k - begin) / kBf12Chunk * kChunkBytes);
       for (int t = b.first_tile; t < b.last_tile; ++t) {
         const int row = tile_row(b.rows, b.tiles, t), count = tile_row(b.rows, b.tiles, t + 1) - row;
         Plain::kCached[count - 1](x + (row - b.first_row()) * Plain::kLdCopy, unpacked, 0, end - begin, first,
@@ -52,7 +56,8 @@ struct Bf12Product {
     for (; p < b.panels(); ++p) stream_panels<MR, 1>(b, x, p, begin, end, first, sums);
   }
   template <int MR, int NP>
-  [[gnu::noinline]] static void stream_panels(const Block& b, const float* x, int p, int begin, int end, bool first, float* sums) {
+  [[gnu::noinline]] static void stream_panels(const Block& b, const float* x, int p, int begin, int end, bool first,
+                                              float* sums) {
     constexpr int VP = V::kPanelVectors;
     alignas(64) std::byte unpacked[NP * kChunkBytes];
     const Bf12Layout layout = bf12_layout(kColumns, b.a.w.k);
@@ -62,7 +67,8 @@ struct Bf12Product {
     float* out = sums + static_cast<ptrdiff_t>(p) * MR * kColumns;
     Accumulators<V, MR, NP, VP> acc;
 #pragma GCC unroll 32
-    for (int i = 0; i < NP * MR * VP; ++i) acc.at[i / VP % MR][i / VP / MR][i % VP] = first ? V::zero() : V::load(out + i * V::kLanes);
+    for (int i = 0; i < NP * MR * VP; ++i)
+      acc.at[i / VP % MR][i / VP / MR][i % VP] = first ? V::zero() : V::load(out + i * V::kLanes);
     for (int k = begin; k < end; k += kBf12Chunk, chunk.x += kBf12Chunk / 2) {
       const int c = k / kBf12Chunk;
       bool exceptions = end - k < kBf12Chunk;
@@ -80,14 +86,16 @@ struct Bf12Product {
 
   // A chunk without exceptions, straight from the registers: a unit of 128 weights is one pair of k of a panel.
   template <int MR, int NP>
-  WEFT_INLINE void accumulate_units(Accumulators<V, MR, NP, V::kPanelVectors>& acc, const Bf12Panel (&panels)[NP], int c, const float* x) {
+  WEFT_INLINE void accumulate_units(Accumulators<V, MR, NP, V::kPanelVectors>& acc, const Bf12Panel (&panels)[NP],
+                                    int c, const float* x) {
     static_assert(kColumns == 64 && V::kPanelVectors == 4);
     for (int step = 0; step < kBf12Chunk / 2; ++step) {
 #pragma GCC unroll 4
       for (int i = 0; i < NP; ++i) {
         const std::byte* from = panels[i].bodies + (static_cast<ptrdiff_t>(c) * (kBf12Chunk / 2) + step) * kUnitBytes;
 #pragma GCC unroll 3
-        for (int line = 0; line < 3; ++line) _mm_prefetch(reinterpret_cast<const char*>(from + kAhead + line * 64), _MM_HINT_T0);
+        for (int line = 0; line < 3; ++line)
+          _mm_prefetch(reinterpret_cast<const char*>(from + kAhead + line * 64), _MM_HINT_T0);
         const Bf12Unit unit = unpack_unit(from, panels[i].table);
 #pragma GCC unroll 6
         for (int r = 0; r < MR; ++r) {

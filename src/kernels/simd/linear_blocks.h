@@ -1,5 +1,6 @@
-// y = x w^T, cut into blocks: rows into blocks whose accumulators stay in the second cache, k into blocks whose accumulators are
-// stored and reloaded (exact, so a cut changes no bit), shards of k joined as a balanced tree. What multiplies a block is a Product:
+// y = x w^T, cut into blocks: rows into blocks whose accumulators stay in the L2 cache, k into blocks whose
+// accumulators are stored and reloaded (exact, so a cut changes no bit), shards of k joined as a balanced tree. What
+// multiplies a block is a Product:
 //
 //   kTileRows            rows of a tile
 //   kBlockTiles          tiles of rows of a block
@@ -7,7 +8,8 @@
 //   kBlockFloats         sums of a block: at least kBlockTiles * kTileRows * the columns of a panel
 //   depth(rows, length)  k per block when `rows` rows are multiplied over `length` k
 //   multiply_depth(b, begin, end, first, sums)
-//                        adds the products of k [begin, end) to the sums of block b (sets them if `first`); sums of a tile are
+//                        adds the products of k [begin, end) to the sums of block b (sets them if `first`); sums of a
+//                          tile are
 //                        [panel][row][kColumns], tiles one after the other
 //
 // and where that is faster several shards at once, an aligned power of two of them:
@@ -27,7 +29,9 @@ namespace {
 constexpr int kMaxShardLevels = 3;  // of the tree over at most 8 shards
 
 // Rows are cut into `tiles` tiles as evenly as possible; this is where tile number i begins.
-[[maybe_unused]] static inline int tile_row(int rows, int tiles, int64_t i) { return static_cast<int>(rows * i / tiles); }
+[[maybe_unused]] static inline int tile_row(int rows, int tiles, int64_t i) {
+  return static_cast<int>(rows * i / tiles);
+}
 
 // A block of work: tiles [first_tile, last_tile) of the rows, panels [first_panel, last_panel) of V's width.
 template <class V>
@@ -90,7 +94,8 @@ struct Linear {
   }
 
   // `n` columns from c on.
-  WEFT_INLINE void finish_vector(const float* bias, const float* residual, float* y, int c, int n, typename V::F value) {
+  WEFT_INLINE void finish_vector(const float* bias, const float* residual, float* y, int c, int n,
+                                 typename V::F value) {
     if (n >= V::kLanes) {
       if (bias) value = V::add(value, V::load(bias + c));
       if (residual) value = V::add(value, V::load(residual + c));
@@ -120,7 +125,8 @@ struct Linear {
         for (int c = begin; c < last; c += 2 * kGateColumns)
 #pragma GCC unroll 2
           for (int v = 0; v < kGateColumns; v += V::kLanes)
-            store_operand<V>(out, c / 2 + v, a.gate.operand, V::mul(activated<V, act>(sum(c + v)), sum(c + kGateColumns + v)), V::kLanes);
+            store_operand<V>(out, c / 2 + v, a.gate.operand,
+                             V::mul(activated<V, act>(sum(c + v)), sum(c + kGateColumns + v)), V::kLanes);
       }
     }
   }
@@ -146,7 +152,8 @@ struct Linear {
       const int begin = unit * together * length, end = begin + length;
       if constexpr (kJoins)
         if (together > 1) Product::multiply_shards(b, begin, length, together, sums);
-      for (int k = begin; together == 1 && k < end; k += depth) Product::multiply_depth(b, k, k + depth < end ? k + depth : end, k == begin, sums);
+      for (int k = begin; together == 1 && k < end; k += depth)
+        Product::multiply_depth(b, k, k + depth < end ? k + depth : end, k == begin, sums);
       int level = 0;
       for (; unit >> level & 1; ++level) add_into(sums, levels[level], b.sum_count());
       if (unit + 1 == units) break;
@@ -170,8 +177,8 @@ struct Linear {
       if (a.gate.out) group = group / pair_panels<V>() * pair_panels<V>();
       for (int64_t p = panel_range.first; p < panel_range.last; p += group) {
         const int64_t last_panel = p + group < panel_range.last ? p + group : panel_range.last;
-        run_block(
-            {a, rows, tiles, static_cast<int>(t), static_cast<int>(last_tile), static_cast<int>(p), static_cast<int>(last_panel)});
+        run_block({a, rows, tiles, static_cast<int>(t), static_cast<int>(last_tile), static_cast<int>(p),
+                   static_cast<int>(last_panel)});
       }
     }
   }
@@ -196,7 +203,8 @@ void linear_by(const LinearArgs& a, int rows, Part part) {
   int across = part.count;
   for (int n = part.count - 1; n > 0; --n) {
     if (part.count % n != 0) continue;
-    if (evenness(units, n) * evenness(tiles, part.count / n) > evenness(units, across) * evenness(tiles, part.count / across))
+    if (evenness(units, n) * evenness(tiles, part.count / n) >
+        evenness(units, across) * evenness(tiles, part.count / across))
       across = n;
   }
   const Range unit_range = share(units, {part.index % across, across});

@@ -1,5 +1,5 @@
-// Products of int8 rows with int8 and int4 weights on the byte dot instructions: whole strips of 32 k are summed as integers, which
-// is exact in any order, then each strip's sum is scaled and added in ascending order.
+// Products of int8 rows with int8 and int4 weights on the byte dot instructions: whole strips of 32 k are summed as
+// integers, which is exact in any order, then each strip's sum is scaled and added in ascending order.
 #pragma once
 
 #include "kernels/simd/linear_blocks.h"
@@ -36,7 +36,8 @@ struct Int8Product {
         for (int r = 0; r < count; r += kTileRows, out += kTileRows * kColumns) {
           const int rows = count - r < kTileRows ? count - r : kTileRows;
           const Place at{row + r, p, begin, end, static_cast<ptrdiff_t>(count) * kColumns};
-          stream ? multiply_rows<kStreams>(b, layout, rows, at, first, out) : multiply_rows<1>(b, layout, rows, at, first, out);
+          stream ? multiply_rows<kStreams>(b, layout, rows, at, first, out)
+                 : multiply_rows<1>(b, layout, rows, at, first, out);
         }
       }
       p += stream ? kStreams : 1;
@@ -98,20 +99,24 @@ struct Int8Product {
     return V::set1_bits(word);
   }
 
-  // How far the integer sums of a row's codes are to be shifted to give what the weights' bias added to the products; -1: no bias.
+  // How far the integer sums of a row's codes are to be shifted to give what the weights' bias added to the products;
+  // -1: no bias.
   static constexpr int kBias = form == WeightForm::int4 ? code_center(form) : V::kBiasI8;
   static constexpr int kBiasShift = kBias == 128 ? 7 : kBias == 8 ? 3 : -1;
   static_assert(kBias == 0 || kBias == 1 << (kBiasShift & 31));
 
-  // Where a tile's rows and panels are: `row` is the first of the call, sums of the panels lie `panel_sums` floats apart.
+  // Where a tile's rows and panels are: `row` is the first of the call, sums of the panels lie `panel_sums` floats
+  // apart.
   struct Place {
     int row, panel, begin, end;
     ptrdiff_t panel_sums;
   };
 
-  // sums += the strips of MR rows by NP panels. These are read side by side: several streams use more of the memory's bandwidth than one does.
+  // sums += the strips of MR rows by NP panels. These are read side by side: several streams use more of the memory's
+  // bandwidth than one does.
   template <int MR, int NP>
-  [[gnu::noinline]] static void multiply(const Block& b, const QuantizedLayout& layout, const Place& at, bool first, float* sums) {
+  [[gnu::noinline]] static void multiply(const Block& b, const QuantizedLayout& layout, const Place& at, bool first,
+                                         float* sums) {
     const ptrdiff_t scales_at = strip_count(b.a.w.k) * kStrip, sums_at = scales_at + strip_count(b.a.w.k) * 4;
     const int8_t* x[MR];
 #pragma GCC unroll 4
@@ -132,15 +137,19 @@ struct Int8Product {
       for (int r = 0; r < MR; ++r) {
         row_scale[r] = V::set1(*reinterpret_cast<const float*>(x[r] + scales_at + k / kStrip * 4));
         bias[r] = V::set1_bits(0);
-        if constexpr (kBias != 0) bias[r] = V::template shift_left<kBiasShift>(V::set1_bits(*reinterpret_cast<const int32_t*>(x[r] + sums_at + k / kStrip * 4)));
+        if constexpr (kBias != 0)
+          bias[r] = V::template shift_left<kBiasShift>(
+              V::set1_bits(*reinterpret_cast<const int32_t*>(x[r] + sums_at + k / kStrip * 4)));
       }
       const ptrdiff_t ahead = done + kFetchBytes < code_bytes ? kFetchBytes : kFetchBytes + next_panels - code_bytes;
 #pragma GCC unroll 4
       for (int i = 0; i < NP; ++i) {
         const std::byte* strip = codes + i * panel_bytes + done;
 #pragma GCC unroll 32
-        for (size_t line = 0; line < kStripBytes; line += 64) _mm_prefetch(reinterpret_cast<const char*>(strip) + ahead + line, _MM_HINT_T0);
-        _mm_prefetch(reinterpret_cast<const char*>(Cursor::scales_of(cursor, 0)) + next_panels + i * panel_bytes, _MM_HINT_T0);
+        for (size_t line = 0; line < kStripBytes; line += 64)
+          _mm_prefetch(reinterpret_cast<const char*>(strip) + ahead + line, _MM_HINT_T0);
+        _mm_prefetch(reinterpret_cast<const char*>(Cursor::scales_of(cursor, 0)) + next_panels + i * panel_bytes,
+                     _MM_HINT_T0);
         Integers<MR> acc;
 #pragma GCC unroll 4
         for (int r = 0; r < MR; ++r) {
@@ -166,7 +175,8 @@ struct Int8Product {
     }
   }
   template <int NP>
-  static void multiply_rows(const Block& b, const QuantizedLayout& layout, int rows, const Place& at, bool first, float* sums) {
+  static void multiply_rows(const Block& b, const QuantizedLayout& layout, int rows, const Place& at, bool first,
+                            float* sums) {
     switch (rows) {
       case 1: return multiply<1, NP>(b, layout, at, first, sums);
       case 2: return multiply<2, NP>(b, layout, at, first, sums);

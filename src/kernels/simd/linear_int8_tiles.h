@@ -1,8 +1,8 @@
-// Products of int8 rows with int8 and int4 weights on matrix tiles (Intel AMX): the integer sums of a strip of 32 k, 16 rows by 16 columns at a
-// time, then scaled and added as linear_int8.h does, with its bits. A few rows take that way.
+// Products of int8 rows with int8 and int4 weights on matrix tiles (Intel AMX): the integer sums of a strip of 32 k, 16
+// rows by 16 columns at a time, then scaled and added as linear_int8.h does, with its bits. A few rows take that way.
 //
-// Tile and vector instructions do not overlap here, so a product costs the sum of both: pairs of 16 rows by pairs of vectors of columns, so that
-// each register that is loaded is used twice, and sums that pass through little memory.
+// Tile and vector instructions do not overlap here, so a product costs the sum of both: pairs of 16 rows by pairs of
+// vectors of columns, so that each register that is loaded is used twice, and sums that pass through little memory.
 #pragma once
 
 #include <immintrin.h>
@@ -31,7 +31,7 @@ struct Int8TileProduct {
   static constexpr ptrdiff_t kLineBytes = kColumns * 4;          // four k of all columns
   static constexpr ptrdiff_t kCodeBytes = kColumns * kStrip;     // of a strip, a byte for each code
   static constexpr ptrdiff_t kSourceBytes = static_cast<ptrdiff_t>(strip_bytes(form, kColumns));
-  static constexpr ptrdiff_t kFetchBytes = 4096;                 // ahead of a panel that is read once
+  static constexpr ptrdiff_t kFetchBytes = 4096;  // ahead of a panel that is read once
 
   static int depth(int rows, int length) {
     if (rows <= kFewRows) return Vectors::depth(rows, length);
@@ -45,7 +45,8 @@ struct Int8TileProduct {
     const int strips = static_cast<int>(strip_count(end - begin)), tiles = b.tile_count();
     alignas(64) float row_scales[kStreamStrips * kTileRows];
     alignas(64) int8_t gathered[kStreamStrips * kStrip * kTileRows];
-    for (int t = 0; t < tiles; ++t) gather_scales(b, b.first_tile + t, begin, strips, row_scales + t * strips * kTileRows);
+    for (int t = 0; t < tiles; ++t)
+      gather_scales(b, b.first_tile + t, begin, strips, row_scales + t * strips * kTileRows);
     if (b.a.row_map) gather_rows(b, begin, strips, gathered);
     alignas(64) std::byte unpacked[form == WeightForm::int4 ? kStrips * kCodeBytes : 1];
     const bool unpacks_once = form == WeightForm::int4 && tiles > 1;  // for all tiles
@@ -55,14 +56,22 @@ struct Int8TileProduct {
       if (unpacks_once)
         for (int s = 0; s < strips; ++s) unpack<0, kVectors>(source + s * kSourceBytes, unpacked + s * kCodeBytes);
       for (int t = 0; t < tiles; ++t) {
-        const int row = tile_row(b.rows, b.tiles, b.first_tile + t), count = tile_row(b.rows, b.tiles, b.first_tile + t + 1) - row;
+        const int row = tile_row(b.rows, b.tiles, b.first_tile + t),
+                  count = tile_row(b.rows, b.tiles, b.first_tile + t + 1) - row;
         if (count != shaped) shape_tiles(shaped = count, kStrip / 4);
-        const Tile tile{.x = b.a.row_map ? gathered + static_cast<ptrdiff_t>(row - b.first_row()) * strips * kStrip : static_cast<const int8_t*>(b.a.x) + row * b.a.ld_x + begin,
+        const Tile tile{.x = b.a.row_map ? gathered + static_cast<ptrdiff_t>(row - b.first_row()) * strips * kStrip
+                                         : static_cast<const int8_t*>(b.a.x) + row * b.a.ld_x + begin,
                         .ld = b.a.row_map ? strips * kStrip : static_cast<ptrdiff_t>(b.a.ld_x),
                         .rows = count,
                         .scales = row_scales + t * strips * kTileRows,
                         .sums = sums + b.sums_of(row) + static_cast<ptrdiff_t>(p) * count * kColumns};
-        multiply(tile, {.codes = unpacks_once ? unpacked : source, .unpacks = form == WeightForm::int4 && !unpacks_once, .fetches = tiles == 1, .begin = begin, .strips = strips, .cursor = Cursor(b.a.w, layout, b.panel(p), begin), .first = first,
+        multiply(tile, {.codes = unpacks_once ? unpacked : source,
+                        .unpacks = form == WeightForm::int4 && !unpacks_once,
+                        .fetches = tiles == 1,
+                        .begin = begin,
+                        .strips = strips,
+                        .cursor = Cursor(b.a.w, layout, b.panel(p), begin),
+                        .first = first,
                         .next = static_cast<ptrdiff_t>(b.a.w.panel_bytes) - strips * kSourceBytes});
       }
     }
@@ -91,31 +100,39 @@ struct Int8TileProduct {
   static void gather_scales(const Block& b, int tile, int begin, int strips, float* scales) {
     const int row = tile_row(b.rows, b.tiles, tile), count = tile_row(b.rows, b.tiles, tile + 1) - row;
     for (int r = 0; r < kTileRows; ++r) {
-      const float* of = strip_scales(static_cast<const int8_t*>(b.a.x) + x_offset(b.a, row + (r < count ? r : count - 1)), b.a.w.k) + begin / kStrip;
+      const float* of =
+          strip_scales(static_cast<const int8_t*>(b.a.x) + x_offset(b.a, row + (r < count ? r : count - 1)), b.a.w.k) +
+          begin / kStrip;
       for (int s = 0; s < strips; ++s) scales[s * kTileRows + r] = of[s];
     }
   }
   // Rows of a mapped call lie anywhere: they are put together.
   static void gather_rows(const Block& b, int begin, int strips, int8_t* to) {
-    for (int r = 0; r < b.row_count(); ++r) __builtin_memcpy(to + static_cast<ptrdiff_t>(r) * strips * kStrip, static_cast<const int8_t*>(b.a.x) + x_offset(b.a, b.first_row() + r) + begin, static_cast<size_t>(strips) * kStrip);
+    for (int r = 0; r < b.row_count(); ++r)
+      __builtin_memcpy(to + static_cast<ptrdiff_t>(r) * strips * kStrip,
+                       static_cast<const int8_t*>(b.a.x) + x_offset(b.a, b.first_row() + r) + begin,
+                       static_cast<size_t>(strips) * kStrip);
   }
 
   // Vectors of a strip of int4 codes as signed bytes: each word's low halves come before its high ones.
   template <int first, int count>
   static void unpack(const std::byte* from, std::byte* to) {
-    const __m512i nibbles = _mm512_set1_epi8(15), centre = _mm512_set1_epi8(static_cast<char>(code_center(WeightForm::int4)));
+    const __m512i nibbles = _mm512_set1_epi8(15),
+                  centre = _mm512_set1_epi8(static_cast<char>(code_center(WeightForm::int4)));
     for (int word = 0; word < 4; ++word) {
       for (int v = first; v < first + count; ++v) {
         const __m512i both = _mm512_loadu_si512(from + word * kLineBytes + v * 64);
         std::byte* low = to + 2 * word * kLineBytes + v * 64;
         _mm512_storeu_si512(low, _mm512_sub_epi8(_mm512_and_si512(both, nibbles), centre));
-        _mm512_storeu_si512(low + kLineBytes, _mm512_sub_epi8(_mm512_and_si512(_mm512_srli_epi16(both, 4), nibbles), centre));
+        _mm512_storeu_si512(low + kLineBytes,
+                            _mm512_sub_epi8(_mm512_and_si512(_mm512_srli_epi16(both, 4), nibbles), centre));
       }
     }
   }
 
   static void multiply(const Tile& tile, const Panel& panel) {
-    if (tile.rows > kRegisterRows) return multiply_grid<2, 2, 16, 0>(tile, panel), multiply_grid<2, 2, 16, 2>(tile, panel);
+    if (tile.rows > kRegisterRows)
+      return multiply_grid<2, 2, 16, 0>(tile, panel), multiply_grid<2, 2, 16, 2>(tile, panel);
     tile.rows > 8 ? multiply_grid<1, 4, 16, 0>(tile, panel) : multiply_grid<1, 4, 8, 0>(tile, panel);
   }
 
@@ -131,7 +148,9 @@ struct Int8TileProduct {
       typename V::F scales[kTogether][NV];
       for (int s = 0; s < count; ++s) {
         const std::byte* codes = panel.codes + (strip + s) * (panel.unpacks ? kSourceBytes : kCodeBytes);
-        if (panel.fetches) fetch<NV, first_v>(codes + kFetchBytes + ((strip + s) * kSourceBytes + kFetchBytes < panel.strips * kSourceBytes ? 0 : panel.next));
+        if (panel.fetches)
+          fetch<NV, first_v>(codes + kFetchBytes +
+                             ((strip + s) * kSourceBytes + kFetchBytes < panel.strips * kSourceBytes ? 0 : panel.next));
         if constexpr (form == WeightForm::int4)
           if (panel.unpacks) {
             unpack<first_v, NV>(codes, unpacked + s * kCodeBytes);
@@ -149,12 +168,14 @@ struct Int8TileProduct {
         float* sums = tile.sums + upper * kColumns + (first_v + i % NV) * V::kLanes;
         typename V::F acc[rows];
 #pragma GCC unroll 16
-        for (int r = 0; r < rows; ++r) acc[r] = (panel.first && strip == 0) || r >= present ? V::zero() : V::load(sums + r * kColumns);
+        for (int r = 0; r < rows; ++r)
+          acc[r] = (panel.first && strip == 0) || r >= present ? V::zero() : V::load(sums + r * kColumns);
         for (int s = 0; s < count; ++s) {
           const float* row_scales = tile.scales + (strip + s) * kTileRows + upper;
 #pragma GCC unroll 16
           for (int r = 0; r < rows; ++r)
-            acc[r] = V::fma(V::to_float(V::load_bits(integers[s][i][r])), V::mul(scales[s][i % NV], V::set1(row_scales[r])), acc[r]);
+            acc[r] = V::fma(V::to_float(V::load_bits(integers[s][i][r])),
+                            V::mul(scales[s][i % NV], V::set1(row_scales[r])), acc[r]);
         }
 #pragma GCC unroll 16
         for (int r = 0; r < rows; ++r)
@@ -168,7 +189,8 @@ struct Int8TileProduct {
 #pragma GCC unroll 8
     for (ptrdiff_t line = 0; line < kSourceBytes / kLineBytes; ++line)
 #pragma GCC unroll 4
-      for (int v = 0; v < NV; ++v) _mm_prefetch(reinterpret_cast<const char*>(strip + line * kLineBytes + (first_v + v) * 64), _MM_HINT_T0);
+      for (int v = 0; v < NV; ++v)
+        _mm_prefetch(reinterpret_cast<const char*>(strip + line * kLineBytes + (first_v + v) * 64), _MM_HINT_T0);
   }
 
   // Registers: 0-3 sums, 4 and 5 rows, 6 and 7 weights.
@@ -177,18 +199,26 @@ struct Int8TileProduct {
     _tile_loadd(4, x, ld);
     _tile_loadd(6, w, kLineBytes);
     _tile_loadd(7, w + 64, kLineBytes);
-    _tile_zero(0); _tile_dpbssd(0, 4, 6);
-    _tile_zero(1); _tile_dpbssd(1, 4, 7);
-    _tile_zero(2); _tile_zero(3);
+    _tile_zero(0);
+    _tile_dpbssd(0, 4, 6);
+    _tile_zero(1);
+    _tile_dpbssd(1, 4, 7);
+    _tile_zero(2);
+    _tile_zero(3);
     if constexpr (NR == 2) {
       _tile_loadd(5, x + kRegisterRows * ld, ld);
-      _tile_dpbssd(2, 5, 6); _tile_dpbssd(3, 5, 7);
+      _tile_dpbssd(2, 5, 6);
+      _tile_dpbssd(3, 5, 7);
     } else {
       _tile_loadd(6, w + 128, kLineBytes);
       _tile_loadd(7, w + 192, kLineBytes);
-      _tile_dpbssd(2, 4, 6); _tile_dpbssd(3, 4, 7);
+      _tile_dpbssd(2, 4, 6);
+      _tile_dpbssd(3, 4, 7);
     }
-    _tile_stored(0, to[0], 64); _tile_stored(1, to[1], 64); _tile_stored(2, to[2], 64); _tile_stored(3, to[3], 64);
+    _tile_stored(0, to[0], 64);
+    _tile_stored(1, to[1], 64);
+    _tile_stored(2, to[2], 64);
+    _tile_stored(3, to[3], 64);
   }
 };
 

@@ -1,8 +1,9 @@
-// Products of float rows with quantised weights: the values of the codes are computed in registers, in the order that WeightForm
-// states, and multiplied as float32 weights are, so that the result has the bits of the product with the widened matrix.
+// Products of float rows with quantised weights: the values of the codes are computed in registers, in the order that
+// WeightForm states, and multiplied as float32 weights are, so that the result has the bits of the product with the
+// widened matrix.
 //
-// One row: straight from the registers. More rows: a piece of one or a few panels is widened into the first cache, and the tiles
-// of float32 weights pass over it.
+// One row: straight from the registers. More rows: a piece of one or a few panels is widened into the L1 cache, and the
+// tiles of float32 weights pass over it.
 #pragma once
 
 #include "kernels/simd/linear.h"
@@ -18,7 +19,8 @@ struct WidenedProduct {
   using Cursor = GroupCursor<V, form>;
   using Word = CodeWord<V, form>;
   static constexpr int kColumns = Block::kColumns;
-  static constexpr int kTileRows = Float::kTileRows, kBlockTiles = Float::kBlockTiles, kBlockFloats = Float::kBlockFloats, kMaxGroup = Float::kMaxGroup;
+  static constexpr int kTileRows = Float::kTileRows, kBlockTiles = Float::kBlockTiles,
+                       kBlockFloats = Float::kBlockFloats, kMaxGroup = Float::kMaxGroup;
   static constexpr int kDepth = Float::kDepth;
   static constexpr int kNarrow = 64;  // k per piece when one tile of rows passes over several panels
   static constexpr int kFetchBytes = 2048;
@@ -38,16 +40,20 @@ struct WidenedProduct {
       widen(b, layout, p, begin, end, wide);
       for (int t = b.first_tile; t < b.last_tile; ++t) {
         const int row = tile_row(b.rows, b.tiles, t), count = tile_row(b.rows, b.tiles, t + 1) - row;
-        Float::kCached[count - 1](copy + (row - b.first_row()) * Float::kLdCopy, reinterpret_cast<const std::byte*>(wide), 0,
-                                  end - begin, first, sums + b.sums_of(row) + static_cast<int64_t>(p) * count * kColumns);
+        Float::kCached[count - 1](copy + (row - b.first_row()) * Float::kLdCopy,
+                                  reinterpret_cast<const std::byte*>(wide), 0, end - begin, first,
+                                  sums + b.sums_of(row) + static_cast<int64_t>(p) * count * kColumns);
       }
     }
   }
 
-  static const float* row_of(const Block& b, int r) { return static_cast<const float*>(b.a.x) + x_offset(b.a, b.first_row() + r); }
+  static const float* row_of(const Block& b, int r) {
+    return static_cast<const float*>(b.a.x) + x_offset(b.a, b.first_row() + r);
+  }
 
   // k [begin, end) of a panel as float32, [k][kColumns]; `begin` is at a strip, and whole strips are written.
-  [[gnu::noinline]] static void widen(const Block& b, const QuantizedLayout& layout, int p, int begin, int end, float* wide) {
+  [[gnu::noinline]] static void widen(const Block& b, const QuantizedLayout& layout, int p, int begin, int end,
+                                      float* wide) {
     const std::byte* panel = b.panel(p);
     Cursor cursor(b.a.w, layout, panel, begin);
     for (int k = begin; k < end; k += Word::kGroup) {
@@ -59,7 +65,8 @@ struct WidenedProduct {
         for (int word = 0; word < Word::kGroup / Word::kLength; ++word) {
           const int in_strip = k % kStrip / Word::kLength + word;
           const Word codes = Word::load(strip, in_strip, v);
-          _mm_prefetch(reinterpret_cast<const char*>(strip) + kFetchBytes + (in_strip * kColumns + v * V::kLanes) * 4, _MM_HINT_T0);
+          _mm_prefetch(reinterpret_cast<const char*>(strip) + kFetchBytes + (in_strip * kColumns + v * V::kLanes) * 4,
+                       _MM_HINT_T0);
           float* out = wide + static_cast<ptrdiff_t>(k - begin + word * Word::kLength) * kColumns + v * V::kLanes;
           each_constant<Word::kLength>([&](auto i) {
             V::store(out + i * kColumns, Word::template value<i, minimum>(codes, group, in_strip % 2 != 0));
@@ -69,9 +76,11 @@ struct WidenedProduct {
     }
   }
 
-  // One tile of rows over all panels of the block, a few at a time so that there are enough sums to keep the multipliers busy.
+  // One tile of rows over all panels of the block, a few at a time so that there are enough sums to keep the
+  // multipliers busy.
   template <int MR>
-  static void tile(const Block& b, const QuantizedLayout& layout, const float* x, int begin, int end, bool first, float* sums) {
+  static void tile(const Block& b, const QuantizedLayout& layout, const float* x, int begin, int end, bool first,
+                   float* sums) {
     constexpr int kFit = V::kFreeRegisters / (MR * V::kPanelVectors);
     constexpr int NP = kFit > 4 ? 4 : kFit < 1 ? 1 : kFit;
     int p = 0;
@@ -79,13 +88,15 @@ struct WidenedProduct {
     for (; p < b.panels(); ++p) tile_panels<MR, 1>(b, layout, x, p, begin, end, first, sums);
   }
   template <int MR, int NP>
-  static void tile_panels(const Block& b, const QuantizedLayout& layout, const float* x, int p, int begin, int end, bool first, float* sums) {
+  static void tile_panels(const Block& b, const QuantizedLayout& layout, const float* x, int p, int begin, int end,
+                          bool first, float* sums) {
     alignas(64) float wide[NP * kNarrow * kColumns];
     for (int k = begin; k < end; k += kNarrow) {
       const int last = k + kNarrow < end ? k + kNarrow : end;
       for (int i = 0; i < NP; ++i) widen(b, layout, p + i, k, last, wide + i * kNarrow * kColumns);
-      Float::template multiply<MR, NP, 0>(x + (k - begin), reinterpret_cast<const std::byte*>(wide), kNarrow * kColumns * 4, last - k,
-                                          first && k == begin, sums + static_cast<ptrdiff_t>(p) * MR * kColumns);
+      Float::template multiply<MR, NP, 0>(x + (k - begin), reinterpret_cast<const std::byte*>(wide),
+                                          kNarrow * kColumns * 4, last - k, first && k == begin,
+                                          sums + static_cast<ptrdiff_t>(p) * MR * kColumns);
     }
   }
   using Tile = void (*)(const Block&, const QuantizedLayout&, const float*, int, int, bool, float*);
@@ -99,7 +110,8 @@ struct WidenedProduct {
   }
 
   template <int NP>
-  [[gnu::noinline]] static void row_panels(const Block& b, const QuantizedLayout& layout, int p, int begin, int end, bool first, float* sums) {
+  [[gnu::noinline]] static void row_panels(const Block& b, const QuantizedLayout& layout, int p, int begin, int end,
+                                           bool first, float* sums) {
     constexpr int VP = V::kPanelVectors;
     const float* x = row_of(b, 0);
     float* out = sums + static_cast<ptrdiff_t>(p) * kColumns;
@@ -129,12 +141,14 @@ struct WidenedProduct {
         for (int i = 0; i < NP * VP; ++i) {
           const std::byte* at = b.panel(p + i / VP) + strip;
           codes[i] = Word::load(at, in_strip, i % VP);
-          _mm_prefetch(reinterpret_cast<const char*>(at) + kFetchBytes + (in_strip * kColumns + i % VP * V::kLanes) * 4, _MM_HINT_T0);
+          _mm_prefetch(reinterpret_cast<const char*>(at) + kFetchBytes + (in_strip * kColumns + i % VP * V::kLanes) * 4,
+                       _MM_HINT_T0);
         }
         each_constant<Word::kLength>([&](auto e) {
           const typename V::F a = V::set1(from[word * Word::kLength + e]);
 #pragma GCC unroll 8
-          for (int i = 0; i < NP * VP; ++i) V::accumulate(acc[i], a, Word::template value<e, minimum>(codes[i], groups[i], in_strip % 2 != 0));
+          for (int i = 0; i < NP * VP; ++i)
+            V::accumulate(acc[i], a, Word::template value<e, minimum>(codes[i], groups[i], in_strip % 2 != 0));
         });
       }
     }

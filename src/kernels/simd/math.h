@@ -1,5 +1,5 @@
-// Vector exponentials and activations. The coefficients are minimax fits (relative error below 1e-8) made for these intervals, so
-// that float rounding is what remains: exp and exp2 are good to about an ulp, gelu to 1e-7.
+// Vector exponentials and activations. The coefficients are minimax fits (relative error below 1e-8) made for these
+// intervals, so that float rounding is what remains: exp and exp2 are good to about an ulp, gelu to 1e-7.
 #pragma once
 
 #include "kernels/kernels.h"
@@ -59,7 +59,8 @@ WEFT_INLINE typename V::F gelu(typename V::F x) {
   p = V::fma(p, t, V::set1(0.16425822538141366f));
   p = V::fma(p, t, V::set1(0.18597359729726948f));
   p = V::fma(p, t, V::set1(0.18476897472362663f));
-  const typename V::F half = V::mul(V::mul(V::set1(0.5f), p), V::mul(t, exp_of<V>(V::negate(V::mul(z, z)))));  // erfc / 2
+  // erfc / 2
+  const typename V::F half = V::mul(V::mul(V::set1(0.5f), p), V::mul(t, exp_of<V>(V::negate(V::mul(z, z)))));
   // x <= 0: x * half; else x - x * half
   const typename V::F product = V::mul(x, half);
   return V::select(V::less(V::zero(), x), V::sub(x, product), product);

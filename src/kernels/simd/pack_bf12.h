@@ -15,7 +15,8 @@ constexpr int kBf12Exponents = 15;  // in a row, that the table holds besides 0
   __m512i largest = _mm512_setzero_si512();
   for (size_t i = 0; i < count; i += 32) {
     const __m512i magnitude = _mm512_and_si512(_mm512_loadu_si512(weights + i), _mm512_set1_epi16(0x7fff));
-    largest = _mm512_max_epu16(largest, _mm512_maskz_mov_epi16(_mm512_cmplt_epu16_mask(magnitude, _mm512_set1_epi16(0x7f80)), magnitude));
+    largest = _mm512_max_epu16(
+        largest, _mm512_maskz_mov_epi16(_mm512_cmplt_epu16_mask(magnitude, _mm512_set1_epi16(0x7f80)), magnitude));
   }
   alignas(64) uint16_t lanes[32];
   _mm512_store_si512(lanes, largest);
@@ -42,12 +43,14 @@ constexpr int kBf12Exponents = 15;  // in a row, that the table holds besides 0
 WEFT_INLINE __m512i bf12_indices(__m512i weights, int low, __mmask32& outside) {
   const __m512i exponent = _mm512_and_si512(_mm512_srli_epi16(weights, 7), _mm512_set1_epi16(0xff));
   const __m512i index = _mm512_sub_epi16(exponent, _mm512_set1_epi16(static_cast<short>(low - 1)));
-  const __mmask32 held = _mm512_cmplt_epu16_mask(_mm512_sub_epi16(index, _mm512_set1_epi16(1)), _mm512_set1_epi16(kBf12Exponents));
+  const __mmask32 held =
+      _mm512_cmplt_epu16_mask(_mm512_sub_epi16(index, _mm512_set1_epi16(1)), _mm512_set1_epi16(kBf12Exponents));
   outside = ~(held | _mm512_testn_epi16_mask(exponent, exponent));
   return _mm512_maskz_mov_epi16(held, index);
 }
 WEFT_INLINE __m512i sign_and_mantissa(__m512i weights) {
-  return _mm512_or_si512(_mm512_and_si512(weights, _mm512_set1_epi16(0x7f)), _mm512_and_si512(_mm512_srli_epi16(weights, 8), _mm512_set1_epi16(0x80)));
+  return _mm512_or_si512(_mm512_and_si512(weights, _mm512_set1_epi16(0x7f)),
+                         _mm512_and_si512(_mm512_srli_epi16(weights, 8), _mm512_set1_epi16(0x80)));
 }
 
 template <int columns>
@@ -69,18 +72,22 @@ bool pack_bf12_with(int low, int k, const uint16_t* weights, std::byte* panel) {
         __mmask32 outside;
         index[r] = bf12_indices(w[r], low, outside);
         if (outside == 0) continue;
-        if (listed + static_cast<uint32_t>(__builtin_popcount(outside)) > static_cast<uint32_t>(layout.capacity)) return false;
+        if (listed + static_cast<uint32_t>(__builtin_popcount(outside)) > static_cast<uint32_t>(layout.capacity))
+          return false;
         for (uint32_t left = outside; left != 0; left &= left - 1) {
           const size_t place = at + static_cast<size_t>(__builtin_ctz(left));
-          exceptions[listed++] = {static_cast<uint16_t>(place - static_cast<size_t>(c) * layout.chunk_weights), weights[place]};
+          exceptions[listed++] = {static_cast<uint16_t>(place - static_cast<size_t>(c) * layout.chunk_weights),
+                                  weights[place]};
         }
       }
       std::byte* to = panel + layout.bodies + static_cast<size_t>(c) * layout.chunk_bytes + unit * 192;
       const __m512i low_indices = _mm512_or_si512(index[0], _mm512_slli_epi16(index[1], 4));
       const __m512i high_indices = _mm512_or_si512(_mm512_slli_epi16(index[2], 8), _mm512_slli_epi16(index[3], 12));
       _mm512_store_si512(to, _mm512_or_si512(low_indices, high_indices));
-      _mm512_store_si512(to + 64, _mm512_or_si512(sign_and_mantissa(w[0]), _mm512_slli_epi16(sign_and_mantissa(w[1]), 8)));
-      _mm512_store_si512(to + 128, _mm512_or_si512(sign_and_mantissa(w[2]), _mm512_slli_epi16(sign_and_mantissa(w[3]), 8)));
+      _mm512_store_si512(to + 64,
+                         _mm512_or_si512(sign_and_mantissa(w[0]), _mm512_slli_epi16(sign_and_mantissa(w[1]), 8)));
+      _mm512_store_si512(to + 128,
+                         _mm512_or_si512(sign_and_mantissa(w[2]), _mm512_slli_epi16(sign_and_mantissa(w[3]), 8)));
     }
     starts[c + 1] = listed;
   }

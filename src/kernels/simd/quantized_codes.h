@@ -21,7 +21,8 @@ class GroupCursor {
   static constexpr int kColumns = V::kPanelVectors * V::kLanes;
 
   GroupCursor(const PackedMatrix& w, const QuantizedLayout& layout, const std::byte* panel, int k)
-      : groups_(w.groups), layout_(layout), panel_(panel), group_(k / w.groups.size), end_((group_ + 1) * w.groups.size) {}
+      : groups_(w.groups), layout_(layout), panel_(panel), group_(k / w.groups.size),
+        end_((group_ + 1) * w.groups.size) {}
   GroupCursor() = default;
 
   // To the group of k, which is the same one or the next.
@@ -42,7 +43,8 @@ class GroupCursor {
       case ScaleKind::super: {
         const size_t at = static_cast<size_t>(k / kSuper) * kColumns + column;
         const std::byte* factors = c.panel_ + c.layout_.factors + group;
-        g.scale = V::mul(V::load_f16(scales + at * 2), V::to_float(form == WeightForm::int6 ? V::load_i8(factors) : V::load_u8(factors)));
+        g.scale = V::mul(V::load_f16(scales + at * 2),
+                         V::to_float(form == WeightForm::int6 ? V::load_i8(factors) : V::load_u8(factors)));
         if (c.groups_.offset == OffsetKind::minimum) {
           const typename V::F factor = V::to_float(V::load_u8(c.panel_ + c.layout_.offset_factors + group));
           g.offset = V::negate(V::mul(V::load_f16(offsets + at * 2), factor));
@@ -56,7 +58,8 @@ class GroupCursor {
   }
   // Where the scales alone are, if they are bfloat16.
   WEFT_INLINE const std::byte* scales_of(const GroupCursor& c, int v) {
-    return c.panel_ + c.layout_.scales + (static_cast<size_t>(c.group_) * kColumns + static_cast<size_t>(v) * V::kLanes) * 2;
+    return c.panel_ + c.layout_.scales +
+           (static_cast<size_t>(c.group_) * kColumns + static_cast<size_t>(v) * V::kLanes) * 2;
   }
 
  private:
@@ -92,12 +95,14 @@ struct CodeWord {
       const typename V::Bits wide = V::template shift_right_signed<4>(V::template shift_left<24 - 8 * byte>(w.bits));
       return V::mul(V::as_float(V::and_bits(wide, 0x87f00000u)), g.scale);
     } else if constexpr (form == WeightForm::int8) {
-      return V::mul(V::to_float(V::template shift_right_signed<24>(V::template shift_left<24 - 8 * byte>(w.bits))), g.scale);
+      return V::mul(V::to_float(V::template shift_right_signed<24>(V::template shift_left<24 - 8 * byte>(w.bits))),
+                    g.scale);
     } else {
       typename V::Bits code = V::and_bits(V::template shift_right<8 * byte + (i >= 4 ? 4 : 0)>(w.bits), 15);
       if constexpr (form == WeightForm::int6) {
         constexpr int shift = 8 * byte + (i >= 4 ? 2 : 0);
-        const typename V::Bits high = odd_word ? V::template shift_right<shift + 4>(w.high) : V::template shift_right<shift>(w.high);
+        const typename V::Bits high =
+            odd_word ? V::template shift_right<shift + 4>(w.high) : V::template shift_right<shift>(w.high);
         code = V::or_bits(code, V::template shift_left<4>(V::and_bits(high, 3)));
       }
       const typename V::F number = V::to_float(code);

@@ -46,7 +46,8 @@ WEFT_INLINE void store_strip(int8_t* row, int cols, int strip, const float* valu
     poison = V::fma(value, V::zero(), poison);  // NaN where a value is not finite
   }
   const bool finite = V::sum(poison) == 0.0f;
-  const float largest = V::largest(largest_lanes), inverse = finite && largest > kSmallestStrip ? 127.0f / largest : 0.0f;
+  const float largest = V::largest(largest_lanes),
+              inverse = finite && largest > kSmallestStrip ? 127.0f / largest : 0.0f;
   typename V::Bits sum = V::set1_bits(0);
   for (int c = 0; c < kStrip; c += V::kLanes) {
     const typename V::F value = inverse > 0 ? V::mul(V::load(values + c), V::set1(inverse)) : V::zero();
@@ -54,12 +55,14 @@ WEFT_INLINE void store_strip(int8_t* row, int cols, int strip, const float* valu
     V::store_i8(row + strip * kStrip + c, code);
     sum = V::add_bits(sum, code);
   }
-  const_cast<float*>(strip_scales(row, cols))[strip] = !finite ? __builtin_nanf("") : inverse > 0 ? largest / 127.0f : 0.0f;
+  const_cast<float*>(strip_scales(row, cols))[strip] = !finite       ? __builtin_nanf("")
+                                                       : inverse > 0 ? largest / 127.0f
+                                                                     : 0.0f;
   const_cast<int32_t*>(strip_sums(row, cols))[strip] = static_cast<int32_t>(V::sum(V::to_float(sum)));
 }
 
-// Writes columns [first, last) of a row of `cols` in operand form; `first` is at a strip, `last` at one or at the end. value(c, n)
-// gives the vector at column c, of which n lanes count if n < kLanes.
+// Writes columns [first, last) of a row of `cols` in operand form; `first` is at a strip, `last` at one or at the end.
+// value(c, n) gives the vector at column c, of which n lanes count if n < kLanes.
 template <class V, class Value>
 WEFT_INLINE void store_columns(void* row, int first, int last, int cols, Operand operand, Value value) {
   if (operand == Operand::int8) {
@@ -78,8 +81,8 @@ WEFT_INLINE void store_columns(void* row, int first, int last, int cols, Operand
   if (last == cols) end_row(row, cols, operand);
 }
 
-// Calls work(row, first column, last column) for this part of rows x cols, cut at multiples of 64 columns, so that one row of a
-// wide op still occupies every thread.
+// Calls work(row, first column, last column) for this part of rows x cols, cut at multiples of 64 columns, so that one
+// row of a wide op still occupies every thread.
 template <class Work>
 WEFT_INLINE void for_columns(int rows, int cols, Part part, Work work) {
   constexpr int kChunk = 64;
@@ -98,8 +101,9 @@ template <class V>
 void to_operand(const ToOperandArgs& a, int rows, Part part) {
   for_columns(rows, a.cols, part, [&](int64_t r, int first, int last) {
     const float* x = a.x + r * a.ld_x;
-    store_columns<V>(row_at(a.out, r * a.ld_out, a.operand), first, last, a.cols, a.operand,
-                     [&](int c, int n) __attribute__((always_inline)) { return load_upto<V>(x + c, n); });
+    store_columns<V>(
+        row_at(a.out, r * a.ld_out, a.operand), first, last, a.cols,
+        a.operand, [&](int c, int n) __attribute__((always_inline)) { return load_upto<V>(x + c, n); });
   });
 }
 
@@ -107,7 +111,8 @@ template <class V>
 void add(const AddArgs& a, int rows, Part part) {
   for_columns(rows, a.cols, part, [&](int64_t r, int first, int last) {
     for (int c = first; c < last; c += V::kLanes) {
-      const typename V::F sum = V::add(load_upto<V>(a.a + r * a.ld_a + c, last - c), load_upto<V>(a.b + r * a.ld_b + c, last - c));
+      const typename V::F sum =
+          V::add(load_upto<V>(a.a + r * a.ld_a + c, last - c), load_upto<V>(a.b + r * a.ld_b + c, last - c));
       store_operand<V>(a.out + r * a.ld_out, c, Operand::f32, sum, last - c);
     }
   });
@@ -126,11 +131,12 @@ template <class V, Activation act>
 void activate_as(const ActivateArgs& a, int rows, Part part) {
   for_columns(rows, a.cols, part, [&](int64_t r, int first, int last) {
     const float* x = a.x + r * a.ld_x;
-    store_columns<V>(row_at(a.out, r * a.ld_out, a.operand), first, last, a.cols, a.operand,
-                     [&](int c, int n) __attribute__((always_inline)) {
-                       const typename V::F value = activated<V, act>(load_upto<V>(x + c, n));
-                       return a.gated ? V::mul(value, load_upto<V>(x + a.cols + c, n)) : value;
-                     });
+    store_columns<V>(
+        row_at(a.out, r * a.ld_out, a.operand), first, last, a.cols,
+        a.operand, [&](int c, int n) __attribute__((always_inline)) {
+          const typename V::F value = activated<V, act>(load_upto<V>(x + c, n));
+          return a.gated ? V::mul(value, load_upto<V>(x + a.cols + c, n)) : value;
+        });
   });
 }
 
@@ -152,8 +158,8 @@ void activate(const ActivateArgs& a, int rows, Part part) {
   with_activation(a.act, [&]<Activation act>() { activate_as<V, act>(a, rows, part); });
 }
 
-// Sum over a row of f(x) in four vectors of partial sums; f(0) of lanes past the end must be suppressed by the caller's f through
-// its second argument, the number of valid lanes.
+// Sum over a row of f(x) in four vectors of partial sums; f(0) of lanes past the end must be suppressed by the caller's
+// f through its second argument, the number of valid lanes.
 template <class V, class Term>
 WEFT_INLINE float row_sum(const float* x, int cols, Term term) {
   typename V::F sums[4] = {V::zero(), V::zero(), V::zero(), V::zero()};
@@ -207,7 +213,8 @@ void layer_norm(const NormArgs& a, int rows, Part part) {
   const Range range = share(rows, part);
   for (int64_t r = range.first; r < range.last; ++r) {
     const float* x = a.x + r * a.ld_x;
-    const float mean = row_sum<V>(x, a.cols, [](typename V::F value, int) { return value; }) / static_cast<float>(a.cols);
+    const float mean =
+        row_sum<V>(x, a.cols, [](typename V::F value, int) { return value; }) / static_cast<float>(a.cols);
     write_norm<V>(a, r, mean, norm_scale(sum_of_squares<V>(x, a.cols, mean), a.cols, a.eps));
   }
 }
@@ -254,7 +261,8 @@ void heads(const HeadsArgs& a, int rows, Part part) {
     float* x = a.out + r * a.ld_out + unit % a.heads * a.out_stride;
     const float* from = a.x + r * a.ld_x + unit % a.heads * a.stride;
     if (from != x)
-      for (int d = 0; d < a.dim; d += V::kLanes) store_operand<V>(x, d, Operand::f32, load_upto<V>(from + d, a.dim - d), a.dim - d);
+      for (int d = 0; d < a.dim; d += V::kLanes)
+        store_operand<V>(x, d, Operand::f32, load_upto<V>(from + d, a.dim - d), a.dim - d);
     if (!a.norm_after) norm_head<V>(a, x);
     if (a.angles && a.interleaved) rotate_pairs(x, a.angles + r * 2 * a.half, a.half);
     if (a.angles && !a.interleaved) rotate_halves<V>(x, a.angles + r * 2 * a.half, a.half);
@@ -287,7 +295,8 @@ void combine(const CombineArgs& a, int rows, Part part) {
       const float* x = a.x + r * a.ld_x + c;
       typename V::F sum = V::mul(V::set1(a.weighted ? weights[0] : 1.0f), load_upto<V>(x, last - c));
       for (int j = 1; j < a.slots; ++j)
-        sum = V::fma(V::set1(a.weighted ? weights[j] : 1.0f), load_upto<V>(x + static_cast<int64_t>(j) * a.slot_stride, last - c), sum);
+        sum = V::fma(V::set1(a.weighted ? weights[j] : 1.0f),
+                     load_upto<V>(x + static_cast<int64_t>(j) * a.slot_stride, last - c), sum);
       store_operand<V>(a.out + r * a.ld_out, c, Operand::f32, sum, last - c);
     }
   });

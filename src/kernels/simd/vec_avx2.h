@@ -25,9 +25,13 @@ struct Avx2 {
   WEFT_INLINE void store(float* p, F value) { _mm256_storeu_ps(p, value); }
   WEFT_INLINE Bits load_bits(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
   // The first n lanes (0 < n < kLanes); the others read as zero and are not touched.
-  WEFT_INLINE Bits first(int n) { return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)); }
+  WEFT_INLINE Bits first(int n) {
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+  }
   WEFT_INLINE F load_n(const float* p, int n) { return _mm256_maskload_ps(p, first(n)); }
-  WEFT_INLINE Bits load_bits_n(const void* p, int n) { return _mm256_maskload_epi32(static_cast<const int*>(p), first(n)); }
+  WEFT_INLINE Bits load_bits_n(const void* p, int n) {
+    return _mm256_maskload_epi32(static_cast<const int*>(p), first(n));
+  }
   WEFT_INLINE void store_n(float* p, F value, int n) { _mm256_maskstore_ps(p, first(n), value); }
 
   WEFT_INLINE F add(F a, F b) { return _mm256_add_ps(a, b); }
@@ -35,7 +39,8 @@ struct Avx2 {
   WEFT_INLINE F mul(F a, F b) { return _mm256_mul_ps(a, b); }
   WEFT_INLINE F div(F a, F b) { return _mm256_div_ps(a, b); }
   WEFT_INLINE F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
-  // c += a * b in c's register. Left to itself the compiler moves accumulators about and, with all sixteen in use, spills them.
+  // c += a * b in c's register. Left to itself the compiler moves accumulators about and, with all sixteen in use,
+  // spills them.
   WEFT_INLINE void accumulate(F& c, F a, F b) { asm("vfmadd231ps %2, %1, %0" : "+x"(c) : "x"(a), "x"(b)); }
   WEFT_INLINE F max(F a, F b) { return _mm256_max_ps(a, b); }  // b if either is NaN
   WEFT_INLINE F min(F a, F b) { return _mm256_min_ps(a, b); }
@@ -71,7 +76,9 @@ struct Avx2 {
   WEFT_INLINE F odd(Bits pairs) {
     return _mm256_castsi256_ps(_mm256_and_si256(pairs, _mm256_set1_epi32(static_cast<int>(0xffff0000u))));
   }
-  WEFT_INLINE Bits and_bits(Bits a, uint32_t mask) { return _mm256_and_si256(a, _mm256_set1_epi32(static_cast<int>(mask))); }
+  WEFT_INLINE Bits and_bits(Bits a, uint32_t mask) {
+    return _mm256_and_si256(a, _mm256_set1_epi32(static_cast<int>(mask)));
+  }
 
   // ---- Integers in 32-bit lanes, and what widens stored codes and scales to them
   WEFT_INLINE F to_float(Bits a) { return _mm256_cvtepi32_ps(a); }
@@ -81,39 +88,55 @@ struct Avx2 {
   WEFT_INLINE Bits sub_bits(Bits a, Bits b) { return _mm256_sub_epi32(a, b); }
   WEFT_INLINE Bits or_bits(Bits a, Bits b) { return _mm256_or_si256(a, b); }
   template <int n>
-  WEFT_INLINE Bits shift_left(Bits a) { return _mm256_slli_epi32(a, n); }
+  WEFT_INLINE Bits shift_left(Bits a) {
+    return _mm256_slli_epi32(a, n);
+  }
   template <int n>
-  WEFT_INLINE Bits shift_right(Bits a) { return _mm256_srli_epi32(a, n); }
+  WEFT_INLINE Bits shift_right(Bits a) {
+    return _mm256_srli_epi32(a, n);
+  }
   template <int n>
-  WEFT_INLINE Bits shift_right_signed(Bits a) { return _mm256_srai_epi32(a, n); }
-  WEFT_INLINE Bits load_u8(const void* p) { return _mm256_cvtepu8_epi32(_mm_loadl_epi64(static_cast<const __m128i*>(p))); }
-  WEFT_INLINE Bits load_i8(const void* p) { return _mm256_cvtepi8_epi32(_mm_loadl_epi64(static_cast<const __m128i*>(p))); }
+  WEFT_INLINE Bits shift_right_signed(Bits a) {
+    return _mm256_srai_epi32(a, n);
+  }
+  WEFT_INLINE Bits load_u8(const void* p) {
+    return _mm256_cvtepu8_epi32(_mm_loadl_epi64(static_cast<const __m128i*>(p)));
+  }
+  WEFT_INLINE Bits load_i8(const void* p) {
+    return _mm256_cvtepi8_epi32(_mm_loadl_epi64(static_cast<const __m128i*>(p)));
+  }
   WEFT_INLINE F load_bf16(const void* p) {
-    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p))), 16));
+    return _mm256_castsi256_ps(
+        _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p))), 16));
   }
   WEFT_INLINE F load_f16(const void* p) { return _mm256_cvtph_ps(_mm_loadu_si128(static_cast<const __m128i*>(p))); }
   WEFT_INLINE void store_i8(int8_t* p, Bits a) {
     const __m256i words = _mm256_packs_epi32(a, a);
     const __m128i low = _mm256_castsi256_si128(words), high = _mm256_extracti128_si256(words, 1);
-    _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packs_epi16(_mm_unpacklo_epi64(low, high), _mm_setzero_si128()));
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(p),
+                     _mm_packs_epi16(_mm_unpacklo_epi64(low, high), _mm_setzero_si128()));
   }
 
   // ---- Sums of four products of bytes in each lane. `a` is -127 ... 127.
-  // acc += w . a for signed w, given w and unsigned_i8(w), plus kBiasI8 times the sum of a. The instruction takes an unsigned and a signed operand, so the sign of w is moved to a; pairs stay
-  // within 16 bits since |w a| <= 128 * 127.
+  // acc += w . a for signed w, given w and unsigned_i8(w), plus kBiasI8 times the sum of a. The instruction takes an
+  // unsigned and a signed operand, so the sign of w is moved to a; pairs stay within 16 bits since |w a| <= 128 * 127.
   static constexpr int kBiasI8 = 0;
   // As with accumulate(), the compiler left to itself keeps many products waiting and spills the sums.
   WEFT_INLINE void dot_i8(Bits& acc, Bits w, Bits magnitude, Bits a) {
     Bits t;
-    asm("vpsignb %[w], %[a], %[t]\n\tvpmaddubsw %[t], %[u], %[t]\n\tvpmaddwd %[ones], %[t], %[t]\n\tvpaddd %[t], %[acc], %[acc]"
+    asm("vpsignb %[w], %[a], %[t]\n\tvpmaddubsw %[t], %[u], %[t]\n\tvpmaddwd %[ones], %[t], %[t]\n\tvpaddd %[t], "
+        "%[acc], %[acc]"
         : [acc] "+x"(acc), [t] "=&x"(t)
         : [w] "x"(w), [u] "x"(magnitude), [a] "x"(a), [ones] "x"(_mm256_set1_epi16(1)));
   }
   WEFT_INLINE Bits unsigned_i8(Bits w) { return _mm256_abs_epi8(w); }
-  // acc += u . a for u of 0 ... 15, acc not to be read before sum_u4(); eight of them fit into 16 bits (8 * 2 * 15 * 127 < 2^15).
+  // acc += u . a for u of 0 ... 15, acc not to be read before sum_u4(); eight of them fit into 16 bits (8 * 2 * 15 *
+  // 127 < 2^15).
   WEFT_INLINE void dot_u4(Bits& acc, Bits u, Bits a) {
     Bits t;
-    asm("vpmaddubsw %[a], %[u], %[t]\n\tvpaddw %[t], %[acc], %[acc]" : [acc] "+x"(acc), [t] "=&x"(t) : [u] "x"(u), [a] "x"(a));
+    asm("vpmaddubsw %[a], %[u], %[t]\n\tvpaddw %[t], %[acc], %[acc]"
+        : [acc] "+x"(acc), [t] "=&x"(t)
+        : [u] "x"(u), [a] "x"(a));
   }
   WEFT_INLINE Bits sum_u4(Bits acc) { return _mm256_madd_epi16(acc, _mm256_set1_epi16(1)); }
 

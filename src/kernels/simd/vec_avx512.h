@@ -1,5 +1,6 @@
-// Vector traits of AVX-512 (F, BW, VL, DQ): 16 float lanes, and with the bfloat16 dot instruction where the processor has it.
-// The kernels themselves are tested in this shape on any machine through vec_plain.h; what is here only where it runs.
+// Vector traits of AVX-512 (F, BW, VL, DQ): 16 float lanes, and with the bfloat16 dot instruction where the processor
+// has it. The kernels' code for 16 lanes is tested on every machine with plain arrays instead of vectors (vec_plain.h);
+// the intrinsics in this file are tested only on machines with AVX-512.
 #pragma once
 
 #include <immintrin.h>
@@ -39,12 +40,19 @@ struct Avx512 {
   WEFT_INLINE F round(F a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
   WEFT_INLINE F negate(F a) { return as_float(_mm512_xor_si512(as_bits(a), _mm512_set1_epi32(INT32_MIN))); }
   WEFT_INLINE F abs(F a) { return as_float(_mm512_and_si512(as_bits(a), _mm512_set1_epi32(INT32_MAX))); }
-  WEFT_INLINE F scale2(F p, F n) { return as_float(_mm512_add_epi32(as_bits(p), _mm512_slli_epi32(_mm512_cvtps_epi32(n), 23))); }
+  WEFT_INLINE F scale2(F p, F n) {
+    return as_float(_mm512_add_epi32(as_bits(p), _mm512_slli_epi32(_mm512_cvtps_epi32(n), 23)));
+  }
 
   WEFT_INLINE Mask less(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
   WEFT_INLINE F select(Mask mask, F yes, F no) { return _mm512_mask_blend_ps(mask, no, yes); }
   WEFT_INLINE Mask between(int first_lane, int last_lane) {
-    const int low = first_lane < 0 ? 0 : first_lane > 16 ? 16 : first_lane, high = last_lane < low ? low : last_lane > 16 ? 16 : last_lane;
+    const int low = first_lane < 0    ? 0
+                    : first_lane > 16 ? 16
+                                      : first_lane,
+              high = last_lane < low  ? low
+                     : last_lane > 16 ? 16
+                                      : last_lane;
     return static_cast<Mask>(((1u << high) - 1u) & ~((1u << low) - 1u));
   }
   // The two halves, then as AVX2 would: a fixed tree.
@@ -64,7 +72,9 @@ struct Avx512 {
 
   WEFT_INLINE F even(Bits pairs) { return as_float(_mm512_slli_epi32(pairs, 16)); }
   WEFT_INLINE F odd(Bits pairs) { return as_float(and_bits(pairs, 0xffff0000u)); }
-  WEFT_INLINE Bits and_bits(Bits a, uint32_t mask) { return _mm512_and_si512(a, _mm512_set1_epi32(static_cast<int>(mask))); }
+  WEFT_INLINE Bits and_bits(Bits a, uint32_t mask) {
+    return _mm512_and_si512(a, _mm512_set1_epi32(static_cast<int>(mask)));
+  }
 
   WEFT_INLINE F to_float(Bits a) { return _mm512_cvtepi32_ps(a); }
   WEFT_INLINE Bits to_int(F a) { return _mm512_cvtps_epi32(a); }
@@ -73,18 +83,30 @@ struct Avx512 {
   WEFT_INLINE Bits sub_bits(Bits a, Bits b) { return _mm512_sub_epi32(a, b); }
   WEFT_INLINE Bits or_bits(Bits a, Bits b) { return _mm512_or_si512(a, b); }
   template <int n>
-  WEFT_INLINE Bits shift_left(Bits a) { return _mm512_slli_epi32(a, n); }
+  WEFT_INLINE Bits shift_left(Bits a) {
+    return _mm512_slli_epi32(a, n);
+  }
   template <int n>
-  WEFT_INLINE Bits shift_right(Bits a) { return _mm512_srli_epi32(a, n); }
+  WEFT_INLINE Bits shift_right(Bits a) {
+    return _mm512_srli_epi32(a, n);
+  }
   template <int n>
-  WEFT_INLINE Bits shift_right_signed(Bits a) { return _mm512_srai_epi32(a, n); }
-  WEFT_INLINE Bits load_u8(const void* p) { return _mm512_cvtepu8_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p))); }
-  WEFT_INLINE Bits load_i8(const void* p) { return _mm512_cvtepi8_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p))); }
+  WEFT_INLINE Bits shift_right_signed(Bits a) {
+    return _mm512_srai_epi32(a, n);
+  }
+  WEFT_INLINE Bits load_u8(const void* p) {
+    return _mm512_cvtepu8_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p)));
+  }
+  WEFT_INLINE Bits load_i8(const void* p) {
+    return _mm512_cvtepi8_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p)));
+  }
   WEFT_INLINE F load_bf16(const void* p) {
     return as_float(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(static_cast<const __m256i*>(p))), 16));
   }
   WEFT_INLINE F load_f16(const void* p) { return _mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i*>(p))); }
-  WEFT_INLINE void store_i8(int8_t* p, Bits a) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtsepi32_epi8(a)); }
+  WEFT_INLINE void store_i8(int8_t* p, Bits a) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtsepi32_epi8(a));
+  }
 
   static constexpr int kBiasI8 = 0;
   // See vec_avx2.h; there is no sign instruction, but a mask of the negative weights.
@@ -115,12 +137,10 @@ struct Avx512 {
 // c += a.even * b.even + a.odd * b.odd in each lane.
 struct Avx512Dot : Avx512 {
   static constexpr bool kDot = true;
-  WEFT_INLINE F dot(F c, Bits a, Bits b) {
-    return _mm512_dpbf16_ps(c, (__m512bh)a, (__m512bh)b);
-  }
+  WEFT_INLINE F dot(F c, Bits a, Bits b) { return _mm512_dpbf16_ps(c, (__m512bh)a, (__m512bh)b); }
 #ifdef __AVX512VNNI__
-  // Four products straight into 32 bits, unsigned by signed, without saturation. Signed weights come as w + 128, so that
-  // kBiasI8 times the sum of a is to be taken off.
+  // Four products straight into 32 bits, unsigned by signed, without saturation. Signed weights come as w + 128, so
+  // that kBiasI8 times the sum of a is to be taken off.
   static constexpr int kBiasI8 = 128;
   WEFT_INLINE void dot_i8(Bits& acc, Bits, Bits biased, Bits a) { acc = _mm512_dpbusd_epi32(acc, biased, a); }
   WEFT_INLINE Bits unsigned_i8(Bits w) { return _mm512_xor_si512(w, _mm512_set1_epi8(INT8_MIN)); }

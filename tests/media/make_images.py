@@ -1,7 +1,7 @@
-"""Makes tests/data/pictures: small pictures of every kind that the decoders take or refuse, and expected.json with what Pillow reads from
+"""Makes tests/data/images: small images of every kind that the decoders take or refuse, and expected.json with what Pillow reads from
 them (EXIF applied, alpha dropped, 16-bit samples by their high byte).
 
-  make_pictures.py BAD_INPUT_CORPUS OUT_FOLDER      needs Pillow and numpy
+  make_images.py BAD_INPUT_CORPUS OUT_FOLDER      needs Pillow and numpy
 """
 import hashlib
 import io

@@ -1,0 +1,34 @@
+// Prompts with images: from the addresses in a request to prepared images, expanded token ids and the places of the
+// features.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "api/engine.h"
+#include "cache/block_key.h"
+#include "core/media_prompt.h"
+#include "media/processor.h"
+#include "media/url.h"
+
+namespace weft {
+
+class Tokenizer;
+struct Model;
+
+struct ImagePrompt {
+  std::vector<int32_t> tokens;
+  std::vector<std::shared_ptr<const PreparedMedia>> media;  // empty: text alone
+  std::shared_ptr<MediaPrompt> places;                      // with `media`; its features are still unset
+  std::vector<ContentSpan> content;                         // what the block keys need to know of the images
+};
+
+// Reads and prepares the request's images and videos and puts them into the prompt: `text` (placeholders in it), or the
+// request's own token ids. Errors name the image, counted from 1. Blocks while images are fetched. The model decides
+// what goes along: positions on several axes, or the keys of cross attention.
+Result<ImagePrompt> image_prompt(const Request& request, const std::string& text, bool add_special_tokens,
+                                 const MediaProcessor& processor, const Tokenizer& tokenizer, const UrlOptions& urls,
+                                 const Model& model);
+
+}  // namespace weft
