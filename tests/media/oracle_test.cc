@@ -81,7 +81,7 @@ class MediaOracle : public ::testing::TestWithParam<std::string> {
       inputs.push_back({MediaKind::image, {read(path.as_string())}});
     for (const Json& video : prompt.find("videos")->items()) {
       MediaInput input{MediaKind::video};
-      for (const Json& path : video.items()) input.frames.push_back(image(path.as_string()));
+      for (const Json& path : video.items()) input.frames.push_back(read(path.as_string()));
       inputs.push_back(std::move(input));
     }
     Result<std::vector<PreparedMedia>> media = processor_->prepare(inputs);
