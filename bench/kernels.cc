@@ -139,13 +139,13 @@ void linear(Bench& b, const LinearForm& kind, int out, int k, std::initializer_l
     const int64_t ld_codes = (kernels::operand_row_elements(operand, k) + 63) / 64 * 64;
     if (operand == kernels::Operand::int8) {
       codes = big(static_cast<size_t>(rows * ld_codes));
-      b.table.to_operand({.x = reinterpret_cast<const float*>(x),
-                          .ld_x = k,
-                          .cols = k,
-                          .operand = operand,
-                          .out = codes,
-                          .ld_out = ld_codes},
-                         rows, {});
+      b.table.run<kernels::ToOperandArgs>({.x = reinterpret_cast<const float*>(x),
+                                           .ld_x = k,
+                                           .cols = k,
+                                           .operand = operand,
+                                           .out = codes,
+                                           .ld_out = ld_codes},
+                                          rows, {});
       a.x = codes, a.ld_x = ld_codes;
     }
     a.y = reinterpret_cast<float*>(big(static_cast<size_t>(rows) * static_cast<size_t>(out) * 4));
@@ -155,7 +155,7 @@ void linear(Bench& b, const LinearForm& kind, int out, int k, std::initializer_l
       kernels::LinearArgs call = a;
       for (int i = 0; i < used; ++i) {
         call.w.data = weights + bytes * static_cast<size_t>(i);
-        b.table.linear(call, rows, part);
+        b.table.run(call, rows, part);
       }
     }) / used;
     const double gb = static_cast<double>(bytes) / seconds, flops = 2.0 * rows * out * k / seconds;
@@ -221,10 +221,10 @@ void attention(Bench& b, const AttentionShape& shape, int rows, int context, int
     kernels::AttendArgs call = a;
     for (int layer = 0; layer < layers; ++layer) {
       call.cache.base = cache + layer_bytes * static_cast<size_t>(layer);
-      b.table.attend(call, rows, part);
+      b.table.run(call, rows, part);
       if (!plan.combines.empty()) {
         b.team.barrier();
-        b.table.attend_combine(call, rows, part);
+        b.table.run(kernels::AttendCombineArgs{call}, rows, part);
         b.team.barrier();
       }
     }
@@ -261,14 +261,15 @@ void row_ops(Bench& b, int rows, int cols) {
         "\n",
         name, b.table.isa, b.team.size(), rows, cols, seconds * 1e6, seconds * 1e9 / rows / cols);
   };
-  const kernels::NormArgs norm{
+  kernels::NormArgs norm{
       .x = x.data(), .ld_x = cols, .cols = cols, .weight = weight.data(), .out = out.data(), .ld_out = cols};
-  report("rms_norm", [&](Part part) { b.table.rms_norm(norm, rows, part); });
-  report("layer_norm", [&](Part part) { b.table.layer_norm(norm, rows, part); });
+  report("rms_norm", [&](Part part) { b.table.run(norm, rows, part); });
+  norm.layer = true;
+  report("layer_norm", [&](Part part) { b.table.run(norm, rows, part); });
   kernels::ActivateArgs act{.x = x.data(), .ld_x = 2 * cols, .cols = cols, .out = out.data(), .ld_out = cols};
-  report("silu_gated", [&](Part part) { b.table.activate(act, rows, part); });
+  report("silu_gated", [&](Part part) { b.table.run(act, rows, part); });
   act.act = kernels::Activation::gelu;
-  report("gelu_gated", [&](Part part) { b.table.activate(act, rows, part); });
+  report("gelu_gated", [&](Part part) { b.table.run(act, rows, part); });
   std::vector<float> angles(static_cast<size_t>(rows) * 128, 0.5f);
   kernels::HeadsArgs heads{.x = out.data(),
                            .ld_x = cols,
@@ -278,7 +279,7 @@ void row_ops(Bench& b, int rows, int cols) {
                            .norm_weight = weight.data(),
                            .angles = angles.data(),
                            .half = 64};
-  report("heads_rms_rope", [&](Part part) { b.table.heads(heads, rows, part); });
+  report("heads_rms_rope", [&](Part part) { b.table.run(heads, rows, part); });
 }
 
 int run(int threads, const char* filter) {

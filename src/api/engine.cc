@@ -284,6 +284,7 @@ Result<std::unique_ptr<Grammar>> CoreEngine::grammar_of(const Request& request) 
   using Kind = GrammarSpec::Kind;
   static constexpr Kind kinds[] = {Kind::json_object, Kind::json_object, Kind::json_schema,   Kind::regex,
                                    Kind::ebnf,        Kind::choice,      Kind::structural_tag};
+  static_assert(std::size(kinds) == static_cast<size_t>(GuideSpec::Kind::structural_tag) + 1);
   GrammarSpec spec{kinds[static_cast<int>(request.guide.kind)], request.guide.text, request.guide.choices};
   if (request.rendered) spec.thinking = thinking_of(answer_format(request), request, *request.rendered);
   auto grammar = grammars_->get(spec);

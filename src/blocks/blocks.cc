@@ -22,8 +22,7 @@ Value norm(PlanBuilder& b, Scope w, Value x, NormOptions o) {
 Value attention(PlanBuilder& b, Scope w, Value x, const AttentionOptions& o) {
   const int q_cols = o.heads * o.head_dim, kv_cols = o.kv_heads * o.head_dim;
   Matrix in{.sources = {whole(w / "q_proj", q_cols), whole(w / "k_proj", kv_cols), whole(w / "v_proj", kv_cols)},
-            .k = o.hidden,
-            .shard = Shard::columns};
+            .k = o.hidden};
   if (o.qkv_bias) in.biases = biases({{w / "q_proj", q_cols}, {w / "k_proj", kv_cols}, {w / "v_proj", kv_cols}});
   const Value qkv = b.linear(x, std::move(in));
 
@@ -53,9 +52,7 @@ Value attention(PlanBuilder& b, Scope w, Value x, const AttentionOptions& o) {
 }
 
 Value gated_mlp(PlanBuilder& b, Scope w, Value x, const MlpOptions& o) {
-  Matrix in{.sources = {whole(w / "gate_proj", o.width), whole(w / "up_proj", o.width)},
-            .k = o.hidden,
-            .shard = Shard::columns};
+  Matrix in{.sources = {whole(w / "gate_proj", o.width), whole(w / "up_proj", o.width)}, .k = o.hidden};
   Matrix out{.sources = {whole(w / "down_proj", o.hidden)}, .k = o.width, .shard = Shard::rows};
   if (o.bias)
     in.biases = biases({{w / "gate_proj", o.width}, {w / "up_proj", o.width}}),
@@ -64,7 +61,7 @@ Value gated_mlp(PlanBuilder& b, Scope w, Value x, const MlpOptions& o) {
 }
 
 Value plain_mlp(PlanBuilder& b, Scope w, Value x, const MlpOptions& o) {
-  Matrix in{.sources = {whole(w / "up_proj", o.width)}, .k = o.hidden, .shard = Shard::columns};
+  Matrix in{.sources = {whole(w / "up_proj", o.width)}, .k = o.hidden};
   Matrix out{.sources = {whole(w / "down_proj", o.hidden)}, .k = o.width, .shard = Shard::rows};
   if (o.bias) in.biases = biases({{w / "up_proj", o.width}}), out.biases = biases({{w / "down_proj", o.hidden}});
   return b.linear(b.activate(b.linear(x, std::move(in)), o.act, false), std::move(out));
@@ -102,7 +99,7 @@ namespace {
 
 Matrix output_matrix(Scope root, const DecoderRecipe& r) {
   const Scope w = r.tied_embeddings ? root / r.body / "embed_tokens" : root / "lm_head";
-  return {.sources = {whole(w, r.vocab)}, .k = r.hidden, .shard = Shard::columns};
+  return {.sources = {whole(w, r.vocab)}, .k = r.hidden};
 }
 
 // Only rows whose output is wanted go through the last norm and the head.

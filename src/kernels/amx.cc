@@ -11,7 +11,7 @@ namespace weft::kernels {
 
 void fill_amx(CpuTable& table) {
   fill<Avx512Dot>(table);
-  table.attend = attend_on_tiles<Avx512Dot>;
+  table.kernel<AttendArgs>() = attend_on_tiles<Avx512Dot>;
   table.attend_rounds = true;
   table.pack_panel_bf12 = pack_bf12<16>;
   table.prefers_bf12 = true;

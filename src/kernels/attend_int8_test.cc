@@ -24,8 +24,9 @@ struct SmallCache {
   }
   void append(const CpuTable& table, const std::vector<float>& k, const std::vector<float>& v) {
     const SequenceView sequence{.rows = static_cast<int>(k.size()) / view.k_dim};
-    table.append({k.data(), v.empty() ? nullptr : v.data(), view.k_dim, view.v_dim, view, &block, &sequence, 1},
-                 sequence.rows, {});
+    table.run<AppendArgs>(
+        {k.data(), v.empty() ? nullptr : v.data(), view.k_dim, view.v_dim, view, &block, &sequence, 1}, sequence.rows,
+        {});
   }
   // Attention of one head, one query for each of the first positions.
   std::vector<float> attend(const CpuTable& table, const std::vector<float>& q, float scale) {
@@ -40,7 +41,7 @@ struct SmallCache {
     a.heads = 1, a.scale = scale, a.out = out.data(), a.ld_out = view.v_dim;
     a.partials = partials.data(), a.scratch_bytes = scratch.size() - 64;
     a.scratch = scratch.data() + (64 - reinterpret_cast<uintptr_t>(scratch.data()) % 64) % 64;
-    table.attend(a, sequence.rows, {});
+    table.run(a, sequence.rows, {});
     return out;
   }
   int code(size_t at) const { return static_cast<int8_t>(memory[at]); }

@@ -62,7 +62,7 @@ struct Sequence {
                               table_of_blocks.data(),
                               &view,
                               1};
-      in_parts(parts, [&](Part part) { table.append(append, rows, part); });
+      in_parts(parts, [&](Part part) { table.run(append, rows, part); });
       AttendPlan plan;
       plan_attention({&view, 1}, cache, s.heads, s.mask, s.window, s.chunk, threads, plan);
       AttendArgs a;
@@ -75,8 +75,8 @@ struct Sequence {
       a.scratch_bytes = table.attend_scratch_bytes(s.heads, cache);
       std::vector<std::byte> scratch(a.scratch_bytes * static_cast<size_t>(threads) + 64);
       a.scratch = scratch.data() + (64 - reinterpret_cast<uintptr_t>(scratch.data()) % 64) % 64;
-      in_parts(threads, [&](Part part) { table.attend(a, rows, part); });
-      in_parts(threads, [&](Part part) { table.attend_combine(a, rows, part); });
+      in_parts(threads, [&](Part part) { table.run(a, rows, part); });
+      in_parts(threads, [&](Part part) { table.run(AttendCombineArgs{a}, rows, part); });
       done += rows;
     }
     return out;
@@ -193,7 +193,7 @@ TEST_P(Attend, AppendWritesWhatTheReferenceWrites) {
         const CacheView cache{base, stride, s.tokens_per_block, dtype, s.kv_heads, s.k_dim, s.v_dim};
         const AppendArgs a{k.data(), v.data(), s.kv_heads * s.k_dim, s.kv_heads * s.v_dim, cache, block_table.data(),
                            &view,    1};
-        in_parts(parts, [&](Part part) { by.append(a, s.rows, part); });
+        in_parts(parts, [&](Part part) { by.run(a, s.rows, part); });
         return std::vector<std::byte>(base, base + stride * static_cast<size_t>(blocks));
       };
       for (const int parts : kPartCounts)

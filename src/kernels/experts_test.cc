@@ -20,8 +20,9 @@ class Experts : public TableTest {
                             const float* bias = nullptr) const {
     const int rows = static_cast<int>(logits.size()) / rule.experts, ld = 2 * rule.chosen + 3;
     std::vector<float> out(static_cast<size_t>(rows * ld), NAN);
-    in_parts(2,
-             [&](Part part) { table().route({logits.data(), rule.experts, rule, bias, out.data(), ld}, rows, part); });
+    in_parts(2, [&](Part part) {
+      table().run<RouteArgs>({logits.data(), rule.experts, rule, bias, out.data(), ld}, rows, part);
+    });
     std::vector<Choice> choices(static_cast<size_t>(rows));
     for (int r = 0; r < rows; ++r) {
       Choice& choice = choices[static_cast<size_t>(r)];
@@ -107,11 +108,11 @@ TEST_P(Experts, products_over_grouped_rows) {
             out(static_cast<size_t>(count * width));
         std::vector<int32_t> grouped(static_cast<size_t>(experts + 1 + count * slots));
         in_parts(parts, [&](Part part) {
-          table().route({logits.data() + first * experts, experts, rule, nullptr, chosen.data(), 2 * slots}, count,
-                        part);
+          table().run<RouteArgs>({logits.data() + first * experts, experts, rule, nullptr, chosen.data(), 2 * slots},
+                                 count, part);
         });
         in_parts(parts, [&](Part part) {
-          table().group_rows({chosen.data(), 2 * slots, experts, slots, grouped.data()}, count, part);
+          table().run<GroupRowsArgs>({chosen.data(), 2 * slots, experts, slots, grouped.data()}, count, part);
         });
         EXPECT_EQ(grouped[experts], count * slots);
         for (int e = 0; e < experts; ++e) {
@@ -120,11 +121,11 @@ TEST_P(Experts, products_over_grouped_rows) {
           a.w = matrices[static_cast<size_t>(e)].matrix, a.y = y.data(), a.ld_y = stride,
           a.row_map = grouped.data() + experts + 1 + grouped[static_cast<size_t>(e)];
           const int n = grouped[static_cast<size_t>(e) + 1] - grouped[static_cast<size_t>(e)];
-          if (n > 0) in_parts(parts, [&](Part part) { table().linear(a, n, part); });
+          if (n > 0) in_parts(parts, [&](Part part) { table().run(a, n, part); });
         }
         in_parts(parts, [&](Part part) {
-          table().combine({y.data(), ld_y, chosen.data(), 2 * slots, width, slots, stride, true, out.data(), width},
-                          count, part);
+          table().run<CombineArgs>(
+              {y.data(), ld_y, chosen.data(), 2 * slots, width, slots, stride, true, out.data(), width}, count, part);
         });
         return out;
       };

@@ -12,10 +12,12 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <tuple>
 #include <vector>
 
 #include "core/cache_spec.h"
 #include "core/dtype.h"
+#include "kernels/elementwise.h"
 
 namespace weft::kernels {
 
@@ -171,6 +173,7 @@ struct ToOperandArgs {
 // and adds bias. Statistics in float32. The result is written in `operand` form (f32 for a plain value). w may be null
 // (all ones).
 struct NormArgs {
+  bool layer = false;  // layer norm
   const float* x = nullptr;
   int64_t ld_x = 0;
   int cols = 0;
@@ -324,8 +327,13 @@ struct AttendArgs {
   std::byte* scratch = nullptr;  // [threads, scratch_bytes]
   size_t scratch_bytes = 0;      // per thread, from CpuTable::attend_scratch_bytes
 };
+// Joins what the plan's partial items have left, for the same arguments; after all threads have done attention.
+struct AttendCombineArgs {
+  AttendArgs attend;
+};
 
-// gated: out[r, c] = act(x[r, c]) * x[r, cols + c]; plain: out[r, c] = act(x[r, c]).
+// gated: out[r, c] = act(x[r, c]) * x[r, cols + c]; plain: out[r, c] = act(x[r, c]). With slots, a row of the call is
+// so many of these rows, one after the other.
 struct ActivateArgs {
   const float* x = nullptr;
   int64_t ld_x = 0;
@@ -335,15 +343,7 @@ struct ActivateArgs {
   Operand operand = Operand::f32;
   void* out = nullptr;
   int64_t ld_out = 0;
-};
-
-// out = a + b, row by row (out may be a or b).
-struct AddArgs {
-  const float *a = nullptr, *b = nullptr;
-  int64_t ld_a = 0, ld_b = 0;
-  int cols = 0;
-  float* out = nullptr;
-  int64_t ld_out = 0;
+  int slots = 1;
 };
 
 // out[i, :] = x[rows[i], :]
@@ -461,7 +461,22 @@ struct CombineArgs {
 
 // ---- The table ------------------------------------------------------------------------------------------------------
 
-// All functions take the number of rows (read at run time) and this thread's Part.
+// A kernel is a function of its arguments, the number of rows (read at run time) and this thread's Part.
+template <class Args>
+using Kernel = void (*)(const Args&, int rows, Part);
+
+// The kernels, by their arguments: each has a slot in every table. reference() computes it there (ref.cc, ref_*.cc),
+// and where there is one, compute<V>() for the vectors V of the table's instruction set (simd/).
+template <class... F>
+auto list_kernels(TypeList<F...>)
+    -> TypeList<EmbedArgs, LinearArgs, ToOperandArgs, NormArgs, RopeAnglesArgs, HeadsArgs, AppendArgs, AttendArgs,
+                AttendCombineArgs, ActivateArgs, SelectRowsArgs, MixRowsArgs, MergeRowsArgs, GateArgs, PlaceArgs,
+                RouteArgs, GroupRowsArgs, ScaleRowsArgs, CombineArgs, ElementwiseArgs<F>...>;
+using Kernels = decltype(list_kernels(ElementwiseOps{}));
+
+template <class... Args>
+auto kernel_slots(TypeList<Args...>) -> std::tuple<Kernel<Args>...>;
+
 struct CpuTable {
   const char* isa = "";
   // What a matrix product with weights of this form reads (f32 and bf16; quantised matrices carry their own).
@@ -480,33 +495,21 @@ struct CpuTable {
   // The quantised forms: bytes of a panel, and packing of up to panel_cols rows; missing rows become zero.
   size_t (*quantized_panel_bytes)(WeightForm, WeightGroups, int k) = nullptr;
   void (*pack_panel_quantized)(WeightForm, WeightGroups, const QuantizedRows& rows, std::byte* panel) = nullptr;
-
-  void (*embed)(const EmbedArgs&, int rows, Part) = nullptr;
-  void (*linear)(const LinearArgs&, int rows, Part) = nullptr;
-  void (*to_operand)(const ToOperandArgs&, int rows, Part) = nullptr;
-  void (*rms_norm)(const NormArgs&, int rows, Part) = nullptr;
-  void (*layer_norm)(const NormArgs&, int rows, Part) = nullptr;
-  void (*rope_angles)(const RopeAnglesArgs&, int rows, Part) = nullptr;
-  void (*heads)(const HeadsArgs&, int rows, Part) = nullptr;
-  void (*append)(const AppendArgs&, int rows, Part) = nullptr;
-  void (*attend)(const AttendArgs&, int rows, Part) = nullptr;
-  void (*attend_combine)(const AttendArgs&, int rows, Part) = nullptr;
   size_t (*attend_scratch_bytes)(int heads, const CacheView&) = nullptr;  // per thread
   // Whether attention over a bfloat16 cache, or an int8 cache that is not latent, multiplies in bfloat16: queries are
   // rounded to it, and softmax weights too (int8: after they are multiplied with the values' scales). The sums are
   // float32 either way.
   bool attend_rounds = false;
-  void (*activate)(const ActivateArgs&, int rows, Part) = nullptr;
-  void (*add)(const AddArgs&, int rows, Part) = nullptr;
-  void (*select_rows)(const SelectRowsArgs&, int rows, Part) = nullptr;
-  void (*mix_rows)(const MixRowsArgs&, int rows, Part) = nullptr;
-  void (*merge_rows)(const MergeRowsArgs&, int rows, Part) = nullptr;
-  void (*gate)(const GateArgs&, int rows, Part) = nullptr;
-  void (*place)(const PlaceArgs&, int rows, Part) = nullptr;
-  void (*route)(const RouteArgs&, int rows, Part) = nullptr;
-  void (*group_rows)(const GroupRowsArgs&, int rows, Part) = nullptr;
-  void (*scale_rows)(const ScaleRowsArgs&, int rows, Part) = nullptr;
-  void (*combine)(const CombineArgs&, int rows, Part) = nullptr;
+
+  decltype(kernel_slots(Kernels{})) kernels;
+  template <class Args>
+  Kernel<Args>& kernel() {
+    return std::get<Kernel<Args>>(kernels);
+  }
+  template <class Args>
+  void run(const Args& args, int rows, Part part) const {
+    std::get<Kernel<Args>>(kernels)(args, rows, part);
+  }
 };
 
 // Cuts the step's attention of one cache group into items for `threads` threads. `heads` are query heads.

@@ -50,7 +50,7 @@ struct Case {
                        .ld_residual = ld_residual,
                        .y = y.data(),
                        .ld_y = ld_y};
-    in_parts(parts, [&](Part part) { table.linear(a, rows, part); });
+    in_parts(parts, [&](Part part) { table.run(a, rows, part); });
     return y;
   }
   std::vector<float> run_row(const CpuTable& table, int row) const {
@@ -63,7 +63,7 @@ struct Case {
                        .ld_residual = ld_residual,
                        .y = y.data(),
                        .ld_y = ld_y};
-    table.linear(a, 1, {});
+    table.run(a, 1, {});
     return y;
   }
   double exact(int r, int n) const {
@@ -131,22 +131,22 @@ TEST_P(Linear, gates_like_an_activation_behind_it) {
         const int64_t ld_out = kCols + 8;
         const size_t bytes = static_cast<size_t>(rows * ld_out) * operand_size_bytes(operand);
         std::vector<std::byte> expected(bytes, std::byte{0x55}), gated = expected;
-        table().activate({.x = halves.data(),
-                          .ld_x = 2 * kCols,
-                          .cols = kCols,
-                          .act = act,
-                          .gated = true,
-                          .operand = operand,
-                          .out = expected.data(),
-                          .ld_out = ld_out},
-                         rows, {});
+        table().run<ActivateArgs>({.x = halves.data(),
+                                   .ld_x = 2 * kCols,
+                                   .cols = kCols,
+                                   .act = act,
+                                   .gated = true,
+                                   .operand = operand,
+                                   .out = expected.data(),
+                                   .ld_out = ld_out},
+                                  rows, {});
         for (const int parts : {1, 2, 3}) {
           const LinearArgs a{.x = c.operand_bytes.data(),
                              .ld_x = c.ld_x,
                              .w = c.matrix.matrix,
                              .bias = c.bias.data(),
                              .gate = {gated.data(), ld_out, act, operand}};
-          in_parts(parts, [&](Part part) { table().linear(a, rows, part); });
+          in_parts(parts, [&](Part part) { table().run(a, rows, part); });
           ASSERT_EQ(gated, expected) << rows << " rows, " << parts << " parts, operand " << static_cast<int>(operand);
           std::fill(gated.begin(), gated.end(), std::byte{0x55});
         }
@@ -214,7 +214,7 @@ TEST_P(Linear, the_residual_may_be_the_result) {
                      .ld_residual = c.ld_residual,
                      .y = y.data(),
                      .ld_y = c.ld_residual};
-  in_parts(3, [&](Part part) { table().linear(a, 20, part); });
+  in_parts(3, [&](Part part) { table().run(a, 20, part); });
   for (int r = 0; r < 20; ++r) {
     for (int n = 0; n < 70; ++n)
       ASSERT_EQ(y[static_cast<size_t>(r * c.ld_residual + n)], apart[static_cast<size_t>(r * c.ld_y + n)]);
@@ -307,8 +307,8 @@ TEST_P(Linear, EmbeddingRowsComeFromTwelveBits) {
   std::vector<int32_t> ids(vocab);
   for (int i = 0; i < vocab; ++i) ids[static_cast<size_t>(i)] = i;
   std::vector<float> out(w.size());
-  table().embed({.ids = ids.data(), .packed = narrow.matrix, .cols = cols, .out = out.data(), .ld_out = cols}, vocab,
-                {});
+  table().run<EmbedArgs>({.ids = ids.data(), .packed = narrow.matrix, .cols = cols, .out = out.data(), .ld_out = cols},
+                         vocab, {});
   for (size_t i = 0; i < out.size(); ++i) ASSERT_EQ(out[i], rounded_bf16(w[i])) << i;
 }
 
@@ -328,7 +328,7 @@ TEST_P(Linear, embedding_rows_come_from_plain_and_from_packed_tables) {
     if (kind == 3) a.packed = bf16.matrix;
     std::vector<float> out(6 * (cols + 2), 9.0f);
     a.out = out.data();
-    in_parts(4, [&](Part part) { table().embed(a, 6, part); });
+    in_parts(4, [&](Part part) { table().run(a, 6, part); });
     for (int r = 0; r < 6; ++r) {
       for (int c = 0; c < cols; ++c) {
         const float value = w[static_cast<size_t>(ids[r] * cols + c)];

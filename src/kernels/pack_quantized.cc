@@ -90,6 +90,7 @@ bool has_nan(const QuantizedRows& rows, int size, int row, int group) {
 
 const char* name(WeightForm form) {
   static const char* const names[] = {"float32", "bfloat16", "bfloat16 in 12 bits", "fp8", "int8", "int4", "int6"};
+  static_assert(std::size(names) == static_cast<size_t>(WeightForm::int6) + 1);
   return names[static_cast<int>(form)];
 }
 

@@ -152,7 +152,7 @@ std::vector<float> multiply(const CpuTable& table, const PackedMatrix& w, const 
                             int parts, int64_t ld_y) {
   std::vector<float> y(static_cast<size_t>(rows * ld_y), NAN);
   const LinearArgs a{.x = x, .ld_x = ld_x, .w = w, .y = y.data(), .ld_y = ld_y};
-  in_parts(parts, [&](Part part) { table.linear(a, rows, part); });
+  in_parts(parts, [&](Part part) { table.run(a, rows, part); });
   return y;
 }
 
@@ -200,7 +200,7 @@ TEST_P(Quantized, NanCodesOfFp8MakeTheirColumnNan) {
 std::vector<int8_t> int8_rows(const CpuTable& table, const std::vector<float>& x, int rows, int k, int64_t ld) {
   std::vector<int8_t> out(static_cast<size_t>(rows * ld), 99);
   const ToOperandArgs a{.x = x.data(), .ld_x = k, .cols = k, .operand = Operand::int8, .out = out.data(), .ld_out = ld};
-  in_parts(2, [&](Part part) { table.to_operand(a, rows, part); });
+  in_parts(2, [&](Part part) { table.run(a, rows, part); });
   return out;
 }
 
@@ -244,19 +244,19 @@ TEST_P(Quantized, NormsAndActivationsWriteInt8RowsLikeAConversion) {
                w = random_floats(static_cast<size_t>(cols), 6);
     const int64_t ld = operand_row_elements(Operand::int8, cols) + 4;
     std::vector<float> plain(static_cast<size_t>(rows * cols));
-    const auto same = [&](const auto& args, auto op) {
+    const auto same = [&](const auto& args) {
       auto a = args;
       a.operand = Operand::f32, a.out = plain.data(), a.ld_out = cols;
-      op(a, rows, Part{});
+      table().run(a, rows, Part{});
       const auto want = int8_rows(table(), plain, rows, cols, ld);
       std::vector<int8_t> got(want.size(), 99);
       a.operand = Operand::int8, a.out = got.data(), a.ld_out = ld;
-      in_parts(3, [&](Part part) { op(a, rows, part); });
+      in_parts(3, [&](Part part) { table().run(a, rows, part); });
       EXPECT_EQ(got, want) << cols;
     };
-    same(NormArgs{.x = x.data(), .ld_x = cols, .cols = cols, .weight = w.data()}, table().rms_norm);
-    same(NormArgs{.x = x.data(), .ld_x = cols, .cols = cols}, table().layer_norm);
-    same(ActivateArgs{.x = x.data(), .ld_x = 2 * cols, .cols = cols}, table().activate);
+    same(NormArgs{.x = x.data(), .ld_x = cols, .cols = cols, .weight = w.data()});
+    same(NormArgs{.layer = true, .x = x.data(), .ld_x = cols, .cols = cols});
+    same(ActivateArgs{.x = x.data(), .ld_x = 2 * cols, .cols = cols});
   }
 }
 
@@ -330,7 +330,7 @@ TEST_P(Quantized, MappedRowsAreTheRows) {
     std::vector<float> y(12 * out, NAN);
     const LinearArgs a{
         .x = operand, .ld_x = ld, .w = m.packed, .y = y.data(), .ld_y = out, .row_map = map.data(), .x_share = share};
-    in_parts(3, [&](Part part) { table().linear(a, static_cast<int>(map.size()), part); });
+    in_parts(3, [&](Part part) { table().run(a, static_cast<int>(map.size()), part); });
     for (int n = 0; n < 12; ++n) {
       const bool mapped = std::find(map.begin(), map.end(), n) != map.end();
       for (int c = 0; c < out; ++c) {

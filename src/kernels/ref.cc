@@ -113,7 +113,7 @@ float row_element(const EmbedArgs& a, int32_t id, int column) {
   }
 }
 
-void embed(const EmbedArgs& a, int rows, Part part) {
+void reference(const EmbedArgs& a, int rows, Part part) {
   const Range range = share(rows, part);
   for (int64_t r = range.first; r < range.last; ++r) {
     float* out = a.out + r * a.ld_out;
@@ -130,7 +130,7 @@ void embed(const EmbedArgs& a, int rows, Part part) {
   }
 }
 
-void to_operand(const ToOperandArgs& a, int rows, Part part) {
+void reference(const ToOperandArgs& a, int rows, Part part) {
   const Range range = share(rows, part);
   for (int64_t r = range.first; r < range.last; ++r) {
     RowWriter row(a.out, r * a.ld_out, a.operand, a.cols);
@@ -168,7 +168,12 @@ void layer_norm(const NormArgs& a, int rows, Part part) {
   }
 }
 
-void rope_angles(const RopeAnglesArgs& a, int rows, Part part) {
+void reference(const NormArgs& a, int rows, Part part) {
+  if (a.layer) layer_norm(a, rows, part);
+  else rms_norm(a, rows, part);
+}
+
+void reference(const RopeAnglesArgs& a, int rows, Part part) {
   const Range range = share(rows, part);
   for (int64_t r = range.first; r < range.last; ++r) {
     for (int i = 0; i < a.half; ++i) {
@@ -203,7 +208,7 @@ void rotate_head(const HeadsArgs& a, const float* angles, float* x) {
   }
 }
 
-void heads(const HeadsArgs& a, int rows, Part part) {
+void reference(const HeadsArgs& a, int rows, Part part) {
   const Range range = share(static_cast<int64_t>(rows) * a.heads, part);
   for (int64_t unit = range.first; unit < range.last; ++unit) {
     const int64_t r = unit / a.heads, head = unit % a.heads;
@@ -221,8 +226,8 @@ void heads(const HeadsArgs& a, int rows, Part part) {
   }
 }
 
-void activate(const ActivateArgs& a, int rows, Part part) {
-  const Range range = share(rows, part);
+void reference(const ActivateArgs& a, int rows, Part part) {
+  const Range range = share(int64_t{rows} * a.slots, part);
   for (int64_t r = range.first; r < range.last; ++r) {
     const float* x = a.x + r * a.ld_x;
     RowWriter row(a.out, r * a.ld_out, a.operand, a.cols);
@@ -233,21 +238,29 @@ void activate(const ActivateArgs& a, int rows, Part part) {
   }
 }
 
-void add(const AddArgs& a, int rows, Part part) {
+float element(Add, float a, float b) { return a + b; }
+
+template <class F>
+void reference(const ElementwiseArgs<F>& args, int rows, Part part) {
   const Range range = share(rows, part);
   for (int64_t r = range.first; r < range.last; ++r) {
-    for (int c = 0; c < a.cols; ++c) a.out[r * a.ld_out + c] = a.a[r * a.ld_a + c] + a.b[r * a.ld_b + c];
+    const float *a = args.a + r * args.ld_a, *b = args.b + r * args.ld_b;
+    for (int c = 0; c < args.cols; ++c) {
+      float& out = args.out[r * args.ld_out + c];
+      if constexpr (F::kInputs == 2) out = element(args.f, a[c], b[c]);
+      else out = element(args.f, a[c]);
+    }
   }
 }
 
-void select_rows(const SelectRowsArgs& a, int rows, Part part) {
+void reference(const SelectRowsArgs& a, int rows, Part part) {
   const Range range = share(rows, part);
   for (int64_t r = range.first; r < range.last; ++r) {
     std::copy_n(a.x + a.rows[r] * a.ld_x, a.cols, a.out + r * a.ld_out);
   }
 }
 
-void mix_rows(const MixRowsArgs& a, int rows, Part part) {
+void reference(const MixRowsArgs& a, int rows, Part part) {
   const Range range = share(static_cast<int64_t>(rows) * a.parts, part);
   for (int64_t unit = range.first; unit < range.last; ++unit) {
     float* out = a.out + unit / a.parts * a.ld_out + unit % a.parts * a.cols;
@@ -260,13 +273,13 @@ void mix_rows(const MixRowsArgs& a, int rows, Part part) {
   }
 }
 
-void merge_rows(const MergeRowsArgs& a, int rows, Part part) {
+void reference(const MergeRowsArgs& a, int rows, Part part) {
   const Range range = share(rows, part);
   for (int64_t r = range.first; r < range.last; ++r)
     if (a.rows[r]) std::copy_n(a.rows[r], a.cols, a.out + r * a.ld_out);
 }
 
-void gate(const GateArgs& a, int rows, Part part) {
+void reference(const GateArgs& a, int rows, Part part) {
   const Range range = share(rows, part);
   const float opened = std::tanh(*a.gate), factor = a.complement ? 1.0f - opened : opened;
   for (int64_t r = range.first; r < range.last; ++r) {
@@ -276,7 +289,7 @@ void gate(const GateArgs& a, int rows, Part part) {
   }
 }
 
-void place(const PlaceArgs& a, int rows, Part part) {
+void reference(const PlaceArgs& a, int rows, Part part) {
   const Range range = share(rows, part);
   for (int64_t r = range.first; r < range.last; ++r)
     for (int c = 0; c < a.cols; ++c) a.out[r * a.ld_out + static_cast<int64_t>(c) * a.step] = a.x[r * a.ld_x + c];
@@ -285,40 +298,26 @@ void place(const PlaceArgs& a, int rows, Part part) {
 }  // namespace
 
 const CpuTable& ref_table() {
-  static const CpuTable table = {
-      .isa = "ref",
-      .operand = operand,
-      .panel_cols = panel_cols,
-      .panel_bytes = panel_bytes,
-      .pack_panel = pack_panel,
-      .pack_panel_bf16 = pack_bf16,
-      .quantized_panel_bytes = [](WeightForm form, WeightGroups groups,
-                                  int k) { return quantized_panel_bytes(form, groups, kPanel, k); },
-      .pack_panel_quantized = [](WeightForm form, WeightGroups groups, const QuantizedRows& rows,
-                                 std::byte* panel) { pack_quantized(form, groups, kPanel, rows, panel); },
-      .embed = embed,
-      .linear = ref_linear,
-      .to_operand = to_operand,
-      .rms_norm = rms_norm,
-      .layer_norm = layer_norm,
-      .rope_angles = rope_angles,
-      .heads = heads,
-      .append = ref_append,
-      .attend = ref_attend,
-      .attend_combine = ref_attend_combine,
-      .attend_scratch_bytes = ref_attend_scratch_bytes,
-      .activate = activate,
-      .add = add,
-      .select_rows = select_rows,
-      .mix_rows = mix_rows,
-      .merge_rows = merge_rows,
-      .gate = gate,
-      .place = place,
-      .route = ref_route,
-      .group_rows = ref_group_rows,
-      .scale_rows = ref_scale_rows,
-      .combine = ref_combine,
-  };
+  static const CpuTable table = [] {
+    CpuTable filled = {
+        .isa = "ref",
+        .operand = operand,
+        .panel_cols = panel_cols,
+        .panel_bytes = panel_bytes,
+        .pack_panel = pack_panel,
+        .pack_panel_bf16 = pack_bf16,
+        .quantized_panel_bytes = [](WeightForm form, WeightGroups groups,
+                                    int k) { return quantized_panel_bytes(form, groups, kPanel, k); },
+        .pack_panel_quantized = [](WeightForm form, WeightGroups groups, const QuantizedRows& rows,
+                                   std::byte* panel) { pack_quantized(form, groups, kPanel, rows, panel); },
+        .attend_scratch_bytes = ref_attend_scratch_bytes,
+        .kernels = {},
+    };
+    for_each_type(Kernels{}, [&]<class Args>() {
+      filled.kernel<Args>() = [](const Args& args, int rows, Part part) { reference(args, rows, part); };
+    });
+    return filled;
+  }();
   return table;
 }
 

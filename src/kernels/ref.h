@@ -15,15 +15,15 @@ float ref_activated(Activation act, float x);
 
 // Element (column, k) of a packed matrix of any form.
 float ref_weight(const PackedMatrix& w, int column, int k);
-void ref_linear(const LinearArgs& a, int rows, Part part);
-void ref_append(const AppendArgs& a, int rows, Part part);
-void ref_attend(const AttendArgs& a, int rows, Part part);
-void ref_attend_combine(const AttendArgs& a, int rows, Part part);
+void reference(const LinearArgs& a, int rows, Part part);
+void reference(const AppendArgs& a, int rows, Part part);
+void reference(const AttendArgs& a, int rows, Part part);
+void reference(const AttendCombineArgs& a, int rows, Part part);
 size_t ref_attend_scratch_bytes(int heads, const CacheView& cache);
 
-void ref_route(const RouteArgs& a, int rows, Part part);
-void ref_group_rows(const GroupRowsArgs& a, int rows, Part part);
-void ref_scale_rows(const ScaleRowsArgs& a, int rows, Part part);
-void ref_combine(const CombineArgs& a, int rows, Part part);
+void reference(const RouteArgs& a, int rows, Part part);
+void reference(const GroupRowsArgs& a, int rows, Part part);
+void reference(const ScaleRowsArgs& a, int rows, Part part);
+void reference(const CombineArgs& a, int rows, Part part);
 
 }  // namespace weft::kernels

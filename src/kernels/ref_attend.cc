@@ -175,7 +175,7 @@ void attend_query(const AttendArgs& a, const AttendItem& item, int row, int head
 
 }  // namespace
 
-void ref_append(const AppendArgs& a, int, Part part) {
+void reference(const AppendArgs& a, int, Part part) {
   for (int i = 0; i < a.sequence_count; ++i) {
     const SequenceView& s = a.sequences[i];
     const Range range = share(static_cast<int64_t>(s.rows) * a.cache.kv_heads, part);
@@ -185,7 +185,7 @@ void ref_append(const AppendArgs& a, int, Part part) {
   }
 }
 
-void ref_attend(const AttendArgs& a, int, Part part) {
+void reference(const AttendArgs& a, int, Part part) {
   const int group = a.heads / a.cache.kv_heads;
   for (int i = a.plan->begin[part.index]; i < a.plan->begin[part.index + 1]; ++i) {
     const AttendItem& item = a.plan->items[i];
@@ -195,7 +195,8 @@ void ref_attend(const AttendArgs& a, int, Part part) {
   }
 }
 
-void ref_attend_combine(const AttendArgs& a, int, Part part) {
+void reference(const AttendCombineArgs& args, int, Part part) {
+  const AttendArgs& a = args.attend;
   const int group = a.heads / a.cache.kv_heads;
   const Range range = share(static_cast<int64_t>(a.plan->combines.size()) * group, part);
   for (int64_t unit = range.first; unit < range.last; ++unit) {

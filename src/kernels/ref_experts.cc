@@ -87,7 +87,7 @@ void route_row(const RouteArgs& a, const float* logits, Chosen& chosen) {
 
 }  // namespace
 
-void ref_route(const RouteArgs& a, int rows, Part part) {
+void reference(const RouteArgs& a, int rows, Part part) {
   const Range range = share(rows, part);
   for (int64_t r = range.first; r < range.last; ++r) {
     Chosen chosen;
@@ -98,7 +98,7 @@ void ref_route(const RouteArgs& a, int rows, Part part) {
   }
 }
 
-void ref_group_rows(const GroupRowsArgs& a, int rows, Part part) {
+void reference(const GroupRowsArgs& a, int rows, Part part) {
   if (part.index != 0) return;
   int32_t* offsets = a.out;
   int32_t* entries = a.out + a.experts + 1;
@@ -118,7 +118,7 @@ void ref_group_rows(const GroupRowsArgs& a, int rows, Part part) {
   offsets[0] = 0;
 }
 
-void ref_scale_rows(const ScaleRowsArgs& a, int rows, Part part) {
+void reference(const ScaleRowsArgs& a, int rows, Part part) {
   const Range range = share(static_cast<int64_t>(rows) * a.slots, part);
   for (int64_t unit = range.first; unit < range.last; ++unit) {
     const int64_t r = unit / a.slots, j = unit % a.slots, start = r * a.ld_out + j * a.slot_stride;
@@ -128,7 +128,7 @@ void ref_scale_rows(const ScaleRowsArgs& a, int rows, Part part) {
   }
 }
 
-void ref_combine(const CombineArgs& a, int rows, Part part) {
+void reference(const CombineArgs& a, int rows, Part part) {
   const Range range = share(rows, part);
   for (int64_t r = range.first; r < range.last; ++r) {
     const float* weights = a.chosen + r * a.ld_chosen + a.slots;

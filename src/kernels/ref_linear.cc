@@ -67,7 +67,7 @@ void gated_row(const LinearArgs& a, int64_t x_row, int64_t y_row, Range range) {
 
 }  // namespace
 
-void ref_linear(const LinearArgs& a, int rows, Part part) {
+void reference(const LinearArgs& a, int rows, Part part) {
   const Range columns = share(a.w.out, part);
   for (int r = 0; r < rows; ++r) {
     const int64_t y_row = a.row_map ? a.row_map[r] : r, x_row = a.row_map ? y_row / a.x_share : r;

@@ -28,8 +28,8 @@ TEST_P(RowOps, RmsNorm) {
       const auto x = random_floats(static_cast<size_t>(rows * cols), 1, -3, 3),
                  w = random_floats(static_cast<size_t>(cols), 2);
       const auto got = in_every_split(x.size(), [&](float* out, Part part) {
-        table().rms_norm({x.data(), cols, cols, w.data(), nullptr, one_plus, 1e-5f, Operand::f32, out, cols}, rows,
-                         part);
+        table().run<NormArgs>(
+            {false, x.data(), cols, cols, w.data(), nullptr, one_plus, 1e-5f, Operand::f32, out, cols}, rows, part);
       });
       for (int r = 0; r < rows; ++r) {
         double squares = 0;
@@ -50,7 +50,8 @@ TEST_P(RowOps, LayerNorm) {
     const auto x = random_floats(static_cast<size_t>(3 * cols), 1, -3, 3),
                w = random_floats(static_cast<size_t>(cols), 2), b = random_floats(static_cast<size_t>(cols), 3);
     const auto got = in_every_split(x.size(), [&](float* out, Part part) {
-      table().layer_norm({x.data(), cols, cols, w.data(), b.data(), false, 1e-12f, Operand::f32, out, cols}, 3, part);
+      table().run<NormArgs>({true, x.data(), cols, cols, w.data(), b.data(), false, 1e-12f, Operand::f32, out, cols}, 3,
+                            part);
     });
     for (int r = 0; r < 3; ++r) {
       double mean = 0, variance = 0;
@@ -84,7 +85,7 @@ TEST_P(RowOps, Activations) {
       const int rows = 3, cols = 75, in_cols = gated ? 2 * cols : cols;
       const auto x = random_floats(static_cast<size_t>(rows * in_cols), 4, -9, 9);
       const auto got = in_every_split(static_cast<size_t>(rows * cols), [&](float* out, Part part) {
-        table().activate({x.data(), in_cols, cols, act, gated, Operand::f32, out, cols}, rows, part);
+        table().run<ActivateArgs>({x.data(), in_cols, cols, act, gated, Operand::f32, out, cols}, rows, part);
       });
       for (int r = 0; r < rows; ++r)
         for (int c = 0; c < cols; ++c) {
@@ -93,6 +94,47 @@ TEST_P(RowOps, Activations) {
           ASSERT_NEAR(got[static_cast<size_t>(r * cols + c)], want, 1e-6 * (1 + std::abs(want)));
         }
     }
+}
+
+// A row of several slots is as many rows.
+TEST_P(RowOps, ActivationsOfSlots) {
+  constexpr int kRows = 3, kSlots = 4, kCols = 75;
+  const auto x = random_floats(size_t{kRows} * kSlots * 2 * kCols, 4, -9, 9);
+  const auto run = [&](int rows, int slots) {
+    return in_every_split(size_t{kRows} * kSlots * kCols, [&](float* out, Part part) {
+      table().run<ActivateArgs>({x.data(), 2 * kCols, kCols, Activation::silu, true, Operand::f32, out, kCols, slots},
+                                rows, part);
+    });
+  };
+  EXPECT_EQ(bits_of(run(kRows, kSlots)), bits_of(run(kRows * kSlots, 1)));
+}
+
+// Every elementwise op has its formula here, for elements a and b.
+double formula(Add, double a, double b) { return a + b; }
+
+TEST_P(RowOps, Elementwise) {
+  const auto check = [&]<class F>(F f) {
+    for (const int cols : kColumns) {
+      const int rows = 4, ld_a = cols + 3, ld_b = cols + 5;
+      const auto a = random_floats(static_cast<size_t>(rows * ld_a), 7, -9, 9),
+                 b = random_floats(static_cast<size_t>(rows * ld_b), 8, -9, 9);
+      ElementwiseArgs<F> args{.f = f, .a = a.data(), .ld_a = ld_a, .cols = cols, .ld_out = cols};
+      if (F::kInputs == 2) args.b = b.data(), args.ld_b = ld_b;
+      const auto got = in_every_split(static_cast<size_t>(rows * cols), [&](float* out, Part part) {
+        args.out = out;
+        table().run(args, rows, part);
+      });
+      for (int r = 0; r < rows; ++r)
+        for (int c = 0; c < cols; ++c) {
+          const float x = a[static_cast<size_t>(r * ld_a + c)], y = b[static_cast<size_t>(r * ld_b + c)];
+          double want = 0;
+          if constexpr (F::kInputs == 2) want = formula(f, x, y);
+          else want = formula(f, x);
+          ASSERT_NEAR(got[static_cast<size_t>(r * cols + c)], want, 1e-6 * (1 + std::abs(want))) << F::kName;
+        }
+    }
+  };
+  check(Add{});
 }
 
 TEST_P(RowOps, HeadsNormAndRotation) {
@@ -106,7 +148,8 @@ TEST_P(RowOps, HeadsNormAndRotation) {
         inv_freq[static_cast<size_t>(i)] = static_cast<float>(std::pow(10000.0, -2.0 * i / (2 * half)));
       const std::vector<int32_t> positions{0, 1, 77, 4096};
       in_parts(3, [&](Part part) {
-        table().rope_angles({positions.data(), rows, nullptr, inv_freq.data(), half, 1.5f, angles.data()}, rows, part);
+        table().run<RopeAnglesArgs>({positions.data(), rows, nullptr, inv_freq.data(), half, 1.5f, angles.data()}, rows,
+                                    part);
       });
       const auto got = in_every_split(x.size(), [&](float* out, Part part) {
         const int first = rows * heads * part.index / part.count;
@@ -116,7 +159,7 @@ TEST_P(RowOps, HeadsNormAndRotation) {
         a.x = a.out = out, a.ld_x = a.ld_out = heads * dim, a.stride = a.out_stride = dim, a.heads = heads, a.dim = dim,
         a.norm = HeadNorm::rms, a.norm_weight = w.data(), a.eps = 1e-6f;
         a.angles = angles.data(), a.half = half, a.interleaved = interleaved;
-        table().heads(a, rows, part);
+        table().run(a, rows, part);
       });
       for (int r = 0; r < rows; ++r)
         for (int h = 0; h < heads; ++h) {
@@ -153,7 +196,7 @@ TEST_P(RowOps, EmbedReadsPackedAndPlainRows) {
     const auto got = in_every_split(ids.size() * cols, [&](float* out, Part part) {
       EmbedArgs a;
       a.ids = ids.data(), a.packed = matrix.matrix, a.cols = cols, a.scale = 2, a.out = out, a.ld_out = cols;
-      table().embed(a, static_cast<int>(ids.size()), part);
+      table().run(a, static_cast<int>(ids.size()), part);
     });
     for (size_t r = 0; r < ids.size(); ++r)
       for (int c = 0; c < cols; ++c) {
@@ -164,7 +207,7 @@ TEST_P(RowOps, EmbedReadsPackedAndPlainRows) {
   const auto plain = in_every_split(ids.size() * cols, [&](float* out, Part part) {
     EmbedArgs a;
     a.ids = ids.data(), a.row_data = w.data(), a.row_type = DType::f32, a.cols = cols, a.out = out, a.ld_out = cols;
-    table().embed(a, static_cast<int>(ids.size()), part);
+    table().run(a, static_cast<int>(ids.size()), part);
   });
   for (size_t r = 0; r < ids.size(); ++r)
     for (int c = 0; c < cols; ++c)

@@ -78,7 +78,7 @@ Status MediaProcessor::check_input(const MediaInput& input) const {
 
 Result<std::vector<PreparedMedia>> MediaProcessor::prepare(std::span<const MediaInput> media) const {
   std::vector<PreparedMedia> prepared;
-  size_t numbers[2] = {0, 0};
+  size_t numbers[kMediaKinds] = {};
   for (const MediaInput& input : media) {
     const std::string where =
         std::string(word(input.kind)) + " " + std::to_string(++numbers[static_cast<int>(input.kind)]);
@@ -111,7 +111,7 @@ Result<std::string> MediaProcessor::expand_text(std::string_view text, std::span
                 form_.image, " is the placeholder");
   }
   std::string out;
-  size_t next[2] = {0, 0};  // into `media`, per kind
+  size_t next[kMediaKinds] = {};  // into `media`, per kind
   while (!text.empty()) {
     const size_t image_at = text.find(form_.image), video_at = form_.video.empty() ? text.npos : text.find(form_.video);
     const size_t at = std::min(image_at, video_at);
@@ -144,8 +144,10 @@ Result<ExpandedPrompt> MediaProcessor::expand(std::string_view text, bool add_sp
 Result<std::vector<FeatureSpan>> MediaProcessor::locate(std::span<const int32_t> ids,
                                                         std::span<const PreparedMedia> media) const {
   std::vector<FeatureSpan> spans;
-  int next[2] = {-1, -1}, left[2] = {0, 0};  // per kind: the medium whose features come next, and how many it has left
-  int64_t found[2] = {0, 0}, wanted[2] = {0, 0};
+  // Per kind: the medium whose features come next, and how many it has left.
+  int next[kMediaKinds], left[kMediaKinds] = {};
+  std::fill(std::begin(next), std::end(next), -1);
+  int64_t found[kMediaKinds] = {}, wanted[kMediaKinds] = {};
   for (const PreparedMedia& m : media) wanted[static_cast<int>(m.kind)] += m.feature_positions();
   for (size_t position = 0; position < ids.size(); ++position) {
     const bool video = form_.video_id >= 0 && ids[position] == form_.video_id;

@@ -22,6 +22,7 @@
 namespace weft {
 
 enum class MediaKind : unsigned char { image, video };
+constexpr int kMediaKinds = static_cast<int>(MediaKind::video) + 1;
 
 // What a request hands over: one image, or the frames of a video, already sampled.
 struct MediaInput {

@@ -133,10 +133,10 @@ VisionTower llama4_vision(const HfConfig& c) {
   const Scope w("vision_model");
   const int size = 3 * s.patch * s.patch;
   Value x = b.linear(b.input(size), {.sources = {whole(w / "patch_embedding" / "linear", hidden)}, .k = size});
-  x = b.add(x, b.embed_by(IdSource::index0, {.tensor = "vision_model.class_embedding", .rows = 1, .shape = {hidden}},
+  x = b.add(x, b.embed_by(IdSource::class_rows,
+                          {.tensor = "vision_model.class_embedding", .rows = 1, .shape = {hidden}}, hidden));
+  x = b.add(x, b.embed_by(IdSource::tile_rows, {.tensor = "vision_model.positional_embedding_vlm", .rows = s.rows()},
                           hidden));
-  x = b.add(
-      x, b.embed_by(IdSource::index1, {.tensor = "vision_model.positional_embedding_vlm", .rows = s.rows()}, hidden));
   x = norm(b, w / "layernorm_pre", x, o.norm);
   const int layers = v.count("num_hidden_layers");
   for (int i = 0; i < layers; ++i) x = encoder_layer(b, w / "model" / "layers" / i, x, o);

@@ -67,13 +67,13 @@ VisionInputs arrange(const PreparedMedia& media, const TowerShape& s) {
   const int rows = s.tile.rows(), real = media.tile_rows * media.tile_columns;
   for (int t = 0; t < s.tiles; ++t)
     for (int i = 0; i < rows; ++i) {
-      in.indices[2].push_back((media.aspect_ratio_id * s.tiles + t) * rows + i);
-      in.indices[3].push_back(i == 0 ? -1 : media.aspect_ratio_id * s.tiles + t);
+      in.indices.canvas_rows.push_back((media.aspect_ratio_id * s.tiles + t) * rows + i);
+      in.indices.canvas_tiles.push_back(i == 0 ? -1 : media.aspect_ratio_id * s.tiles + t);
     }
   const auto add = [&](int tile, int row) {  // row < 0: padding
     if (row >= 0) add_part(in.mixes[0], {tile * rows + row});
     else add_part(in.mixes[0], {});
-    in.indices[4].push_back(media.aspect_ratio_id * s.tiles + tile);
+    in.indices.padded_canvas_tiles.push_back(media.aspect_ratio_id * s.tiles + tile);
     ++in.mixed;
   };
   for (int t = 0; t < real; ++t)
@@ -114,13 +114,13 @@ Value embed_tiles(PlanBuilder& b, Scope w, const TowerShape& s, int hidden, int 
   const auto per_tile = [&](Scope at) {
     return table(at.path() + ".embedding.weight", int64_t{ratios} * s.tiles, {ratios, s.tiles * hidden});
   };
-  x = b.add(x, b.gate(b.embed_by(IdSource::index3, per_tile(pre), hidden), pre / "gate"));
-  x = b.add(x, b.embed_by(IdSource::index0, table(w.path() + ".class_embedding", 1, {hidden}), hidden));
-  x = b.add(x,
-            b.gate(b.embed_by(IdSource::index1, table(positional.path() + ".embedding", rows, {rows, hidden}), hidden),
-                   positional / "gate", true));
+  x = b.add(x, b.gate(b.embed_by(IdSource::canvas_tiles, per_tile(pre), hidden), pre / "gate"));
+  x = b.add(x, b.embed_by(IdSource::class_rows, table(w.path() + ".class_embedding", 1, {hidden}), hidden));
+  x = b.add(
+      x, b.gate(b.embed_by(IdSource::tile_rows, table(positional.path() + ".embedding", rows, {rows, hidden}), hidden),
+                positional / "gate", true));
   const auto shape = std::vector<int64_t>{ratios, int64_t{s.tiles} * rows * hidden};
-  return b.add(x, b.gate(b.embed_by(IdSource::index2,
+  return b.add(x, b.gate(b.embed_by(IdSource::canvas_rows,
                                     table((positional / "tile_embedding").path() + ".weight",
                                           int64_t{ratios} * s.tiles * rows, shape),
                                     hidden),
@@ -161,7 +161,7 @@ VisionTower mllama_vision(const HfConfig& c) {
   const Scope post = w / "post_tile_positional_embedding";
   const TensorRows post_table{
       post.path() + ".embedding.weight", 0, int64_t{ratios} * s.tiles, {ratios, s.tiles * hidden}};
-  x = b.add(x, b.gate(b.embed_by(IdSource::index4, post_table, hidden, Rows::mixed), post / "gate"));
+  x = b.add(x, b.gate(b.embed_by(IdSource::padded_canvas_tiles, post_table, hidden, Rows::mixed), post / "gate"));
   for (int i = 0; i < globals; ++i) x = encoder_layer(b, w / "global_transformer" / "layers" / i, x, gated);
   keep(x, 0, 1);
 

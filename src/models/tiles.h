@@ -23,7 +23,7 @@ struct TileShape {
 // From a vision_config; the defaults are the family's.
 TileShape tile_shape(const HfConfig& vision, int image, int patch, ClassToken token);
 
-// Pixels, index0 (0 in class rows, else -1), index1 (the row within its tile) and one segment per tile.
+// Pixels, class_rows and tile_rows of the indices, and one segment per tile.
 VisionInputs tile_inputs(const PreparedMedia& media, const TileShape& shape);
 
 // Patches, positions and `layers` encoder layers under CLIP's names (w: "...vision_model").

@@ -55,8 +55,8 @@ VisionInputs tile_inputs(const PreparedMedia& media, const TileShape& s) {
     for (int i = 0; i < s.rows(); ++i) {
       const bool is_class =
           (s.token == ClassToken::first && i == 0) || (s.token == ClassToken::last && i + 1 == s.rows());
-      in.indices[0].push_back(is_class ? 0 : -1);
-      in.indices[1].push_back(i);
+      in.indices.class_rows.push_back(is_class ? 0 : -1);
+      in.indices.tile_rows.push_back(i);
     }
   }
   in.segments = {std::vector<int>(tiles, s.rows())};
@@ -69,9 +69,9 @@ Value clip_tower(PlanBuilder& b, Scope w, const HfConfig& v, const TileShape& s,
   Value x = patch_embedding(b, (embeddings / "patch_embedding").path() + ".weight", {hidden, 3, s.patch, s.patch},
                             o.patch_bias, (embeddings / "patch_embedding").path() + ".bias");
   if (s.token != ClassToken::none)
-    x = b.add(x, b.embed_by(IdSource::index0,
+    x = b.add(x, b.embed_by(IdSource::class_rows,
                             {.tensor = (embeddings / "class_embedding").path(), .rows = 1, .shape = {hidden}}, hidden));
-  x = b.add(x, b.embed_by(IdSource::index1, embeddings / "position_embedding", s.rows(), hidden));
+  x = b.add(x, b.embed_by(IdSource::tile_rows, embeddings / "position_embedding", s.rows(), hidden));
   EncoderLayerOptions layer{.hidden = hidden,
                             .heads = v.count("num_attention_heads"),
                             .width = v.count("intermediate_size"),

@@ -21,8 +21,8 @@ namespace weft::models {
 // The tower's inputs for one image or video.
 struct VisionInputs {
   int rows = 0, mixed = 0, outputs = 0;
-  std::vector<float> pixels;        // [rows, patch size]; zeros in rows that are no patch
-  std::vector<int32_t> indices[5];  // per row, as the plan's index0 ... want; empty: not used
+  std::vector<float> pixels;  // [rows, patch size]; zeros in rows that are no patch
+  VisionIndices indices;
   // per row: the first key of its segment that it does not see; empty: it sees all
   std::vector<int32_t> ends;
   std::vector<int32_t> positions[2];       // per row: rotary axes; empty: not used

@@ -53,7 +53,7 @@ Plan fuse_residual_adds(Plan plan) {
   const std::vector<int> readers = count_readers(plan), writers = find_writers(plan);
   std::vector<bool> dropped(plan.ops.size());
   for (Op& op : plan.ops) {
-    if (!std::holds_alternative<AddOp>(op.kind)) continue;
+    if (!std::holds_alternative<kernels::Add>(op.kind)) continue;
     for (int side : {1, 0}) {
       const Value product = op.in[side], other = op.in[1 - side];
       const int writer = writers[product.storage];
@@ -236,15 +236,14 @@ std::vector<bool> find_barriers(const Plan& plan, const Arena& arena, const RowL
   struct Access {
     Value value;
     bool write;
-    int cache_group;  // -1: a value
+    std::optional<CacheRef> cache;  // in place of the value
   };
-  const auto number = [](CacheRef ref) { return ref.cross ? -2 : 2 * ref.group + (ref.local ? 1 : 0); };
   const auto accesses = [&](const Op& op) {
     std::vector<Access> list;
-    for (const Value& in : op.in) list.push_back({in, false, -1});
-    if (op.out) list.push_back({*op.out, true, -1});
-    if (const auto* append = std::get_if<AppendOp>(&op.kind)) list.push_back({{}, true, number(append->cache)});
-    if (const auto* attend = std::get_if<AttendOp>(&op.kind)) list.push_back({{}, false, number(attend->cache)});
+    for (const Value& in : op.in) list.push_back({in, false, {}});
+    if (op.out) list.push_back({*op.out, true, {}});
+    if (const auto* append = std::get_if<AppendOp>(&op.kind)) list.push_back({{}, true, append->cache});
+    if (const auto* attend = std::get_if<AttendOp>(&op.kind)) list.push_back({{}, false, attend->cache});
     return list;
   };
   const auto overlap = [&](const Value& a, const Value& b) {
@@ -252,15 +251,17 @@ std::vector<bool> find_barriers(const Plan& plan, const Arena& arena, const RowL
     const auto end = [&](int s) { return arena.offset[s] + storage_bytes(plan.storages[s], arena.ld[s], limits); };
     return arena.offset[a.storage] < end(b.storage) && arena.offset[b.storage] < end(a.storage);
   };
+  const auto meet = [&](const Access& a, const Access& b) {
+    if (a.cache && b.cache) return a.cache->same_group(*b.cache);
+    return !a.cache && !b.cache && overlap(a.value, b.value);
+  };
   std::vector<bool> barrier(plan.ops.size());
   std::vector<Access> open;  // since the last barrier
   for (size_t i = 0; i < plan.ops.size(); ++i) {
     const std::vector<Access> mine = accesses(plan.ops[i]);
     for (const Access& a : open)
       for (const Access& b : mine)
-        if ((a.write || b.write) &&
-            (a.cache_group != -1 || b.cache_group != -1 ? a.cache_group == b.cache_group : overlap(a.value, b.value)))
-          barrier[i] = true;
+        if ((a.write || b.write) && meet(a, b)) barrier[i] = true;
     if (barrier[i]) open.clear();
     open.insert(open.end(), mine.begin(), mine.end());
   }

@@ -1,6 +1,7 @@
 #include "plan/plan.h"
 
 #include <cstdio>
+#include <iterator>
 #include <sstream>
 
 #include "kernels/pack.h"
@@ -21,11 +22,15 @@ int64_t Matrix::bytes(kernels::WeightForm form) const {
 }
 
 const char* op_name(const Op& op) {
-  static const char* const names[] = {"embed",      "linear",   "norm",       "rope_angles",   "heads",      "append",
-                                      "attend",     "activate", "add",        "select",        "to_operand", "route",
-                                      "group_rows", "experts",  "scale_rows", "combine",       "per_head",   "input",
-                                      "mix_rows",   "gate",     "place",      "merge_features"};
-  return names[op.kind.index()];
+  return std::visit([](const auto& kind) { return std::decay_t<decltype(kind)>::kName; }, op.kind);
+}
+
+std::vector<CacheRef> Plan::caches() const {
+  std::vector<CacheRef> all;
+  for (int g = 0; g < static_cast<int>(groups.size()); ++g) all.push_back({CacheRef::Kind::paged, g});
+  for (int g = 0; g < static_cast<int>(local_groups.size()); ++g) all.push_back({CacheRef::Kind::local, g});
+  if (cross_group) all.push_back({CacheRef::Kind::cross});
+  return all;
 }
 
 std::string op_class(const Plan& plan, const Op& op) {
@@ -64,6 +69,7 @@ std::string shape(const Value& v) {
 
 const char* kind_name(CacheSpec::Kind kind) {
   static const char* const names[] = {"full", "window", "chunk", "latent", "cross"};
+  static_assert(std::size(names) == static_cast<size_t>(CacheSpec::Kind::cross) + 1);
   return names[static_cast<int>(kind)];
 }
 
@@ -92,7 +98,7 @@ std::string plan_to_text(const Plan& plan, kernels::WeightForm form) {
       for (const TensorRows& source : m.sources) text << " " << source.tensor;
     } else if (const auto* attend = std::get_if<AttendOp>(&op.kind)) {
       const CacheSpec& spec = plan.group(attend->cache).spec;
-      text << "  " << (attend->cache.local ? "local" : kind_name(spec.kind));
+      text << "  " << (attend->cache.kind == CacheRef::Kind::local ? "local" : kind_name(spec.kind));
       if (spec.span > 0) text << " " << spec.span;
       text << ", " << attend->heads << " heads on " << spec.kv_heads << " kv heads of " << spec.k_dim << ", group "
            << attend->cache.group << " layer " << attend->cache.index;

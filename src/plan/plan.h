@@ -29,9 +29,9 @@ struct Value {
   bool operator==(const Value&) const = default;
 };
 
-// How a matrix would be cut over tensor-parallel ranks. Row-sharded matrices sum k in fixed shards, so that the answer
-// is the same for every number of ranks (docs/exactness.md).
-enum class Shard : uint8_t { none, columns, rows };
+// Whether a matrix sums k in fixed shards, as one does whose rows of k tensor-parallel ranks would share, so that the
+// answer is the same for every number of ranks (docs/exactness.md).
+enum class Shard : uint8_t { none, rows };
 
 // Output rows of a matrix that come from a checkpoint tensor: its rows [first_row, first_row + rows), or with
 // `transposed` its columns [first_col, first_col + rows) over the rows [first_row, first_row + k) (tensors that are
@@ -73,12 +73,16 @@ struct VectorWeight {
   std::string divided_by;     // not empty: given values are divided by this tensor's (GGUF's rope factors)
 };
 
-// One layer's place in the cache: which group of equal layers, and where in it. `local`: a group of Plan::local_groups,
-// whose keys are those of the running step only (encoders). The executor owns that memory, and all layers of the group
-// use it in turn. `cross`: Plan::cross_group, keys of images in memory of the worker.
+// One layer's place in the cache: which group of equal layers, and where in it.
 struct CacheRef {
-  int group = -1, index = 0;
-  bool local = false, cross = false;
+  // paged: a group of Plan::groups, in blocks that the cache manager hands out.
+  // local: a group of Plan::local_groups, whose keys are those of the running step only (encoders). The executor owns
+  //        that memory, and all layers of the group use it in turn.
+  // cross: Plan::cross_group, keys of images in memory of the worker.
+  enum class Kind : uint8_t { paged, local, cross };
+  Kind kind = Kind::paged;
+  int group = 0, index = 0;
+  bool same_group(CacheRef other) const { return kind == other.kind && group == other.group; }
 };
 struct LayerGroup {
   CacheSpec spec;
@@ -86,33 +90,49 @@ struct LayerGroup {
   int heads = 0;  // query heads, for cutting the attention into work items
   kernels::Mask mask = kernels::Mask::causal;
   int segments = 0;  // local groups: which of the step's ways to cut its rows into sequences
+  // As the kernels take them: the span of that kind, else 0.
+  int window() const { return spec.kind == CacheSpec::Kind::window ? spec.span : 0; }
+  int chunk() const { return spec.kind == CacheSpec::Kind::chunk ? spec.span : 0; }
 };
 
 // ---- Operations. Shapes are [rows, cols] of the op's input and output values; ids index the plan's lists, -1 is none.
+// Each has a name for listings and its constants; it is bound to a kernel by its bind() in bind.cc.
 
-// What an embedding table is looked up by.
-// (index0 ... are vision towers' own: learned positions, kinds of rows.)
-enum class IdSource : uint8_t { tokens, positions, token_types, index0, index1, index2, index3, index4 };
+// What an embedding table is looked up by; those from class_rows on are of vision towers (VisionIndices).
+enum class IdSource : uint8_t {
+  tokens,
+  positions,
+  token_types,
+  class_rows,
+  tile_rows,
+  canvas_rows,
+  canvas_tiles,
+  padded_canvas_tiles
+};
 
 struct EmbedOp {
+  static constexpr const char* kName = "embed";
   IdSource ids = IdSource::tokens;
   int table = -1;   // index into Plan::tables
   int matrix = -1;  // instead: the packed matrix of the tied output
   float scale = 1.0f;
 };
 struct LinearOp {
+  static constexpr const char* kName = "linear";
   int matrix = -1;
   bool add = false;  // adds the second input (residual); made by a pass
   // of a gated matrix: the output is act(first half) * second half; made by a pass
   std::optional<kernels::Activation> gate;
 };
 struct NormOp {
+  static constexpr const char* kName = "norm";
   bool layer = false;  // layer norm instead of RMS norm
   bool one_plus = false;
   int weight = -1, bias = -1;
   float eps = 1e-6f;
 };
 struct RopeAnglesOp {
+  static constexpr const char* kName = "rope_angles";
   int inv_freq = -1;
   float factor = 1.0f;
   std::vector<uint8_t> axis_of;  // empty: one axis
@@ -120,6 +140,7 @@ struct RopeAnglesOp {
 // Norm and rotation of each head. Second input: the angles, if it rotates. The output may be the input; heads lie
 // in_stride columns apart in the input and out_stride in the output.
 struct HeadsOp {
+  static constexpr const char* kName = "heads";
   int heads = 0, dim = 0;
   int in_stride = 0, out_stride = 0;
   kernels::HeadNorm norm = kernels::HeadNorm::none;
@@ -130,15 +151,20 @@ struct HeadsOp {
   bool interleaved = false;
   float floor_scale = 0, attn_scale = 0;
 };
-struct AppendOp {  // inputs: k, v (a latent cache has no v); no output
+// In: k, v (a latent cache has no v); no output.
+struct AppendOp {
+  static constexpr const char* kName = "append";
   CacheRef cache;
 };
-struct AttendOp {  // input: q
+// In: q.
+struct AttendOp {
+  static constexpr const char* kName = "attend";
   CacheRef cache;
   int heads = 0;
   float scale = 1.0f;
 };
 struct ActivateOp {
+  static constexpr const char* kName = "activate";
   kernels::Activation act = kernels::Activation::silu;
   bool gated = true;
   int cols = 0;  // of the result, of each slot
@@ -146,57 +172,88 @@ struct ActivateOp {
 };
 
 // Mixture of experts. Values with `slots` hold one row per chosen expert of a token side by side, in ascending order of
-// the expert's id, each padded to a multiple of 16 columns (slot_stride).
-struct RouteOp {  // in: router logits; out: a table of the chosen experts and their weights (kernels::RouteArgs)
+// the expert's id, each padded to a multiple of 16 columns.
+constexpr int slot_stride(int cols) { return (cols + 15) / 16 * 16; }
+
+// In: router logits; out: a table of the chosen experts and their weights (kernels::RouteArgs).
+struct RouteOp {
+  static constexpr const char* kName = "route";
   kernels::RouteRule rule;
   int bias = -1;  // vector
 };
-struct GroupRowsOp {  // in: the chosen experts; out: the step's rows in order of experts (kernels::GroupRowsArgs)
+// In: the chosen experts; out: the step's rows in order of experts (kernels::GroupRowsArgs).
+struct GroupRowsOp {
+  static constexpr const char* kName = "group_rows";
   int experts = 0, slots = 0;
 };
-struct ExpertsOp {            // in: x, the grouped rows; out: [tokens, slots * slot_stride(matrix's out)]
+// In: x, the grouped rows; out: [tokens, slots * slot_stride(matrix's out)].
+struct ExpertsOp {
+  static constexpr const char* kName = "experts";
   std::vector<int> matrices;  // one per expert, of one shape
   int slots = 0;
   bool same_input = false;  // all experts of a token read one row; else x has slots too
 };
-struct ScaleRowsOp {  // in: x, the chosen experts; out: slot j is x times the weight of the j-th expert
+// In: x, the chosen experts; out: slot j is x times the weight of the j-th expert.
+struct ScaleRowsOp {
+  static constexpr const char* kName = "scale_rows";
   int slots = 0;
 };
-struct CombineOp {  // in: x with slots, the chosen experts; out: their sum (weighted, or plain)
+// In: x with slots, the chosen experts; out: their sum (weighted, or plain).
+struct CombineOp {
+  static constexpr const char* kName = "combine";
   int slots = 0;
   bool weighted = true;
 };
 // One matrix per head: y[r, h] = x[r, h] W_h^T; heads lie in_stride columns apart in x and out_stride in y. out may be
 // part of a storage.
 struct PerHeadOp {
+  static constexpr const char* kName = "per_head";
   std::vector<int> matrices;
   int in_stride = 0, out_stride = 0;
 };
 
-// Vision.
-struct InputOp {};  // [tokens, cols]: the step's pixels
-struct MixRowsOp {  // kernels::MixRowsArgs by the step's table of that number
+// Vision towers. Out: the step's pixels [tokens, cols].
+struct InputOp {
+  static constexpr const char* kName = "input";
+};
+// kernels::MixRowsArgs by the step's table of that number.
+struct MixRowsOp {
+  static constexpr const char* kName = "mix_rows";
   int table = 0, parts = 1;
 };
-struct GateOp {   // kernels::GateArgs
+// kernels::GateArgs.
+struct GateOp {
+  static constexpr const char* kName = "gate";
   int gate = -1;  // vector of one number
   bool complement = false;
   uint8_t bit = 0;  // of the step's row flags; 0: all rows
 };
-struct PlaceOp {  // kernels::PlaceArgs; out is part of a storage
+// kernels::PlaceArgs; out is part of a storage.
+struct PlaceOp {
+  static constexpr const char* kName = "place";
   int step = 1;
 };
-struct MergeFeaturesOp {};  // in place: rows of features in place of embeddings
+// In place: rows of features in place of embeddings.
+struct MergeFeaturesOp {
+  static constexpr const char* kName = "merge_features";
+};
 
-constexpr int slot_stride(int cols) { return (cols + 15) / 16 * 16; }
+// Keeps the rows whose output is wanted.
+struct SelectOp {
+  static constexpr const char* kName = "select";
+};
+// Made by a pass: the input of matrix products in their form.
+struct ToOperandOp {
+  static constexpr const char* kName = "to_operand";
+};
 
-struct AddOp {};
-struct SelectOp {};     // keeps the rows whose output is wanted
-struct ToOperandOp {};  // made by a pass: the input of matrix products in their form
-
-using OpKind = std::variant<EmbedOp, LinearOp, NormOp, RopeAnglesOp, HeadsOp, AppendOp, AttendOp, ActivateOp, AddOp,
-                            SelectOp, ToOperandOp, RouteOp, GroupRowsOp, ExpertsOp, ScaleRowsOp, CombineOp, PerHeadOp,
-                            InputOp, MixRowsOp, GateOp, PlaceOp, MergeFeaturesOp>;
+// The ops of a plan; the elementwise ones (kernels/elementwise.h) are their own.
+template <class... F>
+auto list_ops(TypeList<F...>)
+    -> std::variant<EmbedOp, LinearOp, NormOp, RopeAnglesOp, HeadsOp, AppendOp, AttendOp, ActivateOp, SelectOp,
+                    ToOperandOp, RouteOp, GroupRowsOp, ExpertsOp, ScaleRowsOp, CombineOp, PerHeadOp, InputOp, MixRowsOp,
+                    GateOp, PlaceOp, MergeFeaturesOp, F...>;
+using OpKind = decltype(list_ops(kernels::ElementwiseOps{}));
 
 struct Op {
   OpKind kind;
@@ -243,8 +300,14 @@ struct Plan {
   bool joined_images = false;   // the tokens of one image see each other in both directions
   int token_types = 0;          // kinds of tokens that the model tells apart (BERT's segments); 0: it does not
   const LayerGroup& group(CacheRef ref) const {
-    return ref.cross ? *cross_group : (ref.local ? local_groups : groups)[ref.group];
+    switch (ref.kind) {
+      case CacheRef::Kind::paged: return groups[ref.group];
+      case CacheRef::Kind::local: return local_groups[ref.group];
+      case CacheRef::Kind::cross: return *cross_group;
+    }
+    return groups[ref.group];
   }
+  std::vector<CacheRef> caches() const;  // the first layer of each group
 };
 
 // The same for an op in every layer: its kind, and of matrix products the shape and the checkpoint's tensor.

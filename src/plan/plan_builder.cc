@@ -105,14 +105,14 @@ void PlanBuilder::place(Value x, Value out, int step) {
 
 void PlanBuilder::add_into(Value x, Value y) {
   WEFT_CHECK(x.cols == y.cols && x.rows == y.rows) << "add: shapes differ";
-  plan_.ops.push_back({AddOp{}, {x, y}, x, ""});
+  plan_.ops.push_back({kernels::Add{}, {x, y}, x, ""});
 }
 
 CacheRef PlanBuilder::cross_cache(CacheSpec spec, int query_heads) {
   if (!plan_.cross_group) plan_.cross_group = LayerGroup{spec, 0, query_heads, kernels::Mask::none};
   WEFT_CHECK(plan_.cross_group->spec == spec && plan_.cross_group->heads == query_heads)
       << "cross attention layers differ";
-  return {0, plan_.cross_group->layers++, false, true};
+  return {CacheRef::Kind::cross, 0, plan_.cross_group->layers++};
 }
 
 Value PlanBuilder::rope_angles(const RopeAngles& angles) {
@@ -153,21 +153,22 @@ void PlanBuilder::rotate_into(Value x, int in_stride, Value out, int out_stride,
   plan_.ops.push_back({op, {x, angles}, out, "rotate"});
 }
 
-CacheRef PlanBuilder::layer_of(std::vector<LayerGroup>& groups, const LayerGroup& wanted) {
+CacheRef PlanBuilder::layer_of(CacheRef::Kind kind, const LayerGroup& wanted) {
+  std::vector<LayerGroup>& groups = kind == CacheRef::Kind::local ? plan_.local_groups : plan_.groups;
   for (size_t i = 0; i < groups.size(); ++i)
     if (LayerGroup& group = groups[i]; group.spec == wanted.spec && group.heads == wanted.heads &&
                                        group.mask == wanted.mask && group.segments == wanted.segments)
-      return {static_cast<int>(i), group.layers++};
+      return {kind, static_cast<int>(i), group.layers++};
   groups.push_back(wanted);
-  return {static_cast<int>(groups.size()) - 1, 0};
+  return {kind, static_cast<int>(groups.size()) - 1, 0};
 }
 
-CacheRef PlanBuilder::cache(CacheSpec spec, int query_heads) { return layer_of(plan_.groups, {spec, 1, query_heads}); }
+CacheRef PlanBuilder::cache(CacheSpec spec, int query_heads) {
+  return layer_of(CacheRef::Kind::paged, {spec, 1, query_heads});
+}
 
 CacheRef PlanBuilder::local_cache(CacheSpec spec, int query_heads, int segments, kernels::Mask mask) {
-  CacheRef ref = layer_of(plan_.local_groups, {spec, 1, query_heads, mask, segments});
-  ref.local = true;
-  return ref;
+  return layer_of(CacheRef::Kind::local, {spec, 1, query_heads, mask, segments});
 }
 
 void PlanBuilder::append(Value k, Value v, CacheRef cache) {
@@ -232,9 +233,10 @@ void PlanBuilder::per_head(Value x, int in_stride, Value out, int out_stride, st
   plan_.ops.push_back({std::move(op), {x}, out, path});
 }
 
-Value PlanBuilder::add(Value a, Value b) {
-  WEFT_CHECK(a.cols == b.cols && a.rows == b.rows) << "add: shapes differ";
-  return emit(AddOp{}, {a, b}, a.rows, a.cols, "");
+Value PlanBuilder::elementwise(OpKind f, std::vector<Value> in) {
+  const Value a = in.front(), b = in.back();
+  WEFT_CHECK(a.cols == b.cols && a.rows == b.rows) << op_name({f, {}, {}, ""}) << ": shapes differ";
+  return emit(std::move(f), std::move(in), a.rows, a.cols, "");
 }
 
 Value PlanBuilder::select(Value x) { return emit(SelectOp{}, {x}, Rows::outputs, x.cols, ""); }

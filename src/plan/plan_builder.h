@@ -64,7 +64,18 @@ class PlanBuilder {
   void append_latent(Value row, CacheRef cache);
   Value attend(Value q, CacheRef cache, int heads, float scale);
   Value activate(Value x, kernels::Activation act, bool gated);
-  Value add(Value a, Value b);
+  // f of each element (kernels/elementwise.h), or of each pair of elements.
+  template <kernels::IsElementwise F>
+  Value elementwise(F f, Value a) {
+    static_assert(F::kInputs == 1);
+    return elementwise(OpKind(f), {a});
+  }
+  template <kernels::IsElementwise F>
+  Value elementwise(F f, Value a, Value b) {
+    static_assert(F::kInputs == 2);
+    return elementwise(OpKind(f), {a, b});
+  }
+  Value add(Value a, Value b) { return elementwise(kernels::Add{}, a, b); }
 
   // Mixture of experts, see plan.h. `logits` come from a linear whose matrix has keep_float32.
   Value route(Value logits, const kernels::RouteRule& rule, Scope bias = Scope());
@@ -113,7 +124,8 @@ class PlanBuilder {
  private:
   Value emit(OpKind kind, std::vector<Value> in, Rows rows, int cols, std::string path);
   int vector(VectorWeight v);
-  CacheRef layer_of(std::vector<LayerGroup>& groups, const LayerGroup& wanted);
+  Value elementwise(OpKind f, std::vector<Value> in);
+  CacheRef layer_of(CacheRef::Kind kind, const LayerGroup& wanted);
 
   Plan plan_;
   int images_only_ = 0;

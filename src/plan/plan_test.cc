@@ -134,7 +134,7 @@ TEST(Passes, DoWhatTheySay) {
   const Plan plan = prepare_plan(record(), kernels::ref_table(), kernels::WeightForm::f32);
   int adds = 0, fused = 0, norms = 0, gates = 0, activations = 0;
   for (const Op& op : plan.ops) {
-    adds += std::holds_alternative<AddOp>(op.kind), norms += std::holds_alternative<NormOp>(op.kind);
+    adds += std::holds_alternative<kernels::Add>(op.kind), norms += std::holds_alternative<NormOp>(op.kind);
     activations += std::holds_alternative<ActivateOp>(op.kind);
     if (const auto* linear = std::get_if<LinearOp>(&op.kind))
       fused += linear->add, gates += linear->gate && plan.matrices[linear->matrix].gated;
@@ -206,6 +206,22 @@ TEST(Executor, ThreadsAndReplayChangeNoBit) {
     for (int threads : {2, 3})
       EXPECT_TRUE(same_bits(run(plan, *table, kernels::WeightForm::bf16, threads, true), plain)) << table->isa;
     EXPECT_TRUE(same_bits(run(plan, *table, kernels::WeightForm::bf16, 2, false), plain)) << table->isa;
+  }
+}
+
+TEST(ExecutorDeathTest, RefusesStepsBeyondItsLimits) {
+  const kernels::CpuTable& table = kernels::ref_table();
+  const Plan plan = prepare_plan(record(), table, kernels::WeightForm::f32);
+  ThreadTeam team(1);
+  const auto weights = load_weights(plan, dummy_checkpoint(), table, team, {kernels::WeightForm::f32, {}});
+  ASSERT_TRUE(weights.ok());
+  SmallExecutor small(plan, *weights, table, team);  // of 8 tokens, 8 outputs and no mixed rows
+  StepInputs& in = small.executor.inputs();
+  const std::tuple<int, int, int> too_large[] = {{9, 1, 0}, {8, 9, 0}, {8, 8, 1}};
+  for (const auto& [tokens, outputs, mixed] : too_large) {
+    in.tokens = tokens, in.outputs = outputs, in.mixed = mixed;
+    EXPECT_DEATH(small.executor.begin_pieces(), "larger than the executor");
+    EXPECT_DEATH(small.executor.run({}), "larger than the executor");
   }
 }
 

@@ -2,9 +2,11 @@
 #pragma once
 
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "kernels/kernels.h"
+#include "plan/plan.h"
 
 namespace weft {
 
@@ -18,6 +20,16 @@ struct GroupInputs {
 // See kernels::MixRowsArgs.
 struct MixTable {
   std::vector<int32_t> offsets, entries;
+};
+
+// What the rows of a vision tower are looked up by, [tokens] each; empty where the tower has no such table. A canvas is
+// the grid of tiles that an image was cut into: aspect ratio `a` of the model's list with `most` tiles at most.
+struct VisionIndices {
+  std::vector<int32_t> class_rows;           // 0 in rows of a class token, else -1
+  std::vector<int32_t> tile_rows;            // the row's number in its tile
+  std::vector<int32_t> canvas_rows;          // (a * most + tile) * rows of a tile + the row's number in its tile
+  std::vector<int32_t> canvas_tiles;         // a * most + tile; -1 in rows of a class token
+  std::vector<int32_t> padded_canvas_tiles;  // a * most + tile, per row of Rows::mixed
 };
 
 constexpr uint8_t kHasImages = 1, kSeesImage = 2;
@@ -37,10 +49,20 @@ struct StepInputs {
   std::vector<uint8_t> row_flags;
   bool has_images = false;  // some row of the step
   // Vision towers.
-  const float* pixels = nullptr;    // [tokens, cols]
-  std::vector<int32_t> indices[5];  // [tokens] each, as IdSource::index0 ...
+  const float* pixels = nullptr;  // [tokens, cols]
+  VisionIndices indices;
   MixTable mixes[2];
   std::vector<GroupInputs> local_groups;  // only first_row and rows of the sequences are the caller's to fill
+
+  const GroupInputs& group(CacheRef ref) const {
+    switch (ref.kind) {
+      case CacheRef::Kind::paged: return groups[ref.group];
+      case CacheRef::Kind::local: return local_groups[ref.group];
+      case CacheRef::Kind::cross: return cross;
+    }
+    return groups[ref.group];
+  }
+  GroupInputs& group(CacheRef ref) { return const_cast<GroupInputs&>(std::as_const(*this).group(ref)); }
 };
 
 }  // namespace weft

@@ -41,7 +41,7 @@ void VisionEncoder::begin(const PreparedMedia& media) {
   StepInputs& in = executor_->inputs();
   in.tokens = inputs_.rows, in.outputs = inputs_.outputs, in.mixed = inputs_.mixed;
   in.pixels = inputs_.pixels.data();
-  for (int i = 0; i < 5; ++i) in.indices[i] = inputs_.indices[i];
+  in.indices = inputs_.indices;
   in.ends = inputs_.ends;
   for (int i = 0; i < 2; ++i) {
     in.mixes[i] = inputs_.mixes[i];

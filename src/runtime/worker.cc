@@ -177,10 +177,15 @@ void Worker::open_images(Slot slot) {
     const kernels::SequenceView view{0, rows, position, 0, 0};
     for (int layer = 0; layer < group.layers && rows > 0; ++layer) {
       const float* k = features.row(first) + static_cast<size_t>(layer) * 2 * kv;
-      const kernels::AppendArgs args{
-          k,     k + kv, features.cols, features.cols, executor_->cache_view({0, layer, false, true}), blocks.data(),
-          &view, 1};
-      team_.run([&](int thread) { model_.table->append(args, rows, {thread, team_.size()}); });
+      const kernels::AppendArgs args{k,
+                                     k + kv,
+                                     features.cols,
+                                     features.cols,
+                                     executor_->cache_view({CacheRef::Kind::cross, 0, layer}),
+                                     blocks.data(),
+                                     &view,
+                                     1};
+      team_.run([&](int thread) { model_.table->run(args, rows, {thread, team_.size()}); });
     }
     position += rows;
   };

@@ -65,9 +65,9 @@ void store_value_rows(const CacheView& cache, const float* v, const float* next,
 }
 
 template <class V>
-void append(const AppendArgs& a, int rows, Part part) {
+void compute(const AppendArgs& a, int rows, Part part) {
   const CacheView& cache = a.cache;
-  if (cache.dtype == DType::i8) return ref_append(a, rows, part);
+  if (cache.dtype == DType::i8) return reference(a, rows, part);
   for (int i = 0; i < a.sequence_count; ++i) {
     const SequenceView& s = a.sequences[i];
     const Range range = share(static_cast<int64_t>(s.rows) * cache.kv_heads, part);

@@ -436,7 +436,7 @@ void each_item(const AttendArgs& a, Part part, const AttendScratch& scratch, Wor
 }
 
 template <class V>
-void attend(const AttendArgs& a, int, Part part) {
+void compute(const AttendArgs& a, int, Part part) {
   const AttendScratch scratch(a.scratch + static_cast<size_t>(part.index) * a.scratch_bytes,
                               item_queries(a.heads, a.cache), a.cache);
   const auto work = [](const auto& run) { run.run(); };
@@ -446,7 +446,8 @@ void attend(const AttendArgs& a, int, Part part) {
 }
 
 template <class V>
-void attend_combine(const AttendArgs& a, int, Part part) {
+void compute(const AttendCombineArgs& args, int, Part part) {
+  const AttendArgs& a = args.attend;
   const int group = a.heads / a.cache.kv_heads, v_dim = a.cache.v_dim;
   const AttendScratch scratch(a.scratch + static_cast<size_t>(part.index) * a.scratch_bytes,
                               item_queries(a.heads, a.cache), a.cache);

@@ -372,7 +372,7 @@ struct TileItemRun {
 template <class V>
 void attend_on_tiles(const AttendArgs& a, int rows, Part part) {
   // The two parts of latent int8 keys have scales of their own, so their products would need sums of their own.
-  if (a.cache.dtype == DType::f32 || (a.cache.dtype == DType::i8 && a.cache.latent)) return attend<V>(a, rows, part);
+  if (a.cache.dtype == DType::f32 || (a.cache.dtype == DType::i8 && a.cache.latent)) return compute<V>(a, rows, part);
   const TileScratch scratch(a.scratch + static_cast<size_t>(part.index) * a.scratch_bytes,
                             item_queries(a.heads, a.cache), a.cache);
   const auto work = [&]<DType type>(const AttendItemRun<V, type>& run) { TileItemRun<V, type>{run, scratch}.run(); };

@@ -9,21 +9,13 @@
 namespace weft::kernels {
 namespace {
 
+// Kernels without vectors of their own stay what they are.
 template <class V>
 void fill(CpuTable& table) {
-  table.linear = linear<V>;
-  table.to_operand = to_operand<V>;
-  table.rms_norm = rms_norm<V>;
-  table.layer_norm = layer_norm<V>;
-  table.heads = heads<V>;
-  table.activate = activate<V>;
-  table.add = add<V>;
-  table.select_rows = select_rows<V>;
-  table.scale_rows = scale_rows<V>;
-  table.combine = combine<V>;
-  table.append = append<V>;
-  table.attend = attend<V>;
-  table.attend_combine = attend_combine<V>;
+  for_each_type(Kernels{}, [&]<class Args>() {
+    if constexpr (requires(const Args& args) { compute<V>(args, 0, Part{}); })
+      table.kernel<Args>() = [](const Args& args, int rows, Part part) { compute<V>(args, rows, part); };
+  });
   table.attend_scratch_bytes = attend_scratch_bytes<V>;
 }
 

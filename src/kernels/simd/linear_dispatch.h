@@ -55,7 +55,7 @@ void with_product(const PackedMatrix& w, Fn fn) {
 }
 
 template <class V>
-void linear(const LinearArgs& a, int rows, Part part) {
+void compute(const LinearArgs& a, int rows, Part part) {
   if (rows <= 0) return;
   with_product<V>(a.w, [&]<class Vectors, class Product>() { linear_by<Vectors, Product>(a, rows, part); });
 }

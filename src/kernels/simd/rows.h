@@ -98,7 +98,7 @@ WEFT_INLINE void for_columns(int rows, int cols, Part part, Work work) {
 }
 
 template <class V>
-void to_operand(const ToOperandArgs& a, int rows, Part part) {
+void compute(const ToOperandArgs& a, int rows, Part part) {
   for_columns(rows, a.cols, part, [&](int64_t r, int first, int last) {
     const float* x = a.x + r * a.ld_x;
     store_columns<V>(
@@ -108,18 +108,26 @@ void to_operand(const ToOperandArgs& a, int rows, Part part) {
 }
 
 template <class V>
-void add(const AddArgs& a, int rows, Part part) {
+WEFT_INLINE typename V::F elements(Add, typename V::F a, typename V::F b) {
+  return V::add(a, b);
+}
+
+template <class V, IsElementwise F>
+void compute(const ElementwiseArgs<F>& a, int rows, Part part) {
   for_columns(rows, a.cols, part, [&](int64_t r, int first, int last) {
     for (int c = first; c < last; c += V::kLanes) {
-      const typename V::F sum =
-          V::add(load_upto<V>(a.a + r * a.ld_a + c, last - c), load_upto<V>(a.b + r * a.ld_b + c, last - c));
-      store_operand<V>(a.out + r * a.ld_out, c, Operand::f32, sum, last - c);
+      const auto load = [&](const float* p) __attribute__((always_inline)) { return load_upto<V>(p + c, last - c); };
+      const float *x = a.a + r * a.ld_a, *y = a.b + r * a.ld_b;
+      typename V::F value;
+      if constexpr (F::kInputs == 2) value = elements<V>(a.f, load(x), load(y));
+      else value = elements<V>(a.f, load(x));
+      store_operand<V>(a.out + r * a.ld_out, c, Operand::f32, value, last - c);
     }
   });
 }
 
 template <class V>
-void select_rows(const SelectRowsArgs& a, int rows, Part part) {
+void compute(const SelectRowsArgs& a, int rows, Part part) {
   for_columns(rows, a.cols, part, [&](int64_t r, int first, int last) {
     const float* x = a.x + a.rows[r] * a.ld_x;
     for (int c = first; c < last; c += V::kLanes)
@@ -129,7 +137,7 @@ void select_rows(const SelectRowsArgs& a, int rows, Part part) {
 
 template <class V, Activation act>
 void activate_as(const ActivateArgs& a, int rows, Part part) {
-  for_columns(rows, a.cols, part, [&](int64_t r, int first, int last) {
+  for_columns(rows * a.slots, a.cols, part, [&](int64_t r, int first, int last) {
     const float* x = a.x + r * a.ld_x;
     store_columns<V>(
         row_at(a.out, r * a.ld_out, a.operand), first, last, a.cols,
@@ -154,7 +162,7 @@ void with_activation(Activation act, Fn fn) {
 }
 
 template <class V>
-void activate(const ActivateArgs& a, int rows, Part part) {
+void compute(const ActivateArgs& a, int rows, Part part) {
   with_activation(a.act, [&]<Activation act>() { activate_as<V, act>(a, rows, part); });
 }
 
@@ -220,6 +228,12 @@ void layer_norm(const NormArgs& a, int rows, Part part) {
 }
 
 template <class V>
+void compute(const NormArgs& a, int rows, Part part) {
+  if (a.layer) layer_norm<V>(a, rows, part);
+  else rms_norm<V>(a, rows, part);
+}
+
+template <class V>
 WEFT_INLINE void norm_head(const HeadsArgs& a, float* x) {
   if (a.norm == HeadNorm::none) return;
   const typename V::F scale = V::set1(norm_scale(sum_of_squares<V>(x, a.dim, 0.0f), a.dim, a.eps));
@@ -254,7 +268,7 @@ WEFT_INLINE void rotate_halves(float* x, const float* angles, int half) {
 }
 
 template <class V>
-void heads(const HeadsArgs& a, int rows, Part part) {
+void compute(const HeadsArgs& a, int rows, Part part) {
   const Range range = share(static_cast<int64_t>(rows) * a.heads, part);
   for (int64_t unit = range.first; unit < range.last; ++unit) {
     const int64_t r = unit / a.heads;
@@ -276,7 +290,7 @@ void heads(const HeadsArgs& a, int rows, Part part) {
 }
 
 template <class V>
-void scale_rows(const ScaleRowsArgs& a, int rows, Part part) {
+void compute(const ScaleRowsArgs& a, int rows, Part part) {
   for_columns(rows * a.slots, a.cols, part, [&](int64_t unit, int first, int last) {
     const int64_t r = unit / a.slots, j = unit % a.slots;
     const typename V::F weight = V::set1(a.chosen[r * a.ld_chosen + a.slots + j]);
@@ -288,7 +302,7 @@ void scale_rows(const ScaleRowsArgs& a, int rows, Part part) {
 }
 
 template <class V>
-void combine(const CombineArgs& a, int rows, Part part) {
+void compute(const CombineArgs& a, int rows, Part part) {
   for_columns(rows, a.cols, part, [&](int64_t r, int first, int last) {
     const float* weights = a.chosen + r * a.ld_chosen + a.slots;
     for (int c = first; c < last; c += V::kLanes) {

@@ -1,0 +1,133 @@
+#include "plan/step_memory.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+
+namespace weft {
+
+using namespace kernels;
+
+namespace {
+
+Memory reserve_or_die(size_t bytes) {
+  auto memory = Memory::reserve(bytes, true);
+  WEFT_CHECK(memory.ok()) << memory.error().to_string();  // address space for a step's values
+  return std::move(memory).value();
+}
+
+}  // namespace
+
+StepMemory::StepMemory(const Plan& plan, const CpuTable& table, int threads, CacheMemory cache, ExecutorLimits limits)
+    : plan_(plan), cache_(std::move(cache)), limits_(limits), layout_(lay_out(plan, limits.rows())),
+      arena_(reserve_or_die(layout_.bytes)) {
+  size_inputs();
+  reserve_local_groups();
+  reserve_attention(table, threads);
+}
+
+void StepMemory::size_inputs() {
+  inputs_.ids.resize(limits_.max_tokens);
+  inputs_.positions.resize(static_cast<size_t>(plan_.position_axes) * limits_.max_tokens);
+  inputs_.token_types.resize(limits_.max_tokens);
+  if (plan_.takes_features) inputs_.features.resize(limits_.max_tokens);
+  if (plan_.joined_images) inputs_.ends.resize(limits_.max_tokens);
+  if (plan_.cross_group) {
+    inputs_.cross_starts.resize(limits_.max_tokens), inputs_.cross_ends.resize(limits_.max_tokens);
+    inputs_.row_flags.resize(limits_.max_tokens);
+  }
+  inputs_.output_rows.resize(limits_.max_outputs);
+  inputs_.groups.resize(plan_.groups.size());
+  inputs_.local_groups.resize(plan_.local_groups.size());
+}
+
+// Every sequence of a step begins a new block.
+void StepMemory::reserve_local_groups() {
+  const size_t blocks =
+      static_cast<size_t>(std::max(limits_.max_tokens, limits_.max_mixed) / kLocalBlock) + limits_.max_sequences + 1;
+  for (const CacheRef ref : plan_.caches())
+    if (ref.kind == CacheRef::Kind::local)
+      local_cache_.push_back(reserve_or_die(blocks * cache_layer_bytes(stored_spec(ref), kLocalBlock)));
+}
+
+void StepMemory::reserve_attention(const CpuTable& table, int threads) {
+  size_t partial_bytes = 0;
+  for (const CacheRef ref : plan_.caches()) {
+    const LayerGroup& group = plan_.group(ref);
+    const CacheView view = cache_view(ref);
+    scratch_bytes_ = std::max(scratch_bytes_, table.attend_scratch_bytes(group.heads, view));
+    partial_bytes =
+        std::max(partial_bytes, max_partials(limits_.max_sequences, limits_.max_seq_len, group.spec.kv_heads) *
+                                    partial_floats(group.heads, view) * sizeof(float));
+    const int blocks_per_sequence = (limits_.max_seq_len + view.tokens_per_block - 1) / view.tokens_per_block + 1;
+    GroupInputs& inputs = inputs_.group(ref);
+    inputs.block_table.reserve(static_cast<size_t>(limits_.max_sequences) * std::min(blocks_per_sequence, 1024));
+    inputs.sequences.reserve(limits_.max_sequences);
+  }
+  scratch_bytes_ = (scratch_bytes_ + 63) / 64 * 64;
+  partials_ = reserve_or_die(partial_bytes);
+  scratch_ = reserve_or_die(scratch_bytes_ * static_cast<size_t>(threads));
+}
+
+const std::vector<int32_t>& StepMemory::ids(IdSource source) const {
+  const VisionIndices& vision = inputs_.indices;
+  switch (source) {
+    case IdSource::tokens: return inputs_.ids;
+    case IdSource::positions: return inputs_.positions;
+    case IdSource::token_types: return inputs_.token_types;
+    case IdSource::class_rows: return vision.class_rows;
+    case IdSource::tile_rows: return vision.tile_rows;
+    case IdSource::canvas_rows: return vision.canvas_rows;
+    case IdSource::canvas_tiles: return vision.canvas_tiles;
+    case IdSource::padded_canvas_tiles: return vision.padded_canvas_tiles;
+  }
+  return inputs_.ids;
+}
+
+void* StepMemory::address(const Value& v) const {
+  return arena_.data() + layout_.offset[v.storage] + static_cast<size_t>(v.first_col) * operand_size_bytes(operand(v));
+}
+
+// A group's keys and values in the type that they are kept in.
+CacheSpec StepMemory::stored_spec(CacheRef ref) const {
+  CacheSpec spec = plan_.group(ref).spec;
+  spec.dtype = ref.kind == CacheRef::Kind::local ? cache_.local_dtype : cache_.dtype;
+  return spec;
+}
+
+CacheView StepMemory::cache_view(CacheRef ref) const {
+  const CacheSpec stored = stored_spec(ref);
+  CacheView view;
+  view.dtype = stored.dtype, view.latent = stored.kind == CacheSpec::Kind::latent;
+  view.kv_heads = stored.kv_heads, view.k_dim = stored.k_dim, view.v_dim = stored.v_dim;
+  switch (ref.kind) {
+    case CacheRef::Kind::paged:
+      view.tokens_per_block = cache_.tokens_per_block;
+      view.base = cache_.base[ref.group], view.block_stride_bytes = cache_.block_stride_bytes[ref.group];
+      break;
+    case CacheRef::Kind::local:  // its layers take turns
+      view.tokens_per_block = kLocalBlock;
+      view.base = local_cache_[ref.group].data(), view.block_stride_bytes = cache_layer_bytes(stored, kLocalBlock);
+      return view;
+    case CacheRef::Kind::cross:
+      view.tokens_per_block = kCrossBlock;
+      view.base = cache_.cross_base, view.block_stride_bytes = cache_.cross_stride_bytes;
+      break;
+  }
+  view.base += ref.index * cache_layer_bytes(stored, view.tokens_per_block);
+  return view;
+}
+
+AttendArgs StepMemory::attend_args(CacheRef ref) const {
+  const LayerGroup& layers = plan_.group(ref);
+  const GroupInputs& group = inputs_.group(ref);
+  AttendArgs args;
+  args.cache = cache_view(ref);
+  args.block_table = group.block_table.data(), args.sequences = group.sequences.data(), args.plan = &group.attend;
+  args.mask = layers.mask, args.window = layers.window(), args.chunk = layers.chunk();
+  args.partials = reinterpret_cast<float*>(partials_.data());
+  args.scratch = scratch_.data(), args.scratch_bytes = scratch_bytes_;
+  return args;
+}
+
+}  // namespace weft
