@@ -70,7 +70,7 @@ struct TileProduct {
   static constexpr int kBlockTiles = 8;
   static constexpr int kBlockFloats = 1 << 16;
   static constexpr int kMaxGroup = 64;
-  // k per block at most: two panels' block stays in the L1 cache, the block's rows in the second
+  // k per block at most: two panels' part of a block stays in the L1 cache, the block's rows in the L2 cache
   static constexpr int kDepth = 768;
   static constexpr int kCopied = kBlockTiles * kTileRows * kDepth;  // elements of x
   static constexpr ptrdiff_t kTileBytes = 1024;                     // of weights, per instruction
@@ -81,7 +81,7 @@ struct TileProduct {
   static constexpr int kPiece = kDepth / kTileDepth;  // steps over one or two panels at a time
   // shards whose sums of two panels are joined in the L1 cache,
   static constexpr int kMaxTogether = 4;
-  static constexpr int kJoinedDepth = 512;  // of so many k together, which leaves room there
+  static constexpr int kJoinedDepth = 512;  // k of all joined shards together, so that they fit there
 
   // A tile's sums stay in registers over all of k where its rows can be copied at once; else blocks are of about the
   // same size.
