@@ -51,7 +51,7 @@ struct CoreMetrics {
   double sample_seconds = 0;    // of step_seconds, in the sampler
   // time to fill one grammar mask, of the last kMasks; 0: none was filled
   double mask_p50_seconds = 0, mask_p99_seconds = 0;
-  int prefill_budget = 0;  // prompt tokens that a step may take now
+  int prefill_budget = 0;  // most prompt tokens of the next step
 };
 
 struct Submission {

@@ -2,9 +2,9 @@
 // bytes, and one instruction multiplies 16 rows of 32 k by 32 k of 16 columns. Panels are 16 columns wide, so that a
 // tile of weights, 16 pairs of k of 16 columns, is 1 KiB of a panel.
 //
-// What one output adds, in this order: for each kTileDepth of k from the start of its shard, the sum of that piece (the
-// instruction's own: even and odd k apart, then both) is added to the sum so far. One row and many take the same
-// pieces, so they agree to the bit.
+// The order in which one output is summed: for each kTileDepth of k from the start of its shard, an instruction sums
+// the products of that range in its own way (even and odd k apart, then both), and the result is added to the sum so
+// far. One row and many rows use the same ranges, so they agree to the bit.
 //
 // At most 16 rows stream four panels side by side, at most 32 two; blocks of more take pairs of 16 rows and pairs of
 // panels, so that each register that is loaded is used twice.
