@@ -50,7 +50,7 @@ enum class ToolMode : uint8_t {
   named,      // one function: the text is the JSON of its arguments, held to its schema
 };
 
-// A request as the client sent it: what the engine needs, and what only concerns the form of the response.
+// A request as the client sent it: what the engine needs, and what only concerns the form of the answer.
 struct ClientRequest {
   std::optional<std::string> custom_id;
   std::string model;              // empty: not named

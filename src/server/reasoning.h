@@ -1,4 +1,4 @@
-// Separates the thoughts of a reasoning model from its answer: "<think> thoughts </think> answer", where the prompt may
+// Parts the thoughts of a reasoning model from its answer: "<think> thoughts </think> answer", where the prompt may
 // already have opened the thinking (core/thinking.h). White space around the marks belongs to neither part, as the
 // models' own templates have it.
 #pragma once
@@ -14,7 +14,7 @@ struct ReasonedText {
   std::string reasoning, content;
 };
 
-// One per choice. Text that may be the beginning of a mark is held back until that is decided.
+// One per choice. Text that may belong to a mark is held back until that is certain.
 class ReasoningSplitter {
  public:
   explicit ReasoningSplitter(Thinking thinking)
@@ -23,7 +23,7 @@ class ReasoningSplitter {
                                                 : State::answer) {}
 
   ReasonedText push(std::string_view text);
-  // At the end of the text: returns what was held back.
+  // At the end of the answer: what was held back.
   ReasonedText finish();
   // What comes next is thought, as far as is known.
   bool thinking() const { return state_ == State::opened || state_ == State::thinking; }
