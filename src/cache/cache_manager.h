@@ -169,8 +169,7 @@ class CacheManager {
   // Appends the blocks of one row (positions first .. end - 1): those a query at `first` can read and those that are
   // written.
   void append_table(const CacheSequence& sequence, int group, int first, int end, StepBatch::Table& table) const;
-  // Appends the blocks that became absent since the last call and still are: the workers may return their memory to the
-  // system.
+  // Blocks whose memory was given up since the last call and is still.
   void take_releases(std::vector<BlockRelease>& releases);
 
   CacheGauges gauges(int group) const;

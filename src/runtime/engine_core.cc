@@ -106,8 +106,7 @@ void EngineCore::enqueue_images(SequenceId id, const Submission& submission) {
   worker_wake_.notify_one();
 }
 
-// Runs on the worker thread: encodes for about as long as a decode step takes, so that running streams go on in
-// between.
+// The step thread's: encodes for about as long as a decode step takes, so that running streams go on in between.
 void EngineCore::encode_slice(std::unique_lock<std::mutex>& lock) {
   constexpr double kSliceSeconds = 0.02;
   if (!encoding_begun_) {
@@ -146,8 +145,8 @@ void EngineCore::finish_encoding(std::shared_ptr<const MediaFeatures> features) 
 void EngineCore::cancel(SequenceId id) {
   const std::lock_guard lock(mutex_);
   scheduler_.finish(id);
-  // A step in flight may still wait for this sequence's grammar mask; begin_masks and fill_masks cope with the missing
-  // entry.
+  // Its grammar is still needed if a step in flight waits for its mask; begin_masks and fill_masks cope with its
+  // absence.
   entries_.erase(static_cast<uint64_t>(id));
   engine_wake_.notify_one();
 }

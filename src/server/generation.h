@@ -22,7 +22,7 @@ namespace weft {
 // thread.
 class Generation : public std::enable_shared_from_this<Generation> {
  public:
-  // On a handler thread: submits the requests of `call` and sees to it that `exchange` gets a response. `engine` and
+  // On a handler thread: submits the requests of `call` and sees to it that `exchange` gets an answer. `engine` and
   // `metrics` must outlive the server.
   static void start(Engine& engine, ServerMetrics& metrics, std::shared_ptr<Exchange> exchange, bool chat,
                     ClientRequest call, AnswerHead head);

@@ -1,8 +1,8 @@
 // HTTP over Boost.Asio and Beast, both included in this unit alone.
 //
-// One thread, the server's thread, runs all connections, each a coroutine; a few handler threads run the handler (JSON,
-// templates, tokenizing), whose responses come back as work posted to the server's thread. So the threads share nothing
-// of a connection but Core::post.
+// One thread runs all connections, each a coroutine; a few handler threads run the handler (JSON, templates,
+// tokenizing), whose answers come back as work posted to the first thread. So nothing of a connection is shared between
+// threads but Core::post.
 //
 // A connection never reads ahead while a response is being made. A few times a second the socket is checked for whether
 // the client is still there (see Session::look_at_client): a response that nobody waits for must not keep the engine
