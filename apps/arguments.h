@@ -48,7 +48,7 @@ struct Arguments {
   bool json = false;  // bench, inspect
 };
 
-// What to print and leave with: help, or a usage error.
+// What to print before leaving, and the exit status: help, or a usage error.
 struct Leave {
   int status = 0;
   std::string out, error;

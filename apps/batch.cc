@@ -1,5 +1,5 @@
-// `weft batch`: all requests of a file through the engine at once, the answers in the file's order (docs: CONTRACT,
-// batch output line).
+// `weft batch`: all requests of a file through the engine at once, the answers in the file's order (output line:
+// docs/contract.md).
 #include <cmath>
 #include <condition_variable>
 #include <cstdio>
@@ -20,7 +20,7 @@ struct Choice {
   Json stop_reason;
 };
 
-// What came of one line. Written by the engine's thread until `done`.
+// The result of one line. Written by the engine's thread until `done`.
 struct Outcome {
   std::vector<Choice> choices;
   std::shared_ptr<const std::vector<TokenInfo>> prompt;
@@ -61,7 +61,7 @@ void take(Batch& batch, size_t index, const Event& event) {
   batch.finished.notify_all();
 }
 
-// Lines enter in order. When the engine's queue is full, the ones inside go on first.
+// Submits the lines in order. When the engine's queue is full, waits until a submitted one has finished.
 void submit_all(Engine& engine, std::vector<RequestLine>& lines, const std::shared_ptr<Batch>& batch) {
   bool held = true;
   engine.hold();

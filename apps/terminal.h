@@ -26,8 +26,8 @@ struct Answer {
   double first_token_s = 0, total_s = 0;
 };
 
-// Sends the request and hands out its text as it comes, on the calling thread. `interrupted` (may be null) is looked at
-// a few times a second; when true, the request is cancelled and what came so far is the answer.
+// Sends the request and passes its text on as it comes, on the calling thread. `interrupted` (may be null) is checked a
+// few times a second; when it is true the request is cancelled, and the text so far is the answer.
 Result<Answer> stream_answer(Engine& engine, Request request, const std::function<void(const std::string& text)>& show,
                              const std::atomic<bool>* interrupted);
 

@@ -40,8 +40,8 @@ impl Streaming {
     }
 }
 
-/// So many tokens are held at most while the text ends with U+FFFD, which may become a character yet; longer garbage is
-/// let out.
+/// At most this many tokens are held back while the text ends with U+FFFD, which later tokens may turn into a
+/// character; after that the text is returned as it is.
 const MAX_HELD: usize = 32;
 
 #[derive(Default)]
@@ -55,7 +55,7 @@ pub struct WeftDetokenizer {
     started: bool,  // past the characters that are stripped off the start (ByteFallback)
     stripped: usize,
     window: Vec<u32>,   // ids since the last but one piece of text (Window)
-    sent: String,       // the text of `window` that was let out
+    sent: String,       // the text of `window` that was returned already
     sent_tokens: usize, // how many ids of `window` it stands for
 }
 
@@ -105,7 +105,8 @@ impl WeftDetokenizer {
             }
         }
         if self.broken {
-            // The reference makes each byte of such a run U+FFFD; what was let out before the bad byte stays.
+            // The reference turns each byte of such a run into U+FFFD; text that was returned before the bad byte
+            // stays.
             "\u{FFFD}".repeat(std::mem::take(&mut self.bytes).len())
         } else {
             String::new()

@@ -1,4 +1,4 @@
-//! Checks of schemas and regular expressions that the crates below let through although they would not be enforced:
+//! Checks for schemas and regular expressions that the crates below accept although they would not enforce them:
 //! numbers that a float64 cannot hold, and expressions like "^+" that repeat nothing, which JSON schema's expressions
 //! (ECMA-262's) refuse.
 use serde_json::Value;

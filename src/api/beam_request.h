@@ -1,7 +1,7 @@
-// Runs a beam search on the engine core. Every step of every beam is a sequence of its own that goes on from the prompt
-// and the beam's tokens and brings the best continuations; what beams have in common they find in the prefix cache
-// (whole blocks, so a beam computes at most the tokens of its last block again). Beams are therefore batched, preempted
-// and cancelled like everything else, and hold no blocks between the steps.
+// Runs a beam search on the engine core. Every step of every beam is a sequence of its own, whose prompt is the
+// request's prompt and the beam's tokens and whose result is the best continuations. Common tokens of the beams are
+// found in the prefix cache (whole blocks, so a beam computes at most the tokens of its last block again). Beams are
+// therefore batched, preempted and cancelled like everything else, and hold no blocks between the steps.
 #pragma once
 
 #include <cstdint>
@@ -17,8 +17,8 @@
 
 namespace weft {
 
-// What a search for the most likely answers has no place for is refused by name; so are a width and a penalty out of
-// range.
+// Refuses, by name, parameters that beam search does not support (sampling filters, stop strings and such), and a
+// beam_width or length_penalty out of range.
 Status check_beams(const Request& request);
 
 class BeamRequest : public std::enable_shared_from_this<BeamRequest> {
@@ -39,7 +39,7 @@ class BeamRequest : public std::enable_shared_from_this<BeamRequest> {
 
   // The first step. An error means that nothing will come.
   Status start();
-  // Any thread. Nothing reaches `answer` from here once it returns, but for what is being delivered.
+  // Any thread. Once it returns, `answer` gets no more outputs from this search, except one that is being delivered.
   void cancel();
 
  private:
@@ -59,7 +59,7 @@ class BeamRequest : public std::enable_shared_from_this<BeamRequest> {
   std::vector<std::unique_ptr<Grammar>> grammars_;     // per running beam, if there is one
   std::vector<std::vector<TokenLogprob>> candidates_;  // per running beam, as they come in
   std::vector<SequenceId> sequences_;                  // of the step
-  size_t waiting_ = 0;                                 // beams of the step that have not come
+  size_t waiting_ = 0;                                 // beams of the step whose candidates are still missing
   int cached_tokens_ = -1;                             // of the first step
   bool done_ = false;
 };

@@ -43,8 +43,8 @@ Result<std::vector<MediaInput>> read_inputs(const Request& request, const UrlOpt
   return inputs;
 }
 
-// Which keys each row sees, where the real tiles' keys of the images follow each other. Rows before the first image see
-// them all, so every block's key depends on all images.
+// Sets which keys each row attends to; the keys are those of the images' real tiles, image after image. Rows before the
+// first image attend to all images, so the cache key of every block depends on all images.
 void add_cross(ImagePrompt& prompt, const std::vector<FeatureSpan>& spans, const models::VisionTower& tower) {
   const auto tokens = static_cast<int>(prompt.tokens.size());
   prompt.places->cross.resize(tokens);

@@ -1,5 +1,5 @@
-// Prompts with images: from the addresses in a request to prepared images, expanded token ids and the places of the
-// features.
+// Prompts with images: from the URLs or files in a request to prepared images, expanded token ids and the positions of
+// their features.
 #pragma once
 
 #include <cstdint>
@@ -25,8 +25,8 @@ struct ImagePrompt {
 };
 
 // Reads and prepares the request's images and videos and puts them into the prompt: `text` (placeholders in it), or the
-// request's own token ids. Errors name the image, counted from 1. Blocks while images are fetched. The model decides
-// what goes along: positions on several axes, or the keys of cross attention.
+// request's own token ids. Errors name the image, counted from 1. Blocks while images are fetched. Depending on the
+// model, the result also has positions on several axes (M-RoPE) or the keys of cross attention.
 Result<ImagePrompt> image_prompt(const Request& request, const std::string& text, bool add_special_tokens,
                                  const MediaProcessor& processor, const Tokenizer& tokenizer, const UrlOptions& urls,
                                  const Model& model);

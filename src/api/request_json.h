@@ -2,9 +2,8 @@
 // One table of fields serves all four forms, so that a sampling field means the same everywhere.
 //
 // Checked here: JSON types, structure, and what needs only the request itself. Ranges of sampling values are checked by
-// validate() (src/sampling) when the engine gets the request. A null counts as an absent field. Fields that are not
-// known are ignored (RequestRules::ignored hears of them); a field that is known and cannot be honoured is an error
-// that says so.
+// validate() (src/sampling) when the engine gets the request. A null counts as an absent field. Unknown fields are
+// ignored and passed to RequestRules::ignored; a known field that cannot be honoured is an error that says so.
 //
 // All errors carry the field they are about (Error::param) and the offending value.
 #pragma once

@@ -42,7 +42,7 @@ bool RunningRequest::on_output(int index, const SequenceOutput& output) {
   if (choice.done) return false;
   if (index == 0) {
     usage_.cached_tokens = output.cached_tokens;
-    // Pieces follow each other and begin with the prompt's second token.
+    // Prompt logprobs arrive chunk by chunk, in order, and begin with the prompt's second token.
     for (const std::vector<TokenLogprob>& logprobs : output.prompt_logprobs) {
       const auto next =
           std::find_if(prompt_.begin() + 1, prompt_.end(), [](const TokenInfo& info) { return !info.logprob; });
@@ -92,7 +92,8 @@ void RunningRequest::add_tokens(Choice& choice, const SequenceOutput& output, Ev
   }
 }
 
-// Delivers what was held back: half a character, or the beginning of a stop string that did not complete.
+// Delivers the text that was held back: an incomplete character, or the beginning of a stop string that did not
+// complete.
 void RunningRequest::end_text(Choice& choice, Event& event) {
   if (!choice.detokenizer) return;
   if (event.stop_reason.is_string()) return;  // cut at the stop string

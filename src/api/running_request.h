@@ -26,7 +26,7 @@ class RunningRequest {
     bool show_logprobs = false;  // the caller asked; best_of needs them anyway
     std::vector<int32_t> request_stop_ids;
     uint64_t seed = 0;
-    bool prompt_results = false;  // logprobs or logits of the prompt: no choice's events go before they are complete
+    bool prompt_results = false;  // logprobs or logits of the prompt: no events are sent before these are complete
     size_t context_logits = 0;    // how many values of the prompt's logits come, from choice 0
   };
   // `tokenizer` may be null: events then carry ids only.
@@ -44,7 +44,7 @@ class RunningRequest {
     std::unique_ptr<StopStrings> stops;
     bool done = false;
     double logprob_sum = 0;
-    Event kept;  // everything so far, when choices compete
+    Event kept;  // the choice's result so far, with best_of
   };
 
   void add_tokens(Choice& choice, const SequenceOutput& output, Event& event);

@@ -91,7 +91,7 @@ void add_images(ScoreResult& result, const MediaProcessor& processor, const Imag
     MediaProcessor::Tensor pixels = processor.reference_layout(media, kind);
     if (!pixels.values.empty()) result.tensors[name] = {pixels.shape, std::move(pixels.values)};
   }
-  if (!images.places->cross.empty()) return;  // keys and values are no features that anyone compares
+  if (!images.places->cross.empty()) return;  // keys and values for cross attention are not reported as features
   std::vector<float> features;
   int64_t cols = 0;
   for (const auto& one : images.places->features) {

@@ -4,7 +4,8 @@
 
 namespace weft {
 
-// Bytes that the system could give without swapping, as it says itself; what is free where it does not say.
+// Bytes of memory that the system reports as available without swapping (MemAvailable); free memory where it does not
+// report that.
 size_t available_memory();
 
 }  // namespace weft

@@ -13,7 +13,7 @@ namespace weft {
 // A logical processor: those with the same core and package are hyperthreads of one physical core.
 struct Cpu {
   int id = 0, core = 0, package = 0;
-  int node = 0;  // of memory (NUMA)
+  int node = 0;  // NUMA node
   bool operator==(const Cpu&) const = default;
 };
 
@@ -42,7 +42,7 @@ int default_threads(const CpuLayout& layout);
 
 enum class Pinning : unsigned char { automatic, on, off };
 
-// Per thread of a team, the ids of the processors that it is to stay on; empty: anywhere.
+// For each thread of a team, the ids of the processors that it is pinned to; empty: not pinned.
 //   on         a physical core for each, or a logical processor where there are more threads than cores
 //   automatic  with several NUMA nodes, the node whose weights the thread reads (threads in equal shares of each node's
 //              cores). Otherwise a core each if the mask leaves out a part of the machine and its cores are whole and

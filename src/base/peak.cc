@@ -107,10 +107,10 @@ struct alignas(64) TileConfig {
   uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
   uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
 };
-// not a variable of the functions: compilers take the intrinsic to read its first bytes only
+// not a local variable: compilers assume that the intrinsic reads its first bytes only, and drop stores to the others
 const TileConfig tile_config;
 
-// Four products of two halves each, as kernels on tiles have it, of whatever lies in the tiles; zeros here.
+// The two-by-two scheme of the tile kernels: four products from two tiles of rows and two of weights, all zeros here.
 [[gnu::target("amx-tile,amx-bf16")]] void tiles_bf16() {
   _tile_loadconfig(&tile_config);
   for (long i = 0; i < kTileLoops; ++i) {

@@ -23,17 +23,18 @@ inline void pause() {
 
 using Clock = std::chrono::steady_clock;
 
-// Longer than threads differ inside a step; the pause of a processor takes 10 to 140 cycles, so it is time that counts,
-// not turns.
+// How long a waiting thread spins: longer than the threads of a team differ inside a step. Counted in time and not in
+// iterations, since a processor's pause instruction takes 10 to 140 cycles.
 constexpr auto kSpin = std::chrono::microseconds(60);
-// Longer than threads differ inside a decode step and than it takes to wake one: somebody else had a processor, or the
-// work is so long that a wake-up does not matter beside it. For how many waits that is remembered: about a step.
+// A wait longer than kLongWait is longer than threads differ inside a decode step and than waking one takes: either
+// another process had a processor, or the work is so long that a wake-up does not matter beside it. Threads then sleep
+// at once for kRemembered waits, about a step.
 constexpr auto kLongWait = std::chrono::microseconds(400);
 constexpr int kRemembered = 256;
 
 bool changes_while_spinning(const std::atomic<uint32_t>& value, uint32_t old, ThreadTeam::Ahead& ahead,
                             Clock::time_point end) {
-  // fetched between two looks: about what a processor has under way at a time
+  // cache lines fetched between two checks of the value: about as many loads as a processor has in flight
   constexpr ptrdiff_t kLine = 64, kLines = 4;
   for (; ahead.begin < ahead.end; ahead.begin += kLines * kLine) {
     if (value.load(std::memory_order_acquire) != old) return true;
@@ -48,7 +49,8 @@ bool changes_while_spinning(const std::atomic<uint32_t>& value, uint32_t old, Th
   return false;
 }
 
-// std::atomic::wait would yield the processor first, that is, for a whole slice of another process.
+// Used instead of std::atomic::wait, which first yields the processor and so may lose a whole time slice to another
+// process.
 void sleep_while(std::atomic<uint32_t>& value, uint32_t old) {
   static_assert(sizeof value == sizeof(uint32_t));
   ::syscall(SYS_futex, &value, FUTEX_WAIT_PRIVATE, old, nullptr, nullptr, 0);
@@ -100,7 +102,8 @@ ThreadTeam::~ThreadTeam() {
   for (std::thread& thread : threads_) thread.join();
 }
 
-// Either the sleeper sees the new value before it sleeps, or this sees the sleeper.
+// No wake-up is lost: either the waiting thread sees the new value before it sleeps, or this function sees that it
+// sleeps.
 void ThreadTeam::Signal::set(uint32_t next) {
   value.store(next, std::memory_order_seq_cst);
   if (sleepers.load(std::memory_order_seq_cst) > 0) wake_all(value);

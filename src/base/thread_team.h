@@ -18,8 +18,8 @@ class ThreadTeam {
  public:
   // `size` threads: size - 1 threads are started, and the caller of run() is thread 0.
   explicit ThreadTeam(int size) : ThreadTeam(std::vector<std::vector<int>>(static_cast<size_t>(size > 0 ? size : 1))) {}
-  // One thread per place: the ids of the processors that it stays on; empty: anywhere. A place that the system refuses
-  // is as an empty one.
+  // One thread per entry of `places`: the ids of the processors that the thread is pinned to; empty: not pinned. A
+  // thread whose pinning the system refuses stays unpinned.
   explicit ThreadTeam(std::vector<std::vector<int>> places, bool spans_nodes = false);
   ~ThreadTeam();
   ThreadTeam(const ThreadTeam&) = delete;
@@ -43,8 +43,8 @@ class ThreadTeam {
   }
   void barrier(Ahead& ahead);
 
-  // While it lives, the thread that made it (and will call run()) stays where thread 0 belongs. Threads that it starts
-  // meanwhile would inherit that, so a thread that starts others gets up first.
+  // While a Seat exists, the thread that made it (and that will call run()) is pinned to the processors of thread 0.
+  // Threads started meanwhile would inherit that pinning, so destroy the Seat before starting any.
   class Seat {
    public:
     explicit Seat(const ThreadTeam& team);
@@ -53,7 +53,7 @@ class ThreadTeam {
     Seat& operator=(const Seat&) = delete;
 
    private:
-    std::vector<int> before_;  // where the thread could run; empty: not moved
+    std::vector<int> before_;  // affinity to restore; empty: unchanged
   };
 
   // default_threads() of this machine.
@@ -64,7 +64,7 @@ class ThreadTeam {
   struct Signal {
     std::atomic<uint32_t> value{0};
     std::atomic<int> sleepers{0};
-    void set(uint32_t next);  // and wakes all
+    void set(uint32_t next);  // wakes all that wait for a change
   };
   void thread_loop(int thread);
   void wait_while(Signal& signal, uint32_t old, Ahead& ahead);
@@ -77,12 +77,13 @@ class ThreadTeam {
   alignas(64) Signal generation_;  // grows by one per run
   alignas(64) std::atomic<uint32_t> arrived_{0};
   alignas(64) Signal phase_;                 // grows by one per barrier
-  alignas(64) std::atomic<int> crowded_{0};  // waits that are still to go without spinning
+  alignas(64) std::atomic<int> crowded_{0};  // number of waits still to come that sleep at once
   std::atomic<bool> stopping_{false};
 };
 
-// For threads beside the team that may take a while at a time (request handlers): where processors are short, the
-// team's threads go first and this thread gets about a quarter of one. Once per thread; later calls do nothing.
+// For threads outside the team that compute for a while at a time (request handlers): raises the nice value of the
+// calling thread, so that where processors are short the team's threads go first and this thread gets about a quarter
+// of one. Later calls on the same thread do nothing.
 void step_back_from_compute();
 
 }  // namespace weft

@@ -8,8 +8,8 @@ namespace weft::blocks {
 // A matrix that may have a bias: w.weight [out, in], w.bias [out].
 Value dense(PlanBuilder& b, Scope w, Value x, int out, bool bias = true);
 
-// A pre-norm encoder layer; attention within the step's segments, of which `segments` says the kind. Names are CLIP's
-// and SigLIP's.
+// A pre-norm encoder layer. Rows attend to the rows of their own segment; `segments` is the kind of segments (index
+// into VisionInputs::segments). Default names are those of CLIP and SigLIP.
 struct EncoderLayerOptions {
   int hidden = 0, heads = 0, width = 0;
   kernels::Activation act = kernels::Activation::gelu;

@@ -29,7 +29,8 @@ class BlockPool {
   const Block& at(int group, int32_t block) const { return groups_[group].blocks[block]; }
   int32_t known_blocks(int group) const { return static_cast<int32_t>(groups_[group].blocks.size()); }
 
-  // A block nobody holds, its memory accounted for, without evicting anything; -1 if only an eviction can help.
+  // Returns a resident block that nobody holds, already counted against the budget, without evicting anything; -1 if
+  // that would take an eviction.
   int32_t take(int group);
   // A resident block that is neither held nor cached becomes free.
   void put_back(int group, int32_t block) { groups_[group].free.push_back(block); }

@@ -20,7 +20,7 @@ uint64_t eviction_key(const BlockPool::Block& block) {
   return static_cast<uint64_t>(block.priority) << 56 | block.last_use;
 }
 
-// Blocks before `head` are given up; they are cleared away once they are the larger part.
+// Entries before `head` have been released; they are erased once they are the larger part of the vector.
 void compact(CacheSequence::Table& table) {
   if (table.head < 16 || table.head * 2 < table.blocks.size()) return;
   table.blocks.erase(table.blocks.begin(), table.blocks.begin() + static_cast<ptrdiff_t>(table.head));
@@ -220,7 +220,7 @@ void CacheManager::let_go(int group, int32_t block) {
 
 void CacheManager::make_evictable(int group, int32_t block) {
   const BlockPool::Block& b = pool_->at(group, block);
-  if (keeps_all(group) && index_->children(b.node) > 0) return;  // when its last child goes
+  if (keeps_all(group) && index_->children(b.node) > 0) return;  // it is removed with its last child
   pool_->evictable(group).push(block, eviction_key(b));
 }
 
@@ -312,7 +312,7 @@ int CacheManager::copy_partial_block(CacheSequence& sequence, std::span<const in
   const int most = std::min(limit - first, options_.tokens_per_block);
   if (!options_.block_reuse || !options_.partial_reuse || groups() == 0 || most <= 0) return 0;
   for (const ContentSpan& span : sequence.content) {
-    if (span.first < first + most && span.first + span.tokens > first) return 0;  // token ids do not say all
+    if (span.first < first + most && span.first + span.tokens > first) return 0;  // token ids are not all its content
   }
   int64_t bytes = 0;
   for (const CacheGroup& group : options_.groups) bytes += group.block_bytes;
@@ -389,7 +389,8 @@ void CacheManager::enter(int group, int32_t block, int32_t node, const BlockKey&
   }
 }
 
-// The block is held, so it is in no heap now. A sequence that says nothing changes nothing that another one said.
+// The block is held, so it is in no heap now. A sequence without retention settings leaves the priority that another
+// sequence set.
 void CacheManager::set_priority(const CacheSequence& sequence, int group, int32_t block, int number) {
   if (sequence.retention.is_default()) return;
   const int first = number * options_.tokens_per_block;
@@ -418,7 +419,7 @@ void CacheManager::drop_front(CacheSequence& sequence, int group, int until_bloc
   compact(table);
 }
 
-// From the end, so that of blocks last used together the later ones are evicted first.
+// In reverse order, so that of blocks with the same last use the later ones are evicted first.
 void CacheManager::release(CacheSequence& sequence) {
   for (int g = 0; g < static_cast<int>(sequence.tables.size()); ++g) {  // none before start()
     CacheSequence::Table& table = sequence.tables[g];

@@ -1,5 +1,6 @@
-// The KV cache's books: which block belongs to whom, which blocks hold a prefix that a later sequence may reuse, and
-// which may be given up. No tensors: a block is a number, and its bytes live on the workers.
+// The bookkeeping of the KV cache: which sequences hold which blocks, which blocks hold a prefix that a later sequence
+// may reuse, and which may be evicted. There are no tensors here: a block is a number, and its bytes live on the
+// workers.
 //
 // A *group* is the set of layers with the same kind of cache (full, sliding window, chunk). Each group has block
 // numbers 0 .. max_blocks - 1 of its own, which the workers map to reserved virtual memory, and all groups draw on one
@@ -8,13 +9,13 @@
 //   cached    it is in the prefix index (also while it is used); unused and cached is called *evictable*;
 //   free      resident, held by nobody, content worthless;
 //   absent    not resident.
-// A new block comes from the group's free ones, else the budget's rest, else memory of other groups' free blocks (their
-// numbers appear in StepBatch::releases), else evictable blocks: lowest priority first, then longest unused; of full
-// groups leaves only.
+// A new block comes from the group's free blocks, else from what is left of the budget, else from the memory of other
+// groups' free blocks (whose numbers then appear in StepBatch::releases), else from evicting blocks: lowest priority
+// first, then least recently used; in full groups only leaves of the index are evicted.
 //
 // Contract with the workers: they execute steps in the order of submission, and within a step the copies, then the
-// releases, then the writes. So a block given up while an earlier step is in flight may be handed out at once: it is
-// written later.
+// releases, then the writes. So a block released while an earlier step is still in flight may be handed out again at
+// once: its new content is written later.
 //
 // The *index* has one node per distinct prefix of whole blocks (see block_key.h), which names at most one block per
 // group. Only blocks whose KV is certainly written get in. A prefix hit of p tokens needs, in each group, the blocks
@@ -115,8 +116,8 @@ class BlockPool;
 
 class CacheManager {
  public:
-  // invalid_argument: a group without bytes, span or with an unsupported kind; resource_exhausted: a budget of less
-  // than a block.
+  // invalid_argument: a group without block_bytes, without a span that its kind needs, or of an unsupported kind;
+  // resource_exhausted: a budget smaller than one block.
   static Result<CacheManager> create(CacheOptions options);
   CacheManager(CacheManager&&) noexcept;
   CacheManager& operator=(CacheManager&&) noexcept;
@@ -152,17 +153,17 @@ class CacheManager {
   // tokens that is (0: no such block, or no room) and appends the copies, one per group.
   int copy_partial_block(CacheSequence& sequence, std::span<const int32_t> known, int limit,
                          std::vector<BlockCopy>& copies);
-  // Gives back what the two above took, as if they had not been called (version() included).
+  // Undoes acquire_prefix() and copy_partial_block(), as if they had not been called (version() included).
   void undo_acquire(CacheSequence& sequence);
   // Bytes still to be reserved until the sequence has `tokens` positions, if it goes on in single tokens.
   int64_t missing_bytes(const CacheSequence& sequence, int tokens) const;
   // Reserves positions up to `end` in all groups (or in full groups only); all or nothing.
   bool reserve(CacheSequence& sequence, int end);
   bool reserve_full_groups(CacheSequence& sequence, int end);
-  // The KV of positions below `computed` is certainly written: blocks that became whole enter the index, and blocks
-  // that no query at `computed` or later can read are given up.
+  // Tells that the KV of all positions below `computed` is written: blocks that are now whole enter the index, and
+  // blocks that no query at `computed` or later can read are released.
   void commit(CacheSequence& sequence, std::span<const int32_t> known, int computed);
-  // Gives up all blocks (what is in the index stays there, evictable).
+  // Releases all blocks of the sequence; those in the index stay there and become evictable.
   void release(CacheSequence& sequence);
 
   // Appends the blocks of one row (positions first .. end - 1): those a query at `first` can read and those that are
@@ -180,7 +181,8 @@ class CacheManager {
   // Empties the index of everything that no sequence holds.
   void drop_cached();
 
-  // For tests: ends the process unless the books agree with each other and with the sequences that hold blocks.
+  // For tests: ends the process unless all counts and lists agree with each other and with the sequences that hold
+  // blocks.
   void check_integrity(std::span<const CacheSequence* const> sequences) const;
 
  private:

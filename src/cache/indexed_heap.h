@@ -1,5 +1,4 @@
-// A binary min-heap of (key, id) in which an id's entry can be found and taken out: O(log n) each. Ids are small
-// integers.
+// A binary min-heap of (key, id) from which the entry of any id can be erased in O(log n). Ids are small integers.
 #pragma once
 
 #include <cstdint>

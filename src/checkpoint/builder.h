@@ -25,7 +25,7 @@ struct CheckpointBuilder {
   // data_corrupt for a name that is there already.
   Status add(TensorInfo tensor);
   TensorInfo* find(const std::string& name);
-  // A place for what TensorInfo::scale points to.
+  // Stores a scale at an address that stays valid, for TensorInfo::scale.
   const TensorInfo* keep_scale(TensorInfo scale) { return &checkpoint->files_->scales.emplace_back(std::move(scale)); }
   std::map<std::string, TensorInfo, std::less<>>& tensors() { return checkpoint->tensors_; }
   void set_path(std::string path) { checkpoint->path_ = std::move(path); }

@@ -1,6 +1,6 @@
 // One read-only view of a model on disk, whatever its form: a folder with safetensors (one file or shards with an
 // index), or a GGUF file shown under Hugging Face names and a Hugging Face style config. Files are mapped, not read: a
-// tensor's bytes come into memory when they are read, and drop() lets them go again.
+// tensor's bytes come into memory when they are read, and drop() gives their pages back.
 #pragma once
 
 #include <cstddef>

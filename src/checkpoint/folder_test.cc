@@ -1,4 +1,4 @@
-// Folders of safetensors: which files count, scaled fp8 weights, the books of TensorUsage, and the writer.
+// Folders of safetensors: which files count, scaled fp8 weights, what TensorUsage reports, and the writer.
 #include <cmath>
 #include <cstring>
 #include <functional>

@@ -1,6 +1,6 @@
-// Keeps the books while a model claims its tensors: what was taken, what was wanted but is absent or has another shape
-// or kind, and what nobody asked for. The errors are reported together at the end, so that one run shows all that is
-// wrong with a folder.
+// Keeps track of the tensors that a model takes: which were taken, which were requested but are absent or have another
+// shape or kind, and which nobody asked for. The errors are reported together at the end, so that one run shows all
+// that is wrong with a folder.
 #pragma once
 
 #include <cstdint>
@@ -22,7 +22,7 @@ class TensorUsage {
   explicit TensorUsage(const Checkpoint& checkpoint) : checkpoint_(checkpoint) {}
 
   // A float tensor of exactly this shape (-1 matches any extent, but not for dummy checkpoints). Null, and remembered
-  // for finish(), if it is absent, has another shape or holds integers. A scale that belongs to it is used up with it.
+  // for finish(), if it is absent, has another shape or holds integers. A scale that belongs to it counts as taken too.
   const TensorInfo* take(std::string_view name, const std::vector<int64_t>& shape);
   // As take(), but absence is fine (null, nothing remembered). Dummy checkpoints have no optional tensors.
   const TensorInfo* take_optional(std::string_view name, const std::vector<int64_t>& shape);

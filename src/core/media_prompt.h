@@ -23,16 +23,16 @@ struct MediaPrompt {
   };
   std::vector<Span> spans;                                     // by position, without overlap
   std::vector<std::shared_ptr<const MediaFeatures>> features;  // per media; set before the sequence is scheduled
-  // Cross attention: which of the images' keys each token of the prompt sees; the last entry counts for what is behind
-  // the prompt too. The keys are the first real_rows[i] features of image i, image after image, then all others. Empty:
-  // the features stand in place of embeddings.
+  // Cross attention: which of the images' keys each token of the prompt sees; the last entry holds for generated tokens
+  // too. The keys are the first real_rows[i] features of every image i, image after image, then the remaining features
+  // of all images. Empty: no cross attention; the features replace embeddings.
   struct Keys {
     int32_t first = 0, end = 0;  // equal: none
   };
   std::vector<Keys> cross;
   std::vector<int> real_rows;
-  // Positions of the prompt's tokens on each axis; empty: token i is at i. A token behind the prompt at index i is at i
-  // + delta.
+  // Positions of the prompt's tokens on each axis; empty: token i has position i. A generated token at index i has
+  // position i + delta on every axis.
   std::array<std::vector<int32_t>, 3> positions;
   int32_t delta = 0;
 };

@@ -69,7 +69,7 @@ Status GrammarCache::wait_for_slot(std::unique_lock<std::mutex>& lock, Clock::ti
   return fail(Code::resource_exhausted, "too many grammars are being compiled; try again later");
 }
 
-// Without the lock while it compiles.
+// Releases the lock while it compiles.
 void GrammarCache::compile(const GrammarSpec& spec, Entry& entry, std::unique_lock<std::mutex>& lock) {
   ++running_;
   lock.unlock();
@@ -90,8 +90,8 @@ void GrammarCache::compile(const GrammarSpec& spec, Entry& entry, std::unique_lo
   }
 }
 
-// Into the cache, at the cost of those that were used the longest ago. What failed for want of time or memory may go
-// well later.
+// Adds the entry to the cache and evicts the least recently used ones. Failures for lack of time or memory are not
+// kept, since the same grammar may compile later.
 void GrammarCache::keep(const std::shared_ptr<Entry>& entry) {
   if (entry->bytes > options_.bytes || (entry->error && entry->error->code() == Code::resource_exhausted)) return;
   order_.push_front(entry);

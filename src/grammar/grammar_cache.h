@@ -1,6 +1,6 @@
 // Compiled grammars, kept for the next request that asks for the same one. Compilation runs on the thread that asks
-// (the server's workers, never the engine's), in a small number of slots, so that hostile grammars cannot take all
-// cores from the model; requests for a grammar that is being compiled wait for it instead of compiling it again.
+// (the server's handler threads, never the engine's), in a small number of slots, so that hostile grammars cannot take
+// all cores from the model; requests for a grammar that is being compiled wait for it instead of compiling it again.
 #pragma once
 
 #include <chrono>

@@ -1,5 +1,5 @@
-// The i8 cache of every table by numbers written down here: codes and scales at their places, values that no scale can
-// tell, and attention over them.
+// The i8 cache of every table by numbers written down here: codes and scales at their addresses, values too small for
+// any scale, and attention over them.
 #include <cmath>
 
 #include "kernels/conformance.h"

@@ -1,14 +1,14 @@
 // Bfloat16 weights in 12 bits, without loss: the exponents of a panel's weights take few values, so that four bits name
 // most of them.
 //
-// A panel is the plain bfloat16 panel (layout.h) piece by piece; a chunk is kBf12Chunk of k of all its columns, padded
-// with zeros.
+// A panel holds the plain bfloat16 panel (layout.h) in chunks; a chunk is kBf12Chunk of k of all columns, padded with
+// zeros.
 //   table       32 words: exponents << 7, 16 of them twice; entry 0 is exponent 0 (zeros and subnormals)
 //   starts      [chunks + 1] uint32: the exceptions of chunk c are [starts[c], starts[c + 1])
 //   chunks      for each 128 weights 192 bytes: 32 words of four table indices, then two times 32 words of two weights'
 //               sign and mantissa. Weight i = 32 r + j of the 128 has index bits [4 r, 4 r + 4) of word j, and sign
 //               (high bit) and mantissa in byte r % 2 of word j of the first (r < 2) or second 32 words.
-//   exceptions  weights whose exponent is not in the table: their place in the chunk and their bits
+//   exceptions  weights whose exponent is not in the table: their index in the chunk and their bits
 #pragma once
 
 #include "kernels/layout.h"

@@ -22,8 +22,8 @@ struct Range {
   return {count * part.index / part.count, count * (part.index + 1) / part.count};
 }
 
-// The panels that a part multiplies when all parts share few rows: cut in fours where there are plenty, since one row
-// takes them so.
+// When all parts share few rows, each part multiplies some of the panels. Panels are dealt out in groups of
+// panel_unit(): four where there are plenty, since a single row is multiplied with four panels at a time.
 constexpr int panel_unit(int64_t panels, int parts) { return panels >= int64_t{16} * parts ? 4 : 1; }
 [[maybe_unused]] constexpr Range share_panels(int64_t panels, Part part) {
   const int unit = panel_unit(panels, part.count);
@@ -91,8 +91,8 @@ constexpr int panel_unit(int64_t panels, int parts) { return panels >= int64_t{1
 [[maybe_unused]] inline float* value_scales(const CacheView& cache, std::byte* tile) {
   return reinterpret_cast<float*>(tile + tile_bytes(cache.dtype, cache.v_dim, 0));
 }
-// The elements of a key that scale row `row` of an i8 cache is for: all; of a latent cache those of the value, then the
-// others.
+// The elements of a key that scale row `row` of an i8 cache applies to: all of them; in a latent cache row 0 is for the
+// elements that are also the value, row 1 for the others.
 [[maybe_unused]] constexpr Range key_part(const CacheView& cache, int row) {
   if (!cache.latent) return {0, cache.k_dim};
   return row == 0 ? Range{0, cache.v_dim} : Range{cache.v_dim, cache.k_dim};
@@ -127,7 +127,7 @@ constexpr int panel_unit(int64_t panels, int parts) { return panels >= int64_t{1
 [[maybe_unused]] inline Range keys_of_rows(const SequenceView& s, int first_row, int rows, Mask mask, int window,
                                            int chunk) {
   Range all = visible_keys(s, s.first_position + first_row, mask, window, chunk);
-  // Without ranges of their own, rows see more and more.
+  // Without `ends` what a row reads moves on from row to row, so the first and the last row decide.
   for (int r = s.ends ? 1 : rows - 1; r < rows; ++r) {
     if (r < 1) continue;
     const Range own = visible_keys(s, s.first_position + first_row + r, mask, window, chunk);

@@ -36,7 +36,7 @@ WEFT_QUANTIZE_INLINE uint32_t largest_bits(const float* x, int count) {
 WEFT_QUANTIZE_INLINE uint16_t quantize_int8(const float* x, int count, float largest, uint8_t* codes) {
   const uint16_t bits = bf16_above(largest / 127.0f);
   const float scale = bf16_to_float(bits), inverse = scale > 0 ? 1.0f / scale : 0.0f;
-  if (!std::isfinite(inverse)) {  // below what a scale can tell
+  if (!std::isfinite(inverse)) {  // too small for a scale to represent
     std::fill_n(codes, count, uint8_t{0});
     return 0;
   }
@@ -50,9 +50,10 @@ constexpr int kSteps = 15, kFirstStep = -6;
 typedef float Steps8 __attribute__((vector_size(32)));
 typedef int32_t Bits8 __attribute__((vector_size(32)));
 
-// The scale that fits best when x / scale is rounded with one of the inverses: sum(x q) / sum(q q), which is where the
-// error sum((x - scale q)^2) is least; of the inverses the one that explains most of sum(x^2), (x q)^2 / (q q). 0: none
-// explains any. Vectors run over the inverses. Each sums every eighth value, then these eight sums.
+// Searches the scale of a group. Each inverse that is tried rounds x to codes q; for given codes the error sum((x -
+// scale q)^2) is least at scale = sum(x q) / sum(q q), which takes sum(x q)^2 / sum(q q) off sum(x^2). Returns the
+// scale of the inverse that takes off most, or 0 if none takes off anything. Vectors run over the inverses. Each sums
+// every eighth value, then these eight sums.
 WEFT_QUANTIZE_INLINE float fit_int4(const float (&x)[kInt4Group]) {
   constexpr int kParts = 8;
   const Bits8 low = Bits8{} + std::bit_cast<int32_t>(0x1.8p23f - 8.0f),

@@ -405,7 +405,7 @@ TEST(Quantize, EdgesAreKept) {
     quantize_row(format, w.data(), 96, codes.data(), scales.data());
     EXPECT_EQ(bf16_to_float(scales[0]) * static_cast<float>(codes[0]), 0.0f);  // all zero
     EXPECT_TRUE(std::isnan(bf16_to_float(scales.back())));
-    w.assign(96, 1e-42f);  // below what a scale tells
+    w.assign(96, 1e-42f);  // too small for a scale to represent
     quantize_row(format, w.data(), 96, codes.data(), scales.data());
     EXPECT_LE(std::fabs(bf16_to_float(scales[0])), 1e-38f);
     w.assign(96, -1e38f);

@@ -1,6 +1,7 @@
-// Llama 4. The tower: an encoder turned by row and column, whose 2x2 neighbours become one feature. The language model:
-// layers with rotary positions see their own chunk of the text only, every fourth layer has no positions and sees all
-// of it with queries scaled by position; a mixture of experts whose weight multiplies the expert's input.
+// Llama 4. The tower: an encoder with rotary positions by row and column; each 2x2 block of its patches becomes one
+// feature. The language model: layers with rotary positions attend within a chunk of the text only; every fourth layer
+// has no rotary positions and attends to all of the text, with queries scaled by position. A mixture of experts whose
+// routing weight multiplies the expert's input.
 #include <algorithm>
 #include <cmath>
 
@@ -82,12 +83,12 @@ DecoderRecipe llama4(const HfConfig& whole) {
 
 namespace {
 
-// Neighbours ratio^-1 along each side put together, in the order of their rows; the class token is dropped.
+// Each output row joins a block of merge x merge patches, row by row; the class token is dropped.
 VisionInputs arrange(const PreparedMedia& media, const TileShape& s, int merge) {
   VisionInputs in = tile_inputs(media, s);
   const auto tiles = static_cast<int>(media.shape[0]);
   for (int t = 0; t < tiles; ++t) {
-    // Rotary positions count from 1; the class token is not turned.
+    // Rotary positions count from 1; the class token is not rotated.
     for (int i = 0; i < s.rows(); ++i) {
       const bool is_class = i + 1 == s.rows();
       in.positions[0].push_back(is_class ? 0 : i % s.grid + 1);

@@ -1,6 +1,6 @@
-// Mllama (Llama 3.2 Vision). The tower reads up to four tiles as one sequence, gated at every turn; the language model
-// is Llama with layers of cross attention to the images between its own, which steps without an image leave out. The
-// keys and values of those layers are made with the image's features, once per image.
+// Mllama (Llama 3.2 Vision). The tower reads up to four tiles as one sequence, with gates on its position embeddings
+// and layers. The language model is Llama with cross-attention layers to the images between its own layers; a step
+// without an image skips them. The keys and values of those layers are made with the image's features, once per image.
 #include <algorithm>
 #include <cmath>
 
@@ -31,8 +31,8 @@ HeadsOptions normed_heads(const CrossOptions& o, int heads) {
   return {.heads = heads, .dim = o.head_dim, .norm = kernels::HeadNorm::rms, .eps = o.eps};
 }
 
-// Rows that see no image attend to all of them, as the reference does, and leave their MLP out; sequences without one
-// keep x as it is.
+// Rows that see no image attend to all images, as in the reference, and skip the layer's MLP; sequences without any
+// image keep x unchanged.
 Value cross_layer(PlanBuilder& b, Scope w, Value x, const CrossOptions& o, const DecoderRecipe& r, int layer) {
   const CacheRef cache = b.cross_cache(o.cache(), o.heads);
   b.begin_images_only();
@@ -103,7 +103,8 @@ EncoderLayerOptions layer_options(const HfConfig& v, bool gated) {
   return o;
 }
 
-// Patches, positions of tiles and in tiles, all behind gates.
+// Patch and class embeddings, plus three gated embeddings: of the tile, of the position in a tile, and of both
+// together.
 Value embed_tiles(PlanBuilder& b, Scope w, const TowerShape& s, int hidden, int ratios) {
   const int rows = s.tile.rows();
   const auto table = [&](const std::string& name, int64_t count, std::vector<int64_t> shape) {
@@ -151,7 +152,7 @@ VisionTower mllama_vision(const HfConfig& c) {
   const auto keep = [&](Value state, int first, int step) {
     b.place(b.mix_rows(state, 1, 1, Rows::outputs), b.slice(all, first, (hidden - 1) * step + 1), step);
   };
-  // What enters a kept layer goes to the outputs, those layers' channels in turn.
+  // The inputs of the kept layers are part of the output, their channels interleaved.
   for (int i = 0; i < layers; ++i) {
     for (size_t k = 0; k < kept.size(); ++k)
       if (kept[k] == i) keep(x, hidden + static_cast<int>(k), static_cast<int>(kept.size()));

@@ -55,8 +55,8 @@ blocks::DecoderRecipe vila(const HfConfig&);
 HfConfig text_config(const HfConfig&);
 // Checks a routing rule's numbers against each other and the kernels' limits; `key` names the experts' count.
 void check_rule(const HfConfig&, const kernels::RouteRule&, std::string_view key);
-// Parts of the Llama recipe that variants reuse: the frame has sizes, norm, layer form, embedding and head, but no
-// attention and MLP.
+// Parts of the Llama recipe that variants reuse. decoder_frame() has sizes, norm, layer form, embedding and head, but
+// neither attention nor MLP.
 blocks::DecoderRecipe decoder_frame(const HfConfig&);
 blocks::AttentionOptions llama_attention(const HfConfig&);
 blocks::MlpOptions llama_mlp(const HfConfig&);

@@ -1,6 +1,6 @@
-// Qwen2-VL and Qwen2.5-VL: a tower over patches of any number, turned by row and column; 2x2 neighbours become one
-// feature. Qwen2.5-VL's blocks see their window of patches only, except for some. The language model is Qwen2 with
-// positions on three axes.
+// Qwen2-VL and Qwen2.5-VL: a tower over any number of patches with rotary positions by row and column; each 2x2 block
+// of patches becomes one feature. In Qwen2.5-VL most layers attend within windows of patches only. The language model
+// is Qwen2 with positions on three axes.
 #include <algorithm>
 #include <cmath>
 
@@ -18,7 +18,7 @@ struct QwenShape {
   int window = 0;  // merged blocks along a window's side; 0: no windows
 };
 
-// A patch's place: its index in the pixels, and its row and column in the image.
+// A patch: its index in the pixels, and its row and column in the image.
 struct Patch {
   int32_t index, y, x;
 };
@@ -108,7 +108,8 @@ VisionTower qwen_vision(const HfConfig& c) {
   for (const char* scope : {"model", "lm_head"}) b.ignore(Scope(scope));
   const Scope w("visual");
   Value x = patch_embedding(b, "visual.patch_embed.proj.weight", {s.hidden, 3, frames, patch, patch}, false);
-  // Segments 0 are frames and exist for both, so that their number does not depend on which layers there are.
+  // Segments of kind 0 are frames; both models have them, so that a kind's number does not depend on which layers there
+  // are.
   for (int i = 0; i < depth; ++i) {
     o.segments = second || std::find(full.begin(), full.end(), i) != full.end() ? 0 : 1;
     x = encoder_layer(b, w / "blocks" / i, x, o);

@@ -1,6 +1,6 @@
-// VILA and NVILA (LlavaLlamaModel): a SigLIP tower over tiles, a projector that puts neighbours together, and Qwen2 or
-// Llama behind it. With dynamic S2 the image comes in several scales, whose feature maps are brought to one size and
-// laid side by side as channels.
+// VILA and NVILA (LlavaLlamaModel): a SigLIP tower over tiles, a projector that merges neighbouring patches, and Qwen2
+// or Llama as the language model. With dynamic S2 the image comes in several scales, whose feature maps are brought to
+// one size and laid side by side as channels.
 #include <algorithm>
 #include <cmath>
 
@@ -15,12 +15,12 @@ namespace {
 
 struct VilaShape {
   TileShape tile;
-  int merge = 2;            // neighbours along each side that the projector puts together
+  int merge = 2;            // patches along each side that the projector merges
   std::vector<int> scales;  // S2: each scale over the first; empty: no S2
   int output_scale = 0;     // index of the scale whose map the features have
 };
 
-// A scale's tiles as one map: rows x cols of them from tile `first` on.
+// The tiles of one scale as a map of rows x cols tiles, the first of which is tile `first`.
 struct Map {
   int first, rows, cols;
 };
@@ -37,7 +37,8 @@ void add_area(MixTable& mix, const TileShape& s, const Map& map, int y, int x, i
   mix.offsets.push_back(static_cast<int32_t>(mix.entries.size()));
 }
 
-// Output rows of one tile: merge x merge neighbours each, zeros beyond the edge. row(y, x) is a patch's row.
+// One output row: the merge x merge patches of a tile from (y0, x0) on, zeros beyond the tile's edge. row(y, x) is a
+// patch's row.
 template <class Row>
 void add_merged_tile(MixTable& mix, int grid, int merge, int y0, int x0, const Row& row) {
   for (int dy = 0; dy < merge; ++dy)
@@ -47,7 +48,7 @@ void add_merged_tile(MixTable& mix, int grid, int merge, int y0, int x0, const R
     }
 }
 
-// All tiles of a rows x cols map, whose projected features are put together again and read row by row. row(tile, y, x).
+// The output rows of a map of rows x cols tiles, in the order of the map's own rows. row(tile, y, x) is a patch's row.
 template <class Row>
 void add_merged_map(VisionInputs& in, MixTable& mix, int rows, int cols, int grid, int merge, const Row& row) {
   const int along = (grid + merge - 1) / merge;

@@ -81,7 +81,7 @@ Result<SequenceId> EngineCore::submit(Submission submission) {
   return id;
 }
 
-// Takes what the cache has. True: nothing is left to encode.
+// Takes what the feature cache has. Returns true if nothing is left to encode.
 bool EngineCore::find_features(Submission& submission) {
   bool complete = true;
   for (size_t i = 0; i < submission.media.size(); ++i) {
@@ -92,7 +92,8 @@ bool EngineCore::find_features(Submission& submission) {
   return complete;
 }
 
-// An image that is waiting already is encoded once for all.
+// Queues the images for encoding. An image that is queued already is encoded only once, for all sequences that wait for
+// it.
 void EngineCore::enqueue_images(SequenceId id, const Submission& submission) {
   for (size_t i = 0; i < submission.media.size(); ++i) {
     if (submission.media_prompt->features[i]) continue;
@@ -105,7 +106,7 @@ void EngineCore::enqueue_images(SequenceId id, const Submission& submission) {
   worker_wake_.notify_one();
 }
 
-// The worker thread's: encodes for about as long as a decode step takes, so that running streams go on in between.
+// The step thread's: encodes for about as long as a decode step takes, so that running streams go on in between.
 void EngineCore::encode_slice(std::unique_lock<std::mutex>& lock) {
   constexpr double kSliceSeconds = 0.02;
   if (!encoding_begun_) {
@@ -200,7 +201,7 @@ void EngineCore::begin_masks(Step& step) {
   }
   step.mask_ready.assign(step.guided.size(), false);
   step.masks.begin(static_cast<int>(step.guided.size()), (model().vocab + 31) / 32);
-  // With a step in flight the token before is not known yet; commit_step fills the masks then.
+  // While another step is in flight the previous token is not known yet; then commit_step fills the masks.
   if (submitted_.empty() && done_.empty() && free_.size() == 2) fill_masks(step);
 }
 
@@ -208,8 +209,8 @@ void EngineCore::fill_masks(Step& step) {
   for (size_t i = 0; i < step.guided.size(); ++i) {
     if (step.mask_ready[i]) continue;
     const auto found = entries_.find(static_cast<uint64_t>(step.guided[i]));
-    // A sequence that has ended is not looked at again: its mask stays all ones. So does that of a grammar that fails,
-    // which the next accept() reports.
+    // The mask of a sequence that has ended stays all ones, since its token is dropped. So does the mask of a grammar
+    // that fails; the next accept() reports that.
     if (found != entries_.end() && found->second->grammar) {
       const double begin = seconds();
       (void)found->second->grammar->fill(step.masks.row(static_cast<int>(i))).ok();
@@ -250,7 +251,8 @@ void EngineCore::adapt_budget(const Step& step) {
   scheduler_.set_prefill_budget(budget_.tokens());
 }
 
-// Advances the grammar, then hands the output on. A grammar after which only an end token could come ends the sequence.
+// Advances the grammar, then passes the output to the consumer. The sequence ends when its grammar allows nothing but
+// an end token.
 bool EngineCore::deliver(Entry& entry, SequenceOutput& output) {
   if (entry.grammar && output.reason != FinishReason::error) {
     for (int32_t token : output.tokens)

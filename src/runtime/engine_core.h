@@ -33,7 +33,7 @@ struct CoreOptions {
   int tokens_per_block = 32;
   int64_t cache_bytes = 0;
   int cache_events = 0;       // kept until they are taken; 0: none
-  int prefill_tokens = 2048;  // of a step's, at most; prompts that may not be cut are not held up
+  int prefill_tokens = 2048;  // prompt tokens of a step at most; not applied where prompts may not be cut
   double max_step_ms = 0;     // 0: none; needs chunked_prefill
   int64_t feature_cache_bytes = int64_t{512} << 20;  // of images' features that no request needs any more
   bool chunked_prefill = true, block_reuse = true, overlap = true, replay = true, measure_ops = false;
@@ -51,18 +51,18 @@ struct CoreMetrics {
   double sample_seconds = 0;    // of step_seconds, in the sampler
   // time to fill one grammar mask, of the last kMasks; 0: none was filled
   double mask_p50_seconds = 0, mask_p99_seconds = 0;
-  int prefill_budget = 0;  // prompt tokens that a step may take now
+  int prefill_budget = 0;  // most prompt tokens of the next step
 };
 
 struct Submission {
   NewSequence sequence;
   std::unique_ptr<Grammar> grammar;  // of a guided sequence
-  // Images of the prompt, which are encoded before the sequence is scheduled, and where their features go (features
-  // unset).
+  // Images of the prompt, which are encoded before the sequence is scheduled, and the positions of their features
+  // (`features` still empty).
   std::vector<std::shared_ptr<const PreparedMedia>> media;
   std::shared_ptr<MediaPrompt> media_prompt;
-  // Called on the engine thread for every output. False: the consumer has its end (a stop string); nothing follows
-  // then.
+  // Called on the engine thread for every output. Returns false once the consumer wants no more (it found a stop
+  // string); no output follows then.
   std::function<bool(const SequenceOutput&)> sink;
 };
 
@@ -85,7 +85,7 @@ class EngineCore {
   CoreMetrics metrics() const;
   // Steps since the start: the time by which sequences age.
   int64_t steps() const;
-  // And the id of the next event to come; ids that are missing in between were lost.
+  // The events recorded since the last call, and the id of the next one to come; missing ids are events that were lost.
   std::pair<std::vector<CacheEvent>, uint64_t> take_cache_events();
   // Null unless CoreOptions::measure_ops.
   const OpTimes* op_times() const { return worker_->executor().op_times(); }
@@ -104,7 +104,7 @@ class EngineCore {
     StepResult result;
     std::vector<SequenceId> guided;  // per mask: its sequence
     std::vector<bool> mask_ready;
-    int prompt_tokens = 0, prefill_budget = 0;  // taken, and allowed
+    int prompt_tokens = 0, prefill_budget = 0;  // prompt tokens in the step, and how many were allowed
     double seconds = 0;                         // of its run
   };
 

@@ -1,5 +1,6 @@
-// Features of images that were seen lately, by the hash of their content: an image that comes again is not encoded
-// again. Least recently used entries go first when the bytes run out; who still holds one keeps it. Not thread-safe.
+// A cache of image features by the hash of the image's content, so that an image that is sent again is not encoded
+// again. Beyond its byte limit the least recently used entries are dropped; requests that still hold their features
+// keep them. Not thread-safe.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +17,7 @@ class FeatureCache {
  public:
   explicit FeatureCache(int64_t max_bytes) : max_bytes_(max_bytes) {}
 
-  // Null if it is not there.
+  // Null if the cache does not have it.
   std::shared_ptr<const MediaFeatures> find(const Digest& hash) {
     const auto found = entries_.find(hash);
     if (found == entries_.end()) return nullptr;

@@ -23,10 +23,10 @@ class ProcessorStage {
   Result<std::vector<std::shared_ptr<LogitsProcessor>>> open(Slot slot, const SamplingParams& params);
   void close(Slot slot);
 
-  // A step: begin, add its rows, and once their logits are there run(), by one thread. Rows must stay where they are
-  // until then.
+  // For each step: begin(), add() for each row, and run() once the logits are computed, all on one thread. Rows must
+  // keep their addresses until then.
   void begin();
-  // Takes the row if its slot has processors to be run here.
+  // Registers the row if its slot has processors that run here.
   void add(Slot slot, SampleRow& row);
   bool empty() const { return rows_.empty(); }
   // Points the rows to the processed logits, or sets their error.

@@ -11,8 +11,8 @@ StepBudget::StepBudget(double target_s, int max_tokens)
 
 // A step takes a + b p seconds for p prompt tokens; neither is known, and both move with the batch and the context.
 // Repeating p <- p target / (a + b p) ends at a + b p = target, from either side and in one direction. It is at most
-// doubled or quartered at once, so that one odd measurement does little. A step that left its budget unused says
-// something only if it took too long.
+// doubled or quartered at once, so that one odd measurement does little. A step that did not use its whole budget is
+// taken into account only if it took too long.
 void StepBudget::measured(int allowed, int prompt_tokens, double seconds) {
   if (prompt_tokens <= 0 || seconds <= 0) return;
   const bool used_up = prompt_tokens >= std::min(allowed, tokens_);

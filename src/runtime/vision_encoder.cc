@@ -14,8 +14,8 @@ constexpr int kOpsPerPiece = 8;  // about a layer
 
 VisionEncoder::VisionEncoder(const Model& model, ThreadTeam& team) : model_(model), team_(team) {}
 
-// The plan is bound to addresses, so a larger image needs an executor of its own; memory is taken only as it is
-// touched.
+// An executor binds the plan to fixed addresses, so an image larger than limits_ needs a new executor. Its memory
+// becomes resident only where it is used.
 void VisionEncoder::make_room(const models::VisionInputs& in) {
   int sequences = 1;
   for (const std::vector<int>& segments : in.segments)

@@ -1,5 +1,5 @@
-// What both samplers share behind the order of the tokens: the parameters of a row, the filters on a sorted prefix, and
-// the draw.
+// What both samplers share once tokens are in order: the parameters of a row, the filters on a sorted prefix, and the
+// draw.
 #pragma once
 
 #include <cmath>

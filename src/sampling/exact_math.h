@@ -1,6 +1,6 @@
 // Elementary functions whose bits depend on nothing but their argument: additions, multiplications and divisions of
-// IEEE floats in a fixed order, no libm, no fused multiply-add. The vector passes (passes_lanes.h) repeat exp in the
-// same order lane by lane.
+// IEEE floats in a fixed order, no libm, no fused multiply-add. The passes over a vocabulary (scan.cc) do the same
+// operations in the same order in every lane.
 #pragma once
 
 #include <bit>

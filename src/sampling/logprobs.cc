@@ -7,8 +7,8 @@ namespace weft {
 
 namespace {
 
-// The best `count` ids in order, fewer if fewer have a probability; after a scan of the same values into
-// scratch.group_max. In scratch.ids.
+// The best `count` ids in order, fewer if fewer have a probability above zero; stored in scratch.ids. scratch.group_max
+// must hold the result of scan_logits() on the same values.
 std::span<const int32_t> best_ids(std::span<const float> logits, size_t count, Scratch& scratch) {
   // The count-th largest group maximum bounds the best from below.
   count = std::min(count, logits.size());
@@ -41,7 +41,7 @@ float logprob_of(float logit, float max, double log_sum) {
   return std::max(static_cast<float>(static_cast<double>(logit - max) - log_sum), std::numeric_limits<float>::lowest());
 }
 
-// Places of the order before the token, and one.
+// The token's rank: one more than the number of tokens before it in the order.
 int rank_of(std::span<const float> logits, int32_t token) {
   const float own = logits[token];
   int before = 0;

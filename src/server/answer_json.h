@@ -1,4 +1,4 @@
-// The bodies of chat and completion answers, whole or in chunks, as OpenAI's API writes them (with vLLM's additions:
+// The bodies of chat and completion responses, whole or in chunks, as OpenAI's API defines them (with vLLM's additions:
 // stop_reason, token_ids, prompt_logprobs).
 #pragma once
 
@@ -14,7 +14,7 @@
 
 namespace weft {
 
-// What all chunks of an answer have in common.
+// What all chunks of a response have in common.
 struct AnswerHead {
   std::string id;  // "chatcmpl-..."
   int64_t created_s = 0;
@@ -26,14 +26,14 @@ class AnswerWriter {
  public:
   AnswerWriter(const Engine& engine, bool chat, const ClientRequest& request, AnswerHead head);
 
-  // A whole answer.
+  // A whole response.
   std::string answer(Json::Array choices, const Usage& usage, const Json& prompt_logprobs) const;
   // One event of a stream; `usage` may be null.
   std::string chunk(Json choice, const Usage* usage) const;
   std::string usage_chunk(const Usage& usage) const;
 
-  // Token lists in the API's form, null if the request did not ask for logprobs. `offset` is the place of the first
-  // token in the choice's text in characters, and moves on (completions).
+  // Token lists in the API's form, null if the request did not ask for logprobs. `offset` is where the first token
+  // begins in the choice's text, in characters; it is advanced past the tokens (completions).
   Json logprobs(const std::vector<TokenInfo>& tokens, size_t& offset) const;
   // vLLM's form: null for the first token, then {"id": {"logprob", "rank", "decoded_token"}, ...}.
   Json prompt_logprobs(const std::vector<TokenInfo>& prompt) const;

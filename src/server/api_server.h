@@ -39,7 +39,7 @@ class ApiServer {
   static Result<std::unique_ptr<ApiServer>> listen(ServerOptions options);
 
   int port() const { return http_->port(); }
-  // Serves until the end; see HttpServer::run. Without an engine, requests are told to come again.
+  // Serves until the end; see HttpServer::run. Until an engine is attached, requests are answered with 503.
   bool run(bool signals) { return http_->run(signals); }
   // From now on requests are answered with `engine`, which must live until run() has returned. Once; any thread.
   void attach(Engine& engine);
@@ -51,8 +51,8 @@ class ApiServer {
     const char* path;
     const char* method;
     Call call;
-    bool open;    // without a key
-    bool always;  // without an engine
+    bool open;    // needs no API key
+    bool always;  // works before an engine is attached
   };
   static const Route kRoutes[];
 
@@ -74,7 +74,7 @@ class ApiServer {
   void ready(std::shared_ptr<Exchange> exchange);
   void version(std::shared_ptr<Exchange> exchange);
   void metrics(std::shared_ptr<Exchange> exchange);
-  // The body as a JSON object; nothing if it is none, and then the exchange has its answer.
+  // The body as a JSON object. Returns nothing if it is not one; the error response has then been sent.
   std::optional<Json> read_body(const std::shared_ptr<Exchange>& exchange);
   Status check_model(const std::string& model) const;
   RequestRules rules();

@@ -45,7 +45,8 @@ void Generation::start(Engine& engine, ServerMetrics& metrics, std::shared_ptr<E
   self->submit(std::move(requests));
 }
 
-// How the answers of a chat will be read. Marks that are special tokens must be part of the text for that.
+// Decides how the text of a chat completion is parsed (thoughts, tool calls). Marks of these that are special tokens
+// must then be part of the text.
 Status Generation::read_format(const Engine& engine, Request& request, const ClientRequest& call, AnswerFormat& format,
                                Thinking& thinking) {
   if (!request.messages) return {};
@@ -70,7 +71,7 @@ void Generation::prepare() {
   });
 }
 
-// On a worker thread. The first error ends the call.
+// On a handler thread. The first error ends the call.
 void Generation::submit(std::vector<Request> requests) {
   const auto self = shared_from_this();
   for (size_t i = 0; i < requests.size(); ++i) {
@@ -112,7 +113,7 @@ void Generation::on_event(size_t part_index, const Event& event) {
   if (++done_parts_ == parts_.size()) finish();
 }
 
-// Adds the event to the choice; `fresh` is what of it may be shown now.
+// Adds the event to the choice; `fresh` gets the part of it that may be sent now.
 void Generation::take(Part& part, Choice& choice, const Event& event, Fresh& fresh) {
   if (event.finish != FinishReason::none) {
     choice.finish = call_.no_output ? FinishReason::length : event.finish;
@@ -132,7 +133,7 @@ void Generation::take(Part& part, Choice& choice, const Event& event, Fresh& fre
   choice.reasoning += fresh.reasoning;
 }
 
-// The event's text, parted into thoughts, answer and tool calls.
+// Separates the event's text into thoughts, answer and tool calls.
 void Generation::read_text(Choice& choice, const Event& event, Fresh& fresh) {
   const bool last = event.finish != FinishReason::none;
   if (choice.splitter.thinking()) choice.reasoning_tokens += static_cast<int>(event.tokens.size());
@@ -181,8 +182,8 @@ void Generation::open(Part& part, Choice& choice, size_t index, Fresh& fresh) {
   }
 }
 
-// The tokens go with the first chunk that an event makes; one that shows nothing but has tokens to show makes an empty
-// one.
+// An event's tokens (logprobs, token ids) go into its first chunk. If the event has tokens but no text to send, that
+// chunk has an empty text.
 void Generation::send_fresh(Choice& choice, size_t index, const Fresh& fresh, bool last) {
   if (!chat_) {
     if (fresh.text.empty() && choice.tokens.empty() && !last) return;
@@ -261,7 +262,7 @@ Json Generation::whole_choice(Part& part, Choice& choice, size_t index) {
   Json json = Json::object({{"index", static_cast<long>(index)}});
   std::vector<TokenInfo> shown = choice.tokens;
   if (chat_) {
-    // the message has something else than content
+    // the message has thoughts or tool calls besides content
     const bool beside = !choice.calls.empty() || !choice.reasoning.empty();
     Json message = Json::object({{"role", "assistant"},
                                  {"content", choice.text.empty() && beside ? Json() : Json(choice.text)},

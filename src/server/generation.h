@@ -1,5 +1,5 @@
-// One call of /v1/chat/completions or /v1/completions: its requests go to the engine, the engine's events come back and
-// become the answer, whole or streamed.
+// One call of /v1/chat/completions or /v1/completions: its requests go to the engine, and the engine's events become
+// the response, whole or streamed.
 #pragma once
 
 #include <chrono>
@@ -22,7 +22,7 @@ namespace weft {
 // thread.
 class Generation : public std::enable_shared_from_this<Generation> {
  public:
-  // On a worker thread: submits the requests of `call` and sees to it that `exchange` gets an answer. `engine` and
+  // On a handler thread: submits the requests of `call` and sees to it that `exchange` gets an answer. `engine` and
   // `metrics` must outlive the server.
   static void start(Engine& engine, ServerMetrics& metrics, std::shared_ptr<Exchange> exchange, bool chat,
                     ClientRequest call, AnswerHead head);
@@ -33,7 +33,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
   struct Choice {
     Choice(Thinking thinking, ToolCallFinder::Rules rules) : splitter(thinking), finder(std::move(rules)) {}
     std::string text, reasoning;
-    std::vector<TokenInfo> tokens;  // all of a whole answer; of a stream those not sent yet
+    std::vector<TokenInfo> tokens;  // all of a whole response; in a stream those not sent yet
     std::vector<ToolCall> calls;
     FinishReason finish = FinishReason::none;
     Json stop_reason;

@@ -13,7 +13,7 @@ namespace weft {
 using HttpHeaders = std::vector<std::pair<std::string, std::string>>;
 
 struct HttpRequest {
-  std::string method;  // "GET"; a HEAD comes as GET, its answer's body is left out
+  std::string method;  // "GET"; a HEAD request comes as GET, and its response has no body
   std::string path;    // as sent, without the query and without decoding
   std::string query;
   HttpHeaders headers;  // names in lower case
@@ -34,14 +34,14 @@ struct HttpResponse {
 };
 
 enum class Ending : unsigned char {
-  client_left,  // nobody will read the answer
+  client_left,  // nobody will read the response
   shutdown,     // the server ends; say so and finish at once
 };
 
-// One request and its answer: either one respond(), or any number of send() and a finish().
+// One request and its response: either one respond(), or any number of send() and a finish().
 //
 // post() may be called from any thread, all the rest on the server's thread only, that is, inside posted work. The
-// object may be kept as long as one likes; once the client has left or the answer is complete, calls do nothing.
+// object may be kept for any time; once the client has left or the response is complete, calls do nothing.
 class Exchange {
  public:
   virtual ~Exchange() = default;
@@ -51,8 +51,8 @@ class Exchange {
   virtual void post(std::function<void()> work) = 0;
 
   virtual void respond(HttpResponse response) = 0;
-  // The answer will be server-sent events: if neither they nor a respond() come within seconds, the head is sent and
-  // comments keep the connection alive.
+  // Announces a stream of server-sent events: if neither an event nor a respond() follows within a few seconds, the
+  // response's head is sent and comments keep the connection alive.
   virtual void expect_events() = 0;
   // `data` is one or more whole events ("data: ...\n\n"). The first call sends the head of an event stream.
   virtual void send(std::string_view data) = 0;
@@ -63,7 +63,7 @@ class Exchange {
   virtual void on_end(std::function<void(Ending)> callback) = 0;
 };
 
-// Called on one of the server's worker threads for each request.
+// Called on one of the server's handler threads for each request.
 using HttpHandler = std::function<void(std::shared_ptr<Exchange>)>;
 
 }  // namespace weft

@@ -1,5 +1,5 @@
-// The answer's side of a connection: what the handler says becomes bytes to be sent. Plain text work, no Boost; the
-// session in http_server.cc takes the bytes and sends them.
+// The response side of a connection: turns what the handler sends into bytes for the socket. Plain text work, no Boost;
+// the session in http_server.cc takes the bytes and sends them.
 #pragma once
 
 #include <functional>
@@ -16,7 +16,7 @@ std::string lower_case(std::string_view text);
 // Status line and headers, up to the empty line (which the caller adds).
 std::string http_head(int status, const std::string& content_type, const HttpHeaders& headers, bool keep_alive);
 
-// All but post() on the server's thread.
+// All functions but post() are for the server's thread.
 class HttpAnswer : public Exchange {
  public:
   struct Form {
@@ -25,8 +25,8 @@ class HttpAnswer : public Exchange {
     bool head_only = false;  // HEAD
   };
   using Post = std::function<void(std::function<void()>)>;
-  // `wake` tells the session that there is something to send. A stream with more than `unsent_limit` bytes waiting is
-  // too slow.
+  // `wake` is called when there is something to send. A stream with more than `unsent_limit` bytes unsent counts as too
+  // slow and is ended by the session.
   HttpAnswer(Post post, std::function<void()> wake, size_t unsent_limit)
       : post_(std::move(post)), wake_(std::move(wake)), unsent_limit_(unsent_limit) {}
 
@@ -42,7 +42,7 @@ class HttpAnswer : public Exchange {
   // For the session.
   void begin_stream();
   void end(Ending why);  // tells the handler
-  void detach();         // nobody sends anything any more
+  void detach();         // the session is gone: nothing is sent any more
   bool done() const { return done_; }
   bool expects_events() const { return expects_events_; }
   bool too_slow() const { return too_slow_; }

@@ -1,12 +1,12 @@
 // HTTP over Boost.Asio and Beast, both included in this unit alone.
 //
-// One thread runs all connections, each a coroutine; a few worker threads run the handler (JSON, templates,
+// One thread runs all connections, each a coroutine; a few handler threads run the handler (JSON, templates,
 // tokenizing), whose answers come back as work posted to the first thread. So nothing of a connection is shared between
 // threads but Core::post.
 //
-// A connection never reads ahead while an answer is being made. Whether the client is still there is asked of the
-// socket a few times a second (see Session::look_at_client): an answer that nobody waits for must not keep the engine
-// busy, and one for a client that closed only its sending side must still come.
+// A connection never reads ahead while a response is being made. A few times a second the socket is checked for whether
+// the client is still there (see Session::look_at_client): a response that nobody waits for must not keep the engine
+// busy, and a client that closed only its sending side must still get its response.
 #include "server/http_server.h"
 
 #include <poll.h>
@@ -100,7 +100,7 @@ namespace {
 
 using Parser = http::request_parser<http::string_body>;
 
-// What the transport says about a head by itself; status 0: go on.
+// The transport's own verdict on a request's head: the status of an error, or 0 to go on.
 struct Verdict {
   int status = 0;
   std::string message;
@@ -185,12 +185,12 @@ class Session : public std::enable_shared_from_this<Session> {
     co_await linger();
   }
 
-  // The server drains: an idle connection ends now, a busy one after its answer.
+  // The server drains: an idle connection ends now, a busy one after its response.
   void begin_drain() {
     if (answer_) answer_->form.keep_alive = answer_->streaming() && answer_->form.keep_alive;
     else if (idle_) stream_.cancel();
   }
-  // Time is up.
+  // The time for draining is over: ends what is still running.
   void end_drain() {
     if (answer_) answer_->end(Ending::shutdown);
     else stream_.cancel();
@@ -226,7 +226,7 @@ class Session : public std::enable_shared_from_this<Session> {
     co_return answered;
   }
 
-  // `held` is what the body counts in all_body_bytes. False: refused or gone.
+  // `held`: how much of all_body_bytes this body takes. False: the body was refused, or the client left.
   net::awaitable<bool> read_body(Parser& parser, size_t& held) {
     error_code error;
     stream_.expires_after(shared_.limits.body);
@@ -257,7 +257,7 @@ class Session : public std::enable_shared_from_this<Session> {
     answer->request() = to_request(parser.release());
     answer_ = answer;
     bool probed = false;
-    if (!look_at_client(*answer, probed)) {  // sent and already gone: no work for nobody
+    if (!look_at_client(*answer, probed)) {  // the client has left already: the handler need not run
       answer->end(Ending::client_left);
     } else if (shared_.draining) {
       answer->respond(shared_.refuse(503, "the server is shutting down"));
@@ -286,7 +286,7 @@ class Session : public std::enable_shared_from_this<Session> {
     answer->post([answer, &refuse, problem] { answer->respond(refuse(500, "the request failed: " + problem)); });
   }
 
-  // Sends what the answer has until it is complete. False: the client has left, or takes nothing.
+  // Sends the response as it is made, until it is complete. False: the client has left, or does not read.
   net::awaitable<bool> send_answer(HttpAnswer& answer, bool probed) {
     error_code error;
     const auto begin = Clock::now();
@@ -316,7 +316,7 @@ class Session : public std::enable_shared_from_this<Session> {
 
   net::awaitable<bool> write(const std::string& bytes) {
     error_code error;
-    // A piece at a time, so that the limit is on a client that takes nothing, not on one that is slow.
+    // One part at a time, so that the time-out is for a client that reads nothing, not for one that reads slowly.
     for (size_t at = 0; at < bytes.size();) {
       stream_.expires_after(shared_.limits.write);
       at += co_await stream_.async_write_some(net::buffer(bytes.data() + at, bytes.size() - at), token(error));

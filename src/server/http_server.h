@@ -33,8 +33,8 @@ struct HttpLimits {
 
 class HttpServer {
  public:
-  // Listens on host (an address or a name) and port (0: any free one). Errors say what to do.
-  // `refuse` makes the error answer for a request that the transport refuses by itself: status and message.
+  // Listens on host (an address or a name) and port (0: any free one). Errors say what to do. `refuse` makes the error
+  // response for a request that the transport refuses by itself, from status and message.
   using Refusal = std::function<HttpResponse(int status, const std::string& message)>;
   static Result<std::unique_ptr<HttpServer>> listen(const std::string& host, int port, HttpLimits limits,
                                                     HttpHandler handler, Refusal refuse);

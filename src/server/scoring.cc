@@ -25,7 +25,7 @@ std::vector<double> softmax(const std::vector<float>& logits) {
 
 double sigmoid(double value) { return 1 / (1 + std::exp(-value)); }
 
-// The request of one input, by way of the parser of lines, so that the same checks hold.
+// Builds the request of one input with the parser of request lines, so that the same checks apply.
 Result<Request> as_request(const Json& body, const Json& line) {
   Json whole = line;
   for (const char* field : {"add_special_tokens", "chat_template_kwargs", "cache_salt", "priority"})
@@ -186,7 +186,7 @@ void start_scoring(Engine& engine, std::shared_ptr<Exchange> exchange, ScoringKi
   all->done = std::move(done);
   exchange->post([all, exchange] {
     exchange->on_end([all, weak = std::weak_ptr(exchange)](Ending why) {
-      all->ended = true;  // what still runs is short
+      all->ended = true;  // requests still running are short, so they are not cancelled
       const auto held = weak.lock();
       if (why == Ending::shutdown && held) held->respond(error_response(503, "the server is shutting down"));
     });

@@ -1,4 +1,4 @@
-// Finds stop strings in a stream of text pieces and never lets out text that may still turn out to be the start of one.
+// Finds stop strings in a stream of text pieces. Text that may still turn out to be the start of one is held back.
 #pragma once
 
 #include <cstddef>

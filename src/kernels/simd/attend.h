@@ -17,7 +17,7 @@ namespace {
 
 constexpr int kBlockQueries = 4;          // queries that share one load of keys or values
 constexpr int kMostTiles = Ahead::kMost;  // tiles of keys that are scored at once
-constexpr int kAheadDims = 16;            // pieces of tiles are read ahead at every so many dimensions of keys
+constexpr int kAheadDims = 16;            // dimensions of keys that are multiplied between two prefetches
 
 [[maybe_unused]] static inline int item_queries(int heads, const CacheView& cache) {
   const int group = heads / cache.kv_heads;
@@ -274,7 +274,7 @@ struct AttendItemRun {
   // Scores of N queries and the keys of `count` tiles, from key `at` of the split on.
   template <int N>
   void score_block(int i, const std::byte* const* tiles, int count, const Ahead& ahead, int at) const {
-    // So many sums at once that additions need not wait for each other, as far as registers go.
+    // As many sums at once as registers allow, so that additions need not wait for each other.
     constexpr int kWanted = 8 * V::kLanes / (N * kTileTokens), kTiles = kWanted < 1            ? 1
                                                                         : kWanted > kMostTiles ? kMostTiles
                                                                                                : kWanted;
@@ -301,7 +301,7 @@ struct AttendItemRun {
     else if (queries - i == 1) score_block<1>(i, tiles, count, i == 0 ? ahead : Ahead(), at);
   }
 
-  // Scores of all queries and keys. The values of the same keys come next.
+  // Scores of all queries and keys. Prefetches the values of the same keys, which are read next.
   void score_keys(const Tiles& tiles, Range keys, int64_t origin) const {
     const int64_t end = (keys.last + kTileTokens - 1) / kTileTokens;
     for (int64_t t = keys.first / kTileTokens; t < end;) {
@@ -314,8 +314,8 @@ struct AttendItemRun {
   }
 
   // Adds the weighted values of the keys to the accumulators of N queries (`fresh`: which start from zero), C vectors
-  // of columns. `latent`: the values of the one tile that the keys of a latent cache lie in. The keys of the next split
-  // come next.
+  // of columns. `latent`: for a latent cache, the values of the one tile that the keys lie in. Prefetches the keys of
+  // the next split, which are read next.
   template <int N, int C>
   void weigh_block(const Tiles& tiles, int i, int column, Range keys, int64_t origin, float* acc_out, bool fresh,
                    const std::byte* latent) const {

@@ -223,7 +223,7 @@ struct TileItemRun {
     const std::byte* tile[2] = {};
     // Keys that are gathered share one buffer, so they are used before the next are.
     const bool together = count == 2 && a.cache.tokens_per_block >= kTileTokens;
-    if (reads_ahead) Ahead::fetch(tiles.ahead(t, t + count, true), 0, count, 0, 1);  // the values, which come next
+    if (reads_ahead) Ahead::fetch(tiles.ahead(t, t + count, true), 0, count, 0, 1);  // the values, which are read next
     for (int i = 0; i < count; ++i) {
       tile[i] = tiles.get(t + i, keys.first, keys.last, false);
       if (type == DType::i8)

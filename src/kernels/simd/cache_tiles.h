@@ -26,14 +26,14 @@ struct Elements<V, DType::i8> {
   WEFT_INLINE typename V::F load_upto(const std::byte* tile, size_t index, int) { return load(tile, index); }
 };
 
-// Tiles that are brought into the L2 cache while others are computed with: all of one kind of tile, a piece at a time,
-// so that memory is kept busy and the processor does not wait for it.
+// Tiles to prefetch into the L2 cache while other tiles are computed with, a part at a time: memory stays busy and the
+// processor does not wait for it. All are tiles of keys or all are tiles of values.
 struct Ahead {
   static constexpr int kMost = 4;
   const std::byte* tiles[kMost];
   int count = 0;  // of tiles
   int lines = 0;  // of each
-  // Piece number `piece` of `pieces` of the tiles [first_tile, last_tile), as far as there are so many.
+  // Prefetches part number `piece` of `pieces` equal parts of the tiles [first_tile, last_tile), as far as these exist.
   WEFT_INLINE void fetch(const Ahead& a, int first_tile, int last_tile, int piece, int pieces) {
     if (first_tile >= a.count) return;
     const int first = a.lines * piece / pieces, last = a.lines * (piece + 1) / pieces;
@@ -115,8 +115,8 @@ struct Tiles {
   }
 };
 
-// What the sums over the elements of a split's keys are multiplied by to give scores, [part of the key][key of the
-// split], and the weights to give those of the elements of values; filled for the keys that are read.
+// The scales of a split's tokens. keys[part of the key][token] times the sum over that part's elements gives the score;
+// values[token] times the softmax weight gives the weight of the value's elements. Filled for the keys that are read.
 struct SplitScales {
   float* keys;    // [2][kSplitTokens]; the second is used by latent i8 caches alone
   float* values;  // [kSplitTokens], i8 alone

@@ -2,8 +2,8 @@
 //
 // One tile of rows or less (decode) streams a group of panels at a time, with prefetch. More rows: the rows of a block
 // are copied next to each other (rows that lie a power of two apart would evict each other), then for each panel, which
-// now stays in the first cache, all tiles pass. With enough tiles a bfloat16 panel is widened to float32 once for all
-// of them; the products are the same.
+// now stays in the L1 cache, all tiles pass. With enough tiles a bfloat16 panel is widened to float32 once for all of
+// them; the products are the same.
 #pragma once
 
 #include "kernels/simd/dot_tile.h"
@@ -32,7 +32,7 @@ struct FloatProduct {
   // of copied rows, which must not fall on the same cache sets
   static constexpr ptrdiff_t kLdCopy = kDepth / kUnit + 16;
   static constexpr bool kWidens = form == WeightForm::bf16 && !V::kDot;
-  static constexpr int kWidenTiles = 4;  // so many tiles make widening a panel worth while
+  static constexpr int kWidenTiles = 4;  // from this many tiles on widening a panel pays
 
   // sums of a tile are [panel][MR][kColumns].
   template <int MR, int NP, int kFetchBytes>

@@ -1,5 +1,5 @@
-// Products with bfloat16 weights in 12 bits on the dot instruction: a piece of one or a few panels is unpacked into the
-// L1 cache, and the tiles of plain bfloat16 pass over it, so that the result has their bits.
+// Products with bfloat16 weights in 12 bits on the dot instruction: a chunk of one or a few panels is unpacked into the
+// L1 cache, and the tiles of the plain bfloat16 product pass over it, so that the result has the same bits.
 #pragma once
 
 #include "kernels/simd/linear.h"

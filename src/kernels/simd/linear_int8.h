@@ -99,14 +99,14 @@ struct Int8Product {
     return V::set1_bits(word);
   }
 
-  // How far the integer sums of a row's codes are to be shifted to give what the weights' bias added to the products;
-  // -1: no bias.
+  // Codes of weights are multiplied with a bias added to them (kBias), so kBias times the sum of a row's codes must be
+  // subtracted from a product. kBias is a power of two: 2^kBiasShift; shift -1: no bias.
   static constexpr int kBias = form == WeightForm::int4 ? code_center(form) : V::kBiasI8;
   static constexpr int kBiasShift = kBias == 128 ? 7 : kBias == 8 ? 3 : -1;
   static_assert(kBias == 0 || kBias == 1 << (kBiasShift & 31));
 
-  // Where a tile's rows and panels are: `row` is the first of the call, sums of the panels lie `panel_sums` floats
-  // apart.
+  // Which rows and panels a tile covers: `row` is its first row in the call; the sums of its panels lie `panel_sums`
+  // floats apart.
   struct Place {
     int row, panel, begin, end;
     ptrdiff_t panel_sums;

@@ -2,9 +2,9 @@
 // bytes, and one instruction multiplies 16 rows of 32 k by 32 k of 16 columns. Panels are 16 columns wide, so that a
 // tile of weights, 16 pairs of k of 16 columns, is 1 KiB of a panel.
 //
-// What one output adds, in this order: for each kTileDepth of k from the start of its shard, the sum of that piece (the
-// instruction's own: even and odd k apart, then both) is added to the sum so far. One row and many take the same
-// pieces, so they agree to the bit.
+// The order in which one output is summed: for each kTileDepth of k from the start of its shard, an instruction sums
+// the products of that range in its own way (even and odd k apart, then both), and the result is added to the sum so
+// far. One row and many rows use the same ranges, so they agree to the bit.
 //
 // At most 16 rows stream four panels side by side, at most 32 two; blocks of more take pairs of 16 rows and pairs of
 // panels, so that each register that is loaded is used twice.
@@ -70,7 +70,7 @@ struct TileProduct {
   static constexpr int kBlockTiles = 8;
   static constexpr int kBlockFloats = 1 << 16;
   static constexpr int kMaxGroup = 64;
-  // k per block at most: two panels' block stays in the L1 cache, the block's rows in the second
+  // k per block at most: two panels' part of a block stays in the L1 cache, the block's rows in the L2 cache
   static constexpr int kDepth = 768;
   static constexpr int kCopied = kBlockTiles * kTileRows * kDepth;  // elements of x
   static constexpr ptrdiff_t kTileBytes = 1024;                     // of weights, per instruction
@@ -81,7 +81,7 @@ struct TileProduct {
   static constexpr int kPiece = kDepth / kTileDepth;  // steps over one or two panels at a time
   // shards whose sums of two panels are joined in the L1 cache,
   static constexpr int kMaxTogether = 4;
-  static constexpr int kJoinedDepth = 512;  // of so many k together, which leaves room there
+  static constexpr int kJoinedDepth = 512;  // k of all joined shards together, so that they fit there
 
   // A tile's sums stay in registers over all of k where its rows can be copied at once; else blocks are of about the
   // same size.

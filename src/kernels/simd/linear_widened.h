@@ -2,8 +2,8 @@
 // WeightForm states, and multiplied as float32 weights are, so that the result has the bits of the product with the
 // widened matrix.
 //
-// One row: straight from the registers. More rows: a piece of one or a few panels is widened into the L1 cache, and the
-// tiles of float32 weights pass over it.
+// One row: straight from the registers. More rows: some k of one or a few panels are widened into the L1 cache, and the
+// tiles of the float32 product pass over them.
 #pragma once
 
 #include "kernels/simd/linear.h"
@@ -22,7 +22,7 @@ struct WidenedProduct {
   static constexpr int kTileRows = Float::kTileRows, kBlockTiles = Float::kBlockTiles,
                        kBlockFloats = Float::kBlockFloats, kMaxGroup = Float::kMaxGroup;
   static constexpr int kDepth = Float::kDepth;
-  static constexpr int kNarrow = 64;  // k per piece when one tile of rows passes over several panels
+  static constexpr int kNarrow = 64;  // k widened at a time when one tile of rows passes over several panels
   static constexpr int kFetchBytes = 2048;
   static constexpr size_t kStripBytes = strip_bytes(form, kColumns);
   static_assert(kDepth % kSuper == 0 && kNarrow % kStrip == 0);
