@@ -1,6 +1,7 @@
 // A list of types, for what follows from one list in several places.
 #pragma once
 
+#include <cstddef>
 #include <type_traits>
 
 namespace weft {
@@ -12,6 +13,11 @@ struct TypeList {};
 template <class... T, class F>
 constexpr void for_each_type(TypeList<T...>, F f) {
   (f.template operator()<T>(), ...);
+}
+
+template <class... T>
+constexpr size_t size(TypeList<T...>) {
+  return sizeof...(T);
 }
 
 template <class Wanted, class... T>

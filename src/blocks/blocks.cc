@@ -43,7 +43,7 @@ Value attention(PlanBuilder& b, Scope w, Value x, const AttentionOptions& o) {
       {.kind = o.cache, .kv_heads = o.kv_heads, .k_dim = o.head_dim, .v_dim = o.head_dim, .span = o.span}, o.heads);
   b.append(k, v, cache);
   const float scale = o.scale != 0 ? o.scale : 1.0f / std::sqrt(static_cast<float>(o.head_dim));
-  const Value out = b.attend(q, cache, o.heads, scale);
+  const Value out = b.attend(q, cache, o.heads, scale, o.soft_cap);
 
   Matrix project{
       .sources = {whole(w / "o_proj", o.hidden)}, .k = q_cols, .shard = Shard::rows, .shard_unit = o.head_dim};

@@ -25,7 +25,8 @@ struct AttentionOptions {
   kernels::HeadNorm head_norm = kernels::HeadNorm::none;  // weights q_norm and k_norm
   bool norm_after_rope = false;
   float eps = 1e-6f;
-  float scale = 0.0f;  // of the scores; 0: 1 / sqrt(head_dim)
+  float scale = 0.0f;     // of the scores; 0: 1 / sqrt(head_dim)
+  float soft_cap = 0.0f;  // of the scores, see kernels::AttendArgs; 0: none
   RopeAngles rope;
   bool rope_interleaved = false;
   float temperature_floor = 0, temperature_scale = 0;  // Llama 4, see kernels::HeadsArgs; 0: off

@@ -17,6 +17,7 @@ struct Case {
   Mask mask = Mask::causal;
   DType dtype = DType::f32;
   bool latent = false;  // the values are the first v_dim elements of the keys
+  float soft_cap = 0;
 };
 
 // One sequence of `tokens` positions; its queries are computed in steps of the given sizes, as chunked prefill and
@@ -68,7 +69,8 @@ struct Sequence {
       AttendArgs a;
       a.q = q.data() + static_cast<size_t>(done) * s.heads * s.k_dim, a.ld_q = s.heads * s.k_dim;
       a.cache = cache, a.block_table = table_of_blocks.data(), a.sequences = &view, a.plan = &plan;
-      a.heads = s.heads, a.scale = 0.3f, a.mask = s.mask, a.window = s.window, a.chunk = s.chunk;
+      a.heads = s.heads, a.scale = 0.3f, a.soft_cap = s.soft_cap, a.mask = s.mask, a.window = s.window,
+      a.chunk = s.chunk;
       a.out = out.data() + static_cast<size_t>(done) * s.heads * s.v_dim, a.ld_out = s.heads * s.v_dim;
       std::vector<float> partials(static_cast<size_t>(plan.partial_count) * partial_floats(s.heads, cache) + 16);
       a.partials = partials.data();
@@ -122,7 +124,8 @@ struct Sequence {
           for (int d = 0; d < s.k_dim; ++d)
             dot += static_cast<double>(query(i, h, d, rounds)) *
                    keys[(static_cast<size_t>(j) * s.kv_heads + g) * s.k_dim + d];
-          sum += weight[static_cast<size_t>(j)] = std::exp(0.3f * dot);
+          const double score = s.soft_cap > 0 ? s.soft_cap * std::tanh(0.3f * dot / s.soft_cap) : 0.3f * dot;
+          sum += weight[static_cast<size_t>(j)] = std::exp(score);
         }
         for (int d = 0; d < s.v_dim; ++d) {
           double value = 0;
@@ -152,7 +155,9 @@ const Case kSetups[] = {
     {.heads = 4, .kv_heads = 4, .k_dim = 20, .v_dim = 40, .tokens = 100, .chunk = 32},
     {.heads = 4, .kv_heads = 2, .k_dim = 16, .v_dim = 16, .tokens = 1100},
     {.heads = 4, .kv_heads = 2, .k_dim = 16, .v_dim = 16, .tokens = 1100, .window = 600},
+    {.heads = 4, .kv_heads = 2, .k_dim = 16, .v_dim = 16, .tokens = 600, .window = 300, .soft_cap = 0.4f},
     {.heads = 3, .kv_heads = 1, .k_dim = 40, .v_dim = 32, .tokens = 530, .latent = true},
+    {.heads = 5, .kv_heads = 1, .k_dim = 40, .v_dim = 32, .tokens = 70, .latent = true, .soft_cap = 1.5f},
     {.heads = 60, .kv_heads = 1, .k_dim = 22, .v_dim = 14, .tokens = 40, .latent = true},
 };
 

@@ -16,7 +16,19 @@ struct Add {  // a + b
   static constexpr int kInputs = 2;
 };
 
-using ElementwiseOps = TypeList<Add>;
+struct Scale {  // a * factor
+  static constexpr const char* kName = "scale";
+  static constexpr int kInputs = 1;
+  float factor = 1.0f;
+};
+
+struct SoftCap {  // cap * tanh(a / cap)
+  static constexpr const char* kName = "soft_cap";
+  static constexpr int kInputs = 1;
+  float cap = 1.0f;
+};
+
+using ElementwiseOps = TypeList<Add, Scale, SoftCap>;
 template <class F>
 concept IsElementwise = contains<F>(ElementwiseOps{});
 

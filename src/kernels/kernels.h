@@ -306,9 +306,10 @@ enum class Mask : uint8_t { causal, none };
 // chunk). Mask::none (encoders): all keys of the sequence (first_position + rows of them). Query head h reads kv head h
 // / (heads / kv_heads). Keys are walked in steps of kStepTokens at absolute positions; within each split of
 // kSplitTokens an online softmax, then splits are joined in ascending order, whoever computed them. Keys that the mask
-// hides are never multiplied, whatever their memory holds. A cache of i8: q . k[j] is the sum over codes times the
-// key's scale (latent: the two parts' sums, each times its scale, added), and the softmax's weight of j times the
-// value's scale multiplies the value's codes.
+// hides are never multiplied, whatever their memory holds. With soft_cap > 0 a score s (scaled already) becomes
+// soft_cap * tanh(s / soft_cap) before the softmax. A cache of i8: q . k[j] is the sum over codes times the key's scale
+// (latent: the two parts' sums, each times its scale, added), and the softmax's weight of j times the value's scale
+// multiplies the value's codes.
 struct AttendArgs {
   const float* q = nullptr;  // [rows, heads * k_dim]
   int64_t ld_q = 0;
@@ -317,7 +318,7 @@ struct AttendArgs {
   const SequenceView* sequences = nullptr;
   const AttendPlan* plan = nullptr;
   int heads = 0;
-  float scale = 1.0f;
+  float scale = 1.0f, soft_cap = 0.0f;
   Mask mask = Mask::causal;
   int window = 0, chunk = 0;
   Operand operand = Operand::f32;

@@ -239,6 +239,8 @@ void reference(const ActivateArgs& a, int rows, Part part) {
 }
 
 float element(Add, float a, float b) { return a + b; }
+float element(Scale f, float a) { return a * f.factor; }
+float element(SoftCap f, float a) { return f.cap * std::tanh(a / f.cap); }
 
 template <class F>
 void reference(const ElementwiseArgs<F>& args, int rows, Part part) {

@@ -110,6 +110,7 @@ void walk_split(const AttendArgs& a, const SequenceView& s, int row, int head, R
   for (int j = 0; j < count; ++j) {
     const Place place = place_of(cache, a.block_table, s, static_cast<int>(keys.first) + j);
     scores[j] = key_dot(cache, key_tile(cache, place.block, kv_head, place.tile), place.lane, q) * a.scale;
+    if (a.soft_cap > 0) scores[j] = a.soft_cap * std::tanh(scores[j] / a.soft_cap);
     *state.max = std::max(*state.max, scores[j]);
   }
   for (int j = 0; j < count; ++j) {

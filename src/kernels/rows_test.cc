@@ -1,5 +1,6 @@
 // Ops on rows against formulas in double precision, and the same bits for any number of parts.
 #include <cmath>
+#include <tuple>
 
 #include "kernels/conformance.h"
 
@@ -111,6 +112,10 @@ TEST_P(RowOps, ActivationsOfSlots) {
 
 // Every elementwise op has its formula here, for elements a and b.
 double formula(Add, double a, double b) { return a + b; }
+double formula(Scale f, double a) { return a * f.factor; }
+double formula(SoftCap f, double a) { return f.cap * std::tanh(a / f.cap); }
+constexpr std::tuple kElementwise{Add{}, Scale{0.3f}, SoftCap{2.5f}};
+static_assert(std::tuple_size_v<decltype(kElementwise)> == size(ElementwiseOps{}));
 
 TEST_P(RowOps, Elementwise) {
   const auto check = [&]<class F>(F f) {
@@ -134,7 +139,7 @@ TEST_P(RowOps, Elementwise) {
         }
     }
   };
-  check(Add{});
+  std::apply([&](auto... ops) { (check(ops), ...); }, kElementwise);
 }
 
 TEST_P(RowOps, HeadsNormAndRotation) {

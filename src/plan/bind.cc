@@ -111,7 +111,7 @@ AppendArgs bind(const AppendOp& o, const Binding& b) {
 
 AttendArgs bind(const AttendOp& o, const Binding& b) {
   AttendArgs a = b.memory.attend_args(o.cache);
-  a.q = b.in(0), a.ld_q = b.in_ld(0), a.heads = o.heads, a.scale = o.scale;
+  a.q = b.in(0), a.ld_q = b.in_ld(0), a.heads = o.heads, a.scale = o.scale, a.soft_cap = o.soft_cap;
   a.operand = b.out_operand(), a.out = b.out_address(), a.ld_out = b.out_ld();
   return a;
 }

@@ -161,7 +161,7 @@ struct AttendOp {
   static constexpr const char* kName = "attend";
   CacheRef cache;
   int heads = 0;
-  float scale = 1.0f;
+  float scale = 1.0f, soft_cap = 0.0f;
 };
 struct ActivateOp {
   static constexpr const char* kName = "activate";

@@ -179,10 +179,10 @@ void PlanBuilder::append_latent(Value row, CacheRef cache) {
   plan_.ops.push_back({AppendOp{cache}, {row}, std::nullopt, "cache"});
 }
 
-Value PlanBuilder::attend(Value q, CacheRef cache, int heads, float scale) {
+Value PlanBuilder::attend(Value q, CacheRef cache, int heads, float scale, float soft_cap) {
   const CacheSpec& spec = plan_.group(cache).spec;
   WEFT_CHECK(q.cols == heads * spec.k_dim) << "query columns " << q.cols;
-  return emit(AttendOp{cache, heads, scale}, {q}, q.rows, heads * spec.v_dim, "attend");
+  return emit(AttendOp{cache, heads, scale, soft_cap}, {q}, q.rows, heads * spec.v_dim, "attend");
 }
 
 Value PlanBuilder::activate(Value x, kernels::Activation act, bool gated) {

@@ -62,7 +62,7 @@ class PlanBuilder {
   CacheRef local_cache(CacheSpec spec, int query_heads, int segments = 0, kernels::Mask mask = kernels::Mask::none);
   void append(Value k, Value v, CacheRef cache);
   void append_latent(Value row, CacheRef cache);
-  Value attend(Value q, CacheRef cache, int heads, float scale);
+  Value attend(Value q, CacheRef cache, int heads, float scale, float soft_cap = 0.0f);
   Value activate(Value x, kernels::Activation act, bool gated);
   // f of each element (kernels/elementwise.h), or of each pair of elements.
   template <kernels::IsElementwise F>

@@ -374,8 +374,12 @@ struct AttendItemRun {
       const Range own = visible(i);
       const int64_t first = (own.first > keys.first ? own.first : keys.first) - origin,
                     last = (own.last < keys.last ? own.last : keys.last) - origin;
-      weigh_scores<V, type>(scratch.scores + static_cast<size_t>(i) * kScoreStride, from, to, static_cast<int>(first),
-                            static_cast<int>(last), scales.values, max + i, sum + i);
+      float* scores = scratch.scores + static_cast<size_t>(i) * kScoreStride;
+      if (a.soft_cap > 0)
+        for (int j = from; j < to; j += V::kLanes)
+          V::store(scores + j, soft_capped<V>(V::load(scores + j), a.soft_cap));
+      weigh_scores<V, type>(scores, from, to, static_cast<int>(first), static_cast<int>(last), scales.values, max + i,
+                            sum + i);
     }
     if (!a.cache.latent) return weigh(tiles, keys, origin, acc, true, nullptr);
     // A tile's values are brought into rows once for all heads.

@@ -125,15 +125,19 @@ static void weigh_registers(const uint16_t* weights, int groups, const std::byte
   if constexpr (NQ == 2 && ND == 2) _tile_stored(3, lower + column + 16, ld);
 }
 
-// One query's softmax, as weigh_scores in attend.h; its weights (of int8 times the values' scales) go to `out` as
-// bfloat16. [from, to) are multiples of kValueKeys.
+// One query's softmax, as weigh_scores in attend.h, of the sums times the keys' scales, capped there if soft_cap > 0;
+// its weights (of int8 times the values' scales) go to `out` as bfloat16. [from, to) are multiples of kValueKeys.
 template <class V, DType type>
-WEFT_INLINE void weights_of(const float* scores, uint16_t* out, const SplitScales& scales, int from, int to, int first,
-                            int last, float* max_out, float* sum_out) {
+WEFT_INLINE void weights_of(float* scores, float soft_cap, uint16_t* out, const SplitScales& scales, int from, int to,
+                            int first, int last, float* max_out, float* sum_out) {
   const typename V::F none = V::set1(-__builtin_inff());
   const auto score = [&](int j) __attribute__((always_inline)) {
+    if (soft_cap > 0) return V::load(scores + j);  // scaled and capped already
     return V::mul(V::load(scores + j), V::load(scales.keys + j));
   };
+  if (soft_cap > 0)
+    for (int j = from; j < to; j += V::kLanes)
+      V::store(scores + j, soft_capped<V>(V::mul(V::load(scores + j), V::load(scales.keys + j)), soft_cap));
   typename V::F largest = none;
   for (int j = first / V::kLanes * V::kLanes; j < last; j += V::kLanes)
     largest = V::max(largest, V::select(V::between(first - j, last - j), score(j), none));
@@ -209,7 +213,7 @@ struct TileItemRun {
       const Range own = item_run.visible(i);
       const int64_t first = (own.first > keys.first ? own.first : keys.first) - origin,
                     last = (own.last < keys.last ? own.last : keys.last) - origin;
-      weights_of<V, type>(scratch.scores + static_cast<ptrdiff_t>(i) * kScoreStride,
+      weights_of<V, type>(scratch.scores + static_cast<ptrdiff_t>(i) * kScoreStride, a.soft_cap,
                           scratch.weights + static_cast<ptrdiff_t>(i) * kWeightStride, item_run.scales, from, to,
                           static_cast<int>(first), static_cast<int>(last), max + i, sum + i);
     }

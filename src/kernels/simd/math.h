@@ -83,6 +83,12 @@ WEFT_INLINE typename V::F tanh_of(typename V::F x) {
   return V::select(V::less(a, V::set1(0.625f)), near, signed_far);
 }
 
+// cap * tanh(x / cap)
+template <class V>
+WEFT_INLINE typename V::F soft_capped(typename V::F x, float cap) {
+  return V::mul(V::set1(cap), tanh_of<V>(V::div(x, V::set1(cap))));
+}
+
 template <class V, Activation act>
 WEFT_INLINE typename V::F activated(typename V::F x) {
   if constexpr (act == Activation::silu) return times_sigmoid<V>(x, x);

@@ -112,6 +112,16 @@ WEFT_INLINE typename V::F elements(Add, typename V::F a, typename V::F b) {
   return V::add(a, b);
 }
 
+template <class V>
+WEFT_INLINE typename V::F elements(Scale f, typename V::F a) {
+  return V::mul(a, V::set1(f.factor));
+}
+
+template <class V>
+WEFT_INLINE typename V::F elements(SoftCap f, typename V::F a) {
+  return soft_capped<V>(a, f.cap);
+}
+
 template <class V, IsElementwise F>
 void compute(const ElementwiseArgs<F>& a, int rows, Part part) {
   for_columns(rows, a.cols, part, [&](int64_t r, int first, int last) {
