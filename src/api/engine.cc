@@ -586,6 +586,7 @@ Result<std::unique_ptr<Engine>> Engine::load(const std::string& path, const Engi
   WEFT_TRY(Model model, load_model(path, *team,
                                    {.dtype = options.dtype,
                                     .kv_dtype = options.kv_cache_dtype,
+                                    .max_seq_len = options.max_seq_len,
                                     .dummy = options.load_format == "dummy",
                                     .quantize = *quantize_of(options.quantize),
                                     .dequantize = options.dequantize,

@@ -23,6 +23,7 @@ Value attention(PlanBuilder& b, Scope w, Value x, const AttentionOptions& o) {
   const int q_cols = o.heads * o.head_dim, kv_cols = o.kv_heads * o.head_dim;
   Matrix in{.sources = {whole(w / "q_proj", q_cols), whole(w / "k_proj", kv_cols), whole(w / "v_proj", kv_cols)},
             .k = o.hidden};
+  if (o.fused) in.sources = {whole(w / "qkv_proj", q_cols + 2 * kv_cols)};
   if (o.qkv_bias) in.biases = biases({{w / "q_proj", q_cols}, {w / "k_proj", kv_cols}, {w / "v_proj", kv_cols}});
   const Value qkv = b.linear(x, std::move(in));
 
@@ -35,8 +36,9 @@ Value attention(PlanBuilder& b, Scope w, Value x, const AttentionOptions& o) {
   HeadsOptions kv_h = h;
   kv_h.heads = o.kv_heads;
   h.floor_scale = o.temperature_floor, h.attn_scale = o.temperature_scale;
-  const Value q = b.heads(b.slice(qkv, 0, q_cols), w / "q_norm", o.rope, h);
-  const Value k = b.heads(b.slice(qkv, q_cols, kv_cols), w / "k_norm", o.rope, kv_h);
+  Value q = b.slice(qkv, 0, q_cols), k = b.slice(qkv, q_cols, kv_cols);
+  if (o.row_norms) b.norm_into(q, q, w / "q_norm", false, o.eps), b.norm_into(k, k, w / "k_norm", false, o.eps);
+  q = b.heads(q, w / "q_norm", o.rope, h), k = b.heads(k, w / "k_norm", o.rope, kv_h);
   const Value v = b.slice(qkv, q_cols + kv_cols, kv_cols);
 
   const CacheRef cache = b.cache(
@@ -53,6 +55,7 @@ Value attention(PlanBuilder& b, Scope w, Value x, const AttentionOptions& o) {
 
 Value gated_mlp(PlanBuilder& b, Scope w, Value x, const MlpOptions& o) {
   Matrix in{.sources = {whole(w / "gate_proj", o.width), whole(w / "up_proj", o.width)}, .k = o.hidden};
+  if (o.fused) in.sources = {whole(w / "gate_up_proj", 2 * o.width)};
   Matrix out{.sources = {whole(w / "down_proj", o.hidden)}, .k = o.width, .shard = Shard::rows};
   if (o.bias)
     in.biases = biases({{w / "gate_proj", o.width}, {w / "up_proj", o.width}}),
@@ -84,8 +87,16 @@ BlockFn latent_attention_with(LatentAttentionOptions o) {
 }
 
 Value pre_norm_layer(PlanBuilder& b, Scope w, int layer, Value x, const DecoderRecipe& r) {
-  x = b.add(x, r.attention(b, w / "self_attn", layer, norm(b, w / "input_layernorm", x, r.norm)));
-  return b.add(x, r.mlp(b, w / "mlp", layer, norm(b, w / "post_attention_layernorm", x, r.norm)));
+  const auto scaled = [&](Value h) {
+    return r.residual_scale == 1 ? h : b.elementwise(kernels::Scale{r.residual_scale}, h);
+  };
+  x = b.add(x, scaled(r.attention(b, w / "self_attn", layer, norm(b, w / "input_layernorm", x, r.norm))));
+  return b.add(x, scaled(r.mlp(b, w / "mlp", layer, norm(b, w / "post_attention_layernorm", x, r.norm))));
+}
+
+Value post_norm_layer(PlanBuilder& b, Scope w, int layer, Value x, const DecoderRecipe& r) {
+  x = b.add(x, norm(b, w / "post_attention_layernorm", r.attention(b, w / "self_attn", layer, x), r.norm));
+  return b.add(x, norm(b, w / "post_feedforward_layernorm", r.mlp(b, w / "mlp", layer, x), r.norm));
 }
 
 Value sandwich_layer(PlanBuilder& b, Scope w, int layer, Value x, const DecoderRecipe& r) {
@@ -116,7 +127,10 @@ Value embed_tokens(PlanBuilder& b, Scope root, const DecoderRecipe& r) {
 
 void lm_head(PlanBuilder& b, Scope root, Value x, const DecoderRecipe& r) {
   if (r.tied_embeddings) b.ignore(root / "lm_head");  // some tied files carry a copy
-  b.set_output(b.linear(last_norm(b, root, x, r), output_matrix(root, r)), HeadKind::lm);
+  Value logits = b.linear(last_norm(b, root, x, r), output_matrix(root, r));
+  if (r.logit_scale != 1) logits = b.elementwise(kernels::Scale{r.logit_scale}, logits);
+  if (r.logit_cap > 0) logits = b.elementwise(kernels::SoftCap{r.logit_cap}, logits);
+  b.set_output(logits, HeadKind::lm);
 }
 
 HeadFn score_head(HeadKind kind, int labels) {

@@ -22,6 +22,8 @@ Value norm(PlanBuilder& b, Scope w, Value x, NormOptions o);
 struct AttentionOptions {
   int hidden = 0, heads = 0, kv_heads = 0, head_dim = 0;
   bool qkv_bias = false, out_bias = false;
+  bool fused = false;      // q, k and v are one tensor, qkv_proj; without biases
+  bool row_norms = false;  // q_norm and k_norm are RMS norms over all heads of a row at once
   kernels::HeadNorm head_norm = kernels::HeadNorm::none;  // weights q_norm and k_norm
   bool norm_after_rope = false;
   float eps = 1e-6f;
@@ -40,6 +42,7 @@ struct MlpOptions {
   int hidden = 0, width = 0;
   kernels::Activation act = kernels::Activation::silu;
   bool bias = false;
+  bool fused = false;  // gate and up are one tensor, gate_up_proj; without biases
 };
 Value gated_mlp(PlanBuilder& b, Scope w, Value x, const MlpOptions& o);
 // down(act(up(x)))
@@ -89,6 +92,8 @@ struct DecoderRecipe {
   int embed_rows = 0;  // of embed_tokens; 0: vocab
   bool tied_embeddings = false;
   float embed_scale = 1.0f;
+  float residual_scale = 1.0f;                 // of what pre_norm_layer adds
+  float logit_scale = 1.0f, logit_cap = 0.0f;  // of lm_head's output: a factor, then a soft cap (0: none)
   NormOptions norm;
   BlockFn attention, mlp;
   LayerFn layer;
@@ -106,7 +111,9 @@ BlockFn latent_attention_with(LatentAttentionOptions o);
 
 // x += attention(norm(x)); x += mlp(norm(x))
 Value pre_norm_layer(PlanBuilder& b, Scope w, int layer, Value x, const DecoderRecipe& r);
-// The branches are normed on both sides (Gemma 3).
+// x += norm(attention(x)); x += norm(mlp(x)) (OLMo 2)
+Value post_norm_layer(PlanBuilder& b, Scope w, int layer, Value x, const DecoderRecipe& r);
+// The branches are normed on both sides (Gemma 2 and 3).
 Value sandwich_layer(PlanBuilder& b, Scope w, int layer, Value x, const DecoderRecipe& r);
 
 // embed_tokens, tied to the output or not.

@@ -51,8 +51,10 @@ RopeAngles rope_angles(const RopeConfig& c, int dims) {
     double frequency = std::pow(c.theta, -2.0 * i / dims);
     if (c.scaling == RopeConfig::Scaling::linear) frequency /= c.factor;
     if (c.scaling == RopeConfig::Scaling::llama3) frequency = llama3(frequency, c);
+    if (c.scaling == RopeConfig::Scaling::longrope) frequency /= c.factors[i];
     angles.inv_freq[i] = static_cast<float>(frequency);
   }
+  if (c.scaling == RopeConfig::Scaling::longrope) angles.factor = static_cast<float>(*c.attention_factor);
   if (c.scaling == RopeConfig::Scaling::yarn) apply_yarn(angles, dims, c);
   angles.checkpoint_factors = c.scaling == RopeConfig::Scaling::factors;
   for (size_t axis = 0; axis < c.sections.size(); ++axis)

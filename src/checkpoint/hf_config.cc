@@ -40,6 +40,7 @@ struct HfConfig::Shared {
   std::string where;
   std::optional<Error> error;
   const Checkpoint* checkpoint = nullptr;
+  int context = 0;
 };
 
 HfConfig::HfConfig(Json document, std::string where)
@@ -52,10 +53,17 @@ HfConfig::HfConfig(Json document, std::string where)
 HfConfig::HfConfig(std::shared_ptr<Shared> shared, const Json* node, std::string prefix)
     : shared_(std::move(shared)), node_(node), prefix_(std::move(prefix)) {}
 
-HfConfig HfConfig::of(const Checkpoint& checkpoint) {
+HfConfig HfConfig::of(const Checkpoint& checkpoint, int context) {
   HfConfig config(checkpoint.config());
-  config.shared_->checkpoint = &checkpoint;
+  config.shared_->checkpoint = &checkpoint, config.shared_->context = context;
   return config;
+}
+
+int HfConfig::context() const { return shared_->context > 0 ? shared_->context : positions("max_position_embeddings"); }
+
+bool HfConfig::is_null(std::string_view key) const {
+  const Json* at = node_ ? node_->find(key) : nullptr;
+  return at && at->is_null();
 }
 
 int HfConfig::tensor_rows(std::string_view tensor, int absent) const {
@@ -291,7 +299,7 @@ std::vector<LayerKind> HfConfig::layer_types(int layers) const {
 namespace {
 
 // Checks and copies what the scaling's kind needs out of the object `s`.
-void read_scaling(const HfConfig& s, const HfConfig& whole, RopeConfig& rope) {
+void read_scaling(const HfConfig& s, const HfConfig& whole, int head_dim, RopeConfig& rope) {
   const std::string kind = s.text("rope_type", s.text("type", "default"));
   if (kind == "default" && s.has("factor") && !s.has("rope_type") && !s.has("type"))
     s.reject("rope_type", "but there is a factor");
@@ -314,6 +322,20 @@ void read_scaling(const HfConfig& s, const HfConfig& whole, RopeConfig& rope) {
     rope.original_max_positions = s.positions("original_max_position_embeddings");
     if (!(rope.low_freq_factor <= rope.high_freq_factor))
       s.reject("low_freq_factor", "but must not be above high_freq_factor");
+  } else if (head_dim > 0 && (kind == "longrope" || s.has("short_factor"))) {  // "su" and "yarn" in old files
+    rope.scaling = RopeConfig::Scaling::longrope;
+    const char* key = "original_max_position_embeddings";
+    const int longest = whole.positions("max_position_embeddings");
+    const int original = s.has(key) ? s.positions(key) : whole.positions(key, longest);
+    if (original < 2) whole.reject(key, "but must be at least 2");
+    key = whole.context() > original ? "long_factor" : "short_factor";
+    rope.factors = s.numbers(key);
+    const bool some = std::all_of(rope.factors.begin(), rope.factors.end(), [](double f) { return f > 0; });
+    if (!some || static_cast<int>(rope.factors.size()) != static_cast<int>(rope.partial_rotary_factor * head_dim) / 2)
+      s.reject(key, "but must have a positive factor for each pair of rotated elements");
+    const double factor = s.positive("factor", static_cast<double>(longest) / original);
+    const double scale = factor <= 1 ? 1.0 : std::sqrt(1 + std::log(factor) / std::log(original));
+    rope.attention_factor = s.positive("attention_factor", scale);
   } else if (kind == "yarn") {
     rope.scaling = RopeConfig::Scaling::yarn;
     rope.factor = factor();
@@ -334,7 +356,7 @@ void read_scaling(const HfConfig& s, const HfConfig& whole, RopeConfig& rope) {
 
 }  // namespace
 
-RopeConfig HfConfig::rope(LayerKind kind, double theta) const {
+RopeConfig HfConfig::rope(LayerKind kind, double theta, int head_dim) const {
   RopeConfig rope;
   rope.theta = positive("rope_theta", theta);
   for (const char* share : {"rope_percent", "rope_percentage", "partial_rotary_factor"}) {
@@ -362,7 +384,7 @@ RopeConfig HfConfig::rope(LayerKind kind, double theta) const {
   rope.partial_rotary_factor = scaling.positive("partial_rotary_factor", rope.partial_rotary_factor);
   if (rope.partial_rotary_factor > 1) scaling.reject("partial_rotary_factor", "but must be at most 1");
   for (int section : scaling.indices("mrope_section")) rope.sections.push_back(section);
-  read_scaling(scaling, *this, rope);
+  read_scaling(scaling, *this, head_dim, rope);
   return rope;
 }
 

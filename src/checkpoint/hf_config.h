@@ -35,10 +35,12 @@ class HfConfig {
   // `where` names the document in messages.
   explicit HfConfig(Json document, std::string where = "config.json");
   // The config of a checkpoint, which also knows the checkpoint's tensors.
-  static HfConfig of(const Checkpoint& checkpoint);
+  // `context`: the positions that the engine makes room for; 0: all of the model's.
+  static HfConfig of(const Checkpoint& checkpoint, int context = 0);
 
   bool has(std::string_view key) const { return value(key) != nullptr; }
   const Json* value(std::string_view key) const;  // null if absent or null
+  bool is_null(std::string_view key) const;       // written as null, not absent; `key` is no path
 
   // Whole numbers from 1 to kMaxCount. The one-argument forms require the key. On error: 1.
   int count(std::string_view key) const;
@@ -46,6 +48,8 @@ class HfConfig {
   // Whole numbers from 0 to kMaxCount. On error: 0.
   int index(std::string_view key) const;
   int index(std::string_view key, int absent) const;
+  // The context of of(), or max_position_embeddings.
+  int context() const;
   // Context lengths: 1 to kMaxPositions; larger ones are taken as kMaxPositions.
   int positions(std::string_view key) const;
   int positions(std::string_view key, int absent) const;
@@ -92,9 +96,10 @@ class HfConfig {
   std::vector<LayerKind> layer_types(int layers) const;
   // Rotary settings for layers of a kind. `theta` is the family's default. Reads rope_parameters (flat, or one object
   // per kind), else rope_theta and rope_scaling; for `window` and a config with rope_local_base_freq (Gemma 3, version
-  // 4) that base without scaling. Unknown kinds (dynamic, longrope, ...) are an error that names rope_scaling and the
-  // kind.
-  RopeConfig rope(LayerKind kind = LayerKind::full, double theta = 10000.0) const;
+  // 4) that base without scaling. Longrope (Phi 3), if `head_dim` is given: the long factors if the context is more
+  // than original_max_position_embeddings, else the short ones. Unknown kinds (dynamic, ...) are an error that names
+  // rope_scaling and the kind.
+  RopeConfig rope(LayerKind kind = LayerKind::full, double theta = 10000.0, int head_dim = 0) const;
 
   // Remembers an error about a key (unless one is remembered already): "config.json: KEY is VALUE, PROBLEM".
   void reject(std::string_view key, std::string_view problem, Code code = Code::invalid_argument) const;

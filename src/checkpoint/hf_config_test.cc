@@ -4,7 +4,11 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <filesystem>
 #include <functional>
+
+#include "base/files.h"
+#include "checkpoint/checkpoint.h"
 
 namespace weft {
 namespace {
@@ -275,6 +279,27 @@ TEST(HfConfigRope, Version5SpellingIsTheSame) {
   EXPECT_EQ(old.rope(LayerKind::window), gemma.rope(LayerKind::window));
 }
 
+// The factors follow from the context that the engine makes room for, the factor on cos and sin from the model's.
+TEST(HfConfigRope, LongropeChoosesOnceByTheContext) {
+  std::string folder = (std::filesystem::temp_directory_path() / "weft_config_XXXXXX").string();
+  folder = ::mkdtemp(folder.data());
+  ASSERT_TRUE(write_file(folder + "/config.json",
+                         R"({"max_position_embeddings": 256, "original_max_position_embeddings": 64,
+      "rope_scaling": {"type": "su", "short_factor": [1, 1.5], "long_factor": [2, 40]}})")
+                  .ok());
+  const auto checkpoint = Checkpoint::open_dummy(folder);
+  std::filesystem::remove_all(folder);
+  ASSERT_TRUE(checkpoint.ok());
+  const auto rope = [&](int context) { return HfConfig::of(**checkpoint, context).rope(LayerKind::full, 1e4, 4); };
+  const std::vector<double> short_factors{1, 1.5}, long_factors{2, 40};
+  EXPECT_EQ(rope(0).factors, long_factors) << "all of the model's positions";
+  EXPECT_EQ(rope(65).factors, long_factors);
+  EXPECT_EQ(rope(64).factors, short_factors);
+  // transformers: sqrt(1 + log(256 / 64) / log(64)) = sqrt(4 / 3), for both kinds of factors
+  for (const int context : {0, 64}) EXPECT_NEAR(*rope(context).attention_factor, 1.1547005383792515, 1e-12);
+  EXPECT_EQ(rope(0).scaling, Scaling::longrope);
+}
+
 TEST(HfConfigRope, FaultsAreRefused) {
   const auto rope = [](const HfConfig& c) { (void)c.rope(); };
   for (
@@ -294,6 +319,13 @@ TEST(HfConfigRope, FaultsAreRefused) {
     EXPECT_NE(fault(json, rope).find("rope_scaling"), std::string::npos) << json;
     EXPECT_EQ(fault_code(json, rope), Code::unsupported);
   }
+  const auto of_four = [](const HfConfig& c) { (void)c.rope(LayerKind::full, 1e4, 4); };
+  for (const char* json :
+       {R"({"max_position_embeddings": 64, "rope_scaling": {"rope_type": "longrope"}})",
+        R"({"max_position_embeddings": 64, "rope_scaling": {"rope_type": "longrope", "short_factor": [1]}})",
+        R"({"max_position_embeddings": 64, "rope_scaling": {"rope_type": "longrope", "short_factor": [1, 0]}})",
+        R"({"max_position_embeddings": 64, "rope_scaling": {"rope_type": "longrope", "short_factor": 1}})"})
+    EXPECT_NE(fault(json, of_four).find("short_factor"), std::string::npos) << json << fault(json, of_four);
   for (
       const char* json :
       {R"({"rope_theta": 0})", R"({"rope_theta": -1})", R"({"rope_theta": "x"})",

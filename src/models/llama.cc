@@ -1,4 +1,5 @@
-// Llama 2 and 3: the plain pre-norm decoder, and the parent of most others.
+// Llama 2 and 3: the plain pre-norm decoder, and the parent of most others. Granite: Llama with four multipliers.
+// OLMo 2: Llama whose norms come after attention and MLP, and on whole rows of q and k.
 //
 //   x = embed(tokens)
 //   for each layer:  x += attention(norm(x));  x += mlp(norm(x))
@@ -20,7 +21,7 @@ AttentionOptions llama_attention(const HfConfig& c) {
   a.kv_heads = c.kv_heads();
   a.head_dim = c.head_dim();
   a.qkv_bias = a.out_bias = c.flag("attention_bias", false);
-  const RopeConfig rope = c.rope();
+  const RopeConfig rope = c.rope(LayerKind::full, 10000, a.head_dim);
   const int rotated = static_cast<int>(rope.partial_rotary_factor * a.head_dim);
   if (rotated < 2 || rotated % 2 != 0)
     c.reject("partial_rotary_factor", "which leaves no even number of elements to rotate");
@@ -72,6 +73,27 @@ DecoderRecipe llama(const HfConfig& c) {
   DecoderRecipe r = decoder_frame(c);
   r.attention = attention_with(llama_attention(c));
   r.mlp = gated_mlp_with(llama_mlp(c));
+  return r;
+}
+
+DecoderRecipe granite(const HfConfig& c) {
+  AttentionOptions a = llama_attention(c);
+  a.scale = static_cast<float>(c.positive("attention_multiplier", 1));
+  DecoderRecipe r = llama(c);
+  r.attention = attention_with(a);
+  r.embed_scale = static_cast<float>(c.positive("embedding_multiplier", 1));
+  r.residual_scale = static_cast<float>(c.positive("residual_multiplier", 1));
+  r.logit_scale = static_cast<float>(1 / c.positive("logits_scaling", 1));
+  return r;
+}
+
+DecoderRecipe olmo2(const HfConfig& given) {
+  const HfConfig c = given.with_defaults(Json::object({{"rms_norm_eps", 1e-5}}));
+  AttentionOptions a = llama_attention(c);
+  a.row_norms = true, a.eps = static_cast<float>(c.positive("rms_norm_eps"));
+  DecoderRecipe r = llama(c);
+  r.attention = attention_with(a);
+  r.layer = post_norm_layer;
   return r;
 }
 

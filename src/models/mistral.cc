@@ -1,15 +1,30 @@
-// Mistral: Llama whose attention may look back over a window only. Mixtral: Mistral with a mixture of experts.
+// Mistral: Llama whose attention may look back over a window only. Mixtral: Mistral with a mixture of experts. Phi 3:
+// Mistral with q, k and v in one tensor, and gate and up in one.
 #include "models/models.h"
 
 namespace weft::models {
 
 using namespace blocks;
 
-DecoderRecipe mistral(const HfConfig& c) {
+static AttentionOptions mistral_attention(const HfConfig& c) {
   AttentionOptions a = llama_attention(c);
   if (c.has("sliding_window")) a.cache = CacheSpec::Kind::window, a.span = c.count("sliding_window");
+  return a;
+}
+
+DecoderRecipe mistral(const HfConfig& c) {
   DecoderRecipe r = llama(c);
-  r.attention = attention_with(a);
+  r.attention = attention_with(mistral_attention(c));
+  return r;
+}
+
+DecoderRecipe phi3(const HfConfig& given) {
+  const HfConfig c = given.with_defaults(Json::object({{"rms_norm_eps", 1e-5}}));
+  AttentionOptions a = mistral_attention(c);
+  MlpOptions m = llama_mlp(c);
+  a.fused = m.fused = true;
+  DecoderRecipe r = decoder_frame(c);
+  r.attention = attention_with(a), r.mlp = gated_mlp_with(m);
   return r;
 }
 

@@ -105,7 +105,7 @@ Result<bool> choose_packing(const ModelOptions& options, const Model& model) {
 Result<Model> load_model(const std::string& path, ThreadTeam& team, const ModelOptions& options) {
   Model model;
   WEFT_TRY(model.checkpoint, options.dummy ? Checkpoint::open_dummy(path) : Checkpoint::open(path));
-  const HfConfig config = HfConfig::of(*model.checkpoint);
+  const HfConfig config = HfConfig::of(*model.checkpoint, options.max_seq_len);
   WEFT_TRY(model.table, choose_table());
   WEFT_TRY(Plan recorded, models::build_plan(config));
   model.architecture = recorded.architecture;
