@@ -163,7 +163,7 @@ TEST_P(Experts, scaled_rows) {
       chosen[static_cast<size_t>(r * 2 * slots + slots + j)] = 0.25f * static_cast<float>(r + 2 * j + 1);
   std::vector<float> out(static_cast<size_t>(rows * slots * stride), NAN);
   in_parts(2, [&](Part part) {
-    table().scale_rows(
+    table().run<ScaleRowsArgs>(
         {x.data(), cols, chosen.data(), 2 * slots, cols, slots, stride, Operand::f32, out.data(), slots * stride}, rows,
         part);
   });

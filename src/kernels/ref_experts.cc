@@ -1,5 +1,5 @@
 // The reference table's mixture of experts: choosing experts, sorting rows by expert, weighing and summing. Every table
-// uses the first two, which touch few numbers; the experts' matrix products are CpuTable::linear.
+// uses the first two, which touch few numbers; the experts' matrix products are those of LinearArgs.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
