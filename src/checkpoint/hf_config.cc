@@ -59,7 +59,7 @@ HfConfig HfConfig::of(const Checkpoint& checkpoint, int context) {
   return config;
 }
 
-int HfConfig::context() const { return shared_->context > 0 ? shared_->context : positions("max_position_embeddings", 4096); }
+int HfConfig::context() const { return shared_->context > 0 ? shared_->context : positions("max_position_embeddings"); }
 
 bool HfConfig::is_null(std::string_view key) const {
   const Json* at = node_ ? node_->find(key) : nullptr;
@@ -325,7 +325,7 @@ void read_scaling(const HfConfig& s, const HfConfig& whole, int head_dim, RopeCo
   } else if (head_dim > 0 && (kind == "longrope" || s.has("short_factor"))) {  // "su" and "yarn" in old files
     rope.scaling = RopeConfig::Scaling::longrope;
     const char* key = "original_max_position_embeddings";
-    const int longest = whole.positions("max_position_embeddings", 4096);
+    const int longest = whole.positions("max_position_embeddings");
     const int original = whole.has(key) ? whole.positions(key) : s.positions(key, longest);
     if (original < 2) whole.reject(key, "but must be at least 2");
     key = whole.context() > original ? "long_factor" : "short_factor";

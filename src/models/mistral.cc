@@ -19,8 +19,8 @@ DecoderRecipe mistral(const HfConfig& c) {
 }
 
 DecoderRecipe phi3(const HfConfig& given) {
-  const HfConfig c =
-      given.with_defaults(Json::object({{"rms_norm_eps", 1e-5}, {"original_max_position_embeddings", 4096}}));
+  const HfConfig c = given.with_defaults(Json::object(
+      {{"rms_norm_eps", 1e-5}, {"max_position_embeddings", 4096}, {"original_max_position_embeddings", 4096}}));
   AttentionOptions a = mistral_attention(c);
   MlpOptions m = llama_mlp(c);
   a.fused = m.fused = true;
