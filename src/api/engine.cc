@@ -181,7 +181,7 @@ class CoreEngine : public Engine {
   AnswerFormat format_of(const ChatTemplate& chat) const {
     AnswerFormat format = detect_answer_format(chat.source(), chat.tool_source());
     if (options_.reasoning_parser != "auto") format.thinks = options_.reasoning_parser == "think";
-    if (const auto named = tool_format_of_name(options_.tool_call_parser)) format.tools = *named;
+    if (const ToolForm* named = find_tool_form(options_.tool_call_parser)) format.tools = named;
     return format;
   }
   Status check_prompt(const Request& request, const ImagePrompt& prompt) const;

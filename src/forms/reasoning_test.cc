@@ -1,5 +1,5 @@
 // Thoughts and answers, in one piece and cut at every place.
-#include "server/reasoning.h"
+#include "forms/reasoning.h"
 
 #include <gtest/gtest.h>
 

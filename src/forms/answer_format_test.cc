@@ -1,33 +1,33 @@
 // Which form of tool calls a chat template shows, and whether it thinks: on the lines of real templates that tell.
-#include "text/answer_format.h"
+#include "forms/answer_format.h"
 
 #include <gtest/gtest.h>
 
 namespace weft {
 namespace {
 
-ToolFormat tools(std::string_view source) { return detect_answer_format("", source).tools; }
+std::string_view tools(std::string_view source) { return detect_answer_format("", source).tools->names.front(); }
 
 TEST(AnswerFormat, Tools) {
   EXPECT_EQ(tools(R"({{- "For each function call, return a json object within <tool_call></tool_call> XML tags" }})"),
-            ToolFormat::hermes);
-  EXPECT_EQ(tools(R"({{- '<tool_call>\n<function=' + tool_call.name + '>\n' }})"), ToolFormat::xml);
-  EXPECT_EQ(tools(R"({{- ' [TOOL_CALLS] [' }})"), ToolFormat::mistral);
-  EXPECT_EQ(tools(R"({{- '<TOOLCALL>[' -}})"), ToolFormat::nemotron);
-  EXPECT_EQ(tools(R"({{ '\n<tool> ' + tool|tojson + ' </tool>' }}{{ '<extra_id_1>User\n' }})"), ToolFormat::nemotron);
+            "hermes");
+  EXPECT_EQ(tools(R"({{- '<tool_call>\n<function=' + tool_call.name + '>\n' }})"), "qwen3_coder");
+  EXPECT_EQ(tools(R"({{- ' [TOOL_CALLS] [' }})"), "mistral");
+  EXPECT_EQ(tools(R"({{- '<TOOLCALL>[' -}})"), "nemotron");
+  EXPECT_EQ(tools(R"({{ '\n<tool> ' + tool|tojson + ' </tool>' }}{{ '<extra_id_1>User\n' }})"), "nemotron");
   EXPECT_EQ(tools("{{'<｜Assistant｜><｜tool▁calls▁begin｜><｜tool▁call▁begin｜>' + tool['type'] + '<｜tool▁sep｜>'}}"),
-            ToolFormat::deepseek);
-  EXPECT_EQ(tools(R"({{- '<|python_start|>' }}{{- '"parameters": ' }}ipython)"), ToolFormat::pythonic);
-  EXPECT_EQ(tools(R"({{- "<|python_tag|>" + tool_call.name + ".call(" }})"), ToolFormat::llama_json);
-  EXPECT_EQ(tools(R"({{- "Environment: ipython\n" }}{{- '"parameters": ' }})"), ToolFormat::llama_json);
-  EXPECT_EQ(tools(R"({{ '<start_of_turn>' + role }})"), ToolFormat::generic);
+            "deepseek_v3");
+  EXPECT_EQ(tools(R"({{- '<|python_start|>' }}{{- '"parameters": ' }}ipython)"), "llama4_pythonic");
+  EXPECT_EQ(tools(R"({{- "<|python_tag|>" + tool_call.name + ".call(" }})"), "llama3_json");
+  EXPECT_EQ(tools(R"({{- "Environment: ipython\n" }}{{- '"parameters": ' }})"), "llama3_json");
+  EXPECT_EQ(tools(R"({{ '<start_of_turn>' + role }})"), "generic");
 }
 
 TEST(AnswerFormat, Names) {
-  EXPECT_EQ(tool_format_of_name("hermes"), ToolFormat::hermes);
-  EXPECT_EQ(tool_format_of_name("deepseek_v31"), ToolFormat::deepseek);
-  EXPECT_FALSE(tool_format_of_name("auto"));
-  EXPECT_FALSE(tool_format_of_name("Hermes"));
+  EXPECT_EQ(find_tool_form("hermes"), find_tool_form("hermes"));
+  EXPECT_EQ(find_tool_form("deepseek_v31"), find_tool_form("deepseek_v3"));
+  EXPECT_FALSE(find_tool_form("auto"));
+  EXPECT_FALSE(find_tool_form("Hermes"));
 }
 
 TEST(AnswerFormat, Thinks) {
