@@ -5,7 +5,6 @@
 #include <utility>
 
 #include "forms/held_text.h"
-#include "forms/json_calls.h"
 
 namespace weft {
 
@@ -14,13 +13,12 @@ namespace {
 bool is_bare(const CallMark& mark) { return mark.open.empty(); }
 
 std::vector<CallMark> marks_of(const ToolCallFinder::Rules& rules) {
-  // A forced call is written as JSON whatever the model's form is: the grammar sees to that.
-  if (rules.mode == ToolMode::any)
-    return {{"", []() -> std::unique_ptr<CallReader> { return std::make_unique<JsonCalls>(""); }}};
-  std::vector<CallMark> marks = rules.form->marks;
+  // A forced call is JSON without a mark whatever the model's form is: the grammar sees to that.
+  const bool forced = rules.mode == ToolMode::any;
+  std::vector<CallMark> marks = (forced ? generic_form() : *rules.form).marks;
   // Strict calls of a form without a mark are the whole answer. What looks like another form is text then, since no
   // schema held it.
-  if (rules.strict && std::ranges::any_of(marks, is_bare))
+  if (forced || (rules.strict && std::ranges::any_of(marks, is_bare)))
     std::erase_if(marks, [](const CallMark& mark) { return !is_bare(mark); });
   return marks;
 }
