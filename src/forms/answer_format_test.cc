@@ -3,6 +3,9 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <set>
+
 namespace weft {
 namespace {
 
@@ -23,9 +26,26 @@ TEST(AnswerFormat, Tools) {
   EXPECT_EQ(tools(R"({{ '<start_of_turn>' + role }})"), "generic");
 }
 
+TEST(AnswerFormat, OfSeveralFormsTheOneWithTheHighestPrecedenceCounts) {
+  EXPECT_EQ(tools("<|python_start|><|python_tag|>"), "llama4_pythonic");
+  EXPECT_EQ(tools("<|python_start|><｜tool▁call▁begin｜>"), "deepseek_v3");
+  EXPECT_EQ(tools("<TOOLCALL><｜tool▁call▁begin｜>"), "nemotron");
+  EXPECT_EQ(tools("[TOOL_CALLS]<TOOLCALL>"), "mistral");
+  EXPECT_EQ(tools("[TOOL_CALLS]<tool_call>"), "hermes");
+  EXPECT_EQ(tools("[TOOL_CALLS]<tool_call><function="), "qwen3_coder");
+  std::set<int> precedences;
+  for (const ToolFormFunction form : tool_forms()) precedences.insert(form().precedence);
+  EXPECT_EQ(precedences.size(), tool_forms().size());
+}
+
 TEST(AnswerFormat, Names) {
-  EXPECT_EQ(find_tool_form("hermes"), find_tool_form("hermes"));
-  EXPECT_EQ(find_tool_form("deepseek_v31"), find_tool_form("deepseek_v3"));
+  EXPECT_EQ(tool_form_names(),
+            (std::vector<std::string>{"generic", "llama3_json", "llama4_pythonic", "pythonic", "mistral", "hermes",
+                                      "qwen", "qwen3_coder", "deepseek_v3", "deepseek_v31", "deepseek", "nemotron"}));
+  for (const std::string& name : tool_form_names()) {
+    ASSERT_TRUE(find_tool_form(name)) << name;
+    EXPECT_EQ(std::ranges::count(find_tool_form(name)->names, name), 1) << name;
+  }
   EXPECT_FALSE(find_tool_form("auto"));
   EXPECT_FALSE(find_tool_form("Hermes"));
 }
@@ -34,18 +54,6 @@ TEST(AnswerFormat, Thinks) {
   EXPECT_TRUE(detect_answer_format("{% set content = content.split('</think>')[-1] %}", "").thinks);
   EXPECT_TRUE(detect_answer_format("{{- '<|im_start|>assistant\\n<think>\\n' }}", "").thinks);
   EXPECT_FALSE(detect_answer_format("{{ 'I think' }}", "").thinks);
-}
-
-TEST(AnswerFormat, WhereTheAnswerBegins) {
-  const auto none = std::nullopt;
-  EXPECT_EQ(thinking_after(true, "<|im_start|>assistant\n<think>\n", none), Thinking::open);
-  EXPECT_EQ(thinking_after(true, "<|im_start|>assistant\n<think>\n\n</think>\n\n", none), Thinking::none);
-  EXPECT_EQ(thinking_after(true, "what does <think> do?<|im_end|>\n<|im_start|>assistant\n", none), Thinking::may_open);
-  EXPECT_EQ(thinking_after(false, "<think>", none), Thinking::none);
-  EXPECT_EQ(thinking_after(true, "assistant\n<think>\nSo", "<think>\nSo"), Thinking::open);
-  EXPECT_EQ(thinking_after(true, "assistant\nSo", "So"), Thinking::none);
-  EXPECT_EQ(thinking_after(true, "assistant\n<think>a</think>So", "<think>a</think>So"), Thinking::none);
-  EXPECT_EQ(thinking_after(true, "assistant\n", ""), Thinking::may_open);
 }
 
 }  // namespace

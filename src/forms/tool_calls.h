@@ -30,6 +30,7 @@ enum class ToolMode : uint8_t {
 struct ToolCall {
   std::string name;
   std::string arguments;  // JSON text
+  bool operator==(const ToolCall&) const = default;
 };
 
 // One per choice. Text that may be part of a call is held back until that is certain, the rest goes through.

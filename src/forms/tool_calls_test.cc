@@ -4,6 +4,8 @@
 
 #include <gtest/gtest.h>
 
+#include <map>
+
 namespace weft {
 namespace {
 
@@ -36,6 +38,7 @@ ToolCallFinder finder(ToolMode mode, const ToolForm* form,
 struct Answer {
   std::string content;
   std::vector<ToolCall> calls;
+  bool operator==(const Answer&) const = default;
 };
 
 void add(const ToolOutput& output, Answer& answer) {
@@ -46,6 +49,19 @@ void add(const ToolOutput& output, Answer& answer) {
     EXPECT_TRUE(delta.name.empty() || delta.arguments.empty());
     add_delta(delta, answer.calls);
   }
+}
+
+// `text` in pieces that end at `cuts`.
+Answer find_in_pieces(ToolCallFinder finder, const std::string& text, std::initializer_list<size_t> cuts) {
+  Answer answer;
+  size_t from = 0;
+  for (const size_t to : cuts) {
+    add(finder.push(std::string_view(text).substr(from, to - from)), answer);
+    from = to;
+  }
+  add(finder.push(std::string_view(text).substr(from)), answer);
+  add(finder.finish(), answer);
+  return answer;
 }
 
 Answer find(ToolCallFinder finder, const std::string& text, size_t piece) {
@@ -186,6 +202,39 @@ TEST(ToolCalls, Nemotron) {
          "<toolcall> {\"type\": \"function\", \"arguments\": {\"x\": 1}, \"name\": \"f\"} </toolcall>",
          "",
          {{"f", "{\"x\": 1}"}}});
+}
+
+// Every form's own example, in up to three pieces that end anywhere, is read as in one piece.
+TEST(ToolCalls, CutAtEveryPlace) {
+  const std::string json = "{\"name\": \"f\", \"arguments\": {\"s\": \"}<\\\"\"}}";
+  const std::map<std::string_view, std::string> examples = {
+      {"generic", json},
+      {"llama3_json", json + "; {\"name\": \"g\", \"parameters\": {}}"},
+      {"llama4_pythonic", "<|python_start|>[f(s='it\\'s', n=[1, True]), g()]<|python_end|>"},
+      {"mistral", "Hm.[TOOL_CALLS]f[CALL_ID]abc[ARGS]{\"x\": 1}[TOOL_CALLS]g{}"},
+      {"hermes", "Hm.\n<tool_call>\n" + json + "\n</tool_call>\n<tool_call>{\"name\": \"g\"}</tool_call>"},
+      {"qwen3_coder",
+       "Hm.\n<tool_call>\n<function=f>\n<parameter=s>\n1\n</parameter>\n<parameter=n>\n2\n</parameter>\n"
+       "</function>\n</tool_call>"},
+      {"deepseek_v3",
+       "Hm.<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>f\n```json\n{\"x\": 1}\n"
+       "```<｜tool▁call▁end｜><｜tool▁calls▁end｜>"},
+      {"nemotron", "Hm. <TOOLCALL>[" + json + ", {\"name\": \"g\", \"arguments\": {}}]</TOOLCALL>"},
+  };
+  for (const ToolFormFunction form : tool_forms()) {
+    const std::string_view name = form().names.front();
+    ASSERT_TRUE(examples.contains(name)) << name << " needs an example here";
+    const std::string& text = examples.at(name);
+    for (const ToolForm* reader : {&form(), generic}) {
+      const Answer whole = find_in_pieces(finder(ToolMode::automatic, reader), text, {});
+      ASSERT_FALSE(whole.calls.empty()) << name;
+      EXPECT_EQ(whole.calls[0].name, "f") << name;
+      for (size_t first = 0; first < text.size(); ++first)
+        for (size_t second = first; second < text.size(); ++second)
+          ASSERT_EQ(find_in_pieces(finder(ToolMode::automatic, reader), text, {first, second}), whole)
+              << name << " cut at " << first << " and " << second;
+    }
+  }
 }
 
 TEST(ToolCalls, TextGoesThroughAtOnce) {
