@@ -1,6 +1,6 @@
-"""What the original VILA makes of a chat's messages, before and by its chat template: messages.json in the nvila folders of
-tests/data/media. Its own functions run (extract_media and tokenize_conversation, and the line of generate_content that
-writes the tiles of an image); the template is rendered with jinja2 as transformers' apply_chat_template renders it.
+"""What the original VILA makes of a chat's messages, before and by its chat template: messages.json in the nvila folders
+of tests/data/media. Its own functions run (extract_media and tokenize_conversation, and the line of generate_content
+that writes the tiles of an image); the template is rendered with jinja2 as transformers' apply_chat_template does.
 
   make_vila_messages.py VILA_REPOSITORY MEDIA_FOLDER      needs jinja2
 """
@@ -83,7 +83,7 @@ def main():
     for folder in (media_folder / "nvila", media_folder / "nvila-lite"):
         dynamic = json.loads((folder / "config.json").read_text())["image_aspect_ratio"] == "dynamic"
         prompts = json.loads((folder / "expected.json").read_text())["prompts"]
-        tiles = {p["images"][0]: p["num_tiles"][0] for p in prompts.values() if len(p["images"]) == 1} if dynamic else {}
+        tiles = {p["images"][0]: p["num_tiles"][0] for p in prompts.values() if dynamic and len(p["images"]) == 1}
         cases = {}
         for name, (contents, images) in CASES.items():
             roles = ["human" if i % 2 == 0 else "gpt" for i in range(len(contents))]
