@@ -88,7 +88,10 @@ class CoreEngine : public Engine {
   const Tokenizer* tokenizer() const override { return text_.tokenizer.get(); }
   const SamplingParams& default_sampling() const override { return defaults_; }
 
-  Result<std::string> render_chat(const Request& request) const override {
+  Result<std::string> render_chat(const Request& request) const override { return render(request, {}); }
+
+  // `media`: the request's images, where they are prepared already.
+  Result<std::string> render(const Request& request, std::span<const PreparedMedia> media) const {
     WEFT_TRY(const std::shared_ptr<const ChatTemplate> chat, template_of(request));
     if (!chat)
       return fail(Code::invalid_argument,
@@ -97,7 +100,11 @@ class CoreEngine : public Engine {
     const ChatTemplateOptions how{
         .add_generation_prompt = request.add_generation_prompt && !request.continue_final_message,
         .continue_final_message = request.continue_final_message};
-    auto text = chat->render(*request.messages, request.tools, request.chat_template_kwargs, how);
+    std::optional<Json> rewritten;
+    if (text_.media && text_.media->form().rewrites_messages)
+      rewritten = text_.media->template_messages(*request.messages, media);
+    auto text =
+        chat->render(rewritten ? *rewritten : *request.messages, request.tools, request.chat_template_kwargs, how);
     if (!text.ok()) return std::move(text).error().about("messages");
     return text;
   }
@@ -124,14 +131,14 @@ class CoreEngine : public Engine {
     if (!text_.media)
       return fail(Code::invalid_argument, "the model ", info_.name, " takes no images")
           .about(request.images.empty() ? "videos" : "images");
-    std::string text;
-    if (request.rendered) {
-      text = *request.rendered;
-    } else if (request.messages) {
-      WEFT_TRY(text, render_chat(request));
-    } else if (request.prompt) {
-      text = *request.prompt;
-    }
+    const PromptText text = [&](std::span<const PreparedMedia> media) -> Result<std::string> {
+      if (request.messages) {
+        // A family whose messages name each tile of an image: the text rendered so far names the image once.
+        const bool again = !media.empty() && text_.media->form().rewrites_messages;
+        return request.rendered && !again ? *request.rendered : render(request, media);
+      }
+      return request.prompt.value_or("");
+    };
     const UrlOptions urls{.allowed_hosts = options_.allowed_media_domains};
     return image_prompt(request, text, !request.messages && request.add_special_tokens, *text_.media, *text_.tokenizer,
                         urls, core_->model());
@@ -181,7 +188,7 @@ class CoreEngine : public Engine {
   AnswerFormat format_of(const ChatTemplate& chat) const {
     AnswerFormat format = detect_answer_format(chat.source(), chat.tool_source());
     if (options_.reasoning_parser != "auto") format.thinks = options_.reasoning_parser == "think";
-    if (const auto named = tool_format_of_name(options_.tool_call_parser)) format.tools = *named;
+    if (const ToolForm* named = find_tool_form(options_.tool_call_parser)) format.tools = named;
     return format;
   }
   Status check_prompt(const Request& request, const ImagePrompt& prompt) const;

@@ -20,8 +20,8 @@
 #include "core/finish_reason.h"
 #include "core/sampling_params.h"
 #include "core/step.h"
+#include "forms/answer_format.h"
 #include "plan/op_times.h"
-#include "text/answer_format.h"
 
 namespace weft {
 

@@ -68,7 +68,7 @@ void add_cross(ImagePrompt& prompt, const std::vector<FeatureSpan>& spans, const
 
 }  // namespace
 
-Result<ImagePrompt> image_prompt(const Request& request, const std::string& text, bool add_special_tokens,
+Result<ImagePrompt> image_prompt(const Request& request, const PromptText& text, bool add_special_tokens,
                                  const MediaProcessor& processor, const Tokenizer& tokenizer, const UrlOptions& urls,
                                  const Model& model) {
   const char* field = request.images.empty() ? "videos" : "images";
@@ -85,7 +85,8 @@ Result<ImagePrompt> image_prompt(const Request& request, const std::string& text
     const Encode encode = [&](std::string_view piece, bool add) {
       return tokenizer.encode(piece, {.add_special_tokens = add});
     };
-    auto whole = processor.expand(text, add_special_tokens, *prepared, encode);
+    WEFT_TRY(const std::string written, text(*prepared));
+    auto whole = processor.expand(written, add_special_tokens, *prepared, encode);
     if (!whole.ok()) return std::move(whole).error().about(request.messages ? "messages" : "prompt");
     expanded = std::move(whole).value();
   }

@@ -3,7 +3,10 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <span>
+#include <string>
 #include <vector>
 
 #include "api/engine.h"
@@ -24,10 +27,13 @@ struct ImagePrompt {
   std::vector<ContentSpan> content;                         // what the block keys need to know of the images
 };
 
-// Reads and prepares the request's images and videos and puts them into the prompt: `text` (placeholders in it), or the
-// request's own token ids. Errors name the image, counted from 1. Blocks while images are fetched. Depending on the
-// model, the result also has positions on several axes (M-RoPE) or the keys of cross attention.
-Result<ImagePrompt> image_prompt(const Request& request, const std::string& text, bool add_special_tokens,
+// The prompt's text, with placeholders in it, once its images are prepared.
+using PromptText = std::function<Result<std::string>(std::span<const PreparedMedia> media)>;
+
+// Reads and prepares the request's images and videos and puts them into the prompt: `text`, or the request's own token
+// ids. Errors name the image, counted from 1. Blocks while images are fetched. Depending on the model, the result also
+// has positions on several axes (M-RoPE) or the keys of cross attention.
+Result<ImagePrompt> image_prompt(const Request& request, const PromptText& text, bool add_special_tokens,
                                  const MediaProcessor& processor, const Tokenizer& tokenizer, const UrlOptions& urls,
                                  const Model& model);
 

@@ -2,7 +2,7 @@
 
 #include "base/cpu_layout.h"
 #include "plan/weights.h"
-#include "text/answer_format.h"
+#include "forms/tool_form.h"
 
 namespace weft {
 
@@ -44,9 +44,9 @@ Status check_options(const EngineOptions& o) {
   if (o.reasoning_parser != "auto" && o.reasoning_parser != "none" && o.reasoning_parser != "think")
     return fail(Code::invalid_argument, "--reasoning-parser must be auto, none or think, not ", o.reasoning_parser)
         .about("reasoning-parser");
-  if (o.tool_call_parser != "auto" && !tool_format_of_name(o.tool_call_parser)) {
+  if (o.tool_call_parser != "auto" && !find_tool_form(o.tool_call_parser)) {
     std::string names = "auto";
-    for (const std::string& name : tool_format_names()) names += ", " + name;
+    for (const std::string& name : tool_form_names()) names += ", " + name;
     return fail(Code::invalid_argument, "--tool-call-parser must be one of ", names, ", not ", o.tool_call_parser)
         .about("tool-call-parser");
   }

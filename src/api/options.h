@@ -49,7 +49,7 @@ struct EngineOptions {
   std::string speculative_config;  // JSON, empty: none
   std::string guided_decoding_backend = "llguidance";
   std::string reasoning_parser = "auto";       // auto (by the chat template) | none | think ("<think>...</think>")
-  std::string tool_call_parser = "auto";       // auto (by the chat template) | a name of text/answer_format.h
+  std::string tool_call_parser = "auto";       // auto (by the chat template) | a name of forms/tool_form.h
   std::vector<std::string> logits_processors;  // plugin files (include/weft/logits_processor.h)
   int tp_size = 1, pp_size = 1, ep_size = 1;
   bool enable_attention_dp = false;

@@ -164,7 +164,7 @@ Result<Json> read_messages(const Json& value, bool images_allowed, MediaAddresse
   return Json(std::move(kept));
 }
 
-Status read_tools(const Json* tools, const Json* tool_choice, bool parallel_calls, ToolFormat format,
+Status read_tools(const Json* tools, const Json* tool_choice, bool parallel_calls, const ToolForm& form,
                   ClientRequest& out, Request& request) {
   std::vector<const Json*> functions;
   bool strict = false;
@@ -211,7 +211,7 @@ Status read_tools(const Json* tools, const Json* tool_choice, bool parallel_call
         .about(mode == "auto" ? "tools" : "tool_choice");
   if (mode == "auto") {
     out.strict_tools = true;
-    WEFT_TRY(request.guide, strict_call_guide(functions, format));
+    WEFT_TRY(request.guide, strict_call_guide(functions, form));
     return {};
   }
   if (mode == "named") {

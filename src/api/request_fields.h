@@ -35,15 +35,15 @@ struct MediaAddresses {
 Result<Json> read_messages(const Json& value, bool images_allowed, MediaAddresses media);
 
 // Checks `tools` and `tool_choice` (either may be null) and applies them: tools for the template, a guide where a call
-// is forced or a function is strict. `format`: how the model writes calls.
-Status read_tools(const Json* tools, const Json* tool_choice, bool parallel_calls, ToolFormat format,
+// is forced or a function is strict. `form`: how the model writes calls.
+Status read_tools(const Json* tools, const Json* tool_choice, bool parallel_calls, const ToolForm& form,
                   ClientRequest& out, Request& request);
 
 // tool_guide.cc. Of a forced call: the arguments of the one function that is named, or a list of {"name", "arguments"}.
 Result<GuideSpec> forced_call_guide(const std::vector<const Json*>& functions, bool named, bool parallel_calls);
 // Of calls that the model makes when it wants to: in its own form, with the arguments of strict functions held to their
 // schemas.
-Result<GuideSpec> strict_call_guide(const std::vector<const Json*>& functions, ToolFormat format);
+Result<GuideSpec> strict_call_guide(const std::vector<const Json*>& functions, const ToolForm& form);
 
 // request_sampling.cc: a list of {"name", "params"} or of names; whether there are such processors is for the engine to
 // say.

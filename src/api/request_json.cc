@@ -559,7 +559,7 @@ Status finish(Draft& draft) {
   WEFT_TRY(draft.request.guide, read_guide(draft.body));
   if (draft.kind != RequestKind::completion)
     WEFT_RETURN_IF_ERROR(read_tools(draft.body.find("tools"), draft.body.find("tool_choice"), draft.parallel_tool_calls,
-                                    draft.rules.tool_format, out, draft.request));
+                                    *draft.rules.tool_form, out, draft.request));
   if (draft.prompts.empty()) {
     out.requests.push_back(std::move(draft.request));
     return {};

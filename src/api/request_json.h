@@ -18,6 +18,7 @@
 #include "api/engine.h"
 #include "base/json.h"
 #include "base/result.h"
+#include "forms/tool_calls.h"
 
 namespace weft {
 
@@ -30,24 +31,17 @@ enum class RequestKind : uint8_t {
 
 // What the model and the operator allow, and where a request's values come from when it says nothing.
 struct RequestRules {
-  SamplingParams defaults;                       // Engine::default_sampling()
-  bool images = false;                           // the model takes images
-  ToolFormat tool_format = ToolFormat::generic;  // Engine::answer_format(), for `strict` functions
-  bool local_files = false;                      // and they may be files
-  bool chat_template = false;                    // a request may bring its own template
+  SamplingParams defaults;                      // Engine::default_sampling()
+  bool images = false;                          // the model takes images
+  const ToolForm* tool_form = &generic_form();  // Engine::answer_format(), for `strict` functions
+  bool local_files = false;                     // and they may be files
+  bool chat_template = false;                   // a request may bring its own template
   int completion_max_tokens = 16;  // of completions and of lines with a prompt; chats go on to the end of the context
   int max_choices = 128;           // limit of n and best_of
   int max_prompts = 1024;          // limit of prompts in one completion
   // Text to ids without special tokens, for `bad_words`. Absent: bad_words is an error.
   std::function<Result<std::vector<int32_t>>(const std::string& text)> encode;
   std::function<void(const std::string& field)> ignored;  // called for each unknown field; may be empty
-};
-
-enum class ToolMode : uint8_t {
-  none,       // no tools, or tool_choice "none"
-  automatic,  // the model decides; calls are found in its text
-  any,        // tool_choice "required": the text is a JSON list of {"name", "arguments"}, held to it by a schema
-  named,      // one function: the text is the JSON of its arguments, held to its schema
 };
 
 // A request as the client sent it: what the engine needs, and what only concerns the form of the answer.

@@ -365,15 +365,15 @@ TEST(RequestJson, StrictTools) {
       R"("tools": [{"type": "function", "function": {"name": "f", "strict": true, "parameters": {"type": "object", "required": ["x"]}}},
                    {"type": "function", "function": {"name": "g", "parameters": {"type": "object", "required": ["y"]}}}])";
   struct Form {
-    ToolFormat format;
+    const ToolForm* form;
     const char* triggers;
   };
   for (const Form& form :
-       {Form{ToolFormat::hermes, R"(["<tool_call>"])"}, Form{ToolFormat::mistral, R"(["[TOOL_CALLS]"])"},
-        Form{ToolFormat::deepseek, R"(["<｜tool▁calls▁begin｜>"])"},
-        Form{ToolFormat::nemotron, R"(["<TOOLCALL>","<toolcall>"])"}}) {
+       {Form{find_tool_form("hermes"), R"(["<tool_call>"])"}, Form{find_tool_form("mistral"), R"(["[TOOL_CALLS]"])"},
+        Form{find_tool_form("deepseek_v3"), R"(["<｜tool▁calls▁begin｜>"])"},
+        Form{find_tool_form("nemotron"), R"(["<TOOLCALL>","<toolcall>"])"}}) {
     RequestRules rules;
-    rules.tool_format = form.format;
+    rules.tool_form = form.form;
     const auto result = chat(tools, rules);
     ASSERT_TRUE(result.ok()) << result.error().message();
     EXPECT_EQ(result->tool_mode, ToolMode::automatic);
@@ -387,7 +387,7 @@ TEST(RequestJson, StrictTools) {
     EXPECT_EQ(guide.text.find(R"("required":["y"])"), std::string::npos);
   }
   RequestRules rules;
-  rules.tool_format = ToolFormat::xml;
+  rules.tool_form = find_tool_form("qwen3_coder");
   const auto refused = chat(tools, rules);
   ASSERT_FALSE(refused.ok());
   EXPECT_EQ(refused.error().param(), "tools");

@@ -14,7 +14,7 @@
 
 #include "base/json.h"
 #include "base/result.h"
-#include "core/thinking.h"
+#include "forms/reasoning.h"
 
 struct WeftTokenizer;
 struct WeftGrammarFactory;

@@ -95,6 +95,24 @@ Result<std::vector<PreparedMedia>> MediaProcessor::prepare(std::span<const Media
   return prepared;
 }
 
+Json MediaProcessor::template_messages(Json messages, std::span<const PreparedMedia> media) const {
+  if (!form_.rewrites_messages) return messages;
+  for (Json& message : messages.items()) {
+    const Json* content = message.find("content");
+    if (!content || content->is_null()) continue;
+    std::string text = content->is_string() ? content->as_string() : "";
+    if (content->is_array()) {
+      for (const Json& part : content->items()) {
+        const Json *type = part.find("type"), *value = part.find("text");
+        if (value && value->is_string()) text += value->as_string();
+        else if (type && type->is_string()) text += type->as_string() == "video" ? form_.video : form_.image;
+      }
+    }
+    message.set("content", message_text(text, media));
+  }
+  return messages;
+}
+
 std::string MediaProcessor::message_text(std::string_view content, std::span<const PreparedMedia>) const {
   return std::string(content);
 }

@@ -17,6 +17,7 @@
 #include <string>
 #include <string_view>
 
+#include "base/json.h"
 #include "media/image.h"
 
 namespace weft {
@@ -88,6 +89,7 @@ struct PromptForm {
   std::string feature;
   int32_t image_id = -1;  // the ids whose positions take the features, in order
   int32_t video_id = -1;
+  bool rewrites_messages = false;  // the chat template gets template_messages() instead of the client's
 };
 
 // Immutable; all functions may be called from any thread at once.
@@ -104,8 +106,12 @@ class MediaProcessor {
   // about ("image 2: ..."), counted from 1, images and videos apart.
   Result<std::vector<PreparedMedia>> prepare(std::span<const MediaInput> media) const;
 
-  // The content of one message, in which the template's placeholders already stand, as it goes into the chat template.
-  // VILA writes an image's tiles here and trims; the others change nothing. `media`: all of the request's.
+  // The messages of a chat as they go into the chat template. VILA makes each content one text, by message_text(); the
+  // others (PromptForm::rewrites_messages is false) change nothing. `media`: all of the request's.
+  Json template_messages(Json messages, std::span<const PreparedMedia> media) const;
+  // The content of one message, in which placeholders stand for images. VILA writes one for each tile of an image and
+  // removes the white space around the text. Without `media`, while they are not prepared yet, each placeholder stays
+  // one.
   virtual std::string message_text(std::string_view content, std::span<const PreparedMedia> media) const;
 
   // The prompt's ids with every placeholder expanded. Another number of placeholders than of images is

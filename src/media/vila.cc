@@ -52,11 +52,19 @@ Grid nearest_grid(const Image& image, int least, int most, int side) {
   return best;
 }
 
+// What Python's str.strip() takes away.
+constexpr std::string_view kSpaces[] = {
+    "\t",       "\n",     "\v",     "\f",     "\r",     "\x1c",   "\x1d",   "\x1e",   "\x1f",   " ",
+    "\xc2\x85", "\u00a0", "\u1680", "\u2000", "\u2001", "\u2002", "\u2003", "\u2004", "\u2005", "\u2006",
+    "\u2007",   "\u2008", "\u2009", "\u200a", "\u2028", "\u2029", "\u202f", "\u205f", "\u3000"};
+
 std::string_view trimmed(std::string_view text) {
-  constexpr std::string_view kSpace = " \t\n\r\f\v";
-  const size_t first = text.find_first_not_of(kSpace);
-  if (first == text.npos) return {};
-  return text.substr(first, text.find_last_not_of(kSpace) - first + 1);
+  const auto front = [&](std::string_view space) { return text.starts_with(space); };
+  const auto back = [&](std::string_view space) { return text.ends_with(space); };
+  const auto end = std::end(kSpaces);
+  for (auto at = end; (at = std::ranges::find_if(kSpaces, front)) != end;) text.remove_prefix(at->size());
+  for (auto at = end; (at = std::ranges::find_if(kSpaces, back)) != end;) text.remove_suffix(at->size());
+  return text;
 }
 
 std::string replaced(std::string_view text, std::string_view from, std::string_view to) {
@@ -269,6 +277,7 @@ Result<std::unique_ptr<const MediaProcessor>> make_vila(const std::string& folde
       if (content && content->is_string() && content->as_string() == form.image) form.image_id = std::atoi(id.c_str());
     }
   }
+  form.rewrites_messages = true;
   for (const Settings* file : {&config, &pixels, &tower_config, &llm_config, &tokenizer})
     WEFT_RETURN_IF_ERROR(file->status());
   return std::unique_ptr<const MediaProcessor>(std::make_unique<Vila>(std::move(form), std::move(rules)));

@@ -10,7 +10,7 @@
 #include "api/engine.h"
 #include "api/request_json.h"
 #include "base/json.h"
-#include "server/tool_calls.h"
+#include "forms/tool_calls.h"
 
 namespace weft {
 

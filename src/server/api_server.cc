@@ -180,7 +180,7 @@ RequestRules ApiServer::rules() {
   rules.defaults = engine_->default_sampling();
   rules.images = engine_->info().takes_images;
   rules.chat_template = options_.chat_template_in_request;
-  rules.tool_format = engine_->answer_format(Request()).tools;
+  rules.tool_form = engine_->answer_format(Request()).tools;
   rules.encode = [this](const std::string& text) {
     Request request;
     request.prompt = text;

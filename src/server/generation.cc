@@ -53,9 +53,9 @@ Status Generation::read_format(const Engine& engine, Request& request, const Cli
   WEFT_TRY(request.rendered, engine.render_chat(request));
   format = engine.answer_format(request);
   if (call.separate_reasoning) thinking = thinking_of(format, request, *request.rendered);
-  if (thinking != Thinking::none) request.kept_special_tokens = {"<think>", "</think>"};
+  if (thinking != Thinking::none) request.kept_special_tokens = {std::string(kThinkOpen), std::string(kThinkClose)};
   if (call.tool_mode == ToolMode::automatic)
-    for (std::string& mark : marks_of(format.tools)) request.kept_special_tokens.push_back(std::move(mark));
+    for (const std::string& token : format.tools->special_tokens) request.kept_special_tokens.push_back(token);
   return {};
 }
 

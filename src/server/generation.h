@@ -10,11 +10,11 @@
 
 #include "api/engine.h"
 #include "api/request_json.h"
+#include "forms/reasoning.h"
+#include "forms/tool_calls.h"
 #include "server/answer_json.h"
 #include "server/http.h"
 #include "server/metrics.h"
-#include "server/reasoning.h"
-#include "server/tool_calls.h"
 
 namespace weft {
 

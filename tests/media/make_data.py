@@ -39,7 +39,7 @@ def main():
         target = out / folder.name
         prompts = json.loads((folder / "prompts.json").read_text())
         (target / "images").mkdir(parents=True, exist_ok=True)
-        for part in [".", "llm", "vision_tower"]:
+        for part in [".", "llm", "vision_tower", "mm_projector"]:
             for name in SETTINGS:
                 if (folder / part / name).is_file():
                     (target / part).mkdir(exist_ok=True)

@@ -64,7 +64,7 @@ TEST(ChatFormat, ToolCalls) {
   server.engine().answer_chats_with(
       "I look. <tool_call>{\"name\": \"f\", \"arguments\": {\"x\": [1, 2]}}</tool_call>\n<tool_call>{\"name\": \"g\", "
       "\"arguments\": {}}</tool_call>",
-      {ToolFormat::hermes, false});
+      {find_tool_form("hermes"), false});
   const Json body = server.ask(chat(kTools)).json();
   EXPECT_EQ(message(body).find("content")->as_string(), "I look. ");
   const Json::Array& calls = message(body).find("tool_calls")->items();
@@ -86,7 +86,7 @@ TEST(ChatFormat, ToolCalls) {
 
 TEST(ChatFormat, ContentIsNullBesideCalls) {
   TestServer server;
-  server.engine().answer_chats_with("{\"name\": \"g\", \"parameters\": {}}", {ToolFormat::llama_json, false});
+  server.engine().answer_chats_with("{\"name\": \"g\", \"parameters\": {}}", {find_tool_form("llama3_json"), false});
   const Json body = server.ask(chat(kTools)).json();
   EXPECT_TRUE(message(body).find("content")->is_null());
   EXPECT_EQ(message(body).find("tool_calls")->items().size(), 1u);
@@ -101,7 +101,7 @@ TEST(ChatFormat, ContentIsNullBesideCalls) {
 
 TEST(ChatFormat, ForcedCalls) {
   TestServer server;
-  server.engine().answer_chats_with("{\"x\": 1}", {ToolFormat::hermes, false});
+  server.engine().answer_chats_with("{\"x\": 1}", {find_tool_form("hermes"), false});
   const std::string named = kTools + R"(,"tool_choice":{"type":"function","function":{"name":"f"}})";
   const Json body = server.ask(chat(named)).json();
   EXPECT_EQ(message(body).find("tool_calls")->items().at(0).find("function")->dump(),
@@ -110,7 +110,7 @@ TEST(ChatFormat, ForcedCalls) {
   EXPECT_EQ(all.names, std::vector<std::string>{"f"});
   EXPECT_EQ(all.arguments, std::vector<std::string>{"{\"x\": 1}"});
   server.engine().answer_chats_with("[{\"name\": \"g\", \"arguments\": {}}, {\"name\": \"f\", \"arguments\": {}}]",
-                                    {ToolFormat::hermes, false});
+                                    {find_tool_form("hermes"), false});
   all = streamed(server, kTools + R"(,"tool_choice":"required")");
   EXPECT_EQ(all.names, (std::vector<std::string>{"g", "f"}));
   all = streamed(server, kTools + R"(,"tool_choice":"required","parallel_tool_calls":false)");
@@ -119,7 +119,7 @@ TEST(ChatFormat, ForcedCalls) {
 
 TEST(ChatFormat, Reasoning) {
   TestServer server;
-  server.engine().answer_chats_with("<think>\nLet me < see.\n</think>\n\nYes.", {ToolFormat::generic, true});
+  server.engine().answer_chats_with("<think>\nLet me < see.\n</think>\n\nYes.", {find_tool_form("generic"), true});
   const Json body = server.ask(chat("")).json();
   EXPECT_EQ(message(body).find("reasoning_content")->as_string(), "Let me < see.");
   EXPECT_EQ(message(body).find("content")->as_string(), "Yes.");
@@ -135,7 +135,7 @@ TEST(ChatFormat, Reasoning) {
 TEST(ChatFormat, ReasoningThatTheTemplateOpens) {
   TestServer server;
   server.engine().open_answers_with("<think>\n");
-  server.engine().answer_chats_with("I think.</think>Yes.", {ToolFormat::generic, true});
+  server.engine().answer_chats_with("I think.</think>Yes.", {find_tool_form("generic"), true});
   const Json body = server.ask(chat("")).json();
   EXPECT_EQ(message(body).find("reasoning_content")->as_string(), "I think.");
   EXPECT_EQ(message(body).find("content")->as_string(), "Yes.");
@@ -144,7 +144,7 @@ TEST(ChatFormat, ReasoningThatTheTemplateOpens) {
   EXPECT_TRUE(message(cut).find("content")->is_null());
   // Closed by the template: thinking is off.
   server.engine().open_answers_with("<think>\n\n</think>\n\n");
-  server.engine().answer_chats_with("Yes.", {ToolFormat::generic, true});
+  server.engine().answer_chats_with("Yes.", {find_tool_form("generic"), true});
   const Json off = server.ask(chat("")).json();
   EXPECT_EQ(message(off).find("reasoning_content"), nullptr);
   EXPECT_EQ(message(off).find("content")->as_string(), "Yes.");
@@ -153,7 +153,7 @@ TEST(ChatFormat, ReasoningThatTheTemplateOpens) {
 TEST(ChatFormat, ReasoningOptions) {
   TestServer server;
   const std::string text = "<think>a</think>Yes.";
-  server.engine().answer_chats_with(text, {ToolFormat::generic, true});
+  server.engine().answer_chats_with(text, {find_tool_form("generic"), true});
   for (const char* members : {R"("separate_reasoning":false)", R"("reasoning_format":"none")"}) {
     const Json together = server.ask(chat(members)).json();
     EXPECT_EQ(message(together).find("content")->as_string(), text);
@@ -165,7 +165,7 @@ TEST(ChatFormat, ReasoningOptions) {
   EXPECT_EQ(streamed(server, R"("include_reasoning":false)").reasoning, "");
   EXPECT_EQ(server.ask(chat(R"("reasoning_format":"other")")).status, 400);
   // A model that does not think: the marks are text.
-  server.engine().answer_chats_with(text, {ToolFormat::generic, false});
+  server.engine().answer_chats_with(text, {find_tool_form("generic"), false});
   EXPECT_EQ(message(server.ask(chat("")).json()).find("content")->as_string(), text);
 }
 
@@ -174,7 +174,7 @@ TEST(ChatFormat, ReasoningThenCalls) {
   server.engine().answer_chats_with(
       "<think>Shall I write <tool_call>?</think>\n\n<tool_call>\n{\"name\": \"f\", \"arguments\": {\"x\": "
       "1}}\n</tool_call>",
-      {ToolFormat::hermes, true});
+      {find_tool_form("hermes"), true});
   const Json body = server.ask(chat(kTools)).json();
   EXPECT_EQ(message(body).find("reasoning_content")->as_string(), "Shall I write <tool_call>?");
   EXPECT_TRUE(message(body).find("content")->is_null());

@@ -1,16 +1,29 @@
 // See the header.
-#include "server/reasoning.h"
+#include "forms/reasoning.h"
 
 #include <algorithm>
 #include <utility>
 
-#include "server/held_text.h"
+#include "forms/held_text.h"
 
 namespace weft {
 
-namespace {
-constexpr std::string_view kOpen = "<think>", kClose = "</think>";
-}  // namespace
+bool thinking_shown_in(std::string_view source) {
+  return source.find(kThinkOpen) != std::string_view::npos || source.find(kThinkClose) != std::string_view::npos;
+}
+
+Thinking thinking_after(bool thinks, std::string_view prompt, std::optional<std::string_view> continued) {
+  if (!thinks) return Thinking::none;
+  if (continued && end_without_blanks(*continued) > 0) {
+    const size_t open = continued->rfind(kThinkOpen), close = continued->rfind(kThinkClose);
+    const bool inside = open != std::string_view::npos && (close == std::string_view::npos || close < open);
+    return inside ? Thinking::open : Thinking::none;
+  }
+  const std::string_view text = prompt.substr(0, end_without_blanks(prompt));
+  if (text.ends_with(kThinkOpen)) return Thinking::open;
+  if (text.ends_with(kThinkClose)) return Thinking::none;  // the template has closed it: thinking is off
+  return Thinking::may_open;
+}
 
 // False: more text is needed.
 bool ReasoningSplitter::step(ReasonedText& out) {
@@ -19,12 +32,12 @@ bool ReasoningSplitter::step(ReasonedText& out) {
     case State::start: {
       if (first == std::string::npos) return false;
       const std::string_view text = std::string_view(held_).substr(first);
-      if (text.starts_with(kOpen)) {
-        held_.erase(0, first + kOpen.size());
+      if (text.starts_with(kThinkOpen)) {
+        held_.erase(0, first + kThinkOpen.size());
         state_ = State::opened;
         return true;
       }
-      if (kOpen.starts_with(text)) return false;
+      if (kThinkOpen.starts_with(text)) return false;
       state_ = State::answer;
       return true;
     }
@@ -34,16 +47,16 @@ bool ReasoningSplitter::step(ReasonedText& out) {
       state_ = State::thinking;
       return true;
     case State::thinking: {
-      const size_t close = held_.find(kClose);
+      const size_t close = held_.find(kThinkClose);
       // White space before the mark, and what may become the mark, stays here.
-      const size_t end = close != std::string::npos ? close : held_.size() - held_by(held_, kClose);
+      const size_t end = close != std::string::npos ? close : held_.size() - held_by(held_, kThinkClose);
       const size_t shown = end_without_blanks(std::string_view(held_).substr(0, end));
       out.reasoning += held_.substr(0, shown);
       if (close == std::string::npos) {
         held_.erase(0, shown);
         return false;
       }
-      held_.erase(0, close + kClose.size());
+      held_.erase(0, close + kThinkClose.size());
       state_ = State::closed;
       return true;
     }

@@ -1,25 +1,35 @@
 // Tool calls in the forms that models write, in one piece and cut at every place. The texts follow the models' chat
 // templates and cards.
-#include "server/tool_calls.h"
+#include "forms/tool_calls.h"
 
 #include <gtest/gtest.h>
+
+#include <map>
 
 namespace weft {
 namespace {
 
-using enum ToolFormat;
+// The forms by short names.
+const ToolForm* const generic = find_tool_form("generic");
+const ToolForm* const llama_json = find_tool_form("llama3_json");
+const ToolForm* const pythonic = find_tool_form("llama4_pythonic");
+const ToolForm* const mistral = find_tool_form("mistral");
+const ToolForm* const hermes = find_tool_form("hermes");
+const ToolForm* const xml = find_tool_form("qwen3_coder");
+const ToolForm* const deepseek = find_tool_form("deepseek_v3");
+const ToolForm* const nemotron = find_tool_form("nemotron");
 
 struct Case {
-  ToolFormat format;
+  const ToolForm* form;
   std::string text;
   std::string content;
   std::vector<ToolCall> calls;
 };
 
-ToolCallFinder finder(ToolMode mode, ToolFormat format,
+ToolCallFinder finder(ToolMode mode, const ToolForm* form,
                       std::vector<std::string> names = {"f", "g", "add", "multiply"}) {
   return ToolCallFinder(
-      {mode, format, std::move(names), false,
+      {mode, form, std::move(names), false,
        Json::object(
            {{"f", Json::object({{"properties", Json::object({{"s", Json::object({{"type", "string"}})},
                                                              {"n", Json::object({{"type", "integer"}})}})}})}})});
@@ -28,6 +38,7 @@ ToolCallFinder finder(ToolMode mode, ToolFormat format,
 struct Answer {
   std::string content;
   std::vector<ToolCall> calls;
+  bool operator==(const Answer&) const = default;
 };
 
 void add(const ToolOutput& output, Answer& answer) {
@@ -40,6 +51,19 @@ void add(const ToolOutput& output, Answer& answer) {
   }
 }
 
+// `text` in pieces that end at `cuts`.
+Answer find_in_pieces(ToolCallFinder finder, const std::string& text, std::initializer_list<size_t> cuts) {
+  Answer answer;
+  size_t from = 0;
+  for (const size_t to : cuts) {
+    add(finder.push(std::string_view(text).substr(from, to - from)), answer);
+    from = to;
+  }
+  add(finder.push(std::string_view(text).substr(from)), answer);
+  add(finder.finish(), answer);
+  return answer;
+}
+
 Answer find(ToolCallFinder finder, const std::string& text, size_t piece) {
   Answer answer;
   for (size_t at = 0; at < text.size(); at += piece) add(finder.push(std::string_view(text).substr(at, piece)), answer);
@@ -49,7 +73,7 @@ Answer find(ToolCallFinder finder, const std::string& text, size_t piece) {
 
 void check(const Case& test) {
   for (const size_t piece : {size_t{1}, size_t{2}, size_t{3}, size_t{7}, size_t{13}, size_t{10000}}) {
-    const Answer answer = find(finder(ToolMode::automatic, test.format), test.text, piece);
+    const Answer answer = find(finder(ToolMode::automatic, test.form), test.text, piece);
     EXPECT_EQ(answer.content, test.content) << test.text << " by " << piece;
     ASSERT_EQ(answer.calls.size(), test.calls.size()) << test.text << " by " << piece;
     for (size_t i = 0; i < test.calls.size(); ++i) {
@@ -60,37 +84,36 @@ void check(const Case& test) {
 }
 
 TEST(ToolCalls, Hermes) {
-  for (const ToolFormat format : {hermes, generic}) {
-    check({format, "Just text, 3 < 4.", "Just text, 3 < 4.", {}});
-    check(
-        {format, "<tool_call>\n{\"name\": \"f\", \"arguments\": {\"x\": 1}}\n</tool_call>", "", {{"f", "{\"x\": 1}"}}});
-    check({format,
+  for (const ToolForm* form : {hermes, generic}) {
+    check({form, "Just text, 3 < 4.", "Just text, 3 < 4.", {}});
+    check({form, "<tool_call>\n{\"name\": \"f\", \"arguments\": {\"x\": 1}}\n</tool_call>", "", {{"f", "{\"x\": 1}"}}});
+    check({form,
            "Let me see. <tool_call>{\"name\": \"f\", \"arguments\": {}}</tool_call>\n<tool_call>{\"name\": \"g\", "
            "\"arguments\": "
            "{\"y\": {\"z\": \"}<\\\"\"}}}</tool_call>\n",
            "Let me see. ",
            {{"f", "{}"}, {"g", "{\"y\": {\"z\": \"}<\\\"\"}}"}}});
     check(
-        {format,
+        {form,
          "<tool_call>{\"type\": \"function\", \"function\": {\"name\": \"f\", \"arguments\": {\"x\": 1}}}</tool_call>",
          "",
          {{"f", "{\"x\": 1}"}}});
-    check({format, "<tool_call>{\"arguments\": {\"x\": 1}, \"name\": \"f\"}</tool_call>", "", {{"f", "{\"x\": 1}"}}});
-    check({format, "<tool_call>{\"name\": \"f\"}</tool_call>", "", {{"f", "{}"}}});
-    check({format,
+    check({form, "<tool_call>{\"arguments\": {\"x\": 1}, \"name\": \"f\"}</tool_call>", "", {{"f", "{\"x\": 1}"}}});
+    check({form, "<tool_call>{\"name\": \"f\"}</tool_call>", "", {{"f", "{}"}}});
+    check({form,
            "<tool_call>{\"name\": \"f\", \"arguments\": \"{\\\"x\\\": 1}\"}</tool_call>",
            "",
            {{"f", "{\"x\": 1}"}}});
-    check({format, "<tool_call>broken</tool_call> after", "<tool_call>broken</tool_call> after", {}});
-    check({format,
+    check({form, "<tool_call>broken</tool_call> after", "<tool_call>broken</tool_call> after", {}});
+    check({form,
            "<tool_call>{\"name\": \"other\", \"arguments\": {}}</tool_call>",
            "<tool_call>{\"name\": \"other\", \"arguments\": {}}</tool_call>",
            {}});
-    check({format, "<tool_call>{\"name\": \"f\"", "<tool_call>{\"name\": \"f\"", {}});
-    check({format, "<tool_call>{\"name\": \"f\", \"arguments\": {\"x\": \"cut", "", {{"f", "{\"x\": \"cut"}}});
-    check({format, "a <tool", "a <tool", {}});
-    check({format, " \n", " \n", {}});
-    check({format, "", "", {}});
+    check({form, "<tool_call>{\"name\": \"f\"", "<tool_call>{\"name\": \"f\"", {}});
+    check({form, "<tool_call>{\"name\": \"f\", \"arguments\": {\"x\": \"cut", "", {{"f", "{\"x\": \"cut"}}});
+    check({form, "a <tool", "a <tool", {}});
+    check({form, " \n", " \n", {}});
+    check({form, "", "", {}});
   }
   // A JSON answer is no call, and other forms are text for this model.
   check({hermes, "{\"name\": \"f\", \"parameters\": {}}", "{\"name\": \"f\", \"parameters\": {}}", {}});
@@ -117,18 +140,18 @@ TEST(ToolCalls, Mistral) {
 }
 
 TEST(ToolCalls, Llama) {
-  for (const ToolFormat format : {llama_json, pythonic, generic}) {
-    check({format, "{\"name\": \"f\", \"parameters\": {\"x\": 1}}", "", {{"f", "{\"x\": 1}"}}});
-    check({format,
+  for (const ToolForm* form : {llama_json, pythonic, generic}) {
+    check({form, "{\"name\": \"f\", \"parameters\": {\"x\": 1}}", "", {{"f", "{\"x\": 1}"}}});
+    check({form,
            "<|python_tag|>{\"name\": \"f\", \"parameters\": {\"x\": 1}}; {\"name\": \"g\", \"parameters\": {}}",
            "",
            {{"f", "{\"x\": 1}"}, {"g", "{}"}}});
-    check({format, "\n{\"type\": \"function\", \"name\": \"f\", \"parameters\": null}", "", {{"f", "{}"}}});
-    check({format, "[{\"name\": \"f\", \"arguments\": \"{}\"}]", "", {{"f", "{}"}}});
-    check({format, "{\"name\": \"unknown\", \"parameters\": {}}", "{\"name\": \"unknown\", \"parameters\": {}}", {}});
-    check({format, "{\"city\": \"Paris\"}", "{\"city\": \"Paris\"}", {}});
-    check({format, "[1, 2]", "[1, 2]", {}});
-    check({format, "[f](http://a)", "[f](http://a)", {}});
+    check({form, "\n{\"type\": \"function\", \"name\": \"f\", \"parameters\": null}", "", {{"f", "{}"}}});
+    check({form, "[{\"name\": \"f\", \"arguments\": \"{}\"}]", "", {{"f", "{}"}}});
+    check({form, "{\"name\": \"unknown\", \"parameters\": {}}", "{\"name\": \"unknown\", \"parameters\": {}}", {}});
+    check({form, "{\"city\": \"Paris\"}", "{\"city\": \"Paris\"}", {}});
+    check({form, "[1, 2]", "[1, 2]", {}});
+    check({form, "[f](http://a)", "[f](http://a)", {}});
   }
 }
 
@@ -179,6 +202,39 @@ TEST(ToolCalls, Nemotron) {
          "<toolcall> {\"type\": \"function\", \"arguments\": {\"x\": 1}, \"name\": \"f\"} </toolcall>",
          "",
          {{"f", "{\"x\": 1}"}}});
+}
+
+// Every form's own example, in up to three pieces that end anywhere, is read as in one piece.
+TEST(ToolCalls, CutAtEveryPlace) {
+  const std::string json = "{\"name\": \"f\", \"arguments\": {\"s\": \"}<\\\"\"}}";
+  const std::map<std::string_view, std::string> examples = {
+      {"generic", json},
+      {"llama3_json", json + "; {\"name\": \"g\", \"parameters\": {}}"},
+      {"llama4_pythonic", "<|python_start|>[f(s='it\\'s', n=[1, True]), g()]<|python_end|>"},
+      {"mistral", "Hm.[TOOL_CALLS]f[CALL_ID]abc[ARGS]{\"x\": 1}[TOOL_CALLS]g{}"},
+      {"hermes", "Hm.\n<tool_call>\n" + json + "\n</tool_call>\n<tool_call>{\"name\": \"g\"}</tool_call>"},
+      {"qwen3_coder",
+       "Hm.\n<tool_call>\n<function=f>\n<parameter=s>\n1\n</parameter>\n<parameter=n>\n2\n</parameter>\n"
+       "</function>\n</tool_call>"},
+      {"deepseek_v3",
+       "Hm.<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>f\n```json\n{\"x\": 1}\n"
+       "```<｜tool▁call▁end｜><｜tool▁calls▁end｜>"},
+      {"nemotron", "Hm. <TOOLCALL>[" + json + ", {\"name\": \"g\", \"arguments\": {}}]</TOOLCALL>"},
+  };
+  for (const ToolFormFunction form : tool_forms()) {
+    const std::string_view name = form().names.front();
+    ASSERT_TRUE(examples.contains(name)) << name << " needs an example here";
+    const std::string& text = examples.at(name);
+    for (const ToolForm* reader : {&form(), generic}) {
+      const Answer whole = find_in_pieces(finder(ToolMode::automatic, reader), text, {});
+      ASSERT_FALSE(whole.calls.empty()) << name;
+      EXPECT_EQ(whole.calls[0].name, "f") << name;
+      for (size_t first = 0; first < text.size(); ++first)
+        for (size_t second = first; second < text.size(); ++second)
+          ASSERT_EQ(find_in_pieces(finder(ToolMode::automatic, reader), text, {first, second}), whole)
+              << name << " cut at " << first << " and " << second;
+    }
+  }
 }
 
 TEST(ToolCalls, TextGoesThroughAtOnce) {

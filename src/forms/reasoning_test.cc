@@ -1,5 +1,5 @@
-// Thoughts and answers, in one piece and cut at every place.
-#include "server/reasoning.h"
+// Thoughts and answers, in one piece and cut at every place; and where an answer begins.
+#include "forms/reasoning.h"
 
 #include <gtest/gtest.h>
 
@@ -57,6 +57,18 @@ TEST(Reasoning, GoesThroughAtOnce) {
   EXPECT_FALSE(splitter.thinking());
   EXPECT_EQ(splitter.push("\nYes").content, "Yes");
   EXPECT_EQ(splitter.push(" </think>").content, " </think>");
+}
+
+TEST(Reasoning, WhereTheAnswerBegins) {
+  const auto none = std::nullopt;
+  EXPECT_EQ(thinking_after(true, "<|im_start|>assistant\n<think>\n", none), Thinking::open);
+  EXPECT_EQ(thinking_after(true, "<|im_start|>assistant\n<think>\n\n</think>\n\n", none), Thinking::none);
+  EXPECT_EQ(thinking_after(true, "what does <think> do?<|im_end|>\n<|im_start|>assistant\n", none), Thinking::may_open);
+  EXPECT_EQ(thinking_after(false, "<think>", none), Thinking::none);
+  EXPECT_EQ(thinking_after(true, "assistant\n<think>\nSo", "<think>\nSo"), Thinking::open);
+  EXPECT_EQ(thinking_after(true, "assistant\nSo", "So"), Thinking::none);
+  EXPECT_EQ(thinking_after(true, "assistant\n<think>a</think>So", "<think>a</think>So"), Thinking::none);
+  EXPECT_EQ(thinking_after(true, "assistant\n", ""), Thinking::may_open);
 }
 
 }  // namespace

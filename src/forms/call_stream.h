@@ -1,0 +1,70 @@
+// What the readers of tool calls work on: the text that has not been understood yet, and the calls and the content
+// found so far.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "base/json.h"
+
+namespace weft {
+
+// A step of a call: its name first (once), then pieces of its arguments.
+struct ToolDelta {
+  size_t index = 0;  // of the call within the answer
+  std::string name;  // empty: goes on with the arguments
+  std::string arguments;
+};
+
+struct ToolOutput {
+  std::string content;
+  std::vector<ToolDelta> deltas;
+};
+
+// One per answer; one thread at a time.
+class CallStream {
+ public:
+  // `names`: the functions that may be called; `parameters`: an object with the schemas of their arguments by name.
+  CallStream(std::vector<std::string> names, Json parameters)
+      : names_(std::move(names)), parameters_(std::move(parameters)) {}
+
+  // The text that is not understood yet. Places in it are byte offsets.
+  const std::string& text() const { return text_; }
+  void add_text(std::string_view text) { text_ += text; }
+  void drop(size_t size) { text_.erase(0, size); }
+
+  const std::vector<std::string>& names() const { return names_; }
+  bool declared(std::string_view name) const;
+  // The schema of a function's arguments; null if it has none.
+  const Json* parameters(std::string_view name) const { return parameters_.find(name); }
+
+  // Content of the answer. White space is kept back where it may stand beside a call, whose form it then belongs to.
+  void add_content(const std::string& text);
+  // A call begins. Its arguments follow as pieces of JSON text,
+  void begin_call(const std::string& name);
+  void add_arguments(std::string_view text);
+  // or one by one: `value` is JSON text.
+  void add_argument(const std::string& key, const std::string& value);
+  bool has_argument() const { return arguments_ > 0; }
+  void end_arguments();
+
+  size_t calls() const { return calls_; }  // so far
+  // What is new since the last time.
+  ToolOutput take_output();
+  // Likewise, at the end of the answer.
+  ToolOutput take_last_output();
+
+ private:
+  std::vector<std::string> names_;
+  Json parameters_;
+  std::string text_;
+  std::string blank_;     // white space that may stand beside a call
+  bool content_ = false;  // content has gone out
+  size_t calls_ = 0;
+  int arguments_ = 0;  // of the present call, of those given one by one
+  ToolOutput out_;
+};
+
+}  // namespace weft

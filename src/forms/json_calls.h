@@ -1,0 +1,67 @@
+// Calls written as JSON objects, {"name": NAME, "arguments": {...}}, alone or in a list, several with ',' or ';'
+// between them. The other readers derive from this one: their heads differ, and most forms fall back to JSON.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "forms/call_reader.h"
+#include "forms/json_text.h"
+
+namespace weft {
+
+class JsonCalls : public CallReader {
+ public:
+  // `close`: the mark behind the block; empty: there is none.
+  explicit JsonCalls(std::string_view close) : close_(close) {}
+
+  Step step(CallStream& stream) final;
+  // The head of a call that has not begun becomes text; of a call that has, the rest is dropped.
+  void cut_off(CallStream& stream) override;
+
+ protected:
+  enum class State : uint8_t { head, arguments, between };
+
+  // Each reads its part of a call from the front of the stream's text. yes: it has moved on, to the next state or
+  // within its own; no: what stands there is no such part, so the block is over; more: the text ends too early.
+  virtual Found read_head(CallStream& stream);
+  virtual Found read_arguments(CallStream& stream);
+  virtual Found read_between(CallStream& stream);
+
+  // A head at `at` that begins with neither '[' nor '{'. `in_list`: inside of the brackets of a list.
+  virtual Found read_other_head(CallStream&, size_t /*at*/, bool /*in_list*/) { return Found::no; }
+
+  // Behind a call, with no mark between: the next one begins at `at`.
+  virtual bool call_follows(std::string_view text, size_t at) const { return text[at] == '{'; }
+
+  // Drops `size` bytes and moves on.
+  Found go_on(CallStream& stream, size_t size, State next);
+  // The call of `name` begins; its arguments at `at`.
+  Found begin_call(CallStream& stream, const std::string& name, size_t at, bool in_list);
+  // Likewise, where the arguments must be a JSON object, around which nothing is left to read.
+  Found begin_object(CallStream& stream, const std::string& name, size_t at);
+
+  bool in_list() const { return in_list_; }
+
+  // A name, and what may stand around it, before a head is given up.
+  static constexpr size_t kLongestName = 256;
+  // What to say where the end of a name that begins at `at` is not in sight.
+  static Found name_goes_on(const CallStream& stream, size_t at) {
+    return stream.text().size() - at > kLongestName ? Found::no : Found::more;
+  }
+
+ private:
+  Found read_json_head(CallStream& stream, size_t at, bool in_list);
+  Found read_object(CallStream& stream);
+  Found read_end_of_head(CallStream& stream);
+
+  const std::string_view close_;
+  State state_ = State::head;
+  bool in_list_ = false;      // inside of the brackets of a list of calls
+  bool object_read_ = false;  // of the present call: the object of its arguments
+  int braces_ = 0;            // of the present call: to be closed behind its arguments
+  ObjectScanner scanner_;
+};
+
+}  // namespace weft

@@ -1,0 +1,114 @@
+// See the header.
+#include "forms/tool_calls.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "forms/held_text.h"
+
+namespace weft {
+
+namespace {
+
+bool is_bare(const CallMark& mark) { return mark.open.empty(); }
+
+std::vector<CallMark> marks_of(const ToolCallFinder::Rules& rules) {
+  // A forced call is JSON without a mark whatever the model's form is: the grammar sees to that.
+  const bool forced = rules.mode == ToolMode::any;
+  std::vector<CallMark> marks = (forced ? generic_form() : *rules.form).marks;
+  // Strict calls of a form without a mark are the whole answer. What looks like another form is text then, since no
+  // schema held it.
+  if (forced || (rules.strict && std::ranges::any_of(marks, is_bare)))
+    std::erase_if(marks, [](const CallMark& mark) { return !is_bare(mark); });
+  return marks;
+}
+
+}  // namespace
+
+ToolCallFinder::ToolCallFinder(Rules rules)
+    : named_(rules.mode == ToolMode::named), marks_(marks_of(rules)),
+      stream_(std::move(rules.names), std::move(rules.parameters)) {}
+
+ToolOutput ToolCallFinder::push(std::string_view text) {
+  if (named_) return push_named(text, false);
+  stream_.add_text(text);
+  while (step()) {
+  }
+  return stream_.take_output();
+}
+
+ToolOutput ToolCallFinder::finish() {
+  if (named_) return push_named("", true);
+  last_ = true;
+  while (step()) {
+  }
+  return stream_.take_last_output();
+}
+
+ToolOutput ToolCallFinder::push_named(std::string_view text, bool even_empty) {
+  if (stream_.calls() == 0 && (even_empty || !text.empty())) stream_.begin_call(stream_.names().front());
+  stream_.add_arguments(text);
+  return stream_.take_output();
+}
+
+// False: more text is needed, or all has been read.
+bool ToolCallFinder::step() {
+  if (!block_) return read_text();
+  const CallReader::Step step = block_->step(stream_);
+  if (step == CallReader::Step::on) return true;
+  if (step == CallReader::Step::more) {
+    if (!last_) return false;
+    block_->cut_off(stream_);
+  }
+  end_block();
+  return true;
+}
+
+bool ToolCallFinder::read_text() {
+  const std::string& text = stream_.text();
+  const auto bare = std::ranges::find_if(marks_, is_bare);
+  if (!started_ && bare != marks_.end()) {
+    const size_t first = skip_blanks(text, 0);
+    if (first == text.size() && !last_) return false;
+    started_ = true;
+    if (first < text.size() && (text[first] == '{' || text[first] == '[')) return begin_block(*bare, 0, first);
+  }
+  started_ = true;
+  const CallMark* mark = nullptr;
+  size_t at = std::string::npos, held = 0;
+  for (const CallMark& candidate : marks_) {
+    if (is_bare(candidate)) continue;
+    if (const size_t found = text.find(candidate.open); found < at) at = found, mark = &candidate;
+    held = std::max(held, held_by(text, candidate.open));
+  }
+  if (mark) {
+    stream_.add_content(text.substr(0, at));
+    return begin_block(*mark, at, at + mark->open.size());
+  }
+  const size_t end = last_ ? text.size() : text.size() - held;
+  stream_.add_content(text.substr(0, end));
+  stream_.drop(end);
+  return false;
+}
+
+// `from`: where the block begins in the stream's text; `to`: behind its mark.
+bool ToolCallFinder::begin_block(const CallMark& mark, size_t from, size_t to) {
+  opening_ = stream_.text().substr(from, to - from);
+  stream_.drop(to);
+  calls_before_ = stream_.calls();
+  if (mark.reader) block_ = mark.reader();
+  return true;
+}
+
+// Where no call has begun, the mark was text, and behind it all may be.
+void ToolCallFinder::end_block() {
+  block_.reset();
+  if (stream_.calls() == calls_before_) stream_.add_content(opening_);
+}
+
+void add_delta(const ToolDelta& delta, std::vector<ToolCall>& calls) {
+  if (!delta.name.empty()) calls.push_back({delta.name, ""});
+  calls.at(delta.index).arguments += delta.arguments;
+}
+
+}  // namespace weft
