@@ -19,9 +19,9 @@
 namespace weft {
 
 struct ModelOptions {
-  std::string dtype = "auto";     // auto | float32 | bfloat16
-  std::string kv_dtype = "auto";  // auto | float32 | bfloat16 | int8
-  bool dummy = false;             // random weights
+  ComputeType dtype = ComputeType::automatic;
+  KvCacheType kv_dtype = KvCacheType::automatic;  // fp8 is an error
+  bool dummy = false;                             // random weights
   Quantize quantize = Quantize::none;
   bool dequantize = false;  // see FormatOptions
   PackWeights pack_weights = PackWeights::automatic;
