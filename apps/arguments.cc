@@ -7,7 +7,6 @@
 #include <cmath>
 
 #include "config_file.h"
-#include "sampling/parameters.h"
 
 namespace weft {
 
@@ -151,13 +150,8 @@ void add_request_number(CLI::App* app, Json& sampling, const std::string& field,
 
 void add_sampling_options(CLI::App* app, Json& sampling) {
   add_request_number(app, sampling, "max_tokens", "Longest answer", true);
-  std::vector<SamplingParameter> shown;
-  for (const SamplingParameter& parameter : sampling_parameters())
-    if (parameter.option > 0) shown.push_back(parameter);
-  std::ranges::sort(shown, {}, &SamplingParameter::option);
-  for (const SamplingParameter& parameter : shown)
-    add_request_number(app, sampling, parameter.name, parameter.help,
-                       std::holds_alternative<int SamplingParams::*>(parameter.member));
+  for (const SamplingOption& option : sampling_options())
+    add_request_number(app, sampling, option.name, option.help, option.whole);
   app->add_option_function<Words>(
          "--stop",
          [&sampling](const Words& stops) {

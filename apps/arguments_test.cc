@@ -7,8 +7,6 @@
 #include <filesystem>
 #include <fstream>
 
-#include "sampling/parameters.h"
-
 namespace weft {
 namespace {
 
@@ -117,18 +115,15 @@ TEST(Arguments, Commands) {
 TEST(Arguments, SamplingNumbers) {
   std::vector<std::string> words = {"weft", "run", "M", "--max-tokens", "7"};
   std::vector<Json::Member> want = {{"max_tokens", 7}};
-  for (const SamplingParameter& parameter : sampling_parameters()) {
-    std::string option = "--" + std::string(parameter.name);
+  for (const SamplingOption& number : sampling_options()) {
+    std::string option = "--" + std::string(number.name);
     std::replace(option.begin(), option.end(), '_', '-');
-    if (parameter.option == 0) {
-      EXPECT_TRUE(std::holds_alternative<Leave>(parse({"run", "M", option.c_str(), "1"}))) << option;
-      continue;
-    }
-    const bool whole = std::holds_alternative<int SamplingParams::*>(parameter.member);
-    words.insert(words.end(), {option, whole ? "3" : "0.25"});
-    want.emplace_back(parameter.name, whole ? Json(3) : Json(0.25));
-    EXPECT_EQ(std::holds_alternative<Leave>(parse({"run", "M", option.c_str(), "1.5"})), whole) << option;
+    words.insert(words.end(), {option, number.whole ? "3" : "0.25"});
+    want.emplace_back(number.name, number.whole ? Json(3) : Json(0.25));
+    EXPECT_EQ(std::holds_alternative<Leave>(parse({"run", "M", option.c_str(), "1.5"})), number.whole) << option;
   }
+  EXPECT_GE(want.size(), 8u);
+  EXPECT_TRUE(std::holds_alternative<Leave>(parse({"run", "M", "--top-p-decay", "1"})));  // for requests alone
   std::vector<const char*> raw;
   for (const std::string& word : words) raw.push_back(word.c_str());
   const auto parsed = parse_arguments(static_cast<int>(raw.size()), raw.data());

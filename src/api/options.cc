@@ -1,5 +1,8 @@
 #include "api/options.h"
 
+#include <algorithm>
+
+#include "sampling/parameters.h"
 #include "text/answer_format.h"
 
 namespace weft {
@@ -61,6 +64,18 @@ Status check_numbers(const EngineOptions& o) {
 }
 
 }  // namespace
+
+std::vector<SamplingOption> sampling_options() {
+  std::vector<SamplingParameter> shown;
+  for (const SamplingParameter& parameter : sampling_parameters())
+    if (parameter.option > 0) shown.push_back(parameter);
+  std::ranges::sort(shown, {}, &SamplingParameter::option);
+  std::vector<SamplingOption> options;
+  for (const SamplingParameter& parameter : shown)
+    options.push_back(
+        {parameter.name, parameter.help, std::holds_alternative<int SamplingParams::*>(parameter.member)});
+  return options;
+}
 
 Status check_options(const EngineOptions& options) {
   WEFT_RETURN_IF_ERROR(check_supported(options));

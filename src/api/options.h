@@ -55,6 +55,15 @@ struct EngineOptions {
   std::vector<std::shared_ptr<const LogitsProcessorKind>> logits_processor_kinds;
 };
 
+// A number of a request that commands have an option for.
+struct SamplingOption {
+  const char* name;  // in requests; with dashes on the command line
+  const char* help;
+  bool whole;  // takes whole numbers only
+};
+// In the order of --help: those of sampling/parameters.h that have an option.
+std::vector<SamplingOption> sampling_options();
+
 // What is wrong with the options by themselves, or cannot be honoured by this build; the error names the option.
 Status check_options(const EngineOptions& options);
 
