@@ -3,6 +3,7 @@
 #include "arguments.h"
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cmath>
 
 #include "config_file.h"
@@ -13,11 +14,14 @@ namespace {
 
 using Words = std::vector<std::string>;
 
-CLI::Option* add_choice(CLI::App* app, const std::string& name, std::string& target, const std::string& help,
-                        const Words& choices) {
-  return app->add_option(name, target, help)
-      ->check(CLI::IsMember(choices))
-      ->capture_default_str()
+// An option whose values are the names of an enum.
+template <class E>
+CLI::Option* add_choice(CLI::App* app, const std::string& name, E& target, const std::string& help) {
+  return app
+      ->add_option_function<std::string>(
+          name, [&target](const std::string& text) { target = *value_named<E>(text); }, help)
+      ->check(CLI::IsMember(all_names<E>()))
+      ->default_str(name_of(target))
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
 }
 
@@ -50,22 +54,19 @@ void add_engine_options(CLI::App* app, EngineOptions& o) {
   app->add_option("--config", "Options from a YAML file, their names with underscores")
       ->type_name("FILE.yaml");  // read before; see expand_config
   const std::string group = "Engine options";
-  add_choice(app, "--dtype", o.dtype, "Type of weights and products", {"auto", "float32", "bfloat16"})->group(group);
-  add_choice(app, "--quantize", o.quantize, "Quantise the weights while loading", {"none", "int8", "int4"});
+  add_choice(app, "--dtype", o.dtype, "Type of weights and products")->group(group);
+  add_choice(app, "--quantize", o.quantize, "Quantise the weights while loading");
   add_switch(app, "--dequantize", o.dequantize,
              "Widen weights that are stored in 8 or 4 bits to --dtype while loading");
-  add_choice(app, "--kv-cache-dtype", o.kv_cache_dtype, "Type of the KV cache",
-             {"auto", "float32", "bfloat16", "int8", "fp8"});
-  add_choice(app, "--load-format", o.load_format, "dummy: random weights from config.json alone", {"auto", "dummy"});
-  add_choice(app, "--device", o.device, "Where to compute", {"cpu", "cuda"});
+  add_choice(app, "--kv-cache-dtype", o.kv_cache_dtype, "Type of the KV cache");
+  add_choice(app, "--load-format", o.load_format, "dummy: random weights from config.json alone");
+  add_choice(app, "--device", o.device, "Where to compute");
   add_number(app, "--threads", o.threads, "Threads; 0: the physical cores of this process, within its CPU quota", 0,
              4096);
   add_choice(app, "--pack-weights", o.pack_weights,
-             "Hold bfloat16 weights in 12 bits each, with the same answers; auto: where that is faster",
-             {"auto", "on", "off"});
+             "Hold bfloat16 weights in 12 bits each, with the same answers; auto: where that is faster");
   add_choice(app, "--pin-threads", o.pin_threads,
-             "Keep compute threads on cores of their own; auto: where the process has cores for itself",
-             {"auto", "on", "off"});
+             "Keep compute threads on cores of their own; auto: where the process has cores for itself");
   add_number(app, "--max-batch-size", o.max_batch_size, "Sequences in one step", 1, 65536);
   add_number(app, "--max-num-tokens", o.max_num_tokens, "Tokens in one step", 1);
   add_number(app, "--chunked-prefill-size", o.chunked_prefill_size,
@@ -103,11 +104,11 @@ void add_engine_options(CLI::App* app, EngineOptions& o) {
   add_switch(app, "--enable-block-reuse", o.enable_block_reuse, "Reuse the KV cache of equal beginnings");
   add_switch(app, "--overlap-scheduler", o.overlap_scheduler, "Schedule the next step while this one runs");
   add_switch(app, "--cuda-graph", o.cuda_graph, "Replay recorded steps (on a CPU: the step plan)");
-  add_choice(app, "--sampler", o.sampler, "Which of the two samplers", {"fused", "reference"});
+  add_choice(app, "--sampler", o.sampler, "Which of the two samplers");
   add_text(app, "--speculative-config", o.speculative_config, "Speculative decoding, as JSON", "JSON");
   add_text(app, "--guided-decoding-backend", o.guided_decoding_backend, "Grammar engine", "NAME");
   add_choice(app, "--reasoning-parser", o.reasoning_parser,
-             "Thoughts apart from the answer; auto: as the chat template shows", {"auto", "none", "think"});
+             "Thoughts apart from the answer; auto: as the chat template shows");
   add_text(app, "--tool-call-parser", o.tool_call_parser, "Form of tool calls; auto: as the chat template shows",
            "NAME");
   app->add_option("--allowed-media-domains", o.allowed_media_domains,
@@ -130,34 +131,27 @@ void add_engine_options(CLI::App* app, EngineOptions& o) {
     if (option->get_name() != "--help") option->group(group);
 }
 
-// Values go to the request as they are; the engine's checks of requests judge them.
-void add_sampling_options(CLI::App* app, Json& sampling) {
-  const auto number = [&](const char* option, const char* field, const char* help, bool whole) {
-    app->add_option_function<double>(
-           option,
-           [&sampling, field, whole](const double& value) {
-             sampling.set(field, whole ? Json(static_cast<long>(value)) : Json(value));
-           },
-           help)
-        ->type_name("N")
-        ->check(whole ? CLI::Validator(
-                            [](std::string& text) {
-                              return text.find('.') == std::string::npos ? std::string()
-                                                                         : "must be a whole number, got " + text;
-                            },
-                            "")
-                      : CLI::Validator())
-        ->multi_option_policy(CLI::MultiOptionPolicy::TakeLast)
-        ->group("Sampling");
+// A number of the request; the engine's checks of requests judge it.
+void add_request_number(CLI::App* app, Json& sampling, const std::string& field, const char* help, bool whole) {
+  std::string option = "--" + field;
+  std::replace(option.begin(), option.end(), '_', '-');
+  const auto set = [&sampling, field, whole](const double& value) {
+    sampling.set(field, whole ? Json(static_cast<long>(value)) : Json(value));
   };
-  number("--max-tokens", "max_tokens", "Longest answer", true);
-  number("--temperature", "temperature", "0: always the most likely token", false);
-  number("--top-p", "top_p", "Sample from the most likely tokens of this total probability", false);
-  number("--top-k", "top_k", "Sample from this many most likely tokens; 0: all", true);
-  number("--min-p", "min_p", "Leave out tokens less likely than this share of the best", false);
-  number("--repetition-penalty", "repetition_penalty", "Above 1: repeat less", false);
-  number("--presence-penalty", "presence_penalty", "Against tokens that occurred", false);
-  number("--frequency-penalty", "frequency_penalty", "Against tokens by how often they occurred", false);
+  const auto check_whole = [](std::string& text) {
+    return text.find('.') == std::string::npos ? std::string() : "must be a whole number, got " + text;
+  };
+  app->add_option_function<double>(option, set, help)
+      ->type_name("N")
+      ->check(whole ? CLI::Validator(check_whole, "") : CLI::Validator())
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeLast)
+      ->group("Sampling");
+}
+
+void add_sampling_options(CLI::App* app, Json& sampling) {
+  add_request_number(app, sampling, "max_tokens", "Longest answer", true);
+  for (const SamplingOption& option : sampling_options())
+    add_request_number(app, sampling, option.name, option.help, option.whole);
   app->add_option_function<Words>(
          "--stop",
          [&sampling](const Words& stops) {

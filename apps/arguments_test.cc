@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 
@@ -58,13 +59,13 @@ TEST(Arguments, EveryEngineOption) {
   EXPECT_EQ(a.requests, "in");
   EXPECT_EQ(a.out, "out");
   const EngineOptions& e = a.engine;
-  EXPECT_EQ(e.dtype, "float32");
-  EXPECT_EQ(e.quantize, "int8");
+  EXPECT_EQ(e.dtype, ComputeType::float32);
+  EXPECT_EQ(e.quantize, Quantize::int8);
   EXPECT_EQ(e.max_step_ms, 12.5);
   EXPECT_EQ(e.chunked_prefill_size, 96);
   EXPECT_EQ(e.kv_cache_events, 99);
-  EXPECT_EQ(e.kv_cache_dtype, "bfloat16");
-  EXPECT_EQ(e.load_format, "dummy");
+  EXPECT_EQ(e.kv_cache_dtype, KvCacheType::bfloat16);
+  EXPECT_EQ(e.load_format, LoadFormat::dummy);
   EXPECT_EQ(e.threads, 3);
   EXPECT_EQ(e.max_batch_size, 5);
   EXPECT_EQ(e.max_num_tokens, 48);
@@ -72,7 +73,7 @@ TEST(Arguments, EveryEngineOption) {
   EXPECT_EQ(e.tokens_per_block, 16);
   EXPECT_EQ(e.kv_cache_memory, int64_t{3} << 29);
   EXPECT_FALSE(e.enable_chunked_prefill || e.enable_block_reuse || e.overlap_scheduler || e.cuda_graph);
-  EXPECT_EQ(e.sampler, "reference");
+  EXPECT_EQ(e.sampler, SamplerKind::reference);
   EXPECT_EQ(e.speculative_config, "{\"a\": 1}");
   EXPECT_EQ(e.guided_decoding_backend, "x");
   EXPECT_EQ(e.logits_processors, (std::vector<std::string>{"a.so", "b.so"}));
@@ -103,11 +104,47 @@ TEST(Arguments, Commands) {
   EXPECT_EQ(a.streams, 5);
   EXPECT_EQ(a.context_tokens, 0);
   EXPECT_FALSE(a.limits);
-  EXPECT_EQ(a.engine.pin_threads, "on");
+  EXPECT_EQ(a.engine.pin_threads, Pinning::on);
   EXPECT_EQ(good({"inspect", "M"}).command, Command::inspect);
   EXPECT_EQ(good({"plan", "M"}).command, Command::plan);
   EXPECT_EQ(good({"chat", "M", "--system", "s"}).system, "s");
   EXPECT_EQ(good({"score", "--model", "M", "--requests", "i", "--out", "o"}).command, Command::score);
+}
+
+// Every number of sampling that has an option, under its name in requests.
+TEST(Arguments, SamplingNumbers) {
+  std::vector<std::string> words = {"weft", "run", "M", "--max-tokens", "7"};
+  std::vector<Json::Member> want = {{"max_tokens", 7}};
+  for (const SamplingOption& number : sampling_options()) {
+    std::string option = "--" + std::string(number.name);
+    std::replace(option.begin(), option.end(), '_', '-');
+    words.insert(words.end(), {option, number.whole ? "3" : "0.25"});
+    want.emplace_back(number.name, number.whole ? Json(3) : Json(0.25));
+    EXPECT_EQ(std::holds_alternative<Leave>(parse({"run", "M", option.c_str(), "1.5"})), number.whole) << option;
+  }
+  EXPECT_GE(want.size(), 8u);
+  EXPECT_TRUE(std::holds_alternative<Leave>(parse({"run", "M", "--top-p-decay", "1"})));  // for requests alone
+  std::vector<const char*> raw;
+  for (const std::string& word : words) raw.push_back(word.c_str());
+  const auto parsed = parse_arguments(static_cast<int>(raw.size()), raw.data());
+  ASSERT_TRUE(std::holds_alternative<Arguments>(parsed));
+  const Json& sampling = std::get<Arguments>(parsed).sampling;
+  EXPECT_EQ(sampling.members().size(), want.size());
+  for (const auto& [name, value] : want) {
+    ASSERT_NE(sampling.find(name), nullptr) << name;
+    EXPECT_EQ(sampling.find(name)->dump(), value.dump()) << name;
+  }
+}
+
+// The names of each kind, and the same values from a file.
+TEST(Arguments, Choices) {
+  EXPECT_EQ(good({"run", "M", "--pack-weights", "off"}).engine.pack_weights, PackWeights::off);
+  EXPECT_EQ(good({"run", "M", "--device", "cuda"}).engine.device, Device::cuda);
+  EXPECT_EQ(good({"run", "M", "--reasoning-parser", "think"}).engine.reasoning_parser, ReasoningParser::think);
+  EXPECT_EQ(good({"run", "M", "--kv-cache-dtype", "fp8"}).engine.kv_cache_dtype, KvCacheType::fp8);
+  EXPECT_EQ(good({"run", "M", "--dtype", "float32", "--dtype", "auto"}).engine.dtype, ComputeType::automatic);
+  const auto refused = parse({"run", "M", "--quantize", "int2"});
+  EXPECT_EQ(std::get<Leave>(refused).error, "--quantize: int2 not in {none,int8,int4}; see weft run --help");
 }
 
 TEST(Arguments, Refusals) {
@@ -154,7 +191,7 @@ TEST_F(ConfigFile, CommandLineWins) {
       "# comment\ndtype: float32\nmax_batch_size: 7\nenable_block_reuse: off\nkv_cache_memory: 2G\nport: 1234\n"
       "speculative_config: {kind: ngram, tokens: 4, on: true}\nlogits_processor: [a.so, b.so]\napi_key:\n");
   const Arguments a = good({"serve", "M", "--config", path.c_str(), "--max-batch-size", "9"});
-  EXPECT_EQ(a.engine.dtype, "float32");
+  EXPECT_EQ(a.engine.dtype, ComputeType::float32);
   EXPECT_EQ(a.engine.max_batch_size, 9);
   EXPECT_FALSE(a.engine.enable_block_reuse);
   EXPECT_EQ(a.engine.kv_cache_memory, int64_t{2} << 30);

@@ -270,7 +270,7 @@ Status bench_command(const Arguments& arguments, const EngineLoader& load) {
                               {"parameters", static_cast<long>(info.parameters)},
                               {"active_parameters", static_cast<long>(active_parameters(info))},
                               {"dtype", info.dtype},
-                              {"quantize", arguments.engine.quantize},
+                              {"quantize", name_of(arguments.engine.quantize)},
                               {"weight_bytes", static_cast<long>(info.weight_bytes)},
                               {"isa", info.isa},
                               {"threads", info.threads},

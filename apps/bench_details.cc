@@ -4,63 +4,30 @@
 // - the sampler's share of a decode step: batch 32, mixed parameters
 // - time to fill a grammar mask: median and 99th percentile
 #include <algorithm>
-#include <chrono>
-#include <condition_variable>
 #include <cstdio>
-#include <mutex>
 
 #include "bench_prompts.h"
+#include "bench_run.h"
 #include "terminal.h"
 
 namespace weft {
 
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
-double since(Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); }
-
-// Sends the requests together and waits for all. Returns the seconds to the first token of the first.
-Result<double> run_all(Engine& engine, const std::vector<Request>& requests) {
-  struct State {
-    std::mutex mutex;
-    std::condition_variable finished;
-    size_t done = 0;
-    double first_token_s = 0;
-    std::optional<Error> error;
-  };
-  const auto state = std::make_shared<State>();
-  const Clock::time_point begin = Clock::now();
-  engine.hold();
-  std::optional<Error> refused;
-  for (const Request& request : requests) {
-    auto id = engine.submit(request, [state, begin](const Event& event) {
-      const std::lock_guard lock(state->mutex);
-      if (state->first_token_s == 0 && !event.tokens.empty()) state->first_token_s = since(begin);
-      if (event.error) state->error = event.error;
-      if (event.last_of_request) ++state->done, state->finished.notify_all();
-    });
-    if (id.ok()) continue;
-    refused = std::move(id).error();
-    break;
-  }
-  engine.release();
-  if (refused) return *refused;
-  std::unique_lock lock(state->mutex);
-  state->finished.wait(lock, [&] { return state->done == requests.size(); });
-  if (state->error) return *state->error;
-  return state->first_token_s;
-}
-
 // What the metrics counted between two looks at them.
 struct Interval {
-  explicit Interval(const Engine& engine) : engine(engine), before(engine.metrics()) {}
-  double steps() const { return std::max<double>(1, static_cast<double>(engine.metrics().steps - before.steps)); }
-  double gap_us() const { return (engine.metrics().idle_gap_seconds - before.idle_gap_seconds) / steps() * 1e6; }
-  double step_us() const { return (engine.metrics().step_seconds - before.step_seconds) / steps() * 1e6; }
-  double sample_us() const { return (engine.metrics().sample_seconds - before.sample_seconds) / steps() * 1e6; }
+  explicit Interval(const Engine& engine) : engine(engine), before(engine.metrics().core) {}
+  // Microseconds per step of a sum of seconds.
+  double us_per_step(double CoreMetrics::*seconds) const {
+    const CoreMetrics now = engine.metrics().core;
+    const auto steps = static_cast<double>(now.scheduler.steps - before.scheduler.steps);
+    return (now.*seconds - before.*seconds) / std::max(1.0, steps) * 1e6;
+  }
+  double gap_us() const { return us_per_step(&CoreMetrics::idle_gap_seconds); }
+  double step_us() const { return us_per_step(&CoreMetrics::step_seconds); }
+  double sample_us() const { return us_per_step(&CoreMetrics::sample_seconds); }
   const Engine& engine;
-  const EngineMetrics before;
+  const CoreMetrics before;
 };
 
 std::vector<Request> guided_requests(Prompts& prompts, int count, int output_tokens) {
@@ -102,16 +69,14 @@ Status measure_gaps(const Arguments& arguments, const EngineLoader& load, Json& 
     changed.engine.overlap_scheduler = overlap;
     WEFT_TRY(const std::unique_ptr<Engine> engine, load_model(changed, load));
     Prompts prompts(engine->info().vocab_size);
-    WEFT_TRY(const double warm_up, run_all(*engine, guided_requests(prompts, 16, 8)));
-    (void)warm_up;
+    WEFT_RETURN_IF_ERROR(run_together(*engine, guided_requests(prompts, 16, 8)));
     const Interval interval(*engine);
-    WEFT_TRY(const double first, run_all(*engine, guided_requests(prompts, 16, arguments.output_tokens)));
-    (void)first;
+    WEFT_RETURN_IF_ERROR(run_together(*engine, guided_requests(prompts, 16, arguments.output_tokens)));
     report.set(overlap ? "gap_us_overlap_on" : "gap_us_overlap_off", interval.gap_us());
     report.set(overlap ? "step_us_overlap_on" : "step_us_overlap_off", interval.step_us());
     if (!overlap) continue;
-    report.set("mask_us_p50", engine->metrics().mask_p50_seconds * 1e6);
-    report.set("mask_us_p99", engine->metrics().mask_p99_seconds * 1e6);
+    report.set("mask_us_p50", engine->metrics().core.mask_p50_seconds * 1e6);
+    report.set("mask_us_p99", engine->metrics().core.mask_p99_seconds * 1e6);
   }
   return {};
 }
@@ -121,18 +86,17 @@ Status measure_first_token(Engine& engine, Prompts& prompts, Json& report) {
   std::vector<Request> one(1);
   one[0].prompt_token_ids = prompts.next(tokens);
   one[0].max_tokens = 1, one[0].sampling.temperature = 0;
-  WEFT_TRY(const double cold, run_all(engine, one));
-  WEFT_TRY(const double cached, run_all(engine, one));
+  WEFT_TRY(const RunTimes cold, run_together(engine, one));
+  WEFT_TRY(const RunTimes cached, run_together(engine, one));
   report.set("first_token_prompt_tokens", tokens);
-  report.set("first_token_cold_ms", cold * 1e3);
-  report.set("first_token_cached_ms", cached * 1e3);
+  report.set("first_token_cold_ms", cold.streams[0].first_token * 1e3);
+  report.set("first_token_cached_ms", cached.streams[0].first_token * 1e3);
   return {};
 }
 
 Status measure_sampler(Engine& engine, Prompts& prompts, int output_tokens, Json& report) {
   const Interval interval(engine);
-  WEFT_TRY(const double first, run_all(engine, mixed_requests(prompts, 32, output_tokens)));
-  (void)first;
+  WEFT_RETURN_IF_ERROR(run_together(engine, mixed_requests(prompts, 32, output_tokens)));
   report.set("sampler_us_per_step", interval.sample_us());
   report.set("sampler_share", interval.sample_us() / std::max(1e-9, interval.step_us()));
   return {};
@@ -147,8 +111,7 @@ Status bench_details(const Arguments& arguments, const EngineLoader& load) {
     const ModelInfo& info = engine->info();
     report = Json::object({{"model", info.name}, {"dtype", info.dtype}, {"isa", info.isa}, {"threads", info.threads}});
     Prompts prompts(info.vocab_size);
-    WEFT_TRY(const double warm_up, run_all(*engine, mixed_requests(prompts, 4, 4)));
-    (void)warm_up;
+    WEFT_RETURN_IF_ERROR(run_together(*engine, mixed_requests(prompts, 4, 4)));
     WEFT_RETURN_IF_ERROR(measure_first_token(*engine, prompts, report));
     WEFT_RETURN_IF_ERROR(measure_sampler(*engine, prompts, arguments.output_tokens, report));
   }

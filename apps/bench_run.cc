@@ -88,7 +88,7 @@ double Limits::read_bytes_per_s() {
 
 double Limits::peak_flops(const ModelInfo& info, const EngineOptions& options) const {
   const bool narrow = info.dtype != "float32", tiles = info.isa == "amx" && processor_.bf16_tile_flops > 0;
-  if (narrow && options.quantize != "none" && processor_.int8_ops > 0)
+  if (narrow && options.quantize != Quantize::none && processor_.int8_ops > 0)
     return tiles ? processor_.int8_tile_ops : processor_.int8_ops;
   if (narrow && tiles) return processor_.bf16_tile_flops;
   return narrow && info.isa == "avx512_bf16" && processor_.bf16_flops > 0 ? processor_.bf16_flops

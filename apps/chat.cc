@@ -36,27 +36,12 @@ std::optional<std::string> read_line() {
   return line;
 }
 
-Json user_message(const std::string& text, const std::vector<std::string>& images) {
-  if (images.empty()) return Json::object({{"role", "user"}, {"content", text}});
-  Json content = Json::array();
-  for (const std::string& image : images)
-    content.push_back(Json::object({{"type", "image_url"}, {"image_url", Json::object({{"url", image}})}}));
-  content.push_back(Json::object({{"type", "text"}, {"text", text}}));
-  return Json::object({{"role", "user"}, {"content", std::move(content)}});
-}
-
 Result<Answer> answer_of(Engine& engine, const Json& body, const RequestRules& rules) {
   WEFT_TRY(ClientRequest parsed, parse_request(body, RequestKind::batch_line, rules));
   auto answer = stream_answer(
       engine, std::move(parsed.requests.front()), [](const std::string& text) { print_out(text); }, &interrupted);
   print_out("\n");
   return answer;
-}
-
-Json first_messages(const Arguments& arguments) {
-  Json messages = Json::array();
-  if (!arguments.system.empty()) messages.push_back(Json::object({{"role", "system"}, {"content", arguments.system}}));
-  return messages;
 }
 
 }  // namespace

@@ -122,7 +122,7 @@ void print_text(const Json& report) {
 }  // namespace
 
 Status inspect_command(const Arguments& arguments) {
-  const bool dummy = arguments.engine.load_format == "dummy";
+  const bool dummy = arguments.engine.load_format == LoadFormat::dummy;
   WEFT_TRY(const std::shared_ptr<const Checkpoint> checkpoint,
            dummy ? Checkpoint::open_dummy(arguments.model) : Checkpoint::open(arguments.model));
   const HfConfig config(checkpoint->config());

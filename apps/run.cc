@@ -35,16 +35,8 @@ Json request_json(const Arguments& arguments, const std::string& prompt, bool ch
     }
     return body;
   }
-  Json content = Json(prompt);
-  if (!arguments.images.empty()) {
-    content = Json::array();
-    for (const std::string& image : arguments.images)
-      content.push_back(Json::object({{"type", "image_url"}, {"image_url", Json::object({{"url", image}})}}));
-    content.push_back(Json::object({{"type", "text"}, {"text", prompt}}));
-  }
-  Json messages = Json::array();
-  if (!arguments.system.empty()) messages.push_back(Json::object({{"role", "system"}, {"content", arguments.system}}));
-  messages.push_back(Json::object({{"role", "user"}, {"content", std::move(content)}}));
+  Json messages = first_messages(arguments);
+  messages.push_back(user_message(prompt, arguments.images));
   body.set("messages", std::move(messages));
   return body;
 }

@@ -72,6 +72,21 @@ RequestRules command_rules(const Engine& engine) {
   return rules;
 }
 
+Json first_messages(const Arguments& arguments) {
+  Json messages = Json::array();
+  if (!arguments.system.empty()) messages.push_back(Json::object({{"role", "system"}, {"content", arguments.system}}));
+  return messages;
+}
+
+Json user_message(const std::string& text, const std::vector<std::string>& images) {
+  if (images.empty()) return Json::object({{"role", "user"}, {"content", text}});
+  Json content = Json::array();
+  for (const std::string& image : images)
+    content.push_back(Json::object({{"type", "image_url"}, {"image_url", Json::object({{"url", image}})}}));
+  content.push_back(Json::object({{"type", "text"}, {"text", text}}));
+  return Json::object({{"role", "user"}, {"content", std::move(content)}});
+}
+
 Result<Answer> stream_answer(Engine& engine, Request request, const std::function<void(const std::string&)>& show,
                              const std::atomic<bool>* interrupted) {
   struct Inbox {

@@ -6,6 +6,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "api/engine.h"
 #include "api/request_json.h"
@@ -18,6 +19,11 @@ Result<std::unique_ptr<Engine>> load_model(const Arguments& arguments, const Eng
 
 // The rules by which commands read requests: what the engine allows, and warnings for unknown fields (once each).
 RequestRules command_rules(const Engine& engine);
+
+// A conversation's beginning: the system message, if --system gives one.
+Json first_messages(const Arguments& arguments);
+// A user's message; images (files) stand before the text.
+Json user_message(const std::string& text, const std::vector<std::string>& images);
 
 struct Answer {
   std::string text;

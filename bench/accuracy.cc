@@ -23,7 +23,8 @@ struct Distributions {
 };
 
 struct Way {
-  const char *dtype, *quantize;
+  ComputeType dtype;
+  Quantize quantize;
 };
 
 Result<Distributions> distributions(const std::string& model, const Way& way, const std::string& text, int tokens) {
@@ -76,7 +77,7 @@ void compare(const Way& way, const Distributions& base, const Distributions& oth
       "{\"bench\":\"accuracy\",\"dtype\":\"%s\",\"quantize\":\"%s\",\"tokens\":%ld,\"kl_mean\":%.5f,\"kl_max\":%.4f,"
       "\"same_top_pct\":%.1f,"
       "\"perplexity\":%.3f,\"weight_bytes\":%ld}\n",
-      way.dtype, way.quantize, static_cast<long>(rows), divergence / static_cast<double>(rows), worst,
+      name_of(way.dtype), name_of(way.quantize), static_cast<long>(rows), divergence / static_cast<double>(rows), worst,
       100.0 * same / static_cast<double>(rows), std::exp(nll / static_cast<double>(std::max<int64_t>(rows - 1, 1))),
       static_cast<long>(other.weight_bytes));
   std::fflush(stdout);
@@ -84,8 +85,9 @@ void compare(const Way& way, const Distributions& base, const Distributions& oth
 
 Status run(const std::string& model, const std::string& text_file, int tokens) {
   WEFT_TRY(const std::string text, read_file(text_file));
-  const Way ways[] = {{"bfloat16", "none"}, {"float32", "none"},  {"bfloat16", "int8"},
-                      {"float32", "int8"},  {"bfloat16", "int4"}, {"float32", "int4"}};
+  std::vector<Way> ways;
+  for (const Quantize quantize : {Quantize::none, Quantize::int8, Quantize::int4})
+    for (const ComputeType dtype : {ComputeType::bfloat16, ComputeType::float32}) ways.push_back({dtype, quantize});
   WEFT_TRY(const Distributions base, distributions(model, ways[0], text, tokens));
   for (const Way& way : ways) {
     WEFT_TRY(const Distributions other, distributions(model, way, text, tokens));

@@ -58,7 +58,7 @@ double peak_flops(ThreadTeam& team, bool bf16) {
   return std::accumulate(peaks.begin(), peaks.end(), 0.0);
 }
 
-Status run(const std::string& path, int width, int height, const std::string& dtype, bool dummy) {
+Status run(const std::string& path, int width, int height, ComputeType dtype, bool dummy) {
   ThreadTeam team(ThreadTeam::default_size());
   ModelOptions options;
   options.dtype = dtype, options.dummy = dummy;
@@ -91,7 +91,7 @@ Status run(const std::string& path, int width, int height, const std::string& dt
       "{\"model\": \"%s\", \"image\": [%d, %d], \"dtype\": \"%s\", \"threads\": %d, \"prepare_ms\": %.1f, \"patches\": "
       "%d, \"features\": %d, "
       "\"encode_ms\": %.1f, \"longest_piece_ms\": %.1f, \"pieces\": %d, \"gflops\": %.1f, \"percent_of_peak\": %.1f}\n",
-      model.architecture.c_str(), width, height, dtype.c_str(), team.size(), prepared * 1e3, inputs.rows, features,
+      model.architecture.c_str(), width, height, name_of(dtype), team.size(), prepared * 1e3, inputs.rows, features,
       best * 1e3, longest * 1e3, pieces, flops / best / 1e9, 100 * flops / best / peak);
   return {};
 }
@@ -102,9 +102,10 @@ Status run(const std::string& path, int width, int height, const std::string& dt
 int main(int count, char** words) {
   if (count < 2) return std::fputs("bench_vision MODEL [width] [height] [dtype] [dummy]\n", stderr), 2;
   const auto number = [&](int i, int absent) { return count > i ? std::max(1, std::atoi(words[i])) : absent; };
-  const weft::Status status =
-      weft::bench::run(words[1], number(2, 1000), number(3, 700), count > 4 ? words[4] : "bfloat16",
-                       count > 5 && std::strcmp(words[5], "dummy") == 0);
+  const auto dtype = weft::value_named<weft::ComputeType>(count > 4 ? words[4] : "bfloat16");
+  if (!dtype) return std::fputs("bench_vision: dtype must be auto, float32 or bfloat16\n", stderr), 2;
+  const weft::Status status = weft::bench::run(words[1], number(2, 1000), number(3, 700), *dtype,
+                                               count > 5 && std::strcmp(words[5], "dummy") == 0);
   if (!status.ok()) std::fprintf(stderr, "bench_vision: %s\n", status.error().message().c_str());
   return status.ok() ? 0 : 1;
 }

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "sampling/parameters.h"
+
 namespace weft {
 
 Status check_beams(const Request& request) {
@@ -16,19 +18,17 @@ Status check_beams(const Request& request) {
   if (!std::isfinite(beams.length_penalty))
     return fail(Code::invalid_argument, "length_penalty must be a finite number, not ", beams.length_penalty)
         .about("length_penalty");
-  const std::pair<const char*, bool> unfit[] = {{"temperature", p.temperature != 0 && p.temperature != 1},
-                                                {"top_k", p.top_k > 0},
-                                                {"top_p", p.top_p != 1},
-                                                {"min_p", p.min_p != 0},
-                                                {"top_p_decay", p.top_p_decay != 1},
-                                                {"best_of", request.best_of != 0},
-                                                {"stop", !request.stop.empty()},
-                                                {"prompt_logprobs", p.prompt_logprobs >= 0},
-                                                {"logprobs_mode", p.processed_logprobs},
-                                                {"return_context_logits", p.context_logits},
-                                                {"return_generation_logits", p.generation_logits}};
-  for (const auto& [field, given] : unfit)
-    if (given) return fail(Code::invalid_argument, field, " cannot be combined with beam search").about(field);
+  const auto refuse = [](const char* field) -> Status {
+    return fail(Code::invalid_argument, field, " cannot be combined with beam search").about(field);
+  };
+  for (const SamplingParameter& parameter : sampling_parameters())
+    if (parameter.unfit_for_beams && parameter.unfit_for_beams(p)) return refuse(parameter.name);
+  const std::pair<const char*, bool> others[] = {
+      {"best_of", request.best_of != 0},           {"stop", !request.stop.empty()},
+      {"prompt_logprobs", p.prompt_logprobs >= 0}, {"logprobs_mode", p.processed_logprobs},
+      {"return_context_logits", p.context_logits}, {"return_generation_logits", p.generation_logits}};
+  for (const auto& [field, given] : others)
+    if (given) return refuse(field);
   return {};
 }
 

@@ -18,6 +18,7 @@
 #include "base/json.h"
 #include "base/result.h"
 #include "core/finish_reason.h"
+#include "core/metrics.h"
 #include "core/sampling_params.h"
 #include "core/step.h"
 #include "forms/answer_format.h"
@@ -154,22 +155,17 @@ struct ModelInfo {
   std::vector<std::string> labels;
 };
 
-// Counters and gauges, read at any time. Totals since start.
+// What has become of requests, and their tokens. Totals since the start.
+struct RequestMetrics {
+  int64_t entered = 0, finished = 0, failed = 0, cancelled = 0;
+  int64_t prompt_tokens = 0, generation_tokens = 0, cached_tokens = 0;  // of requests that have ended
+};
+
+// Counters and gauges, read at any time.
 struct EngineMetrics {
-  int64_t requests = 0, requests_finished = 0, requests_failed = 0, requests_cancelled = 0;
-  int64_t prompt_tokens = 0, generation_tokens = 0, cached_tokens = 0, preemptions = 0, steps = 0;
-  int running = 0, waiting = 0;
-  int64_t blocks_total = 0, blocks_used = 0, blocks_cached = 0;
-  int64_t images_encoded = 0, images_reused = 0;
-  // prompt tokens that a step may take now (EngineOptions::max_step_ms moves it)
-  int prefill_budget = 0;
-  double step_seconds = 0, idle_gap_seconds = 0;  // sums: time inside steps, and between steps while work was waiting
-  double sample_seconds = 0;                      // sum: of step_seconds, the sampler's part
-  double mask_p50_seconds = 0, mask_p99_seconds = 0;  // to fill a grammar mask, over the last few thousand; 0: none yet
-  // Compiled grammars: found in the cache, compiled, dropped, refused; and what the cache holds.
-  int64_t grammar_hits = 0, grammar_misses = 0, grammar_evictions = 0, grammar_failures = 0, grammar_entries = 0,
-          grammar_bytes = 0;
-  double grammar_compile_seconds = 0;
+  RequestMetrics requests;
+  CoreMetrics core;
+  GrammarCacheMetrics grammars;  // zeros without a tokenizer
 };
 
 // A block entered the index of the KV cache, or left it. Applied in order to an empty set of (group, hash), the events

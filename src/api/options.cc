@@ -1,49 +1,24 @@
 #include "api/options.h"
 
-#include "base/cpu_layout.h"
-#include "plan/weights.h"
+#include <algorithm>
+
 #include "forms/tool_form.h"
+#include "sampling/parameters.h"
 
 namespace weft {
 
-std::optional<Quantize> quantize_of(const std::string& name) {
-  if (name == "none") return Quantize::none;
-  if (name == "int8") return Quantize::int8;
-  if (name == "int4") return Quantize::int4;
-  return std::nullopt;
-}
+namespace {
 
-std::optional<PackWeights> pack_weights_of(const std::string& name) {
-  if (name == "auto") return PackWeights::automatic;
-  if (name == "on") return PackWeights::on;
-  if (name == "off") return PackWeights::off;
-  return std::nullopt;
-}
-
-std::optional<Pinning> pinning_of(const std::string& name) {
-  if (name == "auto") return Pinning::automatic;
-  if (name == "on") return Pinning::on;
-  if (name == "off") return Pinning::off;
-  return std::nullopt;
-}
-
-Status check_options(const EngineOptions& o) {
+// What this build cannot do.
+Status check_supported(const EngineOptions& o) {
   const auto unsupported = [](const char* option, const std::string& value, const char* why) -> Status {
     return fail(Code::unsupported, "--", option, " ", value, ": ", why).about(option);
   };
-  if (!quantize_of(o.quantize))
-    return fail(Code::invalid_argument, "--quantize must be none, int8 or int4, not ", o.quantize).about("quantize");
-  if (o.device != "cpu") return unsupported("device", o.device, "this build has no GPU kernels");
-  if (o.load_format != "auto" && o.load_format != "dummy")
-    return fail(Code::invalid_argument, "--load-format must be auto or dummy, not ", o.load_format)
-        .about("load-format");
+  if (o.device == Device::cuda) return unsupported("device", "cuda", "this build has no GPU kernels");
   if (!o.speculative_config.empty())
     return unsupported("speculative-config", o.speculative_config, "this build does not speculate yet");
   if (o.guided_decoding_backend != "llguidance")
     return unsupported("guided-decoding-backend", o.guided_decoding_backend, "llguidance is the only one");
-  if (o.reasoning_parser != "auto" && o.reasoning_parser != "none" && o.reasoning_parser != "think")
-    return fail(Code::invalid_argument, "--reasoning-parser must be auto, none or think, not ", o.reasoning_parser)
-        .about("reasoning-parser");
   if (o.tool_call_parser != "auto" && !find_tool_form(o.tool_call_parser)) {
     std::string names = "auto";
     for (const std::string& name : tool_form_names()) names += ", " + name;
@@ -54,14 +29,10 @@ Status check_options(const EngineOptions& o) {
   if (o.pp_size != 1) return unsupported("pp-size", std::to_string(o.pp_size), "one rank only in this build");
   if (o.ep_size != 1) return unsupported("ep-size", std::to_string(o.ep_size), "one rank only in this build");
   if (o.enable_attention_dp) return unsupported("enable-attention-dp", "on", "one rank only in this build");
-  if (o.sampler != "fused" && o.sampler != "reference")
-    return fail(Code::invalid_argument, "--sampler must be fused or reference, not ", o.sampler).about("sampler");
-  if (!pack_weights_of(o.pack_weights))
-    return fail(Code::invalid_argument, "--pack-weights must be auto, on or off, not ", o.pack_weights)
-        .about("pack-weights");
-  if (!pinning_of(o.pin_threads))
-    return fail(Code::invalid_argument, "--pin-threads must be auto, on or off, not ", o.pin_threads)
-        .about("pin-threads");
+  return {};
+}
+
+Status check_numbers(const EngineOptions& o) {
   const auto in_range = [](const char* option, int64_t value, int64_t low, int64_t high) -> Status {
     if (value >= low && value <= high) return {};
     return fail(Code::invalid_argument, "--", option, " must be between ", low, " and ", high, ", not ", value)
@@ -90,6 +61,25 @@ Status check_options(const EngineOptions& o) {
     return fail(Code::invalid_argument, "--tokens-per-block must be a power of two, not ", o.tokens_per_block)
         .about("tokens-per-block");
   return {};
+}
+
+}  // namespace
+
+std::vector<SamplingOption> sampling_options() {
+  std::vector<SamplingParameter> shown;
+  for (const SamplingParameter& parameter : sampling_parameters())
+    if (parameter.option > 0) shown.push_back(parameter);
+  std::ranges::sort(shown, {}, &SamplingParameter::option);
+  std::vector<SamplingOption> options;
+  for (const SamplingParameter& parameter : shown)
+    options.push_back(
+        {parameter.name, parameter.help, std::holds_alternative<int SamplingParams::*>(parameter.member)});
+  return options;
+}
+
+Status check_options(const EngineOptions& options) {
+  WEFT_RETURN_IF_ERROR(check_supported(options));
+  return check_numbers(options);
 }
 
 }  // namespace weft

@@ -4,34 +4,29 @@
 
 #include <cstdint>
 #include <memory>
-#include <optional>
 #include <string>
 #include <vector>
 
-#include "base/json.h"
+#include "base/cpu_layout.h"
 #include "base/result.h"
+#include "core/option_kinds.h"
 
 namespace weft {
-
-enum class Quantize : uint8_t;       // plan/weight_formats.h
-enum class Pinning : unsigned char;  // base/cpu_layout.h
-enum class PackWeights : uint8_t;    // plan/weights.h
 
 class LogitsProcessorKind;
 
 struct EngineOptions {
-  std::string dtype = "auto";           // auto | float32 | bfloat16: of weights and products
-  std::string quantize = "none";        // none | int8 | int4: of the weights, while loading
-  bool dequantize = false;              // widen weights that are stored in 8 or 4 bits to dtype while loading
-  std::string pack_weights = "auto";    // auto | on | off: bfloat16 weights in 12 bits, without loss
-  std::string kv_cache_dtype = "auto";  // auto | float32 | bfloat16 | int8 (fp8 is refused)
-  std::string load_format = "auto";     // auto | dummy (random weights from config.json alone)
-  std::string device = "cpu";           // cpu | cuda
-  int threads = 0;                      // 0: the physical cores that this process may use, within its group's CPU quota
-  // auto | on | off: compute threads stay on cores of their own (base/cpu_layout.h)
-  std::string pin_threads = "auto";
-  int max_batch_size = 64;    // sequences in one step
-  int max_num_tokens = 2048;  // tokens in one step
+  ComputeType dtype = ComputeType::automatic;
+  Quantize quantize = Quantize::none;
+  bool dequantize = false;  // widen weights that are stored in 8 or 4 bits to dtype while loading
+  PackWeights pack_weights = PackWeights::automatic;
+  KvCacheType kv_cache_dtype = KvCacheType::automatic;  // fp8 is refused
+  LoadFormat load_format = LoadFormat::automatic;
+  Device device = Device::cpu;               // cuda is refused
+  int threads = 0;                           // 0: the physical cores of this process, within its group's CPU quota
+  Pinning pin_threads = Pinning::automatic;  // compute threads stay on cores of their own
+  int max_batch_size = 64;                   // sequences in one step
+  int max_num_tokens = 2048;                 // tokens in one step
   // prompt tokens in one step at most, where prompts may be cut; 0: 512, with experts max_num_tokens
   int chunked_prefill_size = 0;
   // prompts are cut so that a step takes about this long, if it can; 0: no such limit
@@ -43,12 +38,12 @@ struct EngineOptions {
   bool enable_chunked_prefill = true;
   bool enable_block_reuse = true;
   bool overlap_scheduler = true;
-  bool cuda_graph = true;          // step-plan replay on a CPU
-  bool measure_ops = false;        // for Engine::op_times()
-  std::string sampler = "fused";   // fused | reference
+  bool cuda_graph = true;    // step-plan replay on a CPU
+  bool measure_ops = false;  // for Engine::op_times()
+  SamplerKind sampler = SamplerKind::fused;
   std::string speculative_config;  // JSON, empty: none
   std::string guided_decoding_backend = "llguidance";
-  std::string reasoning_parser = "auto";       // auto (by the chat template) | none | think ("<think>...</think>")
+  ReasoningParser reasoning_parser = ReasoningParser::automatic;
   std::string tool_call_parser = "auto";       // auto (by the chat template) | a name of forms/tool_form.h
   std::vector<std::string> logits_processors;  // plugin files (include/weft/logits_processor.h)
   int tp_size = 1, pp_size = 1, ep_size = 1;
@@ -60,10 +55,15 @@ struct EngineOptions {
   std::vector<std::shared_ptr<const LogitsProcessorKind>> logits_processor_kinds;
 };
 
-// The option's value; nothing for a name that is none.
-std::optional<Quantize> quantize_of(const std::string& name);
-std::optional<PackWeights> pack_weights_of(const std::string& name);
-std::optional<Pinning> pinning_of(const std::string& name);
+// A number of a request that commands have an option for.
+struct SamplingOption {
+  const char* name;  // in requests; with dashes on the command line
+  const char* help;
+  bool whole;  // takes whole numbers only
+};
+// In the order of --help: those of sampling/parameters.h that have an option.
+std::vector<SamplingOption> sampling_options();
+
 // What is wrong with the options by themselves, or cannot be honoured by this build; the error names the option.
 Status check_options(const EngineOptions& options);
 

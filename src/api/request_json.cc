@@ -8,6 +8,7 @@
 #include <unordered_map>
 
 #include "api/request_fields.h"
+#include "sampling/parameters.h"
 
 namespace weft {
 
@@ -393,6 +394,17 @@ Status read_reasoning_format(const std::string& field, const Json& value, Draft&
   return {};
 }
 
+// A number of sampling that has no entry below.
+Status read_parameter(const SamplingParameter& parameter, const Json& value, SamplingParams& sampling) {
+  return std::visit(
+      [&](auto member) -> Status {
+        using Number = std::remove_reference_t<decltype(sampling.*member)>;
+        WEFT_TRY(sampling.*member, read_value<Number>(parameter.name, value));
+        return {};
+      },
+      parameter.member);
+}
+
 const Field kFields[] = {
     {"custom_id", kLines, read<&ClientRequest::custom_id>},
     {"model", kAll, read<&ClientRequest::model>},
@@ -435,18 +447,9 @@ const Field kFields[] = {
     {"beam_search_diversity_rate", kAll, ignore},
     {"diversity_penalty", kAll, ignore},
     {"seed", kAll, read_seed},
+    // Of the numbers in sampling/parameters.h only those with rules of their own.
     {"temperature", kAll, read_temperature},
     {"top_k", kAll, read_top_k},
-    {"top_p", kAll, read<&SamplingParams::top_p>},
-    {"min_p", kAll, read<&SamplingParams::min_p>},
-    {"top_p_decay", kAll, read<&SamplingParams::top_p_decay>},
-    {"top_p_min", kAll, read<&SamplingParams::top_p_min>},
-    {"top_p_reset_id", kAll, read<&SamplingParams::top_p_reset_id>},
-    {"repetition_penalty", kAll, read<&SamplingParams::repetition_penalty>},
-    {"presence_penalty", kAll, read<&SamplingParams::presence_penalty>},
-    {"frequency_penalty", kAll, read<&SamplingParams::frequency_penalty>},
-    {"prompt_ignore_length", kAll, read<&SamplingParams::prompt_ignore_length>},
-    {"no_repeat_ngram_size", kAll, read<&SamplingParams::no_repeat_ngram_size>},
     {"logit_bias", kAll, read_logit_bias},
     {"allowed_token_ids", kAll, read<&SamplingParams::allowed_token_ids>},
     {"bad_words", kAll, read_bad_words},
@@ -581,12 +584,12 @@ Result<ClientRequest> parse_request(const Json& body, RequestKind kind, const Re
     return fail(Code::invalid_argument, "a request may have at most ", kMaxMembers, " fields");
   Draft draft{kind, rules, body};
   draft.request.sampling = rules.defaults;
-  for (const Json::Member& member : body.members()) {
-    // of several, the last one counts
-    if (member.second.is_null() || body.find(member.first) != &member.second) continue;
-    const Field* field = find_field(member.first, kind);
-    if (field) WEFT_RETURN_IF_ERROR(field->read(member.first, member.second, draft));
-    else if (!is_guide_field(member.first) && rules.ignored) rules.ignored(member.first);
+  for (const auto& [name, value] : body.members()) {
+    if (value.is_null() || body.find(name) != &value) continue;  // of several, the last one counts
+    if (const Field* field = find_field(name, kind)) WEFT_RETURN_IF_ERROR(field->read(name, value, draft));
+    else if (const SamplingParameter* number = find_sampling_parameter(name))
+      WEFT_RETURN_IF_ERROR(read_parameter(*number, value, draft.request.sampling));
+    else if (!is_guide_field(name) && rules.ignored) rules.ignored(name);
   }
   WEFT_RETURN_IF_ERROR(finish(draft));
   return std::move(draft.out);

@@ -4,6 +4,8 @@
 
 #include <gtest/gtest.h>
 
+#include "sampling/parameters.h"
+
 namespace weft {
 namespace {
 
@@ -137,6 +139,21 @@ TEST(RequestJson, SamplingFields) {
   EXPECT_EQ(sampling.no_repeat_ngram_size, 3);
   EXPECT_FALSE(result->stream);
   EXPECT_EQ(request.chat_template_kwargs.dump(), R"({"x":1,"reasoning_effort":"low"})");
+}
+
+// Every number of sampling, in every kind of request.
+TEST(RequestJson, SamplingNumbers) {
+  for (const SamplingParameter& parameter : sampling_parameters())
+    for (const auto& result :
+         {chat("\"" + std::string(parameter.name) + "\": 4"), completion("\"" + std::string(parameter.name) + "\": 4"),
+          line("\"prompt\": \"hi\", \"" + std::string(parameter.name) + "\": 4")}) {
+      ASSERT_TRUE(result.ok()) << parameter.name << ": " << result.error().message();
+      EXPECT_EQ(value_of(parameter, result->requests[0].sampling), 4) << parameter.name;
+    }
+  for (const SamplingParameter& parameter : sampling_parameters()) {
+    const std::string member = "\"" + std::string(parameter.name) + "\": \"4\"";
+    expect_refused(chat(member), {member.c_str(), parameter.name});
+  }
 }
 
 TEST(RequestJson, NumbersAtTheEdges) {

@@ -3,6 +3,7 @@
 #include <optional>
 
 #include "api/request_fields.h"
+#include "sampling/parameters.h"
 
 namespace weft::request_fields {
 
@@ -91,10 +92,9 @@ Status read_beams(const Json& body, int max_width, Request& request) {
   if (!width) request.best_of = 0;  // it was the width, as in other engines
   request.beams = beams;
   // What the model's file says about sampling is void; what the client says the engine judges.
-  if (!given(body, "temperature")) request.sampling.temperature = 1;
-  if (!given(body, "top_k")) request.sampling.top_k = 0;
-  if (!given(body, "top_p")) request.sampling.top_p = 1;
-  if (!given(body, "min_p")) request.sampling.min_p = 0;
+  for (const SamplingParameter& parameter : sampling_parameters())
+    if (parameter.in_generation_config && parameter.unfit_for_beams && !given(body, parameter.name))
+      set_to_default(parameter, request.sampling);
   return {};
 }
 

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "base/named_enum.h"
 #include "base/result.h"
 
 namespace weft {
@@ -41,6 +42,8 @@ double cgroup_cpu_quota(const std::string& root = "");
 int default_threads(const CpuLayout& layout);
 
 enum class Pinning : unsigned char { automatic, on, off };
+template <>
+inline constexpr auto kNames<Pinning> = names_of_all<Pinning>("auto", "on", "off");
 
 // For each thread of a team, the ids of the processors that it is pinned to; empty: not pinned.
 //   on         a physical core for each, or a logical processor where there are more threads than cores

@@ -35,6 +35,7 @@
 #include "base/result.h"
 #include "cache/block_key.h"
 #include "core/cache_spec.h"
+#include "core/metrics.h"
 #include "core/step.h"
 
 namespace weft {
@@ -99,16 +100,6 @@ struct CacheEvent {
   int group = 0;
   BlockKey key, parent;         // parent: the previous block's key, or the root of the salt (stored only)
   std::vector<int32_t> tokens;  // of the block (stored only)
-};
-
-struct CacheGauges {
-  int max_blocks = 0;
-  int resident = 0;   // used + evictable + free
-  int used = 0;       // held by sequences
-  int cached = 0;     // in the index, used or not
-  int evictable = 0;  // in the index and unused
-  int free = 0;
-  bool operator==(const CacheGauges&) const = default;
 };
 
 class PrefixIndex;

@@ -13,6 +13,7 @@
 #include <string>
 #include <unordered_map>
 
+#include "core/metrics.h"
 #include "grammar/grammar.h"
 
 namespace weft {
@@ -21,12 +22,6 @@ struct GrammarCacheOptions {
   size_t bytes = 256u << 20;               // of all grammars kept; one that is larger is compiled each time
   int slots = 2;                           // compilations at once
   std::chrono::milliseconds wait{10'000};  // for a slot or for another request's compilation; then resource_exhausted
-};
-
-struct GrammarCacheMetrics {
-  int64_t hits = 0, misses = 0, evictions = 0, failures = 0;
-  int64_t entries = 0, bytes = 0;
-  double compile_seconds = 0;  // sum
 };
 
 // Thread-safe.

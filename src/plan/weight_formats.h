@@ -10,11 +10,10 @@
 #pragma once
 
 #include "checkpoint/checkpoint.h"
+#include "core/option_kinds.h"
 #include "plan/plan.h"
 
 namespace weft {
-
-enum class Quantize : uint8_t { none, int8, int4 };
 
 struct FormatOptions {
   kernels::WeightForm form = kernels::WeightForm::f32;  // of what is not quantised: f32 or bf16

@@ -36,9 +36,6 @@ struct Weights {
   std::shared_ptr<const Checkpoint> checkpoint;  // tables may lie in its mapping
 };
 
-// Bfloat16 matrices in 12 bits a weight, without loss (kernels/bf12_layout.h); automatic: where the kernels prefer it.
-enum class PackWeights : uint8_t { automatic, on, off };
-
 struct LoadOptions {
   // of matrices without a format of their own, and of widened tables
   kernels::WeightForm form = kernels::WeightForm::f32;

@@ -17,6 +17,7 @@
 
 #include "base/result.h"
 #include "base/thread_team.h"
+#include "core/metrics.h"
 #include "core/step.h"
 #include "grammar/grammar.h"
 #include "media/processor.h"
@@ -39,19 +40,6 @@ struct CoreOptions {
   bool chunked_prefill = true, block_reuse = true, overlap = true, replay = true, measure_ops = false;
   SamplerKind sampler = SamplerKind::fused;
   ProcessorKinds processors;
-};
-
-// Counters of the loop; the scheduler and the cache have their own.
-struct CoreMetrics {
-  SchedulerMetrics scheduler;
-  std::vector<CacheGauges> cache;  // per group
-  double step_seconds = 0;         // sum of the time inside steps
-  uint64_t images_encoded = 0, images_reused = 0;
-  double idle_gap_seconds = 0;  // sum of the time between steps while sequences were running
-  double sample_seconds = 0;    // of step_seconds, in the sampler
-  // time to fill one grammar mask, of the last kMasks; 0: none was filled
-  double mask_p50_seconds = 0, mask_p99_seconds = 0;
-  int prefill_budget = 0;  // most prompt tokens of the next step
 };
 
 struct Submission {

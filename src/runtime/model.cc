@@ -19,12 +19,10 @@ Result<const kernels::CpuTable*> choose_table() {
   return table;
 }
 
-// "auto" follows the checkpoint: float32 files run in float32, all others in bfloat16.
-Result<WeightForm> choose_form(const std::string& dtype, const Checkpoint& checkpoint, const HfConfig& config) {
-  if (dtype == "float32") return WeightForm::f32;
-  if (dtype == "bfloat16") return WeightForm::bf16;
-  if (dtype != "auto")
-    return fail(Code::invalid_argument, "--dtype must be auto, float32 or bfloat16, not ", dtype).about("dtype");
+// Automatic: float32 files run in float32, all others in bfloat16.
+WeightForm choose_form(ComputeType dtype, const Checkpoint& checkpoint, const HfConfig& config) {
+  if (dtype == ComputeType::float32) return WeightForm::f32;
+  if (dtype == ComputeType::bfloat16) return WeightForm::bf16;
   const std::string stored =
       config.has("text_config") && config.dtype().empty() ? config.sub("text_config").dtype() : config.dtype();
   return stored == "float32" && !checkpoint.is_gguf() ? WeightForm::f32 : WeightForm::bf16;
@@ -32,15 +30,15 @@ Result<WeightForm> choose_form(const std::string& dtype, const Checkpoint& check
 
 DType kv_dtype_of(WeightForm form) { return form == WeightForm::f32 ? DType::f32 : DType::bf16; }
 
-Result<DType> choose_kv_dtype(const std::string& dtype, WeightForm form) {
-  if (dtype == "float32") return DType::f32;
-  if (dtype == "bfloat16") return DType::bf16;
-  if (dtype == "int8") return DType::i8;
-  if (dtype == "auto") return kv_dtype_of(form);
-  if (dtype == "fp8")
-    return fail(Code::unsupported, "--kv-cache-dtype fp8 is not available on this device yet; int8 is")
-        .about("kv-cache-dtype");
-  return fail(Code::invalid_argument, "--kv-cache-dtype must be auto, float32, bfloat16 or int8, not ", dtype)
+Result<DType> choose_kv_dtype(KvCacheType type, WeightForm form) {
+  switch (type) {
+    case KvCacheType::automatic: return kv_dtype_of(form);
+    case KvCacheType::float32: return DType::f32;
+    case KvCacheType::bfloat16: return DType::bf16;
+    case KvCacheType::int8: return DType::i8;
+    case KvCacheType::fp8: break;
+  }
+  return fail(Code::unsupported, "--kv-cache-dtype fp8 is not available on this device yet; int8 is")
       .about("kv-cache-dtype");
 }
 
@@ -109,7 +107,7 @@ Result<Model> load_model(const std::string& path, ThreadTeam& team, const ModelO
   WEFT_TRY(model.table, choose_table());
   WEFT_TRY(Plan recorded, models::build_plan(config));
   model.architecture = recorded.architecture;
-  WEFT_TRY(model.form, choose_form(options.dtype, *model.checkpoint, config));
+  model.form = choose_form(options.dtype, *model.checkpoint, config);
   WEFT_TRY(model.kv_dtype, choose_kv_dtype(options.kv_dtype, model.form));
   model.max_positions = models::text_config(config).positions("max_position_embeddings", 2048);
   WEFT_RETURN_IF_ERROR(config.status());

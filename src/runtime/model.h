@@ -19,10 +19,11 @@
 namespace weft {
 
 struct ModelOptions {
-  std::string dtype = "auto";     // auto | float32 | bfloat16
-  std::string kv_dtype = "auto";  // auto | float32 | bfloat16 | int8
-  int max_seq_len = 0;            // positions that the engine makes room for; 0: all of the model's
-  bool dummy = false;             // random weights
+  ComputeType dtype = ComputeType::automatic;
+  KvCacheType kv_dtype = KvCacheType::automatic;  // fp8 is an error
+  // positions that the engine makes room for; 0: all of the model's
+  int max_seq_len = 0;
+  bool dummy = false;  // random weights
   Quantize quantize = Quantize::none;
   bool dequantize = false;  // see FormatOptions
   PackWeights pack_weights = PackWeights::automatic;

@@ -22,6 +22,7 @@
 #include <string>
 #include <vector>
 
+#include "core/option_kinds.h"
 #include "core/step.h"
 #include "sampling/scratch.h"
 #include "sampling/slot_state.h"
@@ -29,8 +30,6 @@
 namespace weft {
 
 constexpr float kGreedyTemperature = 1e-5f;
-
-enum class SamplerKind : uint8_t { fused, reference };
 
 struct SampleRow {
   std::span<const float> logits;  // [vocab], of the model (or after batched processors)

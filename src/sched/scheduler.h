@@ -31,6 +31,7 @@
 #include "base/result.h"
 #include "cache/cache_manager.h"
 #include "core/finish_reason.h"
+#include "core/metrics.h"
 #include "core/sampling_params.h"
 #include "core/step.h"
 
@@ -84,20 +85,6 @@ struct SequenceOutput {
   int32_t stop_id = -1;                      // reason stop: the eos or stop token; -1 for score
   std::string error;                         // reason error
   int prompt_tokens = 0, cached_tokens = 0;  // cached: prompt tokens that came from the cache at the first admission
-};
-
-struct SchedulerMetrics {
-  int running = 0, waiting = 0;
-  int in_flight_steps = 0;
-  uint64_t steps = 0;
-  uint64_t added = 0, finished = 0;  // finished: for whatever reason
-  uint64_t preemptions = 0;
-  uint64_t scheduled_tokens = 0;       // positions computed, recomputed ones included
-  uint64_t prompt_tokens = 0;          // of admitted sequences
-  uint64_t cached_tokens = 0;          // of these, from the cache
-  uint64_t resumed_cached_tokens = 0;  // from the cache after a preemption
-  uint64_t generated_tokens = 0;
-  uint64_t discarded_tokens = 0;  // sampled after the sequence had ended
 };
 
 struct Sequence;

@@ -30,56 +30,82 @@ void print(std::string& out, const char* name, const char* type, const char* hel
          " " + number(value) + "\n";
 }
 
-void print_engine(const EngineMetrics& engine, std::string& out) {
-  const auto counter = [&](const char* name, const char* help, double value) {
-    print(out, name, "counter", help, value);
-  };
-  const auto gauge = [&](const char* name, const char* help, double value) { print(out, name, "gauge", help, value); };
-  counter("requests_total", "Requests that entered the engine.", static_cast<double>(engine.requests));
-  counter("num_requests_completed_total", "Requests answered to the end.",
-          static_cast<double>(engine.requests_finished));
-  counter("requests_failed_total", "Requests that ended in an error.", static_cast<double>(engine.requests_failed));
-  counter("requests_cancelled_total", "Requests whose client left.", static_cast<double>(engine.requests_cancelled));
-  counter("prompt_tokens_total", "Tokens of prompts.", static_cast<double>(engine.prompt_tokens));
-  counter("generation_tokens_total", "Tokens generated.", static_cast<double>(engine.generation_tokens));
-  counter("prompt_cached_tokens_total", "Tokens of prompts found in the cache.",
-          static_cast<double>(engine.cached_tokens));
-  counter("images_encoded_total", "Images and videos that went through the vision tower.",
-          static_cast<double>(engine.images_encoded));
-  counter("images_reused_total", "Images and videos whose features were there already.",
-          static_cast<double>(engine.images_reused));
-  counter("num_preemptions_total", "Sequences that lost their cache blocks to others.",
-          static_cast<double>(engine.preemptions));
-  counter("iterations_total", "Steps of the engine.", static_cast<double>(engine.steps));
-  counter("iteration_seconds_total", "Time inside steps.", engine.step_seconds);
-  counter("iteration_gap_seconds_total", "Time between steps while work was waiting.", engine.idle_gap_seconds);
-  counter("iteration_sampling_seconds_total", "Time inside steps that the sampler takes.", engine.sample_seconds);
-  gauge("grammar_mask_p50_seconds", "Median time to fill a grammar mask, of the last ones.", engine.mask_p50_seconds);
-  gauge("grammar_mask_p99_seconds", "99th percentile of it.", engine.mask_p99_seconds);
-  gauge("prefill_budget_tokens", "Prompt tokens that a step may take now.", engine.prefill_budget);
-  counter("grammar_cache_hits_total", "Grammars found compiled.", static_cast<double>(engine.grammar_hits));
-  counter("grammar_cache_misses_total", "Grammars that had to be compiled.",
-          static_cast<double>(engine.grammar_misses));
-  counter("grammar_cache_evictions_total", "Compiled grammars dropped to make room.",
-          static_cast<double>(engine.grammar_evictions));
-  counter("grammar_failures_total", "Grammars refused by the compiler.", static_cast<double>(engine.grammar_failures));
-  counter("grammar_compile_seconds_total", "Time spent compiling grammars.", engine.grammar_compile_seconds);
-  gauge("grammar_cache_entries", "Compiled grammars kept.", static_cast<double>(engine.grammar_entries));
-  gauge("grammar_cache_bytes", "Memory of the compiled grammars kept.", static_cast<double>(engine.grammar_bytes));
-  gauge("num_requests_running", "Sequences in the batch.", engine.running);
-  gauge("num_requests_waiting", "Requests in the queue.", engine.waiting);
-  gauge("kv_cache_max_blocks", "Blocks of the KV cache.", static_cast<double>(engine.blocks_total));
-  gauge("kv_cache_used_blocks", "Blocks held by sequences.", static_cast<double>(engine.blocks_used));
-  gauge("kv_cache_cached_blocks", "Blocks kept for reuse.", static_cast<double>(engine.blocks_cached));
-  gauge("kv_cache_free_blocks", "Blocks not held by sequences.",
-        static_cast<double>(engine.blocks_total - engine.blocks_used));
-  gauge(
-      "kv_cache_utilization", "Share of the blocks held by sequences.",
-      engine.blocks_total > 0 ? static_cast<double>(engine.blocks_used) / static_cast<double>(engine.blocks_total) : 0);
-  gauge("kv_cache_hit_rate", "Share of the prompts' tokens found in the cache since the start.",
-        engine.prompt_tokens > 0 ? static_cast<double>(engine.cached_tokens) / static_cast<double>(engine.prompt_tokens)
-                                 : 0);
-}
+using M = EngineMetrics;
+
+double share(double part, double whole) { return whole > 0 ? part / whole : 0; }
+
+struct EngineMetric {
+  const char *name, *type, *help;
+  double (*value)(const EngineMetrics& metrics);
+};
+
+constexpr const char kCounter[] = "counter", kGauge[] = "gauge";
+
+constexpr EngineMetric kEngineMetrics[] = {
+    {"requests_total", kCounter, "Requests that entered the engine.",
+     [](const M& m) -> double { return m.requests.entered; }},
+    {"num_requests_completed_total", kCounter, "Requests answered to the end.",
+     [](const M& m) -> double { return m.requests.finished; }},
+    {"requests_failed_total", kCounter, "Requests that ended in an error.",
+     [](const M& m) -> double { return m.requests.failed; }},
+    {"requests_cancelled_total", kCounter, "Requests whose client left.",
+     [](const M& m) -> double { return m.requests.cancelled; }},
+    {"prompt_tokens_total", kCounter, "Tokens of prompts.",
+     [](const M& m) -> double { return m.requests.prompt_tokens; }},
+    {"generation_tokens_total", kCounter, "Tokens generated.",
+     [](const M& m) -> double { return m.requests.generation_tokens; }},
+    {"prompt_cached_tokens_total", kCounter, "Tokens of prompts found in the cache.",
+     [](const M& m) -> double { return m.requests.cached_tokens; }},
+    {"images_encoded_total", kCounter, "Images and videos that went through the vision tower.",
+     [](const M& m) -> double { return m.core.images_encoded; }},
+    {"images_reused_total", kCounter, "Images and videos whose features were there already.",
+     [](const M& m) -> double { return m.core.images_reused; }},
+    {"num_preemptions_total", kCounter, "Sequences that lost their cache blocks to others.",
+     [](const M& m) -> double { return m.core.scheduler.preemptions; }},
+    {"iterations_total", kCounter, "Steps of the engine.", [](const M& m) -> double { return m.core.scheduler.steps; }},
+    {"iteration_seconds_total", kCounter, "Time inside steps.", [](const M& m) { return m.core.step_seconds; }},
+    {"iteration_gap_seconds_total", kCounter, "Time between steps while work was waiting.",
+     [](const M& m) { return m.core.idle_gap_seconds; }},
+    {"iteration_sampling_seconds_total", kCounter, "Time inside steps that the sampler takes.",
+     [](const M& m) { return m.core.sample_seconds; }},
+    {"grammar_mask_p50_seconds", kGauge, "Median time to fill a grammar mask, of the last ones.",
+     [](const M& m) { return m.core.mask_p50_seconds; }},
+    {"grammar_mask_p99_seconds", kGauge, "99th percentile of it.", [](const M& m) { return m.core.mask_p99_seconds; }},
+    {"prefill_budget_tokens", kGauge, "Prompt tokens that a step may take now.",
+     [](const M& m) -> double { return m.core.prefill_budget; }},
+    {"grammar_cache_hits_total", kCounter, "Grammars found compiled.",
+     [](const M& m) -> double { return m.grammars.hits; }},
+    {"grammar_cache_misses_total", kCounter, "Grammars that had to be compiled.",
+     [](const M& m) -> double { return m.grammars.misses; }},
+    {"grammar_cache_evictions_total", kCounter, "Compiled grammars dropped to make room.",
+     [](const M& m) -> double { return m.grammars.evictions; }},
+    {"grammar_failures_total", kCounter, "Grammars refused by the compiler.",
+     [](const M& m) -> double { return m.grammars.failures; }},
+    {"grammar_compile_seconds_total", kCounter, "Time spent compiling grammars.",
+     [](const M& m) { return m.grammars.compile_seconds; }},
+    {"grammar_cache_entries", kGauge, "Compiled grammars kept.",
+     [](const M& m) -> double { return m.grammars.entries; }},
+    {"grammar_cache_bytes", kGauge, "Memory of the compiled grammars kept.",
+     [](const M& m) -> double { return m.grammars.bytes; }},
+    {"num_requests_running", kGauge, "Sequences in the batch.",
+     [](const M& m) -> double { return m.core.scheduler.running; }},
+    {"num_requests_waiting", kGauge, "Requests in the queue.",
+     [](const M& m) -> double { return m.core.scheduler.waiting; }},
+    {"kv_cache_max_blocks", kGauge, "Blocks of the KV cache.",
+     [](const M& m) -> double { return m.core.blocks().max_blocks; }},
+    {"kv_cache_used_blocks", kGauge, "Blocks held by sequences.",
+     [](const M& m) -> double { return m.core.blocks().used; }},
+    {"kv_cache_cached_blocks", kGauge, "Blocks kept for reuse.",
+     [](const M& m) -> double { return m.core.blocks().cached; }},
+    {"kv_cache_free_blocks", kGauge, "Blocks not held by sequences.",
+     [](const M& m) -> double { return m.core.blocks().max_blocks - m.core.blocks().used; }},
+    {"kv_cache_utilization", kGauge, "Share of the blocks held by sequences.",
+     [](const M& m) { return share(m.core.blocks().used, m.core.blocks().max_blocks); }},
+    {"kv_cache_hit_rate", kGauge, "Share of the prompts' tokens found in the cache since the start.",
+     [](const M& m) {
+       return share(static_cast<double>(m.requests.cached_tokens), static_cast<double>(m.requests.prompt_tokens));
+     }},
+};
 
 }  // namespace
 
@@ -126,7 +152,8 @@ void ServerMetrics::count_finished(const RequestTimes& times) {
 
 std::string ServerMetrics::prometheus(const ModelInfo& model, const EngineMetrics& engine, int connections) const {
   std::string out;
-  print_engine(engine, out);
+  for (const EngineMetric& metric : kEngineMetrics)
+    print(out, metric.name, metric.type, metric.help, metric.value(engine));
   print(out, "http_connections", "gauge", "Open connections.", connections);
   const std::lock_guard lock(mutex_);
   print(out, "spec_decode_num_draft_tokens_total", "counter", "Tokens drafted.", static_cast<double>(draft_tokens_));

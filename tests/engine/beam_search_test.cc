@@ -25,7 +25,7 @@ Ids ids_of(const Json& list) {
 
 std::unique_ptr<Engine> load(const std::string& folder, const std::function<void(EngineOptions&)>& change = {}) {
   EngineOptions o;
-  o.dtype = "float32", o.kv_cache_memory = int64_t{64} << 20, o.tokens_per_block = 16, o.threads = 1;
+  o.dtype = ComputeType::float32, o.kv_cache_memory = int64_t{64} << 20, o.tokens_per_block = 16, o.threads = 1;
   if (change) change(o);
   auto engine = Engine::load(folder, o);
   EXPECT_TRUE(engine.ok()) << (engine.ok() ? "" : engine.error().to_string());
@@ -96,7 +96,7 @@ TEST(BeamSearch, AgreesWithTransformers) {
         for (const TokenInfo& token : got.tokens) EXPECT_EQ(token.top.size(), 2u);
       }
     }
-    EXPECT_EQ(engine->metrics().blocks_used, 0);
+    EXPECT_EQ(engine->metrics().core.blocks().used, 0);
   }
   EXPECT_GE(cases, 50u);
 }
@@ -138,9 +138,9 @@ TEST_F(Beams, CancelledAtAnyTimeTheyLeaveNothing) {
   EXPECT_GT(cancelled, 12);  // each choice by itself
   const Answer after = ask(*engine, request(0, 3, 10));
   EXPECT_EQ(after.error, "");
-  const EngineMetrics metrics = engine->metrics();
-  EXPECT_EQ(metrics.blocks_used, 0);
-  EXPECT_EQ(metrics.running + metrics.waiting, 0);
+  const CoreMetrics metrics = engine->metrics().core;
+  EXPECT_EQ(metrics.blocks().used, 0);
+  EXPECT_EQ(metrics.scheduler.running + metrics.scheduler.waiting, 0);
 }
 
 // Beams hold no blocks between steps; a cache that is too small for all at once changes nothing.
@@ -162,8 +162,8 @@ TEST_F(Beams, SmallCacheAndOtherRequests) {
   });
   const std::vector<Answer> got = ask(*small, requests);
   for (size_t i = 0; i < requests.size(); ++i) EXPECT_EQ(got[i].exact_text(), want[i].exact_text()) << i;
-  EXPECT_GT(small->metrics().preemptions, 0);
-  EXPECT_EQ(small->metrics().blocks_used, 0);
+  EXPECT_GT(small->metrics().core.scheduler.preemptions, 0u);
+  EXPECT_EQ(small->metrics().core.blocks().used, 0);
 }
 
 TEST_F(Beams, FollowAGrammar) {

@@ -78,7 +78,7 @@ TEST(KvCacheEvents, ReplayToTheIndex) {
       }
     }
     EXPECT_EQ(index, want);
-    EXPECT_EQ(engine->metrics().blocks_cached, static_cast<int64_t>(index.size()));
+    EXPECT_EQ(engine->metrics().core.blocks().cached, static_cast<int>(index.size()));
   }
 }
 
@@ -94,7 +94,7 @@ TEST(KvCacheEvents, ReplayUnderPressure) {
       ASSERT_TRUE(taken.ok());
       for (const KvCacheEvent& event : taken->events) removed += !event.stored;
       replay(*taken, index);
-      EXPECT_EQ(engine->metrics().blocks_cached, static_cast<int64_t>(index.size()));
+      EXPECT_EQ(engine->metrics().core.blocks().cached, static_cast<int>(index.size()));
     }
     EXPECT_GT(removed, 0u);
   }

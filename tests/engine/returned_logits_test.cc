@@ -17,7 +17,7 @@ class ReturnedLogits : public ::testing::Test {
     ASSERT_TRUE(reference.ok());
     reference_ = std::move(reference).value();
     EngineOptions o;
-    o.dtype = "float32", o.threads = 1, o.kv_cache_memory = int64_t{64} << 20, o.max_num_tokens = 50,
+    o.dtype = ComputeType::float32, o.threads = 1, o.kv_cache_memory = int64_t{64} << 20, o.max_num_tokens = 50,
     o.tokens_per_block = 16;
     auto engine = Engine::load(reference_.folder, o);
     ASSERT_TRUE(engine.ok()) << engine.error().to_string();

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <sstream>
 
 #include "equivalence/requests.h"
 #include "kernels/kernels.h"
@@ -20,7 +21,7 @@ struct Arrangement {
 struct Model {
   const char* name;
   int tight_tokens;  // a cache of so many tokens makes running sequences lose their blocks
-  std::initializer_list<const char*> dtypes;
+  std::initializer_list<ComputeType> dtypes;
 };
 
 struct Feature {
@@ -49,13 +50,13 @@ constexpr Feature kFeatures[] = {
        s.options.enable_chunked_prefill = true, s.options.max_num_tokens = 17, s.options.chunked_prefill_size = 16,
        s.options.max_batch_size = 5;
      },
-     [](const std::vector<Answer>&, const EngineMetrics& m) { return m.prefill_budget == 16; }},
+     [](const std::vector<Answer>&, const EngineMetrics& m) { return m.core.prefill_budget == 16; }},
     // No step is that short, so prompts come in the smallest pieces.
     {"step_time", [](Arrangement&) {},
      [](Arrangement& s, const ModelInfo&, const Model&) {
        s.options.max_step_ms = 0.001, s.options.enable_chunked_prefill = true;
      },
-     [](const std::vector<Answer>&, const EngineMetrics& m) { return m.prefill_budget == 16; }},
+     [](const std::vector<Answer>&, const EngineMetrics& m) { return m.core.prefill_budget == 16; }},
     {"block_reuse", [](Arrangement& s) { s.options.enable_block_reuse = false; },
      [](Arrangement& s, const ModelInfo&, const Model&) {
        s.options.enable_block_reuse = true, s.options.max_batch_size = 4;
@@ -69,15 +70,17 @@ constexpr Feature kFeatures[] = {
      }},
     {"replay", [](Arrangement& s) { s.options.cuda_graph = false; },
      [](Arrangement& s, const ModelInfo&, const Model&) { s.options.cuda_graph = true, s.options.max_batch_size = 8; }},
-    {"fused_sampler", [](Arrangement& s) { s.options.sampler = "reference"; },
-     [](Arrangement& s, const ModelInfo&, const Model&) { s.options.sampler = "fused", s.options.max_batch_size = 8; }},
+    {"fused_sampler", [](Arrangement& s) { s.options.sampler = SamplerKind::reference; },
+     [](Arrangement& s, const ModelInfo&, const Model&) {
+       s.options.sampler = SamplerKind::fused, s.options.max_batch_size = 8;
+     }},
     {"threads", [](Arrangement& s) { s.options.threads = 1; },
      [](Arrangement& s, const ModelInfo&, const Model&) { s.options.threads = 3; }},
-    {"packed_weights", [](Arrangement& s) { s.options.pack_weights = "off"; },
+    {"packed_weights", [](Arrangement& s) { s.options.pack_weights = PackWeights::off; },
      [](Arrangement& s, const ModelInfo& info, const Model&) {
        const bool possible =
-           kernels::cpu_table()->pack_panel_bf12 && info.dtype == "bfloat16" && s.options.quantize == "none";
-       s.options.pack_weights = possible ? "on" : "auto";
+           kernels::cpu_table()->pack_panel_bf12 && info.dtype == "bfloat16" && s.options.quantize == Quantize::none;
+       s.options.pack_weights = possible ? PackWeights::on : PackWeights::automatic;
      }},
     // A cache with room for little more than the longest sequence, so that running ones lose their blocks and start
     // again.
@@ -86,7 +89,7 @@ constexpr Feature kFeatures[] = {
        s.options.max_batch_size = 24, s.options.tokens_per_block = 16;
        s.options.kv_cache_memory = info.kv_bytes_per_token * model.tight_tokens;
      },
-     [](const std::vector<Answer>&, const EngineMetrics& m) { return m.preemptions > 0; }},
+     [](const std::vector<Answer>&, const EngineMetrics& m) { return m.core.scheduler.preemptions > 0; }},
     {"cancelled_mates", [](Arrangement&) {},
      [](Arrangement& s, const ModelInfo&, const Model&) { s.options.max_batch_size = 8, s.ask.cancelled_mates = 4; }},
     {"arrival", [](Arrangement&) {},
@@ -95,37 +98,39 @@ constexpr Feature kFeatures[] = {
      }},
 };
 
+constexpr ComputeType kFloat32 = ComputeType::float32, kBfloat16 = ComputeType::bfloat16;
+
 // One of every kind of cache and of every way that a row could meet its neighbours; the types of numbers are spread
 // over them, since all pairs of features over all of both would take an hour. Windows and chunks hold less of a
 // sequence.
 const Model kModels[] = {
-    {"llama-3.1", 320, {"float32", "bfloat16"}},
-    {"mistral-swa", 192, {"bfloat16"}},
-    {"gemma3-1b", 320, {"float32"}},
+    {"llama-3.1", 320, {kFloat32, kBfloat16}},
+    {"mistral-swa", 192, {kBfloat16}},
+    {"gemma3-1b", 320, {kFloat32}},
     {"qwen2-swa", 320, {}},
-    {"deepseek-v3", 320, {"bfloat16"}},
-    {"qwen3-moe", 320, {"bfloat16"}},
-    {"llama4", 240, {"bfloat16"}},
-    {"decilm-51b", 320, {"float32"}},
-    {"qwen2.5-vl", 320, {"bfloat16"}},
+    {"deepseek-v3", 320, {kBfloat16}},
+    {"qwen3-moe", 320, {kBfloat16}},
+    {"llama4", 240, {kBfloat16}},
+    {"decilm-51b", 320, {kFloat32}},
+    {"qwen2.5-vl", 320, {kBfloat16}},
 };
 
 // With keys and values of 8 bits: windows and full layers, and latent rows. Blocks are whole pages, of which these
 // leave more empty. (The features that move or cut what the cache holds, with all others behind them in the list; the
 // rest is the same code as for other caches.)
-const Model kInt8CacheModels[] = {{"gemma3-1b", 576, {"bfloat16"}}, {"deepseek-v3", 536, {"float32"}}};
+const Model kInt8CacheModels[] = {{"gemma3-1b", 576, {kBfloat16}}, {"deepseek-v3", 536, {kFloat32}}};
 constexpr std::string_view kInt8CacheFeatures[] = {"small_chunks", "block_reuse", "preemption"};
 
 struct Case {
   const Model* model;
-  const char* dtype;
-  const char* quantize;
-  const char* kv_cache;
+  ComputeType dtype;
+  Quantize quantize;
+  KvCacheType kv_cache;
   size_t feature;
 };
 
 void PrintTo(const Case& c, std::ostream* out) {
-  *out << c.model->name << " " << c.dtype << " " << c.quantize << " " << c.kv_cache;
+  *out << c.model->name << " " << name_of(c.dtype) << " " << name_of(c.quantize) << " " << name_of(c.kv_cache);
 }
 
 class Equivalence : public ::testing::TestWithParam<Case> {
@@ -215,29 +220,31 @@ TEST_P(EquivalenceAll, EachAlone) {
 
 std::vector<Case> cases(bool each_feature) {
   std::vector<Case> list;
-  const auto add = [&](const Model& model, const char* dtype, const char* quantize) {
+  const auto add = [&](const Model& model, ComputeType dtype, Quantize quantize) {
     for (size_t feature = 0; feature < (each_feature ? std::size(kFeatures) : 1); ++feature)
-      list.push_back({&model, dtype, quantize, "auto", feature});
+      list.push_back({&model, dtype, quantize, KvCacheType::automatic, feature});
   };
   for (const Model& model : kModels) {
-    for (const char* dtype : model.dtypes) add(model, dtype, "none");
+    for (const ComputeType dtype : model.dtypes) add(model, dtype, Quantize::none);
     // Rows of 8 bits with either width of weights, experts among them, and quantised weights with float rows.
     const std::string_view name = model.name;
-    if (name == "llama-3.1") add(model, "bfloat16", "int8");
-    if (name == "qwen3-moe") add(model, "bfloat16", "int4");
-    if (name == "qwen2-swa") add(model, "float32", "int4");
+    if (name == "llama-3.1") add(model, kBfloat16, Quantize::int8);
+    if (name == "qwen3-moe") add(model, kBfloat16, Quantize::int4);
+    if (name == "qwen2-swa") add(model, kFloat32, Quantize::int4);
   }
   for (const Model& model : kInt8CacheModels)
     for (size_t feature = 0; feature < std::size(kFeatures); ++feature)
       if (each_feature ? std::ranges::count(kInt8CacheFeatures, kFeatures[feature].name) > 0 : feature == 0)
-        list.push_back({&model, *model.dtypes.begin(), "none", "int8", feature});
+        list.push_back({&model, *model.dtypes.begin(), Quantize::none, KvCacheType::int8, feature});
   return list;
 }
 
 std::string model_and_type(const Case& c) {
-  std::string name = std::string(c.model->name) + "_" + c.dtype;
-  if (std::string_view(c.quantize) != "none") name += std::string("_") + c.quantize;
-  if (std::string_view(c.kv_cache) != "auto") name += std::string("_") + c.kv_cache + "_cache";
+  std::ostringstream text;
+  text << c.model->name << "_" << name_of(c.dtype);
+  if (c.quantize != Quantize::none) text << "_" << name_of(c.quantize);
+  if (c.kv_cache != KvCacheType::automatic) text << "_" << name_of(c.kv_cache) << "_cache";
+  std::string name = text.str();
   for (char& ch : name)
     if (!std::isalnum(static_cast<unsigned char>(ch))) ch = '_';
   return name;

@@ -77,7 +77,7 @@ Request request_of(const ReferencePrompt& prompt) {
 
 class Golden : public ::testing::TestWithParam<std::string> {
  protected:
-  void load(const char* dtype, const char* kv_cache_dtype = "auto") {
+  void load(ComputeType dtype, KvCacheType kv_cache_dtype = KvCacheType::automatic) {
     auto read = read_reference_case(GetParam());
     ASSERT_TRUE(read.ok()) << read.error().to_string();
     case_ = std::move(read).value();
@@ -119,7 +119,7 @@ class Golden : public ::testing::TestWithParam<std::string> {
 };
 
 TEST_P(Golden, Outputs) {
-  ASSERT_NO_FATAL_FAILURE(load("float32"));
+  ASSERT_NO_FATAL_FAILURE(load(ComputeType::float32));
   each_output([](const ReferencePrompt& prompt, const std::string& name, const ReferenceTensor& want,
                  const std::vector<float>& got) {
     // Logits of a decoder in units of their deviation; the few numbers of a classifier and an image's features as they
@@ -131,7 +131,7 @@ TEST_P(Golden, Outputs) {
 }
 
 TEST_P(Golden, Greedy) {
-  ASSERT_NO_FATAL_FAILURE(load("float32"));
+  ASSERT_NO_FATAL_FAILURE(load(ComputeType::float32));
   std::vector<Request> requests;
   std::vector<const ReferencePrompt*> prompts;
   for (const ReferencePrompt& prompt : case_.prompts) {
@@ -156,7 +156,7 @@ TEST_P(Golden, Greedy) {
 }
 
 TEST_P(Golden, Texts) {
-  ASSERT_NO_FATAL_FAILURE(load("float32"));
+  ASSERT_NO_FATAL_FAILURE(load(ComputeType::float32));
   for (const ReferencePrompt& prompt : case_.prompts) {
     if (!prompt.text) continue;
     if (prompt.has_images()) {
@@ -183,7 +183,7 @@ TEST_P(Golden, Texts) {
 }
 
 TEST_P(Golden, Bfloat16) {
-  ASSERT_NO_FATAL_FAILURE(load("bfloat16"));
+  ASSERT_NO_FATAL_FAILURE(load(ComputeType::bfloat16));
   int64_t rows = 0, same_best = 0;
   const std::string plan = engine_->plan_text();
   const bool routed = plan.find(" route ") != std::string::npos;
@@ -204,7 +204,7 @@ TEST_P(Golden, Bfloat16) {
 // The cache in 8 bits beside everything else in float32: what it alone costs. (Largest errors seen are 0.15 s, mean
 // errors 0.018 s.)
 TEST_P(Golden, Int8Cache) {
-  ASSERT_NO_FATAL_FAILURE(load("float32", "int8"));
+  ASSERT_NO_FATAL_FAILURE(load(ComputeType::float32, KvCacheType::int8));
   const bool routed = engine_->plan_text().find(" route ") != std::string::npos;
   each_output([&](const ReferencePrompt& prompt, const std::string& name, const ReferenceTensor& want,
                   const std::vector<float>& got) {

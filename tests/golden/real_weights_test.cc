@@ -74,7 +74,7 @@ TEST_P(RealWeights, Greedy) {
   const auto reference = read_json_file(test_data(std::string("real/") + GetParam().reference));
   ASSERT_TRUE(reference.ok()) << reference.error().to_string();
   EngineOptions options;
-  options.dtype = "float32";
+  options.dtype = ComputeType::float32;
   options.max_seq_len = 1024;
   auto engine = Engine::load(weights(), options);
   ASSERT_TRUE(engine.ok()) << engine.error().to_string();

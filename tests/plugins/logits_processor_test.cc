@@ -28,7 +28,7 @@ class Plugins : public ::testing::Test {
 
   EngineOptions options(std::vector<std::string> plugins) const {
     EngineOptions o;
-    o.dtype = "float32";
+    o.dtype = ComputeType::float32;
     o.kv_cache_memory = int64_t{64} << 20;
     o.logits_processors = std::move(plugins);
     o.threads = 1;  // more would wait for each other on a busy machine
@@ -59,7 +59,7 @@ class Plugins : public ::testing::Test {
 };
 
 TEST_F(Plugins, BanningIsWhatBadWordsDo) {
-  for (const char* sampler : {"fused", "reference"}) {
+  for (const SamplerKind sampler : {SamplerKind::fused, SamplerKind::reference}) {
     EngineOptions o = options({TOKEN_LISTS});
     o.sampler = sampler;
     const auto engine = load(o);
@@ -70,8 +70,8 @@ TEST_F(Plugins, BanningIsWhatBadWordsDo) {
       for (const int32_t token : banned) plain.sampling.bad_words.push_back({token});
       const Answer want = ask(*engine, plain),
                    got = ask(*engine, request(1, temperature, {choice("ban_tokens", banned)}));
-      EXPECT_EQ(got.exact_text(), want.exact_text()) << sampler;
-      EXPECT_NE(got.exact_text(), free.exact_text()) << sampler;
+      EXPECT_EQ(got.exact_text(), want.exact_text()) << name_of(sampler);
+      EXPECT_NE(got.exact_text(), free.exact_text()) << name_of(sampler);
     }
   }
 }
@@ -120,7 +120,7 @@ TEST_F(Plugins, OthersAreNotTouched) {
   }
   EngineOptions alone = options({TOKEN_LISTS});
   alone.overlap_scheduler = false, alone.enable_block_reuse = false, alone.max_batch_size = 1,
-  alone.sampler = "reference";
+  alone.sampler = SamplerKind::reference;
   const std::vector<Answer> want = ask(*load(alone), requests);
   EngineOptions crowded = options({TOKEN_LISTS});
   crowded.threads = 2, crowded.max_batch_size = 16, crowded.max_num_tokens = 40, crowded.tokens_per_block = 16;
@@ -130,9 +130,9 @@ TEST_F(Plugins, OthersAreNotTouched) {
   for (Engine* e : {engine.get(), small.get()}) {
     const std::vector<Answer> got = ask(*e, requests);
     for (size_t i = 0; i < requests.size(); ++i) EXPECT_EQ(got[i].exact_text(), want[i].exact_text()) << i;
-    EXPECT_EQ(e->metrics().blocks_used, 0);
+    EXPECT_EQ(e->metrics().core.blocks().used, 0);
   }
-  EXPECT_GT(small->metrics().preemptions, 0);
+  EXPECT_GT(small->metrics().core.scheduler.preemptions, 0u);
 }
 
 TEST_F(Plugins, AFailureStaysWithItsRequest) {
@@ -161,7 +161,7 @@ TEST_F(Plugins, AFailureStaysWithItsRequest) {
     }
   }
   EXPECT_EQ(got.back().error, "");  // an even prompt in the same batch call
-  EXPECT_EQ(engine->metrics().blocks_used, 0);
+  EXPECT_EQ(engine->metrics().core.blocks().used, 0);
 }
 
 TEST_F(Plugins, WrongSelectionsAreNamed) {

@@ -31,7 +31,7 @@ FakeEngine::FakeEngine(FakeOptions fake, EngineOptions options) : fake_(fake), o
   info_.parameters = 1;
   info_.has_chat_template = true;
   info_.dtype = "float32";
-  counts_.blocks_total = 1000;
+  counts_.core.cache = {{.max_blocks = 1000}};
   thread_ = std::thread([this] { loop(); });
 }
 
@@ -103,8 +103,8 @@ Result<RequestId> FakeEngine::submit(Request request, EventSink sink) {
   const std::lock_guard lock(mutex_);
   if (static_cast<int>(waiting_.size()) >= fake_.queue)
     return fail(Code::resource_exhausted, "the queue is full (", fake_.queue, " requests); try again later");
-  ++counts_.requests;
-  counts_.prompt_tokens += static_cast<int64_t>(prompt.size());
+  ++counts_.requests.entered;
+  counts_.requests.prompt_tokens += static_cast<int64_t>(prompt.size());
   waiting_.push_back({next_, std::move(request), std::move(sink), std::move(prompt)});
   changed_.notify_all();
   return next_++;
@@ -141,9 +141,9 @@ void FakeEngine::release() {
 EngineMetrics FakeEngine::metrics() const {
   const std::lock_guard lock(mutex_);
   EngineMetrics metrics = counts_;
-  metrics.running = static_cast<int>(running_.size());
-  metrics.waiting = static_cast<int>(waiting_.size());
-  metrics.blocks_used = metrics.running;
+  metrics.core.scheduler.running = static_cast<int>(running_.size());
+  metrics.core.scheduler.waiting = static_cast<int>(waiting_.size());
+  metrics.core.cache[0].used = metrics.core.scheduler.running;
   return metrics;
 }
 
@@ -177,7 +177,7 @@ void FakeEngine::loop() {
         running_.push_back(std::move(*it));
         it = waiting_.erase(it);
       }
-      ++counts_.steps;
+      ++counts_.core.scheduler.steps;
     }
     std::this_thread::sleep_for(fake_.step);
     std::vector<RequestId> finished;
@@ -193,7 +193,7 @@ void FakeEngine::loop() {
 bool FakeEngine::step(Running& running) {
   if (running.cancelled) {
     const std::lock_guard lock(mutex_);
-    ++counts_.requests_cancelled;
+    ++counts_.requests.cancelled;
     emit(running, -1, "", FinishReason::cancelled, {});
     return true;
   }
@@ -204,7 +204,7 @@ bool FakeEngine::step(Running& running) {
   ++running.generated;
   {
     const std::lock_guard lock(mutex_);
-    ++counts_.generation_tokens;
+    ++counts_.requests.generation_tokens;
   }
   if (fail_after_ > 0 && running.generated >= fail_after_) {
     emit(running, -1, "", FinishReason::error, {}, Error(Code::internal, "a number is not finite"));
@@ -226,7 +226,7 @@ bool FakeEngine::step(Running& running) {
   }
   if (finish != FinishReason::none) {
     const std::lock_guard lock(mutex_);
-    ++counts_.requests_finished;
+    ++counts_.requests.finished;
   }
   emit(running, token, text, finish, stop_reason);
   return finish != FinishReason::none;

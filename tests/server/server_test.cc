@@ -182,12 +182,14 @@ TEST(Server, DisconnectCancels) {
         }
         Connection connection(server.port());
         connection.send(chat(stream ? R"("max_tokens":100000,"stream":true)" : R"("max_tokens":100000)"));
-        ASSERT_TRUE(TestServer::eventually(
-            [&] { return server.engine().metrics().running + server.engine().metrics().waiting == 1 + queued; }));
+        ASSERT_TRUE(TestServer::eventually([&] {
+          const SchedulerMetrics now = server.engine().metrics().core.scheduler;
+          return now.running + now.waiting == 1 + queued;
+        }));
         if (stream && !queued) connection.read_bytes(1);
         if (reset) connection.reset();
         else connection.close();
-        EXPECT_TRUE(TestServer::eventually([&] { return server.engine().metrics().requests_cancelled == 1; }))
+        EXPECT_TRUE(TestServer::eventually([&] { return server.engine().metrics().requests.cancelled == 1; }))
             << "stream " << stream << " reset " << reset << " queued " << queued;
         if (first) first->reset();
       }
@@ -205,7 +207,7 @@ TEST(Server, HalfClosedClientGetsItsAnswer) {
     EXPECT_EQ(reply.status, 200) << members;
     EXPECT_NE(reply.body.find("usage"), reply.body.find("[DONE]")) << members;
   }
-  EXPECT_EQ(server.engine().metrics().requests_cancelled, 0);
+  EXPECT_EQ(server.engine().metrics().requests.cancelled, 0);
 }
 
 TEST(Server, ClientThatDoesNotReadIsCutOff) {
@@ -220,7 +222,7 @@ TEST(Server, ClientThatDoesNotReadIsCutOff) {
   connection.small_receive_buffer();
   connection.send(chat(R"("max_tokens":10000000,"stream":true)"));
   EXPECT_EQ(server.ask(chat(R"("max_tokens":2)")).status, 200);
-  EXPECT_TRUE(TestServer::eventually([&] { return server.engine().metrics().requests_cancelled == 1; }));
+  EXPECT_TRUE(TestServer::eventually([&] { return server.engine().metrics().requests.cancelled == 1; }));
 }
 
 TEST(Server, FullQueueIsSaid) {
@@ -275,7 +277,7 @@ TEST(Server, ShutdownLetsAnswersFinish) {
   EXPECT_TRUE(TestServer::eventually([&] { return Connection(server.port()).at_end(); }));
   EXPECT_NE(running.read_bytes(1'000'000).find("[DONE]"), std::string::npos);
   EXPECT_TRUE(TestServer::eventually([&] { return server.ended(); }));
-  EXPECT_EQ(server.engine().metrics().requests_cancelled, 0);
+  EXPECT_EQ(server.engine().metrics().requests.cancelled, 0);
 }
 
 TEST(Server, ShutdownEndsLongAnswers) {
@@ -286,7 +288,7 @@ TEST(Server, ShutdownEndsLongAnswers) {
   stream.send(chat(R"("max_tokens":50000,"stream":true)"));
   stream.read_bytes(10);
   whole.send(chat(R"("max_tokens":50000)"));
-  ASSERT_TRUE(TestServer::eventually([&] { return server.engine().metrics().running == 2; }));
+  ASSERT_TRUE(TestServer::eventually([&] { return server.engine().metrics().core.scheduler.running == 2; }));
   server.server().stop();
   const std::string rest = stream.read_bytes(10'000'000);
   EXPECT_NE(rest.find("the server is shutting down"), std::string::npos);
@@ -309,7 +311,7 @@ TEST(Server, PingsASilentStream) {
   EXPECT_NE(bytes.find("text/event-stream"), std::string::npos);
   EXPECT_NE(bytes.find(": ping\n\n"), std::string::npos);
   server.engine().release();
-  EXPECT_TRUE(TestServer::eventually([&] { return server.engine().metrics().requests_finished == 1; }));
+  EXPECT_TRUE(TestServer::eventually([&] { return server.engine().metrics().requests.finished == 1; }));
 }
 
 TEST(Server, AnswersWhileTheModelLoads) {

@@ -1,0 +1,104 @@
+// The engine behind api/engine.h: texts, images and grammars around an EngineCore. Made by Engine::load() (load.cc);
+// prompts and their checks are in engine_prompt.cc, the rest in engine.cc.
+#pragma once
+
+#include <memory>
+#include <mutex>
+#include <unordered_map>
+#include <vector>
+
+#include "api/beam_request.h"
+#include "api/engine.h"
+#include "api/image_prompt.h"
+#include "api/running_request.h"
+#include "api/text_side.h"
+#include "grammar/grammar_cache.h"
+#include "runtime/engine_core.h"
+
+namespace weft {
+
+class CoreEngine : public Engine {
+ public:
+  // `defaults`: what requests begin with.
+  CoreEngine(std::unique_ptr<EngineCore> core, TextSide text, EngineOptions options, ModelInfo info,
+             SamplingParams defaults);
+  ~CoreEngine() override;
+
+  const ModelInfo& info() const override { return info_; }
+  const EngineOptions& options() const override { return options_; }
+  const Tokenizer* tokenizer() const override { return text_.tokenizer.get(); }
+  const SamplingParams& default_sampling() const override { return defaults_; }
+
+  Result<std::string> render_chat(const Request& request) const override;
+  AnswerFormat answer_format(const Request& request) const override;
+  Result<std::vector<int32_t>> prompt_tokens(const Request& request) const override;
+  std::string decode(const std::vector<int32_t>& ids, bool skip_special) const override;
+  std::string token_bytes(int32_t id) const override;
+
+  Result<RequestId> submit(Request request, EventSink sink) override;
+  Result<RequestId> submit_score(Request request, ScoreSink sink) override;
+  void cancel(RequestId id) override;
+  void hold() override { core_->hold(); }
+  void release() override { core_->release(); }
+  EngineMetrics metrics() const override;
+  std::vector<OpTime> op_times(bool decode) const override;
+  Result<KvCacheEvents> take_kv_cache_events() override;
+  std::string plan_text() const override { return plan_to_text(core_->model().plan, core_->model().form); }
+
+ private:
+  struct Active {
+    std::shared_ptr<RunningRequest> running;  // null for scores
+    std::shared_ptr<BeamRequest> beams;       // null without beam search
+    ScoreSink score_sink;
+    std::vector<SequenceId> sequences;
+  };
+  // A request that was found to be right, ready to enter the core.
+  struct Checked {
+    ImagePrompt prompt;
+    SamplingParams params;
+    std::unique_ptr<Grammar> grammar;  // may be null
+    uint64_t seed = 0;
+  };
+
+  // engine_prompt.cc
+  Result<std::shared_ptr<const ChatTemplate>> template_of(const Request& request) const;
+  AnswerFormat format_of(const ChatTemplate& chat) const;
+  // `media`: the request's images, where they are prepared already.
+  Result<std::string> render(const Request& request, std::span<const PreparedMedia> media) const;
+  Result<ImagePrompt> build_prompt(const Request& request) const;
+  Result<std::vector<int32_t>> text_tokens(const Request& request) const;
+  Status check_prompt(const Request& request, const ImagePrompt& prompt) const;
+
+  // engine.cc
+  Result<Checked> check(Request& request) const;
+  Status check_logits(const Request& request, int prompt_tokens, int max_tokens) const;
+  Result<SamplingParams> sampling_of(const Request& request, int prompt_tokens) const;
+  Result<std::unique_ptr<Grammar>> grammar_of(const Request& request) const;
+  CacheIdentity cache_identity(const Request& request, const ImagePrompt& prompt) const;
+  RunningRequest::Setup running_setup(const Request& request, const Checked& checked) const;
+  RequestId enter(const std::shared_ptr<Active>& active);
+  void leave(RequestId id, const Event& last);
+  void forget(RequestId id);
+  Status start_sampling(const Request& request, const Checked& checked, Active& active);
+  Status start_beams(const Request& request, Checked checked, Active& active);
+  Result<ScoreResult> end_of_score(RequestId id, const ImagePrompt& prompt, std::vector<float> rows,
+                                   const SequenceOutput& output);
+
+  std::unique_ptr<EngineCore> core_;
+  TextSide text_;
+  const EngineOptions options_;
+  const ModelInfo info_;
+  const SamplingParams defaults_;
+  int32_t step_separator_ = -1;  // of process reward models
+  std::unique_ptr<GrammarCache> grammars_;
+  AnswerFormat format_;  // of the model's own template
+
+  mutable std::mutex mutex_;  // guards what follows; never held while calling the core or a sink
+  std::unordered_map<RequestId, std::shared_ptr<Active>> active_;
+  RequestId next_id_ = 1;
+  RequestMetrics counts_;
+  std::mutex events_mutex_;  // of the next member; held while events are taken, so that they are counted in their order
+  uint64_t first_wanted_event_ = 0;
+};
+
+}  // namespace weft

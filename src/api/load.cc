@@ -1,0 +1,142 @@
+// Engine::load(): from a path and options to a running engine, and the defaults of what the options leave open.
+#include <algorithm>
+#include <future>
+
+#include "api/core_engine.h"
+#include "api/model_info.h"
+#include "api/scores.h"
+#include "base/available_memory.h"
+#include "base/cpu_layout.h"
+#include "base/log.h"
+#include "sampling/parameters.h"
+
+namespace weft {
+namespace {
+
+// The default of chunked_prefill_size: as many rows as products can use.
+constexpr int kPrefillTokens = 512;
+// Tokens; the default of max_seq_len for models that claim more.
+constexpr int kLongestDefault = 1 << 20;
+// Of the default KV cache.
+constexpr int64_t kLeastCacheBytes = int64_t{64} << 20;
+
+// The cache takes half of what is free, or less where all sequences at their longest need less. Memory is taken as it
+// is used.
+int64_t default_cache_bytes(int64_t per_token, int64_t max_seq_len, int64_t max_batch) {
+  const int64_t wanted = per_token * (max_seq_len + 2 * 256) * max_batch;
+  return std::clamp<int64_t>(wanted, kLeastCacheBytes,
+                             std::max<int64_t>(static_cast<int64_t>(available_memory()) / 2, kLeastCacheBytes));
+}
+
+// Prompt tokens of a step. Experts each get a few of a step's rows only, and their weights are read for these, so with
+// experts a step is as large as it may be.
+int prefill_tokens(const EngineOptions& options, const Model& model) {
+  if (!options.enable_chunked_prefill) return options.max_num_tokens;
+  if (options.chunked_prefill_size > 0) return options.chunked_prefill_size;
+  const bool experts = std::any_of(model.plan.ops.begin(), model.plan.ops.end(),
+                                   [](const Op& op) { return std::holds_alternative<ExpertsOp>(op.kind); });
+  return experts ? options.max_num_tokens : kPrefillTokens;
+}
+
+Result<std::unique_ptr<ThreadTeam>> make_team(const EngineOptions& options) {
+  const CpuLayout layout = read_cpu_layout();
+  const int threads = options.threads > 0 ? options.threads : default_threads(layout);
+  WEFT_TRY(std::vector<std::vector<int>> places, place_threads(layout, threads, options.pin_threads));
+  const bool on_nodes = layout.nodes().size() > 1 && !places[0].empty();
+  return std::make_unique<ThreadTeam>(std::move(places), on_nodes);
+}
+
+CoreOptions core_options(const EngineOptions& options, const Model& model, ProcessorKinds processors) {
+  CoreOptions core{
+      .max_batch_size = options.max_batch_size,
+      .max_num_tokens = options.max_num_tokens,
+      .max_outputs = std::max(options.max_batch_size, 256),
+      .max_seq_len = options.max_seq_len > 0 ? options.max_seq_len : std::min(model.max_positions, kLongestDefault),
+      .tokens_per_block = options.tokens_per_block,
+      .cache_bytes = options.kv_cache_memory,
+      .cache_events = options.kv_cache_events,
+      .prefill_tokens = prefill_tokens(options, model),
+      .max_step_ms = options.max_step_ms,
+      .chunked_prefill = options.enable_chunked_prefill,
+      .block_reuse = options.enable_block_reuse,
+      .overlap = options.overlap_scheduler,
+      .replay = options.cuda_graph,
+      .measure_ops = options.measure_ops,
+      .sampler = options.sampler,
+      .processors = std::move(processors)};
+  if (core.cache_bytes == 0)
+    core.cache_bytes = default_cache_bytes(model.kv_bytes_per_token(), core.max_seq_len, core.max_batch_size);
+  return core;
+}
+
+// What generation_config.json says about sampling, where it makes sense.
+SamplingParams sampling_defaults(const Json& file) {
+  SamplingParams params;
+  for (const SamplingParameter& parameter : sampling_parameters()) {
+    const Json* value = parameter.in_generation_config ? file.find(parameter.name) : nullptr;
+    if (!value || value->is_null()) continue;
+    SamplingParams changed = params;
+    if (value->is_number() && set_value(parameter, value->as_number(), changed) && check_range(parameter, changed).ok())
+      params = changed;
+    else log_warning("generation_config.json: ", parameter.name, " is ", value->dump(), " and ignored");
+  }
+  return params;
+}
+
+std::string model_name(std::string path) {
+  while (path.size() > 1 && path.back() == '/') path.pop_back();
+  std::string name = path.substr(path.find_last_of('/') + 1);
+  if (name.ends_with(".gguf")) name.resize(name.size() - 5);
+  return name;
+}
+
+// All but max_seq_len, which the core decides. A text side that the model cannot use loses its image processor.
+ModelInfo model_info(const std::string& path, const Model& model, int threads, int64_t cache_bytes, TextSide& text) {
+  ModelInfo info = describe(model);
+  info.name = model_name(path), info.path = path, info.threads = threads;
+  info.kv_cache_bytes = cache_bytes;
+  if (model.plan.head == HeadKind::classify_first) info.labels = label_names(model.checkpoint->config());
+  info.takes_images = text.media != nullptr && model.vision.has_value();
+  if (!info.takes_images) text.media.reset();
+  info.has_chat_template = text.chat_template != nullptr;
+  return info;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Engine>> Engine::load(const std::string& path, const EngineOptions& options,
+                                             const Progress& progress) {
+  WEFT_RETURN_IF_ERROR(check_options(options));
+  WEFT_TRY(ProcessorKinds processors, load_logits_plugins(options.logits_processors, options.logits_processor_kinds));
+  // The tokenizer takes about as long as the weights, so both are read at once.
+  auto text_side = std::async(std::launch::async, load_text, path);
+  WEFT_TRY(std::unique_ptr<ThreadTeam> team, make_team(options));
+  const int threads = team->size();
+  WEFT_TRY(Model model, load_model(path, *team,
+                                   {.dtype = options.dtype,
+                                    .kv_dtype = options.kv_cache_dtype,
+                                    .max_seq_len = options.max_seq_len,
+                                    .dummy = options.load_format == LoadFormat::dummy,
+                                    .quantize = options.quantize,
+                                    .dequantize = options.dequantize,
+                                    .pack_weights = options.pack_weights,
+                                    .progress = progress}));
+  WEFT_TRY(TextSide text, text_side.get());
+  if (options.max_seq_len > model.max_positions)
+    return fail(Code::invalid_argument, "--max-seq-len ", options.max_seq_len, " is more than the model's ",
+                model.max_positions)
+        .about("max-seq-len");
+  const CoreOptions core = core_options(options, model, std::move(processors));
+  ModelInfo info = model_info(path, model, threads, core.cache_bytes, text);
+  WEFT_TRY(std::unique_ptr<EngineCore> running, EngineCore::create(std::move(model), std::move(team), core));
+  info.max_seq_len = running->options().max_seq_len;
+  if (info.max_seq_len < options.max_seq_len)
+    return fail(Code::resource_exhausted, "--max-seq-len ", options.max_seq_len, " does not fit: the KV cache of ",
+                core.cache_bytes, " bytes holds ", info.max_seq_len, " tokens of one sequence; raise --kv-cache-memory")
+        .about("max-seq-len");
+  SamplingParams defaults = sampling_defaults(running->model().checkpoint->generation_config());
+  return std::unique_ptr<Engine>(
+      std::make_unique<CoreEngine>(std::move(running), std::move(text), options, std::move(info), std::move(defaults)));
+}
+
+}  // namespace weft

@@ -1,0 +1,66 @@
+// What the engine's parts count: plain numbers, copied out at any time. Counters are totals since the start.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+namespace weft {
+
+struct SchedulerMetrics {
+  int running = 0, waiting = 0;  // sequences
+  int in_flight_steps = 0;
+  uint64_t steps = 0;
+  uint64_t added = 0, finished = 0;  // finished: for whatever reason
+  uint64_t preemptions = 0;
+  uint64_t scheduled_tokens = 0;       // positions computed, recomputed ones included
+  uint64_t prompt_tokens = 0;          // of admitted sequences
+  uint64_t cached_tokens = 0;          // of these, from the cache
+  uint64_t resumed_cached_tokens = 0;  // from the cache after a preemption
+  uint64_t generated_tokens = 0;
+  uint64_t discarded_tokens = 0;  // sampled after the sequence had ended
+};
+
+// Blocks of the KV cache.
+struct CacheGauges {
+  int max_blocks = 0;
+  int resident = 0;   // used + evictable + free
+  int used = 0;       // held by sequences
+  int cached = 0;     // in the index, used or not
+  int evictable = 0;  // in the index and unused
+  int free = 0;
+  bool operator==(const CacheGauges&) const = default;
+  CacheGauges& operator+=(const CacheGauges& other) {
+    max_blocks += other.max_blocks, resident += other.resident, used += other.used;
+    cached += other.cached, evictable += other.evictable, free += other.free;
+    return *this;
+  }
+};
+
+// Of the loop that runs the steps (runtime/engine_core.h), with those of the scheduler and the cache.
+struct CoreMetrics {
+  SchedulerMetrics scheduler;
+  std::vector<CacheGauges> cache;  // per group of layers
+  double step_seconds = 0;         // sum of the time inside steps
+  uint64_t images_encoded = 0, images_reused = 0;
+  double idle_gap_seconds = 0;  // sum of the time between steps while sequences were running
+  double sample_seconds = 0;    // of step_seconds, in the sampler
+  // time to fill one grammar mask, of the last few thousand; 0: none was filled
+  double mask_p50_seconds = 0, mask_p99_seconds = 0;
+  int prefill_budget = 0;  // most prompt tokens of the next step
+
+  // Of all groups together.
+  CacheGauges blocks() const {
+    CacheGauges sum;
+    for (const CacheGauges& group : cache) sum += group;
+    return sum;
+  }
+};
+
+// Of compiled grammars: found in the cache, compiled, dropped to make room, refused by the compiler; what is kept.
+struct GrammarCacheMetrics {
+  int64_t hits = 0, misses = 0, evictions = 0, failures = 0;
+  int64_t entries = 0, bytes = 0;
+  double compile_seconds = 0;  // sum
+};
+
+}  // namespace weft

@@ -1,0 +1,50 @@
+// The kinds of things that an engine can be set up with, and their names on the command line, in configuration files
+// and in errors (base/named_enum.h).
+#pragma once
+
+#include <cstdint>
+
+#include "base/named_enum.h"
+
+namespace weft {
+
+// Of weights and products (--dtype); automatic: as the checkpoint is stored.
+enum class ComputeType : uint8_t { automatic, float32, bfloat16 };
+template <>
+inline constexpr auto kNames<ComputeType> = names_of_all<ComputeType>("auto", "float32", "bfloat16");
+
+// Of all matrix products but routers, while loading.
+enum class Quantize : uint8_t { none, int8, int4 };
+template <>
+inline constexpr auto kNames<Quantize> = names_of_all<Quantize>("none", "int8", "int4");
+
+// Bfloat16 matrices in 12 bits a weight, without loss (kernels/bf12_layout.h); automatic: where the kernels prefer it.
+enum class PackWeights : uint8_t { automatic, on, off };
+template <>
+inline constexpr auto kNames<PackWeights> = names_of_all<PackWeights>("auto", "on", "off");
+
+// Of the KV cache; automatic: as the products. No device has fp8 yet.
+enum class KvCacheType : uint8_t { automatic, float32, bfloat16, int8, fp8 };
+template <>
+inline constexpr auto kNames<KvCacheType> = names_of_all<KvCacheType>("auto", "float32", "bfloat16", "int8", "fp8");
+
+// dummy: random weights from config.json alone.
+enum class LoadFormat : uint8_t { automatic, dummy };
+template <>
+inline constexpr auto kNames<LoadFormat> = names_of_all<LoadFormat>("auto", "dummy");
+
+enum class Device : uint8_t { cpu, cuda };
+template <>
+inline constexpr auto kNames<Device> = names_of_all<Device>("cpu", "cuda");
+
+// Two implementations that choose the same tokens (sampling/sampler.h).
+enum class SamplerKind : uint8_t { fused, reference };
+template <>
+inline constexpr auto kNames<SamplerKind> = names_of_all<SamplerKind>("fused", "reference");
+
+// Which thoughts are kept apart from the answer; automatic: as the chat template shows, think: "<think>...</think>".
+enum class ReasoningParser : uint8_t { automatic, none, think };
+template <>
+inline constexpr auto kNames<ReasoningParser> = names_of_all<ReasoningParser>("auto", "none", "think");
+
+}  // namespace weft

@@ -1,0 +1,224 @@
+// The whole text of /metrics: dashboards rely on its names, types and help. Every number of the engine is another one,
+// so that no two can be exchanged.
+#include "server/metrics.h"
+
+#include <gtest/gtest.h>
+
+namespace weft {
+namespace {
+
+EngineMetrics engine_metrics() {
+  EngineMetrics m;
+  m.requests = {.entered = 1,
+                .finished = 2,
+                .failed = 3,
+                .cancelled = 4,
+                .prompt_tokens = 500,
+                .generation_tokens = 6,
+                .cached_tokens = 125};
+  m.core.images_encoded = 8, m.core.images_reused = 9;
+  m.core.scheduler.preemptions = 10, m.core.scheduler.steps = 11;
+  m.core.step_seconds = 0.5, m.core.idle_gap_seconds = 0.25, m.core.sample_seconds = 0.125;
+  m.core.mask_p50_seconds = 1e-5, m.core.mask_p99_seconds = 3e-5, m.core.prefill_budget = 12;
+  m.core.scheduler.running = 18, m.core.scheduler.waiting = 19;
+  // Two groups of layers, which are printed as one.
+  m.core.cache = {{.max_blocks = 300, .used = 90, .cached = 10}, {.max_blocks = 100, .used = 10, .cached = 20}};
+  m.grammars = {.hits = 13,
+                .misses = 14,
+                .evictions = 15,
+                .failures = 16,
+                .entries = 17,
+                .bytes = 123456789012,
+                .compile_seconds = 1.5};
+  return m;
+}
+
+constexpr const char kExpected[] = R"(# HELP weft_requests_total Requests that entered the engine.
+# TYPE weft_requests_total counter
+weft_requests_total 1
+# HELP weft_num_requests_completed_total Requests answered to the end.
+# TYPE weft_num_requests_completed_total counter
+weft_num_requests_completed_total 2
+# HELP weft_requests_failed_total Requests that ended in an error.
+# TYPE weft_requests_failed_total counter
+weft_requests_failed_total 3
+# HELP weft_requests_cancelled_total Requests whose client left.
+# TYPE weft_requests_cancelled_total counter
+weft_requests_cancelled_total 4
+# HELP weft_prompt_tokens_total Tokens of prompts.
+# TYPE weft_prompt_tokens_total counter
+weft_prompt_tokens_total 500
+# HELP weft_generation_tokens_total Tokens generated.
+# TYPE weft_generation_tokens_total counter
+weft_generation_tokens_total 6
+# HELP weft_prompt_cached_tokens_total Tokens of prompts found in the cache.
+# TYPE weft_prompt_cached_tokens_total counter
+weft_prompt_cached_tokens_total 125
+# HELP weft_images_encoded_total Images and videos that went through the vision tower.
+# TYPE weft_images_encoded_total counter
+weft_images_encoded_total 8
+# HELP weft_images_reused_total Images and videos whose features were there already.
+# TYPE weft_images_reused_total counter
+weft_images_reused_total 9
+# HELP weft_num_preemptions_total Sequences that lost their cache blocks to others.
+# TYPE weft_num_preemptions_total counter
+weft_num_preemptions_total 10
+# HELP weft_iterations_total Steps of the engine.
+# TYPE weft_iterations_total counter
+weft_iterations_total 11
+# HELP weft_iteration_seconds_total Time inside steps.
+# TYPE weft_iteration_seconds_total counter
+weft_iteration_seconds_total 0.5
+# HELP weft_iteration_gap_seconds_total Time between steps while work was waiting.
+# TYPE weft_iteration_gap_seconds_total counter
+weft_iteration_gap_seconds_total 0.25
+# HELP weft_iteration_sampling_seconds_total Time inside steps that the sampler takes.
+# TYPE weft_iteration_sampling_seconds_total counter
+weft_iteration_sampling_seconds_total 0.125
+# HELP weft_grammar_mask_p50_seconds Median time to fill a grammar mask, of the last ones.
+# TYPE weft_grammar_mask_p50_seconds gauge
+weft_grammar_mask_p50_seconds 1e-05
+# HELP weft_grammar_mask_p99_seconds 99th percentile of it.
+# TYPE weft_grammar_mask_p99_seconds gauge
+weft_grammar_mask_p99_seconds 3e-05
+# HELP weft_prefill_budget_tokens Prompt tokens that a step may take now.
+# TYPE weft_prefill_budget_tokens gauge
+weft_prefill_budget_tokens 12
+# HELP weft_grammar_cache_hits_total Grammars found compiled.
+# TYPE weft_grammar_cache_hits_total counter
+weft_grammar_cache_hits_total 13
+# HELP weft_grammar_cache_misses_total Grammars that had to be compiled.
+# TYPE weft_grammar_cache_misses_total counter
+weft_grammar_cache_misses_total 14
+# HELP weft_grammar_cache_evictions_total Compiled grammars dropped to make room.
+# TYPE weft_grammar_cache_evictions_total counter
+weft_grammar_cache_evictions_total 15
+# HELP weft_grammar_failures_total Grammars refused by the compiler.
+# TYPE weft_grammar_failures_total counter
+weft_grammar_failures_total 16
+# HELP weft_grammar_compile_seconds_total Time spent compiling grammars.
+# TYPE weft_grammar_compile_seconds_total counter
+weft_grammar_compile_seconds_total 1.5
+# HELP weft_grammar_cache_entries Compiled grammars kept.
+# TYPE weft_grammar_cache_entries gauge
+weft_grammar_cache_entries 17
+# HELP weft_grammar_cache_bytes Memory of the compiled grammars kept.
+# TYPE weft_grammar_cache_bytes gauge
+weft_grammar_cache_bytes 1.23456789e+11
+# HELP weft_num_requests_running Sequences in the batch.
+# TYPE weft_num_requests_running gauge
+weft_num_requests_running 18
+# HELP weft_num_requests_waiting Requests in the queue.
+# TYPE weft_num_requests_waiting gauge
+weft_num_requests_waiting 19
+# HELP weft_kv_cache_max_blocks Blocks of the KV cache.
+# TYPE weft_kv_cache_max_blocks gauge
+weft_kv_cache_max_blocks 400
+# HELP weft_kv_cache_used_blocks Blocks held by sequences.
+# TYPE weft_kv_cache_used_blocks gauge
+weft_kv_cache_used_blocks 100
+# HELP weft_kv_cache_cached_blocks Blocks kept for reuse.
+# TYPE weft_kv_cache_cached_blocks gauge
+weft_kv_cache_cached_blocks 30
+# HELP weft_kv_cache_free_blocks Blocks not held by sequences.
+# TYPE weft_kv_cache_free_blocks gauge
+weft_kv_cache_free_blocks 300
+# HELP weft_kv_cache_utilization Share of the blocks held by sequences.
+# TYPE weft_kv_cache_utilization gauge
+weft_kv_cache_utilization 0.25
+# HELP weft_kv_cache_hit_rate Share of the prompts' tokens found in the cache since the start.
+# TYPE weft_kv_cache_hit_rate gauge
+weft_kv_cache_hit_rate 0.25
+# HELP weft_http_connections Open connections.
+# TYPE weft_http_connections gauge
+weft_http_connections 22
+# HELP weft_spec_decode_num_draft_tokens_total Tokens drafted.
+# TYPE weft_spec_decode_num_draft_tokens_total counter
+weft_spec_decode_num_draft_tokens_total 20
+# HELP weft_spec_decode_num_accepted_tokens_total Drafted tokens that were accepted.
+# TYPE weft_spec_decode_num_accepted_tokens_total counter
+weft_spec_decode_num_accepted_tokens_total 21
+# TYPE weft_request_success_total counter
+weft_request_success_total{finished_reason="stop"} 1
+# TYPE weft_http_requests_total counter
+weft_http_requests_total{path="/v1/completions",status="200"} 1
+# TYPE weft_e2e_request_latency_seconds histogram
+weft_e2e_request_latency_seconds_bucket{le="0.05"} 0
+weft_e2e_request_latency_seconds_bucket{le="0.1"} 0
+weft_e2e_request_latency_seconds_bucket{le="0.25"} 0
+weft_e2e_request_latency_seconds_bucket{le="0.5"} 0
+weft_e2e_request_latency_seconds_bucket{le="1"} 0
+weft_e2e_request_latency_seconds_bucket{le="2.5"} 0
+weft_e2e_request_latency_seconds_bucket{le="5"} 1
+weft_e2e_request_latency_seconds_bucket{le="10"} 1
+weft_e2e_request_latency_seconds_bucket{le="20"} 1
+weft_e2e_request_latency_seconds_bucket{le="40"} 1
+weft_e2e_request_latency_seconds_bucket{le="80"} 1
+weft_e2e_request_latency_seconds_bucket{le="160"} 1
+weft_e2e_request_latency_seconds_bucket{le="320"} 1
+weft_e2e_request_latency_seconds_bucket{le="+Inf"} 1
+weft_e2e_request_latency_seconds_sum 3
+weft_e2e_request_latency_seconds_count 1
+# TYPE weft_time_to_first_token_seconds histogram
+weft_time_to_first_token_seconds_bucket{le="0.005"} 0
+weft_time_to_first_token_seconds_bucket{le="0.01"} 0
+weft_time_to_first_token_seconds_bucket{le="0.025"} 0
+weft_time_to_first_token_seconds_bucket{le="0.05"} 0
+weft_time_to_first_token_seconds_bucket{le="0.1"} 0
+weft_time_to_first_token_seconds_bucket{le="0.25"} 1
+weft_time_to_first_token_seconds_bucket{le="0.5"} 1
+weft_time_to_first_token_seconds_bucket{le="1"} 1
+weft_time_to_first_token_seconds_bucket{le="2.5"} 1
+weft_time_to_first_token_seconds_bucket{le="5"} 1
+weft_time_to_first_token_seconds_bucket{le="10"} 1
+weft_time_to_first_token_seconds_bucket{le="20"} 1
+weft_time_to_first_token_seconds_bucket{le="40"} 1
+weft_time_to_first_token_seconds_bucket{le="80"} 1
+weft_time_to_first_token_seconds_bucket{le="+Inf"} 1
+weft_time_to_first_token_seconds_sum 0.2
+weft_time_to_first_token_seconds_count 1
+# TYPE weft_time_per_output_token_seconds histogram
+weft_time_per_output_token_seconds_bucket{le="0.0005"} 0
+weft_time_per_output_token_seconds_bucket{le="0.001"} 0
+weft_time_per_output_token_seconds_bucket{le="0.0025"} 0
+weft_time_per_output_token_seconds_bucket{le="0.005"} 0
+weft_time_per_output_token_seconds_bucket{le="0.01"} 0
+weft_time_per_output_token_seconds_bucket{le="0.025"} 0
+weft_time_per_output_token_seconds_bucket{le="0.05"} 0
+weft_time_per_output_token_seconds_bucket{le="0.075"} 0
+weft_time_per_output_token_seconds_bucket{le="0.1"} 0
+weft_time_per_output_token_seconds_bucket{le="0.15"} 0
+weft_time_per_output_token_seconds_bucket{le="0.2"} 0
+weft_time_per_output_token_seconds_bucket{le="0.3"} 0
+weft_time_per_output_token_seconds_bucket{le="0.5"} 1
+weft_time_per_output_token_seconds_bucket{le="1"} 1
+weft_time_per_output_token_seconds_bucket{le="2.5"} 1
+weft_time_per_output_token_seconds_bucket{le="+Inf"} 1
+weft_time_per_output_token_seconds_sum 0.4
+weft_time_per_output_token_seconds_count 1
+# TYPE weft_model_config_info gauge
+weft_model_config_info{model="a \"b\"",architecture="LlamaForCausalLM",dtype="bfloat16",isa="avx2"} 1
+)";
+
+TEST(Metrics, Text) {
+  ModelInfo info;
+  info.name = "a \"b\"", info.architecture = "LlamaForCausalLM", info.dtype = "bfloat16", info.isa = "avx2";
+  ServerMetrics metrics;
+  metrics.count_response("/v1/completions", 200);
+  metrics.count_finish_reason("stop");
+  RequestTimes times;
+  times.total_s = 3, times.first_token_s = 0.2;
+  times.usage.completion_tokens = 8, times.usage.draft_tokens = 20, times.usage.accepted_tokens = 21;
+  metrics.count_finished(times);
+  EXPECT_EQ(metrics.prometheus(info, engine_metrics(), 22), kExpected);
+}
+
+// Shares of nothing are 0.
+TEST(Metrics, BeforeTheFirstRequest) {
+  const std::string text = ServerMetrics().prometheus({}, {}, 0);
+  EXPECT_NE(text.find("\nweft_kv_cache_utilization 0\n"), std::string::npos);
+  EXPECT_NE(text.find("\nweft_kv_cache_hit_rate 0\n"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace weft
