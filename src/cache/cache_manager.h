@@ -75,6 +75,9 @@ struct CacheSequence {
     std::vector<int32_t> blocks;  // from `head` on: the held blocks, contiguous in position
     size_t head = 0;
     int first_block = 0;  // position / tokens_per_block of blocks[head]
+    // Block numbers below this are on the workers as they are here. Whoever changes or removes an entry lowers it to
+    // that entry's number.
+    int sent = 0;
     int held() const { return static_cast<int>(blocks.size() - head); }
   };
   std::vector<Table> tables;   // per group
@@ -166,9 +169,9 @@ class CacheManager {
   // Releases all blocks of the sequence; those in the index stay there and become evictable.
   void release(CacheSequence& sequence);
 
-  // Appends the blocks of one row (positions first .. end - 1): those a query at `first` can read and those that are
-  // written.
-  void append_table(const CacheSequence& sequence, int group, int first, int end, StepBatch::Table& table) const;
+  // For a row at positions first .. end - 1: appends what the workers' tables of `slot` lack, in all groups, of the
+  // blocks that a query at `first` can read and of those that are written. They count as sent from then on.
+  void send_entries(CacheSequence& sequence, Slot slot, int first, int end, std::vector<TableEntry>& entries) const;
   // Blocks whose memory was given up since the last call and is still.
   void take_releases(std::vector<BlockRelease>& releases);
 

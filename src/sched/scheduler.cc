@@ -204,6 +204,11 @@ SequenceId Scheduler::sequence_in_slot(Slot slot) const {
   return slots_[slot]->id;
 }
 
+const CacheSequence& Scheduler::cache_in_slot(Slot slot) const {
+  WEFT_CHECK(slots_[slot] != nullptr) << "slot " << slot << " is not open";
+  return slots_[slot]->cache;
+}
+
 SchedulerMetrics Scheduler::metrics() const {
   SchedulerMetrics metrics = metrics_;
   metrics.running = static_cast<int>(running_.size());

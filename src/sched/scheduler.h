@@ -145,6 +145,8 @@ class Scheduler {
 
   // The sequence of a slot, for work beside the step (grammar masks); invalid once the sequence ended.
   SequenceId sequence_in_slot(Slot slot) const;
+  // For tests: its blocks.
+  const CacheSequence& cache_in_slot(Slot slot) const;
 
   // For tests: ends the process unless the books agree with each other.
   void check_integrity() const;
