@@ -457,9 +457,13 @@ Result<RequestId> CoreEngine::submit_score(Request request, ScoreSink sink) {
                      rows = std::vector<float>()](const SequenceOutput& output) mutable {
     rows.insert(rows.end(), output.outputs.begin(), output.outputs.end());
     if (output.reason == FinishReason::none) return true;
+    std::shared_ptr<Active> done;  // destroyed without the lock
     {
       const std::lock_guard lock(mutex_);
-      active_.erase(id);
+      const auto found = active_.find(id);
+      if (found == active_.end()) return false;  // cancelled meanwhile
+      done = std::move(found->second);
+      active_.erase(found);
       counts_.prompt_tokens += static_cast<int64_t>(prompt.size());
       ++(output.reason == FinishReason::error ? counts_.requests_failed : counts_.requests_finished);
     }
@@ -496,7 +500,11 @@ void CoreEngine::cancel(RequestId id) {
   for (SequenceId sequence : sequences) core_->cancel(sequence);
   if (beams) beams->cancel();
   if (active->running) return active->running->cancel();
-  forget(id);
+  {
+    const std::lock_guard lock(mutex_);
+    if (active_.erase(id) == 0) return;  // its result came meanwhile
+    ++counts_.requests_cancelled;
+  }
   active->score_sink(Error(Code::cancelled, "the request was cancelled"));
 }
 

@@ -54,7 +54,7 @@ class Worker {
  public:
   static Result<std::unique_ptr<Worker>> create(Model model, ThreadTeam& team, WorkerOptions options);
 
-  // One thread at a time; `result` is overwritten (its memory is reused).
+  // The step thread's; `result` is overwritten (its memory is reused).
   void run(const StepBatch& batch, const StepMasks& masks, StepResult& result);
 
   // Seconds of all steps from the end of the model's last operation to the end of sampling, without the wait for
