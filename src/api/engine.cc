@@ -375,7 +375,7 @@ Result<RequestId> CoreEngine::submit(Request request, EventSink sink) {
 std::optional<Error> CoreEngine::start_sampling(const Request& request, const ImagePrompt& whole,
                                                 const SamplingParams& params, uint64_t seed, const Grammar* grammar,
                                                 Active& active) {
-  core_->hold();
+  const EngineCore::Holding holding(*core_);
   std::optional<Error> error;
   for (int i = 0; i < std::max(request.n, request.best_of) && !error; ++i) {
     SamplingParams own = params;
@@ -401,7 +401,6 @@ std::optional<Error> CoreEngine::start_sampling(const Request& request, const Im
   }
   if (error)
     for (SequenceId sequence : active.sequences) core_->cancel(sequence);
-  core_->release();
   return error;
 }
 

@@ -495,6 +495,7 @@ void CacheManager::check_integrity(std::span<const CacheSequence* const> sequenc
     std::vector<int32_t> refs(pool_->known_blocks(g), 0);
     for (const CacheSequence* sequence : sequences) {
       const CacheSequence::Table& table = sequence->tables[g];
+      WEFT_CHECK(table.sent >= 0 && table.sent <= table.first_block + table.held());
       for (size_t i = table.head; i < table.blocks.size(); ++i) ++refs[table.blocks[i]];
     }
     size_t evictable = 0;

@@ -20,8 +20,8 @@
 // The *index* has one node per distinct prefix of whole blocks (see block_key.h), which names at most one block per
 // group. Only blocks whose KV is certainly written get in. A prefix hit of p tokens needs, in each group, the blocks
 // that a query at position p may still read. When a sequence computed a block that the index has already, its copy is
-// dropped in favour of the index's. Not thread safe; the engine thread owns it. Nothing here reads a clock: time comes
-// in through begin_step().
+// dropped in favour of the index's. One caller at a time (the scheduler's, that is). Nothing here reads a clock: time
+// comes in through begin_step().
 #pragma once
 
 #include <cstdint>

@@ -1,7 +1,7 @@
-// The engine loop: the engine thread schedules and commits, the step thread runs the steps on the worker (and images
-// between them); it is thread 0 of the team that computes. With overlap, step n + 1 is
-// scheduled and submitted while step n runs, and the host's work for step n (stop rules, text, grammars) is done while
-// step n + 1 runs; without it, the same code keeps one step in flight.
+// The engine loop, on two threads: the engine thread schedules and commits; the step thread runs the steps on the
+// worker, as thread 0 of the team that computes, and encodes images between them. With overlap, step n + 1 is scheduled
+// and submitted while step n runs, and the host's work for step n (stop rules, text, grammars) is done while step n + 1
+// runs; without it, the same code keeps one step in flight. docs/contract-engine.md says what holds between the two.
 //
 // It speaks tokens, not text: who submits a sequence gets its outputs on the engine thread and may end it.
 #pragma once
@@ -82,6 +82,17 @@ class EngineCore {
   // Between hold() and release() no step is scheduled, so that what is submitted enters together. Nested holds count.
   void hold();
   void release();
+  // Holds while it lives, so that an exception (memory runs out) leaves no hold behind.
+  class Holding {
+   public:
+    explicit Holding(EngineCore& core) : core_(core) { core_.hold(); }
+    ~Holding() { core_.release(); }
+    Holding(const Holding&) = delete;
+    Holding& operator=(const Holding&) = delete;
+
+   private:
+    EngineCore& core_;
+  };
 
   CoreMetrics metrics() const;
   // Steps since the start: the time by which sequences age.

@@ -132,5 +132,27 @@ TEST_F(Cancel, WhatASinkHoldsMayCallTheEngine) {
   wait_for([&] { return gone == 2; });
 }
 
+TEST_F(Cancel, DestroyingTheEngineLetsEverybodyGo) {
+  constexpr int kRequests = 6;
+  std::atomic<int> events{0}, sinks{0};
+  for (int i = 0; i < kRequests; ++i) {
+    ++sinks;
+    const auto guard = std::shared_ptr<void>(nullptr, [&](void*) { --sinks; });
+    const auto id = engine_->submit(request(2), [&, guard](const Event&) {
+      const std::lock_guard lock(mutex_);
+      ++events;
+      changed_.notify_all();
+    });
+    ASSERT_TRUE(id.ok());
+  }
+  wait_for([&] { return events >= 20; });
+  engine_.reset();
+  const int then = events;
+  EXPECT_EQ(sinks, 0);
+  EXPECT_LT(then, kRequests * 2 * 100) << "all had ended already";
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  EXPECT_EQ(events, then);
+}
+
 }  // namespace
 }  // namespace weft::testing
