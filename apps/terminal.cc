@@ -108,7 +108,9 @@ Result<Answer> stream_answer(Engine& engine, Request request, const std::functio
     inbox->arrived.wait_for(lock, std::chrono::milliseconds(100), [&] { return !inbox->events.empty(); });
     if (interrupted && *interrupted && !cancelled) {
       cancelled = true;
+      lock.unlock();  // the sink may be called from here
       engine.cancel(id);
+      lock.lock();
     }
     if (inbox->events.empty()) continue;
     const Event event = std::move(inbox->events.front());

@@ -119,7 +119,6 @@ typedef struct {
 } WeftImage;
 bool weft_image_decode(uint32_t format, const uint8_t* data, size_t size, const WeftImageLimits*, WeftImage*,
                        WeftError*);
-void weft_sha256(const uint8_t* data, size_t size, uint8_t out[32]);
 
 /* One HTTP request without following redirects. The body is read for status 200 only. Only public addresses are
    connected to, unless `private_addresses`. */

@@ -1,9 +1,8 @@
 //! Images: PNG, GIF (first frame) and WebP (first frame) to 8-bit RGB, over the `png`, `gif` and `image-webp` crates.
 //! Sizes are checked against the caller's limits from the headers, before anything is allocated for pixels. Alpha is
 //! dropped, never blended. JPEG is not here: it is decoded by libjpeg-turbo, whose pixels the reference processors use
-//! (src/media/jpeg.cc). SHA-256, which identifies an image, is here as well.
+//! (src/media/jpeg.cc).
 use crate::abi::{bytes, guard, Failure, Outcome, WeftBytes, WeftError};
-use sha2::{Digest, Sha256};
 use std::io::Cursor;
 
 /// The values of `WeftImageFormat` in bridge.h.
@@ -212,12 +211,4 @@ pub unsafe extern "C" fn weft_image_decode(
         });
         Ok(true)
     })
-}
-
-/// # Safety
-/// `data` points at `size` readable bytes, `out` at 32 writable ones.
-#[no_mangle]
-pub unsafe extern "C" fn weft_sha256(data: *const u8, size: usize, out: *mut u8) {
-    let digest = Sha256::digest(bytes(data, size));
-    std::ptr::copy_nonoverlapping(digest.as_ptr(), out, digest.len());
 }

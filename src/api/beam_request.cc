@@ -54,7 +54,7 @@ Status BeamRequest::submit_step() {
   params->max_tokens = static_cast<int>(beams[0].tokens.size()) + 1;
   params->logprobs = -1;
   params->beam_candidates = search_.candidates();
-  core_.hold();  // the beams enter together
+  const EngineCore::Holding holding(core_);  // the beams enter together
   Status status;
   for (size_t i = 0; i < beams.size() && status.ok(); ++i) {
     Submission submission;
@@ -76,7 +76,6 @@ Status BeamRequest::submit_step() {
   }
   if (!status.ok())
     for (const SequenceId sequence : sequences_) core_.cancel(sequence);
-  core_.release();
   return status;
 }
 

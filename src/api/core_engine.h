@@ -81,8 +81,9 @@ class CoreEngine : public Engine {
   void forget(RequestId id);
   Status start_sampling(const Request& request, const Checked& checked, Active& active);
   Status start_beams(const Request& request, Checked checked, Active& active);
-  Result<ScoreResult> end_of_score(RequestId id, const ImagePrompt& prompt, std::vector<float> rows,
-                                   const SequenceOutput& output);
+  bool leave_score(RequestId id, const ImagePrompt& prompt, const SequenceOutput& output);
+  Result<ScoreResult> end_of_score(const ImagePrompt& prompt, std::vector<float> rows,
+                                   const SequenceOutput& output) const;
 
   std::unique_ptr<EngineCore> core_;
   TextSide text_;

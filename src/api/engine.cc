@@ -168,7 +168,7 @@ Result<RequestId> CoreEngine::submit(Request request, EventSink sink) {
 
 // One sequence per choice; they enter together.
 Status CoreEngine::start_sampling(const Request& request, const Checked& checked, Active& active) {
-  core_->hold();
+  const EngineCore::Holding holding(*core_);
   Status status;
   for (int i = 0; i < std::max(request.n, request.best_of) && status.ok(); ++i) {
     SamplingParams own = checked.params;
@@ -195,7 +195,6 @@ Status CoreEngine::start_sampling(const Request& request, const Checked& checked
   }
   if (!status.ok())
     for (SequenceId sequence : active.sequences) core_->cancel(sequence);
-  core_->release();
   return status;
 }
 
@@ -241,7 +240,7 @@ Result<RequestId> CoreEngine::submit_score(Request request, ScoreSink sink) {
                      rows = std::vector<float>()](const SequenceOutput& output) mutable {
     rows.insert(rows.end(), output.outputs.begin(), output.outputs.end());
     if (output.reason == FinishReason::none) return true;
-    sink(end_of_score(id, prompt, std::move(rows), output));
+    if (leave_score(id, prompt, output)) sink(end_of_score(prompt, std::move(rows), output));
     return false;
   };
   auto added = core_->submit(std::move(submission));
@@ -254,16 +253,22 @@ Result<RequestId> CoreEngine::submit_score(Request request, ScoreSink sink) {
   return id;
 }
 
-Result<ScoreResult> CoreEngine::end_of_score(RequestId id, const ImagePrompt& prompt, std::vector<float> rows,
-                                             const SequenceOutput& output) {
-  const bool failed = output.reason == FinishReason::error;
-  {
-    const std::lock_guard lock(mutex_);
-    active_.erase(id);
-    counts_.prompt_tokens += static_cast<int64_t>(prompt.tokens.size());
-    ++(failed ? counts_.failed : counts_.finished);
-  }
-  if (failed) return Error(Code::internal, output.error);
+// False: it was cancelled meanwhile, and its sink has been told.
+bool CoreEngine::leave_score(RequestId id, const ImagePrompt& prompt, const SequenceOutput& output) {
+  std::shared_ptr<Active> done;  // destroyed without the lock
+  const std::lock_guard lock(mutex_);
+  const auto found = active_.find(id);
+  if (found == active_.end()) return false;
+  done = std::move(found->second);
+  active_.erase(found);
+  counts_.prompt_tokens += static_cast<int64_t>(prompt.tokens.size());
+  ++(output.reason == FinishReason::error ? counts_.failed : counts_.finished);
+  return true;
+}
+
+Result<ScoreResult> CoreEngine::end_of_score(const ImagePrompt& prompt, std::vector<float> rows,
+                                             const SequenceOutput& output) const {
+  if (output.reason == FinishReason::error) return Error(Code::internal, output.error);
   const Plan& plan = core_->model().plan;
   ScoreResult result = score_result(prompt.tokens, std::move(rows), plan.output.cols, plan.head, step_separator_);
   if (prompt.places) add_images(result, *text_.media, prompt);
@@ -284,12 +289,15 @@ void CoreEngine::cancel(RequestId id) {
   for (SequenceId sequence : sequences) core_->cancel(sequence);
   if (beams) beams->cancel();
   if (active->running) return active->running->cancel();
-  forget(id);
+  {
+    const std::lock_guard lock(mutex_);
+    if (active_.erase(id) == 0) return;  // its result came meanwhile
+    ++counts_.cancelled;
+  }
   active->score_sink(Error(Code::cancelled, "the request was cancelled"));
 }
 
-// ---- What is known of the engine
-// -------------------------------------------------------------------------------------
+// ---- What is known of the engine ------------------------------------------------------------------------------------
 
 std::string CoreEngine::decode(const std::vector<int32_t>& ids, bool skip_special) const {
   return text_.tokenizer ? text_.tokenizer->decode(ids, skip_special) : "";

@@ -206,8 +206,8 @@ struct CacheShape {
 Result<CacheShape> cache_shape(const Checkpoint& checkpoint);
 
 using RequestId = uint64_t;
-// Called on the engine's thread (or on the submitting thread for errors found at once); must return quickly and not
-// throw.
+// Called on the engine thread, or on the thread that cancels the request, by one of them at a time; must return quickly
+// and not throw. A sink may submit, and may cancel requests, its own too.
 using EventSink = std::function<void(const Event&)>;
 using ScoreSink = std::function<void(Result<ScoreResult>)>;
 
@@ -246,7 +246,8 @@ class Engine {
   virtual Result<RequestId> submit(Request request, EventSink sink) = 0;
   // Full-sequence outputs of the head: logits, class logits, rewards.
   virtual Result<RequestId> submit_score(Request request, ScoreSink sink) = 0;
-  // Stops a request; its sink gets events with finish == cancelled. Unknown and finished ids are ignored. Any thread.
+  // Stops a request; its sink gets events with finish == cancelled, from this call unless one is being delivered. So
+  // the caller holds no lock that the sink takes. Unknown and finished ids are ignored. Any thread.
   virtual void cancel(RequestId id) = 0;
   virtual void hold() = 0;
   virtual void release() = 0;

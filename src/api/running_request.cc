@@ -37,6 +37,13 @@ bool RunningRequest::finished() const {
 }
 
 bool RunningRequest::on_output(int index, const SequenceOutput& output) {
+  const bool go_on = take(index, output);
+  deliver();
+  return go_on;
+}
+
+// False: the choice has its end.
+bool RunningRequest::take(int index, const SequenceOutput& output) {
   const std::lock_guard lock(mutex_);
   Choice& choice = choices_[index];
   if (choice.done) return false;
@@ -65,9 +72,8 @@ bool RunningRequest::on_output(int index, const SequenceOutput& output) {
     choice.done = true;
     --running_;
   }
-  const bool go_on = !choice.done;
   emit(index, std::move(event));
-  return go_on;
+  return !choice.done;
 }
 
 // The text of the tokens, up to a stop string. The token that ended the generation is listed but has no text.
@@ -132,7 +138,24 @@ void RunningRequest::send(Event event, bool last) {
   event.last_of_request = last;
   event.usage = usage_;
   event.seed = setup_.seed;
-  sink_(event);
+  outbox_.push_back(std::move(event));
+}
+
+void RunningRequest::deliver() {
+  const std::lock_guard turn(delivery_);
+  if (delivering_) return;  // a sink has cancelled its own request: the call that it came from goes on with the events
+  delivering_ = true;
+  for (;;) {
+    Event event;
+    {
+      const std::lock_guard lock(mutex_);
+      if (outbox_.empty()) break;
+      event = std::move(outbox_.front());
+      outbox_.pop_front();
+    }
+    sink_(event);
+  }
+  delivering_ = false;
 }
 
 void RunningRequest::emit_best() {
@@ -154,15 +177,18 @@ void RunningRequest::emit_best() {
 }
 
 void RunningRequest::cancel() {
-  const std::lock_guard lock(mutex_);
-  for (size_t i = 0; i < choices_.size(); ++i) {
-    if (choices_[i].done) continue;
-    choices_[i].done = true;
-    --running_;
-    Event event;
-    event.finish = FinishReason::cancelled;
-    emit(static_cast<int>(i), std::move(event));
+  {
+    const std::lock_guard lock(mutex_);
+    for (size_t i = 0; i < choices_.size(); ++i) {
+      if (choices_[i].done) continue;
+      choices_[i].done = true;
+      --running_;
+      Event event;
+      event.finish = FinishReason::cancelled;
+      emit(static_cast<int>(i), std::move(event));
+    }
   }
+  deliver();
 }
 
 }  // namespace weft

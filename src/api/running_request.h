@@ -2,6 +2,7 @@
 // and the stop strings; per request the counts, the prompt's logprobs and, with best_of, the choices that compete.
 #pragma once
 
+#include <deque>
 #include <memory>
 #include <mutex>
 #include <vector>
@@ -34,7 +35,7 @@ class RunningRequest {
 
   // An output of the sequence of `choice`. False: this choice has its end. Engine thread.
   bool on_output(int choice, const SequenceOutput& output);
-  // Ends what still runs with finish == cancelled. Any thread.
+  // Ends what still runs with finish == cancelled. Any thread; from inside the sink, the events come when it returns.
   void cancel();
   bool finished() const;
 
@@ -47,16 +48,21 @@ class RunningRequest {
     Event kept;  // the choice's result so far, with best_of
   };
 
+  bool take(int choice, const SequenceOutput& output);
   void add_tokens(Choice& choice, const SequenceOutput& output, Event& event);
   void end_text(Choice& choice, Event& event);
   void emit(int index, Event event);
   void add_prompt(Event& event);
   void send(Event event, bool last);
   void emit_best();
+  void deliver();
 
   const Setup setup_;
   EventSink sink_;
-  mutable std::mutex mutex_;
+  std::recursive_mutex delivery_;  // held while events are delivered, so that they come in order; taken before mutex_
+  bool delivering_ = false;        // guarded by it
+  mutable std::mutex mutex_;       // guards what follows; not held while an event is delivered
+  std::deque<Event> outbox_;
   std::vector<Choice> choices_;
   int running_ = 0;
   bool prompt_sent_ = false;

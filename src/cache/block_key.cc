@@ -2,7 +2,7 @@
 // message.
 #include "cache/block_key.h"
 
-#include "cache/sha256.h"
+#include "base/sha256.h"
 
 namespace weft {
 namespace {
@@ -14,9 +14,9 @@ void put(Sha256& hash, uint64_t value) {
 }
 
 BlockKey finish(Sha256& hash) {
-  const std::array<uint32_t, 8> digest = hash.digest();
+  const Digest digest = hash.digest();
   BlockKey key;
-  for (int i = 0; i < 4; ++i) key.words[i] = static_cast<uint64_t>(digest[2 * i]) << 32 | digest[2 * i + 1];
+  for (size_t i = 0; i < digest.size(); ++i) key.words[i / 8] = key.words[i / 8] << 8 | digest[i];
   return key;
 }
 

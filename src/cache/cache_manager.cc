@@ -372,6 +372,7 @@ void CacheManager::publish_block(CacheSequence& sequence, std::span<const int32_
       hold(g, theirs);
       let_go(g, mine);
       mine = theirs;
+      table.sent = std::min(table.sent, number);
     }
     set_priority(sequence, g, mine, number);
   }
@@ -424,7 +425,7 @@ void CacheManager::release(CacheSequence& sequence) {
   for (int g = 0; g < static_cast<int>(sequence.tables.size()); ++g) {  // none before start()
     CacheSequence::Table& table = sequence.tables[g];
     for (size_t i = table.blocks.size(); i > table.head; --i) let_go(g, table.blocks[i - 1]);
-    table.blocks.clear(), table.head = 0, table.first_block = 0;
+    table.blocks.clear(), table.head = 0, table.first_block = 0, table.sent = 0;
   }
   sequence.published = 0;
   ++version_;
@@ -436,16 +437,18 @@ void CacheManager::undo_acquire(CacheSequence& sequence) {
   version_ = version;
 }
 
-void CacheManager::append_table(const CacheSequence& sequence, int group, int first, int end,
-                                StepBatch::Table& out) const {
-  const CacheSequence::Table& table = sequence.tables[group];
-  const int from = std::max(table.first_block, first_needed_block(group, first));
+void CacheManager::send_entries(CacheSequence& sequence, Slot slot, int first, int end,
+                                std::vector<TableEntry>& entries) const {
   const int until = static_cast<int>(ceil_div(end, options_.tokens_per_block));
-  WEFT_CHECK(from == first_needed_block(group, first) && until <= table.first_block + table.held())
-      << "positions " << first << " to " << end << " are not reserved in group " << group;
-  const auto blocks = table.blocks.begin() + static_cast<ptrdiff_t>(table.head) - table.first_block;
-  out.first_block.push_back(from);
-  out.blocks.insert(out.blocks.end(), blocks + from, blocks + until);
+  for (int g = 0; g < groups(); ++g) {
+    CacheSequence::Table& table = sequence.tables[g];
+    const int needed = first_needed_block(g, first);
+    WEFT_CHECK(table.first_block <= needed && until <= table.first_block + table.held())
+        << "positions " << first << " to " << end << " are not reserved in group " << g;
+    for (int number = std::max(table.sent, needed); number < until; ++number)
+      entries.push_back({g, slot, number, table.blocks[table.head + static_cast<size_t>(number - table.first_block)]});
+    table.sent = std::max(table.sent, until);
+  }
 }
 
 CacheEvent* CacheManager::new_event(CacheEvent::Kind kind, int group, const BlockKey& key) {
@@ -492,6 +495,7 @@ void CacheManager::check_integrity(std::span<const CacheSequence* const> sequenc
     std::vector<int32_t> refs(pool_->known_blocks(g), 0);
     for (const CacheSequence* sequence : sequences) {
       const CacheSequence::Table& table = sequence->tables[g];
+      WEFT_CHECK(table.sent >= 0 && table.sent <= table.first_block + table.held());
       for (size_t i = table.head; i < table.blocks.size(); ++i) ++refs[table.blocks[i]];
     }
     size_t evictable = 0;

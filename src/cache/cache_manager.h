@@ -20,8 +20,8 @@
 // The *index* has one node per distinct prefix of whole blocks (see block_key.h), which names at most one block per
 // group. Only blocks whose KV is certainly written get in. A prefix hit of p tokens needs, in each group, the blocks
 // that a query at position p may still read. When a sequence computed a block that the index has already, its copy is
-// dropped in favour of the index's. Not thread safe; the engine thread owns it. Nothing here reads a clock: time comes
-// in through begin_step().
+// dropped in favour of the index's. One caller at a time (the scheduler's, that is). Nothing here reads a clock: time
+// comes in through begin_step().
 #pragma once
 
 #include <cstdint>
@@ -76,6 +76,9 @@ struct CacheSequence {
     std::vector<int32_t> blocks;  // from `head` on: the held blocks, contiguous in position
     size_t head = 0;
     int first_block = 0;  // position / tokens_per_block of blocks[head]
+    // Block numbers below this are on the workers as they are here. Whoever changes or removes an entry lowers it to
+    // that entry's number.
+    int sent = 0;
     int held() const { return static_cast<int>(blocks.size() - head); }
   };
   std::vector<Table> tables;   // per group
@@ -157,9 +160,9 @@ class CacheManager {
   // Releases all blocks of the sequence; those in the index stay there and become evictable.
   void release(CacheSequence& sequence);
 
-  // Appends the blocks of one row (positions first .. end - 1): those a query at `first` can read and those that are
-  // written.
-  void append_table(const CacheSequence& sequence, int group, int first, int end, StepBatch::Table& table) const;
+  // For a row at positions first .. end - 1: appends what the workers' tables of `slot` lack, in all groups, of the
+  // blocks that a query at `first` can read and of those that are written. They count as sent from then on.
+  void send_entries(CacheSequence& sequence, Slot slot, int first, int end, std::vector<TableEntry>& entries) const;
   // Blocks whose memory was given up since the last call and is still.
   void take_releases(std::vector<BlockRelease>& releases);
 

@@ -1,42 +1,23 @@
-// Hashing against published values, the heap against a sorted list, and the cache manager's rules one by one. The
+// The heap against a sorted list, and the cache manager's rules one by one. The
 // manager under random load is tested by sched/simulation_test.cc.
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <cstdio>
 #include <map>
 #include <random>
 #include <set>
+#include <tuple>
 
 #include "base/check.h"
 #include "cache/block_key.h"
 #include "cache/cache_manager.h"
 #include "cache/indexed_heap.h"
 #include "cache/prefix_index.h"
-#include "cache/sha256.h"
 
 namespace weft {
 namespace {
 
 using Kind = CacheSpec::Kind;
-
-std::string sha256_hex(const std::string& message, size_t repeats = 1) {
-  Sha256 hash;
-  for (size_t i = 0; i < repeats; ++i) hash.update(message.data(), message.size());
-  std::string text;
-  char word[9];
-  for (uint32_t value : hash.digest()) std::snprintf(word, sizeof word, "%08x", value), text += word;
-  return text;
-}
-
-// FIPS 180-4 examples and NIST's long message.
-TEST(Sha256, PublishedValues) {
-  EXPECT_EQ(sha256_hex(""), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
-  EXPECT_EQ(sha256_hex("abc"), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
-  EXPECT_EQ(sha256_hex("abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq"),
-            "248d6a61d20638b8e5c026930c3e6039a33ce45964ff2167f6ecedd419db06c1");
-  EXPECT_EQ(sha256_hex("a", 1000000), "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0");
-}
 
 TEST(BlockKey, NamesAllThatTheBlockDependsOn) {
   const std::vector<int32_t> tokens = {1, 2, 3, 4};
@@ -250,11 +231,52 @@ TEST(CacheManager, WindowBlocksAreFreedAtOnceAndHitsNeedTheWindowOnly) {
   EXPECT_EQ(second.whole, 40);
   EXPECT_EQ(second.sequence.tables[0].first_block, 8);  // 40 - 5 = 35
   EXPECT_EQ(second.sequence.tables[0].held(), 2);
-  StepBatch::Table table;
-  ASSERT_TRUE(cache.reserve(second.sequence, 41));
-  cache.append_table(second.sequence, 0, 40, 41, table);
-  EXPECT_EQ(table.first_block, std::vector<int32_t>{8});
-  EXPECT_EQ(table.blocks.size(), 3u);
+}
+
+using Entry = std::tuple<int, Slot, int32_t, int32_t>;  // of a block table, as TableEntry
+
+std::vector<Entry> sent(CacheManager& cache, CacheSequence& sequence, Slot slot, int first, int end) {
+  std::vector<TableEntry> entries;
+  cache.send_entries(sequence, slot, first, end, entries);
+  std::vector<Entry> got;
+  for (const TableEntry& entry : entries) got.emplace_back(entry.group, entry.slot, entry.number, entry.block);
+  return got;
+}
+
+// Every entry that a row reads or writes is sent once, and a block that was replaced once more.
+TEST(CacheManager, SendsWhatTheWorkersLack) {
+  CacheManager cache = make({kFull, {Kind::window, 6, 10}}, 50);
+  const std::vector<int32_t> tokens = iota_tokens(30);
+  Holder a(cache, tokens), b(cache, tokens);
+  ASSERT_TRUE(cache.reserve(a.sequence, 10) && cache.reserve(b.sequence, 10));
+  const auto block = [](const Holder& holder, int group, int number) {
+    const CacheSequence::Table& table = holder.sequence.tables[group];
+    return table.blocks[table.head + static_cast<size_t>(number - table.first_block)];
+  };
+  std::vector<Entry> all;
+  for (int group : {0, 1})
+    for (int number : {0, 1}) all.emplace_back(group, 5, number, block(a, group, number));
+  EXPECT_EQ(sent(cache, a.sequence, 5, 0, 8), all);  // block 2 is reserved but not needed yet
+  EXPECT_TRUE(sent(cache, a.sequence, 5, 7, 8).empty());
+  EXPECT_EQ(sent(cache, b.sequence, 6, 0, 8).size(), 4u);
+  // Both have computed blocks 0 and 1; a's copies go into the index, and b changes over to them.
+  cache.commit(a.sequence, tokens, 8);
+  cache.commit(b.sequence, tokens, 8);
+  EXPECT_EQ(sent(cache, a.sequence, 5, 8, 10),
+            (std::vector<Entry>{{0, 5, 2, block(a, 0, 2)}, {1, 5, 2, block(a, 1, 2)}}));
+  EXPECT_EQ(sent(cache, b.sequence, 6, 8, 10), (std::vector<Entry>{{0, 6, 0, block(a, 0, 0)},
+                                                                   {0, 6, 1, block(a, 0, 1)},
+                                                                   {0, 6, 2, block(b, 0, 2)},
+                                                                   {1, 6, 0, block(a, 1, 0)},
+                                                                   {1, 6, 1, block(a, 1, 1)},
+                                                                   {1, 6, 2, block(b, 1, 2)}}));
+  // A window that starts late, and a sequence that starts again.
+  ASSERT_TRUE(cache.reserve(a.sequence, 24));
+  EXPECT_EQ(sent(cache, a.sequence, 5, 23, 24).size(), 3u + 2u);  // of the window blocks 4 and 5
+  cache.release(a.sequence);
+  EXPECT_EQ(cache.acquire_prefix(a.sequence, tokens, 8), 8);
+  ASSERT_TRUE(cache.reserve(a.sequence, 9));
+  EXPECT_EQ(sent(cache, a.sequence, 5, 8, 9).size(), 3u + 3u);
 }
 
 // Chunks of 8, blocks of 4: at a chunk's start nothing is read.

@@ -45,8 +45,21 @@ struct BlockRelease {
   int32_t block = 0;
 };
 
+// From this step on, block number `number` (position / tokens_per_block) of the slot's sequence is `block`.
+struct TableEntry {
+  int group = 0;
+  Slot slot = 0;
+  int32_t number = 0, block = 0;
+};
+
 // A worker executes steps in the order of submission, and within a step: closes, opens, copies in their order,
-// releases, rows.
+// releases, table entries, rows.
+//
+// Block tables live on the workers, one per slot and cache group, and a step brings what has changed in them: new
+// blocks, and blocks that were replaced (two sequences had computed the same one). So a step of decode rows is small
+// however long the sequences are. Nothing is ever taken out of a table: whatever a row reads was sent since its slot
+// was opened, and entries that no row reads any more (behind a window, of a closed slot) are overwritten when their
+// place is needed again.
 struct StepBatch {
   // One sequence's share of the step: tokens at positions first, first + 1, ..., first + tokens - 1.
   struct Row {
@@ -65,23 +78,16 @@ struct StepBatch {
   std::vector<Slot> closes;            // before the opens
   std::vector<BlockCopy> copies;       // before the step
   std::vector<BlockRelease> releases;  // after the copies
+  std::vector<TableEntry> entries;     // before the rows
   std::vector<Row> rows;
   std::vector<int32_t> tokens;  // of the rows with source host, in order of rows
-  // Per cache group: for each row the block numbers and the blocks that it holds.
-  struct Table {
-    std::vector<int32_t> blocks;       // concatenated
-    std::vector<int64_t> offset;       // per row, into `blocks`, and the end: rows + 1 entries
-    std::vector<int32_t> first_block;  // per row: block number (position / tokens_per_block) of its first entry
-  };
-  std::vector<Table> tables;
   int total_tokens() const {
     int sum = 0;
     for (const Row& row : rows) sum += row.tokens;
     return sum;
   }
   void clear() {
-    opens.clear(), closes.clear(), copies.clear(), releases.clear(), rows.clear(), tokens.clear();
-    for (Table& table : tables) table.blocks.clear(), table.offset.clear(), table.first_block.clear();
+    opens.clear(), closes.clear(), copies.clear(), releases.clear(), entries.clear(), rows.clear(), tokens.clear();
   }
 };
 

@@ -250,12 +250,11 @@ constexpr int kTileTokens = 16;
 size_t cache_layer_bytes(const CacheSpec& spec, int tokens_per_block);
 
 // One sequence of the step, seen from one cache group: `rows` query rows from `first_row` on, at positions
-// first_position, first_position + 1, ... Its blocks from block number `first_block` on are block_table[table_offset
-// ...] (a group that forgets old blocks starts later than 0).
+// first_position, first_position + 1, ... Position p lies in block block_table[table_offset + p / tokens_per_block];
+// entries of blocks that no row reads or writes may hold anything.
 struct SequenceView {
   int first_row = 0, rows = 0;
   int first_position = 0;
-  int first_block = 0;
   int64_t table_offset = 0;
   // Per row the first key that it does not see, in place of what the mask says, and the first that it sees; null: the
   // mask's. The keys must be in the cache by the end of the step's append. (Tokens of one image that see each other,

@@ -15,7 +15,7 @@ struct Place {
 };
 Place place_of(const CacheView& cache, const int32_t* block_table, const SequenceView& s, int position) {
   const int number = position / cache.tokens_per_block, inside = position % cache.tokens_per_block;
-  return {block_table[s.table_offset + number - s.first_block], inside / kTileTokens, inside % kTileTokens};
+  return {block_table[s.table_offset + number], inside / kTileTokens, inside % kTileTokens};
 }
 
 float load(const std::byte* tile, DType dtype, size_t index) {

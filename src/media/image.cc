@@ -70,12 +70,6 @@ Result<Image> decode_image(std::span<const std::byte> file, const ImageLimits& l
   return fail(Code::invalid_argument, "the bytes are ", what, "; ", kFormats);
 }
 
-Digest sha256(std::span<const std::byte> bytes) {
-  Digest digest;
-  weft_sha256(reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size(), digest.data());
-  return digest;
-}
-
 Digest content_hash(const Image& image) {
   std::array<std::byte, 48> block{};
   for (int i = 0; i < 8; ++i) {

@@ -10,13 +10,13 @@
 // - JPEG is decoded by libjpeg-turbo (accurate integer DCT, smooth upsampling), to the bit what the reference gets.
 #pragma once
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <span>
 #include <vector>
 
 #include "base/result.h"
+#include "base/sha256.h"
 
 namespace weft {
 
@@ -44,10 +44,6 @@ struct ImageLimits {
 // thread.
 Result<Image> decode_image(std::span<const std::byte> file, const ImageLimits& limits = {});
 
-using Digest = std::array<uint8_t, 32>;
-
-// SHA-256.
-Digest sha256(std::span<const std::byte> bytes);
 // Identifies an image by its size and pixels: SHA-256 of height and width (8 bytes each, little endian) and the pixels'
 // SHA-256. Two files with the same pixels have the same hash.
 Digest content_hash(const Image& image);

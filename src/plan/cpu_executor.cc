@@ -173,7 +173,7 @@ void CpuExecutor::plan_group(CacheRef ref) {
   if (ref.kind == CacheRef::Kind::local) {
     in.block_table.clear();
     for (SequenceView& sequence : in.sequences) {
-      sequence.first_position = sequence.first_block = 0;
+      sequence.first_position = 0;
       sequence.table_offset = static_cast<int64_t>(in.block_table.size());
       for (int row = 0; row < sequence.rows; row += kLocalBlock)
         in.block_table.push_back(static_cast<int32_t>(in.block_table.size()));

@@ -76,7 +76,7 @@ std::vector<float> run(const Plan& plan, const kernels::CpuTable& table, kernels
     for (int i = 0; i < tokens; ++i)
       in.ids[i] = 7 * (position + i) % kVocab, in.positions[i] = position + i, in.output_rows[i] = i;
     in.groups[0].block_table = {1};
-    in.groups[0].sequences = {{0, tokens, position, 0, 0}};
+    in.groups[0].sequences = {{0, tokens, position}};
     executor.run({}, replay);
     for (int r = 0; r < tokens; ++r)
       outputs.insert(outputs.end(), executor.output() + r * executor.output_ld(),
@@ -182,7 +182,7 @@ TEST(Executor, TakesTheTimesOfItsOps) {
   for (const int outputs : {1, 2, 2}) {
     in.tokens = 2, in.outputs = outputs;
     for (int i = 0; i < 2; ++i) in.ids[i] = i, in.positions[i] = i, in.output_rows[i] = i;
-    in.groups[0].block_table = {1}, in.groups[0].sequences = {{0, 2, 0, 0, 0}};
+    in.groups[0].block_table = {1}, in.groups[0].sequences = {{0, 2}};
     executor.run({}, true);
   }
   const auto runs = [&](bool decode, const char* op) -> int64_t {

@@ -12,7 +12,7 @@ namespace weft {
 
 // The step as one cache group sees it.
 struct GroupInputs {
-  std::vector<int32_t> block_table;              // of all sequences, see SequenceView::table_offset
+  std::vector<int32_t> block_table;              // of all sequences, see SequenceView::table_offset; kept by the worker
   std::vector<kernels::SequenceView> sequences;  // in row order
   kernels::AttendPlan attend;                    // filled by CpuExecutor::run
 };

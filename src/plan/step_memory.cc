@@ -61,7 +61,8 @@ void StepMemory::reserve_attention(const CpuTable& table, int threads) {
                                     partial_floats(group.heads, view) * sizeof(float));
     const int blocks_per_sequence = (limits_.max_seq_len + view.tokens_per_block - 1) / view.tokens_per_block + 1;
     GroupInputs& inputs = inputs_.group(ref);
-    inputs.block_table.reserve(static_cast<size_t>(limits_.max_sequences) * std::min(blocks_per_sequence, 1024));
+    if (ref.kind != CacheRef::Kind::paged)  // else the worker's
+      inputs.block_table.reserve(static_cast<size_t>(limits_.max_sequences) * std::min(blocks_per_sequence, 1024));
     inputs.sequences.reserve(limits_.max_sequences);
   }
   scratch_bytes_ = (scratch_bytes_ + 63) / 64 * 64;

@@ -50,7 +50,7 @@ Result<std::unique_ptr<EngineCore>> EngineCore::create(Model model, std::unique_
   std::unique_ptr<EngineCore> core(new EngineCore(std::move(team), options, std::move(scheduler)));
   WEFT_TRY(core->worker_, Worker::create(std::move(model), *core->team_, std::move(worker)));
   if (core->model().vision) core->vision_ = std::make_unique<VisionEncoder>(core->model(), *core->team_);
-  core->worker_thread_ = std::thread([raw = core.get()] { raw->worker_loop(); });
+  core->step_thread_ = std::thread([raw = core.get()] { raw->step_loop(); });
   core->engine_thread_ = std::thread([raw = core.get()] { raw->engine_loop(); });
   return core;
 }
@@ -62,8 +62,8 @@ EngineCore::~EngineCore() {
   }
   engine_wake_.notify_all();
   if (engine_thread_.joinable()) engine_thread_.join();
-  worker_wake_.notify_all();
-  if (worker_thread_.joinable()) worker_thread_.join();
+  step_wake_.notify_all();
+  if (step_thread_.joinable()) step_thread_.join();
 }
 
 Result<SequenceId> EngineCore::submit(Submission submission) {
@@ -103,7 +103,7 @@ void EngineCore::enqueue_images(SequenceId id, const Submission& submission) {
     else ++images_reused_;
     found->waiters.push_back({id, submission.media_prompt, static_cast<int>(i)});
   }
-  worker_wake_.notify_one();
+  step_wake_.notify_one();
 }
 
 // The step thread's: encodes for about as long as a decode step takes, so that running streams go on in between.
@@ -143,11 +143,13 @@ void EngineCore::finish_encoding(std::shared_ptr<const MediaFeatures> features) 
 }
 
 void EngineCore::cancel(SequenceId id) {
+  // Destroyed without the lock: what the sink holds is not ours to know, and may call us when it goes.
+  std::unordered_map<uint64_t, std::shared_ptr<Entry>>::node_type entry;
   const std::lock_guard lock(mutex_);
   scheduler_.finish(id);
   // Its grammar is still needed if a step in flight waits for its mask; begin_masks and fill_masks cope with its
   // absence.
-  entries_.erase(static_cast<uint64_t>(id));
+  entry = entries_.extract(static_cast<uint64_t>(id));
   engine_wake_.notify_one();
 }
 
@@ -188,7 +190,7 @@ bool EngineCore::schedule_step(std::unique_lock<std::mutex>&) {
   begin_masks(step);
   free_.pop_front();
   submitted_.push_back(index);
-  worker_wake_.notify_one();
+  step_wake_.notify_one();
   return true;
 }
 
@@ -232,13 +234,16 @@ void EngineCore::commit_step(std::unique_lock<std::mutex>& lock) {
   for (SequenceOutput& output : outputs_) {
     const auto found = entries_.find(static_cast<uint64_t>(output.id));
     if (found == entries_.end()) continue;  // cancelled meanwhile
-    const std::shared_ptr<Entry> entry = found->second;
+    std::shared_ptr<Entry> entry = found->second;
     lock.unlock();
     const bool go_on = deliver(*entry, output);
     lock.lock();
     if (go_on && output.reason == FinishReason::none) continue;
     scheduler_.finish(output.id);  // no effect on a sequence that ended by itself
     entries_.erase(static_cast<uint64_t>(output.id));
+    lock.unlock();
+    entry.reset();  // see cancel()
+    lock.lock();
   }
   // The steps in flight were scheduled before these tokens were known.
   for (const std::deque<int>* queue : {&done_, &submitted_})
@@ -265,13 +270,13 @@ bool EngineCore::deliver(Entry& entry, SequenceOutput& output) {
   return entry.sink(output);
 }
 
-void EngineCore::worker_loop() {
+void EngineCore::step_loop() {
   const ThreadTeam::Seat seat(*team_);
   double last_end = 0;
   std::unique_lock lock(mutex_);
   for (;;) {
-    worker_wake_.wait(lock,
-                      [&] { return !submitted_.empty() || !encodings_.empty() || (stopping_ && free_.size() == 2); });
+    step_wake_.wait(lock,
+                    [&] { return !submitted_.empty() || !encodings_.empty() || (stopping_ && free_.size() == 2); });
     if (submitted_.empty()) {
       if (stopping_ && free_.size() == 2) return;
       if (!encodings_.empty()) encode_slice(lock);

@@ -1,6 +1,7 @@
-// The engine loop: one thread schedules and commits, another runs the steps on the worker. With overlap, step n + 1 is
-// scheduled and submitted while step n runs, and the host's work for step n (stop rules, text, grammars) is done while
-// step n + 1 runs; without it, the same code keeps one step in flight.
+// The engine loop, on two threads: the engine thread schedules and commits; the step thread runs the steps on the
+// worker, as thread 0 of the team that computes, and encodes images between them. With overlap, step n + 1 is scheduled
+// and submitted while step n runs, and the host's work for step n (stop rules, text, grammars) is done while step n + 1
+// runs; without it, the same code keeps one step in flight. docs/contract-engine.md says what holds between the two.
 //
 // It speaks tokens, not text: who submits a sequence gets its outputs on the engine thread and may end it.
 #pragma once
@@ -69,6 +70,17 @@ class EngineCore {
   // Between hold() and release() no step is scheduled, so that what is submitted enters together. Nested holds count.
   void hold();
   void release();
+  // Holds while it lives, so that an exception (memory runs out) leaves no hold behind.
+  class Holding {
+   public:
+    explicit Holding(EngineCore& core) : core_(core) { core_.hold(); }
+    ~Holding() { core_.release(); }
+    Holding(const Holding&) = delete;
+    Holding& operator=(const Holding&) = delete;
+
+   private:
+    EngineCore& core_;
+  };
 
   CoreMetrics metrics() const;
   // Steps since the start: the time by which sequences age.
@@ -109,7 +121,7 @@ class EngineCore {
 
   EngineCore(std::unique_ptr<ThreadTeam> team, CoreOptions options, Scheduler scheduler);
   void engine_loop();
-  void worker_loop();
+  void step_loop();
   bool schedule_step(std::unique_lock<std::mutex>& lock);
   void adapt_budget(const Step& step);
   void commit_step(std::unique_lock<std::mutex>& lock);
@@ -126,7 +138,7 @@ class EngineCore {
   std::unique_ptr<Worker> worker_;
 
   mutable std::mutex mutex_;  // guards all below; not held while a step runs or an output is delivered
-  std::condition_variable engine_wake_, worker_wake_;
+  std::condition_variable engine_wake_, step_wake_;
   Scheduler scheduler_;
   std::unordered_map<uint64_t, std::shared_ptr<Entry>> entries_;
   int holds_ = 0;
@@ -139,14 +151,14 @@ class EngineCore {
   size_t masks_filled_ = 0;
   double sample_seconds_ = 0;
   std::deque<Encoding> encodings_;  // the first is being encoded
-  bool encoding_begun_ = false;     // on the worker thread
+  bool encoding_begun_ = false;     // on the step thread
   std::unique_ptr<VisionEncoder> vision_;
   FeatureCache features_;
   uint64_t images_encoded_ = 0, images_reused_ = 0;
   double step_seconds_ = 0, idle_gap_seconds_ = 0;
   std::vector<SequenceOutput> outputs_;  // of the step being committed
 
-  std::thread engine_thread_, worker_thread_;
+  std::thread engine_thread_, step_thread_;
 };
 
 }  // namespace weft

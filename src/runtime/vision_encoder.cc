@@ -55,8 +55,7 @@ void VisionEncoder::begin(const PreparedMedia& media) {
     in.local_groups[g].sequences.clear();
     int first = 0;
     for (int rows : segments) {
-      in.local_groups[g].sequences.push_back(
-          {first, rows, 0, 0, 0, in.ends.empty() ? nullptr : in.ends.data() + first});
+      in.local_groups[g].sequences.push_back({first, rows, 0, 0, in.ends.empty() ? nullptr : in.ends.data() + first});
       first += rows;
     }
     WEFT_CHECK(first == inputs_.rows || first == inputs_.mixed)

@@ -60,6 +60,9 @@ Status Worker::allocate() {
   executor_ = std::make_unique<CpuExecutor>(
       model_.plan, model_.weights, *model_.table, team_, std::move(cache),
       ExecutorLimits{options_.max_num_tokens, options_.max_outputs, options_.max_batch_size, options_.max_seq_len});
+  table_blocks_ = (options_.max_seq_len + options_.tokens_per_block - 1) / options_.tokens_per_block;
+  for (GroupInputs& group : executor_->inputs().groups)
+    group.block_table.resize(static_cast<size_t>(options_.max_batch_size) * static_cast<size_t>(table_blocks_));
   if (options_.measure_ops) executor_->measure_ops();
   processors_ = std::make_unique<ProcessorStage>(options_.processors, options_.max_batch_size, model_.vocab);
   for (int i = 0; i < options_.max_batch_size; ++i)
@@ -104,6 +107,15 @@ void Worker::copy_blocks(const StepBatch& batch) {
   }
   for (const BlockRelease& release : batch.releases)
     cache_memory_[release.group].release(release.block * block_bytes_[release.group], block_bytes_[release.group]);
+}
+
+void Worker::update_tables(const StepBatch& batch) {
+  for (const TableEntry& entry : batch.entries) {
+    WEFT_CHECK(entry.number < table_blocks_) << "slot " << entry.slot << " has a block number " << entry.number;
+    executor_->inputs()
+        .groups[entry.group]
+        .block_table[static_cast<size_t>(entry.slot) * table_blocks_ + entry.number] = entry.block;
+  }
 }
 
 void Worker::fill_inputs(const StepBatch& batch) {
@@ -174,7 +186,7 @@ void Worker::open_images(Slot slot) {
   const MediaPrompt& media = *slots_[slot].media;
   int position = 0;
   const auto append = [&](const MediaFeatures& features, int first, int rows) {
-    const kernels::SequenceView view{0, rows, position, 0, 0};
+    const kernels::SequenceView view{.rows = rows, .first_position = position};
     for (int layer = 0; layer < group.layers && rows > 0; ++layer) {
       const float* k = features.row(first) + static_cast<size_t>(layer) * 2 * kv;
       const kernels::AppendArgs args{k,
@@ -217,7 +229,7 @@ void Worker::fill_cross(const StepBatch& batch) {
     for (int i = 0; i < (keys + kCrossBlock - 1) / kCrossBlock; ++i)
       in.cross.block_table.push_back(row.slot * cross_blocks_ + i);
     in.cross.sequences.push_back(
-        {first, row.tokens, 0, 0, offset, in.cross_ends.data() + first, in.cross_starts.data() + first});
+        {first, row.tokens, 0, offset, in.cross_ends.data() + first, in.cross_starts.data() + first});
     first += row.tokens;
   }
 }
@@ -235,16 +247,13 @@ void Worker::fill_ends(const SlotData& slot, const StepBatch::Row& row, int firs
 
 void Worker::fill_groups(const StepBatch& batch) {
   StepInputs& in = executor_->inputs();
-  for (size_t g = 0; g < in.groups.size(); ++g) {
-    const StepBatch::Table& table = batch.tables[g];
-    GroupInputs& group = in.groups[g];
-    group.block_table.assign(table.blocks.begin(), table.blocks.end());
+  for (GroupInputs& group : in.groups) {
     group.sequences.clear();
     int first_row = 0;
-    for (size_t r = 0; r < batch.rows.size(); ++r) {
-      const StepBatch::Row& row = batch.rows[r];
+    for (const StepBatch::Row& row : batch.rows) {
       const int32_t* ends = model_.plan.joined_images ? in.ends.data() + first_row : nullptr;
-      group.sequences.push_back({first_row, row.tokens, row.first, table.first_block[r], table.offset[r], ends});
+      group.sequences.push_back(
+          {first_row, row.tokens, row.first, static_cast<int64_t>(row.slot) * table_blocks_, ends});
       first_row += row.tokens;
     }
   }
@@ -252,7 +261,7 @@ void Worker::fill_groups(const StepBatch& batch) {
     group.sequences.clear();
     int first_row = 0;
     for (const StepBatch::Row& row : batch.rows) {
-      group.sequences.push_back({first_row, row.tokens, 0, 0, 0});
+      group.sequences.push_back({.first_row = first_row, .rows = row.tokens});
       first_row += row.tokens;
     }
   }
@@ -362,6 +371,7 @@ void Worker::collect_outputs(const StepBatch& batch, StepResult& result) {
 void Worker::run(const StepBatch& batch, const StepMasks& masks, StepResult& result) {
   open_slots(batch);
   copy_blocks(batch);
+  update_tables(batch);
   fill_inputs(batch);
   plan_sampling(batch, masks, result);
   masks_ = &masks;

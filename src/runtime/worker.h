@@ -54,7 +54,7 @@ class Worker {
  public:
   static Result<std::unique_ptr<Worker>> create(Model model, ThreadTeam& team, WorkerOptions options);
 
-  // One thread at a time; `result` is overwritten (its memory is reused).
+  // The step thread's; `result` is overwritten (its memory is reused).
   void run(const StepBatch& batch, const StepMasks& masks, StepResult& result);
 
   // Seconds of all steps from the end of the model's last operation to the end of sampling, without the wait for
@@ -84,6 +84,7 @@ class Worker {
   Status allocate();
   void open_slots(const StepBatch& batch);
   void copy_blocks(const StepBatch& batch);
+  void update_tables(const StepBatch& batch);
   void fill_inputs(const StepBatch& batch);
   void fill_token(const SlotData& slot, int position);
   void fill_features(const SlotData& slot, const StepBatch::Row& row, int first);
@@ -104,6 +105,7 @@ class Worker {
   std::vector<Memory> cache_memory_;
   Memory cross_memory_;  // of slot s: cross_blocks_ blocks from s * cross_blocks_ on
   int cross_blocks_ = 0;
+  int table_blocks_ = 0;  // entries of one slot in a group's block table, slot after slot
   std::vector<size_t> block_bytes_;
   std::unique_ptr<CpuExecutor> executor_;
   std::vector<SlotData> slots_;

@@ -25,6 +25,7 @@ void FakeWorker::open(const SlotOpen& open) {
   SlotState& slot = slots_[open.slot];
   if (slot.open) fault(text("slot ", open.slot, " is opened twice"));
   slot = {};
+  slot.tables.resize(options_.groups.size());
   slot.open = true, slot.sampling = open.sampling, slot.prompt = static_cast<int>(open.prompt.size());
   for (int32_t token : open.prompt) append(slot, token);
   for (int32_t token : open.output) append(slot, token);
@@ -52,28 +53,35 @@ void FakeWorker::check_budget() {
   if (bytes > options_.budget_bytes) fault(text(bytes, " bytes are resident, the budget is ", options_.budget_bytes));
 }
 
+int32_t FakeWorker::table_entry(int group, Slot slot, int number) const {
+  const std::map<int, int32_t>& table = slots_[slot].tables[group];
+  const auto found = table.find(number);
+  return found == table.end() ? -1 : found->second;
+}
+
+int FakeWorker::first_key(const CacheGroup& group, int position) {
+  if (group.kind == CacheSpec::Kind::window) return std::max(0, position - group.span + 1);
+  if (group.kind == CacheSpec::Kind::chunk) return position / group.span * group.span;
+  return 0;
+}
+
 // Every key that the layers of every group read for the row's queries.
 void FakeWorker::attend(const StepBatch& batch, size_t r, const SlotState& slot) {
   const StepBatch::Row& row = batch.rows[r];
   const int size = options_.tokens_per_block;
   for (int g = 0; g < static_cast<int>(options_.groups.size()); ++g) {
-    const CacheGroup& group = options_.groups[g];
-    const StepBatch::Table& table = batch.tables[g];
     auto at = [&](int position) -> uint64_t& {
-      const int64_t entry = table.offset[r] + position / size - table.first_block[r];
-      if (entry < table.offset[r] || entry >= table.offset[r + 1]) {
+      const int32_t number = table_entry(g, row.slot, position / size);
+      if (number < 0) {
         fault(text("step ", batch.step, " slot ", row.slot, " group ", g, ": position ", position,
                    " is not in the table"));
         return nowhere_;
       }
-      return block(g, table.blocks[entry]).kv[position % size];
+      return block(g, number).kv[position % size];
     };
     for (int p = row.first; p < row.first + row.tokens; ++p) at(p) = slot.prefix[p], ++positions_written;
     for (int p = row.first; p < row.first + row.tokens; ++p) {
-      int first = 0;
-      if (group.kind == CacheSpec::Kind::window) first = std::max(0, p - group.span + 1);
-      if (group.kind == CacheSpec::Kind::chunk) first = p / group.span * group.span;
-      for (int key = first; key <= p; ++key, ++positions_read) {
+      for (int key = first_key(options_.groups[g], p); key <= p; ++key, ++positions_read) {
         if (at(key) != slot.prefix[key] && !slot.failed) {
           fault(text("step ", batch.step, " slot ", row.slot, " group ", g, " query ", p, ": wrong key at ", key));
         }
@@ -86,11 +94,8 @@ void FakeWorker::spoil(const StepBatch& batch, size_t r) {
   const StepBatch::Row& row = batch.rows[r];
   slots_[row.slot].failed = true;
   for (int g = 0; g < static_cast<int>(options_.groups.size()); ++g) {
-    const StepBatch::Table& table = batch.tables[g];
-    for (int p = row.first; p < row.first + row.tokens; ++p) {
-      const int64_t entry = table.offset[r] + p / options_.tokens_per_block - table.first_block[r];
-      block(g, table.blocks[entry]).kv[p % options_.tokens_per_block] = 0xbad;
-    }
+    for (int p = row.first; p < row.first + row.tokens; ++p)
+      block(g, table_entry(g, row.slot, p / options_.tokens_per_block)).kv[p % options_.tokens_per_block] = 0xbad;
   }
 }
 
@@ -147,6 +152,10 @@ StepResult FakeWorker::execute(double failure, std::mt19937& random) {
   for (const SlotOpen& slot : batch.opens) open(slot);
   for (const BlockCopy& c : batch.copies) copy(c);
   for (const BlockRelease& release : batch.releases) memory_[release.group][release.block] = {};
+  for (const TableEntry& entry : batch.entries) {
+    if (!slots_[entry.slot].open) fault(text("step ", batch.step, ": a table entry for slot ", entry.slot));
+    else slots_[entry.slot].tables[entry.group][entry.number] = entry.block;
+  }
   StepResult result;
   result.step = batch.step;
   std::vector<bool> seen(slots_.size(), false);

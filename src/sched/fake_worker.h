@@ -50,6 +50,11 @@ class FakeWorker {
   uint64_t positions_written = 0, positions_read = 0;
   std::vector<std::string> faults;
 
+  // What the slot's table says of block `number`; -1: nothing since the slot was opened.
+  int32_t table_entry(int group, Slot slot, int number) const;
+  // The first position whose key a query at `position` reads.
+  static int first_key(const CacheGroup& group, int position);
+
  private:
   struct SlotState {
     bool open = false;
@@ -57,8 +62,9 @@ class FakeWorker {
     std::vector<int32_t> tokens;
     std::vector<uint64_t> prefix;  // hash up to and with the position
     int prompt = 0;
-    int next = -1;        // position that the next row must begin at; -1: any, it is the first
-    bool failed = false;  // a row of it failed, its KV is garbage
+    int next = -1;                               // position that the next row must begin at; -1: any, it is the first
+    std::vector<std::map<int, int32_t>> tables;  // per group: number -> block
+    bool failed = false;                         // a row of it failed, its KV is garbage
   };
   struct Block {
     bool resident = false;

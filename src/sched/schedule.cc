@@ -34,25 +34,19 @@ bool Scheduler::schedule(StepBatch& batch, int64_t now_us) {
   last_prompt_tokens_ = prefill_budget_ - budget.prompt_tokens;
   batch.closes.swap(closes_);
   cache_.take_releases(batch.releases);
-  for (StepBatch::Table& table : batch.tables) table.offset.push_back(static_cast<int64_t>(table.blocks.size()));
   ++records_in_flight_;
   ++metrics_.steps;
   metrics_.scheduled_tokens += static_cast<uint64_t>(batch.total_tokens());
   return true;
 }
 
-// Room in the batch's vectors for everything that the sequences now running can ever put there.
+// Room in the batch's vectors for everything that steady decoding can put there. In a group a row may send the block
+// that it begins and, with the smallest blocks, replaced ones as many as there are steps in flight.
 void Scheduler::prepare(StepBatch& batch) {
   const size_t rows = options_.max_batch_size;
-  batch.tables.resize(cache_.groups());
   batch.rows.reserve(rows), batch.closes.reserve(rows), closes_.reserve(rows);
   batch.tokens.reserve(options_.max_num_tokens);
-  for (int g = 0; g < cache_.groups(); ++g) {
-    size_t blocks = 0;
-    for (const Sequence* sequence : running_) blocks += sequence->cache.tables[g].blocks.capacity();
-    batch.tables[g].blocks.reserve(blocks);
-    batch.tables[g].offset.reserve(rows + 1), batch.tables[g].first_block.reserve(rows);
-  }
+  batch.entries.reserve(rows * static_cast<size_t>(cache_.groups()) * static_cast<size_t>(options_.overlap + 1));
 }
 
 void Scheduler::add_decodes(StepBatch& batch, Budget& budget) {
@@ -283,11 +277,7 @@ void Scheduler::add_row(StepBatch& batch, Budget& budget, Sequence& sequence, in
         std::count_if(batch.rows.begin(), batch.rows.end(), [](const auto& r) { return r.guide >= 0; }));
   }
   batch.rows.push_back(row);
-  for (int g = 0; g < cache_.groups(); ++g) {
-    StepBatch::Table& table = batch.tables[g];
-    table.offset.push_back(static_cast<int64_t>(table.blocks.size()));
-    cache_.append_table(sequence.cache, g, first, end, table);
-  }
+  cache_.send_entries(sequence.cache, sequence.slot, first, end, batch.entries);
   StepRecord& record = records_[(first_record_ + records_in_flight_) % records_.size()];
   record.rows.push_back({&sequence, sequence.epoch, first, tokens, all_rows, row.sample, last});
   budget.tokens -= tokens;

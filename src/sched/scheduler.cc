@@ -204,6 +204,11 @@ SequenceId Scheduler::sequence_in_slot(Slot slot) const {
   return slots_[slot]->id;
 }
 
+const CacheSequence& Scheduler::cache_in_slot(Slot slot) const {
+  WEFT_CHECK(slots_[slot] != nullptr) << "slot " << slot << " is not open";
+  return slots_[slot]->cache;
+}
+
 SchedulerMetrics Scheduler::metrics() const {
   SchedulerMetrics metrics = metrics_;
   metrics.running = static_cast<int>(running_.size());
@@ -214,12 +219,18 @@ SchedulerMetrics Scheduler::metrics() const {
 
 void Scheduler::check_integrity() const {
   std::vector<const CacheSequence*> holders;
+  std::unordered_map<const Sequence*, std::pair<int, int>> in_flight;  // rows, and those that sample
+  for (size_t i = 0; i < records_in_flight_; ++i)
+    for (const RowRecord& row : records_[(first_record_ + i) % records_.size()].rows)
+      ++in_flight[row.sequence].first, in_flight[row.sequence].second += row.sample;
   size_t waiting = 0, running = 0, open = 0;
   for (const auto& [id, owner] : sequences_) {
     const Sequence& s = *owner;
     waiting += s.state == Sequence::State::waiting, running += s.state == Sequence::State::running;
     WEFT_CHECK(s.state != Sequence::State::finished || s.in_flight > 0) << "sequence " << id << " should be gone";
-    WEFT_CHECK(s.in_flight >= s.pending_samples && s.pending_samples >= 0 && s.computed <= s.scheduled);
+    WEFT_CHECK(std::pair(s.in_flight, s.pending_samples) == in_flight[&s]) << "sequence " << id;
+    in_flight.erase(&s);
+    WEFT_CHECK(s.computed <= s.scheduled);
     WEFT_CHECK(s.state == Sequence::State::finished ||
                (s.computed <= s.known() && s.scheduled <= s.known() + std::max(0, s.pending_samples - 1)));
     WEFT_CHECK(s.outputs() + s.pending_samples <= s.max_outputs) << "sequence " << id << " wastes a step";
@@ -228,6 +239,7 @@ void Scheduler::check_integrity() const {
     open += s.slot >= 0;
     if (!s.cache.tables.empty()) holders.push_back(&s.cache);
   }
+  WEFT_CHECK(in_flight.empty()) << "a step in flight has a row of a sequence that is gone";
   WEFT_CHECK(waiting == waiting_.size() && running == running_.size());
   WEFT_CHECK(open + free_slots_.size() == slots_.size()) << "a slot is lost";
   WEFT_CHECK(std::is_sorted(running_.begin(), running_.end(), by_rank) &&

@@ -18,7 +18,8 @@
 // never ends. When blocks run out, the lowest-ranked running sequence below the asking one is preempted: it loses
 // blocks and slot, waits at its rank, and later goes on from prompt + output (from the cache where that still holds). A
 // sequence never preempts itself or one of higher rank, so the first in rank always advances and everything ends.
-// Thread: the engine's only.
+// One caller at a time: EngineCore calls it under its mutex, from several threads. docs/contract-engine.md has the
+// states of a sequence and what holds between two steps.
 #pragma once
 
 #include <cstdint>
@@ -132,6 +133,8 @@ class Scheduler {
 
   // The sequence of a slot, for work beside the step (grammar masks); invalid once the sequence ended.
   SequenceId sequence_in_slot(Slot slot) const;
+  // For tests: its blocks.
+  const CacheSequence& cache_in_slot(Slot slot) const;
 
   // For tests: ends the process unless the books agree with each other.
   void check_integrity() const;

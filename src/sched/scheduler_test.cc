@@ -501,6 +501,25 @@ TEST(Scheduler, PrefillBudgetLimitsPromptTokensOnly) {
   }
 }
 
+// A step brings the blocks that are new to its rows, however many they hold.
+TEST(Scheduler, AStepSendsNewBlocksOnly) {
+  Engine setup;
+  setup.cache.groups = {{Kind::full, 0, 10}, {Kind::window, 40, 10}};
+  setup.options.overlap = 2;
+  Driver driver(setup);
+  for (uint32_t i = 0; i < 2; ++i) driver.add(request(random_prompt(60, i), 100));
+  driver.run();
+  size_t steps = 0;
+  for (const StepBatch& batch : driver.batches) {
+    size_t begun = 0;  // blocks of 16 that a row begins to write, in two groups
+    for (const StepBatch::Row& row : batch.rows)
+      begun += 2 * static_cast<size_t>((row.first + row.tokens + 15) / 16 - (row.first + 15) / 16);
+    EXPECT_EQ(batch.entries.size(), begun) << "step " << batch.step;
+    ++steps;
+  }
+  EXPECT_GT(steps, 100u);
+}
+
 // Blocks of 4 are filled, published and, in the window group, freed all the time; still nothing is allocated.
 TEST(Scheduler, ASteadyDecodeStepDoesNotAllocate) {
   Engine setup;

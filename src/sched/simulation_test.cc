@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <deque>
 #include <map>
 #include <random>
 #include <set>
@@ -22,7 +23,7 @@ constexpr int kActionsEach = 400;  // a schedule or a commit each, before the la
 struct Coverage {
   uint64_t steps = 0, preemptions = 0, cached = 0, resumed_cached = 0, copies = 0, releases = 0, discarded = 0,
            finished = 0;
-  uint64_t cancelled = 0, failed = 0, slot_rows = 0, read = 0, refused = 0;
+  uint64_t cancelled = 0, failed = 0, slot_rows = 0, read = 0, refused = 0, entries = 0, table_blocks = 0, replaced = 0;
 };
 
 // What a sequence asked for and what has come out of it.
@@ -101,6 +102,8 @@ class Simulation {
   void advance(bool commit_first);
   void commit();
   void take(const SequenceOutput& output);
+  void note_tables();
+  void check_tables();
   void check_step();
   void check_starvation();
   void check_end();
@@ -112,7 +115,8 @@ class Simulation {
   std::unique_ptr<Scheduler> scheduler_;
   std::unique_ptr<FakeWorker> worker_;
   StepBatch batch_;
-  std::vector<std::vector<int32_t>> stems_;  // prompts share these beginnings
+  std::deque<std::vector<TableEntry>> tables_;  // of each queued step, what its rows read and write
+  std::vector<std::vector<int32_t>> stems_;     // prompts share these beginnings
   std::map<uint64_t, Expectation> alive_;
   std::set<std::pair<int, std::array<uint64_t, 4>>> replayed_;  // from the events
   double arrival_ = 0.3, failure_ = 0;
@@ -247,6 +251,7 @@ void Simulation::advance(bool commit_first) {
       }
     }
     EXPECT_LE(logit_rows, options_.max_logit_rows);
+    note_tables();
     worker_->submit(batch_);
     ++counts_.steps;
   } else if (worker_->queued() > 0) {
@@ -255,8 +260,37 @@ void Simulation::advance(bool commit_first) {
   check_step();
 }
 
+// The blocks of the step's rows as the cache manager has them now.
+void Simulation::note_tables() {
+  std::vector<TableEntry>& truth = tables_.emplace_back();
+  const int size = cache_options_.tokens_per_block;
+  for (const StepBatch::Row& row : batch_.rows) {
+    for (int g = 0; g < static_cast<int>(cache_options_.groups.size()); ++g) {
+      const CacheSequence::Table& table = scheduler_->cache_in_slot(row.slot).tables[g];
+      const int first = FakeWorker::first_key(cache_options_.groups[g], row.first) / size;
+      for (int number = first; number * size < row.first + row.tokens; ++number)
+        truth.push_back({g, row.slot, number, table.blocks[table.head + (number - table.first_block)]});
+    }
+  }
+  counts_.entries += batch_.entries.size(), counts_.table_blocks += truth.size();
+  std::set<Slot> opened;
+  for (const SlotOpen& open : batch_.opens) opened.insert(open.slot);
+  for (const TableEntry& entry : batch_.entries)
+    counts_.replaced += worker_->queued() == 0 && !opened.contains(entry.slot) &&
+                        worker_->table_entry(entry.group, entry.slot, entry.number) >= 0;
+}
+
+// The worker's tables, changed entry by entry, against them.
+void Simulation::check_tables() {
+  for (const TableEntry& entry : tables_.front())
+    EXPECT_EQ(worker_->table_entry(entry.group, entry.slot, entry.number), entry.block)
+        << "group " << entry.group << " slot " << entry.slot << " number " << entry.number;
+  tables_.pop_front();
+}
+
 void Simulation::commit() {
   StepResult result = worker_->execute(failure_, random_);
+  check_tables();
   for (const SequenceOutput& output : scheduler_->commit(result)) take(output);
   check_starvation();
 }
@@ -366,6 +400,8 @@ void Simulation::report(Coverage& coverage) const {
   coverage.preemptions += metrics.preemptions, coverage.cached += metrics.cached_tokens;
   coverage.resumed_cached += metrics.resumed_cached_tokens, coverage.discarded += metrics.discarded_tokens;
   coverage.read += worker_->positions_read;
+  coverage.entries += counts_.entries, coverage.table_blocks += counts_.table_blocks;
+  coverage.replaced += counts_.replaced;
 }
 
 TEST(Simulation, HundredThousandSteps) {
@@ -378,10 +414,11 @@ TEST(Simulation, HundredThousandSteps) {
   std::printf(
       "steps %lu, finished %lu, cancelled %lu, failed %lu, refused %lu, preemptions %lu, cached tokens %lu, after "
       "preemptions %lu, "
-      "copies %lu, releases %lu, discarded tokens %lu, rows from slots %lu, positions read %lu\n",
+      "copies %lu, releases %lu, discarded tokens %lu, rows from slots %lu, positions read %lu, table entries sent %lu "
+      "of %lu used, %lu replaced\n",
       coverage.steps, coverage.finished, coverage.cancelled, coverage.failed, coverage.refused, coverage.preemptions,
       coverage.cached, coverage.resumed_cached, coverage.copies, coverage.releases, coverage.discarded,
-      coverage.slot_rows, coverage.read);
+      coverage.slot_rows, coverage.read, coverage.entries, coverage.table_blocks, coverage.replaced);
   EXPECT_GT(coverage.steps, 100000u);
   EXPECT_GT(coverage.preemptions, 1000u);  // the load must reach what is to be tested
   EXPECT_GT(coverage.resumed_cached, 1000u);
@@ -389,6 +426,8 @@ TEST(Simulation, HundredThousandSteps) {
   EXPECT_GT(coverage.releases, 1000u);
   EXPECT_GT(coverage.failed, 50u);
   EXPECT_GT(coverage.discarded, 100u);
+  EXPECT_GT(coverage.replaced, 1000u);
+  EXPECT_LT(coverage.entries * 3, coverage.table_blocks);  // differences, not whole tables
 }
 
 }  // namespace

@@ -59,7 +59,7 @@ class Exchange {
   virtual void finish() = 0;
   // The head of an event stream is out: errors can only be events now.
   virtual bool streaming() const = 0;
-  // Called at most once, when the answer is not complete and need not or cannot be.
+  // Called at most once, when the answer is not complete and need not or cannot be: at once if that has come already.
   virtual void on_end(std::function<void(Ending)> callback) = 0;
 };
 

@@ -91,7 +91,8 @@ void HttpAnswer::finish() {
 }
 
 void HttpAnswer::on_end(std::function<void(Ending)> callback) {
-  if (!done_) on_end_ = std::move(callback);
+  if (ended_) callback(*ended_);  // before the handler came to say who is to be told
+  else if (!done_) on_end_ = std::move(callback);
 }
 
 void HttpAnswer::begin_stream() {
@@ -105,6 +106,8 @@ void HttpAnswer::begin_stream() {
 }
 
 void HttpAnswer::end(Ending why) {
+  if (done_) return;
+  ended_ = why;
   const auto callback = std::exchange(on_end_, {});
   if (why == Ending::client_left) done_ = true;
   if (callback) callback(why);

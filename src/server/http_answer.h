@@ -3,8 +3,10 @@
 #pragma once
 
 #include <functional>
+#include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include "server/http.h"
 
@@ -61,6 +63,7 @@ class HttpAnswer : public Exchange {
   HttpRequest request_;
   std::string unsent_;
   bool expects_events_ = false, streaming_ = false, done_ = false, too_slow_ = false;
+  std::optional<Ending> ended_;  // without a complete answer
   std::function<void(Ending)> on_end_;
 };
 

@@ -61,7 +61,7 @@ class HttpServer::Core : public std::enable_shared_from_this<HttpServer::Core> {
  public:
   Core(HttpLimits limits, HttpHandler handler, Refusal refuse)
       : limits(limits), handler(std::move(handler)), refuse(std::move(refuse)), io(1), acceptor(io), accept_pause(io),
-        drain_timer(io), pool(limits.workers) {}
+        drain_timer(io), pool(limits.handlers) {}
 
   Status listen(const std::string& host, int port_number);
   net::awaitable<void> accept_loop();

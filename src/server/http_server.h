@@ -20,7 +20,7 @@ struct HttpLimits {
   size_t all_body_bytes = size_t{512} << 20;  // of all requests that are being read or worked on
   size_t unsent_bytes = size_t{1} << 20;      // of a stream whose client does not read; then it is ended
   int connections = 4096;                     // open at once; others get a 503
-  int workers = 4;                            // threads that run the handler
+  int handlers = 4;                           // threads that run the handler
   std::chrono::milliseconds idle{75'000};     // between requests of a connection
   std::chrono::milliseconds head{15'000};     // from a request's first byte to the end of its head
   std::chrono::milliseconds body{60'000};

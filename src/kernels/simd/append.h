@@ -74,7 +74,7 @@ void compute(const AppendArgs& a, int rows, Part part) {
     for (int64_t unit = range.first, count; unit < range.last; unit += count) {
       const int head = static_cast<int>(unit / s.rows), row = static_cast<int>(unit % s.rows),
                 position = s.first_position + row;
-      const int block = a.block_table[s.table_offset + position / cache.tokens_per_block - s.first_block];
+      const int block = a.block_table[s.table_offset + position / cache.tokens_per_block];
       const int inside = position % cache.tokens_per_block, tile = inside / kTileTokens, lane = inside % kTileTokens;
       // Pairs of lanes do not cross blocks of two tokens or more.
       count = lane % 2 == 0 && row + 1 < s.rows && unit + 1 < range.last && cache.tokens_per_block > 1 ? 2 : 1;

@@ -55,8 +55,7 @@ struct Tiles {
   int in_block(int64_t position) const { return static_cast<int>(position) & (a.cache.tokens_per_block - 1); }
   // The tile that a position's token lies in; in a small block it lies in lane in_block().
   std::byte* tile_of(int64_t position, bool values) const {
-    const int block = a.block_table[s.table_offset + (position >> block_bits) - s.first_block],
-              tile = in_block(position) / kTileTokens;
+    const int block = a.block_table[s.table_offset + (position >> block_bits)], tile = in_block(position) / kTileTokens;
     return values ? value_tile(a.cache, block, kv_head, tile) : key_tile(a.cache, block, kv_head, tile);
   }
   // Tiles [first, last) of keys or values, at most Ahead::kMost; none where reading them ahead does not pay.
