@@ -613,7 +613,8 @@ Result<std::unique_ptr<Engine>> Engine::load(const std::string& path, const Engi
       .replay = options.cuda_graph,
       .measure_ops = options.measure_ops,
       .sampler = options.sampler == "reference" ? SamplerKind::reference : SamplerKind::fused,
-      .processors = std::move(processors)};
+      .processors = std::move(processors),
+      .trace = options.trace};
   if (core.cache_bytes == 0)
     core.cache_bytes = default_cache_bytes(model.kv_bytes_per_token(), core.max_seq_len, core.max_batch_size);
 

@@ -18,6 +18,7 @@ enum class Pinning : unsigned char;  // base/cpu_layout.h
 enum class PackWeights : uint8_t;    // plan/weights.h
 
 class LogitsProcessorKind;
+class PlanTrace;
 
 struct EngineOptions {
   std::string dtype = "auto";           // auto | float32 | bfloat16: of weights and products
@@ -58,6 +59,8 @@ struct EngineOptions {
 
   // In a program only: kinds of logits processors of its own, beside those of the plugins.
   std::vector<std::shared_ptr<const LogitsProcessorKind>> logits_processor_kinds;
+  // In a program only: where the values of all ops go (plan/trace.h). Slow.
+  std::shared_ptr<PlanTrace> trace;
 };
 
 // The option's value; nothing for a name that is none.

@@ -61,6 +61,7 @@ Status Worker::allocate() {
       model_.plan, model_.weights, *model_.table, team_, std::move(cache),
       ExecutorLimits{options_.max_num_tokens, options_.max_outputs, options_.max_batch_size, options_.max_seq_len});
   if (options_.measure_ops) executor_->measure_ops();
+  if (options_.trace) executor_->trace(*options_.trace);
   processors_ = std::make_unique<ProcessorStage>(options_.processors, options_.max_batch_size, model_.vocab);
   for (int i = 0; i < options_.max_batch_size; ++i)
     slots_.push_back({SlotState(model_.vocab, options_.max_seq_len), 0, {}, {}, {}});

@@ -14,17 +14,19 @@ Text models and classifiers are covered; of a vision-language model the prompts 
 decoders, audio, images (their processors' settings cannot be guessed; tests/media/make_data.py has its own cases).
 """
 import argparse
+import inspect
 import json
 import re
 import shutil
 from pathlib import Path
 
 from reference import architecture_class, leave, load_reference, sub_configs, torch, transformers
-import numpy as np
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 GOLDEN = Path(__file__).resolve().parent.parent / "data" / "golden"
+RESULTS = ("logits", "rows", "greedy", "gap", "position_ids", "rope_delta")  # of a case's prompt; the rest goes in
+VISION = re.compile(r"(^|\.)(vision|visual|multi_modal_projector|image_newline)")  # parts whose output is kept from the other case
 GREEDY_STEPS = 32
 SMALL = dict(
     vocab_size=512, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=16,
@@ -150,7 +152,7 @@ def new_checkpoint(args, out, prompts):
     torch.manual_seed(args.seed)
     model = cls._from_config(config, attn_implementation="eager").float().eval()
     fill(model, torch.Generator().manual_seed(args.seed))
-    level_embeddings(model, torch.tensor([prompts["long" if "long" in prompts else next(iter(prompts))]["input_ids"]]))
+    level_embeddings(model, prompts["long" if "long" in prompts else next(iter(prompts))]["input_ids"][None])
     model.to(getattr(torch, args.dtype)).save_pretrained(out)
     with_layers = (out / "config.json").read_text()
     published_config(out / "config.json")
@@ -160,7 +162,7 @@ def new_checkpoint(args, out, prompts):
 
 
 def copy_checkpoint(args, out):
-    """Another case's checkpoint; its float32 tensors in --dtype."""
+    """Another case's checkpoint; its float32 tensors in --dtype, but for those that an image's features depend on."""
     source = Path(args.checkpoint)
     shutil.copytree(source, out, dirs_exist_ok=True)
     wanted = getattr(torch, args.dtype)
@@ -170,7 +172,8 @@ def copy_checkpoint(args, out):
         with safe_open(str(file), "pt") as f:
             metadata = f.metadata()
         tensors = load_file(str(file))
-        save_file({k: v.to(wanted) if v.dtype == torch.float32 else v for k, v in tensors.items()}, str(out / file.name), metadata)
+        changed = {k: v.to(wanted) for k, v in tensors.items() if v.dtype == torch.float32 and not VISION.search(k)}
+        save_file(tensors | changed, str(out / file.name), metadata)
     config = json.loads((source / "config.json").read_text())
     for part in [config, *(v for v in config.values() if isinstance(v, dict))]:
         for key in ("torch_dtype", "dtype"):
@@ -180,22 +183,28 @@ def copy_checkpoint(args, out):
 
 
 def read_prompts(case):
-    """{name: {"input_ids": [...], "token_type_ids": [...]}} and the texts, of a golden case."""
+    """{name: {"input_ids": tensor, ...}} with all that goes into the model, and the texts, of a golden case."""
     prompts = {}
-    with safe_open(str(case / "expected.safetensors"), "np") as f:
+    with safe_open(str(case / "expected.safetensors"), "pt") as f:
         texts = {k: v for k, v in (f.metadata() or {}).items() if k.endswith((".text", ".text_pair"))}
         for name in f.keys():
             prompt, _, what = name.rpartition(".")
-            if what in ("input_ids", "token_type_ids"):
-                prompts.setdefault(prompt, {})[what] = f.get_tensor(name).tolist()
+            if what not in RESULTS and not name.startswith("image."):
+                prompts.setdefault(prompt, {})[what] = f.get_tensor(name)
     return dict(sorted(prompts.items())), texts
 
 
 @torch.no_grad()
 def logits_of(model, prompt, extra=()):
-    given = dict(input_ids=torch.tensor([prompt["input_ids"] + list(extra)]))
-    if "token_type_ids" in prompt:
-        given["token_type_ids"] = torch.tensor([prompt["token_type_ids"]])
+    extra, length = torch.tensor(list(extra), dtype=torch.int64), len(prompt["input_ids"])
+    taken = inspect.signature(model.forward).parameters
+    given = {}
+    for name, value in prompt.items():
+        if name not in taken:
+            continue
+        if not value.is_floating_point() and value.shape[-1] == length and value.dim() <= 2:  # one number for each token
+            value = torch.cat([value.reshape(1, -1), extra[None] if name == "input_ids" else 0 * extra[None]], 1)
+        given[name] = value.to(model.dtype) if value.is_floating_point() else value
     return model(**given).logits[0]
 
 
@@ -203,13 +212,12 @@ def kept_rows(count, step):
     return sorted({*range(min(4, count)), *range(0, count, step), *range(max(0, count - 4), count)})
 
 
-def expected_values(model, prompts, step):
-    generates = model.can_generate()
+def expected_values(model, prompts, step, steps):
+    generates = not type(model).__name__.endswith("Classification")
     values, spread = {}, []
     for name, prompt in prompts.items():
-        values[f"{name}.input_ids"] = torch.tensor(prompt["input_ids"])
-        if "token_type_ids" in prompt:
-            values[f"{name}.token_type_ids"] = torch.tensor(prompt["token_type_ids"])
+        kept = ("input_ids", "image_features") if generates else ("input_ids", "token_type_ids")
+        values |= {f"{name}.{what}": prompt[what] for what in kept if what in prompt}
         logits = logits_of(model, prompt)
         if not generates:
             values[f"{name}.logits"] = logits
@@ -218,7 +226,7 @@ def expected_values(model, prompts, step):
         rows = kept_rows(len(logits), step)
         values[f"{name}.logits"], values[f"{name}.rows"] = logits[rows].contiguous(), torch.tensor(rows)
         greedy, gaps = [], []
-        for _ in range(GREEDY_STEPS):
+        for _ in range(steps):
             best = logits_of(model, prompt, greedy)[-1].topk(2)
             greedy.append(best.indices[0].item()), gaps.append((best.values[0] - best.values[1]).item())
         values[f"{name}.greedy"], values[f"{name}.gap"] = torch.tensor(greedy), torch.tensor(gaps)
@@ -264,6 +272,7 @@ def main():
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="of the stored weights; default: bfloat16, of --checkpoint float32")
     parser.add_argument("--like", default=str(GOLDEN / "llama-3.1"), help="golden case whose prompts and tokenizer are taken")
+    parser.add_argument("--greedy", type=int, default=GREEDY_STEPS, metavar="N", help="greedy tokens of each prompt; default: %(default)s")
     parser.add_argument("--rows", type=int, default=10, metavar="N", help="logits are kept of the first and last 4 positions and every Nth")
     args = parser.parse_args()
     if args.checkpoint and args.set:
@@ -287,7 +296,7 @@ def main():
         for file in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):
             if (like / file).is_file():
                 shutil.copy(like / file, out / file)
-    save_file(expected_values(load_reference(out), prompts, args.rows), str(out / "expected.safetensors"), texts)
+    save_file(expected_values(load_reference(out), prompts, args.rows, args.greedy), str(out / "expected.safetensors"), texts)
     if not args.checkpoint:
         show_effects(args, out, prompts)
         settings = "".join(f" --set '{setting}'" for setting in args.set)
