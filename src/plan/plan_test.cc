@@ -346,7 +346,7 @@ TEST(Trace, ConvertsOperands) {
     for (size_t i = 0; i < x.size(); ++i) x[i] = std::sin(static_cast<float>(i)) * (i < kCols ? 1.0f : 30.0f);
     const int64_t ld = kernels::operand_row_elements(operand, kCols);
     std::vector<float> memory(static_cast<size_t>(kRows * ld));  // as many bytes as any form needs
-    kernels::ref_table().to_operand({x.data(), kCols, kCols, operand, memory.data(), ld}, kRows, {0, 1});
+    kernels::ref_table().run(kernels::ToOperandArgs{x.data(), kCols, kCols, operand, memory.data(), ld}, kRows, {0, 1});
     PlanTrace trace({});
     trace.add_plan(plan, "").ran(0, kRows, memory.data(), ld);
     const std::vector<TracedValue> values = trace.take();

@@ -1,15 +1,17 @@
 #!/usr/bin/env python3
-"""Finds the op that is wrong: lays what weft's ops computed (weft plan --trace) beside what transformers' modules computed on the
-same checkpoint and prompt, in the order of the plan, and marks the first one that differs. docs/debugging.md shows how to read it.
+"""Finds the op that is wrong: lays what weft's ops computed (weft plan --trace) beside what transformers' modules
+computed on the same checkpoint and prompt, in the order of the plan, and marks the first one that differs.
+docs/debugging.md shows how to read it.
 
   compare_hidden.py CHECKPOINT                      runs weft on a prompt of the golden case
   compare_hidden.py CHECKPOINT --ids 1,2,3          the same on these tokens
   compare_hidden.py CHECKPOINT --trace FILE         a trace that exists, of the same checkpoint (or of one with a fault)
 
-Differences are the largest absolute one divided by the standard deviation of the expected values. What an op wrote is compared with
-the output of the module of its path, or with the input of the module that reads it next (a residual addition, a gated activation).
-Prompts without images only. Exit status: 0 all within the tolerance, 1 some are not.
+Differences are the largest absolute one divided by the standard deviation of the expected values. What an op wrote is
+compared with the output of the module of its path, or with the input of the module that reads it next (a residual
+addition, a gated activation). Prompts without images only. Exit status: 0 all within the tolerance, 1 some are not.
 """
+
 import argparse
 import json
 import os
@@ -21,7 +23,10 @@ from pathlib import Path
 from reference import leave, load_reference, torch
 from safetensors import safe_open
 
-IGNORED_PARTS = ("model", "language_model")  # transformers 5 nests them in another order than published checkpoints do
+IGNORED_PARTS = (
+    "model",
+    "language_model",
+)  # transformers 5 nests them in another order than published checkpoints do
 
 
 class Trace:
@@ -40,7 +45,17 @@ class Trace:
 def run_weft(args, ids, folder):
     requests, out = Path(folder) / "requests.jsonl", Path(folder) / "trace.safetensors"
     requests.write_text(json.dumps({"custom_id": "prompt", "prompt_token_ids": ids}) + "\n")
-    command = [args.weft, "plan", args.checkpoint, "--trace", str(out), "--requests", str(requests), "--dtype", "float32"]
+    command = [
+        args.weft,
+        "plan",
+        args.checkpoint,
+        "--trace",
+        str(out),
+        "--requests",
+        str(requests),
+        "--dtype",
+        "float32",
+    ]
     if subprocess.run(command, stdout=subprocess.DEVNULL).returncode != 0:
         leave("weft failed:", " ".join(command))
     return Trace(str(out))
@@ -62,7 +77,9 @@ class Reference:
     def __init__(self, model, ids):
         self.inputs, self.outputs, self.modules = {}, {}, dict(model.named_modules())
         self.tokens = len(ids)
-        hooks = [module.register_forward_hook(self._hook(name), with_kwargs=True) for name, module in self.modules.items()]
+        hooks = [
+            module.register_forward_hook(self._hook(name), with_kwargs=True) for name, module in self.modules.items()
+        ]
         with torch.no_grad():
             self.logits = model(input_ids=torch.tensor([ids])).logits
         for hook in hooks:
@@ -76,7 +93,10 @@ class Reference:
             given = [a for a in (*args, *kwargs.values()) if isinstance(a, torch.Tensor)]
             self.inputs.setdefault(name, []).append([a.detach().clone() for a in given[:1]])
             parts = output if isinstance(output, (tuple, list)) else [output]
-            self.outputs.setdefault(name, []).append([p.detach().clone() for p in parts if isinstance(p, torch.Tensor)])
+            self.outputs.setdefault(name, []).append(
+                [p.detach().clone() for p in parts if isinstance(p, torch.Tensor)]
+            )
+
         return keep
 
     @staticmethod
@@ -173,7 +193,11 @@ class Matcher:
 def difference(got, want):
     if not torch.isfinite(got).all():
         return float("inf")
-    return ((got - want).abs().max() / want.std().clamp_min(1e-30)).item() if want.numel() > 1 else (got - want).abs().max().item()
+    return (
+        ((got - want).abs().max() / want.std().clamp_min(1e-30)).item()
+        if want.numel() > 1
+        else (got - want).abs().max().item()
+    )
 
 
 def compare(trace, request, reference, tolerance):
@@ -203,7 +227,10 @@ def compare(trace, request, reference, tolerance):
     if compared == 0:
         leave(f"nothing of request {request} could be compared")
     if first:
-        print(f"first wrong value: {first}" + (f"; not comparable, just before it: {', '.join(unseen)}" if unseen else ""))
+        print(
+            f"first wrong value: {first}"
+            + (f"; not comparable, just before it: {', '.join(unseen)}" if unseen else "")
+        )
     else:
         print(f"{compared} values within {tolerance:g}")
     return first
@@ -211,10 +238,14 @@ def compare(trace, request, reference, tolerance):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", help="folder of the checkpoint, for transformers (and for weft without --trace)")
+    parser.add_argument(
+        "checkpoint", help="folder of the checkpoint, for transformers (and for weft without --trace)"
+    )
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--trace", help="file of weft plan --trace")
-    source.add_argument("--ids", help="token ids of the prompt, with commas; default: the golden case's prompt medium")
+    source.add_argument(
+        "--ids", help="token ids of the prompt, with commas; default: the golden case's prompt medium"
+    )
     parser.add_argument("--request", help="with --trace: custom_id of the request; default: the first")
     parser.add_argument("--weft", default="build/release/weft", help="the program; default: %(default)s")
     parser.add_argument("--tolerance", type=float, default=1e-3, help="default: %(default)g, for --dtype float32")

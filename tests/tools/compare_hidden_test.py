@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""weft plan --trace and compare_hidden.py find a fault where it is: the golden case as it is passes, and copies whose config.json has
-one number changed are traced and compared with the original.
+"""weft plan --trace and compare_hidden.py find a fault where it is: golden cases as they are pass, and copies whose
+config.json has one value changed are traced and compared with the original.
 
   compare_hidden_test.py --weft build/release/weft       needs torch and transformers; exit status 77 without them
 """
+
 import argparse
 import json
 import shutil
@@ -31,7 +32,9 @@ def run(weft, checkpoint, *more):
 
 
 def named(output):
-    line = next((line for line in output.splitlines() if line.startswith("first wrong value: ")), "first wrong value: none")
+    line = next(
+        (line for line in output.splitlines() if line.startswith("first wrong value: ")), "first wrong value: none"
+    )
     return line.removeprefix("first wrong value: ").partition(";")[0]
 
 
@@ -59,12 +62,27 @@ def main():
             (copy / "config.json").write_text(json.dumps(config | changes))
             requests = Path(folder) / "requests.jsonl"
             requests.write_text(json.dumps({"custom_id": "a", "prompt_token_ids": list(range(1, 41))}))
-            subprocess.run([args.weft, "plan", str(copy), "--trace", str(trace), "--requests", str(requests), "--dtype", "float32"],
-                           check=True)
+            subprocess.run(
+                [
+                    args.weft,
+                    "plan",
+                    str(copy),
+                    "--trace",
+                    str(trace),
+                    "--requests",
+                    str(requests),
+                    "--dtype",
+                    "float32",
+                ],
+                check=True,
+            )
             status, output = run(args.weft, GOLDEN / case, "--trace", str(trace))
         good = status == 1 and named(output) == wanted
         failed += not good
-        print(f"{'ok' if good else 'FAILED'}: {case} with {changes}: named {named(output)}, wanted {wanted}, exit status {status}")
+        print(
+            f"{'ok' if good else 'FAILED'}: {case} with {changes}: named {named(output)}, wanted {wanted}, "
+            f"exit status {status}"
+        )
         if not good:
             print(output)
     return 1 if failed else 0

@@ -1,18 +1,21 @@
 #!/usr/bin/env python3
-"""Makes a golden case (tests/data/README.md): a tiny checkpoint of random weights of any architecture that transformers has, and
-what transformers computes with it, in float32 with eager attention on a CPU.
+"""Makes a golden case (tests/data/README.md): a tiny checkpoint of random weights of any architecture that transformers
+has, and what transformers computes with it, in float32 with eager attention on a CPU.
 
   make_golden.py --architecture Olmo2ForCausalLM --out tests/data/golden/olmo2
-  make_golden.py --architecture GraniteForCausalLM --out DIR --set residual_multiplier=0.3 --set rope_parameters.rope_theta=1e4
-  make_golden.py --checkpoint tests/data/golden/qwen3 --out DIR --dtype bfloat16      an existing one, its values computed anew
+  make_golden.py --architecture GraniteForCausalLM --out DIR --set residual_multiplier=0.3 --set logits_scaling=0.5
+  make_golden.py --checkpoint tests/data/golden/qwen3 --out DIR --dtype bfloat16
+                                                       an existing one, its values computed anew
 
-Sizes are small unless --set says otherwise, windows and chunks shorter than the prompts. Prompts and tokenizer are those of
-another case (--like). Norm weights are about 1 (or 0, where the model adds 1), biases not 0, and the first layer's input has a
-root mean square of 0.5. Norm epsilons are 1e-3, large enough that a wrong one shows.
+Sizes are small unless --set says otherwise, windows and chunks shorter than the prompts. Prompts and tokenizer are those
+of another case (--like). Norm weights are about 1 (or 0, where the model adds 1), biases not 0, and the first layer's
+input has a root mean square of 0.5. Norm epsilons are 1e-3, large enough that a wrong one shows.
 
-Text models and classifiers are covered; of a vision-language model the prompts without an image. Not covered: encoders with
-decoders, audio, images (their processors' settings cannot be guessed; tests/media/make_data.py has its own cases).
+Text models and classifiers are covered; of a vision-language model the prompts without an image. Not covered: encoders
+with decoders, audio, and new cases with images, since the settings of their processors cannot be guessed (--checkpoint
+takes cases that have pixel values).
 """
+
 import argparse
 import inspect
 import json
@@ -20,23 +23,58 @@ import re
 import shutil
 from pathlib import Path
 
-from reference import architecture_class, leave, load_reference, sub_configs, torch, transformers
+from reference import EAGER, architecture_class, leave, load_reference, torch, transformers
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 GOLDEN = Path(__file__).resolve().parent.parent / "data" / "golden"
-RESULTS = ("logits", "rows", "greedy", "gap", "position_ids", "rope_delta")  # of a case's prompt; the rest goes in
-VISION = re.compile(r"(^|\.)(vision|visual|multi_modal_projector|image_newline)")  # parts whose output is kept from the other case
+RESULTS = (
+    "logits",
+    "rows",
+    "greedy",
+    "gap",
+    "position_ids",
+    "rope_delta",
+)  # of a prompt; the rest goes into the model
+# Parts of a model that an image's features come from.
+VISION = re.compile(r"(^|\.)(vision|visual|multi_modal_projector|image_newline)")
 GREEDY_STEPS = 32
 SMALL = dict(
-    vocab_size=512, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=16,
-    max_position_embeddings=512, bos_token_id=499, eos_token_id=501, pad_token_id=507,
-    rms_norm_eps=1e-3, layer_norm_eps=1e-3, layer_norm_epsilon=1e-3, norm_eps=1e-3,
-    moe_intermediate_size=32, shared_expert_intermediate_size=32, num_experts=8, num_local_experts=8, n_routed_experts=8,
-    num_experts_per_tok=2, n_group=2, topk_group=1, first_k_dense_replace=1,
-    kv_lora_rank=32, q_lora_rank=24, qk_rope_head_dim=8, qk_nope_head_dim=16, v_head_dim=16, type_vocab_size=2)
+    vocab_size=512,
+    hidden_size=64,
+    intermediate_size=96,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=16,
+    max_position_embeddings=512,
+    bos_token_id=499,
+    eos_token_id=501,
+    pad_token_id=507,
+    rms_norm_eps=1e-3,
+    layer_norm_eps=1e-3,
+    layer_norm_epsilon=1e-3,
+    norm_eps=1e-3,
+    moe_intermediate_size=32,
+    shared_expert_intermediate_size=32,
+    num_experts=8,
+    num_local_experts=8,
+    n_routed_experts=8,
+    num_experts_per_tok=2,
+    n_group=2,
+    topk_group=1,
+    first_k_dense_replace=1,
+    kv_lora_rank=32,
+    q_lora_rank=24,
+    qk_rope_head_dim=8,
+    qk_nope_head_dim=16,
+    v_head_dim=16,
+    type_vocab_size=2,
+)
 SMALL_WHERE_SET = dict(sliding_window=24, attention_chunk_size=32)  # None there means that the model has none
-SMALL_VISION = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14)
+SMALL_VISION = dict(
+    hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14
+)
 
 
 def parse_value(text):
@@ -85,7 +123,11 @@ def make_config(cls, settings):
 
 def fill(model, generator):
     """Random values for everything that the checkpoint will hold."""
-    norms = [name for name, module in model.named_modules() if "norm" in type(module).__name__.lower() or "norm" in name.rpartition(".")[2]]
+    norms = [
+        name
+        for name, module in model.named_modules()
+        if "norm" in type(module).__name__.lower() or "norm" in name.rpartition(".")[2]
+    ]
     tied = model.config.get_text_config().tie_word_embeddings
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
@@ -102,7 +144,11 @@ def fill(model, generator):
             elif tensor.dim() < 2:
                 tensor.copy_(0.2 * noise)
             else:
-                fan_in = tensor.shape[1] if "embed" in name else tensor[0].numel() if tensor.dim() != 3 else tensor.shape[-1]
+                fan_in = (
+                    tensor.shape[1]
+                    if "embed" in name
+                    else tensor[0].numel() if tensor.dim() != 3 else tensor.shape[-1]
+                )
                 tensor.copy_(noise / fan_in**0.5)
 
 
@@ -117,8 +163,9 @@ def level_embeddings(model, ids):
     """Scales the embeddings so that the first layer's input has a root mean square of 0.5."""
     seen = []
     layer = first_layer(model)
-    hook = layer.register_forward_pre_hook(lambda _, args, kwargs: seen.append((args[0] if args else kwargs["hidden_states"]).clone()),
-                                           with_kwargs=True)
+    hook = layer.register_forward_pre_hook(
+        lambda _, args, kwargs: seen.append((args[0] if args else kwargs["hidden_states"]).clone()), with_kwargs=True
+    )
     with torch.no_grad():
         model(input_ids=ids)
         model.get_input_embeddings().weight.mul_(0.5 / seen[0].pow(2).mean().sqrt())
@@ -126,7 +173,8 @@ def level_embeddings(model, ids):
 
 
 def published_config(path):
-    """config.json with the keys of published checkpoints (transformers 4): rope_theta and rope_scaling instead of rope_parameters."""
+    """config.json with the keys of published checkpoints (transformers 4): rope_theta and rope_scaling instead of
+    rope_parameters."""
     config = json.loads(path.read_text())
     for part in [config, *(v for v in config.values() if isinstance(v, dict))]:
         rope = part.get("rope_parameters")
@@ -150,13 +198,16 @@ def new_checkpoint(args, out, prompts):
     cls = architecture_class(args.architecture)
     config = make_config(cls, args.settings)
     torch.manual_seed(args.seed)
-    model = cls._from_config(config, attn_implementation="eager").float().eval()
+    model = cls._from_config(config, **EAGER).float().eval()
     fill(model, torch.Generator().manual_seed(args.seed))
     level_embeddings(model, prompts["long" if "long" in prompts else next(iter(prompts))]["input_ids"][None])
     model.to(getattr(torch, args.dtype)).save_pretrained(out)
     with_layers = (out / "config.json").read_text()
     published_config(out / "config.json")
-    again, kept = (json.loads(json.dumps(c)) for c in (transformers.AutoConfig.from_pretrained(out).to_dict(), model.config.to_dict()))
+    again, kept = (
+        json.loads(json.dumps(c))
+        for c in (transformers.AutoConfig.from_pretrained(out).to_dict(), model.config.to_dict())
+    )
     if any(again.get(k) != kept.get(k) for k in ("layer_types", "rope_parameters", "text_config")):
         (out / "config.json").write_text(with_layers)  # what the older keys cannot say
 
@@ -202,7 +253,9 @@ def logits_of(model, prompt, extra=()):
     for name, value in prompt.items():
         if name not in taken:
             continue
-        if not value.is_floating_point() and value.shape[-1] == length and value.dim() <= 2:  # one number for each token
+        if (
+            not value.is_floating_point() and value.shape[-1] == length and value.dim() <= 2
+        ):  # one number for each token
             value = torch.cat([value.reshape(1, -1), extra[None] if name == "input_ids" else 0 * extra[None]], 1)
         given[name] = value.to(model.dtype) if value.is_floating_point() else value
     return model(**given).logits[0]
@@ -230,8 +283,10 @@ def expected_values(model, prompts, step, steps):
             best = logits_of(model, prompt, greedy)[-1].topk(2)
             greedy.append(best.indices[0].item()), gaps.append((best.values[0] - best.values[1]).item())
         values[f"{name}.greedy"], values[f"{name}.gap"] = torch.tensor(greedy), torch.tensor(gaps)
-        print(f"{name}: {len(prompt['input_ids'])} tokens, logits' deviation {logits.std():.3g}, {len(set(greedy))} different "
-              f"greedy tokens, smallest gap {min(gaps):.2g}, float64 differs by {spread[-1]:.1g} deviations")
+        print(
+            f"{name}: {len(prompt['input_ids'])} tokens, logits' deviation {logits.std():.3g}, {len(set(greedy))} different "
+            f"greedy tokens, smallest gap {min(gaps):.2g}, float64 differs by {spread[-1]:.1g} deviations"
+        )
     return values
 
 
@@ -241,19 +296,21 @@ def check_stable(model, name, prompt, logits):
     model.float()
     apart = ((exact - logits).abs().max() / logits.std()).item()
     if apart > 3e-5:
-        leave(f"prompt {name}: float32 and float64 differ by {apart:.2g} of the logits' deviation; try another --seed")
+        leave(
+            f"prompt {name}: float32 and float64 differ by {apart:.2g} of the logits' deviation; try another --seed"
+        )
     return apart
 
 
 @torch.no_grad()
 def show_effects(args, out, prompts):
-    """What each --set is worth: how far the logits move when it is left at its default. 0: the case does not test it."""
+    """What each --set is worth: how far the logits move without it. 0: the case does not test it."""
     name = "long" if "long" in prompts else next(iter(prompts))
     model = load_reference(out)
     logits, weights = logits_of(model, prompts[name]), model.state_dict()
     for key in args.settings:
         config = make_config(type(model), {k: v for k, v in args.settings.items() if k != key})
-        other = type(model)._from_config(config, attn_implementation="eager").float().eval()
+        other = type(model)._from_config(config, **EAGER).float().eval()
         try:
             other.load_state_dict(weights, strict=False)
             moved = ((logits_of(other, prompts[name]) - logits).abs().max() / logits.std()).item()
@@ -268,12 +325,36 @@ def main():
     what.add_argument("--architecture", help="a model class of transformers")
     what.add_argument("--checkpoint", help="instead: an existing golden case, its values computed anew")
     parser.add_argument("--out", required=True, help="folder to write")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of the config; VALUE is JSON or text, KEY may be dotted")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="of the config; VALUE is JSON or text, KEY may be dotted",
+    )
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="of the stored weights; default: bfloat16, of --checkpoint float32")
-    parser.add_argument("--like", default=str(GOLDEN / "llama-3.1"), help="golden case whose prompts and tokenizer are taken")
-    parser.add_argument("--greedy", type=int, default=GREEDY_STEPS, metavar="N", help="greedy tokens of each prompt; default: %(default)s")
-    parser.add_argument("--rows", type=int, default=10, metavar="N", help="logits are kept of the first and last 4 positions and every Nth")
+    parser.add_argument(
+        "--dtype",
+        choices=["float32", "bfloat16"],
+        help="of the stored weights; default: bfloat16, of --checkpoint float32",
+    )
+    parser.add_argument(
+        "--like", default=str(GOLDEN / "llama-3.1"), help="golden case whose prompts and tokenizer are taken"
+    )
+    parser.add_argument(
+        "--greedy",
+        type=int,
+        default=GREEDY_STEPS,
+        metavar="N",
+        help="greedy tokens of each prompt; default: %(default)s",
+    )
+    parser.add_argument(
+        "--rows",
+        type=int,
+        default=10,
+        metavar="N",
+        help="logits are kept of the first and last 4 positions and every Nth",
+    )
     args = parser.parse_args()
     if args.checkpoint and args.set:
         parser.error("--set is for --architecture")
@@ -296,13 +377,18 @@ def main():
         for file in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):
             if (like / file).is_file():
                 shutil.copy(like / file, out / file)
-    save_file(expected_values(load_reference(out), prompts, args.rows, args.greedy), str(out / "expected.safetensors"), texts)
+    save_file(
+        expected_values(load_reference(out), prompts, args.rows, args.greedy),
+        str(out / "expected.safetensors"),
+        texts,
+    )
     if not args.checkpoint:
         show_effects(args, out, prompts)
         settings = "".join(f" --set '{setting}'" for setting in args.set)
         (out / "README.md").write_text(
             f"# {out.name}\n\nMade by tests/tools/make_golden.py with transformers {transformers.__version__}:\n\n"
-            f"    make_golden.py --architecture {args.architecture} --seed {args.seed} --dtype {args.dtype} --rows {args.rows}{settings}\n")
+            f"    make_golden.py --architecture {args.architecture} --seed {args.seed} --dtype {args.dtype} --rows {args.rows}{settings}\n"
+        )
     for file in out.rglob("*"):
         file.chmod(0o755 if file.is_dir() else 0o644)
     print(f"{out}: {sum(f.stat().st_size for f in out.rglob('*') if f.is_file()) / 1e3:.0f} kB")

@@ -1,4 +1,6 @@
-"""What make_golden.py and compare_hidden.py share: a checkpoint as transformers computes it, in float32 with eager attention on a CPU."""
+"""What make_golden.py and compare_hidden.py share: a checkpoint as transformers computes it, in float32 with eager
+attention on a CPU."""
+
 import sys
 from pathlib import Path
 
@@ -9,6 +11,7 @@ except ImportError as missing:
     sys.exit(f"{Path(sys.argv[0]).name} needs torch, transformers, safetensors and numpy: {missing}")
 
 
+EAGER = {"attn_implementation": "eager", "experts_implementation": "eager"}  # the plain form of everything
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 
@@ -34,8 +37,8 @@ def sub_configs(config):
 
 
 def use_long_factors(config):
-    """transformers changes between longrope's factor lists from prompt to prompt, by length; weft keeps the long ones whenever its
-    longest sequence is longer than the original length. So the reference gets the long ones for all lengths."""
+    """transformers changes between longrope's factor lists from prompt to prompt, by length; weft keeps the long ones
+    whenever its longest sequence is longer than the original length. So the reference gets the long ones for all."""
     for part in sub_configs(config):
         rope = getattr(part, "rope_parameters", None) or {}
         if rope.get("rope_type") == "longrope":
@@ -50,4 +53,4 @@ def load_reference(folder):
         leave(f"{folder}/config.json names no architecture")
     use_long_factors(config)
     cls = architecture_class(config.architectures[0])
-    return cls.from_pretrained(folder, config=config, dtype=torch.float32, attn_implementation="eager").eval()
+    return cls.from_pretrained(folder, config=config, dtype=torch.float32, **EAGER).eval()
