@@ -7,9 +7,9 @@ has, and what transformers computes with it, in float32 with eager attention on 
   make_golden.py --checkpoint tests/data/golden/qwen3 --out DIR --dtype bfloat16
                                                        an existing one, its values computed anew
 
-Sizes are small unless --set says otherwise, windows and chunks shorter than the prompts. Prompts and tokenizer are those
-of another case (--like). Norm weights are about 1 (or 0, where the model adds 1), biases not 0, and the first layer's
-input has a root mean square of 0.5. Norm epsilons are 1e-3, large enough that a wrong one shows.
+Sizes are small unless --set says otherwise, windows and chunks shorter than the prompts. Prompts and tokenizer are
+those of another case (--like). Norm weights are about 1 (or 0, where the model adds 1), biases not 0, and the first
+layer's input has a root mean square of 0.5. Norm epsilons are 1e-3, large enough that a wrong one shows.
 
 Text models and classifiers are covered; of a vision-language model the prompts without an image. Not covered: encoders
 with decoders, audio, and new cases with images, since the settings of their processors cannot be guessed (--checkpoint
@@ -89,10 +89,9 @@ def shrink(config_class, vision=False):
     default = config_class()
     small = {k: v for k, v in (SMALL_VISION if vision else SMALL).items() if hasattr(default, k)}
     small |= {k: v for k, v in SMALL_WHERE_SET.items() if not vision and getattr(default, k, None) is not None}
-    for name, part in getattr(config_class, "sub_configs", {}).items():
-        part = type(getattr(default, name, None)) if getattr(default, name, None) is not None else None
-        if part is not None:
-            small[name] = shrink(part, vision="vision" in name)
+    for name in getattr(config_class, "sub_configs", {}):
+        if (part := getattr(default, name, None)) is not None:
+            small[name] = shrink(type(part), vision="vision" in name)
     return small
 
 
@@ -284,14 +283,15 @@ def expected_values(model, prompts, step, steps):
             greedy.append(best.indices[0].item()), gaps.append((best.values[0] - best.values[1]).item())
         values[f"{name}.greedy"], values[f"{name}.gap"] = torch.tensor(greedy), torch.tensor(gaps)
         print(
-            f"{name}: {len(prompt['input_ids'])} tokens, logits' deviation {logits.std():.3g}, {len(set(greedy))} different "
+            f"{name}: {len(prompt['input_ids'])} tokens, logits' deviation {logits.std():.3g}, "
+            f"{len(set(greedy))} different "
             f"greedy tokens, smallest gap {min(gaps):.2g}, float64 differs by {spread[-1]:.1g} deviations"
         )
     return values
 
 
 def check_stable(model, name, prompt, logits):
-    """The same in float64 differs little, or a correct float32 engine could not meet the values (a router's near tie, say)."""
+    """The same in float64 differs little, or a correct float32 engine could not meet the values (a router's tie)."""
     exact = logits_of(model.double(), prompt)
     model.float()
     apart = ((exact - logits).abs().max() / logits.std()).item()
@@ -351,7 +351,7 @@ def main():
     parser.add_argument(
         "--rows",
         type=int,
-        default=10,
+        default=20,
         metavar="N",
         help="logits are kept of the first and last 4 positions and every Nth",
     )
@@ -387,7 +387,8 @@ def main():
         settings = "".join(f" --set '{setting}'" for setting in args.set)
         (out / "README.md").write_text(
             f"# {out.name}\n\nMade by tests/tools/make_golden.py with transformers {transformers.__version__}:\n\n"
-            f"    make_golden.py --architecture {args.architecture} --seed {args.seed} --dtype {args.dtype} --rows {args.rows}{settings}\n"
+            f"    make_golden.py --architecture {args.architecture} --seed {args.seed} --dtype {args.dtype} "
+            f"--rows {args.rows}{settings}\n"
         )
     for file in out.rglob("*"):
         file.chmod(0o755 if file.is_dir() else 0o644)
