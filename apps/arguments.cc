@@ -194,6 +194,21 @@ void add_bench(CLI::App* bench, Arguments& a) {
   bench->add_flag("--json", a.json, "Print JSON");
 }
 
+void add_plan(CLI::App* plan, Arguments& a) {
+  CLI::Option* trace = plan->add_option("--trace", a.trace,
+                                        "Run the requests' prompts and write the value of every op, in float32, as "
+                                        "ID/PATH (docs/debugging.md)")
+                           ->type_name("OUT.safetensors");
+  CLI::Option* requests =
+      plan->add_option("--requests", a.requests, "--trace: requests as of weft score; -: standard input")
+          ->type_name("IN.jsonl");
+  CLI::Option* filter = plan->add_option("--trace-filter", a.trace_filter,
+                                         "--trace: only values whose PATH begins with this; may be repeated")
+                            ->type_name("PREFIX")
+                            ->allow_extra_args(false);
+  trace->needs(requests), requests->needs(trace), filter->needs(trace);
+}
+
 struct Subcommand {
   Command command;
   CLI::App* app;
@@ -245,7 +260,7 @@ std::vector<Subcommand> add_commands(CLI::App& app, Arguments& a) {
   CLI::App* models = app.add_subcommand("models", "The architectures that this build runs, as a table");
   models->add_flag("--json", a.json, "Print JSON");
   all.push_back({Command::models, models});
-  add(Command::plan, "plan", "Print the recorded step plan", true);
+  add_plan(add(Command::plan, "plan", "Print the recorded step plan, and write what its ops compute", true), a);
 
   CLI::App* serve = add(Command::serve, "serve", "Serve the OpenAI-compatible API over HTTP", true);
   add_text(serve, "--host", a.host, "Address to listen on", "HOST");

@@ -27,7 +27,11 @@ struct Arguments {
   std::string system;
   bool raw = false, verbose = false;
 
-  std::string requests, out;  // batch, score
+  std::string requests, out;  // batch, score; plan: requests
+
+  // plan
+  std::string trace;                      // the file to write; empty: none
+  std::vector<std::string> trace_filter;  // what the names of the values may begin with; empty: all
 
   // serve
   std::string host = "127.0.0.1", served_model_name, api_key;

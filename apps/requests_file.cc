@@ -1,8 +1,10 @@
 // See the header.
 #include "requests_file.h"
 
+#include <cstdio>
 #include <iostream>
 #include <iterator>
+#include <set>
 
 #include "base/files.h"
 
@@ -55,6 +57,22 @@ Result<std::vector<RequestLine>> read_requests(const std::string& path, RequestK
       lines.push_back(read_line(line, number, kind, rules));
   }
   return lines;
+}
+
+void require_names(std::vector<RequestLine>& lines) {
+  std::set<std::string> names;
+  for (RequestLine& line : lines) {
+    if (line.error) continue;
+    if (!line.custom_id)
+      line.error = fail(Code::invalid_argument, "custom_id is missing; it names the tensors").about("custom_id");
+    else if (!names.insert(*line.custom_id).second)
+      line.error = fail(Code::invalid_argument, "custom_id occurs twice").about("custom_id");
+  }
+}
+
+void print_line_error(const std::string& path, const RequestLine& line, const Error& error) {
+  std::fprintf(stderr, "weft: %s line %d (%s): %s\n", path.c_str(), line.number,
+               line.custom_id.value_or("no custom_id").c_str(), error.message().c_str());
 }
 
 }  // namespace weft

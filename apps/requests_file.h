@@ -22,4 +22,9 @@ struct RequestLine {
 // themselves.
 Result<std::vector<RequestLine>> read_requests(const std::string& path, RequestKind kind, const RequestRules& rules);
 
+// Lines without a custom_id, or with one that an earlier line has, become errors: it names the request's tensors.
+void require_names(std::vector<RequestLine>& lines);
+// The error of a line of `path`, on standard error.
+void print_line_error(const std::string& path, const RequestLine& line, const Error& error);
+
 }  // namespace weft

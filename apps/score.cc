@@ -2,10 +2,8 @@
 // and so on. Results can be large, so only a window of requests is inside the engine at a time, and each result is
 // written when its turn comes.
 #include <condition_variable>
-#include <cstdio>
 #include <map>
 #include <mutex>
-#include <set>
 
 #include "base/files.h"
 #include "checkpoint/safetensors_writer.h"
@@ -35,18 +33,6 @@ Status write_result(SafetensorsWriter& writer, const std::string& id, const Scor
   return {};
 }
 
-// Every line needs a name of its own.
-void check_names(std::vector<RequestLine>& lines) {
-  std::set<std::string> names;
-  for (RequestLine& line : lines) {
-    if (line.error) continue;
-    if (!line.custom_id)
-      line.error = fail(Code::invalid_argument, "custom_id is missing; it names the tensors").about("custom_id");
-    else if (!names.insert(*line.custom_id).second)
-      line.error = fail(Code::invalid_argument, "custom_id occurs twice").about("custom_id");
-  }
-}
-
 void submit(Engine& engine, RequestLine& line, size_t index, const std::shared_ptr<Scores>& scores) {
   const auto keep = [scores, index](Result<ScoreResult> result) {
     const std::lock_guard lock(scores->mutex);
@@ -67,7 +53,7 @@ Status score_command(const Arguments& arguments, const EngineLoader& load) {
   WEFT_TRY(const std::unique_ptr<Engine> engine, load_model(arguments, load));
   WEFT_TRY(std::vector<RequestLine> lines,
            read_requests(arguments.requests, RequestKind::score_line, command_rules(*engine)));
-  check_names(lines);
+  require_names(lines);
   SafetensorsWriter::Options options;
   options.expected_tensors = 4 * lines.size() + 1;
   WEFT_TRY(SafetensorsWriter writer, SafetensorsWriter::create(arguments.out, options));
@@ -85,8 +71,7 @@ Status score_command(const Arguments& arguments, const EngineLoader& load) {
     const Result<ScoreResult> result = std::move(scores->results.extract(i).mapped());
     lock.unlock();
     if (!result.ok()) {
-      std::fprintf(stderr, "weft: %s line %d (%s): %s\n", arguments.requests.c_str(), lines[i].number,
-                   lines[i].custom_id.value_or("no custom_id").c_str(), result.error().message().c_str());
+      print_line_error(arguments.requests, lines[i], result.error());
       continue;
     }
     WEFT_RETURN_IF_ERROR(write_result(writer, *lines[i].custom_id, *result));

@@ -63,7 +63,8 @@ CoreOptions core_options(const EngineOptions& options, const Model& model, Proce
       .replay = options.cuda_graph,
       .measure_ops = options.measure_ops,
       .sampler = options.sampler,
-      .processors = std::move(processors)};
+      .processors = std::move(processors),
+      .trace = options.trace};
   if (core.cache_bytes == 0)
     core.cache_bytes = default_cache_bytes(model.kv_bytes_per_token(), core.max_seq_len, core.max_batch_size);
   return core;

@@ -14,6 +14,7 @@
 namespace weft {
 
 class LogitsProcessorKind;
+class PlanTrace;
 
 struct EngineOptions {
   ComputeType dtype = ComputeType::automatic;
@@ -53,6 +54,8 @@ struct EngineOptions {
 
   // In a program only: kinds of logits processors of its own, beside those of the plugins.
   std::vector<std::shared_ptr<const LogitsProcessorKind>> logits_processor_kinds;
+  // In a program only: where the values of all ops go (plan/trace.h). Slow.
+  std::shared_ptr<PlanTrace> trace;
 };
 
 // A number of a request that commands have an option for.

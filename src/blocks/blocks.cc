@@ -20,6 +20,7 @@ Value norm(PlanBuilder& b, Scope w, Value x, NormOptions o) {
 }
 
 Value attention(PlanBuilder& b, Scope w, Value x, const AttentionOptions& o) {
+  const PlanBuilder::Module inside(b, w);
   const int q_cols = o.heads * o.head_dim, kv_cols = o.kv_heads * o.head_dim;
   Matrix in{.sources = {whole(w / "q_proj", q_cols), whole(w / "k_proj", kv_cols), whole(w / "v_proj", kv_cols)},
             .k = o.hidden};
@@ -54,6 +55,7 @@ Value attention(PlanBuilder& b, Scope w, Value x, const AttentionOptions& o) {
 }
 
 Value gated_mlp(PlanBuilder& b, Scope w, Value x, const MlpOptions& o) {
+  const PlanBuilder::Module inside(b, w);
   Matrix in{.sources = {whole(w / "gate_proj", o.width), whole(w / "up_proj", o.width)}, .k = o.hidden};
   if (o.fused) in.sources = {whole(w / "gate_up_proj", 2 * o.width)};
   Matrix out{.sources = {whole(w / "down_proj", o.hidden)}, .k = o.width, .shard = Shard::rows};
@@ -64,6 +66,7 @@ Value gated_mlp(PlanBuilder& b, Scope w, Value x, const MlpOptions& o) {
 }
 
 Value plain_mlp(PlanBuilder& b, Scope w, Value x, const MlpOptions& o) {
+  const PlanBuilder::Module inside(b, w);
   Matrix in{.sources = {whole(w / "up_proj", o.width)}, .k = o.hidden};
   Matrix out{.sources = {whole(w / "down_proj", o.hidden)}, .k = o.width, .shard = Shard::rows};
   if (o.bias) in.biases = biases({{w / "up_proj", o.width}}), out.biases = biases({{w / "down_proj", o.hidden}});
@@ -139,6 +142,7 @@ HeadFn score_head(HeadKind kind, int labels) {
     b.ignore(root / "lm_head");
     x = b.linear(last_norm(b, root, x, r),
                  {.sources = {whole(first, r.hidden)}, .biases = biases({{first, r.hidden}}), .k = r.hidden});
+    const PlanBuilder::Module inside(b, root / "score");
     x = b.activate(x, kernels::Activation::relu, false);
     b.set_output(b.linear(x, {.sources = {whole(second, labels)}, .biases = biases({{second, labels}}), .k = r.hidden}),
                  kind);
@@ -147,8 +151,12 @@ HeadFn score_head(HeadKind kind, int labels) {
 
 void build_model(PlanBuilder& b, const DecoderRecipe& r) {
   const Scope root(r.root), layers = root / r.body / r.layer_list;
+  const PlanBuilder::Module inside(b, root / r.body);
   Value x = r.embed(b, root, r);
-  for (int i = 0; i < r.layers; ++i) x = r.layer(b, layers / i, i, x, r);
+  for (int i = 0; i < r.layers; ++i) {
+    const PlanBuilder::Module inside_layer(b, layers / i);
+    x = r.layer(b, layers / i, i, x, r);
+  }
   r.head(b, root, x, r);
 }
 

@@ -24,6 +24,7 @@ Matrix expert_out(Scope w, int e, const ExpertsOptions& o) {
 }  // namespace
 
 Value experts(PlanBuilder& b, Scope w, Value x, const ExpertsOptions& o) {
+  const PlanBuilder::Module inside(b, w);
   const int slots = o.rule.chosen;
   const Value logits =
       b.linear(x, {.sources = {whole(w / o.router, o.rule.experts)}, .k = o.hidden, .keep_float32 = true});

@@ -24,6 +24,7 @@ Matrix value_half(Scope w, int head, const LatentAttentionOptions& o) {
 }  // namespace
 
 Value latent_attention(PlanBuilder& b, Scope w, Value x, const LatentAttentionOptions& o) {
+  const PlanBuilder::Module inside(b, w);
   constexpr float kEps = 1e-6f;  // of the two inner norms, whatever rms_norm_eps says
   const int q_dim = o.nope_dim + o.rope_dim, row_dim = o.kv_rank + o.rope_dim, q_cols = o.heads * q_dim;
   const auto bias = [&](Scope scope, int rows) { return TensorRows{o.bias ? scope.path() + ".bias" : "", 0, rows}; };

@@ -8,6 +8,7 @@ namespace {
 TensorRows bias_of(Scope w, int rows) { return {w.path() + ".bias", 0, rows}; }
 
 Value encoder_attention(PlanBuilder& b, Scope w, Value x, const EncoderLayerOptions& o) {
+  const PlanBuilder::Module inside(b, w);
   const int dim = o.hidden / o.heads;
   Matrix in{.k = o.hidden};
   if (!o.fused.empty()) {
@@ -31,6 +32,7 @@ Value encoder_attention(PlanBuilder& b, Scope w, Value x, const EncoderLayerOpti
 
 Value encoder_mlp(PlanBuilder& b, Scope w, Value x, const EncoderLayerOptions& o) {
   if (o.gated) return gated_mlp(b, w, x, {.hidden = o.hidden, .width = o.width, .act = o.act, .bias = true});
+  const PlanBuilder::Module inside(b, w);
   return dense(b, w / "fc2", b.activate(dense(b, w / "fc1", x, o.width), o.act, false), o.hidden);
 }
 
@@ -43,6 +45,7 @@ Value dense(PlanBuilder& b, Scope w, Value x, int out, bool bias) {
 }
 
 Value encoder_layer(PlanBuilder& b, Scope w, Value x, const EncoderLayerOptions& o) {
+  const PlanBuilder::Module inside(b, w);
   const auto gated = [&](Value branch, const std::string& gate) {
     return gate.empty() ? branch : b.gate(branch, w / gate);
   };

@@ -15,6 +15,7 @@ Matrix dense(Scope w, int out, int in) {
 }
 
 Value bert_attention(PlanBuilder& b, Scope w, Value x, const AttentionOptions& o) {
+  const PlanBuilder::Module inside(b, w);
   Matrix in{.k = o.hidden};
   for (const char* name : {"query", "key", "value"}) {
     in.sources.push_back(whole(w / "self" / name, o.hidden));
@@ -30,6 +31,7 @@ Value bert_attention(PlanBuilder& b, Scope w, Value x, const AttentionOptions& o
 
 Value bert_embed(PlanBuilder& b, Scope root, const DecoderRecipe& r, int positions, int types) {
   const Scope w = root / "bert" / "embeddings";
+  const PlanBuilder::Module inside(b, w);
   Value x = b.add(b.embed(w / "word_embeddings", r.vocab, r.hidden, 1.0f),
                   b.embed_by(IdSource::token_types, w / "token_type_embeddings", types, r.hidden));
   x = b.add(x, b.embed_by(IdSource::positions, w / "position_embeddings", positions, r.hidden));

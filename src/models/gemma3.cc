@@ -110,6 +110,7 @@ VisionTower gemma3_vision(const HfConfig& c) {
   b.ignore(Scope("language_model"));
   Value x = clip_tower(b, Scope("vision_tower.vision_model"), v, s, o);
   const Scope w("multi_modal_projector");
+  const PlanBuilder::Module inside(b, w);
   x = norm(b, w / "mm_soft_emb_norm", b.mix_rows(x, 0, 1, Rows::outputs), {NormKind::rms_one_plus, 1e-6f});
   // Stored [vision, text].
   x = b.linear(x, {.sources = {{.tensor = "multi_modal_projector.mm_input_projection_weight",

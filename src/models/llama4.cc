@@ -132,6 +132,7 @@ VisionTower llama4_vision(const HfConfig& c) {
   PlanBuilder b(c.architecture());
   b.ignore(Scope("language_model"));
   const Scope w("vision_model");
+  const PlanBuilder::Module inside(b, w);
   const int size = 3 * s.patch * s.patch;
   Value x = b.linear(b.input(size), {.sources = {whole(w / "patch_embedding" / "linear", hidden)}, .k = size});
   x = b.add(x, b.embed_by(IdSource::class_rows,

@@ -71,8 +71,9 @@ VisionTower llava_next_vision(const HfConfig& c) {
   for (const char* scope : {"language_model", "vision_tower.vision_model.embeddings.position_ids"})
     b.ignore(Scope(scope));
   Value x = clip_tower(b, Scope("vision_tower.vision_model"), v, shape, o);
-  x = b.mix_rows(x, 0, 1, Rows::outputs);
   const Scope projector("multi_modal_projector");
+  const PlanBuilder::Module inside(b, projector);
+  x = b.mix_rows(x, 0, 1, Rows::outputs);
   const bool bias = c.flag("multimodal_projector_bias", true);
   x = b.activate(dense(b, projector / "linear_1", x, text, bias), activation(c, "projector_hidden_act", "gelu"), false);
   b.set_output(dense(b, projector / "linear_2", x, text, bias), HeadKind::features);

@@ -146,6 +146,7 @@ VisionTower mllama_vision(const HfConfig& c) {
   PlanBuilder b(c.architecture());
   b.ignore(Scope("language_model"));
   const Scope w("vision_model");
+  const PlanBuilder::Module inside(b, w);
   Value x = norm(b, w / "layernorm_pre", embed_tiles(b, w, s, hidden, ratios), plain.norm);
   x = b.mix_rows(x, 0, 1, Rows::mixed);
   const Value all = b.buffer(wide, Rows::outputs);

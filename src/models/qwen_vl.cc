@@ -107,6 +107,7 @@ VisionTower qwen_vision(const HfConfig& c) {
   PlanBuilder b(c.architecture());
   for (const char* scope : {"model", "lm_head"}) b.ignore(Scope(scope));
   const Scope w("visual");
+  const PlanBuilder::Module inside(b, w);
   Value x = patch_embedding(b, "visual.patch_embed.proj.weight", {s.hidden, 3, frames, patch, patch}, false);
   // Segments of kind 0 are frames; both models have them, so that a kind's number does not depend on which layers there
   // are.

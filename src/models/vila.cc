@@ -112,6 +112,7 @@ std::vector<int> read_scales(const HfConfig& c) {
 
 Value projector(PlanBuilder& b, Value x, const std::string& kind, int channels, int text) {
   const Scope w = Scope("mm_projector") / "layers";
+  const PlanBuilder::Module inside(b, w);
   const NormOptions layer{NormKind::layer, 1e-5f, true};
   const auto gelu = [&](Value v) { return b.activate(v, kernels::Activation::gelu, false); };
   x = norm(b, w / 1, x, layer);
@@ -153,6 +154,7 @@ VisionTower vila_vision(const HfConfig& c) {
   PlanBuilder b(c.architecture());
   b.ignore(Scope("llm"));
   Value x = clip_tower(b, Scope("vision_tower") / "vision_model", v, s.tile, o);
+  const PlanBuilder::Module inside(b, Scope("mm_projector"));
   if (scaled) x = b.mix_rows(x, 0, static_cast<int>(s.scales.size()), Rows::mixed);
   const int channels = x.cols;
   x = b.mix_rows(x, scaled ? 1 : 0, s.merge * s.merge, Rows::outputs);

@@ -66,6 +66,7 @@ VisionInputs tile_inputs(const PreparedMedia& media, const TileShape& s) {
 Value clip_tower(PlanBuilder& b, Scope w, const HfConfig& v, const TileShape& s, const ClipOptions& o) {
   const int hidden = v.count("hidden_size");
   const Scope embeddings = w / "embeddings";
+  const PlanBuilder::Module inside(b, w);
   Value x = patch_embedding(b, (embeddings / "patch_embedding").path() + ".weight", {hidden, 3, s.patch, s.patch},
                             o.patch_bias, (embeddings / "patch_embedding").path() + ".bias");
   if (s.token != ClassToken::none)

@@ -14,6 +14,7 @@ namespace {
 // Threads that wait fetch so much of the weights that they will read next, in steps that wait for memory: of few rows.
 constexpr size_t kAheadBytes = 192 << 10;
 constexpr int kAheadRows = 32;
+const std::function<void(Part)> kNoTail;
 
 template <class... F>
 struct Overloaded : F... {
@@ -214,8 +215,10 @@ void CpuExecutor::run(const std::function<void(Part)>& tail, bool replay) {
   check_size();
   if (!replay) bind();
   plan_groups();
+  first_ = last_ = traced_ops_ = 0;
+  while (trace_ && traced_ops_ < plan_.ops.size()) run_traced_op();
   tail_ = &tail;
-  first_ = 0, last_ = bound_.size();
+  first_ = last_, last_ = bound_.size();
   reset_tasks();
   team_.run(walk_);
 }
@@ -224,16 +227,31 @@ void CpuExecutor::begin_pieces() {
   check_size();
   bind();
   plan_groups();
-  last_ = 0;
+  first_ = last_ = traced_ops_ = 0;
 }
 
 bool CpuExecutor::run_piece(int ops) {
-  static const std::function<void(Part)> nothing;
-  tail_ = &nothing;
+  if (trace_) {
+    for (int i = 0; i < ops && last_ < bound_.size(); ++i) run_traced_op();
+    return last_ < bound_.size();
+  }
+  tail_ = &kNoTail;
   first_ = last_, last_ = std::min(bound_.size(), first_ + ops);
   reset_tasks();
   team_.run(walk_);
   return last_ < bound_.size();
+}
+
+// The next op alone; then what it wrote, before a later op takes that memory.
+void CpuExecutor::run_traced_op() {
+  const Op& op = plan_.ops[traced_ops_];
+  tail_ = &kNoTail;
+  first_ = last_, last_ += std::holds_alternative<AttendOp>(op.kind) ? 2 : 1;
+  reset_tasks();
+  team_.run(walk_);
+  if (op.out && (!op.images_only || inputs().has_images))
+    trace_->ran(traced_ops_, row_count(op.out->rows), memory_.address(*op.out), memory_.ld(*op.out));
+  ++traced_ops_;
 }
 
 // No thread runs yet.

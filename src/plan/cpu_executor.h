@@ -14,6 +14,7 @@
 #include "plan/passes.h"
 #include "plan/plan.h"
 #include "plan/step_memory.h"
+#include "plan/trace.h"
 #include "plan/weights.h"
 
 namespace weft {
@@ -45,6 +46,9 @@ class CpuExecutor {
   // runs.
   void measure_ops();
   const OpTimes* op_times() const { return times_.get(); }
+  // From here on ops run one at a time, and what each has written goes to `trace`, which outlives the executor. Not
+  // while a step runs.
+  void trace(TracedPlan& trace) { trace_ = &trace; }
   size_t arena_bytes() const { return memory_.arena_bytes(); }
 
  private:
@@ -67,6 +71,7 @@ class CpuExecutor {
   void run_linear(const kernels::LinearArgs& args, int rows, kernels::Part part, std::atomic<int>& next_task) const;
   void run_experts(const ExpertsCall& call, kernels::Part part) const;
   void run_per_head(const PerHeadCall& call, int rows, kernels::Part part) const;
+  void run_traced_op();
   void reset_tasks();
   void plan_groups();
   void plan_group(CacheRef ref);
@@ -86,6 +91,8 @@ class CpuExecutor {
   size_t first_ = 0, last_ = 0;  // bound ops of the running piece
   std::function<void(int)> walk_;
   std::unique_ptr<OpTimes> times_;  // null: not measured
+  TracedPlan* trace_ = nullptr;     // null: not traced
+  size_t traced_ops_ = 0;           // of the running step
 };
 
 // The passes that every plan goes through before it is loaded and bound: dead ops, residual adds, gates, operand forms

@@ -151,7 +151,7 @@ Plan place_operands(Plan plan, const std::function<Operand(const Matrix&)>& oper
           source = x;
           value = {static_cast<int>(plan.storages.size()), 0, x.cols, x.rows};
           plan.storages.push_back({x.cols, x.rows, operand});
-          ops.push_back({ToOperandOp{}, {x}, value, ""});
+          ops.push_back({ToOperandOp{}, {x}, value, op.path});
         }
         x = value;
       }

@@ -39,14 +39,14 @@ Value PlanBuilder::embed_by(IdSource ids, TensorRows table, int cols, Rows rows)
   return emit(EmbedOp{ids, static_cast<int>(plan_.tables.size()) - 1, -1, 1.0f}, {}, rows, cols, path);
 }
 
-Value PlanBuilder::input(int cols) { return emit(InputOp{}, {}, Rows::tokens, cols, "pixels"); }
+Value PlanBuilder::input(int cols) { return emit(InputOp{}, {}, Rows::tokens, cols, current_module()); }
 
 Value PlanBuilder::mix_rows(Value x, int table, int parts, Rows rows) {
-  return emit(MixRowsOp{table, parts}, {x}, rows, x.cols * parts, "");
+  return emit(MixRowsOp{table, parts}, {x}, rows, x.cols * parts, current_module());
 }
 
 Value PlanBuilder::merge_features(Value x) {
-  plan_.ops.push_back({MergeFeaturesOp{}, {x}, x, "features"});
+  plan_.ops.push_back({MergeFeaturesOp{}, {x}, x, current_module()});
   plan_.takes_features = true;
   return x;
 }
@@ -120,7 +120,7 @@ Value PlanBuilder::rope_angles(const RopeAngles& angles) {
     if (known == angles) return value;
   const int half = static_cast<int>(angles.inv_freq.size());
   const int weight = vector({"", half, angles.inv_freq, angles.checkpoint_factors ? "rope_factors" : ""});
-  const Value value = emit(RopeAnglesOp{weight, angles.factor, angles.axis_of}, {}, Rows::tokens, 2 * half, "rope");
+  const Value value = emit(RopeAnglesOp{weight, angles.factor, angles.axis_of}, {}, Rows::tokens, 2 * half, "");
   if (!angles.axis_of.empty()) plan_.position_axes = 3;
   angles_.emplace_back(angles, value);
   return value;
@@ -139,7 +139,7 @@ Value PlanBuilder::heads(Value x, Scope norm_weight, const RopeAngles& rope, con
     in.push_back(rope_angles(rope));
   }
   if (op.norm == HeadNorm::none && op.half == 0 && op.floor_scale == 0) return x;
-  plan_.ops.push_back({op, std::move(in), x, norm_weight.path()});
+  plan_.ops.push_back({op, std::move(in), x, op.norm_weight >= 0 ? norm_weight.path() : current_module()});
   return x;
 }
 
@@ -150,7 +150,7 @@ void PlanBuilder::rotate_into(Value x, int in_stride, Value out, int out_stride,
   op.interleaved = o.interleaved;
   op.half = static_cast<int>(rope.inv_freq.size());
   const Value angles = rope_angles(rope);
-  plan_.ops.push_back({op, {x, angles}, out, "rotate"});
+  plan_.ops.push_back({op, {x, angles}, out, current_module()});
 }
 
 CacheRef PlanBuilder::layer_of(CacheRef::Kind kind, const LayerGroup& wanted) {
@@ -172,37 +172,37 @@ CacheRef PlanBuilder::local_cache(CacheSpec spec, int query_heads, int segments,
 }
 
 void PlanBuilder::append(Value k, Value v, CacheRef cache) {
-  plan_.ops.push_back({AppendOp{cache}, {k, v}, std::nullopt, "cache"});
+  plan_.ops.push_back({AppendOp{cache}, {k, v}, std::nullopt, current_module()});
 }
 
 void PlanBuilder::append_latent(Value row, CacheRef cache) {
-  plan_.ops.push_back({AppendOp{cache}, {row}, std::nullopt, "cache"});
+  plan_.ops.push_back({AppendOp{cache}, {row}, std::nullopt, current_module()});
 }
 
 Value PlanBuilder::attend(Value q, CacheRef cache, int heads, float scale, float soft_cap) {
   const CacheSpec& spec = plan_.group(cache).spec;
   WEFT_CHECK(q.cols == heads * spec.k_dim) << "query columns " << q.cols;
-  return emit(AttendOp{cache, heads, scale, soft_cap}, {q}, q.rows, heads * spec.v_dim, "attend");
+  return emit(AttendOp{cache, heads, scale, soft_cap}, {q}, q.rows, heads * spec.v_dim, current_module());
 }
 
 Value PlanBuilder::activate(Value x, kernels::Activation act, bool gated) {
   const int cols = gated ? x.cols / 2 : x.cols;
-  return emit(ActivateOp{act, gated, cols}, {x}, x.rows, cols, "");
+  return emit(ActivateOp{act, gated, cols}, {x}, x.rows, cols, current_module());
 }
 
 Value PlanBuilder::activate_slots(Value x, kernels::Activation act, int cols, int slots) {
   WEFT_CHECK(x.cols == slots * slot_stride(2 * cols)) << "activate: " << x.cols << " columns";
-  return emit(ActivateOp{act, true, cols, slots}, {x}, x.rows, slots * slot_stride(cols), "");
+  return emit(ActivateOp{act, true, cols, slots}, {x}, x.rows, slots * slot_stride(cols), current_module());
 }
 
 Value PlanBuilder::route(Value logits, const kernels::RouteRule& rule, Scope bias) {
   RouteOp op{rule};
   if (!bias.path().empty()) op.bias = vector({bias.path(), rule.experts, {}, {}});
-  return emit(op, {logits}, logits.rows, 2 * rule.chosen, "");
+  return emit(op, {logits}, logits.rows, 2 * rule.chosen, op.bias >= 0 ? bias.path() : current_module());
 }
 
 Value PlanBuilder::group_rows(Value chosen, int experts, int slots) {
-  const Value grouped = emit(GroupRowsOp{experts, slots}, {chosen}, chosen.rows, slots, "");
+  const Value grouped = emit(GroupRowsOp{experts, slots}, {chosen}, chosen.rows, slots, current_module());
   plan_.storages[grouped.storage].extra = experts + 1;
   return grouped;
 }
@@ -218,12 +218,12 @@ Value PlanBuilder::experts(Value x, Value grouped, std::vector<Matrix> matrices,
 }
 
 Value PlanBuilder::scale_rows(Value x, Value chosen, int slots) {
-  return emit(ScaleRowsOp{slots}, {x, chosen}, x.rows, slots * slot_stride(x.cols), "");
+  return emit(ScaleRowsOp{slots}, {x, chosen}, x.rows, slots * slot_stride(x.cols), current_module());
 }
 
 Value PlanBuilder::combine(Value x, Value chosen, int cols, int slots, bool weighted) {
   WEFT_CHECK(x.cols == slots * slot_stride(cols)) << "combine: " << x.cols << " columns";
-  return emit(CombineOp{slots, weighted}, {x, chosen}, x.rows, cols, "");
+  return emit(CombineOp{slots, weighted}, {x, chosen}, x.rows, cols, current_module());
 }
 
 void PlanBuilder::per_head(Value x, int in_stride, Value out, int out_stride, std::vector<Matrix> matrices) {
@@ -236,10 +236,10 @@ void PlanBuilder::per_head(Value x, int in_stride, Value out, int out_stride, st
 Value PlanBuilder::elementwise(OpKind f, std::vector<Value> in) {
   const Value a = in.front(), b = in.back();
   WEFT_CHECK(a.cols == b.cols && a.rows == b.rows) << op_name({f, {}, {}, ""}) << ": shapes differ";
-  return emit(std::move(f), std::move(in), a.rows, a.cols, "");
+  return emit(std::move(f), std::move(in), a.rows, a.cols, current_module());
 }
 
-Value PlanBuilder::select(Value x) { return emit(SelectOp{}, {x}, Rows::outputs, x.cols, ""); }
+Value PlanBuilder::select(Value x) { return emit(SelectOp{}, {x}, Rows::outputs, x.cols, current_module()); }
 
 Value PlanBuilder::slice(Value x, int first, int cols) const {
   WEFT_CHECK(first >= 0 && first + cols <= x.cols) << "slice outside of the value";

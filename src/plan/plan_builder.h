@@ -33,6 +33,18 @@ class PlanBuilder {
  public:
   explicit PlanBuilder(std::string architecture) { plan_.architecture = std::move(architecture); }
 
+  // While it lives, ops without a tensor of their own (attention, additions, ...) bear the path of this module of the
+  // checkpoint; the innermost one counts.
+  class Module {
+   public:
+    Module(PlanBuilder& builder, const Scope& scope) : builder_(builder) { builder.modules_.push_back(scope.path()); }
+    ~Module() { builder_.modules_.pop_back(); }
+    Module(const Module&) = delete;
+
+   private:
+    PlanBuilder& builder_;
+  };
+
   // [tokens, cols] = scale * rows of the table at the step's token ids.
   Value embed(Scope table, int vocab, int cols, float scale);
   // The same looked up by something else than tokens, unscaled.
@@ -126,8 +138,10 @@ class PlanBuilder {
   int vector(VectorWeight v);
   Value elementwise(OpKind f, std::vector<Value> in);
   CacheRef layer_of(CacheRef::Kind kind, const LayerGroup& wanted);
+  std::string current_module() const { return modules_.empty() ? "" : modules_.back(); }
 
   Plan plan_;
+  std::vector<std::string> modules_;
   int images_only_ = 0;
   // matrices of one source, by tensor, rows and column
   std::map<std::tuple<std::string, int64_t, int64_t, int64_t>, int> known_;

@@ -3,8 +3,10 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <filesystem>
+#include <map>
 
 #include "base/files.h"
 #include "plan/cpu_executor.h"
@@ -257,6 +259,105 @@ TEST(Executor, PiecesOfLargeProductsChangeNoBit) {
         if (plain.empty()) plain = outputs;
         EXPECT_TRUE(same_bits(outputs, plain)) << table->isa << ", " << threads << " threads, step " << step;
       }
+    }
+  }
+}
+
+// The values of one step of record()'s plan by name, and the step's outputs.
+struct Traced {
+  std::vector<TracedValue> values;
+  std::vector<float> outputs;
+  Json ops;
+  const TracedValue& operator[](const std::string& name) const {
+    for (const TracedValue& value : values)
+      if (value.name == name) return value;
+    ADD_FAILURE() << "no value " << name;
+    return values.front();
+  }
+};
+
+Traced trace(const kernels::CpuTable& table, kernels::WeightForm form, std::vector<std::string> prefixes = {}) {
+  const Plan plan = prepare_plan(record(), table, form);
+  ThreadTeam team(2);
+  const auto weights = load_weights(plan, dummy_checkpoint(), table, team, {form, {}});
+  EXPECT_TRUE(weights.ok());
+  SmallExecutor small(plan, *weights, table, team);
+  PlanTrace trace(std::move(prefixes));
+  small.executor.trace(trace.add_plan(plan, ""));
+  StepInputs& in = small.executor.inputs();
+  in.tokens = 2, in.outputs = 1, in.output_rows[0] = 1;
+  for (int i = 0; i < 2; ++i) in.ids[i] = 3 + i, in.positions[i] = i;
+  in.groups[0].block_table = {1}, in.groups[0].sequences = {{0, 2, 0, 0, 0}};
+  small.executor.run({}, true);
+  const float* output = small.executor.output();
+  return {trace.take(), {output, output + kVocab}, trace.describe()};
+}
+
+TEST(Trace, NamesEveryValue) {
+  const Traced traced = trace(kernels::ref_table(), kernels::WeightForm::f32);
+  std::vector<std::string> names;
+  for (const TracedValue& value : traced.values) names.push_back(value.name);
+  EXPECT_EQ(names, (std::vector<std::string>{"embed", "norm_1", "q", "k", "v", "rope_angles", "q:rotated", "k:rotated",
+                                             "attend", "o:residual", "norm_2", "gate:gated", "down:residual", "select",
+                                             "head"}));
+  EXPECT_EQ(traced["v"].rows, 2);
+  EXPECT_EQ(traced["v"].cols, kHeads * kHeadDim);
+  EXPECT_EQ(traced["gate:gated"].cols, 48);
+  EXPECT_EQ(traced["head"].rows, 1) << "only the rows whose output is wanted";
+  EXPECT_TRUE(same_bits(traced["head"].values, traced.outputs));
+  std::map<std::string, std::string> inputs;
+  for (const Json& op : traced.ops.items()) inputs[op.find("name")->as_string()] = op.find("input")->dump();
+  EXPECT_EQ(inputs["norm_2"], R"(["o:residual"])");
+  EXPECT_EQ(inputs["attend"], R"(["q:rotated"])");
+  EXPECT_EQ(inputs["down:residual"], R"(["gate:gated"])");
+}
+
+// A value is read before another takes its memory, and the step's outputs are those of a step that is not traced.
+TEST(Trace, ChangesNoBit) {
+  for (const kernels::CpuTable* table : kernels::available_tables()) {
+    const Traced all = trace(*table, kernels::WeightForm::bf16);
+    const Traced one = trace(*table, kernels::WeightForm::bf16, {"norm_2", "select"});
+    ASSERT_EQ(one.values.size(), 2u) << table->isa;
+    for (const TracedValue& value : one.values) EXPECT_TRUE(same_bits(value.values, all[value.name].values));
+    EXPECT_TRUE(same_bits(one.outputs, all.outputs)) << table->isa;
+    const Plan plan = prepare_plan(record(), *table, kernels::WeightForm::bf16);
+    ThreadTeam team(2);
+    const auto weights = load_weights(plan, dummy_checkpoint(), *table, team, {kernels::WeightForm::bf16, {}});
+    ASSERT_TRUE(weights.ok());
+    SmallExecutor plain(plan, *weights, *table, team);
+    StepInputs& in = plain.executor.inputs();
+    in.tokens = 2, in.outputs = 1, in.output_rows[0] = 1;
+    for (int i = 0; i < 2; ++i) in.ids[i] = 3 + i, in.positions[i] = i;
+    in.groups[0].block_table = {1}, in.groups[0].sequences = {{0, 2, 0, 0, 0}};
+    plain.executor.run({}, true);
+    EXPECT_TRUE(same_bits({plain.executor.output(), plain.executor.output() + kVocab}, all.outputs)) << table->isa;
+  }
+}
+
+// Values in the forms that products read are given as numbers: each within the form's rounding of the float32 value.
+TEST(Trace, ConvertsOperands) {
+  constexpr int kCols = 70, kRows = 2;
+  for (const kernels::Operand operand :
+       {kernels::Operand::f32, kernels::Operand::bf16, kernels::Operand::f32_as_bf16, kernels::Operand::int8}) {
+    Plan plan;
+    plan.storages = {{kCols, Rows::tokens}, {kCols, Rows::tokens, operand}};
+    plan.ops.push_back({ToOperandOp{}, {{0, 0, kCols}}, Value{1, 0, kCols}, "w.weight"});
+    std::vector<float> x(kRows * kCols);
+    for (size_t i = 0; i < x.size(); ++i) x[i] = std::sin(static_cast<float>(i)) * (i < kCols ? 1.0f : 30.0f);
+    const int64_t ld = kernels::operand_row_elements(operand, kCols);
+    std::vector<float> memory(static_cast<size_t>(kRows * ld));  // as many bytes as any form needs
+    kernels::ref_table().run(kernels::ToOperandArgs{x.data(), kCols, kCols, operand, memory.data(), ld}, kRows, {0, 1});
+    PlanTrace trace({});
+    trace.add_plan(plan, "").ran(0, kRows, memory.data(), ld);
+    const std::vector<TracedValue> values = trace.take();
+    ASSERT_EQ(values.size(), 1u);
+    EXPECT_EQ(values[0].name, "w:to_operand");
+    for (size_t i = 0; i < x.size(); ++i) {
+      const float largest = i < kCols ? 1.0f : 30.0f;
+      const float rounding = operand == kernels::Operand::f32    ? 0
+                             : operand == kernels::Operand::int8 ? 0.51f * largest / 127
+                                                                 : std::abs(x[i]) / 256;
+      EXPECT_NEAR(values[0].values[i], x[i], rounding) << "operand " << static_cast<int>(operand) << ", " << i;
     }
   }
 }

@@ -39,6 +39,9 @@ Result<std::unique_ptr<EngineCore>> EngineCore::create(Model model, std::unique_
                        options.max_seq_len,    options.tokens_per_block, {},
                        options.replay,         options.measure_ops,      options.sampler,
                        options.processors};
+  if (options.trace) worker.trace = &options.trace->add_plan(model.plan, "");
+  TracedPlan* const vision =
+      options.trace && model.vision ? &options.trace->add_plan(model.vision->plan, "vision") : nullptr;
   for (int g = 0; g < cache.groups(); ++g) worker.max_blocks.push_back(cache.max_blocks(g));
   const SchedulerOptions limits{.max_batch_size = options.max_batch_size,
                                 .max_num_tokens = options.max_num_tokens,
@@ -49,7 +52,7 @@ Result<std::unique_ptr<EngineCore>> EngineCore::create(Model model, std::unique_
   WEFT_TRY(Scheduler scheduler, Scheduler::create(limits, std::move(cache)));
   std::unique_ptr<EngineCore> core(new EngineCore(std::move(team), options, std::move(scheduler)));
   WEFT_TRY(core->worker_, Worker::create(std::move(model), *core->team_, std::move(worker)));
-  if (core->model().vision) core->vision_ = std::make_unique<VisionEncoder>(core->model(), *core->team_);
+  if (core->model().vision) core->vision_ = std::make_unique<VisionEncoder>(core->model(), *core->team_, vision);
   core->step_thread_ = std::thread([raw = core.get()] { raw->step_loop(); });
   core->engine_thread_ = std::thread([raw = core.get()] { raw->engine_loop(); });
   return core;

@@ -41,6 +41,7 @@ struct CoreOptions {
   bool chunked_prefill = true, block_reuse = true, overlap = true, replay = true, measure_ops = false;
   SamplerKind sampler = SamplerKind::fused;
   ProcessorKinds processors;
+  std::shared_ptr<PlanTrace> trace;  // of all steps and images; null: none
 };
 
 struct Submission {

@@ -12,7 +12,8 @@ constexpr int kOpsPerPiece = 8;  // about a layer
 
 }  // namespace
 
-VisionEncoder::VisionEncoder(const Model& model, ThreadTeam& team) : model_(model), team_(team) {}
+VisionEncoder::VisionEncoder(const Model& model, ThreadTeam& team, TracedPlan* trace)
+    : model_(model), team_(team), trace_(trace) {}
 
 // An executor binds the plan to fixed addresses, so an image larger than limits_ needs a new executor. Its memory
 // becomes resident only where it is used.
@@ -33,6 +34,7 @@ void VisionEncoder::make_room(const models::VisionInputs& in) {
   cache.local_dtype = model_.form == kernels::WeightForm::f32 ? DType::f32 : DType::bf16;
   executor_ = std::make_unique<CpuExecutor>(model_.vision->plan, model_.vision_weights, *model_.table, team_,
                                             std::move(cache), limits_);
+  if (trace_) executor_->trace(*trace_);
 }
 
 void VisionEncoder::begin(const PreparedMedia& media) {

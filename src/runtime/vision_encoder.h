@@ -13,8 +13,8 @@ namespace weft {
 
 class VisionEncoder {
  public:
-  // `model` must have a vision tower and outlive the encoder; so must the team.
-  VisionEncoder(const Model& model, ThreadTeam& team);
+  // `model` must have a vision tower and outlive the encoder; so must the team, and `trace` if there is one.
+  VisionEncoder(const Model& model, ThreadTeam& team, TracedPlan* trace);
 
   // One thread at a time: begin(), run_piece() until it returns false, take().
   void begin(const PreparedMedia& media);
@@ -27,6 +27,7 @@ class VisionEncoder {
 
   const Model& model_;
   ThreadTeam& team_;
+  TracedPlan* const trace_;
   models::VisionInputs inputs_;
   ExecutorLimits limits_;
   std::unique_ptr<CpuExecutor> executor_;  // for images up to limits_

@@ -64,6 +64,7 @@ Status Worker::allocate() {
   for (GroupInputs& group : executor_->inputs().groups)
     group.block_table.resize(static_cast<size_t>(options_.max_batch_size) * static_cast<size_t>(table_blocks_));
   if (options_.measure_ops) executor_->measure_ops();
+  if (options_.trace) executor_->trace(*options_.trace);
   processors_ = std::make_unique<ProcessorStage>(options_.processors, options_.max_batch_size, model_.vocab);
   for (int i = 0; i < options_.max_batch_size; ++i)
     slots_.push_back({SlotState(model_.vocab, options_.max_seq_len), 0, {}, {}, {}});

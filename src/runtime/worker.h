@@ -42,6 +42,7 @@ struct WorkerOptions {
   bool replay = true, measure_ops = false;
   SamplerKind sampler = SamplerKind::fused;
   ProcessorKinds processors;  // that sequences may select
+  TracedPlan* trace = nullptr;
 };
 
 // Images that a prompt of a model with cross attention may have.

@@ -3,7 +3,8 @@
 
   thin_case.py CASE_FOLDER tests/data/golden
 
-Pictures' cases keep image_features, not pixel_values (tests/media has those). Of the logits are kept the first and last four positions of each prompt and every tenth between; `P.rows` lists them.
+Cases with images keep image_features, not pixel_values (tests/media has those). Of the logits are kept the first and last four
+positions of each prompt and every twentieth between; `P.rows` lists them.
 Needs numpy and safetensors.
 """
 import shutil, sys
@@ -21,7 +22,7 @@ with safe_open(str(path), "numpy") as file:
 tensors = load_file(str(path))
 for name in [n for n in tensors if n.endswith(".logits") and tensors[n].ndim == 2 and tensors[n].shape[1] > 8]:
     rows = len(tensors[name])
-    kept = sorted({*range(min(4, rows)), *range(0, rows, 10), *range(max(0, rows - 4), rows)})
+    kept = sorted({*range(min(4, rows)), *range(0, rows, 20), *range(max(0, rows - 4), rows)})
     tensors[name] = np.ascontiguousarray(tensors[name][kept])
     tensors[name.removesuffix("logits") + "rows"] = np.array(kept, np.int64)
 kept = ("input_ids", "token_type_ids", "logits", "rows", "greedy", "gap", "reward", "step_probs", "image_features")

@@ -143,6 +143,41 @@ TEST_F(Commands, BenchSaysWhatDoesNotFit) {
   EXPECT_EQ(outcome.status, 2);
 }
 
+TEST_F(Commands, PlanTrace) {
+  write("in.jsonl", "{\"custom_id\":\"a\",\"prompt_token_ids\":[1,2,3]}\n{\"prompt\":\"hi\"}\n");
+  const auto plan = [&](std::vector<std::string> more) {
+    more.insert(more.begin(), {"plan", path("model")});
+    return weft(more);
+  };
+  const Outcome traced = plan({"--trace", path("out.safetensors"), "--requests", path("in.jsonl")});
+  EXPECT_EQ(traced.status, 0) << traced.error;
+  EXPECT_EQ(traced.out, "") << "no plan as text";
+  EXPECT_NE(traced.error.find("line 2 (no custom_id): custom_id is missing"), std::string::npos) << traced.error;
+  EXPECT_NE(read_file(path("out.safetensors")).value().find("\"a/input_ids\""), std::string::npos);
+
+  // Wrong use: status, and what the message must say.
+  const std::string none = path("none.safetensors");
+  const struct {
+    std::vector<std::string> words;
+    int status;
+    const char* says;
+  } wrong[] = {
+      {{"--trace", none}, 2, "--requests"},
+      {{"--requests", path("in.jsonl")}, 2, "--trace"},
+      {{"--trace-filter", "model"}, 2, "--trace"},
+      {{"--trace", none, "--requests", path("absent.jsonl")}, 1, "no file"},
+      {{"--trace", none, "--requests", path("in.jsonl"), "--trace-filter", "x"}, 1, "--trace-filter x: no value"},
+  };
+  for (const auto& [words, status, says] : wrong) {
+    const Outcome outcome = plan(words);
+    EXPECT_EQ(outcome.status, status) << says;
+    EXPECT_NE(outcome.error.find(says), std::string::npos) << outcome.error;
+  }
+  write("in.jsonl", "{}\n");
+  EXPECT_EQ(plan({"--trace", none, "--requests", path("in.jsonl")}).status, 1);
+  EXPECT_FALSE(fs::exists(none));
+}
+
 TEST_F(Commands, Score) {
   write("in.jsonl",
         "{\"custom_id\":\"a\",\"prompt\":\"hi\"}\n{\"custom_id\":\"a\",\"prompt\":\"hi\"}\n{\"prompt\":\"hi\"}\n{"
