@@ -18,9 +18,9 @@
 #include "base/json.h"
 #include "base/result.h"
 #include "core/finish_reason.h"
+#include "core/op_times.h"
 #include "core/sampling_params.h"
 #include "core/step.h"
-#include "plan/op_times.h"
 #include "text/answer_format.h"
 
 namespace weft {
