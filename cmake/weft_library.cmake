@@ -1,12 +1,13 @@
 # weft_library(plan SOURCES a.cc b.cc [PUBLIC core base] [PRIVATE text] [LINK lib] [TESTS a_test.cc])
 #
-# Makes the static library weft_plan of src/plan, and the test program test_plan from TESTS (unit tests lie beside their source).
-# PUBLIC are the folders that its headers include, PRIVATE those that only its .cc files include; LINK are targets that are no folders
-# of ours, for its .cc files alone.
+# Makes the static library weft_plan of src/plan, and the test program test_plan from TESTS (unit tests lie beside their
+# source). PUBLIC are the folders that its headers include, PRIVATE those that only its .cc files include; LINK are
+# targets that are no folders of ours, for its .cc files alone.
 #
-# A folder's headers are reached through a link of the build tree, src/plan/include/plan -> the sources of plan, which is on the
-# include path of the folder itself and of those that name it. So the compiler finds no header of a folder that is neither
-# named here nor passed on as PUBLIC by one that is; the full rule is the table of docs/architecture.md (scripts/check_layers).
+# A folder's headers are reached through a link of the build tree, src/plan/include/plan -> the sources of plan, which
+# is on the include path of the folder itself and of those that name it. So the compiler finds no header of a folder
+# that is neither named here nor passed on as PUBLIC by one that is; the full rule is the table of docs/architecture.md
+# (scripts/check_layers).
 function(weft_library name)
   cmake_parse_arguments(ARG "" "" "SOURCES;PUBLIC;PRIVATE;TESTS;LINK" ${ARGN})
   if(ARG_UNPARSED_ARGUMENTS)
@@ -31,8 +32,9 @@ endfunction()
 
 # weft_test(test_plan plan [LABELS slow] [TIMEOUT 120] [...])
 #
-# Registers every test of a GoogleTest program with ctest as plan/SUITE.TEST. LABELS is `fast` unless said otherwise: scripts/test
-# runs the fast ones first, and only those under the sanitizers. TEST_FILTER, DISCOVERY_MODE, ENVIRONMENT: as in CMake.
+# Registers every test of a GoogleTest program with ctest as plan/SUITE.TEST. LABELS is `fast` unless said otherwise:
+# scripts/test runs the fast ones first, and only those under the sanitizers. TEST_FILTER, DISCOVERY_MODE, ENVIRONMENT:
+# as in CMake.
 function(weft_test target prefix)
   cmake_parse_arguments(ARG "" "LABELS;TIMEOUT;TEST_FILTER;DISCOVERY_MODE;ENVIRONMENT" "" ${ARGN})
   set(discovery DISCOVERY_TIMEOUT 60 TEST_PREFIX "${prefix}/")
