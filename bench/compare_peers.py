@@ -1,11 +1,13 @@
-"""Measurements of another engine, in a process of its own: bench/compare starts it with the Python that has the engine installed.
+"""Measurements of another engine, in a process of its own: bench/compare starts it with the Python that has the engine
+installed.
 
   compare_peers.py ENGINE MODEL WORKS.json     prints a line of JSON for each work of the list, or {"absent": why}
 
-A work: {"kind": "prefill", "tokens", "context"} | {"kind": "decode", "batch", "context", "tokens"} | {"kind": "serving", "streams", "prompt",
-"shared", "tokens"} | {"kind": "start"}, which must be the only one; and "threads", "repeat", "bits" of the weights (16, 8, 4).
-Answers: {"tokens_per_s"}, medians of `repeat`; of serving also {"first_token_s_p50", "first_token_s_p95"}; of start {"seconds", "peak_mb"}.
-Prompts are random ids; nothing ends before its length. Where the engine has no such thing, the answer is {"absent": why}.
+A work: {"kind": "prefill", "tokens", "context"} | {"kind": "decode", "batch", "context", "tokens"} | {"kind":
+"serving", "streams", "prompt", "shared", "tokens"} | {"kind": "start"}, which must be the only one; and "threads",
+"repeat", "bits" of the weights (16, 8, 4). Answers: {"tokens_per_s"}, medians of `repeat`; of serving also
+{"first_token_s_p50", "first_token_s_p95"}; of start {"seconds", "peak_mb"}. Prompts are random ids; nothing ends before
+its length. Where the engine has no such thing, the answer is {"absent": why}.
 """
 import json
 import os
@@ -93,7 +95,8 @@ class LlamaCpp:
             self.run(self.prompt(work["context"], sequence))
         begin = time.perf_counter()
         for step in range(work["tokens"]):
-            self.run([(token, work["context"] + step, s, True) for s, token in enumerate(ids(work["batch"], self.vocab))])
+            self.run([(token, work["context"] + step, s, True)
+                      for s, token in enumerate(ids(work["batch"], self.vocab))])
         return work["batch"] * work["tokens"] / (time.perf_counter() - begin)
 
     def start(self, work):
@@ -102,7 +105,8 @@ class LlamaCpp:
 
 
 class OpenVino:
-    """OpenVINO GenAI, which reads GGUF files (F16, Q8_0, Q4_0 and others; not BF16) and quantises activations by itself."""
+    """OpenVINO GenAI, which reads GGUF files (F16, Q8_0, Q4_0 and others; not BF16) and quantises activations by
+    itself."""
 
     def __init__(self, path, works):
         self.begin = time.perf_counter()
@@ -114,7 +118,8 @@ class OpenVino:
         scheduler = genai.SchedulerConfig()
         scheduler.cache_size, scheduler.max_num_batched_tokens = 2, 2048
         scheduler.enable_prefix_caching = True
-        self.pipe = genai.ContinuousBatchingPipeline(str(path), scheduler, "CPU", {"INFERENCE_NUM_THREADS": works[0]["threads"]})
+        self.pipe = genai.ContinuousBatchingPipeline(str(path), scheduler, "CPU",
+                                                     {"INFERENCE_NUM_THREADS": works[0]["threads"]})
         self.vocab = 32000
 
     def prepare(self, work):
@@ -144,9 +149,11 @@ class OpenVino:
 
     def serving(self, work):
         shared = ids(work["shared"], self.vocab)
-        seconds, results = self.together([shared + ids(work["prompt"] - work["shared"], self.vocab) for _ in range(work["streams"])], work["tokens"])
+        prompts = [shared + ids(work["prompt"] - work["shared"], self.vocab) for _ in range(work["streams"])]
+        seconds, results = self.together(prompts, work["tokens"])
         first = [result.perf_metrics.get_ttft().mean / 1e3 for result in results]
-        return {"tokens_per_s": work["streams"] * work["tokens"] / seconds, "first_token_s_p50": quantile(first, 0.5), "first_token_s_p95": quantile(first, 0.95)}
+        return {"tokens_per_s": work["streams"] * work["tokens"] / seconds, "first_token_s_p50": quantile(first, 0.5),
+                "first_token_s_p95": quantile(first, 0.95)}
 
     def start(self, work):
         self.together([ids(8, self.vocab)], 1)
@@ -164,7 +171,8 @@ class Vllm:
         import vllm
         self.vllm, self.version = vllm, "vLLM " + vllm.__version__
         longest = max(work.get("context", 0) + work.get("prompt", 0) + work.get("tokens", 0) for work in works) + 64
-        self.model = vllm.LLM(model=str(path), dtype="bfloat16", max_model_len=longest, enable_prefix_caching=True, disable_log_stats=False)
+        self.model = vllm.LLM(model=str(path), dtype="bfloat16", max_model_len=longest, enable_prefix_caching=True,
+                              disable_log_stats=False)
         self.vocab = 32000
 
     def together(self, prompts, tokens):
@@ -177,9 +185,11 @@ class Vllm:
 
     def serving(self, work):
         shared = ids(work["shared"], self.vocab)
-        seconds, outputs = self.together([shared + ids(work["prompt"] - work["shared"], self.vocab) for _ in range(work["streams"])], work["tokens"])
+        prompts = [shared + ids(work["prompt"] - work["shared"], self.vocab) for _ in range(work["streams"])]
+        seconds, outputs = self.together(prompts, work["tokens"])
         first = [output.metrics.first_token_latency for output in outputs]
-        return {"tokens_per_s": work["streams"] * work["tokens"] / seconds, "first_token_s_p50": quantile(first, 0.5), "first_token_s_p95": quantile(first, 0.95)}
+        return {"tokens_per_s": work["streams"] * work["tokens"] / seconds, "first_token_s_p50": quantile(first, 0.5),
+                "first_token_s_p95": quantile(first, 0.95)}
 
 
 ENGINES = {"llama.cpp": LlamaCpp, "openvino": OpenVino, "vllm": Vllm}

@@ -69,7 +69,7 @@ Status run(const std::string& path, int width, int height, ComputeType dtype, bo
   WEFT_TRY(const std::vector<PreparedMedia> media,
            processor->prepare(std::vector<MediaInput>{{MediaKind::image, {gradient(height, width)}}}));
   const double prepared = now() - begin;
-  VisionEncoder encoder(model, team);
+  VisionEncoder encoder(model, team, nullptr);
   double best = 1e30, longest = 0;
   int pieces = 0, features = 0;
   for (int i = 0; i < 3; ++i) {

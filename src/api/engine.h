@@ -19,10 +19,10 @@
 #include "base/result.h"
 #include "core/finish_reason.h"
 #include "core/metrics.h"
+#include "core/op_times.h"
 #include "core/sampling_params.h"
 #include "core/step.h"
 #include "forms/answer_format.h"
-#include "plan/op_times.h"
 
 namespace weft {
 

@@ -34,7 +34,7 @@ class Error {
   std::string message() const;
   // The request field the error is about ("temperature", "messages[1].content"), or empty.
   const std::string& param() const { return param_; }
-  Error&& with(std::string context) && {
+  Error&& with(const std::string& context) && {
     contexts_ += contexts_.empty() ? context : ", " + context;
     return std::move(*this);
   }

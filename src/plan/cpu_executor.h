@@ -9,8 +9,8 @@
 #include <vector>
 
 #include "base/thread_team.h"
+#include "core/op_times.h"
 #include "plan/bind.h"
-#include "plan/op_times.h"
 #include "plan/passes.h"
 #include "plan/plan.h"
 #include "plan/step_memory.h"

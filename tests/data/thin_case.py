@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Copies a reference case into tests/data/golden, keeping the expected logits of some positions only (they are most of its bytes).
+"""Copies a reference case into tests/data/golden, keeping the expected logits of some positions only (they are most of
+its bytes).
 
   thin_case.py CASE_FOLDER tests/data/golden
 
-Cases with images keep image_features, not pixel_values (tests/media has those). Of the logits are kept the first and last four
-positions of each prompt and every twentieth between; `P.rows` lists them.
-Needs numpy and safetensors.
+Cases with images keep image_features, not pixel_values (tests/media has those). Of the logits are kept the first and
+last four positions of each prompt and every twentieth between; `P.rows` lists them. Needs numpy and safetensors.
 """
 import shutil, sys
 from pathlib import Path

@@ -23,7 +23,7 @@ class Cancel : public ::testing::Test {
     ASSERT_TRUE(reference.ok());
     prompt_ = reference->prompts[0].input_ids;
     EngineOptions o;
-    o.dtype = "float32", o.threads = 1, o.kv_cache_memory = int64_t{64} << 20;
+    o.dtype = ComputeType::float32, o.threads = 1, o.kv_cache_memory = int64_t{64} << 20;
     auto engine = Engine::load(reference->folder, o);
     ASSERT_TRUE(engine.ok()) << engine.error().to_string();
     engine_ = std::move(engine).value();
@@ -42,8 +42,8 @@ class Cancel : public ::testing::Test {
   void expect_nothing_left() {
     EXPECT_EQ(ask(*engine_, request(1)).error, "");  // steps in flight have been committed then
     const EngineMetrics metrics = engine_->metrics();
-    EXPECT_EQ(metrics.blocks_used, 0);
-    EXPECT_EQ(metrics.running + metrics.waiting, 0);
+    EXPECT_EQ(metrics.core.blocks().used, 0);
+    EXPECT_EQ(metrics.core.scheduler.running + metrics.core.scheduler.waiting, 0);
   }
 
   std::vector<int32_t> prompt_;
@@ -107,7 +107,7 @@ TEST_F(Cancel, AScoreEndsOnce) {
   wait_for([&] { return all >= kScores; });
   expect_nothing_left();
   for (const std::atomic<int>& count : results) EXPECT_EQ(count, 1);
-  EXPECT_EQ(engine_->metrics().requests_cancelled, cancelled);
+  EXPECT_EQ(engine_->metrics().requests.cancelled, cancelled);
 }
 
 // The engine's own locks are not held when it lets a sink go.
@@ -116,7 +116,7 @@ TEST_F(Cancel, WhatASinkHoldsMayCallTheEngine) {
   const auto submit = [&] {
     const auto guard = std::shared_ptr<int>(new int(0), [&](const int* counter) {
       delete counter;
-      EXPECT_GE(engine_->metrics().requests, 1);
+      EXPECT_GE(engine_->metrics().requests.entered, 1);
       const std::lock_guard lock(mutex_);
       ++gone;
       changed_.notify_all();

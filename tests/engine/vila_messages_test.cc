@@ -7,6 +7,7 @@
 #include "api/engine.h"
 #include "api/request_json.h"
 #include "base/files.h"
+#include "support/reference_case.h"
 
 namespace weft {
 namespace {
@@ -14,9 +15,9 @@ namespace {
 class VilaMessages : public ::testing::TestWithParam<const char*> {};
 
 TEST_P(VilaMessages, GiveTheOriginalsText) {
-  const std::string folder = std::string(WEFT_SOURCE_DIR "/tests/data/media/") + GetParam();
+  const std::string folder = testing::test_data(std::string("media/") + GetParam());
   EngineOptions options;
-  options.load_format = "dummy";
+  options.load_format = LoadFormat::dummy;
   options.kv_cache_memory = int64_t{16} << 20;
   const auto engine = Engine::load(folder, options);
   ASSERT_TRUE(engine.ok()) << engine.error().to_string();

@@ -32,7 +32,7 @@ int check(const Plan& plan, const Checkpoint& checkpoint) {
 
 TEST_P(PlanPaths, Exist) {
   ThreadTeam team(1);
-  const Result<Model> model = load_model(test_data("golden/" + GetParam()), team, {.dtype = "bfloat16"});
+  const Result<Model> model = load_model(test_data("golden/" + GetParam()), team, {.dtype = ComputeType::bfloat16});
   ASSERT_TRUE(model.ok()) << model.error().to_string();
   // All but the rotary angles, which all layers share.
   EXPECT_GE(check(model->plan, *model->checkpoint), static_cast<int>(model->plan.ops.size()) - 3);

@@ -70,7 +70,8 @@ void check_prompt(Engine& engine, const Json& want) {
 }
 
 TEST_P(RealWeights, Greedy) {
-  if (!is_file(weights())) GTEST_SKIP() << "no " << weights() << "; scripts/fetch-weights fetches it";
+  if (!is_file(weights()))
+    GTEST_SKIP() << "no weights/" << GetParam().weights << "; scripts/fetch-weights --all fetches it";
   const auto reference = read_json_file(test_data(std::string("real/") + GetParam().reference));
   ASSERT_TRUE(reference.ok()) << reference.error().to_string();
   EngineOptions options;

@@ -1,5 +1,6 @@
-"""Condenses the vision-language oracle into tests/data/media: one folder per model with its settings, tokenizer and images, and
-expected.json: integers in full, pixel tensors as shape, SHA-256 of the little-endian float32 bytes and every 997th value.
+"""Condenses the vision-language oracle into tests/data/media: one folder per model with its settings, tokenizer and
+images, and expected.json: integers in full, pixel tensors as shape, SHA-256 of the little-endian float32 bytes and
+every 997th value.
 
   make_data.py ORACLE_FOLDER OUT_FOLDER      needs numpy
 """
@@ -13,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 TYPES = {"F32": np.float32, "I64": np.int64, "U8": np.uint8}
-SETTINGS = ("config.json", "preprocessor_config.json", "processor_config.json", "tokenizer_config.json", "tokenizer.json")
+SETTINGS = ("config.json", "preprocessor_config.json", "processor_config.json", "tokenizer_config.json",
+            "tokenizer.json")
 
 
 def tensors(path):
@@ -22,7 +24,8 @@ def tensors(path):
     for name, entry in json.loads(raw[8 : 8 + size]).items():
         if name != "__metadata__":
             first, last = entry["data_offsets"]
-            yield name, np.frombuffer(raw[8 + size + first : 8 + size + last], TYPES[entry["dtype"]]).reshape(entry["shape"])
+            yield name, np.frombuffer(raw[8 + size + first : 8 + size + last],
+                                      TYPES[entry["dtype"]]).reshape(entry["shape"])
 
 
 def condensed(value):

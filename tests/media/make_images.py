@@ -1,5 +1,5 @@
-"""Makes tests/data/images: small images of every kind that the decoders take or refuse, and expected.json with what Pillow reads from
-them (EXIF applied, alpha dropped, 16-bit samples by their high byte).
+"""Makes tests/data/images: small images of every kind that the decoders take or refuse, and expected.json with what
+Pillow reads from them (EXIF applied, alpha dropped, 16-bit samples by their high byte).
 
   make_images.py BAD_INPUT_CORPUS OUT_FOLDER      needs Pillow and numpy
 """

@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
 """Runs the http-raw cases of a bad-input corpus against a server that it starts for each case.
 
-  run_http_raw.py CORPUS SPLIT COMMAND...      e.g. run_http_raw.py bad_input public build/release/weft serve MODEL --served-model-name tiny
+  run_http_raw.py CORPUS SPLIT COMMAND...      e.g. run_http_raw.py bad_input public build/release/weft serve MODEL
+  --served-model-name tiny
 
-`--port N` is appended to the command.  A case passes when what its `expect` says in numbers holds (status, answers in order, requests
-cancelled in time, descriptors and KV blocks returned, exit code) and the server then answers a normal request.  Standard library only.
+`--port N` is appended to the command.  A case passes when what its `expect` says in numbers holds (status, answers in
+order, requests cancelled in time, descriptors and KV blocks returned, exit code) and the server then answers a normal
+request. Standard library only.
 """
 import base64, json, os, re, signal, socket, struct, subprocess, sys, threading, time
 from pathlib import Path
@@ -52,7 +54,8 @@ def read_response(sock):
 def healthy(port):
     try:
         sock = connect(port)
-        sock.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(CONTROL) + CONTROL)
+        sock.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+                     b"Content-Length: %d\r\n\r\n" % len(CONTROL) + CONTROL)
         answer = read_response(sock)
         sock.close()
         return answer.startswith(b"HTTP/1.1 200")
@@ -243,7 +246,8 @@ def main():
             if extra:
                 run = Run(port, process)
                 run.steps(case["steps"])
-                fault = "" if run.found() and all(s in meta["expect"]["status"] for s in run.found()) else f"status {run.found()}"
+                expected = run.found() and all(s in meta["expect"]["status"] for s in run.found())
+                fault = "" if expected else f"status {run.found()}"
             else:
                 fault = check(case, meta["expect"], port, process)
             if process.poll() not in (None, 0):

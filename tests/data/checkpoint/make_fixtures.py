@@ -1,9 +1,12 @@
 #!/usr/bin/env python3
-"""Makes the files of this folder. Needs numpy, ml_dtypes, safetensors and gguf (0.19): the values are those of that package.
+"""Makes the files of this folder. Needs numpy, ml_dtypes, safetensors and gguf (0.19): the values are those of that
+package.
 
-  blocks.safetensors   for each GGUF block format F: F.blocks, random stored bytes, and F.values, what they mean; the same for all
+  blocks.safetensors   for each GGUF block format F: F.blocks, random stored bytes, and F.values, what they mean; the
+  same for all
                        256 patterns of the 8-bit floats
-  NAME.gguf            a small model of that architecture, one layer, written by the gguf package with what llama.cpp's converter does
+  NAME.gguf            a small model of that architecture, one layer, written by the gguf package with what llama.cpp's
+  converter does
                        to the weights; NAME.safetensors: the weights before, rounded as the file's formats round them
 """
 import pathlib
@@ -18,8 +21,8 @@ HERE = pathlib.Path(__file__).parent
 rng = np.random.default_rng(20)
 
 # Format: blocks kept, and where in a block its float16 factors are.
-BLOCKS = {Q.Q4_0: (8, [0]), Q.Q4_1: (8, [0, 2]), Q.Q5_0: (8, [0]), Q.Q5_1: (8, [0, 2]), Q.Q8_0: (8, [0]), Q.Q2_K: (3, [80, 82]),
-          Q.Q3_K: (3, [108]), Q.Q4_K: (3, [0, 2]), Q.Q5_K: (3, [0, 2]), Q.Q6_K: (3, [208])}
+BLOCKS = {Q.Q4_0: (8, [0]), Q.Q4_1: (8, [0, 2]), Q.Q5_0: (8, [0]), Q.Q5_1: (8, [0, 2]), Q.Q8_0: (8, [0]),
+          Q.Q2_K: (3, [80, 82]), Q.Q3_K: (3, [108]), Q.Q4_K: (3, [0, 2]), Q.Q5_K: (3, [0, 2]), Q.Q6_K: (3, [208])}
 
 
 def make_blocks():
@@ -33,7 +36,8 @@ def make_blocks():
         out[q.name.lower() + ".blocks"] = block
         out[q.name.lower() + ".values"] = gguf.quants.dequantize(block, q).astype(np.float32).reshape(count, -1)
     every = np.arange(256, dtype=np.uint8)
-    for name, dtype in (("f8_e4m3", ml_dtypes.float8_e4m3fn), ("f8_e5m2", ml_dtypes.float8_e5m2), ("f8_e8m0", ml_dtypes.float8_e8m0fnu)):
+    for name, dtype in (("f8_e4m3", ml_dtypes.float8_e4m3fn), ("f8_e5m2", ml_dtypes.float8_e5m2),
+                        ("f8_e8m0", ml_dtypes.float8_e8m0fnu)):
         out[name + ".blocks"] = every
         out[name + ".values"] = every.view(dtype).astype(np.float32)
     save_file(out, HERE / "blocks.safetensors")
@@ -41,7 +45,8 @@ def make_blocks():
 
 def rotary_order(weight, heads):
     """What the converter does to q and k of Llama: the two halves of each head are interleaved."""
-    return weight.reshape(heads, 2, weight.shape[0] // heads // 2, *weight.shape[1:]).swapaxes(1, 2).reshape(weight.shape)
+    pairs = weight.reshape(heads, 2, weight.shape[0] // heads // 2, *weight.shape[1:])
+    return pairs.swapaxes(1, 2).reshape(weight.shape)
 
 
 def make_model(name, arch, tied, bias=False, head_norm=False, rope_factors=False):
@@ -58,7 +63,8 @@ def make_model(name, arch, tied, bias=False, head_norm=False, rope_factors=False
     if gemma:
         w.add_sliding_window(8), w.add_rope_scaling_type(gguf.RopeScalingType.LINEAR), w.add_rope_scaling_factor(8.0)
     w.add_tokenizer_model("gpt2"), w.add_tokenizer_pre("smollm"), w.add_token_list([f"t{i}" for i in range(vocab)])
-    w.add_token_types([3] + [1] * (vocab - 1)), w.add_token_merges(["t 1", "t 2"]), w.add_bos_token_id(1), w.add_eos_token_id(2)
+    w.add_token_types([3] + [1] * (vocab - 1)), w.add_token_merges(["t 1", "t 2"])
+    w.add_bos_token_id(1), w.add_eos_token_id(2)
     w.add_add_bos_token(True), w.add_chat_template("{{ messages }}")
 
     def add(gguf_name, hf_name, shape, q=Q.F32, order=0, offset=0.0):

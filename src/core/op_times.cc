@@ -1,4 +1,4 @@
-#include "plan/op_times.h"
+#include "core/op_times.h"
 
 #include <algorithm>
 #include <map>
