@@ -53,5 +53,6 @@ function(weft_test target prefix)
     set(ARG_LABELS fast)
   endif()
   target_link_libraries(${target} GTest::gtest_main)
+  target_compile_options(${target} PRIVATE $<$<CONFIG:Release>:-O1>)  # compiles in two thirds of the time of -O2
   gtest_discover_tests(${target} ${discovery} PROPERTIES LABELS ${ARG_LABELS} ${properties})
 endfunction()

@@ -9,9 +9,5 @@ const CpuTable& plain16_table() {
   static const CpuTable table = vector_table<64>("plain16", Operand::f32_as_bf16, fill<Plain16>);
   return table;
 }
-const CpuTable& plain16_dot_table() {
-  static const CpuTable table = vector_table<64>("plain16_dot", Operand::bf16, fill<Plain16Dot>);
-  return table;
-}
 
 }  // namespace weft::kernels
