@@ -119,10 +119,10 @@ Result<Placed> read_tensor_info(Reader& reader) {
   int64_t values = 1;
   for (uint32_t d = 0; d < dims; ++d) {
     WEFT_TRY(const uint64_t extent, reader.scalar<uint64_t>());
-    if (extent == 0 || extent > (uint64_t{1} << 40) ||
-        __builtin_mul_overflow(values, static_cast<int64_t>(extent), &values))
+    if (extent == 0 || extent > (uint64_t{1} << 40))
       return fail(Code::data_corrupt, "tensor ", name, " has a dimension of size ", extent);
-    // GGUF lists the innermost first
+    if (__builtin_mul_overflow(values, static_cast<int64_t>(extent), &values))
+      return fail(Code::data_corrupt, "tensor ", name, " has more values than a file can hold");
     placed.tensor.shape.insert(placed.tensor.shape.begin(), static_cast<int64_t>(extent));
   }
   WEFT_TRY(const uint32_t type, reader.scalar<uint32_t>());

@@ -241,14 +241,15 @@ TEST(GgufHostile, WrongHeadersAreRefusedByName) {
   expect(GgufWriter().start(0, uint64_t{1} << 60), "claims");
   expect(GgufWriter().start(0, 1).put(~uint64_t{0}), "beyond the file");
   expect(GgufWriter().start(0, 1).text("k").put(uint32_t{9}).put(uint32_t{4}).put(uint64_t{1} << 40), "array");
-  expect(GgufWriter().start(0, 1).text("k").put(uint32_t{9}).put(uint32_t{9}).put(uint64_t{1}), "nested");
+  expect(GgufWriter().start(0, 1).text("k").put(uint32_t{9}).put(uint32_t{9}).put(uint64_t{1}),
+         "an array inside an array");
   expect(GgufWriter().start(0, 1).text("k").put(uint32_t{99}), "type 99");
   expect(
       GgufWriter().start(0, 2).text("k").put(uint32_t{4}).put(uint32_t{1}).text("k").put(uint32_t{4}).put(uint32_t{1}),
       "twice");
   expect(GgufWriter().start(1, 0).tensor("w", {1, 1, 1, 1, 1}, 0, 0), "5 dimensions");
   expect(GgufWriter().start(1, 0).tensor("w", {0}, 0, 0), "dimension of size 0");
-  expect(GgufWriter().start(1, 0).tensor("w", {uint64_t{1} << 40, uint64_t{1} << 40}, 0, 0), "extent");
+  expect(GgufWriter().start(1, 0).tensor("w", {uint64_t{1} << 40, uint64_t{1} << 40}, 0, 0), "more values than");
   // 2^62 float32 values: their bytes are 0 modulo 2^64.
   expect(GgufWriter().start(1, 0).tensor("w", {uint64_t{1} << 31, uint64_t{1} << 31}, 0, 0), "beyond the end");
   expect(GgufWriter().start(1, 0).tensor("w", {8}, 0, ~uint64_t{0} - 15), "beyond the end");

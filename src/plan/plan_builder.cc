@@ -100,12 +100,12 @@ Value PlanBuilder::gate(Value x, Scope gate, bool complement, uint8_t bit) {
 
 void PlanBuilder::place(Value x, Value out, int step) {
   WEFT_CHECK((x.cols - 1) * step < out.cols && x.rows == out.rows) << "place: " << x.cols << " columns";
-  plan_.ops.push_back({PlaceOp{step}, {x}, out, ""});
+  plan_.ops.push_back({PlaceOp{step}, {x}, out, current_module()});
 }
 
 void PlanBuilder::add_into(Value x, Value y) {
   WEFT_CHECK(x.cols == y.cols && x.rows == y.rows) << "add: shapes differ";
-  plan_.ops.push_back({kernels::Add{}, {x, y}, x, ""});
+  plan_.ops.push_back({kernels::Add{}, {x, y}, x, current_module()});
 }
 
 CacheRef PlanBuilder::cross_cache(CacheSpec spec, int query_heads) {
