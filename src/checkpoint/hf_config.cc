@@ -61,10 +61,7 @@ HfConfig HfConfig::of(const Checkpoint& checkpoint, int context) {
 
 int HfConfig::context() const { return shared_->context > 0 ? shared_->context : positions("max_position_embeddings"); }
 
-bool HfConfig::is_null(std::string_view key) const {
-  const Json* at = node_ ? node_->find(key) : nullptr;
-  return at && at->is_null();
-}
+bool HfConfig::is_null(std::string_view key) const { return node_ && node_->find(key) && node_->find(key)->is_null(); }
 
 int HfConfig::tensor_rows(std::string_view tensor, int absent) const {
   const TensorInfo* found = shared_->checkpoint ? shared_->checkpoint->find(tensor) : nullptr;
