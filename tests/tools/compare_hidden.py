@@ -185,7 +185,7 @@ class Matcher:
         if not plain or op["op"] == "embed":  # scales of embeddings lie outside of the module
             if reader := self.read_as(op):
                 return f"input of {reader}", reference.input_of(reader)
-        if module and (plain or self.last_of[base(name)] == name and op["op"] not in ("linear", "heads", "attend")):
+        if module and (plain or op["op"] in ("add", "combine") and self.last_of[base(name)] == name):
             return f"output of {module}", reference.output_of(module, op["op"])
         return None, None
 
