@@ -151,9 +151,14 @@ mod tests {
 
     fn rendered(json: &str, template: &str) -> String {
         let mut environment = minijinja::Environment::new();
+        environment.set_fuel(Some(10_000));
         environment.set_formatter(python::format);
         environment.add_filter("tojson", python::tojson);
-        environment.render_str(template, read(json.as_bytes()).unwrap_or_default()).unwrap_or_default()
+        match read(json.as_bytes()).map(|context| environment.render_str(template, context)) {
+            Ok(Ok(text)) => text,
+            Ok(Err(error)) => format!("{error:#}"),
+            Err(_) => "not read".to_string(),
+        }
     }
 
     #[test]
