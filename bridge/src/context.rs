@@ -88,7 +88,7 @@ impl<'a> Reader<'a> {
             self.expect(b':')?;
             members.push((Value::from(key), self.value(depth + 1)?));
         }
-        Ok(members.into_iter().collect())
+        Ok(Value::from_pairs(members))
     }
 
     fn list(&mut self, depth: usize) -> Outcome<Value> {
