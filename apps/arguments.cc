@@ -138,12 +138,16 @@ void add_request_number(CLI::App* app, Json& sampling, const std::string& field,
   const auto set = [&sampling, field, whole](const double& value) {
     sampling.set(field, whole ? Json(static_cast<long>(value)) : Json(value));
   };
-  const auto check_whole = [](std::string& text) {
-    return text.find('.') == std::string::npos ? std::string() : "must be a whole number, got " + text;
+  const auto check = [whole](std::string& text) {
+    static constexpr double kLargestWhole = 9007199254740992.0;  // doubles beyond are not all the integers
+    const double value = std::strtod(text.c_str(), nullptr);
+    if (whole && text.find('.') != std::string::npos) return "must be a whole number, got " + text;
+    if (whole && !(std::abs(value) <= kLargestWhole)) return "must be a whole number below 2^53, got " + text;
+    return std::isfinite(value) ? std::string() : "must be a finite number, got " + text;
   };
   app->add_option_function<double>(option, set, help)
       ->type_name("N")
-      ->check(whole ? CLI::Validator(check_whole, "") : CLI::Validator())
+      ->check(CLI::Validator(check, ""))
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeLast)
       ->group("Sampling");
 }

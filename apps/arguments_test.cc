@@ -162,6 +162,10 @@ TEST(Arguments, Refusals) {
                                              {"run", "M", "--cuda-graph", "maybe"},
                                              {"run", "M", "--no-such-option"},
                                              {"run", "M", "--top-k", "1.5"},
+                                             {"run", "M", "--top-k", "1e30"},
+                                             {"run", "M", "--temperature", "1e400"},
+                                             {"run", "M", "--temperature", "nan"},
+                                             {"run", "M", "--top-p", "-inf"},
                                              {"run", "M", "--max-tokens", "many"},
                                              {"serve", "M", "--port", "70000"},
                                              {"run", "M", "--config", "/nonexistent.yaml"}}) {

@@ -1,6 +1,7 @@
 //! C functions over the crates that weft takes from Rust: `tokenizers`, `minijinja`, `llguidance` and the image
 //! decoders. The interface is include/bridge.h; only src/text, src/grammar and src/media call it.
 mod abi;
+mod context;
 mod detokenizer;
 mod fetch;
 mod gbnf;

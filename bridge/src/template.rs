@@ -2,12 +2,12 @@
 //! methods, its own `tojson`, `raise_exception`, `strftime_now` and `{% generation %}`. Templates are hostile input:
 //! fuel bounds time and memory.
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Serde, Value, ValueKind};
+use minijinja::value::{Kwargs, Value, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, State};
 use std::ffi::CString;
 
 use crate::abi::{self, guard, Failure, Outcome, WeftBytes, WeftError};
-use crate::python;
+use crate::{context, python};
 
 pub struct WeftTemplate {
     environment: Environment<'static>,
@@ -280,16 +280,17 @@ fn cut_after(rendered: &str, last: &str) -> Outcome<String> {
     Ok(rendered[..place + size].to_string())
 }
 
-fn last_text(context: &serde_json::Value) -> Outcome<String> {
-    let message = context.get("messages").and_then(|m| m.as_array()).and_then(|m| m.last());
-    let content = message.and_then(|m| m.get("content"));
-    let text = match content {
-        Some(serde_json::Value::Array(parts)) => {
-            parts.iter().rev().find_map(|p| p.get("text")).and_then(|t| t.as_str())
-        }
-        other => other.and_then(|c| c.as_str()),
-    };
-    text.map(str::to_string)
+fn last_text(context: &Value) -> Outcome<String> {
+    let member = |value: &Value, name: &str| value.get_attr(name).unwrap_or_default();
+    let last = |list: &Value| list.get_item_by_index(list.len().unwrap_or(0).wrapping_sub(1)).unwrap_or_default();
+    let mut content = member(&last(&member(context, "messages")), "content");
+    if content.kind() == ValueKind::Seq {
+        let texts = content.try_iter().into_iter().flatten().map(|part| member(&part, "text"));
+        content = texts.filter(|text| !text.is_undefined()).last().unwrap_or_default();
+    }
+    content
+        .as_str()
+        .map(str::to_string)
         .ok_or_else(|| Failure::invalid("continue_final_message is set, but the final message has no text"))
 }
 
@@ -308,11 +309,10 @@ fn with_deep_stack<T: Send>(work: impl FnOnce() -> Outcome<T> + Send) -> Outcome
 
 impl WeftTemplate {
     fn render(&self, context: &[u8], continue_final: bool) -> Outcome<String> {
-        let context: serde_json::Value =
-            serde_json::from_slice(context).map_err(|e| Failure::invalid(e.to_string()))?;
+        let context = context::read(context)?;
         let template = self.environment.get_template(NAME).map_err(|e| failure(&e))?;
         let mut out = Limited { text: Vec::new(), limit: self.output_limit };
-        template.render_captured_to(Value::from(Serde(&context)), &mut out).map_err(|e| failure(&e))?;
+        template.render_captured_to(context.clone(), &mut out).map_err(|e| failure(&e))?;
         let rendered = String::from_utf8_lossy(&out.text).into_owned();
         if continue_final {
             return cut_after(&rendered, &last_text(&context)?);
