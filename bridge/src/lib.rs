@@ -1,6 +1,7 @@
 //! C functions over the crates that weft takes from Rust: `tokenizers`, `minijinja`, `llguidance` and the image
 //! decoders. The interface is include/bridge.h; only src/text, src/grammar and src/media call it.
 mod abi;
+mod decimal;
 mod detokenizer;
 mod fetch;
 mod gbnf;
@@ -11,6 +12,7 @@ mod memory;
 mod pair_model;
 mod python;
 mod schema_check;
+mod schema_numbers;
 mod string_table;
 mod structural_tag;
 mod template;
