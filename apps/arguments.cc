@@ -107,6 +107,8 @@ void add_engine_options(CLI::App* app, EngineOptions& o) {
   add_choice(app, "--sampler", o.sampler, "Which of the two samplers");
   add_text(app, "--speculative-config", o.speculative_config, "Speculative decoding, as JSON", "JSON");
   add_text(app, "--guided-decoding-backend", o.guided_decoding_backend, "Grammar engine", "NAME");
+  add_switch(app, "--strict-schemas", o.strict_schemas,
+             "Refuse keywords of JSON schemas that cannot be enforced; off: warn");
   add_choice(app, "--reasoning-parser", o.reasoning_parser,
              "Thoughts apart from the answer; auto: as the chat template shows");
   add_text(app, "--tool-call-parser", o.tool_call_parser, "Form of tool calls; auto: as the chat template shows",

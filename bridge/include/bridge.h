@@ -83,8 +83,8 @@ bool weft_template_render(const WeftTemplate*, const char* context, size_t size,
 
 /* Guided decoding. `rows`: rows of the logits. Kinds: 0 JSON object, 1 JSON schema, 2 regular expression, 3 EBNF or
    Lark, 4 choices (a JSON list of strings), 5 structural tag (JSON). Thinking: 0 none, 1 the answer may open it, 2
-   it begins inside it; the grammar holds from "</think>" on. `bytes`: heap memory of the new grammar. A factory may
-   be used by several threads, a grammar by one. */
+   it begins inside it; the grammar holds from "</think>" on. `strict`: keywords of schemas that cannot be enforced are
+   errors, else warnings. A factory may be used by several threads, a grammar by one. */
 typedef struct WeftGrammarFactory WeftGrammarFactory;
 typedef struct WeftGrammar WeftGrammar;
 typedef struct {
@@ -92,11 +92,17 @@ typedef struct {
   uint64_t lexer_cost;
   size_t memory;
 } WeftGrammarLimits;
+typedef struct {
+  size_t bytes; /* heap memory of the new grammar */
+  uint64_t processor_ns;
+  WeftBytes warnings; /* one a line; the caller frees them, also after an error */
+} WeftGrammarReport;
 WeftGrammarFactory* weft_grammar_factory_new(const WeftTokenizer*, uint32_t rows, const uint32_t* ends, size_t count,
                                              const WeftGrammarLimits*, WeftError*);
 void weft_grammar_factory_free(WeftGrammarFactory*);
 WeftGrammar* weft_grammar_new(const WeftGrammarFactory*, uint32_t kind, const char* text, size_t size, bool compact,
-                              uint32_t thinking, const WeftGrammarLimits*, size_t* bytes, WeftError*);
+                              uint32_t thinking, bool strict, const WeftGrammarLimits*, WeftGrammarReport*,
+                              WeftError*);
 void weft_grammar_free(WeftGrammar*);
 WeftGrammar* weft_grammar_clone(const WeftGrammar*);
 bool weft_grammar_mask(WeftGrammar*, uint32_t* out, size_t words, WeftError*);

@@ -2,6 +2,7 @@
 //! decoders. The interface is include/bridge.h; only src/text, src/grammar and src/media call it.
 mod abi;
 mod context;
+mod decimal;
 mod detokenizer;
 mod fetch;
 mod gbnf;
@@ -12,6 +13,7 @@ mod memory;
 mod pair_model;
 mod python;
 mod schema_check;
+mod schema_numbers;
 mod string_table;
 mod structural_tag;
 mod template;

@@ -67,6 +67,7 @@ Result<std::unique_ptr<Grammar>> CoreEngine::grammar_of(const Request& request) 
                                    Kind::ebnf,        Kind::choice,      Kind::structural_tag};
   static_assert(std::size(kinds) == static_cast<size_t>(GuideSpec::Kind::structural_tag) + 1);
   GrammarSpec spec{kinds[static_cast<int>(request.guide.kind)], request.guide.text, request.guide.choices};
+  spec.strict_schemas = options_.strict_schemas;
   if (request.rendered) spec.thinking = thinking_of(answer_format(request), request, *request.rendered);
   auto grammar = grammars_->get(spec);
   if (!grammar.ok()) return std::move(grammar).error().about("response_format");
@@ -144,6 +145,7 @@ RunningRequest::Setup CoreEngine::running_setup(const Request& request, const Ch
           .show_logprobs = params.logprobs >= 0,
           .request_stop_ids = params.stop_token_ids,
           .seed = checked.seed,
+          .warnings = checked.grammar ? checked.grammar->warnings() : std::vector<std::string>(),
           .prompt_results = params.prompt_logprobs >= 0 || params.context_logits,
           .context_logits = params.context_logits ? prompt.size() * static_cast<size_t>(info_.vocab_size) : 0};
 }

@@ -44,6 +44,7 @@ struct EngineOptions {
   SamplerKind sampler = SamplerKind::fused;
   std::string speculative_config;  // JSON, empty: none
   std::string guided_decoding_backend = "llguidance";
+  bool strict_schemas = false;  // refuse keywords of JSON schemas that cannot be enforced, instead of warning
   ReasoningParser reasoning_parser = ReasoningParser::automatic;
   std::string tool_call_parser = "auto";       // auto (by the chat template) | a name of forms/tool_form.h
   std::vector<std::string> logits_processors;  // plugin files (include/weft/logits_processor.h)

@@ -204,8 +204,18 @@ Status read_tools(const Json* tools, const Json* tool_choice, bool parallel_call
   request.tools = *tools;
   out.tool_mode = ToolMode::automatic;
   out.parallel_tool_calls = parallel_calls;
+  using Kind = GuideSpec::Kind;
+  const bool json = request.guide.kind == Kind::json_object || request.guide.kind == Kind::json_schema;
+  if (mode == "auto" && json) {
+    auto guide = call_or_answer_guide(functions, form, request.guide);
+    if (!guide.ok() && !strict) return {};  // calls of this form cannot be told from the answer: there are none
+    if (!guide.ok()) return guide.error();
+    out.strict_tools = true;
+    request.guide = std::move(guide).value();
+    return {};
+  }
   if (mode == "auto" && !strict) return {};
-  if (request.guide.kind != GuideSpec::Kind::none)
+  if (request.guide.kind != Kind::none && !json)
     return fail(Code::invalid_argument, mode == "auto" ? "a strict function" : "tool_choice forces a call, which",
                 " cannot be combined with another constraint on the answer")
         .about(mode == "auto" ? "tools" : "tool_choice");

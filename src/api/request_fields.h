@@ -44,6 +44,9 @@ Result<GuideSpec> forced_call_guide(const std::vector<const Json*>& functions, b
 // Of calls that the model makes when it wants to: in its own form, with the arguments of strict functions held to their
 // schemas.
 Result<GuideSpec> strict_call_guide(const std::vector<const Json*>& functions, const ToolForm& form);
+// Of an answer that is one or more such calls, or JSON as `answer` (of kind json_object or json_schema) asks for.
+Result<GuideSpec> call_or_answer_guide(const std::vector<const Json*>& functions, const ToolForm& form,
+                                       const GuideSpec& answer);
 
 // request_sampling.cc: a list of {"name", "params"} or of names; whether there are such processors is for the engine to
 // say.
