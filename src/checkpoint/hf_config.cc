@@ -339,7 +339,11 @@ void read_scaling(const HfConfig& s, const HfConfig& whole, int head_dim, RopeCo
     rope.original_max_positions = s.has("original_max_position_embeddings")
                                       ? s.positions("original_max_position_embeddings")
                                       : whole.positions("max_position_embeddings");
-    rope.beta_fast = s.positive("beta_fast", 32), rope.beta_slow = s.positive("beta_slow", 1);
+    // 0 counts as absent, as in the reference.
+    const auto beta = [&](const char* key, double absent) {
+      return s.number(key, 0) == 0 ? absent : s.positive(key);
+    };
+    rope.beta_fast = beta("beta_fast", 32), rope.beta_slow = beta("beta_slow", 1);
     if (!(rope.beta_slow < rope.beta_fast)) s.reject("beta_slow", "but must be below beta_fast");
     if (s.has("mscale")) rope.mscale = s.number("mscale");
     if (s.has("mscale_all_dim")) rope.mscale_all_dim = s.number("mscale_all_dim");
