@@ -133,6 +133,9 @@ Result<Json> gguf_config(const GgufHeader& header) {
   copy("num_key_value_heads", arch + ".attention.head_count_kv");
   copy("head_dim", arch + ".attention.key_length");
   copy("max_position_embeddings", arch + ".context_length");
+  // Absent ones follow from the others in GGUF, whatever the architecture's configuration class says.
+  for (const char* key : {"num_key_value_heads", "head_dim", "rope_scaling", "sliding_window"})
+    if (!config.find(key)) config.set(key, nullptr);
   config.set("rms_norm_eps", m.number(arch + ".attention.layer_norm_rms_epsilon", 1e-6));
   config.set("vocab_size", static_cast<long long>(embedding->rows()));
   config.set("tie_word_embeddings", !find("output.weight"));

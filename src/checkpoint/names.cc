@@ -11,7 +11,7 @@ namespace {
 // Where an architecture's recipe looks for the parts of the model.
 struct Layout {
   std::string_view body = "model.", head = "lm_head.";
-  std::string_view tower;  // what follows "vision_tower." ("vision_model."); empty: nothing
+  std::string_view tower;    // what follows "vision_tower." ("vision_model."); empty: nothing
   bool renamed_moe = false;  // experts' layers are "block_sparse_moe", where new files have "mlp"
   // an expert's gate, up and down projection; empty: experts are not separate tensors
   std::array<std::string_view, 3> expert;
