@@ -115,7 +115,7 @@ typedef struct {
 } WeftImageLimits; /* max_bytes: all that decoding holds */
 typedef struct {
   uint32_t width, height;
-  WeftBytes rgb, exif;
+  WeftBytes rgb, exif, xmp;
 } WeftImage;
 bool weft_image_decode(uint32_t format, const uint8_t* data, size_t size, const WeftImageLimits*, WeftImage*,
                        WeftError*);
