@@ -4,6 +4,7 @@
 //   x = embed(tokens)
 //   for each layer:  x += attention(norm(x));  x += mlp(norm(x))
 //   logits = lm_head(norm(x))
+#include <algorithm>
 #include <numeric>
 
 #include "blocks/rope.h"
@@ -43,6 +44,23 @@ MlpOptions llama_mlp(const HfConfig& c) {
 HfConfig text_config(const HfConfig& c) {
   const HfConfig text = c.has("llm_cfg") ? c.sub("llm_cfg") : c.has("text_config") ? c.sub("text_config") : c;
   return text.with_defaults(text_defaults(c.architecture(), text.text("model_type", "")));
+}
+
+// yarn is stated as a factor over the length of the training; max_position_embeddings may be that length, or the whole.
+ContextLimit context_limit(const HfConfig& whole) {
+  const HfConfig c = text_config(whole);
+  const char* key = "max_position_embeddings";
+  ContextLimit limit{c.positions(key), key, whole.architecture() == "BertForSequenceClassification"};
+  const char* scaling = c.has("rope_parameters") ? "rope_parameters" : "rope_scaling";
+  if (!c.has(scaling)) return limit;
+  HfConfig s = c.sub(scaling);
+  if (s.value("full_attention") && s.value("full_attention")->is_object()) s = s.sub("full_attention");
+  if (s.text("rope_type", s.text("type", "default")) != "yarn") return limit;
+  const double extended = s.number("factor", 1) * s.positions("original_max_position_embeddings", limit.positions);
+  if (!(extended > limit.positions)) return limit;
+  limit.positions = static_cast<int>(std::min<double>(extended, HfConfig::kMaxPositions));
+  limit.keys = std::string(scaling) + ".factor and the original length";
+  return limit;
 }
 
 kernels::Activation activation(const HfConfig& c, std::string_view key, std::string_view absent) {
