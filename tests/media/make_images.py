@@ -50,7 +50,8 @@ def turned_elsewhere(exif):
     profile = f"\nexif\n{len(exif):8}\n{exif.hex()}\n".encode()
     text = lambda xmp: b"XML:com.adobe.xmp\0\0\0\0\0" + xmp
     yield "after_idat.png", png(24, 16, 8, 2, rows, after=chunk(b"eXIf", block))
-    yield "raw_profile.png", png(24, 16, 8, 2, rows, chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(profile)))
+    packed = b"Raw profile type exif\0\0" + zlib.compress(profile)
+    yield "raw_profile.png", png(24, 16, 8, 2, rows, chunk(b"zTXt", packed))
     yield "xmp.png", png(24, 16, 8, 2, rows, chunk(b"iTXt", text(xmp % 8)))
     yield "xmp_behind.png", png(24, 16, 8, 2, rows, after=chunk(b"iTXt", text(element % 5)))
     # EXIF counts first.

@@ -2,7 +2,7 @@
 """Compares weft's defaults of configuration keys with transformers': takes every key out of the config.json of every
 case once, nested ones too, and compares the logits of a prompt.
 
-  check_config_defaults.py --weft build/release/weft [CASE ...]      CASE: a checkpoint folder; default: the golden cases
+  check_config_defaults.py --weft build/release/weft [CASE ...]      CASE: a checkpoint folder; default: golden cases
 
 Right is: the logits that transformers computes from the changed file, or a refusal. What fails: other logits, and a
 refusal of a file that transformers computes, unless the message names the key. Exit status 77 without transformers.
@@ -102,7 +102,7 @@ def check(weft, case, folder):
                 faults.append(f"{case.name} without {name}: refused by another name: {message.strip()[-200:]}")
         elif expected is None:
             if (off := difference(got, base)) > TOLERANCE:
-                faults.append(f"{case.name} without {name}: transformers cannot load it, weft's logits are off {off:.1e}")
+                faults.append(f"{case.name} without {name}: only weft loads it, and its logits are off by {off:.1e}")
         elif (off := difference(got, expected)) > TOLERANCE:
             faults.append(f"{case.name} without {name}: logits are off by {off:.1e}")
     return faults, count
