@@ -1,4 +1,5 @@
 // Names of files saved by different versions of transformers; the expected ones are those of the published checkpoints.
+#include "checkpoint/hf_config.h"
 #include "checkpoint/test_folder.h"
 
 namespace weft {
@@ -98,6 +99,12 @@ TEST_F(Names, OneMatrixOfATiedPair) {
   const std::string tied = R"({"architectures": ["LlamaForCausalLM"], "tie_word_embeddings": true})";
   EXPECT_EQ(open(tied, {{"lm_head.weight", {2, 2}}})->names().at(0), "model.embed_tokens.weight");
   EXPECT_EQ(open(tied, {{"lm_head.weight", {2, 2}}, {"model.embed_tokens.weight", {2, 2}}})->names().size(), 2u);
+  // Values count up, so the two differ.
+  const auto both = open(tied, {{"lm_head.weight", {2, 2}}, {"model.embed_tokens.weight", {2, 2}}});
+  const HfConfig config = HfConfig::of(*both);
+  EXPECT_TRUE(config.differ("model.embed_tokens.weight", "lm_head.weight"));
+  EXPECT_FALSE(config.differ("lm_head.weight", "lm_head.weight"));
+  EXPECT_FALSE(config.differ("lm_head.weight", "absent"));
   const std::string untied = R"({"architectures": ["LlamaForCausalLM"], "tie_word_embeddings": false})";
   EXPECT_EQ(open(untied, {{"lm_head.weight", {2, 2}}})->names().at(0), "lm_head.weight");
 }
