@@ -52,7 +52,9 @@ typedef struct {
   int64_t bos, eos, unknown, separator, cls, mask;
   int32_t add_bos, add_eos, add_space_prefix;
 } WeftGgufVocabulary;
-WeftTokenizer* weft_tokenizer_from_json(const char* json, size_t size, WeftError*);
+/* From tokenizer.json and tokenizer_config.json (whose added tokens the first may lack; may be empty). */
+WeftTokenizer* weft_tokenizer_from_json(const char* json, size_t size, const char* config, size_t config_size,
+                                        WeftError*);
 WeftTokenizer* weft_tokenizer_from_gguf(const WeftGgufVocabulary*, WeftError*);
 void weft_tokenizer_free(WeftTokenizer*);
 uint32_t weft_tokenizer_end_id(const WeftTokenizer*); /* one more than the largest id */
@@ -121,7 +123,7 @@ typedef struct {
 } WeftImageLimits; /* max_bytes: all that decoding holds */
 typedef struct {
   uint32_t width, height;
-  WeftBytes rgb, exif;
+  WeftBytes rgb, exif, xmp;
 } WeftImage;
 bool weft_image_decode(uint32_t format, const uint8_t* data, size_t size, const WeftImageLimits*, WeftImage*,
                        WeftError*);

@@ -11,6 +11,7 @@ mod grammar;
 mod image;
 mod memory;
 mod pair_model;
+mod png_metadata;
 mod python;
 mod schema_check;
 mod schema_numbers;

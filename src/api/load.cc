@@ -123,10 +123,14 @@ Result<std::unique_ptr<Engine>> Engine::load(const std::string& path, const Engi
                                     .pack_weights = options.pack_weights,
                                     .progress = progress}));
   WEFT_TRY(TextSide text, text_side.get());
-  if (options.max_seq_len > model.max_positions)
-    return fail(Code::invalid_argument, "--max-seq-len ", options.max_seq_len, " is more than the model's ",
-                model.max_positions)
-        .about("max-seq-len");
+  if (options.max_seq_len > model.max_positions) {
+    if (model.learned_positions)
+      return fail(Code::invalid_argument, "--max-seq-len ", options.max_seq_len, " is more than the model's ",
+                  model.max_positions, " (", model.max_positions_from, "), and its positions are learned")
+          .about("max-seq-len");
+    log_warning("--max-seq-len ", options.max_seq_len, " is more than the model's ", model.max_positions, " (",
+                model.max_positions_from, "): answers beyond that may be poor");
+  }
   const CoreOptions core = core_options(options, model, std::move(processors));
   ModelInfo info = model_info(path, model, threads, core.cache_bytes, text);
   WEFT_TRY(std::unique_ptr<EngineCore> running, EngineCore::create(std::move(model), std::move(team), core));

@@ -24,6 +24,7 @@ namespace weft {
 struct TensorInfo {
   std::string name;  // as in Hugging Face checkpoints
   StorageType type = StorageType::f32;
+  std::string unknown_type;  // what the file calls a type that is not known
   std::vector<int64_t> shape;
   // the stored bytes; may start at any address, so never load wider types through a cast
   std::span<const std::byte> data;
