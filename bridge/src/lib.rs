@@ -9,6 +9,7 @@ mod grammar;
 mod image;
 mod memory;
 mod pair_model;
+mod printf;
 mod python;
 mod schema_check;
 mod string_table;
