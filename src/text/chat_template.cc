@@ -142,10 +142,11 @@ std::optional<Error> ChatTemplate::fault() const {
   return broken == entries_.end() ? std::nullopt : broken->fault;
 }
 
-const TemplateTraits& ChatTemplate::traits_of(const Entry& entry) const {
+const TemplateTraits& ChatTemplate::traits(const Json& tools) const {
+  const Entry& entry = pick(tools);
   std::call_once(entry.traits->once, [&] {
-    const auto rendered = [&](const Json& messages, const Json& tools) {
-      return render_entry(entry, messages, tools, Json(), {});
+    const auto rendered = [&](const Json& messages, const Json& probe_tools) {
+      return render_entry(entry, messages, probe_tools, Json(), {});
     };
     entry.traits->found = find_traits(rendered, entry.source);
   });
@@ -153,7 +154,7 @@ const TemplateTraits& ChatTemplate::traits_of(const Entry& entry) const {
 }
 
 Json ChatTemplate::adapted(const Json& messages, const Json& tools) const {
-  return adapt_conversation(messages, traits_of(pick(tools)));
+  return adapt_conversation(messages, traits(tools));
 }
 
 Result<std::string> ChatTemplate::render(const Json& messages, const Json& tools, const Json& kwargs,

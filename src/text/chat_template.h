@@ -69,8 +69,10 @@ class ChatTemplate {
   Result<std::string> render(const Json& messages, const Json& tools, const Json& kwargs,
                              const ChatTemplateOptions& options = {}) const;
 
+  // What the template that goes with the tools takes. The first call renders some dozen small conversations.
+  const TemplateTraits& traits(const Json& tools) const;
   // Messages as clients send them, brought to the form that the template which goes with the tools takes
-  // (adapt_conversation). The first call renders some dozen small conversations.
+  // (adapt_conversation).
   Json adapted(const Json& messages, const Json& tools) const;
 
   // What is wrong with the first template that does not parse.
@@ -96,7 +98,6 @@ class ChatTemplate {
   };
   ChatTemplate() = default;
   const Entry& pick(const Json& tools) const;
-  const TemplateTraits& traits_of(const Entry& entry) const;
   Result<std::string> render_entry(const Entry& entry, const Json& messages, const Json& tools, const Json& kwargs,
                                    const ChatTemplateOptions& options) const;
 

@@ -120,8 +120,7 @@ class Prober {
     const auto null = with_call(Json(), arguments()), empty = with_call("", arguments());
     traits_.null_beside_calls = shows_call(null) && count(*null, "None") == (empty ? count(*empty, "None") : 0);
     traits_.empty_beside_calls = shows_call(empty);
-    const auto text = with_call(kWord, arguments());
-    traits_.text_beside_calls = shows_call(text) && has(text, kWord);
+    traits_.text_beside_calls = shows_call(with_call(kWord, arguments()));
     const Json content = traits_.null_beside_calls ? Json() : Json("");
     traits_.short_ids = !with_call(content, arguments(), "call_0123456789").has_value();
     traits_.several_calls = shows_two_calls(content);

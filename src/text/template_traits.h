@@ -29,7 +29,7 @@ struct TemplateTraits {
   bool takes_any_arguments = false;  // a string that is no object of JSON is shown too
   bool null_beside_calls = true;     // content may be null
   bool empty_beside_calls = true;    // content may be "" without the calls being lost
-  bool text_beside_calls = true;     // content may be a text without the calls or the text being lost
+  bool text_beside_calls = true;     // content may be a text without the calls being lost
   bool several_calls = true;         // in one message
   bool short_ids = false;            // ids must be nine letters and digits
 };
