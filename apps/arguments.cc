@@ -113,6 +113,7 @@ void add_engine_options(CLI::App* app, EngineOptions& o) {
              "Thoughts apart from the answer; auto: as the chat template shows");
   add_text(app, "--tool-call-parser", o.tool_call_parser, "Form of tool calls; auto: as the chat template shows",
            "NAME");
+  add_text(app, "--chat-template", o.chat_template, "Chat template instead of the model's", "FILE");
   app->add_option("--allowed-media-domains", o.allowed_media_domains,
                   "Hosts that images may be fetched from; default: none, data: URLs only")
       ->type_name("HOST,...")

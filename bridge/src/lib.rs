@@ -12,6 +12,7 @@ mod image;
 mod memory;
 mod pair_model;
 mod png_metadata;
+mod printf;
 mod python;
 mod schema_check;
 mod schema_numbers;

@@ -271,6 +271,13 @@ fn repr(state: &State, out: &mut String, value: &Value, depth: usize) -> Result<
     Ok(())
 }
 
+/// repr() of a value.
+pub fn repr_of(state: &State, value: &Value) -> Result<String, Error> {
+    let mut out = String::new();
+    repr(state, &mut out, value, 0)?;
+    Ok(out)
+}
+
 /// str() of a value, as `{{ value }}` and `|string` have it.
 pub fn str(state: &State, value: &Value) -> Result<String, Error> {
     let mut out = String::new();

@@ -7,7 +7,7 @@ use minijinja::{Environment, Error, ErrorKind, State};
 use std::ffi::CString;
 
 use crate::abi::{self, guard, Failure, Outcome, WeftBytes, WeftError};
-use crate::{context, python};
+use crate::{context, printf, python};
 
 pub struct WeftTemplate {
     environment: Environment<'static>,
@@ -24,26 +24,43 @@ const RAISED: &str = "\u{1}raised\u{1}";
 //    `if`.
 /// - `{% for x in EXPRESSION %}` over None is an error in Python and an empty loop here; a filter makes it the error.
 //    Loops with their own `if`, `recursive` or a `%}` in a string are left alone.
+/// - `"text" % values` becomes a filter.
 fn adapted(source: &str) -> String {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;
-    while let Some(start) = rest.find("{%") {
-        let Some(size) = rest[start..].find("%}") else { break };
-        let end = start + size + 2;
-        let tag = &rest[start..end];
-        let inner = tag[2..tag.len() - 2].trim_matches(|c: char| c == '-' || c == '+' || c.is_whitespace());
+    while let Some(start) = next_tag(rest) {
+        let close = match rest.as_bytes()[start + 1] {
+            b'%' => "%}",
+            b'{' => "}}",
+            _ => "#}",
+        };
+        let Some(size) = rest[start + 2..].find(close) else { break };
+        let end = start + size + 4;
         out.push_str(&rest[..start]);
-        match inner {
-            "generation" => out.push_str(&tag.replace("generation", "if true")),
-            "endgeneration" => out.push_str(&tag.replace("endgeneration", "endif")),
-            _ => match loop_expression(inner) {
-                Some(expression) => out.push_str(&tag.replacen(expression, &format!("({expression})|{ITERABLE}"), 1)),
-                None => out.push_str(tag),
-            },
+        match close {
+            "%}" => out.push_str(&adapted_statement(&printf::with_filters(&rest[start..end]))),
+            "}}" => out.push_str(&printf::with_filters(&rest[start..end])),
+            _ => out.push_str(&rest[start..end]),
         }
         rest = &rest[end..];
     }
     out + rest
+}
+
+/// The next `{%`, `{{` or `{#`.
+fn next_tag(text: &str) -> Option<usize> {
+    text.as_bytes().windows(2).position(|pair| pair[0] == b'{' && matches!(pair[1], b'%' | b'{' | b'#'))
+}
+
+fn adapted_statement(tag: &str) -> String {
+    match tag[2..tag.len() - 2].trim_matches(|c: char| c == '-' || c == '+' || c.is_whitespace()) {
+        "generation" => tag.replace("generation", "if true"),
+        "endgeneration" => tag.replace("endgeneration", "endif"),
+        inner => match loop_expression(inner) {
+            Some(expression) => tag.replacen(expression, &format!("({expression})|{ITERABLE}"), 1),
+            None => tag.to_string(),
+        },
+    }
 }
 
 const ITERABLE: &str = "__iterable";
@@ -216,6 +233,8 @@ fn new_environment(fuel: u64) -> Outcome<Environment<'static>> {
     environment.add_filter("tojson", python::tojson);
     environment.add_filter("string", |state: &State, value: &Value| python::str(state, value));
     environment.add_filter("join", join_filter);
+    environment.add_filter("format", printf::format_filter);
+    environment.add_filter(printf::OPERATOR, printf::operator);
     environment.add_filter(ITERABLE, iterable);
     environment.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
     environment.add_function("raise_exception", |message: Value| -> Result<Value, Error> {

@@ -44,8 +44,9 @@ Result<SamplingParams> CoreEngine::sampling_of(const Request& request, int promp
   SamplingParams params = request.sampling;
   const int room = info_.max_seq_len - prompt_tokens;
   if (room < 1)
-    return fail(Code::invalid_argument, "the prompt has ", prompt_tokens,
-                " tokens and leaves no room for an answer in the context of ", info_.max_seq_len)
+    return fail(Code::context_overflow, "This model's maximum context length is ", info_.max_seq_len,
+                " tokens. However, your prompt resulted in ", prompt_tokens,
+                " tokens, which leaves no room for an answer. Please reduce the length of the prompt.")
         .about("max_tokens");
   params.max_tokens = request.max_tokens.value_or(room);
   params.eos_token_ids = core_->model().eos_token_ids;

@@ -110,7 +110,7 @@ Result<std::unique_ptr<Engine>> Engine::load(const std::string& path, const Engi
   WEFT_RETURN_IF_ERROR(check_options(options));
   WEFT_TRY(ProcessorKinds processors, load_logits_plugins(options.logits_processors, options.logits_processor_kinds));
   // The tokenizer takes about as long as the weights, so both are read at once.
-  auto text_side = std::async(std::launch::async, load_text, path);
+  auto text_side = std::async(std::launch::async, load_text, path, options.chat_template);
   WEFT_TRY(std::unique_ptr<ThreadTeam> team, make_team(options));
   const int threads = team->size();
   WEFT_TRY(Model model, load_model(path, *team,

@@ -47,6 +47,7 @@ struct EngineOptions {
   bool strict_schemas = false;  // refuse keywords of JSON schemas that cannot be enforced, instead of warning
   ReasoningParser reasoning_parser = ReasoningParser::automatic;
   std::string tool_call_parser = "auto";       // auto (by the chat template) | a name of forms/tool_form.h
+  std::string chat_template;                   // a file with a template instead of the model's; empty: none
   std::vector<std::string> logits_processors;  // plugin files (include/weft/logits_processor.h)
   int tp_size = 1, pp_size = 1, ep_size = 1;
   bool enable_attention_dp = false;

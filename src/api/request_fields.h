@@ -25,8 +25,8 @@ Result<std::string> read_string(const std::string& field, const Json& value);
 Result<std::vector<std::string>> read_strings(const std::string& field, const Json& value);
 Result<std::vector<int32_t>> read_token_ids(const std::string& field, const Json& value);
 
-// request_chat.cc: checks an array of messages and brings it to the form that templates expect: contents of text parts
-// become one text, arguments of tool calls become objects, images become {"type": "image"} and go to `media.images`;
+// request_chat.cc: checks an array of messages and brings it to one form, that of adapt_conversation(): no member is
+// null but content, calls are complete, parts are texts, {"type": "image"}, whose address goes to `media.images`, and
 // videos likewise.
 struct MediaAddresses {
   std::vector<std::string>& images;

@@ -72,7 +72,8 @@ struct GgufTokenizer {
   std::vector<std::string_view> merges;  // "left right"
   std::optional<int64_t> bos, eos, eot, unknown, separator, padding, mask;
   std::optional<bool> add_bos, add_eos, add_space_prefix;
-  std::string_view chat_template;  // empty if none
+  std::string_view chat_template;                                                   // empty if none
+  std::vector<std::pair<std::string_view, std::string_view>> named_chat_templates;  // others: name, source
 };
 
 // Immutable once opened; reads from any thread.

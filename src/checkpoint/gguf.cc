@@ -244,6 +244,10 @@ std::unique_ptr<GgufTokenizer> tokenizer_of(const GgufMetadata& m) {
   t->add_bos = m.flag("tokenizer.ggml.add_bos_token"), t->add_eos = m.flag("tokenizer.ggml.add_eos_token");
   t->add_space_prefix = m.flag("tokenizer.ggml.add_space_prefix");
   t->chat_template = m.text("tokenizer.chat_template");
+  if (const auto* names = m.texts("tokenizer.chat_templates"))
+    for (const std::string_view name : *names)
+      if (const std::string_view source = m.text("tokenizer.chat_template." + std::string(name)); !source.empty())
+        t->named_chat_templates.emplace_back(name, source);
   return t;
 }
 

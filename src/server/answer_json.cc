@@ -3,6 +3,8 @@
 
 #include <cmath>
 
+#include "base/short_id.h"
+
 namespace weft {
 
 namespace {
@@ -188,7 +190,7 @@ Json AnswerWriter::tool_calls(const std::vector<ToolCall>& calls, const std::str
   Json list = Json::array();
   for (size_t i = 0; i < calls.size(); ++i)
     list.push_back(
-        Json::object({{"id", "call_" + id_stem + std::to_string(i)},
+        Json::object({{"id", short_id(id_stem + std::to_string(i))},
                       {"type", "function"},
                       {"function", Json::object({{"name", calls[i].name}, {"arguments", calls[i].arguments}})}}));
   return list;
@@ -200,7 +202,7 @@ Json AnswerWriter::tool_call_delta(const ToolDelta& delta, const std::string& id
     call.set("function", Json::object({{"arguments", delta.arguments}}));
     return call;
   }
-  call.set("id", "call_" + id_stem + std::to_string(delta.index));
+  call.set("id", short_id(id_stem + std::to_string(delta.index)));
   call.set("type", "function");
   call.set("function", Json::object({{"name", delta.name}, {"arguments", delta.arguments}}));
   return call;

@@ -223,9 +223,7 @@ void Generation::send_end(Choice& choice, size_t index) {
 }
 
 // What the ids of a choice's calls have in common.
-std::string Generation::call_stem(size_t index) const {
-  return head_.id.substr(head_.id.find('-') + 1) + std::to_string(index);
-}
+std::string Generation::call_stem(size_t index) const { return head_.id + "." + std::to_string(index) + "."; }
 
 void Generation::send_chunk(Json choice) {
   if (!call_.continuous_usage) return exchange_->send(writer_.chunk(std::move(choice), nullptr));
