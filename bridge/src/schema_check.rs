@@ -7,7 +7,7 @@ use llguidance::derivre::{RegexAst, RegexBuilder};
 use serde_json::{json, Map, Value};
 
 use crate::abi::{Failure, Outcome};
-use crate::schema_numbers::{check_native, number_text, restore_numbers, shown, Numbers};
+use crate::schema_numbers::{check_native, is_placeholder, number_text, restore_numbers, shown, Numbers};
 
 /// The place (in bytes) of a quantifier behind "^", "$", "\b" or "\B".
 fn repeated_assertion(pattern: &str) -> Option<usize> {
@@ -259,6 +259,9 @@ impl Walk<'_> {
     fn visit(&mut self, schema: &mut Value, at: &str, merged: bool) -> Outcome<()> {
         let merged = merged || self.merged.everywhere || self.merged.places.contains(at);
         let Some(members) = schema.as_object_mut() else { return Ok(()) };
+        if is_placeholder(members) {
+            return Ok(());
+        }
         if members.get("not").is_some_and(|not| *not == json!({}) || *not == json!(true)) {
             *schema = Value::Bool(false);
             return Ok(());

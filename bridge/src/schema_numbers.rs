@@ -97,6 +97,11 @@ const MOST: usize = 1 << 20;
 /// Numbers that stay with llguidance keep away from placeholders.
 const NATIVE: f64 = (1u64 << 53) as f64;
 
+/// Whether a schema was made here: long numbers of the document itself are objects.
+pub fn is_placeholder(schema: &Map<String, Value>) -> bool {
+    schema.get("minimum").and_then(Value::as_u64).is_some_and(|number| number >= FIRST)
+}
+
 #[derive(Default)]
 pub struct Numbers {
     places: HashMap<String, usize>,

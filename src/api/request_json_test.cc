@@ -439,7 +439,7 @@ TEST(RequestJson, Tools) {
   EXPECT_TRUE(result->requests[0].tools.is_null());
   result = chat(tools + R"(, "tool_choice": {"type": "function", "function": {"name": "f"}})");
   EXPECT_EQ(result->tool_mode, ToolMode::named);
-  EXPECT_EQ(result->requests[0].guide.text, R"({"$defs":{"d":{"type":"null"}},"type":"object"})");
+  EXPECT_EQ(result->requests[0].guide.text, R"({"type":"object","$defs":{"d":{"type":"null"}}})");
   result = chat(tools + R"(, "tool_choice": "required", "parallel_tool_calls": false)");
   EXPECT_EQ(result->tool_mode, ToolMode::any);
   const auto schema = parse_json(result->requests[0].guide.text);

@@ -154,10 +154,90 @@ TEST(Grammar, LargeNumbers) {
   expect_matches(
       *compile(Kind::json_schema, R"({"type": "integer", "enum": [100000000000000000000, 9007199254740992]})"),
       {{"100000000000000000000", "9007199254740992"}, {"9223372036854775807", "9007199254740993", "1"}});
-  expect_error(spec(Kind::json_schema, R"({"const": 9007199254740993})"), Code::unsupported,
-               "const 9007199254740993 is too large");
-  expect_error(spec(Kind::json_schema, R"({"type": "integer", "minimum": 1e20})"), Code::unsupported,
-               "minimum 1e+20 is too large");
+  const auto schema = [](const char* text) { return compile(Kind::json_schema, text); };
+  // Constants are written as the schema writes them, in lists and objects too.
+  expect_matches(*schema(R"({"const": 9007199254740993})"), {{"9007199254740993"}, {"9007199254740992"}});
+  expect_matches(*schema(R"({"const": 9.5367431640625e-07})"), {{"9.5367431640625e-07"}, {"9.5367432e-07"}});
+  expect_matches(*schema(R"({"enum": ["a", {"x": [1, 17592186044416.0]}]})"),
+                 {{R"("a")", R"({"x": [1, 17592186044416.0]})"}, {R"({"x": [1, 17592186044416]})"}});
+  expect_matches(*schema(R"({"oneOf": [{"const": 1}, {"const": 2}]})"), {{"1", "2"}, {"3"}});
+  // Bounds hold to the last digit, in every notation.
+  expect_matches(
+      *schema(R"({"type": "integer", "minimum": -9223372036854775808, "maximum": 9223372036854775807})"),
+      {{"-9223372036854775808", "9223372036854775807", "0"}, {"-9223372036854775809", "9223372036854775808"}});
+  expect_matches(*schema(R"({"type": "integer", "exclusiveMinimum": 1.8446744073709551614e19})"),
+                 {{"18446744073709551615", "18446744073709551616"}, {"18446744073709551614", "1"}});
+  expect_matches(*schema(R"({"type": ["number", "null"], "minimum": 1E-1, "exclusiveMaximum": 0.25})"),
+                 {{"0.1", "0.2499", "null"}, {"0.25", "0.09", "0", "\"a\""}});
+  expect_matches(*schema(R"({"type": "number", "maximum": 3.4028234663852886e38, "multipleOf": 0.5})"),
+                 {{"-1.5", "2"}, {"1.25"}});
+  expect_error(spec(Kind::json_schema, R"({"type": "number", "minimum": 1e999})"), Code::unsupported,
+               "minimum 1e999 is too large");
+  // Where schemas meet, numbers are those of float64.
+  expect_error(spec(Kind::json_schema, R"({"allOf": [{"const": 9007199254740993}, {"type": "integer"}]})"),
+               Code::unsupported, "const 9007199254740993 is too large");
+  expect_matches(*schema(R"({"allOf": [{"minimum": 2, "type": "integer"}, {"maximum": 3}]})"),
+                 {{"2", "3"}, {"1", "4"}});
+}
+
+TEST(Grammar, DigitsAreBounded) {
+  const std::string twenty(20, '7');
+  const Matches numbers = {{"-" + twenty + "." + twenty + "e-99"}, {twenty + "7", "0." + twenty + "7", "1e100"}};
+  expect_matches(*compile(Kind::json_schema, R"({"type": "number"})"), numbers);
+  expect_matches(*compile(Kind::json_schema, "true"), numbers);
+  expect_matches(*compile(Kind::json_object, ""), {{"{\"a\": " + twenty + "}"}, {"{\"a\": 1" + twenty + "}"}});
+}
+
+TEST(Grammar, ObjectsAreClosed) {
+  const auto schema = [](const char* text) { return compile(Kind::json_schema, text); };
+  expect_matches(*schema(R"({"properties": {"a": {"type": "null"}}, "type": "object"})"),
+                 {{"{}", R"({"a": null})"}, {R"({"b": null})"}});
+  expect_matches(*schema(R"({"properties": {"a": {"type": "null"}}, "type": "object", "additionalProperties": true})"),
+                 {{"{}", R"({"a": null, "b": 1})"}, {R"({"a": null, "a": null})"}});
+  expect_matches(*schema(R"({"type": "object", "required": ["b"], "properties": {"a": {"type": "null"}}})"),
+                 {{R"({"b": 1})"}, {"{}"}});
+  expect_matches(*schema(R"({"type": "object", "allOf": [{"properties": {"a": {"type": "null"}}, "required": ["a"]},
+                                                         {"$ref": "#/$defs/b"}],
+                             "$defs": {"b": {"properties": {"b": {"type": "null"}}, "required": ["b"]}}})"),
+                 {{R"({"a": null, "b": null})"}, {R"({"a": null})"}});
+}
+
+TEST(Grammar, PropertyNames) {
+  const auto schema = [](const char* text) { return compile(Kind::json_schema, text); };
+  expect_matches(
+      *schema(R"({"type": "object", "propertyNames": {"type": "string"}, "additionalProperties": {"type": "null"}})"),
+      {{"{}", R"({"x y": null})"}, {R"({"x": 1})"}});
+  expect_matches(
+      *schema(R"({"type": "object", "propertyNames": {"$ref": "#/$defs/c"}, "additionalProperties": {"type": "null"},
+                             "$defs": {"c": {"enum": ["x", "y"]}}})"),
+      {{"{}", R"({"y": null})"}, {R"({"z": null})", R"({"x": 1})"}});
+  expect_matches(*schema(R"({"type": "object", "propertyNames": {"pattern": "^[a-c]+$"}})"),
+                 {{R"({"ab": 1})"}, {R"({"d": 1})"}});
+  expect_matches(*schema(R"({"type": "object", "propertyNames": {"minLength": 2, "maxLength": 3}})"),
+                 {{R"({"ab": 1})"}, {R"({"a": 1})", R"({"abcd": 1})"}});
+}
+
+TEST(Grammar, UniqueItemsAndWarnings) {
+  const auto three = compile(
+      Kind::json_schema, R"({"type": "array", "items": {"enum": ["a", 1, 2.5]}, "uniqueItems": true, "minItems": 2})");
+  expect_matches(*three, {{R"(["a", 1])", R"([2.5, "a", 1])"}, {R"(["a"])", R"(["a", "a"])", R"([1, 2.5, 1])"}});
+  EXPECT_TRUE(three->warnings().empty());
+  const std::string tags = R"({"type": "object", "properties": {"tags": {"type": "array", "uniqueItems": true}}})";
+  EXPECT_EQ(compile(Kind::json_schema, tags)->warnings(),
+            (std::vector<std::string>{"uniqueItems at #/properties/tags is not enforced"}));
+  GrammarSpec strict = spec(Kind::json_schema, tags);
+  strict.strict_schemas = true;
+  expect_error(strict, Code::unsupported, "uniqueItems at #/properties/tags is not enforced");
+}
+
+TEST(Grammar, FormatsAndLookaheads) {
+  const auto schema = [](const char* text) { return compile(Kind::json_schema, text); };
+  expect_matches(*schema(R"({"type": "string", "format": "cuid2"})"), {{R"("")", R"("x")"}, {"1"}});
+  expect_matches(*schema(R"({"type": "integer", "format": "int32"})"), {{"1"}, {"\"1\""}});
+  expect_matches(*schema(R"({"type": "string", "pattern": "^(?=.*[0-9])(?=.*[a-z])[0-9a-z]+$"})"),
+                 {{R"("a1")", R"("1a")"}, {R"("a")", R"("1")", R"("A1a")"}});
+  expect_matches(*schema(R"({"type": "object", "properties": {"pattern": {"type": "null"}, "a": {"not": {}}}})"),
+                 {{R"({"pattern": null})", "{}"}, {R"({"a": 1})"}});
 }
 
 TEST(Grammar, StringLengthsCountCharacters) {
