@@ -25,6 +25,7 @@ except (ImportError, SystemExit):
     sys.exit(77)
 
 GOLDEN = Path(__file__).resolve().parent.parent / "data" / "golden"
+LARGEST = 1 << 26  # values of a model that is made
 TOLERANCE = 1e-3  # of the logits' standard deviation
 
 
@@ -49,6 +50,10 @@ def load(folder):
     """As reference.load_reference(), but longrope's short factors stay: which list counts is part of the question."""
     config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
     cls = architecture_class(config.architectures[0])
+    with torch.device("meta"):
+        values = sum(p.numel() for p in cls(config).parameters())
+    if values > LARGEST:  # a size is the default's, and the case's tensors do not fit
+        raise ValueError(f"{values} values")
     return cls.from_pretrained(folder, config=config, dtype=torch.float32, **EAGER).eval()
 
 
