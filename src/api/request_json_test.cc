@@ -218,6 +218,8 @@ TEST(RequestJson, RefusedChatFields) {
           {R"("tools": "x")", "tools"},
           {R"("tools": [{}])", "tools[0].type"},
           {R"("tools": [{"type": "function", "function": {}}])", "tools[0].function.name"},
+          {R"("tools": [{"type": "function", "function": {"name": "a\"b"}}])", "tools[0].function.name"},
+          {R"("tools": [{"type": "function", "function": {"name": "a b"}}])", "tools[0].function.name"},
           {R"("tool_choice": "required")", "tool_choice"},
           {R"("tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "maybe")", "tool_choice"},
           {R"("tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": {"type": "function", "function": {"name": "zz"}})",
@@ -274,9 +276,10 @@ TEST(RequestJson, Messages) {
       RequestKind::chat);
   ASSERT_TRUE(result.ok()) << result.error().message();
   const Json& messages = *result->requests[0].messages;
-  EXPECT_EQ(messages.items()[0].find("content")->as_string(), "a\nb");
+  EXPECT_EQ(messages.items()[0].find("content")->dump(), R"([{"type":"text","text":"a"},{"type":"text","text":"b"}])");
+  EXPECT_TRUE(messages.items()[1].find("content")->is_null());
   const Json& calls = *messages.items()[1].find("tool_calls");
-  EXPECT_EQ(calls.items()[0].find("function")->find("arguments")->dump(), R"({"x":1})");
+  EXPECT_EQ(calls.items()[0].find("function")->find("arguments")->as_string(), R"({"x": 1})");
   EXPECT_EQ(calls.items()[1].find("function")->find("arguments")->as_string(), "{bad");
 
   RequestRules rules;
@@ -288,6 +291,26 @@ TEST(RequestJson, Messages) {
   EXPECT_EQ(result->requests[0].images, std::vector<std::string>{"data:image/png;base64,AA"});
   EXPECT_EQ(result->requests[0].messages->items()[0].find("content")->dump(),
             R"([{"type":"image"},{"type":"text","text":"?"}])");
+}
+
+// As OpenAI's SDKs send answers back: null is absent, and a refusal is what the assistant said.
+TEST(RequestJson, AnswersSentBack) {
+  const auto result = parse(
+      R"({"messages": [{"role": "user", "content": "x", "name": null},
+    {"role": "assistant", "content": "y", "refusal": null, "audio": null, "tool_calls": null},
+    {"role": "assistant", "content": "y", "tool_calls": []},
+    {"role": "assistant", "content": null, "refusal": "No."},
+    {"role": "assistant", "content": null, "reasoning_content": "Hm."},
+    {"role": "assistant", "content": null},
+    {"role": "assistant", "tool_calls": [{"id": null, "function": {"name": "f", "arguments": null}}]}]})",
+      RequestKind::chat);
+  ASSERT_TRUE(result.ok()) << result.error().message();
+  EXPECT_EQ(
+      result->requests[0].messages->dump(),
+      R"([{"role":"user","content":"x"},{"role":"assistant","content":"y"},{"role":"assistant","content":"y"},)"
+      R"({"role":"assistant","refusal":"No.","content":"No."},)"
+      R"({"role":"assistant","reasoning_content":"Hm.","content":null},{"role":"assistant","content":null},)"
+      R"({"role":"assistant","tool_calls":[{"function":{"name":"f","arguments":""},"type":"function"}],"content":null}])");
 }
 
 TEST(RequestJson, CompletionPrompts) {

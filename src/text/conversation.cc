@@ -177,12 +177,14 @@ Json adapted_content(const Json& content, bool beside_calls, const TemplateTrait
     if (content.is_null() && traits.null_beside_calls) return content;
     if (empty && !traits.empty_beside_calls) return Json();
   }
-  if (content.is_null()) return takes.text || !takes.parts ? Json("") : Json::array();
-  if (content.is_array()) {
-    const bool images = !std::ranges::all_of(content.items(), is_text_part);
-    return images || takes.parts ? content : content_of(content.items(), "\n");
-  }
-  return takes.text || !takes.parts ? content : Json::array({text_part(content.as_string())});
+  const bool as_parts = !takes.text && (takes.parts || takes.one_part);
+  const auto text = [&](Json whole) {
+    return as_parts ? Json::array({text_part(whole.as_string())}) : std::move(whole);
+  };
+  if (content.is_null()) return text("");
+  if (content.is_string()) return text(content);
+  const bool images = !std::ranges::all_of(content.items(), is_text_part);
+  return images || takes.parts ? content : text(content_of(content.items(), "\n"));
 }
 
 void adapt_contents(Messages& messages, const TemplateTraits& traits) {

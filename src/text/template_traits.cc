@@ -159,6 +159,7 @@ class Prober {
     // a list that is printed as such shows its keys
     found.parts =
         has(parts, kWord) && has(parts, kSecondWord) && count(*parts, "type") == (text ? count(*text, "type") : 0);
+    if (!found.text && !found.parts) found.one_part = has(with_content(role, Json::array({part(kWord)})), kWord);
     return found;
   }
 

@@ -16,6 +16,7 @@ struct TemplateTraits {
   struct Contents {
     bool text = true;
     bool parts = false;
+    bool one_part = false;  // takes such a list too, but shows only its first part
   };
   Contents system, user, assistant, tool;
 

@@ -47,7 +47,7 @@ TEST(Conversations, PromptsAreTheReferences) {
 Json parsed(const std::string& text) { return parse_json(text).value(); }
 
 const Json kTools = parsed(
-    R"([{"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}}])");
+    R"([{"type": "function", "function": {"name": "get_weather", "description": "Weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}}])");
 
 struct Turn {
   const char* name;

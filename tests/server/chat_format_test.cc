@@ -2,6 +2,9 @@
 // vLLM's reasoning_content. The fake engine writes the text that a model would.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cctype>
+
 #include "http_client.h"
 
 namespace weft {
@@ -72,6 +75,11 @@ TEST(ChatFormat, ToolCalls) {
   EXPECT_EQ(calls[0].find("function")->dump(), R"({"name":"f","arguments":"{\"x\": [1, 2]}"})");
   EXPECT_EQ(calls[1].find("function")->dump(), R"({"name":"g","arguments":"{}"})");
   EXPECT_NE(calls[0].find("id")->as_string(), calls[1].find("id")->as_string());
+  for (const Json& call : calls) {  // Mistral's templates take no others
+    const std::string& id = call.find("id")->as_string();
+    EXPECT_EQ(id.size(), 9u);
+    EXPECT_TRUE(std::ranges::all_of(id, [](unsigned char c) { return std::isalnum(c) != 0; })) << id;
+  }
   EXPECT_EQ(choice(body).find("finish_reason")->as_string(), "tool_calls");
 
   const Streamed all = streamed(server, kTools + R"(,"return_token_ids":true)");
