@@ -1,6 +1,8 @@
 // See the header.
 #include "server/errors.h"
 
+#include "api/engine.h"
+
 namespace weft {
 
 namespace {
@@ -9,6 +11,10 @@ const char* type_of(int status) {
   if (status == 401) return "authentication_error";
   if (status == 429) return "rate_limit_error";
   return status < 500 ? "invalid_request_error" : "server_error";
+}
+
+const char* code_of(const Error& error) {
+  return is_context_exceeded(error) ? "context_length_exceeded" : name(error.code());
 }
 
 }  // namespace
@@ -35,7 +41,7 @@ Json error_json(int status, const std::string& message, const std::string& param
 }
 
 Json error_json(const Error& error) {
-  return error_json(http_status(error.code()), error.message(), error.param(), name(error.code()));
+  return error_json(http_status(error.code()), error.message(), error.param(), code_of(error));
 }
 
 HttpResponse error_response(int status, const std::string& message, const std::string& param, const std::string& code) {
@@ -48,7 +54,7 @@ HttpResponse error_response(int status, const std::string& message, const std::s
 }
 
 HttpResponse error_response(const Error& error) {
-  return error_response(http_status(error.code()), error.message(), error.param(), name(error.code()));
+  return error_response(http_status(error.code()), error.message(), error.param(), code_of(error));
 }
 
 }  // namespace weft
