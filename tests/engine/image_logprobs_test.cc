@@ -1,4 +1,4 @@
-// The token of an image has no logit where it lies behind the vocabulary: prompt_logprobs are refused for what they are.
+// The token of an image has no logit where it lies behind the vocabulary: prompt_logprobs are refused, by name.
 #include <gtest/gtest.h>
 
 #include "api/engine.h"
@@ -17,7 +17,7 @@ TEST(ImageLogprobs, OfMllama) {
   ASSERT_TRUE(engine.ok()) << engine.error().to_string();
   Request request;
   request.prompt = "<|image|>hi", request.local_files = true, request.max_tokens = 1;
-  request.images = {folder + "/images/alpha.png"};
+  request.images = {folder + "/images/wide.png"};
   EXPECT_EQ(ask(**engine, request).error, "");
   request.sampling.prompt_logprobs = 1;
   const auto refused = (*engine)->submit(request, [](const Event&) {});
