@@ -5,6 +5,7 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "config_file.h"
 
@@ -114,6 +115,8 @@ void add_engine_options(CLI::App* app, EngineOptions& o) {
   add_text(app, "--tool-call-parser", o.tool_call_parser, "Form of tool calls; auto: as the chat template shows",
            "NAME");
   add_text(app, "--chat-template", o.chat_template, "Chat template instead of the model's", "FILE");
+  add_choice(app, "--generation-config", o.generation_config,
+             "auto: sampling defaults from the model's generation_config.json; none: temperature 1 and no more");
   app->add_option("--allowed-media-domains", o.allowed_media_domains,
                   "Hosts that images may be fetched from; default: none, data: URLs only")
       ->type_name("HOST,...")
@@ -304,6 +307,47 @@ Status expand_config(CLI::App& app, Words& words) {
   return {};
 }
 
+// Letters to change, insert or take out to make one word the other.
+size_t edit_distance(const std::string& a, const std::string& b) {
+  std::vector<size_t> row(b.size() + 1);
+  for (size_t j = 0; j < row.size(); ++j) row[j] = j;
+  for (size_t i = 1; i <= a.size(); ++i) {
+    size_t diagonal = std::exchange(row[0], i);
+    for (size_t j = 1; j < row.size(); ++j) {
+      const size_t change = diagonal + (a[i - 1] != b[j - 1]);
+      diagonal = std::exchange(row[j], std::min({change, row[j] + 1, row[j - 1] + 1}));
+    }
+  }
+  return row.back();
+}
+
+// "; did you mean WORD?", for the known word that differs least, if by a third of its letters at most.
+std::string suggestion(const std::string& word, const Words& known) {
+  std::string best;
+  size_t least = std::max<size_t>(2, word.size() / 3) + 1;
+  for (const std::string& candidate : known)
+    if (const size_t distance = edit_distance(word, candidate); distance < least) least = distance, best = candidate;
+  return best.empty() ? "" : "; did you mean " + best + "?";
+}
+
+// The error for words that mean nothing, in their order.
+std::string unexpected(const CLI::App& app, const Words& words) {
+  const auto used = app.get_subcommands();
+  if (used.empty() && !words.front().starts_with("-")) {
+    Words names;
+    for (const CLI::App* command : app.get_subcommands({})) names.push_back(command->get_name());
+    return "there is no command " + words.front() + suggestion(words.front(), names);
+  }
+  std::string text = "The following arguments were not expected:";
+  for (const std::string& word : words) text += " " + word;
+  const auto option = std::ranges::find_if(words, [](const std::string& word) { return word.starts_with("--"); });
+  if (option == words.end()) return text;
+  Words names;
+  for (const CLI::Option* known : (used.empty() ? &app : used.front())->get_options())
+    names.push_back(known->get_name());
+  return text + suggestion(option->substr(0, option->find('=')), names);
+}
+
 }  // namespace
 
 Result<int64_t> parse_size(const std::string& text) {
@@ -336,10 +380,12 @@ std::variant<Arguments, Leave> parse_arguments(int count, const char* const* wor
     const int status = app.exit(problem, out, error);
     if (status == 0) return Leave{0, out.str(), {}};
     const auto used = app.get_subcommands();
-    return Leave{
-        2,
-        {},
-        std::string(problem.what()) + "; see weft " + (used.empty() ? "" : used.front()->get_name() + " ") + "--help"};
+    const Words rest = app.remaining(true);
+    const bool is_rest = !rest.empty() && (used.empty() || dynamic_cast<const CLI::ExtrasError*>(&problem) != nullptr);
+    return Leave{2,
+                 {},
+                 (is_rest ? unexpected(app, rest) : std::string(problem.what())) + "; see weft " +
+                     (used.empty() ? "" : used.front()->get_name() + " ") + "--help"};
   }
   for (const Subcommand& candidate : commands)
     if (candidate.app->parsed()) arguments.command = candidate.command;

@@ -54,7 +54,8 @@ TEST(Arguments, EveryEngineOption) {
                             "4",          "--enable-attention-dp",
                             "on",         "--strict-schemas",
                             "on",         "--seed",
-                            "7"});
+                            "7",          "--generation-config",
+                            "none"});
   EXPECT_EQ(a.command, Command::batch);
   EXPECT_EQ(a.model, "M");
   EXPECT_EQ(a.requests, "in");
@@ -84,6 +85,7 @@ TEST(Arguments, EveryEngineOption) {
   EXPECT_TRUE(e.enable_attention_dp);
   EXPECT_TRUE(e.strict_schemas);
   EXPECT_EQ(e.seed, 7);
+  EXPECT_EQ(e.generation_config, GenerationConfig::none);
 }
 
 TEST(Arguments, Commands) {
@@ -181,6 +183,22 @@ TEST(Arguments, Refusals) {
   EXPECT_EQ(std::get<Leave>(help).status, 0);
   EXPECT_NE(std::get<Leave>(help).out.find("--max-batch-size"), std::string::npos);
   EXPECT_EQ(std::get<Leave>(parse({"--version"})).status, 0);
+}
+
+// What is wrong is named in the order in which it was given, and the nearest right word is proposed.
+TEST(Arguments, Suggestions) {
+  const auto error = [](std::vector<const char*> words) { return std::get<Leave>(parse(std::move(words))).error; };
+  EXPECT_EQ(error({"rnu", "M"}), "there is no command rnu; did you mean run?; see weft --help");
+  EXPECT_EQ(error({"server"}), "there is no command server; did you mean serve?; see weft --help");
+  EXPECT_EQ(error({"xylophone"}), "there is no command xylophone; see weft --help");
+  EXPECT_EQ(error({"run", "M", "--max-seqlen=5"}),
+            "The following arguments were not expected: --max-seqlen=5; did you mean --max-seq-len?; see weft run "
+            "--help");
+  EXPECT_EQ(error({"run", "M", "P", "--bbbbbbbb", "x", "--aaaaaaaa"}),
+            "The following arguments were not expected: --bbbbbbbb x --aaaaaaaa; see weft run --help");
+  EXPECT_EQ(error({"run", "M", "P", "one", "two"}),
+            "The following arguments were not expected: one two; see weft run --help");
+  EXPECT_EQ(error({}), "A subcommand is required; see weft --help");
 }
 
 class ConfigFile : public ::testing::Test {

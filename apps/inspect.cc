@@ -1,12 +1,9 @@
 // `weft inspect`: what a checkpoint is and what of it fits in this machine, from config.json and the tensors' headers
 // alone.
-#include <sys/sysinfo.h>
-
-#include <algorithm>
 #include <cstdio>
-#include <fstream>
 #include <map>
 
+#include "base/available_memory.h"
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/hf_config.h"
 #include "terminal.h"
@@ -31,24 +28,6 @@ Weights count_weights(const Checkpoint& checkpoint) {
   return weights;
 }
 
-int64_t read_number(const char* path) {
-  std::ifstream file(path);
-  int64_t value = -1;
-  file >> value;
-  return file ? value : -1;
-}
-
-// Memory that this process can have: what the kernel calls available, within the cgroup's limit.
-int64_t available_memory() {
-  int64_t available = 0;
-  std::ifstream file("/proc/meminfo");
-  for (std::string line; std::getline(file, line);)
-    if (line.starts_with("MemAvailable:")) available = std::atoll(line.c_str() + 13) * 1024;
-  const int64_t limit = read_number("/sys/fs/cgroup/memory.max"), used = read_number("/sys/fs/cgroup/memory.current");
-  if (limit > 0 && used >= 0) available = std::min(available, limit - used);
-  return std::max<int64_t>(available, 0);
-}
-
 // Memory of the weights in each form that the engine can hold them in; block scales counted roughly.
 struct Form {
   const char* name;
@@ -60,7 +39,7 @@ constexpr Form kForms[] = {{"float32", 4, 4}, {"bfloat16", 2, 2}, {"int8", 1.03,
 Json report_json(const Checkpoint& checkpoint, const HfConfig& config, const Weights& weights, const CacheShape& kv) {
   Json types = Json::object();
   for (const auto& [type, bytes] : weights.bytes_of) types.set(type, static_cast<long>(bytes));
-  const int64_t memory = available_memory();
+  const auto memory = static_cast<int64_t>(available_memory());
   Json forms = Json::array();
   for (const Form& form : kForms) {
     if (weights.parameters == 0) break;

@@ -72,6 +72,7 @@ class CoreEngine : public Engine {
   // engine.cc
   Result<Checked> check(Request& request) const;
   Status check_logits(const Request& request, int prompt_tokens, int max_tokens) const;
+  std::vector<std::pair<int32_t, size_t>> special_stops(const Request& request) const;
   Result<SamplingParams> sampling_of(const Request& request, int prompt_tokens) const;
   Result<std::unique_ptr<Grammar>> grammar_of(const Request& request) const;
   CacheIdentity cache_identity(const Request& request, const ImagePrompt& prompt) const;

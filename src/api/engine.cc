@@ -40,16 +40,26 @@ Status CoreEngine::check_logits(const Request& request, int prompt_tokens, int m
   return {};
 }
 
+// Stop strings that name a special token, with that token: its text is not shown, so only the token can be looked for.
+std::vector<std::pair<int32_t, size_t>> CoreEngine::special_stops(const Request& request) const {
+  std::vector<std::pair<int32_t, size_t>> found;
+  if (!text_.tokenizer || !request.skip_special_tokens) return found;
+  for (size_t i = 0; i < request.stop.size(); ++i) {
+    const std::string& stop = request.stop[i];
+    const auto id = text_.tokenizer->find_token(stop);
+    const bool shown = std::ranges::find(request.kept_special_tokens, stop) != request.kept_special_tokens.end();
+    if (id && *id < info_.vocab_size && text_.tokenizer->is_special(*id) && !shown) found.emplace_back(*id, i);
+  }
+  return found;
+}
+
 Result<SamplingParams> CoreEngine::sampling_of(const Request& request, int prompt_tokens) const {
   SamplingParams params = request.sampling;
   const int room = info_.max_seq_len - prompt_tokens;
-  if (room < 1)
-    return fail(Code::context_overflow, "This model's maximum context length is ", info_.max_seq_len,
-                " tokens. However, your prompt resulted in ", prompt_tokens,
-                " tokens, which leaves no room for an answer. Please reduce the length of the prompt.")
-        .about("max_tokens");
+  if (room < 1) return context_exceeded(prompt_tokens, info_.max_seq_len, request.messages ? "messages" : "prompt");
   params.max_tokens = request.max_tokens.value_or(room);
   params.eos_token_ids = core_->model().eos_token_ids;
+  for (const auto& [id, stop] : special_stops(request)) params.stop_token_ids.push_back(id);
   WEFT_RETURN_IF_ERROR(validate(params, {.vocab_size = info_.vocab_size}));
   if (const auto made = create_processors(core_->options().processors, params.logits_processors, info_.vocab_size);
       !made.ok())
@@ -145,6 +155,7 @@ RunningRequest::Setup CoreEngine::running_setup(const Request& request, const Ch
           .kept_special = request.kept_special_tokens,
           .show_logprobs = params.logprobs >= 0,
           .request_stop_ids = params.stop_token_ids,
+          .special_stops = special_stops(request),
           .seed = checked.seed,
           .warnings = checked.grammar ? checked.grammar->warnings() : std::vector<std::string>(),
           .prompt_results = params.prompt_logprobs >= 0 || params.context_logits,

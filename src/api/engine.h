@@ -119,7 +119,7 @@ struct Event {
   Usage usage;
   uint64_t seed = 0;
   std::vector<std::string> warnings;  // likewise with the last: what of the guide's schema is not enforced
-  std::optional<Error> error;  // finish == error
+  std::optional<Error> error;         // finish == error
 };
 
 // What `weft score` returns for one request: tensors by name ("input_ids", "logits", "reward", ...).
@@ -185,6 +185,10 @@ struct KvCacheEvents {
   uint64_t next_id = 0;              // of the next event to come
 };
 
+// A prompt that does not fit, in the words that clients of OpenAI's API look for (LangChain does), and whether an error
+// is that one. `field` is the one that holds the prompt.
+Error context_exceeded(int64_t prompt_tokens, int64_t limit, std::string field);
+
 // Where the answer to a chat begins; `rendered` is render_chat()'s text.
 Thinking thinking_of(const AnswerFormat& format, const Request& request, std::string_view rendered);
 
@@ -226,7 +230,8 @@ class Engine {
   virtual const ModelInfo& info() const = 0;
   virtual const EngineOptions& options() const = 0;
   virtual const Tokenizer* tokenizer() const = 0;  // null if the checkpoint has none
-  // Sampling defaults: generation_config.json's where it says something, else the API's (temperature 1, top_p 1).
+  // Sampling defaults: generation_config.json's where it says something (and the option of that name does not forbid
+  // it), else the API's (temperature 1, top_p 1).
   virtual const SamplingParams& default_sampling() const = 0;
 
   // Renders a chat request's messages to text (also for `weft run --verbose` and tests).

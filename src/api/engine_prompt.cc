@@ -97,11 +97,10 @@ Status CoreEngine::check_prompt(const Request& request, const ImagePrompt& whole
            static_cast<int>(i) >= whole.places->spans[span].position + whole.places->spans[span].count)
       ++span;
     const bool in_vocabulary = prompt[i] >= 0 && prompt[i] < info_.vocab_size;
-    if (in_vocabulary ||
-        (cross && prompt[i] >= 0 && prompt[i] < info_.vocab_size + 8 && request.sampling.prompt_logprobs < 0))
-      continue;
-    if (whole.places && span < whole.places->spans.size() &&
-        static_cast<int>(i) >= whole.places->spans[span].position) {
+    if (in_vocabulary) continue;
+    const bool of_image =
+        whole.places && span < whole.places->spans.size() && static_cast<int>(i) >= whole.places->spans[span].position;
+    if (of_image || (cross && prompt[i] >= 0 && prompt[i] < info_.vocab_size + 8)) {
       if (request.sampling.prompt_logprobs < 0) continue;
       return fail(Code::unsupported, "prompt_logprobs are not available here: the image's token ", prompt[i],
                   " has no logit")
@@ -111,11 +110,16 @@ Status CoreEngine::check_prompt(const Request& request, const ImagePrompt& whole
         .about(field);
   }
   if (static_cast<int>(prompt.size()) > info_.max_seq_len)
-    return fail(Code::context_overflow, "This model's maximum context length is ", info_.max_seq_len,
-                " tokens. However, your ", request.messages ? "messages" : "prompt", " resulted in ", prompt.size(),
-                " tokens. Please reduce the length of the ", request.messages ? "messages" : "prompt", ".")
-        .about(field);
+    return context_exceeded(static_cast<int64_t>(prompt.size()), info_.max_seq_len, field);
   return {};
+}
+
+Error context_exceeded(int64_t prompt_tokens, int64_t limit, std::string field) {
+  const char* const rest = prompt_tokens == limit ? " tokens, which leaves no room for an answer. Please reduce the "
+                                                  : " tokens. Please reduce the ";
+  return fail(Code::context_overflow, "This model's maximum context length is ", limit, " tokens. However, your ",
+              field, " resulted in ", prompt_tokens, rest, "length of the ", field, ".")
+      .about(field);
 }
 
 Thinking thinking_of(const AnswerFormat& format, const Request& request, std::string_view rendered) {

@@ -81,6 +81,8 @@ SamplingParams sampling_defaults(const Json& file) {
       params = changed;
     else log_warning("generation_config.json: ", parameter.name, " is ", value->dump(), " and ignored");
   }
+  const Json* sample = file.find("do_sample");
+  if (sample && sample->is_bool() && !sample->as_bool()) params.temperature = 0;
   return params;
 }
 
@@ -123,6 +125,7 @@ Result<std::unique_ptr<Engine>> Engine::load(const std::string& path, const Engi
                                     .pack_weights = options.pack_weights,
                                     .progress = progress}));
   WEFT_TRY(TextSide text, text_side.get());
+  model.add_end_ids(text.end_ids);
   if (options.max_seq_len > model.max_positions) {
     if (model.learned_positions)
       return fail(Code::invalid_argument, "--max-seq-len ", options.max_seq_len, " is more than the model's ",
@@ -139,7 +142,9 @@ Result<std::unique_ptr<Engine>> Engine::load(const std::string& path, const Engi
     return fail(Code::resource_exhausted, "--max-seq-len ", options.max_seq_len, " does not fit: the KV cache of ",
                 core.cache_bytes, " bytes holds ", info.max_seq_len, " tokens of one sequence; raise --kv-cache-memory")
         .about("max-seq-len");
-  SamplingParams defaults = sampling_defaults(running->model().checkpoint->generation_config());
+  SamplingParams defaults;
+  if (options.generation_config == GenerationConfig::automatic)
+    defaults = sampling_defaults(running->model().checkpoint->generation_config());
   return std::unique_ptr<Engine>(
       std::make_unique<CoreEngine>(std::move(running), std::move(text), options, std::move(info), std::move(defaults)));
 }

@@ -16,6 +16,11 @@ namespace weft {
 class LogitsProcessorKind;
 class PlanTrace;
 
+// Where the sampling defaults of requests come from; automatic: the model's generation_config.json, none: the API's.
+enum class GenerationConfig : uint8_t { automatic, none };
+template <>
+inline constexpr auto kNames<GenerationConfig> = names_of_all<GenerationConfig>("auto", "none");
+
 struct EngineOptions {
   ComputeType dtype = ComputeType::automatic;
   Quantize quantize = Quantize::none;
@@ -52,7 +57,8 @@ struct EngineOptions {
   int tp_size = 1, pp_size = 1, ep_size = 1;
   bool enable_attention_dp = false;
   std::vector<std::string> allowed_media_domains;  // hosts that images may be fetched from; empty: data: URLs only
-  int64_t seed = -1;                               // of requests without one; -1: random for each
+  GenerationConfig generation_config = GenerationConfig::automatic;
+  int64_t seed = -1;  // of requests without one; -1: random for each
 
   // In a program only: kinds of logits processors of its own, beside those of the plugins.
   std::vector<std::shared_ptr<const LogitsProcessorKind>> logits_processor_kinds;

@@ -21,7 +21,6 @@ constexpr size_t kMaxStops = 64;
 constexpr size_t kMaxStopBytes = 64 * 1024;  // of one stop string
 constexpr int kMaxChatLogprobs = 20;         // OpenAI's limit
 constexpr int kMaxLogprobs = 128;            // elsewhere, and of prompts
-constexpr float kGreedyBelow = 1e-6f;        // a temperature under this is its limit, 0
 
 constexpr unsigned bit(RequestKind kind) { return 1u << static_cast<unsigned>(kind); }
 constexpr unsigned kChat = bit(RequestKind::chat), kCompletion = bit(RequestKind::completion);
@@ -239,7 +238,7 @@ Status read_min_tokens(const std::string& field, const Json& value, Draft& draft
 
 Status read_temperature(const std::string& field, const Json& value, Draft& draft) {
   WEFT_TRY(const float temperature, read_float(field, value));
-  draft.request.sampling.temperature = temperature > 0 && temperature < kGreedyBelow ? 0.0f : temperature;
+  draft.request.sampling.temperature = temperature > 0 && temperature < kGreedyTemperature ? 0.0f : temperature;
   return {};
 }
 
@@ -264,6 +263,12 @@ Status read_choices(const std::string& field, const Json& value, Draft& draft) {
     return fail(Code::invalid_argument, field, " must be between 1 and ", draft.rules.max_choices, ", got ", count)
         .about(field);
   draft.request.*kMember = static_cast<int>(count);
+  return {};
+}
+
+Status read_cache_salt(const std::string& field, const Json& value, Draft& draft) {
+  WEFT_TRY(draft.request.cache_salt, read_string(field, value));
+  if (draft.request.cache_salt.empty()) return fail(Code::invalid_argument, field, " must not be empty").about(field);
   return {};
 }
 
@@ -377,7 +382,10 @@ Status read_stream_options(const std::string& field, const Json& value, Draft& d
     return {};
   };
   WEFT_RETURN_IF_ERROR(flag("include_usage", draft.out.include_usage));
-  return flag("continuous_usage_stats", draft.out.continuous_usage);
+  bool continuous = false;
+  WEFT_RETURN_IF_ERROR(flag("continuous_usage_stats", continuous));
+  draft.out.continuous_usage = continuous && draft.out.include_usage;
+  return {};
 }
 
 Status read_parallel_calls(const std::string& field, const Json& value, Draft& draft) {
@@ -461,7 +469,7 @@ const Field kFields[] = {
     {"logprobs_mode", kAll, read_logprobs_mode},
     {"return_context_logits", kAll, read<&SamplingParams::context_logits>},
     {"return_generation_logits", kAll, read<&SamplingParams::generation_logits>},
-    {"cache_salt", kAll, read<&Request::cache_salt>},
+    {"cache_salt", kAll, read_cache_salt},
     {"priority", kAll, read_priority},
     {"echo", kCompletion, read<&ClientRequest::echo>},
     {"stream", kHttp, read<&ClientRequest::stream>},
@@ -557,7 +565,8 @@ Status finish(Draft& draft) {
   WEFT_RETURN_IF_ERROR(finish_lengths(draft));
   WEFT_RETURN_IF_ERROR(finish_logprobs(draft));
   ClientRequest& out = draft.out;
-  if (!out.stream && (out.include_usage || out.continuous_usage))
+  const Json* stream_options = draft.body.find("stream_options");
+  if ((bit(draft.kind) & kHttp) != 0 && !out.stream && stream_options && !stream_options->is_null())
     return fail(Code::invalid_argument, "stream_options needs stream to be true").about("stream_options");
   WEFT_TRY(draft.request.guide, read_guide(draft.body));
   if (draft.kind != RequestKind::completion)

@@ -161,6 +161,8 @@ TEST(RequestJson, NumbersAtTheEdges) {
   EXPECT_EQ(chat(R"("max_tokens": 2147483648)")->requests[0].max_tokens, 2147483647);
   EXPECT_GT(chat(R"("top_p": 1e-300)")->requests[0].sampling.top_p, 0.0f);
   EXPECT_EQ(chat(R"("temperature": 1e-300)")->requests[0].sampling.temperature, 0.0f);
+  EXPECT_EQ(chat(R"("temperature": 9e-6)")->requests[0].sampling.temperature, 0.0f);
+  EXPECT_EQ(chat(R"("temperature": 2e-5)")->requests[0].sampling.temperature, 2e-5f);
   EXPECT_EQ(chat(R"("top_k": -1)")->requests[0].sampling.top_k, 0);
   EXPECT_EQ(chat(R"("top_k": 1000000)")->requests[0].sampling.top_k, 1000000);
   EXPECT_EQ(chat(R"("seed": 9223372036854775807)")->requests[0].seed, 9223372036854775807u);
@@ -200,6 +202,9 @@ TEST(RequestJson, RefusedChatFields) {
           {R"("stream": 1)", "stream"},
           {R"("stream": "true")", "stream"},
           {R"("stream_options": {"include_usage": true})", "stream_options"},
+          {R"("stream_options": {"include_usage": null})", "stream_options"},
+          {R"("stream": false, "stream_options": {})", "stream_options"},
+          {R"("cache_salt": "")", "cache_salt"},
           {R"("stream": true, "stream_options": {"include_usage": 1})", "stream_options.include_usage"},
           {R"("priority": "x")", "priority"},
           {R"("priority": 1099511627776)", "priority"},

@@ -87,6 +87,8 @@ void RunningRequest::add_tokens(Choice& choice, const SequenceOutput& output, Ev
     const bool of_request = ends_here && std::find(setup_.request_stop_ids.begin(), setup_.request_stop_ids.end(),
                                                    output.stop_id) != setup_.request_stop_ids.end();
     if (of_request) event.stop_reason = Json(static_cast<long long>(output.stop_id));
+    const auto special = std::ranges::find(setup_.special_stops, token, &std::pair<int32_t, size_t>::first);
+    if (of_request && special != setup_.special_stops.end()) return end_at_special(choice, special->second, event);
     if (!choice.detokenizer || (ends_here && !(of_request && setup_.include_stop))) continue;
     StopStrings::Output text = choice.stops->push(choice.detokenizer->push(token));
     event.text += text.text;
@@ -96,6 +98,15 @@ void RunningRequest::add_tokens(Choice& choice, const SequenceOutput& output, Ev
       return;  // tokens behind the stop string are not part of the answer
     }
   }
+}
+
+// The answer ends with a token that stop string `stop` names and that has no text itself.
+void RunningRequest::end_at_special(Choice& choice, size_t stop, Event& event) {
+  event.stop_reason = Json();
+  end_text(choice, event);
+  if (event.stop_reason.is_string()) return;  // the rest of the text completed another stop string
+  event.stop_reason = Json(setup_.stop[stop]);
+  if (setup_.include_stop) event.text += setup_.stop[stop];
 }
 
 // Delivers the text that was held back: an incomplete character, or the beginning of a stop string that did not

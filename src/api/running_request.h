@@ -5,6 +5,7 @@
 #include <deque>
 #include <memory>
 #include <mutex>
+#include <utility>
 #include <vector>
 
 #include "api/engine.h"
@@ -26,6 +27,8 @@ class RunningRequest {
     std::vector<std::string> kept_special;
     bool show_logprobs = false;  // the caller asked; best_of needs them anyway
     std::vector<int32_t> request_stop_ids;
+    // Special tokens whose text is not shown, and the one of `stop` that names each; they are request_stop_ids too.
+    std::vector<std::pair<int32_t, size_t>> special_stops;
     uint64_t seed = 0;
     std::vector<std::string> warnings;
     bool prompt_results = false;  // logprobs or logits of the prompt: no events are sent before these are complete
@@ -51,6 +54,7 @@ class RunningRequest {
 
   bool take(int choice, const SequenceOutput& output);
   void add_tokens(Choice& choice, const SequenceOutput& output, Event& event);
+  void end_at_special(Choice& choice, size_t stop, Event& event);
   void end_text(Choice& choice, Event& event);
   void emit(int index, Event event);
   void add_prompt(Event& event);

@@ -23,6 +23,14 @@ GgufVocabulary vocabulary_of(const GgufTokenizer& t) {
   return v;
 }
 
+constexpr std::string_view kEndNames[] = {"<|eot_id|>",    "<|im_end|>",      "<|end|>",     "<|return|>",
+                                          "<|call|>",      "<|flush|>",       "<|calls|>",   "<turn|>",
+                                          "</s>",          "<end_of_turn>",   "<|eom_id|>",  "<|endoftext|>",
+                                          "<EOT>",         "_<EOT>",          "[EOT]",       "[EOS]",
+                                          "<eos>",         "<|end_of_text|>", "<|fim_pad|>", "<fim-pad>",
+                                          "<fim_pad>",     "<|fim_repo|>",    "<fim-repo>",  "<end_of_utterance>",
+                                          "<|repo_name|>", "<|file_sep|>",    "<reponame>",  "<｜end▁of▁sentence｜>"};
+
 std::vector<ChatTemplate::Named> templates_of(const GgufTokenizer& t) {
   std::vector<ChatTemplate::Named> templates;
   if (!t.chat_template.empty()) templates.emplace_back("default", t.chat_template);
@@ -40,6 +48,7 @@ Result<std::shared_ptr<const ChatTemplate>> template_in_file(const std::string& 
 Result<TextSide> load_gguf_text(const GgufTokenizer& gguf, const std::string& template_file) {
   TextSide text;
   WEFT_TRY(text.tokenizer, Tokenizer::from_gguf(vocabulary_of(gguf)));
+  text.end_ids = named_end_ids(*text.tokenizer);
   Json special = Json::object();
   if (const auto bos = text.tokenizer->bos_id()) special.set("bos_token", text.tokenizer->token_text(*bos));
   if (const auto eos = text.tokenizer->eos_id()) special.set("eos_token", text.tokenizer->token_text(*eos));
@@ -59,6 +68,18 @@ void warn_of_fault(const TextSide& text) {
 }
 
 }  // namespace
+
+std::vector<int32_t> named_end_ids(const Tokenizer& tokenizer) {
+  // Where answers have several channels, <|end|> closes a message only.
+  const auto both = [&](const char* one, const char* other) {
+    return tokenizer.find_token(one) && tokenizer.find_token(other);
+  };
+  const bool channels = both("<|return|>", "<|call|>") || both("<|calls|>", "<|flush|>");
+  std::vector<int32_t> ids;
+  for (const std::string_view name : kEndNames)
+    if (const auto id = tokenizer.find_token(name); id && !(channels && name == "<|end|>")) ids.push_back(*id);
+  return ids;
+}
 
 Result<TextSide> load_text(const std::string& path, const std::string& template_file) {
   WEFT_TRY(const std::shared_ptr<const Checkpoint> checkpoint, Checkpoint::open_dummy(path));
@@ -84,6 +105,7 @@ Result<TextSide> load_text(const std::string& path, const std::string& template_
     return std::move(chat_template).error();
   warn_of_fault(text);
   if (text.tokenizer) {
+    if (const auto eos = text.tokenizer->eos_id()) text.end_ids.push_back(*eos);
     WEFT_TRY(text.media, MediaProcessor::from_folder(path));
   }
   return text;

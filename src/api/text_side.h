@@ -4,6 +4,7 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "base/result.h"
 #include "media/processor.h"
@@ -16,7 +17,11 @@ struct TextSide {
   std::shared_ptr<const Tokenizer> tokenizer;         // null: the checkpoint has none
   std::shared_ptr<const ChatTemplate> chat_template;  // null likewise
   std::unique_ptr<const MediaProcessor> media;        // null: takes no images
+  std::vector<int32_t> end_ids;                       // tokens that end an answer by what the tokenizer's files say
 };
+
+// The tokens of a GGUF file's vocabulary that end an answer by their names, whatever its keys say: those of llama.cpp.
+std::vector<int32_t> named_end_ids(const Tokenizer& tokenizer);
 
 // From a model's folder or GGUF file. What is absent is null; what is broken is an error, but for the model's chat
 // template: one that does not parse is a warning, and rendering it an error. `template_file`: a template instead of the

@@ -45,6 +45,8 @@ TEST(Json, NumbersKeepTheirText) {
 TEST(Json, RefusesWhatIsNotJson) {
   for (const char* text : {"", "{", "[1,]", "{\"a\":1} x", "nul", "1e400", "\"\xff\"", "NaN"})
     EXPECT_FALSE(parse_json(text).ok()) << text;
+  for (const std::string& text : {std::string("{}\0{\"x\"", 7), std::string("{}\0", 3), std::string("[\"a\0\"]", 6)})
+    EXPECT_NE(parse_json(text).error().message().find("NUL"), std::string::npos);
   EXPECT_FALSE(parse_json(std::string(100000, '[')).ok());
   EXPECT_TRUE(parse_json(std::string(200, '[') + std::string(200, ']')).ok());
 }

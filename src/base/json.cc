@@ -343,6 +343,9 @@ class Builder : public nlohmann::json_sax<nlohmann::json> {
 }  // namespace
 
 Result<Json> parse_json(std::string_view text, int max_depth) {
+  // The parser takes a NUL for the end of the text; no JSON has one.
+  if (const size_t nul = text.find('\0'); nul != std::string_view::npos)
+    return fail(Code::invalid_argument, "not valid JSON at byte ", nul + 1, ": a NUL character");
   Builder builder(max_depth);
   bool ok = false;
   try {

@@ -156,7 +156,7 @@ Result<Json> gguf_config(const GgufHeader& header) {
   if (m.has("tokenizer.ggml.bos_token_id"))
     config.set("bos_token_id", static_cast<long long>(m.integer("tokenizer.ggml.bos_token_id", 0)));
   Json ends = Json::array();
-  for (const char* key : {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id"})
+  for (const char* key : {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"})
     if (const std::optional<int64_t> id = m.id(key)) ends.push_back(static_cast<long long>(*id));
   if (!ends.items().empty()) config.set("eos_token_id", std::move(ends));
   return config;

@@ -42,28 +42,40 @@ Result<DType> choose_kv_dtype(KvCacheType type, WeightForm form) {
       .about("kv-cache-dtype");
 }
 
-// generation_config.json decides where generation ends; ids outside the vocabulary cannot be generated.
-std::vector<int32_t> end_ids(const Checkpoint& checkpoint, const HfConfig& config, int vocab) {
-  std::vector<int> ids;
-  if (!checkpoint.generation_config().is_null()) {
-    const HfConfig generation(checkpoint.generation_config(), "generation_config.json");
-    ids = generation.eos_token_ids();
-    if (const Status status = generation.status(); !status.ok()) {
-      log_warning("generation_config.json is ignored: ", status.error().message());
-      ids.clear();
-    }
-  }
-  if (ids.empty()) ids = config.eos_token_ids();
-  if (ids.empty()) ids = models::text_config(config).eos_token_ids();
-  std::vector<int32_t> kept;
-  for (int id : ids) {
-    if (id < vocab) kept.push_back(id);
-    else log_warning("eos_token_id ", id, " is outside the vocabulary of ", vocab, " and ignored");
-  }
-  return kept;
+std::vector<int> end_ids_of(const HfConfig& config) {
+  std::vector<int> ids = config.eos_token_ids();
+  const std::vector<int> inner = models::text_config(config).eos_token_ids();
+  ids.insert(ids.end(), inner.begin(), inner.end());
+  return ids;
+}
+
+// The same of a file that the model can do without: one that cannot be read is ignored.
+std::vector<int> optional_end_ids(const Json& file, const char* name) {
+  if (file.is_null()) return {};
+  const HfConfig config(file, name);
+  std::vector<int> ids = end_ids_of(config);
+  if (config.status().ok()) return ids;
+  log_warning(name, " is ignored: ", config.status().error().message());
+  return {};
+}
+
+// Every id that one of the files names ends an answer.
+std::vector<int32_t> end_ids(const Checkpoint& checkpoint, const HfConfig& config) {
+  std::vector<int> ids = optional_end_ids(checkpoint.generation_config(), "generation_config.json");
+  const std::vector<int> more =
+      ids.empty() ? end_ids_of(config) : optional_end_ids(checkpoint.config(), "eos_token_id of config.json");
+  ids.insert(ids.end(), more.begin(), more.end());
+  return {ids.begin(), ids.end()};
 }
 
 }  // namespace
+
+void Model::add_end_ids(const std::vector<int32_t>& ids) {
+  for (const int32_t id : ids) {
+    if (id >= vocab) log_warning("eos_token_id ", id, " is outside the vocabulary of ", vocab, " and ignored");
+    else if (id >= 0 && std::ranges::find(eos_token_ids, id) == eos_token_ids.end()) eos_token_ids.push_back(id);
+  }
+}
 
 DType Model::local_kv_dtype() const { return kv_dtype == DType::i8 ? kv_dtype_of(form) : kv_dtype; }
 
@@ -117,7 +129,7 @@ Result<Model> load_model(const std::string& path, ThreadTeam& team, const ModelO
   model.plan = prepare_plan(std::move(recorded), *model.table, model.form);
   model.vocab =
       model.plan.head == HeadKind::lm ? model.plan.output.cols : models::text_config(config).count("vocab_size");
-  model.eos_token_ids = end_ids(*model.checkpoint, config, model.vocab);
+  model.add_end_ids(end_ids(*model.checkpoint, config));
   WEFT_RETURN_IF_ERROR(config.status());
   WEFT_TRY(const bool pack, choose_packing(options, model));
   LoadOptions load{.form = model.form, .progress = options.progress, .quantize = options.quantize, .pack = pack};

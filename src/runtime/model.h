@@ -44,8 +44,10 @@ struct Model {
   int max_positions = 0;
   std::string max_positions_from;      // the keys and the file that say so
   bool learned_positions = false;      // there are no positions beyond max_positions
-  std::vector<int32_t> eos_token_ids;  // generation_config.json's, else config.json's
+  std::vector<int32_t> eos_token_ids;  // each ends an answer: those of generation_config.json and config.json, and more
 
+  // Adds to eos_token_ids those that are not there yet; ids outside the vocabulary are left out with a warning.
+  void add_end_ids(const std::vector<int32_t>& ids);
   // Of keys and values that live for one step (encoders), where nothing is to be gained from 8 bits: f32 or bf16.
   DType local_kv_dtype() const;
   // Bytes that one token takes in the cache while every layer keeps it.

@@ -8,6 +8,7 @@
 #include <span>
 
 #include "sampling/exact_math.h"
+#include "sampling/parameters.h"
 #include "sampling/philox.h"
 #include "sampling/sampler.h"
 #include "sampling/scan.h"

@@ -14,6 +14,9 @@
 
 namespace weft {
 
+// A temperature below this is its limit, 0: always the most likely token.
+constexpr float kGreedyTemperature = 1e-5f;
+
 // Valid are the finite numbers from `low` to `high`.
 struct ParameterRange {
   double low = std::numeric_limits<double>::lowest(), high = std::numeric_limits<double>::max();

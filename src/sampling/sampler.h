@@ -29,8 +29,6 @@
 
 namespace weft {
 
-constexpr float kGreedyTemperature = 1e-5f;
-
 struct SampleRow {
   std::span<const float> logits;  // [vocab], of the model (or after batched processors)
   // [vocab] for raw logprobs when `logits` are those of batched processors; empty: `logits`

@@ -39,8 +39,7 @@ bool same_secret(std::string_view given, std::string_view wanted) {
 
 // "application/json", "application/problem+json"; with no charset but UTF-8.
 bool is_json_type(std::string type) {
-  std::transform(type.begin(), type.end(), type.begin(),
-                 [](unsigned char c) { return c >= 'A' && c <= 'Z' ? c + 32 : c; });
+  type = lower_case(type);
   std::erase_if(type, [](char c) { return c == ' ' || c == '\t' || c == '"'; });
   const std::string kind = type.substr(0, type.find(';'));
   if (kind != "application/json" && !(kind.size() > 5 && kind.ends_with("+json"))) return false;
@@ -107,9 +106,11 @@ void ApiServer::handle(std::shared_ptr<Exchange> exchange) {
                                   [&](const Route& candidate) { return request.path == candidate.path; });
   const bool known = route != std::end(kRoutes);
   if (!(known && route->open) && !authorized(request))
-    return respond(
-        exchange, error_response(401, "this server needs an API key: send the header \"Authorization: Bearer KEY\"", {},
-                                 "invalid_api_key"));
+    return respond(exchange,
+                   error_response(401,
+                                  "this server needs an API key: send the header \"Authorization: Bearer KEY\" or "
+                                  "\"x-api-key: KEY\"",
+                                  {}, "invalid_api_key"));
   if (!attached_ && !(known && route->always))
     return respond(exchange, error_response(503, "the model is being loaded; try again in a moment"));
   if (known && request.method == route->method) return (this->*route->call)(exchange);
@@ -129,12 +130,17 @@ void ApiServer::handle(std::shared_ptr<Exchange> exchange) {
   respond(exchange, error_response(404, "there is nothing at " + json_quote(shortened(request.path))));
 }
 
+// "Authorization: Bearer KEY", the scheme in any case, or "x-api-key: KEY".
 bool ApiServer::authorized(const HttpRequest& request) const {
   if (options_.api_key.empty()) return true;
-  const std::string* header = request.header("authorization");
-  static constexpr std::string_view kScheme = "Bearer ";
-  return header && header->starts_with(kScheme) &&
-         same_secret(std::string_view(*header).substr(kScheme.size()), options_.api_key);
+  const std::string* const bare = request.header("x-api-key");
+  if (bare && same_secret(*bare, options_.api_key)) return true;
+  const std::string* const header = request.header("authorization");
+  if (!header) return false;
+  const std::string_view text = *header;
+  const size_t space = std::min(text.find(' '), text.size());
+  const size_t key = std::min(text.find_first_not_of(' ', space), text.size());
+  return lower_case(text.substr(0, space)) == "bearer" && same_secret(text.substr(key), options_.api_key);
 }
 
 void ApiServer::respond(const std::shared_ptr<Exchange>& exchange, HttpResponse response) {

@@ -95,6 +95,8 @@ void Generation::submitted(size_t part, RequestId id) {
 void Generation::on_event(size_t part_index, const Event& event) {
   Part& part = parts_[part_index];
   if (event.last_of_request) part.done = true;
+  part.usage = event.usage;
+  if (call_.no_output) part.usage.completion_tokens = 0;
   if (ended_) return;
   if (event.error) return fail_with(*event.error);
   if (event.finish == FinishReason::cancelled) return fail_with(Error(Code::cancelled, "the request was cancelled"));
@@ -108,10 +110,8 @@ void Generation::on_event(size_t part_index, const Event& event) {
       stream(part, part_index * part.choices.size() + static_cast<size_t>(event.choice), event, std::move(fresh));
   }
   if (!event.last_of_request) return;
-  part.usage = event.usage;
   for (const std::string& warning : event.warnings)
     if (std::ranges::find(warnings_, warning) == warnings_.end()) warnings_.push_back(warning);
-  if (call_.no_output) part.usage.completion_tokens = 0;
   if (++done_parts_ == parts_.size()) finish();
 }
 
@@ -164,8 +164,10 @@ void Generation::read_text(Choice& choice, const Event& event, Fresh& fresh) {
 void Generation::stream(Part& part, size_t index, const Event& event, Fresh fresh) {
   Choice& choice = part.choices[static_cast<size_t>(event.choice)];
   const bool last = event.finish != FinishReason::none;
-  if (!choice.opened) open(part, choice, index, fresh);
-  send_fresh(choice, index, fresh, last);
+  const bool first = !choice.opened;
+  if (first) open(part, choice, index, fresh);
+  if (chat_) send_fresh(choice, index, fresh);
+  else send_text(part, choice, index, fresh, first, last);
   if (last && chat_) send_end(choice, index);
 }
 
@@ -177,26 +179,34 @@ void Generation::open(Part& part, Choice& choice, size_t index, Fresh& fresh) {
                                {"delta", Json::object({{"role", "assistant"}, {"content", ""}})},
                                {"logprobs", nullptr},
                                {"finish_reason", nullptr}});
+    if (call_.return_token_ids && part.prompt) first.set("prompt_token_ids", AnswerWriter::token_ids(*part.prompt));
     send_chunk(std::move(first));
   } else if (call_.echo) {
     fresh.text = part.prompt_text + fresh.text;
-    if (part.prompt) choice.tokens.insert(choice.tokens.begin(), part.prompt->begin(), part.prompt->end());
   }
+}
+
+// A completion's chunk. The first one of a choice has what belongs to the prompt.
+void Generation::send_text(const Part& part, Choice& choice, size_t index, const Fresh& fresh, bool first, bool last) {
+  const bool of_prompt = first && part.prompt && (call_.echo || call_.return_token_ids);
+  if (fresh.text.empty() && choice.tokens.empty() && !last && !of_prompt) return;
+  Json json = Json::object({{"index", static_cast<long>(index)}, {"text", fresh.text}});
+  std::vector<TokenInfo> shown = choice.tokens;
+  if (of_prompt && call_.echo) shown.insert(shown.begin(), part.prompt->begin(), part.prompt->end());
+  json.set("logprobs", writer_.logprobs(shown, choice.text_offset));
+  json.set("finish_reason", last ? Json(finish_name(choice)) : Json());
+  if (last) json.set("stop_reason", choice.stop_reason);
+  if (call_.return_token_ids) {
+    json.set("token_ids", AnswerWriter::token_ids(choice.tokens));
+    if (of_prompt) json.set("prompt_token_ids", AnswerWriter::token_ids(*part.prompt));
+  }
+  choice.tokens.clear();
+  send_chunk(std::move(json));
 }
 
 // An event's tokens (logprobs, token ids) go into its first chunk. If the event has tokens but no text to send, that
 // chunk has an empty text.
-void Generation::send_fresh(Choice& choice, size_t index, const Fresh& fresh, bool last) {
-  if (!chat_) {
-    if (fresh.text.empty() && choice.tokens.empty() && !last) return;
-    Json json = Json::object({{"index", static_cast<long>(index)}, {"text", fresh.text}});
-    json.set("logprobs", writer_.logprobs(choice.tokens, choice.text_offset));
-    json.set("finish_reason", last ? Json(finish_name(choice)) : Json());
-    if (last) json.set("stop_reason", choice.stop_reason);
-    if (call_.return_token_ids) json.set("token_ids", AnswerWriter::token_ids(choice.tokens));
-    choice.tokens.clear();
-    return send_chunk(std::move(json));
-  }
+void Generation::send_fresh(Choice& choice, size_t index, const Fresh& fresh) {
   if (!fresh.reasoning.empty()) send_delta(choice, index, Json::object({{"reasoning_content", fresh.reasoning}}));
   if (!fresh.text.empty() || (fresh.reasoning.empty() && fresh.calls.empty() && !choice.tokens.empty()))
     send_delta(choice, index, Json::object({{"content", fresh.text}}));
@@ -326,9 +336,8 @@ void Generation::record() {
 Usage Generation::usage() const {
   Usage sum;
   for (const Part& part : parts_) {
-    const bool known = part.done;
-    sum.prompt_tokens += known ? part.usage.prompt_tokens : part.prompt ? static_cast<int>(part.prompt->size()) : 0;
-    sum.completion_tokens += known ? part.usage.completion_tokens : part.generated;
+    sum.prompt_tokens += part.usage.prompt_tokens;
+    sum.completion_tokens += part.done ? part.usage.completion_tokens : part.generated;
     sum.cached_tokens += part.usage.cached_tokens;
     sum.draft_tokens += part.usage.draft_tokens;
     sum.accepted_tokens += part.usage.accepted_tokens;

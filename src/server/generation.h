@@ -74,7 +74,8 @@ class Generation : public std::enable_shared_from_this<Generation> {
   void read_text(Choice& choice, const Event& event, Fresh& fresh);
   void stream(Part& part, size_t choice_index, const Event& event, Fresh fresh);
   void open(Part& part, Choice& choice, size_t index, Fresh& fresh);
-  void send_fresh(Choice& choice, size_t index, const Fresh& fresh, bool last);
+  void send_text(const Part& part, Choice& choice, size_t index, const Fresh& fresh, bool first, bool last);
+  void send_fresh(Choice& choice, size_t index, const Fresh& fresh);
   void send_delta(Choice& choice, size_t index, Json delta);
   void send_end(Choice& choice, size_t index);
   void send_chunk(Json choice);

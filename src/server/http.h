@@ -14,7 +14,7 @@ using HttpHeaders = std::vector<std::pair<std::string, std::string>>;
 
 struct HttpRequest {
   std::string method;  // "GET"; a HEAD request comes as GET, and its response has no body
-  std::string path;    // as sent, without the query and without decoding
+  std::string path;    // without the query, %XX decoded
   std::string query;
   HttpHeaders headers;  // names in lower case
   std::string body;

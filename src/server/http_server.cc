@@ -32,6 +32,7 @@
 #include <boost/beast/http/read.hpp>
 #include <boost/beast/http/string_body.hpp>
 #include <cctype>
+#include <charconv>
 #include <cstring>
 #include <mutex>
 #include <optional>
@@ -139,6 +140,22 @@ Verdict judge_head(const Parser::value_type& head, const HttpLimits& limits) {
   return {};
 }
 
+// "%2F" becomes "/"; a % without two hexadecimal digits behind it stays.
+std::string percent_decoded(std::string_view text) {
+  std::string decoded;
+  for (size_t i = 0; i < text.size(); ++i) {
+    unsigned value = 0;
+    const char* const digits = text.data() + i + 1;
+    if (text[i] == '%' && i + 2 < text.size() && std::from_chars(digits, digits + 2, value, 16).ptr == digits + 2) {
+      decoded += static_cast<char>(value);
+      i += 2;
+    } else {
+      decoded += text[i];
+    }
+  }
+  return decoded;
+}
+
 HttpRequest to_request(Parser::value_type&& message) {
   HttpRequest request;
   request.method = message.method() == http::verb::head ? "GET" : std::string(message.method_string());
@@ -149,7 +166,7 @@ HttpRequest to_request(Parser::value_type&& message) {
     target = slash == std::string_view::npos ? "/" : target.substr(slash);
   }
   const size_t question = target.find('?');
-  request.path = target.substr(0, question);
+  request.path = percent_decoded(target.substr(0, question));
   if (question != std::string_view::npos) request.query = target.substr(question + 1);
   for (const auto& field : message)
     request.headers.emplace_back(lower_case({field.name_string().data(), field.name_string().size()}),

@@ -25,9 +25,13 @@ std::string label(const std::string& value) {
   return out;
 }
 
-void print(std::string& out, const char* name, const char* type, const char* help, double value) {
-  out += std::string("# HELP weft_") + name + " " + help + "\n# TYPE weft_" + name + " " + type + "\nweft_" + name +
-         " " + number(value) + "\n";
+void describe(std::string& out, const std::string& name, const char* type, const char* help) {
+  out += "# HELP " + name + " " + help + "\n# TYPE " + name + " " + type + "\n";
+}
+
+void print(std::string& out, const std::string& name, const char* type, const char* help, double value) {
+  describe(out, "weft_" + name, type, help);
+  out += "weft_" + name + " " + number(value) + "\n";
 }
 
 using M = EngineMetrics;
@@ -114,8 +118,8 @@ void Histogram::observe(double value) {
   sum_ += value;
 }
 
-void Histogram::print(const std::string& name, std::string& out) const {
-  out += "# TYPE " + name + " histogram\n";
+void Histogram::print(const std::string& name, const char* help, std::string& out) const {
+  describe(out, name, "histogram", help);
   int64_t below = 0;
   for (size_t i = 0; i < counts_.size(); ++i) {
     below += counts_[i];
@@ -159,19 +163,19 @@ std::string ServerMetrics::prometheus(const ModelInfo& model, const EngineMetric
   print(out, "spec_decode_num_draft_tokens_total", "counter", "Tokens drafted.", static_cast<double>(draft_tokens_));
   print(out, "spec_decode_num_accepted_tokens_total", "counter", "Drafted tokens that were accepted.",
         static_cast<double>(accepted_tokens_));
-  out += "# TYPE weft_request_success_total counter\n";
+  describe(out, "weft_request_success_total", kCounter, "Choices by the reason of their end.");
   for (const auto& [reason, count] : finished_)
     out += "weft_request_success_total{finished_reason=\"" + label(reason) + "\"} " + std::to_string(count) + "\n";
-  out += "# TYPE weft_http_requests_total counter\n";
+  describe(out, "weft_http_requests_total", kCounter, "Responses by route and status.");
   for (const auto& [key, count] : responses_)
     out += "weft_http_requests_total{path=\"" + label(key.first) + "\",status=\"" + std::to_string(key.second) +
            "\"} " + std::to_string(count) + "\n";
-  total_.print("weft_e2e_request_latency_seconds", out);
-  first_token_.print("weft_time_to_first_token_seconds", out);
-  per_token_.print("weft_time_per_output_token_seconds", out);
-  out += "# TYPE weft_model_config_info gauge\nweft_model_config_info{model=\"" + label(model.name) +
-         "\",architecture=\"" + label(model.architecture) + "\",dtype=\"" + label(model.dtype) + "\",isa=\"" +
-         label(model.isa) + "\"} 1\n";
+  total_.print("weft_e2e_request_latency_seconds", "Time from a request to the end of its answer.", out);
+  first_token_.print("weft_time_to_first_token_seconds", "Time from a request to the first token of its answer.", out);
+  per_token_.print("weft_time_per_output_token_seconds", "Time per token behind an answer's first one.", out);
+  describe(out, "weft_model_config_info", kGauge, "The model, as labels.");
+  out += "weft_model_config_info{model=\"" + label(model.name) + "\",architecture=\"" + label(model.architecture) +
+         "\",dtype=\"" + label(model.dtype) + "\",isa=\"" + label(model.isa) + "\"} 1\n";
   return out;
 }
 

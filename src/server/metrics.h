@@ -19,7 +19,7 @@ class Histogram {
   explicit Histogram(std::vector<double> bounds) : bounds_(std::move(bounds)), counts_(bounds_.size() + 1) {}
   void observe(double value);
   // The lines of a Prometheus histogram.
-  void print(const std::string& name, std::string& out) const;
+  void print(const std::string& name, const char* help, std::string& out) const;
 
  private:
   std::vector<double> bounds_;

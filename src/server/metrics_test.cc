@@ -138,10 +138,13 @@ weft_spec_decode_num_draft_tokens_total 20
 # HELP weft_spec_decode_num_accepted_tokens_total Drafted tokens that were accepted.
 # TYPE weft_spec_decode_num_accepted_tokens_total counter
 weft_spec_decode_num_accepted_tokens_total 21
+# HELP weft_request_success_total Choices by the reason of their end.
 # TYPE weft_request_success_total counter
 weft_request_success_total{finished_reason="stop"} 1
+# HELP weft_http_requests_total Responses by route and status.
 # TYPE weft_http_requests_total counter
 weft_http_requests_total{path="/v1/completions",status="200"} 1
+# HELP weft_e2e_request_latency_seconds Time from a request to the end of its answer.
 # TYPE weft_e2e_request_latency_seconds histogram
 weft_e2e_request_latency_seconds_bucket{le="0.05"} 0
 weft_e2e_request_latency_seconds_bucket{le="0.1"} 0
@@ -159,6 +162,7 @@ weft_e2e_request_latency_seconds_bucket{le="320"} 1
 weft_e2e_request_latency_seconds_bucket{le="+Inf"} 1
 weft_e2e_request_latency_seconds_sum 3
 weft_e2e_request_latency_seconds_count 1
+# HELP weft_time_to_first_token_seconds Time from a request to the first token of its answer.
 # TYPE weft_time_to_first_token_seconds histogram
 weft_time_to_first_token_seconds_bucket{le="0.005"} 0
 weft_time_to_first_token_seconds_bucket{le="0.01"} 0
@@ -177,6 +181,7 @@ weft_time_to_first_token_seconds_bucket{le="80"} 1
 weft_time_to_first_token_seconds_bucket{le="+Inf"} 1
 weft_time_to_first_token_seconds_sum 0.2
 weft_time_to_first_token_seconds_count 1
+# HELP weft_time_per_output_token_seconds Time per token behind an answer's first one.
 # TYPE weft_time_per_output_token_seconds histogram
 weft_time_per_output_token_seconds_bucket{le="0.0005"} 0
 weft_time_per_output_token_seconds_bucket{le="0.001"} 0
@@ -196,6 +201,7 @@ weft_time_per_output_token_seconds_bucket{le="2.5"} 1
 weft_time_per_output_token_seconds_bucket{le="+Inf"} 1
 weft_time_per_output_token_seconds_sum 0.4
 weft_time_per_output_token_seconds_count 1
+# HELP weft_model_config_info The model, as labels.
 # TYPE weft_model_config_info gauge
 weft_model_config_info{model="a \"b\"",architecture="LlamaForCausalLM",dtype="bfloat16",isa="avx2"} 1
 )";

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <span>
 
 #include "api/request_json.h"
 #include "server/errors.h"
@@ -25,10 +26,39 @@ std::vector<double> softmax(const std::vector<float>& logits) {
 
 double sigmoid(double value) { return 1 / (1 + std::exp(-value)); }
 
+// Fields of the body that hold for each of its inputs.
+constexpr const char* kShared[] = {
+    "add_special_tokens", "chat_template_kwargs",   "chat_template",          "cache_salt", "add_generation_prompt",
+    "priority",           "truncate_prompt_tokens", "continue_final_message", "documents"};
+// How vLLM's versions call the switch for probabilities instead of logits.
+constexpr const char* kActivation[] = {"use_activation", "activation", "softmax"};
+
+// Every field is honoured or refused.
+Status check_fields(const Json& body, ScoringKind kind) {
+  const auto one_of = [](const std::string& name, std::span<const char* const> names) {
+    return std::ranges::find(names, name) != names.end();
+  };
+  constexpr const char* kEverywhere[] = {"model", "user"};  // the one is checked before, the other says nothing
+  constexpr const char* kTexts[] = {"text_1", "text_2"};
+  constexpr const char* kInputs[] = {"input", "messages"};
+  for (const auto& [name, value] : body.members()) {
+    if (value.is_null() || one_of(name, kEverywhere) || one_of(name, kShared)) continue;
+    if (kind == ScoringKind::score ? one_of(name, kTexts) : one_of(name, kInputs)) continue;
+    if (kind == ScoringKind::reward || !one_of(name, kActivation))
+      return fail(Code::invalid_argument, "this call has no field ", json_quote(name)).about(name);
+    if (!value.is_bool() || !value.as_bool())
+      return fail(Code::unsupported, name, " must be true: logits are not returned here").about(name);
+  }
+  const Json *input = body.find("input"), *messages = body.find("messages");
+  if (input && !input->is_null() && messages && !messages->is_null())
+    return fail(Code::invalid_argument, "give only one of input and messages").about("input");
+  return {};
+}
+
 // Builds the request of one input with the parser of request lines, so that the same checks apply.
 Result<Request> as_request(const Json& body, const Json& line) {
   Json whole = line;
-  for (const char* field : {"add_special_tokens", "chat_template_kwargs", "cache_salt", "priority"})
+  for (const char* field : kShared)
     if (const Json* value = body.find(field)) whole.set(field, *value);
   WEFT_TRY(ClientRequest parsed, parse_request(whole, RequestKind::score_line, {}));
   return std::move(parsed.requests.front());
@@ -40,6 +70,9 @@ Result<Json> input_line(const Json& input, const std::string& field) {
   const Json* text = input.find("text");
   if (!text)
     return fail(Code::invalid_argument, field, " must be a text, token ids, or {\"text\", \"text_pair\"}").about(field);
+  for (const auto& [name, value] : input.members())
+    if (name != "text" && name != "text_pair")
+      return fail(Code::invalid_argument, field, " has no member ", json_quote(name)).about(field);
   Json line = Json::object({{"prompt", *text}});
   if (const Json* pair = input.find("text_pair")) line.set("text_pair", *pair);
   return line;
@@ -133,6 +166,7 @@ void take(Collecting& all, Exchange& exchange, const ModelInfo& info, size_t ind
 }  // namespace
 
 Result<std::vector<Request>> read_scoring(const Json& body, ScoringKind kind) {
+  WEFT_RETURN_IF_ERROR(check_fields(body, kind));
   WEFT_TRY(const std::vector<Json> lines, kind == ScoringKind::score ? pair_lines(body) : input_lines(body));
   const char* const field = kind == ScoringKind::score ? "text_2" : "input";
   if (lines.empty()) return fail(Code::invalid_argument, field, " is empty").about(field);

@@ -36,6 +36,31 @@ TEST(Scoring, Inputs) {
     EXPECT_FALSE(read(body, ScoringKind::score).ok()) << body;
 }
 
+// Every field is honoured or refused.
+TEST(Scoring, Fields) {
+  const auto refused = [](const char* body, ScoringKind kind) {
+    const auto requests = read(body, kind);
+    return requests.ok() ? std::string("accepted") : requests.error().param();
+  };
+  auto requests = read(R"({"model": "m", "user": "u", "input": ["a", "b"], "cache_salt": "s", "priority": 50,
+                           "softmax": true, "truncate_prompt_tokens": null, "nonsense": null})",
+                       ScoringKind::classify);
+  ASSERT_TRUE(requests.ok()) << requests.error().message();
+  EXPECT_EQ(requests->at(1).cache_salt, "s");
+  EXPECT_EQ(requests->at(1).priority, 50);
+  requests = read(R"({"messages": [{"role": "user", "content": "a"}], "add_generation_prompt": false})",
+                  ScoringKind::classify);
+  EXPECT_FALSE(requests->at(0).add_generation_prompt);
+  EXPECT_EQ(refused(R"({"input": "a", "nonsense": 1})", ScoringKind::classify), "nonsense");
+  EXPECT_EQ(refused(R"({"input": "a", "truncate_prompt_tokens": 5})", ScoringKind::classify), "truncate_prompt_tokens");
+  EXPECT_EQ(refused(R"({"input": "a", "softmax": false})", ScoringKind::classify), "softmax");
+  EXPECT_EQ(refused(R"({"input": "a", "use_activation": true})", ScoringKind::reward), "use_activation");
+  EXPECT_EQ(refused(R"({"input": "a", "chat_template": "x"})", ScoringKind::classify), "chat_template");
+  EXPECT_EQ(refused(R"({"input": "a", "messages": []})", ScoringKind::classify), "input");
+  EXPECT_EQ(refused(R"({"input": [{"text": "a", "pair": "b"}]})", ScoringKind::classify), "input[0]");
+  EXPECT_EQ(refused(R"({"text_1": "a", "text_2": "b", "input": "c"})", ScoringKind::score), "input");
+}
+
 TEST(Scoring, Items) {
   ModelInfo info;
   info.labels = {"no", "yes"};

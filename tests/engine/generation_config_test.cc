@@ -12,10 +12,10 @@ namespace {
 
 namespace fs = std::filesystem;
 
-class GenerationConfig : public ::testing::Test {
+class GenerationConfigFile : public ::testing::Test {
  protected:
   // The defaults of a small model with this generation_config.json.
-  SamplingParams defaults(const std::string& config) {
+  SamplingParams defaults(const std::string& config, GenerationConfig use = GenerationConfig::automatic) {
     const auto reference = read_reference_case("llama-3.1");
     EXPECT_TRUE(reference.ok());
     for (const auto& entry : fs::directory_iterator(reference->folder))
@@ -23,6 +23,7 @@ class GenerationConfig : public ::testing::Test {
         fs::create_symlink(fs::absolute(entry.path()), folder_ / entry.path().filename());
     std::ofstream(folder_ / "generation_config.json") << config;
     EngineOptions options;
+    options.generation_config = use;
     options.threads = 1, options.kv_cache_memory = int64_t{4} << 20;
     const auto engine = Engine::load(folder_, options);
     EXPECT_TRUE(engine.ok()) << engine.error().to_string();
@@ -35,7 +36,7 @@ class GenerationConfig : public ::testing::Test {
   const fs::path folder_ = fs::temp_directory_path() / ("weft_generation_config_" + std::to_string(::getpid()));
 };
 
-TEST_F(GenerationConfig, SetsDefaults) {
+TEST_F(GenerationConfigFile, SetsDefaults) {
   const SamplingParams got = defaults(
       R"({"temperature": 0.5, "top_p": 0.75, "top_k": 20, "min_p": 0.125, "repetition_penalty": 1.25,
           "presence_penalty": 1.5, "no_repeat_ngram_size": 3})");
@@ -49,7 +50,27 @@ TEST_F(GenerationConfig, SetsDefaults) {
   EXPECT_EQ(got.no_repeat_ngram_size, 0);
 }
 
-TEST_F(GenerationConfig, ValuesThatMakeNoSenseAreIgnored) {
+// As transformers' generate(): greedy.
+TEST_F(GenerationConfigFile, DoSampleFalse) {
+  const SamplingParams got = defaults(R"({"do_sample": false, "temperature": 0.5, "top_p": 0.75})");
+  EXPECT_EQ(got.temperature, 0.0f);
+  EXPECT_EQ(got.top_p, 0.75f);  // of requests that bring a temperature
+}
+
+TEST_F(GenerationConfigFile, DoSampleTrueOrAbsent) {
+  EXPECT_EQ(defaults(R"({"do_sample": true, "temperature": 0.5})").temperature, 0.5f);
+  TearDown(), SetUp();
+  EXPECT_EQ(defaults(R"({"do_sample": null})").temperature, 1.0f);
+}
+
+TEST_F(GenerationConfigFile, NotUsed) {
+  const SamplingParams got =
+      defaults(R"({"do_sample": false, "temperature": 0.5, "top_p": 0.75})", GenerationConfig::none);
+  EXPECT_EQ(got.temperature, 1.0f);
+  EXPECT_EQ(got.top_p, 1.0f);
+}
+
+TEST_F(GenerationConfigFile, ValuesThatMakeNoSenseAreIgnored) {
   const SamplingParams got =
       defaults(R"({"temperature": -1, "top_p": 0, "top_k": 3e9, "min_p": "x", "repetition_penalty": null})");
   EXPECT_EQ(got.temperature, 1.0f);

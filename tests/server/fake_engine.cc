@@ -96,8 +96,7 @@ Status FakeEngine::check(const Request& request, const std::vector<int32_t>& pro
   for (const int32_t id : prompt) WEFT_RETURN_IF_ERROR(range("prompt", id, 0, kVocabulary - 1));
   if (prompt.empty()) return fail(Code::invalid_argument, "the prompt is empty").about("prompt");
   if (static_cast<int>(prompt.size()) >= fake_.context)
-    return fail(Code::context_overflow, "the prompt has ", prompt.size(), " tokens, the context ", fake_.context)
-        .about("prompt");
+    return context_exceeded(static_cast<int64_t>(prompt.size()), fake_.context, "prompt");
   return {};
 }
 
@@ -106,12 +105,15 @@ Result<RequestId> FakeEngine::submit(Request request, EventSink sink) {
   WEFT_RETURN_IF_ERROR(check(request, prompt));
   const int room = fake_.context - static_cast<int>(prompt.size());
   request.max_tokens = std::min(request.max_tokens.value_or(room), room);
+  const auto running = std::make_shared<Running>();
   const std::lock_guard lock(mutex_);
   if (static_cast<int>(waiting_.size()) >= fake_.queue)
     return fail(Code::resource_exhausted, "the queue is full (", fake_.queue, " requests); try again later");
   ++counts_.requests.entered;
   counts_.requests.prompt_tokens += static_cast<int64_t>(prompt.size());
-  waiting_.push_back({next_, std::move(request), std::move(sink), std::move(prompt)});
+  running->id = next_, running->request = std::move(request), running->sink = std::move(sink);
+  running->prompt = std::move(prompt);
+  waiting_.push_back(running);
   changed_.notify_all();
   return next_++;
 }
@@ -129,9 +131,19 @@ Result<RequestId> FakeEngine::submit_score(Request request, ScoreSink sink) {
 }
 
 void FakeEngine::cancel(RequestId id) {
-  const std::lock_guard lock(mutex_);
-  cancels_.push_back(id);
-  changed_.notify_all();
+  std::shared_ptr<Running> found;
+  {
+    const std::lock_guard lock(mutex_);
+    for (const auto& one : running_)
+      if (one->id == id) found = one;
+    for (const auto& one : waiting_)
+      if (one->id == id) found = one;
+    if (!found || found->done) return;
+    std::erase(waiting_, found);
+    ++counts_.requests.cancelled;
+    emit(*found, -1, "", FinishReason::cancelled, {});
+  }
+  deliver(*found);
 }
 
 void FakeEngine::hold() {
@@ -169,53 +181,31 @@ void FakeEngine::loop() {
         running_.push_back(std::move(waiting_.front()));
         waiting_.pop_front();
       }
-      // Cancelled ones in the queue come to their end through the batch as well.
-      for (const RequestId id : cancels_) {
-        for (Running& running : running_) running.cancelled |= running.id == id;
-        for (Running& running : waiting_) running.cancelled |= running.id == id;
-      }
-      cancels_.clear();
-      for (auto it = waiting_.begin(); it != waiting_.end();) {
-        if (!it->cancelled) {
-          ++it;
-          continue;
-        }
-        running_.push_back(std::move(*it));
-        it = waiting_.erase(it);
-      }
       ++counts_.core.scheduler.steps;
     }
     std::this_thread::sleep_for(fake_.step);
-    std::vector<RequestId> finished;
-    for (Running& running : running_)
-      if (step(running)) finished.push_back(running.id);
+    for (const auto& running : std::vector(running_)) {
+      {
+        const std::lock_guard lock(mutex_);
+        if (!running->done) step(*running);
+      }
+      deliver(*running);
+    }
     const std::lock_guard lock(mutex_);
-    std::erase_if(running_, [&](const Running& running) {
-      return std::find(finished.begin(), finished.end(), running.id) != finished.end();
-    });
+    std::erase_if(running_, [](const auto& running) { return running->done; });
   }
 }
 
-bool FakeEngine::step(Running& running) {
-  if (running.cancelled) {
-    const std::lock_guard lock(mutex_);
-    ++counts_.requests.cancelled;
-    emit(running, -1, "", FinishReason::cancelled, {});
-    return true;
-  }
+// With the mutex.
+void FakeEngine::step(Running& running) {
   const bool scripted = running.request.messages && !answer_.empty();
   const auto place = static_cast<size_t>(running.generated);
   const int32_t token = scripted ? static_cast<unsigned char>(answer_[place % answer_.size()])
                                  : running.prompt[place % running.prompt.size()];
   ++running.generated;
-  {
-    const std::lock_guard lock(mutex_);
-    ++counts_.requests.generation_tokens;
-  }
-  if (fail_after_ > 0 && running.generated >= fail_after_) {
-    emit(running, -1, "", FinishReason::error, {}, Error(Code::internal, "a number is not finite"));
-    return true;
-  }
+  ++counts_.requests.generation_tokens;
+  if (fail_after_ > 0 && running.generated >= fail_after_)
+    return emit(running, -1, "", FinishReason::error, {}, Error(Code::internal, "a number is not finite"));
   running.pending += token_bytes(token);
   const size_t held = incomplete(running.pending);
   std::string text = running.pending.substr(0, running.pending.size() - held);
@@ -230,14 +220,29 @@ bool FakeEngine::step(Running& running) {
     stop_reason = stop;
     text.clear();
   }
-  if (finish != FinishReason::none) {
-    const std::lock_guard lock(mutex_);
-    ++counts_.requests.finished;
-  }
+  if (finish != FinishReason::none) ++counts_.requests.finished;
   emit(running, token, text, finish, stop_reason);
-  return finish != FinishReason::none;
 }
 
+// Without the mutex. A sink that cancels its own request comes back here and leaves the events to the outer call.
+void FakeEngine::deliver(Running& running) {
+  const std::lock_guard turn(running.delivery);
+  if (running.delivering) return;
+  running.delivering = true;
+  for (;;) {
+    Event event;
+    {
+      const std::lock_guard lock(mutex_);
+      if (running.outbox.empty()) break;
+      event = std::move(running.outbox.front());
+      running.outbox.pop_front();
+    }
+    running.sink(event);
+  }
+  running.delivering = false;
+}
+
+// With the mutex.
 void FakeEngine::emit(Running& running, int32_t token, const std::string& text, FinishReason finish, Json stop_reason,
                       std::optional<Error> error) {
   const auto info = [](int32_t id, int alternatives) {
@@ -264,13 +269,12 @@ void FakeEngine::emit(Running& running, int32_t token, const std::string& text, 
       event.prompt = prompt;
     }
     event.last_of_request = ends && i + 1 == running.request.n;
-    if (event.last_of_request) {
-      event.usage.prompt_tokens = static_cast<int>(running.prompt.size());
-      event.usage.completion_tokens = running.generated * running.request.n;
-      event.seed = running.request.seed.value_or(1);
-    }
-    running.sink(event);
+    event.usage.prompt_tokens = static_cast<int>(running.prompt.size());
+    event.usage.completion_tokens = running.generated * running.request.n;
+    event.seed = running.request.seed.value_or(1);
+    running.outbox.push_back(std::move(event));
   }
+  running.done |= ends;
 }
 
 Result<std::unique_ptr<Engine>> load_fake_engine(const std::string& model, const EngineOptions& options,

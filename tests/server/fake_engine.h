@@ -64,13 +64,19 @@ class FakeEngine : public Engine {
     EventSink sink;
     std::vector<int32_t> prompt;
     int generated = 0;
-    bool cancelled = false;
     std::string pending;  // bytes of a character that is not complete
     std::string text;     // of each choice, they are all the same
+    // As in the real engine: cancel() delivers the last events itself, on its caller's thread, or leaves them to the
+    // delivery that it was called from.
+    std::recursive_mutex delivery;  // held while events are delivered; taken before the engine's mutex
+    bool delivering = false;        // guarded by it
+    bool done = false;              // guarded by the engine's mutex, as is outbox
+    std::deque<Event> outbox;
   };
   Status check(const Request& request, const std::vector<int32_t>& prompt) const;
   void loop();
-  bool step(Running& running);  // true: finished
+  void step(Running& running);
+  void deliver(Running& running);
   void emit(Running& running, int32_t token, const std::string& text, FinishReason finish, Json stop_reason,
             std::optional<Error> error = {});
 
@@ -83,9 +89,8 @@ class FakeEngine : public Engine {
   AnswerFormat format_;
   mutable std::mutex mutex_;
   std::condition_variable changed_;
-  std::deque<Running> waiting_;
-  std::vector<Running> running_;  // the loop's; its size is guarded by the mutex
-  std::vector<RequestId> cancels_;
+  std::deque<std::shared_ptr<Running>> waiting_;
+  std::vector<std::shared_ptr<Running>> running_;
   RequestId next_ = 1;
   int held_ = 0;
   bool stopping_ = false;

@@ -34,6 +34,7 @@ TEST(Server, ErrorsAreObjects) {
            {post("/v1/chat/completions", "{"), 400, nullptr},
            {post("/v1/chat/completions", ""), 400, nullptr},
            {post("/v1/chat/completions", "[]"), 400, nullptr},
+           {post("/v1/chat/completions", "{" + kHi + "}" + std::string(1, '\0') + "{this is no JSON"), 400, nullptr},
            {post("/v1/chat/completions", R"({"model":"nope","messages":[{"role":"user","content":"hi"}]})"), 404,
             "model"},
            {post("/nowhere", "{}"), 404, nullptr},
@@ -95,6 +96,39 @@ TEST(Server, Keys) {
   EXPECT_EQ(server.ask(get("/v1/models", "Authorization: Bearer secretx\r\n")).status, 401);
   EXPECT_EQ(server.ask(get("/v1/models", "Authorization: Bearer secret\r\n")).status, 200);
   EXPECT_EQ(server.ask(get("/health")).status, 200);
+  for (const char* good : {"Authorization: bearer secret", "authorization: BEARER   secret", "x-api-key: secret",
+                           "X-API-Key: secret\r\nAuthorization: Bearer other"})
+    EXPECT_EQ(server.ask(get("/v1/models", std::string(good) + "\r\n")).status, 200) << good;
+  for (const char* bad : {"Authorization: secret", "Authorization: Basic secret", "Authorization: Bearer",
+                          "Authorization: Bearersecret", "x-api-key: secre", "x-api-key: Bearer secret"})
+    EXPECT_EQ(server.ask(get("/v1/models", std::string(bad) + "\r\n")).status, 401) << bad;
+}
+
+TEST(Server, PathsAreDecoded) {
+  ServerOptions options;
+  options.served_model_name = "org/one two%";
+  TestServer server({}, options);
+  EXPECT_EQ(server.ask(get("/v1/models/org%2Fone%20two%25")).status, 200);
+  EXPECT_EQ(server.ask(get("/v1/models/org/one%20two%")).status, 200) << "a % that begins no code stays";
+  EXPECT_EQ(server.ask(get("/v1/models/org%2fone+two%25")).status, 404);
+  EXPECT_EQ(server.ask(get("/%68ealth?a=%2F")).status, 200);
+  EXPECT_EQ(server.ask(get("/v1/models%")).status, 404);
+  EXPECT_EQ(server.ask(get("/v1/models%zz")).status, 404);
+  EXPECT_EQ(server.ask(get("/v1/models%00")).status, 404);
+}
+
+// The words and the code that clients look for.
+TEST(Server, ContextExceeded) {
+  FakeOptions fake;
+  fake.context = 20;
+  TestServer server(fake);
+  const Reply reply = server.ask(post("/v1/completions", R"({"prompt":"this is longer than twenty"})"));
+  EXPECT_EQ(reply.status, 400);
+  const Json body = reply.json();
+  EXPECT_EQ(body.find("error")->find("code")->as_string(), "context_length_exceeded");
+  EXPECT_EQ(body.find("error")->find("message")->as_string(),
+            "This model's maximum context length is 20 tokens. However, your prompt resulted in 26 tokens. Please "
+            "reduce the length of the prompt.");
 }
 
 TEST(Server, KeepAliveAndPipelining) {

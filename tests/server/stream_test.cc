@@ -68,10 +68,18 @@ TEST(Answers, StreamedChat) {
 TEST(Answers, StreamsSeveralChoicesAndPrompts) {
   TestServer server;
   const Reply reply = server.ask(completion(
-      R"("prompt":["ab","xyz"],"n":2,"max_tokens":3,"stream":true,"stream_options":{"continuous_usage_stats":true})"));
+      R"("prompt":["ab","xyz"],"n":2,"max_tokens":3,"stream":true,
+          "stream_options":{"include_usage":true,"continuous_usage_stats":true})"));
   std::map<int64_t, std::string> texts;
   std::map<int64_t, int> ends;
-  for (const Json& chunk : chunks(reply)) {
+  std::vector<Json> list = chunks(reply);
+  // Usage grows to that of the whole answer, which comes once more at the end.
+  EXPECT_EQ(list.back().find("usage")->dump(), list[list.size() - 2].find("usage")->dump());
+  EXPECT_EQ(list.back().find("usage")->find("completion_tokens")->as_integer(), 12);
+  EXPECT_EQ(list.back().find("usage")->find("prompt_tokens")->as_integer(), 5);
+  EXPECT_TRUE(list.back().find("choices")->items().empty());
+  list.pop_back();
+  for (const Json& chunk : list) {
     const Json& one = choice(chunk);
     texts[one.find("index")->as_integer()] += one.find("text")->as_string();
     ends[one.find("index")->as_integer()] += !one.find("finish_reason")->is_null();
@@ -79,6 +87,43 @@ TEST(Answers, StreamsSeveralChoicesAndPrompts) {
   }
   EXPECT_EQ(texts, (std::map<int64_t, std::string>{{0, "aba"}, {1, "aba"}, {2, "xyz"}, {3, "xyz"}}));
   EXPECT_EQ(ends, (std::map<int64_t, int>{{0, 1}, {1, 1}, {2, 1}, {3, 1}}));
+}
+
+// continuous_usage_stats says how, include_usage whether.
+TEST(Answers, UsageOnlyWhereAsked) {
+  TestServer server;
+  for (const char* options : {R"({"continuous_usage_stats":true})", R"({"include_usage":false})", "{}"})
+    for (const Json& chunk :
+         chunks(server.ask(chat(R"("max_tokens":2,"stream":true,"stream_options":)" + std::string(options))))) {
+      EXPECT_EQ(chunk.find("usage"), nullptr) << options;
+      EXPECT_FALSE(chunk.find("choices")->items().empty()) << options;
+    }
+}
+
+// token_ids are those of the answer, prompt_token_ids those of the prompt: once in a whole answer, in a stream with a
+// choice's first chunk. Echo changes the text and the logprobs only.
+TEST(Answers, TokenIdsOfEchoes) {
+  TestServer server;
+  for (const bool echo : {false, true}) {
+    const std::string members = R"("prompt":"hi","max_tokens":3,"return_token_ids":true,"logprobs":0,"echo":)" +
+                                std::string(echo ? "true" : "false");
+    const Json whole = server.ask(completion(members)).json();
+    EXPECT_EQ(choice(whole).find("token_ids")->dump(), "[104,105,104]");
+    EXPECT_EQ(choice(whole).find("prompt_token_ids")->dump(), "[104,105]");
+    std::vector<std::string> ids, of_prompt;
+    size_t logprobs = 0;
+    for (const Json& chunk : chunks(server.ask(completion(members + R"(,"stream":true)")))) {
+      for (const Json& id : choice(chunk).find("token_ids")->items()) ids.push_back(id.dump());
+      if (const Json* prompt = choice(chunk).find("prompt_token_ids")) of_prompt.push_back(prompt->dump());
+      logprobs += choice(chunk).find("logprobs")->find("tokens")->items().size();
+    }
+    EXPECT_EQ(ids, (std::vector<std::string>{"104", "105", "104"})) << echo;
+    EXPECT_EQ(of_prompt, std::vector<std::string>{"[104,105]"}) << echo;
+    EXPECT_EQ(logprobs, echo ? 5u : 3u);
+  }
+  const std::vector<Json> list = chunks(server.ask(chat(R"("max_tokens":2,"return_token_ids":true,"stream":true)")));
+  EXPECT_EQ(choice(list[0]).find("prompt_token_ids")->items().size(), 9u);
+  EXPECT_EQ(choice(list[1]).find("prompt_token_ids"), nullptr);
 }
 
 TEST(Answers, CompletionWithEchoAndLogprobs) {
@@ -158,6 +203,11 @@ TEST(Answers, OtherRoutes) {
         "weft_request_success_total{finished_reason=\"length\"} 1\n", "weft_time_to_first_token_seconds_count 1\n",
         "weft_http_requests_total{path=\"/v1/chat/completions\",status=\"200\"} 1\n"})
     EXPECT_NE(metrics.find(line), std::string::npos) << line << metrics;
+  // Every metric has a type and says what it is.
+  for (size_t at = 0; (at = metrics.find("# TYPE ", at)) != std::string::npos; ++at) {
+    const std::string name = metrics.substr(at + 7, metrics.find(' ', at + 7) - at - 7);
+    EXPECT_NE(metrics.find("# HELP " + name + " "), std::string::npos) << name;
+  }
 }
 
 }  // namespace
