@@ -107,10 +107,13 @@ void add_engine_options(CLI::App* app, EngineOptions& o) {
   add_choice(app, "--sampler", o.sampler, "Which of the two samplers");
   add_text(app, "--speculative-config", o.speculative_config, "Speculative decoding, as JSON", "JSON");
   add_text(app, "--guided-decoding-backend", o.guided_decoding_backend, "Grammar engine", "NAME");
+  add_switch(app, "--strict-schemas", o.strict_schemas,
+             "Refuse keywords of JSON schemas that cannot be enforced; off: warn");
   add_choice(app, "--reasoning-parser", o.reasoning_parser,
              "Thoughts apart from the answer; auto: as the chat template shows");
   add_text(app, "--tool-call-parser", o.tool_call_parser, "Form of tool calls; auto: as the chat template shows",
            "NAME");
+  add_text(app, "--chat-template", o.chat_template, "Chat template instead of the model's", "FILE");
   app->add_option("--allowed-media-domains", o.allowed_media_domains,
                   "Hosts that images may be fetched from; default: none, data: URLs only")
       ->type_name("HOST,...")
@@ -138,12 +141,16 @@ void add_request_number(CLI::App* app, Json& sampling, const std::string& field,
   const auto set = [&sampling, field, whole](const double& value) {
     sampling.set(field, whole ? Json(static_cast<long>(value)) : Json(value));
   };
-  const auto check_whole = [](std::string& text) {
-    return text.find('.') == std::string::npos ? std::string() : "must be a whole number, got " + text;
+  const auto check = [whole](std::string& text) {
+    static constexpr double kLargestWhole = 9007199254740992.0;  // doubles beyond are not all the integers
+    const double value = std::strtod(text.c_str(), nullptr);
+    if (whole && text.find('.') != std::string::npos) return "must be a whole number, got " + text;
+    if (whole && !(std::abs(value) <= kLargestWhole)) return "must be a whole number below 2^53, got " + text;
+    return std::isfinite(value) ? std::string() : "must be a finite number, got " + text;
   };
   app->add_option_function<double>(option, set, help)
       ->type_name("N")
-      ->check(whole ? CLI::Validator(check_whole, "") : CLI::Validator())
+      ->check(CLI::Validator(check, ""))
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeLast)
       ->group("Sampling");
 }

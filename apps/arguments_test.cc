@@ -52,6 +52,7 @@ TEST(Arguments, EveryEngineOption) {
                             "2",          "--pp-size",
                             "3",          "--ep-size",
                             "4",          "--enable-attention-dp",
+                            "on",         "--strict-schemas",
                             "on",         "--seed",
                             "7"});
   EXPECT_EQ(a.command, Command::batch);
@@ -81,6 +82,7 @@ TEST(Arguments, EveryEngineOption) {
   EXPECT_EQ(e.pp_size, 3);
   EXPECT_EQ(e.ep_size, 4);
   EXPECT_TRUE(e.enable_attention_dp);
+  EXPECT_TRUE(e.strict_schemas);
   EXPECT_EQ(e.seed, 7);
 }
 
@@ -162,6 +164,10 @@ TEST(Arguments, Refusals) {
                                              {"run", "M", "--cuda-graph", "maybe"},
                                              {"run", "M", "--no-such-option"},
                                              {"run", "M", "--top-k", "1.5"},
+                                             {"run", "M", "--top-k", "1e30"},
+                                             {"run", "M", "--temperature", "1e400"},
+                                             {"run", "M", "--temperature", "nan"},
+                                             {"run", "M", "--top-p", "-inf"},
                                              {"run", "M", "--max-tokens", "many"},
                                              {"serve", "M", "--port", "70000"},
                                              {"run", "M", "--config", "/nonexistent.yaml"}}) {

@@ -27,6 +27,7 @@ struct Outcome {
   std::shared_ptr<const std::vector<float>> prompt_logits;
   Usage usage;
   uint64_t seed = 0;
+  std::vector<std::string> warnings;
   std::optional<Error> error;
   bool done = false;
 };
@@ -56,6 +57,7 @@ void take(Batch& batch, size_t index, const Event& event) {
   if (!event.last_of_request) return;
   outcome.usage = event.usage;
   outcome.seed = event.seed;
+  outcome.warnings = event.warnings;
   outcome.done = true;
   --batch.running;
   batch.finished.notify_all();
@@ -155,6 +157,11 @@ std::string output_line(const RequestLine& line, const Outcome& outcome, size_t 
   if (!outcome.error && line.prompt_logprobs >= 0 && outcome.prompt)
     json.set("prompt_logprobs", logprobs_json(*outcome.prompt, true));
   if (!outcome.error && outcome.prompt_logits) json.set("context_logits", logits_json(*outcome.prompt_logits, vocab));
+  if (!outcome.warnings.empty()) {
+    Json warnings = Json::array();
+    for (const std::string& warning : outcome.warnings) warnings.push_back(warning);
+    json.set("warnings", std::move(warnings));
+  }
   if (!outcome.error) json.set("seed", static_cast<long>(outcome.seed));
   json.set("error", outcome.error
                         ? Json::object({{"code", name(outcome.error->code())}, {"message", outcome.error->message()}})

@@ -52,7 +52,9 @@ typedef struct {
   int64_t bos, eos, unknown, separator, cls, mask;
   int32_t add_bos, add_eos, add_space_prefix;
 } WeftGgufVocabulary;
-WeftTokenizer* weft_tokenizer_from_json(const char* json, size_t size, WeftError*);
+/* From tokenizer.json and tokenizer_config.json (whose added tokens the first may lack; may be empty). */
+WeftTokenizer* weft_tokenizer_from_json(const char* json, size_t size, const char* config, size_t config_size,
+                                        WeftError*);
 WeftTokenizer* weft_tokenizer_from_gguf(const WeftGgufVocabulary*, WeftError*);
 void weft_tokenizer_free(WeftTokenizer*);
 uint32_t weft_tokenizer_end_id(const WeftTokenizer*); /* one more than the largest id */
@@ -83,8 +85,8 @@ bool weft_template_render(const WeftTemplate*, const char* context, size_t size,
 
 /* Guided decoding. `rows`: rows of the logits. Kinds: 0 JSON object, 1 JSON schema, 2 regular expression, 3 EBNF or
    Lark, 4 choices (a JSON list of strings), 5 structural tag (JSON). Thinking: 0 none, 1 the answer may open it, 2
-   it begins inside it; the grammar holds from "</think>" on. `bytes`: heap memory of the new grammar. A factory may
-   be used by several threads, a grammar by one. */
+   it begins inside it; the grammar holds from "</think>" on. `strict`: keywords of schemas that cannot be enforced are
+   errors, else warnings. A factory may be used by several threads, a grammar by one. */
 typedef struct WeftGrammarFactory WeftGrammarFactory;
 typedef struct WeftGrammar WeftGrammar;
 typedef struct {
@@ -92,11 +94,17 @@ typedef struct {
   uint64_t lexer_cost;
   size_t memory;
 } WeftGrammarLimits;
+typedef struct {
+  size_t bytes; /* heap memory of the new grammar */
+  uint64_t processor_ns;
+  WeftBytes warnings; /* one a line; the caller frees them, also after an error */
+} WeftGrammarReport;
 WeftGrammarFactory* weft_grammar_factory_new(const WeftTokenizer*, uint32_t rows, const uint32_t* ends, size_t count,
                                              const WeftGrammarLimits*, WeftError*);
 void weft_grammar_factory_free(WeftGrammarFactory*);
 WeftGrammar* weft_grammar_new(const WeftGrammarFactory*, uint32_t kind, const char* text, size_t size, bool compact,
-                              uint32_t thinking, const WeftGrammarLimits*, size_t* bytes, WeftError*);
+                              uint32_t thinking, bool strict, const WeftGrammarLimits*, WeftGrammarReport*,
+                              WeftError*);
 void weft_grammar_free(WeftGrammar*);
 WeftGrammar* weft_grammar_clone(const WeftGrammar*);
 bool weft_grammar_mask(WeftGrammar*, uint32_t* out, size_t words, WeftError*);
@@ -115,7 +123,7 @@ typedef struct {
 } WeftImageLimits; /* max_bytes: all that decoding holds */
 typedef struct {
   uint32_t width, height;
-  WeftBytes rgb, exif;
+  WeftBytes rgb, exif, xmp;
 } WeftImage;
 bool weft_image_decode(uint32_t format, const uint8_t* data, size_t size, const WeftImageLimits*, WeftImage*,
                        WeftError*);

@@ -2,17 +2,18 @@
 use std::sync::Arc;
 
 use llguidance::{
-    api::{GrammarWithLexer, TopLevelGrammar},
+    api::{GrammarInit, GrammarWithLexer, TopLevelGrammar},
     earley::SlicedBiasComputer,
     Matcher, ParserFactory,
 };
 use serde_json::Value;
 use toktrie::{InferenceCapabilities, TokEnv, TokRxInfo, TokTrie, TokenId, TokenizerEnv};
 
-use crate::abi::{self, guard, Failure, Outcome, WeftError};
+use crate::abi::{self, guard, Failure, Outcome, WeftBytes, WeftError};
 use crate::gbnf;
 use crate::memory::Measure;
-use crate::schema_check;
+use crate::schema_check::{self, Preparation};
+use crate::schema_numbers::protect_numbers;
 use crate::structural_tag;
 use crate::tokenizer::WeftTokenizer;
 
@@ -47,6 +48,14 @@ pub struct WeftGrammarLimits {
 
 pub struct WeftGrammar {
     matcher: Matcher,
+}
+
+/// Of a compilation: heap memory of the result, processor time, and one warning a line.
+#[repr(C)]
+pub struct WeftGrammarReport {
+    bytes: usize,
+    processor_ns: u64,
+    warnings: WeftBytes,
 }
 
 /// The error without the mark that stands in for the parser's state.
@@ -216,10 +225,11 @@ fn depth(value: &Value) -> usize {
     }
 }
 
+/// JSON whose long numbers are protected.
 fn read_json(text: &str, what: &str, limits: &WeftGrammarLimits) -> Outcome<Value> {
     let too_deep = || Failure::invalid(format!("{what} is nested deeper than {} levels", limits.nesting));
     // The reader has a limit of its own, of 128 levels.
-    let value: Value = serde_json::from_str(text).map_err(|e| match e.to_string() {
+    let value: Value = serde_json::from_str(&protect_numbers(text)).map_err(|e| match e.to_string() {
         message if message.contains("recursion limit") => too_deep(),
         message => Failure::invalid(format!("{what} is not JSON: {message}")),
     })?;
@@ -251,6 +261,7 @@ fn top_level(
     compact: bool,
     specials: &Specials,
     limits: &WeftGrammarLimits,
+    preparation: &mut Preparation,
 ) -> Outcome<TopLevelGrammar> {
     if text.len() > limits.text_bytes {
         return Err(Failure::invalid(format!("it has {} bytes, more than {}", text.len(), limits.text_bytes)));
@@ -262,7 +273,7 @@ fn top_level(
         0 => Ok(json_grammar(serde_json::json!({"type": "object"}), compact)),
         1 => {
             let mut schema = read_json(text, "the schema", limits)?;
-            schema_check::prepare_schema(&mut schema)?;
+            schema_check::prepare_schema(&mut schema, preparation)?;
             Ok(json_grammar(schema, compact))
         }
         2 => {
@@ -273,7 +284,10 @@ fn top_level(
         3 => Ok(TopLevelGrammar::from_lark(text.into())),
         5 => {
             let request = read_json(text, "the structural tag", limits)?;
-            Ok(TopLevelGrammar { grammars: structural_tag::grammars(&request, specials, compact)?, max_tokens: None })
+            Ok(TopLevelGrammar {
+                grammars: structural_tag::grammars(&request, specials, compact, preparation)?,
+                max_tokens: None,
+            })
         }
         _ => {
             let choices: Vec<String> = serde_json::from_str(text)
@@ -289,11 +303,11 @@ fn top_level(
 }
 
 /// `kind`: 0 JSON object, 1 JSON schema, 2 regular expression, 3 EBNF or Lark, 4 choices (a JSON list of strings), 5
-/// structural tag. `thinking`: 0 none, 1 the answer may begin with it, 2 it begins inside of it. `bytes` becomes the
-/// heap memory of the result.
+/// structural tag. `thinking`: 0 none, 1 the answer may begin with it, 2 it begins inside of it. `strict`: keywords of
+/// schemas that cannot be enforced are errors; otherwise they are warnings.
 ///
 /// # Safety
-/// `text` points at `size` bytes; `bytes` and `error` at writable values.
+/// `text` points at `size` bytes; `report` and `error` at writable values.
 #[no_mangle]
 pub unsafe extern "C" fn weft_grammar_new(
     factory: &WeftGrammarFactory,
@@ -302,14 +316,24 @@ pub unsafe extern "C" fn weft_grammar_new(
     size: usize,
     compact: bool,
     thinking: u32,
+    strict: bool,
     limits: &WeftGrammarLimits,
-    bytes: *mut usize,
+    report: *mut WeftGrammarReport,
     error: *mut WeftError,
 ) -> *mut WeftGrammar {
+    report.write(WeftGrammarReport { bytes: 0, processor_ns: 0, warnings: String::new().into() });
     guard(error, std::ptr::null_mut(), || {
         let text = abi::text(text, size)?;
-        let (matcher, held) = on_large_stack(|| compile(factory, kind, text, compact, thinking, limits))?;
-        bytes.write(held);
+        let mut preparation = Preparation { strict, ..Default::default() };
+        let mut processor_ns = 0;
+        let made = on_large_stack(|| {
+            let made = compile(factory, kind, text, compact, thinking, limits, &mut preparation);
+            processor_ns = thread_time();
+            made
+        });
+        let warnings = preparation.warnings.join("\n").into();
+        report.write(WeftGrammarReport { bytes: made.as_ref().map_or(0, |(_, held)| *held), processor_ns, warnings });
+        let (matcher, _) = made?;
         Ok(Box::into_raw(Box::new(WeftGrammar { matcher })))
     })
 }
@@ -317,6 +341,14 @@ pub unsafe extern "C" fn weft_grammar_new(
 /// Rules and references that follow each other are compiled by recursion, thousands of levels deep if a request wants
 /// it so.
 const STACK_BYTES: usize = 1 << 30; // of address space; memory is taken as it is used
+
+/// Processor time of this thread so far, in nanoseconds.
+fn thread_time() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is writable.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
 
 fn on_large_stack<T: Send>(work: impl FnOnce() -> Outcome<T> + Send) -> Outcome<T> {
     std::thread::scope(|scope| {
@@ -336,6 +368,7 @@ fn compile(
     compact: bool,
     thinking: u32,
     limits: &WeftGrammarLimits,
+    preparation: &mut Preparation,
 ) -> Outcome<(Matcher, usize)> {
     let measure = Measure::start();
     let check_memory = || match measure.peak() {
@@ -344,11 +377,21 @@ fn compile(
         }
         _ => Ok(()),
     };
-    let mut grammar = top_level(kind, text, compact, &factory.specials, limits)?;
+    let mut grammar = top_level(kind, text, compact, &factory.specials, limits, preparation)?;
     if thinking > 0 {
         grammar = after_thinking(grammar, thinking == 2, &factory.specials);
     }
-    let parser = factory.factory.create_parser(grammar).map_err(|e| Failure::invalid(plain(&e)))?;
+    let wrong = |e: anyhow::Error| Failure::invalid(plain(&e));
+    let mut parser_limits = factory.factory.limits().clone();
+    let environment = factory.factory.tok_env().clone();
+    let compiled =
+        GrammarInit::Serialized(grammar).to_internal(Some(environment), parser_limits.clone()).map_err(wrong)?;
+    let (rules, lexer) = match kind {
+        0 | 1 | 5 => preparation.numbers.apply(compiled, &mut parser_limits)?,
+        _ => compiled,
+    };
+    let init = GrammarInit::Internal(rules, lexer);
+    let parser = factory.factory.create_parser_from_init_default(init).map_err(wrong)?;
     check_memory()?;
     let mut matcher = Matcher::new(Ok(parser));
     if let Some(problem) = matcher.grammar_warnings().first() {

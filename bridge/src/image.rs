@@ -3,6 +3,7 @@
 //! dropped, never blended. JPEG is not here: it is decoded by libjpeg-turbo, whose pixels the reference processors use
 //! (src/media/jpeg.cc).
 use crate::abi::{bytes, guard, Failure, Outcome, WeftBytes, WeftError};
+use crate::png_metadata;
 use std::io::Cursor;
 
 /// The values of `WeftImageFormat` in bridge.h.
@@ -24,6 +25,7 @@ pub struct WeftImage {
     height: u32,
     rgb: WeftBytes,
     exif: WeftBytes,
+    xmp: WeftBytes,
 }
 
 struct Decoded {
@@ -31,6 +33,7 @@ struct Decoded {
     height: u32,
     rgb: Vec<u8>,
     exif: Vec<u8>,
+    xmp: Vec<u8>,
 }
 
 impl WeftImageLimits {
@@ -60,9 +63,16 @@ fn broken(format: &str, error: impl std::fmt::Display) -> Failure {
     Failure::invalid(format!("broken {format} image: {error}"))
 }
 
-/// Rows of 1 to 4 samples of 8 bits, as RGB.
+/// In place of a count of samples: one of 16 bits, the high byte first.
+const DEEP_GREY: usize = 0;
+
+/// Rows of 1 to 4 samples of 8 bits, or DEEP_GREY, as RGB.
 fn append_rgb(row: &[u8], samples: usize, out: &mut Vec<u8>) {
     match samples {
+        DEEP_GREY => row.chunks_exact(2).for_each(|p| {
+            let grey = if p[0] > 0 { 255 } else { p[1] };
+            out.extend_from_slice(&[grey, grey, grey]);
+        }),
         1 => row.iter().for_each(|&v| out.extend_from_slice(&[v, v, v])),
         2 => row.chunks_exact(2).for_each(|p| out.extend_from_slice(&[p[0], p[0], p[0]])),
         3 => out.extend_from_slice(row),
@@ -70,7 +80,7 @@ fn append_rgb(row: &[u8], samples: usize, out: &mut Vec<u8>) {
     }
 }
 
-/// 16-bit samples give their high byte; palettes and fewer bits are expanded; indices past the palette are black. An
+/// 16-bit grey is cut off at 255, as Pillow's conversion has it; other 16-bit samples give their high byte; palettes and fewer bits are expanded; indices past the palette are black. An
 /// APNG gives its default image. Text and colour profiles are skipped, not inflated.
 fn decode_png(data: &[u8], limits: &WeftImageLimits) -> Outcome<Decoded> {
     let error = |e: png::DecodingError| broken("PNG", e);
@@ -81,19 +91,23 @@ fn decode_png(data: &[u8], limits: &WeftImageLimits) -> Outcome<Decoded> {
     decoder.set_transformations(png::Transformations::normalize_to_color8());
     let header = decoder.read_header_info().map_err(error)?;
     limits.check(header.width, header.height, 3)?;
+    let deep_grey = header.color_type == png::ColorType::Grayscale && header.bit_depth == png::BitDepth::Sixteen;
+    if deep_grey {
+        decoder.set_transformations(png::Transformations::IDENTITY);
+    }
     let mut reader = decoder.read_info().map_err(error)?;
     let (width, height) = reader.info().size();
-    let samples = reader.output_color_type().0.samples();
-    let exif = reader.info().exif_metadata.as_deref().unwrap_or_default().to_vec();
+    let samples = if deep_grey { DEEP_GREY } else { reader.output_color_type().0.samples() };
+    let row_bytes = width as usize * if deep_grey { 2 } else { samples };
     let mut rgb = Vec::new();
     if reader.info().interlaced {
-        limits.check(width, height, 3 + samples as u64)?;
-        let mut whole = vec![0; width as usize * height as usize * samples];
+        limits.check(width, height, 3 + (row_bytes / width as usize) as u64)?;
+        let mut whole = vec![0; row_bytes * height as usize];
         reader.next_frame(&mut whole).map_err(error)?;
         rgb.reserve_exact(width as usize * height as usize * 3);
         append_rgb(&whole, samples, &mut rgb);
     } else {
-        let mut row = vec![0; width as usize * samples];
+        let mut row = vec![0; row_bytes];
         rgb.reserve_exact(width as usize * height as usize * 3);
         for _ in 0..height {
             if reader.read_row(&mut row).map_err(error)?.is_none() {
@@ -102,7 +116,8 @@ fn decode_png(data: &[u8], limits: &WeftImageLimits) -> Outcome<Decoded> {
             append_rgb(&row, samples, &mut rgb);
         }
     }
-    Ok(Decoded { width, height, rgb, exif })
+    let metadata = png_metadata::read(data);
+    Ok(Decoded { width, height, rgb, exif: metadata.exif, xmp: metadata.xmp })
 }
 
 /// The first frame on its canvas. What the frame does not cover has the transparent colour, or else colour 0 (as Pillow
@@ -134,7 +149,7 @@ fn decode_gif(data: &[u8], limits: &WeftImageLimits) -> Outcome<Decoded> {
             rgb.extend_from_slice(&colour(index));
         }
     }
-    Ok(Decoded { width, height, rgb, exif: Vec::new() })
+    Ok(Decoded { width, height, rgb, exif: Vec::new(), xmp: Vec::new() })
 }
 
 fn u24(b: &[u8]) -> u32 {
@@ -175,13 +190,14 @@ fn decode_webp(data: &[u8], limits: &WeftImageLimits) -> Outcome<Decoded> {
     let mut pixels = vec![0; width as usize * height as usize * samples];
     decoder.read_image(&mut pixels).map_err(error)?;
     let exif = decoder.exif_metadata().map_err(error)?.unwrap_or_default();
+    let xmp = decoder.xmp_metadata().map_err(error)?.unwrap_or_default();
     if samples == 4 {
         for i in 0..width as usize * height as usize {
             pixels.copy_within(4 * i..4 * i + 3, 3 * i);
         }
         pixels.truncate(width as usize * height as usize * 3);
     }
-    Ok(Decoded { width, height, rgb: pixels, exif })
+    Ok(Decoded { width, height, rgb: pixels, exif, xmp })
 }
 
 /// # Safety
@@ -208,6 +224,7 @@ pub unsafe extern "C" fn weft_image_decode(
             height: image.height,
             rgb: image.rgb.into(),
             exif: image.exif.into(),
+            xmp: image.xmp.into(),
         });
         Ok(true)
     })

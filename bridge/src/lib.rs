@@ -1,6 +1,8 @@
 //! C functions over the crates that weft takes from Rust: `tokenizers`, `minijinja`, `llguidance` and the image
 //! decoders. The interface is include/bridge.h; only src/text, src/grammar and src/media call it.
 mod abi;
+mod context;
+mod decimal;
 mod detokenizer;
 mod fetch;
 mod gbnf;
@@ -9,8 +11,11 @@ mod grammar;
 mod image;
 mod memory;
 mod pair_model;
+mod png_metadata;
+mod printf;
 mod python;
 mod schema_check;
+mod schema_numbers;
 mod string_table;
 mod structural_tag;
 mod template;

@@ -4,6 +4,8 @@ use minijinja::value::{Kwargs, Rest, Value, ValueKind};
 use minijinja::{Error, ErrorKind, Output, State};
 use std::fmt::Write;
 
+use crate::context::BigInteger;
+
 /// Values nested deeper than this are refused; it is far below what the stack holds.
 const MAX_DEPTH: usize = 128;
 
@@ -131,6 +133,9 @@ impl Dumper<'_, '_, '_> {
                     self.line(level);
                 }
                 self.out.push(']');
+            }
+            _ if value.downcast_object_ref::<BigInteger>().is_some() => {
+                let _ = write!(self.out, "{value}");
             }
             other => {
                 let name = if other == ValueKind::Undefined { "Undefined".to_string() } else { other.to_string() };
@@ -264,6 +269,13 @@ fn repr(state: &State, out: &mut String, value: &Value, depth: usize) -> Result<
         }
     }
     Ok(())
+}
+
+/// repr() of a value.
+pub fn repr_of(state: &State, value: &Value) -> Result<String, Error> {
+    let mut out = String::new();
+    repr(state, &mut out, value, 0)?;
+    Ok(out)
 }
 
 /// str() of a value, as `{{ value }}` and `|string` have it.

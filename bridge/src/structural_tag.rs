@@ -10,7 +10,8 @@ use serde_json::Value;
 use crate::abi::{Failure, Outcome};
 use crate::gbnf;
 use crate::grammar::{json_schema_with_options, Specials};
-use crate::schema_check;
+use crate::schema_check::{self, Preparation};
+use crate::schema_numbers::protect_numbers;
 
 /// Any text, and how text in a grammar's free parts is matched.
 const ANY: &str = "/(?s:.*)/";
@@ -26,6 +27,7 @@ enum Tail<'a> {
 struct Builder<'a> {
     specials: &'a Specials,
     compact: bool,
+    preparation: &'a mut Preparation,
     rules: String,
     grammars: Vec<GrammarWithLexer>,
     count: usize,
@@ -167,7 +169,7 @@ impl Builder<'_> {
             return Err(wrong(&format!("{path}.json_schema"), "a schema"));
         }
         let mut schema = schema.clone();
-        schema_check::prepare_schema(&mut schema)?;
+        schema_check::prepare_schema(&mut schema, self.preparation)?;
         Ok(self.nested(GrammarWithLexer::from_json_schema(json_schema_with_options(schema, self.compact))))
     }
 
@@ -288,7 +290,7 @@ impl Builder<'_> {
 fn newer_tag(structure: &Value, path: &str) -> Outcome<Value> {
     let schema = match member(structure, path, "schema")? {
         Value::Null => Value::Bool(true),
-        Value::String(source) => serde_json::from_str(source)
+        Value::String(source) => serde_json::from_str(&protect_numbers(source))
             .map_err(|e| Failure::invalid(format!("structural tag: {path}.schema is not JSON: {e}")))?,
         schema => schema.clone(),
     };
@@ -299,8 +301,13 @@ fn newer_tag(structure: &Value, path: &str) -> Outcome<Value> {
 }
 
 /// The grammars of `request`; the first is the one to start from.
-pub fn grammars(request: &Value, specials: &Specials, compact: bool) -> Outcome<Vec<GrammarWithLexer>> {
-    let mut builder = Builder { specials, compact, rules: String::new(), grammars: Vec::new(), count: 0 };
+pub fn grammars(
+    request: &Value,
+    specials: &Specials,
+    compact: bool,
+    preparation: &mut Preparation,
+) -> Outcome<Vec<GrammarWithLexer>> {
+    let mut builder = Builder { specials, compact, preparation, rules: String::new(), grammars: Vec::new(), count: 0 };
     let start = if let Some(format) = request.get("format") {
         builder.format(format, "format", Tail::End)?
     } else if request.get("structures").is_some() {

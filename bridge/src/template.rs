@@ -2,12 +2,12 @@
 //! methods, its own `tojson`, `raise_exception`, `strftime_now` and `{% generation %}`. Templates are hostile input:
 //! fuel bounds time and memory.
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Serde, Value, ValueKind};
+use minijinja::value::{Kwargs, Value, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, State};
 use std::ffi::CString;
 
 use crate::abi::{self, guard, Failure, Outcome, WeftBytes, WeftError};
-use crate::python;
+use crate::{context, printf, python};
 
 pub struct WeftTemplate {
     environment: Environment<'static>,
@@ -24,26 +24,43 @@ const RAISED: &str = "\u{1}raised\u{1}";
 //    `if`.
 /// - `{% for x in EXPRESSION %}` over None is an error in Python and an empty loop here; a filter makes it the error.
 //    Loops with their own `if`, `recursive` or a `%}` in a string are left alone.
+/// - `"text" % values` becomes a filter.
 fn adapted(source: &str) -> String {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;
-    while let Some(start) = rest.find("{%") {
-        let Some(size) = rest[start..].find("%}") else { break };
-        let end = start + size + 2;
-        let tag = &rest[start..end];
-        let inner = tag[2..tag.len() - 2].trim_matches(|c: char| c == '-' || c == '+' || c.is_whitespace());
+    while let Some(start) = next_tag(rest) {
+        let close = match rest.as_bytes()[start + 1] {
+            b'%' => "%}",
+            b'{' => "}}",
+            _ => "#}",
+        };
+        let Some(size) = rest[start + 2..].find(close) else { break };
+        let end = start + size + 4;
         out.push_str(&rest[..start]);
-        match inner {
-            "generation" => out.push_str(&tag.replace("generation", "if true")),
-            "endgeneration" => out.push_str(&tag.replace("endgeneration", "endif")),
-            _ => match loop_expression(inner) {
-                Some(expression) => out.push_str(&tag.replacen(expression, &format!("({expression})|{ITERABLE}"), 1)),
-                None => out.push_str(tag),
-            },
+        match close {
+            "%}" => out.push_str(&adapted_statement(&printf::with_filters(&rest[start..end]))),
+            "}}" => out.push_str(&printf::with_filters(&rest[start..end])),
+            _ => out.push_str(&rest[start..end]),
         }
         rest = &rest[end..];
     }
     out + rest
+}
+
+/// The next `{%`, `{{` or `{#`.
+fn next_tag(text: &str) -> Option<usize> {
+    text.as_bytes().windows(2).position(|pair| pair[0] == b'{' && matches!(pair[1], b'%' | b'{' | b'#'))
+}
+
+fn adapted_statement(tag: &str) -> String {
+    match tag[2..tag.len() - 2].trim_matches(|c: char| c == '-' || c == '+' || c.is_whitespace()) {
+        "generation" => tag.replace("generation", "if true"),
+        "endgeneration" => tag.replace("endgeneration", "endif"),
+        inner => match loop_expression(inner) {
+            Some(expression) => tag.replacen(expression, &format!("({expression})|{ITERABLE}"), 1),
+            None => tag.to_string(),
+        },
+    }
 }
 
 const ITERABLE: &str = "__iterable";
@@ -216,6 +233,8 @@ fn new_environment(fuel: u64) -> Outcome<Environment<'static>> {
     environment.add_filter("tojson", python::tojson);
     environment.add_filter("string", |state: &State, value: &Value| python::str(state, value));
     environment.add_filter("join", join_filter);
+    environment.add_filter("format", printf::format_filter);
+    environment.add_filter(printf::OPERATOR, printf::operator);
     environment.add_filter(ITERABLE, iterable);
     environment.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
     environment.add_function("raise_exception", |message: Value| -> Result<Value, Error> {
@@ -280,16 +299,17 @@ fn cut_after(rendered: &str, last: &str) -> Outcome<String> {
     Ok(rendered[..place + size].to_string())
 }
 
-fn last_text(context: &serde_json::Value) -> Outcome<String> {
-    let message = context.get("messages").and_then(|m| m.as_array()).and_then(|m| m.last());
-    let content = message.and_then(|m| m.get("content"));
-    let text = match content {
-        Some(serde_json::Value::Array(parts)) => {
-            parts.iter().rev().find_map(|p| p.get("text")).and_then(|t| t.as_str())
-        }
-        other => other.and_then(|c| c.as_str()),
-    };
-    text.map(str::to_string)
+fn last_text(context: &Value) -> Outcome<String> {
+    let member = |value: &Value, name: &str| value.get_attr(name).unwrap_or_default();
+    let last = |list: &Value| list.get_item_by_index(list.len().unwrap_or(0).wrapping_sub(1)).unwrap_or_default();
+    let mut content = member(&last(&member(context, "messages")), "content");
+    if content.kind() == ValueKind::Seq {
+        let texts = content.try_iter().into_iter().flatten().map(|part| member(&part, "text"));
+        content = texts.filter(|text| !text.is_undefined()).last().unwrap_or_default();
+    }
+    content
+        .as_str()
+        .map(str::to_string)
         .ok_or_else(|| Failure::invalid("continue_final_message is set, but the final message has no text"))
 }
 
@@ -308,11 +328,10 @@ fn with_deep_stack<T: Send>(work: impl FnOnce() -> Outcome<T> + Send) -> Outcome
 
 impl WeftTemplate {
     fn render(&self, context: &[u8], continue_final: bool) -> Outcome<String> {
-        let context: serde_json::Value =
-            serde_json::from_slice(context).map_err(|e| Failure::invalid(e.to_string()))?;
+        let context = context::read(context)?;
         let template = self.environment.get_template(NAME).map_err(|e| failure(&e))?;
         let mut out = Limited { text: Vec::new(), limit: self.output_limit };
-        template.render_captured_to(Value::from(Serde(&context)), &mut out).map_err(|e| failure(&e))?;
+        template.render_captured_to(context.clone(), &mut out).map_err(|e| failure(&e))?;
         let rendered = String::from_utf8_lossy(&out.text).into_owned();
         if continue_final {
             return cut_after(&rendered, &last_text(&context)?);

@@ -162,15 +162,18 @@ impl WeftTokenizer {
 }
 
 /// # Safety
-/// `json` points at `size` bytes. The result is freed with `weft_tokenizer_free`; null after an error.
+/// `json` points at `size` bytes and `config` at `config_size`: tokenizer.json and tokenizer_config.json. The result is freed with `weft_tokenizer_free`; null after an error.
 #[no_mangle]
 pub unsafe extern "C" fn weft_tokenizer_from_json(
     json: *const u8,
     size: usize,
+    config: *const u8,
+    config_size: usize,
     error: *mut WeftError,
 ) -> *mut WeftTokenizer {
     guard(error, std::ptr::null_mut(), || {
-        let parts = tokenizer_json::parse(abi::text(json, size)?)?;
+        let mut parts = tokenizer_json::parse(abi::text(json, size)?)?;
+        parts.added.extend(tokenizer_json::config_tokens(abi::text(config, config_size).unwrap_or_default()));
         Ok(Box::into_raw(Box::new(WeftTokenizer::build(parts)?)))
     })
 }

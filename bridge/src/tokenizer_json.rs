@@ -80,6 +80,46 @@ pub fn parse(json: &str) -> Outcome<Parts> {
     })
 }
 
+#[derive(Deserialize)]
+struct Config {
+    added_tokens_decoder: Option<serde_json::Map<String, Value>>,
+}
+
+#[derive(Deserialize)]
+struct ConfigToken {
+    content: String,
+    #[serde(default)]
+    single_word: bool,
+    #[serde(default)]
+    lstrip: bool,
+    #[serde(default)]
+    rstrip: bool,
+    normalized: Option<bool>,
+    #[serde(default)]
+    special: bool,
+}
+
+/// The tokens that tokenizer_config.json adds, in the order of the ids written there. The reference adds those that
+/// tokenizer.json has not, and gives them the next free ids. A file that cannot be read adds nothing.
+pub fn config_tokens(json: &str) -> Vec<AddedToken> {
+    let Some(listed) = serde_json::from_str::<Config>(json).ok().and_then(|c| c.added_tokens_decoder) else {
+        return Vec::new();
+    };
+    let mut tokens: Vec<(u32, ConfigToken)> = listed
+        .into_iter()
+        .filter_map(|(id, token)| Some((id.parse().ok()?, serde_json::from_value(token).ok()?)))
+        .collect();
+    tokens.sort_by_key(|(id, _)| *id);
+    let added = |(_, t): (u32, ConfigToken)| {
+        AddedToken::from(t.content, t.special)
+            .single_word(t.single_word)
+            .lstrip(t.lstrip)
+            .rstrip(t.rstrip)
+            .normalized(t.normalized.unwrap_or(!t.special))
+    };
+    tokens.into_iter().map(added).collect()
+}
+
 /// A small part by the crate's own reader, with the part's name in the error.
 pub fn part<T: for<'a> Deserialize<'a>>(name: &str, value: Option<Value>) -> Outcome<Option<T>> {
     let Some(value) = value else { return Ok(None) };

@@ -14,7 +14,7 @@ std::vector<SupportedArchitecture> supported_architectures() {
 Result<CacheShape> cache_shape(const Checkpoint& checkpoint) {
   WEFT_TRY(const Plan plan, plan_of(checkpoint));
   const HfConfig text = models::text_config(HfConfig::of(checkpoint));
-  CacheShape shape{0, 0, text.count("num_hidden_layers"), text.positions("max_position_embeddings", 2048)};
+  CacheShape shape{0, 0, text.count("num_hidden_layers"), models::context_limit(HfConfig::of(checkpoint)).positions};
   for (const LayerGroup& group : plan.groups) {
     CacheSpec spec = group.spec;
     spec.dtype = DType::i8;

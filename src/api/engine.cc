@@ -44,8 +44,9 @@ Result<SamplingParams> CoreEngine::sampling_of(const Request& request, int promp
   SamplingParams params = request.sampling;
   const int room = info_.max_seq_len - prompt_tokens;
   if (room < 1)
-    return fail(Code::invalid_argument, "the prompt has ", prompt_tokens,
-                " tokens and leaves no room for an answer in the context of ", info_.max_seq_len)
+    return fail(Code::context_overflow, "This model's maximum context length is ", info_.max_seq_len,
+                " tokens. However, your prompt resulted in ", prompt_tokens,
+                " tokens, which leaves no room for an answer. Please reduce the length of the prompt.")
         .about("max_tokens");
   params.max_tokens = request.max_tokens.value_or(room);
   params.eos_token_ids = core_->model().eos_token_ids;
@@ -67,6 +68,7 @@ Result<std::unique_ptr<Grammar>> CoreEngine::grammar_of(const Request& request) 
                                    Kind::ebnf,        Kind::choice,      Kind::structural_tag};
   static_assert(std::size(kinds) == static_cast<size_t>(GuideSpec::Kind::structural_tag) + 1);
   GrammarSpec spec{kinds[static_cast<int>(request.guide.kind)], request.guide.text, request.guide.choices};
+  spec.strict_schemas = options_.strict_schemas;
   if (request.rendered) spec.thinking = thinking_of(answer_format(request), request, *request.rendered);
   auto grammar = grammars_->get(spec);
   if (!grammar.ok()) return std::move(grammar).error().about("response_format");
@@ -144,6 +146,7 @@ RunningRequest::Setup CoreEngine::running_setup(const Request& request, const Ch
           .show_logprobs = params.logprobs >= 0,
           .request_stop_ids = params.stop_token_ids,
           .seed = checked.seed,
+          .warnings = checked.grammar ? checked.grammar->warnings() : std::vector<std::string>(),
           .prompt_results = params.prompt_logprobs >= 0 || params.context_logits,
           .context_logits = params.context_logits ? prompt.size() * static_cast<size_t>(info_.vocab_size) : 0};
 }

@@ -118,6 +118,7 @@ struct Event {
   bool last_of_request = false;
   Usage usage;
   uint64_t seed = 0;
+  std::vector<std::string> warnings;  // likewise with the last: what of the guide's schema is not enforced
   std::optional<Error> error;  // finish == error
 };
 

@@ -29,11 +29,10 @@ Result<std::string> CoreEngine::render(const Request& request, std::span<const P
   const ChatTemplateOptions how{
       .add_generation_prompt = request.add_generation_prompt && !request.continue_final_message,
       .continue_final_message = request.continue_final_message};
-  std::optional<Json> rewritten;
+  Json messages = chat->adapted(*request.messages, request.tools);
   if (text_.media && text_.media->form().rewrites_messages)
-    rewritten = text_.media->template_messages(*request.messages, media);
-  auto text =
-      chat->render(rewritten ? *rewritten : *request.messages, request.tools, request.chat_template_kwargs, how);
+    messages = text_.media->template_messages(std::move(messages), media);
+  auto text = chat->render(messages, request.tools, request.chat_template_kwargs, how);
   if (!text.ok()) return std::move(text).error().about("messages");
   return text;
 }
@@ -112,7 +111,9 @@ Status CoreEngine::check_prompt(const Request& request, const ImagePrompt& whole
         .about(field);
   }
   if (static_cast<int>(prompt.size()) > info_.max_seq_len)
-    return fail(Code::invalid_argument, "the prompt has ", prompt.size(), " tokens, the context ", info_.max_seq_len)
+    return fail(Code::context_overflow, "This model's maximum context length is ", info_.max_seq_len,
+                " tokens. However, your ", request.messages ? "messages" : "prompt", " resulted in ", prompt.size(),
+                " tokens. Please reduce the length of the ", request.messages ? "messages" : "prompt", ".")
         .about(field);
   return {};
 }
@@ -121,6 +122,7 @@ Thinking thinking_of(const AnswerFormat& format, const Request& request, std::st
   std::optional<std::string_view> continued;
   if (request.continue_final_message && request.messages && !request.messages->items().empty()) {
     const Json* content = request.messages->items().back().find("content");
+    if (content && content->is_array() && !content->items().empty()) content = content->items().back().find("text");
     if (content && content->is_string()) continued = content->as_string();
   }
   return thinking_after(format.thinks, rendered, continued);

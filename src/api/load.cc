@@ -110,7 +110,7 @@ Result<std::unique_ptr<Engine>> Engine::load(const std::string& path, const Engi
   WEFT_RETURN_IF_ERROR(check_options(options));
   WEFT_TRY(ProcessorKinds processors, load_logits_plugins(options.logits_processors, options.logits_processor_kinds));
   // The tokenizer takes about as long as the weights, so both are read at once.
-  auto text_side = std::async(std::launch::async, load_text, path);
+  auto text_side = std::async(std::launch::async, load_text, path, options.chat_template);
   WEFT_TRY(std::unique_ptr<ThreadTeam> team, make_team(options));
   const int threads = team->size();
   WEFT_TRY(Model model, load_model(path, *team,
@@ -123,10 +123,14 @@ Result<std::unique_ptr<Engine>> Engine::load(const std::string& path, const Engi
                                     .pack_weights = options.pack_weights,
                                     .progress = progress}));
   WEFT_TRY(TextSide text, text_side.get());
-  if (options.max_seq_len > model.max_positions)
-    return fail(Code::invalid_argument, "--max-seq-len ", options.max_seq_len, " is more than the model's ",
-                model.max_positions)
-        .about("max-seq-len");
+  if (options.max_seq_len > model.max_positions) {
+    if (model.learned_positions)
+      return fail(Code::invalid_argument, "--max-seq-len ", options.max_seq_len, " is more than the model's ",
+                  model.max_positions, " (", model.max_positions_from, "), and its positions are learned")
+          .about("max-seq-len");
+    log_warning("--max-seq-len ", options.max_seq_len, " is more than the model's ", model.max_positions, " (",
+                model.max_positions_from, "): answers beyond that may be poor");
+  }
   const CoreOptions core = core_options(options, model, std::move(processors));
   ModelInfo info = model_info(path, model, threads, core.cache_bytes, text);
   WEFT_TRY(std::unique_ptr<EngineCore> running, EngineCore::create(std::move(model), std::move(team), core));

@@ -44,8 +44,10 @@ struct EngineOptions {
   SamplerKind sampler = SamplerKind::fused;
   std::string speculative_config;  // JSON, empty: none
   std::string guided_decoding_backend = "llguidance";
+  bool strict_schemas = false;  // refuse keywords of JSON schemas that cannot be enforced, instead of warning
   ReasoningParser reasoning_parser = ReasoningParser::automatic;
   std::string tool_call_parser = "auto";       // auto (by the chat template) | a name of forms/tool_form.h
+  std::string chat_template;                   // a file with a template instead of the model's; empty: none
   std::vector<std::string> logits_processors;  // plugin files (include/weft/logits_processor.h)
   int tp_size = 1, pp_size = 1, ep_size = 1;
   bool enable_attention_dp = false;

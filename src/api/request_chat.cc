@@ -1,8 +1,9 @@
 // The chat part of a request: messages, and tools with tool_choice.
 //
-// Messages are brought to the form that Hugging Face templates expect; tool_guide.cc makes the constraints of tool
-// calls.
+// Messages are checked here and brought to one form (request_fields.h); text/conversation.h adapts them to the model's
+// template. tool_guide.cc makes the constraints of tool calls.
 #include <algorithm>
+#include <cctype>
 
 #include "api/request_fields.h"
 
@@ -10,7 +11,7 @@ namespace weft::request_fields {
 
 namespace {
 
-constexpr size_t kMaxTools = 128;  // OpenAI's limit
+constexpr size_t kMaxNameLength = 128;  // of a function
 
 std::string at(const std::string& where, size_t index) { return where + "[" + std::to_string(index) + "]"; }
 
@@ -25,22 +26,20 @@ Result<std::string> image_address(const std::string& where, const Json& part) {
   return value->as_string();
 }
 
-// Contents as a list of parts. Text alone becomes one text, its parts joined by line breaks.
+// Contents as a list of parts: {"type": "text", "text": ...}, {"type": "image"}, {"type": "video"}.
 Result<Json> read_parts(const std::string& where, const Json& parts, bool images_allowed, MediaAddresses media) {
   Json::Array kept;
-  bool images = false;
-  std::string text;
   for (size_t i = 0; i < parts.items().size(); ++i) {
     const Json& part = parts.items()[i];
     const std::string here = at(where, i);
     const Json* type = part.find("type");
     if (!part.is_object() || !type || !type->is_string()) return wrong(here, "an object with a \"type\"", part);
     const std::string& kind = type->as_string();
-    if (kind == "text" || kind == "input_text" || kind == "output_text") {
-      const Json* value = part.find("text");
+    if (kind == "text" || kind == "input_text" || kind == "output_text" || kind == "refusal") {
+      const char* const member = kind == "refusal" ? "refusal" : "text";
+      const Json* value = part.find(member);
       if (!value || !value->is_string())
-        return fail(Code::invalid_argument, here, ".text must be a string").about(here + ".text");
-      text += (kept.empty() ? "" : "\n") + value->as_string();
+        return fail(Code::invalid_argument, here, ".", member, " must be a string").about(here + "." + member);
       kept.push_back(Json::object({{"type", "text"}, {"text", *value}}));
     } else if (kind == "image_url" || kind == "image" || kind == "input_image") {
       if (!images_allowed)
@@ -48,7 +47,6 @@ Result<Json> read_parts(const std::string& where, const Json& parts, bool images
       WEFT_TRY(std::string address, image_address(here, part));
       media.images.push_back(std::move(address));
       kept.push_back(Json::object({{"type", "image"}}));
-      images = true;
     } else if (kind == "video") {
       if (!images_allowed)
         return fail(Code::invalid_argument, here, " is a video, and this model takes none").about(here);
@@ -58,23 +56,28 @@ Result<Json> read_parts(const std::string& where, const Json& parts, bool images
       WEFT_TRY(std::vector<std::string> addresses, read_strings(here + ".video", *frames));
       media.videos.push_back(std::move(addresses));
       kept.push_back(Json::object({{"type", "video"}}));
-      images = true;
     } else {
       return fail(Code::unsupported, here, ".type must be \"text\", \"image_url\" or \"video\", got ", shown(*type))
           .about(here + ".type");
     }
   }
-  if (!images) return Json(std::move(text));
   return Json(std::move(kept));
 }
 
-// Templates print the arguments as an object; clients send the text that the model wrote. Text that is no object stays
-// text.
+// The members that say something; null says what an absent member says.
+Json without_nulls(const Json& object) {
+  Json kept = Json::object();
+  for (const Json::Member& member : object.members())
+    if (!member.second.is_null() && object.find(member.first) == &member.second) kept.members().push_back(member);
+  return kept;
+}
+
+// Calls with all that templates ask for; arguments stay as they were sent.
 Result<Json> read_tool_calls(const std::string& where, const Json& calls) {
   if (!calls.is_array()) return wrong(where, "a list of calls", calls);
-  Json kept = calls;
-  for (size_t i = 0; i < kept.items().size(); ++i) {
-    Json& call = kept.items()[i];
+  Json kept = Json::array();
+  for (size_t i = 0; i < calls.items().size(); ++i) {
+    const Json& call = calls.items()[i];
     const std::string here = at(where, i) + ".function";
     const Json* function = call.find("function");
     if (!function || !function->is_object())
@@ -82,15 +85,22 @@ Result<Json> read_tool_calls(const std::string& where, const Json& calls) {
     const Json* name = function->find("name");
     if (!name || !name->is_string())
       return fail(Code::invalid_argument, here, ".name must be a string").about(here + ".name");
-    const Json* arguments = function->find("arguments");
-    if (!arguments || !arguments->is_string()) continue;
-    auto parsed = parse_json(arguments->as_string());
-    if (!parsed.ok() || !parsed->is_object()) continue;
-    Json changed = *function;
-    changed.set("arguments", std::move(parsed).value());
-    call.set("function", std::move(changed));
+    Json changed = without_nulls(*function), one = without_nulls(call);
+    if (!changed.find("arguments")) changed.set("arguments", "");
+    one.set("function", std::move(changed));
+    if (const Json* type = one.find("type"); !type || (type->is_string() && type->as_string().empty()))
+      one.set("type", "function");
+    kept.push_back(std::move(one));
   }
   return kept;
+}
+
+// Whether a message without content says something; an assistant's null content is an answer of nothing.
+bool may_lack_content(const Json& message, const std::string& role, bool has_calls) {
+  if (has_calls) return true;
+  if (role != "assistant") return false;
+  const Json* content = message.find("content");
+  return content || message.find("reasoning_content") || message.find("reasoning") || message.find("refusal");
 }
 
 Result<Json> read_message(const std::string& where, const Json& message, bool images_allowed, MediaAddresses media) {
@@ -99,24 +109,37 @@ Result<Json> read_message(const std::string& where, const Json& message, bool im
   if (!role || role->is_null()) return fail(Code::invalid_argument, where, ".role is missing").about(where + ".role");
   if (!role->is_string()) return wrong(where + ".role", "a string", *role);
   if (role->as_string().empty()) return fail(Code::invalid_argument, where, ".role is empty").about(where + ".role");
-  Json kept = message;
-  const Json* calls = message.find("tool_calls");
-  const bool has_calls = calls && !calls->is_null();
+  Json kept = without_nulls(message);
+  const Json* calls = kept.find("tool_calls");
+  const bool no_calls = calls && calls->is_array() && calls->items().empty();
+  const bool has_calls = calls && !no_calls;
   if (has_calls) {
     WEFT_TRY(Json read, read_tool_calls(where + ".tool_calls", *calls));
     kept.set("tool_calls", std::move(read));
   }
-  const Json* content = message.find("content");
-  if (!content || content->is_null()) {
-    if (!has_calls) return fail(Code::invalid_argument, where, ".content is missing").about(where + ".content");
-    kept.set("content", "");
+  if (no_calls) std::erase_if(kept.members(), [](const Json::Member& member) { return member.first == "tool_calls"; });
+  const Json* content = kept.find("content");
+  if (!content) {
+    if (!may_lack_content(message, role->as_string(), has_calls))
+      return fail(Code::invalid_argument, where, ".content is missing").about(where + ".content");
+    kept.set("content", nullptr);
   } else if (content->is_array()) {
     WEFT_TRY(Json read, read_parts(where + ".content", *content, images_allowed, media));
     kept.set("content", std::move(read));
   } else if (!content->is_string()) {
     return wrong(where + ".content", "a string or a list of parts", *content);
   }
+  // Templates do not know refusals; what the assistant said instead of an answer is what it said.
+  if (const Json* refusal = kept.find("refusal"); refusal && refusal->is_string() && kept.find("content")->is_null())
+    kept.set("content", *refusal);
   return kept;
+}
+
+// As OpenAI and MCP have it. Names go into prompts and grammars as they are.
+bool is_function_name(const std::string& name) {
+  return !name.empty() && name.size() <= kMaxNameLength && std::ranges::all_of(name, [](unsigned char c) {
+    return std::isalnum(c) || c == '_' || c == '-' || c == '.' || c == ':' || c == '/';
+  });
 }
 
 // Checks one tool and returns its function.
@@ -131,6 +154,8 @@ Result<const Json*> read_tool(const std::string& where, const Json& tool) {
   if (!name || !name->is_string() || name->as_string().empty())
     return fail(Code::invalid_argument, where, ".function.name must be a string that is not empty")
         .about(where + ".function.name");
+  if (!is_function_name(name->as_string()))
+    return wrong(where + ".function.name", "letters, digits, _, -, ., : and /, at most 128 of them", *name);
   const Json* parameters = function->find("parameters");
   if (parameters && !parameters->is_null() && !parameters->is_object())
     return wrong(where + ".function.parameters", "an object (a JSON schema)", *parameters);
@@ -170,10 +195,6 @@ Status read_tools(const Json* tools, const Json* tool_choice, bool parallel_call
   bool strict = false;
   if (tools && !tools->is_null()) {
     if (!tools->is_array()) return wrong("tools", "a list of tools", *tools);
-    if (tools->items().size() > kMaxTools)
-      return fail(Code::invalid_argument, "tools may hold at most ", kMaxTools, " functions, got ",
-                  tools->items().size())
-          .about("tools");
     for (size_t i = 0; i < tools->items().size(); ++i) {
       WEFT_TRY(const Json* function, read_tool(at("tools", i), tools->items()[i]));
       functions.push_back(function);
@@ -204,8 +225,18 @@ Status read_tools(const Json* tools, const Json* tool_choice, bool parallel_call
   request.tools = *tools;
   out.tool_mode = ToolMode::automatic;
   out.parallel_tool_calls = parallel_calls;
+  using Kind = GuideSpec::Kind;
+  const bool json = request.guide.kind == Kind::json_object || request.guide.kind == Kind::json_schema;
+  if (mode == "auto" && json) {
+    auto guide = call_or_answer_guide(functions, form, request.guide);
+    if (!guide.ok() && !strict) return {};  // calls of this form cannot be told from the answer: there are none
+    if (!guide.ok()) return guide.error();
+    out.strict_tools = true;
+    request.guide = std::move(guide).value();
+    return {};
+  }
   if (mode == "auto" && !strict) return {};
-  if (request.guide.kind != GuideSpec::Kind::none)
+  if (request.guide.kind != Kind::none && !json)
     return fail(Code::invalid_argument, mode == "auto" ? "a strict function" : "tool_choice forces a call, which",
                 " cannot be combined with another constraint on the answer")
         .about(mode == "auto" ? "tools" : "tool_choice");

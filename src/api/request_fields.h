@@ -25,8 +25,8 @@ Result<std::string> read_string(const std::string& field, const Json& value);
 Result<std::vector<std::string>> read_strings(const std::string& field, const Json& value);
 Result<std::vector<int32_t>> read_token_ids(const std::string& field, const Json& value);
 
-// request_chat.cc: checks an array of messages and brings it to the form that templates expect: contents of text parts
-// become one text, arguments of tool calls become objects, images become {"type": "image"} and go to `media.images`;
+// request_chat.cc: checks an array of messages and brings it to one form, that of adapt_conversation(): no member is
+// null but content, calls are complete, parts are texts, {"type": "image"}, whose address goes to `media.images`, and
 // videos likewise.
 struct MediaAddresses {
   std::vector<std::string>& images;
@@ -44,6 +44,9 @@ Result<GuideSpec> forced_call_guide(const std::vector<const Json*>& functions, b
 // Of calls that the model makes when it wants to: in its own form, with the arguments of strict functions held to their
 // schemas.
 Result<GuideSpec> strict_call_guide(const std::vector<const Json*>& functions, const ToolForm& form);
+// Of an answer that is one or more such calls, or JSON as `answer` (of kind json_object or json_schema) asks for.
+Result<GuideSpec> call_or_answer_guide(const std::vector<const Json*>& functions, const ToolForm& form,
+                                       const GuideSpec& answer);
 
 // request_sampling.cc: a list of {"name", "params"} or of names; whether there are such processors is for the engine to
 // say.

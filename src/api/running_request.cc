@@ -138,6 +138,7 @@ void RunningRequest::send(Event event, bool last) {
   event.last_of_request = last;
   event.usage = usage_;
   event.seed = setup_.seed;
+  if (last) event.warnings = setup_.warnings;
   outbox_.push_back(std::move(event));
 }
 

@@ -27,6 +27,7 @@ class RunningRequest {
     bool show_logprobs = false;  // the caller asked; best_of needs them anyway
     std::vector<int32_t> request_stop_ids;
     uint64_t seed = 0;
+    std::vector<std::string> warnings;
     bool prompt_results = false;  // logprobs or logits of the prompt: no events are sent before these are complete
     size_t context_logits = 0;    // how many values of the prompt's logits come, from choice 0
   };

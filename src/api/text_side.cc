@@ -1,6 +1,7 @@
 #include "api/text_side.h"
 
 #include "base/files.h"
+#include "base/log.h"
 #include "checkpoint/checkpoint.h"
 
 namespace weft {
@@ -22,29 +23,66 @@ GgufVocabulary vocabulary_of(const GgufTokenizer& t) {
   return v;
 }
 
+std::vector<ChatTemplate::Named> templates_of(const GgufTokenizer& t) {
+  std::vector<ChatTemplate::Named> templates;
+  if (!t.chat_template.empty()) templates.emplace_back("default", t.chat_template);
+  for (const auto& [name, source] : t.named_chat_templates) templates.emplace_back(name, source);
+  return templates;
+}
+
+Result<std::shared_ptr<const ChatTemplate>> template_in_file(const std::string& file, Json special_tokens) {
+  WEFT_TRY(const std::string source, read_file(file));
+  auto made = ChatTemplate::from_source(source, std::move(special_tokens));
+  if (!made.ok()) return std::move(made).error().with(file).about("chat-template");
+  return made;
+}
+
+Result<TextSide> load_gguf_text(const GgufTokenizer& gguf, const std::string& template_file) {
+  TextSide text;
+  WEFT_TRY(text.tokenizer, Tokenizer::from_gguf(vocabulary_of(gguf)));
+  Json special = Json::object();
+  if (const auto bos = text.tokenizer->bos_id()) special.set("bos_token", text.tokenizer->token_text(*bos));
+  if (const auto eos = text.tokenizer->eos_id()) special.set("eos_token", text.tokenizer->token_text(*eos));
+  if (!template_file.empty()) {
+    WEFT_TRY(text.chat_template, template_in_file(template_file, std::move(special)));
+  } else if (auto templates = templates_of(gguf); !templates.empty()) {
+    WEFT_TRY(text.chat_template,
+             ChatTemplate::from_sources(std::move(templates), std::move(special), {}, ChatTemplate::Faults::keep));
+  }
+  return text;
+}
+
+void warn_of_fault(const TextSide& text) {
+  if (!text.chat_template) return;
+  if (const auto fault = text.chat_template->fault())
+    log_warning("chats are refused, since the model's chat template does not parse: ", fault->message());
+}
+
 }  // namespace
 
-Result<TextSide> load_text(const std::string& path) {
-  TextSide text;
+Result<TextSide> load_text(const std::string& path, const std::string& template_file) {
   WEFT_TRY(const std::shared_ptr<const Checkpoint> checkpoint, Checkpoint::open_dummy(path));
   if (const GgufTokenizer* gguf = checkpoint->gguf_tokenizer()) {
-    WEFT_TRY(text.tokenizer, Tokenizer::from_gguf(vocabulary_of(*gguf)));
-    if (gguf->chat_template.empty()) return text;
-    Json special = Json::object();
-    if (const auto bos = text.tokenizer->bos_id()) special.set("bos_token", text.tokenizer->token_text(*bos));
-    if (const auto eos = text.tokenizer->eos_id()) special.set("eos_token", text.tokenizer->token_text(*eos));
-    WEFT_TRY(text.chat_template, ChatTemplate::from_source(gguf->chat_template, std::move(special)));
+    WEFT_TRY(TextSide text, load_gguf_text(*gguf, template_file));
+    warn_of_fault(text);
     return text;
   }
+  TextSide text;
   // VILA keeps its tokenizer with the language model.
   const Json* part = checkpoint->config().find("llm_cfg");
   const std::string text_path = part && !is_file(path + "/tokenizer.json") ? path + "/llm" : path;
   auto tokenizer = Tokenizer::from_folder(text_path);
   if (tokenizer.ok()) text.tokenizer = std::move(tokenizer).value();
   else if (tokenizer.error().code() != Code::not_found) return std::move(tokenizer).error();
-  auto chat_template = ChatTemplate::from_folder(text_path);
+  auto chat_template = [&]() -> Result<std::shared_ptr<const ChatTemplate>> {
+    if (template_file.empty()) return ChatTemplate::from_folder(text_path);
+    WEFT_TRY(Json special, ChatTemplate::special_tokens_of(text_path));
+    return template_in_file(template_file, std::move(special));
+  }();
   if (chat_template.ok()) text.chat_template = std::move(chat_template).value();
-  else if (chat_template.error().code() != Code::not_found) return std::move(chat_template).error();
+  else if (!template_file.empty() || chat_template.error().code() != Code::not_found)
+    return std::move(chat_template).error();
+  warn_of_fault(text);
   if (text.tokenizer) {
     WEFT_TRY(text.media, MediaProcessor::from_folder(path));
   }

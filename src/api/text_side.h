@@ -18,7 +18,9 @@ struct TextSide {
   std::unique_ptr<const MediaProcessor> media;        // null: takes no images
 };
 
-// From a model's folder or GGUF file. What is absent is null; what is broken is an error.
-Result<TextSide> load_text(const std::string& path);
+// From a model's folder or GGUF file. What is absent is null; what is broken is an error, but for the model's chat
+// template: one that does not parse is a warning, and rendering it an error. `template_file`: a template instead of the
+// model's, which must parse; empty: none.
+Result<TextSide> load_text(const std::string& path, const std::string& template_file);
 
 }  // namespace weft

@@ -3,55 +3,59 @@
 // structural tag: free text, in which a call in the model's own form, once begun, names a declared function and gives
 // it arguments that match.
 #include "api/request_fields.h"
+#include "forms/strict_calls.h"
 
 namespace weft::request_fields {
 
 namespace {
 
-constexpr size_t kMaxDefinitions = 1000;
+bool holds_data(const std::string& keyword) {
+  return keyword == "const" || keyword == "enum" || keyword == "default" || keyword == "examples";
+}
 
-// The schema of a function's arguments. Its definitions move to `root`, since "#/$defs/..." is read from there.
-Result<Json> arguments_schema(const Json& function, Json& root) {
-  const Json* parameters = function.find("parameters");
-  if (!parameters || parameters->is_null()) return Json::object({{"type", "object"}});
-  Json schema = Json::object();
-  for (const Json::Member& member : parameters->members()) {
-    const bool definitions = (member.first == "$defs" || member.first == "definitions") && member.second.is_object();
-    if (!definitions) {
-      schema.members().push_back(member);
+// References into the schema's own document ("#", "#/$defs/x", ...) then begin at `place`. `names`: the members of
+// `schema` are names of properties or definitions, not keywords.
+void move_references(Json& schema, const std::string& place, bool names = false) {
+  if (schema.is_array())
+    for (Json& item : schema.items()) move_references(item, place);
+  if (!schema.is_object()) return;
+  if (!names && schema.find("$id")) return;  // a document of its own
+  for (auto& [key, value] : schema.members()) {
+    if (!names && key == "$ref" && value.is_string()) {
+      const std::string& target = value.as_string();
+      if (target == "#" || target.starts_with("#/")) value = Json(place + target.substr(1));
       continue;
     }
-    Json all = root.find(member.first) ? *root.find(member.first) : Json::object();
-    if (all.members().size() + member.second.members().size() > kMaxDefinitions)
-      return fail(Code::invalid_argument, "the tools' schemas may hold at most ", kMaxDefinitions, " definitions")
-          .about("tools");
-    for (const Json::Member& definition : member.second.members()) {
-      const Json* other = all.find(definition.first);
-      if (other && !(*other == definition.second))
-        return fail(Code::unsupported, "two tools define ", definition.first, " differently in ", member.first)
-            .about("tools");
-      all.set(definition.first, definition.second);
-    }
-    root.set(member.first, std::move(all));
+    if (!names && holds_data(key)) continue;
+    const bool map = !names && (key == "properties" || key == "patternProperties" || key == "$defs" ||
+                                key == "definitions" || key == "dependentSchemas");
+    move_references(value, place, map);
   }
-  return schema;
+}
+
+// The schema of a function's arguments.
+Json arguments_schema(const Json& function) {
+  const Json* parameters = function.find("parameters");
+  return parameters && !parameters->is_null() ? *parameters : Json::object({{"type", "object"}});
 }
 
 }  // namespace
 
 Result<GuideSpec> forced_call_guide(const std::vector<const Json*>& functions, bool named, bool parallel_calls) {
-  Json root = Json::object();
-  if (named) {
-    WEFT_TRY(Json schema, arguments_schema(*functions.front(), root));
-    for (Json::Member& member : schema.members()) root.members().push_back(std::move(member));
-  } else {
-    Json options = Json::array();
-    for (const Json* function : functions) {
-      WEFT_TRY(Json schema, arguments_schema(*function, root));
+  Json root = arguments_schema(*functions.front());
+  if (!named) {
+    // Every function's schema is a definition of the whole, with its own definitions inside: names may repeat.
+    root = Json::object();
+    Json options = Json::array(), definitions = Json::object();
+    for (size_t i = 0; i < functions.size(); ++i) {
+      const std::string name = "arguments" + std::to_string(i), place = "#/$defs/" + name;
+      Json schema = arguments_schema(*functions[i]);
+      move_references(schema, place);
+      definitions.set(name, std::move(schema));
       options.push_back(
           Json::object({{"type", "object"},
-                        {"properties", Json::object({{"name", Json::object({{"const", *function->find("name")}})},
-                                                     {"arguments", std::move(schema)}})},
+                        {"properties", Json::object({{"name", Json::object({{"const", *functions[i]->find("name")}})},
+                                                     {"arguments", Json::object({{"$ref", place}})}})},
                         {"required", Json::array({"name", "arguments"})},
                         {"additionalProperties", false}}));
     }
@@ -59,6 +63,7 @@ Result<GuideSpec> forced_call_guide(const std::vector<const Json*>& functions, b
     root.set("minItems", 1);
     if (!parallel_calls) root.set("maxItems", 1);
     root.set("items", Json::object({{"anyOf", std::move(options)}}));
+    root.set("$defs", std::move(definitions));
   }
   GuideSpec guide;
   guide.kind = GuideSpec::Kind::json_schema;
@@ -71,6 +76,17 @@ Result<GuideSpec> strict_call_guide(const std::vector<const Json*>& functions, c
   GuideSpec guide;
   guide.kind = GuideSpec::Kind::structural_tag;
   guide.text = Json::object({{"type", "structural_tag"}, {"format", std::move(format)}}).dump();
+  return guide;
+}
+
+Result<GuideSpec> call_or_answer_guide(const std::vector<const Json*>& functions, const ToolForm& form,
+                                       const GuideSpec& answer) {
+  WEFT_TRY(const Json format, form.strict_calls(functions));
+  const std::string schema = answer.kind == GuideSpec::Kind::json_object ? R"({"type":"object"})" : answer.text;
+  GuideSpec guide;
+  guide.kind = GuideSpec::Kind::structural_tag;
+  guide.text = R"({"type":"structural_tag","format":{"type":"or","elements":[)" + strict_calls::calls_alone(format).dump() +
+               R"(,{"type":"json_schema","json_schema":)" + schema + "}]}}";
   return guide;
 }
 

@@ -22,6 +22,26 @@ TEST(Json, KeepsOrderAndRoundTripsNumbers) {
   EXPECT_EQ(parse_json(Json(0.1).dump())->as_number(), 0.1);
 }
 
+TEST(Json, NumbersKeepTheirText) {
+  for (const char* text : {"17592186044416.0", "9.5367431640625e-07", "1E-7", "1.50", "-0.0", "3.4028234663852886e+38",
+                           "9223372036854775808", "-9223372036854775808", "18446744073709551615",
+                           "100000000000000000000", "-123456789012345678901234567890"}) {
+    auto parsed = parse_json("[" + std::string(text) + "]");
+    ASSERT_TRUE(parsed.ok()) << text;
+    Json copy = *parsed;
+    EXPECT_EQ(copy.dump(), "[" + std::string(text) + "]");
+    Json moved = std::move(copy.items()[0]);
+    EXPECT_EQ(moved.dump(), text);
+    EXPECT_EQ(moved.as_number(), std::stod(text));
+    copy = Json("x");
+    EXPECT_EQ(parsed->items()[0], moved);
+  }
+  EXPECT_FALSE(parse_json("100000000000000000001").value() == parse_json("100000000000000000000").value());
+  EXPECT_FALSE(parse_json("9007199254740993").value() == parse_json("9007199254740992").value());
+  EXPECT_EQ(parse_json("1.0").value(), Json(1));
+  EXPECT_EQ(Json(17592186044416.0f).dump(), "1.7592186e+13");  // made here
+}
+
 TEST(Json, RefusesWhatIsNotJson) {
   for (const char* text : {"", "{", "[1,]", "{\"a\":1} x", "nul", "1e400", "\"\xff\"", "NaN"})
     EXPECT_FALSE(parse_json(text).ok()) << text;

@@ -10,11 +10,29 @@
 
 namespace weft {
 
+struct Json::NumberAsRead {
+  double value;
+  std::string text;
+};
+
 Json::Json(std::string value) : type_(Type::string) { string_ = new std::string(std::move(value)); }
 Json::Json(Array value) : type_(Type::array) { array_ = new Array(std::move(value)); }
 Json::Json(Object value) : type_(Type::object) { object_ = new Object(std::move(value)); }
 
-Json::Json(const Json& other) : type_(other.type_) {
+Json Json::number_as_read(double value, std::string text) {
+  WEFT_CHECK(std::isfinite(value)) << "a JSON number must be finite";
+  Json number;
+  number.type_ = Type::number;
+  number.as_read_ = true;
+  number.as_read_number_ = new NumberAsRead{value, std::move(text)};
+  return number;
+}
+
+Json::Json(const Json& other) : type_(other.type_), as_read_(other.as_read_) {
+  if (as_read_) {
+    as_read_number_ = new NumberAsRead(*other.as_read_number_);
+    return;
+  }
   switch (type_) {
     case Type::string: string_ = new std::string(*other.string_); break;
     case Type::array: array_ = new Array(*other.array_); break;
@@ -23,15 +41,20 @@ Json::Json(const Json& other) : type_(other.type_) {
   }
 }
 
-Json::Json(Json&& other) noexcept : type_(other.type_), integer_(other.integer_) { other.type_ = Type::null; }
+Json::Json(Json&& other) noexcept : type_(other.type_), as_read_(other.as_read_), integer_(other.integer_) {
+  other.type_ = Type::null;
+  other.as_read_ = false;
+}
 
 Json& Json::operator=(Json other) noexcept {
   std::swap(type_, other.type_);
+  std::swap(as_read_, other.as_read_);
   std::swap(integer_, other.integer_);  // the widest member: the pointers and the number travel with it
   return *this;
 }
 
 Json::~Json() {
+  if (as_read_) delete as_read_number_;
   switch (type_) {
     case Type::string: delete string_; break;
     case Type::array: delete array_; break;
@@ -63,8 +86,10 @@ int64_t Json::as_integer() const {
 }
 double Json::as_number() const {
   WEFT_CHECK(is_number()) << type_name();
+  if (as_read_) return as_read_number_->value;
   return type_ == Type::integer ? static_cast<double>(integer_) : number_;
 }
+const std::string* Json::number_text() const { return as_read_ ? &as_read_number_->text : nullptr; }
 const std::string& Json::as_string() const {
   WEFT_CHECK(is_string()) << type_name();
   return *string_;
@@ -106,8 +131,22 @@ void Json::push_back(Json value) {
   items().push_back(std::move(value));
 }
 
+namespace {
+
+// The text of an integer outside int64, which has one spelling.
+const std::string* whole_number(const Json& value) {
+  const std::string* text = value.number_text();
+  return text && text->find_first_of(".eE") == std::string::npos ? text : nullptr;
+}
+
+}  // namespace
+
 bool operator==(const Json& a, const Json& b) {
-  if (a.is_number() && b.is_number()) return a.as_number() == b.as_number();
+  if (a.is_integer() && b.is_integer()) return a.as_integer() == b.as_integer();
+  if (a.is_number() && b.is_number()) {
+    if (const std::string *x = whole_number(a), *y = whole_number(b); x && y) return *x == *y;
+    return a.as_number() == b.as_number();
+  }
   if (a.type() != b.type()) return false;
   switch (a.type()) {
     case Json::Type::null: return true;
@@ -142,7 +181,10 @@ void write(const Json& value, std::string& out) {
     case Json::Type::null: out += "null"; break;
     case Json::Type::boolean: out += value.as_bool() ? "true" : "false"; break;
     case Json::Type::integer: out += std::to_string(value.as_integer()); break;
-    case Json::Type::number: write_number(value.as_number(), out); break;
+    case Json::Type::number:
+      if (const std::string* text = value.number_text()) out += *text;
+      else write_number(value.as_number(), out);
+      break;
     case Json::Type::string: out += json_quote(value.as_string()); break;
     case Json::Type::array: {
       out += '[';
@@ -241,12 +283,12 @@ class Builder : public nlohmann::json_sax<nlohmann::json> {
   bool number_integer(number_integer_t value) override { return place(Json(static_cast<long long>(value))); }
   bool number_unsigned(number_unsigned_t value) override {
     if (value > static_cast<number_unsigned_t>(std::numeric_limits<int64_t>::max()))
-      return place(Json(static_cast<double>(value)));
+      return place(Json::number_as_read(static_cast<double>(value), std::to_string(value)));
     return place(Json(static_cast<long long>(value)));
   }
   bool number_float(number_float_t value, const string_t& text) override {
     if (!std::isfinite(value)) return stop("the number " + text + " is out of range");
-    return place(Json(value));
+    return place(Json::number_as_read(value, text));
   }
   bool string(string_t& value) override { return place(Json(std::move(value))); }
   bool binary(binary_t&) override { return stop("binary value"); }

@@ -1,5 +1,5 @@
-// A JSON value, its reader and its writer. Object members keep their order. The parser (nlohmann's SAX reader) is
-// included in json.cc alone, since its header costs seconds per unit.
+// A JSON value, its reader and its writer. Object members keep their order, and numbers that were read keep their text.
+// The parser (nlohmann's SAX reader) is included in json.cc alone, since its header costs seconds per unit.
 #pragma once
 
 #include <cstdint>
@@ -71,25 +71,35 @@ class Json {
   // Appends to an array (makes an array of null).
   void push_back(Json value);
 
-  // One line, UTF-8. A number that is exactly a float32 is written as the shortest text that reads back to that
-  // float32, another as the shortest that reads back to that double. Values that are not finite are a bug (checked).
+  // One line, UTF-8. A number that was read is written as it was read. One that was made here is written as the
+  // shortest text that reads back to it: to its float32, if it is exactly one, or else to the double. Values that are
+  // not finite are a bug (checked).
   std::string dump() const;
+  // A number with its text, which must be JSON's; `value` is finite.
+  static Json number_as_read(double value, std::string text);
+  // The text of a number that was read and is no int64; null for all others.
+  const std::string* number_text() const;
 
  private:
+  struct NumberAsRead;
+
   Type type_ = Type::null;
+  bool as_read_ = false;  // of a number: as_read_number_ counts
   union {
     int64_t integer_ = 0;
     double number_;
+    NumberAsRead* as_read_number_;
     std::string* string_;
     Array* array_;
     Object* object_;
   };
 };
 
+// Numbers are equal if their values are, also beyond what a double tells apart if both are integers.
 bool operator==(const Json& a, const Json& b);
 
 // Parses a whole text. Refuses trailing text, invalid UTF-8, and nesting deeper than `max_depth`; the message tells the
-// byte. Numbers that overflow a double are refused; integers outside int64 become numbers.
+// byte. Numbers that overflow a double are refused; integers outside int64 become numbers, which keep their text.
 Result<Json> parse_json(std::string_view text, int max_depth = 256);
 // Reads and parses a file; errors name it.
 Result<Json> read_json_file(const std::string& path);

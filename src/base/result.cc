@@ -12,6 +12,7 @@ const char* name(Code code) {
     case Code::cancelled: return "cancelled";
     case Code::deadline_exceeded: return "deadline_exceeded";
     case Code::internal: return "internal";
+    case Code::context_overflow: return "context_length_exceeded";
   }
   return "unknown";
 }

@@ -20,7 +20,8 @@ enum class Code : unsigned char {
   data_corrupt,        // a file contradicts itself
   cancelled,           // the client went away
   deadline_exceeded,
-  internal,  // a bug, or a number that is not finite: 500
+  internal,          // a bug, or a number that is not finite: 500
+  context_overflow,  // a prompt is longer than the model's context: 400
 };
 
 const char* name(Code code);

@@ -36,7 +36,7 @@ void apply_yarn(RopeAngles& angles, int dims, const RopeConfig& c) {
     angles.inv_freq[i] = static_cast<float>(frequency / c.factor * ramp + frequency * (1 - ramp));
   }
   if (c.attention_factor) angles.factor = static_cast<float>(*c.attention_factor);
-  else if (c.mscale && c.mscale_all_dim)
+  else if (c.mscale && c.mscale_all_dim && *c.mscale != 0 && *c.mscale_all_dim != 0)  // 0 counts as absent
     angles.factor =
         static_cast<float>(yarn_magnitude(c.factor, *c.mscale) / yarn_magnitude(c.factor, *c.mscale_all_dim));
   else angles.factor = static_cast<float>(yarn_magnitude(c.factor, 1.0));

@@ -5,10 +5,11 @@
 #include <algorithm>
 #include <cstring>
 #include <filesystem>
-#include <set>
+#include <map>
 
 #include "base/log.h"
 #include "checkpoint/builder.h"
+#include "checkpoint/names.h"
 #include "checkpoint/quantization.h"
 #include "checkpoint/safetensors.h"
 
@@ -70,23 +71,30 @@ constexpr const char* kIndexName = "model.safetensors.index.json";
 // Tensor name -> shard, as an index has it.
 using WeightMap = std::map<std::string, std::string, std::less<>>;
 
-Status add_file(CheckpointBuilder& builder, const std::string& path, const WeightMap* weight_map,
-                const std::string& shard) {
-  WEFT_TRY(const int file, builder.map(path));
+// Of copies in several shards, the one that the index names counts: `named` tells whether those are added now, or what
+// the index does not name or looks for elsewhere, where no other file has it.
+Status add_file(CheckpointBuilder& builder, int file, const std::string& path, const WeightMap* weight_map,
+                const std::string& shard, bool named) {
   const std::span<const std::byte> bytes = builder.bytes(file);
   if (std::string_view(reinterpret_cast<const char*>(bytes.data()), bytes.size())
           .starts_with("version https://git-lfs"))
     return fail(Code::data_corrupt, path, " is a Git LFS pointer, not the file that it stands for");
   WEFT_TRY(std::vector<TensorInfo> tensors, parse_safetensors(bytes, path));
   for (TensorInfo& tensor : tensors) {
-    // Of copies in several shards, the one that the index names counts.
-    if (weight_map)
-      if (const auto named = weight_map->find(tensor.name); named == weight_map->end() || named->second != shard)
-        continue;
+    if (weight_map) {
+      const auto entry = weight_map->find(tensor.name);
+      if ((entry != weight_map->end() && entry->second == shard) != named) continue;
+      if (!named && builder.find(tensor.name)) continue;
+    }
     tensor.file = file;
     if (Status added = builder.add(std::move(tensor)); !added.ok()) return Error(added.error()).with(path);
   }
   return {};
+}
+
+Status add_file(CheckpointBuilder& builder, const std::string& path) {
+  WEFT_TRY(const int file, builder.map(path));
+  return add_file(builder, file, path, nullptr, "", true);
 }
 
 // A shard's name must stay inside the folder.
@@ -111,19 +119,33 @@ Result<WeightMap> read_weight_map(const std::string& index_path) {
   return weight_map;
 }
 
+// Whether an index is about other files than model.safetensors, or is broken.
+bool index_names_others(const std::string& folder) {
+  const auto weight_map = read_weight_map(folder + "/" + kIndexName);
+  return !weight_map.ok() || std::any_of(weight_map->begin(), weight_map->end(),
+                                         [](const auto& entry) { return entry.second != "model.safetensors"; });
+}
+
 Status add_shards(CheckpointBuilder& builder, const std::string& folder) {
   const std::string index_path = folder + "/" + kIndexName;
   WEFT_TRY(const WeightMap weight_map, read_weight_map(index_path));
-  std::set<std::string> shards;
-  for (const auto& [tensor, shard] : weight_map) shards.insert(shard);
-  for (const std::string& shard : shards) {
+  std::map<std::string, int> shards;
+  for (const auto& [tensor, shard] : weight_map) shards.try_emplace(shard, -1);
+  for (auto& [shard, file] : shards) {
     const std::string path = folder + "/" + shard;
     if (!is_file(path))
       return fail(Code::not_found, "shard ", path, " is missing; ", kIndexName, " names ", shards.size(), " shards");
-    WEFT_RETURN_IF_ERROR(add_file(builder, path, &weight_map, shard));
+    WEFT_TRY(file, builder.map(path));
   }
+  for (const bool named : {true, false})
+    for (const auto& [shard, file] : shards)
+      WEFT_RETURN_IF_ERROR(add_file(builder, file, folder + "/" + shard, &weight_map, shard, named));
+  // Whether they are needed is found out when the recipe asks for them.
+  std::vector<std::string> stale;
   for (const auto& [tensor, shard] : weight_map)
-    if (!builder.find(tensor)) return fail(Code::data_corrupt, index_path, ": ", tensor, " is not in ", shard);
+    if (!builder.find(tensor)) stale.push_back(tensor + " in " + shard);
+  if (!stale.empty())
+    log_warning(index_path, " names ", stale.size(), " tensors that are in no file, the first is ", stale[0]);
   return {};
 }
 
@@ -137,10 +159,15 @@ std::vector<std::string> files_ending(const std::string& folder, std::string_vie
 }
 
 Status add_tensors(CheckpointBuilder& builder, const std::string& folder) {
-  if (is_file(folder + "/" + kIndexName)) return add_shards(builder, folder);
-  if (is_file(folder + "/model.safetensors")) return add_file(builder, folder + "/model.safetensors", nullptr, "");
+  const bool has_index = is_file(folder + "/" + kIndexName);
+  if (is_file(folder + "/model.safetensors")) {  // as in the reference, it counts before an index
+    if (has_index && index_names_others(folder))
+      log_warning(folder, "/", kIndexName, " is ignored: the folder has model.safetensors");
+    return add_file(builder, folder + "/model.safetensors");
+  }
+  if (has_index) return add_shards(builder, folder);
   const std::vector<std::string> others = files_ending(folder, ".safetensors");
-  if (others.size() == 1) return add_file(builder, folder + "/" + others[0], nullptr, "");
+  if (others.size() == 1) return add_file(builder, folder + "/" + others[0]);
   if (others.size() > 1)
     return fail(Code::not_found, folder, " has ", others.size(), " .safetensors files but no ", kIndexName);
   for (const char* ending : {".bin", ".pt", ".pth"})
@@ -207,6 +234,7 @@ Status read_folder(CheckpointBuilder& builder, const std::string& folder, bool c
     WEFT_RETURN_IF_ERROR(read_parts(builder, folder, config, config_only));
   } else if (!config_only) {
     WEFT_RETURN_IF_ERROR(add_tensors(builder, folder));
+    WEFT_RETURN_IF_ERROR(apply_names(builder, config));
     WEFT_RETURN_IF_ERROR(apply_quantization(builder, config, folder));
   }
   builder.set_config(std::move(config));

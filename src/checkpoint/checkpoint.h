@@ -24,6 +24,7 @@ namespace weft {
 struct TensorInfo {
   std::string name;  // as in Hugging Face checkpoints
   StorageType type = StorageType::f32;
+  std::string unknown_type;  // what the file calls a type that is not known
   std::vector<int64_t> shape;
   // the stored bytes; may start at any address, so never load wider types through a cast
   std::span<const std::byte> data;
@@ -71,7 +72,8 @@ struct GgufTokenizer {
   std::vector<std::string_view> merges;  // "left right"
   std::optional<int64_t> bos, eos, eot, unknown, separator, padding, mask;
   std::optional<bool> add_bos, add_eos, add_space_prefix;
-  std::string_view chat_template;  // empty if none
+  std::string_view chat_template;                                                   // empty if none
+  std::vector<std::pair<std::string_view, std::string_view>> named_chat_templates;  // others: name, source
 };
 
 // Immutable once opened; reads from any thread.

@@ -127,8 +127,8 @@ Result<Placed> read_tensor_info(Reader& reader) {
   }
   WEFT_TRY(const uint32_t type, reader.scalar<uint32_t>());
   const std::optional<StorageType> storage = storage_from_ggml(type);
-  if (!storage) return fail(Code::unsupported, "tensor ", name, " has ggml type ", type, ", which is not supported");
-  placed.tensor.type = *storage;
+  placed.tensor.type = storage.value_or(StorageType::unknown);
+  if (!storage) placed.tensor.unknown_type = "ggml type " + std::to_string(type);
   WEFT_TRY(placed.offset, reader.scalar<uint64_t>());
   return placed;
 }
@@ -165,6 +165,10 @@ Result<GgufHeader> parse_gguf(std::span<const std::byte> file) {
     return fail(Code::data_corrupt, "general.alignment is ", alignment, "; it must be from 1 to 65536");
   const uint64_t data = (reader.at() + alignment - 1) / alignment * alignment;
   for (Placed& p : placed) {
+    if (p.tensor.type == StorageType::unknown) {  // its size is not known, and its bytes are not read
+      header.tensors.push_back(std::move(p.tensor));
+      continue;
+    }
     const StorageLayout shape = layout(p.tensor.type);
     if (p.tensor.cols() % shape.block_values != 0)
       return fail(Code::data_corrupt, "tensor ", p.tensor.name, " has rows of ", p.tensor.cols(), " values; ",
@@ -240,6 +244,10 @@ std::unique_ptr<GgufTokenizer> tokenizer_of(const GgufMetadata& m) {
   t->add_bos = m.flag("tokenizer.ggml.add_bos_token"), t->add_eos = m.flag("tokenizer.ggml.add_eos_token");
   t->add_space_prefix = m.flag("tokenizer.ggml.add_space_prefix");
   t->chat_template = m.text("tokenizer.chat_template");
+  if (const auto* names = m.texts("tokenizer.chat_templates"))
+    for (const std::string_view name : *names)
+      if (const std::string_view source = m.text("tokenizer.chat_template." + std::string(name)); !source.empty())
+        t->named_chat_templates.emplace_back(name, source);
   return t;
 }
 

@@ -2,6 +2,7 @@
 #include "checkpoint/gguf_metadata.h"
 
 #include <algorithm>
+#include <functional>
 
 namespace weft {
 
@@ -12,6 +13,8 @@ static const T* get(const GgufMetadata& m, std::string_view key) {
 }
 
 int64_t GgufMetadata::integer(std::string_view key, int64_t absent) const {
+  if (const auto* list = get<std::vector<int64_t>>(*this, key); list && !list->empty())
+    return std::equal(list->begin() + 1, list->end(), list->begin()) ? list->front() : absent;
   const auto* value = get<int64_t>(*this, key);
   return value ? *value : absent;
 }
@@ -92,6 +95,11 @@ Status refuse_variants(const GgufMetadata& m, const std::string& arch) {
   if (m.integer(arch + ".expert_count", 0) > 0)
     return fail(Code::unsupported, arch, ".expert_count is ", m.integer(arch + ".expert_count", 0),
                 ": mixtures of experts are not supported");
+  for (const char* key : {".attention.head_count", ".attention.head_count_kv", ".feed_forward_length"})
+    if (const auto* list = m.integers(arch + key);
+        list && (list->empty() || std::adjacent_find(list->begin(), list->end(), std::not_equal_to<>()) != list->end()))
+      return fail(Code::unsupported, arch, key, " is a list of ", list->size(),
+                  " numbers that differ from layer to layer", ", which is not supported");
   const int64_t heads = m.integer(arch + ".attention.head_count", 0), hidden = m.integer(arch + ".embedding_length", 0);
   const int64_t head = m.integer(arch + ".attention.key_length", heads > 0 ? hidden / heads : 0);
   const int64_t rotary = m.integer(arch + ".rope.dimension_count", head);
@@ -133,6 +141,9 @@ Result<Json> gguf_config(const GgufHeader& header) {
   copy("num_key_value_heads", arch + ".attention.head_count_kv");
   copy("head_dim", arch + ".attention.key_length");
   copy("max_position_embeddings", arch + ".context_length");
+  // Absent ones follow from the others in GGUF, whatever the architecture's configuration class says.
+  for (const char* key : {"num_key_value_heads", "head_dim", "rope_scaling", "sliding_window"})
+    if (!config.find(key)) config.set(key, nullptr);
   config.set("rms_norm_eps", m.number(arch + ".attention.layer_norm_rms_epsilon", 1e-6));
   config.set("vocab_size", static_cast<long long>(embedding->rows()));
   config.set("tie_word_embeddings", !find("output.weight"));

@@ -27,7 +27,7 @@ class GgufMetadata {
   std::map<std::string, GgufValue, std::less<>> values;
 
   bool has(std::string_view key) const { return values.find(key) != values.end(); }
-  // The value where it is of that kind, else `absent`.
+  // The value where it is of that kind, else `absent`. A list of equal numbers (one per layer) counts as that number.
   int64_t integer(std::string_view key, int64_t absent) const;
   double number(std::string_view key, double absent) const;
   std::string_view text(std::string_view key) const;

@@ -61,15 +61,19 @@ HfConfig HfConfig::of(const Checkpoint& checkpoint, int context) {
 
 int HfConfig::context() const { return shared_->context > 0 ? shared_->context : positions("max_position_embeddings"); }
 
-bool HfConfig::is_null(std::string_view key) const {
-  const Json* at = node_ ? node_->find(key) : nullptr;
-  return at && at->is_null();
-}
+bool HfConfig::is_null(std::string_view key) const { return node_ && node_->find(key) && node_->find(key)->is_null(); }
 
 int HfConfig::tensor_rows(std::string_view tensor, int absent) const {
   const TensorInfo* found = shared_->checkpoint ? shared_->checkpoint->find(tensor) : nullptr;
   if (!found || found->shape.empty() || found->shape[0] < 1 || found->shape[0] > kMaxCount) return absent;
   return static_cast<int>(found->shape[0]);
+}
+
+bool HfConfig::differ(std::string_view tensor, std::string_view other) const {
+  const TensorInfo* a = shared_->checkpoint ? shared_->checkpoint->find(tensor) : nullptr;
+  const TensorInfo* b = shared_->checkpoint ? shared_->checkpoint->find(other) : nullptr;
+  if (!a || !b) return false;
+  return a->type != b->type || a->shape != b->shape || !std::equal(a->data.begin(), a->data.end(), b->data.begin());
 }
 
 const Json* HfConfig::value(std::string_view key) const {
@@ -80,7 +84,7 @@ const Json* HfConfig::value(std::string_view key) const {
     if (dot == std::string_view::npos) break;
     rest.remove_prefix(dot + 1);
   }
-  if (at && !at->is_null()) return at;
+  if (at) return at->is_null() ? nullptr : at;
   return defaults_ ? defaults_->find(key) : nullptr;
 }
 
@@ -105,7 +109,8 @@ Status HfConfig::status() const {
 const Json* HfConfig::required(std::string_view key) const {
   const Json* found = value(key);
   if (!found && !shared_->error)
-    shared_->error = fail(Code::invalid_argument, shared_->where, ": ", prefix_, key, " is missing");
+    shared_->error =
+        fail(Code::invalid_argument, shared_->where, ": ", prefix_, key, is_null(key) ? " is null" : " is missing");
   return found;
 }
 
@@ -342,7 +347,9 @@ void read_scaling(const HfConfig& s, const HfConfig& whole, int head_dim, RopeCo
     rope.original_max_positions = s.has("original_max_position_embeddings")
                                       ? s.positions("original_max_position_embeddings")
                                       : whole.positions("max_position_embeddings");
-    rope.beta_fast = s.positive("beta_fast", 32), rope.beta_slow = s.positive("beta_slow", 1);
+    // 0 counts as absent, as in the reference.
+    const auto beta = [&](const char* key, double absent) { return s.number(key, 0) == 0 ? absent : s.positive(key); };
+    rope.beta_fast = beta("beta_fast", 32), rope.beta_slow = beta("beta_slow", 1);
     if (!(rope.beta_slow < rope.beta_fast)) s.reject("beta_slow", "but must be below beta_fast");
     if (s.has("mscale")) rope.mscale = s.number("mscale");
     if (s.has("mscale_all_dim")) rope.mscale_all_dim = s.number("mscale_all_dim");
@@ -358,17 +365,16 @@ void read_scaling(const HfConfig& s, const HfConfig& whole, int head_dim, RopeCo
 
 RopeConfig HfConfig::rope(LayerKind kind, double theta, int head_dim) const {
   RopeConfig rope;
+  if (is_null("rope_theta") && !has("rope_parameters")) reject("rope_theta", "but must be a number");
   rope.theta = positive("rope_theta", theta);
   for (const char* share : {"rope_percent", "rope_percentage", "partial_rotary_factor"}) {
     rope.partial_rotary_factor = positive(share, rope.partial_rotary_factor);
     if (rope.partial_rotary_factor > 1) reject(share, "but must be at most 1");
   }
-  if (kind == LayerKind::window && has("rope_local_base_freq")) {
-    rope.theta = positive("rope_local_base_freq");
-    return rope;
-  }
+  const bool local = kind == LayerKind::window && has("rope_local_base_freq");
+  if (local) rope.theta = positive("rope_local_base_freq");
   const char* key = has("rope_parameters") ? "rope_parameters" : "rope_scaling";
-  if (!has(key)) return rope;
+  if (!has(key) || (local && !value(key)->find("sliding_attention"))) return rope;
   HfConfig scaling = sub(key);
   // Version 5: one object per kind of layer.
   const char* layer = kind == LayerKind::window  ? "sliding_attention"

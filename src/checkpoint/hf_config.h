@@ -22,7 +22,8 @@ class Checkpoint;
 enum class LayerKind : uint8_t { full, window, chunk };
 
 // Copies share the document and the remembered error; copying is cheap. Not thread-safe. Keys may be dotted paths
-// ("text_config.hidden_size"). A null value counts as absent everywhere.
+// ("text_config.hidden_size"). A null value counts as absent, but never gets a
+// value of with_defaults().
 class HfConfig {
  public:
   // Limits: a count above kMaxCount or a position count above kMaxPositions is refused, so that products of two stay
@@ -71,8 +72,8 @@ class HfConfig {
   std::vector<double> numbers(std::string_view key) const;
   // Items of a list of objects (block_configs), each as a view; empty if absent.
   std::vector<HfConfig> list(std::string_view key) const;
-  // The same view, with values for keys that are absent (saved configurations leave out what equals transformers'
-  // defaults).
+  // The same view, with values for keys that are absent, not null (saved configurations leave out what equals
+  // transformers' defaults).
   HfConfig with_defaults(Json defaults) const;
   // A nested object (text_config, vision_config). An absent one is an error and yields an empty view.
   HfConfig sub(std::string_view key) const;
@@ -84,6 +85,8 @@ class HfConfig {
   // The first extent of a tensor, for the few sizes that configurations leave out; `absent` where the checkpoint is not
   // at hand or has no such tensor.
   int tensor_rows(std::string_view tensor, int absent) const;
+  // Whether both tensors are in the checkpoint and their values differ.
+  bool differ(std::string_view tensor, std::string_view other) const;
   // Token ids, a single one or a list; negative ones (meaning "none") are left out. Empty if absent.
   std::vector<int> token_ids(std::string_view key) const;
   std::vector<int> eos_token_ids() const { return token_ids("eos_token_id"); }

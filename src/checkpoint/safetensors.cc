@@ -48,10 +48,10 @@ Result<Entry> parse_entry(const Json& json, int64_t data_bytes) {
   WEFT_TRY(const Json* offsets, sole_member(json, "data_offsets"));
   if (!dtype->is_string()) return fail(Code::data_corrupt, "dtype is ", dtype->type_name(), ", not a string");
   const auto type = storage_from_safetensors(dtype->as_string());
-  if (!type) return fail(Code::unsupported, "dtype is ", json_quote(dtype->as_string()), ", which is not known");
 
   Entry entry;
-  entry.tensor.type = *type;
+  entry.tensor.type = type.value_or(StorageType::unknown);
+  if (!type) entry.tensor.unknown_type = json_quote(dtype->as_string());
   WEFT_TRY(entry.tensor.shape, whole_numbers(*shape, "shape"));
   WEFT_TRY(const std::vector<int64_t> range, whole_numbers(*offsets, "data_offsets"));
   if (range.size() != 2) return fail(Code::data_corrupt, "data_offsets has ", range.size(), " numbers, not 2");
@@ -62,6 +62,7 @@ Result<Entry> parse_entry(const Json& json, int64_t data_bytes) {
     return fail(Code::data_corrupt, "data_offsets end at ", entry.end, ", but the file has ", data_bytes,
                 " bytes of data");
 
+  if (!type) return entry;  // how many bytes its values take is not known
   int64_t bytes = layout(*type).block_bytes;
   // also refuses [huge, huge, 0]: its partial products overflow elsewhere
   for (const int64_t extent : entry.tensor.shape)

@@ -30,6 +30,7 @@ StorageLayout layout(StorageType type) {
     case StorageType::q4_k: return {256, 144};
     case StorageType::q5_k: return {256, 176};
     case StorageType::q6_k: return {256, 210};
+    case StorageType::unknown:
     case StorageType::random: return {1, 0};
   }
   return {1, 0};
@@ -63,6 +64,7 @@ const char* name(StorageType type) {
     case StorageType::q4_k: return "q4_k";
     case StorageType::q5_k: return "q5_k";
     case StorageType::q6_k: return "q6_k";
+    case StorageType::unknown: return "a type that is not read";
     case StorageType::random: return "random";
   }
   return "unknown";

@@ -27,7 +27,8 @@ enum class StorageType : uint8_t {
   i32,
   u32,
   i64,
-  u64,  // integers
+  u64,      // integers
+  unknown,  // a type that is not read; such a tensor may be there, but not be used
   q4_0,
   q4_1,
   q5_0,

@@ -74,7 +74,9 @@ const TensorInfo* TensorUsage::check(const TensorInfo& tensor, const std::vector
     return nullptr;
   }
   if (!is_float(tensor.type)) {
-    wrong_kind_.push_back(tensor.name + " holds " + std::string(weft::name(tensor.type)));
+    const bool unknown = tensor.type == StorageType::unknown;
+    wrong_kind_.push_back(tensor.name + (unknown ? " is of type " + tensor.unknown_type + ", which is not known"
+                                                 : " holds " + std::string(weft::name(tensor.type))));
     return nullptr;
   }
   return &tensor;

@@ -34,6 +34,9 @@ class CallStream {
   const std::string& text() const { return text_; }
   void add_text(std::string_view text) { text_ += text; }
   void drop(size_t size) { text_.erase(0, size); }
+  // The answer has ended: no text will follow.
+  bool ended() const { return ended_; }
+  void end() { ended_ = true; }
 
   const std::vector<std::string>& names() const { return names_; }
   bool declared(std::string_view name) const;
@@ -60,7 +63,8 @@ class CallStream {
   std::vector<std::string> names_;
   Json parameters_;
   std::string text_;
-  std::string blank_;     // white space that may stand beside a call
+  std::string blank_;  // white space that may stand beside a call
+  bool ended_ = false;
   bool content_ = false;  // content has gone out
   size_t calls_ = 0;
   int arguments_ = 0;  // of the present call, of those given one by one

@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "forms/call_reader.h"
+#include "forms/json_object.h"
 #include "forms/json_text.h"
 
 namespace weft {
@@ -17,7 +18,7 @@ class JsonCalls : public CallReader {
   explicit JsonCalls(std::string_view close) : close_(close) {}
 
   Step step(CallStream& stream) final;
-  // The head of a call that has not begun becomes text; of a call that has, the rest is dropped.
+  // The head of a call that has not begun becomes text; a call that has is closed, and its rest dropped.
   void cut_off(CallStream& stream) override;
 
  protected:
@@ -32,14 +33,19 @@ class JsonCalls : public CallReader {
   // A head at `at` that begins with neither '[' nor '{'. `in_list`: inside of the brackets of a list.
   virtual Found read_other_head(CallStream&, size_t /*at*/, bool /*in_list*/) { return Found::no; }
 
-  // Behind a call, with no mark between: the next one begins at `at`.
-  virtual bool call_follows(std::string_view text, size_t at) const { return text[at] == '{'; }
+  // Behind a call, with no mark between: whether the next one begins at `at`.
+  virtual Found call_follows(std::string_view text, size_t at) const {
+    return text[at] == '{' ? Found::yes : Found::no;
+  }
+  // The arguments end early: whatever closes the call.
+  virtual void close_call(CallStream& stream);
 
   // Drops `size` bytes and moves on.
   Found go_on(CallStream& stream, size_t size, State next);
   // The call of `name` begins; its arguments at `at`.
   Found begin_call(CallStream& stream, const std::string& name, size_t at, bool in_list);
-  // Likewise, where the arguments must be a JSON object, around which nothing is left to read.
+  // Likewise, where the arguments must be a JSON object, around which nothing is left to read. A call begins once its
+  // first value does.
   Found begin_object(CallStream& stream, const std::string& name, size_t at);
 
   bool in_list() const { return in_list_; }
@@ -53,6 +59,7 @@ class JsonCalls : public CallReader {
 
  private:
   Found read_json_head(CallStream& stream, size_t at, bool in_list);
+  size_t surplus_braces(std::string_view text, size_t at) const;
   Found read_object(CallStream& stream);
   Found read_end_of_head(CallStream& stream);
 
@@ -61,7 +68,8 @@ class JsonCalls : public CallReader {
   bool in_list_ = false;      // inside of the brackets of a list of calls
   bool object_read_ = false;  // of the present call: the object of its arguments
   int braces_ = 0;            // of the present call: to be closed behind its arguments
-  ObjectScanner scanner_;
+  ObjectReader reader_;       // of the present call's arguments
+  std::string separator_;     // before the head that is read: text, unless a call follows
 };
 
 }  // namespace weft

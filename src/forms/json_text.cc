@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "forms/held_text.h"
+#include "forms/json_object.h"
 
 namespace weft {
 
@@ -131,19 +132,32 @@ class HeadReader {
       complete = true;
       return Found::yes;
     }
-    const size_t begin = at_;
+    std::string object;
+    if (const Found found = whole_arguments(object); found != Found::yes) return found;
+    out_.arguments = std::move(object);
+    out_.at = at_;
+    complete = !out_.name.empty();
+    return Found::yes;
+  }
+
+  // Arguments that are read to their end: an object, an object in a string, or nothing at all in some spelling.
+  Found whole_arguments(std::string& object) {
+    if (text_[at_] == '{') {
+      ObjectReader reader;
+      at_ += reader.read(text_.substr(at_), object);
+      return reader.done() ? Found::yes : reader.wrong() ? Found::no : Found::more;
+    }
     std::string text;
     if (text_[at_] == '"') {
       if (const Found found = read_string(text_, at_, text); found != Found::yes) return found;
     } else {
+      const size_t begin = at_;
       if (const Found found = skip_value(text_, at_); found != Found::yes) return found;
       text = text_.substr(begin, at_ - begin);
-      if (text == "null") text = "{}";
     }
-    out_.arguments = std::move(text);
-    out_.at = at_;
-    complete = !out_.name.empty();
-    return Found::yes;
+    const bool nothing = skip_blanks(text, 0) == text.size() || one_of(text, {"null", "None", "[]"});
+    object = nothing ? "{}" : whole_object(text);
+    return object.empty() ? Found::no : Found::yes;
   }
 
   std::string_view text_;
@@ -157,29 +171,6 @@ class HeadReader {
 Found read_call_head(std::string_view text, size_t at, const std::vector<std::string>& names, CallHead& out) {
   out = {};
   return HeadReader(text, at, names, out).read();
-}
-
-size_t ObjectScanner::scan(std::string_view text) {
-  for (size_t i = 0; i < text.size() && !done_; ++i) {
-    const char c = text[i];
-    if (in_string_) {
-      if (escaped_) escaped_ = false;
-      else if (c == '\\') escaped_ = true;
-      else if (c == '"') in_string_ = false;
-      continue;
-    }
-    if (c == '<') {
-      done_ = true;
-      return i;
-    }
-    if (c == '"') in_string_ = true;
-    else if (c == '{' || c == '[') ++depth_;
-    else if ((c == '}' || c == ']') && --depth_ <= 0) {
-      done_ = true;
-      return i + 1;
-    }
-  }
-  return text.size();
 }
 
 }  // namespace weft

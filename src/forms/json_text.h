@@ -21,25 +21,12 @@ Found read_string(std::string_view text, size_t& at, std::string& out);
 // allowed.
 struct CallHead {
   std::string name;
-  // The arguments: an object that begins at `at` and goes on, or text that is complete, `at` behind it.
+  // The arguments: an object that begins at `at` and goes on, or one that is complete, `at` behind it.
   std::optional<std::string> arguments;
   size_t at = 0;
   int braces = 0;  // to be closed behind the arguments
 };
 // `names`: the functions that count. `at` is the place of the opening brace.
 Found read_call_head(std::string_view text, size_t at, const std::vector<std::string>& names, CallHead& out);
-
-// Follows a JSON object through its pieces.
-class ObjectScanner {
- public:
-  // How much of `text` belongs to the object; `done()` once it is closed. Text that cannot be JSON ("<" outside a
-  // string) ends it too.
-  size_t scan(std::string_view text);
-  bool done() const { return done_; }
-
- private:
-  int depth_ = 0;
-  bool in_string_ = false, escaped_ = false, done_ = false;
-};
 
 }  // namespace weft

@@ -14,6 +14,7 @@ class PythonCalls final : public JsonCalls {
   Found read_other_head(CallStream& stream, size_t at, bool in_list) override;
   Found read_arguments(CallStream& stream) override;
   Found read_argument(CallStream& stream);
+  void close_call(CallStream& stream) override;
 
   const bool list_only_;
   bool python_ = false;  // the present call is written as in Python

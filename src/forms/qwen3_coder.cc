@@ -9,7 +9,7 @@ namespace weft {
 namespace {
 
 std::unique_ptr<CallReader> reader() { return std::make_unique<XmlCalls>("</tool_call>", false); }
-std::unique_ptr<CallReader> reader_without_mark() { return std::make_unique<XmlCalls>("", true); }
+std::unique_ptr<CallReader> reader_without_mark() { return std::make_unique<XmlCalls>("</tool_call>", true); }
 
 Result<Json> strict(const ToolFunctions&) {
   return fail(Code::unsupported,

@@ -35,7 +35,21 @@ Json call_tags(const ToolFunctions& functions, const std::string& before, const 
 
 Json object_tags(const ToolFunctions& functions, const std::string& key, const std::string& open,
                  const std::string& close) {
-  return call_tags(functions, open + "{\"name\": \"", "\", \"" + key + "\": ", "}" + close);
+  std::vector<Json> named;
+  for (const Json* function : functions) {
+    Json& copy = named.emplace_back(*function);
+    const std::string quoted = function->find("name")->dump();
+    copy.set("name", quoted.substr(1, quoted.size() - 2));
+  }
+  ToolFunctions quoted;
+  for (const Json& function : named) quoted.push_back(&function);
+  return call_tags(quoted, open + "{\"name\": \"", "\", \"" + key + "\": ", "}" + close);
+}
+
+Json calls_alone(const Json& format) {
+  // Free text beside the calls, or as another choice (whole_answer), is left out.
+  if (const Json* elements = format.find("elements")) return elements->items().front();
+  return separated(*format.find("tags"), "\n");
 }
 
 Result<Json> whole_answer(const ToolFunctions& functions) {

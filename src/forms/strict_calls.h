@@ -19,12 +19,15 @@ Json triggered(Json triggers, Json tags);
 // any object.
 Json call_tags(const ToolFunctions& functions, const std::string& before, const std::string& between,
                const std::string& end);
-// Likewise: `open` {"name": "NAME", "`key`": arguments} `close`.
+// Likewise, with the name as in JSON: `open` {"name": "NAME", "`key`": arguments} `close`.
 Json object_tags(const ToolFunctions& functions, const std::string& key, const std::string& open = {},
                  const std::string& close = {});
 
 // For forms in which calls have no mark of their own: the answer is {"name": ..., "parameters": ...}, several with "; "
 // between, or text that does not look like one.
 Result<Json> whole_answer(const ToolFunctions& functions);
+
+// Of what a form's strict_calls made: one or more calls, and no free text.
+Json calls_alone(const Json& format);
 
 }  // namespace weft::strict_calls

@@ -30,7 +30,7 @@ ToolCallFinder::ToolCallFinder(Rules rules)
       stream_(std::move(rules.names), std::move(rules.parameters)) {}
 
 ToolOutput ToolCallFinder::push(std::string_view text) {
-  if (named_) return push_named(text, false);
+  if (named_) return push_named(text);
   stream_.add_text(text);
   while (step()) {
   }
@@ -38,17 +38,29 @@ ToolOutput ToolCallFinder::push(std::string_view text) {
 }
 
 ToolOutput ToolCallFinder::finish() {
-  if (named_) return push_named("", true);
-  last_ = true;
+  stream_.end();
+  if (named_) return push_named("");
   while (step()) {
   }
   return stream_.take_last_output();
 }
 
-ToolOutput ToolCallFinder::push_named(std::string_view text, bool even_empty) {
-  if (stream_.calls() == 0 && (even_empty || !text.empty())) stream_.begin_call(stream_.names().front());
-  stream_.add_arguments(text);
-  return stream_.take_output();
+ToolOutput ToolCallFinder::push_named(std::string_view text) {
+  stream_.add_text(text);
+  std::string object;
+  if (stream_.calls() == 0) {
+    arguments_ = {};
+    arguments_.read(stream_.text().substr(skip_blanks(stream_.text(), 0)), object);
+    if (!object.empty()) stream_.begin_call(stream_.names().front());
+    else if (stream_.ended()) stream_.add_content(stream_.text());
+    else return {};
+  } else {
+    arguments_.read(stream_.text(), object);
+  }
+  stream_.drop(stream_.text().size());
+  stream_.add_arguments(object);
+  if (stream_.ended() && stream_.calls() > 0 && !arguments_.done()) stream_.add_arguments(arguments_.close());
+  return stream_.ended() ? stream_.take_last_output() : stream_.take_output();
 }
 
 // False: more text is needed, or all has been read.
@@ -57,7 +69,7 @@ bool ToolCallFinder::step() {
   const CallReader::Step step = block_->step(stream_);
   if (step == CallReader::Step::on) return true;
   if (step == CallReader::Step::more) {
-    if (!last_) return false;
+    if (!stream_.ended()) return false;
     block_->cut_off(stream_);
   }
   end_block();
@@ -69,7 +81,7 @@ bool ToolCallFinder::read_text() {
   const auto bare = std::ranges::find_if(marks_, is_bare);
   if (!started_ && bare != marks_.end()) {
     const size_t first = skip_blanks(text, 0);
-    if (first == text.size() && !last_) return false;
+    if (first == text.size() && !stream_.ended()) return false;
     started_ = true;
     if (first < text.size() && (text[first] == '{' || text[first] == '[')) return begin_block(*bare, 0, first);
   }
@@ -85,7 +97,7 @@ bool ToolCallFinder::read_text() {
     stream_.add_content(text.substr(0, at));
     return begin_block(*mark, at, at + mark->open.size());
   }
-  const size_t end = last_ ? text.size() : text.size() - held;
+  const size_t end = stream_.ended() ? text.size() : text.size() - held;
   stream_.add_content(text.substr(0, end));
   stream_.drop(end);
   return false;

@@ -2,9 +2,10 @@
 // the arguments follow piece by piece. Which marks count is told by the model's form (tool_form.h), and its readers
 // read what stands behind them.
 //
-// Only calls of declared functions count; anything else stays text. Arguments are passed on as the model wrote them
-// (the pythonic and XML forms become JSON, argument by argument), so a model that writes broken JSON is seen by the
-// client.
+// Only calls of declared functions count; anything else stays text. Arguments are JSON objects, always: as the model
+// wrote them, mended where that was almost JSON (json_object.h) and closed where the answer ends early. The pythonic
+// and XML forms become JSON argument by argument. A call begins with its first value, so one that is cut before it is
+// text.
 #pragma once
 
 #include <cstdint>
@@ -16,6 +17,7 @@
 #include "base/json.h"
 #include "forms/call_reader.h"
 #include "forms/call_stream.h"
+#include "forms/json_object.h"
 #include "forms/tool_form.h"
 
 namespace weft {
@@ -54,13 +56,13 @@ class ToolCallFinder {
   bool read_text();
   bool begin_block(const CallMark& mark, size_t from, size_t to);
   void end_block();
-  ToolOutput push_named(std::string_view text, bool even_empty);
+  ToolOutput push_named(std::string_view text);
 
   bool named_;                   // all text is the arguments of the only function
+  ObjectReader arguments_;       // of that function
   std::vector<CallMark> marks_;  // all that count
   CallStream stream_;
   bool started_ = false;  // past the place where a call without a mark may stand
-  bool last_ = false;     // no more text will come
 
   std::unique_ptr<CallReader> block_;  // null: between blocks
   std::string opening_;                // the text of the block's mark

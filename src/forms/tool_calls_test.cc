@@ -110,7 +110,7 @@ TEST(ToolCalls, Hermes) {
            "<tool_call>{\"name\": \"other\", \"arguments\": {}}</tool_call>",
            {}});
     check({form, "<tool_call>{\"name\": \"f\"", "<tool_call>{\"name\": \"f\"", {}});
-    check({form, "<tool_call>{\"name\": \"f\", \"arguments\": {\"x\": \"cut", "", {{"f", "{\"x\": \"cut"}}});
+    check({form, "<tool_call>{\"name\": \"f\", \"arguments\": {\"x\": \"cut", "", {{"f", "{\"x\": \"cut\"}"}}});
     check({form, "a <tool", "a <tool", {}});
     check({form, " \n", " \n", {}});
     check({form, "", "", {}});
@@ -162,7 +162,7 @@ TEST(ToolCalls, Pythonic) {
          "",
          {{"f", "{\"s\": \"it's \xc3\xa9\", \"l\": [1, -2.5, true, null], \"d\": {\"k\": [1], \"e\": {}}}"}}});
   check({pythonic, "[unknown(a=1)]", "[unknown(a=1)]", {}});
-  check({pythonic, "[f(a=1, b=\"cut", "", {{"f", "{\"a\": 1"}}});
+  check({pythonic, "[f(a=1, b=\"cut", "", {{"f", "{\"a\": 1}"}}});
 }
 
 TEST(ToolCalls, Xml) {
@@ -204,13 +204,129 @@ TEST(ToolCalls, Nemotron) {
          {{"f", "{\"x\": 1}"}}});
 }
 
+// Arguments that are almost JSON. Right values: Python's json.loads or ast.literal_eval of what was meant.
+TEST(ToolCalls, MendsArguments) {
+  const std::initializer_list<std::pair<const char*, const char*>> cases = {
+      {"{'a': True, \"b\": None, 'c': 'it\\'s \"x\"'}", "{\"a\": true, \"b\": null, \"c\": \"it's \\\"x\\\"\"}"},
+      {"{\"a\": \"two\nlines\t\"}", "{\"a\": \"two\\nlines\\t\"}"},
+      {"{\"a\": \"\\d+ \\x41 \\u12 \\'\"}", "{\"a\": \"\\\\d+ \\u0041 \\\\u12 '\"}"},
+      {"{\"a\": [1, 2,], }", "{\"a\": [1, 2] }"},
+      {"{\"a\": .5, \"b\": +1, \"c\": 1E-7, \"d\": 1.50, \"e\": NaN}",
+       "{\"a\": 0.5, \"b\": 1, \"c\": 1E-7, \"d\": 1.50, \"e\": null}"},
+      {"{\"a\": \"\\ud83d\\ude00\", \"b\": 18446744073709551616}",
+       "{\"a\": \"\\ud83d\\ude00\", \"b\": 18446744073709551616}"},
+      {"\"\"", "{}"},
+      {"\" \"", "{}"},
+      {"null", "{}"},
+      {"[]", "{}"},
+      {"\"{'a': 1}\"", "{\"a\": 1}"},
+  };
+  for (const auto& [written, meant] : cases) {
+    check({hermes,
+           "<tool_call>{\"name\": \"f\", \"arguments\": " + std::string(written) + "}</tool_call>",
+           "",
+           {{"f", meant}}});
+    EXPECT_TRUE(parse_json(meant).ok()) << meant;
+  }
+  // Braces that are missing or too many.
+  check({hermes, "<tool_call>{\"name\": \"f\", \"arguments\": {\"x\": 1}</tool_call>", "", {{"f", "{\"x\": 1}"}}});
+  check({hermes, "<tool_call>{\"name\": \"f\", \"arguments\": {\"x\": [1</tool_call>", "", {{"f", "{\"x\": [1]}"}}});
+  check({hermes, "<tool_call>{\"name\": \"f\", \"arguments\": {\"x\": 1}}}\n</tool_call>", "", {{"f", "{\"x\": 1}"}}});
+  // What is no object is no call.
+  for (const char* text : {"<tool_call>{\"name\": \"f\", \"arguments\": \"x\"}</tool_call>",
+                           "<tool_call>{\"name\": \"f\", \"arguments\": 3}</tool_call>",
+                           "<tool_call>{\"name\": \"f\", \"arguments\": {x}}</tool_call>"})
+    check({hermes, text, text, {}});
+}
+
+// Wherever an answer ends, its calls have whole arguments, and a call without any is text.
+TEST(ToolCalls, EndsAtEveryPlace) {
+  const std::initializer_list<std::pair<const ToolForm*, std::string>> texts = {
+      {hermes,
+       "<tool_call>{\"name\": \"f\", \"arguments\": {\"a\": {\"b\": [1, \"x\\n\\ud83d\\ude00\", true]}, \"c\": "
+       "-1.5e3}}</tool_call>"},
+      {llama_json, "{\"name\": \"f\", \"parameters\": {\"a\": 1}}; {\"name\": \"g\", \"parameters\": {}}"},
+      {pythonic, "[f(a=[1, 'x'], b={'k': None}), g(c=0x10)]"},
+      {mistral, "[TOOL_CALLS]f[ARGS]{\"a\": [{}, \"b\"]}[TOOL_CALLS]g{}"},
+      {xml,
+       "<tool_call>\n<function=f>\n<parameter=s>\nab\n</parameter>\n<parameter=n>\n1\n</parameter>\n</function>\n</"
+       "tool_call>"},
+      {deepseek, "<｜tool▁call▁begin｜>function<｜tool▁sep｜>f\n```json\n{\"x\": \"y\"}\n```<｜tool▁call▁end｜>"},
+      {nemotron,
+       "<TOOLCALL>[{\"name\": \"f\", \"arguments\": {\"x\": 1}}, {\"name\": \"g\", \"arguments\": {}}]</TOOLCALL>"},
+  };
+  for (const auto& [form, text] : texts)
+    for (size_t size = 0; size <= text.size(); ++size) {
+      const std::string cut = text.substr(0, size);
+      const Answer answer = find(finder(ToolMode::automatic, form), cut, 1);
+      for (const ToolCall& call : answer.calls) {
+        const auto arguments = parse_json(call.arguments);
+        EXPECT_TRUE(arguments.ok() && arguments->is_object()) << cut << ": " << call.arguments;
+      }
+      if (answer.calls.empty()) {
+        EXPECT_EQ(answer.content, cut);
+      }
+      EXPECT_EQ(find(finder(ToolMode::automatic, form), cut, 10000), answer) << cut;
+    }
+  const std::string arguments = "{\"x\": \"a\\n\", \"y\": [1, {}]}";
+  for (size_t size = 0; size < arguments.size(); ++size) {
+    const std::string cut = arguments.substr(0, size), list = "[{\"name\": \"f\", \"arguments\": " + cut;
+    for (const size_t piece : {size_t{1}, size_t{1000}}) {
+      for (const Answer& answer : {find(finder(ToolMode::named, hermes, {"f"}), cut, piece),
+                                   find(finder(ToolMode::any, hermes), list, piece)}) {
+        if (answer.calls.empty()) {
+          EXPECT_TRUE(answer.content == cut || answer.content == list) << cut;
+        } else {
+          EXPECT_TRUE(parse_json(answer.calls[0].arguments).ok()) << cut << ": " << answer.calls[0].arguments;
+        }
+      }
+    }
+  }
+}
+
+TEST(ToolCalls, XmlWithTagsMissing) {
+  const std::string open = "<tool_call>\n<function=f>\n", close = "</function>\n</tool_call>";
+  check({xml, open + "<parameter=s>\n{\"a\": 1}\n" + close, "", {{"f", "{\"s\": \"{\\\"a\\\": 1}\"}"}}});
+  check({xml, open + "<parameter=s>1<parameter=n>2" + close, "", {{"f", "{\"s\": \"1\", \"n\": 2}"}}});
+  check({xml, open + "<parameter=o>\n1\n<parameter=p>\n2\n" + close, "", {{"f", "{\"o\": 1, \"p\": 2}"}}});
+  check({xml, open + "<parameter=s>\nab\n</parameter>\n</parameter>\n" + close, "", {{"f", "{\"s\": \"ab\"}"}}});
+  check({xml, open + "<parameter=s>\nab\n</tool_call>", "", {{"f", "{\"s\": \"ab\"}"}}});
+  check({xml, open + "<parameter=s>\nab\n</parameter>\n</tool_call>\nDone", "\nDone", {{"f", "{\"s\": \"ab\"}"}}});
+  check({xml, open + "<parameter=s>\nab\n", "", {{"f", "{\"s\": \"ab\"}"}}});
+  check({xml, open + "</tool_call>", "", {{"f", "{}"}}});
+  check({xml, open + "text" + close, open + "text" + close, {}});
+  check({xml,
+         "<function=f>\n<parameter=s>\nab\n</parameter>\n</function>\n</tool_call>",
+         "",
+         {{"f", "{\"s\": \"ab\"}"}}});
+  // Text that speaks of tags.
+  check({xml,
+         open + "<parameter=s>\na </function> b <parameter=z> </tool_call> c\n</parameter>\n" + close,
+         "",
+         {{"f", "{\"s\": \"a </function> b <parameter=z> </tool_call> c\"}"}}});
+  // Two functions in one call.
+  const std::string two = open + "</function>\n<function=g>\n" + close;
+  const Answer whole = find(finder(ToolMode::automatic, xml), two, 10000);
+  ASSERT_EQ(whole.calls.size(), 2u);
+  for (size_t cut = 0; cut < two.size(); ++cut)
+    EXPECT_EQ(find_in_pieces(finder(ToolMode::automatic, xml), two, {cut}), whole) << cut;
+}
+
+TEST(ToolCalls, SeparatorsBeforeTextAreText) {
+  const std::string call = "{\"name\": \"f\", \"parameters\": {}}";
+  check({llama_json, call + "; and so on", "; and so on", {{"f", "{}"}}});
+  check({llama_json, call + ", {\"a\": 1}", ", {\"a\": 1}", {{"f", "{}"}}});
+  check({llama_json, call + ";", ";", {{"f", "{}"}}});
+  check({pythonic, "[f(), 3]", ", 3]", {{"f", "{}"}}});
+}
+
 // Every form's own example, in up to three pieces that end anywhere, is read as in one piece.
 TEST(ToolCalls, CutAtEveryPlace) {
   const std::string json = "{\"name\": \"f\", \"arguments\": {\"s\": \"}<\\\"\"}}";
   const std::map<std::string_view, std::string> examples = {
       {"generic", json},
       {"llama3_json", json + "; {\"name\": \"g\", \"parameters\": {}}"},
-      {"llama4_pythonic", "<|python_start|>[f(s='it\\'s', n=[1, True]), g()]<|python_end|>"},
+      {"llama4_pythonic", "<|python_start|>[f(s='it\\'s' r\"x\", n=[-.5, True]), g()]<|python_end|>"},
       {"mistral", "Hm.[TOOL_CALLS]f[CALL_ID]abc[ARGS]{\"x\": 1}[TOOL_CALLS]g{}"},
       {"hermes", "Hm.\n<tool_call>\n" + json + "\n</tool_call>\n<tool_call>{\"name\": \"g\"}</tool_call>"},
       {"qwen3_coder",
@@ -248,16 +364,17 @@ TEST(ToolCalls, TextGoesThroughAtOnce) {
 TEST(ToolCalls, ArgumentsGoThroughAtOnce) {
   ToolCallFinder call = finder(ToolMode::automatic, hermes);
   EXPECT_TRUE(call.push("<tool_call>{\"name\": \"f\", \"arguments\"").deltas.empty());
-  ToolOutput output = call.push(": {\"x\"");
+  EXPECT_TRUE(call.push(": {\"x\"").deltas.empty());  // a call begins with its first value
+  ToolOutput output = call.push(": [1");
   ASSERT_EQ(output.deltas.size(), 2u);
   EXPECT_EQ(output.deltas[0].name, "f");
-  EXPECT_EQ(output.deltas[1].arguments, "{\"x\"");
-  output = call.push(": [1");
+  EXPECT_EQ(output.deltas[1].arguments, "{\"x\": [");
+  output = call.push(", \"te");
   ASSERT_EQ(output.deltas.size(), 1u);
-  EXPECT_EQ(output.deltas[0].arguments, ": [1");
-  output = call.push("]}}</tool");
+  EXPECT_EQ(output.deltas[0].arguments, "1, \"te");
+  output = call.push("xt\"]}}</tool");
   ASSERT_EQ(output.deltas.size(), 1u);
-  EXPECT_EQ(output.deltas[0].arguments, "]}");
+  EXPECT_EQ(output.deltas[0].arguments, "xt\"]}");
 }
 
 TEST(ToolCalls, StrictCountsOneForm) {
@@ -275,7 +392,7 @@ TEST(ToolCalls, Forced) {
   ASSERT_EQ(named.calls.size(), 1u);
   EXPECT_EQ(named.calls[0].name, "f");
   EXPECT_EQ(named.calls[0].arguments, "{\"x\":1}");
-  EXPECT_EQ(find(finder(ToolMode::named, hermes, {"f"}), "", 1).calls.size(), 1u);
+  EXPECT_EQ(find(finder(ToolMode::named, hermes, {"f"}), "", 1).calls.size(), 0u);
   for (const size_t piece : {size_t{1}, size_t{100}}) {
     const Answer any = find(finder(ToolMode::any, hermes),
                             "[{\"name\":\"g\",\"arguments\":{}}, {\"name\":\"f\",\"arguments\":{\"x\":[]}}]", piece);

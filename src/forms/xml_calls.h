@@ -14,15 +14,14 @@ class XmlCalls final : public JsonCalls {
  private:
   Found read_head(CallStream& stream) override;
   Found read_arguments(CallStream& stream) override;
-  bool call_follows(std::string_view text, size_t at) const override;
+  Found read_between(CallStream& stream) override;
+  Found call_follows(std::string_view text, size_t at) const override;
+  void close_call(CallStream& stream) override;
   Found read_name(CallStream& stream, size_t at);
-  Found read_parameter(CallStream& stream);
+  Found read_part(CallStream& stream);
 
   const bool behind_tag_;
   std::string function_;  // of the present call, if it is written in XML
 };
-
-// A value as JSON text: a string where the schema says so or where it is no JSON. `schema` may be null.
-std::string xml_value(std::string_view text, const Json* schema);
 
 }  // namespace weft

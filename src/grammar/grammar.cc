@@ -1,5 +1,7 @@
 #include "grammar/grammar.h"
 
+#include <sstream>
+
 #include "bridge.h"
 
 namespace weft {
@@ -15,6 +17,14 @@ Error take_error(WeftError& error) {
     case WEFT_RESOURCE_EXHAUSTED: return {Code::resource_exhausted, message};
     default: return {Code::internal, message};
   }
+}
+
+std::vector<std::string> take_lines(WeftBytes bytes) {
+  std::vector<std::string> lines;
+  std::istringstream text(std::string(reinterpret_cast<const char*>(bytes.data), bytes.size));
+  weft_bytes_free(bytes);
+  for (std::string line; std::getline(text, line);) lines.push_back(line);
+  return lines;
 }
 
 WeftGrammarLimits bridge_limits(const GrammarLimits& limits) {
@@ -50,7 +60,7 @@ Status Grammar::rollback(size_t n) {
 }
 
 std::unique_ptr<Grammar> Grammar::clone() const {
-  return std::unique_ptr<Grammar>(new Grammar(weft_grammar_clone(state_), bytes_));
+  return std::unique_ptr<Grammar>(new Grammar(weft_grammar_clone(state_), report_));
 }
 
 GrammarFactory::GrammarFactory(std::shared_ptr<const WeftTokenizer> tokenizer, int32_t vocab_rows,
@@ -79,7 +89,7 @@ Status GrammarFactory::warm_up() const {
   return {};
 }
 
-Result<std::unique_ptr<Grammar>> GrammarFactory::compile(const GrammarSpec& spec) const {
+Result<std::unique_ptr<Grammar>> GrammarFactory::compile(const GrammarSpec& spec, double* processor_seconds) const {
   WEFT_TRY(const WeftGrammarFactory* made, factory());
   std::string text = spec.text;
   if (spec.kind == GrammarSpec::Kind::choice) {
@@ -89,12 +99,14 @@ Result<std::unique_ptr<Grammar>> GrammarFactory::compile(const GrammarSpec& spec
   }
   const WeftGrammarLimits limits = bridge_limits(limits_);
   WeftError error;
-  size_t bytes = 0;
+  WeftGrammarReport report;
   WeftGrammar* state =
       weft_grammar_new(made, static_cast<uint32_t>(spec.kind), text.data(), text.size(), spec.compact_json,
-                       static_cast<uint32_t>(spec.thinking), &limits, &bytes, &error);
+                       static_cast<uint32_t>(spec.thinking), spec.strict_schemas, &limits, &report, &error);
+  auto kept = std::make_shared<Grammar::Report>(Grammar::Report{report.bytes, take_lines(report.warnings)});
+  if (processor_seconds) *processor_seconds = static_cast<double>(report.processor_ns) * 1e-9;
   if (!state) return take_error(error);
-  return std::unique_ptr<Grammar>(new Grammar(state, bytes));
+  return std::unique_ptr<Grammar>(new Grammar(state, std::move(kept)));
 }
 
 }  // namespace weft

@@ -39,6 +39,8 @@ struct GrammarSpec {
   // Where the answer begins. The grammar holds behind "</think>"; inside the thinking all text is allowed, but no
   // special token and no end of the answer.
   Thinking thinking = Thinking::none;
+  // JSON schemas: a keyword that cannot be enforced is an error; otherwise it becomes a warning.
+  bool strict_schemas = false;
 
   bool operator==(const GrammarSpec&) const = default;
 };
@@ -73,13 +75,19 @@ class Grammar {
   Status rollback(size_t n);
   std::unique_ptr<Grammar> clone() const;
   // Heap memory when it was compiled; masks let it grow.
-  size_t bytes() const { return bytes_; }
+  size_t bytes() const { return report_->bytes; }
+  // What of the schemas is not enforced, such as "uniqueItems at #/properties/tags is not enforced".
+  const std::vector<std::string>& warnings() const { return report_->warnings; }
 
  private:
   friend class GrammarFactory;
-  Grammar(WeftGrammar* state, size_t bytes) : state_(state), bytes_(bytes) {}
+  struct Report {
+    size_t bytes = 0;
+    std::vector<std::string> warnings;
+  };
+  Grammar(WeftGrammar* state, std::shared_ptr<const Report> report) : state_(state), report_(std::move(report)) {}
   WeftGrammar* state_;
-  size_t bytes_;
+  std::shared_ptr<const Report> report_;
 };
 
 // One per tokenizer and model. Thread-safe. The trie is built at the first compile (about 0.1 s per 100,000 tokens) or
@@ -94,8 +102,8 @@ class GrammarFactory {
   Status warm_up() const;
   // invalid_argument for what is wrong and unsupported for what is not enforced; the message names the keyword or the
   // place. resource_exhausted for more memory than the limit. Takes milliseconds; a hostile grammar runs into the
-  // limits within a few seconds.
-  Result<std::unique_ptr<Grammar>> compile(const GrammarSpec& spec) const;
+  // limits within a few seconds. `processor_seconds`, if given, becomes the processor time that it took.
+  Result<std::unique_ptr<Grammar>> compile(const GrammarSpec& spec, double* processor_seconds = nullptr) const;
 
  private:
   Result<const WeftGrammarFactory*> factory() const;

@@ -3,6 +3,9 @@
 
 #include <utility>
 
+#include "base/json.h"
+#include "base/log.h"
+
 namespace weft {
 
 namespace {
@@ -14,6 +17,7 @@ std::string key_of(const GrammarSpec& spec) {
   std::string key;
   const auto add = [&](const std::string& part) { ((key += std::to_string(part.size())) += ':') += part; };
   add(std::to_string(static_cast<int>(spec.kind)) + (spec.compact_json ? "c" : "") +
+      (spec.strict_schemas ? "s" : "") +
       std::to_string(static_cast<int>(spec.thinking)));
   add(spec.text);
   for (const std::string& choice : spec.choices) add(choice);
@@ -33,7 +37,6 @@ Result<std::unique_ptr<Grammar>> GrammarCache::copy(Entry& entry) {
 
 Result<std::unique_ptr<Grammar>> GrammarCache::get(const GrammarSpec& spec) {
   std::string key = key_of(spec);
-  const auto until = Clock::now() + options_.wait;
   std::unique_lock lock(mutex_);
   if (const auto found = kept_.find(key); found != kept_.end()) {
     ++metrics_.hits;
@@ -45,8 +48,7 @@ Result<std::unique_ptr<Grammar>> GrammarCache::get(const GrammarSpec& spec) {
   if (const auto found = compiling_.find(key); found != compiling_.end()) {
     ++metrics_.hits;
     const std::shared_ptr<Entry> entry = found->second;
-    if (!changed_.wait_until(lock, until, [&] { return entry->done; }))
-      return fail(Code::resource_exhausted, "the grammar is still being compiled; try again later");
+    changed_.wait(lock, [&] { return entry->done; });
     lock.unlock();
     return copy(*entry);
   }
@@ -54,7 +56,7 @@ Result<std::unique_ptr<Grammar>> GrammarCache::get(const GrammarSpec& spec) {
   const auto entry = std::make_shared<Entry>();
   entry->key = std::move(key);
   compiling_.emplace(entry->key, entry);
-  if (Status slot = wait_for_slot(lock, until); !slot.ok()) entry->error = slot.error();
+  if (Status slot = wait_for_slot(lock); !slot.ok()) entry->error = slot.error();
   else compile(spec, *entry, lock);
   entry->done = true;
   compiling_.erase(entry->key);
@@ -64,8 +66,15 @@ Result<std::unique_ptr<Grammar>> GrammarCache::get(const GrammarSpec& spec) {
   return copy(*entry);
 }
 
-Status GrammarCache::wait_for_slot(std::unique_lock<std::mutex>& lock, Clock::time_point until) {
-  if (changed_.wait_until(lock, until, [&] { return running_ < options_.slots; })) return {};
+Status GrammarCache::wait_for_slot(std::unique_lock<std::mutex>& lock) {
+  const auto ticket = waiting_.insert(waiting_.end(), next_ticket_++);
+  const double until = spent_ + std::chrono::duration<double>(options_.wait).count();
+  const auto my_turn = [&] { return running_ < options_.slots && waiting_.begin() == ticket; };
+  changed_.wait(lock, [&] { return my_turn() || spent_ >= until; });
+  const bool taken = my_turn();
+  waiting_.erase(ticket);
+  changed_.notify_all();  // the next one's turn may have come
+  if (taken) return {};
   return fail(Code::resource_exhausted, "too many grammars are being compiled; try again later");
 }
 
@@ -74,14 +83,17 @@ void GrammarCache::compile(const GrammarSpec& spec, Entry& entry, std::unique_lo
   ++running_;
   lock.unlock();
   const auto begin = Clock::now();
-  auto grammar = factory_->compile(spec);
+  double processor_seconds = 0;
+  auto grammar = factory_->compile(spec, &processor_seconds);
   const double seconds = std::chrono::duration<double>(Clock::now() - begin).count();
   lock.lock();
   --running_;
+  spent_ += processor_seconds;
   metrics_.compile_seconds += seconds;
   entry.bytes = sizeof(Entry) + 2 * entry.key.size();
   if (grammar.ok()) {
     entry.grammar = std::move(grammar).value();
+    for (const std::string& warning : entry.grammar->warnings()) log_warning("schema", " ", json_quote(warning));
     entry.bytes += entry.grammar->bytes();
   } else {
     ++metrics_.failures;

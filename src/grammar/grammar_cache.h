@@ -19,9 +19,11 @@
 namespace weft {
 
 struct GrammarCacheOptions {
-  size_t bytes = 256u << 20;               // of all grammars kept; one that is larger is compiled each time
-  int slots = 2;                           // compilations at once
-  std::chrono::milliseconds wait{10'000};  // for a slot or for another request's compilation; then resource_exhausted
+  size_t bytes = 256u << 20;  // of all grammars kept; one that is larger is compiled each time
+  int slots = 2;              // compilations at once, in the order of their requests
+  // Processor time that other compilations may take while a request waits for a slot; then resource_exhausted. Each of
+  // them has an end (GrammarLimits), however busy the machine is with other things.
+  std::chrono::milliseconds wait{10'000};
 };
 
 // Thread-safe.
@@ -46,7 +48,7 @@ class GrammarCache {
   };
   using Order = std::list<std::shared_ptr<Entry>>;
 
-  Status wait_for_slot(std::unique_lock<std::mutex>& lock, std::chrono::steady_clock::time_point until);
+  Status wait_for_slot(std::unique_lock<std::mutex>& lock);
   void compile(const GrammarSpec& spec, Entry& entry, std::unique_lock<std::mutex>& lock);
   void keep(const std::shared_ptr<Entry>& entry);
   static Result<std::unique_ptr<Grammar>> copy(Entry& entry);
@@ -59,6 +61,9 @@ class GrammarCache {
   std::unordered_map<std::string, Order::iterator> kept_;
   std::unordered_map<std::string, std::shared_ptr<Entry>> compiling_;
   int running_ = 0;
+  uint64_t next_ticket_ = 0;
+  std::list<uint64_t> waiting_;  // tickets of requests without a slot, in order
+  double spent_ = 0;             // processor seconds of all compilations that are over
   GrammarCacheMetrics metrics_;
 };
 

@@ -36,9 +36,11 @@ Result<Image> decode_by_bridge(uint32_t format, std::span<const std::byte> file,
   image.height = static_cast<int>(decoded.height);
   image.width = static_cast<int>(decoded.width);
   image.rgb.assign(decoded.rgb.data, decoded.rgb.data + decoded.rgb.size);
-  const int orientation = exif_orientation({decoded.exif.data, decoded.exif.size});
+  const int orientation =
+      find_orientation({decoded.exif.data, decoded.exif.size}, {decoded.xmp.data, decoded.xmp.size});
   weft_bytes_free(decoded.rgb);
   weft_bytes_free(decoded.exif);
+  weft_bytes_free(decoded.xmp);
   return apply_orientation(std::move(image), orientation);
 }
 

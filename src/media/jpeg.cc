@@ -7,6 +7,8 @@
 #include <csetjmp>
 #include <cstdio>
 #include <cstring>
+#include <string_view>
+#include <vector>
 
 #include <jpeglib.h>
 
@@ -110,13 +112,17 @@ void read_rows(Decoder& d) {
   }
 }
 
-// The EXIF block among the saved APP1 segments.
+// From the saved APP1 segments: EXIF (whose parts are joined) and XMP (of which the last counts).
 int orientation(const jpeg_decompress_struct& info) {
+  constexpr std::string_view kExif("Exif\0\0", 6), kXmp("http://ns.adobe.com/xap/1.0/\0", 29);
+  std::vector<uint8_t> exif;
+  std::span<const uint8_t> xmp;
   for (const jpeg_marker_struct* m = info.marker_list; m; m = m->next) {
-    if (m->data_length >= 6 && std::memcmp(m->data, "Exif\0\0", 6) == 0)
-      return exif_orientation({m->data, m->data_length});
+    const std::string_view text(reinterpret_cast<const char*>(m->data), m->data_length);
+    if (text.starts_with(kExif)) exif.insert(exif.end(), m->data + kExif.size(), m->data + m->data_length);
+    else if (text.starts_with(kXmp)) xmp = {m->data + kXmp.size(), m->data_length - kXmp.size()};
   }
-  return 1;
+  return find_orientation(exif, xmp);
 }
 
 // What the library holds for the coefficients of a file that comes in several scans, at two bytes each.

@@ -44,13 +44,13 @@ DecoderRecipe bert_classifier(const HfConfig& c) {
   DecoderRecipe r;
   r.hidden = c.count("hidden_size"), r.layers = c.count("num_hidden_layers"), r.vocab = c.count("vocab_size");
   r.body = "bert.encoder", r.layer_list = "layer";
-  r.norm = {NormKind::layer, static_cast<float>(c.positive("layer_norm_eps", 1e-12)), true};
+  r.norm = {NormKind::layer, static_cast<float>(c.positive("layer_norm_eps")), true};
   c.choice("position_embedding_type", "absolute", {"absolute"});
   const AttentionOptions a{.hidden = r.hidden, .heads = c.count("num_attention_heads"), .head_dim = c.head_dim()};
   if (a.heads * a.head_dim != a.hidden) c.reject("head_dim", "but must be hidden_size / num_attention_heads");
-  const int width = c.count("intermediate_size"), positions = c.count("max_position_embeddings", 512),
-            types = c.count("type_vocab_size", 2);
-  const kernels::Activation act = activation(c, "hidden_act", "gelu");
+  const int width = c.count("intermediate_size"), positions = c.count("max_position_embeddings"),
+            types = c.count("type_vocab_size");
+  const kernels::Activation act = activation(c);
   // Without the checkpoint at hand (dummy weights), as transformers counts: id2label, else two.
   const Json* names = c.value("id2label");
   const int stated = c.has("num_labels") ? c.count("num_labels")

@@ -14,7 +14,7 @@ namespace {
 LatentAttentionOptions attention_options(const HfConfig& c) {
   LatentAttentionOptions a;
   a.hidden = c.count("hidden_size"), a.heads = c.count("num_attention_heads");
-  a.q_rank = c.has("q_lora_rank") ? c.count("q_lora_rank") : 0;
+  a.q_rank = c.is_null("q_lora_rank") ? 0 : c.count("q_lora_rank");
   a.kv_rank = c.count("kv_lora_rank");
   a.nope_dim = c.count("qk_nope_head_dim"), a.rope_dim = c.count("qk_rope_head_dim"), a.v_dim = c.count("v_head_dim");
   for (const char* key : {"qk_nope_head_dim", "qk_rope_head_dim", "kv_lora_rank"})
@@ -33,15 +33,15 @@ LatentAttentionOptions attention_options(const HfConfig& c) {
 
 ExpertsOptions experts_options(const HfConfig& c) {
   ExpertsOptions e{.hidden = c.count("hidden_size"), .width = c.count("moe_intermediate_size"), .act = activation(c)};
-  e.shared_width = e.width * c.index("n_shared_experts", 0);
+  e.shared_width = e.width * c.index("n_shared_experts");
   e.choice_bias = true;
   e.rule = {.kind = kernels::RouteRule::Kind::sigmoid,
             .experts = c.count("n_routed_experts"),
             .chosen = c.count("num_experts_per_tok"),
-            .groups = c.count("n_group", 1),
-            .kept_groups = c.count("topk_group", 1),
-            .normalize = c.flag("norm_topk_prob", true),
-            .scale = static_cast<float>(c.positive("routed_scaling_factor", 1.0))};
+            .groups = c.count("n_group"),
+            .kept_groups = c.count("topk_group"),
+            .normalize = c.flag("norm_topk_prob", false),
+            .scale = static_cast<float>(c.positive("routed_scaling_factor"))};
   c.choice("scoring_func", "sigmoid", {"sigmoid"});
   c.choice("topk_method", "noaux_tc", {"noaux_tc"});
   check_rule(c, e.rule, "n_routed_experts");
@@ -57,7 +57,7 @@ ExpertsOptions experts_options(const HfConfig& c) {
 DecoderRecipe deepseek_v3(const HfConfig& c) {
   DecoderRecipe r = decoder_frame(c);
   const int layers = r.layers, drafts = c.index("num_nextn_predict_layers", 0);
-  const int first = c.index("first_k_dense_replace", 0), every = c.count("moe_layer_freq", 1);
+  const int first = c.index("first_k_dense_replace"), every = c.count("moe_layer_freq", 1);
   r.attention = latent_attention_with(attention_options(c));
   r.mlp = [dense = llama_mlp(c), sparse = experts_options(c), first, every](PlanBuilder& b, Scope w, int i, Value x) {
     return i >= first && i % every == 0 ? experts(b, w, x, sparse) : gated_mlp(b, w, x, dense);

@@ -23,61 +23,43 @@ static std::vector<LayerKind> layer_kinds(const HfConfig& c, int every) {
 
 // What Gemma 2 and 3 share; `full` and `local`: the attention of full and of windowed layers.
 static DecoderRecipe gemma(const HfConfig& c, AttentionOptions full, AttentionOptions local, int every) {
-  full.scale = local.scale = 1.0f / std::sqrt(static_cast<float>(c.positive("query_pre_attn_scalar", 256)));
-  local.cache = CacheSpec::Kind::window, local.span = c.count("sliding_window", 4096);
+  full.scale = local.scale = 1.0f / std::sqrt(static_cast<float>(c.positive("query_pre_attn_scalar")));
+  local.cache = CacheSpec::Kind::window, local.span = c.count("sliding_window");
   DecoderRecipe r = llama(c);
-  r.tied_embeddings = c.flag("tie_word_embeddings", true);
+  r.tied_embeddings = c.flag("tie_word_embeddings", false);
   r.embed_scale = std::sqrt(static_cast<float>(r.hidden));
   r.norm.kind = NormKind::rms_one_plus;
   r.attention = [full, local, kinds = layer_kinds(c, every)](PlanBuilder& b, Scope w, int layer, Value x) {
     return attention(b, w, x, kinds[layer] == LayerKind::window ? local : full);
   };
-  r.mlp = gated_mlp_with({.hidden = r.hidden,
-                          .width = c.count("intermediate_size"),
-                          .act = activation(c, "hidden_activation", "gelu_pytorch_tanh")});
+  r.mlp = gated_mlp_with(
+      {.hidden = r.hidden, .width = c.count("intermediate_size"), .act = activation(c, "hidden_activation")});
   r.layer = sandwich_layer;
   return r;
 }
 
-DecoderRecipe gemma2(const HfConfig& given) {
-  const HfConfig c =
-      given.with_defaults(Json::object({{"num_attention_heads", 8}, {"num_key_value_heads", 4}, {"head_dim", 256}}));
-  const auto cap = [&](const char* key, double absent) {
-    return c.is_null(key) ? 0.0f : static_cast<float>(c.positive(key, absent));
-  };
+DecoderRecipe gemma2(const HfConfig& c) {
+  const auto cap = [&](const char* key) { return c.has(key) ? static_cast<float>(c.positive(key)) : 0.0f; };
   AttentionOptions a = llama_attention(c);
-  a.soft_cap = cap("attn_logit_softcapping", 50);
+  a.soft_cap = cap("attn_logit_softcapping");
   DecoderRecipe r = gemma(c, a, a, 2);
-  r.logit_cap = cap("final_logit_softcapping", 30);
+  r.logit_cap = cap("final_logit_softcapping");
   return r;
 }
 
 DecoderRecipe gemma3(const HfConfig& c) {
   AttentionOptions full = llama_attention(c);
   full.head_norm = kernels::HeadNorm::rms_one_plus;
-  full.eps = static_cast<float>(c.positive("rms_norm_eps", 1e-6));
-  full.rope = rope_angles(c.rope(LayerKind::full, 1e6), full.head_dim);
+  full.eps = static_cast<float>(c.positive("rms_norm_eps"));
+  full.rope = rope_angles(c.rope(LayerKind::full), full.head_dim);
   AttentionOptions local = full;
-  local.rope = rope_angles(c.rope(LayerKind::window, 1e4), full.head_dim);
+  local.rope = rope_angles(c.rope(LayerKind::window), full.head_dim);
   for (const char* key : {"attn_logit_softcapping", "final_logit_softcapping"})
     if (c.has(key)) c.reject(key, "not supported", Code::unsupported);
-  return gemma(c, full, local, c.count("sliding_window_pattern", 6));
+  return gemma(c, full, local, c.count("sliding_window_pattern"));
 }
 
 namespace {
-
-// transformers' defaults, which the published files leave out.
-HfConfig with_text_defaults(const HfConfig& c) {
-  return c.with_defaults(Json::object({{"vocab_size", 262208},
-                                       {"num_attention_heads", 8},
-                                       {"num_key_value_heads", 4},
-                                       {"head_dim", 256},
-                                       {"rope_theta", 1e6},
-                                       {"rope_local_base_freq", 1e4},
-                                       {"query_pre_attn_scalar", 256},
-                                       {"sliding_window", 4096},
-                                       {"max_position_embeddings", 131072}}));
-}
 
 // Soft token (y, x) is the mean of a square of patches.
 VisionInputs arrange(const PreparedMedia& media, const TileShape& s, int along) {
@@ -97,7 +79,7 @@ VisionInputs arrange(const PreparedMedia& media, const TileShape& s, int along) 
 
 VisionTower gemma3_vision(const HfConfig& c) {
   const HfConfig v = c.sub("vision_config");
-  const TileShape s = tile_shape(v, 896, 14, ClassToken::none);
+  const TileShape s = tile_shape(v, 224, 16, ClassToken::none);
   const int tokens = c.count("mm_tokens_per_image", 256), along = static_cast<int>(std::lround(std::sqrt(tokens)));
   if (along * along != tokens || s.grid % along != 0)
     c.reject("mm_tokens_per_image", "but must be a square whose side divides the patches along a side");
@@ -126,7 +108,7 @@ VisionTower gemma3_vision(const HfConfig& c) {
 }
 
 DecoderRecipe gemma3_with_images(const HfConfig& whole) {
-  DecoderRecipe r = gemma3(with_text_defaults(text_config(whole)));
+  DecoderRecipe r = gemma3(text_config(whole));
   r.root = "language_model";
   r.embed = [embed = embed_with_features(r.embed, {"vision_tower", "multi_modal_projector"})](
                 PlanBuilder& b, Scope root, const DecoderRecipe& own) {

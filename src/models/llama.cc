@@ -4,9 +4,11 @@
 //   x = embed(tokens)
 //   for each layer:  x += attention(norm(x));  x += mlp(norm(x))
 //   logits = lm_head(norm(x))
+#include <algorithm>
 #include <numeric>
 
 #include "blocks/rope.h"
+#include "models/defaults.h"
 #include "models/models.h"
 
 namespace weft::models {
@@ -40,11 +42,29 @@ MlpOptions llama_mlp(const HfConfig& c) {
 }
 
 HfConfig text_config(const HfConfig& c) {
-  if (c.has("llm_cfg")) return c.sub("llm_cfg");
-  return c.has("text_config") ? c.sub("text_config") : c;
+  const HfConfig text = c.has("llm_cfg") ? c.sub("llm_cfg") : c.has("text_config") ? c.sub("text_config") : c;
+  return text.with_defaults(text_defaults(c.architecture(), text.text("model_type", "")));
+}
+
+// yarn is stated as a factor over the length of the training; max_position_embeddings may be that length, or the whole.
+ContextLimit context_limit(const HfConfig& whole) {
+  const HfConfig c = text_config(whole);
+  const char* key = "max_position_embeddings";
+  ContextLimit limit{c.positions(key), key, whole.architecture() == "BertForSequenceClassification"};
+  const char* scaling = c.has("rope_parameters") ? "rope_parameters" : "rope_scaling";
+  if (!c.has(scaling)) return limit;
+  HfConfig s = c.sub(scaling);
+  if (s.value("full_attention") && s.value("full_attention")->is_object()) s = s.sub("full_attention");
+  if (s.text("rope_type", s.text("type", "default")) != "yarn") return limit;
+  const double extended = s.number("factor", 1) * s.positions("original_max_position_embeddings", limit.positions);
+  if (!(extended > limit.positions)) return limit;
+  limit.positions = static_cast<int>(std::min<double>(extended, HfConfig::kMaxPositions));
+  limit.keys = std::string(scaling) + ".factor and the original length";
+  return limit;
 }
 
 kernels::Activation activation(const HfConfig& c, std::string_view key, std::string_view absent) {
+  if (c.is_null(key)) c.reject(key, "but must name an activation");
   const std::string name = c.text(key, absent);
   if (name == "silu" || name == "swish") return kernels::Activation::silu;
   if (name == "gelu_pytorch_tanh" || name == "gelu_new" || name == "gelu_fast") return kernels::Activation::gelu_tanh;
@@ -62,7 +82,7 @@ DecoderRecipe decoder_frame(const HfConfig& c) {
   r.layers = c.count("num_hidden_layers");
   r.vocab = c.count("vocab_size");
   r.tied_embeddings = c.flag("tie_word_embeddings", false);
-  r.norm = {NormKind::rms, static_cast<float>(c.positive("rms_norm_eps", 1e-6))};
+  r.norm = {NormKind::rms, static_cast<float>(c.positive("rms_norm_eps"))};
   r.layer = pre_norm_layer;
   r.embed = embed_tokens;
   r.head = lm_head;
@@ -87,8 +107,7 @@ DecoderRecipe granite(const HfConfig& c) {
   return r;
 }
 
-DecoderRecipe olmo2(const HfConfig& given) {
-  const HfConfig c = given.with_defaults(Json::object({{"rms_norm_eps", 1e-5}}));
+DecoderRecipe olmo2(const HfConfig& c) {
   AttentionOptions a = llama_attention(c);
   a.row_norms = true, a.eps = static_cast<float>(c.positive("rms_norm_eps"));
   DecoderRecipe r = llama(c);

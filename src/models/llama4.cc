@@ -53,9 +53,9 @@ ExpertsOptions experts_options(const HfConfig& c) {
 DecoderRecipe llama4(const HfConfig& whole) {
   const HfConfig c = text_config(whole);
   AttentionOptions local = llama_attention(c);
-  local.rope = rope_angles(c.rope(LayerKind::full, 500000.0), local.head_dim);
+  local.rope = rope_angles(c.rope(LayerKind::full), local.head_dim);
   local.rope_interleaved = true;
-  local.eps = static_cast<float>(c.positive("rms_norm_eps", 1e-5));
+  local.eps = static_cast<float>(c.positive("rms_norm_eps"));
   AttentionOptions global = local;
   if (c.flag("use_qk_norm", true)) local.head_norm = kernels::HeadNorm::l2, local.norm_after_rope = true;
   local.cache = CacheSpec::Kind::chunk, local.span = c.count("attention_chunk_size", 8192);

@@ -12,17 +12,6 @@ using namespace blocks;
 
 namespace {
 
-// transformers' defaults, which published files leave out.
-HfConfig with_text_defaults(const HfConfig& c) {
-  return c.with_defaults(Json::object({{"hidden_size", 4096},
-                                       {"num_attention_heads", 32},
-                                       {"num_hidden_layers", 32},
-                                       {"num_key_value_heads", 32},
-                                       {"intermediate_size", 11008},
-                                       {"vocab_size", 32000},
-                                       {"max_position_embeddings", 4096}}));
-}
-
 // The part of a map of ch x cw features that the image of h x w pixels covers: the padding is cut off on both sides.
 struct Crop {
   int top, left, rows, cols;
@@ -60,8 +49,8 @@ VisionInputs arrange(const PreparedMedia& media, const TileShape& s) {
 
 VisionTower llava_next_vision(const HfConfig& c) {
   const HfConfig v = c.sub("vision_config");
-  const TileShape shape = tile_shape(v, 336, 14, ClassToken::first);
-  const int text = with_text_defaults(text_config(c)).count("hidden_size");
+  const TileShape shape = tile_shape(v, 224, 32, ClassToken::first);
+  const int text = text_config(c).count("hidden_size");
   c.choice("vision_feature_select_strategy", "default", {"default"});
   ClipOptions o{.layers = layers_up_to(c, "vision_feature_layer", -2, v.count("num_hidden_layers"))};
   o.act = activation(v, "hidden_act", "quick_gelu");
@@ -85,7 +74,7 @@ VisionTower llava_next_vision(const HfConfig& c) {
 }
 
 DecoderRecipe llava_next(const HfConfig& whole) {
-  const HfConfig c = with_text_defaults(text_config(whole));
+  const HfConfig c = text_config(whole);
   const std::string kind = c.text("model_type", "llama");
   DecoderRecipe r = kind == "mistral" ? mistral(c) : kind == "qwen2" ? qwen2(c) : llama(c);
   if (kind != "mistral" && kind != "qwen2" && kind != "llama")

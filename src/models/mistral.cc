@@ -18,9 +18,7 @@ DecoderRecipe mistral(const HfConfig& c) {
   return r;
 }
 
-DecoderRecipe phi3(const HfConfig& given) {
-  const HfConfig c = given.with_defaults(Json::object(
-      {{"rms_norm_eps", 1e-5}, {"max_position_embeddings", 4096}, {"original_max_position_embeddings", 4096}}));
+DecoderRecipe phi3(const HfConfig& c) {
   AttentionOptions a = mistral_attention(c);
   MlpOptions m = llama_mlp(c);
   a.fused = m.fused = true;

@@ -24,7 +24,7 @@ struct CrossOptions {
 
 CrossOptions cross_options(const HfConfig& c) {
   return {c.count("hidden_size"), c.count("num_attention_heads"), c.kv_heads(), c.head_dim(),
-          static_cast<float>(c.positive("rms_norm_eps", 1e-5))};
+          static_cast<float>(c.positive("rms_norm_eps"))};
 }
 
 HeadsOptions normed_heads(const CrossOptions& o, int heads) {

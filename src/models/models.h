@@ -57,6 +57,13 @@ blocks::DecoderRecipe vila(const HfConfig&);
 
 // The language model's part of a configuration: text_config or (VILA) llm_cfg where there is one.
 HfConfig text_config(const HfConfig&);
+// How many positions the model was made for, and which keys of its text configuration say so.
+struct ContextLimit {
+  int positions = 0;
+  std::string keys;
+  bool learned = false;  // each position has a vector of its own: there are no more
+};
+ContextLimit context_limit(const HfConfig&);
 // Checks a routing rule's numbers against each other and the kernels' limits; `key` names the experts' count.
 void check_rule(const HfConfig&, const kernels::RouteRule&, std::string_view key);
 // Parts of the Llama recipe that variants reuse. decoder_frame() has sizes, norm, layer form, embedding and head, but

@@ -10,11 +10,11 @@ namespace weft::models {
 using namespace blocks;
 
 DecoderRecipe nemotron(const HfConfig& c) {
-  DecoderRecipe r = decoder_frame(c);
+  DecoderRecipe r = decoder_frame(c.with_defaults(Json::object({{"rms_norm_eps", 1e-6}})));  // not its norm
   r.attention = attention_with(llama_attention(c));
-  r.norm = {NormKind::layer_one_plus, static_cast<float>(c.positive("norm_eps", 1e-5)), true};
+  r.norm = {NormKind::layer_one_plus, static_cast<float>(c.positive("norm_eps")), true};
   MlpOptions mlp = llama_mlp(c);
-  mlp.act = activation(c, "hidden_act", "relu2");
+  mlp.act = activation(c);
   r.mlp = [mlp](PlanBuilder& b, Scope w, int, Value x) { return plain_mlp(b, w, x, mlp); };
   return r;
 }

@@ -7,14 +7,14 @@ namespace weft::models {
 
 using namespace blocks;
 
-// The layers' attention: `full`, or windowed where the configuration says so.
-static BlockFn qwen_attention(const HfConfig& c, const AttentionOptions& full) {
+// The layers' attention: `full`, or windowed from a layer on if the configuration switches windows on.
+static BlockFn qwen_attention(const HfConfig& c, const AttentionOptions& full, int first_windowed) {
   const int layers = c.count("num_hidden_layers");
   std::vector<LayerKind> kinds(layers, LayerKind::full);
   AttentionOptions local = full;
   if (c.flag("use_sliding_window", false) && c.has("sliding_window")) {
     local.cache = CacheSpec::Kind::window, local.span = c.count("sliding_window");
-    for (int i = c.index("max_window_layers", 28); i < layers; ++i) kinds[i] = LayerKind::window;
+    for (int i = first_windowed; i < layers; ++i) kinds[i] = LayerKind::window;
     if (c.has("layer_types")) kinds = c.layer_types(layers);
   }
   return [full, local, kinds](PlanBuilder& b, Scope w, int layer, Value x) {
@@ -27,31 +27,34 @@ DecoderRecipe qwen2(const HfConfig& c) {
   a.qkv_bias = true;
   a.out_bias = false;
   DecoderRecipe r = llama(c);
-  r.attention = qwen_attention(c, a);
+  r.attention = qwen_attention(c, a, c.index("max_window_layers"));
   return r;
 }
 
-DecoderRecipe qwen3(const HfConfig& c) {
+static DecoderRecipe qwen3_with_windows(const HfConfig& c, int first_windowed) {
   AttentionOptions a = llama_attention(c);
   a.head_norm = kernels::HeadNorm::rms;
-  a.eps = static_cast<float>(c.positive("rms_norm_eps", 1e-6));
+  a.eps = static_cast<float>(c.positive("rms_norm_eps"));
   DecoderRecipe r = llama(c);
-  r.attention = qwen_attention(c, a);
+  r.attention = qwen_attention(c, a, first_windowed);
   return r;
 }
+
+DecoderRecipe qwen3(const HfConfig& c) { return qwen3_with_windows(c, c.index("max_window_layers")); }
 
 DecoderRecipe qwen3_moe(const HfConfig& c) {
   ExpertsOptions e{.hidden = c.count("hidden_size"), .width = c.count("moe_intermediate_size"), .act = activation(c)};
-  e.rule = {.experts = c.count("num_experts"),
-            .chosen = c.count("num_experts_per_tok", 8),
+  const char* experts_key = c.has("num_local_experts") ? "num_local_experts" : "num_experts";  // both are written
+  e.rule = {.experts = c.count(experts_key),
+            .chosen = c.count("num_experts_per_tok"),
             .normalize = c.flag("norm_topk_prob", false)};
-  check_rule(c, e.rule, "num_experts");
+  check_rule(c, e.rule, experts_key);
   const int layers = c.count("num_hidden_layers"), every = c.count("decoder_sparse_step", 1);
   std::vector<bool> sparse(layers);
   for (int i = 0; i < layers; ++i) sparse[i] = (i + 1) % every == 0;
   for (int i : c.indices("mlp_only_layers"))
     if (i < layers) sparse[i] = false;
-  DecoderRecipe r = qwen3(c);
+  DecoderRecipe r = qwen3_with_windows(c, 0);
   r.mlp = [e, dense = r.mlp, sparse](PlanBuilder& b, Scope w, int layer, Value x) {
     return sparse[layer] ? experts(b, w, x, e) : dense(b, w, layer, x);
   };

@@ -80,7 +80,7 @@ VisionTower qwen_vision(const HfConfig& c) {
   const bool second = c.architecture() == "Qwen2VLForConditionalGeneration";
   const HfConfig v = c.sub("vision_config");
   const int patch = v.count("patch_size", 14), frames = v.count("temporal_patch_size", 2), depth = v.count("depth", 32);
-  QwenShape s{.hidden = second ? v.count("embed_dim", 1280) : v.count("hidden_size", 1280),
+  QwenShape s{.hidden = second ? v.count("embed_dim", 1280) : v.count("hidden_size"),
               .heads = v.count("num_heads", 16),
               .patch_size = 3 * frames * patch * patch,
               .merge = v.count("spatial_merge_size", 2)};

@@ -1,5 +1,6 @@
 #include <sstream>
 
+#include "base/log.h"
 #include "models/models.h"
 #include "models/vision.h"
 
@@ -49,12 +50,26 @@ static constexpr Architecture kArchitectures[] = {
 
 std::span<const Architecture> architectures() { return kArchitectures; }
 
+// The flag may stand beside text_config or in it. A pair that is saved twice with different values is not tied,
+// whatever the configuration says (as in the reference).
+static void decide_tying(const HfConfig& config, blocks::DecoderRecipe& recipe) {
+  if (config.flag("tie_word_embeddings", false)) recipe.tied_embeddings = true;
+  if (!recipe.tied_embeddings) return;
+  const Scope root(recipe.root);
+  const std::string head = (root / "lm_head").path() + ".weight";
+  if (!config.differ((root / recipe.body / "embed_tokens").path() + ".weight", head)) return;
+  log_warning("tie_word_embeddings is true, but ", head, " is another matrix than the embedding: both are used");
+  recipe.tied_embeddings = false;
+}
+
 Result<Plan> build_plan(const HfConfig& config) {
   const std::string name = config.architecture();
   WEFT_RETURN_IF_ERROR(config.status());
+  const bool has_parts = config.has("text_config") || config.has("llm_cfg");
   for (const Architecture& architecture : kArchitectures) {
     if (architecture.name != name) continue;
-    const blocks::DecoderRecipe recipe = architecture.make(config);
+    blocks::DecoderRecipe recipe = architecture.make(has_parts ? config : text_config(config));
+    decide_tying(config, recipe);
     // Nothing is recorded from a configuration with a fault: its numbers are not to be trusted.
     WEFT_RETURN_IF_ERROR(config.status());
     PlanBuilder builder(name);

@@ -334,6 +334,31 @@ TEST(Trace, ChangesNoBit) {
   }
 }
 
+// The kernel of the angles leaves no gaps between rows, wherever the layout's would be.
+TEST(Trace, ReadsAnglesWithoutGaps) {
+  PlanBuilder b("test");
+  const Value angles = b.rope_angles({.inv_freq = {1.0f, 0.5f, 0.25f}});
+  b.set_output(angles, HeadKind::reward_steps);
+  const Plan plan = b.take();
+  ThreadTeam team(1);
+  const auto weights =
+      load_weights(plan, dummy_checkpoint(), kernels::ref_table(), team, {kernels::WeightForm::f32, {}});
+  ASSERT_TRUE(weights.ok());
+  CpuExecutor executor(plan, *weights, kernels::ref_table(), team, {{}, {}, 16, DType::f32}, {2, 2, 1, 2});
+  PlanTrace trace({});
+  executor.trace(trace.add_plan(plan, ""));
+  executor.inputs().tokens = executor.inputs().outputs = 2;
+  executor.inputs().positions = {0, 2};
+  executor.run({}, true);
+  const std::vector<TracedValue> values = trace.take();
+  ASSERT_EQ(values.size(), 1u);
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_EQ(values[0].values[i], 1.0f);
+    EXPECT_NEAR(values[0].values[6 + i], std::cos(std::ldexp(2.0, -i)), 1e-6);
+    EXPECT_NEAR(values[0].values[9 + i], std::sin(std::ldexp(2.0, -i)), 1e-6);
+  }
+}
+
 // Values in the forms that products read are given as numbers: each within the form's rounding of the float32 value.
 TEST(Trace, ConvertsOperands) {
   constexpr int kCols = 70, kRows = 2;

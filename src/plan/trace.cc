@@ -154,6 +154,7 @@ void TracedPlan::describe(Json& ops) const {
 // ---- Values ---------------------------------------------------------------------------------------------------------
 
 void TracedPlan::ran(size_t op, int rows, const void* data, int64_t ld) {
+  if (std::holds_alternative<RopeAnglesOp>(plan_.ops[op].kind)) ld = plan_.ops[op].out->cols;  // no gaps between rows
   for (const Part& part : parts_[op]) {
     if (!trace_.wants(part.name)) continue;
     const Storage& storage = plan_.storages[plan_.ops[op].out->storage];

@@ -39,9 +39,10 @@ Result<std::unique_ptr<EngineCore>> EngineCore::create(Model model, std::unique_
                        options.max_seq_len,    options.tokens_per_block, {},
                        options.replay,         options.measure_ops,      options.sampler,
                        options.processors};
-  if (options.trace) worker.trace = &options.trace->add_plan(model.plan, "");
+  // In the order in which they run.
   TracedPlan* const vision =
       options.trace && model.vision ? &options.trace->add_plan(model.vision->plan, "vision") : nullptr;
+  if (options.trace) worker.trace = &options.trace->add_plan(model.plan, "");
   for (int g = 0; g < cache.groups(); ++g) worker.max_blocks.push_back(cache.max_blocks(g));
   const SchedulerOptions limits{.max_batch_size = options.max_batch_size,
                                 .max_num_tokens = options.max_num_tokens,

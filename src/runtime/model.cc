@@ -109,7 +109,9 @@ Result<Model> load_model(const std::string& path, ThreadTeam& team, const ModelO
   model.architecture = recorded.architecture;
   model.form = choose_form(options.dtype, *model.checkpoint, config);
   WEFT_TRY(model.kv_dtype, choose_kv_dtype(options.kv_dtype, model.form));
-  model.max_positions = models::text_config(config).positions("max_position_embeddings", 2048);
+  models::ContextLimit limit = models::context_limit(config);
+  model.max_positions = limit.positions, model.learned_positions = limit.learned;
+  model.max_positions_from = limit.keys + (model.checkpoint->is_gguf() ? " of " : " in config.json of ") + path;
   WEFT_RETURN_IF_ERROR(config.status());
   recorded = choose_formats(std::move(recorded), *model.checkpoint, {model.form, options.quantize, options.dequantize});
   model.plan = prepare_plan(std::move(recorded), *model.table, model.form);

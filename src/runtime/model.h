@@ -42,6 +42,8 @@ struct Model {
   Weights vision_weights;
   int vocab = 0;  // token ids are below this; columns of the logits
   int max_positions = 0;
+  std::string max_positions_from;      // the keys and the file that say so
+  bool learned_positions = false;      // there are no positions beyond max_positions
   std::vector<int32_t> eos_token_ids;  // generation_config.json's, else config.json's
 
   // Of keys and values that live for one step (encoders), where nothing is to be gained from 8 bits: f32 or bf16.

@@ -3,6 +3,8 @@
 
 #include <cmath>
 
+#include "base/short_id.h"
+
 namespace weft {
 
 namespace {
@@ -57,7 +59,14 @@ AnswerWriter::AnswerWriter(const Engine& engine, bool chat, const ClientRequest&
                 ",\"system_fingerprint\":" + json_quote(head_.fingerprint) + ",\"choices\":[";
 }
 
-std::string AnswerWriter::answer(Json::Array choices, const Usage& usage, const Json& prompt_logprobs) const {
+static Json list_of(const std::vector<std::string>& texts) {
+  Json list = Json::array();
+  for (const std::string& text : texts) list.push_back(text);
+  return list;
+}
+
+std::string AnswerWriter::answer(Json::Array choices, const Usage& usage, const Json& prompt_logprobs,
+                                 const std::vector<std::string>& warnings) const {
   Json body = Json::object({{"id", head_.id},
                             {"object", chat_ ? "chat.completion" : "text_completion"},
                             {"created", static_cast<long>(head_.created_s)},
@@ -66,6 +75,7 @@ std::string AnswerWriter::answer(Json::Array choices, const Usage& usage, const 
                             {"usage", usage_json(usage)},
                             {"system_fingerprint", head_.fingerprint}});
   if (!prompt_logprobs.is_null()) body.set("prompt_logprobs", prompt_logprobs);
+  if (!warnings.empty()) body.set("warnings", list_of(warnings));
   return body.dump();
 }
 
@@ -77,6 +87,10 @@ std::string AnswerWriter::chunk(Json choice, const Usage* usage) const {
 
 std::string AnswerWriter::usage_chunk(const Usage& usage) const {
   return chunk_head_ + "],\"usage\":" + usage_json(usage).dump() + "}\n\n";
+}
+
+std::string AnswerWriter::warnings_chunk(const std::vector<std::string>& warnings) const {
+  return chunk_head_ + "],\"warnings\":" + list_of(warnings).dump() + "}\n\n";
 }
 
 std::string AnswerWriter::shown_token(int32_t id) const {
@@ -176,7 +190,7 @@ Json AnswerWriter::tool_calls(const std::vector<ToolCall>& calls, const std::str
   Json list = Json::array();
   for (size_t i = 0; i < calls.size(); ++i)
     list.push_back(
-        Json::object({{"id", "call_" + id_stem + std::to_string(i)},
+        Json::object({{"id", short_id(id_stem + std::to_string(i))},
                       {"type", "function"},
                       {"function", Json::object({{"name", calls[i].name}, {"arguments", calls[i].arguments}})}}));
   return list;
@@ -188,7 +202,7 @@ Json AnswerWriter::tool_call_delta(const ToolDelta& delta, const std::string& id
     call.set("function", Json::object({{"arguments", delta.arguments}}));
     return call;
   }
-  call.set("id", "call_" + id_stem + std::to_string(delta.index));
+  call.set("id", short_id(id_stem + std::to_string(delta.index)));
   call.set("type", "function");
   call.set("function", Json::object({{"name", delta.name}, {"arguments", delta.arguments}}));
   return call;

@@ -27,10 +27,12 @@ class AnswerWriter {
   AnswerWriter(const Engine& engine, bool chat, const ClientRequest& request, AnswerHead head);
 
   // A whole response.
-  std::string answer(Json::Array choices, const Usage& usage, const Json& prompt_logprobs) const;
+  std::string answer(Json::Array choices, const Usage& usage, const Json& prompt_logprobs,
+                     const std::vector<std::string>& warnings) const;
   // One event of a stream; `usage` may be null.
   std::string chunk(Json choice, const Usage* usage) const;
   std::string usage_chunk(const Usage& usage) const;
+  std::string warnings_chunk(const std::vector<std::string>& warnings) const;
 
   // Token lists in the API's form, null if the request did not ask for logprobs. `offset` is where the first token
   // begins in the choice's text, in characters; it is advanced past the tokens (completions).

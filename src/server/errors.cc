@@ -23,6 +23,7 @@ int http_status(Code code) {
     case Code::cancelled: return 503;     // a client that left does not see it; one that is still there lost its server
     case Code::deadline_exceeded: return 503;
     case Code::internal: return 500;
+    case Code::context_overflow: return 400;
   }
   return 500;
 }

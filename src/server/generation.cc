@@ -109,6 +109,8 @@ void Generation::on_event(size_t part_index, const Event& event) {
   }
   if (!event.last_of_request) return;
   part.usage = event.usage;
+  for (const std::string& warning : event.warnings)
+    if (std::ranges::find(warnings_, warning) == warnings_.end()) warnings_.push_back(warning);
   if (call_.no_output) part.usage.completion_tokens = 0;
   if (++done_parts_ == parts_.size()) finish();
 }
@@ -221,9 +223,7 @@ void Generation::send_end(Choice& choice, size_t index) {
 }
 
 // What the ids of a choice's calls have in common.
-std::string Generation::call_stem(size_t index) const {
-  return head_.id.substr(head_.id.find('-') + 1) + std::to_string(index);
-}
+std::string Generation::call_stem(size_t index) const { return head_.id + "." + std::to_string(index) + "."; }
 
 void Generation::send_chunk(Json choice) {
   if (!call_.continuous_usage) return exchange_->send(writer_.chunk(std::move(choice), nullptr));
@@ -242,6 +242,7 @@ void Generation::finish() {
     metrics_.count_response(chat_ ? "/v1/chat/completions" : "/v1/completions", 200);
     return exchange_->respond(std::move(response));
   }
+  if (!warnings_.empty()) exchange_->send(writer_.warnings_chunk(warnings_));
   if (call_.include_usage) exchange_->send(writer_.usage_chunk(usage()));
   exchange_->send("data: [DONE]\n\n");
   metrics_.count_response(chat_ ? "/v1/chat/completions" : "/v1/completions", 200);
@@ -255,7 +256,7 @@ std::string Generation::whole_answer() {
   Json prompt_logprobs;
   if (chat_ && call_.prompt_logprobs >= 0 && parts_[0].prompt)
     prompt_logprobs = writer_.prompt_logprobs(*parts_[0].prompt);
-  return writer_.answer(std::move(choices), usage(), prompt_logprobs);
+  return writer_.answer(std::move(choices), usage(), prompt_logprobs, warnings_);
 }
 
 Json Generation::whole_choice(Part& part, Choice& choice, size_t index) {

@@ -97,6 +97,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
   const AnswerHead head_;
   const AnswerWriter writer_;
   std::vector<Part> parts_;
+  std::vector<std::string> warnings_;  // of all parts, each once
   size_t done_parts_ = 0;
   bool ended_ = false;  // answered, failed or cancelled: events are ignored
   Clock::time_point begin_ = Clock::now();

@@ -6,6 +6,7 @@
 
 #include "base/files.h"
 #include "text/bridge_call.h"
+#include "text/conversation.h"
 
 namespace weft {
 namespace {
@@ -72,7 +73,7 @@ Result<std::vector<ChatTemplate::Named>> templates_in_files(const std::string& f
 }  // namespace
 
 Result<std::shared_ptr<const ChatTemplate>> ChatTemplate::from_sources(std::vector<Named> sources, Json special_tokens,
-                                                                       ChatTemplateLimits limits) {
+                                                                       ChatTemplateLimits limits, Faults faults) {
   if (sources.empty()) return fail(Code::invalid_argument, "no chat template is given");
   auto out = std::shared_ptr<ChatTemplate>(new ChatTemplate());
   for (auto& [name, source] : sources) {
@@ -82,9 +83,15 @@ Result<std::shared_ptr<const ChatTemplate>> ChatTemplate::from_sources(std::vect
     }
     WeftError error;
     WeftTemplate* compiled = weft_template_new(source.data(), source.size(), limits.steps, limits.output_bytes, &error);
-    if (compiled == nullptr) return bridge::take(error).with("chat template \"" + name + "\"");
-    out->entries_.push_back(
-        {std::move(name), std::move(source), {compiled, [](WeftTemplate* t) { weft_template_free(t); }}});
+    std::optional<Error> fault;
+    if (compiled == nullptr) fault = bridge::take(error).with("chat template \"" + name + "\"");
+    if (fault && faults == Faults::refuse) return *std::move(fault);
+    out->entries_.push_back({std::move(name), std::move(source),
+                             std::shared_ptr<WeftTemplate>(compiled,
+                                                           [](WeftTemplate* t) {
+                                                             if (t != nullptr) weft_template_free(t);
+                                                           }),
+                             std::move(fault), std::make_shared<Traits>()});
   }
   out->special_tokens_ = std::move(special_tokens);
   return std::shared_ptr<const ChatTemplate>(std::move(out));
@@ -95,37 +102,69 @@ Result<std::shared_ptr<const ChatTemplate>> ChatTemplate::from_source(std::strin
   return from_sources({{"default", std::string(source)}}, std::move(special_tokens), limits);
 }
 
-Result<std::shared_ptr<const ChatTemplate>> ChatTemplate::from_folder(const std::string& folder,
-                                                                      ChatTemplateLimits limits) {
+Result<Json> ChatTemplate::special_tokens_of(const std::string& folder) {
   Json special_tokens = Json::object();
   for (const char* name : {"/special_tokens_map.json", "/tokenizer_config.json"}) {
     if (!is_file(folder + name)) continue;
     WEFT_TRY(const Json config, read_json_file(folder + name));
     add_special_tokens(config, special_tokens);
   }
+  return special_tokens;
+}
+
+Result<std::shared_ptr<const ChatTemplate>> ChatTemplate::from_folder(const std::string& folder,
+                                                                      ChatTemplateLimits limits) {
+  WEFT_TRY(Json special_tokens, special_tokens_of(folder));
   WEFT_TRY(std::vector<Named> sources, templates_in_files(folder));
   for (const char* name : {"/chat_template.json", "/tokenizer_config.json"}) {
     if (!sources.empty()) break;
     WEFT_TRY(sources, templates_in_json(folder + name));
   }
   if (sources.empty()) return fail(Code::not_found, folder, " has no chat template");
-  auto result = from_sources(std::move(sources), std::move(special_tokens), limits);
+  auto result = from_sources(std::move(sources), std::move(special_tokens), limits, Faults::keep);
   if (!result.ok()) return std::move(result).error().with(folder);
   return result;
 }
 
-const ChatTemplate::Entry& ChatTemplate::pick(bool with_tools) const {
+const ChatTemplate::Entry& ChatTemplate::pick(const Json& tools) const {
+  const bool with_tools = tools.is_array() && !tools.items().empty();
   auto named = [&](std::string_view name) { return std::ranges::find(entries_, name, &Entry::name); };
   if (auto entry = named("tool_use"); with_tools && entry != entries_.end()) return *entry;
   if (auto entry = named("default"); entry != entries_.end()) return *entry;
   return entries_.front();
 }
 
-const std::string& ChatTemplate::source() const { return pick(false).source; }
-const std::string& ChatTemplate::tool_source() const { return pick(true).source; }
+const std::string& ChatTemplate::source() const { return pick(Json()).source; }
+const std::string& ChatTemplate::tool_source() const { return pick(Json::array({Json::object()})).source; }
+
+std::optional<Error> ChatTemplate::fault() const {
+  const auto broken = std::ranges::find_if(entries_, [](const Entry& entry) { return entry.fault.has_value(); });
+  return broken == entries_.end() ? std::nullopt : broken->fault;
+}
+
+const TemplateTraits& ChatTemplate::traits(const Json& tools) const {
+  const Entry& entry = pick(tools);
+  std::call_once(entry.traits->once, [&] {
+    const auto rendered = [&](const Json& messages, const Json& probe_tools) {
+      return render_entry(entry, messages, probe_tools, Json(), {});
+    };
+    entry.traits->found = find_traits(rendered, entry.source);
+  });
+  return entry.traits->found;
+}
+
+Json ChatTemplate::adapted(const Json& messages, const Json& tools) const {
+  return adapt_conversation(messages, traits(tools));
+}
 
 Result<std::string> ChatTemplate::render(const Json& messages, const Json& tools, const Json& kwargs,
                                          const ChatTemplateOptions& options) const {
+  return render_entry(pick(tools), messages, tools, kwargs, options);
+}
+
+Result<std::string> ChatTemplate::render_entry(const Entry& entry, const Json& messages, const Json& tools,
+                                               const Json& kwargs, const ChatTemplateOptions& options) const {
+  if (entry.fault) return *entry.fault;
   Json context = special_tokens_.is_object() ? special_tokens_ : Json::object();
   if (!options.bos_token.empty()) context.set("bos_token", options.bos_token);
   if (!options.eos_token.empty()) context.set("eos_token", options.eos_token);
@@ -147,11 +186,10 @@ Result<std::string> ChatTemplate::render(const Json& messages, const Json& tools
   context.set("tools", tools);
   if (options.now_unix_s) context.set("__now_unix_s", *options.now_unix_s);
   const std::string text = context.dump();
-  const bool with_tools = tools.is_array() && !tools.items().empty();
   WeftBytes rendered;
   WeftError error;
-  if (!weft_template_render(pick(with_tools).compiled.get(), text.data(), text.size(), options.continue_final_message,
-                            &rendered, &error)) {
+  if (!weft_template_render(entry.compiled.get(), text.data(), text.size(), options.continue_final_message, &rendered,
+                            &error)) {
     return bridge::take(error);
   }
   return bridge::take(rendered);

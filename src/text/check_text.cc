@@ -5,13 +5,16 @@
 //     the error
 //   check_text templates FOLDER NOW_UNIX_S         cases.json of a folder with NAME.jinja files; strftime_now shows
 //     NOW_UNIX_S
+//   check_text traits FOLDER                       what each NAME.jinja of the folder takes
 //   check_text render FOLDER INPUT.json            the folder's template with {messages, tools, chat_template_kwargs}:
 //     prints it
 // Prints each difference and a summary line; exit status 1 if there was a difference.
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 
 #include "base/files.h"
 #include "base/json.h"
@@ -220,6 +223,36 @@ int render_folder(const std::string& folder, const Json& input) {
   return rendered.ok() ? 0 : 1;
 }
 
+// One line for each template: the roles that take a text (t) or parts (p), and what is asked of calls.
+int show_traits(const std::string& folder) {
+  std::vector<std::string> files;
+  for (const auto& entry : std::filesystem::directory_iterator(folder))
+    if (entry.path().extension() == ".jinja") files.push_back(entry.path().string());
+  std::ranges::sort(files);
+  for (const std::string& file : files) {
+    const auto source = read_file(file);
+    const auto compiled = source.ok() ? ChatTemplate::from_source(*source) : source.error();
+    if (!compiled.ok()) {
+      std::printf("%s: %s\n", file.c_str(), compiled.error().to_string().c_str());
+      continue;
+    }
+    const TemplateTraits t = (*compiled)->traits(Json());
+    const auto contents = [](const char* role, TemplateTraits::Contents c) {
+      return std::string(" ") + role + "=" + (c.text ? "t" : "") + (c.parts ? "p" : "");
+    };
+    std::string line = contents("system", t.system) + contents("user", t.user) + contents("assistant", t.assistant) +
+                       contents("tool", t.tool);
+    const auto flag = [&](bool set, const char* name) { line += set ? std::string(" ") + name : ""; };
+    flag(t.developer, "developer"), flag(t.calls, "calls"), flag(t.results, "results");
+    flag(t.images_in_results, "images_in_results"), flag(t.arguments_as_text, "arguments_as_text");
+    flag(t.takes_any_arguments, "takes_any_arguments"), flag(!t.null_beside_calls, "no_null_beside_calls");
+    flag(!t.empty_beside_calls, "no_empty_beside_calls"), flag(!t.text_beside_calls, "no_text_beside_calls");
+    flag(!t.several_calls, "one_call"), flag(t.short_ids, "short_ids");
+    std::printf("%s:%s\n", std::filesystem::path(file).stem().c_str(), line.c_str());
+  }
+  return 0;
+}
+
 int run(int argc, char** argv) {
   if (argc < 3) return 2;
   auto json = [](const std::string& path) {
@@ -243,6 +276,7 @@ int run(int argc, char** argv) {
     return check_tokenizer(*tokenizer, json(argc > 3 ? argv[3] : path + "/cases.json"));
   }
   if (mode == "load") return load_folder(path);
+  if (mode == "traits") return show_traits(path);
   if (mode == "templates" && argc > 3) return check_templates(path, json(path + "/cases.json"), std::atoll(argv[3]));
   if (mode == "render" && argc > 3) return render_folder(path, json(argv[3]));
   return 2;

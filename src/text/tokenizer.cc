@@ -48,17 +48,22 @@ Tokenizer::~Tokenizer() = default;
 Result<std::shared_ptr<const Tokenizer>> Tokenizer::from_folder(const std::string& folder) {
   const std::string path = folder + "/tokenizer.json";
   if (!is_file(path)) {
-    const bool slow = is_file(folder + "/tokenizer.model");
-    return fail(
-        Code::not_found, "no file ", path,
-        slow
-            ? "; the folder has only tokenizer.model, the SentencePiece format, which is not read: convert it with the "
-              "transformers library (save_pretrained of the fast tokenizer)"
-            : "");
+    // A folder without any tokenizer takes token ids alone; one with another kind is a mistake to be told.
+    for (const char* other : {"tokenizer.model", "tekken.json", "spiece.model", "sentencepiece.bpe.model", "vocab.json",
+                              "vocab.txt", "tokenizer.tiktoken"})
+      if (is_file(folder + "/" + other))
+        return fail(Code::unsupported, "no file ", path, "; the folder has only ", other,
+                    ", which is not read: convert it with the transformers library (AutoTokenizer.from_pretrained(...)"
+                    ".save_pretrained(...))");
+    return fail(Code::not_found, "no file ", path);
   }
   WEFT_TRY(const std::string json, read_file(path));
+  const std::string config_path = folder + "/tokenizer_config.json";
+  std::string config_text;
+  if (is_file(config_path)) WEFT_TRY(config_text, read_file(config_path));
   WeftError error;
-  WeftTokenizer* handle = weft_tokenizer_from_json(json.data(), json.size(), &error);
+  WeftTokenizer* handle =
+      weft_tokenizer_from_json(json.data(), json.size(), config_text.data(), config_text.size(), &error);
   if (handle == nullptr) {
     Error taken = bridge::take(error);
     return fail(taken.code() == Code::unsupported ? Code::unsupported : Code::data_corrupt, path, ": ",

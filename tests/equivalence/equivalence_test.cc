@@ -107,6 +107,7 @@ const Model kModels[] = {
     {"llama-3.1", 320, {kFloat32, kBfloat16}},
     {"mistral-swa", 192, {kBfloat16}},
     {"gemma3-1b", 320, {kFloat32}},
+    {"gemma2", 320, {kBfloat16}},
     {"qwen2-swa", 320, {}},
     {"deepseek-v3", 320, {kBfloat16}},
     {"qwen3-moe", 320, {kBfloat16}},
@@ -114,6 +115,10 @@ const Model kModels[] = {
     {"decilm-51b", 320, {kFloat32}},
     {"qwen2.5-vl", 320, {kBfloat16}},
 };
+
+// Made of parts that those above have too: all features at once, and each request alone.
+const Model kFurtherModels[] = {
+    {"granite", 320, {kBfloat16}}, {"olmo2", 320, {kFloat32}}, {"phi3-longrope", 192, {kBfloat16}}};
 
 // With keys and values of 8 bits: windows and full layers, and latent rows. Blocks are whole pages, of which these
 // leave more empty. (The features that move or cut what the cache holds, with all others behind them in the list; the
@@ -232,6 +237,8 @@ std::vector<Case> cases(bool each_feature) {
     if (name == "qwen3-moe") add(model, kBfloat16, Quantize::int4);
     if (name == "qwen2-swa") add(model, kFloat32, Quantize::int4);
   }
+  if (!each_feature)
+    for (const Model& model : kFurtherModels) add(model, *model.dtypes.begin(), Quantize::none);
   for (const Model& model : kInt8CacheModels)
     for (size_t feature = 0; feature < std::size(kFeatures); ++feature)
       if (each_feature ? std::ranges::count(kInt8CacheFeatures, kFeatures[feature].name) > 0 : feature == 0)

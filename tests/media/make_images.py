@@ -1,5 +1,5 @@
 """Makes tests/data/images: small images of every kind that the decoders take or refuse, and expected.json with what
-Pillow reads from them (EXIF applied, alpha dropped, 16-bit samples by their high byte).
+Pillow reads from them (orientation applied, alpha dropped, 16-bit colours by their high byte).
 
   make_images.py BAD_INPUT_CORPUS OUT_FOLDER      needs Pillow and numpy
 """
@@ -24,18 +24,40 @@ def photo(height=37, width=53, seed=1):
     return np.clip(base + rng.normal(0, 12, base.shape), 0, 255).astype(np.uint8)
 
 
-def png(width, height, depth, colour, rows, before=b"", interlace=0):
-    def chunk(kind, body):
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+def chunk(kind, body):
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
+
+def png(width, height, depth, colour, rows, before=b"", interlace=0, after=b""):
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlace)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + before + chunk(b"IDAT", zlib.compress(rows, 9)) + chunk(b"IEND", b"")
+    pixels = chunk(b"IDAT", zlib.compress(rows, 9))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + before + pixels + after + chunk(b"IEND", b"")
 
 
 def saved(image, **options):
     out = io.BytesIO()
     image.save(out, **options)
     return out.getvalue()
+
+
+def turned_elsewhere(exif):
+    """Orientation where else Pillow looks for it."""
+    small = photo(16, 24)
+    rows = b"".join(b"\0" + row.tobytes() for row in small)
+    block = exif.removeprefix(b"Exif\0\0")
+    xmp = b'<x:xmpmeta><rdf:Description tiff:Orientation="%d"/></x:xmpmeta>'
+    element = b"<x:xmpmeta><tiff:Orientation>%d</tiff:Orientation></x:xmpmeta>"
+    profile = f"\nexif\n{len(exif):8}\n{exif.hex()}\n".encode()
+    text = lambda xmp: b"XML:com.adobe.xmp\0\0\0\0\0" + xmp
+    yield "after_idat.png", png(24, 16, 8, 2, rows, after=chunk(b"eXIf", block))
+    packed = b"Raw profile type exif\0\0" + zlib.compress(profile)
+    yield "raw_profile.png", png(24, 16, 8, 2, rows, chunk(b"zTXt", packed))
+    yield "xmp.png", png(24, 16, 8, 2, rows, chunk(b"iTXt", text(xmp % 8)))
+    yield "xmp_behind.png", png(24, 16, 8, 2, rows, after=chunk(b"iTXt", text(element % 5)))
+    # EXIF counts first.
+    yield "exif_and_xmp.png", png(24, 16, 8, 2, rows, chunk(b"eXIf", block) + chunk(b"iTXt", text(xmp % 8)))
+    yield "xmp.jpg", saved(Image.fromarray(small), format="JPEG", quality=95, xmp=xmp % 3)
+    yield "xmp.webp", saved(Image.fromarray(small), format="WEBP", lossless=True, xmp=element % 7)
 
 
 def own():
@@ -60,6 +82,7 @@ def own():
     exif[0x0112] = 6
     yield "turn6.png", saved(rgb, format="PNG", exif=exif.tobytes())
     yield "turn6.webp", saved(rgb, format="WEBP", lossless=True, exif=exif.tobytes())
+    yield from turned_elsewhere(exif.tobytes())
     indexed = rgb.quantize(16)
     yield "palette.gif", saved(indexed, format="GIF")
     yield "interlaced.gif", saved(indexed, format="GIF", interlace=1)
@@ -83,7 +106,7 @@ def own():
 
 
 def high_byte(data):
-    """16-bit PNG samples, which Pillow clips for grey: unpacked here (no filter, no interlace)."""
+    """16-bit PNG samples of colours by their high byte: unpacked here (no filter, no interlace)."""
     width, height, depth, colour = struct.unpack(">IIBB", data[16:26])
     body, at = b"", 8
     while at < len(data):
@@ -114,7 +137,7 @@ def entry(data, decode):
     out = {"decode": decode}
     if decode != "ok":
         return out
-    sixteen = data[:8] == b"\x89PNG\r\n\x1a\n" and data[24] == 16
+    sixteen = data[:8] == b"\x89PNG\r\n\x1a\n" and data[24] == 16 and data[25] != 0
     try:
         rgb = high_byte(data) if sixteen else pillow(data)
     except AssertionError:

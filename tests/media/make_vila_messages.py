@@ -1,6 +1,7 @@
-"""What the original VILA makes of a chat's messages, before and by its chat template: messages.json in the nvila folders
-of tests/data/media. Its own functions run (extract_media and tokenize_conversation, and the line of generate_content
-that writes the tiles of an image); the template is rendered with jinja2 as transformers' apply_chat_template does.
+"""What the original VILA makes of a chat's messages, before and by its chat template: messages.json in the nvila
+folders of tests/data/media. Its own functions run (extract_media and tokenize_conversation, and the line of
+generate_content that writes the tiles of an image); the template is rendered with jinja2 as transformers'
+apply_chat_template does.
 
   make_vila_messages.py VILA_REPOSITORY MEDIA_FOLDER      needs jinja2
 """

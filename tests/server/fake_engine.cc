@@ -46,8 +46,14 @@ FakeEngine::~FakeEngine() {
 
 Result<std::string> FakeEngine::render_chat(const Request& request) const {
   std::string text;
-  for (const Json& message : request.messages->items())
-    text += message.find("role")->as_string() + ": " + message.find("content")->as_string() + "\n";
+  for (const Json& message : request.messages->items()) {
+    const Json& content = *message.find("content");
+    text += message.find("role")->as_string() + ": ";
+    if (content.is_string()) text += content.as_string();
+    if (content.is_array())
+      for (const Json& part : content.items()) text += part.find("text")->as_string();
+    text += "\n";
+  }
   return text + opening_;
 }
 
@@ -90,7 +96,7 @@ Status FakeEngine::check(const Request& request, const std::vector<int32_t>& pro
   for (const int32_t id : prompt) WEFT_RETURN_IF_ERROR(range("prompt", id, 0, kVocabulary - 1));
   if (prompt.empty()) return fail(Code::invalid_argument, "the prompt is empty").about("prompt");
   if (static_cast<int>(prompt.size()) >= fake_.context)
-    return fail(Code::invalid_argument, "the prompt has ", prompt.size(), " tokens, the context ", fake_.context)
+    return fail(Code::context_overflow, "the prompt has ", prompt.size(), " tokens, the context ", fake_.context)
         .about("prompt");
   return {};
 }

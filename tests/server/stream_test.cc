@@ -150,6 +150,8 @@ TEST(Answers, OtherRoutes) {
   EXPECT_EQ(server.ask(get("/ready")).status, 200);
   EXPECT_TRUE(server.ask(get("/version")).json().find("version")->is_string());
   server.ask(chat(R"("max_tokens":2)"));
+  // The answer is out before the engine has crossed its request off.
+  EXPECT_TRUE(TestServer::eventually([&] { return server.engine().metrics().core.scheduler.running == 0; }));
   const std::string metrics = server.ask(get("/metrics")).body;
   for (const char* line :
        {"weft_generation_tokens_total 2\n", "weft_num_requests_running 0\n",

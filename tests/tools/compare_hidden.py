@@ -67,7 +67,8 @@ def golden_prompt(checkpoint):
         leave(f"{checkpoint} has no expected.safetensors to take a prompt from; give --ids")
     with safe_open(str(path), "pt") as file:
         prompts = sorted(n for n in file.keys() if n.endswith(".input_ids"))
-        name = "medium.input_ids" if "medium.input_ids" in prompts else prompts[0]
+        wanted = [f"{name}.input_ids" for name in ("medium", "text")]  # those without an image
+        name = next((name for name in wanted if name in prompts), prompts[0])
         return file.get_tensor(name).tolist()
 
 
@@ -158,7 +159,11 @@ class Matcher:
         for op in ops:
             for name in op["input"]:
                 self.readers.setdefault(name, []).append(op)
-        self.last_of = {base(op["name"]): op["name"] for op in ops}
+        # Of every module the last op that is part of it: its output, if nothing is added to it.
+        self.last_of = {}
+        for op in ops:
+            parts = base(op["name"]).split(".")
+            self.last_of |= {".".join(parts[:n]): op["name"] for n in range(1, len(parts) + 1)}
 
     def read_as(self, op):
         """The module whose input this value is, through conversions and the selection of rows."""
@@ -185,7 +190,7 @@ class Matcher:
         if not plain or op["op"] == "embed":  # scales of embeddings lie outside of the module
             if reader := self.read_as(op):
                 return f"input of {reader}", reference.input_of(reader)
-        if module and (plain or self.last_of[base(name)] == name and op["op"] not in ("linear", "heads", "attend")):
+        if module and (plain or op["op"] in ("add", "combine") and self.last_of[base(name)] == name):
             return f"output of {module}", reference.output_of(module, op["op"])
         return None, None
 
@@ -244,7 +249,7 @@ def main():
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--trace", help="file of weft plan --trace")
     source.add_argument(
-        "--ids", help="token ids of the prompt, with commas; default: the golden case's prompt medium"
+        "--ids", help="token ids of the prompt, with commas; default: a prompt of the golden case"
     )
     parser.add_argument("--request", help="with --trace: custom_id of the request; default: the first")
     parser.add_argument("--weft", default="build/release/weft", help="the program; default: %(default)s")

@@ -6,6 +6,8 @@ config.json has one value changed are traced and compared with the original.
 """
 
 import argparse
+import contextlib
+import io
 import json
 import shutil
 import subprocess
@@ -25,10 +27,16 @@ FAULTS = [
 ]
 
 
-def run(weft, checkpoint, *more):
-    command = [sys.executable, str(HERE / "compare_hidden.py"), str(checkpoint), *more]
-    done = subprocess.run(command, capture_output=True, text=True)
-    return done.returncode, done.stdout + done.stderr
+def run(checkpoint, *more):
+    """Exit status and output of compare_hidden.py; in this process, since importing transformers takes long."""
+    import compare_hidden
+
+    sys.argv = ["compare_hidden.py", str(checkpoint), *more]
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        try:
+            compare_hidden.main()
+        except SystemExit as end:
+            return end.code, output.getvalue()
 
 
 def named(output):
@@ -50,7 +58,7 @@ def main():
         return 77
     failed = 0
     for case in sorted({case for case, _, _ in FAULTS} | {"gemma3-1b", "deepseek-v3", "bert-wordpiece-gamma"}):
-        status, output = run(args.weft, GOLDEN / case, "--weft", args.weft)
+        status, output = run(GOLDEN / case, "--weft", args.weft)
         good = status == 0
         failed += not good
         print(f"{'ok' if good else 'FAILED'}: {case} as it is: {output.splitlines()[-1] if output else 'no output'}")
@@ -76,7 +84,7 @@ def main():
                 ],
                 check=True,
             )
-            status, output = run(args.weft, GOLDEN / case, "--trace", str(trace))
+            status, output = run(GOLDEN / case, "--trace", str(trace))
         good = status == 1 and named(output) == wanted
         failed += not good
         print(

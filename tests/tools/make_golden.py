@@ -13,7 +13,8 @@ layer's input has a root mean square of 0.5. Norm epsilons are 1e-3, large enoug
 
 Text models and classifiers are covered; of a vision-language model the prompts without an image. Not covered: encoders
 with decoders, audio, and new cases with images, since the settings of their processors cannot be guessed (--checkpoint
-takes cases that have pixel values).
+takes cases that have pixel values). Tensors have the names that transformers saves, which for vision-language models
+may be others than in published files.
 """
 
 import argparse
@@ -89,6 +90,8 @@ def shrink(config_class, vision=False):
     default = config_class()
     small = {k: v for k, v in (SMALL_VISION if vision else SMALL).items() if hasattr(default, k)}
     small |= {k: v for k, v in SMALL_WHERE_SET.items() if not vision and getattr(default, k, None) is not None}
+    if "qk_rope_head_dim" in small:  # latent attention: its rope reads head_dim, and all heads have keys of their own
+        small |= dict(head_dim=small["qk_rope_head_dim"], num_key_value_heads=small["num_attention_heads"])
     for name in getattr(config_class, "sub_configs", {}):
         if (part := getattr(default, name, None)) is not None:
             small[name] = shrink(type(part), vision="vision" in name)
@@ -166,7 +169,10 @@ def level_embeddings(model, ids):
         lambda _, args, kwargs: seen.append((args[0] if args else kwargs["hidden_states"]).clone()), with_kwargs=True
     )
     with torch.no_grad():
-        model(input_ids=ids)
+        try:
+            model(input_ids=ids)
+        except RuntimeError as problem:
+            leave(f"the sizes do not fit together, --set others: {str(problem).splitlines()[0]}")
         model.get_input_embeddings().weight.mul_(0.5 / seen[0].pow(2).mean().sqrt())
     hook.remove()
 
@@ -189,6 +195,8 @@ def published_config(path):
                 del rope["original_max_position_embeddings"]
         part["rope_scaling"] = None if rope.get("rope_type", "default") == "default" else rope
     for part in [config, *(v for v in config.values() if isinstance(v, dict))]:
+        if "num_local_experts" in part:  # some families' files have the one name and some the other
+            part["num_experts"] = part["num_local_experts"]
         part.pop("layer_types", None)  # as old files: the family's rule; the reloaded model is compared with this one
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 

@@ -48,9 +48,14 @@ def use_long_factors(config):
 def load_reference(folder):
     """The checkpoint's model in evaluation mode, of the class that its config.json names."""
     torch.set_num_threads(1)
-    config = transformers.AutoConfig.from_pretrained(folder)
+    try:
+        config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError) as problem:
+        leave(f"transformers cannot read {folder}: {str(problem).splitlines()[0]}")
     if not config.architectures:
         leave(f"{folder}/config.json names no architecture")
+    if getattr(config, "quantization_config", None):
+        leave(f"{folder} has quantised weights, which transformers does not compute with in float32")
     use_long_factors(config)
     cls = architecture_class(config.architectures[0])
     return cls.from_pretrained(folder, config=config, dtype=torch.float32, **EAGER).eval()
