@@ -60,7 +60,9 @@ Result<std::shared_ptr<const Tokenizer>> Tokenizer::from_folder(const std::strin
   WEFT_TRY(const std::string json, read_file(path));
   const std::string config_path = folder + "/tokenizer_config.json";
   std::string config_text;
-  if (is_file(config_path)) WEFT_TRY(config_text, read_file(config_path));
+  if (is_file(config_path)) {
+    WEFT_TRY(config_text, read_file(config_path));
+  }
   WeftError error;
   WeftTokenizer* handle =
       weft_tokenizer_from_json(json.data(), json.size(), config_text.data(), config_text.size(), &error);
