@@ -49,7 +49,6 @@ Result<TextSide> load_text(const std::string& path) {
   WEFT_TRY(const std::shared_ptr<const Checkpoint> checkpoint, Checkpoint::open_dummy(path));
   if (const GgufTokenizer* gguf = checkpoint->gguf_tokenizer()) {
     WEFT_TRY(text.tokenizer, Tokenizer::from_gguf(vocabulary_of(*gguf)));
-    text.end_ids = named_end_ids(*text.tokenizer);
     if (gguf->chat_template.empty()) return text;
     Json special = Json::object();
     if (const auto bos = text.tokenizer->bos_id()) special.set("bos_token", text.tokenizer->token_text(*bos));
@@ -67,7 +66,6 @@ Result<TextSide> load_text(const std::string& path) {
   if (chat_template.ok()) text.chat_template = std::move(chat_template).value();
   else if (chat_template.error().code() != Code::not_found) return std::move(chat_template).error();
   if (text.tokenizer) {
-    if (const auto eos = text.tokenizer->eos_id()) text.end_ids.push_back(*eos);
     WEFT_TRY(text.media, MediaProcessor::from_folder(path));
   }
   return text;
