@@ -125,7 +125,8 @@ Result<std::unique_ptr<Engine>> Engine::load(const std::string& path, const Engi
                                     .pack_weights = options.pack_weights,
                                     .progress = progress}));
   WEFT_TRY(TextSide text, text_side.get());
-  model.add_end_ids(text.end_ids);
+  if (text.tokenizer && model.checkpoint->is_gguf()) model.add_end_ids(named_end_ids(*text.tokenizer));
+  else if (text.tokenizer && text.tokenizer->eos_id()) model.add_end_ids({*text.tokenizer->eos_id()});
   if (options.max_seq_len > model.max_positions) {
     if (model.learned_positions)
       return fail(Code::invalid_argument, "--max-seq-len ", options.max_seq_len, " is more than the model's ",

@@ -51,6 +51,8 @@ Result<GuideSpec> call_or_answer_guide(const std::vector<const Json*>& functions
 // request_sampling.cc: a list of {"name", "params"} or of names; whether there are such processors is for the engine to
 // say.
 Result<std::vector<ProcessorChoice>> read_processors(const std::string& field, const Json& value);
+// An object from token ids to numbers; of a token that is named twice, the last one counts.
+Result<std::vector<std::pair<int32_t, float>>> read_biases(const std::string& field, const Json& value);
 // The fields of beam search, all together; after n and best_of.
 Status read_beams(const Json& body, int max_width, Request& request);
 

@@ -2,10 +2,7 @@
 #include "api/request_json.h"
 
 #include <algorithm>
-#include <array>
-#include <charconv>
 #include <limits>
-#include <unordered_map>
 
 #include "api/request_fields.h"
 #include "sampling/parameters.h"
@@ -281,23 +278,7 @@ Status read_priority(const std::string& field, const Json& value, Draft& draft) 
 }
 
 Status read_logit_bias(const std::string& field, const Json& value, Draft& draft) {
-  if (!value.is_object()) return wrong(field, "an object from token ids to numbers", value);
-  std::unordered_map<int32_t, size_t> places;
-  auto& biases = draft.request.sampling.logit_bias;
-  biases.clear();
-  for (const Json::Member& member : value.members()) {
-    int32_t id = 0;
-    const char* end = member.first.data() + member.first.size();
-    const auto parsed = std::from_chars(member.first.data(), end, id);
-    if (parsed.ec != std::errc() || parsed.ptr != end || id < 0)
-      return fail(Code::invalid_argument, "logit_bias has the key ", shown(Json(member.first)),
-                  "; keys must be token ids")
-          .about(field);
-    WEFT_TRY(const float bias, read_float(field + "[" + member.first + "]", member.second));
-    const auto [place, fresh] = places.try_emplace(id, biases.size());
-    if (fresh) biases.emplace_back(id, bias);
-    else biases[place->second].second = bias;
-  }
+  WEFT_TRY(draft.request.sampling.logit_bias, read_biases(field, value));
   return {};
 }
 

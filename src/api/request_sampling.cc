@@ -1,6 +1,8 @@
-// The fields of logits processors and of beam search.
+// The fields of biases, of logits processors and of beam search.
 #include <algorithm>
+#include <charconv>
 #include <optional>
+#include <unordered_map>
 
 #include "api/request_fields.h"
 #include "sampling/parameters.h"
@@ -50,6 +52,26 @@ Status check_no_beams(const Json& body, const BeamSpec& beams) {
 }
 
 }  // namespace
+
+Result<std::vector<std::pair<int32_t, float>>> read_biases(const std::string& field, const Json& value) {
+  if (!value.is_object()) return wrong(field, "an object from token ids to numbers", value);
+  std::unordered_map<int32_t, size_t> places;
+  std::vector<std::pair<int32_t, float>> biases;
+  for (const Json::Member& member : value.members()) {
+    int32_t id = 0;
+    const char* end = member.first.data() + member.first.size();
+    const auto parsed = std::from_chars(member.first.data(), end, id);
+    if (parsed.ec != std::errc() || parsed.ptr != end || id < 0)
+      return fail(Code::invalid_argument, "logit_bias has the key ", shown(Json(member.first)),
+                  "; keys must be token ids")
+          .about(field);
+    WEFT_TRY(const float bias, read_float(field + "[" + member.first + "]", member.second));
+    const auto [place, fresh] = places.try_emplace(id, biases.size());
+    if (fresh) biases.emplace_back(id, bias);
+    else biases[place->second].second = bias;
+  }
+  return biases;
+}
 
 Result<std::vector<ProcessorChoice>> read_processors(const std::string& field, const Json& value) {
   if (!value.is_array()) return wrong(field, "a list of {\"name\", \"params\"}", value);

@@ -48,7 +48,6 @@ Result<std::shared_ptr<const ChatTemplate>> template_in_file(const std::string& 
 Result<TextSide> load_gguf_text(const GgufTokenizer& gguf, const std::string& template_file) {
   TextSide text;
   WEFT_TRY(text.tokenizer, Tokenizer::from_gguf(vocabulary_of(gguf)));
-  text.end_ids = named_end_ids(*text.tokenizer);
   Json special = Json::object();
   if (const auto bos = text.tokenizer->bos_id()) special.set("bos_token", text.tokenizer->token_text(*bos));
   if (const auto eos = text.tokenizer->eos_id()) special.set("eos_token", text.tokenizer->token_text(*eos));
@@ -105,7 +104,6 @@ Result<TextSide> load_text(const std::string& path, const std::string& template_
     return std::move(chat_template).error();
   warn_of_fault(text);
   if (text.tokenizer) {
-    if (const auto eos = text.tokenizer->eos_id()) text.end_ids.push_back(*eos);
     WEFT_TRY(text.media, MediaProcessor::from_folder(path));
   }
   return text;

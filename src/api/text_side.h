@@ -17,7 +17,6 @@ struct TextSide {
   std::shared_ptr<const Tokenizer> tokenizer;         // null: the checkpoint has none
   std::shared_ptr<const ChatTemplate> chat_template;  // null likewise
   std::unique_ptr<const MediaProcessor> media;        // null: takes no images
-  std::vector<int32_t> end_ids;                       // tokens that end an answer by what the tokenizer's files say
 };
 
 // The tokens of a GGUF file's vocabulary that end an answer by their names, whatever its keys say: those of llama.cpp.

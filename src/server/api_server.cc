@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "server/errors.h"
 #include "server/generation.h"
+#include "server/http_answer.h"
 
 namespace weft {
 
