@@ -38,7 +38,8 @@ pub fn protect_numbers(text: &str) -> String {
                     .count();
                 let number = &text[i..i + size];
                 let exact = size <= SHORT && !number.contains(['e', 'E', '.']);
-                if !exact && serde_json::from_str::<serde_json::Number>(number).is_ok() {
+                // A raw value is checked for its form alone: 1e999 is a number as well.
+                if !exact && serde_json::from_str::<&serde_json::value::RawValue>(number).is_ok() {
                     out.push_str(&text[kept..i]);
                     out.push_str(&format!("{{\"{MARK}\":\"{number}\"}}"));
                     kept = i + size;
@@ -325,10 +326,10 @@ fn multiple_of(schema: &Map<String, Value>) -> Outcome<Option<(u32, u32)>> {
 pub fn check_native(name: &str, value: &mut Value) -> Outcome<()> {
     let Some(text) = number_text(value) else { return Ok(()) };
     restore_numbers(value);
-    let float = value.as_f64().unwrap_or(f64::NAN);
+    let float = value.as_f64().unwrap_or(f64::INFINITY); // it is null beyond float64
     let exact = Decimal::parse(&text)
         .is_some_and(|number| number == Decimal::parse(&float.to_string()).unwrap_or(number.clone()));
-    let short = text.trim_start_matches('-').replace(['.', 'e', 'E'], "").len() <= 17;
+    let short = text.trim_start_matches('-').replace(['.', 'e', 'E'], "").len() <= 15;
     if float.abs() <= NATIVE && (exact || short) {
         return Ok(());
     }

@@ -98,7 +98,7 @@ void HfConfig::reject(std::string_view key, std::string_view problem, Code code)
   if (shared_->error) return;
   const Json* found = value(key);
   shared_->error =
-      fail(code, shared_->where, ": ", prefix_, key, " is ", found ? shown(*found) : "absent", ", ", problem);
+      fail(code, shared_->where, ": ", prefix_, key, " is ", found ? shown(*found) : is_null(key) ? "null" : "absent", ", ", problem);
 }
 
 Status HfConfig::status() const {

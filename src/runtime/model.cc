@@ -49,21 +49,29 @@ std::vector<int> end_ids_of(const HfConfig& config) {
   return ids;
 }
 
-// The same of a file that the model can do without: one that cannot be read is ignored.
-std::vector<int> optional_end_ids(const Json& file, const char* name) {
-  if (file.is_null()) return {};
-  const HfConfig config(file, name);
-  std::vector<int> ids = end_ids_of(config);
-  if (config.status().ok()) return ids;
-  log_warning(name, " is ignored: ", config.status().error().message());
+// `ids` were read from `file`, which the model can do without: if it is broken there, they are ignored.
+std::vector<int> unless_broken(std::vector<int> ids, const HfConfig& file, const char* name) {
+  if (file.status().ok()) return ids;
+  log_warning(name, " is ignored: ", file.status().error().message());
   return {};
+}
+
+std::vector<int> generation_end_ids(const Json& file) {
+  if (file.is_null()) return {};
+  const HfConfig config(file, "generation_config.json");
+  return unless_broken(config.eos_token_ids(), config, "generation_config.json");
 }
 
 // Every id that one of the files names ends an answer.
 std::vector<int32_t> end_ids(const Checkpoint& checkpoint, const HfConfig& config) {
-  std::vector<int> ids = optional_end_ids(checkpoint.generation_config(), "generation_config.json");
-  const std::vector<int> more =
-      ids.empty() ? end_ids_of(config) : optional_end_ids(checkpoint.config(), "eos_token_id of config.json");
+  std::vector<int> ids = generation_end_ids(checkpoint.generation_config());
+  std::vector<int> more;
+  if (ids.empty()) {
+    more = end_ids_of(config);
+  } else {
+    const HfConfig again(checkpoint.config(), "config.json");
+    more = unless_broken(end_ids_of(again), again, "eos_token_id of config.json");
+  }
   ids.insert(ids.end(), more.begin(), more.end());
   return {ids.begin(), ids.end()};
 }
