@@ -204,6 +204,7 @@ def published_config(path):
 def new_checkpoint(args, out, prompts):
     cls = architecture_class(args.architecture)
     config = make_config(cls, args.settings)
+    out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(args.seed)
     model = cls._from_config(config, **EAGER).float().eval()
     fill(model, torch.Generator().manual_seed(args.seed))
@@ -376,8 +377,9 @@ def main():
     like, out = Path(args.checkpoint or args.like), Path(args.out)
     if not (like / "expected.safetensors").is_file():
         leave(f"{like} is no golden case: it has no expected.safetensors")
+    if out.exists() and not out.is_dir():
+        leave(f"--out {out} is a file; a folder is wanted")
     prompts, texts = read_prompts(like)
-    out.mkdir(parents=True, exist_ok=True)
     if args.checkpoint:
         copy_checkpoint(args, out)
     else:
