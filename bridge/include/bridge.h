@@ -103,8 +103,7 @@ WeftGrammarFactory* weft_grammar_factory_new(const WeftTokenizer*, uint32_t rows
                                              const WeftGrammarLimits*, WeftError*);
 void weft_grammar_factory_free(WeftGrammarFactory*);
 WeftGrammar* weft_grammar_new(const WeftGrammarFactory*, uint32_t kind, const char* text, size_t size, bool compact,
-                              uint32_t thinking, bool strict, const WeftGrammarLimits*, WeftGrammarReport*,
-                              WeftError*);
+                              uint32_t thinking, bool strict, const WeftGrammarLimits*, WeftGrammarReport*, WeftError*);
 void weft_grammar_free(WeftGrammar*);
 WeftGrammar* weft_grammar_clone(const WeftGrammar*);
 bool weft_grammar_mask(WeftGrammar*, uint32_t* out, size_t words, WeftError*);

@@ -80,8 +80,9 @@ fn append_rgb(row: &[u8], samples: usize, out: &mut Vec<u8>) {
     }
 }
 
-/// 16-bit grey is cut off at 255, as Pillow's conversion has it; other 16-bit samples give their high byte; palettes and fewer bits are expanded; indices past the palette are black. An
-/// APNG gives its default image. Text and colour profiles are skipped, not inflated.
+/// 16-bit grey is cut off at 255, as Pillow's conversion has it; other 16-bit samples give their high byte; palettes
+/// and fewer bits are expanded; indices past the palette are black. An APNG gives its default image. Text and colour
+/// profiles are skipped, not inflated.
 fn decode_png(data: &[u8], limits: &WeftImageLimits) -> Outcome<Decoded> {
     let error = |e: png::DecodingError| broken("PNG", e);
     let mut decoder =

@@ -1,5 +1,5 @@
-//! What a PNG file says about its orientation, wherever Pillow looks for it: an eXIf chunk, text chunks named "exif" and
-//! "Raw profile type exif", and XMP; before the pixels or behind them.
+//! What a PNG file says about its orientation, wherever Pillow looks for it: an eXIf chunk, text chunks named "exif"
+//! and "Raw profile type exif", and XMP; before the pixels or behind them.
 use std::io::Read;
 
 /// Text that is longer when inflated is ignored.

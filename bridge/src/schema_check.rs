@@ -1,6 +1,6 @@
 //! What schemas and regular expressions go through before llguidance reads them: what it would refuse although the
-//! standard says that it constrains nothing is dropped, what it would not enforce is written in other words, and objects
-//! are closed unless they say otherwise.
+//! standard says that it constrains nothing is dropped, what it would not enforce is written in other words, and
+//! objects are closed unless they say otherwise.
 use std::collections::HashSet;
 
 use llguidance::derivre::{RegexAst, RegexBuilder};
@@ -126,7 +126,8 @@ fn escaped(key: &str) -> String {
     key.replace('~', "~0").replace('/', "~1")
 }
 
-/// The JSON pointers of the schemas that a schema is made of, each with whether it holds for (a part of) the same value.
+/// The JSON pointers of the schemas that a schema is made of, each with whether it holds for (a part of) the same
+/// value.
 fn parts(schema: &Value) -> Vec<(String, bool)> {
     let mut found = Vec::new();
     let Some(members) = schema.as_object() else { return found };

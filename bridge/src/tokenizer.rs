@@ -162,7 +162,8 @@ impl WeftTokenizer {
 }
 
 /// # Safety
-/// `json` points at `size` bytes and `config` at `config_size`: tokenizer.json and tokenizer_config.json. The result is freed with `weft_tokenizer_free`; null after an error.
+/// `json` points at `size` bytes and `config` at `config_size`: tokenizer.json and tokenizer_config.json. The result is
+/// freed with `weft_tokenizer_free`; null after an error.
 #[no_mangle]
 pub unsafe extern "C" fn weft_tokenizer_from_json(
     json: *const u8,

@@ -85,8 +85,8 @@ Result<GuideSpec> call_or_answer_guide(const std::vector<const Json*>& functions
   const std::string schema = answer.kind == GuideSpec::Kind::json_object ? R"({"type":"object"})" : answer.text;
   GuideSpec guide;
   guide.kind = GuideSpec::Kind::structural_tag;
-  guide.text = R"({"type":"structural_tag","format":{"type":"or","elements":[)" + strict_calls::calls_alone(format).dump() +
-               R"(,{"type":"json_schema","json_schema":)" + schema + "}]}}";
+  guide.text = R"({"type":"structural_tag","format":{"type":"or","elements":[)" +
+               strict_calls::calls_alone(format).dump() + R"(,{"type":"json_schema","json_schema":)" + schema + "}]}}";
   return guide;
 }
 

@@ -97,8 +97,11 @@ HfConfig HfConfig::with_defaults(Json defaults) const {
 void HfConfig::reject(std::string_view key, std::string_view problem, Code code) const {
   if (shared_->error) return;
   const Json* found = value(key);
-  shared_->error =
-      fail(code, shared_->where, ": ", prefix_, key, " is ", found ? shown(*found) : is_null(key) ? "null" : "absent", ", ", problem);
+  shared_->error = fail(code, shared_->where, ": ", prefix_, key, " is ",
+                        found          ? shown(*found)
+                        : is_null(key) ? "null"
+                                       : "absent",
+                        ", ", problem);
 }
 
 Status HfConfig::status() const {

@@ -16,8 +16,7 @@ using Clock = std::chrono::steady_clock;
 std::string key_of(const GrammarSpec& spec) {
   std::string key;
   const auto add = [&](const std::string& part) { ((key += std::to_string(part.size())) += ':') += part; };
-  add(std::to_string(static_cast<int>(spec.kind)) + (spec.compact_json ? "c" : "") +
-      (spec.strict_schemas ? "s" : "") +
+  add(std::to_string(static_cast<int>(spec.kind)) + (spec.compact_json ? "c" : "") + (spec.strict_schemas ? "s" : "") +
       std::to_string(static_cast<int>(spec.thinking)));
   add(spec.text);
   for (const std::string& choice : spec.choices) add(choice);

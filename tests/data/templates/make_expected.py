@@ -52,7 +52,8 @@ def add(template, case, sent, meant, tools=True):
     CASES.append((template, case, sent, meant, tools))
 
 
-for name in ("qwen3-full", "llama-3.1-instruct", "llama-4", "mistral-nemo-instruct", "qwen3-coder-moe", "nemotron-nano-v2"):
+for name in ("qwen3-full", "llama-3.1-instruct", "llama-4", "mistral-nemo-instruct", "qwen3-coder-moe",
+             "nemotron-nano-v2"):
     content = None if name in ("mistral-nemo-instruct", "qwen3-coder-moe") else ""
     add(name, "call", [ASK, answer(None, call(TEXT)), result()], [ASK, answer(content, call(OBJECT)), result()])
     add(name, "blank arguments", [ASK, answer(None, call(" ")), result()], [ASK, answer(content, call({})), result()])
@@ -62,7 +63,8 @@ for name in ("deepseek-v3", "deepseek-r1"):
     add(name, "call", [ASK, answer(None, call(TEXT)), result()], [ASK, answer(None, call(TEXT)), result()])
     add(name, "empty content", [ASK, answer("", call(TEXT)), result()],
         [ASK, answer(None if name == "deepseek-v3" else "", call(TEXT)), result()])
-    add(name, "object arguments", [ASK, answer(None, call(OBJECT)), result()], [ASK, answer(None, call(TEXT)), result()])
+    add(name, "object arguments", [ASK, answer(None, call(OBJECT)), result()],
+        [ASK, answer(None, call(TEXT)), result()])
     add(name, "developer", [{"role": "developer", "content": "Rhyme."}, ASK],
         [{"role": "system", "content": "Rhyme."}, ASK], False)
     add(name, "reasoning", [ASK, answer(None, reasoning_content="Hm."), NEXT], [ASK, answer(""), NEXT], False)
@@ -78,8 +80,10 @@ add("gemma-3-it", "call", [ASK, answer(None, call(TEXT)), result(), answer("19."
     [ASK, answer('[{"name": "get_weather", "arguments": {"city": "Lima"}}]'),
      {"role": "user", "content": '{"celsius": 19}'}, answer("19."), NEXT])
 two = [call(TEXT, "aaaaaaaaa"), call('{"city": "Oslo"}', "bbbbbbbbb")]
-add("llama-3.1-instruct", "two calls", [ASK, answer(None, *two), result("bbbbbbbbb", "5"), result("aaaaaaaaa", "19"), NEXT],
-    [ASK, answer("", call(OBJECT)), result(content="19"), answer("", call({"city": "Oslo"})), result(content="5"), NEXT])
+add("llama-3.1-instruct", "two calls",
+    [ASK, answer(None, *two), result("bbbbbbbbb", "5"), result("aaaaaaaaa", "19"), NEXT],
+    [ASK, answer("", call(OBJECT)), result(content="19"), answer("", call({"city": "Oslo"})), result(content="5"),
+     NEXT])
 
 out = []
 for template, case, sent, meant, tools in CASES:
