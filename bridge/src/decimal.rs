@@ -73,7 +73,8 @@ impl Decimal {
     }
 
     /// How the number is written without an exponent.
-    pub fn text(&self) -> String {
+    #[cfg(test)]
+    fn text(&self) -> String {
         let sign = if self.negative { "-" } else { "" };
         let point = if self.fraction.is_empty() { "" } else { "." };
         format!("{sign}{}{point}{}", self.whole_text(), self.fraction)

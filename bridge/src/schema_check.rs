@@ -275,7 +275,9 @@ impl Walk<'_> {
         self.strings(members)?;
         self.names(members, at, merged_parts)?;
         self.different_items(members, at)?;
-        self.constants(members)?;
+        if !merged {
+            self.constants(members)?;
+        }
         distinct_constants(members);
         for (place, same) in parts(schema) {
             let mut part = schema.pointer_mut(&place).map(Value::take).unwrap_or_default();
