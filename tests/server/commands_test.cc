@@ -213,7 +213,7 @@ TEST_F(Commands, ErrorsAreOneLineAndAStatus) {
             "does its folder exist"},
            {{"run", path("model"), "hi", "--temperature", "9"}, 1, "temperature must be"},
            {{"run", path("model"), "hi", "--image", "x.png"}, 1, "takes no images"},
-           {{"run", path("model"), std::string(1000, 'x')}, 1, "the context"},
+           {{"run", path("model"), std::string(1000, 'x')}, 1, "maximum context length is 256"},
            {{"serve", path("model"), "--host", "999.1.1.1"}, 1, "host"},
            {{"run", path("model"), "--no-such-option"}, 2, "--help"}}) {
     const Outcome outcome = weft(row.words);
