@@ -1,8 +1,11 @@
 // What the engine's parts count: plain numbers, copied out at any time. Counters are totals since the start.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <vector>
+
+#include "core/speculation.h"
 
 namespace weft {
 
@@ -18,6 +21,9 @@ struct SchedulerMetrics {
   uint64_t resumed_cached_tokens = 0;  // from the cache after a preemption
   uint64_t generated_tokens = 0;
   uint64_t discarded_tokens = 0;  // sampled after the sequence had ended
+  uint64_t draft_rounds = 0;      // rows that checked drafts
+  // Per place in a row's drafts: how many were checked there, and how many accepted.
+  std::array<uint64_t, kMostDrafts> drafted{}, accepted{};
 };
 
 // Blocks of the KV cache.

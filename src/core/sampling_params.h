@@ -48,6 +48,8 @@ struct SamplingParams {
   bool processed_logprobs = false;  // of the distribution that was sampled from, instead of the raw logits
   // return the model's logits of the prompt, and of the generated tokens
   bool context_logits = false, generation_logits = false;
+  // Speculation: drafts of a step at most; 0: none; -1: as the engine chooses.
+  int max_draft_tokens = -1;
   // Beam search: no sampling, but this many best continuations; see sample_beam() in sampling/.
   int beam_candidates = 0;
 };

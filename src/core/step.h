@@ -2,6 +2,7 @@
 // StepResult what came out. Nothing else passes between them.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -30,6 +31,8 @@ struct SlotOpen {
   std::vector<int32_t> output;               // tokens generated before the slot was opened
   std::vector<int32_t> token_types;          // of the prompt (encoders); empty: zeros
   std::shared_ptr<const MediaPrompt> media;  // null: text alone
+  int max_outputs = 0;                       // the sequence ends with so many tokens of output
+  std::array<uint64_t, 4> salt{};            // equal where sequences may know of each other
 };
 
 struct BlockCopy {
@@ -55,6 +58,11 @@ struct TableEntry {
 // A worker executes steps in the order of submission, and within a step: closes, opens, copies in their order,
 // releases, table entries, rows.
 //
+// Speculation: a row of one token may have the worker check drafts behind it, those that the worker proposed at the end
+// of the sequence's last step (RowResult::drafts). Where each row then begins is known to the worker alone, from what
+// it has sampled; `first` is the least that it can be. A row with nothing left to compute (the sequence has reached
+// max_outputs) is left out.
+//
 // Block tables live on the workers, one per slot and cache group, and a step brings what has changed in them: new
 // blocks, and blocks that were replaced (two sequences had computed the same one). So a step of decode rows is small
 // however long the sequences are. Nothing is ever taken out of a table: whatever a row reads was sent since its slot
@@ -71,7 +79,9 @@ struct StepBatch {
     bool prompt_logprobs = false;        // logprobs of the prompt's tokens from these rows (logits == all)
     bool context_logits = false;         // the rows themselves go to RowResult::outputs
     bool generation_logits = false;      // and then the row that the token is sampled from
-    int guide = -1;                      // index into `masks` of the grammar's mask for the sampled token
+    int guide = -1;   // index into `masks` of the grammar's mask for the sampled token; those behind drafts follow it
+    int drafts = 0;   // checked behind the row's token, at most
+    int propose = 0;  // drafts for the next step, made behind this one; at most
   };
   uint64_t step = 0;
   std::vector<SlotOpen> opens;         // before the step
@@ -83,7 +93,7 @@ struct StepBatch {
   std::vector<int32_t> tokens;  // of the rows with source host, in order of rows
   int total_tokens() const {
     int sum = 0;
-    for (const Row& row : rows) sum += row.tokens;
+    for (const Row& row : rows) sum += row.tokens + row.drafts;
     return sum;
   }
   void clear() {
@@ -100,7 +110,9 @@ struct TokenLogprob {
 
 struct RowResult {
   Slot slot = 0;
-  std::vector<int32_t> tokens;  // sampled in this step (one without speculation), empty if the row did not sample
+  std::vector<int32_t> tokens;  // sampled in this step: accepted drafts and one more; empty if the row did not sample
+  int drafted = 0;              // drafts that were checked
+  std::vector<int32_t> drafts;  // proposed for the sequence's next step
   // Per sampled token, when asked for: its logprob first, then the k best in descending order (ties: lower id first).
   std::vector<std::vector<TokenLogprob>> logprobs;
   // Per row of a prompt_logprobs row: the same for the prompt's next token.

@@ -34,6 +34,7 @@
 #include "core/finish_reason.h"
 #include "core/metrics.h"
 #include "core/sampling_params.h"
+#include "core/speculation.h"
 #include "core/step.h"
 
 namespace weft {
@@ -52,6 +53,12 @@ struct SchedulerOptions {
   bool chunked_prefill = true;  // off: a prompt is computed in one step
   int overlap = 2;              // steps submitted and not committed; 1: synchronous
   int aging_steps = 64;         // steps that weigh as much as a point of priority; 0: strict priorities
+  SpeculationOptions speculation;
+  // Positions behind a step's last token that drafting writes into the cache: the next token's, and those of its drafts
+  // but the last. 0: the drafter has no cache.
+  bool draft_cache = false;
+  // The drafter reads the hidden state of the token before: a cached prefix is taken up one token earlier.
+  bool draft_features = false;
 };
 
 struct NewSequence {
@@ -86,6 +93,8 @@ struct SequenceOutput {
   int32_t stop_id = -1;                      // reason stop: the eos or stop token; -1 for score
   std::string error;                         // reason error
   int prompt_tokens = 0, cached_tokens = 0;  // cached: prompt tokens that came from the cache at the first admission
+  int drafted = 0, accepted = 0;             // drafts that were checked, and those of them that became tokens
+  std::vector<int32_t> drafts;               // proposed for the sequence's next step
 };
 
 struct Sequence;
