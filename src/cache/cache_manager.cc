@@ -85,8 +85,9 @@ void CacheManager::take_releases(std::vector<BlockRelease>& releases) { pool_->t
 int64_t CacheManager::most_blocks(int group, int64_t tokens, int64_t whole) const {
   const int64_t all = ceil_div(tokens, options_.tokens_per_block);
   if (keeps_all(group)) return all;
-  const int64_t singly = ceil_div(options_.groups[group].span - 1, options_.tokens_per_block) + 1;
-  return std::min(all, std::max(singly, ceil_div(whole, options_.tokens_per_block)));
+  const int64_t held = options_.groups[group].span + options_.lookahead + options_.recomputed;
+  const int64_t singly = ceil_div(held - 1, options_.tokens_per_block) + 1;
+  return std::min(all, std::max(singly, ceil_div(whole + options_.lookahead, options_.tokens_per_block)));
 }
 
 int64_t CacheManager::bytes_for(int64_t tokens, int64_t whole) const {
@@ -280,7 +281,7 @@ int CacheManager::longest_match(const CacheSequence& sequence, int limit_blocks)
     for (int g = 0; g < groups(); ++g) {
       const int32_t node = matched_[h - 1];
       if (node < 0 || index_->block(node, g) < 0) last_absent[g] = h - 1;
-      serves &= last_absent[g] < first_needed_block(g, static_cast<int64_t>(h) * options_.tokens_per_block);
+      serves &= last_absent[g] < first_needed_block(g, first_query(h * options_.tokens_per_block));
     }
     if (serves) best = h;
   }
@@ -294,7 +295,7 @@ int CacheManager::acquire_prefix(CacheSequence& sequence, std::span<const int32_
   for (int g = 0; g < groups(); ++g) {
     CacheSequence::Table& table = sequence.tables[g];
     WEFT_CHECK(table.held() == 0) << "a sequence that holds blocks asks for a prefix";
-    table.first_block = first_needed_block(g, static_cast<int64_t>(whole) * options_.tokens_per_block);
+    table.first_block = first_needed_block(g, first_query(whole * options_.tokens_per_block));
     for (int b = table.first_block; b < whole; ++b) {
       const int32_t block = index_->block(matched_[b], g);
       hold(g, block);
@@ -333,7 +334,7 @@ int CacheManager::copy_partial_block(CacheSequence& sequence, std::span<const in
   }
   for (int g = groups() - 1; g >= 0; --g) let_go(g, index_->block(match.node, g));
   if (!fits) return 0;
-  for (int g = 0; g < groups(); ++g) drop_front(sequence, g, first_needed_block(g, first + match.tokens));
+  for (int g = 0; g < groups(); ++g) drop_front(sequence, g, first_needed_block(g, first_query(first + match.tokens)));
   return match.tokens;
 }
 

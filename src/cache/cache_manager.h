@@ -24,6 +24,7 @@
 // comes in through begin_step().
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <deque>
 #include <memory>
@@ -52,7 +53,12 @@ struct CacheOptions {
   int64_t budget_bytes = 0;  // of all groups together
   bool block_reuse = true;
   bool partial_reuse = true;  // also the first tokens of a block whose rest differs, by copy
-  int event_capacity = 0;     // events kept until take_events(); 0: none are recorded
+  // A sequence that is alone reserves so many positions behind the one that it computes (a drafter's).
+  int lookahead = 0;
+  // A sequence that takes up a cached prefix computes its last tokens, so many of them, once more (for the hidden
+  // states that a drafter reads). What they write into the cache has the same bits as before.
+  int recomputed = 0;
+  int event_capacity = 0;  // events kept until take_events(); 0: none are recorded
 };
 
 constexpr int kDefaultPriority = 35;
@@ -141,12 +147,15 @@ class CacheManager {
   // Hashes whole blocks of the known tokens that have no key yet.
   void extend_keys(CacheSequence& sequence, std::span<const int32_t> known) const;
   // Takes hold of the longest prefix of whole cached blocks, at most `limit` tokens, and returns its length in tokens.
+  // The first query may be at that length less CacheOptions::recomputed.
   // The sequence must hold nothing yet.
   int acquire_prefix(CacheSequence& sequence, std::span<const int32_t> known, int limit);
   // After acquire_prefix: a fresh block that begins with a copy of the first tokens of a cached one. Returns how many
   // tokens that is (0: no such block, or no room) and appends the copies, one per group.
   int copy_partial_block(CacheSequence& sequence, std::span<const int32_t> known, int limit,
                          std::vector<BlockCopy>& copies);
+  // Where a sequence goes on that found so many tokens in the cache.
+  int first_query(int cached) const { return std::max(0, cached - options_.recomputed); }
   // Undoes acquire_prefix() and copy_partial_block(), as if they had not been called (version() included).
   void undo_acquire(CacheSequence& sequence);
   // Bytes still to be reserved until the sequence has `tokens` positions, if it goes on in single tokens.

@@ -35,6 +35,8 @@ void Scheduler::commit_row(const RowRecord& record, RowResult& result) {
   Sequence& sequence = *record.sequence;
   --sequence.in_flight;
   sequence.pending_samples -= record.sample;
+  const bool same_epoch = record.epoch == sequence.epoch;
+  if (same_epoch) sequence.slack -= record.drafts;
   if (sequence.state == Sequence::State::finished) {
     metrics_.discarded_tokens += result.tokens.size();
     if (sequence.in_flight == 0) retire(sequence);
@@ -50,18 +52,24 @@ void Scheduler::commit_row(const RowRecord& record, RowResult& result) {
       << "slot " << result.slot << " sampled unasked or not";
   const bool has_output = record.sample || !result.prompt_logprobs.empty() || !result.outputs.empty() || record.last;
   SequenceOutput* output = has_output ? &next_output(sequence) : nullptr;
+  // Of a decode row only the host's tokens tell where it began, and its accepted drafts how far it went.
+  const int accepted = std::max(0, static_cast<int>(result.tokens.size()) - 1);
+  const int first = record.decode ? sequence.known() - 1 : record.first;
+  if (same_epoch) sequence.scheduled += accepted;
   if (record.all_rows) sequence.rows_done = std::min(sequence.rows_end, record.first + record.tokens);
   if (output != nullptr) {
     output->prompt_logprobs.swap(result.prompt_logprobs);
     output->outputs.swap(result.outputs);
     take_tokens(sequence, result, *output);
+    if (sequence.pending_samples == 0) sequence.promised = std::min<int>(sequence.promised, output->drafts.size());
     if (record.last && !record.sample) {
       output->reason = sequence.task == Task::score ? FinishReason::stop : FinishReason::length;
     }
   }
-  if (record.epoch == sequence.epoch) {
-    WEFT_CHECK(sequence.computed == record.first) << "positions are missing";
-    sequence.computed = record.first + record.tokens;
+  if (same_epoch) {
+    WEFT_CHECK(sequence.computed == first) << "positions are missing";
+    // Those of tokens behind the end are nobody's.
+    sequence.computed = std::min(first + record.tokens + accepted, sequence.known());
     cache_.commit(sequence.cache, sequence.tokens, sequence.computed);
   }
   if (output != nullptr && output->reason != FinishReason::none) end(sequence);
@@ -76,19 +84,35 @@ void Scheduler::take_tokens(Sequence& sequence, RowResult& result, SequenceOutpu
     if (is_stop(*sequence.sampling, token)) output.reason = FinishReason::stop, output.stop_id = token;
     else if (sequence.outputs() >= sequence.max_outputs) output.reason = FinishReason::length;
   }
+  count_drafts(sequence, result, taken, output);
   metrics_.generated_tokens += taken;
   metrics_.discarded_tokens += result.tokens.size() - taken;
+  // Logits of each token; a row that ends a prompt has one token, so it is never cut.
+  if (taken < result.tokens.size()) output.outputs.resize(output.outputs.size() / result.tokens.size() * taken);
   result.tokens.resize(taken);
   result.logprobs.resize(std::min(result.logprobs.size(), taken));
   output.tokens.swap(result.tokens);
   output.logprobs.swap(result.logprobs);
+  output.drafts.swap(result.drafts);
+}
+
+void Scheduler::count_drafts(Sequence& sequence, const RowResult& result, size_t taken, SequenceOutput& output) {
+  if (result.drafted == 0) return;
+  const int accepted = static_cast<int>(result.tokens.size()) - 1;
+  ++metrics_.draft_rounds;
+  for (int i = 0; i < std::min(result.drafted, kMostDrafts); ++i)
+    ++metrics_.drafted[i], metrics_.accepted[i] += i < accepted;
+  output.drafted = result.drafted;
+  output.accepted = std::min(accepted, static_cast<int>(taken));
+  policy_.observe(sequence.drafts, result.drafted, accepted);
 }
 
 SequenceOutput& Scheduler::next_output(const Sequence& sequence) {
   SequenceOutput& output = outputs_[output_count_++];
   output.id = sequence.id;
   output.tokens.clear(), output.logprobs.clear(), output.prompt_logprobs.clear(), output.outputs.clear(),
-      output.error.clear();
+      output.error.clear(), output.drafts.clear();
+  output.drafted = output.accepted = 0;
   output.reason = FinishReason::none;
   output.stop_id = -1;
   output.prompt_tokens = sequence.prompt_tokens, output.cached_tokens = sequence.cached_tokens;

@@ -27,6 +27,7 @@ void FakeWorker::open(const SlotOpen& open) {
   slot = {};
   slot.tables.resize(options_.groups.size());
   slot.open = true, slot.sampling = open.sampling, slot.prompt = static_cast<int>(open.prompt.size());
+  slot.max_outputs = open.max_outputs;
   for (int32_t token : open.prompt) append(slot, token);
   for (int32_t token : open.output) append(slot, token);
 }
@@ -65,24 +66,28 @@ int FakeWorker::first_key(const CacheGroup& group, int position) {
   return 0;
 }
 
+uint64_t& FakeWorker::at(const StepBatch& batch, int group, Slot slot, int position) {
+  const int32_t number = table_entry(group, slot, position / options_.tokens_per_block);
+  if (number < 0) {
+    fault(text("step ", batch.step, " slot ", slot, " group ", group, ": position ", position, " is not in the table"));
+    return nowhere_;
+  }
+  return block(group, number).kv[position % options_.tokens_per_block];
+}
+
 // Every key that the layers of every group read for the row's queries.
-void FakeWorker::attend(const StepBatch& batch, size_t r, const SlotState& slot) {
-  const StepBatch::Row& row = batch.rows[r];
-  const int size = options_.tokens_per_block;
+void FakeWorker::attend(const StepBatch& batch, const StepBatch::Row& row, SlotState& slot, Extent extent,
+                        const std::vector<uint64_t>& prefix) {
+  slot.rewritten = -1;
   for (int g = 0; g < static_cast<int>(options_.groups.size()); ++g) {
-    auto at = [&](int position) -> uint64_t& {
-      const int32_t number = table_entry(g, row.slot, position / size);
-      if (number < 0) {
-        fault(text("step ", batch.step, " slot ", row.slot, " group ", g, ": position ", position,
-                   " is not in the table"));
-        return nowhere_;
-      }
-      return block(g, number).kv[position % size];
-    };
-    for (int p = row.first; p < row.first + row.tokens; ++p) at(p) = slot.prefix[p], ++positions_written;
-    for (int p = row.first; p < row.first + row.tokens; ++p) {
+    for (int p = extent.first; p < extent.end; ++p, ++positions_written) {
+      uint64_t& key = at(batch, g, row.slot, p);
+      if (key == prefix[p]) slot.rewritten = p;
+      key = prefix[p];
+    }
+    for (int p = extent.first; p < extent.end; ++p) {
       for (int key = first_key(options_.groups[g], p); key <= p; ++key, ++positions_read) {
-        if (at(key) != slot.prefix[key] && !slot.failed) {
+        if (at(batch, g, row.slot, key) != prefix[key] && !slot.failed) {
           fault(text("step ", batch.step, " slot ", row.slot, " group ", g, " query ", p, ": wrong key at ", key));
         }
       }
@@ -90,56 +95,103 @@ void FakeWorker::attend(const StepBatch& batch, size_t r, const SlotState& slot)
   }
 }
 
-void FakeWorker::spoil(const StepBatch& batch, size_t r) {
-  const StepBatch::Row& row = batch.rows[r];
+// What had been there already, of a cached prefix, was written with the bits that it had.
+void FakeWorker::spoil(const StepBatch& batch, const StepBatch::Row& row, Extent extent) {
   slots_[row.slot].failed = true;
-  for (int g = 0; g < static_cast<int>(options_.groups.size()); ++g) {
-    for (int p = row.first; p < row.first + row.tokens; ++p)
-      block(g, table_entry(g, row.slot, p / options_.tokens_per_block)).kv[p % options_.tokens_per_block] = 0xbad;
-  }
+  for (int g = 0; g < static_cast<int>(options_.groups.size()); ++g)
+    for (int p = std::max(extent.first, slots_[row.slot].rewritten + 1); p < extent.end; ++p)
+      at(batch, g, row.slot, p) = 0xbad;
 }
 
-RowResult FakeWorker::run_row(const StepBatch& batch, size_t r, size_t& next_token) {
+// As the worker has it: a row from the slot begins at the slot's last token, drafts follow it, and nothing is left to
+// do for a sequence that has all of its outputs.
+FakeWorker::Extent FakeWorker::extent(const StepBatch::Row& row, const SlotState& slot) const {
+  const int known = static_cast<int>(slot.tokens.size());
+  if (row.source == TokenSource::host && row.drafts == 0) return {row.first, row.first + row.tokens, 0};
+  const int left = slot.prompt + slot.max_outputs - known;
+  if (left <= 0) return {known, known, 0};
+  const int drafts = std::min({row.drafts, static_cast<int>(slot.drafts.size()), left - 1});
+  return {known - 1, known + drafts, drafts};
+}
+
+RowResult FakeWorker::run_row(const StepBatch& batch, size_t r, size_t& next_token, std::mt19937& random) {
   const StepBatch::Row& row = batch.rows[r];
   SlotState& slot = slots_[row.slot];
   RowResult result;
   result.slot = row.slot;
-  const int end = row.first + row.tokens;
   if (!slot.open) fault(text("slot ", row.slot, " is not open"));
-  if (slot.next >= 0 && slot.next != row.first)
-    fault(text("slot ", row.slot, ": row at ", row.first, ", expected ", slot.next));
-  slot.next = end;
-  if (end > static_cast<int>(slot.tokens.size())) {
-    fault(text("slot ", row.slot, ": positions up to ", end, " of ", slot.tokens.size()));
+  const Extent extent = this->extent(row, slot);
+  const int known = static_cast<int>(slot.tokens.size());
+  if (extent.first == extent.end) return ++rows_left_out, result;
+  if (slot.next >= 0 && slot.next != extent.first)
+    fault(text("slot ", row.slot, ": row at ", extent.first, ", expected ", slot.next));
+  if (extent.first < row.first) fault(text("slot ", row.slot, ": the row begins before ", row.first));
+  slot.next = extent.end - extent.drafts;
+  if (extent.end - extent.drafts > known) {
+    fault(text("slot ", row.slot, ": positions up to ", extent.end, " of ", known));
     return result;
   }
   if (row.source == TokenSource::host) {
-    for (int p = row.first; p < end; ++p) {
+    for (int p = extent.first; p < extent.first + row.tokens; ++p) {
       if (batch.tokens[next_token++] != slot.tokens[p]) fault(text("slot ", row.slot, ": wrong token at ", p));
     }
-  } else if (row.tokens != 1 || end != static_cast<int>(slot.tokens.size()) || row.first < slot.prompt) {
+  } else if (row.tokens != 1 || extent.end - extent.drafts != known || extent.first < slot.prompt) {
     fault(text("slot ", row.slot, ": a row from the slot's token that is not the next one"));
   }
-  attend(batch, r, slot);
+  std::vector<uint64_t> prefix = slot.prefix;
+  for (int i = 0; i < extent.drafts; ++i) prefix.push_back(mix(prefix.back(), static_cast<uint64_t>(slot.drafts[i])));
+  attend(batch, row, slot, extent, prefix);
   if (row.prompt_logprobs) {
-    for (int p = row.first; p < end && p + 1 < slot.prompt; ++p) {
+    for (int p = extent.first; p < extent.end && p + 1 < slot.prompt; ++p) {
       result.prompt_logprobs.push_back({{slot.tokens[p + 1], row_value(slot.prefix[p])}});
     }
   }
   if (row.context_logits && row.logits == LogitRows::none) fault("rows are wanted that are not computed");
   if (row.context_logits) {
-    for (int p = row.logits == LogitRows::all ? row.first : end - 1; p < end; ++p)
+    for (int p = row.logits == LogitRows::all ? extent.first : extent.end - 1; p < extent.end; ++p)
       result.outputs.push_back(row_value(slot.prefix[p]));
   }
-  if (row.generation_logits) result.outputs.push_back(row_value(slot.prefix[end - 1]));
-  if (row.sample) {
-    if (row.logits == LogitRows::none) fault("a row samples without logits");
-    const uint64_t prefix = slot.prefix[end - 1];
-    result.tokens.push_back(sampled_token(prefix, *slot.sampling));
-    if (slot.sampling->logprobs >= 0) result.logprobs.push_back({{result.tokens[0], row_value(prefix)}});
-    append(slot, result.tokens[0]);
-  }
+  if (row.sample) sample(batch, row, slot, extent, prefix, result);
+  propose(batch, row, slot, random, result);
   return result;
+}
+
+void FakeWorker::sample(const StepBatch&, const StepBatch::Row& row, SlotState& slot, Extent extent,
+                        const std::vector<uint64_t>& prefix, RowResult& result) {
+  if (row.logits == LogitRows::none) fault("a row samples without logits");
+  result.drafted = extent.drafts;
+  drafts_checked += static_cast<uint64_t>(extent.drafts);
+  for (int i = 0; i <= extent.drafts; ++i) {
+    const uint64_t at = prefix[extent.end - extent.drafts - 1 + i];
+    result.tokens.push_back(sampled_token(at, *slot.sampling));
+    if (row.generation_logits) result.outputs.push_back(row_value(at));
+    if (slot.sampling->logprobs >= 0) result.logprobs.push_back({{result.tokens.back(), row_value(at)}});
+    append(slot, result.tokens.back());
+    if (i < extent.drafts && slot.drafts[i] != result.tokens.back()) break;
+  }
+  slot.next = static_cast<int>(slot.tokens.size()) - 1;
+  drafts_accepted += result.tokens.size() - 1;
+}
+
+void FakeWorker::propose(const StepBatch& batch, const StepBatch::Row& row, SlotState& slot, std::mt19937& random,
+                         RowResult& result) {
+  slot.drafts.clear();
+  if (row.propose < 0) return;
+  const int known = static_cast<int>(slot.tokens.size()), last = slot.prompt + slot.max_outputs;
+  const auto draw = [&] { return std::uniform_real_distribution<>(0, 1)(random); };
+  // The drafter's own entry of the token behind the row, and then of the drafts but the last.
+  const int end = std::min(row.sample ? known : row.first + row.tokens + 1, last);
+  if (ahead && (row.sample ? known < last : true)) (void)at(batch, 0, row.slot, end - 1);
+  if (!row.sample || draw() > proposing) return;
+  const int most = std::min(row.propose, last - known - 1);
+  uint64_t prefix = slot.prefix.back();
+  for (int i = 0; i < most; ++i) {
+    const int32_t right = sampled_token(prefix, *slot.sampling);
+    slot.drafts.push_back(draw() < right_drafts ? right : (right + 1) % kVocabulary);
+    prefix = mix(prefix, static_cast<uint64_t>(slot.drafts.back()));
+    if (ahead && i > 0) (void)at(batch, 0, row.slot, known + i - 1);
+  }
+  result.drafts = slot.drafts;
 }
 
 StepResult FakeWorker::execute(double failure, std::mt19937& random) {
@@ -163,9 +215,10 @@ StepResult FakeWorker::execute(double failure, std::mt19937& random) {
   for (size_t r = 0; r < batch.rows.size(); ++r) {
     if (seen[batch.rows[r].slot]) fault(text("slot ", batch.rows[r].slot, " twice in step ", batch.step));
     seen[batch.rows[r].slot] = true;
-    result.rows.push_back(run_row(batch, r, next_token));
+    const Extent where = extent(batch.rows[r], slots_[batch.rows[r].slot]);
+    result.rows.push_back(run_row(batch, r, next_token, random));
     if (std::uniform_real_distribution<>(0, 1)(random) < failure) {
-      spoil(batch, r);
+      spoil(batch, batch.rows[r], where);
       result.rows.back() = {};
       result.rows.back().error = "not finite";
     }

@@ -42,12 +42,19 @@ class FakeWorker {
   FakeWorker(const CacheOptions& options, int slots)
       : options_(options), slots_(slots), memory_(options.groups.size()) {}
 
+  // Proposals are right with this probability each. `ahead`: the drafter has a cache, so a row that proposes also
+  // writes behind its own positions.
+  double right_drafts = 0.5;
+  bool ahead = false;
+  // Above this share of rows no draft is proposed though some were asked for.
+  double proposing = 0.9;
+
   void submit(const StepBatch& batch) { queue_.push_back(batch); }
   size_t queued() const { return queue_.size(); }
   // Executes the oldest batch. Each row fails with this probability, and leaves garbage where it wrote.
   StepResult execute(double failure, std::mt19937& random);
 
-  uint64_t positions_written = 0, positions_read = 0;
+  uint64_t positions_written = 0, positions_read = 0, drafts_checked = 0, drafts_accepted = 0, rows_left_out = 0;
   std::vector<std::string> faults;
 
   // What the slot's table says of block `number`; -1: nothing since the slot was opened.
@@ -62,7 +69,10 @@ class FakeWorker {
     std::vector<int32_t> tokens;
     std::vector<uint64_t> prefix;  // hash up to and with the position
     int prompt = 0;
-    int next = -1;                               // position that the next row must begin at; -1: any, it is the first
+    int next = -1;  // position that the next row must begin at; -1: any, it is the first
+    int max_outputs = 0;
+    std::vector<int32_t> drafts;
+    int rewritten = -1;  // the last position of its row that had the right key before
     std::vector<std::map<int, int32_t>> tables;  // per group: number -> block
     bool failed = false;                         // a row of it failed, its KV is garbage
   };
@@ -75,9 +85,20 @@ class FakeWorker {
   void copy(const BlockCopy& copy);
   Block& block(int group, int32_t number);
   void check_budget();
-  void attend(const StepBatch& batch, size_t row, const SlotState& slot);
-  RowResult run_row(const StepBatch& batch, size_t row, size_t& next_token);
-  void spoil(const StepBatch& batch, size_t row);
+  // Of a row: where it begins and ends, and how many of the tokens at its end are drafts.
+  struct Extent {
+    int first = 0, end = 0, drafts = 0;
+  };
+  Extent extent(const StepBatch::Row& row, const SlotState& slot) const;
+  uint64_t& at(const StepBatch& batch, int group, Slot slot, int position);
+  void attend(const StepBatch& batch, const StepBatch::Row& row, SlotState& slot, Extent extent,
+              const std::vector<uint64_t>& prefix);
+  RowResult run_row(const StepBatch& batch, size_t row, size_t& next_token, std::mt19937& random);
+  void sample(const StepBatch& batch, const StepBatch::Row& row, SlotState& slot, Extent extent,
+              const std::vector<uint64_t>& prefix, RowResult& result);
+  void propose(const StepBatch& batch, const StepBatch::Row& row, SlotState& slot, std::mt19937& random,
+               RowResult& result);
+  void spoil(const StepBatch& batch, const StepBatch::Row& row, Extent extent);
   void append(SlotState& slot, int32_t token);
 
   CacheOptions options_;

@@ -40,13 +40,15 @@ bool Scheduler::schedule(StepBatch& batch, int64_t now_us) {
   return true;
 }
 
-// Room in the batch's vectors for everything that steady decoding can put there. In a group a row may send the block
+// Room in the batch's vectors for everything that steady decoding can put there. In a group a row may send the blocks
 // that it begins and, with the smallest blocks, replaced ones as many as there are steps in flight.
 void Scheduler::prepare(StepBatch& batch) {
   const size_t rows = options_.max_batch_size;
+  const size_t ahead = 3 * static_cast<size_t>(policy_.most()) / static_cast<size_t>(cache_.options().tokens_per_block);
   batch.rows.reserve(rows), batch.closes.reserve(rows), closes_.reserve(rows);
   batch.tokens.reserve(options_.max_num_tokens);
-  batch.entries.reserve(rows * static_cast<size_t>(cache_.groups()) * static_cast<size_t>(options_.overlap + 1));
+  batch.entries.reserve(rows * static_cast<size_t>(cache_.groups()) *
+                        (static_cast<size_t>(options_.overlap + 1) + ahead));
 }
 
 void Scheduler::add_decodes(StepBatch& batch, Budget& budget) {
@@ -66,11 +68,44 @@ void Scheduler::add_decodes(StepBatch& batch, Budget& budget) {
     std::sort(ready_.begin(), middle, by_rank);
     std::sort(middle, ready_.end(), by_rank);
   }
-  for (Sequence* sequence : ready_) {
+  for (size_t i = 0; i < ready_.size(); ++i) {
     if (budget.tokens == 0 || budget.logit_rows == 0) return;
-    if (sequence->state != Sequence::State::running) continue;  // preempted for one before it
-    if (reserve_or_preempt(*sequence, sequence->scheduled + 1)) add_row(batch, budget, *sequence, 1);
+    if (ready_[i]->state != Sequence::State::running) continue;  // preempted for one before it
+    add_decode(batch, budget, *ready_[i], static_cast<int>(ready_.size() - i) - 1);
   }
+}
+
+// With the drafts that were promised, as far as the budgets leave a row for each of the `others` behind it and there
+// are blocks; without them otherwise.
+void Scheduler::add_decode(StepBatch& batch, Budget& budget, Sequence& sequence, int others) {
+  const int left = sequence.max_outputs - sequence.outputs() - sequence.pending_samples - 1;
+  const int room = std::min(budget.tokens, budget.logit_rows) - 1 - others;
+  int drafts = std::clamp(std::min(sequence.promised, left), 0, std::max(0, room));
+  int propose = proposals(sequence, true, static_cast<int>(ready_.size()));
+  const int end = sequence.scheduled + sequence.slack + 1;
+  if (!cache_.reserve(sequence.cache, reach(sequence, end + drafts, propose))) {
+    drafts = 0, propose = std::min(propose, 1);
+    if (!reserve_or_preempt(sequence, reach(sequence, end, propose))) return;
+  }
+  add_row(batch, budget, sequence, 1, drafts, propose);
+}
+
+// Positions that a row reserves which computes those below `end`: a drafter with a cache writes the next token's too,
+// and those of its drafts but the last.
+int Scheduler::reach(const Sequence& sequence, int end, int propose) const {
+  if (options_.draft_cache) end += std::max(1, propose);
+  return std::min(end, sequence.most_positions);
+}
+
+// Drafts that the sequence's next row should propose, as StepBatch::Row::propose; `rows`: decode rows of the step, 0
+// for the row that ends a prompt.
+int Scheduler::proposals(const Sequence& sequence, bool samples, int rows) const {
+  const int least = options_.draft_cache && sequence.speculates && rows == 0 ? 0 : -1;
+  if (!samples || !sequence.speculates) return least;
+  // Behind this row's token another one, and before that the drafts.
+  const int left = sequence.max_outputs - sequence.outputs() - sequence.pending_samples - 2;
+  const int drafts = std::min(left, policy_.choose(sequence.drafts, rows, sequence.sampling->max_draft_tokens));
+  return drafts > 0 ? drafts : least;
 }
 
 // Running and waiting prompts by rank. False if the first that has a slot, or finds one, got nothing for want of a
@@ -103,10 +138,18 @@ bool Scheduler::add_prompt_chunk(StepBatch& batch, Budget& budget, Sequence& seq
   tokens = reserve_chunk(sequence, tokens);
   if (tokens == 0) {
     tokens = smallest_chunk(sequence);
-    if (!reserve_or_preempt(sequence, sequence.scheduled + tokens)) return false;
+    if (!reserve_or_preempt(sequence, reach(sequence, sequence.scheduled + tokens, 0))) return false;
   }
-  add_row(batch, budget, sequence, tokens);
+  add_prompt_row(batch, budget, sequence, tokens);
   return true;
+}
+
+// Its blocks are reserved.
+void Scheduler::add_prompt_row(StepBatch& batch, Budget& budget, Sequence& sequence, int tokens) {
+  const int end = sequence.scheduled + tokens;
+  int propose = proposals(sequence, end >= sequence.known() && sequence.max_outputs > 0, 0);
+  if (propose > 1 && !cache_.reserve(sequence.cache, reach(sequence, end, propose))) propose = 1;
+  add_row(batch, budget, sequence, tokens, 0, propose);
 }
 
 Scheduler::Admission Scheduler::admit(StepBatch& batch, Budget& budget, Sequence& sequence) {
@@ -126,19 +169,21 @@ Scheduler::Admission Scheduler::admit(StepBatch& batch, Budget& budget, Sequence
   if (sequence.whole) limit = 0;
   sequence.scheduled = cache_.acquire_prefix(sequence.cache, sequence.tokens, limit);
   if (is_being_computed(sequence, limit)) return give_back(batch, sequence, copies, Admission::shared);
-  if (cache_.missing_bytes(sequence.cache, sequence.known()) > cache_.available_bytes()) {
+  if (cache_.missing_bytes(sequence.cache, reach(sequence, sequence.known(), 0)) > cache_.available_bytes()) {
     return give_back(batch, sequence, copies, Admission::blocked);
   }
   sequence.scheduled += cache_.copy_partial_block(sequence.cache, sequence.tokens, limit, batch.copies);
+  const int cached = sequence.scheduled;
+  sequence.scheduled = cache_.first_query(cached);
   int tokens = chunk_size(sequence, budget);
   if (tokens == 0) return give_back(batch, sequence, copies, Admission::no_budget);
   // All of the prompt in full groups at once: prompts that are half computed and stuck would help nobody.
-  if (!cache_.reserve_full_groups(sequence.cache, sequence.known()))
+  if (!cache_.reserve_full_groups(sequence.cache, reach(sequence, sequence.known(), 0)))
     return give_back(batch, sequence, copies, Admission::blocked);
   tokens = reserve_chunk(sequence, tokens);
   if (tokens == 0) return give_back(batch, sequence, copies, Admission::blocked);
-  open_slot(batch, sequence);
-  add_row(batch, budget, sequence, tokens);
+  open_slot(batch, sequence, cached);
+  add_prompt_row(batch, budget, sequence, tokens);
   return Admission::admitted;
 }
 
@@ -197,9 +242,9 @@ int Scheduler::chunk_size(const Sequence& sequence, const Budget& budget) const 
 int Scheduler::reserve_chunk(Sequence& sequence, int tokens) {
   const int first = sequence.scheduled, smallest = smallest_chunk(sequence), block = cache_.options().tokens_per_block;
   for (int end = first + tokens; end - first >= smallest; end = sequence.span_begin((end - 1) / block * block)) {
-    if (cache_.reserve(sequence.cache, end)) return end - first;
+    if (cache_.reserve(sequence.cache, reach(sequence, end, 0))) return end - first;
   }
-  return cache_.reserve(sequence.cache, first + smallest) ? smallest : 0;
+  return cache_.reserve(sequence.cache, reach(sequence, first + smallest, 0)) ? smallest : 0;
 }
 
 bool Scheduler::reserve_or_preempt(Sequence& sequence, int end) {
@@ -218,21 +263,22 @@ void Scheduler::preempt(Sequence& sequence) {
   cache_.release(sequence.cache);
   close_slot(sequence);
   ++sequence.epoch;
-  sequence.scheduled = sequence.computed = 0;
+  sequence.scheduled = sequence.computed = sequence.slack = sequence.promised = 0;
   running_.erase(std::find(running_.begin(), running_.end(), &sequence));
   enqueue(sequence);
   ++metrics_.preemptions;
 }
 
-void Scheduler::open_slot(StepBatch& batch, Sequence& sequence) {
+// `cached`: tokens that came from the cache.
+void Scheduler::open_slot(StepBatch& batch, Sequence& sequence, int cached) {
   sequence.computed = sequence.scheduled;
   if (!sequence.admitted_before) {
     sequence.admitted_before = true;
-    sequence.cached_tokens = std::min(sequence.scheduled, sequence.prompt_tokens);
+    sequence.cached_tokens = std::min(cached, sequence.prompt_tokens);
     metrics_.prompt_tokens += sequence.prompt_tokens;
     metrics_.cached_tokens += sequence.cached_tokens;
   } else {
-    metrics_.resumed_cached_tokens += sequence.scheduled;
+    metrics_.resumed_cached_tokens += cached;
   }
   waiting_.erase(std::find(waiting_.begin(), waiting_.end(), &sequence));
   sequence.state = Sequence::State::running;
@@ -248,12 +294,15 @@ void Scheduler::open_slot(StepBatch& batch, Sequence& sequence) {
   open.output.assign(prompt_end, sequence.tokens.end());
   open.token_types = sequence.token_types;
   open.media = sequence.media;
+  open.max_outputs = sequence.max_outputs;
+  open.salt = sequence.cache.root.words;
 }
 
-void Scheduler::add_row(StepBatch& batch, Budget& budget, Sequence& sequence, int tokens) {
+void Scheduler::add_row(StepBatch& batch, Budget& budget, Sequence& sequence, int tokens, int drafts, int propose) {
   const int first = sequence.scheduled, end = first + tokens;
   StepBatch::Row row;
   row.slot = sequence.slot, row.first = first, row.tokens = tokens;
+  row.drafts = drafts, row.propose = propose;
   row.source = first < sequence.known() ? TokenSource::host : TokenSource::slot;
   if (row.source == TokenSource::host) {
     batch.tokens.insert(batch.tokens.end(), sequence.tokens.begin() + first, sequence.tokens.begin() + end);
@@ -273,17 +322,21 @@ void Scheduler::add_row(StepBatch& batch, Budget& budget, Sequence& sequence, in
     row.generation_logits = row.sample && sequence.sampling->generation_logits;
   }
   if (row.sample && sequence.guided) {
-    row.guide = static_cast<int>(
-        std::count_if(batch.rows.begin(), batch.rows.end(), [](const auto& r) { return r.guide >= 0; }));
+    row.guide = 0;
+    for (const StepBatch::Row& other : batch.rows) row.guide += other.guide >= 0 ? 1 + other.drafts : 0;
   }
   batch.rows.push_back(row);
-  cache_.send_entries(sequence.cache, sequence.slot, first, end, batch.entries);
+  cache_.send_entries(sequence.cache, sequence.slot, first, reach(sequence, end + sequence.slack + drafts, propose),
+                      batch.entries);
   StepRecord& record = records_[(first_record_ + records_in_flight_) % records_.size()];
-  record.rows.push_back({&sequence, sequence.epoch, first, tokens, all_rows, row.sample, last});
-  budget.tokens -= tokens;
-  budget.logit_rows -= row.logits == LogitRows::all ? tokens : row.logits != LogitRows::none;
+  record.rows.push_back(
+      {&sequence, sequence.epoch, first, tokens, drafts, all_rows, row.sample, last, sequence.remaining() <= 1});
+  budget.tokens -= tokens + drafts;
+  budget.logit_rows -= drafts + (row.logits == LogitRows::all ? tokens : row.logits != LogitRows::none);
   if (tokens > 1 || first < sequence.prompt_tokens) budget.prompt_tokens -= tokens, budget.has_prompt_row = true;
   sequence.scheduled = end;
+  sequence.slack += drafts;
+  sequence.promised = row.sample ? std::max(0, propose) : 0;
   sequence.pending_samples += row.sample;
   ++sequence.in_flight;
   sequence.last_step = step_;

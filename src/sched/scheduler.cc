@@ -45,7 +45,8 @@ Result<Scheduler> Scheduler::create(SchedulerOptions options, CacheManager cache
 }
 
 Scheduler::Scheduler(SchedulerOptions options, CacheManager cache)
-    : options_(options), cache_(std::move(cache)), prefill_budget_(options.max_num_tokens) {
+    : options_(options), cache_(std::move(cache)), policy_(options.speculation),
+      prefill_budget_(options.max_num_tokens) {
   const size_t batch = options_.max_batch_size;
   running_.reserve(batch), ready_.reserve(batch), closes_.reserve(batch);
   slots_.assign(batch, nullptr);
@@ -101,10 +102,11 @@ Status Scheduler::check_new(const NewSequence& sequence) const {
   return check_cache_room(sequence, generate ? most_outputs(sequence, options_.max_seq_len) : 0);
 }
 
-// The last token's KV is never needed, so it takes no room.
+// The last token's KV is never needed, so it takes no room, but for a drafter that writes one position ahead.
 Status Scheduler::check_cache_room(const NewSequence& sequence, int max_outputs) const {
   const int64_t prompt = static_cast<int64_t>(sequence.prompt.size());
-  const int64_t positions = prompt + std::max(0, max_outputs - 1);
+  const int64_t positions =
+      std::min<int64_t>(options_.max_seq_len, prompt + std::max(0, max_outputs - 1) + options_.draft_cache);
   const bool split = options_.chunked_prefill && !sequence.whole;
   const int64_t budget = cache_.options().budget_bytes, bytes = cache_.bytes_for(positions, split ? 1 : prompt);
   if (bytes <= budget) return {};
@@ -129,6 +131,12 @@ Result<SequenceId> Scheduler::add(NewSequence request) {
   sequence.whole = request.whole, sequence.guided = request.guided;
   sequence.prompt_tokens = static_cast<int>(request.prompt.size());
   sequence.max_outputs = most_outputs(request, options_.max_seq_len);
+  const bool samples = sequence.task == Task::generate;
+  sequence.most_positions = samples ? sequence.prompt_tokens + sequence.max_outputs
+                                    : std::min(sequence.prompt_tokens + 1, options_.max_seq_len);
+  sequence.speculates =
+      options_.speculation.most() > 0 &&
+      (!samples || (request.sampling->beam_candidates == 0 && request.sampling->max_draft_tokens != 0));
   sequence.tokens = std::move(request.prompt);
   sequence.tokens.insert(sequence.tokens.end(), request.output.begin(), request.output.end());
   sequence.token_types = std::move(request.token_types);
@@ -199,6 +207,15 @@ bool Scheduler::has_in_flight() const { return records_in_flight_ > 0; }
 
 void Scheduler::set_prefill_budget(int tokens) { prefill_budget_ = std::clamp(tokens, 1, options_.max_num_tokens); }
 
+void Scheduler::measured(const StepBatch& batch, double seconds) {
+  int rows = 0, proposals = 0;
+  for (const StepBatch::Row& row : batch.rows) {
+    if (row.tokens > 1) return;
+    rows += 1 + row.drafts, proposals += std::max(0, row.propose);
+  }
+  policy_.measured(rows, proposals, seconds);
+}
+
 SequenceId Scheduler::sequence_in_slot(Slot slot) const {
   WEFT_CHECK(slots_[slot] != nullptr) << "slot " << slot << " is not open";
   return slots_[slot]->id;
@@ -233,7 +250,9 @@ void Scheduler::check_integrity() const {
     WEFT_CHECK(s.computed <= s.scheduled);
     WEFT_CHECK(s.state == Sequence::State::finished ||
                (s.computed <= s.known() && s.scheduled <= s.known() + std::max(0, s.pending_samples - 1)));
-    WEFT_CHECK(s.outputs() + s.pending_samples <= s.max_outputs) << "sequence " << id << " wastes a step";
+    // With drafts an end by length can come sooner than it was certain.
+    WEFT_CHECK(s.speculates || s.outputs() + s.pending_samples <= s.max_outputs)
+        << "sequence " << id << " wastes a step";
     WEFT_CHECK(s.state == Sequence::State::running ? s.slot >= 0 : s.state == Sequence::State::finished || s.slot < 0);
     WEFT_CHECK(s.slot < 0 || slots_[s.slot] == &s);
     open += s.slot >= 0;

@@ -11,6 +11,12 @@
 // leaves the books when it is finished and in_flight == 0; what a later step sampled after a stop is discarded, and an
 // end by length is foreseen, so it wastes no step.
 //
+// Speculation. A row of a decoding sequence may check the drafts that its last row proposed, and so bring several
+// tokens. With steps in flight it is not known where the next row begins; the books count as if no draft was accepted
+// (`scheduled`), and besides what would come on top (`slack`). Blocks are reserved for the most that can be; commit()
+// moves `scheduled` on by what was accepted. Rejected positions need no undoing: they lie behind `computed`, so they
+// are in no index and are written again before they are read. A row that finds no room for drafts goes without.
+//
 // Rank is priority, then arrival, with ageing: a sequence gains a point of priority for every `aging_steps` steps that
 // it has been there. All age alike, so the order of two never changes, and it can be written down at arrival: the lower
 // arrival step - priority * aging_steps goes first. So only as many can come to stand before a sequence as arrive
@@ -36,6 +42,7 @@
 #include "core/sampling_params.h"
 #include "core/speculation.h"
 #include "core/step.h"
+#include "spec/draft_policy.h"
 
 namespace weft {
 
@@ -124,6 +131,9 @@ class Scheduler {
   // call.
   std::span<const SequenceOutput> commit(StepResult& result);
 
+  // A step with rows of single tokens alone took so long.
+  void measured(const StepBatch& batch, double seconds);
+
   // No sequence is left and no step is in flight.
   bool idle() const;
   bool has_in_flight() const;
@@ -154,7 +164,9 @@ class Scheduler {
     Sequence* sequence;
     uint32_t epoch;
     int first, tokens;
+    int drafts;                   // that it may accept
     bool all_rows, sample, last;  // last: reaches the end of the known tokens
+    bool decode;                  // begins at the last token, wherever that is
   };
   struct StepRecord {
     uint64_t step = 0;
@@ -177,6 +189,7 @@ class Scheduler {
   void add_decodes(StepBatch& batch, Budget& budget);
   bool add_prompts(StepBatch& batch, Budget& budget, int max_rows);
   bool add_prompt_chunk(StepBatch& batch, Budget& budget, Sequence& sequence);
+  void add_prompt_row(StepBatch& batch, Budget& budget, Sequence& sequence, int tokens);
   Admission admit(StepBatch& batch, Budget& budget, Sequence& sequence);
   Admission give_back(StepBatch& batch, Sequence& sequence, size_t copies, Admission why);
   bool is_being_computed(const Sequence& sequence, int limit) const;
@@ -185,12 +198,16 @@ class Scheduler {
   int reserve_chunk(Sequence& sequence, int tokens);
   bool reserve_or_preempt(Sequence& sequence, int end);
   void preempt(Sequence& sequence);
-  void open_slot(StepBatch& batch, Sequence& sequence);
-  void add_row(StepBatch& batch, Budget& budget, Sequence& sequence, int tokens);
+  void open_slot(StepBatch& batch, Sequence& sequence, int cached);
+  void add_decode(StepBatch& batch, Budget& budget, Sequence& sequence, int others);
+  int reach(const Sequence& sequence, int end, int propose) const;
+  int proposals(const Sequence& sequence, bool samples, int rows) const;
+  void add_row(StepBatch& batch, Budget& budget, Sequence& sequence, int tokens, int drafts, int propose);
 
   // commit.cc
   void commit_row(const RowRecord& record, RowResult& result);
   void take_tokens(Sequence& sequence, RowResult& result, SequenceOutput& output);
+  void count_drafts(Sequence& sequence, const RowResult& result, size_t taken, SequenceOutput& output);
   SequenceOutput& next_output(const Sequence& sequence);
   void end(Sequence& sequence);
   void retire(Sequence& sequence);
@@ -199,6 +216,7 @@ class Scheduler {
 
   SchedulerOptions options_;
   CacheManager cache_;
+  DraftPolicy policy_;
   std::unordered_map<uint64_t, std::unique_ptr<Sequence>> sequences_;
   std::vector<Sequence*> running_, waiting_;  // by rank
   std::vector<Sequence*> ready_;              // scratch of add_decodes

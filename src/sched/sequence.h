@@ -9,6 +9,7 @@
 
 #include "cache/cache_manager.h"
 #include "sched/scheduler.h"
+#include "spec/draft_policy.h"
 
 namespace weft {
 
@@ -24,22 +25,28 @@ struct Sequence {
   std::shared_ptr<const SamplingParams> sampling;
   CacheIdentity identity;  // until the first attempt at admission
   int prompt_tokens = 0;
-  int max_outputs = 0;  // the smaller of max_tokens and what max_seq_len leaves
-  int rows_end = 0;     // rows of the head are wanted for positions below this (score, prompt_logprobs)
+  int max_outputs = 0;      // the smaller of max_tokens and what max_seq_len leaves
+  int rows_end = 0;         // rows of the head are wanted for positions below this (score, prompt_logprobs)
+  int most_positions = 0;   // that it may reserve
+  bool speculates = false;  // drafts are made for it
 
   State state = State::waiting;
   Slot slot = -1;
   std::vector<int32_t> tokens;  // known: prompt and output
   std::vector<int32_t> token_types;
   std::shared_ptr<const MediaPrompt> media;
-  int scheduled = 0;        // positions that submitted steps cover, since the last (re)start
+  // Positions that submitted steps cover, since the last (re)start, if they accept no draft; and how many more if they
+  // accept all.
+  int scheduled = 0, slack = 0;
   int computed = 0;         // positions whose KV is certainly written
   int in_flight = 0;        // submitted steps that mention it
   int pending_samples = 0;  // of these, those that sample
   uint32_t epoch = 0;       // counts preemptions: a row of an earlier epoch does not advance `computed`
-  int rows_done = 0;        // wanted rows that have come out
-  uint64_t last_step = 0;   // that has a row of it
-  bool started = false;     // `cache` has been started with `identity`
+  int promised = 0;         // drafts that the last submitted row proposes, at most
+  DraftHistory drafts;
+  int rows_done = 0;       // wanted rows that have come out
+  uint64_t last_step = 0;  // that has a row of it
+  bool started = false;    // `cache` has been started with `identity`
   bool admitted_before = false;
   int cached_tokens = 0;         // at the first admission
   uint64_t retry_version = 0;    // CacheManager::version() at which admission failed last

@@ -22,7 +22,7 @@ constexpr int kActionsEach = 400;  // a schedule or a commit each, before the la
 
 struct Coverage {
   uint64_t steps = 0, preemptions = 0, cached = 0, resumed_cached = 0, copies = 0, releases = 0, discarded = 0,
-           finished = 0;
+           finished = 0, drafted = 0, accepted = 0, left_out = 0;
   uint64_t cancelled = 0, failed = 0, slot_rows = 0, read = 0, refused = 0, entries = 0, table_blocks = 0, replaced = 0;
 };
 
@@ -149,6 +149,14 @@ void Simulation::configure() {
   options_.chunked_prefill = chance(0.75);
   options_.overlap = one_of({1, 2, 2, 3});
   options_.aging_steps = one_of({0, 1, 20, 64});
+  if (chance(0.7)) {
+    options_.speculation.method = DraftMethod::ngram;
+    options_.speculation.num_tokens = one_of({0, 1, 2, 3, 5, 12});
+    options_.draft_cache = groups > 0 && chance(0.5);
+    options_.draft_features = options_.draft_cache && chance(0.5);
+    cache_options_.lookahead = options_.draft_cache;
+    cache_options_.recomputed = options_.draft_features;
+  }
   longest_prompt_ = std::min(options_.max_seq_len, options_.chunked_prefill ? 80 : options_.max_num_tokens);
   cache_options_.budget_bytes = int64_t{1} << 30;
   const int64_t one_sequence = CacheManager::create(cache_options_)->bytes_for(options_.max_seq_len, longest_prompt_);
@@ -164,6 +172,8 @@ void Simulation::configure() {
   ASSERT_TRUE(scheduler.ok()) << scheduler.error().to_string();
   scheduler_ = std::make_unique<Scheduler>(std::move(*scheduler));
   worker_ = std::make_unique<FakeWorker>(cache_options_, options_.max_batch_size);
+  worker_->right_drafts = one_of({0.0, 0.3, 0.7, 0.95, 1.0});
+  worker_->ahead = options_.draft_cache;
   arrival_ = one_of({0.05, 0.3, 0.6});
   most_alive_ = options_.max_batch_size + between(1, 8);
   failure_ = one_of({0.0, 0.0, 0.003});
@@ -193,6 +203,7 @@ NewSequence Simulation::random_sequence() {
   if (chance(0.15) && sampling->max_tokens > 1) {  // goes on from tokens generated elsewhere
     for (int i = between(1, sampling->max_tokens - 1); i > 0; --i) s.output.push_back(between(0, kVocabulary - 1));
   }
+  if (chance(0.2)) sampling->max_draft_tokens = between(0, 3);
   sampling->context_logits = chance(0.1), sampling->generation_logits = chance(0.1);
   s.priority = chance(0.2) ? between(0, 2) : 1;
   if (chance(0.1)) s.arrival_step = std::max<int64_t>(0, static_cast<int64_t>(scheduler_->steps()) - between(0, 60));
@@ -244,10 +255,11 @@ void Simulation::advance(bool commit_first) {
     EXPECT_LE(batch_.total_tokens(), options_.max_num_tokens);
     int logit_rows = 0, guides = 0;
     for (const StepBatch::Row& row : batch_.rows) {
-      logit_rows += row.logits == LogitRows::all ? row.tokens : row.logits == LogitRows::last;
+      logit_rows += row.drafts + (row.logits == LogitRows::all ? row.tokens : row.logits == LogitRows::last);
       counts_.slot_rows += row.source == TokenSource::slot;
       if (row.guide >= 0) {
-        EXPECT_EQ(row.guide, guides++);
+        EXPECT_EQ(row.guide, guides);
+        guides += 1 + row.drafts;
       }
     }
     EXPECT_LE(logit_rows, options_.max_logit_rows);
@@ -402,6 +414,8 @@ void Simulation::report(Coverage& coverage) const {
   coverage.read += worker_->positions_read;
   coverage.entries += counts_.entries, coverage.table_blocks += counts_.table_blocks;
   coverage.replaced += counts_.replaced;
+  coverage.drafted += worker_->drafts_checked, coverage.accepted += worker_->drafts_accepted;
+  coverage.left_out += worker_->rows_left_out;
 }
 
 TEST(Simulation, HundredThousandSteps) {
@@ -415,10 +429,11 @@ TEST(Simulation, HundredThousandSteps) {
       "steps %lu, finished %lu, cancelled %lu, failed %lu, refused %lu, preemptions %lu, cached tokens %lu, after "
       "preemptions %lu, "
       "copies %lu, releases %lu, discarded tokens %lu, rows from slots %lu, positions read %lu, table entries sent %lu "
-      "of %lu used, %lu replaced\n",
+      "of %lu used, %lu replaced, drafts checked %lu, accepted %lu, rows left out %lu\n",
       coverage.steps, coverage.finished, coverage.cancelled, coverage.failed, coverage.refused, coverage.preemptions,
       coverage.cached, coverage.resumed_cached, coverage.copies, coverage.releases, coverage.discarded,
-      coverage.slot_rows, coverage.read, coverage.entries, coverage.table_blocks, coverage.replaced);
+      coverage.slot_rows, coverage.read, coverage.entries, coverage.table_blocks, coverage.replaced, coverage.drafted,
+      coverage.accepted, coverage.left_out);
   EXPECT_GT(coverage.steps, 100000u);
   EXPECT_GT(coverage.preemptions, 1000u);  // the load must reach what is to be tested
   EXPECT_GT(coverage.resumed_cached, 1000u);
@@ -427,6 +442,9 @@ TEST(Simulation, HundredThousandSteps) {
   EXPECT_GT(coverage.failed, 50u);
   EXPECT_GT(coverage.discarded, 100u);
   EXPECT_GT(coverage.replaced, 1000u);
+  EXPECT_GT(coverage.drafted, 100000u);
+  EXPECT_GT(coverage.accepted, 30000u);
+  EXPECT_GT(coverage.left_out, 100u);
   EXPECT_LT(coverage.entries * 3, coverage.table_blocks);  // differences, not whole tables
 }
 
