@@ -32,13 +32,15 @@ EngineCore::EngineCore(std::unique_ptr<ThreadTeam> team, CoreOptions options, Sc
 Result<std::unique_ptr<EngineCore>> EngineCore::create(Model model, std::unique_ptr<ThreadTeam> team,
                                                        const CoreOptions& wanted) {
   CoreOptions options = wanted;
+  if (options.drafter && options.speculation.method == DraftMethod::none)
+    options.speculation.method = DraftMethod::ngram;
   WEFT_TRY(CacheManager cache, CacheManager::create(cache_options(model, options)));
   // a longer sequence could never finish
   options.max_seq_len = std::min(options.max_seq_len, cache.max_sequence_tokens());
   WorkerOptions worker{options.max_batch_size, options.max_num_tokens,   options.max_outputs,
                        options.max_seq_len,    options.tokens_per_block, {},
                        options.replay,         options.measure_ops,      options.sampler,
-                       options.processors};
+                       options.processors,     options.drafter};
   // In the order in which they run.
   TracedPlan* const vision =
       options.trace && model.vision ? &options.trace->add_plan(model.vision->plan, "vision") : nullptr;
@@ -49,7 +51,8 @@ Result<std::unique_ptr<EngineCore>> EngineCore::create(Model model, std::unique_
                                 .max_logit_rows = options.max_outputs,
                                 .max_seq_len = options.max_seq_len,
                                 .chunked_prefill = options.chunked_prefill,
-                                .overlap = options.overlap ? 2 : 1};
+                                .overlap = options.overlap ? 2 : 1,
+                                .speculation = options.speculation};
   WEFT_TRY(Scheduler scheduler, Scheduler::create(limits, std::move(cache)));
   std::unique_ptr<EngineCore> core(new EngineCore(std::move(team), options, std::move(scheduler)));
   WEFT_TRY(core->worker_, Worker::create(std::move(model), *core->team_, std::move(worker)));
@@ -200,36 +203,46 @@ bool EngineCore::schedule_step(std::unique_lock<std::mutex>&) {
 
 void EngineCore::begin_masks(Step& step) {
   step.guided.clear();
+  int masks = 0;
   for (const StepBatch::Row& row : step.batch.rows) {
     if (row.guide < 0) continue;
-    if (static_cast<int>(step.guided.size()) <= row.guide) step.guided.resize(row.guide + 1);
-    step.guided[row.guide] = scheduler_.sequence_in_slot(row.slot);
+    step.guided.push_back({scheduler_.sequence_in_slot(row.slot), row.guide, 1 + row.drafts, false});
+    masks = std::max(masks, row.guide + 1 + row.drafts);
   }
-  step.mask_ready.assign(step.guided.size(), false);
-  step.masks.begin(static_cast<int>(step.guided.size()), (model().vocab + 31) / 32);
+  step.masks.begin(masks, (model().vocab + 31) / 32);
   // While another step is in flight the previous token is not known yet; then commit_step fills the masks.
   if (submitted_.empty() && done_.empty() && free_.size() == 2) fill_masks(step);
 }
 
 void EngineCore::fill_masks(Step& step) {
-  for (size_t i = 0; i < step.guided.size(); ++i) {
-    if (step.mask_ready[i]) continue;
-    const auto found = entries_.find(static_cast<uint64_t>(step.guided[i]));
-    // The mask of a sequence that has ended stays all ones, since its token is dropped. So does the mask of a grammar
-    // that fails; the next accept() reports that.
-    if (found != entries_.end() && found->second->grammar) {
-      const double begin = seconds();
-      (void)found->second->grammar->fill(step.masks.row(static_cast<int>(i))).ok();
-      mask_seconds_[masks_filled_++ % kMasks] = static_cast<float>(seconds() - begin);
-    }
-    step.mask_ready[i] = true;
-    step.masks.set_ready();
+  for (GuidedRow& row : step.guided) {
+    if (row.ready) continue;
+    const auto found = entries_.find(static_cast<uint64_t>(row.id));
+    // The masks of a sequence that has ended stay all ones, since its tokens are dropped.
+    if (found != entries_.end() && found->second->grammar) fill_row_masks(step, row, *found->second);
+    row.ready = true;
+    for (int i = 0; i < row.masks; ++i) step.masks.set_ready();
   }
+}
+
+// The grammar goes along the drafts and back. Behind a draft that it forbids nothing can be accepted, so these masks
+// stay all ones; so do those of a grammar that fails, which the next accept() reports.
+void EngineCore::fill_row_masks(Step& step, const GuidedRow& row, Entry& entry) {
+  const double begin = seconds();
+  size_t steps = 0;
+  for (int i = 0;; ++i) {
+    if (!entry.grammar->fill(step.masks.row(row.first + i)).ok()) break;
+    if (i + 1 >= row.masks || steps >= entry.drafts.size() || !entry.grammar->accept(entry.drafts[steps]).ok()) break;
+    ++steps;
+  }
+  if (steps > 0) (void)entry.grammar->rollback(steps).ok();
+  mask_seconds_[masks_filled_++ % kMasks] = static_cast<float>((seconds() - begin) / static_cast<double>(steps + 1));
 }
 
 void EngineCore::commit_step(std::unique_lock<std::mutex>& lock) {
   const int index = done_.front();
   done_.pop_front();
+  scheduler_.measured(steps_[index].batch, steps_[index].seconds);
   const std::span<const SequenceOutput> committed = scheduler_.commit(steps_[index].result);
   outputs_.assign(committed.begin(), committed.end());
   free_.push_back(index);
@@ -260,18 +273,30 @@ void EngineCore::adapt_budget(const Step& step) {
   scheduler_.set_prefill_budget(budget_.tokens());
 }
 
-// Advances the grammar, then passes the output to the consumer. The sequence ends when its grammar allows nothing but
-// an end token.
 bool EngineCore::deliver(Entry& entry, SequenceOutput& output) {
-  if (entry.grammar && output.reason != FinishReason::error) {
-    for (int32_t token : output.tokens)
-      if (Status accepted = entry.grammar->accept(token); !accepted.ok()) {
-        output.reason = FinishReason::error;
-        output.error = accepted.error().message();
-      }
-    if (output.reason == FinishReason::none && entry.grammar->is_finished()) output.reason = FinishReason::stop;
-  }
+  if (entry.grammar && output.reason != FinishReason::error) follow_grammar(entry, output);
   return entry.sink(output);
+}
+
+// Advances the grammar. The sequence ends when it allows nothing but an end token; what was sampled behind that is not
+// part of the answer.
+void EngineCore::follow_grammar(Entry& entry, SequenceOutput& output) {
+  for (size_t i = 0; i < output.tokens.size(); ++i) {
+    if (Status accepted = entry.grammar->accept(output.tokens[i]); !accepted.ok()) {
+      output.reason = FinishReason::error;
+      output.error = accepted.error().message();
+      return;
+    }
+    if (!entry.grammar->is_finished()) continue;
+    if (i + 1 < output.tokens.size()) {
+      output.outputs.resize(output.outputs.size() / output.tokens.size() * (i + 1));
+      output.tokens.resize(i + 1), output.logprobs.resize(std::min(output.logprobs.size(), i + 1));
+      output.accepted = std::min(output.accepted, static_cast<int>(i + 1));
+      output.reason = FinishReason::none, output.stop_id = -1;
+    }
+    if (output.reason == FinishReason::none) output.reason = FinishReason::stop;
+  }
+  entry.drafts.swap(output.drafts);
 }
 
 void EngineCore::step_loop() {

@@ -41,6 +41,8 @@ struct CoreOptions {
   bool chunked_prefill = true, block_reuse = true, overlap = true, replay = true, measure_ops = false;
   SamplerKind sampler = SamplerKind::fused;
   ProcessorKinds processors;
+  SpeculationOptions speculation;
+  std::shared_ptr<Drafter> drafter;  // a program's own, in place of n-grams; null: none
   std::shared_ptr<PlanTrace> trace;  // of all steps and images; null: none
 };
 
@@ -97,14 +99,20 @@ class EngineCore {
   struct Entry {
     std::function<bool(const SequenceOutput&)> sink;
     std::unique_ptr<Grammar> grammar;
+    std::vector<int32_t> drafts;  // of a guided sequence: those that its next row may check
+  };
+  // The masks of a guided row: one for the sampled token, and one behind each draft.
+  struct GuidedRow {
+    SequenceId id{};
+    int first = 0, masks = 0;
+    bool ready = false;
   };
   // A submitted step; two exist, so that one can be filled while the other runs.
   struct Step {
     StepBatch batch;
     StepMasks masks;
     StepResult result;
-    std::vector<SequenceId> guided;  // per mask: its sequence
-    std::vector<bool> mask_ready;
+    std::vector<GuidedRow> guided;
     int prompt_tokens = 0, prefill_budget = 0;  // prompt tokens in the step, and how many were allowed
     double seconds = 0;                         // of its run
   };
@@ -128,7 +136,9 @@ class EngineCore {
   void commit_step(std::unique_lock<std::mutex>& lock);
   void begin_masks(Step& step);
   void fill_masks(Step& step);
+  void fill_row_masks(Step& step, const GuidedRow& row, Entry& entry);
   bool deliver(Entry& entry, SequenceOutput& output);
+  static void follow_grammar(Entry& entry, SequenceOutput& output);
   bool find_features(Submission& submission);
   void enqueue_images(SequenceId id, const Submission& submission);
   void encode_slice(std::unique_lock<std::mutex>& lock);

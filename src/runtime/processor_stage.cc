@@ -55,12 +55,19 @@ void ProcessorStage::run_round(size_t round) {
 
 void ProcessorStage::run_kind(const LogitsProcessorKind& kind, size_t round) {
   batch_.clear(), batch_rows_.clear();
+  histories_.resize(rows_.size());
   for (size_t i = 0; i < rows_.size(); ++i) {
     const std::vector<NamedProcessor>& processors = *rows_[i].processors;
     const SampleRow& row = *rows_[i].sample;
     if (round >= processors.size() || processors[round].kind.get() != &kind || !row.error.empty()) continue;
+    std::span<const int32_t> tokens = row.state->tokens();
+    if (!row.pending.empty()) {
+      histories_[i].assign(tokens.begin(), tokens.end());
+      histories_[i].insert(histories_[i].end(), row.pending.begin(), row.pending.end());
+      tokens = histories_[i];
+    }
     batch_.push_back({{copies_.data() + i * vocab_, vocab_},
-                      {row.state->tokens(), row.state->prompt_tokens()},
+                      {tokens, row.state->prompt_tokens()},
                       processors[round].processor.get(),
                       {}});
     batch_rows_.push_back(i);

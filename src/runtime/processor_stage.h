@@ -47,6 +47,7 @@ class ProcessorStage {
   std::vector<Row> rows_;
   std::vector<float> copies_;  // [rows, vocab]
   std::vector<ProcessorRow> batch_;
+  std::vector<std::vector<int32_t>> histories_;  // per row behind drafts: tokens and drafts
   std::vector<size_t> batch_rows_;
 };
 

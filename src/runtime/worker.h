@@ -15,6 +15,7 @@
 #include "runtime/model.h"
 #include "runtime/processor_stage.h"
 #include "sampling/sampler.h"
+#include "spec/drafter.h"
 
 namespace weft {
 
@@ -41,7 +42,8 @@ struct WorkerOptions {
   std::vector<int> max_blocks;  // per cache group
   bool replay = true, measure_ops = false;
   SamplerKind sampler = SamplerKind::fused;
-  ProcessorKinds processors;  // that sequences may select
+  ProcessorKinds processors;         // that sequences may select
+  std::shared_ptr<Drafter> drafter;  // from the text; null: none
   TracedPlan* trace = nullptr;
 };
 
@@ -69,10 +71,21 @@ class Worker {
   struct SlotData {
     SlotState sampler;
     int32_t last_token = 0;
+    int max_outputs = 0;
+    std::vector<int32_t> drafts;  // for the next row
     std::vector<int32_t> prompt;  // for prompt logprobs
     std::string error;            // a processor that could not be made: every row fails
     std::vector<int32_t> token_types;
     std::shared_ptr<const MediaPrompt> media;
+  };
+  // A batch row as it is computed.
+  struct StepRow {
+    Slot slot = 0;
+    int first_row = 0;           // of the step's
+    int first = 0, tokens = 0;   // positions; 0 tokens: left out
+    int drafts = 0;              // the last of them
+    int first_output = 0, outputs = 0;
+    int first_sample = 0, samples = 0;  // of sample_rows_
   };
   struct PromptRow {  // a row of the head's output whose next prompt token is known
     int row = 0, output_row = 0;
@@ -86,19 +99,25 @@ class Worker {
   void open_slots(const StepBatch& batch);
   void copy_blocks(const StepBatch& batch);
   void update_tables(const StepBatch& batch);
+  StepRow extent(const StepBatch::Row& row, int first_row) const;
   void fill_inputs(const StepBatch& batch);
   void fill_token(const SlotData& slot, int position);
-  void fill_features(const SlotData& slot, const StepBatch::Row& row, int first);
+  void fill_features(const SlotData& slot, const StepRow& row);
   void open_images(Slot slot);
   size_t cross_offset(Slot slot) const;  // in cross_memory_, bytes
   void fill_cross(const StepBatch& batch);
-  void fill_ends(const SlotData& slot, const StepBatch::Row& row, int first);
-  void fill_groups(const StepBatch& batch);
+  void fill_ends(const SlotData& slot, const StepRow& row);
+  void fill_groups();
   void plan_sampling(const StepBatch& batch, const StepMasks& masks, StepResult& result);
+  void plan_prompt_rows(size_t row, RowResult& out);
+  void plan_samples(const StepBatch::Row& row, StepRow& at, const StepMasks& masks, RowResult& out);
   void run_processors(kernels::Part part);
   void sample(kernels::Part part);
   void collect_outputs(const StepBatch& batch, StepResult& result);
+  void accept(StepRow& row, RowResult& out);
   void collect(const StepBatch& batch, StepResult& result);
+  void propose(const StepBatch& batch, StepResult& result);
+  void keep_valid(std::vector<int32_t>& drafts, int most) const;
 
   Model model_;
   ThreadTeam& team_;
@@ -112,9 +131,8 @@ class Worker {
   std::vector<SlotData> slots_;
   std::vector<std::unique_ptr<Scratch>> scratch_;  // per thread
   // Of the running step.
-  std::vector<int> first_output_;  // per batch row: its first output row
+  std::vector<StepRow> rows_;  // per batch row
   std::vector<SampleRow> sample_rows_;
-  std::vector<int> sample_of_;  // per sample row: batch row
   std::vector<PromptRow> prompt_rows_;
   std::vector<std::string> prompt_errors_;  // per prompt row
   const StepMasks* masks_ = nullptr;

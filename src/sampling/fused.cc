@@ -148,9 +148,13 @@ class FusedRow {
 void sample_fused(SampleRow& row, Scratch& scratch) { FusedRow(row, scratch).run(); }
 
 void sample_rows(SamplerKind kind, std::span<SampleRow> rows, int index, int count, Scratch& scratch) {
-  for (size_t i = static_cast<size_t>(index); i < rows.size(); i += static_cast<size_t>(count)) {
+  size_t owner = 0;
+  for (size_t i = 0; i < rows.size(); ++i) {
     SampleRow& row = rows[i];
-    if (!row.error.empty()) continue;
+    // A sequence's logits processors are never called by two threads at once; its rows follow each other.
+    const bool together = i > 0 && row.state == rows[i - 1].state && !row.state->processors().empty();
+    if (!together) owner = i;
+    if (owner % static_cast<size_t>(count) != static_cast<size_t>(index) || !row.error.empty()) continue;
     if (row.state->params().beam_candidates > 0) sample_beam(row, scratch);
     else (kind == SamplerKind::fused ? sample_fused : sample_reference)(row, scratch);
   }

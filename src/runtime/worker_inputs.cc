@@ -1,0 +1,173 @@
+// What a step gives to the plan: ids, positions, what the rows see.
+#include <algorithm>
+
+#include "runtime/worker.h"
+
+namespace weft {
+
+// Where the row begins and ends. One that follows the slot's last token begins there, wherever that is; its drafts
+// follow, as far as the sequence may still go on. Nothing is left of a row whose sequence has all of its outputs.
+Worker::StepRow Worker::extent(const StepBatch::Row& row, int first_row) const {
+  if (row.source == TokenSource::host && row.drafts == 0) return {row.slot, first_row, row.first, row.tokens};
+  const SlotData& slot = slots_[row.slot];
+  const int known = static_cast<int>(slot.sampler.tokens().size());
+  const int left = slot.sampler.prompt_tokens() + slot.max_outputs - known;
+  if (left <= 0) return {row.slot, first_row, known, 0};
+  const int drafts = std::min({row.drafts, static_cast<int>(slot.drafts.size()), left - 1});
+  return {row.slot, first_row, known - 1, 1 + drafts, drafts};
+}
+
+void Worker::fill_inputs(const StepBatch& batch) {
+  StepInputs& in = executor_->inputs();
+  in.tokens = in.outputs = 0;
+  size_t next_token = 0;
+  rows_.clear();
+  for (const StepBatch::Row& row : batch.rows) {
+    StepRow& at = rows_.emplace_back(extent(row, in.tokens));
+    const SlotData& slot = slots_[row.slot];
+    if (row.source == TokenSource::host) {
+      for (int i = 0; i < row.tokens; ++i) in.ids[in.tokens + i] = batch.tokens[next_token++];
+    } else {
+      in.ids[in.tokens] = slot.last_token;
+    }
+    std::copy_n(slot.drafts.begin(), at.drafts, in.ids.begin() + in.tokens + at.tokens - at.drafts);
+    for (int i = 0; i < at.tokens; ++i) fill_token(slot, at.first + i);
+    if (model_.plan.takes_features) fill_features(slot, at);
+    if (model_.plan.joined_images) fill_ends(slot, at);
+    at.first_output = in.outputs;
+    int wanted = 0, skipped = 0;
+    if (row.logits == LogitRows::all) wanted = at.tokens;
+    else if (row.logits == LogitRows::first) wanted = 1;
+    else if (row.logits == LogitRows::last) wanted = std::min(at.tokens, 1 + at.drafts), skipped = at.tokens - wanted;
+    for (int i = 0; i < wanted; ++i) in.output_rows[in.outputs++] = at.first_row + skipped + i;
+    at.outputs = wanted;
+  }
+  fill_groups();
+  if (model_.plan.cross_group) fill_cross(batch);
+}
+
+// The inputs of the step's next row besides its id: token `position` of a sequence.
+void Worker::fill_token(const SlotData& slot, int position) {
+  StepInputs& in = executor_->inputs();
+  const int row = in.tokens++;
+  in.token_types[row] = slot.token_types.empty() ? 0 : slot.token_types[position];
+  in.positions[row] = position;
+  if (!slot.media || slot.media->positions[0].empty()) {
+    for (int axis = 1; axis < model_.plan.position_axes; ++axis)
+      in.positions[axis * options_.max_num_tokens + row] = position;
+    return;
+  }
+  const bool prompt = position < static_cast<int>(slot.media->positions[0].size());
+  for (int axis = 0; axis < model_.plan.position_axes; ++axis)
+    in.positions[axis * options_.max_num_tokens + row] =
+        prompt ? slot.media->positions[axis][position] : position + slot.media->delta;
+}
+
+// Where the rows of a sequence find features of images.
+void Worker::fill_features(const SlotData& slot, const StepRow& row) {
+  const float** features = executor_->inputs().features.data() + row.first_row;
+  std::fill_n(features, row.tokens, nullptr);
+  if (!slot.media) return;
+  for (const MediaPrompt::Span& span : slot.media->spans) {
+    const int begin = std::max(span.position, row.first),
+              end = std::min(span.position + span.count, row.first + row.tokens);
+    for (int i = begin; i < end; ++i) executor_->inputs().ids[row.first_row + i - row.first] = -1;  // may lie behind the table
+    for (int i = begin; i < end; ++i)
+      features[i - row.first] = slot.media->features[span.media]->row(span.first + i - span.position);
+  }
+}
+
+size_t Worker::cross_offset(Slot slot) const {
+  return static_cast<size_t>(slot) * cross_blocks_ *
+         static_cast<size_t>(cache_block_bytes(*model_.plan.cross_group, model_.kv_dtype, kCrossBlock));
+}
+
+// Writes the images' keys and values into the slot's own cross blocks, in the order that MediaPrompt::cross tells.
+void Worker::open_images(Slot slot) {
+  const LayerGroup& group = *model_.plan.cross_group;
+  const int kv = group.spec.kv_heads * group.spec.k_dim;
+  std::vector<int32_t> blocks(cross_blocks_);
+  for (int i = 0; i < cross_blocks_; ++i) blocks[i] = slot * cross_blocks_ + i;
+  const MediaPrompt& media = *slots_[slot].media;
+  int position = 0;
+  const auto append = [&](const MediaFeatures& features, int first, int rows) {
+    const kernels::SequenceView view{.rows = rows, .first_position = position};
+    for (int layer = 0; layer < group.layers && rows > 0; ++layer) {
+      const float* k = features.row(first) + static_cast<size_t>(layer) * 2 * kv;
+      const kernels::AppendArgs args{k,
+                                     k + kv,
+                                     features.cols,
+                                     features.cols,
+                                     executor_->cache_view({CacheRef::Kind::cross, 0, layer}),
+                                     blocks.data(),
+                                     &view,
+                                     1};
+      team_.run([&](int thread) { model_.table->run(args, rows, {thread, team_.size()}); });
+    }
+    position += rows;
+  };
+  for (size_t i = 0; i < media.features.size(); ++i) append(*media.features[i], 0, media.real_rows[i]);
+  for (size_t i = 0; i < media.features.size(); ++i)
+    append(*media.features[i], media.real_rows[i], media.features[i]->rows - media.real_rows[i]);
+}
+
+// Which keys of their images the step's rows see.
+void Worker::fill_cross(const StepBatch& batch) {
+  StepInputs& in = executor_->inputs();
+  in.cross.block_table.clear(), in.cross.sequences.clear();
+  in.has_images = false;
+  for (size_t r = 0; r < batch.rows.size(); ++r) {
+    const StepRow& row = rows_[r];
+    if (row.tokens == 0) continue;
+    const Slot slot = batch.rows[r].slot;
+    const int first = row.first_row;
+    const MediaPrompt* media = slots_[slot].media.get();
+    int keys = 0;
+    if (media)
+      for (const auto& features : media->features) keys += features->rows;
+    in.has_images |= media != nullptr;
+    for (int i = 0; i < row.tokens; ++i) {
+      MediaPrompt::Keys seen;
+      if (media) seen = media->cross[std::min<size_t>(row.first + i, media->cross.size() - 1)];
+      const bool sees = seen.first < seen.end;
+      in.row_flags[first + i] = static_cast<uint8_t>((media ? kHasImages : 0) | (sees ? kSeesImage : 0));
+      in.cross_starts[first + i] = sees ? seen.first : 0, in.cross_ends[first + i] = sees ? seen.end : keys;
+    }
+    const auto offset = static_cast<int64_t>(in.cross.block_table.size());
+    for (int i = 0; i < (keys + kCrossBlock - 1) / kCrossBlock; ++i)
+      in.cross.block_table.push_back(slot * cross_blocks_ + i);
+    in.cross.sequences.push_back(
+        {first, row.tokens, 0, offset, in.cross_ends.data() + first, in.cross_starts.data() + first});
+  }
+}
+
+// What an image's tokens see: all of the image, which lies in one step (the scheduler does not cut it).
+void Worker::fill_ends(const SlotData& slot, const StepRow& row) {
+  int32_t* ends = executor_->inputs().ends.data() + row.first_row;
+  for (int i = 0; i < row.tokens; ++i) ends[i] = row.first + i + 1;
+  if (!slot.media) return;
+  for (const MediaPrompt::Span& span : slot.media->spans)
+    for (int i = std::max(span.position, row.first); i < std::min(span.position + span.count, row.first + row.tokens);
+         ++i)
+      ends[i - row.first] = span.position + span.count;
+}
+
+void Worker::fill_groups() {
+  StepInputs& in = executor_->inputs();
+  for (GroupInputs& group : in.groups) {
+    group.sequences.clear();
+    for (const StepRow& row : rows_) {
+      if (row.tokens == 0) continue;
+      const int32_t* ends = model_.plan.joined_images ? in.ends.data() + row.first_row : nullptr;
+      group.sequences.push_back(
+          {row.first_row, row.tokens, row.first, static_cast<int64_t>(row.slot) * table_blocks_, ends});
+    }
+  }
+  for (GroupInputs& group : in.local_groups) {
+    group.sequences.clear();
+    for (const StepRow& row : rows_)
+      if (row.tokens > 0) group.sequences.push_back({.first_row = row.first_row, .rows = row.tokens});
+  }
+}
+
+}  // namespace weft
