@@ -27,6 +27,7 @@
 #include "runtime/vision_encoder.h"
 #include "runtime/worker.h"
 #include "sched/scheduler.h"
+#include "spec/drafter.h"
 
 namespace weft {
 
@@ -42,6 +43,8 @@ struct CoreOptions {
   SamplerKind sampler = SamplerKind::fused;
   ProcessorKinds processors;
   std::shared_ptr<PlanTrace> trace;  // of all steps and images; null: none
+  SpeculationOptions speculation;
+  std::shared_ptr<Drafter> drafter;  // a program's own; null: as speculation says
 };
 
 struct Submission {
