@@ -106,7 +106,11 @@ void add_engine_options(CLI::App* app, EngineOptions& o) {
   add_switch(app, "--overlap-scheduler", o.overlap_scheduler, "Schedule the next step while this one runs");
   add_switch(app, "--cuda-graph", o.cuda_graph, "Replay recorded steps (on a CPU: the step plan)");
   add_choice(app, "--sampler", o.sampler, "Which of the two samplers");
-  add_text(app, "--speculative-config", o.speculative_config, "Speculative decoding, as JSON", "JSON");
+  add_text(app, "--speculative-config", o.speculative_config,
+           "Draft tokens and check several in a step, with the same answers; {\"method\": auto, ngram, mtp, eagle3 or "
+           "draft_model, \"model\": the draft's, \"num_tokens\": 1 to 16, absent: as many as pay}; see "
+           "docs/speculation.md",
+           "JSON");
   add_text(app, "--guided-decoding-backend", o.guided_decoding_backend, "Grammar engine", "NAME");
   add_switch(app, "--strict-schemas", o.strict_schemas,
              "Refuse keywords of JSON schemas that cannot be enforced; off: warn");
@@ -176,12 +180,18 @@ void add_sampling_options(CLI::App* app, Json& sampling) {
 }
 
 void add_bench(CLI::App* bench, Arguments& a) {
-  bench->add_option("--modes", a.bench_modes, "What to measure: prefill, decode, serving")
+  bench
+      ->add_option("--modes", a.bench_modes,
+                   "What to measure: prefill, decode, serving; or speculation: speed with --speculative-config beside "
+                   "speed without, and how many drafts are accepted. Default: prefill,decode, and with "
+                   "--speculative-config speculation")
       ->type_name("MODE,...")
       ->delimiter(',')
       ->allow_extra_args(false)
-      ->check(CLI::IsMember(Words{"prefill", "decode", "serving"}).description(""))
-      ->capture_default_str();
+      ->check(CLI::IsMember(Words{"prefill", "decode", "serving", "speculation"}).description(""));
+  add_text(bench, "--prompts", a.prompts,
+           "speculation: requests as of weft batch (FILE.jsonl), or a text with a prompt a line; absent: random tokens",
+           "FILE");
   add_number(bench, "--prompt-tokens", a.prompt_tokens, "Length of the prompts of prefill and serving; 0: 512 and 196",
              0);
   add_number(bench, "--context-tokens", a.context_tokens,

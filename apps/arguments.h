@@ -39,8 +39,10 @@ struct Arguments {
   bool chat_template_in_request = false;
 
   // bench
-  std::vector<std::string> bench_modes = {"prefill", "decode"};  // and "serving"
-  int prompt_tokens = 0;                                         // 0: 512 of prefill, 196 of serving
+  // prefill, decode, serving, or speculation alone; empty: speculation with --speculative-config, else the first two
+  std::vector<std::string> bench_modes;
+  std::string prompts;      // speculation: a file; empty: random ones
+  int prompt_tokens = 0;    // 0: 512 of prefill, 196 of serving
   int context_tokens = -1;  // before the measured ones; -1: none of prefill, 128 of decode
   int output_tokens = 64, repeat = 3;
   std::vector<int> batch_sizes = {1, 8};

@@ -7,6 +7,8 @@
 #include <filesystem>
 #include <fstream>
 
+#include "api/speculative_config.h"
+
 namespace weft {
 namespace {
 
@@ -106,6 +108,9 @@ TEST(Arguments, Commands) {
             "--pin-threads", "on"});
   EXPECT_EQ(a.bench_modes, (std::vector<std::string>{"serving", "decode"}));
   EXPECT_EQ(a.streams, 5);
+  a = good({"bench", "M", "--speculative-config", "ngram", "--prompts", "texts.jsonl"});
+  EXPECT_EQ(a.engine.speculative_config + " " + a.prompts, "ngram texts.jsonl");
+  EXPECT_TRUE(a.bench_modes.empty()) << "the command chooses";
   EXPECT_EQ(a.context_tokens, 0);
   EXPECT_FALSE(a.limits);
   EXPECT_EQ(a.engine.pin_threads, Pinning::on);
@@ -222,6 +227,29 @@ TEST_F(ConfigFile, CommandLineWins) {
   EXPECT_EQ(a.port, 1234);
   EXPECT_EQ(a.engine.speculative_config, R"({"kind":"ngram","tokens":4,"on":true})");
   EXPECT_EQ(a.engine.logits_processors, (std::vector<std::string>{"a.so", "b.so"}));
+}
+
+// The YAML of the reference system, sets and all, as far as the engine's options.
+TEST_F(ConfigFile, SpeculativeConfig) {
+  const auto read = [&](const std::string& text) {
+    const std::string path = write("speculative_config:" + text + "\n");
+    return read_speculation(good({"serve", "M", "--config", path.c_str()}).engine.speculative_config);
+  };
+  auto options = read(
+      "\n  decoding_type: Eagle\n  max_draft_len: 3\n  speculative_model: /m/head\n"
+      "  eagle3_one_model: False\n  eagle3_layers_to_capture: {14, 1, 27}\n  use_dynamic_tree: false");
+  ASSERT_TRUE(options.ok()) << options.error().message();
+  EXPECT_EQ(options->method, DraftMethod::eagle3);
+  EXPECT_EQ(options->num_tokens, 3);
+  EXPECT_EQ(options->model, "/m/head");
+  EXPECT_FALSE(options->one_model);
+  EXPECT_EQ(options->layers, (std::vector<int>{2, 15, 28}));
+  options = read("\n  decoding_type: MTP\n  num_nextn_predict_layers: 2\n  relaxed_delta: 0.");
+  ASSERT_TRUE(options.ok()) << options.error().message();
+  EXPECT_EQ(options->num_tokens, 2);
+  for (const char* none : {"", " null", " {}", " none", " false"})
+    EXPECT_EQ(read(none).value().method, DraftMethod::none) << none;
+  EXPECT_EQ(read(" auto").value().method, DraftMethod::automatic);
 }
 
 TEST_F(ConfigFile, ErrorsNameTheLine) {

@@ -1,12 +1,13 @@
 // `weft bench`: speed of prefill (one prompt, one token), of decode (batches of sequences, between their first and last
 // token) and of serving (streams that share the beginning of their prompts), beside the limits of the machine measured
 // in the same run. Prompts are random, so that no cache helps where none is meant to. Repeated measurements give their
-// median.
+// median. What speculation brings is another measurement (bench_speculation.cc).
 #include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
 
+#include "api/speculative_config.h"
 #include "bench_prompts.h"
 #include "bench_run.h"
 #include "terminal.h"
@@ -253,10 +254,22 @@ void print_text(const Json& report) {
   }
 }
 
-}  // namespace
+// The default modes, and what modes cannot be together.
+Result<Arguments> with_modes(Arguments a) {
+  WEFT_TRY(const SpeculationOptions speculation, read_speculation(a.engine.speculative_config));
+  if (a.bench_modes.empty()) {
+    a.bench_modes = {"prefill", "decode"};
+    if (speculation.most() > 0 && !a.details && !a.ops) a.bench_modes = {"speculation"};
+  }
+  const bool compares = std::ranges::find(a.bench_modes, "speculation") != a.bench_modes.end();
+  if (compares && (a.bench_modes.size() > 1 || a.details || a.ops))
+    return fail(Code::invalid_argument, "--modes speculation cannot be combined with other modes, --details or --ops");
+  if (!compares && !a.prompts.empty())
+    return fail(Code::invalid_argument, "--prompts is for --modes speculation; give --speculative-config, too");
+  return a;
+}
 
-Status bench_command(const Arguments& arguments, const EngineLoader& load) {
-  if (arguments.details) return bench_details(arguments, load);
+Status bench_model(const Arguments& arguments, const EngineLoader& load) {
   const Clock::time_point begin = Clock::now();
   Arguments measured = arguments;
   measured.engine.measure_ops = arguments.ops;
@@ -301,6 +314,15 @@ Status bench_command(const Arguments& arguments, const EngineLoader& load) {
   if (arguments.json) print_out(report.dump() + "\n");
   else print_text(report);
   return {};
+}
+
+}  // namespace
+
+Status bench_command(const Arguments& arguments, const EngineLoader& load) {
+  WEFT_TRY(const Arguments chosen, with_modes(arguments));
+  if (chosen.bench_modes[0] == "speculation") return bench_speculation(chosen, load);
+  if (chosen.details) return bench_details(chosen, load);
+  return bench_model(chosen, load);
 }
 
 }  // namespace weft

@@ -24,6 +24,7 @@ struct Progressing {
     const std::lock_guard lock(mutex);
     StreamTimes& s = times.streams[stream];
     const auto tokens = static_cast<int64_t>(event.tokens.size());
+    for (const TokenInfo& token : event.tokens) s.ids.push_back(token.token);
     if (started == times.streams.size()) times.tokens_after_start += tokens;
     if (tokens > 0) {
       if (s.tokens == 0) {

@@ -15,6 +15,7 @@ struct StreamTimes {
   double first_token = 0;
   std::vector<double> gaps;  // between the events that brought tokens
   int tokens = 0, cached_tokens = 0;
+  std::vector<int32_t> ids;  // the answer
 };
 struct RunTimes {
   std::vector<StreamTimes> streams;

@@ -53,6 +53,7 @@ Status BeamRequest::submit_step() {
   auto params = std::make_shared<SamplingParams>(setup_.params);
   params->max_tokens = static_cast<int>(beams[0].tokens.size()) + 1;
   params->logprobs = -1;
+  params->max_draft_tokens = 0;  // a step of a beam is one token
   params->beam_candidates = search_.candidates();
   const EngineCore::Holding holding(core_);  // the beams enter together
   Status status;

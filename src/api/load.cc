@@ -5,6 +5,7 @@
 #include "api/core_engine.h"
 #include "api/model_info.h"
 #include "api/scores.h"
+#include "api/speculative_config.h"
 #include "base/available_memory.h"
 #include "base/cpu_layout.h"
 #include "base/log.h"
@@ -64,10 +65,26 @@ CoreOptions core_options(const EngineOptions& options, const Model& model, Proce
       .measure_ops = options.measure_ops,
       .sampler = options.sampler,
       .processors = std::move(processors),
-      .trace = options.trace};
+      .trace = options.trace,
+      .speculation = options.speculation,
+      .drafter = options.drafter};
   if (core.cache_bytes == 0)
     core.cache_bytes = default_cache_bytes(model.kv_bytes_per_token(), core.max_seq_len, core.max_batch_size);
   return core;
+}
+
+// The draft's options as they are in force. Models that generate nothing have nothing to draft: "auto" is off there.
+Result<SpeculationOptions> speculation_of(const EngineOptions& options, const Model& model) {
+  SpeculationOptions speculation = options.speculation;
+  if (!options.speculative_config.empty()) {
+    WEFT_TRY(speculation, read_speculation(options.speculative_config));
+  }
+  if (options.drafter && speculation.method == DraftMethod::none) speculation.method = DraftMethod::ngram;
+  if (model.plan.head == HeadKind::lm || speculation.method == DraftMethod::none) return speculation;
+  if (speculation.method == DraftMethod::automatic) return SpeculationOptions();
+  return fail(Code::unsupported, "--speculative-config ", name_of(speculation.method), ": ", model.architecture,
+              " generates no tokens, so there is nothing to draft")
+      .about("speculative-config");
 }
 
 // What generation_config.json says about sampling, where it makes sense.
@@ -107,9 +124,10 @@ ModelInfo model_info(const std::string& path, const Model& model, int threads, i
 
 }  // namespace
 
-Result<std::unique_ptr<Engine>> Engine::load(const std::string& path, const EngineOptions& options,
+Result<std::unique_ptr<Engine>> Engine::load(const std::string& path, const EngineOptions& given,
                                              const Progress& progress) {
-  WEFT_RETURN_IF_ERROR(check_options(options));
+  WEFT_RETURN_IF_ERROR(check_options(given));
+  EngineOptions options = given;
   WEFT_TRY(ProcessorKinds processors, load_logits_plugins(options.logits_processors, options.logits_processor_kinds));
   // The tokenizer takes about as long as the weights, so both are read at once.
   auto text_side = std::async(std::launch::async, load_text, path, options.chat_template);
@@ -135,6 +153,7 @@ Result<std::unique_ptr<Engine>> Engine::load(const std::string& path, const Engi
     log_warning("--max-seq-len ", options.max_seq_len, " is more than the model's ", model.max_positions, " (",
                 model.max_positions_from, "): answers beyond that may be poor");
   }
+  WEFT_TRY(options.speculation, speculation_of(options, model));
   const CoreOptions core = core_options(options, model, std::move(processors));
   ModelInfo info = model_info(path, model, threads, core.cache_bytes, text);
   WEFT_TRY(std::unique_ptr<EngineCore> running, EngineCore::create(std::move(model), std::move(team), core));

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "api/speculative_config.h"
 #include "forms/tool_form.h"
 #include "sampling/parameters.h"
 
@@ -15,8 +16,6 @@ Status check_supported(const EngineOptions& o) {
     return fail(Code::unsupported, "--", option, " ", value, ": ", why).about(option);
   };
   if (o.device == Device::cuda) return unsupported("device", "cuda", "this build has no GPU kernels");
-  if (!o.speculative_config.empty())
-    return unsupported("speculative-config", o.speculative_config, "this build does not speculate yet");
   if (o.guided_decoding_backend != "llguidance")
     return unsupported("guided-decoding-backend", o.guided_decoding_backend, "llguidance is the only one");
   if (o.tool_call_parser != "auto" && !find_tool_form(o.tool_call_parser)) {
@@ -79,6 +78,13 @@ std::vector<SamplingOption> sampling_options() {
 
 Status check_options(const EngineOptions& options) {
   WEFT_RETURN_IF_ERROR(check_supported(options));
+  WEFT_TRY(const SpeculationOptions read, read_speculation(options.speculative_config));
+  WEFT_RETURN_IF_ERROR(check_speculation(options.speculation));
+  const SpeculationOptions& used = options.speculative_config.empty() ? options.speculation : read;
+  if (options.drafter && used.method != DraftMethod::none && used.method != DraftMethod::ngram)
+    return fail(Code::invalid_argument, "a program's own drafter takes the place of ngram, not of ",
+                name_of(used.method))
+        .about("speculative_config.method");
   return check_numbers(options);
 }
 

@@ -10,9 +10,11 @@
 #include "base/cpu_layout.h"
 #include "base/result.h"
 #include "core/option_kinds.h"
+#include "core/speculation.h"
 
 namespace weft {
 
+class Drafter;
 class LogitsProcessorKind;
 class PlanTrace;
 
@@ -47,7 +49,7 @@ struct EngineOptions {
   bool cuda_graph = true;    // step-plan replay on a CPU
   bool measure_ops = false;  // for Engine::op_times()
   SamplerKind sampler = SamplerKind::fused;
-  std::string speculative_config;  // JSON, empty: none
+  std::string speculative_config;  // JSON (api/speculative_config.h); empty: as `speculation` below says
   std::string guided_decoding_backend = "llguidance";
   bool strict_schemas = false;  // refuse keywords of JSON schemas that cannot be enforced, instead of warning
   ReasoningParser reasoning_parser = ReasoningParser::automatic;
@@ -62,6 +64,11 @@ struct EngineOptions {
 
   // In a program only: kinds of logits processors of its own, beside those of the plugins.
   std::vector<std::shared_ptr<const LogitsProcessorKind>> logits_processor_kinds;
+  // What speculative_config says, once the engine is loaded; a program may set it instead of the text.
+  SpeculationOptions speculation;
+  // In a program only: proposes drafts in place of n-grams (spec/drafter.h), as many as `speculation` says. Needs no
+  // method there.
+  std::shared_ptr<Drafter> drafter;
   // In a program only: where the values of all ops go (plan/trace.h). Slow.
   std::shared_ptr<PlanTrace> trace;
 };

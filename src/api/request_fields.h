@@ -1,5 +1,6 @@
 // Shared by the parts of the request parser (request_json.cc, request_chat.cc, request_guide.cc, request_sampling.cc):
-// readers of single JSON values that name the field in their errors. Not for use outside of them.
+// readers of single JSON values that name the field in their errors. Not for use outside of them, but for
+// speculative_config.cc, which takes the readers of single values.
 #pragma once
 
 #include <cstdint>

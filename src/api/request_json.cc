@@ -439,6 +439,7 @@ const Field kFields[] = {
     // Of the numbers in sampling/parameters.h only those with rules of their own.
     {"temperature", kAll, read_temperature},
     {"top_k", kAll, read_top_k},
+    {"speculative.n_max", kAll, read<&SamplingParams::max_draft_tokens>},  // llama.cpp's name of max_draft_tokens
     {"logit_bias", kAll, read_logit_bias},
     {"allowed_token_ids", kAll, read<&SamplingParams::allowed_token_ids>},
     {"bad_words", kAll, read_bad_words},

@@ -105,6 +105,18 @@ TEST(RequestJson, ReturnedLogits) {
   EXPECT_TRUE(result->requests[0].sampling.context_logits && result->requests[0].sampling.generation_logits);
 }
 
+// Under weft's name and llama.cpp's.
+TEST(RequestJson, DraftTokens) {
+  const auto drafts = [](const std::string& members) { return chat(members)->requests[0].sampling.max_draft_tokens; };
+  EXPECT_EQ(drafts(""), -1);
+  EXPECT_EQ(drafts(R"("max_draft_tokens": 0)"), 0);
+  EXPECT_EQ(drafts(R"("max_draft_tokens": 3)"), 3);
+  EXPECT_EQ(drafts(R"("speculative.n_max": 2)"), 2);
+  const auto wrong = chat(R"("max_draft_tokens": "none")");
+  ASSERT_FALSE(wrong.ok());
+  EXPECT_EQ(wrong.error().param(), "max_draft_tokens");
+}
+
 TEST(RequestJson, SamplingFields) {
   const auto result = chat(R"("temperature": 0.25, "top_p": 0.5, "top_k": 7, "min_p": 0.125, "repetition_penalty": 1.5,
     "presence_penalty": -1, "frequency_penalty": 2, "seed": -1, "n": 3, "stop": ["a", "b"], "stop_token_ids": [4, 5],

@@ -62,10 +62,14 @@ bool RunningRequest::take(int index, const SequenceOutput& output) {
   prompt_values_ += of_prompt;
   const auto generated = output.outputs.begin() + static_cast<std::ptrdiff_t>(of_prompt);
   prompt_logits_.insert(prompt_logits_.end(), output.outputs.begin(), generated);
-  event.logits.assign(generated, output.outputs.end());
   event.finish = output.reason;
   if (output.reason == FinishReason::error) event.error = Error(Code::internal, output.error);
   else add_tokens(choice, output, event);
+  count_drafts(output, event);
+  if (!event.tokens.empty()) {  // a row for each token; those behind a stop string are no part of the answer
+    const auto row = (output.outputs.end() - generated) / static_cast<std::ptrdiff_t>(output.tokens.size());
+    event.logits.assign(generated, generated + row * static_cast<std::ptrdiff_t>(event.tokens.size()));
+  }
   if (event.finish == FinishReason::none && event.tokens.empty()) return true;  // a chunk of the prompt
   if (event.finish != FinishReason::none) {
     end_text(choice, event);
@@ -98,6 +102,12 @@ void RunningRequest::add_tokens(Choice& choice, const SequenceOutput& output, Ev
       return;  // tokens behind the stop string are not part of the answer
     }
   }
+}
+
+// Accepted drafts are the output's first tokens, so those behind a stop string do not count.
+void RunningRequest::count_drafts(const SequenceOutput& output, const Event& event) {
+  usage_.draft_tokens += output.drafted;
+  usage_.accepted_tokens += std::min(output.accepted, static_cast<int>(event.tokens.size()));
 }
 
 // The answer ends with a token that stop string `stop` names and that has no text itself.

@@ -54,6 +54,7 @@ class RunningRequest {
 
   bool take(int choice, const SequenceOutput& output);
   void add_tokens(Choice& choice, const SequenceOutput& output, Event& event);
+  void count_drafts(const SequenceOutput& output, const Event& event);
   void end_at_special(Choice& choice, size_t stop, Event& event);
   void end_text(Choice& choice, Event& event);
   void emit(int index, Event event);

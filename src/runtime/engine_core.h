@@ -27,6 +27,7 @@
 #include "runtime/vision_encoder.h"
 #include "runtime/worker.h"
 #include "sched/scheduler.h"
+#include "spec/drafter.h"
 
 namespace weft {
 
@@ -44,6 +45,8 @@ struct CoreOptions {
   SpeculationOptions speculation;
   std::shared_ptr<Drafter> drafter;  // a program's own, in place of n-grams; null: none
   std::shared_ptr<PlanTrace> trace;  // of all steps and images; null: none
+  SpeculationOptions speculation;
+  std::shared_ptr<Drafter> drafter;  // a program's own; null: as speculation says
 };
 
 struct Submission {

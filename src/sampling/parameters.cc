@@ -20,6 +20,7 @@ constexpr ParameterRange kFactor{
     .low = 0, .high = kLargestFloat, .low_is_valid = false, .must = " must be a finite number above 0, not "};
 constexpr ParameterRange kTemperature{
     .low = 0, .high = kLargestFloat, .must = " must be a finite number of at least 0, not "};
+constexpr ParameterRange kDrafts{.low = -1, .must = " must be -1 (as the engine chooses) or at least 0, not "};
 constexpr ParameterRange kTopK{.low = -1, .must = " must be -1 or 0 (off) or positive, not "};
 
 template <auto kMember>
@@ -87,6 +88,11 @@ constexpr SamplingParameter kParameters[] = {
      .member = &P::no_repeat_ngram_size,
      .range = kNotNegative,
      .help = "Let no sequence of this many tokens occur twice; 0: off"},
+    {.name = "max_draft_tokens",
+     .member = &P::max_draft_tokens,
+     .range = kDrafts,
+     .help = "Speculation drafts this many tokens of a step at most; 0: none; -1: as the engine chooses",
+     .option = 8},
 };
 
 }  // namespace

@@ -83,6 +83,10 @@ TEST(Parameters, Ranges) {
       {"prompt_ignore_length", -1, "prompt_ignore_length must not be negative, but is -1"},
       {"no_repeat_ngram_size", 0, ""},
       {"no_repeat_ngram_size", -3, "no_repeat_ngram_size must not be negative, but is -3"},
+      {"max_draft_tokens", -1, ""},
+      {"max_draft_tokens", 0, ""},
+      {"max_draft_tokens", 1000, ""},
+      {"max_draft_tokens", -2, "max_draft_tokens must be -1 (as the engine chooses) or at least 0, not -2"},
   };
   for (const auto& c : cases) {
     const SamplingParameter* parameter = find_sampling_parameter(c.name);

@@ -35,14 +35,16 @@ Json logprob_json(float logprob) {
   return std::isfinite(logprob) ? Json(logprob) : Json(-9999.0f);
 }
 
-Json usage_json(const Usage& usage) {
+Json usage_json(const Usage& usage, bool drafts) {
   Json json = Json::object({{"prompt_tokens", usage.prompt_tokens},
                             {"completion_tokens", usage.completion_tokens},
                             {"total_tokens", usage.prompt_tokens + usage.completion_tokens},
                             {"prompt_tokens_details", Json::object({{"cached_tokens", usage.cached_tokens}})}});
   Json details = Json::object();
   if (usage.reasoning_tokens > 0) details.set("reasoning_tokens", usage.reasoning_tokens);
-  if (usage.draft_tokens > 0) {
+  if (drafts) {
+    json.set("draft_tokens", usage.draft_tokens);
+    json.set("accepted_tokens", usage.accepted_tokens);
     details.set("accepted_prediction_tokens", usage.accepted_tokens);
     details.set("rejected_prediction_tokens", usage.draft_tokens - usage.accepted_tokens);
   }
@@ -52,7 +54,7 @@ Json usage_json(const Usage& usage) {
 
 AnswerWriter::AnswerWriter(const Engine& engine, bool chat, const ClientRequest& request, AnswerHead head)
     : engine_(engine), chat_(chat), tokens_as_ids_(request.tokens_as_ids), logprobs_(request.logprobs),
-      head_(std::move(head)) {
+      drafts_(engine.options().speculation.most() > 0), head_(std::move(head)) {
   chunk_head_ = "data: {\"id\":" + json_quote(head_.id) +
                 ",\"object\":" + (chat ? "\"chat.completion.chunk\"" : "\"text_completion\"") +
                 ",\"created\":" + std::to_string(head_.created_s) + ",\"model\":" + json_quote(head_.model) +
@@ -72,7 +74,7 @@ std::string AnswerWriter::answer(Json::Array choices, const Usage& usage, const 
                             {"created", static_cast<long>(head_.created_s)},
                             {"model", head_.model},
                             {"choices", Json(std::move(choices))},
-                            {"usage", usage_json(usage)},
+                            {"usage", usage_json(usage, drafts_)},
                             {"system_fingerprint", head_.fingerprint}});
   if (!prompt_logprobs.is_null()) body.set("prompt_logprobs", prompt_logprobs);
   if (!warnings.empty()) body.set("warnings", list_of(warnings));
@@ -81,12 +83,12 @@ std::string AnswerWriter::answer(Json::Array choices, const Usage& usage, const 
 
 std::string AnswerWriter::chunk(Json choice, const Usage* usage) const {
   std::string text = chunk_head_ + choice.dump() + "]";
-  if (usage) text += ",\"usage\":" + usage_json(*usage).dump();
+  if (usage) text += ",\"usage\":" + usage_json(*usage, drafts_).dump();
   return text += "}\n\n";
 }
 
 std::string AnswerWriter::usage_chunk(const Usage& usage) const {
-  return chunk_head_ + "],\"usage\":" + usage_json(usage).dump() + "}\n\n";
+  return chunk_head_ + "],\"usage\":" + usage_json(usage, drafts_).dump() + "}\n\n";
 }
 
 std::string AnswerWriter::warnings_chunk(const std::vector<std::string>& warnings) const {

@@ -56,11 +56,13 @@ class AnswerWriter {
   const bool chat_;
   const bool tokens_as_ids_;
   const int logprobs_;
+  const bool drafts_;  // the engine speculates
   const AnswerHead head_;
   std::string chunk_head_;  // up to the choices
 };
 
-Json usage_json(const Usage& usage);
+// `drafts`: with the numbers of speculation, in weft's names and OpenAI's.
+Json usage_json(const Usage& usage, bool drafts);
 // A number that JSON can hold: log(0) is written as -9999, as OpenAI does.
 Json logprob_json(float logprob);
 

@@ -2,7 +2,9 @@
 #include "server/metrics.h"
 
 #include <algorithm>
+#include <array>
 #include <cstdio>
+#include <numeric>
 
 namespace weft {
 
@@ -111,6 +113,43 @@ constexpr EngineMetric kEngineMetrics[] = {
      }},
 };
 
+// A counter for each place in a step's drafts.
+using PerPosition = std::array<uint64_t, kMostDrafts>;
+
+void print_positions(std::string& out, const std::string& name, const char* help, const PerPosition& counts) {
+  describe(out, name, kCounter, help);
+  for (size_t i = 0; i < counts.size(); ++i)
+    out += name + "{position=\"" + std::to_string(i) + "\"} " + number(static_cast<double>(counts[i])) + "\n";
+}
+
+// Speculation, under weft's names and under vLLM's.
+void print_drafts(std::string& out, const SchedulerMetrics& metrics) {
+  const auto sum = [](const PerPosition& counts) {
+    return static_cast<double>(std::accumulate(counts.begin(), counts.end(), uint64_t{0}));
+  };
+  const auto counter = [&](const char* name, const char* help, double value) {
+    describe(out, name, kCounter, help);
+    out += name + (" " + number(value)) + "\n";
+  };
+  constexpr const char kRounds[] = "Times that drafts of a sequence were checked.";
+  constexpr const char kDrafted[] = "Drafted tokens that were checked.";
+  constexpr const char kAccepted[] = "Drafted tokens that were accepted.";
+  const auto rounds = static_cast<double>(metrics.draft_rounds);
+  const double drafted = sum(metrics.drafted), accepted = sum(metrics.accepted);
+  counter("weft_draft_rounds_total", kRounds, rounds);
+  counter("weft_draft_tokens_total", kDrafted, drafted);
+  counter("weft_accepted_tokens_total", kAccepted, accepted);
+  print_positions(out, "weft_draft_tokens_per_position_total", "Drafted tokens that were checked, by place.",
+                  metrics.drafted);
+  print_positions(out, "weft_accepted_tokens_per_position_total", "Drafted tokens that were accepted, by place.",
+                  metrics.accepted);
+  counter("vllm:spec_decode_num_drafts_total", kRounds, rounds);
+  counter("vllm:spec_decode_num_draft_tokens_total", kDrafted, drafted);
+  counter("vllm:spec_decode_num_accepted_tokens_total", kAccepted, accepted);
+  print_positions(out, "vllm:spec_decode_num_accepted_tokens_per_pos_total",
+                  "Drafted tokens that were accepted, by place.", metrics.accepted);
+}
+
 }  // namespace
 
 void Histogram::observe(double value) {
@@ -150,19 +189,15 @@ void ServerMetrics::count_finished(const RequestTimes& times) {
   first_token_.observe(times.first_token_s);
   if (times.usage.completion_tokens > 1)
     per_token_.observe((times.total_s - times.first_token_s) / (times.usage.completion_tokens - 1));
-  draft_tokens_ += times.usage.draft_tokens;
-  accepted_tokens_ += times.usage.accepted_tokens;
 }
 
 std::string ServerMetrics::prometheus(const ModelInfo& model, const EngineMetrics& engine, int connections) const {
   std::string out;
   for (const EngineMetric& metric : kEngineMetrics)
     print(out, metric.name, metric.type, metric.help, metric.value(engine));
+  print_drafts(out, engine.core.scheduler);
   print(out, "http_connections", "gauge", "Open connections.", connections);
   const std::lock_guard lock(mutex_);
-  print(out, "spec_decode_num_draft_tokens_total", "counter", "Tokens drafted.", static_cast<double>(draft_tokens_));
-  print(out, "spec_decode_num_accepted_tokens_total", "counter", "Drafted tokens that were accepted.",
-        static_cast<double>(accepted_tokens_));
   describe(out, "weft_request_success_total", kCounter, "Choices by the reason of their end.");
   for (const auto& [reason, count] : finished_)
     out += "weft_request_success_total{finished_reason=\"" + label(reason) + "\"} " + std::to_string(count) + "\n";

@@ -47,7 +47,6 @@ class ServerMetrics {
   std::map<std::pair<std::string, int>, int64_t> responses_;  // routes are a fixed set
   std::map<std::string, int64_t> finished_;                   // by finish reason
   Histogram total_, first_token_, per_token_;
-  int64_t draft_tokens_ = 0, accepted_tokens_ = 0;
 };
 
 }  // namespace weft

@@ -20,6 +20,8 @@ EngineMetrics engine_metrics() {
   m.core.scheduler.preemptions = 10, m.core.scheduler.steps = 11;
   m.core.step_seconds = 0.5, m.core.idle_gap_seconds = 0.25, m.core.sample_seconds = 0.125;
   m.core.mask_p50_seconds = 1e-5, m.core.mask_p99_seconds = 3e-5, m.core.prefill_budget = 12;
+  m.core.scheduler.draft_rounds = 31;
+  m.core.scheduler.drafted = {30, 20}, m.core.scheduler.accepted = {25, 7};
   m.core.scheduler.running = 18, m.core.scheduler.waiting = 19;
   // Two groups of layers, which are printed as one.
   m.core.cache = {{.max_blocks = 300, .used = 90, .cached = 10}, {.max_blocks = 100, .used = 10, .cached = 20}};
@@ -129,15 +131,81 @@ weft_kv_cache_utilization 0.25
 # HELP weft_kv_cache_hit_rate Share of the prompts' tokens found in the cache since the start.
 # TYPE weft_kv_cache_hit_rate gauge
 weft_kv_cache_hit_rate 0.25
+# HELP weft_draft_rounds_total Times that drafts of a sequence were checked.
+# TYPE weft_draft_rounds_total counter
+weft_draft_rounds_total 31
+# HELP weft_draft_tokens_total Drafted tokens that were checked.
+# TYPE weft_draft_tokens_total counter
+weft_draft_tokens_total 50
+# HELP weft_accepted_tokens_total Drafted tokens that were accepted.
+# TYPE weft_accepted_tokens_total counter
+weft_accepted_tokens_total 32
+# HELP weft_draft_tokens_per_position_total Drafted tokens that were checked, by place.
+# TYPE weft_draft_tokens_per_position_total counter
+weft_draft_tokens_per_position_total{position="0"} 30
+weft_draft_tokens_per_position_total{position="1"} 20
+weft_draft_tokens_per_position_total{position="2"} 0
+weft_draft_tokens_per_position_total{position="3"} 0
+weft_draft_tokens_per_position_total{position="4"} 0
+weft_draft_tokens_per_position_total{position="5"} 0
+weft_draft_tokens_per_position_total{position="6"} 0
+weft_draft_tokens_per_position_total{position="7"} 0
+weft_draft_tokens_per_position_total{position="8"} 0
+weft_draft_tokens_per_position_total{position="9"} 0
+weft_draft_tokens_per_position_total{position="10"} 0
+weft_draft_tokens_per_position_total{position="11"} 0
+weft_draft_tokens_per_position_total{position="12"} 0
+weft_draft_tokens_per_position_total{position="13"} 0
+weft_draft_tokens_per_position_total{position="14"} 0
+weft_draft_tokens_per_position_total{position="15"} 0
+# HELP weft_accepted_tokens_per_position_total Drafted tokens that were accepted, by place.
+# TYPE weft_accepted_tokens_per_position_total counter
+weft_accepted_tokens_per_position_total{position="0"} 25
+weft_accepted_tokens_per_position_total{position="1"} 7
+weft_accepted_tokens_per_position_total{position="2"} 0
+weft_accepted_tokens_per_position_total{position="3"} 0
+weft_accepted_tokens_per_position_total{position="4"} 0
+weft_accepted_tokens_per_position_total{position="5"} 0
+weft_accepted_tokens_per_position_total{position="6"} 0
+weft_accepted_tokens_per_position_total{position="7"} 0
+weft_accepted_tokens_per_position_total{position="8"} 0
+weft_accepted_tokens_per_position_total{position="9"} 0
+weft_accepted_tokens_per_position_total{position="10"} 0
+weft_accepted_tokens_per_position_total{position="11"} 0
+weft_accepted_tokens_per_position_total{position="12"} 0
+weft_accepted_tokens_per_position_total{position="13"} 0
+weft_accepted_tokens_per_position_total{position="14"} 0
+weft_accepted_tokens_per_position_total{position="15"} 0
+# HELP vllm:spec_decode_num_drafts_total Times that drafts of a sequence were checked.
+# TYPE vllm:spec_decode_num_drafts_total counter
+vllm:spec_decode_num_drafts_total 31
+# HELP vllm:spec_decode_num_draft_tokens_total Drafted tokens that were checked.
+# TYPE vllm:spec_decode_num_draft_tokens_total counter
+vllm:spec_decode_num_draft_tokens_total 50
+# HELP vllm:spec_decode_num_accepted_tokens_total Drafted tokens that were accepted.
+# TYPE vllm:spec_decode_num_accepted_tokens_total counter
+vllm:spec_decode_num_accepted_tokens_total 32
+# HELP vllm:spec_decode_num_accepted_tokens_per_pos_total Drafted tokens that were accepted, by place.
+# TYPE vllm:spec_decode_num_accepted_tokens_per_pos_total counter
+vllm:spec_decode_num_accepted_tokens_per_pos_total{position="0"} 25
+vllm:spec_decode_num_accepted_tokens_per_pos_total{position="1"} 7
+vllm:spec_decode_num_accepted_tokens_per_pos_total{position="2"} 0
+vllm:spec_decode_num_accepted_tokens_per_pos_total{position="3"} 0
+vllm:spec_decode_num_accepted_tokens_per_pos_total{position="4"} 0
+vllm:spec_decode_num_accepted_tokens_per_pos_total{position="5"} 0
+vllm:spec_decode_num_accepted_tokens_per_pos_total{position="6"} 0
+vllm:spec_decode_num_accepted_tokens_per_pos_total{position="7"} 0
+vllm:spec_decode_num_accepted_tokens_per_pos_total{position="8"} 0
+vllm:spec_decode_num_accepted_tokens_per_pos_total{position="9"} 0
+vllm:spec_decode_num_accepted_tokens_per_pos_total{position="10"} 0
+vllm:spec_decode_num_accepted_tokens_per_pos_total{position="11"} 0
+vllm:spec_decode_num_accepted_tokens_per_pos_total{position="12"} 0
+vllm:spec_decode_num_accepted_tokens_per_pos_total{position="13"} 0
+vllm:spec_decode_num_accepted_tokens_per_pos_total{position="14"} 0
+vllm:spec_decode_num_accepted_tokens_per_pos_total{position="15"} 0
 # HELP weft_http_connections Open connections.
 # TYPE weft_http_connections gauge
 weft_http_connections 22
-# HELP weft_spec_decode_num_draft_tokens_total Tokens drafted.
-# TYPE weft_spec_decode_num_draft_tokens_total counter
-weft_spec_decode_num_draft_tokens_total 20
-# HELP weft_spec_decode_num_accepted_tokens_total Drafted tokens that were accepted.
-# TYPE weft_spec_decode_num_accepted_tokens_total counter
-weft_spec_decode_num_accepted_tokens_total 21
 # HELP weft_request_success_total Choices by the reason of their end.
 # TYPE weft_request_success_total counter
 weft_request_success_total{finished_reason="stop"} 1
@@ -214,7 +282,7 @@ TEST(Metrics, Text) {
   metrics.count_finish_reason("stop");
   RequestTimes times;
   times.total_s = 3, times.first_token_s = 0.2;
-  times.usage.completion_tokens = 8, times.usage.draft_tokens = 20, times.usage.accepted_tokens = 21;
+  times.usage.completion_tokens = 8;
   metrics.count_finished(times);
   EXPECT_EQ(metrics.prometheus(info, engine_metrics(), 22), kExpected);
 }

@@ -135,6 +135,70 @@ TEST_F(Commands, Bench) {
   EXPECT_EQ(report.find("limits")->find("read_gb_per_s")->as_number(), 0) << "not asked for";
 }
 
+// Two engines in turn; the one without models drafts nothing, so both are as fast.
+TEST_F(Commands, BenchSpeculation) {
+  write("texts.txt", "edit this text\n\nand this one\n");
+  write("requests.jsonl",
+        "{\"prompt\":\"abc\"}\n{\"prompt_token_ids\":[104,105],\"max_tokens\":3}\n{\"prompt\":\"x\"}\n");
+  for (const char* file : {"", "texts.txt", "requests.jsonl"}) {
+    std::vector<std::string> words = {"bench",
+                                      path("model"),
+                                      "--speculative-config",
+                                      "ngram",
+                                      "--batch-sizes",
+                                      "1,2",
+                                      "--context-tokens",
+                                      "9",
+                                      "--output-tokens",
+                                      "5",
+                                      "--repeat",
+                                      "2"};
+    if (*file) words.insert(words.end(), {"--prompts", path(file)});
+    Outcome outcome = weft(words);
+    EXPECT_EQ(outcome.status, 0) << outcome.error;
+    EXPECT_NE(outcome.out.find("drafts accepted"), std::string::npos) << outcome.out;
+    EXPECT_EQ(outcome.out.find("random prompts") != std::string::npos, !*file) << outcome.out;
+    words.push_back("--json");
+    outcome = weft(words);
+    EXPECT_EQ(outcome.status, 0) << outcome.error;
+    const Json report = parse_json(outcome.out).value();
+    EXPECT_EQ(report.find("method")->as_string(), "ngram");
+    const Json& row = report.find("speculation")->items().at(1);
+    EXPECT_EQ(row.find("batch")->as_integer(), 2);
+    EXPECT_EQ(row.find("prompts")->as_integer(), std::string(file) == "requests.jsonl" ? 3 : 2);
+    EXPECT_EQ(row.find("acceptance")->as_number(), 0);
+    EXPECT_TRUE(row.find("acceptance_per_position")->items().empty());
+    for (const char* name : {"decode_tokens_per_s", "decode_tokens_per_s_without", "ratio", "output_tokens_per_s",
+                             "output_tokens_per_s_without", "output_ratio"})
+      EXPECT_GT(row.find(name)->as_number(), 0) << name;
+  }
+}
+
+TEST_F(Commands, BenchSpeculationIsAskedForRightly) {
+  write("two.jsonl", "{\"prompt\":\"abc\",\"n\":2}\n");
+  write("empty.txt", "\n");
+  const struct {
+    std::vector<std::string> words;
+    const char* says;
+  } wrong[] = {
+      {{"--modes", "speculation"}, "--speculative-config"},
+      {{"--modes", "speculation,decode", "--speculative-config", "ngram"}, "cannot be combined"},
+      {{"--modes", "speculation", "--ops", "--speculative-config", "ngram"}, "cannot be combined"},
+      {{"--prompts", path("two.jsonl")}, "--prompts"},
+      {{"--prompts", path("absent"), "--speculative-config", "ngram"}, "no file"},
+      {{"--prompts", path("empty.txt"), "--speculative-config", "ngram"}, "no prompts"},
+      {{"--prompts", path("two.jsonl"), "--speculative-config", "ngram"}, "one answer"},
+      {{"--speculative-config", "{\"method\": \"ngram\", \"k\": 3}"}, "no key \"k\""},
+  };
+  for (const auto& [words, says] : wrong) {
+    std::vector<std::string> all = {"bench", path("model"), "--limits", "off"};
+    all.insert(all.end(), words.begin(), words.end());
+    const Outcome outcome = weft(all);
+    EXPECT_EQ(outcome.status, 1) << says;
+    EXPECT_NE(outcome.error.find(says), std::string::npos) << outcome.error;
+  }
+}
+
 TEST_F(Commands, BenchSaysWhatDoesNotFit) {
   Outcome outcome = weft({"bench", path("model"), "--context-tokens", "1000000", "--limits", "off"});
   EXPECT_EQ(outcome.status, 1);
