@@ -51,7 +51,7 @@ CoreOptions core_options(const EngineOptions& options, const Model& model, Proce
   CoreOptions core{
       .max_batch_size = options.max_batch_size,
       .max_num_tokens = options.max_num_tokens,
-      .max_outputs = std::max(options.max_batch_size, 256),
+      .max_outputs = std::max(options.max_batch_size * (1 + options.speculation.most()), 256),
       .max_seq_len = options.max_seq_len > 0 ? options.max_seq_len : std::min(model.max_positions, kLongestDefault),
       .tokens_per_block = options.tokens_per_block,
       .cache_bytes = options.kv_cache_memory,
@@ -65,9 +65,9 @@ CoreOptions core_options(const EngineOptions& options, const Model& model, Proce
       .measure_ops = options.measure_ops,
       .sampler = options.sampler,
       .processors = std::move(processors),
-      .trace = options.trace,
       .speculation = options.speculation,
-      .drafter = options.drafter};
+      .drafter = options.drafter,
+      .trace = options.trace};
   if (core.cache_bytes == 0)
     core.cache_bytes = default_cache_bytes(model.kv_bytes_per_token(), core.max_seq_len, core.max_batch_size);
   return core;

@@ -32,8 +32,6 @@ EngineCore::EngineCore(std::unique_ptr<ThreadTeam> team, CoreOptions options, Sc
 Result<std::unique_ptr<EngineCore>> EngineCore::create(Model model, std::unique_ptr<ThreadTeam> team,
                                                        const CoreOptions& wanted) {
   CoreOptions options = wanted;
-  if (options.drafter && options.speculation.method == DraftMethod::none)
-    options.speculation.method = DraftMethod::ngram;
   WEFT_TRY(CacheManager cache, CacheManager::create(cache_options(model, options)));
   // a longer sequence could never finish
   options.max_seq_len = std::min(options.max_seq_len, cache.max_sequence_tokens());

@@ -45,8 +45,6 @@ struct CoreOptions {
   SpeculationOptions speculation;
   std::shared_ptr<Drafter> drafter;  // a program's own, in place of n-grams; null: none
   std::shared_ptr<PlanTrace> trace;  // of all steps and images; null: none
-  SpeculationOptions speculation;
-  std::shared_ptr<Drafter> drafter;  // a program's own; null: as speculation says
 };
 
 struct Submission {

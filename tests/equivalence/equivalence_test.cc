@@ -9,6 +9,7 @@
 #include "equivalence/requests.h"
 #include "kernels/kernels.h"
 #include "support/answers.h"
+#include "support/scripted_drafter.h"
 
 namespace weft::testing {
 namespace {
@@ -16,6 +17,7 @@ namespace {
 struct Arrangement {
   EngineOptions options;
   AskOptions ask;
+  std::shared_ptr<Drafter> scripted;  // proposes the plain run's answers, with wrong tokens among them
 };
 
 struct Model {
@@ -36,6 +38,11 @@ bool some_cached(const std::vector<Answer>& answers, const EngineMetrics&) {
   for (const Answer& answer : answers)
     if (answer.usage.cached_tokens > 0) return true;
   return false;
+}
+
+bool some_accepted(const std::vector<Answer>&, const EngineMetrics& m) {
+  const SchedulerMetrics& s = m.core.scheduler;
+  return s.accepted[0] > 0 && s.accepted[0] < s.drafted[0];
 }
 
 constexpr Feature kFeatures[] = {
@@ -95,6 +102,14 @@ constexpr Feature kFeatures[] = {
     {"arrival", [](Arrangement&) {},
      [](Arrangement& s, const ModelInfo&, const Model&) {
        s.options.max_batch_size = 8, s.ask.together = false, s.ask.backwards = true;
+     }},
+    // Every number of accepted drafts occurs.
+    {"drafts", [](Arrangement&) {},
+     [](Arrangement& s, const ModelInfo&, const Model&) {
+       s.options.drafter = s.scripted, s.options.speculation.num_tokens = 4;
+     },
+     [](const std::vector<Answer>& a, const EngineMetrics& m) {
+       return some_accepted(a, m) && m.core.scheduler.accepted[3] > 0;
      }},
 };
 
@@ -178,6 +193,7 @@ class Equivalence : public ::testing::TestWithParam<Case> {
   void check(const std::string& name, const std::vector<const Feature*>& features) {
     SCOPED_TRACE(name);
     Arrangement setup = plain_setup();
+    setup.scripted = scripted_drafter();
     for (const Feature* feature : features) feature->on(setup, plain_.info, *GetParam().model);
     const auto outcome = run(setup);
     ASSERT_TRUE(outcome.ok()) << outcome.error().to_string();
@@ -192,6 +208,19 @@ class Equivalence : public ::testing::TestWithParam<Case> {
     if (features.size() == 1 && features[0]->seen) {
       EXPECT_TRUE(features[0]->seen(outcome->answers, outcome->metrics)) << "the feature was not at work";
     }
+  }
+
+  std::shared_ptr<Drafter> scripted_drafter() const {
+    auto drafter = std::make_shared<ScriptedDrafter>(0.75, 1, plain_.info.vocab_size);
+    for (const Answer& answer : plain_.answers)
+      for (const Choice& choice : answer.choices) {
+        std::vector<int32_t> tokens;
+        for (const TokenInfo& token : answer.prompt) tokens.push_back(token.token);
+        const std::vector<int32_t> ids = choice.ids();
+        tokens.insert(tokens.end(), ids.begin(), ids.end());
+        drafter->record(tokens);
+      }
+    return drafter;
   }
 
   std::string folder_;
