@@ -50,7 +50,9 @@ Status score_command(const Arguments& arguments, const EngineLoader& load) {
   if (arguments.requests != "-" && !is_file(arguments.requests))
     return fail(Code::not_found, "no file ", arguments.requests,
                 "; --requests takes a file with one JSON object a line");
-  WEFT_TRY(const std::unique_ptr<Engine> engine, load_model(arguments, load));
+  Arguments scoring = arguments;
+  scoring.engine.draft_scores = !arguments.engine.speculative_config.empty();
+  WEFT_TRY(const std::unique_ptr<Engine> engine, load_model(scoring, load));
   WEFT_TRY(std::vector<RequestLine> lines,
            read_requests(arguments.requests, RequestKind::score_line, command_rules(*engine)));
   require_names(lines);

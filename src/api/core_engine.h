@@ -83,7 +83,12 @@ class CoreEngine : public Engine {
   Status start_sampling(const Request& request, const Checked& checked, Active& active);
   Status start_beams(const Request& request, Checked checked, Active& active);
   bool leave_score(RequestId id, const ImagePrompt& prompt, const SequenceOutput& output);
-  Result<ScoreResult> end_of_score(const ImagePrompt& prompt, std::vector<float> rows,
+  // What came for a score so far.
+  struct Scored {
+    std::vector<float> rows;
+    std::vector<RowResult::DraftScores> drafts;
+  };
+  Result<ScoreResult> end_of_score(const ImagePrompt& prompt, Scored scored,
                                    const SequenceOutput& output) const;
 
   std::unique_ptr<EngineCore> core_;

@@ -251,10 +251,11 @@ Result<RequestId> CoreEngine::submit_score(Request request, ScoreSink sink) {
   submission.sequence.cache = cache_identity(request, prompt);
   submission.media = prompt.media, submission.media_prompt = prompt.places;
   submission.sink = [this, id, sink = std::move(sink), prompt = std::move(prompt),
-                     rows = std::vector<float>()](const SequenceOutput& output) mutable {
-    rows.insert(rows.end(), output.outputs.begin(), output.outputs.end());
+                     scored = Scored()](const SequenceOutput& output) mutable {
+    scored.rows.insert(scored.rows.end(), output.outputs.begin(), output.outputs.end());
+    scored.drafts.insert(scored.drafts.end(), output.draft_scores.begin(), output.draft_scores.end());
     if (output.reason == FinishReason::none) return true;
-    if (leave_score(id, prompt, output)) sink(end_of_score(prompt, std::move(rows), output));
+    if (leave_score(id, prompt, output)) sink(end_of_score(prompt, std::move(scored), output));
     return false;
   };
   auto added = core_->submit(std::move(submission));
@@ -280,11 +281,12 @@ bool CoreEngine::leave_score(RequestId id, const ImagePrompt& prompt, const Sequ
   return true;
 }
 
-Result<ScoreResult> CoreEngine::end_of_score(const ImagePrompt& prompt, std::vector<float> rows,
+Result<ScoreResult> CoreEngine::end_of_score(const ImagePrompt& prompt, Scored scored,
                                              const SequenceOutput& output) const {
   if (output.reason == FinishReason::error) return Error(Code::internal, output.error);
   const Plan& plan = core_->model().plan;
-  ScoreResult result = score_result(prompt.tokens, std::move(rows), plan.output.cols, plan.head, step_separator_);
+  ScoreResult result = score_result(prompt.tokens, std::move(scored.rows), plan.output.cols, plan.head, step_separator_);
+  add_draft_scores(result, options_.speculation.method, scored.drafts);
   if (prompt.places) add_images(result, *text_.media, prompt);
   return result;
 }

@@ -47,7 +47,13 @@ Result<std::unique_ptr<ThreadTeam>> make_team(const EngineOptions& options) {
   return std::make_unique<ThreadTeam>(std::move(places), on_nodes);
 }
 
-CoreOptions core_options(const EngineOptions& options, const Model& model, ProcessorKinds processors) {
+// Bytes of a token in the cache, of the model's layers and its draft's.
+int64_t cached_bytes_per_token(const Model& model, const std::optional<DraftModel>& draft) {
+  return model.kv_bytes_per_token() + (draft ? draft->kv_bytes_per_token() : 0);
+}
+
+CoreOptions core_options(const EngineOptions& options, const Model& model, const std::optional<DraftModel>& draft,
+                         ProcessorKinds processors) {
   CoreOptions core{
       .max_batch_size = options.max_batch_size,
       .max_num_tokens = options.max_num_tokens,
@@ -67,24 +73,57 @@ CoreOptions core_options(const EngineOptions& options, const Model& model, Proce
       .processors = std::move(processors),
       .speculation = options.speculation,
       .drafter = options.drafter,
+      .draft_scores = options.draft_scores,
       .trace = options.trace};
   if (core.cache_bytes == 0)
-    core.cache_bytes = default_cache_bytes(model.kv_bytes_per_token(), core.max_seq_len, core.max_batch_size);
+    core.cache_bytes = default_cache_bytes(cached_bytes_per_token(model, draft), core.max_seq_len, core.max_batch_size);
   return core;
 }
 
-// The draft's options as they are in force. Models that generate nothing have nothing to draft: "auto" is off there.
-Result<SpeculationOptions> speculation_of(const EngineOptions& options, const Model& model) {
+// The draft's options as they are in force.
+Result<SpeculationOptions> speculation_of(const EngineOptions& options) {
   SpeculationOptions speculation = options.speculation;
   if (!options.speculative_config.empty()) {
     WEFT_TRY(speculation, read_speculation(options.speculative_config));
   }
   if (options.drafter && speculation.method == DraftMethod::none) speculation.method = DraftMethod::ngram;
-  if (model.plan.head == HeadKind::lm || speculation.method == DraftMethod::none) return speculation;
-  if (speculation.method == DraftMethod::automatic) return SpeculationOptions();
+  return speculation;
+}
+
+bool has_model(const SpeculationOptions& speculation) {
+  return speculation.method == DraftMethod::draft_model || speculation.method == DraftMethod::eagle3 ||
+         speculation.method == DraftMethod::mtp;
+}
+
+// Models that generate nothing have nothing to draft: "auto" is off there.
+Status check_target(const Model& model, SpeculationOptions& speculation) {
+  if (model.plan.head == HeadKind::lm || speculation.method == DraftMethod::none) return {};
+  if (speculation.method == DraftMethod::automatic) return speculation = SpeculationOptions(), Status();
   return fail(Code::unsupported, "--speculative-config ", name_of(speculation.method), ": ", model.architecture,
               " generates no tokens, so there is nothing to draft")
       .about("speculative-config");
+}
+
+// The model's draft, and its threads where they are its own.
+struct Draft {
+  std::unique_ptr<ThreadTeam> team;
+  std::optional<DraftModel> model;
+};
+
+Result<Draft> load_draft_of(const EngineOptions& options, const ModelOptions& model_options, const Model& model,
+                            ThreadTeam& team) {
+  Draft draft;
+  const SpeculationOptions& speculation = options.speculation;
+  if (!has_model(speculation)) return draft;
+  if (speculation.threads > 0) {
+    EngineOptions own = options;
+    own.threads = speculation.threads;
+    WEFT_TRY(draft.team, make_team(own));
+  }
+  auto loaded = load_draft(speculation, model, model_options, draft.team ? *draft.team : team);
+  if (!loaded.ok()) return std::move(loaded).error().about("speculative-config");
+  draft.model = std::move(loaded).value();
+  return draft;
 }
 
 // What generation_config.json says about sampling, where it makes sense.
@@ -133,15 +172,21 @@ Result<std::unique_ptr<Engine>> Engine::load(const std::string& path, const Engi
   auto text_side = std::async(std::launch::async, load_text, path, options.chat_template);
   WEFT_TRY(std::unique_ptr<ThreadTeam> team, make_team(options));
   const int threads = team->size();
-  WEFT_TRY(Model model, load_model(path, *team,
-                                   {.dtype = options.dtype,
-                                    .kv_dtype = options.kv_cache_dtype,
-                                    .max_seq_len = options.max_seq_len,
-                                    .dummy = options.load_format == LoadFormat::dummy,
-                                    .quantize = options.quantize,
-                                    .dequantize = options.dequantize,
-                                    .pack_weights = options.pack_weights,
-                                    .progress = progress}));
+  ModelOptions model_options{.dtype = options.dtype,
+                             .kv_dtype = options.kv_cache_dtype,
+                             .max_seq_len = options.max_seq_len,
+                             .dummy = options.load_format == LoadFormat::dummy,
+                             .quantize = options.quantize,
+                             .dequantize = options.dequantize,
+                             .pack_weights = options.pack_weights,
+                             .progress = progress};
+  WEFT_TRY(options.speculation, speculation_of(options));
+  if (has_model(options.speculation)) {
+    auto info = inspect_draft(options.speculation, path, model_options);
+    if (!info.ok()) return std::move(info).error().about("speculative-config");
+    model_options.taps = info->taps;
+  }
+  WEFT_TRY(Model model, load_model(path, *team, model_options));
   WEFT_TRY(TextSide text, text_side.get());
   if (text.tokenizer && model.checkpoint->is_gguf()) model.add_end_ids(named_end_ids(*text.tokenizer));
   else if (text.tokenizer && text.tokenizer->eos_id()) model.add_end_ids({*text.tokenizer->eos_id()});
@@ -153,10 +198,12 @@ Result<std::unique_ptr<Engine>> Engine::load(const std::string& path, const Engi
     log_warning("--max-seq-len ", options.max_seq_len, " is more than the model's ", model.max_positions, " (",
                 model.max_positions_from, "): answers beyond that may be poor");
   }
-  WEFT_TRY(options.speculation, speculation_of(options, model));
-  const CoreOptions core = core_options(options, model, std::move(processors));
+  WEFT_RETURN_IF_ERROR(check_target(model, options.speculation));
+  WEFT_TRY(Draft draft, load_draft_of(options, model_options, model, *team));
+  const CoreOptions core = core_options(options, model, draft.model, std::move(processors));
   ModelInfo info = model_info(path, model, threads, core.cache_bytes, text);
-  WEFT_TRY(std::unique_ptr<EngineCore> running, EngineCore::create(std::move(model), std::move(team), core));
+  WEFT_TRY(std::unique_ptr<EngineCore> running, EngineCore::create(std::move(model), std::move(team), core,
+                                                                std::move(draft.model), std::move(draft.team)));
   info.max_seq_len = running->options().max_seq_len;
   if (info.max_seq_len < options.max_seq_len)
     return fail(Code::resource_exhausted, "--max-seq-len ", options.max_seq_len, " does not fit: the KV cache of ",

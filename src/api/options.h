@@ -69,6 +69,8 @@ struct EngineOptions {
   // In a program only: proposes drafts in place of n-grams (spec/drafter.h), as many as `speculation` says. Needs no
   // method there.
   std::shared_ptr<Drafter> drafter;
+  // In a program only: scores come with what the drafts' model makes of the prompt (`weft score`).
+  bool draft_scores = false;
   // In a program only: where the values of all ops go (plan/trace.h). Slow.
   std::shared_ptr<PlanTrace> trace;
 };

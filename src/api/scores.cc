@@ -83,6 +83,31 @@ ScoreResult score_result(const std::vector<int32_t>& tokens, std::vector<float> 
   return result;
 }
 
+namespace {
+
+// Puts `rows` rows of `values` at row `first` of a tensor, which grows to hold them.
+void put_rows(ScoreResult& result, const std::string& name, int first, int rows, const std::vector<float>& values) {
+  if (rows == 0 || values.empty()) return;
+  const auto cols = static_cast<int64_t>(values.size()) / rows;
+  ScoreTensor& tensor = result.tensors[name];
+  if (tensor.shape.empty()) tensor = {{0, cols}, std::vector<float>()};
+  auto& data = std::get<std::vector<float>>(tensor.data);
+  tensor.shape[0] = std::max<int64_t>(tensor.shape[0], first + rows);
+  data.resize(static_cast<size_t>(tensor.shape[0] * cols));
+  std::copy(values.begin(), values.end(), data.begin() + first * cols);
+}
+
+}  // namespace
+
+void add_draft_scores(ScoreResult& result, DraftMethod method, const std::vector<RowResult::DraftScores>& pieces) {
+  const bool mtp = method == DraftMethod::mtp;
+  for (const RowResult::DraftScores& piece : pieces) {
+    const std::string depth = piece.depth == 0 ? "" : std::to_string(piece.depth + 1);
+    put_rows(result, (mtp ? "mtp" + depth : "draft") + "_logits", piece.position, piece.rows, piece.logits);
+    put_rows(result, (mtp ? "mtp" + depth : "draft") + "_hidden", piece.position, piece.rows, piece.states);
+  }
+}
+
 void add_images(ScoreResult& result, const MediaProcessor& processor, const ImagePrompt& images) {
   std::vector<PreparedMedia> media;
   for (const auto& one : images.media) media.push_back(*one);

@@ -118,6 +118,14 @@ struct RowResult {
   // Per row of a prompt_logprobs row: the same for the prompt's next token.
   std::vector<std::vector<TokenLogprob>> prompt_logprobs;
   std::vector<float> outputs;  // rows of the head's output as they are: context_logits, then generation_logits
+  // Of a row that scores, where the drafts of a model are asked for: per depth what it makes of the row's tokens.
+  struct DraftScores {
+    int depth = 0;     // of multi-token prediction, from 0 on
+    int position = 0;  // of the target's row that the first one belongs to
+    int rows = 0;
+    std::vector<float> logits, states;  // [rows, ...]
+  };
+  std::vector<DraftScores> draft_scores;
   // not empty: this row failed (numbers that are not finite, a failing processor); others are fine
   std::string error;
 };

@@ -3,16 +3,27 @@
 #include <algorithm>
 #include <chrono>
 
+#include "spec/ngram_drafter.h"
+
 namespace weft {
 namespace {
 
 double seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
-CacheOptions cache_options(const Model& model, const CoreOptions& options) {
+// The model's groups, then those of its draft: a block table serves both, so that a prefix is found for both or for
+// neither.
+CacheOptions cache_options(const Model& model, const std::optional<DraftModel>& draft, const CoreOptions& options) {
   CacheOptions cache;
-  for (const LayerGroup& group : model.plan.groups)
-    cache.groups.push_back(
-        {group.spec.kind, group.spec.span, cache_block_bytes(group, model.kv_dtype, options.tokens_per_block)});
+  const auto add = [&](const std::vector<LayerGroup>& groups, DType dtype) {
+    for (const LayerGroup& group : groups)
+      cache.groups.push_back(
+          {group.spec.kind, group.spec.span, cache_block_bytes(group, dtype, options.tokens_per_block)});
+  };
+  add(model.plan.groups, model.kv_dtype);
+  if (draft) {
+    add(ModelDrafter::groups_of(*draft), draft->kv_dtype);
+    cache.lookahead = 1, cache.recomputed = draft->reads_states();
+  }
   cache.tokens_per_block = options.tokens_per_block;
   cache.budget_bytes = options.cache_bytes;
   cache.block_reuse = options.block_reuse;
@@ -22,17 +33,19 @@ CacheOptions cache_options(const Model& model, const CoreOptions& options) {
 
 }  // namespace
 
-EngineCore::EngineCore(std::unique_ptr<ThreadTeam> team, CoreOptions options, Scheduler scheduler)
-    : options_(options), team_(std::move(team)), scheduler_(std::move(scheduler)), free_{0, 1},
+EngineCore::EngineCore(std::unique_ptr<ThreadTeam> team, std::unique_ptr<ThreadTeam> draft_team, CoreOptions options,
+                       Scheduler scheduler)
+    : options_(options), team_(std::move(team)), draft_team_(std::move(draft_team)), scheduler_(std::move(scheduler)), free_{0, 1},
       budget_(options.max_step_ms / 1000, std::min(options.prefill_tokens, options.max_num_tokens)),
       mask_seconds_(kMasks), features_(options.feature_cache_bytes) {
   scheduler_.set_prefill_budget(options_.max_step_ms > 0 ? budget_.tokens() : options_.prefill_tokens);
 }
 
 Result<std::unique_ptr<EngineCore>> EngineCore::create(Model model, std::unique_ptr<ThreadTeam> team,
-                                                       const CoreOptions& wanted) {
+                                                       const CoreOptions& wanted, std::optional<DraftModel> draft,
+                                                       std::unique_ptr<ThreadTeam> draft_team) {
   CoreOptions options = wanted;
-  WEFT_TRY(CacheManager cache, CacheManager::create(cache_options(model, options)));
+  WEFT_TRY(CacheManager cache, CacheManager::create(cache_options(model, draft, options)));
   // a longer sequence could never finish
   options.max_seq_len = std::min(options.max_seq_len, cache.max_sequence_tokens());
   WorkerOptions worker{options.max_batch_size, options.max_num_tokens,   options.max_outputs,
@@ -50,10 +63,17 @@ Result<std::unique_ptr<EngineCore>> EngineCore::create(Model model, std::unique_
                                 .max_seq_len = options.max_seq_len,
                                 .chunked_prefill = options.chunked_prefill,
                                 .overlap = options.overlap ? 2 : 1,
-                                .speculation = options.speculation};
+                                .speculation = options.speculation,
+                                .draft_cache = draft.has_value()};
   WEFT_TRY(Scheduler scheduler, Scheduler::create(limits, std::move(cache)));
-  std::unique_ptr<EngineCore> core(new EngineCore(std::move(team), options, std::move(scheduler)));
-  WEFT_TRY(core->worker_, Worker::create(std::move(model), *core->team_, std::move(worker)));
+  if (!worker.drafter && !draft && options.speculation.method != DraftMethod::none)
+    worker.drafter = std::make_shared<NgramDrafter>(options.speculation);
+  worker.most_drafts = options.speculation.most(), worker.draft_scores = options.draft_scores;
+  worker.draft_in_walk = draft_team == nullptr && options.speculation.one_model;
+  std::unique_ptr<EngineCore> core(
+      new EngineCore(std::move(team), std::move(draft_team), options, std::move(scheduler)));
+  WEFT_TRY(core->worker_, Worker::create(std::move(model), std::move(draft), *core->team_,
+                                         core->draft_team_ ? *core->draft_team_ : *core->team_, std::move(worker)));
   if (core->model().vision) core->vision_ = std::make_unique<VisionEncoder>(core->model(), *core->team_, vision);
   core->step_thread_ = std::thread([raw = core.get()] { raw->step_loop(); });
   core->engine_thread_ = std::thread([raw = core.get()] { raw->engine_loop(); });
@@ -240,7 +260,7 @@ void EngineCore::fill_row_masks(Step& step, const GuidedRow& row, Entry& entry) 
 void EngineCore::commit_step(std::unique_lock<std::mutex>& lock) {
   const int index = done_.front();
   done_.pop_front();
-  scheduler_.measured(steps_[index].batch, steps_[index].seconds);
+  scheduler_.measured(steps_[index].batch, steps_[index].result, steps_[index].seconds);
   const std::span<const SequenceOutput> committed = scheduler_.commit(steps_[index].result);
   outputs_.assign(committed.begin(), committed.end());
   free_.push_back(index);

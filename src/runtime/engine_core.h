@@ -12,6 +12,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <thread>
 #include <unordered_map>
 #include <vector>
@@ -44,6 +45,7 @@ struct CoreOptions {
   ProcessorKinds processors;
   SpeculationOptions speculation;
   std::shared_ptr<Drafter> drafter;  // a program's own, in place of n-grams; null: none
+  bool draft_scores = false;         // scores come with what the drafts' model makes of the prompt
   std::shared_ptr<PlanTrace> trace;  // of all steps and images; null: none
 };
 
@@ -62,8 +64,11 @@ struct Submission {
 class EngineCore {
  public:
   // max_seq_len is lowered to what the cache can hold of one sequence; see options().
+  // `draft`: for the methods of speculation that have a model, loaded for `model`; `draft_team`: its own threads, or
+  // null.
   static Result<std::unique_ptr<EngineCore>> create(Model model, std::unique_ptr<ThreadTeam> team,
-                                                    const CoreOptions& options);
+                                                    const CoreOptions& options, std::optional<DraftModel> draft = {},
+                                                    std::unique_ptr<ThreadTeam> draft_team = nullptr);
   // Running sequences get no more outputs.
   ~EngineCore();
 
@@ -129,7 +134,8 @@ class EngineCore {
     std::vector<Waiter> waiters;
   };
 
-  EngineCore(std::unique_ptr<ThreadTeam> team, CoreOptions options, Scheduler scheduler);
+  EngineCore(std::unique_ptr<ThreadTeam> team, std::unique_ptr<ThreadTeam> draft_team, CoreOptions options,
+             Scheduler scheduler);
   void engine_loop();
   void step_loop();
   bool schedule_step(std::unique_lock<std::mutex>& lock);
@@ -146,7 +152,7 @@ class EngineCore {
   void finish_encoding(std::shared_ptr<const MediaFeatures> features);
 
   const CoreOptions options_;
-  std::unique_ptr<ThreadTeam> team_;
+  std::unique_ptr<ThreadTeam> team_, draft_team_;
   std::unique_ptr<Worker> worker_;
 
   mutable std::mutex mutex_;  // guards all below; not held while a step runs or an output is delivered

@@ -26,30 +26,37 @@ int64_t cache_block_bytes(const LayerGroup& group, DType dtype, int tokens_per_b
   return (bytes + 4095) / 4096 * 4096;
 }
 
-Worker::Worker(Model model, ThreadTeam& team, WorkerOptions options)
-    : model_(std::move(model)), team_(team), options_(std::move(options)) {
-  tail_ = [this](kernels::Part part) { sample(part); };
+Worker::Worker(Model model, ThreadTeam& team, ThreadTeam& draft_team, WorkerOptions options)
+    : model_(std::move(model)), team_(team), draft_team_(draft_team), options_(std::move(options)) {
+  tail_ = [this](kernels::Part part) { finish_walk(part); };
 }
 
-Result<std::unique_ptr<Worker>> Worker::create(Model model, ThreadTeam& team, WorkerOptions options) {
-  std::unique_ptr<Worker> worker(new Worker(std::move(model), team, std::move(options)));
-  WEFT_RETURN_IF_ERROR(worker->allocate());
+Result<std::unique_ptr<Worker>> Worker::create(Model model, std::optional<DraftModel> draft, ThreadTeam& team,
+                                               ThreadTeam& draft_team, WorkerOptions options) {
+  std::unique_ptr<Worker> worker(new Worker(std::move(model), team, draft_team, std::move(options)));
+  WEFT_RETURN_IF_ERROR(worker->allocate(std::move(draft)));
   return worker;
 }
 
-Status Worker::allocate() {
+// Memory for the blocks of these groups, behind that of the groups before.
+Result<CacheMemory> Worker::reserve_groups(std::span<const LayerGroup> groups, DType dtype) {
   CacheMemory cache;
   cache.tokens_per_block = options_.tokens_per_block;
-  cache.dtype = model_.kv_dtype, cache.local_dtype = model_.local_kv_dtype();
-  for (size_t g = 0; g < model_.plan.groups.size(); ++g) {
-    const auto bytes =
-        static_cast<size_t>(cache_block_bytes(model_.plan.groups[g], model_.kv_dtype, options_.tokens_per_block));
-    WEFT_TRY(Memory memory, Memory::reserve(bytes * options_.max_blocks[g], true));
+  cache.dtype = dtype;
+  for (const LayerGroup& group : groups) {
+    const auto bytes = static_cast<size_t>(cache_block_bytes(group, dtype, options_.tokens_per_block));
+    WEFT_TRY(Memory memory, Memory::reserve(bytes * options_.max_blocks[block_bytes_.size()], true));
     cache.base.push_back(memory.data());
     cache.block_stride_bytes.push_back(bytes);
     block_bytes_.push_back(bytes);
     cache_memory_.push_back(std::move(memory));
   }
+  return cache;
+}
+
+Status Worker::allocate(std::optional<DraftModel> draft) {
+  WEFT_TRY(CacheMemory cache, reserve_groups(model_.plan.groups, model_.kv_dtype));
+  cache.local_dtype = model_.local_kv_dtype();
   if (model_.plan.cross_group && model_.vision) {
     cross_blocks_ = (kMaxCrossImages * model_.vision->most_keys + kCrossBlock - 1) / kCrossBlock;
     cache.cross_stride_bytes =
@@ -63,11 +70,17 @@ Status Worker::allocate() {
   table_blocks_ = (options_.max_seq_len + options_.tokens_per_block - 1) / options_.tokens_per_block;
   for (GroupInputs& group : executor_->inputs().groups)
     group.block_table.resize(static_cast<size_t>(options_.max_batch_size) * static_cast<size_t>(table_blocks_));
+  if (draft) {
+    WEFT_TRY(CacheMemory own, reserve_groups(ModelDrafter::groups_of(*draft), draft->kv_dtype));
+    const DrafterLimits limits{options_.max_num_tokens, options_.max_batch_size, options_.max_seq_len,
+                               options_.most_drafts, options_.draft_scores};
+    WEFT_TRY(model_drafter_, ModelDrafter::create(std::move(*draft), model_, draft_team_, std::move(own), limits));
+  }
   if (options_.measure_ops) executor_->measure_ops();
   if (options_.trace) executor_->trace(*options_.trace);
   processors_ = std::make_unique<ProcessorStage>(options_.processors, options_.max_batch_size, model_.vocab);
   for (int i = 0; i < options_.max_batch_size; ++i)
-    slots_.push_back({SlotState(model_.vocab, options_.max_seq_len), 0, 0, {}, {}, {}, {}, {}});
+    slots_.emplace_back(SlotState(model_.vocab, options_.max_seq_len));
   for (int i = 0; i < team_.size(); ++i)
     scratch_.push_back(std::make_unique<Scratch>(model_.vocab, options_.max_seq_len));
   return {};
@@ -91,6 +104,8 @@ void Worker::open_slots(const StepBatch& batch) {
     slot.last_token = 0;
     slot.max_outputs = open.max_outputs;
     slot.drafts.clear();
+    slot.first_key = 0, slot.drafted_to = -1;
+    if (model_drafter_) model_drafter_->open(open.slot);
     if (options_.drafter && open.sampling) options_.drafter->open(open.slot, open.salt);
     slot.error.clear();
     if (!open.sampling) continue;
@@ -118,9 +133,10 @@ void Worker::copy_blocks(const StepBatch& batch) {
 void Worker::update_tables(const StepBatch& batch) {
   for (const TableEntry& entry : batch.entries) {
     WEFT_CHECK(entry.number < table_blocks_) << "slot " << entry.slot << " has a block number " << entry.number;
-    executor_->inputs()
-        .groups[entry.group]
-        .block_table[static_cast<size_t>(entry.slot) * table_blocks_ + entry.number] = entry.block;
+    const int own = static_cast<int>(model_.plan.groups.size());
+    std::vector<int32_t>& table = entry.group < own ? executor_->inputs().groups[entry.group].block_table
+                                                    : model_drafter_->block_table(entry.group - own);
+    table[static_cast<size_t>(entry.slot) * table_blocks_ + entry.number] = entry.block;
   }
 }
 
@@ -132,7 +148,7 @@ void Worker::plan_sampling(const StepBatch& batch, const StepMasks& masks, StepR
     RowResult& out = result.rows[r];
     out.slot = batch.rows[r].slot;
     out.tokens.clear(), out.logprobs.clear(), out.prompt_logprobs.clear(), out.outputs.clear(), out.error.clear();
-    out.drafted = 0, out.drafts.clear();
+    out.drafted = 0, out.drafts.clear(), out.draft_scores.clear();
     if (batch.rows[r].prompt_logprobs) plan_prompt_rows(r, out);
     rows_[r].first_sample = static_cast<int>(sample_rows_.size());
     if (batch.rows[r].sample && rows_[r].tokens > 0) plan_samples(batch.rows[r], rows_[r], masks, out);
@@ -189,6 +205,19 @@ void Worker::run_processors(kernels::Part part) {
   }
 }
 
+// Behind the step's last op: samples, and drafts that are made in the same walk.
+void Worker::finish_walk(kernels::Part part) {
+  sample(part);
+  if (!model_drafter_ || !options_.draft_in_walk) return;
+  team_.barrier();
+  if (part.index == 0) {
+    collect(*batch_, *result_);
+    begin_drafts(*batch_, *result_);
+  }
+  team_.barrier();
+  if (!draft_rows_.empty()) model_drafter_->walk(part);
+}
+
 void Worker::sample(kernels::Part part) {
   masks_->wait();
   if (part.index == 0) sampling_began_ = std::chrono::steady_clock::now();
@@ -223,6 +252,7 @@ void Worker::accept(StepRow& at, RowResult& out) {
 }
 
 void Worker::collect(const StepBatch& batch, StepResult& result) {
+  sample_seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - sampling_began_).count();
   for (size_t r = 0; r < rows_.size(); ++r) accept(rows_[r], result.rows[r]);
   for (size_t i = 0; i < prompt_rows_.size(); ++i)
     if (!prompt_errors_[i].empty()) result.rows[prompt_rows_[i].row].error = prompt_errors_[i];
@@ -277,12 +307,18 @@ void Worker::run(const StepBatch& batch, const StepMasks& masks, StepResult& res
   update_tables(batch);
   fill_inputs(batch);
   plan_sampling(batch, masks, result);
-  masks_ = &masks;
+  masks_ = &masks, batch_ = &batch, result_ = &result;
   if (executor_->inputs().tokens == 0) return;  // only rows of sequences that have ended
   executor_->run(tail_, options_.replay);
-  sample_seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - sampling_began_).count();
-  collect(batch, result);
+  if (!model_drafter_ || !options_.draft_in_walk) collect(batch, result);
   if (options_.drafter) propose(batch, result);
+  if (!model_drafter_) return;
+  if (!options_.draft_in_walk) {
+    begin_drafts(batch, result);
+    if (!draft_rows_.empty())
+      draft_team_.run([this](int thread) { model_drafter_->walk({thread, draft_team_.size()}); });
+  }
+  end_drafts(result);
 }
 
 }  // namespace weft

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -13,6 +14,7 @@
 #include "core/step.h"
 #include "plan/cpu_executor.h"
 #include "runtime/model.h"
+#include "runtime/model_drafter.h"
 #include "runtime/processor_stage.h"
 #include "sampling/sampler.h"
 #include "spec/drafter.h"
@@ -44,6 +46,9 @@ struct WorkerOptions {
   SamplerKind sampler = SamplerKind::fused;
   ProcessorKinds processors;         // that sequences may select
   std::shared_ptr<Drafter> drafter;  // from the text; null: none
+  int most_drafts = 0;
+  bool draft_in_walk = true;   // a model's drafts are made in the target's walk; else behind it
+  bool draft_scores = false;   // rows that score give what the drafts' model makes of them too
   TracedPlan* trace = nullptr;
 };
 
@@ -55,7 +60,10 @@ int64_t cache_block_bytes(const LayerGroup& group, DType dtype, int tokens_per_b
 
 class Worker {
  public:
-  static Result<std::unique_ptr<Worker>> create(Model model, ThreadTeam& team, WorkerOptions options);
+  // `draft`: made for `model`, see load_draft(); its cache groups follow the model's own in the steps' messages.
+  // `draft_team` runs it where it is not drafted in the walk.
+  static Result<std::unique_ptr<Worker>> create(Model model, std::optional<DraftModel> draft, ThreadTeam& team,
+                                                ThreadTeam& draft_team, WorkerOptions options);
 
   // The step thread's; `result` is overwritten (its memory is reused).
   void run(const StepBatch& batch, const StepMasks& masks, StepResult& result);
@@ -73,6 +81,9 @@ class Worker {
     int32_t last_token = 0;
     int max_outputs = 0;
     std::vector<int32_t> drafts;  // for the next row
+    // Of the drafter's cache: entries [first_key, drafted_to) are there; -1: what came with a cached prefix.
+    int first_key = 0, drafted_to = -1;
+    std::vector<int32_t> scored;  // of a sequence that scores: the prompt and the token that the target would go on with
     std::vector<int32_t> prompt;  // for prompt logprobs
     std::string error;            // a processor that could not be made: every row fails
     std::vector<int32_t> token_types;
@@ -94,8 +105,9 @@ class Worker {
     std::vector<TokenLogprob>* out = nullptr;
   };
 
-  Worker(Model model, ThreadTeam& team, WorkerOptions options);
-  Status allocate();
+  Worker(Model model, ThreadTeam& team, ThreadTeam& draft_team, WorkerOptions options);
+  Status allocate(std::optional<DraftModel> draft);
+  Result<CacheMemory> reserve_groups(std::span<const LayerGroup> groups, DType dtype);
   void open_slots(const StepBatch& batch);
   void copy_blocks(const StepBatch& batch);
   void update_tables(const StepBatch& batch);
@@ -114,13 +126,20 @@ class Worker {
   void run_processors(kernels::Part part);
   void sample(kernels::Part part);
   void collect_outputs(const StepBatch& batch, StepResult& result);
+  void finish_walk(kernels::Part part);
   void accept(StepRow& row, RowResult& out);
   void collect(const StepBatch& batch, StepResult& result);
   void propose(const StepBatch& batch, StepResult& result);
   void keep_valid(std::vector<int32_t>& drafts, int most) const;
+  // worker_drafts.cc
+  void begin_drafts(const StepBatch& batch, const StepResult& result);
+  void add_draft_row(const StepBatch::Row& row, const StepRow& at);
+  std::span<const int32_t> draft_tokens(const StepBatch::Row& row, const StepRow& at);
+  void end_drafts(StepResult& result);
+  void take_draft_scores(int draft_row, RowResult& out) const;
 
   Model model_;
-  ThreadTeam& team_;
+  ThreadTeam &team_, &draft_team_;
   WorkerOptions options_;
   std::vector<Memory> cache_memory_;
   Memory cross_memory_;  // of slot s: cross_blocks_ blocks from s * cross_blocks_ on
@@ -139,6 +158,11 @@ class Worker {
   std::unique_ptr<ProcessorStage> processors_;
   std::atomic<bool> processed_{false};
   std::function<void(kernels::Part)> tail_;
+  const StepBatch* batch_ = nullptr;
+  StepResult* result_ = nullptr;
+  std::unique_ptr<ModelDrafter> model_drafter_;
+  std::vector<DraftRow> draft_rows_;
+  std::vector<int> draft_row_of_;  // per entry: batch row
   std::chrono::steady_clock::time_point sampling_began_;  // of thread 0
   double sample_seconds_ = 0;
 };

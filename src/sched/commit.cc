@@ -60,6 +60,7 @@ void Scheduler::commit_row(const RowRecord& record, RowResult& result) {
   if (output != nullptr) {
     output->prompt_logprobs.swap(result.prompt_logprobs);
     output->outputs.swap(result.outputs);
+    output->draft_scores.swap(result.draft_scores);
     take_tokens(sequence, result, *output);
     if (sequence.pending_samples == 0) sequence.promised = std::min<int>(sequence.promised, output->drafts.size());
     if (record.last && !record.sample) {
@@ -111,7 +112,8 @@ SequenceOutput& Scheduler::next_output(const Sequence& sequence) {
   SequenceOutput& output = outputs_[output_count_++];
   output.id = sequence.id;
   output.tokens.clear(), output.logprobs.clear(), output.prompt_logprobs.clear(), output.outputs.clear(),
-      output.error.clear(), output.drafts.clear();
+      output.error.clear(), output.drafts.clear(),
+      output.draft_scores.clear();
   output.drafted = output.accepted = 0;
   output.reason = FinishReason::none;
   output.stop_id = -1;

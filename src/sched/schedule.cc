@@ -99,12 +99,12 @@ int Scheduler::reach(const Sequence& sequence, int end, int propose) const {
 
 // Drafts that the sequence's next row should propose, as StepBatch::Row::propose; `rows`: decode rows of the step, 0
 // for the row that ends a prompt.
-int Scheduler::proposals(const Sequence& sequence, bool samples, int rows) const {
+int Scheduler::proposals(Sequence& sequence, bool samples, int rows) {
   const int least = options_.draft_cache && sequence.speculates && rows == 0 ? 0 : -1;
   if (!samples || !sequence.speculates) return least;
   // Behind this row's token another one, and before that the drafts.
   const int left = sequence.max_outputs - sequence.outputs() - sequence.pending_samples - 2;
-  const int drafts = std::min(left, policy_.choose(sequence.drafts, rows, sequence.sampling->max_draft_tokens));
+  const int drafts = std::min(left, policy_.choose(sequence.drafts, std::max(0, rows - 1), sequence.sampling->max_draft_tokens));
   return drafts > 0 ? drafts : least;
 }
 

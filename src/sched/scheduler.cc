@@ -207,11 +207,11 @@ bool Scheduler::has_in_flight() const { return records_in_flight_ > 0; }
 
 void Scheduler::set_prefill_budget(int tokens) { prefill_budget_ = std::clamp(tokens, 1, options_.max_num_tokens); }
 
-void Scheduler::measured(const StepBatch& batch, double seconds) {
+void Scheduler::measured(const StepBatch& batch, const StepResult& result, double seconds) {
   int rows = 0, proposals = 0;
-  for (const StepBatch::Row& row : batch.rows) {
-    if (row.tokens > 1) return;
-    rows += 1 + row.drafts, proposals += std::max(0, row.propose);
+  for (size_t i = 0; i < batch.rows.size(); ++i) {
+    if (batch.rows[i].tokens > 1) return;
+    rows += 1 + result.rows[i].drafted, proposals += static_cast<int>(result.rows[i].drafts.size());
   }
   policy_.measured(rows, proposals, seconds);
 }

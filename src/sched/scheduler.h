@@ -64,8 +64,6 @@ struct SchedulerOptions {
   // Positions behind a step's last token that drafting writes into the cache: the next token's, and those of its drafts
   // but the last. 0: the drafter has no cache.
   bool draft_cache = false;
-  // The drafter reads the hidden state of the token before: a cached prefix is taken up one token earlier.
-  bool draft_features = false;
 };
 
 struct NewSequence {
@@ -102,6 +100,7 @@ struct SequenceOutput {
   int prompt_tokens = 0, cached_tokens = 0;  // cached: prompt tokens that came from the cache at the first admission
   int drafted = 0, accepted = 0;             // drafts that were checked, and those of them that became tokens
   std::vector<int32_t> drafts;               // proposed for the sequence's next step
+  std::vector<RowResult::DraftScores> draft_scores;  // score: pieces follow each other
 };
 
 struct Sequence;
@@ -132,7 +131,7 @@ class Scheduler {
   std::span<const SequenceOutput> commit(StepResult& result);
 
   // A step with rows of single tokens alone took so long.
-  void measured(const StepBatch& batch, double seconds);
+  void measured(const StepBatch& batch, const StepResult& result, double seconds);
 
   // No sequence is left and no step is in flight.
   bool idle() const;
@@ -201,7 +200,7 @@ class Scheduler {
   void open_slot(StepBatch& batch, Sequence& sequence, int cached);
   void add_decode(StepBatch& batch, Budget& budget, Sequence& sequence, int others);
   int reach(const Sequence& sequence, int end, int propose) const;
-  int proposals(const Sequence& sequence, bool samples, int rows) const;
+  int proposals(Sequence& sequence, bool samples, int rows);
   void add_row(StepBatch& batch, Budget& budget, Sequence& sequence, int tokens, int drafts, int propose);
 
   // commit.cc

@@ -153,9 +153,8 @@ void Simulation::configure() {
     options_.speculation.method = DraftMethod::ngram;
     options_.speculation.num_tokens = one_of({0, 1, 2, 3, 5, 12});
     options_.draft_cache = groups > 0 && chance(0.5);
-    options_.draft_features = options_.draft_cache && chance(0.5);
     cache_options_.lookahead = options_.draft_cache;
-    cache_options_.recomputed = options_.draft_features;
+    cache_options_.recomputed = options_.draft_cache && chance(0.5);
   }
   longest_prompt_ = std::min(options_.max_seq_len, options_.chunked_prefill ? 80 : options_.max_num_tokens);
   cache_options_.budget_bytes = int64_t{1} << 30;
