@@ -88,8 +88,7 @@ class CoreEngine : public Engine {
     std::vector<float> rows;
     std::vector<RowResult::DraftScores> drafts;
   };
-  Result<ScoreResult> end_of_score(const ImagePrompt& prompt, Scored scored,
-                                   const SequenceOutput& output) const;
+  Result<ScoreResult> end_of_score(const ImagePrompt& prompt, Scored scored, const SequenceOutput& output) const;
 
   std::unique_ptr<EngineCore> core_;
   TextSide text_;

@@ -285,7 +285,8 @@ Result<ScoreResult> CoreEngine::end_of_score(const ImagePrompt& prompt, Scored s
                                              const SequenceOutput& output) const {
   if (output.reason == FinishReason::error) return Error(Code::internal, output.error);
   const Plan& plan = core_->model().plan;
-  ScoreResult result = score_result(prompt.tokens, std::move(scored.rows), plan.output.cols, plan.head, step_separator_);
+  ScoreResult result =
+      score_result(prompt.tokens, std::move(scored.rows), plan.output.cols, plan.head, step_separator_);
   add_draft_scores(result, options_.speculation.method, scored.drafts);
   if (prompt.places) add_images(result, *text_.media, prompt);
   return result;

@@ -202,8 +202,8 @@ Result<std::unique_ptr<Engine>> Engine::load(const std::string& path, const Engi
   WEFT_TRY(Draft draft, load_draft_of(options, model_options, model, *team));
   const CoreOptions core = core_options(options, model, draft.model, std::move(processors));
   ModelInfo info = model_info(path, model, threads, core.cache_bytes, text);
-  WEFT_TRY(std::unique_ptr<EngineCore> running, EngineCore::create(std::move(model), std::move(team), core,
-                                                                std::move(draft.model), std::move(draft.team)));
+  WEFT_TRY(std::unique_ptr<EngineCore> running,
+           EngineCore::create(std::move(model), std::move(team), core, std::move(draft.model), std::move(draft.team)));
   info.max_seq_len = running->options().max_seq_len;
   if (info.max_seq_len < options.max_seq_len)
     return fail(Code::resource_exhausted, "--max-seq-len ", options.max_seq_len, " does not fit: the KV cache of ",

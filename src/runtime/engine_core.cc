@@ -35,8 +35,8 @@ CacheOptions cache_options(const Model& model, const std::optional<DraftModel>& 
 
 EngineCore::EngineCore(std::unique_ptr<ThreadTeam> team, std::unique_ptr<ThreadTeam> draft_team, CoreOptions options,
                        Scheduler scheduler)
-    : options_(options), team_(std::move(team)), draft_team_(std::move(draft_team)), scheduler_(std::move(scheduler)), free_{0, 1},
-      budget_(options.max_step_ms / 1000, std::min(options.prefill_tokens, options.max_num_tokens)),
+    : options_(options), team_(std::move(team)), draft_team_(std::move(draft_team)), scheduler_(std::move(scheduler)),
+      free_{0, 1}, budget_(options.max_step_ms / 1000, std::min(options.prefill_tokens, options.max_num_tokens)),
       mask_seconds_(kMasks), features_(options.feature_cache_bytes) {
   scheduler_.set_prefill_budget(options_.max_step_ms > 0 ? budget_.tokens() : options_.prefill_tokens);
 }

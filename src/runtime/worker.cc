@@ -79,8 +79,7 @@ Status Worker::allocate(std::optional<DraftModel> draft) {
   if (options_.measure_ops) executor_->measure_ops();
   if (options_.trace) executor_->trace(*options_.trace);
   processors_ = std::make_unique<ProcessorStage>(options_.processors, options_.max_batch_size, model_.vocab);
-  for (int i = 0; i < options_.max_batch_size; ++i)
-    slots_.emplace_back(SlotState(model_.vocab, options_.max_seq_len));
+  for (int i = 0; i < options_.max_batch_size; ++i) slots_.emplace_back(SlotState(model_.vocab, options_.max_seq_len));
   for (int i = 0; i < team_.size(); ++i)
     scratch_.push_back(std::make_unique<Scratch>(model_.vocab, options_.max_seq_len));
   return {};
@@ -287,7 +286,8 @@ void Worker::propose(const StepBatch& batch, StepResult& result) {
     const int left = slot.sampler.prompt_tokens() + slot.max_outputs - static_cast<int>(tokens.size());
     const int most = std::min(row.propose, left - 1);
     if (most <= 0) continue;
-    options_.drafter->propose({row.slot, tokens, slot.sampler.prompt_tokens(), &slot.sampler.params()}, most, slot.drafts);
+    options_.drafter->propose({row.slot, tokens, slot.sampler.prompt_tokens(), &slot.sampler.params()}, most,
+                              slot.drafts);
     keep_valid(slot.drafts, most);
     out.drafts = slot.drafts;
   }
@@ -296,9 +296,8 @@ void Worker::propose(const StepBatch& batch, StepResult& result) {
 // What no plan could look up ends the drafts.
 void Worker::keep_valid(std::vector<int32_t>& drafts, int most) const {
   if (drafts.size() > static_cast<size_t>(most)) drafts.resize(static_cast<size_t>(most));
-  drafts.erase(
-      std::find_if(drafts.begin(), drafts.end(), [&](int32_t id) { return id < 0 || id >= model_.vocab; }),
-      drafts.end());
+  drafts.erase(std::find_if(drafts.begin(), drafts.end(), [&](int32_t id) { return id < 0 || id >= model_.vocab; }),
+               drafts.end());
 }
 
 void Worker::run(const StepBatch& batch, const StepMasks& masks, StepResult& result) {

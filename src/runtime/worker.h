@@ -47,8 +47,8 @@ struct WorkerOptions {
   ProcessorKinds processors;         // that sequences may select
   std::shared_ptr<Drafter> drafter;  // from the text; null: none
   int most_drafts = 0;
-  bool draft_in_walk = true;   // a model's drafts are made in the target's walk; else behind it
-  bool draft_scores = false;   // rows that score give what the drafts' model makes of them too
+  bool draft_in_walk = true;  // a model's drafts are made in the target's walk; else behind it
+  bool draft_scores = false;  // rows that score give what the drafts' model makes of them too
   TracedPlan* trace = nullptr;
 };
 
@@ -83,7 +83,8 @@ class Worker {
     std::vector<int32_t> drafts;  // for the next row
     // Of the drafter's cache: entries [first_key, drafted_to) are there; -1: what came with a cached prefix.
     int first_key = 0, drafted_to = -1;
-    std::vector<int32_t> scored;  // of a sequence that scores: the prompt and the token that the target would go on with
+    std::vector<int32_t>
+        scored;  // of a sequence that scores: the prompt and the token that the target would go on with
     std::vector<int32_t> prompt;  // for prompt logprobs
     std::string error;            // a processor that could not be made: every row fails
     std::vector<int32_t> token_types;
@@ -92,9 +93,9 @@ class Worker {
   // A batch row as it is computed.
   struct StepRow {
     Slot slot = 0;
-    int first_row = 0;           // of the step's
-    int first = 0, tokens = 0;   // positions; 0 tokens: left out
-    int drafts = 0;              // the last of them
+    int first_row = 0;          // of the step's
+    int first = 0, tokens = 0;  // positions; 0 tokens: left out
+    int drafts = 0;             // the last of them
     int first_output = 0, outputs = 0;
     int first_sample = 0, samples = 0;  // of sample_rows_
   };
@@ -162,7 +163,7 @@ class Worker {
   StepResult* result_ = nullptr;
   std::unique_ptr<ModelDrafter> model_drafter_;
   std::vector<DraftRow> draft_rows_;
-  std::vector<int> draft_row_of_;  // per entry: batch row
+  std::vector<int> draft_row_of_;                         // per entry: batch row
   std::chrono::steady_clock::time_point sampling_began_;  // of thread 0
   double sample_seconds_ = 0;
 };

@@ -71,7 +71,8 @@ void Worker::fill_features(const SlotData& slot, const StepRow& row) {
   for (const MediaPrompt::Span& span : slot.media->spans) {
     const int begin = std::max(span.position, row.first),
               end = std::min(span.position + span.count, row.first + row.tokens);
-    for (int i = begin; i < end; ++i) executor_->inputs().ids[row.first_row + i - row.first] = -1;  // may lie behind the table
+    for (int i = begin; i < end; ++i)
+      executor_->inputs().ids[row.first_row + i - row.first] = -1;  // may lie behind the table
     for (int i = begin; i < end; ++i)
       features[i - row.first] = slot.media->features[span.media]->row(span.first + i - span.position);
   }

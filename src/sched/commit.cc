@@ -112,8 +112,7 @@ SequenceOutput& Scheduler::next_output(const Sequence& sequence) {
   SequenceOutput& output = outputs_[output_count_++];
   output.id = sequence.id;
   output.tokens.clear(), output.logprobs.clear(), output.prompt_logprobs.clear(), output.outputs.clear(),
-      output.error.clear(), output.drafts.clear(),
-      output.draft_scores.clear();
+      output.error.clear(), output.drafts.clear(), output.draft_scores.clear();
   output.drafted = output.accepted = 0;
   output.reason = FinishReason::none;
   output.stop_id = -1;

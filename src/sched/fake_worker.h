@@ -72,7 +72,7 @@ class FakeWorker {
     int next = -1;  // position that the next row must begin at; -1: any, it is the first
     int max_outputs = 0;
     std::vector<int32_t> drafts;
-    int rewritten = -1;  // the last position of its row that had the right key before
+    int rewritten = -1;                          // the last position of its row that had the right key before
     std::vector<std::map<int, int32_t>> tables;  // per group: number -> block
     bool failed = false;                         // a row of it failed, its KV is garbage
   };

@@ -104,7 +104,8 @@ int Scheduler::proposals(Sequence& sequence, bool samples, int rows) {
   if (!samples || !sequence.speculates) return least;
   // Behind this row's token another one, and before that the drafts.
   const int left = sequence.max_outputs - sequence.outputs() - sequence.pending_samples - 2;
-  const int drafts = std::min(left, policy_.choose(sequence.drafts, std::max(0, rows - 1), sequence.sampling->max_draft_tokens));
+  const int drafts =
+      std::min(left, policy_.choose(sequence.drafts, std::max(0, rows - 1), sequence.sampling->max_draft_tokens));
   return drafts > 0 ? drafts : least;
 }
 
