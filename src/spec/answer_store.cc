@@ -10,12 +10,8 @@ constexpr uint32_t kTokensPerAnswer = 32;  // on average, so that there is an en
 }
 
 AnswerStore::AnswerStore(int shortest, int longest, size_t tokens)
-    : shortest_(shortest),
-      mask_(static_cast<uint32_t>(std::bit_ceil(std::max<size_t>(tokens, 64)) - 1)),
-      index_(shortest, longest),
-      tokens_(mask_ + 1),
-      owner_(mask_ + 1),
-      answers_((mask_ + 1) / kTokensPerAnswer) {
+    : shortest_(shortest), mask_(static_cast<uint32_t>(std::bit_ceil(std::max<size_t>(tokens, 64)) - 1)),
+      index_(shortest, longest), tokens_(mask_ + 1), owner_(mask_ + 1), answers_((mask_ + 1) / kTokensPerAnswer) {
   index_.reset(mask_ + 1);
 }
 
@@ -48,10 +44,11 @@ int AnswerStore::length_at(uint32_t place, const Salt& salt, std::span<const int
   const uint32_t before = place - answer.first;  // tokens of the answer before the place
   if (before >= answer.count || answer.salt != salt) return 0;
   const uint32_t kept = mask_ - (next_place_ - 1 - place);  // tokens before the place that were not overwritten
-  const size_t most = std::min({static_cast<size_t>(std::min(before, kept)), text.size(),
-                                static_cast<size_t>(NgramIndex::kLongestMatch)});
+  const size_t most = std::min(
+      {static_cast<size_t>(std::min(before, kept)), text.size(), static_cast<size_t>(NgramIndex::kLongestMatch)});
   size_t length = 0;
-  while (length < most && tokens_[(place - 1 - static_cast<uint32_t>(length)) & mask_] == text[text.size() - 1 - length])
+  while (length < most &&
+         tokens_[(place - 1 - static_cast<uint32_t>(length)) & mask_] == text[text.size() - 1 - length])
     ++length;
   return static_cast<int>(length);
 }

@@ -41,8 +41,8 @@ class AnswerStore {
   NgramIndex index_;
   // Tokens lie at place & mask. Places go up, modulo 2^32.
   std::vector<int32_t> tokens_;
-  std::vector<uint32_t> owner_;   // per token: index into answers_
-  std::vector<Answer> answers_;   // a ring as well; an entry may serve another answer by now
+  std::vector<uint32_t> owner_;  // per token: index into answers_
+  std::vector<Answer> answers_;  // a ring as well; an entry may serve another answer by now
   uint32_t next_place_ = 1, next_answer_ = 0;
 };
 

@@ -10,17 +10,19 @@ namespace {
 constexpr double kPriorChance = 0.6, kPriorTrials = 4;
 // The trials that other sequences' acceptance counts for, beside a sequence's own.
 constexpr double kSharedTrials = 2;
-// What a trial keeps of those before it: about the last 20 of the sequence and the last 500 of all count.
-constexpr double kKeepOwn = 0.95, kKeepShared = 0.998;
+// What a trial keeps of those before it: about the last 30 of the sequence and the last 500 of all count.
+constexpr double kKeepOwn = 0.97, kKeepShared = 0.998;
 // Drafts must promise this much more than a step without.
 constexpr double kWorthwhile = 1.01;
 // Tokens' time: what a sequence may lose per step, at most; what it may lose at the start; what it saves up of gains;
 // what a draft costs at least, since a small difference of times is not known for certain.
-constexpr double kAllowance = 0.0125, kAtStart = 1, kMostSaved = 2, kLeastPrice = 0.02;
+constexpr double kAllowance = 0.0125, kAtStart = 1, kMostSaved = 1, kLeastPrice = 0.015;
+// And gains may be saved up for so many failed rounds.
+constexpr double kRoundsSaved = 6;
 // The allowance halves after so many failed rounds in a row, and so on.
 constexpr double kPatience = 64;
-// Rows that a step may have before any was measured.
-constexpr int kRowsUnmeasured = 4;
+// Steps without drafts that must have been measured before drafts are judged: a few at once, more as time goes on.
+constexpr double kPlainSteps = 3, kMostPlainSteps = 20, kStepsPerPlainStep = 64;
 constexpr double kDraftingGain = 1.0 / 64;
 // A model's draft costs about this much of a step of one row, until it is measured.
 constexpr double kModelProposal = 0.1;
@@ -32,8 +34,7 @@ bool has_model(DraftMethod method) {
 }  // namespace
 
 DraftPolicy::DraftPolicy(const SpeculationOptions& options)
-    : fixed_(options.num_tokens),
-      most_(std::min(options.most(), kMostDrafts)),
+    : fixed_(options.num_tokens), most_(std::min(options.most(), kMostDrafts)),
       cost_(has_model(options.method) ? kModelProposal : 0) {
   tallies_.fill({kPriorChance * kPriorTrials, kPriorTrials});
 }
@@ -45,14 +46,21 @@ int DraftPolicy::choose(DraftHistory& history, int others, int limit) {
   const int best = best_count(history, others, most);
   if (!history.started) history.started = true, history.balance = best > 0 ? kAtStart : 0;
 
+  // Without the time of a step without drafts nobody knows what they cost.
+  if (!knows_plain(others + 1)) return 0;
   // Where none pays, a single one is a probe.
   int drafts = std::max(best, 1);
   double price = outlook(drafts, 1, others).price;
   history.balance = std::min(history.balance + kAllowance / (1 + history.misses / kPatience),
-                             std::max(kMostSaved, 2 * price));
+                             best > 0 ? std::max(kMostSaved, kRoundsSaved * price) : price);
   history.price = price / drafts;
   while (drafts > 0 && drafts * history.price > history.balance) --drafts;
   return drafts;
+}
+
+bool DraftPolicy::knows_plain(int rows) const {
+  if (cost_.steps() == 0) return true;  // what is known then is the prior, for both
+  return cost_.weight(rows) >= std::min(kPlainSteps + cost_.steps() / kStepsPerPlainStep, kMostPlainSteps);
 }
 
 void DraftPolicy::observe(DraftHistory& history, int drafted, int accepted) {
@@ -89,7 +97,7 @@ DraftPolicy::Outlook DraftPolicy::outlook(int drafts, double expected, int other
 int DraftPolicy::best_count(const DraftHistory& history, int others, int most) const {
   const double alike = 1 + others * drafting_;
   // Into the unknown by doubling: a step that costs more than thought is met while it is small.
-  const double most_rows = std::max(kRowsUnmeasured, 2 * cost_.most_rows());
+  const double most_rows = 2.0 * std::max(cost_.most_rows(), 1);
   double best_rate = outlook(0, 1, others).rate * kWorthwhile;
   double all_right = 1, expected = 1;
   int best = 0;

@@ -17,9 +17,9 @@ struct DraftHistory {
 
   // The rest is DraftPolicy's own.
   double hits = 0, trials = 0;  // drafts whose predecessors were right, and those of them that were; old ones fade
-  double balance = 0;  // what drafts have saved and may yet cost, in tokens without drafts
-  double price = 0;    // of a draft, in the same unit
-  int misses = 0;      // rounds in a row that accepted nothing
+  double balance = 0;           // what drafts have saved and may yet cost, in tokens without drafts
+  double price = 0;             // of a draft, in the same unit
+  int misses = 0;               // rounds in a row that accepted nothing
   bool started = false;
 };
 
@@ -48,6 +48,7 @@ class DraftPolicy {
     double price = 0;  // of the sequence's drafts together, in tokens without drafts
   };
   Outlook outlook(int drafts, double expected, int others) const;
+  bool knows_plain(int rows) const;
   int best_count(const DraftHistory& history, int others, int most) const;
   double chance(const DraftHistory& history, int place) const;
 

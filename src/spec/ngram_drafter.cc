@@ -18,9 +18,8 @@ int trusted(int match) { return 2 * match; }
 // Whether features of an image stand at the position, so that its token id means nothing.
 bool is_media(const MediaPrompt* media, int position) {
   if (!media) return false;
-  const auto after =
-      std::upper_bound(media->spans.begin(), media->spans.end(), position,
-                       [](int at, const MediaPrompt::Span& span) { return at < span.position; });
+  const auto after = std::upper_bound(media->spans.begin(), media->spans.end(), position,
+                                      [](int at, const MediaPrompt::Span& span) { return at < span.position; });
   return after != media->spans.begin() && position < std::prev(after)->position + std::prev(after)->count;
 }
 

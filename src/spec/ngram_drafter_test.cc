@@ -21,7 +21,8 @@ SpeculationOptions options(int shortest = 2, int longest = 5, bool shared = fals
 Tokens propose(NgramDrafter& drafter, const Tokens& tokens, int most = kMostDrafts, Slot slot = 0,
                const MediaPrompt* media = nullptr) {
   Tokens drafts;
-  drafter.propose({.slot = slot, .tokens = tokens, .prompt_tokens = 0, .params = nullptr, .media = media}, most, drafts);
+  drafter.propose({.slot = slot, .tokens = tokens, .prompt_tokens = 0, .params = nullptr, .media = media}, most,
+                  drafts);
   return drafts;
 }
 

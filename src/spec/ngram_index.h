@@ -12,8 +12,8 @@ namespace weft {
 
 class NgramIndex {
  public:
-  static constexpr int kLevels = 4;        // lengths of runs that have chains
-  static constexpr int kMostMatches = 8;   // places of a find()
+  static constexpr int kLevels = 4;         // lengths of runs that have chains
+  static constexpr int kMostMatches = 8;    // places of a find()
   static constexpr int kLongestMatch = 32;  // tokens that are compared
   static constexpr int kMostLookedAt = 64;  // places of a chain that are compared
 
@@ -51,6 +51,7 @@ class NgramIndex {
         const int length = length_at(place);
         // less: another run that fell into the same bucket
         if (length >= lengths_[level]) note(best, place, length);
+        if (best.count == kMostMatches && best.length == kLongestMatch) break;
         age = newest_ - place + 1;
         place = older_[static_cast<size_t>(place & mask_) * kLevels + level];
       }

@@ -18,8 +18,10 @@ class StepCost {
   // they do. Without a measurement: kPriorRow for each row after the first, beside 1.
   double step(double rows) const;
   double proposal() const { return proposal_; }
-  // The most rows that have been measured; 0: none.
-  int most_rows() const { return most_rows_; }
+  // How often steps of so many rows were measured, old ones counting less.
+  double weight(double rows) const;
+  int steps() const { return steps_; }          // that were measured
+  int most_rows() const { return most_rows_; }  // of these
 
   static constexpr double kPriorRow = 0.06;
 
@@ -38,6 +40,7 @@ class StepCost {
     double cost = 0;    // the answer
   };
   static Place place_of(double rows);
+  double knows(Place place) const;
   double fit(Place place, double error);
   void rebuild();
   void smooth();

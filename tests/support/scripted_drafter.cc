@@ -54,7 +54,8 @@ void ScriptedDrafter::propose(const DraftContext& context, int most, std::vector
   for (int i = 0; i < most; ++i) {
     const Next* next = next_after(prefix, context.params);
     if (!next) return;
-    const int32_t other = static_cast<int32_t>((next->token + 1 + mix(prefix, ~seed_) % (vocabulary_ - 1)) % vocabulary_);
+    const int32_t other =
+        static_cast<int32_t>((next->token + 1 + mix(prefix, ~seed_) % (vocabulary_ - 1)) % vocabulary_);
     drafts.push_back(is_right(prefix) ? next->token : other);
     prefix = extend(prefix, next->token);
   }
