@@ -7,6 +7,7 @@
 #include <span>
 #include <vector>
 
+#include "core/media_prompt.h"
 #include "core/sampling_params.h"
 #include "core/step.h"
 
@@ -17,6 +18,7 @@ struct DraftContext {
   std::span<const int32_t> tokens;  // prompt and output
   int prompt_tokens = 0;
   const SamplingParams* params = nullptr;
+  const MediaPrompt* media = nullptr;  // the prompt's images: token ids inside their spans mean nothing; null: none
 };
 
 // All calls come from the step thread. Nothing that it proposes can change an answer, so it may use whatever it knows;
