@@ -23,7 +23,7 @@ Value attention(PlanBuilder& b, Scope w, Value x, const AttentionOptions& o) {
   const PlanBuilder::Module inside(b, w);
   const int q_cols = o.heads * o.head_dim, kv_cols = o.kv_heads * o.head_dim;
   Matrix in{.sources = {whole(w / "q_proj", q_cols), whole(w / "k_proj", kv_cols), whole(w / "v_proj", kv_cols)},
-            .k = o.hidden};
+            .k = o.input > 0 ? o.input : o.hidden};
   if (o.fused) in.sources = {whole(w / "qkv_proj", q_cols + 2 * kv_cols)};
   if (o.qkv_bias) in.biases = biases({{w / "q_proj", q_cols}, {w / "k_proj", kv_cols}, {w / "v_proj", kv_cols}});
   const Value qkv = b.linear(x, std::move(in));
@@ -149,14 +149,23 @@ HeadFn score_head(HeadKind kind, int labels) {
   };
 }
 
-void build_model(PlanBuilder& b, const DecoderRecipe& r) {
+void build_model(PlanBuilder& b, const DecoderRecipe& r, std::span<const int> taps) {
   const Scope root(r.root), layers = root / r.body / r.layer_list;
   const PlanBuilder::Module inside(b, root / r.body);
+  const Value tapped = taps.empty() ? Value() : b.buffer(static_cast<int>(taps.size()) * r.hidden);
+  // A copy, since layers may change x in its place.
+  const auto tap = [&](Value x, int done) {
+    for (size_t t = 0; t < taps.size(); ++t)
+      if (taps[t] == done) b.place(x, b.slice(tapped, static_cast<int>(t) * r.hidden, r.hidden));
+  };
   Value x = r.embed(b, root, r);
+  tap(x, 0);
   for (int i = 0; i < r.layers; ++i) {
     const PlanBuilder::Module inside_layer(b, layers / i);
     x = r.layer(b, layers / i, i, x, r);
+    tap(x, i + 1);
   }
+  b.set_taps(tapped);
   r.head(b, root, x, r);
 }
 

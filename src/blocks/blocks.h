@@ -3,6 +3,7 @@
 #pragma once
 
 #include <functional>
+#include <span>
 #include <string>
 
 #include "plan/plan_builder.h"
@@ -21,6 +22,7 @@ Value norm(PlanBuilder& b, Scope w, Value x, NormOptions o);
 // o_proj.
 struct AttentionOptions {
   int hidden = 0, heads = 0, kv_heads = 0, head_dim = 0;
+  int input = 0;  // columns of x; 0: hidden
   bool qkv_bias = false, out_bias = false;
   bool fused = false;      // q, k and v are one tensor, qkv_proj; without biases
   bool row_norms = false;  // q_norm and k_norm are RMS norms over all heads of a row at once
@@ -125,6 +127,8 @@ void lm_head(PlanBuilder& b, Scope root, Value x, const DecoderRecipe& r);
 // score.2(relu(score.0(x))), both with bias (Qwen2's reward models).
 HeadFn score_head(HeadKind kind, int labels);
 
-void build_model(PlanBuilder& b, const DecoderRecipe& r);
+// `taps`: the residual stream after so many layers (0: the embeddings, layers: before the last norm) becomes Plan::taps,
+// one after the other.
+void build_model(PlanBuilder& b, const DecoderRecipe& r, std::span<const int> taps = {});
 
 }  // namespace weft::blocks

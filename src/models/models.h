@@ -28,8 +28,9 @@ struct Architecture {
 std::span<const Architecture> architectures();
 
 // Records the plan of the model that the configuration describes. Errors: unknown architecture (the message lists the
-// known ones), and what is missing, wrong or unsupported in the configuration, with the key's name.
-Result<Plan> build_plan(const HfConfig& config);
+// known ones), and what is missing, wrong or unsupported in the configuration, with the key's name. `taps`: see
+// blocks::build_model.
+Result<Plan> build_plan(const HfConfig& config, std::span<const int> taps = {});
 
 blocks::DecoderRecipe bert_classifier(const HfConfig&);
 blocks::DecoderRecipe deepseek_v3(const HfConfig&);

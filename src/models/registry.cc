@@ -62,7 +62,7 @@ static void decide_tying(const HfConfig& config, blocks::DecoderRecipe& recipe) 
   recipe.tied_embeddings = false;
 }
 
-Result<Plan> build_plan(const HfConfig& config) {
+Result<Plan> build_plan(const HfConfig& config, std::span<const int> taps) {
   const std::string name = config.architecture();
   WEFT_RETURN_IF_ERROR(config.status());
   const bool has_parts = config.has("text_config") || config.has("llm_cfg");
@@ -72,8 +72,11 @@ Result<Plan> build_plan(const HfConfig& config) {
     decide_tying(config, recipe);
     // Nothing is recorded from a configuration with a fault: its numbers are not to be trusted.
     WEFT_RETURN_IF_ERROR(config.status());
+    for (const int tap : taps)
+      if (tap < 0 || tap > recipe.layers)
+        return fail(Code::invalid_argument, "no hidden state after ", tap, " layers: the model has ", recipe.layers);
     PlanBuilder builder(name);
-    blocks::build_model(builder, recipe);
+    blocks::build_model(builder, recipe, taps);
     WEFT_RETURN_IF_ERROR(config.status());
     return builder.take();
   }

@@ -166,6 +166,10 @@ MergeRowsArgs bind(const MergeFeaturesOp&, const Binding& b) {
   return {b.memory.inputs().features.data(), b.out_cols(), b.out(), b.out_ld()};
 }
 
+MergeRowsArgs bind(const StatesOp&, const Binding& b) {
+  return {b.memory.inputs().states.data(), b.out_cols(), b.out(), b.out_ld()};
+}
+
 RouteArgs bind(const RouteOp& o, const Binding& b) {
   return {b.in(0), b.in_ld(0), o.rule, b.vector(o.bias), b.out(), b.out_ld()};
 }

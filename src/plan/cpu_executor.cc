@@ -54,7 +54,7 @@ void CpuExecutor::bind() {
     const Op& op = plan_.ops[i];
     BoundOp bound{.args = bind_op(op, memory_, weights_)};
     bound.rows = op.out ? op.out->rows : Rows::tokens;
-    bound.images_only = op.images_only, bound.barrier = barriers_[i];
+    bound.images_only = op.images_only, bound.pass = op.pass, bound.barrier = barriers_[i];
     bound_.push_back(bound);
     // Key splits of long contexts that were spread over threads are joined by a second pass.
     if (const auto* args = std::get_if<AttendArgs>(&bound.args))
@@ -156,6 +156,7 @@ void CpuExecutor::walk(Part part) {
       team_.barrier(ahead);
     }
     if (op.images_only && !inputs.has_images) continue;
+    if (op.pass != Pass::any && op.pass != inputs.pass) continue;
     if (times) times->waited(i);
     run_op(i, part);
     if (times) times->ran(i);
@@ -221,6 +222,14 @@ void CpuExecutor::run(const std::function<void(Part)>& tail, bool replay) {
   first_ = last_, last_ = bound_.size();
   reset_tasks();
   team_.run(walk_);
+}
+
+void CpuExecutor::prepare() {
+  check_size();
+  plan_groups();
+  tail_ = &kNoTail;
+  first_ = 0, last_ = bound_.size();
+  reset_tasks();
 }
 
 void CpuExecutor::begin_pieces() {

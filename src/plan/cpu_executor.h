@@ -30,6 +30,11 @@ class CpuExecutor {
   // Runs the step that inputs() describes. `tail` is called by every thread behind a barrier after the last op
   // (sampling). replay == false: resolves every op's addresses anew before it runs, as the first step does.
   void run(const std::function<void(kernels::Part)>& tail, bool replay = true);
+  // The same inside a run of the team, for a plan that runs behind another one in the same walk: one thread calls
+  // prepare() once the inputs are set, and behind a barrier every thread calls walk_inside(). No tail; another barrier
+  // is the caller's to set.
+  void prepare();
+  void walk_inside(kernels::Part part) { walk(part); }
   // The same in pieces of some ops each, with other work in between: begin_pieces() once the inputs are set, then
   // run_piece() until it returns false. Binds anew, so inputs may lie elsewhere each time.
   void begin_pieces();
@@ -38,6 +43,11 @@ class CpuExecutor {
   const float* output() const { return static_cast<const float*>(memory_.address(plan_.output)); }
   int64_t output_ld() const { return memory_.ld(plan_.output); }
   int output_cols() const { return plan_.output.cols; }
+  // The same of Plan::taps and Plan::state, [tokens, cols], where the plan has them.
+  const float* taps() const { return static_cast<const float*>(memory_.address(plan_.taps)); }
+  int64_t taps_ld() const { return memory_.ld(plan_.taps); }
+  const float* state() const { return static_cast<const float*>(memory_.address(plan_.state)); }
+  int64_t state_ld() const { return memory_.ld(plan_.state); }
 
   const Plan& plan() const { return plan_; }
   // Where a layer's keys and values lie.
@@ -56,6 +66,7 @@ class CpuExecutor {
     BoundArgs args;
     Rows rows = Rows::tokens;
     bool images_only = false;
+    Pass pass = Pass::any;
     bool barrier = false;  // before it
     // the first bound op from here on that multiplies with one matrix; -1: none
     int next_product = -1;

@@ -24,7 +24,7 @@ std::vector<int> count_readers(const Plan& plan) {
   std::vector<int> readers(plan.storages.size());
   for (const Op& op : plan.ops)
     for (const Value& in : op.in) ++readers[in.storage];
-  ++readers[plan.output.storage];
+  for (const Value& result : plan.results()) ++readers[result.storage];
   return readers;
 }
 
@@ -123,7 +123,7 @@ Plan place_operands(Plan plan, const std::function<Operand(const Matrix&)>& oper
       const bool sliced = op.in[i].cols != plan.storages[op.in[i].storage].cols;
       want(op.in[i].storage, matrix >= 0 && !sliced ? operand_of(plan.matrices[matrix]) : Operand::f32);
     }
-  want(plan.output.storage, Operand::f32);
+  for (const Value& result : plan.results()) want(result.storage, Operand::f32);
   // Attention writes a row head by head and a product block by block, whose ends need not be those of strips.
   const auto writes_operands = [&](int writer, int operand) {
     if (writer < 0) return false;
@@ -167,7 +167,7 @@ Plan place_operands(Plan plan, const std::function<Operand(const Matrix&)>& oper
 
 Plan remove_dead_ops(Plan plan) {
   std::vector<bool> live(plan.storages.size());
-  live[plan.output.storage] = true;
+  for (const Value& result : plan.results()) live[result.storage] = true;
   std::vector<Op> kept;
   for (size_t i = plan.ops.size(); i-- > 0;) {
     Op& op = plan.ops[i];
@@ -199,7 +199,8 @@ Arena lay_out(const Plan& plan, const RowLimits& limits) {
     for (const Value& in : plan.ops[i].in) touch(in);
     if (plan.ops[i].out) touch(*plan.ops[i].out);
   }
-  last[plan.output.storage] = static_cast<int>(plan.ops.size());
+  for (const Value& result : plan.results()) last[result.storage] = static_cast<int>(plan.ops.size());
+  if (plan.state.storage >= 0) first[plan.state.storage] = -1;  // what the last pass left is read by the next
 
   Arena arena{std::vector<size_t>(count), std::vector<int64_t>(count)};
   std::vector<int> order;
@@ -244,6 +245,7 @@ std::vector<bool> find_barriers(const Plan& plan, const Arena& arena, const RowL
     if (op.out) list.push_back({*op.out, true, {}});
     if (const auto* append = std::get_if<AppendOp>(&op.kind)) list.push_back({{}, true, append->cache});
     if (const auto* attend = std::get_if<AttendOp>(&op.kind)) list.push_back({{}, false, attend->cache});
+    if (std::holds_alternative<StatesOp>(op.kind) && plan.state.storage >= 0) list.push_back({plan.state, false, {}});
     return list;
   };
   const auto overlap = [&](const Value& a, const Value& b) {

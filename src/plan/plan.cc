@@ -33,6 +33,13 @@ std::vector<CacheRef> Plan::caches() const {
   return all;
 }
 
+std::vector<Value> Plan::results() const {
+  std::vector<Value> all;
+  for (const Value& value : {output, taps, state})
+    if (value.storage >= 0) all.push_back(value);
+  return all;
+}
+
 std::string op_class(const Plan& plan, const Op& op) {
   const int matrix = std::visit(
       [](const auto& kind) {

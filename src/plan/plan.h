@@ -33,6 +33,10 @@ struct Value {
 // answer is the same for every number of ranks (docs/exactness.md).
 enum class Shard : uint8_t { none, rows };
 
+// A weight that another plan has in memory, which this one reads too: a draft's embedding and head are often those of
+// its target (Weights::Lent).
+enum class Borrowed : uint8_t { no, embedding, head };
+
 // Output rows of a matrix that come from a checkpoint tensor: its rows [first_row, first_row + rows), or with
 // `transposed` its columns [first_col, first_col + rows) over the rows [first_row, first_row + k) (tensors that are
 // stored as [in, out]).
@@ -42,6 +46,7 @@ struct TensorRows {
   std::vector<int64_t> shape = {};  // of the whole tensor, for the check; empty: [first_row + rows, k]
   bool transposed = false;
   int64_t first_col = 0;
+  Borrowed borrowed = Borrowed::no;  // else not looked for in the checkpoint; the one source of its matrix, or a table
 };
 
 // One matrix of the plan, of one or more checkpoint tensors stacked along the output dimension (q, k, v -> qkv).
@@ -63,6 +68,7 @@ struct Matrix {
   }
   int shards() const;                             // 8, 4, 2 or 1; parts of quantised matrices are whole strips
   int64_t bytes(kernels::WeightForm form) const;  // in memory, when the model's form is `form`
+  Borrowed borrowed() const { return sources.front().borrowed; }
 };
 
 // A float32 vector (norm weights, rope frequencies): from a tensor, or given.
@@ -238,6 +244,10 @@ struct MergeFeaturesOp {
   static constexpr const char* kName = "merge_features";
 };
 
+// Draft plans. Out: a row from anywhere for each row of the step (StepInputs::states); null: the row keeps what it has.
+struct StatesOp {
+  static constexpr const char* kName = "states";
+};
 // Keeps the rows whose output is wanted.
 struct SelectOp {
   static constexpr const char* kName = "select";
@@ -252,8 +262,12 @@ template <class... F>
 auto list_ops(TypeList<F...>)
     -> std::variant<EmbedOp, LinearOp, NormOp, RopeAnglesOp, HeadsOp, AppendOp, AttendOp, ActivateOp, SelectOp,
                     ToOperandOp, RouteOp, GroupRowsOp, ExpertsOp, ScaleRowsOp, CombineOp, PerHeadOp, InputOp, MixRowsOp,
-                    GateOp, PlaceOp, MergeFeaturesOp, F...>;
+                    GateOp, PlaceOp, MergeFeaturesOp, StatesOp, F...>;
 using OpKind = decltype(list_ops(kernels::ElementwiseOps{}));
+
+// A draft plan runs over rows whose states come from another plan, and then, one draft after the other, over rows whose
+// states are its own. An op may be for one of the two alone.
+enum class Pass : uint8_t { any, first, chained };
 
 struct Op {
   OpKind kind;
@@ -261,6 +275,7 @@ struct Op {
   std::optional<Value> out;
   std::string path;          // where in the checkpoint it comes from, for dumps and traces
   bool images_only = false;  // left out of steps without an image
+  Pass pass = Pass::any;
 };
 
 const char* op_name(const Op& op);
@@ -295,6 +310,12 @@ struct Plan {
   std::vector<std::string> unused;
   Value output;
   HeadKind head = HeadKind::lm;
+  // Kept until the next step, [tokens, cols]; storage -1: none. What a draft reads of this model: the residual stream
+  // after some of its layers, side by side.
+  Value taps;
+  // Of a draft plan: what stands for the target's state in the row behind.
+  Value state;
+  bool takes_states = false;
   int position_axes = 1;
   bool takes_features = false;  // of images
   bool joined_images = false;   // the tokens of one image see each other in both directions
@@ -308,6 +329,7 @@ struct Plan {
     return groups[ref.group];
   }
   std::vector<CacheRef> caches() const;  // the first layer of each group
+  std::vector<Value> results() const;    // the values that outlive the step: output, taps, state
 };
 
 // The same for an op in every layer: its kind, and of matrix products the shape and the checkpoint's tensor.

@@ -27,6 +27,13 @@ Value PlanBuilder::embed(Scope table, int vocab, int cols, float scale) {
               table.path());
 }
 
+Value PlanBuilder::embed_borrowed(int vocab, int cols, float scale) {
+  plan_.tables.push_back({.tensor = "", .rows = vocab, .borrowed = Borrowed::embedding});
+  plan_.table_cols.push_back(cols);
+  return emit(EmbedOp{IdSource::tokens, static_cast<int>(plan_.tables.size()) - 1, -1, scale}, {}, Rows::tokens, cols,
+              "");
+}
+
 Value PlanBuilder::embed_by(IdSource ids, Scope table, int rows, int cols) {
   if (ids == IdSource::token_types) plan_.token_types = rows;
   return embed_by(ids, whole(table, rows), cols);
@@ -49,6 +56,11 @@ Value PlanBuilder::merge_features(Value x) {
   plan_.ops.push_back({MergeFeaturesOp{}, {x}, x, current_module()});
   plan_.takes_features = true;
   return x;
+}
+
+void PlanBuilder::states_into(Value out) {
+  plan_.ops.push_back({StatesOp{}, {}, out, current_module()});
+  plan_.takes_states = true;
 }
 
 Value PlanBuilder::embed_tied(int matrix, float scale) {
@@ -75,6 +87,12 @@ Value PlanBuilder::linear(Value x, int matrix) {
   WEFT_CHECK(m.k == x.cols) << m.sources.front().tensor << " multiplies " << m.k << " columns, the value has "
                             << x.cols;
   return emit(LinearOp{matrix}, {x}, x.rows, static_cast<int>(m.out()), m.sources.front().tensor);
+}
+
+void PlanBuilder::linear_into(Value x, Matrix m, Value out) {
+  const std::string path = m.sources.front().tensor;
+  WEFT_CHECK(m.k == x.cols && m.out() == out.cols) << path << ": shapes differ";
+  plan_.ops.push_back({LinearOp{matrix(std::move(m))}, {x}, out, path});
 }
 
 Value PlanBuilder::norm(Value x, Scope w, bool layer, bool one_plus, bool bias, float eps) {

@@ -53,12 +53,16 @@ class PlanBuilder {
   Value embed_by(IdSource ids, TensorRows table, int cols, Rows rows = Rows::tokens);
   // The same from the matrix of the output projection.
   Value embed_tied(int matrix, float scale);
+  // The same from another plan's table.
+  Value embed_borrowed(int vocab, int cols, float scale);
 
   // Declares a matrix without using it yet; the same sources give the same matrix.
   int matrix(Matrix m);
   // y = x W^T (+ bias).
   Value linear(Value x, Matrix m);
   Value linear(Value x, int matrix);
+  // The same written to `out`, which may be part of a value made by buffer().
+  void linear_into(Value x, Matrix m, Value out);
 
   Value norm(Value x, Scope w, bool layer, bool one_plus, bool bias, float eps);
   Value rope_angles(const RopeAngles& angles);
@@ -117,6 +121,16 @@ class PlanBuilder {
   void end_images_only() {
     for (size_t i = images_only_; i < plan_.ops.size(); ++i) plan_.ops[i].images_only = true;
   }
+  // Draft plans: a row from anywhere for each row of the step; ops that `record` appends are for passes of one kind.
+  void states_into(Value out);
+  template <class Record>
+  void only_in(Pass pass, const Record& record) {
+    const size_t first = plan_.ops.size();
+    record();
+    for (size_t i = first; i < plan_.ops.size(); ++i) plan_.ops[i].pass = pass;
+  }
+  void set_state(Value state) { plan_.state = state; }
+  void set_taps(Value taps) { plan_.taps = taps; }
   // A vector of the checkpoint that no op reads (the host does).
   int keep_vector(Scope w, int size) { return vector({w.path(), size, {}, {}}); }
 

@@ -31,6 +31,7 @@ void StepMemory::size_inputs() {
   inputs_.positions.resize(static_cast<size_t>(plan_.position_axes) * limits_.max_tokens);
   inputs_.token_types.resize(limits_.max_tokens);
   if (plan_.takes_features) inputs_.features.resize(limits_.max_tokens);
+  if (plan_.takes_states) inputs_.states.resize(limits_.max_tokens);
   if (plan_.joined_images) inputs_.ends.resize(limits_.max_tokens);
   if (plan_.cross_group) {
     inputs_.cross_starts.resize(limits_.max_tokens), inputs_.cross_ends.resize(limits_.max_tokens);

@@ -45,6 +45,7 @@ class FormatChooser {
     const int count = static_cast<int>(plan_.matrices.size());
     for (int i = 0; i < count; ++i) {
       Matrix& m = plan_.matrices[i];
+      if (m.borrowed() != Borrowed::no) continue;  // as its owner has it
       if (m.keep_float32) m.format = WeightFormat{WeightForm::f32};
       else if (options_.quantize != Quantize::none) m.format = quantized(i, i == head);
       else choose_stored(i);
@@ -131,6 +132,7 @@ class FormatChooser {
       auto* embed = std::get_if<EmbedOp>(&op.kind);
       if (!embed || embed->matrix < 0) continue;
       const Matrix& m = plan_.matrices[embed->matrix];
+      if (m.borrowed() != Borrowed::no) continue;
       const TensorInfo* tensor = m.sources.size() == 1 ? checkpoint_.find(m.sources[0].tensor) : nullptr;
       const bool plain =
           tensor && tensor->is_plain() &&

@@ -53,7 +53,8 @@ class Loader {
     for (const Matrix& m : plan_.matrices) {
       Claimed claimed{&m, {}};
       for (const TensorRows& source : m.sources)
-        claimed.sources.push_back(usage_.take(source.tensor, shape_of(source, m.k)));
+        if (source.borrowed == Borrowed::no)
+          claimed.sources.push_back(usage_.take(source.tensor, shape_of(source, m.k)));
       matrices_.push_back(std::move(claimed));
       std::vector<const TensorInfo*> biases;
       for (const TensorRows& bias : m.biases)
@@ -65,7 +66,9 @@ class Loader {
       vectors_.push_back(tensor.empty() ? nullptr : usage_.take(tensor, {v.size}));
     }
     for (size_t i = 0; i < plan_.tables.size(); ++i)
-      tables_.push_back(usage_.take(plan_.tables[i].tensor, shape_of(plan_.tables[i], plan_.table_cols[i])));
+      tables_.push_back(plan_.tables[i].borrowed != Borrowed::no
+                            ? nullptr
+                            : usage_.take(plan_.tables[i].tensor, shape_of(plan_.tables[i], plan_.table_cols[i])));
     for (const std::string& name : plan_.unused) usage_.ignore(name);
   }
 
@@ -115,6 +118,11 @@ class Loader {
     std::vector<size_t> offsets;
     for (const Claimed& claimed : matrices_) {
       const Matrix& m = *claimed.matrix;
+      if (m.borrowed() != Borrowed::no) {
+        offsets.push_back(end);
+        weights_.matrices.push_back(m.borrowed() == Borrowed::head ? options_.lent.head : options_.lent.embedding);
+        continue;
+      }
       const kernels::WeightFormat format = format_of(m, options_.form);
       const WeightForm form = format.form == WeightForm::bf16 && may_pack(m) ? WeightForm::bf12 : format.form;
       const size_t panel_bytes =
@@ -130,7 +138,8 @@ class Loader {
       weights_.matrices.push_back(packed);
     }
     WEFT_TRY(Memory memory, Memory::reserve(end + kReadAhead, true));
-    for (size_t i = 0; i < offsets.size(); ++i) weights_.matrices[i].data = memory.data() + offsets[i];
+    for (size_t i = 0; i < offsets.size(); ++i)
+      if (plan_.matrices[i].borrowed() == Borrowed::no) weights_.matrices[i].data = memory.data() + offsets[i];
     weights_.memory.push_back(std::move(memory));
     weights_.bytes += static_cast<int64_t>(end);
     total_bytes_ = static_cast<int64_t>(end);
@@ -179,7 +188,7 @@ class Loader {
     const auto threads = static_cast<size_t>(team_.size());
     std::vector<Queue> queues(threads);
     for (size_t m = 0; m < matrices_.size(); ++m) {
-      if (!wanted(static_cast<int>(m))) continue;
+      if (!wanted(static_cast<int>(m)) || plan_.matrices[m].borrowed() != Borrowed::no) continue;
       const PackedMatrix& packed = weights_.matrices[m];
       const size_t panels = panels_of(packed), per_task = std::max<size_t>(1, (size_t{1} << 20) / packed.panel_bytes);
       for (size_t i = 0; i < threads; ++i)
@@ -392,6 +401,10 @@ class Loader {
   // Plain tables stay where they are in the file; others are widened once.
   Status read_tables() {
     for (size_t i = 0; i < tables_.size(); ++i) {
+      if (!tables_[i]) {
+        weights_.tables.push_back(options_.lent.table);
+        continue;
+      }
       const TensorInfo& tensor = *tables_[i];
       if (!is_matrix(tensor)) weights_.parameters += tensor.values();
       const bool direct =

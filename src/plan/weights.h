@@ -30,6 +30,12 @@ struct Weights {
   int64_t bytes = 0;                            // held in memory by this object
   int64_t parameters = 0;
 
+  // Weights that another plan reads too (Borrowed). Its embedding is a table, or (tied) a matrix.
+  struct Lent {
+    EmbeddingTable table;
+    kernels::PackedMatrix embedding, head;
+  };
+
   // What the pointers point into.
   std::vector<Memory> memory;
   std::vector<std::vector<float>> bias_values;
@@ -42,7 +48,8 @@ struct LoadOptions {
   std::function<void(int64_t done_bytes, int64_t total_bytes)> progress;  // any thread
   // Quantised matrices: none takes the codes as stored; else they are made from the tensors' float values.
   Quantize quantize = Quantize::none;
-  bool pack = false;  // bfloat16 matrices go into 12 bits a weight, but for those whose weights do not fit
+  Weights::Lent lent = {};  // where the plan borrows; must outlive the result
+  bool pack = false;        // bfloat16 matrices go into 12 bits a weight, but for those whose weights do not fit
 };
 
 // Every tensor that the plan names must be in the checkpoint with the plan's shape; all that are not are reported

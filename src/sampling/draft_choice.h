@@ -1,0 +1,27 @@
+// What a model drafter proposes: the token that the target would most likely sample if its logits were the draft's. It
+// is drawn with the target's own noise (rule 6 of docs/exactness.md), so that the two often agree at any temperature.
+// Penalties, masks and filters are left to the target: a draft may be wrong.
+#pragma once
+
+#include <cstdint>
+#include <limits>
+#include <span>
+
+#include "core/sampling_params.h"
+
+namespace weft {
+
+struct DraftChoice {
+  double score = -std::numeric_limits<double>::infinity();
+  int32_t token = 0;  // index of the logit
+  bool operator<(const DraftChoice& other) const {
+    return score < other.score || (score == other.score && token > other.token);
+  }
+};
+
+// The best of logits [first, last) for the token at `position`. `target_ids`: the target's id of each logit; empty: its
+// index. Threads may take a range each; the largest of their choices is the draft.
+DraftChoice choose_draft(std::span<const float> logits, int first, int last, std::span<const int32_t> target_ids,
+                         const SamplingParams& params, int64_t position);
+
+}  // namespace weft
