@@ -52,7 +52,7 @@ class DraftPolicy {
   int best_count(const DraftHistory& history, int others, int most) const;
   double chance(const DraftHistory& history, int place) const;
 
-  const int fixed_, most_;
+  int fixed_, most_;
   StepCost cost_;
   struct Tally {
     double hits = 0, trials = 0;
