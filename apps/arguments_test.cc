@@ -108,12 +108,12 @@ TEST(Arguments, Commands) {
             "--pin-threads", "on"});
   EXPECT_EQ(a.bench_modes, (std::vector<std::string>{"serving", "decode"}));
   EXPECT_EQ(a.streams, 5);
-  a = good({"bench", "M", "--speculative-config", "ngram", "--prompts", "texts.jsonl"});
-  EXPECT_EQ(a.engine.speculative_config + " " + a.prompts, "ngram texts.jsonl");
-  EXPECT_TRUE(a.bench_modes.empty()) << "the command chooses";
   EXPECT_EQ(a.context_tokens, 0);
   EXPECT_FALSE(a.limits);
   EXPECT_EQ(a.engine.pin_threads, Pinning::on);
+  a = good({"bench", "M", "--speculative-config", "ngram", "--prompts", "texts.jsonl"});
+  EXPECT_EQ(a.engine.speculative_config + " " + a.prompts, "ngram texts.jsonl");
+  EXPECT_TRUE(a.bench_modes.empty()) << "the command chooses";
   EXPECT_EQ(good({"inspect", "M"}).command, Command::inspect);
   EXPECT_EQ(good({"plan", "M"}).command, Command::plan);
   EXPECT_EQ(good({"chat", "M", "--system", "s"}).system, "s");
@@ -244,7 +244,7 @@ TEST_F(ConfigFile, SpeculativeConfig) {
   EXPECT_EQ(options->model, "/m/head");
   EXPECT_FALSE(options->one_model);
   EXPECT_EQ(options->layers, (std::vector<int>{2, 15, 28}));
-  options = read("\n  decoding_type: MTP\n  num_nextn_predict_layers: 2\n  relaxed_delta: 0.");
+  options = read("\n  decoding_type: MTP\n  num_nextn_predict_layers: 2\n  relaxed_delta: 0.0");
   ASSERT_TRUE(options.ok()) << options.error().message();
   EXPECT_EQ(options->num_tokens, 2);
   for (const char* none : {"", " null", " {}", " none", " false"})

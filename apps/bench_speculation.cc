@@ -192,6 +192,10 @@ void print_text(const Json& report) {
         number(row, "batch"), number(row, "decode_tokens_per_s"), number(row, "decode_tokens_per_s_without"),
         number(row, "ratio"), number(row, "output_tokens_per_s"), number(row, "output_tokens_per_s_without"),
         number(row, "output_ratio"));
+    if (number(row, "draft_rounds") == 0) {
+      std::printf("            no drafts were checked\n");
+      continue;
+    }
     std::printf("            %.1f %% of %.0f drafts accepted, %.2f in each of %.0f rounds; by position:",
                 100 * number(row, "acceptance"), number(row, "draft_tokens"), number(row, "accepted_per_round"),
                 number(row, "draft_rounds"));

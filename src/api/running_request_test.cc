@@ -13,7 +13,7 @@ using Ids = std::vector<int32_t>;
 constexpr int32_t kLead = 26, kTrail = 27, kDot = 28, kEnd = 29, kMark = 30;
 constexpr size_t kVocabulary = 31;
 
-std::shared_ptr<const Tokenizer> letters() {
+std::shared_ptr<const Tokenizer> make_letters() {
   GgufVocabulary vocabulary;
   vocabulary.model = "gpt2", vocabulary.pre = "qwen2";
   for (char c = 'a'; c <= 'z'; ++c) vocabulary.tokens.emplace_back(1, c);
@@ -23,6 +23,11 @@ std::shared_ptr<const Tokenizer> letters() {
   auto tokenizer = Tokenizer::from_gguf(std::move(vocabulary));
   EXPECT_TRUE(tokenizer.ok()) << tokenizer.error().message();
   return std::move(tokenizer).value();
+}
+
+std::shared_ptr<const Tokenizer> letters() {
+  static const std::shared_ptr<const Tokenizer> tokenizer = make_letters();
+  return tokenizer;
 }
 
 Ids ids(const std::string& text) {
@@ -56,9 +61,9 @@ struct Sum {
   bool last = false;
 };
 
-class Run {
+class Answering {
  public:
-  explicit Run(RunningRequest::Setup setup) {
+  explicit Answering(RunningRequest::Setup setup) {
     setup.prompt = {0, 1};
     sums.resize(static_cast<size_t>(setup.shown));
     request = std::make_unique<RunningRequest>(std::move(setup), letters(), [this](const Event& event) {
@@ -90,7 +95,7 @@ RunningRequest::Setup stopping_at(std::vector<std::string> stop, bool include = 
 }
 
 TEST(RunningRequest, DraftsAreCounted) {
-  Run run({});
+  Answering run({});
   EXPECT_TRUE(run.push(output(ids("a"), 0)));
   EXPECT_TRUE(run.push(output(ids("bcd"), 4)));
   EXPECT_TRUE(run.push(output(ids("e"), 4)));
@@ -108,7 +113,7 @@ TEST(RunningRequest, DraftsAreCounted) {
 // A stop string inside an output: the tokens behind it are not part of the answer, in no respect.
 TEST(RunningRequest, StopStringInTheMiddle) {
   for (const bool include : {false, true}) {
-    Run run(stopping_at({"cd"}, include));
+    Answering run(stopping_at({"cd"}, include));
     EXPECT_TRUE(run.push(output(ids("ab"), 3)));
     EXPECT_FALSE(run.push(output(ids("cdefg"), 4)));
     const Sum& sum = run.sums[0];
@@ -131,7 +136,7 @@ TEST(RunningRequest, StopStringBeforeAnotherEnd) {
   for (const FinishReason reason : {FinishReason::length, FinishReason::stop}) {
     RunningRequest::Setup setup = stopping_at({"b"});
     setup.request_stop_ids = {kDot};
-    Run run(std::move(setup));
+    Answering run(std::move(setup));
     SequenceOutput out = output(ids("abc."), 3, reason);
     if (reason == FinishReason::stop) out.stop_id = kDot;
     EXPECT_FALSE(run.push(out));
@@ -148,7 +153,7 @@ TEST(RunningRequest, StopTokenLast) {
   for (const bool include : {false, true}) {
     RunningRequest::Setup setup = stopping_at({}, include);
     setup.request_stop_ids = {kDot};
-    Run run(std::move(setup));
+    Answering run(std::move(setup));
     SequenceOutput out = output(ids("ab."), 4, FinishReason::stop);
     out.stop_id = kDot, out.accepted = 3;  // the stop token was a draft, too
     EXPECT_FALSE(run.push(out));
@@ -166,7 +171,7 @@ TEST(RunningRequest, StopTokenLast) {
 TEST(RunningRequest, SpecialStopLast) {
   RunningRequest::Setup setup = stopping_at({"<mark>"});
   setup.request_stop_ids = {kMark}, setup.special_stops = {{kMark, 0}};
-  Run run(std::move(setup));
+  Answering run(std::move(setup));
   Ids tokens = ids("abc");
   tokens.push_back(kMark);
   SequenceOutput out = output(tokens, 3, FinishReason::stop);
@@ -186,7 +191,7 @@ TEST(RunningRequest, EveryCutGivesTheSameAnswer) {
   const std::vector<std::string> stops[] = {{}, {"écde"}, {"é"}, {"cdé", "zz"}, {"cdx"}, {"f"}, {"abécdécdefg"}};
   for (const std::vector<std::string>& stop : stops) {
     const auto answer = [&](unsigned cuts) {
-      Run run(stopping_at(stop));
+      Answering run(stopping_at(stop));
       for (size_t begin = 0, i = 1; i <= tokens.size(); ++i) {
         if (i < tokens.size() && (cuts >> (i - 1) & 1) == 0) continue;
         const Ids piece(tokens.begin() + static_cast<ptrdiff_t>(begin), tokens.begin() + static_cast<ptrdiff_t>(i));
@@ -215,7 +220,7 @@ TEST(RunningRequest, EveryCutGivesTheSameAnswer) {
 TEST(RunningRequest, LogitsOfThePrompt) {
   RunningRequest::Setup setup = stopping_at({"b"});
   setup.prompt_results = true, setup.context_logits = 2 * kVocabulary;
-  Run run(std::move(setup));
+  Answering run(std::move(setup));
   SequenceOutput out = output(ids("abc"), 2);
   out.outputs.insert(out.outputs.begin(), 2 * kVocabulary, -1.0f);
   EXPECT_FALSE(run.push(out));
@@ -227,7 +232,7 @@ TEST(RunningRequest, LogitsOfThePrompt) {
 TEST(RunningRequest, Choices) {
   RunningRequest::Setup setup = stopping_at({"c"});
   setup.choices = setup.shown = 2;
-  Run run(std::move(setup));
+  Answering run(std::move(setup));
   EXPECT_TRUE(run.push(output(ids("ab"), 2), 0));
   EXPECT_FALSE(run.push(output(ids("bcd"), 2), 1));
   EXPECT_FALSE(run.push(output(ids("acb"), 3), 0));
@@ -241,7 +246,7 @@ TEST(RunningRequest, Choices) {
 
 // A hypothesis of a beam search comes as one output, without drafts.
 TEST(RunningRequest, Beams) {
-  Run run({});
+  Answering run({});
   SequenceOutput out = output(ids("abc"), 0, FinishReason::length);
   out.accepted = 0, out.outputs.clear();
   EXPECT_FALSE(run.push(out));
@@ -253,7 +258,7 @@ TEST(RunningRequest, Beams) {
 }
 
 TEST(RunningRequest, AnErrorHasNoTokens) {
-  Run run({});
+  Answering run({});
   EXPECT_TRUE(run.push(output(ids("ab"), 1)));
   SequenceOutput out = output(ids("cd"), 1, FinishReason::error);
   out.error = "a processor failed", out.accepted = 0;

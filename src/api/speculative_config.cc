@@ -322,7 +322,7 @@ Status check_together(const Values& values, const SpeculationOptions& o) {
   return {};
 }
 
-Status needs_model(DraftMethod method) {
+Error needs_model(DraftMethod method) {
   return fail(Code::invalid_argument, named("model"), " is missing: ", name_of(method), " needs the draft's checkpoint")
       .about(named("model"));
 }
