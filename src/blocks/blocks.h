@@ -127,8 +127,8 @@ void lm_head(PlanBuilder& b, Scope root, Value x, const DecoderRecipe& r);
 // score.2(relu(score.0(x))), both with bias (Qwen2's reward models).
 HeadFn score_head(HeadKind kind, int labels);
 
-// `taps`: the residual stream after so many layers (0: the embeddings, layers: before the last norm) becomes Plan::taps,
-// one after the other.
+// `taps`: the residual stream after so many layers (0: the embeddings, layers: before the last norm) becomes
+// Plan::taps, one after the other.
 void build_model(PlanBuilder& b, const DecoderRecipe& r, std::span<const int> taps = {});
 
 }  // namespace weft::blocks

@@ -111,6 +111,7 @@ std::vector<TensorInfo> split_experts(const TensorInfo& tensor, const Layout& la
 }
 
 bool is_tied(const Json& config, const std::string& architecture) {
+  if (config.find("draft_vocab_size")) return false;  // a draft's head is no embedding, whatever its target's is
   bool stated = false;
   for (const Json* part : {&config, config.find("text_config")})
     if (is_object(part))

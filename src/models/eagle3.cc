@@ -5,7 +5,7 @@
 //   h = g + attention(x);  state = h + mlp(norm(h));  logits = lm_head(norm(state))
 //
 // Files come with two orders of names: the authors' (midlayer.*) and speculators' (layers.0.*, the Llama layer's sizes
-// in transformer_layer_config).
+// in transformer_layer_config). The checkpoint shows layers, norm and embed_tokens below "model" (checkpoint/names.h).
 #include <algorithm>
 #include <cstring>
 
@@ -53,8 +53,8 @@ struct Head {
   bool has(const std::string& tensor) const { return checkpoint.find(tensor) != nullptr; }
   // Where the authors' names and speculators' are both absent, the first are reported.
   Scope layer(int i) const {
-    const bool numbered = i > 0 || has("layers.0.self_attn.q_proj.weight");
-    return numbered ? Scope("layers") / i : Scope("midlayer");
+    const bool numbered = i > 0 || has("model.layers.0.self_attn.q_proj.weight");
+    return numbered ? Scope("model.layers") / i : Scope("midlayer");
   }
 
   HfConfig c;
@@ -111,17 +111,17 @@ Plan record(const std::string& architecture, const Head& head, const DraftTarget
   const Value g = b.buffer(head.hidden);
   b.only_in(Pass::chained, [&] { b.states_into(g); });
   b.only_in(Pass::first, [&] { fuse_features(b, head, features, target.hidden, g); });
-  const Value embedding = head.has("embed_tokens.weight") || head.hidden != target.hidden
-                              ? b.embed(Scope("embed_tokens"), head.c.count("vocab_size"), head.hidden, 1.0f)
+  const Value embedding = head.has("model.embed_tokens.weight") || head.hidden != target.hidden
+                              ? b.embed(Scope("model.embed_tokens"), head.c.count("vocab_size"), head.hidden, 1.0f)
                               : borrow_embedding(b, target);
   Value x = first_layer(b, head.layer(0), embedding, g, head);
   for (int i = 1; i < head.layers; ++i) x = next_layer(b, head.layer(i), x, head);
   Value last;
   if (head.normed_state) {
-    x = rms(b, Scope("norm"), x, head);
+    x = rms(b, Scope("model.norm"), x, head);
     last = b.select(x);
   } else {
-    last = rms(b, Scope("norm"), b.select(x), head);
+    last = rms(b, Scope("model.norm"), b.select(x), head);
   }
   b.set_state(x);
   const bool own = head.has("lm_head.weight") || head.hidden != target.hidden || head.vocab != target.vocab;

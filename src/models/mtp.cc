@@ -56,13 +56,14 @@ Result<std::vector<Plan>> mtp_plans(const HfConfig& config, const Checkpoint& ch
   const int depths = c.index("num_nextn_predict_layers", 0);
   WEFT_RETURN_IF_ERROR(config.status());
   if (depths == 0)
-    return fail(Code::not_found, "the checkpoint has no layer for multi-token prediction: num_nextn_predict_layers is 0");
+    return fail(Code::not_found,
+                "the checkpoint has no layer for multi-token prediction: num_nextn_predict_layers is 0");
   std::vector<Plan> plans;
   for (int depth = 0; depth < depths; ++depth) {
     const std::string tensor = (Scope(r.body) / r.layer_list / (r.layers + depth) / "eh_proj").path() + ".weight";
     if (!checkpoint.is_dummy() && !checkpoint.find(tensor))
-      return fail(Code::not_found, "the checkpoint lacks layer ", r.layers + depth,
-                  " for multi-token prediction (no ", tensor, "), though num_nextn_predict_layers is ", depths);
+      return fail(Code::not_found, "the checkpoint lacks layer ", r.layers + depth, " for multi-token prediction (no ",
+                  tensor, "), though num_nextn_predict_layers is ", depths);
     plans.push_back(record(name, r, target, depth));
   }
   return plans;

@@ -19,28 +19,7 @@ Result<const kernels::CpuTable*> choose_table() {
   return table;
 }
 
-// Automatic: float32 files run in float32, all others in bfloat16.
-WeightForm choose_form(ComputeType dtype, const Checkpoint& checkpoint, const HfConfig& config) {
-  if (dtype == ComputeType::float32) return WeightForm::f32;
-  if (dtype == ComputeType::bfloat16) return WeightForm::bf16;
-  const std::string stored =
-      config.has("text_config") && config.dtype().empty() ? config.sub("text_config").dtype() : config.dtype();
-  return stored == "float32" && !checkpoint.is_gguf() ? WeightForm::f32 : WeightForm::bf16;
-}
-
 DType kv_dtype_of(WeightForm form) { return form == WeightForm::f32 ? DType::f32 : DType::bf16; }
-
-Result<DType> choose_kv_dtype(KvCacheType type, WeightForm form) {
-  switch (type) {
-    case KvCacheType::automatic: return kv_dtype_of(form);
-    case KvCacheType::float32: return DType::f32;
-    case KvCacheType::bfloat16: return DType::bf16;
-    case KvCacheType::int8: return DType::i8;
-    case KvCacheType::fp8: break;
-  }
-  return fail(Code::unsupported, "--kv-cache-dtype fp8 is not available on this device yet; int8 is")
-      .about("kv-cache-dtype");
-}
 
 std::vector<int> end_ids_of(const HfConfig& config) {
   std::vector<int> ids = config.eos_token_ids();
@@ -78,6 +57,27 @@ std::vector<int32_t> end_ids(const Checkpoint& checkpoint, const HfConfig& confi
 
 }  // namespace
 
+// Automatic: float32 files run in float32, all others in bfloat16.
+WeightForm choose_form(ComputeType dtype, const Checkpoint& checkpoint, const HfConfig& config) {
+  if (dtype == ComputeType::float32) return WeightForm::f32;
+  if (dtype == ComputeType::bfloat16) return WeightForm::bf16;
+  const std::string stored =
+      config.has("text_config") && config.dtype().empty() ? config.sub("text_config").dtype() : config.dtype();
+  return stored == "float32" && !checkpoint.is_gguf() ? WeightForm::f32 : WeightForm::bf16;
+}
+
+Result<DType> choose_kv_dtype(KvCacheType type, WeightForm form) {
+  switch (type) {
+    case KvCacheType::automatic: return kv_dtype_of(form);
+    case KvCacheType::float32: return DType::f32;
+    case KvCacheType::bfloat16: return DType::bf16;
+    case KvCacheType::int8: return DType::i8;
+    case KvCacheType::fp8: break;
+  }
+  return fail(Code::unsupported, "--kv-cache-dtype fp8 is not available on this device yet; int8 is")
+      .about("kv-cache-dtype");
+}
+
 void Model::add_end_ids(const std::vector<int32_t>& ids) {
   for (const int32_t id : ids) {
     if (id >= vocab) log_warning("eos_token_id ", id, " is outside the vocabulary of ", vocab, " and ignored");
@@ -87,11 +87,13 @@ void Model::add_end_ids(const std::vector<int32_t>& ids) {
 
 DType Model::local_kv_dtype() const { return kv_dtype == DType::i8 ? kv_dtype_of(form) : kv_dtype; }
 
-int64_t Model::kv_bytes_per_token() const {
+int64_t Model::kv_bytes_per_token() const { return weft::kv_bytes_per_token(plan.groups, kv_dtype); }
+
+int64_t kv_bytes_per_token(const std::vector<LayerGroup>& groups, DType dtype) {
   int64_t bytes = 0;
-  for (const LayerGroup& group : plan.groups) {
+  for (const LayerGroup& group : groups) {
     CacheSpec spec = group.spec;
-    spec.dtype = kv_dtype;
+    spec.dtype = dtype;
     bytes += int64_t{group.layers} * spec.kv_heads * bytes_per_token(spec);
   }
   return bytes;
@@ -125,7 +127,7 @@ Result<Model> load_model(const std::string& path, ThreadTeam& team, const ModelO
   WEFT_TRY(model.checkpoint, options.dummy ? Checkpoint::open_dummy(path) : Checkpoint::open(path));
   const HfConfig config = HfConfig::of(*model.checkpoint, options.max_seq_len);
   WEFT_TRY(model.table, choose_table());
-  WEFT_TRY(Plan recorded, models::build_plan(config));
+  WEFT_TRY(Plan recorded, models::build_plan(config, options.taps));
   model.architecture = recorded.architecture;
   model.form = choose_form(options.dtype, *model.checkpoint, config);
   WEFT_TRY(model.kv_dtype, choose_kv_dtype(options.kv_dtype, model.form));

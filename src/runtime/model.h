@@ -27,6 +27,7 @@ struct ModelOptions {
   Quantize quantize = Quantize::none;
   bool dequantize = false;  // see FormatOptions
   PackWeights pack_weights = PackWeights::automatic;
+  std::vector<int> taps;  // see blocks::build_model
   std::function<void(int64_t done_bytes, int64_t total_bytes)> progress;
 };
 
@@ -54,8 +55,14 @@ struct Model {
   int64_t kv_bytes_per_token() const;
 };
 
+// Bytes that one token takes in the cache while every layer of these groups keeps it.
+int64_t kv_bytes_per_token(const std::vector<LayerGroup>& groups, DType dtype);
+
 // Opens and reads `path`. The thread team packs the weights.
 Result<Model> load_model(const std::string& path, ThreadTeam& team, const ModelOptions& options);
+// The form that products take their weights in, and the type of the cache, where the options leave them open.
+kernels::WeightForm choose_form(ComputeType dtype, const Checkpoint& checkpoint, const HfConfig& config);
+Result<DType> choose_kv_dtype(KvCacheType type, kernels::WeightForm form);
 // The recorded plan alone, without weights (for `weft plan` and `weft inspect`).
 Result<Plan> plan_of(const Checkpoint& checkpoint);
 

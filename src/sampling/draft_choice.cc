@@ -17,8 +17,7 @@ float largest_of(std::span<const float> logits, int first, int last) {
   std::fill_n(lanes, 8, -std::numeric_limits<float>::infinity());
   int i = first;
   for (; i + 8 <= last; i += 8)
-    for (int lane = 0; lane < 8; ++lane)
-      lanes[lane] = logits[i + lane] > lanes[lane] ? logits[i + lane] : lanes[lane];
+    for (int lane = 0; lane < 8; ++lane) lanes[lane] = logits[i + lane] > lanes[lane] ? logits[i + lane] : lanes[lane];
   for (; i < last; ++i) lanes[0] = std::max(lanes[0], logits[i]);
   return *std::max_element(lanes, lanes + 8);
 }

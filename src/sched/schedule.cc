@@ -84,23 +84,22 @@ void Scheduler::add_decode(StepBatch& batch, Budget& budget, Sequence& sequence,
   int propose = proposals(sequence, true, static_cast<int>(ready_.size()));
   const int end = sequence.scheduled + sequence.slack + 1;
   if (!cache_.reserve(sequence.cache, reach(sequence, end + drafts, propose))) {
-    drafts = 0, propose = std::min(propose, 1);
+    drafts = 0, propose = std::min(propose, options_.draft_ahead);
     if (!reserve_or_preempt(sequence, reach(sequence, end, propose))) return;
   }
   add_row(batch, budget, sequence, 1, drafts, propose);
 }
 
-// Positions that a row reserves which computes those below `end`: a drafter with a cache writes the next token's too,
-// and those of its drafts but the last.
+// Positions that a row reserves which computes those below `end`: a drafter with a cache writes behind them.
 int Scheduler::reach(const Sequence& sequence, int end, int propose) const {
-  if (options_.draft_cache) end += std::max(1, propose);
+  if (options_.draft_ahead > 0) end += std::max(options_.draft_ahead, propose);
   return std::min(end, sequence.most_positions);
 }
 
 // Drafts that the sequence's next row should propose, as StepBatch::Row::propose; `rows`: decode rows of the step, 0
 // for the row that ends a prompt.
 int Scheduler::proposals(Sequence& sequence, bool samples, int rows) {
-  const int least = options_.draft_cache && sequence.speculates && rows == 0 ? 0 : -1;
+  const int least = options_.draft_ahead > 0 && sequence.speculates && rows == 0 ? 0 : -1;
   if (!samples || !sequence.speculates) return least;
   // Behind this row's token another one, and before that the drafts.
   const int left = sequence.max_outputs - sequence.outputs() - sequence.pending_samples - 2;
@@ -149,7 +148,8 @@ bool Scheduler::add_prompt_chunk(StepBatch& batch, Budget& budget, Sequence& seq
 void Scheduler::add_prompt_row(StepBatch& batch, Budget& budget, Sequence& sequence, int tokens) {
   const int end = sequence.scheduled + tokens;
   int propose = proposals(sequence, end >= sequence.known() && sequence.max_outputs > 0, 0);
-  if (propose > 1 && !cache_.reserve(sequence.cache, reach(sequence, end, propose))) propose = 1;
+  if (propose > options_.draft_ahead && !cache_.reserve(sequence.cache, reach(sequence, end, propose)))
+    propose = options_.draft_ahead;
   add_row(batch, budget, sequence, tokens, 0, propose);
 }
 

@@ -106,7 +106,7 @@ Status Scheduler::check_new(const NewSequence& sequence) const {
 Status Scheduler::check_cache_room(const NewSequence& sequence, int max_outputs) const {
   const int64_t prompt = static_cast<int64_t>(sequence.prompt.size());
   const int64_t positions =
-      std::min<int64_t>(options_.max_seq_len, prompt + std::max(0, max_outputs - 1) + options_.draft_cache);
+      std::min<int64_t>(options_.max_seq_len, prompt + std::max(0, max_outputs - 1) + options_.draft_ahead);
   const bool split = options_.chunked_prefill && !sequence.whole;
   const int64_t budget = cache_.options().budget_bytes, bytes = cache_.bytes_for(positions, split ? 1 : prompt);
   if (bytes <= budget) return {};

@@ -61,9 +61,9 @@ struct SchedulerOptions {
   int overlap = 2;              // steps submitted and not committed; 1: synchronous
   int aging_steps = 64;         // steps that weigh as much as a point of priority; 0: strict priorities
   SpeculationOptions speculation;
-  // Positions behind a step's last token that drafting writes into the cache: the next token's, and those of its drafts
-  // but the last. 0: the drafter has no cache.
-  bool draft_cache = false;
+  // A drafter with a cache of its own writes so many positions behind a step's last token (one; with several depths of
+  // multi-token prediction one for each), or as many as it proposes, whatever is more. 0: it has no cache.
+  int draft_ahead = 0;
 };
 
 struct NewSequence {

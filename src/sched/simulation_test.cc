@@ -152,9 +152,9 @@ void Simulation::configure() {
   if (chance(0.7)) {
     options_.speculation.method = DraftMethod::ngram;
     options_.speculation.num_tokens = one_of({0, 1, 2, 3, 5, 12});
-    options_.draft_cache = groups > 0 && chance(0.5);
-    cache_options_.lookahead = options_.draft_cache;
-    cache_options_.recomputed = options_.draft_cache && chance(0.5);
+    options_.draft_ahead = groups > 0 ? one_of({0, 0, 1, 2}) : 0;
+    cache_options_.lookahead = options_.draft_ahead;
+    cache_options_.recomputed = options_.draft_ahead > 0 && chance(0.5);
   }
   longest_prompt_ = std::min(options_.max_seq_len, options_.chunked_prefill ? 80 : options_.max_num_tokens);
   cache_options_.budget_bytes = int64_t{1} << 30;
@@ -172,7 +172,7 @@ void Simulation::configure() {
   scheduler_ = std::make_unique<Scheduler>(std::move(*scheduler));
   worker_ = std::make_unique<FakeWorker>(cache_options_, options_.max_batch_size);
   worker_->right_drafts = one_of({0.0, 0.3, 0.7, 0.95, 1.0});
-  worker_->ahead = options_.draft_cache;
+  worker_->ahead = options_.draft_ahead;
   arrival_ = one_of({0.05, 0.3, 0.6});
   most_alive_ = options_.max_batch_size + between(1, 8);
   failure_ = one_of({0.0, 0.0, 0.003});

@@ -1,0 +1,209 @@
+#include "runtime/draft_model.h"
+
+#include <utility>
+
+#include "models/drafts.h"
+#include "models/models.h"
+#include "plan/cpu_executor.h"
+#include "plan/weight_formats.h"
+#include "runtime/same_tokenizer.h"
+
+namespace weft {
+
+using kernels::WeightForm;
+using models::DraftTarget;
+
+namespace {
+
+Result<std::shared_ptr<const Checkpoint>> open(const std::string& path, bool dummy) {
+  return dummy ? Checkpoint::open_dummy(path) : Checkpoint::open(path);
+}
+
+std::string described(const SpeculationOptions& options) {
+  return options.method == DraftMethod::mtp ? "multi-token prediction" : "the draft " + options.model;
+}
+
+// The sizes of the target that its configuration tells.
+Result<DraftTarget> read_target(const HfConfig& config) {
+  DraftTarget target;
+  const HfConfig c = models::text_config(config);
+  target.hidden = c.count("hidden_size"), target.layers = c.count("num_hidden_layers");
+  target.vocab = target.embed_rows = c.count("vocab_size");
+  WEFT_RETURN_IF_ERROR(config.status());
+  WEFT_RETURN_IF_ERROR(c.status());
+  return target;
+}
+
+// The matrix behind the logits, past what is applied to them.
+int head_matrix(const Plan& plan) {
+  for (size_t i = plan.ops.size(); i-- > 0;)
+    if (const auto* linear = std::get_if<LinearOp>(&plan.ops[i].kind);
+        linear && plan.ops[i].out->rows == Rows::outputs && plan.ops[i].out->cols == plan.output.cols)
+      return linear->matrix;
+  return -1;
+}
+
+const EmbedOp* token_embedding(const Plan& plan) {
+  for (const Op& op : plan.ops)
+    if (const auto* embed = std::get_if<EmbedOp>(&op.kind); embed && embed->ids == IdSource::tokens) return embed;
+  return nullptr;
+}
+
+// The parts of the loaded target that a draft may borrow.
+struct Lender {
+  DraftTarget target;
+  Weights::Lent lent;
+};
+
+Result<Lender> find_parts(const Model& model) {
+  Lender lender;
+  WEFT_TRY(lender.target, read_target(HfConfig::of(*model.checkpoint)));
+  DraftTarget& t = lender.target;
+  const int head = head_matrix(model.plan);
+  const EmbedOp* embed = token_embedding(model.plan);
+  if (head < 0 || !embed || model.plan.head != HeadKind::lm)
+    return fail(Code::unsupported, model.architecture, " does not generate text, so nothing can be drafted for it");
+  t.vocab = model.vocab, t.embed_scale = embed->scale;
+  t.head = format_of(model.plan.matrices[head], model.form);
+  lender.lent.head = model.weights.matrices[head];
+  if (embed->matrix >= 0) {
+    t.tied_embedding = format_of(model.plan.matrices[embed->matrix], model.form);
+    t.embed_rows = static_cast<int>(model.plan.matrices[embed->matrix].out());
+    lender.lent.embedding = model.weights.matrices[embed->matrix];
+  } else {
+    t.embed_rows = static_cast<int>(model.plan.tables[embed->table].rows);
+    lender.lent.table = model.weights.tables[embed->table];
+  }
+  return lender;
+}
+
+// Token ids that the plan can look up.
+int rows_of_embedding(const Plan& plan) {
+  const EmbedOp* embed = token_embedding(plan);
+  return static_cast<int>(embed->matrix >= 0 ? plan.matrices[embed->matrix].out() : plan.tables[embed->table].rows);
+}
+
+bool packs(const ModelOptions& options, const DraftModel& draft) {
+  if (draft.form != WeightForm::bf16 || options.quantize != Quantize::none) return false;
+  return options.pack_weights == PackWeights::automatic ? draft.table->prefers_bf12
+                                                        : options.pack_weights == PackWeights::on;
+}
+
+Result<DraftStage> load_stage(Plan recorded, const std::shared_ptr<const Checkpoint>& checkpoint,
+                              const DraftModel& draft, const Lender& lender, const ModelOptions& options,
+                              ThreadTeam& team) {
+  recorded = choose_formats(std::move(recorded), *checkpoint, {draft.form, options.quantize, options.dequantize});
+  DraftStage stage{prepare_plan(std::move(recorded), *draft.table, draft.form), {}};
+  const LoadOptions load{
+      .form = draft.form, .quantize = options.quantize, .lent = lender.lent, .pack = packs(options, draft)};
+  WEFT_TRY(stage.weights, load_weights(stage.plan, checkpoint, *draft.table, team, load));
+  return stage;
+}
+
+// A draft in one plan with its target has the target's form.
+Status choose_types(const SpeculationOptions& options, const Model& target, const ModelOptions& target_options,
+                    const Checkpoint& checkpoint, const HfConfig& config, DraftModel& draft) {
+  draft.form = target.form, draft.kv_dtype = target.kv_dtype;
+  if (options.method == DraftMethod::mtp || options.one_model) return {};
+  const bool same = options.dtype == ComputeType::automatic && target_options.dtype != ComputeType::automatic;
+  draft.form = choose_form(same ? target_options.dtype : options.dtype, checkpoint, config);
+  WEFT_TRY(draft.kv_dtype, choose_kv_dtype(target_options.kv_dtype, draft.form));
+  return {};
+}
+
+Status load_eagle3(const SpeculationOptions& options, const Model& target, const ModelOptions& target_options,
+                   ThreadTeam& team, DraftModel& draft) {
+  WEFT_TRY(const Lender lender, find_parts(target));
+  WEFT_TRY(const std::shared_ptr<const Checkpoint> checkpoint, open(options.model, target_options.dummy));
+  const HfConfig config = HfConfig::of(*checkpoint, target_options.max_seq_len);
+  WEFT_TRY(draft.taps, models::eagle3_taps(config, lender.target, options.layers));
+  WEFT_TRY(Plan plan, models::eagle3_plan(config, *checkpoint, lender.target, static_cast<int>(draft.taps.size())));
+  WEFT_TRY(draft.target_ids, models::eagle3_token_ids(config, *checkpoint, lender.target.vocab));
+  WEFT_RETURN_IF_ERROR(choose_types(options, target, target_options, *checkpoint, config, draft));
+  WEFT_TRY(DraftStage stage, load_stage(std::move(plan), checkpoint, draft, lender, target_options, team));
+  draft.stages.push_back(std::move(stage));
+  return {};
+}
+
+Status load_mtp(const Model& target, const ModelOptions& target_options, ThreadTeam& team, DraftModel& draft) {
+  WEFT_TRY(const Lender lender, find_parts(target));
+  const HfConfig config = HfConfig::of(*target.checkpoint, target_options.max_seq_len);
+  WEFT_TRY(std::vector<Plan> plans, models::mtp_plans(config, *target.checkpoint, lender.target));
+  draft.taps = {lender.target.layers};
+  draft.form = target.form, draft.kv_dtype = target.kv_dtype;
+  for (Plan& plan : plans) {
+    WEFT_TRY(DraftStage stage, load_stage(std::move(plan), target.checkpoint, draft, lender, target_options, team));
+    draft.stages.push_back(std::move(stage));
+  }
+  return {};
+}
+
+Status load_whole(const SpeculationOptions& options, const Model& target, const ModelOptions& target_options,
+                  ThreadTeam& team, DraftModel& draft) {
+  ModelOptions own = target_options;
+  own.taps.clear();
+  if (options.dtype != ComputeType::automatic) own.dtype = options.dtype;
+  WEFT_TRY(Model model, load_model(options.model, team, own));
+  if (model.plan.head != HeadKind::lm)
+    return fail(Code::invalid_argument, model.architecture, " does not generate text");
+  if (model.plan.cross_group)
+    return fail(Code::unsupported, model.architecture, " has cross attention, which drafts are made without");
+  if (model.vocab != target.vocab)
+    return fail(Code::invalid_argument, "vocab_size is ", model.vocab, ", the target's is ", target.vocab);
+  WEFT_RETURN_IF_ERROR(check_same_tokens(*model.checkpoint, *target.checkpoint));
+  draft.form = model.form, draft.kv_dtype = model.kv_dtype;
+  draft.max_positions = model.max_positions, draft.max_positions_from = model.max_positions_from;
+  draft.stages.push_back({std::move(model.plan), std::move(model.weights)});
+  draft.model = std::make_unique<Model>(std::move(model));
+  return {};
+}
+
+}  // namespace
+
+int64_t DraftModel::weight_bytes() const {
+  int64_t bytes = 0;
+  for (const DraftStage& stage : stages) bytes += stage.weights.bytes;
+  return bytes;
+}
+
+int64_t DraftModel::kv_bytes_per_token() const {
+  int64_t bytes = 0;
+  for (const DraftStage& stage : stages) bytes += weft::kv_bytes_per_token(stage.plan.groups, kv_dtype);
+  return bytes;
+}
+
+Result<DraftInfo> inspect_draft(const SpeculationOptions& options, const std::string& target,
+                                const ModelOptions& target_options) {
+  DraftInfo info;
+  if (options.method != DraftMethod::eagle3 && options.method != DraftMethod::mtp) return info;
+  WEFT_TRY(const std::shared_ptr<const Checkpoint> checkpoint, open(target, target_options.dummy));
+  WEFT_TRY(const DraftTarget sizes, read_target(HfConfig::of(*checkpoint)));
+  if (options.method == DraftMethod::mtp) {
+    info.taps = {sizes.layers};
+    return info;
+  }
+  WEFT_TRY(const std::shared_ptr<const Checkpoint> draft, open(options.model, target_options.dummy));
+  auto taps = models::eagle3_taps(HfConfig::of(*draft), sizes, options.layers);
+  if (!taps.ok()) return std::move(taps).error().with(described(options));
+  info.taps = std::move(taps).value();
+  return info;
+}
+
+Result<DraftModel> load_draft(const SpeculationOptions& options, const Model& target,
+                              const ModelOptions& target_options, ThreadTeam& team) {
+  DraftModel draft;
+  draft.method = options.method, draft.name = described(options), draft.table = target.table;
+  Status loaded;
+  switch (options.method) {
+    case DraftMethod::eagle3: loaded = load_eagle3(options, target, target_options, team, draft); break;
+    case DraftMethod::mtp: loaded = load_mtp(target, target_options, team, draft); break;
+    case DraftMethod::draft_model: loaded = load_whole(options, target, target_options, team, draft); break;
+    default: return fail(Code::invalid_argument, "this kind of speculation has no model");
+  }
+  if (!loaded.ok()) return std::move(loaded).error().with(draft.name);
+  draft.vocab = draft.stages.back().plan.output.cols;
+  draft.ids = rows_of_embedding(draft.stages.front().plan);
+  return draft;
+}
+
+}  // namespace weft
