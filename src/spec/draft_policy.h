@@ -1,5 +1,5 @@
 // How many tokens to draft for a sequence: as many as make the most tokens per second, by the acceptance that was seen
-// and the time that steps took; and never so many that a sequence could lose more than about 1.5 % of its time by
+// and the time that steps took; and never so many that a sequence could lose much more than 1 % of its time by
 // drafts that fail. docs/speculation.md has the formula.
 #pragma once
 
