@@ -29,9 +29,10 @@ class DraftPolicy {
  public:
   explicit DraftPolicy(const SpeculationOptions& options);
 
-  // Drafts for the sequence's next step, beside `others` rows of other sequences (their drafts not counted, prompt
-  // tokens counted); at most `limit` (a request's own; -1: none). To be called once for every step of the sequence, and
-  // the step may check fewer: what a drafter does not propose costs nothing.
+  // Drafts for the sequence's next step, beside `others` decode rows of other sequences (neither their drafts nor
+  // prompt tokens counted; the same number for all sequences of a step); at most `limit` (a request's own; -1: none).
+  // To be called once for every step of the sequence, and the step may check fewer: what a drafter does not propose
+  // costs nothing.
   int choose(DraftHistory& history, int others, int limit);
   // A step checked `drafted` drafts of the sequence, at least one, and accepted so many.
   void observe(DraftHistory& history, int drafted, int accepted);
