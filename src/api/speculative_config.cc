@@ -346,7 +346,7 @@ Result<SpeculationOptions> read_object(const Json& config) {
   WEFT_RETURN_IF_ERROR(read_others(values, options));
   WEFT_RETURN_IF_ERROR(check_together(values, options));
   if ((bit(options.method) & (kDraftModel | kEagle3)) != 0 && options.model.empty())
-    return needs_model(options.method).error();
+    return needs_model(options.method);
   return options;
 }
 

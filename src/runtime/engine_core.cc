@@ -10,6 +10,11 @@ namespace {
 
 double seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
+// See SchedulerOptions.
+int draft_ahead(const std::optional<DraftModel>& draft) {
+  return draft ? static_cast<int>(draft->stages.size()) : 0;
+}
+
 // The model's groups, then those of its draft: a block table serves both, so that a prefix is found for both or for
 // neither.
 CacheOptions cache_options(const Model& model, const std::optional<DraftModel>& draft, const CoreOptions& options) {
@@ -22,7 +27,7 @@ CacheOptions cache_options(const Model& model, const std::optional<DraftModel>& 
   add(model.plan.groups, model.kv_dtype);
   if (draft) {
     add(ModelDrafter::groups_of(*draft), draft->kv_dtype);
-    cache.lookahead = 1, cache.recomputed = draft->reads_states();
+    cache.lookahead = draft_ahead(draft), cache.recomputed = draft->reads_states();
   }
   cache.tokens_per_block = options.tokens_per_block;
   cache.budget_bytes = options.cache_bytes;
@@ -64,7 +69,7 @@ Result<std::unique_ptr<EngineCore>> EngineCore::create(Model model, std::unique_
                                 .chunked_prefill = options.chunked_prefill,
                                 .overlap = options.overlap ? 2 : 1,
                                 .speculation = options.speculation,
-                                .draft_cache = draft.has_value()};
+                                .draft_ahead = draft_ahead(draft)};
   WEFT_TRY(Scheduler scheduler, Scheduler::create(limits, std::move(cache)));
   if (!worker.drafter && !draft && options.speculation.method != DraftMethod::none)
     worker.drafter = std::make_shared<NgramDrafter>(options.speculation);

@@ -179,9 +179,9 @@ void FakeWorker::propose(const StepBatch& batch, const StepBatch::Row& row, Slot
   if (row.propose < 0) return;
   const int known = static_cast<int>(slot.tokens.size()), last = slot.prompt + slot.max_outputs;
   const auto draw = [&] { return std::uniform_real_distribution<>(0, 1)(random); };
-  // The drafter's own entry of the token behind the row, and then of the drafts but the last.
-  const int end = std::min(row.sample ? known : row.first + row.tokens + 1, last);
-  if (ahead && (row.sample ? known < last : true)) (void)at(batch, 0, row.slot, end - 1);
+  // The drafter's own entries of the token behind the row and on, and then of the drafts but the last.
+  const int behind = row.sample ? known - 1 : row.first + row.tokens;
+  for (int i = 0; i < ahead && behind + i < last; ++i) (void)at(batch, 0, row.slot, behind + i);
   if (!row.sample || draw() > proposing) return;
   const int most = std::min(row.propose, last - known - 1);
   uint64_t prefix = slot.prefix.back();
@@ -189,7 +189,7 @@ void FakeWorker::propose(const StepBatch& batch, const StepBatch::Row& row, Slot
     const int32_t right = sampled_token(prefix, *slot.sampling);
     slot.drafts.push_back(draw() < right_drafts ? right : (right + 1) % kVocabulary);
     prefix = mix(prefix, static_cast<uint64_t>(slot.drafts.back()));
-    if (ahead && i > 0) (void)at(batch, 0, row.slot, known + i - 1);
+    if (ahead > 0 && i > 0) (void)at(batch, 0, row.slot, known + i - 1);
   }
   result.drafts = slot.drafts;
 }

@@ -81,7 +81,7 @@ void Scheduler::add_decode(StepBatch& batch, Budget& budget, Sequence& sequence,
   const int left = sequence.max_outputs - sequence.outputs() - sequence.pending_samples - 1;
   const int room = std::min(budget.tokens, budget.logit_rows) - 1 - others;
   int drafts = std::clamp(std::min(sequence.promised, left), 0, std::max(0, room));
-  int propose = proposals(sequence, true, static_cast<int>(ready_.size()));
+  int propose = proposals(sequence, true, true);
   const int end = sequence.scheduled + sequence.slack + 1;
   if (!cache_.reserve(sequence.cache, reach(sequence, end + drafts, propose))) {
     drafts = 0, propose = std::min(propose, options_.draft_ahead);
@@ -96,15 +96,16 @@ int Scheduler::reach(const Sequence& sequence, int end, int propose) const {
   return std::min(end, sequence.most_positions);
 }
 
-// Drafts that the sequence's next row should propose, as StepBatch::Row::propose; `rows`: decode rows of the step, 0
-// for the row that ends a prompt.
-int Scheduler::proposals(Sequence& sequence, bool samples, int rows) {
-  const int least = options_.draft_ahead > 0 && sequence.speculates && rows == 0 ? 0 : -1;
+// Drafts that the sequence's next row should propose, as StepBatch::Row::propose. `decode`: it is no row of a prompt,
+// behind which the drafter's cache goes on in any case.
+int Scheduler::proposals(Sequence& sequence, bool samples, bool decode) {
+  const int least = options_.draft_ahead > 0 && sequence.speculates && !decode ? 0 : -1;
   if (!samples || !sequence.speculates) return least;
   // Behind this row's token another one, and before that the drafts.
   const int left = sequence.max_outputs - sequence.outputs() - sequence.pending_samples - 2;
+  const int others = std::max(0, static_cast<int>(ready_.size()) - decode);
   const int drafts =
-      std::min(left, policy_.choose(sequence.drafts, std::max(0, rows - 1), sequence.sampling->max_draft_tokens));
+      std::min(left, policy_.choose(sequence.drafts, others, sequence.sampling->max_draft_tokens));
   return drafts > 0 ? drafts : least;
 }
 
@@ -147,7 +148,7 @@ bool Scheduler::add_prompt_chunk(StepBatch& batch, Budget& budget, Sequence& seq
 // Its blocks are reserved.
 void Scheduler::add_prompt_row(StepBatch& batch, Budget& budget, Sequence& sequence, int tokens) {
   const int end = sequence.scheduled + tokens;
-  int propose = proposals(sequence, end >= sequence.known() && sequence.max_outputs > 0, 0);
+  int propose = proposals(sequence, end >= sequence.known() && sequence.max_outputs > 0, false);
   if (propose > options_.draft_ahead && !cache_.reserve(sequence.cache, reach(sequence, end, propose)))
     propose = options_.draft_ahead;
   add_row(batch, budget, sequence, tokens, 0, propose);

@@ -200,7 +200,7 @@ class Scheduler {
   void open_slot(StepBatch& batch, Sequence& sequence, int cached);
   void add_decode(StepBatch& batch, Budget& budget, Sequence& sequence, int others);
   int reach(const Sequence& sequence, int end, int propose) const;
-  int proposals(Sequence& sequence, bool samples, int rows);
+  int proposals(Sequence& sequence, bool samples, bool decode);
   void add_row(StepBatch& batch, Budget& budget, Sequence& sequence, int tokens, int drafts, int propose);
 
   // commit.cc

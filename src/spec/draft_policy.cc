@@ -12,11 +12,12 @@ constexpr double kPriorChance = 0.6, kPriorTrials = 4;
 constexpr double kSharedTrials = 2;
 // What a trial keeps of those before it: about the last 30 of the sequence and the last 500 of all count.
 constexpr double kKeepOwn = 0.97, kKeepShared = 0.998;
-// Drafts must promise this much more than a step without.
-constexpr double kWorthwhile = 1.01;
+// Drafts must promise this much more than a step without, and are charged by so much more than they seem to cost: times
+// are known to a few percent.
+constexpr double kWorthwhile = 1.03, kCharge = 1.05;
 // Tokens' time: what a sequence may lose per step, at most; what it may lose at the start; what it saves up of gains;
 // what a draft costs at least, since a small difference of times is not known for certain.
-constexpr double kAllowance = 0.0125, kAtStart = 1, kMostSaved = 1, kLeastPrice = 0.015;
+constexpr double kAllowance = 0.01, kAtStart = 1, kMostSaved = 1, kLeastPrice = 0.015;
 // And gains may be saved up for so many failed rounds.
 constexpr double kRoundsSaved = 6;
 // The allowance halves after so many failed rounds in a row, and so on.
@@ -91,7 +92,7 @@ DraftPolicy::Outlook DraftPolicy::outlook(int drafts, double expected, int other
   const double plain = cost_.step(rows);
   const double cost = cost_.step(rows + alike * drafts) + cost_.proposal() * alike * drafts;
   return {.rate = (rows + alike * (expected - 1)) / cost,
-          .price = std::max(kLeastPrice * drafts, (cost - plain) / alike * rows / plain)};
+          .price = std::max(kLeastPrice * drafts, kCharge * (cost - plain) / alike * rows / plain)};
 }
 
 int DraftPolicy::best_count(const DraftHistory& history, int others, int most) const {

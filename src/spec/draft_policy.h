@@ -1,5 +1,5 @@
 // How many tokens to draft for a sequence: as many as make the most tokens per second, by the acceptance that was seen
-// and the time that steps took; and never so many that a sequence could lose more than about 1.5 % of its time by
+// and the time that steps took; and never so many that a sequence could lose much more than 1 % of its time by
 // drafts that fail. docs/speculation.md has the formula.
 #pragma once
 
@@ -29,9 +29,10 @@ class DraftPolicy {
  public:
   explicit DraftPolicy(const SpeculationOptions& options);
 
-  // Drafts for the sequence's next step, beside `others` rows of other sequences (their drafts not counted, prompt
-  // tokens counted); at most `limit` (a request's own; -1: none). To be called once for every step of the sequence, and
-  // the step may check fewer: what a drafter does not propose costs nothing.
+  // Drafts for the sequence's next step, beside `others` decode rows of other sequences (neither their drafts nor
+  // prompt tokens counted; the same number for all sequences of a step); at most `limit` (a request's own; -1: none).
+  // To be called once for every step of the sequence, and the step may check fewer: what a drafter does not propose
+  // costs nothing.
   int choose(DraftHistory& history, int others, int limit);
   // A step checked `drafted` drafts of the sequence, at least one, and accepted so many.
   void observe(DraftHistory& history, int drafted, int accepted);

@@ -7,14 +7,15 @@ namespace weft {
 
 namespace {
 
-constexpr double kScaleGain = 0.15;  // of a step's deviation, what the scale takes over
-constexpr double kUnsure = 4;        // a knot of this weight moves the scale by half of that
-constexpr double kLeastGain = 0.05;  // and the shape, once it is known well
-constexpr double kForget = 0.9998;   // per step: weight that a measurement keeps
-constexpr double kPriorWeight = 0.1, kKnown = 0.5;
-constexpr double kMostRows = 2048;  // the last knot's; what is above goes on from the last two
-constexpr double kHeldUp = 0.3;     // a step of known cost that deviates by more (as a logarithm) was held up
-constexpr int kFirstSteps = 16;     // of which any may have been held up by loading
+constexpr double kScaleGain = 0.15;                 // of a step's deviation, what the scale takes over
+constexpr double kUnsure = 4;                       // a knot of this weight moves the scale by half of that
+constexpr double kLeastGain = 0.05;                 // and the shape, once it is known well
+constexpr double kForget = 0.9998;                  // per step: weight that a measurement keeps
+constexpr double kPriorWeight = 0.1, kKnown = 0.5;  // weights
+constexpr double kMostRows = 2048;                  // the last knot's; what is above goes on from the last two
+constexpr double kUnsettled = 8;                    // a knot of less weight may have been held up most of the time
+constexpr double kHeldUp = 0.3;  // a step of known cost that deviates by more (as a logarithm) was held up
+constexpr int kFirstSteps = 16;  // of which any may have been held up by loading
 
 }  // namespace
 
@@ -75,20 +76,26 @@ double StepCost::knows(Place place) const {
 }
 
 // Moves the two knots around the place towards a step that cost exp(error) times what was predicted. Returns the weight
-// that they had. A single step that was held up moves a known knot little, and an unknown one by a factor of 5 at most.
+// that they had. Steps are held up at times, and never faster than they can be: so a knot that is new goes down at once
+// and up by little.
 double StepCost::fit(Place place, double error) {
   const std::array<double, 2> parts = {1 - place.part, place.part};
-  const double known = knows(place);
-  const double limit = known < 3 ? 1.6 : kHeldUp;
-  error = std::clamp(error, -limit, limit) / (parts[0] * parts[0] + parts[1] * parts[1]);
+  const double known = knows(place), length = parts[0] * parts[0] + parts[1] * parts[1];
   for (Knot& knot : knots_) knot.weight *= kForget;
   for (int i = 0; i < 2; ++i) {
+    if (parts[i] == 0) continue;
     Knot& knot = knots_[place.low + i];
-    const double gain = std::max(kLeastGain, 1 / (knot.weight + 1)) * (1 - std::min(1.0, knot.share));
-    // It begins where its neighbours led, and stays near what smooth() makes of it.
     const double used = knot.cost / knot.prior;
-    knot.ratio = knot.weight < kKnown ? used : std::clamp(knot.ratio, used / 2, used * 2);
-    knot.ratio *= std::exp(gain * parts[i] * error);
+    const double seen = used * std::exp(parts[i] / length * error);
+    const bool was_held_up = error < -kHeldUp && knot.weight < kUnsettled;
+    if (knot.weight < kKnown || was_held_up) {
+      knot.ratio = seen;
+    } else {
+      const double gain = std::max(kLeastGain, 1 / (knot.weight + 1)) * (1 - std::min(1.0, knot.share));
+      // It stays near what smooth() makes of it.
+      knot.ratio = std::clamp(knot.ratio, used / 2, used * 2) *
+                   std::exp(gain * parts[i] / length * std::clamp(error, -kHeldUp, kHeldUp));
+    }
     knot.weight += parts[i];
   }
   for (Knot& knot : knots_) knot.share *= 1 - kScaleGain;
@@ -120,7 +127,8 @@ void StepCost::rebuild() {
     } else if (left >= 0 || next < kKnots) {
       around = knots_[left >= 0 ? left : next].ratio;
     }
-    knot.cost = knot.prior * (knot.weight * knot.ratio + kPriorWeight * around) / (knot.weight + kPriorWeight);
+    const double weight = knot.weight >= kKnown ? knot.weight : 0;
+    knot.cost = knot.prior * (weight * knot.ratio + kPriorWeight * around) / (weight + kPriorWeight);
     if (knot.weight >= kKnown) left = i;
   }
   smooth();
@@ -136,7 +144,7 @@ void StepCost::smooth() {
   std::array<Pool, kKnots> pools;
   int count = 0;
   for (const Knot& knot : knots_) {
-    Pool pool{knot.cost, knot.weight + 0.1, 1};
+    Pool pool{knot.cost, (knot.weight >= kKnown ? knot.weight : 0) + kPriorWeight, 1};
     for (; count > 0 && pools[count - 1].cost > pool.cost; --count) {
       const Pool& before = pools[count - 1];
       const double weight = before.weight + pool.weight;
