@@ -14,7 +14,7 @@ namespace {
 using namespace request_fields;
 
 constexpr char kOption[] = "speculative_config";
-constexpr int kMostThreads = 1024, kLongestNgram = 64, kMostLayers = 4096;
+constexpr int kMostThreads = 1024, kLongestNgram = 32, kMostLayers = 4096;
 
 constexpr unsigned bit(DraftMethod method) { return 1u << static_cast<unsigned>(method); }
 constexpr unsigned kNgram = bit(DraftMethod::ngram), kDraftModel = bit(DraftMethod::draft_model);
@@ -345,8 +345,7 @@ Result<SpeculationOptions> read_object(const Json& config) {
   WEFT_RETURN_IF_ERROR(read_numbers(values, options));
   WEFT_RETURN_IF_ERROR(read_others(values, options));
   WEFT_RETURN_IF_ERROR(check_together(values, options));
-  if ((bit(options.method) & (kDraftModel | kEagle3)) != 0 && options.model.empty())
-    return needs_model(options.method);
+  if ((bit(options.method) & (kDraftModel | kEagle3)) != 0 && options.model.empty()) return needs_model(options.method);
   return options;
 }
 

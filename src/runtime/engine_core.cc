@@ -11,9 +11,7 @@ namespace {
 double seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 // See SchedulerOptions.
-int draft_ahead(const std::optional<DraftModel>& draft) {
-  return draft ? static_cast<int>(draft->stages.size()) : 0;
-}
+int draft_ahead(const std::optional<DraftModel>& draft) { return draft ? static_cast<int>(draft->stages.size()) : 0; }
 
 // The model's groups, then those of its draft: a block table serves both, so that a prefix is found for both or for
 // neither.

@@ -286,8 +286,8 @@ void Worker::propose(const StepBatch& batch, StepResult& result) {
     const int left = slot.sampler.prompt_tokens() + slot.max_outputs - static_cast<int>(tokens.size());
     const int most = std::min(row.propose, left - 1);
     if (most <= 0) continue;
-    options_.drafter->propose({row.slot, tokens, slot.sampler.prompt_tokens(), &slot.sampler.params()}, most,
-                              slot.drafts);
+    options_.drafter->propose(
+        {row.slot, tokens, slot.sampler.prompt_tokens(), &slot.sampler.params(), slot.media.get()}, most, slot.drafts);
     keep_valid(slot.drafts, most);
     out.drafts = slot.drafts;
   }

@@ -104,8 +104,7 @@ int Scheduler::proposals(Sequence& sequence, bool samples, bool decode) {
   // Behind this row's token another one, and before that the drafts.
   const int left = sequence.max_outputs - sequence.outputs() - sequence.pending_samples - 2;
   const int others = std::max(0, static_cast<int>(ready_.size()) - decode);
-  const int drafts =
-      std::min(left, policy_.choose(sequence.drafts, others, sequence.sampling->max_draft_tokens));
+  const int drafts = std::min(left, policy_.choose(sequence.drafts, others, sequence.sampling->max_draft_tokens));
   return drafts > 0 ? drafts : least;
 }
 
