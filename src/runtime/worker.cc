@@ -284,7 +284,7 @@ void Worker::propose(const StepBatch& batch, StepResult& result) {
     if (row.propose <= 0 || out.tokens.empty() || !out.error.empty()) continue;
     const std::span<const int32_t> tokens = slot.sampler.tokens();
     const int left = slot.sampler.prompt_tokens() + slot.max_outputs - static_cast<int>(tokens.size());
-    const int most = std::min(row.propose, left - 1);
+    const int most = std::min(row.propose, left);
     if (most <= 0) continue;
     options_.drafter->propose(
         {row.slot, tokens, slot.sampler.prompt_tokens(), &slot.sampler.params(), slot.media.get()}, most, slot.drafts);

@@ -58,7 +58,7 @@ void Worker::add_draft_row(const StepBatch::Row& row, const StepRow& at) {
   draft.next = tokens.subspan(static_cast<size_t>(draft.first_position) + 1);
   draft.end = end, draft.first_key = slot.first_key;
   if (row.propose > 0 && row.sample && last == known - 1) {
-    draft.drafts = std::max(0, std::min(row.propose, end - known - 1));
+    draft.drafts = std::min(row.propose, end - known);
     draft.sampling = &slot.sampler.params(), draft.out = &slot.drafts;
   }
   draft_rows_.push_back(draft);

@@ -13,7 +13,7 @@ Worker::StepRow Worker::extent(const StepBatch::Row& row, int first_row) const {
   const int known = static_cast<int>(slot.sampler.tokens().size());
   const int left = slot.sampler.prompt_tokens() + slot.max_outputs - known;
   if (left <= 0) return {row.slot, first_row, known, 0};
-  const int drafts = std::min({row.drafts, static_cast<int>(slot.drafts.size()), left - 1});
+  const int drafts = std::min({row.drafts, static_cast<int>(slot.drafts.size()), left});
   return {row.slot, first_row, known - 1, 1 + drafts, drafts};
 }
 

@@ -110,7 +110,7 @@ FakeWorker::Extent FakeWorker::extent(const StepBatch::Row& row, const SlotState
   if (row.source == TokenSource::host && row.drafts == 0) return {row.first, row.first + row.tokens, 0};
   const int left = slot.prompt + slot.max_outputs - known;
   if (left <= 0) return {known, known, 0};
-  const int drafts = std::min({row.drafts, static_cast<int>(slot.drafts.size()), left - 1});
+  const int drafts = std::min({row.drafts, static_cast<int>(slot.drafts.size()), left});
   return {known - 1, known + drafts, drafts};
 }
 
@@ -183,7 +183,7 @@ void FakeWorker::propose(const StepBatch& batch, const StepBatch::Row& row, Slot
   const int behind = row.sample ? known - 1 : row.first + row.tokens;
   for (int i = 0; i < ahead && behind + i < last; ++i) (void)at(batch, 0, row.slot, behind + i);
   if (!row.sample || draw() > proposing) return;
-  const int most = std::min(row.propose, last - known - 1);
+  const int most = std::min(row.propose, last - known);
   uint64_t prefix = slot.prefix.back();
   for (int i = 0; i < most; ++i) {
     const int32_t right = sampled_token(prefix, *slot.sampling);

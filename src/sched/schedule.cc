@@ -78,7 +78,7 @@ void Scheduler::add_decodes(StepBatch& batch, Budget& budget) {
 // With the drafts that were promised, as far as the budgets leave a row for each of the `others` behind it and there
 // are blocks; without them otherwise.
 void Scheduler::add_decode(StepBatch& batch, Budget& budget, Sequence& sequence, int others) {
-  const int left = sequence.max_outputs - sequence.outputs() - sequence.pending_samples - 1;
+  const int left = sequence.max_outputs - sequence.outputs() - sequence.pending_samples;
   const int room = std::min(budget.tokens, budget.logit_rows) - 1 - others;
   int drafts = std::clamp(std::min(sequence.promised, left), 0, std::max(0, room));
   int propose = proposals(sequence, true, true);
@@ -101,8 +101,7 @@ int Scheduler::reach(const Sequence& sequence, int end, int propose) const {
 int Scheduler::proposals(Sequence& sequence, bool samples, bool decode) {
   const int least = options_.draft_ahead > 0 && sequence.speculates && !decode ? 0 : -1;
   if (!samples || !sequence.speculates) return least;
-  // Behind this row's token another one, and before that the drafts.
-  const int left = sequence.max_outputs - sequence.outputs() - sequence.pending_samples - 2;
+  const int left = sequence.max_outputs - sequence.outputs() - sequence.pending_samples - 1;
   const int others = std::max(0, static_cast<int>(ready_.size()) - decode);
   const int drafts = std::min(left, policy_.choose(sequence.drafts, others, sequence.sampling->max_draft_tokens));
   return drafts > 0 ? drafts : least;
