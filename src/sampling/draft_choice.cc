@@ -40,10 +40,9 @@ DraftChoice choose_draft(std::span<const float> logits, int first, int last, std
     for (int i = begin; i < end; ++i) {
       const double x = logits[i] * scale;
       if (x + kMostNoise < best.score) continue;
-      // x + noise >= best for v >= 1 - exp(-p), p = exp(x - best), which is more than p - p^2 / 2; v's 16 high bits
-      // alone rule out nearly every token.
-      const double p = std::min(1.0, std::exp(x - best.score));
-      if ((noise_high16(params.seed, position, id_of(i)) + 1) * 0x1p-16 < p * (1 - p / 2)) continue;
+      // x + noise >= best for v <= 1 - exp(-p), p = exp(x - best), which is less than p; v's 16 high bits alone rule
+      // out nearly every token.
+      if (noise_high16(params.seed, position, id_of(i)) * 0x1p-16 > std::exp(x - best.score)) continue;
       best = std::max(best, DraftChoice{x + gumbel_noise(params.seed, position, id_of(i)), i});
     }
   }

@@ -4,6 +4,8 @@
 
 #include <numeric>
 
+#include "sched/count_allocations.h"
+
 namespace weft::testing {
 
 CacheMemory DraftPair::reserve(const std::vector<LayerGroup>& groups, DType dtype) {
@@ -54,6 +56,7 @@ std::vector<std::vector<int32_t>> DraftPair::step(const std::vector<Sequence>& s
   in.tokens = in.outputs = 0;
   for (GroupInputs& group : in.groups) group.sequences.clear();
   std::vector<std::vector<int32_t>> drafts(sequences.size());
+  for (std::vector<int32_t>& list : drafts) list.reserve(kMostDrafts);
   std::vector<DraftRow> rows;
   for (const Sequence& s : sequences) {
     const int first_row = in.tokens, count = static_cast<int>(s.tokens.size());
@@ -72,17 +75,20 @@ std::vector<std::vector<int32_t>> DraftPair::step(const std::vector<Sequence>& s
                     .next = s.next,
                     .drafts = s.drafts,
                     .first_key = s.first_key,
+                    .end = s.end,
                     .sampling = &s.sampling,
                     .out = &drafts[rows.size()]});
   }
   const bool reads = drafter_->model().reads_states();
   executor_->run([&](kernels::Part part) {
     if (part.index == 0) {
+      drafting_allocations_ = allocations();
       if (!features.empty()) drafter_->begin(rows, features.data(), taps());
       else drafter_->begin(rows, reads ? executor_->taps() : nullptr, reads ? executor_->taps_ld() : 0);
     }
     team_.barrier();
     drafter_->walk(part);
+    if (part.index == 0) drafting_allocations_ = allocations() - drafting_allocations_;
   });
   return drafts;
 }

@@ -11,6 +11,8 @@
 
 namespace weft::testing {
 
+constexpr int kMaxLength = 256;  // of a sequence
+
 struct Sequence {
   Slot slot = 0;
   std::vector<int32_t> tokens;  // of the step
@@ -18,12 +20,13 @@ struct Sequence {
   int first = 0;                // position of the first
   int drafts = 0;
   int first_key = 0;
+  int end = kMaxLength;  // see DraftRow
   SamplingParams sampling = {};
 };
 
 class DraftPair {
  public:
-  static constexpr int kSlots = 3, kMaxTokens = 128, kMaxLength = 256, kBlock = 16;
+  static constexpr int kSlots = 3, kMaxTokens = 128, kBlock = 16;
 
   static Result<std::unique_ptr<DraftPair>> load(const std::string& target, const SpeculationOptions& options,
                                                  int threads, bool all_logits, ModelOptions model_options = {});
@@ -36,6 +39,8 @@ class DraftPair {
   const Model& target() const { return *target_; }
   const CpuExecutor& executor() const { return *executor_; }
   ModelDrafter& drafter() { return *drafter_; }
+  // Of operator new, while the last step's drafts were made.
+  uint64_t drafting_allocations() const { return drafting_allocations_; }
   int taps() const { return target_->plan.taps.cols; }
 
  private:
@@ -48,6 +53,7 @@ class DraftPair {
   std::vector<Memory> memory_;
   std::unique_ptr<CpuExecutor> executor_;
   std::unique_ptr<ModelDrafter> drafter_;
+  uint64_t drafting_allocations_ = 0;
 };
 
 }  // namespace weft::testing

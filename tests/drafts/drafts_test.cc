@@ -166,6 +166,37 @@ void check(const EagleCase& c) {
   check_chain(c, 3);
 }
 
+// The rounds of a whole answer, three drafts each: the accepted rows come with the target's states again, as they do
+// when decoding.
+void check_rounds(const EagleCase& c) {
+  const auto file = read_json_file(c.folder + "/expected.json");
+  ASSERT_TRUE(file.ok());
+  const Expected expected = read_expected(c.folder), answers = read_expected(c.target);
+  auto pair = load(c.target, eagle3(c.folder), 2, false);
+  ASSERT_TRUE(pair);
+  for (const auto& [prompt, ids] : expected.ids) {
+    std::vector<int32_t> tokens = ids.at("input_ids");
+    const std::vector<int32_t>& greedy = answers.ids.at(prompt).at("greedy");
+    tokens.insert(tokens.end(), greedy.begin(), greedy.end());
+    int done = 0;
+    for (const Json& round : file->find("prompts")->find(prompt)->find("rounds_K3")->items()) {
+      const auto last = static_cast<int>(round.find("last_token_index")->as_integer());
+      std::vector<int32_t> want;
+      for (const Json& draft : round.find("drafts")->items()) want.push_back(static_cast<int32_t>(draft.as_integer()));
+      Sequence s{.tokens = {tokens.begin() + done, tokens.begin() + last},
+                 .next = {tokens.begin() + done + 1, tokens.begin() + last + 1},
+                 .first = done,
+                 .drafts = static_cast<int>(want.size())};
+      s.sampling.temperature = 0;
+      EXPECT_EQ(pair->step({s})[0], want) << prompt << " behind token " << last;
+      done = last;
+    }
+    EXPECT_GT(done, 20);
+  }
+}
+
+TEST(Eagle3, RoundsOfAnAnswer) { check_rounds({test_data("drafts/eagle3-llama-3.1"), test_data("golden/llama-3.1")}); }
+
 TEST(Eagle3, AuthorsNames) { check({test_data("drafts/eagle3-llama-3.1"), test_data("golden/llama-3.1")}); }
 
 // Their targets' weights are rounded in tests/data, which the features are not.
@@ -186,6 +217,7 @@ TEST(Eagle3, FurtherCases) {
     if (target.empty()) continue;
     SCOPED_TRACE(entry.path());
     check({entry.path(), std::string(targets) + "/" + target}), ++checked;
+    check_rounds({entry.path(), std::string(targets) + "/" + target});
   }
   EXPECT_GT(checked, 0);
 }
@@ -231,6 +263,41 @@ void check_mtp(const std::string& folder, int chunk, int threads) {
 
 TEST(Mtp, TwoLayersInFp8) {
   for (const int chunk : {100, 7, 1}) check_mtp(test_data("drafts/mtp2-deepseek-v3-fp8"), chunk, chunk == 7 ? 3 : 1);
+}
+
+// The rounds of trained layers, from WEFT_DRAFT_CASES: one layer is run three times.
+TEST(Mtp, FurtherRounds) {
+  const char* cases = std::getenv("WEFT_DRAFT_CASES");
+  if (!cases) GTEST_SKIP() << "WEFT_DRAFT_CASES is not set";
+  const std::string folder = std::string(cases) + "/deepseek-v3-mtp-trained";
+  const auto file = read_json_file(folder + "/expected.json");
+  ASSERT_TRUE(file.ok());
+  auto pair = load(folder, {.method = DraftMethod::mtp}, 2, false);
+  ASSERT_TRUE(pair);
+  const auto ids = [](const Json& list) {
+    std::vector<int32_t> values;
+    for (const Json& id : list.items()) values.push_back(static_cast<int32_t>(id.as_integer()));
+    return values;
+  };
+  for (const Json& prompt : file->find("prompts")->items()) {
+    std::vector<int32_t> tokens = ids(*prompt.find("prompt_token_ids"));
+    const std::vector<int32_t> greedy = ids(*prompt.find("greedy_64"));
+    tokens.insert(tokens.end(), greedy.begin(), greedy.end());
+    int done = 0;
+    for (const Json& round : prompt.find("mtp_rounds_K3")->items()) {
+      const auto last = static_cast<int>(round.find("last_token_index")->as_integer());
+      Sequence s{.tokens = {tokens.begin() + done, tokens.begin() + last},
+                 .next = {tokens.begin() + done + 1, tokens.begin() + last + 1},
+                 .first = done,
+                 .drafts = 3};
+      s.sampling.temperature = 0;
+      std::vector<int32_t> want;
+      for (const Json& step : round.find("draft_steps")->items())
+        want.push_back(static_cast<int32_t>(step.find("proposed_token_id")->as_integer()));
+      EXPECT_EQ(pair->step({s})[0], want) << prompt.find("prompt")->as_string() << " behind token " << last;
+      done = last;
+    }
+  }
 }
 
 }  // namespace
