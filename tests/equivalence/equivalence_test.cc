@@ -40,6 +40,21 @@ bool some_cached(const std::vector<Answer>& answers, const EngineMetrics&) {
   return false;
 }
 
+bool some_drafted(const std::vector<Answer>&, const EngineMetrics& m) { return m.core.scheduler.drafted[0] > 0; }
+
+// A draft of each kind that there is data for; else the model itself drafts, as an engine of its own.
+SpeculationOptions model_drafts(const Model& model, const std::string& folder) {
+  const std::string_view name = model.name;
+  SpeculationOptions drafts{.method = DraftMethod::draft_model, .model = folder, .num_tokens = 2};
+  if (name == "deepseek-v3") drafts = {.method = DraftMethod::mtp, .num_tokens = 3};
+  if (name == "llama-3.1" || name == "qwen3-moe") {
+    drafts = {.method = DraftMethod::eagle3, .num_tokens = 3};
+    drafts.model = test_data(name == "llama-3.1" ? "drafts/eagle3-llama-3.1" : "drafts/eagle3-qwen3-moe-speculators");
+    drafts.one_model = name == "llama-3.1";
+  }
+  return drafts;
+}
+
 bool some_accepted(const std::vector<Answer>&, const EngineMetrics& m) {
   const SchedulerMetrics& s = m.core.scheduler;
   return s.accepted[0] > 0 && s.accepted[0] < s.drafted[0];
@@ -103,10 +118,21 @@ constexpr Feature kFeatures[] = {
      [](Arrangement& s, const ModelInfo&, const Model&) {
        s.options.max_batch_size = 8, s.ask.together = false, s.ask.backwards = true;
      }},
+    {"ngrams", [](Arrangement&) {},
+     [](Arrangement& s, const ModelInfo&, const Model&) {
+       s.options.speculation = {.method = DraftMethod::ngram, .num_tokens = 3, .ngram_min = 1, .ngram_shared = true};
+     },
+     some_drafted},
+    {"model_drafts", [](Arrangement&) {},
+     [](Arrangement& s, const ModelInfo& info, const Model& model) {
+       s.options.speculation = model_drafts(model, info.path);
+       s.options.kv_cache_memory *= 2;  // the longest sequence must find room for its drafter's keys too
+     },
+     some_drafted},
     // Every number of accepted drafts occurs.
     {"drafts", [](Arrangement&) {},
      [](Arrangement& s, const ModelInfo&, const Model&) {
-       s.options.drafter = s.scripted, s.options.speculation.num_tokens = 4;
+       s.options.drafter = s.scripted, s.options.speculation = {.num_tokens = 4};
      },
      [](const std::vector<Answer>& a, const EngineMetrics& m) {
        return some_accepted(a, m) && m.core.scheduler.accepted[3] > 0;
@@ -238,10 +264,15 @@ TEST_P(Equivalence, FeatureAndPairs) {
 
 class EquivalenceAll : public Equivalence {};
 
+// With each kind of drafts in turn: they take each other's place.
 TEST_P(EquivalenceAll, Everything) {
-  std::vector<const Feature*> all;
-  for (const Feature& feature : kFeatures) all.push_back(&feature);
-  check("everything", all);
+  const std::string_view kinds[] = {"ngrams", "model_drafts", "drafts"};
+  for (const std::string_view kind : kinds) {
+    std::vector<const Feature*> all;
+    for (const Feature& feature : kFeatures)
+      if (feature.name == kind || std::ranges::count(kinds, feature.name) == 0) all.push_back(&feature);
+    check("everything with " + std::string(kind), all);
+  }
 }
 
 // A request alone gives what it gives among others: the plain run itself must not depend on what ran before.
