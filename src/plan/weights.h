@@ -48,8 +48,8 @@ struct LoadOptions {
   std::function<void(int64_t done_bytes, int64_t total_bytes)> progress;  // any thread
   // Quantised matrices: none takes the codes as stored; else they are made from the tensors' float values.
   Quantize quantize = Quantize::none;
-  Weights::Lent lent = {};  // where the plan borrows; must outlive the result
   bool pack = false;        // bfloat16 matrices go into 12 bits a weight, but for those whose weights do not fit
+  Weights::Lent lent = {};  // where the plan borrows; must outlive the result
 };
 
 // Every tensor that the plan names must be in the checkpoint with the plan's shape; all that are not are reported

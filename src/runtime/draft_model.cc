@@ -95,7 +95,7 @@ Result<DraftStage> load_stage(Plan recorded, const std::shared_ptr<const Checkpo
   recorded = choose_formats(std::move(recorded), *checkpoint, {draft.form, options.quantize, options.dequantize});
   DraftStage stage{prepare_plan(std::move(recorded), *draft.table, draft.form), {}};
   const LoadOptions load{
-      .form = draft.form, .quantize = options.quantize, .lent = lender.lent, .pack = packs(options, draft)};
+      .form = draft.form, .quantize = options.quantize, .pack = packs(options, draft), .lent = lender.lent};
   WEFT_TRY(stage.weights, load_weights(stage.plan, checkpoint, *draft.table, team, load));
   return stage;
 }

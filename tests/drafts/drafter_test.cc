@@ -174,17 +174,18 @@ std::vector<int32_t> some_text(int seed) {
   return text;
 }
 
-// Mates, other slots, chunks, threads, drafts that were wrong: the same proposals.
-TEST_P(EveryKind, DependsOnTheTextAlone) {
+// Mates, other slots, chunks, threads, drafts that were wrong: the same proposals. `load`: a pair of so many threads.
+template <class Load>
+void check_that_only_the_text_counts(const Load& load) {
   const std::vector<int32_t> text = some_text(1), other = some_text(2);
   std::vector<std::vector<int32_t>> want;
-  for (const float temperature : {0.0f, 0.8f}) {
-    auto alone = load_pair(1);
+  for (const float temperature : {0.0f, 5.0f}) {
+    auto alone = load(1);
     ASSERT_TRUE(alone);
     const std::vector<int32_t> plain = alone->step({rows(text, 0, 40, 5, 0, temperature)})[0];
     EXPECT_EQ(plain.size(), 5u);
     want.push_back(plain);
-    auto mixed = load_pair(3);
+    auto mixed = load(3);
     ASSERT_TRUE(mixed);
     mixed->step({rows(other, 0, 20, 3, 2), rows(text, 0, 13, 0, 1, temperature)});
     mixed->step({rows(text, 13, 35, 8, 1, temperature), rows(other, 20, 21, 8, 2)});
@@ -194,6 +195,20 @@ TEST_P(EveryKind, DependsOnTheTextAlone) {
     EXPECT_EQ(mixed->step({rows(text, 0, 40, 3, 1, temperature)})[0], part(plain, 0, 3));
   }
   EXPECT_NE(want[0], want[1]);
+}
+
+TEST_P(EveryKind, DependsOnTheTextAlone) {
+  check_that_only_the_text_counts([&](int threads) { return load_pair(threads); });
+}
+
+// Whatever form weights and cache have, those that the draft borrows included.
+TEST_P(EveryKind, RunsInEveryForm) {
+  for (const Quantize quantize : {Quantize::none, Quantize::int8, Quantize::int4})
+    for (const KvCacheType cache : {KvCacheType::automatic, KvCacheType::int8})
+      check_that_only_the_text_counts([&](int threads) {
+        return load(GetParam().target, GetParam().options(), threads,
+                    {.dtype = ComputeType::bfloat16, .kv_dtype = cache, .quantize = quantize});
+      });
 }
 
 // Positions at the end of the table are left out.
@@ -221,6 +236,20 @@ TEST_P(EveryKind, ASteadyStepAllocatesNothing) {
     }
   }
 }
+
+// A head beside targets of other families: windows, chunks, tied and scaled embeddings, layers without attention.
+class EveryTarget : public ::testing::TestWithParam<std::string> {};
+
+TEST_P(EveryTarget, HasItsStatesRead) {
+  SpeculationOptions options = eagle3();
+  options.layers = {0, 2, 3};
+  check_that_only_the_text_counts([&](int threads) { return load("golden/" + GetParam(), options, threads); });
+}
+
+INSTANTIATE_TEST_SUITE_P(, EveryTarget,
+                         ::testing::Values("decilm-51b", "deepseek-v3", "gemma2", "gemma3-1b", "llama4", "mistral-swa",
+                                           "mixtral", "nemotron", "qwen2-swa", "qwen2-vl", "qwen3", "qwen3-moe"),
+                         test_name);
 
 INSTANTIATE_TEST_SUITE_P(
     , EveryKind,
