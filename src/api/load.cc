@@ -181,6 +181,9 @@ Result<std::unique_ptr<Engine>> Engine::load(const std::string& path, const Engi
                              .pack_weights = options.pack_weights,
                              .progress = progress};
   WEFT_TRY(options.speculation, speculation_of(options));
+  // "auto" is mtp where the checkpoint has layers for it, and otherwise what EngineCore makes of it, n-grams.
+  if (options.speculation.method == DraftMethod::automatic && has_mtp(path, model_options))
+    options.speculation.method = DraftMethod::mtp;
   if (has_model(options.speculation)) {
     auto info = inspect_draft(options.speculation, path, model_options);
     if (!info.ok()) return std::move(info).error().about("speculative-config");

@@ -172,6 +172,14 @@ int64_t DraftModel::kv_bytes_per_token() const {
   return bytes;
 }
 
+bool has_mtp(const std::string& target, const ModelOptions& target_options) {
+  const auto checkpoint = open(target, target_options.dummy);
+  if (!checkpoint.ok()) return false;
+  const HfConfig config = HfConfig::of(**checkpoint);
+  const auto sizes = read_target(config);
+  return sizes.ok() && models::mtp_plans(config, **checkpoint, *sizes).ok();
+}
+
 Result<DraftInfo> inspect_draft(const SpeculationOptions& options, const std::string& target,
                                 const ModelOptions& target_options) {
   DraftInfo info;

@@ -45,6 +45,9 @@ struct DraftInfo {
   std::vector<int> taps;  // for ModelOptions of the target
 };
 
+// Whether the checkpoint has layers for multi-token prediction.
+bool has_mtp(const std::string& target, const ModelOptions& target_options);
+
 // `target`: the path of the target's checkpoint. For the methods draft_model, eagle3 and mtp; errors name the draft.
 Result<DraftInfo> inspect_draft(const SpeculationOptions& options, const std::string& target,
                                 const ModelOptions& target_options);
