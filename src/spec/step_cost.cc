@@ -14,6 +14,8 @@ constexpr double kForget = 0.9998;                  // per step: weight that a m
 constexpr double kPriorWeight = 0.1, kKnown = 0.5;  // weights
 constexpr double kMostRows = 2048;                  // the last knot's; what is above goes on from the last two
 constexpr double kUnsettled = 8;                    // a knot of less weight may have been held up most of the time
+// One step teaches so much at most (as a logarithm), so that what is learned is near the median: times have a long tail.
+constexpr double kMostLearned = 0.08;
 constexpr double kHeldUp = 0.3;  // a step of known cost that deviates by more (as a logarithm) was held up
 constexpr int kFirstSteps = 16;  // of which any may have been held up by loading
 
@@ -61,10 +63,10 @@ void StepCost::measured(int rows, int proposals, double seconds) {
   const bool drafts = measures_proposals_ && proposals > 0;
   const double known = fit(place, drafts ? error / 2 : error);
   if (drafts) {
-    const double extra = predicted * std::expm1(std::clamp(error, -kHeldUp, kHeldUp)) / 2;
+    const double extra = predicted * std::expm1(std::clamp(error, -kMostLearned, kMostLearned)) / 2;
     proposal_ = std::max(0.0, proposal_ + 0.1 * extra / proposals);
   }
-  scale_ *= std::exp(kScaleGain * known / (known + kUnsure) * std::clamp(error, -kHeldUp, kHeldUp));
+  scale_ *= std::exp(kScaleGain * known / (known + kUnsure) * std::clamp(error, -kMostLearned, kMostLearned));
   most_rows_ = std::max(most_rows_, rows);
   rebuild();
 }
@@ -94,7 +96,7 @@ double StepCost::fit(Place place, double error) {
       const double gain = std::max(kLeastGain, 1 / (knot.weight + 1)) * (1 - std::min(1.0, knot.share));
       // It stays near what smooth() makes of it.
       knot.ratio = std::clamp(knot.ratio, used / 2, used * 2) *
-                   std::exp(gain * parts[i] / length * std::clamp(error, -kHeldUp, kHeldUp));
+                   std::exp(gain * parts[i] / length * std::clamp(error, -kMostLearned, kMostLearned));
     }
     knot.weight += parts[i];
   }
