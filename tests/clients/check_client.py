@@ -3,10 +3,10 @@
 
   check_client.py --server PROGRAM --client NAME [--template NAME] [--mode whole|stream]
 
-NAME is openai_agents, langchain, ai_sdk or ai_sdk_openai. Exit status 77 where its packages are not installed;
-README.md says how to get them. Checked are: the calls that the client made of the answers (names, arguments, ids),
-texts, thoughts, what streams brought piece by piece, that tokens were counted, and the prompt of each of the six requests
-against transformers' rendering.
+NAME is openai_agents, langchain, ai_sdk or ai_sdk_openai. Exit status 77 where its packages are not installed:
+README.md says how to get them. Checked are the calls that the client made of answers (names, arguments, ids),
+texts, thoughts, what streams brought piece by piece, that tokens were counted, and the prompt of each of the six
+requests against transformers' rendering.
 """
 import argparse
 import contextlib

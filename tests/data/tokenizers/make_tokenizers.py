@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Writes the folders here: small tokenizers in the files of other libraries, and in expected.json the ids and texts that
-these libraries give.   make_tokenizers.py (needs sentencepiece, mistral-common and tiktoken)
+"""Writes the folders here: small tokenizers in the files of other libraries, and in expected.json the ids and texts
+that these libraries give.   make_tokenizers.py (needs sentencepiece, mistral-common and tiktoken)
 
 Texts are encoded as they are: names of control tokens in them are characters."""
 import base64
