@@ -5,7 +5,6 @@
 #include <cstdio>
 #include <mutex>
 
-#include "base/files.h"
 #include "requests_file.h"
 #include "terminal.h"
 
@@ -212,9 +211,7 @@ class Output {
 }  // namespace
 
 Status batch_command(const Arguments& arguments, const EngineLoader& load) {
-  if (arguments.requests != "-" && !is_file(arguments.requests))
-    return fail(Code::not_found, "no file ", arguments.requests,
-                "; --requests takes a file with one JSON object a line");
+  WEFT_RETURN_IF_ERROR(check_requests_path(arguments.requests));
   WEFT_TRY(Output output, Output::open(arguments.out));
   WEFT_TRY(const std::unique_ptr<Engine> engine, load_model(arguments, load));
   if (!engine->info().generative)

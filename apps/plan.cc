@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <future>
 
-#include "base/files.h"
 #include "checkpoint/safetensors_writer.h"
 #include "plan/trace.h"
 #include "requests_file.h"
@@ -71,9 +70,7 @@ Status plan_command(const Arguments& arguments, const EngineLoader& load) {
     print_out(engine->plan_text());
     return {};
   }
-  if (arguments.requests != "-" && !is_file(arguments.requests))
-    return fail(Code::not_found, "no file ", arguments.requests,
-                "; --requests takes a file with one JSON object a line");
+  WEFT_RETURN_IF_ERROR(check_requests_path(arguments.requests));
   Arguments traced = arguments;
   traced.engine.trace = std::make_shared<PlanTrace>(arguments.trace_filter);
   traced.engine.enable_block_reuse = false;  // all positions of each prompt are computed

@@ -2,6 +2,8 @@
 #include "requests_file.h"
 
 #include <cstdio>
+#include <filesystem>
+#include <fstream>
 #include <iostream>
 #include <iterator>
 #include <set>
@@ -35,14 +37,40 @@ RequestLine read_line(std::string_view text, int number, RequestKind kind, const
   return line;
 }
 
+// A pipe has no size; it is read to its end.
+Result<std::string> read_pipe(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  std::string text;
+  std::vector<char> buffer(size_t{1} << 16);
+  while (file.read(buffer.data(), static_cast<std::streamsize>(buffer.size())) || file.gcount() > 0) {
+    text.append(buffer.data(), static_cast<size_t>(file.gcount()));
+    if (text.size() > kMaxFile)
+      return fail(Code::invalid_argument, path, " has more than ", kMaxFile, " bytes, the limit");
+  }
+  if (!file.eof()) return fail(Code::internal, "cannot read ", path);
+  return text;
+}
+
 }  // namespace
+
+Status check_requests_path(const std::string& path) {
+  constexpr const char* kWanted =
+      "; --requests takes a file or pipe with one JSON object a line, or - for standard input";
+  std::error_code error;
+  if (path == "-") return {};
+  const auto status = std::filesystem::status(path, error);
+  if (!std::filesystem::status_known(status)) return fail(Code::invalid_argument, path, ": ", error.message(), kWanted);
+  if (!std::filesystem::exists(status)) return fail(Code::not_found, "no file ", path, kWanted);
+  if (std::filesystem::is_directory(status)) return fail(Code::invalid_argument, path, " is a folder", kWanted);
+  return {};
+}
 
 Result<std::vector<RequestLine>> read_requests(const std::string& path, RequestKind kind, const RequestRules& rules) {
   std::string text;
   if (path == "-") {
     text.assign(std::istreambuf_iterator<char>(std::cin), {});
   } else {
-    auto read = read_file(path, kMaxFile);
+    auto read = is_file(path) ? read_file(path, kMaxFile) : read_pipe(path);
     if (!read.ok()) return std::move(read).error().with("the file of --requests");
     text = std::move(read).value();
   }

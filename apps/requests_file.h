@@ -18,6 +18,9 @@ struct RequestLine {
   int logprobs = -1, prompt_logprobs = -1;
 };
 
+// Whether --requests can be read: a file, a pipe, or "-", standard input. Commands ask before they load a model.
+Status check_requests_path(const std::string& path);
+
 // All lines that are not blank, in order. "-" is standard input. An error if the file cannot be read; bad lines say so
 // themselves.
 Result<std::vector<RequestLine>> read_requests(const std::string& path, RequestKind kind, const RequestRules& rules);

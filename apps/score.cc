@@ -5,7 +5,6 @@
 #include <map>
 #include <mutex>
 
-#include "base/files.h"
 #include "checkpoint/safetensors_writer.h"
 #include "requests_file.h"
 #include "terminal.h"
@@ -47,9 +46,7 @@ void submit(Engine& engine, RequestLine& line, size_t index, const std::shared_p
 }  // namespace
 
 Status score_command(const Arguments& arguments, const EngineLoader& load) {
-  if (arguments.requests != "-" && !is_file(arguments.requests))
-    return fail(Code::not_found, "no file ", arguments.requests,
-                "; --requests takes a file with one JSON object a line");
+  WEFT_RETURN_IF_ERROR(check_requests_path(arguments.requests));
   Arguments scoring = arguments;
   scoring.engine.draft_scores = !arguments.engine.speculative_config.empty();
   WEFT_TRY(const std::unique_ptr<Engine> engine, load_model(scoring, load));

@@ -55,6 +55,11 @@ typedef struct {
 /* From tokenizer.json and tokenizer_config.json (whose added tokens the first may lack; may be empty). */
 WeftTokenizer* weft_tokenizer_from_json(const char* json, size_t size, const char* config, size_t config_size,
                                         WeftError*);
+/* From tokenizer.model (SentencePiece), or with `tekken` from tekken.json. */
+WeftTokenizer* weft_tokenizer_from_pieces(const char* file, size_t size, bool tekken, const char* config,
+                                          size_t config_size, WeftError*);
+/* The token at the beginning of a text, or with `end` at its end, that such a file names; -1: none. */
+int64_t weft_tokenizer_end_token(const WeftTokenizer*, bool end);
 WeftTokenizer* weft_tokenizer_from_gguf(const WeftGgufVocabulary*, WeftError*);
 void weft_tokenizer_free(WeftTokenizer*);
 uint32_t weft_tokenizer_end_id(const WeftTokenizer*); /* one more than the largest id */

@@ -8,7 +8,7 @@ use tokenizers::AddedToken;
 use crate::abi::{slice, text, Failure, Outcome};
 use crate::pair_model::{PairModel, Rule, SharedModel};
 use crate::string_table::StringTable;
-use crate::tokenizer_json::{part, MergeBuilder, Parts};
+use crate::tokenizer_json::{normalizer, part, MergeBuilder, Parts};
 
 /// A list of strings, one behind the other; `ends[i]` is the end of string i.
 #[repr(C)]
@@ -174,7 +174,7 @@ impl Vocabulary<'_> {
         Ok(Parts {
             model: SharedModel::Pairs(Arc::new(model)),
             added: self.added(),
-            normalizer: part("normalizer", pre.normalize.then(|| json!({"type": "NFC"})))?,
+            normalizer: normalizer(pre.normalize.then(|| json!({"type": "NFC"})))?,
             pre_tokenizer: part("pre_tokenizer", Some(json!({"type": "Sequence", "pretokenizers": steps})))?,
             post_processor: part("post_processor", Some(self.template(add_bos, self.raw.add_eos == 1)?))?,
             decoder: part(
@@ -217,7 +217,7 @@ impl Vocabulary<'_> {
         Ok(Parts {
             model: SharedModel::Pairs(Arc::new(model)),
             added: self.added(),
-            normalizer: part("normalizer", Some(json!({"type": "Sequence", "normalizers": normalizers})))?,
+            normalizer: normalizer(Some(json!({"type": "Sequence", "normalizers": normalizers})))?,
             pre_tokenizer: None,
             post_processor: part("post_processor", Some(self.template(add_bos, self.raw.add_eos == 1)?))?,
             decoder: part("decoder", Some(json!({"type": "Sequence", "decoders": decoders})))?,
@@ -255,11 +255,11 @@ impl Vocabulary<'_> {
         let model = json!({"type": "WordPiece", "unk_token": unknown.0, "continuing_subword_prefix": "##",
             "max_input_chars_per_word": 100, "vocab": vocab});
         let model: ModelWrapper = serde_json::from_value(model).map_err(|e| Failure::invalid(e.to_string()))?;
-        let normalizer = json!({"type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true, "strip_accents": null, "lowercase": true});
+        let bert = json!({"type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true, "strip_accents": null, "lowercase": true});
         Ok(Parts {
             model: SharedModel::Other(Arc::new(model)),
             added,
-            normalizer: part("normalizer", Some(normalizer))?,
+            normalizer: normalizer(Some(bert))?,
             pre_tokenizer: part("pre_tokenizer", Some(json!({"type": "BertPreTokenizer"})))?,
             post_processor: part("post_processor", Some(template(Some(cls), Some(sep), Some(sep))))?,
             decoder: part("decoder", Some(json!({"type": "WordPiece", "prefix": "##", "cleanup": true})))?,
@@ -269,7 +269,7 @@ impl Vocabulary<'_> {
 
 /// "before A after" for one text; "before A after between-less B after" for two: with `separator` the second text has
 /// no opening token (BERT), without it both have one (decoders).
-fn template(before: Option<(&str, i64)>, after: Option<(&str, i64)>, separator: Option<(&str, i64)>) -> Value {
+pub fn template(before: Option<(&str, i64)>, after: Option<(&str, i64)>, separator: Option<(&str, i64)>) -> Value {
     let token =
         |t: Option<(&str, i64)>, kind: i64| t.map(|(name, _)| json!({"SpecialToken": {"id": name, "type_id": kind}}));
     let text = |name: &str, kind: i64| Some(json!({"Sequence": {"id": name, "type_id": kind}}));
@@ -284,7 +284,7 @@ fn template(before: Option<(&str, i64)>, after: Option<(&str, i64)>, separator: 
     json!({"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": special})
 }
 
-fn split(regex: &str) -> Value {
+pub fn split(regex: &str) -> Value {
     json!({"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": false})
 }
 

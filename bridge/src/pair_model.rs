@@ -10,6 +10,7 @@ use std::sync::Arc;
 use tokenizers::models::{ModelWrapper, TrainerWrapper};
 use tokenizers::{Model, Token};
 
+use crate::piece_model::PieceModel;
 use crate::string_table::StringTable;
 
 const NONE: u32 = u32::MAX;
@@ -208,18 +209,29 @@ fn descending(score: f32) -> u32 {
     !rising
 }
 
-/// The model of every tokenizer of this crate: ours for byte-pair encoding, the crate's own for the rest. Cloning
-/// shares it.
+/// The model of every tokenizer of this crate: ours for byte-pair encoding and SentencePiece's files, the crate's own
+/// for the rest. Cloning shares it.
 #[derive(Clone)]
 pub enum SharedModel {
     Pairs(Arc<PairModel>),
+    Pieces(Arc<PieceModel>),
     Other(Arc<ModelWrapper>),
 }
 
 impl SharedModel {
+    /// Of our own models.
+    fn vocabulary(&self) -> Option<&StringTable> {
+        match self {
+            SharedModel::Pairs(model) => Some(&model.vocabulary),
+            SharedModel::Pieces(model) => Some(&model.vocabulary),
+            SharedModel::Other(_) => None,
+        }
+    }
+
     pub fn end_id(&self) -> u32 {
         match self {
             SharedModel::Pairs(model) => model.vocabulary.end_id(),
+            SharedModel::Pieces(model) => model.vocabulary.end_id(),
             SharedModel::Other(model) => model.get_vocab().values().max().map_or(0, |&id| id.saturating_add(1)),
         }
     }
@@ -231,34 +243,35 @@ impl Model for SharedModel {
     fn tokenize(&self, word: &str) -> tokenizers::Result<Vec<Token>> {
         match self {
             SharedModel::Pairs(model) => Ok(model.tokenize(word)),
+            SharedModel::Pieces(model) => Ok(model.tokenize(word)),
             SharedModel::Other(model) => model.tokenize(word),
         }
     }
     fn token_to_id(&self, token: &str) -> Option<u32> {
         match self {
-            SharedModel::Pairs(model) => model.vocabulary.find(token),
             SharedModel::Other(model) => model.token_to_id(token),
+            ours => ours.vocabulary()?.find(token),
         }
     }
     fn id_to_token(&self, id: u32) -> Option<String> {
         match self {
-            SharedModel::Pairs(model) => model.vocabulary.get(id).map(str::to_string),
             SharedModel::Other(model) => model.id_to_token(id),
+            ours => ours.vocabulary()?.get(id).map(str::to_string),
         }
     }
     fn get_vocab(&self) -> HashMap<String, u32> {
-        match self {
-            SharedModel::Pairs(model) => {
-                let table = &model.vocabulary;
+        match (self, self.vocabulary()) {
+            (SharedModel::Other(model), _) => model.get_vocab(),
+            (_, Some(table)) => {
                 (0..table.end_id()).filter_map(|id| table.get(id).map(|token| (token.to_string(), id))).collect()
             }
-            SharedModel::Other(model) => model.get_vocab(),
+            (_, None) => HashMap::new(),
         }
     }
     fn get_vocab_size(&self) -> usize {
         match self {
-            SharedModel::Pairs(model) => model.vocabulary.len(),
             SharedModel::Other(model) => model.get_vocab_size(),
+            ours => ours.vocabulary().map_or(0, StringTable::len),
         }
     }
     fn save(&self, _: &Path, _: Option<&str>) -> tokenizers::Result<Vec<PathBuf>> {
@@ -266,8 +279,8 @@ impl Model for SharedModel {
     }
     fn get_trainer(&self) -> TrainerWrapper {
         match self {
-            SharedModel::Pairs(_) => ModelWrapper::BPE(Default::default()).get_trainer(),
             SharedModel::Other(model) => model.get_trainer(),
+            _ => ModelWrapper::BPE(Default::default()).get_trainer(),
         }
     }
 }

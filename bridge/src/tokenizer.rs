@@ -1,18 +1,20 @@
 //! The tokenizer object and its C functions.
 use std::sync::OnceLock;
 use tokenizers::{
-    AddedToken, DecoderWrapper, EncodeInput, InputSequence, Model, NormalizerWrapper, PostProcessorWrapper,
-    PreTokenizerWrapper, TokenizerImpl,
+    AddedToken, DecoderWrapper, EncodeInput, InputSequence, Model, PostProcessorWrapper, PreTokenizerWrapper,
+    TokenizerImpl,
 };
 
 use crate::abi::{self, guard, Failure, Outcome, WeftBytes, WeftError, WeftIds};
 use crate::detokenizer::Streaming;
 use crate::gguf::{self, WeftGgufVocabulary};
 use crate::pair_model::SharedModel;
+use crate::sentencepiece::{self, Flags, SharedNormalizer};
+use crate::tekken;
 use crate::tokenizer_json::{self, Parts};
 
 pub type Pipeline =
-    TokenizerImpl<SharedModel, NormalizerWrapper, PreTokenizerWrapper, PostProcessorWrapper, DecoderWrapper>;
+    TokenizerImpl<SharedModel, SharedNormalizer, PreTokenizerWrapper, PostProcessorWrapper, DecoderWrapper>;
 
 pub struct WeftTokenizer {
     pub pipeline: Pipeline,
@@ -20,6 +22,7 @@ pub struct WeftTokenizer {
     pub end_id: u32,           // one more than the largest id
     spelling: Spelling,
     pub streaming: Streaming,
+    ends: [Option<u32>; 2], // beginning and end of a text, where the file itself names them
 }
 
 /// How the vocabulary's spelling of a token becomes bytes of text.
@@ -111,6 +114,7 @@ impl WeftTokenizer {
             end_id: parts.model.end_id().max(added_end),
             streaming: Streaming::of(pipeline.get_decoder()),
             plain: OnceLock::new(),
+            ends: [None; 2],
             spelling,
             pipeline,
         })
@@ -174,9 +178,43 @@ pub unsafe extern "C" fn weft_tokenizer_from_json(
 ) -> *mut WeftTokenizer {
     guard(error, std::ptr::null_mut(), || {
         let mut parts = tokenizer_json::parse(abi::text(json, size)?)?;
-        parts.added.extend(tokenizer_json::config_tokens(abi::text(config, config_size).unwrap_or_default()));
+        let listed = tokenizer_json::config_tokens(abi::text(config, config_size).unwrap_or_default());
+        parts.added.extend(listed.into_iter().map(|(_, token)| token));
         Ok(Box::into_raw(Box::new(WeftTokenizer::build(parts)?)))
     })
+}
+
+/// From tokenizer.model (SentencePiece), or with `tekken` from tekken.json.
+///
+/// # Safety
+/// `file` points at `size` bytes and `config` at `config_size`: tokenizer_config.json. Otherwise as above.
+#[no_mangle]
+pub unsafe extern "C" fn weft_tokenizer_from_pieces(
+    file: *const u8,
+    size: usize,
+    tekken: bool,
+    config: *const u8,
+    config_size: usize,
+    error: *mut WeftError,
+) -> *mut WeftTokenizer {
+    guard(error, std::ptr::null_mut(), || {
+        let config = abi::text(config, config_size).unwrap_or_default();
+        let flags = Flags::of(config);
+        let (mut parts, ends) = if tekken {
+            tekken::parts(abi::text(file, size)?, &flags)?
+        } else {
+            sentencepiece::parts(abi::slice(file, size), &flags, &tokenizer_json::config_tokens(config))?
+        };
+        parts.added.extend(tokenizer_json::config_tokens(config).into_iter().map(|(_, token)| token));
+        let tokenizer = WeftTokenizer { ends, ..WeftTokenizer::build(parts)? };
+        Ok(Box::into_raw(Box::new(tokenizer)))
+    })
+}
+
+/// The token at the beginning of a text, or with `end` at its end, that the tokenizer's own file names; -1: none.
+#[no_mangle]
+pub extern "C" fn weft_tokenizer_end_token(tokenizer: &WeftTokenizer, end: bool) -> i64 {
+    tokenizer.ends[usize::from(end)].map_or(-1, i64::from)
 }
 
 /// # Safety

@@ -8,10 +8,11 @@ use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 use tokenizers::models::ModelWrapper;
-use tokenizers::{AddedToken, DecoderWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper};
+use tokenizers::{AddedToken, DecoderWrapper, PostProcessorWrapper, PreTokenizerWrapper};
 
 use crate::abi::{Failure, Outcome};
 use crate::pair_model::{MergeTable, PairModel, Rule, SharedModel};
+use crate::sentencepiece::SharedNormalizer;
 use crate::string_table::StringTable;
 
 /// Ids beyond this are taken for a broken file: tables are as long as the largest id.
@@ -21,7 +22,7 @@ pub const MAX_ID: u32 = 1 << 24;
 pub struct Parts {
     pub model: SharedModel,
     pub added: Vec<AddedToken>,
-    pub normalizer: Option<NormalizerWrapper>,
+    pub normalizer: Option<SharedNormalizer>,
     pub pre_tokenizer: Option<PreTokenizerWrapper>,
     pub post_processor: Option<PostProcessorWrapper>,
     pub decoder: Option<DecoderWrapper>,
@@ -73,7 +74,7 @@ pub fn parse(json: &str) -> Outcome<Parts> {
     Ok(Parts {
         model: parse_model(model)?,
         added: file.added_tokens.unwrap_or_default(),
-        normalizer: part("normalizer", file.normalizer)?,
+        normalizer: normalizer(file.normalizer)?,
         pre_tokenizer: part("pre_tokenizer", file.pre_tokenizer)?,
         post_processor: part("post_processor", file.post_processor)?,
         decoder: part("decoder", file.decoder)?,
@@ -101,7 +102,7 @@ struct ConfigToken {
 
 /// The tokens that tokenizer_config.json adds, in the order of the ids written there. The reference adds those that
 /// tokenizer.json has not, and gives them the next free ids. A file that cannot be read adds nothing.
-pub fn config_tokens(json: &str) -> Vec<AddedToken> {
+pub fn config_tokens(json: &str) -> Vec<(u32, AddedToken)> {
     let Some(listed) = serde_json::from_str::<Config>(json).ok().and_then(|c| c.added_tokens_decoder) else {
         return Vec::new();
     };
@@ -110,14 +111,15 @@ pub fn config_tokens(json: &str) -> Vec<AddedToken> {
         .filter_map(|(id, token)| Some((id.parse().ok()?, serde_json::from_value(token).ok()?)))
         .collect();
     tokens.sort_by_key(|(id, _)| *id);
-    let added = |(_, t): (u32, ConfigToken)| {
-        AddedToken::from(t.content, t.special)
-            .single_word(t.single_word)
-            .lstrip(t.lstrip)
-            .rstrip(t.rstrip)
-            .normalized(t.normalized.unwrap_or(!t.special))
+    let added = |(id, t): (u32, ConfigToken)| {
+        let token = AddedToken::from(t.content, t.special).single_word(t.single_word).lstrip(t.lstrip).rstrip(t.rstrip);
+        (id, token.normalized(t.normalized.unwrap_or(!t.special)))
     };
     tokens.into_iter().map(added).collect()
+}
+
+pub fn normalizer(value: Option<Value>) -> Outcome<Option<SharedNormalizer>> {
+    Ok(part("normalizer", value)?.map(SharedNormalizer::Other))
 }
 
 /// A small part by the crate's own reader, with the part's name in the error.

@@ -63,6 +63,7 @@ class CoreEngine : public Engine {
   // engine_prompt.cc
   Result<std::shared_ptr<const ChatTemplate>> template_of(const Request& request) const;
   AnswerFormat format_of(const ChatTemplate& chat) const;
+  Status check_tool_names(const Request& request) const;
   // `media`: the request's images, where they are prepared already.
   Result<std::string> render(const Request& request, std::span<const PreparedMedia> media) const;
   Result<ImagePrompt> build_prompt(const Request& request) const;

@@ -20,7 +20,26 @@ AnswerFormat CoreEngine::format_of(const ChatTemplate& chat) const {
 
 Result<std::string> CoreEngine::render_chat(const Request& request) const { return render(request, {}); }
 
+// Names go into prompts and grammars as they are, so one that holds a special token would be that token.
+Status CoreEngine::check_tool_names(const Request& request) const {
+  if (!text_.tokenizer || !request.tools.is_array()) return {};
+  for (size_t i = 0; i < request.tools.items().size(); ++i) {
+    const Json* function = request.tools.items()[i].find("function");
+    const Json* name = function ? function->find("name") : nullptr;
+    if (!name || !name->is_string()) continue;
+    const auto special = text_.tokenizer->encode(name->as_string(), {.add_special_tokens = false});
+    const auto plain =
+        text_.tokenizer->encode(name->as_string(), {.add_special_tokens = false, .parse_special = false});
+    if (special.ok() && plain.ok() && *special == *plain) continue;
+    const std::string field = "tools[" + std::to_string(i) + "].function.name";
+    return fail(Code::invalid_argument, field, " is ", name->dump(), ", which holds a special token of this model")
+        .about(field);
+  }
+  return {};
+}
+
 Result<std::string> CoreEngine::render(const Request& request, std::span<const PreparedMedia> media) const {
+  WEFT_RETURN_IF_ERROR(check_tool_names(request));
   WEFT_TRY(const std::shared_ptr<const ChatTemplate> chat, template_of(request));
   if (!chat)
     return fail(Code::invalid_argument,

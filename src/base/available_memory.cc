@@ -3,10 +3,10 @@
 #include <sys/sysinfo.h>
 
 #include <algorithm>
-#include <filesystem>
 #include <fstream>
 #include <limits>
-#include <sstream>
+
+#include "base/control_groups.h"
 
 namespace weft {
 namespace {
@@ -45,40 +45,13 @@ size_t left_in(const std::string& folder, const GroupFiles& files) {
   return limit - std::min(limit, used);
 }
 
-// The least along `path` below `mount`. In a container the path may be the host's: then the mount itself is its group.
-size_t least_left(const std::string& mount, const std::string& path, const GroupFiles& files) {
-  size_t least = left_in(mount, files);
-  std::error_code error;
-  std::string folder = mount;
-  for (const auto& part : std::filesystem::path(path)) {
-    if (part == "/" || part.empty() || part == "..") continue;
-    folder += "/" + part.string();
-    if (!std::filesystem::is_directory(folder, error)) break;
-    least = std::min(least, left_in(folder, files));
-  }
-  return least;
-}
-
-bool names_memory(const std::string& controllers) {
-  std::istringstream list(controllers);
-  for (std::string name; std::getline(list, name, ',');)
-    if (name == "memory") return true;
-  return false;
-}
-
 }  // namespace
 
 size_t available_memory(const std::string& root) {
-  const std::string top = root + "/sys/fs/cgroup";
   size_t least = system_memory(root);
-  std::ifstream groups(root + "/proc/self/cgroup");
-  for (std::string line; std::getline(groups, line);) {  // "4:memory:/path"; version 2: "0::/path"
-    const size_t first = line.find(':'), second = line.find(':', first + 1);
-    if (second == std::string::npos) continue;
-    const std::string controllers = line.substr(first + 1, second - first - 1), path = line.substr(second + 1);
-    if (controllers.empty()) least = std::min(least, least_left(top, path, kVersion2));
-    else if (names_memory(controllers)) least = std::min(least, least_left(top + "/memory", path, kVersion1));
-  }
+  for_each_control_group(root, "memory", [&](const std::string& folder, int version) {
+    least = std::min(least, left_in(folder, version == 2 ? kVersion2 : kVersion1));
+  });
   return least;
 }
 

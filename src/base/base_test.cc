@@ -6,10 +6,22 @@
 #include <vector>
 
 #include "base/json.h"
+#include "base/short_id.h"
 #include "base/thread_team.h"
 
 namespace weft {
 namespace {
+
+// Mistral's templates take nine letters and digits. The values are those of the same hash in Python.
+TEST(ShortId, IsNineLettersOfAHash) {
+  EXPECT_EQ(short_id(""), "5nGVpMeG0");
+  EXPECT_EQ(short_id("call_0123456789"), "yvyPoF79l");
+  EXPECT_EQ(short_id("a"), "42e77VQWe");
+  EXPECT_EQ(short_id("b"), "D2NwxM8k8");
+  EXPECT_TRUE(is_short_id(short_id("a")));
+  for (const char* other : {"", "12345678", "1234567890", "12345678_", "12345678\xc3"})
+    EXPECT_FALSE(is_short_id(other)) << other;
+}
 
 TEST(Json, KeepsOrderAndRoundTripsNumbers) {
   const std::string text = R"({"b":1,"a":[true,null,-2.5,"x\né"],"c":{"d":9007199254740993}})";

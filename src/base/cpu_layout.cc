@@ -4,12 +4,13 @@
 
 #include <algorithm>
 #include <cmath>
-#include <filesystem>
 #include <fstream>
 #include <map>
 #include <set>
 #include <sstream>
 #include <thread>
+
+#include "base/control_groups.h"
 
 namespace weft {
 namespace {
@@ -75,29 +76,6 @@ double quota_v1(const std::string& folder) {
   return quota_file >> quota && period_file >> period && quota > 0 && period > 0 ? quota / period : 0;
 }
 
-// The least quota along `path` below `mount`. In a container the path may be the host's, of which only the end is
-// mounted: then the mount itself is the container's group.
-double least_quota(const std::string& mount, const std::string& path, double (*read)(const std::string&)) {
-  double least = read(mount);
-  std::error_code error;
-  std::string folder = mount;
-  for (const auto& part : std::filesystem::path(path)) {
-    if (part == "/" || part.empty() || part == "..") continue;
-    folder += "/" + part.string();
-    if (!std::filesystem::is_directory(folder, error)) break;
-    const double quota = read(folder);
-    if (quota > 0 && (least == 0 || quota < least)) least = quota;
-  }
-  return least;
-}
-
-bool names_cpu(const std::string& controllers) {
-  std::istringstream list(controllers);
-  for (std::string name; std::getline(list, name, ',');)
-    if (name == "cpu") return true;
-  return false;
-}
-
 // Physical cores with the processors of each, by node, package and core.
 std::vector<std::vector<int>> cores_of(const std::vector<Cpu>& cpus) {
   std::map<std::tuple<int, int, int>, std::vector<int>> cores;
@@ -145,24 +123,11 @@ std::vector<int> CpuLayout::nodes() const {
 }
 
 double cgroup_cpu_quota(const std::string& root) {
-  const std::string top = root + "/sys/fs/cgroup";
-  std::ifstream file(root + "/proc/self/cgroup");
   double least = 0;
-  const auto limit = [&](double quota) {
+  for_each_control_group(root, "cpu", [&](const std::string& folder, int version) {
+    const double quota = version == 2 ? quota_v2(folder) : quota_v1(folder);
     if (quota > 0 && (least == 0 || quota < least)) least = quota;
-  };
-  for (std::string line; std::getline(file, line);) {  // "4:cpu,cpuacct:/path"; version 2: "0::/path"
-    const size_t first = line.find(':'), second = line.find(':', first + 1);
-    if (second == std::string::npos) continue;
-    const std::string controllers = line.substr(first + 1, second - first - 1), path = line.substr(second + 1);
-    if (controllers.empty()) {
-      limit(least_quota(top, path, quota_v2));
-      limit(least_quota(top + "/unified", path, quota_v2));
-    } else if (names_cpu(controllers)) {
-      for (const std::string& mount : {controllers, std::string("cpu"), std::string("cpu,cpuacct")})
-        limit(least_quota(top + "/" + mount, path, quota_v1));
-    }
-  }
+  });
   return least;
 }
 

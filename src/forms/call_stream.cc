@@ -13,18 +13,17 @@ bool CallStream::declared(std::string_view name) const {
 }
 
 void CallStream::add_content(const std::string& text) {
-  if (text.empty()) return;
-  const bool blank = skip_blanks(text, 0) == text.size();
-  if (blank && (!content_ || calls_ > 0)) {
-    blank_ += text;
-    return;
+  const size_t end = end_without_blanks(text);
+  if (end > 0) {
+    out_.content += std::exchange(blank_, {}) + text.substr(0, end);
+    content_ = true;
   }
-  out_.content += std::exchange(blank_, {}) + text;
-  content_ = true;
+  blank_ += text.substr(end);
 }
 
 void CallStream::begin_call(const std::string& name) {
   blank_.clear();
+  content_ = false;
   arguments_ = 0;
   out_.deltas.push_back({calls_++, name, ""});
 }
@@ -44,7 +43,7 @@ void CallStream::end_arguments() { add_arguments(arguments_ == 0 ? "{}" : "}"); 
 ToolOutput CallStream::take_output() { return std::exchange(out_, {}); }
 
 ToolOutput CallStream::take_last_output() {
-  if (calls_ == 0) out_.content += std::exchange(blank_, {});
+  if (calls_ == 0 || content_) out_.content += std::exchange(blank_, {});
   return take_output();
 }
 

@@ -43,7 +43,8 @@ class CallStream {
   // The schema of a function's arguments; null if it has none.
   const Json* parameters(std::string_view name) const { return parameters_.find(name); }
 
-  // Content of the answer. White space is kept back where it may stand beside a call, whose form it then belongs to.
+  // Content of the answer. White space at its end is kept back, since it belongs to the form of a call that follows: a
+  // template writes it anew when the answer is sent back.
   void add_content(const std::string& text);
   // A call begins. Its arguments follow as pieces of JSON text,
   void begin_call(const std::string& name);
@@ -65,7 +66,7 @@ class CallStream {
   std::string text_;
   std::string blank_;  // white space that may stand beside a call
   bool ended_ = false;
-  bool content_ = false;  // content has gone out
+  bool content_ = false;  // content has gone out since the last call
   size_t calls_ = 0;
   int arguments_ = 0;  // of the present call, of those given one by one
   ToolOutput out_;

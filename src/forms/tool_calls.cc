@@ -86,14 +86,18 @@ bool ToolCallFinder::read_text() {
     if (first < text.size() && (text[first] == '{' || text[first] == '[')) return begin_block(*bare, 0, first);
   }
   started_ = true;
+  // The first mark, of those that begin at the same place the longest.
   const CallMark* mark = nullptr;
   size_t at = std::string::npos, held = 0;
   for (const CallMark& candidate : marks_) {
     if (is_bare(candidate)) continue;
-    if (const size_t found = text.find(candidate.open); found < at) at = found, mark = &candidate;
+    const size_t found = text.find(candidate.open);
+    if (found < at || (mark && found == at && candidate.open.size() > mark->open.size())) at = found, mark = &candidate;
     held = std::max(held, held_by(text, candidate.open));
   }
-  if (mark) {
+  // A longer one may still be coming.
+  const bool undecided = mark && !stream_.ended() && held == text.size() - at;
+  if (mark && !undecided) {
     stream_.add_content(text.substr(0, at));
     return begin_block(*mark, at, at + mark->open.size());
   }

@@ -91,7 +91,7 @@ TEST(ToolCalls, Hermes) {
            "Let me see. <tool_call>{\"name\": \"f\", \"arguments\": {}}</tool_call>\n<tool_call>{\"name\": \"g\", "
            "\"arguments\": "
            "{\"y\": {\"z\": \"}<\\\"\"}}}</tool_call>\n",
-           "Let me see. ",
+           "Let me see.",
            {{"f", "{}"}, {"g", "{\"y\": {\"z\": \"}<\\\"\"}}"}}});
     check(
         {form,
@@ -118,6 +118,16 @@ TEST(ToolCalls, Hermes) {
   // A JSON answer is no call, and other forms are text for this model.
   check({hermes, "{\"name\": \"f\", \"parameters\": {}}", "{\"name\": \"f\", \"parameters\": {}}", {}});
   check({hermes, "[TOOL_CALLS]f{}", "[TOOL_CALLS]f{}", {}});
+}
+
+// What stands between a text and a call is the template's, which writes it again: sent back with the text, it would be
+// there twice.
+TEST(ToolCalls, WhiteSpaceBeforeACallIsOfItsForm) {
+  const std::string call = "<tool_call>\n{\"name\": \"f\", \"arguments\": {}}\n</tool_call>";
+  check({hermes, "I look.\n" + call, "I look.", {{"f", "{}"}}});
+  check({hermes, "I look.\n\n" + call + "\n" + call + "\n", "I look.", {{"f", "{}"}, {"f", "{}"}}});
+  check({hermes, " I \n look. \n" + call + "\nSo.\n", " I \n look.\nSo.\n", {{"f", "{}"}}});
+  check({hermes, "I look.\n<tool_call> is a mark. \n", "I look.\n<tool_call> is a mark. \n", {}});
 }
 
 TEST(ToolCalls, Mistral) {
@@ -162,6 +172,14 @@ TEST(ToolCalls, Pythonic) {
          "",
          {{"f", "{\"s\": \"it's \xc3\xa9\", \"l\": [1, -2.5, true, null], \"d\": {\"k\": [1], \"e\": {}}}"}}});
   check({pythonic, "[unknown(a=1)]", "[unknown(a=1)]", {}});
+  // As the template writes earlier calls.
+  const std::string empty = "<|python_start|><|python_end|>", json = "{\"name\": \"f\", \"parameters\": {\"a\": 1}}";
+  check({pythonic, empty + json, "", {{"f", "{\"a\": 1}"}}});
+  check({pythonic, empty + json + json, "", {{"f", "{\"a\": 1}"}, {"f", "{\"a\": 1}"}}});
+  check({pythonic, "I look.\n" + empty + json, "I look.", {{"f", "{\"a\": 1}"}}});
+  check({pythonic, "<|python_start|>I look.<|python_end|>" + json, "<|python_start|>I look.", {{"f", "{\"a\": 1}"}}});
+  check({pythonic, empty + "text", empty + "text", {}});
+  check({pythonic, "<|python_start|>", "<|python_start|>", {}});
   check({pythonic, "[f(a=1, b=\"cut", "", {{"f", "{\"a\": 1}"}}});
 }
 
@@ -174,7 +192,7 @@ TEST(ToolCalls, Xml) {
          call + "\n<tool_call>\n<function=g>\n</function>\n</tool_call>",
          "",
          {{"f", "{\"s\": \"12\\nlines\", \"n\": 12, \"o\": {\"a\":[1]}}"}, {"g", "{}"}}});
-  check({xml, "Now: <function=f>\n<parameter=s>\n1\n</parameter>\n</function>", "Now: ", {{"f", "{\"s\": \"1\"}"}}});
+  check({xml, "Now: <function=f>\n<parameter=s>\n1\n</parameter>\n</function>", "Now:", {{"f", "{\"s\": \"1\"}"}}});
   check({xml, "<function=unknown>\n</function>", "<function=unknown>\n</function>", {}});
 }
 
@@ -355,8 +373,8 @@ TEST(ToolCalls, CutAtEveryPlace) {
 
 TEST(ToolCalls, TextGoesThroughAtOnce) {
   ToolCallFinder hello = finder(ToolMode::automatic, generic);
-  EXPECT_EQ(hello.push("Hello <").content, "Hello ");
-  EXPECT_EQ(hello.push("b> and").content, "<b> and");
+  EXPECT_EQ(hello.push("Hello <").content, "Hello");
+  EXPECT_EQ(hello.push("b> and").content, " <b> and");
   ToolCallFinder json = finder(ToolMode::automatic, llama_json);
   EXPECT_EQ(json.push("{\"city\":").content, "{\"city\":");
 }

@@ -1,6 +1,10 @@
 // The part of a tokenizer that is not in the bridge: which files a folder has, and the names of its special tokens.
 #include "text/tokenizer.h"
 
+#include <algorithm>
+#include <iterator>
+#include <utility>
+
 #include "base/files.h"
 #include "base/json.h"
 #include "text/bridge_call.h"
@@ -45,33 +49,66 @@ Tokenizer::Tokenizer(std::shared_ptr<const WeftTokenizer> handle)
 
 Tokenizer::~Tokenizer() = default;
 
-Result<std::shared_ptr<const Tokenizer>> Tokenizer::from_folder(const std::string& folder) {
+namespace {
+
+// A file that a tokenizer is read from, the best first.
+enum class Source : uint8_t { json, sentencepiece, tekken };
+constexpr std::pair<const char*, Source> kSources[] = {
+    {"tokenizer.json", Source::json}, {"tokenizer.model", Source::sentencepiece}, {"tekken.json", Source::tekken}};
+
+// A folder without any tokenizer takes token ids alone; one with another kind is a mistake to be told.
+Error no_tokenizer(const std::string& folder) {
   const std::string path = folder + "/tokenizer.json";
-  if (!is_file(path)) {
-    // A folder without any tokenizer takes token ids alone; one with another kind is a mistake to be told.
-    for (const char* other : {"tokenizer.model", "tekken.json", "spiece.model", "sentencepiece.bpe.model", "vocab.json",
-                              "vocab.txt", "tokenizer.tiktoken"})
-      if (is_file(folder + "/" + other))
-        return fail(Code::unsupported, "no file ", path, "; the folder has only ", other,
-                    ", which is not read: convert it with the transformers library (AutoTokenizer.from_pretrained(...)"
-                    ".save_pretrained(...))");
-    return fail(Code::not_found, "no file ", path);
+  for (const char* other :
+       {"spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt", "tokenizer.tiktoken", "tiktoken.model"})
+    if (is_file(folder + "/" + other))
+      return fail(Code::unsupported, "no file ", path, "; the folder has only ", other,
+                  ", which is not read: convert it with the transformers library (AutoTokenizer.from_pretrained(...)"
+                  ".save_pretrained(...))");
+  return fail(Code::not_found, "no file ", path);
+}
+
+// tokenizer_config.json. Folders of older libraries have the tokens behind the vocabulary in added_tokens.json.
+Result<std::string> config_of(const std::string& folder, Source source) {
+  std::string text;
+  if (is_file(folder + "/tokenizer_config.json")) {
+    WEFT_TRY(text, read_file(folder + "/tokenizer_config.json"));
   }
-  WEFT_TRY(const std::string json, read_file(path));
-  const std::string config_path = folder + "/tokenizer_config.json";
-  std::string config_text;
-  if (is_file(config_path)) {
-    WEFT_TRY(config_text, read_file(config_path));
-  }
+  if (source != Source::sentencepiece || !is_file(folder + "/added_tokens.json")) return text;
+  WEFT_TRY(const Json added, read_json_file(folder + "/added_tokens.json"));
+  auto config = text.empty() ? Result<Json>(Json::object()) : parse_json(text);
+  if (!config.ok() || !config->is_object() || !added.is_object() || config->find("added_tokens_decoder")) return text;
+  Json tokens = Json::object();
+  for (const Json::Member& member : added.members())
+    tokens.set(member.second.dump(), Json::object({{"content", member.first}, {"special", true}}));
+  config->set("added_tokens_decoder", std::move(tokens));
+  return config->dump();
+}
+
+}  // namespace
+
+Result<std::shared_ptr<const Tokenizer>> Tokenizer::from_folder(const std::string& folder) {
+  const auto* const found =
+      std::ranges::find_if(kSources, [&](const auto& source) { return is_file(folder + "/" + source.first); });
+  if (found == std::end(kSources)) return no_tokenizer(folder);
+  const std::string path = folder + "/" + found->first;
+  WEFT_TRY(const std::string file, read_file(path));
+  WEFT_TRY(const std::string config_text, config_of(folder, found->second));
   WeftError error;
   WeftTokenizer* handle =
-      weft_tokenizer_from_json(json.data(), json.size(), config_text.data(), config_text.size(), &error);
+      found->second == Source::json
+          ? weft_tokenizer_from_json(file.data(), file.size(), config_text.data(), config_text.size(), &error)
+          : weft_tokenizer_from_pieces(file.data(), file.size(), found->second == Source::tekken, config_text.data(),
+                                       config_text.size(), &error);
   if (handle == nullptr) {
     Error taken = bridge::take(error);
     return fail(taken.code() == Code::unsupported ? Code::unsupported : Code::data_corrupt, path, ": ",
                 taken.message());
   }
   auto tokenizer = std::shared_ptr<Tokenizer>(new Tokenizer(owned(handle)));
+  if (const int64_t id = weft_tokenizer_end_token(handle, false); id >= 0)
+    tokenizer->bos_id_ = static_cast<int32_t>(id);
+  if (const int64_t id = weft_tokenizer_end_token(handle, true); id >= 0) tokenizer->eos_id_ = static_cast<int32_t>(id);
   // The map is the older of the two files; what tokenizer_config.json says counts.
   for (const char* name : {"/special_tokens_map.json", "/tokenizer_config.json"}) {
     if (!is_file(folder + name)) continue;

@@ -48,8 +48,8 @@ struct GgufVocabulary {
 // Immutable; all functions may be called from any thread at once.
 class Tokenizer {
  public:
-  // Reads tokenizer.json, and tokenizer_config.json and special_tokens_map.json where they exist (names of special
-  // tokens).
+  // Reads tokenizer.json, else tokenizer.model (SentencePiece), else tekken.json, and tokenizer_config.json and
+  // special_tokens_map.json where they exist (names of special tokens).
   static Result<std::shared_ptr<const Tokenizer>> from_folder(const std::string& folder);
   // Takes the vocabulary by value: moving it in saves a copy of every token.
   static Result<std::shared_ptr<const Tokenizer>> from_gguf(GgufVocabulary vocabulary);

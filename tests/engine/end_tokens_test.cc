@@ -103,6 +103,27 @@ TEST_F(EndTokens, StopStringsThatNameSpecialTokens) {
   EXPECT_EQ(say(*engine, kImStart, {"im_start"}).finish, FinishReason::length) << "a part of its name is not it";
 }
 
+// A function's name goes into the prompt as it is.
+TEST_F(EndTokens, ANameOfAFunctionMayHoldNone) {
+  const std::string added = R"({"added_tokens_decoder": {"600": {"content": "lookup", "special": true}}})";
+  const auto engine = load({{"tokenizer_config.json", added}});
+  ASSERT_TRUE(engine);
+  Request request;
+  request.messages = parse_json(R"([{"role": "user", "content": "hi"}])").value();
+  request.chat_template = "{{ messages[0].content }}";
+  const auto named = [](const char* name) {
+    return Json::array({Json::object({{"type", "function"}, {"function", Json::object({{"name", name}})}})});
+  };
+  request.tools = named("look");
+  EXPECT_TRUE(engine->render_chat(request).ok());
+  for (const char* name : {"lookup", "my_lookup"}) {
+    request.tools = named(name);
+    const auto text = engine->render_chat(request);
+    ASSERT_FALSE(text.ok()) << name;
+    EXPECT_NE(text.error().message().find("holds a special token"), std::string::npos) << text.error().message();
+  }
+}
+
 // llama.cpp's list (llama-vocab.cpp, special_eog_ids), for vocabularies in GGUF files.
 TEST(NamedEndTokens, OfGgufFiles) {
   const auto ends_of = [](std::vector<std::string> tokens) {

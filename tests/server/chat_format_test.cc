@@ -69,7 +69,7 @@ TEST(ChatFormat, ToolCalls) {
       "\"arguments\": {}}</tool_call>",
       {find_tool_form("hermes"), false});
   const Json body = server.ask(chat(kTools)).json();
-  EXPECT_EQ(message(body).find("content")->as_string(), "I look. ");
+  EXPECT_EQ(message(body).find("content")->as_string(), "I look.");
   const Json::Array& calls = message(body).find("tool_calls")->items();
   ASSERT_EQ(calls.size(), 2u);
   EXPECT_EQ(calls[0].find("function")->dump(), R"({"name":"f","arguments":"{\"x\": [1, 2]}"})");
@@ -83,7 +83,7 @@ TEST(ChatFormat, ToolCalls) {
   EXPECT_EQ(choice(body).find("finish_reason")->as_string(), "tool_calls");
 
   const Streamed all = streamed(server, kTools + R"(,"return_token_ids":true)");
-  EXPECT_EQ(all.content, "I look. ");
+  EXPECT_EQ(all.content, "I look.");
   EXPECT_EQ(all.names, (std::vector<std::string>{"f", "g"}));
   EXPECT_EQ(all.arguments, (std::vector<std::string>{"{\"x\": [1, 2]}", "{}"}));
   EXPECT_EQ(all.finish, "tool_calls");

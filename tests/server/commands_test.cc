@@ -1,9 +1,11 @@
 // The commands from words to files and exit status, with an engine that has no model.
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include <filesystem>
 #include <fstream>
 #include <sstream>
+#include <thread>
 
 #include "base/files.h"
 #include "commands.h"
@@ -55,6 +57,32 @@ class Commands : public ::testing::Test {
 
   fs::path folder_;
 };
+
+// --requests takes pipes, and says what else it was given.
+TEST_F(Commands, RequestsMayComeFromAPipe) {
+  ASSERT_EQ(::mkfifo(path("pipe").c_str(), 0600), 0);
+  std::thread writer([&] { write("pipe", "{\"custom_id\":\"a\",\"prompt\":\"hello\",\"max_tokens\":3}\n"); });
+  const Outcome outcome =
+      weft({"batch", "--model", path("model"), "--requests", path("pipe"), "--out", path("out.jsonl")});
+  writer.join();
+  EXPECT_EQ(outcome.status, 0) << outcome.error;
+  const std::vector<Json> rows = lines("out.jsonl");
+  ASSERT_EQ(rows.size(), 1u);
+  EXPECT_EQ(rows[0].find("choices")->items().at(0).find("text")->as_string(), "hel");
+  const std::string none = path("model"), trace = path("trace");
+  for (const std::vector<std::string>& command : std::vector<std::vector<std::string>>{
+           {"batch", "--model", none}, {"score", "--model", none}, {"plan", none, "--trace", trace}}) {
+    for (const auto& [given, words] : {std::pair(path("model"), "model is a folder; --requests takes a file or pipe"),
+                                       std::pair(path("absent"), "no file")}) {
+      std::vector<std::string> all = command;
+      all.insert(all.end(), {"--requests", given});
+      if (command.front() != "plan") all.insert(all.end(), {"--out", path("out")});
+      const Outcome refused = weft(all);
+      EXPECT_EQ(refused.status, 1) << command.front();
+      EXPECT_NE(refused.error.find(words), std::string::npos) << refused.error;
+    }
+  }
+}
 
 TEST_F(Commands, BatchAnswersInOrder) {
   write("in.jsonl",

@@ -106,6 +106,7 @@ Result<RequestId> FakeEngine::submit(Request request, EventSink sink) {
   const int room = fake_.context - static_cast<int>(prompt.size());
   request.max_tokens = std::min(request.max_tokens.value_or(room), room);
   const auto running = std::make_shared<Running>();
+  running->answer = answer_to(request);
   const std::lock_guard lock(mutex_);
   if (static_cast<int>(waiting_.size()) >= fake_.queue)
     return fail(Code::resource_exhausted, "the queue is full (", fake_.queue, " requests); try again later");
@@ -198,9 +199,9 @@ void FakeEngine::loop() {
 
 // With the mutex.
 void FakeEngine::step(Running& running) {
-  const bool scripted = running.request.messages && !answer_.empty();
+  const bool scripted = !running.answer.empty();
   const auto place = static_cast<size_t>(running.generated);
-  const int32_t token = scripted ? static_cast<unsigned char>(answer_[place % answer_.size()])
+  const int32_t token = scripted ? static_cast<unsigned char>(running.answer[place % running.answer.size()])
                                  : running.prompt[place % running.prompt.size()];
   ++running.generated;
   ++counts_.requests.generation_tokens;
@@ -212,7 +213,7 @@ void FakeEngine::step(Running& running) {
   running.pending.erase(0, text.size());
   running.text += text;
   FinishReason finish = running.generated >= *running.request.max_tokens ? FinishReason::length : FinishReason::none;
-  if (scripted && place + 1 == answer_.size()) finish = FinishReason::stop;
+  if (scripted && place + 1 == running.answer.size()) finish = FinishReason::stop;
   Json stop_reason;
   for (const std::string& stop : running.request.stop) {
     if (!running.text.ends_with(stop)) continue;

@@ -57,12 +57,17 @@ class FakeEngine : public Engine {
   // Appended to rendered chats, as a template's opening of the answer.
   void open_answers_with(std::string text) { opening_ = std::move(text); }
 
+ protected:
+  // The text of the answer to a request; empty: the prompt again, until something else ends it.
+  virtual std::string answer_to(const Request& request) const { return request.messages ? answer_ : std::string(); }
+
  private:
   struct Running {
     RequestId id = 0;
     Request request;
     EventSink sink;
     std::vector<int32_t> prompt;
+    std::string answer;  // empty: the prompt again
     int generated = 0;
     std::string pending;  // bytes of a character that is not complete
     std::string text;     // of each choice, they are all the same
