@@ -14,7 +14,8 @@ constexpr double kForget = 0.9998;                  // per step: weight that a m
 constexpr double kPriorWeight = 0.1, kKnown = 0.5;  // weights
 constexpr double kMostRows = 2048;                  // the last knot's; what is above goes on from the last two
 constexpr double kUnsettled = 8;                    // a knot of less weight may have been held up most of the time
-// One step teaches so much at most (as a logarithm), so that what is learned is near the median: times have a long tail.
+// One step teaches so much at most (as a logarithm), so that what is learned is near the median: times have a long
+// tail.
 constexpr double kMostLearned = 0.08;
 constexpr double kHeldUp = 0.3;  // a step of known cost that deviates by more (as a logarithm) was held up
 constexpr int kFirstSteps = 16;  // of which any may have been held up by loading
