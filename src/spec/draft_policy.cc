@@ -9,7 +9,7 @@ namespace {
 // Acceptance before anything was seen, and the trials that it counts for.
 constexpr double kPriorChance = 0.6, kPriorTrials = 4;
 // The trials that other sequences' acceptance counts for, beside a sequence's own.
-constexpr double kSharedTrials = 3;
+constexpr double kSharedTrials = 12;
 // What a trial keeps of those before it: about the last 30 of the sequence and the last 500 of all count.
 constexpr double kKeepOwn = 0.97, kKeepShared = 0.998;
 // Drafts must promise this much more than a step without, and are charged by so much more than they seem to cost: times
@@ -17,7 +17,7 @@ constexpr double kKeepOwn = 0.97, kKeepShared = 0.998;
 constexpr double kWorthwhile = 1.03, kCharge = 1.05;
 // Tokens' time: what a sequence may lose per step, at most; what it may lose at the start; what it saves up of gains;
 // what a draft costs at least, since a small difference of times is not known for certain.
-constexpr double kAllowance = 0.01, kAtStart = 1, kMostSaved = 2, kLeastPrice = 0.015;
+constexpr double kAllowance = 0.01, kAtStart = 1, kMostSaved = 4, kLeastPrice = 0.015;
 // And gains may be saved up for so many failed rounds.
 constexpr double kRoundsSaved = 6;
 // The allowance halves after so many failed rounds in a row, and so on.
