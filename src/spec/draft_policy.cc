@@ -8,7 +8,7 @@ namespace {
 
 // Acceptance before anything was seen, and the trials that it counts for.
 constexpr double kPriorChance = 0.6, kPriorTrials = 4;
-// The trials that other sequences' acceptance counts for, beside a sequence's own.
+// The trials that all sequences' acceptance counts for, beside a sequence's own; fewer while little is known of it.
 constexpr double kSharedTrials = 12;
 // What a trial keeps of those before it: about the last 30 of the sequence and the last 500 of all count.
 constexpr double kKeepOwn = 0.97, kKeepShared = 0.998;
@@ -82,7 +82,8 @@ void DraftPolicy::observe(DraftHistory& history, int drafted, int accepted) {
 // That the draft at this place is right if those before it are.
 double DraftPolicy::chance(const DraftHistory& history, int place) const {
   const Tally& tally = tallies_[place];
-  return (history.hits + kSharedTrials * tally.hits / tally.trials) / (history.trials + kSharedTrials);
+  const double shared = std::min(kSharedTrials, tally.trials / 2);
+  return (history.hits + shared * tally.hits / tally.trials) / (history.trials + shared);
 }
 
 // Of the other rows, as many as check drafts of late are taken to check as many as this one, with the same success: so
