@@ -210,7 +210,8 @@ void Scheduler::set_prefill_budget(int tokens) { prefill_budget_ = std::clamp(to
 void Scheduler::measured(const StepBatch& batch, const StepResult& result, double seconds) {
   int rows = 0, proposals = 0;
   for (size_t i = 0; i < batch.rows.size(); ++i) {
-    if (batch.rows[i].tokens > 1) return;
+    // A row of a sequence that has ended is left out, which costs nothing.
+    if (batch.rows[i].tokens > 1 || result.rows[i].tokens.empty()) return;
     rows += 1 + result.rows[i].drafted, proposals += static_cast<int>(result.rows[i].drafts.size());
   }
   policy_.measured(rows, proposals, seconds);
