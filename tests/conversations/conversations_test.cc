@@ -9,6 +9,7 @@
 #include "api/request_json.h"
 #include "base/files.h"
 #include "text/chat_template.h"
+#include "text/conversation.h"
 
 namespace weft {
 namespace {
@@ -176,6 +177,40 @@ TEST(ChatTemplate, OneThatDoesNotParseIsKept) {
   const auto text = (*kept)->render((*kept)->adapted(messages, Json()), Json(), Json());
   ASSERT_FALSE(text.ok());
   EXPECT_EQ(text.error().message(), (*kept)->fault()->message());
+}
+
+// A template that shows no images among a tool's results gets them in the user message behind these, which is made if
+// there is none.
+TEST(Conversations, ImagesOfResultsGoToTheUser) {
+  TemplateTraits traits;
+  traits.calls = traits.results = true;
+  traits.user.parts = traits.tool.parts = true;
+  const Json messages = parsed(R"([
+    {"role": "user", "content": "look"},
+    {"role": "assistant", "content": "", "tool_calls": [{"id": "abcdefghi", "type": "function",
+      "function": {"name": "camera", "arguments": {}}}]},
+    {"role": "tool", "tool_call_id": "abcdefghi", "content": [{"type": "text", "text": "taken"}, {"type": "image"}]},
+    {"role": "user", "content": [{"type": "text", "text": "what is it?"}]}])");
+  const Json adapted = adapt_conversation(messages, traits);
+  ASSERT_EQ(adapted.items().size(), 4u);
+  EXPECT_EQ(adapted.items()[2].find("content")->dump(), R"([{"type":"text","text":"taken"}])");
+  EXPECT_EQ(adapted.items()[3].find("content")->dump(), R"([{"type":"image"},{"type":"text","text":"what is it?"}])");
+  Json::Array without(messages.items().begin(), messages.items().end() - 1);
+  const Json made = adapt_conversation(Json(std::move(without)), traits);
+  ASSERT_EQ(made.items().size(), 4u);
+  EXPECT_EQ(made.items()[3].dump(), R"({"role":"user","content":[{"type":"image"}]})");
+  traits.images_in_results = true;
+  EXPECT_EQ(adapt_conversation(messages, traits).items()[2].dump(), messages.items()[2].dump());
+}
+
+// GGUF files have `tokenizer.chat_template.tool_use` beside the default one; so do some folders.
+TEST(Conversations, TheTemplateForToolsIsTakenWithTools) {
+  const auto chat = ChatTemplate::from_sources({{"default", "plain {{ messages[0].content }}"},
+                                                {"tool_use", "tools {{ tools | length }} {{ messages[0].content }}"}});
+  ASSERT_TRUE(chat.ok()) << chat.error().to_string();
+  const Json messages = parsed(R"([{"role": "user", "content": "hi"}])");
+  EXPECT_EQ((*chat)->render(messages, Json(), Json()).value(), "plain hi");
+  EXPECT_EQ((*chat)->render(messages, kTools, Json()).value(), "tools 1 hi");
 }
 
 }  // namespace
