@@ -116,6 +116,28 @@ TEST_F(Speculation, BeamsGoWithout) {
   EXPECT_EQ(metrics_.draft_rounds, 0u);
 }
 
+// A model that drafts for itself is always right, with a prefix from the cache too, as long as its own keys come along.
+TEST_F(Speculation, ACachedPrefixServesTargetAndDraftAlike) {
+  EngineOptions options = options_;
+  options.tokens_per_block = 16;
+  options.speculation = {.method = DraftMethod::draft_model, .model = folder_, .num_tokens = kDrafts};
+  auto engine = Engine::load(folder_, options);
+  ASSERT_TRUE(engine.ok()) << engine.error().to_string();
+  std::vector<int32_t>& prompt = *request_.prompt_token_ids;
+  const Answer cold = ask(**engine, request_), whole = ask(**engine, request_);
+  prompt.resize(prompt.size() - 7);  // ends inside of a cached block
+  const Answer part = ask(**engine, request_);
+  EXPECT_EQ(cold.usage.cached_tokens, 0);
+  EXPECT_EQ(whole.usage.cached_tokens, static_cast<int>(prompt.size()) + 7 - 1);
+  EXPECT_EQ(part.usage.cached_tokens, static_cast<int>(prompt.size()) - 1);
+  for (const Answer* answer : {&cold, &whole, &part}) {
+    EXPECT_EQ(answer->error, "");
+    EXPECT_EQ(answer->usage.draft_tokens, 4 * kDrafts);
+    EXPECT_EQ(answer->usage.accepted_tokens, 4 * kDrafts);
+  }
+  EXPECT_EQ(whole.exact_text(), cold.exact_text());
+}
+
 // Ids that the model does not have end the drafts.
 TEST_F(Speculation, ADrafterMayProposeAnything) {
   class Wild : public Drafter {
