@@ -43,7 +43,7 @@ class CoreEngine : public Engine {
   EngineMetrics metrics() const override;
   std::vector<OpTime> op_times(bool decode) const override;
   Result<KvCacheEvents> take_kv_cache_events() override;
-  std::string plan_text() const override { return plan_to_text(core_->model().plan, core_->model().form); }
+  std::string plan_text() const override;
 
  private:
   struct Active {

@@ -316,6 +316,17 @@ void CoreEngine::cancel(RequestId id) {
 
 // ---- What is known of the engine ------------------------------------------------------------------------------------
 
+// The model's plan, and those of its draft.
+std::string CoreEngine::plan_text() const {
+  std::string text = plan_to_text(core_->model().plan, core_->model().form);
+  const DraftModel* draft = core_->draft();
+  for (size_t i = 0; draft && i < draft->stages.size(); ++i) {
+    text += "\n" + draft->name + (draft->stages.size() > 1 ? ", depth " + std::to_string(i + 1) : "") + "\n";
+    text += plan_to_text(draft->stages[i].plan, draft->form);
+  }
+  return text;
+}
+
 std::string CoreEngine::decode(const std::vector<int32_t>& ids, bool skip_special) const {
   return text_.tokenizer ? text_.tokenizer->decode(ids, skip_special) : "";
 }

@@ -99,6 +99,8 @@ class EngineCore {
   // Null unless CoreOptions::measure_ops.
   const OpTimes* op_times() const { return worker_->executor().op_times(); }
   const Model& model() const { return worker_->model(); }
+  // Of speculation with a model; else null.
+  const DraftModel* draft() const { return worker_->draft(); }
   const CoreOptions& options() const { return options_; }
 
  private:

@@ -74,6 +74,7 @@ class Worker {
 
   const Model& model() const { return model_; }
   const CpuExecutor& executor() const { return *executor_; }
+  const DraftModel* draft() const { return model_drafter_ ? &model_drafter_->model() : nullptr; }
 
  private:
   struct SlotData {

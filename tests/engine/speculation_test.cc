@@ -136,6 +136,7 @@ TEST_F(Speculation, ACachedPrefixServesTargetAndDraftAlike) {
     EXPECT_EQ(answer->usage.accepted_tokens, 4 * kDrafts);
   }
   EXPECT_EQ(whole.exact_text(), cold.exact_text());
+  EXPECT_NE((*engine)->plan_text().find("\nthe draft " + folder_ + "\n"), std::string::npos) << "as `weft plan` has it";
 }
 
 // Ids that the model does not have end the drafts.
