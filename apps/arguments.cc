@@ -7,6 +7,7 @@
 #include <cmath>
 #include <utility>
 
+#include "api/speculative_config.h"
 #include "config_file.h"
 
 namespace weft {
@@ -110,7 +111,11 @@ void add_engine_options(CLI::App* app, EngineOptions& o) {
            "Draft tokens and check several in a step, with the same answers; {\"method\": auto, ngram, mtp, eagle3 or "
            "draft_model, \"model\": the draft's, \"num_tokens\": 1 to 16, absent: as many as pay}; see "
            "docs/speculation.md",
-           "JSON");
+           "JSON")
+      ->check([](const std::string& text) {
+        const auto read = read_speculation(text);
+        return read.ok() ? "" : read.error().message();
+      });
   add_text(app, "--guided-decoding-backend", o.guided_decoding_backend, "Grammar engine", "NAME");
   add_switch(app, "--strict-schemas", o.strict_schemas,
              "Refuse keywords of JSON schemas that cannot be enforced; off: warn");

@@ -24,39 +24,39 @@ Arguments good(std::vector<const char*> words) {
 }
 
 TEST(Arguments, EveryEngineOption) {
-  const Arguments a = good({"batch",      "--model",
-                            "M",          "--requests",
-                            "in",         "--out",
-                            "out",        "--dtype",
-                            "float32",    "--quantize",
-                            "int8",       "--kv-cache-dtype",
-                            "bfloat16",   "--load-format",
-                            "dummy",      "--device",
-                            "cpu",        "--threads",
-                            "3",          "--max-batch-size",
-                            "5",          "--max-num-tokens",
-                            "48",         "--max-seq-len",
-                            "100",        "--tokens-per-block",
-                            "16",         "--kv-cache-memory",
-                            "1.5G",       "--enable-chunked-prefill",
-                            "off",        "--enable-block-reuse",
-                            "off",        "--overlap-scheduler",
-                            "off",        "--cuda-graph",
-                            "off",        "--sampler",
-                            "reference",  "--speculative-config",
-                            "{\"a\": 1}", "--guided-decoding-backend",
-                            "x",          "--logits-processor",
-                            "a.so",       "--logits-processor",
-                            "b.so",       "--max-step-ms",
-                            "12.5",       "--chunked-prefill-size",
-                            "96",         "--kv-cache-events",
-                            "99",         "--tp-size",
-                            "2",          "--pp-size",
-                            "3",          "--ep-size",
-                            "4",          "--enable-attention-dp",
-                            "on",         "--strict-schemas",
-                            "on",         "--seed",
-                            "7",          "--generation-config",
+  const Arguments a = good({"batch",     "--model",
+                            "M",         "--requests",
+                            "in",        "--out",
+                            "out",       "--dtype",
+                            "float32",   "--quantize",
+                            "int8",      "--kv-cache-dtype",
+                            "bfloat16",  "--load-format",
+                            "dummy",     "--device",
+                            "cpu",       "--threads",
+                            "3",         "--max-batch-size",
+                            "5",         "--max-num-tokens",
+                            "48",        "--max-seq-len",
+                            "100",       "--tokens-per-block",
+                            "16",        "--kv-cache-memory",
+                            "1.5G",      "--enable-chunked-prefill",
+                            "off",       "--enable-block-reuse",
+                            "off",       "--overlap-scheduler",
+                            "off",       "--cuda-graph",
+                            "off",       "--sampler",
+                            "reference", "--speculative-config",
+                            "ngram",     "--guided-decoding-backend",
+                            "x",         "--logits-processor",
+                            "a.so",      "--logits-processor",
+                            "b.so",      "--max-step-ms",
+                            "12.5",      "--chunked-prefill-size",
+                            "96",        "--kv-cache-events",
+                            "99",        "--tp-size",
+                            "2",         "--pp-size",
+                            "3",         "--ep-size",
+                            "4",         "--enable-attention-dp",
+                            "on",        "--strict-schemas",
+                            "on",        "--seed",
+                            "7",         "--generation-config",
                             "none"});
   EXPECT_EQ(a.command, Command::batch);
   EXPECT_EQ(a.model, "M");
@@ -78,7 +78,7 @@ TEST(Arguments, EveryEngineOption) {
   EXPECT_EQ(e.kv_cache_memory, int64_t{3} << 29);
   EXPECT_FALSE(e.enable_chunked_prefill || e.enable_block_reuse || e.overlap_scheduler || e.cuda_graph);
   EXPECT_EQ(e.sampler, SamplerKind::reference);
-  EXPECT_EQ(e.speculative_config, "{\"a\": 1}");
+  EXPECT_EQ(e.speculative_config, "ngram");
   EXPECT_EQ(e.guided_decoding_backend, "x");
   EXPECT_EQ(e.logits_processors, (std::vector<std::string>{"a.so", "b.so"}));
   EXPECT_EQ(e.tp_size, 2);
@@ -218,14 +218,15 @@ class ConfigFile : public ::testing::Test {
 TEST_F(ConfigFile, CommandLineWins) {
   const std::string path = write(
       "# comment\ndtype: float32\nmax_batch_size: 7\nenable_block_reuse: off\nkv_cache_memory: 2G\nport: 1234\n"
-      "speculative_config: {kind: ngram, tokens: 4, on: true}\nlogits_processor: [a.so, b.so]\napi_key:\n");
+      "speculative_config: {method: ngram, num_tokens: 4, ngram_shared: true}\nlogits_processor: [a.so, "
+      "b.so]\napi_key:\n");
   const Arguments a = good({"serve", "M", "--config", path.c_str(), "--max-batch-size", "9"});
   EXPECT_EQ(a.engine.dtype, ComputeType::float32);
   EXPECT_EQ(a.engine.max_batch_size, 9);
   EXPECT_FALSE(a.engine.enable_block_reuse);
   EXPECT_EQ(a.engine.kv_cache_memory, int64_t{2} << 30);
   EXPECT_EQ(a.port, 1234);
-  EXPECT_EQ(a.engine.speculative_config, R"({"kind":"ngram","tokens":4,"on":true})");
+  EXPECT_EQ(a.engine.speculative_config, R"({"method":"ngram","num_tokens":4,"ngram_shared":true})");
   EXPECT_EQ(a.engine.logits_processors, (std::vector<std::string>{"a.so", "b.so"}));
 }
 

@@ -85,26 +85,30 @@ ScoreResult score_result(const std::vector<int32_t>& tokens, std::vector<float> 
 
 namespace {
 
-// Puts `rows` rows of `values` at row `first` of a tensor, which grows to hold them.
-void put_rows(ScoreResult& result, const std::string& name, int first, int rows, const std::vector<float>& values) {
-  if (rows == 0 || values.empty()) return;
-  const auto cols = static_cast<int64_t>(values.size()) / rows;
+// Puts the first `rows` of the `all` rows of `values` at row `first` of a tensor, which grows to hold them.
+void put_rows(ScoreResult& result, const std::string& name, int first, int rows, int all,
+              const std::vector<float>& values) {
+  if (rows <= 0 || values.empty()) return;
+  const auto cols = static_cast<int64_t>(values.size()) / all;
   ScoreTensor& tensor = result.tensors[name];
   if (tensor.shape.empty()) tensor = {{0, cols}, std::vector<float>()};
   auto& data = std::get<std::vector<float>>(tensor.data);
   tensor.shape[0] = std::max<int64_t>(tensor.shape[0], first + rows);
   data.resize(static_cast<size_t>(tensor.shape[0] * cols));
-  std::copy(values.begin(), values.end(), data.begin() + first * cols);
+  std::copy_n(values.begin(), rows * cols, data.begin() + first * cols);
 }
 
 }  // namespace
 
-void add_draft_scores(ScoreResult& result, DraftMethod method, const std::vector<RowResult::DraftScores>& pieces) {
+void add_draft_scores(ScoreResult& result, DraftMethod method, const std::vector<RowResult::DraftScores>& pieces,
+                      int tokens) {
   const bool mtp = method == DraftMethod::mtp;
   for (const RowResult::DraftScores& piece : pieces) {
     const std::string depth = piece.depth == 0 ? "" : std::to_string(piece.depth + 1);
-    put_rows(result, (mtp ? "mtp" + depth : "draft") + "_logits", piece.position, piece.rows, piece.logits);
-    put_rows(result, (mtp ? "mtp" + depth : "draft") + "_hidden", piece.position, piece.rows, piece.states);
+    // A draft_model also has a row for the token behind the prompt.
+    const int rows = std::min(piece.rows, tokens - piece.position);
+    put_rows(result, (mtp ? "mtp" + depth : "draft") + "_logits", piece.position, rows, piece.rows, piece.logits);
+    put_rows(result, (mtp ? "mtp" + depth : "draft") + "_hidden", piece.position, rows, piece.rows, piece.states);
   }
 }
 

@@ -37,11 +37,13 @@ LogitRows score_rows(HeadKind head);
 ScoreResult score_result(const std::vector<int32_t>& tokens, std::vector<float> rows, int cols, HeadKind head,
                          int32_t separator);
 
+// What the drafts' model makes of a prompt of so many tokens: "draft_logits" and "draft_hidden", or per depth of
+// multi-token prediction "mtp_logits", "mtp2_logits", ... Row i belongs to the target's row i; rows that would need
+// tokens behind the prompt are left out where these are not known.
+void add_draft_scores(ScoreResult& result, DraftMethod method, const std::vector<RowResult::DraftScores>& pieces,
+                      int tokens);
+
 // Adds pixel_values (pixel_values_videos) and image_features to a result, once the features are there.
-// What the drafts' model makes of the prompt: "draft_logits" and "draft_hidden", or per depth of multi-token prediction
-// "mtp_logits", "mtp2_logits", ... Row i belongs to the target's row i; rows that would need tokens behind the prompt
-// are left out where these are not known.
-void add_draft_scores(ScoreResult& result, DraftMethod method, const std::vector<RowResult::DraftScores>& pieces);
 void add_images(ScoreResult& result, const MediaProcessor& processor, const ImagePrompt& images);
 
 // The class names of config.json's id2label, in the order of the ids; empty if there are none.

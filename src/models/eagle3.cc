@@ -153,7 +153,9 @@ Status check_sizes(const HfConfig& c, const Head& head, const DraftTarget& targe
 Result<std::vector<int>> eagle3_taps(const HfConfig& config, const DraftTarget& target,
                                      const std::vector<int>& wanted) {
   if (!is_eagle3(config))
-    return fail(Code::invalid_argument, "architecture ", config.architecture(), " is no EAGLE-3 head");
+    return fail(Code::invalid_argument, "config.json names ",
+                config.architecture().empty() ? "no architecture" : config.architecture(),
+                ", which is no EAGLE-3 head");
   std::vector<int> taps = wanted;
   std::string from = "speculative layers";
   const std::string nested = std::string("eagle_config.") + kLayerIds;

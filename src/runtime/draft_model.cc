@@ -23,6 +23,12 @@ std::string described(const SpeculationOptions& options) {
   return options.method == DraftMethod::mtp ? "multi-token prediction" : "the draft " + options.model;
 }
 
+// The error with the draft's name, unless it says already where it comes from.
+Error named(Error error, const SpeculationOptions& options) {
+  const bool says = !options.model.empty() && error.message().find(options.model) != std::string::npos;
+  return says ? error : std::move(error).with(described(options));
+}
+
 // The sizes of the target that its configuration tells.
 Result<DraftTarget> read_target(const HfConfig& config) {
   DraftTarget target;
@@ -192,7 +198,7 @@ Result<DraftInfo> inspect_draft(const SpeculationOptions& options, const std::st
   }
   WEFT_TRY(const std::shared_ptr<const Checkpoint> draft, open(options.model, target_options.dummy));
   auto taps = models::eagle3_taps(HfConfig::of(*draft), sizes, options.layers);
-  if (!taps.ok()) return std::move(taps).error().with(described(options));
+  if (!taps.ok()) return named(std::move(taps).error(), options);
   info.taps = std::move(taps).value();
   return info;
 }
@@ -208,7 +214,7 @@ Result<DraftModel> load_draft(const SpeculationOptions& options, const Model& ta
     case DraftMethod::draft_model: loaded = load_whole(options, target, target_options, team, draft); break;
     default: return fail(Code::invalid_argument, "this kind of speculation has no model");
   }
-  if (!loaded.ok()) return std::move(loaded).error().with(draft.name);
+  if (!loaded.ok()) return named(std::move(loaded).error(), options);
   draft.vocab = draft.stages.back().plan.output.cols;
   draft.ids = rows_of_embedding(draft.stages.front().plan);
   return draft;

@@ -81,7 +81,9 @@ void Scheduler::add_decode(StepBatch& batch, Budget& budget, Sequence& sequence,
   const int left = sequence.max_outputs - sequence.outputs() - sequence.pending_samples;
   const int room = std::min(budget.tokens, budget.logit_rows) - 1 - others;
   int drafts = std::clamp(std::min(sequence.promised, left), 0, std::max(0, room));
-  int propose = proposals(sequence, true, true);
+  // What only scores, or asks for logits of its prompt, samples nothing: its last row is the prompt's.
+  const bool samples = sequence.max_outputs > 0;
+  int propose = proposals(sequence, samples, samples);
   const int end = sequence.scheduled + sequence.slack + 1;
   if (!cache_.reserve(sequence.cache, reach(sequence, end + drafts, propose))) {
     drafts = 0, propose = std::min(propose, options_.draft_ahead);

@@ -139,6 +139,32 @@ TEST_F(Speculation, ACachedPrefixServesTargetAndDraftAlike) {
   EXPECT_NE((*engine)->plan_text().find("\nthe draft " + folder_ + "\n"), std::string::npos) << "as `weft plan` has it";
 }
 
+// The last piece of a prompt may be one token, which is no step of an answer.
+TEST_F(Speculation, ScoresDraftNothing) {
+  EngineOptions options = options_;
+  options.speculation = {.method = DraftMethod::ngram};
+  const auto plain = Engine::load(folder_, options_);
+  ASSERT_TRUE(plain.ok()) << plain.error().to_string();
+  const int tokens = static_cast<int>(request_.prompt_token_ids->size());
+  for (const int most : {tokens - 1, tokens / 2, 1}) {
+    for (const DraftMethod method : {DraftMethod::ngram, DraftMethod::draft_model}) {
+      options.max_num_tokens = options.chunked_prefill_size = most;
+      options.max_batch_size = std::min(most, 4);
+      options.speculation.method = method;
+      options.speculation.model = method == DraftMethod::draft_model ? folder_ : "";
+      options.draft_scores = true;
+      const auto engine = Engine::load(folder_, options);
+      ASSERT_TRUE(engine.ok()) << engine.error().to_string();
+      const auto want = std::move(score(**plain, {request_})[0]), got = std::move(score(**engine, {request_})[0]);
+      ASSERT_TRUE(got.ok()) << got.error().to_string();
+      const auto& logits = std::get<std::vector<float>>(want->tensors.at("logits").data);
+      EXPECT_EQ(std::get<std::vector<float>>(got->tensors.at("logits").data), logits) << most;
+      if (method == DraftMethod::ngram) continue;
+      EXPECT_EQ(std::get<std::vector<float>>(got->tensors.at("draft_logits").data), logits) << most;
+    }
+  }
+}
+
 // Ids that the model does not have end the drafts.
 TEST_F(Speculation, ADrafterMayProposeAnything) {
   class Wild : public Drafter {
