@@ -265,7 +265,8 @@ Result<Arguments> with_modes(Arguments a) {
   if (compares && (a.bench_modes.size() > 1 || a.details || a.ops))
     return fail(Code::invalid_argument, "--modes speculation cannot be combined with other modes, --details or --ops");
   if (!compares && !a.prompts.empty())
-    return fail(Code::invalid_argument, "--prompts is for --modes speculation; give --speculative-config, too");
+    return fail(Code::invalid_argument,
+                "--prompts is for --modes speculation, which needs a --speculative-config that drafts");
   return a;
 }
 

@@ -90,11 +90,6 @@ Result<SpeculationOptions> speculation_of(const EngineOptions& options) {
   return speculation;
 }
 
-bool has_model(const SpeculationOptions& speculation) {
-  return speculation.method == DraftMethod::draft_model || speculation.method == DraftMethod::eagle3 ||
-         speculation.method == DraftMethod::mtp;
-}
-
 // Models that generate nothing have nothing to draft: "auto" is off there.
 Status check_target(const Model& model, SpeculationOptions& speculation) {
   if (model.plan.head == HeadKind::lm || speculation.method == DraftMethod::none) return {};
@@ -114,7 +109,7 @@ Result<Draft> load_draft_of(const EngineOptions& options, const ModelOptions& mo
                             ThreadTeam& team) {
   Draft draft;
   const SpeculationOptions& speculation = options.speculation;
-  if (!has_model(speculation)) return draft;
+  if (!has_model(speculation.method)) return draft;
   if (speculation.threads > 0) {
     EngineOptions own = options;
     own.threads = speculation.threads;
@@ -181,14 +176,9 @@ Result<std::unique_ptr<Engine>> Engine::load(const std::string& path, const Engi
                              .pack_weights = options.pack_weights,
                              .progress = progress};
   WEFT_TRY(options.speculation, speculation_of(options));
-  // "auto" is mtp where the checkpoint has layers for it, and otherwise what EngineCore makes of it, n-grams.
-  if (options.speculation.method == DraftMethod::automatic && has_mtp(path, model_options))
-    options.speculation.method = DraftMethod::mtp;
-  if (has_model(options.speculation)) {
-    auto info = inspect_draft(options.speculation, path, model_options);
-    if (!info.ok()) return std::move(info).error().about("speculative-config");
-    model_options.taps = info->taps;
-  }
+  auto draft_info = inspect_draft(options.speculation, path, model_options);
+  if (!draft_info.ok()) return std::move(draft_info).error().about("speculative-config");
+  options.speculation.method = draft_info->method, model_options.taps = draft_info->taps;
   WEFT_TRY(Model model, load_model(path, *team, model_options));
   WEFT_TRY(TextSide text, text_side.get());
   if (text.tokenizer && model.checkpoint->is_gguf()) model.add_end_ids(named_end_ids(*text.tokenizer));

@@ -16,6 +16,11 @@ template <>
 inline constexpr auto kNames<DraftMethod> =
     names_of_all<DraftMethod>("none", "auto", "ngram", "draft_model", "eagle3", "mtp");
 
+// Whether drafts come from a model, with weights and a cache.
+constexpr bool has_model(DraftMethod method) {
+  return method == DraftMethod::draft_model || method == DraftMethod::eagle3 || method == DraftMethod::mtp;
+}
+
 // The drafts of one step and sequence at most.
 constexpr int kMostDrafts = 16;
 

@@ -178,26 +178,24 @@ int64_t DraftModel::kv_bytes_per_token() const {
   return bytes;
 }
 
-bool has_mtp(const std::string& target, const ModelOptions& target_options) {
-  const auto checkpoint = open(target, target_options.dummy);
-  if (!checkpoint.ok()) return false;
-  const HfConfig config = HfConfig::of(**checkpoint);
-  const auto sizes = read_target(config);
-  return sizes.ok() && models::mtp_plans(config, **checkpoint, *sizes).ok();
-}
-
 Result<DraftInfo> inspect_draft(const SpeculationOptions& options, const std::string& target,
                                 const ModelOptions& target_options) {
-  DraftInfo info;
-  if (options.method != DraftMethod::eagle3 && options.method != DraftMethod::mtp) return info;
+  DraftInfo info{options.method, {}};
+  const bool automatic = options.method == DraftMethod::automatic;
+  if (!automatic && options.method != DraftMethod::eagle3 && options.method != DraftMethod::mtp) return info;
   WEFT_TRY(const std::shared_ptr<const Checkpoint> checkpoint, open(target, target_options.dummy));
-  WEFT_TRY(const DraftTarget sizes, read_target(HfConfig::of(*checkpoint)));
-  if (options.method == DraftMethod::mtp) {
-    info.taps = {sizes.layers};
-    return info;
+  const HfConfig config = HfConfig::of(*checkpoint);
+  const auto sizes = read_target(config);
+  if (!sizes.ok() && automatic) return info;
+  if (!sizes.ok()) return sizes.error();
+  if (options.method != DraftMethod::eagle3) {
+    const auto plans = models::mtp_plans(config, *checkpoint, *sizes);
+    if (plans.ok()) return DraftInfo{DraftMethod::mtp, {sizes->layers}};
+    if (automatic) return info;
+    return named(plans.error(), options);
   }
   WEFT_TRY(const std::shared_ptr<const Checkpoint> draft, open(options.model, target_options.dummy));
-  auto taps = models::eagle3_taps(HfConfig::of(*draft), sizes, options.layers);
+  auto taps = models::eagle3_taps(HfConfig::of(*draft), *sizes, options.layers);
   if (!taps.ok()) return named(std::move(taps).error(), options);
   info.taps = std::move(taps).value();
   return info;

@@ -42,13 +42,12 @@ struct DraftModel {
 
 // What must be known of a draft before its target is loaded.
 struct DraftInfo {
+  DraftMethod method =
+      DraftMethod::none;  // what "auto" is for this target: mtp where it has the layers, else as it was
   std::vector<int> taps;  // for ModelOptions of the target
 };
 
-// Whether the checkpoint has layers for multi-token prediction.
-bool has_mtp(const std::string& target, const ModelOptions& target_options);
-
-// `target`: the path of the target's checkpoint. For the methods draft_model, eagle3 and mtp; errors name the draft.
+// `target`: the path of the target's checkpoint. Opens it only where the method asks for it; errors name the draft.
 Result<DraftInfo> inspect_draft(const SpeculationOptions& options, const std::string& target,
                                 const ModelOptions& target_options);
 

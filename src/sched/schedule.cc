@@ -95,7 +95,8 @@ void Scheduler::add_decode(StepBatch& batch, Budget& budget, Sequence& sequence,
 // Positions that a row reserves which computes those below `end`: a drafter with a cache writes behind them.
 int Scheduler::reach(const Sequence& sequence, int end, int propose) const {
   if (options_.draft_ahead > 0) end += std::max(options_.draft_ahead, propose);
-  return std::min(end, sequence.most_positions);
+  const int outputs = sequence.task == Task::score ? 1 : sequence.max_outputs;  // a score is followed by one token
+  return std::min({end, sequence.prompt_tokens + outputs, options_.max_seq_len});
 }
 
 // Drafts that the sequence's next row should propose, as StepBatch::Row::propose. `decode`: it is no row of a prompt,

@@ -132,8 +132,6 @@ Result<SequenceId> Scheduler::add(NewSequence request) {
   sequence.prompt_tokens = static_cast<int>(request.prompt.size());
   sequence.max_outputs = most_outputs(request, options_.max_seq_len);
   const bool samples = sequence.task == Task::generate;
-  sequence.most_positions = samples ? sequence.prompt_tokens + sequence.max_outputs
-                                    : std::min(sequence.prompt_tokens + 1, options_.max_seq_len);
   sequence.speculates =
       options_.speculation.most() > 0 &&
       (!samples || (request.sampling->beam_candidates == 0 && request.sampling->max_draft_tokens != 0));

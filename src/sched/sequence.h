@@ -27,7 +27,6 @@ struct Sequence {
   int prompt_tokens = 0;
   int max_outputs = 0;      // the smaller of max_tokens and what max_seq_len leaves
   int rows_end = 0;         // rows of the head are wanted for positions below this (score, prompt_logprobs)
-  int most_positions = 0;   // that it may reserve
   bool speculates = false;  // drafts are made for it
 
   State state = State::waiting;

@@ -28,10 +28,6 @@ constexpr double kDraftingGain = 1.0 / 64;
 // A model's draft costs about this much of a step of one row, until it is measured.
 constexpr double kModelProposal = 0.1;
 
-bool has_model(DraftMethod method) {
-  return method == DraftMethod::draft_model || method == DraftMethod::eagle3 || method == DraftMethod::mtp;
-}
-
 }  // namespace
 
 DraftPolicy::DraftPolicy(const SpeculationOptions& options)

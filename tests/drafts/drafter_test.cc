@@ -104,12 +104,6 @@ TEST_P(Taps, ChangeNoBit) {
   }
 }
 
-std::string test_name(const ::testing::TestParamInfo<std::string>& info) {
-  std::string name = info.param;
-  for (char& c : name)
-    if (!std::isalnum(static_cast<unsigned char>(c))) c = '_';
-  return name;
-}
 INSTANTIATE_TEST_SUITE_P(, Taps, ::testing::ValuesIn(reference_case_names()), test_name);
 
 // ---- A draft that is the target itself ------------------------------------------------------------------------------

@@ -54,14 +54,6 @@ Expected read_expected(const std::string& folder) {
   return expected;
 }
 
-double deviation(const std::vector<float>& values) {
-  double sum = 0, squares = 0;
-  for (const float value : values) sum += value;
-  const double mean = sum / static_cast<double>(values.size());
-  for (const float value : values) squares += (value - mean) * (value - mean);
-  return std::sqrt(squares / static_cast<double>(values.size()));
-}
-
 // Rows of `got` against rows first, first + 1, ... of `want`.
 double error_of(const std::vector<float>& want, int first, const float* got, int rows, int cols, int64_t ld) {
   double largest = 0;

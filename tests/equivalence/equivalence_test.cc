@@ -311,10 +311,7 @@ std::string model_and_type(const Case& c) {
   text << c.model->name << "_" << name_of(c.dtype);
   if (c.quantize != Quantize::none) text << "_" << name_of(c.quantize);
   if (c.kv_cache != KvCacheType::automatic) text << "_" << name_of(c.kv_cache) << "_cache";
-  std::string name = text.str();
-  for (char& ch : name)
-    if (!std::isalnum(static_cast<unsigned char>(ch))) ch = '_';
-  return name;
+  return as_test_name(text.str());
 }
 
 INSTANTIATE_TEST_SUITE_P(, Equivalence, ::testing::ValuesIn(cases(true)), [](const auto& info) {

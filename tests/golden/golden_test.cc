@@ -23,14 +23,6 @@ namespace {
 
 constexpr float kTieGap = 1e-3f;
 
-double deviation(const std::vector<float>& values) {
-  double sum = 0, squares = 0;
-  for (const float value : values) sum += value;
-  const double mean = sum / static_cast<double>(values.size());
-  for (const float value : values) squares += (value - mean) * (value - mean);
-  return std::sqrt(squares / static_cast<double>(values.size()));
-}
-
 struct Difference {
   double largest = 0, mean = 0;
   int64_t rows = 0, same_best = 0;  // of the last dimension
@@ -217,13 +209,6 @@ TEST_P(Golden, Int8Cache) {
     EXPECT_LE(d.mean / unit, routed ? 0.1 : 0.03) << prompt.name;
     EXPECT_GT(d.mean / unit, 1e-4) << prompt.name << ": not at work";
   });
-}
-
-std::string test_name(const ::testing::TestParamInfo<std::string>& info) {
-  std::string name = info.param;
-  for (char& c : name)
-    if (!std::isalnum(static_cast<unsigned char>(c))) c = '_';
-  return name;
 }
 
 INSTANTIATE_TEST_SUITE_P(, Golden, ::testing::ValuesIn(reference_case_names()), test_name);

@@ -40,13 +40,6 @@ TEST_P(PlanPaths, Exist) {
   EXPECT_GE(check(model->vision->plan, *model->checkpoint), static_cast<int>(model->vision->plan.ops.size()) - 1);
 }
 
-std::string test_name(const ::testing::TestParamInfo<std::string>& info) {
-  std::string name = info.param;
-  for (char& c : name)
-    if (!std::isalnum(static_cast<unsigned char>(c))) c = '_';
-  return name;
-}
-
 INSTANTIATE_TEST_SUITE_P(, PlanPaths, ::testing::ValuesIn(reference_case_names()), test_name);
 
 }  // namespace

@@ -1,6 +1,8 @@
 #include "support/reference_case.h"
 
 #include <algorithm>
+#include <cctype>
+#include <cmath>
 #include <cstring>
 #include <filesystem>
 
@@ -58,6 +60,20 @@ void read_images(const Json& entry, const std::string& folder, ReferencePrompt& 
 }
 
 }  // namespace
+
+double deviation(const std::vector<float>& values) {
+  double sum = 0, squares = 0;
+  for (const float value : values) sum += value;
+  const double mean = sum / static_cast<double>(values.size());
+  for (const float value : values) squares += (value - mean) * (value - mean);
+  return std::sqrt(squares / static_cast<double>(values.size()));
+}
+
+std::string as_test_name(std::string text) {
+  for (char& c : text)
+    if (!std::isalnum(static_cast<unsigned char>(c))) c = '_';
+  return text;
+}
 
 std::string test_data(const std::string& name) { return std::string(WEFT_TEST_DATA) + "/" + name; }
 

@@ -39,6 +39,12 @@ struct ReferenceCase {
 // Folders of tests/data/golden that hold a case, sorted.
 std::vector<std::string> reference_case_names();
 Result<ReferenceCase> read_reference_case(const std::string& name);
+// Of all values about their mean: the unit of errors.
+double deviation(const std::vector<float>& values);
+// A text as googletest takes the names of cases: other characters than letters and digits become "_".
+std::string as_test_name(std::string text);
+// The same of a parameter, for INSTANTIATE_TEST_SUITE_P.
+inline constexpr auto test_name = [](const auto& info) { return as_test_name(info.param); };
 // A file or folder of tests/data.
 std::string test_data(const std::string& name);
 
