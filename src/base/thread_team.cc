@@ -29,11 +29,10 @@ constexpr auto kSpin = std::chrono::microseconds(60);
 // A wait longer than kLongWait is longer than threads differ inside a decode step and than waking one takes: either
 // another process had a processor, or the work is so long that a wake-up does not matter beside it. Threads then sleep
 // at once for kRemembered waits, about a step.
-constexpr auto kLongWait = std::chrono::microseconds(400);
+constexpr double kLongWait = 400e-6;  // seconds
 constexpr int kRemembered = 256;
 
-bool changes_while_spinning(const std::atomic<uint32_t>& value, uint32_t old, ThreadTeam::Ahead& ahead,
-                            Clock::time_point end) {
+bool changes_while_spinning(const std::atomic<uint32_t>& value, uint32_t old, Ahead& ahead, Clock::time_point end) {
   // cache lines fetched between two checks of the value: about as many loads as a processor has in flight
   constexpr ptrdiff_t kLine = 64, kLines = 4;
   for (; ahead.begin < ahead.end; ahead.begin += kLines * kLine) {
@@ -92,42 +91,51 @@ ThreadTeam::Seat::~Seat() {
 }
 
 ThreadTeam::ThreadTeam(std::vector<std::vector<int>> places, bool spans_nodes)
-    : places_(std::move(places)), size_(static_cast<int>(places_.size())), spans_nodes_(spans_nodes) {
+    : places_(std::move(places)), size_(static_cast<int>(places_.size())), spans_nodes_(spans_nodes), barrier_(size_) {
   for (int thread = 1; thread < size_; ++thread) threads_.emplace_back([this, thread] { thread_loop(thread); });
 }
 
 ThreadTeam::~ThreadTeam() {
   stopping_ = true;
-  generation_.set(generation_.value.load(std::memory_order_relaxed) + 1);
+  generation_.set(generation_.value() + 1);
   for (std::thread& thread : threads_) thread.join();
 }
 
-// No wake-up is lost: either the waiting thread sees the new value before it sleeps, or this function sees that it
-// sleeps.
-void ThreadTeam::Signal::set(uint32_t next) {
-  value.store(next, std::memory_order_seq_cst);
-  if (sleepers.load(std::memory_order_seq_cst) > 0) wake_all(value);
+void ThreadSignal::set(uint32_t next) {
+  value_.store(next, std::memory_order_seq_cst);
+  if (sleepers_.load(std::memory_order_seq_cst) > 0) wake_all(value_);
 }
 
-void ThreadTeam::wait_while(Signal& signal, uint32_t old, Ahead& ahead) {
-  if (signal.value.load(std::memory_order_acquire) != old) return;
+double ThreadSignal::wait_while(uint32_t old, bool sleep_at_once, Ahead& ahead) {
+  if (value() != old) return 0;
   const Clock::time_point begin = Clock::now();
+  if (!sleep_at_once && changes_while_spinning(value_, old, ahead, begin + kSpin)) return 0;
+  sleepers_.fetch_add(1, std::memory_order_seq_cst);
+  while (value_.load(std::memory_order_seq_cst) == old) sleep_while(value_, old);
+  sleepers_.fetch_sub(1, std::memory_order_relaxed);
+  return std::chrono::duration<double>(Clock::now() - begin).count();
+}
+
+void ThreadBarrier::wait(Ahead& ahead) {
+  if (size_ == 1) return;
+  const uint32_t phase = phase_.value();
+  if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == static_cast<uint32_t>(size_)) {
+    arrived_.store(0, std::memory_order_relaxed);
+    phase_.set(phase + 1);
+    return;
+  }
   const int crowded = crowded_.load(std::memory_order_relaxed);
-  const bool spun = crowded == 0 && changes_while_spinning(signal.value, old, ahead, begin + kSpin);
-  if (spun) return;
-  signal.sleepers.fetch_add(1, std::memory_order_seq_cst);
-  while (signal.value.load(std::memory_order_seq_cst) == old) sleep_while(signal.value, old);
-  signal.sleepers.fetch_sub(1, std::memory_order_relaxed);
-  if (&signal != &phase_) return;  // between runs: there was nothing to do
+  const double slept = phase_.wait_while(phase, crowded > 0, ahead);
+  if (slept == 0) return;
   // Threads may overwrite each other's counts, which does not matter.
-  if (Clock::now() - begin > kLongWait) crowded_.store(kRemembered, std::memory_order_relaxed);
+  if (slept > kLongWait) crowded_.store(kRemembered, std::memory_order_relaxed);
   else if (crowded > 0) crowded_.store(crowded - 1, std::memory_order_relaxed);
 }
 
 void ThreadTeam::run(const std::function<void(int)>& work) {
   if (size_ == 1) return work(0);
   work_ = &work;
-  generation_.set(generation_.value.load(std::memory_order_relaxed) + 1);
+  generation_.set(generation_.value() + 1);
   work(0);
   barrier();  // the threads arrive here when their part is done
 }
@@ -137,22 +145,11 @@ void ThreadTeam::thread_loop(int thread) {
   uint32_t seen = 0;
   for (;;) {
     Ahead nothing;
-    wait_while(generation_, seen, nothing);
+    generation_.wait_while(seen, barrier_.crowded(), nothing);
     ++seen;
     if (stopping_) return;
     (*work_)(thread);
     barrier();
-  }
-}
-
-void ThreadTeam::barrier(Ahead& ahead) {
-  if (size_ == 1) return;
-  const uint32_t phase = phase_.value.load(std::memory_order_acquire);
-  if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == static_cast<uint32_t>(size_)) {
-    arrived_.store(0, std::memory_order_relaxed);
-    phase_.set(phase + 1);
-  } else {
-    wait_while(phase_, phase, ahead);
   }
 }
 

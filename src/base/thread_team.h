@@ -14,6 +14,49 @@
 
 namespace weft {
 
+// Memory that a waiting thread will read soon.
+struct Ahead {
+  const std::byte* begin = nullptr;
+  const std::byte* end = nullptr;
+};
+
+// A number that threads wait on. No wake-up is lost: either a waiting thread sees the new value before it sleeps, or
+// set() sees that it sleeps.
+class ThreadSignal {
+ public:
+  uint32_t value() const { return value_.load(std::memory_order_acquire); }
+  void set(uint32_t next);  // wakes all that wait for a change
+  // Until the value is another one than `old`. Spins first unless `sleep_at_once`; meanwhile fetches `ahead` into the
+  // L2 cache, and leaves there what was not fetched. Returns the seconds that it took if it slept, else 0.
+  double wait_while(uint32_t old, bool sleep_at_once, Ahead& ahead);
+
+ private:
+  std::atomic<uint32_t> value_{0};
+  std::atomic<int> sleepers_{0};
+};
+
+// Where a fixed number of threads wait for each other.
+class ThreadBarrier {
+ public:
+  explicit ThreadBarrier(int size) : size_(size) {}
+  // Returns once all threads have called it; all memory written before is visible after. While it waits, the caller
+  // fetches `ahead` into its L2 cache; `ahead` becomes what was not fetched.
+  void wait(Ahead& ahead);
+  void wait() {
+    Ahead nothing;
+    wait(nothing);
+  }
+  int size() const { return size_; }
+  // Whether a wait has lately shown that another process takes the threads' processors.
+  bool crowded() const { return crowded_.load(std::memory_order_relaxed) > 0; }
+
+ private:
+  const int size_;
+  alignas(64) std::atomic<uint32_t> arrived_{0};
+  alignas(64) ThreadSignal phase_;           // grows by one per use
+  alignas(64) std::atomic<int> crowded_{0};  // number of waits still to come that sleep at once
+};
+
 class ThreadTeam {
  public:
   // `size` threads: size - 1 threads are started, and the caller of run() is thread 0.
@@ -30,18 +73,9 @@ class ThreadTeam {
   bool spans_nodes() const { return spans_nodes_; }
   // Calls work(thread) on every thread and returns when all are done. One run at a time. `work` must not throw.
   void run(const std::function<void(int thread)>& work);
-  // Memory that the caller will read soon.
-  struct Ahead {
-    const std::byte* begin = nullptr;
-    const std::byte* end = nullptr;
-  };
-  // Inside run(): waits until every thread has arrived. All memory written before is visible after. While it waits, the
-  // caller fetches `ahead` into its L2 cache; `ahead` becomes what was not fetched.
-  void barrier() {
-    Ahead nothing;
-    barrier(nothing);
-  }
-  void barrier(Ahead& ahead);
+  // Inside run(): waits until every thread has arrived; see ThreadBarrier.
+  void barrier() { barrier_.wait(); }
+  void barrier(Ahead& ahead) { barrier_.wait(ahead); }
 
   // While a Seat exists, the thread that made it (and that will call run()) is pinned to the processors of thread 0.
   // Threads started meanwhile would inherit that pinning, so destroy the Seat before starting any.
@@ -60,24 +94,15 @@ class ThreadTeam {
   static int default_size();
 
  private:
-  // A number that threads wait on.
-  struct Signal {
-    std::atomic<uint32_t> value{0};
-    std::atomic<int> sleepers{0};
-    void set(uint32_t next);  // wakes all that wait for a change
-  };
   void thread_loop(int thread);
-  void wait_while(Signal& signal, uint32_t old, Ahead& ahead);
 
   const std::vector<std::vector<int>> places_;
   const int size_;
   const bool spans_nodes_;
   std::vector<std::thread> threads_;
   const std::function<void(int)>* work_ = nullptr;
-  alignas(64) Signal generation_;  // grows by one per run
-  alignas(64) std::atomic<uint32_t> arrived_{0};
-  alignas(64) Signal phase_;                 // grows by one per barrier
-  alignas(64) std::atomic<int> crowded_{0};  // number of waits still to come that sleep at once
+  alignas(64) ThreadSignal generation_;  // grows by one per run
+  ThreadBarrier barrier_;
   std::atomic<bool> stopping_{false};
 };
 

@@ -36,8 +36,8 @@ Value experts(PlanBuilder& b, Scope w, Value x, const ExpertsOptions& o) {
   const Value input = o.scale_input ? b.scale_rows(x, chosen, slots) : x;
   const Value wide = b.experts(input, grouped, std::move(in), slots, !o.scale_input);
   const Value narrow = b.activate_slots(wide, o.act, o.width, slots);
-  const Value sum =
-      b.combine(b.experts(narrow, grouped, std::move(out), slots, false), chosen, o.hidden, slots, !o.scale_input);
+  const Value sum = b.combine(b.experts(narrow, grouped, std::move(out), slots, false), chosen, o.rule.experts,
+                              o.hidden, slots, !o.scale_input);
   if (o.shared_width == 0) return sum;
   return b.add(sum, gated_mlp(b, w / o.shared, x, {.hidden = o.hidden, .width = o.shared_width, .act = o.act}));
 }

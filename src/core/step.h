@@ -23,6 +23,10 @@ enum class TokenSource : uint8_t {
 
 enum class LogitRows : uint8_t { none, first, last, all };
 
+// With attention data parallelism every sequence has a home: the rank that computes its attention and keeps its cache.
+// Blocks of different homes are different memory, numbered independently; what names a slot names its home too. Without
+// it there is one home, 0.
+
 // Opens a slot for a sequence that starts (or resumes after a preemption: then `output` is not empty).
 struct SlotOpen {
   Slot slot = 0;
@@ -33,12 +37,14 @@ struct SlotOpen {
   std::shared_ptr<const MediaPrompt> media;  // null: text alone
   int max_outputs = 0;                       // the sequence ends with so many tokens of output
   std::array<uint64_t, 4> salt{};            // equal where sequences may know of each other
+  int home = 0;                              // of the slot until it is closed
 };
 
 struct BlockCopy {
   int group = 0;
   int32_t from = 0, to = 0;
   int tokens = 0;  // the first this many tokens of the block
+  int home = 0;
 };
 
 // The block's content is worthless and its memory counts no more: it may be given back to the system until it is used
@@ -46,6 +52,7 @@ struct BlockCopy {
 struct BlockRelease {
   int group = 0;
   int32_t block = 0;
+  int home = 0;
 };
 
 // From this step on, block number `number` (position / tokens_per_block) of the slot's sequence is `block`.

@@ -124,8 +124,9 @@ TEST_P(Experts, products_over_grouped_rows) {
           if (n > 0) in_parts(parts, [&](Part part) { table().run(a, n, part); });
         }
         in_parts(parts, [&](Part part) {
-          table().run<CombineArgs>(
-              {y.data(), ld_y, chosen.data(), 2 * slots, width, slots, stride, true, out.data(), width}, count, part);
+          table().run<CombineArgs>({experts, 0, experts, y.data(), ld_y, chosen.data(), 2 * slots, width, slots, stride,
+                                    true, out.data(), width},
+                                   count, part);
         });
         return out;
       };

@@ -116,11 +116,13 @@ struct QuantizedRows {
 
 // ---- Arguments ------------------------------------------------------------------------------------------------------
 
-// Looks up rows of the embedding: out[r, :] = scale * table[ids[r], :], zeros for a negative id. The table is either
-// plain rows (row_data) or, when the output matrix is tied to it, the packed matrix itself.
+// Looks up rows of the embedding: out[r, :] = scale * table[ids[r] - first_id, :], zeros for an id that is not among
+// the table's (negative, or another rank's). The table is either plain rows (row_data) or, when the output matrix is
+// tied to it, the packed matrix itself.
 struct EmbedArgs {
   const int32_t* ids = nullptr;
-  const void* row_data = nullptr;  // [vocab, cols] of row_type (f32, bf16 or f16), or null: use `packed`
+  int32_t first_id = 0, id_count = 0;  // ids of the table; count 0: all that are not negative
+  const void* row_data = nullptr;      // [vocab, cols] of row_type (f32, bf16 or f16), or null: use `packed`
   DType row_type = DType::f32;
   PackedMatrix packed;
   int cols = 0;
@@ -447,14 +449,63 @@ struct ScaleRowsArgs {
   void* out = nullptr;
   int64_t ld_out = 0;
 };
-// out[r] = sum over j of w[j] * x[r, j], j ascending (so in order of expert ids); w = 1 unless weighted.
+// The sums of experts are cut into so many groups of equal size, by id (the largest power of two up to 8 that divides
+// their number), whatever a step's rows have chosen: ranks that share the experts own whole groups.
+constexpr int expert_groups(int experts) {
+  return experts % 8 == 0 ? 8 : experts % 4 == 0 ? 4 : experts % 2 == 0 ? 2 : 1;
+}
+// out[r] = sum over j of w[j] * x[r, j] for the chosen experts with ids first_expert <= id < last_expert; w = 1 unless
+// weighted. Within an expert group j ascends (so in order of ids), from zero on; the groups' sums are added as a
+// balanced binary tree. first_expert and last_expert are bounds of groups, and the groups between them a subtree.
 struct CombineArgs {
+  int experts = 0, first_expert = 0, last_expert = 0;
   const float* x = nullptr;
   int64_t ld_x = 0;
   const float* chosen = nullptr;
   int64_t ld_chosen = 0;
   int cols = 0, slots = 0, slot_stride = 0;
   bool weighted = true;
+  float* out = nullptr;
+  int64_t ld_out = 0;
+};
+
+// ---- Ranks ----------------------------------------------------------------------------------------------------------
+// What ranks that compute one step together have each computed a part of (comm/communicator.h); parts in order of
+// ranks.
+
+constexpr int kMaxRanks = 64;
+
+// sum: the parts are added as a balanced binary tree (their number is a power of two), then bias[c] and residual[r, c].
+// pick: at most one part's row is not all zero bits, and that one is taken.
+enum class Reduction : uint8_t { sum, pick };
+struct ReduceArgs {
+  const float* const* parts = nullptr;  // [count], read at run time: [rows, cols] each
+  int count = 0;
+  int64_t ld_part = 0;
+  int cols = 0;
+  Reduction reduction = Reduction::sum;
+  const float* bias = nullptr;
+  const float* residual = nullptr;
+  int64_t ld_residual = 0;
+  float* out = nullptr;
+  int64_t ld_out = 0;
+};
+// out[r] = the parts' rows side by side: part p's has `cols` columns of all, but the last may have fewer.
+struct JoinColumnsArgs {
+  const float* const* parts = nullptr;  // [count], read at run time
+  int count = 0;
+  int64_t ld_part = 0;
+  int cols = 0, all_cols = 0;
+  float* out = nullptr;
+  int64_t ld_out = 0;
+};
+// The parts' rows one below the other: row r of the call is row r - first[p] of part p, first[p] <= r < first[p + 1].
+struct JoinRowsArgs {
+  const float* const* parts = nullptr;  // [count], read at run time
+  int count = 0;
+  const int32_t* first = nullptr;  // [count + 1], likewise
+  int64_t ld_part = 0;
+  int cols = 0;
   float* out = nullptr;
   int64_t ld_out = 0;
 };
@@ -471,7 +522,8 @@ template <class... F>
 auto list_kernels(TypeList<F...>)
     -> TypeList<EmbedArgs, LinearArgs, ToOperandArgs, NormArgs, RopeAnglesArgs, HeadsArgs, AppendArgs, AttendArgs,
                 AttendCombineArgs, ActivateArgs, SelectRowsArgs, MixRowsArgs, MergeRowsArgs, GateArgs, PlaceArgs,
-                RouteArgs, GroupRowsArgs, ScaleRowsArgs, CombineArgs, ElementwiseArgs<F>...>;
+                RouteArgs, GroupRowsArgs, ScaleRowsArgs, CombineArgs, ReduceArgs, JoinColumnsArgs, JoinRowsArgs,
+                ElementwiseArgs<F>...>;
 using Kernels = decltype(list_kernels(ElementwiseOps{}));
 
 template <class... Args>

@@ -117,16 +117,17 @@ void reference(const EmbedArgs& a, int rows, Part part) {
   const Range range = share(rows, part);
   for (int64_t r = range.first; r < range.last; ++r) {
     float* out = a.out + r * a.ld_out;
-    if (a.ids[r] < 0) {
+    const int32_t id = a.ids[r] - a.first_id;
+    if (a.ids[r] < 0 || id < 0 || (a.id_count > 0 && id >= a.id_count)) {
       std::fill_n(out, a.cols, 0.0f);
       continue;
     }
     if (!a.row_data && (is_quantized(a.packed.form) || a.packed.form == WeightForm::bf12)) {
-      packed_row(a.packed, a.ids[r], out);
+      packed_row(a.packed, id, out);
       for (int c = 0; c < a.cols; ++c) out[c] *= a.scale;
       continue;
     }
-    for (int c = 0; c < a.cols; ++c) out[c] = row_element(a, a.ids[r], c) * a.scale;
+    for (int c = 0; c < a.cols; ++c) out[c] = row_element(a, id, c) * a.scale;
   }
 }
 

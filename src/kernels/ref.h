@@ -26,4 +26,8 @@ void reference(const GroupRowsArgs& a, int rows, Part part);
 void reference(const ScaleRowsArgs& a, int rows, Part part);
 void reference(const CombineArgs& a, int rows, Part part);
 
+void reference(const ReduceArgs& a, int rows, Part part);
+void reference(const JoinColumnsArgs& a, int rows, Part part);
+void reference(const JoinRowsArgs& a, int rows, Part part);
+
 }  // namespace weft::kernels

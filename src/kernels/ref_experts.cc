@@ -128,16 +128,32 @@ void reference(const ScaleRowsArgs& a, int rows, Part part) {
   }
 }
 
+namespace {
+
+// The tree over the sums of groups [first, first + count).
+float group_tree(const float* sums, int first, int count) {
+  return count == 1 ? sums[first] : group_tree(sums, first, count / 2) + group_tree(sums, first + count / 2, count / 2);
+}
+
+}  // namespace
+
 void reference(const CombineArgs& a, int rows, Part part) {
   const Range range = share(rows, part);
+  const int group_size = a.experts / expert_groups(a.experts), first_group = a.first_expert / group_size,
+            groups = (a.last_expert - a.first_expert) / group_size;
   for (int64_t r = range.first; r < range.last; ++r) {
     const float* weights = a.chosen + r * a.ld_chosen + a.slots;
     for (int c = 0; c < a.cols; ++c) {
-      float sum = 0;
-      for (int j = 0; j < a.slots; ++j)
+      float sums[8] = {};
+      for (int j = 0; j < a.slots; ++j) {
+        int32_t id = 0;
+        std::memcpy(&id, a.chosen + r * a.ld_chosen + j, sizeof id);
+        if (id < a.first_expert || id >= a.last_expert) continue;
+        float& sum = sums[id / group_size - first_group];
         sum = std::fma(a.weighted ? weights[j] : 1.0f, a.x[r * a.ld_x + static_cast<int64_t>(j) * a.slot_stride + c],
                        sum);
-      a.out[r * a.ld_out + c] = sum;
+      }
+      a.out[r * a.ld_out + c] = group_tree(sums, 0, groups);
     }
   }
 }

@@ -200,7 +200,10 @@ ScaleRowsArgs bind(const ScaleRowsOp& o, const Binding& b) {
 }
 
 CombineArgs bind(const CombineOp& o, const Binding& b) {
-  return {.x = b.in(0),
+  return {.experts = o.experts,
+          .first_expert = o.first_expert,
+          .last_expert = o.last_expert,
+          .x = b.in(0),
           .ld_x = b.in_ld(0),
           .chosen = b.in(1),
           .ld_chosen = b.in_ld(1),

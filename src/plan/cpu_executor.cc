@@ -66,7 +66,7 @@ void CpuExecutor::bind() {
     if (std::holds_alternative<LinearArgs>(bound_[i].args)) next = static_cast<int>(i);
 }
 
-ThreadTeam::Ahead CpuExecutor::first_weights(int product, Part part) const {
+Ahead CpuExecutor::first_weights(int product, Part part) const {
   if (product < 0) return {};
   const PackedMatrix& w = std::get<LinearArgs>(bound_[product].args).w;
   const Range panels = share_panels((w.out + w.panel - 1) / w.panel, part);
@@ -147,7 +147,7 @@ void CpuExecutor::walk(Part part) {
   if (times) times->start(inputs.outputs == inputs.tokens);
   const bool ahead_helps = inputs.tokens <= kAheadRows;
   int product = -1;
-  ThreadTeam::Ahead ahead;  // of what is left of its first weights
+  Ahead ahead;  // of what is left of its first weights
   for (size_t i = first_; i < last_; ++i) {
     const BoundOp& op = bound_[i];
     if (op.combine_of && op.combine_of->combines.empty()) continue;

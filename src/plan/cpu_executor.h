@@ -76,7 +76,7 @@ class CpuExecutor {
   void check_size() const;
   void bind();
   void walk(kernels::Part part);
-  ThreadTeam::Ahead first_weights(int product, kernels::Part part) const;
+  Ahead first_weights(int product, kernels::Part part) const;
   void run_op(size_t index, kernels::Part part);
   int row_count(Rows rows) const;
   void run_linear(const kernels::LinearArgs& args, int rows, kernels::Part part, std::atomic<int>& next_task) const;

@@ -204,9 +204,11 @@ struct ScaleRowsOp {
   static constexpr const char* kName = "scale_rows";
   int slots = 0;
 };
-// In: x with slots, the chosen experts; out: their sum (weighted, or plain).
+// In: x with slots, the chosen experts; out: the sum of those in the range of ids (weighted, or plain); see
+// kernels::CombineArgs.
 struct CombineOp {
   static constexpr const char* kName = "combine";
+  int experts = 0, first_expert = 0, last_expert = 0;
   int slots = 0;
   bool weighted = true;
 };

@@ -239,9 +239,9 @@ Value PlanBuilder::scale_rows(Value x, Value chosen, int slots) {
   return emit(ScaleRowsOp{slots}, {x, chosen}, x.rows, slots * slot_stride(x.cols), current_module());
 }
 
-Value PlanBuilder::combine(Value x, Value chosen, int cols, int slots, bool weighted) {
+Value PlanBuilder::combine(Value x, Value chosen, int experts, int cols, int slots, bool weighted) {
   WEFT_CHECK(x.cols == slots * slot_stride(cols)) << "combine: " << x.cols << " columns";
-  return emit(CombineOp{slots, weighted}, {x, chosen}, x.rows, cols, current_module());
+  return emit(CombineOp{experts, 0, experts, slots, weighted}, {x, chosen}, x.rows, cols, current_module());
 }
 
 void PlanBuilder::per_head(Value x, int in_stride, Value out, int out_stride, std::vector<Matrix> matrices) {

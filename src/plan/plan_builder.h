@@ -99,7 +99,7 @@ class PlanBuilder {
   Value experts(Value x, Value grouped, std::vector<Matrix> matrices, int slots, bool same_input);
   Value activate_slots(Value x, kernels::Activation act, int cols, int slots);  // gated
   Value scale_rows(Value x, Value chosen, int slots);
-  Value combine(Value x, Value chosen, int cols, int slots, bool weighted);
+  Value combine(Value x, Value chosen, int experts, int cols, int slots, bool weighted);
   // y[r, h] = x[r, h] W_h^T for each head, written to `out`.
   void per_head(Value x, int in_stride, Value out, int out_stride, std::vector<Matrix> matrices);
 

@@ -313,14 +313,43 @@ void compute(const ScaleRowsArgs& a, int rows, Part part) {
 
 template <class V>
 void compute(const CombineArgs& a, int rows, Part part) {
+  const int group_size = a.experts / expert_groups(a.experts), first_group = a.first_expert / group_size,
+            groups = (a.last_expert - a.first_expert) / group_size;
   for_columns(rows, a.cols, part, [&](int64_t r, int first, int last) {
     const float* weights = a.chosen + r * a.ld_chosen + a.slots;
+    const int32_t* ids = reinterpret_cast<const int32_t*>(a.chosen + r * a.ld_chosen);
+    int group_of[kMaxChosen];  // -1: another rank's
+    for (int j = 0; j < a.slots; ++j)
+      group_of[j] = ids[j] < a.first_expert || ids[j] >= a.last_expert ? -1 : ids[j] / group_size - first_group;
     for (int c = first; c < last; c += V::kLanes) {
       const float* x = a.x + r * a.ld_x + c;
-      typename V::F sum = V::mul(V::set1(a.weighted ? weights[0] : 1.0f), load_upto<V>(x, last - c));
-      for (int j = 1; j < a.slots; ++j)
+      typename V::F sums[8];
+      for (int g = 0; g < groups; ++g) sums[g] = V::set1(0.0f);
+      for (int j = 0; j < a.slots; ++j) {
+        if (group_of[j] < 0) continue;
+        typename V::F& sum = sums[group_of[j]];
         sum = V::fma(V::set1(a.weighted ? weights[j] : 1.0f),
                      load_upto<V>(x + static_cast<int64_t>(j) * a.slot_stride, last - c), sum);
+      }
+      for (int step = 1; step < groups; step *= 2)
+        for (int g = 0; g < groups; g += 2 * step) sums[g] = V::add(sums[g], sums[g + step]);
+      store_operand<V>(a.out + r * a.ld_out, c, Operand::f32, sums[0], last - c);
+    }
+  });
+}
+
+template <class V>
+void compute(const ReduceArgs& a, int rows, Part part) {
+  if (a.reduction == Reduction::pick) return reference(a, rows, part);
+  for_columns(rows, a.cols, part, [&](int64_t r, int first, int last) {
+    for (int c = first; c < last; c += V::kLanes) {
+      typename V::F sums[kMaxRanks];
+      for (int p = 0; p < a.count; ++p) sums[p] = load_upto<V>(a.parts[p] + r * a.ld_part + c, last - c);
+      for (int step = 1; step < a.count; step *= 2)
+        for (int p = 0; p < a.count; p += 2 * step) sums[p] = V::add(sums[p], sums[p + step]);
+      typename V::F sum = sums[0];
+      if (a.bias) sum = V::add(sum, load_upto<V>(a.bias + c, last - c));
+      if (a.residual) sum = V::add(sum, load_upto<V>(a.residual + r * a.ld_residual + c, last - c));
       store_operand<V>(a.out + r * a.ld_out, c, Operand::f32, sum, last - c);
     }
   });
