@@ -475,18 +475,24 @@ struct CombineArgs {
 
 constexpr int kMaxRanks = 64;
 
-// sum: the parts are added as a balanced binary tree (their number is a power of two), then bias[c] and residual[r, c].
-// pick: at most one part's row is not all zero bits, and that one is taken.
-enum class Reduction : uint8_t { sum, pick };
+// out[r, c] = sum of the parts as a balanced binary tree (their number is a power of two), + bias[c], + residual[r, c].
 struct ReduceArgs {
   const float* const* parts = nullptr;  // [count], read at run time: [rows, cols] each
   int count = 0;
   int64_t ld_part = 0;
   int cols = 0;
-  Reduction reduction = Reduction::sum;
   const float* bias = nullptr;
   const float* residual = nullptr;
   int64_t ld_residual = 0;
+  float* out = nullptr;
+  int64_t ld_out = 0;
+};
+// out[r] = row r of the one part in which it is not all zero bits (zeros: of none).
+struct PickRowsArgs {
+  const float* const* parts = nullptr;  // [count], read at run time
+  int count = 0;
+  int64_t ld_part = 0;
+  int cols = 0;
   float* out = nullptr;
   int64_t ld_out = 0;
 };
@@ -522,8 +528,8 @@ template <class... F>
 auto list_kernels(TypeList<F...>)
     -> TypeList<EmbedArgs, LinearArgs, ToOperandArgs, NormArgs, RopeAnglesArgs, HeadsArgs, AppendArgs, AttendArgs,
                 AttendCombineArgs, ActivateArgs, SelectRowsArgs, MixRowsArgs, MergeRowsArgs, GateArgs, PlaceArgs,
-                RouteArgs, GroupRowsArgs, ScaleRowsArgs, CombineArgs, ReduceArgs, JoinColumnsArgs, JoinRowsArgs,
-                ElementwiseArgs<F>...>;
+                RouteArgs, GroupRowsArgs, ScaleRowsArgs, CombineArgs, ReduceArgs, PickRowsArgs, JoinColumnsArgs,
+                JoinRowsArgs, ElementwiseArgs<F>...>;
 using Kernels = decltype(list_kernels(ElementwiseOps{}));
 
 template <class... Args>

@@ -27,6 +27,7 @@ void reference(const ScaleRowsArgs& a, int rows, Part part);
 void reference(const CombineArgs& a, int rows, Part part);
 
 void reference(const ReduceArgs& a, int rows, Part part);
+void reference(const PickRowsArgs& a, int rows, Part part);
 void reference(const JoinColumnsArgs& a, int rows, Part part);
 void reference(const JoinRowsArgs& a, int rows, Part part);
 

@@ -12,7 +12,7 @@ float part_tree(const ReduceArgs& a, int64_t at, int first, int count) {
                     : part_tree(a, at, first, count / 2) + part_tree(a, at, first + count / 2, count / 2);
 }
 
-float picked(const ReduceArgs& a, int64_t at) {
+float picked(const PickRowsArgs& a, int64_t at) {
   uint32_t bits = 0;
   for (int p = 0; p < a.count; ++p) {
     uint32_t part = 0;
@@ -30,10 +30,18 @@ void reference(const ReduceArgs& a, int rows, Part part) {
   const Range range = share(static_cast<int64_t>(rows) * a.cols, part);
   for (int64_t i = range.first; i < range.last; ++i) {
     const int64_t r = i / a.cols, c = i % a.cols, at = r * a.ld_part + c;
-    float value = a.reduction == Reduction::sum ? part_tree(a, at, 0, a.count) : picked(a, at);
+    float value = part_tree(a, at, 0, a.count);
     if (a.bias) value += a.bias[c];
     if (a.residual) value += a.residual[r * a.ld_residual + c];
     a.out[r * a.ld_out + c] = value;
+  }
+}
+
+void reference(const PickRowsArgs& a, int rows, Part part) {
+  const Range range = share(static_cast<int64_t>(rows) * a.cols, part);
+  for (int64_t i = range.first; i < range.last; ++i) {
+    const int64_t r = i / a.cols, c = i % a.cols;
+    a.out[r * a.ld_out + c] = picked(a, r * a.ld_part + c);
   }
 }
 

@@ -340,7 +340,6 @@ void compute(const CombineArgs& a, int rows, Part part) {
 
 template <class V>
 void compute(const ReduceArgs& a, int rows, Part part) {
-  if (a.reduction == Reduction::pick) return reference(a, rows, part);
   for_columns(rows, a.cols, part, [&](int64_t r, int first, int last) {
     for (int c = first; c < last; c += V::kLanes) {
       typename V::F sums[kMaxRanks];
