@@ -107,7 +107,7 @@ Result<CoreEngine::Checked> CoreEngine::check(Request& request) const {
   WEFT_TRY(checked.prompt, build_prompt(request));
   const int tokens = static_cast<int>(checked.prompt.tokens.size());
   WEFT_RETURN_IF_ERROR(check_prompt(request, checked.prompt));
-  WEFT_RETURN_IF_ERROR(check_image_types(request, checked.prompt, core_->model().plan));
+  WEFT_RETURN_IF_ERROR(check_image_types(request, checked.prompt, core_->model().plan()));
   WEFT_TRY(checked.params, sampling_of(request, tokens));
   WEFT_TRY(checked.grammar, grammar_of(request));
   WEFT_RETURN_IF_ERROR(check_logits(request, tokens, checked.params.max_tokens));
@@ -233,7 +233,7 @@ Status CoreEngine::start_beams(const Request& request, Checked checked, Active& 
 
 Result<RequestId> CoreEngine::submit_score(Request request, ScoreSink sink) {
   WEFT_TRY(ImagePrompt prompt, build_prompt(request));
-  const Plan& plan = core_->model().plan;
+  const Plan& plan = core_->model().plan();
   WEFT_RETURN_IF_ERROR(check_image_types(request, prompt, plan));
   WEFT_TRY(ScorePrompt whole, score_prompt(request, std::move(prompt.tokens), text_.tokenizer.get(), plan));
   prompt.tokens = std::move(whole.tokens);
@@ -284,7 +284,7 @@ bool CoreEngine::leave_score(RequestId id, const ImagePrompt& prompt, const Sequ
 Result<ScoreResult> CoreEngine::end_of_score(const ImagePrompt& prompt, Scored scored,
                                              const SequenceOutput& output) const {
   if (output.reason == FinishReason::error) return Error(Code::internal, output.error);
-  const Plan& plan = core_->model().plan;
+  const Plan& plan = core_->model().plan();
   ScoreResult result =
       score_result(prompt.tokens, std::move(scored.rows), plan.output.cols, plan.head, step_separator_);
   add_draft_scores(result, options_.speculation.method, scored.drafts, static_cast<int>(prompt.tokens.size()));
@@ -318,11 +318,11 @@ void CoreEngine::cancel(RequestId id) {
 
 // The model's plan, and those of its draft.
 std::string CoreEngine::plan_text() const {
-  std::string text = plan_to_text(core_->model().plan, core_->model().form);
+  std::string text = plan_to_text(core_->model().plan(), core_->model().form);
   const DraftModel* draft = core_->draft();
   for (size_t i = 0; draft && i < draft->stages.size(); ++i) {
     text += "\n" + draft->name + (draft->stages.size() > 1 ? ", depth " + std::to_string(i + 1) : "") + "\n";
-    text += plan_to_text(draft->stages[i].plan, draft->form);
+    text += plan_to_text(draft->stages[i].plan(), draft->form);
   }
   return text;
 }

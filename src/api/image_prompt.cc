@@ -92,7 +92,7 @@ Result<ImagePrompt> image_prompt(const Request& request, const PromptText& text,
   }
   if (prepared->empty()) return ImagePrompt{std::move(expanded.ids), {}, nullptr, {}};
   ImagePrompt prompt{std::move(expanded.ids), {}, std::make_shared<MediaPrompt>(), {}};
-  if (model.plan.position_axes > 1) {
+  if (model.plan().position_axes > 1) {
     MropePositions positions = mrope_positions(static_cast<int64_t>(prompt.tokens.size()), expanded.spans, *prepared);
     prompt.places->positions = std::move(positions.axes), prompt.places->delta = positions.delta;
   }

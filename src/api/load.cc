@@ -34,17 +34,25 @@ int64_t default_cache_bytes(int64_t per_token, int64_t max_seq_len, int64_t max_
 int prefill_tokens(const EngineOptions& options, const Model& model) {
   if (!options.enable_chunked_prefill) return options.max_num_tokens;
   if (options.chunked_prefill_size > 0) return options.chunked_prefill_size;
-  const bool experts = std::any_of(model.plan.ops.begin(), model.plan.ops.end(),
+  const bool experts = std::any_of(model.plan().ops.begin(), model.plan().ops.end(),
                                    [](const Op& op) { return std::holds_alternative<ExpertsOp>(op.kind); });
   return experts ? options.max_num_tokens : kPrefillTokens;
 }
 
-Result<std::unique_ptr<ThreadTeam>> make_team(const EngineOptions& options) {
+RankLayout rank_layout(const EngineOptions& options) {
+  const int tensor = std::max(options.tp_size, options.ep_size);
+  return {.tensor = tensor, .experts = tensor, .pipeline = options.pp_size, .attention_dp = options.enable_attention_dp};
+}
+
+// Threads in equal shares for all ranks; at least one each.
+Result<std::unique_ptr<RankTeam>> make_ranks(const EngineOptions& options) {
   const CpuLayout layout = read_cpu_layout();
-  const int threads = options.threads > 0 ? options.threads : default_threads(layout);
+  const RankLayout ranks = rank_layout(options);
+  const int wanted = options.threads > 0 ? options.threads : default_threads(layout),
+            threads = std::max(1, wanted / ranks.size()) * ranks.size();
   WEFT_TRY(std::vector<std::vector<int>> places, place_threads(layout, threads, options.pin_threads));
   const bool on_nodes = layout.nodes().size() > 1 && !places[0].empty();
-  return std::make_unique<ThreadTeam>(std::move(places), on_nodes);
+  return std::make_unique<RankTeam>(std::make_unique<ThreadTeam>(std::move(places), on_nodes), ranks);
 }
 
 // Bytes of a token in the cache, of the model's layers and its draft's.
@@ -92,7 +100,7 @@ Result<SpeculationOptions> speculation_of(const EngineOptions& options) {
 
 // Models that generate nothing have nothing to draft: "auto" is off there.
 Status check_target(const Model& model, SpeculationOptions& speculation) {
-  if (model.plan.head == HeadKind::lm || speculation.method == DraftMethod::none) return {};
+  if (model.plan().head == HeadKind::lm || speculation.method == DraftMethod::none) return {};
   if (speculation.method == DraftMethod::automatic) return speculation = SpeculationOptions(), Status();
   return fail(Code::unsupported, "--speculative-config ", name_of(speculation.method), ": ", model.architecture,
               " generates no tokens, so there is nothing to draft")
@@ -101,21 +109,21 @@ Status check_target(const Model& model, SpeculationOptions& speculation) {
 
 // The model's draft, and its threads where they are its own.
 struct Draft {
-  std::unique_ptr<ThreadTeam> team;
+  std::unique_ptr<RankTeam> ranks;
   std::optional<DraftModel> model;
 };
 
 Result<Draft> load_draft_of(const EngineOptions& options, const ModelOptions& model_options, const Model& model,
-                            ThreadTeam& team) {
+                            const RankTeam& ranks) {
   Draft draft;
   const SpeculationOptions& speculation = options.speculation;
   if (!has_model(speculation.method)) return draft;
   if (speculation.threads > 0) {
     EngineOptions own = options;
     own.threads = speculation.threads;
-    WEFT_TRY(draft.team, make_team(own));
+    WEFT_TRY(draft.ranks, make_ranks(own));
   }
-  auto loaded = load_draft(speculation, model, model_options, draft.team ? *draft.team : team);
+  auto loaded = load_draft(speculation, model, model_options, draft.ranks ? *draft.ranks : ranks);
   if (!loaded.ok()) return std::move(loaded).error().about("speculative-config");
   draft.model = std::move(loaded).value();
   return draft;
@@ -149,7 +157,7 @@ ModelInfo model_info(const std::string& path, const Model& model, int threads, i
   ModelInfo info = describe(model);
   info.name = model_name(path), info.path = path, info.threads = threads;
   info.kv_cache_bytes = cache_bytes;
-  if (model.plan.head == HeadKind::classify_first) info.labels = label_names(model.checkpoint->config());
+  if (model.plan().head == HeadKind::classify_first) info.labels = label_names(model.checkpoint->config());
   info.takes_images = text.media != nullptr && model.vision.has_value();
   if (!info.takes_images) text.media.reset();
   info.has_chat_template = text.chat_template != nullptr;
@@ -165,8 +173,8 @@ Result<std::unique_ptr<Engine>> Engine::load(const std::string& path, const Engi
   WEFT_TRY(ProcessorKinds processors, load_logits_plugins(options.logits_processors, options.logits_processor_kinds));
   // The tokenizer takes about as long as the weights, so both are read at once.
   auto text_side = std::async(std::launch::async, load_text, path, options.chat_template);
-  WEFT_TRY(std::unique_ptr<ThreadTeam> team, make_team(options));
-  const int threads = team->size();
+  WEFT_TRY(std::unique_ptr<RankTeam> ranks, make_ranks(options));
+  const int threads = ranks->threads().size();
   ModelOptions model_options{.dtype = options.dtype,
                              .kv_dtype = options.kv_cache_dtype,
                              .max_seq_len = options.max_seq_len,
@@ -179,7 +187,7 @@ Result<std::unique_ptr<Engine>> Engine::load(const std::string& path, const Engi
   auto draft_info = inspect_draft(options.speculation, path, model_options);
   if (!draft_info.ok()) return std::move(draft_info).error().about("speculative-config");
   options.speculation.method = draft_info->method, model_options.taps = draft_info->taps;
-  WEFT_TRY(Model model, load_model(path, *team, model_options));
+  WEFT_TRY(Model model, load_model(path, *ranks, model_options));
   WEFT_TRY(TextSide text, text_side.get());
   if (text.tokenizer && model.checkpoint->is_gguf()) model.add_end_ids(named_end_ids(*text.tokenizer));
   else if (text.tokenizer && text.tokenizer->eos_id()) model.add_end_ids({*text.tokenizer->eos_id()});
@@ -192,11 +200,11 @@ Result<std::unique_ptr<Engine>> Engine::load(const std::string& path, const Engi
                 model.max_positions_from, "): answers beyond that may be poor");
   }
   WEFT_RETURN_IF_ERROR(check_target(model, options.speculation));
-  WEFT_TRY(Draft draft, load_draft_of(options, model_options, model, *team));
+  WEFT_TRY(Draft draft, load_draft_of(options, model_options, model, *ranks));
   const CoreOptions core = core_options(options, model, draft.model, std::move(processors));
   ModelInfo info = model_info(path, model, threads, core.cache_bytes, text);
   WEFT_TRY(std::unique_ptr<EngineCore> running,
-           EngineCore::create(std::move(model), std::move(team), core, std::move(draft.model), std::move(draft.team)));
+           EngineCore::create(std::move(model), std::move(ranks), core, std::move(draft.model), std::move(draft.ranks)));
   info.max_seq_len = running->options().max_seq_len;
   if (info.max_seq_len < options.max_seq_len)
     return fail(Code::resource_exhausted, "--max-seq-len ", options.max_seq_len, " does not fit: the KV cache of ",

@@ -24,9 +24,7 @@ Status check_supported(const EngineOptions& o) {
     return fail(Code::invalid_argument, "--tool-call-parser must be one of ", names, ", not ", o.tool_call_parser)
         .about("tool-call-parser");
   }
-  if (o.tp_size != 1) return unsupported("tp-size", std::to_string(o.tp_size), "one rank only in this build");
   if (o.pp_size != 1) return unsupported("pp-size", std::to_string(o.pp_size), "one rank only in this build");
-  if (o.ep_size != 1) return unsupported("ep-size", std::to_string(o.ep_size), "one rank only in this build");
   if (o.enable_attention_dp) return unsupported("enable-attention-dp", "on", "one rank only in this build");
   return {};
 }

@@ -16,6 +16,7 @@ class Binding {
   const void* in_operand(size_t i) const { return memory.address(op_.in[i]); }
   int64_t in_ld(size_t i) const { return memory.ld(op_.in[i]); }
   int in_cols(size_t i) const { return op_.in[i].cols; }
+  int in_storage_cols(size_t i) const { return memory.storage_cols(op_.in[i]); }
   int in_element_bytes(size_t i) const { return operand_size_bytes(memory.operand(op_.in[i])); }
 
   float* out() const { return static_cast<float*>(memory.address(*op_.out)); }
@@ -36,6 +37,7 @@ class Binding {
 EmbedArgs bind(const EmbedOp& o, const Binding& b) {
   EmbedArgs a;
   a.ids = b.memory.ids(o.ids).data();
+  a.first_id = o.first_id, a.id_count = o.id_count;
   a.cols = b.out_cols(), a.scale = o.scale, a.out = b.out(), a.ld_out = b.out_ld();
   if (o.matrix >= 0) a.packed = b.weights.matrices[o.matrix];
   else a.row_data = b.weights.tables[o.table].rows, a.row_type = b.weights.tables[o.table].type;
@@ -44,7 +46,8 @@ EmbedArgs bind(const EmbedOp& o, const Binding& b) {
 
 LinearArgs bind(const LinearOp& o, const Binding& b) {
   LinearArgs a;
-  a.x = b.in_operand(0), a.ld_x = b.in_ld(0), a.w = b.weights.matrices[o.matrix], a.bias = b.weights.biases[o.matrix];
+  a.x = b.in_operand(0), a.ld_x = b.in_ld(0), a.w = b.weights.matrices[o.matrix];
+  if (!o.partial) a.bias = b.weights.biases[o.matrix];
   if (o.add) a.residual = b.in(1), a.ld_residual = b.in_ld(1);
   if (o.gate) a.gate = {b.out_address(), b.out_ld(), *o.gate, b.out_operand()};
   else a.y = b.out(), a.ld_y = b.out_ld();
@@ -179,7 +182,7 @@ GroupRowsArgs bind(const GroupRowsOp& o, const Binding& b) {
 }
 
 ExpertsCall bind(const ExpertsOp& o, const Binding& b) {
-  ExpertsCall call{{}, &o.matrices, static_cast<const int32_t*>(b.in_operand(1))};
+  ExpertsCall call{{}, &o.matrices, o.experts, o.first_expert, static_cast<const int32_t*>(b.in_operand(1))};
   call.linear.x = b.in_operand(0), call.linear.ld_x = o.same_input ? b.in_ld(0) : b.in_ld(0) / o.slots;
   call.linear.x_share = o.same_input ? o.slots : 1;
   call.linear.y = b.out(), call.linear.ld_y = b.out_ld() / o.slots;
@@ -220,6 +223,26 @@ PerHeadCall bind(const PerHeadOp& o, const Binding& b) {
   call.linear.x = b.in_operand(0), call.linear.ld_x = b.in_ld(0);
   call.linear.y = b.out(), call.linear.ld_y = b.out_ld();
   return call;
+}
+
+AllReduceCall bind(const AllReduceOp& o, const Binding& b) {
+  AllReduceCall call{{.ld_part = b.in_ld(0), .cols = b.out_cols(), .out = b.out(), .ld_out = b.out_ld()}, b.in(0)};
+  if (o.matrix >= 0) call.args.bias = b.weights.biases[o.matrix];
+  if (o.add) call.args.residual = b.in(1), call.args.ld_residual = b.in_ld(1);
+  return call;
+}
+
+PickRowsCall bind(const PickRowsOp&, const Binding& b) {
+  return {{.ld_part = b.in_ld(0), .cols = b.out_cols(), .out = b.out(), .ld_out = b.out_ld()}, b.in(0)};
+}
+
+AllGatherCall bind(const AllGatherOp&, const Binding& b) {
+  return {{.ld_part = b.in_ld(0),
+           .cols = b.in_storage_cols(0),
+           .all_cols = b.out_cols(),
+           .out = b.out(),
+           .ld_out = b.out_ld()},
+          b.in(0)};
 }
 
 }  // namespace

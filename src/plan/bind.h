@@ -15,8 +15,9 @@ namespace weft {
 // ExpertsOp: a product for each expert that has rows.
 struct ExpertsCall {
   kernels::LinearArgs linear;  // of any one expert
-  const std::vector<int>* matrices = nullptr;
-  const int32_t* grouped = nullptr;  // as GroupRowsArgs::out
+  const std::vector<int>* matrices = nullptr;  // of experts first_expert, first_expert + 1, ...
+  int experts = 0, first_expert = 0;
+  const int32_t* grouped = nullptr;  // as GroupRowsArgs::out, of all experts
 };
 // PerHeadOp: a product for each head.
 struct PerHeadCall {
@@ -25,8 +26,19 @@ struct PerHeadCall {
   int64_t in_stride_bytes = 0, out_stride = 0;
 };
 
+// Collectives: how the parts are put together, and this rank's part.
+template <class Args>
+struct CollectiveCall {
+  Args args;  // without the parts
+  const float* mine = nullptr;
+};
+using AllReduceCall = CollectiveCall<kernels::ReduceArgs>;
+using PickRowsCall = CollectiveCall<kernels::PickRowsArgs>;
+using AllGatherCall = CollectiveCall<kernels::JoinColumnsArgs>;
+
 template <class... Args>
-auto bound_args(TypeList<Args...>) -> std::variant<Args..., ExpertsCall, PerHeadCall>;
+auto bound_args(TypeList<Args...>)
+    -> std::variant<Args..., ExpertsCall, PerHeadCall, AllReduceCall, PickRowsCall, AllGatherCall>;
 using BoundArgs = decltype(bound_args(kernels::Kernels{}));
 
 // `op`, `memory` and `weights` must outlive the result.

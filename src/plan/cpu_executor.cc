@@ -14,7 +14,6 @@ namespace {
 // Threads that wait fetch so much of the weights that they will read next, in steps that wait for memory: of few rows.
 constexpr size_t kAheadBytes = 192 << 10;
 constexpr int kAheadRows = 32;
-const std::function<void(Part)> kNoTail;
 
 template <class... F>
 struct Overloaded : F... {
@@ -39,13 +38,18 @@ Plan prepare_plan(Plan plan, const CpuTable& table, WeightForm form) {
   });
 }
 
-CpuExecutor::CpuExecutor(Plan plan, const Weights& weights, const CpuTable& table, ThreadTeam& team, CacheMemory cache,
-                         ExecutorLimits limits)
-    : plan_(std::move(plan)), weights_(weights), table_(table), team_(team),
-      memory_(plan_, table, team.size(), std::move(cache), limits),
+CpuExecutor::CpuExecutor(Plan plan, const Weights& weights, const CpuTable& table, RankSeat seat, CacheMemory cache,
+                         ExecutorLimits limits, std::shared_ptr<StepInputs> inputs)
+    : plan_(std::move(plan)), weights_(weights), table_(table), seat_(seat), own_inputs_(inputs == nullptr),
+      memory_(plan_, table, seat.threads, std::move(cache), limits, std::move(inputs)),
       barriers_(find_barriers(plan_, memory_.layout(), limits.rows())) {
-  walk_ = [this](int thread) { walk({thread, team_.size()}); };
+  walk_ = [this](int thread) { walk({thread, seat_.threads}); };
   bind();
+}
+
+void CpuExecutor::barrier(Ahead& ahead) {
+  if (seat_.barrier) seat_.barrier->wait(ahead);
+  else seat_.team.barrier(ahead);
 }
 
 void CpuExecutor::bind() {
@@ -82,7 +86,7 @@ void CpuExecutor::run_linear(const LinearArgs& args, int rows, Part part, std::a
   constexpr int kRows = 32, kMostPerThread = 8;
   constexpr int64_t kLeast = 1 << 16;  // outputs of a piece
   const int64_t per_thread = int64_t{args.w.out} * rows / (part.count * kLeast);
-  if (rows <= kRows || part.count == 1 || team_.spans_nodes() || per_thread < 2) return table_.run(args, rows, part);
+  if (rows <= kRows || part.count == 1 || seat_.team.spans_nodes() || per_thread < 2) return table_.run(args, rows, part);
   const int tasks = part.count * (per_thread >= kMostPerThread ? kMostPerThread : per_thread >= 4 ? 4 : 2);
   for (int task = next_task.fetch_add(1, std::memory_order_relaxed); task < tasks;
        task = next_task.fetch_add(1, std::memory_order_relaxed))
@@ -99,17 +103,18 @@ void CpuExecutor::run_op(size_t index, Part part) {
   std::visit(Overloaded{[&](const LinearArgs& args) { run_linear(args, rows, part, tasks_[index].next); },
                         [&](const ExpertsCall& call) { run_experts(call, part); },
                         [&](const PerHeadCall& call) { run_per_head(call, rows, part); },
+                        [&]<class Args>(const CollectiveCall<Args>& call) { run_collective(call, rows, part); },
                         [&](const auto& args) { table_.run(args, rows, part); }},
              bound_[index].args);
 }
 
 // Only experts with rows are read.
 void CpuExecutor::run_experts(const ExpertsCall& call, Part part) const {
-  const size_t experts = call.matrices->size();
-  const int32_t* entries = call.grouped + experts + 1;
+  const int32_t* offsets = call.grouped + call.first_expert;
+  const int32_t* entries = call.grouped + call.experts + 1;
   LinearArgs linear = call.linear;
-  for (size_t e = 0; e < experts; ++e) {
-    const int32_t first = call.grouped[e], rows = call.grouped[e + 1] - first;
+  for (size_t e = 0; e < call.matrices->size(); ++e) {
+    const int32_t first = offsets[e], rows = offsets[e + 1] - first;
     if (rows == 0) continue;
     linear.w = weights_.matrices[(*call.matrices)[e]], linear.row_map = entries + first;
     table_.run(linear, rows, part);
@@ -129,6 +134,23 @@ void CpuExecutor::run_per_head(const PerHeadCall& call, int rows, Part part) con
     linear.w = weights_.matrices[(*call.matrices)[h]];
     table_.run(linear, rows, whole ? Part{0, 1} : part);
   }
+}
+
+template <class Args>
+void CpuExecutor::run_collective(const CollectiveCall<Args>& call, int rows, Part part) const {
+  const Communicator::Thread thread{part.index, part.count};
+  const size_t floats = static_cast<size_t>(rows) * static_cast<size_t>(call.args.ld_part);
+  Communicator& ranks = *seat_.communicator;
+  Communicator::Parts parts;
+  if constexpr (std::is_same_v<Args, ReduceArgs>) {
+    parts = ranks.reduce(call.mine, floats, thread);
+  } else {
+    const std::vector<size_t> bytes(static_cast<size_t>(ranks.size()), floats * sizeof(float));
+    parts = ranks.gather(call.mine, bytes, thread);
+  }
+  Args args = call.args;
+  args.parts = reinterpret_cast<const float* const*>(parts.data()), args.count = static_cast<int>(parts.size());
+  table_.run(args, rows, part);
 }
 
 void CpuExecutor::measure_ops() {
@@ -153,7 +175,7 @@ void CpuExecutor::walk(Part part) {
     if (op.combine_of && op.combine_of->combines.empty()) continue;
     if (op.barrier) {  // also before an op that is left out: the next one counts on it
       if (ahead_helps && op.next_product != product) product = op.next_product, ahead = first_weights(product, part);
-      team_.barrier(ahead);
+      barrier(ahead);
     }
     if (op.images_only && !inputs.has_images) continue;
     if (op.pass != Pass::any && op.pass != inputs.pass) continue;
@@ -161,12 +183,13 @@ void CpuExecutor::walk(Part part) {
     run_op(i, part);
     if (times) times->ran(i);
   }
-  if (*tail_) {
-    team_.barrier();
-    if (times) times->waited(bound_.size());
-    (*tail_)(part);
-    if (times) times->ran(bound_.size());
-  }
+}
+
+void CpuExecutor::run_behind(const std::function<void(Part)>& tail, Part part) {
+  OpTimes* const times = part.index == 0 ? times_.get() : nullptr;
+  if (times) times->waited(bound_.size());
+  tail(part);
+  if (times) times->ran(bound_.size());
 }
 
 void CpuExecutor::plan_group(CacheRef ref) {
@@ -181,7 +204,7 @@ void CpuExecutor::plan_group(CacheRef ref) {
         in.block_table.push_back(static_cast<int32_t>(in.block_table.size()));
     }
   }
-  plan_attention(in.sequences, cache_view(ref), group.heads, group.mask, group.window(), group.chunk(), team_.size(),
+  plan_attention(in.sequences, cache_view(ref), group.heads, group.mask, group.window(), group.chunk(), seat_.threads,
                  in.attend);
 }
 
@@ -189,6 +212,9 @@ void CpuExecutor::plan_groups() {
   for (size_t g = 0; g < plan_.groups.size(); ++g) plan_group({CacheRef::Kind::paged, static_cast<int>(g)});
   for (size_t g = 0; g < plan_.local_groups.size(); ++g) plan_group({CacheRef::Kind::local, static_cast<int>(g)});
   if (plan_.cross_group) plan_group({CacheRef::Kind::cross});
+}
+
+void CpuExecutor::point_at_inputs() {
   // The inputs' vectors may have moved, and the number of sequences is the step's.
   size_t i = 0;
   for (const Op& op : plan_.ops) {
@@ -212,30 +238,27 @@ void CpuExecutor::check_size() const {
       << "the step is larger than the executor";
 }
 
-void CpuExecutor::run(const std::function<void(Part)>& tail, bool replay) {
+void CpuExecutor::prepare(bool replay) {
   check_size();
   if (!replay) bind();
-  plan_groups();
-  first_ = last_ = traced_ops_ = 0;
-  while (trace_ && traced_ops_ < plan_.ops.size()) run_traced_op();
-  tail_ = &tail;
-  first_ = last_, last_ = bound_.size();
-  reset_tasks();
-  team_.run(walk_);
-}
-
-void CpuExecutor::prepare() {
-  check_size();
-  plan_groups();
-  tail_ = &kNoTail;
+  if (own_inputs_) plan_groups();
+  point_at_inputs();
   first_ = 0, last_ = bound_.size();
   reset_tasks();
+}
+
+void CpuExecutor::run_traced(const std::function<void(Part)>& tail) {
+  begin_pieces();
+  while (run_piece(1)) {
+  }
+  if (tail) seat_.team.run([&](int thread) { tail({thread, seat_.team.size()}); });
 }
 
 void CpuExecutor::begin_pieces() {
   check_size();
   bind();
   plan_groups();
+  point_at_inputs();
   first_ = last_ = traced_ops_ = 0;
 }
 
@@ -244,20 +267,18 @@ bool CpuExecutor::run_piece(int ops) {
     for (int i = 0; i < ops && last_ < bound_.size(); ++i) run_traced_op();
     return last_ < bound_.size();
   }
-  tail_ = &kNoTail;
   first_ = last_, last_ = std::min(bound_.size(), first_ + ops);
   reset_tasks();
-  team_.run(walk_);
+  seat_.team.run(walk_);
   return last_ < bound_.size();
 }
 
 // The next op alone; then what it wrote, before a later op takes that memory.
 void CpuExecutor::run_traced_op() {
   const Op& op = plan_.ops[traced_ops_];
-  tail_ = &kNoTail;
   first_ = last_, last_ += std::holds_alternative<AttendOp>(op.kind) ? 2 : 1;
   reset_tasks();
-  team_.run(walk_);
+  seat_.team.run(walk_);
   if (op.out && (!op.images_only || inputs().has_images))
     trace_->ran(traced_ops_, row_count(op.out->rows), memory_.address(*op.out), memory_.ld(*op.out));
   ++traced_ops_;

@@ -1,5 +1,5 @@
-// Runs a plan on the CPU: binds every op to fixed addresses once, then each step wakes the thread team once and all its
-// threads walk the op list together, with barriers only where ops need one.
+// Runs a rank's plan on the CPU: binds every op to fixed addresses once, then each step wakes the thread team once and
+// all the rank's threads walk the op list together, with barriers only where ops need one.
 #pragma once
 
 #include <atomic>
@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/thread_team.h"
+#include "comm/communicator.h"
 #include "core/op_times.h"
 #include "plan/bind.h"
 #include "plan/passes.h"
@@ -19,26 +20,40 @@
 
 namespace weft {
 
+// The threads of a rank, and its line to the others.
+struct RankSeat {
+  ThreadTeam& team;  // of all ranks of this process
+  int threads = 1;   // of the rank
+  ThreadBarrier* barrier = nullptr;  // theirs; null: the team's, all of whose threads are the rank's
+  Communicator* communicator = nullptr;  // null: there is one rank
+};
+
 class CpuExecutor {
  public:
   // The plan must have been through the passes that the weights were loaded for (see prepare_plan). `weights`, `cache`
-  // and `team` must outlive the executor.
+  // and what `seat` names must outlive the executor. `inputs`: another rank's, where all take the same ones.
+  CpuExecutor(Plan plan, const Weights& weights, const kernels::CpuTable& table, RankSeat seat, CacheMemory cache,
+              ExecutorLimits limits, std::shared_ptr<StepInputs> inputs = nullptr);
+  // A plan that is not shared: all threads of the team are one rank's.
   CpuExecutor(Plan plan, const Weights& weights, const kernels::CpuTable& table, ThreadTeam& team, CacheMemory cache,
-              ExecutorLimits limits);
+              ExecutorLimits limits)
+      : CpuExecutor(std::move(plan), weights, table, RankSeat{team, team.size()}, std::move(cache), limits) {}
 
   StepInputs& inputs() { return memory_.inputs(); }
-  // Runs the step that inputs() describes. `tail` is called by every thread behind a barrier after the last op
-  // (sampling). replay == false: resolves every op's addresses anew before it runs, as the first step does.
-  void run(const std::function<void(kernels::Part)>& tail, bool replay = true);
-  // The same inside a run of the team, for a plan that runs behind another one in the same walk: one thread calls
-  // prepare() once the inputs are set, and behind a barrier every thread calls walk_inside(). No tail; another barrier
-  // is the caller's to set.
-  void prepare();
-  void walk_inside(kernels::Part part) { walk(part); }
+  const std::shared_ptr<StepInputs>& shared_inputs() const { return memory_.shared_inputs(); }
+  // The step that inputs() describes, inside a run of the team: one thread calls prepare() once the inputs are set (of
+  // ranks that share their inputs, the first rank's before the others'), and behind a barrier every thread of the rank
+  // calls walk(). replay == false: resolves every op's addresses anew, as the first step does.
+  void prepare(bool replay = true);
+  void walk(kernels::Part part);
   // The same in pieces of some ops each, with other work in between: begin_pieces() once the inputs are set, then
   // run_piece() until it returns false. Binds anew, so inputs may lie elsewhere each time.
   void begin_pieces();
   bool run_piece(int ops);
+  // What follows the walk, behind a barrier; its time counts as one more op's.
+  void run_behind(const std::function<void(kernels::Part)>& tail, kernels::Part part);
+  // One op at a time for a trace, of a rank that has all of the team's threads; `tail` runs behind them.
+  void run_traced(const std::function<void(kernels::Part)>& tail);
   // [outputs, cols] of the last run; ld in floats.
   const float* output() const { return static_cast<const float*>(memory_.address(plan_.output)); }
   int64_t output_ld() const { return memory_.ld(plan_.output); }
@@ -59,6 +74,7 @@ class CpuExecutor {
   // From here on ops run one at a time, and what each has written goes to `trace`, which outlives the executor. Not
   // while a step runs.
   void trace(TracedPlan& trace) { trace_ = &trace; }
+  bool traced() const { return trace_ != nullptr; }
   size_t arena_bytes() const { return memory_.arena_bytes(); }
 
  private:
@@ -75,22 +91,26 @@ class CpuExecutor {
 
   void check_size() const;
   void bind();
-  void walk(kernels::Part part);
+  void barrier(Ahead& ahead);
   Ahead first_weights(int product, kernels::Part part) const;
   void run_op(size_t index, kernels::Part part);
   int row_count(Rows rows) const;
   void run_linear(const kernels::LinearArgs& args, int rows, kernels::Part part, std::atomic<int>& next_task) const;
   void run_experts(const ExpertsCall& call, kernels::Part part) const;
   void run_per_head(const PerHeadCall& call, int rows, kernels::Part part) const;
+  template <class Args>
+  void run_collective(const CollectiveCall<Args>& call, int rows, kernels::Part part) const;
   void run_traced_op();
   void reset_tasks();
   void plan_groups();
   void plan_group(CacheRef ref);
+  void point_at_inputs();
 
   Plan plan_;
   const Weights& weights_;
   const kernels::CpuTable& table_;
-  ThreadTeam& team_;
+  const RankSeat seat_;
+  const bool own_inputs_;  // else those of another rank, which plans the attention
   StepMemory memory_;
   std::vector<bool> barriers_;  // per op of the plan
   std::vector<BoundOp> bound_;
@@ -98,7 +118,6 @@ class CpuExecutor {
     std::atomic<int> next{0};
   };
   std::vector<TaskCounter> tasks_;  // per bound op; of products that threads share out as they go
-  const std::function<void(kernels::Part)>* tail_ = nullptr;
   size_t first_ = 0, last_ = 0;  // bound ops of the running piece
   std::function<void(int)> walk_;
   std::unique_ptr<OpTimes> times_;  // null: not measured

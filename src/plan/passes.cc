@@ -47,6 +47,13 @@ Plan without(Plan plan, const std::vector<bool>& dropped) {
   return plan;
 }
 
+// Whether an op that can add a second input does so; null: it cannot.
+bool* added_to(Op& op) {
+  if (auto* linear = std::get_if<LinearOp>(&op.kind)) return linear->partial ? nullptr : &linear->add;
+  if (auto* reduce = std::get_if<AllReduceOp>(&op.kind)) return &reduce->add;
+  return nullptr;
+}
+
 }  // namespace
 
 Plan fuse_residual_adds(Plan plan) {
@@ -60,11 +67,11 @@ Plan fuse_residual_adds(Plan plan) {
       if (writer < 0 || readers[product.storage] != 1 || product.first_col != 0 ||
           product.cols != plan.storages[product.storage].cols)
         continue;
-      auto* linear = std::get_if<LinearOp>(&plan.ops[writer].kind);
+      bool* const add = added_to(plan.ops[writer]);
       // The product moves to the place of the addition, where the other operand surely exists.
-      if (!linear || linear->add) continue;
+      if (!add || *add) continue;
+      *add = true;
       Op fused = std::move(plan.ops[writer]);
-      std::get<LinearOp>(fused.kind).add = true;
       fused.in.push_back(other);
       fused.out = op.out;
       dropped[writer] = true;
@@ -191,6 +198,41 @@ size_t storage_bytes(const Storage& storage, int64_t ld, const RowLimits& limits
 
 }  // namespace
 
+// Where other ranks read: a few regions behind all other values, of the size of the largest that lie there. A rank may
+// write into a region again once a collective behind the one that read it has returned (comm/communicator.h); and ops
+// that are left out of some steps count on none but those that are left out with them.
+void lay_out_shared(const Plan& plan, const std::vector<int>& first, const std::vector<size_t>& size, Arena& arena) {
+  struct Region {
+    std::vector<int> storages;
+    size_t bytes = 0;
+    int read_by = -1;  // the last collective
+  };
+  const auto always = [](const Op& op) { return !op.images_only && op.pass == Pass::any; };
+  const auto runs_with = [&](const Op& a, const Op& b) {
+    return always(a) || (a.images_only == b.images_only && a.pass == b.pass);
+  };
+  std::vector<Region> regions;
+  for (int i = 0; i < static_cast<int>(plan.ops.size()); ++i) {
+    const Op& op = plan.ops[i];
+    if (!is_collective(op)) continue;
+    const int storage = op.in[0].storage, written = first[storage];
+    const auto free = [&](const Region& region) {
+      for (int k = region.read_by + 1; k < written; ++k)
+        if (is_collective(plan.ops[k]) && runs_with(plan.ops[k], op) && runs_with(plan.ops[k], plan.ops[region.read_by]))
+          return true;
+      return false;
+    };
+    auto region = std::find_if(regions.begin(), regions.end(), free);
+    if (region == regions.end()) region = regions.insert(regions.end(), Region{});
+    region->storages.push_back(storage), region->read_by = i;
+    region->bytes = std::max(region->bytes, size[storage]);
+  }
+  for (const Region& region : regions) {
+    for (const int storage : region.storages) arena.offset[storage] = arena.bytes;
+    arena.bytes += region.bytes;
+  }
+}
+
 Arena lay_out(const Plan& plan, const RowLimits& limits) {
   const size_t count = plan.storages.size();
   std::vector<int> first(count, std::numeric_limits<int>::max()), last(count, -1);
@@ -210,7 +252,7 @@ Arena lay_out(const Plan& plan, const RowLimits& limits) {
     const int64_t unit = storage.operand == Operand::int8 ? 64 : 16;  // slots of experts rely on the 16
     arena.ld[s] = (kernels::operand_row_elements(storage.operand, storage.cols) + unit - 1) / unit * unit;
     size[s] = storage_bytes(storage, arena.ld[s], limits);
-    if (last[s] >= 0) order.push_back(static_cast<int>(s));
+    if (last[s] >= 0 && !storage.shared) order.push_back(static_cast<int>(s));
   }
   // Large values first; each takes the lowest place that no value living at the same time occupies.
   std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return size[a] > size[b]; });
@@ -230,6 +272,7 @@ Arena lay_out(const Plan& plan, const RowLimits& limits) {
     arena.bytes = std::max(arena.bytes, at + size[s]);
     placed.push_back(s);
   }
+  lay_out_shared(plan, first, size, arena);
   return arena;
 }
 
@@ -264,7 +307,9 @@ std::vector<bool> find_barriers(const Plan& plan, const Arena& arena, const RowL
     for (const Access& a : open)
       for (const Access& b : mine)
         if ((a.write || b.write) && meet(a, b)) barrier[i] = true;
-    if (barrier[i]) open.clear();
+    const bool waits = is_collective(plan.ops[i]) && !plan.ops[i].images_only && plan.ops[i].pass == Pass::any;
+    if (waits) barrier[i] = false;  // it waits for all threads itself
+    if (barrier[i] || waits) open.clear();
     open.insert(open.end(), mine.begin(), mine.end());
   }
   return barrier;

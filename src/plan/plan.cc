@@ -9,6 +9,7 @@
 namespace weft {
 
 int Matrix::shards() const {
+  if (shard_count > 0) return shard_count;
   if (shard != Shard::rows) return 1;
   const int unit = format && kernels::is_quantized(format->form) ? kernels::kStrip : 2;
   for (int count : {8, 4, 2})
@@ -23,6 +24,11 @@ int64_t Matrix::bytes(kernels::WeightForm form) const {
 
 const char* op_name(const Op& op) {
   return std::visit([](const auto& kind) { return std::decay_t<decltype(kind)>::kName; }, op.kind);
+}
+
+bool is_collective(const Op& op) {
+  return std::holds_alternative<AllReduceOp>(op.kind) || std::holds_alternative<PickRowsOp>(op.kind) ||
+         std::holds_alternative<AllGatherOp>(op.kind);
 }
 
 std::vector<CacheRef> Plan::caches() const {

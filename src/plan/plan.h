@@ -54,7 +54,10 @@ struct Matrix {
   std::vector<TensorRows> sources;
   std::vector<TensorRows> biases;  // empty, or one per source (an empty tensor name: zeros)
   int k = 0;
+  // The tensors' columns [first_k, first_k + k) of tensor_k, where ranks share them; tensor_k 0: all.
+  int first_k = 0, tensor_k = 0;
   Shard shard = Shard::none;
+  int shard_count = 0;        // of a rank's share: what is left to it of shards(); 0: as k and the unit say
   int shard_unit = 1;         // k is cut at multiples of this only (the head size; 1)
   bool keep_float32 = false;  // never rounded to 16 bits (routers)
   // The outputs are those of the sources in turn, kernels::kGateColumns of the first half and as many of the second
@@ -96,6 +99,7 @@ struct LayerGroup {
   int heads = 0;  // query heads, for cutting the attention into work items
   kernels::Mask mask = kernels::Mask::causal;
   int segments = 0;  // local groups: which of the step's ways to cut its rows into sequences
+  int first_kv_head = 0;  // of a rank's share
   // As the kernels take them: the span of that kind, else 0.
   int window() const { return spec.kind == CacheSpec::Kind::window ? spec.span : 0; }
   int chunk() const { return spec.kind == CacheSpec::Kind::chunk ? spec.span : 0; }
@@ -122,11 +126,14 @@ struct EmbedOp {
   int table = -1;   // index into Plan::tables
   int matrix = -1;  // instead: the packed matrix of the tied output
   float scale = 1.0f;
+  int ids_below = 0;               // that all ranks together can look up
+  int first_id = 0, id_count = 0;  // of a rank's share of the vocabulary; zeros in rows of other ids. count 0: all
 };
 struct LinearOp {
   static constexpr const char* kName = "linear";
   int matrix = -1;
-  bool add = false;  // adds the second input (residual); made by a pass
+  bool add = false;      // adds the second input (residual); made by a pass
+  bool partial = false;  // a rank's part of the sum: without the biases
   // of a gated matrix: the output is act(first half) * second half; made by a pass
   std::optional<kernels::Activation> gate;
 };
@@ -195,7 +202,8 @@ struct GroupRowsOp {
 // In: x, the grouped rows; out: [tokens, slots * slot_stride(matrix's out)].
 struct ExpertsOp {
   static constexpr const char* kName = "experts";
-  std::vector<int> matrices;  // one per expert, of one shape
+  std::vector<int> matrices;  // of experts first_expert, first_expert + 1, ..., all of one shape
+  int experts = 0, first_expert = 0;
   int slots = 0;
   bool same_input = false;  // all experts of a token read one row; else x has slots too
 };
@@ -246,6 +254,23 @@ struct MergeFeaturesOp {
   static constexpr const char* kName = "merge_features";
 };
 
+// Ranks; made by split_plan(). In: this rank's part, a storage of its own that other ranks read; out: what all parts
+// make together, the same on all ranks.
+// The sum of the parts, and the biases of a matrix; with `add` also the second input (made by a pass).
+struct AllReduceOp {
+  static constexpr const char* kName = "all_reduce";
+  int matrix = -1;
+  bool add = false;
+};
+// Each row from the rank that has it; zeros elsewhere.
+struct PickRowsOp {
+  static constexpr const char* kName = "pick_rows";
+};
+// The parts side by side; each has as many columns as this rank's storage, but the last may have fewer.
+struct AllGatherOp {
+  static constexpr const char* kName = "all_gather";
+};
+
 // Draft plans. Out: a row from anywhere for each row of the step (StepInputs::states); null: the row keeps what it has.
 struct StatesOp {
   static constexpr const char* kName = "states";
@@ -264,7 +289,7 @@ template <class... F>
 auto list_ops(TypeList<F...>)
     -> std::variant<EmbedOp, LinearOp, NormOp, RopeAnglesOp, HeadsOp, AppendOp, AttendOp, ActivateOp, SelectOp,
                     ToOperandOp, RouteOp, GroupRowsOp, ExpertsOp, ScaleRowsOp, CombineOp, PerHeadOp, InputOp, MixRowsOp,
-                    GateOp, PlaceOp, MergeFeaturesOp, StatesOp, F...>;
+                    GateOp, PlaceOp, MergeFeaturesOp, StatesOp, AllReduceOp, PickRowsOp, AllGatherOp, F...>;
 using OpKind = decltype(list_ops(kernels::ElementwiseOps{}));
 
 // A draft plan runs over rows whose states come from another plan, and then, one draft after the other, over rows whose
@@ -281,6 +306,8 @@ struct Op {
 };
 
 const char* op_name(const Op& op);
+// Whether it exchanges its first input with other ranks.
+bool is_collective(const Op& op);
 
 // What the plan's last value is.
 enum class HeadKind : uint8_t {
@@ -296,6 +323,7 @@ struct Storage {
   Rows rows = Rows::tokens;
   kernels::Operand operand = kernels::Operand::f32;  // other than f32 only for inputs of matrix products; set by a pass
   int extra = 0;                                     // elements after the last row (tables that are not made of rows)
+  bool shared = false;                               // other ranks read it, through the collective whose input it is
 };
 
 struct Plan {

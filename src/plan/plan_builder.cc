@@ -23,14 +23,14 @@ int PlanBuilder::vector(VectorWeight v) {
 Value PlanBuilder::embed(Scope table, int vocab, int cols, float scale) {
   plan_.tables.push_back(whole(table, vocab));
   plan_.table_cols.push_back(cols);
-  return emit(EmbedOp{IdSource::tokens, static_cast<int>(plan_.tables.size()) - 1, -1, scale}, {}, Rows::tokens, cols,
+  return emit(EmbedOp{IdSource::tokens, static_cast<int>(plan_.tables.size()) - 1, -1, scale, vocab}, {}, Rows::tokens, cols,
               table.path());
 }
 
 Value PlanBuilder::embed_borrowed(int vocab, int cols, float scale) {
   plan_.tables.push_back({.tensor = "", .rows = vocab, .borrowed = Borrowed::embedding});
   plan_.table_cols.push_back(cols);
-  return emit(EmbedOp{IdSource::tokens, static_cast<int>(plan_.tables.size()) - 1, -1, scale}, {}, Rows::tokens, cols,
+  return emit(EmbedOp{IdSource::tokens, static_cast<int>(plan_.tables.size()) - 1, -1, scale, vocab}, {}, Rows::tokens, cols,
               "");
 }
 
@@ -43,7 +43,7 @@ Value PlanBuilder::embed_by(IdSource ids, TensorRows table, int cols, Rows rows)
   const std::string path = table.tensor;
   plan_.tables.push_back(std::move(table));
   plan_.table_cols.push_back(cols);
-  return emit(EmbedOp{ids, static_cast<int>(plan_.tables.size()) - 1, -1, 1.0f}, {}, rows, cols, path);
+  return emit(EmbedOp{ids, static_cast<int>(plan_.tables.size()) - 1, -1, 1.0f, static_cast<int>(plan_.tables.back().rows)}, {}, rows, cols, path);
 }
 
 Value PlanBuilder::input(int cols) { return emit(InputOp{}, {}, Rows::tokens, cols, current_module()); }
@@ -65,7 +65,7 @@ void PlanBuilder::states_into(Value out) {
 
 Value PlanBuilder::embed_tied(int matrix, float scale) {
   const Matrix& m = plan_.matrices[matrix];
-  return emit(EmbedOp{IdSource::tokens, -1, matrix, scale}, {}, Rows::tokens, m.k, m.sources.front().tensor);
+  return emit(EmbedOp{IdSource::tokens, -1, matrix, scale, static_cast<int>(m.out())}, {}, Rows::tokens, m.k, m.sources.front().tensor);
 }
 
 int PlanBuilder::matrix(Matrix m) {
@@ -226,7 +226,8 @@ Value PlanBuilder::group_rows(Value chosen, int experts, int slots) {
 }
 
 Value PlanBuilder::experts(Value x, Value grouped, std::vector<Matrix> matrices, int slots, bool same_input) {
-  ExpertsOp op{{}, slots, same_input};
+  ExpertsOp op{
+      .experts = static_cast<int>(matrices.size()), .first_expert = 0, .slots = slots, .same_input = same_input};
   const Matrix first = matrices.front();
   WEFT_CHECK(x.cols == (same_input ? first.k : slots * slot_stride(first.k)))
       << first.sources.front().tensor << ": " << x.cols << " columns";

@@ -56,7 +56,8 @@ void unpack_q6_k(const Byte* b, Byte* codes) {
 
 }  // namespace
 
-QuantizedSource::QuantizedSource(const kernels::WeightFormat& format, int k) : format_(format), k_(k) {
+QuantizedSource::QuantizedSource(const kernels::WeightFormat& format, int k, int first_k)
+    : format_(format), k_(k), first_k_(first_k) {
   groups_ = (k + format.groups.size - 1) / format.groups.size;
   scale_rows_ = format.groups.scale == ScaleKind::super ? (k + 255) / 256 : groups_;
 }
@@ -85,14 +86,14 @@ Status QuantizedSource::append_stored(const TensorInfo& tensor, int64_t first, i
 }
 
 Status QuantizedSource::append_fp8(const TensorInfo& tensor, int64_t row) {
-  std::memcpy(codes_.data() + static_cast<int64_t>(rows_) * k_, stored_row(tensor, row).data(),
+  std::memcpy(codes_.data() + static_cast<int64_t>(rows_) * k_, stored_row(tensor, row).data() + first_k_,
               static_cast<size_t>(k_));
   const TensorInfo& grid = *tensor.scale;
   const int64_t grid_row = std::min(row / tensor.scale_block_rows, grid.rows() - 1);
   block_scales_.resize(static_cast<size_t>(grid.cols()));
   WEFT_RETURN_IF_ERROR(read_rows(grid, grid_row, 1, block_scales_.data(), grid.cols()));
   for (int group = 0; group < groups_; ++group) {
-    const float scale = block_scales_[static_cast<size_t>(group)];
+    const float scale = block_scales_[static_cast<size_t>(first_k_ / format_.groups.size + group)];
     if (std::isfinite(scale) && std::fabs(scale) >= kLargestFp8Scale)
       return fail(Code::unsupported, "tensor ", grid.name, " holds ", scale, " in row ", grid_row,
                   ", and weights in 8 bits are computed with scales below ", kLargestFp8Scale,
@@ -104,7 +105,7 @@ Status QuantizedSource::append_fp8(const TensorInfo& tensor, int64_t row) {
 
 void QuantizedSource::append_blocks(StorageType type, const std::byte* blocks) {
   const StorageLayout shape = layout(type);
-  const Byte* b = reinterpret_cast<const Byte*>(blocks);
+  const Byte* b = reinterpret_cast<const Byte*>(blocks) + first_k_ / shape.block_values * shape.block_bytes;
   Byte* codes = codes_.data() + static_cast<int64_t>(rows_) * k_;
   for (int i = 0; i < k_ / shape.block_values; ++i, b += shape.block_bytes, codes += shape.block_values) {
     const size_t at = static_cast<size_t>(rows_ * scale_rows_ + i);

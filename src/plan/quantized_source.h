@@ -13,7 +13,8 @@ namespace weft {
 // A buffer for some rows of one matrix [.., k] in one format. Used by one thread at a time.
 class QuantizedSource {
  public:
-  QuantizedSource(const kernels::WeightFormat& format, int k);
+  // Columns [first_k, first_k + k) of the tensors; first_k is a multiple of their blocks and groups.
+  QuantizedSource(const kernels::WeightFormat& format, int k, int first_k = 0);
 
   void clear() { rows_ = 0; }
   // Appends rows [first, first + count) of a tensor that is stored in this format: codes as they are. Errors: a scale
@@ -30,7 +31,7 @@ class QuantizedSource {
   void append_blocks(StorageType type, const std::byte* blocks);
 
   kernels::WeightFormat format_;
-  int k_, groups_, scale_rows_;  // per row: groups, and scales (fewer for super scales)
+  int k_, first_k_, groups_, scale_rows_;  // per row: groups, and scales (fewer for super scales)
   int rows_ = 0;
   std::vector<uint8_t> codes_, factors_, offset_factors_;
   std::vector<uint16_t> narrow_scales_, minima_;

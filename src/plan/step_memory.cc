@@ -18,28 +18,29 @@ Memory reserve_or_die(size_t bytes) {
 
 }  // namespace
 
-StepMemory::StepMemory(const Plan& plan, const CpuTable& table, int threads, CacheMemory cache, ExecutorLimits limits)
+StepMemory::StepMemory(const Plan& plan, const CpuTable& table, int threads, CacheMemory cache, ExecutorLimits limits,
+                       std::shared_ptr<StepInputs> inputs)
     : plan_(plan), cache_(std::move(cache)), limits_(limits), layout_(lay_out(plan, limits.rows())),
-      arena_(reserve_or_die(layout_.bytes)) {
+      arena_(reserve_or_die(layout_.bytes)), inputs_(inputs ? std::move(inputs) : std::make_shared<StepInputs>()) {
   size_inputs();
   reserve_local_groups();
   reserve_attention(table, threads);
 }
 
 void StepMemory::size_inputs() {
-  inputs_.ids.resize(limits_.max_tokens);
-  inputs_.positions.resize(static_cast<size_t>(plan_.position_axes) * limits_.max_tokens);
-  inputs_.token_types.resize(limits_.max_tokens);
-  if (plan_.takes_features) inputs_.features.resize(limits_.max_tokens);
-  if (plan_.takes_states) inputs_.states.resize(limits_.max_tokens);
-  if (plan_.joined_images) inputs_.ends.resize(limits_.max_tokens);
+  inputs_->ids.resize(limits_.max_tokens);
+  inputs_->positions.resize(static_cast<size_t>(plan_.position_axes) * limits_.max_tokens);
+  inputs_->token_types.resize(limits_.max_tokens);
+  if (plan_.takes_features) inputs_->features.resize(limits_.max_tokens);
+  if (plan_.takes_states) inputs_->states.resize(limits_.max_tokens);
+  if (plan_.joined_images) inputs_->ends.resize(limits_.max_tokens);
   if (plan_.cross_group) {
-    inputs_.cross_starts.resize(limits_.max_tokens), inputs_.cross_ends.resize(limits_.max_tokens);
-    inputs_.row_flags.resize(limits_.max_tokens);
+    inputs_->cross_starts.resize(limits_.max_tokens), inputs_->cross_ends.resize(limits_.max_tokens);
+    inputs_->row_flags.resize(limits_.max_tokens);
   }
-  inputs_.output_rows.resize(limits_.max_outputs);
-  inputs_.groups.resize(plan_.groups.size());
-  inputs_.local_groups.resize(plan_.local_groups.size());
+  inputs_->output_rows.resize(limits_.max_outputs);
+  inputs_->groups.resize(plan_.groups.size());
+  inputs_->local_groups.resize(plan_.local_groups.size());
 }
 
 // Every sequence of a step begins a new block.
@@ -61,7 +62,7 @@ void StepMemory::reserve_attention(const CpuTable& table, int threads) {
         std::max(partial_bytes, max_partials(limits_.max_sequences, limits_.max_seq_len, group.spec.kv_heads) *
                                     partial_floats(group.heads, view) * sizeof(float));
     const int blocks_per_sequence = (limits_.max_seq_len + view.tokens_per_block - 1) / view.tokens_per_block + 1;
-    GroupInputs& inputs = inputs_.group(ref);
+    GroupInputs& inputs = inputs_->group(ref);
     if (ref.kind != CacheRef::Kind::paged)  // else the worker's
       inputs.block_table.reserve(static_cast<size_t>(limits_.max_sequences) * std::min(blocks_per_sequence, 1024));
     inputs.sequences.reserve(limits_.max_sequences);
@@ -72,18 +73,18 @@ void StepMemory::reserve_attention(const CpuTable& table, int threads) {
 }
 
 const std::vector<int32_t>& StepMemory::ids(IdSource source) const {
-  const VisionIndices& vision = inputs_.indices;
+  const VisionIndices& vision = inputs_->indices;
   switch (source) {
-    case IdSource::tokens: return inputs_.ids;
-    case IdSource::positions: return inputs_.positions;
-    case IdSource::token_types: return inputs_.token_types;
+    case IdSource::tokens: return inputs_->ids;
+    case IdSource::positions: return inputs_->positions;
+    case IdSource::token_types: return inputs_->token_types;
     case IdSource::class_rows: return vision.class_rows;
     case IdSource::tile_rows: return vision.tile_rows;
     case IdSource::canvas_rows: return vision.canvas_rows;
     case IdSource::canvas_tiles: return vision.canvas_tiles;
     case IdSource::padded_canvas_tiles: return vision.padded_canvas_tiles;
   }
-  return inputs_.ids;
+  return inputs_->ids;
 }
 
 void* StepMemory::address(const Value& v) const {
@@ -122,7 +123,7 @@ CacheView StepMemory::cache_view(CacheRef ref) const {
 
 AttendArgs StepMemory::attend_args(CacheRef ref) const {
   const LayerGroup& layers = plan_.group(ref);
-  const GroupInputs& group = inputs_.group(ref);
+  const GroupInputs& group = inputs_->group(ref);
   AttendArgs args;
   args.cache = cache_view(ref);
   args.block_table = group.block_table.data(), args.sequences = group.sequences.data(), args.plan = &group.attend;

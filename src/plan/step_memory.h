@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <memory>
 #include <vector>
 
 #include "plan/memory.h"
@@ -35,18 +36,21 @@ constexpr int kCrossBlock = 64, kLocalBlock = 64;  // tokens of a block of the c
 
 class StepMemory {
  public:
-  // `plan` must outlive it.
-  StepMemory(const Plan& plan, const kernels::CpuTable& table, int threads, CacheMemory cache, ExecutorLimits limits);
+  // `plan` must outlive it. `inputs`: another's, of a plan with the same inputs; null: its own.
+  StepMemory(const Plan& plan, const kernels::CpuTable& table, int threads, CacheMemory cache, ExecutorLimits limits,
+             std::shared_ptr<StepInputs> inputs = nullptr);
 
   const ExecutorLimits& limits() const { return limits_; }
-  StepInputs& inputs() { return inputs_; }
-  const StepInputs& inputs() const { return inputs_; }
+  StepInputs& inputs() { return *inputs_; }
+  const StepInputs& inputs() const { return *inputs_; }
+  const std::shared_ptr<StepInputs>& shared_inputs() const { return inputs_; }
   const std::vector<int32_t>& ids(IdSource source) const;
 
   const Arena& layout() const { return layout_; }
   size_t arena_bytes() const { return arena_.bytes(); }
   void* address(const Value& v) const;
   int64_t ld(const Value& v) const { return layout_.ld[v.storage]; }  // in elements of its operand form
+  int storage_cols(const Value& v) const { return plan_.storages[v.storage].cols; }
   kernels::Operand operand(const Value& v) const { return plan_.storages[v.storage].operand; }
 
   // Where a layer's keys and values lie.
@@ -67,7 +71,7 @@ class StepMemory {
   Memory arena_, partials_, scratch_;
   std::vector<Memory> local_cache_;  // per local group
   size_t scratch_bytes_ = 0;         // per thread
-  StepInputs inputs_;
+  std::shared_ptr<StepInputs> inputs_;
 };
 
 }  // namespace weft

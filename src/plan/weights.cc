@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstdlib>
 #include <cstring>
 #include <mutex>
 
@@ -54,11 +55,11 @@ class Loader {
       Claimed claimed{&m, {}};
       for (const TensorRows& source : m.sources)
         if (source.borrowed == Borrowed::no)
-          claimed.sources.push_back(usage_.take(source.tensor, shape_of(source, m.k)));
+          claimed.sources.push_back(usage_.take(source.tensor, shape_of(source, m.tensor_k > 0 ? m.tensor_k : m.k)));
       matrices_.push_back(std::move(claimed));
       std::vector<const TensorInfo*> biases;
       for (const TensorRows& bias : m.biases)
-        biases.push_back(bias.tensor.empty() ? nullptr : usage_.take(bias.tensor, {bias.first_row + bias.rows}));
+        biases.push_back(bias.tensor.empty() ? nullptr : usage_.take(bias.tensor, bias_shape(bias)));
       biases_.push_back(std::move(biases));
     }
     for (const VectorWeight& v : plan_.vectors) {
@@ -76,12 +77,16 @@ class Loader {
     return source.shape.empty() ? std::vector<int64_t>{source.first_row + source.rows, k} : source.shape;
   }
 
+  static std::vector<int64_t> bias_shape(const TensorRows& bias) {
+    return bias.shape.empty() ? std::vector<int64_t>{bias.first_row + bias.rows} : bias.shape;
+  }
+
   Status read_vectors() {
     for (size_t i = 0; i < plan_.vectors.size(); ++i) {
       std::vector<float> values = plan_.vectors[i].values;
       if (vectors_[i]) {
         WEFT_TRY(std::vector<float> read, read_all(*vectors_[i]));
-        if (values.empty()) values = std::move(read), weights_.parameters += static_cast<int64_t>(values.size());
+        if (values.empty()) values = std::move(read);
         else
           for (size_t k = 0; k < values.size(); ++k) values[k] /= read[k];
       }
@@ -104,7 +109,6 @@ class Loader {
         for (size_t n = 0; n < values.size(); ++n)
           values[n] = stacked[static_cast<size_t>(stacked_row(plan_.matrices[i], static_cast<int64_t>(n)))];
       }
-      weights_.parameters += static_cast<int64_t>(values.size());
       weights_.bias_values.push_back(std::move(values));
     }
     for (const std::vector<float>& values : weights_.bias_values)
@@ -133,7 +137,6 @@ class Loader {
                                 nullptr,       format.groups,
                                 format.operand};
       offsets.push_back(end);
-      weights_.parameters += m.out() * m.k;
       end += (panels_of(packed) * panel_bytes + 63) / 64 * 64;
       weights_.matrices.push_back(packed);
     }
@@ -177,6 +180,8 @@ class Loader {
     return (static_cast<size_t>(packed.out) + packed.panel - 1) / packed.panel;
   }
 
+  int readers() const { return options_.threads > 0 ? options_.threads : team_.size(); }
+
   // Every thread packs the panels that the kernels will give it, so that they lie in memory near it, about 1 MB at a
   // time, and then helps the others - unless these sit at another NUMA node.
   struct Queue {
@@ -185,7 +190,7 @@ class Loader {
   };
   template <class Wanted>
   std::vector<Queue> make_queues(Wanted wanted) const {
-    const auto threads = static_cast<size_t>(team_.size());
+    const auto threads = static_cast<size_t>(readers());
     std::vector<Queue> queues(threads);
     for (size_t m = 0; m < matrices_.size(); ++m) {
       if (!wanted(static_cast<int>(m)) || plan_.matrices[m].borrowed() != Borrowed::no) continue;
@@ -210,9 +215,11 @@ class Loader {
     team_.run([&](int thread) {
       std::vector<float> rows;
       AlignedPanel plain;
-      const size_t helped = team_.spans_nodes() ? 1 : queues.size();
+      const int reader = thread - options_.first_thread;
+      const bool reads = reader >= 0 && reader < readers();
+      const size_t helped = !team_.spans_nodes() ? queues.size() : reads ? 1 : 0;
       for (size_t i = 0; i < helped; ++i) {
-        Queue& queue = queues[(thread + i) % queues.size()];
+        Queue& queue = queues[(static_cast<size_t>(std::abs(reader)) + i) % queues.size()];
         for (size_t t = queue.next++; t < queue.tasks.size() && !failed_; t = queue.next++) {
           const Task& task = queue.tasks[t];
           pack_task(task, rows, plain);
@@ -237,7 +244,8 @@ class Loader {
     const int64_t first = int64_t{task.first_panel} * packed.panel,
                   count = std::min<int64_t>(int64_t{task.panels} * packed.panel, packed.out - first);
     const auto drop = [&](const TensorRows& rows, const TensorInfo& tensor, int64_t at, int64_t n, int64_t) -> Status {
-      if (!rows.transposed && tensor.cols() == claimed.matrix->k) checkpoint_->drop(tensor, rows.first_row + at, n);
+      const Matrix& m = *claimed.matrix;
+      if (!rows.transposed && tensor.cols() == (m.tensor_k > 0 ? m.tensor_k : m.k)) checkpoint_->drop(tensor, rows.first_row + at, n);
       return {};
     };
     if (!claimed.matrix->gated) {
@@ -299,7 +307,7 @@ class Loader {
   // Codes as they are stored where the matrix is kept in its bits; else floats that are quantised here.
   Status pack_quantized(const PackedMatrix& packed, const Claimed& claimed, int first, int count,
                         std::vector<float>& rows, std::byte* to) const {
-    QuantizedSource source(packed.format(), packed.k);
+    QuantizedSource source(packed.format(), packed.k, claimed.matrix->first_k);
     const bool stored = options_.quantize == Quantize::none;
     if (!stored) {
       rows.resize(static_cast<size_t>(packed.panel) * packed.k);
@@ -321,18 +329,23 @@ class Loader {
   bool pack_plain(const Claimed& claimed, int first, int count, uint16_t* together, std::byte* to) const {
     const int k = claimed.matrix->k;
     const uint16_t* from = together;
+    int64_t ld = k;
     const Status plain = each_source(
         claimed, first, count,
         [&](const TensorRows& rows, const TensorInfo& tensor, int64_t at, int64_t n, int64_t place) -> Status {
-          const std::byte* data = tensor.data.data() + (rows.first_row + at) * k * 2;
+          const int64_t tensor_k = claimed.matrix->tensor_k > 0 ? claimed.matrix->tensor_k : k;
+          const std::byte* data =
+              tensor.data.data() + ((rows.first_row + at) * tensor_k + claimed.matrix->first_k) * 2;
           if (!tensor.is_plain() || tensor.type != StorageType::bf16 || rows.transposed ||
               reinterpret_cast<uintptr_t>(data) % 2 != 0)
             return Error(Code::unsupported, "");
-          if (n == count) from = reinterpret_cast<const uint16_t*>(data);
-          else std::memcpy(together + place * k, data, static_cast<size_t>(n * k) * 2);
+          if (n == count) from = reinterpret_cast<const uint16_t*>(data), ld = tensor_k;
+          else
+            for (int64_t i = 0; i < n; ++i)
+              std::memcpy(together + (place + i) * k, data + i * tensor_k * 2, static_cast<size_t>(k) * 2);
           return {};
         });
-    if (plain.ok()) table_.pack_panel_bf16(from, k, count, k, to);
+    if (plain.ok()) table_.pack_panel_bf16(from, ld, count, k, to);
     return plain.ok();
   }
 
@@ -341,7 +354,10 @@ class Loader {
     const int k = claimed.matrix->k;
     return each_source(claimed, first, count,
                        [&](const TensorRows& source, const TensorInfo& tensor, int64_t at, int64_t n, int64_t place) {
-                         if (source.transposed) return gather_columns(tensor, source, at, n, k, out + place * k);
+                         const Matrix& m = *claimed.matrix;
+                         if (source.transposed) return gather_columns(tensor, source, m, at, n, out + place * k);
+                         if (m.tensor_k > 0)
+                           return read_block(tensor, source.first_row + at, n, m.first_k, k, out + place * k, k);
                          // A tensor of more dimensions (a convolution's) lies in memory as the matrix does.
                          const int64_t pieces = k / tensor.cols();
                          return read_rows(tensor, (source.first_row + at) * pieces, n * pieces, out + place * k,
@@ -384,14 +400,15 @@ class Loader {
   }
 
   // Outputs [first, first + count) of a source whose outputs are the tensor's columns.
-  static Status gather_columns(const TensorInfo& tensor, const TensorRows& source, int64_t first, int64_t count, int k,
-                               float* out) {
+  static Status gather_columns(const TensorInfo& tensor, const TensorRows& source, const Matrix& matrix, int64_t first,
+                               int64_t count, float* out) {
     constexpr int64_t kRows = 64;
+    const int64_t k = matrix.k, first_row = source.first_row + matrix.first_k;
     std::vector<float> block(static_cast<size_t>(kRows * count));
     for (int64_t row = 0; row < k; row += kRows) {
       const int64_t rows = std::min<int64_t>(kRows, k - row);
       WEFT_RETURN_IF_ERROR(
-          read_block(tensor, source.first_row + row, rows, source.first_col + first, count, block.data(), count));
+          read_block(tensor, first_row + row, rows, source.first_col + first, count, block.data(), count));
       for (int64_t n = 0; n < count; ++n)
         for (int64_t i = 0; i < rows; ++i) out[n * k + row + i] = block[static_cast<size_t>(i * count + n)];
     }
@@ -406,7 +423,6 @@ class Loader {
         continue;
       }
       const TensorInfo& tensor = *tables_[i];
-      if (!is_matrix(tensor)) weights_.parameters += tensor.values();
       const bool direct =
           tensor.is_plain() && reinterpret_cast<uintptr_t>(tensor.data.data()) % 4 == 0 &&
           (tensor.type == StorageType::f32 || tensor.type == StorageType::bf16 || tensor.type == StorageType::f16);
@@ -437,12 +453,6 @@ class Loader {
       weights_.memory.push_back(std::move(memory));
     }
     return {};
-  }
-
-  // Whether a table is the output matrix too, and counted there.
-  bool is_matrix(const TensorInfo& tensor) const {
-    return std::any_of(matrices_.begin(), matrices_.end(),
-                       [&](const Claimed& c) { return c.sources.size() == 1 && c.sources[0] == &tensor; });
   }
 
   void report(const Error& error) {

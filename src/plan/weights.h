@@ -28,7 +28,6 @@ struct Weights {
   std::vector<std::vector<float>> vectors;      // as Plan::vectors
   std::vector<EmbeddingTable> tables;           // as Plan::tables
   int64_t bytes = 0;                            // held in memory by this object
-  int64_t parameters = 0;
 
   // Weights that another plan reads too (Borrowed). Its embedding is a table, or (tied) a matrix.
   struct Lent {
@@ -50,6 +49,8 @@ struct LoadOptions {
   Quantize quantize = Quantize::none;
   bool pack = false;        // bfloat16 matrices go into 12 bits a weight, but for those whose weights do not fit
   Weights::Lent lent = {};  // where the plan borrows; must outlive the result
+  // The threads of the team that will read the weights; 0: all of them.
+  int first_thread = 0, threads = 0;
 };
 
 // Every tensor that the plan names must be in the checkpoint with the plan's shape; all that are not are reported

@@ -44,7 +44,7 @@ Result<DraftTarget> read_target(const HfConfig& config) {
 int head_matrix(const Plan& plan) {
   for (size_t i = plan.ops.size(); i-- > 0;)
     if (const auto* linear = std::get_if<LinearOp>(&plan.ops[i].kind);
-        linear && plan.ops[i].out->rows == Rows::outputs && plan.ops[i].out->cols == plan.output.cols)
+        linear && plan.ops[i].out->rows == Rows::outputs)
       return linear->matrix;
   return -1;
 }
@@ -58,35 +58,30 @@ const EmbedOp* token_embedding(const Plan& plan) {
 // The parts of the loaded target that a draft may borrow.
 struct Lender {
   DraftTarget target;
-  Weights::Lent lent;
+  std::vector<Weights::Lent> lent;  // of each rank
 };
 
 Result<Lender> find_parts(const Model& model) {
   Lender lender;
   WEFT_TRY(lender.target, read_target(HfConfig::of(*model.checkpoint)));
   DraftTarget& t = lender.target;
-  const int head = head_matrix(model.plan);
-  const EmbedOp* embed = token_embedding(model.plan);
-  if (head < 0 || !embed || model.plan.head != HeadKind::lm)
+  const int head = head_matrix(model.plan());
+  const EmbedOp* embed = token_embedding(model.plan());
+  if (head < 0 || !embed || model.plan().head != HeadKind::lm)
     return fail(Code::unsupported, model.architecture, " does not generate text, so nothing can be drafted for it");
   t.vocab = model.vocab, t.embed_scale = embed->scale;
-  t.head = format_of(model.plan.matrices[head], model.form);
-  lender.lent.head = model.weights.matrices[head];
+  t.head = format_of(model.plan().matrices[head], model.form);
   if (embed->matrix >= 0) {
-    t.tied_embedding = format_of(model.plan.matrices[embed->matrix], model.form);
-    t.embed_rows = static_cast<int>(model.plan.matrices[embed->matrix].out());
-    lender.lent.embedding = model.weights.matrices[embed->matrix];
-  } else {
-    t.embed_rows = static_cast<int>(model.plan.tables[embed->table].rows);
-    lender.lent.table = model.weights.tables[embed->table];
+    t.tied_embedding = format_of(model.plan().matrices[embed->matrix], model.form);
+  }
+  t.embed_rows = embed->ids_below;
+  for (const PlanShare& share : model.shares) {
+    Weights::Lent& lent = lender.lent.emplace_back();
+    lent.head = share.weights.matrices[head];
+    if (embed->matrix >= 0) lent.embedding = share.weights.matrices[embed->matrix];
+    else lent.table = share.weights.tables[embed->table];
   }
   return lender;
-}
-
-// Token ids that the plan can look up.
-int rows_of_embedding(const Plan& plan) {
-  const EmbedOp* embed = token_embedding(plan);
-  return static_cast<int>(embed->matrix >= 0 ? plan.matrices[embed->matrix].out() : plan.tables[embed->table].rows);
 }
 
 bool packs(const ModelOptions& options, const DraftModel& draft) {
@@ -97,12 +92,12 @@ bool packs(const ModelOptions& options, const DraftModel& draft) {
 
 Result<DraftStage> load_stage(Plan recorded, const std::shared_ptr<const Checkpoint>& checkpoint,
                               const DraftModel& draft, const Lender& lender, const ModelOptions& options,
-                              ThreadTeam& team) {
+                              const RankTeam& ranks) {
   recorded = choose_formats(std::move(recorded), *checkpoint, {draft.form, options.quantize, options.dequantize});
-  DraftStage stage{prepare_plan(std::move(recorded), *draft.table, draft.form), {}};
+  DraftStage stage;
   const LoadOptions load{
-      .form = draft.form, .quantize = options.quantize, .pack = packs(options, draft), .lent = lender.lent};
-  WEFT_TRY(stage.weights, load_weights(stage.plan, checkpoint, *draft.table, team, load));
+      .form = draft.form, .quantize = options.quantize, .pack = packs(options, draft)};
+  WEFT_TRY(stage.shares, load_shares(recorded, checkpoint, *draft.table, ranks, load, lender.lent));
   return stage;
 }
 
@@ -118,7 +113,7 @@ Status choose_types(const SpeculationOptions& options, const Model& target, cons
 }
 
 Status load_eagle3(const SpeculationOptions& options, const Model& target, const ModelOptions& target_options,
-                   ThreadTeam& team, DraftModel& draft) {
+                   const RankTeam& ranks, DraftModel& draft) {
   WEFT_TRY(const Lender lender, find_parts(target));
   WEFT_TRY(const std::shared_ptr<const Checkpoint> checkpoint, open(options.model, target_options.dummy));
   const HfConfig config = HfConfig::of(*checkpoint, target_options.max_seq_len);
@@ -126,40 +121,40 @@ Status load_eagle3(const SpeculationOptions& options, const Model& target, const
   WEFT_TRY(Plan plan, models::eagle3_plan(config, *checkpoint, lender.target, static_cast<int>(draft.taps.size())));
   WEFT_TRY(draft.target_ids, models::eagle3_token_ids(config, *checkpoint, lender.target.vocab));
   WEFT_RETURN_IF_ERROR(choose_types(options, target, target_options, *checkpoint, config, draft));
-  WEFT_TRY(DraftStage stage, load_stage(std::move(plan), checkpoint, draft, lender, target_options, team));
+  WEFT_TRY(DraftStage stage, load_stage(std::move(plan), checkpoint, draft, lender, target_options, ranks));
   draft.stages.push_back(std::move(stage));
   return {};
 }
 
-Status load_mtp(const Model& target, const ModelOptions& target_options, ThreadTeam& team, DraftModel& draft) {
+Status load_mtp(const Model& target, const ModelOptions& target_options, const RankTeam& ranks, DraftModel& draft) {
   WEFT_TRY(const Lender lender, find_parts(target));
   const HfConfig config = HfConfig::of(*target.checkpoint, target_options.max_seq_len);
   WEFT_TRY(std::vector<Plan> plans, models::mtp_plans(config, *target.checkpoint, lender.target));
   draft.taps = {lender.target.layers};
   draft.form = target.form, draft.kv_dtype = target.kv_dtype;
   for (Plan& plan : plans) {
-    WEFT_TRY(DraftStage stage, load_stage(std::move(plan), target.checkpoint, draft, lender, target_options, team));
+    WEFT_TRY(DraftStage stage, load_stage(std::move(plan), target.checkpoint, draft, lender, target_options, ranks));
     draft.stages.push_back(std::move(stage));
   }
   return {};
 }
 
 Status load_whole(const SpeculationOptions& options, const Model& target, const ModelOptions& target_options,
-                  ThreadTeam& team, DraftModel& draft) {
+                  const RankTeam& ranks, DraftModel& draft) {
   ModelOptions own = target_options;
   own.taps.clear();
   if (options.dtype != ComputeType::automatic) own.dtype = options.dtype;
-  WEFT_TRY(Model model, load_model(options.model, team, own));
-  if (model.plan.head != HeadKind::lm)
+  WEFT_TRY(Model model, load_model(options.model, ranks, own));
+  if (model.whole.head != HeadKind::lm)
     return fail(Code::invalid_argument, model.architecture, " does not generate text");
-  if (model.plan.cross_group)
+  if (model.whole.cross_group)
     return fail(Code::unsupported, model.architecture, " has cross attention, which drafts are made without");
   if (model.vocab != target.vocab)
     return fail(Code::invalid_argument, "vocab_size is ", model.vocab, ", the target's is ", target.vocab);
   WEFT_RETURN_IF_ERROR(check_same_tokens(*model.checkpoint, *target.checkpoint));
   draft.form = model.form, draft.kv_dtype = model.kv_dtype;
   draft.max_positions = model.max_positions, draft.max_positions_from = model.max_positions_from;
-  draft.stages.push_back({std::move(model.plan), std::move(model.weights)});
+  draft.stages.push_back({std::move(model.shares)});
   draft.model = std::make_unique<Model>(std::move(model));
   return {};
 }
@@ -168,13 +163,15 @@ Status load_whole(const SpeculationOptions& options, const Model& target, const 
 
 int64_t DraftModel::weight_bytes() const {
   int64_t bytes = 0;
-  for (const DraftStage& stage : stages) bytes += stage.weights.bytes;
+  for (const DraftStage& stage : stages)
+    for (const PlanShare& share : stage.shares) bytes += share.weights.bytes;
   return bytes;
 }
 
 int64_t DraftModel::kv_bytes_per_token() const {
   int64_t bytes = 0;
-  for (const DraftStage& stage : stages) bytes += weft::kv_bytes_per_token(stage.plan.groups, kv_dtype);
+  for (const DraftStage& stage : stages)
+    for (const PlanShare& share : stage.shares) bytes += weft::kv_bytes_per_token(share.plan.groups, kv_dtype);
   return bytes;
 }
 
@@ -202,19 +199,19 @@ Result<DraftInfo> inspect_draft(const SpeculationOptions& options, const std::st
 }
 
 Result<DraftModel> load_draft(const SpeculationOptions& options, const Model& target,
-                              const ModelOptions& target_options, ThreadTeam& team) {
+                              const ModelOptions& target_options, const RankTeam& ranks) {
   DraftModel draft;
   draft.method = options.method, draft.name = described(options), draft.table = target.table;
   Status loaded;
   switch (options.method) {
-    case DraftMethod::eagle3: loaded = load_eagle3(options, target, target_options, team, draft); break;
-    case DraftMethod::mtp: loaded = load_mtp(target, target_options, team, draft); break;
-    case DraftMethod::draft_model: loaded = load_whole(options, target, target_options, team, draft); break;
+    case DraftMethod::eagle3: loaded = load_eagle3(options, target, target_options, ranks, draft); break;
+    case DraftMethod::mtp: loaded = load_mtp(target, target_options, ranks, draft); break;
+    case DraftMethod::draft_model: loaded = load_whole(options, target, target_options, ranks, draft); break;
     default: return fail(Code::invalid_argument, "this kind of speculation has no model");
   }
   if (!loaded.ok()) return named(std::move(loaded).error(), options);
-  draft.vocab = draft.stages.back().plan.output.cols;
-  draft.ids = rows_of_embedding(draft.stages.front().plan);
+  draft.vocab = draft.stages.back().plan().output.cols;
+  draft.ids = token_embedding(draft.stages.front().plan())->ids_below;
   return draft;
 }
 

@@ -10,11 +10,11 @@
 
 namespace weft {
 
-// One plan of a draft. Its cache entry for the target's row t (with the token at t + 1 + depth) lies at that token's
+// One plan of a draft, every rank's share of it. Its cache entry for the target's row t (with the token at t + 1 + depth) lies at that token's
 // position.
 struct DraftStage {
-  Plan plan;  // after the passes
-  Weights weights;
+  std::vector<PlanShare> shares;
+  const Plan& plan() const { return shares.front().plan; }
 };
 
 // Not copied: weights point into the target's, which must outlive it.
@@ -51,11 +51,11 @@ struct DraftInfo {
 Result<DraftInfo> inspect_draft(const SpeculationOptions& options, const std::string& target,
                                 const ModelOptions& target_options);
 
-// The draft for a target that was loaded with the taps of inspect_draft(). `team` packs the weights and runs them
-// later: the target's, or its own. In one plan with the target (mtp, eagle3 unless one_model is false) everything has
+// The draft for a target that was loaded with the taps of inspect_draft(). `ranks` pack the weights and run them
+// later: the target's, or as many of its own. In one plan with the target (mtp, eagle3 unless one_model is false) everything has
 // the target's form; else options.dtype counts. Errors: what does not fit the target (hidden size, vocabulary,
 // tokenizer, layers), and all tensors that are missing together.
 Result<DraftModel> load_draft(const SpeculationOptions& options, const Model& target,
-                              const ModelOptions& target_options, ThreadTeam& team);
+                              const ModelOptions& target_options, const RankTeam& ranks);
 
 }  // namespace weft

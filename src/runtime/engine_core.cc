@@ -17,12 +17,18 @@ int draft_ahead(const std::optional<DraftModel>& draft) { return draft ? static_
 // neither.
 CacheOptions cache_options(const Model& model, const std::optional<DraftModel>& draft, const CoreOptions& options) {
   CacheOptions cache;
-  const auto add = [&](const std::vector<LayerGroup>& groups, DType dtype) {
-    for (const LayerGroup& group : groups)
-      cache.groups.push_back(
-          {group.spec.kind, group.spec.span, cache_block_bytes(group, dtype, options.tokens_per_block)});
+  // A block has a part on every rank.
+  const auto add = [&](const std::vector<std::vector<LayerGroup>>& groups, DType dtype) {
+    for (size_t g = 0; g < groups.front().size(); ++g) {
+      int64_t bytes = 0;
+      for (const std::vector<LayerGroup>& rank : groups)
+        bytes += cache_block_bytes(rank[g], dtype, options.tokens_per_block);
+      cache.groups.push_back({groups.front()[g].spec.kind, groups.front()[g].spec.span, bytes});
+    }
   };
-  add(model.plan.groups, model.kv_dtype);
+  std::vector<std::vector<LayerGroup>> own;
+  for (const PlanShare& share : model.shares) own.push_back(share.plan.groups);
+  add(own, model.kv_dtype);
   if (draft) {
     add(ModelDrafter::groups_of(*draft), draft->kv_dtype);
     cache.lookahead = draft_ahead(draft), cache.recomputed = draft->reads_states();
@@ -36,17 +42,17 @@ CacheOptions cache_options(const Model& model, const std::optional<DraftModel>& 
 
 }  // namespace
 
-EngineCore::EngineCore(std::unique_ptr<ThreadTeam> team, std::unique_ptr<ThreadTeam> draft_team, CoreOptions options,
+EngineCore::EngineCore(std::unique_ptr<RankTeam> ranks, std::unique_ptr<RankTeam> draft_ranks, CoreOptions options,
                        Scheduler scheduler)
-    : options_(options), team_(std::move(team)), draft_team_(std::move(draft_team)), scheduler_(std::move(scheduler)),
+    : options_(options), ranks_(std::move(ranks)), draft_ranks_(std::move(draft_ranks)), scheduler_(std::move(scheduler)),
       free_{0, 1}, budget_(options.max_step_ms / 1000, std::min(options.prefill_tokens, options.max_num_tokens)),
       mask_seconds_(kMasks), features_(options.feature_cache_bytes) {
   scheduler_.set_prefill_budget(options_.max_step_ms > 0 ? budget_.tokens() : options_.prefill_tokens);
 }
 
-Result<std::unique_ptr<EngineCore>> EngineCore::create(Model model, std::unique_ptr<ThreadTeam> team,
+Result<std::unique_ptr<EngineCore>> EngineCore::create(Model model, std::unique_ptr<RankTeam> ranks,
                                                        const CoreOptions& wanted, std::optional<DraftModel> draft,
-                                                       std::unique_ptr<ThreadTeam> draft_team) {
+                                                       std::unique_ptr<RankTeam> draft_ranks) {
   CoreOptions options = wanted;
   WEFT_TRY(CacheManager cache, CacheManager::create(cache_options(model, draft, options)));
   // a longer sequence could never finish
@@ -58,7 +64,7 @@ Result<std::unique_ptr<EngineCore>> EngineCore::create(Model model, std::unique_
   // In the order in which they run.
   TracedPlan* const vision =
       options.trace && model.vision ? &options.trace->add_plan(model.vision->plan, "vision") : nullptr;
-  if (options.trace) worker.trace = &options.trace->add_plan(model.plan, "");
+  if (options.trace) worker.trace = &options.trace->add_plan(model.plan(), "");
   for (int g = 0; g < cache.groups(); ++g) worker.max_blocks.push_back(cache.max_blocks(g));
   const SchedulerOptions limits{.max_batch_size = options.max_batch_size,
                                 .max_num_tokens = options.max_num_tokens,
@@ -72,12 +78,12 @@ Result<std::unique_ptr<EngineCore>> EngineCore::create(Model model, std::unique_
   if (!worker.drafter && !draft && options.speculation.method != DraftMethod::none)
     worker.drafter = std::make_shared<NgramDrafter>(options.speculation);
   worker.most_drafts = options.speculation.most(), worker.draft_scores = options.draft_scores;
-  worker.draft_in_walk = draft_team == nullptr && options.speculation.one_model;
+  worker.draft_in_walk = draft_ranks == nullptr && options.speculation.one_model;
   std::unique_ptr<EngineCore> core(
-      new EngineCore(std::move(team), std::move(draft_team), options, std::move(scheduler)));
-  WEFT_TRY(core->worker_, Worker::create(std::move(model), std::move(draft), *core->team_,
-                                         core->draft_team_ ? *core->draft_team_ : *core->team_, std::move(worker)));
-  if (core->model().vision) core->vision_ = std::make_unique<VisionEncoder>(core->model(), *core->team_, vision);
+      new EngineCore(std::move(ranks), std::move(draft_ranks), options, std::move(scheduler)));
+  WEFT_TRY(core->worker_, Worker::create(std::move(model), std::move(draft), *core->ranks_,
+                                         core->draft_ranks_ ? *core->draft_ranks_ : *core->ranks_, std::move(worker)));
+  if (core->model().vision) core->vision_ = std::make_unique<VisionEncoder>(core->model(), core->ranks_->threads(), vision);
   core->step_thread_ = std::thread([raw = core.get()] { raw->step_loop(); });
   core->engine_thread_ = std::thread([raw = core.get()] { raw->engine_loop(); });
   return core;
@@ -98,7 +104,7 @@ Result<SequenceId> EngineCore::submit(Submission submission) {
   submission.sequence.guided = submission.grammar != nullptr;
   const std::lock_guard lock(mutex_);
   submission.sequence.media = submission.media_prompt;
-  submission.sequence.whole_media = model().plan.joined_images;
+  submission.sequence.whole_media = model().plan().joined_images;
   submission.sequence.held = !find_features(submission);
   const bool held = submission.sequence.held;
   WEFT_TRY(const SequenceId id, scheduler_.add(std::move(submission.sequence)));
@@ -321,7 +327,7 @@ void EngineCore::follow_grammar(Entry& entry, SequenceOutput& output) {
 }
 
 void EngineCore::step_loop() {
-  const ThreadTeam::Seat seat(*team_);
+  const ThreadTeam::Seat seat(ranks_->threads());
   double last_end = 0;
   std::unique_lock lock(mutex_);
   for (;;) {

@@ -18,7 +18,6 @@
 #include <vector>
 
 #include "base/result.h"
-#include "base/thread_team.h"
 #include "core/metrics.h"
 #include "core/step.h"
 #include "grammar/grammar.h"
@@ -64,11 +63,11 @@ struct Submission {
 class EngineCore {
  public:
   // max_seq_len is lowered to what the cache can hold of one sequence; see options().
-  // `draft`: for the methods of speculation that have a model, loaded for `model`; `draft_team`: its own threads, or
-  // null.
-  static Result<std::unique_ptr<EngineCore>> create(Model model, std::unique_ptr<ThreadTeam> team,
+  // `draft`: for the methods of speculation that have a model, loaded for `model`; `draft_ranks`: on threads of
+  // its own, as many as `ranks`; or null.
+  static Result<std::unique_ptr<EngineCore>> create(Model model, std::unique_ptr<RankTeam> ranks,
                                                     const CoreOptions& options, std::optional<DraftModel> draft = {},
-                                                    std::unique_ptr<ThreadTeam> draft_team = nullptr);
+                                                    std::unique_ptr<RankTeam> draft_ranks = nullptr);
   // Running sequences get no more outputs.
   ~EngineCore();
 
@@ -136,7 +135,7 @@ class EngineCore {
     std::vector<Waiter> waiters;
   };
 
-  EngineCore(std::unique_ptr<ThreadTeam> team, std::unique_ptr<ThreadTeam> draft_team, CoreOptions options,
+  EngineCore(std::unique_ptr<RankTeam> ranks, std::unique_ptr<RankTeam> draft_ranks, CoreOptions options,
              Scheduler scheduler);
   void engine_loop();
   void step_loop();
@@ -154,7 +153,7 @@ class EngineCore {
   void finish_encoding(std::shared_ptr<const MediaFeatures> features);
 
   const CoreOptions options_;
-  std::unique_ptr<ThreadTeam> team_, draft_team_;
+  std::unique_ptr<RankTeam> ranks_, draft_ranks_;
   std::unique_ptr<Worker> worker_;
 
   mutable std::mutex mutex_;  // guards all below; not held while a step runs or an output is delivered

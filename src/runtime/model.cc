@@ -4,7 +4,7 @@
 
 #include "base/log.h"
 #include "models/models.h"
-#include "plan/cpu_executor.h"
+#include "plan/split.h"
 
 namespace weft {
 
@@ -87,7 +87,17 @@ void Model::add_end_ids(const std::vector<int32_t>& ids) {
 
 DType Model::local_kv_dtype() const { return kv_dtype == DType::i8 ? kv_dtype_of(form) : kv_dtype; }
 
-int64_t Model::kv_bytes_per_token() const { return weft::kv_bytes_per_token(plan.groups, kv_dtype); }
+int64_t Model::kv_bytes_per_token() const {
+  int64_t bytes = 0;
+  for (const PlanShare& share : shares) bytes += weft::kv_bytes_per_token(share.plan.groups, kv_dtype);
+  return bytes;
+}
+
+int64_t Model::weight_bytes() const {
+  int64_t bytes = 0;
+  for (const PlanShare& share : shares) bytes += share.weights.bytes;
+  return bytes;
+}
 
 int64_t kv_bytes_per_token(const std::vector<LayerGroup>& groups, DType dtype) {
   int64_t bytes = 0;
@@ -122,7 +132,21 @@ Result<bool> choose_packing(const ModelOptions& options, const Model& model) {
 
 }  // namespace
 
-Result<Model> load_model(const std::string& path, ThreadTeam& team, const ModelOptions& options) {
+Result<std::vector<PlanShare>> load_shares(const Plan& recorded, std::shared_ptr<const Checkpoint> checkpoint,
+                                           const kernels::CpuTable& table, const RankTeam& ranks, LoadOptions options,
+                                           std::span<const Weights::Lent> lent) {
+  std::vector<PlanShare> shares;
+  for (int rank = 0; rank < ranks.ranks(); ++rank) {
+    WEFT_TRY(Plan plan, split_plan(recorded, ranks.layout(), rank));
+    PlanShare& share = shares.emplace_back(PlanShare{prepare_plan(std::move(plan), table, options.form), {}});
+    if (!lent.empty()) options.lent = lent[static_cast<size_t>(rank)];
+    options.first_thread = rank * ranks.threads_per_rank(), options.threads = ranks.threads_per_rank();
+    WEFT_TRY(share.weights, load_weights(share.plan, checkpoint, table, ranks.threads(), options));
+  }
+  return shares;
+}
+
+Result<Model> load_model(const std::string& path, const RankTeam& ranks, const ModelOptions& options) {
   Model model;
   WEFT_TRY(model.checkpoint, options.dummy ? Checkpoint::open_dummy(path) : Checkpoint::open(path));
   const HfConfig config = HfConfig::of(*model.checkpoint, options.max_seq_len);
@@ -135,22 +159,22 @@ Result<Model> load_model(const std::string& path, ThreadTeam& team, const ModelO
   model.max_positions = limit.positions, model.learned_positions = limit.learned;
   model.max_positions_from = limit.keys + (model.checkpoint->is_gguf() ? " of " : " in config.json of ") + path;
   WEFT_RETURN_IF_ERROR(config.status());
-  recorded = choose_formats(std::move(recorded), *model.checkpoint, {model.form, options.quantize, options.dequantize});
-  model.plan = prepare_plan(std::move(recorded), *model.table, model.form);
+  model.whole =
+      choose_formats(std::move(recorded), *model.checkpoint, {model.form, options.quantize, options.dequantize});
   model.vocab =
-      model.plan.head == HeadKind::lm ? model.plan.output.cols : models::text_config(config).count("vocab_size");
+      model.whole.head == HeadKind::lm ? model.whole.output.cols : models::text_config(config).count("vocab_size");
   model.add_end_ids(end_ids(*model.checkpoint, config));
   WEFT_RETURN_IF_ERROR(config.status());
   WEFT_TRY(const bool pack, choose_packing(options, model));
   LoadOptions load{.form = model.form, .progress = options.progress, .quantize = options.quantize, .pack = pack};
-  auto weights = load_weights(model.plan, model.checkpoint, *model.table, team, load);
-  if (!weights.ok()) return std::move(weights).error().with(model.architecture);
-  model.weights = std::move(weights).value();
+  auto shares = load_shares(model.whole, model.checkpoint, *model.table, ranks, load);
+  if (!shares.ok()) return std::move(shares).error().with(model.architecture);
+  model.shares = std::move(shares).value();
   WEFT_TRY(model.vision, models::build_vision(config));
   if (model.vision) {
     model.vision->plan = prepare_plan(std::move(model.vision->plan), *model.table, model.form);
     load.quantize = Quantize::none;
-    auto vision = load_weights(model.vision->plan, model.checkpoint, *model.table, team, load);
+    auto vision = load_weights(model.vision->plan, model.checkpoint, *model.table, ranks.threads(), load);
     if (!vision.ok()) return std::move(vision).error().with(model.architecture);
     model.vision_weights = std::move(vision).value();
   }

@@ -4,17 +4,18 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "base/result.h"
-#include "base/thread_team.h"
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/hf_config.h"
 #include "kernels/kernels.h"
 #include "models/vision.h"
 #include "plan/plan.h"
-#include "plan/weights.h"
+#include "plan/rank_team.h"
+#include "plan/ranked_executor.h"
 
 namespace weft {
 
@@ -34,11 +35,11 @@ struct ModelOptions {
 struct Model {
   std::shared_ptr<const Checkpoint> checkpoint;
   std::string architecture;
-  Plan plan;  // after the passes
+  Plan whole;                     // as recorded, with its formats: what all ranks together compute
+  std::vector<PlanShare> shares;  // of each rank of this process
   const kernels::CpuTable* table = nullptr;
   kernels::WeightForm form = kernels::WeightForm::f32;
   DType kv_dtype = DType::f32;  // f32, bf16 or i8
-  Weights weights;
   std::optional<models::VisionTower> vision;  // its plan after the passes
   Weights vision_weights;
   int vocab = 0;  // token ids are below this; columns of the logits
@@ -47,19 +48,27 @@ struct Model {
   bool learned_positions = false;      // there are no positions beyond max_positions
   std::vector<int32_t> eos_token_ids;  // each ends an answer: those of generation_config.json and config.json, and more
 
+  // Of the first rank. What a plan takes and gives, its kinds of ops and of caches are the same on all ranks.
+  const Plan& plan() const { return shares.front().plan; }
+  const Weights& weights() const { return shares.front().weights; }
   // Adds to eos_token_ids those that are not there yet; ids outside the vocabulary are left out with a warning.
   void add_end_ids(const std::vector<int32_t>& ids);
   // Of keys and values that live for one step (encoders), where nothing is to be gained from 8 bits: f32 or bf16.
   DType local_kv_dtype() const;
-  // Bytes that one token takes in the cache while every layer keeps it.
+  // Bytes that one token takes in the cache while every layer keeps it, on all ranks of this process together.
   int64_t kv_bytes_per_token() const;
+  int64_t weight_bytes() const;  // likewise
 };
 
 // Bytes that one token takes in the cache while every layer of these groups keeps it.
 int64_t kv_bytes_per_token(const std::vector<LayerGroup>& groups, DType dtype);
 
-// Opens and reads `path`. The thread team packs the weights.
-Result<Model> load_model(const std::string& path, ThreadTeam& team, const ModelOptions& options);
+// Opens and reads `path`, for all ranks of this process. Their threads pack the weights.
+Result<Model> load_model(const std::string& path, const RankTeam& ranks, const ModelOptions& options);
+// Every rank's share of a recorded plan whose formats are chosen, through the passes and with its weights.
+Result<std::vector<PlanShare>> load_shares(const Plan& recorded, std::shared_ptr<const Checkpoint> checkpoint,
+                                           const kernels::CpuTable& table, const RankTeam& ranks, LoadOptions options,
+                                           std::span<const Weights::Lent> lent = {});
 // The form that products take their weights in, and the type of the cache, where the options leave them open.
 kernels::WeightForm choose_form(ComputeType dtype, const Checkpoint& checkpoint, const HfConfig& config);
 Result<DType> choose_kv_dtype(KvCacheType type, kernels::WeightForm form);

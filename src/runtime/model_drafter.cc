@@ -6,53 +6,61 @@
 
 namespace weft {
 
-std::vector<LayerGroup> ModelDrafter::groups_of(const DraftModel& model) {
-  std::vector<LayerGroup> groups;
+std::vector<std::vector<LayerGroup>> ModelDrafter::groups_of(const DraftModel& model) {
+  std::vector<std::vector<LayerGroup>> groups(model.stages.front().shares.size());
   for (const DraftStage& stage : model.stages)
-    groups.insert(groups.end(), stage.plan.groups.begin(), stage.plan.groups.end());
+    for (size_t rank = 0; rank < groups.size(); ++rank) {
+      const std::vector<LayerGroup>& own = stage.shares[rank].plan.groups;
+      groups[rank].insert(groups[rank].end(), own.begin(), own.end());
+    }
   return groups;
 }
 
-ModelDrafter::ModelDrafter(DraftModel model, ThreadTeam& team, DrafterLimits limits) noexcept
-    : model_(std::move(model)), team_(team), limits_(limits), groups_(groups_of(model_)) {}
+ModelDrafter::ModelDrafter(DraftModel model, const RankTeam& ranks, DrafterLimits limits) noexcept
+    : model_(std::move(model)), ranks_(ranks), team_(ranks.threads()), limits_(limits),
+      groups_(groups_of(model_).front()) {}
 
-Result<std::unique_ptr<ModelDrafter>> ModelDrafter::create(DraftModel model, const Model& target, ThreadTeam& team,
-                                                           CacheMemory cache, const DrafterLimits& limits) {
+Result<std::unique_ptr<ModelDrafter>> ModelDrafter::create(DraftModel model, const Model& target, const RankTeam& ranks,
+                                                           std::vector<CacheMemory> caches,
+                                                           const DrafterLimits& limits) {
   int read = 0;
-  for (const Op& op : model.stages.front().plan.ops)
+  for (const Op& op : model.stages.front().plan().ops)
     if (std::holds_alternative<StatesOp>(op.kind) && op.pass == Pass::first) read = op.out->cols;
-  if (model.reads_states() && (target.plan.taps.storage < 0 || target.plan.taps.cols != read))
+  if (model.reads_states() && (target.plan().taps.storage < 0 || target.plan().taps.cols != read))
     return fail(Code::internal, model.name, " reads ", read, " numbers of the target's state, which leaves ",
-                target.plan.taps.cols);
-  std::unique_ptr<ModelDrafter> drafter(new ModelDrafter(std::move(model), team, limits));
-  drafter->table_blocks_ = (limits.max_seq_len + cache.tokens_per_block - 1) / cache.tokens_per_block;
-  drafter->make_stages(cache);
+                target.plan().taps.cols);
+  std::unique_ptr<ModelDrafter> drafter(new ModelDrafter(std::move(model), ranks, limits));
+  drafter->table_blocks_ = (limits.max_seq_len + caches.front().tokens_per_block - 1) / caches.front().tokens_per_block;
+  drafter->make_stages(caches);
   return drafter;
 }
 
-void ModelDrafter::make_stages(const CacheMemory& cache) {
+void ModelDrafter::make_stages(const std::vector<CacheMemory>& caches) {
   const auto depths = static_cast<int>(model_.stages.size()), batch = limits_.max_batch_size;
   // A depth has as many rows more as its tokens are further on; a draft_model's first token has one of its own.
   const int rows = limits_.max_num_tokens + batch * depths;
   int first_group = 0;
   for (const DraftStage& part : model_.stages) {
     Stage& stage = stages_.emplace_back();
-    const size_t count = part.plan.groups.size();
+    const size_t count = part.plan().groups.size();
     stage.first_group = first_group;
-    CacheMemory own = cache;
-    own.base.assign(cache.base.begin() + first_group, cache.base.begin() + first_group + count);
-    own.block_stride_bytes.assign(cache.block_stride_bytes.begin() + first_group,
-                                  cache.block_stride_bytes.begin() + first_group + count);
-    stage.executor = std::make_unique<CpuExecutor>(
-        part.plan, part.weights, *model_.table, team_, std::move(own),
+    std::vector<CacheMemory> own = caches;
+    for (size_t rank = 0; rank < caches.size(); ++rank) {
+      const CacheMemory& all = caches[rank];
+      own[rank].base.assign(all.base.begin() + first_group, all.base.begin() + first_group + count);
+      own[rank].block_stride_bytes.assign(all.block_stride_bytes.begin() + first_group,
+                                          all.block_stride_bytes.begin() + first_group + count);
+    }
+    stage.executor = std::make_unique<RankedExecutor>(
+        part.shares, *model_.table, ranks_, std::move(own),
         ExecutorLimits{rows, limits_.all_logits ? rows : batch, batch, limits_.max_seq_len});
     for (GroupInputs& group : stage.executor->inputs().groups)
       group.block_table.resize(static_cast<size_t>(batch) * table_blocks_);
     stage.starts.assign(count, std::vector<int32_t>(rows));
     stage.ends.resize(rows);
     if (model_.reads_states()) {
-      stage.kept.resize(static_cast<size_t>(batch) * part.plan.state.cols);
-      zeros_.resize(std::max<size_t>(zeros_.size(), part.plan.state.cols));
+      stage.kept.resize(static_cast<size_t>(batch) * part.plan().state.cols);
+      zeros_.resize(std::max<size_t>(zeros_.size(), part.plan().state.cols));
     }
     first_group += static_cast<int>(count);
   }
@@ -93,7 +101,7 @@ void ModelDrafter::walk(kernels::Part part) {
   for (int pass = 0; pass < passes_; ++pass) {
     if (part.index == 0) prepare(pass);
     team_.barrier();
-    CpuExecutor& executor = *running_->executor;
+    RankedExecutor& executor = *running_->executor;
     if (executor.inputs().tokens > 0) executor.walk_inside(part);
     team_.barrier();
     choose(part);
@@ -224,7 +232,7 @@ const float* ModelDrafter::state_before(int depth, int s, int position) const {
 // Every thread looks at a part of the vocabulary.
 void ModelDrafter::choose(kernels::Part part) {
   constexpr int kUnit = 64;
-  const CpuExecutor& executor = *running_->executor;
+  const RankedExecutor& executor = *running_->executor;
   const int units = (model_.vocab + kUnit - 1) / kUnit;
   const auto bound = [&](int index) {
     return std::min(model_.vocab, static_cast<int>(int64_t{units} * index / part.count) * kUnit);
@@ -267,7 +275,7 @@ void ModelDrafter::remember() {
 }
 
 ModelDrafter::Scores ModelDrafter::scores(int stage, int row) const {
-  const CpuExecutor& executor = *stages_[stage].executor;
+  const RankedExecutor& executor = *stages_[stage].executor;
   const Run& run = run_of(stage, row);
   Scores scores{run.begin - (model_.reads_states() ? stage + 1 : 0), run.rows};
   if (run.rows == 0) return scores;

@@ -15,7 +15,7 @@
 
 #include "core/sampling_params.h"
 #include "core/step.h"
-#include "plan/cpu_executor.h"
+#include "plan/ranked_executor.h"
 #include "runtime/draft_model.h"
 #include "sampling/draft_choice.h"
 
@@ -47,15 +47,17 @@ struct DrafterLimits {
 
 class ModelDrafter {
  public:
-  // `cache`: where the blocks of groups() lie, in that order. `team` runs it. `target` and `team` must outlive it.
+  // `caches`: where each rank's blocks of groups() lie, in that order. `ranks` run it. `target` and `ranks` must outlive
+  // it.
   // Errors: the target was loaded without the taps that the draft reads.
-  static Result<std::unique_ptr<ModelDrafter>> create(DraftModel model, const Model& target, ThreadTeam& team,
-                                                      CacheMemory cache, const DrafterLimits& limits);
+  static Result<std::unique_ptr<ModelDrafter>> create(DraftModel model, const Model& target, const RankTeam& ranks,
+                                                      std::vector<CacheMemory> caches, const DrafterLimits& limits);
 
   const DraftModel& model() const { return model_; }
-  // The cache groups of all its plans, and of the draft `model` that has not been made a drafter yet.
+  // The cache groups of all its plans, as the first rank has them.
   const std::vector<LayerGroup>& groups() const { return groups_; }
-  static std::vector<LayerGroup> groups_of(const DraftModel& model);
+  // Per rank, of a draft `model` that has not been made a drafter yet.
+  static std::vector<std::vector<LayerGroup>> groups_of(const DraftModel& model);
   // Of a group: as the worker's own, slot after slot (max_seq_len / tokens_per_block entries each, rounded up).
   std::vector<int32_t>& block_table(int group);
   size_t arena_bytes() const;
@@ -81,7 +83,7 @@ class ModelDrafter {
 
  private:
   struct Stage {
-    std::unique_ptr<CpuExecutor> executor;
+    std::unique_ptr<RankedExecutor> executor;
     int first_group = 0;
     std::vector<std::vector<int32_t>> starts;  // per group, [rows]: SequenceView::starts
     std::vector<int32_t> ends;                 // [rows]
@@ -95,8 +97,8 @@ class ModelDrafter {
     int output_row = 0, sequence = 0, position = 0;
   };
 
-  ModelDrafter(DraftModel model, ThreadTeam& team, DrafterLimits limits) noexcept;
-  void make_stages(const CacheMemory& cache);
+  ModelDrafter(DraftModel model, const RankTeam& ranks, DrafterLimits limits) noexcept;
+  void make_stages(const std::vector<CacheMemory>& caches);
   void prepare(int pass);
   void add_first(int depth, int sequence);
   void add_chained(int draft, int sequence);
@@ -115,7 +117,8 @@ class ModelDrafter {
   }
 
   DraftModel model_;
-  ThreadTeam& team_;
+  const RankTeam& ranks_;
+  ThreadTeam& team_;  // of all ranks
   DrafterLimits limits_;
   int table_blocks_ = 0;
   std::vector<LayerGroup> groups_;

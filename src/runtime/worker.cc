@@ -26,55 +26,71 @@ int64_t cache_block_bytes(const LayerGroup& group, DType dtype, int tokens_per_b
   return (bytes + 4095) / 4096 * 4096;
 }
 
-Worker::Worker(Model model, ThreadTeam& team, ThreadTeam& draft_team, WorkerOptions options)
-    : model_(std::move(model)), team_(team), draft_team_(draft_team), options_(std::move(options)) {
+Worker::Worker(Model model, const RankTeam& ranks, const RankTeam& draft_ranks, WorkerOptions options)
+    : model_(std::move(model)), ranks_(ranks), draft_ranks_(draft_ranks), team_(ranks.threads()),
+      options_(std::move(options)), cache_memory_(model_.shares.size()), block_bytes_(model_.shares.size()) {
   tail_ = [this](kernels::Part part) { finish_walk(part); };
 }
 
-Result<std::unique_ptr<Worker>> Worker::create(Model model, std::optional<DraftModel> draft, ThreadTeam& team,
-                                               ThreadTeam& draft_team, WorkerOptions options) {
-  std::unique_ptr<Worker> worker(new Worker(std::move(model), team, draft_team, std::move(options)));
+Result<std::unique_ptr<Worker>> Worker::create(Model model, std::optional<DraftModel> draft, const RankTeam& ranks,
+                                               const RankTeam& draft_ranks, WorkerOptions options) {
+  std::unique_ptr<Worker> worker(new Worker(std::move(model), ranks, draft_ranks, std::move(options)));
   WEFT_RETURN_IF_ERROR(worker->allocate(std::move(draft)));
   return worker;
 }
 
-// Memory for the blocks of these groups, behind that of the groups before.
-Result<CacheMemory> Worker::reserve_groups(std::span<const LayerGroup> groups, DType dtype) {
-  CacheMemory cache;
-  cache.tokens_per_block = options_.tokens_per_block;
-  cache.dtype = dtype;
-  for (const LayerGroup& group : groups) {
-    const auto bytes = static_cast<size_t>(cache_block_bytes(group, dtype, options_.tokens_per_block));
-    WEFT_TRY(Memory memory, Memory::reserve(bytes * options_.max_blocks[block_bytes_.size()], true));
-    cache.base.push_back(memory.data());
-    cache.block_stride_bytes.push_back(bytes);
-    block_bytes_.push_back(bytes);
-    cache_memory_.push_back(std::move(memory));
+// Memory for the blocks of these groups (per rank), behind that of the groups before.
+Result<std::vector<CacheMemory>> Worker::reserve_groups(const std::vector<std::vector<LayerGroup>>& groups,
+                                                        DType dtype) {
+  std::vector<CacheMemory> caches;
+  for (size_t rank = 0; rank < groups.size(); ++rank) {
+    CacheMemory& cache = caches.emplace_back();
+    cache.tokens_per_block = options_.tokens_per_block;
+    cache.dtype = dtype;
+    for (const LayerGroup& group : groups[rank]) {
+      const auto bytes = static_cast<size_t>(cache_block_bytes(group, dtype, options_.tokens_per_block));
+      WEFT_TRY(Memory memory, Memory::reserve(bytes * options_.max_blocks[block_bytes_[rank].size()], true));
+      cache.base.push_back(memory.data());
+      cache.block_stride_bytes.push_back(bytes);
+      block_bytes_[rank].push_back(bytes);
+      cache_memory_[rank].push_back(std::move(memory));
+    }
   }
-  return cache;
+  return caches;
+}
+
+// Memory for the keys of images, for every slot.
+Status Worker::reserve_cross(std::vector<CacheMemory>& caches) {
+  if (!model_.plan().cross_group || !model_.vision) return {};
+  cross_blocks_ = (kMaxCrossImages * model_.vision->most_keys + kCrossBlock - 1) / kCrossBlock;
+  for (size_t rank = 0; rank < caches.size(); ++rank) {
+    const LayerGroup& group = *model_.shares[rank].plan.cross_group;
+    caches[rank].cross_stride_bytes = static_cast<size_t>(cache_block_bytes(group, model_.kv_dtype, kCrossBlock));
+    WEFT_TRY(Memory memory,
+             Memory::reserve(caches[rank].cross_stride_bytes * cross_blocks_ * options_.max_batch_size, true));
+    caches[rank].cross_base = memory.data();
+    cross_memory_.push_back(std::move(memory));
+  }
+  return {};
 }
 
 Status Worker::allocate(std::optional<DraftModel> draft) {
-  WEFT_TRY(CacheMemory cache, reserve_groups(model_.plan.groups, model_.kv_dtype));
-  cache.local_dtype = model_.local_kv_dtype();
-  if (model_.plan.cross_group && model_.vision) {
-    cross_blocks_ = (kMaxCrossImages * model_.vision->most_keys + kCrossBlock - 1) / kCrossBlock;
-    cache.cross_stride_bytes =
-        static_cast<size_t>(cache_block_bytes(*model_.plan.cross_group, model_.kv_dtype, kCrossBlock));
-    WEFT_TRY(cross_memory_, Memory::reserve(cache.cross_stride_bytes * cross_blocks_ * options_.max_batch_size, true));
-    cache.cross_base = cross_memory_.data();
-  }
-  executor_ = std::make_unique<CpuExecutor>(
-      model_.plan, model_.weights, *model_.table, team_, std::move(cache),
+  std::vector<std::vector<LayerGroup>> groups;
+  for (const PlanShare& share : model_.shares) groups.push_back(share.plan.groups);
+  WEFT_TRY(std::vector<CacheMemory> caches, reserve_groups(groups, model_.kv_dtype));
+  for (CacheMemory& cache : caches) cache.local_dtype = model_.local_kv_dtype();
+  WEFT_RETURN_IF_ERROR(reserve_cross(caches));
+  executor_ = std::make_unique<RankedExecutor>(
+      model_.shares, *model_.table, ranks_, std::move(caches),
       ExecutorLimits{options_.max_num_tokens, options_.max_outputs, options_.max_batch_size, options_.max_seq_len});
   table_blocks_ = (options_.max_seq_len + options_.tokens_per_block - 1) / options_.tokens_per_block;
   for (GroupInputs& group : executor_->inputs().groups)
     group.block_table.resize(static_cast<size_t>(options_.max_batch_size) * static_cast<size_t>(table_blocks_));
   if (draft) {
-    WEFT_TRY(CacheMemory own, reserve_groups(ModelDrafter::groups_of(*draft), draft->kv_dtype));
+    WEFT_TRY(std::vector<CacheMemory> own, reserve_groups(ModelDrafter::groups_of(*draft), draft->kv_dtype));
     const DrafterLimits limits{options_.max_num_tokens, options_.max_batch_size, options_.max_seq_len,
                                options_.most_drafts, options_.draft_scores};
-    WEFT_TRY(model_drafter_, ModelDrafter::create(std::move(*draft), model_, draft_team_, std::move(own), limits));
+    WEFT_TRY(model_drafter_, ModelDrafter::create(std::move(*draft), model_, draft_ranks_, std::move(own), limits));
   }
   if (options_.measure_ops) executor_->measure_ops();
   if (options_.trace) executor_->trace(*options_.trace);
@@ -92,7 +108,10 @@ void Worker::open_slots(const StepBatch& batch) {
     sampler.close();
     processors_->close(slot);
     slots_[slot].media.reset();
-    if (cross_blocks_ > 0) cross_memory_.release(cross_offset(slot), cross_offset(1));
+    for (size_t rank = 0; rank < cross_memory_.size(); ++rank) {
+      const size_t bytes = cross_slot_bytes(static_cast<int>(rank));
+      cross_memory_[rank].release(slot * bytes, bytes);
+    }
   }
   for (const SlotOpen& open : batch.opens) {
     SlotData& slot = slots_[open.slot];
@@ -120,19 +139,23 @@ void Worker::open_slots(const StepBatch& batch) {
 
 void Worker::copy_blocks(const StepBatch& batch) {
   // Whole blocks: what lies behind the copied tokens is overwritten before it is read.
-  for (const BlockCopy& copy : batch.copies) {
-    std::byte* base = cache_memory_[copy.group].data();
-    const size_t bytes = block_bytes_[copy.group];
-    std::memcpy(base + copy.to * bytes, base + copy.from * bytes, bytes);
+  for (size_t rank = 0; rank < cache_memory_.size(); ++rank) {
+    for (const BlockCopy& copy : batch.copies) {
+      std::byte* base = cache_memory_[rank][copy.group].data();
+      const size_t bytes = block_bytes_[rank][copy.group];
+      std::memcpy(base + copy.to * bytes, base + copy.from * bytes, bytes);
+    }
+    for (const BlockRelease& release : batch.releases) {
+      const size_t bytes = block_bytes_[rank][release.group];
+      cache_memory_[rank][release.group].release(release.block * bytes, bytes);
+    }
   }
-  for (const BlockRelease& release : batch.releases)
-    cache_memory_[release.group].release(release.block * block_bytes_[release.group], block_bytes_[release.group]);
 }
 
 void Worker::update_tables(const StepBatch& batch) {
   for (const TableEntry& entry : batch.entries) {
     WEFT_CHECK(entry.number < table_blocks_) << "slot " << entry.slot << " has a block number " << entry.number;
-    const int own = static_cast<int>(model_.plan.groups.size());
+    const int own = static_cast<int>(model_.plan().groups.size());
     std::vector<int32_t>& table = entry.group < own ? executor_->inputs().groups[entry.group].block_table
                                                     : model_drafter_->block_table(entry.group - own);
     table[static_cast<size_t>(entry.slot) * table_blocks_ + entry.number] = entry.block;
@@ -315,7 +338,8 @@ void Worker::run(const StepBatch& batch, const StepMasks& masks, StepResult& res
   if (!options_.draft_in_walk) {
     begin_drafts(batch, result);
     if (!draft_rows_.empty())
-      draft_team_.run([this](int thread) { model_drafter_->walk({thread, draft_team_.size()}); });
+      draft_ranks_.threads().run(
+          [this](int thread) { model_drafter_->walk({thread, draft_ranks_.threads().size()}); });
   }
   end_drafts(result);
 }

@@ -1,5 +1,5 @@
-// One rank: the model bound to its device, the cache's memory and the state of every open slot. Does what a StepBatch
-// says and fills a StepResult; it decides nothing.
+// The model bound to the ranks of this process, the cache's memory and the state of every open slot. Does what a
+// StepBatch says and fills a StepResult; it decides nothing.
 #pragma once
 
 #include <atomic>
@@ -10,9 +10,8 @@
 #include <span>
 #include <vector>
 
-#include "base/thread_team.h"
 #include "core/step.h"
-#include "plan/cpu_executor.h"
+#include "plan/ranked_executor.h"
 #include "runtime/model.h"
 #include "runtime/model_drafter.h"
 #include "runtime/processor_stage.h"
@@ -61,9 +60,9 @@ int64_t cache_block_bytes(const LayerGroup& group, DType dtype, int tokens_per_b
 class Worker {
  public:
   // `draft`: made for `model`, see load_draft(); its cache groups follow the model's own in the steps' messages.
-  // `draft_team` runs it where it is not drafted in the walk.
-  static Result<std::unique_ptr<Worker>> create(Model model, std::optional<DraftModel> draft, ThreadTeam& team,
-                                                ThreadTeam& draft_team, WorkerOptions options);
+  // `draft_ranks` run it where it is not drafted in the walk.
+  static Result<std::unique_ptr<Worker>> create(Model model, std::optional<DraftModel> draft, const RankTeam& ranks,
+                                                const RankTeam& draft_ranks, WorkerOptions options);
 
   // The step thread's; `result` is overwritten (its memory is reused).
   void run(const StepBatch& batch, const StepMasks& masks, StepResult& result);
@@ -73,7 +72,7 @@ class Worker {
   double sample_seconds() const { return sample_seconds_; }
 
   const Model& model() const { return model_; }
-  const CpuExecutor& executor() const { return *executor_; }
+  const RankedExecutor& executor() const { return *executor_; }
   const DraftModel* draft() const { return model_drafter_ ? &model_drafter_->model() : nullptr; }
 
  private:
@@ -107,9 +106,10 @@ class Worker {
     std::vector<TokenLogprob>* out = nullptr;
   };
 
-  Worker(Model model, ThreadTeam& team, ThreadTeam& draft_team, WorkerOptions options);
+  Worker(Model model, const RankTeam& ranks, const RankTeam& draft_ranks, WorkerOptions options);
   Status allocate(std::optional<DraftModel> draft);
-  Result<CacheMemory> reserve_groups(std::span<const LayerGroup> groups, DType dtype);
+  Result<std::vector<CacheMemory>> reserve_groups(const std::vector<std::vector<LayerGroup>>& groups, DType dtype);
+  Status reserve_cross(std::vector<CacheMemory>& caches);
   void open_slots(const StepBatch& batch);
   void copy_blocks(const StepBatch& batch);
   void update_tables(const StepBatch& batch);
@@ -118,7 +118,7 @@ class Worker {
   void fill_token(const SlotData& slot, int position);
   void fill_features(const SlotData& slot, const StepRow& row);
   void open_images(Slot slot);
-  size_t cross_offset(Slot slot) const;  // in cross_memory_, bytes
+  size_t cross_slot_bytes(int rank) const;
   void fill_cross(const StepBatch& batch);
   void fill_ends(const SlotData& slot, const StepRow& row);
   void fill_groups();
@@ -141,14 +141,15 @@ class Worker {
   void take_draft_scores(int draft_row, RowResult& out) const;
 
   Model model_;
-  ThreadTeam &team_, &draft_team_;
+  const RankTeam &ranks_, &draft_ranks_;
+  ThreadTeam& team_;  // of all ranks
   WorkerOptions options_;
-  std::vector<Memory> cache_memory_;
-  Memory cross_memory_;  // of slot s: cross_blocks_ blocks from s * cross_blocks_ on
+  std::vector<std::vector<Memory>> cache_memory_;  // per rank and group
+  std::vector<Memory> cross_memory_;               // per rank; of slot s: cross_blocks_ blocks from s * cross_blocks_ on
   int cross_blocks_ = 0;
   int table_blocks_ = 0;  // entries of one slot in a group's block table, slot after slot
-  std::vector<size_t> block_bytes_;
-  std::unique_ptr<CpuExecutor> executor_;
+  std::vector<std::vector<size_t>> block_bytes_;  // per rank and group
+  std::unique_ptr<RankedExecutor> executor_;
   std::vector<SlotData> slots_;
   std::vector<std::unique_ptr<Scratch>> scratch_;  // per thread
   // Of the running step.

@@ -32,8 +32,8 @@ void Worker::fill_inputs(const StepBatch& batch) {
     }
     std::copy_n(slot.drafts.begin(), at.drafts, in.ids.begin() + in.tokens + at.tokens - at.drafts);
     for (int i = 0; i < at.tokens; ++i) fill_token(slot, at.first + i);
-    if (model_.plan.takes_features) fill_features(slot, at);
-    if (model_.plan.joined_images) fill_ends(slot, at);
+    if (model_.plan().takes_features) fill_features(slot, at);
+    if (model_.plan().joined_images) fill_ends(slot, at);
     at.first_output = in.outputs;
     int wanted = 0, skipped = 0;
     if (row.logits == LogitRows::all) wanted = at.tokens;
@@ -43,7 +43,7 @@ void Worker::fill_inputs(const StepBatch& batch) {
     at.outputs = wanted;
   }
   fill_groups();
-  if (model_.plan.cross_group) fill_cross(batch);
+  if (model_.plan().cross_group) fill_cross(batch);
 }
 
 // The inputs of the step's next row besides its id: token `position` of a sequence.
@@ -53,12 +53,12 @@ void Worker::fill_token(const SlotData& slot, int position) {
   in.token_types[row] = slot.token_types.empty() ? 0 : slot.token_types[position];
   in.positions[row] = position;
   if (!slot.media || slot.media->positions[0].empty()) {
-    for (int axis = 1; axis < model_.plan.position_axes; ++axis)
+    for (int axis = 1; axis < model_.plan().position_axes; ++axis)
       in.positions[axis * options_.max_num_tokens + row] = position;
     return;
   }
   const bool prompt = position < static_cast<int>(slot.media->positions[0].size());
-  for (int axis = 0; axis < model_.plan.position_axes; ++axis)
+  for (int axis = 0; axis < model_.plan().position_axes; ++axis)
     in.positions[axis * options_.max_num_tokens + row] =
         prompt ? slot.media->positions[axis][position] : position + slot.media->delta;
 }
@@ -78,33 +78,38 @@ void Worker::fill_features(const SlotData& slot, const StepRow& row) {
   }
 }
 
-size_t Worker::cross_offset(Slot slot) const {
-  return static_cast<size_t>(slot) * cross_blocks_ *
-         static_cast<size_t>(cache_block_bytes(*model_.plan.cross_group, model_.kv_dtype, kCrossBlock));
+size_t Worker::cross_slot_bytes(int rank) const {
+  const LayerGroup& group = *model_.shares[rank].plan.cross_group;
+  return static_cast<size_t>(cross_blocks_) *
+         static_cast<size_t>(cache_block_bytes(group, model_.kv_dtype, kCrossBlock));
 }
 
 // Writes the images' keys and values into the slot's own cross blocks, in the order that MediaPrompt::cross tells.
 void Worker::open_images(Slot slot) {
-  const LayerGroup& group = *model_.plan.cross_group;
-  const int kv = group.spec.kv_heads * group.spec.k_dim;
   std::vector<int32_t> blocks(cross_blocks_);
   for (int i = 0; i < cross_blocks_; ++i) blocks[i] = slot * cross_blocks_ + i;
+  const LayerGroup& all = *model_.whole.cross_group;
+  const int all_kv = all.spec.kv_heads * all.spec.k_dim;
   const MediaPrompt& media = *slots_[slot].media;
   int position = 0;
   const auto append = [&](const MediaFeatures& features, int first, int rows) {
     const kernels::SequenceView view{.rows = rows, .first_position = position};
-    for (int layer = 0; layer < group.layers && rows > 0; ++layer) {
-      const float* k = features.row(first) + static_cast<size_t>(layer) * 2 * kv;
-      const kernels::AppendArgs args{k,
-                                     k + kv,
-                                     features.cols,
-                                     features.cols,
-                                     executor_->cache_view({CacheRef::Kind::cross, 0, layer}),
-                                     blocks.data(),
-                                     &view,
-                                     1};
-      team_.run([&](int thread) { model_.table->run(args, rows, {thread, team_.size()}); });
-    }
+    for (size_t rank = 0; rank < model_.shares.size(); ++rank)
+      for (int layer = 0; layer < all.layers && rows > 0; ++layer) {
+        const LayerGroup& own = *model_.shares[rank].plan.cross_group;
+        const float* k = features.row(first) + static_cast<size_t>(layer) * 2 * all_kv +
+                         static_cast<size_t>(own.first_kv_head) * all.spec.k_dim;
+        const kernels::AppendArgs args{
+            k,
+            k + all_kv,
+            features.cols,
+            features.cols,
+            executor_->rank(static_cast<int>(rank)).cache_view({CacheRef::Kind::cross, 0, layer}),
+            blocks.data(),
+            &view,
+            1};
+        team_.run([&](int thread) { model_.table->run(args, rows, {thread, team_.size()}); });
+      }
     position += rows;
   };
   for (size_t i = 0; i < media.features.size(); ++i) append(*media.features[i], 0, media.real_rows[i]);
@@ -159,7 +164,7 @@ void Worker::fill_groups() {
     group.sequences.clear();
     for (const StepRow& row : rows_) {
       if (row.tokens == 0) continue;
-      const int32_t* ends = model_.plan.joined_images ? in.ends.data() + row.first_row : nullptr;
+      const int32_t* ends = model_.plan().joined_images ? in.ends.data() + row.first_row : nullptr;
       group.sequences.push_back(
           {row.first_row, row.tokens, row.first, static_cast<int64_t>(row.slot) * table_blocks_, ends});
     }

@@ -38,7 +38,7 @@ Result<std::unique_ptr<DraftPair>> DraftPair::load(const std::string& target, co
   pair->target_ = std::make_unique<Model>(std::move(model));
   const Model& t = *pair->target_;
   pair->executor_ =
-      std::make_unique<CpuExecutor>(t.plan, t.weights, *t.table, pair->team_, pair->reserve(t.plan.groups, t.kv_dtype),
+      std::make_unique<CpuExecutor>(t.plan(), t.weights(), *t.table, pair->team_, pair->reserve(t.plan().groups, t.kv_dtype),
                                     ExecutorLimits{kMaxTokens, kMaxTokens, kSlots, kMaxLength});
   for (GroupInputs& group : pair->executor_->inputs().groups) fill_table(group.block_table);
   WEFT_TRY(DraftModel draft, load_draft(options, t, model_options, pair->team_));

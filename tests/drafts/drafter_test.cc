@@ -58,22 +58,22 @@ std::vector<float> logits_of(const Model& model, ThreadTeam& team, const std::ve
   cache.tokens_per_block = 64, cache.dtype = model.kv_dtype, cache.local_dtype = model.local_kv_dtype();
   std::vector<Memory> memory;
   const auto count = static_cast<int>(tokens.size());
-  for (const LayerGroup& group : model.plan.groups) {
+  for (const LayerGroup& group : model.plan().groups) {
     CacheSpec spec = group.spec;
     spec.dtype = model.kv_dtype;
     cache.block_stride_bytes.push_back(kernels::cache_layer_bytes(spec, 64) * group.layers);
     memory.push_back(std::move(Memory::reserve(cache.block_stride_bytes.back(), false)).value());
     cache.base.push_back(memory.back().data());
   }
-  CpuExecutor executor(model.plan, model.weights, *model.table, team, cache, {count, count, 1, count});
+  CpuExecutor executor(model.plan(), model.weights(), *model.table, team, cache, {count, count, 1, count});
   StepInputs& in = executor.inputs();
   in.tokens = in.outputs = count;
   for (int i = 0; i < count; ++i) {
     in.ids[i] = tokens[i], in.output_rows[i] = i;
-    for (int axis = 0; axis < model.plan.position_axes; ++axis) in.positions[axis * count + i] = i;
+    for (int axis = 0; axis < model.plan().position_axes; ++axis) in.positions[axis * count + i] = i;
   }
   for (GroupInputs& group : in.groups) group.block_table = {0}, group.sequences = {{0, count, 0}};
-  if (model.plan.cross_group) in.cross.sequences = {{0, count, 0}};
+  if (model.plan().cross_group) in.cross.sequences = {{0, count, 0}};
   executor.run({});
   std::vector<float> logits;
   for (int i = 0; i < count; ++i)

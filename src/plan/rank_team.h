@@ -1,0 +1,35 @@
+// The ranks of this process: which threads each has, and how it reaches the others.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "base/thread_team.h"
+#include "comm/communicator.h"
+#include "core/ranks.h"
+#include "plan/cpu_executor.h"
+
+namespace weft {
+
+class RankTeam {
+ public:
+  // All ranks of `layout` as threads of this process: those of rank 0 first, equally many each. The team's size is a
+  // multiple of their number.
+  RankTeam(std::unique_ptr<ThreadTeam> team, const RankLayout& layout);
+  // One rank, all of a team's threads.
+  explicit RankTeam(std::unique_ptr<ThreadTeam> team) : RankTeam(std::move(team), {}) {}
+
+  ThreadTeam& threads() const { return *team_; }
+  const RankLayout& layout() const { return layout_; }
+  int ranks() const { return static_cast<int>(barriers_.size()); }  // of this process
+  int threads_per_rank() const { return team_->size() / ranks(); }
+  RankSeat seat(int rank) const;
+
+ private:
+  std::unique_ptr<ThreadTeam> team_;
+  RankLayout layout_;
+  std::vector<std::unique_ptr<ThreadBarrier>> barriers_;  // per rank
+  std::vector<std::unique_ptr<Communicator>> communicators_;
+};
+
+}  // namespace weft

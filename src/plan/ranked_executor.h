@@ -1,0 +1,68 @@
+// Runs a model's plan on all ranks of this process: every rank its own share of it, all together in one run of the
+// thread team.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "plan/cpu_executor.h"
+#include "plan/rank_team.h"
+
+namespace weft {
+
+// What a rank has of a model.
+struct PlanShare {
+  Plan plan;  // after the passes
+  Weights weights;
+};
+
+class RankedExecutor {
+ public:
+  // `caches`: where each rank's blocks lie. The shares' weights, the caches and `ranks` must outlive the executor.
+  RankedExecutor(const std::vector<PlanShare>& shares, const kernels::CpuTable& table, const RankTeam& ranks,
+                 std::vector<CacheMemory> caches, ExecutorLimits limits);
+
+  // Of the sequences whose home is `home` (core/step.h).
+  StepInputs& inputs(int home = 0) { return ranks_[home]->inputs(); }
+  // Runs the step that inputs() describes. `tail` is called by every thread of the team behind a barrier after the last
+  // op (sampling). replay == false: resolves every op's addresses anew before it runs, as the first step does.
+  void run(const std::function<void(kernels::Part)>& tail, bool replay = true);
+  // The same inside a run of the team, for a plan that runs behind another one in the same walk: one thread calls
+  // prepare() once the inputs are set, and behind a barrier every thread calls walk_inside() with its part of the team.
+  // No tail; another barrier is the caller's to set.
+  void prepare(bool replay = true);
+  void walk_inside(kernels::Part part);
+
+  // [outputs, cols] of the last run; ld in floats.
+  const float* output() const { return first().output(); }
+  int64_t output_ld() const { return first().output_ld(); }
+  int output_cols() const { return first().output_cols(); }
+  // The same of Plan::taps and Plan::state, [tokens, cols], where the plan has them.
+  const float* taps() const { return first().taps(); }
+  int64_t taps_ld() const { return first().taps_ld(); }
+  const float* state() const { return first().state(); }
+  int64_t state_ld() const { return first().state_ld(); }
+
+  // The share of the first rank.
+  const Plan& plan() const { return first().plan(); }
+  const CpuExecutor& rank(int rank) const { return *ranks_[rank]; }
+  int ranks() const { return static_cast<int>(ranks_.size()); }
+  // Of the first rank, whose threads include the caller of run().
+  void measure_ops() { ranks_.front()->measure_ops(); }
+  const OpTimes* op_times() const { return first().op_times(); }
+  // There must be one rank.
+  void trace(TracedPlan& trace);
+  size_t arena_bytes() const;
+
+ private:
+  const CpuExecutor& first() const { return *ranks_.front(); }
+
+  ThreadTeam& team_;
+  std::vector<std::unique_ptr<CpuExecutor>> ranks_;
+  std::function<void(int)> walk_;
+  const std::function<void(kernels::Part)>* tail_ = nullptr;
+};
+
+}  // namespace weft

@@ -1,0 +1,25 @@
+// Cuts a recorded plan into the shares of ranks.
+//
+// Blocks and models record a plan as if one rank computed all of it. A rank's share follows from what it must have at
+// the end, backwards: a matrix whose k ranks share (Shard::rows) needs only the rank's columns of its input, so the ops
+// in front of it compute only these - the rank's heads, the rank's part of an MLP's width - and hold only what they
+// read of their weights and of the cache. What comes out of such a matrix is a partial sum, in a storage that no op but
+// the all_reduce behind it can read; its tree of shard sums ends there with the same additions as on one rank. Experts
+// are shared by id and their sums joined in the same way; the vocabulary of the output, and of an embedding that is
+// tied to it, is shared by rows.
+//
+// A matrix whose shards, or whose groups of scales, do not fit the number of ranks is cut by its outputs instead, with
+// an all_gather before and behind it: the same bits and one more message.
+#pragma once
+
+#include "base/result.h"
+#include "core/ranks.h"
+#include "plan/plan.h"
+
+namespace weft {
+
+// The share of rank `rank` of layout.tensor ranks of a stage, for a plan whose formats are chosen and that has been
+// through no pass. Errors: invalid_argument with the numbers where heads, widths or experts cannot be shared so.
+Result<Plan> split_plan(const Plan& whole, const RankLayout& layout, int rank);
+
+}  // namespace weft
