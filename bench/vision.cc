@@ -59,10 +59,11 @@ double peak_flops(ThreadTeam& team, bool bf16) {
 }
 
 Status run(const std::string& path, int width, int height, ComputeType dtype, bool dummy) {
-  ThreadTeam team(ThreadTeam::default_size());
+  const RankTeam ranks(ThreadTeam::default_size());
+  ThreadTeam& team = ranks.threads();
   ModelOptions options;
   options.dtype = dtype, options.dummy = dummy;
-  WEFT_TRY(const Model model, load_model(path, team, options));
+  WEFT_TRY(const Model model, load_model(path, ranks, options));
   if (!model.vision) return fail(Code::unsupported, model.architecture, " takes no images");
   WEFT_TRY(const std::unique_ptr<const MediaProcessor> processor, MediaProcessor::from_folder(path));
   const double begin = now();

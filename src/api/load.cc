@@ -41,7 +41,8 @@ int prefill_tokens(const EngineOptions& options, const Model& model) {
 
 RankLayout rank_layout(const EngineOptions& options) {
   const int tensor = std::max(options.tp_size, options.ep_size);
-  return {.tensor = tensor, .experts = tensor, .pipeline = options.pp_size, .attention_dp = options.enable_attention_dp};
+  return {
+      .tensor = tensor, .experts = tensor, .pipeline = options.pp_size, .attention_dp = options.enable_attention_dp};
 }
 
 // Threads in equal shares for all ranks; at least one each.
@@ -203,8 +204,8 @@ Result<std::unique_ptr<Engine>> Engine::load(const std::string& path, const Engi
   WEFT_TRY(Draft draft, load_draft_of(options, model_options, model, *ranks));
   const CoreOptions core = core_options(options, model, draft.model, std::move(processors));
   ModelInfo info = model_info(path, model, threads, core.cache_bytes, text);
-  WEFT_TRY(std::unique_ptr<EngineCore> running,
-           EngineCore::create(std::move(model), std::move(ranks), core, std::move(draft.model), std::move(draft.ranks)));
+  WEFT_TRY(std::unique_ptr<EngineCore> running, EngineCore::create(std::move(model), std::move(ranks), core,
+                                                                   std::move(draft.model), std::move(draft.ranks)));
   info.max_seq_len = running->options().max_seq_len;
   if (info.max_seq_len < options.max_seq_len)
     return fail(Code::resource_exhausted, "--max-seq-len ", options.max_seq_len, " does not fit: the KV cache of ",

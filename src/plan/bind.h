@@ -14,7 +14,7 @@ namespace weft {
 
 // ExpertsOp: a product for each expert that has rows.
 struct ExpertsCall {
-  kernels::LinearArgs linear;  // of any one expert
+  kernels::LinearArgs linear;                  // of any one expert
   const std::vector<int>* matrices = nullptr;  // of experts first_expert, first_expert + 1, ...
   int experts = 0, first_expert = 0;
   const int32_t* grouped = nullptr;  // as GroupRowsArgs::out, of all experts

@@ -86,7 +86,8 @@ void CpuExecutor::run_linear(const LinearArgs& args, int rows, Part part, std::a
   constexpr int kRows = 32, kMostPerThread = 8;
   constexpr int64_t kLeast = 1 << 16;  // outputs of a piece
   const int64_t per_thread = int64_t{args.w.out} * rows / (part.count * kLeast);
-  if (rows <= kRows || part.count == 1 || seat_.team.spans_nodes() || per_thread < 2) return table_.run(args, rows, part);
+  if (rows <= kRows || part.count == 1 || seat_.team.spans_nodes() || per_thread < 2)
+    return table_.run(args, rows, part);
   const int tasks = part.count * (per_thread >= kMostPerThread ? kMostPerThread : per_thread >= 4 ? 4 : 2);
   for (int task = next_task.fetch_add(1, std::memory_order_relaxed); task < tasks;
        task = next_task.fetch_add(1, std::memory_order_relaxed))
@@ -247,11 +248,21 @@ void CpuExecutor::prepare(bool replay) {
   reset_tasks();
 }
 
-void CpuExecutor::run_traced(const std::function<void(Part)>& tail) {
-  begin_pieces();
-  while (run_piece(1)) {
+void CpuExecutor::run(const std::function<void(Part)>& tail, bool replay) {
+  prepare(replay);
+  if (trace_) {
+    last_ = traced_ops_ = 0;
+    while (run_piece(1)) {
+    }
+    first_ = last_;
   }
-  if (tail) seat_.team.run([&](int thread) { tail({thread, seat_.team.size()}); });
+  seat_.team.run([&](int thread) {
+    const Part part{thread, seat_.threads};
+    walk(part);
+    if (!tail) return;
+    seat_.team.barrier();
+    run_behind(tail, part);
+  });
 }
 
 void CpuExecutor::begin_pieces() {

@@ -22,9 +22,9 @@ namespace weft {
 
 // The threads of a rank, and its line to the others.
 struct RankSeat {
-  ThreadTeam& team;  // of all ranks of this process
-  int threads = 1;   // of the rank
-  ThreadBarrier* barrier = nullptr;  // theirs; null: the team's, all of whose threads are the rank's
+  ThreadTeam& team;                      // of all ranks of this process
+  int threads = 1;                       // of the rank
+  ThreadBarrier* barrier = nullptr;      // theirs; null: the team's, all of whose threads are the rank's
   Communicator* communicator = nullptr;  // null: there is one rank
 };
 
@@ -40,10 +40,15 @@ class CpuExecutor {
       : CpuExecutor(std::move(plan), weights, table, RankSeat{team, team.size()}, std::move(cache), limits) {}
 
   StepInputs& inputs() { return memory_.inputs(); }
+  const StepInputs& inputs() const { return memory_.inputs(); }
   const std::shared_ptr<StepInputs>& shared_inputs() const { return memory_.shared_inputs(); }
-  // The step that inputs() describes, inside a run of the team: one thread calls prepare() once the inputs are set (of
+  // Runs the step that inputs() describes, by a rank that has all of the team's threads. `tail` is called by every
+  // thread behind a barrier after the last op (sampling). replay == false: resolves every op's addresses anew before it
+  // runs, as the first step does.
+  void run(const std::function<void(kernels::Part)>& tail, bool replay = true);
+  // The same step inside a run of the team, by any rank: one thread calls prepare() once the inputs are set (of
   // ranks that share their inputs, the first rank's before the others'), and behind a barrier every thread of the rank
-  // calls walk(). replay == false: resolves every op's addresses anew, as the first step does.
+  // calls walk().
   void prepare(bool replay = true);
   void walk(kernels::Part part);
   // The same in pieces of some ops each, with other work in between: begin_pieces() once the inputs are set, then
@@ -52,8 +57,6 @@ class CpuExecutor {
   bool run_piece(int ops);
   // What follows the walk, behind a barrier; its time counts as one more op's.
   void run_behind(const std::function<void(kernels::Part)>& tail, kernels::Part part);
-  // One op at a time for a trace, of a rank that has all of the team's threads; `tail` runs behind them.
-  void run_traced(const std::function<void(kernels::Part)>& tail);
   // [outputs, cols] of the last run; ld in floats.
   const float* output() const { return static_cast<const float*>(memory_.address(plan_.output)); }
   int64_t output_ld() const { return memory_.ld(plan_.output); }
@@ -74,7 +77,6 @@ class CpuExecutor {
   // From here on ops run one at a time, and what each has written goes to `trace`, which outlives the executor. Not
   // while a step runs.
   void trace(TracedPlan& trace) { trace_ = &trace; }
-  bool traced() const { return trace_ != nullptr; }
   size_t arena_bytes() const { return memory_.arena_bytes(); }
 
  private:
@@ -118,7 +120,7 @@ class CpuExecutor {
     std::atomic<int> next{0};
   };
   std::vector<TaskCounter> tasks_;  // per bound op; of products that threads share out as they go
-  size_t first_ = 0, last_ = 0;  // bound ops of the running piece
+  size_t first_ = 0, last_ = 0;     // bound ops of the running piece
   std::function<void(int)> walk_;
   std::unique_ptr<OpTimes> times_;  // null: not measured
   TracedPlan* trace_ = nullptr;     // null: not traced

@@ -218,7 +218,8 @@ void lay_out_shared(const Plan& plan, const std::vector<int>& first, const std::
     const int storage = op.in[0].storage, written = first[storage];
     const auto free = [&](const Region& region) {
       for (int k = region.read_by + 1; k < written; ++k)
-        if (is_collective(plan.ops[k]) && runs_with(plan.ops[k], op) && runs_with(plan.ops[k], plan.ops[region.read_by]))
+        if (is_collective(plan.ops[k]) && runs_with(plan.ops[k], op) &&
+            runs_with(plan.ops[k], plan.ops[region.read_by]))
           return true;
       return false;
     };

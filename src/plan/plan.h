@@ -98,7 +98,7 @@ struct LayerGroup {
   int layers = 0;
   int heads = 0;  // query heads, for cutting the attention into work items
   kernels::Mask mask = kernels::Mask::causal;
-  int segments = 0;  // local groups: which of the step's ways to cut its rows into sequences
+  int segments = 0;       // local groups: which of the step's ways to cut its rows into sequences
   int first_kv_head = 0;  // of a rank's share
   // As the kernels take them: the span of that kind, else 0.
   int window() const { return spec.kind == CacheSpec::Kind::window ? spec.span : 0; }

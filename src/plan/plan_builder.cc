@@ -23,15 +23,15 @@ int PlanBuilder::vector(VectorWeight v) {
 Value PlanBuilder::embed(Scope table, int vocab, int cols, float scale) {
   plan_.tables.push_back(whole(table, vocab));
   plan_.table_cols.push_back(cols);
-  return emit(EmbedOp{IdSource::tokens, static_cast<int>(plan_.tables.size()) - 1, -1, scale, vocab}, {}, Rows::tokens, cols,
-              table.path());
+  return emit(EmbedOp{IdSource::tokens, static_cast<int>(plan_.tables.size()) - 1, -1, scale, vocab}, {}, Rows::tokens,
+              cols, table.path());
 }
 
 Value PlanBuilder::embed_borrowed(int vocab, int cols, float scale) {
   plan_.tables.push_back({.tensor = "", .rows = vocab, .borrowed = Borrowed::embedding});
   plan_.table_cols.push_back(cols);
-  return emit(EmbedOp{IdSource::tokens, static_cast<int>(plan_.tables.size()) - 1, -1, scale, vocab}, {}, Rows::tokens, cols,
-              "");
+  return emit(EmbedOp{IdSource::tokens, static_cast<int>(plan_.tables.size()) - 1, -1, scale, vocab}, {}, Rows::tokens,
+              cols, "");
 }
 
 Value PlanBuilder::embed_by(IdSource ids, Scope table, int rows, int cols) {
@@ -43,7 +43,9 @@ Value PlanBuilder::embed_by(IdSource ids, TensorRows table, int cols, Rows rows)
   const std::string path = table.tensor;
   plan_.tables.push_back(std::move(table));
   plan_.table_cols.push_back(cols);
-  return emit(EmbedOp{ids, static_cast<int>(plan_.tables.size()) - 1, -1, 1.0f, static_cast<int>(plan_.tables.back().rows)}, {}, rows, cols, path);
+  return emit(
+      EmbedOp{ids, static_cast<int>(plan_.tables.size()) - 1, -1, 1.0f, static_cast<int>(plan_.tables.back().rows)}, {},
+      rows, cols, path);
 }
 
 Value PlanBuilder::input(int cols) { return emit(InputOp{}, {}, Rows::tokens, cols, current_module()); }
@@ -65,7 +67,8 @@ void PlanBuilder::states_into(Value out) {
 
 Value PlanBuilder::embed_tied(int matrix, float scale) {
   const Matrix& m = plan_.matrices[matrix];
-  return emit(EmbedOp{IdSource::tokens, -1, matrix, scale, static_cast<int>(m.out())}, {}, Rows::tokens, m.k, m.sources.front().tensor);
+  return emit(EmbedOp{IdSource::tokens, -1, matrix, scale, static_cast<int>(m.out())}, {}, Rows::tokens, m.k,
+              m.sources.front().tensor);
 }
 
 int PlanBuilder::matrix(Matrix m) {

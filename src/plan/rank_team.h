@@ -16,8 +16,9 @@ class RankTeam {
   // All ranks of `layout` as threads of this process: those of rank 0 first, equally many each. The team's size is a
   // multiple of their number.
   RankTeam(std::unique_ptr<ThreadTeam> team, const RankLayout& layout);
-  // One rank, all of a team's threads.
-  explicit RankTeam(std::unique_ptr<ThreadTeam> team) : RankTeam(std::move(team), {}) {}
+  // On threads that stay nowhere.
+  explicit RankTeam(int threads, const RankLayout& layout = {})
+      : RankTeam(std::make_unique<ThreadTeam>(threads), layout) {}
 
   ThreadTeam& threads() const { return *team_; }
   const RankLayout& layout() const { return layout_; }

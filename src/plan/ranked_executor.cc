@@ -8,11 +8,11 @@ using kernels::Part;
 
 RankedExecutor::RankedExecutor(const std::vector<PlanShare>& shares, const kernels::CpuTable& table,
                                const RankTeam& ranks, std::vector<CacheMemory> caches, ExecutorLimits limits)
-    : team_(ranks.threads()) {
+    : team_(ranks.threads()), homes_(ranks.layout().homes()) {
   for (size_t r = 0; r < shares.size(); ++r)
     ranks_.push_back(std::make_unique<CpuExecutor>(shares[r].plan, shares[r].weights, table,
                                                    ranks.seat(static_cast<int>(r)), std::move(caches[r]), limits,
-                                                   r > 0 ? ranks_.front()->shared_inputs() : nullptr));
+                                                   homes_ == 1 && r > 0 ? ranks_.front()->shared_inputs() : nullptr));
   walk_ = [this](int thread) {
     const Part part{thread, team_.size()};
     walk_inside(part);
@@ -23,13 +23,29 @@ RankedExecutor::RankedExecutor(const std::vector<PlanShare>& shares, const kerne
 }
 
 void RankedExecutor::run(const std::function<void(Part)>& tail, bool replay) {
-  if (first().traced()) return ranks_.front()->run_traced(tail);
+  if (ranks() == 1) return count_rows(), ranks_.front()->run(tail, replay);
   prepare(replay);
   tail_ = &tail;
   team_.run(walk_);
 }
 
+bool RankedExecutor::has_rows() const {
+  for (int home = 0; home < homes_; ++home)
+    if (inputs(home).tokens > 0) return true;
+  return false;
+}
+
+// Where the rows of each home begin among those of all.
+void RankedExecutor::count_rows() {
+  for (int reader = 0; reader < homes_; ++reader) {
+    std::vector<int32_t>& first = inputs(reader).home_rows;
+    first.assign(1, 0);
+    for (int home = 0; home < homes_; ++home) first.push_back(first.back() + inputs(home).tokens);
+  }
+}
+
 void RankedExecutor::prepare(bool replay) {
+  count_rows();
   for (const auto& rank : ranks_) rank->prepare(replay);
 }
 

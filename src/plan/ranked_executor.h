@@ -5,6 +5,7 @@
 #include <functional>
 #include <memory>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "plan/cpu_executor.h"
@@ -24,8 +25,13 @@ class RankedExecutor {
   RankedExecutor(const std::vector<PlanShare>& shares, const kernels::CpuTable& table, const RankTeam& ranks,
                  std::vector<CacheMemory> caches, ExecutorLimits limits);
 
-  // Of the sequences whose home is `home` (core/step.h).
+  // Without attention data parallelism one, whose inputs and outputs are those of all ranks; with it every rank is the
+  // home of sequences of its own (core/step.h).
+  int homes() const { return homes_; }
   StepInputs& inputs(int home = 0) { return ranks_[home]->inputs(); }
+  const StepInputs& inputs(int home = 0) const { return std::as_const(*ranks_[home]).inputs(); }
+  // Whether the step has anything to compute.
+  bool has_rows() const;
   // Runs the step that inputs() describes. `tail` is called by every thread of the team behind a barrier after the last
   // op (sampling). replay == false: resolves every op's addresses anew before it runs, as the first step does.
   void run(const std::function<void(kernels::Part)>& tail, bool replay = true);
@@ -35,14 +41,14 @@ class RankedExecutor {
   void prepare(bool replay = true);
   void walk_inside(kernels::Part part);
 
-  // [outputs, cols] of the last run; ld in floats.
-  const float* output() const { return first().output(); }
+  // [outputs, cols] of the last run, of a home's rows; ld in floats.
+  const float* output(int home = 0) const { return ranks_[home]->output(); }
   int64_t output_ld() const { return first().output_ld(); }
   int output_cols() const { return first().output_cols(); }
   // The same of Plan::taps and Plan::state, [tokens, cols], where the plan has them.
-  const float* taps() const { return first().taps(); }
+  const float* taps(int home = 0) const { return ranks_[home]->taps(); }
   int64_t taps_ld() const { return first().taps_ld(); }
-  const float* state() const { return first().state(); }
+  const float* state(int home = 0) const { return ranks_[home]->state(); }
   int64_t state_ld() const { return first().state_ld(); }
 
   // The share of the first rank.
@@ -59,7 +65,10 @@ class RankedExecutor {
  private:
   const CpuExecutor& first() const { return *ranks_.front(); }
 
+  void count_rows();
+
   ThreadTeam& team_;
+  const int homes_;
   std::vector<std::unique_ptr<CpuExecutor>> ranks_;
   std::function<void(int)> walk_;
   const std::function<void(kernels::Part)>* tail_ = nullptr;

@@ -149,11 +149,10 @@ class Demand {
       return want_all(op.in[0]);
     }
     if (m.k % (ranks_ * m.shard_unit) != 0)
-      return m.shard_unit > 1
-                 ? refuse("the ", m.k / m.shard_unit, " attention heads of ", op.path, " cannot be shared by ", ranks_,
-                          " ranks: their number does not divide")
-                 : refuse("the ", m.k, " columns of ", op.path, " cannot be shared by ", ranks_,
-                          " ranks: their number does not divide");
+      return m.shard_unit > 1 ? refuse("the ", m.k / m.shard_unit, " attention heads of ", op.path,
+                                       " cannot be shared by ", ranks_, " ranks: their number does not divide")
+                              : refuse("the ", m.k, " columns of ", op.path, " cannot be shared by ", ranks_,
+                                       " ranks: their number does not divide");
     if (m.out() % ranks_ != 0)
       return refuse("the ", m.out(), " outputs of ", op.path, " cannot be shared by ", ranks_, " ranks");
     const bool by_k = m.shards() % ranks_ == 0 && (m.k / ranks_) % k_unit(m) == 0;
@@ -178,8 +177,7 @@ class Demand {
     const Range own = heads_of(columns, o.out_stride, static_cast<int>(m.out()), static_cast<int>(o.matrices.size()));
     want(*op.out, {own.first * o.out_stride, (own.last - 1) * o.out_stride + static_cast<int>(m.out())});
     want(op.in[0], {own.first * o.in_stride, (own.last - 1) * o.in_stride + m.k});
-    for (int h = own.first; h < own.last; ++h)
-      matrix_outputs[o.matrices[h]].add({0, static_cast<int>(m.out())});
+    for (int h = own.first; h < own.last; ++h) matrix_outputs[o.matrices[h]].add({0, static_cast<int>(m.out())});
   }
 
   void visit(const AttendOp& o, const Op& op, size_t) {
@@ -197,8 +195,8 @@ class Demand {
     const int per_kv = o.heads / group.spec.kv_heads;
     const bool one_kv = own.first / per_kv == (own.last - 1) / per_kv;
     if (!one_kv && (own.first % per_kv != 0 || own.last % per_kv != 0))
-      return refuse("the ", o.heads, " query heads over ", group.spec.kv_heads, " heads of keys and values of ", op.path,
-                    " cannot be shared by ", ranks_, " ranks");
+      return refuse("the ", o.heads, " query heads over ", group.spec.kv_heads, " heads of keys and values of ",
+                    op.path, " cannot be shared by ", ranks_, " ranks");
     want(*op.out, {own.first * group.spec.v_dim, own.last * group.spec.v_dim});
     want(op.in[0], {own.first * group.spec.k_dim, own.last * group.spec.k_dim});
   }
@@ -298,7 +296,8 @@ class Share {
   Value mapped(const Value& v, Range columns) const {
     const Columns& has = demand_.needs[v.storage];
     const int place = has.place_of(v.first_col + columns.first);
-    WEFT_CHECK(has.place_of(v.first_col + columns.last) - place == columns.size()) << "a rank lacks columns that it reads";
+    WEFT_CHECK(has.place_of(v.first_col + columns.last) - place == columns.size())
+        << "a rank lacks columns that it reads";
     return {v.storage, place, columns.size(), v.rows};
   }
   Value fresh(int cols, Rows rows) {
@@ -374,9 +373,7 @@ class Share {
   void rebuild(const LinearOp& o, const Op& op, size_t i) {
     const Value out = mapped(*op.out);
     switch (demand_.cuts[i]) {
-      case Cut::outputs:
-        cut_outputs(o.matrix);
-        return push(op, o, {mapped(op.in[0])}, out);
+      case Cut::outputs: cut_outputs(o.matrix); return push(op, o, {mapped(op.in[0])}, out);
       case Cut::k: {
         Matrix& m = plan_.matrices[o.matrix];
         const Range own = demand_.share(m.k);
@@ -444,8 +441,8 @@ class Share {
   }
   void rebuild(const PerHeadOp& o, const Op& op, size_t) {
     const Matrix& m = whole_.matrices[o.matrices.front()];
-    const Range own = heads_of(demand_.wanted(*op.out), o.out_stride, static_cast<int>(m.out()),
-                               static_cast<int>(o.matrices.size()));
+    const Range own =
+        heads_of(demand_.wanted(*op.out), o.out_stride, static_cast<int>(m.out()), static_cast<int>(o.matrices.size()));
     PerHeadOp part = o;
     part.matrices.assign(o.matrices.begin() + own.first, o.matrices.begin() + own.last);
     push(op, part, {mapped(op.in[0], {own.first * o.in_stride, (own.last - 1) * o.in_stride + m.k})},

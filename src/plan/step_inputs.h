@@ -36,6 +36,7 @@ constexpr uint8_t kHasImages = 1, kSeesImage = 2;
 
 struct StepInputs {
   int tokens = 0, outputs = 0, mixed = 0;  // rows in use
+  std::vector<int32_t> home_rows;          // [homes + 1]: which of all homes' rows are those of each
   std::vector<int32_t> ids;                // [max_tokens]
   std::vector<int32_t> positions;          // [axes, max_tokens]
   std::vector<int32_t> token_types;        // [max_tokens]

@@ -245,7 +245,8 @@ class Loader {
                   count = std::min<int64_t>(int64_t{task.panels} * packed.panel, packed.out - first);
     const auto drop = [&](const TensorRows& rows, const TensorInfo& tensor, int64_t at, int64_t n, int64_t) -> Status {
       const Matrix& m = *claimed.matrix;
-      if (!rows.transposed && tensor.cols() == (m.tensor_k > 0 ? m.tensor_k : m.k)) checkpoint_->drop(tensor, rows.first_row + at, n);
+      if (!rows.transposed && tensor.cols() == (m.tensor_k > 0 ? m.tensor_k : m.k))
+        checkpoint_->drop(tensor, rows.first_row + at, n);
       return {};
     };
     if (!claimed.matrix->gated) {
@@ -334,8 +335,7 @@ class Loader {
         claimed, first, count,
         [&](const TensorRows& rows, const TensorInfo& tensor, int64_t at, int64_t n, int64_t place) -> Status {
           const int64_t tensor_k = claimed.matrix->tensor_k > 0 ? claimed.matrix->tensor_k : k;
-          const std::byte* data =
-              tensor.data.data() + ((rows.first_row + at) * tensor_k + claimed.matrix->first_k) * 2;
+          const std::byte* data = tensor.data.data() + ((rows.first_row + at) * tensor_k + claimed.matrix->first_k) * 2;
           if (!tensor.is_plain() || tensor.type != StorageType::bf16 || rows.transposed ||
               reinterpret_cast<uintptr_t>(data) % 2 != 0)
             return Error(Code::unsupported, "");

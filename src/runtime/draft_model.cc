@@ -43,8 +43,7 @@ Result<DraftTarget> read_target(const HfConfig& config) {
 // The matrix behind the logits, past what is applied to them.
 int head_matrix(const Plan& plan) {
   for (size_t i = plan.ops.size(); i-- > 0;)
-    if (const auto* linear = std::get_if<LinearOp>(&plan.ops[i].kind);
-        linear && plan.ops[i].out->rows == Rows::outputs)
+    if (const auto* linear = std::get_if<LinearOp>(&plan.ops[i].kind); linear && plan.ops[i].out->rows == Rows::outputs)
       return linear->matrix;
   return -1;
 }
@@ -95,8 +94,7 @@ Result<DraftStage> load_stage(Plan recorded, const std::shared_ptr<const Checkpo
                               const RankTeam& ranks) {
   recorded = choose_formats(std::move(recorded), *checkpoint, {draft.form, options.quantize, options.dequantize});
   DraftStage stage;
-  const LoadOptions load{
-      .form = draft.form, .quantize = options.quantize, .pack = packs(options, draft)};
+  const LoadOptions load{.form = draft.form, .quantize = options.quantize, .pack = packs(options, draft)};
   WEFT_TRY(stage.shares, load_shares(recorded, checkpoint, *draft.table, ranks, load, lender.lent));
   return stage;
 }

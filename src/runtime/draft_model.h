@@ -10,8 +10,8 @@
 
 namespace weft {
 
-// One plan of a draft, every rank's share of it. Its cache entry for the target's row t (with the token at t + 1 + depth) lies at that token's
-// position.
+// One plan of a draft, every rank's share of it. Its cache entry for the target's row t (with the token at t + 1 +
+// depth) lies at that token's position.
 struct DraftStage {
   std::vector<PlanShare> shares;
   const Plan& plan() const { return shares.front().plan; }
@@ -52,9 +52,9 @@ Result<DraftInfo> inspect_draft(const SpeculationOptions& options, const std::st
                                 const ModelOptions& target_options);
 
 // The draft for a target that was loaded with the taps of inspect_draft(). `ranks` pack the weights and run them
-// later: the target's, or as many of its own. In one plan with the target (mtp, eagle3 unless one_model is false) everything has
-// the target's form; else options.dtype counts. Errors: what does not fit the target (hidden size, vocabulary,
-// tokenizer, layers), and all tensors that are missing together.
+// later: the target's, or as many of its own. In one plan with the target (mtp, eagle3 unless one_model is false)
+// everything has the target's form; else options.dtype counts. Errors: what does not fit the target (hidden size,
+// vocabulary, tokenizer, layers), and all tensors that are missing together.
 Result<DraftModel> load_draft(const SpeculationOptions& options, const Model& target,
                               const ModelOptions& target_options, const RankTeam& ranks);
 

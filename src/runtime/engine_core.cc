@@ -44,8 +44,9 @@ CacheOptions cache_options(const Model& model, const std::optional<DraftModel>& 
 
 EngineCore::EngineCore(std::unique_ptr<RankTeam> ranks, std::unique_ptr<RankTeam> draft_ranks, CoreOptions options,
                        Scheduler scheduler)
-    : options_(options), ranks_(std::move(ranks)), draft_ranks_(std::move(draft_ranks)), scheduler_(std::move(scheduler)),
-      free_{0, 1}, budget_(options.max_step_ms / 1000, std::min(options.prefill_tokens, options.max_num_tokens)),
+    : options_(options), ranks_(std::move(ranks)), draft_ranks_(std::move(draft_ranks)),
+      scheduler_(std::move(scheduler)), free_{0, 1},
+      budget_(options.max_step_ms / 1000, std::min(options.prefill_tokens, options.max_num_tokens)),
       mask_seconds_(kMasks), features_(options.feature_cache_bytes) {
   scheduler_.set_prefill_budget(options_.max_step_ms > 0 ? budget_.tokens() : options_.prefill_tokens);
 }
@@ -57,15 +58,19 @@ Result<std::unique_ptr<EngineCore>> EngineCore::create(Model model, std::unique_
   WEFT_TRY(CacheManager cache, CacheManager::create(cache_options(model, draft, options)));
   // a longer sequence could never finish
   options.max_seq_len = std::min(options.max_seq_len, cache.max_sequence_tokens());
-  WorkerOptions worker{options.max_batch_size, options.max_num_tokens,   options.max_outputs,
-                       options.max_seq_len,    options.tokens_per_block, {},
-                       options.replay,         options.measure_ops,      options.sampler,
-                       options.processors,     options.drafter};
+  RunnerOptions runner{.max_batch_size = options.max_batch_size,
+                       .max_num_tokens = options.max_num_tokens,
+                       .max_outputs = options.max_outputs,
+                       .max_seq_len = options.max_seq_len,
+                       .tokens_per_block = options.tokens_per_block,
+                       .measure_ops = options.measure_ops,
+                       .most_drafts = options.speculation.most(),
+                       .draft_scores = options.draft_scores};
   // In the order in which they run.
   TracedPlan* const vision =
       options.trace && model.vision ? &options.trace->add_plan(model.vision->plan, "vision") : nullptr;
-  if (options.trace) worker.trace = &options.trace->add_plan(model.plan(), "");
-  for (int g = 0; g < cache.groups(); ++g) worker.max_blocks.push_back(cache.max_blocks(g));
+  if (options.trace) runner.trace = &options.trace->add_plan(model.plan(), "");
+  for (int g = 0; g < cache.groups(); ++g) runner.max_blocks.push_back(cache.max_blocks(g));
   const SchedulerOptions limits{.max_batch_size = options.max_batch_size,
                                 .max_num_tokens = options.max_num_tokens,
                                 .max_logit_rows = options.max_outputs,
@@ -75,15 +80,21 @@ Result<std::unique_ptr<EngineCore>> EngineCore::create(Model model, std::unique_
                                 .speculation = options.speculation,
                                 .draft_ahead = draft_ahead(draft)};
   WEFT_TRY(Scheduler scheduler, Scheduler::create(limits, std::move(cache)));
+  WorkerOptions worker{.runner = std::move(runner),
+                       .replay = options.replay,
+                       .sampler = options.sampler,
+                       .processors = options.processors,
+                       .drafter = options.drafter,
+                       .draft_in_walk = draft_ranks == nullptr && options.speculation.one_model,
+                       .draft_scores = options.draft_scores};
   if (!worker.drafter && !draft && options.speculation.method != DraftMethod::none)
     worker.drafter = std::make_shared<NgramDrafter>(options.speculation);
-  worker.most_drafts = options.speculation.most(), worker.draft_scores = options.draft_scores;
-  worker.draft_in_walk = draft_ranks == nullptr && options.speculation.one_model;
   std::unique_ptr<EngineCore> core(
       new EngineCore(std::move(ranks), std::move(draft_ranks), options, std::move(scheduler)));
   WEFT_TRY(core->worker_, Worker::create(std::move(model), std::move(draft), *core->ranks_,
                                          core->draft_ranks_ ? *core->draft_ranks_ : *core->ranks_, std::move(worker)));
-  if (core->model().vision) core->vision_ = std::make_unique<VisionEncoder>(core->model(), core->ranks_->threads(), vision);
+  if (core->model().vision)
+    core->vision_ = std::make_unique<VisionEncoder>(core->model(), core->ranks_->threads(), vision);
   core->step_thread_ = std::thread([raw = core.get()] { raw->step_loop(); });
   core->engine_thread_ = std::thread([raw = core.get()] { raw->engine_loop(); });
   return core;

@@ -39,7 +39,7 @@ struct Model {
   std::vector<PlanShare> shares;  // of each rank of this process
   const kernels::CpuTable* table = nullptr;
   kernels::WeightForm form = kernels::WeightForm::f32;
-  DType kv_dtype = DType::f32;  // f32, bf16 or i8
+  DType kv_dtype = DType::f32;                // f32, bf16 or i8
   std::optional<models::VisionTower> vision;  // its plan after the passes
   Weights vision_weights;
   int vocab = 0;  // token ids are below this; columns of the logits

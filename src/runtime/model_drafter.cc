@@ -54,27 +54,28 @@ void ModelDrafter::make_stages(const std::vector<CacheMemory>& caches) {
     stage.executor = std::make_unique<RankedExecutor>(
         part.shares, *model_.table, ranks_, std::move(own),
         ExecutorLimits{rows, limits_.all_logits ? rows : batch, batch, limits_.max_seq_len});
-    for (GroupInputs& group : stage.executor->inputs().groups)
-      group.block_table.resize(static_cast<size_t>(batch) * table_blocks_);
-    stage.starts.assign(count, std::vector<int32_t>(rows));
-    stage.ends.resize(rows);
+    for (int home = 0; home < stage.executor->homes(); ++home) {
+      for (GroupInputs& group : stage.executor->inputs(home).groups)
+        group.block_table.resize(static_cast<size_t>(batch) * table_blocks_);
+      stage.homes.push_back({std::vector(count, std::vector<int32_t>(rows)), std::vector<int32_t>(rows)});
+    }
     if (model_.reads_states()) {
       stage.kept.resize(static_cast<size_t>(batch) * part.plan().state.cols);
       zeros_.resize(std::max<size_t>(zeros_.size(), part.plan().state.cols));
     }
     first_group += static_cast<int>(count);
   }
-  known_.assign(batch, -1);
+  known_.assign(batch, -1), homes_.assign(batch, 0);
   runs_.resize(static_cast<size_t>(depths) * batch);
   goes_on_.resize(batch);
   proposals_.reserve(batch);
   choices_.resize(static_cast<size_t>(team_.size()) * batch);
 }
 
-std::vector<int32_t>& ModelDrafter::block_table(int group) {
+std::vector<int32_t>& ModelDrafter::block_table(int group, int home) {
   size_t s = 0;
   while (s + 1 < stages_.size() && group >= stages_[s + 1].first_group) ++s;
-  return stages_[s].executor->inputs().groups[group - stages_[s].first_group].block_table;
+  return stages_[s].executor->inputs(home).groups[group - stages_[s].first_group].block_table;
 }
 
 size_t ModelDrafter::arena_bytes() const {
@@ -83,9 +84,9 @@ size_t ModelDrafter::arena_bytes() const {
   return bytes;
 }
 
-void ModelDrafter::begin(std::span<const DraftRow> rows, const float* taps, int64_t taps_ld) {
+void ModelDrafter::begin(std::span<const DraftRow> rows, int64_t taps_ld) {
   WEFT_CHECK(static_cast<int>(rows.size()) <= limits_.max_batch_size) << rows.size() << " sequences";
-  rows_ = rows, taps_ = taps, taps_ld_ = taps_ld;
+  rows_ = rows, taps_ld_ = taps_ld;
   int most = 0;
   for (size_t s = 0; s < rows.size(); ++s) {
     WEFT_CHECK(static_cast<int>(rows[s].next.size()) >= rows[s].rows) << "tokens behind rows are missing";
@@ -102,7 +103,7 @@ void ModelDrafter::walk(kernels::Part part) {
     if (part.index == 0) prepare(pass);
     team_.barrier();
     RankedExecutor& executor = *running_->executor;
-    if (executor.inputs().tokens > 0) executor.walk_inside(part);
+    if (executor.has_rows()) executor.walk_inside(part);
     team_.barrier();
     choose(part);
     team_.barrier();
@@ -113,10 +114,12 @@ void ModelDrafter::walk(kernels::Part part) {
 void ModelDrafter::prepare(int pass) {
   const auto depths = static_cast<int>(stages_.size());
   Stage& stage = *(running_ = &stage_of(pass));
-  StepInputs& in = stage.executor->inputs();
-  in.tokens = in.outputs = 0;
-  in.pass = pass < depths ? Pass::first : Pass::chained;
-  for (GroupInputs& group : in.groups) group.sequences.clear();
+  for (int home = 0; home < stage.executor->homes(); ++home) {
+    StepInputs& in = stage.executor->inputs(home);
+    in.tokens = in.outputs = 0;
+    in.pass = pass < depths ? Pass::first : Pass::chained;
+    for (GroupInputs& group : in.groups) group.sequences.clear();
+  }
   proposals_.clear();
   for (int s = 0; s < static_cast<int>(rows_.size()); ++s)
     if (pass < depths) add_first(pass, s);
@@ -129,20 +132,21 @@ void ModelDrafter::prepare(int pass) {
 void ModelDrafter::add_first(int depth, int s) {
   const DraftRow& row = rows_[s];
   Stage& stage = stages_[depth];
-  StepInputs& in = stage.executor->inputs();
+  StepInputs& in = stage.executor->inputs(home_of(s));
   Run& run = run_of(depth, s);
   const int last = row.first_position + row.rows, more = static_cast<int>(row.next.size()) - row.rows;
   const bool proposes = row.drafts > depth && static_cast<int>(row.out->size()) == depth;
   const int further = more > 0 ? std::min(depth, more) : proposes ? depth : 0;
   const int end = std::min({last + further + 1, row.end, limits_.max_seq_len});
   const bool first_token = !model_.reads_states() && !goes_on_[s];
-  run = {std::max(row.first_position + (first_token ? 0 : 1), model_.reads_states() ? depth + 1 : 0), 0, in.tokens, -1};
+  run = {std::max(row.first_position + (first_token ? 0 : 1), model_.reads_states() ? depth + 1 : 0), 0, in.tokens, -1,
+         home_of(s)};
   run.rows = std::max(0, end - run.begin);
   if (run.rows == 0) return;
   if (limits_.all_logits) run.first_output = in.outputs;
   for (int p = run.begin; p < end; ++p) {
     if (limits_.all_logits) in.output_rows[in.outputs++] = in.tokens;
-    add_row(stage, token_at(s, p), p, model_.reads_states() ? state_before(depth, s, p) : nullptr);
+    add_row(stage, home_of(s), token_at(s, p), p, model_.reads_states() ? state_before(depth, s, p) : nullptr);
   }
   add_view(stage, run, row, depth);
   if (proposes && end == last + depth + 1) add_proposal(stage, in.tokens - 1, s, end);
@@ -157,29 +161,30 @@ void ModelDrafter::add_chained(int draft, int s) {
   if (position >= std::min(row.end, limits_.max_seq_len)) return;
   Stage& stage = stages_[depth];
   Run& run = run_of(depth, s);
-  const float* state = nullptr;
-  if (model_.reads_states())
-    state = stage.executor->state() + (run.first_row + run.rows - 1) * stage.executor->state_ld();
-  run = {position, 1, stage.executor->inputs().tokens, stage.executor->inputs().outputs};
-  add_row(stage, row.out->back(), position, state);
+  const float* state = model_.reads_states() ? state_of(stage, run, run.rows - 1) : nullptr;
+  const StepInputs& in = stage.executor->inputs(home_of(s));
+  run = {position, 1, in.tokens, in.outputs, home_of(s)};
+  add_row(stage, home_of(s), row.out->back(), position, state);
   add_view(stage, run, row, depth);
   add_proposal(stage, run.first_row, s, position + 1);
 }
 
-void ModelDrafter::add_row(Stage& stage, int32_t id, int position, const float* state) {
-  StepInputs& in = stage.executor->inputs();
+void ModelDrafter::add_row(Stage& stage, int home, int32_t id, int position, const float* state) {
+  StepInputs& in = stage.executor->inputs(home);
   const int row = in.tokens++;
   in.ids[row] = id >= 0 && id < model_.ids ? id : -1;  // placeholders of images may lie behind the table
   in.token_types[row] = 0;
   const int axes = stage.executor->plan().position_axes;
   for (int axis = 0; axis < axes; ++axis) in.positions[axis * (in.positions.size() / axes) + row] = position;
-  stage.ends[row] = position + 1;
+  stage.homes[home].ends[row] = position + 1;
   if (model_.reads_states()) in.states[row] = state;
   if (stage.executor->plan().takes_features) in.features[row] = nullptr;
 }
 
 void ModelDrafter::add_view(Stage& stage, const Run& run, const DraftRow& row, int depth) {
-  StepInputs& in = stage.executor->inputs();
+  const int home = homes_[row.slot];
+  StepInputs& in = stage.executor->inputs(home);
+  Stage::Home& own = stage.homes[home];
   const int first_key = std::max(row.first_key, model_.reads_states() ? depth + 1 : 0);
   for (size_t g = 0; g < in.groups.size(); ++g) {
     kernels::SequenceView view{run.first_row, run.rows, run.begin, static_cast<int64_t>(row.slot) * table_blocks_};
@@ -190,16 +195,16 @@ void ModelDrafter::add_view(Stage& stage, const Run& run, const DraftRow& row, i
         int first = std::min(first_key, position);
         if (group.window() > 0) first = std::max(first, position + 1 - group.window());
         if (group.chunk() > 0) first = std::max(first, position / group.chunk() * group.chunk());
-        stage.starts[g][run.first_row + i] = first;
+        own.starts[g][run.first_row + i] = first;
       }
-      view.starts = stage.starts[g].data() + run.first_row, view.ends = stage.ends.data() + run.first_row;
+      view.starts = own.starts[g].data() + run.first_row, view.ends = own.ends.data() + run.first_row;
     }
     in.groups[g].sequences.push_back(view);
   }
 }
 
 void ModelDrafter::add_proposal(Stage& stage, int token_row, int sequence, int position) {
-  StepInputs& in = stage.executor->inputs();
+  StepInputs& in = stage.executor->inputs(home_of(sequence));
   if (limits_.all_logits && in.pass == Pass::first) {
     proposals_.push_back({in.outputs - 1, sequence, position});  // the row's logits are kept anyway
     return;
@@ -220,13 +225,16 @@ int32_t ModelDrafter::token_at(int s, int position) const {
 // left there. It is not known behind a prefix that another sequence has computed; drafts are then worse for a moment.
 const float* ModelDrafter::state_before(int depth, int s, int position) const {
   const DraftRow& row = rows_[s];
-  if (depth == 0) return taps_ + (row.first_row + position - 1 - row.first_position) * taps_ld_;
+  if (depth == 0) return row.taps + (position - 1 - row.first_position) * taps_ld_;
   const Stage& before = stages_[depth - 1];
   const Run& run = run_of(depth - 1, s);
-  if (position - 1 >= run.begin)
-    return before.executor->state() + (run.first_row + position - 1 - run.begin) * before.executor->state_ld();
+  if (position - 1 >= run.begin) return state_of(before, run, position - 1 - run.begin);
   return goes_on_[s] ? before.kept.data() + static_cast<size_t>(row.slot) * before.executor->plan().state.cols
                      : zeros_.data();
+}
+
+const float* ModelDrafter::state_of(const Stage& stage, const Run& run, int index) {
+  return stage.executor->state(run.home) + (run.first_row + index) * stage.executor->state_ld();
 }
 
 // Every thread looks at a part of the vocabulary.
@@ -239,10 +247,10 @@ void ModelDrafter::choose(kernels::Part part) {
   };
   DraftChoice* mine = choices_.data() + static_cast<size_t>(part.index) * limits_.max_batch_size;
   for (const Proposal& proposal : proposals_)
-    *mine++ = choose_draft(
-        {executor.output() + proposal.output_row * executor.output_ld(), static_cast<size_t>(model_.vocab)},
-        bound(part.index), bound(part.index + 1), model_.target_ids, *rows_[proposal.sequence].sampling,
-        proposal.position);
+    *mine++ = choose_draft({executor.output(home_of(proposal.sequence)) + proposal.output_row * executor.output_ld(),
+                            static_cast<size_t>(model_.vocab)},
+                           bound(part.index), bound(part.index + 1), model_.target_ids,
+                           *rows_[proposal.sequence].sampling, proposal.position);
 }
 
 void ModelDrafter::collect(int pass) {
@@ -267,7 +275,7 @@ void ModelDrafter::remember() {
       const bool ran = last >= run.begin && last < run.begin + run.rows;
       if (depth == 0) known_[row.slot] = ran ? last : -1;
       if (depth + 1 == stages_.size() || !ran) continue;
-      const float* state = stage.executor->state() + (run.first_row + last - run.begin) * stage.executor->state_ld();
+      const float* state = state_of(stage, run, last - run.begin);
       const int cols = stage.executor->plan().state.cols;
       std::copy_n(state, cols, stage.kept.data() + static_cast<size_t>(row.slot) * cols);
     }
@@ -280,9 +288,9 @@ ModelDrafter::Scores ModelDrafter::scores(int stage, int row) const {
   Scores scores{run.begin - (model_.reads_states() ? stage + 1 : 0), run.rows};
   if (run.rows == 0) return scores;
   scores.logits_ld = executor.output_ld();
-  if (run.first_output >= 0) scores.logits = executor.output() + run.first_output * executor.output_ld();
+  if (run.first_output >= 0) scores.logits = executor.output(run.home) + run.first_output * executor.output_ld();
   if (!model_.reads_states()) return scores;
-  scores.state = executor.state() + run.first_row * executor.state_ld(), scores.state_ld = executor.state_ld();
+  scores.state = state_of(stages_[stage], run, 0), scores.state_ld = executor.state_ld();
   scores.state_cols = executor.plan().state.cols;
   return scores;
 }

@@ -25,8 +25,10 @@ namespace weft {
 // are written (for a draft_model, first_position too where it was not), so their blocks must be in the tables.
 struct DraftRow {
   Slot slot = 0;
-  int first_row = 0;  // the target step's row at first_position
-  int rows = 0;       // rows that are true: of the prompt's chunk, or one and the accepted drafts
+  // What the target left in the row at first_position and those behind it; they stay as they are until the walk's end.
+  // Null for a draft_model.
+  const float* taps = nullptr;
+  int rows = 0;  // rows that are true: of the prompt's chunk, or one and the accepted drafts
   int first_position = 0;
   int32_t token = 0;  // at first_position
   // [rows]: the token behind each row; the last may be the sampled one. More where the prompt goes on: with several
@@ -47,9 +49,8 @@ struct DrafterLimits {
 
 class ModelDrafter {
  public:
-  // `caches`: where each rank's blocks of groups() lie, in that order. `ranks` run it. `target` and `ranks` must outlive
-  // it.
-  // Errors: the target was loaded without the taps that the draft reads.
+  // `caches`: where each rank's blocks of groups() lie, in that order. `ranks` run it. `target` and `ranks` must
+  // outlive it. Errors: the target was loaded without the taps that the draft reads.
   static Result<std::unique_ptr<ModelDrafter>> create(DraftModel model, const Model& target, const RankTeam& ranks,
                                                       std::vector<CacheMemory> caches, const DrafterLimits& limits);
 
@@ -59,14 +60,14 @@ class ModelDrafter {
   // Per rank, of a draft `model` that has not been made a drafter yet.
   static std::vector<std::vector<LayerGroup>> groups_of(const DraftModel& model);
   // Of a group: as the worker's own, slot after slot (max_seq_len / tokens_per_block entries each, rounded up).
-  std::vector<int32_t>& block_table(int group);
+  std::vector<int32_t>& block_table(int group, int home = 0);
   size_t arena_bytes() const;
 
-  // The step thread's. The slot belongs to another sequence, or to one that begins anew.
-  void open(Slot slot) { known_[slot] = -1; }
-  // One thread; no other is in walk(). `taps`: the target's of the step ([rows, taps], ld in floats; null for a
-  // draft_model); rows and taps stay as they are until the walk's end. Fills no `out` yet, but empties them.
-  void begin(std::span<const DraftRow> rows, const float* taps, int64_t taps_ld);
+  // The step thread's. The slot belongs to another sequence, or to one that begins anew, with this home.
+  void open(Slot slot, int home = 0) { known_[slot] = -1, homes_[slot] = home; }
+  // One thread; no other is in walk(). taps_ld: floats from one row of taps to the next. The rows stay as they are
+  // until the walk's end. Fills no `out` yet, but empties them.
+  void begin(std::span<const DraftRow> rows, int64_t taps_ld);
   // Every thread of the team, behind a barrier after begin(). When thread 0 returns, every `out` is filled.
   void walk(kernels::Part part);
 
@@ -85,13 +86,16 @@ class ModelDrafter {
   struct Stage {
     std::unique_ptr<RankedExecutor> executor;
     int first_group = 0;
-    std::vector<std::vector<int32_t>> starts;  // per group, [rows]: SequenceView::starts
-    std::vector<int32_t> ends;                 // [rows]
-    std::vector<float> kept;                   // [slots, cols]: the state at position known_, for the next depth
+    struct Home {
+      std::vector<std::vector<int32_t>> starts;  // per group, [rows]: SequenceView::starts
+      std::vector<int32_t> ends;                 // [rows]
+    };
+    std::vector<Home> homes;
+    std::vector<float> kept;  // [slots, cols]: the state at position known_, for the next depth
   };
   // A sequence's rows in one pass of a stage: positions begin ... begin + rows - 1.
   struct Run {
-    int begin = 0, rows = 0, first_row = 0, first_output = -1;
+    int begin = 0, rows = 0, first_row = 0, first_output = -1, home = 0;
   };
   struct Proposal {
     int output_row = 0, sequence = 0, position = 0;
@@ -102,7 +106,7 @@ class ModelDrafter {
   void prepare(int pass);
   void add_first(int depth, int sequence);
   void add_chained(int draft, int sequence);
-  void add_row(Stage& stage, int32_t id, int position, const float* state);
+  void add_row(Stage& stage, int home, int32_t id, int position, const float* state);
   void add_view(Stage& stage, const Run& run, const DraftRow& row, int depth);
   void add_proposal(Stage& stage, int token_row, int sequence, int position);
   void choose(kernels::Part part);
@@ -110,6 +114,9 @@ class ModelDrafter {
   void remember();
   int32_t token_at(int sequence, int position) const;
   const float* state_before(int depth, int sequence, int position) const;
+  // The state that row `index` of the last pass of a stage over a sequence left.
+  static const float* state_of(const Stage& stage, const Run& run, int index);
+  int home_of(int sequence) const { return homes_[rows_[sequence].slot]; }
   Stage& stage_of(int pass) { return stages_[std::min<size_t>(pass, stages_.size() - 1)]; }
   Run& run_of(int depth, int sequence) { return runs_[static_cast<size_t>(depth) * limits_.max_batch_size + sequence]; }
   const Run& run_of(int depth, int sequence) const {
@@ -125,9 +132,9 @@ class ModelDrafter {
   std::vector<Stage> stages_;
   std::vector<float> zeros_;  // for states that nobody knows
   std::vector<int> known_;    // per slot: the position of the last token whose row was run; -1: none
+  std::vector<int> homes_;    // per slot
   // Of the running step.
   std::span<const DraftRow> rows_;
-  const float* taps_ = nullptr;
   int64_t taps_ld_ = 0;
   int passes_ = 0;
   Stage* running_ = nullptr;          // of the running pass

@@ -19,86 +19,23 @@ void StepMasks::wait() const {
     missing_.wait(missing, std::memory_order_acquire);
 }
 
-int64_t cache_block_bytes(const LayerGroup& group, DType dtype, int tokens_per_block) {
-  CacheSpec spec = group.spec;
-  spec.dtype = dtype;
-  const int64_t bytes = static_cast<int64_t>(kernels::cache_layer_bytes(spec, tokens_per_block)) * group.layers;
-  return (bytes + 4095) / 4096 * 4096;
-}
-
-Worker::Worker(Model model, const RankTeam& ranks, const RankTeam& draft_ranks, WorkerOptions options)
-    : model_(std::move(model)), ranks_(ranks), draft_ranks_(draft_ranks), team_(ranks.threads()),
-      options_(std::move(options)), cache_memory_(model_.shares.size()), block_bytes_(model_.shares.size()) {
+Worker::Worker(std::unique_ptr<ModelRunner> runner, const RankTeam& draft_ranks, WorkerOptions options)
+    : runner_(std::move(runner)), model_(runner_->model()), executor_(runner_->executor()),
+      model_drafter_(runner_->drafter()), team_(runner_->threads()), draft_team_(draft_ranks.threads()),
+      options_(std::move(options)) {
   tail_ = [this](kernels::Part part) { finish_walk(part); };
+  const RunnerOptions& limits = options_.runner;
+  processors_ = std::make_unique<ProcessorStage>(options_.processors, limits.max_batch_size, model_.vocab);
+  for (int i = 0; i < limits.max_batch_size; ++i) slots_.emplace_back(SlotState(model_.vocab, limits.max_seq_len));
+  for (int i = 0; i < team_.size(); ++i)
+    scratch_.push_back(std::make_unique<Scratch>(model_.vocab, limits.max_seq_len));
 }
 
 Result<std::unique_ptr<Worker>> Worker::create(Model model, std::optional<DraftModel> draft, const RankTeam& ranks,
                                                const RankTeam& draft_ranks, WorkerOptions options) {
-  std::unique_ptr<Worker> worker(new Worker(std::move(model), ranks, draft_ranks, std::move(options)));
-  WEFT_RETURN_IF_ERROR(worker->allocate(std::move(draft)));
-  return worker;
-}
-
-// Memory for the blocks of these groups (per rank), behind that of the groups before.
-Result<std::vector<CacheMemory>> Worker::reserve_groups(const std::vector<std::vector<LayerGroup>>& groups,
-                                                        DType dtype) {
-  std::vector<CacheMemory> caches;
-  for (size_t rank = 0; rank < groups.size(); ++rank) {
-    CacheMemory& cache = caches.emplace_back();
-    cache.tokens_per_block = options_.tokens_per_block;
-    cache.dtype = dtype;
-    for (const LayerGroup& group : groups[rank]) {
-      const auto bytes = static_cast<size_t>(cache_block_bytes(group, dtype, options_.tokens_per_block));
-      WEFT_TRY(Memory memory, Memory::reserve(bytes * options_.max_blocks[block_bytes_[rank].size()], true));
-      cache.base.push_back(memory.data());
-      cache.block_stride_bytes.push_back(bytes);
-      block_bytes_[rank].push_back(bytes);
-      cache_memory_[rank].push_back(std::move(memory));
-    }
-  }
-  return caches;
-}
-
-// Memory for the keys of images, for every slot.
-Status Worker::reserve_cross(std::vector<CacheMemory>& caches) {
-  if (!model_.plan().cross_group || !model_.vision) return {};
-  cross_blocks_ = (kMaxCrossImages * model_.vision->most_keys + kCrossBlock - 1) / kCrossBlock;
-  for (size_t rank = 0; rank < caches.size(); ++rank) {
-    const LayerGroup& group = *model_.shares[rank].plan.cross_group;
-    caches[rank].cross_stride_bytes = static_cast<size_t>(cache_block_bytes(group, model_.kv_dtype, kCrossBlock));
-    WEFT_TRY(Memory memory,
-             Memory::reserve(caches[rank].cross_stride_bytes * cross_blocks_ * options_.max_batch_size, true));
-    caches[rank].cross_base = memory.data();
-    cross_memory_.push_back(std::move(memory));
-  }
-  return {};
-}
-
-Status Worker::allocate(std::optional<DraftModel> draft) {
-  std::vector<std::vector<LayerGroup>> groups;
-  for (const PlanShare& share : model_.shares) groups.push_back(share.plan.groups);
-  WEFT_TRY(std::vector<CacheMemory> caches, reserve_groups(groups, model_.kv_dtype));
-  for (CacheMemory& cache : caches) cache.local_dtype = model_.local_kv_dtype();
-  WEFT_RETURN_IF_ERROR(reserve_cross(caches));
-  executor_ = std::make_unique<RankedExecutor>(
-      model_.shares, *model_.table, ranks_, std::move(caches),
-      ExecutorLimits{options_.max_num_tokens, options_.max_outputs, options_.max_batch_size, options_.max_seq_len});
-  table_blocks_ = (options_.max_seq_len + options_.tokens_per_block - 1) / options_.tokens_per_block;
-  for (GroupInputs& group : executor_->inputs().groups)
-    group.block_table.resize(static_cast<size_t>(options_.max_batch_size) * static_cast<size_t>(table_blocks_));
-  if (draft) {
-    WEFT_TRY(std::vector<CacheMemory> own, reserve_groups(ModelDrafter::groups_of(*draft), draft->kv_dtype));
-    const DrafterLimits limits{options_.max_num_tokens, options_.max_batch_size, options_.max_seq_len,
-                               options_.most_drafts, options_.draft_scores};
-    WEFT_TRY(model_drafter_, ModelDrafter::create(std::move(*draft), model_, draft_ranks_, std::move(own), limits));
-  }
-  if (options_.measure_ops) executor_->measure_ops();
-  if (options_.trace) executor_->trace(*options_.trace);
-  processors_ = std::make_unique<ProcessorStage>(options_.processors, options_.max_batch_size, model_.vocab);
-  for (int i = 0; i < options_.max_batch_size; ++i) slots_.emplace_back(SlotState(model_.vocab, options_.max_seq_len));
-  for (int i = 0; i < team_.size(); ++i)
-    scratch_.push_back(std::make_unique<Scratch>(model_.vocab, options_.max_seq_len));
-  return {};
+  WEFT_TRY(std::unique_ptr<ModelRunner> runner,
+           ModelRunner::create(std::move(model), std::move(draft), ranks, draft_ranks, options.runner));
+  return std::unique_ptr<Worker>(new Worker(std::move(runner), draft_ranks, std::move(options)));
 }
 
 void Worker::open_slots(const StepBatch& batch) {
@@ -108,22 +45,18 @@ void Worker::open_slots(const StepBatch& batch) {
     sampler.close();
     processors_->close(slot);
     slots_[slot].media.reset();
-    for (size_t rank = 0; rank < cross_memory_.size(); ++rank) {
-      const size_t bytes = cross_slot_bytes(static_cast<int>(rank));
-      cross_memory_[rank].release(slot * bytes, bytes);
-    }
+    runner_->close_slot(slot);
   }
   for (const SlotOpen& open : batch.opens) {
     SlotData& slot = slots_[open.slot];
     slot.prompt = open.prompt;
     slot.token_types = open.token_types;
     slot.media = open.media;
-    if (cross_blocks_ > 0 && slot.media) open_images(open.slot);
+    runner_->open_slot(open.slot, open.home, slot.media.get());
     slot.last_token = 0;
     slot.max_outputs = open.max_outputs;
     slot.drafts.clear();
     slot.first_key = 0, slot.drafted_to = -1;
-    if (model_drafter_) model_drafter_->open(open.slot);
     if (options_.drafter && open.sampling) options_.drafter->open(open.slot, open.salt);
     slot.error.clear();
     if (!open.sampling) continue;
@@ -134,31 +67,6 @@ void Worker::open_slots(const StepBatch& batch) {
       slot.error = processors.error().message();
       slot.sampler.open(open.sampling, open.prompt, open.output);
     }
-  }
-}
-
-void Worker::copy_blocks(const StepBatch& batch) {
-  // Whole blocks: what lies behind the copied tokens is overwritten before it is read.
-  for (size_t rank = 0; rank < cache_memory_.size(); ++rank) {
-    for (const BlockCopy& copy : batch.copies) {
-      std::byte* base = cache_memory_[rank][copy.group].data();
-      const size_t bytes = block_bytes_[rank][copy.group];
-      std::memcpy(base + copy.to * bytes, base + copy.from * bytes, bytes);
-    }
-    for (const BlockRelease& release : batch.releases) {
-      const size_t bytes = block_bytes_[rank][release.group];
-      cache_memory_[rank][release.group].release(release.block * bytes, bytes);
-    }
-  }
-}
-
-void Worker::update_tables(const StepBatch& batch) {
-  for (const TableEntry& entry : batch.entries) {
-    WEFT_CHECK(entry.number < table_blocks_) << "slot " << entry.slot << " has a block number " << entry.number;
-    const int own = static_cast<int>(model_.plan().groups.size());
-    std::vector<int32_t>& table = entry.group < own ? executor_->inputs().groups[entry.group].block_table
-                                                    : model_drafter_->block_table(entry.group - own);
-    table[static_cast<size_t>(entry.slot) * table_blocks_ + entry.number] = entry.block;
   }
 }
 
@@ -191,7 +99,7 @@ void Worker::plan_prompt_rows(size_t r, RowResult& out) {
   const SlotData& slot = slots_[row.slot];
   const int prompt = static_cast<int>(slot.prompt.size());
   for (int i = 0; i < row.tokens && row.first + i + 1 < prompt; ++i)
-    prompt_rows_.push_back({static_cast<int>(r), row.first_output + i, slot.prompt[row.first + i + 1],
+    prompt_rows_.push_back({static_cast<int>(r), output_of(row, i), slot.prompt[row.first + i + 1],
                             slot.sampler.params().prompt_logprobs, nullptr});
   out.prompt_logprobs.resize(std::max(0, std::min(row.tokens, prompt - row.first - 1)));
 }
@@ -204,8 +112,7 @@ void Worker::plan_samples(const StepBatch::Row& row, StepRow& at, const StepMask
   if (listed) out.logprobs.resize(static_cast<size_t>(at.samples));
   for (int i = 0; i < at.samples; ++i) {
     SampleRow sample;
-    const int output = at.first_output + at.outputs - at.samples + i;
-    sample.logits = {executor_->output() + output * executor_->output_ld(), static_cast<size_t>(model_.vocab)};
+    sample.logits = {output_of(at, at.outputs - at.samples + i), static_cast<size_t>(model_.vocab)};
     sample.state = &slot.sampler;
     sample.pending = std::span(slot.drafts).first(static_cast<size_t>(i));
     sample.error = slot.error;
@@ -247,8 +154,7 @@ void Worker::sample(kernels::Part part) {
   sample_rows(options_.sampler, sample_rows_, part.index, part.count, *scratch_[part.index]);
   for (size_t i = part.index; i < prompt_rows_.size(); i += part.count) {
     const PromptRow& row = prompt_rows_[i];
-    const std::span<const float> logits{executor_->output() + row.output_row * executor_->output_ld(),
-                                        static_cast<size_t>(model_.vocab)};
+    const std::span<const float> logits{row.logits, static_cast<size_t>(model_.vocab)};
     prompt_errors_[i] = raw_logprobs(logits, row.next, row.k, *scratch_[part.index], *row.out);
   }
 }
@@ -286,15 +192,14 @@ void Worker::collect_outputs(const StepBatch& batch, StepResult& result) {
     const StepBatch::Row& row = batch.rows[r];
     const StepRow& at = rows_[r];
     std::vector<float>& outputs = result.rows[r].outputs;
-    const auto add = [&](int output_row) {
-      const float* from = executor_->output() + output_row * executor_->output_ld();
-      outputs.insert(outputs.end(), from, from + executor_->output_cols());
+    const auto add = [&](int index) {
+      const float* from = output_of(at, index);
+      outputs.insert(outputs.end(), from, from + executor_.output_cols());
     };
     if (row.context_logits)
-      for (int i = 0; i < at.outputs; ++i) add(at.first_output + i);
+      for (int i = 0; i < at.outputs; ++i) add(i);
     if (row.generation_logits)
-      for (int i = 0; i < static_cast<int>(result.rows[r].tokens.size()); ++i)
-        add(at.first_output + at.outputs - at.samples + i);
+      for (int i = 0; i < static_cast<int>(result.rows[r].tokens.size()); ++i) add(at.outputs - at.samples + i);
   }
 }
 
@@ -325,21 +230,20 @@ void Worker::keep_valid(std::vector<int32_t>& drafts, int most) const {
 
 void Worker::run(const StepBatch& batch, const StepMasks& masks, StepResult& result) {
   open_slots(batch);
-  copy_blocks(batch);
-  update_tables(batch);
+  runner_->copy_blocks(batch.copies, batch.releases);
+  runner_->update_tables(batch.entries);
   fill_inputs(batch);
   plan_sampling(batch, masks, result);
   masks_ = &masks, batch_ = &batch, result_ = &result;
-  if (executor_->inputs().tokens == 0) return;  // only rows of sequences that have ended
-  executor_->run(tail_, options_.replay);
+  if (!executor_.has_rows()) return;  // only rows of sequences that have ended
+  executor_.run(tail_, options_.replay);
   if (!model_drafter_ || !options_.draft_in_walk) collect(batch, result);
   if (options_.drafter) propose(batch, result);
   if (!model_drafter_) return;
   if (!options_.draft_in_walk) {
     begin_drafts(batch, result);
     if (!draft_rows_.empty())
-      draft_ranks_.threads().run(
-          [this](int thread) { model_drafter_->walk({thread, draft_ranks_.threads().size()}); });
+      draft_team_.run([this](int thread) { model_drafter_->walk({thread, draft_team_.size()}); });
   }
   end_drafts(result);
 }

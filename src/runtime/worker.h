@@ -11,9 +11,7 @@
 #include <vector>
 
 #include "core/step.h"
-#include "plan/ranked_executor.h"
-#include "runtime/model.h"
-#include "runtime/model_drafter.h"
+#include "runtime/model_runner.h"
 #include "runtime/processor_stage.h"
 #include "sampling/sampler.h"
 #include "spec/drafter.h"
@@ -38,24 +36,14 @@ class StepMasks {
 };
 
 struct WorkerOptions {
-  int max_batch_size = 0, max_num_tokens = 0, max_outputs = 0, max_seq_len = 0;
-  int tokens_per_block = 32;
-  std::vector<int> max_blocks;  // per cache group
-  bool replay = true, measure_ops = false;
+  RunnerOptions runner;
+  bool replay = true;
   SamplerKind sampler = SamplerKind::fused;
   ProcessorKinds processors;         // that sequences may select
   std::shared_ptr<Drafter> drafter;  // from the text; null: none
-  int most_drafts = 0;
-  bool draft_in_walk = true;  // a model's drafts are made in the target's walk; else behind it
-  bool draft_scores = false;  // rows that score give what the drafts' model makes of them too
-  TracedPlan* trace = nullptr;
+  bool draft_in_walk = true;         // a model's drafts are made in the target's walk; else behind it
+  bool draft_scores = false;         // rows that score give what the drafts' model makes of them too
 };
-
-// Images that a prompt of a model with cross attention may have.
-constexpr int kMaxCrossImages = 8;
-
-// Bytes of one block of a cache group, all its layers together, in whole pages.
-int64_t cache_block_bytes(const LayerGroup& group, DType dtype, int tokens_per_block);
 
 class Worker {
  public:
@@ -72,7 +60,7 @@ class Worker {
   double sample_seconds() const { return sample_seconds_; }
 
   const Model& model() const { return model_; }
-  const RankedExecutor& executor() const { return *executor_; }
+  const RankedExecutor& executor() const { return executor_; }
   const DraftModel* draft() const { return model_drafter_ ? &model_drafter_->model() : nullptr; }
 
  private:
@@ -93,35 +81,34 @@ class Worker {
   // A batch row as it is computed.
   struct StepRow {
     Slot slot = 0;
-    int first_row = 0;          // of the step's
+    int home = 0;
+    int first_row = 0;          // of its home's
     int first = 0, tokens = 0;  // positions; 0 tokens: left out
     int drafts = 0;             // the last of them
     int first_output = 0, outputs = 0;
     int first_sample = 0, samples = 0;  // of sample_rows_
   };
   struct PromptRow {  // a row of the head's output whose next prompt token is known
-    int row = 0, output_row = 0;
+    int row = 0;
+    const float* logits = nullptr;
     int32_t next = 0;
     int k = 0;
     std::vector<TokenLogprob>* out = nullptr;
   };
 
-  Worker(Model model, const RankTeam& ranks, const RankTeam& draft_ranks, WorkerOptions options);
-  Status allocate(std::optional<DraftModel> draft);
-  Result<std::vector<CacheMemory>> reserve_groups(const std::vector<std::vector<LayerGroup>>& groups, DType dtype);
-  Status reserve_cross(std::vector<CacheMemory>& caches);
+  Worker(std::unique_ptr<ModelRunner> runner, const RankTeam& draft_ranks, WorkerOptions options);
   void open_slots(const StepBatch& batch);
-  void copy_blocks(const StepBatch& batch);
-  void update_tables(const StepBatch& batch);
-  StepRow extent(const StepBatch::Row& row, int first_row) const;
+  StepRow extent(const StepBatch::Row& row) const;
   void fill_inputs(const StepBatch& batch);
-  void fill_token(const SlotData& slot, int position);
+  void fill_token(StepInputs& in, const SlotData& slot, int position) const;
   void fill_features(const SlotData& slot, const StepRow& row);
-  void open_images(Slot slot);
-  size_t cross_slot_bytes(int rank) const;
-  void fill_cross(const StepBatch& batch);
+  void fill_cross(int home);
   void fill_ends(const SlotData& slot, const StepRow& row);
-  void fill_groups();
+  void fill_groups(int home);
+  // Row `index` of the outputs that belong to a row of the batch.
+  const float* output_of(const StepRow& row, int index) const {
+    return executor_.output(row.home) + (row.first_output + index) * executor_.output_ld();
+  }
   void plan_sampling(const StepBatch& batch, const StepMasks& masks, StepResult& result);
   void plan_prompt_rows(size_t row, RowResult& out);
   void plan_samples(const StepBatch::Row& row, StepRow& at, const StepMasks& masks, RowResult& out);
@@ -140,16 +127,12 @@ class Worker {
   void end_drafts(StepResult& result);
   void take_draft_scores(int draft_row, RowResult& out) const;
 
-  Model model_;
-  const RankTeam &ranks_, &draft_ranks_;
-  ThreadTeam& team_;  // of all ranks
+  std::unique_ptr<ModelRunner> runner_;
+  const Model& model_;
+  RankedExecutor& executor_;
+  ModelDrafter* const model_drafter_;  // null: none
+  ThreadTeam &team_, &draft_team_;     // of all ranks
   WorkerOptions options_;
-  std::vector<std::vector<Memory>> cache_memory_;  // per rank and group
-  std::vector<Memory> cross_memory_;               // per rank; of slot s: cross_blocks_ blocks from s * cross_blocks_ on
-  int cross_blocks_ = 0;
-  int table_blocks_ = 0;  // entries of one slot in a group's block table, slot after slot
-  std::vector<std::vector<size_t>> block_bytes_;  // per rank and group
-  std::unique_ptr<RankedExecutor> executor_;
   std::vector<SlotData> slots_;
   std::vector<std::unique_ptr<Scratch>> scratch_;  // per thread
   // Of the running step.
@@ -163,7 +146,6 @@ class Worker {
   std::function<void(kernels::Part)> tail_;
   const StepBatch* batch_ = nullptr;
   StepResult* result_ = nullptr;
-  std::unique_ptr<ModelDrafter> model_drafter_;
   std::vector<DraftRow> draft_rows_;
   std::vector<int> draft_row_of_;                         // per entry: batch row
   std::chrono::steady_clock::time_point sampling_began_;  // of thread 0

@@ -15,10 +15,8 @@ void Worker::begin_drafts(const StepBatch& batch, const StepResult& result) {
     add_draft_row(batch.rows[r], rows_[r]);
     if (draft_rows_.size() > before) draft_row_of_.push_back(static_cast<int>(r));
   }
-  if (!draft_rows_.empty()) {
-    const bool states = model_drafter_->model().reads_states();
-    model_drafter_->begin(draft_rows_, states ? executor_->taps() : nullptr, states ? executor_->taps_ld() : 0);
-  }
+  const bool states = model_drafter_->model().reads_states();
+  if (!draft_rows_.empty()) model_drafter_->begin(draft_rows_, states ? executor_.taps_ld() : 0);
 }
 
 // Prompt and output so far. A sequence that scores is followed by the token that the target would choose, once all of
@@ -27,7 +25,7 @@ std::span<const int32_t> Worker::draft_tokens(const StepBatch::Row& row, const S
   SlotData& slot = slots_[row.slot];
   if (slot.sampler.is_open()) return slot.sampler.tokens();
   if (at.first + at.tokens < static_cast<int>(slot.prompt.size()) || row.logits == LogitRows::none) return slot.prompt;
-  const float* logits = executor_->output() + (at.first_output + at.outputs - 1) * executor_->output_ld();
+  const float* logits = output_of(at, at.outputs - 1);
   slot.scored = slot.prompt;
   slot.scored.push_back(static_cast<int32_t>(std::max_element(logits, logits + model_.vocab) - logits));
   return slot.scored;
@@ -39,14 +37,15 @@ void Worker::add_draft_row(const StepBatch::Row& row, const StepRow& at) {
   const int known = static_cast<int>(tokens.size());
   const bool generates = slot.sampler.is_open();
   const int end = generates ? slot.sampler.prompt_tokens() + slot.max_outputs
-                            : std::min(static_cast<int>(slot.prompt.size()) + 1, options_.max_seq_len);
-  DraftRow draft{.slot = row.slot, .first_row = at.first_row, .first_position = at.first};
+                            : std::min(static_cast<int>(slot.prompt.size()) + 1, options_.runner.max_seq_len);
+  DraftRow draft{.slot = row.slot, .first_position = at.first};
+  if (model_drafter_->model().reads_states()) draft.taps = executor_.taps(at.home) + at.first_row * executor_.taps_ld();
   draft.rows = std::min(row.sample ? known - 1 - at.first : at.tokens, known - 1 - at.first);
   if (draft.rows <= 0 || at.first + 1 >= end || (generates && known >= end)) return;
   // A draft_model's entries that were left out are made up for; the states that others would need are gone.
   const bool gap = slot.drafted_to >= 0 && slot.drafted_to != at.first + 1;
   if (gap && !model_drafter_->model().reads_states()) {
-    const int room = options_.max_num_tokens / std::max<int>(1, static_cast<int>(rows_.size()));
+    const int room = options_.runner.max_num_tokens / std::max<int>(1, static_cast<int>(rows_.size()));
     draft.first_position = slot.drafted_to - 1;
     draft.rows = std::min(known - 1 - draft.first_position, std::max(1, room));
   } else if (gap) {

@@ -7,23 +7,27 @@ namespace weft {
 
 // Where the row begins and ends. One that follows the slot's last token begins there, wherever that is; its drafts
 // follow, as far as the sequence may still go on. Nothing is left of a row whose sequence has all of its outputs.
-Worker::StepRow Worker::extent(const StepBatch::Row& row, int first_row) const {
-  if (row.source == TokenSource::host && row.drafts == 0) return {row.slot, first_row, row.first, row.tokens};
+Worker::StepRow Worker::extent(const StepBatch::Row& row) const {
+  StepRow at{.slot = row.slot, .home = runner_->home(row.slot), .first = row.first, .tokens = row.tokens};
+  at.first_row = executor_.inputs(at.home).tokens;
+  if (row.source == TokenSource::host && row.drafts == 0) return at;
   const SlotData& slot = slots_[row.slot];
   const int known = static_cast<int>(slot.sampler.tokens().size());
   const int left = slot.sampler.prompt_tokens() + slot.max_outputs - known;
-  if (left <= 0) return {row.slot, first_row, known, 0};
-  const int drafts = std::min({row.drafts, static_cast<int>(slot.drafts.size()), left});
-  return {row.slot, first_row, known - 1, 1 + drafts, drafts};
+  at.first = left <= 0 ? known : known - 1;
+  at.drafts = left <= 0 ? 0 : std::min({row.drafts, static_cast<int>(slot.drafts.size()), left});
+  at.tokens = left <= 0 ? 0 : 1 + at.drafts;
+  return at;
 }
 
 void Worker::fill_inputs(const StepBatch& batch) {
-  StepInputs& in = executor_->inputs();
-  in.tokens = in.outputs = 0;
+  for (int home = 0; home < executor_.homes(); ++home)
+    executor_.inputs(home).tokens = executor_.inputs(home).outputs = 0;
   size_t next_token = 0;
   rows_.clear();
   for (const StepBatch::Row& row : batch.rows) {
-    StepRow& at = rows_.emplace_back(extent(row, in.tokens));
+    StepRow& at = rows_.emplace_back(extent(row));
+    StepInputs& in = executor_.inputs(at.home);
     const SlotData& slot = slots_[row.slot];
     if (row.source == TokenSource::host) {
       for (int i = 0; i < row.tokens; ++i) in.ids[in.tokens + i] = batch.tokens[next_token++];
@@ -31,7 +35,7 @@ void Worker::fill_inputs(const StepBatch& batch) {
       in.ids[in.tokens] = slot.last_token;
     }
     std::copy_n(slot.drafts.begin(), at.drafts, in.ids.begin() + in.tokens + at.tokens - at.drafts);
-    for (int i = 0; i < at.tokens; ++i) fill_token(slot, at.first + i);
+    for (int i = 0; i < at.tokens; ++i) fill_token(in, slot, at.first + i);
     if (model_.plan().takes_features) fill_features(slot, at);
     if (model_.plan().joined_images) fill_ends(slot, at);
     at.first_output = in.outputs;
@@ -42,92 +46,52 @@ void Worker::fill_inputs(const StepBatch& batch) {
     for (int i = 0; i < wanted; ++i) in.output_rows[in.outputs++] = at.first_row + skipped + i;
     at.outputs = wanted;
   }
-  fill_groups();
-  if (model_.plan().cross_group) fill_cross(batch);
+  for (int home = 0; home < executor_.homes(); ++home) {
+    fill_groups(home);
+    if (model_.plan().cross_group) fill_cross(home);
+  }
 }
 
 // The inputs of the step's next row besides its id: token `position` of a sequence.
-void Worker::fill_token(const SlotData& slot, int position) {
-  StepInputs& in = executor_->inputs();
+void Worker::fill_token(StepInputs& in, const SlotData& slot, int position) const {
   const int row = in.tokens++;
   in.token_types[row] = slot.token_types.empty() ? 0 : slot.token_types[position];
   in.positions[row] = position;
   if (!slot.media || slot.media->positions[0].empty()) {
     for (int axis = 1; axis < model_.plan().position_axes; ++axis)
-      in.positions[axis * options_.max_num_tokens + row] = position;
+      in.positions[axis * options_.runner.max_num_tokens + row] = position;
     return;
   }
   const bool prompt = position < static_cast<int>(slot.media->positions[0].size());
   for (int axis = 0; axis < model_.plan().position_axes; ++axis)
-    in.positions[axis * options_.max_num_tokens + row] =
+    in.positions[axis * options_.runner.max_num_tokens + row] =
         prompt ? slot.media->positions[axis][position] : position + slot.media->delta;
 }
 
 // Where the rows of a sequence find features of images.
 void Worker::fill_features(const SlotData& slot, const StepRow& row) {
-  const float** features = executor_->inputs().features.data() + row.first_row;
+  StepInputs& in = executor_.inputs(row.home);
+  const float** features = in.features.data() + row.first_row;
   std::fill_n(features, row.tokens, nullptr);
   if (!slot.media) return;
   for (const MediaPrompt::Span& span : slot.media->spans) {
     const int begin = std::max(span.position, row.first),
               end = std::min(span.position + span.count, row.first + row.tokens);
-    for (int i = begin; i < end; ++i)
-      executor_->inputs().ids[row.first_row + i - row.first] = -1;  // may lie behind the table
+    for (int i = begin; i < end; ++i) in.ids[row.first_row + i - row.first] = -1;  // may lie behind the table
     for (int i = begin; i < end; ++i)
       features[i - row.first] = slot.media->features[span.media]->row(span.first + i - span.position);
   }
 }
 
-size_t Worker::cross_slot_bytes(int rank) const {
-  const LayerGroup& group = *model_.shares[rank].plan.cross_group;
-  return static_cast<size_t>(cross_blocks_) *
-         static_cast<size_t>(cache_block_bytes(group, model_.kv_dtype, kCrossBlock));
-}
-
-// Writes the images' keys and values into the slot's own cross blocks, in the order that MediaPrompt::cross tells.
-void Worker::open_images(Slot slot) {
-  std::vector<int32_t> blocks(cross_blocks_);
-  for (int i = 0; i < cross_blocks_; ++i) blocks[i] = slot * cross_blocks_ + i;
-  const LayerGroup& all = *model_.whole.cross_group;
-  const int all_kv = all.spec.kv_heads * all.spec.k_dim;
-  const MediaPrompt& media = *slots_[slot].media;
-  int position = 0;
-  const auto append = [&](const MediaFeatures& features, int first, int rows) {
-    const kernels::SequenceView view{.rows = rows, .first_position = position};
-    for (size_t rank = 0; rank < model_.shares.size(); ++rank)
-      for (int layer = 0; layer < all.layers && rows > 0; ++layer) {
-        const LayerGroup& own = *model_.shares[rank].plan.cross_group;
-        const float* k = features.row(first) + static_cast<size_t>(layer) * 2 * all_kv +
-                         static_cast<size_t>(own.first_kv_head) * all.spec.k_dim;
-        const kernels::AppendArgs args{
-            k,
-            k + all_kv,
-            features.cols,
-            features.cols,
-            executor_->rank(static_cast<int>(rank)).cache_view({CacheRef::Kind::cross, 0, layer}),
-            blocks.data(),
-            &view,
-            1};
-        team_.run([&](int thread) { model_.table->run(args, rows, {thread, team_.size()}); });
-      }
-    position += rows;
-  };
-  for (size_t i = 0; i < media.features.size(); ++i) append(*media.features[i], 0, media.real_rows[i]);
-  for (size_t i = 0; i < media.features.size(); ++i)
-    append(*media.features[i], media.real_rows[i], media.features[i]->rows - media.real_rows[i]);
-}
-
-// Which keys of their images the step's rows see.
-void Worker::fill_cross(const StepBatch& batch) {
-  StepInputs& in = executor_->inputs();
+// Which keys of their images a home's rows see.
+void Worker::fill_cross(int home) {
+  StepInputs& in = executor_.inputs(home);
   in.cross.block_table.clear(), in.cross.sequences.clear();
   in.has_images = false;
-  for (size_t r = 0; r < batch.rows.size(); ++r) {
-    const StepRow& row = rows_[r];
-    if (row.tokens == 0) continue;
-    const Slot slot = batch.rows[r].slot;
+  for (const StepRow& row : rows_) {
+    if (row.tokens == 0 || row.home != home) continue;
     const int first = row.first_row;
-    const MediaPrompt* media = slots_[slot].media.get();
+    const MediaPrompt* media = slots_[row.slot].media.get();
     int keys = 0;
     if (media)
       for (const auto& features : media->features) keys += features->rows;
@@ -141,7 +105,7 @@ void Worker::fill_cross(const StepBatch& batch) {
     }
     const auto offset = static_cast<int64_t>(in.cross.block_table.size());
     for (int i = 0; i < (keys + kCrossBlock - 1) / kCrossBlock; ++i)
-      in.cross.block_table.push_back(slot * cross_blocks_ + i);
+      in.cross.block_table.push_back(row.slot * runner_->cross_blocks() + i);
     in.cross.sequences.push_back(
         {first, row.tokens, 0, offset, in.cross_ends.data() + first, in.cross_starts.data() + first});
   }
@@ -149,7 +113,7 @@ void Worker::fill_cross(const StepBatch& batch) {
 
 // What an image's tokens see: all of the image, which lies in one step (the scheduler does not cut it).
 void Worker::fill_ends(const SlotData& slot, const StepRow& row) {
-  int32_t* ends = executor_->inputs().ends.data() + row.first_row;
+  int32_t* ends = executor_.inputs(row.home).ends.data() + row.first_row;
   for (int i = 0; i < row.tokens; ++i) ends[i] = row.first + i + 1;
   if (!slot.media) return;
   for (const MediaPrompt::Span& span : slot.media->spans)
@@ -158,21 +122,21 @@ void Worker::fill_ends(const SlotData& slot, const StepRow& row) {
       ends[i - row.first] = span.position + span.count;
 }
 
-void Worker::fill_groups() {
-  StepInputs& in = executor_->inputs();
+void Worker::fill_groups(int home) {
+  StepInputs& in = executor_.inputs(home);
   for (GroupInputs& group : in.groups) {
     group.sequences.clear();
     for (const StepRow& row : rows_) {
-      if (row.tokens == 0) continue;
+      if (row.tokens == 0 || row.home != home) continue;
       const int32_t* ends = model_.plan().joined_images ? in.ends.data() + row.first_row : nullptr;
-      group.sequences.push_back(
-          {row.first_row, row.tokens, row.first, static_cast<int64_t>(row.slot) * table_blocks_, ends});
+      group.sequences.push_back({row.first_row, row.tokens, row.first, runner_->table_offset(row.slot), ends});
     }
   }
   for (GroupInputs& group : in.local_groups) {
     group.sequences.clear();
     for (const StepRow& row : rows_)
-      if (row.tokens > 0) group.sequences.push_back({.first_row = row.first_row, .rows = row.tokens});
+      if (row.tokens > 0 && row.home == home)
+        group.sequences.push_back({.first_row = row.first_row, .rows = row.tokens});
   }
 }
 

@@ -34,20 +34,25 @@ Result<std::unique_ptr<DraftPair>> DraftPair::load(const std::string& target, co
   if (model_options.dtype == ComputeType::automatic) model_options.dtype = ComputeType::float32;
   WEFT_TRY(const DraftInfo info, inspect_draft(options, target, model_options));
   model_options.taps = info.taps;
-  WEFT_TRY(Model model, load_model(target, pair->team_, model_options));
+  WEFT_TRY(Model model, load_model(target, pair->ranks_, model_options));
   pair->target_ = std::make_unique<Model>(std::move(model));
   const Model& t = *pair->target_;
-  pair->executor_ =
-      std::make_unique<CpuExecutor>(t.plan(), t.weights(), *t.table, pair->team_, pair->reserve(t.plan().groups, t.kv_dtype),
-                                    ExecutorLimits{kMaxTokens, kMaxTokens, kSlots, kMaxLength});
+  pair->executor_ = std::make_unique<CpuExecutor>(t.plan(), t.weights(), *t.table, pair->ranks_.threads(),
+                                                  pair->reserve(t.plan().groups, t.kv_dtype),
+                                                  ExecutorLimits{kMaxTokens, kMaxTokens, kSlots, kMaxLength});
   for (GroupInputs& group : pair->executor_->inputs().groups) fill_table(group.block_table);
-  WEFT_TRY(DraftModel draft, load_draft(options, t, model_options, pair->team_));
-  CacheMemory cache = pair->reserve(ModelDrafter::groups_of(draft), draft.kv_dtype);
-  WEFT_TRY(pair->drafter_, ModelDrafter::create(std::move(draft), t, pair->team_, std::move(cache),
+  WEFT_TRY(DraftModel draft, load_draft(options, t, model_options, pair->ranks_));
+  CacheMemory cache = pair->reserve(ModelDrafter::groups_of(draft).front(), draft.kv_dtype);
+  WEFT_TRY(pair->drafter_, ModelDrafter::create(std::move(draft), t, pair->ranks_, {std::move(cache)},
                                                 {kMaxTokens, kSlots, kMaxLength, 8, all_logits}));
   for (size_t g = 0; g < pair->drafter_->groups().size(); ++g)
     fill_table(pair->drafter_->block_table(static_cast<int>(g)));
   return pair;
+}
+
+const float* DraftPair::taps_of(int row, const std::vector<float>& features) const {
+  if (!features.empty()) return features.data() + static_cast<ptrdiff_t>(row) * taps();
+  return drafter_->model().reads_states() ? executor_->taps() + row * executor_->taps_ld() : nullptr;
 }
 
 std::vector<std::vector<int32_t>> DraftPair::step(const std::vector<Sequence>& sequences,
@@ -58,6 +63,7 @@ std::vector<std::vector<int32_t>> DraftPair::step(const std::vector<Sequence>& s
   std::vector<std::vector<int32_t>> drafts(sequences.size());
   for (std::vector<int32_t>& list : drafts) list.reserve(kMostDrafts);
   std::vector<DraftRow> rows;
+  const bool reads = drafter_->model().reads_states();
   for (const Sequence& s : sequences) {
     const int first_row = in.tokens, count = static_cast<int>(s.tokens.size());
     if (s.first == 0) drafter_->open(s.slot);
@@ -68,7 +74,7 @@ std::vector<std::vector<int32_t>> DraftPair::step(const std::vector<Sequence>& s
       in.output_rows[in.outputs++] = in.tokens++;
     }
     rows.push_back({.slot = s.slot,
-                    .first_row = first_row,
+                    .taps = taps_of(first_row, features),
                     .rows = count,
                     .first_position = s.first,
                     .token = s.tokens[0],
@@ -79,14 +85,12 @@ std::vector<std::vector<int32_t>> DraftPair::step(const std::vector<Sequence>& s
                     .sampling = &s.sampling,
                     .out = &drafts[rows.size()]});
   }
-  const bool reads = drafter_->model().reads_states();
   executor_->run([&](kernels::Part part) {
     if (part.index == 0) {
       drafting_allocations_ = allocations();
-      if (!features.empty()) drafter_->begin(rows, features.data(), taps());
-      else drafter_->begin(rows, reads ? executor_->taps() : nullptr, reads ? executor_->taps_ld() : 0);
+      drafter_->begin(rows, !features.empty() ? taps() : reads ? executor_->taps_ld() : 0);
     }
-    team_.barrier();
+    ranks_.threads().barrier();
     drafter_->walk(part);
     if (part.index == 0) drafting_allocations_ = allocations() - drafting_allocations_;
   });

@@ -6,7 +6,6 @@
 #include <string>
 #include <vector>
 
-#include "base/thread_team.h"
 #include "runtime/model_drafter.h"
 
 namespace weft::testing {
@@ -41,14 +40,15 @@ class DraftPair {
   ModelDrafter& drafter() { return *drafter_; }
   // Of operator new, while the last step's drafts were made.
   uint64_t drafting_allocations() const { return drafting_allocations_; }
-  int taps() const { return target_->plan.taps.cols; }
+  int taps() const { return target_->plan().taps.cols; }
 
  private:
-  explicit DraftPair(int threads) : team_(threads) {}
+  explicit DraftPair(int threads) : ranks_(threads) {}
   CacheMemory reserve(const std::vector<LayerGroup>& groups, DType dtype);
+  const float* taps_of(int row, const std::vector<float>& features) const;
   static void fill_table(std::vector<int32_t>& table);
 
-  ThreadTeam team_;
+  RankTeam ranks_;
   std::unique_ptr<Model> target_;
   std::vector<Memory> memory_;
   std::unique_ptr<CpuExecutor> executor_;

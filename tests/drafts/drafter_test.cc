@@ -53,7 +53,7 @@ Sequence rows(const std::vector<int32_t>& text, int first, int end, int drafts, 
 
 class Taps : public ::testing::TestWithParam<std::string> {};
 
-std::vector<float> logits_of(const Model& model, ThreadTeam& team, const std::vector<int32_t>& tokens) {
+std::vector<float> logits_of(const Model& model, const RankTeam& ranks, const std::vector<int32_t>& tokens) {
   CacheMemory cache;
   cache.tokens_per_block = 64, cache.dtype = model.kv_dtype, cache.local_dtype = model.local_kv_dtype();
   std::vector<Memory> memory;
@@ -65,7 +65,7 @@ std::vector<float> logits_of(const Model& model, ThreadTeam& team, const std::ve
     memory.push_back(std::move(Memory::reserve(cache.block_stride_bytes.back(), false)).value());
     cache.base.push_back(memory.back().data());
   }
-  CpuExecutor executor(model.plan(), model.weights(), *model.table, team, cache, {count, count, 1, count});
+  CpuExecutor executor(model.plan(), model.weights(), *model.table, ranks.threads(), cache, {count, count, 1, count});
   StepInputs& in = executor.inputs();
   in.tokens = in.outputs = count;
   for (int i = 0; i < count; ++i) {
@@ -83,22 +83,22 @@ std::vector<float> logits_of(const Model& model, ThreadTeam& team, const std::ve
 }
 
 TEST_P(Taps, ChangeNoBit) {
-  ThreadTeam team(2);
+  const RankTeam ranks(2);
   std::vector<int32_t> tokens;
   for (int i = 0; i < 40; ++i) tokens.push_back(3 + 7 * i % 200);
   for (const ComputeType dtype : {ComputeType::float32, ComputeType::bfloat16}) {
     const std::string folder = test_data("golden/" + GetParam());
-    auto plain = load_model(folder, team, {.dtype = dtype});
+    auto plain = load_model(folder, ranks, {.dtype = dtype});
     ASSERT_TRUE(plain.ok());
-    if (plain->plan.head != HeadKind::lm) GTEST_SKIP() << "does not generate";
+    if (plain->plan().head != HeadKind::lm) GTEST_SKIP() << "does not generate";
     int layers = 0;
-    while (load_model(folder, team, {.dtype = dtype, .taps = {layers + 1}}).ok()) ++layers;
+    while (load_model(folder, ranks, {.dtype = dtype, .taps = {layers + 1}}).ok()) ++layers;
     ASSERT_GT(layers, 0);
     std::vector<int> all;
     for (int i = 0; i <= layers; ++i) all.push_back(i);
-    auto tapped = load_model(folder, team, {.dtype = dtype, .taps = all});
+    auto tapped = load_model(folder, ranks, {.dtype = dtype, .taps = all});
     ASSERT_TRUE(tapped.ok());
-    const std::vector<float> want = logits_of(*plain, team, tokens), got = logits_of(*tapped, team, tokens);
+    const std::vector<float> want = logits_of(*plain, ranks, tokens), got = logits_of(*tapped, ranks, tokens);
     ASSERT_EQ(want.size(), got.size());
     EXPECT_EQ(std::memcmp(want.data(), got.data(), want.size() * sizeof(float)), 0);
   }

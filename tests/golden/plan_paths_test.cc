@@ -31,11 +31,11 @@ int check(const Plan& plan, const Checkpoint& checkpoint) {
 }
 
 TEST_P(PlanPaths, Exist) {
-  ThreadTeam team(1);
-  const Result<Model> model = load_model(test_data("golden/" + GetParam()), team, {.dtype = ComputeType::bfloat16});
+  const RankTeam ranks(1);
+  const Result<Model> model = load_model(test_data("golden/" + GetParam()), ranks, {.dtype = ComputeType::bfloat16});
   ASSERT_TRUE(model.ok()) << model.error().to_string();
   // All but the rotary angles, which all layers share.
-  EXPECT_GE(check(model->plan, *model->checkpoint), static_cast<int>(model->plan.ops.size()) - 3);
+  EXPECT_GE(check(model->plan(), *model->checkpoint), static_cast<int>(model->plan().ops.size()) - 3);
   if (!model->vision) return;
   EXPECT_GE(check(model->vision->plan, *model->checkpoint), static_cast<int>(model->vision->plan.ops.size()) - 1);
 }
