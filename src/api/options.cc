@@ -25,7 +25,6 @@ Status check_supported(const EngineOptions& o) {
         .about("tool-call-parser");
   }
   if (o.pp_size != 1) return unsupported("pp-size", std::to_string(o.pp_size), "one rank only in this build");
-  if (o.enable_attention_dp) return unsupported("enable-attention-dp", "on", "one rank only in this build");
   return {};
 }
 

@@ -245,6 +245,16 @@ AllGatherCall bind(const AllGatherOp&, const Binding& b) {
           b.in(0)};
 }
 
+GatherRowsCall bind(const GatherRowsOp&, const Binding& b) {
+  return {{.ld_part = b.in_ld(0), .cols = b.out_cols(), .out = b.out(), .ld_out = b.out_ld()}, b.in(0)};
+}
+
+ReduceScatterCall bind(const ReduceScatterOp& o, const Binding& b) {
+  ReduceScatterCall call{{.ld_part = b.in_ld(0), .cols = b.out_cols(), .out = b.out(), .ld_out = b.out_ld()}, b.in(0)};
+  if (o.add) call.args.residual = b.in(1), call.args.ld_residual = b.in_ld(1);
+  return call;
+}
+
 }  // namespace
 
 BoundArgs bind_op(const Op& op, const StepMemory& memory, const Weights& weights) {

@@ -35,10 +35,15 @@ struct CollectiveCall {
 using AllReduceCall = CollectiveCall<kernels::ReduceArgs>;
 using PickRowsCall = CollectiveCall<kernels::PickRowsArgs>;
 using AllGatherCall = CollectiveCall<kernels::JoinColumnsArgs>;
+using GatherRowsCall = CollectiveCall<kernels::JoinRowsArgs>;
+struct ReduceScatterCall {
+  kernels::ReduceArgs args;  // without the parts
+  const float* mine = nullptr;
+};
 
 template <class... Args>
-auto bound_args(TypeList<Args...>)
-    -> std::variant<Args..., ExpertsCall, PerHeadCall, AllReduceCall, PickRowsCall, AllGatherCall>;
+auto bound_args(TypeList<Args...>) -> std::variant<Args..., ExpertsCall, PerHeadCall, AllReduceCall, PickRowsCall,
+                                                   AllGatherCall, GatherRowsCall, ReduceScatterCall>;
 using BoundArgs = decltype(bound_args(kernels::Kernels{}));
 
 // `op`, `memory` and `weights` must outlive the result.

@@ -1,6 +1,7 @@
 #include "plan/cpu_executor.h"
 
 #include <algorithm>
+#include <array>
 
 #include "base/check.h"
 #include "kernels/layout.h"
@@ -96,7 +97,13 @@ void CpuExecutor::run_linear(const LinearArgs& args, int rows, Part part, std::a
 
 int CpuExecutor::row_count(Rows rows) const {
   const StepInputs& in = memory_.inputs();
-  return rows == Rows::tokens ? in.tokens : rows == Rows::mixed ? in.mixed : in.outputs;
+  switch (rows) {
+    case Rows::tokens: return in.tokens;
+    case Rows::outputs: return in.outputs;
+    case Rows::mixed: return in.mixed;
+    case Rows::gathered: return in.home_rows.back();
+  }
+  return in.tokens;
 }
 
 void CpuExecutor::run_op(size_t index, Part part) {
@@ -105,6 +112,7 @@ void CpuExecutor::run_op(size_t index, Part part) {
                         [&](const ExpertsCall& call) { run_experts(call, part); },
                         [&](const PerHeadCall& call) { run_per_head(call, rows, part); },
                         [&]<class Args>(const CollectiveCall<Args>& call) { run_collective(call, rows, part); },
+                        [&](const ReduceScatterCall& call) { run_reduce_scatter(call, rows, part); },
                         [&](const auto& args) { table_.run(args, rows, part); }},
              bound_[index].args);
 }
@@ -146,10 +154,34 @@ void CpuExecutor::run_collective(const CollectiveCall<Args>& call, int rows, Par
   if constexpr (std::is_same_v<Args, ReduceArgs>) {
     parts = ranks.reduce(call.mine, floats, thread);
   } else {
-    const std::vector<size_t> bytes(static_cast<size_t>(ranks.size()), floats * sizeof(float));
-    parts = ranks.gather(call.mine, bytes, thread);
+    std::array<size_t, kMaxRanks> bytes;
+    const std::vector<int32_t>& first = memory_.inputs().home_rows;
+    for (int r = 0; r < ranks.size(); ++r) {
+      const bool own_rows = std::is_same_v<Args, JoinRowsArgs>;
+      bytes[r] = own_rows ? static_cast<size_t>(first[r + 1] - first[r]) * call.args.ld_part * sizeof(float)
+                          : floats * sizeof(float);
+    }
+    parts = ranks.gather(call.mine, std::span(bytes).first(static_cast<size_t>(ranks.size())), thread);
   }
   Args args = call.args;
+  if constexpr (std::is_same_v<Args, JoinRowsArgs>) args.first = memory_.inputs().home_rows.data();
+  args.parts = reinterpret_cast<const float* const*>(parts.data()), args.count = static_cast<int>(parts.size());
+  table_.run(args, rows, part);
+}
+
+// From every rank its part of the sum for this rank's rows.
+void CpuExecutor::run_reduce_scatter(const ReduceScatterCall& call, int rows, Part part) const {
+  Communicator& ranks = *seat_.communicator;
+  const std::vector<int32_t>& first = memory_.inputs().home_rows;
+  const size_t row_bytes = static_cast<size_t>(call.args.ld_part) * sizeof(float);
+  const auto count = static_cast<size_t>(ranks.size());
+  std::array<size_t, kMaxRanks + 1> offsets;
+  std::array<size_t, kMaxRanks> received;
+  for (size_t r = 0; r <= count; ++r) offsets[r] = static_cast<size_t>(first[r]) * row_bytes;
+  received.fill(static_cast<size_t>(rows) * row_bytes);
+  const Communicator::Parts parts = ranks.exchange(call.mine, std::span(offsets).first(count + 1),
+                                                   std::span(received).first(count), {part.index, part.count});
+  ReduceArgs args = call.args;
   args.parts = reinterpret_cast<const float* const*>(parts.data()), args.count = static_cast<int>(parts.size());
   table_.run(args, rows, part);
 }

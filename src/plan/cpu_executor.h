@@ -102,6 +102,7 @@ class CpuExecutor {
   void run_per_head(const PerHeadCall& call, int rows, kernels::Part part) const;
   template <class Args>
   void run_collective(const CollectiveCall<Args>& call, int rows, kernels::Part part) const;
+  void run_reduce_scatter(const ReduceScatterCall& call, int rows, kernels::Part part) const;
   void run_traced_op();
   void reset_tasks();
   void plan_groups();

@@ -51,6 +51,7 @@ Plan without(Plan plan, const std::vector<bool>& dropped) {
 bool* added_to(Op& op) {
   if (auto* linear = std::get_if<LinearOp>(&op.kind)) return linear->partial ? nullptr : &linear->add;
   if (auto* reduce = std::get_if<AllReduceOp>(&op.kind)) return &reduce->add;
+  if (auto* reduce = std::get_if<ReduceScatterOp>(&op.kind)) return &reduce->add;
   return nullptr;
 }
 
@@ -190,10 +191,7 @@ Plan remove_dead_ops(Plan plan) {
 namespace {
 
 size_t storage_bytes(const Storage& storage, int64_t ld, const RowLimits& limits) {
-  const size_t rows = storage.rows == Rows::tokens  ? limits.tokens
-                      : storage.rows == Rows::mixed ? limits.mixed
-                                                    : limits.outputs;
-  return ((rows * ld + storage.extra) * kernels::operand_size_bytes(storage.operand) + 63) / 64 * 64;
+  return ((limits.of(storage.rows) * ld + storage.extra) * kernels::operand_size_bytes(storage.operand) + 63) / 64 * 64;
 }
 
 }  // namespace
@@ -201,11 +199,13 @@ size_t storage_bytes(const Storage& storage, int64_t ld, const RowLimits& limits
 // Where other ranks read: a few regions behind all other values, of the size of the largest that lie there. A rank may
 // write into a region again once a collective behind the one that read it has returned (comm/communicator.h); and ops
 // that are left out of some steps count on none but those that are left out with them.
-void lay_out_shared(const Plan& plan, const std::vector<int>& first, const std::vector<size_t>& size, Arena& arena) {
+void lay_out_shared(const Plan& plan, const std::vector<int>& first, const std::vector<int>& last,
+                    const std::vector<size_t>& size, Arena& arena) {
   struct Region {
     std::vector<int> storages;
     size_t bytes = 0;
     int read_by = -1;  // the last collective
+    int used_by = -1;  // the last op of this rank
   };
   const auto always = [](const Op& op) { return !op.images_only && op.pass == Pass::any; };
   const auto runs_with = [&](const Op& a, const Op& b) {
@@ -217,6 +217,7 @@ void lay_out_shared(const Plan& plan, const std::vector<int>& first, const std::
     if (!is_collective(op)) continue;
     const int storage = op.in[0].storage, written = first[storage];
     const auto free = [&](const Region& region) {
+      if (region.used_by >= written) return false;
       for (int k = region.read_by + 1; k < written; ++k)
         if (is_collective(plan.ops[k]) && runs_with(plan.ops[k], op) &&
             runs_with(plan.ops[k], plan.ops[region.read_by]))
@@ -225,7 +226,8 @@ void lay_out_shared(const Plan& plan, const std::vector<int>& first, const std::
     };
     auto region = std::find_if(regions.begin(), regions.end(), free);
     if (region == regions.end()) region = regions.insert(regions.end(), Region{});
-    region->storages.push_back(storage), region->read_by = i;
+    region->storages.push_back(storage), region->read_by = i,
+                                         region->used_by = std::max(region->used_by, last[storage]);
     region->bytes = std::max(region->bytes, size[storage]);
   }
   for (const Region& region : regions) {
@@ -273,7 +275,7 @@ Arena lay_out(const Plan& plan, const RowLimits& limits) {
     arena.bytes = std::max(arena.bytes, at + size[s]);
     placed.push_back(s);
   }
-  lay_out_shared(plan, first, size, arena);
+  lay_out_shared(plan, first, last, size, arena);
   return arena;
 }
 

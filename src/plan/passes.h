@@ -32,6 +32,15 @@ struct Arena {
 // The most rows of each kind in a step.
 struct RowLimits {
   int tokens = 0, outputs = 0, mixed = 0;
+  int of(Rows rows) const {
+    switch (rows) {
+      case Rows::tokens: return tokens;
+      case Rows::outputs: return outputs;
+      case Rows::mixed: return mixed;
+      case Rows::gathered: return tokens;  // a step has no more of them, wherever their homes are
+    }
+    return tokens;
+  }
 };
 
 // Lays the storages out so that values whose lives do not overlap share memory.

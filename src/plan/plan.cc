@@ -28,7 +28,8 @@ const char* op_name(const Op& op) {
 
 bool is_collective(const Op& op) {
   return std::holds_alternative<AllReduceOp>(op.kind) || std::holds_alternative<PickRowsOp>(op.kind) ||
-         std::holds_alternative<AllGatherOp>(op.kind);
+         std::holds_alternative<AllGatherOp>(op.kind) || std::holds_alternative<GatherRowsOp>(op.kind) ||
+         std::holds_alternative<ReduceScatterOp>(op.kind);
 }
 
 std::vector<CacheRef> Plan::caches() const {
@@ -71,11 +72,9 @@ namespace {
 
 std::string shape(const Value& v) {
   std::ostringstream text;
-  text << "%" << v.storage << "["
-       << (v.rows == Rows::tokens    ? "tokens"
-           : v.rows == Rows::outputs ? "outputs"
-                                     : "mixed")
-       << ", " << v.cols << "]";
+  static const char* const rows[] = {"tokens", "outputs", "mixed", "gathered"};
+  static_assert(std::size(rows) == static_cast<size_t>(Rows::gathered) + 1);
+  text << "%" << v.storage << "[" << rows[static_cast<int>(v.rows)] << ", " << v.cols << "]";
   if (v.first_col > 0) text << "@" << v.first_col;
   return text.str();
 }

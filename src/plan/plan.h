@@ -18,8 +18,9 @@
 namespace weft {
 
 // Which run-time count the leading extent of a value follows: all tokens of the step, or the rows whose output is
-// wanted. mixed: rows between the two in vision towers.
-enum class Rows : uint8_t { tokens, outputs, mixed };
+// wanted. mixed: rows between the two in vision towers. gathered: the tokens of all homes, those of the first home
+// first.
+enum class Rows : uint8_t { tokens, outputs, mixed, gathered };
 
 // Some columns of a stored value. Slicing makes another Value of the same storage.
 struct Value {
@@ -47,6 +48,7 @@ struct TensorRows {
   bool transposed = false;
   int64_t first_col = 0;
   Borrowed borrowed = Borrowed::no;  // else not looked for in the checkpoint; the one source of its matrix, or a table
+  bool operator==(const TensorRows&) const = default;
 };
 
 // One matrix of the plan, of one or more checkpoint tensors stacked along the output dimension (q, k, v -> qkv).
@@ -72,6 +74,7 @@ struct Matrix {
   int shards() const;                             // 8, 4, 2 or 1; parts of quantised matrices are whole strips
   int64_t bytes(kernels::WeightForm form) const;  // in memory, when the model's form is `form`
   Borrowed borrowed() const { return sources.front().borrowed; }
+  bool operator==(const Matrix&) const = default;
 };
 
 // A float32 vector (norm weights, rope frequencies): from a tensor, or given.
@@ -254,9 +257,9 @@ struct MergeFeaturesOp {
   static constexpr const char* kName = "merge_features";
 };
 
-// Ranks; made by split_plan(). In: this rank's part, a storage of its own that other ranks read; out: what all parts
-// make together, the same on all ranks.
-// The sum of the parts, and the biases of a matrix; with `add` also the second input (made by a pass).
+// Ranks; made by split_plan(). The first input is this rank's part, a storage that other ranks read. Out: what all
+// parts make together, the same on all ranks. The sum of the parts, and the biases of a matrix; with `add` also the
+// second input (made by a pass).
 struct AllReduceOp {
   static constexpr const char* kName = "all_reduce";
   int matrix = -1;
@@ -269,6 +272,17 @@ struct PickRowsOp {
 // The parts side by side; each has as many columns as this rank's storage, but the last may have fewer.
 struct AllGatherOp {
   static constexpr const char* kName = "all_gather";
+};
+
+// Attention data parallelism, where every rank has rows of its own. Out: those of all ranks [gathered].
+struct GatherRowsOp {
+  static constexpr const char* kName = "gather_rows";
+};
+// In: this rank's part of the sum for the rows of all ranks [gathered]; out: the sum for its own rows. With `add` also
+// the second input (made by a pass).
+struct ReduceScatterOp {
+  static constexpr const char* kName = "reduce_scatter";
+  bool add = false;
 };
 
 // Draft plans. Out: a row from anywhere for each row of the step (StepInputs::states); null: the row keeps what it has.
@@ -289,7 +303,8 @@ template <class... F>
 auto list_ops(TypeList<F...>)
     -> std::variant<EmbedOp, LinearOp, NormOp, RopeAnglesOp, HeadsOp, AppendOp, AttendOp, ActivateOp, SelectOp,
                     ToOperandOp, RouteOp, GroupRowsOp, ExpertsOp, ScaleRowsOp, CombineOp, PerHeadOp, InputOp, MixRowsOp,
-                    GateOp, PlaceOp, MergeFeaturesOp, StatesOp, AllReduceOp, PickRowsOp, AllGatherOp, F...>;
+                    GateOp, PlaceOp, MergeFeaturesOp, StatesOp, AllReduceOp, PickRowsOp, AllGatherOp, GatherRowsOp,
+                    ReduceScatterOp, F...>;
 using OpKind = decltype(list_ops(kernels::ElementwiseOps{}));
 
 // A draft plan runs over rows whose states come from another plan, and then, one draft after the other, over rows whose

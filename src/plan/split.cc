@@ -77,6 +77,8 @@ class Demand {
     return {experts / experts_ * own, experts / experts_ * (own + 1)};
   }
   int expert_ranks() const { return experts_; }
+  // Attention data parallelism: the rows that ranks have are different ones, but experts are shared.
+  bool gathers_rows() const { return ranks_ < experts_; }
   Columns wanted(const Value& v) const { return needs[v.storage].within(v.first_col, v.cols); }
 
  private:
@@ -255,6 +257,7 @@ class Share {
     for (size_t g = 0; g < plan_.groups.size(); ++g) share_group({CacheRef::Kind::paged, static_cast<int>(g)});
     for (size_t g = 0; g < plan_.local_groups.size(); ++g) share_group({CacheRef::Kind::local, static_cast<int>(g)});
     if (plan_.cross_group) share_group({CacheRef::Kind::cross});
+    if (demand.gathers_rows()) find_gathered();
   }
 
   Plan make() {
@@ -287,10 +290,31 @@ class Share {
     group.spec.kv_heads = kv.size();
   }
 
+  // Attention data parallelism: everything between the router's choice and the sum of the experts has the rows of all.
+  void find_gathered() {
+    for (const Op& op : whole_.ops) {
+      const bool experts = std::holds_alternative<ExpertsOp>(op.kind) || std::holds_alternative<GroupRowsOp>(op.kind);
+      const bool inside =
+          std::holds_alternative<ActivateOp>(op.kind) && plan_.storages[op.in[0].storage].rows == Rows::gathered;
+      if (experts || inside) plan_.storages[op.out->storage].rows = Rows::gathered;
+    }
+  }
+  // The same for the rows of all ranks.
+  Value gathered(Value v, const Op& like) {
+    if (!demand_.gathers_rows() || v.rows == Rows::gathered) return v;
+    const auto known = gathered_.find(v.storage);
+    if (known != gathered_.end()) return known->second;
+    WEFT_CHECK(v.cols == plan_.storages[v.storage].cols) << like.path << ": a part of a value cannot be gathered";
+    plan_.storages[v.storage].shared = true;
+    const Value all = fresh(v.cols, Rows::gathered);
+    push(like, GatherRowsOp{}, {v}, all);
+    return gathered_.emplace(v.storage, all).first->second;
+  }
+
   // What the rank has of a value.
   Value mapped(const Value& v) const {
     const Columns& has = demand_.needs[v.storage];
-    return {v.storage, has.place_of(v.first_col), demand_.wanted(v).size(), v.rows};
+    return {v.storage, has.place_of(v.first_col), demand_.wanted(v).size(), plan_.storages[v.storage].rows};
   }
   // The part of it from `first` on.
   Value mapped(const Value& v, Range columns) const {
@@ -298,7 +322,7 @@ class Share {
     const int place = has.place_of(v.first_col + columns.first);
     WEFT_CHECK(has.place_of(v.first_col + columns.last) - place == columns.size())
         << "a rank lacks columns that it reads";
-    return {v.storage, place, columns.size(), v.rows};
+    return {v.storage, place, columns.size(), plan_.storages[v.storage].rows};
   }
   Value fresh(int cols, Rows rows) {
     plan_.storages.push_back({cols, rows});
@@ -466,22 +490,27 @@ class Share {
     push(op, o, std::move(in), std::nullopt);
   }
 
+  void rebuild(const GroupRowsOp& o, const Op& op, size_t) {
+    push(op, o, {gathered(mapped(op.in[0]), op)}, mapped(*op.out));
+  }
   void rebuild(const ExpertsOp& o, const Op& op, size_t) {
     const Range own = demand_.expert_share(o.experts);
     ExpertsOp part = o;
     part.first_expert = own.first;
     part.matrices.assign(o.matrices.begin() + own.first, o.matrices.begin() + own.last);
-    push(op, part, {mapped(op.in[0]), mapped(op.in[1])}, mapped(*op.out));
+    push(op, part, {gathered(mapped(op.in[0]), op), mapped(op.in[1])}, mapped(*op.out));
   }
   void rebuild(const CombineOp& o, const Op& op, size_t) {
     const Range own = demand_.expert_share(o.experts);
     CombineOp part = o;
     part.first_expert = own.first, part.last_expert = own.last;
     const Value out = mapped(*op.out);
-    if (demand_.expert_ranks() == 1) return push(op, part, {mapped(op.in[0]), mapped(op.in[1])}, out);
-    const Value sum = fresh_part(out.cols, out.rows);
-    push(op, part, {mapped(op.in[0]), mapped(op.in[1])}, sum);
-    push(op, AllReduceOp{}, {sum}, out);
+    const Value x = mapped(op.in[0]), chosen = gathered(mapped(op.in[1]), op);
+    if (demand_.expert_ranks() == 1) return push(op, part, {x, chosen}, out);
+    const Value sum = fresh_part(out.cols, x.rows);
+    push(op, part, {x, chosen}, sum);
+    if (demand_.gathers_rows()) push(op, ReduceScatterOp{}, {sum}, out);
+    else push(op, AllReduceOp{}, {sum}, out);
   }
 
   // Matrices of other ranks' heads and experts are not looked for in the checkpoint.
@@ -519,6 +548,7 @@ class Share {
   const Plan& whole_;
   const Demand& demand_;
   Plan plan_;
+  std::map<int, Value> gathered_;  // by storage
 };
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
+#include <map>
 #include <mutex>
 
 #include "checkpoint/usage.h"
@@ -39,6 +40,7 @@ class Loader {
   Result<Weights> load() {
     weights_.checkpoint = checkpoint_;
     claim();
+    find_others();
     WEFT_RETURN_IF_ERROR(usage_.finish());
     WEFT_RETURN_IF_ERROR(read_vectors());
     WEFT_RETURN_IF_ERROR(allocate());
@@ -71,6 +73,21 @@ class Loader {
                             ? nullptr
                             : usage_.take(plan_.tables[i].tensor, shape_of(plan_.tables[i], plan_.table_cols[i])));
     for (const std::string& name : plan_.unused) usage_.ignore(name);
+  }
+
+  // Matrices that lie somewhere else already.
+  void find_others() {
+    std::map<std::string, size_t> others;  // by first tensor
+    for (size_t i = 0; options_.other && i < options_.other_plan->matrices.size(); ++i)
+      others.emplace(options_.other_plan->matrices[i].sources.front().tensor, i);
+    for (const Matrix& m : plan_.matrices) {
+      const PackedMatrix*& found = elsewhere_.emplace_back(nullptr);
+      if (m.borrowed() == Borrowed::head) found = &options_.lent.head;
+      if (m.borrowed() == Borrowed::embedding) found = &options_.lent.embedding;
+      const auto other = others.find(m.sources.front().tensor);
+      if (!found && other != others.end() && options_.other_plan->matrices[other->second] == m)
+        found = &options_.other->matrices[other->second];
+    }
   }
 
   static std::vector<int64_t> shape_of(const TensorRows& source, int k) {
@@ -120,11 +137,11 @@ class Loader {
   Status allocate() {
     size_t end = 0;
     std::vector<size_t> offsets;
-    for (const Claimed& claimed : matrices_) {
-      const Matrix& m = *claimed.matrix;
-      if (m.borrowed() != Borrowed::no) {
+    for (size_t i = 0; i < matrices_.size(); ++i) {
+      const Matrix& m = *matrices_[i].matrix;
+      if (elsewhere_[i]) {
         offsets.push_back(end);
-        weights_.matrices.push_back(m.borrowed() == Borrowed::head ? options_.lent.head : options_.lent.embedding);
+        weights_.matrices.push_back(*elsewhere_[i]);
         continue;
       }
       const kernels::WeightFormat format = format_of(m, options_.form);
@@ -142,7 +159,7 @@ class Loader {
     }
     WEFT_TRY(Memory memory, Memory::reserve(end + kReadAhead, true));
     for (size_t i = 0; i < offsets.size(); ++i)
-      if (plan_.matrices[i].borrowed() == Borrowed::no) weights_.matrices[i].data = memory.data() + offsets[i];
+      if (!elsewhere_[i]) weights_.matrices[i].data = memory.data() + offsets[i];
     weights_.memory.push_back(std::move(memory));
     weights_.bytes += static_cast<int64_t>(end);
     total_bytes_ = static_cast<int64_t>(end);
@@ -193,7 +210,7 @@ class Loader {
     const auto threads = static_cast<size_t>(readers());
     std::vector<Queue> queues(threads);
     for (size_t m = 0; m < matrices_.size(); ++m) {
-      if (!wanted(static_cast<int>(m)) || plan_.matrices[m].borrowed() != Borrowed::no) continue;
+      if (!wanted(static_cast<int>(m)) || elsewhere_[m]) continue;
       const PackedMatrix& packed = weights_.matrices[m];
       const size_t panels = panels_of(packed), per_task = std::max<size_t>(1, (size_t{1} << 20) / packed.panel_bytes);
       for (size_t i = 0; i < threads; ++i)
@@ -422,6 +439,10 @@ class Loader {
         weights_.tables.push_back(options_.lent.table);
         continue;
       }
+      if (options_.other && options_.other_plan->tables[i] == plan_.tables[i]) {
+        weights_.tables.push_back(options_.other->tables[i]);
+        continue;
+      }
       const TensorInfo& tensor = *tables_[i];
       const bool direct =
           tensor.is_plain() && reinterpret_cast<uintptr_t>(tensor.data.data()) % 4 == 0 &&
@@ -469,7 +490,8 @@ class Loader {
   TensorUsage usage_;
   Weights weights_;
   std::vector<Claimed> matrices_;
-  std::vector<std::atomic<bool>> misfits_;  // by matrix: it does not fit into 12 bits a weight
+  std::vector<const PackedMatrix*> elsewhere_;  // per matrix; null: packed here
+  std::vector<std::atomic<bool>> misfits_;      // by matrix: it does not fit into 12 bits a weight
   std::vector<std::vector<const TensorInfo*>> biases_;
   std::vector<const TensorInfo*> vectors_, tables_;
   int64_t total_bytes_ = 0;

@@ -136,10 +136,14 @@ Result<std::vector<PlanShare>> load_shares(const Plan& recorded, std::shared_ptr
                                            const kernels::CpuTable& table, const RankTeam& ranks, LoadOptions options,
                                            std::span<const Weights::Lent> lent) {
   std::vector<PlanShare> shares;
+  shares.reserve(static_cast<size_t>(ranks.ranks()));  // they point at each other
   for (int rank = 0; rank < ranks.ranks(); ++rank) {
     WEFT_TRY(Plan plan, split_plan(recorded, ranks.layout(), rank));
     PlanShare& share = shares.emplace_back(PlanShare{prepare_plan(std::move(plan), table, options.form), {}});
     if (!lent.empty()) options.lent = lent[static_cast<size_t>(rank)];
+    // Threads of several NUMA nodes read what lies near them.
+    if (rank > 0 && !ranks.threads().spans_nodes())
+      options.other_plan = &shares.front().plan, options.other = &shares.front().weights;
     options.first_thread = rank * ranks.threads_per_rank(), options.threads = ranks.threads_per_rank();
     WEFT_TRY(share.weights, load_weights(share.plan, checkpoint, table, ranks.threads(), options));
   }
