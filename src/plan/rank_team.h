@@ -13,8 +13,8 @@ namespace weft {
 
 class RankTeam {
  public:
-  // All ranks of `layout` as threads of this process: those of rank 0 first, equally many each. The team's size is a
-  // multiple of their number.
+  // All ranks of `layout` as threads of this process, stage after stage: those of rank 0 first, equally many each. The
+  // team's size is a multiple of their number.
   RankTeam(std::unique_ptr<ThreadTeam> team, const RankLayout& layout);
   // On threads that stay nowhere.
   explicit RankTeam(int threads, const RankLayout& layout = {})
@@ -29,8 +29,9 @@ class RankTeam {
  private:
   std::unique_ptr<ThreadTeam> team_;
   RankLayout layout_;
-  std::vector<std::unique_ptr<ThreadBarrier>> barriers_;  // per rank
-  std::vector<std::unique_ptr<Communicator>> communicators_;
+  std::vector<std::unique_ptr<ThreadBarrier>> barriers_;            // per rank
+  std::vector<std::unique_ptr<Communicator>> stages_;               // per rank; null where a stage has one
+  std::vector<std::unique_ptr<Communicator>> to_next_, to_before_;  // per rank; null at the ends
 };
 
 }  // namespace weft

@@ -8,11 +8,13 @@ using kernels::Part;
 
 RankedExecutor::RankedExecutor(const std::vector<PlanShare>& shares, const kernels::CpuTable& table,
                                const RankTeam& ranks, std::vector<CacheMemory> caches, ExecutorLimits limits)
-    : team_(ranks.threads()), homes_(ranks.layout().homes()) {
-  for (size_t r = 0; r < shares.size(); ++r)
+    : team_(ranks.threads()), homes_(ranks.layout().homes()), stage_ranks_(ranks.layout().tensor) {
+  for (size_t r = 0; r < shares.size(); ++r) {
+    const size_t home = homes_ == 1 ? 0 : r % static_cast<size_t>(homes_);
     ranks_.push_back(std::make_unique<CpuExecutor>(shares[r].plan, shares[r].weights, table,
                                                    ranks.seat(static_cast<int>(r)), std::move(caches[r]), limits,
-                                                   homes_ == 1 && r > 0 ? ranks_.front()->shared_inputs() : nullptr));
+                                                   r > home ? ranks_[home]->shared_inputs() : nullptr));
+  }
   walk_ = [this](int thread) {
     const Part part{thread, team_.size()};
     walk_inside(part);

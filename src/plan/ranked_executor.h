@@ -42,14 +42,14 @@ class RankedExecutor {
   void walk_inside(kernels::Part part);
 
   // [outputs, cols] of the last run, of a home's rows; ld in floats.
-  const float* output(int home = 0) const { return ranks_[home]->output(); }
-  int64_t output_ld() const { return first().output_ld(); }
-  int output_cols() const { return first().output_cols(); }
+  const float* output(int home = 0) const { return last(home).output(); }
+  int64_t output_ld() const { return last().output_ld(); }
+  int output_cols() const { return last().output_cols(); }
   // The same of Plan::taps and Plan::state, [tokens, cols], where the plan has them.
-  const float* taps(int home = 0) const { return ranks_[home]->taps(); }
-  int64_t taps_ld() const { return first().taps_ld(); }
-  const float* state(int home = 0) const { return ranks_[home]->state(); }
-  int64_t state_ld() const { return first().state_ld(); }
+  const float* taps(int home = 0) const { return last(home).taps(); }
+  int64_t taps_ld() const { return last().taps_ld(); }
+  const float* state(int home = 0) const { return last(home).state(); }
+  int64_t state_ld() const { return last().state_ld(); }
 
   // The share of the first rank.
   const Plan& plan() const { return first().plan(); }
@@ -64,11 +64,12 @@ class RankedExecutor {
 
  private:
   const CpuExecutor& first() const { return *ranks_.front(); }
-
+  // Of the last stage.
+  const CpuExecutor& last(int home = 0) const { return *ranks_[ranks_.size() - stage_ranks_ + home]; }
   void count_rows();
 
   ThreadTeam& team_;
-  const int homes_;
+  const int homes_, stage_ranks_;
   std::vector<std::unique_ptr<CpuExecutor>> ranks_;
   std::function<void(int)> walk_;
   const std::function<void(kernels::Part)>* tail_ = nullptr;

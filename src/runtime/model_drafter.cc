@@ -26,9 +26,9 @@ Result<std::unique_ptr<ModelDrafter>> ModelDrafter::create(DraftModel model, con
   int read = 0;
   for (const Op& op : model.stages.front().plan().ops)
     if (std::holds_alternative<StatesOp>(op.kind) && op.pass == Pass::first) read = op.out->cols;
-  if (model.reads_states() && (target.plan().taps.storage < 0 || target.plan().taps.cols != read))
+  if (model.reads_states() && (target.whole.taps.storage < 0 || target.whole.taps.cols != read))
     return fail(Code::internal, model.name, " reads ", read, " numbers of the target's state, which leaves ",
-                target.plan().taps.cols);
+                target.whole.taps.cols);
   std::unique_ptr<ModelDrafter> drafter(new ModelDrafter(std::move(model), ranks, limits));
   drafter->table_blocks_ = (limits.max_seq_len + caches.front().tokens_per_block - 1) / caches.front().tokens_per_block;
   drafter->make_stages(caches);

@@ -85,8 +85,8 @@ Status ModelRunner::allocate(std::optional<DraftModel> draft, const RankTeam& dr
 }
 
 ModelRunner::RankRange ModelRunner::ranks_of(int home) const {
-  if (executor_->homes() == 1) return {0, cache_memory_.size()};
-  return {static_cast<size_t>(home), static_cast<size_t>(home) + 1};
+  if (executor_->homes() == 1) return {0, cache_memory_.size(), 1};
+  return {static_cast<size_t>(home), cache_memory_.size(), static_cast<size_t>(executor_->homes())};
 }
 
 void ModelRunner::open_slot(Slot slot, int home, const MediaPrompt* media) {
@@ -98,7 +98,7 @@ void ModelRunner::open_slot(Slot slot, int home, const MediaPrompt* media) {
 void ModelRunner::close_slot(Slot slot) {
   if (cross_blocks_ == 0) return;
   const RankRange ranks = ranks_of(homes_[slot]);
-  for (size_t rank = ranks.first; rank < ranks.last; ++rank) {
+  for (size_t rank = ranks.first; rank < ranks.last; rank += ranks.step) {
     const size_t bytes = cross_slot_bytes(rank);
     cross_memory_[rank].release(slot * bytes, bytes);
   }
@@ -106,13 +106,13 @@ void ModelRunner::close_slot(Slot slot) {
 
 void ModelRunner::copy_blocks(std::span<const BlockCopy> copies, std::span<const BlockRelease> releases) {
   for (const BlockCopy& copy : copies)
-    for (size_t rank = ranks_of(copy.home).first; rank < ranks_of(copy.home).last; ++rank) {
+    for (size_t rank = ranks_of(copy.home).first; rank < cache_memory_.size(); rank += ranks_of(copy.home).step) {
       std::byte* base = cache_memory_[rank][copy.group].data();
       const size_t bytes = block_bytes_[rank][copy.group];
       std::memcpy(base + copy.to * bytes, base + copy.from * bytes, bytes);
     }
   for (const BlockRelease& release : releases)
-    for (size_t rank = ranks_of(release.home).first; rank < ranks_of(release.home).last; ++rank) {
+    for (size_t rank = ranks_of(release.home).first; rank < cache_memory_.size(); rank += ranks_of(release.home).step) {
       const size_t bytes = block_bytes_[rank][release.group];
       cache_memory_[rank][release.group].release(release.block * bytes, bytes);
     }
@@ -146,10 +146,10 @@ void ModelRunner::write_images(Slot slot, const MediaPrompt& media) {
   int position = 0;
   const auto append = [&](const MediaFeatures& features, int first, int rows) {
     const kernels::SequenceView view{.rows = rows, .first_position = position};
-    for (size_t rank = ranks.first; rank < ranks.last; ++rank)
-      for (int layer = 0; layer < all.layers && rows > 0; ++layer) {
+    for (size_t rank = ranks.first; rank < ranks.last; rank += ranks.step)
+      for (int layer = 0; rows > 0 && layer < model_.shares[rank].plan.cross_group->layers; ++layer) {
         const LayerGroup& own = *model_.shares[rank].plan.cross_group;
-        const float* k = features.row(first) + static_cast<size_t>(layer) * 2 * all_kv +
+        const float* k = features.row(first) + static_cast<size_t>(own.first_layer + layer) * 2 * all_kv +
                          static_cast<size_t>(own.first_kv_head) * all.spec.k_dim;
         const kernels::AppendArgs args{
             k,

@@ -63,9 +63,9 @@ class ModelRunner {
   Status reserve_cross(std::vector<CacheMemory>& caches);
   size_t cross_slot_bytes(size_t rank) const;
   void write_images(Slot slot, const MediaPrompt& media);
-  // The ranks that have a part of what a home keeps: all, or with attention data parallelism one.
+  // The ranks that have a part of what a home keeps: all, or with attention data parallelism one of each stage.
   struct RankRange {
-    size_t first = 0, last = 0;
+    size_t first = 0, last = 0, step = 1;
   };
   RankRange ranks_of(int home) const;
 
