@@ -160,11 +160,20 @@ Result<Plan> cut_stage(const Plan& whole, int stage, int stages) {
     plan.output.storage = plan.taps.storage = plan.state.storage = -1;
   }
   count_layers(plan, whole);
-  drop_unread_weights(plan, whole);
+  drop_unread_weights(plan, whole, stage + 1 == stages && whole.taps.storage >= 0);
   return plan;
 }
 
-void drop_unread_weights(Plan& share, const Plan& whole) {
+Plan without_ops(Plan share) {
+  const Plan whole = share;
+  share.ops.clear();
+  share.output.storage = share.taps.storage = share.state.storage = -1;
+  for (LayerGroup& group : share.groups) group.layers = 0;
+  drop_unread_weights(share, whole);
+  return share;
+}
+
+void drop_unread_weights(Plan& share, const Plan& whole, bool keep_tables) {
   // Leaves the entries of `list` that no op of the whole plan reads, or that one of the share does.
   const auto keep_read = [&](auto& list, const auto& each, const auto& dropped) {
     std::vector<bool> read(list.size()), read_by_all(list.size());
@@ -198,6 +207,7 @@ void drop_unread_weights(Plan& share, const Plan& whole) {
         for (const std::string& tensor : {vector.tensor, vector.divided_by})
           if (!tensor.empty()) share.unused.push_back(tensor);
       });
+  if (keep_tables) return;
   const std::vector<int> place = keep_read(
       share.tables, [](auto& op, auto visit) { each_table(op, visit); },
       [&](const TensorRows& table, size_t) { ignore(table); });

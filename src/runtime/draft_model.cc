@@ -1,5 +1,6 @@
 #include "runtime/draft_model.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "models/drafts.h"
@@ -54,6 +55,10 @@ const EmbedOp* token_embedding(const Plan& plan) {
   return nullptr;
 }
 
+size_t table_of(const Plan& plan, const TensorRows& table) {
+  return static_cast<size_t>(std::ranges::find(plan.tables, table) - plan.tables.begin());
+}
+
 // The parts of the loaded target that a draft may borrow.
 struct Lender {
   DraftTarget target;
@@ -64,21 +69,21 @@ Result<Lender> find_parts(const Model& model) {
   Lender lender;
   WEFT_TRY(lender.target, read_target(HfConfig::of(*model.checkpoint)));
   DraftTarget& t = lender.target;
-  const int head = head_matrix(model.plan());
-  const EmbedOp* embed = token_embedding(model.plan());
-  if (head < 0 || !embed || model.plan().head != HeadKind::lm)
+  const int head = head_matrix(model.whole);
+  const EmbedOp* embed = token_embedding(model.whole);
+  if (head < 0 || !embed || model.whole.head != HeadKind::lm)
     return fail(Code::unsupported, model.architecture, " does not generate text, so nothing can be drafted for it");
   t.vocab = model.vocab, t.embed_scale = embed->scale;
-  t.head = format_of(model.plan().matrices[head], model.form);
-  if (embed->matrix >= 0) {
-    t.tied_embedding = format_of(model.plan().matrices[embed->matrix], model.form);
-  }
+  t.head = format_of(model.whole.matrices[head], model.form);
+  if (embed->matrix >= 0) t.tied_embedding = format_of(model.whole.matrices[embed->matrix], model.form);
   t.embed_rows = embed->ids_below;
   for (const PlanShare& share : model.shares) {
     Weights::Lent& lent = lender.lent.emplace_back();
-    lent.head = share.weights.matrices[head];
-    if (embed->matrix >= 0) lent.embedding = share.weights.matrices[embed->matrix];
-    else lent.table = share.weights.tables[embed->table];
+    const int own = head_matrix(share.plan);
+    if (own < 0) continue;  // of an earlier stage, which makes no drafts
+    lent.head = share.weights.matrices[own];
+    if (embed->matrix >= 0) lent.embedding = lent.head;
+    else lent.table = share.weights.tables[table_of(share.plan, model.whole.tables[embed->table])];
   }
   return lender;
 }

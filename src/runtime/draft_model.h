@@ -14,7 +14,7 @@ namespace weft {
 // depth) lies at that token's position.
 struct DraftStage {
   std::vector<PlanShare> shares;
-  const Plan& plan() const { return shares.front().plan; }
+  const Plan& plan() const { return shares.back().plan; }  // of a rank that runs it
 };
 
 // Not copied: weights point into the target's, which must outlive it.

@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "models/models.h"
 #include "plan/split.h"
+#include "plan/stage.h"
 
 namespace weft {
 
@@ -132,13 +133,26 @@ Result<bool> choose_packing(const ModelOptions& options, const Model& model) {
 
 }  // namespace
 
+namespace {
+
+Result<Plan> split_draft(const Plan& recorded, RankLayout layout, int rank) {
+  const bool last_stage = rank / layout.tensor == layout.pipeline - 1;
+  const int place = rank % layout.tensor;
+  layout.pipeline = 1;
+  WEFT_TRY(Plan share, split_plan(recorded, layout, place));
+  return last_stage ? share : without_ops(std::move(share));
+}
+
+}  // namespace
+
 Result<std::vector<PlanShare>> load_shares(const Plan& recorded, std::shared_ptr<const Checkpoint> checkpoint,
                                            const kernels::CpuTable& table, const RankTeam& ranks, LoadOptions options,
                                            std::span<const Weights::Lent> lent) {
   std::vector<PlanShare> shares;
   shares.reserve(static_cast<size_t>(ranks.ranks()));  // they point at each other
   for (int rank = 0; rank < ranks.ranks(); ++rank) {
-    WEFT_TRY(Plan plan, split_plan(recorded, ranks.layout(), rank));
+    WEFT_TRY(Plan plan,
+             lent.empty() ? split_plan(recorded, ranks.layout(), rank) : split_draft(recorded, ranks.layout(), rank));
     PlanShare& share = shares.emplace_back(PlanShare{prepare_plan(std::move(plan), table, options.form), {}});
     if (!lent.empty()) options.lent = lent[static_cast<size_t>(rank)];
     // Threads of several NUMA nodes read what lies near them.

@@ -65,7 +65,8 @@ int64_t kv_bytes_per_token(const std::vector<LayerGroup>& groups, DType dtype);
 
 // Opens and reads `path`, for all ranks of this process. Their threads pack the weights.
 Result<Model> load_model(const std::string& path, const RankTeam& ranks, const ModelOptions& options);
-// Every rank's share of a recorded plan whose formats are chosen, through the passes and with its weights.
+// Every rank's share of a recorded plan whose formats are chosen, through the passes and with its weights. `lent`: of a
+// draft, what each rank has of the target; drafts are made by the ranks of the last pipeline stage alone.
 Result<std::vector<PlanShare>> load_shares(const Plan& recorded, std::shared_ptr<const Checkpoint> checkpoint,
                                            const kernels::CpuTable& table, const RankTeam& ranks, LoadOptions options,
                                            std::span<const Weights::Lent> lent = {});
