@@ -44,7 +44,8 @@ float tree(Values value, int first, int count) {
 class Caller {
  public:
   Caller(Communicator& comm, Communicator::Thread thread, Scratch& scratch)
-      : comm_(comm), thread_(thread), scratch_(scratch), chance_(static_cast<unsigned>(comm.rank() * 64 + thread.index)) {}
+      : comm_(comm), thread_(thread), scratch_(scratch),
+        chance_(static_cast<unsigned>(comm.rank() * 64 + thread.index)) {}
 
   void gather(int round, size_t scale) {
     const auto bytes_of = [&](int rank) {
@@ -108,7 +109,8 @@ class Caller {
   const std::byte* fill(int round, size_t bytes) {
     EXPECT_LE(bytes, kScratchBytes);
     std::byte* const mine = buffer();
-    for (size_t i = index(thread_.index); i < bytes; i += index(thread_.count)) mine[i] = byte_of(comm_.rank(), round, i);
+    for (size_t i = index(thread_.index); i < bytes; i += index(thread_.count))
+      mine[i] = byte_of(comm_.rank(), round, i);
     fall_behind();
     return mine;
   }

@@ -49,12 +49,8 @@ class ProcessCommunicator : public Communicator {
  public:
   ProcessCommunicator(ProcessLink& link, std::vector<int> members, int threads, int tag, double deadline)
       : members_(std::move(members)),
-        rank_(static_cast<int>(std::find(members_.begin(), members_.end(), link.rank()) - members_.begin())),
-        tag_(tag),
-        deadline_(deadline),
-        barrier_(threads),
-        transfers_(link),
-        parts_(members_.size()) {}
+        rank_(static_cast<int>(std::find(members_.begin(), members_.end(), link.rank()) - members_.begin())), tag_(tag),
+        deadline_(deadline), barrier_(threads), transfers_(link), parts_(members_.size()) {}
 
   int rank() const override { return rank_; }
   int size() const override { return static_cast<int>(members_.size()); }

@@ -59,8 +59,9 @@ Result<const weft_mpi_table*> load_library() {
   const std::string path = library_path();
   std::error_code error;
   if (!std::filesystem::exists(path, error))
-    return fail(Code::unsupported, "this process was started by an MPI launcher, but weft was built without MPI (there is no ",
-                path, "). Install an MPI (libopenmpi-dev on Debian and Ubuntu) and build again with -DWEFT_MPI=ON; or "
+    return fail(Code::unsupported,
+                "this process was started by an MPI launcher, but weft was built without MPI (there is no ", path,
+                "). Install an MPI (libopenmpi-dev on Debian and Ubuntu) and build again with -DWEFT_MPI=ON; or "
                 "set WEFT_RANKS=off, and every process is a weft of its own");
   // Global: libraries that MPI itself loads later look for MPI's names.
   void* handle = ::dlopen(path.c_str(), RTLD_NOW | RTLD_GLOBAL);
@@ -162,7 +163,7 @@ void Transfers::receive_some(int from, int tag, void* data, size_t room, size_t*
 }
 
 void Transfers::start(int error, Pending pending, weft_mpi_request request) {
-  if (error) link_.fail("MPI lost " + link_.named(pending.peer) + ": " + link_.describe(error));
+  if (error) link_.fail("MPI failed with " + link_.named(pending.peer) + ": " + link_.describe(error));
   pending_.push_back(pending);
   requests_.push_back(request);
 }
@@ -186,7 +187,7 @@ int Transfers::look() {
   if (error) {
     const bool known = finished > 0;
     const std::string whom = known ? link_.named(pending_[static_cast<size_t>(which_[0])].peer) : peers();
-    link_.fail("MPI lost " + whom + ": " + link_.describe(error));
+    link_.fail("MPI failed with " + whom + ": " + link_.describe(error));
   }
   for (int i = 0; i < finished; ++i) {
     const auto done = static_cast<size_t>(which_[static_cast<size_t>(i)]);

@@ -102,7 +102,7 @@ class ProcessRanks {
   Frame frame_{};
   std::vector<std::byte> message_;  // that did not fit into a frame
   int next_tag_ = kFirstGroupTag;
-  bool open_ = false;            // agreed and not closed
+  bool open_ = false;             // agreed and not closed
   bool ending_together_ = false;  // all ranks know that this is the end
 
   std::mutex mutex_;

@@ -100,7 +100,7 @@ class ProcessRanks(unittest.TestCase):
     def test_a_rank_at_another_place_of_the_step(self):
         status, output, _ = job("is_elsewhere", 2)
         self.assertEqual(status, FAILED, output)
-        self.assertRegex(output, r"bytes where . were due: it is not at the same place|MPI lost rank")
+        self.assertRegex(output, r"bytes where . were due: it is not at the same place|MPI failed with rank")
 
     def test_without_a_launcher_there_is_one_process(self):
         self.assertEqual(run(arguments.program, "fine")[:2], (0, "one process by itself\n"))

@@ -72,7 +72,8 @@ TEST(Messages, go_beside_the_collectives) {
 }
 
 TEST(Ranks, know_their_hosts) {
-  for (int r = 0; r < ranks->size(); ++r) EXPECT_EQ(ranks->host(r), ranks->host(ranks->rank()));  // mpirun on one machine
+  for (int r = 0; r < ranks->size(); ++r)
+    EXPECT_EQ(ranks->host(r), ranks->host(ranks->rank()));  // mpirun on one machine
   EXPECT_NE(ranks->host(0), "unknown host");
 }
 

@@ -39,8 +39,8 @@ typedef struct weft_mpi_table {
    * 0 .. 32767, `bytes` less than 2^31; a transfer may bring fewer bytes than its receiver has room for. */
   int (*send)(int to, int tag, const void* data, size_t bytes, weft_mpi_request* request);
   int (*receive)(int from, int tag, void* data, size_t bytes, weft_mpi_request* request);
-  /* Drives all transfers on, and tells which of the `count` requests have been finished since: `finished` of them, whose
-   * numbers are in `which` and, where they were receives, whose bytes are in `bytes` (both [count]). A finished
+  /* Drives all transfers on, and tells which of the `count` requests have been finished since: `finished` of them,
+   * whose numbers are in `which` and, where they were receives, whose bytes are in `bytes` (both [count]). A finished
    * request must not be passed again. If a transfer failed: its error, and its number in which[0]. */
   int (*test)(const weft_mpi_request* requests, int count, int* finished, int* which, size_t* bytes);
 
