@@ -22,6 +22,7 @@ class Buffer {
     }
     return memory_.get();
   }
+  float* floats() const { return reinterpret_cast<float*>(memory_.get()); }
 
  private:
   struct Free {
@@ -160,16 +161,13 @@ class ProcessCommunicator : public Communicator {
     for (int distance = 1; distance < size(); distance *= 2) {
       const bool upper = (rank_ & distance) != 0;
       const Range kept = range.half(upper), sent = range.half(!upper);
-      if (thread.index == 0)
-        swap(rank_ ^ distance, so_far + sent.begin, reinterpret_cast<float*>(received_.room(0)), sent.size(),
-             kept.size());
+      if (thread.index == 0) swap(rank_ ^ distance, so_far + sent.begin, received_.floats(), sent.size(), kept.size());
       barrier_.wait();
       const size_t share = (kept.size() + index(thread.count) - 1) / index(thread.count);
       const size_t begin = std::min(kept.size(), share * index(thread.index));
       const size_t end = std::min(kept.size(), begin + share);
-      auto* const sums = reinterpret_cast<float*>(sums_.room(0));
-      add(so_far + kept.begin, reinterpret_cast<const float*>(received_.room(0)), upper, {begin, end},
-          sums + kept.begin);
+      float* const sums = sums_.floats();
+      add(so_far + kept.begin, received_.floats(), upper, {begin, end}, sums + kept.begin);
       barrier_.wait();
       so_far = sums;
       range = kept;

@@ -13,23 +13,26 @@
 namespace weft {
 namespace {
 
+constexpr int kSomeNumber = 0;
+
 // How many processes the launcher has started with this one, as its environment says; 1: there is no launcher. PMIx by
-// itself does not say, but Slurm does beside it; where nothing does, MPI is asked (2).
+// itself gives no number, but Slurm does beside it; kSomeNumber where nothing does.
 int launched_processes() {
   for (const char* name : {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE"})
     if (const char* text = std::getenv(name)) return std::atoi(text);
   if (!std::getenv("PMIX_RANK") && !std::getenv("PMI_RANK")) return 1;
   const char* tasks = std::getenv("SLURM_STEP_NUM_TASKS");
-  return tasks ? std::atoi(tasks) : 2;
+  return tasks ? std::atoi(tasks) : kSomeNumber;
 }
 
-Result<bool> has_other_ranks() {
+// The same under WEFT_RANKS.
+Result<int> processes_to_join() {
   const char* wanted = std::getenv("WEFT_RANKS");
-  if (!wanted || !*wanted) return launched_processes() > 1;
+  if (!wanted || !*wanted) return launched_processes();
   const std::string_view value = wanted;
-  if (value != "off" && value != "mpi")
-    return fail(Code::invalid_argument, "WEFT_RANKS is \"", value, "\"; it may be off or mpi");
-  return value == "mpi";
+  if (value == "off") return 1;
+  if (value == "mpi") return kSomeNumber;
+  return fail(Code::invalid_argument, "WEFT_RANKS is \"", value, "\"; it may be off or mpi");
 }
 
 // Texts without zero bytes, each with one behind it.
@@ -66,9 +69,12 @@ std::string first_difference(const ProcessRanks::Facts& a, const ProcessRanks::F
 }  // namespace
 
 Result<std::unique_ptr<ProcessRanks>> ProcessRanks::join(const Options& options) {
-  WEFT_TRY(const bool several, has_other_ranks());
-  if (!several) return std::unique_ptr<ProcessRanks>();
+  WEFT_TRY(const int processes, processes_to_join());
+  if (processes == 1) return std::unique_ptr<ProcessRanks>();
   WEFT_TRY(std::unique_ptr<ProcessLink> link, ProcessLink::open());
+  if (processes != kSomeNumber && processes != link->size())
+    return fail(Code::unsupported, "the launcher started ", processes, " processes, but MPI found ", link->size(),
+                ": the launcher is not of the MPI that libweft_mpi.so was built with (with Slurm: srun --mpi=pmix)");
   return std::unique_ptr<ProcessRanks>(new ProcessRanks(std::move(link), options));
 }
 

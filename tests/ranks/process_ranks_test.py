@@ -121,6 +121,12 @@ class ProcessRanks(unittest.TestCase):
         self.assertEqual(status, 3, output)
         self.assertIn("MPI cannot be loaded", output)
 
+    def test_a_launcher_of_another_MPI(self):
+        status, output, _ = run(arguments.program, "fine", OMPI_COMM_WORLD_SIZE="2", WEFT_MPI_PLUGIN=arguments.plugin,
+                                ASAN_OPTIONS="detect_leaks=0")
+        self.assertEqual(status, 3, output)
+        self.assertIn("the launcher started 2 processes, but MPI found 1", output)
+
     def assert_told_to_all(self, ranks, message, output):
         for rank in range(ranks):
             self.assertRegex(output, re.compile(rf"^rank {rank}: {message}$", re.MULTILINE))
