@@ -130,10 +130,24 @@ void ProcessLink::fail(const std::string& why) {
 }
 
 void Patience::pause() {
-  constexpr double kYielding = 5e-3, kLongest = 1e-3;
+  using std::chrono::duration;
+  constexpr double kSpinning = 20e-6, kAwake = 5e-3, kShortest = 50e-6, kLongest = 1e-3;
+  constexpr double kTaken = 300e-6;  // a yield that takes longer has given the processor to work that keeps it
+  constexpr int kRemembered = 32, kLooks = 16;
+  thread_local int crowded = 0;  // yields still to come that sleep instead
   const double so_far = waited();
-  if (so_far < kYielding) ::sched_yield();
-  else std::this_thread::sleep_for(std::chrono::duration<double>(std::min(so_far / 16, kLongest)));
+  if (so_far < kSpinning) return;
+  if (so_far > kAwake) {
+    // Several looks between two sleeps: MPI drives some networks on in every eighth only.
+    if (++looks_ % kLooks == 0) std::this_thread::sleep_for(duration<double>(std::min(so_far / 16, kLongest)));
+  } else if (crowded > 0) {
+    if (++looks_ % kLooks != 0) return;
+    --crowded;
+    std::this_thread::sleep_for(duration<double>(kShortest));
+  } else {
+    ::sched_yield();
+    if (waited() - so_far > kTaken) crowded = kRemembered;
+  }
 }
 
 void Transfers::send(int to, int tag, const void* data, size_t bytes) {

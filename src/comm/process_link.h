@@ -68,9 +68,10 @@ class ProcessLink {
   std::atomic<bool> failing_{false};
 };
 
-// How a thread waits for other processes: it yields its processor at every look for the first 5 ms, so that an answer
-// costs microseconds while a stream runs, and then sleeps longer and longer, up to 1 ms, so that idle ranks use next to
-// nothing.
+// How a thread waits for other processes. It looks without a pause for 20 us, which is longer than an answer takes that
+// is on its way; then it yields its processor between looks, to ranks that share it; after 5 ms it sleeps between
+// looks, longer and longer up to 1 ms, so that idle ranks use next to nothing. Where a yield shows that other work
+// takes the processor for whole time slices, it sleeps for a while instead of yielding: it then wakes up sooner.
 class Patience {
  public:
   // Between two looks.
@@ -82,6 +83,7 @@ class Patience {
  private:
   using Clock = std::chrono::steady_clock;
   Clock::time_point begin_ = Clock::now();
+  int looks_ = 0;
 };
 
 // Some sends and receives that are waited for together. One thread at a time; its memory is kept for the next time.
