@@ -69,15 +69,16 @@ class ProcessRanks(unittest.TestCase):
             with self.subTest(case):
                 status, output, seconds = job(case, 3)
                 self.assertEqual(status, FAILED, output)
-                self.assertRegex(output, r"weft error: rank 0 \(.+\) of 3: nothing heard from rank 2 \(.+\) for 2 s while "
-                                 r"gathering parts; all ranks end with status 70")
+                self.assertRegex(output, r"weft error: rank 0 \(.+\) of 3: nothing heard from rank 2 \(.+\) for 2 s "
+                                 r"while gathering parts; all ranks end with status 70")
                 self.assertRegex(output, r"callback: rank 0 ")
                 self.assertLess(seconds, 10)
 
     def test_a_leader_that_hangs_between_steps(self):
         status, output, seconds = job("leader_stops", 3)
         self.assertEqual(status, FAILED, output)
-        self.assertRegex(output, r"rank [12] \(.+\) of 3: nothing heard from rank 0 \(.+\) for 2 s while waiting for a step")
+        self.assertRegex(output, r"rank [12] \(.+\) of 3: nothing heard from rank 0 \(.+\) for 2 s "
+                         r"while waiting for a step")
         self.assertLess(seconds, 10)
 
     def test_a_rank_that_dies(self):
