@@ -376,6 +376,7 @@ struct Plan {
   bool takes_states = false;
   int position_axes = 1;
   bool takes_features = false;  // of images
+  int feature_cols = 0;         // then
   bool joined_images = false;   // the tokens of one image see each other in both directions
   int token_types = 0;          // kinds of tokens that the model tells apart (BERT's segments); 0: it does not
   const LayerGroup& group(CacheRef ref) const {

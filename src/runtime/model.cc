@@ -150,15 +150,16 @@ Result<std::vector<PlanShare>> load_shares(const Plan& recorded, std::shared_ptr
                                            std::span<const Weights::Lent> lent) {
   std::vector<PlanShare> shares;
   shares.reserve(static_cast<size_t>(ranks.ranks()));  // they point at each other
-  for (int rank = 0; rank < ranks.ranks(); ++rank) {
+  for (int local = 0; local < ranks.ranks(); ++local) {
+    const int rank = ranks.first_rank() + local;
     WEFT_TRY(Plan plan,
              lent.empty() ? split_plan(recorded, ranks.layout(), rank) : split_draft(recorded, ranks.layout(), rank));
     PlanShare& share = shares.emplace_back(PlanShare{prepare_plan(std::move(plan), table, options.form), {}});
-    if (!lent.empty()) options.lent = lent[static_cast<size_t>(rank)];
+    if (!lent.empty()) options.lent = lent[static_cast<size_t>(local)];
     // Threads of several NUMA nodes read what lies near them.
-    if (rank > 0 && !ranks.threads().spans_nodes())
+    if (local > 0 && !ranks.threads().spans_nodes())
       options.other_plan = &shares.front().plan, options.other = &shares.front().weights;
-    options.first_thread = rank * ranks.threads_per_rank(), options.threads = ranks.threads_per_rank();
+    options.first_thread = local * ranks.threads_per_rank(), options.threads = ranks.threads_per_rank();
     WEFT_TRY(share.weights, load_weights(share.plan, checkpoint, table, ranks.threads(), options));
   }
   return shares;

@@ -3,6 +3,8 @@
 #include <cstring>
 
 #include "base/check.h"
+#include "comm/process_ranks.h"
+#include "runtime/step_message.h"
 
 namespace weft {
 
@@ -85,7 +87,9 @@ Status ModelRunner::allocate(std::optional<DraftModel> draft, const RankTeam& dr
 }
 
 ModelRunner::RankRange ModelRunner::ranks_of(int home) const {
+  const bool here = ranks_.processes() == nullptr;
   if (executor_->homes() == 1) return {0, cache_memory_.size(), 1};
+  if (!here) return {0, static_cast<size_t>(ranks_.first_rank() % executor_->homes() == home), 1};
   return {static_cast<size_t>(home), cache_memory_.size(), static_cast<size_t>(executor_->homes())};
 }
 
@@ -105,17 +109,43 @@ void ModelRunner::close_slot(Slot slot) {
 }
 
 void ModelRunner::copy_blocks(std::span<const BlockCopy> copies, std::span<const BlockRelease> releases) {
-  for (const BlockCopy& copy : copies)
-    for (size_t rank = ranks_of(copy.home).first; rank < cache_memory_.size(); rank += ranks_of(copy.home).step) {
+  for (const BlockCopy& copy : copies) {
+    const RankRange ranks = ranks_of(copy.home);
+    for (size_t rank = ranks.first; rank < ranks.last; rank += ranks.step) {
       std::byte* base = cache_memory_[rank][copy.group].data();
       const size_t bytes = block_bytes_[rank][copy.group];
       std::memcpy(base + copy.to * bytes, base + copy.from * bytes, bytes);
     }
-  for (const BlockRelease& release : releases)
-    for (size_t rank = ranks_of(release.home).first; rank < cache_memory_.size(); rank += ranks_of(release.home).step) {
+  }
+  for (const BlockRelease& release : releases) {
+    const RankRange ranks = ranks_of(release.home);
+    for (size_t rank = ranks.first; rank < ranks.last; rank += ranks.step) {
       const size_t bytes = block_bytes_[rank][release.group];
       cache_memory_[rank][release.group].release(release.block * bytes, bytes);
     }
+  }
+}
+
+Taps ModelRunner::taps() const {
+  Taps taps{{}, executor_->taps_ld()};
+  const bool reads = drafter_ && drafter_->model().reads_states();
+  for (int home = 0; home < executor_->homes(); ++home) taps.of_home.push_back(reads ? executor_->taps(home) : nullptr);
+  return taps;
+}
+
+void ModelRunner::announce(const StepBatch& batch, bool replay) {
+  if (!ranks_.processes()) return;
+  message_.clear();
+  write_changes(batch, message_);
+  write_inputs(*this, replay, message_);
+  ranks_.processes()->send(message_.bytes());
+}
+
+void ModelRunner::announce_drafts(std::span<const DraftRow> rows) {
+  if (!ranks_.processes()) return;
+  message_.clear();
+  write_draft_rows(rows, message_);
+  ranks_.processes()->send(message_.bytes());
 }
 
 void ModelRunner::update_tables(std::span<const TableEntry> entries) {

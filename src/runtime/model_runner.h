@@ -8,6 +8,7 @@
 #include <span>
 #include <vector>
 
+#include "base/bytes.h"
 #include "core/step.h"
 #include "plan/ranked_executor.h"
 #include "runtime/model.h"
@@ -53,6 +54,12 @@ class ModelRunner {
   void update_tables(std::span<const TableEntry> entries);
   // Where a slot's block table begins in those of its home (StepInputs::groups).
   int64_t table_offset(Slot slot) const { return static_cast<int64_t>(slot) * table_blocks_; }
+  // What the target left for a draft in the step that was run.
+  Taps taps() const;
+  // To ranks in other processes, where there are any (step_message.h): the step that is about to be run, behind its
+  // changes and with its inputs filled; and behind it the draft's rows. By rank 0.
+  void announce(const StepBatch& batch, bool replay);
+  void announce_drafts(std::span<const DraftRow> rows);
   // Cross attention: blocks of a slot's images, from cross_blocks() * slot on.
   int cross_blocks() const { return cross_blocks_; }
 
@@ -80,6 +87,7 @@ class ModelRunner {
   std::vector<int> homes_;  // per slot
   std::unique_ptr<RankedExecutor> executor_;
   std::unique_ptr<ModelDrafter> drafter_;
+  ByteWriter message_;
 };
 
 }  // namespace weft
