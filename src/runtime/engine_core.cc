@@ -68,7 +68,9 @@ Result<std::unique_ptr<EngineCore>> EngineCore::create(Model model, std::unique_
                                 .overlap = options.overlap ? 2 : 1,
                                 .speculation = options.speculation,
                                 .draft_ahead = draft_ahead(draft)};
-  WEFT_TRY(Scheduler scheduler, Scheduler::create(limits, std::move(cache)));
+  std::vector<CacheManager> caches;
+  caches.push_back(std::move(cache));
+  WEFT_TRY(Scheduler scheduler, Scheduler::create(limits, std::move(caches)));
   if (!worker.drafter && !draft && options.speculation.method != DraftMethod::none)
     worker.drafter = std::make_shared<NgramDrafter>(options.speculation);
   worker.most_drafts = options.speculation.most(), worker.draft_scores = options.draft_scores;
@@ -333,7 +335,7 @@ void EngineCore::step_loop() {
       continue;
     }
     Step& step = steps_[submitted_.front()];
-    const bool followed = scheduler_.metrics().in_flight_steps > 0 && last_end > 0;
+    const bool followed = scheduler_.has_in_flight() && last_end > 0;
     lock.unlock();
     const double begin = seconds();
     worker_->run(step.batch, step.masks, step.result);
@@ -366,13 +368,17 @@ CoreMetrics EngineCore::metrics() const {
   std::sort(masks.begin(), masks.end());
   if (!masks.empty())
     metrics.mask_p50_seconds = masks[masks.size() / 2], metrics.mask_p99_seconds = masks[masks.size() * 99 / 100];
-  for (int g = 0; g < scheduler_.cache().groups(); ++g) metrics.cache.push_back(scheduler_.cache().gauges(g));
+  metrics.cache.resize(scheduler_.cache(0).groups());
+  for (int home = 0; home < scheduler_.homes(); ++home)
+    for (size_t g = 0; g < metrics.cache.size(); ++g)
+      metrics.cache[g] += scheduler_.cache(home).gauges(static_cast<int>(g));
+  metrics.homes = scheduler_.home_metrics();
   return metrics;
 }
 
 std::pair<std::vector<CacheEvent>, uint64_t> EngineCore::take_cache_events() {
   const std::lock_guard lock(mutex_);
-  return {scheduler_.cache().take_events(), scheduler_.cache().next_event_id()};
+  return scheduler_.take_cache_events();
 }
 
 }  // namespace weft

@@ -10,9 +10,9 @@
 #include <random>
 #include <set>
 #include <string>
+#include <tuple>
 
-#include "sched/fake_worker.h"
-#include "sched/scheduler.h"
+#include "sched/driver.h"
 
 namespace weft {
 namespace {
@@ -109,6 +109,8 @@ class Simulation {
   void check_end();
   void report(Coverage& coverage) const;
 
+  using Entry = std::tuple<int, int, std::array<uint64_t, 4>>;  // of the indices: home, group, key
+
   std::mt19937 random_;
   CacheOptions cache_options_;
   SchedulerOptions options_;
@@ -118,7 +120,7 @@ class Simulation {
   std::deque<std::vector<TableEntry>> tables_;  // of each queued step, what its rows read and write
   std::vector<std::vector<int32_t>> stems_;     // prompts share these beginnings
   std::map<uint64_t, Expectation> alive_;
-  std::set<std::pair<int, std::array<uint64_t, 4>>> replayed_;  // from the events
+  std::set<Entry> replayed_;  // from the events
   double arrival_ = 0.3, failure_ = 0;
   int most_alive_ = 0;
   int64_t now_us_ = 0;
@@ -142,7 +144,9 @@ void Simulation::configure() {
   cache_options_.block_reuse = chance(0.8);
   cache_options_.partial_reuse = chance(0.7);
   cache_options_.event_capacity = 1000000;
-  options_.max_batch_size = between(1, 8);
+  options_.homes = one_of({1, 1, 2, 4, 8});
+  options_.balance_wait_us = one_of({0, 0, 30, 200});
+  options_.max_batch_size = options_.homes > 1 ? between(1, 16) : between(1, 8);
   options_.max_num_tokens = one_of({1, 2, 5, 16, 17, 48, 100});
   options_.max_logit_rows = one_of({1, 2, 4, 9, 30});
   options_.max_seq_len = between(8, 110);
@@ -165,12 +169,8 @@ void Simulation::configure() {
     cache_options_.budget_bytes =
         std::max(cache_options_.budget_bytes, static_cast<int64_t>(group.block_bytes * groups * 3));
   }
-  auto cache = CacheManager::create(cache_options_);
-  ASSERT_TRUE(cache.ok()) << cache.error().to_string();
-  auto scheduler = Scheduler::create(options_, std::move(*cache));
-  ASSERT_TRUE(scheduler.ok()) << scheduler.error().to_string();
-  scheduler_ = std::make_unique<Scheduler>(std::move(*scheduler));
-  worker_ = std::make_unique<FakeWorker>(cache_options_, options_.max_batch_size);
+  scheduler_ = std::make_unique<Scheduler>(make_scheduler(options_, cache_options_));
+  worker_ = std::make_unique<FakeWorker>(cache_options_, options_.max_batch_size, options_.homes);
   worker_->right_drafts = one_of({0.0, 0.3, 0.7, 0.95, 1.0});
   worker_->ahead = options_.draft_ahead;
   arrival_ = one_of({0.05, 0.3, 0.6});
@@ -358,15 +358,18 @@ void Simulation::take(const SequenceOutput& output) {
 void Simulation::check_step() {
   scheduler_->check_integrity();
   for (const std::string& fault : worker_->faults) ADD_FAILURE() << fault;
-  for (const CacheEvent& event : scheduler_->cache().take_events()) {
+  const auto [events, next_event] = scheduler_->take_cache_events();
+  for (const CacheEvent& event : events) {
     EXPECT_EQ(event.id, events_seen_++);
-    const auto entry = std::pair(event.group, event.key.words);
+    const Entry entry{event.home, event.group, event.key.words};
     const bool stored = event.kind == CacheEvent::Kind::stored;
     EXPECT_TRUE(stored ? replayed_.insert(entry).second : replayed_.erase(entry) == 1);
   }
+  EXPECT_EQ(next_event, events_seen_);
   if (!chance(0.2)) return;  // it costs more than the rest
-  std::set<std::pair<int, std::array<uint64_t, 4>>> index;
-  for (const auto& [group, key] : scheduler_->cache().index()) index.emplace(group, key.words);
+  std::set<Entry> index;
+  for (int home = 0; home < scheduler_->homes(); ++home)
+    for (const auto& [group, key] : scheduler_->cache(home).index()) index.emplace(home, group, key.words);
   EXPECT_EQ(replayed_, index);
 }
 
@@ -386,18 +389,20 @@ void Simulation::check_starvation() {
 void Simulation::check_end() {
   EXPECT_TRUE(alive_.empty());
   EXPECT_FALSE(scheduler_->schedule(batch_));
-  CacheManager& cache = scheduler_->cache();
-  EXPECT_EQ(cache.available_bytes(), cache_options_.budget_bytes);
-  cache.drop_cached();
-  scheduler_->check_integrity();
-  for (int g = 0; g < cache.groups(); ++g) {
-    const CacheGauges gauges = cache.gauges(g);
-    EXPECT_EQ(gauges.used, 0);
-    EXPECT_EQ(gauges.cached, 0);
-    EXPECT_EQ(gauges.evictable, 0);
-    EXPECT_EQ(gauges.free, gauges.resident);
+  for (int home = 0; home < scheduler_->homes(); ++home) {
+    CacheManager& cache = scheduler_->cache(home);
+    EXPECT_EQ(cache.available_bytes(), cache_options_.budget_bytes);
+    cache.drop_cached();
+    scheduler_->check_integrity();
+    for (int g = 0; g < cache.groups(); ++g) {
+      const CacheGauges gauges = cache.gauges(g);
+      EXPECT_EQ(gauges.used, 0);
+      EXPECT_EQ(gauges.cached, 0);
+      EXPECT_EQ(gauges.evictable, 0);
+      EXPECT_EQ(gauges.free, gauges.resident);
+    }
+    EXPECT_TRUE(cache.index().empty());
   }
-  EXPECT_TRUE(cache.index().empty());
   const SchedulerMetrics metrics = scheduler_->metrics();
   EXPECT_EQ(metrics.added, metrics.finished);
   EXPECT_EQ(metrics.running + metrics.waiting + metrics.in_flight_steps, 0);
