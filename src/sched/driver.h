@@ -53,8 +53,9 @@ class Driver {
     return *id;
   }
   bool submit() {
-    if (!scheduler.schedule(batch)) return false;
+    if (!scheduler.schedule(batch, now_us)) return false;
     batches.push_back(batch);
+    note_homes();
     worker.submit(batch);
     return true;
   }
@@ -79,6 +80,15 @@ class Driver {
     }
   }
 
+  void note_homes() {
+    std::vector<int>& load = loads.emplace_back(scheduler.homes(), 0);
+    for (const SlotOpen& open : batch.opens) {
+      homes[scheduler.sequence_in_slot(open.slot)].push_back(open.home);
+      slot_homes[open.slot] = open.home;
+    }
+    for (const StepBatch::Row& row : batch.rows) load[slot_homes[row.slot]] += row.tokens + row.drafts;
+  }
+
   Scheduler scheduler;
   FakeWorker worker;
   StepBatch batch;
@@ -86,6 +96,10 @@ class Driver {
   std::map<SequenceId, Got> got;
   std::mt19937 random{1};
   int committed = 0;
+  int64_t now_us = 0;
+  std::map<SequenceId, std::vector<int>> homes;  // of its admissions
+  std::map<Slot, int> slot_homes;
+  std::vector<std::vector<int>> loads;  // of each batch, per home: positions
 };
 
 inline std::vector<int32_t> random_prompt(int tokens, uint32_t seed) {
