@@ -117,9 +117,9 @@ void Scheduler::share_out(const Budget& budget) {
   if (!waiting_.empty() && waiting_[0]->placed_at == sharing_ && (!first || waiting_[0]->outranks(*first)))
     first = waiting_[0];
   if (first != nullptr) homes_[first->home].share = std::max(homes_[first->home].share, (tokens + homes - 1) / homes);
-  waits_for_prompts_ = !prompts_run && all_placed && std::ranges::any_of(homes_, [&](const Home& home) {
-    return home.demand == 0 && home.depth < level;
-  });
+  waits_for_prompts_ =
+      !prompts_run && all_placed && waiting_.size() < homes_.size() &&
+      std::ranges::any_of(homes_, [&](const Home& home) { return home.demand == 0 && home.depth < level; });
 }
 
 // Places sequences that wait, by rank, until every home has enough to be filled evenly. True: all of them.
