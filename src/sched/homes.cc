@@ -11,7 +11,8 @@ namespace weft {
 namespace {
 
 // A sequence that generates keeps its home busy beyond its prompt. How far is not known: as many decode rows count as
-// it may have, but no more than this.
+// it may have, but no more than this. (In trials with random prompts 1 to 128 were equal, and where prompts share a
+// prefix, less than 64 let too many gather where it is cached.)
 constexpr int kDecodesCounted = 64;
 
 }  // namespace
