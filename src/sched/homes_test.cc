@@ -51,7 +51,7 @@ TEST(Homes, TheLevelTakesTheBudgetAndNoMore) {
   }
 }
 
-TEST(Homes, CachesAndHomesAreAsMany) {
+TEST(Homes, RefusesOptionsOutOfRange) {
   std::vector<CacheManager> caches;
   caches.push_back(std::move(*CacheManager::create(Engine().cache)));
   SchedulerOptions options;
