@@ -181,6 +181,37 @@ TEST(Homes, PreemptedGoOnElsewhere) {
   EXPECT_EQ(driver.homes[all[2].first], (std::vector<int>{1, 0}));
 }
 
+// The same three, and the one by itself is the lowest in rank: its blocks would help nobody at the other home.
+TEST(Homes, PreemptionMakesRoomAtItsHomeOnly) {
+  Engine setup = engine(2);
+  setup.cache.tokens_per_block = 4, setup.cache.budget_bytes = 200;
+  Driver driver(setup);
+  std::vector<SequenceId> ids;
+  for (uint32_t i = 0; i < 3; ++i) {
+    NewSequence sequence = request(random_prompt(10, i), std::array{60, 50, 50}[i]);
+    sequence.priority = i == 0 ? -1 : 0;
+    ids.push_back(driver.add(sequence));
+    step(driver);
+  }
+  driver.run();
+  EXPECT_EQ(driver.scheduler.metrics().preemptions, 1u);
+  EXPECT_EQ(driver.homes[ids[0]], std::vector<int>{0});
+  EXPECT_EQ(driver.homes[ids[2]].size(), 2u);
+}
+
+// Waiting for blocks that another sequence computes makes sense at its home only.
+TEST(Homes, EqualPromptsBeginAtOnceAtDifferentHomes) {
+  Driver driver(engine(2));
+  const SequenceId a = driver.add(request(random_prompt(30, 1), 1)), b = driver.add(request(random_prompt(30, 1), 1)),
+                   c = driver.add(request(random_prompt(30, 1), 1));
+  step(driver);
+  EXPECT_EQ(driver.loads.back(), (std::vector<int>{30, 30}));
+  EXPECT_NE(driver.homes[a], driver.homes[b]);
+  driver.run();
+  EXPECT_EQ(driver.got[b].last.cached_tokens, 0);
+  EXPECT_EQ(driver.got[c].last.cached_tokens, 16);
+}
+
 // Sixty-four prompts on four homes: every step of the prefill is level, and so are the caches.
 TEST(Homes, PrefillIsLevel) {
   for (bool chunked : {true, false}) {
