@@ -160,6 +160,21 @@ TEST(Homes, NobodyWaitsForAFullHome) {
   EXPECT_EQ(driver.got[other].tokens, right_tokens(next, 2));
 }
 
+// Both are full; the one that gets room first takes the sequence that waits, though nothing happens at the other.
+TEST(Homes, RoomIsSeenAtAnyHome) {
+  for (int ends_first : {0, 1}) {
+    Engine setup = engine(2);
+    setup.cache.budget_bytes = 100, setup.cache.block_reuse = false;
+    Driver driver(setup);
+    for (int home : {0, 1}) driver.add(request(random_prompt(30, home), home == ends_first ? 5 : 120));
+    step(driver);
+    const SequenceId large = driver.add(request(random_prompt(140, 3), 1));
+    for (int i = 0; i < 15; ++i) step(driver);
+    EXPECT_EQ(driver.homes[large], std::vector<int>{ends_first});
+    driver.run();
+  }
+}
+
 // Three streams of which two share a home that cannot hold both: the later one is preempted and goes on at the other
 // home, whose stream has ended meanwhile.
 TEST(Homes, PreemptedGoOnElsewhere) {
