@@ -33,9 +33,8 @@
 //    positions of load, and no more. A running sequence counts with the rest of its prompt and up to 64 decode rows to
 //    come. At a tie the home with more cache bytes to give gets it. Rank decides who is placed first; one that fits
 //    nowhere lets nobody of lower rank pass it, as with one home;
-//  - the prompt tokens of a step are shared out so that homes are filled to one level, decode rows included. The
-//  budgets
-//    of a step are for all homes together. Nothing is left over for the sake of the level, and the first in rank has an
+//  - the prompt tokens of a step are shared out so that homes are filled to one level, decode rows included. Budgets of
+//    a step are for all homes together. Nothing is left over for the sake of the level, and the first in rank has an
 //    even part at least;
 //  - with `balance_wait_us`, prompts that would leave some homes idle are held back beside decode rows for that long;
 //  - preemption helps within a home only, and who was preempted may go on at any.
@@ -82,9 +81,9 @@ struct SchedulerOptions {
   // A drafter with a cache of its own writes so many positions behind a step's last token (one; with several depths of
   // multi-token prediction one for each), or as many as it proposes, whatever is more. 0: it has no cache.
   int draft_ahead = 0;
-  // With several homes: so long after its arrival, in microseconds, a new prompt may be held back until each home has
-  // one, so that none is idle while others compute theirs. It delays the first token by no more than that, and only
-  // while decode rows run and no home goes on with a prompt. 0: prompts never wait for that.
+  // With several homes: so long after its arrival, in microseconds, a prompt may be held back until as many wait as
+  // there are homes, so that none is idle while others compute theirs. It delays the first token by no more than that
+  // (and a step), and only while decode rows run and no home goes on with a prompt. 0: prompts never wait for that.
   int64_t balance_wait_us = 0;
 };
 
