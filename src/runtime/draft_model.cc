@@ -100,7 +100,8 @@ Result<DraftStage> load_stage(Plan recorded, const std::shared_ptr<const Checkpo
   recorded = choose_formats(std::move(recorded), *checkpoint, {draft.form, options.quantize, options.dequantize});
   DraftStage stage;
   const LoadOptions load{.form = draft.form, .quantize = options.quantize, .pack = packs(options, draft)};
-  WEFT_TRY(stage.shares, load_shares(recorded, checkpoint, *draft.table, ranks, load, lender.lent));
+  WEFT_TRY(stage.shares, load_shares(recorded, checkpoint, *draft.table, ranks, load, PlanPart::draft, lender.lent));
+  stage.whole = std::move(recorded);
   return stage;
 }
 
@@ -145,7 +146,7 @@ Status load_mtp(const Model& target, const ModelOptions& target_options, const R
 Status load_whole(const SpeculationOptions& options, const Model& target, const ModelOptions& target_options,
                   const RankTeam& ranks, DraftModel& draft) {
   ModelOptions own = target_options;
-  own.taps.clear();
+  own.taps.clear(), own.part = PlanPart::draft;
   if (options.dtype != ComputeType::automatic) own.dtype = options.dtype;
   WEFT_TRY(Model model, load_model(options.model, ranks, own));
   if (model.whole.head != HeadKind::lm)
@@ -157,7 +158,7 @@ Status load_whole(const SpeculationOptions& options, const Model& target, const 
   WEFT_RETURN_IF_ERROR(check_same_tokens(*model.checkpoint, *target.checkpoint));
   draft.form = model.form, draft.kv_dtype = model.kv_dtype;
   draft.max_positions = model.max_positions, draft.max_positions_from = model.max_positions_from;
-  draft.stages.push_back({std::move(model.shares)});
+  draft.stages.push_back({model.whole, std::move(model.shares)});
   draft.model = std::make_unique<Model>(std::move(model));
   return {};
 }

@@ -13,6 +13,7 @@ namespace weft {
 // One plan of a draft, every rank's share of it. Its cache entry for the target's row t (with the token at t + 1 +
 // depth) lies at that token's position.
 struct DraftStage {
+  Plan whole;
   std::vector<PlanShare> shares;
   const Plan& plan() const { return shares.back().plan; }  // of a rank that runs it
 };

@@ -38,6 +38,7 @@ struct CoreOptions {
   int cache_events = 0;       // kept until they are taken; 0: none
   int prefill_tokens = 2048;  // prompt tokens of a step at most; not applied where prompts may not be cut
   double max_step_ms = 0;     // 0: none; needs chunked_prefill
+  int64_t balance_wait_us = 0;  // see SchedulerOptions
   int64_t feature_cache_bytes = int64_t{512} << 20;  // of images' features that no request needs any more
   bool chunked_prefill = true, block_reuse = true, overlap = true, replay = true, measure_ops = false;
   SamplerKind sampler = SamplerKind::fused;

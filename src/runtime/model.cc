@@ -133,27 +133,23 @@ Result<bool> choose_packing(const ModelOptions& options, const Model& model) {
 
 }  // namespace
 
-namespace {
-
-Result<Plan> split_draft(const Plan& recorded, RankLayout layout, int rank) {
+Result<Plan> share_of(const Plan& whole, RankLayout layout, int rank, PlanPart part) {
+  if (part == PlanPart::target) return split_plan(whole, layout, rank);
   const bool last_stage = rank / layout.tensor == layout.pipeline - 1;
   const int place = rank % layout.tensor;
   layout.pipeline = 1;
-  WEFT_TRY(Plan share, split_plan(recorded, layout, place));
+  WEFT_TRY(Plan share, split_plan(whole, layout, place));
   return last_stage ? share : without_ops(std::move(share));
 }
 
-}  // namespace
-
 Result<std::vector<PlanShare>> load_shares(const Plan& recorded, std::shared_ptr<const Checkpoint> checkpoint,
                                            const kernels::CpuTable& table, const RankTeam& ranks, LoadOptions options,
-                                           std::span<const Weights::Lent> lent) {
+                                           PlanPart part, std::span<const Weights::Lent> lent) {
   std::vector<PlanShare> shares;
   shares.reserve(static_cast<size_t>(ranks.ranks()));  // they point at each other
   for (int local = 0; local < ranks.ranks(); ++local) {
     const int rank = ranks.first_rank() + local;
-    WEFT_TRY(Plan plan,
-             lent.empty() ? split_plan(recorded, ranks.layout(), rank) : split_draft(recorded, ranks.layout(), rank));
+    WEFT_TRY(Plan plan, share_of(recorded, ranks.layout(), rank, part));
     PlanShare& share = shares.emplace_back(PlanShare{prepare_plan(std::move(plan), table, options.form), {}});
     if (!lent.empty()) options.lent = lent[static_cast<size_t>(local)];
     // Threads of several NUMA nodes read what lies near them.
@@ -186,7 +182,7 @@ Result<Model> load_model(const std::string& path, const RankTeam& ranks, const M
   WEFT_RETURN_IF_ERROR(config.status());
   WEFT_TRY(const bool pack, choose_packing(options, model));
   LoadOptions load{.form = model.form, .progress = options.progress, .quantize = options.quantize, .pack = pack};
-  auto shares = load_shares(model.whole, model.checkpoint, *model.table, ranks, load);
+  auto shares = load_shares(model.whole, model.checkpoint, *model.table, ranks, load, options.part);
   if (!shares.ok()) return std::move(shares).error().with(model.architecture);
   model.shares = std::move(shares).value();
   WEFT_TRY(model.vision, models::build_vision(config));
