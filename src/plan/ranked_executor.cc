@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstring>
 
 #include "base/check.h"
 
@@ -22,6 +23,9 @@ RankedExecutor::RankedExecutor(const std::vector<PlanShare>& shares, const kerne
   }
   for (std::shared_ptr<StepInputs>& inputs : inputs_)  // of homes in other processes
     if (!inputs) inputs = std::make_shared<StepInputs>(size_inputs(shares.front().plan, limits));
+  for (int home = 0; all_ && first_rank_ == 0 && home < homes_; ++home)
+    if (!last(home))
+      received_[home] = reserve_or_die(static_cast<size_t>(limits.max_outputs) * output_ld() * sizeof(float));
   walk_ = [this](int thread) {
     const Part part{thread, team_.size()};
     walk_inside(part);
@@ -83,10 +87,13 @@ void RankedExecutor::bring_outputs(Part part) {
   }
   const Communicator::Parts parts = all_->exchange(mine, std::span(offsets).first(count + 1),
                                                    std::span(received).first(count), {part.index, part.count});
-  if (part.index != 0 || first_rank_ != 0) return;
-  for (int home = 0; home < homes_; ++home)
-    received_[home] =
-        reinterpret_cast<const float*>(parts[static_cast<size_t>((layout_.pipeline - 1) * layout_.tensor + home)]);
+  for (int home = 0; first_rank_ == 0 && home < homes_; ++home) {
+    const auto rank = static_cast<size_t>((layout_.pipeline - 1) * layout_.tensor + home);
+    if (last(home)) continue;
+    const size_t begin = received[rank] * part.index / part.count, end = received[rank] * (part.index + 1) / part.count;
+    std::memcpy(received_[home].data() + begin, parts[rank] + begin, end - begin);
+  }
+  team_.barrier();
 }
 
 void RankedExecutor::trace(TracedPlan& trace) {

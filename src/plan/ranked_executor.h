@@ -42,7 +42,9 @@ class RankedExecutor {
   void walk_inside(kernels::Part part);
 
   // [outputs, cols] of the last run, of a home's rows; ld in floats. In rank 0's process.
-  const float* output(int home = 0) const { return received_[home] ? received_[home] : last(home)->output(); }
+  const float* output(int home = 0) const {
+    return last(home) ? last(home)->output() : reinterpret_cast<const float*>(received_[home].data());
+  }
   int64_t output_ld() const { return row_floats(plan().output.cols); }
   int output_cols() const { return plan().output.cols; }
   // The same of Plan::taps and Plan::state, [tokens, cols], where the plan has them; null where another process has
@@ -76,7 +78,7 @@ class RankedExecutor {
   Communicator* const all_;  // where outputs come from other processes, else null
   std::vector<std::unique_ptr<CpuExecutor>> ranks_;
   std::vector<std::shared_ptr<StepInputs>> inputs_;  // per home
-  std::vector<const float*> received_;               // per home: its outputs, from another process; else null
+  std::vector<Memory> received_;                     // per home: outputs that come from another process
   std::function<void(int)> walk_;
   const std::function<void(kernels::Part)>* tail_ = nullptr;
 };

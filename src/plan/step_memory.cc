@@ -8,16 +8,6 @@ namespace weft {
 
 using namespace kernels;
 
-namespace {
-
-Memory reserve_or_die(size_t bytes) {
-  auto memory = Memory::reserve(bytes, true);
-  WEFT_CHECK(memory.ok()) << memory.error().to_string();  // address space for a step's values
-  return std::move(memory).value();
-}
-
-}  // namespace
-
 StepInputs size_inputs(const Plan& plan, const ExecutorLimits& limits) {
   StepInputs inputs;
   inputs.ids.resize(limits.max_tokens);

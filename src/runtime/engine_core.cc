@@ -132,6 +132,7 @@ EngineCore::~EngineCore() {
 Result<SequenceId> EngineCore::submit(Submission submission) {
   submission.sequence.guided = submission.grammar != nullptr;
   const std::lock_guard lock(mutex_);
+  if (!failure_.empty()) return weft::fail(Code::resource_exhausted, failure_);
   submission.sequence.media = submission.media_prompt;
   submission.sequence.whole_media = model().plan().joined_images;
   submission.sequence.held = !find_features(submission);
@@ -230,8 +231,9 @@ void EngineCore::release() {
 void EngineCore::engine_loop() {
   std::unique_lock lock(mutex_);
   for (;;) {
+    if (!failure_.empty() && !entries_.empty()) fail_all(lock);
     // Fill the pipeline first, then do the host's work for the oldest finished step.
-    while (!stopping_ && holds_ == 0 && !free_.empty() && schedule_step(lock)) {
+    while (failure_.empty() && !stopping_ && holds_ == 0 && !free_.empty() && schedule_step(lock)) {
     }
     if (!done_.empty()) {
       commit_step(lock);
@@ -240,6 +242,24 @@ void EngineCore::engine_loop() {
     if (stopping_ && submitted_.empty() && free_.size() == 2) return;
     engine_wake_.wait(lock);
   }
+}
+
+void EngineCore::fail(const std::string& why) {
+  const std::lock_guard lock(mutex_);
+  failure_ = why;
+  engine_wake_.notify_all();
+}
+
+void EngineCore::fail_all(std::unique_lock<std::mutex>& lock) {
+  auto entries = std::exchange(entries_, {});
+  lock.unlock();
+  for (auto& [id, entry] : entries) {
+    SequenceOutput output;
+    output.id = SequenceId{id}, output.reason = FinishReason::error, output.error = failure_;
+    entry->sink(output);
+  }
+  entries.clear();
+  lock.lock();
 }
 
 bool EngineCore::schedule_step(std::unique_lock<std::mutex>&) {

@@ -15,6 +15,31 @@ int64_t cache_block_bytes(const LayerGroup& group, DType dtype, int tokens_per_b
   return (bytes + 4095) / 4096 * 4096;
 }
 
+namespace {
+
+// From rank 0 to the others. False: it has closed.
+bool share_options(ProcessRanks& processes, RunnerOptions& o) {
+  if (processes.rank() == 0) {
+    ByteWriter to;
+    for (const int value : {o.max_batch_size, o.max_num_tokens, o.max_outputs, o.max_seq_len, o.tokens_per_block})
+      to.put(value);
+    to.put_all(o.max_blocks);
+    to.put(o.most_drafts), to.put(o.draft_scores);
+    processes.send(to.bytes());
+    return true;
+  }
+  const auto message = processes.receive();
+  if (!message) return false;
+  ByteReader from(*message);
+  for (int* value : {&o.max_batch_size, &o.max_num_tokens, &o.max_outputs, &o.max_seq_len, &o.tokens_per_block})
+    *value = from.take<int>();
+  o.max_blocks = from.take_all<int>();
+  o.most_drafts = from.take<int>(), o.draft_scores = from.take<bool>();
+  return true;
+}
+
+}  // namespace
+
 ModelRunner::ModelRunner(Model model, const RankTeam& ranks, RunnerOptions options)
     : model_(std::move(model)), ranks_(ranks), options_(std::move(options)), cache_memory_(model_.shares.size()),
       block_bytes_(model_.shares.size()), homes_(options_.max_batch_size) {}
@@ -22,6 +47,7 @@ ModelRunner::ModelRunner(Model model, const RankTeam& ranks, RunnerOptions optio
 Result<std::unique_ptr<ModelRunner>> ModelRunner::create(Model model, std::optional<DraftModel> draft,
                                                          const RankTeam& ranks, const RankTeam& draft_ranks,
                                                          RunnerOptions options) {
+  if (ranks.processes() && !share_options(*ranks.processes(), options)) return std::unique_ptr<ModelRunner>();
   std::unique_ptr<ModelRunner> runner(new ModelRunner(std::move(model), ranks, std::move(options)));
   WEFT_RETURN_IF_ERROR(runner->allocate(std::move(draft), draft_ranks));
   return runner;
