@@ -214,8 +214,8 @@ Result<DraftModel> load_draft(const SpeculationOptions& options, const Model& ta
     default: return fail(Code::invalid_argument, "this kind of speculation has no model");
   }
   if (!loaded.ok()) return named(std::move(loaded).error(), options);
-  draft.vocab = draft.stages.back().plan().output.cols;
-  draft.ids = token_embedding(draft.stages.front().plan())->ids_below;
+  draft.vocab = draft.stages.back().whole.output.cols;
+  draft.ids = token_embedding(draft.stages.front().whole)->ids_below;
   return draft;
 }
 

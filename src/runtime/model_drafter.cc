@@ -26,7 +26,7 @@ Result<std::unique_ptr<ModelDrafter>> ModelDrafter::create(DraftModel model, con
                                                            std::vector<CacheMemory> caches,
                                                            const DrafterLimits& limits) {
   int read = 0;
-  for (const Op& op : model.stages.front().plan().ops)
+  for (const Op& op : model.stages.front().whole.ops)
     if (std::holds_alternative<StatesOp>(op.kind) && op.pass == Pass::first) read = op.out->cols;
   if (model.reads_states() && (target.whole.taps.storage < 0 || target.whole.taps.cols != read))
     return fail(Code::internal, model.name, " reads ", read, " numbers of the target's state, which leaves ",
@@ -44,7 +44,7 @@ void ModelDrafter::make_stages(const std::vector<CacheMemory>& caches) {
   int first_group = 0;
   for (const DraftStage& part : model_.stages) {
     Stage& stage = stages_.emplace_back();
-    const size_t count = part.plan().groups.size();
+    const size_t count = part.whole.groups.size();
     stage.first_group = first_group;
     std::vector<CacheMemory> own = caches;
     for (size_t rank = 0; rank < caches.size(); ++rank) {
@@ -62,8 +62,8 @@ void ModelDrafter::make_stages(const std::vector<CacheMemory>& caches) {
       stage.homes.push_back({std::vector(count, std::vector<int32_t>(rows)), std::vector<int32_t>(rows)});
     }
     if (model_.reads_states()) {
-      stage.kept.resize(static_cast<size_t>(batch) * part.plan().state.cols);
-      zeros_.resize(std::max<size_t>(zeros_.size(), part.plan().state.cols));
+      stage.kept.resize(static_cast<size_t>(batch) * part.whole.state.cols);
+      zeros_.resize(std::max<size_t>(zeros_.size(), part.whole.state.cols));
     }
     first_group += static_cast<int>(count);
   }
