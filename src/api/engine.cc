@@ -322,7 +322,7 @@ std::string CoreEngine::plan_text() const {
   const DraftModel* draft = core_->draft();
   for (size_t i = 0; draft && i < draft->stages.size(); ++i) {
     text += "\n" + draft->name + (draft->stages.size() > 1 ? ", depth " + std::to_string(i + 1) : "") + "\n";
-    text += plan_to_text(draft->stages[i].shares.back().plan, draft->form);
+    text += plan_to_text(draft->stages[i].shares.ranks.back().plan, draft->form);
   }
   return text;
 }

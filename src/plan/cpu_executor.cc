@@ -40,8 +40,9 @@ Plan prepare_plan(Plan plan, const CpuTable& table, WeightForm form) {
 }
 
 CpuExecutor::CpuExecutor(Plan plan, const Weights& weights, const CpuTable& table, RankSeat seat, CacheMemory cache,
-                         ExecutorLimits limits, std::shared_ptr<StepInputs> inputs)
-    : plan_(std::move(plan)), weights_(weights), table_(table), seat_(seat), own_inputs_(inputs == nullptr),
+                         ExecutorLimits limits, std::shared_ptr<StepInputs> inputs, bool plans_attention)
+    : plan_(std::move(plan)), weights_(weights), table_(table), seat_(seat),
+      plans_attention_(plans_attention || inputs == nullptr),
       memory_(plan_, table, seat.threads, std::move(cache), limits, std::move(inputs)),
       barriers_(find_barriers(plan_, memory_.layout(), limits.rows())) {
   walk_ = [this](int thread) { walk({thread, seat_.threads}); };
@@ -290,7 +291,7 @@ void CpuExecutor::check_size() const {
 void CpuExecutor::prepare(bool replay) {
   check_size();
   if (!replay) bind();
-  if (own_inputs_) plan_groups();
+  if (plans_attention_) plan_groups();
   point_at_inputs();
   first_ = 0, last_ = bound_.size();
   reset_tasks();

@@ -34,9 +34,10 @@ struct RankSeat {
 class CpuExecutor {
  public:
   // The plan must have been through the passes that the weights were loaded for (see prepare_plan). `weights`, `cache`
-  // and what `seat` names must outlive the executor. `inputs`: another rank's, where all take the same ones.
+  // and what `seat` names must outlive the executor. `inputs`: another executor's, where both take the same ones;
+  // that one has planned the attention then, unless this one's threads or heads are others (plans_attention).
   CpuExecutor(Plan plan, const Weights& weights, const kernels::CpuTable& table, RankSeat seat, CacheMemory cache,
-              ExecutorLimits limits, std::shared_ptr<StepInputs> inputs = nullptr);
+              ExecutorLimits limits, std::shared_ptr<StepInputs> inputs = nullptr, bool plans_attention = false);
   // A plan that is not shared: all threads of the team are one rank's.
   CpuExecutor(Plan plan, const Weights& weights, const kernels::CpuTable& table, ThreadTeam& team, CacheMemory cache,
               ExecutorLimits limits)
@@ -118,7 +119,7 @@ class CpuExecutor {
   const Weights& weights_;
   const kernels::CpuTable& table_;
   const RankSeat seat_;
-  const bool own_inputs_;  // else those of another rank, which plans the attention
+  const bool plans_attention_;  // else another executor with the same inputs does
   StepMemory memory_;
   std::vector<bool> barriers_;  // per op of the plan
   std::vector<BoundOp> bound_;

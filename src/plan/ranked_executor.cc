@@ -10,19 +10,23 @@ namespace weft {
 
 using kernels::Part;
 
-RankedExecutor::RankedExecutor(const std::vector<PlanShare>& shares, const kernels::CpuTable& table,
-                               const RankTeam& ranks, std::vector<CacheMemory> caches, ExecutorLimits limits)
+RankedExecutor::RankedExecutor(const PlanShares& shares, const kernels::CpuTable& table, const RankTeam& ranks,
+                               std::vector<CacheMemory> caches, ExecutorLimits limits)
     : team_(ranks.threads()), layout_(ranks.layout()), homes_(layout_.homes()), first_rank_(ranks.first_rank()),
       all_(homes_ > 1 || layout_.pipeline > 1 ? ranks.all() : nullptr), inputs_(homes_), received_(homes_) {
-  for (size_t r = 0; r < shares.size(); ++r) {
+  for (size_t r = 0; r < shares.ranks.size(); ++r) {
+    const PlanShare& share = shares.ranks[r];
     const int home = homes_ == 1 ? 0 : (first_rank_ + static_cast<int>(r)) % homes_;
-    ranks_.push_back(std::make_unique<CpuExecutor>(shares[r].plan, shares[r].weights, table,
-                                                   ranks.seat(static_cast<int>(r)), std::move(caches[r]), limits,
-                                                   inputs_[home]));
+    ranks_.push_back(std::make_unique<CpuExecutor>(share.plan, share.weights, table, ranks.seat(static_cast<int>(r)),
+                                                   caches[r], limits, inputs_[home]));
     inputs_[home] = ranks_.back()->shared_inputs();
   }
+  for (int home = 0; shares.alone && home < homes_; ++home)
+    alone_.push_back(std::make_unique<CpuExecutor>(shares.alone->plan, shares.alone->weights, table,
+                                                   RankSeat{team_, team_.size()}, caches[home], limits, inputs_[home],
+                                                   true));
   for (std::shared_ptr<StepInputs>& inputs : inputs_)  // of homes in other processes
-    if (!inputs) inputs = std::make_shared<StepInputs>(size_inputs(shares.front().plan, limits));
+    if (!inputs) inputs = std::make_shared<StepInputs>(size_inputs(shares.first().plan, limits));
   for (int home = 0; all_ && first_rank_ == 0 && home < homes_; ++home)
     if (!last(home))
       received_[home] = reserve_or_die(static_cast<size_t>(limits.max_outputs) * output_ld() * sizeof(float));
@@ -36,7 +40,9 @@ RankedExecutor::RankedExecutor(const std::vector<PlanShare>& shares, const kerne
 }
 
 void RankedExecutor::run(const std::function<void(Part)>& tail, bool replay) {
-  if (layout_.size() == 1) return count_rows(), ranks_.front()->run(tail, replay);
+  begin();
+  if (layout_.size() == 1) return ranks_.front()->run(tail, replay);
+  if (running_alone_) return running_alone_->run(tail, replay);
   prepare(replay);
   tail_ = &tail;
   team_.run(walk_);
@@ -48,27 +54,35 @@ bool RankedExecutor::has_rows() const {
   return false;
 }
 
-// Where the rows of each home begin among those of all.
-void RankedExecutor::count_rows() {
+// Where the rows of each home begin among those of all, and whether one home has them all.
+void RankedExecutor::begin() {
   for (int reader = 0; reader < homes_; ++reader) {
     std::vector<int32_t>& first = inputs(reader).home_rows;
     first.assign(1, 0);
     for (int home = 0; home < homes_; ++home) first.push_back(first.back() + inputs(home).tokens);
   }
+  running_alone_ = nullptr;
+  for (size_t home = 0; home < alone_.size(); ++home) {
+    const int own = inputs_[home]->tokens;
+    if (own > 0 && own == inputs_[home]->home_rows.back()) running_alone_ = alone_[home].get();
+  }
 }
 
 void RankedExecutor::prepare(bool replay) {
-  count_rows();
+  begin();
+  if (running_alone_) return running_alone_->prepare(replay);
   for (const auto& rank : ranks_) rank->prepare(replay);
 }
 
 void RankedExecutor::walk_inside(Part part) {
+  if (running_alone_) return running_alone_->walk(part);
   const int threads = part.count / ranks();
   ranks_[part.index / threads]->walk({part.index % threads, threads});
   if (all_) bring_outputs(part);
 }
 
 const CpuExecutor* RankedExecutor::last(int home) const {
+  if (running_alone_ && running_alone_ == alone_[static_cast<size_t>(home)].get()) return running_alone_;
   const int rank = (layout_.pipeline - 1) * layout_.tensor + home - first_rank_;
   return rank >= 0 && rank < ranks() ? ranks_[rank].get() : nullptr;
 }

@@ -4,6 +4,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <utility>
 #include <vector>
@@ -19,10 +20,19 @@ struct PlanShare {
   Weights weights;
 };
 
+// What all ranks of a process have.
+struct PlanShares {
+  std::vector<PlanShare> ranks;
+  // Attention data parallelism: the whole plan, over weights that lie with the ranks. A step whose rows all have one
+  // home is computed by the threads of all ranks, as if there was one; none where ranks are processes.
+  std::optional<PlanShare> alone;
+  const PlanShare& first() const { return ranks.front(); }
+};
+
 class RankedExecutor {
  public:
   // `caches`: where each rank's blocks lie. The shares' weights, the caches and `ranks` must outlive the executor.
-  RankedExecutor(const std::vector<PlanShare>& shares, const kernels::CpuTable& table, const RankTeam& ranks,
+  RankedExecutor(const PlanShares& shares, const kernels::CpuTable& table, const RankTeam& ranks,
                  std::vector<CacheMemory> caches, ExecutorLimits limits);
 
   // Without attention data parallelism one, whose inputs and outputs are those of all ranks; with it every rank is the
@@ -32,6 +42,8 @@ class RankedExecutor {
   const StepInputs& inputs(int home = 0) const { return *inputs_[home]; }
   // Whether the step has anything to compute.
   bool has_rows() const;
+  // Once the inputs are set: where the step's outputs will lie depends on them. prepare() and run() do it too.
+  void begin();
   // Runs the step that inputs() describes. `tail` is called by every thread of the team behind a barrier after the last
   // op (sampling). replay == false: resolves every op's addresses anew before it runs, as the first step does.
   void run(const std::function<void(kernels::Part)>& tail, bool replay = true);
@@ -69,7 +81,6 @@ class RankedExecutor {
   const CpuExecutor& first() const { return *ranks_.front(); }
   // The rank of the last stage whose outputs are those of a home; null: in another process.
   const CpuExecutor* last(int home) const;
-  void count_rows();
   void bring_outputs(kernels::Part part);
 
   ThreadTeam& team_;
@@ -77,6 +88,8 @@ class RankedExecutor {
   const int homes_, first_rank_;
   Communicator* const all_;  // where outputs come from other processes, else null
   std::vector<std::unique_ptr<CpuExecutor>> ranks_;
+  std::vector<std::unique_ptr<CpuExecutor>> alone_;  // per home: PlanShares::alone with its cache; empty: none
+  CpuExecutor* running_alone_ = nullptr;             // that of the step's one home
   std::vector<std::shared_ptr<StepInputs>> inputs_;  // per home
   std::vector<Memory> received_;                     // per home: outputs that come from another process
   std::function<void(int)> walk_;

@@ -77,16 +77,18 @@ class Loader {
 
   // Matrices that lie somewhere else already.
   void find_others() {
-    std::map<std::string, size_t> others;  // by first tensor
-    for (size_t i = 0; options_.other && i < options_.other_plan->matrices.size(); ++i)
-      others.emplace(options_.other_plan->matrices[i].sources.front().tensor, i);
+    std::multimap<std::string, std::pair<const Matrix*, const PackedMatrix*>> others;  // by first tensor
+    for (const LoadOptions::Other& other : options_.others)
+      for (size_t i = 0; i < other.plan->matrices.size(); ++i)
+        others.emplace(other.plan->matrices[i].sources.front().tensor,
+                       std::pair(&other.plan->matrices[i], &other.weights->matrices[i]));
     for (const Matrix& m : plan_.matrices) {
       const PackedMatrix*& found = elsewhere_.emplace_back(nullptr);
       if (m.borrowed() == Borrowed::head) found = &options_.lent.head;
       if (m.borrowed() == Borrowed::embedding) found = &options_.lent.embedding;
-      const auto other = others.find(m.sources.front().tensor);
-      if (!found && other != others.end() && options_.other_plan->matrices[other->second] == m)
-        found = &options_.other->matrices[other->second];
+      const auto [first, last] = others.equal_range(m.sources.front().tensor);
+      for (auto other = first; !found && other != last; ++other)
+        if (*other->second.first == m) found = other->second.second;
     }
   }
 
@@ -433,10 +435,12 @@ class Loader {
   }
 
   const EmbeddingTable* other_table(const TensorRows& table) const {
-    if (!options_.other) return nullptr;
-    const auto& tables = options_.other_plan->tables;
-    const auto found = std::find(tables.begin(), tables.end(), table);
-    return found == tables.end() ? nullptr : &options_.other->tables[static_cast<size_t>(found - tables.begin())];
+    for (const LoadOptions::Other& other : options_.others) {
+      const std::vector<TensorRows>& tables = other.plan->tables;
+      const auto found = std::find(tables.begin(), tables.end(), table);
+      if (found != tables.end()) return &other.weights->tables[static_cast<size_t>(found - tables.begin())];
+    }
+    return nullptr;
   }
 
   // Plain tables stay where they are in the file; others are widened once.

@@ -49,10 +49,13 @@ struct LoadOptions {
   Quantize quantize = Quantize::none;
   bool pack = false;        // bfloat16 matrices go into 12 bits a weight, but for those whose weights do not fit
   Weights::Lent lent = {};  // where the plan borrows; must outlive the result
-  // Another rank's share of the same plan on the same memory: what is equal there is not held twice. Must outlive the
+  // Other ranks' shares of the same plan on the same memory: what is equal there is not held twice. Must outlive the
   // result.
-  const Plan* other_plan = nullptr;
-  const Weights* other = nullptr;
+  struct Other {
+    const Plan* plan;
+    const Weights* weights;
+  };
+  std::vector<Other> others = {};
   // The threads of the team that will read the weights; 0: all of them.
   int first_thread = 0, threads = 0;
 };

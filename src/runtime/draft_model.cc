@@ -62,7 +62,7 @@ size_t table_of(const Plan& plan, const TensorRows& table) {
 // The parts of the loaded target that a draft may borrow.
 struct Lender {
   DraftTarget target;
-  std::vector<Weights::Lent> lent;  // of each rank
+  std::vector<Weights::Lent> lent;  // of each rank, then of all together (PlanShares::alone)
 };
 
 Result<Lender> find_parts(const Model& model) {
@@ -77,14 +77,16 @@ Result<Lender> find_parts(const Model& model) {
   t.head = format_of(model.whole.matrices[head], model.form);
   if (embed->matrix >= 0) t.tied_embedding = format_of(model.whole.matrices[embed->matrix], model.form);
   t.embed_rows = embed->ids_below;
-  for (const PlanShare& share : model.shares) {
+  const auto lend = [&](const PlanShare& share) {
     Weights::Lent& lent = lender.lent.emplace_back();
     const int own = head_matrix(share.plan);
-    if (own < 0) continue;  // of an earlier stage, which makes no drafts
+    if (own < 0) return;  // of an earlier stage, which makes no drafts
     lent.head = share.weights.matrices[own];
     if (embed->matrix >= 0) lent.embedding = lent.head;
     else lent.table = share.weights.tables[table_of(share.plan, model.whole.tables[embed->table])];
-  }
+  };
+  for (const PlanShare& share : model.shares.ranks) lend(share);
+  if (model.shares.alone) lend(*model.shares.alone);
   return lender;
 }
 
@@ -168,14 +170,14 @@ Status load_whole(const SpeculationOptions& options, const Model& target, const 
 int64_t DraftModel::weight_bytes() const {
   int64_t bytes = 0;
   for (const DraftStage& stage : stages)
-    for (const PlanShare& share : stage.shares) bytes += share.weights.bytes;
+    for (const PlanShare& share : stage.shares.ranks) bytes += share.weights.bytes;
   return bytes;
 }
 
 int64_t DraftModel::kv_bytes_per_token() const {
   int64_t bytes = 0;
   for (const DraftStage& stage : stages)
-    for (const PlanShare& share : stage.shares) bytes += weft::kv_bytes_per_token(share.plan.groups, kv_dtype);
+    for (const PlanShare& share : stage.shares.ranks) bytes += weft::kv_bytes_per_token(share.plan.groups, kv_dtype);
   return bytes;
 }
 

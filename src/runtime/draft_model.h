@@ -14,7 +14,7 @@ namespace weft {
 // depth) lies at that token's position.
 struct DraftStage {
   Plan whole;  // as recorded, with its formats
-  std::vector<PlanShare> shares;
+  PlanShares shares;
 };
 
 // Not copied: weights point into the target's, which must outlive it.

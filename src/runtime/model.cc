@@ -90,13 +90,13 @@ DType Model::local_kv_dtype() const { return kv_dtype == DType::i8 ? kv_dtype_of
 
 int64_t Model::kv_bytes_per_token() const {
   int64_t bytes = 0;
-  for (const PlanShare& share : shares) bytes += weft::kv_bytes_per_token(share.plan.groups, kv_dtype);
+  for (const PlanShare& share : shares.ranks) bytes += weft::kv_bytes_per_token(share.plan.groups, kv_dtype);
   return bytes;
 }
 
 int64_t Model::weight_bytes() const {
   int64_t bytes = 0;
-  for (const PlanShare& share : shares) bytes += share.weights.bytes;
+  for (const PlanShare& share : shares.ranks) bytes += share.weights.bytes;
   return bytes;
 }
 
@@ -142,22 +142,31 @@ Result<Plan> share_of(const Plan& whole, RankLayout layout, int rank, PlanPart p
   return last_stage ? share : without_ops(std::move(share));
 }
 
-Result<std::vector<PlanShare>> load_shares(const Plan& recorded, std::shared_ptr<const Checkpoint> checkpoint,
-                                           const kernels::CpuTable& table, const RankTeam& ranks, LoadOptions options,
-                                           PlanPart part, std::span<const Weights::Lent> lent) {
-  std::vector<PlanShare> shares;
-  shares.reserve(static_cast<size_t>(ranks.ranks()));  // they point at each other
-  for (int local = 0; local < ranks.ranks(); ++local) {
-    const int rank = ranks.first_rank() + local;
-    WEFT_TRY(Plan plan, share_of(recorded, ranks.layout(), rank, part));
-    PlanShare& share = shares.emplace_back(PlanShare{prepare_plan(std::move(plan), table, options.form), {}});
-    if (!lent.empty()) options.lent = lent[static_cast<size_t>(local)];
-    // Threads of several NUMA nodes read what lies near them.
-    if (local > 0 && !ranks.threads().spans_nodes())
-      options.other_plan = &shares.front().plan, options.other = &shares.front().weights;
-    options.first_thread = local * ranks.threads_per_rank(), options.threads = ranks.threads_per_rank();
+Result<PlanShares> load_shares(const Plan& recorded, std::shared_ptr<const Checkpoint> checkpoint,
+                               const kernels::CpuTable& table, const RankTeam& ranks, LoadOptions options,
+                               PlanPart part, std::span<const Weights::Lent> lent) {
+  PlanShares shares;
+  // They point at each other.
+  shares.ranks.reserve(static_cast<size_t>(ranks.ranks()));
+  const auto load = [&](Plan plan, size_t number) -> Result<PlanShare> {
+    PlanShare share{prepare_plan(std::move(plan), table, options.form), {}};
+    if (!lent.empty()) options.lent = lent[number];
     WEFT_TRY(share.weights, load_weights(share.plan, checkpoint, table, ranks.threads(), options));
+    return share;
+  };
+  for (int local = 0; local < ranks.ranks(); ++local) {
+    WEFT_TRY(Plan plan, share_of(recorded, ranks.layout(), ranks.first_rank() + local, part));
+    // Threads of several NUMA nodes read what lies near them.
+    if (ranks.threads().spans_nodes()) options.others.clear();
+    options.first_thread = local * ranks.threads_per_rank(), options.threads = ranks.threads_per_rank();
+    WEFT_TRY(PlanShare share, load(std::move(plan), static_cast<size_t>(local)));
+    shares.ranks.push_back(std::move(share));
+    options.others.push_back({&shares.ranks.back().plan, &shares.ranks.back().weights});
   }
+  if (ranks.layout().homes() == 1 || ranks.layout().pipeline > 1 || ranks.processes()) return shares;
+  options.others.clear();
+  for (const PlanShare& share : shares.ranks) options.others.push_back({&share.plan, &share.weights});
+  WEFT_TRY(shares.alone, load(recorded, shares.ranks.size()));
   return shares;
 }
 

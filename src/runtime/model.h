@@ -39,8 +39,8 @@ struct ModelOptions {
 struct Model {
   std::shared_ptr<const Checkpoint> checkpoint;
   std::string architecture;
-  Plan whole;                     // as recorded, with its formats: what all ranks together compute
-  std::vector<PlanShare> shares;  // of each rank of this process
+  Plan whole;  // as recorded, with its formats: what all ranks together compute
+  PlanShares shares;
   const kernels::CpuTable* table = nullptr;
   kernels::WeightForm form = kernels::WeightForm::f32;
   DType kv_dtype = DType::f32;                // f32, bf16 or i8
@@ -53,8 +53,8 @@ struct Model {
   std::vector<int32_t> eos_token_ids;  // each ends an answer: those of generation_config.json and config.json, and more
 
   // Of the first rank. What a plan takes and gives, its kinds of ops and of caches are the same on all ranks.
-  const Plan& plan() const { return shares.front().plan; }
-  const Weights& weights() const { return shares.front().weights; }
+  const Plan& plan() const { return shares.first().plan; }
+  const Weights& weights() const { return shares.first().weights; }
   // Adds to eos_token_ids those that are not there yet; ids outside the vocabulary are left out with a warning.
   void add_end_ids(const std::vector<int32_t>& ids);
   // Of keys and values that live for one step (encoders), where nothing is to be gained from 8 bits: f32 or bf16.
@@ -72,10 +72,10 @@ Result<Model> load_model(const std::string& path, const RankTeam& ranks, const M
 // A rank's share of a recorded plan, before the passes.
 Result<Plan> share_of(const Plan& whole, RankLayout layout, int rank, PlanPart part);
 // Every rank's share of a recorded plan whose formats are chosen, through the passes and with its weights. `lent`: of a
-// draft, what each rank has of the target.
-Result<std::vector<PlanShare>> load_shares(const Plan& recorded, std::shared_ptr<const Checkpoint> checkpoint,
-                                           const kernels::CpuTable& table, const RankTeam& ranks, LoadOptions options,
-                                           PlanPart part, std::span<const Weights::Lent> lent = {});
+// draft, what each rank has of the target, and what there is of it together.
+Result<PlanShares> load_shares(const Plan& recorded, std::shared_ptr<const Checkpoint> checkpoint,
+                               const kernels::CpuTable& table, const RankTeam& ranks, LoadOptions options,
+                               PlanPart part, std::span<const Weights::Lent> lent = {});
 // The form that products take their weights in, and the type of the cache, where the options leave them open.
 kernels::WeightForm choose_form(ComputeType dtype, const Checkpoint& checkpoint, const HfConfig& config);
 Result<DType> choose_kv_dtype(KvCacheType type, kernels::WeightForm form);

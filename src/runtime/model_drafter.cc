@@ -9,10 +9,10 @@
 namespace weft {
 
 std::vector<std::vector<LayerGroup>> ModelDrafter::groups_of(const DraftModel& model) {
-  std::vector<std::vector<LayerGroup>> groups(model.stages.front().shares.size());
+  std::vector<std::vector<LayerGroup>> groups(model.stages.front().shares.ranks.size());
   for (const DraftStage& stage : model.stages)
     for (size_t rank = 0; rank < groups.size(); ++rank) {
-      const std::vector<LayerGroup>& own = stage.shares[rank].plan.groups;
+      const std::vector<LayerGroup>& own = stage.shares.ranks[rank].plan.groups;
       groups[rank].insert(groups[rank].end(), own.begin(), own.end());
     }
   return groups;

@@ -41,8 +41,8 @@ bool share_options(ProcessRanks& processes, RunnerOptions& o) {
 }  // namespace
 
 ModelRunner::ModelRunner(Model model, const RankTeam& ranks, RunnerOptions options)
-    : model_(std::move(model)), ranks_(ranks), options_(std::move(options)), cache_memory_(model_.shares.size()),
-      block_bytes_(model_.shares.size()), homes_(options_.max_batch_size) {}
+    : model_(std::move(model)), ranks_(ranks), options_(std::move(options)), cache_memory_(model_.shares.ranks.size()),
+      block_bytes_(model_.shares.ranks.size()), homes_(options_.max_batch_size) {}
 
 Result<std::unique_ptr<ModelRunner>> ModelRunner::create(Model model, std::optional<DraftModel> draft,
                                                          const RankTeam& ranks, const RankTeam& draft_ranks,
@@ -78,7 +78,7 @@ Status ModelRunner::reserve_cross(std::vector<CacheMemory>& caches) {
   if (!model_.plan().cross_group || !model_.vision) return {};
   cross_blocks_ = (kMaxCrossImages * model_.vision->most_keys + kCrossBlock - 1) / kCrossBlock;
   for (size_t rank = 0; rank < caches.size(); ++rank) {
-    const LayerGroup& group = *model_.shares[rank].plan.cross_group;
+    const LayerGroup& group = *model_.shares.ranks[rank].plan.cross_group;
     caches[rank].cross_stride_bytes = static_cast<size_t>(cache_block_bytes(group, model_.kv_dtype, kCrossBlock));
     WEFT_TRY(Memory memory,
              Memory::reserve(caches[rank].cross_stride_bytes * cross_blocks_ * options_.max_batch_size, true));
@@ -90,7 +90,7 @@ Status ModelRunner::reserve_cross(std::vector<CacheMemory>& caches) {
 
 Status ModelRunner::allocate(std::optional<DraftModel> draft, const RankTeam& draft_ranks) {
   std::vector<std::vector<LayerGroup>> groups;
-  for (const PlanShare& share : model_.shares) groups.push_back(share.plan.groups);
+  for (const PlanShare& share : model_.shares.ranks) groups.push_back(share.plan.groups);
   WEFT_TRY(std::vector<CacheMemory> caches, reserve_groups(groups, model_.kv_dtype));
   for (CacheMemory& cache : caches) cache.local_dtype = model_.local_kv_dtype();
   WEFT_RETURN_IF_ERROR(reserve_cross(caches));
@@ -186,7 +186,7 @@ void ModelRunner::update_tables(std::span<const TableEntry> entries) {
 }
 
 size_t ModelRunner::cross_slot_bytes(size_t rank) const {
-  const LayerGroup& group = *model_.shares[rank].plan.cross_group;
+  const LayerGroup& group = *model_.shares.ranks[rank].plan.cross_group;
   return static_cast<size_t>(cross_blocks_) *
          static_cast<size_t>(cache_block_bytes(group, model_.kv_dtype, kCrossBlock));
 }
@@ -203,8 +203,8 @@ void ModelRunner::write_images(Slot slot, const MediaPrompt& media) {
   const auto append = [&](const MediaFeatures& features, int first, int rows) {
     const kernels::SequenceView view{.rows = rows, .first_position = position};
     for (size_t rank = ranks.first; rank < ranks.last; rank += ranks.step)
-      for (int layer = 0; rows > 0 && layer < model_.shares[rank].plan.cross_group->layers; ++layer) {
-        const LayerGroup& own = *model_.shares[rank].plan.cross_group;
+      for (int layer = 0; rows > 0 && layer < model_.shares.ranks[rank].plan.cross_group->layers; ++layer) {
+        const LayerGroup& own = *model_.shares.ranks[rank].plan.cross_group;
         const float* k = features.row(first) + static_cast<size_t>(own.first_layer + layer) * 2 * all_kv +
                          static_cast<size_t>(own.first_kv_head) * all.spec.k_dim;
         const kernels::AppendArgs args{

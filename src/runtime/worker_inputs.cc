@@ -50,6 +50,7 @@ void Worker::fill_inputs(const StepBatch& batch) {
     fill_groups(home);
     if (model_.plan().cross_group) fill_cross(home);
   }
+  executor_.begin();
 }
 
 // The inputs of the step's next row besides its id: token `position` of a sequence.
