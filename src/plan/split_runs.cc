@@ -1,0 +1,140 @@
+#include "plan/split_runs.h"
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <filesystem>
+
+#include "base/files.h"
+#include "plan/split.h"
+
+namespace weft {
+namespace {
+
+constexpr int kBlock = 16, kBlocksEach = 4, kMaxTokens = 64;
+
+Result<std::vector<PlanShare>> load(const Plan& recorded, const std::shared_ptr<const Checkpoint>& checkpoint,
+                                    const RankTeam& team, const RunOptions& options) {
+  const Plan plan = choose_formats(recorded, *checkpoint, options.formats);
+  std::vector<PlanShare> shares;
+  shares.reserve(static_cast<size_t>(team.ranks()));
+  for (int rank = 0; rank < team.ranks(); ++rank) {
+    WEFT_TRY(Plan share, split_plan(plan, team.layout(), rank));
+    shares.push_back({prepare_plan(std::move(share), *options.table, options.formats.form), {}});
+    LoadOptions load{.form = options.formats.form, .quantize = options.formats.quantize, .pack = options.pack};
+    if (rank > 0) load.other_plan = &shares.front().plan, load.other = &shares.front().weights;
+    load.first_thread = rank * team.threads_per_rank(), load.threads = team.threads_per_rank();
+    WEFT_TRY(shares.back().weights,
+             load_weights(shares.back().plan, checkpoint, *options.table, team.threads(), load));
+  }
+  return shares;
+}
+
+// Blocks of kBlocksEach for each sequence, in every group.
+struct Caches {
+  std::vector<Memory> memory;
+  std::vector<CacheMemory> ranks;
+};
+Caches reserve(const std::vector<PlanShare>& shares, DType dtype, size_t sequences) {
+  Caches caches;
+  for (const PlanShare& share : shares) {
+    CacheMemory& cache = caches.ranks.emplace_back();
+    cache.tokens_per_block = kBlock, cache.dtype = dtype;
+    for (const LayerGroup& group : share.plan.groups) {
+      CacheSpec spec = group.spec;
+      spec.dtype = dtype;
+      const size_t stride = kernels::cache_layer_bytes(spec, kBlock) * static_cast<size_t>(group.layers);
+      auto memory = Memory::reserve(stride * sequences * kBlocksEach, false);
+      EXPECT_TRUE(memory.ok());
+      cache.base.push_back(memory->data()), cache.block_stride_bytes.push_back(stride);
+      caches.memory.push_back(std::move(*memory));
+    }
+  }
+  return caches;
+}
+
+// The step's rows of one home; `position`: how far each sequence is.
+void fill(StepInputs& in, const std::vector<StepRows>& rows, const std::vector<int>& position, int vocab) {
+  in.tokens = 0;
+  std::vector<kernels::SequenceView> sequences;
+  std::vector<int32_t> table;
+  for (const StepRows& row : rows) {
+    const auto s = static_cast<size_t>(row.sequence);
+    sequences.push_back({in.tokens, row.tokens, position[s], static_cast<int64_t>(table.size())});
+    for (int i = 0; i < kBlocksEach; ++i) table.push_back(row.sequence * kBlocksEach + i);
+    for (int i = 0; i < row.tokens; ++i, ++in.tokens) {
+      in.ids[static_cast<size_t>(in.tokens)] = (31 * row.sequence + 7 * (position[s] + i) + 3) % vocab;
+      in.positions[static_cast<size_t>(in.tokens)] = position[s] + i;
+      in.output_rows[static_cast<size_t>(in.tokens)] = in.tokens;
+    }
+  }
+  in.outputs = in.tokens;
+  for (GroupInputs& group : in.groups) group.block_table = table, group.sequences = sequences;
+  for (GroupInputs& group : in.local_groups) group.sequences = sequences;
+}
+
+void append_bits(std::vector<uint32_t>& bits, const float* row, int cols) {
+  const size_t before = bits.size();
+  bits.resize(before + static_cast<size_t>(cols));
+  std::memcpy(bits.data() + before, row, static_cast<size_t>(cols) * sizeof(float));
+}
+
+void run_step(RankedExecutor& executor, const std::vector<StepRows>& step, const RunOptions& options,
+              std::vector<int>& position, RankedRun& result) {
+  std::vector<std::vector<StepRows>> by_home(static_cast<size_t>(executor.homes()));
+  for (const StepRows& row : step)
+    by_home[executor.homes() > 1 ? static_cast<size_t>(options.home_of[static_cast<size_t>(row.sequence)]) : 0]
+        .push_back(row);
+  const Plan& plan = executor.plan();
+  int vocab = 0;
+  for (const Op& op : plan.ops)
+    if (const auto* embed = std::get_if<EmbedOp>(&op.kind)) vocab = embed->ids_below;
+  for (size_t home = 0; home < by_home.size(); ++home)
+    fill(executor.inputs(static_cast<int>(home)), by_home[home], position, vocab);
+  executor.run({}, options.replay);
+  for (size_t home = 0; home < by_home.size(); ++home) {
+    int64_t r = 0;
+    for (const StepRows& row : by_home[home])
+      for (int i = 0; i < row.tokens; ++i, ++r) {
+        const auto s = static_cast<size_t>(row.sequence);
+        const int h = static_cast<int>(home);
+        append_bits(result.outputs[s], executor.output(h) + r * executor.output_ld(), executor.output_cols());
+        if (plan.taps.storage >= 0)
+          append_bits(result.taps[s], executor.taps(h) + r * executor.taps_ld(), plan.taps.cols);
+      }
+  }
+  for (const StepRows& row : step) position[static_cast<size_t>(row.sequence)] += row.tokens;
+}
+
+}  // namespace
+
+RankedRun run_on_ranks(const Plan& recorded, const std::shared_ptr<const Checkpoint>& checkpoint,
+                       const RankLayout& layout, const RunOptions& options) {
+  RankedRun result;
+  const RankTeam team(layout.size() * options.threads_per_rank, layout);
+  auto shares = load(recorded, checkpoint, team, options);
+  if (!shares.ok()) {
+    result.error = shares.error().to_string();
+    return result;
+  }
+  result.shares = std::move(*shares);
+  const size_t sequences = options.home_of.size();
+  result.outputs.resize(sequences), result.taps.resize(sequences);
+  Caches caches = reserve(result.shares, options.cache, sequences);
+  RankedExecutor executor(result.shares, *options.table, team, caches.ranks,
+                          {kMaxTokens, kMaxTokens, static_cast<int>(sequences), kBlock * kBlocksEach});
+  std::vector<int> position(sequences);
+  for (const std::vector<StepRows>& step : options.steps) run_step(executor, step, options, position, result);
+  return result;
+}
+
+std::shared_ptr<const Checkpoint> dummy_weights() {
+  std::string folder = (std::filesystem::temp_directory_path() / "weft_split_XXXXXX").string();
+  folder = ::mkdtemp(folder.data());
+  EXPECT_TRUE(write_file(folder + "/config.json", R"({"architectures": ["X"]})").ok());
+  auto checkpoint = Checkpoint::open_dummy(folder);
+  std::filesystem::remove_all(folder);
+  return checkpoint.ok() ? *checkpoint : nullptr;
+}
+
+}  // namespace weft

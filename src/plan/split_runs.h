@@ -1,0 +1,44 @@
+// Runs a plan on some ranks, for the tests of split.cc: what comes out for each of a few sequences, over several steps.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "plan/ranked_executor.h"
+#include "plan/weight_formats.h"
+
+namespace weft {
+
+// A sequence's next tokens in a step.
+struct StepRows {
+  int sequence = 0, tokens = 0;
+};
+using Steps = std::vector<std::vector<StepRows>>;
+
+struct RunOptions {
+  const kernels::CpuTable* table = &kernels::ref_table();
+  FormatOptions formats;
+  bool pack = false;
+  DType cache = DType::f32;
+  int threads_per_rank = 1;
+  bool replay = true;
+  std::vector<int> home_of = {0, 0, 0};  // of each sequence
+  // Prompts of several sequences, then a token each, then one sequence alone.
+  Steps steps = {{{0, 5}, {1, 3}}, {{0, 1}, {1, 1}, {2, 20}}, {{2, 1}}, {{1, 1}, {0, 2}}};
+};
+
+struct RankedRun {
+  std::string error;
+  std::vector<PlanShare> shares;
+  // The bits of the output at every token of each sequence, and those of the taps.
+  std::vector<std::vector<uint32_t>> outputs, taps;
+};
+
+RankedRun run_on_ranks(const Plan& recorded, const std::shared_ptr<const Checkpoint>& checkpoint,
+                       const RankLayout& layout, const RunOptions& options);
+
+// A checkpoint of random numbers for whatever a plan reads.
+std::shared_ptr<const Checkpoint> dummy_weights();
+
+}  // namespace weft
