@@ -371,9 +371,9 @@ class Share {
   void rebuild(const ActivateOp& o, const Op& op, size_t) {
     const Range own = only_range(op);
     if (own.size() == op.out->cols) return push(op, o, {mapped(op.in[0])}, mapped(*op.out));
-    if (!o.gated) return rebuild_columns(o, op, own);
     ActivateOp part = o;
     part.cols = own.size();
+    if (!o.gated) return rebuild_columns(part, op, own);
     Value in = mapped(op.in[0], own);
     WEFT_CHECK(mapped(op.in[0], {o.cols + own.first, o.cols + own.last}).first_col == in.first_col + own.size())
         << op.path << ": gates and what they gate are not side by side";
