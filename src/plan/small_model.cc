@@ -29,7 +29,7 @@ class Recorder {
       if (!skipped) x = b_.add(x, mlp(w, norm(x, w / "norm_2")));
     }
     if (m_.taps) b_.place(x, b_.slice(taps, m_.hidden, m_.hidden)), b_.set_taps(taps);
-    x = norm(m_.head == HeadKind::reward_steps ? x : b_.select(x), root / "norm");
+    x = norm(m_.head == HeadKind::reward_steps ? x : b_.select(x), root / "last_norm");
     x = m_.tied ? b_.linear(x, tied) : b_.linear(x, matrix({whole(root / "head", m_.vocab)}, m_.hidden));
     if (m_.soft_cap > 0) x = b_.elementwise(kernels::SoftCap{m_.soft_cap}, x);
     b_.set_output(x, m_.head);

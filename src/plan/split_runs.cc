@@ -4,8 +4,11 @@
 
 #include <cstring>
 #include <filesystem>
+#include <map>
+#include <random>
 
 #include "base/files.h"
+#include "checkpoint/safetensors_writer.h"
 #include "plan/split.h"
 
 namespace weft {
@@ -128,10 +131,80 @@ RankedRun run_on_ranks(const Plan& recorded, const std::shared_ptr<const Checkpo
   return result;
 }
 
-std::shared_ptr<const Checkpoint> dummy_weights() {
+namespace {
+
+std::string new_folder(const std::string& config) {
   std::string folder = (std::filesystem::temp_directory_path() / "weft_split_XXXXXX").string();
   folder = ::mkdtemp(folder.data());
-  EXPECT_TRUE(write_file(folder + "/config.json", R"({"architectures": ["X"]})").ok());
+  EXPECT_TRUE(write_file(folder + "/config.json", config).ok());
+  return folder;
+}
+
+struct NamedTensor {
+  std::vector<int64_t> shape;
+  bool in_fp8 = false;
+};
+std::map<std::string, NamedTensor> tensors_of(const Plan& plan) {
+  std::map<std::string, NamedTensor> all;
+  const auto add = [&](const TensorRows& rows, std::vector<int64_t> shape, bool in_fp8) {
+    if (!rows.tensor.empty()) all[rows.tensor] = {rows.shape.empty() ? std::move(shape) : rows.shape, in_fp8};
+  };
+  for (const Matrix& m : plan.matrices) {
+    for (const TensorRows& rows : m.sources)
+      add(rows, {rows.rows, m.k}, !m.keep_float32 && !rows.transposed && rows.tensor != "embed.weight");
+    for (const TensorRows& rows : m.biases) add(rows, {rows.rows}, false);
+  }
+  for (const VectorWeight& v : plan.vectors) add({v.tensor}, {v.size}, false);
+  for (size_t i = 0; i < plan.tables.size(); ++i)
+    add(plan.tables[i], {plan.tables[i].rows, plan.table_cols[i]}, false);
+  return all;
+}
+
+std::vector<float> random_values(std::mt19937& random, int64_t count, float low, float high) {
+  std::vector<float> values(static_cast<size_t>(count));
+  for (float& value : values) value = low + (high - low) * static_cast<float>(random() % 4096) / 4095.0f;
+  return values;
+}
+
+void write_fp8(SafetensorsWriter& writer, const std::string& name, const std::vector<int64_t>& shape, int64_t block,
+               std::mt19937& random) {
+  std::vector<uint8_t> codes(static_cast<size_t>(shape[0] * shape[1]));
+  for (uint8_t& code : codes) {
+    code = static_cast<uint8_t>(random());
+    if ((code & 0x7f) > 0x50) code &= 0xcf;  // no NaN, and none that drowns the others
+  }
+  const auto blocks = [&](int64_t extent) { return (extent + block - 1) / block; };
+  const std::vector<int64_t> grid = block == 0 ? std::vector<int64_t>{shape[0], 1}
+                                               : std::vector<int64_t>{blocks(shape[0]), blocks(shape[1])};
+  EXPECT_TRUE(writer.add(name, StorageType::f8_e4m3, shape, std::as_bytes(std::span(codes))).ok());
+  EXPECT_TRUE(writer.add(name + "_scale_inv", grid, random_values(random, grid[0] * grid[1], 0.01f, 0.05f)).ok());
+}
+
+}  // namespace
+
+std::shared_ptr<const Checkpoint> fp8_weights(const Plan& plan, int64_t scale_block) {
+  const std::string block = std::to_string(scale_block),
+                    sizes = scale_block > 0 ? R"(, "weight_block_size": [)" + block + ", " + block + "]" : "";
+  const std::string folder = new_folder(
+      R"({"architectures": ["X"], "quantization_config": {"quant_method": "fp8", "fmt": "e4m3")" + sizes + "}}");
+  auto writer = SafetensorsWriter::create(folder + "/model.safetensors");
+  EXPECT_TRUE(writer.ok());
+  std::mt19937 random(6);
+  for (const auto& [name, tensor] : tensors_of(plan)) {
+    int64_t count = 1;
+    for (const int64_t extent : tensor.shape) count *= extent;
+    if (tensor.in_fp8) write_fp8(*writer, name, tensor.shape, scale_block, random);
+    else EXPECT_TRUE(writer->add(name, tensor.shape, random_values(random, count, -0.3f, 0.4f)).ok());
+  }
+  EXPECT_TRUE(writer->finish().ok());
+  auto checkpoint = Checkpoint::open(folder);
+  EXPECT_TRUE(checkpoint.ok()) << checkpoint.error().to_string();
+  const std::shared_ptr<const Checkpoint> opened = *checkpoint;
+  return {opened.get(), [opened, folder](const Checkpoint*) { std::filesystem::remove_all(folder); }};
+}
+
+std::shared_ptr<const Checkpoint> dummy_weights() {
+  const std::string folder = new_folder(R"({"architectures": ["X"]})");
   auto checkpoint = Checkpoint::open_dummy(folder);
   std::filesystem::remove_all(folder);
   return checkpoint.ok() ? *checkpoint : nullptr;

@@ -40,5 +40,8 @@ RankedRun run_on_ranks(const Plan& recorded, const std::shared_ptr<const Checkpo
 
 // A checkpoint of random numbers for whatever a plan reads.
 std::shared_ptr<const Checkpoint> dummy_weights();
+// A checkpoint on disk with the tensors that a plan names, the matrices in fp8 with a scale for each square of
+// `scale_block` or, if that is 0, for each row. It is gone with the last pointer.
+std::shared_ptr<const Checkpoint> fp8_weights(const Plan& plan, int64_t scale_block);
 
 }  // namespace weft
