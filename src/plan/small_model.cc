@@ -23,7 +23,7 @@ class Recorder {
       const bool skipped = m_.skips && layer == 1;
       if (m_.taps && layer == 1) b_.place(x, b_.slice(taps, 0, m_.hidden));
       const Value normed = norm(x, w / "norm_1");
-      x = b_.add(x, skipped ? b_.linear(normed, matrix({whole(w / "in_place", m_.hidden)}, m_.hidden))
+      x = b_.add(x, skipped     ? b_.linear(normed, matrix({whole(w / "in_place", m_.hidden)}, m_.hidden))
                     : m_.latent ? latent(w, normed)
                                 : attention(w, normed));
       if (!skipped) x = b_.add(x, mlp(w, norm(x, w / "norm_2")));
@@ -49,9 +49,9 @@ class Recorder {
 
   Value attention(Scope w, Value x) {
     const int q = m_.heads * m_.dim, kv = m_.kv_heads * m_.dim;
-    const Value qkv = b_.linear(
-        x, m_.fused ? matrix({whole(w / "qkv", q + 2 * kv)}, m_.hidden)
-                    : matrix({whole(w / "q", q), whole(w / "k", kv), whole(w / "v", kv)}, m_.hidden));
+    const Value qkv =
+        b_.linear(x, m_.fused ? matrix({whole(w / "qkv", q + 2 * kv)}, m_.hidden)
+                              : matrix({whole(w / "q", q), whole(w / "k", kv), whole(w / "v", kv)}, m_.hidden));
     Value queries = b_.slice(qkv, 0, q), keys = b_.slice(qkv, q, kv);
     if (m_.row_norms)
       b_.norm_into(queries, queries, w / "q_norm", false, kEps), b_.norm_into(keys, keys, w / "k_norm", false, kEps);
@@ -112,9 +112,8 @@ class Recorder {
     const bool scaled = m_.mlp == SmallModel::Mlp::experts_of_scaled_rows;
     const Value logits =
         b_.linear(x, {.sources = {whole(w / "router", m_.experts)}, .k = m_.hidden, .keep_float32 = true});
-    const Value chosen = b_.route(logits, {.kind = kernels::RouteRule::Kind::sigmoid_after,
-                                           .experts = m_.experts,
-                                           .chosen = m_.chosen});
+    const Value chosen =
+        b_.route(logits, {.kind = kernels::RouteRule::Kind::sigmoid_after, .experts = m_.experts, .chosen = m_.chosen});
     const Value grouped = b_.group_rows(chosen, m_.experts, m_.chosen);
     std::vector<Matrix> first, second;
     for (int e = 0; e < m_.experts; ++e) first.push_back(gates_of(w, e)), second.push_back(down_of(w, e));
@@ -130,8 +129,8 @@ class Recorder {
     const Scope own = w / ("expert" + std::to_string(e));
     if (m_.mlp == SmallModel::Mlp::experts)
       return {.sources = {whole(own / "gate", m_.width), whole(own / "up", m_.width)}, .k = m_.hidden};
-    return {.sources = {{(w / "experts_in").path(), e * m_.hidden, 2 * m_.width,
-                         {m_.experts, m_.hidden, 2 * m_.width}, true}},
+    return {.sources =
+                {{(w / "experts_in").path(), e * m_.hidden, 2 * m_.width, {m_.experts, m_.hidden, 2 * m_.width}, true}},
             .k = m_.hidden};
   }
   Matrix down_of(Scope w, int64_t e) const {

@@ -31,9 +31,8 @@ void expect_bits_of_one(const Plan& plan, const std::shared_ptr<const Checkpoint
 }
 
 int count_gathers(const Plan& plan) {
-  return static_cast<int>(std::count_if(plan.ops.begin(), plan.ops.end(), [](const Op& op) {
-    return std::holds_alternative<AllGatherOp>(op.kind);
-  }));
+  return static_cast<int>(std::count_if(plan.ops.begin(), plan.ops.end(),
+                                        [](const Op& op) { return std::holds_alternative<AllGatherOp>(op.kind); }));
 }
 
 Plan share_of(const SmallModel& model, int ranks, int rank = 0) {
@@ -60,8 +59,8 @@ TEST(SplitFormats, Fp8KeepsTheScalesOfTheWholeTensor) {
   for (const Mlp mlp : {Mlp::gated, Mlp::plain, Mlp::experts})
     for (const int64_t block : {0, 32, 64, 128}) {
       SCOPED_TRACE(block);
-      const SmallModel model{.hidden = 128, .heads = 8, .kv_heads = 4, .dim = 32, .width = 256, .mlp = mlp,
-                             .biases = mlp != Mlp::experts};
+      const SmallModel model{
+          .hidden = 128, .heads = 8, .kv_heads = 4, .dim = 32, .width = 256, .mlp = mlp, .biases = mlp != Mlp::experts};
       const Plan plan = record(model);
       const auto checkpoint = fp8_weights(plan, block);
       expect_bits_of_one(plan, checkpoint, {2, 4, 8}, {.formats = {.form = WeightForm::bf16}});
@@ -79,10 +78,12 @@ TEST(SplitFormats, LatentFp8) {
 
 // Three ranks own no subtrees of the eight sums, so all products are cut by their outputs.
 TEST(SplitShapes, ThreeRanks) {
-  const SmallModel model{.hidden = 48, .heads = 6, .kv_heads = 3, .width = 96, .vocab = 150, .tied = true, .taps = true};
+  const SmallModel model{
+      .hidden = 48, .heads = 6, .kv_heads = 3, .width = 96, .vocab = 150, .tied = true, .taps = true};
   EXPECT_GE(count_gathers(share_of(model, 3)), 8);
   expect_bits_of_one(record(model), dummy_weights(), {3}, {});
-  expect_bits_of_one(record(model), dummy_weights(), {3}, {.formats = {.form = WeightForm::bf16}, .cache = DType::bf16});
+  expect_bits_of_one(record(model), dummy_weights(), {3},
+                     {.formats = {.form = WeightForm::bf16}, .cache = DType::bf16});
 }
 
 TEST(SplitShapes, AStreamThatRanksDoNotDivide) {
@@ -95,8 +96,8 @@ TEST(SplitShapes, StackedOutputsAreCut) {
   PlanBuilder b("test");
   const Scope root;
   const Value x = b.embed(root / "embed", 40, 60, 1.0f);
-  const Value wide = b.activate(b.linear(x, {.sources = {whole(root / "up", 60)}, .k = 60}), kernels::Activation::silu,
-                                false);
+  const Value wide =
+      b.activate(b.linear(x, {.sources = {whole(root / "up", 60)}, .k = 60}), kernels::Activation::silu, false);
   // 60 columns are cut into two sums, too few for four ranks.
   const Value y = b.linear(wide, {.sources = {whole(root / "a", 30), whole(root / "b", 30)},
                                   .biases = {{"a.bias", 0, 30}, {"", 0, 30}},
@@ -145,8 +146,8 @@ TEST(SplitHolds, AnEqualPartOfEveryMatrix) {
       EXPECT_EQ(matrix_values(share_of(dense, ranks, rank)) * ranks, matrix_values(record(dense)));
       // All but the routers, and 200 tokens in shares of whole panels.
       const int64_t routers = 2 * 8 * 64, head = 64 * 200;
-      EXPECT_EQ((matrix_values(share_of({.vocab = 256, .mlp = Mlp::experts_of_one_tensor, .shared_expert = true}, ranks,
-                                        rank)) -
+      EXPECT_EQ((matrix_values(
+                     share_of({.vocab = 256, .mlp = Mlp::experts_of_one_tensor, .shared_expert = true}, ranks, rank)) -
                  routers) *
                     ranks,
                 matrix_values(record(experts)) - routers - head + 64 * 256);

@@ -27,8 +27,7 @@ Result<std::vector<PlanShare>> load(const Plan& recorded, const std::shared_ptr<
     LoadOptions load{.form = options.formats.form, .quantize = options.formats.quantize, .pack = options.pack};
     if (rank > 0) load.other_plan = &shares.front().plan, load.other = &shares.front().weights;
     load.first_thread = rank * team.threads_per_rank(), load.threads = team.threads_per_rank();
-    WEFT_TRY(shares.back().weights,
-             load_weights(shares.back().plan, checkpoint, *options.table, team.threads(), load));
+    WEFT_TRY(shares.back().weights, load_weights(shares.back().plan, checkpoint, *options.table, team.threads(), load));
   }
   return shares;
 }
@@ -155,8 +154,7 @@ std::map<std::string, NamedTensor> tensors_of(const Plan& plan) {
     for (const TensorRows& rows : m.biases) add(rows, {rows.rows}, false);
   }
   for (const VectorWeight& v : plan.vectors) add({v.tensor}, {v.size}, false);
-  for (size_t i = 0; i < plan.tables.size(); ++i)
-    add(plan.tables[i], {plan.tables[i].rows, plan.table_cols[i]}, false);
+  for (size_t i = 0; i < plan.tables.size(); ++i) add(plan.tables[i], {plan.tables[i].rows, plan.table_cols[i]}, false);
   return all;
 }
 
@@ -174,8 +172,8 @@ void write_fp8(SafetensorsWriter& writer, const std::string& name, const std::ve
     if ((code & 0x7f) > 0x50) code &= 0xcf;  // no NaN, and none that drowns the others
   }
   const auto blocks = [&](int64_t extent) { return (extent + block - 1) / block; };
-  const std::vector<int64_t> grid = block == 0 ? std::vector<int64_t>{shape[0], 1}
-                                               : std::vector<int64_t>{blocks(shape[0]), blocks(shape[1])};
+  const std::vector<int64_t> grid =
+      block == 0 ? std::vector<int64_t>{shape[0], 1} : std::vector<int64_t>{blocks(shape[0]), blocks(shape[1])};
   EXPECT_TRUE(writer.add(name, StorageType::f8_e4m3, shape, std::as_bytes(std::span(codes))).ok());
   EXPECT_TRUE(writer.add(name + "_scale_inv", grid, random_values(random, grid[0] * grid[1], 0.01f, 0.05f)).ok());
 }

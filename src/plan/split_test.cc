@@ -98,15 +98,17 @@ TEST_P(Split, HomesGiveTheBitsOfOne) {
   const auto& [model, format] = GetParam();
   const Plan plan = record(model);
   const auto checkpoint = dummy_weights();
-  RunOptions options{.table = kernels::available_tables().back(), .formats = format.options, .pack = format.pack,
+  RunOptions options{.table = kernels::available_tables().back(),
+                     .formats = format.options,
+                     .pack = format.pack,
                      .cache = format.cache};
   const RankedRun one = run_on_ranks(plan, checkpoint, {}, options);
   expect_numbers(one);
   for (const std::vector<int>& homes : std::vector<std::vector<int>>{{0, 1, 0}, {1, 1, 1}, {0, 0, 0}, {3, 0, 2}}) {
     const int ranks = homes[0] == 3 ? 4 : 2;
     options.home_of = homes, options.threads_per_rank = 3 - homes[1];
-    expect_same(one, run_on_ranks(plan, checkpoint, {.tensor = ranks, .experts = ranks, .attention_dp = true},
-                                  options));
+    expect_same(one,
+                run_on_ranks(plan, checkpoint, {.tensor = ranks, .experts = ranks, .attention_dp = true}, options));
   }
 }
 
