@@ -6,6 +6,7 @@ namespace weft {
 namespace {
 
 constexpr float kEps = 1e-6f;
+constexpr uint8_t kImage = 1, kSeen = 2;  // of step_inputs.h
 
 class Recorder {
  public:
@@ -27,6 +28,7 @@ class Recorder {
                     : m_.latent ? latent(w, normed)
                                 : attention(w, normed));
       if (!skipped) x = b_.add(x, mlp(w, norm(x, w / "norm_2")));
+      if (m_.cross && layer == 0) cross(root / "cross", x);
     }
     if (m_.taps) b_.place(x, b_.slice(taps, m_.hidden, m_.hidden)), b_.set_taps(taps);
     x = norm(m_.head == HeadKind::reward_steps ? x : b_.select(x), root / "last_norm");
@@ -64,6 +66,22 @@ class Recorder {
     b_.append(keys, b_.slice(qkv, q + kv, kv), cache);
     const Value out = b_.attend(queries, cache, m_.heads, 0.3f);
     return b_.linear(out, matrix({whole(w / "o", m_.hidden)}, q, Shard::rows, m_.dim));
+  }
+
+  // Changes x in its place.
+  void cross(Scope w, Value x) {
+    const CacheRef cache = b_.cross_cache(
+        {.kind = CacheSpec::Kind::cross, .kv_heads = m_.kv_heads, .k_dim = m_.dim, .v_dim = m_.dim}, m_.heads);
+    const int cols = m_.heads * m_.dim;
+    b_.begin_images_only();
+    const HeadsOptions heads{.heads = m_.heads, .dim = m_.dim, .norm = kernels::HeadNorm::rms};
+    const Value q =
+        b_.heads(b_.linear(norm(x, w / "norm_1"), matrix({whole(w / "q", cols)}, m_.hidden)), w / "q_norm", {}, heads);
+    const Value seen = b_.attend(q, cache, m_.heads, 0.3f);
+    const Value out = b_.linear(seen, matrix({whole(w / "o", m_.hidden)}, cols, Shard::rows, m_.dim));
+    b_.add_into(x, b_.gate(out, w / "gate_1", false, kImage));
+    b_.add_into(x, b_.gate(mlp(w, norm(x, w / "norm_2")), w / "gate_2", false, kSeen));
+    b_.end_images_only();
   }
 
   // Keys of kRank + dim columns that all heads share; `dim` of a head's query are rotated, as many are not.

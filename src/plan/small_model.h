@@ -22,6 +22,7 @@ struct SmallModel {
   bool latent = false;         // latent attention, of `heads`
   bool shared_expert = false;  // besides the experts
   bool skips = false;          // the second layer has a matrix in the place of its attention, and no MLP
+  bool cross = false;          // a layer between the two, for steps with images alone (Mllama)
   bool taps = false;           // the stream before and behind the second layer is kept
   float soft_cap = 0;          // of the logits
   HeadKind head = HeadKind::lm;

@@ -51,8 +51,59 @@ Caches reserve(const std::vector<PlanShare>& shares, DType dtype, size_t sequenc
       cache.base.push_back(memory->data()), cache.block_stride_bytes.push_back(stride);
       caches.memory.push_back(std::move(*memory));
     }
+    if (!share.plan.cross_group) continue;
+    CacheSpec spec = share.plan.cross_group->spec;
+    spec.dtype = dtype;
+    cache.cross_stride_bytes =
+        kernels::cache_layer_bytes(spec, kCrossBlock) * static_cast<size_t>(share.plan.cross_group->layers);
+    auto memory = Memory::reserve(cache.cross_stride_bytes * sequences, false);
+    EXPECT_TRUE(memory.ok());
+    cache.cross_base = memory->data();
+    caches.memory.push_back(std::move(*memory));
   }
   return caches;
+}
+
+// Random keys and values of each sequence's images, in a block of its own; every rank keeps those of its heads.
+void write_images(RankedExecutor& executor, const Plan& whole, const RunOptions& options) {
+  const LayerGroup& all = *whole.cross_group;
+  const int cols = all.spec.kv_heads * all.spec.k_dim;
+  std::mt19937 random(9);
+  for (size_t s = 0; s < options.images.size(); ++s)
+    for (int layer = 0; layer < all.layers; ++layer) {
+      const int rows = options.images[s];
+      std::vector<float> keys(static_cast<size_t>(2 * rows * cols));
+      for (float& key : keys) key = static_cast<float>(random() % 2001) / 1000.0f - 1.0f;
+      const auto block = static_cast<int32_t>(s);
+      const kernels::SequenceView view{.rows = rows};
+      for (int rank = 0; rank < executor.ranks() && rows > 0; ++rank) {
+        const float* own = keys.data() + executor.rank(rank).plan().cross_group->first_kv_head * all.spec.k_dim;
+        options.table->run<kernels::AppendArgs>(
+            {own, own + cols, 2 * cols, 2 * cols, executor.rank(rank).cache_view({CacheRef::Kind::cross, 0, layer}),
+             &block, &view, 1},
+            rows, {0, 1});
+      }
+    }
+}
+
+// Two of three rows of a sequence with an image see it.
+void fill_cross(StepInputs& in, const std::vector<StepRows>& rows, const std::vector<int>& images) {
+  in.cross.block_table.clear(), in.cross.sequences.clear(), in.has_images = false;
+  size_t first = 0;
+  for (const StepRows& row : rows) {
+    const int keys = images[static_cast<size_t>(row.sequence)];
+    in.has_images |= keys > 0;
+    for (size_t i = first; i < first + static_cast<size_t>(row.tokens); ++i) {
+      const bool sees = keys > 0 && in.positions[i] % 3 != 0;
+      in.row_flags[i] = static_cast<uint8_t>((keys > 0 ? kHasImages : 0) | (sees ? kSeesImage : 0));
+      in.cross_starts[i] = sees ? keys / 3 : 0, in.cross_ends[i] = keys;
+    }
+    const auto offset = static_cast<int64_t>(in.cross.block_table.size());
+    if (keys > 0) in.cross.block_table.push_back(row.sequence);
+    in.cross.sequences.push_back(
+        {static_cast<int>(first), row.tokens, 0, offset, in.cross_ends.data() + first, in.cross_starts.data() + first});
+    first += static_cast<size_t>(row.tokens);
+  }
 }
 
 // The step's rows of one home; `position`: how far each sequence is.
@@ -91,8 +142,11 @@ void run_step(RankedExecutor& executor, const std::vector<StepRows>& step, const
   int vocab = 0;
   for (const Op& op : plan.ops)
     if (const auto* embed = std::get_if<EmbedOp>(&op.kind)) vocab = embed->ids_below;
-  for (size_t home = 0; home < by_home.size(); ++home)
-    fill(executor.inputs(static_cast<int>(home)), by_home[home], position, vocab);
+  for (size_t home = 0; home < by_home.size(); ++home) {
+    StepInputs& in = executor.inputs(static_cast<int>(home));
+    fill(in, by_home[home], position, vocab);
+    if (plan.cross_group) fill_cross(in, by_home[home], options.images);
+  }
   executor.run({}, options.replay);
   for (size_t home = 0; home < by_home.size(); ++home) {
     int64_t r = 0;
@@ -125,6 +179,7 @@ RankedRun run_on_ranks(const Plan& recorded, const std::shared_ptr<const Checkpo
   Caches caches = reserve(result.shares, options.cache, sequences);
   RankedExecutor executor(result.shares, *options.table, team, caches.ranks,
                           {kMaxTokens, kMaxTokens, static_cast<int>(sequences), kBlock * kBlocksEach});
+  if (recorded.cross_group) write_images(executor, recorded, options);
   std::vector<int> position(sequences);
   for (const std::vector<StepRows>& step : options.steps) run_step(executor, step, options, position, result);
   return result;

@@ -24,6 +24,7 @@ struct RunOptions {
   int threads_per_rank = 1;
   bool replay = true;
   std::vector<int> home_of = {0, 0, 0};  // of each sequence
+  std::vector<int> images = {0, 0, 0};   // keys of each sequence's images, for plans with cross attention
   // Prompts of several sequences, then a token each, then one sequence alone.
   Steps steps = {{{0, 5}, {1, 3}}, {{0, 1}, {1, 1}, {2, 20}}, {{2, 1}}, {{1, 1}, {0, 2}}};
 };

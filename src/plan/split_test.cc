@@ -31,6 +31,7 @@ const SmallModel kModels[] = {
     {.name = "experts of one tensor", .width = 32, .mlp = Mlp::experts_of_one_tensor, .chosen = 1},
     {.name = "experts of scaled rows", .width = 32, .mlp = Mlp::experts_of_scaled_rows, .shared_expert = true},
     {.name = "a layer without attention", .kv_heads = 2, .skips = true, .taps = true},
+    {.name = "layers for images", .kv_heads = 2, .biases = true, .cross = true},
     {.name = "scores", .biases = true, .head = HeadKind::reward_steps},
 };
 
@@ -83,6 +84,7 @@ TEST_P(Split, RanksGiveTheBitsOfOne) {
   for (const kernels::CpuTable* table : some_tables()) {
     SCOPED_TRACE(table->isa);
     RunOptions options{.table = table, .formats = format.options, .pack = format.pack, .cache = format.cache};
+    options.images = {0, 40, 0};  // in some of the steps
     const RankedRun one = run_on_ranks(plan, checkpoint, {}, options);
     expect_numbers(one);
     for (const int ranks : {2, 4, 8}) {
@@ -101,7 +103,8 @@ TEST_P(Split, HomesGiveTheBitsOfOne) {
   RunOptions options{.table = kernels::available_tables().back(),
                      .formats = format.options,
                      .pack = format.pack,
-                     .cache = format.cache};
+                     .cache = format.cache,
+                     .images = {0, 40, 0}};
   const RankedRun one = run_on_ranks(plan, checkpoint, {}, options);
   expect_numbers(one);
   for (const std::vector<int>& homes : std::vector<std::vector<int>>{{0, 1, 0}, {1, 1, 1}, {0, 0, 0}, {3, 0, 2}}) {
