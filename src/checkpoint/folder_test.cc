@@ -214,6 +214,9 @@ class Fp8 : public Folders {
     TensorUsage usage(**opened);
     EXPECT_EQ(usage.take("w", {kRows, kCols}), &w);
     EXPECT_TRUE(usage.unused().empty()) << "the scale belongs to it";
+    TensorUsage other(**opened);
+    other.ignore("w");
+    EXPECT_TRUE(other.unused().empty()) << "and is left with it";
   }
 };
 

@@ -1,6 +1,7 @@
 #include "checkpoint/usage.h"
 
 #include <algorithm>
+#include <set>
 #include <sstream>
 
 #include "base/log.h"
@@ -104,9 +105,12 @@ std::vector<std::string> TensorUsage::unused(const std::vector<std::string>& ign
     return std::any_of(ignore_patterns.begin(), ignore_patterns.end(), matches) ||
            std::any_of(known_extras().begin(), known_extras().end(), matches);
   };
+  std::set<std::string_view> skipped_scales;
+  for (const auto& [name, tensor] : checkpoint_.tensors())
+    if (tensor.scale && skipped(name)) skipped_scales.insert(tensor.scale->name);
   std::vector<std::string> names;
   for (const auto& [name, tensor] : checkpoint_.tensors())
-    if (!used_.contains(&tensor) && !skipped(name)) names.push_back(name);
+    if (!used_.contains(&tensor) && !skipped(name) && !skipped_scales.contains(name)) names.push_back(name);
   return names;
 }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <limits>
 #include <map>
+#include <tuple>
 
 #include "base/check.h"
 
@@ -147,26 +148,27 @@ Plan place_operands(Plan plan, const std::function<Operand(const Matrix&)>& oper
       plan.storages[s].operand = static_cast<Operand>(wanted[s]);
 
   std::vector<Op> ops;
-  std::map<std::pair<int, int>, std::pair<Value, Value>> converted;  // (storage, operand) -> source, its operand form
+  // (storage, operand, and when the op runs) -> source, its operand form
+  std::map<std::tuple<int, Operand, bool, Pass>, std::pair<Value, Value>> converted;
   for (Op& op : plan.ops) {
     if (const int matrix = multiplied_by(op); matrix >= 0) {
       Value& x = op.in[0];
       const Operand operand = operand_of(plan.matrices[matrix]);
       if (plan.storages[x.storage].operand != operand) {
         WEFT_CHECK(plan.storages[x.storage].operand == Operand::f32) << "an operand is read in another form";
-        auto& [source, value] = converted[{x.storage, static_cast<int>(operand)}];
+        auto& [source, value] = converted[{x.storage, operand, op.images_only, op.pass}];
         if (value.storage < 0 || !(source == x)) {
           source = x;
           value = {static_cast<int>(plan.storages.size()), 0, x.cols, x.rows};
           plan.storages.push_back({x.cols, x.rows, operand});
-          ops.push_back({ToOperandOp{}, {x}, value, op.path});
+          ops.push_back({ToOperandOp{}, {x}, value, op.path, op.images_only, op.pass});
         }
         x = value;
       }
     }
     if (op.out)  // a write makes older conversions of that storage stale
       for (auto it = converted.begin(); it != converted.end();)
-        it = it->first.first == op.out->storage ? converted.erase(it) : std::next(it);
+        it = std::get<0>(it->first) == op.out->storage ? converted.erase(it) : std::next(it);
     ops.push_back(std::move(op));
   }
   plan.ops = std::move(ops);

@@ -26,7 +26,8 @@ enum class Cut : uint8_t {
 int k_unit(const Matrix& m) {
   if (!m.format || !kernels::is_quantized(m.format->form)) return m.shard_unit;
   const kernels::WeightGroups& groups = m.format->groups;
-  if (groups.size >= m.k) return m.shard_unit;  // one scale for all of k
+  // One scale for all of k, read from the checkpoint; made from the weights of a share it would be another one.
+  if (groups.size >= m.k && groups.scale == kernels::ScaleKind::f32) return m.shard_unit;
   return groups.scale == kernels::ScaleKind::super ? 256 : groups.size;
 }
 
@@ -160,9 +161,9 @@ class Demand {
                                        " cannot be shared by ", ranks_, " ranks: their number does not divide")
                               : refuse("the ", m.k, " columns of ", op.path, " cannot be shared by ", ranks_,
                                        " ranks: their number does not divide");
-    if (m.out() % ranks_ != 0)
-      return refuse("the ", m.out(), " outputs of ", op.path, " cannot be shared by ", ranks_, " ranks");
     const bool by_k = m.shards() % ranks_ == 0 && (m.k / ranks_) % k_unit(m) == 0;
+    if (!by_k && m.out() % ranks_ != 0)
+      return refuse("the ", m.out(), " outputs of ", op.path, " cannot be shared by ", ranks_, " ranks");
     cuts[i] = by_k ? Cut::k : Cut::gathered;
     want_all(*op.out);
     want(op.in[0], share(m.k));
@@ -377,9 +378,9 @@ class Share {
   void rebuild(const ActivateOp& o, const Op& op, size_t) {
     const Range own = only_range(op);
     if (own.size() == op.out->cols) return push(op, o, {mapped(op.in[0])}, mapped(*op.out));
-    if (!o.gated) return rebuild_columns(o, op, own);
     ActivateOp part = o;
     part.cols = own.size();
+    if (!o.gated) return rebuild_columns(part, op, own);
     Value in = mapped(op.in[0], own);
     WEFT_CHECK(mapped(op.in[0], {o.cols + own.first, o.cols + own.last}).first_col == in.first_col + own.size())
         << op.path << ": gates and what they gate are not side by side";
@@ -440,8 +441,9 @@ class Share {
     plan_.matrices[matrix].sources = cut_rows(all.sources, own, all.k);
     plan_.matrices[matrix].biases = cut_rows(all.biases, own, 0);
   }
-  // `k`: columns of the sources' tensors; 0: they are vectors.
-  static std::vector<TensorRows> cut_rows(const std::vector<TensorRows>& sources, const Columns& own, int k) {
+  // `k`: columns of the sources' tensors; 0: they are vectors. Tensors of which nothing is left may lie unread in the
+  // checkpoint.
+  std::vector<TensorRows> cut_rows(const std::vector<TensorRows>& sources, const Columns& own, int k) {
     std::vector<TensorRows> cut;
     int64_t begin = 0;
     for (const TensorRows& source : sources) {
@@ -454,6 +456,8 @@ class Share {
         part.rows = r.size();
         cut.push_back(std::move(part));
       }
+      if (inside.empty() && source.borrowed == Borrowed::no && !source.tensor.empty())
+        plan_.unused.push_back(source.tensor);
       begin += source.rows;
     }
     return cut;

@@ -104,12 +104,26 @@ constexpr Feature kFeatures[] = {
            kernels::cpu_table()->pack_panel_bf12 && info.dtype == "bfloat16" && s.options.quantize == Quantize::none;
        s.options.pack_weights = possible ? PackWeights::on : PackWeights::automatic;
      }},
+    // Ranks, and ranks with rows of their own.
+    {"tp2", [](Arrangement& s) { s.options.tp_size = 1; },
+     [](Arrangement& s, const ModelInfo&, const Model&) { s.options.tp_size = 2, s.options.max_batch_size = 8; }},
+    {"tp4", [](Arrangement&) {},
+     [](Arrangement& s, const ModelInfo&, const Model&) { s.options.tp_size = 4, s.options.max_batch_size = 4; }},
+    {"ep2", [](Arrangement& s) { s.options.ep_size = 1; },
+     [](Arrangement& s, const ModelInfo&, const Model&) { s.options.ep_size = 2, s.options.max_batch_size = 6; }},
+    {"adp2", [](Arrangement& s) { s.options.enable_attention_dp = false; },
+     [](Arrangement& s, const ModelInfo&, const Model&) {
+       s.options.tp_size = std::max(s.options.tp_size, 2), s.options.enable_attention_dp = true;
+       s.options.max_batch_size = 8;
+     }},
     // A cache with room for little more than the longest sequence, so that running ones lose their blocks and start
     // again.
     {"preemption", [](Arrangement&) {},
      [](Arrangement& s, const ModelInfo& info, const Model& model) {
        s.options.max_batch_size = 24, s.options.tokens_per_block = 16;
-       s.options.kv_cache_memory = info.kv_bytes_per_token * model.tight_tokens;
+       // Blocks are whole pages on every rank.
+       s.options.kv_cache_memory =
+           info.kv_bytes_per_token * model.tight_tokens * std::max(s.options.tp_size, s.options.ep_size);
      },
      [](const std::vector<Answer>&, const EngineMetrics& m) { return m.core.scheduler.preemptions > 0; }},
     {"cancelled_mates", [](Arrangement&) {},
@@ -281,6 +295,29 @@ TEST_P(EquivalenceAll, EachAlone) {
   ASSERT_TRUE(engine.ok()) << engine.error().to_string();
   for (size_t i = requests_.size(); i-- > 0;)
     EXPECT_EQ(ask(**engine, requests_[i]).exact_text(), plain_.answers[i].exact_text()) << "request " << i;
+}
+
+// Ranks that a model cannot be shared by are refused with its numbers, by the option's name.
+TEST(EquivalenceOfRanks, WhatDoesNotDivideIsRefused) {
+  struct Refused {
+    const char* model;
+    EngineOptions options;
+    std::initializer_list<const char*> words;
+  };
+  const Refused cases[] = {
+      {"llama-3.1", {.tp_size = 8}, {"4 attention heads", "8 ranks"}},
+      {"llama-sharded-bf16", {.tp_size = 2}, {"6 query heads", "3 heads of keys and values", "2 ranks"}},
+      {"deepseek-v3-fp8", {.ep_size = 4}, {"6 experts", "4 ranks"}},
+      {"deepseek-v3-fp8", {.tp_size = 4, .enable_attention_dp = true}, {"6 experts", "4 ranks", "2 groups"}},
+      {"llama4", {.tp_size = 8, .enable_attention_dp = true}, {"4 experts", "8 ranks", "4 groups"}},
+  };
+  for (const Refused& refused : cases) {
+    const auto engine = Engine::load(test_data(std::string("golden/") + refused.model), refused.options);
+    ASSERT_FALSE(engine.ok()) << refused.model;
+    EXPECT_EQ(engine.error().code(), Code::invalid_argument);
+    const std::string text = engine.error().to_string();
+    for (const char* word : refused.words) EXPECT_NE(text.find(word), std::string::npos) << word << " in: " << text;
+  }
 }
 
 std::vector<Case> cases(bool each_feature) {

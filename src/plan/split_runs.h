@@ -1,0 +1,48 @@
+// Runs a plan on some ranks, for the tests of split.cc: what comes out for each of a few sequences, over several steps.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "plan/ranked_executor.h"
+#include "plan/weight_formats.h"
+
+namespace weft {
+
+// A sequence's next tokens in a step.
+struct StepRows {
+  int sequence = 0, tokens = 0;
+};
+using Steps = std::vector<std::vector<StepRows>>;
+
+struct RunOptions {
+  const kernels::CpuTable* table = &kernels::ref_table();
+  FormatOptions formats;
+  bool pack = false;
+  DType cache = DType::f32;
+  int threads_per_rank = 1;
+  bool replay = true;
+  std::vector<int> home_of = {0, 0, 0};  // of each sequence
+  std::vector<int> images = {0, 0, 0};   // keys of each sequence's images, for plans with cross attention
+  // Prompts of several sequences, then a token each, then one sequence alone.
+  Steps steps = {{{0, 5}, {1, 3}}, {{0, 1}, {1, 1}, {2, 20}}, {{2, 1}}, {{1, 1}, {0, 2}}};
+};
+
+struct RankedRun {
+  std::string error;
+  std::vector<PlanShare> shares;
+  // The bits of the output at every token of each sequence, and those of the taps.
+  std::vector<std::vector<uint32_t>> outputs, taps;
+};
+
+RankedRun run_on_ranks(const Plan& recorded, const std::shared_ptr<const Checkpoint>& checkpoint,
+                       const RankLayout& layout, const RunOptions& options);
+
+// A checkpoint of random numbers for whatever a plan reads.
+std::shared_ptr<const Checkpoint> dummy_weights();
+// A checkpoint on disk with the tensors that a plan names, the matrices in fp8 with a scale for each square of
+// `scale_block` or, if that is 0, for each row. It is gone with the last pointer.
+std::shared_ptr<const Checkpoint> fp8_weights(const Plan& plan, int64_t scale_block);
+
+}  // namespace weft
