@@ -188,12 +188,13 @@ void add_bench(CLI::App* bench, Arguments& a) {
   bench
       ->add_option("--modes", a.bench_modes,
                    "What to measure: prefill, decode, serving; or speculation: speed with --speculative-config beside "
-                   "speed without, and how many drafts are accepted. Default: prefill,decode, and with "
-                   "--speculative-config speculation")
+                   "speed without, and how many drafts are accepted; or ranks: speed with --tp-size and the like "
+                   "beside one rank on as many threads. Default: prefill,decode, and with --speculative-config "
+                   "speculation")
       ->type_name("MODE,...")
       ->delimiter(',')
       ->allow_extra_args(false)
-      ->check(CLI::IsMember(Words{"prefill", "decode", "serving", "speculation"}).description(""));
+      ->check(CLI::IsMember(Words{"prefill", "decode", "serving", "speculation", "ranks"}).description(""));
   add_text(bench, "--prompts", a.prompts,
            "speculation: requests as of weft batch (FILE.jsonl), or a text with a prompt a line; absent: random tokens",
            "FILE");

@@ -131,6 +131,14 @@ struct ScoreResult {
   std::map<std::string, ScoreTensor> tensors;
 };
 
+// What a rank of this process holds.
+struct RankInfo {
+  int rank = 0;
+  int64_t weight_bytes = 0;  // that it alone has; what ranks share counts for the first of them
+  int64_t kv_bytes_per_token = 0;
+  double load_seconds = 0;
+};
+
 struct ModelInfo {
   std::string name;  // folder or file name without extension
   std::string path;
@@ -149,6 +157,8 @@ struct ModelInfo {
   int64_t kv_cache_bytes = 0;
   std::string dtype, isa;
   int threads = 0;
+  int rank_count = 1;           // in all processes
+  std::vector<RankInfo> ranks;  // of this process
   bool generative = true;  // false: classifier or reward model
   bool has_chat_template = false;
   bool takes_images = false;

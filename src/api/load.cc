@@ -140,6 +140,12 @@ Result<std::unique_ptr<Engine>> Engine::load(const std::string& path, const Engi
   }
   const CoreOptions core = core_options(options, model, loaded.draft, std::move(processors));
   ModelInfo info = model_info(path, model, loaded.ranks->threads().size(), core.cache_bytes, text);
+  info.rank_count = loaded.ranks->layout().size();
+  for (int r = 0; r < loaded.ranks->ranks(); ++r) {
+    const PlanShare& share = model.shares.ranks[static_cast<size_t>(r)];
+    info.ranks.push_back({loaded.ranks->first_rank() + r, share.weights.bytes,
+                          kv_bytes_per_token(share.plan.groups, model.kv_dtype), share.load_seconds});
+  }
   WEFT_TRY(std::unique_ptr<EngineCore> running,
            EngineCore::create(std::move(model), std::move(loaded.ranks), core, std::move(loaded.draft),
                               std::move(loaded.draft_ranks)));
