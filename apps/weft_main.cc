@@ -2,6 +2,7 @@
 #include <csignal>
 #include <cstdio>
 
+#include "api/follow.h"
 #include "commands.h"
 
 namespace weft {
@@ -23,6 +24,11 @@ Status dispatch(const Arguments& arguments, const EngineLoader& load) {
   return fail(Code::internal, "unknown command");
 }
 
+bool loads_engine(const Arguments& arguments) {
+  return arguments.command != Command::inspect && arguments.command != Command::models &&
+         arguments.command != Command::plan;
+}
+
 // Messages are one line, whatever is in a file's name.
 std::string one_line(std::string text) {
   for (char& c : text)
@@ -40,7 +46,17 @@ int weft_main(int count, const char* const* words, const EngineLoader& load) {
     std::fputs(leave->out.c_str(), stdout);
     return leave->status;
   }
-  const Status status = dispatch(std::get<Arguments>(parsed), load);
+  const Arguments& arguments = std::get<Arguments>(parsed);
+  Status status;
+  if (loads_engine(arguments)) {
+    const auto followed = follow_rank_0(arguments.model, arguments.engine);
+    if (followed.ok() && *followed) return **followed;
+    if (!followed.ok()) status = followed.error();
+  }
+  if (status.ok()) {
+    status = dispatch(arguments, load);
+    if (loads_engine(arguments)) leave_rank_0(status);
+  }
   if (status.ok()) return 0;
   std::fprintf(stderr, "weft: %s\n", one_line(status.error().message()).c_str());
   return 1;

@@ -322,7 +322,7 @@ std::string CoreEngine::plan_text() const {
   const DraftModel* draft = core_->draft();
   for (size_t i = 0; draft && i < draft->stages.size(); ++i) {
     text += "\n" + draft->name + (draft->stages.size() > 1 ? ", depth " + std::to_string(i + 1) : "") + "\n";
-    text += plan_to_text(draft->stages[i].plan(), draft->form);
+    text += plan_to_text(draft->stages[i].shares.back().plan, draft->form);
   }
   return text;
 }
@@ -355,12 +355,13 @@ Result<KvCacheEvents> CoreEngine::take_kv_cache_events() {
   auto [taken, next] = core_->take_cache_events();
   KvCacheEvents result;
   result.next_id = next;
+  result.homes = static_cast<int>(core_->metrics().homes.size());
   result.lost = (taken.empty() ? next : taken.front().id) - first_wanted_event_;
   first_wanted_event_ = next;
   for (CacheEvent& event : taken) {
     const bool stored = event.kind == CacheEvent::Kind::stored;
-    result.events.push_back(
-        {event.id, stored, event.group, event.key.hex(), stored ? event.parent.hex() : "", std::move(event.tokens)});
+    result.events.push_back({event.id, stored, event.group, event.key.hex(), stored ? event.parent.hex() : "",
+                             std::move(event.tokens), event.home});
   }
   return result;
 }

@@ -169,8 +169,8 @@ struct EngineMetrics {
   GrammarCacheMetrics grammars;  // zeros without a tokenizer
 };
 
-// A block entered the index of the KV cache, or left it. Applied in order to an empty set of (group, hash), the events
-// give the set of the blocks that a prompt can find now.
+// A block entered the index of the KV cache, or left it. Applied in order to an empty set of (home, group, hash), the
+// events give the set of the blocks that a prompt can find now.
 struct KvCacheEvent {
   uint64_t id = 0;      // counts up by one from 0
   bool stored = false;  // else removed
@@ -178,11 +178,13 @@ struct KvCacheEvent {
   // 64 hexadecimal digits; the parent is the block before or the root of the salt (stored only)
   std::string hash, parent_hash;
   std::vector<int32_t> tokens;  // of the block (stored only)
+  int home = 0;                 // whose cache it is, with attention data parallelism
 };
 struct KvCacheEvents {
   std::vector<KvCacheEvent> events;  // since the last call
   uint64_t lost = 0;                 // events in front of them that did not fit into the buffer
   uint64_t next_id = 0;              // of the next event to come
+  int homes = 1;                     // caches that there are
 };
 
 // A prompt that does not fit, in the words that clients of OpenAI's API look for (LangChain does), and whether an error

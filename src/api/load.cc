@@ -4,11 +4,11 @@
 
 #include "api/core_engine.h"
 #include "api/model_info.h"
+#include "api/rank_loading.h"
 #include "api/scores.h"
-#include "api/speculative_config.h"
 #include "base/available_memory.h"
-#include "base/cpu_layout.h"
 #include "base/log.h"
+#include "comm/process_ranks.h"
 #include "sampling/parameters.h"
 
 namespace weft {
@@ -37,23 +37,6 @@ int prefill_tokens(const EngineOptions& options, const Model& model) {
   const bool experts = std::any_of(model.plan().ops.begin(), model.plan().ops.end(),
                                    [](const Op& op) { return std::holds_alternative<ExpertsOp>(op.kind); });
   return experts ? options.max_num_tokens : kPrefillTokens;
-}
-
-RankLayout rank_layout(const EngineOptions& options) {
-  const int tensor = std::max(options.tp_size, options.ep_size);
-  return {
-      .tensor = tensor, .experts = tensor, .pipeline = options.pp_size, .attention_dp = options.enable_attention_dp};
-}
-
-// Threads in equal shares for all ranks; at least one each.
-Result<std::unique_ptr<RankTeam>> make_ranks(const EngineOptions& options) {
-  const CpuLayout layout = read_cpu_layout();
-  const RankLayout ranks = rank_layout(options);
-  const int wanted = options.threads > 0 ? options.threads : default_threads(layout),
-            threads = std::max(1, wanted / ranks.size()) * ranks.size();
-  WEFT_TRY(std::vector<std::vector<int>> places, place_threads(layout, threads, options.pin_threads));
-  const bool on_nodes = layout.nodes().size() > 1 && !places[0].empty();
-  return std::make_unique<RankTeam>(std::make_unique<ThreadTeam>(std::move(places), on_nodes), ranks);
 }
 
 // Bytes of a token in the cache, of the model's layers and its draft's.
@@ -87,47 +70,6 @@ CoreOptions core_options(const EngineOptions& options, const Model& model, const
   if (core.cache_bytes == 0)
     core.cache_bytes = default_cache_bytes(cached_bytes_per_token(model, draft), core.max_seq_len, core.max_batch_size);
   return core;
-}
-
-// The draft's options as they are in force.
-Result<SpeculationOptions> speculation_of(const EngineOptions& options) {
-  SpeculationOptions speculation = options.speculation;
-  if (!options.speculative_config.empty()) {
-    WEFT_TRY(speculation, read_speculation(options.speculative_config));
-  }
-  if (options.drafter && speculation.method == DraftMethod::none) speculation.method = DraftMethod::ngram;
-  return speculation;
-}
-
-// Models that generate nothing have nothing to draft: "auto" is off there.
-Status check_target(const Model& model, SpeculationOptions& speculation) {
-  if (model.plan().head == HeadKind::lm || speculation.method == DraftMethod::none) return {};
-  if (speculation.method == DraftMethod::automatic) return speculation = SpeculationOptions(), Status();
-  return fail(Code::unsupported, "--speculative-config ", name_of(speculation.method), ": ", model.architecture,
-              " generates no tokens, so there is nothing to draft")
-      .about("speculative-config");
-}
-
-// The model's draft, and its threads where they are its own.
-struct Draft {
-  std::unique_ptr<RankTeam> ranks;
-  std::optional<DraftModel> model;
-};
-
-Result<Draft> load_draft_of(const EngineOptions& options, const ModelOptions& model_options, const Model& model,
-                            const RankTeam& ranks) {
-  Draft draft;
-  const SpeculationOptions& speculation = options.speculation;
-  if (!has_model(speculation.method)) return draft;
-  if (speculation.threads > 0) {
-    EngineOptions own = options;
-    own.threads = speculation.threads;
-    WEFT_TRY(draft.ranks, make_ranks(own));
-  }
-  auto loaded = load_draft(speculation, model, model_options, draft.ranks ? *draft.ranks : ranks);
-  if (!loaded.ok()) return std::move(loaded).error().about("speculative-config");
-  draft.model = std::move(loaded).value();
-  return draft;
 }
 
 // What generation_config.json says about sampling, where it makes sense.
@@ -169,26 +111,22 @@ ModelInfo model_info(const std::string& path, const Model& model, int threads, i
 
 Result<std::unique_ptr<Engine>> Engine::load(const std::string& path, const EngineOptions& given,
                                              const Progress& progress) {
-  WEFT_RETURN_IF_ERROR(check_options(given));
   EngineOptions options = given;
-  WEFT_TRY(ProcessorKinds processors, load_logits_plugins(options.logits_processors, options.logits_processor_kinds));
+  WEFT_TRY(std::shared_ptr<ProcessRanks> processes, take_processes());
+  Status ready = check_options(options);
+  ProcessorKinds processors;
+  if (ready.ok()) {
+    auto kinds = load_logits_plugins(options.logits_processors, options.logits_processor_kinds);
+    if (kinds.ok()) processors = std::move(kinds).value();
+    else ready = kinds.error();
+  }
+  if (processes) ready = processes->agree(ready);
+  if (!ready.ok()) return ready.error();
   // The tokenizer takes about as long as the weights, so both are read at once.
   auto text_side = std::async(std::launch::async, load_text, path, options.chat_template);
-  WEFT_TRY(std::unique_ptr<RankTeam> ranks, make_ranks(options));
-  const int threads = ranks->threads().size();
-  ModelOptions model_options{.dtype = options.dtype,
-                             .kv_dtype = options.kv_cache_dtype,
-                             .max_seq_len = options.max_seq_len,
-                             .dummy = options.load_format == LoadFormat::dummy,
-                             .quantize = options.quantize,
-                             .dequantize = options.dequantize,
-                             .pack_weights = options.pack_weights,
-                             .progress = progress};
-  WEFT_TRY(options.speculation, speculation_of(options));
-  auto draft_info = inspect_draft(options.speculation, path, model_options);
-  if (!draft_info.ok()) return std::move(draft_info).error().about("speculative-config");
-  options.speculation.method = draft_info->method, model_options.taps = draft_info->taps;
-  WEFT_TRY(Model model, load_model(path, *ranks, model_options));
+  WEFT_TRY(LoadedModel loaded, load_on_ranks(path, options, processes, progress));
+  options.speculation = loaded.speculation;
+  Model& model = loaded.model;
   WEFT_TRY(TextSide text, text_side.get());
   if (text.tokenizer && model.checkpoint->is_gguf()) model.add_end_ids(named_end_ids(*text.tokenizer));
   else if (text.tokenizer && text.tokenizer->eos_id()) model.add_end_ids({*text.tokenizer->eos_id()});
@@ -200,12 +138,12 @@ Result<std::unique_ptr<Engine>> Engine::load(const std::string& path, const Engi
     log_warning("--max-seq-len ", options.max_seq_len, " is more than the model's ", model.max_positions, " (",
                 model.max_positions_from, "): answers beyond that may be poor");
   }
-  WEFT_RETURN_IF_ERROR(check_target(model, options.speculation));
-  WEFT_TRY(Draft draft, load_draft_of(options, model_options, model, *ranks));
-  const CoreOptions core = core_options(options, model, draft.model, std::move(processors));
-  ModelInfo info = model_info(path, model, threads, core.cache_bytes, text);
-  WEFT_TRY(std::unique_ptr<EngineCore> running, EngineCore::create(std::move(model), std::move(ranks), core,
-                                                                   std::move(draft.model), std::move(draft.ranks)));
+  const CoreOptions core = core_options(options, model, loaded.draft, std::move(processors));
+  ModelInfo info = model_info(path, model, loaded.ranks->threads().size(), core.cache_bytes, text);
+  WEFT_TRY(std::unique_ptr<EngineCore> running,
+           EngineCore::create(std::move(model), std::move(loaded.ranks), core, std::move(loaded.draft),
+                              std::move(loaded.draft_ranks)));
+  if (processes) processes->on_failure([core = running.get()](const std::string& why) { core->fail(why); });
   info.max_seq_len = running->options().max_seq_len;
   if (info.max_seq_len < options.max_seq_len)
     return fail(Code::resource_exhausted, "--max-seq-len ", options.max_seq_len, " does not fit: the KV cache of ",

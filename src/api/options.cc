@@ -24,7 +24,7 @@ Status check_supported(const EngineOptions& o) {
     return fail(Code::invalid_argument, "--tool-call-parser must be one of ", names, ", not ", o.tool_call_parser)
         .about("tool-call-parser");
   }
-  if (o.pp_size != 1) return unsupported("pp-size", std::to_string(o.pp_size), "one rank only in this build");
+
   return {};
 }
 

@@ -162,6 +162,7 @@ void build_model(PlanBuilder& b, const DecoderRecipe& r, std::span<const int> ta
   tap(x, 0);
   for (int i = 0; i < r.layers; ++i) {
     const PlanBuilder::Module inside_layer(b, layers / i);
+    b.begin_layer();
     x = r.layer(b, layers / i, i, x, r);
     tap(x, i + 1);
   }

@@ -263,23 +263,23 @@ void CacheManager::evict_one() {
   }
 }
 
-// The largest number of whole blocks that every group can serve; leaves their nodes in matched_.
-int CacheManager::longest_match(const CacheSequence& sequence, int limit_blocks) {
+// The largest number of whole blocks that every group can serve; leaves their nodes in `nodes`.
+int CacheManager::longest_match(const CacheSequence& sequence, int limit_blocks, std::vector<int32_t>& nodes) const {
   const int blocks = std::min(limit_blocks, static_cast<int>(sequence.keys.size()));
-  matched_.clear();
+  nodes.clear();
   for (int b = 0; b < blocks; ++b) {
     const int32_t node = index_->find(sequence.keys[b]);
     if (node < 0 && has_full_group_) break;
-    matched_.push_back(node);
+    nodes.push_back(node);
   }
   // Forwards over the candidate lengths; a window group serves length h if the blocks from the first needed one to h -
   // 1 are all there, i.e. if the last absent block lies before them.
   int best = 0;
   std::vector<int> last_absent(groups(), -1);
-  for (int h = 1; h <= static_cast<int>(matched_.size()); ++h) {
+  for (int h = 1; h <= static_cast<int>(nodes.size()); ++h) {
     bool serves = true;
     for (int g = 0; g < groups(); ++g) {
-      const int32_t node = matched_[h - 1];
+      const int32_t node = nodes[h - 1];
       if (node < 0 || index_->block(node, g) < 0) last_absent[g] = h - 1;
       serves &= last_absent[g] < first_needed_block(g, first_query(h * options_.tokens_per_block));
     }
@@ -288,10 +288,28 @@ int CacheManager::longest_match(const CacheSequence& sequence, int limit_blocks)
   return best;
 }
 
+CacheManager::Prospect CacheManager::look_up(CacheSequence& sequence, std::span<const int32_t> known, int limit,
+                                             int end) const {
+  std::vector<int32_t> nodes;
+  int whole = 0;
+  if (options_.block_reuse && groups() > 0 && limit > 0) {
+    extend_keys(sequence, known);
+    whole = longest_match(sequence, limit / options_.tokens_per_block, nodes);
+  }
+  Prospect prospect{whole * options_.tokens_per_block, 0};
+  for (int g = 0; g < groups(); ++g) {
+    const int first = first_needed_block(g, first_query(prospect.cached));
+    int64_t blocks = std::max<int64_t>(0, most_blocks(g, end, 1) - (keeps_all(g) ? whole : whole - first));
+    for (int b = first; b < whole; ++b) blocks += pool_->at(g, index_->block(nodes[b], g)).refs == 0;
+    prospect.bytes += blocks * options_.groups[g].block_bytes;
+  }
+  return prospect;
+}
+
 int CacheManager::acquire_prefix(CacheSequence& sequence, std::span<const int32_t> known, int limit) {
   if (!options_.block_reuse || groups() == 0 || limit <= 0) return 0;
   extend_keys(sequence, known);
-  const int whole = longest_match(sequence, limit / options_.tokens_per_block);
+  const int whole = longest_match(sequence, limit / options_.tokens_per_block, matched_);
   for (int g = 0; g < groups(); ++g) {
     CacheSequence::Table& table = sequence.tables[g];
     WEFT_CHECK(table.held() == 0) << "a sequence that holds blocks asks for a prefix";

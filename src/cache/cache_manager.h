@@ -107,6 +107,7 @@ struct CacheEvent {
   uint64_t id = 0;  // counts up by one; a gap means that events were dropped (event_capacity)
   Kind kind = Kind::stored;
   int group = 0;
+  int home = 0;                 // set by the Scheduler
   BlockKey key, parent;         // parent: the previous block's key, or the root of the salt (stored only)
   std::vector<int32_t> tokens;  // of the block (stored only)
 };
@@ -146,6 +147,13 @@ class CacheManager {
   void start(CacheSequence& sequence, CacheIdentity identity, int prompt_tokens, int expected_tokens) const;
   // Hashes whole blocks of the known tokens that have no key yet.
   void extend_keys(CacheSequence& sequence, std::span<const int32_t> known) const;
+  // What acquire_prefix() would find, and how many of the available bytes the sequence would take until it has `end`
+  // positions if it went on in single tokens. Changes nothing but the sequence's keys.
+  struct Prospect {
+    int cached = 0;  // acquire_prefix()'s result
+    int64_t bytes = 0;
+  };
+  Prospect look_up(CacheSequence& sequence, std::span<const int32_t> known, int limit, int end) const;
   // Takes hold of the longest prefix of whole cached blocks, at most `limit` tokens, and returns its length in tokens.
   // The first query may be at that length less CacheOptions::recomputed.
   // The sequence must hold nothing yet.
@@ -197,7 +205,7 @@ class CacheManager {
   int64_t most_blocks(int group, int64_t tokens, int64_t whole) const;
   int first_needed_block(int group, int64_t position) const;
   bool reserve_where(CacheSequence& sequence, int end, bool full_groups_only);
-  int longest_match(const CacheSequence& sequence, int limit_blocks);
+  int longest_match(const CacheSequence& sequence, int limit_blocks, std::vector<int32_t>& nodes) const;
   int32_t take_block(int group);
   void hold(int group, int32_t block);
   void let_go(int group, int32_t block);

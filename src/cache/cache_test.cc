@@ -185,6 +185,45 @@ TEST(CacheManager, WholeAndPartialHits) {
   EXPECT_EQ(cached_tokens_of(cache, other), 0);
 }
 
+// A look promises what acquiring then takes, and changes neither the order of evictions nor the version.
+TEST(CacheManager, LookingUpChangesNothing) {
+  CacheOptions options;
+  options.tokens_per_block = 4, options.partial_reuse = false;
+  for (const CacheGroup& second : {CacheGroup{Kind::full, 0, 3}, {Kind::window, 9, 3}, {Kind::chunk, 8, 3}}) {
+    options.groups = {{Kind::full, 0, 2}, second};
+    options.budget_bytes = 12 * 5;
+    options.recomputed = second.kind == Kind::full;
+    CacheManager looked = std::move(*CacheManager::create(options)), other = std::move(*CacheManager::create(options));
+    std::mt19937 random(5);
+    for (int round = 0; round < 300; ++round) {
+      const std::vector<int32_t> tokens =
+          iota_tokens(1 + static_cast<int>(random() % 30), static_cast<int>(random() % 4) * 100);
+      const int limit = static_cast<int>(tokens.size()) - 1, end = static_cast<int>(tokens.size() + random() % 10);
+      CacheSequence sequence;
+      looked.start(sequence, {}, static_cast<int>(tokens.size()), end);
+      const uint64_t version = looked.version();
+      const CacheManager::Prospect prospect = looked.look_up(sequence, tokens, limit, end);
+      EXPECT_EQ(looked.version(), version);
+      const int64_t available = looked.available_bytes();
+      if (round % 3 == 0) {  // `other` does as well, so that they stay alike
+        CacheSequence twin;
+        other.start(twin, {}, static_cast<int>(tokens.size()), end);
+        EXPECT_EQ(looked.acquire_prefix(sequence, tokens, limit), prospect.cached);
+        EXPECT_EQ(looked.missing_bytes(sequence, end) + available - looked.available_bytes(), prospect.bytes);
+        other.acquire_prefix(twin, tokens, limit);
+        looked.release(sequence), other.release(twin);
+      } else if (round % 3 == 1) {
+        for (CacheManager* cache : {&looked, &other}) {
+          Holder holder(*cache, tokens);
+          holder.compute();
+        }
+      }
+      EXPECT_EQ(looked.index(), other.index()) << "round " << round;
+    }
+    EXPECT_FALSE(looked.index().empty());
+  }
+}
+
 TEST(CacheManager, SaltAndContentIsolate) {
   CacheManager cache = make({kFull}, 50);
   const std::vector<int32_t> prompt = iota_tokens(14);

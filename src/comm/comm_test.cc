@@ -1,37 +1,50 @@
+// Ranks that are threads do what every carrier must (conformance.h).
 #include <gtest/gtest.h>
 
-#include <array>
-#include <functional>
 #include <thread>
+#include <tuple>
 
+#include "comm/conformance.h"
 #include "comm/thread_ranks.h"
 
-namespace weft {
+namespace weft::testing {
 namespace {
 
-// Calls work(communicator, thread) on every thread of every rank.
-void on_all(int ranks, int threads, const std::function<void(Communicator&, Communicator::Thread)>& work) {
-  const auto group = make_thread_ranks(ranks, threads);
-  std::vector<std::thread> running;
-  for (const auto& rank : group)
-    for (int t = 0; t < threads; ++t) running.emplace_back([&, t] { work(*rank, {t, threads}); });
-  for (std::thread& thread : running) thread.join();
-}
+class ThreadCarrier : public Carrier {
+ public:
+  explicit ThreadCarrier(int ranks) : ranks_(ranks) {}
+  int ranks() const override { return ranks_; }
+  void on_group(std::vector<int> members, int threads, const Work& work) override {
+    const auto group = make_thread_ranks(static_cast<int>(members.size()), threads);
+    std::vector<Scratch> scratches(group.size());
+    std::vector<std::thread> running;
+    for (size_t r = 0; r < group.size(); ++r)
+      running.emplace_back([&, r] { run_rank(*group[r], threads, scratches[r], work); });
+    for (std::thread& thread : running) thread.join();
+  }
 
-TEST(ThreadRanks, every_rank_sees_every_ranks_numbers) {
-  for (const int ranks : {1, 2, 4})
-    on_all(ranks, 2, [&](Communicator& comm, Communicator::Thread thread) {
-      static std::array<std::array<int, 2>, 4> buffers;
-      for (int round = 0; round < 100; ++round) {
-        int& mine = buffers[static_cast<size_t>(comm.rank())][static_cast<size_t>(round % 2)];
-        if (thread.index == 0) mine = round * 10 + comm.rank();
-        const std::vector<size_t> bytes(static_cast<size_t>(ranks), sizeof(int));
-        const Communicator::Parts parts = comm.gather(&mine, bytes, thread);
-        for (int r = 0; r < ranks; ++r)
-          ASSERT_EQ(*reinterpret_cast<const int*>(parts[static_cast<size_t>(r)]), round * 10 + r);
-      }
-    });
-}
+ private:
+  const int ranks_;
+};
+
+class ThreadRanks : public ::testing::TestWithParam<std::tuple<int, int>> {
+ protected:
+  ThreadCarrier carrier_{std::get<0>(GetParam())};
+  const int threads_ = std::get<1>(GetParam());
+};
+
+TEST_P(ThreadRanks, gather) { check_gather(carrier_, threads_); }
+TEST_P(ThreadRanks, reduce) { check_reduce(carrier_, threads_); }
+TEST_P(ThreadRanks, exchange) { check_exchange(carrier_, threads_); }
+TEST_P(ThreadRanks, broadcast) { check_broadcast(carrier_, threads_); }
+TEST_P(ThreadRanks, random_calls) { check_random_calls(carrier_, threads_); }
+TEST_P(ThreadRanks, groups) { check_groups(carrier_, threads_); }
+
+INSTANTIATE_TEST_SUITE_P(Ranks, ThreadRanks, ::testing::Combine(::testing::Values(1, 2, 4, 8), ::testing::Values(1, 2)),
+                         [](const auto& info) {
+                           return std::to_string(std::get<0>(info.param)) + "x" +
+                                  std::to_string(std::get<1>(info.param));
+                         });
 
 }  // namespace
-}  // namespace weft
+}  // namespace weft::testing

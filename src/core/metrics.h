@@ -22,6 +22,10 @@ struct SchedulerMetrics {
   uint64_t generated_tokens = 0;
   uint64_t discarded_tokens = 0;  // sampled after the sequence had ended
   uint64_t draft_rounds = 0;      // rows that checked drafts
+  // Of each step, the positions of its fullest home times the homes. scheduled_tokens / paced_tokens is the mean load
+  // of a home by that of the fullest, 1 if steps are level.
+  uint64_t paced_tokens = 0;
+  double balance_ratio = 1;  // the same of recent steps, about 32
   // Per place in a row's drafts: how many were checked there, and how many accepted.
   std::array<uint64_t, kMostDrafts> drafted{}, accepted{};
 };
@@ -42,10 +46,18 @@ struct CacheGauges {
   }
 };
 
+// Of a home (core/step.h).
+struct HomeMetrics {
+  int running = 0;             // sequences
+  CacheGauges blocks;          // of all groups
+  int64_t cache_bytes = 0;     // of blocks that sequences hold
+  uint64_t prompt_tokens = 0;  // computed there since the start, recomputed ones included
+};
+
 // Of the loop that runs the steps (runtime/engine_core.h), with those of the scheduler and the cache.
 struct CoreMetrics {
   SchedulerMetrics scheduler;
-  std::vector<CacheGauges> cache;  // per group of layers
+  std::vector<CacheGauges> cache;  // per group of layers, of all homes together
   double step_seconds = 0;         // sum of the time inside steps
   uint64_t images_encoded = 0, images_reused = 0;
   double idle_gap_seconds = 0;  // sum of the time between steps while sequences were running
@@ -53,6 +65,7 @@ struct CoreMetrics {
   // time to fill one grammar mask, of the last few thousand; 0: none was filled
   double mask_p50_seconds = 0, mask_p99_seconds = 0;
   int prefill_budget = 0;  // most prompt tokens of the next step
+  std::vector<HomeMetrics> homes;
 
   // Of all groups together.
   CacheGauges blocks() const {

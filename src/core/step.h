@@ -96,8 +96,8 @@ struct StepBatch {
   std::vector<BlockCopy> copies;       // before the step
   std::vector<BlockRelease> releases;  // after the copies
   std::vector<TableEntry> entries;     // before the rows
-  std::vector<Row> rows;
-  std::vector<int32_t> tokens;  // of the rows with source host, in order of rows
+  std::vector<Row> rows;               // by home, 0's first
+  std::vector<int32_t> tokens;         // of the rows with source host, in order of rows
   int total_tokens() const {
     int sum = 0;
     for (const Row& row : rows) sum += row.tokens + row.drafts;

@@ -16,6 +16,7 @@ class Binding {
   const void* in_operand(size_t i) const { return memory.address(op_.in[i]); }
   int64_t in_ld(size_t i) const { return memory.ld(op_.in[i]); }
   int in_cols(size_t i) const { return op_.in[i].cols; }
+  Rows in_rows(size_t i) const { return op_.in[i].rows; }
   int in_storage_cols(size_t i) const { return memory.storage_cols(op_.in[i]); }
   int in_element_bytes(size_t i) const { return operand_size_bytes(memory.operand(op_.in[i])); }
 
@@ -253,6 +254,17 @@ ReduceScatterCall bind(const ReduceScatterOp& o, const Binding& b) {
   ReduceScatterCall call{{.ld_part = b.in_ld(0), .cols = b.out_cols(), .out = b.out(), .ld_out = b.out_ld()}, b.in(0)};
   if (o.add) call.args.residual = b.in(1), call.args.ld_residual = b.in_ld(1);
   return call;
+}
+
+SendCall bind(const SendOp&, const Binding& b) { return {b.in(0), b.in_ld(0), b.in_rows(0)}; }
+
+ReceiveCall bind(const ReceiveOp&, const Binding& b) {
+  return {{.count = 1,
+           .ld_part = b.out_ld(),
+           .cols = b.out_cols(),
+           .all_cols = b.out_cols(),
+           .out = b.out(),
+           .ld_out = b.out_ld()}};
 }
 
 }  // namespace

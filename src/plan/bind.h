@@ -41,9 +41,20 @@ struct ReduceScatterCall {
   const float* mine = nullptr;
 };
 
+// Pipeline stages: what is passed on, rows of `ld` floats, and what comes.
+struct SendCall {
+  const float* mine = nullptr;
+  int64_t ld = 0;
+  Rows rows = Rows::tokens;
+};
+struct ReceiveCall {
+  kernels::JoinColumnsArgs args;  // of one part, which is still to come
+};
+
 template <class... Args>
-auto bound_args(TypeList<Args...>) -> std::variant<Args..., ExpertsCall, PerHeadCall, AllReduceCall, PickRowsCall,
-                                                   AllGatherCall, GatherRowsCall, ReduceScatterCall>;
+auto bound_args(TypeList<Args...>)
+    -> std::variant<Args..., ExpertsCall, PerHeadCall, AllReduceCall, PickRowsCall, AllGatherCall, GatherRowsCall,
+                    ReduceScatterCall, SendCall, ReceiveCall>;
 using BoundArgs = decltype(bound_args(kernels::Kernels{}));
 
 // `op`, `memory` and `weights` must outlive the result.

@@ -113,6 +113,8 @@ void CpuExecutor::run_op(size_t index, Part part) {
                         [&](const PerHeadCall& call) { run_per_head(call, rows, part); },
                         [&]<class Args>(const CollectiveCall<Args>& call) { run_collective(call, rows, part); },
                         [&](const ReduceScatterCall& call) { run_reduce_scatter(call, rows, part); },
+                        [&](const SendCall& call) { run_send(call, part); },
+                        [&](const ReceiveCall& call) { run_receive(call, rows, part); },
                         [&](const auto& args) { table_.run(args, rows, part); }},
              bound_[index].args);
 }
@@ -183,6 +185,20 @@ void CpuExecutor::run_reduce_scatter(const ReduceScatterCall& call, int rows, Pa
                                                    std::span(received).first(count), {part.index, part.count});
   ReduceArgs args = call.args;
   args.parts = reinterpret_cast<const float* const*>(parts.data()), args.count = static_cast<int>(parts.size());
+  table_.run(args, rows, part);
+}
+
+void CpuExecutor::run_send(const SendCall& call, Part part) const {
+  const size_t bytes = static_cast<size_t>(row_count(call.rows)) * static_cast<size_t>(call.ld) * sizeof(float);
+  seat_.next->broadcast(0, call.mine, bytes, {part.index, part.count});
+}
+
+void CpuExecutor::run_receive(const ReceiveCall& call, int rows, Part part) const {
+  const size_t bytes = static_cast<size_t>(rows) * static_cast<size_t>(call.args.ld_part) * sizeof(float);
+  const auto* sent =
+      reinterpret_cast<const float*>(seat_.before->broadcast(0, nullptr, bytes, {part.index, part.count}));
+  JoinColumnsArgs args = call.args;
+  args.parts = &sent;
   table_.run(args, rows, part);
 }
 

@@ -20,12 +20,15 @@
 
 namespace weft {
 
-// The threads of a rank, and its line to the others.
+// The threads of a rank, and its lines to others.
 struct RankSeat {
   ThreadTeam& team;                      // of all ranks of this process
   int threads = 1;                       // of the rank
   ThreadBarrier* barrier = nullptr;      // theirs; null: the team's, all of whose threads are the rank's
-  Communicator* communicator = nullptr;  // null: there is one rank
+  Communicator* communicator = nullptr;  // to the ranks of its stage; null: it has no other
+  // To the rank of the next stage, and of the one before, that has the same place there: pairs, the earlier one first.
+  Communicator* next = nullptr;
+  Communicator* before = nullptr;
 };
 
 class CpuExecutor {
@@ -103,6 +106,8 @@ class CpuExecutor {
   template <class Args>
   void run_collective(const CollectiveCall<Args>& call, int rows, kernels::Part part) const;
   void run_reduce_scatter(const ReduceScatterCall& call, int rows, kernels::Part part) const;
+  void run_send(const SendCall& call, kernels::Part part) const;
+  void run_receive(const ReceiveCall& call, int rows, kernels::Part part) const;
   void run_traced_op();
   void reset_tasks();
   void plan_groups();

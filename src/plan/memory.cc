@@ -6,6 +6,8 @@
 #include <cstring>
 #include <utility>
 
+#include "base/check.h"
+
 namespace weft {
 
 Result<Memory> Memory::reserve(size_t bytes, bool huge) {
@@ -18,6 +20,12 @@ Result<Memory> Memory::reserve(size_t bytes, bool huge) {
   memory.data_ = static_cast<std::byte*>(data);
   memory.bytes_ = bytes;
   return memory;
+}
+
+Memory reserve_or_die(size_t bytes) {
+  auto memory = Memory::reserve(bytes, true);
+  WEFT_CHECK(memory.ok()) << memory.error().to_string();
+  return std::move(memory).value();
 }
 
 Memory::Memory(Memory&& other) noexcept

@@ -216,14 +216,15 @@ void lay_out_shared(const Plan& plan, const std::vector<int>& first, const std::
   std::vector<Region> regions;
   for (int i = 0; i < static_cast<int>(plan.ops.size()); ++i) {
     const Op& op = plan.ops[i];
-    if (!is_collective(op)) continue;
+    if (line_of(op) == Line::none || op.in.empty()) continue;
     const int storage = op.in[0].storage, written = first[storage];
     const auto free = [&](const Region& region) {
+      if (std::ranges::find(region.storages, storage) != region.storages.end()) return true;  // read a second time
       if (region.used_by >= written) return false;
-      for (int k = region.read_by + 1; k < written; ++k)
-        if (is_collective(plan.ops[k]) && runs_with(plan.ops[k], op) &&
-            runs_with(plan.ops[k], plan.ops[region.read_by]))
-          return true;
+      for (int k = region.read_by + 1; k < written; ++k) {
+        const Op &between = plan.ops[k], &reader = plan.ops[region.read_by];
+        if (line_of(between) == line_of(reader) && runs_with(between, reader) && runs_with(between, op)) return true;
+      }
       return false;
     };
     auto region = std::find_if(regions.begin(), regions.end(), free);
@@ -312,7 +313,7 @@ std::vector<bool> find_barriers(const Plan& plan, const Arena& arena, const RowL
     for (const Access& a : open)
       for (const Access& b : mine)
         if ((a.write || b.write) && meet(a, b)) barrier[i] = true;
-    const bool waits = is_collective(plan.ops[i]) && !plan.ops[i].images_only && plan.ops[i].pass == Pass::any;
+    const bool waits = line_of(plan.ops[i]) != Line::none && !plan.ops[i].images_only && plan.ops[i].pass == Pass::any;
     if (waits) barrier[i] = false;  // it waits for all threads itself
     if (barrier[i] || waits) open.clear();
     open.insert(open.end(), mine.begin(), mine.end());

@@ -29,6 +29,9 @@ struct Arena {
   size_t bytes = 0;
 };
 
+// Floats from one row of a plain value to the next.
+constexpr int64_t row_floats(int cols) { return (cols + 15) / 16 * 16; }
+
 // The most rows of each kind in a step.
 struct RowLimits {
   int tokens = 0, outputs = 0, mixed = 0;

@@ -26,10 +26,18 @@ const char* op_name(const Op& op) {
   return std::visit([](const auto& kind) { return std::decay_t<decltype(kind)>::kName; }, op.kind);
 }
 
-bool is_collective(const Op& op) {
-  return std::holds_alternative<AllReduceOp>(op.kind) || std::holds_alternative<PickRowsOp>(op.kind) ||
-         std::holds_alternative<AllGatherOp>(op.kind) || std::holds_alternative<GatherRowsOp>(op.kind) ||
-         std::holds_alternative<ReduceScatterOp>(op.kind);
+Line line_of(const Op& op) {
+  return std::visit(
+      []<class Kind>(const Kind&) {
+        if constexpr (std::is_same_v<Kind, SendOp>) return Line::next;
+        else if constexpr (std::is_same_v<Kind, ReceiveOp>) return Line::before;
+        else if constexpr (std::is_same_v<Kind, AllReduceOp> || std::is_same_v<Kind, PickRowsOp> ||
+                           std::is_same_v<Kind, AllGatherOp> || std::is_same_v<Kind, GatherRowsOp> ||
+                           std::is_same_v<Kind, ReduceScatterOp>)
+          return Line::stage;
+        else return Line::none;
+      },
+      op.kind);
 }
 
 std::vector<CacheRef> Plan::caches() const {

@@ -103,6 +103,7 @@ struct LayerGroup {
   kernels::Mask mask = kernels::Mask::causal;
   int segments = 0;       // local groups: which of the step's ways to cut its rows into sequences
   int first_kv_head = 0;  // of a rank's share
+  int first_layer = 0;    // of a stage's: the group's layers in the stages before
   // As the kernels take them: the span of that kind, else 0.
   int window() const { return spec.kind == CacheSpec::Kind::window ? spec.span : 0; }
   int chunk() const { return spec.kind == CacheSpec::Kind::chunk ? spec.span : 0; }
@@ -285,6 +286,15 @@ struct ReduceScatterOp {
   bool add = false;
 };
 
+// Pipeline stages (stage.h). In: what the next stage goes on with, a storage that it reads.
+struct SendOp {
+  static constexpr const char* kName = "send";
+};
+// Out: what the stage before has sent; in the same order.
+struct ReceiveOp {
+  static constexpr const char* kName = "receive";
+};
+
 // Draft plans. Out: a row from anywhere for each row of the step (StepInputs::states); null: the row keeps what it has.
 struct StatesOp {
   static constexpr const char* kName = "states";
@@ -304,7 +314,7 @@ auto list_ops(TypeList<F...>)
     -> std::variant<EmbedOp, LinearOp, NormOp, RopeAnglesOp, HeadsOp, AppendOp, AttendOp, ActivateOp, SelectOp,
                     ToOperandOp, RouteOp, GroupRowsOp, ExpertsOp, ScaleRowsOp, CombineOp, PerHeadOp, InputOp, MixRowsOp,
                     GateOp, PlaceOp, MergeFeaturesOp, StatesOp, AllReduceOp, PickRowsOp, AllGatherOp, GatherRowsOp,
-                    ReduceScatterOp, F...>;
+                    ReduceScatterOp, SendOp, ReceiveOp, F...>;
 using OpKind = decltype(list_ops(kernels::ElementwiseOps{}));
 
 // A draft plan runs over rows whose states come from another plan, and then, one draft after the other, over rows whose
@@ -321,8 +331,10 @@ struct Op {
 };
 
 const char* op_name(const Op& op);
-// Whether it exchanges its first input with other ranks.
-bool is_collective(const Op& op);
+// Whether all threads of the rank wait in it for other ranks: those of the same stage, or of the next or the one
+// before.
+enum class Line : uint8_t { none, stage, next, before };
+Line line_of(const Op& op);
 
 // What the plan's last value is.
 enum class HeadKind : uint8_t {
@@ -349,11 +361,12 @@ struct Plan {
   std::vector<VectorWeight> vectors;
   std::vector<TensorRows> tables;  // embedding tables that are not tied
   std::vector<int> table_cols;
+  std::vector<size_t> layer_starts;  // the first op of each layer; of a plan that has been through no pass
   std::vector<LayerGroup> groups, local_groups;
   std::optional<LayerGroup> cross_group;
   // tensors, or scopes of tensors, that the checkpoint may hold and the plan does not read
   std::vector<std::string> unused;
-  Value output;
+  Value output;  // storage -1: none, of all pipeline stages but the last
   HeadKind head = HeadKind::lm;
   // Kept until the next step, [tokens, cols]; storage -1: none. What a draft reads of this model: the residual stream
   // after some of its layers, side by side.
@@ -363,6 +376,7 @@ struct Plan {
   bool takes_states = false;
   int position_axes = 1;
   bool takes_features = false;  // of images
+  int feature_cols = 0;         // then
   bool joined_images = false;   // the tokens of one image see each other in both directions
   int token_types = 0;          // kinds of tokens that the model tells apart (BERT's segments); 0: it does not
   const LayerGroup& group(CacheRef ref) const {

@@ -56,7 +56,7 @@ Value PlanBuilder::mix_rows(Value x, int table, int parts, Rows rows) {
 
 Value PlanBuilder::merge_features(Value x) {
   plan_.ops.push_back({MergeFeaturesOp{}, {x}, x, current_module()});
-  plan_.takes_features = true;
+  plan_.takes_features = true, plan_.feature_cols = x.cols;
   return x;
 }
 

@@ -121,6 +121,8 @@ class PlanBuilder {
   void end_images_only() {
     for (size_t i = images_only_; i < plan_.ops.size(); ++i) plan_.ops[i].images_only = true;
   }
+  // What follows, up to the next call, is a layer.
+  void begin_layer() { plan_.layer_starts.push_back(plan_.ops.size()); }
   // Draft plans: a row from anywhere for each row of the step; ops that `record` appends are for passes of one kind.
   void states_into(Value out);
   template <class Record>

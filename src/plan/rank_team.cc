@@ -1,6 +1,9 @@
 #include "plan/rank_team.h"
 
+#include <numeric>
+
 #include "base/check.h"
+#include "comm/process_ranks.h"
 #include "comm/thread_ranks.h"
 
 namespace weft {
@@ -10,12 +13,44 @@ RankTeam::RankTeam(std::unique_ptr<ThreadTeam> team, const RankLayout& layout)
   const int ranks = layout.size();
   WEFT_CHECK(team_->size() % ranks == 0) << team_->size() << " threads for " << ranks << " ranks";
   for (int rank = 0; rank < ranks; ++rank) barriers_.push_back(std::make_unique<ThreadBarrier>(team_->size() / ranks));
-  if (ranks > 1) communicators_ = make_thread_ranks(ranks, threads_per_rank());
+  stages_.resize(ranks), to_next_.resize(ranks), to_before_.resize(ranks);
+  for (int first = 0; layout.tensor > 1 && first < ranks; first += layout.tensor) {
+    std::vector<std::unique_ptr<Communicator>> stage = make_thread_ranks(layout.tensor, threads_per_rank());
+    for (int r = 0; r < layout.tensor; ++r) stages_[first + r] = std::move(stage[r]);
+  }
+  for (int rank = 0; rank + layout.tensor < ranks; ++rank) {
+    std::vector<std::unique_ptr<Communicator>> pair = make_thread_ranks(2, threads_per_rank());
+    to_next_[rank] = std::move(pair[0]), to_before_[rank + layout.tensor] = std::move(pair[1]);
+  }
 }
 
+RankTeam::RankTeam(std::unique_ptr<ThreadTeam> team, const RankLayout& layout, std::shared_ptr<ProcessRanks> processes)
+    : processes_(std::move(processes)), team_(std::move(team)), layout_(layout), stages_(1), to_next_(1),
+      to_before_(1) {
+  barriers_.push_back(std::make_unique<ThreadBarrier>(team_->size()));
+  const auto group = [&](std::vector<int> members) {
+    return processes_->communicator(std::move(members), team_->size());
+  };
+  std::vector<int> everybody(static_cast<size_t>(layout.size()));
+  std::iota(everybody.begin(), everybody.end(), 0);
+  all_ = group(everybody);
+  for (int first = 0; layout.tensor > 1 && first < layout.size(); first += layout.tensor)
+    if (auto stage = group({everybody.begin() + first, everybody.begin() + first + layout.tensor}))
+      stages_[0] = std::move(stage);
+  for (int rank = 0; rank + layout.tensor < layout.size(); ++rank)
+    if (auto pair = group({rank, rank + layout.tensor}))
+      (rank == first_rank() ? to_next_ : to_before_)[0] = std::move(pair);
+}
+
+int RankTeam::first_rank() const { return processes_ ? processes_->rank() : 0; }
+
 RankSeat RankTeam::seat(int rank) const {
-  return {*team_, threads_per_rank(), ranks() > 1 ? barriers_[rank].get() : nullptr,
-          communicators_.empty() ? nullptr : communicators_[rank].get()};
+  return {*team_,
+          threads_per_rank(),
+          ranks() > 1 ? barriers_[rank].get() : nullptr,
+          stages_[rank].get(),
+          to_next_[rank].get(),
+          to_before_[rank].get()};
 }
 
 }  // namespace weft

@@ -11,11 +11,16 @@
 
 namespace weft {
 
+class ProcessRanks;
+
 class RankTeam {
  public:
-  // All ranks of `layout` as threads of this process: those of rank 0 first, equally many each. The team's size is a
-  // multiple of their number.
+  // All ranks of `layout` as threads of this process, stage after stage: those of rank 0 first, equally many each. The
+  // team's size is a multiple of their number.
   RankTeam(std::unique_ptr<ThreadTeam> team, const RankLayout& layout);
+  // One rank of `layout`, this process's; the others are processes too. All processes make their RankTeams in the same
+  // order.
+  RankTeam(std::unique_ptr<ThreadTeam> team, const RankLayout& layout, std::shared_ptr<ProcessRanks> processes);
   // On threads that stay nowhere.
   explicit RankTeam(int threads, const RankLayout& layout = {})
       : RankTeam(std::make_unique<ThreadTeam>(threads), layout) {}
@@ -23,14 +28,21 @@ class RankTeam {
   ThreadTeam& threads() const { return *team_; }
   const RankLayout& layout() const { return layout_; }
   int ranks() const { return static_cast<int>(barriers_.size()); }  // of this process
+  int first_rank() const;                                           // of this process
+  // Where ranks are processes, else null.
+  ProcessRanks* processes() const { return processes_.get(); }
+  Communicator* all() const { return all_.get(); }  // then: to all ranks
   int threads_per_rank() const { return team_->size() / ranks(); }
   RankSeat seat(int rank) const;
 
  private:
+  std::shared_ptr<ProcessRanks> processes_;  // outlives the communicators
   std::unique_ptr<ThreadTeam> team_;
   RankLayout layout_;
-  std::vector<std::unique_ptr<ThreadBarrier>> barriers_;  // per rank
-  std::vector<std::unique_ptr<Communicator>> communicators_;
+  std::vector<std::unique_ptr<ThreadBarrier>> barriers_;            // per rank
+  std::vector<std::unique_ptr<Communicator>> stages_;               // per rank; null where a stage has one
+  std::vector<std::unique_ptr<Communicator>> to_next_, to_before_;  // per rank; null at the ends
+  std::unique_ptr<Communicator> all_;
 };
 
 }  // namespace weft

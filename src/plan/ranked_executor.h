@@ -1,5 +1,5 @@
 // Runs a model's plan on all ranks of this process: every rank its own share of it, all together in one run of the
-// thread team.
+// thread team. Where ranks are processes, each runs its own, and rank 0 gets the outputs of all.
 #pragma once
 
 #include <functional>
@@ -28,8 +28,8 @@ class RankedExecutor {
   // Without attention data parallelism one, whose inputs and outputs are those of all ranks; with it every rank is the
   // home of sequences of its own (core/step.h).
   int homes() const { return homes_; }
-  StepInputs& inputs(int home = 0) { return ranks_[home]->inputs(); }
-  const StepInputs& inputs(int home = 0) const { return std::as_const(*ranks_[home]).inputs(); }
+  StepInputs& inputs(int home = 0) { return *inputs_[home]; }
+  const StepInputs& inputs(int home = 0) const { return *inputs_[home]; }
   // Whether the step has anything to compute.
   bool has_rows() const;
   // Runs the step that inputs() describes. `tail` is called by every thread of the team behind a barrier after the last
@@ -41,15 +41,18 @@ class RankedExecutor {
   void prepare(bool replay = true);
   void walk_inside(kernels::Part part);
 
-  // [outputs, cols] of the last run, of a home's rows; ld in floats.
-  const float* output(int home = 0) const { return ranks_[home]->output(); }
-  int64_t output_ld() const { return first().output_ld(); }
-  int output_cols() const { return first().output_cols(); }
-  // The same of Plan::taps and Plan::state, [tokens, cols], where the plan has them.
-  const float* taps(int home = 0) const { return ranks_[home]->taps(); }
-  int64_t taps_ld() const { return first().taps_ld(); }
-  const float* state(int home = 0) const { return ranks_[home]->state(); }
-  int64_t state_ld() const { return first().state_ld(); }
+  // [outputs, cols] of the last run, of a home's rows; ld in floats. In rank 0's process.
+  const float* output(int home = 0) const {
+    return last(home) ? last(home)->output() : reinterpret_cast<const float*>(received_[home].data());
+  }
+  int64_t output_ld() const { return row_floats(plan().output.cols); }
+  int output_cols() const { return plan().output.cols; }
+  // The same of Plan::taps and Plan::state, [tokens, cols], where the plan has them; null where another process has
+  // what the home's rows have left.
+  const float* taps(int home = 0) const { return last(home) ? last(home)->taps() : nullptr; }
+  int64_t taps_ld() const { return row_floats(plan().taps.cols); }
+  const float* state(int home = 0) const { return last(home) ? last(home)->state() : nullptr; }
+  int64_t state_ld() const { return row_floats(plan().state.cols); }
 
   // The share of the first rank.
   const Plan& plan() const { return first().plan(); }
@@ -64,12 +67,18 @@ class RankedExecutor {
 
  private:
   const CpuExecutor& first() const { return *ranks_.front(); }
-
+  // The rank of the last stage whose outputs are those of a home; null: in another process.
+  const CpuExecutor* last(int home) const;
   void count_rows();
+  void bring_outputs(kernels::Part part);
 
   ThreadTeam& team_;
-  const int homes_;
+  const RankLayout layout_;
+  const int homes_, first_rank_;
+  Communicator* const all_;  // where outputs come from other processes, else null
   std::vector<std::unique_ptr<CpuExecutor>> ranks_;
+  std::vector<std::shared_ptr<StepInputs>> inputs_;  // per home
+  std::vector<Memory> received_;                     // per home: outputs that come from another process
   std::function<void(int)> walk_;
   const std::function<void(kernels::Part)>* tail_ = nullptr;
 };

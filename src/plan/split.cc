@@ -7,6 +7,7 @@
 #include "base/check.h"
 #include "kernels/kernels.h"
 #include "plan/columns.h"
+#include "plan/stage.h"
 
 namespace weft {
 
@@ -50,7 +51,7 @@ class Demand {
       again_ = false;
       needs.assign(plan_.storages.size(), {});
       matrix_outputs.assign(plan_.matrices.size(), {});
-      heads.clear();
+      heads = known_heads_;
       seed();
       for (size_t i = plan_.ops.size(); i-- > 0 && !error_ && !again_;)
         std::visit([&](const auto& kind) { visit(kind, plan_.ops[i], i); }, plan_.ops[i].kind);
@@ -58,6 +59,9 @@ class Demand {
     if (error_) return *error_;
     return {};
   }
+
+  // Of a stage's plan: what was found for the plan of all stages, whose groups of the cache have the same heads in all.
+  void assume(const Demand& whole) { known_heads_ = whole.heads; }
 
   Range share(int64_t size) const {
     return {static_cast<int>(size * rank_ / ranks_), static_cast<int>(size * (rank_ + 1) / ranks_)};
@@ -91,12 +95,13 @@ class Demand {
   std::vector<Cut> cuts;                // per op, of matrix products
   std::vector<Columns> matrix_outputs;  // per matrix: the rank's outputs; empty: not used so
   // Query heads that the rank has of each group of the cache, by kind and number.
-  std::map<std::pair<CacheRef::Kind, int>, Range> heads;
+  using HeadsOfGroups = std::map<std::pair<CacheRef::Kind, int>, Range>;
+  HeadsOfGroups heads;
 
  private:
   void seed() {
     const Value& output = plan_.output;
-    want(output, vocabulary(output.cols));
+    if (output.storage >= 0) want(output, vocabulary(output.cols));
     for (const Value& kept : {plan_.taps, plan_.state})
       if (kept.storage >= 0) want_all(kept);
   }
@@ -244,6 +249,7 @@ class Demand {
   }
 
  private:
+  HeadsOfGroups known_heads_;
   std::set<std::pair<CacheRef::Kind, int>> whole_groups_;
   bool again_ = false;
   std::optional<Error> error_;
@@ -267,14 +273,14 @@ class Share {
       if (op.out && demand_.wanted(*op.out).empty()) continue;
       std::visit([&](const auto& kind) { rebuild(kind, op, i); }, op.kind);
     }
-    plan_.output = mapped(whole_.output);
+    if (plan_.output.storage >= 0) plan_.output = mapped(whole_.output);
     if (plan_.output.cols != whole_.output.cols) {
       plan_.storages[plan_.output.storage].cols = demand_.vocabulary_share(whole_.output.cols);
       plan_.output = gather(plan_.output, whole_.output.cols, whole_.ops.back());
     }
     for (Value* kept : {&plan_.taps, &plan_.state})
       if (kept->storage >= 0) *kept = mapped(*kept);
-    drop_unused_matrices();
+    drop_unread_weights(plan_, whole_);
     return std::move(plan_);
   }
 
@@ -517,38 +523,6 @@ class Share {
     else push(op, AllReduceOp{}, {sum}, out);
   }
 
-  // Matrices of other ranks' heads and experts are not looked for in the checkpoint.
-  void drop_unused_matrices() {
-    std::vector<int> place(plan_.matrices.size(), -1);
-    const auto use = [&](int matrix) { place[matrix] = 0; };
-    const auto each = [&](auto&& visit_index) {
-      for (Op& op : plan_.ops)
-        std::visit(
-            [&](auto& kind) {
-              if constexpr (requires { kind.matrices; })
-                for (int& m : kind.matrices) visit_index(m);
-              else if constexpr (requires { kind.matrix; })
-                if (kind.matrix >= 0) visit_index(kind.matrix);
-            },
-            op.kind);
-    };
-    each([&](int& m) { use(m); });
-    std::vector<Matrix> kept;
-    for (size_t m = 0; m < plan_.matrices.size(); ++m) {
-      if (place[m] == 0) {
-        place[m] = static_cast<int>(kept.size());
-        kept.push_back(std::move(plan_.matrices[m]));
-        continue;
-      }
-      for (const TensorRows& source : whole_.matrices[m].sources)
-        if (source.borrowed == Borrowed::no) plan_.unused.push_back(source.tensor);
-      for (const TensorRows& bias : whole_.matrices[m].biases)
-        if (!bias.tensor.empty()) plan_.unused.push_back(bias.tensor);
-    }
-    plan_.matrices = std::move(kept);
-    each([&](int& m) { m = place[m]; });
-  }
-
   const Plan& whole_;
   const Demand& demand_;
   Plan plan_;
@@ -558,10 +532,23 @@ class Share {
 }  // namespace
 
 Result<Plan> split_plan(const Plan& whole, const RankLayout& layout, int rank) {
-  if (layout.tensor == 1) return whole;
-  Demand demand(whole, layout, rank);
+  Plan stage;
+  if (layout.pipeline > 1) {
+    WEFT_TRY(stage, cut_stage(whole, rank / layout.tensor, layout.pipeline));
+  } else {
+    stage = whole;
+  }
+  stage.layer_starts.clear();
+  if (layout.tensor == 1) return stage;
+  const int place = rank % layout.tensor;
+  Demand demand(stage, layout, place);
+  if (layout.pipeline > 1) {
+    Demand all(whole, layout, place);
+    WEFT_RETURN_IF_ERROR(all.find());
+    demand.assume(all);
+  }
   WEFT_RETURN_IF_ERROR(demand.find());
-  return Share(whole, demand).make();
+  return Share(stage, demand).make();
 }
 
 }  // namespace weft

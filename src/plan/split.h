@@ -18,8 +18,9 @@
 
 namespace weft {
 
-// The share of rank `rank` of layout.tensor ranks of a stage, for a plan whose formats are chosen and that has been
-// through no pass. Errors: invalid_argument with the numbers where heads, widths or experts cannot be shared so.
+// The share of rank `rank` of the layout (stage after stage), for a plan whose formats are chosen and that has been
+// through no pass. Errors: invalid_argument with the numbers where layers, heads, widths or experts cannot
+// be shared so.
 Result<Plan> split_plan(const Plan& whole, const RankLayout& layout, int rank);
 
 }  // namespace weft

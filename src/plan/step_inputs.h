@@ -42,10 +42,11 @@ struct StepInputs {
   std::vector<int32_t> token_types;        // [max_tokens]
   std::vector<int32_t> output_rows;        // [max_outputs]: token rows whose output is wanted
   std::vector<GroupInputs> groups;
-  std::vector<const float*> features;  // [max_tokens], where the plan takes features; null: none
-  std::vector<const float*> states;    // [max_tokens], where the plan takes states; null: none
-  Pass pass = Pass::first;             // ops of the other kind are left out
-  std::vector<int32_t> ends;           // [max_tokens]: see SequenceView::ends; where the plan joins images
+  std::vector<const float*> features;            // [max_tokens], where the plan takes features; null: none
+  std::vector<std::vector<float>> own_features;  // what they point to, where they came in a message
+  std::vector<const float*> states;              // [max_tokens], where the plan takes states; null: none
+  Pass pass = Pass::first;                       // ops of the other kind are left out
+  std::vector<int32_t> ends;                     // [max_tokens]: see SequenceView::ends; where the plan joins images
   // Cross attention: the keys that each row sees, and in its flags kHasImages and kSeesImage.
   GroupInputs cross;
   std::vector<int32_t> cross_starts, cross_ends;

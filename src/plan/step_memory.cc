@@ -8,39 +8,31 @@ namespace weft {
 
 using namespace kernels;
 
-namespace {
-
-Memory reserve_or_die(size_t bytes) {
-  auto memory = Memory::reserve(bytes, true);
-  WEFT_CHECK(memory.ok()) << memory.error().to_string();  // address space for a step's values
-  return std::move(memory).value();
+StepInputs size_inputs(const Plan& plan, const ExecutorLimits& limits) {
+  StepInputs inputs;
+  inputs.ids.resize(limits.max_tokens);
+  inputs.positions.resize(static_cast<size_t>(plan.position_axes) * limits.max_tokens);
+  inputs.token_types.resize(limits.max_tokens);
+  if (plan.takes_features) inputs.features.resize(limits.max_tokens);
+  if (plan.takes_states) inputs.states.resize(limits.max_tokens);
+  if (plan.joined_images) inputs.ends.resize(limits.max_tokens);
+  if (plan.cross_group) {
+    inputs.cross_starts.resize(limits.max_tokens), inputs.cross_ends.resize(limits.max_tokens);
+    inputs.row_flags.resize(limits.max_tokens);
+  }
+  inputs.output_rows.resize(limits.max_outputs);
+  inputs.groups.resize(plan.groups.size());
+  inputs.local_groups.resize(plan.local_groups.size());
+  return inputs;
 }
-
-}  // namespace
 
 StepMemory::StepMemory(const Plan& plan, const CpuTable& table, int threads, CacheMemory cache, ExecutorLimits limits,
                        std::shared_ptr<StepInputs> inputs)
     : plan_(plan), cache_(std::move(cache)), limits_(limits), layout_(lay_out(plan, limits.rows())),
-      arena_(reserve_or_die(layout_.bytes)), inputs_(inputs ? std::move(inputs) : std::make_shared<StepInputs>()) {
-  size_inputs();
+      arena_(reserve_or_die(layout_.bytes)),
+      inputs_(inputs ? std::move(inputs) : std::make_shared<StepInputs>(size_inputs(plan, limits))) {
   reserve_local_groups();
   reserve_attention(table, threads);
-}
-
-void StepMemory::size_inputs() {
-  inputs_->ids.resize(limits_.max_tokens);
-  inputs_->positions.resize(static_cast<size_t>(plan_.position_axes) * limits_.max_tokens);
-  inputs_->token_types.resize(limits_.max_tokens);
-  if (plan_.takes_features) inputs_->features.resize(limits_.max_tokens);
-  if (plan_.takes_states) inputs_->states.resize(limits_.max_tokens);
-  if (plan_.joined_images) inputs_->ends.resize(limits_.max_tokens);
-  if (plan_.cross_group) {
-    inputs_->cross_starts.resize(limits_.max_tokens), inputs_->cross_ends.resize(limits_.max_tokens);
-    inputs_->row_flags.resize(limits_.max_tokens);
-  }
-  inputs_->output_rows.resize(limits_.max_outputs);
-  inputs_->groups.resize(plan_.groups.size());
-  inputs_->local_groups.resize(plan_.local_groups.size());
 }
 
 // Every sequence of a step begins a new block.

@@ -34,6 +34,9 @@ struct CacheMemory {
 };
 constexpr int kCrossBlock = 64, kLocalBlock = 64;  // tokens of a block of the cross group, of a local group
 
+// Inputs with room for the largest step of a plan.
+StepInputs size_inputs(const Plan& plan, const ExecutorLimits& limits);
+
 class StepMemory {
  public:
   // `plan` must outlive it. `inputs`: another's, of a plan with the same inputs; null: its own.
@@ -60,7 +63,6 @@ class StepMemory {
 
  private:
   CacheSpec stored_spec(CacheRef ref) const;
-  void size_inputs();
   void reserve_local_groups();
   void reserve_attention(const kernels::CpuTable& table, int threads);
 

@@ -432,6 +432,13 @@ class Loader {
     return {};
   }
 
+  const EmbeddingTable* other_table(const TensorRows& table) const {
+    if (!options_.other) return nullptr;
+    const auto& tables = options_.other_plan->tables;
+    const auto found = std::find(tables.begin(), tables.end(), table);
+    return found == tables.end() ? nullptr : &options_.other->tables[static_cast<size_t>(found - tables.begin())];
+  }
+
   // Plain tables stay where they are in the file; others are widened once.
   Status read_tables() {
     for (size_t i = 0; i < tables_.size(); ++i) {
@@ -439,8 +446,8 @@ class Loader {
         weights_.tables.push_back(options_.lent.table);
         continue;
       }
-      if (options_.other && options_.other_plan->tables[i] == plan_.tables[i]) {
-        weights_.tables.push_back(options_.other->tables[i]);
+      if (const EmbeddingTable* other = other_table(plan_.tables[i])) {
+        weights_.tables.push_back(*other);
         continue;
       }
       const TensorInfo& tensor = *tables_[i];

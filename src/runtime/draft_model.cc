@@ -1,5 +1,6 @@
 #include "runtime/draft_model.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "models/drafts.h"
@@ -54,6 +55,10 @@ const EmbedOp* token_embedding(const Plan& plan) {
   return nullptr;
 }
 
+size_t table_of(const Plan& plan, const TensorRows& table) {
+  return static_cast<size_t>(std::ranges::find(plan.tables, table) - plan.tables.begin());
+}
+
 // The parts of the loaded target that a draft may borrow.
 struct Lender {
   DraftTarget target;
@@ -64,21 +69,21 @@ Result<Lender> find_parts(const Model& model) {
   Lender lender;
   WEFT_TRY(lender.target, read_target(HfConfig::of(*model.checkpoint)));
   DraftTarget& t = lender.target;
-  const int head = head_matrix(model.plan());
-  const EmbedOp* embed = token_embedding(model.plan());
-  if (head < 0 || !embed || model.plan().head != HeadKind::lm)
+  const int head = head_matrix(model.whole);
+  const EmbedOp* embed = token_embedding(model.whole);
+  if (head < 0 || !embed || model.whole.head != HeadKind::lm)
     return fail(Code::unsupported, model.architecture, " does not generate text, so nothing can be drafted for it");
   t.vocab = model.vocab, t.embed_scale = embed->scale;
-  t.head = format_of(model.plan().matrices[head], model.form);
-  if (embed->matrix >= 0) {
-    t.tied_embedding = format_of(model.plan().matrices[embed->matrix], model.form);
-  }
+  t.head = format_of(model.whole.matrices[head], model.form);
+  if (embed->matrix >= 0) t.tied_embedding = format_of(model.whole.matrices[embed->matrix], model.form);
   t.embed_rows = embed->ids_below;
   for (const PlanShare& share : model.shares) {
     Weights::Lent& lent = lender.lent.emplace_back();
-    lent.head = share.weights.matrices[head];
-    if (embed->matrix >= 0) lent.embedding = share.weights.matrices[embed->matrix];
-    else lent.table = share.weights.tables[embed->table];
+    const int own = head_matrix(share.plan);
+    if (own < 0) continue;  // of an earlier stage, which makes no drafts
+    lent.head = share.weights.matrices[own];
+    if (embed->matrix >= 0) lent.embedding = lent.head;
+    else lent.table = share.weights.tables[table_of(share.plan, model.whole.tables[embed->table])];
   }
   return lender;
 }
@@ -95,7 +100,8 @@ Result<DraftStage> load_stage(Plan recorded, const std::shared_ptr<const Checkpo
   recorded = choose_formats(std::move(recorded), *checkpoint, {draft.form, options.quantize, options.dequantize});
   DraftStage stage;
   const LoadOptions load{.form = draft.form, .quantize = options.quantize, .pack = packs(options, draft)};
-  WEFT_TRY(stage.shares, load_shares(recorded, checkpoint, *draft.table, ranks, load, lender.lent));
+  WEFT_TRY(stage.shares, load_shares(recorded, checkpoint, *draft.table, ranks, load, PlanPart::draft, lender.lent));
+  stage.whole = std::move(recorded);
   return stage;
 }
 
@@ -140,7 +146,7 @@ Status load_mtp(const Model& target, const ModelOptions& target_options, const R
 Status load_whole(const SpeculationOptions& options, const Model& target, const ModelOptions& target_options,
                   const RankTeam& ranks, DraftModel& draft) {
   ModelOptions own = target_options;
-  own.taps.clear();
+  own.taps.clear(), own.part = PlanPart::draft;
   if (options.dtype != ComputeType::automatic) own.dtype = options.dtype;
   WEFT_TRY(Model model, load_model(options.model, ranks, own));
   if (model.whole.head != HeadKind::lm)
@@ -152,7 +158,7 @@ Status load_whole(const SpeculationOptions& options, const Model& target, const 
   WEFT_RETURN_IF_ERROR(check_same_tokens(*model.checkpoint, *target.checkpoint));
   draft.form = model.form, draft.kv_dtype = model.kv_dtype;
   draft.max_positions = model.max_positions, draft.max_positions_from = model.max_positions_from;
-  draft.stages.push_back({std::move(model.shares)});
+  draft.stages.push_back({model.whole, std::move(model.shares)});
   draft.model = std::make_unique<Model>(std::move(model));
   return {};
 }
@@ -208,8 +214,8 @@ Result<DraftModel> load_draft(const SpeculationOptions& options, const Model& ta
     default: return fail(Code::invalid_argument, "this kind of speculation has no model");
   }
   if (!loaded.ok()) return named(std::move(loaded).error(), options);
-  draft.vocab = draft.stages.back().plan().output.cols;
-  draft.ids = token_embedding(draft.stages.front().plan())->ids_below;
+  draft.vocab = draft.stages.back().whole.output.cols;
+  draft.ids = token_embedding(draft.stages.front().whole)->ids_below;
   return draft;
 }
 

@@ -13,8 +13,8 @@ namespace weft {
 // One plan of a draft, every rank's share of it. Its cache entry for the target's row t (with the token at t + 1 +
 // depth) lies at that token's position.
 struct DraftStage {
+  Plan whole;  // as recorded, with its formats
   std::vector<PlanShare> shares;
-  const Plan& plan() const { return shares.front().plan; }
 };
 
 // Not copied: weights point into the target's, which must outlive it.

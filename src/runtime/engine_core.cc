@@ -13,31 +13,47 @@ double seconds() { return std::chrono::duration<double>(std::chrono::steady_cloc
 // See SchedulerOptions.
 int draft_ahead(const std::optional<DraftModel>& draft) { return draft ? static_cast<int>(draft->stages.size()) : 0; }
 
-// The model's groups, then those of its draft: a block table serves both, so that a prefix is found for both or for
-// neither.
-CacheOptions cache_options(const Model& model, const std::optional<DraftModel>& draft, const CoreOptions& options) {
+// A cache for each home. Its groups are the model's, then those of its draft: a block table serves both, so that a
+// prefix is found for both or for neither. Ranks of one process share the budget; ranks in processes of their own have
+// one each, and as many blocks as the fullest of them has room for.
+Result<std::vector<CacheManager>> make_caches(const Model& model, const std::optional<DraftModel>& draft,
+                                              const CoreOptions& options, const RankTeam& ranks) {
+  const RankLayout& layout = ranks.layout();
   CacheOptions cache;
-  // A block has a part on every rank.
-  const auto add = [&](const std::vector<std::vector<LayerGroup>>& groups, DType dtype) {
-    for (size_t g = 0; g < groups.front().size(); ++g) {
-      int64_t bytes = 0;
-      for (const std::vector<LayerGroup>& rank : groups)
-        bytes += cache_block_bytes(rank[g], dtype, options.tokens_per_block);
-      cache.groups.push_back({groups.front()[g].spec.kind, groups.front()[g].spec.span, bytes});
+  const auto add = [&](const Plan& whole, DType dtype, PlanPart part) -> Status {
+    std::vector<Plan> shares;
+    for (int rank = 0; rank < layout.size(); ++rank) {
+      WEFT_TRY(Plan share, share_of(whole, layout, rank, part));
+      shares.push_back(std::move(share));
     }
+    for (size_t g = 0; g < whole.groups.size(); ++g) {
+      int64_t sum = 0, most = 0;
+      for (int rank = 0; rank < layout.size(); ++rank) {
+        const int64_t bytes = cache_block_bytes(shares[rank].groups[g], dtype, options.tokens_per_block);
+        if (rank % layout.homes() == 0) sum += bytes;
+        most = std::max(most, bytes);
+      }
+      cache.groups.push_back(
+          {whole.groups[g].spec.kind, whole.groups[g].spec.span, ranks.processes() ? most : sum});
+    }
+    return {};
   };
-  std::vector<std::vector<LayerGroup>> own;
-  for (const PlanShare& share : model.shares) own.push_back(share.plan.groups);
-  add(own, model.kv_dtype);
+  WEFT_RETURN_IF_ERROR(add(model.whole, model.kv_dtype, PlanPart::target));
   if (draft) {
-    add(ModelDrafter::groups_of(*draft), draft->kv_dtype);
+    for (const DraftStage& stage : draft->stages)
+      WEFT_RETURN_IF_ERROR(add(stage.whole, draft->kv_dtype, PlanPart::draft));
     cache.lookahead = draft_ahead(draft), cache.recomputed = draft->reads_states();
   }
   cache.tokens_per_block = options.tokens_per_block;
-  cache.budget_bytes = options.cache_bytes;
+  cache.budget_bytes = options.cache_bytes / (ranks.processes() ? 1 : layout.homes());
   cache.block_reuse = options.block_reuse;
   cache.event_capacity = options.cache_events;
-  return cache;
+  std::vector<CacheManager> caches;
+  for (int home = 0; home < layout.homes(); ++home) {
+    WEFT_TRY(CacheManager own, CacheManager::create(cache));
+    caches.push_back(std::move(own));
+  }
+  return caches;
 }
 
 }  // namespace
@@ -55,9 +71,9 @@ Result<std::unique_ptr<EngineCore>> EngineCore::create(Model model, std::unique_
                                                        const CoreOptions& wanted, std::optional<DraftModel> draft,
                                                        std::unique_ptr<RankTeam> draft_ranks) {
   CoreOptions options = wanted;
-  WEFT_TRY(CacheManager cache, CacheManager::create(cache_options(model, draft, options)));
+  WEFT_TRY(std::vector<CacheManager> caches, make_caches(model, draft, options, *ranks));
   // a longer sequence could never finish
-  options.max_seq_len = std::min(options.max_seq_len, cache.max_sequence_tokens());
+  options.max_seq_len = std::min(options.max_seq_len, caches.front().max_sequence_tokens());
   RunnerOptions runner{.max_batch_size = options.max_batch_size,
                        .max_num_tokens = options.max_num_tokens,
                        .max_outputs = options.max_outputs,
@@ -70,16 +86,18 @@ Result<std::unique_ptr<EngineCore>> EngineCore::create(Model model, std::unique_
   TracedPlan* const vision =
       options.trace && model.vision ? &options.trace->add_plan(model.vision->plan, "vision") : nullptr;
   if (options.trace) runner.trace = &options.trace->add_plan(model.plan(), "");
-  for (int g = 0; g < cache.groups(); ++g) runner.max_blocks.push_back(cache.max_blocks(g));
-  const SchedulerOptions limits{.max_batch_size = options.max_batch_size,
+  for (int g = 0; g < caches.front().groups(); ++g) runner.max_blocks.push_back(caches.front().max_blocks(g));
+  const SchedulerOptions limits{.homes = ranks->layout().homes(),
+                                .max_batch_size = options.max_batch_size,
                                 .max_num_tokens = options.max_num_tokens,
                                 .max_logit_rows = options.max_outputs,
                                 .max_seq_len = options.max_seq_len,
                                 .chunked_prefill = options.chunked_prefill,
                                 .overlap = options.overlap ? 2 : 1,
                                 .speculation = options.speculation,
-                                .draft_ahead = draft_ahead(draft)};
-  WEFT_TRY(Scheduler scheduler, Scheduler::create(limits, std::move(cache)));
+                                .draft_ahead = draft_ahead(draft),
+                                .balance_wait_us = options.balance_wait_us};
+  WEFT_TRY(Scheduler scheduler, Scheduler::create(limits, std::move(caches)));
   WorkerOptions worker{.runner = std::move(runner),
                        .replay = options.replay,
                        .sampler = options.sampler,
@@ -114,6 +132,7 @@ EngineCore::~EngineCore() {
 Result<SequenceId> EngineCore::submit(Submission submission) {
   submission.sequence.guided = submission.grammar != nullptr;
   const std::lock_guard lock(mutex_);
+  if (!failure_.empty()) return weft::fail(Code::resource_exhausted, failure_);
   submission.sequence.media = submission.media_prompt;
   submission.sequence.whole_media = model().plan().joined_images;
   submission.sequence.held = !find_features(submission);
@@ -212,8 +231,9 @@ void EngineCore::release() {
 void EngineCore::engine_loop() {
   std::unique_lock lock(mutex_);
   for (;;) {
+    if (!failure_.empty() && !entries_.empty()) fail_all(lock);
     // Fill the pipeline first, then do the host's work for the oldest finished step.
-    while (!stopping_ && holds_ == 0 && !free_.empty() && schedule_step(lock)) {
+    while (failure_.empty() && !stopping_ && holds_ == 0 && !free_.empty() && schedule_step(lock)) {
     }
     if (!done_.empty()) {
       commit_step(lock);
@@ -222,6 +242,24 @@ void EngineCore::engine_loop() {
     if (stopping_ && submitted_.empty() && free_.size() == 2) return;
     engine_wake_.wait(lock);
   }
+}
+
+void EngineCore::fail(const std::string& why) {
+  const std::lock_guard lock(mutex_);
+  failure_ = why;
+  engine_wake_.notify_all();
+}
+
+void EngineCore::fail_all(std::unique_lock<std::mutex>& lock) {
+  auto entries = std::exchange(entries_, {});
+  lock.unlock();
+  for (auto& [id, entry] : entries) {
+    SequenceOutput output;
+    output.id = SequenceId{id}, output.reason = FinishReason::error, output.error = failure_;
+    entry->sink(output);
+  }
+  entries.clear();
+  lock.lock();
 }
 
 bool EngineCore::schedule_step(std::unique_lock<std::mutex>&) {
@@ -350,7 +388,7 @@ void EngineCore::step_loop() {
       continue;
     }
     Step& step = steps_[submitted_.front()];
-    const bool followed = scheduler_.metrics().in_flight_steps > 0 && last_end > 0;
+    const bool followed = scheduler_.has_in_flight() && last_end > 0;
     lock.unlock();
     const double begin = seconds();
     worker_->run(step.batch, step.masks, step.result);
@@ -383,13 +421,17 @@ CoreMetrics EngineCore::metrics() const {
   std::sort(masks.begin(), masks.end());
   if (!masks.empty())
     metrics.mask_p50_seconds = masks[masks.size() / 2], metrics.mask_p99_seconds = masks[masks.size() * 99 / 100];
-  for (int g = 0; g < scheduler_.cache().groups(); ++g) metrics.cache.push_back(scheduler_.cache().gauges(g));
+  metrics.cache.resize(scheduler_.cache(0).groups());
+  for (int home = 0; home < scheduler_.homes(); ++home)
+    for (size_t g = 0; g < metrics.cache.size(); ++g)
+      metrics.cache[g] += scheduler_.cache(home).gauges(static_cast<int>(g));
+  metrics.homes = scheduler_.home_metrics();
   return metrics;
 }
 
 std::pair<std::vector<CacheEvent>, uint64_t> EngineCore::take_cache_events() {
   const std::lock_guard lock(mutex_);
-  return {scheduler_.cache().take_events(), scheduler_.cache().next_event_id()};
+  return scheduler_.take_cache_events();
 }
 
 }  // namespace weft

@@ -38,6 +38,7 @@ struct CoreOptions {
   int cache_events = 0;       // kept until they are taken; 0: none
   int prefill_tokens = 2048;  // prompt tokens of a step at most; not applied where prompts may not be cut
   double max_step_ms = 0;     // 0: none; needs chunked_prefill
+  int64_t balance_wait_us = 0;  // see SchedulerOptions
   int64_t feature_cache_bytes = int64_t{512} << 20;  // of images' features that no request needs any more
   bool chunked_prefill = true, block_reuse = true, overlap = true, replay = true, measure_ops = false;
   SamplerKind sampler = SamplerKind::fused;
@@ -71,7 +72,10 @@ class EngineCore {
   // Running sequences get no more outputs.
   ~EngineCore();
 
-  // Any thread. The errors are those of Scheduler::add.
+  // Any thread. Nothing can be computed any more: all sequences end with this error, and so does what is submitted
+  // later.
+  void fail(const std::string& why);
+  // Any thread. The errors are those of Scheduler::add, and resource_exhausted after fail().
   Result<SequenceId> submit(Submission submission);
   // Any thread. No output follows once it returns, except one that is being delivered.
   void cancel(SequenceId id);
@@ -138,6 +142,7 @@ class EngineCore {
   EngineCore(std::unique_ptr<RankTeam> ranks, std::unique_ptr<RankTeam> draft_ranks, CoreOptions options,
              Scheduler scheduler);
   void engine_loop();
+  void fail_all(std::unique_lock<std::mutex>& lock);
   void step_loop();
   bool schedule_step(std::unique_lock<std::mutex>& lock);
   void adapt_budget(const Step& step);
@@ -160,6 +165,7 @@ class EngineCore {
   std::condition_variable engine_wake_, step_wake_;
   Scheduler scheduler_;
   std::unordered_map<uint64_t, std::shared_ptr<Entry>> entries_;
+  std::string failure_;  // not empty: see fail()
   int holds_ = 0;
   bool stopping_ = false;
   Step steps_[2];

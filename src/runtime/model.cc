@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "models/models.h"
 #include "plan/split.h"
+#include "plan/stage.h"
 
 namespace weft {
 
@@ -132,19 +133,29 @@ Result<bool> choose_packing(const ModelOptions& options, const Model& model) {
 
 }  // namespace
 
+Result<Plan> share_of(const Plan& whole, RankLayout layout, int rank, PlanPart part) {
+  if (part == PlanPart::target) return split_plan(whole, layout, rank);
+  const bool last_stage = rank / layout.tensor == layout.pipeline - 1;
+  const int place = rank % layout.tensor;
+  layout.pipeline = 1;
+  WEFT_TRY(Plan share, split_plan(whole, layout, place));
+  return last_stage ? share : without_ops(std::move(share));
+}
+
 Result<std::vector<PlanShare>> load_shares(const Plan& recorded, std::shared_ptr<const Checkpoint> checkpoint,
                                            const kernels::CpuTable& table, const RankTeam& ranks, LoadOptions options,
-                                           std::span<const Weights::Lent> lent) {
+                                           PlanPart part, std::span<const Weights::Lent> lent) {
   std::vector<PlanShare> shares;
   shares.reserve(static_cast<size_t>(ranks.ranks()));  // they point at each other
-  for (int rank = 0; rank < ranks.ranks(); ++rank) {
-    WEFT_TRY(Plan plan, split_plan(recorded, ranks.layout(), rank));
+  for (int local = 0; local < ranks.ranks(); ++local) {
+    const int rank = ranks.first_rank() + local;
+    WEFT_TRY(Plan plan, share_of(recorded, ranks.layout(), rank, part));
     PlanShare& share = shares.emplace_back(PlanShare{prepare_plan(std::move(plan), table, options.form), {}});
-    if (!lent.empty()) options.lent = lent[static_cast<size_t>(rank)];
+    if (!lent.empty()) options.lent = lent[static_cast<size_t>(local)];
     // Threads of several NUMA nodes read what lies near them.
-    if (rank > 0 && !ranks.threads().spans_nodes())
+    if (local > 0 && !ranks.threads().spans_nodes())
       options.other_plan = &shares.front().plan, options.other = &shares.front().weights;
-    options.first_thread = rank * ranks.threads_per_rank(), options.threads = ranks.threads_per_rank();
+    options.first_thread = local * ranks.threads_per_rank(), options.threads = ranks.threads_per_rank();
     WEFT_TRY(share.weights, load_weights(share.plan, checkpoint, table, ranks.threads(), options));
   }
   return shares;
@@ -171,7 +182,7 @@ Result<Model> load_model(const std::string& path, const RankTeam& ranks, const M
   WEFT_RETURN_IF_ERROR(config.status());
   WEFT_TRY(const bool pack, choose_packing(options, model));
   LoadOptions load{.form = model.form, .progress = options.progress, .quantize = options.quantize, .pack = pack};
-  auto shares = load_shares(model.whole, model.checkpoint, *model.table, ranks, load);
+  auto shares = load_shares(model.whole, model.checkpoint, *model.table, ranks, load, options.part);
   if (!shares.ok()) return std::move(shares).error().with(model.architecture);
   model.shares = std::move(shares).value();
   WEFT_TRY(model.vision, models::build_vision(config));

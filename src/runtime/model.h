@@ -19,6 +19,9 @@
 
 namespace weft {
 
+// A draft is made by the ranks of the last pipeline stage alone.
+enum class PlanPart : uint8_t { target, draft };
+
 struct ModelOptions {
   ComputeType dtype = ComputeType::automatic;
   KvCacheType kv_dtype = KvCacheType::automatic;  // fp8 is an error
@@ -29,6 +32,7 @@ struct ModelOptions {
   bool dequantize = false;  // see FormatOptions
   PackWeights pack_weights = PackWeights::automatic;
   std::vector<int> taps;  // see blocks::build_model
+  PlanPart part = PlanPart::target;
   std::function<void(int64_t done_bytes, int64_t total_bytes)> progress;
 };
 
@@ -65,10 +69,13 @@ int64_t kv_bytes_per_token(const std::vector<LayerGroup>& groups, DType dtype);
 
 // Opens and reads `path`, for all ranks of this process. Their threads pack the weights.
 Result<Model> load_model(const std::string& path, const RankTeam& ranks, const ModelOptions& options);
-// Every rank's share of a recorded plan whose formats are chosen, through the passes and with its weights.
+// A rank's share of a recorded plan, before the passes.
+Result<Plan> share_of(const Plan& whole, RankLayout layout, int rank, PlanPart part);
+// Every rank's share of a recorded plan whose formats are chosen, through the passes and with its weights. `lent`: of a
+// draft, what each rank has of the target.
 Result<std::vector<PlanShare>> load_shares(const Plan& recorded, std::shared_ptr<const Checkpoint> checkpoint,
                                            const kernels::CpuTable& table, const RankTeam& ranks, LoadOptions options,
-                                           std::span<const Weights::Lent> lent = {});
+                                           PlanPart part, std::span<const Weights::Lent> lent = {});
 // The form that products take their weights in, and the type of the cache, where the options leave them open.
 kernels::WeightForm choose_form(ComputeType dtype, const Checkpoint& checkpoint, const HfConfig& config);
 Result<DType> choose_kv_dtype(KvCacheType type, kernels::WeightForm form);

@@ -1,8 +1,10 @@
 #include "runtime/model_drafter.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "base/check.h"
+#include "comm/process_ranks.h"
 
 namespace weft {
 
@@ -24,11 +26,11 @@ Result<std::unique_ptr<ModelDrafter>> ModelDrafter::create(DraftModel model, con
                                                            std::vector<CacheMemory> caches,
                                                            const DrafterLimits& limits) {
   int read = 0;
-  for (const Op& op : model.stages.front().plan().ops)
+  for (const Op& op : model.stages.front().whole.ops)
     if (std::holds_alternative<StatesOp>(op.kind) && op.pass == Pass::first) read = op.out->cols;
-  if (model.reads_states() && (target.plan().taps.storage < 0 || target.plan().taps.cols != read))
+  if (model.reads_states() && (target.whole.taps.storage < 0 || target.whole.taps.cols != read))
     return fail(Code::internal, model.name, " reads ", read, " numbers of the target's state, which leaves ",
-                target.plan().taps.cols);
+                target.whole.taps.cols);
   std::unique_ptr<ModelDrafter> drafter(new ModelDrafter(std::move(model), ranks, limits));
   drafter->table_blocks_ = (limits.max_seq_len + caches.front().tokens_per_block - 1) / caches.front().tokens_per_block;
   drafter->make_stages(caches);
@@ -42,7 +44,7 @@ void ModelDrafter::make_stages(const std::vector<CacheMemory>& caches) {
   int first_group = 0;
   for (const DraftStage& part : model_.stages) {
     Stage& stage = stages_.emplace_back();
-    const size_t count = part.plan().groups.size();
+    const size_t count = part.whole.groups.size();
     stage.first_group = first_group;
     std::vector<CacheMemory> own = caches;
     for (size_t rank = 0; rank < caches.size(); ++rank) {
@@ -60,8 +62,8 @@ void ModelDrafter::make_stages(const std::vector<CacheMemory>& caches) {
       stage.homes.push_back({std::vector(count, std::vector<int32_t>(rows)), std::vector<int32_t>(rows)});
     }
     if (model_.reads_states()) {
-      stage.kept.resize(static_cast<size_t>(batch) * part.plan().state.cols);
-      zeros_.resize(std::max<size_t>(zeros_.size(), part.plan().state.cols));
+      stage.kept.resize(static_cast<size_t>(batch) * part.whole.state.cols);
+      zeros_.resize(std::max<size_t>(zeros_.size(), part.whole.state.cols));
     }
     first_group += static_cast<int>(count);
   }
@@ -84,9 +86,9 @@ size_t ModelDrafter::arena_bytes() const {
   return bytes;
 }
 
-void ModelDrafter::begin(std::span<const DraftRow> rows, int64_t taps_ld) {
+void ModelDrafter::begin(std::span<const DraftRow> rows, Taps taps) {
   WEFT_CHECK(static_cast<int>(rows.size()) <= limits_.max_batch_size) << rows.size() << " sequences";
-  rows_ = rows, taps_ld_ = taps_ld;
+  rows_ = rows, taps_ = std::move(taps);
   int most = 0;
   for (size_t s = 0; s < rows.size(); ++s) {
     WEFT_CHECK(static_cast<int>(rows[s].next.size()) >= rows[s].rows) << "tokens behind rows are missing";
@@ -225,7 +227,10 @@ int32_t ModelDrafter::token_at(int s, int position) const {
 // left there. It is not known behind a prefix that another sequence has computed; drafts are then worse for a moment.
 const float* ModelDrafter::state_before(int depth, int s, int position) const {
   const DraftRow& row = rows_[s];
-  if (depth == 0) return row.taps + (position - 1 - row.first_position) * taps_ld_;
+  if (depth == 0) {
+    const float* taps = taps_.of_home[static_cast<size_t>(home_of(s))];
+    return taps ? taps + (row.first_row + position - 1 - row.first_position) * taps_.ld : nullptr;
+  }
   const Stage& before = stages_[depth - 1];
   const Run& run = run_of(depth - 1, s);
   if (position - 1 >= run.begin) return state_of(before, run, position - 1 - run.begin);
@@ -234,11 +239,13 @@ const float* ModelDrafter::state_before(int depth, int s, int position) const {
 }
 
 const float* ModelDrafter::state_of(const Stage& stage, const Run& run, int index) {
-  return stage.executor->state(run.home) + (run.first_row + index) * stage.executor->state_ld();
+  const float* state = stage.executor->state(run.home);
+  return state ? state + (run.first_row + index) * stage.executor->state_ld() : nullptr;
 }
 
 // Every thread looks at a part of the vocabulary.
 void ModelDrafter::choose(kernels::Part part) {
+  if (!decides()) return;
   constexpr int kUnit = 64;
   const RankedExecutor& executor = *running_->executor;
   const int units = (model_.vocab + kUnit - 1) / kUnit;
@@ -254,14 +261,25 @@ void ModelDrafter::choose(kernels::Part part) {
 }
 
 void ModelDrafter::collect(int pass) {
-  for (size_t i = 0; i < proposals_.size(); ++i) {
+  chosen_.clear();
+  for (size_t i = 0; decides() && i < proposals_.size(); ++i) {
     DraftChoice best;
     for (int thread = 0; thread < team_.size(); ++thread)
       best = std::max(best, choices_[static_cast<size_t>(thread) * limits_.max_batch_size + i]);
-    rows_[proposals_[i].sequence].out->push_back(model_.target_ids.empty() ? best.token
-                                                                           : model_.target_ids[best.token]);
+    chosen_.push_back(model_.target_ids.empty() ? best.token : model_.target_ids[best.token]);
   }
+  if (ranks_.processes() && !proposals_.empty()) share_choices();
+  for (size_t i = 0; i < proposals_.size(); ++i) rows_[proposals_[i].sequence].out->push_back(chosen_[i]);
   if (pass + 1 == static_cast<int>(stages_.size())) remember();
+}
+
+// Rank 0 tells the others what it has chosen.
+void ModelDrafter::share_choices() {
+  if (decides()) return ranks_.processes()->send(std::as_bytes(std::span(chosen_)));
+  const std::span<const std::byte> message = *ranks_.processes()->receive();
+  WEFT_CHECK(message.size() == proposals_.size() * sizeof(int32_t)) << "ranks differ in what they draft";
+  chosen_.resize(proposals_.size());
+  std::memcpy(chosen_.data(), message.data(), message.size());
 }
 
 // What the next step needs of this one's first passes.
@@ -274,7 +292,7 @@ void ModelDrafter::remember() {
       const Run& run = run_of(static_cast<int>(depth), static_cast<int>(s));
       const bool ran = last >= run.begin && last < run.begin + run.rows;
       if (depth == 0) known_[row.slot] = ran ? last : -1;
-      if (depth + 1 == stages_.size() || !ran) continue;
+      if (depth + 1 == stages_.size() || !ran || !stage.executor->state(run.home)) continue;
       const float* state = state_of(stage, run, last - run.begin);
       const int cols = stage.executor->plan().state.cols;
       std::copy_n(state, cols, stage.kept.data() + static_cast<size_t>(row.slot) * cols);

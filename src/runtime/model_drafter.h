@@ -25,10 +25,8 @@ namespace weft {
 // are written (for a draft_model, first_position too where it was not), so their blocks must be in the tables.
 struct DraftRow {
   Slot slot = 0;
-  // What the target left in the row at first_position and those behind it; they stay as they are until the walk's end.
-  // Null for a draft_model.
-  const float* taps = nullptr;
-  int rows = 0;  // rows that are true: of the prompt's chunk, or one and the accepted drafts
+  int first_row = 0;  // the target step's row at first_position, among those of the slot's home
+  int rows = 0;       // rows that are true: of the prompt's chunk, or one and the accepted drafts
   int first_position = 0;
   int32_t token = 0;  // at first_position
   // [rows]: the token behind each row; the last may be the sampled one. More where the prompt goes on: with several
@@ -39,6 +37,13 @@ struct DraftRow {
   int end = std::numeric_limits<int>::max();  // positions from here on have no block and are left out
   const SamplingParams* sampling = nullptr;   // where drafts > 0
   std::vector<int32_t>* out = nullptr;  // likewise: the target's ids, for positions first_position + rows + 1 and on
+};
+
+// What the target left in each row of a step, by home: [rows, cols], `ld` floats apart. Null where another process has
+// it, and for a draft_model.
+struct Taps {
+  std::vector<const float*> of_home;
+  int64_t ld = 0;
 };
 
 struct DrafterLimits {
@@ -65,9 +70,9 @@ class ModelDrafter {
 
   // The step thread's. The slot belongs to another sequence, or to one that begins anew, with this home.
   void open(Slot slot, int home = 0) { known_[slot] = -1, homes_[slot] = home; }
-  // One thread; no other is in walk(). taps_ld: floats from one row of taps to the next. The rows stay as they are
-  // until the walk's end. Fills no `out` yet, but empties them.
-  void begin(std::span<const DraftRow> rows, int64_t taps_ld);
+  // One thread; no other is in walk(). `taps`: the target's of the step. They and the rows stay as they are until the
+  // walk's end. Fills no `out` yet, but empties them.
+  void begin(std::span<const DraftRow> rows, Taps taps);
   // Every thread of the team, behind a barrier after begin(). When thread 0 returns, every `out` is filled.
   void walk(kernels::Part part);
 
@@ -111,11 +116,14 @@ class ModelDrafter {
   void add_proposal(Stage& stage, int token_row, int sequence, int position);
   void choose(kernels::Part part);
   void collect(int pass);
+  void share_choices();
   void remember();
   int32_t token_at(int sequence, int position) const;
   const float* state_before(int depth, int sequence, int position) const;
   // The state that row `index` of the last pass of a stage over a sequence left.
   static const float* state_of(const Stage& stage, const Run& run, int index);
+  // Whether this process chooses; other processes are told what was chosen.
+  bool decides() const { return ranks_.first_rank() == 0; }
   int home_of(int sequence) const { return homes_[rows_[sequence].slot]; }
   Stage& stage_of(int pass) { return stages_[std::min<size_t>(pass, stages_.size() - 1)]; }
   Run& run_of(int depth, int sequence) { return runs_[static_cast<size_t>(depth) * limits_.max_batch_size + sequence]; }
@@ -135,13 +143,14 @@ class ModelDrafter {
   std::vector<int> homes_;    // per slot
   // Of the running step.
   std::span<const DraftRow> rows_;
-  int64_t taps_ld_ = 0;
+  Taps taps_;
   int passes_ = 0;
   Stage* running_ = nullptr;          // of the running pass
   std::vector<Run> runs_;             // [stages, sequences], of the last pass
   std::vector<uint8_t> goes_on_;      // per sequence: its first row follows the last one that was run
   std::vector<Proposal> proposals_;   // of the running pass
   std::vector<DraftChoice> choices_;  // [threads, proposals]
+  std::vector<int32_t> chosen_;       // per proposal: the target's id
 };
 
 }  // namespace weft

@@ -3,6 +3,8 @@
 #include <cstring>
 
 #include "base/check.h"
+#include "comm/process_ranks.h"
+#include "runtime/step_message.h"
 
 namespace weft {
 
@@ -13,6 +15,31 @@ int64_t cache_block_bytes(const LayerGroup& group, DType dtype, int tokens_per_b
   return (bytes + 4095) / 4096 * 4096;
 }
 
+namespace {
+
+// From rank 0 to the others. False: it has closed.
+bool share_options(ProcessRanks& processes, RunnerOptions& o) {
+  if (processes.rank() == 0) {
+    ByteWriter to;
+    for (const int value : {o.max_batch_size, o.max_num_tokens, o.max_outputs, o.max_seq_len, o.tokens_per_block})
+      to.put(value);
+    to.put_all(o.max_blocks);
+    to.put(o.most_drafts), to.put(o.draft_scores);
+    processes.send(to.bytes());
+    return true;
+  }
+  const auto message = processes.receive();
+  if (!message) return false;
+  ByteReader from(*message);
+  for (int* value : {&o.max_batch_size, &o.max_num_tokens, &o.max_outputs, &o.max_seq_len, &o.tokens_per_block})
+    *value = from.take<int>();
+  o.max_blocks = from.take_all<int>();
+  o.most_drafts = from.take<int>(), o.draft_scores = from.take<bool>();
+  return true;
+}
+
+}  // namespace
+
 ModelRunner::ModelRunner(Model model, const RankTeam& ranks, RunnerOptions options)
     : model_(std::move(model)), ranks_(ranks), options_(std::move(options)), cache_memory_(model_.shares.size()),
       block_bytes_(model_.shares.size()), homes_(options_.max_batch_size) {}
@@ -20,6 +47,7 @@ ModelRunner::ModelRunner(Model model, const RankTeam& ranks, RunnerOptions optio
 Result<std::unique_ptr<ModelRunner>> ModelRunner::create(Model model, std::optional<DraftModel> draft,
                                                          const RankTeam& ranks, const RankTeam& draft_ranks,
                                                          RunnerOptions options) {
+  if (ranks.processes() && !share_options(*ranks.processes(), options)) return std::unique_ptr<ModelRunner>();
   std::unique_ptr<ModelRunner> runner(new ModelRunner(std::move(model), ranks, std::move(options)));
   WEFT_RETURN_IF_ERROR(runner->allocate(std::move(draft), draft_ranks));
   return runner;
@@ -85,8 +113,10 @@ Status ModelRunner::allocate(std::optional<DraftModel> draft, const RankTeam& dr
 }
 
 ModelRunner::RankRange ModelRunner::ranks_of(int home) const {
-  if (executor_->homes() == 1) return {0, cache_memory_.size()};
-  return {static_cast<size_t>(home), static_cast<size_t>(home) + 1};
+  const bool here = ranks_.processes() == nullptr;
+  if (executor_->homes() == 1) return {0, cache_memory_.size(), 1};
+  if (!here) return {0, static_cast<size_t>(ranks_.first_rank() % executor_->homes() == home), 1};
+  return {static_cast<size_t>(home), cache_memory_.size(), static_cast<size_t>(executor_->homes())};
 }
 
 void ModelRunner::open_slot(Slot slot, int home, const MediaPrompt* media) {
@@ -98,24 +128,50 @@ void ModelRunner::open_slot(Slot slot, int home, const MediaPrompt* media) {
 void ModelRunner::close_slot(Slot slot) {
   if (cross_blocks_ == 0) return;
   const RankRange ranks = ranks_of(homes_[slot]);
-  for (size_t rank = ranks.first; rank < ranks.last; ++rank) {
+  for (size_t rank = ranks.first; rank < ranks.last; rank += ranks.step) {
     const size_t bytes = cross_slot_bytes(rank);
     cross_memory_[rank].release(slot * bytes, bytes);
   }
 }
 
 void ModelRunner::copy_blocks(std::span<const BlockCopy> copies, std::span<const BlockRelease> releases) {
-  for (const BlockCopy& copy : copies)
-    for (size_t rank = ranks_of(copy.home).first; rank < ranks_of(copy.home).last; ++rank) {
+  for (const BlockCopy& copy : copies) {
+    const RankRange ranks = ranks_of(copy.home);
+    for (size_t rank = ranks.first; rank < ranks.last; rank += ranks.step) {
       std::byte* base = cache_memory_[rank][copy.group].data();
       const size_t bytes = block_bytes_[rank][copy.group];
       std::memcpy(base + copy.to * bytes, base + copy.from * bytes, bytes);
     }
-  for (const BlockRelease& release : releases)
-    for (size_t rank = ranks_of(release.home).first; rank < ranks_of(release.home).last; ++rank) {
+  }
+  for (const BlockRelease& release : releases) {
+    const RankRange ranks = ranks_of(release.home);
+    for (size_t rank = ranks.first; rank < ranks.last; rank += ranks.step) {
       const size_t bytes = block_bytes_[rank][release.group];
       cache_memory_[rank][release.group].release(release.block * bytes, bytes);
     }
+  }
+}
+
+Taps ModelRunner::taps() const {
+  Taps taps{{}, executor_->taps_ld()};
+  const bool reads = drafter_ && drafter_->model().reads_states();
+  for (int home = 0; home < executor_->homes(); ++home) taps.of_home.push_back(reads ? executor_->taps(home) : nullptr);
+  return taps;
+}
+
+void ModelRunner::announce(const StepBatch& batch, bool replay) {
+  if (!ranks_.processes()) return;
+  message_.clear();
+  write_changes(batch, message_);
+  write_inputs(*this, replay, message_);
+  ranks_.processes()->send(message_.bytes());
+}
+
+void ModelRunner::announce_drafts(std::span<const DraftRow> rows) {
+  if (!ranks_.processes()) return;
+  message_.clear();
+  write_draft_rows(rows, message_);
+  ranks_.processes()->send(message_.bytes());
 }
 
 void ModelRunner::update_tables(std::span<const TableEntry> entries) {
@@ -146,10 +202,10 @@ void ModelRunner::write_images(Slot slot, const MediaPrompt& media) {
   int position = 0;
   const auto append = [&](const MediaFeatures& features, int first, int rows) {
     const kernels::SequenceView view{.rows = rows, .first_position = position};
-    for (size_t rank = ranks.first; rank < ranks.last; ++rank)
-      for (int layer = 0; layer < all.layers && rows > 0; ++layer) {
+    for (size_t rank = ranks.first; rank < ranks.last; rank += ranks.step)
+      for (int layer = 0; rows > 0 && layer < model_.shares[rank].plan.cross_group->layers; ++layer) {
         const LayerGroup& own = *model_.shares[rank].plan.cross_group;
-        const float* k = features.row(first) + static_cast<size_t>(layer) * 2 * all_kv +
+        const float* k = features.row(first) + static_cast<size_t>(own.first_layer + layer) * 2 * all_kv +
                          static_cast<size_t>(own.first_kv_head) * all.spec.k_dim;
         const kernels::AppendArgs args{
             k,

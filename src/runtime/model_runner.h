@@ -8,6 +8,7 @@
 #include <span>
 #include <vector>
 
+#include "base/bytes.h"
 #include "core/step.h"
 #include "plan/ranked_executor.h"
 #include "runtime/model.h"
@@ -33,7 +34,8 @@ int64_t cache_block_bytes(const LayerGroup& group, DType dtype, int tokens_per_b
 
 class ModelRunner {
  public:
-  // `draft`: made for `model`, see load_draft(). `draft_ranks` run it where it is not drafted in the walk.
+  // `draft`: made for `model`, see load_draft(). `draft_ranks` run it where it is not drafted in the walk. Where ranks are
+  // processes, all have the options of rank 0; null on the others if that has ended instead.
   static Result<std::unique_ptr<ModelRunner>> create(Model model, std::optional<DraftModel> draft,
                                                      const RankTeam& ranks, const RankTeam& draft_ranks,
                                                      RunnerOptions options);
@@ -53,6 +55,12 @@ class ModelRunner {
   void update_tables(std::span<const TableEntry> entries);
   // Where a slot's block table begins in those of its home (StepInputs::groups).
   int64_t table_offset(Slot slot) const { return static_cast<int64_t>(slot) * table_blocks_; }
+  // What the target left for a draft in the step that was run.
+  Taps taps() const;
+  // To ranks in other processes, where there are any (step_message.h): the step that is about to be run, behind its
+  // changes and with its inputs filled; and behind it the draft's rows. By rank 0.
+  void announce(const StepBatch& batch, bool replay);
+  void announce_drafts(std::span<const DraftRow> rows);
   // Cross attention: blocks of a slot's images, from cross_blocks() * slot on.
   int cross_blocks() const { return cross_blocks_; }
 
@@ -63,9 +71,9 @@ class ModelRunner {
   Status reserve_cross(std::vector<CacheMemory>& caches);
   size_t cross_slot_bytes(size_t rank) const;
   void write_images(Slot slot, const MediaPrompt& media);
-  // The ranks that have a part of what a home keeps: all, or with attention data parallelism one.
+  // The ranks that have a part of what a home keeps: all, or with attention data parallelism one of each stage.
   struct RankRange {
-    size_t first = 0, last = 0;
+    size_t first = 0, last = 0, step = 1;
   };
   RankRange ranks_of(int home) const;
 
@@ -80,6 +88,7 @@ class ModelRunner {
   std::vector<int> homes_;  // per slot
   std::unique_ptr<RankedExecutor> executor_;
   std::unique_ptr<ModelDrafter> drafter_;
+  ByteWriter message_;
 };
 
 }  // namespace weft

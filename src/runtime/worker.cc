@@ -235,6 +235,7 @@ void Worker::run(const StepBatch& batch, const StepMasks& masks, StepResult& res
   fill_inputs(batch);
   plan_sampling(batch, masks, result);
   masks_ = &masks, batch_ = &batch, result_ = &result;
+  runner_->announce(batch, options_.replay);
   if (!executor_.has_rows()) return;  // only rows of sequences that have ended
   executor_.run(tail_, options_.replay);
   if (!model_drafter_ || !options_.draft_in_walk) collect(batch, result);

@@ -15,8 +15,8 @@ void Worker::begin_drafts(const StepBatch& batch, const StepResult& result) {
     add_draft_row(batch.rows[r], rows_[r]);
     if (draft_rows_.size() > before) draft_row_of_.push_back(static_cast<int>(r));
   }
-  const bool states = model_drafter_->model().reads_states();
-  if (!draft_rows_.empty()) model_drafter_->begin(draft_rows_, states ? executor_.taps_ld() : 0);
+  runner_->announce_drafts(draft_rows_);
+  if (!draft_rows_.empty()) model_drafter_->begin(draft_rows_, runner_->taps());
 }
 
 // Prompt and output so far. A sequence that scores is followed by the token that the target would choose, once all of
@@ -38,8 +38,7 @@ void Worker::add_draft_row(const StepBatch::Row& row, const StepRow& at) {
   const bool generates = slot.sampler.is_open();
   const int end = generates ? slot.sampler.prompt_tokens() + slot.max_outputs
                             : std::min(static_cast<int>(slot.prompt.size()) + 1, options_.runner.max_seq_len);
-  DraftRow draft{.slot = row.slot, .first_position = at.first};
-  if (model_drafter_->model().reads_states()) draft.taps = executor_.taps(at.home) + at.first_row * executor_.taps_ld();
+  DraftRow draft{.slot = row.slot, .first_row = at.first_row, .first_position = at.first};
   draft.rows = std::min(row.sample ? known - 1 - at.first : at.tokens, known - 1 - at.first);
   if (draft.rows <= 0 || at.first + 1 >= end || (generates && known >= end)) return;
   // A draft_model's entries that were left out are made up for; the states that others would need are gone.

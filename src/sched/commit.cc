@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "sched/home.h"
 #include "sched/scheduler.h"
 #include "sched/sequence.h"
 
@@ -34,9 +35,9 @@ std::span<const SequenceOutput> Scheduler::commit(StepResult& result) {
 void Scheduler::commit_row(const RowRecord& record, RowResult& result) {
   Sequence& sequence = *record.sequence;
   --sequence.in_flight;
-  sequence.pending_samples -= record.sample;
+  sequence.pending_samples -= record.row.sample;
   const bool same_epoch = record.epoch == sequence.epoch;
-  if (same_epoch) sequence.slack -= record.drafts;
+  if (same_epoch) sequence.slack -= record.row.drafts;
   if (sequence.state == Sequence::State::finished) {
     metrics_.discarded_tokens += result.tokens.size();
     if (sequence.in_flight == 0) retire(sequence);
@@ -48,30 +49,31 @@ void Scheduler::commit_row(const RowRecord& record, RowResult& result) {
     output.error.swap(result.error);
     return end(sequence);
   }
-  WEFT_CHECK(record.sample == !result.tokens.empty() || !result.error.empty())
+  WEFT_CHECK(record.row.sample == !result.tokens.empty() || !result.error.empty())
       << "slot " << result.slot << " sampled unasked or not";
-  const bool has_output = record.sample || !result.prompt_logprobs.empty() || !result.outputs.empty() || record.last;
+  const bool has_output =
+      record.row.sample || !result.prompt_logprobs.empty() || !result.outputs.empty() || record.last;
   SequenceOutput* output = has_output ? &next_output(sequence) : nullptr;
   // Of a decode row only the host's tokens tell where it began, and its accepted drafts how far it went.
   const int accepted = std::max(0, static_cast<int>(result.tokens.size()) - 1);
-  const int first = record.decode ? sequence.known() - 1 : record.first;
+  const int first = record.decode ? sequence.known() - 1 : record.row.first;
   if (same_epoch) sequence.scheduled += accepted;
-  if (record.all_rows) sequence.rows_done = std::min(sequence.rows_end, record.first + record.tokens);
+  if (record.all_rows) sequence.rows_done = std::min(sequence.rows_end, record.row.first + record.row.tokens);
   if (output != nullptr) {
     output->prompt_logprobs.swap(result.prompt_logprobs);
     output->outputs.swap(result.outputs);
     output->draft_scores.swap(result.draft_scores);
     take_tokens(sequence, result, *output);
     if (sequence.pending_samples == 0) sequence.promised = std::min<int>(sequence.promised, output->drafts.size());
-    if (record.last && !record.sample) {
+    if (record.last && !record.row.sample) {
       output->reason = sequence.task == Task::score ? FinishReason::stop : FinishReason::length;
     }
   }
   if (same_epoch) {
     WEFT_CHECK(sequence.computed == first) << "positions are missing";
     // Those of tokens behind the end are nobody's.
-    sequence.computed = std::min(first + record.tokens + accepted, sequence.known());
-    cache_.commit(sequence.cache, sequence.tokens, sequence.computed);
+    sequence.computed = std::min(first + record.row.tokens + accepted, sequence.known());
+    cache_of(sequence).commit(sequence.cache, sequence.tokens, sequence.computed);
   }
   if (output != nullptr && output->reason != FinishReason::none) end(sequence);
 }

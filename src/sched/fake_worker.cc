@@ -26,32 +26,35 @@ void FakeWorker::open(const SlotOpen& open) {
   if (slot.open) fault(text("slot ", open.slot, " is opened twice"));
   slot = {};
   slot.tables.resize(options_.groups.size());
-  slot.open = true, slot.sampling = open.sampling, slot.prompt = static_cast<int>(open.prompt.size());
+  slot.open = true, slot.home = open.home, slot.sampling = open.sampling,
+  slot.prompt = static_cast<int>(open.prompt.size());
   slot.max_outputs = open.max_outputs;
   for (int32_t token : open.prompt) append(slot, token);
   for (int32_t token : open.output) append(slot, token);
 }
 
-FakeWorker::Block& FakeWorker::block(int group, int32_t number) {
-  Block& block = memory_[group][number];
+FakeWorker::Block& FakeWorker::block(int home, int group, int32_t number) {
+  Block& block = memory_[home][group][number];
   if (!block.resident) block.kv.assign(options_.tokens_per_block, 0);
   block.resident = true;
   return block;
 }
 
 void FakeWorker::copy(const BlockCopy& copy) {
-  const Block from = block(copy.group, copy.from);
-  Block& to = block(copy.group, copy.to);
+  const Block from = block(copy.home, copy.group, copy.from);
+  Block& to = block(copy.home, copy.group, copy.to);
   to.kv.assign(options_.tokens_per_block, 0);
   std::copy_n(from.kv.begin(), copy.tokens, to.kv.begin());
 }
 
 void FakeWorker::check_budget() {
-  int64_t bytes = 0;
-  for (size_t g = 0; g < memory_.size(); ++g) {
-    for (const auto& [number, block] : memory_[g]) bytes += block.resident * options_.groups[g].block_bytes;
+  for (const Memory& memory : memory_) {
+    int64_t bytes = 0;
+    for (size_t g = 0; g < memory.size(); ++g) {
+      for (const auto& [number, block] : memory[g]) bytes += block.resident * options_.groups[g].block_bytes;
+    }
+    if (bytes > options_.budget_bytes) fault(text(bytes, " bytes are resident, the budget is ", options_.budget_bytes));
   }
-  if (bytes > options_.budget_bytes) fault(text(bytes, " bytes are resident, the budget is ", options_.budget_bytes));
 }
 
 int32_t FakeWorker::table_entry(int group, Slot slot, int number) const {
@@ -72,7 +75,7 @@ uint64_t& FakeWorker::at(const StepBatch& batch, int group, Slot slot, int posit
     fault(text("step ", batch.step, " slot ", slot, " group ", group, ": position ", position, " is not in the table"));
     return nowhere_;
   }
-  return block(group, number).kv[position % options_.tokens_per_block];
+  return block(slots_[slot].home, group, number).kv[position % options_.tokens_per_block];
 }
 
 // Every key that the layers of every group read for the row's queries.
@@ -203,7 +206,7 @@ StepResult FakeWorker::execute(double failure, std::mt19937& random) {
   }
   for (const SlotOpen& slot : batch.opens) open(slot);
   for (const BlockCopy& c : batch.copies) copy(c);
-  for (const BlockRelease& release : batch.releases) memory_[release.group][release.block] = {};
+  for (const BlockRelease& release : batch.releases) memory_[release.home][release.group][release.block] = {};
   for (const TableEntry& entry : batch.entries) {
     if (!slots_[entry.slot].open) fault(text("step ", batch.step, ": a table entry for slot ", entry.slot));
     else slots_[entry.slot].tables[entry.group][entry.number] = entry.block;
@@ -215,6 +218,7 @@ StepResult FakeWorker::execute(double failure, std::mt19937& random) {
   for (size_t r = 0; r < batch.rows.size(); ++r) {
     if (seen[batch.rows[r].slot]) fault(text("slot ", batch.rows[r].slot, " twice in step ", batch.step));
     seen[batch.rows[r].slot] = true;
+    if (r > 0 && slots_[batch.rows[r].slot].home < slots_[batch.rows[r - 1].slot].home) fault("rows are not by home");
     const Extent where = extent(batch.rows[r], slots_[batch.rows[r].slot]);
     result.rows.push_back(run_row(batch, r, next_token, random));
     if (std::uniform_real_distribution<>(0, 1)(random) < failure) {

@@ -39,8 +39,8 @@ inline float row_value(uint64_t prefix) { return static_cast<float>(prefix % 100
 
 class FakeWorker {
  public:
-  FakeWorker(const CacheOptions& options, int slots)
-      : options_(options), slots_(slots), memory_(options.groups.size()) {}
+  FakeWorker(const CacheOptions& options, int slots, int homes = 1)
+      : options_(options), slots_(slots), memory_(homes, Memory(options.groups.size())) {}
 
   // Proposals are right with this probability each. `ahead`: the drafter has a cache, so a row that proposes also
   // writes behind its own positions.
@@ -65,6 +65,7 @@ class FakeWorker {
  private:
   struct SlotState {
     bool open = false;
+    int home = 0;
     std::shared_ptr<const SamplingParams> sampling;
     std::vector<int32_t> tokens;
     std::vector<uint64_t> prefix;  // hash up to and with the position
@@ -80,10 +81,11 @@ class FakeWorker {
     bool resident = false;
     std::vector<uint64_t> kv;  // per token; 0: nothing
   };
+  using Memory = std::vector<std::map<int32_t, Block>>;  // per group
   void fault(const std::string& text) { faults.push_back(text); }
   void open(const SlotOpen& open);
   void copy(const BlockCopy& copy);
-  Block& block(int group, int32_t number);
+  Block& block(int home, int group, int32_t number);
   void check_budget();
   // Of a row: where it begins and ends, and how many of the tokens at its end are drafts.
   struct Extent {
@@ -103,7 +105,7 @@ class FakeWorker {
 
   CacheOptions options_;
   std::vector<SlotState> slots_;
-  std::vector<std::map<int32_t, Block>> memory_;
+  std::vector<Memory> memory_;  // per home
   std::deque<StepBatch> queue_;
   uint64_t nowhere_ = 0;  // stands for a position that is in no block
 };

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "sched/home.h"
 #include "sched/scheduler.h"
 #include "sched/sequence.h"
 
@@ -12,28 +13,29 @@ namespace weft {
 bool Scheduler::schedule(StepBatch& batch, int64_t now_us) {
   batch.clear();
   if (records_in_flight_ == records_.size()) return false;
-  cache_.begin_step(now_us);
+  now_us_ = now_us;
+  for (Home& home : homes_) home.cache.begin_step(now_us), home.load = 0, home.has_prompt_row = false;
   prepare(batch);
-  StepRecord& record = records_[(first_record_ + records_in_flight_) % records_.size()];
+  StepRecord& record = filling();
   record.rows.clear();
   record.step = batch.step = ++step_;
   Budget budget{options_.max_num_tokens, options_.max_logit_rows, prefill_budget_};
   if (std::exchange(prompt_starved_, false)) {
-    add_prompts(batch, budget, 1);
+    add_prompts(batch, budget, true);
     add_decodes(batch, budget);
-    add_prompts(batch, budget, options_.max_batch_size);
+    add_prompts(batch, budget, false);
   } else {
     add_decodes(batch, budget);
-    prompt_starved_ = !add_prompts(batch, budget, options_.max_batch_size);
+    prompt_starved_ = !add_prompts(batch, budget, false);
   }
-  if (batch.rows.empty()) {
+  if (record.rows.empty()) {
     WEFT_CHECK(has_in_flight() || (running_.empty() && waiting_.empty())) << "sequences are left but none can advance";
     --step_;  // numbers of steps have no gaps
     return false;
   }
   last_prompt_tokens_ = prefill_budget_ - budget.prompt_tokens;
-  batch.closes.swap(closes_);
-  cache_.take_releases(batch.releases);
+  finish_batch(batch);
+  count_balance();
   ++records_in_flight_;
   ++metrics_.steps;
   metrics_.scheduled_tokens += static_cast<uint64_t>(batch.total_tokens());
@@ -44,10 +46,11 @@ bool Scheduler::schedule(StepBatch& batch, int64_t now_us) {
 // that it begins and, with the smallest blocks, replaced ones as many as there are steps in flight.
 void Scheduler::prepare(StepBatch& batch) {
   const size_t rows = options_.max_batch_size;
-  const size_t ahead = 3 * static_cast<size_t>(policy_.most()) / static_cast<size_t>(cache_.options().tokens_per_block);
+  const CacheManager& cache = homes_[0].cache;
+  const size_t ahead = 3 * static_cast<size_t>(policy_.most()) / static_cast<size_t>(cache.options().tokens_per_block);
   batch.rows.reserve(rows), batch.closes.reserve(rows), closes_.reserve(rows);
   batch.tokens.reserve(options_.max_num_tokens);
-  batch.entries.reserve(rows * static_cast<size_t>(cache_.groups()) *
+  batch.entries.reserve(rows * static_cast<size_t>(cache.groups()) *
                         (static_cast<size_t>(options_.overlap + 1) + ahead));
 }
 
@@ -85,7 +88,7 @@ void Scheduler::add_decode(StepBatch& batch, Budget& budget, Sequence& sequence,
   const bool samples = sequence.max_outputs > 0;
   int propose = proposals(sequence, samples, samples);
   const int end = sequence.scheduled + sequence.slack + 1;
-  if (!cache_.reserve(sequence.cache, reach(sequence, end + drafts, propose))) {
+  if (!cache_of(sequence).reserve(sequence.cache, reach(sequence, end + drafts, propose))) {
     drafts = 0, propose = std::min(propose, options_.draft_ahead);
     if (!reserve_or_preempt(sequence, reach(sequence, end, propose))) return;
   }
@@ -110,22 +113,36 @@ int Scheduler::proposals(Sequence& sequence, bool samples, bool decode) {
   return drafts > 0 ? drafts : least;
 }
 
-// Running and waiting prompts by rank. False if the first that has a slot, or finds one, got nothing for want of a
-// budget or of blocks whose holders are in the step already.
-bool Scheduler::add_prompts(StepBatch& batch, Budget& budget, int max_rows) {
-  bool served = false, starved = false, admitting = true;
+// Running and waiting prompts by rank; `one_each`: one of each home. False if the first that has a slot, or finds one,
+// got nothing for want of a budget, or the first of a home for want of blocks whose holders are in the step already.
+bool Scheduler::add_prompts(StepBatch& batch, Budget& budget, bool one_each) {
+  share_out(budget);
+  bool served = false, starved = false, admitting = !holds_prompts_back();
   size_t r = 0, w = 0;
-  while (max_rows > 0 && !(served && budget.tokens == 0)) {
-    while (r < running_.size() && (!running_[r]->ready_to_prefill() || running_[r]->last_step == step_)) ++r;
+  int passed_over = 0;  // not too many, for they are looked at anew in each step
+  const auto serve = [&](Home& home) {
+    served = home.served = true;
+    if (one_each) home.share = 0;
+  };
+  const auto passes = [&](const Sequence& s) {
+    return !s.ready_to_prefill() || s.last_step == step_ || (one_each && homes_[s.home].served);
+  };
+  while (!(served && budget.tokens == 0) && !(one_each && std::ranges::all_of(homes_, &Home::served))) {
+    while (r < running_.size() && passes(*running_[r])) ++r;
     const bool may_admit = admitting && w < waiting_.size() && !free_slots_.empty();
     if (may_admit && (r == running_.size() || waiting_[w]->outranks(*running_[r]))) {
-      const Admission admission = admit(batch, budget, *waiting_[w]);
-      if (admission == Admission::admitted) served = true, --max_rows, r = 0;
-      else if (admission == Admission::shared) ++w;
-      else admitting = false, starved |= !served && admission == Admission::no_budget;
+      Sequence& sequence = *waiting_[w];
+      const Admission admission = admit(batch, budget, sequence);
+      if (admission == Admission::admitted) serve(homes_[sequence.home]), r = 0;
+      else if (admission == Admission::blocked || budget.tokens == 0) admitting = false;
+      else ++w;
+      if (admission == Admission::level && ++passed_over == options_.max_batch_size) admitting = false;
+      if (admission == Admission::no_budget) homes_[sequence.home].closed = true, starved |= !served;
     } else if (r < running_.size()) {
-      if (add_prompt_chunk(batch, budget, *running_[r])) served = true, --max_rows;
-      else admitting = false, starved |= !served;
+      Home& home = homes_[running_[r]->home];
+      const Admission admission = add_prompt_chunk(batch, budget, *running_[r]);
+      if (admission == Admission::admitted) serve(home);
+      else home.closed = true, starved |= !home.served && (admission == Admission::blocked || !served);
       ++r;
     } else {
       break;
@@ -134,54 +151,76 @@ bool Scheduler::add_prompts(StepBatch& batch, Budget& budget, int max_rows) {
   return !starved;
 }
 
-bool Scheduler::add_prompt_chunk(StepBatch& batch, Budget& budget, Sequence& sequence) {
+Scheduler::Admission Scheduler::add_prompt_chunk(StepBatch& batch, Budget& budget, Sequence& sequence) {
   int tokens = chunk_size(sequence, budget);
-  if (tokens == 0) return false;
+  if (tokens == 0) return Admission::no_budget;
   tokens = reserve_chunk(sequence, tokens);
   if (tokens == 0) {
     tokens = smallest_chunk(sequence);
-    if (!reserve_or_preempt(sequence, reach(sequence, sequence.scheduled + tokens, 0))) return false;
+    if (!reserve_or_preempt(sequence, reach(sequence, sequence.scheduled + tokens, 0))) return Admission::blocked;
   }
   add_prompt_row(batch, budget, sequence, tokens);
-  return true;
+  return Admission::admitted;
 }
 
 // Its blocks are reserved.
 void Scheduler::add_prompt_row(StepBatch& batch, Budget& budget, Sequence& sequence, int tokens) {
   const int end = sequence.scheduled + tokens;
   int propose = proposals(sequence, end >= sequence.known() && sequence.max_outputs > 0, false);
-  if (propose > options_.draft_ahead && !cache_.reserve(sequence.cache, reach(sequence, end, propose)))
+  if (propose > options_.draft_ahead && !cache_of(sequence).reserve(sequence.cache, reach(sequence, end, propose)))
     propose = options_.draft_ahead;
   add_row(batch, budget, sequence, tokens, 0, propose);
 }
 
+// What is known of its admission before a home is asked.
+Scheduler::Admission Scheduler::may_admit(const Sequence& sequence) const {
+  if (sequence.in_flight > 0) return Admission::blocked;  // preempted, and a token of it is still to come
+  if (sequence.retry_version != cache_version()) return Admission::admitted;
+  return sequence.retry_is_shared ? Admission::shared : Admission::blocked;
+}
+
+// A home that turns out to have no room is closed, and the sequence is placed anew.
 Scheduler::Admission Scheduler::admit(StepBatch& batch, Budget& budget, Sequence& sequence) {
   if (budget.tokens == 0) return Admission::no_budget;
-  if (sequence.in_flight > 0) return Admission::blocked;  // preempted, and a token of it is still to come
-  if (sequence.retry_version == cache_.version())
-    return sequence.retry_is_shared ? Admission::shared : Admission::blocked;
-  if (!std::exchange(sequence.started, true)) {
-    const int expected = sequence.prompt_tokens + sequence.max_outputs;
-    sequence.tokens.reserve(expected);
-    cache_.start(sequence.cache, std::move(sequence.identity), sequence.prompt_tokens, expected);
+  if (const Admission known = may_admit(sequence); known != Admission::admitted) return known;
+  const bool all_open = std::ranges::none_of(homes_, &Home::closed);
+  Admission result = Admission::blocked;
+  while (result == Admission::blocked && place(sequence)) {
+    result = admit_at_home(batch, budget, sequence);
+    homes_[sequence.home].closed |= result == Admission::blocked;
   }
+  if (result == Admission::shared || (result == Admission::blocked && all_open)) {
+    sequence.retry_version = cache_version();
+    sequence.retry_is_shared = result == Admission::shared;
+  }
+  return result;
+}
+
+// Positions that the cache may serve. The last token is computed in any case, for its logits; so are all rows that were
+// asked for.
+int Scheduler::cache_limit(const Sequence& sequence) const {
+  if (sequence.whole) return 0;
+  return sequence.wants_rows() ? std::min(sequence.known() - 1, sequence.rows_done) : sequence.known() - 1;
+}
+
+Scheduler::Admission Scheduler::admit_at_home(StepBatch& batch, Budget& budget, Sequence& sequence) {
+  if (homes_[sequence.home].share <= 0) return Admission::level;
+  CacheManager& cache = cache_of(sequence);
   const size_t copies = batch.copies.size();
-  // The last token is computed in any case, for its logits; so are all rows that were asked for.
-  int limit = sequence.known() - 1;
-  if (sequence.wants_rows()) limit = std::min(limit, sequence.rows_done);
-  if (sequence.whole) limit = 0;
-  sequence.scheduled = cache_.acquire_prefix(sequence.cache, sequence.tokens, limit);
+  const int limit = cache_limit(sequence);
+  sequence.scheduled = cache.acquire_prefix(sequence.cache, sequence.tokens, limit);
   if (is_being_computed(sequence, limit)) return give_back(batch, sequence, copies, Admission::shared);
-  if (cache_.missing_bytes(sequence.cache, reach(sequence, sequence.known(), 0)) > cache_.available_bytes()) {
+  if (cache.missing_bytes(sequence.cache, reach(sequence, sequence.known(), 0)) > cache.available_bytes()) {
     return give_back(batch, sequence, copies, Admission::blocked);
   }
-  sequence.scheduled += cache_.copy_partial_block(sequence.cache, sequence.tokens, limit, batch.copies);
+  sequence.scheduled += cache.copy_partial_block(sequence.cache, sequence.tokens, limit, batch.copies);
+  for (size_t i = copies; i < batch.copies.size(); ++i) batch.copies[i].home = sequence.home;
   const int cached = sequence.scheduled;
-  sequence.scheduled = cache_.first_query(cached);
+  sequence.scheduled = cache.first_query(cached);
   int tokens = chunk_size(sequence, budget);
   if (tokens == 0) return give_back(batch, sequence, copies, Admission::no_budget);
   // All of the prompt in full groups at once: prompts that are half computed and stuck would help nobody.
-  if (!cache_.reserve_full_groups(sequence.cache, reach(sequence, sequence.known(), 0)))
+  if (!cache.reserve_full_groups(sequence.cache, reach(sequence, sequence.known(), 0)))
     return give_back(batch, sequence, copies, Admission::blocked);
   tokens = reserve_chunk(sequence, tokens);
   if (tokens == 0) return give_back(batch, sequence, copies, Admission::blocked);
@@ -191,23 +230,23 @@ Scheduler::Admission Scheduler::admit(StepBatch& batch, Budget& budget, Sequence
 }
 
 Scheduler::Admission Scheduler::give_back(StepBatch& batch, Sequence& sequence, size_t copies, Admission why) {
-  cache_.undo_acquire(sequence.cache);
+  cache_of(sequence).undo_acquire(sequence.cache);
   batch.copies.resize(copies);
   sequence.scheduled = 0;
-  sequence.retry_version = why == Admission::no_budget ? 0 : cache_.version();
-  sequence.retry_is_shared = why == Admission::shared;
   return why;
 }
 
-// A running sequence is about to write the very block that this one lacks: then it is better to wait for it. (If it is
-// of lower priority, it may be held up longer than this one should be.)
+// A running sequence of the same home is about to write the very block that this one lacks: then it is better to wait
+// for it. (If it is of lower priority, it may be held up longer than this one should be.)
 bool Scheduler::is_being_computed(const Sequence& sequence, int limit) const {
-  const size_t next = sequence.cache.published, tokens_per_block = cache_.options().tokens_per_block;
-  const size_t useful = cache_.options().partial_reuse ? next * tokens_per_block + 1 : (next + 1) * tokens_per_block;
+  const CacheOptions& options = cache_of(sequence).options();
+  const size_t next = sequence.cache.published, tokens_per_block = options.tokens_per_block;
+  const size_t useful = options.partial_reuse ? next * tokens_per_block + 1 : (next + 1) * tokens_per_block;
   if (next >= sequence.cache.keys.size() || static_cast<int64_t>(useful) > limit) return false;
   return std::any_of(running_.begin(), running_.end(), [&](const Sequence* other) {
-    return other->priority >= sequence.priority && other->cache.published == static_cast<int>(next) &&
-           other->cache.keys.size() > next && other->cache.keys[next] == sequence.cache.keys[next];
+    return other->home == sequence.home && other->priority >= sequence.priority &&
+           other->cache.published == static_cast<int>(next) && other->cache.keys.size() > next &&
+           other->cache.keys[next] == sequence.cache.keys[next];
   });
 }
 
@@ -228,8 +267,13 @@ int Scheduler::smallest_chunk(const Sequence& sequence) const {
 int Scheduler::chunk_size(const Sequence& sequence, const Budget& budget) const {
   const int smallest = smallest_chunk(sequence), first = sequence.scheduled;
   int tokens = std::min(sequence.remaining(), budget.tokens);
-  const int soft = budget.prompt_tokens;
-  if (tokens > soft) tokens = soft >= smallest || budget.has_prompt_row ? soft : std::min(tokens, smallest);
+  // The first one may exceed what it is allowed if it may not be split.
+  const auto keep_to = [&](int allowed, bool has_prompt_row) {
+    if (tokens > allowed) tokens = allowed >= smallest || has_prompt_row ? allowed : std::min(tokens, smallest);
+  };
+  const Home& home = homes_[sequence.home];
+  keep_to(budget.prompt_tokens, budget.has_prompt_row);
+  keep_to(home.share, home.has_prompt_row);
   if (sequence.wants_rows() && first < sequence.rows_done) {  // these rows came out before a preemption
     tokens = std::min(tokens, sequence.rows_done - first);
   } else if (sequence.wants_rows() && first < sequence.rows_end) {
@@ -243,17 +287,19 @@ int Scheduler::chunk_size(const Sequence& sequence, const Budget& budget) const 
 
 // Blocks for as many of the tokens as fit; returns how many (0: fewer than the smallest chunk, nothing is reserved).
 int Scheduler::reserve_chunk(Sequence& sequence, int tokens) {
-  const int first = sequence.scheduled, smallest = smallest_chunk(sequence), block = cache_.options().tokens_per_block;
+  CacheManager& cache = cache_of(sequence);
+  const int first = sequence.scheduled, smallest = smallest_chunk(sequence), block = cache.options().tokens_per_block;
   for (int end = first + tokens; end - first >= smallest; end = sequence.span_begin((end - 1) / block * block)) {
-    if (cache_.reserve(sequence.cache, reach(sequence, end, 0))) return end - first;
+    if (cache.reserve(sequence.cache, reach(sequence, end, 0))) return end - first;
   }
-  return cache_.reserve(sequence.cache, reach(sequence, first + smallest, 0)) ? smallest : 0;
+  return cache.reserve(sequence.cache, reach(sequence, first + smallest, 0)) ? smallest : 0;
 }
 
 bool Scheduler::reserve_or_preempt(Sequence& sequence, int end) {
-  while (!cache_.reserve(sequence.cache, end)) {
-    const auto victim =
-        std::find_if(running_.rbegin(), running_.rend(), [&](const Sequence* s) { return s->last_step != step_; });
+  while (!cache_of(sequence).reserve(sequence.cache, end)) {
+    const auto victim = std::find_if(running_.rbegin(), running_.rend(), [&](const Sequence* s) {
+      return s->home == sequence.home && s->last_step != step_;
+    });
     if (victim == running_.rend() || !sequence.outranks(**victim)) return false;
     preempt(**victim);
   }
@@ -263,7 +309,7 @@ bool Scheduler::reserve_or_preempt(Sequence& sequence, int end) {
 // Steps in flight still read and write its blocks; the workers do so before they execute the step that gives them to
 // another.
 void Scheduler::preempt(Sequence& sequence) {
-  cache_.release(sequence.cache);
+  cache_of(sequence).release(sequence.cache);
   close_slot(sequence);
   ++sequence.epoch;
   sequence.scheduled = sequence.computed = sequence.slack = sequence.promised = 0;
@@ -299,6 +345,7 @@ void Scheduler::open_slot(StepBatch& batch, Sequence& sequence, int cached) {
   open.media = sequence.media;
   open.max_outputs = sequence.max_outputs;
   open.salt = sequence.cache.root.words;
+  open.home = sequence.home;
 }
 
 void Scheduler::add_row(StepBatch& batch, Budget& budget, Sequence& sequence, int tokens, int drafts, int propose) {
@@ -307,9 +354,6 @@ void Scheduler::add_row(StepBatch& batch, Budget& budget, Sequence& sequence, in
   row.slot = sequence.slot, row.first = first, row.tokens = tokens;
   row.drafts = drafts, row.propose = propose;
   row.source = first < sequence.known() ? TokenSource::host : TokenSource::slot;
-  if (row.source == TokenSource::host) {
-    batch.tokens.insert(batch.tokens.end(), sequence.tokens.begin() + first, sequence.tokens.begin() + end);
-  }
   const bool last = end >= sequence.known();
   const bool all_rows = sequence.wants_rows() && first >= sequence.rows_done && first < sequence.rows_end;
   row.sample = last && sequence.max_outputs > 0;
@@ -324,25 +368,46 @@ void Scheduler::add_row(StepBatch& batch, Budget& budget, Sequence& sequence, in
     row.context_logits = all_rows && sequence.sampling->context_logits;
     row.generation_logits = row.sample && sequence.sampling->generation_logits;
   }
-  if (row.sample && sequence.guided) {
-    row.guide = 0;
-    for (const StepBatch::Row& other : batch.rows) row.guide += other.guide >= 0 ? 1 + other.drafts : 0;
-  }
-  batch.rows.push_back(row);
-  cache_.send_entries(sequence.cache, sequence.slot, first, reach(sequence, end + sequence.slack + drafts, propose),
-                      batch.entries);
-  StepRecord& record = records_[(first_record_ + records_in_flight_) % records_.size()];
-  record.rows.push_back(
-      {&sequence, sequence.epoch, first, tokens, drafts, all_rows, row.sample, last, sequence.remaining() <= 1});
+  cache_of(sequence).send_entries(sequence.cache, sequence.slot, first,
+                                  reach(sequence, end + sequence.slack + drafts, propose), batch.entries);
+  std::vector<RowRecord>& rows = filling().rows;
+  const auto behind =
+      std::ranges::upper_bound(rows, sequence.home, {}, [](const RowRecord& r) { return r.sequence->home; });
+  rows.insert(behind, {&sequence, sequence.epoch, row, all_rows, last, sequence.remaining() <= 1});
+  Home& home = homes_[sequence.home];
+  home.load += tokens + drafts;
   budget.tokens -= tokens + drafts;
   budget.logit_rows -= drafts + (row.logits == LogitRows::all ? tokens : row.logits != LogitRows::none);
-  if (tokens > 1 || first < sequence.prompt_tokens) budget.prompt_tokens -= tokens, budget.has_prompt_row = true;
+  if (tokens > 1 || first < sequence.prompt_tokens) {
+    budget.prompt_tokens -= tokens, budget.has_prompt_row = true;
+    home.share -= tokens, home.has_prompt_row = true;
+    home.prompt_tokens += static_cast<uint64_t>(tokens);
+  }
   sequence.scheduled = end;
   sequence.slack += drafts;
   sequence.promised = row.sample ? std::max(0, propose) : 0;
   sequence.pending_samples += row.sample;
   ++sequence.in_flight;
   sequence.last_step = step_;
+}
+
+// The rows in their order, with what goes by it: tokens, and the numbers of masks.
+void Scheduler::finish_batch(StepBatch& batch) {
+  int masks = 0;
+  for (RowRecord& record : filling().rows) {
+    StepBatch::Row& row = record.row;
+    const std::vector<int32_t>& tokens = record.sequence->tokens;
+    if (row.source == TokenSource::host)
+      batch.tokens.insert(batch.tokens.end(), tokens.begin() + row.first, tokens.begin() + row.first + row.tokens);
+    if (row.sample && record.sequence->guided) row.guide = std::exchange(masks, masks + 1 + row.drafts);
+    batch.rows.push_back(row);
+  }
+  batch.closes.swap(closes_);
+  for (size_t h = 0; h < homes_.size(); ++h) {
+    const size_t first = batch.releases.size();
+    homes_[h].cache.take_releases(batch.releases);
+    for (size_t i = first; i < batch.releases.size(); ++i) batch.releases[i].home = static_cast<int>(h);
+  }
 }
 
 }  // namespace weft

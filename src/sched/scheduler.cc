@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "sched/home.h"
 #include "sched/sequence.h"
 
 namespace weft {
@@ -14,6 +15,7 @@ Status check_options(const SchedulerOptions& options) {
     if (value >= 1) return {};
     return fail(Code::invalid_argument, name, " is ", value, ", must be at least 1").about(name);
   };
+  WEFT_RETURN_IF_ERROR(positive("homes", options.homes));
   WEFT_RETURN_IF_ERROR(positive("max_batch_size", options.max_batch_size));
   WEFT_RETURN_IF_ERROR(positive("max_num_tokens", options.max_num_tokens));
   WEFT_RETURN_IF_ERROR(positive("max_logit_rows", options.max_logit_rows));
@@ -22,6 +24,9 @@ Status check_options(const SchedulerOptions& options) {
   if (options.aging_steps < 0)
     return fail(Code::invalid_argument, "aging_steps is ", options.aging_steps, ", must not be negative")
         .about("aging_steps");
+  if (options.balance_wait_us < 0)
+    return fail(Code::invalid_argument, "balance_wait_us is ", options.balance_wait_us, ", must not be negative")
+        .about("balance_wait_us");
   return {};
 }
 
@@ -39,14 +44,16 @@ int64_t rank_of(int priority, int64_t arrival_step, int aging_steps) {
 
 }  // namespace
 
-Result<Scheduler> Scheduler::create(SchedulerOptions options, CacheManager cache) {
+Result<Scheduler> Scheduler::create(SchedulerOptions options, std::vector<CacheManager> caches) {
   WEFT_RETURN_IF_ERROR(check_options(options));
-  return Scheduler(options, std::move(cache));
+  WEFT_CHECK(static_cast<int>(caches.size()) == options.homes)
+      << caches.size() << " caches for " << options.homes << " homes";
+  return Scheduler(options, std::move(caches));
 }
 
-Scheduler::Scheduler(SchedulerOptions options, CacheManager cache)
-    : options_(options), cache_(std::move(cache)), policy_(options.speculation),
-      prefill_budget_(options.max_num_tokens) {
+Scheduler::Scheduler(SchedulerOptions options, std::vector<CacheManager> caches)
+    : options_(options), homes_(std::make_move_iterator(caches.begin()), std::make_move_iterator(caches.end())),
+      policy_(options.speculation), prefill_budget_(options.max_num_tokens) {
   const size_t batch = options_.max_batch_size;
   running_.reserve(batch), ready_.reserve(batch), closes_.reserve(batch);
   slots_.assign(batch, nullptr);
@@ -108,12 +115,13 @@ Status Scheduler::check_cache_room(const NewSequence& sequence, int max_outputs)
   const int64_t positions =
       std::min<int64_t>(options_.max_seq_len, prompt + std::max(0, max_outputs - 1) + options_.draft_ahead);
   const bool split = options_.chunked_prefill && !sequence.whole;
-  const int64_t budget = cache_.options().budget_bytes, bytes = cache_.bytes_for(positions, split ? 1 : prompt);
+  const CacheManager& cache = homes_[0].cache;  // they are all alike
+  const int64_t budget = cache.options().budget_bytes, bytes = cache.bytes_for(positions, split ? 1 : prompt);
   if (bytes <= budget) return {};
-  const bool prompt_fits = cache_.bytes_for(prompt, split ? 1 : prompt) <= budget;
+  const bool prompt_fits = cache.bytes_for(prompt, split ? 1 : prompt) <= budget;
   return fail(Code::invalid_argument, "the prompt of ", prompt, " tokens and ", max_outputs,
               " tokens to generate need ", bytes, " bytes of KV cache, which has ", budget,
-              " bytes (room for one sequence of ", cache_.max_sequence_tokens(), " tokens)")
+              " bytes (room for one sequence of ", cache.max_sequence_tokens(), " tokens)")
       .about(prompt_fits ? "max_tokens" : "prompt");
 }
 
@@ -123,6 +131,7 @@ Result<SequenceId> Scheduler::add(NewSequence request) {
   Sequence& sequence = *owner;
   sequence.id = SequenceId{next_id_++};
   sequence.priority = request.priority;
+  sequence.added_us = now_us_;
   sequence.rank =
       rank_of(request.priority, request.arrival_step >= 0 ? request.arrival_step : static_cast<int64_t>(metrics_.steps),
               options_.aging_steps);
@@ -187,7 +196,7 @@ void Scheduler::end(Sequence& sequence) {
 }
 
 void Scheduler::retire(Sequence& sequence) {
-  cache_.release(sequence.cache);
+  cache_of(sequence).release(sequence.cache);
   close_slot(sequence);
   sequences_.erase(static_cast<uint64_t>(sequence.id));
 }
@@ -199,6 +208,9 @@ void Scheduler::close_slot(Sequence& sequence) {
   slots_[sequence.slot] = nullptr;
   sequence.slot = -1;
 }
+
+CacheManager& Scheduler::cache(int home) { return homes_[home].cache; }
+const CacheManager& Scheduler::cache(int home) const { return homes_[home].cache; }
 
 bool Scheduler::idle() const { return sequences_.empty() && records_in_flight_ == 0; }
 bool Scheduler::has_in_flight() const { return records_in_flight_ > 0; }
@@ -230,15 +242,16 @@ SchedulerMetrics Scheduler::metrics() const {
   metrics.running = static_cast<int>(running_.size());
   metrics.waiting = static_cast<int>(waiting_.size());
   metrics.in_flight_steps = static_cast<int>(records_in_flight_);
+  if (recent_paced_ > 0) metrics.balance_ratio = recent_tokens_ / recent_paced_;
   return metrics;
 }
 
 void Scheduler::check_integrity() const {
-  std::vector<const CacheSequence*> holders;
+  std::vector<std::vector<const CacheSequence*>> holders(homes_.size());
   std::unordered_map<const Sequence*, std::pair<int, int>> in_flight;  // rows, and those that sample
   for (size_t i = 0; i < records_in_flight_; ++i)
     for (const RowRecord& row : records_[(first_record_ + i) % records_.size()].rows)
-      ++in_flight[row.sequence].first, in_flight[row.sequence].second += row.sample;
+      ++in_flight[row.sequence].first, in_flight[row.sequence].second += row.row.sample;
   size_t waiting = 0, running = 0, open = 0;
   for (const auto& [id, owner] : sequences_) {
     const Sequence& s = *owner;
@@ -255,14 +268,14 @@ void Scheduler::check_integrity() const {
     WEFT_CHECK(s.state == Sequence::State::running ? s.slot >= 0 : s.state == Sequence::State::finished || s.slot < 0);
     WEFT_CHECK(s.slot < 0 || slots_[s.slot] == &s);
     open += s.slot >= 0;
-    if (!s.cache.tables.empty()) holders.push_back(&s.cache);
+    if (!s.cache.tables.empty()) holders[s.home].push_back(&s.cache);
   }
   WEFT_CHECK(in_flight.empty()) << "a step in flight has a row of a sequence that is gone";
   WEFT_CHECK(waiting == waiting_.size() && running == running_.size());
   WEFT_CHECK(open + free_slots_.size() == slots_.size()) << "a slot is lost";
   WEFT_CHECK(std::is_sorted(running_.begin(), running_.end(), by_rank) &&
              std::is_sorted(waiting_.begin(), waiting_.end(), by_rank));
-  cache_.check_integrity(holders);
+  for (size_t h = 0; h < homes_.size(); ++h) homes_[h].cache.check_integrity(holders[h]);
 }
 
 }  // namespace weft

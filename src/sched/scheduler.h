@@ -24,6 +24,20 @@
 // never ends. When blocks run out, the lowest-ranked running sequence below the asking one is preempted: it loses
 // blocks and slot, waits at its rank, and later goes on from prompt + output (from the cache where that still holds). A
 // sequence never preempts itself or one of higher rank, so the first in rank always advances and everything ends.
+//
+// Homes. With attention data parallelism (core/step.h) every home has a cache of its own, and a sequence belongs to one
+// home from its admission to its end or its preemption. All homes take a step together, which lasts as long as the
+// fullest home needs. So
+//  - a sequence is admitted where it would be through first: at the home, among those with room for it, where the
+//    positions still to be computed, its own included, are fewest. A cached prefix of n tokens thus outweighs n
+//    positions of load, and no more. A running sequence counts with the rest of its prompt and up to 64 decode rows to
+//    come. At a tie the home with more cache bytes to give gets it. Rank decides who is placed first; one that fits
+//    nowhere lets nobody of lower rank pass it, as with one home;
+//  - the prompt tokens of a step are shared out so that homes are filled to one level, decode rows included. Budgets of
+//    a step are for all homes together. Nothing is left over for the sake of the level, and the first in rank has an
+//    even part at least;
+//  - with `balance_wait_us`, prompts that would leave some homes idle are held back beside decode rows for that long;
+//  - preemption helps within a home only, and who was preempted may go on at any.
 // One caller at a time: EngineCore calls it under its mutex, from several threads. docs/contract-engine.md has the
 // states of a sequence and what holds between two steps.
 #pragma once
@@ -33,6 +47,7 @@
 #include <span>
 #include <string>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "base/result.h"
@@ -52,6 +67,8 @@ enum class SequenceId : uint64_t {};
 enum class Task : uint8_t { generate, score };
 
 struct SchedulerOptions {
+  int homes = 1;  // ranks of a stage with attention data parallelism; 1 without
+  // Limits are for all homes together.
   int max_batch_size = 64;    // sequences in a step, and slots
   int max_num_tokens = 2048;  // per step
   // per step; a score or prompt_logprobs prompt longer than this is computed in several steps
@@ -64,6 +81,10 @@ struct SchedulerOptions {
   // A drafter with a cache of its own writes so many positions behind a step's last token (one; with several depths of
   // multi-token prediction one for each), or as many as it proposes, whatever is more. 0: it has no cache.
   int draft_ahead = 0;
+  // With several homes: so long after its arrival, in microseconds, a prompt may be held back until as many wait as
+  // there are homes, so that none is idle while others compute theirs. It delays the first token by no more than that
+  // (and a step), and only while decode rows run and no home goes on with a prompt. 0: prompts never wait for that.
+  int64_t balance_wait_us = 0;
 };
 
 struct NewSequence {
@@ -103,12 +124,13 @@ struct SequenceOutput {
   std::vector<RowResult::DraftScores> draft_scores;  // score: pieces follow each other
 };
 
+struct Home;
 struct Sequence;
 
 class Scheduler {
  public:
-  // invalid_argument: an option out of range.
-  static Result<Scheduler> create(SchedulerOptions options, CacheManager cache);
+  // A cache for each home, all with the same options. invalid_argument: an option out of range.
+  static Result<Scheduler> create(SchedulerOptions options, std::vector<CacheManager> caches);
   Scheduler(Scheduler&&) noexcept;
   Scheduler& operator=(Scheduler&&) noexcept;
   ~Scheduler();
@@ -123,8 +145,9 @@ class Scheduler {
   // Lets a sequence that was added as held be scheduled. Nothing happens to one that has ended meanwhile.
   void release(SequenceId id);
 
-  // Fills the next step. False: nothing to do now (nothing is runnable, or `overlap` steps are in flight); the batch is
-  // empty then. `batch` is best reused: a steady step then does not allocate.
+  // Fills the next step, with the rows of a home together and home 0's first. False: nothing to do now (nothing is
+  // runnable, or `overlap` steps are in flight); the batch is empty then. `batch` is best reused: a steady step then
+  // does not allocate. `now_us`: the time by any clock, never backwards; for the cache's durations and balance_wait_us.
   bool schedule(StepBatch& batch, int64_t now_us = 0);
   // Results of the oldest step in flight. Vectors are swapped out of `result`. The outputs are valid until the next
   // call.
@@ -146,8 +169,13 @@ class Scheduler {
   uint64_t steps() const { return metrics_.steps; }
   SchedulerMetrics metrics() const;
   const SchedulerOptions& options() const { return options_; }
-  CacheManager& cache() { return cache_; }
-  const CacheManager& cache() const { return cache_; }
+  int homes() const { return options_.homes; }
+  CacheManager& cache(int home);
+  const CacheManager& cache(int home) const;
+  std::vector<HomeMetrics> home_metrics() const;
+  // The events of all homes since the last call, and the id of the next one to come; missing ids are events that were
+  // lost.
+  std::pair<std::vector<CacheEvent>, uint64_t> take_cache_events();
 
   // The sequence of a slot, for work beside the step (grammar masks); invalid once the sequence ended.
   SequenceId sequence_in_slot(Slot slot) const;
@@ -162,14 +190,13 @@ class Scheduler {
   struct RowRecord {
     Sequence* sequence;
     uint32_t epoch;
-    int first, tokens;
-    int drafts;                   // that it may accept
-    bool all_rows, sample, last;  // last: reaches the end of the known tokens
-    bool decode;                  // begins at the last token, wherever that is
+    StepBatch::Row row;
+    bool all_rows, last;  // last: reaches the end of the known tokens
+    bool decode;          // begins at the last token, wherever that is
   };
   struct StepRecord {
     uint64_t step = 0;
-    std::vector<RowRecord> rows;
+    std::vector<RowRecord> rows;  // by home
   };
   // What is left of a step's budgets while it is being filled.
   struct Budget {
@@ -177,20 +204,25 @@ class Scheduler {
     int prompt_tokens = 0;  // soft
     bool has_prompt_row = false;
   };
-  enum class Admission : uint8_t { admitted, shared, blocked, no_budget };
+  // Why a prompt got no row: a running sequence computes the same block (shared), the home is full enough (level),
+  // there are no blocks (blocked), or no budget.
+  enum class Admission : uint8_t { admitted, shared, level, blocked, no_budget };
 
-  Scheduler(SchedulerOptions options, CacheManager cache);
+  Scheduler(SchedulerOptions options, std::vector<CacheManager> caches);
   Status check_new(const NewSequence& sequence) const;
   Status check_cache_room(const NewSequence& sequence, int max_outputs) const;
 
   // schedule.cc
   void prepare(StepBatch& batch);
   void add_decodes(StepBatch& batch, Budget& budget);
-  bool add_prompts(StepBatch& batch, Budget& budget, int max_rows);
-  bool add_prompt_chunk(StepBatch& batch, Budget& budget, Sequence& sequence);
+  bool add_prompts(StepBatch& batch, Budget& budget, bool one_each);
+  Admission add_prompt_chunk(StepBatch& batch, Budget& budget, Sequence& sequence);
   void add_prompt_row(StepBatch& batch, Budget& budget, Sequence& sequence, int tokens);
+  Admission may_admit(const Sequence& sequence) const;
   Admission admit(StepBatch& batch, Budget& budget, Sequence& sequence);
+  Admission admit_at_home(StepBatch& batch, Budget& budget, Sequence& sequence);
   Admission give_back(StepBatch& batch, Sequence& sequence, size_t copies, Admission why);
+  int cache_limit(const Sequence& sequence) const;
   bool is_being_computed(const Sequence& sequence, int limit) const;
   int smallest_chunk(const Sequence& sequence) const;
   int chunk_size(const Sequence& sequence, const Budget& budget) const;
@@ -202,6 +234,21 @@ class Scheduler {
   int reach(const Sequence& sequence, int end, int propose) const;
   int proposals(Sequence& sequence, bool samples, bool decode);
   void add_row(StepBatch& batch, Budget& budget, Sequence& sequence, int tokens, int drafts, int propose);
+  void finish_batch(StepBatch& batch);
+  StepRecord& filling() { return records_[(first_record_ + records_in_flight_) % records_.size()]; }
+  const StepRecord& filling() const { return records_[(first_record_ + records_in_flight_) % records_.size()]; }
+
+  // homes.cc
+  CacheManager& cache_of(const Sequence& sequence);
+  const CacheManager& cache_of(const Sequence& sequence) const;
+  uint64_t cache_version() const;
+  int work_left(const Sequence& sequence, int cached) const;
+  int prompt_demand(const Sequence& sequence, int first) const;
+  bool place(Sequence& sequence);
+  void share_out(const Budget& budget);
+  bool place_waiting(int tokens);
+  bool holds_prompts_back() const;
+  void count_balance();
 
   // commit.cc
   void commit_row(const RowRecord& record, RowResult& result);
@@ -214,7 +261,7 @@ class Scheduler {
   void enqueue(Sequence& sequence);
 
   SchedulerOptions options_;
-  CacheManager cache_;
+  std::vector<Home> homes_;
   DraftPolicy policy_;
   std::unordered_map<uint64_t, std::unique_ptr<Sequence>> sequences_;
   std::vector<Sequence*> running_, waiting_;  // by rank
@@ -226,8 +273,12 @@ class Scheduler {
   std::vector<SequenceOutput> outputs_;
   size_t output_count_ = 0;
   int prefill_budget_ = 0, last_prompt_tokens_ = 0;
-  bool prompt_starved_ = false;  // the next step serves prompts first
+  bool prompt_starved_ = false;     // the next step serves prompts first
+  bool waits_for_prompts_ = false;  // homes would be idle beside the prompts that are there
   uint64_t next_id_ = 1, step_ = 0;
+  uint64_t sharing_ = 0;                         // calls of share_out()
+  int64_t now_us_ = 0;                           // of the last schedule()
+  double recent_tokens_ = 0, recent_paced_ = 0;  // of SchedulerMetrics::balance_ratio
   SchedulerMetrics metrics_;
 };
 

@@ -5,112 +5,14 @@
 
 #include <algorithm>
 #include <map>
-#include <random>
 
-#include "base/check.h"
 #include "sched/count_allocations.h"
-#include "sched/fake_worker.h"
+#include "sched/driver.h"
 
 namespace weft {
 namespace {
 
 using Kind = CacheSpec::Kind;
-
-struct Engine {
-  SchedulerOptions options;
-  CacheOptions cache;
-  Engine() {
-    options.max_batch_size = 8, options.max_num_tokens = 64, options.max_logit_rows = 16, options.max_seq_len = 256;
-    cache.groups = {{Kind::full, 0, 10}};
-    cache.tokens_per_block = 16;
-    cache.budget_bytes = 100000;
-  }
-};
-
-// Runs steps as the engine would, keeping `overlap` of them in flight, and collects what each sequence got.
-class Driver {
- public:
-  explicit Driver(const Engine& setup)
-      : scheduler(std::move(*Scheduler::create(setup.options, std::move(*CacheManager::create(setup.cache))))),
-        worker(setup.cache, setup.options.max_batch_size) {}
-
-  struct Got {
-    std::vector<int32_t> tokens;
-    std::vector<float> prompt_logprobs, outputs;
-    SequenceOutput last;
-    int finished_at = 0;  // committed steps by then
-  };
-
-  SequenceId add(NewSequence sequence) {
-    auto id = scheduler.add(std::move(sequence));
-    WEFT_CHECK(id.ok()) << id.error().message();
-    return *id;
-  }
-  bool submit() {
-    if (!scheduler.schedule(batch)) return false;
-    batches.push_back(batch);
-    worker.submit(batch);
-    return true;
-  }
-  void commit() {
-    StepResult result = worker.execute(0, random);
-    ++committed;
-    for (const SequenceOutput& output : scheduler.commit(result)) {
-      Got& g = got[output.id];
-      g.tokens.insert(g.tokens.end(), output.tokens.begin(), output.tokens.end());
-      g.outputs.insert(g.outputs.end(), output.outputs.begin(), output.outputs.end());
-      for (const auto& entry : output.prompt_logprobs) g.prompt_logprobs.push_back(entry[0].logprob);
-      g.last = output, g.finished_at = committed;
-    }
-    scheduler.check_integrity();
-    for (const std::string& fault : worker.faults) ADD_FAILURE() << fault;
-  }
-  void run() {
-    while (!scheduler.idle()) {
-      while (submit()) {
-      }
-      commit();
-    }
-  }
-
-  Scheduler scheduler;
-  FakeWorker worker;
-  StepBatch batch;
-  std::vector<StepBatch> batches;
-  std::map<SequenceId, Got> got;
-  std::mt19937 random{1};
-  int committed = 0;
-};
-
-std::vector<int32_t> random_prompt(int tokens, uint32_t seed) {
-  std::mt19937 random(seed);
-  std::vector<int32_t> prompt(tokens);
-  for (int32_t& token : prompt) token = static_cast<int32_t>(random() % kVocabulary);
-  return prompt;
-}
-
-NewSequence request(std::vector<int32_t> prompt, int max_tokens, void (*change)(SamplingParams&) = nullptr) {
-  SamplingParams sampling;
-  sampling.max_tokens = max_tokens;
-  sampling.seed = 1;
-  if (change) change(sampling);
-  NewSequence sequence;
-  sequence.prompt = std::move(prompt);
-  sequence.sampling = std::make_shared<SamplingParams>(sampling);
-  return sequence;
-}
-
-// What the fake model says after this prompt.
-std::vector<int32_t> right_tokens(const NewSequence& sequence, int count) {
-  uint64_t prefix = prefix_root(*sequence.sampling);
-  for (int32_t token : sequence.prompt) prefix = mix(prefix, static_cast<uint64_t>(token));
-  std::vector<int32_t> tokens;
-  while (static_cast<int>(tokens.size()) < count) {
-    tokens.push_back(sampled_token(prefix, *sequence.sampling));
-    prefix = mix(prefix, static_cast<uint64_t>(tokens.back()));
-  }
-  return tokens;
-}
 
 void expect_refused(Scheduler& scheduler, NewSequence sequence, const char* param, const char* part) {
   const auto id = scheduler.add(std::move(sequence));
@@ -427,7 +329,7 @@ TEST(Scheduler, PreemptionChangesNothing) {
       }
       EXPECT_GT(driver.scheduler.metrics().preemptions, 0u);
       EXPECT_LT(driver.got[all[0].first].finished_at, driver.got[all[3].first].finished_at);
-      EXPECT_EQ(driver.scheduler.cache().available_bytes(), 520);
+      EXPECT_EQ(driver.scheduler.cache(0).available_bytes(), 520);
     }
   }
 }
@@ -530,7 +432,7 @@ TEST(Scheduler, ASteadyDecodeStepDoesNotAllocate) {
   for (const auto& [overlap, drafts] : {std::pair(1, 0), {2, 0}, {1, 3}, {2, 3}}) {
     setup.options.overlap = overlap;
     setup.options.speculation.num_tokens = 3;
-    Scheduler scheduler = std::move(*Scheduler::create(setup.options, std::move(*CacheManager::create(setup.cache))));
+    Scheduler scheduler = make_scheduler(setup.options, setup.cache);
     for (uint32_t i = 0; i < 8; ++i) {
       NewSequence sequence = request(random_prompt(10 + i, i), 230);
       if (drafts == 0) sequence = request(random_prompt(10 + i, i), 230, [](auto& s) { s.max_draft_tokens = 0; });

@@ -30,6 +30,9 @@ struct Sequence {
   bool speculates = false;  // drafts are made for it
 
   State state = State::waiting;
+  int home = 0;            // while it is running; chosen anew for each admission
+  uint64_t placed_at = 0;  // Scheduler::sharing_ at which it was chosen
+  int64_t added_us = 0;    // time of the last schedule() before it came
   Slot slot = -1;
   std::vector<int32_t> tokens;  // known: prompt and output
   std::vector<int32_t> token_types;
@@ -48,7 +51,7 @@ struct Sequence {
   bool started = false;    // `cache` has been started with `identity`
   bool admitted_before = false;
   int cached_tokens = 0;         // at the first admission
-  uint64_t retry_version = 0;    // CacheManager::version() at which admission failed last
+  uint64_t retry_version = 0;    // Scheduler::cache_version() at which admission failed last
   bool retry_is_shared = false;  // it failed because another sequence computes the same block right now
   CacheSequence cache;
 

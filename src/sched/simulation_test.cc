@@ -10,9 +10,9 @@
 #include <random>
 #include <set>
 #include <string>
+#include <tuple>
 
-#include "sched/fake_worker.h"
-#include "sched/scheduler.h"
+#include "sched/driver.h"
 
 namespace weft {
 namespace {
@@ -23,6 +23,7 @@ constexpr int kActionsEach = 400;  // a schedule or a commit each, before the la
 struct Coverage {
   uint64_t steps = 0, preemptions = 0, cached = 0, resumed_cached = 0, copies = 0, releases = 0, discarded = 0,
            finished = 0, drafted = 0, accepted = 0, left_out = 0;
+  uint64_t moved = 0, levelled = 0;  // sequences that went on at another home; steps that several homes share
   uint64_t cancelled = 0, failed = 0, slot_rows = 0, read = 0, refused = 0, entries = 0, table_blocks = 0, replaced = 0;
 };
 
@@ -30,6 +31,7 @@ struct Coverage {
 struct Expectation {
   NewSequence request;
   int64_t rank = 0;
+  int home = -1;  // of its last admission
   std::vector<int32_t> tokens;
   std::vector<float> logprobs, prompt_logprobs, outputs;
 };
@@ -70,7 +72,7 @@ Answer answer_alone(const NewSequence& request, int max_seq_len) {
 
 class Simulation {
  public:
-  explicit Simulation(uint32_t seed) : random_(seed) { configure(); }
+  Simulation(uint32_t seed, int homes) : random_(seed) { configure(homes); }
 
   void run(Coverage& coverage) {
     for (int step = 0; step < kActionsEach && !::testing::Test::HasFailure(); ++step) {
@@ -95,7 +97,7 @@ class Simulation {
     return values.begin()[between(0, static_cast<int>(values.size()) - 1)];
   }
 
-  void configure();
+  void configure(int homes);
   void add();
   NewSequence random_sequence();
   void cancel();
@@ -103,11 +105,14 @@ class Simulation {
   void commit();
   void take(const SequenceOutput& output);
   void note_tables();
+  void note_homes();
   void check_tables();
   void check_step();
   void check_starvation();
   void check_end();
   void report(Coverage& coverage) const;
+
+  using Entry = std::tuple<int, int, std::array<uint64_t, 4>>;  // of the indices: home, group, key
 
   std::mt19937 random_;
   CacheOptions cache_options_;
@@ -116,9 +121,10 @@ class Simulation {
   std::unique_ptr<FakeWorker> worker_;
   StepBatch batch_;
   std::deque<std::vector<TableEntry>> tables_;  // of each queued step, what its rows read and write
-  std::vector<std::vector<int32_t>> stems_;     // prompts share these beginnings
+  std::map<Slot, int> slot_homes_;
+  std::vector<std::vector<int32_t>> stems_;  // prompts share these beginnings
   std::map<uint64_t, Expectation> alive_;
-  std::set<std::pair<int, std::array<uint64_t, 4>>> replayed_;  // from the events
+  std::set<Entry> replayed_;  // from the events
   double arrival_ = 0.3, failure_ = 0;
   int most_alive_ = 0;
   int64_t now_us_ = 0;
@@ -128,7 +134,7 @@ class Simulation {
   Coverage counts_;
 };
 
-void Simulation::configure() {
+void Simulation::configure(int homes) {
   using Kind = CacheSpec::Kind;
   const int groups = one_of({0, 1, 1, 1, 2, 2, 3});
   cache_options_.tokens_per_block = one_of({1, 2, 3, 4, 8, 16});
@@ -156,6 +162,10 @@ void Simulation::configure() {
     cache_options_.lookahead = options_.draft_ahead;
     cache_options_.recomputed = options_.draft_ahead > 0 && chance(0.5);
   }
+  if (homes > 1) {
+    options_.homes = homes, options_.max_batch_size = between(1, 3 * homes + 2);
+    options_.balance_wait_us = one_of({0, 0, 30, 200});
+  }
   longest_prompt_ = std::min(options_.max_seq_len, options_.chunked_prefill ? 80 : options_.max_num_tokens);
   cache_options_.budget_bytes = int64_t{1} << 30;
   const int64_t one_sequence = CacheManager::create(cache_options_)->bytes_for(options_.max_seq_len, longest_prompt_);
@@ -165,12 +175,8 @@ void Simulation::configure() {
     cache_options_.budget_bytes =
         std::max(cache_options_.budget_bytes, static_cast<int64_t>(group.block_bytes * groups * 3));
   }
-  auto cache = CacheManager::create(cache_options_);
-  ASSERT_TRUE(cache.ok()) << cache.error().to_string();
-  auto scheduler = Scheduler::create(options_, std::move(*cache));
-  ASSERT_TRUE(scheduler.ok()) << scheduler.error().to_string();
-  scheduler_ = std::make_unique<Scheduler>(std::move(*scheduler));
-  worker_ = std::make_unique<FakeWorker>(cache_options_, options_.max_batch_size);
+  scheduler_ = std::make_unique<Scheduler>(make_scheduler(options_, cache_options_));
+  worker_ = std::make_unique<FakeWorker>(cache_options_, options_.max_batch_size, options_.homes);
   worker_->right_drafts = one_of({0.0, 0.3, 0.7, 0.95, 1.0});
   worker_->ahead = options_.draft_ahead;
   arrival_ = one_of({0.05, 0.3, 0.6});
@@ -263,6 +269,7 @@ void Simulation::advance(bool commit_first) {
     }
     EXPECT_LE(logit_rows, options_.max_logit_rows);
     note_tables();
+    note_homes();
     worker_->submit(batch_);
     ++counts_.steps;
   } else if (worker_->queued() > 0) {
@@ -289,6 +296,18 @@ void Simulation::note_tables() {
   for (const TableEntry& entry : batch_.entries)
     counts_.replaced += worker_->queued() == 0 && !opened.contains(entry.slot) &&
                         worker_->table_entry(entry.group, entry.slot, entry.number) >= 0;
+}
+
+void Simulation::note_homes() {
+  for (const SlotOpen& open : batch_.opens) {
+    const auto e = alive_.find(static_cast<uint64_t>(scheduler_->sequence_in_slot(open.slot)));
+    ASSERT_NE(e, alive_.end());
+    counts_.moved += e->second.home >= 0 && e->second.home != open.home;
+    e->second.home = slot_homes_[open.slot] = open.home;
+  }
+  std::set<int> busy;
+  for (const StepBatch::Row& row : batch_.rows) busy.insert(slot_homes_[row.slot]);
+  counts_.levelled += busy.size() > 1;
 }
 
 // The worker's tables, changed entry by entry, against them.
@@ -358,15 +377,18 @@ void Simulation::take(const SequenceOutput& output) {
 void Simulation::check_step() {
   scheduler_->check_integrity();
   for (const std::string& fault : worker_->faults) ADD_FAILURE() << fault;
-  for (const CacheEvent& event : scheduler_->cache().take_events()) {
+  const auto [events, next_event] = scheduler_->take_cache_events();
+  for (const CacheEvent& event : events) {
     EXPECT_EQ(event.id, events_seen_++);
-    const auto entry = std::pair(event.group, event.key.words);
+    const Entry entry{event.home, event.group, event.key.words};
     const bool stored = event.kind == CacheEvent::Kind::stored;
     EXPECT_TRUE(stored ? replayed_.insert(entry).second : replayed_.erase(entry) == 1);
   }
+  EXPECT_EQ(next_event, events_seen_);
   if (!chance(0.2)) return;  // it costs more than the rest
-  std::set<std::pair<int, std::array<uint64_t, 4>>> index;
-  for (const auto& [group, key] : scheduler_->cache().index()) index.emplace(group, key.words);
+  std::set<Entry> index;
+  for (int home = 0; home < scheduler_->homes(); ++home)
+    for (const auto& [group, key] : scheduler_->cache(home).index()) index.emplace(home, group, key.words);
   EXPECT_EQ(replayed_, index);
 }
 
@@ -380,24 +402,28 @@ void Simulation::check_starvation() {
   first_in_rank_ = first;
   const int rows = std::min({options_.max_batch_size, options_.max_num_tokens, options_.max_logit_rows});
   const int turns = (options_.max_batch_size + rows - 1) / rows;
-  EXPECT_LE(steps_as_first_, 2 * (turns + 1) * (options_.max_seq_len + 2)) << "sequence " << first.second << " starves";
+  const int held_back = static_cast<int>(options_.balance_wait_us);  // the clock may stand still, but not for ever
+  EXPECT_LE(steps_as_first_, 2 * (turns + 1) * (options_.max_seq_len + 2) + held_back)
+      << "sequence " << first.second << " starves";
 }
 
 void Simulation::check_end() {
   EXPECT_TRUE(alive_.empty());
   EXPECT_FALSE(scheduler_->schedule(batch_));
-  CacheManager& cache = scheduler_->cache();
-  EXPECT_EQ(cache.available_bytes(), cache_options_.budget_bytes);
-  cache.drop_cached();
-  scheduler_->check_integrity();
-  for (int g = 0; g < cache.groups(); ++g) {
-    const CacheGauges gauges = cache.gauges(g);
-    EXPECT_EQ(gauges.used, 0);
-    EXPECT_EQ(gauges.cached, 0);
-    EXPECT_EQ(gauges.evictable, 0);
-    EXPECT_EQ(gauges.free, gauges.resident);
+  for (int home = 0; home < scheduler_->homes(); ++home) {
+    CacheManager& cache = scheduler_->cache(home);
+    EXPECT_EQ(cache.available_bytes(), cache_options_.budget_bytes);
+    cache.drop_cached();
+    scheduler_->check_integrity();
+    for (int g = 0; g < cache.groups(); ++g) {
+      const CacheGauges gauges = cache.gauges(g);
+      EXPECT_EQ(gauges.used, 0);
+      EXPECT_EQ(gauges.cached, 0);
+      EXPECT_EQ(gauges.evictable, 0);
+      EXPECT_EQ(gauges.free, gauges.resident);
+    }
+    EXPECT_TRUE(cache.index().empty());
   }
-  EXPECT_TRUE(cache.index().empty());
   const SchedulerMetrics metrics = scheduler_->metrics();
   EXPECT_EQ(metrics.added, metrics.finished);
   EXPECT_EQ(metrics.running + metrics.waiting + metrics.in_flight_steps, 0);
@@ -415,24 +441,30 @@ void Simulation::report(Coverage& coverage) const {
   coverage.replaced += counts_.replaced;
   coverage.drafted += worker_->drafts_checked, coverage.accepted += worker_->drafts_accepted;
   coverage.left_out += worker_->rows_left_out;
+  coverage.moved += counts_.moved, coverage.levelled += counts_.levelled;
+}
+
+void print(const Coverage& coverage) {
+  std::printf(
+      "steps %lu, finished %lu, cancelled %lu, failed %lu, refused %lu, preemptions %lu, cached tokens %lu, after "
+      "preemptions %lu, "
+      "copies %lu, releases %lu, discarded tokens %lu, rows from slots %lu, positions read %lu, table entries sent %lu "
+      "of %lu used, %lu replaced, drafts checked %lu, accepted %lu, rows left out %lu, gone on at another home %lu, "
+      "steps of several homes %lu\n",
+      coverage.steps, coverage.finished, coverage.cancelled, coverage.failed, coverage.refused, coverage.preemptions,
+      coverage.cached, coverage.resumed_cached, coverage.copies, coverage.releases, coverage.discarded,
+      coverage.slot_rows, coverage.read, coverage.entries, coverage.table_blocks, coverage.replaced, coverage.drafted,
+      coverage.accepted, coverage.left_out, coverage.moved, coverage.levelled);
 }
 
 TEST(Simulation, HundredThousandSteps) {
   Coverage coverage;
   for (uint32_t seed = 1; seed <= kConfigurations; ++seed) {
     SCOPED_TRACE("seed " + std::to_string(seed));
-    Simulation(seed).run(coverage);
+    Simulation(seed, 1).run(coverage);
     if (HasFailure()) return;
   }
-  std::printf(
-      "steps %lu, finished %lu, cancelled %lu, failed %lu, refused %lu, preemptions %lu, cached tokens %lu, after "
-      "preemptions %lu, "
-      "copies %lu, releases %lu, discarded tokens %lu, rows from slots %lu, positions read %lu, table entries sent %lu "
-      "of %lu used, %lu replaced, drafts checked %lu, accepted %lu, rows left out %lu\n",
-      coverage.steps, coverage.finished, coverage.cancelled, coverage.failed, coverage.refused, coverage.preemptions,
-      coverage.cached, coverage.resumed_cached, coverage.copies, coverage.releases, coverage.discarded,
-      coverage.slot_rows, coverage.read, coverage.entries, coverage.table_blocks, coverage.replaced, coverage.drafted,
-      coverage.accepted, coverage.left_out);
+  print(coverage);
   EXPECT_GT(coverage.steps, 100000u);
   EXPECT_GT(coverage.preemptions, 1000u);  // the load must reach what is to be tested
   EXPECT_GT(coverage.resumed_cached, 1000u);
@@ -445,6 +477,25 @@ TEST(Simulation, HundredThousandSteps) {
   EXPECT_GT(coverage.accepted, 30000u);
   EXPECT_GT(coverage.left_out, 100u);
   EXPECT_LT(coverage.entries * 3, coverage.table_blocks);  // differences, not whole tables
+}
+
+TEST(Simulation, SeveralHomes) {
+  for (int homes : {2, 4, 8}) {
+    Coverage coverage;
+    for (uint32_t seed = 1; seed <= kConfigurations / 5; ++seed) {
+      SCOPED_TRACE("seed " + std::to_string(seed) + ", homes " + std::to_string(homes));
+      Simulation(seed, homes).run(coverage);
+      if (HasFailure()) return;
+    }
+    print(coverage);
+    EXPECT_GT(coverage.preemptions, 100u);
+    EXPECT_GT(coverage.moved, 50u);
+    EXPECT_GT(coverage.levelled, 10000u);
+    EXPECT_GT(coverage.copies, 500u);
+    EXPECT_GT(coverage.releases, 500u);
+    EXPECT_GT(coverage.replaced, 200u);
+    EXPECT_GT(coverage.accepted, 5000u);
+  }
 }
 
 }  // namespace

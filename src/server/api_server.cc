@@ -321,6 +321,7 @@ void ApiServer::kv_cache_events(std::shared_ptr<Exchange> exchange) {
                               {"type", event.stored ? "stored" : "removed"},
                               {"group", event.group},
                               {"block_hash", event.hash}});
+    if (taken->homes > 1) json.set("home", event.home);
     if (event.stored) {
       Json::Array tokens(event.tokens.begin(), event.tokens.end());
       json.set("parent_hash", event.parent_hash);

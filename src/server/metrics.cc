@@ -150,6 +150,29 @@ void print_drafts(std::string& out, const SchedulerMetrics& metrics) {
                   "Drafted tokens that were accepted, by place.", metrics.accepted);
 }
 
+// With several homes: each of them, and how level their loads are.
+void print_homes(std::string& out, const CoreMetrics& core) {
+  if (core.homes.size() < 2) return;
+  print(out, "adp_balance_ratio", kGauge, "Mean load of the homes by that of the fullest, in recent steps.",
+        core.scheduler.balance_ratio);
+  print(out, "adp_load_tokens_total", kCounter, "Positions that the homes computed.",
+        static_cast<double>(core.scheduler.scheduled_tokens));
+  print(out, "adp_paced_tokens_total", kCounter, "What they would have computed, all as full as each step's fullest.",
+        static_cast<double>(core.scheduler.paced_tokens));
+  const auto each = [&](const std::string& name, const char* type, const char* help, auto value) {
+    describe(out, name, type, help);
+    for (size_t h = 0; h < core.homes.size(); ++h)
+      out += name + "{home=\"" + std::to_string(h) + "\"} " + number(static_cast<double>(value(core.homes[h]))) + "\n";
+  };
+  each("weft_home_sequences_running", kGauge, "Sequences in the batch.",
+       [](const HomeMetrics& h) { return h.running; });
+  each("weft_home_kv_cache_used_blocks", kGauge, "Blocks held by sequences.",
+       [](const HomeMetrics& h) { return h.blocks.used; });
+  each("weft_home_kv_cache_used_bytes", kGauge, "Bytes of these.", [](const HomeMetrics& h) { return h.cache_bytes; });
+  each("weft_home_prompt_tokens_total", kCounter, "Tokens of prompts that were computed.",
+       [](const HomeMetrics& h) { return h.prompt_tokens; });
+}
+
 }  // namespace
 
 void Histogram::observe(double value) {
@@ -196,6 +219,7 @@ std::string ServerMetrics::prometheus(const ModelInfo& model, const EngineMetric
   for (const EngineMetric& metric : kEngineMetrics)
     print(out, metric.name, metric.type, metric.help, metric.value(engine));
   print_drafts(out, engine.core.scheduler);
+  print_homes(out, engine.core);
   print(out, "http_connections", "gauge", "Open connections.", connections);
   const std::lock_guard lock(mutex_);
   describe(out, "weft_request_success_total", kCounter, "Choices by the reason of their end.");

@@ -287,6 +287,48 @@ TEST(Metrics, Text) {
   EXPECT_EQ(metrics.prometheus(info, engine_metrics(), 22), kExpected);
 }
 
+// Those of homes stand behind the drafts', and only if there are several.
+TEST(Metrics, Homes) {
+  EngineMetrics engine = engine_metrics();
+  engine.core.homes = {{.running = 3, .blocks = {.used = 4}, .cache_bytes = 500, .prompt_tokens = 60}};
+  const std::string one = ServerMetrics().prometheus({}, engine, 0);
+  EXPECT_EQ(one, ServerMetrics().prometheus({}, engine_metrics(), 0));
+  engine.core.homes.push_back({.running = 7, .blocks = {.used = 8}, .cache_bytes = 900, .prompt_tokens = 100});
+  engine.core.scheduler.scheduled_tokens = 1100, engine.core.scheduler.paced_tokens = 1200;
+  engine.core.scheduler.balance_ratio = 0.75;
+  const std::string homes =
+      R"(# HELP weft_adp_balance_ratio Mean load of the homes by that of the fullest, in recent steps.
+# TYPE weft_adp_balance_ratio gauge
+weft_adp_balance_ratio 0.75
+# HELP weft_adp_load_tokens_total Positions that the homes computed.
+# TYPE weft_adp_load_tokens_total counter
+weft_adp_load_tokens_total 1100
+# HELP weft_adp_paced_tokens_total What they would have computed, all as full as each step's fullest.
+# TYPE weft_adp_paced_tokens_total counter
+weft_adp_paced_tokens_total 1200
+# HELP weft_home_sequences_running Sequences in the batch.
+# TYPE weft_home_sequences_running gauge
+weft_home_sequences_running{home="0"} 3
+weft_home_sequences_running{home="1"} 7
+# HELP weft_home_kv_cache_used_blocks Blocks held by sequences.
+# TYPE weft_home_kv_cache_used_blocks gauge
+weft_home_kv_cache_used_blocks{home="0"} 4
+weft_home_kv_cache_used_blocks{home="1"} 8
+# HELP weft_home_kv_cache_used_bytes Bytes of these.
+# TYPE weft_home_kv_cache_used_bytes gauge
+weft_home_kv_cache_used_bytes{home="0"} 500
+weft_home_kv_cache_used_bytes{home="1"} 900
+# HELP weft_home_prompt_tokens_total Tokens of prompts that were computed.
+# TYPE weft_home_prompt_tokens_total counter
+weft_home_prompt_tokens_total{home="0"} 60
+weft_home_prompt_tokens_total{home="1"} 100
+)";
+  std::string several = ServerMetrics().prometheus({}, engine, 0);
+  const size_t at = several.find(homes);
+  ASSERT_NE(at, std::string::npos) << several;
+  EXPECT_EQ(several.erase(at, homes.size()), one);
+}
+
 // Shares of nothing are 0.
 TEST(Metrics, BeforeTheFirstRequest) {
   const std::string text = ServerMetrics().prometheus({}, {}, 0);

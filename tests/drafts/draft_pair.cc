@@ -50,9 +50,10 @@ Result<std::unique_ptr<DraftPair>> DraftPair::load(const std::string& target, co
   return pair;
 }
 
-const float* DraftPair::taps_of(int row, const std::vector<float>& features) const {
-  if (!features.empty()) return features.data() + static_cast<ptrdiff_t>(row) * taps();
-  return drafter_->model().reads_states() ? executor_->taps() + row * executor_->taps_ld() : nullptr;
+Taps DraftPair::taps_of(const std::vector<float>& features) const {
+  if (!features.empty()) return {{features.data()}, taps()};
+  if (drafter_->model().reads_states()) return {{executor_->taps()}, executor_->taps_ld()};
+  return {{nullptr}, 0};
 }
 
 std::vector<std::vector<int32_t>> DraftPair::step(const std::vector<Sequence>& sequences,
@@ -63,7 +64,6 @@ std::vector<std::vector<int32_t>> DraftPair::step(const std::vector<Sequence>& s
   std::vector<std::vector<int32_t>> drafts(sequences.size());
   for (std::vector<int32_t>& list : drafts) list.reserve(kMostDrafts);
   std::vector<DraftRow> rows;
-  const bool reads = drafter_->model().reads_states();
   for (const Sequence& s : sequences) {
     const int first_row = in.tokens, count = static_cast<int>(s.tokens.size());
     if (s.first == 0) drafter_->open(s.slot);
@@ -74,7 +74,7 @@ std::vector<std::vector<int32_t>> DraftPair::step(const std::vector<Sequence>& s
       in.output_rows[in.outputs++] = in.tokens++;
     }
     rows.push_back({.slot = s.slot,
-                    .taps = taps_of(first_row, features),
+                    .first_row = first_row,
                     .rows = count,
                     .first_position = s.first,
                     .token = s.tokens[0],
@@ -88,7 +88,7 @@ std::vector<std::vector<int32_t>> DraftPair::step(const std::vector<Sequence>& s
   executor_->run([&](kernels::Part part) {
     if (part.index == 0) {
       drafting_allocations_ = allocations();
-      drafter_->begin(rows, !features.empty() ? taps() : reads ? executor_->taps_ld() : 0);
+      drafter_->begin(rows, taps_of(features));
     }
     ranks_.threads().barrier();
     drafter_->walk(part);

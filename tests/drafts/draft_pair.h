@@ -45,7 +45,7 @@ class DraftPair {
  private:
   explicit DraftPair(int threads) : ranks_(threads) {}
   CacheMemory reserve(const std::vector<LayerGroup>& groups, DType dtype);
-  const float* taps_of(int row, const std::vector<float>& features) const;
+  Taps taps_of(const std::vector<float>& features) const;
   static void fill_table(std::vector<int32_t>& table);
 
   RankTeam ranks_;

@@ -169,7 +169,7 @@ EngineMetrics FakeEngine::metrics() const {
 Result<KvCacheEvents> FakeEngine::take_kv_cache_events() {
   if (!fake_.cache_events) return fail(Code::invalid_argument, "events of the KV cache are not recorded");
   const std::string hash(64, 'a'), parent(64, 'b');
-  return KvCacheEvents{{{1, true, 0, hash, parent, {5, 6}}, {2, false, 1, hash, "", {}}}, 1, 3};
+  return KvCacheEvents{{{1, true, 0, hash, parent, {5, 6}}, {2, false, 1, hash, "", {}, 3}}, 1, 3, fake_.cache_homes};
 }
 
 void FakeEngine::loop() {

@@ -21,6 +21,7 @@ struct FakeOptions {
   int context = 256;
   int batch = 8;
   bool cache_events = false;  // two of them for each call, behind one that was lost
+  int cache_homes = 1;        // that there are
   int queue = 512;            // waiting requests; more are refused
 };
 

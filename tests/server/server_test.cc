@@ -85,6 +85,11 @@ TEST(Server, KvCacheEvents) {
                             R"(","parent_hash":")" + b +
                             R"(","token_ids":[5,6]},{"event_id":2,"type":"removed","group":1,"block_hash":")" + a +
                             R"("}],"lost":1,"next_event_id":3})");
+  fake.cache_homes = 4;
+  TestServer several(fake);
+  const std::string body = several.ask(post("/kv_cache_events", "")).body;
+  EXPECT_NE(body.find(R"("block_hash":")" + a + R"(","home":0,"parent_hash")"), std::string::npos) << body;
+  EXPECT_NE(body.find(R"("block_hash":")" + a + R"(","home":3}],"lost")"), std::string::npos) << body;
 }
 
 TEST(Server, Keys) {

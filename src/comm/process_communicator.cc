@@ -1,0 +1,230 @@
+#include "comm/process_communicator.h"
+
+#include <algorithm>
+
+#include "base/thread_team.h"
+
+namespace weft {
+namespace {
+
+constexpr size_t kLine = 64;  // bytes; received parts begin at multiples of it, as kernels like them
+
+size_t whole_lines(size_t bytes) { return (bytes + kLine - 1) / kLine * kLine; }
+
+// Memory that grows and is never cleared.
+class Buffer {
+ public:
+  // At least `bytes` bytes; what was in it is lost when it grows.
+  std::byte* room(size_t bytes) {
+    if (bytes > size_) {
+      size_ = std::max(bytes, size_ * 2);
+      memory_.reset(static_cast<std::byte*>(::operator new(size_, std::align_val_t{kLine})));
+    }
+    return memory_.get();
+  }
+  float* floats() const { return reinterpret_cast<float*>(memory_.get()); }
+
+ private:
+  struct Free {
+    void operator()(std::byte* memory) const { ::operator delete(memory, std::align_val_t{kLine}); }
+  };
+  std::unique_ptr<std::byte, Free> memory_;
+  size_t size_ = 0;
+};
+
+// Some of the numbers of a sum, [begin, end).
+struct Range {
+  size_t begin, end;
+  size_t size() const { return end - begin; }
+  Range half(bool upper) const {
+    const size_t middle = begin + size() / 2;
+    return upper ? Range{middle, end} : Range{begin, middle};
+  }
+};
+
+// From this many numbers on every rank adds up a share of them and sends the sums around; below it every rank adds up
+// all of them, which sends more and takes half as many rounds.
+constexpr size_t kShared = 8192;
+
+class ProcessCommunicator : public Communicator {
+ public:
+  ProcessCommunicator(ProcessLink& link, std::vector<int> members, int threads, int tag, double deadline)
+      : members_(std::move(members)),
+        rank_(static_cast<int>(std::find(members_.begin(), members_.end(), link.rank()) - members_.begin())), tag_(tag),
+        deadline_(deadline), barrier_(threads), transfers_(link), parts_(members_.size()) {}
+
+  int rank() const override { return rank_; }
+  int size() const override { return static_cast<int>(members_.size()); }
+
+  Parts gather(const void* mine, std::span<const size_t> bytes, Thread thread) override {
+    return by_first_thread(thread, [&] {
+      place_parts(mine, bytes);
+      for (const int other : others()) {
+        send(other, mine, bytes[index(rank_)]);
+        receive(other, part(other), bytes[index(other)]);
+      }
+      transfers_.wait("gathering parts", deadline_);
+    });
+  }
+
+  Parts exchange(const void* mine, std::span<const size_t> offsets, std::span<const size_t> received,
+                 Thread thread) override {
+    const auto* pieces = static_cast<const std::byte*>(mine);
+    return by_first_thread(thread, [&] {
+      place_parts(pieces + offsets[index(rank_)], received);
+      for (const int other : others()) {
+        send(other, pieces + offsets[index(other)], offsets[index(other) + 1] - offsets[index(other)]);
+        receive(other, part(other), received[index(other)]);
+      }
+      transfers_.wait("exchanging pieces", deadline_);
+    });
+  }
+
+  const std::byte* broadcast(int from, const void* mine, size_t bytes, Thread thread) override {
+    return by_first_thread(thread, [&] {
+      if (from == rank_) {
+        parts_[0] = static_cast<const std::byte*>(mine);
+        for (const int other : others()) send(other, mine, bytes);
+      } else {
+        std::byte* const room = received_.room(bytes);
+        parts_[0] = room;
+        receive(from, room, bytes);
+      }
+      transfers_.wait("waiting for a broadcast", deadline_);
+    })[0];
+  }
+
+  Parts reduce(const float* mine, size_t floats, Thread thread) override {
+    if (floats < kShared) return by_first_thread(thread, [&] { add_all(mine, floats); }).first(1);
+    return add_shares(mine, floats, thread).first(1);
+  }
+
+ private:
+  static size_t index(int rank) { return static_cast<size_t>(rank); }
+
+  // The other ranks, the next one first, so that not all send to the same one at once.
+  const std::vector<int>& others() {
+    if (others_.empty())
+      for (int step = 1; step < size(); ++step) others_.push_back((rank_ + step) % size());
+    return others_;
+  }
+  void send(int to, const void* data, size_t bytes) { transfers_.send(members_[index(to)], tag_, data, bytes); }
+  void receive(int from, void* data, size_t bytes) { transfers_.receive(members_[index(from)], tag_, data, bytes); }
+
+  // Between the two waits the rank's other threads stand still: they have filled what is sent, have read what came
+  // before, and see what has come.
+  template <class Work>
+  Parts by_first_thread(Thread thread, Work work) {
+    barrier_.wait();
+    if (thread.index == 0) work();
+    barrier_.wait();
+    return parts_;
+  }
+
+  // Where the call's parts are: the own one where it is, the others in received_.
+  void place_parts(const void* own, std::span<const size_t> bytes) {
+    size_t all = 0;
+    for (int r = 0; r < size(); ++r) all += r == rank_ ? 0 : whole_lines(bytes[index(r)]);
+    const std::byte* next = received_.room(all);
+    for (int r = 0; r < size(); ++r) {
+      parts_[index(r)] = r == rank_ ? static_cast<const std::byte*>(own) : next;
+      next += r == rank_ ? 0 : whole_lines(bytes[index(r)]);
+    }
+  }
+  std::byte* part(int rank) { return const_cast<std::byte*>(parts_[index(rank)]); }
+
+  // The tree ((r0 + r1) + (r2 + r3)) ...: in round k a rank's sums are those of its 2^k ranks, and it adds those of its
+  // partner's, in the order of the ranks.
+  void add_all(const float* mine, size_t floats) {
+    auto* const theirs = reinterpret_cast<float*>(received_.room(floats * sizeof(float)));
+    auto* const sums = reinterpret_cast<float*>(sums_.room(floats * sizeof(float)));
+    const float* so_far = mine;
+    for (int distance = 1; distance < size(); distance *= 2) {
+      swap(rank_ ^ distance, so_far, theirs, floats, floats);
+      add(so_far, theirs, (rank_ & distance) != 0, {0, floats}, sums);
+      so_far = sums;
+    }
+    parts_[0] = reinterpret_cast<const std::byte*>(so_far);
+  }
+
+  // The same tree: in each round partners have the same range of numbers; each keeps a half of it, sends the other half
+  // and adds what it gets to its own. In the end every rank has the sums of a range of its own and sends them to all.
+  Parts add_shares(const float* mine, size_t floats, Thread thread) {
+    barrier_.wait();
+    // All threads call this, but only the first one may move memory.
+    if (thread.index == 0) {
+      received_.room((floats + 1) / 2 * sizeof(float));
+      sums_.room(floats * sizeof(float));
+    }
+    const float* so_far = mine;
+    Range range{0, floats};
+    for (int distance = 1; distance < size(); distance *= 2) {
+      const bool upper = (rank_ & distance) != 0;
+      const Range kept = range.half(upper), sent = range.half(!upper);
+      if (thread.index == 0) swap(rank_ ^ distance, so_far + sent.begin, received_.floats(), sent.size(), kept.size());
+      barrier_.wait();
+      const size_t share = (kept.size() + index(thread.count) - 1) / index(thread.count);
+      const size_t begin = std::min(kept.size(), share * index(thread.index));
+      const size_t end = std::min(kept.size(), begin + share);
+      float* const sums = sums_.floats();
+      add(so_far + kept.begin, received_.floats(), upper, {begin, end}, sums + kept.begin);
+      barrier_.wait();
+      so_far = sums;
+      range = kept;
+    }
+    if (thread.index == 0) spread(so_far, range, floats);
+    barrier_.wait();
+    return parts_;
+  }
+
+  // The range of numbers that `rank` has the sums of after add_shares()' rounds.
+  Range range_of(int rank, size_t floats) const {
+    Range range{0, floats};
+    for (int distance = 1; distance < size(); distance *= 2) range = range.half((rank & distance) != 0);
+    return range;
+  }
+
+  void spread(const float* sums, Range own, size_t floats) {
+    auto* const all = const_cast<float*>(sums);
+    for (const int other : others()) {
+      const Range theirs = range_of(other, floats);
+      send(other, all + own.begin, own.size() * sizeof(float));
+      receive(other, all + theirs.begin, theirs.size() * sizeof(float));
+    }
+    transfers_.wait("collecting sums", deadline_);
+    parts_[0] = reinterpret_cast<const std::byte*>(sums);
+  }
+
+  void swap(int partner, const float* out, float* in, size_t floats_out, size_t floats_in) {
+    send(partner, out, floats_out * sizeof(float));
+    receive(partner, in, floats_in * sizeof(float));
+    transfers_.wait("adding up", deadline_);
+  }
+
+  // sums[i] = the lower ranks' number + the upper ranks'; `sums` may be `own`.
+  static void add(const float* own, const float* theirs, bool own_is_upper, Range range, float* sums) {
+    const float* const lower = own_is_upper ? theirs : own;
+    const float* const upper = own_is_upper ? own : theirs;
+#pragma GCC ivdep
+    for (size_t i = range.begin; i < range.end; ++i) sums[i] = lower[i] + upper[i];
+  }
+
+  const std::vector<int> members_;  // ranks of the link
+  const int rank_;
+  const int tag_;
+  const double deadline_;
+  ThreadBarrier barrier_;
+  Transfers transfers_;
+  std::vector<int> others_;
+  Buffer received_, sums_;
+  std::vector<const std::byte*> parts_;  // of the last call; [0] alone where it gives one
+};
+
+}  // namespace
+
+std::unique_ptr<Communicator> make_process_communicator(ProcessLink& link, std::vector<int> members, int threads,
+                                                        int tag, double deadline) {
+  return std::make_unique<ProcessCommunicator>(link, std::move(members), threads, tag, deadline);
+}
+
+}  // namespace weft

@@ -1,0 +1,116 @@
+// Ranks that are processes do what every carrier must (comm/conformance.h), and their messages arrive. Every process of
+// the launcher runs all of this program's tests; under_mpirun starts them.
+#include <gtest/gtest.h>
+
+#include <iostream>
+
+#include "comm/conformance.h"
+#include "comm/process_ranks.h"
+
+namespace weft::testing {
+namespace {
+
+std::unique_ptr<ProcessRanks> ranks;
+
+class ProcessCarrier : public Carrier {
+ public:
+  int ranks() const override { return weft::testing::ranks->size(); }
+  void on_group(std::vector<int> members, int threads, const Work& work) override {
+    const auto group = weft::testing::ranks->communicator(std::move(members), threads);
+    Scratch scratch;
+    if (group) run_rank(*group, threads, scratch, work);
+  }
+};
+
+class Processes : public ::testing::TestWithParam<int> {
+ protected:
+  ProcessCarrier carrier_;
+};
+
+TEST_P(Processes, gather) { check_gather(carrier_, GetParam()); }
+TEST_P(Processes, reduce) { check_reduce(carrier_, GetParam()); }
+TEST_P(Processes, exchange) { check_exchange(carrier_, GetParam()); }
+TEST_P(Processes, broadcast) { check_broadcast(carrier_, GetParam()); }
+TEST_P(Processes, random_calls) { check_random_calls(carrier_, GetParam()); }
+TEST_P(Processes, groups) { check_groups(carrier_, GetParam()); }
+INSTANTIATE_TEST_SUITE_P(Threads, Processes, ::testing::Values(1, 2));
+
+TEST(Messages, arrive_in_order_and_whole) {
+  // around the 3072 bytes that travel at once, and some that are large
+  for (const size_t bytes : {0, 1, 100, 3071, 3072, 3073, 0, 70001, 10'000'000, 5}) {
+    std::vector<std::byte> wanted(bytes);
+    for (size_t i = 0; i < bytes; ++i) wanted[i] = static_cast<std::byte>(i * 5 + bytes);
+    if (ranks->rank() == 0) {
+      ranks->send(wanted);
+      continue;
+    }
+    const auto got = ranks->receive();
+    ASSERT_TRUE(got.has_value());
+    ASSERT_EQ(std::vector<std::byte>(got->begin(), got->end()), wanted) << bytes << " bytes";
+  }
+}
+
+TEST(Messages, go_beside_the_collectives) {
+  std::vector<int> all;
+  for (int r = 0; r < ranks->size(); ++r) all.push_back(r);
+  const auto group = ranks->communicator(all, 1);
+  float mine[2] = {};
+  for (int step = 0; step < 300; ++step) {
+    if (ranks->rank() == 0) {
+      ranks->send(std::as_bytes(std::span(&step, 1)));
+    } else {
+      const auto got = ranks->receive();
+      ASSERT_TRUE(got.has_value() && got->size() == sizeof step);
+      ASSERT_EQ(*reinterpret_cast<const int*>(got->data()), step);
+    }
+    mine[step % 2] = static_cast<float>(step + ranks->rank());
+    const Communicator::Parts parts = group->reduce(&mine[step % 2], 1, {0, 1});
+    float sum = 0;  // of small whole numbers: the order does not matter
+    for (const std::byte* part : parts) sum += *reinterpret_cast<const float*>(part);
+    ASSERT_EQ(sum, static_cast<float>(step * ranks->size() + ranks->size() * (ranks->size() - 1) / 2));
+  }
+}
+
+TEST(Ranks, know_their_hosts) {
+  for (int r = 0; r < ranks->size(); ++r)
+    EXPECT_EQ(ranks->host(r), ranks->host(ranks->rank()));  // mpirun on one machine
+  EXPECT_NE(ranks->host(0), "unknown host");
+}
+
+// The tests of all ranks run side by side: rank 0 prints what runs, the others only what fails.
+class FailuresOnly : public ::testing::EmptyTestEventListener {
+  void OnTestPartResult(const ::testing::TestPartResult& result) override {
+    if (result.failed())
+      std::cout << "rank " << ranks->rank() << ": " << result.file_name() << ":" << result.line_number() << ": "
+                << result.message() << std::endl;
+  }
+};
+
+int run() {
+  auto joined = ProcessRanks::join();
+  if (!joined.ok() || !*joined) {
+    std::cerr << (joined.ok() ? "this program is started by mpirun" : joined.error().to_string()) << "\n";
+    return 2;
+  }
+  ranks = std::move(joined).value();
+  if (ranks->rank() != 0) {
+    auto& listeners = ::testing::UnitTest::GetInstance()->listeners();
+    delete listeners.Release(listeners.default_result_printer());
+    listeners.Append(new FailuresOnly);
+  }
+  const Status started = ranks->agree({});
+  if (!started.ok()) return 2;
+  const int failed = RUN_ALL_TESTS();
+  if (ranks->rank() == 0) ranks->close();
+  else if (ranks->receive().has_value()) return 3;
+  ranks.reset();
+  return failed;
+}
+
+}  // namespace
+}  // namespace weft::testing
+
+int main(int argc, char** argv) {
+  ::testing::InitGoogleTest(&argc, argv);
+  return weft::testing::run();
+}
