@@ -90,8 +90,7 @@ ProcessRanks::Facts facts_of(const std::string& path, const EngineOptions& o) {
 
 int processes_here(const ProcessRanks& processes) {
   int count = 0;
-  for (int rank = 0; rank < processes.size(); ++rank)
-    count += processes.host(rank) == processes.host(processes.rank());
+  for (int rank = 0; rank < processes.size(); ++rank) count += processes.host(rank) == processes.host(processes.rank());
   return count;
 }
 
@@ -142,8 +141,8 @@ Status load_draft_of(const EngineOptions& options, const ModelOptions& model_opt
     own.threads = speculation.threads;
     WEFT_TRY(loaded.draft_ranks, make_ranks(own, processes));
   }
-  auto draft = load_draft(speculation, loaded.model, model_options,
-                          loaded.draft_ranks ? *loaded.draft_ranks : *loaded.ranks);
+  auto draft =
+      load_draft(speculation, loaded.model, model_options, loaded.draft_ranks ? *loaded.draft_ranks : *loaded.ranks);
   if (!draft.ok()) return std::move(draft).error().about("speculative-config");
   loaded.draft = std::move(draft).value();
   return {};
@@ -176,8 +175,7 @@ Status check_layout(const RankLayout& layout, const ProcessRanks* processes) {
                 layout.size() == 1 ? " rank" : " ranks", " (--tp-size ", layout.tensor, " times --pp-size ",
                 layout.pipeline, "); their numbers must be equal")
         .about("tp-size");
-  if (layout.attention_dp && layout.tensor == 1)
-    log_warning("--enable-attention-dp on has no effect with --tp-size 1");
+  if (layout.attention_dp && layout.tensor == 1) log_warning("--enable-attention-dp on has no effect with --tp-size 1");
   return {};
 }
 
@@ -185,10 +183,8 @@ Status check_layout(const RankLayout& layout, const ProcessRanks* processes) {
 
 RankLayout rank_layout(const EngineOptions& options) {
   const int tensor = std::max(options.tp_size, options.ep_size);
-  return {.tensor = tensor,
-          .experts = tensor,
-          .pipeline = options.pp_size,
-          .attention_dp = options.enable_attention_dp};
+  return {
+      .tensor = tensor, .experts = tensor, .pipeline = options.pp_size, .attention_dp = options.enable_attention_dp};
 }
 
 Result<std::shared_ptr<ProcessRanks>> take_processes() {
