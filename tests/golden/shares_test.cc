@@ -141,7 +141,7 @@ TEST(DraftRanks, KeepTheRuleOfSharedRegions) {
       check_shares(model->whole, model->shares);
       const auto loaded = load_draft(draft.options, *model, options, ranks);
       ASSERT_TRUE(loaded.ok()) << loaded.error().to_string();
-      for (const DraftStage& stage : loaded->stages) check_shares(stage.plan(), stage.shares);
+      for (const DraftStage& stage : loaded->stages) check_shares(stage.whole, stage.shares);
     }
 }
 
