@@ -159,7 +159,7 @@ struct ModelInfo {
   int threads = 0;
   int rank_count = 1;           // in all processes
   std::vector<RankInfo> ranks;  // of this process
-  bool generative = true;  // false: classifier or reward model
+  bool generative = true;       // false: classifier or reward model
   bool has_chat_template = false;
   bool takes_images = false;
   // classifiers: names of the classes, in order (config.json's id2label); may be empty

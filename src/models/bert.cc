@@ -71,8 +71,8 @@ DecoderRecipe bert_classifier(const HfConfig& c) {
   r.layer = [a, width, act](PlanBuilder& b, Scope w, int, Value x, const DecoderRecipe& own) {
     x = norm(b, w / "attention" / "output" / "LayerNorm", b.add(x, bert_attention(b, w / "attention", x, a)), own.norm);
     const Value h = b.activate(b.linear(x, dense(w / "intermediate" / "dense", width, own.hidden)), act, false);
-    return norm(b, w / "output" / "LayerNorm", b.add(x, b.linear(h, dense_of_parts(w / "output" / "dense", own.hidden, width, 1))),
-                own.norm);
+    return norm(b, w / "output" / "LayerNorm",
+                b.add(x, b.linear(h, dense_of_parts(w / "output" / "dense", own.hidden, width, 1))), own.norm);
   };
   r.head = [labels](PlanBuilder& b, Scope root, Value x, const DecoderRecipe& own) {
     x = b.activate(b.linear(b.select(x), dense(root / "bert" / "pooler" / "dense", own.hidden, own.hidden)),
