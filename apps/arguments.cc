@@ -134,10 +134,19 @@ void add_engine_options(CLI::App* app, EngineOptions& o) {
   app->add_option("--logits-processor", o.logits_processors, "Plugin that changes logits; may be repeated")
       ->type_name("PLUGIN.so")
       ->allow_extra_args(false);
-  add_number(app, "--tp-size", o.tp_size, "Tensor parallel ranks", 1, 1024);
-  add_number(app, "--pp-size", o.pp_size, "Pipeline parallel ranks", 1, 1024);
-  add_number(app, "--ep-size", o.ep_size, "Expert parallel ranks", 1, 1024);
-  add_switch(app, "--enable-attention-dp", o.enable_attention_dp, "Attention data parallelism");
+  add_number(app, "--tp-size", o.tp_size, "Ranks that share each layer: heads, widths, vocabulary, experts", 1, 64);
+  add_number(app, "--pp-size", o.pp_size, "Pipeline stages, which have the layers in turn", 1, 64);
+  add_number(app, "--ep-size", o.ep_size, "Ranks that share the experts by number; the rest as --tp-size of so many", 1,
+             64);
+  add_switch(app, "--enable-attention-dp", o.enable_attention_dp,
+             "Every rank of a stage computes sequences of its own, and they share the experts alone");
+  app->add_option(
+         "--ttft-target-ms", o.ttft_target_ms,
+         "Attention data parallelism: prompts may wait a tenth of this for others, so that no rank is idle; 0: "
+         "never")
+      ->type_name("MS")
+      ->check(CLI::NonNegativeNumber)
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
   app->add_option("--seed", o.seed, "Seed of requests without one; -1: random for each")
       ->type_name("N")
       ->check(CLI::Range(int64_t{-1}, std::numeric_limits<int64_t>::max()))

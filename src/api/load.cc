@@ -18,6 +18,8 @@ namespace {
 constexpr int kPrefillTokens = 512;
 // Tokens; the default of max_seq_len for models that claim more.
 constexpr int kLongestDefault = 1 << 20;
+// Of the time to the first token, how small a part may go by while a prompt waits for the balance of ranks.
+constexpr int kWaitShare = 10;
 // Of the default KV cache.
 constexpr int64_t kLeastCacheBytes = int64_t{64} << 20;
 
@@ -56,6 +58,7 @@ CoreOptions core_options(const EngineOptions& options, const Model& model, const
       .cache_events = options.kv_cache_events,
       .prefill_tokens = prefill_tokens(options, model),
       .max_step_ms = options.max_step_ms,
+      .balance_wait_us = static_cast<int64_t>(options.ttft_target_ms * 1000 / kWaitShare),
       .chunked_prefill = options.enable_chunked_prefill,
       .block_reuse = options.enable_block_reuse,
       .overlap = options.overlap_scheduler,

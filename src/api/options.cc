@@ -51,6 +51,11 @@ Status check_numbers(const EngineOptions& o) {
     return fail(Code::invalid_argument,
                 "--max-step-ms cuts prompts into pieces, which --enable-chunked-prefill off forbids")
         .about("max-step-ms");
+  if (!(o.ttft_target_ms >= 0 && o.ttft_target_ms <= 1e7))
+    return fail(Code::invalid_argument, "--ttft-target-ms must be between 0 and 10000000, not ", o.ttft_target_ms)
+        .about("ttft-target-ms");
+  for (const auto& [option, value] : {std::pair("tp-size", o.tp_size), {"pp-size", o.pp_size}, {"ep-size", o.ep_size}})
+    WEFT_RETURN_IF_ERROR(in_range(option, value, 1, 64));
   WEFT_RETURN_IF_ERROR(in_range("kv-cache-events", o.kv_cache_events, 0, 1 << 24));
   WEFT_RETURN_IF_ERROR(in_range("tokens-per-block", o.tokens_per_block, 1, 1024));
   if ((o.tokens_per_block & (o.tokens_per_block - 1)) != 0)

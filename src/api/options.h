@@ -58,6 +58,9 @@ struct EngineOptions {
   std::vector<std::string> logits_processors;  // plugin files (include/weft/logits_processor.h)
   int tp_size = 1, pp_size = 1, ep_size = 1;
   bool enable_attention_dp = false;
+  // Attention data parallelism: prompts may wait for others, so that no rank is idle while some compute theirs, up to a
+  // tenth of this, the time to the first token that is aimed at; 0: they never wait
+  double ttft_target_ms = 0;
   std::vector<std::string> allowed_media_domains;  // hosts that images may be fetched from; empty: data: URLs only
   GenerationConfig generation_config = GenerationConfig::automatic;
   int64_t seed = -1;  // of requests without one; -1: random for each
