@@ -39,12 +39,6 @@ int prefill_tokens(const EngineOptions& options, const Model& model) {
   return experts ? options.max_num_tokens : kPrefillTokens;
 }
 
-RankLayout rank_layout(const EngineOptions& options) {
-  const int tensor = std::max(options.tp_size, options.ep_size);
-  return {
-      .tensor = tensor, .experts = tensor, .pipeline = options.pp_size, .attention_dp = options.enable_attention_dp};
-}
-
 // Threads in equal shares for all ranks; at least one each.
 Result<std::unique_ptr<RankTeam>> make_ranks(const EngineOptions& options) {
   const CpuLayout layout = read_cpu_layout();

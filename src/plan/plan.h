@@ -323,6 +323,8 @@ struct Op {
 const char* op_name(const Op& op);
 // Whether it exchanges its first input with other ranks.
 bool is_collective(const Op& op);
+// The matrices that it multiplies with or looks rows up in.
+std::vector<int> matrices_of(const Op& op);
 
 // What the plan's last value is.
 enum class HeadKind : uint8_t {

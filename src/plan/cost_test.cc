@@ -1,0 +1,2 @@
+#include "plan/cost.h"
+#include <gtest/gtest.h>
