@@ -20,9 +20,9 @@ struct EstimateArguments {
   int nodes = 1;  // that the ranks are on
   // decode: sequences and the tokens that each sees; prompts: tokens of a chunk
   int batch_size = 8, context_tokens = 2048, prompt_tokens = 512;
-  double memory_gbps = 300, tflops = 20;           // of a rank: 1e9 bytes/s, 1e12 FLOP/s
+  double memory_gbps = 300, tflops = 20;             // of a rank: 1e9 bytes/s, 1e12 FLOP/s
   double network_gbps = 25, network_latency_us = 5;  // between nodes: 1e9 bytes/s, microseconds
-  bool summary = false;                            // the estimate without the ops
+  bool summary = false;                              // the estimate without the ops
 };
 
 struct Arguments {

@@ -48,7 +48,8 @@ std::string rank_line(const Estimate& e, int first, int last) {
 
 // Ranks in turn that are alike share a line.
 std::string ranks_text(const Estimate& e) {
-  std::string text = "  ranks    nodes  layers   weights GB  KV bytes/token      KV GB     all GB   weights GB by form\n";
+  std::string text =
+      "  ranks    nodes  layers   weights GB  KV bytes/token      KV GB     all GB   weights GB by form\n";
   const auto alike = [&](int a, int b) {
     const HeldBytes &one = e.held[static_cast<size_t>(a)], &other = e.held[static_cast<size_t>(b)];
     return stage_of_rank(e, a) == stage_of_rank(e, b) && one.weights == other.weights &&
@@ -80,8 +81,10 @@ std::string traffic_text(const Estimate& e, const StepEstimate& step) {
       "    a step           messages          bytes    messages          bytes  rounds     messages          bytes\n";
   Traffic all;
   for (const auto& [name, sent] : traffic) text += traffic_line(name.c_str(), sent, layers), all += sent;
-  text += traffic_line("together", all, layers) + traffic_line("of all ranks", step.sent, layers);
-  return text;
+  return text + traffic_line("together", all, layers) +
+         format("    %-15s %9lld %14lld %11lld %14lld\n", "of all ranks", static_cast<long long>(step.sent.messages),
+                static_cast<long long>(step.sent.bytes), static_cast<long long>(step.sent.network_messages),
+                static_cast<long long>(step.sent.network_bytes));
 }
 
 std::string stages_text(const Estimate& e, const StepEstimate& step) {
@@ -99,8 +102,8 @@ std::string stages_text(const Estimate& e, const StepEstimate& step) {
 
 std::string step_text(const Estimate& e, const StepEstimate& step, const std::string& title) {
   const auto tokens = static_cast<double>(step.tokens());
-  std::string text = title + format(": estimated %.3f ms a step, %.2f tokens/s", step.seconds * 1e3,
-                                    tokens / step.stage_seconds);
+  std::string text =
+      title + format(": estimated %.3f ms a step, %.2f tokens/s", step.seconds * 1e3, tokens / step.stage_seconds);
   if (e.stages.size() > 1)
     text += format(" with %zu such steps under way (%.2f with one)", e.stages.size(), tokens / step.seconds);
   return text + "\n" + stages_text(e, step) + traffic_text(e, step);
@@ -164,8 +167,8 @@ Json rank_json(const Estimate& e, int rank) {
 std::string report_text(const Estimate& e) {
   const RankLayout& layout = e.places.layout;
   std::string text = "Estimate; nothing of it is measured (docs/scale.md has the formulas).\n";
-  text += format("layout: %d ranks on %d nodes, %d in each of %d stages, attention data parallelism %s\n", layout.size(),
-                 e.places.nodes, layout.tensor, layout.pipeline, layout.attention_dp ? "on" : "off");
+  text += format("layout: %d ranks on %d nodes, %d in each of %d stages, attention data parallelism %s\n",
+                 layout.size(), e.places.nodes, layout.tensor, layout.pipeline, layout.attention_dp ? "on" : "off");
   text += format("machine: %g GB/s of memory and %g TFLOP/s for each rank, %g GB/s and %g us between nodes\n",
                  e.machine.memory_bytes / 1e9, e.machine.flops / 1e12, e.machine.network_bytes / 1e9,
                  e.machine.network_latency * 1e6);

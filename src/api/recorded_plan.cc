@@ -62,8 +62,7 @@ Result<RecordedPlan> record_plan(const std::string& path, const EngineOptions& o
   if (!kernels::cpu_table())
     return fail(Code::invalid_argument, "WEFT_ISA names an instruction set that this machine or build does not have");
   const bool real = options.load_format != LoadFormat::dummy && has_weights(path);
-  WEFT_TRY(std::shared_ptr<const Checkpoint> checkpoint,
-           real ? Checkpoint::open(path) : Checkpoint::open_dummy(path));
+  WEFT_TRY(std::shared_ptr<const Checkpoint> checkpoint, real ? Checkpoint::open(path) : Checkpoint::open_dummy(path));
   const HfConfig config = HfConfig::of(*checkpoint, options.max_seq_len);
   RecordedPlan recorded;
   WEFT_TRY(Plan plan, models::build_plan(config));
@@ -75,8 +74,7 @@ Result<RecordedPlan> record_plan(const std::string& path, const EngineOptions& o
     WEFT_TRY(stored, Checkpoint::open_described(path, quantised_matrices(plan)));
   }
   recorded.plan = choose_formats(std::move(plan), *stored, {recorded.form, options.quantize, options.dequantize});
-  if (options.pack_weights == PackWeights::on && options.quantize == Quantize::none)
-    pack(recorded.plan, recorded.form);
+  if (options.pack_weights == PackWeights::on && options.quantize == Quantize::none) pack(recorded.plan, recorded.form);
   return recorded;
 }
 

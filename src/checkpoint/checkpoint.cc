@@ -244,7 +244,8 @@ Status read_folder(CheckpointBuilder& builder, const std::string& folder, bool c
 // config.json alone, where it is named itself.
 Status read_config(CheckpointBuilder& builder, const std::string& path) {
   WEFT_TRY(Json config, read_json_file(path));
-  if (!config.is_object()) return fail(Code::invalid_argument, path, " must be a JSON object, not ", config.type_name());
+  if (!config.is_object())
+    return fail(Code::invalid_argument, path, " must be a JSON object, not ", config.type_name());
   builder.set_config(std::move(config));
   return {};
 }

@@ -163,15 +163,13 @@ class StepCounter {
     const auto sequences = static_cast<double>(sequences_);
     Work work{0, sequences * seen * 2 * o.heads * (group.spec.k_dim + group.spec.v_dim)};
     if (o.cache.kind == CacheRef::Kind::paged)
-      work.bytes = sequences * static_cast<double>(std::min(step_.context, span + step_.rows - 1) *
-                                                   cache_bytes(group, cache_));
+      work.bytes =
+          sequences * static_cast<double>(std::min(step_.context, span + step_.rows - 1) * cache_bytes(group, cache_));
     cost_.cache_bytes += work.bytes, cost_.flops += work.flops;
     spend(work);
   }
 
-  int64_t part_bytes(const Op& op) const {
-    return rows_of(op.in[0].rows) * plan_.storages[op.in[0].storage].cols * 4;
-  }
+  int64_t part_bytes(const Op& op) const { return rows_of(op.in[0].rows) * plan_.storages[op.in[0].storage].cols * 4; }
   void add(const AllReduceOp&, const Op& op) { exchange(op_name(op), reduce_traffic(places_, rank_, part_bytes(op))); }
   void add(const PickRowsOp&, const Op& op) { exchange(op_name(op), gather_traffic(places_, rank_, part_bytes(op))); }
   void add(const AllGatherOp&, const Op& op) { exchange(op_name(op), gather_traffic(places_, rank_, part_bytes(op))); }

@@ -36,9 +36,9 @@ namespace weft {
 
 // A machine of equal ranks; all per second.
 struct MachineModel {
-  double memory_bytes = 300e9;   // read by one rank
-  double flops = 20e12;          // of one rank
-  double network_bytes = 25e9;   // out of a node, and as many into it
+  double memory_bytes = 300e9;    // read by one rank
+  double flops = 20e12;           // of one rank
+  double network_bytes = 25e9;    // out of a node, and as many into it
   double network_latency = 5e-6;  // seconds from a node to another
 };
 
