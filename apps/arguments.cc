@@ -230,18 +230,18 @@ CLI::Option* add_rate(CLI::App* app, const std::string& name, double& target, co
 
 void add_estimate(CLI::App* plan, Arguments& a) {
   EstimateArguments& e = a.estimate;
-  add_number(plan, "--nodes", e.nodes, "Machines that the ranks are on, as many on each", 1, 1024);
-  add_number(plan, "--batch-size", e.batch_size, "Sequences of a decode step", 1, 65536);
-  add_number(plan, "--context-tokens", e.context_tokens, "Tokens that each of them sees", 1);
-  add_number(plan, "--prompt-tokens", e.prompt_tokens, "Tokens of a step of prompts", 1, 1 << 20);
-  add_rate(plan, "--memory-bandwidth", e.memory_gbps, "Memory that a rank reads", "GB/s", 1e-3);
-  add_rate(plan, "--flops", e.tflops, "What a rank computes", "TFLOP/s", 1e-6);
-  add_rate(plan, "--network-bandwidth", e.network_gbps, "Network out of a node", "GB/s", 1e-6);
-  add_rate(plan, "--network-latency", e.network_latency_us, "From a node to another", "US", 0);
-  plan->add_flag("--summary", e.summary, "Leave out the ops");
-  plan->add_flag("--json", a.json, "Print the estimate as JSON");
-  for (CLI::Option* option : plan->get_options())
-    if (option->get_group() == "OPTIONS" && option->get_name() != "--help") option->group("Estimate");
+  CLI::Option* const options[] = {
+      add_number(plan, "--nodes", e.nodes, "Machines that the ranks are on, as many on each", 1, 1024),
+      add_number(plan, "--batch-size", e.batch_size, "Sequences of a decode step", 1, 65536),
+      add_number(plan, "--context-tokens", e.context_tokens, "Tokens that each of them sees", 1),
+      add_number(plan, "--prompt-tokens", e.prompt_tokens, "Tokens of a prompt in a step", 1, 1 << 20),
+      add_rate(plan, "--memory-bandwidth", e.memory_gbps, "Memory that a rank reads", "GB/s", 1e-3),
+      add_rate(plan, "--flops", e.tflops, "What a rank computes", "TFLOP/s", 1e-6),
+      add_rate(plan, "--network-bandwidth", e.network_gbps, "Network out of a node", "GB/s", 1e-6),
+      add_rate(plan, "--network-latency", e.network_latency_us, "From a node to another", "US", 0),
+      plan->add_flag("--summary", e.summary, "Leave out the ops"),
+      plan->add_flag("--json", a.json, "Print the estimate as JSON")};
+  for (CLI::Option* option : options) option->group("Estimate (docs/scale.md)");
 }
 
 void add_plan(CLI::App* plan, Arguments& a) {
@@ -272,7 +272,9 @@ std::vector<Subcommand> add_commands(CLI::App& app, Arguments& a) {
     add_engine_options(sub, a.engine);
     const char* const what = "Folder of a Hugging Face checkpoint, or a .gguf file";
     if (command == Command::plan)
-      sub->add_option("--model,MODEL", a.model, "The same, or a config.json alone")->type_name("MODEL")->required();
+      sub->add_option("--model,MODEL", a.model, "Folder of a Hugging Face checkpoint, a .gguf file, or a config.json")
+          ->type_name("PATH")
+          ->required();
     else if (positional) sub->add_option("MODEL", a.model, what)->required();
     else sub->add_option("--model", a.model, what)->type_name("MODEL")->required();
     all.push_back({command, sub});

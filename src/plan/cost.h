@@ -10,7 +10,7 @@
 //                      row and a token that it sees
 //   experts            a row chooses `chosen` of E experts, all sets alike likely. Of a rank's e experts a step of n
 //                      rows reads e (1 - (1 - chosen / E)^n) on average. All ranks wait for the slowest one: the mean
-//                      over 64 draws of the largest number among the ranks (expert_load())
+//                      over 2 to 64 draws of the largest number among the ranks (expert_load())
 //   a message          within a node bytes / memory bandwidth; between nodes bytes / network bandwidth, which the ranks
 //                      of a stage on one node share, and once a round the network's latency
 //   reduce             of f floats on n ranks (comm/communicator.h): log2 n rounds, each with all f numbers to one

@@ -117,6 +117,42 @@ Stage stage_of(Plan share, LayerRange range) {
   return stage;
 }
 
+namespace {
+
+constexpr int64_t kDrawnRows = 16384;  // the more rows a draw has, the less draws differ
+
+// Experts of one row after another.
+class ChoiceDraws {
+ public:
+  explicit ChoiceDraws(const kernels::RouteRule& rule) : rule_(rule), group_size_(rule.experts / rule.groups) {}
+
+  const std::vector<int>& next() {
+    draw(rule_.kept_groups, rule_.groups, groups_, [](int) { return true; });
+    draw(rule_.chosen, rule_.experts, chosen_, [this](int expert) { return contains(groups_, expert / group_size_); });
+    return chosen_;
+  }
+
+ private:
+  static bool contains(const std::vector<int>& list, int number) {
+    return std::find(list.begin(), list.end(), number) != list.end();
+  }
+  // `count` different numbers below `end` that are allowed.
+  template <class Allowed>
+  void draw(int count, int end, std::vector<int>& list, Allowed allowed) {
+    list.clear();
+    while (static_cast<int>(list.size()) < count)
+      if (const int n = static_cast<int>(random_() % static_cast<unsigned>(end)); allowed(n) && !contains(list, n))
+        list.push_back(n);
+  }
+
+  const kernels::RouteRule& rule_;
+  const int group_size_;
+  std::mt19937 random_{1};  // the same numbers everywhere
+  std::vector<int> groups_, chosen_;
+};
+
+}  // namespace
+
 ExpertLoad expert_load(const kernels::RouteRule& rule, int ranks, int64_t rows) {
   const int experts = rule.experts, own = experts / ranks;
   ExpertLoad load;
@@ -126,25 +162,18 @@ ExpertLoad expert_load(const kernels::RouteRule& rule, int ranks, int64_t rows) 
     load.slowest_hit = load.hit, load.slowest_pairs = load.pairs;
     return load;
   }
-  constexpr int kDraws = 64;
-  std::mt19937 random(1);  // the same numbers everywhere
-  const auto below = [&](int count) { return static_cast<int>(random() % static_cast<unsigned>(count)); };
-  const int group_size = experts / rule.groups;
-  for (int draw = 0; draw < kDraws; ++draw) {
+  const auto draws = static_cast<int>(std::clamp<int64_t>(kDrawnRows / std::max<int64_t>(rows, 1), 2, 64));
+  ChoiceDraws random(rule);
+  for (int draw = 0; draw < draws; ++draw) {
     std::vector<char> hit(static_cast<size_t>(experts), 0);
     std::vector<int> pairs(static_cast<size_t>(ranks), 0), hits(static_cast<size_t>(ranks), 0);
-    for (int64_t row = 0; row < rows; ++row) {
-      std::set<int> groups, chosen;
-      while (static_cast<int>(groups.size()) < rule.kept_groups) groups.insert(below(rule.groups));
-      while (static_cast<int>(chosen.size()) < rule.chosen)
-        if (const int expert = below(experts); groups.contains(expert / group_size)) chosen.insert(expert);
-      for (const int expert : chosen) ++pairs[expert / own], hit[expert] = 1;
-    }
+    for (int64_t row = 0; row < rows; ++row)
+      for (const int expert : random.next()) ++pairs[expert / own], hit[expert] = 1;
     for (int expert = 0; expert < experts; ++expert) hits[expert / own] += hit[expert];
     load.slowest_hit += *std::max_element(hits.begin(), hits.end());
     load.slowest_pairs += *std::max_element(pairs.begin(), pairs.end());
   }
-  load.slowest_hit /= kDraws, load.slowest_pairs /= kDraws;
+  load.slowest_hit /= draws, load.slowest_pairs /= draws;
   return load;
 }
 
