@@ -23,8 +23,8 @@ class Slurm(unittest.TestCase):
                 program = Path(folder) / name
                 program.write_text(f'#!/bin/sh\necho {name} "$@"\n')
                 program.chmod(0o755)
-            environment = {"PATH": f"{folder}:{os.environ['PATH']}", "SLURM_NTASKS": "8", "SLURM_JOB_NODELIST": "n[1-4]",
-                           "WEFT_MODEL": "/models/m", **variables}
+            environment = {"PATH": f"{folder}:{os.environ['PATH']}", "SLURM_NTASKS": "8",
+                           "SLURM_JOB_NODELIST": "n[1-4]", "WEFT_MODEL": "/models/m", **variables}
             return subprocess.run(["bash", SCRIPT, *words], env=environment, capture_output=True, text=True)
 
     def test_syntax(self):
