@@ -229,6 +229,31 @@ void add_bench(CLI::App* bench, Arguments& a) {
   bench->add_flag("--json", a.json, "Print JSON");
 }
 
+CLI::Option* add_rate(CLI::App* app, const std::string& name, double& target, const std::string& help,
+                      const std::string& unit, double low) {
+  return app->add_option(name, target, help)
+      ->check(CLI::Range(low, 1e9))
+      ->type_name(unit)
+      ->capture_default_str()
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+}
+
+void add_estimate(CLI::App* plan, Arguments& a) {
+  EstimateArguments& e = a.estimate;
+  CLI::Option* const options[] = {
+      add_number(plan, "--nodes", e.nodes, "Machines that the ranks are on, as many on each", 1, 1024),
+      add_number(plan, "--batch-size", e.batch_size, "Sequences of a decode step", 1, 65536),
+      add_number(plan, "--context-tokens", e.context_tokens, "Tokens that each of them sees", 1),
+      add_number(plan, "--prompt-tokens", e.prompt_tokens, "Tokens of a prompt in a step", 1, 1 << 20),
+      add_rate(plan, "--memory-bandwidth", e.memory_gbps, "Memory that a rank reads", "GB/s", 1e-3),
+      add_rate(plan, "--flops", e.tflops, "What a rank computes", "TFLOP/s", 1e-6),
+      add_rate(plan, "--network-bandwidth", e.network_gbps, "Network out of a node", "GB/s", 1e-6),
+      add_rate(plan, "--network-latency", e.network_latency_us, "From a node to another", "US", 0),
+      plan->add_flag("--summary", e.summary, "Leave out the ops"),
+      plan->add_flag("--json", a.json, "Print the estimate as JSON")};
+  for (CLI::Option* option : options) option->group("Estimate (docs/scale.md)");
+}
+
 void add_plan(CLI::App* plan, Arguments& a) {
   CLI::Option* trace = plan->add_option("--trace", a.trace,
                                         "Run the requests' prompts and write the value of every op, in float32, as "
@@ -242,6 +267,7 @@ void add_plan(CLI::App* plan, Arguments& a) {
                             ->type_name("PREFIX")
                             ->allow_extra_args(false);
   trace->needs(requests), requests->needs(trace), filter->needs(trace);
+  add_estimate(plan, a);
 }
 
 struct Subcommand {
@@ -255,7 +281,11 @@ std::vector<Subcommand> add_commands(CLI::App& app, Arguments& a) {
     CLI::App* sub = app.add_subcommand(name, help);
     add_engine_options(sub, a.engine);
     const char* const what = "Folder of a Hugging Face checkpoint, or a .gguf file";
-    if (positional) sub->add_option("MODEL", a.model, what)->required();
+    if (command == Command::plan)
+      sub->add_option("--model,MODEL", a.model, "Folder of a Hugging Face checkpoint, a .gguf file, or a config.json")
+          ->type_name("PATH")
+          ->required();
+    else if (positional) sub->add_option("MODEL", a.model, what)->required();
     else sub->add_option("--model", a.model, what)->type_name("MODEL")->required();
     all.push_back({command, sub});
     return sub;
@@ -295,7 +325,11 @@ std::vector<Subcommand> add_commands(CLI::App& app, Arguments& a) {
   CLI::App* models = app.add_subcommand("models", "The architectures that this build runs, as a table");
   models->add_flag("--json", a.json, "Print JSON");
   all.push_back({Command::models, models});
-  add_plan(add(Command::plan, "plan", "Print the recorded step plan, and write what its ops compute", true), a);
+  add_plan(add(Command::plan, "plan",
+               "Print a rank's share of the step plan, what all ranks hold and an estimate of their speed; or write "
+               "what the ops compute",
+               true),
+           a);
 
   CLI::App* serve = add(Command::serve, "serve", "Serve the OpenAI-compatible API over HTTP", true);
   add_text(serve, "--host", a.host, "Address to listen on", "HOST");

@@ -8,6 +8,12 @@
 
 namespace weft {
 
+RankLayout rank_layout(const EngineOptions& options) {
+  const int tensor = std::max(options.tp_size, options.ep_size);
+  return {
+      .tensor = tensor, .experts = tensor, .pipeline = options.pp_size, .attention_dp = options.enable_attention_dp};
+}
+
 namespace {
 
 // What this build cannot do.

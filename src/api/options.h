@@ -10,6 +10,7 @@
 #include "base/cpu_layout.h"
 #include "base/result.h"
 #include "core/option_kinds.h"
+#include "core/ranks.h"
 #include "core/speculation.h"
 
 namespace weft {
@@ -77,6 +78,9 @@ struct EngineOptions {
   // In a program only: where the values of all ops go (plan/trace.h). Slow.
   std::shared_ptr<PlanTrace> trace;
 };
+
+// How the options share a model out.
+RankLayout rank_layout(const EngineOptions& options);
 
 // A number of a request that commands have an option for.
 struct SamplingOption {

@@ -12,9 +12,6 @@
 
 namespace weft {
 
-// As the options say: --tp-size ranks in a stage, or --ep-size where that is more.
-RankLayout rank_layout(const EngineOptions& options);
-
 // The processes that an MPI launcher has started with this one; null: there are none. They are joined once: the first
 // caller of take_processes() has them for good, and later ones get an error.
 Result<std::shared_ptr<ProcessRanks>> take_processes();
