@@ -152,11 +152,13 @@ void ModelRunner::copy_blocks(std::span<const BlockCopy> copies, std::span<const
   }
 }
 
-Taps ModelRunner::taps() const {
-  Taps taps{{}, executor_->taps_ld()};
+const Taps& ModelRunner::taps() {
   const bool reads = drafter_ && drafter_->model().reads_states();
-  for (int home = 0; home < executor_->homes(); ++home) taps.of_home.push_back(reads ? executor_->taps(home) : nullptr);
-  return taps;
+  taps_.ld = executor_->taps_ld();
+  taps_.of_home.clear();
+  for (int home = 0; home < executor_->homes(); ++home)
+    taps_.of_home.push_back(reads ? executor_->taps(home) : nullptr);
+  return taps_;
 }
 
 void ModelRunner::announce(const StepBatch& batch, bool replay) {

@@ -56,7 +56,7 @@ class ModelRunner {
   // Where a slot's block table begins in those of its home (StepInputs::groups).
   int64_t table_offset(Slot slot) const { return static_cast<int64_t>(slot) * table_blocks_; }
   // What the target left for a draft in the step that was run.
-  Taps taps() const;
+  const Taps& taps();
   // To ranks in other processes, where there are any (step_message.h): the step that is about to be run, behind its
   // changes and with its inputs filled; and behind it the draft's rows. By rank 0.
   void announce(const StepBatch& batch, bool replay);
@@ -89,6 +89,7 @@ class ModelRunner {
   std::unique_ptr<RankedExecutor> executor_;
   std::unique_ptr<ModelDrafter> drafter_;
   ByteWriter message_;
+  Taps taps_;
 };
 
 }  // namespace weft
