@@ -138,6 +138,9 @@ void add_engine_options(CLI::App* app, EngineOptions& o) {
   add_number(app, "--pp-size", o.pp_size, "Pipeline parallel ranks", 1, 1024);
   add_number(app, "--ep-size", o.ep_size, "Expert parallel ranks", 1, 1024);
   add_switch(app, "--enable-attention-dp", o.enable_attention_dp, "Attention data parallelism");
+  add_number(app, "--rank-deadline", o.rank_deadline,
+             "Seconds without a word from a rank in another process, after which all of them end (docs/ranks.md)", 1,
+             86400);
   app->add_option("--seed", o.seed, "Seed of requests without one; -1: random for each")
       ->type_name("N")
       ->check(CLI::Range(int64_t{-1}, std::numeric_limits<int64_t>::max()))

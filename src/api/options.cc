@@ -52,6 +52,7 @@ Status check_numbers(const EngineOptions& o) {
                 "--max-step-ms cuts prompts into pieces, which --enable-chunked-prefill off forbids")
         .about("max-step-ms");
   WEFT_RETURN_IF_ERROR(in_range("kv-cache-events", o.kv_cache_events, 0, 1 << 24));
+  WEFT_RETURN_IF_ERROR(in_range("rank-deadline", o.rank_deadline, 1, 86400));
   WEFT_RETURN_IF_ERROR(in_range("tokens-per-block", o.tokens_per_block, 1, 1024));
   if ((o.tokens_per_block & (o.tokens_per_block - 1)) != 0)
     return fail(Code::invalid_argument, "--tokens-per-block must be a power of two, not ", o.tokens_per_block)

@@ -58,6 +58,7 @@ struct EngineOptions {
   std::vector<std::string> logits_processors;  // plugin files (include/weft/logits_processor.h)
   int tp_size = 1, pp_size = 1, ep_size = 1;
   bool enable_attention_dp = false;
+  int rank_deadline = 30;  // seconds without a word from a rank in another process, after which all of them end
   std::vector<std::string> allowed_media_domains;  // hosts that images may be fetched from; empty: data: URLs only
   GenerationConfig generation_config = GenerationConfig::automatic;
   int64_t seed = -1;  // of requests without one; -1: random for each

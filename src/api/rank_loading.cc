@@ -26,9 +26,9 @@ Joined& joined() {
   return one;
 }
 
-Status join(Joined& all) {
+Status join(Joined& all, const EngineOptions& options) {
   if (!std::exchange(all.tried, true)) {
-    auto processes = ProcessRanks::join();
+    auto processes = ProcessRanks::join({.deadline = static_cast<double>(options.rank_deadline)});
     if (processes.ok()) all.processes = std::move(processes).value();
     else all.error = processes.error();
     all.several = all.processes != nullptr;
@@ -83,7 +83,8 @@ ProcessRanks::Facts facts_of(const std::string& path, const EngineOptions& o) {
           {"--kv-cache-dtype", name_of(o.kv_cache_dtype)},
           {"--max-seq-len", std::to_string(o.max_seq_len)},
           {"--load-format", name_of(o.load_format)},
-          {"--speculative-config", o.speculative_config}};
+          {"--speculative-config", o.speculative_config},
+          {"--rank-deadline", std::to_string(o.rank_deadline)}};
 }
 
 // ---- Threads -------------------------------------------------------------------------------------------------------
@@ -191,19 +192,19 @@ RankLayout rank_layout(const EngineOptions& options) {
           .attention_dp = options.enable_attention_dp};
 }
 
-Result<std::shared_ptr<ProcessRanks>> take_processes() {
+Result<std::shared_ptr<ProcessRanks>> take_processes(const EngineOptions& options) {
   Joined& all = joined();
   const std::lock_guard lock(all.mutex);
-  WEFT_RETURN_IF_ERROR(join(all));
+  WEFT_RETURN_IF_ERROR(join(all, options));
   if (std::exchange(all.taken, true) && all.several)
     return fail(Code::unsupported, "ranks in several processes run one engine, and this is a second one");
   return std::move(all.processes);
 }
 
-Result<bool> is_follower() {
+Result<bool> is_follower(const EngineOptions& options) {
   Joined& all = joined();
   const std::lock_guard lock(all.mutex);
-  WEFT_RETURN_IF_ERROR(join(all));
+  WEFT_RETURN_IF_ERROR(join(all, options));
   return all.processes && all.processes->rank() > 0;
 }
 

@@ -94,7 +94,11 @@ const TensorInfo* TensorUsage::take_optional(std::string_view name, const std::v
   return tensor ? check(*tensor, shape) : nullptr;
 }
 
-void TensorUsage::ignore(std::string_view name_or_scope) { ignored_.emplace_back(name_or_scope); }
+void TensorUsage::ignore(std::string_view name_or_scope) {
+  ignored_.emplace_back(name_or_scope);
+  const TensorInfo* tensor = checkpoint_.find(name_or_scope);
+  if (tensor && tensor->scale) ignored_.push_back(tensor->scale->name);
+}
 
 std::vector<std::string> TensorUsage::unused(const std::vector<std::string>& ignore_patterns) const {
   const auto skipped = [&](const std::string& name) {
