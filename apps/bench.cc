@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstdio>
 
+#include "api/follow.h"
 #include "api/speculative_config.h"
 #include "bench_prompts.h"
 #include "bench_run.h"
@@ -264,6 +265,10 @@ Result<Arguments> with_modes(Arguments a) {
   const bool compares = std::ranges::find(a.bench_modes, "speculation") != a.bench_modes.end();
   if (compares && (a.bench_modes.size() > 1 || a.details || a.ops))
     return fail(Code::invalid_argument, "--modes speculation cannot be combined with other modes, --details or --ops");
+  if ((compares || a.details) && ranks_are_processes())
+    return fail(Code::unsupported, compares ? "--modes speculation" : "--details",
+                " loads several engines, and ranks in processes run one; measure with ranks in one process, or with other "
+                "--modes");
   if (!compares && !a.prompts.empty())
     return fail(Code::invalid_argument,
                 "--prompts is for --modes speculation, which needs a --speculative-config that drafts");

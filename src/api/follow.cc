@@ -27,6 +27,8 @@ Status follow_leader(const std::string& model, const EngineOptions& options) {
 
 bool launched_as_follower() { return launched_rank() > 0; }
 
+bool ranks_are_processes() { return others_are_joined(); }
+
 Result<std::optional<int>> follow_rank_0(const std::string& model, const EngineOptions& options) {
   WEFT_TRY(const bool follower, is_follower(options));
   if (!follower) return std::optional<int>();

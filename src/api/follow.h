@@ -14,6 +14,9 @@ namespace weft {
 // that load no model, which rank 0 carries out alone.
 bool launched_as_follower();
 
+// Whether other processes have been joined. Then one engine can be loaded, and no second one after it.
+bool ranks_are_processes();
+
 // To be called before anything that one process alone should do. In a process that is to follow rank 0: does so until
 // that ends, and returns the status to exit with. In all others nothing, at once. Errors: MPI cannot be joined.
 //

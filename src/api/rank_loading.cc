@@ -169,7 +169,8 @@ Status load_models(const std::string& path, const EngineOptions& options,
   return load_draft_of(options, model_options, processes, loaded);
 }
 
-Status check_layout(const RankLayout& layout, const ProcessRanks* processes) {
+Status check_layout(const EngineOptions& options, const ProcessRanks* processes) {
+  const RankLayout layout = rank_layout(options);
   if (layout.size() > kernels::kMaxRanks)
     return fail(Code::unsupported, layout.size(), " ranks are more than ", kernels::kMaxRanks).about("tp-size");
   if (processes && processes->size() != layout.size())
@@ -177,6 +178,9 @@ Status check_layout(const RankLayout& layout, const ProcessRanks* processes) {
                 layout.size() == 1 ? " rank" : " ranks", " (--tp-size ", layout.tensor, " times --pp-size ",
                 layout.pipeline, "); their numbers must be equal")
         .about("tp-size");
+  if (options.trace && layout.size() > 1)
+    return fail(Code::unsupported, "--trace shows the values of one rank's ops; leave out --tp-size and --pp-size")
+        .about("trace");
   if (layout.attention_dp && layout.tensor == 1)
     log_warning("--enable-attention-dp on has no effect with --tp-size 1");
   return {};
@@ -201,6 +205,12 @@ Result<std::shared_ptr<ProcessRanks>> take_processes(const EngineOptions& option
   return std::move(all.processes);
 }
 
+bool others_are_joined() {
+  Joined& all = joined();
+  const std::lock_guard lock(all.mutex);
+  return all.several;
+}
+
 Result<bool> is_follower(const EngineOptions& options) {
   Joined& all = joined();
   const std::lock_guard lock(all.mutex);
@@ -212,7 +222,7 @@ Result<LoadedModel> load_on_ranks(const std::string& path, const EngineOptions& 
                                   const std::shared_ptr<ProcessRanks>& processes, const Progress& progress) {
   if (processes) WEFT_RETURN_IF_ERROR(processes->compare(facts_of(path, options)));
   LoadedModel loaded;
-  Status status = check_layout(rank_layout(options), processes.get());
+  Status status = check_layout(options, processes.get());
   if (status.ok()) {
     auto ranks = make_ranks(options, processes);
     if (ranks.ok()) loaded.ranks = std::move(ranks).value();

@@ -18,6 +18,8 @@ RankLayout rank_layout(const EngineOptions& options);
 // The processes that an MPI launcher has started with this one; null: there are none. They are joined once: the first
 // caller of take_processes() has them for good, and later ones get an error. The first call's options count.
 Result<std::shared_ptr<ProcessRanks>> take_processes(const EngineOptions& options);
+// Whether there are other processes, which have been joined.
+bool others_are_joined();
 // Whether this process is to follow rank 0 in another one. Joins the processes.
 Result<bool> is_follower(const EngineOptions& options);
 

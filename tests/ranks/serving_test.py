@@ -182,7 +182,7 @@ class Serving(unittest.TestCase):
             self.drains(server, lambda: [os.kill(pid, signal.SIGINT) for pid in reversed(server.pids)], 0)
 
     def test_the_end_of_the_launcher(self):
-        with Server(mpirun=("--mca", "odls_base_sigkill_timeout", "30")) as server:
+        with Server(mpirun=("--mca", "odls_base_sigkill_timeout", "8")) as server:
             self.drains(server, lambda: server.launcher.send_signal(signal.SIGTERM), 1)
 
     # ---- Ranks that are lost

@@ -64,20 +64,14 @@ class Starts(unittest.TestCase):
                        *batch("--tp-size", 2, "--dtype", "float32"), program=program)
 
     def test_checkpoints(self):
-        program = for_rank_1("other_model", f'  set -- "$@" --model "{jobs.GOLDEN / "qwen3"}"')
+        program = for_rank_1("other_model", '  set -- "${@//llama-3.1/qwen3}"')
         self.told_once(r"the ranks differ: checkpoint is [0-9a-f]{16} on rank 0 \(.+\) and [0-9a-f]{16} on rank 1",
-                       *batch("--tp-size", 2, "--config", self.model_file()), program=program)
+                       *batch("--tp-size", 2), program=program)
 
     def test_a_checkpoint_that_one_rank_lacks(self):
-        program = for_rank_1("no_model", f'  set -- "$@" --model "{jobs.folder}/absent"')
+        program = for_rank_1("no_model", '  set -- "${@//llama-3.1/absent}"')
         self.told_once(r"the ranks differ: checkpoint is [0-9a-f]{16} on rank 0 \(.+\) and there is no model at .*absent",
-                       *batch("--tp-size", 2, "--config", self.model_file()), program=program)
-
-    def model_file(self):
-        """So that a later --model may win over an earlier one."""
-        file = jobs.folder / "options.yaml"
-        file.write_text("threads: 1\n")
-        return file
+                       *batch("--tp-size", 2), program=program)
 
     def test_an_option_that_one_rank_does_not_know(self):
         program = for_rank_1("odd_option", '  set -- "$@" --colour red')
@@ -160,6 +154,14 @@ class Starts(unittest.TestCase):
         self.assertEqual((status, out.count("LlamaForCausalLM"), jobs.lines_of_weft(log)), (0, 1, []), log)
         self.assertIn("all_reduce", out)
 
+    def test_a_trace_is_refused(self):
+        words = ("plan", LLAMA, "--tp-size", 2, "--trace", jobs.folder / "trace.safetensors", "--requests", requests())
+        for ranks in (0, 2):
+            status, _, log = jobs.run(ranks, *words)
+            lines = jobs.lines_of_weft(log)
+            self.assertEqual((status, len(lines)), (1, 1), log)
+            self.assertIn("--trace shows the values of one rank's ops", lines[0])
+
     def test_a_prompt_on_standard_input(self):
         self.same_as_alone("run", LLAMA, "--raw", "--temperature", 0, "--max-tokens", 8, stdin=b"The sky is")
 
@@ -168,6 +170,11 @@ class Starts(unittest.TestCase):
         template.write_text("{% for m in messages %}{{ m.content }}\n{% endfor %}")
         self.same_as_alone("chat", LLAMA, "--chat-template", template, "--temperature", 0, "--max-tokens", 8,
                            stdin=b"The sky is\nand the sea\n")
+
+    def test_benches_that_need_two_engines_are_refused(self):
+        for options in (["--details"], ["--speculative-config", '{"method": "ngram"}']):
+            self.told_once(r"^weft: .* loads several engines, and ranks in processes run one", "bench", LLAMA,
+                           "--tp-size", 2, *options)
 
     def test_bench(self):
         status, out, log = jobs.run(2, "bench", LLAMA, "--tp-size", 2, "--prompt-tokens", 16, "--output-tokens", 4,
