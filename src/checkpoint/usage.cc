@@ -1,6 +1,7 @@
 #include "checkpoint/usage.h"
 
 #include <algorithm>
+#include <set>
 #include <sstream>
 
 #include "base/log.h"
@@ -94,11 +95,7 @@ const TensorInfo* TensorUsage::take_optional(std::string_view name, const std::v
   return tensor ? check(*tensor, shape) : nullptr;
 }
 
-void TensorUsage::ignore(std::string_view name_or_scope) {
-  ignored_.emplace_back(name_or_scope);
-  const TensorInfo* tensor = checkpoint_.find(name_or_scope);
-  if (tensor && tensor->scale) ignored_.push_back(tensor->scale->name);
-}
+void TensorUsage::ignore(std::string_view name_or_scope) { ignored_.emplace_back(name_or_scope); }
 
 std::vector<std::string> TensorUsage::unused(const std::vector<std::string>& ignore_patterns) const {
   const auto skipped = [&](const std::string& name) {
@@ -108,9 +105,12 @@ std::vector<std::string> TensorUsage::unused(const std::vector<std::string>& ign
     return std::any_of(ignore_patterns.begin(), ignore_patterns.end(), matches) ||
            std::any_of(known_extras().begin(), known_extras().end(), matches);
   };
+  std::set<std::string_view> skipped_scales;
+  for (const auto& [name, tensor] : checkpoint_.tensors())
+    if (tensor.scale && skipped(name)) skipped_scales.insert(tensor.scale->name);
   std::vector<std::string> names;
   for (const auto& [name, tensor] : checkpoint_.tensors())
-    if (!used_.contains(&tensor) && !skipped(name)) names.push_back(name);
+    if (!used_.contains(&tensor) && !skipped(name) && !skipped_scales.contains(name)) names.push_back(name);
   return names;
 }
 

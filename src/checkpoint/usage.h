@@ -28,7 +28,7 @@ class TensorUsage {
   const TensorInfo* take_optional(std::string_view name, const std::vector<int64_t>& shape);
   // Whether the checkpoint has it; takes nothing.
   bool has(std::string_view name) const { return checkpoint_.find(name) != nullptr; }
-  // Marks a tensor and its scale, or everything below a name, as known and not needed.
+  // Marks a tensor, or everything below a name, as known and not needed.
   void ignore(std::string_view name_or_scope);
 
   // One error for everything absent, misshapen or of the wrong kind (the first ten of each and the counts). Tensors
