@@ -147,6 +147,9 @@ void add_engine_options(CLI::App* app, EngineOptions& o) {
       ->type_name("MS")
       ->check(CLI::NonNegativeNumber)
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+  add_number(app, "--rank-deadline", o.rank_deadline,
+             "Seconds without a word from a rank in another process, after which all of them end (docs/ranks.md)", 1,
+             86400);
   app->add_option("--seed", o.seed, "Seed of requests without one; -1: random for each")
       ->type_name("N")
       ->check(CLI::Range(int64_t{-1}, std::numeric_limits<int64_t>::max()))

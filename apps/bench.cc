@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstdio>
 
+#include "api/follow.h"
 #include "api/speculative_config.h"
 #include "bench_prompts.h"
 #include "bench_run.h"
@@ -269,6 +270,11 @@ Result<Arguments> with_modes(Arguments a) {
       return fail(Code::invalid_argument, "--modes ", mode, " cannot be combined with other modes, --details or --ops");
   if (has("ranks") && a.engine.tp_size * a.engine.pp_size * a.engine.ep_size == 1)
     return fail(Code::invalid_argument, "--modes ranks needs more than one rank: --tp-size, --ep-size or --pp-size");
+  if ((compares || a.details) && ranks_are_processes())
+    return fail(
+        Code::unsupported, compares ? "--modes speculation" : "--details",
+        " loads several engines, and ranks in processes run one; measure with ranks in one process, or with other "
+        "--modes");
   if (!compares && !a.prompts.empty())
     return fail(Code::invalid_argument,
                 "--prompts is for --modes speculation, which needs a --speculative-config that drafts");

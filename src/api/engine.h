@@ -270,6 +270,8 @@ class Engine {
   virtual void hold() = 0;
   virtual void release() = 0;
 
+  // An error (unavailable) once nothing can be computed any more, since ranks in other processes were lost. Any thread.
+  virtual Status health() const = 0;
   virtual EngineMetrics metrics() const = 0;
   // Where the time of steps went since the start, in decode steps or in the others. Empty unless
   // EngineOptions::measure_ops.

@@ -115,8 +115,10 @@ ModelInfo model_info(const std::string& path, const Model& model, int threads, i
 Result<std::unique_ptr<Engine>> Engine::load(const std::string& path, const EngineOptions& given,
                                              const Progress& progress) {
   EngineOptions options = given;
-  WEFT_TRY(std::shared_ptr<ProcessRanks> processes, take_processes());
+  WEFT_TRY(std::shared_ptr<ProcessRanks> processes, take_processes(options));
   Status ready = check_options(options);
+  if (processes && processes->rank() > 0)
+    ready = fail(Code::unsupported, "a process that follows rank 0 calls follow_rank_0() and loads no engine");
   ProcessorKinds processors;
   if (ready.ok()) {
     auto kinds = load_logits_plugins(options.logits_processors, options.logits_processor_kinds);
@@ -152,7 +154,6 @@ Result<std::unique_ptr<Engine>> Engine::load(const std::string& path, const Engi
   WEFT_TRY(std::unique_ptr<EngineCore> running,
            EngineCore::create(std::move(model), std::move(loaded.ranks), core, std::move(loaded.draft),
                               std::move(loaded.draft_ranks)));
-  if (processes) processes->on_failure([core = running.get()](const std::string& why) { core->fail(why); });
   info.max_seq_len = running->options().max_seq_len;
   if (info.max_seq_len < options.max_seq_len)
     return fail(Code::resource_exhausted, "--max-seq-len ", options.max_seq_len, " does not fit: the KV cache of ",

@@ -63,6 +63,7 @@ Status check_numbers(const EngineOptions& o) {
   for (const auto& [option, value] : {std::pair("tp-size", o.tp_size), {"pp-size", o.pp_size}, {"ep-size", o.ep_size}})
     WEFT_RETURN_IF_ERROR(in_range(option, value, 1, 64));
   WEFT_RETURN_IF_ERROR(in_range("kv-cache-events", o.kv_cache_events, 0, 1 << 24));
+  WEFT_RETURN_IF_ERROR(in_range("rank-deadline", o.rank_deadline, 1, 86400));
   WEFT_RETURN_IF_ERROR(in_range("tokens-per-block", o.tokens_per_block, 1, 1024));
   if ((o.tokens_per_block & (o.tokens_per_block - 1)) != 0)
     return fail(Code::invalid_argument, "--tokens-per-block must be a power of two, not ", o.tokens_per_block)

@@ -62,6 +62,7 @@ struct EngineOptions {
   // Attention data parallelism: prompts may wait for others, so that no rank is idle while some compute theirs, up to a
   // tenth of this, the time to the first token that is aimed at; 0: they never wait
   double ttft_target_ms = 0;
+  int rank_deadline = 30;  // seconds without a word from a rank in another process, after which all of them end
   std::vector<std::string> allowed_media_domains;  // hosts that images may be fetched from; empty: data: URLs only
   GenerationConfig generation_config = GenerationConfig::automatic;
   int64_t seed = -1;  // of requests without one; -1: random for each

@@ -49,7 +49,9 @@ Result<std::unique_ptr<ModelRunner>> ModelRunner::create(Model model, std::optio
                                                          RunnerOptions options) {
   if (ranks.processes() && !share_options(*ranks.processes(), options)) return std::unique_ptr<ModelRunner>();
   std::unique_ptr<ModelRunner> runner(new ModelRunner(std::move(model), ranks, std::move(options)));
-  WEFT_RETURN_IF_ERROR(runner->allocate(std::move(draft), draft_ranks));
+  Status ready = runner->allocate(std::move(draft), draft_ranks);
+  if (ranks.processes()) ready = ranks.processes()->agree(ready);
+  WEFT_RETURN_IF_ERROR(ready);
   return runner;
 }
 
