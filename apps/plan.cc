@@ -64,13 +64,17 @@ Status trace_requests(const Arguments& arguments, Engine& engine, PlanTrace& tra
   return writer.finish();
 }
 
-// A draft's plan follows from the files of both, so they are loaded.
+// A draft's plan follows from the files of both, so they are loaded. Of ranks it is the first one's share of the model
+// and the last one's of the draft.
 Status print_with_draft(const Arguments& arguments, const EngineLoader& load) {
-  if (!rank_layout(arguments.engine).single() || arguments.json || arguments.estimate.summary)
+  if (arguments.json || arguments.estimate.summary)
     return fail(Code::invalid_argument,
-                "--speculative-config prints the plans of the model and its draft on one rank, without an estimate: "
-                "leave out --json, --summary and the options of ranks");
+                "--speculative-config prints the plans of the model and its draft, without an estimate: leave out "
+                "--json and --summary");
   WEFT_TRY(const std::unique_ptr<Engine> engine, load_model(arguments, load));
+  const int ranks = rank_layout(arguments.engine).size();
+  if (ranks > 1)
+    print_out("rank 0 of " + std::to_string(ranks) + ", and of a draft rank " + std::to_string(ranks - 1) + "\n");
   print_out(engine->plan_text());
   return {};
 }
@@ -80,6 +84,9 @@ Status print_with_draft(const Arguments& arguments, const EngineLoader& load) {
 Status plan_command(const Arguments& arguments, const EngineLoader& load) {
   if (arguments.trace.empty() && arguments.engine.speculative_config.empty()) return estimate_plan(arguments);
   if (arguments.trace.empty()) return print_with_draft(arguments, load);
+  if (!rank_layout(arguments.engine).single())
+    return fail(Code::unsupported,
+                "--trace writes the values of one rank: leave out --tp-size, --ep-size and --pp-size");
   WEFT_RETURN_IF_ERROR(check_requests_path(arguments.requests));
   Arguments traced = arguments;
   traced.engine.trace = std::make_shared<PlanTrace>(arguments.trace_filter);

@@ -28,8 +28,7 @@ Result<RankPlaces> places_of(const EngineOptions& engine, int nodes) {
 // "rank 0 of 8: stage 1 of 2 (layers 0 to 30), share 1 of 4", and its ops.
 std::string ops_of(const RecordedPlan& recorded, const Plan& share, const Estimate& e) {
   const RankLayout& layout = e.places.layout;
-  const Plan plan = stage_of(recorded.prepared(share), e.stages.front()).plan;
-  const std::string text = plan_to_text(plan, recorded.form);
+  const std::string text = plan_to_text(recorded.prepared(share), recorded.form);
   if (layout.single()) return text;
   return "rank 0 of " + std::to_string(layout.size()) + ": stage 1 of " + std::to_string(layout.pipeline) +
          " (layers 0 to " + std::to_string(e.stages.front().second - 1) + "), share 1 of " +
@@ -58,22 +57,15 @@ Result<Estimate> make_estimate(const RecordedPlan& recorded, const EngineOptions
   e.machine = machine_of(options);
   WEFT_TRY(e.places, places_of(engine, options.nodes));
   const RankLayout& layout = e.places.layout;
-  WEFT_TRY(e.stages, cut_layers(recorded.plan, layout.pipeline, recorded.form));
   e.decode = {.name = "decode", .shape = {options.batch_size, 1, options.context_tokens}};
   e.prompt = {.name = "prompt", .shape = {layout.homes(), options.prompt_tokens, options.prompt_tokens}};
-  const auto ranks = static_cast<size_t>(layout.size());
-  e.held.resize(ranks), e.decode.ranks.resize(ranks), e.prompt.ranks.resize(ranks);
-  for (int index = 0; index < layout.tensor; ++index) {
-    WEFT_TRY(const Plan share, split_plan(recorded.plan, layout, index));
-    if (index == 0 && !options.summary) e.ops = ops_of(recorded, share, e);
-    for (int s = 0; s < layout.pipeline; ++s) {
-      const int rank = s * layout.tensor + index;
-      const Stage stage = stage_of(share, e.stages[static_cast<size_t>(s)]);
-      e.held[static_cast<size_t>(rank)] = held_bytes(stage, recorded.form, recorded.cache);
-      for (StepEstimate* step : {&e.decode, &e.prompt})
-        step->ranks[static_cast<size_t>(rank)] =
-            step_cost(stage, e.places, rank, step->shape, e.machine, recorded.form, recorded.cache);
-    }
+  for (int rank = 0; rank < layout.size(); ++rank) {
+    WEFT_TRY(const Plan share, split_plan(recorded.plan, layout, rank));
+    if (rank % layout.tensor == 0) e.stages.push_back(layers_of(share));
+    if (rank == 0 && !options.summary) e.ops = ops_of(recorded, share, e);
+    e.held.push_back(held_bytes(share, recorded.form, recorded.cache));
+    for (StepEstimate* step : {&e.decode, &e.prompt})
+      step->ranks.push_back(step_cost(share, e.places, rank, step->shape, e.machine, recorded.form, recorded.cache));
   }
   for (StepEstimate* step : {&e.decode, &e.prompt}) sum_up(*step, layout);
   return e;

@@ -25,13 +25,13 @@ struct StepEstimate {
 struct Estimate {
   RankPlaces places;
   MachineModel machine;
-  std::vector<LayerRange> stages;
-  std::vector<HeldBytes> held;  // by rank
+  std::vector<LayerRange> stages;  // the layers of each
+  std::vector<HeldBytes> held;     // by rank
   StepEstimate decode, prompt;
   std::string ops;  // of rank 0, printed
 };
 
-// Errors: those of record_plan(), split_plan() and cut_layers(), and nodes that do not divide the ranks.
+// Errors: those of split_plan(), and nodes that do not divide the ranks.
 Result<Estimate> make_estimate(const RecordedPlan& recorded, const EngineOptions& engine,
                                const EstimateArguments& options);
 

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <optional>
-#include <set>
 #include <tuple>
 
 #include "plan/cpu_executor.h"
@@ -14,7 +13,7 @@ namespace {
 
 using kernels::WeightForm;
 
-int64_t table_bytes(const Plan& plan, int table, WeightForm form) {
+int64_t table_bytes(const Plan& plan, size_t table, WeightForm form) {
   return plan.tables[table].rows * plan.table_cols[table] * (form == WeightForm::f32 ? 4 : 2);
 }
 
@@ -45,53 +44,39 @@ Traffic StepCost::sent() const {
   return sum;
 }
 
-HeldBytes held_bytes(const Stage& stage, WeightForm form, DType cache) {
-  const Plan& plan = stage.plan;
+HeldBytes held_bytes(const Plan& share, WeightForm form, DType cache) {
   HeldBytes held;
   const auto hold = [&](WeightForm as, int64_t bytes) {
     if (bytes > 0) held.weights[kernels::name(as)] += bytes;
   };
-  std::set<int> matrices, tables;
-  std::set<std::pair<int, int>> layers;
-  for (const Op& op : plan.ops) {
-    for (const int matrix : matrices_of(op)) matrices.insert(matrix);
-    if (const auto* embed = std::get_if<EmbedOp>(&op.kind); embed && embed->table >= 0) tables.insert(embed->table);
-    if (const auto* append = std::get_if<AppendOp>(&op.kind); append && append->cache.kind == CacheRef::Kind::paged)
-      layers.insert({append->cache.group, append->cache.index});
-  }
-  for (const int index : matrices) {
-    const Matrix& matrix = plan.matrices[index];
+  for (const Matrix& matrix : share.matrices) {
     hold(format_of(matrix, form).form, matrix.bytes(form));
     hold(WeightForm::f32, bias_bytes(matrix));
   }
-  for (const int table : tables) hold(form, table_bytes(plan, table, form));
-  for (const VectorWeight& vector : plan.vectors) {
-    const int layer = layer_in(vector.tensor);
-    const bool own = layer < 0 || (layer >= stage.layers.first && layer < stage.layers.second);
-    if (!vector.tensor.empty() && own) hold(WeightForm::f32, vector.size * 4);
-  }
-  for (const auto& [group, index] : layers) held.cache_per_token += cache_bytes(plan.groups[group], cache);
+  for (size_t t = 0; t < share.tables.size(); ++t) hold(form, table_bytes(share, t, form));
+  for (const VectorWeight& vector : share.vectors)
+    if (!vector.tensor.empty()) hold(WeightForm::f32, vector.size * 4);
+  for (const LayerGroup& group : share.groups) held.cache_per_token += group.layers * cache_bytes(group, cache);
   return held;
 }
 
 namespace {
 
-// Adds up the ops of one rank's stage.
+// Adds up the ops of one rank's share.
 class StepCounter {
  public:
-  StepCounter(const Stage& stage, const RankPlaces& places, int rank, const StepShape& step,
-              const MachineModel& machine, WeightForm form, DType cache)
-      : plan_(stage.plan), places_(places), rank_(rank), step_(step), machine_(machine), form_(form), cache_(cache) {
+  StepCounter(const Plan& share, const RankPlaces& places, int rank, const StepShape& step, const MachineModel& machine,
+              WeightForm form, DType cache)
+      : plan_(share), places_(places), rank_(rank), step_(step), machine_(machine), form_(form), cache_(cache) {
     const int homes = places.layout.homes();
     sequences_ = (step.sequences + homes - 1) / homes;
     const int node = places.node(rank), first = rank / places.layout.tensor * places.layout.tensor;
     for (int r = first; r < first + places.layout.tensor; ++r) sharers_ += places.node(r) == node ? 1 : 0;
   }
 
-  StepCost count(int handed_cols) {
+  StepCost count() {
     for (const Op& op : plan_.ops)
       if (!op.images_only) std::visit([&](const auto& kind) { add(kind, op); }, op.kind);
-    if (rank_ + places_.layout.tensor < places_.layout.size()) hand_on(handed_cols);
     return std::move(cost_);
   }
 
@@ -178,12 +163,7 @@ class StepCounter {
     const int64_t piece = rows_of(Rows::tokens) * plan_.storages[op.in[0].storage].cols * 4;
     exchange(op_name(op), gather_traffic(places_, rank_, piece));
   }
-  void hand_on(int cols) {
-    Traffic sent{.messages = 1, .bytes = rows_of(Rows::tokens) * cols * 4};
-    if (places_.node(rank_) != places_.node(rank_ + places_.layout.tensor))
-      sent.network_messages = 1, sent.network_bytes = sent.bytes, sent.network_rounds = 1;
-    exchange("stage", sent);
-  }
+  void add(const SendOp&, const Op& op) { exchange(op_name(op), send_traffic(places_, rank_, part_bytes(op))); }
 
   void exchange(const char* name, const Traffic& sent) {
     cost_.traffic[name] += sent;
@@ -209,9 +189,9 @@ class StepCounter {
 
 }  // namespace
 
-StepCost step_cost(const Stage& stage, const RankPlaces& places, int rank, const StepShape& step,
+StepCost step_cost(const Plan& share, const RankPlaces& places, int rank, const StepShape& step,
                    const MachineModel& machine, WeightForm form, DType cache) {
-  return StepCounter(stage, places, rank, step, machine, form, cache).count(stage.handed_cols);
+  return StepCounter(share, places, rank, step, machine, form, cache).count();
 }
 
 }  // namespace weft

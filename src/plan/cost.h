@@ -17,9 +17,9 @@
 //                      partner; from 8192 numbers on log2 n rounds with a half, a quarter, ... and one more in which
 //                      every rank sends its f / n sums to n - 1 others
 //   gather, exchange   one round: every rank's part, or a piece of it, to each of n - 1 others
-//   pipeline           a stage hands its rows to the next one: a message of rows x columns x 4 bytes from every rank to
-//                      the rank of the same number there. A step takes the sum over the stages; with as many steps
-//                      under way as there are stages, the slowest stage says how many tokens a second come out
+//   send               to the rank of the same number in the next stage: rows x columns x 4 bytes, one round. A step
+//                      takes the sum over the stages. With as many steps under way as there are stages, which weft does
+//                      not do yet, the slowest stage would say how many tokens a second come out
 #pragma once
 
 #include <cstdint>
@@ -28,7 +28,6 @@
 #include <utility>
 #include <vector>
 
-#include "base/result.h"
 #include "core/ranks.h"
 #include "plan/plan.h"
 
@@ -75,35 +74,17 @@ struct StepCost {
   double weight_bytes = 0, cache_bytes = 0, flops = 0;  // read and computed; of experts the average
   double compute_seconds = 0;                           // with the slowest rank's experts
   double message_seconds = 0;
-  std::map<std::string, Traffic> traffic;  // by op_name(), and "stage" for what goes to the next one
+  std::map<std::string, Traffic> traffic;  // by op_name()
   Traffic sent() const;
   double seconds() const { return compute_seconds + message_seconds; }
 };
 
-// The number of the decoder layer that a path names ("model.layers.3.mlp"): its first component that is a number; -1:
-// none.
-int layer_in(const std::string& path);
-// For each op of a plan the layer that it belongs to; what has no layer of its own belongs to the one before, and in
-// front of the first layer to layer 0.
-std::vector<int> layers_of(const Plan& plan);
-
-// Layers [first, last) of each of `stages` stages, so that the largest stage has as few bytes of weights as can be.
-// `form`: of matrices without a format of their own. Errors: invalid_argument for more stages than layers.
+// The decoder layers [first, last) that a share's ops belong to, as their paths count them ("model.layers.3.mlp").
 using LayerRange = std::pair<int, int>;
-Result<std::vector<LayerRange>> cut_layers(const Plan& whole, int stages, kernels::WeightForm form);
+LayerRange layers_of(const Plan& share);
 
-// The ops of a share that belong to layers [range.first, range.second), and the layers of its groups that they have;
-// for printing and counting only. `handed_cols`: columns of the values that later stages read, angles aside, which
-// every stage computes by itself.
-struct Stage {
-  Plan plan;
-  LayerRange layers;
-  int handed_cols = 0;
-};
-Stage stage_of(Plan share, LayerRange range);
-
-// `cache`: type of the KV cache.
-HeldBytes held_bytes(const Stage& stage, kernels::WeightForm form, DType cache);
+// Of a share that split_plan() made. `form`: of matrices without a format of their own; `cache`: type of the KV cache.
+HeldBytes held_bytes(const Plan& share, kernels::WeightForm form, DType cache);
 
 // How the choice of experts falls on `ranks` ranks with equal shares of them: experts with rows, and pairs of a row and
 // an expert, on the average rank and on the slowest. Of `groups` groups of experts a row chooses from `kept_groups`.
@@ -116,10 +97,12 @@ ExpertLoad expert_load(const kernels::RouteRule& rule, int ranks, int64_t rows);
 // rank).
 Traffic reduce_traffic(const RankPlaces& places, int rank, int64_t own);
 Traffic gather_traffic(const RankPlaces& places, int rank, int64_t own);
+// One message to the next stage.
+Traffic send_traffic(const RankPlaces& places, int rank, int64_t bytes);
 
-// One step on rank `rank`, of whose share `stage` is its stage's part. With attention data parallelism the step of a
-// home with the most sequences. `form`, `cache` as above.
-StepCost step_cost(const Stage& stage, const RankPlaces& places, int rank, const StepShape& step,
+// One step on rank `rank`, whose share of the plan that is. With attention data parallelism the step of a home with the
+// most sequences. `form`, `cache` as above.
+StepCost step_cost(const Plan& share, const RankPlaces& places, int rank, const StepShape& step,
                    const MachineModel& machine, kernels::WeightForm form, DType cache);
 
 }  // namespace weft

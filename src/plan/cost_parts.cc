@@ -1,10 +1,9 @@
-// The parts of cost.h that need no machine: layers and stages, what messages a collective is made of, and how tokens
-// fall on experts.
+// The parts of cost.h that need no machine: the layers of a share, what messages a collective is made of, and how
+// tokens fall on experts.
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <random>
-#include <set>
 
 #include "base/check.h"
 #include "plan/cost.h"
@@ -18,103 +17,32 @@ Traffic& Traffic::operator+=(const Traffic& other) {
   return *this;
 }
 
-int layer_in(const std::string& path) {
+namespace {
+
+// "model.layers" and 3 of "model.layers.3.mlp": the first component that is a number; -1: none.
+std::pair<std::string, int> layer_in(const std::string& path) {
   for (size_t begin = 0; begin < path.size();) {
     const size_t end = std::min(path.find('.', begin), path.size());
     const std::string part = path.substr(begin, end - begin);
     const bool number = !part.empty() && part.size() < 9 && part.find_first_not_of("0123456789") == std::string::npos;
-    if (number) return std::atoi(part.c_str());
+    if (number) return {path.substr(0, begin), std::atoi(part.c_str())};
     begin = end + 1;
   }
-  return -1;
-}
-
-std::vector<int> layers_of(const Plan& plan) {
-  std::vector<int> layers;
-  int layer = 0;
-  for (const Op& op : plan.ops) layers.push_back(layer = std::max(layer, layer_in(op.path)));
-  return layers;
-}
-
-namespace {
-
-// Of the matrices and tables, by the first layer that reads them.
-std::vector<int64_t> bytes_by_layer(const Plan& plan, kernels::WeightForm form) {
-  const std::vector<int> layers = layers_of(plan);
-  std::vector<int64_t> bytes(layers.empty() ? 1 : static_cast<size_t>(layers.back()) + 1);
-  std::set<int> known;
-  for (size_t i = 0; i < plan.ops.size(); ++i) {
-    int64_t& sum = bytes[static_cast<size_t>(layers[i])];
-    for (const int matrix : matrices_of(plan.ops[i]))
-      if (known.insert(matrix).second) sum += plan.matrices[matrix].bytes(form);
-    if (const auto* embed = std::get_if<EmbedOp>(&plan.ops[i].kind); embed && embed->table >= 0)
-      sum += plan.tables[embed->table].rows * plan.table_cols[embed->table] * 2;
-  }
-  return bytes;
+  return {"", -1};
 }
 
 }  // namespace
 
-Result<std::vector<LayerRange>> cut_layers(const Plan& whole, int stages, kernels::WeightForm form) {
-  const std::vector<int64_t> bytes = bytes_by_layer(whole, form);
-  const int layers = static_cast<int>(bytes.size());
-  if (stages > layers)
-    return fail(Code::invalid_argument, "the ", layers, " layers cannot be shared by ", stages,
-                " stages: there are more stages than layers")
-        .about("pp-size");
-  std::vector<int64_t> before(1, 0);
-  for (const int64_t layer : bytes) before.push_back(before.back() + layer);
-  // largest[s][l]: of the best cut of the first l layers into s stages, whose last one begins at from[s][l].
-  constexpr int64_t kNone = int64_t{1} << 62;
-  std::vector largest(static_cast<size_t>(stages) + 1, std::vector<int64_t>(static_cast<size_t>(layers) + 1, kNone));
-  std::vector from(static_cast<size_t>(stages) + 1, std::vector<int>(static_cast<size_t>(layers) + 1, 0));
-  largest[0][0] = 0;
-  for (int s = 1; s <= stages; ++s)
-    for (int l = s; l <= layers; ++l)
-      for (int first = s - 1; first < l; ++first) {
-        const int64_t most = std::max(largest[s - 1][first], before[l] - before[first]);
-        if (most < largest[s][l]) largest[s][l] = most, from[s][l] = first;
-      }
-  std::vector<LayerRange> ranges;
-  for (int s = stages, last = layers; s > 0; last = from[s][last], --s) ranges.push_back({from[s][last], last});
-  std::reverse(ranges.begin(), ranges.end());
-  return ranges;
-}
-
-namespace {
-
-int handed_columns(const Plan& share, const std::vector<int>& layers, int last) {
-  std::set<int> made, read;
-  for (size_t i = 0; i < share.ops.size(); ++i) {
-    const Op& op = share.ops[i];
-    const bool later = layers[i] >= last;
-    if (!later && op.out && !std::holds_alternative<RopeAnglesOp>(op.kind)) made.insert(op.out->storage);
-    for (const Value& in : op.in)
-      if (later && made.contains(in.storage)) read.insert(in.storage);
-    if (later && op.out && op.in.empty()) made.erase(op.out->storage);
+LayerRange layers_of(const Plan& share) {
+  std::string list;  // of the first layer; heads may have numbers of their own ("score.0")
+  int first = -1, last = -1;
+  for (const Op& op : share.ops) {
+    const auto [in, layer] = layer_in(op.path);
+    if (layer < 0 || std::holds_alternative<SendOp>(op.kind)) continue;  // sends have the path of the next layer
+    if (first < 0) list = in, first = layer;
+    if (in == list) first = std::min(first, layer), last = std::max(last, layer);
   }
-  int cols = 0;
-  for (const int storage : read) cols += share.storages[storage].cols;
-  return cols;
-}
-
-}  // namespace
-
-Stage stage_of(Plan share, LayerRange range) {
-  const std::vector<int> layers = layers_of(share);
-  Stage stage{std::move(share), range, 0};
-  Plan& plan = stage.plan;
-  stage.handed_cols = handed_columns(plan, layers, range.second);
-  std::vector<Op> ops;
-  for (size_t i = 0; i < plan.ops.size(); ++i)
-    if (layers[i] >= range.first && layers[i] < range.second) ops.push_back(std::move(plan.ops[i]));
-  plan.ops = std::move(ops);
-  std::vector<std::set<int>> held(plan.groups.size());
-  for (const Op& op : plan.ops)
-    if (const auto* append = std::get_if<AppendOp>(&op.kind); append && append->cache.kind == CacheRef::Kind::paged)
-      held[static_cast<size_t>(append->cache.group)].insert(append->cache.index);
-  for (size_t g = 0; g < plan.groups.size(); ++g) plan.groups[g].layers = static_cast<int>(held[g].size());
-  return stage;
+  return {std::max(first, 0), last + 1};
 }
 
 namespace {
@@ -206,6 +134,12 @@ std::vector<int> other_ranks(const RankPlaces& places, int rank) {
 Traffic gather_traffic(const RankPlaces& places, int rank, int64_t own) {
   Traffic traffic;
   add_round(places, rank, other_ranks(places, rank), own, traffic);
+  return traffic;
+}
+
+Traffic send_traffic(const RankPlaces& places, int rank, int64_t bytes) {
+  Traffic traffic;
+  add_round(places, rank, {rank + places.layout.tensor}, bytes, traffic);
   return traffic;
 }
 

@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include "plan/split.h"
+
 namespace weft {
 namespace {
 
@@ -33,9 +35,11 @@ class SmallPlan {
   }
   void add_layer(int i) {
     const std::string path = "model.layers." + std::to_string(i);
+    plan.layer_starts.push_back(plan.ops.size());
     const Value q = value(4), part = value(4), sum = value(8);
     plan.matrices.push_back({.sources = {{.tensor = path + ".q.weight", .rows = 4}}, .k = 8});
     plan.vectors.push_back({.tensor = path + ".norm.weight", .size = 8});
+    add(NormOp{.weight = i}, {x_}, x_, path + ".norm");
     add(LinearOp{.matrix = i}, {x_}, q, path + ".q.weight");
     add(AppendOp{{.index = i}}, {q, q}, std::nullopt, path);
     add(AttendOp{.cache = {.index = i}, .heads = 2}, {q}, part, path);
@@ -50,11 +54,15 @@ constexpr MachineModel kMachine{.memory_bytes = 1000, .flops = 100, .network_byt
 constexpr RankPlaces kOneRank{};
 
 TEST(Cost, LayersAreNumbersInPaths) {
-  EXPECT_EQ(layer_in("model.layers.12.mlp.experts.3.up_proj.weight"), 12);
-  EXPECT_EQ(layer_in("7"), 7);
-  EXPECT_EQ(layer_in("model.norm2.weight"), -1);
-  EXPECT_EQ(layer_in(""), -1);
-  EXPECT_EQ(layers_of(SmallPlan(2).plan), (std::vector<int>{0, 0, 0, 0, 0, 1, 1, 1, 1}));
+  EXPECT_EQ(layers_of(SmallPlan(2).plan), LayerRange(0, 2));
+  Plan plan;
+  EXPECT_EQ(layers_of(plan), LayerRange(0, 0));
+  for (const char* path : {"", "model.norm2.weight", "model.layers.12.mlp.experts.3.up_proj.weight",
+                           "model.layers.13.mlp", "score.0.weight"})
+    plan.ops.push_back({NormOp{}, {}, std::nullopt, path});
+  EXPECT_EQ(layers_of(plan), LayerRange(12, 14));
+  plan.ops.push_back({SendOp{}, {}, std::nullopt, "model.layers.14.q.weight"});  // of the layer that reads it
+  EXPECT_EQ(layers_of(plan), LayerRange(12, 14));
 }
 
 TEST(Cost, SmallSumsGoToOnePartnerARound) {
@@ -112,31 +120,22 @@ TEST(Cost, TheSlowestRankHasMoreExpertsThanTheMean) {
   EXPECT_NEAR(expert_load({.experts = 2, .chosen = 1}, 2, 2).slowest_pairs, 1.5, 0.2);
 }
 
-TEST(Cost, StagesAreLevel) {
-  Plan plan = SmallPlan(4).plan;
-  plan.tables.front().rows = 0;
-  plan.matrices[3].sources.front().rows = 12;  // as much as the other three
-  const auto two = cut_layers(plan, 2, WeightForm::f32);
-  ASSERT_TRUE(two.ok());
-  EXPECT_EQ(*two, (std::vector<LayerRange>{{0, 3}, {3, 4}}));
-  const auto one = cut_layers(plan, 1, WeightForm::f32);
-  EXPECT_EQ(*one, (std::vector<LayerRange>{{0, 4}}));
-  const auto five = cut_layers(plan, 5, WeightForm::f32);
-  ASSERT_FALSE(five.ok());
-  EXPECT_EQ(five.error().message(), "the 4 layers cannot be shared by 5 stages: there are more stages than layers");
+// Stage `stage` of two of a plan of three layers, with a rank in each.
+Plan share_of_two(int stage) {
+  Plan plan = SmallPlan(3).plan;
+  plan.matrices[2].sources.front().rows = 8;  // as much as the other two
+  return split_plan(plan, {.pipeline = 2}, stage).value();
 }
 
-TEST(Cost, StagesHoldWhatTheirOpsRead) {
-  const Plan plan = SmallPlan(3).plan;
-  const Stage first = stage_of(plan, {0, 2}), last = stage_of(plan, {2, 3});
-  EXPECT_EQ(first.handed_cols, 8);  // the sum behind layer 1
-  EXPECT_EQ(last.handed_cols, 0);
-  EXPECT_EQ(first.plan.groups.front().layers, 2);
+TEST(Cost, StagesHoldWhatTheyRead) {
+  const Plan first = share_of_two(0), last = share_of_two(1);
+  EXPECT_EQ(layers_of(first), LayerRange(0, 2));
+  EXPECT_EQ(layers_of(last), LayerRange(2, 3));
   // Two matrices of 4 x 8 and a table of 10 x 8 in 16 bits, two norms of 8 floats; a token is 8 numbers a layer.
   const HeldBytes held = held_bytes(first, WeightForm::bf16, DType::bf16);
   EXPECT_EQ(held.weights, (std::map<std::string, int64_t>{{"bfloat16", 2 * 64 + 160}, {"float32", 2 * 32}}));
   EXPECT_EQ(held.cache_per_token, 2 * 16);
-  EXPECT_EQ(held_bytes(last, WeightForm::f32, DType::f32).weight_bytes(), 128 + 32);
+  EXPECT_EQ(held_bytes(last, WeightForm::f32, DType::f32).weight_bytes(), 8 * 8 * 4 + 32);
   EXPECT_EQ(held_bytes(last, WeightForm::f32, DType::i8).cache_per_token, 8 + 2 * 4);
 }
 
@@ -148,8 +147,7 @@ TEST(Cost, AStepOfOneRank) {
   //   bytes
   Plan plan = SmallPlan(1).plan;
   plan.ops.pop_back();
-  const Stage stage = stage_of(plan, {0, 1});
-  const StepCost cost = step_cost(stage, kOneRank, 0, {2, 3, 5}, kMachine, WeightForm::f32, DType::f32);
+  const StepCost cost = step_cost(plan, kOneRank, 0, {2, 3, 5}, kMachine, WeightForm::f32, DType::f32);
   EXPECT_DOUBLE_EQ(cost.weight_bytes, 192 + 128);
   EXPECT_DOUBLE_EQ(cost.cache_bytes, 320);
   EXPECT_DOUBLE_EQ(cost.flops, 384 + 768);
@@ -160,38 +158,43 @@ TEST(Cost, AStepOfOneRank) {
 
 TEST(Cost, WindowsSeeTheirSpan) {
   // 3 rows see 4 tokens each, and together 6 different ones.
-  const Stage stage = stage_of(SmallPlan(1, CacheSpec::Kind::window, 4).plan, {0, 1});
-  const StepCost cost = step_cost(stage, kOneRank, 0, {1, 3, 10}, kMachine, WeightForm::f32, DType::f32);
+  const Plan plan = SmallPlan(1, CacheSpec::Kind::window, 4).plan;
+  const StepCost cost = step_cost(plan, kOneRank, 0, {1, 3, 10}, kMachine, WeightForm::f32, DType::f32);
   EXPECT_DOUBLE_EQ(cost.cache_bytes, 6 * 32);
   EXPECT_DOUBLE_EQ(cost.flops, 3 * 64 + 12 * 32);
 }
 
 TEST(Cost, MessagesTakeTheNetworkOrTheMemory) {
   // The part of 6 rows of 4 floats, 96 bytes, goes to the other rank.
-  const Stage stage = stage_of(SmallPlan(1).plan, {0, 1});
+  const Plan plan = SmallPlan(1).plan;
   const RankLayout layout{.tensor = 2, .experts = 2};
-  const StepCost far = step_cost(stage, {layout, 2}, 0, {2, 3, 5}, kMachine, WeightForm::f32, DType::f32);
+  const StepCost far = step_cost(plan, {layout, 2}, 0, {2, 3, 5}, kMachine, WeightForm::f32, DType::f32);
   EXPECT_DOUBLE_EQ(far.message_seconds, 9.6 + 0.5);
   EXPECT_EQ(far.traffic.at("all_reduce"),
             (Traffic{.messages = 1, .bytes = 96, .network_messages = 1, .network_bytes = 96, .network_rounds = 1}));
-  const StepCost near = step_cost(stage, {layout, 1}, 0, {2, 3, 5}, kMachine, WeightForm::f32, DType::f32);
+  const StepCost near = step_cost(plan, {layout, 1}, 0, {2, 3, 5}, kMachine, WeightForm::f32, DType::f32);
   EXPECT_DOUBLE_EQ(near.message_seconds, 0.096);
   EXPECT_DOUBLE_EQ(near.seconds(), near.compute_seconds + 0.096);
   // Four ranks on two nodes: 96 bytes on the node, then both ranks of a node send theirs through its network.
   const StepCost both =
-      step_cost(stage, {{.tensor = 4, .experts = 4}, 2}, 0, {2, 3, 5}, kMachine, WeightForm::f32, DType::f32);
+      step_cost(plan, {{.tensor = 4, .experts = 4}, 2}, 0, {2, 3, 5}, kMachine, WeightForm::f32, DType::f32);
   EXPECT_DOUBLE_EQ(both.message_seconds, 0.096 + 2 * 9.6 + 0.5);
 }
 
 TEST(Cost, AStageHandsItsRowsOn) {
-  // 2 rows of 8 floats to the rank of the same number in the next stage; the last stage keeps its own.
-  const Plan plan = SmallPlan(2).plan;
-  const RankPlaces places{{.tensor = 1, .experts = 1, .pipeline = 2}, 2};
-  const StepCost first = step_cost(stage_of(plan, {0, 1}), places, 0, {2, 1, 5}, kMachine, WeightForm::f32, DType::f32);
-  EXPECT_EQ(first.traffic.at("stage"),
-            (Traffic{.messages = 1, .bytes = 64, .network_messages = 1, .network_bytes = 64, .network_rounds = 1}));
-  const StepCost last = step_cost(stage_of(plan, {1, 2}), places, 1, {2, 1, 5}, kMachine, WeightForm::f32, DType::f32);
-  EXPECT_FALSE(last.traffic.contains("stage"));
+  // 2 rows of the 8 floats behind layer 1, to the rank of the same number in the next stage, and at its own expense.
+  const RankPlaces places{{.pipeline = 2}, 2};
+  const StepCost first = step_cost(share_of_two(0), places, 0, {2, 1, 5}, kMachine, WeightForm::f32, DType::f32);
+  const Traffic sent{.messages = 1, .bytes = 64, .network_messages = 1, .network_bytes = 64, .network_rounds = 1};
+  EXPECT_EQ(first.traffic.at("send"), sent);
+  EXPECT_DOUBLE_EQ(first.message_seconds, 6.4 + 0.5);
+  const StepCost last = step_cost(share_of_two(1), places, 1, {2, 1, 5}, kMachine, WeightForm::f32, DType::f32);
+  EXPECT_FALSE(last.traffic.contains("send"));
+  EXPECT_DOUBLE_EQ(last.message_seconds, 0);
+  // On one node, 64 bytes at 1000 a second.
+  const StepCost near =
+      step_cost(share_of_two(0), {{.pipeline = 2}}, 0, {2, 1, 5}, kMachine, WeightForm::f32, DType::f32);
+  EXPECT_DOUBLE_EQ(near.message_seconds, 0.064);
 }
 
 TEST(Cost, HomesHaveTheirShareOfTheSequences) {
@@ -205,7 +208,7 @@ TEST(Cost, HomesHaveTheirShareOfTheSequences) {
   plan.ops.push_back({GatherRowsOp{}, {part}, all, "model.layers.0"});
   plan.ops.push_back({ReduceScatterOp{}, {all}, sum, "model.layers.0"});
   const RankPlaces places{{.tensor = 2, .experts = 2, .attention_dp = true}, 1};
-  const StepCost cost = step_cost(stage_of(plan, {0, 1}), places, 0, {3, 1, 5}, kMachine, WeightForm::f32, DType::f32);
+  const StepCost cost = step_cost(plan, places, 0, {3, 1, 5}, kMachine, WeightForm::f32, DType::f32);
   EXPECT_DOUBLE_EQ(cost.cache_bytes, 2 * 5 * 32);
   EXPECT_EQ(cost.traffic.at("gather_rows"), (Traffic{.messages = 1, .bytes = 2 * 16}));
   EXPECT_EQ(cost.traffic.at("reduce_scatter"), (Traffic{.messages = 1, .bytes = 2 * 16}));

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "plan/cost.h"
+#include "plan/split.h"
 #include "runtime/model.h"
 #include "support/reference_case.h"
 
@@ -31,7 +32,7 @@ TEST_P(RecordedPlans, HaveTheFormatsAndBytesOfLoadedOnes) {
   expect_formats(headers->plan, model->whole);
   EXPECT_EQ(headers->cache, model->kv_dtype);
 
-  const HeldBytes held = held_bytes(stage_of(headers->plan, {0, 1 << 20}), headers->form, headers->cache);
+  const HeldBytes held = held_bytes(headers->plan, headers->form, headers->cache);
   EXPECT_EQ(held.cache_per_token, kv_bytes_per_token(model->whole.groups, model->kv_dtype));
   // Packed matrices end in whole panels; tables may lie in the mapped file, which weight_bytes() leaves out.
   int64_t matrices = 0, packed = 0;
@@ -40,6 +41,26 @@ TEST_P(RecordedPlans, HaveTheFormatsAndBytesOfLoadedOnes) {
     packed += static_cast<int64_t>(matrix.panel_bytes) * ((matrix.out + matrix.panel - 1) / matrix.panel);
   EXPECT_LE(matrices, packed);
   EXPECT_GE(held.weight_bytes(), matrices);
+}
+
+TEST_P(RecordedPlans, AreCutIntoStagesOfAllLayers) {
+  const auto recorded = record_plan(test_data("golden/" + GetParam()), {});
+  ASSERT_TRUE(recorded.ok()) << recorded.error().to_string();
+  const auto layers = static_cast<int>(recorded->plan.layer_starts.size());
+  EXPECT_EQ(layers_of(recorded->plan), LayerRange(0, layers));
+  const auto whole = held_bytes(recorded->plan, recorded->form, recorded->cache);
+  int64_t cache = 0;
+  for (int stage = 0, done = 0; stage < 2 && layers > 1; ++stage) {
+    const auto share = split_plan(recorded->plan, {.pipeline = 2}, stage);
+    ASSERT_TRUE(share.ok()) << share.error().to_string();
+    EXPECT_EQ(layers_of(*share).first, done);
+    done = layers_of(*share).second;
+    EXPECT_EQ(done == layers, stage == 1);
+    const HeldBytes held = held_bytes(*share, recorded->form, recorded->cache);
+    EXPECT_LT(held.weight_bytes(), whole.weight_bytes());
+    cache += held.cache_per_token;
+    EXPECT_EQ(cache == whole.cache_per_token, stage == 1 || whole.cache_per_token == 0);
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(, RecordedPlans, ::testing::ValuesIn(reference_case_names()), test_name);
@@ -56,7 +77,7 @@ TEST(RecordedPlan, Fp8IsAnnouncedByTheConfiguration) {
   ASSERT_TRUE(published.ok()) << published.error().to_string();
   // 671 billion weights: a byte each and a float for every 128, but for the table, the head, the routers, and the half
   // of kv_b_proj that is read by columns.
-  const HeldBytes held = held_bytes(stage_of(published->plan, {0, 61}), published->form, published->cache);
+  const HeldBytes held = held_bytes(published->plan, published->form, published->cache);
   EXPECT_NEAR(static_cast<double>(held.weights.at("fp8")), 671e9 * (1 + 4.0 / 128), 10e9);
   // 512 + 64 numbers of 16 bits a layer.
   EXPECT_EQ(held.cache_per_token, 61 * 576 * 2);

@@ -260,6 +260,7 @@ TEST_F(Commands, PlanTrace) {
       {{"--requests", path("in.jsonl")}, 2, "--trace"},
       {{"--trace-filter", "model"}, 2, "--trace"},
       {{"--trace", none, "--requests", path("absent.jsonl")}, 1, "no file"},
+      {{"--trace", none, "--requests", path("in.jsonl"), "--pp-size", "2"}, 1, "leave out --tp-size"},
       {{"--trace", none, "--requests", path("in.jsonl"), "--trace-filter", "x"}, 1, "--trace-filter x: no value"},
   };
   for (const auto& [words, status, says] : wrong) {
@@ -292,6 +293,10 @@ TEST_F(Commands, PlanFromAConfigurationAlone) {
   EXPECT_TRUE(share.out.starts_with("rank 0 of 2: stage 1 of 1 (layers 0 to 1), share 1 of 2\n")) << share.out;
   EXPECT_NE(share.out.find(" all_reduce "), std::string::npos) << share.out;
   EXPECT_NE(share.out.find("decode of 3 sequences"), std::string::npos) << share.out;
+  const Outcome stage = weft({"plan", path("model"), "--tp-size", "2", "--pp-size", "2"});
+  EXPECT_TRUE(stage.out.starts_with("rank 0 of 4: stage 1 of 2 (layers 0 to 0), share 1 of 2\n")) << stage.out;
+  EXPECT_NE(stage.out.find(" send "), std::string::npos) << stage.out;
+  EXPECT_EQ(stage.out.find("model.layers.1.mlp"), std::string::npos) << stage.out;
   const Outcome summary = weft({"plan", path("model"), "--summary"});
   EXPECT_TRUE(summary.out.starts_with("Estimate; ")) << summary.out;
 }
@@ -325,13 +330,14 @@ TEST_F(Commands, PlanCountsWhatRanksHoldAndSend) {
   EXPECT_EQ(integer(slowest->find("traffic")->find("all_gather"), "bytes"), 8 * 160 * 4);
   EXPECT_EQ(integer(two.find("decode")->find("sent"), "messages"), 2 * 5);
 
-  // A stage has a layer and what is before or behind it; the last norm is counted in both.
+  // The first stage has the table and a layer with its two norms.
   const Json stages = report({"--pp-size", "2", "--dtype", "float32"});
   rank = &stages.find("ranks")->items().at(0);
-  EXPECT_EQ(integer(rank, "weight_bytes"), 2 * (40960 + 81920) + 3 * 256);
+  EXPECT_EQ(integer(rank, "weight_bytes"), 2 * (40960 + 81920) + 2 * 256);
   EXPECT_EQ(integer(rank, "layers"), 1);
+  EXPECT_EQ(integer(&stages.find("ranks")->items().at(1), "first_layer"), 1);
   slowest = &stages.find("decode")->find("slowest_ranks")->items().at(0);
-  EXPECT_EQ(integer(slowest->find("traffic")->find("stage"), "bytes"), 8 * 64 * 4);
+  EXPECT_EQ(integer(slowest->find("traffic")->find("send"), "bytes"), 8 * 64 * 4);
 }
 
 TEST_F(Commands, PlanRefusesWhatCannotBeShared) {
@@ -343,7 +349,7 @@ TEST_F(Commands, PlanRefusesWhatCannotBeShared) {
   } wrong[] = {
       {{"--tp-size", "4"}, 1, "the 2 attention heads of model.layers.1.self_attn.o_proj.weight cannot be shared by 4"},
       {{"--tp-size", "2", "--nodes", "3"}, 1, "--nodes 3 does not divide the 2 ranks"},
-      {{"--pp-size", "3"}, 1, "the 2 layers cannot be shared by 3 stages"},
+      {{"--pp-size", "3"}, 1, "the model's 2 layers cannot be cut into 3 stages"},
       {{"--memory-bandwidth", "0"}, 2, "--memory-bandwidth"},
       {{"--speculative-config", R"({"method": "ngram"})", "--json"}, 1, "leave out --json"},
       {{"--nods", "2"}, 2, "did you mean --nodes?"},
