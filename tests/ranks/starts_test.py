@@ -70,7 +70,8 @@ class Starts(unittest.TestCase):
 
     def test_a_checkpoint_that_one_rank_lacks(self):
         program = for_rank_1("no_model", '  set -- "${@//llama-3.1/absent}"')
-        self.told_once(r"the ranks differ: checkpoint is [0-9a-f]{16} on rank 0 \(.+\) and there is no model at .*absent",
+        self.told_once(r"the ranks differ: checkpoint is [0-9a-f]{16} on rank 0 \(.+\) and there is no model at "
+                       r".*absent",
                        *batch("--tp-size", 2), program=program)
 
     def test_an_option_that_one_rank_does_not_know(self):
@@ -90,7 +91,8 @@ class Starts(unittest.TestCase):
         self.told_once(r"^weft: .*no-weights", *batch("--tp-size", 2, model=copy))
 
     def test_numbers_of_ranks_that_are_not_equal(self):
-        self.told_once(r"2 processes were started for 4 ranks \(--tp-size 4 times --pp-size 1\)", *batch("--tp-size", 4))
+        self.told_once(r"2 processes were started for 4 ranks \(--tp-size 4 times --pp-size 1\)",
+                       *batch("--tp-size", 4))
         self.told_once(r"2 processes were started for 1 rank ", *batch())
 
     def test_a_share_that_the_model_does_not_have(self):
