@@ -136,7 +136,10 @@ void add_engine_options(CLI::App* app, EngineOptions& o) {
       ->allow_extra_args(false);
   add_number(app, "--tp-size", o.tp_size, "Tensor parallel ranks", 1, 1024);
   add_number(app, "--pp-size", o.pp_size, "Pipeline parallel ranks", 1, 1024);
-  add_number(app, "--ep-size", o.ep_size, "Expert parallel ranks", 1, 1024);
+  add_number(
+      app, "--ep-size", o.ep_size,
+      "Sets of ranks with different experts; the ranks of a set share each expert's width; 0: as many as possible", 0,
+      1024);
   add_switch(app, "--enable-attention-dp", o.enable_attention_dp, "Attention data parallelism");
   app->add_option("--seed", o.seed, "Seed of requests without one; -1: random for each")
       ->type_name("N")

@@ -51,6 +51,10 @@ Status check_numbers(const EngineOptions& o) {
     return fail(Code::invalid_argument,
                 "--max-step-ms cuts prompts into pieces, which --enable-chunked-prefill off forbids")
         .about("max-step-ms");
+  if (o.ep_size > 0 && o.ep_size < o.tp_size && o.tp_size % o.ep_size != 0)
+    return fail(Code::invalid_argument, "--ep-size ", o.ep_size, " does not divide --tp-size ", o.tp_size,
+                ": every set of ranks must have as many of them")
+        .about("ep-size");
   WEFT_RETURN_IF_ERROR(in_range("kv-cache-events", o.kv_cache_events, 0, 1 << 24));
   WEFT_RETURN_IF_ERROR(in_range("tokens-per-block", o.tokens_per_block, 1, 1024));
   if ((o.tokens_per_block & (o.tokens_per_block - 1)) != 0)

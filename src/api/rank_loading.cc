@@ -183,8 +183,10 @@ Status check_layout(const RankLayout& layout, const ProcessRanks* processes) {
 
 RankLayout rank_layout(const EngineOptions& options) {
   const int tensor = std::max(options.tp_size, options.ep_size);
-  return {
-      .tensor = tensor, .experts = tensor, .pipeline = options.pp_size, .attention_dp = options.enable_attention_dp};
+  return {.tensor = tensor,
+          .experts = options.ep_size,
+          .pipeline = options.pp_size,
+          .attention_dp = options.enable_attention_dp};
 }
 
 Result<std::shared_ptr<ProcessRanks>> take_processes() {

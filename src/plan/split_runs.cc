@@ -16,18 +16,19 @@ namespace {
 
 constexpr int kBlock = 16, kBlocksEach = 4, kMaxTokens = 64;
 
-Result<std::vector<PlanShare>> load(const Plan& recorded, const std::shared_ptr<const Checkpoint>& checkpoint,
-                                    const RankTeam& team, const RunOptions& options) {
+Result<PlanShares> load(const Plan& recorded, const std::shared_ptr<const Checkpoint>& checkpoint, const RankTeam& team,
+                        const RunOptions& options) {
   const Plan plan = choose_formats(recorded, *checkpoint, options.formats);
-  std::vector<PlanShare> shares;
-  shares.reserve(static_cast<size_t>(team.ranks()));
+  PlanShares shares;
+  shares.ranks.reserve(static_cast<size_t>(team.ranks()));
   for (int rank = 0; rank < team.ranks(); ++rank) {
     WEFT_TRY(Plan share, split_plan(plan, team.layout(), rank));
-    shares.push_back({prepare_plan(std::move(share), *options.table, options.formats.form), {}});
+    shares.ranks.push_back({prepare_plan(std::move(share), *options.table, options.formats.form), {}});
+    PlanShare& own = shares.ranks.back();
     LoadOptions load{.form = options.formats.form, .quantize = options.formats.quantize, .pack = options.pack};
-    if (rank > 0) load.other_plan = &shares.front().plan, load.other = &shares.front().weights;
+    if (rank > 0) load.others = {{&shares.first().plan, &shares.first().weights}};
     load.first_thread = rank * team.threads_per_rank(), load.threads = team.threads_per_rank();
-    WEFT_TRY(shares.back().weights, load_weights(shares.back().plan, checkpoint, *options.table, team.threads(), load));
+    WEFT_TRY(own.weights, load_weights(own.plan, checkpoint, *options.table, team.threads(), load));
   }
   return shares;
 }
@@ -176,7 +177,7 @@ RankedRun run_on_ranks(const Plan& recorded, const std::shared_ptr<const Checkpo
   result.shares = std::move(*shares);
   const size_t sequences = options.home_of.size();
   result.outputs.resize(sequences), result.taps.resize(sequences);
-  Caches caches = reserve(result.shares, options.cache, sequences);
+  Caches caches = reserve(result.shares.ranks, options.cache, sequences);
   RankedExecutor executor(result.shares, *options.table, team, caches.ranks,
                           {kMaxTokens, kMaxTokens, static_cast<int>(sequences), kBlock * kBlocksEach});
   if (recorded.cross_group) write_images(executor, recorded, options);

@@ -31,7 +31,7 @@ struct RunOptions {
 
 struct RankedRun {
   std::string error;
-  std::vector<PlanShare> shares;
+  PlanShares shares;
   // The bits of the output at every token of each sequence, and those of the taps.
   std::vector<std::vector<uint32_t>> outputs, taps;
 };
