@@ -134,13 +134,22 @@ void add_engine_options(CLI::App* app, EngineOptions& o) {
   app->add_option("--logits-processor", o.logits_processors, "Plugin that changes logits; may be repeated")
       ->type_name("PLUGIN.so")
       ->allow_extra_args(false);
-  add_number(app, "--tp-size", o.tp_size, "Tensor parallel ranks", 1, 1024);
-  add_number(app, "--pp-size", o.pp_size, "Pipeline parallel ranks", 1, 1024);
-  add_number(
-      app, "--ep-size", o.ep_size,
-      "Sets of ranks with different experts; the ranks of a set share each expert's width; 0: as many as possible", 0,
-      1024);
-  add_switch(app, "--enable-attention-dp", o.enable_attention_dp, "Attention data parallelism");
+  add_number(app, "--tp-size", o.tp_size, "Ranks that share each layer: heads, widths, vocabulary, experts", 1, 64);
+  add_number(app, "--pp-size", o.pp_size, "Pipeline stages, which have the layers in turn", 1, 64);
+  add_number(app, "--ep-size", o.ep_size,
+             "Sets of ranks with different experts, whose width the ranks of a set share; 0: as many as can be", 0, 64);
+  add_switch(app, "--enable-attention-dp", o.enable_attention_dp,
+             "Every rank of a stage computes sequences of its own, and they share the experts alone");
+  app->add_option(
+         "--ttft-target-ms", o.ttft_target_ms,
+         "Attention data parallelism: prompts may wait a tenth of this for others, so that no rank is idle; 0: "
+         "never")
+      ->type_name("MS")
+      ->check(CLI::NonNegativeNumber)
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+  add_number(app, "--rank-deadline", o.rank_deadline,
+             "Seconds without a word from a rank in another process, after which all of them end (docs/ranks.md)", 1,
+             86400);
   app->add_option("--seed", o.seed, "Seed of requests without one; -1: random for each")
       ->type_name("N")
       ->check(CLI::Range(int64_t{-1}, std::numeric_limits<int64_t>::max()))
@@ -191,12 +200,13 @@ void add_bench(CLI::App* bench, Arguments& a) {
   bench
       ->add_option("--modes", a.bench_modes,
                    "What to measure: prefill, decode, serving; or speculation: speed with --speculative-config beside "
-                   "speed without, and how many drafts are accepted. Default: prefill,decode, and with "
-                   "--speculative-config speculation")
+                   "speed without, and how many drafts are accepted; or ranks: speed with --tp-size and the like "
+                   "beside one rank on as many threads. Default: prefill,decode, and with --speculative-config "
+                   "speculation")
       ->type_name("MODE,...")
       ->delimiter(',')
       ->allow_extra_args(false)
-      ->check(CLI::IsMember(Words{"prefill", "decode", "serving", "speculation"}).description(""));
+      ->check(CLI::IsMember(Words{"prefill", "decode", "serving", "speculation", "ranks"}).description(""));
   add_text(bench, "--prompts", a.prompts,
            "speculation: requests as of weft batch (FILE.jsonl), or a text with a prompt a line; absent: random tokens",
            "FILE");
@@ -222,6 +232,31 @@ void add_bench(CLI::App* bench, Arguments& a) {
   bench->add_flag("--json", a.json, "Print JSON");
 }
 
+CLI::Option* add_rate(CLI::App* app, const std::string& name, double& target, const std::string& help,
+                      const std::string& unit, double low) {
+  return app->add_option(name, target, help)
+      ->check(CLI::Range(low, 1e9))
+      ->type_name(unit)
+      ->capture_default_str()
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+}
+
+void add_estimate(CLI::App* plan, Arguments& a) {
+  EstimateArguments& e = a.estimate;
+  CLI::Option* const options[] = {
+      add_number(plan, "--nodes", e.nodes, "Machines that the ranks are on, as many on each", 1, 1024),
+      add_number(plan, "--batch-size", e.batch_size, "Sequences of a decode step", 1, 65536),
+      add_number(plan, "--context-tokens", e.context_tokens, "Tokens that each of them sees", 1),
+      add_number(plan, "--prompt-tokens", e.prompt_tokens, "Tokens of a prompt in a step", 1, 1 << 20),
+      add_rate(plan, "--memory-bandwidth", e.memory_gbps, "Memory that a rank reads", "GB/s", 1e-3),
+      add_rate(plan, "--flops", e.tflops, "What a rank computes", "TFLOP/s", 1e-6),
+      add_rate(plan, "--network-bandwidth", e.network_gbps, "Network out of a node", "GB/s", 1e-6),
+      add_rate(plan, "--network-latency", e.network_latency_us, "From a node to another", "US", 0),
+      plan->add_flag("--summary", e.summary, "Leave out the ops"),
+      plan->add_flag("--json", a.json, "Print the estimate as JSON")};
+  for (CLI::Option* option : options) option->group("Estimate (docs/scale.md)");
+}
+
 void add_plan(CLI::App* plan, Arguments& a) {
   CLI::Option* trace = plan->add_option("--trace", a.trace,
                                         "Run the requests' prompts and write the value of every op, in float32, as "
@@ -235,6 +270,7 @@ void add_plan(CLI::App* plan, Arguments& a) {
                             ->type_name("PREFIX")
                             ->allow_extra_args(false);
   trace->needs(requests), requests->needs(trace), filter->needs(trace);
+  add_estimate(plan, a);
 }
 
 struct Subcommand {
@@ -248,7 +284,11 @@ std::vector<Subcommand> add_commands(CLI::App& app, Arguments& a) {
     CLI::App* sub = app.add_subcommand(name, help);
     add_engine_options(sub, a.engine);
     const char* const what = "Folder of a Hugging Face checkpoint, or a .gguf file";
-    if (positional) sub->add_option("MODEL", a.model, what)->required();
+    if (command == Command::plan)
+      sub->add_option("--model,MODEL", a.model, "Folder of a Hugging Face checkpoint, a .gguf file, or a config.json")
+          ->type_name("PATH")
+          ->required();
+    else if (positional) sub->add_option("MODEL", a.model, what)->required();
     else sub->add_option("--model", a.model, what)->type_name("MODEL")->required();
     all.push_back({command, sub});
     return sub;
@@ -288,7 +328,11 @@ std::vector<Subcommand> add_commands(CLI::App& app, Arguments& a) {
   CLI::App* models = app.add_subcommand("models", "The architectures that this build runs, as a table");
   models->add_flag("--json", a.json, "Print JSON");
   all.push_back({Command::models, models});
-  add_plan(add(Command::plan, "plan", "Print the recorded step plan, and write what its ops compute", true), a);
+  add_plan(add(Command::plan, "plan",
+               "Print a rank's share of the step plan, what all ranks hold and an estimate of their speed; or write "
+               "what the ops compute",
+               true),
+           a);
 
   CLI::App* serve = add(Command::serve, "serve", "Serve the OpenAI-compatible API over HTTP", true);
   add_text(serve, "--host", a.host, "Address to listen on", "HOST");

@@ -15,6 +15,16 @@ namespace weft {
 
 enum class Command : unsigned char { run, chat, batch, score, bench, inspect, models, plan, serve };
 
+// weft plan: the steps and the machine that an estimate is made for (plan/cost.h).
+struct EstimateArguments {
+  int nodes = 1;  // that the ranks are on
+  // decode: sequences and the tokens that each sees; prompts: tokens of a chunk
+  int batch_size = 8, context_tokens = 2048, prompt_tokens = 512;
+  double memory_gbps = 300, tflops = 20;             // of a rank: 1e9 bytes/s, 1e12 FLOP/s
+  double network_gbps = 25, network_latency_us = 5;  // between nodes: 1e9 bytes/s, microseconds
+  bool summary = false;                              // the estimate without the ops
+};
+
 struct Arguments {
   Command command = Command::run;
   std::string model;
@@ -32,6 +42,7 @@ struct Arguments {
   // plan
   std::string trace;                      // the file to write; empty: none
   std::vector<std::string> trace_filter;  // what the names of the values may begin with; empty: all
+  EstimateArguments estimate;
 
   // serve
   std::string host = "127.0.0.1", served_model_name, api_key;
@@ -51,7 +62,7 @@ struct Arguments {
   bool details = false;
   bool ops = false;
 
-  bool json = false;  // bench, inspect
+  bool json = false;  // bench, inspect, models, plan
 };
 
 // What to print before leaving, and the exit status: help, or a usage error.

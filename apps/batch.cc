@@ -228,6 +228,8 @@ Status batch_command(const Arguments& arguments, const EngineLoader& load) {
       batch->finished.wait(lock, [&] { return batch->outcomes[i].done; });
       outcome = std::move(batch->outcomes[i]);
     }
+    // No line after it can be answered either, so the file does not get its name.
+    if (outcome.error && outcome.error->code() == Code::unavailable) return *std::move(outcome.error);
     WEFT_RETURN_IF_ERROR(output.write(output_line(lines[i], outcome, static_cast<size_t>(engine->info().vocab_size))));
   }
   return output.finish();

@@ -1,12 +1,14 @@
 // `weft bench`: speed of prefill (one prompt, one token), of decode (batches of sequences, between their first and last
 // token) and of serving (streams that share the beginning of their prompts), beside the limits of the machine measured
 // in the same run. Prompts are random, so that no cache helps where none is meant to. Repeated measurements give their
-// median. What speculation brings is another measurement (bench_speculation.cc).
+// median. What speculation brings and what ranks cost are measurements of their own
+// (bench_speculation.cc, bench_ranks.cc).
 #include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
 
+#include "api/follow.h"
 #include "api/speculative_config.h"
 #include "bench_prompts.h"
 #include "bench_run.h"
@@ -261,9 +263,18 @@ Result<Arguments> with_modes(Arguments a) {
     a.bench_modes = {"prefill", "decode"};
     if (speculation.most() > 0 && !a.details && !a.ops) a.bench_modes = {"speculation"};
   }
-  const bool compares = std::ranges::find(a.bench_modes, "speculation") != a.bench_modes.end();
-  if (compares && (a.bench_modes.size() > 1 || a.details || a.ops))
-    return fail(Code::invalid_argument, "--modes speculation cannot be combined with other modes, --details or --ops");
+  const auto has = [&](const char* mode) { return std::ranges::find(a.bench_modes, mode) != a.bench_modes.end(); };
+  const bool compares = has("speculation");
+  for (const char* mode : {"speculation", "ranks"})
+    if (has(mode) && (a.bench_modes.size() > 1 || a.details || a.ops))
+      return fail(Code::invalid_argument, "--modes ", mode, " cannot be combined with other modes, --details or --ops");
+  if (has("ranks") && rank_layout(a.engine).single())
+    return fail(Code::invalid_argument, "--modes ranks needs more than one rank: --tp-size, --ep-size or --pp-size");
+  if ((compares || a.details) && ranks_are_processes())
+    return fail(
+        Code::unsupported, compares ? "--modes speculation" : "--details",
+        " loads several engines, and ranks in processes run one; measure with ranks in one process, or with other "
+        "--modes");
   if (!compares && !a.prompts.empty())
     return fail(Code::invalid_argument,
                 "--prompts is for --modes speculation, which needs a --speculative-config that drafts");
@@ -322,6 +333,7 @@ Status bench_model(const Arguments& arguments, const EngineLoader& load) {
 Status bench_command(const Arguments& arguments, const EngineLoader& load) {
   WEFT_TRY(const Arguments chosen, with_modes(arguments));
   if (chosen.bench_modes[0] == "speculation") return bench_speculation(chosen, load);
+  if (chosen.bench_modes[0] == "ranks") return bench_ranks(chosen, load);
   if (chosen.details) return bench_details(chosen, load);
   return bench_model(chosen, load);
 }

@@ -1,10 +1,12 @@
-// `weft plan`: the step plan that the model recorded, as text. With --trace, the prompts of a file of requests go
-// through it one after the other, and what every op wrote is written to a file of tensors named ID/PATH.
+// `weft plan`: the step plan that the model recorded, as text, and what it asks of a machine (plan_estimate.h). With
+// --trace, the prompts of a file of requests go through it one after the other, and what every op wrote is written to a
+// file of tensors named ID/PATH.
 #include <algorithm>
 #include <future>
 
 #include "checkpoint/safetensors_writer.h"
 #include "plan/trace.h"
+#include "plan_estimate.h"
 #include "requests_file.h"
 #include "terminal.h"
 
@@ -62,14 +64,22 @@ Status trace_requests(const Arguments& arguments, Engine& engine, PlanTrace& tra
   return writer.finish();
 }
 
+// A draft's plan follows from the files of both, so they are loaded.
+Status print_with_draft(const Arguments& arguments, const EngineLoader& load) {
+  if (!rank_layout(arguments.engine).single() || arguments.json || arguments.estimate.summary)
+    return fail(Code::invalid_argument,
+                "--speculative-config prints the plans of the model and its draft on one rank, without an estimate: "
+                "leave out --json, --summary and the options of ranks");
+  WEFT_TRY(const std::unique_ptr<Engine> engine, load_model(arguments, load));
+  print_out(engine->plan_text());
+  return {};
+}
+
 }  // namespace
 
 Status plan_command(const Arguments& arguments, const EngineLoader& load) {
-  if (arguments.trace.empty()) {
-    WEFT_TRY(const std::unique_ptr<Engine> engine, load_model(arguments, load));
-    print_out(engine->plan_text());
-    return {};
-  }
+  if (arguments.trace.empty() && arguments.engine.speculative_config.empty()) return estimate_plan(arguments);
+  if (arguments.trace.empty()) return print_with_draft(arguments, load);
   WEFT_RETURN_IF_ERROR(check_requests_path(arguments.requests));
   Arguments traced = arguments;
   traced.engine.trace = std::make_shared<PlanTrace>(arguments.trace_filter);

@@ -69,6 +69,7 @@ Status score_command(const Arguments& arguments, const EngineLoader& load) {
     scores->arrived.wait(lock, [&] { return scores->results.contains(i); });
     const Result<ScoreResult> result = std::move(scores->results.extract(i).mapped());
     lock.unlock();
+    if (!result.ok() && result.error().code() == Code::unavailable) return result.error();
     if (!result.ok()) {
       print_line_error(arguments.requests, lines[i], result.error());
       continue;

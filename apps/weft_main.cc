@@ -25,8 +25,7 @@ Status dispatch(const Arguments& arguments, const EngineLoader& load) {
 }
 
 bool loads_engine(const Arguments& arguments) {
-  return arguments.command != Command::inspect && arguments.command != Command::models &&
-         arguments.command != Command::plan;
+  return arguments.command != Command::inspect && arguments.command != Command::models;
 }
 
 // Messages are one line, whatever is in a file's name.
@@ -36,29 +35,40 @@ std::string one_line(std::string text) {
   return text;
 }
 
+void print_error(const std::string& text) { std::fprintf(stderr, "weft: %s\n", one_line(text).c_str()); }
+
+// Help is printed, and an error said, once, however many ranks there are.
+int leave(const Leave& leave) {
+  if (leave.error.empty()) {
+    if (!launched_as_follower()) std::fputs(leave.out.c_str(), stdout);
+    return leave.status;
+  }
+  if (!leave_ranks(Error(Code::invalid_argument, leave.error))) return 0;  // rank 0 has the status, too
+  print_error(leave.error);
+  return leave.status;
+}
+
 }  // namespace
 
 int weft_main(int count, const char* const* words, const EngineLoader& load) {
   std::signal(SIGPIPE, SIG_IGN);  // a closed pipe is an error of the write
   const auto parsed = parse_arguments(count, words);
-  if (const Leave* leave = std::get_if<Leave>(&parsed)) {
-    if (!leave->error.empty()) std::fprintf(stderr, "weft: %s\n", one_line(leave->error).c_str());
-    std::fputs(leave->out.c_str(), stdout);
-    return leave->status;
-  }
+  if (const Leave* early = std::get_if<Leave>(&parsed)) return leave(*early);
   const Arguments& arguments = std::get<Arguments>(parsed);
   Status status;
   if (loads_engine(arguments)) {
     const auto followed = follow_rank_0(arguments.model, arguments.engine);
     if (followed.ok() && *followed) return **followed;
     if (!followed.ok()) status = followed.error();
+  } else if (launched_as_follower()) {
+    return 0;
   }
   if (status.ok()) {
     status = dispatch(arguments, load);
-    if (loads_engine(arguments)) leave_rank_0(status);
+    if (loads_engine(arguments)) leave_ranks(status);
   }
   if (status.ok()) return 0;
-  std::fprintf(stderr, "weft: %s\n", one_line(status.error().message()).c_str());
+  print_error(status.error().message());
   return 1;
 }
 

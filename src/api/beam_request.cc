@@ -86,7 +86,7 @@ bool BeamRequest::on_output(size_t beam, const SequenceOutput& output) {
   if (done_) return false;
   if (output.reason == FinishReason::error) {
     lock.unlock();
-    return fail(output.error), false;
+    return fail(Error(output.error_code, output.error)), false;
   }
   if (cached_tokens_ < 0) cached_tokens_ = output.cached_tokens;
   if (output.tokens.empty()) return true;  // a chunk of the prompt
@@ -96,7 +96,7 @@ bool BeamRequest::on_output(size_t beam, const SequenceOutput& output) {
   const Status status = advance(over);
   if (status.ok() && !over) return false;
   lock.unlock();
-  status.ok() ? deliver() : fail(status.error().message());
+  status.ok() ? deliver() : fail(status.error());
   return false;
 }
 
@@ -130,7 +130,7 @@ Status BeamRequest::follow_grammar() {
 void BeamRequest::deliver() {
   const std::vector<Beam>& found = search_.hypotheses();
   if (static_cast<int>(found.size()) < setup_.shown)
-    return fail("beam search found " + std::to_string(found.size()) + " answers, n is " + std::to_string(setup_.shown));
+    return fail(weft::fail(Code::internal, "beam search found ", found.size(), " answers, n is ", setup_.shown));
   {
     const std::lock_guard lock(mutex_);
     if (std::exchange(done_, true)) return;
@@ -152,7 +152,7 @@ void BeamRequest::deliver() {
   }
 }
 
-void BeamRequest::fail(const std::string& error) {
+void BeamRequest::fail(const Error& error) {
   std::vector<SequenceId> sequences;
   {
     const std::lock_guard lock(mutex_);
@@ -162,7 +162,7 @@ void BeamRequest::fail(const std::string& error) {
   for (const SequenceId sequence : sequences) core_.cancel(sequence);
   SequenceOutput output;
   output.reason = FinishReason::error;
-  output.error = error;
+  output.error = error.message(), output.error_code = error.code();
   for (int i = 0; i < setup_.shown; ++i) answer_->on_output(i, output);
 }
 

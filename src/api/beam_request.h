@@ -48,7 +48,7 @@ class BeamRequest : public std::enable_shared_from_this<BeamRequest> {
   Status advance(bool& over);
   Status follow_grammar();
   void deliver();
-  void fail(const std::string& error);
+  void fail(const Error& error);
 
   EngineCore& core_;
   const Setup setup_;

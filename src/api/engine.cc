@@ -283,7 +283,7 @@ bool CoreEngine::leave_score(RequestId id, const ImagePrompt& prompt, const Sequ
 
 Result<ScoreResult> CoreEngine::end_of_score(const ImagePrompt& prompt, Scored scored,
                                              const SequenceOutput& output) const {
-  if (output.reason == FinishReason::error) return Error(Code::internal, output.error);
+  if (output.reason == FinishReason::error) return Error(output.error_code, output.error);
   const Plan& plan = core_->model().plan();
   ScoreResult result =
       score_result(prompt.tokens, std::move(scored.rows), plan.output.cols, plan.head, step_separator_);

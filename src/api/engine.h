@@ -131,6 +131,14 @@ struct ScoreResult {
   std::map<std::string, ScoreTensor> tensors;
 };
 
+// What a rank of this process holds.
+struct RankInfo {
+  int rank = 0;
+  int64_t weight_bytes = 0;  // that it alone has; what ranks share counts for the first of them
+  int64_t kv_bytes_per_token = 0;
+  double load_seconds = 0;
+};
+
 struct ModelInfo {
   std::string name;  // folder or file name without extension
   std::string path;
@@ -149,7 +157,9 @@ struct ModelInfo {
   int64_t kv_cache_bytes = 0;
   std::string dtype, isa;
   int threads = 0;
-  bool generative = true;  // false: classifier or reward model
+  int rank_count = 1;           // in all processes
+  std::vector<RankInfo> ranks;  // of this process
+  bool generative = true;       // false: classifier or reward model
   bool has_chat_template = false;
   bool takes_images = false;
   // classifiers: names of the classes, in order (config.json's id2label); may be empty
@@ -260,6 +270,8 @@ class Engine {
   virtual void hold() = 0;
   virtual void release() = 0;
 
+  // An error (unavailable) once nothing can be computed any more, since ranks in other processes were lost. Any thread.
+  virtual Status health() const = 0;
   virtual EngineMetrics metrics() const = 0;
   // Where the time of steps went since the start, in decode steps or in the others. Empty unless
   // EngineOptions::measure_ops.

@@ -18,6 +18,8 @@ namespace {
 constexpr int kPrefillTokens = 512;
 // Tokens; the default of max_seq_len for models that claim more.
 constexpr int kLongestDefault = 1 << 20;
+// Of the time to the first token, how small a part may go by while a prompt waits for the balance of ranks.
+constexpr int kWaitShare = 10;
 // Of the default KV cache.
 constexpr int64_t kLeastCacheBytes = int64_t{64} << 20;
 
@@ -56,6 +58,7 @@ CoreOptions core_options(const EngineOptions& options, const Model& model, const
       .cache_events = options.kv_cache_events,
       .prefill_tokens = prefill_tokens(options, model),
       .max_step_ms = options.max_step_ms,
+      .balance_wait_us = static_cast<int64_t>(options.ttft_target_ms * 1000 / kWaitShare),
       .chunked_prefill = options.enable_chunked_prefill,
       .block_reuse = options.enable_block_reuse,
       .overlap = options.overlap_scheduler,
@@ -112,8 +115,10 @@ ModelInfo model_info(const std::string& path, const Model& model, int threads, i
 Result<std::unique_ptr<Engine>> Engine::load(const std::string& path, const EngineOptions& given,
                                              const Progress& progress) {
   EngineOptions options = given;
-  WEFT_TRY(std::shared_ptr<ProcessRanks> processes, take_processes());
+  WEFT_TRY(std::shared_ptr<ProcessRanks> processes, take_processes(options));
   Status ready = check_options(options);
+  if (processes && processes->rank() > 0)
+    ready = fail(Code::unsupported, "a process that follows rank 0 calls follow_rank_0() and loads no engine");
   ProcessorKinds processors;
   if (ready.ok()) {
     auto kinds = load_logits_plugins(options.logits_processors, options.logits_processor_kinds);
@@ -140,10 +145,15 @@ Result<std::unique_ptr<Engine>> Engine::load(const std::string& path, const Engi
   }
   const CoreOptions core = core_options(options, model, loaded.draft, std::move(processors));
   ModelInfo info = model_info(path, model, loaded.ranks->threads().size(), core.cache_bytes, text);
+  info.rank_count = loaded.ranks->layout().size();
+  for (int r = 0; r < loaded.ranks->ranks(); ++r) {
+    const PlanShare& share = model.shares.ranks[static_cast<size_t>(r)];
+    info.ranks.push_back({loaded.ranks->first_rank() + r, share.weights.bytes,
+                          kv_bytes_per_token(share.plan.groups, model.kv_dtype), share.load_seconds});
+  }
   WEFT_TRY(std::unique_ptr<EngineCore> running,
            EngineCore::create(std::move(model), std::move(loaded.ranks), core, std::move(loaded.draft),
                               std::move(loaded.draft_ranks)));
-  if (processes) processes->on_failure([core = running.get()](const std::string& why) { core->fail(why); });
   info.max_seq_len = running->options().max_seq_len;
   if (info.max_seq_len < options.max_seq_len)
     return fail(Code::resource_exhausted, "--max-seq-len ", options.max_seq_len, " does not fit: the KV cache of ",

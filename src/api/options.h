@@ -10,6 +10,7 @@
 #include "base/cpu_layout.h"
 #include "base/result.h"
 #include "core/option_kinds.h"
+#include "core/ranks.h"
 #include "core/speculation.h"
 
 namespace weft {
@@ -59,6 +60,10 @@ struct EngineOptions {
   int tp_size = 1, pp_size = 1;
   int ep_size = 0;  // sets of ranks with different experts, a divisor of tp_size or more than it; 0: as many as can be
   bool enable_attention_dp = false;
+  // Attention data parallelism: prompts may wait for others, so that no rank is idle while some compute theirs, up to a
+  // tenth of this, the time to the first token that is aimed at; 0: they never wait
+  double ttft_target_ms = 0;
+  int rank_deadline = 30;  // seconds without a word from a rank in another process, after which all of them end
   std::vector<std::string> allowed_media_domains;  // hosts that images may be fetched from; empty: data: URLs only
   GenerationConfig generation_config = GenerationConfig::automatic;
   int64_t seed = -1;  // of requests without one; -1: random for each
@@ -75,6 +80,9 @@ struct EngineOptions {
   // In a program only: where the values of all ops go (plan/trace.h). Slow.
   std::shared_ptr<PlanTrace> trace;
 };
+
+// How the options share a model out.
+RankLayout rank_layout(const EngineOptions& options);
 
 // A number of a request that commands have an option for.
 struct SamplingOption {

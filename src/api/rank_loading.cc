@@ -26,9 +26,9 @@ Joined& joined() {
   return one;
 }
 
-Status join(Joined& all) {
+Status join(Joined& all, const EngineOptions& options) {
   if (!std::exchange(all.tried, true)) {
-    auto processes = ProcessRanks::join();
+    auto processes = ProcessRanks::join({.deadline = static_cast<double>(options.rank_deadline)});
     if (processes.ok()) all.processes = std::move(processes).value();
     else all.error = processes.error();
     all.several = all.processes != nullptr;
@@ -83,7 +83,8 @@ ProcessRanks::Facts facts_of(const std::string& path, const EngineOptions& o) {
           {"--kv-cache-dtype", name_of(o.kv_cache_dtype)},
           {"--max-seq-len", std::to_string(o.max_seq_len)},
           {"--load-format", name_of(o.load_format)},
-          {"--speculative-config", o.speculative_config}};
+          {"--speculative-config", o.speculative_config},
+          {"--rank-deadline", std::to_string(o.rank_deadline)}};
 }
 
 // ---- Threads -------------------------------------------------------------------------------------------------------
@@ -167,7 +168,8 @@ Status load_models(const std::string& path, const EngineOptions& options,
   return load_draft_of(options, model_options, processes, loaded);
 }
 
-Status check_layout(const RankLayout& layout, const ProcessRanks* processes) {
+Status check_layout(const EngineOptions& options, const ProcessRanks* processes) {
+  const RankLayout layout = rank_layout(options);
   if (layout.size() > kernels::kMaxRanks)
     return fail(Code::unsupported, layout.size(), " ranks are more than ", kernels::kMaxRanks).about("tp-size");
   if (processes && processes->size() != layout.size())
@@ -175,33 +177,34 @@ Status check_layout(const RankLayout& layout, const ProcessRanks* processes) {
                 layout.size() == 1 ? " rank" : " ranks", " (--tp-size ", layout.tensor, " times --pp-size ",
                 layout.pipeline, "); their numbers must be equal")
         .about("tp-size");
+  if (options.trace && layout.size() > 1)
+    return fail(Code::unsupported, "--trace shows the values of one rank's ops; leave out --tp-size and --pp-size")
+        .about("trace");
   if (layout.attention_dp && layout.tensor == 1) log_warning("--enable-attention-dp on has no effect with --tp-size 1");
   return {};
 }
 
 }  // namespace
 
-RankLayout rank_layout(const EngineOptions& options) {
-  const int tensor = std::max(options.tp_size, options.ep_size);
-  return {.tensor = tensor,
-          .experts = options.ep_size,
-          .pipeline = options.pp_size,
-          .attention_dp = options.enable_attention_dp};
-}
-
-Result<std::shared_ptr<ProcessRanks>> take_processes() {
+Result<std::shared_ptr<ProcessRanks>> take_processes(const EngineOptions& options) {
   Joined& all = joined();
   const std::lock_guard lock(all.mutex);
-  WEFT_RETURN_IF_ERROR(join(all));
+  WEFT_RETURN_IF_ERROR(join(all, options));
   if (std::exchange(all.taken, true) && all.several)
     return fail(Code::unsupported, "ranks in several processes run one engine, and this is a second one");
   return std::move(all.processes);
 }
 
-Result<bool> is_follower() {
+bool others_are_joined() {
   Joined& all = joined();
   const std::lock_guard lock(all.mutex);
-  WEFT_RETURN_IF_ERROR(join(all));
+  return all.several;
+}
+
+Result<bool> is_follower(const EngineOptions& options) {
+  Joined& all = joined();
+  const std::lock_guard lock(all.mutex);
+  WEFT_RETURN_IF_ERROR(join(all, options));
   return all.processes && all.processes->rank() > 0;
 }
 
@@ -209,7 +212,7 @@ Result<LoadedModel> load_on_ranks(const std::string& path, const EngineOptions& 
                                   const std::shared_ptr<ProcessRanks>& processes, const Progress& progress) {
   if (processes) WEFT_RETURN_IF_ERROR(processes->compare(facts_of(path, options)));
   LoadedModel loaded;
-  Status status = check_layout(rank_layout(options), processes.get());
+  Status status = check_layout(options, processes.get());
   if (status.ok()) {
     auto ranks = make_ranks(options, processes);
     if (ranks.ok()) loaded.ranks = std::move(ranks).value();

@@ -12,14 +12,13 @@
 
 namespace weft {
 
-// As the options say: --tp-size ranks in a stage, or --ep-size where that is more.
-RankLayout rank_layout(const EngineOptions& options);
-
 // The processes that an MPI launcher has started with this one; null: there are none. They are joined once: the first
-// caller of take_processes() has them for good, and later ones get an error.
-Result<std::shared_ptr<ProcessRanks>> take_processes();
+// caller of take_processes() has them for good, and later ones get an error. The first call's options count.
+Result<std::shared_ptr<ProcessRanks>> take_processes(const EngineOptions& options);
+// Whether there are other processes, which have been joined.
+bool others_are_joined();
 // Whether this process is to follow rank 0 in another one. Joins the processes.
-Result<bool> is_follower();
+Result<bool> is_follower(const EngineOptions& options);
 
 struct LoadedModel {
   std::unique_ptr<RankTeam> ranks, draft_ranks;  // draft_ranks: where the draft has threads of its own

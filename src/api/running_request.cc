@@ -63,7 +63,7 @@ bool RunningRequest::take(int index, const SequenceOutput& output) {
   const auto generated = output.outputs.begin() + static_cast<std::ptrdiff_t>(of_prompt);
   prompt_logits_.insert(prompt_logits_.end(), output.outputs.begin(), generated);
   event.finish = output.reason;
-  if (output.reason == FinishReason::error) event.error = Error(Code::internal, output.error);
+  if (output.reason == FinishReason::error) event.error = Error(output.error_code, output.error);
   else add_tokens(choice, output, event);
   count_drafts(output, event);
   if (!event.tokens.empty()) {  // a row for each token; those behind a stop string are no part of the answer

@@ -13,6 +13,7 @@ const char* name(Code code) {
     case Code::deadline_exceeded: return "deadline_exceeded";
     case Code::internal: return "internal";
     case Code::context_overflow: return "context_length_exceeded";
+    case Code::unavailable: return "unavailable";
   }
   return "unknown";
 }

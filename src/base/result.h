@@ -22,6 +22,7 @@ enum class Code : unsigned char {
   deadline_exceeded,
   internal,          // a bug, or a number that is not finite: 500
   context_overflow,  // a prompt is longer than the model's context: 400
+  unavailable,       // nothing can be computed any more: ranks in other processes were lost: 503
 };
 
 const char* name(Code code);

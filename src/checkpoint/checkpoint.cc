@@ -241,21 +241,31 @@ Status read_folder(CheckpointBuilder& builder, const std::string& folder, bool c
   return {};
 }
 
-Result<std::shared_ptr<const Checkpoint>> open_path(std::string path, bool config_only) {
-  CheckpointBuilder builder;
+// config.json alone, where it is named itself.
+Status read_config(CheckpointBuilder& builder, const std::string& path) {
+  WEFT_TRY(Json config, read_json_file(path));
+  if (!config.is_object())
+    return fail(Code::invalid_argument, path, " must be a JSON object, not ", config.type_name());
+  builder.set_config(std::move(config));
+  return {};
+}
+
+Status read_path(CheckpointBuilder& builder, std::string path, bool config_only) {
   builder.set_path(path);
   while (path.size() > 1 && path.ends_with('/')) path.pop_back();
   if (config_only) builder.set_dummy();
-  if (is_directory(path)) {
-    WEFT_RETURN_IF_ERROR(read_folder(builder, path, config_only));
-  } else if (is_file(path)) {
-    if (!path.ends_with(".gguf"))
-      return fail(Code::invalid_argument, path, " is neither a model folder nor a .gguf file");
-    WEFT_RETURN_IF_ERROR(read_gguf(builder, path, config_only));
-  } else {
+  if (is_directory(path)) return read_folder(builder, path, config_only);
+  if (!is_file(path))
     return fail(Code::not_found, "there is no model at ", path,
                 "; give a folder with config.json and *.safetensors, or a .gguf file");
-  }
+  if (config_only && path.ends_with(".json")) return read_config(builder, path);
+  if (path.ends_with(".gguf")) return read_gguf(builder, path, config_only);
+  return fail(Code::invalid_argument, path, " is neither a model folder nor a .gguf file");
+}
+
+Result<std::shared_ptr<const Checkpoint>> open_path(const std::string& path, bool config_only) {
+  CheckpointBuilder builder;
+  WEFT_RETURN_IF_ERROR(read_path(builder, path, config_only));
   return std::shared_ptr<const Checkpoint>(std::move(builder.checkpoint));
 }
 
@@ -264,6 +274,15 @@ Result<std::shared_ptr<const Checkpoint>> open_path(std::string path, bool confi
 Result<std::shared_ptr<const Checkpoint>> Checkpoint::open(const std::string& path) { return open_path(path, false); }
 Result<std::shared_ptr<const Checkpoint>> Checkpoint::open_dummy(const std::string& path) {
   return open_path(path, true);
+}
+
+Result<std::shared_ptr<const Checkpoint>> Checkpoint::open_described(const std::string& path,
+                                                                     std::span<const MatrixShape> matrices) {
+  CheckpointBuilder builder;
+  WEFT_RETURN_IF_ERROR(read_path(builder, path, true));
+  const std::string folder = is_directory(path) ? path : std::filesystem::path(path).parent_path().string();
+  WEFT_RETURN_IF_ERROR(describe_quantized(builder, folder, matrices));
+  return std::shared_ptr<const Checkpoint>(std::move(builder.checkpoint));
 }
 
 }  // namespace weft

@@ -76,6 +76,12 @@ struct GgufTokenizer {
   std::vector<std::pair<std::string_view, std::string_view>> named_chat_templates;  // others: name, source
 };
 
+// A matrix that a checkpoint without files is said to have.
+struct MatrixShape {
+  std::string name;  // with its ".weight"
+  int64_t rows = 0, cols = 0;
+};
+
 // Immutable once opened; reads from any thread.
 class Checkpoint {
  public:
@@ -84,7 +90,12 @@ class Checkpoint {
   // not understood is refused (Code::unsupported) so that packed bytes are never taken for weights.
   static Result<std::shared_ptr<const Checkpoint>> open(const std::string& path);
   // config.json (or GGUF metadata) alone; TensorUsage then invents tensors of type `random` for whatever is asked for.
+  // A folder's config.json may also be named itself.
   static Result<std::shared_ptr<const Checkpoint>> open_dummy(const std::string& path);
+  // The same with those of `matrices`, without their bytes, that quantization_config says are stored in fp8: to know
+  // how they would be kept in memory. Patterns ("re:...") in its lists of exceptions are not followed.
+  static Result<std::shared_ptr<const Checkpoint>> open_described(const std::string& path,
+                                                                  std::span<const MatrixShape> matrices);
   ~Checkpoint();
   Checkpoint(const Checkpoint&) = delete;
   Checkpoint& operator=(const Checkpoint&) = delete;

@@ -150,6 +150,29 @@ TEST_F(Folders, ConfigIsRequiredAndGenerationConfigIsNot) {
   EXPECT_FALSE(Checkpoint::open("").ok());
 }
 
+// Without files the configuration says which matrices are fp8, and in blocks of which size; lists of exceptions count.
+TEST_F(Folders, ConfigurationsDescribeQuantisedMatrices) {
+  const MatrixShape matrices[] = {{"a.q.weight", 200, 300}, {"a.gate.weight", 8, 300}};
+  const auto none = Checkpoint::open_described(folder_.path(), matrices);
+  ASSERT_TRUE(none.ok()) << none.error().to_string();
+  EXPECT_TRUE((*none)->tensors().empty());
+  folder_.write("config.json", R"({"architectures": ["X"], "quantization_config": {"quant_method": "fp8",
+    "fmt": "e4m3", "weight_block_size": [128, 128], "modules_to_not_convert": ["a.gate"]}})");
+  for (const std::string& path : {folder_.path(), folder_.path() + "/config.json"}) {
+    const auto opened = Checkpoint::open_described(path, matrices);
+    ASSERT_TRUE(opened.ok()) << opened.error().to_string();
+    const TensorInfo* tensor = (*opened)->find("a.q.weight");
+    ASSERT_NE(tensor, nullptr);
+    EXPECT_EQ(tensor->type, StorageType::f8_e4m3);
+    ASSERT_NE(tensor->scale, nullptr);
+    EXPECT_EQ(tensor->scale->shape, (std::vector<int64_t>{2, 3}));
+    EXPECT_EQ(tensor->scale_block_cols, 128);
+    EXPECT_EQ((*opened)->find("a.gate.weight"), nullptr);
+  }
+  folder_.write("config.json", R"({"architectures": ["X"], "quantization_config": {"quant_method": "awq"}})");
+  EXPECT_FALSE(Checkpoint::open_described(folder_.path(), matrices).ok());
+}
+
 TEST_F(Folders, DummyNeedsTheConfigOnly) {
   const auto opened = Checkpoint::open_dummy(folder_.path());
   ASSERT_TRUE(opened.ok());

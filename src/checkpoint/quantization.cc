@@ -174,4 +174,40 @@ Status apply_quantization(CheckpointBuilder& builder, const Json& config, const 
   return {};
 }
 
+namespace {
+
+// Whether a list of modules that are not quantised names the module of a tensor, or one that it is a part of.
+bool is_exception(const Json& settings, const std::string& tensor) {
+  for (const char* key : {"modules_to_not_convert", "ignore", "ignored_layers", "exclude_modules"}) {
+    const Json* list = settings.find(key);
+    if (!list || !list->is_array()) continue;
+    for (const Json& module : list->items())
+      if (module.is_string() && tensor.starts_with(module.as_string() + ".")) return true;
+  }
+  return false;
+}
+
+}  // namespace
+
+Status describe_quantized(CheckpointBuilder& builder, const std::string& folder,
+                          std::span<const MatrixShape> matrices) {
+  const Json& config = builder.checkpoint->config();
+  const Json* settings = find_settings(config);
+  if (!settings && !is_file(folder + "/hf_quant_config.json")) return apply_quantization(builder, config, folder);
+  BlockSize block;
+  if (settings) {
+    WEFT_TRY(block, check_settings(*settings));
+  }
+  for (const MatrixShape& matrix : matrices) {
+    if (settings && is_exception(*settings, matrix.name)) continue;
+    TensorInfo tensor{.name = matrix.name, .type = StorageType::f8_e4m3, .shape = {matrix.rows, matrix.cols}};
+    TensorInfo scale{.name = matrix.name + "_scale_inv", .type = StorageType::f32, .shape = {matrix.rows, 1}};
+    if (block.rows > 0)
+      scale.shape = {(matrix.rows + block.rows - 1) / block.rows, (matrix.cols + block.cols - 1) / block.cols};
+    WEFT_RETURN_IF_ERROR(builder.add(std::move(tensor)));
+    WEFT_RETURN_IF_ERROR(builder.add(std::move(scale)));
+  }
+  return apply_quantization(builder, config, folder);
+}
+
 }  // namespace weft

@@ -13,4 +13,8 @@ namespace weft {
 // but for ModelOpt's hf_quant_config.json. `folder` is the checkpoint's, `config` its config.json.
 Status apply_quantization(CheckpointBuilder& builder, const Json& config, const std::string& folder);
 
+// For a checkpoint of which config.json alone is there: adds those of `matrices` that it says are fp8, with their
+// scales and without bytes. Left out are those that its lists of exceptions name.
+Status describe_quantized(CheckpointBuilder& builder, const std::string& folder, std::span<const MatrixShape> matrices);
+
 }  // namespace weft

@@ -68,6 +68,14 @@ std::string first_difference(const ProcessRanks::Facts& a, const ProcessRanks::F
 
 }  // namespace
 
+int launched_rank() {
+  const auto processes = processes_to_join();
+  if (!processes.ok() || *processes == 1) return 0;
+  for (const char* name : {"OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK"})
+    if (const char* text = std::getenv(name)) return std::atoi(text);
+  return 0;
+}
+
 Result<std::unique_ptr<ProcessRanks>> ProcessRanks::join(const Options& options) {
   WEFT_TRY(const int processes, processes_to_join());
   if (processes == 1) return std::unique_ptr<ProcessRanks>();
@@ -131,7 +139,8 @@ Status ProcessRanks::agree(const Status& mine) {
   const auto failed = [](const std::string& text) { return !text.empty(); };
   const auto first = std::find_if(all.begin(), all.end(), failed);
   if (first != all.end()) {
-    ending_together_ = true;
+    ending_together_ = true, open_ = false;
+    stop_heartbeat();
     const auto more = std::count_if(first + 1, all.end(), failed);
     const std::string others = more == 0 ? "" : " (and " + std::to_string(more) + " more)";
     return Error(static_cast<Code>(first->front()),

@@ -28,6 +28,10 @@
 
 namespace weft {
 
+// This process's number as the launcher's variables say, without joining; 0 where there is no launcher, or none that is
+// joined (WEFT_RANKS=off).
+int launched_rank();
+
 struct ProcessRanksOptions {
   // Seconds that a rank waits for another one during a step, or for a sign of life from rank 0 between steps. Longer
   // than any rank computes between two messages.
@@ -59,7 +63,7 @@ class ProcessRanks {
   // names the rank, its host, the fact and both values. After an error every rank must end.
   Status compare(const Facts& facts);
   // Collective. An error on all ranks if `mine` is one anywhere; it names the rank and has its message. After an error
-  // every rank must end; else rank 0 begins to give signs of life.
+  // every rank must end; else rank 0 begins to give signs of life. May be called again before the last receive().
   Status agree(const Status& mine);
 
   // The group of `members` (ranks, ascending); null where this rank is not one of them. Its collectives are called by

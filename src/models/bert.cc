@@ -13,6 +13,12 @@ namespace {
 Matrix dense(Scope w, int out, int in) {
   return {.sources = {whole(w, out)}, .biases = {{w.path() + ".bias", 0, out}}, .k = in};
 }
+// One whose input ranks share, in whole multiples of `unit`.
+Matrix dense_of_parts(Scope w, int out, int in, int unit) {
+  Matrix m = dense(w, out, in);
+  m.shard = Shard::rows, m.shard_unit = unit;
+  return m;
+}
 
 Value bert_attention(PlanBuilder& b, Scope w, Value x, const AttentionOptions& o) {
   const PlanBuilder::Module inside(b, w);
@@ -26,7 +32,7 @@ Value bert_attention(PlanBuilder& b, Scope w, Value x, const AttentionOptions& o
   b.append(b.slice(qkv, o.hidden, o.hidden), b.slice(qkv, 2 * o.hidden, o.hidden), cache);
   const Value out =
       b.attend(b.slice(qkv, 0, o.hidden), cache, o.heads, 1.0f / std::sqrt(static_cast<float>(o.head_dim)));
-  return b.linear(out, dense(w / "output" / "dense", o.hidden, o.hidden));
+  return b.linear(out, dense_of_parts(w / "output" / "dense", o.hidden, o.hidden, o.head_dim));
 }
 
 Value bert_embed(PlanBuilder& b, Scope root, const DecoderRecipe& r, int positions, int types) {
@@ -65,8 +71,8 @@ DecoderRecipe bert_classifier(const HfConfig& c) {
   r.layer = [a, width, act](PlanBuilder& b, Scope w, int, Value x, const DecoderRecipe& own) {
     x = norm(b, w / "attention" / "output" / "LayerNorm", b.add(x, bert_attention(b, w / "attention", x, a)), own.norm);
     const Value h = b.activate(b.linear(x, dense(w / "intermediate" / "dense", width, own.hidden)), act, false);
-    return norm(b, w / "output" / "LayerNorm", b.add(x, b.linear(h, dense(w / "output" / "dense", own.hidden, width))),
-                own.norm);
+    return norm(b, w / "output" / "LayerNorm",
+                b.add(x, b.linear(h, dense_of_parts(w / "output" / "dense", own.hidden, width, 1))), own.norm);
   };
   r.head = [labels](PlanBuilder& b, Scope root, Value x, const DecoderRecipe& own) {
     x = b.activate(b.linear(b.select(x), dense(root / "bert" / "pooler" / "dense", own.hidden, own.hidden)),

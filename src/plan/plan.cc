@@ -2,6 +2,7 @@
 
 #include <cstdio>
 #include <iterator>
+#include <set>
 #include <sstream>
 
 #include "kernels/pack.h"
@@ -36,6 +37,17 @@ Line line_of(const Op& op) {
                            std::is_same_v<Kind, GatherRowsOp> || std::is_same_v<Kind, ReduceScatterOp>)
           return Line::stage;
         else return Line::none;
+      },
+      op.kind);
+}
+
+std::vector<int> matrices_of(const Op& op) {
+  return std::visit(
+      [](const auto& kind) -> std::vector<int> {
+        if constexpr (requires { kind.matrices; }) return kind.matrices;
+        else if constexpr (requires { kind.matrix; })
+          return kind.matrix >= 0 ? std::vector<int>{kind.matrix} : std::vector<int>{};
+        else return {};
       },
       op.kind);
 }
@@ -99,8 +111,10 @@ std::string plan_to_text(const Plan& plan, kernels::WeightForm form) {
   std::ostringstream text;
   text << plan.architecture << "\n";
   int64_t bytes = 0, flops = 0;
+  std::set<int> matrices;
   for (size_t i = 0; i < plan.ops.size(); ++i) {
     const Op& op = plan.ops[i];
+    for (const int matrix : matrices_of(op)) matrices.insert(matrix);
     char head[64];
     std::snprintf(head, sizeof head, "%4zu %-12s ", i, op_name(op));
     text << head << (op.out ? shape(*op.out) : "-") << " <-";
@@ -138,7 +152,7 @@ std::string plan_to_text(const Plan& plan, kernels::WeightForm form) {
     }
     text << "\n";
   }
-  text << plan.ops.size() << " ops, " << plan.matrices.size() << " matrices, " << bytes << " weight bytes and " << flops
+  text << plan.ops.size() << " ops, " << matrices.size() << " matrices, " << bytes << " weight bytes and " << flops
        << " FLOPs per row, ";
   for (size_t g = 0; g < plan.groups.size(); ++g)
     text << (g ? "; " : "") << plan.groups[g].layers << " layers with " << kind_name(plan.groups[g].spec.kind)

@@ -347,6 +347,8 @@ const char* op_name(const Op& op);
 // before.
 enum class Line : uint8_t { none, stage, next, before };
 Line line_of(const Op& op);
+// The matrices that it multiplies with or looks rows up in.
+std::vector<int> matrices_of(const Op& op);
 
 // What the plan's last value is.
 enum class HeadKind : uint8_t {

@@ -18,6 +18,7 @@ namespace weft {
 struct PlanShare {
   Plan plan;  // after the passes
   Weights weights;
+  double load_seconds = 0;
 };
 
 // What all ranks of a process have.

@@ -3,6 +3,7 @@
 // its last reader.
 #pragma once
 
+#include <map>
 #include <sstream>
 #include <string>
 #include <utility>
@@ -25,19 +26,21 @@ class RegionCheck {
   // The first fault of a step of this kind, or "".
   std::string check(bool images, Pass pass) const {
     std::vector<bool> lost(plan_.storages.size());  // overwritten by another value
-    int read_by_others = -1;                        // the storage that the last collective has read
+    std::map<Line, int> read_by_others;             // the storage that the last op of each line has read
     for (size_t i = 0; i < plan_.ops.size(); ++i) {
       const Op& op = plan_.ops[i];
       if ((op.images_only && !images) || (op.pass != Pass::any && op.pass != pass)) continue;
       for (const Value& in : op.in)
         if (lost[index(in)]) return fault(i, "reads a value that is overwritten");
-      if (is_collective(op)) {
-        read_by_others = op.in[0].storage;
-        if (!plan_.storages[index(op.in[0])].shared) return fault(i, "reads of others what is not shared");
+      if (const Line line = line_of(op); line != Line::none) {
+        read_by_others[line] = op.in.empty() ? -1 : op.in[0].storage;
+        if (!op.in.empty() && !plan_.storages[index(op.in[0])].shared)
+          return fault(i, "reads of others what is not shared");
       }
       if (!op.out) continue;
-      if (read_by_others >= 0 && overlap(op.out->storage, read_by_others))
-        return fault(i, "writes where other ranks may still read");
+      for (const auto& [line, storage] : read_by_others)
+        if (storage >= 0 && overlap(op.out->storage, storage))
+          return fault(i, "writes where other ranks may still read");
       for (size_t s = 0; s < lost.size(); ++s)
         if (overlap(static_cast<int>(s), op.out->storage)) lost[s] = s != index(*op.out);
     }

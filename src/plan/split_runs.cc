@@ -21,15 +21,21 @@ Result<PlanShares> load(const Plan& recorded, const std::shared_ptr<const Checkp
   const Plan plan = choose_formats(recorded, *checkpoint, options.formats);
   PlanShares shares;
   shares.ranks.reserve(static_cast<size_t>(team.ranks()));
+  LoadOptions load{.form = options.formats.form, .quantize = options.formats.quantize, .pack = options.pack};
+  const auto share_with = [&](Plan part) -> Result<PlanShare> {
+    PlanShare share{prepare_plan(std::move(part), *options.table, options.formats.form), {}};
+    WEFT_TRY(share.weights, load_weights(share.plan, checkpoint, *options.table, team.threads(), load));
+    return share;
+  };
   for (int rank = 0; rank < team.ranks(); ++rank) {
-    WEFT_TRY(Plan share, split_plan(plan, team.layout(), rank));
-    shares.ranks.push_back({prepare_plan(std::move(share), *options.table, options.formats.form), {}});
-    PlanShare& own = shares.ranks.back();
-    LoadOptions load{.form = options.formats.form, .quantize = options.formats.quantize, .pack = options.pack};
-    if (rank > 0) load.others = {{&shares.first().plan, &shares.first().weights}};
+    WEFT_TRY(Plan part, split_plan(plan, team.layout(), rank));
     load.first_thread = rank * team.threads_per_rank(), load.threads = team.threads_per_rank();
-    WEFT_TRY(own.weights, load_weights(own.plan, checkpoint, *options.table, team.threads(), load));
+    WEFT_TRY(PlanShare share, share_with(std::move(part)));
+    shares.ranks.push_back(std::move(share));
+    load.others.push_back({&shares.ranks.back().plan, &shares.ranks.back().weights});
   }
+  if (team.layout().homes() == 1 || cuts_experts(plan, team.layout())) return shares;
+  WEFT_TRY(shares.alone, share_with(plan));
   return shares;
 }
 
@@ -38,9 +44,9 @@ struct Caches {
   std::vector<Memory> memory;
   std::vector<CacheMemory> ranks;
 };
-Caches reserve(const std::vector<PlanShare>& shares, DType dtype, size_t sequences) {
+Caches reserve(const PlanShares& shares, DType dtype, size_t sequences) {
   Caches caches;
-  for (const PlanShare& share : shares) {
+  for (const PlanShare& share : shares.ranks) {
     CacheMemory& cache = caches.ranks.emplace_back();
     cache.tokens_per_block = kBlock, cache.dtype = dtype;
     for (const LayerGroup& group : share.plan.groups) {

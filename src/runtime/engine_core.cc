@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 
+#include "comm/process_ranks.h"
 #include "spec/ngram_drafter.h"
 
 namespace weft {
@@ -114,6 +115,8 @@ Result<std::unique_ptr<EngineCore>> EngineCore::create(Model model, std::unique_
     core->vision_ = std::make_unique<VisionEncoder>(core->model(), core->ranks_->threads(), vision);
   core->step_thread_ = std::thread([raw = core.get()] { raw->step_loop(); });
   core->engine_thread_ = std::thread([raw = core.get()] { raw->engine_loop(); });
+  if (ProcessRanks* processes = core->ranks_->processes())
+    processes->on_failure([raw = core.get()](const std::string& why) { raw->fail(why); });
   return core;
 }
 
@@ -126,12 +129,13 @@ EngineCore::~EngineCore() {
   if (engine_thread_.joinable()) engine_thread_.join();
   step_wake_.notify_all();
   if (step_thread_.joinable()) step_thread_.join();
+  if (ranks_->processes()) ranks_->processes()->on_failure({});  // they close after this, and that may fail
 }
 
 Result<SequenceId> EngineCore::submit(Submission submission) {
   submission.sequence.guided = submission.grammar != nullptr;
   const std::lock_guard lock(mutex_);
-  if (!failure_.empty()) return weft::fail(Code::resource_exhausted, failure_);
+  if (!failure_.empty()) return Error(Code::unavailable, failure_);
   submission.sequence.media = submission.media_prompt;
   submission.sequence.whole_media = model().plan().joined_images;
   submission.sequence.held = !find_features(submission);
@@ -245,16 +249,24 @@ void EngineCore::engine_loop() {
 
 void EngineCore::fail(const std::string& why) {
   const std::lock_guard lock(mutex_);
-  failure_ = why;
+  if (failure_.empty()) failure_ = why;
   engine_wake_.notify_all();
 }
 
+Status EngineCore::health() const {
+  const std::lock_guard lock(mutex_);
+  return failure_.empty() ? Status() : Error(Code::unavailable, failure_);
+}
+
+// A step may still be in flight, and it may never end; its tokens will find no entry.
 void EngineCore::fail_all(std::unique_lock<std::mutex>& lock) {
   auto entries = std::exchange(entries_, {});
+  for (const auto& [id, entry] : entries) scheduler_.finish(SequenceId{id});
+  SequenceOutput output;
+  output.reason = FinishReason::error, output.error = failure_, output.error_code = Code::unavailable;
   lock.unlock();
   for (auto& [id, entry] : entries) {
-    SequenceOutput output;
-    output.id = SequenceId{id}, output.reason = FinishReason::error, output.error = failure_;
+    output.id = SequenceId{id};
     entry->sink(output);
   }
   entries.clear();

@@ -72,10 +72,12 @@ class EngineCore {
   // Running sequences get no more outputs.
   ~EngineCore();
 
-  // Any thread. Nothing can be computed any more: all sequences end with this error, and so does what is submitted
-  // later.
+  // Any thread. Nothing can be computed any more: all sequences end with this error (unavailable), and so does what is
+  // submitted later. Called when ranks in other processes are lost. A second call does nothing.
   void fail(const std::string& why);
-  // Any thread. The errors are those of Scheduler::add, and resource_exhausted after fail().
+  // Any thread. The error of fail(), once that was called.
+  Status health() const;
+  // Any thread. The errors are those of Scheduler::add and health().
   Result<SequenceId> submit(Submission submission);
   // Any thread. No output follows once it returns, except one that is being delivered.
   void cancel(SequenceId id);

@@ -1,6 +1,7 @@
 #include "runtime/model.h"
 
 #include <algorithm>
+#include <chrono>
 
 #include "base/log.h"
 #include "models/models.h"
@@ -151,7 +152,9 @@ Result<PlanShares> load_shares(const Plan& recorded, std::shared_ptr<const Check
   const auto load = [&](Plan plan, size_t number) -> Result<PlanShare> {
     PlanShare share{prepare_plan(std::move(plan), table, options.form), {}};
     if (!lent.empty()) options.lent = lent[number];
+    const auto begin = std::chrono::steady_clock::now();
     WEFT_TRY(share.weights, load_weights(share.plan, checkpoint, table, ranks.threads(), options));
+    share.load_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
     return share;
   };
   for (int local = 0; local < ranks.ranks(); ++local) {

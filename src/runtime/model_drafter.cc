@@ -70,7 +70,7 @@ void ModelDrafter::make_stages(const std::vector<CacheMemory>& caches) {
   known_.assign(batch, -1), homes_.assign(batch, 0);
   runs_.resize(static_cast<size_t>(depths) * batch);
   goes_on_.resize(batch);
-  proposals_.reserve(batch);
+  proposals_.reserve(batch), chosen_.reserve(batch);
   choices_.resize(static_cast<size_t>(team_.size()) * batch);
 }
 
@@ -86,9 +86,9 @@ size_t ModelDrafter::arena_bytes() const {
   return bytes;
 }
 
-void ModelDrafter::begin(std::span<const DraftRow> rows, Taps taps) {
+void ModelDrafter::begin(std::span<const DraftRow> rows, const Taps& taps) {
   WEFT_CHECK(static_cast<int>(rows.size()) <= limits_.max_batch_size) << rows.size() << " sequences";
-  rows_ = rows, taps_ = std::move(taps);
+  rows_ = rows, taps_ = taps;
   int most = 0;
   for (size_t s = 0; s < rows.size(); ++s) {
     WEFT_CHECK(static_cast<int>(rows[s].next.size()) >= rows[s].rows) << "tokens behind rows are missing";

@@ -72,7 +72,7 @@ class ModelDrafter {
   void open(Slot slot, int home = 0) { known_[slot] = -1, homes_[slot] = home; }
   // One thread; no other is in walk(). `taps`: the target's of the step. They and the rows stay as they are until the
   // walk's end. Fills no `out` yet, but empties them.
-  void begin(std::span<const DraftRow> rows, Taps taps);
+  void begin(std::span<const DraftRow> rows, const Taps& taps);
   // Every thread of the team, behind a barrier after begin(). When thread 0 returns, every `out` is filled.
   void walk(kernels::Part part);
 

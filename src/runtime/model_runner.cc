@@ -49,7 +49,9 @@ Result<std::unique_ptr<ModelRunner>> ModelRunner::create(Model model, std::optio
                                                          RunnerOptions options) {
   if (ranks.processes() && !share_options(*ranks.processes(), options)) return std::unique_ptr<ModelRunner>();
   std::unique_ptr<ModelRunner> runner(new ModelRunner(std::move(model), ranks, std::move(options)));
-  WEFT_RETURN_IF_ERROR(runner->allocate(std::move(draft), draft_ranks));
+  Status ready = runner->allocate(std::move(draft), draft_ranks);
+  if (ranks.processes()) ready = ranks.processes()->agree(ready);
+  WEFT_RETURN_IF_ERROR(ready);
   return runner;
 }
 
@@ -152,11 +154,13 @@ void ModelRunner::copy_blocks(std::span<const BlockCopy> copies, std::span<const
   }
 }
 
-Taps ModelRunner::taps() const {
-  Taps taps{{}, executor_->taps_ld()};
+const Taps& ModelRunner::taps() {
   const bool reads = drafter_ && drafter_->model().reads_states();
-  for (int home = 0; home < executor_->homes(); ++home) taps.of_home.push_back(reads ? executor_->taps(home) : nullptr);
-  return taps;
+  taps_.ld = executor_->taps_ld();
+  taps_.of_home.clear();
+  for (int home = 0; home < executor_->homes(); ++home)
+    taps_.of_home.push_back(reads ? executor_->taps(home) : nullptr);
+  return taps_;
 }
 
 void ModelRunner::announce(const StepBatch& batch, bool replay) {

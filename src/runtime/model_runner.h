@@ -35,7 +35,8 @@ int64_t cache_block_bytes(const LayerGroup& group, DType dtype, int tokens_per_b
 class ModelRunner {
  public:
   // `draft`: made for `model`, see load_draft(). `draft_ranks` run it where it is not drafted in the walk. Where ranks
-  // are processes, all have the options of rank 0; null on the others if that has ended instead.
+  // are processes, all have the options of rank 0 and get an error if one has; null on the others if rank 0 has ended
+  // instead.
   static Result<std::unique_ptr<ModelRunner>> create(Model model, std::optional<DraftModel> draft,
                                                      const RankTeam& ranks, const RankTeam& draft_ranks,
                                                      RunnerOptions options);
@@ -56,7 +57,7 @@ class ModelRunner {
   // Where a slot's block table begins in those of its home (StepInputs::groups).
   int64_t table_offset(Slot slot) const { return static_cast<int64_t>(slot) * table_blocks_; }
   // What the target left for a draft in the step that was run.
-  Taps taps() const;
+  const Taps& taps();
   // To ranks in other processes, where there are any (step_message.h): the step that is about to be run, behind its
   // changes and with its inputs filled; and behind it the draft's rows. By rank 0.
   void announce(const StepBatch& batch, bool replay);
@@ -89,6 +90,7 @@ class ModelRunner {
   std::unique_ptr<RankedExecutor> executor_;
   std::unique_ptr<ModelDrafter> drafter_;
   ByteWriter message_;
+  Taps taps_;
 };
 
 }  // namespace weft

@@ -334,11 +334,16 @@ void ApiServer::kv_cache_events(std::shared_ptr<Exchange> exchange) {
                                   {"next_event_id", static_cast<long>(taken->next_id)}}));
 }
 
-void ApiServer::health(std::shared_ptr<Exchange> exchange) { respond(exchange, Json::object({{"status", "ok"}})); }
+void ApiServer::health(std::shared_ptr<Exchange> exchange) {
+  if (const Status health = attached_ ? engine_->health() : Status(); !health.ok())
+    return respond(exchange, error_response(health.error()));
+  respond(exchange, Json::object({{"status", "ok"}}));
+}
 
 void ApiServer::ready(std::shared_ptr<Exchange> exchange) {
-  if (attached_) return respond(exchange, Json::object({{"status", "ready"}}));
-  respond(exchange, error_response(503, "the model is being loaded"));
+  if (!attached_) return respond(exchange, error_response(503, "the model is being loaded"));
+  if (const Status health = engine_->health(); !health.ok()) return respond(exchange, error_response(health.error()));
+  respond(exchange, Json::object({{"status", "ready"}}));
 }
 
 void ApiServer::version(std::shared_ptr<Exchange> exchange) {

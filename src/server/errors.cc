@@ -24,6 +24,7 @@ int http_status(Code code) {
     case Code::deadline_exceeded: return 503;
     case Code::internal: return 500;
     case Code::context_overflow: return 400;
+    case Code::unavailable: return 503;
   }
   return 500;
 }

@@ -85,10 +85,11 @@ std::vector<std::vector<int32_t>> DraftPair::step(const std::vector<Sequence>& s
                     .sampling = &s.sampling,
                     .out = &drafts[rows.size()]});
   }
+  const Taps taps = taps_of(features);
   executor_->run([&](kernels::Part part) {
     if (part.index == 0) {
       drafting_allocations_ = allocations();
-      drafter_->begin(rows, taps_of(features));
+      drafter_->begin(rows, taps);
     }
     ranks_.threads().barrier();
     drafter_->walk(part);

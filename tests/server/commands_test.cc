@@ -272,6 +272,94 @@ TEST_F(Commands, PlanTrace) {
   EXPECT_FALSE(fs::exists(none));
 }
 
+// A Llama of two layers, without weights. In bfloat16, by hand: a table and a head of 320 x 64, 40960 bytes each; of a
+// layer 192 x 64 (q, k, v), 64 x 64, 256 x 64 (gate, up) and 64 x 128, 81920 bytes; five norms of 64 floats.
+constexpr const char* kSmallLlama = R"({"architectures": ["LlamaForCausalLM"], "hidden_size": 64,
+  "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2,
+  "head_dim": 32, "vocab_size": 320, "max_position_embeddings": 512, "rms_norm_eps": 1e-5, "hidden_act": "silu",
+  "torch_dtype": "bfloat16", "tie_word_embeddings": false})";
+
+TEST_F(Commands, PlanFromAConfigurationAlone) {
+  write("model/config.json", kSmallLlama);
+  for (const std::string& model : {path("model"), path("model/config.json")}) {
+    const Outcome whole = weft({"plan", model});
+    EXPECT_EQ(whole.status, 0) << whole.error;
+    EXPECT_NE(whole.out.find("model.layers.1.mlp.down_proj.weight\n"), std::string::npos) << whole.out;
+    EXPECT_EQ(whole.out.find("all_reduce"), std::string::npos) << whole.out;
+    EXPECT_NE(whole.out.find("decode of 8 sequences that see 2048 tokens: estimated "), std::string::npos);
+  }
+  const Outcome share = weft({"plan", "--model", path("model"), "--tp-size", "2", "--batch-size", "3"});
+  EXPECT_TRUE(share.out.starts_with("rank 0 of 2: stage 1 of 1 (layers 0 to 1), share 1 of 2\n")) << share.out;
+  EXPECT_NE(share.out.find(" all_reduce "), std::string::npos) << share.out;
+  EXPECT_NE(share.out.find("decode of 3 sequences"), std::string::npos) << share.out;
+  const Outcome summary = weft({"plan", path("model"), "--summary"});
+  EXPECT_TRUE(summary.out.starts_with("Estimate; ")) << summary.out;
+}
+
+TEST_F(Commands, PlanCountsWhatRanksHoldAndSend) {
+  write("model/config.json", kSmallLlama);
+  const auto report = [&](std::vector<std::string> more) {
+    more.insert(more.begin(), {"plan", path("model"), "--json"});
+    const Outcome outcome = weft(more);
+    EXPECT_EQ(outcome.status, 0) << outcome.error;
+    return parse_json(outcome.out).value();
+  };
+  const auto integer = [](const Json* json, const char* key) { return json->find(key)->as_integer(); };
+  const Json one = report({});
+  const Json* rank = &one.find("ranks")->items().at(0);
+  EXPECT_EQ(integer(rank, "weight_bytes"), 2 * 40960 + 2 * 81920 + 5 * 256);
+  EXPECT_EQ(integer(rank->find("weight_bytes_by_form"), "float32"), 5 * 256);
+  EXPECT_EQ(integer(rank, "kv_bytes_per_token"), 2 * 2 * (32 + 32) * 2);
+  EXPECT_EQ(integer(one.find("decode")->find("sent"), "messages"), 0);
+
+  // Two ranks have the whole table, half of the layers and half of the head. Of 8 rows a step sends the parts of four
+  // sums of 64 floats, and 160 logits.
+  const Json two = report({"--tp-size", "2", "--nodes", "2"});
+  rank = &two.find("ranks")->items().at(1);
+  EXPECT_EQ(integer(rank, "weight_bytes"), 40960 + 81920 + 20480 + 5 * 256);
+  EXPECT_EQ(integer(rank, "kv_bytes_per_token"), 256);
+  EXPECT_EQ(integer(rank, "node"), 1);
+  const Json* slowest = &two.find("decode")->find("slowest_ranks")->items().at(0);
+  EXPECT_EQ(integer(slowest->find("traffic")->find("all_reduce"), "messages"), 4);
+  EXPECT_EQ(integer(slowest->find("traffic")->find("all_reduce"), "network_bytes"), 4 * 8 * 64 * 4);
+  EXPECT_EQ(integer(slowest->find("traffic")->find("all_gather"), "bytes"), 8 * 160 * 4);
+  EXPECT_EQ(integer(two.find("decode")->find("sent"), "messages"), 2 * 5);
+
+  // A stage has a layer and what is before or behind it; the last norm is counted in both.
+  const Json stages = report({"--pp-size", "2", "--dtype", "float32"});
+  rank = &stages.find("ranks")->items().at(0);
+  EXPECT_EQ(integer(rank, "weight_bytes"), 2 * (40960 + 81920) + 3 * 256);
+  EXPECT_EQ(integer(rank, "layers"), 1);
+  slowest = &stages.find("decode")->find("slowest_ranks")->items().at(0);
+  EXPECT_EQ(integer(slowest->find("traffic")->find("stage"), "bytes"), 8 * 64 * 4);
+}
+
+TEST_F(Commands, PlanRefusesWhatCannotBeShared) {
+  write("model/config.json", kSmallLlama);
+  const struct {
+    std::vector<std::string> words;
+    int status;
+    const char* says;
+  } wrong[] = {
+      {{"--tp-size", "4"}, 1, "the 2 attention heads of model.layers.1.self_attn.o_proj.weight cannot be shared by 4"},
+      {{"--tp-size", "2", "--nodes", "3"}, 1, "--nodes 3 does not divide the 2 ranks"},
+      {{"--pp-size", "3"}, 1, "the 2 layers cannot be shared by 3 stages"},
+      {{"--memory-bandwidth", "0"}, 2, "--memory-bandwidth"},
+      {{"--speculative-config", R"({"method": "ngram"})", "--json"}, 1, "leave out --json"},
+      {{"--nods", "2"}, 2, "did you mean --nodes?"},
+  };
+  for (const auto& [words, status, says] : wrong) {
+    std::vector<std::string> all = words;
+    all.insert(all.begin(), {"plan", path("model")});
+    const Outcome outcome = weft(all);
+    EXPECT_EQ(outcome.status, status) << says;
+    EXPECT_NE(outcome.error.find(says), std::string::npos) << outcome.error;
+  }
+  EXPECT_NE(weft({"plan", path("absent")}).error.find("there is no model at "), std::string::npos);
+  write("model/config.json", "[]");
+  EXPECT_NE(weft({"plan", path("model/config.json")}).error.find("must be a JSON object"), std::string::npos);
+}
+
 TEST_F(Commands, Score) {
   write("in.jsonl",
         "{\"custom_id\":\"a\",\"prompt\":\"hi\"}\n{\"custom_id\":\"a\",\"prompt\":\"hi\"}\n{\"prompt\":\"hi\"}\n{"

@@ -157,6 +157,16 @@ void FakeEngine::release() {
   changed_.notify_all();
 }
 
+Status FakeEngine::health() const {
+  const std::lock_guard lock(mutex_);
+  return lost_.empty() ? Status() : Error(Code::unavailable, lost_);
+}
+
+void FakeEngine::lose_ranks(std::string why) {
+  const std::lock_guard lock(mutex_);
+  lost_ = std::move(why);
+}
+
 EngineMetrics FakeEngine::metrics() const {
   const std::lock_guard lock(mutex_);
   EngineMetrics metrics = counts_;

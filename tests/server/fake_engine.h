@@ -46,6 +46,7 @@ class FakeEngine : public Engine {
   void cancel(RequestId id) override;
   void hold() override;
   void release() override;
+  Status health() const override;
   EngineMetrics metrics() const override;
   std::vector<OpTime> op_times(bool) const override { return {}; }
   Result<KvCacheEvents> take_kv_cache_events() override;
@@ -53,6 +54,8 @@ class FakeEngine : public Engine {
 
   // An answer that reaches this many tokens fails (0: none does).
   void fail_after(int tokens) { fail_after_ = tokens; }
+  // From now on the engine is not healthy, because of this.
+  void lose_ranks(std::string why);
   // Answers to chats are this text from now on (empty: the prompt again), read in this format. Not while requests run.
   void answer_chats_with(std::string text, AnswerFormat format) { answer_ = std::move(text), format_ = format; }
   // Appended to rendered chats, as a template's opening of the answer.
@@ -100,6 +103,7 @@ class FakeEngine : public Engine {
   RequestId next_ = 1;
   int held_ = 0;
   bool stopping_ = false;
+  std::string lost_;
   EngineMetrics counts_;
   std::thread thread_;
 };

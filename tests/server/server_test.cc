@@ -21,6 +21,19 @@ FakeOptions slow() {
   return fake;
 }
 
+// Ranks in other processes are lost.
+TEST(Server, AnEngineThatCannotComputeIsNotHealthy) {
+  TestServer server;
+  EXPECT_EQ(server.ask(get("/health")).status, 200);
+  EXPECT_EQ(server.ask(get("/ready")).status, 200);
+  server.engine().lose_ranks("nothing heard from rank 1");
+  for (const char* path : {"/health", "/ready"}) {
+    const Reply reply = server.ask(get(path));
+    EXPECT_EQ(reply.status, 503);
+    EXPECT_NE(reply.body.find("nothing heard from rank 1"), std::string::npos) << reply.body;
+  }
+}
+
 TEST(Server, ErrorsAreObjects) {
   TestServer server;
   struct Row {

@@ -1,0 +1,123 @@
+#!/usr/bin/env python3
+"""Ranks in several processes give the answers of one process, to the bit: the lines that `weft batch` writes, with
+logprobs and logits, and the tensors of `weft score`.
+
+  answers_test.py --weft PROGRAM --plugin libweft_mpi.so [TEST...]
+"""
+import json
+import unittest
+from pathlib import Path
+
+import jobs
+
+MTP = ("--speculative-config", '{"method": "mtp", "num_tokens": 2}')
+TEXTS = ("The sky is", "Write a list: 1. circle 2. square 3. triangle.", "a b c a b c a b c a b", "Zwei mal drei",
+         "Once upon a time there was a small house behind the hill, and nobody knew who had built it. " * 3)
+
+
+def mixed_requests():
+    """One of each kind for every text, so that steps have rows of many kinds."""
+    kinds = [
+        {"temperature": 0},
+        {"temperature": 1.3, "top_p": 0.9, "top_k": 40, "logprobs": 3},
+        {"temperature": 0.8, "presence_penalty": 0.7, "frequency_penalty": 0.4, "repetition_penalty": 1.2},
+        {"temperature": 1, "n": 2, "min_p": 0.02},
+        {"temperature": 1, "guided_regex": "[a-f]{3}-[0-9]{4}", "logprobs": 1},
+        {"temperature": 0, "prompt_logprobs": 2, "return_context_logits": True},
+        {"temperature": 0.7, "return_generation_logits": True, "max_tokens": 4},
+    ]
+    return [{"prompt": text, "max_tokens": 12, "ignore_eos": True, "seed": 7 * len(text) + k, **kind}
+            for k, kind in enumerate(kinds) for text in TEXTS[k % 2:]]
+
+
+def beams():
+    return [{"prompt": TEXTS[0], "use_beam_search": True, "beam_width": 3, "n": 2, "max_tokens": 6, "seed": 1}]
+
+
+def image_requests(model):
+    prompts = json.loads((jobs.GOLDEN / model / "prompts.json").read_text())
+    return [{"prompt": prompt["text"], "images": [str(jobs.GOLDEN / model / image) for image in prompt["images"]],
+             "max_tokens": 6, "temperature": 0.5, "seed": 11, "logprobs": 2}
+            for prompt in prompts.values() if prompt["images"] and not prompt["videos"]]
+
+
+def without_counts(line):
+    """How many tokens came out of the cache or out of drafts depends on the order in which steps ended."""
+    answer = json.loads(line)
+    for count in ("cached_tokens", "draft_tokens", "accepted_tokens"):
+        del answer["usage"][count]
+    return json.dumps(answer)
+
+
+class Answers(unittest.TestCase):
+
+    def lines(self, ranks, model, file, *options):
+        status, out, log = jobs.run(ranks, "batch", "--model", jobs.GOLDEN / model, "--requests", file, "--threads", 1,
+                                    *options)
+        self.assertEqual(status, 0, log)
+        self.assertEqual(jobs.lines_of_weft(log), [], "nothing to warn of")
+        return [without_counts(line) for line in out.splitlines()]
+
+    def check(self, model, *layouts, requests=None, common=()):
+        """`layouts`: numbers of processes, each with the options that share the model among so many."""
+        requests = requests or mixed_requests() + beams()
+        file = jobs.folder / f"{Path(model).name}.jsonl"
+        file.write_text("".join(json.dumps({"custom_id": str(i), **request}) + "\n"
+                                for i, request in enumerate(requests)))
+        wanted = self.lines(0, model, file, *common)
+        self.assertEqual(len(wanted), len(requests))
+        failed = [line[:300] for line in wanted if json.loads(line)["error"]]
+        self.assertEqual(failed, [], "every request has an answer")
+        for ranks, *options in layouts:
+            got = self.lines(ranks, model, file, *common, *options)
+            different = [i for i, pair in enumerate(zip(wanted, got)) if pair[0] != pair[1]]
+            self.assertEqual((len(got), different), (len(wanted), []), f"{model} {options}: lines that differ")
+
+    def test_llama(self):
+        self.check("llama-3.1", (2, "--tp-size", 2), (4, "--tp-size", 2, "--pp-size", 2))
+
+    def test_experts_with_attention_data_parallelism(self):
+        self.check("mixtral", (2, "--tp-size", 2, "--enable-attention-dp", "on"))
+
+    def test_latent_attention_with_drafts(self):
+        self.check("deepseek-v3", (4, "--tp-size", 4, "--enable-attention-dp", "on"), (2, "--pp-size", 2), common=MTP)
+
+    def test_latent_attention_in_fp8_with_drafts(self):
+        self.check("deepseek-v3-fp8", (2, "--tp-size", 2), common=MTP)
+
+    def test_windows(self):
+        self.check("gemma3-1b", (2, "--pp-size", 2), (4, "--tp-size", 4))
+
+    def test_images(self):
+        for model, *layouts in (("qwen2.5-vl", (2, "--tp-size", 2)), ("llama4", (4, "--tp-size", 2, "--pp-size", 2))):
+            with self.subTest(model):
+                self.check(model, *layouts, requests=image_requests(model))
+
+    def test_images_in_cross_attention(self):
+        """A folder without weights."""
+        images = jobs.GOLDEN.parent / "media" / "mllama" / "images"
+        requests = [{"prompt": "<|image|>" * len(names) + "What is this?", "images": [str(images / n) for n in names],
+                     "max_tokens": 6, "temperature": 0.5, "seed": 3, "logprobs": 2}
+                    for names in (["wide.png"], ["tall.jpg", "gray.png"], ["alpha.png"], [])]
+        self.check("../media/mllama", (2, "--tp-size", 2), (4, "--tp-size", 2, "--pp-size", 2),
+                   requests=requests, common=("--load-format", "dummy"))
+
+    def test_scores(self):
+        file = jobs.folder / "scores.jsonl"
+        file.write_text("".join(json.dumps({"custom_id": str(i), "prompt": text[:90], "text_pair": "a second text"}) +
+                                "\n" for i, text in enumerate(TEXTS * 4)))
+
+        def tensors(ranks, *options):
+            out = jobs.folder / f"scores-{ranks}.safetensors"
+            status, _, log = jobs.run(ranks, "score", "--model", jobs.GOLDEN / "bert-wordpiece-gamma", "--requests",
+                                      file, "--out", out, "--threads", 1, *options)
+            self.assertEqual(status, 0, log)
+            return out.read_bytes()
+
+        wanted = tensors(0)
+        self.assertEqual(tensors(2, "--tp-size", 2), wanted)
+        self.assertEqual(tensors(4, "--tp-size", 2, "--pp-size", 2), wanted)
+
+
+if __name__ == "__main__":
+    jobs.main(__doc__)

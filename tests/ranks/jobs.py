@@ -1,0 +1,55 @@
+"""Runs weft by itself and under mpirun, for the tests of this folder that are programs in Python.
+
+Their command line is  TEST --weft PROGRAM --plugin libweft_mpi.so [TEST...]; status 77, with the reason, where weft was
+built without MPI.
+"""
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import unittest
+from pathlib import Path
+
+UNDER_MPIRUN = Path(__file__).resolve().parent / "under_mpirun"
+GOLDEN = Path(__file__).resolve().parents[1] / "data" / "golden"
+arguments = None
+folder = None  # for this run's files
+
+
+def command(ranks, *words, mpirun=()):
+    """The words of a command line: weft with `words`, as `ranks` ranks; 0: by itself, without a launcher."""
+    words = [str(word) for word in words]
+    if ranks == 0:
+        return [arguments.weft, *words]
+    return [str(UNDER_MPIRUN), arguments.plugin, str(ranks), *mpirun, arguments.weft, *words]
+
+
+def run(ranks, *words, mpirun=(), timeout=60, **environment):
+    """Exit status, standard output, standard error."""
+    done = subprocess.run(command(ranks, *words, mpirun=mpirun), stdin=subprocess.DEVNULL, capture_output=True,
+                          timeout=timeout, env={**os.environ, **environment})
+    return done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
+
+
+def lines_of_weft(text):
+    """What weft itself wrote, without the launcher's frames of dashes and what is in them."""
+    return [line for line in text.splitlines() if line.startswith("weft")]
+
+
+def main(description):
+    global arguments, folder
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--weft", required=True)
+    parser.add_argument("--plugin", required=True)
+    arguments, rest = parser.parse_known_args()
+    if not Path(arguments.plugin).exists():
+        print("weft was built without MPI")
+        sys.exit(77)
+    if not shutil.which("mpirun"):
+        print("mpirun is not installed")
+        sys.exit(77)
+    with tempfile.TemporaryDirectory(prefix="weft-ranks-") as name:
+        folder = Path(name)
+        unittest.main(argv=[sys.argv[0], *rest])
