@@ -136,8 +136,8 @@ void add_engine_options(CLI::App* app, EngineOptions& o) {
       ->allow_extra_args(false);
   add_number(app, "--tp-size", o.tp_size, "Ranks that share each layer: heads, widths, vocabulary, experts", 1, 64);
   add_number(app, "--pp-size", o.pp_size, "Pipeline stages, which have the layers in turn", 1, 64);
-  add_number(app, "--ep-size", o.ep_size, "Ranks that share the experts by number; the rest as --tp-size of so many", 1,
-             64);
+  add_number(app, "--ep-size", o.ep_size,
+             "Sets of ranks with different experts, whose width the ranks of a set share; 0: as many as can be", 0, 64);
   add_switch(app, "--enable-attention-dp", o.enable_attention_dp,
              "Every rank of a stage computes sequences of its own, and they share the experts alone");
   app->add_option(

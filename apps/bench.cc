@@ -268,7 +268,7 @@ Result<Arguments> with_modes(Arguments a) {
   for (const char* mode : {"speculation", "ranks"})
     if (has(mode) && (a.bench_modes.size() > 1 || a.details || a.ops))
       return fail(Code::invalid_argument, "--modes ", mode, " cannot be combined with other modes, --details or --ops");
-  if (has("ranks") && a.engine.tp_size * a.engine.pp_size * a.engine.ep_size == 1)
+  if (has("ranks") && rank_layout(a.engine).single())
     return fail(Code::invalid_argument, "--modes ranks needs more than one rank: --tp-size, --ep-size or --pp-size");
   if ((compares || a.details) && ranks_are_processes())
     return fail(

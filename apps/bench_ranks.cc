@@ -113,7 +113,7 @@ Status bench_ranks(const Arguments& arguments, const EngineLoader& load) {
   std::unique_ptr<Engine> one;
   if (static_cast<int>(info.ranks.size()) == info.rank_count) {
     Arguments whole = split;
-    whole.engine.tp_size = whole.engine.pp_size = whole.engine.ep_size = 1;
+    whole.engine.tp_size = whole.engine.pp_size = 1, whole.engine.ep_size = 0;
     whole.engine.enable_attention_dp = false;
     whole.engine.threads = info.threads;
     WEFT_TRY(one, load_model(whole, load));

@@ -10,8 +10,10 @@ namespace weft {
 
 RankLayout rank_layout(const EngineOptions& options) {
   const int tensor = std::max(options.tp_size, options.ep_size);
-  return {
-      .tensor = tensor, .experts = tensor, .pipeline = options.pp_size, .attention_dp = options.enable_attention_dp};
+  return {.tensor = tensor,
+          .experts = options.ep_size,
+          .pipeline = options.pp_size,
+          .attention_dp = options.enable_attention_dp};
 }
 
 namespace {
@@ -60,8 +62,13 @@ Status check_numbers(const EngineOptions& o) {
   if (!(o.ttft_target_ms >= 0 && o.ttft_target_ms <= 1e7))
     return fail(Code::invalid_argument, "--ttft-target-ms must be between 0 and 10000000, not ", o.ttft_target_ms)
         .about("ttft-target-ms");
-  for (const auto& [option, value] : {std::pair("tp-size", o.tp_size), {"pp-size", o.pp_size}, {"ep-size", o.ep_size}})
+  for (const auto& [option, value] : {std::pair("tp-size", o.tp_size), {"pp-size", o.pp_size}})
     WEFT_RETURN_IF_ERROR(in_range(option, value, 1, 64));
+  WEFT_RETURN_IF_ERROR(in_range("ep-size", o.ep_size, 0, 64));
+  if (o.ep_size > 0 && o.ep_size < o.tp_size && o.tp_size % o.ep_size != 0)
+    return fail(Code::invalid_argument, "--ep-size ", o.ep_size, " does not divide --tp-size ", o.tp_size,
+                ": every set of ranks must have as many of them")
+        .about("ep-size");
   WEFT_RETURN_IF_ERROR(in_range("kv-cache-events", o.kv_cache_events, 0, 1 << 24));
   WEFT_RETURN_IF_ERROR(in_range("rank-deadline", o.rank_deadline, 1, 86400));
   WEFT_RETURN_IF_ERROR(in_range("tokens-per-block", o.tokens_per_block, 1, 1024));

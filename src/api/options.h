@@ -57,7 +57,8 @@ struct EngineOptions {
   std::string tool_call_parser = "auto";       // auto (by the chat template) | a name of forms/tool_form.h
   std::string chat_template;                   // a file with a template instead of the model's; empty: none
   std::vector<std::string> logits_processors;  // plugin files (include/weft/logits_processor.h)
-  int tp_size = 1, pp_size = 1, ep_size = 1;
+  int tp_size = 1, pp_size = 1;
+  int ep_size = 0;  // sets of ranks with different experts, a divisor of tp_size or more than it; 0: as many as can be
   bool enable_attention_dp = false;
   // Attention data parallelism: prompts may wait for others, so that no rank is idle while some compute theirs, up to a
   // tenth of this, the time to the first token that is aimed at; 0: they never wait

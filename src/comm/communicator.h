@@ -33,6 +33,9 @@ class Communicator {
 
   // Every rank's `bytes[rank]` bytes (`bytes` is the same on all ranks; own included).
   virtual Parts gather(const void* mine, std::span<const size_t> bytes, Thread thread) = 0;
+  // The same among the ranks [i * ranks, (i + 1) * ranks) that this one belongs to: one part for each of them, all of
+  // `bytes` bytes. `ranks` divides size(); all ranks of the group make the call.
+  virtual Parts gather_set(const void* mine, size_t bytes, int ranks, Thread thread) = 0;
   // For the sum of `floats` numbers of every rank: parts whose balanced binary tree, in order, is the tree over all
   // ranks; one per rank, or a power of two fewer where the carrier has added some up. size() is a power of two.
   virtual Parts reduce(const float* mine, size_t floats, Thread thread) = 0;

@@ -59,6 +59,18 @@ class Caller {
     for (int r = 0; r < comm_.size(); ++r) expect_bytes(parts[index(r)], r, round, 0, bytes[index(r)]);
   }
 
+  void gather_set(int round, size_t scale) {
+    std::vector<int> divisors;
+    for (int d = 1; d <= comm_.size(); ++d)
+      if (comm_.size() % d == 0) divisors.push_back(d);
+    const int ranks = divisors[index(round) % divisors.size()];
+    const size_t bytes = index(round) * 101 % 997 * scale;
+    const std::byte* mine = fill(round, bytes);
+    const Communicator::Parts parts = comm_.gather_set(mine, bytes, ranks, thread_);
+    ASSERT_EQ(parts.size(), index(ranks));
+    for (int r = 0; r < ranks; ++r) expect_bytes(parts[index(r)], comm_.rank() / ranks * ranks + r, round, 0, bytes);
+  }
+
   void exchange(int round, size_t scale) {
     const auto bytes_of = [&](int from, int to) {
       const size_t bytes = (index(from) * 1009 + index(to) * 77 + index(round) * 13) % 3001 * scale;
@@ -150,6 +162,7 @@ void check_gather(Carrier& carrier, int threads) {
   carrier.on_all(threads, [](Communicator& comm, Communicator::Thread thread, Scratch& scratch) {
     Caller caller(comm, thread, scratch);
     for (int round = 0; round < 30; ++round) caller.gather(round, round % 10 == 9 ? 999 : 1);
+    for (int round = 0; round < 30; ++round) caller.gather_set(round, round % 10 == 9 ? 999 : 1);
   });
 }
 
@@ -193,7 +206,8 @@ void check_random_calls(Carrier& carrier, int threads) {
     std::minstd_rand same_everywhere(5);
     for (int round = 0; round < 200; ++round) {
       const size_t size = same_everywhere() % (round % 20 == 19 ? 30000 : 300);
-      switch (same_everywhere() % 4) {
+      switch (same_everywhere() % 5) {
+        case 4: caller.gather_set(round, 1 + size / 100); break;
         case 0: caller.gather(round, 1 + size / 100); break;
         case 1: caller.exchange(round, 1 + size / 10000); break;
         case 2: caller.broadcast(round, static_cast<int>(size) % comm.size(), size); break;
@@ -218,7 +232,7 @@ void check_groups(Carrier& carrier, int threads) {
       ASSERT_EQ(comm.size(), static_cast<int>(members.size()));
       Caller caller(comm, thread, scratch);
       for (int round = 0; round < 10; ++round) {
-        caller.gather(round, 1);
+        caller.gather(round, 1), caller.gather_set(round, 1);
         if (std::has_single_bit(members.size())) caller.reduce(round, 100);
       }
     });

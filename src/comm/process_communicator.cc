@@ -67,6 +67,23 @@ class ProcessCommunicator : public Communicator {
     });
   }
 
+  Parts gather_set(const void* mine, size_t bytes, int ranks, Thread thread) override {
+    const int first = rank_ / ranks * ranks;
+    return by_first_thread(thread,
+                           [&] {
+                             std::byte* next = received_.room(whole_lines(bytes) * index(ranks));
+                             for (int r = first; r < first + ranks; ++r, next += whole_lines(bytes))
+                               parts_[index(r)] = r == rank_ ? static_cast<const std::byte*>(mine) : next;
+                             for (const int other : others()) {
+                               if (other / ranks != rank_ / ranks) continue;
+                               send(other, mine, bytes);
+                               receive(other, part(other), bytes);
+                             }
+                             transfers_.wait("gathering the parts of a set", deadline_);
+                           })
+        .subspan(index(first), index(ranks));
+  }
+
   Parts exchange(const void* mine, std::span<const size_t> offsets, std::span<const size_t> received,
                  Thread thread) override {
     const auto* pieces = static_cast<const std::byte*>(mine);

@@ -29,6 +29,10 @@ class ThreadRank : public Communicator {
   Parts gather(const void* mine, std::span<const size_t>, Thread thread) override {
     return publish(thread, [&](int) { return mine; });
   }
+  Parts gather_set(const void* mine, size_t, int ranks, Thread thread) override {
+    return publish(thread, [&](int) { return mine; })
+        .subspan(static_cast<size_t>(rank_ / ranks * ranks), static_cast<size_t>(ranks));
+  }
   Parts reduce(const float* mine, size_t, Thread thread) override {
     return publish(thread, [&](int) { return mine; });
   }

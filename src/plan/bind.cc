@@ -144,8 +144,8 @@ SelectRowsArgs bind(const SelectOp&, const Binding& b) {
   return {b.in(0), b.in_ld(0), b.memory.inputs().output_rows.data(), b.out_cols(), b.out(), b.out_ld()};
 }
 
-ToOperandArgs bind(const ToOperandOp&, const Binding& b) {
-  return {b.in(0), b.in_ld(0), b.in_cols(0), b.out_operand(), b.out_address(), b.out_ld()};
+ToOperandArgs bind(const ToOperandOp& o, const Binding& b) {
+  return {b.in(0), b.in_ld(0) / o.slots, o.cols, b.out_operand(), b.out_address(), b.out_ld() / o.slots};
 }
 
 ToOperandArgs bind(const InputOp&, const Binding& b) {
@@ -227,7 +227,8 @@ PerHeadCall bind(const PerHeadOp& o, const Binding& b) {
 }
 
 AllReduceCall bind(const AllReduceOp& o, const Binding& b) {
-  AllReduceCall call{{.ld_part = b.in_ld(0), .cols = b.out_cols(), .out = b.out(), .ld_out = b.out_ld()}, b.in(0)};
+  AllReduceCall call{
+      {.ld_part = b.in_ld(0), .cols = b.out_cols(), .out = b.out(), .ld_out = b.out_ld()}, b.in(0), o.places};
   if (o.matrix >= 0) call.args.bias = b.weights.biases[o.matrix];
   if (o.add) call.args.residual = b.in(1), call.args.ld_residual = b.in_ld(1);
   return call;
@@ -246,12 +247,23 @@ AllGatherCall bind(const AllGatherOp&, const Binding& b) {
           b.in(0)};
 }
 
+GatherSlotsCall bind(const GatherSlotsOp& o, const Binding& b) {
+  return {{.ld_part = b.in_ld(0) / o.slots,
+           .cols = o.cols,
+           .all_cols = o.cols * o.ranks,
+           .out = b.out(),
+           .ld_out = b.out_ld() / o.slots},
+          b.in(0),
+          o.ranks};
+}
+
 GatherRowsCall bind(const GatherRowsOp&, const Binding& b) {
   return {{.ld_part = b.in_ld(0), .cols = b.out_cols(), .out = b.out(), .ld_out = b.out_ld()}, b.in(0)};
 }
 
 ReduceScatterCall bind(const ReduceScatterOp& o, const Binding& b) {
-  ReduceScatterCall call{{.ld_part = b.in_ld(0), .cols = b.out_cols(), .out = b.out(), .ld_out = b.out_ld()}, b.in(0)};
+  ReduceScatterCall call{
+      {.ld_part = b.in_ld(0), .cols = b.out_cols(), .out = b.out(), .ld_out = b.out_ld()}, b.in(0), o.places};
   if (o.add) call.args.residual = b.in(1), call.args.ld_residual = b.in_ld(1);
   return call;
 }

@@ -32,13 +32,23 @@ struct CollectiveCall {
   Args args;  // without the parts
   const float* mine = nullptr;
 };
-using AllReduceCall = CollectiveCall<kernels::ReduceArgs>;
 using PickRowsCall = CollectiveCall<kernels::PickRowsArgs>;
 using AllGatherCall = CollectiveCall<kernels::JoinColumnsArgs>;
 using GatherRowsCall = CollectiveCall<kernels::JoinRowsArgs>;
-struct ReduceScatterCall {
+struct GatherSlotsCall {
+  kernels::JoinColumnsArgs args;  // without the parts; of rows that are slots
+  const float* mine = nullptr;
+  int ranks = 0;  // of a set
+};
+struct AllReduceCall {
   kernels::ReduceArgs args;  // without the parts
   const float* mine = nullptr;
+  int places = 1;  // AllReduceOp::places
+};
+struct ReduceScatterCall {
+  kernels::ReduceArgs args;
+  const float* mine = nullptr;
+  int places = 1;
 };
 
 // Pipeline stages: what is passed on, rows of `ld` floats, and what comes.
@@ -53,8 +63,8 @@ struct ReceiveCall {
 
 template <class... Args>
 auto bound_args(TypeList<Args...>)
-    -> std::variant<Args..., ExpertsCall, PerHeadCall, AllReduceCall, PickRowsCall, AllGatherCall, GatherRowsCall,
-                    ReduceScatterCall, SendCall, ReceiveCall>;
+    -> std::variant<Args..., ExpertsCall, PerHeadCall, AllReduceCall, PickRowsCall, AllGatherCall, GatherSlotsCall,
+                    GatherRowsCall, ReduceScatterCall, SendCall, ReceiveCall>;
 using BoundArgs = decltype(bound_args(kernels::Kernels{}));
 
 // `op`, `memory` and `weights` must outlive the result.

@@ -155,9 +155,15 @@ class StepCounter {
   }
 
   int64_t part_bytes(const Op& op) const { return rows_of(op.in[0].rows) * plan_.storages[op.in[0].storage].cols * 4; }
-  void add(const AllReduceOp&, const Op& op) { exchange(op_name(op), reduce_traffic(places_, rank_, part_bytes(op))); }
+  void add(const AllReduceOp& o, const Op& op) {
+    exchange(op_name(op), o.places == 1 ? reduce_traffic(places_, rank_, part_bytes(op))
+                                        : gather_traffic(places_, rank_, part_bytes(op)));
+  }
   void add(const PickRowsOp&, const Op& op) { exchange(op_name(op), gather_traffic(places_, rank_, part_bytes(op))); }
   void add(const AllGatherOp&, const Op& op) { exchange(op_name(op), gather_traffic(places_, rank_, part_bytes(op))); }
+  void add(const GatherSlotsOp& o, const Op& op) {
+    exchange(op_name(op), gather_traffic(places_, rank_, part_bytes(op), o.ranks));
+  }
   void add(const GatherRowsOp&, const Op& op) { exchange(op_name(op), gather_traffic(places_, rank_, part_bytes(op))); }
   void add(const ReduceScatterOp&, const Op& op) {
     const int64_t piece = rows_of(Rows::tokens) * plan_.storages[op.in[0].storage].cols * 4;

@@ -94,9 +94,9 @@ struct ExpertLoad {
 ExpertLoad expert_load(const kernels::RouteRule& rule, int ranks, int64_t rows);
 
 // What rank `rank` sends for one collective of `own` bytes on each rank of its stage (exchange: of `own` bytes for each
-// rank).
+// rank). `set`: among so many successive ranks; 0: those of the stage.
 Traffic reduce_traffic(const RankPlaces& places, int rank, int64_t own);
-Traffic gather_traffic(const RankPlaces& places, int rank, int64_t own);
+Traffic gather_traffic(const RankPlaces& places, int rank, int64_t own, int set = 0);
 // One message to the next stage.
 Traffic send_traffic(const RankPlaces& places, int rank, int64_t bytes);
 

@@ -121,19 +121,20 @@ void add_round(const RankPlaces& places, int rank, const std::vector<int>& peers
   traffic.network_rounds += waits ? 1 : 0;
 }
 
-std::vector<int> other_ranks(const RankPlaces& places, int rank) {
-  const int first = rank / places.layout.tensor * places.layout.tensor;
+// Of the rank's `set` successive ranks.
+std::vector<int> other_ranks(int rank, int set) {
+  const int first = rank / set * set;
   std::vector<int> others;
-  for (int r = first; r < first + places.layout.tensor; ++r)
+  for (int r = first; r < first + set; ++r)
     if (r != rank) others.push_back(r);
   return others;
 }
 
 }  // namespace
 
-Traffic gather_traffic(const RankPlaces& places, int rank, int64_t own) {
+Traffic gather_traffic(const RankPlaces& places, int rank, int64_t own, int set) {
   Traffic traffic;
-  add_round(places, rank, other_ranks(places, rank), own, traffic);
+  add_round(places, rank, other_ranks(rank, set > 0 ? set : places.layout.tensor), own, traffic);
   return traffic;
 }
 
@@ -154,7 +155,7 @@ Traffic reduce_traffic(const RankPlaces& places, int rank, int64_t own) {
     if (shared) bytes /= 2;
     add_round(places, rank, {first + ((rank - first) ^ distance)}, bytes, traffic);
   }
-  if (shared) add_round(places, rank, other_ranks(places, rank), own / ranks, traffic);
+  if (shared) add_round(places, rank, other_ranks(rank, ranks), own / ranks, traffic);
   return traffic;
 }
 

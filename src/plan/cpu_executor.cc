@@ -23,6 +23,29 @@ struct Overloaded : F... {
 template <class... F>
 Overloaded(F...) -> Overloaded<F...>;
 
+// Ops for whose kernel each slot is a row.
+int slots_of(const Op& op) {
+  if (const auto* gather = std::get_if<GatherSlotsOp>(&op.kind)) return gather->slots;
+  if (const auto* convert = std::get_if<ToOperandOp>(&op.kind)) return convert->slots;
+  return 1;
+}
+
+// The sums of parts, each of which is of one of so many ranges of columns, in turn.
+void add_parts(const CpuTable& table, const ReduceArgs& all, int places, Communicator::Parts parts, int rows,
+               Part part) {
+  const int count = static_cast<int>(parts.size()) / places, cols = all.cols / places;
+  for (int place = 0; place < places; ++place) {
+    std::array<const float*, kMaxRanks> own;
+    for (int p = 0; p < count; ++p)
+      own[p] = reinterpret_cast<const float*>(parts[static_cast<size_t>(p * places + place)]);
+    ReduceArgs args = all;
+    args.parts = own.data(), args.count = count, args.cols = cols, args.out += place * cols;
+    if (args.bias) args.bias += place * cols;
+    if (args.residual) args.residual += place * cols;
+    table.run(args, rows, part);
+  }
+}
+
 }  // namespace
 
 WeightForm form_of(const Matrix& matrix, WeightForm form) { return matrix.keep_float32 ? WeightForm::f32 : form; }
@@ -60,7 +83,7 @@ void CpuExecutor::bind() {
     const Op& op = plan_.ops[i];
     BoundOp bound{.args = bind_op(op, memory_, weights_)};
     bound.rows = op.out ? op.out->rows : Rows::tokens;
-    bound.images_only = op.images_only, bound.pass = op.pass, bound.barrier = barriers_[i];
+    bound.slots = slots_of(op), bound.images_only = op.images_only, bound.pass = op.pass, bound.barrier = barriers_[i];
     bound_.push_back(bound);
     // Key splits of long contexts that were spread over threads are joined by a second pass.
     if (const auto* args = std::get_if<AttendArgs>(&bound.args))
@@ -108,11 +131,13 @@ int CpuExecutor::row_count(Rows rows) const {
 }
 
 void CpuExecutor::run_op(size_t index, Part part) {
-  const int rows = row_count(bound_[index].rows);
+  const int rows = row_count(bound_[index].rows) * bound_[index].slots;
   std::visit(Overloaded{[&](const LinearArgs& args) { run_linear(args, rows, part, tasks_[index].next); },
                         [&](const ExpertsCall& call) { run_experts(call, part); },
                         [&](const PerHeadCall& call) { run_per_head(call, rows, part); },
                         [&]<class Args>(const CollectiveCall<Args>& call) { run_collective(call, rows, part); },
+                        [&](const GatherSlotsCall& call) { run_gather_slots(call, rows, part); },
+                        [&](const AllReduceCall& call) { run_all_reduce(call, rows, part); },
                         [&](const ReduceScatterCall& call) { run_reduce_scatter(call, rows, part); },
                         [&](const SendCall& call) { run_send(call, part); },
                         [&](const ReceiveCall& call) { run_receive(call, rows, part); },
@@ -153,23 +178,39 @@ void CpuExecutor::run_collective(const CollectiveCall<Args>& call, int rows, Par
   const Communicator::Thread thread{part.index, part.count};
   const size_t floats = static_cast<size_t>(rows) * static_cast<size_t>(call.args.ld_part);
   Communicator& ranks = *seat_.communicator;
-  Communicator::Parts parts;
-  if constexpr (std::is_same_v<Args, ReduceArgs>) {
-    parts = ranks.reduce(call.mine, floats, thread);
-  } else {
-    std::array<size_t, kMaxRanks> bytes;
-    const std::vector<int32_t>& first = memory_.inputs().home_rows;
-    for (int r = 0; r < ranks.size(); ++r) {
-      const bool own_rows = std::is_same_v<Args, JoinRowsArgs>;
-      bytes[r] = own_rows ? static_cast<size_t>(first[r + 1] - first[r]) * call.args.ld_part * sizeof(float)
-                          : floats * sizeof(float);
-    }
-    parts = ranks.gather(call.mine, std::span(bytes).first(static_cast<size_t>(ranks.size())), thread);
+  std::array<size_t, kMaxRanks> bytes;
+  const std::vector<int32_t>& first = memory_.inputs().home_rows;
+  for (int r = 0; r < ranks.size(); ++r) {
+    const bool own_rows = std::is_same_v<Args, JoinRowsArgs>;
+    bytes[r] = own_rows ? static_cast<size_t>(first[r + 1] - first[r]) * call.args.ld_part * sizeof(float)
+                        : floats * sizeof(float);
   }
+  const auto count = static_cast<size_t>(ranks.size());
+  const Communicator::Parts parts = ranks.gather(call.mine, std::span(bytes).first(count), thread);
   Args args = call.args;
   if constexpr (std::is_same_v<Args, JoinRowsArgs>) args.first = memory_.inputs().home_rows.data();
   args.parts = reinterpret_cast<const float* const*>(parts.data()), args.count = static_cast<int>(parts.size());
   table_.run(args, rows, part);
+}
+
+void CpuExecutor::run_gather_slots(const GatherSlotsCall& call, int rows, Part part) const {
+  const size_t bytes = static_cast<size_t>(rows) * static_cast<size_t>(call.args.ld_part) * sizeof(float);
+  const Communicator::Parts parts =
+      seat_.communicator->gather_set(call.mine, bytes, call.ranks, {part.index, part.count});
+  JoinColumnsArgs args = call.args;
+  args.parts = reinterpret_cast<const float* const*>(parts.data()), args.count = static_cast<int>(parts.size());
+  table_.run(args, rows, part);
+}
+
+void CpuExecutor::run_all_reduce(const AllReduceCall& call, int rows, Part part) const {
+  const Communicator::Thread thread{part.index, part.count};
+  const size_t floats = static_cast<size_t>(rows) * static_cast<size_t>(call.args.ld_part);
+  Communicator& ranks = *seat_.communicator;
+  if (call.places == 1) return add_parts(table_, call.args, 1, ranks.reduce(call.mine, floats, thread), rows, part);
+  std::array<size_t, kMaxRanks> bytes;
+  bytes.fill(floats * sizeof(float));
+  const auto count = static_cast<size_t>(ranks.size());
+  add_parts(table_, call.args, call.places, ranks.gather(call.mine, std::span(bytes).first(count), thread), rows, part);
 }
 
 // From every rank its part of the sum for this rank's rows.
@@ -184,9 +225,7 @@ void CpuExecutor::run_reduce_scatter(const ReduceScatterCall& call, int rows, Pa
   received.fill(static_cast<size_t>(rows) * row_bytes);
   const Communicator::Parts parts = ranks.exchange(call.mine, std::span(offsets).first(count + 1),
                                                    std::span(received).first(count), {part.index, part.count});
-  ReduceArgs args = call.args;
-  args.parts = reinterpret_cast<const float* const*>(parts.data()), args.count = static_cast<int>(parts.size());
-  table_.run(args, rows, part);
+  add_parts(table_, call.args, call.places, parts, rows, part);
 }
 
 void CpuExecutor::run_send(const SendCall& call, Part part) const {

@@ -87,6 +87,7 @@ class CpuExecutor {
   struct BoundOp {
     BoundArgs args;
     Rows rows = Rows::tokens;
+    int slots = 1;  // the kernel's rows of each row
     bool images_only = false;
     Pass pass = Pass::any;
     bool barrier = false;  // before it
@@ -106,6 +107,8 @@ class CpuExecutor {
   void run_per_head(const PerHeadCall& call, int rows, kernels::Part part) const;
   template <class Args>
   void run_collective(const CollectiveCall<Args>& call, int rows, kernels::Part part) const;
+  void run_gather_slots(const GatherSlotsCall& call, int rows, kernels::Part part) const;
+  void run_all_reduce(const AllReduceCall& call, int rows, kernels::Part part) const;
   void run_reduce_scatter(const ReduceScatterCall& call, int rows, kernels::Part part) const;
   void run_send(const SendCall& call, kernels::Part part) const;
   void run_receive(const ReceiveCall& call, int rows, kernels::Part part) const;

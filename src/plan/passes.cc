@@ -161,7 +161,10 @@ Plan place_operands(Plan plan, const std::function<Operand(const Matrix&)>& oper
           source = x;
           value = {static_cast<int>(plan.storages.size()), 0, x.cols, x.rows};
           plan.storages.push_back({x.cols, x.rows, operand});
-          ops.push_back({ToOperandOp{}, {x}, value, op.path, op.images_only, op.pass});
+          const auto* experts = std::get_if<ExpertsOp>(&op.kind);
+          const bool slots = experts && !experts->same_input;
+          ToOperandOp convert{.slots = slots ? experts->slots : 1, .cols = slots ? plan.matrices[matrix].k : x.cols};
+          ops.push_back({convert, {x}, value, op.path, op.images_only, op.pass});
         }
         x = value;
       }

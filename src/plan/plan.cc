@@ -33,8 +33,8 @@ Line line_of(const Op& op) {
         if constexpr (std::is_same_v<Kind, SendOp>) return Line::next;
         else if constexpr (std::is_same_v<Kind, ReceiveOp>) return Line::before;
         else if constexpr (std::is_same_v<Kind, AllReduceOp> || std::is_same_v<Kind, PickRowsOp> ||
-                           std::is_same_v<Kind, AllGatherOp> || std::is_same_v<Kind, GatherRowsOp> ||
-                           std::is_same_v<Kind, ReduceScatterOp>)
+                           std::is_same_v<Kind, AllGatherOp> || std::is_same_v<Kind, GatherSlotsOp> ||
+                           std::is_same_v<Kind, GatherRowsOp> || std::is_same_v<Kind, ReduceScatterOp>)
           return Line::stage;
         else return Line::none;
       },

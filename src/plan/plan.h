@@ -260,11 +260,13 @@ struct MergeFeaturesOp {
 
 // Ranks; made by split_plan(). The first input is this rank's part, a storage that other ranks read. Out: what all
 // parts make together, the same on all ranks. The sum of the parts, and the biases of a matrix; with `add` also the
-// second input (made by a pass).
+// second input (made by a pass). With several `places`, successive ranks have parts of so many equal ranges of columns
+// in turn, and each range is the sum of its parts.
 struct AllReduceOp {
   static constexpr const char* kName = "all_reduce";
   int matrix = -1;
   bool add = false;
+  int places = 1;
 };
 // Each row from the rank that has it; zeros elsewhere.
 struct PickRowsOp {
@@ -275,15 +277,23 @@ struct AllGatherOp {
   static constexpr const char* kName = "all_gather";
 };
 
+// Of values with slots: for each slot the parts, `cols` columns each, of this rank's set, side by side. Sets are
+// `ranks` successive ranks.
+struct GatherSlotsOp {
+  static constexpr const char* kName = "gather_slots";
+  int ranks = 0, slots = 0, cols = 0;
+};
+
 // Attention data parallelism, where every rank has rows of its own. Out: those of all ranks [gathered].
 struct GatherRowsOp {
   static constexpr const char* kName = "gather_rows";
 };
-// In: this rank's part of the sum for the rows of all ranks [gathered]; out: the sum for its own rows. With `add` also
-// the second input (made by a pass).
+// In: this rank's part of the sum for the rows of all ranks [gathered]; out: the sum for its own rows. `add` and
+// `places` as in AllReduceOp.
 struct ReduceScatterOp {
   static constexpr const char* kName = "reduce_scatter";
   bool add = false;
+  int places = 1;
 };
 
 // Pipeline stages (stage.h). In: what the next stage goes on with, a storage that it reads.
@@ -303,9 +313,11 @@ struct StatesOp {
 struct SelectOp {
   static constexpr const char* kName = "select";
 };
-// Made by a pass: the input of matrix products in their form.
+// Made by a pass: the input of matrix products in their form; each of the `slots` is a row of its own, of `cols`
+// columns.
 struct ToOperandOp {
   static constexpr const char* kName = "to_operand";
+  int slots = 1, cols = 0;
 };
 
 // The ops of a plan; the elementwise ones (kernels/elementwise.h) are their own.
@@ -313,8 +325,8 @@ template <class... F>
 auto list_ops(TypeList<F...>)
     -> std::variant<EmbedOp, LinearOp, NormOp, RopeAnglesOp, HeadsOp, AppendOp, AttendOp, ActivateOp, SelectOp,
                     ToOperandOp, RouteOp, GroupRowsOp, ExpertsOp, ScaleRowsOp, CombineOp, PerHeadOp, InputOp, MixRowsOp,
-                    GateOp, PlaceOp, MergeFeaturesOp, StatesOp, AllReduceOp, PickRowsOp, AllGatherOp, GatherRowsOp,
-                    ReduceScatterOp, SendOp, ReceiveOp, F...>;
+                    GateOp, PlaceOp, MergeFeaturesOp, StatesOp, AllReduceOp, PickRowsOp, AllGatherOp, GatherSlotsOp,
+                    GatherRowsOp, ReduceScatterOp, SendOp, ReceiveOp, F...>;
 using OpKind = decltype(list_ops(kernels::ElementwiseOps{}));
 
 // A draft plan runs over rows whose states come from another plan, and then, one draft after the other, over rows whose

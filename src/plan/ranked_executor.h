@@ -25,7 +25,8 @@ struct PlanShare {
 struct PlanShares {
   std::vector<PlanShare> ranks;
   // Attention data parallelism: the whole plan, over weights that lie with the ranks. A step whose rows all have one
-  // home is computed by the threads of all ranks, as if there was one; none where ranks are processes.
+  // home is computed by the threads of all ranks, as if there was one; none where ranks are processes or have
+  // parts of an expert each.
   std::optional<PlanShare> alone;
   const PlanShare& first() const { return ranks.front(); }
 };

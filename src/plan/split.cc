@@ -1,12 +1,12 @@
 #include "plan/split.h"
 
+#include <algorithm>
 #include <map>
 #include <optional>
-#include <set>
 
 #include "base/check.h"
 #include "kernels/kernels.h"
-#include "plan/columns.h"
+#include "plan/split_demand.h"
 #include "plan/stage.h"
 
 namespace weft {
@@ -14,246 +14,6 @@ namespace weft {
 namespace {
 
 using Range = Columns::Range;
-
-// How one matrix product is shared out.
-enum class Cut : uint8_t {
-  outputs,   // only the outputs that are read
-  k,         // the rank's part of k; an all_reduce follows
-  gathered,  // an all_gather of its input, the rank's outputs, and an all_gather of these
-};
-
-// Where the k of a matrix may be cut so that packing a part gives the codes and scales of the whole.
-int k_unit(const Matrix& m) {
-  if (!m.format || !kernels::is_quantized(m.format->form)) return m.shard_unit;
-  const kernels::WeightGroups& groups = m.format->groups;
-  // One scale for all of k, read from the checkpoint; made from the weights of a share it would be another one.
-  if (groups.size >= m.k && groups.scale == kernels::ScaleKind::f32) return m.shard_unit;
-  return groups.scale == kernels::ScaleKind::super ? 256 : groups.size;
-}
-
-// The heads, `stride` columns apart and `dim` wide, that have some of the columns.
-Range heads_of(const Columns& columns, int stride, int dim, int heads) {
-  const int first = columns.ranges().front().first, last = columns.ranges().back().last;
-  return {first < dim ? 0 : (first - dim) / stride + 1, std::min((last - 1) / stride + 1, heads)};
-}
-
-// First pass, from the last op to the first: which columns of each storage the rank has, and how each op is shared.
-class Demand {
- public:
-  Demand(const Plan& plan, const RankLayout& layout, int rank)
-      : plan_(plan), ranks_(layout.attention_dp ? 1 : layout.tensor), experts_(layout.experts), rank_(rank),
-        needs(plan.storages.size()), cuts(plan.ops.size()), matrix_outputs(plan.matrices.size()) {}
-
-  Status find() {
-    // A group of cached layers has the same heads in all of them. Where they cannot be shared in one layer, all layers
-    // keep all; then once more from the start.
-    do {
-      again_ = false;
-      needs.assign(plan_.storages.size(), {});
-      matrix_outputs.assign(plan_.matrices.size(), {});
-      heads = known_heads_;
-      seed();
-      for (size_t i = plan_.ops.size(); i-- > 0 && !error_ && !again_;)
-        std::visit([&](const auto& kind) { visit(kind, plan_.ops[i], i); }, plan_.ops[i].kind);
-    } while (again_ && !error_);
-    if (error_) return *error_;
-    return {};
-  }
-
-  // Of a stage's plan: what was found for the plan of all stages, whose groups of the cache have the same heads in all.
-  void assume(const Demand& whole) { known_heads_ = whole.heads; }
-
-  Range share(int64_t size) const {
-    return {static_cast<int>(size * rank_ / ranks_), static_cast<int>(size * (rank_ + 1) / ranks_)};
-  }
-  // Equal shares of whole panels, the last one shorter; all of it where a rank would get none.
-  Range vocabulary(int size) const {
-    const int each = vocabulary_share(size);
-    if (each == size) return {0, size};
-    return {rank_ * each, std::min(size, (rank_ + 1) * each)};
-  }
-  int vocabulary_share(int size) const {
-    constexpr int kUnit = 16;
-    const int each = ((size + ranks_ - 1) / ranks_ + kUnit - 1) / kUnit * kUnit;
-    return ranks_ > 1 && plan_.head == HeadKind::lm && each * (ranks_ - 1) < size ? each : size;
-  }
-  Range expert_share(int experts) const {
-    const int own = rank_ % experts_;
-    return {experts / experts_ * own, experts / experts_ * (own + 1)};
-  }
-  int expert_ranks() const { return experts_; }
-  // Attention data parallelism: the rows that ranks have are different ones, but experts are shared.
-  bool gathers_rows() const { return ranks_ < experts_; }
-  Columns wanted(const Value& v) const { return needs[v.storage].within(v.first_col, v.cols); }
-
- private:
-  const Plan& plan_;
-  const int ranks_, experts_, rank_;
-
- public:
-  std::vector<Columns> needs;           // per storage
-  std::vector<Cut> cuts;                // per op, of matrix products
-  std::vector<Columns> matrix_outputs;  // per matrix: the rank's outputs; empty: not used so
-  // Query heads that the rank has of each group of the cache, by kind and number.
-  using HeadsOfGroups = std::map<std::pair<CacheRef::Kind, int>, Range>;
-  HeadsOfGroups heads;
-
- private:
-  void seed() {
-    const Value& output = plan_.output;
-    if (output.storage >= 0) want(output, vocabulary(output.cols));
-    for (const Value& kept : {plan_.taps, plan_.state})
-      if (kept.storage >= 0) want_all(kept);
-  }
-
-  void want(const Value& v, Range columns) {
-    needs[v.storage].add({v.first_col + columns.first, v.first_col + columns.last});
-  }
-  void want_all(const Value& v) { want(v, {0, v.cols}); }
-  bool is_read(const Op& op) const { return !op.out || !wanted(*op.out).empty(); }
-  // An op that computes all of its output from all of its inputs.
-  void whole(const Op& op) {
-    if (!is_read(op)) return;
-    if (op.out) want_all(*op.out);
-    for (const Value& in : op.in) want_all(in);
-  }
-  // An op on elements.
-  void same_columns(const Op& op) {
-    const Columns columns = wanted(*op.out);
-    if (columns.ranges().size() > 1) return whole(op);
-    for (const Value& in : op.in)
-      for (const Range& r : columns.ranges()) want(in, r);
-  }
-  template <class... Facts>
-  void refuse(const Facts&... facts) {
-    if (!error_) error_ = fail(Code::invalid_argument, facts...).about("tp-size");
-  }
-
-  template <class Kind>
-  void visit(const Kind&, const Op& op, size_t) {
-    whole(op);
-  }
-  template <kernels::IsElementwise F>
-  void visit(const F&, const Op& op, size_t) {
-    same_columns(op);
-  }
-  void visit(const GateOp&, const Op& op, size_t) { same_columns(op); }
-  void visit(const SelectOp&, const Op& op, size_t) { same_columns(op); }
-
-  void visit(const EmbedOp& o, const Op& op, size_t) {
-    if (!is_read(op)) return;
-    want_all(*op.out);
-    if (o.matrix < 0) return;
-    const Range own = vocabulary(static_cast<int>(plan_.matrices[o.matrix].out()));
-    matrix_outputs[o.matrix].add(own);
-  }
-
-  void visit(const LinearOp& o, const Op& op, size_t i) {
-    if (!is_read(op)) return;
-    const Matrix& m = plan_.matrices[o.matrix];
-    if (m.shard != Shard::rows || ranks_ == 1) {
-      cuts[i] = Cut::outputs;
-      matrix_outputs[o.matrix] = wanted(*op.out);
-      return want_all(op.in[0]);
-    }
-    if (m.k % (ranks_ * m.shard_unit) != 0)
-      return m.shard_unit > 1 ? refuse("the ", m.k / m.shard_unit, " attention heads of ", op.path,
-                                       " cannot be shared by ", ranks_, " ranks: their number does not divide")
-                              : refuse("the ", m.k, " columns of ", op.path, " cannot be shared by ", ranks_,
-                                       " ranks: their number does not divide");
-    const bool by_k = m.shards() % ranks_ == 0 && (m.k / ranks_) % k_unit(m) == 0;
-    if (!by_k && m.out() % ranks_ != 0)
-      return refuse("the ", m.out(), " outputs of ", op.path, " cannot be shared by ", ranks_, " ranks");
-    cuts[i] = by_k ? Cut::k : Cut::gathered;
-    want_all(*op.out);
-    want(op.in[0], share(m.k));
-    matrix_outputs[o.matrix].add(by_k ? Range{0, static_cast<int>(m.out())} : share(m.out()));
-  }
-
-  void visit(const HeadsOp& o, const Op& op, size_t) {
-    const Columns columns = wanted(*op.out);
-    if (columns.empty()) return;
-    const Range own = heads_of(columns, o.out_stride, o.dim, o.heads);
-    want(*op.out, {own.first * o.out_stride, (own.last - 1) * o.out_stride + o.dim});
-    want(op.in[0], {own.first * o.in_stride, (own.last - 1) * o.in_stride + o.dim});
-    if (op.in.size() > 1) want_all(op.in[1]);
-  }
-  void visit(const PerHeadOp& o, const Op& op, size_t) {
-    const Columns columns = wanted(*op.out);
-    if (columns.empty()) return;
-    const Matrix& m = plan_.matrices[o.matrices.front()];
-    const Range own = heads_of(columns, o.out_stride, static_cast<int>(m.out()), static_cast<int>(o.matrices.size()));
-    want(*op.out, {own.first * o.out_stride, (own.last - 1) * o.out_stride + static_cast<int>(m.out())});
-    want(op.in[0], {own.first * o.in_stride, (own.last - 1) * o.in_stride + m.k});
-    for (int h = own.first; h < own.last; ++h) matrix_outputs[o.matrices[h]].add({0, static_cast<int>(m.out())});
-  }
-
-  void visit(const AttendOp& o, const Op& op, size_t) {
-    const Columns columns = wanted(*op.out);
-    if (columns.empty()) return;
-    const LayerGroup& group = plan_.group(o.cache);
-    const std::pair key{o.cache.kind, o.cache.group};
-    Range own = heads_of(columns, group.spec.v_dim, group.spec.v_dim, o.heads);
-    if (whole_groups_.contains(key)) own = {0, o.heads};
-    const auto [known, fresh] = heads.try_emplace(key, own);
-    if (!fresh && known->second != own) {
-      whole_groups_.insert(key), again_ = true;
-      return;
-    }
-    const int per_kv = o.heads / group.spec.kv_heads;
-    const bool one_kv = own.first / per_kv == (own.last - 1) / per_kv;
-    if (!one_kv && (own.first % per_kv != 0 || own.last % per_kv != 0))
-      return refuse("the ", o.heads, " query heads over ", group.spec.kv_heads, " heads of keys and values of ",
-                    op.path, " cannot be shared by ", ranks_, " ranks");
-    want(*op.out, {own.first * group.spec.v_dim, own.last * group.spec.v_dim});
-    want(op.in[0], {own.first * group.spec.k_dim, own.last * group.spec.k_dim});
-  }
-  void visit(const AppendOp& o, const Op& op, size_t) {
-    const CacheSpec& spec = plan_.group(o.cache).spec;
-    const Range own = kv_heads(o.cache);
-    if (spec.kind == CacheSpec::Kind::latent) return want_all(op.in[0]);
-    want(op.in[0], {own.first * spec.k_dim, own.last * spec.k_dim});
-    want(op.in[1], {own.first * spec.v_dim, own.last * spec.v_dim});
-  }
-
-  void visit(const ActivateOp& o, const Op& op, size_t) {
-    const Columns columns = wanted(*op.out);
-    if (columns.ranges().size() != 1 || o.slots > 1) return whole(op);
-    const Range own = columns.ranges().front();
-    want(op.in[0], own);
-    if (o.gated) want(op.in[0], {o.cols + own.first, o.cols + own.last});
-  }
-
-  void visit(const ExpertsOp& o, const Op& op, size_t) {
-    whole(op);
-    const int groups = kernels::expert_groups(o.experts);
-    if (groups % experts_ != 0)
-      refuse("the ", o.experts, " experts of ", op.path, " cannot be shared by ", experts_,
-             " ranks: they are summed in ", groups, groups == 1 ? " group" : " groups of equal size");
-    if (error_) return;
-    const Range own = expert_share(o.experts);
-    for (int e = own.first; e < own.last; ++e) {
-      const int matrix = o.matrices[e - o.first_expert];
-      matrix_outputs[matrix].add({0, static_cast<int>(plan_.matrices[matrix].out())});
-    }
-  }
-
- public:
-  Range kv_heads(CacheRef ref) const {
-    const LayerGroup& group = plan_.group(ref);
-    const int kv = group.spec.kv_heads;
-    const auto found = heads.find({ref.kind, ref.group});
-    if (found == heads.end() || group.spec.kind == CacheSpec::Kind::latent) return {0, kv};
-    const int per_kv = group.heads / kv;
-    return {found->second.first / per_kv, (found->second.last - 1) / per_kv + 1};
-  }
-
- private:
-  HeadsOfGroups known_heads_;
-  std::set<std::pair<CacheRef::Kind, int>> whole_groups_;
-  bool again_ = false;
-  std::optional<Error> error_;
-};
 
 // Second pass: the rank's ops over the columns that it has.
 class Share {
@@ -281,6 +41,7 @@ class Share {
     for (Value* kept : {&plan_.taps, &plan_.state})
       if (kept->storage >= 0) *kept = mapped(*kept);
     drop_unread_weights(plan_, whole_);
+    check_partial_sums(plan_);
     return std::move(plan_);
   }
 
@@ -376,6 +137,7 @@ class Share {
   void rebuild(const GateOp& o, const Op& op, size_t) { rebuild_columns(o, op, only_range(op)); }
   void rebuild(const SelectOp& o, const Op& op, size_t) { rebuild_columns(o, op, only_range(op)); }
   void rebuild(const ActivateOp& o, const Op& op, size_t) {
+    if (slot_parts_.contains(op.in[0].storage)) return rebuild_slots(o, op);
     const Range own = only_range(op);
     if (own.size() == op.out->cols) return push(op, o, {mapped(op.in[0])}, mapped(*op.out));
     ActivateOp part = o;
@@ -503,33 +265,84 @@ class Share {
   void rebuild(const GroupRowsOp& o, const Op& op, size_t) {
     push(op, o, {gathered(mapped(op.in[0]), op)}, mapped(*op.out));
   }
+
+  // Experts. Where the ranks of a set share each expert, a rank has a part of every slot's columns, in storages of its
+  // own (slot_parts_). The parts are joined where a product reads all of them as its k, so no sum over k is cut.
   void rebuild(const ExpertsOp& o, const Op& op, size_t) {
-    const Range own = demand_.expert_share(o.experts);
+    const ExpertCut cut = demand_.expert_cut(o.experts);
     ExpertsOp part = o;
-    part.first_expert = own.first;
-    part.matrices.assign(o.matrices.begin() + own.first, o.matrices.begin() + own.last);
-    push(op, part, {gathered(mapped(op.in[0]), op), mapped(op.in[1])}, mapped(*op.out));
+    part.first_expert = cut.experts.first;
+    part.matrices.assign(o.matrices.begin() + cut.experts.first, o.matrices.begin() + cut.experts.last);
+    for (const int matrix : part.matrices) cut_outputs(matrix);
+    const bool parts = slot_parts_.contains(op.in[0].storage);
+    const Value x = parts ? join_slots(op.in[0], o, cut, op) : gathered(mapped(op.in[0]), op);
+    push(op, part, {x, mapped(op.in[1])}, cut.places > 1 ? slot_part(*op.out, o.slots) : mapped(*op.out));
+  }
+  void rebuild_slots(const ActivateOp& o, const Op& op) {
+    ActivateOp part = o;
+    part.cols = demand_.slot_columns.at(op.out->storage).size();
+    const Value x = slot_parts_.at(op.in[0].storage);
+    push(op, part, {x}, slot_part(*op.out, o.slots));
+  }
+  Value join_slots(const Value& v, const ExpertsOp& o, const ExpertCut& cut, const Op& like) {
+    const Value part = slot_parts_.at(v.storage), all = mapped(v);
+    plan_.storages[part.storage].shared = true;
+    push(like, GatherSlotsOp{cut.places, o.slots, demand_.slot_columns.at(v.storage).size()}, {part}, all);
+    return all;
+  }
+  // Room for the rank's columns of each slot of a value.
+  Value slot_part(const Value& v, int slots) {
+    const int cols = demand_.slot_columns.at(v.storage).size();
+    const Value part = fresh(slots * slot_stride(cols), plan_.storages[v.storage].rows);
+    slot_parts_[v.storage] = part;
+    return part;
   }
   void rebuild(const CombineOp& o, const Op& op, size_t) {
-    const Range own = demand_.expert_share(o.experts);
+    const ExpertCut cut = demand_.expert_cut(o.experts);
     CombineOp part = o;
-    part.first_expert = own.first, part.last_expert = own.last;
-    const Value out = mapped(*op.out);
-    const Value x = mapped(op.in[0]), chosen = gathered(mapped(op.in[1]), op);
-    if (demand_.expert_ranks() == 1) return push(op, part, {x, chosen}, out);
-    const Value sum = fresh_part(out.cols, x.rows);
+    part.first_expert = cut.experts.first, part.last_expert = cut.experts.last;
+    const Value out = mapped(*op.out), chosen = gathered(mapped(op.in[1]), op);
+    const Value x = cut.places > 1 ? slot_parts_.at(op.in[0].storage) : mapped(op.in[0]);
+    const Value sum = fresh_part(out.cols / cut.places, x.rows);
     push(op, part, {x, chosen}, sum);
-    if (demand_.gathers_rows()) push(op, ReduceScatterOp{}, {sum}, out);
-    else push(op, AllReduceOp{}, {sum}, out);
+    if (demand_.gathers_rows()) push(op, ReduceScatterOp{.places = cut.places}, {sum}, out);
+    else push(op, AllReduceOp{.places = cut.places}, {sum}, out);
   }
 
   const Plan& whole_;
   const Demand& demand_;
   Plan plan_;
-  std::map<int, Value> gathered_;  // by storage
+  // By storage of the whole plan: its rows of all ranks, and the rank's part of its slots.
+  std::map<int, Value> gathered_, slot_parts_;
 };
 
 }  // namespace
+
+void check_partial_sums(const Plan& plan) {
+  std::vector<bool> partial(plan.storages.size());
+  for (const Op& op : plan.ops) {
+    const auto* linear = std::get_if<LinearOp>(&op.kind);
+    const auto* combine = std::get_if<CombineOp>(&op.kind);
+    if ((linear && linear->partial) || (combine && combine->last_expert - combine->first_expert < combine->experts))
+      partial[op.out->storage] = true;
+  }
+  for (const Op& op : plan.ops)
+    for (size_t i = 0; i < op.in.size(); ++i) {
+      const bool reduces =
+          i == 0 && (std::holds_alternative<AllReduceOp>(op.kind) || std::holds_alternative<ReduceScatterOp>(op.kind));
+      WEFT_CHECK(reduces || !partial[op.in[i].storage]) << op_name(op) << " of " << op.path << " reads a partial sum";
+    }
+  for (const Value& result : plan.results())
+    WEFT_CHECK(!partial[result.storage]) << "a result of the plan is a partial sum";
+}
+
+bool cuts_experts(const Plan& whole, const RankLayout& layout) {
+  const Demand demand(whole, layout, 0);
+  return std::any_of(whole.ops.begin(), whole.ops.end(), [&](const Op& op) {
+    const auto* experts = std::get_if<ExpertsOp>(&op.kind);
+    return experts && demand.expert_cut(experts->experts).places > 1;
+  });
+}
 
 Result<Plan> split_plan(const Plan& whole, const RankLayout& layout, int rank) {
   Plan stage;

@@ -22,7 +22,7 @@ void expect_bits_of_one(const Plan& plan, const std::shared_ptr<const Checkpoint
     ASSERT_EQ(one.error, "");
     for (const int ranks : rank_counts) {
       SCOPED_TRACE(std::string(table->isa) + ", " + std::to_string(ranks) + " ranks");
-      const RankedRun run = run_on_ranks(plan, checkpoint, {.tensor = ranks, .experts = ranks}, options);
+      const RankedRun run = run_on_ranks(plan, checkpoint, {.tensor = ranks}, options);
       ASSERT_EQ(run.error, "");
       EXPECT_TRUE(run.outputs == one.outputs);
       EXPECT_TRUE(run.taps == one.taps);
@@ -36,7 +36,7 @@ int count_gathers(const Plan& plan) {
 }
 
 Plan share_of(const SmallModel& model, int ranks, int rank = 0) {
-  auto share = split_plan(record(model), {.tensor = ranks, .experts = ranks}, rank);
+  auto share = split_plan(record(model), {.tensor = ranks}, rank);
   EXPECT_TRUE(share.ok()) << share.error().to_string();
   return share.ok() ? *share : Plan{};
 }
@@ -105,7 +105,7 @@ TEST(SplitShapes, StackedOutputsAreCut) {
                                   .shard = Shard::rows});
   b.set_output(b.linear(b.select(b.add(x, y)), {.sources = {whole(root / "head", 40)}, .k = 60}), HeadKind::lm);
   const Plan plan = b.take();
-  const auto share = split_plan(plan, {.tensor = 4, .experts = 4}, 3);
+  const auto share = split_plan(plan, {.tensor = 4}, 3);
   ASSERT_TRUE(share.ok());
   EXPECT_EQ(std::ranges::count(share->unused, "a.weight") + std::ranges::count(share->unused, "a.bias"), 2);
   expect_bits_of_one(plan, dummy_weights(), {2, 4}, {});
@@ -172,7 +172,7 @@ TEST(SplitHolds, HeadsOfTheCache) {
 // Attention data parallelism: everything but the experts is whole.
 TEST(SplitHolds, HomesShareTheExpertsAlone) {
   const Plan whole = record({.kv_heads = 4, .mlp = Mlp::experts});
-  const auto share = split_plan(whole, {.tensor = 4, .experts = 4, .attention_dp = true}, 1);
+  const auto share = split_plan(whole, {.tensor = 4, .attention_dp = true}, 1);
   ASSERT_TRUE(share.ok());
   const int64_t expert = 3 * 64 * 128, all = 2 * 8 * expert;
   EXPECT_EQ(matrix_values(*share), matrix_values(whole) - all + all / 4);
@@ -197,8 +197,8 @@ TEST(SplitHolds, NamesWhatItLeavesToOthers) {
 
 // ---- What is refused.
 
-std::string refusal(const SmallModel& model, int ranks, bool attention_dp = false) {
-  const auto share = split_plan(record(model), {.tensor = ranks, .experts = ranks, .attention_dp = attention_dp}, 0);
+std::string refusal(const SmallModel& model, int ranks) {
+  const auto share = split_plan(record(model), {.tensor = ranks}, 0);
   EXPECT_FALSE(share.ok());
   if (share.ok()) return "";
   EXPECT_EQ(share.error().code(), Code::invalid_argument);
@@ -213,9 +213,7 @@ TEST(SplitRefuses, WithTheNumbers) {
   expect_words(refusal({.heads = 6, .kv_heads = 6}, 4), {"6 attention heads", "layer1.o", "4 ranks"});
   expect_words(refusal({.heads = 12, .kv_heads = 3}, 2), {"12 query heads", "3 heads of keys", "2 ranks"});
   expect_words(refusal({.width = 100}, 8), {"100 columns", "layer1.down", "8 ranks"});
-  expect_words(refusal({.mlp = Mlp::experts, .experts = 6}, 4), {"6 experts", "4 ranks"});
-  expect_words(refusal({.mlp = Mlp::experts, .experts = 6}, 4, true), {"6 experts", "4 ranks"});
-  expect_words(refusal({.mlp = Mlp::experts, .experts = 16}, 16), {"16 ranks"});
+  expect_words(refusal({.mlp = Mlp::experts, .experts = 16}, 16), {"8 attention heads", "16 ranks"});
   expect_words(refusal({.heads = 4, .latent = true}, 8), {"4 attention heads", "8 ranks"});
 }
 

@@ -90,7 +90,7 @@ TEST_P(Split, RanksGiveTheBitsOfOne) {
     for (const int ranks : {2, 4, 8}) {
       SCOPED_TRACE(std::to_string(ranks) + " ranks");
       options.threads_per_rank = ranks == 2 ? 2 : 1, options.replay = ranks != 4;
-      expect_same(one, run_on_ranks(plan, checkpoint, {.tensor = ranks, .experts = ranks}, options));
+      expect_same(one, run_on_ranks(plan, checkpoint, {.tensor = ranks}, options));
     }
   }
 }
@@ -110,8 +110,7 @@ TEST_P(Split, HomesGiveTheBitsOfOne) {
   for (const std::vector<int>& homes : std::vector<std::vector<int>>{{0, 1, 0}, {1, 1, 1}, {0, 0, 0}, {3, 0, 2}}) {
     const int ranks = homes[0] == 3 ? 4 : 2;
     options.home_of = homes, options.threads_per_rank = 3 - homes[1];
-    expect_same(one,
-                run_on_ranks(plan, checkpoint, {.tensor = ranks, .experts = ranks, .attention_dp = true}, options));
+    expect_same(one, run_on_ranks(plan, checkpoint, {.tensor = ranks, .attention_dp = true}, options));
   }
 }
 

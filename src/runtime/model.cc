@@ -167,6 +167,7 @@ Result<PlanShares> load_shares(const Plan& recorded, std::shared_ptr<const Check
     options.others.push_back({&shares.ranks.back().plan, &shares.ranks.back().weights});
   }
   if (ranks.layout().homes() == 1 || ranks.layout().pipeline > 1 || ranks.processes()) return shares;
+  if (cuts_experts(recorded, ranks.layout())) return shares;  // no rank has a whole expert
   options.others.clear();
   for (const PlanShare& share : shares.ranks) options.others.push_back({&share.plan, &share.weights});
   WEFT_TRY(shares.alone, load(recorded, shares.ranks.size()));

@@ -110,8 +110,13 @@ constexpr Feature kFeatures[] = {
      [](Arrangement& s, const ModelInfo&, const Model&) { s.options.tp_size = 2, s.options.max_batch_size = 8; }},
     {"tp4", [](Arrangement&) {},
      [](Arrangement& s, const ModelInfo&, const Model&) { s.options.tp_size = 4, s.options.max_batch_size = 4; }},
-    {"ep2", [](Arrangement& s) { s.options.ep_size = 1; },
+    {"ep2", [](Arrangement& s) { s.options.ep_size = 0; },
      [](Arrangement& s, const ModelInfo&, const Model&) { s.options.ep_size = 2, s.options.max_batch_size = 6; }},
+    // Parts of each expert.
+    {"expert_width", [](Arrangement&) {},
+     [](Arrangement& s, const ModelInfo&, const Model&) {
+       s.options.tp_size = std::max(s.options.tp_size, 2), s.options.ep_size = 1, s.options.max_batch_size = 6;
+     }},
     {"adp2", [](Arrangement& s) { s.options.enable_attention_dp = false; },
      [](Arrangement& s, const ModelInfo&, const Model&) {
        s.options.tp_size = std::max(s.options.tp_size, 2), s.options.enable_attention_dp = true;
@@ -316,8 +321,12 @@ TEST(EquivalenceOfRanks, WhatDoesNotDivideIsRefused) {
       {"llama-3.1", {.tp_size = 8}, {"4 attention heads", "8 ranks"}},
       {"llama-sharded-bf16", {.tp_size = 2}, {"6 query heads", "3 heads of keys and values", "2 ranks"}},
       {"deepseek-v3-fp8", {.ep_size = 4}, {"6 experts", "4 ranks"}},
-      {"deepseek-v3-fp8", {.tp_size = 4, .enable_attention_dp = true}, {"6 experts", "4 ranks", "2 groups"}},
-      {"llama4", {.tp_size = 8, .enable_attention_dp = true}, {"4 experts", "8 ranks", "4 groups"}},
+      {"deepseek-v3-fp8",
+       {.tp_size = 4, .ep_size = 4, .enable_attention_dp = true},
+       {"6 experts", "4 ranks", "2 groups"}},
+      {"llama4", {.tp_size = 8, .ep_size = 8, .enable_attention_dp = true}, {"4 experts", "8 ranks", "4 groups"}},
+      {"qwen3-moe", {.tp_size = 16, .ep_size = 1, .enable_attention_dp = true}, {"24 columns", "16 ranks of a set"}},
+      {"qwen3-moe", {.tp_size = 4, .ep_size = 3}, {"--ep-size 3", "--tp-size 4"}},
   };
   for (const Refused& refused : cases) {
     const auto engine = Engine::load(test_data(std::string("golden/") + refused.model), refused.options);
