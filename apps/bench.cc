@@ -266,9 +266,10 @@ Result<Arguments> with_modes(Arguments a) {
   if (compares && (a.bench_modes.size() > 1 || a.details || a.ops))
     return fail(Code::invalid_argument, "--modes speculation cannot be combined with other modes, --details or --ops");
   if ((compares || a.details) && ranks_are_processes())
-    return fail(Code::unsupported, compares ? "--modes speculation" : "--details",
-                " loads several engines, and ranks in processes run one; measure with ranks in one process, or with other "
-                "--modes");
+    return fail(
+        Code::unsupported, compares ? "--modes speculation" : "--details",
+        " loads several engines, and ranks in processes run one; measure with ranks in one process, or with other "
+        "--modes");
   if (!compares && !a.prompts.empty())
     return fail(Code::invalid_argument,
                 "--prompts is for --modes speculation, which needs a --speculative-config that drafts");

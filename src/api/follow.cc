@@ -34,8 +34,8 @@ Result<std::optional<int>> follow_rank_0(const std::string& model, const EngineO
   if (!follower) return std::optional<int>();
   for (const int signal : {SIGINT, SIGTERM}) std::signal(signal, SIG_IGN);
   set_log_level(LogLevel::error);
-  // Rank 0 says what went wrong and exits with the status of that. If this process did as well, and sooner, the launcher
-  // might end rank 0 before it has spoken.
+  // Rank 0 says what went wrong and exits with the status of that. If this process did as well, and sooner, the
+  // launcher might end rank 0 before it has spoken.
   (void)follow_leader(model, options);
   return std::optional(0);
 }

@@ -91,8 +91,7 @@ ProcessRanks::Facts facts_of(const std::string& path, const EngineOptions& o) {
 
 int processes_here(const ProcessRanks& processes) {
   int count = 0;
-  for (int rank = 0; rank < processes.size(); ++rank)
-    count += processes.host(rank) == processes.host(processes.rank());
+  for (int rank = 0; rank < processes.size(); ++rank) count += processes.host(rank) == processes.host(processes.rank());
   return count;
 }
 
@@ -143,8 +142,8 @@ Status load_draft_of(const EngineOptions& options, const ModelOptions& model_opt
     own.threads = speculation.threads;
     WEFT_TRY(loaded.draft_ranks, make_ranks(own, processes));
   }
-  auto draft = load_draft(speculation, loaded.model, model_options,
-                          loaded.draft_ranks ? *loaded.draft_ranks : *loaded.ranks);
+  auto draft =
+      load_draft(speculation, loaded.model, model_options, loaded.draft_ranks ? *loaded.draft_ranks : *loaded.ranks);
   if (!draft.ok()) return std::move(draft).error().about("speculative-config");
   loaded.draft = std::move(draft).value();
   return {};
@@ -181,8 +180,7 @@ Status check_layout(const EngineOptions& options, const ProcessRanks* processes)
   if (options.trace && layout.size() > 1)
     return fail(Code::unsupported, "--trace shows the values of one rank's ops; leave out --tp-size and --pp-size")
         .about("trace");
-  if (layout.attention_dp && layout.tensor == 1)
-    log_warning("--enable-attention-dp on has no effect with --tp-size 1");
+  if (layout.attention_dp && layout.tensor == 1) log_warning("--enable-attention-dp on has no effect with --tp-size 1");
   return {};
 }
 
@@ -190,10 +188,8 @@ Status check_layout(const EngineOptions& options, const ProcessRanks* processes)
 
 RankLayout rank_layout(const EngineOptions& options) {
   const int tensor = std::max(options.tp_size, options.ep_size);
-  return {.tensor = tensor,
-          .experts = tensor,
-          .pipeline = options.pp_size,
-          .attention_dp = options.enable_attention_dp};
+  return {
+      .tensor = tensor, .experts = tensor, .pipeline = options.pp_size, .attention_dp = options.enable_attention_dp};
 }
 
 Result<std::shared_ptr<ProcessRanks>> take_processes(const EngineOptions& options) {

@@ -129,6 +129,14 @@ void ProcessLink::fail(const std::string& why) {
   ::_exit(kRanksFailedStatus);
 }
 
+double Patience::waited() {
+  constexpr auto kStopped = std::chrono::seconds(1);  // longer than any sleep or time slice
+  const Clock::time_point now = Clock::now();
+  if (now - looked_ > kStopped) begin_ += now - looked_;
+  looked_ = now;
+  return std::chrono::duration<double>(now - begin_).count();
+}
+
 void Patience::pause() {
   using std::chrono::duration;
   constexpr double kSpinning = 20e-6, kAwake = 5e-3, kShortest = 50e-6, kLongest = 1e-3;

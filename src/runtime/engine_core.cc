@@ -34,8 +34,7 @@ Result<std::vector<CacheManager>> make_caches(const Model& model, const std::opt
         if (rank % layout.homes() == 0) sum += bytes;
         most = std::max(most, bytes);
       }
-      cache.groups.push_back(
-          {whole.groups[g].spec.kind, whole.groups[g].spec.span, ranks.processes() ? most : sum});
+      cache.groups.push_back({whole.groups[g].spec.kind, whole.groups[g].spec.span, ranks.processes() ? most : sum});
     }
     return {};
   };

@@ -35,9 +35,9 @@ struct CoreOptions {
   int max_batch_size = 64, max_num_tokens = 2048, max_outputs = 128, max_seq_len = 2048;
   int tokens_per_block = 32;
   int64_t cache_bytes = 0;
-  int cache_events = 0;       // kept until they are taken; 0: none
-  int prefill_tokens = 2048;  // prompt tokens of a step at most; not applied where prompts may not be cut
-  double max_step_ms = 0;     // 0: none; needs chunked_prefill
+  int cache_events = 0;         // kept until they are taken; 0: none
+  int prefill_tokens = 2048;    // prompt tokens of a step at most; not applied where prompts may not be cut
+  double max_step_ms = 0;       // 0: none; needs chunked_prefill
   int64_t balance_wait_us = 0;  // see SchedulerOptions
   int64_t feature_cache_bytes = int64_t{512} << 20;  // of images' features that no request needs any more
   bool chunked_prefill = true, block_reuse = true, overlap = true, replay = true, measure_ops = false;

@@ -34,8 +34,9 @@ int64_t cache_block_bytes(const LayerGroup& group, DType dtype, int tokens_per_b
 
 class ModelRunner {
  public:
-  // `draft`: made for `model`, see load_draft(). `draft_ranks` run it where it is not drafted in the walk. Where ranks are
-  // processes, all have the options of rank 0 and get an error if one has; null on the others if rank 0 has ended instead.
+  // `draft`: made for `model`, see load_draft(). `draft_ranks` run it where it is not drafted in the walk. Where ranks
+  // are processes, all have the options of rank 0 and get an error if one has; null on the others if rank 0 has ended
+  // instead.
   static Result<std::unique_ptr<ModelRunner>> create(Model model, std::optional<DraftModel> draft,
                                                      const RankTeam& ranks, const RankTeam& draft_ranks,
                                                      RunnerOptions options);

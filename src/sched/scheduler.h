@@ -116,8 +116,8 @@ struct SequenceOutput {
   // with generation_logits one for each new token.
   std::vector<float> outputs;
   FinishReason reason = FinishReason::none;
-  int32_t stop_id = -1;                      // reason stop: the eos or stop token; -1 for score
-  std::string error;                         // reason error
+  int32_t stop_id = -1;  // reason stop: the eos or stop token; -1 for score
+  std::string error;     // reason error
   Code error_code = Code::internal;
   int prompt_tokens = 0, cached_tokens = 0;  // cached: prompt tokens that came from the cache at the first admission
   int drafted = 0, accepted = 0;             // drafts that were checked, and those of them that became tokens

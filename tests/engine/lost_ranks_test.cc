@@ -37,8 +37,8 @@ Fragile make_fragile(const std::string& folder, int max_batch_size = 4) {
   WEFT_CHECK(core.ok()) << core.error().to_string();
   Fragile made{nullptr, core->get()};
   info.max_seq_len = made.core->options().max_seq_len;
-  made.engine = std::make_unique<CoreEngine>(std::move(*core), std::move(*text), EngineOptions(), info,
-                                             SamplingParams());
+  made.engine =
+      std::make_unique<CoreEngine>(std::move(*core), std::move(*text), EngineOptions(), info, SamplingParams());
   return made;
 }
 
