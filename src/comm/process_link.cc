@@ -21,10 +21,10 @@ constexpr size_t kPiece = size_t{1} << 30;  // MPI counts the bytes of a message
 constexpr double kLastWords = 10;           // seconds for a callback and MPI's abort, before this process just ends
 constexpr double kFinishing = 30;           // seconds
 
-// Ends the process with kRanksFailedStatus unless it is destroyed in time.
+// Logs the line and ends the process with kRanksFailedStatus unless it is destroyed in time.
 class Watchdog {
  public:
-  explicit Watchdog(double seconds) : thread_([this, seconds] { watch(seconds); }) {}
+  Watchdog(double seconds, std::string line) : line_(std::move(line)), thread_([this, seconds] { watch(seconds); }) {}
   ~Watchdog() {
     {
       const std::lock_guard lock(mutex_);
@@ -38,10 +38,11 @@ class Watchdog {
   void watch(double seconds) {
     std::unique_lock lock(mutex_);
     if (changed_.wait_for(lock, std::chrono::duration<double>(seconds), [this] { return done_; })) return;
-    write_log(LogLevel::error, "ranks: the other ranks could not be reached at the end");
+    write_log(LogLevel::error, line_);
     ::_exit(kRanksFailedStatus);
   }
 
+  const std::string line_;
   std::mutex mutex_;
   std::condition_variable changed_;
   bool done_ = false;
@@ -92,7 +93,8 @@ Result<std::unique_ptr<ProcessLink>> ProcessLink::open() {
 }
 
 ProcessLink::~ProcessLink() {
-  const Watchdog watchdog(kFinishing);
+  const Watchdog watchdog(
+      kFinishing, named(rank_) + " of " + std::to_string(size_) + ": the other ranks could not be reached at the end");
   guarded([](const weft_mpi_table& mpi) { return mpi.finish(); });
 }
 
@@ -112,7 +114,7 @@ void ProcessLink::on_failure(std::function<void(const std::string&)> callback) {
 void ProcessLink::fail(const std::string& why) {
   if (failing_.exchange(true))
     for (;;) ::pause();  // another thread is ending the process
-  const Watchdog watchdog(kLastWords);
+  const Watchdog watchdog(kLastWords, named(rank_) + ": MPI did not end the other ranks");
   const std::string line = named(rank_) + " of " + std::to_string(size_) + ": " + why + "; all ranks end with status " +
                            std::to_string(kRanksFailedStatus);
   write_log(LogLevel::error, line);
@@ -127,6 +129,14 @@ void ProcessLink::fail(const std::string& why) {
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   mpi_->abort(kRanksFailedStatus);
   ::_exit(kRanksFailedStatus);
+}
+
+double Patience::waited() {
+  constexpr auto kStopped = std::chrono::seconds(1);  // longer than any sleep or time slice
+  const Clock::time_point now = Clock::now();
+  if (now - looked_ > kStopped) begin_ += now - looked_;
+  looked_ = now;
+  return std::chrono::duration<double>(now - begin_).count();
 }
 
 void Patience::pause() {

@@ -76,13 +76,14 @@ class Patience {
  public:
   // Between two looks.
   void pause();
-  // Since the beginning or restart(), in seconds.
-  double waited() const { return std::chrono::duration<double>(Clock::now() - begin_).count(); }
-  void restart() { begin_ = Clock::now(); }
+  // Since the beginning or restart(), in seconds. Time in which this process did not look at all is left out: it was
+  // stopped itself, as a batch system or Ctrl-Z stops a job, and what the others did meanwhile was not to be heard.
+  double waited();
+  void restart() { begin_ = looked_ = Clock::now(); }
 
  private:
   using Clock = std::chrono::steady_clock;
-  Clock::time_point begin_ = Clock::now();
+  Clock::time_point begin_ = Clock::now(), looked_ = begin_;
   int looks_ = 0;
 };
 
