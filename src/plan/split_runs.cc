@@ -183,7 +183,7 @@ RankedRun run_on_ranks(const Plan& recorded, const std::shared_ptr<const Checkpo
   result.shares = std::move(*shares);
   const size_t sequences = options.home_of.size();
   result.outputs.resize(sequences), result.taps.resize(sequences);
-  Caches caches = reserve(result.shares.ranks, options.cache, sequences);
+  Caches caches = reserve(result.shares, options.cache, sequences);
   RankedExecutor executor(result.shares, *options.table, team, caches.ranks,
                           {kMaxTokens, kMaxTokens, static_cast<int>(sequences), kBlock * kBlocksEach});
   if (recorded.cross_group) write_images(executor, recorded, options);
