@@ -90,7 +90,8 @@ class Starts(unittest.TestCase):
         self.told_once(r"^weft: .*no-weights", *batch("--tp-size", 2, model=copy))
 
     def test_numbers_of_ranks_that_are_not_equal(self):
-        self.told_once(r"2 processes were started for 4 ranks \(--tp-size 4 times --pp-size 1\)", *batch("--tp-size", 4))
+        self.told_once(r"2 processes were started for 4 ranks \(--tp-size 4 times --pp-size 1\)",
+                       *batch("--tp-size", 4))
         self.told_once(r"2 processes were started for 1 rank ", *batch())
 
     def test_a_share_that_the_model_does_not_have(self):
