@@ -73,6 +73,14 @@ TEST(Cost, SmallSumsGoToOnePartnerARound) {
               (Traffic{.messages = 2, .bytes = 128, .network_messages = 1, .network_bytes = 64, .network_rounds = 1}));
 }
 
+TEST(Cost, PartsOfASetStayInIt) {
+  // 8 ranks on 2 nodes in sets of 2 and of 8: one neighbour on the node; three there and four on the other one.
+  const RankPlaces places{{.tensor = 8}, 2};
+  EXPECT_EQ(gather_traffic(places, 5, 100, 2), (Traffic{.messages = 1, .bytes = 100}));
+  EXPECT_EQ(gather_traffic(places, 5, 100, 8),
+            (Traffic{.messages = 7, .bytes = 700, .network_messages = 4, .network_bytes = 400, .network_rounds = 1}));
+}
+
 TEST(Cost, LargeSumsAreSharedOut) {
   // 8192 floats are 32768 bytes. A half to the neighbour and a quarter to the other node, then a quarter to each of
   // three ranks, two of which are on the other node.
