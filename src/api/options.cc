@@ -65,10 +65,6 @@ Status check_numbers(const EngineOptions& o) {
   for (const auto& [option, value] : {std::pair("tp-size", o.tp_size), {"pp-size", o.pp_size}})
     WEFT_RETURN_IF_ERROR(in_range(option, value, 1, 64));
   WEFT_RETURN_IF_ERROR(in_range("ep-size", o.ep_size, 0, 64));
-  if (o.ep_size > 0 && o.ep_size < o.tp_size && o.tp_size % o.ep_size != 0)
-    return fail(Code::invalid_argument, "--ep-size ", o.ep_size, " does not divide --tp-size ", o.tp_size,
-                ": every set of ranks must have as many of them")
-        .about("ep-size");
   WEFT_RETURN_IF_ERROR(in_range("kv-cache-events", o.kv_cache_events, 0, 1 << 24));
   WEFT_RETURN_IF_ERROR(in_range("rank-deadline", o.rank_deadline, 1, 86400));
   WEFT_RETURN_IF_ERROR(in_range("tokens-per-block", o.tokens_per_block, 1, 1024));

@@ -29,12 +29,13 @@ Columns::Range heads_of(const Columns& columns, int stride, int dim, int heads) 
 Demand::Demand(const Plan& plan, const RankLayout& layout, int rank)
     : needs(plan.storages.size()), cuts(plan.ops.size()), matrix_outputs(plan.matrices.size()), plan_(plan),
       stage_ranks_(layout.tensor), ranks_(layout.attention_dp ? 1 : layout.tensor), expert_sets_(layout.experts),
-      rank_(rank) {
-  WEFT_CHECK(expert_sets_ == 0 || stage_ranks_ % expert_sets_ == 0)
-      << stage_ranks_ << " ranks in " << expert_sets_ << " sets";
-}
+      rank_(rank) {}
 
 Status Demand::find() {
+  if (expert_sets_ > 0 && stage_ranks_ % expert_sets_ != 0)
+    return fail(Code::invalid_argument, "--ep-size ", expert_sets_, " does not divide --tp-size ", stage_ranks_,
+                ": every set of ranks has equally many of them")
+        .about("ep-size");
   // A group of cached layers has the same heads in all of them. Where they cannot be shared in one layer, all layers
   // keep all; then once more from the start.
   do {

@@ -208,6 +208,8 @@ void expect_refusal(const SmallModel& model, const RankLayout& layout, std::init
 
 TEST(SplitExpertsRefuse, WithTheNumbers) {
   const SmallModel six{.mlp = Mlp::experts, .experts = 6};
+  for (const SmallModel& model : {six, SmallModel{}})
+    expect_refusal(model, {.tensor = 4, .experts = 3}, {"--ep-size 3", "--tp-size 4"});
   expect_refusal(six, {.tensor = 4, .experts = 4}, {"6 experts", "4 ranks", "2 groups"});
   expect_refusal(six, {.tensor = 8, .experts = 4, .attention_dp = true}, {"6 experts", "4 sets", "2 groups"});
   expect_refusal({.width = 90, .mlp = Mlp::experts}, {.tensor = 4, .experts = 1},
