@@ -84,9 +84,6 @@ Status print_with_draft(const Arguments& arguments, const EngineLoader& load) {
 Status plan_command(const Arguments& arguments, const EngineLoader& load) {
   if (arguments.trace.empty() && arguments.engine.speculative_config.empty()) return estimate_plan(arguments);
   if (arguments.trace.empty()) return print_with_draft(arguments, load);
-  if (!rank_layout(arguments.engine).single())
-    return fail(Code::unsupported,
-                "--trace writes the values of one rank: leave out --tp-size, --ep-size and --pp-size");
   WEFT_RETURN_IF_ERROR(check_requests_path(arguments.requests));
   Arguments traced = arguments;
   traced.engine.trace = std::make_shared<PlanTrace>(arguments.trace_filter);

@@ -178,7 +178,8 @@ Status check_layout(const EngineOptions& options, const ProcessRanks* processes)
                 layout.pipeline, "); their numbers must be equal")
         .about("tp-size");
   if (options.trace && layout.size() > 1)
-    return fail(Code::unsupported, "--trace shows the values of one rank's ops; leave out --tp-size and --pp-size")
+    return fail(Code::unsupported,
+                "--trace shows the values of one rank's ops; leave out --tp-size, --ep-size and --pp-size")
         .about("trace");
   if (layout.attention_dp && layout.tensor == 1) log_warning("--enable-attention-dp on has no effect with --tp-size 1");
   return {};

@@ -260,7 +260,6 @@ TEST_F(Commands, PlanTrace) {
       {{"--requests", path("in.jsonl")}, 2, "--trace"},
       {{"--trace-filter", "model"}, 2, "--trace"},
       {{"--trace", none, "--requests", path("absent.jsonl")}, 1, "no file"},
-      {{"--trace", none, "--requests", path("in.jsonl"), "--pp-size", "2"}, 1, "leave out --tp-size"},
       {{"--trace", none, "--requests", path("in.jsonl"), "--trace-filter", "x"}, 1, "--trace-filter x: no value"},
   };
   for (const auto& [words, status, says] : wrong) {
