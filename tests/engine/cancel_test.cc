@@ -77,8 +77,10 @@ TEST_F(Cancel, FromTheSinkItself) {
 
 TEST_F(Cancel, AnInterruptEndsAStreamedAnswer) {
   std::atomic<bool> interrupted{false};
+  Request long_answer = request(1);  // that is not over before the interrupt is seen
+  long_answer.max_tokens = 5000;
   auto done = std::async(std::launch::async, [&] {
-    return stream_answer(*engine_, request(1), [&](const std::string&) { interrupted = true; }, &interrupted);
+    return stream_answer(*engine_, long_answer, [&](const std::string&) { interrupted = true; }, &interrupted);
   });
   WEFT_CHECK(done.wait_for(std::chrono::seconds(60)) == std::future_status::ready) << "the interrupt hangs";
   const auto answer = done.get();
