@@ -26,12 +26,6 @@ const SmallModel kModels[] = {
     {.name = "six_experts", .hidden = 80, .kv_heads = 2, .width = 56, .mlp = Mlp::experts, .experts = 6},
 };
 
-struct Format {
-  const char* name;
-  FormatOptions options;
-  DType cache = DType::f32;
-  bool pack = false;
-};
 const Format kFormats[] = {
     {"float32", {.form = WeightForm::f32}},
     {"bfloat16", {.form = WeightForm::bf16}, DType::bf16},
@@ -40,8 +34,6 @@ const Format kFormats[] = {
     {"int4", {.form = WeightForm::bf16, .quantize = Quantize::int4}},
     {"int4_over_float_rows", {.form = WeightForm::f32, .quantize = Quantize::int4}},
 };
-
-void PrintTo(const Format& format, std::ostream* out) { *out << format.name; }
 
 // The largest power of two up to 8 that divides the experts: written down, not computed as the code does.
 int groups_of(const SmallModel& model) { return model.experts == 6 ? 2 : 8; }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <ostream>
 #include <string>
 #include <vector>
 
@@ -15,6 +16,15 @@ struct StepRows {
   int sequence = 0, tokens = 0;
 };
 using Steps = std::vector<std::vector<StepRows>>;
+
+// Weights and a cache that a plan is tested with.
+struct Format {
+  const char* name;
+  FormatOptions options;
+  DType cache = DType::f32;
+  bool pack = false;
+};
+inline void PrintTo(const Format& format, std::ostream* out) { *out << format.name; }
 
 struct RunOptions {
   const kernels::CpuTable* table = &kernels::ref_table();

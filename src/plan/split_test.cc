@@ -35,12 +35,6 @@ const SmallModel kModels[] = {
     {.name = "scores", .biases = true, .head = HeadKind::reward_steps},
 };
 
-struct Format {
-  const char* name;
-  FormatOptions options;
-  DType cache = DType::f32;
-  bool pack = false;
-};
 const Format kFormats[] = {
     {"float32", {.form = WeightForm::f32}},
     {"bfloat16", {.form = WeightForm::bf16}, DType::bf16},
@@ -49,8 +43,6 @@ const Format kFormats[] = {
     {"int4", {.form = WeightForm::bf16, .quantize = Quantize::int4}, DType::i8},
     {"int8 over float rows", {.form = WeightForm::f32, .quantize = Quantize::int8}},
 };
-
-void PrintTo(const Format& format, std::ostream* out) { *out << format.name; }
 
 std::vector<const kernels::CpuTable*> some_tables() {
   std::vector<const kernels::CpuTable*> tables{&kernels::ref_table()};

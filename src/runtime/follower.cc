@@ -19,6 +19,7 @@ class Follower {
     if (!message) return false;
     ByteReader from(*message);
     const bool replay = read_step(from, runner_);
+    WEFT_CHECK(from.done()) << "a step's message is longer than what was read";
     if (!runner_.executor().has_rows()) return true;
     const bool in_walk = runner_.drafter() && !draft_ranks_;
     runner_.executor().run(in_walk ? tail_ : nothing_, replay);

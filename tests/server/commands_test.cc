@@ -235,6 +235,9 @@ TEST_F(Commands, BenchSaysWhatDoesNotFit) {
   EXPECT_NE(outcome.error.find("--context-tokens"), std::string::npos) << outcome.error;
   outcome = weft({"bench", path("model"), "--modes", "sleep"});
   EXPECT_EQ(outcome.status, 2);
+  outcome = weft({"bench", path("model"), "--modes", "ranks"});
+  EXPECT_EQ(outcome.status, 1);
+  EXPECT_NE(outcome.error.find("needs more than one rank"), std::string::npos) << outcome.error;
 }
 
 TEST_F(Commands, PlanTrace) {
