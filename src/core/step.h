@@ -65,6 +65,12 @@ struct TableEntry {
 // A worker executes steps in the order of submission, and within a step: closes, opens, copies in their order,
 // releases, table entries, rows.
 //
+// Pipeline stages have several steps in flight: a step enters the first stage when the one before has left it, whose
+// tokens are sampled behind the last stage only. What a step needs of earlier ones it says: it begins once all steps up
+// to `after` are finished, that is, sampled. So slots that a step closes have no row in an unfinished one, and the last
+// token and the drafts of a row that goes on from them are there. With one stage every step is finished before the next
+// begins.
+//
 // Speculation: a row of one token may have the worker check drafts behind it, those that the worker proposed at the end
 // of the sequence's last step (RowResult::drafts). Where each row then begins is known to the worker alone, from what
 // it has sampled; `first` is the least that it can be. A row with nothing left to compute (the sequence has reached
@@ -91,6 +97,7 @@ struct StepBatch {
     int propose = 0;  // drafts for the next step, made behind this one; at most
   };
   uint64_t step = 0;
+  uint64_t after = 0;                  // this step begins when that one is finished; 0: at any time
   std::vector<SlotOpen> opens;         // before the step
   std::vector<Slot> closes;            // before the opens
   std::vector<BlockCopy> copies;       // before the step
@@ -104,6 +111,7 @@ struct StepBatch {
     return sum;
   }
   void clear() {
+    after = 0;
     opens.clear(), closes.clear(), copies.clear(), releases.clear(), entries.clear(), rows.clear(), tokens.clear();
   }
 };

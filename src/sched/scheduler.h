@@ -76,6 +76,7 @@ struct SchedulerOptions {
   int max_seq_len = 4096;       // prompt + output
   bool chunked_prefill = true;  // off: a prompt is computed in one step
   int overlap = 2;              // steps submitted and not committed; 1: synchronous
+  int stages = 1;               // of the workers' pipeline, each with a step of its own (StepBatch::after)
   int aging_steps = 64;         // steps that weigh as much as a point of priority; 0: strict priorities
   SpeculationOptions speculation;
   // A drafter with a cache of its own writes so many positions behind a step's last token (one; with several depths of
