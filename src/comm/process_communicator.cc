@@ -3,34 +3,14 @@
 #include <algorithm>
 
 #include "base/thread_team.h"
+#include "comm/buffer.h"
 
 namespace weft {
 namespace {
 
-constexpr size_t kLine = 64;  // bytes; received parts begin at multiples of it, as kernels like them
+constexpr size_t kLine = CommBuffer::kLine;  // received parts begin at multiples of it, as kernels like them
 
 size_t whole_lines(size_t bytes) { return (bytes + kLine - 1) / kLine * kLine; }
-
-// Memory that grows and is never cleared.
-class Buffer {
- public:
-  // At least `bytes` bytes; what was in it is lost when it grows.
-  std::byte* room(size_t bytes) {
-    if (bytes > size_) {
-      size_ = std::max(bytes, size_ * 2);
-      memory_.reset(static_cast<std::byte*>(::operator new(size_, std::align_val_t{kLine})));
-    }
-    return memory_.get();
-  }
-  float* floats() const { return reinterpret_cast<float*>(memory_.get()); }
-
- private:
-  struct Free {
-    void operator()(std::byte* memory) const { ::operator delete(memory, std::align_val_t{kLine}); }
-  };
-  std::unique_ptr<std::byte, Free> memory_;
-  size_t size_ = 0;
-};
 
 // Some of the numbers of a sum, [begin, end).
 struct Range {
@@ -233,7 +213,7 @@ class ProcessCommunicator : public Communicator {
   ThreadBarrier barrier_;
   Transfers transfers_;
   std::vector<int> others_;
-  Buffer received_, sums_;
+  CommBuffer received_, sums_;
   std::vector<const std::byte*> parts_;  // of the last call; [0] alone where it gives one
 };
 

@@ -151,9 +151,17 @@ Status ProcessRanks::agree(const Status& mine) {
   return {};
 }
 
+int ProcessRanks::next_tag() {
+  WEFT_CHECK(next_tag_ <= kLastGroupTag) << "too many groups of ranks";
+  return next_tag_++;
+}
+
+std::unique_ptr<Delivery> ProcessRanks::delivery(int lanes) {
+  return std::make_unique<Delivery>(*link_, lanes, next_tag(), options_.deadline);
+}
+
 std::unique_ptr<Communicator> ProcessRanks::communicator(std::vector<int> members, int threads) {
-  const int tag = next_tag_++;
-  WEFT_CHECK(tag <= kLastGroupTag) << "too many groups of ranks";
+  const int tag = next_tag();
   if (std::find(members.begin(), members.end(), rank()) == members.end()) return nullptr;
   return make_process_communicator(*link_, std::move(members), threads, tag, options_.deadline);
 }
@@ -165,13 +173,16 @@ void ProcessRanks::send_frame(Transfers& transfers, const Frame& frame) {
 
 void ProcessRanks::send(std::span<const std::byte> message) {
   WEFT_CHECK(rank() == 0 && open_) << "only rank 0 sends, after agree() and before close()";
+  if (outgoing_.size() < kOutgoing) outgoing_.push_back(std::make_unique<Outgoing>(*link_));
+  Outgoing& next = *outgoing_[next_outgoing_++ % kOutgoing];
+  next.transfers.wait("sending a step", options_.deadline);
   const size_t in_frame = std::min(message.size(), kFrameRoom);
-  frame_.head = {Kind::message, message.size()};
-  if (in_frame > 0) std::memcpy(frame_.first, message.data(), in_frame);
-  send_frame(transfers_, frame_);
-  const std::span<const std::byte> rest = message.subspan(in_frame);
-  for (int r = 1; r < size(); ++r) transfers_.send(r, kControlRestTag, rest.data(), rest.size());
-  transfers_.wait("sending a step", options_.deadline);
+  next.frame.head = {Kind::message, message.size()};
+  if (in_frame > 0) std::memcpy(next.frame.first, message.data(), in_frame);
+  next.rest.assign(message.begin() + static_cast<ptrdiff_t>(in_frame), message.end());
+  send_frame(next.transfers, next.frame);
+  for (int r = 1; r < size(); ++r) next.transfers.send(r, kControlRestTag, next.rest.data(), next.rest.size());
+  next.transfers.finished();
 }
 
 std::optional<std::span<const std::byte>> ProcessRanks::receive() {
@@ -201,6 +212,7 @@ void ProcessRanks::close() {
   stop_heartbeat();
   open_ = false;
   ending_together_ = true;
+  for (const auto& message : outgoing_) message->transfers.wait("sending a step", options_.deadline);
   frame_.head = {Kind::closed, 0};
   send_frame(transfers_, frame_);
   transfers_.wait("closing", options_.deadline);

@@ -24,6 +24,7 @@
 
 #include "base/result.h"
 #include "comm/communicator.h"
+#include "comm/delivery.h"
 #include "comm/process_link.h"
 
 namespace weft {
@@ -71,8 +72,12 @@ class ProcessRanks {
   // wait for each other. Destroyed before this object.
   std::unique_ptr<Communicator> communicator(std::vector<int> members, int threads);
 
+  // Outputs for rank 0, of `lanes` steps at a time. Made like a communicator.
+  std::unique_ptr<Delivery> delivery(int lanes);
+
   // Rank 0, after agree(), one thread at a time (it may be another one than calls the collectives): every other rank's
-  // receive() gives these bytes, of any number, in the order of the calls. Returns when `message` may be changed.
+  // receive() gives these bytes, of any number, in the order of the calls. They are copied: the ranks take some
+  // messages later, when they are done with the step before, and only then the call waits for them.
   void send(std::span<const std::byte> message);
   // Rank 0: no more messages. A second call does nothing.
   void close();
@@ -96,15 +101,26 @@ class ProcessRanks {
   ProcessRanks(std::unique_ptr<ProcessLink> link, const Options& options);
   // Collective: every rank's text, in order.
   std::vector<std::string> share(const std::string& mine, const char* doing);
+  // A message that not all ranks may have taken yet.
+  struct Outgoing {
+    explicit Outgoing(ProcessLink& link) : transfers(link) {}
+    Frame frame{};
+    std::vector<std::byte> rest;  // that did not fit into the frame
+    Transfers transfers;
+  };
   void send_frame(Transfers& transfers, const Frame& frame);
+  int next_tag();
   void show_life();  // the heartbeat's thread
   void stop_heartbeat();
 
   const Options options_;
   std::unique_ptr<ProcessLink> link_;
-  Transfers transfers_;  // of the calling threads
-  Frame frame_{};
+  Transfers transfers_;             // of the calling threads
+  Frame frame_{};                   // of a message that has come
   std::vector<std::byte> message_;  // that did not fit into a frame
+  static constexpr size_t kOutgoing = 16;
+  std::vector<std::unique_ptr<Outgoing>> outgoing_;  // taken in turn
+  size_t next_outgoing_ = 0;
   int next_tag_ = kFirstGroupTag;
   bool open_ = false;             // agreed and not closed
   bool ending_together_ = false;  // all ranks know that this is the end

@@ -230,13 +230,12 @@ void CpuExecutor::run_reduce_scatter(const ReduceScatterCall& call, int rows, Pa
 
 void CpuExecutor::run_send(const SendCall& call, Part part) const {
   const size_t bytes = static_cast<size_t>(row_count(call.rows)) * static_cast<size_t>(call.ld) * sizeof(float);
-  seat_.next->broadcast(0, call.mine, bytes, {part.index, part.count});
+  seat_.next->send(call.mine, bytes, {part.index, part.count});
 }
 
 void CpuExecutor::run_receive(const ReceiveCall& call, int rows, Part part) const {
   const size_t bytes = static_cast<size_t>(rows) * static_cast<size_t>(call.args.ld_part) * sizeof(float);
-  const auto* sent =
-      reinterpret_cast<const float*>(seat_.before->broadcast(0, nullptr, bytes, {part.index, part.count}));
+  const auto* sent = reinterpret_cast<const float*>(seat_.before->receive(bytes, {part.index, part.count}));
   JoinColumnsArgs args = call.args;
   args.parts = &sent;
   table_.run(args, rows, part);

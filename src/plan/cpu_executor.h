@@ -10,6 +10,7 @@
 
 #include "base/thread_team.h"
 #include "comm/communicator.h"
+#include "comm/stage_line.h"
 #include "core/op_times.h"
 #include "plan/bind.h"
 #include "plan/passes.h"
@@ -26,9 +27,9 @@ struct RankSeat {
   int threads = 1;                       // of the rank
   ThreadBarrier* barrier = nullptr;      // theirs; null: the team's, all of whose threads are the rank's
   Communicator* communicator = nullptr;  // to the ranks of its stage; null: it has no other
-  // To the rank of the next stage, and of the one before, that has the same place there: pairs, the earlier one first.
-  Communicator* next = nullptr;
-  Communicator* before = nullptr;
+  // To the rank of the next stage, and from that of the one before, that has the same place there.
+  StageLine* next = nullptr;
+  StageLine* before = nullptr;
 };
 
 class CpuExecutor {

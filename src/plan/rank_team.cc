@@ -1,6 +1,7 @@
 #include "plan/rank_team.h"
 
 #include <numeric>
+#include <tuple>
 
 #include "base/check.h"
 #include "comm/process_ranks.h"
@@ -18,10 +19,8 @@ RankTeam::RankTeam(std::unique_ptr<ThreadTeam> team, const RankLayout& layout)
     std::vector<std::unique_ptr<Communicator>> stage = make_thread_ranks(layout.tensor, threads_per_rank());
     for (int r = 0; r < layout.tensor; ++r) stages_[first + r] = std::move(stage[r]);
   }
-  for (int rank = 0; rank + layout.tensor < ranks; ++rank) {
-    std::vector<std::unique_ptr<Communicator>> pair = make_thread_ranks(2, threads_per_rank());
-    to_next_[rank] = std::move(pair[0]), to_before_[rank + layout.tensor] = std::move(pair[1]);
-  }
+  for (int rank = 0; rank + layout.tensor < ranks; ++rank)
+    std::tie(to_next_[rank], to_before_[rank + layout.tensor]) = make_thread_line(threads_per_rank());
 }
 
 RankTeam::RankTeam(std::unique_ptr<ThreadTeam> team, const RankLayout& layout, std::shared_ptr<ProcessRanks> processes)
@@ -33,13 +32,12 @@ RankTeam::RankTeam(std::unique_ptr<ThreadTeam> team, const RankLayout& layout, s
   };
   std::vector<int> everybody(static_cast<size_t>(layout.size()));
   std::iota(everybody.begin(), everybody.end(), 0);
-  all_ = group(everybody);
   for (int first = 0; layout.tensor > 1 && first < layout.size(); first += layout.tensor)
     if (auto stage = group({everybody.begin() + first, everybody.begin() + first + layout.tensor}))
       stages_[0] = std::move(stage);
   for (int rank = 0; rank + layout.tensor < layout.size(); ++rank)
     if (auto pair = group({rank, rank + layout.tensor}))
-      (rank == first_rank() ? to_next_ : to_before_)[0] = std::move(pair);
+      (rank == first_rank() ? to_next_ : to_before_)[0] = make_process_line(std::move(pair));
 }
 
 int RankTeam::first_rank() const { return processes_ ? processes_->rank() : 0; }

@@ -31,18 +31,18 @@ class RankTeam {
   int first_rank() const;                                           // of this process
   // Where ranks are processes, else null.
   ProcessRanks* processes() const { return processes_.get(); }
-  Communicator* all() const { return all_.get(); }  // then: to all ranks
   int threads_per_rank() const { return team_->size() / ranks(); }
+  // Pipeline stages that have ranks in this process.
+  int stages() const { return processes_ ? 1 : layout_.pipeline; }
   RankSeat seat(int rank) const;
 
  private:
   std::shared_ptr<ProcessRanks> processes_;  // outlives the communicators
   std::unique_ptr<ThreadTeam> team_;
   RankLayout layout_;
-  std::vector<std::unique_ptr<ThreadBarrier>> barriers_;            // per rank
-  std::vector<std::unique_ptr<Communicator>> stages_;               // per rank; null where a stage has one
-  std::vector<std::unique_ptr<Communicator>> to_next_, to_before_;  // per rank; null at the ends
-  std::unique_ptr<Communicator> all_;
+  std::vector<std::unique_ptr<ThreadBarrier>> barriers_;         // per rank
+  std::vector<std::unique_ptr<Communicator>> stages_;            // per rank; null where a stage has one
+  std::vector<std::unique_ptr<StageLine>> to_next_, to_before_;  // per rank; null at the ends
 };
 
 }  // namespace weft

@@ -1,23 +1,22 @@
 #include "plan/ranked_executor.h"
 
 #include <algorithm>
-#include <array>
-#include <cstring>
 
 #include "base/check.h"
+#include "comm/process_ranks.h"
 
 namespace weft {
 
 using kernels::Part;
 
 RankedExecutor::RankedExecutor(const PlanShares& shares, const kernels::CpuTable& table, const RankTeam& ranks,
-                               std::vector<CacheMemory> caches, ExecutorLimits limits)
-    : team_(ranks.threads()), layout_(ranks.layout()), homes_(layout_.homes()), first_rank_(ranks.first_rank()),
-      all_(homes_ > 1 || layout_.pipeline > 1 ? ranks.all() : nullptr), inputs_(homes_), received_(homes_) {
-  for (size_t r = 0; r < shares.ranks.size(); ++r) {
-    const PlanShare& share = shares.ranks[r];
-    const int home = homes_ == 1 ? 0 : (first_rank_ + static_cast<int>(r)) % homes_;
-    ranks_.push_back(std::make_unique<CpuExecutor>(share.plan, share.weights, table, ranks.seat(static_cast<int>(r)),
+                               RankSpan these, std::vector<CacheMemory> caches, ExecutorLimits limits, int lanes)
+    : team_(ranks.threads()), layout_(ranks.layout()), homes_(layout_.homes()),
+      first_rank_(ranks.first_rank() + these.first), inputs_(homes_), received_(lanes) {
+  for (int r = 0; r < these.count; ++r) {
+    const PlanShare& share = shares.ranks[these.first + r];
+    const int home = homes_ == 1 ? 0 : (first_rank_ + r) % homes_;
+    ranks_.push_back(std::make_unique<CpuExecutor>(share.plan, share.weights, table, ranks.seat(these.first + r),
                                                    caches[r], limits, inputs_[home]));
     inputs_[home] = ranks_.back()->shared_inputs();
   }
@@ -27,15 +26,26 @@ RankedExecutor::RankedExecutor(const PlanShares& shares, const kernels::CpuTable
                                                    true));
   for (std::shared_ptr<StepInputs>& inputs : inputs_)  // of homes in other processes
     if (!inputs) inputs = std::make_shared<StepInputs>(size_inputs(shares.first().plan, limits));
-  for (int home = 0; all_ && first_rank_ == 0 && home < homes_; ++home)
-    if (!last(home))
-      received_[home] = reserve_or_die(static_cast<size_t>(limits.max_outputs) * output_ld() * sizeof(float));
+  if (ranks.processes() && (homes_ > 1 || layout_.pipeline > 1)) {
+    delivery_ = ranks.processes()->delivery(lanes);
+    walked_ = std::make_unique<ThreadBarrier>(ranks.threads_per_rank());
+  }
+  for (std::vector<Memory>& lane : received_) {
+    lane.resize(static_cast<size_t>(homes_));
+    for (int home = 0; delivery_ && first_rank_ == 0 && home < homes_; ++home)
+      if (!last(home))
+        lane[home] = reserve_or_die(static_cast<size_t>(limits.max_outputs) * output_ld() * sizeof(float));
+  }
   walk_ = [this](int thread) {
     const Part part{thread, team_.size()};
     walk_inside(part);
+    if (delivery_ && first_rank_ == 0) {
+      if (thread == 0) take_outputs();
+      team_.barrier();
+    }
     if (!*tail_) return;
     team_.barrier();
-    ranks_.front()->run_behind(*tail_, part);
+    run_behind(*tail_, part);
   };
 }
 
@@ -68,46 +78,40 @@ void RankedExecutor::begin() {
   }
 }
 
-void RankedExecutor::prepare(bool replay) {
+void RankedExecutor::prepare(bool replay, int lane) {
   begin();
   if (running_alone_) return running_alone_->prepare(replay);
   for (const auto& rank : ranks_) rank->prepare(replay);
+  for (int home = 0; delivery_ && first_rank_ == 0 && home < homes_; ++home)
+    if (!last(home)) delivery_->expect(lane, last_rank(home), received_[lane][home].data(), output_bytes(home));
 }
 
 void RankedExecutor::walk_inside(Part part) {
   if (running_alone_) return running_alone_->walk(part);
   const int threads = part.count / ranks();
   ranks_[part.index / threads]->walk({part.index % threads, threads});
-  if (all_) bring_outputs(part);
+  if (!delivery_ || first_rank_ == 0) return;
+  walked_->wait();
+  if (part.index == 0) deliver_outputs();
 }
 
 const CpuExecutor* RankedExecutor::last(int home) const {
   if (running_alone_ && running_alone_ == alone_[static_cast<size_t>(home)].get()) return running_alone_;
-  const int rank = (layout_.pipeline - 1) * layout_.tensor + home - first_rank_;
+  const int rank = last_rank(home) - first_rank_;
   return rank >= 0 && rank < ranks() ? ranks_[rank].get() : nullptr;
 }
 
-// Rank 0's process gets the outputs of all homes. Ranks that have none send nothing.
-void RankedExecutor::bring_outputs(Part part) {
-  const auto count = static_cast<size_t>(layout_.size());
-  std::array<size_t, kernels::kMaxRanks + 1> offsets{};
-  std::array<size_t, kernels::kMaxRanks> received{};
-  const void* mine = nullptr;
-  for (int home = 0; home < homes_; ++home) {
-    const auto rank = static_cast<size_t>((layout_.pipeline - 1) * layout_.tensor + home);
-    const size_t bytes = static_cast<size_t>(inputs(home).outputs) * output_ld() * sizeof(float);
-    if (first_rank_ == 0) received[rank] = bytes;
-    if (last(home)) mine = last(home)->output(), std::fill(offsets.begin() + 1, offsets.end(), bytes);
-  }
-  const Communicator::Parts parts = all_->exchange(mine, std::span(offsets).first(count + 1),
-                                                   std::span(received).first(count), {part.index, part.count});
-  for (int home = 0; first_rank_ == 0 && home < homes_; ++home) {
-    const auto rank = static_cast<size_t>((layout_.pipeline - 1) * layout_.tensor + home);
-    if (last(home)) continue;
-    const size_t begin = received[rank] * part.index / part.count, end = received[rank] * (part.index + 1) / part.count;
-    std::memcpy(received_[home].data() + begin, parts[rank] + begin, end - begin);
-  }
-  team_.barrier();
+size_t RankedExecutor::output_bytes(int home) const {
+  return static_cast<size_t>(inputs(home).outputs) * output_ld() * sizeof(float);
+}
+
+void RankedExecutor::deliver_outputs() {
+  for (int home = 0; home < homes_; ++home)
+    if (last(home)) delivery_->deliver(last(home)->output(), output_bytes(home));
+}
+
+void RankedExecutor::take_outputs(int lane) {
+  if (delivery_) delivery_->wait(lane);
 }
 
 void RankedExecutor::trace(TracedPlan& trace) {

@@ -1,5 +1,5 @@
-// Runs a model's plan on all ranks of this process: every rank its own share of it, all together in one run of the
-// thread team. Where ranks are processes, each runs its own, and rank 0 gets the outputs of all.
+// Runs a model's plan on ranks of this process: every rank its own share of it, all together in one run of the thread
+// team. Where ranks are processes, each runs its own, and rank 0 gets the outputs of all.
 #pragma once
 
 #include <functional>
@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "comm/delivery.h"
 #include "plan/cpu_executor.h"
 #include "plan/rank_team.h"
 
@@ -31,14 +32,21 @@ struct PlanShares {
   const PlanShare& first() const { return ranks.front(); }
 };
 
+// Successive ranks of this process.
+struct RankSpan {
+  int first = 0, count = 0;
+};
+
 class RankedExecutor {
  public:
-  // `caches`: where each rank's blocks lie. The shares' weights, the caches and `ranks` must outlive the executor.
-  RankedExecutor(const PlanShares& shares, const kernels::CpuTable& table, const RankTeam& ranks,
-                 std::vector<CacheMemory> caches, ExecutorLimits limits);
+  // For `these` ranks, a stage or all; `caches`: where the blocks of each of them lie. `lanes`: steps whose outputs may
+  // be on their way from other processes at a time. The shares' weights, the caches and `ranks` must outlive the
+  // executor.
+  RankedExecutor(const PlanShares& shares, const kernels::CpuTable& table, const RankTeam& ranks, RankSpan these,
+                 std::vector<CacheMemory> caches, ExecutorLimits limits, int lanes = 1);
 
-  // Without attention data parallelism one, whose inputs and outputs are those of all ranks; with it every rank is the
-  // home of sequences of its own (core/step.h).
+  // Without attention data parallelism one, whose inputs and outputs are those of all ranks; with it every rank of a
+  // stage is the home of sequences of its own (core/step.h).
   int homes() const { return homes_; }
   StepInputs& inputs(int home = 0) { return *inputs_[home]; }
   const StepInputs& inputs(int home = 0) const { return *inputs_[home]; }
@@ -46,18 +54,25 @@ class RankedExecutor {
   bool has_rows() const;
   // Once the inputs are set: where the step's outputs will lie depends on them. prepare() and run() do it too.
   void begin();
-  // Runs the step that inputs() describes. `tail` is called by every thread of the team behind a barrier after the last
-  // op (sampling). replay == false: resolves every op's addresses anew before it runs, as the first step does.
+  // Runs the step that inputs() describes on all threads of the team, which are all of these ranks'. `tail` is called
+  // by every thread behind a barrier after the last op (sampling). replay == false: resolves every op's addresses anew
+  // before it runs, as the first step does.
   void run(const std::function<void(kernels::Part)>& tail, bool replay = true);
-  // The same inside a run of the team, for a plan that runs behind another one in the same walk: one thread calls
-  // prepare() once the inputs are set, and behind a barrier every thread calls walk_inside() with its part of the team.
-  // No tail; another barrier is the caller's to set.
-  void prepare(bool replay = true);
+  // The same inside a run of the team, beside or behind other plans: one thread calls prepare() once the inputs are
+  // set, and behind a barrier every thread of these ranks calls walk_inside() with its part of them. In rank 0's
+  // process one thread calls take_outputs() before output() is read. Barriers behind the two are the caller's to set.
+  void prepare(bool replay = true, int lane = 0);
   void walk_inside(kernels::Part part);
+  // Waits for the outputs of the step that was prepared with this lane, where they come from other processes.
+  void take_outputs(int lane = 0);
+  // Behind the walk of the first rank's thread `part`; its time counts as one more op's.
+  void run_behind(const std::function<void(kernels::Part)>& tail, kernels::Part part) {
+    ranks_.front()->run_behind(tail, part);
+  }
 
-  // [outputs, cols] of the last run, of a home's rows; ld in floats. In rank 0's process.
-  const float* output(int home = 0) const {
-    return last(home) ? last(home)->output() : reinterpret_cast<const float*>(received_[home].data());
+  // [outputs, cols] of the last run, or of a lane's, of a home's rows; ld in floats. In rank 0's process.
+  const float* output(int home = 0, int lane = 0) const {
+    return last(home) ? last(home)->output() : reinterpret_cast<const float*>(received_[lane][home].data());
   }
   int64_t output_ld() const { return row_floats(plan().output.cols); }
   int output_cols() const { return plan().output.cols; }
@@ -83,17 +98,20 @@ class RankedExecutor {
   const CpuExecutor& first() const { return *ranks_.front(); }
   // The rank of the last stage whose outputs are those of a home; null: in another process.
   const CpuExecutor* last(int home) const;
-  void bring_outputs(kernels::Part part);
+  int last_rank(int home) const { return (layout_.pipeline - 1) * layout_.tensor + home; }
+  size_t output_bytes(int home) const;
+  void deliver_outputs();
 
   ThreadTeam& team_;
   const RankLayout layout_;
   const int homes_, first_rank_;
-  Communicator* const all_;  // where outputs come from other processes, else null
+  std::unique_ptr<Delivery> delivery_;  // where outputs come from other processes, else null
   std::vector<std::unique_ptr<CpuExecutor>> ranks_;
   std::vector<std::unique_ptr<CpuExecutor>> alone_;  // per home: PlanShares::alone with its cache; empty: none
   CpuExecutor* running_alone_ = nullptr;             // that of the step's one home
   std::vector<std::shared_ptr<StepInputs>> inputs_;  // per home
-  std::vector<Memory> received_;                     // per home: outputs that come from another process
+  std::vector<std::vector<Memory>> received_;        // per lane and home: outputs that come from another process
+  std::unique_ptr<ThreadBarrier> walked_;            // where outputs are delivered: the rank's threads
   std::function<void(int)> walk_;
   const std::function<void(kernels::Part)>* tail_ = nullptr;
 };

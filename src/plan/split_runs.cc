@@ -184,7 +184,7 @@ RankedRun run_on_ranks(const Plan& recorded, const std::shared_ptr<const Checkpo
   const size_t sequences = options.home_of.size();
   result.outputs.resize(sequences), result.taps.resize(sequences);
   Caches caches = reserve(result.shares, options.cache, sequences);
-  RankedExecutor executor(result.shares, *options.table, team, caches.ranks,
+  RankedExecutor executor(result.shares, *options.table, team, {0, layout.size()}, caches.ranks,
                           {kMaxTokens, kMaxTokens, static_cast<int>(sequences), kBlock * kBlocksEach});
   if (recorded.cross_group) write_images(executor, recorded, options);
   std::vector<int> position(sequences);

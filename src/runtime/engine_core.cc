@@ -56,14 +56,20 @@ Result<std::vector<CacheManager>> make_caches(const Model& model, const std::opt
   return caches;
 }
 
+// Every pipeline stage has a step of its own. A draft in other processes follows its step before the next one begins.
+int steps_in_flight(const RankTeam& ranks, bool drafts) {
+  return drafts && ranks.processes() ? 1 : ranks.layout().pipeline;
+}
+
 }  // namespace
 
 EngineCore::EngineCore(std::unique_ptr<RankTeam> ranks, std::unique_ptr<RankTeam> draft_ranks, CoreOptions options,
-                       Scheduler scheduler)
+                       Scheduler scheduler, int steps)
     : options_(options), ranks_(std::move(ranks)), draft_ranks_(std::move(draft_ranks)),
-      scheduler_(std::move(scheduler)), free_{0, 1},
+      scheduler_(std::move(scheduler)), steps_(static_cast<size_t>(steps)),
       budget_(options.max_step_ms / 1000, std::min(options.prefill_tokens, options.max_num_tokens)),
       mask_seconds_(kMasks), features_(options.feature_cache_bytes) {
+  for (int i = 0; i < steps; ++i) free_.push_back(i);
   scheduler_.set_prefill_budget(options_.max_step_ms > 0 ? budget_.tokens() : options_.prefill_tokens);
 }
 
@@ -74,6 +80,7 @@ Result<std::unique_ptr<EngineCore>> EngineCore::create(Model model, std::unique_
   WEFT_TRY(std::vector<CacheManager> caches, make_caches(model, draft, options, *ranks));
   // a longer sequence could never finish
   options.max_seq_len = std::min(options.max_seq_len, caches.front().max_sequence_tokens());
+  const int in_flight = steps_in_flight(*ranks, draft.has_value()), steps = options.overlap ? in_flight + 1 : 1;
   RunnerOptions runner{.max_batch_size = options.max_batch_size,
                        .max_num_tokens = options.max_num_tokens,
                        .max_outputs = options.max_outputs,
@@ -81,7 +88,8 @@ Result<std::unique_ptr<EngineCore>> EngineCore::create(Model model, std::unique_
                        .tokens_per_block = options.tokens_per_block,
                        .measure_ops = options.measure_ops,
                        .most_drafts = options.speculation.most(),
-                       .draft_scores = options.draft_scores};
+                       .draft_scores = options.draft_scores,
+                       .steps_in_flight = in_flight};
   // In the order in which they run.
   TracedPlan* const vision =
       options.trace && model.vision ? &options.trace->add_plan(model.vision->plan, "vision") : nullptr;
@@ -93,7 +101,8 @@ Result<std::unique_ptr<EngineCore>> EngineCore::create(Model model, std::unique_
                                 .max_logit_rows = options.max_outputs,
                                 .max_seq_len = options.max_seq_len,
                                 .chunked_prefill = options.chunked_prefill,
-                                .overlap = options.overlap ? 2 : 1,
+                                .overlap = steps,
+                                .stages = options.overlap ? in_flight : 1,
                                 .speculation = options.speculation,
                                 .draft_ahead = draft_ahead(draft),
                                 .balance_wait_us = options.balance_wait_us};
@@ -108,7 +117,7 @@ Result<std::unique_ptr<EngineCore>> EngineCore::create(Model model, std::unique_
   if (!worker.drafter && !draft && options.speculation.method != DraftMethod::none)
     worker.drafter = std::make_shared<NgramDrafter>(options.speculation);
   std::unique_ptr<EngineCore> core(
-      new EngineCore(std::move(ranks), std::move(draft_ranks), options, std::move(scheduler)));
+      new EngineCore(std::move(ranks), std::move(draft_ranks), options, std::move(scheduler), steps));
   WEFT_TRY(core->worker_, Worker::create(std::move(model), std::move(draft), *core->ranks_,
                                          core->draft_ranks_ ? *core->draft_ranks_ : *core->ranks_, std::move(worker)));
   if (core->model().vision)
@@ -242,7 +251,7 @@ void EngineCore::engine_loop() {
       commit_step(lock);
       continue;
     }
-    if (stopping_ && submitted_.empty() && free_.size() == 2) return;
+    if (stopping_ && idle()) return;
     engine_wake_.wait(lock);
   }
 }
@@ -284,6 +293,7 @@ bool EngineCore::schedule_step(std::unique_lock<std::mutex>&) {
   begin_masks(step);
   free_.pop_front();
   submitted_.push_back(index);
+  if (!step.guided.empty()) fill_masks();
   step_wake_.notify_one();
   return true;
 }
@@ -297,19 +307,24 @@ void EngineCore::begin_masks(Step& step) {
     masks = std::max(masks, row.guide + 1 + row.drafts);
   }
   step.masks.begin(masks, (model().vocab + 31) / 32);
-  // While another step is in flight the previous token is not known yet; then commit_step fills the masks.
-  if (submitted_.empty() && done_.empty() && free_.size() == 2) fill_masks(step);
 }
 
-void EngineCore::fill_masks(Step& step) {
-  for (GuidedRow& row : step.guided) {
-    if (row.ready) continue;
-    const auto found = entries_.find(static_cast<uint64_t>(row.id));
-    // The masks of a sequence that has ended stay all ones, since its tokens are dropped.
-    if (found != entries_.end() && found->second->grammar) fill_row_masks(step, row, *found->second);
-    row.ready = true;
-    for (int i = 0; i < row.masks; ++i) step.masks.set_ready();
-  }
+// Those of all steps that are not committed, as far as the token before is known: the sequence has no row in an earlier
+// one of them. The others are filled by commit_step.
+void EngineCore::fill_masks() {
+  undecided_.clear();
+  for (const std::deque<int>* queue : {&done_, &running_, &submitted_})
+    for (const int index : *queue) {
+      Step& step = steps_[static_cast<size_t>(index)];
+      for (GuidedRow& row : step.guided) {
+        if (!undecided_.insert(static_cast<uint64_t>(row.id)).second || row.ready) continue;
+        const auto found = entries_.find(static_cast<uint64_t>(row.id));
+        // The masks of a sequence that has ended stay all ones, since its tokens are dropped.
+        if (found != entries_.end() && found->second->grammar) fill_row_masks(step, row, *found->second);
+        row.ready = true;
+        for (int i = 0; i < row.masks; ++i) step.masks.set_ready();
+      }
+    }
 }
 
 // The grammar goes along the drafts and back. Behind a draft that it forbids nothing can be accepted, so these masks
@@ -349,9 +364,7 @@ void EngineCore::commit_step(std::unique_lock<std::mutex>& lock) {
     entry.reset();  // see cancel()
     lock.lock();
   }
-  // The steps in flight were scheduled before these tokens were known.
-  for (const std::deque<int>* queue : {&done_, &submitted_})
-    for (int other : *queue) fill_masks(steps_[other]);
+  fill_masks();  // the steps in flight were scheduled before these tokens were known
 }
 
 void EngineCore::adapt_budget(const Step& step) {
@@ -386,35 +399,53 @@ void EngineCore::follow_grammar(Entry& entry, SequenceOutput& output) {
   entry.drafts.swap(output.drafts);
 }
 
+// The next one to begin, or null: it counts on steps that are still in the pipeline.
+EngineCore::Step* EngineCore::next_step() {
+  if (submitted_.empty()) return nullptr;
+  Step& next = steps_[static_cast<size_t>(submitted_.front())];
+  return next.batch.after <= finished_ ? &next : nullptr;
+}
+
 void EngineCore::step_loop() {
   const ThreadTeam::Seat seat(ranks_->threads());
   double last_end = 0;
   std::unique_lock lock(mutex_);
   for (;;) {
-    step_wake_.wait(lock,
-                    [&] { return !submitted_.empty() || !encodings_.empty() || (stopping_ && free_.size() == 2); });
-    if (submitted_.empty()) {
-      if (stopping_ && free_.size() == 2) return;
+    step_wake_.wait(
+        lock, [&] { return !submitted_.empty() || !running_.empty() || !encodings_.empty() || (stopping_ && idle()); });
+    if (submitted_.empty() && running_.empty()) {
+      if (stopping_ && idle()) return;
       if (!encodings_.empty()) encode_slice(lock);
       continue;
     }
-    Step& step = steps_[submitted_.front()];
-    const bool followed = scheduler_.has_in_flight() && last_end > 0;
-    lock.unlock();
-    const double begin = seconds();
-    worker_->run(step.batch, step.masks, step.result);
-    const double end = seconds();
-    lock.lock();
-    step.seconds = end - begin;
-    step_seconds_ += step.seconds;
-    sample_seconds_ = worker_->sample_seconds();
-    if (followed && begin - last_end < 1.0) idle_gap_seconds_ += begin - last_end;
-    last_end = end;
-    done_.push_back(submitted_.front());
-    submitted_.pop_front();
-    engine_wake_.notify_one();
+    run_step(lock, last_end);
     if (!encodings_.empty() && !stopping_) encode_slice(lock);
   }
+}
+
+// One turn of the worker: a step begins, one ends, or both.
+void EngineCore::run_step(std::unique_lock<std::mutex>& lock, double& last_end) {
+  Step* const next = next_step();
+  const bool followed = scheduler_.has_in_flight() && last_end > 0;
+  if (next) running_.push_back(submitted_.front()), submitted_.pop_front();
+  lock.unlock();
+  const double begin = seconds();
+  if (next) next->began = begin;
+  const Worker::Step entering = next ? Worker::Step{&next->batch, &next->masks, &next->result} : Worker::Step{};
+  const bool finished = worker_->run(next ? &entering : nullptr);
+  const double end = seconds();
+  lock.lock();
+  step_seconds_ += end - begin;
+  sample_seconds_ = worker_->sample_seconds();
+  if (followed && begin - last_end < 1.0) idle_gap_seconds_ += begin - last_end;
+  last_end = end;
+  if (!finished) return;
+  Step& step = steps_[static_cast<size_t>(running_.front())];
+  step.seconds = end - step.began;
+  finished_ = step.batch.step;
+  done_.push_back(running_.front());
+  running_.pop_front();
+  engine_wake_.notify_one();
 }
 
 int64_t EngineCore::steps() const {

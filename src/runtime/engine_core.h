@@ -1,7 +1,8 @@
 // The engine loop, on two threads: the engine thread schedules and commits; the step thread runs the steps on the
 // worker, as thread 0 of the team that computes, and encodes images between them. With overlap, step n + 1 is scheduled
 // and submitted while step n runs, and the host's work for step n (stop rules, text, grammars) is done while step n + 1
-// runs; without it, the same code keeps one step in flight. docs/contract-engine.md says what holds between the two.
+// runs; without it, the same code keeps one step in flight. Over pipeline stages as many steps run as there are stages.
+// docs/contract-engine.md says what holds between the two.
 //
 // It speaks tokens, not text: who submits a sequence gets its outputs on the engine thread and may end it.
 #pragma once
@@ -15,6 +16,7 @@
 #include <optional>
 #include <thread>
 #include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 #include "base/result.h"
@@ -120,14 +122,14 @@ class EngineCore {
     int first = 0, masks = 0;
     bool ready = false;
   };
-  // A submitted step; two exist, so that one can be filled while the other runs.
+  // A submitted step. One more exists than can run at a time, so that one can be filled meanwhile.
   struct Step {
     StepBatch batch;
     StepMasks masks;
     StepResult result;
     std::vector<GuidedRow> guided;
     int prompt_tokens = 0, prefill_budget = 0;  // prompt tokens in the step, and how many were allowed
-    double seconds = 0;                         // of its run
+    double began = 0, seconds = 0;              // of its run
   };
 
   // An image to encode, and the sequences that wait for it.
@@ -142,15 +144,18 @@ class EngineCore {
   };
 
   EngineCore(std::unique_ptr<RankTeam> ranks, std::unique_ptr<RankTeam> draft_ranks, CoreOptions options,
-             Scheduler scheduler);
+             Scheduler scheduler, int steps);
   void engine_loop();
   void fail_all(std::unique_lock<std::mutex>& lock);
   void step_loop();
+  bool idle() const { return free_.size() == steps_.size(); }
+  Step* next_step();
+  void run_step(std::unique_lock<std::mutex>& lock, double& last_end);
   bool schedule_step(std::unique_lock<std::mutex>& lock);
   void adapt_budget(const Step& step);
   void commit_step(std::unique_lock<std::mutex>& lock);
   void begin_masks(Step& step);
-  void fill_masks(Step& step);
+  void fill_masks();
   void fill_row_masks(Step& step, const GuidedRow& row, Entry& entry);
   bool deliver(Entry& entry, SequenceOutput& output);
   static void follow_grammar(Entry& entry, SequenceOutput& output);
@@ -170,8 +175,10 @@ class EngineCore {
   std::string failure_;  // not empty: see fail()
   int holds_ = 0;
   bool stopping_ = false;
-  Step steps_[2];
-  std::deque<int> free_, submitted_, done_;  // indices into steps_
+  std::vector<Step> steps_;
+  // Indices into steps_; each in the order of submission. Running: several over pipeline stages.
+  std::deque<int> free_, submitted_, running_, done_;
+  uint64_t finished_ = 0;  // the last step that has run
   StepBudget budget_;
   static constexpr size_t kMasks = 4096;
   std::vector<float> mask_seconds_;  // ring
@@ -183,7 +190,8 @@ class EngineCore {
   FeatureCache features_;
   uint64_t images_encoded_ = 0, images_reused_ = 0;
   double step_seconds_ = 0, idle_gap_seconds_ = 0;
-  std::vector<SequenceOutput> outputs_;  // of the step being committed
+  std::vector<SequenceOutput> outputs_;     // of the step being committed
+  std::unordered_set<uint64_t> undecided_;  // in fill_masks()
 
   std::thread engine_thread_, step_thread_;
 };

@@ -18,11 +18,14 @@ class Follower {
     const auto message = processes_.receive();
     if (!message) return false;
     ByteReader from(*message);
-    const bool replay = read_step(from, runner_);
+    read_changes(from, batch_);
+    runner_.enter(batch_);
+    const auto replay = from.take<bool>();
+    read_inputs(from, runner_.model().whole, runner_.first().executor());
     WEFT_CHECK(from.done()) << "a step's message is longer than what was read";
-    if (!runner_.executor().has_rows()) return true;
+    if (!runner_.first().executor().has_rows()) return true;
     const bool in_walk = runner_.drafter() && !draft_ranks_;
-    runner_.executor().run(in_walk ? tail_ : nothing_, replay);
+    runner_.run({.entered = &batch_, .replay = replay, .tail = in_walk ? &tail_ : nullptr});
     if (runner_.drafter() && draft_ranks_ && begin_drafts()) {
       ThreadTeam& team = draft_ranks_->threads();
       team.run([&](int thread) { runner_.drafter()->walk({thread, team.size()}); });
@@ -48,9 +51,10 @@ class Follower {
   ModelRunner& runner_;
   ProcessRanks& processes_;
   const RankTeam* const draft_ranks_;
+  StepBatch batch_;  // the changes alone
   ReadDraftRows rows_;
   bool drafts_ = false;
-  std::function<void(kernels::Part)> tail_, nothing_;
+  std::function<void(kernels::Part)> tail_;
 };
 
 }  // namespace

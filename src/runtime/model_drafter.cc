@@ -54,7 +54,7 @@ void ModelDrafter::make_stages(const std::vector<CacheMemory>& caches) {
                                           all.block_stride_bytes.begin() + first_group + count);
     }
     stage.executor = std::make_unique<RankedExecutor>(
-        part.shares, *model_.table, ranks_, std::move(own),
+        part.shares, *model_.table, ranks_, RankSpan{0, ranks_.ranks()}, std::move(own),
         ExecutorLimits{rows, limits_.all_logits ? rows : batch, batch, limits_.max_seq_len});
     for (int home = 0; home < stage.executor->homes(); ++home) {
       for (GroupInputs& group : stage.executor->inputs(home).groups)
@@ -105,7 +105,10 @@ void ModelDrafter::walk(kernels::Part part) {
     if (part.index == 0) prepare(pass);
     team_.barrier();
     RankedExecutor& executor = *running_->executor;
-    if (executor.has_rows()) executor.walk_inside(part);
+    if (executor.has_rows()) {
+      executor.walk_inside(part);
+      if (part.index == 0) executor.take_outputs();
+    }
     team_.barrier();
     choose(part);
     team_.barrier();

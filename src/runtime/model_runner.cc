@@ -1,19 +1,12 @@
 #include "runtime/model_runner.h"
 
-#include <cstring>
+#include <algorithm>
 
 #include "base/check.h"
 #include "comm/process_ranks.h"
 #include "runtime/step_message.h"
 
 namespace weft {
-
-int64_t cache_block_bytes(const LayerGroup& group, DType dtype, int tokens_per_block) {
-  CacheSpec spec = group.spec;
-  spec.dtype = dtype;
-  const int64_t bytes = static_cast<int64_t>(kernels::cache_layer_bytes(spec, tokens_per_block)) * group.layers;
-  return (bytes + 4095) / 4096 * 4096;
-}
 
 namespace {
 
@@ -41,8 +34,10 @@ bool share_options(ProcessRanks& processes, RunnerOptions& o) {
 }  // namespace
 
 ModelRunner::ModelRunner(Model model, const RankTeam& ranks, RunnerOptions options)
-    : model_(std::move(model)), ranks_(ranks), options_(std::move(options)), cache_memory_(model_.shares.ranks.size()),
-      block_bytes_(model_.shares.ranks.size()), homes_(options_.max_batch_size) {}
+    : model_(std::move(model)), ranks_(ranks), options_(std::move(options)),
+      places_(static_cast<size_t>(ranks.stages())) {
+  walk_ = [this](int thread) { walk(thread); };
+}
 
 Result<std::unique_ptr<ModelRunner>> ModelRunner::create(Model model, std::optional<DraftModel> draft,
                                                          const RankTeam& ranks, const RankTeam& draft_ranks,
@@ -55,111 +50,102 @@ Result<std::unique_ptr<ModelRunner>> ModelRunner::create(Model model, std::optio
   return runner;
 }
 
-// Memory for the blocks of these groups (per rank), behind that of the groups before.
-Result<std::vector<CacheMemory>> ModelRunner::reserve_groups(const std::vector<std::vector<LayerGroup>>& groups,
-                                                             DType dtype) {
-  std::vector<CacheMemory> caches;
-  for (size_t rank = 0; rank < groups.size(); ++rank) {
-    CacheMemory& cache = caches.emplace_back();
-    cache.tokens_per_block = options_.tokens_per_block;
-    cache.dtype = dtype;
-    for (const LayerGroup& group : groups[rank]) {
-      const auto bytes = static_cast<size_t>(cache_block_bytes(group, dtype, options_.tokens_per_block));
-      WEFT_TRY(Memory memory, Memory::reserve(bytes * options_.max_blocks[block_bytes_[rank].size()], true));
-      cache.base.push_back(memory.data());
-      cache.block_stride_bytes.push_back(bytes);
-      block_bytes_[rank].push_back(bytes);
-      cache_memory_[rank].push_back(std::move(memory));
-    }
-  }
-  return caches;
-}
-
-// Memory for the keys of images, for every slot.
-Status ModelRunner::reserve_cross(std::vector<CacheMemory>& caches) {
-  if (!model_.plan().cross_group || !model_.vision) return {};
-  cross_blocks_ = (kMaxCrossImages * model_.vision->most_keys + kCrossBlock - 1) / kCrossBlock;
-  for (size_t rank = 0; rank < caches.size(); ++rank) {
-    const LayerGroup& group = *model_.shares.ranks[rank].plan.cross_group;
-    caches[rank].cross_stride_bytes = static_cast<size_t>(cache_block_bytes(group, model_.kv_dtype, kCrossBlock));
-    WEFT_TRY(Memory memory,
-             Memory::reserve(caches[rank].cross_stride_bytes * cross_blocks_ * options_.max_batch_size, true));
-    caches[rank].cross_base = memory.data();
-    cross_memory_.push_back(std::move(memory));
-  }
-  return {};
-}
-
 Status ModelRunner::allocate(std::optional<DraftModel> draft, const RankTeam& draft_ranks) {
-  std::vector<std::vector<LayerGroup>> groups;
-  for (const PlanShare& share : model_.shares.ranks) groups.push_back(share.plan.groups);
-  WEFT_TRY(std::vector<CacheMemory> caches, reserve_groups(groups, model_.kv_dtype));
-  for (CacheMemory& cache : caches) cache.local_dtype = model_.local_kv_dtype();
-  WEFT_RETURN_IF_ERROR(reserve_cross(caches));
-  executor_ = std::make_unique<RankedExecutor>(
-      model_.shares, *model_.table, ranks_, std::move(caches),
-      ExecutorLimits{options_.max_num_tokens, options_.max_outputs, options_.max_batch_size, options_.max_seq_len});
-  table_blocks_ = (options_.max_seq_len + options_.tokens_per_block - 1) / options_.tokens_per_block;
-  for (int home = 0; home < executor_->homes(); ++home)
-    for (GroupInputs& group : executor_->inputs(home).groups)
-      group.block_table.resize(static_cast<size_t>(options_.max_batch_size) * static_cast<size_t>(table_blocks_));
+  std::vector<std::vector<LayerGroup>> draft_groups;
+  if (draft) draft_groups = ModelDrafter::groups_of(*draft);
+  const int count = ranks_.ranks() / ranks_.stages();
+  std::vector<CacheMemory> draft_caches;
+  for (int s = 0; s < ranks_.stages(); ++s) {
+    WEFT_TRY(std::unique_ptr<StageRunner> stage,
+             StageRunner::create(model_, ranks_, {s * count, count}, options_, draft_groups,
+                                 draft ? draft->kv_dtype : DType::f32));
+    draft_caches.insert(draft_caches.end(), stage->draft_caches().begin(), stage->draft_caches().end());
+    stages_.push_back(std::move(stage));
+  }
   if (draft) {
-    WEFT_TRY(std::vector<CacheMemory> own, reserve_groups(ModelDrafter::groups_of(*draft), draft->kv_dtype));
     const DrafterLimits limits{options_.max_num_tokens, options_.max_batch_size, options_.max_seq_len,
                                options_.most_drafts, options_.draft_scores};
-    WEFT_TRY(drafter_, ModelDrafter::create(std::move(*draft), model_, draft_ranks, std::move(own), limits));
+    WEFT_TRY(drafter_, ModelDrafter::create(std::move(*draft), model_, draft_ranks, std::move(draft_caches), limits));
   }
-  if (options_.measure_ops) executor_->measure_ops();
-  if (options_.trace) executor_->trace(*options_.trace);
+  if (options_.measure_ops) first().executor().measure_ops();
+  if (options_.trace) first().executor().trace(*options_.trace);
   return {};
 }
 
-ModelRunner::RankRange ModelRunner::ranks_of(int home) const {
-  const bool here = ranks_.processes() == nullptr;
-  if (executor_->homes() == 1) return {0, cache_memory_.size(), 1};
-  if (!here) return {0, static_cast<size_t>(ranks_.first_rank() % executor_->homes() == home), 1};
-  return {static_cast<size_t>(home), cache_memory_.size(), static_cast<size_t>(executor_->homes())};
-}
-
-void ModelRunner::open_slot(Slot slot, int home, const MediaPrompt* media) {
-  homes_[slot] = home;
-  if (drafter_) drafter_->open(slot, home);
-  if (cross_blocks_ > 0 && media) write_images(slot, *media);
-}
-
-void ModelRunner::close_slot(Slot slot) {
-  if (cross_blocks_ == 0) return;
-  const RankRange ranks = ranks_of(homes_[slot]);
-  for (size_t rank = ranks.first; rank < ranks.last; rank += ranks.step) {
-    const size_t bytes = cross_slot_bytes(rank);
-    cross_memory_[rank].release(slot * bytes, bytes);
+// A draft's cache and tables are those of the last stage, behind which it runs.
+void ModelRunner::apply(size_t index, const StepBatch& batch) {
+  StageRunner& stage = *stages_[index];
+  const bool drafts = drafter_ && index + 1 == stages_.size();
+  for (const Slot slot : batch.closes) stage.close_slot(slot);
+  for (const SlotOpen& open : batch.opens) {
+    stage.open_slot(open.slot, open.home, open.media.get());
+    if (drafts) drafter_->open(open.slot, open.home);
+  }
+  stage.copy_blocks(batch.copies, batch.releases);
+  stage.update_tables(batch.entries);
+  const int own = static_cast<int>(model_.plan().groups.size());
+  for (const TableEntry& entry : batch.entries) {
+    if (!drafts || entry.group < own) continue;
+    std::vector<int32_t>& table = drafter_->block_table(entry.group - own, stage.home(entry.slot));
+    table[static_cast<size_t>(stage.table_offset(entry.slot) + entry.number)] = entry.block;
   }
 }
 
-void ModelRunner::copy_blocks(std::span<const BlockCopy> copies, std::span<const BlockRelease> releases) {
-  for (const BlockCopy& copy : copies) {
-    const RankRange ranks = ranks_of(copy.home);
-    for (size_t rank = ranks.first; rank < ranks.last; rank += ranks.step) {
-      std::byte* base = cache_memory_[rank][copy.group].data();
-      const size_t bytes = block_bytes_[rank][copy.group];
-      std::memcpy(base + copy.to * bytes, base + copy.from * bytes, bytes);
-    }
+void ModelRunner::enter(const StepBatch& batch) { apply(0, batch); }
+
+// Every step to the stage behind its own.
+void ModelRunner::move_on(const Turn& turn) {
+  std::rotate(places_.begin(), places_.end() - 1, places_.end());
+  Place& entered = places_.front();
+  entered.batch = turn.entered, entered.replay = turn.replay;
+  entered.has_rows = turn.entered && first().executor().has_rows();
+  if (entered.has_rows && stages_.size() > 1) {
+    entered.inputs.clear();
+    write_inputs(first().executor(), model_.whole, entered.inputs);
   }
-  for (const BlockRelease& release : releases) {
-    const RankRange ranks = ranks_of(release.home);
-    for (size_t rank = ranks.first; rank < ranks.last; rank += ranks.step) {
-      const size_t bytes = block_bytes_[rank][release.group];
-      cache_memory_[rank][release.group].release(release.block * bytes, bytes);
-    }
+  for (size_t s = 1; s < stages_.size(); ++s) {
+    const Place& place = places_[s];
+    if (place.batch) apply(s, *place.batch);
+    if (!place.has_rows) continue;
+    ByteReader from(place.inputs.bytes());
+    read_inputs(from, model_.whole, stages_[s]->executor());
   }
+}
+
+void ModelRunner::run(const Turn& turn) {
+  move_on(turn);
+  turn_ = &turn;
+  if (stages_.size() == 1 && !ranks_.processes()) {
+    if (places_.front().has_rows) first().executor().run(turn.tail ? *turn.tail : nullptr, turn.replay);
+    return;
+  }
+  bool any = turn.tail != nullptr;
+  for (size_t s = 0; s < stages_.size(); ++s) {
+    if (!places_[s].has_rows) continue;
+    stages_[s]->executor().prepare(places_[s].replay, turn.lane);
+    any = true;
+  }
+  if (any) threads().run(walk_);
+}
+
+void ModelRunner::walk(int thread) {
+  const int each = threads().size() / static_cast<int>(stages_.size());
+  const auto stage = static_cast<size_t>(thread / each);
+  if (places_[stage].has_rows) stages_[stage]->executor().walk_inside({thread % each, each});
+  if (!turn_->tail) return;
+  if (thread == 0) stages_.back()->executor().take_outputs(turn_->finishes);
+  threads().barrier();
+  const kernels::Part part{thread, threads().size()};
+  if (places_.front().has_rows) first().executor().run_behind(*turn_->tail, part);
+  else (*turn_->tail)(part);
 }
 
 const Taps& ModelRunner::taps() {
   const bool reads = drafter_ && drafter_->model().reads_states();
-  taps_.ld = executor_->taps_ld();
+  const RankedExecutor& executor = results();
+  taps_.ld = executor.taps_ld();
   taps_.of_home.clear();
-  for (int home = 0; home < executor_->homes(); ++home)
-    taps_.of_home.push_back(reads ? executor_->taps(home) : nullptr);
+  for (int home = 0; home < executor.homes(); ++home) taps_.of_home.push_back(reads ? executor.taps(home) : nullptr);
   return taps_;
 }
 
@@ -167,7 +153,8 @@ void ModelRunner::announce(const StepBatch& batch, bool replay) {
   if (!ranks_.processes()) return;
   message_.clear();
   write_changes(batch, message_);
-  write_inputs(*this, replay, message_);
+  message_.put(replay);
+  write_inputs(first().executor(), model_.whole, message_);
   ranks_.processes()->send(message_.bytes());
 }
 
@@ -176,57 +163,6 @@ void ModelRunner::announce_drafts(std::span<const DraftRow> rows) {
   message_.clear();
   write_draft_rows(rows, message_);
   ranks_.processes()->send(message_.bytes());
-}
-
-void ModelRunner::update_tables(std::span<const TableEntry> entries) {
-  const int own = static_cast<int>(model_.plan().groups.size());
-  for (const TableEntry& entry : entries) {
-    WEFT_CHECK(entry.number < table_blocks_) << "slot " << entry.slot << " has a block number " << entry.number;
-    const int home = homes_[entry.slot];
-    std::vector<int32_t>& table = entry.group < own ? executor_->inputs(home).groups[entry.group].block_table
-                                                    : drafter_->block_table(entry.group - own, home);
-    table[static_cast<size_t>(table_offset(entry.slot) + entry.number)] = entry.block;
-  }
-}
-
-size_t ModelRunner::cross_slot_bytes(size_t rank) const {
-  const LayerGroup& group = *model_.shares.ranks[rank].plan.cross_group;
-  return static_cast<size_t>(cross_blocks_) *
-         static_cast<size_t>(cache_block_bytes(group, model_.kv_dtype, kCrossBlock));
-}
-
-// Writes the images' keys and values into the slot's own cross blocks, in the order that MediaPrompt::cross tells.
-void ModelRunner::write_images(Slot slot, const MediaPrompt& media) {
-  std::vector<int32_t> blocks(cross_blocks_);
-  for (int i = 0; i < cross_blocks_; ++i) blocks[i] = slot * cross_blocks_ + i;
-  const LayerGroup& all = *model_.whole.cross_group;
-  const int all_kv = all.spec.kv_heads * all.spec.k_dim;
-  const RankRange ranks = ranks_of(homes_[slot]);
-  ThreadTeam& team = threads();
-  int position = 0;
-  const auto append = [&](const MediaFeatures& features, int first, int rows) {
-    const kernels::SequenceView view{.rows = rows, .first_position = position};
-    for (size_t rank = ranks.first; rank < ranks.last; rank += ranks.step)
-      for (int layer = 0; rows > 0 && layer < model_.shares.ranks[rank].plan.cross_group->layers; ++layer) {
-        const LayerGroup& own = *model_.shares.ranks[rank].plan.cross_group;
-        const float* k = features.row(first) + static_cast<size_t>(own.first_layer + layer) * 2 * all_kv +
-                         static_cast<size_t>(own.first_kv_head) * all.spec.k_dim;
-        const kernels::AppendArgs args{
-            k,
-            k + all_kv,
-            features.cols,
-            features.cols,
-            executor_->rank(static_cast<int>(rank)).cache_view({CacheRef::Kind::cross, 0, layer}),
-            blocks.data(),
-            &view,
-            1};
-        team.run([&](int thread) { model_.table->run(args, rows, {thread, team.size()}); });
-      }
-    position += rows;
-  };
-  for (size_t i = 0; i < media.features.size(); ++i) append(*media.features[i], 0, media.real_rows[i]);
-  for (size_t i = 0; i < media.features.size(); ++i)
-    append(*media.features[i], media.real_rows[i], media.features[i]->rows - media.real_rows[i]);
 }
 
 }  // namespace weft

@@ -1,8 +1,8 @@
-// A model, and what speculates for it, on the ranks of this process: bound plans, the memory of the cache, block
-// tables, and the images' keys. It knows slots and rows, and neither requests nor tokens: a worker decides what runs
-// (worker.h).
+// A model, and what speculates for it, on the ranks of this process: its pipeline stages, and the steps that are in
+// them. It knows slots and rows, and neither requests nor tokens: a worker decides what runs (worker.h).
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -13,24 +13,9 @@
 #include "plan/ranked_executor.h"
 #include "runtime/model.h"
 #include "runtime/model_drafter.h"
+#include "runtime/stage_runner.h"
 
 namespace weft {
-
-struct RunnerOptions {
-  int max_batch_size = 0, max_num_tokens = 0, max_outputs = 0, max_seq_len = 0;
-  int tokens_per_block = 32;
-  std::vector<int> max_blocks;  // per cache group, those of a draft behind the model's own; at every home
-  bool measure_ops = false;
-  int most_drafts = 0;
-  bool draft_scores = false;  // keeps the logits of all draft rows
-  TracedPlan* trace = nullptr;
-};
-
-// Images that a prompt of a model with cross attention may have.
-constexpr int kMaxCrossImages = 8;
-
-// Bytes of one block of a cache group, all its layers together, in whole pages.
-int64_t cache_block_bytes(const LayerGroup& group, DType dtype, int tokens_per_block);
 
 class ModelRunner {
  public:
@@ -42,55 +27,62 @@ class ModelRunner {
                                                      RunnerOptions options);
 
   const Model& model() const { return model_; }
-  RankedExecutor& executor() { return *executor_; }
-  const RankedExecutor& executor() const { return *executor_; }
+  // Where a step begins, and whose inputs are filled.
+  StageRunner& first() { return *stages_.front(); }
+  const StageRunner& first() const { return *stages_.front(); }
+  // Where a step's outputs are, in rank 0's process.
+  const RankedExecutor& results() const { return stages_.back()->executor(); }
   ModelDrafter* drafter() const { return drafter_.get(); }  // null: none
   ThreadTeam& threads() const { return ranks_.threads(); }  // of all ranks
 
-  // The slot belongs to another sequence, with this home; `media`: its images, or null.
-  void open_slot(Slot slot, int home, const MediaPrompt* media);
-  void close_slot(Slot slot);
-  int home(Slot slot) const { return homes_[slot]; }
-  // Contents of whole blocks: what lies behind the copied tokens is overwritten before it is read.
-  void copy_blocks(std::span<const BlockCopy> copies, std::span<const BlockRelease> releases);
-  void update_tables(std::span<const TableEntry> entries);
-  // Where a slot's block table begins in those of its home (StepInputs::groups).
-  int64_t table_offset(Slot slot) const { return static_cast<int64_t>(slot) * table_blocks_; }
-  // What the target left for a draft in the step that was run.
+  // A step gets to the first stage: closes, opens, copies, releases, entries. Its inputs are filled next.
+  void enter(const StepBatch& batch);
+  // One turn of the pipeline. The step that has entered, if any, is computed by the first stage of this process, and
+  // every one that was in a stage before by the next. `entered`: stays as it is until it has left the last stage.
+  // `lane`: where outputs from other processes go. Steps without rows pass through.
+  // `tail`: called by every thread behind a barrier; null: none. It may read the outputs of `finishes`, the lane of the
+  // step that leaves the last stage of all in this turn.
+  struct Turn {
+    const StepBatch* entered = nullptr;
+    int lane = 0;
+    bool replay = true;
+    const std::function<void(kernels::Part)>* tail = nullptr;
+    int finishes = 0;
+  };
+  void run(const Turn& turn);
+
+  // What the target left for a draft in the step that has left the last stage.
   const Taps& taps();
-  // To ranks in other processes, where there are any (step_message.h): the step that is about to be run, behind its
-  // changes and with its inputs filled; and behind it the draft's rows. By rank 0.
+  // To ranks in other processes, where there are any (step_message.h): the step that has entered and whose inputs are
+  // filled; and behind it the draft's rows. By rank 0.
   void announce(const StepBatch& batch, bool replay);
   void announce_drafts(std::span<const DraftRow> rows);
-  // Cross attention: blocks of a slot's images, from cross_blocks() * slot on.
-  int cross_blocks() const { return cross_blocks_; }
 
  private:
+  // The step in a stage.
+  struct Place {
+    const StepBatch* batch = nullptr;  // null: none
+    bool has_rows = false;
+    bool replay = true;
+    ByteWriter inputs;  // for the next stages
+  };
+
   ModelRunner(Model model, const RankTeam& ranks, RunnerOptions options);
   Status allocate(std::optional<DraftModel> draft, const RankTeam& draft_ranks);
-  Result<std::vector<CacheMemory>> reserve_groups(const std::vector<std::vector<LayerGroup>>& groups, DType dtype);
-  Status reserve_cross(std::vector<CacheMemory>& caches);
-  size_t cross_slot_bytes(size_t rank) const;
-  void write_images(Slot slot, const MediaPrompt& media);
-  // The ranks that have a part of what a home keeps: all, or with attention data parallelism one of each stage.
-  struct RankRange {
-    size_t first = 0, last = 0, step = 1;
-  };
-  RankRange ranks_of(int home) const;
+  void apply(size_t stage, const StepBatch& batch);
+  void move_on(const Turn& turn);
+  void walk(int thread);
 
   Model model_;
   const RankTeam& ranks_;
   RunnerOptions options_;
-  std::vector<std::vector<Memory>> cache_memory_;  // per rank and group
-  std::vector<std::vector<size_t>> block_bytes_;   // likewise
-  std::vector<Memory> cross_memory_;  // per rank; of slot s: cross_blocks_ blocks from s * cross_blocks_ on
-  int cross_blocks_ = 0;
-  int table_blocks_ = 0;    // entries of one slot in a group's block table, slot after slot
-  std::vector<int> homes_;  // per slot
-  std::unique_ptr<RankedExecutor> executor_;
+  std::vector<std::unique_ptr<StageRunner>> stages_;
+  std::vector<Place> places_;  // per stage
   std::unique_ptr<ModelDrafter> drafter_;
   ByteWriter message_;
   Taps taps_;
+  const Turn* turn_ = nullptr;  // the running one
+  std::function<void(int)> walk_;
 };
 
 }  // namespace weft

@@ -131,28 +131,25 @@ void write_changes(const StepBatch& batch, ByteWriter& to) {
   to.put_all(batch.copies), to.put_all(batch.releases), to.put_all(batch.entries);
 }
 
-void write_inputs(ModelRunner& runner, bool replay, ByteWriter& to) {
-  to.put(replay);
-  for (int home = 0; home < runner.executor().homes(); ++home)
-    write_home(runner.executor().inputs(home), runner.model().whole, to);
-}
-
-bool read_step(ByteReader& from, ModelRunner& runner) {
-  for (const Slot slot : from.take_all<Slot>()) runner.close_slot(slot);
+void read_changes(ByteReader& from, StepBatch& batch) {
+  batch.clear();
+  batch.closes = from.take_all<Slot>();
   const auto opens = from.take<size_t>();
   for (size_t i = 0; i < opens; ++i) {
-    const Slot slot = from.take<Slot>();
-    const int home = from.take<int>();
-    const std::shared_ptr<const MediaPrompt> media = from.take<bool>() ? read_media(from) : nullptr;
-    runner.open_slot(slot, home, media.get());
+    SlotOpen& open = batch.opens.emplace_back();
+    open.slot = from.take<Slot>(), open.home = from.take<int>();
+    if (from.take<bool>()) open.media = read_media(from);
   }
-  const std::vector<BlockCopy> copies = from.take_all<BlockCopy>();
-  runner.copy_blocks(copies, from.take_all<BlockRelease>());
-  runner.update_tables(from.take_all<TableEntry>());
-  const bool replay = from.take<bool>();
-  for (int home = 0; home < runner.executor().homes(); ++home)
-    read_home(from, runner.model().whole, runner.executor().inputs(home));
-  return replay;
+  batch.copies = from.take_all<BlockCopy>(), batch.releases = from.take_all<BlockRelease>();
+  batch.entries = from.take_all<TableEntry>();
+}
+
+void write_inputs(const RankedExecutor& executor, const Plan& whole, ByteWriter& to) {
+  for (int home = 0; home < executor.homes(); ++home) write_home(executor.inputs(home), whole, to);
+}
+
+void read_inputs(ByteReader& from, const Plan& whole, RankedExecutor& executor) {
+  for (int home = 0; home < executor.homes(); ++home) read_home(from, whole, executor.inputs(home));
 }
 
 void write_draft_rows(std::span<const DraftRow> rows, ByteWriter& to) {

@@ -8,19 +8,22 @@
 
 #include "base/bytes.h"
 #include "core/step.h"
-#include "runtime/model_runner.h"
+#include "plan/ranked_executor.h"
+#include "runtime/model_drafter.h"
 
 namespace weft {
 
-// What becomes of slots, blocks and tables before a step's rows.
+// What becomes of slots, blocks and tables before a step's rows: all of a StepBatch that a stage needs besides its
+// rows.
 void write_changes(const StepBatch& batch, ByteWriter& to);
-// The step's inputs of every home, as they have been filled.
-void write_inputs(ModelRunner& runner, bool replay, ByteWriter& to);
+void read_changes(ByteReader& from, StepBatch& batch);
+// A step's inputs of every home, for `whole` (Model::whole), as they have been filled. They are for other processes,
+// and for the later pipeline stages of this one.
+void write_inputs(const RankedExecutor& executor, const Plan& whole, ByteWriter& to);
+void read_inputs(ByteReader& from, const Plan& whole, RankedExecutor& executor);
 // A draft's rows, behind the target's sampling.
 void write_draft_rows(std::span<const DraftRow> rows, ByteWriter& to);
 
-// The other side: applies the changes, fills the inputs. Returns whether to replay.
-bool read_step(ByteReader& from, ModelRunner& runner);
 // The rows, and the tokens that they point to.
 struct ReadDraftRows {
   std::vector<DraftRow> rows;

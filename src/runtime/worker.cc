@@ -20,15 +20,16 @@ void StepMasks::wait() const {
 }
 
 Worker::Worker(std::unique_ptr<ModelRunner> runner, const RankTeam& draft_ranks, WorkerOptions options)
-    : runner_(std::move(runner)), model_(runner_->model()), executor_(runner_->executor()),
-      model_drafter_(runner_->drafter()), team_(runner_->threads()), draft_team_(draft_ranks.threads()),
-      options_(std::move(options)) {
+    : runner_(std::move(runner)), model_(runner_->model()), inputs_(runner_->first().executor()),
+      results_(runner_->results()), model_drafter_(runner_->drafter()), team_(runner_->threads()),
+      draft_team_(draft_ranks.threads()), options_(std::move(options)) {
   tail_ = [this](kernels::Part part) { finish_walk(part); };
   const RunnerOptions& limits = options_.runner;
   processors_ = std::make_unique<ProcessorStage>(options_.processors, limits.max_batch_size, model_.vocab);
   for (int i = 0; i < limits.max_batch_size; ++i) slots_.emplace_back(SlotState(model_.vocab, limits.max_seq_len));
   for (int i = 0; i < team_.size(); ++i)
     scratch_.push_back(std::make_unique<Scratch>(model_.vocab, limits.max_seq_len));
+  for (int i = 0; i < limits.steps_in_flight; ++i) lanes_.push_back(std::make_unique<Lane>(Lane{.number = i}));
 }
 
 Result<std::unique_ptr<Worker>> Worker::create(Model model, std::optional<DraftModel> draft, const RankTeam& ranks,
@@ -45,14 +46,12 @@ void Worker::open_slots(const StepBatch& batch) {
     sampler.close();
     processors_->close(slot);
     slots_[slot].media.reset();
-    runner_->close_slot(slot);
   }
   for (const SlotOpen& open : batch.opens) {
     SlotData& slot = slots_[open.slot];
     slot.prompt = open.prompt;
     slot.token_types = open.token_types;
     slot.media = open.media;
-    runner_->open_slot(open.slot, open.home, slot.media.get());
     slot.last_token = 0;
     slot.max_outputs = open.max_outputs;
     slot.drafts.clear();
@@ -70,7 +69,10 @@ void Worker::open_slots(const StepBatch& batch) {
   }
 }
 
-void Worker::plan_sampling(const StepBatch& batch, const StepMasks& masks, StepResult& result) {
+void Worker::plan_sampling(Lane& lane) {
+  const StepBatch& batch = *lane.step.batch;
+  StepResult& result = *lane.step.result;
+  std::vector<StepRow>& rows = lane.rows;
   sample_rows_.clear(), prompt_rows_.clear();
   result.step = batch.step;
   result.rows.resize(batch.rows.size());
@@ -80,14 +82,14 @@ void Worker::plan_sampling(const StepBatch& batch, const StepMasks& masks, StepR
     out.tokens.clear(), out.logprobs.clear(), out.prompt_logprobs.clear(), out.outputs.clear(), out.error.clear();
     out.drafted = 0, out.drafts.clear(), out.draft_scores.clear();
     if (batch.rows[r].prompt_logprobs) plan_prompt_rows(r, out);
-    rows_[r].first_sample = static_cast<int>(sample_rows_.size());
-    if (batch.rows[r].sample && rows_[r].tokens > 0) plan_samples(batch.rows[r], rows_[r], masks, out);
+    rows[r].first_sample = static_cast<int>(sample_rows_.size());
+    if (batch.rows[r].sample && rows[r].tokens > 0) plan_samples(batch.rows[r], rows[r], *lane.step.masks, out);
   }
   processors_->begin();
   processed_.store(false, std::memory_order_relaxed);
-  for (size_t r = 0; r < rows_.size(); ++r)
-    for (int i = 0; i < rows_[r].samples; ++i)
-      processors_->add(batch.rows[r].slot, sample_rows_[static_cast<size_t>(rows_[r].first_sample + i)]);
+  for (size_t r = 0; r < rows.size(); ++r)
+    for (int i = 0; i < rows[r].samples; ++i)
+      processors_->add(batch.rows[r].slot, sample_rows_[static_cast<size_t>(rows[r].first_sample + i)]);
   size_t next = 0;
   for (RowResult& row : result.rows)
     for (std::vector<TokenLogprob>& entry : row.prompt_logprobs) prompt_rows_[next++].out = &entry;
@@ -95,7 +97,7 @@ void Worker::plan_sampling(const StepBatch& batch, const StepMasks& masks, StepR
 }
 
 void Worker::plan_prompt_rows(size_t r, RowResult& out) {
-  const StepRow& row = rows_[r];
+  const StepRow& row = finishing_->rows[r];
   const SlotData& slot = slots_[row.slot];
   const int prompt = static_cast<int>(slot.prompt.size());
   for (int i = 0; i < row.tokens && row.first + i + 1 < prompt; ++i)
@@ -140,15 +142,15 @@ void Worker::finish_walk(kernels::Part part) {
   if (!model_drafter_ || !options_.draft_in_walk) return;
   team_.barrier();
   if (part.index == 0) {
-    collect(*batch_, *result_);
-    begin_drafts(*batch_, *result_);
+    collect(*finishing_);
+    begin_drafts(*finishing_);
   }
   team_.barrier();
   if (!draft_rows_.empty()) model_drafter_->walk(part);
 }
 
 void Worker::sample(kernels::Part part) {
-  masks_->wait();
+  finishing_->step.masks->wait();
   if (part.index == 0) sampling_began_ = std::chrono::steady_clock::now();
   run_processors(part);
   sample_rows(options_.sampler, sample_rows_, part.index, part.count, *scratch_[part.index]);
@@ -179,36 +181,39 @@ void Worker::accept(StepRow& at, RowResult& out) {
   slot.drafts.clear();
 }
 
-void Worker::collect(const StepBatch& batch, StepResult& result) {
+void Worker::collect(Lane& lane) {
+  StepResult& result = *lane.step.result;
   sample_seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - sampling_began_).count();
-  for (size_t r = 0; r < rows_.size(); ++r) accept(rows_[r], result.rows[r]);
+  for (size_t r = 0; r < lane.rows.size(); ++r) accept(lane.rows[r], result.rows[r]);
   for (size_t i = 0; i < prompt_rows_.size(); ++i)
     if (!prompt_errors_[i].empty()) result.rows[prompt_rows_[i].row].error = prompt_errors_[i];
-  collect_outputs(batch, result);
+  collect_outputs(lane);
 }
 
-void Worker::collect_outputs(const StepBatch& batch, StepResult& result) {
+void Worker::collect_outputs(const Lane& lane) {
+  const StepBatch& batch = *lane.step.batch;
   for (size_t r = 0; r < batch.rows.size(); ++r) {
     const StepBatch::Row& row = batch.rows[r];
-    const StepRow& at = rows_[r];
-    std::vector<float>& outputs = result.rows[r].outputs;
+    const StepRow& at = lane.rows[r];
+    RowResult& result = lane.step.result->rows[r];
     const auto add = [&](int index) {
       const float* from = output_of(at, index);
-      outputs.insert(outputs.end(), from, from + executor_.output_cols());
+      result.outputs.insert(result.outputs.end(), from, from + results_.output_cols());
     };
     if (row.context_logits)
       for (int i = 0; i < at.outputs; ++i) add(i);
     if (row.generation_logits)
-      for (int i = 0; i < static_cast<int>(result.rows[r].tokens.size()); ++i) add(at.outputs - at.samples + i);
+      for (int i = 0; i < static_cast<int>(result.tokens.size()); ++i) add(at.outputs - at.samples + i);
   }
 }
 
 // Drafts from the text, for the sequences' next rows.
-void Worker::propose(const StepBatch& batch, StepResult& result) {
+void Worker::propose(const Lane& lane) {
+  const StepBatch& batch = *lane.step.batch;
   for (size_t r = 0; r < batch.rows.size(); ++r) {
     const StepBatch::Row& row = batch.rows[r];
     SlotData& slot = slots_[row.slot];
-    RowResult& out = result.rows[r];
+    RowResult& out = lane.step.result->rows[r];
     if (row.propose <= 0 || out.tokens.empty() || !out.error.empty()) continue;
     const std::span<const int32_t> tokens = slot.sampler.tokens();
     const int left = slot.sampler.prompt_tokens() + slot.max_outputs - static_cast<int>(tokens.size());
@@ -228,25 +233,56 @@ void Worker::keep_valid(std::vector<int32_t>& drafts, int most) const {
                drafts.end());
 }
 
-void Worker::run(const StepBatch& batch, const StepMasks& masks, StepResult& result) {
-  open_slots(batch);
-  runner_->copy_blocks(batch.copies, batch.releases);
-  runner_->update_tables(batch.entries);
-  fill_inputs(batch);
-  plan_sampling(batch, masks, result);
-  masks_ = &masks, batch_ = &batch, result_ = &result;
-  runner_->announce(batch, options_.replay);
-  if (!executor_.has_rows()) return;  // only rows of sequences that have ended
-  executor_.run(tail_, options_.replay);
-  if (!model_drafter_ || !options_.draft_in_walk) collect(batch, result);
-  if (options_.drafter) propose(batch, result);
+// What a step counts on: see StepBatch::after.
+void Worker::check_order(const StepBatch& batch) const {
+  WEFT_CHECK(batch.after <= finished_) << "step " << batch.step << " begins before step " << batch.after
+                                       << " is finished";
+  for (const auto& lane : lanes_)
+    for (const StepRow& row : lane->step.batch ? std::span<const StepRow>(lane->rows) : std::span<const StepRow>())
+      WEFT_CHECK(std::find(batch.closes.begin(), batch.closes.end(), row.slot) == batch.closes.end())
+          << "slot " << row.slot << " is closed while a step with a row of it is in flight";
+}
+
+void Worker::enter(const Step& step, Lane& lane) {
+  check_order(*step.batch);
+  lane.step = step;
+  open_slots(*step.batch);
+  runner_->enter(*step.batch);
+  fill_inputs(*step.batch, lane.rows);
+  lane.has_rows = inputs_.has_rows();
+  runner_->announce(*step.batch, options_.replay);
+}
+
+bool Worker::run(const Step* next) {
+  std::rotate(lanes_.begin(), lanes_.end() - 1, lanes_.end());
+  if (next) enter(*next, *lanes_.front());
+  Lane& last = *lanes_.back();
+  finishing_ = &last;
+  if (last.step.batch) plan_sampling(last);
+  const bool samples = last.step.batch && last.has_rows;
+  runner_->run({.entered = next ? next->batch : nullptr,
+                .lane = lanes_.front()->number,
+                .replay = options_.replay,
+                .tail = samples ? &tail_ : nullptr,
+                .finishes = last.number});
+  if (!last.step.batch) return false;
+  if (samples) finish(last);  // else only rows of sequences that have ended
+  finished_ = last.step.batch->step;
+  last.step = {};
+  return true;
+}
+
+// Behind the walk.
+void Worker::finish(Lane& lane) {
+  if (!model_drafter_ || !options_.draft_in_walk) collect(lane);
+  if (options_.drafter) propose(lane);
   if (!model_drafter_) return;
   if (!options_.draft_in_walk) {
-    begin_drafts(batch, result);
+    begin_drafts(lane);
     if (!draft_rows_.empty())
       draft_team_.run([this](int thread) { model_drafter_->walk({thread, draft_team_.size()}); });
   }
-  end_drafts(result);
+  end_drafts(*lane.step.result);
 }
 
 }  // namespace weft

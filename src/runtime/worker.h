@@ -1,5 +1,6 @@
 // The model bound to the ranks of this process, the cache's memory and the state of every open slot. Does what a
-// StepBatch says and fills a StepResult; it decides nothing.
+// StepBatch says and fills a StepResult; it decides nothing. Over pipeline stages it has several steps in hand: the
+// inputs of a step are filled when it enters the first stage, its tokens are sampled when it leaves the last.
 #pragma once
 
 #include <atomic>
@@ -52,15 +53,23 @@ class Worker {
   static Result<std::unique_ptr<Worker>> create(Model model, std::optional<DraftModel> draft, const RankTeam& ranks,
                                                 const RankTeam& draft_ranks, WorkerOptions options);
 
-  // The step thread's; `result` is overwritten (its memory is reused).
-  void run(const StepBatch& batch, const StepMasks& masks, StepResult& result);
+  struct Step {
+    const StepBatch* batch = nullptr;
+    const StepMasks* masks = nullptr;
+    StepResult* result = nullptr;  // overwritten; its memory is reused
+  };
+  // The step thread's. One turn of the pipeline: `next`, or nothing, enters the first stage, and all steps in it go on
+  // by one. With one stage (RunnerOptions::steps_in_flight) the step is finished at once; else what `next` points to
+  // stays as it is until it has come out: the step that entered steps_in_flight - 1 turns before. All steps up to
+  // StepBatch::after must have come out. Returns whether one has, whose result is filled then.
+  bool run(const Step* next);
 
   // Seconds of all steps from the end of the model's last operation to the end of sampling, without the wait for
   // grammar masks.
   double sample_seconds() const { return sample_seconds_; }
 
   const Model& model() const { return model_; }
-  const RankedExecutor& executor() const { return executor_; }
+  const RankedExecutor& executor() const { return inputs_; }
   const DraftModel* draft() const { return model_drafter_ ? &model_drafter_->model() : nullptr; }
 
  private:
@@ -78,7 +87,7 @@ class Worker {
     std::vector<int32_t> token_types;
     std::shared_ptr<const MediaPrompt> media;
   };
-  // A batch row as it is computed.
+  // A batch row as it is computed; what is known of it once its inputs are filled.
   struct StepRow {
     Slot slot = 0;
     int home = 0;
@@ -96,32 +105,43 @@ class Worker {
     std::vector<TokenLogprob>* out = nullptr;
   };
 
+  // A step in the pipeline.
+  struct Lane {
+    int number = 0;
+    Step step;  // no batch: none
+    bool has_rows = false;
+    std::vector<StepRow> rows;  // per batch row
+  };
+
   Worker(std::unique_ptr<ModelRunner> runner, const RankTeam& draft_ranks, WorkerOptions options);
+  void enter(const Step& step, Lane& lane);
+  void check_order(const StepBatch& batch) const;
+  void finish(Lane& lane);
   void open_slots(const StepBatch& batch);
   StepRow extent(const StepBatch::Row& row) const;
-  void fill_inputs(const StepBatch& batch);
+  void fill_inputs(const StepBatch& batch, std::vector<StepRow>& rows);
   void fill_token(StepInputs& in, const SlotData& slot, int position) const;
   void fill_features(const SlotData& slot, const StepRow& row);
-  void fill_cross(int home);
+  void fill_cross(int home, const std::vector<StepRow>& rows);
   void fill_ends(const SlotData& slot, const StepRow& row);
-  void fill_groups(int home);
-  // Row `index` of the outputs that belong to a row of the batch.
+  void fill_groups(int home, const std::vector<StepRow>& rows);
+  // Row `index` of the outputs that belong to a row of the step that is finished.
   const float* output_of(const StepRow& row, int index) const {
-    return executor_.output(row.home) + (row.first_output + index) * executor_.output_ld();
+    return results_.output(row.home, finishing_->number) + (row.first_output + index) * results_.output_ld();
   }
-  void plan_sampling(const StepBatch& batch, const StepMasks& masks, StepResult& result);
+  void plan_sampling(Lane& lane);
   void plan_prompt_rows(size_t row, RowResult& out);
   void plan_samples(const StepBatch::Row& row, StepRow& at, const StepMasks& masks, RowResult& out);
   void run_processors(kernels::Part part);
   void sample(kernels::Part part);
-  void collect_outputs(const StepBatch& batch, StepResult& result);
+  void collect_outputs(const Lane& lane);
   void finish_walk(kernels::Part part);
   void accept(StepRow& row, RowResult& out);
-  void collect(const StepBatch& batch, StepResult& result);
-  void propose(const StepBatch& batch, StepResult& result);
+  void collect(Lane& lane);
+  void propose(const Lane& lane);
   void keep_valid(std::vector<int32_t>& drafts, int most) const;
   // worker_drafts.cc
-  void begin_drafts(const StepBatch& batch, const StepResult& result);
+  void begin_drafts(const Lane& lane);
   void add_draft_row(const StepBatch::Row& row, const StepRow& at);
   std::span<const int32_t> draft_tokens(const StepBatch::Row& row, const StepRow& at);
   void end_drafts(StepResult& result);
@@ -129,23 +149,23 @@ class Worker {
 
   std::unique_ptr<ModelRunner> runner_;
   const Model& model_;
-  RankedExecutor& executor_;
+  RankedExecutor& inputs_;             // of the first stage
+  const RankedExecutor& results_;      // of the last one
   ModelDrafter* const model_drafter_;  // null: none
   ThreadTeam &team_, &draft_team_;     // of all ranks
   WorkerOptions options_;
   std::vector<SlotData> slots_;
   std::vector<std::unique_ptr<Scratch>> scratch_;  // per thread
-  // Of the running step.
-  std::vector<StepRow> rows_;  // per batch row
+  std::vector<std::unique_ptr<Lane>> lanes_;       // by the turns that they have taken
+  uint64_t finished_ = 0;                          // the last step that came out
+  // Of the step that is finished in this turn.
+  Lane* finishing_ = nullptr;
   std::vector<SampleRow> sample_rows_;
   std::vector<PromptRow> prompt_rows_;
   std::vector<std::string> prompt_errors_;  // per prompt row
-  const StepMasks* masks_ = nullptr;
   std::unique_ptr<ProcessorStage> processors_;
   std::atomic<bool> processed_{false};
   std::function<void(kernels::Part)> tail_;
-  const StepBatch* batch_ = nullptr;
-  StepResult* result_ = nullptr;
   std::vector<DraftRow> draft_rows_;
   std::vector<int> draft_row_of_;                         // per entry: batch row
   std::chrono::steady_clock::time_point sampling_began_;  // of thread 0

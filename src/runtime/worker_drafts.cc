@@ -7,12 +7,13 @@ namespace weft {
 
 // The rows that the drafter reads: those of the target's step whose tokens are true. Its own cache goes along with the
 // target's even where nothing is proposed, unless the step says to leave it alone.
-void Worker::begin_drafts(const StepBatch& batch, const StepResult& result) {
+void Worker::begin_drafts(const Lane& lane) {
+  const StepBatch& batch = *lane.step.batch;
   draft_rows_.clear(), draft_row_of_.clear();
   for (size_t r = 0; r < batch.rows.size(); ++r) {
-    if (batch.rows[r].propose < 0 || rows_[r].tokens == 0 || !result.rows[r].error.empty()) continue;
+    if (batch.rows[r].propose < 0 || lane.rows[r].tokens == 0 || !lane.step.result->rows[r].error.empty()) continue;
     const size_t before = draft_rows_.size();
-    add_draft_row(batch.rows[r], rows_[r]);
+    add_draft_row(batch.rows[r], lane.rows[r]);
     if (draft_rows_.size() > before) draft_row_of_.push_back(static_cast<int>(r));
   }
   runner_->announce_drafts(draft_rows_);
@@ -44,7 +45,7 @@ void Worker::add_draft_row(const StepBatch::Row& row, const StepRow& at) {
   // A draft_model's entries that were left out are made up for; the states that others would need are gone.
   const bool gap = slot.drafted_to >= 0 && slot.drafted_to != at.first + 1;
   if (gap && !model_drafter_->model().reads_states()) {
-    const int room = options_.runner.max_num_tokens / std::max<int>(1, static_cast<int>(rows_.size()));
+    const int room = options_.runner.max_num_tokens / std::max<int>(1, static_cast<int>(finishing_->rows.size()));
     draft.first_position = slot.drafted_to - 1;
     draft.rows = std::min(known - 1 - draft.first_position, std::max(1, room));
   } else if (gap) {

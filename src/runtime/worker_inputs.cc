@@ -8,8 +8,8 @@ namespace weft {
 // Where the row begins and ends. One that follows the slot's last token begins there, wherever that is; its drafts
 // follow, as far as the sequence may still go on. Nothing is left of a row whose sequence has all of its outputs.
 Worker::StepRow Worker::extent(const StepBatch::Row& row) const {
-  StepRow at{.slot = row.slot, .home = runner_->home(row.slot), .first = row.first, .tokens = row.tokens};
-  at.first_row = executor_.inputs(at.home).tokens;
+  StepRow at{.slot = row.slot, .home = runner_->first().home(row.slot), .first = row.first, .tokens = row.tokens};
+  at.first_row = inputs_.inputs(at.home).tokens;
   if (row.source == TokenSource::host && row.drafts == 0) return at;
   const SlotData& slot = slots_[row.slot];
   const int known = static_cast<int>(slot.sampler.tokens().size());
@@ -20,14 +20,13 @@ Worker::StepRow Worker::extent(const StepBatch::Row& row) const {
   return at;
 }
 
-void Worker::fill_inputs(const StepBatch& batch) {
-  for (int home = 0; home < executor_.homes(); ++home)
-    executor_.inputs(home).tokens = executor_.inputs(home).outputs = 0;
+void Worker::fill_inputs(const StepBatch& batch, std::vector<StepRow>& rows) {
+  for (int home = 0; home < inputs_.homes(); ++home) inputs_.inputs(home).tokens = inputs_.inputs(home).outputs = 0;
   size_t next_token = 0;
-  rows_.clear();
+  rows.clear();
   for (const StepBatch::Row& row : batch.rows) {
-    StepRow& at = rows_.emplace_back(extent(row));
-    StepInputs& in = executor_.inputs(at.home);
+    StepRow& at = rows.emplace_back(extent(row));
+    StepInputs& in = inputs_.inputs(at.home);
     const SlotData& slot = slots_[row.slot];
     if (row.source == TokenSource::host) {
       for (int i = 0; i < row.tokens; ++i) in.ids[in.tokens + i] = batch.tokens[next_token++];
@@ -46,11 +45,11 @@ void Worker::fill_inputs(const StepBatch& batch) {
     for (int i = 0; i < wanted; ++i) in.output_rows[in.outputs++] = at.first_row + skipped + i;
     at.outputs = wanted;
   }
-  for (int home = 0; home < executor_.homes(); ++home) {
-    fill_groups(home);
-    if (model_.plan().cross_group) fill_cross(home);
+  for (int home = 0; home < inputs_.homes(); ++home) {
+    fill_groups(home, rows);
+    if (model_.plan().cross_group) fill_cross(home, rows);
   }
-  executor_.begin();
+  inputs_.begin();
 }
 
 // The inputs of the step's next row besides its id: token `position` of a sequence.
@@ -71,7 +70,7 @@ void Worker::fill_token(StepInputs& in, const SlotData& slot, int position) cons
 
 // Where the rows of a sequence find features of images.
 void Worker::fill_features(const SlotData& slot, const StepRow& row) {
-  StepInputs& in = executor_.inputs(row.home);
+  StepInputs& in = inputs_.inputs(row.home);
   const float** features = in.features.data() + row.first_row;
   std::fill_n(features, row.tokens, nullptr);
   if (!slot.media) return;
@@ -85,11 +84,11 @@ void Worker::fill_features(const SlotData& slot, const StepRow& row) {
 }
 
 // Which keys of their images a home's rows see.
-void Worker::fill_cross(int home) {
-  StepInputs& in = executor_.inputs(home);
+void Worker::fill_cross(int home, const std::vector<StepRow>& rows) {
+  StepInputs& in = inputs_.inputs(home);
   in.cross.block_table.clear(), in.cross.sequences.clear();
   in.has_images = false;
-  for (const StepRow& row : rows_) {
+  for (const StepRow& row : rows) {
     if (row.tokens == 0 || row.home != home) continue;
     const int first = row.first_row;
     const MediaPrompt* media = slots_[row.slot].media.get();
@@ -106,7 +105,7 @@ void Worker::fill_cross(int home) {
     }
     const auto offset = static_cast<int64_t>(in.cross.block_table.size());
     for (int i = 0; i < (keys + kCrossBlock - 1) / kCrossBlock; ++i)
-      in.cross.block_table.push_back(row.slot * runner_->cross_blocks() + i);
+      in.cross.block_table.push_back(row.slot * runner_->first().cross_blocks() + i);
     in.cross.sequences.push_back(
         {first, row.tokens, 0, offset, in.cross_ends.data() + first, in.cross_starts.data() + first});
   }
@@ -114,7 +113,7 @@ void Worker::fill_cross(int home) {
 
 // What an image's tokens see: all of the image, which lies in one step (the scheduler does not cut it).
 void Worker::fill_ends(const SlotData& slot, const StepRow& row) {
-  int32_t* ends = executor_.inputs(row.home).ends.data() + row.first_row;
+  int32_t* ends = inputs_.inputs(row.home).ends.data() + row.first_row;
   for (int i = 0; i < row.tokens; ++i) ends[i] = row.first + i + 1;
   if (!slot.media) return;
   for (const MediaPrompt::Span& span : slot.media->spans)
@@ -123,19 +122,19 @@ void Worker::fill_ends(const SlotData& slot, const StepRow& row) {
       ends[i - row.first] = span.position + span.count;
 }
 
-void Worker::fill_groups(int home) {
-  StepInputs& in = executor_.inputs(home);
+void Worker::fill_groups(int home, const std::vector<StepRow>& rows) {
+  StepInputs& in = inputs_.inputs(home);
   for (GroupInputs& group : in.groups) {
     group.sequences.clear();
-    for (const StepRow& row : rows_) {
+    for (const StepRow& row : rows) {
       if (row.tokens == 0 || row.home != home) continue;
       const int32_t* ends = model_.plan().joined_images ? in.ends.data() + row.first_row : nullptr;
-      group.sequences.push_back({row.first_row, row.tokens, row.first, runner_->table_offset(row.slot), ends});
+      group.sequences.push_back({row.first_row, row.tokens, row.first, runner_->first().table_offset(row.slot), ends});
     }
   }
   for (GroupInputs& group : in.local_groups) {
     group.sequences.clear();
-    for (const StepRow& row : rows_)
+    for (const StepRow& row : rows)
       if (row.tokens > 0 && row.home == home)
         group.sequences.push_back({.first_row = row.first_row, .rows = row.tokens});
   }
