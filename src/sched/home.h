@@ -20,11 +20,14 @@ struct Home {
   int depth = 0;     // of these and of the decode rows that are ready
   int demand = 0;    // of prompts that want to go on or to begin, as far as a step could take them
   int share = 0;     // of prompts that it may take still
+  int turns = 0;     // decode rows that it may take still
   int64_t work = 0;  // of all that its sequences have to compute yet, see Scheduler::work_left
   bool has_prompt_row = false;
   bool served = false;  // add_prompts gave it a row
   bool closed = false;  // to new sequences: there is no room, or one that is there goes first
 };
+
+inline int divide_up(int value, int parts) { return (value + parts - 1) / parts; }
 
 // The least level at which homes that are filled from `depth` up to it, each by its demand at most, take `tokens`
 // together (or all that they want).

@@ -91,11 +91,12 @@ bool Scheduler::place(Sequence& sequence) {
 }
 
 // Shares the budget of prompt tokens out, so that the homes are filled to the same level: a step lasts as long as its
-// fullest home. Sequences that wait are placed as far as their prompts are needed for it.
-void Scheduler::share_out(const Budget& budget) {
+// fullest home. Sequences that wait are placed as far as their prompts are needed for it. `before_decodes`: the step has
+// no decode rows yet.
+void Scheduler::share_out(const Budget& budget, bool before_decodes) {
   ++sharing_;
   for (Home& home : homes_) {
-    home.depth = home.load, home.demand = 0, home.work = 0, home.served = home.closed = false;
+    home.depth = home.load, home.demand = home.turns = 0, home.work = 0, home.served = home.closed = false;
     home.share = std::numeric_limits<int>::max();
   }
   waits_for_prompts_ = false;
@@ -105,11 +106,12 @@ void Scheduler::share_out(const Budget& budget) {
     Home& home = homes_[sequence->home];
     home.work += work_left(*sequence, sequence->scheduled);
     if (sequence->last_step == step_) continue;
-    home.depth += sequence->ready_to_decode();
+    home.turns += before_decodes && sequence->ready_to_decode();
     if (!sequence->ready_to_prefill()) continue;
     home.demand = std::min(home.demand + prompt_demand(*sequence, sequence->scheduled), options_.max_num_tokens);
     if (first == nullptr) first = sequence;
   }
+  for (Home& home : homes_) home.depth += divide_up(home.turns, at_once_);
   const int homes = static_cast<int>(homes_.size()), tokens = std::min(budget.tokens, budget.prompt_tokens);
   const bool prompts_run = first != nullptr, all_placed = place_waiting(tokens);
   const int level = fill_level(homes_, tokens);
@@ -117,7 +119,7 @@ void Scheduler::share_out(const Budget& budget) {
   // Whoever is first in rank goes on, however full its home is.
   if (!waiting_.empty() && waiting_[0]->placed_at == sharing_ && (!first || waiting_[0]->outranks(*first)))
     first = waiting_[0];
-  if (first != nullptr) homes_[first->home].share = std::max(homes_[first->home].share, (tokens + homes - 1) / homes);
+  if (first != nullptr) homes_[first->home].share = std::max(homes_[first->home].share, divide_up(tokens, homes));
   waits_for_prompts_ =
       !prompts_run && all_placed && waiting_.size() < homes_.size() &&
       std::ranges::any_of(homes_, [&](const Home& home) { return home.demand == 0 && home.depth < level; });

@@ -1,5 +1,5 @@
-// Filling a step. Decode rows go in by rank, so that whoever runs out of blocks finds the victims of lower rank not yet
-// in the step; prompts likewise, running and waiting ones merged by rank.
+// Filling a step. Decode rows that have their turn go in by rank, so that whoever runs out of blocks finds the victims of
+// lower rank not yet in the step; prompts likewise, running and waiting ones merged by rank.
 #include <algorithm>
 #include <utility>
 
@@ -19,21 +19,15 @@ bool Scheduler::schedule(StepBatch& batch, int64_t now_us) {
   StepRecord& record = filling();
   record.rows.clear();
   record.step = batch.step = ++step_;
-  Budget budget{options_.max_num_tokens, options_.max_logit_rows, prefill_budget_};
-  if (std::exchange(prompt_starved_, false)) {
-    add_prompts(batch, budget, true);
-    add_decodes(batch, budget);
-    add_prompts(batch, budget, false);
-  } else {
-    add_decodes(batch, budget);
-    prompt_starved_ = !add_prompts(batch, budget, false);
-  }
+  const int prompt_tokens = prefill_budget_of_step();
+  Budget budget{options_.max_num_tokens, options_.max_logit_rows, prompt_tokens};
+  fill(batch, budget);
   if (record.rows.empty()) {
     WEFT_CHECK(has_in_flight() || (running_.empty() && waiting_.empty())) << "sequences are left but none can advance";
     --step_;  // numbers of steps have no gaps
     return false;
   }
-  last_prompt_tokens_ = prefill_budget_ - budget.prompt_tokens;
+  last_prompt_tokens_ = prompt_tokens - budget.prompt_tokens;
   finish_batch(batch);
   count_balance();
   ++records_in_flight_;
@@ -42,45 +36,76 @@ bool Scheduler::schedule(StepBatch& batch, int64_t now_us) {
   return true;
 }
 
+void Scheduler::fill(StepBatch& batch, Budget& budget) {
+  if (std::exchange(prompt_starved_, false)) {
+    add_prompts(batch, budget, true);
+    add_decodes(batch, budget, false);
+    add_prompts(batch, budget, false);
+  } else {
+    add_decodes(batch, budget, false);
+    prompt_starved_ = !add_prompts(batch, budget, false);
+  }
+  if (filling().rows.empty() && at_once_ > 1) add_decodes(batch, budget, true);
+}
+
 // Room in the batch's vectors for everything that steady decoding can put there. In a group a row may send the blocks
-// that it begins and, with the smallest blocks, replaced ones as many as there are steps in flight.
+// that it begins and, with the smallest blocks, replaced ones as many as the steps in flight have written; each step
+// with its drafts, and what is proposed on top.
 void Scheduler::prepare(StepBatch& batch) {
-  const size_t rows = options_.max_batch_size;
+  const size_t rows = options_.max_batch_size, overlap = options_.overlap;
   const CacheManager& cache = homes_[0].cache;
-  const size_t ahead = 3 * static_cast<size_t>(policy_.most()) / static_cast<size_t>(cache.options().tokens_per_block);
+  const size_t drafts = (overlap + 2) * static_cast<size_t>(policy_.most());
   batch.rows.reserve(rows), batch.closes.reserve(rows), closes_.reserve(rows);
   batch.tokens.reserve(options_.max_num_tokens);
   batch.entries.reserve(rows * static_cast<size_t>(cache.groups()) *
-                        (static_cast<size_t>(options_.overlap + 1) + ahead));
+                        (overlap + 1 + drafts / static_cast<size_t>(cache.options().tokens_per_block)));
 }
 
-void Scheduler::add_decodes(StepBatch& batch, Budget& budget) {
-  ready_.clear();
+// Whose turn it is: of the sequences that are ready and whose last token will be there when the step begins, those that
+// have waited longest; with `ahead` of those instead that the oldest step in flight samples for, which the step then
+// waits for. They are the first of `ready_`; others come to it when one of these finds no block. Each part is in order
+// of rank.
+void Scheduler::choose_decodes(const Budget& budget, bool ahead) {
+  ready_.clear(), chosen_ = 0;
+  for (Home& home : homes_) home.turns = 0;
+  const uint64_t oldest = records_[first_record_].step;
   for (Sequence* sequence : running_) {
-    if (sequence->ready_to_decode() && sequence->last_step != step_) ready_.push_back(sequence);
+    if (!sequence->ready_to_decode() || sequence->last_step == step_) continue;
+    ++homes_[sequence->home].turns;
+    const bool there = sequence->pending_samples == 0 || sequence->last_step + static_cast<uint64_t>(at_once_) <= step_;
+    if (ahead ? !there && sequence->last_step == oldest : there) ready_.push_back(sequence);
   }
-  // If a step cannot take all: those that have waited longest first. Each part is in order of rank; the second comes to
-  // its turn when sequences of the first find no block.
+  for (Home& home : homes_) home.turns = divide_up(home.turns, at_once_);
   const size_t most = std::min(budget.tokens, budget.logit_rows);
-  if (ready_.size() > most) {
-    auto waited_longer = [](const Sequence* a, const Sequence* b) {
-      return a->last_step != b->last_step ? a->last_step < b->last_step : a->outranks(*b);
-    };
-    const auto middle = ready_.begin() + static_cast<ptrdiff_t>(most);
-    std::nth_element(ready_.begin(), middle, ready_.end(), waited_longer);
-    std::sort(ready_.begin(), middle, by_rank);
-    std::sort(middle, ready_.end(), by_rank);
-  }
+  const bool all = at_once_ == 1 && ready_.size() <= most;
+  const auto waited_longer = [](const Sequence* a, const Sequence* b) {
+    return a->last_step != b->last_step ? a->last_step < b->last_step : a->outranks(*b);
+  };
+  if (!all) std::ranges::sort(ready_, waited_longer);
+  for (size_t i = 0; i < ready_.size() && chosen_ < most; ++i)
+    if (int& turns = homes_[ready_[i]->home].turns; turns > 0) --turns, std::swap(ready_[i], ready_[chosen_++]);
+  if (all) return;
+  const auto middle = ready_.begin() + static_cast<ptrdiff_t>(chosen_);
+  std::sort(ready_.begin(), middle, by_rank);
+  std::sort(middle, ready_.end(), by_rank);
+}
+
+void Scheduler::add_decodes(StepBatch& batch, Budget& budget, bool ahead) {
+  choose_decodes(budget, ahead);
   for (size_t i = 0; i < ready_.size(); ++i) {
     if (budget.tokens == 0 || budget.logit_rows == 0) return;
-    if (ready_[i]->state != Sequence::State::running) continue;  // preempted for one before it
-    add_decode(batch, budget, *ready_[i], static_cast<int>(ready_.size() - i) - 1);
+    int& turns = homes_[ready_[i]->home].turns;
+    if (i >= chosen_ && turns == 0) continue;
+    turns -= i >= chosen_;
+    const size_t others = (i < chosen_ ? chosen_ : ready_.size()) - i - 1;
+    const bool runs = ready_[i]->state == Sequence::State::running;  // else it was preempted for one before it
+    if (!runs || !add_decode(batch, budget, *ready_[i], static_cast<int>(others))) ++turns;
   }
 }
 
 // With the drafts that were promised, as far as the budgets leave a row for each of the `others` behind it and there
-// are blocks; without them otherwise.
-void Scheduler::add_decode(StepBatch& batch, Budget& budget, Sequence& sequence, int others) {
+// are blocks; without them otherwise. False: there are none for the row itself.
+bool Scheduler::add_decode(StepBatch& batch, Budget& budget, Sequence& sequence, int others) {
   const int left = sequence.max_outputs - sequence.outputs() - sequence.pending_samples;
   const int room = std::min(budget.tokens, budget.logit_rows) - 1 - others;
   int drafts = std::clamp(std::min(sequence.promised, left), 0, std::max(0, room));
@@ -90,9 +115,10 @@ void Scheduler::add_decode(StepBatch& batch, Budget& budget, Sequence& sequence,
   const int end = sequence.scheduled + sequence.slack + 1;
   if (!cache_of(sequence).reserve(sequence.cache, reach(sequence, end + drafts, propose))) {
     drafts = 0, propose = std::min(propose, options_.draft_ahead);
-    if (!reserve_or_preempt(sequence, reach(sequence, end, propose))) return;
+    if (!reserve_or_preempt(sequence, reach(sequence, end, propose))) return false;
   }
   add_row(batch, budget, sequence, 1, drafts, propose);
+  return true;
 }
 
 // Positions that a row reserves which computes those below `end`: a drafter with a cache writes behind them.
@@ -108,7 +134,7 @@ int Scheduler::proposals(Sequence& sequence, bool samples, bool decode) {
   const int least = options_.draft_ahead > 0 && sequence.speculates && !decode ? 0 : -1;
   if (!samples || !sequence.speculates) return least;
   const int left = sequence.max_outputs - sequence.outputs() - sequence.pending_samples - 1;
-  const int others = std::max(0, static_cast<int>(ready_.size()) - decode);
+  const int others = std::max(0, static_cast<int>(chosen_) - decode);
   const int drafts = std::min(left, policy_.choose(sequence.drafts, others, sequence.sampling->max_draft_tokens));
   return drafts > 0 ? drafts : least;
 }
@@ -116,7 +142,7 @@ int Scheduler::proposals(Sequence& sequence, bool samples, bool decode) {
 // Running and waiting prompts by rank; `one_each`: one of each home. False if the first that has a slot, or finds one,
 // got nothing for want of a budget, or the first of a home for want of blocks whose holders are in the step already.
 bool Scheduler::add_prompts(StepBatch& batch, Budget& budget, bool one_each) {
-  share_out(budget);
+  share_out(budget, one_each);
   bool served = false, starved = false, admitting = !holds_prompts_back();
   size_t r = 0, w = 0;
   int passed_over = 0;  // not too many, for they are looked at anew in each step
@@ -307,8 +333,9 @@ bool Scheduler::reserve_or_preempt(Sequence& sequence, int end) {
 }
 
 // Steps in flight still read and write its blocks; the workers do so before they execute the step that gives them to
-// another.
+// another. The slot is not closed before they are finished.
 void Scheduler::preempt(Sequence& sequence) {
+  closes_after_ = std::max(closes_after_, sequence.last_step);
   cache_of(sequence).release(sequence.cache);
   close_slot(sequence);
   ++sequence.epoch;
@@ -368,6 +395,8 @@ void Scheduler::add_row(StepBatch& batch, Budget& budget, Sequence& sequence, in
     row.context_logits = all_rows && sequence.sampling->context_logits;
     row.generation_logits = row.sample && sequence.sampling->generation_logits;
   }
+  // What the slot has of its last step. If that is committed, the step waits for nothing.
+  if (row.source == TokenSource::slot || drafts > 0) batch.after = std::max(batch.after, sequence.last_step);
   cache_of(sequence).send_entries(sequence.cache, sequence.slot, first,
                                   reach(sequence, end + sequence.slack + drafts, propose), batch.entries);
   std::vector<RowRecord>& rows = filling().rows;
@@ -403,6 +432,7 @@ void Scheduler::finish_batch(StepBatch& batch) {
     batch.rows.push_back(row);
   }
   batch.closes.swap(closes_);
+  batch.after = std::max(batch.after, std::exchange(closes_after_, 0));
   for (size_t h = 0; h < homes_.size(); ++h) {
     const size_t first = batch.releases.size();
     homes_[h].cache.take_releases(batch.releases);

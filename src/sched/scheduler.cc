@@ -20,6 +20,7 @@ Status check_options(const SchedulerOptions& options) {
   WEFT_RETURN_IF_ERROR(positive("max_num_tokens", options.max_num_tokens));
   WEFT_RETURN_IF_ERROR(positive("max_logit_rows", options.max_logit_rows));
   WEFT_RETURN_IF_ERROR(positive("max_seq_len", options.max_seq_len));
+  WEFT_RETURN_IF_ERROR(positive("stages", options.stages));
   WEFT_RETURN_IF_ERROR(positive("overlap", options.overlap));
   if (options.aging_steps < 0)
     return fail(Code::invalid_argument, "aging_steps is ", options.aging_steps, ", must not be negative")
@@ -53,7 +54,8 @@ Result<Scheduler> Scheduler::create(SchedulerOptions options, std::vector<CacheM
 
 Scheduler::Scheduler(SchedulerOptions options, std::vector<CacheManager> caches)
     : options_(options), homes_(std::make_move_iterator(caches.begin()), std::make_move_iterator(caches.end())),
-      policy_(options.speculation), prefill_budget_(options.max_num_tokens) {
+      policy_(options.speculation), at_once_(std::min(options.stages, options.overlap)),
+      prefill_budget_(options.max_num_tokens) {
   const size_t batch = options_.max_batch_size;
   running_.reserve(batch), ready_.reserve(batch), closes_.reserve(batch);
   slots_.assign(batch, nullptr);
@@ -216,6 +218,10 @@ bool Scheduler::idle() const { return sequences_.empty() && records_in_flight_ =
 bool Scheduler::has_in_flight() const { return records_in_flight_ > 0; }
 
 void Scheduler::set_prefill_budget(int tokens) { prefill_budget_ = std::clamp(tokens, 1, options_.max_num_tokens); }
+
+int Scheduler::prefill_budget_of_step() const {
+  return options_.chunked_prefill ? divide_up(prefill_budget_, at_once_) : prefill_budget_;
+}
 
 void Scheduler::measured(const StepBatch& batch, const StepResult& result, double seconds) {
   int rows = 0, proposals = 0;

@@ -38,6 +38,16 @@
 //    even part at least;
 //  - with `balance_wait_us`, prompts that would leave some homes idle are held back beside decode rows for that long;
 //  - preemption helps within a home only, and who was preempted may go on at any.
+//
+// Pipeline stages (core/step.h). A step that waits for one in the stages leaves them idle, so rows go where they wait
+// for nothing: the decoding sequences take turns. With S stages a step has an S-th of those that are ready, of each
+// home, and only such whose last token was sampled S steps ago, for that step is finished when this one begins. Those
+// that have waited longest go first, so the turns come about by themselves, and a sequence that is late for one takes
+// the next. The prompt budget too is for S steps, so that the chunks of a long prompt follow each other through the
+// stages. A step that would have no row takes sequences of the oldest step in flight and waits for that alone: so the
+// steps of a single stream are made ahead, but one, lest who comes next has to wait for more. StepBatch::after says
+// what a step waits for. With fewer than S steps in flight (`overlap`) they divide the work among so many.
+//
 // One caller at a time: EngineCore calls it under its mutex, from several threads. docs/contract-engine.md has the
 // states of a sequence and what holds between two steps.
 #pragma once
@@ -75,8 +85,8 @@ struct SchedulerOptions {
   int max_logit_rows = 256;
   int max_seq_len = 4096;       // prompt + output
   bool chunked_prefill = true;  // off: a prompt is computed in one step
-  int overlap = 2;              // steps submitted and not committed; 1: synchronous
   int stages = 1;               // of the workers' pipeline, each with a step of its own (StepBatch::after)
+  int overlap = 2;              // steps submitted and not committed; 1: synchronous. stages + 1 keep all stages busy
   int aging_steps = 64;         // steps that weigh as much as a point of priority; 0: strict priorities
   SpeculationOptions speculation;
   // A drafter with a cache of its own writes so many positions behind a step's last token (one; with several depths of
@@ -155,16 +165,19 @@ class Scheduler {
   // call.
   std::span<const SequenceOutput> commit(StepResult& result);
 
-  // A step with rows of single tokens alone took so long.
+  // A step with rows of single tokens alone took so long: so much later it was finished than the one before, if they
+  // followed each other through the stages.
   void measured(const StepBatch& batch, const StepResult& result, double seconds);
 
   // No sequence is left and no step is in flight.
   bool idle() const;
   bool has_in_flight() const;
-  // Prompt tokens per step, at most (a latency budget of the runtime's, adapted to the measured speed); max_num_tokens
-  // by default. A prompt that may not be split is not held up by it.
+  // Prompt tokens, at most, of the steps that are in the stages together (a latency budget of the runtime's, adapted to
+  // the measured speed); max_num_tokens by default. A prompt that may not be split is not held up by it.
   void set_prefill_budget(int tokens);
   int prefill_budget() const { return prefill_budget_; }
+  // Of these, a step's.
+  int prefill_budget_of_step() const;
   // Positions of the last step that were no decode rows.
   int prompt_tokens_of_last_step() const { return last_prompt_tokens_; }
 
@@ -216,7 +229,9 @@ class Scheduler {
 
   // schedule.cc
   void prepare(StepBatch& batch);
-  void add_decodes(StepBatch& batch, Budget& budget);
+  void fill(StepBatch& batch, Budget& budget);
+  void choose_decodes(const Budget& budget, bool ahead);
+  void add_decodes(StepBatch& batch, Budget& budget, bool ahead);
   bool add_prompts(StepBatch& batch, Budget& budget, bool one_each);
   Admission add_prompt_chunk(StepBatch& batch, Budget& budget, Sequence& sequence);
   void add_prompt_row(StepBatch& batch, Budget& budget, Sequence& sequence, int tokens);
@@ -232,7 +247,7 @@ class Scheduler {
   bool reserve_or_preempt(Sequence& sequence, int end);
   void preempt(Sequence& sequence);
   void open_slot(StepBatch& batch, Sequence& sequence, int cached);
-  void add_decode(StepBatch& batch, Budget& budget, Sequence& sequence, int others);
+  bool add_decode(StepBatch& batch, Budget& budget, Sequence& sequence, int others);
   int reach(const Sequence& sequence, int end, int propose) const;
   int proposals(Sequence& sequence, bool samples, bool decode);
   void add_row(StepBatch& batch, Budget& budget, Sequence& sequence, int tokens, int drafts, int propose);
@@ -247,7 +262,7 @@ class Scheduler {
   int work_left(const Sequence& sequence, int cached) const;
   int prompt_demand(const Sequence& sequence, int first) const;
   bool place(Sequence& sequence);
-  void share_out(const Budget& budget);
+  void share_out(const Budget& budget, bool before_decodes);
   bool place_waiting(int tokens);
   bool holds_prompts_back() const;
   void count_balance();
@@ -267,13 +282,16 @@ class Scheduler {
   DraftPolicy policy_;
   std::unordered_map<uint64_t, std::unique_ptr<Sequence>> sequences_;
   std::vector<Sequence*> running_, waiting_;  // by rank
-  std::vector<Sequence*> ready_;              // scratch of add_decodes
+  std::vector<Sequence*> ready_;              // for a decode row; scratch of add_decodes
+  size_t chosen_ = 0;                         // so many of them, from the first on, have their turn
   std::vector<Slot> free_slots_, closes_;
+  uint64_t closes_after_ = 0;        // the newest step with a row of a slot in `closes_` that may be unfinished
   std::vector<Sequence*> slots_;     // per slot, or null
   std::vector<StepRecord> records_;  // ring of `overlap` entries
   size_t first_record_ = 0, records_in_flight_ = 0;
   std::vector<SequenceOutput> outputs_;
   size_t output_count_ = 0;
+  int at_once_ = 1;  // steps between which the work is divided, for they go through the stages behind each other
   int prefill_budget_ = 0, last_prompt_tokens_ = 0;
   bool prompt_starved_ = false;     // the next step serves prompts first
   bool waits_for_prompts_ = false;  // homes would be idle beside the prompts that are there
