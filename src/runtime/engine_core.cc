@@ -101,8 +101,8 @@ Result<std::unique_ptr<EngineCore>> EngineCore::create(Model model, std::unique_
                                 .max_logit_rows = options.max_outputs,
                                 .max_seq_len = options.max_seq_len,
                                 .chunked_prefill = options.chunked_prefill,
-                                .overlap = steps,
                                 .stages = options.overlap ? in_flight : 1,
+                                .overlap = steps,
                                 .speculation = options.speculation,
                                 .draft_ahead = draft_ahead(draft),
                                 .balance_wait_us = options.balance_wait_us};
