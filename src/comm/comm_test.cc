@@ -46,5 +46,21 @@ INSTANTIATE_TEST_SUITE_P(Ranks, ThreadRanks, ::testing::Combine(::testing::Value
                                   std::to_string(std::get<1>(info.param));
                          });
 
+TEST(ThreadLine, gives_what_was_sent) {
+  for (const int threads : {1, 2, 3}) {
+    const auto [from, to] = make_thread_line(threads);
+    std::thread sender([&, line = from.get()] { send_messages(*line, threads); });
+    check_messages(*to, threads);
+    sender.join();
+  }
+}
+
+// A stage may be ahead by as many messages as it likes.
+TEST(ThreadLine, keeps_what_is_not_taken_yet) {
+  const auto [from, to] = make_thread_line(2);
+  send_messages(*from, 2);
+  check_messages(*to, 2);
+}
+
 }  // namespace
 }  // namespace weft::testing

@@ -11,6 +11,8 @@
 #include <random>
 #include <thread>
 
+#include "base/thread_team.h"
+
 namespace weft::testing {
 namespace {
 
@@ -237,6 +239,49 @@ void check_groups(Carrier& carrier, int threads) {
       }
     });
   }
+}
+
+namespace {
+
+constexpr int kMessages = 200;
+size_t message_bytes(int number) {
+  return number % 7 == 0 ? 0 : index(number) * 977 % (number % 50 == 49 ? 3000001 : 999);
+}
+
+// Calls work(thread, message number) on every thread for each message; threads fall behind by chance.
+void for_messages(int threads, const std::function<void(StageLine::Thread, int)>& work) {
+  std::vector<std::thread> running;
+  for (int t = 0; t < threads; ++t)
+    running.emplace_back([&, t] {
+      std::minstd_rand chance(static_cast<unsigned>(t) + 1);
+      for (int number = 0; number < kMessages; ++number) {
+        if (chance() % 16 == 0) std::this_thread::sleep_for(std::chrono::microseconds(200));
+        work({t, threads}, number);
+      }
+    });
+  for (std::thread& thread : running) thread.join();
+}
+
+}  // namespace
+
+void send_messages(StageLine& line, int threads) {
+  std::vector<std::byte> data(3000001);
+  ThreadBarrier sent(threads);
+  for_messages(threads, [&](StageLine::Thread thread, int number) {
+    // Each thread fills a part: the line waits for all of them.
+    for (size_t i = index(thread.index); i < message_bytes(number); i += index(threads))
+      data[i] = byte_of(0, number, i);
+    line.send(data.data(), message_bytes(number), thread);
+    sent.wait();
+  });
+}
+
+void check_messages(StageLine& line, int threads) {
+  for_messages(threads, [&](StageLine::Thread thread, int number) {
+    const std::byte* const got = line.receive(message_bytes(number), thread);
+    for (size_t i = 0; i < message_bytes(number); ++i)
+      ASSERT_EQ(got[i], byte_of(0, number, i)) << "message " << number << ", byte " << i;
+  });
 }
 
 }  // namespace weft::testing

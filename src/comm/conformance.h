@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "comm/communicator.h"
+#include "comm/stage_line.h"
 
 namespace weft::testing {
 
@@ -40,5 +41,10 @@ void check_broadcast(Carrier& carrier, int threads);
 void check_random_calls(Carrier& carrier, int threads);
 // Groups of some of the ranks, at work at the same time.
 void check_groups(Carrier& carrier, int threads);
+
+// Both ends of a line between pipeline stages, each called by `threads` threads. What the first sends, while it may be
+// several messages ahead, is what the second gets.
+void send_messages(StageLine& line, int threads);
+void check_messages(StageLine& line, int threads);
 
 }  // namespace weft::testing

@@ -65,6 +65,10 @@ struct CoreMetrics {
   // time to fill one grammar mask, of the last few thousand; 0: none was filled
   double mask_p50_seconds = 0, mask_p99_seconds = 0;
   int prefill_budget = 0;  // most prompt tokens of the next step
+  // Pipeline stages that have a step each; turns in which the steps went on by a stage; and over all of these the sum
+  // of stages with a step.
+  int stages = 1;
+  uint64_t turns = 0, busy_stages = 0;
   std::vector<HomeMetrics> homes;
 
   // Of all groups together.

@@ -428,6 +428,7 @@ void EngineCore::run_step(std::unique_lock<std::mutex>& lock, double& last_end) 
   Step* const next = next_step();
   const bool followed = scheduler_.has_in_flight() && last_end > 0;
   if (next) running_.push_back(submitted_.front()), submitted_.pop_front();
+  ++turns_, busy_stages_ += running_.size();
   lock.unlock();
   const double begin = seconds();
   if (next) next->began = begin;
@@ -467,6 +468,7 @@ CoreMetrics EngineCore::metrics() const {
   for (int home = 0; home < scheduler_.homes(); ++home)
     for (size_t g = 0; g < metrics.cache.size(); ++g)
       metrics.cache[g] += scheduler_.cache(home).gauges(static_cast<int>(g));
+  metrics.stages = scheduler_.options().stages, metrics.turns = turns_, metrics.busy_stages = busy_stages_;
   metrics.homes = scheduler_.home_metrics();
   return metrics;
 }

@@ -150,6 +150,15 @@ void print_drafts(std::string& out, const SchedulerMetrics& metrics) {
                   "Drafted tokens that were accepted, by place.", metrics.accepted);
 }
 
+// With several pipeline stages: how full they are.
+void print_stages(std::string& out, const CoreMetrics& core) {
+  if (core.stages < 2) return;
+  print(out, "pipeline_stages", kGauge, "Stages that compute a step each.", core.stages);
+  print(out, "pipeline_turns_total", kCounter, "Times that steps went on by a stage.", static_cast<double>(core.turns));
+  print(out, "pipeline_busy_stages_total", kCounter, "Stages with a step, over all turns.",
+        static_cast<double>(core.busy_stages));
+}
+
 // With several homes: each of them, and how level their loads are.
 void print_homes(std::string& out, const CoreMetrics& core) {
   if (core.homes.size() < 2) return;
@@ -219,6 +228,7 @@ std::string ServerMetrics::prometheus(const ModelInfo& model, const EngineMetric
   for (const EngineMetric& metric : kEngineMetrics)
     print(out, metric.name, metric.type, metric.help, metric.value(engine));
   print_drafts(out, engine.core.scheduler);
+  print_stages(out, engine.core);
   print_homes(out, engine.core);
   print(out, "http_connections", "gauge", "Open connections.", connections);
   const std::lock_guard lock(mutex_);

@@ -287,6 +287,27 @@ TEST(Metrics, Text) {
   EXPECT_EQ(metrics.prometheus(info, engine_metrics(), 22), kExpected);
 }
 
+// Those of the pipeline stand behind the drafts', and only if it has several stages.
+TEST(Metrics, Stages) {
+  EngineMetrics engine = engine_metrics();
+  const std::string one = ServerMetrics().prometheus({}, engine, 0);
+  engine.core.stages = 4, engine.core.turns = 1000, engine.core.busy_stages = 3500;
+  const std::string stages =
+      R"(# HELP weft_pipeline_stages Stages that compute a step each.
+# TYPE weft_pipeline_stages gauge
+weft_pipeline_stages 4
+# HELP weft_pipeline_turns_total Times that steps went on by a stage.
+# TYPE weft_pipeline_turns_total counter
+weft_pipeline_turns_total 1000
+# HELP weft_pipeline_busy_stages_total Stages with a step, over all turns.
+# TYPE weft_pipeline_busy_stages_total counter
+weft_pipeline_busy_stages_total 3500
+)";
+  const std::string several = ServerMetrics().prometheus({}, engine, 0);
+  ASSERT_NE(several.find(stages), std::string::npos);
+  EXPECT_EQ(std::string(several).erase(several.find(stages), stages.size()), one);
+}
+
 // Those of homes stand behind the drafts', and only if there are several.
 TEST(Metrics, Homes) {
   EngineMetrics engine = engine_metrics();

@@ -122,14 +122,20 @@ constexpr Feature kFeatures[] = {
        s.options.tp_size = std::max(s.options.tp_size, 2), s.options.enable_attention_dp = true;
        s.options.max_batch_size = 8;
      }},
+    // Stages with a step each.
+    {"pp2", [](Arrangement& s) { s.options.pp_size = 1; },
+     [](Arrangement& s, const ModelInfo&, const Model&) {
+       s.options.pp_size = 2, s.options.overlap_scheduler = true, s.options.max_batch_size = 12;
+     },
+     [](const std::vector<Answer>&, const EngineMetrics& m) { return m.core.busy_stages > m.core.turns * 5 / 4; }},
     // A cache with room for little more than the longest sequence, so that running ones lose their blocks and start
     // again.
     {"preemption", [](Arrangement&) {},
      [](Arrangement& s, const ModelInfo& info, const Model& model) {
        s.options.max_batch_size = 24, s.options.tokens_per_block = 16;
        // Blocks are whole pages on every rank.
-       s.options.kv_cache_memory =
-           info.kv_bytes_per_token * model.tight_tokens * std::max(s.options.tp_size, s.options.ep_size);
+       s.options.kv_cache_memory = info.kv_bytes_per_token * model.tight_tokens *
+                                   std::max(s.options.tp_size, s.options.ep_size) * s.options.pp_size;
      },
      [](const std::vector<Answer>&, const EngineMetrics& m) { return m.core.scheduler.preemptions > 0; }},
     {"cancelled_mates", [](Arrangement&) {},
@@ -275,7 +281,7 @@ class Equivalence : public ::testing::TestWithParam<Case> {
 };
 
 bool is_ranks(const Feature& feature) {
-  const std::string_view kinds[] = {"tp2", "tp4", "ep2", "adp2"};
+  const std::string_view kinds[] = {"tp2", "tp4", "ep2", "adp2", "pp2"};
   return std::ranges::count(kinds, feature.name) > 0;
 }
 

@@ -50,6 +50,68 @@ TEST(Messages, arrive_in_order_and_whole) {
   }
 }
 
+// The messages of some steps may be taken later, with their rests.
+TEST(Messages, are_kept_for_ranks_that_fall_behind) {
+  const auto group = ranks->communicator({0, 1}, 1);
+  for (int i = 0; i < 8; ++i) {
+    const std::vector<int> message(static_cast<size_t>(i) * 700, i);
+    if (ranks->rank() == 0) ranks->send(std::as_bytes(std::span(message)));
+  }
+  if (group) group->broadcast(0, nullptr, 0, {0, 1});
+  for (int i = 0; i < 8 && ranks->rank() != 0; ++i) {
+    const std::vector<int> message(static_cast<size_t>(i) * 700, i);
+    const auto wanted = std::as_bytes(std::span(message));
+    const auto got = ranks->receive();
+    ASSERT_TRUE(got.has_value());
+    ASSERT_TRUE(std::ranges::equal(*got, wanted)) << "message " << i;
+  }
+}
+
+TEST(StageLines, give_what_was_sent) {
+  for (const int threads : {1, 2}) {
+    auto pair = ranks->communicator({0, 1}, threads);
+    if (!pair) continue;
+    const auto line = make_process_line(std::move(pair));
+    if (ranks->rank() == 0) send_messages(*line, threads);
+    else check_messages(*line, threads);
+  }
+}
+
+// Rank 0 says where things go, does something else, and finds them there; lanes may be taken in any order.
+TEST(Deliveries, arrive_beside_other_messages) {
+  constexpr int kLanes = 3, kRounds = 40;
+  std::vector<int> all;
+  for (int r = 0; r < ranks->size(); ++r) all.push_back(r);
+  const auto group = ranks->communicator(all, 1);
+  const auto delivery = ranks->delivery(kLanes);
+  const auto bytes_of = [](int rank, int step) {
+    return static_cast<size_t>(step % 5 == 0 ? 0 : rank * 100 + step * 9973);
+  };
+  const auto value_of = [](int rank, int step) { return static_cast<std::byte>(rank * 50 + step); };
+  std::vector<std::vector<std::vector<std::byte>>> places(kLanes, std::vector<std::vector<std::byte>>(all.size()));
+  for (int round = 0; round < kRounds; ++round) {
+    for (int lane = 0; lane < kLanes; ++lane) {
+      const int step = round * kLanes + lane;
+      for (int r = 1; r < ranks->size() && ranks->rank() == 0; ++r) {
+        auto& place = places[static_cast<size_t>(lane)][static_cast<size_t>(r)];
+        place.assign(bytes_of(r, step), std::byte{0});
+        delivery->expect(lane, r, place.data(), place.size());
+      }
+      group->broadcast(0, nullptr, 0, {0, 1});
+      if (ranks->rank() == 0) continue;
+      const std::vector<std::byte> mine(bytes_of(ranks->rank(), step), value_of(ranks->rank(), step));
+      delivery->deliver(mine.data(), mine.size());
+    }
+    for (int lane = kLanes; lane-- > 0 && ranks->rank() == 0;) {
+      const int step = round * kLanes + lane;
+      delivery->wait(lane);
+      for (int r = 1; r < ranks->size(); ++r)
+        ASSERT_EQ(places[static_cast<size_t>(lane)][static_cast<size_t>(r)],
+                  std::vector<std::byte>(bytes_of(r, step), value_of(r, step)));
+    }
+  }
+}
+
 TEST(Messages, go_beside_the_collectives) {
   std::vector<int> all;
   for (int r = 0; r < ranks->size(); ++r) all.push_back(r);
