@@ -15,11 +15,12 @@ double seconds() { return std::chrono::duration<double>(std::chrono::steady_cloc
 int draft_ahead(const std::optional<DraftModel>& draft) { return draft ? static_cast<int>(draft->stages.size()) : 0; }
 
 // A cache for each home. Its groups are the model's, then those of its draft: a block table serves both, so that a
-// prefix is found for both or for neither. Ranks of one process share the budget; ranks in processes of their own have
-// one each, and as many blocks as the fullest of them has room for.
+// prefix is found for both or for neither. Ranks of one process share the budget; every process has one, and as many
+// blocks as the fullest of them has room for.
 Result<std::vector<CacheManager>> make_caches(const Model& model, const std::optional<DraftModel>& draft,
                                               const CoreOptions& options, const RankTeam& ranks) {
   const RankLayout& layout = ranks.layout();
+  const int here = ranks.ranks(), homes_here = std::min(layout.homes(), here);
   CacheOptions cache;
   const auto add = [&](const Plan& whole, DType dtype, PlanPart part) -> Status {
     std::vector<Plan> shares;
@@ -28,13 +29,14 @@ Result<std::vector<CacheManager>> make_caches(const Model& model, const std::opt
       shares.push_back(std::move(share));
     }
     for (size_t g = 0; g < whole.groups.size(); ++g) {
-      int64_t sum = 0, most = 0;
-      for (int rank = 0; rank < layout.size(); ++rank) {
-        const int64_t bytes = cache_block_bytes(shares[rank].groups[g], dtype, options.tokens_per_block);
-        if (rank % layout.homes() == 0) sum += bytes;
+      int64_t most = 0;
+      for (int first = 0; first < layout.size(); first += here) {
+        int64_t bytes = 0;  // of a block of one of the process's homes
+        for (int rank = first; rank < first + here; rank += homes_here)
+          bytes += cache_block_bytes(shares[rank].groups[g], dtype, options.tokens_per_block);
         most = std::max(most, bytes);
       }
-      cache.groups.push_back({whole.groups[g].spec.kind, whole.groups[g].spec.span, ranks.processes() ? most : sum});
+      cache.groups.push_back({whole.groups[g].spec.kind, whole.groups[g].spec.span, most});
     }
     return {};
   };
@@ -45,7 +47,7 @@ Result<std::vector<CacheManager>> make_caches(const Model& model, const std::opt
     cache.lookahead = draft_ahead(draft), cache.recomputed = draft->reads_states();
   }
   cache.tokens_per_block = options.tokens_per_block;
-  cache.budget_bytes = options.cache_bytes / (ranks.processes() ? 1 : layout.homes());
+  cache.budget_bytes = options.cache_bytes / homes_here;
   cache.block_reuse = options.block_reuse;
   cache.event_capacity = options.cache_events;
   std::vector<CacheManager> caches;
