@@ -84,7 +84,8 @@ void RankedExecutor::prepare(bool replay, int lane) {
   for (const auto& rank : ranks_) rank->prepare(replay);
   for (int home = 0; delivery_ && first_rank_ == 0 && home < homes_; ++home)
     if (!last(home))
-      delivery_->expect(lane, ranks_team_.process_of(last_rank(home)), received_[lane][home].data(), output_bytes(home));
+      delivery_->expect(lane, ranks_team_.process_of(last_rank(home)), received_[lane][home].data(),
+                        output_bytes(home));
 }
 
 void RankedExecutor::walk_inside(Part part) {
