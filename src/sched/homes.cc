@@ -91,8 +91,8 @@ bool Scheduler::place(Sequence& sequence) {
 }
 
 // Shares the budget of prompt tokens out, so that the homes are filled to the same level: a step lasts as long as its
-// fullest home. Sequences that wait are placed as far as their prompts are needed for it. `before_decodes`: the step has
-// no decode rows yet.
+// fullest home. Sequences that wait are placed as far as their prompts are needed for it. `before_decodes`: the step
+// has no decode rows yet.
 void Scheduler::share_out(const Budget& budget, bool before_decodes) {
   ++sharing_;
   for (Home& home : homes_) {

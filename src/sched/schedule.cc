@@ -1,5 +1,5 @@
-// Filling a step. Decode rows that have their turn go in by rank, so that whoever runs out of blocks finds the victims of
-// lower rank not yet in the step; prompts likewise, running and waiting ones merged by rank.
+// Filling a step. Decode rows that have their turn go in by rank, so that whoever runs out of blocks finds the victims
+// of lower rank not yet in the step; prompts likewise, running and waiting ones merged by rank.
 #include <algorithm>
 #include <utility>
 
