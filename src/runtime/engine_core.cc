@@ -291,7 +291,7 @@ bool EngineCore::schedule_step(std::unique_lock<std::mutex>&) {
       std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now().time_since_epoch())
           .count();
   if (!scheduler_.schedule(step.batch, now_us)) return false;
-  step.prompt_tokens = scheduler_.prompt_tokens_of_last_step(), step.prefill_budget = budget_.tokens();
+  step.prompt_tokens = scheduler_.prompt_tokens_of_last_step(), step.prefill_budget = scheduler_.prefill_budget();
   begin_masks(step);
   free_.pop_front();
   submitted_.push_back(index);
@@ -371,7 +371,8 @@ void EngineCore::commit_step(std::unique_lock<std::mutex>& lock) {
 
 void EngineCore::adapt_budget(const Step& step) {
   if (options_.max_step_ms <= 0) return;
-  budget_.measured(step.prefill_budget, step.prompt_tokens, step.seconds);
+  // The budget is that of all stages together.
+  budget_.measured(step.prefill_budget, step.prompt_tokens * scheduler_.options().stages, step.seconds);
   scheduler_.set_prefill_budget(budget_.tokens());
 }
 
@@ -444,7 +445,9 @@ void EngineCore::run_step(std::unique_lock<std::mutex>& lock, double& last_end) 
   last_end = end;
   if (!finished) return;
   Step& step = steps_[static_cast<size_t>(running_.front())];
-  step.seconds = end - step.began;
+  // In full stages a step ends a turn after the one before.
+  step.seconds = end - std::max(step.began, last_finish_);
+  last_finish_ = end;
   finished_ = step.batch.step;
   done_.push_back(running_.front());
   running_.pop_front();
