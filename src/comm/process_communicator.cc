@@ -1,6 +1,7 @@
 #include "comm/process_communicator.h"
 
 #include <algorithm>
+#include <atomic>
 
 #include "base/thread_team.h"
 
@@ -51,7 +52,7 @@ class ProcessCommunicator : public Communicator {
   ProcessCommunicator(ProcessLink& link, std::vector<int> members, int threads, int tag, double deadline)
       : members_(std::move(members)),
         rank_(static_cast<int>(std::find(members_.begin(), members_.end(), link.rank()) - members_.begin())), tag_(tag),
-        deadline_(deadline), barrier_(threads), transfers_(link), parts_(members_.size()) {}
+        deadline_(deadline), barrier_(threads), transfers_(link), written_(static_cast<size_t>(threads)), parts_(members_.size()) {}
 
   int rank() const override { return rank_; }
   int size() const override { return static_cast<int>(members_.size()); }
@@ -114,6 +115,26 @@ class ProcessCommunicator : public Communicator {
   Parts reduce(const float* mine, size_t floats, Thread thread) override {
     if (floats < kShared) return by_first_thread(thread, [&] { add_all(mine, floats); }).first(1);
     return add_shares(mine, floats, thread).first(1);
+  }
+
+  bool overlaps() const override { return size() > 1; }
+
+  void written(const Pieces& sum, size_t count, Thread thread) override {
+    written_[index(thread.index)].pieces.store(count, std::memory_order_release);
+    if (thread.index != 0 || size() == 1) return;
+    size_t ready = count;
+    for (const Written& one : written_) ready = std::min(ready, one.pieces.load(std::memory_order_acquire));
+    while (moving_.piece < ready && transfers_.finished()) move_on(sum);
+  }
+
+  Parts reduce_pieces(const Pieces& sum, Thread thread) override {
+    const auto finish = [&] {
+      for (Written& one : written_) one.pieces.store(0, std::memory_order_relaxed);
+      for (; size() > 1 && moving_.piece < sum.count(); move_on(sum)) transfers_.wait("adding up", deadline_);
+      moving_ = {};
+      parts_[0] = reinterpret_cast<const std::byte*>(size() > 1 ? sums_.floats() : sum.mine);
+    };
+    return by_first_thread(thread, finish).first(1);
   }
 
  private:
@@ -189,34 +210,71 @@ class ProcessCommunicator : public Communicator {
       so_far = sums;
       range = kept;
     }
-    if (thread.index == 0) spread(so_far, range, floats);
+    if (thread.index == 0) {
+      spread({0, floats}, range);
+      transfers_.wait("collecting sums", deadline_);
+      parts_[0] = reinterpret_cast<const std::byte*>(so_far);
+    }
     barrier_.wait();
     return parts_;
   }
 
-  // The range of numbers that `rank` has the sums of after add_shares()' rounds.
-  Range range_of(int rank, size_t floats) const {
-    Range range{0, floats};
-    for (int distance = 1; distance < size(); distance *= 2) range = range.half((rank & distance) != 0);
-    return range;
+  // Of the numbers `all` those that `rank` has the sums of after add_shares()' rounds.
+  Range range_of(int rank, Range all) const {
+    for (int distance = 1; distance < size(); distance *= 2) all = all.half((rank & distance) != 0);
+    return all;
   }
 
-  void spread(const float* sums, Range own, size_t floats) {
-    auto* const all = const_cast<float*>(sums);
+  // Starts the last round: this rank has the sums of `own`.
+  void spread(Range all, Range own) {
+    float* const sums = sums_.floats();
     for (const int other : others()) {
-      const Range theirs = range_of(other, floats);
-      send(other, all + own.begin, own.size() * sizeof(float));
-      receive(other, all + theirs.begin, theirs.size() * sizeof(float));
+      const Range theirs = range_of(other, all);
+      send(other, sums + own.begin, own.size() * sizeof(float));
+      receive(other, sums + theirs.begin, theirs.size() * sizeof(float));
     }
-    transfers_.wait("collecting sums", deadline_);
-    parts_[0] = reinterpret_cast<const std::byte*>(sums);
   }
 
-  void swap(int partner, const float* out, float* in, size_t floats_out, size_t floats_in) {
+  void start_swap(int partner, const float* out, float* in, size_t floats_out, size_t floats_in) {
     send(partner, out, floats_out * sizeof(float));
     receive(partner, in, floats_in * sizeof(float));
+  }
+  void swap(int partner, const float* out, float* in, size_t floats_out, size_t floats_in) {
+    start_swap(partner, out, in, floats_out, floats_in);
     transfers_.wait("adding up", deadline_);
   }
+
+  // Where a sum in pieces is: what add_shares() does, for one piece after the other, and by the first thread alone.
+  struct Moving {
+    size_t piece = 0;
+    int distance = 0;  // of the round whose transfers are under way; 0: none, size(): the last one's
+    Range range{};     // that this rank goes on with
+  };
+
+  // The transfers of a round are done: adds up what has come, and starts the next round, or ends the piece.
+  void move_on(const Pieces& sum) {
+    Moving& m = moving_;
+    const Range all{sum.begin(m.piece), sum.end(m.piece)};
+    if (m.distance == size()) {
+      m = {m.piece + 1, 0, {}};
+      return;
+    }
+    if (m.distance == 0) {
+      if (m.piece == 0) received_.room((sum.piece + 1) / 2 * sizeof(float)), sums_.room(sum.floats * sizeof(float));
+      m.range = all;
+    } else {
+      const bool upper = (rank_ & m.distance) != 0;
+      const Range kept = m.range.half(upper);
+      add(so_far(sum) + kept.begin, received_.floats(), upper, {0, kept.size()}, sums_.floats() + kept.begin);
+      m.range = kept;
+    }
+    m.distance = m.distance == 0 ? 1 : m.distance * 2;
+    if (m.distance == size()) return spread(all, m.range);
+    const Range sent = m.range.half((rank_ & m.distance) == 0), kept = m.range.half((rank_ & m.distance) != 0);
+    start_swap(rank_ ^ m.distance, so_far(sum) + sent.begin, received_.floats(), sent.size(), kept.size());
+  }
+  // What the running round goes on from.
+  const float* so_far(const Pieces& sum) const { return moving_.distance <= 1 ? sum.mine : sums_.floats(); }
 
   // sums[i] = the lower ranks' number + the upper ranks'; `sums` may be `own`.
   static void add(const float* own, const float* theirs, bool own_is_upper, Range range, float* sums) {
@@ -232,6 +290,11 @@ class ProcessCommunicator : public Communicator {
   const double deadline_;
   ThreadBarrier barrier_;
   Transfers transfers_;
+  struct alignas(64) Written {
+    std::atomic<size_t> pieces{0};
+  };
+  std::vector<Written> written_;  // per thread, of the sum in pieces
+  Moving moving_;                 // of the first thread
   std::vector<int> others_;
   Buffer received_, sums_;
   std::vector<const std::byte*> parts_;  // of the last call; [0] alone where it gives one

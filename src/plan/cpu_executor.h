@@ -109,6 +109,10 @@ class CpuExecutor {
   void run_collective(const CollectiveCall<Args>& call, int rows, kernels::Part part) const;
   void run_gather_slots(const GatherSlotsCall& call, int rows, kernels::Part part) const;
   void run_all_reduce(const AllReduceCall& call, int rows, kernels::Part part) const;
+  Communicator::Pieces pieces_of(const AllReduceCall& call, int rows) const;
+  void run_product(size_t index, int rows, kernels::Part part);
+  void run_in_pieces(const kernels::LinearArgs& args, const Communicator::Pieces& sum, int rows, kernels::Part part,
+                     std::atomic<int>& next_task) const;
   void run_reduce_scatter(const ReduceScatterCall& call, int rows, kernels::Part part) const;
   void run_send(const SendCall& call, kernels::Part part) const;
   void run_receive(const ReceiveCall& call, int rows, kernels::Part part) const;

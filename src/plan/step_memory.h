@@ -19,6 +19,9 @@ struct ExecutorLimits {
   int max_sequences = 0;  // in a step
   int max_seq_len = 0;
   int max_mixed = 0;  // rows of Rows::mixed
+  // Sums over ranks whose product is computed in pieces, while messages travel: rows of a piece, whatever the ranks are
+  // and however few rows there are. 0: as kPieceRows says (cpu_executor.cc).
+  int piece_rows = 0;
   RowLimits rows() const { return {max_tokens, max_outputs, max_mixed}; }
 };
 
