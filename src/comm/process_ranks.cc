@@ -152,8 +152,9 @@ Status ProcessRanks::agree(const Status& mine) {
 }
 
 std::unique_ptr<Communicator> ProcessRanks::communicator(std::vector<int> members, int threads) {
-  const int tag = next_tag_++;
-  WEFT_CHECK(tag <= kLastGroupTag) << "too many groups of ranks";
+  const int tag = next_tag_;
+  next_tag_ += kGroupTags;
+  WEFT_CHECK(next_tag_ <= kLastGroupTag) << "too many groups of ranks";
   if (std::find(members.begin(), members.end(), rank()) == members.end()) return nullptr;
   return make_process_communicator(*link_, std::move(members), threads, tag, options_.deadline);
 }

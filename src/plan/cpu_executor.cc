@@ -16,10 +16,6 @@ namespace {
 constexpr size_t kAheadBytes = 192 << 10;
 constexpr int kAheadRows = 32;
 
-// The product in front of a sum over ranks is computed in pieces of about so many rows, and the messages of one travel
-// while the next is computed (docs/ranks.md): from twice as many rows on.
-constexpr int kPieceRows = 192;
-
 template <class... F>
 struct Overloaded : F... {
   using F::operator()...;
@@ -135,8 +131,8 @@ void CpuExecutor::run_linear(const LinearArgs& args, int rows, Part part, std::a
 
 // Without `mine` where the sum is taken at once. The same on all ranks, whose threads may be different in number.
 Communicator::Pieces CpuExecutor::pieces_of(const AllReduceCall& call, int rows) const {
-  const int wanted = memory_.limits().piece_rows, pieces = rows / kPieceRows;
-  if (!call.of_product || (wanted == 0 && (pieces < 2 || !seat_.communicator->overlaps()))) return {};
+  const int wanted = memory_.limits().piece_rows, pieces = sum_pieces(rows);
+  if (!call.of_product || (wanted == 0 && (pieces == 1 || !seat_.communicator->overlaps()))) return {};
   const auto ld = static_cast<size_t>(call.args.ld_part);
   const auto piece = static_cast<size_t>(wanted > 0 ? wanted : (rows + pieces - 1) / pieces);
   return {call.mine, static_cast<size_t>(rows) * ld, piece * ld};

@@ -31,6 +31,10 @@ struct RankSeat {
   Communicator* before = nullptr;
 };
 
+// Into how many pieces a product in front of a sum over ranks is cut, so that messages of one travel while the next is
+// computed (docs/ranks.md). A piece has 256 rows or more: with fewer, messages become small and are slower over TCP.
+constexpr int sum_pieces(int64_t rows) { return rows < 512 ? 1 : static_cast<int>(rows / 256); }
+
 class CpuExecutor {
  public:
   // The plan must have been through the passes that the weights were loaded for (see prepare_plan). `weights`, `cache`

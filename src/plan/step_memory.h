@@ -19,8 +19,8 @@ struct ExecutorLimits {
   int max_sequences = 0;  // in a step
   int max_seq_len = 0;
   int max_mixed = 0;  // rows of Rows::mixed
-  // Sums over ranks whose product is computed in pieces, while messages travel: rows of a piece, whatever the ranks are
-  // and however few rows there are. 0: as kPieceRows says (cpu_executor.cc).
+  // Of products in front of sums over ranks: rows of a piece, however few there are and whatever the ranks are. 0: as
+  // sum_pieces() says where messages travel while ranks compute, else one piece.
   int piece_rows = 0;
   RowLimits rows() const { return {max_tokens, max_outputs, max_mixed}; }
 };
