@@ -53,7 +53,8 @@ class ProcessCommunicator : public Communicator {
   ProcessCommunicator(ProcessLink& link, std::vector<int> members, int threads, int tag, double deadline)
       : members_(std::move(members)),
         rank_(static_cast<int>(std::find(members_.begin(), members_.end(), link.rank()) - members_.begin())), tag_(tag),
-        deadline_(deadline), barrier_(threads), transfers_(link), written_(static_cast<size_t>(threads)), parts_(members_.size()) {
+        deadline_(deadline), barrier_(threads), transfers_(link), written_(static_cast<size_t>(threads)),
+        parts_(members_.size()) {
     for (int i = 0; i < kMovingPieces; ++i) moving_.emplace_back(link, static_cast<size_t>(i), tag + 1 + i);
   }
 
@@ -246,8 +247,8 @@ class ProcessCommunicator : public Communicator {
     transfers_.wait("adding up", deadline_);
   }
 
-  // A piece under way of a sum in pieces: what add_shares() does, by the first thread alone. kMovingPieces are under way
-  // at once, each with a tag of its own, so that ranks need not agree on the order of their rounds.
+  // A piece under way of a sum in pieces: what add_shares() does, by the first thread alone. kMovingPieces are under
+  // way at once, each with a tag of its own, so that ranks need not agree on the order of their rounds.
   struct Moving {
     Moving(ProcessLink& link, size_t first, int tag) : piece(first), tag(tag), transfers(link) {}
     size_t piece;

@@ -78,7 +78,7 @@ struct StepCost {
   double weight_bytes = 0, cache_bytes = 0, flops = 0;  // read and computed; of experts the average
   double compute_seconds = 0;                           // with the slowest rank's experts
   double message_seconds = 0;
-  double hidden_seconds = 0;  // of these, behind products
+  double hidden_seconds = 0;               // of these, behind products
   std::map<std::string, Traffic> traffic;  // by op_name()
   Traffic sent() const;
   double seconds() const { return compute_seconds + message_seconds - hidden_seconds; }
