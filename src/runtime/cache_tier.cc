@@ -69,25 +69,21 @@ void CacheTier::import_loop() {
   }
 }
 
+// What a read finds missing or damaged is not looked for again, so another try may find a shorter prefix.
 void CacheTier::run_import(SequenceId id, std::unique_lock<std::mutex>& lock) {
-  const std::unique_ptr<BlockTransfer> transfer = scheduler_.plan_import(id);
-  if (!transfer || !prepare_import(*transfer, lock)) return;
-  // What steps in flight read and write in these blocks is not ours yet.
-  import_wake_.wait(lock, [&] { return stopping_ || finished_ >= transfer->after; });
-  bool filled = !stopping_;
-  if (filled) {
-    lock.unlock();
-    const double begin = seconds();
-    filled = fill(*transfer);
-    const double took = seconds() - begin;
-    lock.lock();
-    size_t bytes = 0;
-    for (const CacheManager::Blank& blank : transfer->blanks) bytes += runner_.block_content_bytes(blank.group);
-    if (filled) mix(read_rate_, static_cast<double>(bytes) / std::max(took, 1e-6));
+  constexpr int kTries = 4;
+  for (int i = 0; i < kTries && !stopping_; ++i) {
+    const std::unique_ptr<BlockTransfer> transfer = scheduler_.plan_import(id);
+    if (!transfer || !prepare_import(*transfer, lock)) return;
+    const bool filled = fill(*transfer, lock);
+    scheduler_.end_import(*transfer, filled);
+    if (!filled) {
+      ++metrics_.failed_imports;
+      continue;
+    }
+    ++metrics_.imports, metrics_.imported_blocks += transfer->blanks.size();
+    return;
   }
-  scheduler_.end_import(*transfer, filled);
-  if (!filled) return void(++metrics_.failed_imports);
-  ++metrics_.imports, metrics_.imported_blocks += transfer->blanks.size();
 }
 
 // Whether there is anything to fetch, worth it, and room for it.
@@ -123,14 +119,25 @@ bool CacheTier::pays(const BlockTransfer& transfer, int cached) const {
   return bytes / read_rate_ < blocks * tokens_per_block / prompt_rate_;
 }
 
-// Without the mutex: the blocks are ours.
-bool CacheTier::fill(const BlockTransfer& transfer) {
-  for (const CacheManager::Blank& blank : transfer.blanks) {
+bool CacheTier::fill(const BlockTransfer& transfer, std::unique_lock<std::mutex>& lock) {
+  // What steps in flight read and write in these blocks is not ours yet.
+  import_wake_.wait(lock, [&] { return stopping_ || finished_ >= transfer.after; });
+  if (stopping_) return false;
+  lock.unlock();
+  const double begin = seconds();
+  size_t bytes = 0;
+  bool filled = true;
+  for (size_t i = 0; filled && i < transfer.blanks.size(); ++i) {
+    const CacheManager::Blank& blank = transfer.blanks[i];
     std::vector<std::byte> content(runner_.block_content_bytes(blank.group));
-    if (!store_->read(blank.group, transfer.cache.keys[static_cast<size_t>(blank.number)], content)) return false;
-    runner_.write_block(transfer.home, blank.group, blank.block, content);
+    filled = store_->read(blank.group, transfer.cache.keys[static_cast<size_t>(blank.number)], content);
+    if (filled) runner_.write_block(transfer.home, blank.group, blank.block, content);
+    bytes += content.size();
   }
-  return true;
+  const double took = seconds() - begin;
+  lock.lock();
+  if (filled) mix(read_rate_, static_cast<double>(bytes) / std::max(took, 1e-6));
+  return filled;
 }
 
 // ---- Going out -----------------------------------------------------------------------------------------------------

@@ -49,7 +49,7 @@ class CacheTier {
   void run_import(SequenceId id, std::unique_lock<std::mutex>& lock);
   bool prepare_import(BlockTransfer& transfer, std::unique_lock<std::mutex>& lock);
   bool pays(const BlockTransfer& transfer, int cached) const;
-  bool fill(const BlockTransfer& transfer);
+  bool fill(const BlockTransfer& transfer, std::unique_lock<std::mutex>& lock);
   void run_export(BlockTransfer& transfer);
 
   const std::shared_ptr<BlockStore> store_;

@@ -63,20 +63,20 @@ void Scheduler::queue_export(Sequence& sequence) {
   CacheManager& cache = cache_of(sequence);
   if (sequence.cache.published == 0) return;
   auto transfer = std::make_unique<BlockTransfer>();
-  transfer->home = sequence.home, transfer->blocks = sequence.cache.published;
-  const int tokens = transfer->blocks * cache.options().tokens_per_block;
-  int64_t bytes = 0;
-  for (int g = 0; g < cache.groups(); ++g)
-    bytes += int64_t{sequence.cache.tables[g].held()} * cache.options().groups[g].block_bytes;
-  if (export_bytes_ + bytes > cache.options().budget_bytes / kExportShare) {
-    ++metrics_.exports_dropped;
-    return;
-  }
+  const int tokens = sequence.cache.published * cache.options().tokens_per_block;
+  transfer->home = sequence.home;
   transfer->tokens.assign(sequence.tokens.begin(), sequence.tokens.begin() + tokens);
   cache.start_like(transfer->cache, sequence.cache);
   if (cache.acquire_prefix(transfer->cache, transfer->tokens, tokens) == 0) return;
-  transfer->blocks = transfer->cache.published, transfer->bytes = bytes;
-  export_bytes_ += bytes;
+  transfer->blocks = transfer->cache.published;
+  for (int g = 0; g < cache.groups(); ++g)
+    transfer->bytes += int64_t{transfer->cache.tables[g].held()} * cache.options().groups[g].block_bytes;
+  if (export_bytes_ + transfer->bytes > cache.options().budget_bytes / kExportShare) {
+    cache.release(transfer->cache);
+    ++metrics_.exports_dropped;
+    return;
+  }
+  export_bytes_ += transfer->bytes;
   transfers_.push_back(transfer.get());
   exports_.push_back(std::move(transfer));
 }

@@ -29,7 +29,7 @@ class CacheTierFolder : public ::testing::TestWithParam<const char*> {
       for (int i = 0; i < 5; ++i)
         request.prompt_token_ids = joined(request.prompt_token_ids.value_or(std::vector<int32_t>()), prompt.input_ids);
       request.prompt_token_ids->resize(std::min<size_t>(request.prompt_token_ids->size(), 90));
-      request.max_tokens = 6, request.sampling.temperature = 0.8, request.sampling.seed = 5;
+      request.max_tokens = 6, request.sampling.temperature = 0.8, request.seed = 5;
       request.sampling.ignore_eos = true, request.sampling.logprobs = 2;
     }
     wanted_ = answers({});
@@ -125,8 +125,8 @@ TEST_P(CacheTierFolder, DamagedFilesAreNotUsed) {
   EXPECT_EQ(answers(with_tier(options()), nullptr, &metrics), wanted_);
   EXPECT_GT(metrics.core.tier.store.torn, 0);
   EXPECT_GT(metrics.core.tier.failed_imports, 0u);
-  int cached = 0;
-  EXPECT_EQ(answers(with_tier(options()), &cached), wanted_) << "they have been written again";
+  int cached = 0;  // a file is written again once a read has found the damage
+  for (int round = 0; round < 3; ++round) EXPECT_EQ(answers(with_tier(options()), &cached), wanted_);
   EXPECT_GT(cached, 16);
 }
 
