@@ -24,6 +24,7 @@
 #include "core/step.h"
 #include "grammar/grammar.h"
 #include "media/processor.h"
+#include "runtime/cache_tier.h"
 #include "runtime/feature_cache.h"
 #include "runtime/step_budget.h"
 #include "runtime/vision_encoder.h"
@@ -46,9 +47,11 @@ struct CoreOptions {
   SamplerKind sampler = SamplerKind::fused;
   ProcessorKinds processors;
   SpeculationOptions speculation;
-  std::shared_ptr<Drafter> drafter;  // a program's own, in place of n-grams; null: none
-  bool draft_scores = false;         // scores come with what the drafts' model makes of the prompt
-  std::shared_ptr<PlanTrace> trace;  // of all steps and images; null: none
+  std::shared_ptr<Drafter> drafter;   // a program's own, in place of n-grams; null: none
+  bool draft_scores = false;          // scores come with what the drafts' model makes of the prompt
+  std::shared_ptr<PlanTrace> trace;   // of all steps and images; null: none
+  std::shared_ptr<BlockStore> store;  // the cache's tier (cache_tier.h); null: none. All ranks are in this process
+  bool tier_always = false;           // see CacheTier::Options
 };
 
 struct Submission {
@@ -115,6 +118,7 @@ class EngineCore {
     std::function<bool(const SequenceOutput&)> sink;
     std::unique_ptr<Grammar> grammar;
     std::vector<int32_t> drafts;  // of a guided sequence: those that its next row may check
+    int waits = 0;                // reasons why it is held: its images, its blocks in the tier
   };
   // The masks of a guided row: one for the sampled token, and one behind each draft.
   struct GuidedRow {
@@ -163,6 +167,7 @@ class EngineCore {
   void enqueue_images(SequenceId id, const Submission& submission);
   void encode_slice(std::unique_lock<std::mutex>& lock);
   void finish_encoding(std::shared_ptr<const MediaFeatures> features);
+  void let_go_on(SequenceId id);
 
   const CoreOptions options_;
   std::unique_ptr<RankTeam> ranks_, draft_ranks_;
@@ -189,6 +194,7 @@ class EngineCore {
   std::deque<Encoding> encodings_;  // the first is being encoded
   bool encoding_begun_ = false;     // on the step thread
   std::unique_ptr<VisionEncoder> vision_;
+  std::unique_ptr<CacheTier> tier_;  // null: none
   FeatureCache features_;
   uint64_t images_encoded_ = 0, images_reused_ = 0;
   double step_seconds_ = 0, idle_gap_seconds_ = 0;
