@@ -182,6 +182,15 @@ void print_homes(std::string& out, const CoreMetrics& core) {
        [](const HomeMetrics& h) { return h.prompt_tokens; });
 }
 
+// With several vision towers: which rank has encoded how many.
+void print_towers(std::string& out, const CoreMetrics& core) {
+  if (core.images_of_ranks.size() < 2) return;
+  describe(out, "weft_rank_images_encoded_total", kCounter, "Images and videos that a rank has encoded.");
+  for (size_t r = 0; r < core.images_of_ranks.size(); ++r)
+    out += "weft_rank_images_encoded_total{rank=\"" + std::to_string(r) + "\"} " +
+           number(static_cast<double>(core.images_of_ranks[r])) + "\n";
+}
+
 }  // namespace
 
 void Histogram::observe(double value) {
@@ -230,6 +239,7 @@ std::string ServerMetrics::prometheus(const ModelInfo& model, const EngineMetric
   print_drafts(out, engine.core.scheduler);
   print_stages(out, engine.core);
   print_homes(out, engine.core);
+  print_towers(out, engine.core);
   print(out, "http_connections", "gauge", "Open connections.", connections);
   const std::lock_guard lock(mutex_);
   describe(out, "weft_request_success_total", kCounter, "Choices by the reason of their end.");

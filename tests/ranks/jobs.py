@@ -6,10 +6,12 @@ built without MPI.
 import argparse
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
 import unittest
+import zlib
 from pathlib import Path
 
 UNDER_MPIRUN = Path(__file__).resolve().parent / "under_mpirun"
@@ -31,6 +33,17 @@ def run(ranks, *words, mpirun=(), timeout=60, **environment):
     done = subprocess.run(command(ranks, *words, mpirun=mpirun), stdin=subprocess.DEVNULL, capture_output=True,
                           timeout=timeout, env={**os.environ, **environment})
     return done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
+
+
+def write_png(path, width, height, seed):
+    """An image of its own for every seed."""
+    rows = b"".join(b"\0" + bytes((x * (seed + 3) + y * y * 7 + c * 50 * seed) % 256
+                                  for x in range(width) for c in range(3)) for y in range(height))
+    chunks = ((b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)), (b"IDAT", zlib.compress(rows)),
+              (b"IEND", b""))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in chunks))
 
 
 def lines_of_weft(text):

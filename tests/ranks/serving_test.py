@@ -3,6 +3,7 @@
 
   serving_test.py --weft PROGRAM --plugin libweft_mpi.so [TEST...]
 """
+import base64
 import http.client
 import json
 import os
@@ -17,6 +18,7 @@ from pathlib import Path
 import jobs
 
 LLAMA = jobs.GOLDEN / "llama-3.1"
+QWEN_VL = jobs.GOLDEN / "qwen2.5-vl"
 LOST = 70
 SOON = 10  # seconds
 
@@ -133,6 +135,17 @@ class Client(threading.Thread):
         self.outcome = "closed"
 
 
+def ask_about_images(count, width, height, seed=0):
+    """The body of a chat about so many images that no other seed has."""
+    content = [{"type": "text", "text": "What is this?"}]
+    for i in range(count):
+        file = jobs.folder / "asked.png"
+        jobs.write_png(file, width, height, 100 * seed + i)
+        url = "data:image/png;base64," + base64.b64encode(file.read_bytes()).decode()
+        content.append({"type": "image_url", "image_url": {"url": url}})
+    return {"messages": [{"role": "user", "content": content}], "max_tokens": 3, "ignore_eos": True}
+
+
 class Serving(unittest.TestCase):
 
     def test_answers(self):
@@ -160,6 +173,52 @@ class Serving(unittest.TestCase):
                 self.assertLess(time.monotonic(), end, server.ask("/metrics")[1])
                 time.sleep(0.1)
             self.assertEqual(server.ask("/v1/completions", {"prompt": "a", "max_tokens": 2})[0], 200)
+
+    # ---- Images
+
+    def images_of(self, server, rank):
+        return server.metric(r'weft_rank_images_encoded_total\{rank="%d"\}' % rank)
+
+    def test_ranks_share_images_beside_a_stream(self):
+        for ranks in (2, 4):
+            with self.subTest(ranks), Server(ranks=ranks, model=QWEN_VL) as server:
+                stream = Client(server, max_tokens=1200, stream=True)
+                self.assertTrue(stream.began.wait(30))
+                before = len(stream.text)
+                status, answer = server.ask("/v1/chat/completions", ask_about_images(12, 420, 300))
+                self.assertEqual(status, 200, answer)
+                self.assertEqual(stream.outcome, "hangs", "the stream is shorter than the images take")
+                self.assertGreater(len(stream.text), before, "the stream stood still")
+                encoded = [self.images_of(server, rank) for rank in range(ranks)]
+                self.assertEqual((sum(encoded), server.metric("weft_images_encoded_total")), (12, 12))
+                self.assertGreater(min(encoded), 0, encoded)
+                self.assertEqual(server.ask("/v1/chat/completions", ask_about_images(12, 420, 300))[0], 200)
+                self.assertEqual(server.metric("weft_images_reused_total"), 12)
+                stream.join(60)
+                self.assertEqual(stream.outcome, "whole", server.log())
+
+    def test_clients_leave_while_images_are_encoded(self):
+        """The images that have begun are encoded to their end, or dropped on all ranks when the server ends."""
+        bodies = [ask_about_images(3, 1400, 1000, seed=i) for i in range(1, 4)]
+        for wait in (0.05, 0.3):
+            with self.subTest(wait), Server(model=QWEN_VL) as server:
+                for body in bodies:
+                    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+                    connection.request("POST", "/v1/chat/completions", json.dumps(body),
+                                       {"Content-Type": "application/json"})
+                    time.sleep(wait)
+                    connection.close()
+                os.kill(server.pids[0], signal.SIGTERM)
+                self.assertEqual(server.ends(3 * SOON), 0, server.log())
+                self.assertNotRegex(server.log(), "weft error|killed|signal 9")
+
+    def test_a_rank_that_stops_before_an_image(self):
+        with Server("--rank-deadline", 2, model=QWEN_VL) as server:
+            os.kill(server.pids[1], signal.SIGSTOP)
+            status, answer = server.ask("/v1/chat/completions", ask_about_images(4, 420, 300))
+            self.assertEqual((status, server.ends()), (503, LOST), server.log())
+            line = r"rank 0 \(\S+\) of 2: nothing heard from rank 1 \(\S+\) for 2 s while encoding an image; all"
+            self.assertRegex(answer["error"]["message"], line)
 
     # ---- The end
 
