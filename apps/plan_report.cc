@@ -105,8 +105,7 @@ std::string step_text(const Estimate& e, const StepEstimate& step, const std::st
   std::string text =
       title + format(": estimated %.3f ms a step, %.2f tokens/s", step.seconds * 1e3, tokens / step.stage_seconds);
   if (e.stages.size() > 1)
-    text +=
-        format(" with %zu such steps under way, %.2f with one as weft has now", e.stages.size(), tokens / step.seconds);
+    text += format(" with %zu such steps under way, %.2f with one", e.stages.size(), tokens / step.seconds);
   return text + "\n" + stages_text(e, step) + traffic_text(e, step);
 }
 

@@ -101,7 +101,7 @@ Result<std::unique_ptr<RankTeam>> make_ranks(const EngineOptions& options,
                                              const std::shared_ptr<ProcessRanks>& processes) {
   const CpuLayout cpus = read_cpu_layout();
   const RankLayout layout = rank_layout(options);
-  const int ranks = processes ? 1 : layout.size();
+  const int ranks = layout.size() / (processes ? processes->size() : 1);
   const bool shared = processes && cpus.forbidden.empty();
   const int own = std::max(1, default_threads(cpus) / (shared ? processes_here(*processes) : 1));
   const int threads = std::max(1, (options.threads > 0 ? options.threads : own) / ranks) * ranks;
@@ -172,10 +172,10 @@ Status check_layout(const EngineOptions& options, const ProcessRanks* processes)
   const RankLayout layout = rank_layout(options);
   if (layout.size() > kernels::kMaxRanks)
     return fail(Code::unsupported, layout.size(), " ranks are more than ", kernels::kMaxRanks).about("tp-size");
-  if (processes && processes->size() != layout.size())
+  if (processes && !processes_fit(layout, processes->size()))
     return fail(Code::invalid_argument, processes->size(), " processes were started for ", layout.size(),
                 layout.size() == 1 ? " rank" : " ranks", " (--tp-size ", layout.tensor, " times --pp-size ",
-                layout.pipeline, "); their numbers must be equal")
+                layout.pipeline, "); there must be one process for each rank, or one for each stage")
         .about("tp-size");
   if (options.trace && layout.size() > 1)
     return fail(Code::unsupported,

@@ -68,8 +68,9 @@ struct TableEntry {
 // Pipeline stages have several steps in flight: a step enters the first stage when the one before has left it, whose
 // tokens are sampled behind the last stage only. What a step needs of earlier ones it says: it begins once all steps up
 // to `after` are finished, that is, sampled. So slots that a step closes have no row in an unfinished one, and the last
-// token and the drafts of a row that goes on from them are there. With one stage every step is finished before the next
-// begins.
+// token and the drafts of a row that goes on from them are there. Copies and releases are each stage's own, when the
+// step gets there: stages behind it may still read these blocks for earlier steps. With one stage every step is
+// finished before the next begins.
 //
 // Speculation: a row of one token may have the worker check drafts behind it, those that the worker proposed at the end
 // of the sequence's last step (RowResult::drafts). Where each row then begins is known to the worker alone, from what

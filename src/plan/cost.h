@@ -18,8 +18,8 @@
 //                      every rank sends its f / n sums to n - 1 others
 //   gather, exchange   one round: every rank's part, or a piece of it, to each of n - 1 others
 //   send               to the rank of the same number in the next stage: rows x columns x 4 bytes, one round. A step
-//                      takes the sum over the stages. With as many steps under way as there are stages, which weft does
-//                      not do yet, the slowest stage would say how many tokens a second come out
+//                      takes the sum over the stages; with as many steps under way as there are stages, the slowest one
+//                      says how many tokens a second come out
 #pragma once
 
 #include <cstdint>

@@ -24,23 +24,27 @@ RankTeam::RankTeam(std::unique_ptr<ThreadTeam> team, const RankLayout& layout)
 }
 
 RankTeam::RankTeam(std::unique_ptr<ThreadTeam> team, const RankLayout& layout, std::shared_ptr<ProcessRanks> processes)
-    : processes_(std::move(processes)), team_(std::move(team)), layout_(layout), stages_(1), to_next_(1),
-      to_before_(1) {
-  barriers_.push_back(std::make_unique<ThreadBarrier>(team_->size()));
-  const auto group = [&](std::vector<int> members) {
-    return processes_->communicator(std::move(members), team_->size());
-  };
-  std::vector<int> everybody(static_cast<size_t>(layout.size()));
-  std::iota(everybody.begin(), everybody.end(), 0);
-  for (int first = 0; layout.tensor > 1 && first < layout.size(); first += layout.tensor)
-    if (auto stage = group({everybody.begin() + first, everybody.begin() + first + layout.tensor}))
-      stages_[0] = std::move(stage);
-  for (int rank = 0; rank + layout.tensor < layout.size(); ++rank)
-    if (auto pair = group({rank, rank + layout.tensor}))
-      (rank == first_rank() ? to_next_ : to_before_)[0] = make_process_line(std::move(pair));
+    : processes_(std::move(processes)), team_(std::move(team)), layout_(layout) {
+  WEFT_CHECK(processes_fit(layout, processes_->size())) << processes_->size() << " processes";
+  const int here = layout.size() / processes_->size();
+  WEFT_CHECK(team_->size() % here == 0) << team_->size() << " threads for " << here << " ranks";
+  for (int rank = 0; rank < here; ++rank) barriers_.push_back(std::make_unique<ThreadBarrier>(team_->size() / here));
+  stages_.resize(here), to_next_.resize(here), to_before_.resize(here);
+  if (here > 1) stages_ = make_thread_ranks(here, threads_per_rank());
+  for (int first = 0; here < layout.tensor && first < layout.size(); first += layout.tensor) {
+    std::vector<int> members(static_cast<size_t>(layout.tensor));
+    std::iota(members.begin(), members.end(), first);
+    if (auto stage = processes_->communicator(std::move(members), threads_per_rank())) stages_[0] = std::move(stage);
+  }
+  for (int rank = 0; rank + layout.tensor < layout.size(); ++rank) {
+    const int from = process_of(rank), to = process_of(rank + layout.tensor);
+    auto pair = processes_->communicator({from, to}, threads_per_rank());
+    if (!pair) continue;
+    (from == processes_->rank() ? to_next_ : to_before_)[rank % here] = make_process_line(std::move(pair));
+  }
 }
 
-int RankTeam::first_rank() const { return processes_ ? processes_->rank() : 0; }
+int RankTeam::first_rank() const { return processes_ ? processes_->rank() * ranks() : 0; }
 
 RankSeat RankTeam::seat(int rank) const {
   return {*team_,

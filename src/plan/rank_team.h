@@ -18,8 +18,8 @@ class RankTeam {
   // All ranks of `layout` as threads of this process, stage after stage: those of rank 0 first, equally many each. The
   // team's size is a multiple of their number.
   RankTeam(std::unique_ptr<ThreadTeam> team, const RankLayout& layout);
-  // One rank of `layout`, this process's; the others are processes too. All processes make their RankTeams in the same
-  // order.
+  // This process's part of `layout`: one rank, or all ranks of one pipeline stage (processes_fit()). All processes make
+  // their RankTeams in the same order.
   RankTeam(std::unique_ptr<ThreadTeam> team, const RankLayout& layout, std::shared_ptr<ProcessRanks> processes);
   // On threads that stay nowhere.
   explicit RankTeam(int threads, const RankLayout& layout = {})
@@ -32,6 +32,8 @@ class RankTeam {
   // Where ranks are processes, else null.
   ProcessRanks* processes() const { return processes_.get(); }
   int threads_per_rank() const { return team_->size() / ranks(); }
+  // Where a rank is: the process's number.
+  int process_of(int rank) const { return rank / ranks(); }
   // Pipeline stages that have ranks in this process.
   int stages() const { return processes_ ? 1 : layout_.pipeline; }
   RankSeat seat(int rank) const;
@@ -44,5 +46,10 @@ class RankTeam {
   std::vector<std::unique_ptr<Communicator>> stages_;            // per rank; null where a stage has one
   std::vector<std::unique_ptr<StageLine>> to_next_, to_before_;  // per rank; null at the ends
 };
+
+// Whether the ranks of a layout can be shared out over so many processes: each is one, or each has a stage.
+inline bool processes_fit(const RankLayout& layout, int processes) {
+  return processes == layout.size() || processes == layout.pipeline;
+}
 
 }  // namespace weft

@@ -11,7 +11,7 @@ using kernels::Part;
 
 RankedExecutor::RankedExecutor(const PlanShares& shares, const kernels::CpuTable& table, const RankTeam& ranks,
                                RankSpan these, std::vector<CacheMemory> caches, ExecutorLimits limits, int lanes)
-    : team_(ranks.threads()), layout_(ranks.layout()), homes_(layout_.homes()),
+    : ranks_team_(ranks), team_(ranks.threads()), layout_(ranks.layout()), homes_(layout_.homes()),
       first_rank_(ranks.first_rank() + these.first), inputs_(homes_), received_(lanes) {
   for (int r = 0; r < these.count; ++r) {
     const PlanShare& share = shares.ranks[these.first + r];
@@ -28,7 +28,7 @@ RankedExecutor::RankedExecutor(const PlanShares& shares, const kernels::CpuTable
     if (!inputs) inputs = std::make_shared<StepInputs>(size_inputs(shares.first().plan, limits));
   if (ranks.processes() && (homes_ > 1 || layout_.pipeline > 1)) {
     delivery_ = ranks.processes()->delivery(lanes);
-    walked_ = std::make_unique<ThreadBarrier>(ranks.threads_per_rank());
+    walked_ = std::make_unique<ThreadBarrier>(ranks.threads_per_rank() * these.count);
   }
   for (std::vector<Memory>& lane : received_) {
     lane.resize(static_cast<size_t>(homes_));
@@ -83,7 +83,9 @@ void RankedExecutor::prepare(bool replay, int lane) {
   if (running_alone_) return running_alone_->prepare(replay);
   for (const auto& rank : ranks_) rank->prepare(replay);
   for (int home = 0; delivery_ && first_rank_ == 0 && home < homes_; ++home)
-    if (!last(home)) delivery_->expect(lane, last_rank(home), received_[lane][home].data(), output_bytes(home));
+    if (!last(home))
+      delivery_->expect(lane, ranks_team_.process_of(last_rank(home)), received_[lane][home].data(),
+                        output_bytes(home));
 }
 
 void RankedExecutor::walk_inside(Part part) {

@@ -102,6 +102,7 @@ class RankedExecutor {
   size_t output_bytes(int home) const;
   void deliver_outputs();
 
+  const RankTeam& ranks_team_;
   ThreadTeam& team_;
   const RankLayout layout_;
   const int homes_, first_rank_;
@@ -111,7 +112,7 @@ class RankedExecutor {
   CpuExecutor* running_alone_ = nullptr;             // that of the step's one home
   std::vector<std::shared_ptr<StepInputs>> inputs_;  // per home
   std::vector<std::vector<Memory>> received_;        // per lane and home: outputs that come from another process
-  std::unique_ptr<ThreadBarrier> walked_;            // where outputs are delivered: the rank's threads
+  std::unique_ptr<ThreadBarrier> walked_;            // where outputs are delivered: all threads of these ranks
   std::function<void(int)> walk_;
   const std::function<void(kernels::Part)>* tail_ = nullptr;
 };

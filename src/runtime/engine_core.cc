@@ -16,11 +16,12 @@ double seconds() { return std::chrono::duration<double>(std::chrono::steady_cloc
 int draft_ahead(const std::optional<DraftModel>& draft) { return draft ? static_cast<int>(draft->stages.size()) : 0; }
 
 // A cache for each home. Its groups are the model's, then those of its draft: a block table serves both, so that a
-// prefix is found for both or for neither. Ranks of one process share the budget; ranks in processes of their own have
-// one each, and as many blocks as the fullest of them has room for.
+// prefix is found for both or for neither. Ranks of one process share the budget; every process has one, and as many
+// blocks as the fullest of them has room for.
 Result<std::vector<CacheManager>> make_caches(const Model& model, const std::optional<DraftModel>& draft,
                                               const CoreOptions& options, const RankTeam& ranks) {
   const RankLayout& layout = ranks.layout();
+  const int here = ranks.ranks(), homes_here = std::min(layout.homes(), here);
   CacheOptions cache;
   const auto add = [&](const Plan& whole, DType dtype, PlanPart part) -> Status {
     std::vector<Plan> shares;
@@ -29,13 +30,14 @@ Result<std::vector<CacheManager>> make_caches(const Model& model, const std::opt
       shares.push_back(std::move(share));
     }
     for (size_t g = 0; g < whole.groups.size(); ++g) {
-      int64_t sum = 0, most = 0;
-      for (int rank = 0; rank < layout.size(); ++rank) {
-        const int64_t bytes = cache_block_bytes(shares[rank].groups[g], dtype, options.tokens_per_block);
-        if (rank % layout.homes() == 0) sum += bytes;
+      int64_t most = 0;
+      for (int first = 0; first < layout.size(); first += here) {
+        int64_t bytes = 0;  // of a block of one of the process's homes
+        for (int rank = first; rank < first + here; rank += homes_here)
+          bytes += cache_block_bytes(shares[rank].groups[g], dtype, options.tokens_per_block);
         most = std::max(most, bytes);
       }
-      cache.groups.push_back({whole.groups[g].spec.kind, whole.groups[g].spec.span, ranks.processes() ? most : sum});
+      cache.groups.push_back({whole.groups[g].spec.kind, whole.groups[g].spec.span, most});
     }
     return {};
   };
@@ -46,7 +48,7 @@ Result<std::vector<CacheManager>> make_caches(const Model& model, const std::opt
     cache.lookahead = draft_ahead(draft), cache.recomputed = draft->reads_states();
   }
   cache.tokens_per_block = options.tokens_per_block;
-  cache.budget_bytes = options.cache_bytes / (ranks.processes() ? 1 : layout.homes());
+  cache.budget_bytes = options.cache_bytes / homes_here;
   cache.block_reuse = options.block_reuse;
   cache.event_capacity = options.cache_events;
   std::vector<CacheManager> caches;
@@ -307,7 +309,7 @@ bool EngineCore::schedule_step(std::unique_lock<std::mutex>&) {
       std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now().time_since_epoch())
           .count();
   if (!scheduler_.schedule(step.batch, now_us)) return false;
-  step.prompt_tokens = scheduler_.prompt_tokens_of_last_step(), step.prefill_budget = budget_.tokens();
+  step.prompt_tokens = scheduler_.prompt_tokens_of_last_step(), step.prefill_budget = scheduler_.prefill_budget();
   begin_masks(step);
   free_.pop_front();
   submitted_.push_back(index);
@@ -387,7 +389,8 @@ void EngineCore::commit_step(std::unique_lock<std::mutex>& lock) {
 
 void EngineCore::adapt_budget(const Step& step) {
   if (options_.max_step_ms <= 0) return;
-  budget_.measured(step.prefill_budget, step.prompt_tokens, step.seconds);
+  // The budget is that of all stages together.
+  budget_.measured(step.prefill_budget, step.prompt_tokens * scheduler_.options().stages, step.seconds);
   scheduler_.set_prefill_budget(budget_.tokens());
 }
 
@@ -460,7 +463,9 @@ void EngineCore::run_step(std::unique_lock<std::mutex>& lock, double& last_end) 
   last_end = end;
   if (!finished) return;
   Step& step = steps_[static_cast<size_t>(running_.front())];
-  step.seconds = end - step.began;
+  // In full stages a step ends a turn after the one before.
+  step.seconds = end - std::max(step.began, last_finish_);
+  last_finish_ = end;
   finished_ = step.batch.step;
   done_.push_back(running_.front());
   running_.pop_front();

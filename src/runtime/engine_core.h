@@ -181,6 +181,7 @@ class EngineCore {
   // Indices into steps_; each in the order of submission. Running: several over pipeline stages.
   std::deque<int> free_, submitted_, running_, done_;
   uint64_t finished_ = 0;  // the last step that has run
+  double last_finish_ = 0;
   uint64_t turns_ = 0, busy_stages_ = 0;
   StepBudget budget_;
   static constexpr size_t kMasks = 4096;

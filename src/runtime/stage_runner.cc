@@ -85,8 +85,9 @@ Status StageRunner::allocate(std::span<const std::vector<LayerGroup>> draft_grou
 StageRunner::RankRange StageRunner::ranks_of(int home) const {
   const int homes = executor_->homes();
   if (homes == 1) return {0, cache_memory_.size()};
-  if (ranks_.processes()) return {0, static_cast<size_t>(ranks_.first_rank() % homes == home)};
-  return {static_cast<size_t>(home), static_cast<size_t>(home) + 1};
+  const int place = home - (ranks_.first_rank() + these_.first) % homes;  // among the ranks that are here
+  if (place < 0 || place >= these_.count) return {};
+  return {static_cast<size_t>(place), static_cast<size_t>(place) + 1};
 }
 
 void StageRunner::open_slot(Slot slot, int home, const MediaPrompt* media) {

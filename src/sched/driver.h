@@ -38,7 +38,7 @@ class Driver {
  public:
   explicit Driver(const Engine& setup)
       : scheduler(make_scheduler(setup.options, setup.cache)),
-        worker(setup.cache, setup.options.max_batch_size, setup.options.homes) {}
+        worker(setup.cache, setup.options.max_batch_size, setup.options.homes, setup.options.stages) {}
 
   struct Got {
     std::vector<int32_t> tokens;

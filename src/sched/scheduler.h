@@ -39,14 +39,14 @@
 //  - with `balance_wait_us`, prompts that would leave some homes idle are held back beside decode rows for that long;
 //  - preemption helps within a home only, and who was preempted may go on at any.
 //
-// Pipeline stages (core/step.h). A step that waits for one in the stages leaves them idle, so rows go where they wait
-// for nothing: the decoding sequences take turns. With S stages a step has an S-th of those that are ready, of each
-// home, and only such whose last token was sampled S steps ago, for that step is finished when this one begins. Those
-// that have waited longest go first, so the turns come about by themselves, and a sequence that is late for one takes
+// Pipeline stages (core/step.h). A step that waits for one in the stages leaves some of them idle, so rows go where
+// they wait for nothing: the decoding sequences take turns. With S stages a step has an S-th of those that are ready,
+// of each home, and only such whose last token was sampled S steps before, for that step is finished when this one
+// begins. Those that have waited longest go first, so the turns come about by themselves, and who is late for one takes
 // the next. The prompt budget too is for S steps, so that the chunks of a long prompt follow each other through the
-// stages. A step that would have no row takes sequences of the oldest step in flight and waits for that alone: so the
-// steps of a single stream are made ahead, but one, lest who comes next has to wait for more. StepBatch::after says
-// what a step waits for. With fewer than S steps in flight (`overlap`) they divide the work among so many.
+// stages. A step that would have no row takes sequences of the oldest step in flight and waits for that one: so a
+// single stream's next step is made ahead, and none behind it, for which others would have to wait. StepBatch::after
+// says what a step waits for. With fewer than S steps in flight (`overlap`) these divide the work.
 //
 // One caller at a time: EngineCore calls it under its mutex, from several threads. docs/contract-engine.md has the
 // states of a sequence and what holds between two steps.

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <map>
 
 #include "sched/count_allocations.h"
@@ -429,8 +430,9 @@ TEST(Scheduler, ASteadyDecodeStepDoesNotAllocate) {
   setup.cache.tokens_per_block = 4;
   setup.options.max_logit_rows = 64;
   setup.options.speculation.method = DraftMethod::ngram;
-  for (const auto& [overlap, drafts] : {std::pair(1, 0), {2, 0}, {1, 3}, {2, 3}}) {
-    setup.options.overlap = overlap;
+  for (const auto& [stages, overlap, drafts] :
+       {std::array{1, 1, 0}, {1, 2, 0}, {1, 1, 3}, {1, 2, 3}, {2, 3, 0}, {4, 5, 0}, {2, 3, 3}, {4, 5, 3}}) {
+    setup.options.stages = stages, setup.options.overlap = overlap;
     setup.options.speculation.num_tokens = 3;
     Scheduler scheduler = make_scheduler(setup.options, setup.cache);
     for (uint32_t i = 0; i < 8; ++i) {

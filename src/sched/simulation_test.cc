@@ -23,7 +23,8 @@ constexpr int kActionsEach = 400;  // a schedule or a commit each, before the la
 struct Coverage {
   uint64_t steps = 0, preemptions = 0, cached = 0, resumed_cached = 0, copies = 0, releases = 0, discarded = 0,
            finished = 0, drafted = 0, accepted = 0, left_out = 0;
-  uint64_t moved = 0, levelled = 0;  // sequences that went on at another home; steps that several homes share
+  uint64_t shared = 0, waits = 0, past = 0;  // steps begun beside others; that wait for them; for finished ones alone
+  uint64_t moved = 0, levelled = 0;          // sequences that went on at another home; steps that several homes share
   uint64_t cancelled = 0, failed = 0, slot_rows = 0, read = 0, refused = 0, entries = 0, table_blocks = 0, replaced = 0;
 };
 
@@ -72,7 +73,7 @@ Answer answer_alone(const NewSequence& request, int max_seq_len) {
 
 class Simulation {
  public:
-  Simulation(uint32_t seed, int homes) : random_(seed) { configure(homes); }
+  Simulation(uint32_t seed, int homes, int stages) : random_(seed) { configure(homes, stages); }
 
   void run(Coverage& coverage) {
     for (int step = 0; step < kActionsEach && !::testing::Test::HasFailure(); ++step) {
@@ -97,7 +98,7 @@ class Simulation {
     return values.begin()[between(0, static_cast<int>(values.size()) - 1)];
   }
 
-  void configure(int homes);
+  void configure(int homes, int stages);
   void add();
   NewSequence random_sequence();
   void cancel();
@@ -107,6 +108,7 @@ class Simulation {
   void note_tables();
   void note_homes();
   void check_tables();
+  void check_waits();
   void check_step();
   void check_starvation();
   void check_end();
@@ -120,7 +122,8 @@ class Simulation {
   std::unique_ptr<Scheduler> scheduler_;
   std::unique_ptr<FakeWorker> worker_;
   StepBatch batch_;
-  std::deque<std::vector<TableEntry>> tables_;  // of each queued step, what its rows read and write
+  std::deque<std::vector<TableEntry>> tables_;    // of each queued step, what its rows read and write
+  std::deque<std::vector<SequenceId>> sampling_;  // of each step in flight, whom it samples for
   std::map<Slot, int> slot_homes_;
   std::vector<std::vector<int32_t>> stems_;  // prompts share these beginnings
   std::map<uint64_t, Expectation> alive_;
@@ -134,7 +137,7 @@ class Simulation {
   Coverage counts_;
 };
 
-void Simulation::configure(int homes) {
+void Simulation::configure(int homes, int stages) {
   using Kind = CacheSpec::Kind;
   const int groups = one_of({0, 1, 1, 1, 2, 2, 3});
   cache_options_.tokens_per_block = one_of({1, 2, 3, 4, 8, 16});
@@ -166,6 +169,7 @@ void Simulation::configure(int homes) {
     options_.homes = homes, options_.max_batch_size = between(1, 3 * homes + 2);
     options_.balance_wait_us = one_of({0, 0, 30, 200});
   }
+  if (stages > 1) options_.stages = stages, options_.overlap = one_of({1, stages, stages + 1, stages + 1, stages + 2});
   longest_prompt_ = std::min(options_.max_seq_len, options_.chunked_prefill ? 80 : options_.max_num_tokens);
   cache_options_.budget_bytes = int64_t{1} << 30;
   const int64_t one_sequence = CacheManager::create(cache_options_)->bytes_for(options_.max_seq_len, longest_prompt_);
@@ -176,7 +180,9 @@ void Simulation::configure(int homes) {
         std::max(cache_options_.budget_bytes, static_cast<int64_t>(group.block_bytes * groups * 3));
   }
   scheduler_ = std::make_unique<Scheduler>(make_scheduler(options_, cache_options_));
-  worker_ = std::make_unique<FakeWorker>(cache_options_, options_.max_batch_size, options_.homes);
+  worker_ = std::make_unique<FakeWorker>(cache_options_, options_.max_batch_size, options_.homes, options_.stages);
+  worker_->on_begin = [this](const StepBatch&) { check_tables(); };
+  if (stages > 1) worker_->eager = one_of({0.0, 0.5, 1.0});
   worker_->right_drafts = one_of({0.0, 0.3, 0.7, 0.95, 1.0});
   worker_->ahead = options_.draft_ahead;
   arrival_ = one_of({0.05, 0.3, 0.6});
@@ -268,6 +274,7 @@ void Simulation::advance(bool commit_first) {
       }
     }
     EXPECT_LE(logit_rows, options_.max_logit_rows);
+    check_waits();
     note_tables();
     note_homes();
     worker_->submit(batch_);
@@ -276,6 +283,24 @@ void Simulation::advance(bool commit_first) {
     commit();
   }
   check_step();
+}
+
+// Steps wait for earlier ones, and for one that is still in the stages only where nothing else can be done. However
+// many are in flight, two of them sample for a sequence at most.
+void Simulation::check_waits() {
+  EXPECT_LT(batch_.after, batch_.step);
+  std::vector<SequenceId>& sampling = sampling_.emplace_back();
+  for (const StepBatch::Row& row : batch_.rows)
+    if (row.sample) sampling.push_back(scheduler_->sequence_in_slot(row.slot));
+  for (SequenceId id : sampling) {
+    const auto rows =
+        std::ranges::count_if(sampling_, [&](const auto& step) { return std::ranges::find(step, id) != step.end(); });
+    if (options_.overlap <= options_.stages + 1) {
+      EXPECT_LE(rows, 2);
+    }
+  }
+  counts_.waits += batch_.after + static_cast<uint64_t>(options_.stages) > batch_.step;
+  counts_.past += batch_.after > 0 && batch_.after + static_cast<uint64_t>(options_.stages) <= batch_.step;
 }
 
 // The blocks of the step's rows as the cache manager has them now.
@@ -320,7 +345,7 @@ void Simulation::check_tables() {
 
 void Simulation::commit() {
   StepResult result = worker_->execute(failure_, random_);
-  check_tables();
+  sampling_.pop_front();
   for (const SequenceOutput& output : scheduler_->commit(result)) take(output);
   check_starvation();
 }
@@ -403,7 +428,7 @@ void Simulation::check_starvation() {
   const int rows = std::min({options_.max_batch_size, options_.max_num_tokens, options_.max_logit_rows});
   const int turns = (options_.max_batch_size + rows - 1) / rows;
   const int held_back = static_cast<int>(options_.balance_wait_us);  // the clock may stand still, but not for ever
-  EXPECT_LE(steps_as_first_, 2 * (turns + 1) * (options_.max_seq_len + 2) + held_back)
+  EXPECT_LE(steps_as_first_, 2 * (turns + options_.stages) * (options_.max_seq_len + 2) + held_back)
       << "sequence " << first.second << " starves";
 }
 
@@ -441,6 +466,7 @@ void Simulation::report(Coverage& coverage) const {
   coverage.replaced += counts_.replaced;
   coverage.drafted += worker_->drafts_checked, coverage.accepted += worker_->drafts_accepted;
   coverage.left_out += worker_->rows_left_out;
+  coverage.shared += worker_->shared_steps, coverage.waits += counts_.waits, coverage.past += counts_.past;
   coverage.moved += counts_.moved, coverage.levelled += counts_.levelled;
 }
 
@@ -450,18 +476,19 @@ void print(const Coverage& coverage) {
       "preemptions %lu, "
       "copies %lu, releases %lu, discarded tokens %lu, rows from slots %lu, positions read %lu, table entries sent %lu "
       "of %lu used, %lu replaced, drafts checked %lu, accepted %lu, rows left out %lu, gone on at another home %lu, "
-      "steps of several homes %lu\n",
+      "steps of several homes %lu, begun beside others %lu, waiting for others %lu, for finished ones %lu\n",
       coverage.steps, coverage.finished, coverage.cancelled, coverage.failed, coverage.refused, coverage.preemptions,
       coverage.cached, coverage.resumed_cached, coverage.copies, coverage.releases, coverage.discarded,
       coverage.slot_rows, coverage.read, coverage.entries, coverage.table_blocks, coverage.replaced, coverage.drafted,
-      coverage.accepted, coverage.left_out, coverage.moved, coverage.levelled);
+      coverage.accepted, coverage.left_out, coverage.moved, coverage.levelled, coverage.shared, coverage.waits,
+      coverage.past);
 }
 
 TEST(Simulation, HundredThousandSteps) {
   Coverage coverage;
   for (uint32_t seed = 1; seed <= kConfigurations; ++seed) {
     SCOPED_TRACE("seed " + std::to_string(seed));
-    Simulation(seed, 1).run(coverage);
+    Simulation(seed, 1, 1).run(coverage);
     if (HasFailure()) return;
   }
   print(coverage);
@@ -484,7 +511,7 @@ TEST(Simulation, SeveralHomes) {
     Coverage coverage;
     for (uint32_t seed = 1; seed <= kConfigurations / 5; ++seed) {
       SCOPED_TRACE("seed " + std::to_string(seed) + ", homes " + std::to_string(homes));
-      Simulation(seed, homes).run(coverage);
+      Simulation(seed, homes, 1).run(coverage);
       if (HasFailure()) return;
     }
     print(coverage);
@@ -495,6 +522,30 @@ TEST(Simulation, SeveralHomes) {
     EXPECT_GT(coverage.releases, 500u);
     EXPECT_GT(coverage.replaced, 200u);
     EXPECT_GT(coverage.accepted, 5000u);
+  }
+}
+
+TEST(Simulation, SeveralStages) {
+  for (int stages : {2, 3, 4}) {
+    for (int homes : {1, 2}) {
+      Coverage coverage;
+      for (uint32_t seed = 1; seed <= kConfigurations / 8; ++seed) {
+        SCOPED_TRACE("seed " + std::to_string(seed) + ", stages " + std::to_string(stages) + ", homes " +
+                     std::to_string(homes));
+        Simulation(seed, homes, stages).run(coverage);
+        if (HasFailure()) return;
+      }
+      print(coverage);
+      EXPECT_GT(coverage.shared, 5000u);
+      EXPECT_GT(coverage.past, 500u);
+      EXPECT_LT(coverage.waits * 4, coverage.steps);
+      EXPECT_GT(coverage.preemptions, 50u);
+      EXPECT_GT(coverage.copies, 200u);
+      EXPECT_GT(coverage.releases, 500u);
+      EXPECT_GT(coverage.replaced, 500u);
+      EXPECT_GT(coverage.accepted, 3000u);
+      EXPECT_GT(coverage.left_out, 20u);
+    }
   }
 }
 
