@@ -57,11 +57,11 @@ struct HomeMetrics {
 // Of the loop that runs the steps (runtime/engine_core.h), with those of the scheduler and the cache.
 struct CoreMetrics {
   SchedulerMetrics scheduler;
-  std::vector<CacheGauges> cache;                  // per group of layers, of all homes together
-  double step_seconds = 0;                         // sum of the time inside steps
-  uint64_t images_encoded = 0, images_reused = 0;  // on all ranks
-  double idle_gap_seconds = 0;                     // sum of the time between steps while sequences were running
-  double sample_seconds = 0;                       // of step_seconds, in the sampler
+  std::vector<CacheGauges> cache;  // per group of layers, of all homes together
+  double step_seconds = 0;         // sum of the time inside steps
+  uint64_t images_encoded = 0, images_reused = 0;
+  double idle_gap_seconds = 0;  // sum of the time between steps while sequences were running
+  double sample_seconds = 0;    // of step_seconds, in the sampler
   // time to fill one grammar mask, of the last few thousand; 0: none was filled
   double mask_p50_seconds = 0, mask_p99_seconds = 0;
   int prefill_budget = 0;  // most prompt tokens of the next step
@@ -70,7 +70,7 @@ struct CoreMetrics {
   int stages = 1;
   uint64_t turns = 0, busy_stages = 0;
   std::vector<HomeMetrics> homes;
-  std::vector<uint64_t> images_of_ranks;  // encoded by each rank that has a vision tower of its own
+  std::vector<uint64_t> images_of_processes;  // encoded by each, if the model takes any
 
   // Of all groups together.
   CacheGauges blocks() const {

@@ -125,7 +125,7 @@ Result<std::unique_ptr<EngineCore>> EngineCore::create(Model model, std::unique_
                                          core->draft_ranks_ ? *core->draft_ranks_ : *core->ranks_, std::move(worker)));
   if (core->model().vision) {
     core->encoders_ = std::make_unique<ImageEncoders>(core->model(), *core->ranks_, vision);
-    core->images_encoded_.resize(static_cast<size_t>(core->encoders_->ranks()));
+    core->images_encoded_.resize(static_cast<size_t>(core->encoders_->processes()));
   }
   core->step_thread_ = std::thread([raw = core.get()] { raw->step_loop(); });
   core->engine_thread_ = std::thread([raw = core.get()] { raw->engine_loop(); });
@@ -189,8 +189,8 @@ void EngineCore::enqueue_images(SequenceId id, const Submission& submission) {
   step_wake_.notify_one();
 }
 
-// The step thread's: encodes for about as long as a decode step takes, so that running streams go on in between. Ranks
-// in other processes encode meanwhile, until the next step is announced.
+// The step thread's: encodes for about as long as a decode step takes, so that running streams go on in between. Other
+// processes encode meanwhile, until the next step is announced.
 void EngineCore::encode_slice(std::unique_lock<std::mutex>& lock) {
   constexpr double kSliceSeconds = 0.02;
   for (const double end = seconds() + kSliceSeconds; !encodings_.empty() && seconds() < end;) {
@@ -202,32 +202,32 @@ void EngineCore::encode_slice(std::unique_lock<std::mutex>& lock) {
   }
 }
 
-// In the order in which they came, to ranks that have none; a single one is rank 0's.
+// In the order in which they came, to processes that have none; a single one is for this process.
 void EngineCore::hand_out_images(std::unique_lock<std::mutex>& lock) {
   // Nobody waits for them any more: all were cancelled.
   std::erase_if(encodings_, [&](Encoding& e) {
-    if (e.rank >= 0) return false;
+    if (e.process >= 0) return false;
     std::erase_if(e.waiters,
                   [&](const Encoding::Waiter& w) { return !entries_.contains(static_cast<uint64_t>(w.id)); });
     return e.waiters.empty();
   });
-  for (int rank = 0; rank < encoders_->ranks(); ++rank) {
-    if (!encoders_->is_free(rank)) continue;
-    const auto next = std::ranges::find(encodings_, -1, &Encoding::rank);
+  for (int process = 0; process < encoders_->processes(); ++process) {
+    if (!encoders_->is_free(process)) continue;
+    const auto next = std::ranges::find(encodings_, -1, &Encoding::process);
     if (next == encodings_.end()) return;
-    next->rank = rank;
+    next->process = process;
     std::shared_ptr<const PreparedMedia> media = next->media;
     lock.unlock();
-    encoders_->begin(rank, std::move(media));
+    encoders_->begin(process, std::move(media));
     lock.lock();
   }
 }
 
 void EngineCore::finish_encoding(const ImageEncoders::Encoded& image) {
-  const auto found = std::ranges::find(encodings_, image.rank, &Encoding::rank);
+  const auto found = std::ranges::find(encodings_, image.process, &Encoding::process);
   const Encoding done = std::move(*found);
   encodings_.erase(found);
-  ++images_encoded_[static_cast<size_t>(image.rank)];
+  ++images_encoded_[static_cast<size_t>(image.process)];
   features_.insert(done.media->hash, image.features);
   for (const Encoding::Waiter& waiter : done.waiters) {
     waiter.prompt->features[waiter.index] = image.features;
@@ -485,7 +485,7 @@ CoreMetrics EngineCore::metrics() const {
                       .images_reused = images_reused_,
                       .idle_gap_seconds = idle_gap_seconds_,
                       .sample_seconds = sample_seconds_,
-                      .images_of_ranks = images_encoded_};
+                      .images_of_processes = images_encoded_};
   metrics.prefill_budget = scheduler_.prefill_budget();
   std::vector<float> masks(mask_seconds_.begin(),
                            mask_seconds_.begin() + static_cast<ptrdiff_t>(std::min(masks_filled_, kMasks)));

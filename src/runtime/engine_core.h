@@ -1,5 +1,5 @@
 // The engine loop, on two threads: the engine thread schedules and commits; the step thread runs the steps on the
-// worker, as thread 0 of the team that computes, and encodes images between them, with ranks in other processes. With
+// worker, as thread 0 of the team that computes, and encodes images between them, with the other processes. With
 // overlap, step n + 1 is scheduled and submitted while step n runs, and the host's work for step n (stop rules, text,
 // grammars) is done while step n + 1 runs; without it, the same code keeps one step in flight. Over pipeline stages as
 // many steps run as there are stages. docs/contract-engine.md says what holds between the two.
@@ -25,7 +25,7 @@
 #include "grammar/grammar.h"
 #include "media/processor.h"
 #include "runtime/feature_cache.h"
-#include "runtime/image_ranks.h"
+#include "runtime/image_encoders.h"
 #include "runtime/step_budget.h"
 #include "runtime/worker.h"
 #include "sched/scheduler.h"
@@ -135,7 +135,7 @@ class EngineCore {
   // An image to encode, and the sequences that wait for it.
   struct Encoding {
     std::shared_ptr<const PreparedMedia> media;
-    int rank = -1;  // that encodes it; -1: none yet
+    int process = -1;  // that encodes it; -1: none yet
     struct Waiter {
       SequenceId id;
       std::shared_ptr<MediaPrompt> prompt;
@@ -191,7 +191,7 @@ class EngineCore {
   std::deque<Encoding> encodings_;
   std::unique_ptr<ImageEncoders> encoders_;
   FeatureCache features_;
-  std::vector<uint64_t> images_encoded_;  // by each rank
+  std::vector<uint64_t> images_encoded_;  // by each process
   uint64_t images_reused_ = 0;
   double step_seconds_ = 0, idle_gap_seconds_ = 0;
   std::vector<SequenceOutput> outputs_;     // of the step being committed

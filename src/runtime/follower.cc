@@ -1,6 +1,6 @@
 #include "runtime/follower.h"
 
-#include "runtime/image_ranks.h"
+#include "runtime/image_encoders.h"
 #include "runtime/step_message.h"
 
 namespace weft {

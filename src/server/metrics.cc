@@ -182,13 +182,13 @@ void print_homes(std::string& out, const CoreMetrics& core) {
        [](const HomeMetrics& h) { return h.prompt_tokens; });
 }
 
-// With several vision towers: which rank has encoded how many.
+// With several vision towers: which process has encoded how many.
 void print_towers(std::string& out, const CoreMetrics& core) {
-  if (core.images_of_ranks.size() < 2) return;
-  describe(out, "weft_rank_images_encoded_total", kCounter, "Images and videos that a rank has encoded.");
-  for (size_t r = 0; r < core.images_of_ranks.size(); ++r)
-    out += "weft_rank_images_encoded_total{rank=\"" + std::to_string(r) + "\"} " +
-           number(static_cast<double>(core.images_of_ranks[r])) + "\n";
+  if (core.images_of_processes.size() < 2) return;
+  describe(out, "weft_process_images_encoded_total", kCounter, "Images and videos that a process has encoded.");
+  for (size_t r = 0; r < core.images_of_processes.size(); ++r)
+    out += "weft_process_images_encoded_total{process=\"" + std::to_string(r) + "\"} " +
+           number(static_cast<double>(core.images_of_processes[r])) + "\n";
 }
 
 }  // namespace

@@ -308,18 +308,18 @@ weft_pipeline_busy_stages_total 3500
   EXPECT_EQ(std::string(several).erase(several.find(stages), stages.size()), one);
 }
 
-// Those of vision towers stand there too, if several ranks have one.
+// Those of vision towers stand there too, if several processes have one.
 TEST(Metrics, Towers) {
   EngineMetrics engine = engine_metrics();
   const std::string one = ServerMetrics().prometheus({}, engine, 0);
-  engine.core.images_of_ranks = {8};
+  engine.core.images_of_processes = {8};
   EXPECT_EQ(ServerMetrics().prometheus({}, engine, 0), one);
-  engine.core.images_of_ranks = {5, 3};
+  engine.core.images_of_processes = {5, 3};
   const std::string towers =
-      R"(# HELP weft_rank_images_encoded_total Images and videos that a rank has encoded.
-# TYPE weft_rank_images_encoded_total counter
-weft_rank_images_encoded_total{rank="0"} 5
-weft_rank_images_encoded_total{rank="1"} 3
+      R"(# HELP weft_process_images_encoded_total Images and videos that a process has encoded.
+# TYPE weft_process_images_encoded_total counter
+weft_process_images_encoded_total{process="0"} 5
+weft_process_images_encoded_total{process="1"} 3
 )";
   const std::string several = ServerMetrics().prometheus({}, engine, 0);
   ASSERT_NE(several.find(towers), std::string::npos);

@@ -4,6 +4,7 @@ Their command line is  TEST --weft PROGRAM --plugin libweft_mpi.so [TEST...]; st
 built without MPI.
 """
 import argparse
+import json
 import os
 import shutil
 import struct
@@ -44,6 +45,22 @@ def write_png(path, width, height, seed):
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
         for name, data in chunks))
+
+
+def slow_tower():
+    """The folder of a model without weights whose images take some tenths of a second."""
+    to = folder / "slow-tower"
+    if to.exists():
+        return to
+    to.mkdir()
+    for file in (GOLDEN / "qwen2.5-vl").glob("*.json"):
+        text = json.loads(file.read_text())
+        if file.name == "config.json":
+            text["vision_config"] |= {"depth": 32, "hidden_size": 128, "intermediate_size": 336}
+        if file.name == "preprocessor_config.json":  # small files become 1024 patches
+            text |= {"min_pixels": 200704, "max_pixels": 200704}
+        (to / file.name).write_text(json.dumps(text))
+    return to
 
 
 def lines_of_weft(text):

@@ -1,4 +1,4 @@
-#include "runtime/image_ranks.h"
+#include "runtime/image_encoders.h"
 
 #include <algorithm>
 
@@ -8,7 +8,7 @@ namespace weft {
 
 namespace {
 
-// All but the pixels, which go to one rank, and the hash, which only rank 0 needs.
+// All but the pixels, which go to one process, and the hash, which the others do not need.
 void write_image(const PreparedMedia& m, ByteWriter& to) {
   to.put(m.pixel_values.size());
   to.put(m.kind), to.put_all(m.shape), to.put_all(m.positions);
@@ -33,19 +33,20 @@ size_t bytes_of(const std::vector<float>& values) { return values.size() * sizeo
 
 }  // namespace
 
-// ---- Rank 0 ---------------------------------------------------------------------------------------------------------
+// ---- The first process
+// ---------------------------------------------------------------------------------------------------------
 
 ImageEncoders::ImageEncoders(const Model& model, const RankTeam& ranks, TracedPlan* trace)
-    : processes_(ranks.processes()), vision_(model, ranks.threads(), trace) {
-  if (!processes_) return;
-  for (auto& line : processes_->peer_lines()) peers_.push_back({.line = std::move(line)});
+    : ranks_(ranks.processes()), vision_(model, ranks.threads(), trace) {
+  if (!ranks_) return;
+  for (auto& line : ranks_->peer_lines()) peers_.push_back({.line = std::move(line)});
 }
 
 ImageEncoders::~ImageEncoders() {
   if (all_free()) return;
   ByteWriter message;
   message.put(MessageKind::drop_images);
-  processes_->send(message.bytes());
+  ranks_->send(message.bytes());
   for (patience_.restart(); !all_free(); patience_.pause())
     for (Peer& peer : peers_)
       if (peer.media && look(peer)) peer.media.reset();
@@ -55,22 +56,22 @@ bool ImageEncoders::all_free() const {
   return std::ranges::none_of(peers_, [](const Peer& peer) { return peer.media != nullptr; });
 }
 
-void ImageEncoders::begin(int rank, std::shared_ptr<const PreparedMedia> media) {
-  if (rank == 0) {
+void ImageEncoders::begin(int process, std::shared_ptr<const PreparedMedia> media) {
+  if (process == 0) {
     own_ = std::move(media), own_begun_ = false;
     return;
   }
   ByteWriter message;
-  message.put(MessageKind::image), message.put(rank);
+  message.put(MessageKind::image), message.put(process);
   write_image(*media, message);
-  Peer& to = peer(rank);
+  Peer& to = peer(process);
   to.media = std::move(media);
   to.line->receive(&to.report, sizeof to.report);
-  processes_->send(message.bytes());
+  ranks_->send(message.bytes());
   to.line->send(to.media->pixel_values.data(), bytes_of(to.media->pixel_values));
 }
 
-// Whether the rank is done with its image.
+// Whether it is done with its image.
 bool ImageEncoders::look(Peer& peer) {
   peer.line->sent();
   while (peer.line->received("encoding an image")) {
@@ -89,10 +90,10 @@ bool ImageEncoders::look(Peer& peer) {
 
 std::vector<ImageEncoders::Encoded> ImageEncoders::work() {
   std::vector<Encoded> done;
-  for (int rank = 1; rank < ranks(); ++rank) {
-    Peer& other = peer(rank);
+  for (int process = 1; process < processes(); ++process) {
+    Peer& other = peer(process);
     if (!other.media || !look(other)) continue;
-    done.push_back({rank, std::move(other.features)});
+    done.push_back({process, std::move(other.features)});
     other.features.reset(), other.media.reset();
   }
   if (own_) {
@@ -116,15 +117,15 @@ std::shared_ptr<const MediaFeatures> ImageEncoders::run_own_piece() {
 
 // ---- The others -----------------------------------------------------------------------------------------------------
 
-ImageFollower::ImageFollower(const Model& model, ThreadTeam& team, ProcessRanks& processes)
-    : rank_(processes.rank()), vision_(model, team, nullptr), line_(std::move(processes.peer_lines().front())) {}
+ImageFollower::ImageFollower(const Model& model, ThreadTeam& team, ProcessRanks& ranks)
+    : process_(ranks.rank()), vision_(model, team, nullptr), line_(std::move(ranks.peer_lines().front())) {}
 
 ImageFollower::~ImageFollower() { wait_until_sent(); }
 
 void ImageFollower::begin(ByteReader& from) {
-  const int rank = from.take<int>();
+  const int process = from.take<int>();
   PreparedMedia media = read_image(from);
-  if (rank != rank_) return;
+  if (process != process_) return;
   media_ = std::move(media);
   line_->receive(media_.pixel_values.data(), bytes_of(media_.pixel_values));
   patience_.restart();
@@ -148,10 +149,10 @@ bool ImageFollower::work() {
     state_ = State::runs;
   }
   if (vision_.run_piece()) {
-    if (line_->sent()) report({});  // else there is one that rank 0 has not taken
+    if (line_->sent()) report({});  // else there is one that has not been taken
     return true;
   }
-  wait_until_sent();  // the features of the image before have come to rank 0
+  wait_until_sent();  // the features of the image before have been taken
   features_ = vision_.take();
   report({true, features_.rows, features_.cols});
   line_->send(features_.values.data(), bytes_of(features_.values));
