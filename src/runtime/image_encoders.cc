@@ -88,22 +88,30 @@ bool ImageEncoders::look(Peer& peer) {
   return false;
 }
 
-std::vector<ImageEncoders::Encoded> ImageEncoders::work() {
-  std::vector<Encoded> done;
+// Pixels on their way out, or features on their way back.
+bool ImageEncoders::anything_travels() {
+  return std::ranges::any_of(peers_, [](Peer& peer) { return peer.media && (peer.features || !peer.line->sent()); });
+}
+
+void ImageEncoders::collect(std::vector<Encoded>& done) {
   for (int process = 1; process < processes(); ++process) {
     Peer& other = peer(process);
     if (!other.media || !look(other)) continue;
     done.push_back({process, std::move(other.features)});
     other.features.reset(), other.media.reset();
   }
-  if (own_) {
-    if (auto features = run_own_piece()) done.push_back({0, std::move(features)});
-    patience_.restart();
-  } else if (!done.empty()) {
-    patience_.restart();
-  } else {
-    patience_.pause();
-  }
+}
+
+std::vector<ImageEncoders::Encoded> ImageEncoders::work() {
+  // On many networks both ends have to drive a large transfer on; with one look for each piece it would crawl.
+  constexpr double kTravel = 20e-3;
+  std::vector<Encoded> done;
+  collect(done);
+  for (Patience travel; done.empty() && anything_travels() && travel.waited() < kTravel; collect(done)) travel.pause();
+  if (!done.empty()) return patience_.restart(), done;  // so that these processes get their next images first
+  if (!own_) return patience_.pause(), done;
+  patience_.restart();
+  if (auto features = run_own_piece()) done.push_back({0, std::move(features)});
   return done;
 }
 
@@ -123,10 +131,8 @@ ImageFollower::ImageFollower(const Model& model, ThreadTeam& team, ProcessRanks&
 ImageFollower::~ImageFollower() { wait_until_sent(); }
 
 void ImageFollower::begin(ByteReader& from) {
-  const int process = from.take<int>();
-  PreparedMedia media = read_image(from);
-  if (process != process_) return;
-  media_ = std::move(media);
+  if (from.take<int>() != process_) return;
+  media_ = read_image(from);
   line_->receive(media_.pixel_values.data(), bytes_of(media_.pixel_values));
   patience_.restart();
   state_ = State::pixels_come;

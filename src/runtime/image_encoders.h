@@ -53,6 +53,8 @@ class ImageEncoders {
   Peer& peer(int process) { return peers_[static_cast<size_t>(process) - 1]; }
   const Peer& peer(int process) const { return peers_[static_cast<size_t>(process) - 1]; }
   bool look(Peer& peer);
+  void collect(std::vector<Encoded>& done);
+  bool anything_travels();
   bool all_free() const;
   std::shared_ptr<const MediaFeatures> run_own_piece();
 
