@@ -93,6 +93,7 @@ struct CoreMetrics {
   int stages = 1;
   uint64_t turns = 0, busy_stages = 0;
   std::vector<HomeMetrics> homes;
+  std::vector<uint64_t> images_of_processes;  // encoded by each, if the model takes any
   bool has_tier = false;
   TierMetrics tier;
 

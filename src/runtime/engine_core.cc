@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <numeric>
 
 #include "comm/process_ranks.h"
 #include "spec/ngram_drafter.h"
@@ -127,8 +128,10 @@ Result<std::unique_ptr<EngineCore>> EngineCore::create(Model model, std::unique_
     core->tier_ = std::make_unique<CacheTier>(options.store, CacheTier::Options{options.tier_always},
                                               core->worker_->runner(), core->mutex_, core->scheduler_,
                                               [raw = core.get()](SequenceId id) { raw->let_go_on(id); });
-  if (core->model().vision)
-    core->vision_ = std::make_unique<VisionEncoder>(core->model(), core->ranks_->threads(), vision);
+  if (core->model().vision) {
+    core->encoders_ = std::make_unique<ImageEncoders>(core->model(), *core->ranks_, vision);
+    core->images_encoded_.resize(static_cast<size_t>(core->encoders_->processes()));
+  }
   core->step_thread_ = std::thread([raw = core.get()] { raw->step_loop(); });
   core->engine_thread_ = std::thread([raw = core.get()] { raw->engine_loop(); });
   if (ProcessRanks* processes = core->ranks_->processes())
@@ -146,6 +149,7 @@ EngineCore::~EngineCore() {
   step_wake_.notify_all();
   if (step_thread_.joinable()) step_thread_.join();
   tier_.reset();
+  encoders_.reset();                                             // while the ranks listen
   if (ranks_->processes()) ranks_->processes()->on_failure({});  // they close after this, and that may fail
 }
 
@@ -186,42 +190,56 @@ void EngineCore::enqueue_images(SequenceId id, const Submission& submission) {
     if (submission.media_prompt->features[i]) continue;
     const auto same = [&](const Encoding& e) { return e.media->hash == submission.media[i]->hash; };
     auto found = std::find_if(encodings_.begin(), encodings_.end(), same);
-    if (found == encodings_.end()) encodings_.push_back({submission.media[i], {}}), found = std::prev(encodings_.end());
+    if (found == encodings_.end())
+      encodings_.push_back({submission.media[i], -1, {}}), found = std::prev(encodings_.end());
     else ++images_reused_;
     found->waiters.push_back({id, submission.media_prompt, static_cast<int>(i)});
   }
   step_wake_.notify_one();
 }
 
-// The step thread's: encodes for about as long as a decode step takes, so that running streams go on in between.
+// The step thread's: encodes for about as long as a decode step takes, so that running streams go on in between. Other
+// processes encode meanwhile, until the next step is announced.
 void EngineCore::encode_slice(std::unique_lock<std::mutex>& lock) {
   constexpr double kSliceSeconds = 0.02;
-  if (!encoding_begun_) {
-    // Nobody waits for it any more: all were cancelled.
-    std::erase_if(encodings_.front().waiters,
-                  [&](const Encoding::Waiter& w) { return !entries_.contains(static_cast<uint64_t>(w.id)); });
-    if (encodings_.front().waiters.empty()) return encodings_.pop_front();
+  for (const double end = seconds() + kSliceSeconds; !encodings_.empty() && seconds() < end;) {
+    hand_out_images(lock);
+    lock.unlock();
+    const std::vector<ImageEncoders::Encoded> done = encoders_->work();
+    lock.lock();
+    for (const ImageEncoders::Encoded& image : done) finish_encoding(image);
   }
-  const std::shared_ptr<const PreparedMedia> media = encodings_.front().media;
-  lock.unlock();
-  const double begin = seconds();
-  if (!std::exchange(encoding_begun_, true)) vision_->begin(*media);
-  bool more = true;
-  while (more && seconds() - begin < kSliceSeconds) more = vision_->run_piece();
-  std::shared_ptr<const MediaFeatures> features;
-  if (!more) features = std::make_shared<const MediaFeatures>(vision_->take());
-  lock.lock();
-  if (features) finish_encoding(std::move(features));
 }
 
-void EngineCore::finish_encoding(std::shared_ptr<const MediaFeatures> features) {
-  encoding_begun_ = false;
-  ++images_encoded_;
-  const Encoding done = std::move(encodings_.front());
-  encodings_.pop_front();
-  features_.insert(done.media->hash, features);
+// In the order in which they came, to processes that have none; a single one is for this process.
+void EngineCore::hand_out_images(std::unique_lock<std::mutex>& lock) {
+  // Nobody waits for them any more: all were cancelled.
+  std::erase_if(encodings_, [&](Encoding& e) {
+    if (e.process >= 0) return false;
+    std::erase_if(e.waiters,
+                  [&](const Encoding::Waiter& w) { return !entries_.contains(static_cast<uint64_t>(w.id)); });
+    return e.waiters.empty();
+  });
+  for (int process = 0; process < encoders_->processes(); ++process) {
+    if (!encoders_->is_free(process)) continue;
+    const auto next = std::ranges::find(encodings_, -1, &Encoding::process);
+    if (next == encodings_.end()) return;
+    next->process = process;
+    std::shared_ptr<const PreparedMedia> media = next->media;
+    lock.unlock();
+    encoders_->begin(process, std::move(media));
+    lock.lock();
+  }
+}
+
+void EngineCore::finish_encoding(const ImageEncoders::Encoded& image) {
+  const auto found = std::ranges::find(encodings_, image.process, &Encoding::process);
+  const Encoding done = std::move(*found);
+  encodings_.erase(found);
+  ++images_encoded_[static_cast<size_t>(image.process)];
+  features_.insert(done.media->hash, image.features);
   for (const Encoding::Waiter& waiter : done.waiters) {
-    waiter.prompt->features[waiter.index] = features;
+    waiter.prompt->features[waiter.index] = image.features;
     const bool complete = std::all_of(waiter.prompt->features.begin(), waiter.prompt->features.end(),
                                       [](const auto& f) { return f != nullptr; });
     if (complete) let_go_on(waiter.id);
@@ -482,8 +500,13 @@ int64_t EngineCore::steps() const {
 
 CoreMetrics EngineCore::metrics() const {
   const std::lock_guard lock(mutex_);
-  CoreMetrics metrics{scheduler_.metrics(), {}, step_seconds_, images_encoded_, images_reused_, idle_gap_seconds_,
-                      sample_seconds_};
+  CoreMetrics metrics{.scheduler = scheduler_.metrics(),
+                      .step_seconds = step_seconds_,
+                      .images_encoded = std::accumulate(images_encoded_.begin(), images_encoded_.end(), uint64_t{0}),
+                      .images_reused = images_reused_,
+                      .idle_gap_seconds = idle_gap_seconds_,
+                      .sample_seconds = sample_seconds_,
+                      .images_of_processes = images_encoded_};
   metrics.prefill_budget = scheduler_.prefill_budget();
   std::vector<float> masks(mask_seconds_.begin(),
                            mask_seconds_.begin() + static_cast<ptrdiff_t>(std::min(masks_filled_, kMasks)));

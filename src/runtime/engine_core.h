@@ -1,8 +1,8 @@
 // The engine loop, on two threads: the engine thread schedules and commits; the step thread runs the steps on the
-// worker, as thread 0 of the team that computes, and encodes images between them. With overlap, step n + 1 is scheduled
-// and submitted while step n runs, and the host's work for step n (stop rules, text, grammars) is done while step n + 1
-// runs; without it, the same code keeps one step in flight. Over pipeline stages as many steps run as there are stages.
-// docs/contract-engine.md says what holds between the two.
+// worker, as thread 0 of the team that computes, and encodes images between them, with the other processes. With
+// overlap, step n + 1 is scheduled and submitted while step n runs, and the host's work for step n (stop rules, text,
+// grammars) is done while step n + 1 runs; without it, the same code keeps one step in flight. Over pipeline stages as
+// many steps run as there are stages. docs/contract-engine.md says what holds between the two.
 //
 // It speaks tokens, not text: who submits a sequence gets its outputs on the engine thread and may end it.
 #pragma once
@@ -26,8 +26,8 @@
 #include "media/processor.h"
 #include "runtime/cache_tier.h"
 #include "runtime/feature_cache.h"
+#include "runtime/image_encoders.h"
 #include "runtime/step_budget.h"
-#include "runtime/vision_encoder.h"
 #include "runtime/worker.h"
 #include "sched/scheduler.h"
 #include "spec/drafter.h"
@@ -139,6 +139,7 @@ class EngineCore {
   // An image to encode, and the sequences that wait for it.
   struct Encoding {
     std::shared_ptr<const PreparedMedia> media;
+    int process = -1;  // that encodes it; -1: none yet
     struct Waiter {
       SequenceId id;
       std::shared_ptr<MediaPrompt> prompt;
@@ -166,7 +167,8 @@ class EngineCore {
   bool find_features(Submission& submission);
   void enqueue_images(SequenceId id, const Submission& submission);
   void encode_slice(std::unique_lock<std::mutex>& lock);
-  void finish_encoding(std::shared_ptr<const MediaFeatures> features);
+  void hand_out_images(std::unique_lock<std::mutex>& lock);
+  void finish_encoding(const ImageEncoders::Encoded& image);
   void let_go_on(SequenceId id);
 
   const CoreOptions options_;
@@ -191,12 +193,12 @@ class EngineCore {
   std::vector<float> mask_seconds_;  // ring
   size_t masks_filled_ = 0;
   double sample_seconds_ = 0;
-  std::deque<Encoding> encodings_;  // the first is being encoded
-  bool encoding_begun_ = false;     // on the step thread
-  std::unique_ptr<VisionEncoder> vision_;
+  std::deque<Encoding> encodings_;
+  std::unique_ptr<ImageEncoders> encoders_;
   std::unique_ptr<CacheTier> tier_;  // null: none
   FeatureCache features_;
-  uint64_t images_encoded_ = 0, images_reused_ = 0;
+  std::vector<uint64_t> images_encoded_;  // by each process
+  uint64_t images_reused_ = 0;
   double step_seconds_ = 0, idle_gap_seconds_ = 0;
   std::vector<SequenceOutput> outputs_;     // of the step being committed
   std::unordered_set<uint64_t> undecided_;  // in fill_masks()

@@ -170,6 +170,7 @@ const Taps& ModelRunner::taps() {
 void ModelRunner::announce(const StepBatch& batch, bool replay) {
   if (!ranks_.processes()) return;
   message_.clear();
+  message_.put(MessageKind::step);
   write_changes(batch, message_);
   message_.put(replay);
   write_inputs(first().executor(), model_.whole, message_);

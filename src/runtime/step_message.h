@@ -13,6 +13,9 @@
 
 namespace weft {
 
+// What a message begins with, of those that do not belong to a step that has begun. Drafts' rows and tokens do.
+enum class MessageKind : uint8_t { step, image, drop_images };  // images: image_encoders.h
+
 // What becomes of slots, blocks and tables before a step's rows: all of a StepBatch that a stage needs besides its
 // rows.
 void write_changes(const StepBatch& batch, ByteWriter& to);

@@ -212,6 +212,15 @@ void print_homes(std::string& out, const CoreMetrics& core) {
        [](const HomeMetrics& h) { return h.prompt_tokens; });
 }
 
+// With several vision towers: which process has encoded how many.
+void print_towers(std::string& out, const CoreMetrics& core) {
+  if (core.images_of_processes.size() < 2) return;
+  describe(out, "weft_process_images_encoded_total", kCounter, "Images and videos that a process has encoded.");
+  for (size_t r = 0; r < core.images_of_processes.size(); ++r)
+    out += "weft_process_images_encoded_total{process=\"" + std::to_string(r) + "\"} " +
+           number(static_cast<double>(core.images_of_processes[r])) + "\n";
+}
+
 }  // namespace
 
 void Histogram::observe(double value) {
@@ -261,6 +270,7 @@ std::string ServerMetrics::prometheus(const ModelInfo& model, const EngineMetric
   print_stages(out, engine.core);
   print_tier(out, engine.core);
   print_homes(out, engine.core);
+  print_towers(out, engine.core);
   print(out, "http_connections", "gauge", "Open connections.", connections);
   const std::lock_guard lock(mutex_);
   describe(out, "weft_request_success_total", kCounter, "Choices by the reason of their end.");

@@ -322,6 +322,24 @@ TEST(Metrics, Tier) {
     EXPECT_NE(text.find(std::string(line) + "\n"), std::string::npos) << line;
 }
 
+// Those of vision towers stand there too, if several processes have one.
+TEST(Metrics, Towers) {
+  EngineMetrics engine = engine_metrics();
+  const std::string one = ServerMetrics().prometheus({}, engine, 0);
+  engine.core.images_of_processes = {8};
+  EXPECT_EQ(ServerMetrics().prometheus({}, engine, 0), one);
+  engine.core.images_of_processes = {5, 3};
+  const std::string towers =
+      R"(# HELP weft_process_images_encoded_total Images and videos that a process has encoded.
+# TYPE weft_process_images_encoded_total counter
+weft_process_images_encoded_total{process="0"} 5
+weft_process_images_encoded_total{process="1"} 3
+)";
+  const std::string several = ServerMetrics().prometheus({}, engine, 0);
+  ASSERT_NE(several.find(towers), std::string::npos);
+  EXPECT_EQ(std::string(several).erase(several.find(towers), towers.size()), one);
+}
+
 // Those of homes stand behind the drafts', and only if there are several.
 TEST(Metrics, Homes) {
   EngineMetrics engine = engine_metrics();

@@ -41,6 +41,19 @@ def image_requests(model):
             for prompt in prompts.values() if prompt["images"] and not prompt["videos"]]
 
 
+def many_images(model):
+    """More images than there are ranks, of many sizes: one each, then pairs in which all of them come again."""
+    text = next(prompt["text"] for prompt in json.loads((jobs.GOLDEN / model / "prompts.json").read_text()).values()
+                if len(prompt["images"]) == 1 and not prompt["videos"])
+    names = [jobs.folder / f"{model}-{i}.png" for i in range(11)]
+    for i, name in enumerate(names):
+        jobs.write_png(name, 40 + 37 * i, 300 - 23 * i, i)
+    two = json.loads((jobs.GOLDEN / model / "prompts.json").read_text())["two"]["text"]
+    sets = [(text, [name]) for name in names] + [(two, [a, b]) for a, b in zip(names, reversed(names))]
+    return [{"prompt": text, "images": [str(image) for image in images], "max_tokens": 4, "temperature": 0, "seed": 5,
+             "logprobs": 2, "return_generation_logits": True} for text, images in sets]
+
+
 def without_counts(line):
     """How many tokens came out of the cache or out of drafts depends on the order in which steps ended."""
     answer = json.loads(line)
@@ -103,6 +116,13 @@ class Answers(unittest.TestCase):
         for model, *layouts in (("qwen2.5-vl", (2, "--tp-size", 2)), ("llama4", (4, "--tp-size", 2, "--pp-size", 2))):
             with self.subTest(model):
                 self.check(model, *layouts, requests=image_requests(model))
+
+    def test_many_images(self):
+        """Ranks encode them at the same time (serving_test.py counts how many each)."""
+        for model in ("qwen2.5-vl", "llama4"):
+            with self.subTest(model):
+                self.check(model, (2, "--tp-size", 2), (2, "--pp-size", 2), (4, "--tp-size", 4),
+                           requests=many_images(model))
 
     def test_images_in_cross_attention(self):
         """A folder without weights."""
