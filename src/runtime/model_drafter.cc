@@ -256,11 +256,13 @@ void ModelDrafter::choose(kernels::Part part) {
     return std::min(model_.vocab, static_cast<int>(int64_t{units} * index / part.count) * kUnit);
   };
   DraftChoice* mine = choices_.data() + static_cast<size_t>(part.index) * limits_.max_batch_size;
-  for (const Proposal& proposal : proposals_)
-    *mine++ = choose_draft({executor.output(home_of(proposal.sequence)) + proposal.output_row * executor.output_ld(),
-                            static_cast<size_t>(model_.vocab)},
-                           bound(part.index), bound(part.index + 1), model_.target_ids,
+  const int first = bound(part.index), last = bound(part.index + 1);
+  for (const Proposal& proposal : proposals_) {
+    const float* logits =
+        executor.output(home_of(proposal.sequence)) + proposal.output_row * executor.output_ld() + first;
+    *mine++ = choose_draft({logits, static_cast<size_t>(last - first)}, first, model_.target_ids,
                            *rows_[proposal.sequence].sampling, proposal.position);
+  }
 }
 
 void ModelDrafter::collect(int pass) {
