@@ -14,6 +14,7 @@
 // and by stages that can raise a logit.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
 
@@ -26,6 +27,14 @@ constexpr int kMostCandidates = 256;
 // In place of an id: nothing (the part has no more tokens above -inf), and in the first place of a part that has a
 // logit which is not finite, for the error of the whole row.
 constexpr int32_t kNoId = -1, kNotFiniteId = -2;
+
+// What ranks exchange. The bytes are aligned as a Candidate is.
+inline std::span<Candidate> as_candidates(std::span<std::byte> bytes) {
+  return {reinterpret_cast<Candidate*>(bytes.data()), bytes.size() / sizeof(Candidate)};
+}
+inline std::span<const Candidate> as_candidates(std::span<const std::byte> bytes) {
+  return {reinterpret_cast<const Candidate*>(bytes.data()), bytes.size() / sizeof(Candidate)};
+}
 
 // How many candidates each part has to give for the row (its parameters, state, mask and pending tokens; its logits are
 // not read); 0: all logits are needed.
