@@ -199,7 +199,11 @@ RankedRun run_on_ranks(const Plan& recorded, const std::shared_ptr<const Checkpo
   result.outputs.resize(sequences), result.taps.resize(sequences);
   Caches caches = reserve(result.shares, options.cache, sequences);
   RankedExecutor executor(result.shares, *options.table, team, {0, layout.size()}, caches.ranks,
-                          {kMaxTokens, kMaxTokens, static_cast<int>(sequences), kBlock * kBlocksEach});
+                          {.max_tokens = kMaxTokens,
+                           .max_outputs = kMaxTokens,
+                           .max_sequences = static_cast<int>(sequences),
+                           .max_seq_len = kBlock * kBlocksEach,
+                           .piece_rows = options.piece_rows});
   if (recorded.cross_group) write_images(executor, recorded, options);
   executor.summarise([](const OutputColumns& part, std::span<std::byte> to) {
     std::memcpy(to.data(), part.values.data(), part.values.size_bytes());
