@@ -77,6 +77,7 @@ class StepCounter {
   StepCost count() {
     for (const Op& op : plan_.ops)
       if (!op.images_only) std::visit([&](const auto& kind) { add(kind, op); }, op.kind);
+    add_outputs();
     return std::move(cost_);
   }
 
@@ -176,6 +177,15 @@ class StepCounter {
     exchange(op_name(op), gather_traffic(places_, rank_, piece));
   }
   void add(const SendOp&, const Op& op) { exchange(op_name(op), send_traffic(places_, rank_, part_bytes(op))); }
+
+  // Of ranks with all columns of the same rows the first one's.
+  void add_outputs() {
+    constexpr int64_t kCandidateBytes = 8;
+    const bool has_part =
+        plan_.output_part.all > 0 || places_.layout.attention_dp || rank_ % places_.layout.tensor == 0;
+    if (plan_.output.storage < 0 || !has_part || rank_ == 0) return;
+    exchange("outputs", output_traffic(places_, rank_, rows_of(Rows::outputs) * kCandidateBytes));
+  }
 
   void add_sum_of_product(const Op& op) {
     const int pieces = sum_pieces(rows_of(op.in[0].rows));

@@ -24,6 +24,8 @@
 //   send               to the rank of the same number in the next stage: rows x columns x 4 bytes, one round. A step
 //                      takes the sum over the stages; with as many steps under way as there are stages, the slowest one
 //                      says how many tokens a second come out
+//   outputs            every rank that has outputs, but rank 0, sends rank 0 the best candidate of each row, 8 bytes
+//                      (greedy; with top_k k of them, and for samples that need all logits 4 bytes a token of its part)
 #pragma once
 
 #include <cstdint>
@@ -102,8 +104,9 @@ ExpertLoad expert_load(const kernels::RouteRule& rule, int ranks, int64_t rows);
 // rank). `set`: among so many successive ranks; 0: those of the stage.
 Traffic reduce_traffic(const RankPlaces& places, int rank, int64_t own);
 Traffic gather_traffic(const RankPlaces& places, int rank, int64_t own, int set = 0);
-// One message to the next stage.
+// One message to the next stage, and one to rank 0.
 Traffic send_traffic(const RankPlaces& places, int rank, int64_t bytes);
+Traffic output_traffic(const RankPlaces& places, int rank, int64_t bytes);
 
 // One step on rank `rank`, whose share of the plan that is. With attention data parallelism the step of a home with the
 // most sequences. `form`, `cache` as above.

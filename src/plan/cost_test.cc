@@ -228,6 +228,22 @@ TEST(Cost, AStageHandsItsRowsOn) {
   EXPECT_DOUBLE_EQ(near.message_seconds, 0.064);
 }
 
+TEST(Cost, OutputsGoToRank0AsCandidates) {
+  // 3 rows, 8 bytes each, from rank 1 alone, which is on another node; a share of the plan without outputs has none.
+  Plan plan = SmallPlan(1).plan;
+  const RankPlaces places{{.tensor = 2, .experts = 2}, 2};
+  const auto traffic = [&](int rank) {
+    return step_cost(plan, places, rank, {3, 1, 5}, kMachine, WeightForm::f32, DType::f32).traffic;
+  };
+  EXPECT_FALSE(traffic(1).contains("outputs"));
+  plan.output = *plan.ops.back().out;
+  EXPECT_FALSE(traffic(1).contains("outputs")) << "both ranks have all columns";
+  plan.output_part = {0, 8, 16};
+  EXPECT_FALSE(traffic(0).contains("outputs"));
+  EXPECT_EQ(traffic(1).at("outputs"),
+            (Traffic{.messages = 1, .bytes = 24, .network_messages = 1, .network_bytes = 24, .network_rounds = 1}));
+}
+
 TEST(Cost, HomesHaveTheirShareOfTheSequences) {
   // Attention data parallelism of 2 ranks: 3 sequences are 2 at the busiest home, all 3 where rows are gathered.
   Plan plan = SmallPlan(1).plan;

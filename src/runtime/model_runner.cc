@@ -6,6 +6,7 @@
 #include "comm/process_ranks.h"
 #include "runtime/block_content.h"
 #include "runtime/step_message.h"
+#include "sampling/candidates.h"
 
 namespace weft {
 
@@ -68,6 +69,11 @@ Status ModelRunner::allocate(std::optional<DraftModel> draft, const RankTeam& dr
     draft_caches.insert(draft_caches.end(), stage->draft_caches().begin(), stage->draft_caches().end());
     stages_.push_back(std::move(stage));
   }
+  for (int i = 0; i < threads().size(); ++i)
+    scratch_.push_back(std::make_unique<Scratch>(model_.vocab, options_.max_seq_len));
+  stages_.back()->executor().summarise([this](const OutputColumns& part, std::span<std::byte> to) {
+    select_candidates(part.values, part.first, as_candidates(to), scratch(part.thread));
+  });
   if (draft) {
     const DrafterLimits limits{options_.max_num_tokens, options_.max_batch_size, options_.max_seq_len,
                                options_.most_drafts, options_.draft_scores};
@@ -103,7 +109,7 @@ void ModelRunner::enter(const StepBatch& batch) { apply(0, batch); }
 void ModelRunner::move_on(const Turn& turn) {
   std::rotate(places_.begin(), places_.end() - 1, places_.end());
   Place& entered = places_.front();
-  entered.batch = turn.entered, entered.replay = turn.replay;
+  entered.batch = turn.entered, entered.replay = turn.replay, entered.lane = turn.lane;
   entered.has_rows = turn.entered && first().executor().has_rows();
   if (entered.has_rows && stages_.size() > 1) {
     entered.inputs.clear();
@@ -128,7 +134,7 @@ void ModelRunner::run(const Turn& turn) {
   bool any = turn.tail != nullptr;
   for (size_t s = 0; s < stages_.size(); ++s) {
     if (!places_[s].has_rows) continue;
-    stages_[s]->executor().prepare(places_[s].replay, turn.lane);
+    stages_[s]->executor().prepare(places_[s].replay, places_[s].lane);
     any = true;
   }
   if (any) threads().run(walk_);
@@ -139,9 +145,9 @@ void ModelRunner::walk(int thread) {
   const auto stage = static_cast<size_t>(thread / each);
   if (places_[stage].has_rows) stages_[stage]->executor().walk_inside({thread % each, each});
   if (!turn_->tail) return;
-  if (thread == 0) stages_.back()->executor().take_outputs(turn_->finishes);
-  threads().barrier();
   const kernels::Part part{thread, threads().size()};
+  stages_.back()->executor().take_outputs(part, turn_->finishes);
+  threads().barrier();
   if (places_.front().has_rows) first().executor().run_behind(*turn_->tail, part);
   else (*turn_->tail)(part);
 }

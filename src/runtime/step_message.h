@@ -27,10 +27,11 @@ void read_inputs(ByteReader& from, const Plan& whole, RankedExecutor& executor);
 // A draft's rows, behind the target's sampling.
 void write_draft_rows(std::span<const DraftRow> rows, ByteWriter& to);
 
-// The rows, and the tokens that they point to.
+// The rows, and what they point to; of the parameters what draws a draft.
 struct ReadDraftRows {
   std::vector<DraftRow> rows;
   std::vector<std::vector<int32_t>> next, out;
+  std::vector<SamplingParams> sampling;
 };
 void read_draft_rows(ByteReader& from, ReadDraftRows& into);
 

@@ -22,6 +22,8 @@ def mixed_requests():
         {"temperature": 1.3, "top_p": 0.9, "top_k": 40, "logprobs": 3},
         {"temperature": 0.8, "presence_penalty": 0.7, "frequency_penalty": 0.4, "repetition_penalty": 1.2},
         {"temperature": 1, "n": 2, "min_p": 0.02},
+        {"temperature": 0.9, "top_k": 5, "top_p": 0.8, "min_p": 0.01, "min_tokens": 3, "ignore_eos": False},
+        {"temperature": 0, "presence_penalty": 0.7, "repetition_penalty": 1.2, "logit_bias": {"5": -3}},
         {"temperature": 1, "guided_regex": "[a-f]{3}-[0-9]{4}", "logprobs": 1},
         {"temperature": 0, "prompt_logprobs": 2, "return_context_logits": True},
         {"temperature": 0.7, "return_generation_logits": True, "max_tokens": 4},
@@ -87,7 +89,8 @@ class Answers(unittest.TestCase):
             self.assertEqual((len(got), different), (len(wanted), []), f"{model} {options}: lines that differ")
 
     def test_llama(self):
-        self.check("llama-3.1", (2, "--tp-size", 2), (4, "--tp-size", 2, "--pp-size", 2))
+        self.check("llama-3.1", (2, "--tp-size", 2), (4, "--tp-size", 2, "--pp-size", 2),
+                   (2, "--tp-size", 2, "--pp-size", 2))
 
     def test_prompts_of_many_rows(self):
         """Products in front of sums are computed in pieces from 512 rows on: sum_pieces() in src/plan/cpu_executor.h.
@@ -104,7 +107,8 @@ class Answers(unittest.TestCase):
         self.check("mixtral", (2, "--tp-size", 2, "--enable-attention-dp", "on"))
 
     def test_latent_attention_with_drafts(self):
-        self.check("deepseek-v3", (4, "--tp-size", 4, "--enable-attention-dp", "on"), (2, "--pp-size", 2), common=MTP)
+        self.check("deepseek-v3", (4, "--tp-size", 4, "--enable-attention-dp", "on"), (2, "--pp-size", 2),
+                   (2, "--tp-size", 2, "--pp-size", 2), common=MTP)
 
     def test_latent_attention_in_fp8_with_drafts(self):
         self.check("deepseek-v3-fp8", (2, "--tp-size", 2), common=MTP)
