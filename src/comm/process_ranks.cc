@@ -151,17 +151,17 @@ Status ProcessRanks::agree(const Status& mine) {
   return {};
 }
 
-int ProcessRanks::next_tag() {
-  WEFT_CHECK(next_tag_ <= kLastGroupTag) << "too many groups of ranks";
-  return next_tag_++;
+int ProcessRanks::next_tag(int count) {
+  WEFT_CHECK(next_tag_ + count - 1 <= kLastGroupTag) << "too many groups of ranks";
+  return std::exchange(next_tag_, next_tag_ + count);
 }
 
 std::unique_ptr<Delivery> ProcessRanks::delivery(int lanes) {
-  return std::make_unique<Delivery>(*link_, lanes, next_tag(), options_.deadline);
+  return std::make_unique<Delivery>(*link_, lanes, next_tag(1), options_.deadline);
 }
 
 std::vector<std::unique_ptr<PeerLine>> ProcessRanks::peer_lines() {
-  const int tag = next_tag();
+  const int tag = next_tag(1);
   std::vector<std::unique_ptr<PeerLine>> lines;
   for (int peer = rank() == 0 ? 1 : 0; peer < (rank() == 0 ? size() : 1); ++peer)
     lines.push_back(std::make_unique<PeerLine>(*link_, peer, tag, options_.deadline));
@@ -169,7 +169,7 @@ std::vector<std::unique_ptr<PeerLine>> ProcessRanks::peer_lines() {
 }
 
 std::unique_ptr<Communicator> ProcessRanks::communicator(std::vector<int> members, int threads) {
-  const int tag = next_tag();
+  const int tag = next_tag(kGroupTags);
   if (std::find(members.begin(), members.end(), rank()) == members.end()) return nullptr;
   return make_process_communicator(*link_, std::move(members), threads, tag, options_.deadline);
 }

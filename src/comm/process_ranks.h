@@ -115,7 +115,8 @@ class ProcessRanks {
     Transfers transfers;
   };
   void send_frame(Transfers& transfers, const Frame& frame);
-  int next_tag();
+  // The first of so many that no other group has.
+  int next_tag(int count);
   void show_life();  // the heartbeat's thread
   void stop_heartbeat();
 

@@ -2,7 +2,11 @@
 // (`weft plan`). Every number but the times follows from the plan; the times are a model of a machine that is described
 // by four numbers. Nothing here is measured.
 //
-//   time of a step     the sum over a stage's ops, plus its messages; nothing overlaps
+//   time of a step     the sum over a stage's ops, plus its messages
+//   overlap            the sum over ranks behind a product of 512 rows or more is taken in n = rows / 256 pieces
+//                      (sum_pieces()), and messages of one travel while the next is computed: both together take the
+//                      time of the product and of the messages less (n - 1) / n of the shorter of the two. Latency
+//                      counts for every piece
 //   an op              max(bytes / memory bandwidth, FLOPs / peak)
 //                      bytes: weights that the op reads, once for all rows, and the cached tokens that its rows see;
 //                      activations stay in the processor's caches and cost nothing
@@ -74,9 +78,10 @@ struct StepCost {
   double weight_bytes = 0, cache_bytes = 0, flops = 0;  // read and computed; of experts the average
   double compute_seconds = 0;                           // with the slowest rank's experts
   double message_seconds = 0;
+  double hidden_seconds = 0;               // of these, behind products
   std::map<std::string, Traffic> traffic;  // by op_name()
   Traffic sent() const;
-  double seconds() const { return compute_seconds + message_seconds; }
+  double seconds() const { return compute_seconds + message_seconds - hidden_seconds; }
 };
 
 // The decoder layers [first, last) that a share's ops belong to, as their paths count them ("model.layers.3.mlp").

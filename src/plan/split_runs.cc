@@ -185,7 +185,11 @@ RankedRun run_on_ranks(const Plan& recorded, const std::shared_ptr<const Checkpo
   result.outputs.resize(sequences), result.taps.resize(sequences);
   Caches caches = reserve(result.shares, options.cache, sequences);
   RankedExecutor executor(result.shares, *options.table, team, {0, layout.size()}, caches.ranks,
-                          {kMaxTokens, kMaxTokens, static_cast<int>(sequences), kBlock * kBlocksEach});
+                          {.max_tokens = kMaxTokens,
+                           .max_outputs = kMaxTokens,
+                           .max_sequences = static_cast<int>(sequences),
+                           .max_seq_len = kBlock * kBlocksEach,
+                           .piece_rows = options.piece_rows});
   if (recorded.cross_group) write_images(executor, recorded, options);
   std::vector<int> position(sequences);
   for (const std::vector<StepRows>& step : options.steps) run_step(executor, step, options, position, result);

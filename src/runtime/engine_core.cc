@@ -108,6 +108,7 @@ Result<std::unique_ptr<EngineCore>> EngineCore::create(Model model, std::unique_
                                 .overlap = steps,
                                 .speculation = options.speculation,
                                 .draft_ahead = draft_ahead(draft),
+                                .store = options.store != nullptr,
                                 .balance_wait_us = options.balance_wait_us};
   WEFT_TRY(Scheduler scheduler, Scheduler::create(limits, std::move(caches)));
   WorkerOptions worker{.runner = std::move(runner),
@@ -123,6 +124,10 @@ Result<std::unique_ptr<EngineCore>> EngineCore::create(Model model, std::unique_
       new EngineCore(std::move(ranks), std::move(draft_ranks), options, std::move(scheduler), steps));
   WEFT_TRY(core->worker_, Worker::create(std::move(model), std::move(draft), *core->ranks_,
                                          core->draft_ranks_ ? *core->draft_ranks_ : *core->ranks_, std::move(worker)));
+  if (options.store)
+    core->tier_ = std::make_unique<CacheTier>(options.store, CacheTier::Options{options.tier_always},
+                                              core->worker_->runner(), core->mutex_, core->scheduler_,
+                                              [raw = core.get()](SequenceId id) { raw->let_go_on(id); });
   if (core->model().vision) {
     core->encoders_ = std::make_unique<ImageEncoders>(core->model(), *core->ranks_, vision);
     core->images_encoded_.resize(static_cast<size_t>(core->encoders_->processes()));
@@ -143,7 +148,8 @@ EngineCore::~EngineCore() {
   if (engine_thread_.joinable()) engine_thread_.join();
   step_wake_.notify_all();
   if (step_thread_.joinable()) step_thread_.join();
-  encoders_.reset();                                             // while the ranks listen
+  tier_.reset();
+  encoders_.reset();                                             // while the other processes listen
   if (ranks_->processes()) ranks_->processes()->on_failure({});  // they close after this, and that may fail
 }
 
@@ -153,12 +159,15 @@ Result<SequenceId> EngineCore::submit(Submission submission) {
   if (!failure_.empty()) return Error(Code::unavailable, failure_);
   submission.sequence.media = submission.media_prompt;
   submission.sequence.whole_media = model().plan().joined_images;
-  submission.sequence.held = !find_features(submission);
-  const bool held = submission.sequence.held;
+  const bool lacks_images = !find_features(submission);
+  submission.sequence.held = lacks_images || tier_;
   WEFT_TRY(const SequenceId id, scheduler_.add(std::move(submission.sequence)));
-  if (held) enqueue_images(id, submission);
-  entries_.emplace(static_cast<uint64_t>(id),
-                   std::make_shared<Entry>(Entry{std::move(submission.sink), std::move(submission.grammar)}));
+  if (lacks_images) enqueue_images(id, submission);
+  const int waits = lacks_images + (tier_ != nullptr);
+  entries_.emplace(
+      static_cast<uint64_t>(id),
+      std::make_shared<Entry>(Entry{std::move(submission.sink), std::move(submission.grammar), {}, waits}));
+  if (tier_) tier_->import(id);
   engine_wake_.notify_one();
   return id;
 }
@@ -233,8 +242,14 @@ void EngineCore::finish_encoding(const ImageEncoders::Encoded& image) {
     waiter.prompt->features[waiter.index] = image.features;
     const bool complete = std::all_of(waiter.prompt->features.begin(), waiter.prompt->features.end(),
                                       [](const auto& f) { return f != nullptr; });
-    if (complete) scheduler_.release(waiter.id);
+    if (complete) let_go_on(waiter.id);
   }
+}
+
+// One reason less why the sequence is held.
+void EngineCore::let_go_on(SequenceId id) {
+  const auto found = entries_.find(static_cast<uint64_t>(id));
+  if (found != entries_.end() && --found->second->waits == 0) scheduler_.release(id);
   engine_wake_.notify_one();
 }
 
@@ -246,6 +261,7 @@ void EngineCore::cancel(SequenceId id) {
   // Its grammar is still needed if a step in flight waits for its mask; begin_masks and fill_masks cope with its
   // absence.
   entry = entries_.extract(static_cast<uint64_t>(id));
+  if (tier_) tier_->wake_exporter();
   engine_wake_.notify_one();
 }
 
@@ -369,6 +385,10 @@ void EngineCore::commit_step(std::unique_lock<std::mutex>& lock) {
   outputs_.assign(committed.begin(), committed.end());
   free_.push_back(index);
   adapt_budget(steps_[index]);
+  if (tier_) {
+    tier_->measured(steps_[index].prompt_tokens, steps_[index].seconds);
+    tier_->wake_exporter();
+  }
   // The text side may take its time (and submit or cancel), so it runs without the lock.
   for (SequenceOutput& output : outputs_) {
     const auto found = entries_.find(static_cast<uint64_t>(output.id));
@@ -467,6 +487,7 @@ void EngineCore::run_step(std::unique_lock<std::mutex>& lock, double& last_end) 
   step.seconds = end - std::max(step.began, last_finish_);
   last_finish_ = end;
   finished_ = step.batch.step;
+  if (tier_) tier_->step_finished(finished_);
   done_.push_back(running_.front());
   running_.pop_front();
   engine_wake_.notify_one();
@@ -498,6 +519,7 @@ CoreMetrics EngineCore::metrics() const {
       metrics.cache[g] += scheduler_.cache(home).gauges(static_cast<int>(g));
   metrics.stages = scheduler_.options().stages, metrics.turns = turns_, metrics.busy_stages = busy_stages_;
   metrics.homes = scheduler_.home_metrics();
+  if ((metrics.has_tier = tier_ != nullptr)) metrics.tier = tier_->metrics();
   return metrics;
 }
 

@@ -24,6 +24,7 @@
 #include "core/step.h"
 #include "grammar/grammar.h"
 #include "media/processor.h"
+#include "runtime/cache_tier.h"
 #include "runtime/feature_cache.h"
 #include "runtime/image_encoders.h"
 #include "runtime/step_budget.h"
@@ -46,9 +47,11 @@ struct CoreOptions {
   SamplerKind sampler = SamplerKind::fused;
   ProcessorKinds processors;
   SpeculationOptions speculation;
-  std::shared_ptr<Drafter> drafter;  // a program's own, in place of n-grams; null: none
-  bool draft_scores = false;         // scores come with what the drafts' model makes of the prompt
-  std::shared_ptr<PlanTrace> trace;  // of all steps and images; null: none
+  std::shared_ptr<Drafter> drafter;   // a program's own, in place of n-grams; null: none
+  bool draft_scores = false;          // scores come with what the drafts' model makes of the prompt
+  std::shared_ptr<PlanTrace> trace;   // of all steps and images; null: none
+  std::shared_ptr<BlockStore> store;  // the cache's tier (cache_tier.h); null: none. All ranks are in this process
+  bool tier_always = false;           // see CacheTier::Options
 };
 
 struct Submission {
@@ -115,6 +118,7 @@ class EngineCore {
     std::function<bool(const SequenceOutput&)> sink;
     std::unique_ptr<Grammar> grammar;
     std::vector<int32_t> drafts;  // of a guided sequence: those that its next row may check
+    int waits = 0;                // reasons why it is held: its images, its blocks in the tier
   };
   // The masks of a guided row: one for the sampled token, and one behind each draft.
   struct GuidedRow {
@@ -165,6 +169,7 @@ class EngineCore {
   void encode_slice(std::unique_lock<std::mutex>& lock);
   void hand_out_images(std::unique_lock<std::mutex>& lock);
   void finish_encoding(const ImageEncoders::Encoded& image);
+  void let_go_on(SequenceId id);
 
   const CoreOptions options_;
   std::unique_ptr<RankTeam> ranks_, draft_ranks_;
@@ -190,6 +195,7 @@ class EngineCore {
   double sample_seconds_ = 0;
   std::deque<Encoding> encodings_;
   std::unique_ptr<ImageEncoders> encoders_;
+  std::unique_ptr<CacheTier> tier_;  // null: none
   FeatureCache features_;
   std::vector<uint64_t> images_encoded_;  // by each process
   uint64_t images_reused_ = 0;

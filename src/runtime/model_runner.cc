@@ -4,6 +4,7 @@
 
 #include "base/check.h"
 #include "comm/process_ranks.h"
+#include "runtime/block_content.h"
 #include "runtime/step_message.h"
 
 namespace weft {
@@ -52,7 +53,12 @@ Result<std::unique_ptr<ModelRunner>> ModelRunner::create(Model model, std::optio
 
 Status ModelRunner::allocate(std::optional<DraftModel> draft, const RankTeam& draft_ranks) {
   std::vector<std::vector<LayerGroup>> draft_groups;
-  if (draft) draft_groups = ModelDrafter::groups_of(*draft);
+  for (const LayerGroup& group : model_.whole.groups) groups_.push_back({group, model_.kv_dtype});
+  if (draft) {
+    draft_groups = ModelDrafter::groups_of(*draft);
+    for (const DraftStage& stage : draft->stages)
+      for (const LayerGroup& group : stage.whole.groups) groups_.push_back({group, draft->kv_dtype});
+  }
   const int count = ranks_.ranks() / ranks_.stages();
   std::vector<CacheMemory> draft_caches;
   for (int s = 0; s < ranks_.stages(); ++s) {
@@ -138,6 +144,18 @@ void ModelRunner::walk(int thread) {
   const kernels::Part part{thread, threads().size()};
   if (places_.front().has_rows) first().executor().run_behind(*turn_->tail, part);
   else (*turn_->tail)(part);
+}
+
+size_t ModelRunner::block_content_bytes(int group) const {
+  return weft::block_content_bytes(groups_[group].whole, groups_[group].dtype, options_.tokens_per_block);
+}
+
+void ModelRunner::read_block(int home, int group, int32_t block, std::span<std::byte> content) const {
+  for (const auto& stage : stages_) stage->read_block(home, group, block, groups_[group].whole, content);
+}
+
+void ModelRunner::write_block(int home, int group, int32_t block, std::span<const std::byte> content) {
+  for (const auto& stage : stages_) stage->write_block(home, group, block, groups_[group].whole, content);
 }
 
 const Taps& ModelRunner::taps() {

@@ -51,6 +51,13 @@ class ModelRunner {
   };
   void run(const Turn& turn);
 
+  // Blocks of the cache, of the model's groups and then its draft's, as all ranks together have them (block_content.h).
+  // Ranks in other processes have a part of their own, so all must be here. Any thread, beside steps that leave the
+  // block alone.
+  size_t block_content_bytes(int group) const;
+  void read_block(int home, int group, int32_t block, std::span<std::byte> content) const;
+  void write_block(int home, int group, int32_t block, std::span<const std::byte> content);
+
   // What the target left for a draft in the step that has left the last stage.
   const Taps& taps();
   // To ranks in other processes, where there are any (step_message.h): the step that has entered and whose inputs are
@@ -78,6 +85,11 @@ class ModelRunner {
   RunnerOptions options_;
   std::vector<std::unique_ptr<StageRunner>> stages_;
   std::vector<Place> places_;  // per stage
+  struct Group {
+    LayerGroup whole;
+    DType dtype;
+  };
+  std::vector<Group> groups_;  // of all ranks together
   std::unique_ptr<ModelDrafter> drafter_;
   ByteWriter message_;
   Taps taps_;

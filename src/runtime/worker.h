@@ -69,6 +69,7 @@ class Worker {
   double sample_seconds() const { return sample_seconds_; }
 
   const Model& model() const { return model_; }
+  ModelRunner& runner() { return *runner_; }
   const RankedExecutor& executor() const { return inputs_; }
   const DraftModel* draft() const { return model_drafter_ ? &model_drafter_->model() : nullptr; }
 

@@ -89,6 +89,17 @@ class Answers(unittest.TestCase):
     def test_llama(self):
         self.check("llama-3.1", (2, "--tp-size", 2), (4, "--tp-size", 2, "--pp-size", 2))
 
+    def test_prompts_of_many_rows(self):
+        """Products in front of sums are computed in pieces from 512 rows on: sum_pieces() in src/plan/cpu_executor.h.
+        A row that was sent too early is in all logits behind it. Logprobs of prompts would make steps of 256 rows."""
+        requests = [{"prompt": " ".join(str(i * step) for i in range(count)), "max_tokens": 4, "seed": step,
+                     "temperature": 0.8, "return_generation_logits": True}
+                    for step, count in ((3, 300), (7, 90), (11, 500))]
+        for model, chunk in (("llama-3.1", 512), ("qwen3", 1111)):
+            with self.subTest(model):
+                self.check(model, (0, "--tp-size", 2), (2, "--tp-size", 2), (4, "--tp-size", 4), requests=requests,
+                           common=("--chunked-prefill-size", chunk))
+
     def test_experts_with_attention_data_parallelism(self):
         self.check("mixtral", (2, "--tp-size", 2, "--enable-attention-dp", "on"))
 

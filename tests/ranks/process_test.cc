@@ -29,6 +29,7 @@ class Processes : public ::testing::TestWithParam<int> {
 
 TEST_P(Processes, gather) { check_gather(carrier_, GetParam()); }
 TEST_P(Processes, reduce) { check_reduce(carrier_, GetParam()); }
+TEST_P(Processes, reduce_pieces) { check_reduce_pieces(carrier_, GetParam()); }
 TEST_P(Processes, exchange) { check_exchange(carrier_, GetParam()); }
 TEST_P(Processes, broadcast) { check_broadcast(carrier_, GetParam()); }
 TEST_P(Processes, random_calls) { check_random_calls(carrier_, GetParam()); }
