@@ -149,7 +149,7 @@ EngineCore::~EngineCore() {
   step_wake_.notify_all();
   if (step_thread_.joinable()) step_thread_.join();
   tier_.reset();
-  encoders_.reset();                                             // while the ranks listen
+  encoders_.reset();                                             // while the other processes listen
   if (ranks_->processes()) ranks_->processes()->on_failure({});  // they close after this, and that may fail
 }
 
