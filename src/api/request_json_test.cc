@@ -202,7 +202,7 @@ TEST(RequestJson, RefusedChatFields) {
           {R"("logit_bias": [[1, 2]])", "logit_bias"},
           {R"("logit_bias": {"5": "x"})", "logit_bias[5]"},
           {R"("logprobs": true, "top_logprobs": -1)", "top_logprobs"},
-          {R"("logprobs": true, "top_logprobs": 21)", "top_logprobs"},
+          {R"("logprobs": true, "top_logprobs": 129)", "top_logprobs"},
           {R"("top_logprobs": 2)", "top_logprobs"},
           {R"("logprobs": 3)", "logprobs"},
           {R"("seed": 9223372036854775808)", "seed"},
