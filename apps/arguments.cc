@@ -279,9 +279,9 @@ void add_batch(CLI::App* batch, Arguments& a) {
       ->type_name("IN.jsonl")
       ->required();
   batch->add_option("--out", a.out, "Answers, one JSON object a line; absent: standard output")->type_name("OUT.jsonl");
-  CLI::Option* url = add_text(batch, "--url", a.url,
-                              "Send the requests to the server there instead of loading a model, http://HOST:PORT",
-                              "URL");
+  CLI::Option* url =
+      add_text(batch, "--url", a.url,
+               "Send the requests to the server there instead of loading a model, http://HOST:PORT", "URL");
   CLI::Option* const options[] = {
       add_number(batch, "--concurrency", a.concurrency, "--url: requests at once", 1, 65536),
       add_number(batch, "--wait", a.wait_s,

@@ -66,7 +66,8 @@ std::string output_line(const RequestLine& line, const BatchOutcome& outcome) {
                                   {"accepted_tokens", outcome.usage.accepted_tokens}}));
   if (!outcome.error && line.prompt_logprobs >= 0 && outcome.prompt)
     json.set("prompt_logprobs", logprobs_json(*outcome.prompt, true));
-  if (!outcome.error && outcome.prompt_logits) json.set("context_logits", logits_json(*outcome.prompt_logits, outcome.vocab));
+  if (!outcome.error && outcome.prompt_logits)
+    json.set("context_logits", logits_json(*outcome.prompt_logits, outcome.vocab));
   if (!outcome.warnings.empty()) {
     Json warnings = Json::array();
     for (const std::string& warning : outcome.warnings) warnings.push_back(warning);

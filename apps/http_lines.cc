@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
+#include <cmath>
 #include <limits>
 #include <span>
 
@@ -43,7 +44,7 @@ Result<std::string> as_url(const std::string& address, const std::string& name) 
   return "data:application/octet-stream;base64," + base64(file->bytes());
 }
 
-// Lists of addresses, once they have been checked. `name`: of the first of them.
+// Lists of addresses, once they have been checked. Errors call each of them by `name` and its number.
 Result<Json> as_urls(const Json& addresses, const std::string& name) {
   Json urls = Json::array();
   for (const Json& address : addresses.items()) {
@@ -62,7 +63,8 @@ Result<Json> videos_as_urls(const Json& videos) {
   return all;
 }
 
-// The part of a message, which has been checked, with URLs in the place of files. Counts the images and videos of all messages.
+// The part of a message, which has been checked, with URLs in the place of files. Counts the images and videos of all
+// messages.
 Result<Json> part_as_urls(Json part, int& images, int& videos) {
   const std::string& type = part.find("type")->as_string();
   if (type == "video") {
@@ -144,7 +146,9 @@ int int_in(const Json& json, std::string_view name) {
 }
 
 float float_of(const Json& value) {
-  return value.is_number() ? static_cast<float>(value.as_number()) : std::numeric_limits<float>::quiet_NaN();
+  constexpr double kMost = std::numeric_limits<float>::max();
+  if (!value.is_number() || std::abs(value.as_number()) > kMost) return std::numeric_limits<float>::quiet_NaN();
+  return static_cast<float>(value.as_number());
 }
 
 // "token_id:17" and "17"; -1 for what is neither.
@@ -162,7 +166,8 @@ void add_chat_logprobs(const Json& logprobs, std::vector<TokenInfo>& tokens) {
   tokens.resize(std::max(tokens.size(), content.size()), {-1, {}, 0, {}});
   for (size_t i = 0; i < content.size(); ++i) {
     if (tokens[i].token < 0) tokens[i].token = token_of(text_in(content[i], "token"));
-    if (const Json* value = content[i].find("logprob"); value && value->is_number()) tokens[i].logprob = float_of(*value);
+    if (const Json* value = content[i].find("logprob"); value && value->is_number())
+      tokens[i].logprob = float_of(*value);
     for (const Json& other : list_in(content[i], "top_logprobs"))
       if (const Json* value = other.find("logprob"))
         tokens[i].top.push_back({token_of(text_in(other, "token")), float_of(*value)});
@@ -180,7 +185,8 @@ void add_completion_logprobs(const Json& logprobs, int count, std::vector<TokenI
     if (i < values.size() && values[i].is_number()) tokens[i].logprob = float_of(values[i]);
     if (i >= tops.size() || !tops[i].is_object()) continue;
     for (const auto& [token, value] : tops[i].members())
-      if (tokens[i].top.size() < static_cast<size_t>(count)) tokens[i].top.push_back({token_of(token), float_of(value)});
+      if (tokens[i].top.size() < static_cast<size_t>(count))
+        tokens[i].top.push_back({token_of(token), float_of(value)});
   }
 }
 
@@ -256,8 +262,8 @@ void add_prompt(const RequestLine& line, const Json& json, const Json& first, Ba
 }
 
 const Code* code_named(std::string_view text) {
-  static constexpr Code all[] = {Code::invalid_argument, Code::not_found,         Code::unsupported, Code::resource_exhausted,
-                                 Code::data_corrupt,     Code::cancelled,         Code::internal,    Code::deadline_exceeded,
+  static constexpr Code all[] = {Code::invalid_argument, Code::not_found,  Code::unsupported, Code::resource_exhausted,
+                                 Code::data_corrupt,     Code::cancelled,  Code::internal,    Code::deadline_exceeded,
                                  Code::context_overflow, Code::unavailable};
   const auto found = std::ranges::find_if(all, [&](Code code) { return text == name(code); });
   return found == std::end(all) ? nullptr : found;

@@ -16,7 +16,7 @@ using namespace request_fields;
 constexpr size_t kMaxMembers = 1000;  // of a request; also keeps lookups cheap
 constexpr size_t kMaxStops = 64;
 constexpr size_t kMaxStopBytes = 64 * 1024;  // of one stop string
-constexpr int kMaxLogprobs = 128;            // for each token; OpenAI's limit in chats is 20
+constexpr int kMaxLogprobs = 20;             // for each token: OpenAI's limit in chats, and what validate() takes
 
 constexpr unsigned bit(RequestKind kind) { return 1u << static_cast<unsigned>(kind); }
 constexpr unsigned kChat = bit(RequestKind::chat), kCompletion = bit(RequestKind::completion);

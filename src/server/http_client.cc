@@ -91,12 +91,13 @@ class HttpClient::Core {
     request.body() = std::move(body);
     request.prepare_payload();
     ++pending_;
-    net::co_spawn(io_, exchange(std::move(request)), [this, done = std::move(done)](std::exception_ptr thrown,
-                                                                                    HttpReply reply) {
-      --pending_;
-      if (thrown) reply = failure({}, HttpReply::Failure::broken, timeout_), reply.problem = "out of memory";
-      if (!stopped_) done(std::move(reply));
-    });
+    net::co_spawn(io_, exchange(std::move(request)),
+                  [this, done = std::move(done)](std::exception_ptr thrown, HttpReply reply) {
+                    --pending_;
+                    if (thrown)
+                      reply = failure({}, HttpReply::Failure::broken, timeout_), reply.problem = "out of memory";
+                    if (!stopped_) done(std::move(reply));
+                  });
   }
 
   void after(std::chrono::milliseconds pause, std::function<void()> work) {
@@ -125,8 +126,8 @@ class HttpClient::Core {
   static auto token(error_code& error) { return net::redirect_error(net::use_awaitable, error); }
 
   net::awaitable<HttpReply> exchange(Request request) {
-    for (;;) {
-      const bool used = !resting_.empty();
+    for (bool first = true;; first = false) {
+      const bool used = first && !resting_.empty();
       std::unique_ptr<Connection> connection;
       if (used) connection = std::move(resting_.back()), resting_.pop_back();
       else connection = std::make_unique<Connection>(io_);
