@@ -100,6 +100,22 @@ void add_engine_options(CLI::App* app, EngineOptions& o) {
          "Memory of the KV cache, e.g. 4G or 512M; 0: a share of what is free")
       ->type_name("SIZE")
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+  app->add_option_function<std::string>(
+         "--kv-cache-tier",
+         [&o](const std::string& text) {
+           const size_t colon = text.find_last_of(':');
+           if (colon == std::string::npos || colon == 0)
+             throw CLI::ValidationError("--kv-cache-tier", "a folder and a size are wanted, DIR:SIZE, got " + text);
+           const auto bytes = parse_size(text.substr(colon + 1));
+           if (!bytes.ok()) throw CLI::ValidationError("--kv-cache-tier", bytes.error().message());
+           o.kv_cache_tier = text.substr(0, colon), o.kv_cache_tier_bytes = *bytes;
+         },
+         "Keep blocks of the KV cache in this folder as well, up to this size, for later requests, processes and "
+         "starts")
+      ->type_name("DIR:SIZE")
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+  add_choice(app, "--kv-cache-tier-use", o.kv_cache_tier_use,
+             "Read blocks of --kv-cache-tier where that is faster than computing them, or always");
   add_number(app, "--kv-cache-events", o.kv_cache_events,
              "Keep this many changes of the cache's index for /kv_cache_events; 0: none", 0, 1 << 24);
   add_switch(app, "--enable-chunked-prefill", o.enable_chunked_prefill,

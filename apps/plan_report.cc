@@ -89,13 +89,13 @@ std::string traffic_text(const Estimate& e, const StepEstimate& step) {
 
 std::string stages_text(const Estimate& e, const StepEstimate& step) {
   std::string text =
-      "    stage layers    weights GB   cache GB     GFLOP  products ms  messages ms   of its slowest rank\n";
+      "    stage layers    weights GB   cache GB     GFLOP  products ms  messages ms  (hidden)   of its slowest rank\n";
   for (size_t s = 0; s < e.stages.size(); ++s) {
     const StepCost& cost = step.ranks[static_cast<size_t>(step.slowest[s])];
-    text += format("    %5zu %-8s %11.3f %10.3f %9.1f %12.3f %12.3f   %d\n", s + 1,
+    text += format("    %5zu %-8s %11.3f %10.3f %9.1f %12.3f %12.3f %9.3f   %d\n", s + 1,
                    range_text(e.stages[s].first, e.stages[s].second - 1).c_str(), cost.weight_bytes / 1e9,
                    cost.cache_bytes / 1e9, cost.flops / 1e9, cost.compute_seconds * 1e3, cost.message_seconds * 1e3,
-                   step.slowest[s]);
+                   cost.hidden_seconds * 1e3, step.slowest[s]);
   }
   return text;
 }
@@ -125,6 +125,7 @@ Json cost_json(const StepCost& cost) {
                        {"flops", cost.flops},
                        {"product_seconds", cost.compute_seconds},
                        {"message_seconds", cost.message_seconds},
+                       {"hidden_seconds", cost.hidden_seconds},
                        {"traffic", std::move(traffic)},
                        {"sent", traffic_json(cost.sent())}});
 }

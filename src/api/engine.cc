@@ -286,7 +286,7 @@ Result<ScoreResult> CoreEngine::end_of_score(const ImagePrompt& prompt, Scored s
   if (output.reason == FinishReason::error) return Error(output.error_code, output.error);
   const Plan& plan = core_->model().plan();
   ScoreResult result =
-      score_result(prompt.tokens, std::move(scored.rows), plan.output.cols, plan.head, step_separator_);
+      score_result(prompt.tokens, std::move(scored.rows), plan.all_output_cols(), plan.head, step_separator_);
   add_draft_scores(result, options_.speculation.method, scored.drafts, static_cast<int>(prompt.tokens.size()));
   if (prompt.places) add_images(result, *text_.media, prompt);
   return result;

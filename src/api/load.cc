@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "comm/process_ranks.h"
 #include "sampling/parameters.h"
+#include "store/file_store.h"
 
 namespace weft {
 namespace {
@@ -69,10 +70,46 @@ CoreOptions core_options(const EngineOptions& options, const Model& model, const
       .speculation = options.speculation,
       .drafter = options.drafter,
       .draft_scores = options.draft_scores,
-      .trace = options.trace};
+      .trace = options.trace,
+      .tier_always = options.kv_cache_tier_use == TierUse::always};
   if (core.cache_bytes == 0)
     core.cache_bytes = default_cache_bytes(cached_bytes_per_token(model, draft), core.max_seq_len, core.max_batch_size);
   return core;
+}
+
+// All that the bits of a block in the cache depend on, besides the tokens that it is of. Not the ranks: blocks are kept
+// as all of them together have them.
+std::string cache_identity(const std::string& path, const EngineOptions& options, const Model& model,
+                           const std::optional<DraftModel>& draft, int tokens_per_block) {
+  std::string text;
+  const auto line = [&](const char* name, const std::string& value) { text += name + (": " + value) + "\n"; };
+  line("weft", WEFT_VERSION);
+  line("instruction set", model.table->isa);
+  line("checkpoint", path + ", " + checkpoint_digest(path, options.load_format));
+  line("weights", kernels::name(model.form));
+  line("quantize", name_of(options.quantize));
+  line("dequantize", options.dequantize ? "on" : "off");
+  line("cache", name(model.kv_dtype));
+  line("tokens per block", std::to_string(tokens_per_block));
+  line("max-seq-len", std::to_string(options.max_seq_len));
+  if (!draft) return text;
+  line("draft", std::string(name_of(draft->method)) + " " + draft->name);
+  if (!options.speculation.model.empty())
+    line("draft checkpoint", checkpoint_digest(options.speculation.model, LoadFormat::automatic));
+  line("draft cache", name(draft->kv_dtype));
+  return text;
+}
+
+Result<std::shared_ptr<BlockStore>> open_tier(const std::string& path, const EngineOptions& options, const Model& model,
+                                              const std::optional<DraftModel>& draft, bool in_processes) {
+  if (in_processes)
+    return fail(Code::unsupported, "--kv-cache-tier wants all ranks in one process: leave the launcher out")
+        .about("kv-cache-tier");
+  auto store = FileStore::open({.folder = options.kv_cache_tier,
+                                .max_bytes = options.kv_cache_tier_bytes,
+                                .identity = cache_identity(path, options, model, draft, options.tokens_per_block)});
+  if (!store.ok()) return std::move(store).error().about("kv-cache-tier");
+  return std::shared_ptr<BlockStore>(std::move(store).value());
 }
 
 // What generation_config.json says about sampling, where it makes sense.
@@ -143,7 +180,10 @@ Result<std::unique_ptr<Engine>> Engine::load(const std::string& path, const Engi
     log_warning("--max-seq-len ", options.max_seq_len, " is more than the model's ", model.max_positions, " (",
                 model.max_positions_from, "): answers beyond that may be poor");
   }
-  const CoreOptions core = core_options(options, model, loaded.draft, std::move(processors));
+  CoreOptions core = core_options(options, model, loaded.draft, std::move(processors));
+  if (!options.kv_cache_tier.empty()) {
+    WEFT_TRY(core.store, open_tier(path, options, model, loaded.draft, processes != nullptr));
+  }
   ModelInfo info = model_info(path, model, loaded.ranks->threads().size(), core.cache_bytes, text);
   info.rank_count = loaded.ranks->layout().size();
   for (int r = 0; r < loaded.ranks->ranks(); ++r) {

@@ -48,6 +48,11 @@ Status check_numbers(const EngineOptions& o) {
   WEFT_RETURN_IF_ERROR(in_range("chunked-prefill-size", o.chunked_prefill_size, 0, 1 << 20));
   WEFT_RETURN_IF_ERROR(in_range("max-seq-len", o.max_seq_len, 0, 1 << 28));
   WEFT_RETURN_IF_ERROR(in_range("kv-cache-memory", o.kv_cache_memory, 0, int64_t{1} << 50));
+  WEFT_RETURN_IF_ERROR(in_range("kv-cache-tier", o.kv_cache_tier_bytes, 0, int64_t{1} << 50));
+  if (!o.kv_cache_tier.empty() && !o.enable_block_reuse)
+    return fail(Code::invalid_argument,
+                "--kv-cache-tier keeps blocks for reuse, which --enable-block-reuse off forbids")
+        .about("kv-cache-tier");
   if (!(o.max_step_ms >= 0 && o.max_step_ms <= 1e6))
     return fail(Code::invalid_argument, "--max-step-ms must be between 0 and 1000000, not ", o.max_step_ms)
         .about("max-step-ms");

@@ -43,7 +43,12 @@ struct EngineOptions {
   int max_seq_len = 0;          // 0: the model's
   int tokens_per_block = 32;    // a power of two
   int64_t kv_cache_memory = 0;  // bytes; 0: a share of what is free
-  int kv_cache_events = 0;      // changes of the cache's index that are kept until they are fetched; 0: none
+  // A folder for blocks of the cache that sequences have left (store/file_store.h), and the bytes that it may take;
+  // empty: none.
+  std::string kv_cache_tier;
+  int64_t kv_cache_tier_bytes = 0;
+  TierUse kv_cache_tier_use = TierUse::automatic;
+  int kv_cache_events = 0;  // changes of the cache's index that are kept until they are fetched; 0: none
   bool enable_chunked_prefill = true;
   bool enable_block_reuse = true;
   bool overlap_scheduler = true;

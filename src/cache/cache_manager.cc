@@ -272,18 +272,25 @@ int CacheManager::longest_match(const CacheSequence& sequence, int limit_blocks,
     if (node < 0 && has_full_group_) break;
     nodes.push_back(node);
   }
-  // Forwards over the candidate lengths; a window group serves length h if the blocks from the first needed one to h -
-  // 1 are all there, i.e. if the last absent block lies before them.
+  return longest_served(static_cast<int>(nodes.size()),
+                        [&](int g, int b) { return nodes[b] >= 0 && index_->block(nodes[b], g) >= 0; });
+}
+
+// The most of `blocks` whole blocks that every group can serve; has(group, number) says which are there. Forwards over
+// the candidate lengths: a window group serves length h if the blocks from the first needed one to h - 1 are all there,
+// i.e. if the last absent block lies before them.
+template <class Has>
+int CacheManager::longest_served(int blocks, Has has) const {
   int best = 0;
   std::vector<int> last_absent(groups(), -1);
-  for (int h = 1; h <= static_cast<int>(nodes.size()); ++h) {
-    bool serves = true;
+  for (int h = 1; h <= blocks; ++h) {
+    bool serves = true, more = true;
     for (int g = 0; g < groups(); ++g) {
-      const int32_t node = nodes[h - 1];
-      if (node < 0 || index_->block(node, g) < 0) last_absent[g] = h - 1;
+      if (!has(g, h - 1)) last_absent[g] = h - 1, more &= !keeps_all(g);
       serves &= last_absent[g] < first_needed_block(g, first_query(h * options_.tokens_per_block));
     }
     if (serves) best = h;
+    if (!more) break;  // a full group needs all
   }
   return best;
 }
@@ -366,7 +373,7 @@ void CacheManager::commit(CacheSequence& sequence, std::span<const int32_t> know
   for (int g = 0; g < groups(); ++g) drop_front(sequence, g, first_needed_block(g, computed));
 }
 
-void CacheManager::publish_block(CacheSequence& sequence, std::span<const int32_t> known, int number) {
+void CacheManager::publish_block(CacheSequence& sequence, std::span<const int32_t> known, int number, bool imported) {
   const int tokens_per_block = options_.tokens_per_block, first = number * tokens_per_block;
   const std::span<const int32_t> tokens = known.subspan(first, tokens_per_block);
   const BlockKey& parent = number == 0 ? sequence.root : sequence.keys[number - 1];
@@ -381,6 +388,7 @@ void CacheManager::publish_block(CacheSequence& sequence, std::span<const int32_
   for (int g = 0; g < groups(); ++g) {
     CacheSequence::Table& table = sequence.tables[g];
     const int place = number - table.first_block;
+    if (imported && place < 0) continue;  // in front of what a window needs
     WEFT_CHECK(place >= 0 && place < table.held())
         << "block " << number << " of group " << g << " was given up unpublished";
     int32_t& mine = table.blocks[table.head + place];
@@ -396,6 +404,60 @@ void CacheManager::publish_block(CacheSequence& sequence, std::span<const int32_
     set_priority(sequence, g, mine, number);
   }
   ++version_;
+}
+
+void CacheManager::start_like(CacheSequence& sequence, const CacheSequence& other) const {
+  sequence = CacheSequence{};
+  sequence.root = other.root, sequence.keys = other.keys;
+  sequence.content = other.content, sequence.retention = other.retention, sequence.prompt_tokens = other.prompt_tokens;
+  sequence.tables.resize(groups());
+}
+
+int CacheManager::longest_import(const CacheSequence& sequence, int limit,
+                                 const std::function<bool(int group, int number)>& stored) const {
+  std::vector<int32_t> nodes;
+  const int blocks = std::min(limit, static_cast<int>(sequence.keys.size()));
+  for (int b = 0; b < blocks; ++b) nodes.push_back(index_->find(sequence.keys[b]));
+  return longest_served(
+      blocks, [&](int g, int b) { return (nodes[b] >= 0 && index_->block(nodes[b], g) >= 0) || stored(g, b); });
+}
+
+// Those of the index are held first: taking a block may evict others.
+bool CacheManager::begin_import(CacheSequence& sequence, std::span<const int32_t> known, int blocks,
+                                std::vector<Blank>& blanks) {
+  extend_keys(sequence, known);
+  int64_t bytes = 0;
+  for (int g = 0; g < groups(); ++g) {
+    CacheSequence::Table& table = sequence.tables[g];
+    WEFT_CHECK(table.held() == 0) << "a sequence that holds blocks asks for more from outside";
+    table.first_block = first_needed_block(g, first_query(blocks * options_.tokens_per_block));
+    for (int number = table.first_block; number < blocks; ++number) {
+      const int32_t node = index_->find(sequence.keys[number]);
+      const int32_t block = node >= 0 ? index_->block(node, g) : -1;
+      if (block >= 0) hold(g, block);
+      else bytes += options_.groups[g].block_bytes;
+      table.blocks.push_back(block);
+    }
+  }
+  const bool fits = bytes <= available_bytes();
+  for (int g = 0; g < groups(); ++g) {
+    CacheSequence::Table& table = sequence.tables[g];
+    for (size_t i = 0; fits && i < table.blocks.size(); ++i)
+      if (table.blocks[i] < 0)
+        blanks.push_back({g, table.first_block + static_cast<int>(i), table.blocks[i] = take_block(g)});
+    if (!fits) std::erase(table.blocks, -1);
+  }
+  if (!fits) release(sequence);
+  return fits;
+}
+
+void CacheManager::finish_import(CacheSequence& sequence, std::span<const int32_t> known, int blocks) {
+  for (int number = 0; number < blocks; ++number) {
+    const auto holds = [&](const CacheSequence::Table& table) { return number >= table.first_block; };
+    if (std::any_of(sequence.tables.begin(), sequence.tables.end(), holds))
+      publish_block(sequence, known, number, true);
+  }
+  sequence.published = blocks;
 }
 
 void CacheManager::enter(int group, int32_t block, int32_t node, const BlockKey& parent,

@@ -27,6 +27,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -177,6 +178,27 @@ class CacheManager {
   // Releases all blocks of the sequence; those in the index stay there and become evictable.
   void release(CacheSequence& sequence);
 
+  // ---- Blocks from and to a store outside (store/block_store.h). Whoever fills or copies them holds them with a
+  // CacheSequence of its own, and release()s it in the end.
+
+  // The same prefix as `other`, holding nothing.
+  void start_like(CacheSequence& sequence, const CacheSequence& other) const;
+  // A block that has been taken for content from outside.
+  struct Blank {
+    int group = 0, number = 0;  // number: position / tokens_per_block
+    int32_t block = 0;
+  };
+  // The most whole blocks, at most `limit`, whose prefix could be served if the store helped out: `stored` says whether
+  // it has a group's block number `number`. The sequence has the keys.
+  int longest_import(const CacheSequence& sequence, int limit,
+                     const std::function<bool(int group, int number)>& stored) const;
+  // For a started sequence that holds nothing: takes hold of all blocks that a prefix of `blocks` whole blocks needs.
+  // Those that are in the index are shared, the others are fresh, and come in `blanks`. False where there is no room:
+  // then nothing is held.
+  bool begin_import(CacheSequence& sequence, std::span<const int32_t> known, int blocks, std::vector<Blank>& blanks);
+  // The blanks have been filled: they enter the index.
+  void finish_import(CacheSequence& sequence, std::span<const int32_t> known, int blocks);
+
   // For a row at positions first .. end - 1: appends what the workers' tables of `slot` lack, in all groups, of the
   // blocks that a query at `first` can read and of those that are written. They count as sent from then on.
   void send_entries(CacheSequence& sequence, Slot slot, int first, int end, std::vector<TableEntry>& entries) const;
@@ -206,13 +228,15 @@ class CacheManager {
   int first_needed_block(int group, int64_t position) const;
   bool reserve_where(CacheSequence& sequence, int end, bool full_groups_only);
   int longest_match(const CacheSequence& sequence, int limit_blocks, std::vector<int32_t>& nodes) const;
+  template <class Has>
+  int longest_served(int blocks, Has has) const;
   int32_t take_block(int group);
   void hold(int group, int32_t block);
   void let_go(int group, int32_t block);
   void make_evictable(int group, int32_t block);
   void uncache(int group, int32_t block);
   void evict_one();
-  void publish_block(CacheSequence& sequence, std::span<const int32_t> known, int number);
+  void publish_block(CacheSequence& sequence, std::span<const int32_t> known, int number, bool imported = false);
   void enter(int group, int32_t block, int32_t node, const BlockKey& parent, std::span<const int32_t> tokens);
   void set_priority(const CacheSequence& sequence, int group, int32_t block, int number);
   void drop_front(CacheSequence& sequence, int group, int until_block);

@@ -454,5 +454,91 @@ TEST(CacheManager, WithoutReuseNothingIsCached) {
   EXPECT_EQ(cache.gauges(0).cached, 0);
 }
 
+// ---- Blocks from a store ----
+
+struct Import {
+  Import(CacheManager& manager, std::vector<int32_t> prompt, int blocks) : cache(manager), tokens(std::move(prompt)) {
+    cache.start(sequence, {}, static_cast<int>(tokens.size()), 0);
+    begun = cache.begin_import(sequence, tokens, blocks, blanks);
+    this->blocks = blocks;
+  }
+  ~Import() { cache.release(sequence); }
+  void finish() { cache.finish_import(sequence, tokens, blocks); }
+
+  CacheManager& cache;
+  CacheSequence sequence;
+  std::vector<int32_t> tokens;
+  std::vector<CacheManager::Blank> blanks;
+  int blocks = 0;
+  bool begun = false;
+};
+
+TEST(CacheManager, ImportedBlocksAreFound) {
+  CacheManager cache = make({kFull, {Kind::window, 5, 10}}, 40);
+  ASSERT_TRUE(Holder(cache, iota_tokens(9)).compute());  // two whole blocks are there
+  {
+    Import import(cache, iota_tokens(20), 5);
+    ASSERT_TRUE(import.begun);
+    // Of the full group the last three; of the window those that a query at 20 sees, 16 to 20, and none before.
+    std::vector<std::pair<int, int>> numbers;
+    for (const CacheManager::Blank& blank : import.blanks) numbers.emplace_back(blank.group, blank.number);
+    EXPECT_EQ(numbers, (std::vector<std::pair<int, int>>{{0, 2}, {0, 3}, {0, 4}, {1, 4}}));
+    EXPECT_EQ(cached_tokens_of(cache, iota_tokens(21)), 8) << "they are not filled yet";
+    const CacheSequence* const held[] = {&import.sequence};
+    cache.check_integrity(held);
+    import.finish();
+    cache.check_integrity(held);
+  }
+  cache.check_integrity({});
+  EXPECT_EQ(cached_tokens_of(cache, iota_tokens(21)), 20);
+  EXPECT_EQ(cached_tokens_of(cache, iota_tokens(14)), 8) << "the window's blocks are missing there";
+}
+
+TEST(CacheManager, AnImportThatFailsLeavesNothing) {
+  CacheManager cache = make({kFull}, 6);
+  const int64_t available = cache.available_bytes();
+  { Import import(cache, iota_tokens(20), 5); }
+  EXPECT_EQ(cache.available_bytes(), available);
+  EXPECT_EQ(cached_tokens_of(cache, iota_tokens(21)), 0);
+  const Holder other(cache, iota_tokens(9, 500));
+  CacheSequence held;
+  cache.start(held, {}, 8, 8);
+  ASSERT_TRUE(cache.reserve(held, 8));
+  EXPECT_FALSE(Import(cache, iota_tokens(20), 5).begun) << "four blocks are left";
+  EXPECT_EQ(cache.available_bytes(), available - 20);
+  cache.release(held);
+}
+
+// Somebody else may have computed the same block meanwhile.
+TEST(CacheManager, AnImportMeetsTheSameBlocks) {
+  CacheManager cache = make({kFull}, 20);
+  Import import(cache, iota_tokens(12), 3);
+  ASSERT_TRUE(import.begun);
+  ASSERT_TRUE(Holder(cache, iota_tokens(12)).compute());
+  import.finish();
+  const CacheSequence* const held[] = {&import.sequence};
+  cache.check_integrity(held);
+  EXPECT_EQ(cache.gauges(0).cached, 3);
+  EXPECT_EQ(cache.gauges(0).used, 3);
+}
+
+TEST(CacheManager, AStoreMayFillGaps) {
+  CacheManager cache = make({kFull, {Kind::window, 5, 10}}, 40);
+  CacheSequence sequence;
+  const std::vector<int32_t> tokens = iota_tokens(24);
+  cache.start(sequence, {}, 24, 0);
+  cache.extend_keys(sequence, tokens);
+  const auto longest = [&](std::set<std::pair<int, int>> stored) {
+    return cache.longest_import(sequence, 6, [&](int g, int b) { return stored.count({g, b}) > 0; });
+  };
+  EXPECT_EQ(longest({}), 0);
+  EXPECT_EQ(longest({{0, 0}, {0, 1}, {0, 2}}), 0) << "no window";
+  EXPECT_EQ(longest({{0, 0}, {0, 1}, {0, 2}, {1, 2}}), 3);
+  EXPECT_EQ(longest({{0, 0}, {1, 0}, {0, 1}, {0, 2}, {0, 4}, {1, 4}}), 1) << "a query at 8 sees tokens of block 1";
+  EXPECT_EQ(longest({{0, 0}, {0, 1}, {1, 1}, {0, 2}, {0, 4}, {1, 4}}), 2);
+  ASSERT_TRUE(Holder(cache, iota_tokens(9)).compute());
+  EXPECT_EQ(longest({{0, 2}, {1, 2}}), 3) << "the others are in the cache";
+}
+
 }  // namespace
 }  // namespace weft

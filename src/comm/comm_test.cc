@@ -35,6 +35,7 @@ class ThreadRanks : public ::testing::TestWithParam<std::tuple<int, int>> {
 
 TEST_P(ThreadRanks, gather) { check_gather(carrier_, threads_); }
 TEST_P(ThreadRanks, reduce) { check_reduce(carrier_, threads_); }
+TEST_P(ThreadRanks, reduce_pieces) { check_reduce_pieces(carrier_, threads_); }
 TEST_P(ThreadRanks, exchange) { check_exchange(carrier_, threads_); }
 TEST_P(ThreadRanks, broadcast) { check_broadcast(carrier_, threads_); }
 TEST_P(ThreadRanks, random_calls) { check_random_calls(carrier_, threads_); }

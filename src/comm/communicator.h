@@ -5,6 +5,7 @@
 // All calls are collective: every thread of every rank of the group makes the same calls in the same order, thread
 // `part.index` of `part.count` of its rank, and all threads of a rank pass the same arguments. A call returns when what
 // it names can be read. Before it reads `mine` it waits for all threads of the rank, so no barrier is needed in front.
+// written() is the exception: it is each thread's own.
 //
 // What comes back are addresses, one per rank in order, of memory that is read only: of the ranks' own buffers where
 // they share memory, else of received copies. It stays as it is until the rank's next call. So `mine` must not be
@@ -39,6 +40,25 @@ class Communicator {
   // For the sum of `floats` numbers of every rank: parts whose balanced binary tree, in order, is the tree over all
   // ranks; one per rank, or a power of two fewer where the carrier has added some up. size() is a power of two.
   virtual Parts reduce(const float* mine, size_t floats, Thread thread) = 0;
+
+  // The same for a sum that is computed in pieces, so that the messages of one travel while the next is computed.
+  // Numbers [i * piece, (i + 1) * piece) of `mine` are piece i; the last may have fewer.
+  struct Pieces {
+    const float* mine = nullptr;
+    size_t floats = 0, piece = 1;
+    size_t count() const { return (floats + piece - 1) / piece; }
+    size_t begin(size_t i) const { return i * piece; }
+    size_t end(size_t i) const { return i + 1 < count() ? begin(i + 1) : floats; }
+  };
+  // Whether messages travel meanwhile at all. Where they do not, pieces are of no use.
+  virtual bool overlaps() const = 0;
+  // This thread has written its share of the first `count` pieces; it waits for nobody. A piece is sent once all
+  // threads of the rank have written it, and messages go on only in calls of thread 0, which calls this between any two
+  // small parts of its work. No other call but reduce_pieces() may follow.
+  virtual void written(const Pieces& sum, size_t count, Thread thread) = 0;
+  // As reduce(). All pieces are written.
+  virtual Parts reduce_pieces(const Pieces& sum, Thread thread) = 0;
+
   // From every rank the piece that it has for this one. Rank s's piece for rank r is its bytes
   // [offsets[r], offsets[r + 1]) of `mine`; received[s] is how many bytes come from rank s (what s has said there).
   virtual Parts exchange(const void* mine, std::span<const size_t> offsets, std::span<const size_t> received,

@@ -103,7 +103,27 @@ class Caller {
     for (size_t i = index(thread_.index); i < floats; i += index(thread_.count))
       mine[i] = number_of(comm_.rank(), round, i);
     fall_behind();
-    const Communicator::Parts parts = comm_.reduce(mine, floats, thread_);
+    expect_sums(comm_.reduce(mine, floats, thread_), round, floats);
+  }
+
+  // Every thread writes its share of the pieces without waiting for the others, and the first one of a rank sometimes
+  // says so late.
+  void reduce_pieces(int round, size_t floats, size_t piece) {
+    auto* const mine = reinterpret_cast<float*>(buffer());
+    const Communicator::Pieces sum{mine, floats, piece};
+    for (size_t p = 0; p < sum.count(); ++p) {
+      for (size_t i = sum.begin(p) + index(thread_.index); i < sum.end(p); i += index(thread_.count))
+        mine[i] = number_of(comm_.rank(), round, i);
+      fall_behind();
+      if (chance_() % 3 != 0) comm_.written(sum, p + 1, thread_);
+      for (unsigned again = chance_() % 3; thread_.index == 0 && again > 0; --again) comm_.written(sum, p + 1, thread_);
+    }
+    if (chance_() % 2 == 0) comm_.written(sum, sum.count(), thread_);
+    expect_sums(comm_.reduce_pieces(sum, thread_), round, floats);
+  }
+
+ private:
+  void expect_sums(Communicator::Parts parts, int round, size_t floats) {
     const int count = static_cast<int>(parts.size());
     ASSERT_TRUE(std::has_single_bit(parts.size()) && count <= comm_.size());
     // Every thread looks at every number of a short sum, and at its share of a long one.
@@ -117,7 +137,6 @@ class Caller {
     }
   }
 
- private:
   std::byte* buffer() { return scratch_.buffers[calls_++ % 2].data(); }
 
   const std::byte* fill(int round, size_t bytes) {
@@ -186,6 +205,20 @@ void check_reduce(Carrier& carrier, int threads) {
   });
 }
 
+void check_reduce_pieces(Carrier& carrier, int threads) {
+  carrier.on_all(threads, [](Communicator& comm, Communicator::Thread thread, Scratch& scratch) {
+    Caller caller(comm, thread, scratch);
+    int round = 0;
+    for (const auto& [floats, piece] : std::vector<std::pair<size_t, size_t>>{
+             {0, 1}, {1, 1}, {5, 2}, {16, 5}, {17, 17}, {17, 100}, {1000, 96}, {4099, 1024}, {100003, 20001}})
+      for (int again = 0; again < 3; ++again) caller.reduce_pieces(++round, floats, piece);
+    for (const size_t piece : {1 << 16, 1 << 18, 1 << 20}) {
+      caller.reduce_pieces(++round, 1 << 20, piece);
+      caller.reduce(++round, 1 << 16);
+    }
+  });
+}
+
 void check_exchange(Carrier& carrier, int threads) {
   carrier.on_all(threads, [](Communicator& comm, Communicator::Thread thread, Scratch& scratch) {
     Caller caller(comm, thread, scratch);
@@ -208,7 +241,8 @@ void check_random_calls(Carrier& carrier, int threads) {
     std::minstd_rand same_everywhere(5);
     for (int round = 0; round < 200; ++round) {
       const size_t size = same_everywhere() % (round % 20 == 19 ? 30000 : 300);
-      switch (same_everywhere() % 5) {
+      switch (same_everywhere() % 6) {
+        case 5: caller.reduce_pieces(round, size, 1 + size / 7); break;
         case 4: caller.gather_set(round, 1 + size / 100); break;
         case 0: caller.gather(round, 1 + size / 100); break;
         case 1: caller.exchange(round, 1 + size / 10000); break;

@@ -35,6 +35,7 @@ void run_rank(Communicator& communicator, int threads, Scratch& scratch, const C
 void check_gather(Carrier& carrier, int threads);
 // Sums have the bits of the balanced binary tree over the ranks. ranks() is a power of two.
 void check_reduce(Carrier& carrier, int threads);
+void check_reduce_pieces(Carrier& carrier, int threads);
 void check_exchange(Carrier& carrier, int threads);
 void check_broadcast(Carrier& carrier, int threads);
 // All calls in a random order, while threads and ranks fall behind by chance.

@@ -1,6 +1,8 @@
 #include "comm/process_communicator.h"
 
 #include <algorithm>
+#include <atomic>
+#include <deque>
 
 #include "base/thread_team.h"
 #include "comm/buffer.h"
@@ -31,7 +33,10 @@ class ProcessCommunicator : public Communicator {
   ProcessCommunicator(ProcessLink& link, std::vector<int> members, int threads, int tag, double deadline)
       : members_(std::move(members)),
         rank_(static_cast<int>(std::find(members_.begin(), members_.end(), link.rank()) - members_.begin())), tag_(tag),
-        deadline_(deadline), barrier_(threads), transfers_(link), parts_(members_.size()) {}
+        deadline_(deadline), barrier_(threads), transfers_(link), written_(static_cast<size_t>(threads)),
+        parts_(members_.size()) {
+    for (int i = 0; i < kMovingPieces; ++i) moving_.emplace_back(link, static_cast<size_t>(i), tag + 1 + i);
+  }
 
   int rank() const override { return rank_; }
   int size() const override { return static_cast<int>(members_.size()); }
@@ -94,6 +99,24 @@ class ProcessCommunicator : public Communicator {
   Parts reduce(const float* mine, size_t floats, Thread thread) override {
     if (floats < kShared) return by_first_thread(thread, [&] { add_all(mine, floats); }).first(1);
     return add_shares(mine, floats, thread).first(1);
+  }
+
+  bool overlaps() const override { return size() > 1; }
+
+  void written(const Pieces& sum, size_t count, Thread thread) override {
+    written_[index(thread.index)].pieces.store(count, std::memory_order_release);
+    if (thread.index != 0) return;
+    for (const Written& one : written_) count = std::min(count, one.pieces.load(std::memory_order_acquire));
+    for (Moving& some : moving_) move(sum, some, count);
+  }
+
+  Parts reduce_pieces(const Pieces& sum, Thread thread) override {
+    const auto finish = [&] {
+      for (Written& one : written_) one.pieces.store(0, std::memory_order_relaxed);
+      finish_moving(sum);
+      parts_[0] = reinterpret_cast<const std::byte*>(size() > 1 ? sums_.floats() : sum.mine);
+    };
+    return by_first_thread(thread, finish).first(1);
   }
 
  private:
@@ -169,33 +192,94 @@ class ProcessCommunicator : public Communicator {
       so_far = sums;
       range = kept;
     }
-    if (thread.index == 0) spread(so_far, range, floats);
+    if (thread.index == 0) {
+      spread({0, floats}, range, transfers_, tag_);
+      transfers_.wait("collecting sums", deadline_);
+      parts_[0] = reinterpret_cast<const std::byte*>(so_far);
+    }
     barrier_.wait();
     return parts_;
   }
 
-  // The range of numbers that `rank` has the sums of after add_shares()' rounds.
-  Range range_of(int rank, size_t floats) const {
-    Range range{0, floats};
-    for (int distance = 1; distance < size(); distance *= 2) range = range.half((rank & distance) != 0);
-    return range;
+  // Of the numbers `all` those that `rank` has the sums of after add_shares()' rounds.
+  Range range_of(int rank, Range all) const {
+    for (int distance = 1; distance < size(); distance *= 2) all = all.half((rank & distance) != 0);
+    return all;
   }
 
-  void spread(const float* sums, Range own, size_t floats) {
-    auto* const all = const_cast<float*>(sums);
+  // Starts the last round: this rank has the sums of `own`.
+  void spread(Range all, Range own, Transfers& transfers, int tag) {
+    float* const sums = sums_.floats();
     for (const int other : others()) {
-      const Range theirs = range_of(other, floats);
-      send(other, all + own.begin, own.size() * sizeof(float));
-      receive(other, all + theirs.begin, theirs.size() * sizeof(float));
+      const Range theirs = range_of(other, all);
+      transfers.send(members_[index(other)], tag, sums + own.begin, own.size() * sizeof(float));
+      transfers.receive(members_[index(other)], tag, sums + theirs.begin, theirs.size() * sizeof(float));
     }
-    transfers_.wait("collecting sums", deadline_);
-    parts_[0] = reinterpret_cast<const std::byte*>(sums);
   }
 
+  void start_swap(int partner, const float* out, float* in, size_t floats_out, size_t floats_in, Transfers& transfers,
+                  int tag) {
+    transfers.send(members_[index(partner)], tag, out, floats_out * sizeof(float));
+    transfers.receive(members_[index(partner)], tag, in, floats_in * sizeof(float));
+  }
   void swap(int partner, const float* out, float* in, size_t floats_out, size_t floats_in) {
-    send(partner, out, floats_out * sizeof(float));
-    receive(partner, in, floats_in * sizeof(float));
+    start_swap(partner, out, in, floats_out, floats_in, transfers_, tag_);
     transfers_.wait("adding up", deadline_);
+  }
+
+  // A piece under way of a sum in pieces: what add_shares() does, by the first thread alone. kMovingPieces are under
+  // way at once, each with a tag of its own, so that ranks need not agree on the order of their rounds.
+  struct Moving {
+    Moving(ProcessLink& link, size_t first, int tag) : piece(first), tag(tag), transfers(link) {}
+    size_t piece;
+    const int tag;
+    int distance = 0;  // of the round whose transfers are under way; 0: none, size(): the last one's
+    Range range{};     // that this rank goes on with
+    Transfers transfers;
+    CommBuffer received;
+  };
+
+  // As far as it goes without waiting, and not beyond the first `count` pieces.
+  void move(const Pieces& sum, Moving& m, size_t count) {
+    while (size() > 1 && m.piece < count && m.transfers.finished()) move_on(sum, m);
+  }
+
+  // The transfers of a round are done: adds up what has come, and starts the next round, or goes to its next piece.
+  void move_on(const Pieces& sum, Moving& m) {
+    if (m.distance == size()) {
+      m.piece += kMovingPieces, m.distance = 0;
+      return;
+    }
+    const Range all{sum.begin(m.piece), sum.end(m.piece)};
+    sums_.room(sum.floats * sizeof(float));
+    if (m.distance == 0) m.received.room((all.size() + 1) / 2 * sizeof(float)), m.range = all;
+    else add_received(sum, m);
+    m.distance = m.distance == 0 ? 1 : m.distance * 2;
+    if (m.distance == size()) return spread(all, m.range, m.transfers, m.tag);
+    const bool upper = (rank_ & m.distance) != 0;
+    const Range sent = m.range.half(!upper), kept = m.range.half(upper);
+    start_swap(rank_ ^ m.distance, so_far(sum, m) + sent.begin, m.received.floats(), sent.size(), kept.size(),
+               m.transfers, m.tag);
+  }
+  void add_received(const Pieces& sum, Moving& m) {
+    const bool upper = (rank_ & m.distance) != 0;
+    const Range kept = m.range.half(upper);
+    add(so_far(sum, m) + kept.begin, m.received.floats(), upper, {0, kept.size()}, sums_.floats() + kept.begin);
+    m.range = kept;
+  }
+  const float* so_far(const Pieces& sum, const Moving& m) const { return m.distance == 1 ? sum.mine : sums_.floats(); }
+
+  void finish_moving(const Pieces& sum) {
+    const size_t count = sum.count();
+    const auto first = [](const Moving& a, const Moving& b) { return a.piece < b.piece; };
+    while (size() > 1) {
+      Moving& oldest = *std::ranges::min_element(moving_, first);
+      if (oldest.piece >= count) break;
+      oldest.transfers.wait("adding up", deadline_);
+      move_on(sum, oldest);
+      for (Moving& some : moving_) move(sum, some, count);
+    }
+    for (size_t i = 0; i < moving_.size(); ++i) moving_[i].piece = i;
   }
 
   // sums[i] = the lower ranks' number + the upper ranks'; `sums` may be `own`.
@@ -212,6 +296,11 @@ class ProcessCommunicator : public Communicator {
   const double deadline_;
   ThreadBarrier barrier_;
   Transfers transfers_;
+  struct alignas(64) Written {
+    std::atomic<size_t> pieces{0};
+  };
+  std::vector<Written> written_;  // per thread, of the sum in pieces
+  std::deque<Moving> moving_;
   std::vector<int> others_;
   CommBuffer received_, sums_;
   std::vector<const std::byte*> parts_;  // of the last call; [0] alone where it gives one

@@ -13,9 +13,13 @@
 
 namespace weft {
 
+// Pieces of a sum (Communicator::written) that are under way at once, and tags of a group: one, and one for each.
+constexpr int kMovingPieces = 4;
+constexpr int kGroupTags = 1 + kMovingPieces;
+
 // `members` are ranks of the link, this process's own among them; rank() and size() of the result count in them. Its
-// collectives are called by `threads` threads. `tag` is the group's own. `deadline` is in seconds. The link outlives
-// it.
+// collectives are called by `threads` threads. kGroupTags tags from `tag` on are the group's own. `deadline` is in
+// seconds. The link outlives it.
 std::unique_ptr<Communicator> make_process_communicator(ProcessLink& link, std::vector<int> members, int threads,
                                                         int tag, double deadline);
 

@@ -236,20 +236,19 @@ bool Transfers::finished() {
   return pending_.empty();
 }
 
-void Transfers::wait(const char* doing, double deadline) {
-  Patience patience;
-  while (!pending_.empty()) {
-    if (look() > 0) {
-      patience.restart();
-      continue;
-    }
-    if (patience.waited() > deadline) {
-      char seconds[32];
-      std::snprintf(seconds, sizeof seconds, "%.3g s", deadline);
-      link_.fail("nothing heard from " + peers() + " for " + seconds + " while " + doing);
-    }
-    patience.pause();
+bool Transfers::finished(Patience& patience, const char* doing, double deadline) {
+  if (!pending_.empty() && look() > 0) patience.restart();
+  if (pending_.empty()) return true;
+  if (patience.waited() > deadline) {
+    char seconds[32];
+    std::snprintf(seconds, sizeof seconds, "%.3g s", deadline);
+    link_.fail("nothing heard from " + peers() + " for " + seconds + " while " + doing);
   }
+  return false;
+}
+
+void Transfers::wait(const char* doing, double deadline) {
+  for (Patience patience; !finished(patience, doing, deadline);) patience.pause();
 }
 
 std::string Transfers::peers() const {

@@ -103,6 +103,9 @@ class Transfers {
   void wait(const char* doing, double deadline);
   // One look; whether all are done.
   bool finished();
+  // The same, and the job fails like in wait(). `patience` is restarted before the first look, and paused by the caller
+  // between two.
+  bool finished(Patience& patience, const char* doing, double deadline);
 
  private:
   struct Pending {

@@ -151,17 +151,25 @@ Status ProcessRanks::agree(const Status& mine) {
   return {};
 }
 
-int ProcessRanks::next_tag() {
-  WEFT_CHECK(next_tag_ <= kLastGroupTag) << "too many groups of ranks";
-  return next_tag_++;
+int ProcessRanks::next_tag(int count) {
+  WEFT_CHECK(next_tag_ + count - 1 <= kLastGroupTag) << "too many groups of ranks";
+  return std::exchange(next_tag_, next_tag_ + count);
 }
 
 std::unique_ptr<Delivery> ProcessRanks::delivery(int lanes) {
-  return std::make_unique<Delivery>(*link_, lanes, next_tag(), options_.deadline);
+  return std::make_unique<Delivery>(*link_, lanes, next_tag(1), options_.deadline);
+}
+
+std::vector<std::unique_ptr<PeerLine>> ProcessRanks::peer_lines() {
+  const int tag = next_tag(1);
+  std::vector<std::unique_ptr<PeerLine>> lines;
+  for (int peer = rank() == 0 ? 1 : 0; peer < (rank() == 0 ? size() : 1); ++peer)
+    lines.push_back(std::make_unique<PeerLine>(*link_, peer, tag, options_.deadline));
+  return lines;
 }
 
 std::unique_ptr<Communicator> ProcessRanks::communicator(std::vector<int> members, int threads) {
-  const int tag = next_tag();
+  const int tag = next_tag(kGroupTags);
   if (std::find(members.begin(), members.end(), rank()) == members.end()) return nullptr;
   return make_process_communicator(*link_, std::move(members), threads, tag, options_.deadline);
 }
@@ -185,26 +193,34 @@ void ProcessRanks::send(std::span<const std::byte> message) {
   next.transfers.finished();
 }
 
-std::optional<std::span<const std::byte>> ProcessRanks::receive() {
+bool ProcessRanks::has_message() {
   WEFT_CHECK(rank() != 0) << "rank 0 receives nothing";
-  while (open_) {
-    size_t bytes = 0;
-    transfers_.receive_some(0, kControlTag, &frame_, sizeof frame_, &bytes);
-    transfers_.wait("waiting for a step", options_.deadline);
-    if (frame_.head.kind == Kind::alive) continue;
-    if (frame_.head.kind == Kind::closed) {
-      open_ = false;
-      ending_together_ = true;
-      break;
-    }
-    if (frame_.head.bytes <= kFrameRoom) return std::span<const std::byte>(frame_.first, frame_.head.bytes);
-    message_.resize(frame_.head.bytes);
-    std::memcpy(message_.data(), frame_.first, kFrameRoom);
-    transfers_.receive(0, kControlRestTag, message_.data() + kFrameRoom, message_.size() - kFrameRoom);
-    transfers_.wait("receiving a step", options_.deadline);
-    return std::span<const std::byte>(message_);
+  if (!open_ || asked_ == Asked::come) return true;
+  if (asked_ == Asked::no) {
+    transfers_.receive_some(0, kControlTag, &frame_, sizeof frame_, &frame_bytes_);
+    patience_.restart();
+    asked_ = Asked::yes;
   }
-  return std::nullopt;
+  if (!transfers_.finished(patience_, "waiting for a step", options_.deadline)) return false;
+  asked_ = frame_.head.kind == Kind::alive ? Asked::no : Asked::come;
+  return asked_ == Asked::come;
+}
+
+std::optional<std::span<const std::byte>> ProcessRanks::receive() {
+  for (patience_.restart(); !has_message();) patience_.pause();
+  if (!open_) return std::nullopt;
+  asked_ = Asked::no;
+  if (frame_.head.kind == Kind::closed) {
+    open_ = false;
+    ending_together_ = true;
+    return std::nullopt;
+  }
+  if (frame_.head.bytes <= kFrameRoom) return std::span<const std::byte>(frame_.first, frame_.head.bytes);
+  message_.resize(frame_.head.bytes);
+  std::memcpy(message_.data(), frame_.first, kFrameRoom);
+  transfers_.receive(0, kControlRestTag, message_.data() + kFrameRoom, message_.size() - kFrameRoom);
+  transfers_.wait("receiving a step", options_.deadline);
+  return std::span<const std::byte>(message_);
 }
 
 void ProcessRanks::close() {

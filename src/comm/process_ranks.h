@@ -25,6 +25,7 @@
 #include "base/result.h"
 #include "comm/communicator.h"
 #include "comm/delivery.h"
+#include "comm/peer_line.h"
 #include "comm/process_link.h"
 
 namespace weft {
@@ -75,6 +76,9 @@ class ProcessRanks {
   // Outputs for rank 0, of `lanes` steps at a time. Made like a communicator.
   std::unique_ptr<Delivery> delivery(int lanes);
 
+  // Rank 0: a line to each other rank, in their order; the others: one, to rank 0. Made like a communicator.
+  std::vector<std::unique_ptr<PeerLine>> peer_lines();
+
   // Rank 0, after agree(), one thread at a time (it may be another one than calls the collectives): every other rank's
   // receive() gives these bytes, of any number, in the order of the calls. They are copied: the ranks take some
   // messages later, when they are done with the step before, and only then the call waits for them.
@@ -83,6 +87,8 @@ class ProcessRanks {
   void close();
   // Other ranks: the next message, which stays until the next call; nothing once rank 0 has closed.
   std::optional<std::span<const std::byte>> receive();
+  // Other ranks: whether receive() would find something at once. For work between messages.
+  bool has_message();
 
  private:
   // A message as it travels: its head, and its bytes as far as they fit in; the rest follows in a transfer of its own.
@@ -109,14 +115,18 @@ class ProcessRanks {
     Transfers transfers;
   };
   void send_frame(Transfers& transfers, const Frame& frame);
-  int next_tag();
+  // The first of so many that no other group has.
+  int next_tag(int count);
   void show_life();  // the heartbeat's thread
   void stop_heartbeat();
 
   const Options options_;
   std::unique_ptr<ProcessLink> link_;
-  Transfers transfers_;             // of the calling threads
-  Frame frame_{};                   // of a message that has come
+  Transfers transfers_;                                   // of the calling threads
+  Frame frame_{};                                         // of a message that has come
+  enum class Asked { no, yes, come } asked_ = Asked::no;  // for frame_, in transfers_
+  size_t frame_bytes_ = 0;
+  Patience patience_;               // with rank 0, in between
   std::vector<std::byte> message_;  // that did not fit into a frame
   static constexpr size_t kOutgoing = 16;
   std::vector<std::unique_ptr<Outgoing>> outgoing_;  // taken in turn

@@ -25,7 +25,8 @@ struct SchedulerMetrics {
   // Of each step, the positions of its fullest home times the homes. scheduled_tokens / paced_tokens is the mean load
   // of a home by that of the fullest, 1 if steps are level.
   uint64_t paced_tokens = 0;
-  double balance_ratio = 1;  // the same of recent steps, about 32
+  double balance_ratio = 1;      // the same of recent steps, about 32
+  uint64_t exports_dropped = 0;  // sequences whose blocks were not kept for the store: too many were waiting
   // Per place in a row's drafts: how many were checked there, and how many accepted.
   std::array<uint64_t, kMostDrafts> drafted{}, accepted{};
 };
@@ -44,6 +45,28 @@ struct CacheGauges {
     cached += other.cached, evictable += other.evictable, free += other.free;
     return *this;
   }
+};
+
+// A store of blocks outside of the engine's memory (store/block_store.h).
+struct StoreMetrics {
+  int64_t blocks = 0;          // of this store's identity that it knows of
+  int64_t bytes = 0;           // that the store takes, with all that share it
+  int64_t hits = 0;            // reads that gave a block
+  int64_t misses = 0;          // reads that did not
+  int64_t read_bytes = 0;      // content of the hits
+  int64_t writes = 0;          // blocks that were written; those that were there already do not count
+  int64_t written_bytes = 0;   // their content
+  int64_t write_errors = 0;    // writes that returned an error
+  int64_t skipped_writes = 0;  // not tried because one had failed shortly before
+  int64_t torn = 0;            // damaged or foreign blocks that a read found, and removed
+  int64_t evicted = 0;         // blocks that this store removed to make room, whoever wrote them
+};
+
+// The cache's tier (runtime/cache_tier.h).
+struct TierMetrics {
+  uint64_t imports = 0, imported_blocks = 0;  // prompts that got blocks from the store
+  uint64_t imports_without_room = 0, failed_imports = 0;
+  StoreMetrics store;
 };
 
 // Of a home (core/step.h).
@@ -70,6 +93,9 @@ struct CoreMetrics {
   int stages = 1;
   uint64_t turns = 0, busy_stages = 0;
   std::vector<HomeMetrics> homes;
+  std::vector<uint64_t> images_of_processes;  // encoded by each, if the model takes any
+  bool has_tier = false;
+  TierMetrics tier;
 
   // Of all groups together.
   CacheGauges blocks() const {

@@ -28,6 +28,11 @@ enum class KvCacheType : uint8_t { automatic, float32, bfloat16, int8, fp8 };
 template <>
 inline constexpr auto kNames<KvCacheType> = names_of_all<KvCacheType>("auto", "float32", "bfloat16", "int8", "fp8");
 
+// When blocks come from the cache's tier: where that is faster than computing them, or whenever they are there.
+enum class TierUse : uint8_t { automatic, always };
+template <>
+inline constexpr auto kNames<TierUse> = names_of_all<TierUse>("auto", "always");
+
 // dummy: random weights from config.json alone.
 enum class LoadFormat : uint8_t { automatic, dummy };
 template <>

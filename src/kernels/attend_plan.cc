@@ -126,15 +126,20 @@ int max_partials(int max_sequences, int max_position, int kv_heads) {
   return static_cast<int>(std::min<int64_t>(kMaxPartials, splits * max_sequences * kv_heads));
 }
 
-size_t cache_layer_bytes(const CacheSpec& spec, int tokens_per_block) {
+CacheHeadRuns cache_head_runs(const CacheSpec& spec, int tokens_per_block) {
   const CacheView view{.tokens_per_block = tokens_per_block,
                        .dtype = spec.dtype,
                        .kv_heads = spec.kv_heads,
                        .k_dim = spec.k_dim,
                        .v_dim = spec.v_dim,
                        .latent = spec.kind == CacheSpec::Kind::latent};
-  const size_t tiles = static_cast<size_t>(tiles_per_block(tokens_per_block)) * static_cast<size_t>(spec.kv_heads);
-  return (values_offset(view) + tiles * value_tile_bytes(view) + 63) / 64 * 64;
+  const auto tiles = static_cast<size_t>(tiles_per_block(tokens_per_block));
+  return {tiles * key_tile_bytes(view), tiles * value_tile_bytes(view), values_offset(view)};
+}
+
+size_t cache_layer_bytes(const CacheSpec& spec, int tokens_per_block) {
+  const CacheHeadRuns runs = cache_head_runs(spec, tokens_per_block);
+  return (runs.values_at + static_cast<size_t>(spec.kv_heads) * runs.value_bytes + 63) / 64 * 64;
 }
 
 }  // namespace weft::kernels

@@ -250,6 +250,12 @@ struct CacheView {
 constexpr int kTileTokens = 16;
 // Bytes of one layer's part of a block (a multiple of 64).
 size_t cache_layer_bytes(const CacheSpec& spec, int tokens_per_block);
+// Where a head's keys and values are in it: one run of bytes each, heads one behind the other.
+struct CacheHeadRuns {
+  size_t key_bytes = 0, value_bytes = 0;  // of a head; latent: no values
+  size_t values_at = 0;                   // those of head 0; keys of head 0 begin at 0
+};
+CacheHeadRuns cache_head_runs(const CacheSpec& spec, int tokens_per_block);
 
 // One sequence of the step, seen from one cache group: `rows` query rows from `first_row` on, at positions
 // first_position, first_position + 1, ... Position p lies in block block_table[table_offset + p / tokens_per_block];

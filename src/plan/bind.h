@@ -43,7 +43,8 @@ struct GatherSlotsCall {
 struct AllReduceCall {
   kernels::ReduceArgs args;  // without the parts
   const float* mine = nullptr;
-  int places = 1;  // AllReduceOp::places
+  int places = 1;           // AllReduceOp::places
+  bool of_product = false;  // the op before is the product that makes this rank's part
 };
 struct ReduceScatterCall {
   kernels::ReduceArgs args;

@@ -77,6 +77,7 @@ class StepCounter {
   StepCost count() {
     for (const Op& op : plan_.ops)
       if (!op.images_only) std::visit([&](const auto& kind) { add(kind, op); }, op.kind);
+    add_outputs();
     return std::move(cost_);
   }
 
@@ -95,9 +96,10 @@ class StepCounter {
   struct Work {
     double bytes = 0, flops = 0;
   };
-  void spend(const Work& work) {
-    cost_.compute_seconds += std::max(work.bytes / machine_.memory_bytes, work.flops / machine_.flops);
+  double seconds(const Work& work) const {
+    return std::max(work.bytes / machine_.memory_bytes, work.flops / machine_.flops);
   }
+  void spend(const Work& work) { cost_.compute_seconds += seconds(work); }
   void spend_weights(const Work& work) {
     cost_.weight_bytes += work.bytes, cost_.flops += work.flops;
     spend(work);
@@ -111,7 +113,11 @@ class StepCounter {
                                             : op.out->cols * (form_ == WeightForm::f32 ? 4 : 2);
     spend_weights({static_cast<double>(rows_of(op.out->rows) * table_row), 0});
   }
-  void add(const LinearOp& o, const Op& op) { add_products(o.matrix, 1, rows_of(op.out->rows)); }
+  void add(const LinearOp& o, const Op& op) {
+    const int64_t rows = rows_of(op.out->rows);
+    add_products(o.matrix, 1, rows);
+    product_ = {op.out->storage, seconds(products(o.matrix, 1, static_cast<double>(rows)))};
+  }
   void add(const PerHeadOp& o, const Op& op) {
     add_products(o.matrices.front(), static_cast<double>(o.matrices.size()), rows_of(op.out->rows));
   }
@@ -156,6 +162,7 @@ class StepCounter {
 
   int64_t part_bytes(const Op& op) const { return rows_of(op.in[0].rows) * plan_.storages[op.in[0].storage].cols * 4; }
   void add(const AllReduceOp& o, const Op& op) {
+    if (op.in[0].storage == product_.storage) return add_sum_of_product(op);
     exchange(op_name(op), o.places == 1 ? reduce_traffic(places_, rank_, part_bytes(op))
                                         : gather_traffic(places_, rank_, part_bytes(op)));
   }
@@ -171,11 +178,31 @@ class StepCounter {
   }
   void add(const SendOp&, const Op& op) { exchange(op_name(op), send_traffic(places_, rank_, part_bytes(op))); }
 
+  // Of ranks with all columns of the same rows the first one's.
+  void add_outputs() {
+    constexpr int64_t kCandidateBytes = 8;
+    const bool has_part =
+        plan_.output_part.all > 0 || places_.layout.attention_dp || rank_ % places_.layout.tensor == 0;
+    if (plan_.output.storage < 0 || !has_part || rank_ == 0) return;
+    exchange("outputs", output_traffic(places_, rank_, rows_of(Rows::outputs) * kCandidateBytes));
+  }
+
+  void add_sum_of_product(const Op& op) {
+    const int pieces = sum_pieces(rows_of(op.in[0].rows));
+    Traffic sent = reduce_traffic(places_, rank_, part_bytes(op));
+    for (int64_t* count : {&sent.messages, &sent.network_messages, &sent.network_rounds}) *count *= pieces;
+    exchange(op_name(op), sent);
+    cost_.hidden_seconds += std::min(product_.seconds, seconds(sent)) * (pieces - 1) / pieces;
+  }
+
+  double seconds(const Traffic& sent) const {
+    return static_cast<double>(sent.bytes - sent.network_bytes) / machine_.memory_bytes +
+           static_cast<double>(sent.network_bytes * sharers_) / machine_.network_bytes +
+           static_cast<double>(sent.network_rounds) * machine_.network_latency;
+  }
   void exchange(const char* name, const Traffic& sent) {
     cost_.traffic[name] += sent;
-    cost_.message_seconds += static_cast<double>(sent.bytes - sent.network_bytes) / machine_.memory_bytes +
-                             static_cast<double>(sent.network_bytes * sharers_) / machine_.network_bytes +
-                             static_cast<double>(sent.network_rounds) * machine_.network_latency;
+    cost_.message_seconds += seconds(sent);
   }
 
   const Plan& plan_;
@@ -187,6 +214,11 @@ class StepCounter {
   const DType cache_;
   int64_t sequences_ = 0;  // of the home
   int sharers_ = 0;        // ranks of the stage on the rank's node
+  struct Product {
+    int storage = -1;
+    double seconds = 0;
+  };
+  Product product_;  // the last one
   kernels::RouteRule rule_;
   std::optional<ExpertLoad> load_;
   std::tuple<int, int, int, int64_t> load_key_;

@@ -2,7 +2,11 @@
 // (`weft plan`). Every number but the times follows from the plan; the times are a model of a machine that is described
 // by four numbers. Nothing here is measured.
 //
-//   time of a step     the sum over a stage's ops, plus its messages; nothing overlaps
+//   time of a step     the sum over a stage's ops, plus its messages
+//   overlap            the sum over ranks behind a product of 512 rows or more is taken in n = rows / 256 pieces
+//                      (sum_pieces()), and messages of one travel while the next is computed: both together take the
+//                      time of the product and of the messages less (n - 1) / n of the shorter of the two. Latency
+//                      counts for every piece
 //   an op              max(bytes / memory bandwidth, FLOPs / peak)
 //                      bytes: weights that the op reads, once for all rows, and the cached tokens that its rows see;
 //                      activations stay in the processor's caches and cost nothing
@@ -20,6 +24,8 @@
 //   send               to the rank of the same number in the next stage: rows x columns x 4 bytes, one round. A step
 //                      takes the sum over the stages; with as many steps under way as there are stages, the slowest one
 //                      says how many tokens a second come out
+//   outputs            every rank that has outputs, but rank 0, sends rank 0 the best candidate of each row, 8 bytes
+//                      (greedy; with top_k k of them, and for samples that need all logits 4 bytes a token of its part)
 #pragma once
 
 #include <cstdint>
@@ -74,9 +80,10 @@ struct StepCost {
   double weight_bytes = 0, cache_bytes = 0, flops = 0;  // read and computed; of experts the average
   double compute_seconds = 0;                           // with the slowest rank's experts
   double message_seconds = 0;
+  double hidden_seconds = 0;               // of these, behind products
   std::map<std::string, Traffic> traffic;  // by op_name()
   Traffic sent() const;
-  double seconds() const { return compute_seconds + message_seconds; }
+  double seconds() const { return compute_seconds + message_seconds - hidden_seconds; }
 };
 
 // The decoder layers [first, last) that a share's ops belong to, as their paths count them ("model.layers.3.mlp").
@@ -97,8 +104,9 @@ ExpertLoad expert_load(const kernels::RouteRule& rule, int ranks, int64_t rows);
 // rank). `set`: among so many successive ranks; 0: those of the stage.
 Traffic reduce_traffic(const RankPlaces& places, int rank, int64_t own);
 Traffic gather_traffic(const RankPlaces& places, int rank, int64_t own, int set = 0);
-// One message to the next stage.
+// One message to the next stage, and one to rank 0.
 Traffic send_traffic(const RankPlaces& places, int rank, int64_t bytes);
+Traffic output_traffic(const RankPlaces& places, int rank, int64_t bytes);
 
 // One step on rank `rank`, whose share of the plan that is. With attention data parallelism the step of a home with the
 // most sequences. `form`, `cache` as above.

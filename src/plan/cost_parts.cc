@@ -144,6 +144,12 @@ Traffic send_traffic(const RankPlaces& places, int rank, int64_t bytes) {
   return traffic;
 }
 
+Traffic output_traffic(const RankPlaces& places, int rank, int64_t bytes) {
+  Traffic traffic;
+  if (rank != 0) add_round(places, rank, {0}, bytes, traffic);
+  return traffic;
+}
+
 Traffic reduce_traffic(const RankPlaces& places, int rank, int64_t own) {
   const int ranks = places.layout.tensor;
   WEFT_CHECK((ranks & (ranks - 1)) == 0) << "sums are those of a power of two of ranks";

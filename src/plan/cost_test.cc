@@ -189,6 +189,29 @@ TEST(Cost, MessagesTakeTheNetworkOrTheMemory) {
   EXPECT_DOUBLE_EQ(both.message_seconds, 0.096 + 2 * 9.6 + 0.5);
 }
 
+TEST(Cost, MessagesTravelBesideTheProduct) {
+  // A sequence of 512 rows, 2 ranks on 2 nodes, and a product of 16 outputs and 8 k in front of the sum.
+  //   product:  512 x 2 x 16 x 8 FLOPs                                                  1310.72 s
+  //   messages: of 32768 bytes a half out and a half back, in 2 pieces of 2 rounds      3276.8 + 4 x 0.5 s
+  // A half of the shorter one is hidden. With a row less nothing is.
+  Plan plan = SmallPlan(1).plan;
+  plan.ops.erase(plan.ops.begin() + 3, plan.ops.begin() + 5);  // append, attend
+  plan.ops.back().in = {*plan.ops[2].out};
+  plan.storages[plan.ops.back().in[0].storage].cols = 16;  // 8192 floats
+  plan.matrices[0].sources[0].rows = 16;
+  const RankPlaces places{{.tensor = 2, .experts = 2}, 2};
+  const auto cost_of = [&](int64_t rows) {
+    return step_cost(plan, places, 0, {1, rows, rows}, kMachine, WeightForm::f32, DType::f32);
+  };
+  const StepCost cost = cost_of(512);
+  const double product = 512 * 2 * 16 * 8 / 100.0, messages = 2 * (512 * 16 * 4 / 2) / 10.0 + 4 * 0.5;
+  EXPECT_DOUBLE_EQ(cost.message_seconds, messages);
+  EXPECT_DOUBLE_EQ(cost.hidden_seconds, product / 2);
+  EXPECT_DOUBLE_EQ(cost.seconds(), cost.compute_seconds + messages - product / 2);
+  EXPECT_EQ(cost.traffic.at("all_reduce").messages, 4);
+  EXPECT_EQ(cost_of(511).hidden_seconds, 0);
+}
+
 TEST(Cost, AStageHandsItsRowsOn) {
   // 2 rows of the 8 floats behind layer 1, to the rank of the same number in the next stage, and at its own expense.
   const RankPlaces places{{.pipeline = 2}, 2};
@@ -203,6 +226,22 @@ TEST(Cost, AStageHandsItsRowsOn) {
   const StepCost near =
       step_cost(share_of_two(0), {{.pipeline = 2}}, 0, {2, 1, 5}, kMachine, WeightForm::f32, DType::f32);
   EXPECT_DOUBLE_EQ(near.message_seconds, 0.064);
+}
+
+TEST(Cost, OutputsGoToRank0AsCandidates) {
+  // 3 rows, 8 bytes each, from rank 1 alone, which is on another node; a share of the plan without outputs has none.
+  Plan plan = SmallPlan(1).plan;
+  const RankPlaces places{{.tensor = 2, .experts = 2}, 2};
+  const auto traffic = [&](int rank) {
+    return step_cost(plan, places, rank, {3, 1, 5}, kMachine, WeightForm::f32, DType::f32).traffic;
+  };
+  EXPECT_FALSE(traffic(1).contains("outputs"));
+  plan.output = *plan.ops.back().out;
+  EXPECT_FALSE(traffic(1).contains("outputs")) << "both ranks have all columns";
+  plan.output_part = {0, 8, 16};
+  EXPECT_FALSE(traffic(0).contains("outputs"));
+  EXPECT_EQ(traffic(1).at("outputs"),
+            (Traffic{.messages = 1, .bytes = 24, .network_messages = 1, .network_bytes = 24, .network_rounds = 1}));
 }
 
 TEST(Cost, HomesHaveTheirShareOfTheSequences) {

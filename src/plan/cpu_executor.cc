@@ -30,6 +30,13 @@ int slots_of(const Op& op) {
   return 1;
 }
 
+// Into how many tasks a product is cut for so many threads, where these take one after the other.
+int task_count(const LinearArgs& args, int rows, int threads) {
+  constexpr int64_t kLeast = 1 << 16;  // outputs of a task
+  const int64_t per_thread = int64_t{args.w.out} * rows / (threads * kLeast);
+  return threads * (per_thread >= 8 ? 8 : per_thread >= 4 ? 4 : per_thread >= 2 ? 2 : 1);
+}
+
 // The sums of parts, each of which is of one of so many ranges of columns, in turn.
 void add_parts(const CpuTable& table, const ReduceArgs& all, int places, Communicator::Parts parts, int rows,
                Part part) {
@@ -90,6 +97,11 @@ void CpuExecutor::bind() {
       bound_.push_back(
           {.args = AttendCombineArgs{*args}, .images_only = op.images_only, .barrier = true, .combine_of = args->plan});
   }
+  for (size_t i = 1; i < bound_.size(); ++i) {
+    auto* const sum = std::get_if<AllReduceCall>(&bound_[i].args);
+    const auto* product = std::get_if<LinearArgs>(&bound_[i - 1].args);
+    if (sum && product) sum->of_product = sum->mine == product->y;
+  }
   int next = -1;
   for (size_t i = bound_.size(); i-- > 0; bound_[i].next_product = next)
     if (std::holds_alternative<LinearArgs>(bound_[i].args)) next = static_cast<int>(i);
@@ -104,19 +116,58 @@ Ahead CpuExecutor::first_weights(int product, Part part) const {
   return {begin, begin + std::min(bytes, kAheadBytes)};
 }
 
-// Threads take pieces of a product of many rows as they get done: a core that others use too may be several times
-// slower than the rest for a while. With few rows a piece would be over before its stream from memory is under way, and
-// over several NUMA nodes each thread reads what lies near it.
+// Threads take tasks of a product of many rows as they get done: a core that others use too may be several times slower
+// than the rest for a while. With few rows a task would be over before its stream from memory is under way, and over
+// several NUMA nodes each thread reads what lies near it.
 void CpuExecutor::run_linear(const LinearArgs& args, int rows, Part part, std::atomic<int>& next_task) const {
-  constexpr int kRows = 32, kMostPerThread = 8;
-  constexpr int64_t kLeast = 1 << 16;  // outputs of a piece
-  const int64_t per_thread = int64_t{args.w.out} * rows / (part.count * kLeast);
-  if (rows <= kRows || part.count == 1 || seat_.team.spans_nodes() || per_thread < 2)
+  constexpr int kRows = 32;
+  const int tasks = task_count(args, rows, part.count);
+  if (rows <= kRows || part.count == 1 || seat_.team.spans_nodes() || tasks == part.count)
     return table_.run(args, rows, part);
-  const int tasks = part.count * (per_thread >= kMostPerThread ? kMostPerThread : per_thread >= 4 ? 4 : 2);
   for (int task = next_task.fetch_add(1, std::memory_order_relaxed); task < tasks;
        task = next_task.fetch_add(1, std::memory_order_relaxed))
     table_.run(args, rows, {task, tasks});
+}
+
+// Without `mine` where the sum is taken at once. The same on all ranks, whose threads may be different in number.
+Communicator::Pieces CpuExecutor::pieces_of(const AllReduceCall& call, int rows) const {
+  const int wanted = memory_.limits().piece_rows, pieces = sum_pieces(rows);
+  if (!call.of_product || (wanted == 0 && (pieces == 1 || !seat_.communicator->overlaps()))) return {};
+  const auto ld = static_cast<size_t>(call.args.ld_part);
+  const auto piece = static_cast<size_t>(wanted > 0 ? wanted : (rows + pieces - 1) / pieces);
+  return {call.mine, static_cast<size_t>(rows) * ld, piece * ld};
+}
+
+void CpuExecutor::run_product(size_t index, int rows, Part part) {
+  const auto& args = std::get<LinearArgs>(bound_[index].args);
+  std::atomic<int>& next_task = tasks_[index].next;
+  const auto* sum = index + 1 < bound_.size() ? std::get_if<AllReduceCall>(&bound_[index + 1].args) : nullptr;
+  const Communicator::Pieces pieces = sum ? pieces_of(*sum, rows) : Communicator::Pieces{};
+  if (pieces.mine) run_in_pieces(args, pieces, rows, part, next_task);
+  else run_linear(args, rows, part, next_task);
+}
+
+// Threads take tasks of one piece after the other and wait for nobody in between.
+void CpuExecutor::run_in_pieces(const LinearArgs& args, const Communicator::Pieces& sum, int rows, Part part,
+                                std::atomic<int>& next_task) const {
+  const Operand operand = is_quantized(args.w.form) ? args.w.operand : table_.operand(args.w.form);
+  const auto piece_rows = static_cast<int>(sum.piece / static_cast<size_t>(args.ld_y));
+  const int tasks = task_count(args, piece_rows, part.count), own = tasks / part.count;  // of a piece; of a thread
+  const auto all = tasks * static_cast<int>(sum.count());
+  const auto nth = [&](int turn) {  // over several NUMA nodes each thread has the same share of every piece
+    if (!seat_.team.spans_nodes()) return next_task.fetch_add(1, std::memory_order_relaxed);
+    return turn / own * tasks + part.index * own + turn % own;
+  };
+  int turn = 0;
+  for (int task = nth(turn); task < all; task = nth(++turn)) {
+    const int piece = task / tasks, first = piece * piece_rows;
+    seat_.communicator->written(sum, static_cast<size_t>(piece), {part.index, part.count});
+    LinearArgs some = args;
+    some.x = static_cast<const std::byte*>(args.x) + first * args.ld_x * operand_size_bytes(operand);
+    some.y = args.y + first * args.ld_y;
+    table_.run(some, std::min(piece_rows, rows - first), {task % tasks, tasks});
+  }
+  seat_.communicator->written(sum, sum.count(), {part.index, part.count});
 }
 
 int CpuExecutor::row_count(Rows rows) const {
@@ -132,7 +183,7 @@ int CpuExecutor::row_count(Rows rows) const {
 
 void CpuExecutor::run_op(size_t index, Part part) {
   const int rows = row_count(bound_[index].rows) * bound_[index].slots;
-  std::visit(Overloaded{[&](const LinearArgs& args) { run_linear(args, rows, part, tasks_[index].next); },
+  std::visit(Overloaded{[&](const LinearArgs&) { run_product(index, rows, part); },
                         [&](const ExpertsCall& call) { run_experts(call, part); },
                         [&](const PerHeadCall& call) { run_per_head(call, rows, part); },
                         [&]<class Args>(const CollectiveCall<Args>& call) { run_collective(call, rows, part); },
@@ -206,6 +257,8 @@ void CpuExecutor::run_all_reduce(const AllReduceCall& call, int rows, Part part)
   const Communicator::Thread thread{part.index, part.count};
   const size_t floats = static_cast<size_t>(rows) * static_cast<size_t>(call.args.ld_part);
   Communicator& ranks = *seat_.communicator;
+  if (const Communicator::Pieces sum = pieces_of(call, rows); sum.mine)
+    return add_parts(table_, call.args, 1, ranks.reduce_pieces(sum, thread), rows, part);
   if (call.places == 1) return add_parts(table_, call.args, 1, ranks.reduce(call.mine, floats, thread), rows, part);
   std::array<size_t, kMaxRanks> bytes;
   bytes.fill(floats * sizeof(float));

@@ -32,6 +32,10 @@ struct RankSeat {
   StageLine* before = nullptr;
 };
 
+// Into how many pieces a product in front of a sum over ranks is cut, so that messages of one travel while the next is
+// computed (docs/ranks.md). A piece has 256 rows or more: with fewer, messages become small and are slower over TCP.
+constexpr int sum_pieces(int64_t rows) { return rows < 512 ? 1 : static_cast<int>(rows / 256); }
+
 class CpuExecutor {
  public:
   // The plan must have been through the passes that the weights were loaded for (see prepare_plan). `weights`, `cache`
@@ -110,6 +114,10 @@ class CpuExecutor {
   void run_collective(const CollectiveCall<Args>& call, int rows, kernels::Part part) const;
   void run_gather_slots(const GatherSlotsCall& call, int rows, kernels::Part part) const;
   void run_all_reduce(const AllReduceCall& call, int rows, kernels::Part part) const;
+  Communicator::Pieces pieces_of(const AllReduceCall& call, int rows) const;
+  void run_product(size_t index, int rows, kernels::Part part);
+  void run_in_pieces(const kernels::LinearArgs& args, const Communicator::Pieces& sum, int rows, kernels::Part part,
+                     std::atomic<int>& next_task) const;
   void run_reduce_scatter(const ReduceScatterCall& call, int rows, kernels::Part part) const;
   void run_send(const SendCall& call, kernels::Part part) const;
   void run_receive(const ReceiveCall& call, int rows, kernels::Part part) const;

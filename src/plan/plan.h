@@ -381,6 +381,13 @@ struct Plan {
   // tensors, or scopes of tensors, that the checkpoint may hold and the plan does not read
   std::vector<std::string> unused;
   Value output;  // storage -1: none, of all pipeline stages but the last
+  // Of the share of a rank with a part of the vocabulary: `output` is columns `first` and on of `all`. The ranks of the
+  // stage have `each` in turn, the last one what is left. all 0: the rank has all columns.
+  struct OutputPart {
+    int first = 0, each = 0, all = 0;
+  };
+  OutputPart output_part;
+  int all_output_cols() const { return output_part.all > 0 ? output_part.all : output.cols; }
   HeadKind head = HeadKind::lm;
   // Kept until the next step, [tokens, cols]; storage -1: none. What a draft reads of this model: the residual stream
   // after some of its layers, side by side.

@@ -11,14 +11,18 @@ using kernels::Part;
 
 RankedExecutor::RankedExecutor(const PlanShares& shares, const kernels::CpuTable& table, const RankTeam& ranks,
                                RankSpan these, std::vector<CacheMemory> caches, ExecutorLimits limits, int lanes)
-    : ranks_team_(ranks), team_(ranks.threads()), layout_(ranks.layout()), homes_(layout_.homes()),
-      first_rank_(ranks.first_rank() + these.first), inputs_(homes_), received_(lanes) {
+    : team_(ranks.threads()), layout_(ranks.layout()), homes_(layout_.homes()),
+      first_rank_(ranks.first_rank() + these.first), first_thread_(these.first * ranks.threads_per_rank()),
+      inputs_(homes_),
+      outputs_(shares.first().plan, ranks, first_rank_ + these.count == layout_.size(), limits.max_outputs, lanes),
+      all_walked_(ranks.threads_per_rank() * these.count) {
   for (int r = 0; r < these.count; ++r) {
     const PlanShare& share = shares.ranks[these.first + r];
     const int home = homes_ == 1 ? 0 : (first_rank_ + r) % homes_;
     ranks_.push_back(std::make_unique<CpuExecutor>(share.plan, share.weights, table, ranks.seat(these.first + r),
                                                    caches[r], limits, inputs_[home]));
     inputs_[home] = ranks_.back()->shared_inputs();
+    walked_.push_back(std::make_unique<ThreadBarrier>(ranks.threads_per_rank()));
   }
   for (int home = 0; shares.alone && home < homes_; ++home)
     alone_.push_back(std::make_unique<CpuExecutor>(shares.alone->plan, shares.alone->weights, table,
@@ -26,23 +30,13 @@ RankedExecutor::RankedExecutor(const PlanShares& shares, const kernels::CpuTable
                                                    true));
   for (std::shared_ptr<StepInputs>& inputs : inputs_)  // of homes in other processes
     if (!inputs) inputs = std::make_shared<StepInputs>(size_inputs(shares.first().plan, limits));
-  if (ranks.processes() && (homes_ > 1 || layout_.pipeline > 1)) {
-    delivery_ = ranks.processes()->delivery(lanes);
-    walked_ = std::make_unique<ThreadBarrier>(ranks.threads_per_rank() * these.count);
-  }
-  for (std::vector<Memory>& lane : received_) {
-    lane.resize(static_cast<size_t>(homes_));
-    for (int home = 0; delivery_ && first_rank_ == 0 && home < homes_; ++home)
-      if (!last(home))
-        lane[home] = reserve_or_die(static_cast<size_t>(limits.max_outputs) * output_ld() * sizeof(float));
-  }
+  if (outputs_.any_sent()) delivery_ = ranks.processes()->delivery(lanes);
+  for (int r = 0; delivery_ && first_rank_ != 0 && r < these.count; ++r)
+    messages_.push_back(part_of(r) < 0 ? Memory() : reserve_or_die(outputs_.most_message_bytes(limits.max_outputs)));
   walk_ = [this](int thread) {
     const Part part{thread, team_.size()};
     walk_inside(part);
-    if (delivery_ && first_rank_ == 0) {
-      if (thread == 0) take_outputs();
-      team_.barrier();
-    }
+    take_outputs(part);
     if (!*tail_) return;
     team_.barrier();
     run_behind(*tail_, part);
@@ -82,38 +76,71 @@ void RankedExecutor::prepare(bool replay, int lane) {
   begin();
   if (running_alone_) return running_alone_->prepare(replay);
   for (const auto& rank : ranks_) rank->prepare(replay);
-  for (int home = 0; delivery_ && first_rank_ == 0 && home < homes_; ++home)
-    if (!last(home))
-      delivery_->expect(lane, ranks_team_.process_of(last_rank(home)), received_[lane][home].data(),
-                        output_bytes(home));
+  lane_ = lane;
+  place_outputs(*this, lane);
+  if (!delivery_ || first_rank_ != 0) return;
+  for (int home = 0; home < homes_; ++home)
+    for (int part = 0; part < outputs_.parts(); ++part)
+      if (const int from = outputs_.process_of(home, part); from != 0)
+        delivery_->expect(lane, from, outputs_.message(lane, home, part), outputs_.message_bytes(part, inputs(home)));
+}
+
+void RankedExecutor::place_outputs(const RankedExecutor& entered, int lane) {
+  for (int home = 0; home < homes_; ++home) outputs_.lay_out(lane, home, entered.inputs(home));
 }
 
 void RankedExecutor::walk_inside(Part part) {
   if (running_alone_) return running_alone_->walk(part);
   const int threads = part.count / ranks();
-  ranks_[part.index / threads]->walk({part.index % threads, threads});
-  if (!delivery_ || first_rank_ == 0) return;
-  walked_->wait();
+  const int rank = part.index / threads;
+  ranks_[rank]->walk({part.index % threads, threads});
+  give_outputs(rank, {part.index % threads, threads});
+  if (messages_.empty()) return;
+  all_walked_.wait();
   if (part.index == 0) deliver_outputs();
+}
+
+int RankedExecutor::part_of(int rank) const {
+  const int part = first_rank_ + rank - outputs_.first_owner(0);
+  return part < std::max(homes_, outputs_.parts()) ? part : -1;
+}
+
+// Rows that do not come together stay where they are.
+void RankedExecutor::give_outputs(int rank, Part threads) {
+  const int part = part_of(rank), home = homes_ > 1 ? part : 0;
+  if (part < 0 || !in_parts(home) || inputs(home).outputs == 0) return;
+  const StepInputs& in = inputs(home);
+  const CpuExecutor& executor = *ranks_[rank];
+  const OutputParts::Own own{home, homes_ > 1 ? 0 : part, executor.output(), executor.output_ld(),
+                             first_thread_ + rank * threads.count};
+  walked_[rank]->wait();
+  if (messages_.empty()) outputs_.put(own, in, threads, summarise_, lane_);
+  else outputs_.pack(own, in, threads, summarise_, messages_[rank].data());
+}
+
+// In the order in which rank 0 expects them.
+void RankedExecutor::deliver_outputs() {
+  for (int rank = 0; rank < ranks(); ++rank) {
+    const int part = part_of(rank);
+    if (part < 0) continue;
+    const size_t bytes = outputs_.message_bytes(homes_ > 1 ? 0 : part, inputs(homes_ > 1 ? part : 0));
+    delivery_->deliver(messages_[rank].data(), bytes);
+  }
 }
 
 const CpuExecutor* RankedExecutor::last(int home) const {
   if (running_alone_ && running_alone_ == alone_[static_cast<size_t>(home)].get()) return running_alone_;
-  const int rank = last_rank(home) - first_rank_;
+  const int rank = outputs_.first_owner(home) - first_rank_;
   return rank >= 0 && rank < ranks() ? ranks_[rank].get() : nullptr;
 }
 
-size_t RankedExecutor::output_bytes(int home) const {
-  return static_cast<size_t>(inputs(home).outputs) * output_ld() * sizeof(float);
-}
-
-void RankedExecutor::deliver_outputs() {
+void RankedExecutor::take_outputs(Part part, int lane) {
+  if (!delivery_ || first_rank_ != 0) return;
+  if (part.index == 0) delivery_->wait(lane);
+  team_.barrier();
   for (int home = 0; home < homes_; ++home)
-    if (last(home)) delivery_->deliver(last(home)->output(), output_bytes(home));
-}
-
-void RankedExecutor::take_outputs(int lane) {
-  if (delivery_) delivery_->wait(lane);
+    for (int p = 0; p < outputs_.parts(); ++p)
+      if (outputs_.process_of(home, p) != 0) outputs_.unpack(lane, home, p, part);
 }
 
 void RankedExecutor::trace(TracedPlan& trace) {

@@ -11,6 +11,7 @@
 
 #include "comm/delivery.h"
 #include "plan/cpu_executor.h"
+#include "plan/output_parts.h"
 #include "plan/rank_team.h"
 
 namespace weft {
@@ -54,28 +55,42 @@ class RankedExecutor {
   bool has_rows() const;
   // Once the inputs are set: where the step's outputs will lie depends on them. prepare() and run() do it too.
   void begin();
+  // In rank 0's process: row() and summaries() know their places from here on, before the step is run. `entered`: the
+  // executor of the first stage, which has the step's inputs; prepare() and run() do it with this one's.
+  void place_outputs(const RankedExecutor& entered, int lane);
+  // Whether rows of a home may be wanted as summaries (StepInputs::summary_bytes), and how long these may be; `how`
+  // makes them.
+  bool in_parts(int home) const { return outputs_.in_parts(home); }
+  int most_summary_bytes() const { return outputs_.most_summary_bytes(); }
+  void summarise(Summarise how) { summarise_ = std::move(how); }
   // Runs the step that inputs() describes on all threads of the team, which are all of these ranks'. `tail` is called
   // by every thread behind a barrier after the last op (sampling). replay == false: resolves every op's addresses anew
   // before it runs, as the first step does.
   void run(const std::function<void(kernels::Part)>& tail, bool replay = true);
   // The same inside a run of the team, beside or behind other plans: one thread calls prepare() once the inputs are
   // set, and behind a barrier every thread of these ranks calls walk_inside() with its part of them. In rank 0's
-  // process one thread calls take_outputs() before output() is read. Barriers behind the two are the caller's to set.
+  // process every thread of the team calls take_outputs() before row() is read. Barriers behind the two are the
+  // caller's to set.
   void prepare(bool replay = true, int lane = 0);
   void walk_inside(kernels::Part part);
   // Waits for the outputs of the step that was prepared with this lane, where they come from other processes.
-  void take_outputs(int lane = 0);
+  void take_outputs(kernels::Part part, int lane = 0);
   // Behind the walk of the first rank's thread `part`; its time counts as one more op's.
   void run_behind(const std::function<void(kernels::Part)>& tail, kernels::Part part) {
     ranks_.front()->run_behind(tail, part);
   }
 
-  // [outputs, cols] of the last run, or of a lane's, of a home's rows; ld in floats. In rank 0's process.
-  const float* output(int home = 0, int lane = 0) const {
-    return last(home) ? last(home)->output() : reinterpret_cast<const float*>(received_[lane][home].data());
+  // A row of the outputs of the last run, or of a lane's, of a home: all columns, unless it is wanted as a summary. In
+  // rank 0's process. Whole rows are output_ld() floats apart.
+  const float* row(int home, int row, int lane = 0) const {
+    return in_parts(home) ? outputs_.row(lane, home, row) : last(home)->output() + row * output_ld();
   }
-  int64_t output_ld() const { return row_floats(plan().output.cols); }
-  int output_cols() const { return plan().output.cols; }
+  int64_t output_ld() const { return row_floats(output_cols()); }
+  int output_cols() const { return plan().all_output_cols(); }
+  // The summaries of a row, of all parts in order; empty where it is whole.
+  std::span<const std::byte> summaries(int home, int row, int lane = 0) const {
+    return in_parts(home) ? outputs_.summaries(lane, home, row) : std::span<const std::byte>();
+  }
   // The same of Plan::taps and Plan::state, [tokens, cols], where the plan has them; null where another process has
   // what the home's rows have left.
   const float* taps(int home = 0) const { return last(home) ? last(home)->taps() : nullptr; }
@@ -98,21 +113,25 @@ class RankedExecutor {
   const CpuExecutor& first() const { return *ranks_.front(); }
   // The rank of the last stage whose outputs are those of a home; null: in another process.
   const CpuExecutor* last(int home) const;
-  int last_rank(int home) const { return (layout_.pipeline - 1) * layout_.tensor + home; }
-  size_t output_bytes(int home) const;
+  // Which of all parts a rank has; those of several homes have one each. -1: none.
+  int part_of(int rank) const;
+  void give_outputs(int rank, kernels::Part threads);
   void deliver_outputs();
 
-  const RankTeam& ranks_team_;
   ThreadTeam& team_;
   const RankLayout layout_;
-  const int homes_, first_rank_;
+  const int homes_, first_rank_, first_thread_;
   std::unique_ptr<Delivery> delivery_;  // where outputs come from other processes, else null
   std::vector<std::unique_ptr<CpuExecutor>> ranks_;
   std::vector<std::unique_ptr<CpuExecutor>> alone_;  // per home: PlanShares::alone with its cache; empty: none
   CpuExecutor* running_alone_ = nullptr;             // that of the step's one home
   std::vector<std::shared_ptr<StepInputs>> inputs_;  // per home
-  std::vector<std::vector<Memory>> received_;        // per lane and home: outputs that come from another process
-  std::unique_ptr<ThreadBarrier> walked_;            // where outputs are delivered: all threads of these ranks
+  OutputParts outputs_;
+  Summarise summarise_;
+  int lane_ = 0;                                        // of the running step
+  std::vector<Memory> messages_;                        // per rank: to rank 0's process; empty there
+  std::vector<std::unique_ptr<ThreadBarrier>> walked_;  // per rank: its threads
+  ThreadBarrier all_walked_;                            // of all ranks
   std::function<void(int)> walk_;
   const std::function<void(kernels::Part)>* tail_ = nullptr;
 };

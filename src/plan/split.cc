@@ -33,11 +33,10 @@ class Share {
       if (op.out && demand_.wanted(*op.out).empty()) continue;
       std::visit([&](const auto& kind) { rebuild(kind, op, i); }, op.kind);
     }
-    if (plan_.output.storage >= 0) plan_.output = mapped(whole_.output);
-    if (plan_.output.cols != whole_.output.cols) {
-      plan_.storages[plan_.output.storage].cols = demand_.vocabulary_share(whole_.output.cols);
-      plan_.output = gather(plan_.output, whole_.output.cols, whole_.ops.back());
-    }
+    const int all = whole_.output.cols;
+    const Range own = demand_.vocabulary(all);
+    if (own.size() < all) plan_.output_part = {own.first, demand_.vocabulary_share(all), all};
+    if (plan_.output.storage >= 0) plan_.output = mapped(whole_.output, own);
     for (Value* kept : {&plan_.taps, &plan_.state})
       if (kept->storage >= 0) *kept = mapped(*kept);
     drop_unread_weights(plan_, whole_);

@@ -139,6 +139,19 @@ void append_bits(std::vector<uint32_t>& bits, const float* row, int cols) {
   std::memcpy(bits.data() + before, row, static_cast<size_t>(cols) * sizeof(float));
 }
 
+// Where outputs are in parts, every third row is wanted as summaries, which have all columns.
+void want_summaries(RankedExecutor& executor, int home) {
+  StepInputs& in = executor.inputs(home);
+  for (int r = 0; r < in.outputs; ++r)
+    in.summary_bytes[static_cast<size_t>(r)] =
+        executor.in_parts(home) && r % 3 == 1 ? executor.most_summary_bytes() : 0;
+}
+void append_row(std::vector<uint32_t>& bits, const RankedExecutor& executor, int home, int row) {
+  const std::span<const std::byte> parts = executor.summaries(home, row);
+  append_bits(bits, parts.empty() ? executor.row(home, row) : reinterpret_cast<const float*>(parts.data()),
+              executor.output_cols());
+}
+
 void run_step(RankedExecutor& executor, const std::vector<StepRows>& step, const RunOptions& options,
               std::vector<int>& position, RankedRun& result) {
   std::vector<std::vector<StepRows>> by_home(static_cast<size_t>(executor.homes()));
@@ -153,15 +166,16 @@ void run_step(RankedExecutor& executor, const std::vector<StepRows>& step, const
     StepInputs& in = executor.inputs(static_cast<int>(home));
     fill(in, by_home[home], position, vocab);
     if (plan.cross_group) fill_cross(in, by_home[home], options.images);
+    want_summaries(executor, static_cast<int>(home));
   }
   executor.run({}, options.replay);
   for (size_t home = 0; home < by_home.size(); ++home) {
-    int64_t r = 0;
+    int r = 0;
     for (const StepRows& row : by_home[home])
       for (int i = 0; i < row.tokens; ++i, ++r) {
         const auto s = static_cast<size_t>(row.sequence);
         const int h = static_cast<int>(home);
-        append_bits(result.outputs[s], executor.output(h) + r * executor.output_ld(), executor.output_cols());
+        append_row(result.outputs[s], executor, h, r);
         if (plan.taps.storage >= 0)
           append_bits(result.taps[s], executor.taps(h) + r * executor.taps_ld(), plan.taps.cols);
       }
@@ -185,8 +199,15 @@ RankedRun run_on_ranks(const Plan& recorded, const std::shared_ptr<const Checkpo
   result.outputs.resize(sequences), result.taps.resize(sequences);
   Caches caches = reserve(result.shares, options.cache, sequences);
   RankedExecutor executor(result.shares, *options.table, team, {0, layout.size()}, caches.ranks,
-                          {kMaxTokens, kMaxTokens, static_cast<int>(sequences), kBlock * kBlocksEach});
+                          {.max_tokens = kMaxTokens,
+                           .max_outputs = kMaxTokens,
+                           .max_sequences = static_cast<int>(sequences),
+                           .max_seq_len = kBlock * kBlocksEach,
+                           .piece_rows = options.piece_rows});
   if (recorded.cross_group) write_images(executor, recorded, options);
+  executor.summarise([](const OutputColumns& part, std::span<std::byte> to) {
+    std::memcpy(to.data(), part.values.data(), part.values.size_bytes());
+  });
   std::vector<int> position(sequences);
   for (const std::vector<StepRows>& step : options.steps) run_step(executor, step, options, position, result);
   return result;

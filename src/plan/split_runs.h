@@ -33,6 +33,7 @@ struct RunOptions {
   DType cache = DType::f32;
   int threads_per_rank = 1;
   bool replay = true;
+  int piece_rows = 0;                    // ExecutorLimits
   std::vector<int> home_of = {0, 0, 0};  // of each sequence
   std::vector<int> images = {0, 0, 0};   // keys of each sequence's images, for plans with cross attention
   // Prompts of several sequences, then a token each, then one sequence alone.

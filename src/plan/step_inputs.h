@@ -41,6 +41,8 @@ struct StepInputs {
   std::vector<int32_t> positions;          // [axes, max_tokens]
   std::vector<int32_t> token_types;        // [max_tokens]
   std::vector<int32_t> output_rows;        // [max_outputs]: token rows whose output is wanted
+  // [max_outputs]: where outputs are in parts (output_parts.h), of what is wanted instead of each; 0: the whole row
+  std::vector<int32_t> summary_bytes;
   std::vector<GroupInputs> groups;
   std::vector<const float*> features;            // [max_tokens], where the plan takes features; null: none
   std::vector<std::vector<float>> own_features;  // what they point to, where they came in a message

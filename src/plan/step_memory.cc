@@ -21,6 +21,7 @@ StepInputs size_inputs(const Plan& plan, const ExecutorLimits& limits) {
     inputs.row_flags.resize(limits.max_tokens);
   }
   inputs.output_rows.resize(limits.max_outputs);
+  inputs.summary_bytes.resize(limits.max_outputs);
   inputs.groups.resize(plan.groups.size());
   inputs.local_groups.resize(plan.local_groups.size());
   return inputs;

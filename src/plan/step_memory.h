@@ -19,6 +19,9 @@ struct ExecutorLimits {
   int max_sequences = 0;  // in a step
   int max_seq_len = 0;
   int max_mixed = 0;  // rows of Rows::mixed
+  // Of products in front of sums over ranks: rows of a piece, however few there are and whatever the ranks are. 0: as
+  // sum_pieces() says where messages travel while ranks compute, else one piece.
+  int piece_rows = 0;
   RowLimits rows() const { return {max_tokens, max_outputs, max_mixed}; }
 };
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <numeric>
 
 #include "comm/process_ranks.h"
 #include "spec/ngram_drafter.h"
@@ -107,6 +108,7 @@ Result<std::unique_ptr<EngineCore>> EngineCore::create(Model model, std::unique_
                                 .overlap = steps,
                                 .speculation = options.speculation,
                                 .draft_ahead = draft_ahead(draft),
+                                .store = options.store != nullptr,
                                 .balance_wait_us = options.balance_wait_us};
   WEFT_TRY(Scheduler scheduler, Scheduler::create(limits, std::move(caches)));
   WorkerOptions worker{.runner = std::move(runner),
@@ -122,8 +124,14 @@ Result<std::unique_ptr<EngineCore>> EngineCore::create(Model model, std::unique_
       new EngineCore(std::move(ranks), std::move(draft_ranks), options, std::move(scheduler), steps));
   WEFT_TRY(core->worker_, Worker::create(std::move(model), std::move(draft), *core->ranks_,
                                          core->draft_ranks_ ? *core->draft_ranks_ : *core->ranks_, std::move(worker)));
-  if (core->model().vision)
-    core->vision_ = std::make_unique<VisionEncoder>(core->model(), core->ranks_->threads(), vision);
+  if (options.store)
+    core->tier_ = std::make_unique<CacheTier>(options.store, CacheTier::Options{options.tier_always},
+                                              core->worker_->runner(), core->mutex_, core->scheduler_,
+                                              [raw = core.get()](SequenceId id) { raw->let_go_on(id); });
+  if (core->model().vision) {
+    core->encoders_ = std::make_unique<ImageEncoders>(core->model(), *core->ranks_, vision);
+    core->images_encoded_.resize(static_cast<size_t>(core->encoders_->processes()));
+  }
   core->step_thread_ = std::thread([raw = core.get()] { raw->step_loop(); });
   core->engine_thread_ = std::thread([raw = core.get()] { raw->engine_loop(); });
   if (ProcessRanks* processes = core->ranks_->processes())
@@ -140,6 +148,8 @@ EngineCore::~EngineCore() {
   if (engine_thread_.joinable()) engine_thread_.join();
   step_wake_.notify_all();
   if (step_thread_.joinable()) step_thread_.join();
+  tier_.reset();
+  encoders_.reset();                                             // while the ranks listen
   if (ranks_->processes()) ranks_->processes()->on_failure({});  // they close after this, and that may fail
 }
 
@@ -149,12 +159,15 @@ Result<SequenceId> EngineCore::submit(Submission submission) {
   if (!failure_.empty()) return Error(Code::unavailable, failure_);
   submission.sequence.media = submission.media_prompt;
   submission.sequence.whole_media = model().plan().joined_images;
-  submission.sequence.held = !find_features(submission);
-  const bool held = submission.sequence.held;
+  const bool lacks_images = !find_features(submission);
+  submission.sequence.held = lacks_images || tier_;
   WEFT_TRY(const SequenceId id, scheduler_.add(std::move(submission.sequence)));
-  if (held) enqueue_images(id, submission);
-  entries_.emplace(static_cast<uint64_t>(id),
-                   std::make_shared<Entry>(Entry{std::move(submission.sink), std::move(submission.grammar)}));
+  if (lacks_images) enqueue_images(id, submission);
+  const int waits = lacks_images + (tier_ != nullptr);
+  entries_.emplace(
+      static_cast<uint64_t>(id),
+      std::make_shared<Entry>(Entry{std::move(submission.sink), std::move(submission.grammar), {}, waits}));
+  if (tier_) tier_->import(id);
   engine_wake_.notify_one();
   return id;
 }
@@ -177,46 +190,66 @@ void EngineCore::enqueue_images(SequenceId id, const Submission& submission) {
     if (submission.media_prompt->features[i]) continue;
     const auto same = [&](const Encoding& e) { return e.media->hash == submission.media[i]->hash; };
     auto found = std::find_if(encodings_.begin(), encodings_.end(), same);
-    if (found == encodings_.end()) encodings_.push_back({submission.media[i], {}}), found = std::prev(encodings_.end());
+    if (found == encodings_.end())
+      encodings_.push_back({submission.media[i], -1, {}}), found = std::prev(encodings_.end());
     else ++images_reused_;
     found->waiters.push_back({id, submission.media_prompt, static_cast<int>(i)});
   }
   step_wake_.notify_one();
 }
 
-// The step thread's: encodes for about as long as a decode step takes, so that running streams go on in between.
+// The step thread's: encodes for about as long as a decode step takes, so that running streams go on in between. Other
+// processes encode meanwhile, until the next step is announced.
 void EngineCore::encode_slice(std::unique_lock<std::mutex>& lock) {
   constexpr double kSliceSeconds = 0.02;
-  if (!encoding_begun_) {
-    // Nobody waits for it any more: all were cancelled.
-    std::erase_if(encodings_.front().waiters,
-                  [&](const Encoding::Waiter& w) { return !entries_.contains(static_cast<uint64_t>(w.id)); });
-    if (encodings_.front().waiters.empty()) return encodings_.pop_front();
+  for (const double end = seconds() + kSliceSeconds; !encodings_.empty() && seconds() < end;) {
+    hand_out_images(lock);
+    lock.unlock();
+    const std::vector<ImageEncoders::Encoded> done = encoders_->work();
+    lock.lock();
+    for (const ImageEncoders::Encoded& image : done) finish_encoding(image);
   }
-  const std::shared_ptr<const PreparedMedia> media = encodings_.front().media;
-  lock.unlock();
-  const double begin = seconds();
-  if (!std::exchange(encoding_begun_, true)) vision_->begin(*media);
-  bool more = true;
-  while (more && seconds() - begin < kSliceSeconds) more = vision_->run_piece();
-  std::shared_ptr<const MediaFeatures> features;
-  if (!more) features = std::make_shared<const MediaFeatures>(vision_->take());
-  lock.lock();
-  if (features) finish_encoding(std::move(features));
 }
 
-void EngineCore::finish_encoding(std::shared_ptr<const MediaFeatures> features) {
-  encoding_begun_ = false;
-  ++images_encoded_;
-  const Encoding done = std::move(encodings_.front());
-  encodings_.pop_front();
-  features_.insert(done.media->hash, features);
+// In the order in which they came, to processes that have none; a single one is for this process.
+void EngineCore::hand_out_images(std::unique_lock<std::mutex>& lock) {
+  // Nobody waits for them any more: all were cancelled.
+  std::erase_if(encodings_, [&](Encoding& e) {
+    if (e.process >= 0) return false;
+    std::erase_if(e.waiters,
+                  [&](const Encoding::Waiter& w) { return !entries_.contains(static_cast<uint64_t>(w.id)); });
+    return e.waiters.empty();
+  });
+  for (int process = 0; process < encoders_->processes(); ++process) {
+    if (!encoders_->is_free(process)) continue;
+    const auto next = std::ranges::find(encodings_, -1, &Encoding::process);
+    if (next == encodings_.end()) return;
+    next->process = process;
+    std::shared_ptr<const PreparedMedia> media = next->media;
+    lock.unlock();
+    encoders_->begin(process, std::move(media));
+    lock.lock();
+  }
+}
+
+void EngineCore::finish_encoding(const ImageEncoders::Encoded& image) {
+  const auto found = std::ranges::find(encodings_, image.process, &Encoding::process);
+  const Encoding done = std::move(*found);
+  encodings_.erase(found);
+  ++images_encoded_[static_cast<size_t>(image.process)];
+  features_.insert(done.media->hash, image.features);
   for (const Encoding::Waiter& waiter : done.waiters) {
-    waiter.prompt->features[waiter.index] = features;
+    waiter.prompt->features[waiter.index] = image.features;
     const bool complete = std::all_of(waiter.prompt->features.begin(), waiter.prompt->features.end(),
                                       [](const auto& f) { return f != nullptr; });
-    if (complete) scheduler_.release(waiter.id);
+    if (complete) let_go_on(waiter.id);
   }
+}
+
+// One reason less why the sequence is held.
+void EngineCore::let_go_on(SequenceId id) {
+  const auto found = entries_.find(static_cast<uint64_t>(id));
+  if (found != entries_.end() && --found->second->waits == 0) scheduler_.release(id);
   engine_wake_.notify_one();
 }
 
@@ -228,6 +261,7 @@ void EngineCore::cancel(SequenceId id) {
   // Its grammar is still needed if a step in flight waits for its mask; begin_masks and fill_masks cope with its
   // absence.
   entry = entries_.extract(static_cast<uint64_t>(id));
+  if (tier_) tier_->wake_exporter();
   engine_wake_.notify_one();
 }
 
@@ -351,6 +385,10 @@ void EngineCore::commit_step(std::unique_lock<std::mutex>& lock) {
   outputs_.assign(committed.begin(), committed.end());
   free_.push_back(index);
   adapt_budget(steps_[index]);
+  if (tier_) {
+    tier_->measured(steps_[index].prompt_tokens, steps_[index].seconds);
+    tier_->wake_exporter();
+  }
   // The text side may take its time (and submit or cancel), so it runs without the lock.
   for (SequenceOutput& output : outputs_) {
     const auto found = entries_.find(static_cast<uint64_t>(output.id));
@@ -449,6 +487,7 @@ void EngineCore::run_step(std::unique_lock<std::mutex>& lock, double& last_end) 
   step.seconds = end - std::max(step.began, last_finish_);
   last_finish_ = end;
   finished_ = step.batch.step;
+  if (tier_) tier_->step_finished(finished_);
   done_.push_back(running_.front());
   running_.pop_front();
   engine_wake_.notify_one();
@@ -461,8 +500,13 @@ int64_t EngineCore::steps() const {
 
 CoreMetrics EngineCore::metrics() const {
   const std::lock_guard lock(mutex_);
-  CoreMetrics metrics{scheduler_.metrics(), {}, step_seconds_, images_encoded_, images_reused_, idle_gap_seconds_,
-                      sample_seconds_};
+  CoreMetrics metrics{.scheduler = scheduler_.metrics(),
+                      .step_seconds = step_seconds_,
+                      .images_encoded = std::accumulate(images_encoded_.begin(), images_encoded_.end(), uint64_t{0}),
+                      .images_reused = images_reused_,
+                      .idle_gap_seconds = idle_gap_seconds_,
+                      .sample_seconds = sample_seconds_,
+                      .images_of_processes = images_encoded_};
   metrics.prefill_budget = scheduler_.prefill_budget();
   std::vector<float> masks(mask_seconds_.begin(),
                            mask_seconds_.begin() + static_cast<ptrdiff_t>(std::min(masks_filled_, kMasks)));
@@ -475,6 +519,7 @@ CoreMetrics EngineCore::metrics() const {
       metrics.cache[g] += scheduler_.cache(home).gauges(static_cast<int>(g));
   metrics.stages = scheduler_.options().stages, metrics.turns = turns_, metrics.busy_stages = busy_stages_;
   metrics.homes = scheduler_.home_metrics();
+  if ((metrics.has_tier = tier_ != nullptr)) metrics.tier = tier_->metrics();
   return metrics;
 }
 

@@ -1,8 +1,8 @@
 // The engine loop, on two threads: the engine thread schedules and commits; the step thread runs the steps on the
-// worker, as thread 0 of the team that computes, and encodes images between them. With overlap, step n + 1 is scheduled
-// and submitted while step n runs, and the host's work for step n (stop rules, text, grammars) is done while step n + 1
-// runs; without it, the same code keeps one step in flight. Over pipeline stages as many steps run as there are stages.
-// docs/contract-engine.md says what holds between the two.
+// worker, as thread 0 of the team that computes, and encodes images between them, with the other processes. With
+// overlap, step n + 1 is scheduled and submitted while step n runs, and the host's work for step n (stop rules, text,
+// grammars) is done while step n + 1 runs; without it, the same code keeps one step in flight. Over pipeline stages as
+// many steps run as there are stages. docs/contract-engine.md says what holds between the two.
 //
 // It speaks tokens, not text: who submits a sequence gets its outputs on the engine thread and may end it.
 #pragma once
@@ -24,9 +24,10 @@
 #include "core/step.h"
 #include "grammar/grammar.h"
 #include "media/processor.h"
+#include "runtime/cache_tier.h"
 #include "runtime/feature_cache.h"
+#include "runtime/image_encoders.h"
 #include "runtime/step_budget.h"
-#include "runtime/vision_encoder.h"
 #include "runtime/worker.h"
 #include "sched/scheduler.h"
 #include "spec/drafter.h"
@@ -46,9 +47,11 @@ struct CoreOptions {
   SamplerKind sampler = SamplerKind::fused;
   ProcessorKinds processors;
   SpeculationOptions speculation;
-  std::shared_ptr<Drafter> drafter;  // a program's own, in place of n-grams; null: none
-  bool draft_scores = false;         // scores come with what the drafts' model makes of the prompt
-  std::shared_ptr<PlanTrace> trace;  // of all steps and images; null: none
+  std::shared_ptr<Drafter> drafter;   // a program's own, in place of n-grams; null: none
+  bool draft_scores = false;          // scores come with what the drafts' model makes of the prompt
+  std::shared_ptr<PlanTrace> trace;   // of all steps and images; null: none
+  std::shared_ptr<BlockStore> store;  // the cache's tier (cache_tier.h); null: none. All ranks are in this process
+  bool tier_always = false;           // see CacheTier::Options
 };
 
 struct Submission {
@@ -115,6 +118,7 @@ class EngineCore {
     std::function<bool(const SequenceOutput&)> sink;
     std::unique_ptr<Grammar> grammar;
     std::vector<int32_t> drafts;  // of a guided sequence: those that its next row may check
+    int waits = 0;                // reasons why it is held: its images, its blocks in the tier
   };
   // The masks of a guided row: one for the sampled token, and one behind each draft.
   struct GuidedRow {
@@ -135,6 +139,7 @@ class EngineCore {
   // An image to encode, and the sequences that wait for it.
   struct Encoding {
     std::shared_ptr<const PreparedMedia> media;
+    int process = -1;  // that encodes it; -1: none yet
     struct Waiter {
       SequenceId id;
       std::shared_ptr<MediaPrompt> prompt;
@@ -162,7 +167,9 @@ class EngineCore {
   bool find_features(Submission& submission);
   void enqueue_images(SequenceId id, const Submission& submission);
   void encode_slice(std::unique_lock<std::mutex>& lock);
-  void finish_encoding(std::shared_ptr<const MediaFeatures> features);
+  void hand_out_images(std::unique_lock<std::mutex>& lock);
+  void finish_encoding(const ImageEncoders::Encoded& image);
+  void let_go_on(SequenceId id);
 
   const CoreOptions options_;
   std::unique_ptr<RankTeam> ranks_, draft_ranks_;
@@ -186,11 +193,12 @@ class EngineCore {
   std::vector<float> mask_seconds_;  // ring
   size_t masks_filled_ = 0;
   double sample_seconds_ = 0;
-  std::deque<Encoding> encodings_;  // the first is being encoded
-  bool encoding_begun_ = false;     // on the step thread
-  std::unique_ptr<VisionEncoder> vision_;
+  std::deque<Encoding> encodings_;
+  std::unique_ptr<ImageEncoders> encoders_;
+  std::unique_ptr<CacheTier> tier_;  // null: none
   FeatureCache features_;
-  uint64_t images_encoded_ = 0, images_reused_ = 0;
+  std::vector<uint64_t> images_encoded_;  // by each process
+  uint64_t images_reused_ = 0;
   double step_seconds_ = 0, idle_gap_seconds_ = 0;
   std::vector<SequenceOutput> outputs_;     // of the step being committed
   std::unordered_set<uint64_t> undecided_;  // in fill_masks()

@@ -1,5 +1,6 @@
 #include "runtime/follower.h"
 
+#include "runtime/image_encoders.h"
 #include "runtime/step_message.h"
 
 namespace weft {
@@ -11,29 +12,40 @@ class Follower {
   Follower(ModelRunner& runner, ProcessRanks& processes, const RankTeam* draft_ranks)
       : runner_(runner), processes_(processes), draft_ranks_(draft_ranks) {
     tail_ = [this](kernels::Part part) { draft_in_walk(part); };
+    if (runner.model().vision) images_ = std::make_unique<ImageFollower>(runner.model(), runner.threads(), processes);
   }
 
-  // False once rank 0 has closed.
-  bool step() {
+  // The next message, and until it is there images. At least a piece of them between two steps, or they might stand
+  // still where a pipeline's steps are announced early. False once rank 0 has closed.
+  bool follow() {
+    while (images_ && images_->work() && !processes_.has_message()) {
+    }
     const auto message = processes_.receive();
     if (!message) return false;
     ByteReader from(*message);
+    const auto kind = from.take<MessageKind>();
+    if (kind == MessageKind::step) step(from);
+    else if (kind == MessageKind::image) images_->begin(from);
+    else images_->drop();
+    return true;
+  }
+
+ private:
+  void step(ByteReader& from) {
     read_changes(from, batch_);
     runner_.enter(batch_);
     const auto replay = from.take<bool>();
     read_inputs(from, runner_.model().whole, runner_.first().executor());
     WEFT_CHECK(from.done()) << "a step's message is longer than what was read";
-    if (!runner_.first().executor().has_rows()) return true;
+    if (!runner_.first().executor().has_rows()) return;
     const bool in_walk = runner_.drafter() && !draft_ranks_;
     runner_.run({.entered = &batch_, .replay = replay, .tail = in_walk ? &tail_ : nullptr});
     if (runner_.drafter() && draft_ranks_ && begin_drafts()) {
       ThreadTeam& team = draft_ranks_->threads();
       team.run([&](int thread) { runner_.drafter()->walk({thread, team.size()}); });
     }
-    return true;
   }
 
- private:
   void draft_in_walk(kernels::Part part) {
     if (part.index == 0) drafts_ = begin_drafts();
     runner_.threads().barrier();
@@ -54,6 +66,7 @@ class Follower {
   StepBatch batch_;  // the changes alone
   ReadDraftRows rows_;
   bool drafts_ = false;
+  std::unique_ptr<ImageFollower> images_;  // null: the model takes none
   std::function<void(kernels::Part)> tail_;
 };
 
@@ -62,7 +75,7 @@ class Follower {
 void follow(ModelRunner& runner, ProcessRanks& processes, const RankTeam* draft_ranks) {
   const ThreadTeam::Seat seat(runner.threads());
   Follower follower(runner, processes, draft_ranks);
-  while (follower.step()) {
+  while (follower.follow()) {
   }
 }
 

@@ -1,4 +1,5 @@
-// A rank that is a process of its own and not the first: it computes its share of every step that rank 0 announces.
+// A rank that is a process of its own and not the first: it computes its share of every step that rank 0 announces, and
+// encodes the images that rank 0 gives it.
 #pragma once
 
 #include <memory>

@@ -56,6 +56,9 @@ void ModelDrafter::make_stages(const std::vector<CacheMemory>& caches) {
     stage.executor = std::make_unique<RankedExecutor>(
         part.shares, *model_.table, ranks_, RankSpan{0, ranks_.ranks()}, std::move(own),
         ExecutorLimits{rows, limits_.all_logits ? rows : batch, batch, limits_.max_seq_len});
+    stage.executor->summarise([this](const OutputColumns& columns, std::span<std::byte> to) {
+      choose_in_part(columns, *reinterpret_cast<DraftChoice*>(to.data()));
+    });
     for (int home = 0; home < stage.executor->homes(); ++home) {
       for (GroupInputs& group : stage.executor->inputs(home).groups)
         group.block_table.resize(static_cast<size_t>(batch) * table_blocks_);
@@ -107,7 +110,7 @@ void ModelDrafter::walk(kernels::Part part) {
     RankedExecutor& executor = *running_->executor;
     if (executor.has_rows()) {
       executor.walk_inside(part);
-      if (part.index == 0) executor.take_outputs();
+      executor.take_outputs(part);
     }
     team_.barrier();
     choose(part);
@@ -150,7 +153,7 @@ void ModelDrafter::add_first(int depth, int s) {
   if (run.rows == 0) return;
   if (limits_.all_logits) run.first_output = in.outputs;
   for (int p = run.begin; p < end; ++p) {
-    if (limits_.all_logits) in.output_rows[in.outputs++] = in.tokens;
+    if (limits_.all_logits) in.summary_bytes[in.outputs] = 0, in.output_rows[in.outputs++] = in.tokens;
     add_row(stage, home_of(s), token_at(s, p), p, model_.reads_states() ? state_before(depth, s, p) : nullptr);
   }
   add_view(stage, run, row, depth);
@@ -209,13 +212,15 @@ void ModelDrafter::add_view(Stage& stage, const Run& run, const DraftRow& row, i
 }
 
 void ModelDrafter::add_proposal(Stage& stage, int token_row, int sequence, int position) {
-  StepInputs& in = stage.executor->inputs(home_of(sequence));
+  const int home = home_of(sequence);
+  StepInputs& in = stage.executor->inputs(home);
   if (limits_.all_logits && in.pass == Pass::first) {
-    proposals_.push_back({in.outputs - 1, sequence, position});  // the row's logits are kept anyway
+    proposals_.push_back({home, in.outputs - 1, sequence, position});  // the row's logits are kept anyway
     return;
   }
   in.output_rows[in.outputs] = token_row;
-  proposals_.push_back({in.outputs++, sequence, position});
+  in.summary_bytes[in.outputs] = in_parts(home) ? sizeof(DraftChoice) : 0;
+  proposals_.push_back({home, in.outputs++, sequence, position});
 }
 
 int32_t ModelDrafter::token_at(int s, int position) const {
@@ -256,20 +261,41 @@ void ModelDrafter::choose(kernels::Part part) {
     return std::min(model_.vocab, static_cast<int>(int64_t{units} * index / part.count) * kUnit);
   };
   DraftChoice* mine = choices_.data() + static_cast<size_t>(part.index) * limits_.max_batch_size;
-  for (const Proposal& proposal : proposals_)
-    *mine++ = choose_draft({executor.output(home_of(proposal.sequence)) + proposal.output_row * executor.output_ld(),
-                            static_cast<size_t>(model_.vocab)},
-                           bound(part.index), bound(part.index + 1), model_.target_ids,
-                           *rows_[proposal.sequence].sampling, proposal.position);
+  const int first = bound(part.index), last = bound(part.index + 1);
+  for (const Proposal& p : proposals_) {
+    DraftChoice& choice = *mine++;
+    if (in_parts(p.home)) continue;
+    choice = choose_draft({executor.row(p.home, p.output_row) + first, static_cast<size_t>(last - first)}, first,
+                          model_.target_ids, *rows_[p.sequence].sampling, p.position);
+  }
+}
+
+// The summary of a row, on the rank that has the part. All rows of such outputs are proposals.
+void ModelDrafter::choose_in_part(const OutputColumns& part, DraftChoice& choice) const {
+  const auto is_it = [&](const Proposal& p) { return p.home == part.home && p.output_row == part.row; };
+  const auto p = std::find_if(proposals_.begin(), proposals_.end(), is_it);
+  choice = choose_draft(part.values, part.first, model_.target_ids, *rows_[p->sequence].sampling, p->position);
+}
+
+DraftChoice ModelDrafter::best_of(size_t proposal) const {
+  const Proposal& p = proposals_[proposal];
+  DraftChoice best;
+  if (in_parts(p.home)) {
+    const std::span<const std::byte> parts = running_->executor->summaries(p.home, p.output_row);
+    for (size_t at = 0; at < parts.size(); at += sizeof(DraftChoice))
+      best = std::max(best, *reinterpret_cast<const DraftChoice*>(parts.data() + at));
+    return best;
+  }
+  for (int thread = 0; thread < team_.size(); ++thread)
+    best = std::max(best, choices_[static_cast<size_t>(thread) * limits_.max_batch_size + proposal]);
+  return best;
 }
 
 void ModelDrafter::collect(int pass) {
   chosen_.clear();
   for (size_t i = 0; decides() && i < proposals_.size(); ++i) {
-    DraftChoice best;
-    for (int thread = 0; thread < team_.size(); ++thread)
-      best = std::max(best, choices_[static_cast<size_t>(thread) * limits_.max_batch_size + i]);
-    chosen_.push_back(model_.target_ids.empty() ? best.token : model_.target_ids[best.token]);
+    const int32_t token = best_of(i).token;
+    chosen_.push_back(model_.target_ids.empty() ? token : model_.target_ids[token]);
   }
   if (ranks_.processes() && !proposals_.empty()) share_choices();
   for (size_t i = 0; i < proposals_.size(); ++i) rows_[proposals_[i].sequence].out->push_back(chosen_[i]);
@@ -309,7 +335,7 @@ ModelDrafter::Scores ModelDrafter::scores(int stage, int row) const {
   Scores scores{run.begin - (model_.reads_states() ? stage + 1 : 0), run.rows};
   if (run.rows == 0) return scores;
   scores.logits_ld = executor.output_ld();
-  if (run.first_output >= 0) scores.logits = executor.output(run.home) + run.first_output * executor.output_ld();
+  if (run.first_output >= 0) scores.logits = executor.row(run.home, run.first_output);
   if (!model_.reads_states()) return scores;
   scores.state = state_of(stages_[stage], run, 0), scores.state_ld = executor.state_ld();
   scores.state_cols = executor.plan().state.cols;

@@ -103,7 +103,7 @@ class ModelDrafter {
     int begin = 0, rows = 0, first_row = 0, first_output = -1, home = 0;
   };
   struct Proposal {
-    int output_row = 0, sequence = 0, position = 0;
+    int home = 0, output_row = 0, sequence = 0, position = 0;
   };
 
   ModelDrafter(DraftModel model, const RankTeam& ranks, DrafterLimits limits) noexcept;
@@ -115,6 +115,8 @@ class ModelDrafter {
   void add_view(Stage& stage, const Run& run, const DraftRow& row, int depth);
   void add_proposal(Stage& stage, int token_row, int sequence, int position);
   void choose(kernels::Part part);
+  void choose_in_part(const OutputColumns& part, DraftChoice& choice) const;
+  DraftChoice best_of(size_t proposal) const;
   void collect(int pass);
   void share_choices();
   void remember();
@@ -122,6 +124,8 @@ class ModelDrafter {
   const float* state_before(int depth, int sequence, int position) const;
   // The state that row `index` of the last pass of a stage over a sequence left.
   static const float* state_of(const Stage& stage, const Run& run, int index);
+  // Whether the ranks choose in their parts of the vocabulary, for proposals of sequences with this home.
+  bool in_parts(int home) const { return !limits_.all_logits && running_->executor->in_parts(home); }
   // Whether this process chooses; other processes are told what was chosen.
   bool decides() const { return ranks_.first_rank() == 0; }
   int home_of(int sequence) const { return homes_[rows_[sequence].slot]; }

@@ -4,7 +4,9 @@
 
 #include "base/check.h"
 #include "comm/process_ranks.h"
+#include "runtime/block_content.h"
 #include "runtime/step_message.h"
+#include "sampling/candidates.h"
 
 namespace weft {
 
@@ -52,7 +54,12 @@ Result<std::unique_ptr<ModelRunner>> ModelRunner::create(Model model, std::optio
 
 Status ModelRunner::allocate(std::optional<DraftModel> draft, const RankTeam& draft_ranks) {
   std::vector<std::vector<LayerGroup>> draft_groups;
-  if (draft) draft_groups = ModelDrafter::groups_of(*draft);
+  for (const LayerGroup& group : model_.whole.groups) groups_.push_back({group, model_.kv_dtype});
+  if (draft) {
+    draft_groups = ModelDrafter::groups_of(*draft);
+    for (const DraftStage& stage : draft->stages)
+      for (const LayerGroup& group : stage.whole.groups) groups_.push_back({group, draft->kv_dtype});
+  }
   const int count = ranks_.ranks() / ranks_.stages();
   std::vector<CacheMemory> draft_caches;
   for (int s = 0; s < ranks_.stages(); ++s) {
@@ -62,6 +69,11 @@ Status ModelRunner::allocate(std::optional<DraftModel> draft, const RankTeam& dr
     draft_caches.insert(draft_caches.end(), stage->draft_caches().begin(), stage->draft_caches().end());
     stages_.push_back(std::move(stage));
   }
+  for (int i = 0; i < threads().size(); ++i)
+    scratch_.push_back(std::make_unique<Scratch>(model_.vocab, options_.max_seq_len));
+  stages_.back()->executor().summarise([this](const OutputColumns& part, std::span<std::byte> to) {
+    select_candidates(part.values, part.first, as_candidates(to), scratch(part.thread));
+  });
   if (draft) {
     const DrafterLimits limits{options_.max_num_tokens, options_.max_batch_size, options_.max_seq_len,
                                options_.most_drafts, options_.draft_scores};
@@ -97,7 +109,7 @@ void ModelRunner::enter(const StepBatch& batch) { apply(0, batch); }
 void ModelRunner::move_on(const Turn& turn) {
   std::rotate(places_.begin(), places_.end() - 1, places_.end());
   Place& entered = places_.front();
-  entered.batch = turn.entered, entered.replay = turn.replay;
+  entered.batch = turn.entered, entered.replay = turn.replay, entered.lane = turn.lane;
   entered.has_rows = turn.entered && first().executor().has_rows();
   if (entered.has_rows && stages_.size() > 1) {
     entered.inputs.clear();
@@ -122,7 +134,7 @@ void ModelRunner::run(const Turn& turn) {
   bool any = turn.tail != nullptr;
   for (size_t s = 0; s < stages_.size(); ++s) {
     if (!places_[s].has_rows) continue;
-    stages_[s]->executor().prepare(places_[s].replay, turn.lane);
+    stages_[s]->executor().prepare(places_[s].replay, places_[s].lane);
     any = true;
   }
   if (any) threads().run(walk_);
@@ -133,11 +145,23 @@ void ModelRunner::walk(int thread) {
   const auto stage = static_cast<size_t>(thread / each);
   if (places_[stage].has_rows) stages_[stage]->executor().walk_inside({thread % each, each});
   if (!turn_->tail) return;
-  if (thread == 0) stages_.back()->executor().take_outputs(turn_->finishes);
-  threads().barrier();
   const kernels::Part part{thread, threads().size()};
+  stages_.back()->executor().take_outputs(part, turn_->finishes);
+  threads().barrier();
   if (places_.front().has_rows) first().executor().run_behind(*turn_->tail, part);
   else (*turn_->tail)(part);
+}
+
+size_t ModelRunner::block_content_bytes(int group) const {
+  return weft::block_content_bytes(groups_[group].whole, groups_[group].dtype, options_.tokens_per_block);
+}
+
+void ModelRunner::read_block(int home, int group, int32_t block, std::span<std::byte> content) const {
+  for (const auto& stage : stages_) stage->read_block(home, group, block, groups_[group].whole, content);
+}
+
+void ModelRunner::write_block(int home, int group, int32_t block, std::span<const std::byte> content) {
+  for (const auto& stage : stages_) stage->write_block(home, group, block, groups_[group].whole, content);
 }
 
 const Taps& ModelRunner::taps() {
@@ -152,6 +176,7 @@ const Taps& ModelRunner::taps() {
 void ModelRunner::announce(const StepBatch& batch, bool replay) {
   if (!ranks_.processes()) return;
   message_.clear();
+  message_.put(MessageKind::step);
   write_changes(batch, message_);
   message_.put(replay);
   write_inputs(first().executor(), model_.whole, message_);

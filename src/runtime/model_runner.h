@@ -14,6 +14,7 @@
 #include "runtime/model.h"
 #include "runtime/model_drafter.h"
 #include "runtime/stage_runner.h"
+#include "sampling/scratch.h"
 
 namespace weft {
 
@@ -51,6 +52,17 @@ class ModelRunner {
   };
   void run(const Turn& turn);
 
+  // Where the outputs of the step that has entered will be, in rank 0's process; its inputs are filled.
+  void place_outputs(int lane) { stages_.back()->executor().place_outputs(first().executor(), lane); }
+  // Memory for a thread of the team to sample with.
+  Scratch& scratch(int thread) { return *scratch_[thread]; }
+  // Blocks of the cache, of the model's groups and then its draft's, as all ranks together have them (block_content.h).
+  // Ranks in other processes have a part of their own, so all must be here. Any thread, beside steps that leave the
+  // block alone.
+  size_t block_content_bytes(int group) const;
+  void read_block(int home, int group, int32_t block, std::span<std::byte> content) const;
+  void write_block(int home, int group, int32_t block, std::span<const std::byte> content);
+
   // What the target left for a draft in the step that has left the last stage.
   const Taps& taps();
   // To ranks in other processes, where there are any (step_message.h): the step that has entered and whose inputs are
@@ -64,6 +76,7 @@ class ModelRunner {
     const StepBatch* batch = nullptr;  // null: none
     bool has_rows = false;
     bool replay = true;
+    int lane = 0;
     ByteWriter inputs;  // for the next stages
   };
 
@@ -77,7 +90,13 @@ class ModelRunner {
   const RankTeam& ranks_;
   RunnerOptions options_;
   std::vector<std::unique_ptr<StageRunner>> stages_;
-  std::vector<Place> places_;  // per stage
+  std::vector<Place> places_;                      // per stage
+  std::vector<std::unique_ptr<Scratch>> scratch_;  // per thread
+  struct Group {
+    LayerGroup whole;
+    DType dtype;
+  };
+  std::vector<Group> groups_;  // of all ranks together
   std::unique_ptr<ModelDrafter> drafter_;
   ByteWriter message_;
   Taps taps_;

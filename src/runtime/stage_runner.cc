@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "base/check.h"
+#include "runtime/block_content.h"
 
 namespace weft {
 
@@ -14,8 +15,9 @@ int64_t cache_block_bytes(const LayerGroup& group, DType dtype, int tokens_per_b
 }
 
 StageRunner::StageRunner(const Model& model, const RankTeam& ranks, RankSpan these, const RunnerOptions& options)
-    : model_(model), ranks_(ranks), these_(these), options_(options), cache_memory_(static_cast<size_t>(these.count)),
-      block_bytes_(static_cast<size_t>(these.count)), homes_(static_cast<size_t>(options.max_batch_size)) {}
+    : model_(model), ranks_(ranks), these_(these), options_(options), groups_(static_cast<size_t>(these.count)),
+      cache_memory_(static_cast<size_t>(these.count)), block_bytes_(static_cast<size_t>(these.count)),
+      homes_(static_cast<size_t>(options.max_batch_size)) {}
 
 Result<std::unique_ptr<StageRunner>> StageRunner::create(const Model& model, const RankTeam& ranks, RankSpan these,
                                                          const RunnerOptions& options,
@@ -40,6 +42,7 @@ Result<std::vector<CacheMemory>> StageRunner::reserve_groups(const std::vector<s
       cache.base.push_back(memory.data());
       cache.block_stride_bytes.push_back(bytes);
       block_bytes_[rank].push_back(bytes);
+      groups_[rank].push_back({group, dtype});
       cache_memory_[rank].push_back(std::move(memory));
     }
   }
@@ -119,6 +122,26 @@ void StageRunner::copy_blocks(std::span<const BlockCopy> copies, std::span<const
       const size_t bytes = block_bytes_[rank][release.group];
       cache_memory_[rank][release.group].release(release.block * bytes, bytes);
     }
+  }
+}
+
+void StageRunner::read_block(int home, int group, int32_t block, const LayerGroup& whole,
+                             std::span<std::byte> content) const {
+  const RankRange ranks = ranks_of(home);
+  for (size_t rank = ranks.first; rank < ranks.last; ++rank) {
+    const Group& own = groups_[rank][group];
+    copy_block_out(cache_memory_[rank][group].data() + block * block_bytes_[rank][group], own.share, whole, own.dtype,
+                   options_.tokens_per_block, content);
+  }
+}
+
+void StageRunner::write_block(int home, int group, int32_t block, const LayerGroup& whole,
+                              std::span<const std::byte> content) {
+  const RankRange ranks = ranks_of(home);
+  for (size_t rank = ranks.first; rank < ranks.last; ++rank) {
+    const Group& own = groups_[rank][group];
+    copy_block_in(content, own.share, whole, own.dtype, options_.tokens_per_block,
+                  cache_memory_[rank][group].data() + block * block_bytes_[rank][group]);
   }
 }
 

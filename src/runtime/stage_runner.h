@@ -49,6 +49,10 @@ class StageRunner {
   int home(Slot slot) const { return homes_[slot]; }
   // Contents of whole blocks: what lies behind the copied tokens is overwritten before it is read.
   void copy_blocks(std::span<const BlockCopy> copies, std::span<const BlockRelease> releases);
+  // Between a block of a home and its content as all ranks together have it (block_content.h), for the layers and heads
+  // that are here. `whole`: the group of all ranks. Any thread, beside steps that leave the block alone.
+  void read_block(int home, int group, int32_t block, const LayerGroup& whole, std::span<std::byte> content) const;
+  void write_block(int home, int group, int32_t block, const LayerGroup& whole, std::span<const std::byte> content);
   // Of the model's own groups; the others' entries are left out.
   void update_tables(std::span<const TableEntry> entries);
   // Where a slot's block table begins in those of its home (StepInputs::groups).
@@ -76,10 +80,15 @@ class StageRunner {
   const RankTeam& ranks_;
   const RankSpan these_;
   const RunnerOptions options_;
-  std::vector<std::vector<Memory>> cache_memory_;  // per rank and group
-  std::vector<std::vector<size_t>> block_bytes_;   // likewise
-  std::vector<CacheMemory> draft_caches_;          // per rank
-  std::vector<Memory> cross_memory_;  // per rank; of slot s: cross_blocks_ blocks from s * cross_blocks_ on
+  struct Group {
+    LayerGroup share;
+    DType dtype;
+  };
+  std::vector<std::vector<Group>> groups_;         // per rank, those of a draft behind the model's own
+  std::vector<std::vector<Memory>> cache_memory_;  // likewise
+  std::vector<std::vector<size_t>> block_bytes_;
+  std::vector<CacheMemory> draft_caches_;  // per rank
+  std::vector<Memory> cross_memory_;       // per rank; of slot s: cross_blocks_ blocks from s * cross_blocks_ on
   int cross_blocks_ = 0;
   int table_blocks_ = 0;    // entries of one slot in a group's block table, slot after slot
   std::vector<int> homes_;  // per slot

@@ -84,7 +84,7 @@ void write_home(const StepInputs& in, const Plan& plan, ByteWriter& to) {
   for (int axis = 0; axis < plan.position_axes; ++axis)
     to.put_all(std::span<const int32_t>(in.positions).subspan(axis * stride, static_cast<size_t>(in.tokens)));
   to.put_all(first(in.token_types, in.tokens));
-  to.put_all(first(in.output_rows, in.outputs));
+  to.put_all(first(in.output_rows, in.outputs)), to.put_all(first(in.summary_bytes, in.outputs));
   if (plan.joined_images) to.put_all(first(in.ends, in.tokens));
   for (const auto* groups : {&in.groups, &in.local_groups})
     for (const GroupInputs& group : *groups) write_views(group, to);
@@ -106,7 +106,7 @@ void read_home(ByteReader& from, const Plan& plan, StepInputs& in) {
     std::copy(positions.begin(), positions.end(), in.positions.begin() + static_cast<ptrdiff_t>(axis * stride));
   }
   from.take_into(in.token_types);
-  from.take_into(in.output_rows);
+  from.take_into(in.output_rows), from.take_into(in.summary_bytes);
   if (plan.joined_images) from.take_into(in.ends);
   for (auto* groups : {&in.groups, &in.local_groups})
     for (GroupInputs& group : *groups) read_views(from, group, in.ends, in.ends);
@@ -158,13 +158,14 @@ void write_draft_rows(std::span<const DraftRow> rows, ByteWriter& to) {
     to.put(row.slot), to.put(row.first_row), to.put(row.rows), to.put(row.first_position), to.put(row.token);
     to.put_all(row.next);
     to.put(row.drafts), to.put(row.first_key), to.put(row.end);
+    if (row.drafts > 0) to.put(row.sampling->temperature), to.put(row.sampling->seed);
   }
 }
 
 void read_draft_rows(ByteReader& from, ReadDraftRows& into) {
   const auto count = from.take<size_t>();
   into.rows.assign(count, {});
-  into.next.resize(count), into.out.resize(count);
+  into.next.resize(count), into.out.resize(count), into.sampling.resize(count);
   for (size_t i = 0; i < count; ++i) {
     DraftRow& row = into.rows[i];
     row.slot = from.take<Slot>(), row.first_row = from.take<int>(), row.rows = from.take<int>();
@@ -172,7 +173,9 @@ void read_draft_rows(ByteReader& from, ReadDraftRows& into) {
     into.next[i] = from.take_all<int32_t>();
     row.next = into.next[i];
     row.drafts = from.take<int>(), row.first_key = from.take<int>(), row.end = from.take<int>();
-    row.out = &into.out[i];
+    row.out = &into.out[i], row.sampling = &into.sampling[i];
+    if (row.drafts == 0) continue;
+    into.sampling[i].temperature = from.take<float>(), into.sampling[i].seed = from.take<uint64_t>();
   }
 }
 

@@ -13,6 +13,9 @@
 
 namespace weft {
 
+// What a message begins with, of those that do not belong to a step that has begun. Drafts' rows and tokens do.
+enum class MessageKind : uint8_t { step, image, drop_images };  // images: image_encoders.h
+
 // What becomes of slots, blocks and tables before a step's rows: all of a StepBatch that a stage needs besides its
 // rows.
 void write_changes(const StepBatch& batch, ByteWriter& to);
@@ -24,10 +27,11 @@ void read_inputs(ByteReader& from, const Plan& whole, RankedExecutor& executor);
 // A draft's rows, behind the target's sampling.
 void write_draft_rows(std::span<const DraftRow> rows, ByteWriter& to);
 
-// The rows, and the tokens that they point to.
+// The rows, and what they point to; of the parameters what draws a draft.
 struct ReadDraftRows {
   std::vector<DraftRow> rows;
   std::vector<std::vector<int32_t>> next, out;
+  std::vector<SamplingParams> sampling;
 };
 void read_draft_rows(ByteReader& from, ReadDraftRows& into);
 

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "base/check.h"
+#include "sampling/candidates.h"
 
 namespace weft {
 
@@ -27,8 +28,6 @@ Worker::Worker(std::unique_ptr<ModelRunner> runner, const RankTeam& draft_ranks,
   const RunnerOptions& limits = options_.runner;
   processors_ = std::make_unique<ProcessorStage>(options_.processors, limits.max_batch_size, model_.vocab);
   for (int i = 0; i < limits.max_batch_size; ++i) slots_.emplace_back(SlotState(model_.vocab, limits.max_seq_len));
-  for (int i = 0; i < team_.size(); ++i)
-    scratch_.push_back(std::make_unique<Scratch>(model_.vocab, limits.max_seq_len));
   for (int i = 0; i < limits.steps_in_flight; ++i) lanes_.push_back(std::make_unique<Lane>(Lane{.number = i}));
 }
 
@@ -83,7 +82,7 @@ void Worker::plan_sampling(Lane& lane) {
     out.drafted = 0, out.drafts.clear(), out.draft_scores.clear();
     if (batch.rows[r].prompt_logprobs) plan_prompt_rows(r, out);
     rows[r].first_sample = static_cast<int>(sample_rows_.size());
-    if (batch.rows[r].sample && rows[r].tokens > 0) plan_samples(batch.rows[r], rows[r], *lane.step.masks, out);
+    if (rows[r].samples > 0) plan_samples(batch.rows[r], rows[r], *lane.step.masks, out);
   }
   processors_->begin();
   processed_.store(false, std::memory_order_relaxed);
@@ -107,18 +106,41 @@ void Worker::plan_prompt_rows(size_t r, RowResult& out) {
 }
 
 // A sample behind the row's last token, and one behind each draft as if those before it were accepted.
-void Worker::plan_samples(const StepBatch::Row& row, StepRow& at, const StepMasks& masks, RowResult& out) {
+SampleRow Worker::sample_of(const StepBatch::Row& row, const StepMasks& masks, int index) const {
   const SlotData& slot = slots_[row.slot];
-  const bool listed = slot.sampler.params().logprobs >= 0 || slot.sampler.params().beam_candidates > 0;
-  at.samples = 1 + at.drafts;
+  SampleRow sample;
+  sample.state = &slot.sampler;
+  sample.pending = std::span(slot.drafts).first(static_cast<size_t>(index));
+  sample.error = slot.error;
+  if (row.guide >= 0) sample.mask = masks.data(row.guide + index);
+  return sample;
+}
+
+// Rows that the best candidates of each part decide (sampling/candidates.h), where outputs are in parts.
+void Worker::plan_summaries(const Step& step, const std::vector<StepRow>& rows) {
+  for (size_t r = 0; r < rows.size(); ++r) {
+    const StepBatch::Row& row = step.batch->rows[r];
+    const StepRow& at = rows[r];
+    const bool whole = row.context_logits || row.generation_logits || row.prompt_logprobs || row.guide >= 0;
+    if (whole || options_.sampler != SamplerKind::fused || !inputs_.in_parts(at.home)) continue;
+    for (int i = 0; i < at.samples; ++i) {
+      const int needed = candidates_needed(sample_of(row, *step.masks, i));
+      const int bytes = needed * static_cast<int>(sizeof(Candidate));
+      if (bytes > inputs_.most_summary_bytes()) continue;
+      inputs_.inputs(at.home).summary_bytes[at.first_output + at.outputs - at.samples + i] = bytes;
+    }
+  }
+}
+
+void Worker::plan_samples(const StepBatch::Row& row, StepRow& at, const StepMasks& masks, RowResult& out) {
+  const SamplingParams& params = slots_[row.slot].sampler.params();
+  const bool listed = params.logprobs >= 0 || params.beam_candidates > 0;
   if (listed) out.logprobs.resize(static_cast<size_t>(at.samples));
   for (int i = 0; i < at.samples; ++i) {
-    SampleRow sample;
-    sample.logits = {output_of(at, at.outputs - at.samples + i), static_cast<size_t>(model_.vocab)};
-    sample.state = &slot.sampler;
-    sample.pending = std::span(slot.drafts).first(static_cast<size_t>(i));
-    sample.error = slot.error;
-    if (row.guide >= 0) sample.mask = masks.data(row.guide + i);
+    SampleRow sample = sample_of(row, masks, i);
+    const int output = at.outputs - at.samples + i;
+    sample.candidates = as_candidates(results_.summaries(at.home, at.first_output + output, finishing_->number));
+    if (sample.candidates.empty()) sample.logits = {output_of(at, output), static_cast<size_t>(model_.vocab)};
     if (listed) sample.logprobs = &out.logprobs[static_cast<size_t>(i)];
     sample_rows_.push_back(std::move(sample));
   }
@@ -153,11 +175,11 @@ void Worker::sample(kernels::Part part) {
   finishing_->step.masks->wait();
   if (part.index == 0) sampling_began_ = std::chrono::steady_clock::now();
   run_processors(part);
-  sample_rows(options_.sampler, sample_rows_, part.index, part.count, *scratch_[part.index]);
+  sample_rows(options_.sampler, sample_rows_, part.index, part.count, runner_->scratch(part.index));
   for (size_t i = part.index; i < prompt_rows_.size(); i += part.count) {
     const PromptRow& row = prompt_rows_[i];
     const std::span<const float> logits{row.logits, static_cast<size_t>(model_.vocab)};
-    prompt_errors_[i] = raw_logprobs(logits, row.next, row.k, *scratch_[part.index], *row.out);
+    prompt_errors_[i] = raw_logprobs(logits, row.next, row.k, runner_->scratch(part.index), *row.out);
   }
 }
 
@@ -249,6 +271,8 @@ void Worker::enter(const Step& step, Lane& lane) {
   open_slots(*step.batch);
   runner_->enter(*step.batch);
   fill_inputs(*step.batch, lane.rows);
+  plan_summaries(step, lane.rows);
+  runner_->place_outputs(lane.number);
   lane.has_rows = inputs_.has_rows();
   runner_->announce(*step.batch, options_.replay);
 }

@@ -69,6 +69,7 @@ class Worker {
   double sample_seconds() const { return sample_seconds_; }
 
   const Model& model() const { return model_; }
+  ModelRunner& runner() { return *runner_; }
   const RankedExecutor& executor() const { return inputs_; }
   const DraftModel* draft() const { return model_drafter_ ? &model_drafter_->model() : nullptr; }
 
@@ -95,7 +96,8 @@ class Worker {
     int first = 0, tokens = 0;  // positions; 0 tokens: left out
     int drafts = 0;             // the last of them
     int first_output = 0, outputs = 0;
-    int first_sample = 0, samples = 0;  // of sample_rows_
+    int samples = 0;       // the last of the outputs
+    int first_sample = 0;  // of sample_rows_
   };
   struct PromptRow {  // a row of the head's output whose next prompt token is known
     int row = 0;
@@ -125,10 +127,13 @@ class Worker {
   void fill_cross(int home, const std::vector<StepRow>& rows);
   void fill_ends(const SlotData& slot, const StepRow& row);
   void fill_groups(int home, const std::vector<StepRow>& rows);
+  void plan_summaries(const Step& step, const std::vector<StepRow>& rows);
   // Row `index` of the outputs that belong to a row of the step that is finished.
   const float* output_of(const StepRow& row, int index) const {
-    return results_.output(row.home, finishing_->number) + (row.first_output + index) * results_.output_ld();
+    return results_.row(row.home, row.first_output + index, finishing_->number);
   }
+  // A sample of a row: which, and what is known of it before the step.
+  SampleRow sample_of(const StepBatch::Row& row, const StepMasks& masks, int index) const;
   void plan_sampling(Lane& lane);
   void plan_prompt_rows(size_t row, RowResult& out);
   void plan_samples(const StepBatch::Row& row, StepRow& at, const StepMasks& masks, RowResult& out);
@@ -155,9 +160,8 @@ class Worker {
   ThreadTeam &team_, &draft_team_;     // of all ranks
   WorkerOptions options_;
   std::vector<SlotData> slots_;
-  std::vector<std::unique_ptr<Scratch>> scratch_;  // per thread
-  std::vector<std::unique_ptr<Lane>> lanes_;       // by the turns that they have taken
-  uint64_t finished_ = 0;                          // the last step that came out
+  std::vector<std::unique_ptr<Lane>> lanes_;  // by the turns that they have taken
+  uint64_t finished_ = 0;                     // the last step that came out
   // Of the step that is finished in this turn.
   Lane* finishing_ = nullptr;
   std::vector<SampleRow> sample_rows_;

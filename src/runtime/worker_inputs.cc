@@ -42,8 +42,10 @@ void Worker::fill_inputs(const StepBatch& batch, std::vector<StepRow>& rows) {
     if (row.logits == LogitRows::all) wanted = at.tokens;
     else if (row.logits == LogitRows::first) wanted = 1;
     else if (row.logits == LogitRows::last) wanted = std::min(at.tokens, 1 + at.drafts), skipped = at.tokens - wanted;
-    for (int i = 0; i < wanted; ++i) in.output_rows[in.outputs++] = at.first_row + skipped + i;
+    for (int i = 0; i < wanted; ++i, ++in.outputs)
+      in.output_rows[in.outputs] = at.first_row + skipped + i, in.summary_bytes[in.outputs] = 0;
     at.outputs = wanted;
+    at.samples = row.sample && at.tokens > 0 ? 1 + at.drafts : 0;
   }
   for (int home = 0; home < inputs_.homes(); ++home) {
     fill_groups(home, rows);

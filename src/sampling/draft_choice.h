@@ -13,15 +13,16 @@ namespace weft {
 
 struct DraftChoice {
   double score = -std::numeric_limits<double>::infinity();
-  int32_t token = 0;  // index of the logit
+  int32_t token = 0;  // of the draft's vocabulary
   bool operator<(const DraftChoice& other) const {
     return score < other.score || (score == other.score && token > other.token);
   }
 };
 
-// The best of logits [first, last) for the token at `position`. `target_ids`: the target's id of each logit; empty: its
-// index. Threads may take a range each; the largest of their choices is the draft.
-DraftChoice choose_draft(std::span<const float> logits, int first, int last, std::span<const int32_t> target_ids,
+// The best of `logits`, the draft's for its tokens from `first_id` on, for the token at `position`. `target_ids`: the
+// target's ids of the draft's; empty: they are the same. Ranks and threads may have a part of the vocabulary each; the
+// largest of their choices is the draft.
+DraftChoice choose_draft(std::span<const float> logits, int32_t first_id, std::span<const int32_t> target_ids,
                          const SamplingParams& params, int64_t position);
 
 }  // namespace weft

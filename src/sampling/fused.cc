@@ -1,7 +1,7 @@
 // The fast sampler: a pass for the maximum, then only the tokens that can matter. Same bits as reference.cc.
 #include <algorithm>
-#include <numeric>
 
+#include "sampling/candidates.h"
 #include "sampling/choose.h"
 #include "sampling/stages.h"
 
@@ -28,11 +28,28 @@ class FusedRow {
     if (scan.max == kNone) return void(row_.error = kNothingAllowed);
     max_ = scan.max;
     const SamplingParams& p = row_.state->params();
-    const bool processed = p.logprobs >= 0 && p.processed_logprobs;
+    const bool processed = lists_processed(p);
     if (f_.greedy && !processed) row_.token = first_of_max();
     else if (f_.top_k == 0 && f_.top_p >= 1.0f && !processed) row_.token = draw_all();
     else choose_from_prefix(processed);
     if (p.logprobs >= 0 && !processed) row_.error = row_logprobs(row_, scratch_);
+  }
+
+  // From row.candidates, where the row is one that these answer. What is not among them is behind all that is kept.
+  void run_candidates() {
+    std::vector<Candidate>& best = scratch_.best;
+    best.clear();
+    for (const Candidate& c : row_.candidates) {
+      if (c.id == kNotFiniteId) return void(row_.error = kNotFinite);
+      if (c.id >= 0) best.push_back(c);
+    }
+    if (has_stages(row_)) lower(row_, best, scratch_);
+    sort_best(best, static_cast<size_t>(most_kept(row_, f_)));
+    if (best.empty() || best[0].logit == kNone) return void(row_.error = kNothingAllowed);
+    max_ = best[0].logit;
+    while (best.size() > 1 && (best.back().logit == kNone || below_min_p(best.back().logit))) best.pop_back();
+    if (f_.greedy && !lists_processed(row_.state->params())) row_.token = best[0].id;
+    else choose_from_all_of_best(lists_processed(row_.state->params()));
   }
 
  private:
@@ -48,7 +65,7 @@ class FusedRow {
   int32_t draw_all() const {
     static_assert(Scratch::kGroup == kNoiseGroup);
     int32_t best = first_of_max();
-    double best_score = score(best, max_, max_, f_);
+    double best_score = score({best, max_}, max_, f_);
     for (size_t g = 0; g < scratch_.group_max.size(); ++g) {
       const float x = scaled(scratch_.group_max[g], max_, f_.inverse_temperature);
       if (x < f_.least_x || static_cast<double>(x) + 34.0 < best_score) continue;  // the noise is below 33.98
@@ -63,76 +80,65 @@ class FusedRow {
         for (uint32_t bits = hits[w]; bits != 0; bits &= bits - 1) {
           const int32_t token = first + w * 32 + __builtin_ctz(bits);
           if (token >= first + count || logits_[token] == kNone) continue;
-          if (scaled(logits_[token], max_, f_.inverse_temperature) < f_.least_x && logits_[token] != max_) continue;
-          const double s = score(token, logits_[token], max_, f_);
+          if (below_min_p(logits_[token]) && logits_[token] != max_) continue;
+          const double s = score({token, logits_[token]}, max_, f_);
           if (s > best_score || (s == best_score && token < best)) best = token, best_score = s;
         }
     }
     return best;
   }
 
-  // The first `size` tokens of the order (fewer if fewer are allowed and above min_p), sorted, in scratch.ids. True if
+  // The first `size` tokens of the order (fewer if fewer are allowed and above min_p), sorted, in scratch.best. True if
   // these are all that min_p leaves.
   bool sort_prefix(size_t size) {
-    std::vector<int32_t>& ids = scratch_.ids;
-    std::vector<float>& order = scratch_.group_order;
-    float threshold = kNone;
-    if (size <= order.size()) {  // the size-th largest group maximum: at least that many tokens reach it
-      std::copy(scratch_.group_max.begin(), scratch_.group_max.end(), order.begin());
-      std::nth_element(order.begin(), order.begin() + (size - 1), order.end(), std::greater<>());
-      threshold = order[size - 1];
-    }
-    ids.clear();
-    for (size_t g = 0; g < scratch_.group_max.size(); ++g) {
-      const float largest = scratch_.group_max[g];
-      if (largest < threshold || scaled(largest, max_, f_.inverse_temperature) < f_.least_x) continue;
-      const size_t end = std::min(logits_.size(), (g + 1) * Scratch::kGroup);
-      for (size_t i = g * Scratch::kGroup; i < end; ++i)
-        if (logits_[i] >= threshold && logits_[i] != kNone &&
-            !(scaled(logits_[i], max_, f_.inverse_temperature) < f_.least_x))
-          ids.push_back(static_cast<int32_t>(i));
-    }
-    if (ids.empty()) ids.push_back(first_of_max());  // min_p of more than 1 in float
-    const bool cut = ids.size() > size;
-    if (cut) {
-      std::nth_element(ids.begin(), ids.begin() + static_cast<std::ptrdiff_t>(size), ids.end(),
-                       InOrder{logits_.data()});
-      ids.resize(size);
-    }
-    std::sort(ids.begin(), ids.end(), InOrder{logits_.data()});
-    return !cut && threshold == kNone;
+    const auto kept = [this](float logit) { return !below_min_p(logit); };
+    const bool all = find_best(logits_, size, kept, scratch_);
+    if (scratch_.best.empty()) scratch_.best.push_back({first_of_max(), max_});  // min_p of more than 1 in float
+    return all;
   }
 
   void choose_from_prefix(bool processed) {
-    std::vector<int32_t>& ids = scratch_.ids;
-    const float* logits = logits_.data();
+    std::vector<Candidate>& best = scratch_.best;
     if (f_.top_k > 0 || f_.top_p >= 1.0f) {
       sort_prefix(f_.top_k > 0 ? f_.top_k : logits_.size());
-      if (f_.top_p < 1.0f) {
-        Mass total = 0;
-        for (int32_t token : ids) total += mass_at(logits[token], max_, f_);
-        if (const size_t size = nucleus(ids, logits, max_, f_, total); size > 0) ids.resize(size);
-      }
-    } else {
-      // top_p alone: a longer prefix each time, until its mass is enough.
-      const Mass total = mass_above_min_p();
-      for (size_t size = 64;; size *= 8) {
-        const bool all = sort_prefix(std::min(size, logits_.size()));
-        const size_t kept = nucleus(ids, logits, max_, f_, total);
-        if (kept > 0) ids.resize(kept);
-        if (kept > 0 || all || size >= logits_.size()) break;
-      }
+      return choose_from_all_of_best(processed);
     }
-    row_.token = f_.greedy ? ids[0] : draw(ids, logits, max_, f_);
-    if (processed) processed_logprobs(ids, logits, max_, f_, row_.token, row_.state->params().logprobs, *row_.logprobs);
+    // top_p alone: a longer prefix each time, until its mass is enough.
+    const Mass total = mass_above_min_p();
+    for (size_t size = 64;; size *= 8) {
+      const bool all = sort_prefix(std::min(size, logits_.size()));
+      const size_t kept = nucleus(best, max_, f_, total);
+      if (kept > 0) best.resize(kept);
+      if (kept > 0 || all || size >= logits_.size()) break;
+    }
+    choose(processed);
   }
+
+  // scratch.best is all that min_p and top_k leave.
+  void choose_from_all_of_best(bool processed) {
+    std::vector<Candidate>& best = scratch_.best;
+    if (f_.top_p < 1.0f) {
+      Mass total = 0;
+      for (const Candidate& c : best) total += mass_at(c.logit, max_, f_);
+      if (const size_t size = nucleus(best, max_, f_, total); size > 0) best.resize(size);
+    }
+    choose(processed);
+  }
+
+  // scratch.best is what all filters leave.
+  void choose(bool processed) {
+    const std::vector<Candidate>& best = scratch_.best;
+    row_.token = f_.greedy ? best[0].id : draw(best, max_, f_);
+    if (processed) processed_logprobs(best, max_, f_, row_.token, row_.state->params().logprobs, *row_.logprobs);
+  }
+
+  bool below_min_p(float logit) const { return scaled(logit, max_, f_.inverse_temperature) < f_.least_x; }
 
   Mass mass_above_min_p() const {
     if (f_.least_x == kNone) return total_mass(logits_, max_, f_.inverse_temperature);
     Mass total = 0;
     for (float logit : logits_)
-      if (logit == max_ || !(scaled(logit, max_, f_.inverse_temperature) < f_.least_x))
-        total += mass_at(logit, max_, f_);
+      if (logit == max_ || !below_min_p(logit)) total += mass_at(logit, max_, f_);
     return total;
   }
 
@@ -147,6 +153,8 @@ class FusedRow {
 
 void sample_fused(SampleRow& row, Scratch& scratch) { FusedRow(row, scratch).run(); }
 
+void sample_candidates(SampleRow& row, Scratch& scratch) { FusedRow(row, scratch).run_candidates(); }
+
 void sample_rows(SamplerKind kind, std::span<SampleRow> rows, int index, int count, Scratch& scratch) {
   size_t owner = 0;
   for (size_t i = 0; i < rows.size(); ++i) {
@@ -155,7 +163,8 @@ void sample_rows(SamplerKind kind, std::span<SampleRow> rows, int index, int cou
     const bool together = i > 0 && row.state == rows[i - 1].state && !row.state->processors().empty();
     if (!together) owner = i;
     if (owner % static_cast<size_t>(count) != static_cast<size_t>(index) || !row.error.empty()) continue;
-    if (row.state->params().beam_candidates > 0) sample_beam(row, scratch);
+    if (!row.candidates.empty()) sample_candidates(row, scratch);
+    else if (row.state->params().beam_candidates > 0) sample_beam(row, scratch);
     else (kind == SamplerKind::fused ? sample_fused : sample_reference)(row, scratch);
   }
 }

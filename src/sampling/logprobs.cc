@@ -7,29 +7,11 @@ namespace weft {
 
 namespace {
 
-// The best `count` ids in order, fewer if fewer have a probability above zero; stored in scratch.ids. scratch.group_max
+// The best `count` tokens in order, fewer if fewer have a probability above zero; in scratch.best. scratch.group_max
 // must hold the result of scan_logits() on the same values.
-std::span<const int32_t> best_ids(std::span<const float> logits, size_t count, Scratch& scratch) {
-  // The count-th largest group maximum bounds the best from below.
-  count = std::min(count, logits.size());
-  float threshold = -std::numeric_limits<float>::infinity();
-  if (count <= scratch.group_order.size()) {
-    std::copy(scratch.group_max.begin(), scratch.group_max.end(), scratch.group_order.begin());
-    std::nth_element(scratch.group_order.begin(), scratch.group_order.begin() + static_cast<std::ptrdiff_t>(count - 1),
-                     scratch.group_order.end(), std::greater<>());
-    threshold = scratch.group_order[count - 1];
-  }
-  std::vector<int32_t>& ids = scratch.ids;
-  ids.clear();
-  for (size_t g = 0; g < scratch.group_max.size(); ++g) {
-    if (scratch.group_max[g] < threshold) continue;
-    for (size_t i = g * Scratch::kGroup; i < std::min(logits.size(), (g + 1) * Scratch::kGroup); ++i)
-      if (logits[i] >= threshold && logits[i] > -std::numeric_limits<float>::infinity())
-        ids.push_back(static_cast<int32_t>(i));
-  }
-  const size_t found = std::min(count, ids.size());
-  std::partial_sort(ids.begin(), ids.begin() + static_cast<std::ptrdiff_t>(found), ids.end(), InOrder{logits.data()});
-  return {ids.data(), found};
+std::span<const Candidate> best_of(std::span<const float> logits, int count, Scratch& scratch) {
+  find_best(logits, static_cast<size_t>(count), [](float) { return true; }, scratch);
+  return scratch.best;
 }
 
 double log_sum_of(std::span<const float> logits, float max) {
@@ -64,8 +46,8 @@ std::string raw_logprobs(std::span<const float> logits, int32_t token, int k, Sc
                  in_vocabulary ? rank_of(logits, token) : 0});
   if (k <= 0) return "";
   int rank = 0;
-  for (const int32_t id : best_ids(logits, static_cast<size_t>(k), scratch))
-    out.push_back({id, logprob_of(logits[id], scan.max, log_sum), ++rank});
+  for (const Candidate& c : best_of(logits, k, scratch))
+    out.push_back({c.id, logprob_of(c.logit, scan.max, log_sum), ++rank});
   return "";
 }
 
@@ -91,13 +73,11 @@ void sample_beam(SampleRow& row, Scratch& scratch) {
   const LogitScan scan = scan_logits(scratch.logits, scratch.group_max);
   if (!scan.finite) return void(row.error = kNotFinite);
   if (scan.max == -std::numeric_limits<float>::infinity()) return void(row.error = kNothingAllowed);
-  const std::span<const int32_t> best =
-      best_ids(scratch.logits, static_cast<size_t>(row.state->params().beam_candidates), scratch);
-  row.token = best[0];
+  const std::span<const Candidate> best = best_of(scratch.logits, row.state->params().beam_candidates, scratch);
+  row.token = best[0].id;
   row.logprobs->clear();
-  row.logprobs->push_back({best[0], scratch.logits[best[0]], 1});
-  for (const int32_t id : best)
-    row.logprobs->push_back({id, scratch.logits[id], static_cast<int>(row.logprobs->size())});
+  row.logprobs->push_back({best[0].id, best[0].logit, 1});
+  for (const Candidate& c : best) row.logprobs->push_back({c.id, c.logit, static_cast<int>(row.logprobs->size())});
 }
 
 std::string row_logprobs(SampleRow& row, Scratch& scratch) {
@@ -105,19 +85,19 @@ std::string row_logprobs(SampleRow& row, Scratch& scratch) {
   return raw_logprobs(raw, row.token, row.state->params().logprobs, scratch, *row.logprobs);
 }
 
-void processed_logprobs(std::span<const int32_t> kept, const float* logits, float max, const RowFilters& f,
-                        int32_t token, int k, std::vector<TokenLogprob>& out) {
+void processed_logprobs(std::span<const Candidate> kept, float max, const RowFilters& f, int32_t token, int k,
+                        std::vector<TokenLogprob>& out) {
   Mass total = 0;
-  for (int32_t id : kept) total += mass_at(logits[id], max, f);
+  for (const Candidate& c : kept) total += mass_at(c.logit, max, f);
   const double log_sum = exact_log(static_cast<double>(total) * (1.0 / kMassOne));
-  const auto logprob = [&](int32_t id) {
-    return static_cast<float>(static_cast<double>(scaled(logits[id], max, f.inverse_temperature)) - log_sum);
+  const auto add = [&](size_t i) {
+    const auto x = static_cast<double>(scaled(kept[i].logit, max, f.inverse_temperature));
+    out.push_back({kept[i].id, static_cast<float>(x - log_sum), static_cast<int>(i) + 1});
   };
   out.clear();
-  const auto place = std::find(kept.begin(), kept.end(), token);
-  out.push_back({token, logprob(token), static_cast<int>(place - kept.begin()) + 1});
-  for (size_t i = 0; i < std::min(kept.size(), static_cast<size_t>(std::max(k, 0))); ++i)
-    out.push_back({kept[i], logprob(kept[i]), static_cast<int>(i) + 1});
+  const auto place = std::find_if(kept.begin(), kept.end(), [&](const Candidate& c) { return c.id == token; });
+  add(static_cast<size_t>(place - kept.begin()));
+  for (size_t i = 0; i < std::min(kept.size(), static_cast<size_t>(std::max(k, 0))); ++i) add(i);
 }
 
 }  // namespace weft

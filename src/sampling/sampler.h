@@ -14,7 +14,8 @@
 //
 // `reference` (reference.cc) is the readable one: a copy, a full sort, one function per parameter. `fused` (fused.cc)
 // never sorts the vocabulary: it finds the answer in a few vector passes and draws noise for the few tokens that can
-// still win.
+// still win. Where the vocabulary is shared out among ranks, its last part works on the best tokens of each share
+// (candidates.h).
 #pragma once
 
 #include <cstdint>
@@ -33,6 +34,8 @@ struct SampleRow {
   std::span<const float> logits;  // [vocab], of the model (or after batched processors)
   // [vocab] for raw logprobs when `logits` are those of batched processors; empty: `logits`
   std::span<const float> raw_logits;
+  // Instead of logits: the best of every part of the vocabulary (candidates.h), for rows that are decided by them.
+  std::span<const Candidate> candidates;
   const SlotState* state = nullptr;  // open
   const uint32_t* mask = nullptr;    // grammar: [ceil(vocab / 32)] words, bit 1 = allowed; null: no grammar
   std::span<const int32_t> pending;  // drafts before this position: evaluated as if appended to the state
@@ -53,6 +56,9 @@ void sample_beam(SampleRow& row, Scratch& scratch);
 // One row.
 void sample_reference(SampleRow& row, Scratch& scratch);
 void sample_fused(SampleRow& row, Scratch& scratch);
+
+// A row with candidates, to the bit as the two from all logits.
+void sample_candidates(SampleRow& row, Scratch& scratch);
 
 // All rows but those that have an error already, shared by `count` threads that call this with index 0 .. count - 1 and
 // a scratch each. No barrier inside; no allocation after warm-up except for an error's text.

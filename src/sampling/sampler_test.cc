@@ -7,6 +7,7 @@
 #include <numeric>
 #include <random>
 
+#include "sampling/candidates.h"
 #include "sampling/philox.h"
 #include "sampling/sampler.h"
 #include "sampling/validate.h"
@@ -22,14 +23,28 @@ struct Sampled {
   std::vector<TokenLogprob> logprobs;
 };
 
+// The candidates of three parts; empty where the row needs all logits.
+std::vector<Candidate> candidates_of(const SampleRow& row, Scratch& scratch) {
+  const auto count = static_cast<size_t>(candidates_needed(row));
+  std::vector<Candidate> candidates(3 * count);
+  for (size_t part = 0; count > 0 && part < 3; ++part) {
+    const size_t first = row.logits.size() * part / 3, last = row.logits.size() * (part + 1) / 3;
+    select_candidates(row.logits.subspan(first, last - first), static_cast<int32_t>(first),
+                      std::span(candidates).subspan(part * count, count), scratch);
+  }
+  return candidates;
+}
+
 Sampled sample(SamplerKind kind, const std::vector<float>& logits, const SamplingParams& params,
                const std::vector<int32_t>& prompt, const std::vector<int32_t>& output, Scratch& scratch,
-               const uint32_t* mask = nullptr) {
+               const uint32_t* mask = nullptr, bool in_parts = false) {
   SlotState state(static_cast<int>(logits.size()), 4096);
   state.open(std::make_shared<const SamplingParams>(params), prompt, output);
   Sampled result;
   SampleRow row;
   row.logits = logits, row.state = &state, row.mask = mask, row.logprobs = &result.logprobs;
+  const std::vector<Candidate> candidates = in_parts ? candidates_of(row, scratch) : std::vector<Candidate>();
+  row.candidates = candidates;
   std::vector<SampleRow> rows{row};
   sample_rows(kind, rows, 0, 1, scratch);
   result.token = rows[0].token, result.error = rows[0].error;
@@ -83,6 +98,7 @@ SamplingParams random_params(std::mt19937& rng, int vocab) {
   return p;
 }
 
+// So does what follows from parts of the vocabulary, where the row is decided by candidates.
 TEST(Samplers, FusedEqualsReferenceToTheBit) {
   std::mt19937 rng(7);
   for (int vocab : {17, 128, 512, 1000, 50257}) {
@@ -109,6 +125,8 @@ TEST(Samplers, FusedEqualsReferenceToTheBit) {
       const Sampled b = sample(SamplerKind::fused, logits, params, prompt, output, scratch, grammar);
       ASSERT_TRUE(a == b) << "vocab " << vocab << " round " << round << ": " << a.token << " " << a.error << " / "
                           << b.token << " " << b.error;
+      const Sampled c = sample(SamplerKind::fused, logits, params, prompt, output, scratch, grammar, true);
+      ASSERT_TRUE(a == c) << "in parts, vocab " << vocab << " round " << round << ": " << a.token << " / " << c.token;
     }
   }
 }

@@ -23,7 +23,8 @@ bool Scheduler::schedule(StepBatch& batch, int64_t now_us) {
   Budget budget{options_.max_num_tokens, options_.max_logit_rows, prompt_tokens};
   fill(batch, budget);
   if (record.rows.empty()) {
-    WEFT_CHECK(has_in_flight() || (running_.empty() && waiting_.empty())) << "sequences are left but none can advance";
+    WEFT_CHECK(has_in_flight() || !transfers_.empty() || (running_.empty() && waiting_.empty()))
+        << "sequences are left but none can advance";
     --step_;  // numbers of steps have no gaps
     return false;
   }

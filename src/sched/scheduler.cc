@@ -198,6 +198,7 @@ void Scheduler::end(Sequence& sequence) {
 }
 
 void Scheduler::retire(Sequence& sequence) {
+  if (options_.store && sequence.started) queue_export(sequence);
   cache_of(sequence).release(sequence.cache);
   close_slot(sequence);
   sequences_.erase(static_cast<uint64_t>(sequence.id));
@@ -276,6 +277,8 @@ void Scheduler::check_integrity() const {
     open += s.slot >= 0;
     if (!s.cache.tables.empty()) holders[s.home].push_back(&s.cache);
   }
+  for (const BlockTransfer* transfer : transfers_)
+    if (!transfer->cache.tables.empty()) holders[transfer->home].push_back(&transfer->cache);
   WEFT_CHECK(in_flight.empty()) << "a step in flight has a row of a sequence that is gone";
   WEFT_CHECK(waiting == waiting_.size() && running == running_.size());
   WEFT_CHECK(open + free_slots_.size() == slots_.size()) << "a slot is lost";

@@ -53,6 +53,8 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -67,6 +69,7 @@
 #include "core/sampling_params.h"
 #include "core/speculation.h"
 #include "core/step.h"
+#include "sched/block_transfer.h"
 #include "spec/draft_policy.h"
 
 namespace weft {
@@ -92,6 +95,7 @@ struct SchedulerOptions {
   // A drafter with a cache of its own writes so many positions behind a step's last token (one; with several depths of
   // multi-token prediction one for each), or as many as it proposes, whatever is more. 0: it has no cache.
   int draft_ahead = 0;
+  bool store = false;  // blocks of sequences that end are kept for take_export()
   // With several homes: so long after its arrival, in microseconds, a prompt may be held back until as many wait as
   // there are homes, so that none is idle while others compute theirs. It delays the first token by no more than that
   // (and a step), and only while decode rows run and no home goes on with a prompt. 0: prompts never wait for that.
@@ -164,6 +168,19 @@ class Scheduler {
   // Results of the oldest step in flight. Vectors are swapped out of `result`. The outputs are valid until the next
   // call.
   std::span<const SequenceOutput> commit(StepResult& result);
+
+  // ---- A store of blocks outside (SchedulerOptions::store); see block_transfer.h.
+  // For a sequence that is held: its prompt, as far as it may come from the cache. Null where nothing may.
+  std::unique_ptr<BlockTransfer> plan_import(SequenceId id);
+  // Chooses the home and how many blocks could be had with the store's help; the keys are extended already. Returns how
+  // many tokens are cached there.
+  int look_up_import(BlockTransfer& transfer, const std::function<bool(int group, int number)>& stored) const;
+  // Takes blocks for what is missing. False: there is no room. Else end_import() follows in any case.
+  bool begin_import(BlockTransfer& transfer);
+  void end_import(BlockTransfer& transfer, bool filled);
+  // What a sequence has left in the cache, to be copied; null: nothing. end_export() follows.
+  std::unique_ptr<BlockTransfer> take_export();
+  void end_export(BlockTransfer& transfer);
 
   // A step with rows of single tokens alone took so long: so much later it was finished than the one before, if they
   // followed each other through the stages.
@@ -255,6 +272,9 @@ class Scheduler {
   StepRecord& filling() { return records_[(first_record_ + records_in_flight_) % records_.size()]; }
   const StepRecord& filling() const { return records_[(first_record_ + records_in_flight_) % records_.size()]; }
 
+  // transfers.cc
+  void queue_export(Sequence& sequence);
+
   // homes.cc
   CacheManager& cache_of(const Sequence& sequence);
   const CacheManager& cache_of(const Sequence& sequence) const;
@@ -296,8 +316,11 @@ class Scheduler {
   bool prompt_starved_ = false;     // the next step serves prompts first
   bool waits_for_prompts_ = false;  // homes would be idle beside the prompts that are there
   uint64_t next_id_ = 1, step_ = 0;
-  uint64_t sharing_ = 0;                         // calls of share_out()
-  int64_t now_us_ = 0;                           // of the last schedule()
+  uint64_t sharing_ = 0;                                // calls of share_out()
+  int64_t now_us_ = 0;                                  // of the last schedule()
+  std::vector<const BlockTransfer*> transfers_;         // all that hold blocks
+  std::deque<std::unique_ptr<BlockTransfer>> exports_;  // that wait
+  int64_t export_bytes_ = 0;
   double recent_tokens_ = 0, recent_paced_ = 0;  // of SchedulerMetrics::balance_ratio
   SchedulerMetrics metrics_;
 };

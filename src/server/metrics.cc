@@ -159,6 +159,36 @@ void print_stages(std::string& out, const CoreMetrics& core) {
         static_cast<double>(core.busy_stages));
 }
 
+// With a tier of the cache: what is in it, and what went to and fro.
+void print_tier(std::string& out, const CoreMetrics& core) {
+  if (!core.has_tier) return;
+  const TierMetrics& tier = core.tier;
+  const auto counter = [&](const char* name, const char* help, uint64_t value) {
+    print(out, name, kCounter, help, static_cast<double>(value));
+  };
+  const auto count = [&](const char* name, const char* help, int64_t value) {
+    counter(name, help, static_cast<uint64_t>(value));
+  };
+  print(out, "kv_tier_blocks", kGauge, "Blocks in the cache's tier, of this model.",
+        static_cast<double>(tier.store.blocks));
+  print(out, "kv_tier_bytes", kGauge, "Bytes of the tier, with all that share it.",
+        static_cast<double>(tier.store.bytes));
+  counter("kv_tier_imports_total", "Prompts that got blocks from the tier.", tier.imports);
+  counter("kv_tier_imported_blocks_total", "Blocks that they got.", tier.imported_blocks);
+  counter("kv_tier_failed_imports_total", "Tries that found a block missing or damaged.", tier.failed_imports);
+  counter("kv_tier_imports_without_room_total", "Prompts that were computed because the cache had no room.",
+          tier.imports_without_room);
+  counter("kv_tier_dropped_exports_total", "Sequences whose blocks were not kept: too many waited to be copied.",
+          core.scheduler.exports_dropped);
+  count("kv_tier_reads_total", "Blocks that were read.", tier.store.hits);
+  count("kv_tier_read_bytes_total", "Bytes of these.", tier.store.read_bytes);
+  count("kv_tier_writes_total", "Blocks that were written.", tier.store.writes);
+  count("kv_tier_written_bytes_total", "Bytes of these.", tier.store.written_bytes);
+  count("kv_tier_write_errors_total", "Blocks that could not be written.", tier.store.write_errors);
+  count("kv_tier_damaged_total", "Damaged or foreign files that were found and removed.", tier.store.torn);
+  count("kv_tier_evicted_total", "Blocks that were removed to make room.", tier.store.evicted);
+}
+
 // With several homes: each of them, and how level their loads are.
 void print_homes(std::string& out, const CoreMetrics& core) {
   if (core.homes.size() < 2) return;
@@ -180,6 +210,15 @@ void print_homes(std::string& out, const CoreMetrics& core) {
   each("weft_home_kv_cache_used_bytes", kGauge, "Bytes of these.", [](const HomeMetrics& h) { return h.cache_bytes; });
   each("weft_home_prompt_tokens_total", kCounter, "Tokens of prompts that were computed.",
        [](const HomeMetrics& h) { return h.prompt_tokens; });
+}
+
+// With several vision towers: which process has encoded how many.
+void print_towers(std::string& out, const CoreMetrics& core) {
+  if (core.images_of_processes.size() < 2) return;
+  describe(out, "weft_process_images_encoded_total", kCounter, "Images and videos that a process has encoded.");
+  for (size_t r = 0; r < core.images_of_processes.size(); ++r)
+    out += "weft_process_images_encoded_total{process=\"" + std::to_string(r) + "\"} " +
+           number(static_cast<double>(core.images_of_processes[r])) + "\n";
 }
 
 }  // namespace
@@ -229,7 +268,9 @@ std::string ServerMetrics::prometheus(const ModelInfo& model, const EngineMetric
     print(out, metric.name, metric.type, metric.help, metric.value(engine));
   print_drafts(out, engine.core.scheduler);
   print_stages(out, engine.core);
+  print_tier(out, engine.core);
   print_homes(out, engine.core);
+  print_towers(out, engine.core);
   print(out, "http_connections", "gauge", "Open connections.", connections);
   const std::lock_guard lock(mutex_);
   describe(out, "weft_request_success_total", kCounter, "Choices by the reason of their end.");

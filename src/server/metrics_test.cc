@@ -308,6 +308,38 @@ weft_pipeline_busy_stages_total 3500
   EXPECT_EQ(std::string(several).erase(several.find(stages), stages.size()), one);
 }
 
+TEST(Metrics, Tier) {
+  EngineMetrics engine = engine_metrics();
+  EXPECT_EQ(ServerMetrics().prometheus({}, engine, 0).find("kv_tier"), std::string::npos);
+  engine.core.has_tier = true, engine.core.scheduler.exports_dropped = 9;
+  engine.core.tier = {.imports = 5, .imported_blocks = 40, .imports_without_room = 1, .failed_imports = 2};
+  engine.core.tier.store.blocks = 70, engine.core.tier.store.bytes = 7000, engine.core.tier.store.torn = 3;
+  const std::string text = ServerMetrics().prometheus({}, engine, 0);
+  for (const char* line : {"weft_kv_tier_blocks 70", "weft_kv_tier_bytes 7000", "weft_kv_tier_imports_total 5",
+                           "weft_kv_tier_imported_blocks_total 40", "weft_kv_tier_failed_imports_total 2",
+                           "weft_kv_tier_imports_without_room_total 1", "weft_kv_tier_dropped_exports_total 9",
+                           "weft_kv_tier_damaged_total 3"})
+    EXPECT_NE(text.find(std::string(line) + "\n"), std::string::npos) << line;
+}
+
+// Those of vision towers stand there too, if several processes have one.
+TEST(Metrics, Towers) {
+  EngineMetrics engine = engine_metrics();
+  const std::string one = ServerMetrics().prometheus({}, engine, 0);
+  engine.core.images_of_processes = {8};
+  EXPECT_EQ(ServerMetrics().prometheus({}, engine, 0), one);
+  engine.core.images_of_processes = {5, 3};
+  const std::string towers =
+      R"(# HELP weft_process_images_encoded_total Images and videos that a process has encoded.
+# TYPE weft_process_images_encoded_total counter
+weft_process_images_encoded_total{process="0"} 5
+weft_process_images_encoded_total{process="1"} 3
+)";
+  const std::string several = ServerMetrics().prometheus({}, engine, 0);
+  ASSERT_NE(several.find(towers), std::string::npos);
+  EXPECT_EQ(std::string(several).erase(several.find(towers), towers.size()), one);
+}
+
 // Those of homes stand behind the drafts', and only if there are several.
 TEST(Metrics, Homes) {
   EngineMetrics engine = engine_metrics();

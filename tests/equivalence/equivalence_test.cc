@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cstdlib>
+#include <filesystem>
 #include <sstream>
 
 #include "equivalence/requests.h"
@@ -61,6 +63,17 @@ bool some_accepted(const std::vector<Answer>&, const EngineMetrics& m) {
   return s.accepted[0] > 0 && s.accepted[0] < s.drafted[0];
 }
 
+// For the blocks of this program's engines; gone when it ends.
+const std::string& tier_folder() {
+  struct Folder {
+    std::string name = (std::filesystem::temp_directory_path() / "weft_equivalence_XXXXXX").string();
+    Folder() { EXPECT_NE(::mkdtemp(name.data()), nullptr); }
+    ~Folder() { std::filesystem::remove_all(name); }
+  };
+  static const Folder folder;
+  return folder.name;
+}
+
 constexpr Feature kFeatures[] = {
     {"batch", [](Arrangement& s) { s.options.max_batch_size = 1; },
      [](Arrangement& s, const ModelInfo&, const Model&) { s.options.max_batch_size = 16; }},
@@ -85,6 +98,15 @@ constexpr Feature kFeatures[] = {
        s.options.enable_block_reuse = true, s.options.max_batch_size = 4;
      },
      some_cached},
+    // What one engine leaves in the folder, the pairs behind it find there.
+    {"tier", [](Arrangement& s) { s.options.kv_cache_tier.clear(); },
+     [](Arrangement& s, const ModelInfo&, const Model&) {
+       s.options.kv_cache_tier = tier_folder(), s.options.kv_cache_tier_bytes = int64_t{1} << 30;
+       s.options.kv_cache_tier_use = TierUse::always, s.options.enable_block_reuse = true;
+     },
+     [](const std::vector<Answer>&, const EngineMetrics& m) {
+       return m.core.tier.imports > 0 || m.core.tier.store.writes > 0;
+     }},
     {"blocks_of_16", [](Arrangement&) {},
      [](Arrangement& s, const ModelInfo&, const Model&) { s.options.tokens_per_block = 16; }},
     {"overlap", [](Arrangement& s) { s.options.overlap_scheduler = false; },

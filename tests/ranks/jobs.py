@@ -4,12 +4,15 @@ Their command line is  TEST --weft PROGRAM --plugin libweft_mpi.so [TEST...]; st
 built without MPI.
 """
 import argparse
+import json
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
 import unittest
+import zlib
 from pathlib import Path
 
 UNDER_MPIRUN = Path(__file__).resolve().parent / "under_mpirun"
@@ -31,6 +34,33 @@ def run(ranks, *words, mpirun=(), timeout=60, **environment):
     done = subprocess.run(command(ranks, *words, mpirun=mpirun), stdin=subprocess.DEVNULL, capture_output=True,
                           timeout=timeout, env={**os.environ, **environment})
     return done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
+
+
+def write_png(path, width, height, seed):
+    """An image of its own for every seed."""
+    rows = b"".join(b"\0" + bytes((x * (seed + 3) + y * y * 7 + c * 50 * seed) % 256
+                                  for x in range(width) for c in range(3)) for y in range(height))
+    chunks = ((b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)), (b"IDAT", zlib.compress(rows)),
+              (b"IEND", b""))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in chunks))
+
+
+def slow_tower():
+    """The folder of a model without weights whose images take some tenths of a second."""
+    to = folder / "slow-tower"
+    if to.exists():
+        return to
+    to.mkdir()
+    for file in (GOLDEN / "qwen2.5-vl").glob("*.json"):
+        text = json.loads(file.read_text())
+        if file.name == "config.json":
+            text["vision_config"] |= {"depth": 32, "hidden_size": 128, "intermediate_size": 336}
+        if file.name == "preprocessor_config.json":  # small files become 1024 patches
+            text |= {"min_pixels": 200704, "max_pixels": 200704}
+        (to / file.name).write_text(json.dumps(text))
+    return to
 
 
 def lines_of_weft(text):

@@ -29,6 +29,7 @@ class Processes : public ::testing::TestWithParam<int> {
 
 TEST_P(Processes, gather) { check_gather(carrier_, GetParam()); }
 TEST_P(Processes, reduce) { check_reduce(carrier_, GetParam()); }
+TEST_P(Processes, reduce_pieces) { check_reduce_pieces(carrier_, GetParam()); }
 TEST_P(Processes, exchange) { check_exchange(carrier_, GetParam()); }
 TEST_P(Processes, broadcast) { check_broadcast(carrier_, GetParam()); }
 TEST_P(Processes, random_calls) { check_random_calls(carrier_, GetParam()); }
@@ -109,6 +110,54 @@ TEST(Deliveries, arrive_beside_other_messages) {
         ASSERT_EQ(places[static_cast<size_t>(lane)][static_cast<size_t>(r)],
                   std::vector<std::byte>(bytes_of(r, step), value_of(r, step)));
     }
+  }
+}
+
+// Both ends of a line work on while things travel, here on the common stream; large things and small ones, in order.
+TEST(PeerLines, carry_both_ways) {
+  constexpr int kRounds = 12;
+  const auto bytes_of = [](int rank, int round) {
+    return static_cast<size_t>(round % 4 == 0 ? 0 : round % 4 == 1 ? 8 : rank * 1000 + round * 99991);
+  };
+  const auto value_of = [](int rank, int round) { return static_cast<std::byte>(rank * 50 + round); };
+  const auto wanted = [&](int rank, int round) { return std::vector(bytes_of(rank, round), value_of(rank, round)); };
+  const auto lines = ranks->peer_lines();
+  ASSERT_EQ(lines.size(), ranks->rank() == 0 ? static_cast<size_t>(ranks->size()) - 1 : 1u);
+  for (int round = 0; round < kRounds; ++round) {
+    std::vector<std::vector<std::byte>> out, in;
+    for (size_t i = 0; i < lines.size(); ++i) {
+      const int rank = ranks->rank() == 0 ? static_cast<int>(i) + 1 : ranks->rank();
+      out.push_back(wanted(rank, round)), in.emplace_back(bytes_of(rank, round));
+    }
+    for (size_t i = 0; i < lines.size(); ++i) {
+      lines[i]->send(out[i].data(), out[i].size());
+      lines[i]->receive(in[i].data(), in[i].size());
+    }
+    if (ranks->rank() == 0) ranks->send(std::as_bytes(std::span(&round, 1)));
+    for (const auto& line : lines)
+      while (!line->sent() || !line->received("testing"))
+        if (ranks->rank() != 0) (void)ranks->has_message();
+    ASSERT_EQ(in, out) << round;
+    if (ranks->rank() == 0) continue;
+    const auto message = ranks->receive();
+    ASSERT_TRUE(message && message->size() == sizeof round);
+    ASSERT_EQ(*reinterpret_cast<const int*>(message->data()), round);
+  }
+}
+
+// Whoever asks beforehand finds the message there, whole; asking again changes nothing.
+TEST(Messages, are_seen_before_they_are_received) {
+  for (const size_t bytes : {0, 5, 70001}) {
+    const std::vector<std::byte> wanted(bytes, std::byte{7});
+    if (ranks->rank() == 0) {
+      ranks->send(wanted);
+      continue;
+    }
+    while (!ranks->has_message()) {
+    }
+    ASSERT_TRUE(ranks->has_message());
+    const auto got = ranks->receive();
+    ASSERT_TRUE(got && std::ranges::equal(*got, wanted)) << bytes << " bytes";
   }
 }
 

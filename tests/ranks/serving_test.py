@@ -3,6 +3,7 @@
 
   serving_test.py --weft PROGRAM --plugin libweft_mpi.so [TEST...]
 """
+import base64
 import http.client
 import json
 import os
@@ -133,6 +134,18 @@ class Client(threading.Thread):
         self.outcome = "closed"
 
 
+def chat_about(*seeds):
+    """The body of a chat about an image for each seed."""
+    content = [{"type": "text", "text": "What is this?"}]
+    for seed in seeds:
+        file = jobs.folder / "asked.png"
+        jobs.write_png(file, 40, 30, seed)
+        url = "data:image/png;base64," + base64.b64encode(file.read_bytes()).decode()
+        content.append({"type": "image_url", "image_url": {"url": url}})
+    return {"messages": [{"role": "user", "content": content}], "max_tokens": 3, "ignore_eos": True,
+            "temperature": 0}
+
+
 class Serving(unittest.TestCase):
 
     def test_answers(self):
@@ -160,6 +173,57 @@ class Serving(unittest.TestCase):
                 self.assertLess(time.monotonic(), end, server.ask("/metrics")[1])
                 time.sleep(0.1)
             self.assertEqual(server.ask("/v1/completions", {"prompt": "a", "max_tokens": 2})[0], 200)
+
+    # ---- Images
+
+    def image_server(self, *options, **how):
+        return Server("--load-format", "dummy", *options, model=jobs.slow_tower(), **how)
+
+    def images_of(self, server, process):
+        return server.metric(r'weft_process_images_encoded_total\{process="%d"\}' % process)
+
+    def test_processes_share_images_beside_a_stream(self):
+        for ranks in (2, 4):
+            with self.subTest(ranks), self.image_server(ranks=ranks) as server:
+                stream = Client(server, max_tokens=3000, stream=True)
+                self.assertTrue(stream.began.wait(30))
+                before = server.metric("weft_iterations_total")
+                status, answer = server.ask("/v1/chat/completions", chat_about(*range(12)))
+                self.assertEqual(status, 200, answer)
+                self.assertEqual(stream.outcome, "hangs", "the stream was over before the images")
+                steps = server.metric("weft_iterations_total") - before
+                self.assertGreater(steps, 12, "the stream stood still")
+                encoded = [self.images_of(server, process) for process in range(ranks)]
+                self.assertEqual((sum(encoded), server.metric("weft_images_encoded_total")), (12, 12))
+                self.assertGreater(min(encoded), 0, encoded)
+                status, again = server.ask("/v1/chat/completions", chat_about(*range(12)))
+                self.assertEqual((status, again["choices"]), (200, answer["choices"]))
+                self.assertEqual(server.metric("weft_images_reused_total"), 12)
+
+    def test_clients_leave_while_images_are_encoded(self):
+        """Images that have begun are encoded to their end, or dropped by all processes when the server ends."""
+        for seconds in (0, 0.1, 0.4):
+            with self.subTest(seconds), self.image_server() as server:
+                for client in range(3):
+                    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+                    connection.request("POST", "/v1/chat/completions", json.dumps(chat_about(*range(client, 9))),
+                                       {"Content-Type": "application/json"})
+                    end = time.monotonic() + SOON
+                    while server.metric("weft_requests_total") <= client and time.monotonic() < end:
+                        time.sleep(0.02)
+                    connection.close()
+                time.sleep(seconds)
+                os.kill(server.pids[0], signal.SIGTERM)
+                self.assertEqual(server.ends(2 * SOON), 0, server.log())
+                self.assertNotRegex(server.log(), "weft error|killed|signal 9")
+
+    def test_a_rank_that_stops_before_an_image(self):
+        with self.image_server("--rank-deadline", 2) as server:
+            os.kill(server.pids[1], signal.SIGSTOP)
+            status, answer = server.ask("/v1/chat/completions", chat_about(1, 2, 3, 4))
+            self.assertEqual((status, server.ends()), (503, LOST), server.log())
+            line = r"rank 0 \(\S+\) of 2: nothing heard from rank 1 \(\S+\) for 2 s while encoding an image; all"
+            self.assertRegex(answer["error"]["message"], line)
 
     # ---- The end
 

@@ -1,0 +1,115 @@
+// What ranks have of a block, put together and taken apart again, against kernels that write all of it at once.
+#include "runtime/block_content.h"
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <random>
+
+#include "kernels/kernels.h"
+
+namespace weft {
+namespace {
+
+struct Shape {
+  CacheSpec::Kind kind;
+  int layers, heads, k_dim, v_dim, tokens_per_block;
+  DType dtype;
+};
+
+class BlockContent : public ::testing::TestWithParam<Shape> {
+ protected:
+  LayerGroup whole() const {
+    const Shape& s = GetParam();
+    LayerGroup group;
+    group.spec = {s.kind, s.heads, s.k_dim, s.v_dim, 0, DType::f32};
+    group.layers = s.layers;
+    return group;
+  }
+  LayerGroup share(int first_layer, int layers, int first_head, int heads) const {
+    LayerGroup group = whole();
+    group.first_layer = first_layer, group.layers = layers, group.first_kv_head = first_head;
+    group.spec.kv_heads = heads;
+    return group;
+  }
+  size_t bytes(const LayerGroup& group) const {
+    return block_content_bytes(group, GetParam().dtype, GetParam().tokens_per_block);
+  }
+  // Appends the tokens of one block to the layers and heads of a share, as a step would.
+  std::vector<std::byte> filled(const LayerGroup& group) const {
+    const Shape& s = GetParam();
+    std::vector<std::byte> block(bytes(group));
+    CacheSpec spec = group.spec;
+    spec.dtype = s.dtype;
+    const size_t layer_bytes = kernels::cache_layer_bytes(spec, s.tokens_per_block);
+    const bool latent = s.kind == CacheSpec::Kind::latent;
+    for (int layer = 0; layer < group.layers; ++layer) {
+      std::vector<float> k, v;
+      for (int t = 0; t < s.tokens_per_block; ++t)
+        for (int h = 0; h < spec.kv_heads; ++h) {
+          const auto number = [&](int i, int what) {
+            std::minstd_rand random(static_cast<unsigned>(
+                ((((group.first_layer + layer) * 64 + t) * 64 + group.first_kv_head + h) * 512 + i) * 2 + what + 1));
+            random();
+            return static_cast<float>(random() % 2001) / 1000 - 1;
+          };
+          for (int i = 0; i < s.k_dim; ++i) k.push_back(number(i, 0));
+          for (int i = 0; !latent && i < s.v_dim; ++i) v.push_back(number(i, 1));
+        }
+      const kernels::CacheView view{block.data() + layer * layer_bytes,
+                                    block.size(),
+                                    s.tokens_per_block,
+                                    s.dtype,
+                                    spec.kv_heads,
+                                    s.k_dim,
+                                    s.v_dim,
+                                    latent};
+      const int32_t table = 0;
+      const kernels::SequenceView sequence{.rows = s.tokens_per_block};
+      const kernels::AppendArgs args{k.data(),
+                                     latent ? nullptr : v.data(),
+                                     spec.kv_heads * s.k_dim,
+                                     spec.kv_heads * s.v_dim,
+                                     view,
+                                     &table,
+                                     &sequence,
+                                     1};
+      kernels::cpu_table()->run(args, s.tokens_per_block, {0, 1});
+    }
+    return block;
+  }
+};
+
+TEST_P(BlockContent, OfRanksIsThatOfOne) {
+  const Shape& s = GetParam();
+  const std::vector<std::byte> wanted = filled(whole());
+  for (const int stages : {1, 2})
+    for (int parts = 1; parts <= s.heads; ++parts) {
+      std::vector<std::byte> content(bytes(whole()));
+      std::vector<LayerGroup> shares;
+      for (int stage = 0; stage < stages; ++stage)
+        for (int part = 0; part < parts; ++part) {
+          const int first_layer = s.layers * stage / stages, last_layer = s.layers * (stage + 1) / stages;
+          const int first_head = s.heads * part / parts, last_head = s.heads * (part + 1) / parts;
+          shares.push_back(share(first_layer, last_layer - first_layer, first_head, last_head - first_head));
+          copy_block_out(filled(shares.back()).data(), shares.back(), whole(), s.dtype, s.tokens_per_block, content);
+        }
+      EXPECT_EQ(content, wanted) << stages << " stages of " << parts << " ranks";
+      for (const LayerGroup& own : shares) {
+        std::vector<std::byte> block(bytes(own));
+        copy_block_in(wanted, own, whole(), s.dtype, s.tokens_per_block, block.data());
+        EXPECT_EQ(block, filled(own)) << stages << " stages of " << parts << " ranks";
+      }
+    }
+}
+
+INSTANTIATE_TEST_SUITE_P(Shapes, BlockContent,
+                         ::testing::Values(Shape{CacheSpec::Kind::full, 3, 4, 8, 8, 32, DType::f32},
+                                           Shape{CacheSpec::Kind::full, 2, 4, 12, 12, 16, DType::bf16},
+                                           Shape{CacheSpec::Kind::window, 4, 3, 16, 16, 16, DType::bf16},
+                                           Shape{CacheSpec::Kind::full, 2, 2, 24, 16, 64, DType::i8},
+                                           Shape{CacheSpec::Kind::latent, 3, 1, 24, 16, 32, DType::f32},
+                                           Shape{CacheSpec::Kind::latent, 2, 1, 24, 16, 32, DType::i8}));
+
+}  // namespace
+}  // namespace weft

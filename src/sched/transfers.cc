@@ -1,0 +1,97 @@
+// Blocks that come from a store outside, and that go there.
+#include <algorithm>
+
+#include "base/check.h"
+#include "sched/home.h"
+#include "sched/scheduler.h"
+#include "sched/sequence.h"
+
+namespace weft {
+
+namespace {
+
+// Blocks that are being copied are held, so they take room from sequences: not more than this part of a cache.
+constexpr int64_t kExportShare = 4;
+
+}  // namespace
+
+std::unique_ptr<BlockTransfer> Scheduler::plan_import(SequenceId id) {
+  const auto found = sequences_.find(static_cast<uint64_t>(id));
+  if (found == sequences_.end() || found->second->state != Sequence::State::held) return nullptr;
+  Sequence& sequence = *found->second;
+  const int limit = cache_limit(sequence), tokens_per_block = homes_[0].cache.options().tokens_per_block;
+  if (limit < tokens_per_block || !homes_[0].cache.options().block_reuse) return nullptr;
+  auto transfer = std::make_unique<BlockTransfer>();
+  transfer->tokens.assign(sequence.tokens.begin(),
+                          sequence.tokens.begin() + limit / tokens_per_block * tokens_per_block);
+  homes_[0].cache.start(transfer->cache, CacheIdentity(sequence.identity), sequence.prompt_tokens, 0);
+  return transfer;
+}
+
+int Scheduler::look_up_import(BlockTransfer& transfer, const std::function<bool(int group, int number)>& stored) const {
+  int most_cached = -1;
+  for (int h = 0; h < homes(); ++h) {
+    const CacheManager& cache = homes_[h].cache;
+    const int blocks = static_cast<int>(transfer.cache.keys.size()), tokens = blocks * cache.options().tokens_per_block;
+    const int cached = cache.look_up(transfer.cache, transfer.tokens, tokens, tokens).cached;
+    const bool more_room =
+        cached == most_cached && cache.available_bytes() > homes_[transfer.home].cache.available_bytes();
+    if (cached > most_cached || more_room) most_cached = cached, transfer.home = h;
+  }
+  const CacheManager& cache = homes_[transfer.home].cache;
+  transfer.blocks = cache.longest_import(transfer.cache, static_cast<int>(transfer.cache.keys.size()), stored);
+  return most_cached;
+}
+
+bool Scheduler::begin_import(BlockTransfer& transfer) {
+  if (!homes_[transfer.home].cache.begin_import(transfer.cache, transfer.tokens, transfer.blocks, transfer.blanks))
+    return false;
+  transfer.after = step_;
+  transfers_.push_back(&transfer);
+  return true;
+}
+
+void Scheduler::end_import(BlockTransfer& transfer, bool filled) {
+  CacheManager& cache = homes_[transfer.home].cache;
+  if (filled) cache.finish_import(transfer.cache, transfer.tokens, transfer.blocks);
+  cache.release(transfer.cache);
+  std::erase(transfers_, &transfer);
+}
+
+// The blocks that the sequence leaves in the index are held until they have been copied.
+void Scheduler::queue_export(Sequence& sequence) {
+  CacheManager& cache = cache_of(sequence);
+  if (sequence.cache.published == 0) return;
+  auto transfer = std::make_unique<BlockTransfer>();
+  const int tokens = sequence.cache.published * cache.options().tokens_per_block;
+  transfer->home = sequence.home;
+  transfer->tokens.assign(sequence.tokens.begin(), sequence.tokens.begin() + tokens);
+  cache.start_like(transfer->cache, sequence.cache);
+  if (cache.acquire_prefix(transfer->cache, transfer->tokens, tokens) == 0) return;
+  transfer->blocks = transfer->cache.published;
+  for (int g = 0; g < cache.groups(); ++g)
+    transfer->bytes += int64_t{transfer->cache.tables[g].held()} * cache.options().groups[g].block_bytes;
+  if (export_bytes_ + transfer->bytes > cache.options().budget_bytes / kExportShare) {
+    cache.release(transfer->cache);
+    ++metrics_.exports_dropped;
+    return;
+  }
+  export_bytes_ += transfer->bytes;
+  transfers_.push_back(transfer.get());
+  exports_.push_back(std::move(transfer));
+}
+
+std::unique_ptr<BlockTransfer> Scheduler::take_export() {
+  if (exports_.empty()) return nullptr;
+  std::unique_ptr<BlockTransfer> first = std::move(exports_.front());
+  exports_.pop_front();
+  return first;
+}
+
+void Scheduler::end_export(BlockTransfer& transfer) {
+  homes_[transfer.home].cache.release(transfer.cache);
+  export_bytes_ -= transfer.bytes;
+  std::erase(transfers_, &transfer);
+}
+
+}  // namespace weft
