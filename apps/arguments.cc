@@ -16,6 +16,8 @@ namespace {
 
 using Words = std::vector<std::string>;
 
+constexpr const char* kEngineOptions = "Engine options";  // their group
+
 // An option whose values are the names of an enum.
 template <class E>
 CLI::Option* add_choice(CLI::App* app, const std::string& name, E& target, const std::string& help) {
@@ -55,8 +57,7 @@ CLI::Option* add_text(CLI::App* app, const std::string& name, std::string& targe
 void add_engine_options(CLI::App* app, EngineOptions& o) {
   app->add_option("--config", "Options from a YAML file, their names with underscores")
       ->type_name("FILE.yaml");  // read before; see expand_config
-  const std::string group = "Engine options";
-  add_choice(app, "--dtype", o.dtype, "Type of weights and products")->group(group);
+  add_choice(app, "--dtype", o.dtype, "Type of weights and products");
   add_choice(app, "--quantize", o.quantize, "Quantise the weights while loading");
   add_switch(app, "--dequantize", o.dequantize,
              "Widen weights that are stored in 8 or 4 bits to --dtype while loading");
@@ -171,7 +172,7 @@ void add_engine_options(CLI::App* app, EngineOptions& o) {
       ->check(CLI::Range(int64_t{-1}, std::numeric_limits<int64_t>::max()))
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
   for (CLI::Option* option : app->get_options())
-    if (option->get_name() != "--help") option->group(group);
+    if (option->get_name() != "--help") option->group(kEngineOptions);
 }
 
 // A number of the request; the engine's checks of requests judge it.
@@ -289,6 +290,34 @@ void add_plan(CLI::App* plan, Arguments& a) {
   add_estimate(plan, a);
 }
 
+void add_batch(CLI::App* batch, Arguments& a) {
+  batch->add_option("--requests", a.requests, "Requests, one JSON object a line; -: standard input")
+      ->type_name("IN.jsonl")
+      ->required();
+  batch->add_option("--out", a.out, "Answers, one JSON object a line; absent: standard output")->type_name("OUT.jsonl");
+  CLI::Option* url =
+      add_text(batch, "--url", a.url,
+               "Send the requests to the server there instead of loading a model, http://HOST:PORT", "URL");
+  CLI::Option* const options[] = {
+      add_number(batch, "--concurrency", a.concurrency, "--url: requests at once", 1, 65536),
+      add_number(batch, "--wait", a.wait_s,
+                 "--url: seconds that the server may take until it is ready, at the start or in between", 0, 1 << 20),
+      add_number(batch, "--timeout", a.timeout_s, "--url: seconds that an answer may take; 0: no limit", 0, 1 << 20),
+      add_text(batch, "--api-key", a.api_key, "--url: key of the server; default: WEFT_API_KEY in the environment",
+               "KEY")};
+  for (CLI::Option* option : options) option->needs(url);
+}
+
+// What parse() cannot know of `weft batch`; empty: all is well.
+std::string fault_of_batch(const CLI::App& batch, const Arguments& a) {
+  if (a.url.empty()) return a.model.empty() ? "--model or --url is required" : "";
+  if (!a.model.empty()) return "--model and --url exclude each other: the server has its model";
+  for (const CLI::Option* option : batch.get_options())
+    if (option->get_group() == kEngineOptions && option->get_name() != "--config" && option->count() > 0)
+      return option->get_name() + " is an option of the engine; with --url the server was started with its own";
+  return "";
+}
+
 struct Subcommand {
   Command command;
   CLI::App* app;
@@ -305,7 +334,7 @@ std::vector<Subcommand> add_commands(CLI::App& app, Arguments& a) {
           ->type_name("PATH")
           ->required();
     else if (positional) sub->add_option("MODEL", a.model, what)->required();
-    else sub->add_option("--model", a.model, what)->type_name("MODEL")->required();
+    else sub->add_option("--model", a.model, what)->type_name("MODEL")->required(command != Command::batch);
     all.push_back({command, sub});
     return sub;
   };
@@ -325,11 +354,7 @@ std::vector<Subcommand> add_commands(CLI::App& app, Arguments& a) {
   chat->add_flag("--verbose", a.verbose, "Show the speed");
   add_sampling_options(chat, a.sampling);
 
-  CLI::App* batch = add(Command::batch, "batch", "Answer all requests of a file at once", false);
-  batch->add_option("--requests", a.requests, "Requests, one JSON object a line; -: standard input")
-      ->type_name("IN.jsonl")
-      ->required();
-  batch->add_option("--out", a.out, "Answers, one JSON object a line; absent: standard output")->type_name("OUT.jsonl");
+  add_batch(add(Command::batch, "batch", "Answer all requests of a file at once", false), a);
 
   CLI::App* score = add(Command::score, "score", "Logits, class logits and rewards of the requests of a file", false);
   score->add_option("--requests", a.requests, "Requests, one JSON object a line; -: standard input")
@@ -465,8 +490,13 @@ std::variant<Arguments, Leave> parse_arguments(int count, const char* const* wor
                  (is_rest ? unexpected(app, rest) : std::string(problem.what())) + "; see weft " +
                      (used.empty() ? "" : used.front()->get_name() + " ") + "--help"};
   }
-  for (const Subcommand& candidate : commands)
-    if (candidate.app->parsed()) arguments.command = candidate.command;
+  for (const Subcommand& candidate : commands) {
+    if (!candidate.app->parsed()) continue;
+    arguments.command = candidate.command;
+    if (candidate.command != Command::batch) continue;
+    if (const std::string fault = fault_of_batch(*candidate.app, arguments); !fault.empty())
+      return Leave{2, {}, fault + "; see weft batch --help"};
+  }
   return arguments;
 }
 

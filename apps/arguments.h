@@ -39,6 +39,10 @@ struct Arguments {
 
   std::string requests, out;  // batch, score; plan: requests
 
+  // batch with a server in the model's place; api_key below is the key that is sent
+  std::string url;  // empty: the engine of `model`
+  int concurrency = 64, wait_s = 0, timeout_s = 0;
+
   // plan
   std::string trace;                      // the file to write; empty: none
   std::vector<std::string> trace_filter;  // what the names of the values may begin with; empty: all

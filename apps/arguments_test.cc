@@ -120,6 +120,27 @@ TEST(Arguments, Commands) {
   EXPECT_EQ(good({"score", "--model", "M", "--requests", "i", "--out", "o"}).command, Command::score);
 }
 
+TEST(Arguments, ABatchNeedsAModelOrAServer) {
+  const Arguments a = good({"batch", "--url", "http://h:1", "--requests", "in", "--concurrency", "7", "--wait", "5",
+                            "--timeout", "9", "--api-key", "k"});
+  EXPECT_EQ(a.url + a.model + a.api_key, "http://h:1k");
+  EXPECT_EQ((std::vector{a.concurrency, a.wait_s, a.timeout_s}), (std::vector{7, 5, 9}));
+  for (const auto& [words, message] : std::vector<std::pair<std::vector<const char*>, std::string>>{
+           {{}, "--model or --url is required"},
+           {{"--url", "u", "--model", "m"}, "--model and --url exclude each other"},
+           {{"--url", "u", "--max-batch-size", "4"}, "--max-batch-size is an option of the engine"},
+           {{"--url", "u", "--logits-processor", "p.so"}, "--logits-processor is an option of the engine"},
+           {{"--model", "m", "--wait", "4"}, "--wait requires --url"}}) {
+    std::vector<const char*> all = {"batch", "--requests", "in"};
+    all.insert(all.end(), words.begin(), words.end());
+    const auto parsed = parse(all);
+    const Leave* leave = std::get_if<Leave>(&parsed);
+    ASSERT_NE(leave, nullptr) << message;
+    EXPECT_EQ(leave->status, 2);
+    EXPECT_NE(leave->error.find(message), std::string::npos) << leave->error;
+  }
+}
+
 // Every number of sampling that has an option, under its name in requests.
 TEST(Arguments, SamplingNumbers) {
   std::vector<std::string> words = {"weft", "run", "M", "--max-tokens", "7"};

@@ -16,10 +16,10 @@ namespace {
 
 constexpr size_t kMaxFile = size_t{8} << 30;
 
-RequestLine read_line(std::string_view text, int number, RequestKind kind, const RequestRules& rules) {
+RequestLine read_line(std::string_view text, int number, RequestKind kind, const RequestRules& rules, bool keep_json) {
   RequestLine line;
   line.number = number;
-  const auto json = parse_json(text);
+  auto json = parse_json(text);
   if (!json.ok()) {
     line.error = json.error();
     return line;
@@ -34,6 +34,7 @@ RequestLine read_line(std::string_view text, int number, RequestKind kind, const
   line.request->id = line.custom_id.value_or("line " + std::to_string(number));
   line.logprobs = parsed->logprobs;
   line.prompt_logprobs = parsed->prompt_logprobs;
+  if (keep_json) line.json = std::move(json).value();
   return line;
 }
 
@@ -65,7 +66,8 @@ Status check_requests_path(const std::string& path) {
   return {};
 }
 
-Result<std::vector<RequestLine>> read_requests(const std::string& path, RequestKind kind, const RequestRules& rules) {
+Result<std::vector<RequestLine>> read_requests(const std::string& path, RequestKind kind, const RequestRules& rules,
+                                               bool keep_json) {
   std::string text;
   if (path == "-") {
     text.assign(std::istreambuf_iterator<char>(std::cin), {});
@@ -82,7 +84,7 @@ Result<std::vector<RequestLine>> read_requests(const std::string& path, RequestK
     at = end + 1;
     ++number;
     if (line.find_first_not_of(" \t\r") != std::string_view::npos)
-      lines.push_back(read_line(line, number, kind, rules));
+      lines.push_back(read_line(line, number, kind, rules, keep_json));
   }
   return lines;
 }

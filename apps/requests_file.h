@@ -16,6 +16,7 @@ struct RequestLine {
   std::optional<Error> error;            // why the line is no request
   std::optional<Request> request;
   int logprobs = -1, prompt_logprobs = -1;
+  Json json;  // what was read, for those who ask for it
 };
 
 // Whether --requests can be read: a file, a pipe, or "-", standard input. Commands ask before they load a model.
@@ -23,7 +24,8 @@ Status check_requests_path(const std::string& path);
 
 // All lines that are not blank, in order. "-" is standard input. An error if the file cannot be read; bad lines say so
 // themselves.
-Result<std::vector<RequestLine>> read_requests(const std::string& path, RequestKind kind, const RequestRules& rules);
+Result<std::vector<RequestLine>> read_requests(const std::string& path, RequestKind kind, const RequestRules& rules,
+                                               bool keep_json = false);
 
 // Lines without a custom_id, or with one that an earlier line has, become errors: it names the request's tensors.
 void require_names(std::vector<RequestLine>& lines);

@@ -53,10 +53,18 @@ Result<std::unique_ptr<Engine>> load_model(const Arguments& arguments, const Eng
   return load(arguments.model, arguments.engine, [&](int64_t done, int64_t total) { bar.show(done, total); });
 }
 
+std::function<void(const std::string& field)> warn_once() {
+  return [warned = std::make_shared<std::set<std::string>>()](const std::string& field) {
+    if (warned->size() < 64 && warned->insert(field).second)
+      log_warning("unknown_request_field", " field=", json_quote(field.substr(0, 80)), " action=ignored");
+  };
+}
+
 RequestRules command_rules(const Engine& engine) {
   RequestRules rules;
   rules.defaults = engine.default_sampling();
   rules.images = engine.info().takes_images;
+  rules.tool_form = engine.answer_format(Request()).tools;
   rules.local_files = true;
   rules.chat_template = true;
   rules.encode = [&engine](const std::string& text) {
@@ -65,10 +73,7 @@ RequestRules command_rules(const Engine& engine) {
     request.add_special_tokens = false;
     return engine.prompt_tokens(request);
   };
-  rules.ignored = [warned = std::make_shared<std::set<std::string>>()](const std::string& field) {
-    if (warned->size() < 64 && warned->insert(field).second)
-      log_warning("unknown_request_field", " field=", json_quote(field.substr(0, 80)), " action=ignored");
-  };
+  rules.ignored = warn_once();
   return rules;
 }
 

@@ -20,6 +20,9 @@ Result<std::unique_ptr<Engine>> load_model(const Arguments& arguments, const Eng
 // The rules by which commands read requests: what the engine allows, and warnings for unknown fields (once each).
 RequestRules command_rules(const Engine& engine);
 
+// RequestRules::ignored of commands: a warning in the log for each field, once.
+std::function<void(const std::string& field)> warn_once();
+
 // A conversation's beginning: the system message, if --system gives one.
 Json first_messages(const Arguments& arguments);
 // A user's message; images (files) stand before the text.

@@ -25,6 +25,7 @@ Status dispatch(const Arguments& arguments, const EngineLoader& load) {
 }
 
 bool loads_engine(const Arguments& arguments) {
+  if (arguments.command == Command::batch) return arguments.url.empty();
   return arguments.command != Command::inspect && arguments.command != Command::models;
 }
 

@@ -16,8 +16,7 @@ using namespace request_fields;
 constexpr size_t kMaxMembers = 1000;  // of a request; also keeps lookups cheap
 constexpr size_t kMaxStops = 64;
 constexpr size_t kMaxStopBytes = 64 * 1024;  // of one stop string
-constexpr int kMaxChatLogprobs = 20;         // OpenAI's limit
-constexpr int kMaxLogprobs = 128;            // elsewhere, and of prompts
+constexpr int kMaxLogprobs = 20;             // for each token: OpenAI's limit in chats, and what validate() takes
 
 constexpr unsigned bit(RequestKind kind) { return 1u << static_cast<unsigned>(kind); }
 constexpr unsigned kChat = bit(RequestKind::chat), kCompletion = bit(RequestKind::completion);
@@ -333,8 +332,7 @@ Status read_logprobs(const std::string& field, const Json& value, Draft& draft) 
 
 Status read_top_logprobs(const std::string& field, const Json& value, Draft& draft) {
   WEFT_TRY(draft.top_logprobs, read_int(field, value));
-  return check_alternatives(field, *draft.top_logprobs,
-                            draft.kind == RequestKind::chat ? kMaxChatLogprobs : kMaxLogprobs);
+  return check_alternatives(field, *draft.top_logprobs, kMaxLogprobs);
 }
 
 Status read_prompt_logprobs(const std::string& field, const Json& value, Draft& draft) {
@@ -400,8 +398,8 @@ const Field kFields[] = {
     {"prompt", kCompletion | kLines, read_prompt},
     {"prompt_token_ids", kCompletion | kLines, read_prompt_ids},
     {"messages", kChat | kLines, read_chat},
-    {"images", kLines, read_images},
-    {"videos", kLines, read_videos},
+    {"images", kAll, read_images},
+    {"videos", kAll, read_videos},
     {"text_pair", kLines, read<&Request::text_pair>},
     {"token_type_ids", kLines, read<&Request::token_type_ids>},
     {"add_special_tokens", kAll, read<&Request::add_special_tokens>},
@@ -411,14 +409,15 @@ const Field kFields[] = {
     {"chat_template_kwargs", kAll, read_template_arguments},
     {"reasoning_effort", kAll, read_reasoning_effort},
     {"documents", kAll, read_documents},
-    {"tools", kChat | kLines, ignore},  // in finish(), with tool_choice
-    {"tool_choice", kChat | kLines, ignore},
-    {"parallel_tool_calls", kChat | kLines, read_parallel_calls},
+    {"tools", kAll, ignore},  // in finish(), with tool_choice
+    {"tool_choice", kAll, ignore},
+    {"parallel_tool_calls", kAll, read_parallel_calls},
     {"functions", kChat | kLines, refuse},
     {"function_call", kChat | kLines, refuse},
     {"separate_reasoning", kChat, read<&ClientRequest::separate_reasoning>},
     {"include_reasoning", kChat, read<&ClientRequest::include_reasoning>},
     {"reasoning_format", kChat, read_reasoning_format},
+    {"parse_tool_calls", kChat, read<&ClientRequest::parse_tool_calls>},  // llama.cpp's
     {"max_tokens", kAll, read_max_tokens},
     {"max_completion_tokens", kAll, read_max_tokens},
     {"min_tokens", kAll, read_min_tokens},
@@ -428,7 +427,7 @@ const Field kFields[] = {
     {"include_stop_str_in_output", kAll, read<&Request::include_stop_str_in_output>},
     {"skip_special_tokens", kAll, read<&Request::skip_special_tokens>},
     {"n", kAll, read_choices<&Request::n>},
-    {"best_of", kCompletion | kLines, read_choices<&Request::best_of>},
+    {"best_of", kAll, read_choices<&Request::best_of>},
     {"use_beam_search", kAll, ignore},  // these in finish(), together
     {"beam_width", kAll, ignore},
     {"length_penalty", kAll, ignore},
@@ -551,9 +550,9 @@ Status finish(Draft& draft) {
   if ((bit(draft.kind) & kHttp) != 0 && !out.stream && stream_options && !stream_options->is_null())
     return fail(Code::invalid_argument, "stream_options needs stream to be true").about("stream_options");
   WEFT_TRY(draft.request.guide, read_guide(draft.body));
-  if (draft.kind != RequestKind::completion)
-    WEFT_RETURN_IF_ERROR(read_tools(draft.body.find("tools"), draft.body.find("tool_choice"), draft.parallel_tool_calls,
-                                    *draft.rules.tool_form, out, draft.request));
+  WEFT_RETURN_IF_ERROR(read_tools(draft.body.find("tools"), draft.body.find("tool_choice"), draft.parallel_tool_calls,
+                                  *draft.rules.tool_form, out, draft.request));
+  if (!draft.request.messages || !out.parse_tool_calls) out.tool_mode = ToolMode::none;
   if (draft.prompts.empty()) {
     out.requests.push_back(std::move(draft.request));
     return {};
@@ -568,6 +567,10 @@ Status finish(Draft& draft) {
 }
 
 }  // namespace
+
+bool is_batch_field(std::string_view name) {
+  return find_field(name, RequestKind::batch_line) || find_sampling_parameter(name) || is_guide_field(name);
+}
 
 Result<ClientRequest> parse_request(const Json& body, RequestKind kind, const RequestRules& rules) {
   if (!body.is_object()) return fail(Code::invalid_argument, "a request must be a JSON object, got ", body.type_name());

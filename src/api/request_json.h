@@ -60,9 +60,13 @@ struct ClientRequest {
   bool strict_tools = false;            // of mode `automatic`: calls are held to their form by the guide
   bool parallel_tool_calls = true;      // false: of several calls that the model writes only the first counts
   Json tool_parameters;                 // their parameters' schemas by name
+  bool parse_tool_calls = true;         // false: they stay in the content, and tool_mode is none
   bool separate_reasoning = true;       // thoughts go to reasoning_content; false: they stay in the content
   bool include_reasoning = true;        // false: thoughts are not sent at all
 };
+
+// Whether lines of `weft batch` have this field; others are ignored there.
+bool is_batch_field(std::string_view name);
 
 Result<ClientRequest> parse_request(const Json& body, RequestKind kind, const RequestRules& rules);
 

@@ -417,6 +417,32 @@ TEST(RequestJson, Guides) {
             (std::vector<std::string>{"yes", "no"}));
 }
 
+// What a line of `weft batch` has, calls have as well, so that a server can answer it.
+TEST(RequestJson, CallsTakeWhatLinesTake) {
+  RequestRules rules;
+  rules.images = true;
+  const auto parsed = [&](const std::string& text, RequestKind kind) {
+    auto result = parse_request(parse_json(text).value(), kind, rules);
+    EXPECT_TRUE(result.ok()) << result.error().message();
+    return std::move(result).value();
+  };
+  const std::string tools =
+      R"("tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "required", "images": ["data:,"])";
+  const ClientRequest completion = parsed(R"({"prompt": "x", )" + tools + "}", RequestKind::completion);
+  EXPECT_EQ(completion.requests[0].images, std::vector<std::string>{"data:,"});
+  EXPECT_FALSE(completion.requests[0].local_files);
+  EXPECT_EQ(completion.requests[0].guide.kind, GuideSpec::Kind::json_schema);
+  EXPECT_EQ(completion.tool_mode, ToolMode::none) << "there are no messages for calls";
+  const std::string talk = R"({"messages": [{"role": "user", "content": "x"}], "best_of": 3, )";
+  EXPECT_EQ(parsed(talk + tools + "}", RequestKind::chat).tool_mode, ToolMode::any);
+  const ClientRequest whole = parsed(talk + R"("parse_tool_calls": false, )" + tools + "}", RequestKind::chat);
+  EXPECT_EQ(whole.tool_mode, ToolMode::none);
+  EXPECT_EQ(whole.requests[0].guide.kind, GuideSpec::Kind::json_schema) << "only the answer's form is another";
+  EXPECT_EQ(whole.requests[0].best_of, 3);
+  for (const char* field : {"prompt", "top_p", "guided_regex", "images"}) EXPECT_TRUE(is_batch_field(field)) << field;
+  for (const char* field : {"separate_reasoning", "audio", "no_such"}) EXPECT_FALSE(is_batch_field(field)) << field;
+}
+
 TEST(RequestJson, StrictTools) {
   const std::string tools =
       R"("tools": [{"type": "function", "function": {"name": "f", "strict": true, "parameters": {"type": "object", "required": ["x"]}}},

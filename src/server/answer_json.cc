@@ -81,6 +81,12 @@ std::string AnswerWriter::answer(Json::Array choices, const Usage& usage, const 
   return body.dump();
 }
 
+std::string AnswerWriter::failure(Json error, const Usage& usage, const std::vector<std::string>& warnings) const {
+  error.set("usage", usage_json(usage, drafts_));
+  if (!warnings.empty()) error.set("warnings", list_of(warnings));
+  return error.dump();
+}
+
 std::string AnswerWriter::chunk(Json choice, const Usage* usage) const {
   std::string text = chunk_head_ + choice.dump() + "]";
   if (usage) text += ",\"usage\":" + usage_json(*usage, drafts_).dump();

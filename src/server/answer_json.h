@@ -29,6 +29,8 @@ class AnswerWriter {
   // A whole response.
   std::string answer(Json::Array choices, const Usage& usage, const Json& prompt_logprobs,
                      const std::vector<std::string>& warnings) const;
+  // An error's body, with what had been spent on the answer when it failed.
+  std::string failure(Json error, const Usage& usage, const std::vector<std::string>& warnings) const;
   // One event of a stream; `usage` may be null.
   std::string chunk(Json choice, const Usage* usage) const;
   std::string usage_chunk(const Usage& usage) const;

@@ -95,10 +95,13 @@ void Generation::submitted(size_t part, RequestId id) {
 void Generation::on_event(size_t part_index, const Event& event) {
   Part& part = parts_[part_index];
   if (event.last_of_request) part.done = true;
-  part.usage = event.usage;
+  part.usage = event.usage, part.seed = event.seed;
   if (call_.no_output) part.usage.completion_tokens = 0;
   if (ended_) return;
-  if (event.error) return fail_with(*event.error);
+  if (event.last_of_request)
+    for (const std::string& warning : event.warnings)
+      if (std::ranges::find(warnings_, warning) == warnings_.end()) warnings_.push_back(warning);
+  if (event.error) return fail_with(*event.error, true);
   if (event.finish == FinishReason::cancelled) return fail_with(Error(Code::cancelled, "the request was cancelled"));
   if (event.prompt) part.prompt = event.prompt, part.prompt_logits = event.prompt_logits;
   if (!first_token_ && !event.tokens.empty()) first_token_ = Clock::now();
@@ -110,8 +113,6 @@ void Generation::on_event(size_t part_index, const Event& event) {
       stream(part, part_index * part.choices.size() + static_cast<size_t>(event.choice), event, std::move(fresh));
   }
   if (!event.last_of_request) return;
-  for (const std::string& warning : event.warnings)
-    if (std::ranges::find(warnings_, warning) == warnings_.end()) warnings_.push_back(warning);
   if (++done_parts_ == parts_.size()) finish();
 }
 
@@ -288,6 +289,7 @@ Json Generation::whole_choice(Part& part, Choice& choice, size_t index) {
   json.set("logprobs", writer_.logprobs(shown, choice.text_offset));
   json.set("finish_reason", finish_name(choice));
   json.set("stop_reason", choice.stop_reason);
+  json.set("seed", static_cast<long>(part.seed));
   if (call_.return_token_ids) {
     json.set("token_ids", AnswerWriter::token_ids(choice.tokens));
     if (part.prompt) json.set("prompt_token_ids", AnswerWriter::token_ids(*part.prompt));
@@ -300,12 +302,17 @@ Json Generation::whole_choice(Part& part, Choice& choice, size_t index) {
   return json;
 }
 
-void Generation::fail_with(const Error& error) {
+// `began`: the engine had taken the request, so that there is a usage.
+void Generation::fail_with(const Error& error, bool began) {
   if (ended_) return;
   ended_ = true;
   cancel_all();
   metrics_.count_response(chat_ ? "/v1/chat/completions" : "/v1/completions", http_status(error.code()));
-  if (!exchange_->streaming()) return exchange_->respond(error_response(error));
+  if (!exchange_->streaming()) {
+    HttpResponse response = error_response(error);
+    if (began) response.body = writer_.failure(error_json(error), usage(), warnings_);
+    return exchange_->respond(std::move(response));
+  }
   exchange_->send("data: " + error_json(error).dump() + "\n\n");
   exchange_->send("data: [DONE]\n\n");
   exchange_->finish();

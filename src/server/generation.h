@@ -59,6 +59,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
     std::shared_ptr<const std::vector<float>> prompt_logits;
     std::vector<Choice> choices;
     Usage usage;
+    uint64_t seed = 0;
     int generated = 0;  // so far
   };
 
@@ -82,7 +83,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
   void finish();
   std::string whole_answer();
   Json whole_choice(Part& part, Choice& choice, size_t index);
-  void fail_with(const Error& error);
+  void fail_with(const Error& error, bool began = false);
   void end(Ending why);
   void cancel_all();
   void record();

@@ -1,4 +1,4 @@
-// HTTP over Boost.Asio and Beast, both included in this unit alone.
+// HTTP over Boost.Asio and Beast, both included here and in http_client.cc alone.
 //
 // One thread runs all connections, each a coroutine; a few handler threads run the handler (JSON, templates,
 // tokenizing), whose answers come back as work posted to the first thread. So nothing of a connection is shared between

@@ -92,6 +92,20 @@ TEST(ChatFormat, ToolCalls) {
   EXPECT_EQ(all.tokens, body.find("usage")->find("completion_tokens")->as_integer());
 }
 
+// For those who want the text as the model wrote it, and the seed to have it again.
+TEST(ChatFormat, CallsMayStayInTheContent) {
+  TestServer server;
+  const std::string text = "<think>why</think> <tool_call>{\"name\": \"f\", \"arguments\": {}}</tool_call> ";
+  server.engine().answer_chats_with(text, {find_tool_form("hermes"), true});
+  const std::string raw = kTools + R"(,"seed":77,"parse_tool_calls":false,"separate_reasoning":false)";
+  const Json body = server.ask(chat(raw)).json();
+  EXPECT_EQ(message(body).find("content")->as_string(), text);
+  EXPECT_EQ(message(body).find("tool_calls"), nullptr);
+  EXPECT_EQ(choice(body).find("finish_reason")->as_string(), "stop");
+  EXPECT_EQ(choice(body).find("seed")->as_integer(), 77);
+  EXPECT_EQ(streamed(server, raw).content, text);
+}
+
 TEST(ChatFormat, ContentIsNullBesideCalls) {
   TestServer server;
   server.engine().answer_chats_with("{\"name\": \"g\", \"parameters\": {}}", {find_tool_form("llama3_json"), false});

@@ -178,6 +178,7 @@ TEST(Answers, ErrorInsideAStream) {
   const Reply whole = server.ask(chat(R"("max_tokens":10)"));
   EXPECT_EQ(whole.status, 500);
   EXPECT_EQ(whole.json().find("error")->find("message")->as_string(), "a number is not finite");
+  EXPECT_EQ(whole.json().find("usage")->find("prompt_tokens")->as_integer(), 9) << "what had been spent";
 }
 
 TEST(Answers, OtherRoutes) {
