@@ -102,7 +102,8 @@ class UrlBatch {
 
   void take(size_t index, const std::string& where, const HttpReply& reply) {
     using Failure = HttpReply::Failure;
-    if (gone_) {
+    // A server that takes no more connections may still answer what it has (it is being ended).
+    if (gone_ && (reply.failure != Failure::none || is_busy(reply))) {
       --under_way_;
       lose(index);
       return go_on();

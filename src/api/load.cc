@@ -105,6 +105,13 @@ Result<std::shared_ptr<BlockStore>> open_tier(const std::string& path, const Eng
   if (in_processes)
     return fail(Code::unsupported, "--kv-cache-tier wants all ranks in one process: leave the launcher out")
         .about("kv-cache-tier");
+  int64_t block = 0;
+  for (const LayerGroup& group : model.whole.groups)
+    block = std::max(block, cache_block_bytes(group, model.kv_dtype, options.tokens_per_block));
+  if (block > options.kv_cache_tier_bytes)
+    return fail(Code::invalid_argument, "--kv-cache-tier ", options.kv_cache_tier, ":", options.kv_cache_tier_bytes,
+                " is less than one block of the cache, ", block, " bytes")
+        .about("kv-cache-tier");
   auto store = FileStore::open({.folder = options.kv_cache_tier,
                                 .max_bytes = options.kv_cache_tier_bytes,
                                 .identity = cache_identity(path, options, model, draft, options.tokens_per_block)});

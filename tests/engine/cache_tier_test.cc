@@ -1,6 +1,7 @@
 // The cache's tier: what one engine leaves in a folder, another one finds, whatever its ranks; answers have the bits
 // that they have without it, and nothing that is wrong with the folder's files gets into them.
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include <cstdlib>
 #include <filesystem>
@@ -113,8 +114,14 @@ TEST_P(CacheTierFolder, DamagedFilesAreNotUsed) {
   size_t number = 0;
   for (const fs::path& path : blocks()) {
     const auto bytes = fs::file_size(path);
-    if (number++ % 2 == 0) {
+    if (number++ % 4 == 0) {
       fs::resize_file(path, bytes / 2);
+    } else if (number % 4 == 1) {
+      fs::remove(path);
+      ASSERT_EQ(::mkfifo(path.c_str(), 0600), 0);
+    } else if (number % 4 == 2) {
+      fs::remove(path);
+      fs::create_symlink("/dev/zero", path);
     } else {
       std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
       file.seekp(static_cast<std::streamoff>(bytes - bytes / 3));
@@ -169,10 +176,19 @@ TEST(CacheTier, WhatItCannotBeIsAnError) {
   auto engine = Engine::load(reference->folder, o);
   ASSERT_FALSE(engine.ok());
   EXPECT_NE(engine.error().to_string().find("/proc/weft"), std::string::npos) << engine.error().to_string();
+  const auto error_of = [&](const EngineOptions& changed) {
+    const auto refused = Engine::load(reference->folder, changed);
+    EXPECT_FALSE(refused.ok());
+    return refused.ok() ? "" : refused.error().to_string();
+  };
   o.kv_cache_tier = fs::temp_directory_path().string(), o.enable_block_reuse = false;
-  engine = Engine::load(reference->folder, o);
-  ASSERT_FALSE(engine.ok());
-  EXPECT_NE(engine.error().to_string().find("--enable-block-reuse"), std::string::npos);
+  EXPECT_NE(error_of(o).find("--enable-block-reuse"), std::string::npos);
+  o.enable_block_reuse = true, o.kv_cache_tier_bytes = 0;
+  EXPECT_NE(error_of(o).find("no room"), std::string::npos);
+  o.kv_cache_tier_bytes = 100;
+  EXPECT_NE(error_of(o).find("less than one block"), std::string::npos);
+  o.kv_cache_tier.clear(), o.kv_cache_tier_bytes = 0, o.kv_cache_tier_use = TierUse::always;
+  EXPECT_NE(error_of(o).find("--kv-cache-tier-use always"), std::string::npos);
 }
 
 }  // namespace

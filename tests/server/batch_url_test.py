@@ -256,8 +256,10 @@ class Stub(http.server.BaseHTTPRequestHandler):
 
 class Faults(unittest.TestCase):
 
-    def stub(self, script):
+    def stub(self, script, servers=None):
         server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Stub)
+        if servers is not None:
+            servers.append(server)
         server.script = lambda path, body: (200, "{}", {}) if path == "/ready" else script(path, body)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         self.addCleanup(server.server_close)
@@ -343,6 +345,26 @@ class Faults(unittest.TestCase):
             self.assertIn(server.url + " went away: Connection refused", error["message"])
         gone = f"{server.url} went away (Connection refused): 5 of 6 lines of {requests} have no answer"
         self.assertIn(gone + ", the first is line 2", log)
+
+    def test_a_server_that_is_ended(self):
+        """It takes no more connections, but completes the answers that it has begun."""
+        servers = []
+
+        def script(path, body):
+            prompt = json.loads(body)["prompt"]
+            time.sleep(0.3 if prompt == "first" else 1.5)
+            if prompt == "first":
+                servers[0].shutdown()
+                servers[0].server_close()
+            return 200, json.dumps({"choices": [{"text": prompt}]}), {"Connection": "close"}
+
+        url = self.stub(script, servers)
+        rows = [{"prompt": name} for name in ("first", "slow", "slow too", "later", "last")]
+        status, out, log = batch("--url", url, "--requests", write("ended.jsonl", rows), "--concurrency", 3)
+        self.assertEqual(status, 0, log)
+        answers = [json.loads(line) for line in out.splitlines()]
+        self.assertEqual([answer["choices"][0]["text"] for answer in answers[:3]], ["first", "slow", "slow too"])
+        self.assertEqual([answer["error"]["code"] for answer in answers[3:]], ["unavailable"] * 2)
 
     def test_a_server_that_comes_back(self):
         row = {"prompt": "y", "max_tokens": 3000, "temperature": 0, "ignore_eos": True}
