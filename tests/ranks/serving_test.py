@@ -143,7 +143,7 @@ def chat_about(*seeds):
         url = "data:image/png;base64," + base64.b64encode(file.read_bytes()).decode()
         content.append({"type": "image_url", "image_url": {"url": url}})
     return {"messages": [{"role": "user", "content": content}], "max_tokens": 3, "ignore_eos": True,
-            "temperature": 0}
+            "temperature": 0, "seed": 1}
 
 
 class Serving(unittest.TestCase):
