@@ -115,7 +115,11 @@ bool CacheTier::pays(const BlockTransfer& transfer, int cached) const {
   const CacheManager& cache = scheduler_.cache(transfer.home);
   const int tokens_per_block = cache.options().tokens_per_block, blocks = transfer.blocks - cached / tokens_per_block;
   double bytes = 0;
-  for (int g = 0; g < cache.groups(); ++g) bytes += static_cast<double>(runner_.block_content_bytes(g)) * blocks;
+  for (int g = 0; g < cache.groups(); ++g) {
+    const int span = cache.options().groups[static_cast<size_t>(g)].span;  // 0: all blocks are read
+    const int read = span > 0 ? std::min(blocks, span / tokens_per_block + 1) : blocks;
+    bytes += static_cast<double>(runner_.block_content_bytes(g)) * read;
+  }
   return bytes / read_rate_ < blocks * tokens_per_block / prompt_rate_;
 }
 

@@ -34,8 +34,9 @@ class CacheTier {
 
   // With the mutex held: ready(id) will be called, at once or when its blocks are there. The sequence is held.
   void import(SequenceId id);
-  // With the mutex held: steps up to this one are finished; sequences may have ended.
+  // With the mutex held: steps up to this one are finished.
   void step_finished(uint64_t step);
+  // With the mutex held: sequences may have ended.
   void wake_exporter() { export_wake_.notify_one(); }
   // With the mutex held: a step computed so many positions of prompts in that time.
   void measured(int prompt_tokens, double seconds);

@@ -385,10 +385,7 @@ void EngineCore::commit_step(std::unique_lock<std::mutex>& lock) {
   outputs_.assign(committed.begin(), committed.end());
   free_.push_back(index);
   adapt_budget(steps_[index]);
-  if (tier_) {
-    tier_->measured(steps_[index].prompt_tokens, steps_[index].seconds);
-    tier_->wake_exporter();
-  }
+  if (tier_) tier_->measured(steps_[index].prompt_tokens, steps_[index].seconds);
   // The text side may take its time (and submit or cancel), so it runs without the lock.
   for (SequenceOutput& output : outputs_) {
     const auto found = entries_.find(static_cast<uint64_t>(output.id));
@@ -405,6 +402,7 @@ void EngineCore::commit_step(std::unique_lock<std::mutex>& lock) {
     lock.lock();
   }
   fill_masks();  // the steps in flight were scheduled before these tokens were known
+  if (tier_) tier_->wake_exporter();
 }
 
 void EngineCore::adapt_budget(const Step& step) {

@@ -148,8 +148,8 @@ void StageRunner::write_block(int home, int group, int32_t block, const LayerGro
 void StageRunner::update_tables(std::span<const TableEntry> entries) {
   const int own = static_cast<int>(model_.plan().groups.size());
   for (const TableEntry& entry : entries) {
-    if (entry.group >= own) continue;
     WEFT_CHECK(entry.number < table_blocks_) << "slot " << entry.slot << " has a block number " << entry.number;
+    if (entry.group >= own) continue;
     std::vector<int32_t>& table = executor_->inputs(homes_[entry.slot]).groups[entry.group].block_table;
     table[static_cast<size_t>(table_offset(entry.slot) + entry.number)] = entry.block;
   }

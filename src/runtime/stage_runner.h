@@ -57,8 +57,6 @@ class StageRunner {
   void update_tables(std::span<const TableEntry> entries);
   // Where a slot's block table begins in those of its home (StepInputs::groups).
   int64_t table_offset(Slot slot) const { return static_cast<int64_t>(slot) * table_blocks_; }
-  // Entries of a slot.
-  int table_blocks() const { return table_blocks_; }
   // Cross attention: blocks of a slot's images, from cross_blocks() * slot on.
   int cross_blocks() const { return cross_blocks_; }
 

@@ -193,8 +193,6 @@ class Scheduler {
   // the measured speed); max_num_tokens by default. A prompt that may not be split is not held up by it.
   void set_prefill_budget(int tokens);
   int prefill_budget() const { return prefill_budget_; }
-  // Of these, a step's.
-  int prefill_budget_of_step() const;
   // Positions of the last step that were no decode rows.
   int prompt_tokens_of_last_step() const { return last_prompt_tokens_; }
 
@@ -246,6 +244,7 @@ class Scheduler {
 
   // schedule.cc
   void prepare(StepBatch& batch);
+  int prefill_budget_of_step() const;
   void fill(StepBatch& batch, Budget& budget);
   void choose_decodes(const Budget& budget, bool ahead);
   void add_decodes(StepBatch& batch, Budget& budget, bool ahead);

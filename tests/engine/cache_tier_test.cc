@@ -3,9 +3,11 @@
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 
+#include <chrono>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <thread>
 
 #include "support/answers.h"
 #include "support/reference_case.h"
@@ -146,6 +148,22 @@ TEST_P(CacheTierFolder, OtherOptionsFindNothing) {
   answers(o, nullptr, &metrics);
   EXPECT_EQ(metrics.core.tier.imports, 0u);
   EXPECT_EQ(metrics.core.tier.store.hits, 0);
+}
+
+// A sequence that its grammar ends is written as well, though no step follows.
+TEST_P(CacheTierFolder, WhatEndsBehindAStepIsWritten) {
+  EngineOptions o = with_tier(options());
+  o.overlap_scheduler = false;
+  auto engine = Engine::load(model_, o);
+  ASSERT_TRUE(engine.ok());
+  Request request = requests_.front();
+  request.guide.kind = GuideSpec::Kind::regex, request.guide.text = "[ab]";
+  request.max_tokens = 20;
+  ASSERT_EQ(ask(**engine, request).error, "");
+  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+  while ((*engine)->metrics().core.tier.store.writes == 0 && std::chrono::steady_clock::now() < end)
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  EXPECT_GT((*engine)->metrics().core.tier.store.writes, 0);
 }
 
 // A cache with room for little more than one sequence: blocks come back for each of them.
