@@ -84,6 +84,9 @@ struct Request {
   // Of a chat with a model that thinks, the guide holds behind the thinking (docs/contract.md).
   GuideSpec guide;
   std::string cache_salt;
+  // Addresses of servers that may compute the prompt (EngineOptions::kv_transfer of theirs), the best first. Where none
+  // of them does, it is computed here: the answer is the same.
+  std::vector<std::string> context_servers;
   int priority = 35;  // 0..100, of its blocks and, in a full queue, of itself
 };
 

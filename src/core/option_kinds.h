@@ -33,6 +33,17 @@ enum class TierUse : uint8_t { automatic, always };
 template <>
 inline constexpr auto kNames<TierUse> = names_of_all<TierUse>("auto", "always");
 
+// What a server does in a deployment of several (docs/serving-at-scale.md): computes prompts for others, generates with
+// prompts that others have computed, or does all by itself.
+enum class ServerRole : uint8_t { both, context, generation };
+template <>
+inline constexpr auto kNames<ServerRole> = names_of_all<ServerRole>("both", "context", "generation");
+
+// What carries blocks between servers.
+enum class TransferCarrier : uint8_t { tcp, ucx };
+template <>
+inline constexpr auto kNames<TransferCarrier> = names_of_all<TransferCarrier>("tcp", "ucx");
+
 // dummy: random weights from config.json alone.
 enum class LoadFormat : uint8_t { automatic, dummy };
 template <>

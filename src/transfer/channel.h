@@ -1,0 +1,66 @@
+// How two weft processes exchange messages about blocks of the KV cache: whole messages, in order, until the connection
+// ends. What the messages say is message.h's; a transport only carries them (tcp_transport.h, ucx_transport.h, and one
+// within a process for tests).
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+
+namespace weft {
+
+class Channel {
+ public:
+  virtual ~Channel() = default;
+  // The functions: any thread, also within an event.
+
+  // Queues the message; it goes out behind those before. Never blocks. After the end it does nothing.
+  virtual void send(std::vector<std::byte> message) = 0;
+  // Bytes of messages that were queued and have not been handed on yet: what a sender limits itself by.
+  virtual size_t queued_bytes() const = 0;
+  // Messages that come in may have so many bytes from now on; a longer one ends the connection before its memory is
+  // taken. It begins with kFirstMessageBytes, for peers that have not said who they are.
+  virtual void allow(size_t message_bytes) = 0;
+  // Ends the connection; what is queued may be lost. One event may still be on its way.
+  virtual void close() = 0;
+  // The other side, for messages: "10.0.0.7:41234".
+  virtual const std::string& peer() const = 0;
+};
+
+constexpr size_t kFirstMessageBytes = 16 << 10;
+
+// The events of all channels of a transport. Called on its threads, for one channel by one at a time; they must return
+// quickly.
+class ChannelHandler {
+ public:
+  virtual ~ChannelHandler() = default;
+  // A peer has connected to the address that the transport listens at.
+  virtual void on_accepted(const std::shared_ptr<Channel>& channel) = 0;
+  virtual void on_message(const std::shared_ptr<Channel>& channel, std::span<const std::byte> message) = 0;
+  // queued_bytes() has fallen to kDrainedBytes or less, after it was more.
+  virtual void on_drained(const std::shared_ptr<Channel>& channel) = 0;
+  // The last event of a channel, once: the peer cannot be reached, has gone or has closed, a message was too long, or
+  // close() was called here.
+  virtual void on_closed(const std::shared_ptr<Channel>& channel, const Error& why) = 0;
+};
+
+constexpr size_t kDrainedBytes = 4 << 20;
+
+// Addresses are "HOST:PORT"; an IPv6 host stands in brackets.
+class Transport {
+ public:
+  virtual ~Transport() = default;  // closes everything; no event comes once it has returned
+  // Takes the address; port 0: a free one. Returns the address in force. At most once.
+  virtual Result<std::string> listen(const std::string& address) = 0;
+  // Begins to connect. Messages may be sent at once, and go out when there is a connection; on_closed() comes if there
+  // will be none, after kDialSeconds at the latest.
+  virtual std::shared_ptr<Channel> dial(const std::string& address) = 0;
+};
+
+constexpr int kDialSeconds = 5;
+
+}  // namespace weft
