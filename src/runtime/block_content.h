@@ -1,5 +1,6 @@
-// A block's content as all ranks together have it: what one rank alone would have in memory, layer after layer. So it
-// can go from ranks to others that share the model out in another way.
+// A block's content as all ranks together have it, so that it can go from ranks to others that share the model out in
+// another way, and from blocks to others of another size: layer after layer, tile (kTileTokens positions) after tile,
+// the keys of all heads and then their values.
 #pragma once
 
 #include <cstddef>
@@ -10,12 +11,25 @@
 
 namespace weft {
 
-// Bytes of it; `whole` as recorded, of all ranks.
-size_t block_content_bytes(const LayerGroup& whole, DType dtype, int tokens_per_block);
-// Between a rank's block and the part of the content that the rank has: its layers, its heads.
+// Some layers of the group as recorded, of all ranks; some tiles of a block.
+struct BlockPart {
+  int first_layer = 0, layers = 0;
+  int first_tile = 0, tiles = 0;
+};
+
+int block_tiles(int tokens_per_block);
+// All of a block.
+BlockPart whole_block(const LayerGroup& whole, int tokens_per_block);
+// Bytes of a layer's tile.
+size_t tile_bytes(const LayerGroup& whole, DType dtype);
+inline size_t part_bytes(const LayerGroup& whole, DType dtype, const BlockPart& part) {
+  return tile_bytes(whole, dtype) * static_cast<size_t>(part.layers) * static_cast<size_t>(part.tiles);
+}
+
+// Between a rank's block and what the rank has, its layers and its heads, of the part's content.
 void copy_block_out(const std::byte* block, const LayerGroup& share, const LayerGroup& whole, DType dtype,
-                    int tokens_per_block, std::span<std::byte> content);
+                    int tokens_per_block, const BlockPart& part, std::span<std::byte> content);
 void copy_block_in(std::span<const std::byte> content, const LayerGroup& share, const LayerGroup& whole, DType dtype,
-                   int tokens_per_block, std::byte* block);
+                   int tokens_per_block, const BlockPart& part, std::byte* block);
 
 }  // namespace weft

@@ -32,8 +32,14 @@ class BlockContent : public ::testing::TestWithParam<Shape> {
     group.spec.kv_heads = heads;
     return group;
   }
-  size_t bytes(const LayerGroup& group) const {
-    return block_content_bytes(group, GetParam().dtype, GetParam().tokens_per_block);
+  size_t bytes(const LayerGroup& group) const {  // of a rank's block
+    CacheSpec spec = group.spec;
+    spec.dtype = GetParam().dtype;
+    return kernels::cache_layer_bytes(spec, GetParam().tokens_per_block) * static_cast<size_t>(group.layers);
+  }
+  BlockPart all() const { return whole_block(whole(), GetParam().tokens_per_block); }
+  std::vector<std::byte> content(const BlockPart& part) const {
+    return std::vector<std::byte>(part_bytes(whole(), GetParam().dtype, part));
   }
   // Appends the tokens of one block to the layers and heads of a share, as a step would.
   std::vector<std::byte> filled(const LayerGroup& group) const {
@@ -82,25 +88,48 @@ class BlockContent : public ::testing::TestWithParam<Shape> {
 
 TEST_P(BlockContent, OfRanksIsThatOfOne) {
   const Shape& s = GetParam();
-  const std::vector<std::byte> wanted = filled(whole());
+  std::vector<std::byte> wanted = content(all());
+  copy_block_out(filled(whole()).data(), whole(), whole(), s.dtype, s.tokens_per_block, all(), wanted);
   for (const int stages : {1, 2})
     for (int parts = 1; parts <= s.heads; ++parts) {
-      std::vector<std::byte> content(bytes(whole()));
+      std::vector<std::byte> joined = content(all());
       std::vector<LayerGroup> shares;
       for (int stage = 0; stage < stages; ++stage)
         for (int part = 0; part < parts; ++part) {
           const int first_layer = s.layers * stage / stages, last_layer = s.layers * (stage + 1) / stages;
           const int first_head = s.heads * part / parts, last_head = s.heads * (part + 1) / parts;
           shares.push_back(share(first_layer, last_layer - first_layer, first_head, last_head - first_head));
-          copy_block_out(filled(shares.back()).data(), shares.back(), whole(), s.dtype, s.tokens_per_block, content);
+          copy_block_out(filled(shares.back()).data(), shares.back(), whole(), s.dtype, s.tokens_per_block, all(),
+                         joined);
         }
-      EXPECT_EQ(content, wanted) << stages << " stages of " << parts << " ranks";
+      EXPECT_EQ(joined, wanted) << stages << " stages of " << parts << " ranks";
       for (const LayerGroup& own : shares) {
         std::vector<std::byte> block(bytes(own));
-        copy_block_in(wanted, own, whole(), s.dtype, s.tokens_per_block, block.data());
+        copy_block_in(wanted, own, whole(), s.dtype, s.tokens_per_block, all(), block.data());
         EXPECT_EQ(block, filled(own)) << stages << " stages of " << parts << " ranks";
       }
     }
+}
+
+// A layer's tile of the content is where the comment of block_content.h says, and parts put together are the whole.
+TEST_P(BlockContent, ComesInParts) {
+  const Shape& s = GetParam();
+  const std::vector<std::byte> block = filled(whole());
+  std::vector<std::byte> wanted = content(all());
+  copy_block_out(block.data(), whole(), whole(), s.dtype, s.tokens_per_block, all(), wanted);
+  const int tiles = block_tiles(s.tokens_per_block);
+  const size_t unit = tile_bytes(whole(), s.dtype);
+  std::vector<std::byte> again(block.size());
+  for (int layer = 0; layer < s.layers; ++layer)
+    for (int t = 0; t < tiles; ++t) {
+      const BlockPart part{layer, 1, t, 1};
+      std::vector<std::byte> piece = content(part);
+      copy_block_out(block.data(), whole(), whole(), s.dtype, s.tokens_per_block, part, piece);
+      EXPECT_TRUE(std::equal(piece.begin(), piece.end(), wanted.begin() + static_cast<ptrdiff_t>(
+                                                             unit * static_cast<size_t>(layer * tiles + t))));
+      copy_block_in(piece, whole(), whole(), s.dtype, s.tokens_per_block, part, again.data());
+    }
+  EXPECT_EQ(again, block);
 }
 
 INSTANTIATE_TEST_SUITE_P(Shapes, BlockContent,

@@ -18,9 +18,9 @@ constexpr int kTellingTokens = 64;  // a step of fewer prompt tokens says little
 
 }  // namespace
 
-CacheTier::CacheTier(std::shared_ptr<BlockStore> store, const Options& options, ModelRunner& runner, std::mutex& mutex,
+CacheTier::CacheTier(std::shared_ptr<BlockStore> store, const Options& options, BlockMemory& memory, std::mutex& mutex,
                      Scheduler& scheduler, std::function<void(SequenceId)> ready)
-    : store_(std::move(store)), options_(options), runner_(runner), mutex_(mutex), scheduler_(scheduler),
+    : store_(std::move(store)), options_(options), memory_(memory), mutex_(mutex), scheduler_(scheduler),
       ready_(std::move(ready)) {
   importer_ = std::thread([this] { import_loop(); });
   exporter_ = std::thread([this] { export_loop(); });
@@ -118,7 +118,7 @@ bool CacheTier::pays(const BlockTransfer& transfer, int cached) const {
   for (int g = 0; g < cache.groups(); ++g) {
     const int span = cache.options().groups[static_cast<size_t>(g)].span;  // 0: all blocks are read
     const int read = span > 0 ? std::min(blocks, span / tokens_per_block + 1) : blocks;
-    bytes += static_cast<double>(runner_.block_content_bytes(g)) * read;
+    bytes += static_cast<double>(memory_.block_bytes(g)) * read;
   }
   return bytes / read_rate_ < blocks * tokens_per_block / prompt_rate_;
 }
@@ -133,9 +133,9 @@ bool CacheTier::fill(const BlockTransfer& transfer, std::unique_lock<std::mutex>
   bool filled = true;
   for (size_t i = 0; filled && i < transfer.blanks.size(); ++i) {
     const CacheManager::Blank& blank = transfer.blanks[i];
-    std::vector<std::byte> content(runner_.block_content_bytes(blank.group));
+    std::vector<std::byte> content(memory_.block_bytes(blank.group));
     filled = store_->read(blank.group, transfer.cache.keys[static_cast<size_t>(blank.number)], content);
-    if (filled) runner_.write_block(transfer.home, blank.group, blank.block, content);
+    if (filled) memory_.write_block(transfer.home, blank.group, blank.block, memory_.whole(blank.group), content);
     bytes += content.size();
   }
   const double took = seconds() - begin;
@@ -167,11 +167,11 @@ void CacheTier::export_loop() {
 void CacheTier::run_export(BlockTransfer& transfer) {
   for (int g = 0; g < static_cast<int>(transfer.cache.tables.size()); ++g) {
     const CacheSequence::Table& table = transfer.cache.tables[static_cast<size_t>(g)];
-    std::vector<std::byte> content(runner_.block_content_bytes(g));
+    std::vector<std::byte> content(memory_.block_bytes(g));
     for (int i = 0; i < table.held(); ++i) {
       const BlockKey& key = transfer.cache.keys[static_cast<size_t>(table.first_block + i)];
       if (store_->has(g, key)) continue;
-      runner_.read_block(transfer.home, g, table.blocks[table.head + static_cast<size_t>(i)], content);
+      memory_.read_block(transfer.home, g, table.blocks[table.head + static_cast<size_t>(i)], memory_.whole(g), content);
       if (const Status written = store_->write(g, key, content); !written.ok()) {
         log_warning("the cache's tier: ", written.error().to_string());
         return;

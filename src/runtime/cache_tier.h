@@ -14,7 +14,7 @@
 #include <vector>
 
 #include "core/metrics.h"
-#include "runtime/model_runner.h"
+#include "runtime/block_memory.h"
 #include "sched/scheduler.h"
 #include "store/block_store.h"
 
@@ -27,7 +27,7 @@ class CacheTier {
   };
   // `mutex` guards the scheduler and is held by whoever calls what says so below. `ready(id)`, called with it held,
   // lets a sequence go on. All of them outlive the tier.
-  CacheTier(std::shared_ptr<BlockStore> store, const Options& options, ModelRunner& runner, std::mutex& mutex,
+  CacheTier(std::shared_ptr<BlockStore> store, const Options& options, BlockMemory& memory, std::mutex& mutex,
             Scheduler& scheduler, std::function<void(SequenceId)> ready);
   // Copies what waits to be copied, for some seconds at most.
   ~CacheTier();
@@ -55,7 +55,7 @@ class CacheTier {
 
   const std::shared_ptr<BlockStore> store_;
   const Options options_;
-  ModelRunner& runner_;
+  BlockMemory& memory_;
   std::mutex& mutex_;
   Scheduler& scheduler_;
   const std::function<void(SequenceId)> ready_;

@@ -4,7 +4,6 @@
 
 #include "base/check.h"
 #include "comm/process_ranks.h"
-#include "runtime/block_content.h"
 #include "runtime/step_message.h"
 #include "sampling/candidates.h"
 
@@ -152,16 +151,14 @@ void ModelRunner::walk(int thread) {
   else (*turn_->tail)(part);
 }
 
-size_t ModelRunner::block_content_bytes(int group) const {
-  return weft::block_content_bytes(groups_[group].whole, groups_[group].dtype, options_.tokens_per_block);
+void ModelRunner::read_block(int home, int group, int32_t block, const BlockPart& part,
+                             std::span<std::byte> content) const {
+  for (const auto& stage : stages_) stage->read_block(home, group, block, groups_[group].whole, part, content);
 }
 
-void ModelRunner::read_block(int home, int group, int32_t block, std::span<std::byte> content) const {
-  for (const auto& stage : stages_) stage->read_block(home, group, block, groups_[group].whole, content);
-}
-
-void ModelRunner::write_block(int home, int group, int32_t block, std::span<const std::byte> content) {
-  for (const auto& stage : stages_) stage->write_block(home, group, block, groups_[group].whole, content);
+void ModelRunner::write_block(int home, int group, int32_t block, const BlockPart& part,
+                              std::span<const std::byte> content) {
+  for (const auto& stage : stages_) stage->write_block(home, group, block, groups_[group].whole, part, content);
 }
 
 const Taps& ModelRunner::taps() {

@@ -11,6 +11,7 @@
 #include "base/bytes.h"
 #include "core/step.h"
 #include "plan/ranked_executor.h"
+#include "runtime/block_memory.h"
 #include "runtime/model.h"
 #include "runtime/model_drafter.h"
 #include "runtime/stage_runner.h"
@@ -18,7 +19,7 @@
 
 namespace weft {
 
-class ModelRunner {
+class ModelRunner : public BlockMemory {
  public:
   // `draft`: made for `model`, see load_draft(). `draft_ranks` run it where it is not drafted in the walk. Where ranks
   // are processes, all have the options of rank 0 and get an error if one has; null on the others if rank 0 has ended
@@ -56,12 +57,15 @@ class ModelRunner {
   void place_outputs(int lane) { stages_.back()->executor().place_outputs(first().executor(), lane); }
   // Memory for a thread of the team to sample with.
   Scratch& scratch(int thread) { return *scratch_[thread]; }
-  // Blocks of the cache, of the model's groups and then its draft's, as all ranks together have them (block_content.h).
-  // Ranks in other processes have a part of their own, so all must be here. Any thread, beside steps that leave the
-  // block alone.
-  size_t block_content_bytes(int group) const;
-  void read_block(int home, int group, int32_t block, std::span<std::byte> content) const;
-  void write_block(int home, int group, int32_t block, std::span<const std::byte> content);
+  // Blocks of the model's groups and then its draft's. Ranks in other processes have a part of their own, so all must be
+  // here.
+  int layers(int group) const override { return groups_[group].whole.layers; }
+  int tiles() const override { return block_tiles(options_.tokens_per_block); }
+  size_t block_tile_bytes(int group) const override { return tile_bytes(groups_[group].whole, groups_[group].dtype); }
+  void read_block(int home, int group, int32_t block, const BlockPart& part,
+                  std::span<std::byte> content) const override;
+  void write_block(int home, int group, int32_t block, const BlockPart& part,
+                   std::span<const std::byte> content) override;
 
   // What the target left for a draft in the step that has left the last stage.
   const Taps& taps();

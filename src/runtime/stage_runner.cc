@@ -3,7 +3,6 @@
 #include <cstring>
 
 #include "base/check.h"
-#include "runtime/block_content.h"
 
 namespace weft {
 
@@ -126,21 +125,21 @@ void StageRunner::copy_blocks(std::span<const BlockCopy> copies, std::span<const
 }
 
 void StageRunner::read_block(int home, int group, int32_t block, const LayerGroup& whole,
-                             std::span<std::byte> content) const {
+                             const BlockPart& part, std::span<std::byte> content) const {
   const RankRange ranks = ranks_of(home);
   for (size_t rank = ranks.first; rank < ranks.last; ++rank) {
     const Group& own = groups_[rank][group];
     copy_block_out(cache_memory_[rank][group].data() + block * block_bytes_[rank][group], own.share, whole, own.dtype,
-                   options_.tokens_per_block, content);
+                   options_.tokens_per_block, part, content);
   }
 }
 
 void StageRunner::write_block(int home, int group, int32_t block, const LayerGroup& whole,
-                              std::span<const std::byte> content) {
+                              const BlockPart& part, std::span<const std::byte> content) {
   const RankRange ranks = ranks_of(home);
   for (size_t rank = ranks.first; rank < ranks.last; ++rank) {
     const Group& own = groups_[rank][group];
-    copy_block_in(content, own.share, whole, own.dtype, options_.tokens_per_block,
+    copy_block_in(content, own.share, whole, own.dtype, options_.tokens_per_block, part,
                   cache_memory_[rank][group].data() + block * block_bytes_[rank][group]);
   }
 }

@@ -8,6 +8,7 @@
 
 #include "core/step.h"
 #include "plan/ranked_executor.h"
+#include "runtime/block_content.h"
 #include "runtime/model.h"
 
 namespace weft {
@@ -51,8 +52,10 @@ class StageRunner {
   void copy_blocks(std::span<const BlockCopy> copies, std::span<const BlockRelease> releases);
   // Between a block of a home and its content as all ranks together have it (block_content.h), for the layers and heads
   // that are here. `whole`: the group of all ranks. Any thread, beside steps that leave the block alone.
-  void read_block(int home, int group, int32_t block, const LayerGroup& whole, std::span<std::byte> content) const;
-  void write_block(int home, int group, int32_t block, const LayerGroup& whole, std::span<const std::byte> content);
+  void read_block(int home, int group, int32_t block, const LayerGroup& whole, const BlockPart& part,
+                  std::span<std::byte> content) const;
+  void write_block(int home, int group, int32_t block, const LayerGroup& whole, const BlockPart& part,
+                   std::span<const std::byte> content);
   // Of the model's own groups; the others' entries are left out.
   void update_tables(std::span<const TableEntry> entries);
   // Where a slot's block table begins in those of its home (StepInputs::groups).

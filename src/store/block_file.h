@@ -27,7 +27,7 @@ struct BlockIdHash {  // keys are digests, so any of their bits are as good as a
   }
 };
 
-constexpr int kBlockFileVersion = 1;  // enters the identity, so files of other versions lie elsewhere
+constexpr int kBlockFileVersion = 2;  // enters the identity, so files of other versions lie elsewhere
 constexpr int64_t kBlockHeaderBytes = 128;
 
 // "KEY-GROUP" with the key's 64 digits, and back; nothing for a name that is none.

@@ -1,0 +1,33 @@
+// The memory of the cache's blocks, for those who bring content from outside or take it there (cache_tier.h,
+// peer_exchange.h). The simulation has one without a model.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "runtime/block_content.h"
+
+namespace weft {
+
+// All calls: any thread, beside steps that leave the block alone.
+class BlockMemory {
+ public:
+  virtual ~BlockMemory() = default;
+  virtual int layers(int group) const = 0;
+  virtual int tiles() const = 0;                         // of a block
+  virtual size_t block_tile_bytes(int group) const = 0;  // of a layer's tile
+  // Between a block and the content of a part of it, as block_content.h lays it out.
+  virtual void read_block(int home, int group, int32_t block, const BlockPart& part,
+                          std::span<std::byte> content) const = 0;
+  virtual void write_block(int home, int group, int32_t block, const BlockPart& part,
+                           std::span<const std::byte> content) = 0;
+
+  BlockPart whole(int group) const { return {0, layers(group), 0, tiles()}; }
+  size_t bytes(int group, const BlockPart& part) const {
+    return block_tile_bytes(group) * static_cast<size_t>(part.layers) * static_cast<size_t>(part.tiles);
+  }
+  size_t block_bytes(int group) const { return bytes(group, whole(group)); }
+};
+
+}  // namespace weft
