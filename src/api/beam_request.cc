@@ -67,6 +67,7 @@ Status BeamRequest::submit_step() {
     submission.sequence.priority = setup_.priority;
     submission.sequence.arrival_step = arrival_step_;
     submission.sequence.cache = setup_.cache;
+    submission.context_servers = std::exchange(setup_.context_servers, {});  // the first beam's prompt serves all
     if (!grammars_.empty()) submission.grammar = grammars_[i]->clone();
     submission.sink = [self = shared_from_this(), i](const SequenceOutput& output) {
       return self->on_output(i, output);

@@ -31,6 +31,7 @@ class BeamRequest : public std::enable_shared_from_this<BeamRequest> {
     int shown = 1;                                            // hypotheses that are answers
     int priority = 0;
     CacheIdentity cache;
+    std::vector<std::string> context_servers;  // see Submission
     std::unique_ptr<Grammar> grammar;  // may be null
     BeamSettings beams;
   };

@@ -194,6 +194,7 @@ Status CoreEngine::start_sampling(const Request& request, const Checked& checked
     submission.sequence.priority = request.priority;
     submission.sequence.cache = cache_identity(request, checked.prompt);
     submission.media = checked.prompt.media;
+    submission.context_servers = request.context_servers;
     if (checked.prompt.places) submission.media_prompt = std::make_shared<MediaPrompt>(*checked.prompt.places);
     if (checked.grammar) submission.grammar = checked.grammar->clone();
     submission.sink = [running = active.running, i](const SequenceOutput& output) {
@@ -217,6 +218,7 @@ Status CoreEngine::start_beams(const Request& request, Checked checked, Active& 
   BeamRequest::Setup setup;
   setup.prompt = checked.prompt.tokens, setup.media = checked.prompt.media, setup.places = checked.prompt.places;
   setup.params = params, setup.shown = request.n, setup.priority = request.priority;
+  setup.context_servers = request.context_servers;
   setup.cache = cache_identity(request, checked.prompt), setup.grammar = std::move(checked.grammar);
   setup.beams = {request.beams->width, request.beams->length_penalty, request.beams->early_stopping,
                  params.max_tokens,    params.stop_token_ids,         std::max(0, params.logprobs)};

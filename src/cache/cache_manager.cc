@@ -460,6 +460,25 @@ void CacheManager::finish_import(CacheSequence& sequence, std::span<const int32_
   sequence.published = blocks;
 }
 
+bool CacheManager::hold_indexed(CacheSequence& sequence, std::span<const int> first, int blocks) {
+  bool all = true;
+  for (int g = 0; g < groups(); ++g) {
+    CacheSequence::Table& table = sequence.tables[g];
+    if (table.held() == 0) table.first_block = keeps_all(g) ? 0 : first[g];
+    for (int number = table.first_block + table.held(); number < blocks; ++number) {
+      const int32_t node = index_->find(sequence.keys[number]);
+      const int32_t block = node >= 0 ? index_->block(node, g) : -1;
+      if (block < 0) {
+        all = false;
+        break;
+      }
+      hold(g, block);
+      table.blocks.push_back(block);
+    }
+  }
+  return all;
+}
+
 void CacheManager::enter(int group, int32_t block, int32_t node, const BlockKey& parent,
                          std::span<const int32_t> tokens) {
   index_->set_block(node, group, block);

@@ -69,6 +69,28 @@ struct TierMetrics {
   StoreMetrics store;
 };
 
+// Of prompts that other servers computed (runtime/prefix_fetcher.h), and that were computed for others
+// (runtime/prefix_provider.h).
+struct FetchMetrics {
+  uint64_t fetches = 0, complete = 0;  // begun, and those whose blocks all came
+  uint64_t local = 0;                  // prompts that were not worth it
+  uint64_t failures = 0;               // servers that did not give what was asked for
+  uint64_t blocks = 0, bytes = 0;      // that came
+  int64_t active = 0;
+};
+struct ProvideMetrics {
+  uint64_t prompts = 0, complete = 0, cancelled = 0, failed = 0;
+  uint64_t bytes = 0;  // that were sent
+  int64_t active = 0;
+};
+
+struct TransferMetrics {  // runtime/peer_exchange.h
+  FetchMetrics fetched;
+  ProvideMetrics provided;
+  int64_t connections = 0;
+  uint64_t refused = 0;  // connections that ended before both sides knew each other
+};
+
 // Of a home (core/step.h).
 struct HomeMetrics {
   int running = 0;             // sequences
@@ -96,6 +118,8 @@ struct CoreMetrics {
   std::vector<uint64_t> images_of_processes;  // encoded by each, if the model takes any
   bool has_tier = false;
   TierMetrics tier;
+  bool has_transfer = false;
+  TransferMetrics transfer;
 
   // Of all groups together.
   CacheGauges blocks() const {

@@ -76,7 +76,7 @@ void CacheTier::run_import(SequenceId id, std::unique_lock<std::mutex>& lock) {
     const std::unique_ptr<BlockTransfer> transfer = scheduler_.plan_import(id);
     if (!transfer || !prepare_import(*transfer, lock)) return;
     const bool filled = fill(*transfer, lock);
-    scheduler_.end_import(*transfer, filled);
+    scheduler_.end_import(*transfer, filled ? transfer->blocks : 0);
     if (!filled) {
       ++metrics_.failed_imports;
       continue;

@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "comm/process_ranks.h"
+#include "runtime/media_message.h"
 #include "spec/ngram_drafter.h"
 
 namespace weft {
@@ -62,6 +63,31 @@ Result<std::vector<CacheManager>> make_caches(const Model& model, const std::opt
 // Every pipeline stage has a step of its own. A draft in other processes follows its step before the next one begins.
 int steps_in_flight(const RankTeam& ranks, bool drafts) {
   return drafts && ranks.processes() ? 1 : ranks.layout().pipeline;
+}
+
+// For other servers, where there are any that may compute it.
+std::optional<RemotePrompt> remote_prompt(const Submission& submission) {
+  if (submission.context_servers.empty()) return std::nullopt;
+  const NewSequence& sequence = submission.sequence;
+  RemotePrompt remote{submission.context_servers, {}, {}};
+  remote.prompt.salt = sequence.cache.salt, remote.prompt.priority = sequence.priority;
+  remote.prompt.tokens = sequence.prompt, remote.prompt.content = sequence.cache.content;
+  if (submission.media_prompt) remote.prompt.media = encode_media({submission.media, submission.media_prompt});
+  return remote;
+}
+
+// Ids of another server's prompt are in the vocabulary, but for those in whose place features stand, and the image's
+// token of a model with cross attention, which has a row in the table behind the logits' rows.
+Status check_tokens(const std::vector<int32_t>& tokens, const PromptMedia& media, int vocab) {
+  std::vector<bool> covered(tokens.size());
+  const bool cross = media.places && !media.places->cross.empty();
+  if (media.places)
+    for (const MediaPrompt::Span& span : media.places->spans)
+      std::fill_n(covered.begin() + span.position, span.count, true);
+  for (size_t i = 0; i < tokens.size(); ++i)
+    if (!covered[i] && (tokens[i] < 0 || tokens[i] >= vocab + (cross ? 8 : 0)))
+      return fail(Code::invalid_argument, "token id ", tokens[i], " is outside the vocabulary of ", vocab);
+  return {};
 }
 
 }  // namespace
@@ -127,13 +153,14 @@ Result<std::unique_ptr<EngineCore>> EngineCore::create(Model model, std::unique_
   if (options.store)
     core->tier_ = std::make_unique<CacheTier>(options.store, CacheTier::Options{options.tier_always},
                                               core->worker_->runner(), core->mutex_, core->scheduler_,
-                                              [raw = core.get()](SequenceId id) { raw->let_go_on(id); });
+                                              [raw = core.get()](SequenceId id) { raw->ask_other_servers(id); });
   if (core->model().vision) {
     core->encoders_ = std::make_unique<ImageEncoders>(core->model(), *core->ranks_, vision);
     core->images_encoded_.resize(static_cast<size_t>(core->encoders_->processes()));
   }
   core->step_thread_ = std::thread([raw = core.get()] { raw->step_loop(); });
   core->engine_thread_ = std::thread([raw = core.get()] { raw->engine_loop(); });
+  WEFT_RETURN_IF_ERROR(core->open_exchange());
   if (ProcessRanks* processes = core->ranks_->processes())
     processes->on_failure([raw = core.get()](const std::string& why) { raw->fail(why); });
   return core;
@@ -148,7 +175,7 @@ EngineCore::~EngineCore() {
   if (engine_thread_.joinable()) engine_thread_.join();
   step_wake_.notify_all();
   if (step_thread_.joinable()) step_thread_.join();
-  tier_.reset();
+  exchange_.reset(), tier_.reset();
   encoders_.reset();                                             // while the other processes listen
   if (ranks_->processes()) ranks_->processes()->on_failure({});  // they close after this, and that may fail
 }
@@ -160,14 +187,16 @@ Result<SequenceId> EngineCore::submit(Submission submission) {
   submission.sequence.media = submission.media_prompt;
   submission.sequence.whole_media = model().plan().joined_images;
   const bool lacks_images = !find_features(submission);
-  submission.sequence.held = lacks_images || tier_;
+  const bool elsewhere = tier_ || (exchange_ && !submission.context_servers.empty());
+  submission.sequence.held = lacks_images || elsewhere;
+  std::optional<RemotePrompt> remote = remote_prompt(submission);
   WEFT_TRY(const SequenceId id, scheduler_.add(std::move(submission.sequence)));
   if (lacks_images) enqueue_images(id, submission);
-  const int waits = lacks_images + (tier_ != nullptr);
-  entries_.emplace(
-      static_cast<uint64_t>(id),
-      std::make_shared<Entry>(Entry{std::move(submission.sink), std::move(submission.grammar), {}, waits}));
+  entries_.emplace(static_cast<uint64_t>(id),
+                   std::make_shared<Entry>(Entry{std::move(submission.sink), std::move(submission.grammar), {},
+                                                 lacks_images + elsewhere, std::move(remote)}));
   if (tier_) tier_->import(id);
+  else if (elsewhere) ask_other_servers(id);
   engine_wake_.notify_one();
   return id;
 }
@@ -246,6 +275,57 @@ void EngineCore::finish_encoding(const ImageEncoders::Encoded& image) {
   }
 }
 
+// What the tier had is in the cache.
+void EngineCore::ask_other_servers(SequenceId id) {
+  const auto found = entries_.find(static_cast<uint64_t>(id));
+  if (found == entries_.end()) return;
+  std::optional<RemotePrompt> remote = std::exchange(found->second->remote, std::nullopt);
+  if (exchange_ && remote) exchange_->fetch(id, std::move(*remote));
+  else let_go_on(id);
+}
+
+Status EngineCore::open_exchange() {
+  if (!options_.transport) return {};
+  PeerExchange::Engine engine;
+  engine.ready = [this](SequenceId id) { let_go_on(id); };
+  engine.compute = [this](ComputeMessage prompt, std::function<void(const std::string&)> done) {
+    return compute_for_another(std::move(prompt), std::move(done));
+  };
+  engine.cancel = [this](SequenceId id) { cancel(id); };
+  WEFT_TRY(std::unique_ptr<PeerExchange> exchange,
+           PeerExchange::open(options_.exchange, options_.transport, worker_->runner(), mutex_, scheduler_, engine));
+  const std::lock_guard lock(mutex_);
+  exchange_ = std::move(exchange);
+  return {};
+}
+
+// The prompt of another server: a sequence that generates nothing.
+Result<SequenceId> EngineCore::compute_for_another(ComputeMessage prompt,
+                                                   std::function<void(const std::string& why)> done) {
+  const int tokens = static_cast<int>(prompt.tokens.size());
+  PromptMedia media;
+  if (!prompt.media.empty()) {
+    if (!model().vision) return fail(Code::invalid_argument, "the model takes no images");
+    WEFT_TRY(media, decode_media(prompt.media, tokens));
+  }
+  WEFT_RETURN_IF_ERROR(check_tokens(prompt.tokens, media, model().vocab));
+  SamplingParams sampling;
+  sampling.max_tokens = 0;
+  Submission submission;
+  submission.sequence.prompt = std::move(prompt.tokens);
+  submission.sequence.sampling = std::make_shared<const SamplingParams>(std::move(sampling));
+  submission.sequence.priority = prompt.priority;
+  submission.sequence.cache.salt = std::move(prompt.salt);
+  submission.sequence.cache.content = std::move(prompt.content);
+  submission.media = std::move(media.media), submission.media_prompt = std::move(media.places);
+  submission.sink = [done = std::move(done)](const SequenceOutput& output) {
+    if (output.reason == FinishReason::none) return true;
+    done(output.reason == FinishReason::error ? output.error : "");
+    return false;
+  };
+  return submit(std::move(submission));
+}
+
 // One reason less why the sequence is held.
 void EngineCore::let_go_on(SequenceId id) {
   const auto found = entries_.find(static_cast<uint64_t>(id));
@@ -262,6 +342,7 @@ void EngineCore::cancel(SequenceId id) {
   // absence.
   entry = entries_.extract(static_cast<uint64_t>(id));
   if (tier_) tier_->wake_exporter();
+  if (exchange_) exchange_->forget(id);
   engine_wake_.notify_one();
 }
 
@@ -306,7 +387,10 @@ Status EngineCore::health() const {
 // A step may still be in flight, and it may never end; its tokens will find no entry.
 void EngineCore::fail_all(std::unique_lock<std::mutex>& lock) {
   auto entries = std::exchange(entries_, {});
-  for (const auto& [id, entry] : entries) scheduler_.finish(SequenceId{id});
+  for (const auto& [id, entry] : entries) {
+    scheduler_.finish(SequenceId{id});
+    if (exchange_) exchange_->forget(SequenceId{id});
+  }
   SequenceOutput output;
   output.reason = FinishReason::error, output.error = failure_, output.error_code = Code::unavailable;
   lock.unlock();
@@ -386,6 +470,7 @@ void EngineCore::commit_step(std::unique_lock<std::mutex>& lock) {
   free_.push_back(index);
   adapt_budget(steps_[index]);
   if (tier_) tier_->measured(steps_[index].prompt_tokens, steps_[index].seconds);
+  if (exchange_) exchange_->committed();
   // The text side may take its time (and submit or cancel), so it runs without the lock.
   for (SequenceOutput& output : outputs_) {
     const auto found = entries_.find(static_cast<uint64_t>(output.id));
@@ -486,6 +571,7 @@ void EngineCore::run_step(std::unique_lock<std::mutex>& lock, double& last_end) 
   last_finish_ = end;
   finished_ = step.batch.step;
   if (tier_) tier_->step_finished(finished_);
+  if (exchange_) exchange_->step_finished(finished_);
   done_.push_back(running_.front());
   running_.pop_front();
   engine_wake_.notify_one();
@@ -518,6 +604,7 @@ CoreMetrics EngineCore::metrics() const {
   metrics.stages = scheduler_.options().stages, metrics.turns = turns_, metrics.busy_stages = busy_stages_;
   metrics.homes = scheduler_.home_metrics();
   if ((metrics.has_tier = tier_ != nullptr)) metrics.tier = tier_->metrics();
+  if ((metrics.has_transfer = exchange_ != nullptr)) metrics.transfer = exchange_->metrics();
   return metrics;
 }
 

@@ -27,6 +27,7 @@
 #include "runtime/cache_tier.h"
 #include "runtime/feature_cache.h"
 #include "runtime/image_encoders.h"
+#include "runtime/peer_exchange.h"
 #include "runtime/step_budget.h"
 #include "runtime/worker.h"
 #include "sched/scheduler.h"
@@ -52,6 +53,9 @@ struct CoreOptions {
   std::shared_ptr<PlanTrace> trace;   // of all steps and images; null: none
   std::shared_ptr<BlockStore> store;  // the cache's tier (cache_tier.h); null: none. All ranks are in this process
   bool tier_always = false;           // see CacheTier::Options
+  // Other servers (peer_exchange.h); no transport: none. All ranks are in this process.
+  PeerExchange::Options exchange;
+  PeerExchange::MakeTransport transport;
 };
 
 struct Submission {
@@ -61,6 +65,7 @@ struct Submission {
   // (`features` still empty).
   std::vector<std::shared_ptr<const PreparedMedia>> media;
   std::shared_ptr<MediaPrompt> media_prompt;
+  std::vector<std::string> context_servers;  // that may compute the prompt, the best first
   // Called on the engine thread for every output. Returns false once the consumer wants no more (it found a stop
   // string); no output follows then.
   std::function<bool(const SequenceOutput&)> sink;
@@ -112,13 +117,16 @@ class EngineCore {
   // Of speculation with a model; else null.
   const DraftModel* draft() const { return worker_->draft(); }
   const CoreOptions& options() const { return options_; }
+  // Where other servers ask for blocks; empty: nowhere.
+  std::string transfer_address() const { return exchange_ ? exchange_->address() : std::string(); }
 
  private:
   struct Entry {
     std::function<bool(const SequenceOutput&)> sink;
     std::unique_ptr<Grammar> grammar;
     std::vector<int32_t> drafts;  // of a guided sequence: those that its next row may check
-    int waits = 0;                // reasons why it is held: its images, its blocks in the tier
+    int waits = 0;                // reasons why it is held: its images, its blocks from elsewhere
+    std::optional<RemotePrompt> remote;  // asked of other servers when the tier has been
   };
   // The masks of a guided row: one for the sampled token, and one behind each draft.
   struct GuidedRow {
@@ -170,6 +178,9 @@ class EngineCore {
   void hand_out_images(std::unique_lock<std::mutex>& lock);
   void finish_encoding(const ImageEncoders::Encoded& image);
   void let_go_on(SequenceId id);
+  Status open_exchange();
+  void ask_other_servers(SequenceId id);
+  Result<SequenceId> compute_for_another(ComputeMessage prompt, std::function<void(const std::string& why)> done);
 
   const CoreOptions options_;
   std::unique_ptr<RankTeam> ranks_, draft_ranks_;
@@ -195,7 +206,8 @@ class EngineCore {
   double sample_seconds_ = 0;
   std::deque<Encoding> encodings_;
   std::unique_ptr<ImageEncoders> encoders_;
-  std::unique_ptr<CacheTier> tier_;  // null: none
+  std::unique_ptr<CacheTier> tier_;         // null: none
+  std::unique_ptr<PeerExchange> exchange_;  // null: none
   FeatureCache features_;
   std::vector<uint64_t> images_encoded_;  // by each process
   uint64_t images_reused_ = 0;

@@ -177,10 +177,22 @@ class Scheduler {
   int look_up_import(BlockTransfer& transfer, const std::function<bool(int group, int number)>& stored) const;
   // Takes blocks for what is missing. False: there is no room. Else end_import() follows in any case.
   bool begin_import(BlockTransfer& transfer);
-  void end_import(BlockTransfer& transfer, bool filled);
+  // Blocks before this one have been filled; the others are given up.
+  void end_import(BlockTransfer& transfer, int filled);
   // What a sequence has left in the cache, to be copied; null: nothing. end_export() follows.
   std::unique_ptr<BlockTransfer> take_export();
   void end_export(BlockTransfer& transfer);
+
+  // ---- Blocks for another server (runtime/prefix_provider.h), which wants a prompt's whole blocks in front of its last
+  // token. The lease holds them as far as they are there, more and more while the prompt is computed.
+  // Any thread: nothing is held yet; the blocks' keys are made.
+  std::unique_ptr<BlockTransfer> plan_lease(std::vector<int32_t> tokens, CacheIdentity identity) const;
+  // Whether all that a sequence with this prefix would need is there.
+  bool is_cached(const BlockTransfer& lease) const;
+  // Takes hold of what is there; `first`: per group the first block that is wanted. `sequence` computes the prompt (or
+  // has done so, or there is none). Returns whether all are held.
+  bool hold_lease(BlockTransfer& lease, std::span<const int> first, SequenceId sequence);
+  void end_lease(BlockTransfer& lease);
 
   // A step with rows of single tokens alone took so long: so much later it was finished than the one before, if they
   // followed each other through the stages.

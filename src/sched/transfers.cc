@@ -51,11 +51,55 @@ bool Scheduler::begin_import(BlockTransfer& transfer) {
   return true;
 }
 
-void Scheduler::end_import(BlockTransfer& transfer, bool filled) {
+void Scheduler::end_import(BlockTransfer& transfer, int filled) {
   CacheManager& cache = homes_[transfer.home].cache;
-  if (filled) cache.finish_import(transfer.cache, transfer.tokens, transfer.blocks);
+  if (filled > 0) cache.finish_import(transfer.cache, transfer.tokens, filled);
   cache.release(transfer.cache);
   std::erase(transfers_, &transfer);
+}
+
+std::unique_ptr<BlockTransfer> Scheduler::plan_lease(std::vector<int32_t> tokens, CacheIdentity identity) const {
+  auto lease = std::make_unique<BlockTransfer>();
+  const int prompt_tokens = static_cast<int>(tokens.size());
+  const CacheManager& cache = homes_[0].cache;
+  lease->tokens = std::move(tokens), lease->blocks = (prompt_tokens - 1) / cache.options().tokens_per_block;
+  lease->tokens.resize(static_cast<size_t>(lease->blocks * cache.options().tokens_per_block));
+  cache.start(lease->cache, std::move(identity), prompt_tokens, 0);
+  cache.extend_keys(lease->cache, lease->tokens);
+  return lease;
+}
+
+bool Scheduler::is_cached(const BlockTransfer& lease) const {
+  const int tokens = static_cast<int>(lease.tokens.size());
+  return std::ranges::any_of(homes_, [&](const Home& home) {
+    CacheSequence probe;
+    home.cache.start_like(probe, lease.cache);
+    return home.cache.look_up(probe, lease.tokens, tokens, tokens).cached == tokens;
+  });
+}
+
+bool Scheduler::hold_lease(BlockTransfer& lease, std::span<const int> first, SequenceId id) {
+  const auto found = sequences_.find(static_cast<uint64_t>(id));
+  int home = lease.home;
+  if (found != sequences_.end() && homes() > 1) {
+    if (found->second->state != Sequence::State::running) return false;
+    home = found->second->home;
+  } else if (std::ranges::find(transfers_, &lease) == transfers_.end()) {
+    int most = -1;
+    for (int h = 0; h < homes(); ++h) {
+      const int tokens = static_cast<int>(lease.tokens.size());
+      const int cached = homes_[h].cache.look_up(lease.cache, lease.tokens, tokens, tokens).cached;
+      if (cached > most) most = cached, home = h;
+    }
+  }
+  if (home != lease.home) homes_[lease.home].cache.release(lease.cache), lease.home = home;
+  if (std::ranges::find(transfers_, &lease) == transfers_.end()) transfers_.push_back(&lease);
+  return homes_[home].cache.hold_indexed(lease.cache, first, lease.blocks);
+}
+
+void Scheduler::end_lease(BlockTransfer& lease) {
+  homes_[lease.home].cache.release(lease.cache);
+  std::erase(transfers_, &lease);
 }
 
 // The blocks that the sequence leaves in the index are held until they have been copied.

@@ -65,7 +65,7 @@ TEST(Transfers, APromptComesFromTheStore) {
   driver.scheduler.check_integrity();
   driver.add(request(random_prompt(20, 2), 3));  // goes on meanwhile
   run_others(driver);
-  driver.scheduler.end_import(*import, true);
+  driver.scheduler.end_import(*import, 2);
   driver.scheduler.release(id);
   ASSERT_TRUE(driver.submit());
   EXPECT_EQ(driver.batch.rows[0].first, 32) << "the rest of the prompt";
@@ -80,7 +80,7 @@ TEST(Transfers, AnImportThatFailsIsComputed) {
   driver.scheduler.cache(0).extend_keys(import->cache, import->tokens);
   driver.scheduler.look_up_import(*import, [](int, int) { return true; });
   ASSERT_TRUE(driver.scheduler.begin_import(*import));
-  driver.scheduler.end_import(*import, false);
+  driver.scheduler.end_import(*import, 0);
   driver.scheduler.release(id);
   driver.run();
   EXPECT_EQ(driver.got[id].tokens, right_tokens(wanted, 3));
@@ -99,7 +99,7 @@ TEST(Transfers, OthersWaitForTheirRoom) {
   const NewSequence large = request(random_prompt(70, 2), 3);
   const SequenceId other = driver.add(request(random_prompt(70, 2), 3));
   EXPECT_FALSE(driver.submit()) << "three of five blocks are held";
-  driver.scheduler.end_import(*import, false);
+  driver.scheduler.end_import(*import, 0);
   run_others(driver);
   EXPECT_EQ(driver.got[other].tokens, right_tokens(large, 3));
   EXPECT_FALSE(driver.scheduler.idle()) << "the held one is there still";

@@ -1,0 +1,293 @@
+#include "runtime/peer_exchange.h"
+
+#include "base/log.h"
+
+namespace weft {
+
+namespace {
+
+constexpr double kTickSeconds = 0.1;
+
+}  // namespace
+
+PeerExchange::PeerExchange(Options options, BlockMemory& memory, std::mutex& mutex, Scheduler& scheduler, Engine engine)
+    : options_(std::move(options)), memory_(memory), mutex_(mutex), scheduler_(scheduler), engine_(std::move(engine)),
+      fetcher_({.time_limit = options_.time_limit, .max_local = options_.max_local}, scheduler, memory,
+               {[this](const std::string& address) { connect(address); },
+                [this](const std::string& address, std::vector<std::byte> message) {
+                  send(address, std::move(message));
+                }},
+               engine_.ready),
+      provider_(options_.time_limit, scheduler, memory) {}
+
+Result<std::unique_ptr<PeerExchange>> PeerExchange::open(Options options, const MakeTransport& make,
+                                                         BlockMemory& memory, std::mutex& mutex, Scheduler& scheduler,
+                                                         Engine engine) {
+  std::unique_ptr<PeerExchange> exchange(
+      new PeerExchange(std::move(options), memory, mutex, scheduler, std::move(engine)));
+  WEFT_TRY(std::unique_ptr<Transport> transport, make(*exchange));
+  const std::unique_lock lock(mutex);  // nobody is answered before all is set up
+  exchange->transport_ = std::move(transport);
+  if (!exchange->options_.listen.empty()) {
+    WEFT_TRY(exchange->address_, exchange->transport_->listen(exchange->options_.listen));
+  }
+  if (exchange->options_.thread) exchange->thread_ = std::thread([raw = exchange.get()] { raw->run(); });
+  return exchange;
+}
+
+PeerExchange::~PeerExchange() {
+  {
+    const std::lock_guard lock(mutex_);
+    stopping_ = true;
+    fetcher_.stop(), provider_.stop();
+    for (const Planned& planned : std::exchange(planned_, {})) engine_.ready(planned.id);
+  }
+  wake_.notify_all();
+  if (thread_.joinable()) thread_.join();
+  transport_.reset();
+}
+
+double PeerExchange::now() const {
+  if (options_.clock) return options_.clock();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+void PeerExchange::wake() {
+  woken_ = true;
+  wake_.notify_all();
+}
+
+// ---- What the engine says
+
+void PeerExchange::fetch(SequenceId id, RemotePrompt prompt) {
+  if (stopping_) return engine_.ready(id);
+  planning_.insert(static_cast<uint64_t>(id));
+  planned_.push_back({id, std::move(prompt)});
+  wake();
+}
+
+void PeerExchange::forget(SequenceId id) {
+  if (planning_.erase(static_cast<uint64_t>(id)) > 0)
+    std::erase_if(planned_, [&](const Planned& planned) { return planned.id == id; });
+  else fetcher_.forget(id);
+}
+
+void PeerExchange::step_finished(uint64_t step) { fetcher_.step_finished(step); }
+
+void PeerExchange::committed() {
+  provider_.committed();
+  if (provider_.metrics().active > 0) wake();
+}
+
+TransferMetrics PeerExchange::metrics() const {
+  TransferMetrics metrics{fetcher_.metrics(), provider_.metrics(), static_cast<int64_t>(peers_.size()), refused_};
+  metrics.fetched.active = fetcher_.active() + static_cast<int64_t>(planning_.size());
+  return metrics;
+}
+
+// ---- Connections
+
+PeerExchange::Peer* PeerExchange::find(const Channel* channel) {
+  const auto found = peers_.find(channel);
+  return found == peers_.end() ? nullptr : &found->second;
+}
+
+void PeerExchange::connect(const std::string& address) {
+  if (dialled_.contains(address)) return;
+  const std::shared_ptr<Channel> channel = transport_->dial(address);
+  dialled_[address] = channel.get();
+  peers_[channel.get()] = {std::make_shared<PeerLink>(channel, false, options_.link, now()), address};
+}
+
+void PeerExchange::send(const std::string& address, std::vector<std::byte> message) {
+  const auto found = dialled_.find(address);
+  if (found != dialled_.end()) peers_.at(found->second).link->send(std::move(message));
+}
+
+void PeerExchange::on_accepted(const std::shared_ptr<Channel>& channel) {
+  const std::lock_guard lock(mutex_);
+  if (stopping_) return channel->close();
+  peers_[channel.get()] = {std::make_shared<PeerLink>(channel, true, options_.link, now()), ""};
+}
+
+void PeerExchange::on_drained(const std::shared_ptr<Channel>&) {
+  const std::lock_guard lock(mutex_);
+  wake();
+}
+
+void PeerExchange::on_closed(const std::shared_ptr<Channel>& channel, const Error& why) {
+  const std::lock_guard lock(mutex_);
+  lose(channel.get(), why.message());
+}
+
+// Whatever had to do with the other side ends. Nothing happens the second time.
+void PeerExchange::lose(const Channel* channel, const std::string& why) {
+  const auto found = peers_.find(channel);
+  if (found == peers_.end()) return;
+  const Peer peer = std::move(found->second);
+  peers_.erase(found);
+  peer.link->channel().close();
+  if (peer.address.empty()) {
+    provider_.on_lost(*peer.link);
+  } else {
+    dialled_.erase(peer.address);
+    fetcher_.on_lost(peer.address, why);
+  }
+  wake();
+}
+
+void PeerExchange::on_message(const std::shared_ptr<Channel>& channel, std::span<const std::byte> bytes) {
+  Result<TransferMessage> message = decode(bytes);
+  std::unique_lock lock(mutex_);
+  if (stopping_ || !find(channel.get())) return;
+  const Status taken = message.ok() ? take(channel, *message, lock) : Status(message.error());
+  if (taken.ok()) return;
+  const Peer* const peer = find(channel.get());
+  if (!peer) return;
+  if (peer->address.empty()) log_warning("blocks of the cache are not sent to ", peer->link->peer(), ": ",
+                                         taken.error().message());
+  refused_ += !peer->link->ready();
+  lose(channel.get(), taken.error().message());
+}
+
+// Who connected asks, the other side answers; anything else is an error.
+Status PeerExchange::take(const std::shared_ptr<Channel>& channel, TransferMessage& message,
+                          std::unique_lock<std::mutex>& lock) {
+  const Peer peer = *find(channel.get());
+  WEFT_TRY(const bool for_us, peer.link->take(message, now()));
+  if (!for_us) return {};
+  const bool asks = message.index() < TransferMessage(PartMessage{}).index();
+  if (asks != peer.address.empty())
+    return fail(Code::invalid_argument, peer.link->peer(), " sent a message of the wrong side");
+  if (auto* compute = std::get_if<ComputeMessage>(&message)) return take_compute(channel, *compute, lock);
+  if (const auto* part = std::get_if<PartMessage>(&message)) return take_part(peer, *part, lock);
+  Status status;
+  if (const auto* send = std::get_if<SendMessage>(&message)) status = provider_.on_send(*peer.link, *send);
+  if (const auto* cancel = std::get_if<CancelMessage>(&message)) provider_.on_cancel(*peer.link, *cancel);
+  if (const auto* progress = std::get_if<ProgressMessage>(&message))
+    fetcher_.on_progress(peer.address, *progress, now());
+  if (const auto* done = std::get_if<DoneMessage>(&message)) status = fetcher_.on_done(peer.address, *done, now());
+  wake();
+  return status;
+}
+
+Status PeerExchange::take_compute(const std::shared_ptr<Channel>& channel, ComputeMessage& message,
+                                  std::unique_lock<std::mutex>& lock) {
+  if (message.tokens.empty()) return fail(Code::invalid_argument, channel->peer(), " asks for an empty prompt");
+  lock.unlock();  // the keys of a long prompt take a while
+  auto lease = scheduler_.plan_lease(message.tokens, {message.salt, message.content, {}});
+  lock.lock();
+  const Peer* const peer = find(channel.get());
+  if (!peer || stopping_) return {};
+  WEFT_RETURN_IF_ERROR(provider_.begin(peer->link, std::move(message), std::move(lease), now()));
+  wake();
+  return {};
+}
+
+Status PeerExchange::take_part(const Peer& peer, const PartMessage& message, std::unique_lock<std::mutex>& lock) {
+  WEFT_TRY(const PrefixFetcher::Places to, fetcher_.begin_part(peer.address, message, now()));
+  if (to.places.empty()) return {};
+  lock.unlock();
+  for (const PrefixFetcher::Place& place : to.places) {
+    const size_t tile = memory_.block_tile_bytes(place.group);
+    if (to.places.size() == 1) {
+      memory_.write_block(place.home, place.group, place.block, place.part, message.content);
+      continue;
+    }
+    // Of each layer the tiles that are this block's.
+    for (int layer = 0; layer < place.part.layers; ++layer) {
+      const BlockPart one{place.part.first_layer + layer, 1, place.part.first_tile, place.part.tiles};
+      const size_t at = tile * (static_cast<size_t>(layer) * message.tiles + static_cast<size_t>(place.first_tile));
+      memory_.write_block(place.home, place.group, place.block, one,
+                          message.content.subspan(at, memory_.bytes(place.group, one)));
+    }
+  }
+  lock.lock();
+  fetcher_.end_part(to);
+  return {};
+}
+
+// ---- The exchange's thread
+
+void PeerExchange::run() {
+  std::unique_lock lock(mutex_);
+  while (!stopping_) {
+    if (work(lock)) continue;
+    const auto due = [&] { return stopping_ || std::exchange(woken_, false); };
+    if (peers_.empty() && fetcher_.active() == 0) wake_.wait(lock, due);
+    else wake_.wait_for(lock, std::chrono::duration<double>(kTickSeconds), due);
+  }
+}
+
+bool PeerExchange::work(std::unique_lock<std::mutex>& lock) {
+  const bool ticked = tick();
+  return plan_fetch(lock) || begin_prompt(lock) || cancel_abandoned(lock) || send_piece(lock) || ticked;
+}
+
+bool PeerExchange::plan_fetch(std::unique_lock<std::mutex>& lock) {
+  if (planned_.empty()) return false;
+  Planned next = std::move(planned_.front());
+  planned_.pop_front();
+  std::unique_ptr<BlockTransfer> transfer = scheduler_.plan_import(next.id);
+  if (transfer) {
+    lock.unlock();
+    scheduler_.cache(0).extend_keys(transfer->cache, transfer->tokens);
+    lock.lock();
+  }
+  if (planning_.erase(static_cast<uint64_t>(next.id)) == 0) return true;  // forgotten meanwhile
+  if (transfer && !stopping_) fetcher_.begin(next.id, std::move(transfer), std::move(next.prompt), now());
+  else engine_.ready(next.id);
+  return true;
+}
+
+bool PeerExchange::begin_prompt(std::unique_lock<std::mutex>& lock) {
+  std::optional<PrefixProvider::Job> job = provider_.next_job();
+  if (!job) return false;
+  const uint64_t lease = job->lease;
+  lock.unlock();
+  Result<SequenceId> sequence = engine_.compute(std::move(job->prompt), [this, lease](const std::string& why) {
+    const std::lock_guard guard(mutex_);
+    provider_.computed(lease, why);
+    wake();
+  });
+  lock.lock();
+  provider_.started(lease, std::move(sequence));
+  return true;
+}
+
+bool PeerExchange::cancel_abandoned(std::unique_lock<std::mutex>& lock) {
+  const std::vector<SequenceId> abandoned = provider_.take_abandoned();
+  if (abandoned.empty()) return false;
+  lock.unlock();
+  for (const SequenceId id : abandoned) engine_.cancel(id);
+  lock.lock();
+  return true;
+}
+
+bool PeerExchange::send_piece(std::unique_lock<std::mutex>& lock) {
+  const std::optional<PrefixProvider::Piece> piece = provider_.next_piece();
+  if (!piece) return false;
+  lock.unlock();
+  piece->link->channel().send(
+      encode_part(piece->head, memory_.bytes(piece->group, piece->part), [&](std::span<std::byte> content) {
+        memory_.read_block(piece->home, piece->group, piece->block, piece->part, content);
+      }));
+  lock.lock();
+  provider_.sent(*piece);
+  return true;
+}
+
+bool PeerExchange::tick() {
+  const double time = now();
+  if (time - ticked_ < kTickSeconds) return false;
+  ticked_ = time;
+  std::vector<std::pair<const Channel*, std::string>> silent;
+  for (auto& [channel, peer] : peers_)
+    if (const Status status = peer.link->tick(time); !status.ok()) silent.emplace_back(channel, status.error().message());
+  for (const auto& [channel, why] : silent) lose(channel, why);
+  fetcher_.tick(time);
+  provider_.tick(time);
+  return false;
+}
+
+}  // namespace weft

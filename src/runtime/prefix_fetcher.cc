@@ -1,0 +1,278 @@
+#include "runtime/prefix_fetcher.h"
+
+#include <algorithm>
+
+#include "base/log.h"
+
+namespace weft {
+
+namespace {
+
+// Blocks that wait for their content take room from running sequences: not more than this part of a cache, unless they
+// are for a single prompt.
+constexpr int64_t kReservedShare = 2;
+
+}  // namespace
+
+PrefixFetcher::PrefixFetcher(const Options& options, Scheduler& scheduler, const BlockMemory& memory, Line line,
+                             std::function<void(SequenceId)> ready)
+    : options_(options), scheduler_(scheduler), memory_(memory), line_(std::move(line)), ready_(std::move(ready)) {}
+
+void PrefixFetcher::begin(SequenceId id, std::unique_ptr<BlockTransfer> transfer, RemotePrompt prompt, double now) {
+  auto fetch = std::make_unique<Fetch>();
+  fetch->transfer = std::move(transfer), fetch->prompt = std::move(prompt);
+  fetch->began = now, fetch->waiters = {id};
+  if (!worth_it(*fetch)) {
+    ++metrics_.local;
+    return ready_(id);
+  }
+  fetch->prompt.last = fetch->transfer->cache.keys[static_cast<size_t>(fetch->transfer->blocks - 1)];
+  if (join(id, fetch->prompt.last)) return;
+  ++metrics_.fetches;
+  const uint64_t number = next_number_++;
+  fetches_.emplace(number, std::move(fetch));
+  ask_server(number, now);
+}
+
+// Chooses the home; whether there is something to fetch.
+bool PrefixFetcher::worth_it(Fetch& fetch) const {
+  const int cached = scheduler_.look_up_import(*fetch.transfer, [](int, int) { return true; });
+  const int tokens_per_block = scheduler_.cache(0).options().tokens_per_block;
+  const int prompt_tokens = static_cast<int>(fetch.prompt.prompt.tokens.size());
+  return fetch.transfer->blocks * tokens_per_block > cached && prompt_tokens - cached > options_.max_local;
+}
+
+// The choices of a request, and equal prompts, wait for one fetch.
+bool PrefixFetcher::join(SequenceId id, const BlockKey& last) {
+  for (auto& [number, fetch] : fetches_)
+    if (!fetch->ending && fetch->prompt.last == last) {
+      fetch->waiters.push_back(id);
+      return true;
+    }
+  return false;
+}
+
+// The server at hand, or the next one that may be there; if there is none the fetch ends.
+void PrefixFetcher::ask_server(uint64_t number, double now) {
+  Fetch& fetch = *fetches_.at(number);
+  const size_t servers = fetch.prompt.servers.size();
+  while (fetch.server < servers && paused_.contains(fetch.address())) ++fetch.server;
+  if (fetch.server == servers) return end(number, false);
+  fetch.ticket = next_ticket_++, fetch.asked = false, fetch.heard = now;
+  tickets_[fetch.ticket] = number;
+  line_.connect(fetch.address());
+  fetch.prompt.prompt.ticket = fetch.ticket;
+  fetch.prompt.prompt.time_limit_ms =
+      static_cast<uint32_t>(std::max(0.0, fetch.began + options_.time_limit - now) * 1000);
+  line_.send(fetch.address(), encode(fetch.prompt.prompt));
+  reserve(fetch);
+  if (is_complete(fetch)) return end(number, true);
+  ask(fetch);
+}
+
+// What has been filled stays; the rest is asked for elsewhere.
+void PrefixFetcher::next_server(uint64_t number, const std::string& why, double now) {
+  Fetch& fetch = *fetches_.at(number);
+  log_warning("blocks from ", fetch.address(), " did not come: ", why);
+  ++metrics_.failures;
+  tickets_.erase(fetch.ticket);
+  ++fetch.server;
+  for (Wanted& wanted : fetch.wanted)
+    if (wanted.missing > 0 && !wanted.got.empty()) {
+      wanted.missing = static_cast<int>(wanted.got.size());
+      wanted.got.assign(wanted.got.size(), false);
+    }
+  ask_server(number, now);
+}
+
+void PrefixFetcher::reserve(Fetch& fetch) {
+  if (fetch.reserved || fetch.ending) return;
+  BlockTransfer& transfer = *fetch.transfer;
+  const CacheManager& cache = scheduler_.cache(transfer.home);
+  if (reserved_bytes_ > 0 && reserved_bytes_ > cache.options().budget_bytes / kReservedShare) return;
+  if (!scheduler_.begin_import(transfer)) return;
+  fetch.reserved = true;
+  for (const CacheManager::Blank& blank : transfer.blanks) {
+    fetch.by_number[{blank.group, blank.number}] = fetch.wanted.size();
+    fetch.wanted.push_back({blank, {}, memory_.layers(blank.group) * memory_.tiles()});
+    fetch.bytes += cache.options().groups[static_cast<size_t>(blank.group)].block_bytes;
+  }
+  fetch.incomplete = fetch.wanted.size();
+  reserved_bytes_ += fetch.bytes;
+}
+
+// Once nothing in flight has to do with the blocks any more, they may be filled.
+void PrefixFetcher::ask(Fetch& fetch) {
+  if (!fetch.reserved || fetch.asked || fetch.ending || finished_ < fetch.transfer->after) return;
+  fetch.asked = true;
+  const auto tiles = static_cast<uint32_t>(memory_.tiles());
+  SendMessage message{fetch.ticket, {}, {}};
+  for (const Wanted& wanted : fetch.wanted) {
+    if (wanted.missing == 0) continue;
+    const TileRange range{static_cast<uint32_t>(wanted.at.group), static_cast<uint32_t>(wanted.at.number) * tiles,
+                          tiles};
+    TileRange* const last = message.tiles.empty() ? nullptr : &message.tiles.back();
+    if (last && last->group == range.group && last->first + last->count == range.first) last->count += tiles;
+    else message.tiles.push_back(range);
+  }
+  line_.send(fetch.address(), encode(message));
+}
+
+void PrefixFetcher::step_finished(uint64_t step) {
+  finished_ = std::max(finished_, step);
+  std::vector<uint64_t> complete;
+  for (auto& [number, fetch] : fetches_) {
+    reserve(*fetch);
+    if (is_complete(*fetch) && !fetch->ending) complete.push_back(number);
+    else ask(*fetch);
+  }
+  for (const uint64_t number : complete) end(number, true);
+}
+
+void PrefixFetcher::tick(double now) {
+  std::erase_if(paused_, [&](const auto& pause) { return pause.second <= now; });
+  std::vector<uint64_t> late, stalled;
+  for (auto& [number, fetch] : fetches_) {
+    if (fetch->ending) continue;
+    if (now - fetch->began > options_.time_limit) late.push_back(number);
+    else if (now - fetch->heard > options_.stall_limit) stalled.push_back(number);
+  }
+  for (const uint64_t number : late) {
+    ++metrics_.failures;
+    end(number, true);
+  }
+  for (const uint64_t number : stalled) {
+    const Fetch& fetch = *fetches_.at(number);
+    line_.send(fetch.address(), encode(CancelMessage{fetch.ticket}));
+    next_server(number, "nothing was heard of them", now);
+  }
+  step_finished(finished_);
+}
+
+void PrefixFetcher::stop() {
+  std::vector<uint64_t> all;
+  for (auto& [number, fetch] : fetches_) all.push_back(number);
+  for (const uint64_t number : all) end(number, true);
+}
+
+void PrefixFetcher::forget(SequenceId id) {
+  for (auto& [number, fetch] : fetches_) {
+    if (std::erase(fetch->waiters, id) == 0) continue;
+    if (fetch->waiters.empty() && !fetch->ending) end(number, true);
+    return;
+  }
+}
+
+// The number of the fetch that this server is asked for under the ticket; 0: it is over.
+uint64_t PrefixFetcher::of(const std::string& server, uint64_t ticket) const {
+  const auto found = tickets_.find(ticket);
+  if (found == tickets_.end()) return 0;
+  const Fetch& fetch = *fetches_.at(found->second);
+  return fetch.ending || fetch.address() != server ? 0 : found->second;
+}
+
+void PrefixFetcher::on_progress(const std::string& server, const ProgressMessage& message, double now) {
+  if (const uint64_t number = of(server, message.ticket)) fetches_.at(number)->heard = now;
+}
+
+Status PrefixFetcher::on_done(const std::string& server, const DoneMessage& message, double now) {
+  const uint64_t number = of(server, message.ticket);
+  if (number == 0) return {};
+  const Fetch& fetch = *fetches_.at(number);
+  if (message.complete && fetch.writing > 0) return {};  // the last parts are on their way into the cache
+  if (message.complete)
+    return fail(Code::invalid_argument, server, " says that all blocks were sent, and ", fetch.incomplete,
+                " are missing");
+  next_server(number, message.why, now);
+  return {};
+}
+
+void PrefixFetcher::on_lost(const std::string& server, const std::string& why, double now) {
+  paused_[server] = now + options_.pause;
+  std::vector<uint64_t> lost;
+  for (auto& [number, fetch] : fetches_)
+    if (!fetch->ending && fetch->address() == server) lost.push_back(number);
+  for (const uint64_t number : lost) next_server(number, why, now);
+}
+
+Result<PrefixFetcher::Places> PrefixFetcher::begin_part(const std::string& server, const PartMessage& message,
+                                                        double now) {
+  Places to{of(server, message.ticket), {}};
+  if (to.fetch == 0) return to;
+  Fetch& fetch = *fetches_.at(to.fetch);
+  const auto wrong = [&](const char* what) {
+    return fail(Code::invalid_argument, server, " sent ", what, ": group ", message.group, ", layers ",
+                message.first_layer, " + ", message.layers, ", tiles ", message.first_tile, " + ", message.tiles, ", ",
+                message.content.size(), " bytes");
+  };
+  if (!fetch.asked) return wrong("blocks before they were asked for");
+  if (message.group >= static_cast<uint32_t>(scheduler_.cache(0).groups())) return wrong("an unknown group");
+  const int group = static_cast<int>(message.group), layers = memory_.layers(group), tiles = memory_.tiles();
+  if (message.layers == 0 || message.tiles == 0 || message.layers > static_cast<uint32_t>(layers) ||
+      message.first_layer > static_cast<uint32_t>(layers) - message.layers || message.tiles > (1u << 20) ||
+      message.first_tile > (1u << 30))
+    return wrong("layers or tiles that there are none of");
+  const BlockPart all{static_cast<int>(message.first_layer), static_cast<int>(message.layers), 0,
+                      static_cast<int>(message.tiles)};
+  if (message.content.size() != memory_.bytes(group, all)) return wrong("content of another size");
+  const int first = static_cast<int>(message.first_tile), end = first + static_cast<int>(message.tiles);
+  for (int tile = first; tile < end;) {
+    const int number = tile / tiles, until = std::min(end, (number + 1) * tiles);
+    const auto wanted = fetch.by_number.find({group, number});
+    if (wanted == fetch.by_number.end()) return wrong("blocks that are not wanted");
+    const CacheManager::Blank& blank = fetch.wanted[wanted->second].at;
+    to.places.push_back({fetch.transfer->home, group, number, blank.block,
+                         {all.first_layer, all.layers, tile - number * tiles, until - tile}, tile - first});
+    tile = until;
+  }
+  metrics_.bytes += message.content.size();
+  fetch.heard = now;
+  ++fetch.writing;
+  return to;
+}
+
+void PrefixFetcher::end_part(const Places& to) {
+  Fetch& fetch = *fetches_.at(to.fetch);
+  --fetch.writing;
+  const int tiles = memory_.tiles();
+  for (const Place& place : to.places) {
+    Wanted& wanted = fetch.wanted[fetch.by_number.at({place.group, place.number})];
+    if (wanted.missing == 0) continue;  // it came twice
+    wanted.got.resize(static_cast<size_t>(memory_.layers(place.group) * tiles));
+    for (int l = 0; l < place.part.layers; ++l)
+      for (int t = 0; t < place.part.tiles; ++t) {
+        const auto bit = static_cast<size_t>((place.part.first_layer + l) * tiles + place.part.first_tile + t);
+        wanted.missing -= !wanted.got[bit], wanted.got[bit] = true;
+      }
+    if (wanted.missing == 0) --fetch.incomplete, ++metrics_.blocks;
+  }
+  if (fetch.ending || is_complete(fetch)) end(to.fetch, false);
+}
+
+// Blocks in front of which all is there.
+int PrefixFetcher::filled_blocks(const Fetch& fetch) const {
+  int filled = fetch.transfer->blocks;
+  for (const Wanted& wanted : fetch.wanted)
+    if (wanted.missing > 0) filled = std::min(filled, wanted.at.number);
+  return filled;
+}
+
+// The sequences go on. `cancel`: the server is told that nothing is wanted any more.
+void PrefixFetcher::end(uint64_t number, bool cancel) {
+  Fetch& fetch = *fetches_.at(number);
+  if (cancel) line_.send(fetch.address(), encode(CancelMessage{fetch.ticket}));
+  tickets_.erase(fetch.ticket);
+  fetch.ending = true;
+  if (fetch.writing > 0) return;
+  if (fetch.reserved) {
+    scheduler_.end_import(*fetch.transfer, filled_blocks(fetch));
+    reserved_bytes_ -= fetch.bytes;
+    metrics_.complete += fetch.incomplete == 0;
+  }
+  const auto found = fetches_.find(number);
+  const std::unique_ptr<Fetch> ended = std::move(found->second);
+  fetches_.erase(found);
+  for (const SequenceId id : ended->waiters) ready_(id);
+}
+
+}  // namespace weft

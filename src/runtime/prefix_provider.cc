@@ -1,0 +1,243 @@
+#include "runtime/prefix_provider.h"
+
+#include <algorithm>
+
+namespace weft {
+
+namespace {
+
+constexpr size_t kMostLeases = 4096;
+constexpr size_t kMostQueued = 2 * kDrainedBytes;  // in a channel, before more is read from the cache
+constexpr double kReportSeconds = 1;
+
+}  // namespace
+
+PrefixProvider::PrefixProvider(double time_limit, Scheduler& scheduler, const BlockMemory& memory)
+    : time_limit_(time_limit), scheduler_(scheduler), memory_(memory) {}
+
+Status PrefixProvider::begin(std::shared_ptr<PeerLink> link, ComputeMessage prompt,
+                             std::unique_ptr<BlockTransfer> blocks, double now) {
+  if (find(*link, prompt.ticket) != leases_.end())
+    return fail(Code::invalid_argument, link->peer(), " uses ticket ", prompt.ticket, " twice");
+  ++metrics_.prompts;
+  const uint64_t number = next_lease_++;
+  Lease& lease = leases_[number];
+  lease.link = std::move(link), lease.ticket = prompt.ticket;
+  lease.deadline = now + std::min(time_limit_, prompt.time_limit_ms / 1000.0), lease.reported = now;
+  lease.prompt = std::move(prompt), lease.blocks = std::move(blocks);
+  if (leases_.size() > kMostLeases) done(number, false, "too many prompts wait here");
+  else if (!scheduler_.is_cached(*lease.blocks)) lease.queued = true, jobs_.push_back(number);
+  return {};
+}
+
+PrefixProvider::Leases::iterator PrefixProvider::find(const PeerLink& link, uint64_t ticket) {
+  return std::ranges::find_if(leases_, [&](const auto& entry) {
+    return entry.second.link.get() == &link && entry.second.ticket == ticket && !entry.second.ended;
+  });
+}
+
+Status PrefixProvider::on_send(const PeerLink& link, const SendMessage& message) {
+  const auto found = find(link, message.ticket);
+  if (found == leases_.end()) return {};  // it has ended
+  Lease& lease = found->second;
+  const int groups = scheduler_.cache(0).groups(), tiles = memory_.tiles();
+  if (lease.wanted) return fail(Code::invalid_argument, link.peer(), " wants ticket ", message.ticket, " twice");
+  lease.tiles.resize(static_cast<size_t>(groups));
+  lease.first.assign(static_cast<size_t>(groups), lease.blocks->blocks);
+  lease.next_layer.assign(static_cast<size_t>(groups), 0);
+  // What lies behind the last whole block here is computed by who asks.
+  const auto end = static_cast<uint32_t>(lease.blocks->blocks * tiles);
+  for (TileRange range : message.tiles) {
+    if (range.group >= static_cast<uint32_t>(groups))
+      return fail(Code::invalid_argument, link.peer(), " wants blocks of group ", range.group, ", there are ", groups);
+    if (range.first >= end || range.count == 0) continue;
+    range.count = std::min(range.count, end - range.first);
+    std::deque<TileRange>& of_group = lease.tiles[range.group];
+    if (!of_group.empty() && of_group.back().first + of_group.back().count > range.first)
+      return fail(Code::invalid_argument, link.peer(), " wants blocks out of their order");
+    int& first = lease.first[range.group];
+    first = std::min(first, static_cast<int>(range.first) / tiles);
+    of_group.push_back(range);
+  }
+  lease.wanted = unheld_ = true;
+  return {};
+}
+
+void PrefixProvider::on_cancel(const PeerLink& link, const CancelMessage& message) {
+  const auto found = find(link, message.ticket);
+  if (found == leases_.end()) return;
+  ++metrics_.cancelled;
+  end(found->first);
+}
+
+void PrefixProvider::on_lost(const PeerLink& link) {
+  std::vector<uint64_t> lost;
+  for (auto& [number, lease] : leases_)
+    if (lease.link.get() == &link && !lease.ended) lost.push_back(number);
+  metrics_.cancelled += lost.size();
+  for (const uint64_t number : lost) end(number);
+}
+
+void PrefixProvider::tick(double now) {
+  std::vector<uint64_t> late;
+  for (auto& [number, lease] : leases_) {
+    if (lease.ended) continue;
+    if (now > lease.deadline) late.push_back(number);
+    if (now - lease.reported < kReportSeconds) continue;
+    lease.reported = now;
+    const CacheSequence& cache = lease.blocks->cache;
+    const int held = cache.tables.empty() ? 0 : cache.tables[0].first_block + cache.tables[0].held();
+    lease.link->send(encode(ProgressMessage{
+        lease.ticket, static_cast<uint32_t>(held * scheduler_.cache(0).options().tokens_per_block)}));
+  }
+  for (const uint64_t number : late) done(number, false, "the time for it is over");
+}
+
+void PrefixProvider::stop() {
+  std::vector<uint64_t> all;
+  for (auto& [number, lease] : leases_)
+    if (!lease.ended) all.push_back(number);
+  for (const uint64_t number : all) done(number, false, "the server is being ended");
+}
+
+std::optional<PrefixProvider::Job> PrefixProvider::next_job() {
+  while (!jobs_.empty()) {
+    const uint64_t number = jobs_.front();
+    jobs_.pop_front();
+    const auto found = leases_.find(number);
+    if (found == leases_.end() || found->second.ended) continue;
+    return Job{number, std::move(found->second.prompt)};
+  }
+  return std::nullopt;
+}
+
+void PrefixProvider::started(uint64_t number, Result<SequenceId> sequence) {
+  const auto found = leases_.find(number);
+  const bool wanted = found != leases_.end() && !found->second.ended;
+  if (!wanted) {
+    if (sequence.ok()) abandoned_.push_back(*sequence);
+  } else if (!sequence.ok()) {
+    done(number, false, sequence.error().message());
+  } else if (found->second.queued) {  // else it has ended already
+    found->second.queued = false, found->second.computing = true, found->second.sequence = *sequence;
+  }
+}
+
+void PrefixProvider::computed(uint64_t number, const std::string& why) {
+  const auto found = leases_.find(number);
+  if (found == leases_.end() || found->second.ended) return;
+  found->second.queued = found->second.computing = false;
+  unheld_ = true;
+  if (!why.empty()) done(number, false, why);
+}
+
+std::vector<SequenceId> PrefixProvider::take_abandoned() { return std::exchange(abandoned_, {}); }
+
+// ---- Sending
+
+// Takes hold of what has been computed. Where nothing more will come and something is missing, the lease ends.
+void PrefixProvider::hold() {
+  unheld_ = false;
+  std::vector<uint64_t> settled;
+  for (auto& [number, lease] : leases_) {
+    if (!lease.wanted || lease.held || lease.ended) continue;
+    lease.held = scheduler_.hold_lease(*lease.blocks, lease.first, lease.sequence);
+    settled.push_back(number);
+  }
+  for (const uint64_t number : settled) settle(number);
+}
+
+bool PrefixProvider::all_sent(const Lease& lease) const {
+  return lease.wanted && lease.reading == 0 &&
+         std::ranges::all_of(lease.tiles, [](const auto& tiles) { return tiles.empty(); });
+}
+
+// Whether the block at the front of the group's queue is held.
+bool PrefixProvider::is_ready(const Lease& lease, int group) const {
+  const auto g = static_cast<size_t>(group);
+  if (lease.tiles[g].empty()) return false;
+  const CacheSequence::Table& table = lease.blocks->cache.tables[g];
+  const int number = static_cast<int>(lease.tiles[g].front().first) / memory_.tiles();
+  return number >= table.first_block && number < table.first_block + table.held();
+}
+
+std::optional<PrefixProvider::Piece> PrefixProvider::next_piece() {
+  if (unheld_) hold();
+  // Leases take turns.
+  for (int round = 0; round < 2; ++round)
+    for (auto& [number, lease] : leases_) {
+      if ((number > last_served_) != (round == 0)) continue;
+      if (!lease.wanted || lease.ended || lease.link->channel().queued_bytes() > kMostQueued) continue;
+      for (int g = 0; g < static_cast<int>(lease.tiles.size()); ++g) {
+        if (!is_ready(lease, g)) continue;
+        last_served_ = number;
+        return cut(number, lease, g);
+      }
+    }
+  return std::nullopt;
+}
+
+// Of the first block of the group's queue: as many layers of its wanted tiles as go into a message.
+PrefixProvider::Piece PrefixProvider::cut(uint64_t number, Lease& lease, int group) const {
+  const auto g = static_cast<size_t>(group);
+  TileRange& range = lease.tiles[g].front();
+  const int per_block = memory_.tiles(), tile = static_cast<int>(range.first), block = tile / per_block;
+  const int tiles = std::min(static_cast<int>(range.count), (block + 1) * per_block - tile);
+  const size_t layer_bytes = memory_.block_tile_bytes(group) * static_cast<size_t>(tiles);
+  const int first = lease.next_layer[g], left = memory_.layers(group) - first;
+  const int layers = std::clamp(static_cast<int>(kLongestPiece / layer_bytes), 1, left);
+  Piece piece{number, lease.link, {}, lease.blocks->home, group, 0, {first, layers, tile - block * per_block, tiles}};
+  piece.head = {lease.ticket, range.group, static_cast<uint32_t>(first), static_cast<uint32_t>(layers), range.first,
+                static_cast<uint32_t>(tiles), {}};
+  const CacheSequence::Table& table = lease.blocks->cache.tables[g];
+  piece.block = table.blocks[table.head + static_cast<size_t>(block - table.first_block)];
+  ++lease.reading;
+  lease.next_layer[g] = layers == left ? 0 : first + layers;
+  if (layers == left) {
+    range.first += static_cast<uint32_t>(tiles), range.count -= static_cast<uint32_t>(tiles);
+    if (range.count == 0) lease.tiles[g].pop_front();
+  }
+  return piece;
+}
+
+void PrefixProvider::sent(const Piece& piece) {
+  Lease& lease = leases_.at(piece.lease);
+  --lease.reading;
+  metrics_.bytes += memory_.bytes(piece.group, piece.part);
+  if (lease.ended) return end(piece.lease);
+  settle(piece.lease);
+}
+
+// Ends the lease if all is sent, or nothing more will come.
+void PrefixProvider::settle(uint64_t number) {
+  Lease& lease = leases_.at(number);
+  if (all_sent(lease)) return done(number, true, "");
+  if (lease.queued || lease.computing || lease.reading > 0 || lease.held) return;
+  for (int g = 0; g < static_cast<int>(lease.tiles.size()); ++g)
+    if (is_ready(lease, g)) return;
+  done(number, false, "some of the blocks are not in the cache any more");
+}
+
+void PrefixProvider::done(uint64_t number, bool complete, const std::string& why) {
+  Lease& lease = leases_.at(number);
+  ++(complete ? metrics_.complete : metrics_.failed);
+  lease.link->send(encode(DoneMessage{lease.ticket, complete, why}));
+  end(number);
+}
+
+void PrefixProvider::end(uint64_t number) {
+  Lease& lease = leases_.at(number);
+  if (lease.computing) abandoned_.push_back(lease.sequence), lease.computing = false;
+  lease.ended = true;
+  if (lease.reading > 0) return;
+  scheduler_.end_lease(*lease.blocks);
+  leases_.erase(number);
+}
+
+ProvideMetrics PrefixProvider::metrics() const {
+  ProvideMetrics metrics = metrics_;
+  metrics.active = static_cast<int64_t>(leases_.size());
+  return metrics;
+}
+
+}  // namespace weft

@@ -1,0 +1,101 @@
+// The side of a context server: prompts are computed for other servers, and their blocks are sent while the computing
+// goes on. A lease holds the blocks of one prompt from the moment when they are wanted until they are sent, at the
+// longest until its time limit: then it ends by itself, as it does when the other server cancels it or is lost.
+//
+// No threads, no clock and no lock: the PeerExchange calls it with its mutex held and says what time it is.
+#pragma once
+
+#include <deque>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/metrics.h"
+#include "runtime/block_memory.h"
+#include "sched/scheduler.h"
+#include "transfer/peer_link.h"
+
+namespace weft {
+
+class PrefixProvider {
+ public:
+  PrefixProvider(double time_limit, Scheduler& scheduler, const BlockMemory& memory);
+
+  // A server asks. `lease`: planned for its prompt. An error ends the connection.
+  Status begin(std::shared_ptr<PeerLink> link, ComputeMessage prompt, std::unique_ptr<BlockTransfer> lease, double now);
+  Status on_send(const PeerLink& link, const SendMessage& message);
+  void on_cancel(const PeerLink& link, const CancelMessage& message);
+  void on_lost(const PeerLink& link);
+  void tick(double now);
+  // Every lease ends.
+  void stop();
+  // Blocks may have entered the cache's index.
+  void committed() { unheld_ = !leases_.empty(); }
+
+  // A prompt that has to be computed; nothing: none is left. The caller makes a sequence of it (without the lock) and
+  // says so.
+  struct Job {
+    uint64_t lease = 0;
+    ComputeMessage prompt;
+  };
+  std::optional<Job> next_job();
+  void started(uint64_t lease, Result<SequenceId> sequence);
+  // Its sequence has ended; `why`: empty, or an error.
+  void computed(uint64_t lease, const std::string& why);
+  // Sequences that are computed for nobody any more.
+  std::vector<SequenceId> take_abandoned();
+
+  // What can be sent now; nothing: nothing can. Its block is not given up before sent(), which the caller calls when it
+  // has read it (without the lock) and handed it to the link.
+  struct Piece {
+    uint64_t lease = 0;
+    std::shared_ptr<PeerLink> link;
+    PartMessage head;
+    int home = 0, group = 0;
+    int32_t block = 0;
+    BlockPart part;
+  };
+  std::optional<Piece> next_piece();
+  void sent(const Piece& piece);
+
+  ProvideMetrics metrics() const;
+
+ private:
+  struct Lease {
+    std::shared_ptr<PeerLink> link;
+    uint64_t ticket = 0;
+    ComputeMessage prompt;
+    std::unique_ptr<BlockTransfer> blocks;
+    SequenceId sequence{};
+    bool queued = false, computing = false;  // waits for its sequence; has one
+    bool wanted = false, held = false;       // its SendMessage has come; all blocks are held
+    std::vector<std::deque<TileRange>> tiles;  // per group: what is still to be sent
+    std::vector<int> first, next_layer;        // per group: the first wanted block; of the piece at the front
+    int reading = 0;                           // pieces in the caller's hands
+    bool ended = false;                        // but one is
+    double deadline = 0, reported = 0;
+  };
+  using Leases = std::map<uint64_t, Lease>;
+  Leases::iterator find(const PeerLink& link, uint64_t ticket);
+  void hold();
+  bool all_sent(const Lease& lease) const;
+  bool is_ready(const Lease& lease, int group) const;
+  Piece cut(uint64_t number, Lease& lease, int group) const;
+  void settle(uint64_t number);
+  void done(uint64_t number, bool complete, const std::string& why);
+  void end(uint64_t number);
+
+  const double time_limit_;
+  Scheduler& scheduler_;
+  const BlockMemory& memory_;
+  Leases leases_;
+  std::deque<uint64_t> jobs_;
+  std::vector<SequenceId> abandoned_;
+  uint64_t next_lease_ = 1, last_served_ = 0;
+  bool unheld_ = false;  // there may be blocks to take hold of
+  ProvideMetrics metrics_;
+};
+
+}  // namespace weft
