@@ -52,7 +52,7 @@ class BeamRequest : public std::enable_shared_from_this<BeamRequest> {
   void fail(const Error& error);
 
   EngineCore& core_;
-  const Setup setup_;
+  Setup setup_;
   const int64_t arrival_step_;  // all steps of the search rank as if they had come with its first
   const std::shared_ptr<RunningRequest> answer_;
   std::mutex mutex_;

@@ -1,5 +1,6 @@
 #include "transfer/message.h"
 
+#define XXH_INLINE_ALL  // so that no library is linked
 #include <xxhash.h>
 
 #include <bit>
