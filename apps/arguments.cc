@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "api/speculative_config.h"
+#include "base/files.h"
 #include "config_file.h"
 
 namespace weft {
@@ -116,6 +117,29 @@ void add_engine_options(CLI::App* app, EngineOptions& o) {
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
   add_choice(app, "--kv-cache-tier-use", o.kv_cache_tier_use,
              "Read blocks of --kv-cache-tier where that is faster than computing them, or always");
+  add_choice(app, "--role", o.role,
+             "In a deployment of several servers: context computes prompts for others, generation takes blocks of the "
+             "cache from them; see docs/serving-at-scale.md");
+  add_text(app, "--kv-transfer", o.kv_transfer,
+           "Where other servers get blocks of the KV cache; other than on this machine only with a secret",
+           "HOST:PORT");
+  add_choice(app, "--kv-transfer-carrier", o.kv_transfer_carrier, "What carries blocks between servers");
+  app->add_option_function<std::string>(
+         "--kv-transfer-secret-file",
+         [&o](const std::string& path) {
+           const auto text = read_file(path);
+           if (!text.ok()) throw CLI::ValidationError("--kv-transfer-secret-file", text.error().message());
+           o.kv_transfer_secret = text->substr(0, text->find_last_not_of(" \t\r\n") + 1);
+           if (o.kv_transfer_secret.empty())
+             throw CLI::ValidationError("--kv-transfer-secret-file", path + " is empty");
+         },
+         "A file with the secret that all servers of a deployment know")
+      ->type_name("FILE")
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+  add_number(app, "--kv-transfer-timeout", o.kv_transfer_timeout,
+             "Seconds that a prompt waits for blocks of another server before it is computed here", 1, 86400);
+  add_number(app, "--max-local-prefill", o.max_local_prefill,
+             "Prompts with no more tokens to compute than this are computed here, not by a context server", 0);
   add_number(app, "--kv-cache-events", o.kv_cache_events,
              "Keep this many changes of the cache's index for /kv_cache_events; 0: none", 0, 1 << 24);
   add_switch(app, "--enable-chunked-prefill", o.enable_chunked_prefill,

@@ -44,6 +44,8 @@ class CoreEngine : public Engine {
   EngineMetrics metrics() const override;
   std::vector<OpTime> op_times(bool decode) const override;
   Result<KvCacheEvents> take_kv_cache_events() override;
+  std::string identity() const override;
+  std::string transfer_address() const override { return core_->transfer_address(); }
   std::string plan_text() const override;
 
  private:

@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <random>
+#include <span>
 
 #include "api/scores.h"
+#include "base/hmac.h"
 #include "sampling/philox.h"
 #include "sampling/validate.h"
 
@@ -327,6 +329,11 @@ std::string CoreEngine::plan_text() const {
     text += plan_to_text(draft->stages[i].shares.ranks.back().plan, draft->form);
   }
   return text;
+}
+
+std::string CoreEngine::identity() const {
+  const std::string& text = core_->options().identity;
+  return hex_of(sha256(std::as_bytes(std::span(text))));
 }
 
 std::string CoreEngine::decode(const std::vector<int32_t>& ids, bool skip_special) const {

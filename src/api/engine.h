@@ -281,6 +281,11 @@ class Engine {
   virtual std::vector<OpTime> op_times(bool decode) const = 0;
   // Takes the events of the cache's index. An error if EngineOptions::kv_cache_events is 0. Any thread.
   virtual Result<KvCacheEvents> take_kv_cache_events() = 0;
+  // ---- Deployments of several servers (docs/serving-at-scale.md). Any thread.
+  // Whoever has an equal identity has an equal model, computed in the same way: blocks of its cache fit here.
+  virtual std::string identity() const = 0;
+  // "HOST:PORT" where other servers get blocks of this one's cache; empty: nowhere.
+  virtual std::string transfer_address() const = 0;
   // The recorded step plan as text (`weft plan`).
   virtual std::string plan_text() const = 0;
 };

@@ -1,6 +1,8 @@
 // Engine::load(): from a path and options to a running engine, and the defaults of what the options leave open.
 #include <algorithm>
+#include <cstring>
 #include <future>
+#include <random>
 
 #include "api/core_engine.h"
 #include "api/model_info.h"
@@ -8,9 +10,12 @@
 #include "api/scores.h"
 #include "base/available_memory.h"
 #include "base/log.h"
+#include "base/socket_address.h"
 #include "comm/process_ranks.h"
 #include "sampling/parameters.h"
 #include "store/file_store.h"
+#include "transfer/tcp_transport.h"
+#include "transfer/ucx_transport.h"
 
 namespace weft {
 namespace {
@@ -77,20 +82,19 @@ CoreOptions core_options(const EngineOptions& options, const Model& model, const
   return core;
 }
 
-// All that the bits of a block in the cache depend on, besides the tokens that it is of. Not the ranks: blocks are kept
-// as all of them together have them.
+// All that the bits of a cached position depend on, besides the tokens in front of it. Not the ranks: blocks are kept
+// and sent as all of them together have them.
 std::string cache_identity(const std::string& path, const EngineOptions& options, const Model& model,
-                           const std::optional<DraftModel>& draft, int tokens_per_block) {
+                           const std::optional<DraftModel>& draft) {
   std::string text;
   const auto line = [&](const char* name, const std::string& value) { text += name + (": " + value) + "\n"; };
   line("weft", WEFT_VERSION);
   line("instruction set", model.table->isa);
-  line("checkpoint", path + ", " + checkpoint_digest(path, options.load_format));
+  line("checkpoint", checkpoint_digest(path, options.load_format));
   line("weights", kernels::name(model.form));
   line("quantize", name_of(options.quantize));
   line("dequantize", options.dequantize ? "on" : "off");
   line("cache", name(model.kv_dtype));
-  line("tokens per block", std::to_string(tokens_per_block));
   line("max-seq-len", std::to_string(options.max_seq_len));
   if (!draft) return text;
   line("draft", std::string(name_of(draft->method)) + " " + draft->name);
@@ -101,7 +105,7 @@ std::string cache_identity(const std::string& path, const EngineOptions& options
 }
 
 Result<std::shared_ptr<BlockStore>> open_tier(const std::string& path, const EngineOptions& options, const Model& model,
-                                              const std::optional<DraftModel>& draft, bool in_processes) {
+                                              const std::string& identity, bool in_processes) {
   if (in_processes)
     return fail(Code::unsupported, "--kv-cache-tier wants all ranks in one process: leave the launcher out")
         .about("kv-cache-tier");
@@ -114,9 +118,59 @@ Result<std::shared_ptr<BlockStore>> open_tier(const std::string& path, const Eng
         .about("kv-cache-tier");
   auto store = FileStore::open({.folder = options.kv_cache_tier,
                                 .max_bytes = options.kv_cache_tier_bytes,
-                                .identity = cache_identity(path, options, model, draft, options.tokens_per_block)});
+                                .identity = identity + "path: " + path +
+                                            "\ntokens per block: " + std::to_string(options.tokens_per_block) + "\n"});
   if (!store.ok()) return std::move(store).error().about("kv-cache-tier");
   return std::shared_ptr<BlockStore>(std::move(store).value());
+}
+
+// Without a secret only this machine may ask.
+Status check_listen_address(const EngineOptions& options) {
+  if (options.kv_transfer.empty() || !options.kv_transfer_secret.empty()) return {};
+  WEFT_TRY(const HostPort place, parse_host_port(options.kv_transfer));
+  auto addresses = resolve(place);
+  if (!addresses.ok()) return std::move(addresses).error().about("kv-transfer");
+  for (const SocketAddress& address : *addresses)
+    if (!address.loopback())
+      return fail(Code::invalid_argument, "--kv-transfer ", options.kv_transfer,
+                  " can be reached from other machines: that needs a --kv-transfer-secret-file")
+          .about("kv-transfer");
+  return {};
+}
+
+// Random bytes of the system.
+Nonce random_nonce() {
+  std::random_device random;
+  Nonce nonce;
+  for (size_t i = 0; i < nonce.size(); i += sizeof(uint32_t)) {
+    const uint32_t word = random();
+    std::memcpy(nonce.data() + i, &word, sizeof word);
+  }
+  return nonce;
+}
+
+// Sets up what is to be said to other servers, where there are any.
+Status set_up_transfer(const EngineOptions& options, const Model& model, bool in_processes, CoreOptions& core) {
+  if (options.role != ServerRole::generation && options.kv_transfer.empty()) return {};
+  const char* const option = options.kv_transfer.empty() ? "role" : "kv-transfer";
+  if (in_processes)
+    return fail(Code::unsupported, "--", option, " wants all ranks in one process: leave the launcher out")
+        .about(option);
+  if (model.whole.groups.empty())
+    return fail(Code::invalid_argument, "--", option, ": the model keeps no KV cache, so there are no blocks to send")
+        .about(option);
+  WEFT_RETURN_IF_ERROR(check_listen_address(options));
+  std::string identity = core.identity;
+  if (options.tokens_per_block < kernels::kTileTokens)  // smaller blocks go between equals only
+    identity += "tokens per block: " + std::to_string(options.tokens_per_block) + "\n";
+  core.exchange = {.link = {identity, options.kv_transfer_secret, random_nonce},
+                   .time_limit = static_cast<double>(options.kv_transfer_timeout),
+                   .max_local = options.max_local_prefill,
+                   .listen = options.kv_transfer};
+  core.transport = [carrier = options.kv_transfer_carrier](ChannelHandler& handler) {
+    return carrier == TransferCarrier::ucx ? load_ucx_transport(handler) : make_tcp_transport(handler);
+  };
+  return {};
 }
 
 // What generation_config.json says about sampling, where it makes sense.
@@ -188,9 +242,11 @@ Result<std::unique_ptr<Engine>> Engine::load(const std::string& path, const Engi
                 model.max_positions_from, "): answers beyond that may be poor");
   }
   CoreOptions core = core_options(options, model, loaded.draft, std::move(processors));
+  core.identity = cache_identity(path, options, model, loaded.draft);
   if (!options.kv_cache_tier.empty()) {
-    WEFT_TRY(core.store, open_tier(path, options, model, loaded.draft, processes != nullptr));
+    WEFT_TRY(core.store, open_tier(path, options, model, core.identity, processes != nullptr));
   }
+  WEFT_RETURN_IF_ERROR(set_up_transfer(options, model, processes != nullptr, core));
   ModelInfo info = model_info(path, model, loaded.ranks->threads().size(), core.cache_bytes, text);
   info.rank_count = loaded.ranks->layout().size();
   for (int r = 0; r < loaded.ranks->ranks(); ++r) {

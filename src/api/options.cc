@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "api/speculative_config.h"
+#include "base/socket_address.h"
 #include "forms/tool_form.h"
 #include "sampling/parameters.h"
 
@@ -36,6 +37,33 @@ Status check_supported(const EngineOptions& o) {
   return {};
 }
 
+// Of disaggregated serving.
+Status check_transfer(const EngineOptions& o) {
+  const bool exchanges = o.role == ServerRole::generation || !o.kv_transfer.empty();
+  const auto wrong = [](const char* option, const std::string& why) -> Status {
+    return fail(Code::invalid_argument, "--", option, " ", why).about(option);
+  };
+  if (o.role == ServerRole::context && o.kv_transfer.empty())
+    return wrong("role", "context computes prompts for other servers: --kv-transfer says where they get them");
+  if (!o.kv_transfer.empty() && !parse_host_port(o.kv_transfer).ok())
+    return wrong("kv-transfer", parse_host_port(o.kv_transfer).error().message());
+  if (exchanges && !o.enable_block_reuse)
+    return wrong(o.kv_transfer.empty() ? "role" : "kv-transfer",
+                 "sends blocks from cache to cache, which --enable-block-reuse off forbids");
+  const EngineOptions defaults;
+  const auto needs = [&](const char* option, bool set) -> Status {
+    if (!set || exchanges) return {};
+    return wrong(option, "is about blocks of other servers: give --role generation or --kv-transfer as well");
+  };
+  WEFT_RETURN_IF_ERROR(needs("kv-transfer-secret-file", !o.kv_transfer_secret.empty()));
+  WEFT_RETURN_IF_ERROR(needs("kv-transfer-carrier", o.kv_transfer_carrier != defaults.kv_transfer_carrier));
+  WEFT_RETURN_IF_ERROR(needs("kv-transfer-timeout", o.kv_transfer_timeout != defaults.kv_transfer_timeout));
+  WEFT_RETURN_IF_ERROR(needs("max-local-prefill", o.max_local_prefill != 0));
+  if (o.role == ServerRole::context && o.max_local_prefill != 0)
+    return wrong("max-local-prefill", "is for servers that generate, not for --role context");
+  return {};
+}
+
 Status check_numbers(const EngineOptions& o) {
   const auto in_range = [](const char* option, int64_t value, int64_t low, int64_t high) -> Status {
     if (value >= low && value <= high) return {};
@@ -60,6 +88,9 @@ Status check_numbers(const EngineOptions& o) {
     return fail(Code::invalid_argument,
                 "--kv-cache-tier keeps blocks for reuse, which --enable-block-reuse off forbids")
         .about("kv-cache-tier");
+  WEFT_RETURN_IF_ERROR(in_range("kv-transfer-timeout", o.kv_transfer_timeout, 1, 86400));
+  WEFT_RETURN_IF_ERROR(in_range("max-local-prefill", o.max_local_prefill, 0, 1 << 30));
+  WEFT_RETURN_IF_ERROR(check_transfer(o));
   if (!(o.max_step_ms >= 0 && o.max_step_ms <= 1e6))
     return fail(Code::invalid_argument, "--max-step-ms must be between 0 and 1000000, not ", o.max_step_ms)
         .about("max-step-ms");

@@ -305,7 +305,7 @@ Result<SequenceId> EngineCore::compute_for_another(ComputeMessage prompt,
   const int tokens = static_cast<int>(prompt.tokens.size());
   PromptMedia media;
   if (!prompt.media.empty()) {
-    if (!model().vision) return fail(Code::invalid_argument, "the model takes no images");
+    if (!model().vision) return weft::fail(Code::invalid_argument, "the model takes no images");
     WEFT_TRY(media, decode_media(prompt.media, tokens));
   }
   WEFT_RETURN_IF_ERROR(check_tokens(prompt.tokens, media, model().vocab));

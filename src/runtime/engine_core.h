@@ -53,6 +53,7 @@ struct CoreOptions {
   std::shared_ptr<PlanTrace> trace;   // of all steps and images; null: none
   std::shared_ptr<BlockStore> store;  // the cache's tier (cache_tier.h); null: none. All ranks are in this process
   bool tier_always = false;           // see CacheTier::Options
+  std::string identity;  // all that the bits of answers depend on besides requests, as lines of "name: value"
   // Other servers (peer_exchange.h); no transport: none. All ranks are in this process.
   PeerExchange::Options exchange;
   PeerExchange::MakeTransport transport;

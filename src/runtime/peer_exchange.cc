@@ -131,7 +131,7 @@ void PeerExchange::lose(const Channel* channel, const std::string& why) {
     provider_.on_lost(*peer.link);
   } else {
     dialled_.erase(peer.address);
-    fetcher_.on_lost(peer.address, why);
+    fetcher_.on_lost(peer.address, why, now());
   }
   wake();
 }

@@ -50,6 +50,8 @@ class FakeEngine : public Engine {
   EngineMetrics metrics() const override;
   std::vector<OpTime> op_times(bool) const override { return {}; }
   Result<KvCacheEvents> take_kv_cache_events() override;
+  std::string identity() const override { return "fake"; }
+  std::string transfer_address() const override { return {}; }
   std::string plan_text() const override { return "no plan\n"; }
 
   // An answer that reaches this many tokens fails (0: none does).

@@ -1,0 +1,143 @@
+// Two engines: one computes prompts, the other fetches their blocks and generates. Answers have the bits that one
+// engine gives, whatever is between the two, and also when there is nothing.
+#include <gtest/gtest.h>
+
+#include "base/socket_address.h"
+#include "support/answers.h"
+#include "support/reference_case.h"
+
+namespace weft::testing {
+namespace {
+
+class TwoServers : public ::testing::TestWithParam<const char*> {
+ protected:
+  void SetUp() override {
+    auto reference = read_reference_case(GetParam());
+    ASSERT_TRUE(reference.ok());
+    model_ = reference->folder;
+    for (const auto& prompt : reference->prompts) {
+      Request request;
+      if (prompt.has_images()) {
+        request.prompt = prompt.text, request.images = prompt.images, request.videos = prompt.videos;
+        request.local_files = true;
+      } else {
+        // Long enough for some blocks, and behind a window.
+        std::vector<int32_t> ids;
+        for (int i = 0; i < 5; ++i) ids.insert(ids.end(), prompt.input_ids.begin(), prompt.input_ids.end());
+        ids.resize(std::min<size_t>(ids.size(), 90));
+        request.prompt_token_ids = ids;
+      }
+      request.max_tokens = 6, request.sampling.temperature = 0.8, request.seed = 5;
+      request.sampling.ignore_eos = true, request.sampling.logprobs = 2;
+      requests_.push_back(request);
+    }
+    requests_.push_back(requests_[0]), requests_.back().n = 3;
+    requests_.push_back(requests_[0]), requests_.back().beams = BeamSpec{.width = 2};
+    requests_.push_back(requests_[0]), requests_.back().sampling.prompt_logprobs = 1;
+    requests_.push_back(requests_[0]), requests_.back().cache_salt = "pepper";
+    if (requests_[0].prompt) requests_.erase(requests_.end() - 2);  // an image's tokens have no logprobs
+    wanted_ = answers(*load(options()));
+  }
+
+  EngineOptions options() const {
+    EngineOptions o;
+    o.threads = 1, o.tokens_per_block = 16, o.kv_cache_memory = int64_t{64} << 20, o.max_seq_len = 512;
+    return o;
+  }
+  EngineOptions context() const {
+    EngineOptions o = options();
+    o.role = ServerRole::context, o.kv_transfer = "127.0.0.1:0";
+    return o;
+  }
+  EngineOptions generation() const {
+    EngineOptions o = options();
+    o.role = ServerRole::generation;
+    return o;
+  }
+  std::unique_ptr<Engine> load(const EngineOptions& o) const {
+    auto engine = Engine::load(model_, o);
+    EXPECT_TRUE(engine.ok()) << (engine.ok() ? "" : engine.error().to_string());
+    return engine.ok() ? std::move(*engine) : nullptr;
+  }
+  std::vector<std::string> answers(Engine& engine, const std::vector<std::string>& servers = {},
+                                   bool together = false) {
+    std::vector<Request> requests = requests_;
+    ++turn_;  // nothing of an earlier turn is in a cache
+    for (Request& request : requests)
+      request.context_servers = servers, request.cache_salt += std::to_string(turn_);
+    std::vector<std::string> texts;
+    if (together) {
+      for (const Answer& answer : ask(engine, requests)) texts.push_back(answer.exact_text());
+      return texts;
+    }
+    for (const Request& request : requests) texts.push_back(ask(engine, request).exact_text());
+    return texts;
+  }
+
+  std::string model_;
+  std::vector<Request> requests_;
+  std::vector<std::string> wanted_;
+  int turn_ = 0;
+};
+
+void expect_idle(const Engine& engine) {
+  const CoreMetrics core = engine.metrics().core;
+  EXPECT_EQ(core.blocks().used, 0);
+  EXPECT_EQ(core.transfer.fetched.active, 0);
+  EXPECT_EQ(core.transfer.provided.active, 0);
+  EXPECT_EQ(core.scheduler.running + core.scheduler.waiting, 0);
+}
+
+TEST_P(TwoServers, AnswerLikeOne) {
+  const auto from = load(context()), to = load(generation());
+  EXPECT_EQ(answers(*to, {from->transfer_address()}), wanted_);
+  const TransferMetrics fetched = to->metrics().core.transfer, provided = from->metrics().core.transfer;
+  EXPECT_GT(fetched.fetched.blocks, 0u);
+  EXPECT_EQ(fetched.fetched.failures, 0u);
+  EXPECT_EQ(fetched.fetched.complete, fetched.fetched.fetches);
+  EXPECT_EQ(provided.provided.prompts, fetched.fetched.fetches);
+  expect_idle(*to), expect_idle(*from);
+}
+
+TEST_P(TwoServers, AllAtOnce) {
+  const auto from = load(context()), to = load(generation());
+  EXPECT_EQ(answers(*to, {from->transfer_address()}, true), wanted_);
+  EXPECT_EQ(to->metrics().core.transfer.fetched.failures, 0u);
+  expect_idle(*to), expect_idle(*from);
+}
+
+// Ranks, block sizes and steps of the two sides have nothing to do with each other.
+TEST_P(TwoServers, MayDiffer) {
+  const auto with = [](EngineOptions o, int tensor, int stages, bool attention_dp, int tokens_per_block) {
+    o.tp_size = tensor, o.pp_size = stages, o.enable_attention_dp = attention_dp;
+    o.tokens_per_block = tokens_per_block, o.max_num_tokens = tensor == 1 ? 2048 : 48;
+    return o;
+  };
+  const auto small = load(with(generation(), 1, 1, false, 16)), wide = load(with(generation(), 2, 1, false, 32));
+  for (const EngineOptions& o : {with(context(), 2, 1, false, 16), with(context(), 1, 2, false, 32),
+                                 with(context(), 2, 1, true, 64)}) {
+    const auto from = load(o);
+    for (Engine* to : {small.get(), wide.get()}) {
+      EXPECT_EQ(answers(*to, {from->transfer_address()}, o.tp_size == 1), wanted_);
+      EXPECT_EQ(to->metrics().core.transfer.fetched.failures, 0u);
+      expect_idle(*to);
+    }
+    EXPECT_GT(from->metrics().core.transfer.provided.bytes, 0u);
+    expect_idle(*from);
+  }
+}
+
+TEST_P(TwoServers, NobodyThere) {
+  const auto to = load(generation());
+  EXPECT_EQ(answers(*to, {"127.0.0.1:1", "127.0.0.1:2"}), wanted_);
+  EXPECT_GT(to->metrics().core.transfer.fetched.failures, 0u);
+  expect_idle(*to);
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, TwoServers,
+                         ::testing::Values("llama-3.1", "gemma3-1b", "deepseek-v3", "qwen3-moe", "llama4", "mllama-text",
+                                           "qwen2.5-vl"),
+                         test_name);
+
+}  // namespace
+}  // namespace weft::testing
