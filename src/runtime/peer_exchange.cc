@@ -166,7 +166,7 @@ Status PeerExchange::take(const std::shared_ptr<Channel>& channel, TransferMessa
   if (const auto* cancel = std::get_if<CancelMessage>(&message)) provider_.on_cancel(*peer.link, *cancel);
   if (const auto* progress = std::get_if<ProgressMessage>(&message))
     fetcher_.on_progress(peer.address, *progress, now());
-  if (const auto* done = std::get_if<DoneMessage>(&message)) status = fetcher_.on_done(peer.address, *done, now());
+  if (const auto* done = std::get_if<DoneMessage>(&message)) fetcher_.on_done(peer.address, *done, now());
   wake();
   return status;
 }

@@ -58,7 +58,7 @@ void PrefixFetcher::ask_server(uint64_t number, double now) {
   const size_t servers = fetch.prompt.servers.size();
   while (fetch.server < servers && paused_.contains(fetch.address())) ++fetch.server;
   if (fetch.server == servers) return end(number, false);
-  fetch.ticket = next_ticket_++, fetch.asked = false, fetch.heard = now;
+  fetch.ticket = next_ticket_++, fetch.asked = fetch.sent = false, fetch.heard = now;
   tickets_[fetch.ticket] = number;
   line_.connect(fetch.address());
   fetch.prompt.prompt.ticket = fetch.ticket;
@@ -175,16 +175,14 @@ void PrefixFetcher::on_progress(const std::string& server, const ProgressMessage
   if (const uint64_t number = of(server, message.ticket)) fetches_.at(number)->heard = now;
 }
 
-Status PrefixFetcher::on_done(const std::string& server, const DoneMessage& message, double now) {
+void PrefixFetcher::on_done(const std::string& server, const DoneMessage& message, double now) {
   const uint64_t number = of(server, message.ticket);
-  if (number == 0) return {};
-  const Fetch& fetch = *fetches_.at(number);
-  if (message.complete && fetch.writing > 0) return {};  // the last parts are on their way into the cache
-  if (message.complete)
-    return fail(Code::invalid_argument, server, " says that all blocks were sent, and ", fetch.incomplete,
-                " are missing");
-  next_server(number, message.why, now);
-  return {};
+  if (number == 0) return;
+  if (!message.complete) return next_server(number, message.why, now);
+  // Where blocks are larger there, the last of those here may be in one that is not whole.
+  Fetch& fetch = *fetches_.at(number);
+  fetch.sent = true;
+  if (fetch.writing == 0) end(number, false);
 }
 
 void PrefixFetcher::on_lost(const std::string& server, const std::string& why, double now) {
@@ -246,7 +244,7 @@ void PrefixFetcher::end_part(const Places& to) {
       }
     if (wanted.missing == 0) --fetch.incomplete, ++metrics_.blocks;
   }
-  if (fetch.ending || is_complete(fetch)) end(to.fetch, false);
+  if (fetch.ending || is_complete(fetch) || (fetch.sent && fetch.writing == 0)) end(to.fetch, false);
 }
 
 // Blocks in front of which all is there.

@@ -54,9 +54,9 @@ class PrefixFetcher {
   // Everything ends.
   void stop();
 
-  // A message of a server. An error: it is not what was asked for, and the connection is to be ended.
+  // Messages of a server. An error: it is not what was asked for, and the connection is to be ended.
   void on_progress(const std::string& server, const ProgressMessage& message, double now);
-  Status on_done(const std::string& server, const DoneMessage& message, double now);
+  void on_done(const std::string& server, const DoneMessage& message, double now);
   void on_lost(const std::string& server, const std::string& why, double now);
   // Of a part: checks it, and says where its content goes. The blocks are not given up before end_part(), which the
   // caller calls when it has written it (without the lock). No places: it is not wanted any more; nothing follows.
@@ -90,6 +90,7 @@ class PrefixFetcher {
     uint64_t ticket = 0;  // there
     double began = 0, heard = 0;
     bool reserved = false, asked = false, ending = false;
+    bool sent = false;  // the server has no more
     int writing = 0;  // parts that are being written
     int64_t bytes = 0;
     std::vector<Wanted> wanted;
