@@ -32,7 +32,7 @@ class BeamRequest : public std::enable_shared_from_this<BeamRequest> {
     int priority = 0;
     CacheIdentity cache;
     std::vector<std::string> context_servers;  // see Submission
-    std::unique_ptr<Grammar> grammar;  // may be null
+    std::unique_ptr<Grammar> grammar;          // may be null
     BeamSettings beams;
   };
   // `answer` gets one output per shown hypothesis when the search is over.

@@ -460,23 +460,43 @@ void CacheManager::finish_import(CacheSequence& sequence, std::span<const int32_
   sequence.published = blocks;
 }
 
-bool CacheManager::hold_indexed(CacheSequence& sequence, std::span<const int> first, int blocks) {
+bool CacheManager::hold_indexed(CacheSequence& sequence, std::span<const int> first, int blocks,
+                                std::vector<int>& indexed) {
   bool all = true;
   for (int g = 0; g < groups(); ++g) {
     CacheSequence::Table& table = sequence.tables[g];
-    if (table.held() == 0) table.first_block = keeps_all(g) ? 0 : first[g];
-    for (int number = table.first_block + table.held(); number < blocks; ++number) {
+    if (table.held() == 0) table.first_block = indexed[g] = keeps_all(g) ? 0 : first[g];
+    for (int& number = indexed[g]; number < blocks; ++number) {
       const int32_t node = index_->find(sequence.keys[number]);
       const int32_t block = node >= 0 ? index_->block(node, g) : -1;
-      if (block < 0) {
-        all = false;
-        break;
+      if (block < 0) break;
+      const auto place = table.head + static_cast<size_t>(number - table.first_block);
+      if (place == table.blocks.size()) {
+        hold(g, block);
+        table.blocks.push_back(block);
+      } else if (table.blocks[place] != block) {  // held while it was computed, and the index got another one
+        hold(g, block);
+        let_go(g, table.blocks[place]);
+        table.blocks[place] = block;
       }
+    }
+    all &= indexed[g] >= blocks;
+  }
+  return all;
+}
+
+void CacheManager::hold_computing(CacheSequence& sequence, const CacheSequence& other, int end) {
+  for (int g = 0; g < groups(); ++g) {
+    CacheSequence::Table& table = sequence.tables[g];
+    const CacheSequence::Table& theirs = other.tables[g];
+    for (int number = table.first_block + table.held(); number < end; ++number) {
+      const int place = number - theirs.first_block;
+      if (place < 0 || place >= theirs.held()) break;
+      const int32_t block = theirs.blocks[theirs.head + static_cast<size_t>(place)];
       hold(g, block);
       table.blocks.push_back(block);
     }
   }
-  return all;
 }
 
 void CacheManager::enter(int group, int32_t block, int32_t node, const BlockKey& parent,

@@ -199,10 +199,12 @@ class CacheManager {
   // The blanks have been filled: they enter the index.
   void finish_import(CacheSequence& sequence, std::span<const int32_t> known, int blocks);
 
-  // For a started sequence whose keys are there: takes hold of blocks of the index, in each group from the wanted one on
-  // (a full group's from the first) to `blocks`, as far as they follow each other. May be called again when more are
-  // there. Returns whether all are held.
-  bool hold_indexed(CacheSequence& sequence, std::span<const int> first, int blocks);
+  // For a started sequence whose keys are there: takes hold of blocks of the index, in each group from `first` on (a
+  // full group's from 0) to `blocks`, as far as they follow each other. `indexed`: per group the end of those, from
+  // earlier calls. May be called again when more are there. Returns whether all are held.
+  bool hold_indexed(CacheSequence& sequence, std::span<const int> first, int blocks, std::vector<int>& indexed);
+  // Behind these, takes hold of blocks before `end` that `other`, with the same tokens, computes.
+  void hold_computing(CacheSequence& sequence, const CacheSequence& other, int end);
 
   // For a row at positions first .. end - 1: appends what the workers' tables of `slot` lack, in all groups, of the
   // blocks that a query at `first` can read and of those that are written. They count as sent from then on.

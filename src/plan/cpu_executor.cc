@@ -86,8 +86,14 @@ void CpuExecutor::barrier(Ahead& ahead) {
 
 void CpuExecutor::bind() {
   bound_.clear();
+  appends_.assign(plan_.groups.size(), {});
   for (size_t i = 0; i < plan_.ops.size(); ++i) {
     const Op& op = plan_.ops[i];
+    if (const auto* append = std::get_if<AppendOp>(&op.kind); append && append->cache.kind == CacheRef::Kind::paged) {
+      std::vector<size_t>& layers = appends_[static_cast<size_t>(append->cache.group)];
+      WEFT_CHECK(append->cache.index == static_cast<int>(layers.size())) << "layers of a group are out of order";
+      layers.push_back(bound_.size());
+    }
     BoundOp bound{.args = bind_op(op, memory_, weights_)};
     bound.rows = op.out ? op.out->rows : Rows::tokens;
     bound.slots = slots_of(op), bound.images_only = op.images_only, bound.pass = op.pass, bound.barrier = barriers_[i];
@@ -317,6 +323,7 @@ void CpuExecutor::walk(Part part) {
     if (op.barrier) {  // also before an op that is left out: the next one counts on it
       if (ahead_helps && op.next_product != product) product = op.next_product, ahead = first_weights(product, part);
       barrier(ahead);
+      if (part.index == 0) passed_.store(step_ << kOpBits | i, std::memory_order_release);
     }
     if (op.images_only && !inputs.has_images) continue;
     if (op.pass != Pass::any && op.pass != inputs.pass) continue;
@@ -324,6 +331,14 @@ void CpuExecutor::walk(Part part) {
     run_op(i, part);
     if (times) times->ran(i);
   }
+}
+
+std::optional<int> CpuExecutor::written_layers(uint64_t number, int group) const {
+  const uint64_t passed = passed_.load(std::memory_order_acquire);
+  if (passed >> kOpBits != number) return std::nullopt;
+  const std::vector<size_t>& appends = appends_[static_cast<size_t>(group)];
+  const size_t op = passed & ((uint64_t{1} << kOpBits) - 1);
+  return static_cast<int>(std::ranges::lower_bound(appends, op) - appends.begin());
 }
 
 void CpuExecutor::run_behind(const std::function<void(Part)>& tail, Part part) {

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -60,6 +61,11 @@ class CpuExecutor {
   // calls walk().
   void prepare(bool replay = true);
   void walk(kernels::Part part);
+  // Any thread, also while a step runs: what has been written so far. `number`: of the step, as begin_step() was told
+  // before it was run. Layers of a group of the cache, from its first on, whose keys and values of the step are in the
+  // cache. Nothing if another step runs.
+  void begin_step(uint64_t number) { step_ = number; }
+  std::optional<int> written_layers(uint64_t number, int group) const;
   // The same in pieces of some ops each, with other work in between: begin_pieces() once the inputs are set, then
   // run_piece() until it returns false. Binds anew, so inputs may lie elsewhere each time.
   void begin_pieces();
@@ -135,6 +141,10 @@ class CpuExecutor {
   StepMemory memory_;
   std::vector<bool> barriers_;  // per op of the plan
   std::vector<BoundOp> bound_;
+  std::vector<std::vector<size_t>> appends_;  // per group, of its layers in order: the op that writes it
+  uint64_t step_ = 0;
+  static constexpr int kOpBits = 20;
+  std::atomic<uint64_t> passed_{0};  // the step, and the op before which all threads were last
   struct alignas(64) TaskCounter {
     std::atomic<int> next{0};
   };

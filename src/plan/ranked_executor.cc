@@ -1,6 +1,7 @@
 #include "plan/ranked_executor.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "base/check.h"
 #include "comm/process_ranks.h"
@@ -50,6 +51,19 @@ void RankedExecutor::run(const std::function<void(Part)>& tail, bool replay) {
   prepare(replay);
   tail_ = &tail;
   team_.run(walk_);
+}
+
+void RankedExecutor::begin_step(uint64_t number) {
+  for (const auto& rank : ranks_) rank->begin_step(number);
+  for (const auto& alone : alone_) alone->begin_step(number);
+}
+
+int RankedExecutor::written_layers(uint64_t number, int group) const {
+  for (const auto& alone : alone_)
+    if (const auto layers = alone->written_layers(number, group)) return *layers;
+  int least = std::numeric_limits<int>::max();
+  for (const auto& rank : ranks_) least = std::min(least, rank->written_layers(number, group).value_or(0));
+  return least;
 }
 
 bool RankedExecutor::has_rows() const {

@@ -75,6 +75,9 @@ class RankedExecutor {
   void walk_inside(kernels::Part part);
   // Waits for the outputs of the step that was prepared with this lane, where they come from other processes.
   void take_outputs(kernels::Part part, int lane = 0);
+  // Any thread: see CpuExecutor. Layers of a group that all ranks have written.
+  void begin_step(uint64_t number);
+  int written_layers(uint64_t number, int group) const;
   // Behind the walk of the first rank's thread `part`; its time counts as one more op's.
   void run_behind(const std::function<void(kernels::Part)>& tail, kernels::Part part) {
     ranks_.front()->run_behind(tail, part);

@@ -125,8 +125,8 @@ TEST_P(BlockContent, ComesInParts) {
       const BlockPart part{layer, 1, t, 1};
       std::vector<std::byte> piece = content(part);
       copy_block_out(block.data(), whole(), whole(), s.dtype, s.tokens_per_block, part, piece);
-      EXPECT_TRUE(std::equal(piece.begin(), piece.end(), wanted.begin() + static_cast<ptrdiff_t>(
-                                                             unit * static_cast<size_t>(layer * tiles + t))));
+      EXPECT_TRUE(std::equal(piece.begin(), piece.end(),
+                             wanted.begin() + static_cast<ptrdiff_t>(unit * static_cast<size_t>(layer * tiles + t))));
       copy_block_in(piece, whole(), whole(), s.dtype, s.tokens_per_block, part, again.data());
     }
   EXPECT_EQ(again, block);

@@ -17,6 +17,8 @@ class BlockMemory {
   virtual int layers(int group) const = 0;
   virtual int tiles() const = 0;                         // of a block
   virtual size_t block_tile_bytes(int group) const = 0;  // of a layer's tile
+  // Of a step that has been submitted: so many layers of the group, from the first on, are written.
+  virtual int written_layers(uint64_t step, int group) const = 0;
   // Between a block and the content of a part of it, as block_content.h lays it out.
   virtual void read_block(int home, int group, int32_t block, const BlockPart& part,
                           std::span<std::byte> content) const = 0;

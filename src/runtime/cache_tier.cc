@@ -171,7 +171,8 @@ void CacheTier::run_export(BlockTransfer& transfer) {
     for (int i = 0; i < table.held(); ++i) {
       const BlockKey& key = transfer.cache.keys[static_cast<size_t>(table.first_block + i)];
       if (store_->has(g, key)) continue;
-      memory_.read_block(transfer.home, g, table.blocks[table.head + static_cast<size_t>(i)], memory_.whole(g), content);
+      memory_.read_block(transfer.home, g, table.blocks[table.head + static_cast<size_t>(i)], memory_.whole(g),
+                         content);
       if (const Status written = store_->write(g, key, content); !written.ok()) {
         log_warning("the cache's tier: ", written.error().to_string());
         return;

@@ -192,9 +192,10 @@ Result<SequenceId> EngineCore::submit(Submission submission) {
   std::optional<RemotePrompt> remote = remote_prompt(submission);
   WEFT_TRY(const SequenceId id, scheduler_.add(std::move(submission.sequence)));
   if (lacks_images) enqueue_images(id, submission);
-  entries_.emplace(static_cast<uint64_t>(id),
-                   std::make_shared<Entry>(Entry{std::move(submission.sink), std::move(submission.grammar), {},
-                                                 lacks_images + elsewhere, std::move(remote)}));
+  entries_.emplace(
+      static_cast<uint64_t>(id),
+      std::make_shared<Entry>(Entry{
+          std::move(submission.sink), std::move(submission.grammar), {}, lacks_images + elsewhere, std::move(remote)}));
   if (tier_) tier_->import(id);
   else if (elsewhere) ask_other_servers(id);
   engine_wake_.notify_one();
@@ -414,6 +415,7 @@ bool EngineCore::schedule_step(std::unique_lock<std::mutex>&) {
   free_.pop_front();
   submitted_.push_back(index);
   if (!step.guided.empty()) fill_masks();
+  if (exchange_) exchange_->stepped();
   step_wake_.notify_one();
   return true;
 }
@@ -470,7 +472,7 @@ void EngineCore::commit_step(std::unique_lock<std::mutex>& lock) {
   free_.push_back(index);
   adapt_budget(steps_[index]);
   if (tier_) tier_->measured(steps_[index].prompt_tokens, steps_[index].seconds);
-  if (exchange_) exchange_->committed();
+  if (exchange_) exchange_->stepped();
   // The text side may take its time (and submit or cancel), so it runs without the lock.
   for (SequenceOutput& output : outputs_) {
     const auto found = entries_.find(static_cast<uint64_t>(output.id));

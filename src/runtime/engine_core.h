@@ -125,8 +125,8 @@ class EngineCore {
   struct Entry {
     std::function<bool(const SequenceOutput&)> sink;
     std::unique_ptr<Grammar> grammar;
-    std::vector<int32_t> drafts;  // of a guided sequence: those that its next row may check
-    int waits = 0;                // reasons why it is held: its images, its blocks from elsewhere
+    std::vector<int32_t> drafts;         // of a guided sequence: those that its next row may check
+    int waits = 0;                       // reasons why it is held: its images, its blocks from elsewhere
     std::optional<RemotePrompt> remote;  // asked of other servers when the tier has been
   };
   // The masks of a guided row: one for the sampled token, and one behind each draft.

@@ -1,6 +1,6 @@
 // Servers that compute prompts for each other, without models, threads or a clock: schedulers with workers that know
-// what every block must hold (sched/fake_worker.h), a network that loses, repeats, delays and reorders messages and cuts
-// connections, servers that are killed and come back, clients that leave. Whatever happens, every sequence has the
+// what every block must hold (sched/fake_worker.h), a network that loses, repeats, delays and reorders messages and
+// cuts connections, servers that are killed and come back, clients that leave. Whatever happens, every sequence has the
 // answer of a run by itself within the time limit, the books agree all the time, and nothing is left over at the end.
 #include <gtest/gtest.h>
 
@@ -10,6 +10,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <random>
 #include <string>
 
@@ -33,6 +34,8 @@ class FakeMemory final : public BlockMemory {
   FakeMemory(FakeWorker& worker, int tokens_per_block) : worker_(worker), tiles_(tokens_per_block / kTile) {}
   int layers(int) const override { return 2; }
   int tiles() const override { return tiles_; }
+  int written_layers(uint64_t step, int) const override { return step < executed ? 2 : step == executed; }
+  uint64_t executed = 0;  // the last step that was
   size_t block_tile_bytes(int) const override { return kTile * sizeof(uint32_t); }
   void read_block(int home, int group, int32_t block, const BlockPart& part, std::span<std::byte> to) const override {
     const std::vector<uint64_t> all = worker_.read_block(home, group, block);
@@ -74,21 +77,21 @@ struct Coverage {
 class Server {
  public:
   Server(std::string name, LocalNetwork& network, const SchedulerOptions& options, const CacheOptions& cache,
-         const double& clock, int most_local)
+         const double& clock, int most_local, double failure)
       : clock_(clock), scheduler_(make_scheduler(options, cache)),
-        worker_(cache, options.max_batch_size, options.homes, options.stages),
-        memory_(worker_, cache.tokens_per_block) {
-    PeerExchange::Options exchange{
-        .link = {"model: x\n", "secret", [this] {
-                   Nonce nonce{};
-                   for (uint8_t& byte : nonce) byte = static_cast<uint8_t>(random_());
-                   return nonce;
-                 }},
-        .time_limit = kTimeLimit,
-        .max_local = most_local,
-        .listen = name,
-        .thread = false,
-        .clock = [&clock] { return clock; }};
+        worker_(cache, options.max_batch_size, options.homes, options.stages), memory_(worker_, cache.tokens_per_block),
+        failure_(failure) {
+    PeerExchange::Options exchange{.link = {"model: x\n", "secret",
+                                            [this] {
+                                              Nonce nonce{};
+                                              for (uint8_t& byte : nonce) byte = static_cast<uint8_t>(random_());
+                                              return nonce;
+                                            }},
+                                   .time_limit = kTimeLimit,
+                                   .max_local = most_local,
+                                   .listen = name,
+                                   .thread = false,
+                                   .clock = [&clock] { return clock; }};
     PeerExchange::Engine engine{
         [this](SequenceId id) { scheduler_.release(id); },
         [this](ComputeMessage prompt, std::function<void(const std::string&)> done) {
@@ -130,16 +133,23 @@ class Server {
     const std::lock_guard lock(mutex_);
     if (!scheduler_.schedule(batch_, static_cast<int64_t>(clock_ * 1e6))) return false;
     worker_.submit(batch_);
+    exchange_->stepped();
     return true;
   }
   bool commit() {
     std::unique_lock lock(mutex_);
     if (!scheduler_.has_in_flight()) return false;
-    StepResult result = worker_.execute(0, random_);
-    exchange_->step_finished(result.step);
+    if (!executed_) {
+      executed_ = worker_.execute(failure_, random_);
+      memory_.executed = executed_->step;
+      exchange_->step_finished(executed_->step);
+      return true;
+    }
+    StepResult result = std::move(*executed_);
+    executed_.reset();
     std::vector<SequenceOutput> outputs;
     for (const SequenceOutput& output : scheduler_.commit(result)) outputs.push_back(output);
-    exchange_->committed();
+    exchange_->stepped();
     scheduler_.check_integrity();
     for (const std::string& fault : worker_.faults) ADD_FAILURE() << fault;
     lock.unlock();
@@ -153,6 +163,20 @@ class Server {
     return worked;
   }
   bool idle() const { return alive_.empty() && computing_.empty() && scheduler_.idle(); }
+  std::string state() const {
+    const TransferMetrics metrics = exchange_->metrics();
+    const SchedulerMetrics sequences = scheduler_.metrics();
+    std::string text = std::to_string(alive_.size()) + " alive, " + std::to_string(computing_.size()) + " computed, " +
+                       std::to_string(metrics.fetched.active) + " fetched, " + std::to_string(metrics.provided.active) +
+                       " leases, " + std::to_string(sequences.running) + " running, " +
+                       std::to_string(sequences.waiting) + " waiting, " + std::to_string(sequences.in_flight_steps) +
+                       " steps in flight, executed " + std::to_string(executed_.has_value()) + " finished " +
+                       std::to_string(finished_) + " queued " + std::to_string(worker_.queued()) + " steps " +
+                       std::to_string(sequences.steps);
+    for (int g = 0; g < scheduler_.cache(0).groups(); ++g)
+      text += ", group " + std::to_string(g) + ": " + std::to_string(scheduler_.cache(0).gauges(g).used) + " used";
+    return text;
+  }
   void expect_nothing_left() {
     const std::lock_guard lock(mutex_);
     const TransferMetrics metrics = exchange_->metrics();
@@ -217,6 +241,8 @@ class Server {
   std::map<uint64_t, Expected> alive_;
   std::map<uint64_t, std::function<void(const std::string&)>> computing_;
   uint64_t finished_ = 0;
+  std::optional<StepResult> executed_;  // and not committed
+  double failure_ = 0;
   std::unique_ptr<PeerExchange> exchange_;
 };
 
@@ -230,7 +256,7 @@ class Deployment {
     lookahead_ = one_of({0, 0, 0, 1});
     recomputed_ = lookahead_ > 0 && chance(0.5);
     bad_ = one_of({0.0, 0.0, 0.01, 0.05, 0.2});
-    kills_ = one_of({0.0, 0.0, 0.002, 0.01});
+    kills_ = one_of({0.0, 0.0, 0.002, 0.01}), row_failures_ = one_of({0.0, 0.0, 0.05});
     network_.set_hook([this](const std::string&, const std::string&, std::span<const std::byte>) { return fault(); });
     for (int i = between(1, 2); i > 0; --i) start("context" + std::to_string(i));
     contexts_ = static_cast<int>(servers_.size());
@@ -244,10 +270,10 @@ class Deployment {
   void run(Coverage& coverage) {
     for (int i = 0; i < 1500 && !::testing::Test::HasFailure(); ++i) act(coverage);
     bad_ = kills_ = 0;
-    double deadline = clock_ + 200;
+    const double deadline = clock_ + 3000;  // most of it is events at servers that have nothing to do
     while (!::testing::Test::HasFailure() && !idle()) {
       advance();
-      ASSERT_LT(clock_, deadline) << "the sequences do not end";
+      ASSERT_LT(clock_, deadline) << "the sequences do not end" << state();
     }
     for (const double end = clock_ + 2 * kTimeLimit; clock_ < end;) advance();  // leases of lost servers end
     for (auto& [name, server] : servers_) server->expect_nothing_left(), server->report(coverage);
@@ -274,7 +300,8 @@ class Deployment {
     cache.budget_bytes = int64_t{1} << 30;
     const int64_t one = CacheManager::create(cache)->bytes_for(options.max_seq_len, options.max_seq_len);
     cache.budget_bytes = static_cast<int64_t>(static_cast<double>(one) * one_of({1.1, 1.5, 3.0, 20.0}));
-    servers_[name] = std::make_unique<Server>(name, network_, options, cache, clock_, one_of({0, 0, 40}));
+    servers_[name] = std::make_unique<Server>(name, network_, options, cache, clock_, one_of({0, 0, 40}),
+                                              name.starts_with("context") ? row_failures_ : 0);
   }
 
   LocalFault fault() {
@@ -283,7 +310,9 @@ class Deployment {
     return {one_of({Kind::drop, Kind::duplicate, Kind::delay, Kind::overtake, Kind::cut}), between(1, 60)};
   }
 
-  Server& some_server() { return *std::next(servers_.begin(), between(0, static_cast<int>(servers_.size()) - 1))->second; }
+  Server& some_server() {
+    return *std::next(servers_.begin(), between(0, static_cast<int>(servers_.size()) - 1))->second;
+  }
 
   void act(Coverage& coverage) {
     if (chance(0.04)) add();
@@ -329,6 +358,11 @@ class Deployment {
     if (servers_[to]->alive() < 12) servers_[to]->add(std::move(s), from);
   }
 
+  std::string state() const {
+    std::string text;
+    for (const auto& [name, server] : servers_) text += "\n" + name + ": " + server->state();
+    return text;
+  }
   bool idle() const {
     for (const auto& [name, server] : servers_)
       if (!server->idle()) return false;
@@ -341,14 +375,15 @@ class Deployment {
   std::vector<CacheGroup> kinds_;
   int lookahead_ = 0, contexts_ = 0;
   bool recomputed_ = false;
-  double bad_ = 0, kills_ = 0;
+  double bad_ = 0, kills_ = 0, row_failures_ = 0;
   std::map<std::string, std::unique_ptr<Server>> servers_;
   std::vector<std::vector<int32_t>> stems_;
 };
 
 TEST(ExchangeSimulation, EveryAnswerIsRightAndNothingIsLeft) {
   Coverage total;
-  for (int seed = 1; seed <= schedules() && !HasFailure(); ++seed) {
+  const char* const first = std::getenv("WEFT_FIRST_SCHEDULE");
+  for (int seed = first ? std::atoi(first) : 1; seed <= schedules() && !HasFailure(); ++seed) {
     SCOPED_TRACE("seed " + std::to_string(seed));
     Deployment(static_cast<uint32_t>(seed)).run(total);
   }

@@ -15,8 +15,8 @@ constexpr size_t kMostMedia = 4096, kMostValues = size_t{1} << 28, kMostSpans = 
 
 template <class Media>
 auto numbers(Media& m) {
-  return std::array{&m.height,          &m.width,       &m.tile_rows, &m.tile_columns, &m.aspect_ratio_id,
-                    &m.grid_frames,     &m.grid_rows,   &m.grid_columns, &m.merge};
+  return std::array{&m.height,      &m.width,     &m.tile_rows,    &m.tile_columns, &m.aspect_ratio_id,
+                    &m.grid_frames, &m.grid_rows, &m.grid_columns, &m.merge};
 }
 
 void write(const PreparedMedia& m, ByteWriter& to) {

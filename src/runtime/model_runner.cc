@@ -127,7 +127,9 @@ void ModelRunner::run(const Turn& turn) {
   move_on(turn);
   turn_ = &turn;
   if (stages_.size() == 1 && !ranks_.processes()) {
+    if (turn.entered) first().executor().begin_step(turn.entered->step);
     if (places_.front().has_rows) first().executor().run(turn.tail ? *turn.tail : nullptr, turn.replay);
+    if (turn.entered) finished_.store(turn.entered->step, std::memory_order_release);
     return;
   }
   bool any = turn.tail != nullptr;
@@ -137,6 +139,14 @@ void ModelRunner::run(const Turn& turn) {
     any = true;
   }
   if (any) threads().run(walk_);
+  if (places_.back().batch) finished_.store(places_.back().batch->step, std::memory_order_release);
+}
+
+// A draft's layers are written behind the step; over pipeline stages nothing is known before its end.
+int ModelRunner::written_layers(uint64_t step, int group) const {
+  if (group >= static_cast<int>(model_.plan().groups.size())) return 0;
+  if (finished_.load(std::memory_order_acquire) >= step) return layers(group);
+  return stages_.size() == 1 ? stages_.front()->executor().written_layers(step, group) : 0;
 }
 
 void ModelRunner::walk(int thread) {

@@ -2,6 +2,7 @@
 // them. It knows slots and rows, and neither requests nor tokens: a worker decides what runs (worker.h).
 #pragma once
 
+#include <atomic>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -57,10 +58,11 @@ class ModelRunner : public BlockMemory {
   void place_outputs(int lane) { stages_.back()->executor().place_outputs(first().executor(), lane); }
   // Memory for a thread of the team to sample with.
   Scratch& scratch(int thread) { return *scratch_[thread]; }
-  // Blocks of the model's groups and then its draft's. Ranks in other processes have a part of their own, so all must be
-  // here.
+  // Blocks of the model's groups and then its draft's. Ranks in other processes have a part of their own, so all must
+  // be here.
   int layers(int group) const override { return groups_[group].whole.layers; }
   int tiles() const override { return block_tiles(options_.tokens_per_block); }
+  int written_layers(uint64_t step, int group) const override;
   size_t block_tile_bytes(int group) const override { return tile_bytes(groups_[group].whole, groups_[group].dtype); }
   void read_block(int home, int group, int32_t block, const BlockPart& part,
                   std::span<std::byte> content) const override;
@@ -104,7 +106,8 @@ class ModelRunner : public BlockMemory {
   std::unique_ptr<ModelDrafter> drafter_;
   ByteWriter message_;
   Taps taps_;
-  const Turn* turn_ = nullptr;  // the running one
+  const Turn* turn_ = nullptr;         // the running one
+  std::atomic<uint64_t> finished_{0};  // the last step that has left the last stage
   std::function<void(int)> walk_;
 };
 

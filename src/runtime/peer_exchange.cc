@@ -7,17 +7,17 @@ namespace weft {
 namespace {
 
 constexpr double kTickSeconds = 0.1;
+constexpr double kLookSeconds = 0.001;  // between two looks at how far a running step is
 
 }  // namespace
 
 PeerExchange::PeerExchange(Options options, BlockMemory& memory, std::mutex& mutex, Scheduler& scheduler, Engine engine)
     : options_(std::move(options)), memory_(memory), mutex_(mutex), scheduler_(scheduler), engine_(std::move(engine)),
-      fetcher_({.time_limit = options_.time_limit, .max_local = options_.max_local}, scheduler, memory,
-               {[this](const std::string& address) { connect(address); },
-                [this](const std::string& address, std::vector<std::byte> message) {
-                  send(address, std::move(message));
-                }},
-               engine_.ready),
+      fetcher_(
+          {.time_limit = options_.time_limit, .max_local = options_.max_local}, scheduler, memory,
+          {[this](const std::string& address) { connect(address); },
+           [this](const std::string& address, std::vector<std::byte> message) { send(address, std::move(message)); }},
+          engine_.ready),
       provider_(options_.time_limit, scheduler, memory) {}
 
 Result<std::unique_ptr<PeerExchange>> PeerExchange::open(Options options, const MakeTransport& make,
@@ -74,8 +74,8 @@ void PeerExchange::forget(SequenceId id) {
 
 void PeerExchange::step_finished(uint64_t step) { fetcher_.step_finished(step); }
 
-void PeerExchange::committed() {
-  provider_.committed();
+void PeerExchange::stepped() {
+  provider_.stepped();
   if (provider_.metrics().active > 0) wake();
 }
 
@@ -144,8 +144,8 @@ void PeerExchange::on_message(const std::shared_ptr<Channel>& channel, std::span
   if (taken.ok()) return;
   const Peer* const peer = find(channel.get());
   if (!peer) return;
-  if (peer->address.empty()) log_warning("blocks of the cache are not sent to ", peer->link->peer(), ": ",
-                                         taken.error().message());
+  if (peer->address.empty())
+    log_warning("blocks of the cache are not sent to ", peer->link->peer(), ": ", taken.error().message());
   refused_ += !peer->link->ready();
   lose(channel.get(), taken.error().message());
 }
@@ -215,7 +215,9 @@ void PeerExchange::run() {
     if (work(lock)) continue;
     const auto due = [&] { return stopping_ || std::exchange(woken_, false); };
     if (peers_.empty() && fetcher_.active() == 0) wake_.wait(lock, due);
-    else wake_.wait_for(lock, std::chrono::duration<double>(kTickSeconds), due);
+    else
+      wake_.wait_for(lock, std::chrono::duration<double>(provider_.waits_for_layers() ? kLookSeconds : kTickSeconds),
+                     due);
   }
 }
 
@@ -283,7 +285,8 @@ bool PeerExchange::tick() {
   ticked_ = time;
   std::vector<std::pair<const Channel*, std::string>> silent;
   for (auto& [channel, peer] : peers_)
-    if (const Status status = peer.link->tick(time); !status.ok()) silent.emplace_back(channel, status.error().message());
+    if (const Status status = peer.link->tick(time); !status.ok())
+      silent.emplace_back(channel, status.error().message());
   for (const auto& [channel, why] : silent) lose(channel, why);
   fetcher_.tick(time);
   provider_.tick(time);

@@ -30,10 +30,10 @@ class PeerExchange final : public ChannelHandler {
  public:
   struct Options {
     LinkOptions link;
-    double time_limit = 120;  // seconds, of fetches and leases
-    int max_local = 0;        // see PrefixFetcher::Options
-    std::string listen;       // "HOST:PORT"; empty: nobody can ask
-    bool thread = true;       // false: somebody calls work() (the simulation)
+    double time_limit = 120;        // seconds, of fetches and leases
+    int max_local = 0;              // see PrefixFetcher::Options
+    std::string listen;             // "HOST:PORT"; empty: nobody can ask
+    bool thread = true;             // false: somebody calls work() (the simulation)
     std::function<double()> clock;  // seconds; null: the steady clock
   };
   struct Engine {
@@ -59,7 +59,7 @@ class PeerExchange final : public ChannelHandler {
   void fetch(SequenceId id, RemotePrompt prompt);
   void forget(SequenceId id);  // the sequence is gone
   void step_finished(uint64_t step);
-  void committed();  // blocks may be new in the cache's index
+  void stepped();  // a step was submitted or committed
   TransferMetrics metrics() const;
 
   void on_accepted(const std::shared_ptr<Channel>& channel) override;

@@ -1,6 +1,7 @@
 #include "runtime/prefix_fetcher.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "base/log.h"
 
@@ -70,15 +71,16 @@ void PrefixFetcher::ask_server(uint64_t number, double now) {
   ask(fetch);
 }
 
-// What has been filled stays; the rest is asked for elsewhere.
+// What is sure stays; the rest is asked for elsewhere.
 void PrefixFetcher::next_server(uint64_t number, const std::string& why, double now) {
   Fetch& fetch = *fetches_.at(number);
   log_warning("blocks from ", fetch.address(), " did not come: ", why);
   ++metrics_.failures;
   tickets_.erase(fetch.ticket);
   ++fetch.server;
+  fetch.certain = 0;
   for (Wanted& wanted : fetch.wanted)
-    if (wanted.missing > 0 && !wanted.got.empty()) {
+    if (!wanted.sure && !wanted.got.empty()) {
       wanted.missing = static_cast<int>(wanted.got.size());
       wanted.got.assign(wanted.got.size(), false);
     }
@@ -108,7 +110,7 @@ void PrefixFetcher::ask(Fetch& fetch) {
   const auto tiles = static_cast<uint32_t>(memory_.tiles());
   SendMessage message{fetch.ticket, {}, {}};
   for (const Wanted& wanted : fetch.wanted) {
-    if (wanted.missing == 0) continue;
+    if (wanted.sure) continue;
     const TileRange range{static_cast<uint32_t>(wanted.at.group), static_cast<uint32_t>(wanted.at.number) * tiles,
                           tiles};
     TileRange* const last = message.tiles.empty() ? nullptr : &message.tiles.back();
@@ -172,7 +174,25 @@ uint64_t PrefixFetcher::of(const std::string& server, uint64_t ticket) const {
 }
 
 void PrefixFetcher::on_progress(const std::string& server, const ProgressMessage& message, double now) {
-  if (const uint64_t number = of(server, message.ticket)) fetches_.at(number)->heard = now;
+  const uint64_t number = of(server, message.ticket);
+  if (number == 0) return;
+  Fetch& fetch = *fetches_.at(number);
+  fetch.heard = now;
+  confirm(fetch, static_cast<int>(std::min<uint32_t>(message.computed, std::numeric_limits<int>::max())));
+  if (is_complete(fetch) && fetch.writing == 0) end(number, true);
+}
+
+// Parts come while the prompt is computed. They count once the server says that nothing went wrong with it.
+void PrefixFetcher::confirm(Fetch& fetch, int positions) {
+  fetch.certain = std::max(fetch.certain, positions);
+  for (Wanted& wanted : fetch.wanted) settle(fetch, wanted);
+}
+
+void PrefixFetcher::settle(Fetch& fetch, Wanted& wanted) {
+  const int64_t end = (int64_t{wanted.at.number} + 1) * scheduler_.cache(0).options().tokens_per_block;
+  if (wanted.sure || wanted.missing > 0 || end > fetch.certain) return;
+  wanted.sure = true;
+  --fetch.incomplete, ++metrics_.blocks;
 }
 
 void PrefixFetcher::on_done(const std::string& server, const DoneMessage& message, double now) {
@@ -182,6 +202,7 @@ void PrefixFetcher::on_done(const std::string& server, const DoneMessage& messag
   // Where blocks are larger there, the last of those here may be in one that is not whole.
   Fetch& fetch = *fetches_.at(number);
   fetch.sent = true;
+  confirm(fetch, std::numeric_limits<int>::max());
   if (fetch.writing == 0) end(number, false);
 }
 
@@ -219,8 +240,12 @@ Result<PrefixFetcher::Places> PrefixFetcher::begin_part(const std::string& serve
     const auto wanted = fetch.by_number.find({group, number});
     if (wanted == fetch.by_number.end()) return wrong("blocks that are not wanted");
     const CacheManager::Blank& blank = fetch.wanted[wanted->second].at;
-    to.places.push_back({fetch.transfer->home, group, number, blank.block,
-                         {all.first_layer, all.layers, tile - number * tiles, until - tile}, tile - first});
+    to.places.push_back({fetch.transfer->home,
+                         group,
+                         number,
+                         blank.block,
+                         {all.first_layer, all.layers, tile - number * tiles, until - tile},
+                         tile - first});
     tile = until;
   }
   metrics_.bytes += message.content.size();
@@ -242,7 +267,7 @@ void PrefixFetcher::end_part(const Places& to) {
         const auto bit = static_cast<size_t>((place.part.first_layer + l) * tiles + place.part.first_tile + t);
         wanted.missing -= !wanted.got[bit], wanted.got[bit] = true;
       }
-    if (wanted.missing == 0) --fetch.incomplete, ++metrics_.blocks;
+    settle(fetch, wanted);
   }
   if (fetch.ending || is_complete(fetch) || (fetch.sent && fetch.writing == 0)) end(to.fetch, false);
 }
@@ -251,7 +276,7 @@ void PrefixFetcher::end_part(const Places& to) {
 int PrefixFetcher::filled_blocks(const Fetch& fetch) const {
   int filled = fetch.transfer->blocks;
   for (const Wanted& wanted : fetch.wanted)
-    if (wanted.missing > 0) filled = std::min(filled, wanted.at.number);
+    if (!wanted.sure) filled = std::min(filled, wanted.at.number);
   return filled;
 }
 

@@ -31,10 +31,10 @@ struct RemotePrompt {
 class PrefixFetcher {
  public:
   struct Options {
-    double time_limit = 120;          // seconds from the beginning of a fetch to its end
-    double stall_limit = 10;          // without a word about it
-    double pause = 5;                 // before a server that could not be reached is tried again
-    int max_local = 0;                // prompts with no more tokens to compute are computed here
+    double time_limit = 120;  // seconds from the beginning of a fetch to its end
+    double stall_limit = 10;  // without a word about it
+    double pause = 5;         // before a server that could not be reached is tried again
+    int max_local = 0;        // prompts with no more tokens to compute are computed here
   };
   // `connect(address)`: what is sent goes to this server; `send` of a server that has been lost does nothing.
   struct Line {
@@ -80,7 +80,8 @@ class PrefixFetcher {
   struct Wanted {  // a block to be filled
     CacheManager::Blank at;
     std::vector<bool> got;  // per layer and tile
-    int missing = 0;
+    int missing = 0;        // of them
+    bool sure = false;      // all are there, and the server has said that they are right
   };
   struct Fetch {
     std::vector<SequenceId> waiters;
@@ -91,11 +92,12 @@ class PrefixFetcher {
     double began = 0, heard = 0;
     bool reserved = false, asked = false, ending = false;
     bool sent = false;  // the server has no more
-    int writing = 0;  // parts that are being written
+    int certain = 0;    // positions below this are computed there, without a fault
+    int writing = 0;    // parts that are being written
     int64_t bytes = 0;
     std::vector<Wanted> wanted;
     std::map<std::pair<int, int>, size_t> by_number;  // group and block number -> wanted
-    size_t incomplete = 0;
+    size_t incomplete = 0;                            // that are not sure
     const std::string& address() const { return prompt.servers[server]; }
   };
   bool worth_it(Fetch& fetch) const;
@@ -107,6 +109,8 @@ class PrefixFetcher {
   uint64_t of(const std::string& server, uint64_t ticket) const;
   bool is_complete(const Fetch& fetch) const { return fetch.reserved && fetch.incomplete == 0; }
   void end(uint64_t number, bool cancel);
+  void settle(Fetch& fetch, Wanted& wanted);
+  void confirm(Fetch& fetch, int positions);
   int filled_blocks(const Fetch& fetch) const;
 
   const Options options_;
@@ -116,7 +120,7 @@ class PrefixFetcher {
   const std::function<void(SequenceId)> ready_;
   std::unordered_map<uint64_t, std::unique_ptr<Fetch>> fetches_;  // by number
   std::unordered_map<uint64_t, uint64_t> tickets_;                // of the servers that are asked -> number
-  std::map<std::string, double> paused_;  // servers that could not be reached, until when
+  std::map<std::string, double> paused_;                          // servers that could not be reached, until when
   uint64_t next_number_ = 1, next_ticket_ = 1, finished_ = 0;
   int64_t reserved_bytes_ = 0;
   FetchMetrics metrics_;

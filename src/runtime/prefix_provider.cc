@@ -83,14 +83,15 @@ void PrefixProvider::tick(double now) {
   for (auto& [number, lease] : leases_) {
     if (lease.ended) continue;
     if (now > lease.deadline) late.push_back(number);
-    if (now - lease.reported < kReportSeconds) continue;
-    lease.reported = now;
-    const CacheSequence& cache = lease.blocks->cache;
-    const int held = cache.tables.empty() ? 0 : cache.tables[0].first_block + cache.tables[0].held();
-    lease.link->send(encode(ProgressMessage{
-        lease.ticket, static_cast<uint32_t>(held * scheduler_.cache(0).options().tokens_per_block)}));
+    if (now - lease.reported >= kReportSeconds) report(lease, now);
   }
   for (const uint64_t number : late) done(number, false, "the time for it is over");
+}
+
+// Says how far the prompt is computed: what was sent of positions below is certain.
+void PrefixProvider::report(Lease& lease, double now) {
+  lease.reported = now, lease.reported_positions = lease.blocks->certain;
+  lease.link->send(encode(ProgressMessage{lease.ticket, static_cast<uint32_t>(lease.blocks->certain)}));
 }
 
 void PrefixProvider::stop() {
@@ -140,8 +141,9 @@ void PrefixProvider::hold() {
   unheld_ = false;
   std::vector<uint64_t> settled;
   for (auto& [number, lease] : leases_) {
-    if (!lease.wanted || lease.held || lease.ended) continue;
+    if (!lease.wanted || lease.held || lease.ended || lease.reading > 0) continue;
     lease.held = scheduler_.hold_lease(*lease.blocks, lease.first, lease.sequence);
+    if (lease.blocks->certain > lease.reported_positions) report(lease, lease.reported);
     settled.push_back(number);
   }
   for (const uint64_t number : settled) settle(number);
@@ -152,13 +154,30 @@ bool PrefixProvider::all_sent(const Lease& lease) const {
          std::ranges::all_of(lease.tiles, [](const auto& tiles) { return tiles.empty(); });
 }
 
-// Whether the block at the front of the group's queue is held.
+// Layers of the block at the front of the group's queue that are written.
+int PrefixProvider::ready_layers(const Lease& lease, int group) const {
+  const auto g = static_cast<size_t>(group);
+  const BlockTransfer& blocks = *lease.blocks;
+  const CacheSequence::Table& table = blocks.cache.tables[g];
+  const int number = static_cast<int>(lease.tiles[g].front().first) / memory_.tiles();
+  if (number < table.first_block || number >= table.first_block + table.held()) return 0;
+  const int end = (number + 1) * scheduler_.cache(0).options().tokens_per_block;
+  if (number < blocks.indexed[g] || end <= blocks.certain) return memory_.layers(group);
+  for (const BlockTransfer::Computing& computing : blocks.computing)
+    if (number < computing.end) return memory_.written_layers(computing.step, group);
+  return 0;
+}
+
 bool PrefixProvider::is_ready(const Lease& lease, int group) const {
   const auto g = static_cast<size_t>(group);
-  if (lease.tiles[g].empty()) return false;
-  const CacheSequence::Table& table = lease.blocks->cache.tables[g];
-  const int number = static_cast<int>(lease.tiles[g].front().first) / memory_.tiles();
-  return number >= table.first_block && number < table.first_block + table.held();
+  return !lease.tiles[g].empty() && ready_layers(lease, group) > lease.next_layer[g];
+}
+
+bool PrefixProvider::waits_for_layers() const {
+  return std::ranges::any_of(leases_, [](const auto& entry) {
+    const Lease& lease = entry.second;
+    return lease.wanted && !lease.ended && !lease.held && !lease.blocks->computing.empty();
+  });
 }
 
 std::optional<PrefixProvider::Piece> PrefixProvider::next_piece() {
@@ -184,16 +203,22 @@ PrefixProvider::Piece PrefixProvider::cut(uint64_t number, Lease& lease, int gro
   const int per_block = memory_.tiles(), tile = static_cast<int>(range.first), block = tile / per_block;
   const int tiles = std::min(static_cast<int>(range.count), (block + 1) * per_block - tile);
   const size_t layer_bytes = memory_.block_tile_bytes(group) * static_cast<size_t>(tiles);
-  const int first = lease.next_layer[g], left = memory_.layers(group) - first;
+  const int first = lease.next_layer[g], left = ready_layers(lease, group) - first;
   const int layers = std::clamp(static_cast<int>(kLongestPiece / layer_bytes), 1, left);
   Piece piece{number, lease.link, {}, lease.blocks->home, group, 0, {first, layers, tile - block * per_block, tiles}};
-  piece.head = {lease.ticket, range.group, static_cast<uint32_t>(first), static_cast<uint32_t>(layers), range.first,
-                static_cast<uint32_t>(tiles), {}};
+  piece.head = {lease.ticket,
+                range.group,
+                static_cast<uint32_t>(first),
+                static_cast<uint32_t>(layers),
+                range.first,
+                static_cast<uint32_t>(tiles),
+                {}};
   const CacheSequence::Table& table = lease.blocks->cache.tables[g];
   piece.block = table.blocks[table.head + static_cast<size_t>(block - table.first_block)];
   ++lease.reading;
-  lease.next_layer[g] = layers == left ? 0 : first + layers;
-  if (layers == left) {
+  const bool all = first + layers == memory_.layers(group);
+  lease.next_layer[g] = all ? 0 : first + layers;
+  if (all) {
     range.first += static_cast<uint32_t>(tiles), range.count -= static_cast<uint32_t>(tiles);
     if (range.count == 0) lease.tiles[g].pop_front();
   }

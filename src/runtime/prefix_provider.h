@@ -31,8 +31,10 @@ class PrefixProvider {
   void tick(double now);
   // Every lease ends.
   void stop();
-  // Blocks may have entered the cache's index.
-  void committed() { unheld_ = !leases_.empty(); }
+  // A step was submitted or committed.
+  void stepped() { unheld_ |= !leases_.empty(); }
+  // Layers of a running step are waited for, of which nobody tells.
+  bool waits_for_layers() const;
 
   // A prompt that has to be computed; nothing: none is left. The caller makes a sequence of it (without the lock) and
   // says so.
@@ -69,20 +71,23 @@ class PrefixProvider {
     ComputeMessage prompt;
     std::unique_ptr<BlockTransfer> blocks;
     SequenceId sequence{};
-    bool queued = false, computing = false;  // waits for its sequence; has one
-    bool wanted = false, held = false;       // its SendMessage has come; all blocks are held
+    bool queued = false, computing = false;    // waits for its sequence; has one
+    bool wanted = false, held = false;         // its SendMessage has come; all blocks are held
     std::vector<std::deque<TileRange>> tiles;  // per group: what is still to be sent
     std::vector<int> first, next_layer;        // per group: the first wanted block; of the piece at the front
     int reading = 0;                           // pieces in the caller's hands
     bool ended = false;                        // but one is
     double deadline = 0, reported = 0;
+    int reported_positions = 0;
   };
   using Leases = std::map<uint64_t, Lease>;
   Leases::iterator find(const PeerLink& link, uint64_t ticket);
   void hold();
   bool all_sent(const Lease& lease) const;
+  int ready_layers(const Lease& lease, int group) const;
   bool is_ready(const Lease& lease, int group) const;
   Piece cut(uint64_t number, Lease& lease, int group) const;
+  void report(Lease& lease, double now);
   void settle(uint64_t number);
   void done(uint64_t number, bool complete, const std::string& why);
   void end(uint64_t number);

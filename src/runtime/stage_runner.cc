@@ -124,8 +124,8 @@ void StageRunner::copy_blocks(std::span<const BlockCopy> copies, std::span<const
   }
 }
 
-void StageRunner::read_block(int home, int group, int32_t block, const LayerGroup& whole,
-                             const BlockPart& part, std::span<std::byte> content) const {
+void StageRunner::read_block(int home, int group, int32_t block, const LayerGroup& whole, const BlockPart& part,
+                             std::span<std::byte> content) const {
   const RankRange ranks = ranks_of(home);
   for (size_t rank = ranks.first; rank < ranks.last; ++rank) {
     const Group& own = groups_[rank][group];
@@ -134,8 +134,8 @@ void StageRunner::read_block(int home, int group, int32_t block, const LayerGrou
   }
 }
 
-void StageRunner::write_block(int home, int group, int32_t block, const LayerGroup& whole,
-                              const BlockPart& part, std::span<const std::byte> content) {
+void StageRunner::write_block(int home, int group, int32_t block, const LayerGroup& whole, const BlockPart& part,
+                              std::span<const std::byte> content) {
   const RankRange ranks = ranks_of(home);
   for (size_t rank = ranks.first; rank < ranks.last; ++rank) {
     const Group& own = groups_[rank][group];

@@ -19,6 +19,15 @@ struct BlockTransfer {
   std::vector<CacheManager::Blank> blanks;
   uint64_t after = 0;
   int64_t bytes = 0;  // going out: held for it
+  // A lease. Per group, the blocks before these are in the cache's index. Positions below `certain` are computed.
+  std::vector<int> indexed;
+  int certain = 0;
+  // Blocks before `end` (and behind what is certain) will be whole when this step has run.
+  struct Computing {
+    int end = 0;
+    uint64_t step = 0;
+  };
+  std::vector<Computing> computing;
 };
 
 }  // namespace weft

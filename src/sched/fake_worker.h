@@ -72,8 +72,11 @@ class FakeWorker {
   uint64_t shared_steps = 0;  // that began while others were in the stages
   std::vector<std::string> faults;
 
-  // What a block of the home holds, in all stages: a hash for each token. For blocks that come from outside and go there.
-  std::vector<uint64_t> read_block(int home, int group, int32_t number) { return block(stages_[0][home], group, number).kv; }
+  // What a block of the home holds, in all stages: a hash for each token. For blocks that come from outside and go
+  // there.
+  std::vector<uint64_t> read_block(int home, int group, int32_t number) {
+    return block(stages_[0][home], group, number).kv;
+  }
   void write_block(int home, int group, int32_t number, int token, uint64_t value) {
     for (auto& homes : stages_) block(homes[home], group, number).kv[token] = value;
   }

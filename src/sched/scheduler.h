@@ -183,14 +183,14 @@ class Scheduler {
   std::unique_ptr<BlockTransfer> take_export();
   void end_export(BlockTransfer& transfer);
 
-  // ---- Blocks for another server (runtime/prefix_provider.h), which wants a prompt's whole blocks in front of its last
-  // token. The lease holds them as far as they are there, more and more while the prompt is computed.
-  // Any thread: nothing is held yet; the blocks' keys are made.
+  // ---- Blocks for another server (runtime/prefix_provider.h), which wants a prompt's whole blocks in front of its
+  // last token. The lease holds them as far as they are there, more and more while the prompt is computed. Any thread:
+  // nothing is held yet; the blocks' keys are made.
   std::unique_ptr<BlockTransfer> plan_lease(std::vector<int32_t> tokens, CacheIdentity identity) const;
   // Whether all that a sequence with this prefix would need is there.
   bool is_cached(const BlockTransfer& lease) const;
-  // Takes hold of what is there; `first`: per group the first block that is wanted. `sequence` computes the prompt (or
-  // has done so, or there is none). Returns whether all are held.
+  // Takes hold of what is there, and of what steps in flight are writing; `first`: per group the first block that is
+  // wanted. `sequence` computes the prompt (or has done so, or there is none). Returns whether all are in the index.
   bool hold_lease(BlockTransfer& lease, std::span<const int> first, SequenceId sequence);
   void end_lease(BlockTransfer& lease);
 
@@ -285,6 +285,8 @@ class Scheduler {
 
   // transfers.cc
   void queue_export(Sequence& sequence);
+  int home_with_most(BlockTransfer& lease) const;
+  void hold_computing(BlockTransfer& lease, const Sequence& sequence);
 
   // homes.cc
   CacheManager& cache_of(const Sequence& sequence);

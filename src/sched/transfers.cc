@@ -80,21 +80,50 @@ bool Scheduler::is_cached(const BlockTransfer& lease) const {
 
 bool Scheduler::hold_lease(BlockTransfer& lease, std::span<const int> first, SequenceId id) {
   const auto found = sequences_.find(static_cast<uint64_t>(id));
+  const Sequence* const sequence = found == sequences_.end() ? nullptr : found->second.get();
+  const bool runs = sequence && sequence->state == Sequence::State::running;
+  const bool begins = std::ranges::find(transfers_, &lease) == transfers_.end();
   int home = lease.home;
-  if (found != sequences_.end() && homes() > 1) {
-    if (found->second->state != Sequence::State::running) return false;
-    home = found->second->home;
-  } else if (std::ranges::find(transfers_, &lease) == transfers_.end()) {
-    int most = -1;
-    for (int h = 0; h < homes(); ++h) {
-      const int tokens = static_cast<int>(lease.tokens.size());
-      const int cached = homes_[h].cache.look_up(lease.cache, lease.tokens, tokens, tokens).cached;
-      if (cached > most) most = cached, home = h;
-    }
+  if (sequence && homes() > 1) {
+    if (!runs) return false;
+    home = sequence->home;
+  } else if (begins) {
+    home = home_with_most(lease);
   }
   if (home != lease.home) homes_[lease.home].cache.release(lease.cache), lease.home = home;
-  if (std::ranges::find(transfers_, &lease) == transfers_.end()) transfers_.push_back(&lease);
-  return homes_[home].cache.hold_indexed(lease.cache, first, lease.blocks);
+  if (begins) transfers_.push_back(&lease);
+  CacheManager& cache = homes_[home].cache;
+  lease.indexed.resize(static_cast<size_t>(cache.groups()));
+  if (cache.hold_indexed(lease.cache, first, lease.blocks, lease.indexed)) return true;
+  if (runs) hold_computing(lease, *sequence);
+  return false;
+}
+
+// Where most of the lease's blocks are cached.
+int Scheduler::home_with_most(BlockTransfer& lease) const {
+  int most = -1, home = 0;
+  for (int h = 0; h < homes(); ++h) {
+    const int tokens = static_cast<int>(lease.tokens.size());
+    const int cached = homes_[h].cache.look_up(lease.cache, lease.tokens, tokens, tokens).cached;
+    if (cached > most) most = cached, home = h;
+  }
+  return home;
+}
+
+// What steps in flight write.
+void Scheduler::hold_computing(BlockTransfer& lease, const Sequence& sequence) {
+  CacheManager& cache = cache_of(sequence);
+  const int tokens_per_block = cache.options().tokens_per_block;
+  lease.certain = std::max(lease.certain, sequence.computed);
+  lease.computing.clear();
+  for (size_t i = 0; i < records_in_flight_; ++i) {
+    const StepRecord& record = records_[(first_record_ + i) % records_.size()];
+    for (const RowRecord& row : record.rows)
+      if (row.sequence == &sequence && row.epoch == sequence.epoch)
+        lease.computing.push_back({(row.row.first + row.row.tokens) / tokens_per_block, record.step});
+  }
+  const int end = lease.computing.empty() ? 0 : lease.computing.back().end;
+  cache.hold_computing(lease.cache, sequence.cache, std::min(end, lease.blocks));
 }
 
 void Scheduler::end_lease(BlockTransfer& lease) {

@@ -185,8 +185,7 @@ Result<TransferMessage> decode(std::span<const std::byte> bytes) {
   CheckedReader reader(body.subspan(1));
   TransferMessage message;
   const auto kind = static_cast<size_t>(body[0]);
-  if (!read_kind(kind, reader, message))
-    return fail(Code::invalid_argument, "a message of the unknown kind ", kind);
+  if (!read_kind(kind, reader, message)) return fail(Code::invalid_argument, "a message of the unknown kind ", kind);
   if (reader.failed() || !reader.at_end())
     return fail(Code::invalid_argument, "a message of kind ", kind, " and ", bytes.size(), " bytes is malformed");
   return message;

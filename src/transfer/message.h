@@ -84,12 +84,13 @@ struct FeaturesMessage {
   uint32_t first_row = 0;
   std::span<const std::byte> values;  // float32, whole rows
 };
-// It is being worked on: so many positions are computed.
+// It is being worked on. Parts may come before it is known that nothing went wrong with them: those of positions below
+// `computed` are right.
 struct ProgressMessage {
   uint64_t ticket = 0;
   uint32_t computed = 0;
 };
-// The end of a ticket: all was sent, or why not.
+// The end of a ticket: all was sent and is right, or why not.
 struct DoneMessage {
   uint64_t ticket = 0;
   bool complete = false;

@@ -62,7 +62,8 @@ Result<bool> PeerLink::greet(const TransferMessage& message) {
       return fail(Code::unavailable, peer(), " speaks version ", hello->version, " of the protocol, this is ",
                   kTransferVersion);
     of_accepting_ = hello->nonce, of_asking_ = options_.nonce();
-    channel_->send(encode(AnswerMessage{.nonce = of_asking_, .identity = options_.identity, .proof = proof("asks", options_.identity)}));
+    channel_->send(encode(
+        AnswerMessage{.nonce = of_asking_, .identity = options_.identity, .proof = proof("asks", options_.identity)}));
     return false;
   }
   const auto* welcome = std::get_if<WelcomeMessage>(&message);
@@ -125,7 +126,8 @@ std::string differences(const std::string& here, const std::string& there) {
   for (const auto& [name, values] : lines) {
     if (values.first == values.second) continue;
     const auto shown = [](const std::string& value) { return value.empty() ? "none" : value.substr(0, 200); };
-    text += (text.empty() ? "" : "; ") + name + ": " + shown(values.first) + " here, " + shown(values.second) + " there";
+    text +=
+        (text.empty() ? "" : "; ") + name + ": " + shown(values.first) + " here, " + shown(values.second) + " there";
   }
   return text;
 }

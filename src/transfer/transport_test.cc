@@ -94,15 +94,35 @@ struct Pair {
   std::unique_ptr<Transport> server_side, client_side;
 };
 
-#define WEFT_PAIR(pair, address)                                          \
+#define WEFT_PAIR(pair, address)                                        \
   Pair pair([this](ChannelHandler& handler) { return make(handler); }); \
   const std::string address = listen(*pair.server_side)
 
 TEST_P(Transports, MessagesOfAllSizesArriveInOrderBothWays) {
   WEFT_PAIR(pair, address);
-  const size_t sizes[] = {0,       1,       4096,    16384,         1 << 20,        size_t{40} << 20, 7, 16385, 0,
-                          8000,    8192,    65536,   65537,         300'000,        1,       1,     1,     size_t{4} << 20,
-                          100'000, 100'001, 100'002, (1 << 20) + 1, (1 << 14) - 4};
+  const size_t sizes[] = {0,
+                          1,
+                          4096,
+                          16384,
+                          1 << 20,
+                          size_t{40} << 20,
+                          7,
+                          16385,
+                          0,
+                          8000,
+                          8192,
+                          65536,
+                          65537,
+                          300'000,
+                          1,
+                          1,
+                          1,
+                          size_t{4} << 20,
+                          100'000,
+                          100'001,
+                          100'002,
+                          (1 << 20) + 1,
+                          (1 << 14) - 4};
   const Held here = pair.client_side->dial(address);  // sends before it is connected
   here->allow(kLong);
   EXPECT_EQ(here->peer(), address);
@@ -382,7 +402,8 @@ TEST_P(Transports, DiallingAgainWithinTheLastEvent) {
   EXPECT_EQ(dialled, 1);
 }
 
-// ---- Another process -------------------------------------------------------------------------------------------------
+// ---- Another process
+// -------------------------------------------------------------------------------------------------
 
 // Runs in a process of its own, which a test below starts: connects to where the environment says, sends two messages
 // and then whatever it gets back, until it is killed.
@@ -439,7 +460,8 @@ TEST_P(Networks, AKilledProcessIsNoticed) {
   }
 }
 
-// ---- Sockets that are no peers ---------------------------------------------------------------------------------------
+// ---- Sockets that are no peers
+// ---------------------------------------------------------------------------------------
 
 int raw_connect(const std::string& address) {
   const auto place = resolve(*parse_host_port(address));
@@ -482,7 +504,9 @@ TEST_P(Networks, GarbageEndsItsConnectionAlone) {
 
 TEST(TcpTransport, StrangersAreFewAndMustSpeak) {
   Recorder handler;
-  handler.message = [](const Held& channel, auto message) { channel->allow(message.empty() ? kFirstMessageBytes : kLong); };
+  handler.message = [](const Held& channel, auto message) {
+    channel->allow(message.empty() ? kFirstMessageBytes : kLong);
+  };
   auto transport = std::move(*make_tcp_transport(handler));
   const auto address = transport->listen("127.0.0.1:0");
   ASSERT_TRUE(address.ok());
