@@ -34,7 +34,9 @@ class FakeMemory final : public BlockMemory {
   FakeMemory(FakeWorker& worker, int tokens_per_block) : worker_(worker), tiles_(tokens_per_block / kTile) {}
   int layers(int) const override { return 2; }
   int tiles() const override { return tiles_; }
-  int written_layers(uint64_t step, int) const override { return step < executed ? 2 : step == executed ? 1 + step % 2 : 0; }
+  int written_layers(uint64_t step, int) const override {
+    return step < executed ? 2 : step == executed ? 1 + step % 2 : 0;
+  }
   uint64_t executed = 0;  // the last step that was
   size_t block_tile_bytes(int) const override { return kTile * sizeof(uint32_t); }
   void read_block(int home, int group, int32_t block, const BlockPart& part, std::span<std::byte> to) const override {

@@ -141,16 +141,22 @@ void PrefixProvider::hold() {
   unheld_ = false;
   std::vector<uint64_t> settled;
   for (auto& [number, lease] : leases_) {
-    if (!lease.wanted || lease.held || lease.ended || lease.reading > 0) continue;
-    lease.held = scheduler_.hold_lease(*lease.blocks, lease.first, lease.sequence);
+    if (!lease.wanted || lease.ended || lease.reading > 0) continue;
+    if (!lease.held || !is_sure(lease)) lease.held = scheduler_.hold_lease(*lease.blocks, lease.first, lease.sequence);
     if (lease.blocks->certain > lease.reported_positions) report(lease, lease.reported);
     settled.push_back(number);
   }
   for (const uint64_t number : settled) settle(number);
 }
 
+// Whether all that was sent is right. Another sequence may have put blocks into the index that this one is still
+// computing, so it is not enough that they are there.
+bool PrefixProvider::is_sure(const Lease& lease) const {
+  return lease.unsure <= lease.blocks->certain || (!lease.queued && !lease.computing);
+}
+
 bool PrefixProvider::all_sent(const Lease& lease) const {
-  return lease.wanted && lease.reading == 0 &&
+  return lease.wanted && is_sure(lease) && lease.reading == 0 &&
          std::ranges::all_of(lease.tiles, [](const auto& tiles) { return tiles.empty(); });
 }
 
@@ -215,6 +221,9 @@ PrefixProvider::Piece PrefixProvider::cut(uint64_t number, Lease& lease, int gro
                 {}};
   const CacheSequence::Table& table = lease.blocks->cache.tables[g];
   piece.block = table.blocks[table.head + static_cast<size_t>(block - table.first_block)];
+  if (const int end = (block + 1) * scheduler_.cache(0).options().tokens_per_block;
+      block >= lease.blocks->indexed[g] && end > lease.blocks->certain)
+    lease.unsure = std::max(lease.unsure, end);
   ++lease.reading;
   const bool all = first + layers == memory_.layers(group);
   lease.next_layer[g] = all ? 0 : first + layers;

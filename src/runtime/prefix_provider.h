@@ -79,10 +79,12 @@ class PrefixProvider {
     bool ended = false;                        // but one is
     double deadline = 0, reported = 0;
     int reported_positions = 0;
+    int unsure = 0;  // positions below this were sent before it was known that nothing went wrong with them
   };
   using Leases = std::map<uint64_t, Lease>;
   Leases::iterator find(const PeerLink& link, uint64_t ticket);
   void hold();
+  bool is_sure(const Lease& lease) const;
   bool all_sent(const Lease& lease) const;
   int ready_layers(const Lease& lease, int group) const;
   bool is_ready(const Lease& lease, int group) const;

@@ -94,9 +94,9 @@ bool Scheduler::hold_lease(BlockTransfer& lease, std::span<const int> first, Seq
   if (begins) transfers_.push_back(&lease);
   CacheManager& cache = homes_[home].cache;
   lease.indexed.resize(static_cast<size_t>(cache.groups()));
-  if (cache.hold_indexed(lease.cache, first, lease.blocks, lease.indexed)) return true;
+  const bool all = cache.hold_indexed(lease.cache, first, lease.blocks, lease.indexed);
   if (runs) hold_computing(lease, *sequence);
-  return false;
+  return all;
 }
 
 // Where most of the lease's blocks are cached.
