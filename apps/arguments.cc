@@ -242,12 +242,14 @@ void add_bench(CLI::App* bench, Arguments& a) {
       ->add_option("--modes", a.bench_modes,
                    "What to measure: prefill, decode, serving; or speculation: speed with --speculative-config beside "
                    "speed without, and how many drafts are accepted; or ranks: speed with --tp-size and the like "
-                   "beside one rank on as many threads. Default: prefill,decode, and with --speculative-config "
+                   "beside one rank on as many threads; or disaggregation: one server beside two that share the "
+                   "threads, of which one computes prompts. Default: prefill,decode, and with --speculative-config "
                    "speculation")
       ->type_name("MODE,...")
       ->delimiter(',')
       ->allow_extra_args(false)
-      ->check(CLI::IsMember(Words{"prefill", "decode", "serving", "speculation", "ranks"}).description(""));
+      ->check(CLI::IsMember(Words{"prefill", "decode", "serving", "speculation", "ranks", "disaggregation"})
+                  .description(""));
   add_text(bench, "--prompts", a.prompts,
            "speculation: requests as of weft batch (FILE.jsonl), or a text with a prompt a line; absent: random tokens",
            "FILE");

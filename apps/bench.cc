@@ -264,18 +264,18 @@ Result<Arguments> with_modes(Arguments a) {
     if (speculation.most() > 0 && !a.details && !a.ops) a.bench_modes = {"speculation"};
   }
   const auto has = [&](const char* mode) { return std::ranges::find(a.bench_modes, mode) != a.bench_modes.end(); };
-  const bool compares = has("speculation");
-  for (const char* mode : {"speculation", "ranks"})
+  const bool compares = has("speculation") || has("disaggregation");
+  for (const char* mode : {"speculation", "ranks", "disaggregation"})
     if (has(mode) && (a.bench_modes.size() > 1 || a.details || a.ops))
       return fail(Code::invalid_argument, "--modes ", mode, " cannot be combined with other modes, --details or --ops");
   if (has("ranks") && rank_layout(a.engine).single())
     return fail(Code::invalid_argument, "--modes ranks needs more than one rank: --tp-size, --ep-size or --pp-size");
   if ((compares || a.details) && ranks_are_processes())
     return fail(
-        Code::unsupported, compares ? "--modes speculation" : "--details",
+        Code::unsupported, compares ? "--modes " + a.bench_modes[0] : "--details",
         " loads several engines, and ranks in processes run one; measure with ranks in one process, or with other "
         "--modes");
-  if (!compares && !a.prompts.empty())
+  if (!has("speculation") && !a.prompts.empty())
     return fail(Code::invalid_argument,
                 "--prompts is for --modes speculation, which needs a --speculative-config that drafts");
   return a;
@@ -334,6 +334,7 @@ Status bench_command(const Arguments& arguments, const EngineLoader& load) {
   WEFT_TRY(const Arguments chosen, with_modes(arguments));
   if (chosen.bench_modes[0] == "speculation") return bench_speculation(chosen, load);
   if (chosen.bench_modes[0] == "ranks") return bench_ranks(chosen, load);
+  if (chosen.bench_modes[0] == "disaggregation") return bench_disaggregation(chosen, load);
   if (chosen.details) return bench_details(chosen, load);
   return bench_model(chosen, load);
 }

@@ -21,9 +21,10 @@ Status chat_command(const Arguments& arguments, const EngineLoader& load);
 Status batch_command(const Arguments& arguments, const EngineLoader& load);
 Status score_command(const Arguments& arguments, const EngineLoader& load);
 Status bench_command(const Arguments& arguments, const EngineLoader& load);
-Status bench_details(const Arguments& arguments, const EngineLoader& load);      // of bench_command, with --details
-Status bench_ranks(const Arguments& arguments, const EngineLoader& load);        // with --modes ranks
-Status bench_speculation(const Arguments& arguments, const EngineLoader& load);  // with --modes speculation
+Status bench_details(const Arguments& arguments, const EngineLoader& load);         // of bench_command, with --details
+Status bench_disaggregation(const Arguments& arguments, const EngineLoader& load);  // with --modes disaggregation
+Status bench_ranks(const Arguments& arguments, const EngineLoader& load);           // with --modes ranks
+Status bench_speculation(const Arguments& arguments, const EngineLoader& load);     // with --modes speculation
 Status inspect_command(const Arguments& arguments);
 Status models_command(const Arguments& arguments);
 Status plan_command(const Arguments& arguments, const EngineLoader& load);
