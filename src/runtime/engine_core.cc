@@ -65,11 +65,10 @@ int steps_in_flight(const RankTeam& ranks, bool drafts) {
   return drafts && ranks.processes() ? 1 : ranks.layout().pipeline;
 }
 
-// For other servers, where there are any that may compute it.
-std::optional<RemotePrompt> remote_prompt(const Submission& submission) {
-  if (submission.context_servers.empty()) return std::nullopt;
+RemotePrompt remote_prompt(const Submission& submission) {
   const NewSequence& sequence = submission.sequence;
-  RemotePrompt remote{submission.context_servers, {}, {}};
+  RemotePrompt remote{submission.context_servers, {}, {}, {}};
+  for (const auto& image : submission.media) remote.images.push_back(image->hash);
   remote.prompt.salt = sequence.cache.salt, remote.prompt.priority = sequence.priority;
   remote.prompt.tokens = sequence.prompt, remote.prompt.content = sequence.cache.content;
   if (submission.media_prompt) remote.prompt.media = encode_media({submission.media, submission.media_prompt});
@@ -186,16 +185,17 @@ Result<SequenceId> EngineCore::submit(Submission submission) {
   if (!failure_.empty()) return Error(Code::unavailable, failure_);
   submission.sequence.media = submission.media_prompt;
   submission.sequence.whole_media = model().plan().joined_images;
-  const bool lacks_images = !find_features(submission);
-  const bool elsewhere = tier_ || (exchange_ && !submission.context_servers.empty());
+  const bool lacks_images = !find_features(submission.media, submission.media_prompt.get());
+  const bool remote = exchange_ && !submission.context_servers.empty(), elsewhere = tier_ || remote;
   submission.sequence.held = lacks_images || elsewhere;
-  std::optional<RemotePrompt> remote = remote_prompt(submission);
+  auto entry = std::make_shared<Entry>();
+  if (remote) entry->remote = remote_prompt(submission);
   WEFT_TRY(const SequenceId id, scheduler_.add(std::move(submission.sequence)));
-  if (lacks_images) enqueue_images(id, submission);
-  entries_.emplace(
-      static_cast<uint64_t>(id),
-      std::make_shared<Entry>(Entry{
-          std::move(submission.sink), std::move(submission.grammar), {}, lacks_images + elsewhere, std::move(remote)}));
+  if (lacks_images && remote) entry->media = std::move(submission.media), entry->media_prompt = submission.media_prompt;
+  else if (lacks_images) enqueue_images(id, submission.media, submission.media_prompt);
+  entry->sink = std::move(submission.sink), entry->grammar = std::move(submission.grammar);
+  entry->waits = lacks_images + elsewhere;
+  entries_.emplace(static_cast<uint64_t>(id), std::move(entry));
   if (tier_) tier_->import(id);
   else if (elsewhere) ask_other_servers(id);
   engine_wake_.notify_one();
@@ -203,11 +203,12 @@ Result<SequenceId> EngineCore::submit(Submission submission) {
 }
 
 // Takes what the feature cache has. Returns true if nothing is left to encode.
-bool EngineCore::find_features(Submission& submission) {
+bool EngineCore::find_features(std::span<const std::shared_ptr<const PreparedMedia>> media, MediaPrompt* prompt) {
   bool complete = true;
-  for (size_t i = 0; i < submission.media.size(); ++i) {
-    submission.media_prompt->features[i] = features_.find(submission.media[i]->hash);
-    if (submission.media_prompt->features[i]) ++images_reused_;
+  for (size_t i = 0; i < media.size(); ++i) {
+    if (prompt->features[i]) continue;
+    prompt->features[i] = features_.find(media[i]->hash);
+    if (prompt->features[i]) ++images_reused_;
     else complete = false;
   }
   return complete;
@@ -215,15 +216,15 @@ bool EngineCore::find_features(Submission& submission) {
 
 // Queues the images for encoding. An image that is queued already is encoded only once, for all sequences that wait for
 // it.
-void EngineCore::enqueue_images(SequenceId id, const Submission& submission) {
-  for (size_t i = 0; i < submission.media.size(); ++i) {
-    if (submission.media_prompt->features[i]) continue;
-    const auto same = [&](const Encoding& e) { return e.media->hash == submission.media[i]->hash; };
+void EngineCore::enqueue_images(SequenceId id, std::span<const std::shared_ptr<const PreparedMedia>> media,
+                                const std::shared_ptr<MediaPrompt>& prompt) {
+  for (size_t i = 0; i < media.size(); ++i) {
+    if (prompt->features[i]) continue;
+    const auto same = [&](const Encoding& e) { return e.media->hash == media[i]->hash; };
     auto found = std::find_if(encodings_.begin(), encodings_.end(), same);
-    if (found == encodings_.end())
-      encodings_.push_back({submission.media[i], -1, {}}), found = std::prev(encodings_.end());
+    if (found == encodings_.end()) encodings_.push_back({media[i], -1, {}}), found = std::prev(encodings_.end());
     else ++images_reused_;
-    found->waiters.push_back({id, submission.media_prompt, static_cast<int>(i)});
+    found->waiters.push_back({id, prompt, static_cast<int>(i)});
   }
   step_wake_.notify_one();
 }
@@ -268,6 +269,7 @@ void EngineCore::finish_encoding(const ImageEncoders::Encoded& image) {
   encodings_.erase(found);
   ++images_encoded_[static_cast<size_t>(image.process)];
   features_.insert(done.media->hash, image.features);
+  if (exchange_) exchange_->stepped();
   for (const Encoding::Waiter& waiter : done.waiters) {
     waiter.prompt->features[waiter.index] = image.features;
     const bool complete = std::all_of(waiter.prompt->features.begin(), waiter.prompt->features.end(),
@@ -281,16 +283,33 @@ void EngineCore::ask_other_servers(SequenceId id) {
   const auto found = entries_.find(static_cast<uint64_t>(id));
   if (found == entries_.end()) return;
   std::optional<RemotePrompt> remote = std::exchange(found->second->remote, std::nullopt);
-  if (exchange_ && remote) exchange_->fetch(id, std::move(*remote));
+  if (remote) exchange_->fetch(id, std::move(*remote));
   else let_go_on(id);
+}
+
+// Other servers have sent what they could. Images whose features did not come are encoded here.
+void EngineCore::end_fetch(SequenceId id) {
+  const auto found = entries_.find(static_cast<uint64_t>(id));
+  if (found == entries_.end()) return;
+  const std::shared_ptr<Entry> entry = found->second;
+  const auto media = std::exchange(entry->media, {});
+  if (!media.empty()) {
+    if (find_features(media, entry->media_prompt.get())) let_go_on(id);
+    else enqueue_images(id, media, entry->media_prompt);
+  }
+  let_go_on(id);
 }
 
 Status EngineCore::open_exchange() {
   if (!options_.transport) return {};
   PeerExchange::Engine engine;
-  engine.ready = [this](SequenceId id) { let_go_on(id); };
-  engine.compute = [this](ComputeMessage prompt, std::function<void(const std::string&)> done) {
-    return compute_for_another(std::move(prompt), std::move(done));
+  engine.ready = [this](SequenceId id) { end_fetch(id); };
+  engine.compute = [this](ComputeMessage prompt, PromptMedia media, std::function<void(const std::string&)> done) {
+    return compute_for_another(std::move(prompt), std::move(media), std::move(done));
+  };
+  engine.find_features = [this](const Digest& image) { return features_.find(image); };
+  engine.put_features = [this](const Digest& image, std::shared_ptr<const MediaFeatures> features) {
+    features_.insert(image, std::move(features));
   };
   engine.cancel = [this](SequenceId id) { cancel(id); };
   WEFT_TRY(std::unique_ptr<PeerExchange> exchange,
@@ -301,14 +320,9 @@ Status EngineCore::open_exchange() {
 }
 
 // The prompt of another server: a sequence that generates nothing.
-Result<SequenceId> EngineCore::compute_for_another(ComputeMessage prompt,
+Result<SequenceId> EngineCore::compute_for_another(ComputeMessage prompt, PromptMedia media,
                                                    std::function<void(const std::string& why)> done) {
-  const int tokens = static_cast<int>(prompt.tokens.size());
-  PromptMedia media;
-  if (!prompt.media.empty()) {
-    if (!model().vision) return weft::fail(Code::invalid_argument, "the model takes no images");
-    WEFT_TRY(media, decode_media(prompt.media, tokens));
-  }
+  if (!media.media.empty() && !model().vision) return weft::fail(Code::invalid_argument, "the model takes no images");
   WEFT_RETURN_IF_ERROR(check_tokens(prompt.tokens, media, model().vocab));
   SamplingParams sampling;
   sampling.max_tokens = 0;

@@ -128,6 +128,9 @@ class EngineCore {
     std::vector<int32_t> drafts;         // of a guided sequence: those that its next row may check
     int waits = 0;                       // reasons why it is held: its images, its blocks from elsewhere
     std::optional<RemotePrompt> remote;  // asked of other servers when the tier has been
+    // Images that other servers may encode; those that do not come are encoded here.
+    std::vector<std::shared_ptr<const PreparedMedia>> media;
+    std::shared_ptr<MediaPrompt> media_prompt;
   };
   // The masks of a guided row: one for the sampled token, and one behind each draft.
   struct GuidedRow {
@@ -173,15 +176,18 @@ class EngineCore {
   void fill_row_masks(Step& step, const GuidedRow& row, Entry& entry);
   bool deliver(Entry& entry, SequenceOutput& output);
   static void follow_grammar(Entry& entry, SequenceOutput& output);
-  bool find_features(Submission& submission);
-  void enqueue_images(SequenceId id, const Submission& submission);
+  bool find_features(std::span<const std::shared_ptr<const PreparedMedia>> media, MediaPrompt* prompt);
+  void enqueue_images(SequenceId id, std::span<const std::shared_ptr<const PreparedMedia>> media,
+                      const std::shared_ptr<MediaPrompt>& prompt);
   void encode_slice(std::unique_lock<std::mutex>& lock);
   void hand_out_images(std::unique_lock<std::mutex>& lock);
   void finish_encoding(const ImageEncoders::Encoded& image);
   void let_go_on(SequenceId id);
   Status open_exchange();
   void ask_other_servers(SequenceId id);
-  Result<SequenceId> compute_for_another(ComputeMessage prompt, std::function<void(const std::string& why)> done);
+  void end_fetch(SequenceId id);
+  Result<SequenceId> compute_for_another(ComputeMessage prompt, PromptMedia media,
+                                         std::function<void(const std::string& why)> done);
 
   const CoreOptions options_;
   std::unique_ptr<RankTeam> ranks_, draft_ranks_;

@@ -96,10 +96,11 @@ class Server {
                                    .clock = [&clock] { return clock; }};
     PeerExchange::Engine engine{
         [this](SequenceId id) { scheduler_.release(id); },
-        [this](ComputeMessage prompt, std::function<void(const std::string&)> done) {
+        [this](ComputeMessage prompt, PromptMedia, std::function<void(const std::string&)> done) {
           return compute(std::move(prompt), std::move(done));
         },
-        [this](SequenceId id) { scheduler_.finish(id), computing_.erase(static_cast<uint64_t>(id)); }};
+        [this](SequenceId id) { scheduler_.finish(id), computing_.erase(static_cast<uint64_t>(id)); },
+        [](const Digest&) { return nullptr; }, [](const Digest&, std::shared_ptr<const MediaFeatures>) {}};
     auto opened = PeerExchange::open(
         std::move(exchange),
         [&](ChannelHandler& handler) -> Result<std::unique_ptr<Transport>> { return network.join(name, handler); },
@@ -111,7 +112,7 @@ class Server {
   ~Server() { scheduler_.check_integrity(); }
 
   void add(NewSequence request, const std::vector<std::string>& servers) {
-    RemotePrompt remote{servers, {}, {}};
+    RemotePrompt remote{servers, {}, {}, {}};
     remote.prompt.salt = request.cache.salt, remote.prompt.tokens = request.prompt;
     Expected expected{request, {}};
     request.held = !servers.empty();

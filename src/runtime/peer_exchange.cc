@@ -15,10 +15,11 @@ PeerExchange::PeerExchange(Options options, BlockMemory& memory, std::mutex& mut
     : options_(std::move(options)), memory_(memory), mutex_(mutex), scheduler_(scheduler), engine_(std::move(engine)),
       fetcher_(
           {.time_limit = options_.time_limit, .max_local = options_.max_local}, scheduler, memory,
+          {[this](const Digest& image) { return engine_.find_features(image) != nullptr; }, engine_.put_features},
           {[this](const std::string& address) { connect(address); },
            [this](const std::string& address, std::vector<std::byte> message) { send(address, std::move(message)); }},
           engine_.ready),
-      provider_(options_.time_limit, scheduler, memory) {}
+      provider_(options_.time_limit, scheduler, memory, engine_.find_features) {}
 
 Result<std::unique_ptr<PeerExchange>> PeerExchange::open(Options options, const MakeTransport& make,
                                                          BlockMemory& memory, std::mutex& mutex, Scheduler& scheduler,
@@ -164,6 +165,8 @@ Status PeerExchange::take(const std::shared_ptr<Channel>& channel, TransferMessa
   Status status;
   if (const auto* send = std::get_if<SendMessage>(&message)) status = provider_.on_send(*peer.link, *send);
   if (const auto* cancel = std::get_if<CancelMessage>(&message)) provider_.on_cancel(*peer.link, *cancel);
+  if (const auto* features = std::get_if<FeaturesMessage>(&message))
+    status = fetcher_.on_features(peer.address, *features, now());
   if (const auto* progress = std::get_if<ProgressMessage>(&message))
     fetcher_.on_progress(peer.address, *progress, now());
   if (const auto* done = std::get_if<DoneMessage>(&message)) fetcher_.on_done(peer.address, *done, now());
@@ -176,10 +179,14 @@ Status PeerExchange::take_compute(const std::shared_ptr<Channel>& channel, Compu
   if (message.tokens.empty()) return fail(Code::invalid_argument, channel->peer(), " asks for an empty prompt");
   lock.unlock();  // the keys of a long prompt take a while
   auto lease = scheduler_.plan_lease(message.tokens, {message.salt, message.content, {}});
+  Result<PromptMedia> media =
+      message.media.empty() ? PromptMedia{} : decode_media(message.media, static_cast<int>(message.tokens.size()));
+  message.media.clear();
   lock.lock();
+  if (!media.ok()) return media.error();
   const Peer* const peer = find(channel.get());
   if (!peer || stopping_) return {};
-  WEFT_RETURN_IF_ERROR(provider_.begin(peer->link, std::move(message), std::move(lease), now()));
+  WEFT_RETURN_IF_ERROR(provider_.begin(peer->link, std::move(message), std::move(*media), std::move(lease), now()));
   wake();
   return {};
 }
@@ -223,7 +230,8 @@ void PeerExchange::run() {
 
 bool PeerExchange::work(std::unique_lock<std::mutex>& lock) {
   const bool ticked = tick();
-  return plan_fetch(lock) || begin_prompt(lock) || cancel_abandoned(lock) || send_piece(lock) || ticked;
+  return plan_fetch(lock) || begin_prompt(lock) || cancel_abandoned(lock) || send_features(lock) || send_piece(lock) ||
+         ticked;
 }
 
 bool PeerExchange::plan_fetch(std::unique_lock<std::mutex>& lock) {
@@ -238,7 +246,7 @@ bool PeerExchange::plan_fetch(std::unique_lock<std::mutex>& lock) {
   }
   if (planning_.erase(static_cast<uint64_t>(next.id)) == 0) return true;  // forgotten meanwhile
   if (transfer && !stopping_) fetcher_.begin(next.id, std::move(transfer), std::move(next.prompt), now());
-  else engine_.ready(next.id);
+  else fetcher_.decline(next.id);
   return true;
 }
 
@@ -247,11 +255,12 @@ bool PeerExchange::begin_prompt(std::unique_lock<std::mutex>& lock) {
   if (!job) return false;
   const uint64_t lease = job->lease;
   lock.unlock();
-  Result<SequenceId> sequence = engine_.compute(std::move(job->prompt), [this, lease](const std::string& why) {
-    const std::lock_guard guard(mutex_);
-    provider_.computed(lease, why);
-    wake();
-  });
+  Result<SequenceId> sequence =
+      engine_.compute(std::move(job->prompt), std::move(job->media), [this, lease](const std::string& why) {
+        const std::lock_guard guard(mutex_);
+        provider_.computed(lease, why);
+        wake();
+      });
   lock.lock();
   provider_.started(lease, std::move(sequence));
   return true;
@@ -262,6 +271,15 @@ bool PeerExchange::cancel_abandoned(std::unique_lock<std::mutex>& lock) {
   if (abandoned.empty()) return false;
   lock.unlock();
   for (const SequenceId id : abandoned) engine_.cancel(id);
+  lock.lock();
+  return true;
+}
+
+bool PeerExchange::send_features(std::unique_lock<std::mutex>& lock) {
+  const std::optional<PrefixProvider::FeatureRows> rows = provider_.next_features();
+  if (!rows) return false;
+  lock.unlock();
+  rows->link->channel().send(encode(rows->message));
   lock.lock();
   return true;
 }

@@ -41,8 +41,13 @@ class PeerExchange final : public ChannelHandler {
     std::function<void(SequenceId)> ready;
     // Without it: computes a prompt for another server. done(why) follows once, on any thread without the mutex, when
     // the prompt is computed (why is empty) or will not be.
-    std::function<Result<SequenceId>(ComputeMessage prompt, std::function<void(const std::string& why)> done)> compute;
+    std::function<Result<SequenceId>(ComputeMessage prompt, PromptMedia media,
+                                     std::function<void(const std::string& why)> done)>
+        compute;
     std::function<void(SequenceId)> cancel;
+    // With it: images' features that are there, and that have come from another server.
+    PrefixProvider::FindFeatures find_features;
+    std::function<void(const Digest& image, std::shared_ptr<const MediaFeatures>)> put_features;
   };
   using MakeTransport = std::function<Result<std::unique_ptr<Transport>>(ChannelHandler&)>;
 
@@ -59,7 +64,7 @@ class PeerExchange final : public ChannelHandler {
   void fetch(SequenceId id, RemotePrompt prompt);
   void forget(SequenceId id);  // the sequence is gone
   void step_finished(uint64_t step);
-  void stepped();  // a step was submitted or committed
+  void stepped();  // a step was submitted or committed, or an image encoded
   TransferMetrics metrics() const;
 
   void on_accepted(const std::shared_ptr<Channel>& channel) override;
@@ -94,6 +99,7 @@ class PeerExchange final : public ChannelHandler {
   void lose(const Channel* channel, const std::string& why);
   bool plan_fetch(std::unique_lock<std::mutex>& lock);
   bool begin_prompt(std::unique_lock<std::mutex>& lock);
+  bool send_features(std::unique_lock<std::mutex>& lock);
   bool send_piece(std::unique_lock<std::mutex>& lock);
   bool cancel_abandoned(std::unique_lock<std::mutex>& lock);
   bool tick();

@@ -1,6 +1,7 @@
 #include "runtime/prefix_fetcher.h"
 
 #include <algorithm>
+#include <cstring>
 #include <limits>
 
 #include "base/log.h"
@@ -15,18 +16,16 @@ constexpr int64_t kReservedShare = 2;
 
 }  // namespace
 
-PrefixFetcher::PrefixFetcher(const Options& options, Scheduler& scheduler, const BlockMemory& memory, Line line,
-                             std::function<void(SequenceId)> ready)
-    : options_(options), scheduler_(scheduler), memory_(memory), line_(std::move(line)), ready_(std::move(ready)) {}
+PrefixFetcher::PrefixFetcher(const Options& options, Scheduler& scheduler, const BlockMemory& memory, Features features,
+                             Line line, std::function<void(SequenceId)> ready)
+    : options_(options), scheduler_(scheduler), memory_(memory), features_(std::move(features)), line_(std::move(line)),
+      ready_(std::move(ready)) {}
 
 void PrefixFetcher::begin(SequenceId id, std::unique_ptr<BlockTransfer> transfer, RemotePrompt prompt, double now) {
   auto fetch = std::make_unique<Fetch>();
   fetch->transfer = std::move(transfer), fetch->prompt = std::move(prompt);
   fetch->began = now, fetch->waiters = {id};
-  if (!worth_it(*fetch)) {
-    ++metrics_.local;
-    return ready_(id);
-  }
+  if (!worth_it(*fetch)) return decline(id);
   fetch->prompt.last = fetch->transfer->cache.keys[static_cast<size_t>(fetch->transfer->blocks - 1)];
   if (join(id, fetch->prompt.last)) return;
   ++metrics_.fetches;
@@ -109,6 +108,12 @@ void PrefixFetcher::ask(Fetch& fetch) {
   fetch.asked = true;
   const auto tiles = static_cast<uint32_t>(memory_.tiles());
   SendMessage message{fetch.ticket, {}, {}};
+  fetch.images.clear();
+  for (uint32_t i = 0; i < fetch.prompt.images.size(); ++i) {
+    if (features_.has(fetch.prompt.images[i])) continue;
+    fetch.images[i] = {};
+    message.features.push_back(i);
+  }
   for (const Wanted& wanted : fetch.wanted) {
     if (wanted.sure) continue;
     const TileRange range{static_cast<uint32_t>(wanted.at.group), static_cast<uint32_t>(wanted.at.number) * tiles,
@@ -212,6 +217,42 @@ void PrefixFetcher::on_lost(const std::string& server, const std::string& why, d
   for (auto& [number, fetch] : fetches_)
     if (!fetch->ending && fetch->address() == server) lost.push_back(number);
   for (const uint64_t number : lost) next_server(number, why, now);
+}
+
+// Rows come in order.
+Status PrefixFetcher::on_features(const std::string& server, const FeaturesMessage& message, double now) {
+  constexpr uint64_t kMostValues = uint64_t{1} << 28;
+  const uint64_t number = of(server, message.ticket);
+  if (number == 0) return {};
+  Fetch& fetch = *fetches_.at(number);
+  const auto found = fetch.images.find(message.image);
+  const auto wrong = [&](const char* what) {
+    return fail(Code::invalid_argument, server, " sent ", what, ": image ", message.image, ", ", message.rows,
+                " rows of ", message.columns, ", from ", message.first_row, " on");
+  };
+  if (found == fetch.images.end()) return wrong("features that are not wanted");
+  Fetch::Image& image = found->second;
+  if (uint64_t{message.rows} * message.columns > kMostValues) return wrong("features that are too large");
+  if (!image.features) {
+    image.features = std::make_shared<MediaFeatures>(
+        MediaFeatures{static_cast<int>(message.rows), static_cast<int>(message.columns), {}});
+    image.features->values.resize(size_t{message.rows} * message.columns);
+  }
+  MediaFeatures& features = *image.features;
+  const bool same =
+      features.rows == static_cast<int>(message.rows) && features.cols == static_cast<int>(message.columns);
+  if (!same || message.first_row != image.rows || message.values.empty()) return wrong("features out of their order");
+  const size_t row = size_t{message.columns} * sizeof(float);
+  std::memcpy(features.values.data() + size_t{image.rows} * message.columns, message.values.data(),
+              message.values.size());
+  image.rows += static_cast<uint32_t>(message.values.size() / row);
+  metrics_.bytes += message.values.size();
+  fetch.heard = now;
+  if (image.rows < message.rows) return {};
+  features_.put(fetch.prompt.images[message.image], std::move(image.features));
+  fetch.images.erase(found);
+  if (is_complete(fetch) && fetch.writing == 0) end(number, true);
+  return {};
 }
 
 Result<PrefixFetcher::Places> PrefixFetcher::begin_part(const std::string& server, const PartMessage& message,

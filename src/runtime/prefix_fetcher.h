@@ -14,6 +14,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "core/media_prompt.h"
 #include "core/metrics.h"
 #include "runtime/block_memory.h"
 #include "sched/scheduler.h"
@@ -25,6 +26,7 @@ namespace weft {
 struct RemotePrompt {
   std::vector<std::string> servers;  // the best first
   ComputeMessage prompt;             // its ticket is not set yet
+  std::vector<Digest> images;        // of the prompt
   BlockKey last;                     // of the last block that is wanted
 };
 
@@ -36,16 +38,23 @@ class PrefixFetcher {
     double pause = 5;         // before a server that could not be reached is tried again
     int max_local = 0;        // prompts with no more tokens to compute are computed here
   };
+  // Where images' features are kept: whether there are some, and new ones.
+  struct Features {
+    std::function<bool(const Digest& image)> has;
+    std::function<void(const Digest& image, std::shared_ptr<const MediaFeatures>)> put;
+  };
   // `connect(address)`: what is sent goes to this server; `send` of a server that has been lost does nothing.
   struct Line {
     std::function<void(const std::string& address)> connect;
     std::function<void(const std::string& address, std::vector<std::byte>)> send;
   };
-  PrefixFetcher(const Options& options, Scheduler& scheduler, const BlockMemory& memory, Line line,
+  PrefixFetcher(const Options& options, Scheduler& scheduler, const BlockMemory& memory, Features features, Line line,
                 std::function<void(SequenceId)> ready);
 
   // A held sequence whose blocks' keys are in `transfer` (Scheduler::plan_import). ready(id) follows.
   void begin(SequenceId id, std::unique_ptr<BlockTransfer> transfer, RemotePrompt prompt, double now);
+  // A held sequence that nothing can be fetched for. ready(id) follows.
+  void decline(SequenceId id) { ++metrics_.local, ready_(id); }
   // The sequence is gone.
   void forget(SequenceId id);
   // Steps up to this one are finished, or memory may have become free.
@@ -70,6 +79,7 @@ class PrefixFetcher {
     uint64_t fetch = 0;
     std::vector<Place> places;
   };
+  Status on_features(const std::string& server, const FeaturesMessage& message, double now);
   Result<Places> begin_part(const std::string& server, const PartMessage& message, double now);
   void end_part(const Places& places);
 
@@ -98,6 +108,11 @@ class PrefixFetcher {
     std::vector<Wanted> wanted;
     std::map<std::pair<int, int>, size_t> by_number;  // group and block number -> wanted
     size_t incomplete = 0;                            // that are not sure
+    struct Image {
+      std::shared_ptr<MediaFeatures> features;
+      uint32_t rows = 0;  // that have come, from the first on
+    };
+    std::map<uint32_t, Image> images;  // whose features are wanted
     const std::string& address() const { return prompt.servers[server]; }
   };
   bool worth_it(Fetch& fetch) const;
@@ -107,7 +122,7 @@ class PrefixFetcher {
   void reserve(Fetch& fetch);
   void ask(Fetch& fetch);
   uint64_t of(const std::string& server, uint64_t ticket) const;
-  bool is_complete(const Fetch& fetch) const { return fetch.reserved && fetch.incomplete == 0; }
+  bool is_complete(const Fetch& fetch) const { return fetch.reserved && fetch.incomplete == 0 && fetch.images.empty(); }
   void end(uint64_t number, bool cancel);
   void settle(Fetch& fetch, Wanted& wanted);
   void confirm(Fetch& fetch, int positions);
@@ -116,6 +131,7 @@ class PrefixFetcher {
   const Options options_;
   Scheduler& scheduler_;
   const BlockMemory& memory_;
+  const Features features_;
   const Line line_;
   const std::function<void(SequenceId)> ready_;
   std::unordered_map<uint64_t, std::unique_ptr<Fetch>> fetches_;  // by number

@@ -12,10 +12,11 @@ constexpr double kReportSeconds = 1;
 
 }  // namespace
 
-PrefixProvider::PrefixProvider(double time_limit, Scheduler& scheduler, const BlockMemory& memory)
-    : time_limit_(time_limit), scheduler_(scheduler), memory_(memory) {}
+PrefixProvider::PrefixProvider(double time_limit, Scheduler& scheduler, const BlockMemory& memory,
+                               FindFeatures features)
+    : time_limit_(time_limit), scheduler_(scheduler), memory_(memory), find_features_(std::move(features)) {}
 
-Status PrefixProvider::begin(std::shared_ptr<PeerLink> link, ComputeMessage prompt,
+Status PrefixProvider::begin(std::shared_ptr<PeerLink> link, ComputeMessage prompt, PromptMedia media,
                              std::unique_ptr<BlockTransfer> blocks, double now) {
   if (find(*link, prompt.ticket) != leases_.end())
     return fail(Code::invalid_argument, link->peer(), " uses ticket ", prompt.ticket, " twice");
@@ -24,7 +25,8 @@ Status PrefixProvider::begin(std::shared_ptr<PeerLink> link, ComputeMessage prom
   Lease& lease = leases_[number];
   lease.link = std::move(link), lease.ticket = prompt.ticket;
   lease.deadline = now + std::min(time_limit_, prompt.time_limit_ms / 1000.0), lease.reported = now;
-  lease.prompt = std::move(prompt), lease.blocks = std::move(blocks);
+  for (const auto& image : media.media) lease.images.push_back(image->hash);
+  lease.prompt = std::move(prompt), lease.media = std::move(media), lease.blocks = std::move(blocks);
   if (leases_.size() > kMostLeases) done(number, false, "too many prompts wait here");
   else if (!scheduler_.is_cached(*lease.blocks)) lease.queued = true, jobs_.push_back(number);
   return {};
@@ -58,6 +60,12 @@ Status PrefixProvider::on_send(const PeerLink& link, const SendMessage& message)
     int& first = lease.first[range.group];
     first = std::min(first, static_cast<int>(range.first) / tiles);
     of_group.push_back(range);
+  }
+  for (const uint32_t image : message.features) {
+    if (image >= lease.images.size())
+      return fail(Code::invalid_argument, link.peer(), " wants the features of image ", image, ", there are ",
+                  lease.images.size());
+    lease.features.push_back(image);
   }
   lease.wanted = unheld_ = true;
   return {};
@@ -107,7 +115,7 @@ std::optional<PrefixProvider::Job> PrefixProvider::next_job() {
     jobs_.pop_front();
     const auto found = leases_.find(number);
     if (found == leases_.end() || found->second.ended) continue;
-    return Job{number, std::move(found->second.prompt)};
+    return Job{number, std::move(found->second.prompt), std::move(found->second.media)};
   }
   return std::nullopt;
 }
@@ -156,7 +164,7 @@ bool PrefixProvider::is_sure(const Lease& lease) const {
 }
 
 bool PrefixProvider::all_sent(const Lease& lease) const {
-  return lease.wanted && is_sure(lease) && lease.reading == 0 &&
+  return lease.wanted && is_sure(lease) && lease.features.empty() && lease.reading == 0 &&
          std::ranges::all_of(lease.tiles, [](const auto& tiles) { return tiles.empty(); });
 }
 
@@ -242,9 +250,38 @@ void PrefixProvider::sent(const Piece& piece) {
   settle(piece.lease);
 }
 
+// An image is encoded before the prompt is computed. One whose features are not there then has to be encoded by who
+// asks.
+std::optional<PrefixProvider::FeatureRows> PrefixProvider::next_features() {
+  for (auto& [number, lease] : leases_) {
+    if (!lease.wanted || lease.ended || lease.features.empty()) continue;
+    if (lease.link->channel().queued_bytes() > kMostQueued) continue;
+    const uint32_t image = lease.features.front();
+    const std::shared_ptr<const MediaFeatures> features = find_features_(lease.images[image]);
+    if (!features) continue;
+    const auto rows = static_cast<uint32_t>(features->rows), columns = static_cast<uint32_t>(features->cols);
+    const size_t row_bytes = columns * sizeof(float);
+    const uint32_t count = std::clamp(static_cast<uint32_t>(kLongestPiece / row_bytes), 1u, rows - lease.rows_sent);
+    const auto values = std::as_bytes(std::span(features->values));
+    FeatureRows some{lease.link,
+                     {lease.ticket, image, rows, columns, lease.rows_sent,
+                      values.subspan(lease.rows_sent * row_bytes, count * row_bytes)},
+                     features};
+    lease.rows_sent += count;
+    metrics_.bytes += count * row_bytes;
+    if (lease.rows_sent == rows) lease.features.pop_front(), lease.rows_sent = 0, unheld_ = true;
+    return some;
+  }
+  return std::nullopt;
+}
+
 // Ends the lease if all is sent, or nothing more will come.
 void PrefixProvider::settle(uint64_t number) {
   Lease& lease = leases_.at(number);
+  if (!lease.queued && !lease.computing)
+    while (!lease.features.empty() && !find_features_(lease.images[lease.features.front()]))
+      lease.features.pop_front(), lease.rows_sent = 0;
+  if (!lease.features.empty()) return;
   if (all_sent(lease)) return done(number, true, "");
   if (lease.queued || lease.computing || lease.reading > 0 || lease.held) return;
   for (int g = 0; g < static_cast<int>(lease.tiles.size()); ++g)

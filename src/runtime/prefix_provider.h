@@ -6,14 +6,17 @@
 #pragma once
 
 #include <deque>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "core/media_prompt.h"
 #include "core/metrics.h"
 #include "runtime/block_memory.h"
+#include "runtime/media_message.h"
 #include "sched/scheduler.h"
 #include "transfer/peer_link.h"
 
@@ -21,10 +24,14 @@ namespace weft {
 
 class PrefixProvider {
  public:
-  PrefixProvider(double time_limit, Scheduler& scheduler, const BlockMemory& memory);
+  // An image's features, if they are there.
+  using FindFeatures = std::function<std::shared_ptr<const MediaFeatures>(const Digest& image)>;
+  PrefixProvider(double time_limit, Scheduler& scheduler, const BlockMemory& memory, FindFeatures features);
 
-  // A server asks. `lease`: planned for its prompt. An error ends the connection.
-  Status begin(std::shared_ptr<PeerLink> link, ComputeMessage prompt, std::unique_ptr<BlockTransfer> lease, double now);
+  // A server asks. `media`: the prompt's images, taken out of it; `lease`: planned for it. An error ends the
+  // connection.
+  Status begin(std::shared_ptr<PeerLink> link, ComputeMessage prompt, PromptMedia media,
+               std::unique_ptr<BlockTransfer> lease, double now);
   Status on_send(const PeerLink& link, const SendMessage& message);
   void on_cancel(const PeerLink& link, const CancelMessage& message);
   void on_lost(const PeerLink& link);
@@ -41,6 +48,7 @@ class PrefixProvider {
   struct Job {
     uint64_t lease = 0;
     ComputeMessage prompt;
+    PromptMedia media;
   };
   std::optional<Job> next_job();
   void started(uint64_t lease, Result<SequenceId> sequence);
@@ -61,6 +69,13 @@ class PrefixProvider {
   };
   std::optional<Piece> next_piece();
   void sent(const Piece& piece);
+  // Rows of an image's features that can be sent now.
+  struct FeatureRows {
+    std::shared_ptr<PeerLink> link;
+    FeaturesMessage message;  // its values are those of:
+    std::shared_ptr<const MediaFeatures> features;
+  };
+  std::optional<FeatureRows> next_features();
 
   ProvideMetrics metrics() const;
 
@@ -69,14 +84,18 @@ class PrefixProvider {
     std::shared_ptr<PeerLink> link;
     uint64_t ticket = 0;
     ComputeMessage prompt;
+    PromptMedia media;
+    std::vector<Digest> images;
     std::unique_ptr<BlockTransfer> blocks;
     SequenceId sequence{};
     bool queued = false, computing = false;    // waits for its sequence; has one
     bool wanted = false, held = false;         // its SendMessage has come; all blocks are held
     std::vector<std::deque<TileRange>> tiles;  // per group: what is still to be sent
-    std::vector<int> first, next_layer;        // per group: the first wanted block; of the piece at the front
-    int reading = 0;                           // pieces in the caller's hands
-    bool ended = false;                        // but one is
+    std::deque<uint32_t> features;             // likewise images; of the first of them so many rows are sent
+    uint32_t rows_sent = 0;
+    std::vector<int> first, next_layer;  // per group: the first wanted block; of the piece at the front
+    int reading = 0;                     // pieces in the caller's hands
+    bool ended = false;                  // but one is
     double deadline = 0, reported = 0;
     int reported_positions = 0;
     int unsure = 0;  // positions below this were sent before it was known that nothing went wrong with them
@@ -97,6 +116,7 @@ class PrefixProvider {
   const double time_limit_;
   Scheduler& scheduler_;
   const BlockMemory& memory_;
+  const FindFeatures find_features_;
   Leases leases_;
   std::deque<uint64_t> jobs_;
   std::vector<SequenceId> abandoned_;

@@ -103,6 +103,8 @@ TEST_P(TwoServers, AnswerLikeOne) {
   EXPECT_EQ(fetched.fetched.failures, 0u);
   EXPECT_EQ(fetched.fetched.complete, fetched.fetched.fetches);
   EXPECT_EQ(provided.provided.prompts, fetched.fetched.fetches);
+  EXPECT_EQ(from->metrics().core.images_encoded > 0, !requests_[0].images.empty());
+  EXPECT_LE(to->metrics().core.images_encoded, fetched.fetched.local) << "features come with the blocks";
   expect_idle(*to), expect_idle(*from);
 }
 
