@@ -2,6 +2,7 @@
 // them, in the same run, a plain socket and memcpy. Prints one JSON object per line.
 //
 //   bench_transfer [HOST=127.0.0.1]      an address of this machine; UCX uses other devices for another than loopback
+#include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <spawn.h>
 #include <sys/socket.h>

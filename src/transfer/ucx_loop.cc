@@ -58,19 +58,27 @@ bool UcxLoop::post(std::function<void()> task) {
 void UcxLoop::run() {
   for (;;) {
     run_tasks();
-    for (Worker& worker : workers_)
-      while (worker.worker && ucx->progress(worker.worker) > 0) {
-      }
+    bool busy = false;
+    for (const Worker& worker : workers_)
+      if (worker.worker) busy = progress(worker.worker) || busy;
     pass_deadlines();
-    if (disconnect_dying()) continue;  // UCX has begun something by it
+    busy = disconnect_dying() || busy;  // UCX has begun something by it
     {
       const std::lock_guard lock(mutex_);
       if (stopping_) break;
-      if (!tasks_.empty()) continue;
+      busy = busy || !tasks_.empty();
     }
-    sleep();
+    if (!busy) sleep();
   }
   close_all();
+}
+
+// Whether there may be more to do at once: traffic without a pause must not keep the loop from all else.
+bool UcxLoop::progress(weft_ucx_worker* worker) {
+  constexpr int kTurns = 64;
+  for (int turn = 0; turn < kTurns; ++turn)
+    if (ucx->progress(worker) == 0) return false;
+  return true;
 }
 
 void UcxLoop::run_tasks() {
@@ -116,6 +124,7 @@ void UcxLoop::sleep() {
 }
 
 void UcxLoop::close_all() {
+  run_tasks();  // channels that are not among channels_ yet
   ending = true;
   const auto channels = channels_;
   for (const auto& channel : channels) channel->end(fail(Code::cancelled, "the transport has ended here"));

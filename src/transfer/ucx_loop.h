@@ -63,6 +63,7 @@ class UcxLoop : public std::enable_shared_from_this<UcxLoop> {
 
  private:
   void run();
+  bool progress(weft_ucx_worker* worker);
   void run_tasks();
   bool disconnect_dying();  // whether there were any
   void pass_deadlines();
