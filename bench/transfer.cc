@@ -45,8 +45,9 @@ void print(const char* what, size_t bytes, size_t count, double seconds) {
 
 void print_trips(const char* what, std::vector<double>& seconds) {
   std::sort(seconds.begin(), seconds.end());
-  std::printf("{\"bench\": \"transfer\", \"what\": \"%s\", \"bytes\": %zu, \"round_trip_us\": %.1f, \"p99_us\": %.1f}\n",
-              what, kSmall, seconds[seconds.size() / 2] * 1e6, seconds[seconds.size() * 99 / 100] * 1e6);
+  std::printf(
+      "{\"bench\": \"transfer\", \"what\": \"%s\", \"bytes\": %zu, \"round_trip_us\": %.1f, \"p99_us\": %.1f}\n", what,
+      kSmall, seconds[seconds.size() / 2] * 1e6, seconds[seconds.size() * 99 / 100] * 1e6);
   std::fflush(stdout);
 }
 
@@ -74,9 +75,7 @@ class Asking : public ChannelHandler {
     ++drained;
     drained.notify_all();
   }
-  void on_closed(const std::shared_ptr<Channel>&, const Error& why) override {
-    WEFT_CHECK(finished) << why.message();
-  }
+  void on_closed(const std::shared_ptr<Channel>&, const Error& why) override { WEFT_CHECK(finished) << why.message(); }
   std::atomic<int> answers{0}, drained{0};
   std::atomic<bool> finished{false};
 };
@@ -177,7 +176,8 @@ void measure_transport(const char* kind, const std::string& host) {
   channel->close();
 }
 
-// ---- A plain socket --------------------------------------------------------------------------------------------------
+// ---- A plain socket
+// --------------------------------------------------------------------------------------------------
 
 void write_all(int socket, const std::byte* data, size_t bytes) {
   while (bytes > 0) {

@@ -50,12 +50,13 @@ struct EngineOptions {
   TierUse kv_cache_tier_use = TierUse::automatic;
   // Disaggregated serving (docs/serving-at-scale.md).
   ServerRole role = ServerRole::both;
-  std::string kv_transfer;  // "HOST:PORT" where others get blocks from this one's cache; port 0: a free one; empty: nowhere
+  std::string
+      kv_transfer;  // "HOST:PORT" where others get blocks from this one's cache; port 0: a free one; empty: nowhere
   TransferCarrier kv_transfer_carrier = TransferCarrier::tcp;
   std::string kv_transfer_secret;  // that both sides know; empty: none, on loopback addresses only
   int kv_transfer_timeout = 120;   // seconds that a prompt waits for blocks of another server; then it is computed here
   int max_local_prefill = 0;       // prompts with no more tokens to compute than this are not sent to another server
-  int kv_cache_events = 0;  // changes of the cache's index that are kept until they are fetched; 0: none
+  int kv_cache_events = 0;         // changes of the cache's index that are kept until they are fetched; 0: none
   bool enable_chunked_prefill = true;
   bool enable_block_reuse = true;
   bool overlap_scheduler = true;

@@ -59,8 +59,7 @@ Result<HostPort> parse_host_port(std::string_view text) {
 
 std::string SocketAddress::text() const {
   char host[NI_MAXHOST] = {}, port[NI_MAXSERV] = {};
-  const int error =
-      ::getnameinfo(data(), size, host, sizeof host, port, sizeof port, NI_NUMERICHOST | NI_NUMERICSERV);
+  const int error = ::getnameinfo(data(), size, host, sizeof host, port, sizeof port, NI_NUMERICHOST | NI_NUMERICSERV);
   if (error) return "unknown address";
   return storage.ss_family == AF_INET6 ? std::string("[") + host + "]:" + port : std::string(host) + ":" + port;
 }

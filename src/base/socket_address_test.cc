@@ -12,7 +12,9 @@ TEST(SocketAddress, Parses) {
     const char* text;
     const char* host;
     int port;
-  } rows[] = {{"10.0.0.7:41234", "10.0.0.7", 41234}, {"node7:0", "node7", 0}, {"[::1]:80", "::1", 80},
+  } rows[] = {{"10.0.0.7:41234", "10.0.0.7", 41234},
+              {"node7:0", "node7", 0},
+              {"[::1]:80", "::1", 80},
               {"[fe80::1%eth0]:65535", "fe80::1%eth0", 65535}};
   for (const auto& row : rows) {
     const auto place = parse_host_port(row.text);
@@ -26,11 +28,10 @@ TEST(SocketAddress, Refuses) {
   const struct {
     const char* text;
     const char* what;
-  } rows[] = {{"", "the port is missing"},          {"node7", "the port is missing"},
-              {"[::1]", "the port is missing"},     {"::1:80", "in brackets"},
-              {"[node7]:80", "must be IPv6"},       {":80", "the host is missing"},
-              {"node7:", "0 to 65535"},             {"node7:65536", "0 to 65535"},
-              {"node7:80x", "0 to 65535"},          {"node7:-1", "0 to 65535"}};
+  } rows[] = {{"", "the port is missing"}, {"node7", "the port is missing"}, {"[::1]", "the port is missing"},
+              {"::1:80", "in brackets"},   {"[node7]:80", "must be IPv6"},   {":80", "the host is missing"},
+              {"node7:", "0 to 65535"},    {"node7:65536", "0 to 65535"},    {"node7:80x", "0 to 65535"},
+              {"node7:-1", "0 to 65535"}};
   for (const auto& row : rows) {
     const auto place = parse_host_port(row.text);
     ASSERT_FALSE(place.ok()) << row.text;

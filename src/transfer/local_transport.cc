@@ -172,9 +172,8 @@ void LocalNetwork::cut(const std::string& one, const std::string& other) {
 // Lets on_closed() come: at once, or behind what is under way.
 void LocalNetwork::end(LocalChannel& channel, const Error& why, bool at_once) {
   if (at_once)
-    std::erase_if(channel.events_, [](const Event& event) {
-      return event.kind == Event::message || event.kind == Event::drained;
-    });
+    std::erase_if(channel.events_,
+                  [](const Event& event) { return event.kind == Event::message || event.kind == Event::drained; });
   if (channel.ending_) return;
   channel.ending_ = true;
   channel.queued_ = 0;
@@ -188,9 +187,8 @@ std::vector<LocalNetwork::Held> LocalNetwork::ready() const {
   std::vector<Held> found;
   for (const Held& channel : channels_) {
     const auto& events = channel->events_;
-    const auto first = std::find_if(events.begin(), events.end(), [&](const Event& event) {
-      return event.waits || event.due <= now_;
-    });
+    const auto first = std::find_if(events.begin(), events.end(),
+                                    [&](const Event& event) { return event.waits || event.due <= now_; });
     if (first != events.end() && first->due <= now_) found.push_back(channel);
   }
   return found;
@@ -213,16 +211,15 @@ bool LocalNetwork::step(uint64_t choice) {
 bool LocalNetwork::deliver(const Held& channel, std::unique_lock<std::mutex>& lock) {
   auto& events = channel->events_;
   const uint64_t now = now_ == 0 ? 0 : now_ - 1;  // step() has counted this one already
-  const auto next = std::find_if(events.begin(), events.end(), [&](const Event& event) {
-    return event.waits || event.due <= now;
-  });
+  const auto next =
+      std::find_if(events.begin(), events.end(), [&](const Event& event) { return event.waits || event.due <= now; });
   const bool late = next->kind == Event::closed && next != events.begin();
   Event event = std::move(*next);
   events.erase(next);
   if (late) events.clear();  // messages that were overtaken by the end
   if (event.kind == Event::message && event.bytes.size() > channel->allowed_) {
-    event.why = fail(Code::invalid_argument, channel->peer_, " sent a message of ", event.bytes.size(),
-                     " bytes where ", channel->allowed_.load(), " are allowed");
+    event.why = fail(Code::invalid_argument, channel->peer_, " sent a message of ", event.bytes.size(), " bytes where ",
+                     channel->allowed_.load(), " are allowed");
     event.kind = Event::closed;
     if (const Held other = channel->other_)
       end(*other, fail(Code::unavailable, "lost ", other->peer_, ": it has closed the connection"), false);

@@ -1,6 +1,6 @@
-// Channels within a process, for tests: several transports that share a network, whose addresses are any names. What the
-// network does with a message can be chosen (deliver, drop, duplicate, delay, cut), and events come from a thread, or one
-// by one when the test says so, in the order that it chooses.
+// Channels within a process, for tests: several transports that share a network, whose addresses are any names. What
+// the network does with a message can be chosen (deliver, drop, duplicate, delay, cut), and events come from a thread,
+// or one by one when the test says so, in the order that it chooses.
 //
 // It keeps channel.h's contract but for the time limits: a dial succeeds or fails with its first event, and who is
 // accepted may be silent for ever.
@@ -86,7 +86,7 @@ class LocalNetwork {
   std::condition_variable changed_;
   Hook hook_;
   std::map<std::string, LocalTransport*> listeners_;
-  std::vector<Held> channels_;           // whose last event has not come yet
+  std::vector<Held> channels_;            // whose last event has not come yet
   LocalTransport* delivering_ = nullptr;  // whose event is running
   uint64_t now_ = 0;                      // steps so far
   size_t turn_ = 0;                       // of the thread

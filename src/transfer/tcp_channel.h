@@ -2,8 +2,8 @@
 //
 // Sending: queue_ is under the mutex. Frames are written by the transport's thread, many with one call; only a small
 // message that finds the queue empty is written by its sender, which saves waking that thread. Receiving: small
-// messages are taken where they lie in scratch_, which is read as full as it gets; the bytes of a longer one go straight
-// into large_.
+// messages are taken where they lie in scratch_, which is read as full as it gets; the bytes of a longer one go
+// straight into large_.
 #pragma once
 
 #include <sys/uio.h>

@@ -9,7 +9,7 @@ namespace weft {
 
 namespace {
 
-constexpr size_t kShort = kFirstMessageBytes;      // messages up to here come with their bytes
+constexpr size_t kShort = kFirstMessageBytes;       // messages up to here come with their bytes
 constexpr size_t kFetchedAtOnce = size_t{4} << 20;  // bytes of messages, and one
 constexpr std::string_view kGreeting = "weft ucx 1";
 

@@ -2,8 +2,8 @@
 // which is loaded from the program's folder when it is asked for; weft itself does not link it.
 //
 // UCX's own wire protocol has no authentication: who reaches the port of a process can make UCX there take memory, or
-// read and write memory that is registered for transfers. Messages are checked as over TCP, what lies below them is not.
-// So it belongs into closed networks.
+// read and write memory that is registered for transfers. Messages are checked as over TCP, what lies below them is
+// not. So it belongs into closed networks.
 #pragma once
 
 #include <memory>

@@ -276,8 +276,8 @@ void describe(int error, char* text, size_t size) {
   std::snprintf(text, size, "%s", ucs_status_string(static_cast<ucs_status_t>(error)));
 }
 
-const weft_ucx_table kTable = {WEFT_UCX_ABI, open,  close,  listen,   connect, disconnect, send,
-                               fetch,        refuse, progress, arm,     descriptor, describe};
+const weft_ucx_table kTable = {WEFT_UCX_ABI, open,   close,    listen, connect,    disconnect, send,
+                               fetch,        refuse, progress, arm,    descriptor, describe};
 
 }  // namespace
 

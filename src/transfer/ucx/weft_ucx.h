@@ -1,8 +1,9 @@
-/* What libweft_ucx.so gives to weft: UCX's connections and active messages as a table of a few C functions, all of which
- * return at once. Order, limits, deadlines and threads are weft's own (ucx_transport.h).
+/* What libweft_ucx.so gives to weft: UCX's connections and active messages as a table of a few C functions, all of
+ * which return at once. Order, limits, deadlines and threads are weft's own (ucx_transport.h).
  *
- * A shared library that is loaded when a transfer over UCX is asked for, for the reasons that comm/mpi/weft_mpi.h gives:
- * one program for machines with and without it, and a cluster's own UCX needs only this small library built again.
+ * A shared library that is loaded when a transfer over UCX is asked for, for the reasons that comm/mpi/weft_mpi.h
+ * gives: one program for machines with and without it, and a cluster's own UCX needs only this small library built
+ * again.
  *
  * UCX's wire protocol has no authentication (ucx_transport.h): it belongs into closed networks.
  *
@@ -77,7 +78,8 @@ typedef struct weft_ucx_table {
 #if defined(__GNUC__)
 __attribute__((visibility("default")))
 #endif
-const weft_ucx_table* weft_ucx(void);
+const weft_ucx_table*
+weft_ucx(void);
 
 #ifdef __cplusplus
 }
