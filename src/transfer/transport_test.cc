@@ -237,6 +237,43 @@ TEST_P(Transports, ListeningFailsWithTheReason) {
   }
 }
 
+TEST_P(Networks, ALoopbackAddressOpensNothingElse) {
+  Pair pair([this](ChannelHandler& handler) { return make(handler); });
+  const auto listeners = [] {
+    std::vector<SocketAddress> found;
+    for (int descriptor = 0; descriptor < 1024; ++descriptor) {
+      int listens = 0;
+      socklen_t size = sizeof listens;
+      if (::getsockopt(descriptor, SOL_SOCKET, SO_ACCEPTCONN, &listens, &size) != 0 || !listens) continue;
+      SocketAddress address;
+      address.size = sizeof address.storage;
+      ::getsockname(descriptor, reinterpret_cast<sockaddr*>(&address.storage), &address.size);
+      if (address.storage.ss_family != AF_UNIX) found.push_back(address);
+    }
+    return found;
+  };
+  const std::string address = listen(*pair.server_side);
+  const Held here = pair.connect(address);
+  const Held there = pair.server.wait_accepted();
+  ASSERT_TRUE(there && pair.server.wait_count(there, 1));
+  EXPECT_GE(listeners().size(), 1u);
+  for (const SocketAddress& one : listeners()) EXPECT_TRUE(one.loopback()) << one.text();
+}
+
+TEST(UcxTransport, AnAbsentPluginIsToldWithItsRemedy) {
+  name_plugin();
+  const char* const present = std::getenv("WEFT_UCX_PLUGIN");
+  const std::string before = present ? present : "";
+  ::setenv("WEFT_UCX_PLUGIN", "nowhere/libweft_ucx.so", 1);
+  Recorder handler;
+  const auto transport = load_ucx_transport(handler);
+  if (present) ::setenv("WEFT_UCX_PLUGIN", before.c_str(), 1);
+  else ::unsetenv("WEFT_UCX_PLUGIN");
+  ASSERT_FALSE(transport.ok());
+  for (const char* part : {"nowhere/libweft_ucx.so", "libucx-dev", "-DWEFT_UCX=ON"})
+    EXPECT_NE(transport.error().message().find(part), std::string::npos) << transport.error().message();
+}
+
 TEST_P(Transports, ClosingIsSeenOnBothSides) {
   WEFT_PAIR(pair, address);
   const Held here = pair.connect(address);
