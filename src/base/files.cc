@@ -7,7 +7,9 @@
 
 #include <cerrno>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <utility>
 
 namespace weft {
@@ -33,6 +35,13 @@ Result<size_t> regular_size(int fd, const std::string& path) {
 }
 
 }  // namespace
+
+std::string plugin_path(const char* variable, const char* file) {
+  if (const char* const path = std::getenv(variable)) return path;
+  std::error_code error;
+  const std::filesystem::path program = std::filesystem::read_symlink("/proc/self/exe", error);
+  return (program.parent_path() / file).string();
+}
 
 bool is_file(const std::string& path) {
   struct stat info;

@@ -1,4 +1,4 @@
-// Files: reading whole ones, mapping large ones, asking what lies at a path.
+// Files: reading whole ones, mapping large ones, asking what lies at a path, and where.
 #pragma once
 
 #include <cstddef>
@@ -15,6 +15,10 @@ bool is_directory(const std::string& path);
 Result<std::string> read_file(const std::string& path, size_t limit_bytes = size_t{1} << 30);
 // Writes through a temporary name and a rename, so that no reader sees half a file.
 Status write_file(const std::string& path, std::string_view content);
+
+// Where a library that is loaded on demand lies: what the environment variable says, or else `file` in the folder of
+// the running program.
+std::string plugin_path(const char* variable, const char* file);
 
 // A file mapped read-only for as long as the object lives. Moving keeps addresses.
 class MappedFile {

@@ -7,10 +7,10 @@
 #include <algorithm>
 #include <condition_variable>
 #include <cstdio>
-#include <cstdlib>
 #include <filesystem>
 #include <thread>
 
+#include "base/files.h"
 #include "base/log.h"
 
 namespace weft {
@@ -49,15 +49,8 @@ class Watchdog {
   std::thread thread_;  // last: it uses the others
 };
 
-std::string library_path() {
-  if (const char* path = std::getenv("WEFT_MPI_PLUGIN")) return path;
-  std::error_code error;
-  const std::filesystem::path program = std::filesystem::read_symlink("/proc/self/exe", error);
-  return (program.parent_path() / kLibrary).string();
-}
-
 Result<const weft_mpi_table*> load_library() {
-  const std::string path = library_path();
+  const std::string path = plugin_path("WEFT_MPI_PLUGIN", kLibrary);
   std::error_code error;
   if (!std::filesystem::exists(path, error))
     return fail(Code::unsupported,

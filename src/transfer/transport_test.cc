@@ -1,8 +1,6 @@
-// What channel.h promises, asked of every transport; and what only TCP has.
+// What channel.h promises, asked of every transport.
 #include <arpa/inet.h>
-#include <fcntl.h>
 #include <gtest/gtest.h>
-#include <poll.h>
 #include <spawn.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -18,6 +16,7 @@
 #include "transfer/local_transport.h"
 #include "transfer/tcp_transport.h"
 #include "transfer/test_handler.h"
+#include "transfer/test_sockets.h"
 #include "transfer/ucx_transport.h"
 
 namespace weft {
@@ -236,6 +235,43 @@ TEST_P(Transports, ListeningFailsWithTheReason) {
   if (!local()) {
     EXPECT_FALSE(three->listen("nonsense").ok());
   }
+}
+
+TEST_P(Networks, ALoopbackAddressOpensNothingElse) {
+  Pair pair([this](ChannelHandler& handler) { return make(handler); });
+  const auto listeners = [] {
+    std::vector<SocketAddress> found;
+    for (int descriptor = 0; descriptor < 1024; ++descriptor) {
+      int listens = 0;
+      socklen_t size = sizeof listens;
+      if (::getsockopt(descriptor, SOL_SOCKET, SO_ACCEPTCONN, &listens, &size) != 0 || !listens) continue;
+      SocketAddress address;
+      address.size = sizeof address.storage;
+      ::getsockname(descriptor, reinterpret_cast<sockaddr*>(&address.storage), &address.size);
+      if (address.storage.ss_family != AF_UNIX) found.push_back(address);
+    }
+    return found;
+  };
+  const std::string address = listen(*pair.server_side);
+  const Held here = pair.connect(address);
+  const Held there = pair.server.wait_accepted();
+  ASSERT_TRUE(there && pair.server.wait_count(there, 1));
+  EXPECT_GE(listeners().size(), 1u);
+  for (const SocketAddress& one : listeners()) EXPECT_TRUE(one.loopback()) << one.text();
+}
+
+TEST(UcxTransport, AnAbsentPluginIsToldWithItsRemedy) {
+  name_plugin();
+  const char* const present = std::getenv("WEFT_UCX_PLUGIN");
+  const std::string before = present ? present : "";
+  ::setenv("WEFT_UCX_PLUGIN", "nowhere/libweft_ucx.so", 1);
+  Recorder handler;
+  const auto transport = load_ucx_transport(handler);
+  if (present) ::setenv("WEFT_UCX_PLUGIN", before.c_str(), 1);
+  else ::unsetenv("WEFT_UCX_PLUGIN");
+  ASSERT_FALSE(transport.ok());
+  for (const char* part : {"nowhere/libweft_ucx.so", "libucx-dev", "-DWEFT_UCX=ON"})
+    EXPECT_NE(transport.error().message().find(part), std::string::npos) << transport.error().message();
 }
 
 TEST_P(Transports, ClosingIsSeenOnBothSides) {
@@ -463,24 +499,6 @@ TEST_P(Networks, AKilledProcessIsNoticed) {
 // ---- Sockets that are no peers
 // ---------------------------------------------------------------------------------------
 
-int raw_connect(const std::string& address) {
-  const auto place = resolve(*parse_host_port(address));
-  const int socket = ::socket(AF_INET, SOCK_STREAM, 0);
-  WEFT_CHECK(::connect(socket, place->front().data(), place->front().size) == 0);
-  return socket;
-}
-
-// Whether the other side ends the connection within the time.
-bool ends_within(int socket, double seconds) {
-  const auto begin = Clock::now();
-  char bytes[4096];
-  while (seconds_since(begin) < seconds) {
-    pollfd look{socket, POLLIN, 0};
-    if (::poll(&look, 1, 20) > 0 && ::recv(socket, bytes, sizeof bytes, MSG_DONTWAIT) <= 0) return true;
-  }
-  return false;
-}
-
 TEST_P(Networks, GarbageEndsItsConnectionAlone) {
   WEFT_PAIR(pair, address);
   pair.server.accepted = nullptr;
@@ -500,99 +518,6 @@ TEST_P(Networks, GarbageEndsItsConnectionAlone) {
   good->send(content_of(1, 10'000));
   EXPECT_TRUE(pair.client.wait_count(good, 2, 5));
   EXPECT_EQ(pair.client.seen(good).closed, 0);
-}
-
-TEST(TcpTransport, StrangersAreFewAndMustSpeak) {
-  Recorder handler;
-  handler.message = [](const Held& channel, auto message) {
-    channel->allow(message.empty() ? kFirstMessageBytes : kLong);
-  };
-  auto transport = std::move(*make_tcp_transport(handler));
-  const auto address = transport->listen("127.0.0.1:0");
-  ASSERT_TRUE(address.ok());
-  const char empty[] = {0, 0, 0, 0}, one[] = {1, 0, 0, 0, 'x'};
-  std::vector<int> silent;
-  const int known = raw_connect(*address), speaks = raw_connect(*address);
-  ASSERT_EQ(::send(known, one, sizeof one, 0), 5);
-  ASSERT_EQ(::send(speaks, empty, sizeof empty, 0), 4);
-  for (size_t i = 0; i < 2; ++i) {
-    const Held channel = handler.wait_accepted(i, 5);
-    ASSERT_TRUE(channel && handler.wait_count(channel, 1, 5));
-  }
-  const auto begin = Clock::now();
-  for (int i = 1; i < kMaxStrangers; ++i) silent.push_back(raw_connect(*address));  // and the one that speaks
-  ASSERT_TRUE(handler.wait_accepted(kMaxStrangers, 5));
-  const int surplus = raw_connect(*address);
-  EXPECT_TRUE(ends_within(surplus, 2));
-  EXPECT_EQ(handler.accepted_count(), kMaxStrangers + 1u);
-  ASSERT_LT(seconds_since(begin), 4.0) << "too slow a machine for what follows";
-  EXPECT_FALSE(ends_within(silent.front(), 0.1));
-  for (const int socket : silent) EXPECT_TRUE(ends_within(socket, 5 + kFirstMessageSeconds));
-  EXPECT_GT(seconds_since(begin), kFirstMessageSeconds - 0.5);
-  EXPECT_FALSE(ends_within(known, 0.1));
-  EXPECT_FALSE(ends_within(speaks, 0.1));
-  const int welcome = raw_connect(*address);
-  EXPECT_FALSE(ends_within(welcome, 0.3));
-  silent.insert(silent.end(), {known, speaks, surplus, welcome});
-  for (const int socket : silent) ::close(socket);
-}
-
-TEST(TcpTransport, FramesCutAnywhereAreTheSame) {
-  Recorder handler;
-  handler.accepted = [](const Held& channel) { channel->allow(kLong); };
-  auto transport = std::move(*make_tcp_transport(handler));
-  const auto address = transport->listen("127.0.0.1:0");
-  ASSERT_TRUE(address.ok());
-  Bytes wire;
-  const size_t sizes[] = {0, 5, 70'000, 1, 16'384, 20'000};
-  for (uint64_t i = 0; i < std::size(sizes); ++i) {
-    for (int byte = 0; byte < 4; ++byte) wire.push_back(static_cast<std::byte>(sizes[i] >> (8 * byte)));
-    const Bytes content = content_of(i, sizes[i]);
-    wire.insert(wire.end(), content.begin(), content.end());
-  }
-  const size_t pieces[] = {1, 3, 1000, 16'383, 65'536};
-  for (size_t p = 0; p < std::size(pieces); ++p) {
-    const int socket = raw_connect(*address);
-    int flag = 1;
-    ::setsockopt(socket, IPPROTO_TCP, 1 /* TCP_NODELAY */, &flag, sizeof flag);
-    for (size_t at = 0; at < wire.size(); at += pieces[p])
-      ASSERT_GT(::send(socket, wire.data() + at, std::min(pieces[p], wire.size() - at), MSG_NOSIGNAL), 0);
-    const Held channel = handler.wait_accepted(p, 5);
-    ASSERT_TRUE(channel && handler.wait_count(channel, std::size(sizes)));
-    for (uint64_t i = 0; i < std::size(sizes); ++i)
-      EXPECT_TRUE(handler.seen(channel).messages[i] == content_of(i, sizes[i])) << pieces[p] << ", message " << i;
-    ::close(socket);
-  }
-}
-
-TEST(TcpTransport, SaysWhereItCannotListen) {
-  Recorder handler;
-  auto transport = std::move(*make_tcp_transport(handler));
-  const auto address = transport->listen("198.51.100.1:4000");  // reserved for documentation: no machine's own
-  ASSERT_FALSE(address.ok());
-  EXPECT_EQ(address.error().message(), "cannot listen at 198.51.100.1:4000: Cannot assign requested address");
-}
-
-TEST(TcpTransport, NamesAndVersion6) {
-  Recorder server, client;
-  auto there = std::move(*make_tcp_transport(server));
-  auto here = std::move(*make_tcp_transport(client));
-  const auto address = there->listen("localhost:0");
-  ASSERT_TRUE(address.ok()) << address.error().message();
-  const Held channel = here->dial("localhost:" + std::to_string(parse_host_port(*address)->port));
-  channel->send(content_of(1, 100));
-  const Held accepted = server.wait_accepted(0, 5);
-  ASSERT_TRUE(accepted && server.wait_count(accepted, 1, 5)) << client.seen(channel).why;
-
-  Recorder server6;
-  auto six = std::move(*make_tcp_transport(server6));
-  const auto address6 = six->listen("[::1]:0");
-  if (!address6.ok()) GTEST_SKIP() << "no IPv6 here: " << address6.error().message();
-  EXPECT_TRUE(address6->starts_with("[::1]:")) << *address6;
-  const Held channel6 = here->dial(*address6);
-  channel6->send(content_of(1, 100));
-  const Held accepted6 = server6.wait_accepted(0, 5);
-  ASSERT_TRUE(accepted6 && server6.wait_count(accepted6, 1, 5)) << client.seen(channel6).why;
 }
 
 }  // namespace
