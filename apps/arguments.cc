@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "api/speculative_config.h"
+#include "arrival_mix.h"
 #include "config_file.h"
 
 namespace weft {
@@ -274,6 +275,38 @@ void add_estimate(CLI::App* plan, Arguments& a) {
   for (CLI::Option* option : options) option->group("Estimate (docs/scale.md)");
 }
 
+// What --disaggregated counts servers for; `steps`: options of what it does not print.
+void add_deployment(CLI::App* plan, EstimateArguments& e, const std::vector<CLI::Option*>& steps) {
+  CLI::Option* flag = plan->add_flag("--disaggregated", e.disaggregated,
+                                     "How many context and generation servers a stream of requests needs to meet "
+                                     "--ttft-target-ms and --tpot-target-ms, and how many that do both");
+  const auto lengths = [](const std::string& text) {
+    const auto read = parse_lengths(text);
+    return read.ok() ? "" : read.error().message();
+  };
+  CLI::Option* const options[] = {
+      add_rate(plan, "--request-rate", e.request_rate, "Requests a second", "N", 1e-9),
+      add_text(plan, "--input-tokens", e.input_tokens, "Tokens of a prompt, on average and of 95 %", "MEAN[,P95]")
+          ->check(lengths),
+      add_text(plan, "--output-tokens", e.output_tokens, "Tokens of an answer, on average and of 95 %", "MEAN[,P95]")
+          ->check(lengths),
+      add_text(plan, "--arrival-mix", e.arrival_mix, "Kinds of requests instead of both: lines SHARE,INPUT,OUTPUT",
+               "FILE.csv|FILE.yaml"),
+      add_rate(plan, "--cached-share", e.cached_share, "Part of a prompt that the prefix cache has", "0 to 0.99", 0)
+          ->check(CLI::Range(0.0, 0.99)),
+      add_rate(plan, "--tpot-target-ms", e.tpot_target_ms, "Time that a token of an answer may take", "MS", 1e-6),
+      add_rate(plan, "--ttft-percentile", e.ttft_percentile, "Requests that are to meet --ttft-target-ms", "%", 1)
+          ->check(CLI::Range(1.0, 99.99)),
+      add_number(plan, "--context-tp", e.context_tp, "Ranks of a context server; 0: --tp-size", 0, 64),
+      add_number(plan, "--generation-tp", e.generation_tp, "Ranks of a generation server; 0: --tp-size", 0, 64),
+      add_rate(plan, "--memory", e.memory_gb, "Memory of a rank", "GB", 1e-6)};
+  for (CLI::Option* option : options) option->needs(flag)->group("Servers (--disaggregated, docs/scale.md)");
+  for (const char* name : {"--input-tokens", "--output-tokens"})
+    plan->get_option("--arrival-mix")->excludes(plan->get_option(name));
+  for (CLI::Option* option : steps) flag->excludes(option);
+  flag->group("Servers (--disaggregated, docs/scale.md)");
+}
+
 void add_plan(CLI::App* plan, Arguments& a) {
   CLI::Option* trace = plan->add_option("--trace", a.trace,
                                         "Run the requests' prompts and write the value of every op, in float32, as "
@@ -288,6 +321,10 @@ void add_plan(CLI::App* plan, Arguments& a) {
                             ->allow_extra_args(false);
   trace->needs(requests), requests->needs(trace), filter->needs(trace);
   add_estimate(plan, a);
+  std::vector<CLI::Option*> steps = {trace};
+  for (const char* name : {"--nodes", "--batch-size", "--context-tokens", "--prompt-tokens", "--summary"})
+    steps.push_back(plan->get_option(name));
+  add_deployment(plan, a.estimate, steps);
 }
 
 void add_batch(CLI::App* batch, Arguments& a) {
