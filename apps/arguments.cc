@@ -2,14 +2,18 @@
 // both go through the same checks and the later ones win.
 #include "arguments.h"
 
+#include <arpa/inet.h>
+
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <utility>
 
 #include "api/speculative_config.h"
 #include "arrival_mix.h"
 #include "config_file.h"
+#include "server/cluster.h"
 
 namespace weft {
 
@@ -355,6 +359,44 @@ std::string fault_of_batch(const CLI::App& batch, const Arguments& a) {
   return "";
 }
 
+void add_serve(CLI::App* serve, Arguments& a) {
+  add_text(serve, "--host", a.host, "Address to listen on", "HOST");
+  add_number(serve, "--port", a.port, "Port to listen on; 0: any free one", 0, 65535);
+  add_text(serve, "--served-model-name", a.served_model_name, "Name of the model in requests; default: the folder's",
+           "NAME");
+  add_text(serve, "--api-key", a.api_key, "Key that requests must bring", "KEY");
+  serve->add_flag("--allow-chat-template-in-request", a.chat_template_in_request,
+                  "Let requests bring their own chat template");
+  CLI::Option* cluster = add_text(serve, "--cluster", a.cluster,
+                                  "Register in this etcd as a server of the deployment NAME, while the model is served",
+                                  "etcd://HOST:PORT/NAME");
+  cluster->check([](const std::string& text) {
+    const auto read = parse_cluster_url(text);
+    return read.ok() ? "" : read.error().message();
+  });
+  add_text(serve, "--advertise-url", a.advertise_url,
+           "--cluster: where others reach this server; default: http://HOST:PORT as above", "URL")
+      ->needs(cluster)
+      ->check([](const std::string& text) {
+        const auto read = parse_server_url(text);
+        return read.ok() ? "" : read.error().message();
+      });
+}
+
+bool is_any_address(const std::string& host) {
+  in_addr four{};
+  in6_addr six{};
+  if (::inet_pton(AF_INET, host.c_str(), &four) == 1) return four.s_addr == INADDR_ANY;
+  return ::inet_pton(AF_INET6, host.c_str(), &six) == 1 && std::memcmp(&six, &in6addr_any, sizeof six) == 0;
+}
+
+// What parse() cannot know of `weft serve`; empty: all is well.
+std::string fault_of_serve(const Arguments& a) {
+  if (a.cluster.empty() || !a.advertise_url.empty() || !is_any_address(a.host)) return "";
+  return "--cluster needs --advertise-url http://HOST:PORT with --host " + a.host +
+         ", which is no address that others reach";
+}
+
 struct Subcommand {
   Command command;
   CLI::App* app;
@@ -412,14 +454,7 @@ std::vector<Subcommand> add_commands(CLI::App& app, Arguments& a) {
                true),
            a);
 
-  CLI::App* serve = add(Command::serve, "serve", "Serve the OpenAI-compatible API over HTTP", true);
-  add_text(serve, "--host", a.host, "Address to listen on", "HOST");
-  add_number(serve, "--port", a.port, "Port to listen on; 0: any free one", 0, 65535);
-  add_text(serve, "--served-model-name", a.served_model_name, "Name of the model in requests; default: the folder's",
-           "NAME");
-  add_text(serve, "--api-key", a.api_key, "Key that requests must bring", "KEY");
-  serve->add_flag("--allow-chat-template-in-request", a.chat_template_in_request,
-                  "Let requests bring their own chat template");
+  add_serve(add(Command::serve, "serve", "Serve the OpenAI-compatible API over HTTP", true), a);
   return all;
 }
 
@@ -530,9 +565,10 @@ std::variant<Arguments, Leave> parse_arguments(int count, const char* const* wor
   for (const Subcommand& candidate : commands) {
     if (!candidate.app->parsed()) continue;
     arguments.command = candidate.command;
-    if (candidate.command != Command::batch) continue;
-    if (const std::string fault = fault_of_batch(*candidate.app, arguments); !fault.empty())
-      return Leave{2, {}, fault + "; see weft batch --help"};
+    std::string fault;
+    if (candidate.command == Command::batch) fault = fault_of_batch(*candidate.app, arguments);
+    if (candidate.command == Command::serve) fault = fault_of_serve(arguments);
+    if (!fault.empty()) return Leave{2, {}, fault + "; see weft " + candidate.app->get_name() + " --help"};
   }
   return arguments;
 }

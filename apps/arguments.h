@@ -60,6 +60,7 @@ struct Arguments {
 
   // serve
   std::string host = "127.0.0.1", served_model_name, api_key;
+  std::string cluster, advertise_url;  // etcd://HOST:PORT/NAME; what others reach this server at; empty: none, by host
   int port = 8000;
   bool chat_template_in_request = false;
 
