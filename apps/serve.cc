@@ -38,7 +38,8 @@ Status serve_command(const Arguments& arguments, const EngineLoader& load) {
   options.api_key = arguments.api_key;
   options.chat_template_in_request = arguments.chat_template_in_request;
   WEFT_TRY(const std::unique_ptr<ApiServer> server, ApiServer::listen(std::move(options)));
-  // A member from the moment when the model is there until the end begins, so that nobody sends requests before or after.
+  // A member from the moment when the model is there until the end begins, so that nobody sends requests before or
+  // after.
   WEFT_TRY(const std::unique_ptr<ClusterMember> member, cluster_member(arguments, server->port()));
   if (member) server->on_drain([&member] { member->leave(); });
   std::atomic<bool> loading{true}, orderly{true};

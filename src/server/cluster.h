@@ -44,10 +44,10 @@ std::string entry_json(const ClusterEntry& entry);
 Result<ClusterEntry> parse_entry(const std::string& id, const std::string& value);
 
 struct ClusterTimes {
-  int lease_seconds = 10;                        // a server that died without a word is gone after this
-  std::chrono::milliseconds renew{3000};         // between renewals
-  std::chrono::milliseconds again{1000};         // after a failure
-  std::chrono::milliseconds poll{1000};          // ClusterWatch: between readings
+  int lease_seconds = 10;                 // a server that died without a word is gone after this
+  std::chrono::milliseconds renew{3000};  // between renewals
+  std::chrono::milliseconds again{1000};  // after a failure
+  std::chrono::milliseconds poll{1000};   // ClusterWatch: between readings
 };
 
 // Keeps this server's key in etcd. All calls return at once; a thread of its own talks to etcd.
@@ -57,8 +57,8 @@ class ClusterMember {
   // Leaves; waits for etcd's answer, some seconds at the longest.
   ~ClusterMember();
 
-  // From now on the server is a member: the key is put with a lease that is renewed. When the lease is lost, or etcd was
-  // away or has lost its data, the server registers again. Once; any thread.
+  // From now on the server is a member: the key is put with a lease that is renewed. When the lease is lost, or etcd
+  // was away or has lost its data, the server registers again. Once; any thread.
   void start();
   // The lease is ended, so that the server is no member any more. Before start(): it will never be one. Any thread.
   void leave();
@@ -74,8 +74,8 @@ class ClusterMember {
   const ClusterEntry entry_;
   const ClusterTimes times_;
   EtcdClient etcd_;
-  int64_t lease_ = 0;    // of the thread alone; 0: none
-  bool put_ = false;     // the key was put with it
+  int64_t lease_ = 0;     // of the thread alone; 0: none
+  bool put_ = false;      // the key was put with it
   bool failing_ = false;  // said so
   mutable std::mutex mutex_;
   std::condition_variable changed_;

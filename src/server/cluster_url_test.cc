@@ -18,18 +18,18 @@ TEST(ClusterUrl, Parts) {
 }
 
 TEST(ClusterUrl, Faults) {
-  for (const auto& [url, why] : std::vector<std::pair<std::string, std::string>>{
-           {"", "does not begin with etcd://"},
-           {"http://h:2379/n", "does not begin with etcd://"},
-           {"etcd://h:2379", "has no name"},
-           {"etcd://h:2379/", "has no name"},
-           {"etcd:///n", "has a wrong host or port"},
-           {"etcd://h:0/n", "has a wrong host or port"},
-           {"etcd://h:x/n", "has a wrong host or port"},
-           {"etcd://u@h/n", "has a wrong host or port"},
-           {"etcd://h/a/b", "other characters"},
-           {"etcd://h/a b", "other characters"},
-           {"etcd://h1,h2/n%20", "other characters"}}) {
+  for (const auto& [url, why] :
+       std::vector<std::pair<std::string, std::string>>{{"", "does not begin with etcd://"},
+                                                        {"http://h:2379/n", "does not begin with etcd://"},
+                                                        {"etcd://h:2379", "has no name"},
+                                                        {"etcd://h:2379/", "has no name"},
+                                                        {"etcd:///n", "has a wrong host or port"},
+                                                        {"etcd://h:0/n", "has a wrong host or port"},
+                                                        {"etcd://h:x/n", "has a wrong host or port"},
+                                                        {"etcd://u@h/n", "has a wrong host or port"},
+                                                        {"etcd://h/a/b", "other characters"},
+                                                        {"etcd://h/a b", "other characters"},
+                                                        {"etcd://h1,h2/n%20", "other characters"}}) {
     const auto read = parse_cluster_url(url);
     ASSERT_FALSE(read.ok()) << url;
     EXPECT_NE(read.error().message().find(why), std::string::npos) << read.error().message();

@@ -41,8 +41,7 @@ std::string end_of(std::string prefix) {
 Error answer_error(const std::string& place, const HttpReply& reply) {
   const auto parsed = parse_json(reply.body);
   const std::string said = parsed.ok() ? text_in(*parsed, "error") : "";
-  if (said.empty())
-    return fail(Code::internal, place, " is not etcd's v3 API: it answers with status ", reply.status);
+  if (said.empty()) return fail(Code::internal, place, " is not etcd's v3 API: it answers with status ", reply.status);
   return fail(integer_in(*parsed, "code") == kGrpcNotFound ? Code::not_found : Code::internal, place, ": ", said);
 }
 
@@ -101,8 +100,7 @@ Status EtcdClient::remove(const std::string& key) {
 }
 
 Result<EtcdEntries> EtcdClient::list(const std::string& prefix) {
-  const Json body =
-      Json::object({{"key", encode_base64(prefix)}, {"range_end", encode_base64(end_of(prefix))}});
+  const Json body = Json::object({{"key", encode_base64(prefix)}, {"range_end", encode_base64(end_of(prefix))}});
   WEFT_TRY(const Json answer, call("kv/range", body));
   EtcdEntries found;
   const Json* header = answer.find("header");

@@ -85,11 +85,9 @@ TEST(EtcdClient, FailuresNameTheAddress) {
   fake.fault = FakeEtcd::Fault::error;
   EXPECT_EQ(message_of(etcd.grant(10)), address + "/v3/lease/grant: etcdserver: no leader");
   fake.fault = FakeEtcd::Fault::not_etcd;
-  EXPECT_EQ(message_of(etcd.list("/x/")),
-            address + "/v3/kv/range is not etcd's v3 API: it answers with status 404");
+  EXPECT_EQ(message_of(etcd.list("/x/")), address + "/v3/kv/range is not etcd's v3 API: it answers with status 404");
   fake.fault = FakeEtcd::Fault::no_json;
-  EXPECT_EQ(message_of(etcd.put("/x", "")),
-            address + "/v3/kv/put is not etcd's v3 API: its answer is no JSON object");
+  EXPECT_EQ(message_of(etcd.put("/x", "")), address + "/v3/kv/put is not etcd's v3 API: its answer is no JSON object");
   fake.fault = FakeEtcd::Fault::silent;
   const auto begin = std::chrono::steady_clock::now();
   const auto late = etcd.list("/x/");

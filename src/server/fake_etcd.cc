@@ -108,7 +108,8 @@ std::pair<int, Json> FakeEtcd::answer(const std::string& path, const Json& body)
   const int64_t lease = lease_of(body, "ID");
   if (path == "/v3/lease/grant") {
     leases_.insert(++next_lease_);
-    return {200, Json::object({{"header", header}, {"ID", std::to_string(next_lease_)}, {"TTL", text_of(body, "TTL")}})};
+    return {200,
+            Json::object({{"header", header}, {"ID", std::to_string(next_lease_)}, {"TTL", text_of(body, "TTL")}})};
   }
   if (path == "/v3/lease/keepalive") {  // a lease that is gone has no TTL
     Json result = Json::object({{"header", header}, {"ID", std::to_string(lease)}});
@@ -178,10 +179,23 @@ void RealEtcd::start(bool fresh) {
   if (fresh) std::filesystem::remove_all(folder_ + "/data");
   const std::string client = "http://127.0.0.1:" + std::to_string(port_);
   const std::string peer = "http://127.0.0.1:" + std::to_string(peer_port_);
-  std::vector<std::string> words = {"etcd", "--data-dir", folder_ + "/data", "--listen-client-urls", client,
-                                    "--advertise-client-urls", client, "--listen-peer-urls", peer,
-                                    "--initial-advertise-peer-urls", peer, "--initial-cluster", "default=" + peer,
-                                    "--log-level", "fatal", "--logger", "zap"};
+  std::vector<std::string> words = {"etcd",
+                                    "--data-dir",
+                                    folder_ + "/data",
+                                    "--listen-client-urls",
+                                    client,
+                                    "--advertise-client-urls",
+                                    client,
+                                    "--listen-peer-urls",
+                                    peer,
+                                    "--initial-advertise-peer-urls",
+                                    peer,
+                                    "--initial-cluster",
+                                    "default=" + peer,
+                                    "--log-level",
+                                    "fatal",
+                                    "--logger",
+                                    "zap"};
   std::vector<char*> raw;
   for (std::string& word : words) raw.push_back(word.data());
   raw.push_back(nullptr);

@@ -67,7 +67,7 @@ class HttpServer::Core : public std::enable_shared_from_this<HttpServer::Core> {
   Status listen(const std::string& host, int port_number);
   net::awaitable<void> accept_loop();
   bool run(bool use_signals);
-  void stop();         // any thread
+  void stop();  // any thread
   std::function<void()> on_drain;
   void begin_drain();  // on the server's thread, as all below
   void end_drain();
