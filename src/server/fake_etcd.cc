@@ -46,7 +46,12 @@ FakeEtcd::FakeEtcd(int port) {
 }
 
 FakeEtcd::~FakeEtcd() {
-  for (const auto& exchange : unanswered_) exchange->post([exchange] { exchange->respond({503, "{}"}); });
+  std::vector<std::shared_ptr<Exchange>> waiting;
+  {
+    const std::lock_guard lock(mutex_);
+    waiting.swap(unanswered_);
+  }
+  for (const auto& exchange : waiting) exchange->post([exchange] { exchange->respond({503, "{}"}); });
   http_->stop();
   thread_.join();
 }
