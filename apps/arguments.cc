@@ -2,14 +2,19 @@
 // both go through the same checks and the later ones win.
 #include "arguments.h"
 
+#include <arpa/inet.h>
+
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <utility>
 
 #include "api/speculative_config.h"
+#include "arrival_mix.h"
 #include "base/files.h"
 #include "config_file.h"
+#include "server/cluster.h"
 
 namespace weft {
 
@@ -300,6 +305,38 @@ void add_estimate(CLI::App* plan, Arguments& a) {
   for (CLI::Option* option : options) option->group("Estimate (docs/scale.md)");
 }
 
+// What --disaggregated counts servers for; `steps`: options of what it does not print.
+void add_deployment(CLI::App* plan, EstimateArguments& e, const std::vector<CLI::Option*>& steps) {
+  CLI::Option* flag = plan->add_flag("--disaggregated", e.disaggregated,
+                                     "How many context and generation servers a stream of requests needs to meet "
+                                     "--ttft-target-ms and --tpot-target-ms, and how many that do both");
+  const auto lengths = [](const std::string& text) {
+    const auto read = parse_lengths(text);
+    return read.ok() ? "" : read.error().message();
+  };
+  CLI::Option* const options[] = {
+      add_rate(plan, "--request-rate", e.request_rate, "Requests a second", "N", 1e-9),
+      add_text(plan, "--input-tokens", e.input_tokens, "Tokens of a prompt, on average and of 95 %", "MEAN[,P95]")
+          ->check(lengths),
+      add_text(plan, "--output-tokens", e.output_tokens, "Tokens of an answer, on average and of 95 %", "MEAN[,P95]")
+          ->check(lengths),
+      add_text(plan, "--arrival-mix", e.arrival_mix, "Kinds of requests instead of both: lines SHARE,INPUT,OUTPUT",
+               "FILE.csv|FILE.yaml"),
+      add_rate(plan, "--cached-share", e.cached_share, "Part of a prompt that the prefix cache has", "0 to 0.99", 0)
+          ->check(CLI::Range(0.0, 0.99)),
+      add_rate(plan, "--tpot-target-ms", e.tpot_target_ms, "Time that a token of an answer may take", "MS", 1e-6),
+      add_rate(plan, "--ttft-percentile", e.ttft_percentile, "Requests that are to meet --ttft-target-ms", "%", 1)
+          ->check(CLI::Range(1.0, 99.99)),
+      add_number(plan, "--context-tp", e.context_tp, "Ranks of a context server; 0: --tp-size", 0, 64),
+      add_number(plan, "--generation-tp", e.generation_tp, "Ranks of a generation server; 0: --tp-size", 0, 64),
+      add_rate(plan, "--memory", e.memory_gb, "Memory of a rank", "GB", 1e-6)};
+  for (CLI::Option* option : options) option->needs(flag)->group("Servers (--disaggregated, docs/scale.md)");
+  for (const char* name : {"--input-tokens", "--output-tokens"})
+    plan->get_option("--arrival-mix")->excludes(plan->get_option(name));
+  for (CLI::Option* option : steps) flag->excludes(option);
+  flag->group("Servers (--disaggregated, docs/scale.md)");
+}
+
 void add_plan(CLI::App* plan, Arguments& a) {
   CLI::Option* trace = plan->add_option("--trace", a.trace,
                                         "Run the requests' prompts and write the value of every op, in float32, as "
@@ -314,6 +351,10 @@ void add_plan(CLI::App* plan, Arguments& a) {
                             ->allow_extra_args(false);
   trace->needs(requests), requests->needs(trace), filter->needs(trace);
   add_estimate(plan, a);
+  std::vector<CLI::Option*> steps = {trace};
+  for (const char* name : {"--nodes", "--batch-size", "--context-tokens", "--prompt-tokens", "--summary"})
+    steps.push_back(plan->get_option(name));
+  add_deployment(plan, a.estimate, steps);
 }
 
 void add_batch(CLI::App* batch, Arguments& a) {
@@ -342,6 +383,44 @@ std::string fault_of_batch(const CLI::App& batch, const Arguments& a) {
     if (option->get_group() == kEngineOptions && option->get_name() != "--config" && option->count() > 0)
       return option->get_name() + " is an option of the engine; with --url the server was started with its own";
   return "";
+}
+
+void add_serve(CLI::App* serve, Arguments& a) {
+  add_text(serve, "--host", a.host, "Address to listen on", "HOST");
+  add_number(serve, "--port", a.port, "Port to listen on; 0: any free one", 0, 65535);
+  add_text(serve, "--served-model-name", a.served_model_name, "Name of the model in requests; default: the folder's",
+           "NAME");
+  add_text(serve, "--api-key", a.api_key, "Key that requests must bring", "KEY");
+  serve->add_flag("--allow-chat-template-in-request", a.chat_template_in_request,
+                  "Let requests bring their own chat template");
+  CLI::Option* cluster = add_text(serve, "--cluster", a.cluster,
+                                  "Register in this etcd as a server of the deployment NAME, while the model is served",
+                                  "etcd://HOST:PORT/NAME");
+  cluster->check([](const std::string& text) {
+    const auto read = parse_cluster_url(text);
+    return read.ok() ? "" : read.error().message();
+  });
+  add_text(serve, "--advertise-url", a.advertise_url,
+           "--cluster: where others reach this server; default: http://HOST:PORT as above", "URL")
+      ->needs(cluster)
+      ->check([](const std::string& text) {
+        const auto read = parse_server_url(text);
+        return read.ok() ? "" : read.error().message();
+      });
+}
+
+bool is_any_address(const std::string& host) {
+  in_addr four{};
+  in6_addr six{};
+  if (::inet_pton(AF_INET, host.c_str(), &four) == 1) return four.s_addr == INADDR_ANY;
+  return ::inet_pton(AF_INET6, host.c_str(), &six) == 1 && std::memcmp(&six, &in6addr_any, sizeof six) == 0;
+}
+
+// What parse() cannot know of `weft serve`; empty: all is well.
+std::string fault_of_serve(const Arguments& a) {
+  if (a.cluster.empty() || !a.advertise_url.empty() || !is_any_address(a.host)) return "";
+  return "--cluster needs --advertise-url http://HOST:PORT with --host " + a.host +
+         ", which is no address that others reach";
 }
 
 struct Subcommand {
@@ -401,14 +480,7 @@ std::vector<Subcommand> add_commands(CLI::App& app, Arguments& a) {
                true),
            a);
 
-  CLI::App* serve = add(Command::serve, "serve", "Serve the OpenAI-compatible API over HTTP", true);
-  add_text(serve, "--host", a.host, "Address to listen on", "HOST");
-  add_number(serve, "--port", a.port, "Port to listen on; 0: any free one", 0, 65535);
-  add_text(serve, "--served-model-name", a.served_model_name, "Name of the model in requests; default: the folder's",
-           "NAME");
-  add_text(serve, "--api-key", a.api_key, "Key that requests must bring", "KEY");
-  serve->add_flag("--allow-chat-template-in-request", a.chat_template_in_request,
-                  "Let requests bring their own chat template");
+  add_serve(add(Command::serve, "serve", "Serve the OpenAI-compatible API over HTTP", true), a);
   return all;
 }
 
@@ -519,9 +591,10 @@ std::variant<Arguments, Leave> parse_arguments(int count, const char* const* wor
   for (const Subcommand& candidate : commands) {
     if (!candidate.app->parsed()) continue;
     arguments.command = candidate.command;
-    if (candidate.command != Command::batch) continue;
-    if (const std::string fault = fault_of_batch(*candidate.app, arguments); !fault.empty())
-      return Leave{2, {}, fault + "; see weft batch --help"};
+    std::string fault;
+    if (candidate.command == Command::batch) fault = fault_of_batch(*candidate.app, arguments);
+    if (candidate.command == Command::serve) fault = fault_of_serve(arguments);
+    if (!fault.empty()) return Leave{2, {}, fault + "; see weft " + candidate.app->get_name() + " --help"};
   }
   return arguments;
 }

@@ -23,6 +23,16 @@ struct EstimateArguments {
   double memory_gbps = 300, tflops = 20;             // of a rank: 1e9 bytes/s, 1e12 FLOP/s
   double network_gbps = 25, network_latency_us = 5;  // between nodes: 1e9 bytes/s, microseconds
   bool summary = false;                              // the estimate without the ops
+
+  // Servers for a stream of requests (plan/deployment.h); 0 and empty: not given.
+  bool disaggregated = false;
+  double request_rate = 0;                  // a second
+  std::string input_tokens, output_tokens;  // "MEAN" or "MEAN,P95"
+  std::string arrival_mix;                  // a file, in place of both
+  double cached_share = 0;                  // of a prompt's tokens
+  double tpot_target_ms = 0, ttft_percentile = 95;
+  int context_tp = 0, generation_tp = 0;  // 0: as tp_size
+  double memory_gb = 500;                 // of a rank, 1e9 bytes
 };
 
 struct Arguments {
@@ -50,6 +60,7 @@ struct Arguments {
 
   // serve
   std::string host = "127.0.0.1", served_model_name, api_key;
+  std::string cluster, advertise_url;  // etcd://HOST:PORT/NAME; what others reach this server at; empty: none, by host
   int port = 8000;
   bool chat_template_in_request = false;
 

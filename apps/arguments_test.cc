@@ -141,6 +141,30 @@ TEST(Arguments, ABatchNeedsAModelOrAServer) {
   }
 }
 
+TEST(Arguments, AServerOfADeployment) {
+  const Arguments a =
+      good({"serve", "M", "--cluster", "etcd://h/prod", "--advertise-url", "http://10.0.0.7:80", "--host", "0.0.0.0"});
+  EXPECT_EQ(a.cluster + " " + a.advertise_url, "etcd://h/prod http://10.0.0.7:80");
+  EXPECT_EQ(good({"serve", "M", "--host", "::1", "--cluster", "etcd://h/n"}).host, "::1");
+  EXPECT_EQ(good({"serve", "M", "--host", "0.0.0.0"}).cluster, "");
+  for (const auto& [words, message] : std::vector<std::pair<std::vector<const char*>, std::string>>{
+           {{"--cluster", "http://h/n"}, "does not begin with etcd://"},
+           {{"--cluster", "etcd://h"}, "has no name behind its host"},
+           {{"--advertise-url", "http://h"}, "--advertise-url requires --cluster"},
+           {{"--cluster", "etcd://h/n", "--advertise-url", "h:80"}, "does not begin with http://"},
+           {{"--cluster", "etcd://h/n", "--host", "0.0.0.0"}, "--cluster needs --advertise-url"},
+           {{"--cluster", "etcd://h/n", "--host", "::"}, "with --host ::, which is no address that others reach"},
+           {{"--cluster", "etcd://h/n", "--host", "0:0:0:0:0:0:0:0"}, "--cluster needs --advertise-url"}}) {
+    std::vector<const char*> all = {"serve", "M"};
+    all.insert(all.end(), words.begin(), words.end());
+    const auto parsed = parse(all);
+    const Leave* leave = std::get_if<Leave>(&parsed);
+    ASSERT_NE(leave, nullptr) << message;
+    EXPECT_EQ(leave->status, 2);
+    EXPECT_NE(leave->error.find(message), std::string::npos) << leave->error;
+  }
+}
+
 // Every number of sampling that has an option, under its name in requests.
 TEST(Arguments, SamplingNumbers) {
   std::vector<std::string> words = {"weft", "run", "M", "--max-tokens", "7"};

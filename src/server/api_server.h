@@ -8,6 +8,7 @@
 #pragma once
 
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -44,6 +45,8 @@ class ApiServer {
   // From now on requests are answered with `engine`, which must live until run() has returned. Once; any thread.
   void attach(Engine& engine);
   void stop() { http_->stop(); }
+  // See HttpServer.
+  void on_drain(std::function<void()> callback) { http_->on_drain(std::move(callback)); }
 
  private:
   using Call = void (ApiServer::*)(std::shared_ptr<Exchange> exchange);
