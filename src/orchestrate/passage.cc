@@ -84,9 +84,9 @@ void Passage::route_request() {
 // ---- where to
 
 void Passage::ask_for_blocks() {
-  const auto ticket = world_.servers.choose({.generation = false});
-  if (!ticket) return attempt();
-  HttpCall call{.server = ticket->address(), .method = "POST", .path = "/block_keys", .headers = headers_, .body = body_};
+  const auto server = world_.servers.least_loaded();
+  if (!server) return attempt();
+  HttpCall call{.server = *server, .method = "POST", .path = "/block_keys", .headers = headers_, .body = body_};
   call.connect_timeout = call.timeout = kBlocksTimeout;
   call_ = world_.calls.start(std::move(call),
                              collect_reply(std::make_shared<HttpReply>(), [self = shared_from_this()](HttpReply reply) {
@@ -224,7 +224,8 @@ void Passage::on_end(HttpFailure failure, const std::string& problem) {
   const bool over = world_.options.request_timeout.count() > 0 &&
                     Clock::now() - begin_ >= world_.options.request_timeout - milliseconds(1);
   if (!over && try_another()) return;
-  std::string message = "the server " + ticket_->url() + " did not answer (" + why + ")";
+  std::string message = "the server " + ticket_->url() +
+                        (forwarded_ ? " did not end its answer (" : " did not answer (") + why + ")";
   if (!forwarded_ && retries_ > 0) message += ", and " + std::to_string(retries_) + " before it did not either";
   fail_with(timed_out ? 504 : 502, message);
 }

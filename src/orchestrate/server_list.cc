@@ -192,6 +192,13 @@ bool ServerList::wants_blocks() const {
          (context_router_ == RouterKind::kv_cache_aware && context_servers().size() > 1);
 }
 
+std::optional<ServerAddress> ServerList::least_loaded() const {
+  const std::lock_guard lock(mutex_);
+  const Members servers = usable({.generation = false});
+  if (servers.empty()) return std::nullopt;
+  return servers[pick(RouterKind::load_balancing, servers, {}, turn_)]->entry.address;
+}
+
 std::unique_ptr<ServerList::Ticket> ServerList::choose(const RequestNeeds& needs) {
   const std::lock_guard lock(mutex_);
   const Members servers = usable(needs);

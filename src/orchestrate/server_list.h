@@ -113,6 +113,8 @@ class ServerList {
   };
   // Null: no server is up for it.
   std::unique_ptr<Ticket> choose(const RequestNeeds& needs);
+  // One that is up, for a question that is no request; nothing if there is none.
+  std::optional<ServerAddress> least_loaded() const;
   // Whether the blocks of a prompt make a difference to choose().
   bool wants_blocks() const;
   // Why there is none, with each server's reason.
