@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "server/context_servers.h"
 #include "server/errors.h"
+#include "server/http_answer.h"
 #include "server/http_client.h"
 
 namespace weft {
@@ -239,7 +240,7 @@ void Passage::respond() {
   HttpResponse response{head_.status, std::move(reply_), "", {}};
   if (const std::string* type = head_.header("content-type")) response.content_type = *type;
   for (const auto& [name, value] : head_.headers)
-    if (!one_of(name, kNotPassedBack)) response.headers.emplace_back(name, value);
+    if (!one_of(lower_case(name), kNotPassedBack)) response.headers.emplace_back(name, value);
   exchange_->post([exchange = exchange_, response = std::move(response)]() mutable {
     if (!exchange->streaming()) return exchange->respond(std::move(response));
     // The head of a stream has gone out while the first server was silent, and the second has an error to tell.

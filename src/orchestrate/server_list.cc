@@ -206,7 +206,8 @@ std::unique_ptr<ServerList::Ticket> ServerList::choose(const RequestNeeds& needs
   const RouterKind kind = needs.generation ? generation_router_ : RouterKind::load_balancing;
   auto ticket = std::make_unique<Ticket>();
   ticket->list_ = this;
-  ticket->server_ = servers[pick(kind, servers, needs, turn_++)];
+  ticket->server_ = servers[pick(kind, servers, needs, turn_)];
+  if (needs.avoid.empty()) ++turn_;  // another try takes nobody's turn
   ticket->url_ = ticket->server_->url;
   ticket->cached_tokens_ = candidate(*ticket->server_, needs).cached_tokens;
   ticket->answer_work_ = kAnswerTokens;

@@ -21,7 +21,9 @@ std::string error_message(const HttpReply& reply) {
 }
 
 Result<ServerInfo> info_of(const HttpReply& reply) {
-  if (reply.failure != HttpFailure::none) return fail(Code::unavailable, reply.problem);
+  if (reply.failure == HttpFailure::unreachable)
+    return fail(Code::unavailable, "it cannot be reached: ", reply.problem);
+  if (reply.failure != HttpFailure::none) return fail(Code::unavailable, "/server_info: ", reply.problem);
   if (reply.status != 200) return fail(Code::unavailable, error_message(reply));
   const auto json = parse_json(reply.body);
   if (!json.ok()) return fail(Code::unavailable, "its /server_info is ", json.error().message());

@@ -262,8 +262,7 @@ class HttpCalls::Core {
     expire(stream, last);
     HttpReplyHead head{static_cast<int>(parser.get().result_int()), {}};
     for (const auto& field : parser.get())
-      head.headers.emplace_back(lower_case({field.name_string().data(), field.name_string().size()}),
-                                std::string(field.value()));
+      head.headers.emplace_back(std::string(field.name_string()), std::string(field.value()));
     if (!running.cancelled && !stopped_) running.receiver.head(std::move(head));
     for (;;) {
       if (std::string piece = std::exchange(parser.get().body(), {}); !piece.empty() && !running.cancelled && !stopped_)
@@ -315,7 +314,7 @@ class HttpCalls::Core {
 
 const std::string* HttpReplyHead::header(std::string_view lower_case_name) const {
   for (const auto& [name, value] : headers)
-    if (name == lower_case_name) return &value;
+    if (lower_case(name) == lower_case_name) return &value;
   return nullptr;
 }
 

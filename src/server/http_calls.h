@@ -43,7 +43,7 @@ struct HttpCall {
 
 struct HttpReplyHead {
   int status = 0;
-  HttpHeaders headers;  // names in lower case
+  HttpHeaders headers;  // names as they came
   const std::string* header(std::string_view lower_case_name) const;
 };
 
