@@ -341,12 +341,12 @@ void add_orchestrate(CLI::App* app, Arguments& a) {
   servers("--generation", o.generation, "A server that generates; may be repeated");
   servers("--server,--servers", o.servers, "A server that says itself what it does (--role); may be repeated");
   const auto group = [&](const std::string& name, ServerGroup& target) {  // for the file
-    app->add_option_function<std::string>(
-           name, [name, &target](const std::string& text) {
-             const auto read = read_server_group(text);
-             if (!read.ok()) throw CLI::ValidationError(name, read.error().message());
-             target = *read;
-           })
+    app->add_option_function<std::string>(name,
+                                          [name, &target](const std::string& text) {
+                                            const auto read = read_server_group(text);
+                                            if (!read.ok()) throw CLI::ValidationError(name, read.error().message());
+                                            target = *read;
+                                          })
         ->group("");
   };
   group("--context-servers", o.context_servers), group("--generation-servers", o.generation_servers);
@@ -432,8 +432,8 @@ std::vector<Subcommand> add_commands(CLI::App& app, Arguments& a) {
   add_text(serve, "--api-key", a.api_key, "Key that requests must bring", "KEY");
   serve->add_flag("--allow-chat-template-in-request", a.chat_template_in_request,
                   "Let requests bring their own chat template");
-  CLI::App* orchestrate =
-      app.add_subcommand("orchestrate", "Serve the API with several servers (weft serve), choosing one for each request");
+  CLI::App* orchestrate = app.add_subcommand(
+      "orchestrate", "Serve the API with several servers (weft serve), choosing one for each request");
   add_orchestrate(orchestrate, a);
   all.push_back({Command::orchestrate, orchestrate});
   return all;

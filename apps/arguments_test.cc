@@ -111,9 +111,31 @@ TEST(Arguments, Commands) {
   EXPECT_EQ(a.context_tokens, 0);
   EXPECT_FALSE(a.limits);
   EXPECT_EQ(a.engine.pin_threads, Pinning::on);
-  a = good({"orchestrate", "--context", "a:1", "--context", "b:1", "--generation", "http://c", "--server", "d", "--port",
-            "9", "--api-key", "k", "--server-api-key", "s", "--generation-router", "kv_cache_aware", "--max-retries", "3",
-            "--health-interval", "0.5", "--request-timeout", "7", "--transfer-secret-file", "f"});
+  a = good({"orchestrate",
+            "--context",
+            "a:1",
+            "--context",
+            "b:1",
+            "--generation",
+            "http://c",
+            "--server",
+            "d",
+            "--port",
+            "9",
+            "--api-key",
+            "k",
+            "--server-api-key",
+            "s",
+            "--generation-router",
+            "kv_cache_aware",
+            "--max-retries",
+            "3",
+            "--health-interval",
+            "0.5",
+            "--request-timeout",
+            "7",
+            "--transfer-secret-file",
+            "f"});
   EXPECT_EQ(a.command, Command::orchestrate);
   EXPECT_EQ(a.orchestrate.context, (std::vector<std::string>{"a:1", "b:1"}));
   EXPECT_EQ(a.orchestrate.generation, std::vector<std::string>{"http://c"});
@@ -308,7 +330,8 @@ TEST_F(ConfigFile, Orchestrate) {
            {"port: 1\ncontext_servers:\n  num_instances: 3\n  urls: [\"a:1\"]\n",
             "line 2: num_instances is 3, but urls names 1 servers"},
            {"generation_servers: {url: [a]}\n", "line 1: a group of servers has num_instances"},
-           {"generation_servers: {urls: [\"a:1\"], router: {type: random}}\n", "line 1: router must be type: round_robin"},
+           {"generation_servers: {urls: [\"a:1\"], router: {type: random}}\n",
+            "line 1: router must be type: round_robin"},
            {"generation_servers: {urls: [\"a:1\"], router: {typ: round_robin}}\n", "got typ: \"round_robin\""},
            {"generation_servers: {urls: [5]}\n", "urls holds 5"},
            {"generation_servers: [\"a:1\"]\n", "line 1: a group of servers must have"},

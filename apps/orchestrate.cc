@@ -57,8 +57,7 @@ Result<std::string> read_secret(const std::string& path) {
 
 Status check_key(const char* option, const std::string& key) {
   for (const char c : key)
-    if (c < ' ' || c > '~')
-      return fail(Code::invalid_argument, option, " holds a character that no header may hold");
+    if (c < ' ' || c > '~') return fail(Code::invalid_argument, option, " holds a character that no header may hold");
   return {};
 }
 
@@ -100,8 +99,9 @@ Result<ServerGroup> read_server_group(const std::string& text) {
     } else if (name == "router" && value.is_object()) {
       for (const auto& [key, kind] : value.members()) {
         if (key != "type" || !kind.is_string() || !value_named<RouterKind>(kind.as_string()))
-          return fail(Code::invalid_argument, "router must be type: round_robin, load_balancing or kv_cache_aware, got ",
-                      key, ": ", kind.dump());
+          return fail(Code::invalid_argument,
+                      "router must be type: round_robin, load_balancing or kv_cache_aware, got ", key, ": ",
+                      kind.dump());
         group.router = kind.as_string();
       }
     } else {

@@ -114,11 +114,11 @@ class CoreEngine : public Engine {
   std::unordered_map<RequestId, std::shared_ptr<Active>> active_;
   RequestId next_id_ = 1;
   RequestMetrics counts_;
-  std::mutex events_mutex_;            // of the next members
-  std::deque<KvCacheEvent> events_;    // that have been fetched from the core, for its readers; without a gap
-  uint64_t next_event_ = 0;            // to be fetched
-  int event_homes_ = 1;                // that they are of
-  uint64_t first_wanted_event_ = 0;    // of take_kv_cache_events()
+  std::mutex events_mutex_;          // of the next members
+  std::deque<KvCacheEvent> events_;  // that have been fetched from the core, for its readers; without a gap
+  uint64_t next_event_ = 0;          // to be fetched
+  int event_homes_ = 1;              // that they are of
+  uint64_t first_wanted_event_ = 0;  // of take_kv_cache_events()
 };
 
 }  // namespace weft

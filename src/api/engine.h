@@ -195,9 +195,9 @@ struct KvCacheEvent {
 };
 struct KvCacheEvents {
   std::vector<KvCacheEvent> events;
-  uint64_t lost = 0;                 // events in front of them that did not fit into the buffer
-  uint64_t next_id = 0;              // of the event behind those listed
-  int homes = 1;                     // caches that there are
+  uint64_t lost = 0;     // events in front of them that did not fit into the buffer
+  uint64_t next_id = 0;  // of the event behind those listed
+  int homes = 1;         // caches that there are
 };
 
 // The names of the blocks that a prompt has in the KV cache (cache/block_key.h), as in KvCacheEvent::hash.

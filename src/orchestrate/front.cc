@@ -152,8 +152,8 @@ void Front::version(std::shared_ptr<Exchange> exchange) {
 }
 
 void Front::metrics(std::shared_ptr<Exchange> exchange) {
-  respond(exchange, {.body = metrics_.prometheus(servers_.status(), http_->connections()),
-                     .content_type = kPrometheusType});
+  respond(exchange,
+          {.body = metrics_.prometheus(servers_.status(), http_->connections()), .content_type = kPrometheusType});
 }
 
 void Front::server_metrics(std::shared_ptr<Exchange> exchange) {
@@ -180,11 +180,12 @@ void Front::server_metrics(std::shared_ptr<Exchange> exchange) {
 void Front::cluster_info(std::shared_ptr<Exchange> exchange) {
   Json::Array servers;
   for (const ServerStatus& server : servers_.status()) servers.push_back(status_json(server));
-  respond(exchange, {.body = Json::object({{"version", WEFT_VERSION},
-                                           {"routers", Json::object({{"generation", name_of(options_.generation_router)},
-                                                                     {"context", name_of(options_.context_router)}})},
-                                           {"servers", Json(std::move(servers))}})
-                                 .dump()});
+  respond(exchange,
+          {.body = Json::object({{"version", WEFT_VERSION},
+                                 {"routers", Json::object({{"generation", name_of(options_.generation_router)},
+                                                           {"context", name_of(options_.context_router)}})},
+                                 {"servers", Json(std::move(servers))}})
+                       .dump()});
 }
 
 }  // namespace weft

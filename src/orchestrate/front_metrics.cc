@@ -59,8 +59,8 @@ std::string FrontMetrics::prometheus(const std::vector<ServerStatus>& servers, i
   print(out, "front_routed_prompts_total", kCounter, "Prompts that a server was chosen for by their blocks.",
         static_cast<double>(routed_));
   print(out, "front_routed_prompt_tokens_total", kCounter, "Tokens of these.", static_cast<double>(prompt_tokens_));
-  print(out, "front_routed_cached_tokens_total", kCounter, "Tokens of these that the chosen servers had in their caches.",
-        static_cast<double>(cached_tokens_));
+  print(out, "front_routed_cached_tokens_total", kCounter,
+        "Tokens of these that the chosen servers had in their caches.", static_cast<double>(cached_tokens_));
   describe(out, "weft_http_requests_total", kCounter, "Responses by route and status.");
   for (const auto& [key, count] : responses_)
     out += "weft_http_requests_total{path=\"" + label(key.first) + "\",status=\"" + std::to_string(key.second) +
@@ -74,8 +74,8 @@ namespace {
 // "name{a="b"} 1" with one label more.
 std::string with_server(std::string_view sample, const std::string& label_text) {
   size_t end = 0;
-  while (end < sample.size() && (std::isalnum(static_cast<unsigned char>(sample[end])) || sample[end] == '_' ||
-                                 sample[end] == ':'))
+  while (end < sample.size() &&
+         (std::isalnum(static_cast<unsigned char>(sample[end])) || sample[end] == '_' || sample[end] == ':'))
     ++end;
   std::string text(sample.substr(0, end));
   if (end < sample.size() && sample[end] == '{') {
@@ -100,8 +100,8 @@ std::string merge_metrics(const std::vector<std::pair<std::string, std::string>>
   };
   for (const auto& [url, text] : text_by_url) {
     const std::string server = "server=\"" + label(url) + "\"";
-    std::string name;     // of the family whose lines these are
-    bool first = false;   // the first server that has it
+    std::string name;    // of the family whose lines these are
+    bool first = false;  // the first server that has it
     for (size_t begin = 0; begin < text.size();) {
       const size_t end = std::min(text.find('\n', begin), text.size());
       const std::string line = text.substr(begin, end - begin);

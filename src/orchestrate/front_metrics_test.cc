@@ -6,9 +6,11 @@ namespace weft {
 namespace {
 
 TEST(FrontMetrics, TextsOfServersBecomeOne) {
-  const std::string a = "# HELP x What it is.\n# TYPE x counter\nx 1\n# HELP y Y.\n# TYPE y gauge\ny{k=\"v 1\"} 2\ny{} 3\n";
-  const std::string b = "# HELP y Y.\n# TYPE y gauge\ny{k=\"w\"} 4\n# HELP x What it is.\n# TYPE x counter\nx 5\n"
-                        "# HELP z_s Z.\n# TYPE z_s histogram\nz_s_bucket{le=\"+Inf\"} 6\nz_s_sum 7";
+  const std::string a =
+      "# HELP x What it is.\n# TYPE x counter\nx 1\n# HELP y Y.\n# TYPE y gauge\ny{k=\"v 1\"} 2\ny{} 3\n";
+  const std::string b =
+      "# HELP y Y.\n# TYPE y gauge\ny{k=\"w\"} 4\n# HELP x What it is.\n# TYPE x counter\nx 5\n"
+      "# HELP z_s Z.\n# TYPE z_s histogram\nz_s_bucket{le=\"+Inf\"} 6\nz_s_sum 7";
   EXPECT_EQ(merge_metrics({{"http://a:1", a}, {"down", ""}, {"b\"", b}}),
             "# HELP x What it is.\n# TYPE x counter\nx{server=\"http://a:1\"} 1\nx{server=\"b\\\"\"} 5\n"
             "# HELP y Y.\n# TYPE y gauge\ny{server=\"http://a:1\",k=\"v 1\"} 2\ny{server=\"http://a:1\"} 3\n"
@@ -39,7 +41,8 @@ TEST(FrontMetrics, Text) {
         "weft_front_routed_prompt_tokens_total 110\n", "weft_front_routed_cached_tokens_total 64\n",
         "weft_http_requests_total{path=\"/v1/completions\",status=\"200\"} 2\n",
         "weft_http_requests_total{path=\"other\",status=\"404\"} 1\n",
-        "weft_front_first_byte_seconds_bucket{le=\"0.01\"} 0\n", "weft_front_first_byte_seconds_bucket{le=\"0.025\"} 1\n"})
+        "weft_front_first_byte_seconds_bucket{le=\"0.01\"} 0\n",
+        "weft_front_first_byte_seconds_bucket{le=\"0.025\"} 1\n"})
     EXPECT_NE(text.find(line), std::string::npos) << line << text;
 }
 

@@ -25,9 +25,9 @@ constexpr int64_t kBytesPerToken = 4;           // about, where a prompt's token
 // server's own, and Weft- headers are for the front to send.
 constexpr const char* kPassedOn[] = {"content-type", "accept", "x-request-id", "traceparent", "tracestate"};
 // Of an answer: those of a connection, and what the answer to the client has anyway.
-constexpr const char* kNotPassedBack[] = {"connection",        "keep-alive",     "transfer-encoding", "te",   "trailer",
-                                          "upgrade",           "proxy-connection", "content-length",  "date", "server",
-                                          "content-type"};
+constexpr const char* kNotPassedBack[] = {"connection", "keep-alive", "transfer-encoding", "te",
+                                          "trailer",    "upgrade",    "proxy-connection",  "content-length",
+                                          "date",       "server",     "content-type"};
 
 template <size_t kCount>
 bool one_of(const std::string& name, const char* const (&names)[kCount]) {
@@ -146,13 +146,12 @@ void Passage::attempt() {
 
 void Passage::send() {
   const auto self = shared_from_this();
-  call_ = world_.calls.start(call_to(*ticket_),
-                             {[self](HttpReplyHead head) { self->on_head(std::move(head)); },
-                              [self](std::string piece) { self->on_data(std::move(piece)); },
-                              [self](HttpFailure failure, const std::string& problem) {
-                                self->call_ = 0;
-                                self->on_end(failure, problem);
-                              }});
+  call_ = world_.calls.start(call_to(*ticket_), {[self](HttpReplyHead head) { self->on_head(std::move(head)); },
+                                                 [self](std::string piece) { self->on_data(std::move(piece)); },
+                                                 [self](HttpFailure failure, const std::string& problem) {
+                                                   self->call_ = 0;
+                                                   self->on_end(failure, problem);
+                                                 }});
 }
 
 // Gives the request to another server, if it may have one more and one is up.
@@ -225,8 +224,8 @@ void Passage::on_end(HttpFailure failure, const std::string& problem) {
   const bool over = world_.options.request_timeout.count() > 0 &&
                     Clock::now() - begin_ >= world_.options.request_timeout - milliseconds(1);
   if (!over && try_another()) return;
-  std::string message = "the server " + ticket_->url() +
-                        (forwarded_ ? " did not end its answer (" : " did not answer (") + why + ")";
+  std::string message =
+      "the server " + ticket_->url() + (forwarded_ ? " did not end its answer (" : " did not answer (") + why + ")";
   if (!forwarded_ && retries_ > 0) message += ", and " + std::to_string(retries_) + " before it did not either";
   fail_with(timed_out ? 504 : 502, message);
 }

@@ -67,8 +67,8 @@ class Passage : public std::enable_shared_from_this<Passage> {
   HttpCalls::Id call_ = 0;  // under way
   int retries_ = 0;
   HttpReplyHead head_;
-  std::string reply_;      // the answer's body; of a stream what has not gone to the client
-  bool streams_ = false;   // the answer is a stream of events
+  std::string reply_;       // the answer's body; of a stream what has not gone to the client
+  bool streams_ = false;    // the answer is a stream of events
   bool forwarded_ = false;  // bytes of the answer have gone to the client
   bool ended_ = false;
   const Clock::time_point begin_ = Clock::now();

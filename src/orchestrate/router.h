@@ -12,11 +12,10 @@ namespace weft {
 // be computed first, cached blocks of it left out.
 enum class RouterKind : uint8_t { round_robin, load_balancing, kv_cache_aware };
 template <>
-inline constexpr auto kNames<RouterKind> =
-    names_of_all<RouterKind>("round_robin", "load_balancing", "kv_cache_aware");
+inline constexpr auto kNames<RouterKind> = names_of_all<RouterKind>("round_robin", "load_balancing", "kv_cache_aware");
 
 struct Candidate {
-  double load = 0;      // tokens that it has still to compute, about
+  double load = 0;            // tokens that it has still to compute, about
   int64_t cached_tokens = 0;  // of the prompt, from its beginning, in its cache
 };
 

@@ -52,6 +52,9 @@ Result<ServerInfo> read_server_info(const Json& answer) {
   Reader loads(load ? *load : none);
   loads.number("running", info.running), loads.number("waiting", info.waiting);
   loads.number("kv_used", info.kv_used), loads.number("kv_total", info.kv_total);
+  for (const char c : info.transfer)  // it goes into a header
+    if (c <= ' ' || c > '~' || c == ',')
+      return fail(Code::invalid_argument, "its /server_info has a transfer address ", json_quote(info.transfer));
   WEFT_RETURN_IF_ERROR(std::move(reader.status));
   WEFT_RETURN_IF_ERROR(std::move(loads.status));
   const auto known = value_named<ServerRole>(role);

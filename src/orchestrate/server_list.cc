@@ -119,7 +119,8 @@ void ServerList::compare() {
     if (member->state != ServerState::up || member->served() == reference_) continue;
     const ServerInfo &own = *member->info, &other = *(*example)->info;
     member->state = ServerState::differs;
-    member->reason = own.model != other.model ? "it serves " + own.model : "it computes with identity " + shown(own.identity);
+    member->reason =
+        own.model != other.model ? "it serves " + own.model : "it computes with identity " + shown(own.identity);
     member->reason += own.model != other.model ? ", " + (*example)->url + " serves " + other.model
                                                : ", " + (*example)->url + " with " + shown(other.identity);
   }

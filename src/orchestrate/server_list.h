@@ -133,8 +133,8 @@ class ServerList {
 
   const RouterKind generation_router_, context_router_;
   mutable std::mutex mutex_;
-  Members members_;                // in the order of set_members()
-  std::string reference_;          // what servers must serve to be used
+  Members members_;        // in the order of set_members()
+  std::string reference_;  // what servers must serve to be used
   uint64_t turn_ = 0, context_turn_ = 0;
 };
 

@@ -22,7 +22,8 @@ std::string key(int number) {
 Json events_of(const char* instance, const std::vector<int>& stored, long next) {
   Json::Array list;
   for (const int number : stored) list.push_back(Json::object({{"type", "stored"}, {"block_hash", key(number)}}));
-  return Json::object({{"events", Json(std::move(list))}, {"lost", 0}, {"next_event_id", next}, {"instance", instance}});
+  return Json::object(
+      {{"events", Json(std::move(list))}, {"lost", 0}, {"next_event_id", next}, {"instance", instance}});
 }
 
 class ServerListTest : public ::testing::Test {
@@ -237,6 +238,11 @@ TEST(ServerInfo, IsRead) {
   }
   Json strange = *parse_json(good);
   strange.set("role", "king");
+  for (const char* address : {"a:1\r\nX: y", "a:1,b:2", "a b"}) {
+    Json split = *parse_json(good);
+    split.set("transfer", address);
+    EXPECT_FALSE(read_server_info(split).ok()) << address;
+  }
   EXPECT_EQ(read_server_info(strange).error().message(), "its /server_info has an unknown role \"king\"");
 }
 

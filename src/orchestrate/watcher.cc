@@ -57,8 +57,8 @@ void Watcher::ask(const ServerStatus& server) {
     else servers_.take_failure(url, info.error().message());
     for (const ServerStatus& now : servers_.status())
       if (now.url == url && now.state != before)
-        log_info("server", " url=", url, " state=", name_of(now.state), now.reason.empty() ? "" : " reason=",
-                 now.reason.empty() ? "" : json_quote(now.reason));
+        log_info("server", " url=", url, " state=", name_of(now.state),
+                 now.reason.empty() ? "" : " reason=", now.reason.empty() ? "" : json_quote(now.reason));
   };
   calls_.start(call_to(server.entry.address, "GET", "/server_info"),
                collect_reply(std::make_shared<HttpReply>(), done));

@@ -3,8 +3,9 @@
 //   POST /v1/chat/completions   POST /v1/completions   GET /v1/models[/NAME]
 //   POST /v1/classify   POST /v1/score   POST /v1/reward            (classifiers and reward models)
 //   POST /tokenize   POST /detokenize                               (also under /v1)
-//   POST /kv_cache_events   POST /block_keys   GET /server_info     (for what chooses among servers: api_server_cluster.cc)
-//   GET /health (the process)   GET /ready (a model is loaded)   GET /version   GET /metrics (Prometheus)
+//   POST /kv_cache_events   POST /block_keys   GET /server_info     (for what chooses among servers:
+//   api_server_cluster.cc) GET /health (the process)   GET /ready (a model is loaded)   GET /version   GET /metrics
+//   (Prometheus)
 #pragma once
 
 #include <atomic>

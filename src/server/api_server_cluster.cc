@@ -61,8 +61,7 @@ void ApiServer::kv_cache_events(std::shared_ptr<Exchange> exchange) {
     if (!read.ok()) return respond(exchange, error_response(read.error()));
     query = *read;
   }
-  const auto found =
-      reads ? engine_->read_kv_cache_events(query.after, query.limit) : engine_->take_kv_cache_events();
+  const auto found = reads ? engine_->read_kv_cache_events(query.after, query.limit) : engine_->take_kv_cache_events();
   if (!found.ok()) return respond(exchange, error_response(found.error()));
   Json::Array events;
   for (const KvCacheEvent& event : found->events)

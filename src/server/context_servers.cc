@@ -19,11 +19,11 @@ namespace {
 bool is_host(std::string_view host) {
   if (host.starts_with('[')) {
     in6_addr ignored{};
-    return host.ends_with(']') && ::inet_pton(AF_INET6, std::string(host.substr(1, host.size() - 2)).c_str(), &ignored) == 1;
+    return host.ends_with(']') &&
+           ::inet_pton(AF_INET6, std::string(host.substr(1, host.size() - 2)).c_str(), &ignored) == 1;
   }
-  return !host.empty() && std::ranges::all_of(host, [](unsigned char c) {
-    return std::isalnum(c) || c == '-' || c == '.' || c == '_';
-  });
+  return !host.empty() &&
+         std::ranges::all_of(host, [](unsigned char c) { return std::isalnum(c) || c == '-' || c == '.' || c == '_'; });
 }
 
 bool is_address(std::string_view text) {
@@ -70,8 +70,9 @@ std::optional<HttpResponse> read_context_servers(const HttpRequest& request, con
     begin = end + 1;
     if (!is_address(address)) return refuse(400, "holds " + json_quote(address) + ", which is no HOST:PORT");
     if (secret.empty() && !is_loopback(address))
-      return refuse(403, "names " + std::string(address) + ": without a transfer secret only addresses of this machine "
-                         "are taken (127.0.0.0/8, [::1], localhost)");
+      return refuse(403, "names " + std::string(address) +
+                             ": without a transfer secret only addresses of this machine "
+                             "are taken (127.0.0.0/8, [::1], localhost)");
     servers.emplace_back(address);
   }
   if (servers.size() > kMostContextServers)

@@ -1,5 +1,6 @@
-// The headers by which the front of a deployment names servers that may compute a request's prompt. A server connects to
-// the addresses, so it takes them from those alone who know its secret, or, without one, only addresses of its machine.
+// The headers by which the front of a deployment names servers that may compute a request's prompt. A server connects
+// to the addresses, so it takes them from those alone who know its secret, or, without one, only addresses of its
+// machine.
 #pragma once
 
 #include <optional>

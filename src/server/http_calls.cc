@@ -46,7 +46,7 @@ using Clock = std::chrono::steady_clock;
 
 namespace {
 
-constexpr size_t kResting = 256;                   // connections to a server that are kept
+constexpr size_t kResting = 256;                  // connections to a server that are kept
 constexpr std::chrono::seconds kLongestRest{60};  // weft's server closes them after 75
 
 using Request = http::request<http::string_body>;
@@ -145,12 +145,13 @@ class HttpCalls::Core {
       auto running = std::make_shared<Running>();
       running->receiver = std::move(receiver);
       running_.emplace(id, running);
-      net::co_spawn(io_, perform(running, std::move(call)), [this, id, running](std::exception_ptr thrown, Outcome outcome) {
-        --pending_;
-        running_.erase(id);
-        if (thrown) outcome = {HttpFailure::broken, "out of memory"};
-        if (!stopped_ && !running->cancelled) running->receiver.end(outcome.failure, outcome.problem);
-      });
+      net::co_spawn(io_, perform(running, std::move(call)),
+                    [this, id, running](std::exception_ptr thrown, Outcome outcome) {
+                      --pending_;
+                      running_.erase(id);
+                      if (thrown) outcome = {HttpFailure::broken, "out of memory"};
+                      if (!stopped_ && !running->cancelled) running->receiver.end(outcome.failure, outcome.problem);
+                    });
     });
     return id;
   }

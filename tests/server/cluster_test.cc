@@ -28,7 +28,8 @@ TEST(Cluster, ServerInfo) {
   Json info = server.ask(get("/server_info")).json();
   ASSERT_NE(info.find("instance"), nullptr);
   EXPECT_EQ(info.find("instance")->as_string().size(), 16u);
-  EXPECT_NE(info.find("instance")->as_string(), TestServer().ask(get("/server_info")).json().find("instance")->as_string());
+  EXPECT_NE(info.find("instance")->as_string(),
+            TestServer().ask(get("/server_info")).json().find("instance")->as_string());
   info.set("instance", "");
   info.set("version", "");
   EXPECT_EQ(info.dump(),
@@ -71,7 +72,8 @@ TEST(Cluster, BlockKeys) {
 TEST(Cluster, EventsCanBeReadByMany) {
   TestServer server({}, {}, true, engine_options());
   for (const char* prompt : {"abcdefgh", "abcdxxxx", "01234567"})
-    EXPECT_EQ(server.ask(post("/v1/completions", std::string(R"({"max_tokens":1,"prompt":")") + prompt + "\"}")).status, 200);
+    EXPECT_EQ(server.ask(post("/v1/completions", std::string(R"({"max_tokens":1,"prompt":")") + prompt + "\"}")).status,
+              200);
   const auto read = [&](const std::string& body) { return server.ask(post("/kv_cache_events", body)).json(); };
   const auto ids = [&](const std::string& body) {
     std::string text;
@@ -122,8 +124,8 @@ TEST(Cluster, ContextServersOfThisMachineAreTakenWithoutASecret) {
   for (const char* elsewhere : {"10.0.0.1:7", "127.0.0.1:7,10.0.0.1:7", "localhost.example.org:7", "[::2]:7",
                                 "128.0.0.1:1", "127.0.0.1.example.org:5"})
     EXPECT_EQ(status(elsewhere), 403) << elsewhere;
-  for (const char* wrong : {"", "127.0.0.1", "127.0.0.1:", ":7", "127.0.0.1:0", "127.0.0.1:65536", "127.0.0.1:7x", "::1:7",
-                            "[::1:7", "a/b:7", "127.0.0.1:7,", "127.0.0.1:7;127.0.0.1:8", "[localhost]:7"})
+  for (const char* wrong : {"", "127.0.0.1", "127.0.0.1:", ":7", "127.0.0.1:0", "127.0.0.1:65536", "127.0.0.1:7x",
+                            "::1:7", "[::1:7", "a/b:7", "127.0.0.1:7,", "127.0.0.1:7;127.0.0.1:8", "[localhost]:7"})
     EXPECT_EQ(status(wrong), 400) << wrong;
   std::string many = "127.0.0.1:1";
   for (int i = 2; i <= 8; ++i) many += ",127.0.0.1:" + std::to_string(i);
@@ -147,7 +149,8 @@ TEST(Cluster, ASecretProvesContextServersOfAnywhere) {
   const std::string proof = hex_of(hmac_sha256("Jefe", "weft-context-servers\n" + servers));
   EXPECT_EQ(proof, context_proof("Jefe", servers));
   EXPECT_EQ(status(proof), 200);
-  EXPECT_EQ(server.engine().last_context_servers(), (std::vector<std::string>{"10.0.0.1:7", "context-2.example.org:8"}));
+  EXPECT_EQ(server.engine().last_context_servers(),
+            (std::vector<std::string>{"10.0.0.1:7", "context-2.example.org:8"}));
   EXPECT_EQ(status(""), 403);
   EXPECT_EQ(status(context_proof("other", servers)), 403);
   EXPECT_EQ(status(context_proof("Jefe", servers + ",h:1")), 403);

@@ -118,8 +118,8 @@ class FakeEngine : public Engine {
   std::string lost_;
   EngineMetrics counts_;
   std::vector<std::string> context_servers_;
-  std::set<std::string> cached_;       // keys of blocks
-  std::deque<KvCacheEvent> events_;    // of these
+  std::set<std::string> cached_;     // keys of blocks
+  std::deque<KvCacheEvent> events_;  // of these
   uint64_t next_event_ = 0;
   std::thread thread_;
 };

@@ -97,8 +97,9 @@ const std::string kStreamHead =
 // ---- answers come back as they were
 
 TEST(Front, StreamsAreTheSameBytes) {
-  const std::vector<std::string> events = {"data: {\"a\": \"\xc3\xa9\"}\n\n", ": ping\n\n", "data: {\"b\": 1}\n\ndata: 2\n\n",
-                                           "data: [DONE]\n\n", "rest without an end"};
+  const std::vector<std::string> events = {"data: {\"a\": \"\xc3\xa9\"}\n\n", ": ping\n\n",
+                                           "data: {\"b\": 1}\n\ndata: 2\n\n", "data: [DONE]\n\n",
+                                           "rest without an end"};
   std::string all;
   StubAnswer answer{{kStreamHead}, milliseconds(3)};
   for (const std::string& event : events) {
@@ -123,9 +124,8 @@ TEST(Front, StreamsAreTheSameBytes) {
 
 // An event is with the client before the next one exists.
 TEST(Front, EventsComeAtOnce) {
-  Upstream server([&](auto&, auto&) {
-    return StubAnswer{{kStreamHead + chunk("data: 1\n\n")}, milliseconds(0), true};
-  });
+  Upstream server(
+      [&](auto&, auto&) { return StubAnswer{{kStreamHead + chunk("data: 1\n\n")}, milliseconds(0), true}; });
   TestFront front({entry(server.port())});
   ASSERT_TRUE(front.wait_for(1));
   Connection client(front.port());
@@ -182,7 +182,8 @@ TEST(Front, EveryCallOfAServer) {
   const std::string bytes = head.read_bytes(1'000'000);
   EXPECT_TRUE(bytes.starts_with("HTTP/1.1 200 OK\r\n"));
   EXPECT_TRUE(bytes.ends_with("\r\n\r\n")) << "no body";
-  const Reply chat = front.ask(post("/v1/chat/completions", R"({"messages":[{"role":"user","content":"a"}],"max_tokens":2})"));
+  const Reply chat =
+      front.ask(post("/v1/chat/completions", R"({"messages":[{"role":"user","content":"a"}],"max_tokens":2})"));
   EXPECT_EQ(chat.status, 200);
   EXPECT_EQ(chat.json().find("choices")->items()[0].find("message")->find("content")->as_string(), "us");
   EXPECT_EQ(front.ask(get("/v1/completions")).status, 405);
@@ -207,8 +208,10 @@ TEST(Front, HeadersOfServersAreTheFrontsOwn) {
   EXPECT_EQ(front.ask(completion("", "Authorization: Bearer inner\r\n")).status, 401);
   EXPECT_EQ(front.ask(get("/cluster_info")).status, 401);
   EXPECT_EQ(server.calls(), 0);
-  EXPECT_EQ(front.ask(completion(",\"x\":\"\u00e9\"", "x-api-key: front\r\nAuthorization: Bearer front\r\nWeft-Context-Servers: "
-                                                      "127.0.0.1:1\r\nWEFT-Context-Proof: aa\r\nCookie: c\r\nX-Request-Id: r7\r\n"))
+  EXPECT_EQ(front
+                .ask(completion(",\"x\":\"\u00e9\"",
+                                "x-api-key: front\r\nAuthorization: Bearer front\r\nWeft-Context-Servers: "
+                                "127.0.0.1:1\r\nWEFT-Context-Proof: aa\r\nCookie: c\r\nX-Request-Id: r7\r\n"))
                 .status,
             200);
   const std::lock_guard lock(mutex);
@@ -332,7 +335,8 @@ TEST(Front, NobodyIsLeft) {
   EXPECT_EQ(reply.status, 502);
   EXPECT_GE(a.calls(), 1);  // one more where a connection at rest was used first
   EXPECT_GE(b.calls(), 1);
-  EXPECT_NE(reply.body.find("did not answer (the connection ended before the answer), and 1 before it"), std::string::npos);
+  EXPECT_NE(reply.body.find("did not answer (the connection ended before the answer), and 1 before it"),
+            std::string::npos);
   a.set_alive(false), b.set_alive(false);
   Reply none;
   EXPECT_TRUE(TestServer::eventually([&] {
@@ -432,7 +436,8 @@ TEST(Front, PromptsGoWhereTheyAreCached) {
   const std::string first(80, 'x'), second(80, 'y');
   EXPECT_EQ(a.ask(post("/v1/completions", R"({"max_tokens":1,"prompt":")" + first + "\"}")).status, 200);
   EXPECT_EQ(b.ask(post("/v1/completions", R"({"max_tokens":1,"prompt":")" + second + "\"}")).status, 200);
-  ASSERT_TRUE(TestServer::eventually([&] { return front.status(0).cached_blocks == 20 && front.status(1).cached_blocks == 20; }));
+  ASSERT_TRUE(TestServer::eventually(
+      [&] { return front.status(0).cached_blocks == 20 && front.status(1).cached_blocks == 20; }));
   for (int i = 0; i < 5; ++i) ask(second + std::to_string(i));
   EXPECT_EQ(b.engine().metrics().requests.entered, 6);
   for (int i = 0; i < 5; ++i) ask(first + std::to_string(i));

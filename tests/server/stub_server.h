@@ -11,10 +11,10 @@
 namespace weft {
 
 struct StubAnswer {
-  std::vector<std::string> pieces;        // of the response, head and all
-  std::chrono::milliseconds pause{0};     // after each
-  bool wait_for_client = false;           // then nothing more comes until the client has closed
-  bool close = false;                     // the connection, behind the last piece
+  std::vector<std::string> pieces;     // of the response, head and all
+  std::chrono::milliseconds pause{0};  // after each
+  bool wait_for_client = false;        // then nothing more comes until the client has closed
+  bool close = false;                  // the connection, behind the last piece
 };
 // A whole response.
 StubAnswer stub_answer(const std::string& body, int status = 200, const std::string& more_headers = {});
