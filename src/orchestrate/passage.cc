@@ -217,15 +217,16 @@ void Passage::on_end(HttpFailure failure, const std::string& problem) {
     });
     return;
   }
-  const bool timed_out = failure == HttpFailure::timed_out;
-  const std::string why = (failure == HttpFailure::unreachable ? "it cannot be reached: " : "") + problem;
+  const milliseconds limit = world_.options.request_timeout;
+  const bool over = limit.count() > 0 && Clock::now() - begin_ >= limit - milliseconds(1);
+  std::string why = (failure == HttpFailure::unreachable ? "it cannot be reached: " : "") + problem;
+  if (over) why = "no answer within " + Json(static_cast<double>(limit.count()) / 1000).dump() + " s";
   log_warning("server_failed", " url=", ticket_->url(), " problem=", json_quote(why));
+  const bool timed_out = failure == HttpFailure::timed_out;
   ticket_->failed(why, !timed_out);
-  const bool over = world_.options.request_timeout.count() > 0 &&
-                    Clock::now() - begin_ >= world_.options.request_timeout - milliseconds(1);
   if (!over && try_another()) return;
-  std::string message =
-      "the server " + ticket_->url() + (forwarded_ ? " did not end its answer (" : " did not answer (") + why + ")";
+  std::string message = "the server " + ticket_->url() +
+                        (forwarded_ ? " did not end its answer (" : " did not answer (") + why + ")";
   if (!forwarded_ && retries_ > 0) message += ", and " + std::to_string(retries_) + " before it did not either";
   fail_with(timed_out ? 504 : 502, message);
 }

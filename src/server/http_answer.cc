@@ -74,7 +74,7 @@ void HttpAnswer::respond(HttpResponse response) {
 }
 
 void HttpAnswer::send(std::string_view data) {
-  if (done_ || data.empty()) return;
+  if (done_ || too_slow_ || data.empty()) return;  // a stream that will be ended takes no more memory
   begin_stream();
   if (form.chunked) {
     char size[20];

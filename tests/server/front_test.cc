@@ -403,6 +403,24 @@ TEST(Front, AShutdownLetsAnswersFinish) {
   EXPECT_NE(running.read_bytes(1'000'000).find("[DONE]"), std::string::npos);
 }
 
+// A client that does not read ends with its stream, and so does the server's work for it.
+TEST(Front, AClientThatDoesNotReadIsLeft) {
+  StubAnswer endless{{kStreamHead}};
+  for (int i = 0; i < 400; ++i) endless.pieces.push_back(chunk("data: " + std::string(65536, 'x') + "\n\n"));
+  endless.wait_for_client = true;
+  Upstream server([&](auto&, auto&) { return endless; });
+  FrontOptions options;
+  options.limits.unsent_bytes = 200'000, options.limits.write = milliseconds(300);
+  TestFront front({entry(server.port())}, options);
+  ASSERT_TRUE(front.wait_for(1));
+  Connection client(front.port());
+  client.small_receive_buffer();
+  client.send(completion(",\"stream\":true"));
+  EXPECT_TRUE(TestServer::eventually([&] { return server.calls() == 1 && front.status(0).in_flight == 1; }));
+  EXPECT_TRUE(TestServer::eventually([&] { return front.status(0).in_flight == 0; }));
+  client.reset();
+}
+
 // ---- choosing
 
 TEST(Front, ServersOfAnotherModelAreNotUsed) {
