@@ -14,6 +14,7 @@
 #include "arrival_mix.h"
 #include "base/files.h"
 #include "config_file.h"
+#include "orchestrate/router.h"
 #include "server/cluster.h"
 
 namespace weft {
@@ -423,6 +424,54 @@ std::string fault_of_serve(const Arguments& a) {
          ", which is no address that others reach";
 }
 
+void add_seconds(CLI::App* app, const std::string& name, double& target, const std::string& help, double low) {
+  app->add_option(name, target, help)
+      ->check(CLI::Range(low, 1e6))
+      ->type_name("SECONDS")
+      ->capture_default_str()
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+}
+
+void add_orchestrate(CLI::App* app, Arguments& a) {
+  OrchestrateArguments& o = a.orchestrate;
+  app->add_option("--config", "Options from a YAML file, their names with underscores; see docs/serving-at-scale.md")
+      ->type_name("FILE.yaml");  // read before; see expand_config
+  add_text(app, "--host,--hostname", a.host, "Address to listen on", "HOST");
+  add_number(app, "--port", a.port, "Port to listen on; 0: any free one", 0, 65535);
+  add_text(app, "--api-key", a.api_key, "Key that requests must bring", "KEY");
+  const auto servers = [&](const std::string& name, Words& target, const std::string& help) {
+    app->add_option(name, target, help)->type_name("URL")->allow_extra_args(false);
+  };
+  servers("--context", o.context, "A server that computes prompts, http://HOST:PORT or HOST:PORT; may be repeated");
+  servers("--generation", o.generation, "A server that generates; may be repeated");
+  servers("--server,--servers", o.servers, "A server that says itself what it does (--role); may be repeated");
+  const auto group = [&](const std::string& name, ServerGroup& target) {  // for the file
+    app->add_option_function<std::string>(name,
+                                          [name, &target](const std::string& text) {
+                                            const auto read = read_server_group(text);
+                                            if (!read.ok()) throw CLI::ValidationError(name, read.error().message());
+                                            target = *read;
+                                          })
+        ->group("");
+  };
+  group("--context-servers", o.context_servers), group("--generation-servers", o.generation_servers);
+  const auto router = [&](const std::string& name, std::string& target, const std::string& what) {
+    add_text(app, name, target, "How a server " + what + " is chosen; default: load_balancing", "NAME")
+        ->check(CLI::IsMember(all_names<RouterKind>()));
+  };
+  router("--context-router", o.context_router, "for prompts");
+  router("--generation-router", o.generation_router, "for an answer");
+  add_text(app, "--server-api-key", o.server_api_key, "Key that is sent to the servers", "KEY");
+  add_text(app, "--transfer-secret-file", o.transfer_secret_file,
+           "File with the secret that servers know as --kv-transfer-secret-file", "FILE");
+  add_number(app, "--max-retries", o.max_retries, "Other servers that a request goes to when one does not answer", 0,
+             1000);
+  add_seconds(app, "--health-interval", o.health_interval_s, "Between two questions to a server how it is", 0.01);
+  add_seconds(app, "--connect-timeout", o.connect_timeout_s, "To reach a server", 0.01);
+  add_seconds(app, "--first-byte-timeout", o.first_byte_timeout_s, "To the beginning of an answer; 0: no limit", 0);
+  add_seconds(app, "--request-timeout", o.request_timeout_s, "For a whole answer; 0: no limit", 0);
+}
+
 struct Subcommand {
   Command command;
   CLI::App* app;
@@ -481,6 +530,10 @@ std::vector<Subcommand> add_commands(CLI::App& app, Arguments& a) {
            a);
 
   add_serve(add(Command::serve, "serve", "Serve the OpenAI-compatible API over HTTP", true), a);
+  CLI::App* orchestrate = app.add_subcommand(
+      "orchestrate", "Serve the API with several servers (weft serve), choosing one for each request");
+  add_orchestrate(orchestrate, a);
+  all.push_back({Command::orchestrate, orchestrate});
   return all;
 }
 
@@ -502,7 +555,12 @@ Status expand_config(CLI::App& app, Words& words) {
     if (!option || entry.option == "config" || entry.option == "help")
       return fail(Code::invalid_argument, path, " line ", entry.line, ": weft ", words.front(), " has no option --",
                   entry.option);
-    for (const std::string& value : entry.values) extra.push_back("--" + entry.option + "=" + value);
+    const bool group = words.front() == "orchestrate" && entry.option.ends_with("-servers");
+    for (const std::string& value : entry.values) {
+      extra.push_back("--" + entry.option + "=" + value);
+      if (const auto read = read_server_group(value); group && !read.ok())
+        return fail(Code::invalid_argument, path, " line ", entry.line, ": ", read.error().message());
+    }
   }
   words.insert(words.begin() + 1, extra.begin(), extra.end());
   return {};
