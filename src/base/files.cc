@@ -72,6 +72,13 @@ Result<std::string> read_file(const std::string& path, size_t limit_bytes) {
   return content;
 }
 
+Result<std::string> read_secret(const std::string& path) {
+  WEFT_TRY(std::string secret, read_file(path, size_t{1} << 16));
+  secret.resize(secret.find_last_not_of(" \t\r\n") + 1);
+  if (secret.empty()) return fail(Code::invalid_argument, "the secret in ", path, " is empty");
+  return secret;
+}
+
 Status write_file(const std::string& path, std::string_view content) {
   const std::string temporary = path + ".part";
   {

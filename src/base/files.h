@@ -13,6 +13,8 @@ bool is_file(const std::string& path);
 bool is_directory(const std::string& path);
 // The whole file; refuses directories and files over `limit_bytes`.
 Result<std::string> read_file(const std::string& path, size_t limit_bytes = size_t{1} << 30);
+// A secret that a file holds, without the white space at its end. An empty one is an error.
+Result<std::string> read_secret(const std::string& path);
 // Writes through a temporary name and a rename, so that no reader sees half a file.
 Status write_file(const std::string& path, std::string_view content);
 

@@ -24,6 +24,9 @@ struct ServerInfo {
 };
 
 // Errors name the member that is absent or wrong.
+// An address that others reach: where a server listens at all of its addresses ("0.0.0.0:9100", "[::]:9100"), that of
+// the host that it is known by.
+std::string reachable_address(const std::string& transfer, const std::string& host);
 Result<ServerInfo> read_server_info(const Json& answer);
 
 }  // namespace weft
