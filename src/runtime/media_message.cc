@@ -30,7 +30,7 @@ PreparedMedia read(CheckedReader& from) {
   PreparedMedia m;
   const auto kind = from.take<uint8_t>();
   if (kind >= kMediaKinds) from.fail();
-  m.kind = static_cast<MediaKind>(kind), m.single = from.take<uint8_t>() != 0;
+  m.kind = static_cast<MediaKind>(kind), m.single = from.take_bool();
   m.shape = from.take_all<int64_t>(8), m.pixel_values = from.take_all<float>(kMostValues);
   m.positions = from.take_all<int>(kMostMedia);
   for (int* value : numbers(m)) {

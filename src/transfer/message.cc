@@ -129,7 +129,7 @@ void read(CheckedReader& r, ProgressMessage& m) { m.ticket = r.take<uint64_t>(),
 
 void write(Writer& w, const DoneMessage& m) { w.put(m.ticket), w.put(uint8_t{m.complete}), w.put_text(m.why); }
 void read(CheckedReader& r, DoneMessage& m) {
-  m.ticket = r.take<uint64_t>(), m.complete = r.take<uint8_t>() != 0, m.why = r.take_text(kMostText);
+  m.ticket = r.take<uint64_t>(), m.complete = r.take_bool(), m.why = r.take_text(kMostText);
 }
 
 void write(Writer&, const PingMessage&) {}
