@@ -25,7 +25,7 @@ void PrefixFetcher::begin(SequenceId id, std::unique_ptr<BlockTransfer> transfer
   auto fetch = std::make_unique<Fetch>();
   fetch->transfer = std::move(transfer), fetch->prompt = std::move(prompt);
   fetch->began = now, fetch->waiters = {id};
-  if (!worth_it(*fetch)) return decline(id);
+  if (!can_be_sent(fetch->prompt.prompt) || !worth_it(*fetch)) return decline(id);
   fetch->prompt.last = fetch->transfer->cache.keys[static_cast<size_t>(fetch->transfer->blocks - 1)];
   if (join(id, fetch->prompt.last)) return;
   ++metrics_.fetches;

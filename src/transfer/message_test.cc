@@ -101,8 +101,9 @@ TEST(TransferMessages, GreetingsComeAsTheyWere) {
 TEST(TransferMessages, QuestionsComeAsTheyWere) {
   Bytes bytes;
   TransferMessage to;
-  const ComputeMessage sent{0x1122334455667788,     "pepper", -5, 120000, {1, -2, 300000},
-                            {{0, 2, "one"}, {2, 1, std::string("t\0o", 3)}}, bytes_of({1, 2, 3})};
+  const ComputeMessage sent{
+      0x1122334455667788, "pepper", -5, 120000, {1, -2, 300000}, {{0, 2, "one"}, {2, 1, std::string("t\0o", 3)}},
+      bytes_of({1, 2, 3})};
   const auto compute = read_as<ComputeMessage>(sent, bytes, to);
   EXPECT_EQ(compute.ticket, sent.ticket);
   EXPECT_EQ(compute.salt, "pepper");
@@ -246,12 +247,9 @@ TEST(TransferMessages, LengthsOfMoreThanIsThereAreFaults) {
   const size_t salt = 9, tokens = salt + 8 + 6 + 8, spans = tokens + 8 + 3 * 4, identity = spans + 8 + 16,
                media = identity + 8 + 3;
   const std::vector<std::pair<TransferMessage, std::vector<size_t>>> cases = {
-      {AnswerMessage{1, {}, "identity", {}}, {1 + 4 + 32}},
-      {RefusedMessage{"why"}, {1}},
-      {compute, {salt, tokens, spans, identity, media}},
-      {SendMessage{1, {{1, 2, 3}}, {1, 2}}, {9, 9 + 8 + 12}},
-      {PartMessage{4, 1, 2, 3, 4, 5, kContent}, {1 + 8 + 20}},
-      {FeaturesMessage{6, 1, 7, 2, 5, kContent}, {1 + 8 + 16}},
+      {AnswerMessage{1, {}, "identity", {}}, {1 + 4 + 32}},    {RefusedMessage{"why"}, {1}},
+      {compute, {salt, tokens, spans, identity, media}},       {SendMessage{1, {{1, 2, 3}}, {1, 2}}, {9, 9 + 8 + 12}},
+      {PartMessage{4, 1, 2, 3, 4, 5, kContent}, {1 + 8 + 20}}, {FeaturesMessage{6, 1, 7, 2, 5, kContent}, {1 + 8 + 16}},
       {DoneMessage{8, true, "because"}, {1 + 8 + 1}},
   };
   const long before = peak_kilobytes();
@@ -298,17 +296,38 @@ TEST(TransferMessages, TextsAndListsHaveTheirLimits) {
   EXPECT_FALSE(is_read(SendMessage{1, {}, std::vector<uint32_t>((1 << 16) + 1)}));
 }
 
+// A prompt that cannot be sent is computed at home, and its connection goes on.
+TEST(TransferMessages, WhetherAPromptCanBeSentIsKnownBefore) {
+  const ContentSpan span{0, 1, "x"}, long_span{0, 1, std::string(8193, 'x')};
+  const std::vector<std::pair<ComputeMessage, bool>> cases = {
+      {{1, std::string(4096, 'x'), 0, 0, {1}, {}, {}}, true},
+      {{1, std::string(4097, 'x'), 0, 0, {1}, {}, {}}, false},
+      {{1, "", 0, 0, {1}, {{0, 1, std::string(8192, 'x')}}, {}}, true},
+      {{1, "", 0, 0, {1}, {span, long_span}, {}}, false},
+      {{1, "", 0, 0, {1}, std::vector<ContentSpan>(1 << 16, span), {}}, true},
+      {{1, "", 0, 0, {1}, std::vector<ContentSpan>((1 << 16) + 1, span), {}}, false},
+  };
+  for (const auto& [prompt, fits] : cases) {
+    EXPECT_EQ(can_be_sent(prompt), fits);
+    EXPECT_EQ(decode(encode(prompt)).ok(), fits);
+  }
+  const auto of_images = [](size_t bytes) { return ComputeMessage{1, "", 0, 0, {1}, {}, Bytes(bytes)}; };
+  EXPECT_TRUE(can_be_sent(of_images(kLongestMessage - 128 - 4)));
+  EXPECT_FALSE(can_be_sent(of_images(kLongestMessage)));
+  const ComputeMessage empty{};
+  EXPECT_LE(encode(empty).size(), 128u) << "what is not counted";
+}
+
 TEST(TransferMessages, ContentLiesWithinTheTokens) {
   constexpr int kMax = std::numeric_limits<int>::max(), kMin = std::numeric_limits<int>::min();
   const auto is_read = [](int first, int tokens) {
     return decode(encode(ComputeMessage{1, "", 0, 0, {1, 2, 3, 4, 5}, {{first, tokens, "x"}}, {}})).ok();
   };
   EXPECT_TRUE(is_read(0, 5) && is_read(4, 1) && is_read(1, 3));
-  const std::vector<std::pair<int, int>> outside = {{0, 6},    {4, 2},    {5, 1},       {5, 0},    {0, 0},
-                                                    {2, -1},   {-1, 2},   {-1, 7},      {kMax, 1}, {1, kMax},
+  const std::vector<std::pair<int, int>> outside = {{0, 6},       {4, 2},    {5, 1},   {5, 0},    {0, 0},
+                                                    {2, -1},      {-1, 2},   {-1, 7},  {kMax, 1}, {1, kMax},
                                                     {kMax, kMax}, {kMin, 1}, {0, kMin}};
-  for (const auto& [first, tokens] : outside)
-    EXPECT_FALSE(is_read(first, tokens)) << first << " + " << tokens;
+  for (const auto& [first, tokens] : outside) EXPECT_FALSE(is_read(first, tokens)) << first << " + " << tokens;
   // Numbers of 64 bits whose lower halves are right.
   const Bytes body = body_of(ComputeMessage{1, "", 0, 0, {1, 2, 3}, {{0, 2, ""}}, {}});
   const size_t first = 1 + 8 + 8 + 8 + 8 + 12 + 8;
@@ -324,9 +343,9 @@ TEST(TransferMessages, RowsOfFeaturesAreWholeAndWithinTheImage) {
     return decode(encode(FeaturesMessage{1, 0, rows, columns, first, kContent})).ok();  // 4 numbers
   };
   EXPECT_TRUE(is_read(2, 2, 0) && is_read(9, 1, 5) && is_read(0xffffffff, 4, 0xfffffffe));
-  const std::vector<std::array<uint32_t, 3>> wrong = {
-      {2, 3, 0}, {2, 0, 0}, {1, 2, 0}, {2, 2, 1}, {2, 2, 3}, {2, 2, 0xffffffff}, {0, 4, 0}, {4, 0xffffffff, 0},
-      {4, 0x40000001, 0}};
+  const std::vector<std::array<uint32_t, 3>> wrong = {{2, 3, 0}, {2, 0, 0},          {1, 2, 0},
+                                                      {2, 2, 1}, {2, 2, 3},          {2, 2, 0xffffffff},
+                                                      {0, 4, 0}, {4, 0xffffffff, 0}, {4, 0x40000001, 0}};
   for (const auto& [rows, columns, first] : wrong)
     EXPECT_FALSE(is_read(rows, columns, first)) << rows << " rows of " << columns << " from " << first;
 }

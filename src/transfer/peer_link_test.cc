@@ -115,8 +115,7 @@ TEST(PeerLink, AnotherSecretIsToldNothing) {
       EXPECT_EQ(pair.accepting.channel->allowed, 0u) << "long messages of a stranger";
       const auto heard = pair.asking.link.take(refused, 0);
       ASSERT_FALSE(heard.ok());
-      EXPECT_EQ(heard.error().message(),
-                "10.0.0.7:1 refuses: the secret of --kv-transfer-secret-file is another one");
+      EXPECT_EQ(heard.error().message(), "10.0.0.7:1 refuses: the secret of --kv-transfer-secret-file is another one");
     }
 }
 
@@ -135,8 +134,7 @@ TEST(PeerLink, ARefusalNamesExactlyWhatDiffers) {
 TEST(PeerLink, DifferencesAreShort) {
   EXPECT_EQ(differences("a: 1\nb: 2\n", "a: 1\nb: 2\n"), "");
   EXPECT_EQ(differences("a: 1: 2\n", "a: 1: 3\nno line\n"), "a: 1: 2 here, 1: 3 there");
-  EXPECT_EQ(differences("a: " + std::string(300, 'x') + "\n", ""),
-            "a: " + std::string(200, 'x') + " here, none there");
+  EXPECT_EQ(differences("a: " + std::string(300, 'x') + "\n", ""), "a: " + std::string(200, 'x') + " here, none there");
 }
 
 // A server with the identity but without the secret that pretends to have been asked.
@@ -192,9 +190,9 @@ TEST(PeerLink, ProofsOfAnotherConnectionAreWorthNothing) {
 }
 
 TEST(PeerLink, MessagesOutOfTheirOrderAreErrors) {
-  const std::vector<TransferMessage> all = {
-      HelloMessage{}, AnswerMessage{}, WelcomeMessage{}, ComputeMessage{}, SendMessage{},  CancelMessage{}, PartMessage{},
-      FeaturesMessage{}, ProgressMessage{}, DoneMessage{}, PingMessage{}, PongMessage{}};
+  const std::vector<TransferMessage> all = {HelloMessage{},    AnswerMessage{}, WelcomeMessage{}, ComputeMessage{},
+                                            SendMessage{},     CancelMessage{}, PartMessage{},    FeaturesMessage{},
+                                            ProgressMessage{}, DoneMessage{},   PingMessage{},    PongMessage{}};
   for (const TransferMessage& message : all) {
     End accepting(true, "s", kIdentity, 1), asking(false, "s", kIdentity, 2);
     const auto to_accepting = accepting.link.take(message, 0);
