@@ -2,14 +2,20 @@
 // both go through the same checks and the later ones win.
 #include "arguments.h"
 
+#include <arpa/inet.h>
+
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <utility>
 
 #include "api/speculative_config.h"
+#include "arrival_mix.h"
 #include "base/files.h"
 #include "config_file.h"
+#include "orchestrate/router.h"
+#include "server/cluster.h"
 
 namespace weft {
 
@@ -300,6 +306,38 @@ void add_estimate(CLI::App* plan, Arguments& a) {
   for (CLI::Option* option : options) option->group("Estimate (docs/scale.md)");
 }
 
+// What --disaggregated counts servers for; `steps`: options of what it does not print.
+void add_deployment(CLI::App* plan, EstimateArguments& e, const std::vector<CLI::Option*>& steps) {
+  CLI::Option* flag = plan->add_flag("--disaggregated", e.disaggregated,
+                                     "How many context and generation servers a stream of requests needs to meet "
+                                     "--ttft-target-ms and --tpot-target-ms, and how many that do both");
+  const auto lengths = [](const std::string& text) {
+    const auto read = parse_lengths(text);
+    return read.ok() ? "" : read.error().message();
+  };
+  CLI::Option* const options[] = {
+      add_rate(plan, "--request-rate", e.request_rate, "Requests a second", "N", 1e-9),
+      add_text(plan, "--input-tokens", e.input_tokens, "Tokens of a prompt, on average and of 95 %", "MEAN[,P95]")
+          ->check(lengths),
+      add_text(plan, "--output-tokens", e.output_tokens, "Tokens of an answer, on average and of 95 %", "MEAN[,P95]")
+          ->check(lengths),
+      add_text(plan, "--arrival-mix", e.arrival_mix, "Kinds of requests instead of both: lines SHARE,INPUT,OUTPUT",
+               "FILE.csv|FILE.yaml"),
+      add_rate(plan, "--cached-share", e.cached_share, "Part of a prompt that the prefix cache has", "0 to 0.99", 0)
+          ->check(CLI::Range(0.0, 0.99)),
+      add_rate(plan, "--tpot-target-ms", e.tpot_target_ms, "Time that a token of an answer may take", "MS", 1e-6),
+      add_rate(plan, "--ttft-percentile", e.ttft_percentile, "Requests that are to meet --ttft-target-ms", "%", 1)
+          ->check(CLI::Range(1.0, 99.99)),
+      add_number(plan, "--context-tp", e.context_tp, "Ranks of a context server; 0: --tp-size", 0, 64),
+      add_number(plan, "--generation-tp", e.generation_tp, "Ranks of a generation server; 0: --tp-size", 0, 64),
+      add_rate(plan, "--memory", e.memory_gb, "Memory of a rank", "GB", 1e-6)};
+  for (CLI::Option* option : options) option->needs(flag)->group("Servers (--disaggregated, docs/scale.md)");
+  for (const char* name : {"--input-tokens", "--output-tokens"})
+    plan->get_option("--arrival-mix")->excludes(plan->get_option(name));
+  for (CLI::Option* option : steps) flag->excludes(option);
+  flag->group("Servers (--disaggregated, docs/scale.md)");
+}
+
 void add_plan(CLI::App* plan, Arguments& a) {
   CLI::Option* trace = plan->add_option("--trace", a.trace,
                                         "Run the requests' prompts and write the value of every op, in float32, as "
@@ -314,6 +352,10 @@ void add_plan(CLI::App* plan, Arguments& a) {
                             ->allow_extra_args(false);
   trace->needs(requests), requests->needs(trace), filter->needs(trace);
   add_estimate(plan, a);
+  std::vector<CLI::Option*> steps = {trace};
+  for (const char* name : {"--nodes", "--batch-size", "--context-tokens", "--prompt-tokens", "--summary"})
+    steps.push_back(plan->get_option(name));
+  add_deployment(plan, a.estimate, steps);
 }
 
 void add_batch(CLI::App* batch, Arguments& a) {
@@ -342,6 +384,92 @@ std::string fault_of_batch(const CLI::App& batch, const Arguments& a) {
     if (option->get_group() == kEngineOptions && option->get_name() != "--config" && option->count() > 0)
       return option->get_name() + " is an option of the engine; with --url the server was started with its own";
   return "";
+}
+
+void add_serve(CLI::App* serve, Arguments& a) {
+  add_text(serve, "--host", a.host, "Address to listen on", "HOST");
+  add_number(serve, "--port", a.port, "Port to listen on; 0: any free one", 0, 65535);
+  add_text(serve, "--served-model-name", a.served_model_name, "Name of the model in requests; default: the folder's",
+           "NAME");
+  add_text(serve, "--api-key", a.api_key, "Key that requests must bring", "KEY");
+  serve->add_flag("--allow-chat-template-in-request", a.chat_template_in_request,
+                  "Let requests bring their own chat template");
+  CLI::Option* cluster = add_text(serve, "--cluster", a.cluster,
+                                  "Register in this etcd as a server of the deployment NAME, while the model is served",
+                                  "etcd://HOST:PORT/NAME");
+  cluster->check([](const std::string& text) {
+    const auto read = parse_cluster_url(text);
+    return read.ok() ? "" : read.error().message();
+  });
+  add_text(serve, "--advertise-url", a.advertise_url,
+           "--cluster: where others reach this server; default: http://HOST:PORT as above", "URL")
+      ->needs(cluster)
+      ->check([](const std::string& text) {
+        const auto read = parse_server_url(text);
+        return read.ok() ? "" : read.error().message();
+      });
+}
+
+bool is_any_address(const std::string& host) {
+  in_addr four{};
+  in6_addr six{};
+  if (::inet_pton(AF_INET, host.c_str(), &four) == 1) return four.s_addr == INADDR_ANY;
+  return ::inet_pton(AF_INET6, host.c_str(), &six) == 1 && std::memcmp(&six, &in6addr_any, sizeof six) == 0;
+}
+
+// What parse() cannot know of `weft serve`; empty: all is well.
+std::string fault_of_serve(const Arguments& a) {
+  if (a.cluster.empty() || !a.advertise_url.empty() || !is_any_address(a.host)) return "";
+  return "--cluster needs --advertise-url http://HOST:PORT with --host " + a.host +
+         ", which is no address that others reach";
+}
+
+void add_seconds(CLI::App* app, const std::string& name, double& target, const std::string& help, double low) {
+  app->add_option(name, target, help)
+      ->check(CLI::Range(low, 1e6))
+      ->type_name("SECONDS")
+      ->capture_default_str()
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+}
+
+void add_orchestrate(CLI::App* app, Arguments& a) {
+  OrchestrateArguments& o = a.orchestrate;
+  app->add_option("--config", "Options from a YAML file, their names with underscores; see docs/serving-at-scale.md")
+      ->type_name("FILE.yaml");  // read before; see expand_config
+  add_text(app, "--host,--hostname", a.host, "Address to listen on", "HOST");
+  add_number(app, "--port", a.port, "Port to listen on; 0: any free one", 0, 65535);
+  add_text(app, "--api-key", a.api_key, "Key that requests must bring", "KEY");
+  const auto servers = [&](const std::string& name, Words& target, const std::string& help) {
+    app->add_option(name, target, help)->type_name("URL")->allow_extra_args(false);
+  };
+  servers("--context", o.context, "A server that computes prompts, http://HOST:PORT or HOST:PORT; may be repeated");
+  servers("--generation", o.generation, "A server that generates; may be repeated");
+  servers("--server,--servers", o.servers, "A server that says itself what it does (--role); may be repeated");
+  const auto group = [&](const std::string& name, ServerGroup& target) {  // for the file
+    app->add_option_function<std::string>(name,
+                                          [name, &target](const std::string& text) {
+                                            const auto read = read_server_group(text);
+                                            if (!read.ok()) throw CLI::ValidationError(name, read.error().message());
+                                            target = *read;
+                                          })
+        ->group("");
+  };
+  group("--context-servers", o.context_servers), group("--generation-servers", o.generation_servers);
+  const auto router = [&](const std::string& name, std::string& target, const std::string& what) {
+    add_text(app, name, target, "How a server " + what + " is chosen; default: load_balancing", "NAME")
+        ->check(CLI::IsMember(all_names<RouterKind>()));
+  };
+  router("--context-router", o.context_router, "for prompts");
+  router("--generation-router", o.generation_router, "for an answer");
+  add_text(app, "--server-api-key", o.server_api_key, "Key that is sent to the servers", "KEY");
+  add_text(app, "--transfer-secret-file", o.transfer_secret_file,
+           "File with the secret that servers know as --kv-transfer-secret-file", "FILE");
+  add_number(app, "--max-retries", o.max_retries, "Other servers that a request goes to when one does not answer", 0,
+             1000);
+  add_seconds(app, "--health-interval", o.health_interval_s, "Between two questions to a server how it is", 0.01);
+  add_seconds(app, "--connect-timeout", o.connect_timeout_s, "To reach a server", 0.01);
+  add_seconds(app, "--first-byte-timeout", o.first_byte_timeout_s, "To the beginning of an answer; 0: no limit", 0);
+  add_seconds(app, "--request-timeout", o.request_timeout_s, "For a whole answer; 0: no limit", 0);
 }
 
 struct Subcommand {
@@ -401,14 +529,11 @@ std::vector<Subcommand> add_commands(CLI::App& app, Arguments& a) {
                true),
            a);
 
-  CLI::App* serve = add(Command::serve, "serve", "Serve the OpenAI-compatible API over HTTP", true);
-  add_text(serve, "--host", a.host, "Address to listen on", "HOST");
-  add_number(serve, "--port", a.port, "Port to listen on; 0: any free one", 0, 65535);
-  add_text(serve, "--served-model-name", a.served_model_name, "Name of the model in requests; default: the folder's",
-           "NAME");
-  add_text(serve, "--api-key", a.api_key, "Key that requests must bring", "KEY");
-  serve->add_flag("--allow-chat-template-in-request", a.chat_template_in_request,
-                  "Let requests bring their own chat template");
+  add_serve(add(Command::serve, "serve", "Serve the OpenAI-compatible API over HTTP", true), a);
+  CLI::App* orchestrate = app.add_subcommand(
+      "orchestrate", "Serve the API with several servers (weft serve), choosing one for each request");
+  add_orchestrate(orchestrate, a);
+  all.push_back({Command::orchestrate, orchestrate});
   return all;
 }
 
@@ -430,7 +555,12 @@ Status expand_config(CLI::App& app, Words& words) {
     if (!option || entry.option == "config" || entry.option == "help")
       return fail(Code::invalid_argument, path, " line ", entry.line, ": weft ", words.front(), " has no option --",
                   entry.option);
-    for (const std::string& value : entry.values) extra.push_back("--" + entry.option + "=" + value);
+    const bool group = words.front() == "orchestrate" && entry.option.ends_with("-servers");
+    for (const std::string& value : entry.values) {
+      extra.push_back("--" + entry.option + "=" + value);
+      if (const auto read = read_server_group(value); group && !read.ok())
+        return fail(Code::invalid_argument, path, " line ", entry.line, ": ", read.error().message());
+    }
   }
   words.insert(words.begin() + 1, extra.begin(), extra.end());
   return {};
@@ -519,9 +649,10 @@ std::variant<Arguments, Leave> parse_arguments(int count, const char* const* wor
   for (const Subcommand& candidate : commands) {
     if (!candidate.app->parsed()) continue;
     arguments.command = candidate.command;
-    if (candidate.command != Command::batch) continue;
-    if (const std::string fault = fault_of_batch(*candidate.app, arguments); !fault.empty())
-      return Leave{2, {}, fault + "; see weft batch --help"};
+    std::string fault;
+    if (candidate.command == Command::batch) fault = fault_of_batch(*candidate.app, arguments);
+    if (candidate.command == Command::serve) fault = fault_of_serve(arguments);
+    if (!fault.empty()) return Leave{2, {}, fault + "; see weft " + candidate.app->get_name() + " --help"};
   }
   return arguments;
 }

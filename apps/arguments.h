@@ -13,7 +13,7 @@
 
 namespace weft {
 
-enum class Command : unsigned char { run, chat, batch, score, bench, inspect, models, plan, serve };
+enum class Command : unsigned char { run, chat, batch, score, bench, inspect, models, plan, serve, orchestrate };
 
 // weft plan: the steps and the machine that an estimate is made for (plan/cost.h).
 struct EstimateArguments {
@@ -23,6 +23,30 @@ struct EstimateArguments {
   double memory_gbps = 300, tflops = 20;             // of a rank: 1e9 bytes/s, 1e12 FLOP/s
   double network_gbps = 25, network_latency_us = 5;  // between nodes: 1e9 bytes/s, microseconds
   bool summary = false;                              // the estimate without the ops
+
+  // Servers for a stream of requests (plan/deployment.h); 0 and empty: not given.
+  bool disaggregated = false;
+  double request_rate = 0;                  // a second
+  std::string input_tokens, output_tokens;  // "MEAN" or "MEAN,P95"
+  std::string arrival_mix;                  // a file, in place of both
+  double cached_share = 0;                  // of a prompt's tokens
+  double tpot_target_ms = 0, ttft_percentile = 95;
+  int context_tp = 0, generation_tp = 0;  // 0: as tp_size
+  double memory_gb = 500;                 // of a rank, 1e9 bytes
+};
+
+// weft orchestrate: servers of one kind, from the configuration file.
+struct ServerGroup {
+  std::vector<std::string> urls;
+  std::string router;  // a name of RouterKind (orchestrate/router.h); empty: not said
+};
+struct OrchestrateArguments {
+  std::vector<std::string> context, generation, servers;  // addresses; of servers that say their role themselves
+  ServerGroup context_servers, generation_servers;        // of the file, where the first two are empty
+  std::string context_router, generation_router;          // empty: as the file says, else load_balancing
+  std::string server_api_key, transfer_secret_file;
+  int max_retries = 1;
+  double health_interval_s = 1, connect_timeout_s = 5, first_byte_timeout_s = 0, request_timeout_s = 0;
 };
 
 struct Arguments {
@@ -50,8 +74,10 @@ struct Arguments {
 
   // serve
   std::string host = "127.0.0.1", served_model_name, api_key;
+  std::string cluster, advertise_url;  // etcd://HOST:PORT/NAME; what others reach this server at; empty: none, by host
   int port = 8000;
   bool chat_template_in_request = false;
+  OrchestrateArguments orchestrate;  // beside host, port and api_key
 
   // bench
   // prefill, decode, serving, or speculation alone; empty: speculation with --speculative-config, else the first two
@@ -77,6 +103,9 @@ struct Leave {
 
 // Reads argv and the file of --config. Values of the command line win over those of the file.
 std::variant<Arguments, Leave> parse_arguments(int count, const char* const* words);
+
+// {"num_instances": N, "urls": [...], "router": {"type": NAME}}, all but urls optional.
+Result<ServerGroup> read_server_group(const std::string& json);
 
 // "4G", "512M", "1.5g", "1000": bytes, with K, M, G and T as powers of 1024.
 Result<int64_t> parse_size(const std::string& text);

@@ -111,6 +111,38 @@ TEST(Arguments, Commands) {
   EXPECT_EQ(a.context_tokens, 0);
   EXPECT_FALSE(a.limits);
   EXPECT_EQ(a.engine.pin_threads, Pinning::on);
+  a = good({"orchestrate",
+            "--context",
+            "a:1",
+            "--context",
+            "b:1",
+            "--generation",
+            "http://c",
+            "--server",
+            "d",
+            "--port",
+            "9",
+            "--api-key",
+            "k",
+            "--server-api-key",
+            "s",
+            "--generation-router",
+            "kv_cache_aware",
+            "--max-retries",
+            "3",
+            "--health-interval",
+            "0.5",
+            "--request-timeout",
+            "7",
+            "--transfer-secret-file",
+            "f"});
+  EXPECT_EQ(a.command, Command::orchestrate);
+  EXPECT_EQ(a.orchestrate.context, (std::vector<std::string>{"a:1", "b:1"}));
+  EXPECT_EQ(a.orchestrate.generation, std::vector<std::string>{"http://c"});
+  EXPECT_EQ(a.orchestrate.servers, std::vector<std::string>{"d"});
+  EXPECT_EQ(a.api_key + a.orchestrate.server_api_key + a.orchestrate.transfer_secret_file, "ksf");
+  EXPECT_EQ(a.orchestrate.generation_router + a.orchestrate.context_router, "kv_cache_aware");
+  EXPECT_EQ(a.orchestrate.max_retries + a.orchestrate.health_interval_s + a.orchestrate.request_timeout_s, 3 + 0.5 + 7);
   a = good({"bench", "M", "--speculative-config", "ngram", "--prompts", "texts.jsonl"});
   EXPECT_EQ(a.engine.speculative_config + " " + a.prompts, "ngram texts.jsonl");
   EXPECT_TRUE(a.bench_modes.empty()) << "the command chooses";
@@ -132,6 +164,30 @@ TEST(Arguments, ABatchNeedsAModelOrAServer) {
            {{"--url", "u", "--logits-processor", "p.so"}, "--logits-processor is an option of the engine"},
            {{"--model", "m", "--wait", "4"}, "--wait requires --url"}}) {
     std::vector<const char*> all = {"batch", "--requests", "in"};
+    all.insert(all.end(), words.begin(), words.end());
+    const auto parsed = parse(all);
+    const Leave* leave = std::get_if<Leave>(&parsed);
+    ASSERT_NE(leave, nullptr) << message;
+    EXPECT_EQ(leave->status, 2);
+    EXPECT_NE(leave->error.find(message), std::string::npos) << leave->error;
+  }
+}
+
+TEST(Arguments, AServerOfADeployment) {
+  const Arguments a =
+      good({"serve", "M", "--cluster", "etcd://h/prod", "--advertise-url", "http://10.0.0.7:80", "--host", "0.0.0.0"});
+  EXPECT_EQ(a.cluster + " " + a.advertise_url, "etcd://h/prod http://10.0.0.7:80");
+  EXPECT_EQ(good({"serve", "M", "--host", "::1", "--cluster", "etcd://h/n"}).host, "::1");
+  EXPECT_EQ(good({"serve", "M", "--host", "0.0.0.0"}).cluster, "");
+  for (const auto& [words, message] : std::vector<std::pair<std::vector<const char*>, std::string>>{
+           {{"--cluster", "http://h/n"}, "does not begin with etcd://"},
+           {{"--cluster", "etcd://h"}, "has no name behind its host"},
+           {{"--advertise-url", "http://h"}, "--advertise-url requires --cluster"},
+           {{"--cluster", "etcd://h/n", "--advertise-url", "h:80"}, "does not begin with http://"},
+           {{"--cluster", "etcd://h/n", "--host", "0.0.0.0"}, "--cluster needs --advertise-url"},
+           {{"--cluster", "etcd://h/n", "--host", "::"}, "with --host ::, which is no address that others reach"},
+           {{"--cluster", "etcd://h/n", "--host", "0:0:0:0:0:0:0:0"}, "--cluster needs --advertise-url"}}) {
+    std::vector<const char*> all = {"serve", "M"};
     all.insert(all.end(), words.begin(), words.end());
     const auto parsed = parse(all);
     const Leave* leave = std::get_if<Leave>(&parsed);
@@ -198,6 +254,9 @@ TEST(Arguments, Refusals) {
                                              {"run", "M", "--top-p", "-inf"},
                                              {"run", "M", "--max-tokens", "many"},
                                              {"serve", "M", "--port", "70000"},
+                                             {"orchestrate", "--server", "a", "--generation-router", "random"},
+                                             {"orchestrate", "--server", "a", "--health-interval", "0"},
+                                             {"orchestrate", "--server", "a", "--dtype", "float32"},
                                              {"run", "M", "--config", "/nonexistent.yaml"}}) {
     const auto parsed = parse(words);
     const Leave* leave = std::get_if<Leave>(&parsed);
@@ -272,6 +331,39 @@ TEST_F(ConfigFile, SpeculativeConfig) {
   for (const char* none : {"", " null", " {}", " none", " false"})
     EXPECT_EQ(read(none).value().method, DraftMethod::none) << none;
   EXPECT_EQ(read(" auto").value().method, DraftMethod::automatic);
+}
+
+// The file of a disaggregated deployment, in the reference system's form.
+TEST_F(ConfigFile, Orchestrate) {
+  const std::string path = write(
+      "hostname: 0.0.0.0\nport: 8123\nmax_retries: 2\ncontext_servers:\n  num_instances: 2\n  urls:\n"
+      "    - \"localhost:8001\"\n    - http://localhost:8002\n  router:\n    type: kv_cache_aware\n"
+      "generation_servers: {num_instances: 1, urls: [\"localhost:8003\"]}\nservers: [\"a:1\", \"b:2\"]\n"
+      "transfer_secret_file: secret\nhealth_interval: 0.25\n");
+  Arguments a = good({"orchestrate", "--config", path.c_str(), "--port", "9"});
+  const OrchestrateArguments& o = a.orchestrate;
+  EXPECT_EQ(a.host, "0.0.0.0");
+  EXPECT_EQ(a.port, 9);
+  EXPECT_EQ(o.context_servers.urls, (std::vector<std::string>{"localhost:8001", "http://localhost:8002"}));
+  EXPECT_EQ(o.context_servers.router + "," + o.generation_servers.router, "kv_cache_aware,");
+  EXPECT_EQ(o.generation_servers.urls, std::vector<std::string>{"localhost:8003"});
+  EXPECT_EQ(o.servers, (std::vector<std::string>{"a:1", "b:2"}));
+  EXPECT_EQ(o.transfer_secret_file, "secret");
+  EXPECT_EQ(o.health_interval_s + o.max_retries, 2.25);
+  for (const auto& [text, message] : std::vector<std::pair<std::string, std::string>>{
+           {"port: 1\ncontext_servers:\n  num_instances: 3\n  urls: [\"a:1\"]\n",
+            "line 2: num_instances is 3, but urls names 1 servers"},
+           {"generation_servers: {url: [a]}\n", "line 1: a group of servers has num_instances"},
+           {"generation_servers: {urls: [\"a:1\"], router: {type: random}}\n",
+            "line 1: router must be type: round_robin"},
+           {"generation_servers: {urls: [\"a:1\"], router: {typ: round_robin}}\n", "got typ: \"round_robin\""},
+           {"generation_servers: {urls: [5]}\n", "urls holds 5"},
+           {"generation_servers: [\"a:1\"]\n", "line 1: a group of servers must have"},
+           {"\nbackend: pytorch\n", "line 2: weft orchestrate has no option --backend"}}) {
+    const auto parsed = parse({"orchestrate", "--config", write(text).c_str()});
+    ASSERT_TRUE(std::holds_alternative<Leave>(parsed)) << text;
+    EXPECT_NE(std::get<Leave>(parsed).error.find(message), std::string::npos) << std::get<Leave>(parsed).error;
+  }
 }
 
 TEST_F(ConfigFile, ErrorsNameTheLine) {

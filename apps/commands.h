@@ -29,6 +29,7 @@ Status inspect_command(const Arguments& arguments);
 Status models_command(const Arguments& arguments);
 Status plan_command(const Arguments& arguments, const EngineLoader& load);
 Status serve_command(const Arguments& arguments, const EngineLoader& load);
+Status orchestrate_command(const Arguments& arguments);
 
 // All of the program but the choice of the engine. Returns the exit status: 0, 1 (could not do it) or 2 (bad usage).
 int weft_main(int count, const char* const* words, const EngineLoader& load);

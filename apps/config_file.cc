@@ -53,6 +53,15 @@ Result<ConfigEntry> read_entry(const std::string& path, const YAML::Node& key, c
 
 }  // namespace
 
+Result<Json> read_yaml_file(const std::string& path) {
+  WEFT_TRY(const std::string text, read_file(path, size_t{1} << 20));
+  try {
+    return to_json(YAML::Load(text));
+  } catch (const YAML::Exception& problem) {
+    return fail(Code::invalid_argument, path, " line ", problem.mark.line + 1, " is not valid YAML: ", problem.msg);
+  }
+}
+
 Result<std::vector<ConfigEntry>> read_config_file(const std::string& path) {
   WEFT_TRY(const std::string text, read_file(path, size_t{1} << 20));
   std::vector<ConfigEntry> entries;

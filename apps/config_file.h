@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "base/json.h"
 #include "base/result.h"
 
 namespace weft {
@@ -17,5 +18,9 @@ struct ConfigEntry {
 
 // Errors name the file and the line.
 Result<std::vector<ConfigEntry>> read_config_file(const std::string& path);
+
+// What a YAML file holds, as JSON: of scalars without quotes, numbers and truth values become such. Errors name the
+// file and the line.
+Result<Json> read_yaml_file(const std::string& path);
 
 }  // namespace weft

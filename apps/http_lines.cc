@@ -291,7 +291,7 @@ Json error_member(const HttpReply& reply) {
 
 }  // namespace
 
-Result<HttpCall> call_of(const RequestLine& line) {
+Result<LineCall> call_of(const RequestLine& line) {
   const bool chat = line.request->messages.has_value();
   Json body = Json::object();
   for (const auto& [name, value] : line.json.members()) {
@@ -301,7 +301,7 @@ Result<HttpCall> call_of(const RequestLine& line) {
     body.set(name == "prompt_token_ids" ? "prompt" : name, std::move(sent));
   }
   ask_for_details(line, chat, body);
-  return HttpCall{chat ? "/v1/chat/completions" : "/v1/completions", body.dump()};
+  return LineCall{chat ? "/v1/chat/completions" : "/v1/completions", body.dump()};
 }
 
 BatchOutcome outcome_of(const RequestLine& line, const HttpReply& reply, const std::string& where) {

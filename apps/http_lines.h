@@ -9,13 +9,13 @@
 
 namespace weft {
 
-struct HttpCall {
+struct LineCall {
   std::string path;  // /v1/chat/completions or /v1/completions
   std::string body;
 };
 
 // `line` has its JSON. Image files are read, and become data: URLs; errors are those that name what cannot be read.
-Result<HttpCall> call_of(const RequestLine& line);
+Result<LineCall> call_of(const RequestLine& line);
 
 // From a reply with a status. `where`: the address that was asked, for errors that are not weft's own.
 BatchOutcome outcome_of(const RequestLine& line, const HttpReply& reply, const std::string& where);

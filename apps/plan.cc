@@ -5,6 +5,7 @@
 #include <future>
 
 #include "checkpoint/safetensors_writer.h"
+#include "deployment_estimate.h"
 #include "plan/trace.h"
 #include "plan_estimate.h"
 #include "requests_file.h"
@@ -82,6 +83,7 @@ Status print_with_draft(const Arguments& arguments, const EngineLoader& load) {
 }  // namespace
 
 Status plan_command(const Arguments& arguments, const EngineLoader& load) {
+  if (arguments.estimate.disaggregated) return estimate_deployment(arguments);
   if (arguments.trace.empty() && arguments.engine.speculative_config.empty()) return estimate_plan(arguments);
   if (arguments.trace.empty()) return print_with_draft(arguments, load);
   WEFT_RETURN_IF_ERROR(check_requests_path(arguments.requests));

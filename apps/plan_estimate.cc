@@ -7,14 +7,14 @@
 
 namespace weft {
 
-namespace {
-
 MachineModel machine_of(const EstimateArguments& o) {
   return {.memory_bytes = o.memory_gbps * 1e9,
           .flops = o.tflops * 1e12,
           .network_bytes = o.network_gbps * 1e9,
           .network_latency = o.network_latency_us * 1e-6};
 }
+
+namespace {
 
 Result<RankPlaces> places_of(const EngineOptions& engine, int nodes) {
   const RankLayout layout = rank_layout(engine);

@@ -31,6 +31,10 @@ struct Estimate {
   std::string ops;  // of rank 0, printed
 };
 
+// The machine that the options describe, and as JSON.
+MachineModel machine_of(const EstimateArguments& options);
+Json machine_json(const MachineModel& machine);
+
 // Errors: those of split_plan(), and nodes that do not divide the ranks.
 Result<Estimate> make_estimate(const RecordedPlan& recorded, const EngineOptions& engine,
                                const EstimateArguments& options);

@@ -165,6 +165,13 @@ Json rank_json(const Estimate& e, int rank) {
 
 }  // namespace
 
+Json machine_json(const MachineModel& machine) {
+  return Json::object({{"memory_bytes_per_second", machine.memory_bytes},
+                       {"flops_per_second", machine.flops},
+                       {"network_bytes_per_second", machine.network_bytes},
+                       {"network_latency_seconds", machine.network_latency}});
+}
+
 std::string report_text(const Estimate& e) {
   const RankLayout& layout = e.places.layout;
   std::string text = "Estimate; nothing of it is measured (docs/scale.md has the formulas).\n";
@@ -193,10 +200,7 @@ Json report_json(const Estimate& e) {
                                                 {"stages", layout.pipeline},
                                                 {"ranks_per_stage", layout.tensor},
                                                 {"attention_dp", layout.attention_dp}})},
-                       {"machine", Json::object({{"memory_bytes_per_second", e.machine.memory_bytes},
-                                                 {"flops_per_second", e.machine.flops},
-                                                 {"network_bytes_per_second", e.machine.network_bytes},
-                                                 {"network_latency_seconds", e.machine.network_latency}})},
+                       {"machine", machine_json(e.machine)},
                        {"ranks", std::move(ranks)},
                        {"decode", step_json(e, e.decode)},
                        {"prompt", step_json(e, e.prompt)}});

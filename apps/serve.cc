@@ -6,9 +6,28 @@
 
 #include "base/log.h"
 #include "server/api_server.h"
+#include "server/cluster.h"
 #include "terminal.h"
 
 namespace weft {
+
+namespace {
+
+std::string url_of(const std::string& host, int port) {
+  const std::string name = host.find(':') == std::string::npos ? host : "[" + host + "]";
+  return "http://" + name + ":" + std::to_string(port);
+}
+
+// This server in the deployment of --cluster; null: there is none.
+Result<std::unique_ptr<ClusterMember>> cluster_member(const Arguments& arguments, int port) {
+  if (arguments.cluster.empty()) return std::unique_ptr<ClusterMember>();
+  WEFT_TRY(ClusterAddress cluster, parse_cluster_url(arguments.cluster));
+  const std::string url = arguments.advertise_url.empty() ? url_of(arguments.host, port) : arguments.advertise_url;
+  WEFT_TRY(ClusterEntry entry, cluster_entry(url, arguments.engine.role));
+  return std::make_unique<ClusterMember>(std::move(cluster), std::move(entry));
+}
+
+}  // namespace
 
 Status serve_command(const Arguments& arguments, const EngineLoader& load) {
   set_log_level(LogLevel::info);
@@ -19,6 +38,10 @@ Status serve_command(const Arguments& arguments, const EngineLoader& load) {
   options.api_key = arguments.api_key;
   options.chat_template_in_request = arguments.chat_template_in_request;
   WEFT_TRY(const std::unique_ptr<ApiServer> server, ApiServer::listen(std::move(options)));
+  // A member from the moment when the model is there until the end begins, so that nobody sends requests before or
+  // after.
+  WEFT_TRY(const std::unique_ptr<ClusterMember> member, cluster_member(arguments, server->port()));
+  if (member) server->on_drain([&member] { member->leave(); });
   std::atomic<bool> loading{true}, orderly{true};
   std::thread serving([&] {
     orderly = server->run(true);
@@ -28,12 +51,11 @@ Status serve_command(const Arguments& arguments, const EngineLoader& load) {
   loading = false;
   if (engine.ok()) {
     server->attach(**engine);
+    if (member) member->start();
     const std::string& name =
         arguments.served_model_name.empty() ? (*engine)->info().name : arguments.served_model_name;
-    const std::string host =
-        arguments.host.find(':') == std::string::npos ? arguments.host : "[" + arguments.host + "]";
-    std::fprintf(stderr, "weft: serving %s at http://%s:%d (Ctrl-C ends it)\n", name.c_str(), host.c_str(),
-                 server->port());
+    std::fprintf(stderr, "weft: serving %s at %s (Ctrl-C ends it)\n", name.c_str(),
+                 url_of(arguments.host, server->port()).c_str());
   } else {
     server->stop();
   }

@@ -20,13 +20,15 @@ Status dispatch(const Arguments& arguments, const EngineLoader& load) {
     case Command::models: return models_command(arguments);
     case Command::plan: return plan_command(arguments, load);
     case Command::serve: return serve_command(arguments, load);
+    case Command::orchestrate: return orchestrate_command(arguments);
   }
   return fail(Code::internal, "unknown command");
 }
 
 bool loads_engine(const Arguments& arguments) {
   if (arguments.command == Command::batch) return arguments.url.empty();
-  return arguments.command != Command::inspect && arguments.command != Command::models;
+  return arguments.command != Command::inspect && arguments.command != Command::models &&
+         arguments.command != Command::orchestrate;
 }
 
 // Messages are one line, whatever is in a file's name.

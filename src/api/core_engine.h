@@ -1,7 +1,9 @@
 // The engine behind api/engine.h: texts, images and grammars around an EngineCore. Made by Engine::load() (load.cc);
-// prompts and their checks are in engine_prompt.cc, the rest in engine.cc.
+// prompts and their checks are in engine_prompt.cc, what other
+// servers of a deployment ask for in engine_cluster.cc, the rest in engine.cc.
 #pragma once
 
+#include <deque>
 #include <memory>
 #include <mutex>
 #include <unordered_map>
@@ -44,8 +46,10 @@ class CoreEngine : public Engine {
   EngineMetrics metrics() const override;
   std::vector<OpTime> op_times(bool decode) const override;
   Result<KvCacheEvents> take_kv_cache_events() override;
+  Result<KvCacheEvents> read_kv_cache_events(uint64_t after, size_t limit) override;
   std::string identity() const override;
   std::string transfer_address() const override { return core_->transfer_address(); }
+  Result<PromptBlocks> block_keys(const Request& request) const override;
   std::string plan_text() const override;
 
  private:
@@ -94,6 +98,9 @@ class CoreEngine : public Engine {
   };
   Result<ScoreResult> end_of_score(const ImagePrompt& prompt, Scored scored, const SequenceOutput& output) const;
 
+  Status fetch_events();
+  KvCacheEvents events_from(uint64_t after, size_t limit) const;
+
   std::unique_ptr<EngineCore> core_;
   TextSide text_;
   const EngineOptions options_;
@@ -107,8 +114,11 @@ class CoreEngine : public Engine {
   std::unordered_map<RequestId, std::shared_ptr<Active>> active_;
   RequestId next_id_ = 1;
   RequestMetrics counts_;
-  std::mutex events_mutex_;  // of the next member; held while events are taken, so that they are counted in their order
-  uint64_t first_wanted_event_ = 0;
+  std::mutex events_mutex_;          // of the next members
+  std::deque<KvCacheEvent> events_;  // that have been fetched from the core, for its readers; without a gap
+  uint64_t next_event_ = 0;          // to be fetched
+  int event_homes_ = 1;              // that they are of
+  uint64_t first_wanted_event_ = 0;  // of take_kv_cache_events()
 };
 
 }  // namespace weft

@@ -2,10 +2,8 @@
 
 #include <algorithm>
 #include <random>
-#include <span>
 
 #include "api/scores.h"
-#include "base/hmac.h"
 #include "sampling/philox.h"
 #include "sampling/validate.h"
 
@@ -331,11 +329,6 @@ std::string CoreEngine::plan_text() const {
   return text;
 }
 
-std::string CoreEngine::identity() const {
-  const std::string& text = core_->options().identity;
-  return hex_of(sha256(std::as_bytes(std::span(text))));
-}
-
 std::string CoreEngine::decode(const std::vector<int32_t>& ids, bool skip_special) const {
   return text_.tokenizer ? text_.tokenizer->decode(ids, skip_special) : "";
 }
@@ -354,25 +347,6 @@ EngineMetrics CoreEngine::metrics() const {
 std::vector<OpTime> CoreEngine::op_times(bool decode) const {
   const OpTimes* times = core_->op_times();
   return times ? times->read(decode) : std::vector<OpTime>();
-}
-
-Result<KvCacheEvents> CoreEngine::take_kv_cache_events() {
-  if (options_.kv_cache_events == 0)
-    return fail(Code::invalid_argument,
-                "events of the KV cache are not recorded; start with --kv-cache-events N to keep the last N");
-  const std::lock_guard lock(events_mutex_);
-  auto [taken, next] = core_->take_cache_events();
-  KvCacheEvents result;
-  result.next_id = next;
-  result.homes = static_cast<int>(core_->metrics().homes.size());
-  result.lost = (taken.empty() ? next : taken.front().id) - first_wanted_event_;
-  first_wanted_event_ = next;
-  for (CacheEvent& event : taken) {
-    const bool stored = event.kind == CacheEvent::Kind::stored;
-    result.events.push_back({event.id, stored, event.group, event.key.hex(), stored ? event.parent.hex() : "",
-                             std::move(event.tokens), event.home});
-  }
-  return result;
 }
 
 }  // namespace weft

@@ -194,10 +194,16 @@ struct KvCacheEvent {
   int home = 0;                 // whose cache it is, with attention data parallelism
 };
 struct KvCacheEvents {
-  std::vector<KvCacheEvent> events;  // since the last call
-  uint64_t lost = 0;                 // events in front of them that did not fit into the buffer
-  uint64_t next_id = 0;              // of the next event to come
-  int homes = 1;                     // caches that there are
+  std::vector<KvCacheEvent> events;
+  uint64_t lost = 0;     // events in front of them that did not fit into the buffer
+  uint64_t next_id = 0;  // of the event behind those listed
+  int homes = 1;         // caches that there are
+};
+
+// The names of the blocks that a prompt has in the KV cache (cache/block_key.h), as in KvCacheEvent::hash.
+struct PromptBlocks {
+  int tokens = 0;                 // of the prompt
+  std::vector<std::string> keys;  // of its whole blocks, in order; none where the model keeps no cache
 };
 
 // A prompt that does not fit, in the words that clients of OpenAI's API look for (LangChain does), and whether an error
@@ -281,11 +287,18 @@ class Engine {
   virtual std::vector<OpTime> op_times(bool decode) const = 0;
   // Takes the events of the cache's index. An error if EngineOptions::kv_cache_events is 0. Any thread.
   virtual Result<KvCacheEvents> take_kv_cache_events() = 0;
+  // The events from id `after` on, at most `limit` of them, as far as they are kept: as many as kv_cache_events for
+  // each home. Takes nothing away, so there may be several readers. `after` beyond the next event to come is an empty
+  // answer with that event's id.
+  virtual Result<KvCacheEvents> read_kv_cache_events(uint64_t after, size_t limit) = 0;
+
   // ---- Deployments of several servers (docs/serving-at-scale.md). Any thread.
   // Whoever has an equal identity has an equal model, computed in the same way: blocks of its cache fit here.
   virtual std::string identity() const = 0;
   // "HOST:PORT" where other servers get blocks of this one's cache; empty: nowhere.
   virtual std::string transfer_address() const = 0;
+  // What the blocks of the request's prompt are called. Images are decoded for it.
+  virtual Result<PromptBlocks> block_keys(const Request& request) const = 0;
   // The recorded step plan as text (`weft plan`).
   virtual std::string plan_text() const = 0;
 };

@@ -6,6 +6,8 @@
 #include <random>
 
 #include "base/log.h"
+#include "server/api_key.h"
+#include "server/context_servers.h"
 #include "server/errors.h"
 #include "server/generation.h"
 #include "server/http_answer.h"
@@ -28,14 +30,6 @@ std::string hex(uint64_t value) {
   std::string text;
   for (int shift = 60; shift >= 0; shift -= 4) text += digits[(value >> shift) & 15];
   return text;
-}
-
-// Takes the same time wherever the texts differ.
-bool same_secret(std::string_view given, std::string_view wanted) {
-  unsigned char differ = given.size() == wanted.size() ? 0 : 1;
-  for (size_t i = 0; i < wanted.size(); ++i)
-    differ |= static_cast<unsigned char>(wanted[i] ^ (i < given.size() ? given[i] : 0));
-  return differ == 0;
 }
 
 // "application/json", "application/problem+json"; with no charset but UTF-8.
@@ -70,6 +64,8 @@ const ApiServer::Route ApiServer::kRoutes[] = {
     {"/detokenize", "POST", &ApiServer::detokenize, false, false},
     {"/v1/detokenize", "POST", &ApiServer::detokenize, false, false},
     {"/kv_cache_events", "POST", &ApiServer::kv_cache_events, false, false},
+    {"/block_keys", "POST", &ApiServer::block_keys, false, false},
+    {"/server_info", "GET", &ApiServer::server_info, false, false},
     {"/health", "GET", &ApiServer::health, true, true},
     {"/ready", "GET", &ApiServer::ready, true, true},
     {"/version", "GET", &ApiServer::version, true, true},
@@ -93,6 +89,7 @@ void ApiServer::attach(Engine& engine) {
   created_s_ = std::time(nullptr);
   std::random_device random;
   next_id_ = (static_cast<uint64_t>(random()) << 32) | random();
+  instance_ = hex(mix(next_id_));
   uint64_t print = 0;
   for (const std::string& fact :
        {std::string(WEFT_VERSION), info.architecture, info.dtype, info.isa, std::to_string(info.weight_bytes)})
@@ -106,12 +103,7 @@ void ApiServer::handle(std::shared_ptr<Exchange> exchange) {
   const auto route = std::find_if(std::begin(kRoutes), std::end(kRoutes),
                                   [&](const Route& candidate) { return request.path == candidate.path; });
   const bool known = route != std::end(kRoutes);
-  if (!(known && route->open) && !authorized(request))
-    return respond(exchange,
-                   error_response(401,
-                                  "this server needs an API key: send the header \"Authorization: Bearer KEY\" or "
-                                  "\"x-api-key: KEY\"",
-                                  {}, "invalid_api_key"));
+  if (!(known && route->open) && !has_api_key(request, options_.api_key)) return respond(exchange, api_key_wanted());
   if (!attached_ && !(known && route->always))
     return respond(exchange, error_response(503, "the model is being loaded; try again in a moment"));
   if (known && request.method == route->method) return (this->*route->call)(exchange);
@@ -129,19 +121,6 @@ void ApiServer::handle(std::shared_ptr<Exchange> exchange) {
                                   "model", "model_not_found"));
   }
   respond(exchange, error_response(404, "there is nothing at " + json_quote(shortened(request.path))));
-}
-
-// "Authorization: Bearer KEY", the scheme in any case, or "x-api-key: KEY".
-bool ApiServer::authorized(const HttpRequest& request) const {
-  if (options_.api_key.empty()) return true;
-  const std::string* const bare = request.header("x-api-key");
-  if (bare && same_secret(*bare, options_.api_key)) return true;
-  const std::string* const header = request.header("authorization");
-  if (!header) return false;
-  const std::string_view text = *header;
-  const size_t space = std::min(text.find(' '), text.size());
-  const size_t key = std::min(text.find_first_not_of(' ', space), text.size());
-  return lower_case(text.substr(0, space)) == "bearer" && same_secret(text.substr(key), options_.api_key);
 }
 
 void ApiServer::respond(const std::shared_ptr<Exchange>& exchange, HttpResponse response) {
@@ -215,6 +194,13 @@ void ApiServer::chat(std::shared_ptr<Exchange> exchange) { generate(std::move(ex
 void ApiServer::completions(std::shared_ptr<Exchange> exchange) { generate(std::move(exchange), false); }
 
 void ApiServer::generate(std::shared_ptr<Exchange> exchange, bool chat) {
+  if (engine_->options().role == ServerRole::context)
+    return respond(exchange, error_response(400,
+                                            "this server computes prompts for others and generates no text: it was "
+                                            "started with --role context"));
+  std::vector<std::string> context_servers;
+  if (auto refused = read_context_servers(exchange->request(), engine_->options().kv_transfer_secret, context_servers))
+    return respond(exchange, *std::move(refused));
   const auto body = read_body(exchange);
   if (!body) return;
   auto call = parse_request(*body, chat ? RequestKind::chat : RequestKind::completion, rules());
@@ -229,7 +215,7 @@ void ApiServer::generate(std::shared_ptr<Exchange> exchange, bool chat) {
             "this model classifies or scores text, it does not generate any; use /v1/classify, /v1/score or /v1/reward",
             "model"));
   const std::string id = fresh_id();
-  for (Request& request : call->requests) request.id = id;
+  for (Request& request : call->requests) request.id = id, request.context_servers = context_servers;
   AnswerHead head{(chat ? "chatcmpl-" : "cmpl-") + id, std::time(nullptr), model_, fingerprint_};
   Generation::start(*engine_, metrics_, std::move(exchange), chat, std::move(call).value(), std::move(head));
 }
@@ -310,28 +296,6 @@ Json ApiServer::model_card() const {
 
 void ApiServer::models(std::shared_ptr<Exchange> exchange) {
   respond(exchange, Json::object({{"object", "list"}, {"data", Json::array({model_card()})}}));
-}
-
-void ApiServer::kv_cache_events(std::shared_ptr<Exchange> exchange) {
-  const auto taken = engine_->take_kv_cache_events();
-  if (!taken.ok()) return respond(exchange, error_response(taken.error()));
-  Json::Array events;
-  for (const KvCacheEvent& event : taken->events) {
-    Json json = Json::object({{"event_id", static_cast<long>(event.id)},
-                              {"type", event.stored ? "stored" : "removed"},
-                              {"group", event.group},
-                              {"block_hash", event.hash}});
-    if (taken->homes > 1) json.set("home", event.home);
-    if (event.stored) {
-      Json::Array tokens(event.tokens.begin(), event.tokens.end());
-      json.set("parent_hash", event.parent_hash);
-      json.set("token_ids", Json(std::move(tokens)));
-    }
-    events.push_back(std::move(json));
-  }
-  respond(exchange, Json::object({{"events", Json(std::move(events))},
-                                  {"lost", static_cast<long>(taken->lost)},
-                                  {"next_event_id", static_cast<long>(taken->next_id)}}));
 }
 
 void ApiServer::health(std::shared_ptr<Exchange> exchange) {

@@ -3,11 +3,13 @@
 //   POST /v1/chat/completions   POST /v1/completions   GET /v1/models[/NAME]
 //   POST /v1/classify   POST /v1/score   POST /v1/reward            (classifiers and reward models)
 //   POST /tokenize   POST /detokenize                               (also under /v1)
-//   POST /kv_cache_events                                           (takes the events recorded since the last call)
-//   GET /health (the process)   GET /ready (a model is loaded)   GET /version   GET /metrics (Prometheus)
+//   POST /kv_cache_events   POST /block_keys   GET /server_info     (for what chooses among servers:
+//   api_server_cluster.cc) GET /health (the process)   GET /ready (a model is loaded)   GET /version   GET /metrics
+//   (Prometheus)
 #pragma once
 
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -44,6 +46,8 @@ class ApiServer {
   // From now on requests are answered with `engine`, which must live until run() has returned. Once; any thread.
   void attach(Engine& engine);
   void stop() { http_->stop(); }
+  // See HttpServer.
+  void on_drain(std::function<void()> callback) { http_->on_drain(std::move(callback)); }
 
  private:
   using Call = void (ApiServer::*)(std::shared_ptr<Exchange> exchange);
@@ -58,7 +62,6 @@ class ApiServer {
 
   explicit ApiServer(ServerOptions options) : options_(std::move(options)) {}
   void handle(std::shared_ptr<Exchange> exchange);
-  bool authorized(const HttpRequest& request) const;
   void models(std::shared_ptr<Exchange> exchange);
   void chat(std::shared_ptr<Exchange> exchange);
   void completions(std::shared_ptr<Exchange> exchange);
@@ -70,6 +73,8 @@ class ApiServer {
   void tokenize(std::shared_ptr<Exchange> exchange);
   void detokenize(std::shared_ptr<Exchange> exchange);
   void kv_cache_events(std::shared_ptr<Exchange> exchange);
+  void block_keys(std::shared_ptr<Exchange> exchange);
+  void server_info(std::shared_ptr<Exchange> exchange);
   void health(std::shared_ptr<Exchange> exchange);
   void ready(std::shared_ptr<Exchange> exchange);
   void version(std::shared_ptr<Exchange> exchange);
@@ -89,6 +94,7 @@ class ApiServer {
   std::atomic<bool> attached_{false};  // the members below are set
   Engine* engine_ = nullptr;
   std::string model_, fingerprint_;
+  std::string instance_;  // another one after each start
   int64_t created_s_ = 0;
   ServerMetrics metrics_;
   std::atomic<uint64_t> next_id_{0};

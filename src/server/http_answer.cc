@@ -15,6 +15,7 @@ const char* reason_of(int status) {
     case 200: return "OK";
     case 400: return "Bad Request";
     case 401: return "Unauthorized";
+    case 403: return "Forbidden";
     case 404: return "Not Found";
     case 405: return "Method Not Allowed";
     case 408: return "Request Timeout";
@@ -26,7 +27,9 @@ const char* reason_of(int status) {
     case 431: return "Request Header Fields Too Large";
     case 500: return "Internal Server Error";
     case 501: return "Not Implemented";
+    case 502: return "Bad Gateway";
     case 503: return "Service Unavailable";
+    case 504: return "Gateway Timeout";
     case 505: return "HTTP Version Not Supported";
     default: return "Other";
   }
@@ -71,7 +74,7 @@ void HttpAnswer::respond(HttpResponse response) {
 }
 
 void HttpAnswer::send(std::string_view data) {
-  if (done_ || data.empty()) return;
+  if (done_ || too_slow_ || data.empty()) return;  // a stream that will be ended takes no more memory
   begin_stream();
   if (form.chunked) {
     char size[20];

@@ -28,7 +28,7 @@ class HttpAnswer : public Exchange {
   };
   using Post = std::function<void(std::function<void()>)>;
   // `wake` is called when there is something to send. A stream with more than `unsent_limit` bytes unsent counts as too
-  // slow and is ended by the session.
+  // slow, takes nothing more, and is ended by the session.
   HttpAnswer(Post post, std::function<void()> wake, size_t unsent_limit)
       : post_(std::move(post)), wake_(std::move(wake)), unsent_limit_(unsent_limit) {}
 

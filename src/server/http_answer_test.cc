@@ -43,5 +43,16 @@ TEST(HttpAnswer, AnEndIsToldOnceAndNotBehindTheAnswer) {
   EXPECT_EQ(told.size(), 1u);
 }
 
+// While the session waits for a client that does not read, events go on coming.
+TEST(HttpAnswer, ATooSlowStreamTakesNoMoreMemory) {
+  HttpAnswer answer = answer_without_session();
+  for (int i = 0; i < 100; ++i) answer.send(std::string(300, 'x'));
+  EXPECT_TRUE(answer.too_slow());
+  EXPECT_LT(answer.take_unsent().size(), 1000u + 300u);
+  answer.send(std::string(300, 'x'));
+  EXPECT_TRUE(answer.too_slow()) << "what was left out cannot be made up for";
+  EXPECT_FALSE(answer.has_unsent());
+}
+
 }  // namespace
 }  // namespace weft

@@ -1,36 +1,19 @@
-// Requests to an HTTP server, many at once, on one thread. http alone: a server of https wants a proxy in front of it
-// here.
+// Requests to one HTTP server whose answers are wanted whole, on the calling thread.
 #pragma once
 
 #include <chrono>
 #include <functional>
 #include <memory>
 #include <string>
-#include <string_view>
 
-#include "base/result.h"
 #include "server/http.h"
+#include "server/http_calls.h"
 
 namespace weft {
 
-struct ServerAddress {
-  std::string host;  // an IPv6 address without its brackets
-  int port = 80;
-  std::string prefix;  // of all paths: empty, or "/some/where"
-  std::string text() const;
-};
-
-// "http://HOST[:PORT][/PREFIX]"; a "/v1" at the end, as in OpenAI's base URLs, is not a part of the prefix.
-Result<ServerAddress> parse_server_url(std::string_view url);
-
 // What became of a request: an answer with a status, or a failure on the way.
 struct HttpReply {
-  enum class Failure : unsigned char {
-    none,
-    unreachable,  // there is no connection
-    broken,       // the connection ended before the answer did
-    timed_out,
-  };
+  using Failure = HttpFailure;
   Failure failure = Failure::none;
   std::string problem;  // of a failure, in words
   int status = 0;
@@ -38,11 +21,13 @@ struct HttpReply {
   int retry_after_s = 0;  // as the answer's head asks; 0: it does not
 };
 
+// A receiver that puts the answer together and calls `done` with it. Make a new one, with a new reply, for each call.
+HttpReceiver collect_reply(std::shared_ptr<HttpReply> reply, std::function<void(HttpReply)> done);
+
 class HttpClient {
  public:
   // `headers` go with every request. `timeout`: from a request's first byte to the end of its answer; 0: no limit.
   HttpClient(ServerAddress server, HttpHeaders headers, std::chrono::seconds timeout);
-  ~HttpClient();
 
   // Both return at once; `done` is called by run(). Connections are kept and used again.
   using Done = std::function<void(HttpReply reply)>;
@@ -57,8 +42,12 @@ class HttpClient {
   void stop();
 
  private:
-  class Core;
-  std::unique_ptr<Core> core_;
+  void send(const char* method, const std::string& path, std::string body, Done done);
+
+  const ServerAddress server_;
+  const HttpHeaders headers_;
+  const std::chrono::seconds timeout_;
+  HttpCalls calls_;
 };
 
 }  // namespace weft

@@ -67,7 +67,8 @@ class HttpServer::Core : public std::enable_shared_from_this<HttpServer::Core> {
   Status listen(const std::string& host, int port_number);
   net::awaitable<void> accept_loop();
   bool run(bool use_signals);
-  void stop();         // any thread
+  void stop();  // any thread
+  std::function<void()> on_drain;
   void begin_drain();  // on the server's thread, as all below
   void end_drain();
   void left(Session* session);
@@ -503,6 +504,7 @@ void HttpServer::Core::stop() {
 void HttpServer::Core::begin_drain() {
   if (draining) return;
   draining = true;
+  if (on_drain) on_drain();
   error_code ignored;
   acceptor.close(ignored);
   accept_pause.cancel();
@@ -563,6 +565,7 @@ Result<std::unique_ptr<HttpServer>> HttpServer::listen(const std::string& host, 
 
 HttpServer::~HttpServer() = default;
 int HttpServer::port() const { return core_->port; }
+void HttpServer::on_drain(std::function<void()> callback) { core_->on_drain = std::move(callback); }
 bool HttpServer::run(bool signals) { return core_->run(signals); }
 void HttpServer::stop() { core_->stop(); }
 int HttpServer::connections() const { return core_->connections; }

@@ -41,6 +41,9 @@ class HttpServer {
   ~HttpServer();
 
   int port() const;
+  // Called once, on the server's thread, when a signal or stop() begins the end, before running answers are complete.
+  // It must return quickly. To be set before run().
+  void on_drain(std::function<void()> callback);
   // Serves on the calling thread until stop() and the end of the last answer. With `signals`, SIGINT and SIGTERM call
   // stop(), and the second of them ends at once. Returns true after an orderly end. Once.
   bool run(bool signals);

@@ -3,38 +3,16 @@
 
 #include <algorithm>
 #include <array>
-#include <cstdio>
 #include <numeric>
 
 namespace weft {
 
 namespace {
 
-std::string number(double value) {
-  char text[40];
-  std::snprintf(text, sizeof text, "%.9g", value);
-  return text;
-}
-
-// A label's value: quotes, backslashes and line breaks escaped as the text format wants it.
-std::string label(const std::string& value) {
-  std::string out;
-  for (const char c : value) {
-    if (c == '\\' || c == '"') out += '\\';
-    if (c == '\n') out += "\\n";
-    else out += c;
-  }
-  return out;
-}
-
-void describe(std::string& out, const std::string& name, const char* type, const char* help) {
-  out += "# HELP " + name + " " + help + "\n# TYPE " + name + " " + type + "\n";
-}
-
-void print(std::string& out, const std::string& name, const char* type, const char* help, double value) {
-  describe(out, "weft_" + name, type, help);
-  out += "weft_" + name + " " + number(value) + "\n";
-}
+using prometheus::describe;
+using prometheus::label;
+using prometheus::number;
+using prometheus::print;
 
 using M = EngineMetrics;
 
@@ -45,7 +23,7 @@ struct EngineMetric {
   double (*value)(const EngineMetrics& metrics);
 };
 
-constexpr const char kCounter[] = "counter", kGauge[] = "gauge";
+using prometheus::kCounter, prometheus::kGauge;
 
 constexpr EngineMetric kEngineMetrics[] = {
     {"requests_total", kCounter, "Requests that entered the engine.",
@@ -222,22 +200,6 @@ void print_towers(std::string& out, const CoreMetrics& core) {
 }
 
 }  // namespace
-
-void Histogram::observe(double value) {
-  ++counts_[static_cast<size_t>(std::lower_bound(bounds_.begin(), bounds_.end(), value) - bounds_.begin())];
-  sum_ += value;
-}
-
-void Histogram::print(const std::string& name, const char* help, std::string& out) const {
-  describe(out, name, "histogram", help);
-  int64_t below = 0;
-  for (size_t i = 0; i < counts_.size(); ++i) {
-    below += counts_[i];
-    out += name + "_bucket{le=\"" + (i < bounds_.size() ? number(bounds_[i]) : "+Inf") + "\"} " +
-           std::to_string(below) + "\n";
-  }
-  out += name + "_sum " + number(sum_) + "\n" + name + "_count " + std::to_string(below) + "\n";
-}
 
 ServerMetrics::ServerMetrics()
     : total_({0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320}),

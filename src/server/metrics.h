@@ -10,22 +10,9 @@
 #include <vector>
 
 #include "api/engine.h"
+#include "server/prometheus.h"
 
 namespace weft {
-
-// Seconds in buckets. Not thread-safe by itself.
-class Histogram {
- public:
-  explicit Histogram(std::vector<double> bounds) : bounds_(std::move(bounds)), counts_(bounds_.size() + 1) {}
-  void observe(double value);
-  // The lines of a Prometheus histogram.
-  void print(const std::string& name, const char* help, std::string& out) const;
-
- private:
-  std::vector<double> bounds_;
-  std::vector<int64_t> counts_;  // not cumulated
-  double sum_ = 0;
-};
 
 // What one finished request contributes.
 struct RequestTimes {

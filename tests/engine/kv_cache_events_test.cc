@@ -119,11 +119,77 @@ TEST(KvCacheEvents, LostOnesAreCounted) {
   EXPECT_EQ(empty->events.size() + empty->lost, 0u);
 }
 
+// Readers take nothing away from each other, nor from who takes the events.
+TEST(KvCacheEvents, ManyReaders) {
+  const auto engine = load("llama-3.1", 1 << 16);
+  ask(*engine, requests_of("llama-3.1", 6));
+  const auto all = engine->read_kv_cache_events(0, 1 << 20);
+  ASSERT_TRUE(all.ok());
+  ASSERT_GT(all->events.size(), 4u);
+  EXPECT_EQ(all->lost, 0u);
+  Index once, piece_by_piece, taken;
+  replay(*all, once);
+  for (uint64_t next = 0; next < all->next_id;) {
+    const auto piece = engine->read_kv_cache_events(next, 3);
+    ASSERT_TRUE(piece.ok());
+    EXPECT_EQ(piece->events.front().id, next);
+    replay(*piece, piece_by_piece);
+    next = piece->next_id;
+  }
+  replay(*engine->take_kv_cache_events(), taken);
+  EXPECT_EQ(piece_by_piece, once);
+  EXPECT_EQ(taken, once);
+  EXPECT_TRUE(engine->take_kv_cache_events()->events.empty());
+  EXPECT_EQ(engine->read_kv_cache_events(0, 1 << 20)->events.size(), all->events.size()) << "read after it was taken";
+  const auto beyond = engine->read_kv_cache_events(all->next_id + 100, 10);
+  EXPECT_TRUE(beyond->events.empty());
+  EXPECT_EQ(beyond->next_id, all->next_id);
+}
+
+TEST(KvCacheEvents, ReadersAreToldWhatIsGone) {
+  const auto engine = load("llama-3.1", 3);
+  uint64_t next = 0;
+  for (int round = 0; round < 2; ++round) {
+    std::vector<Request> requests = requests_of("llama-3.1", 6);
+    for (Request& request : requests) request.cache_salt = std::to_string(round);
+    ask(*engine, requests);
+    const auto read = engine->read_kv_cache_events(0, 100);
+    EXPECT_EQ(read->events.size(), 3u) << "as many as are kept";
+    EXPECT_EQ(read->lost, read->events.front().id);
+    EXPECT_GT(read->next_id, next + 3);
+    next = read->next_id;
+  }
+}
+
+// The names that a router asks for are those that the cache gives the blocks.
+TEST(KvCacheEvents, BlockKeysAreThoseOfTheCache) {
+  const auto engine = load("llama-3.1", 1 << 16);
+  std::vector<Request> requests = requests_of("llama-3.1", 6);
+  size_t blocks = 0;
+  for (Request& request : requests) {
+    request.max_tokens = 1;
+    request.prompt_token_ids->resize(static_cast<size_t>(kBlock) * 2 + 5, 7);
+    const auto keys = engine->block_keys(request);
+    ASSERT_TRUE(keys.ok());
+    EXPECT_EQ(keys->tokens, 2 * kBlock + 5);
+    ASSERT_EQ(keys->keys.size(), 2u);
+    Index index;
+    ask(*engine, {request});
+    replay(*engine->read_kv_cache_events(0, 1 << 20), index);
+    for (const std::string& key : keys->keys) blocks += index.contains({0, key});
+  }
+  EXPECT_EQ(blocks, 12u);
+  Request wrong = requests[0];
+  wrong.prompt_token_ids->push_back(1 << 30);
+  EXPECT_FALSE(engine->block_keys(wrong).ok());
+}
+
 TEST(KvCacheEvents, OffIsAnError) {
   const auto engine = load("llama-3.1", 0);
   const auto taken = engine->take_kv_cache_events();
   ASSERT_FALSE(taken.ok());
   EXPECT_NE(taken.error().message().find("--kv-cache-events"), std::string::npos);
+  EXPECT_FALSE(engine->read_kv_cache_events(0, 1).ok());
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "base/files.h"
+#include "base/hmac.h"
 
 namespace weft {
 
@@ -112,6 +113,8 @@ Result<RequestId> FakeEngine::submit(Request request, EventSink sink) {
     return fail(Code::resource_exhausted, "the queue is full (", fake_.queue, " requests); try again later");
   ++counts_.requests.entered;
   counts_.requests.prompt_tokens += static_cast<int64_t>(prompt.size());
+  context_servers_ = request.context_servers;
+  cache_blocks_of(request, prompt);
   running->id = next_, running->request = std::move(request), running->sink = std::move(sink);
   running->prompt = std::move(prompt);
   waiting_.push_back(running);
@@ -180,6 +183,63 @@ Result<KvCacheEvents> FakeEngine::take_kv_cache_events() {
   if (!fake_.cache_events) return fail(Code::invalid_argument, "events of the KV cache are not recorded");
   const std::string hash(64, 'a'), parent(64, 'b');
   return KvCacheEvents{{{1, true, 0, hash, parent, {5, 6}}, {2, false, 1, hash, "", {}, 3}}, 1, 3, fake_.cache_homes};
+}
+
+Result<KvCacheEvents> FakeEngine::read_kv_cache_events(uint64_t after, size_t limit) {
+  if (options_.kv_cache_events == 0) return fail(Code::invalid_argument, "events of the KV cache are not recorded");
+  const std::lock_guard lock(mutex_);
+  KvCacheEvents result;
+  const uint64_t first = next_event_ - events_.size();
+  result.lost = first > after ? first - after : 0;
+  result.next_id = std::min(std::max(first, after), next_event_);
+  for (; result.next_id < next_event_ && result.events.size() < limit; ++result.next_id)
+    result.events.push_back(events_[static_cast<size_t>(result.next_id - first)]);
+  return result;
+}
+
+void FakeEngine::forget_events_before(uint64_t id) {
+  const std::lock_guard lock(mutex_);
+  while (!events_.empty() && events_.front().id < id) events_.pop_front();
+}
+
+std::vector<std::string> FakeEngine::last_context_servers() const {
+  const std::lock_guard lock(mutex_);
+  return context_servers_;
+}
+
+namespace {
+
+// The keys of a prompt's blocks, and the root: digests of all that is in front of a block's end.
+std::vector<std::string> keys_of(const std::string& salt, const std::vector<int32_t>& prompt, int tokens_per_block) {
+  std::string all = salt + "|";
+  std::vector<std::string> keys{hex_of(sha256(std::as_bytes(std::span(all))))};
+  for (size_t i = 0; i < prompt.size(); ++i) {
+    all += std::to_string(prompt[i]) + ",";
+    if ((i + 1) % static_cast<size_t>(tokens_per_block) == 0)
+      keys.push_back(hex_of(sha256(std::as_bytes(std::span(all)))));
+  }
+  return keys;
+}
+
+}  // namespace
+
+Result<PromptBlocks> FakeEngine::block_keys(const Request& request) const {
+  WEFT_TRY(const std::vector<int32_t> prompt, prompt_tokens(request));
+  WEFT_RETURN_IF_ERROR(check(request, prompt));
+  std::vector<std::string> keys = keys_of(request.cache_salt, prompt, options_.tokens_per_block);
+  keys.erase(keys.begin());
+  return PromptBlocks{static_cast<int>(prompt.size()), std::move(keys)};
+}
+
+// With the mutex.
+void FakeEngine::cache_blocks_of(const Request& request, const std::vector<int32_t>& prompt) {
+  if (options_.kv_cache_events == 0) return;
+  const std::vector<std::string> keys = keys_of(request.cache_salt, prompt, options_.tokens_per_block);
+  for (size_t i = 1; i < keys.size(); ++i) {
+    if (!cached_.insert(keys[i]).second) continue;
+    events_.push_back({next_event_++, true, 0, keys[i], keys[i - 1], {}});
+    if (static_cast<int>(events_.size()) > options_.kv_cache_events) events_.pop_front();
+  }
 }
 
 void FakeEngine::loop() {

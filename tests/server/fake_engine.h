@@ -8,6 +8,7 @@
 #include <deque>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <string>
 #include <thread>
 #include <vector>
@@ -23,6 +24,7 @@ struct FakeOptions {
   bool cache_events = false;  // two of them for each call, behind one that was lost
   int cache_homes = 1;        // that there are
   int queue = 512;            // waiting requests; more are refused
+  std::string identity = "fake", transfer;
 };
 
 class FakeEngine : public Engine {
@@ -50,8 +52,10 @@ class FakeEngine : public Engine {
   EngineMetrics metrics() const override;
   std::vector<OpTime> op_times(bool) const override { return {}; }
   Result<KvCacheEvents> take_kv_cache_events() override;
-  std::string identity() const override { return "fake"; }
-  std::string transfer_address() const override { return {}; }
+  Result<KvCacheEvents> read_kv_cache_events(uint64_t after, size_t limit) override;
+  std::string identity() const override { return fake_.identity; }
+  std::string transfer_address() const override { return fake_.transfer; }
+  Result<PromptBlocks> block_keys(const Request& request) const override;
   std::string plan_text() const override { return "no plan\n"; }
 
   // An answer that reaches this many tokens fails (0: none does).
@@ -60,6 +64,11 @@ class FakeEngine : public Engine {
   void lose_ranks(std::string why);
   // Answers to chats are this text from now on (empty: the prompt again), read in this format. Not while requests run.
   void answer_chats_with(std::string text, AnswerFormat format) { answer_ = std::move(text), format_ = format; }
+  // What Request::context_servers of the last request was.
+  std::vector<std::string> last_context_servers() const;
+  // The cache of the fake has blocks of all prompts; with EngineOptions::kv_cache_events there are events of it. This
+  // drops the events before `id`.
+  void forget_events_before(uint64_t id);
   // Appended to rendered chats, as a template's opening of the answer.
   void open_answers_with(std::string text) { opening_ = std::move(text); }
 
@@ -85,6 +94,7 @@ class FakeEngine : public Engine {
     std::deque<Event> outbox;
   };
   Status check(const Request& request, const std::vector<int32_t>& prompt) const;
+  void cache_blocks_of(const Request& request, const std::vector<int32_t>& prompt);
   void loop();
   void step(Running& running);
   void deliver(Running& running);
@@ -107,6 +117,10 @@ class FakeEngine : public Engine {
   bool stopping_ = false;
   std::string lost_;
   EngineMetrics counts_;
+  std::vector<std::string> context_servers_;
+  std::set<std::string> cached_;     // keys of blocks
+  std::deque<KvCacheEvent> events_;  // of these
+  uint64_t next_event_ = 0;
   std::thread thread_;
 };
 

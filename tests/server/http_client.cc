@@ -137,7 +137,8 @@ std::vector<std::string> events(const std::string& body) {
   return found;
 }
 
-TestServer::TestServer(FakeOptions fake, ServerOptions options, bool attach) : engine_(fake) {
+TestServer::TestServer(FakeOptions fake, ServerOptions options, bool attach, EngineOptions engine)
+    : engine_(fake, std::move(engine)) {
   options.port = 0;
   auto server = ApiServer::listen(std::move(options));
   WEFT_CHECK(server.ok()) << server.error().message();

@@ -57,7 +57,7 @@ std::vector<std::string> events(const std::string& body);
 // A server with its engine and its thread.
 class TestServer {
  public:
-  explicit TestServer(FakeOptions fake = {}, ServerOptions options = {}, bool attach = true);
+  explicit TestServer(FakeOptions fake = {}, ServerOptions options = {}, bool attach = true, EngineOptions engine = {});
   ~TestServer();
   int port() const { return server_->port(); }
   FakeEngine& engine() { return engine_; }

@@ -1,0 +1,132 @@
+// `weft orchestrate`: the front of a deployment of several servers.
+#include <cstdio>
+#include <string_view>
+
+#include "base/files.h"
+#include "base/log.h"
+#include "commands.h"
+#include "orchestrate/front.h"
+
+namespace weft {
+
+namespace {
+
+std::chrono::milliseconds milliseconds_of(double seconds) {
+  return std::chrono::milliseconds(static_cast<int64_t>(seconds * 1000));
+}
+
+// "HOST:PORT", or a URL.
+Result<ServerEntry> entry_of(const std::string& text, std::optional<ServerRole> role) {
+  WEFT_TRY(ServerAddress address, parse_server_url(text.find("://") == std::string::npos ? "http://" + text : text));
+  return ServerEntry{std::move(address), role};
+}
+
+Result<std::vector<ServerEntry>> entries_of(const OrchestrateArguments& o) {
+  std::vector<ServerEntry> all;
+  const auto add = [&](const std::vector<std::string>& urls, std::optional<ServerRole> role) -> Status {
+    for (const std::string& url : urls) {
+      WEFT_TRY(ServerEntry entry, entry_of(url, role));
+      for (const ServerEntry& other : all)
+        if (other.address == entry.address)
+          return fail(Code::invalid_argument, "the server ", entry.address.text(), " is named twice");
+      all.push_back(std::move(entry));
+    }
+    return {};
+  };
+  WEFT_RETURN_IF_ERROR(add(o.context.empty() ? o.context_servers.urls : o.context, ServerRole::context));
+  WEFT_RETURN_IF_ERROR(add(o.generation.empty() ? o.generation_servers.urls : o.generation, ServerRole::generation));
+  WEFT_RETURN_IF_ERROR(add(o.servers, std::nullopt));
+  if (o.context.size() + o.context_servers.urls.size() == all.size())
+    return fail(Code::invalid_argument,
+                "no server that generates is named; give --generation URL or --server URL, or a --config with them");
+  return all;
+}
+
+RouterKind router_of(const std::string& option, const std::string& file) {
+  const std::string& name = option.empty() ? file : option;
+  return name.empty() ? RouterKind::load_balancing : *value_named<RouterKind>(name);
+}
+
+Result<std::string> read_secret(const std::string& path) {
+  if (path.empty()) return std::string();
+  WEFT_TRY(std::string secret, read_file(path, size_t{1} << 16));
+  while (secret.ends_with('\n') || secret.ends_with('\r')) secret.pop_back();
+  if (secret.empty()) return fail(Code::invalid_argument, "the transfer secret in ", path, " is empty");
+  return secret;
+}
+
+Status check_key(const char* option, const std::string& key) {
+  for (const char c : key)
+    if (c < ' ' || c > '~') return fail(Code::invalid_argument, option, " holds a character that no header may hold");
+  return {};
+}
+
+Result<FrontOptions> front_options(const Arguments& arguments) {
+  const OrchestrateArguments& o = arguments.orchestrate;
+  FrontOptions options;
+  WEFT_RETURN_IF_ERROR(check_key("--server-api-key", o.server_api_key));
+  options.host = arguments.host, options.port = arguments.port, options.api_key = arguments.api_key;
+  options.server_api_key = o.server_api_key;
+  options.generation_router = router_of(o.generation_router, o.generation_servers.router);
+  options.context_router = router_of(o.context_router, o.context_servers.router);
+  options.passage.max_retries = o.max_retries;
+  options.passage.connect_timeout = milliseconds_of(o.connect_timeout_s);
+  options.passage.first_byte_timeout = milliseconds_of(o.first_byte_timeout_s);
+  options.passage.request_timeout = milliseconds_of(o.request_timeout_s);
+  WEFT_TRY(options.passage.transfer_secret, read_secret(o.transfer_secret_file));
+  options.watch.interval = milliseconds_of(o.health_interval_s);
+  return options;
+}
+
+}  // namespace
+
+// ---- a group of the configuration file
+
+Result<ServerGroup> read_server_group(const std::string& text) {
+  const auto json = parse_json(text);
+  if (!json.ok() || !json->is_object())
+    return fail(Code::invalid_argument, "a group of servers must have the keys num_instances, urls and router");
+  ServerGroup group;
+  std::optional<int64_t> instances;
+  for (const auto& [name, value] : json->members()) {
+    if (name == "num_instances" && value.is_integer()) {
+      instances = value.as_integer();
+    } else if (name == "urls" && value.is_array()) {
+      for (const Json& url : value.items()) {
+        if (!url.is_string()) return fail(Code::invalid_argument, "urls holds ", url.dump(), ", which is no address");
+        group.urls.push_back(url.as_string());
+      }
+    } else if (name == "router" && value.is_object()) {
+      for (const auto& [key, kind] : value.members()) {
+        if (key != "type" || !kind.is_string() || !value_named<RouterKind>(kind.as_string()))
+          return fail(Code::invalid_argument,
+                      "router must be type: round_robin, load_balancing or kv_cache_aware, got ", key, ": ",
+                      kind.dump());
+        group.router = kind.as_string();
+      }
+    } else {
+      return fail(Code::invalid_argument, "a group of servers has num_instances (a number), urls (a list) and router (",
+                  "type: NAME), not ", name, ": ", value.dump());
+    }
+  }
+  if (instances && *instances != static_cast<int64_t>(group.urls.size()))
+    return fail(Code::invalid_argument, "num_instances is ", *instances, ", but urls names ", group.urls.size(),
+                " servers");
+  return group;
+}
+
+Status orchestrate_command(const Arguments& arguments) {
+  set_log_level(LogLevel::info);
+  WEFT_TRY(std::vector<ServerEntry> entries, entries_of(arguments.orchestrate));
+  WEFT_TRY(FrontOptions options, front_options(arguments));
+  WEFT_TRY(const std::unique_ptr<Front> front, Front::listen(std::move(options)));
+  const size_t count = entries.size();
+  front->servers().set_members(std::move(entries));
+  const std::string host = arguments.host.find(':') == std::string::npos ? arguments.host : "[" + arguments.host + "]";
+  std::fprintf(stderr, "weft: %zu servers behind http://%s:%d (Ctrl-C ends it)\n", count, host.c_str(), front->port());
+  if (!front->run(true))
+    return fail(Code::cancelled, "ended by a second signal, before the running answers were complete");
+  return {};
+}
+
+}  // namespace weft
