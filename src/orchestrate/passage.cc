@@ -225,8 +225,8 @@ void Passage::on_end(HttpFailure failure, const std::string& problem) {
   const bool timed_out = failure == HttpFailure::timed_out;
   ticket_->failed(why, !timed_out);
   if (!over && try_another()) return;
-  std::string message = "the server " + ticket_->url() +
-                        (forwarded_ ? " did not end its answer (" : " did not answer (") + why + ")";
+  std::string message =
+      "the server " + ticket_->url() + (forwarded_ ? " did not end its answer (" : " did not answer (") + why + ")";
   if (!forwarded_ && retries_ > 0) message += ", and " + std::to_string(retries_) + " before it did not either";
   fail_with(timed_out ? 504 : 502, message);
 }
