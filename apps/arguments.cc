@@ -133,11 +133,9 @@ void add_engine_options(CLI::App* app, EngineOptions& o) {
   app->add_option_function<std::string>(
          "--kv-transfer-secret-file",
          [&o](const std::string& path) {
-           const auto text = read_file(path);
-           if (!text.ok()) throw CLI::ValidationError("--kv-transfer-secret-file", text.error().message());
-           o.kv_transfer_secret = text->substr(0, text->find_last_not_of(" \t\r\n") + 1);
-           if (o.kv_transfer_secret.empty())
-             throw CLI::ValidationError("--kv-transfer-secret-file", path + " is empty");
+           const auto secret = read_secret(path);
+           if (!secret.ok()) throw CLI::ValidationError("--kv-transfer-secret-file", secret.error().message());
+           o.kv_transfer_secret = *secret;
          },
          "A file with the secret that all servers of a deployment know")
       ->type_name("FILE")
@@ -386,6 +384,11 @@ std::string fault_of_batch(const CLI::App& batch, const Arguments& a) {
   return "";
 }
 
+std::string fault_of_cluster(const std::string& url) {
+  const auto read = parse_cluster_url(url);
+  return read.ok() ? "" : read.error().message();
+}
+
 void add_serve(CLI::App* serve, Arguments& a) {
   add_text(serve, "--host", a.host, "Address to listen on", "HOST");
   add_number(serve, "--port", a.port, "Port to listen on; 0: any free one", 0, 65535);
@@ -397,10 +400,7 @@ void add_serve(CLI::App* serve, Arguments& a) {
   CLI::Option* cluster = add_text(serve, "--cluster", a.cluster,
                                   "Register in this etcd as a server of the deployment NAME, while the model is served",
                                   "etcd://HOST:PORT/NAME");
-  cluster->check([](const std::string& text) {
-    const auto read = parse_cluster_url(text);
-    return read.ok() ? "" : read.error().message();
-  });
+  cluster->check(fault_of_cluster);
   add_text(serve, "--advertise-url", a.advertise_url,
            "--cluster: where others reach this server; default: http://HOST:PORT as above", "URL")
       ->needs(cluster)
@@ -445,6 +445,9 @@ void add_orchestrate(CLI::App* app, Arguments& a) {
   servers("--context", o.context, "A server that computes prompts, http://HOST:PORT or HOST:PORT; may be repeated");
   servers("--generation", o.generation, "A server that generates; may be repeated");
   servers("--server,--servers", o.servers, "A server that says itself what it does (--role); may be repeated");
+  add_text(app, "--cluster", o.cluster, "Servers that register in this etcd; they may join and leave",
+           "etcd://HOST:PORT/NAME")
+      ->check(fault_of_cluster);
   const auto group = [&](const std::string& name, ServerGroup& target) {  // for the file
     app->add_option_function<std::string>(name,
                                           [name, &target](const std::string& text) {

@@ -44,6 +44,7 @@ struct OrchestrateArguments {
   std::vector<std::string> context, generation, servers;  // addresses; of servers that say their role themselves
   ServerGroup context_servers, generation_servers;        // of the file, where the first two are empty
   std::string context_router, generation_router;          // empty: as the file says, else load_balancing
+  std::string cluster;                                    // etcd://HOST:PORT/NAME, whose members are servers too
   std::string server_api_key, transfer_secret_file;
   int max_retries = 1;
   double health_interval_s = 1, connect_timeout_s = 5, first_byte_timeout_s = 0, request_timeout_s = 0;

@@ -87,7 +87,8 @@ Result<BatchOutput> BatchOutput::open(const std::string& path) {
     output.file_ = stdout;
     return output;
   }
-  output.file_ = std::fopen((path + ".part").c_str(), "wb");
+  output.place_ = output_place(path);
+  output.file_ = std::fopen(output.place_.temporary.c_str(), "wb");
   if (!output.file_) return fail(Code::invalid_argument, "cannot write ", path, "; does its folder exist?");
   return output;
 }
@@ -107,7 +108,7 @@ Status BatchOutput::finish() {
     return fail(Code::resource_exhausted, "cannot write to ", where(), "; is the disk full?");
   if (file_ == stdout) return {};
   std::fclose(std::exchange(file_, nullptr));
-  if (std::rename((path_ + ".part").c_str(), path_.c_str()) != 0)
+  if (!place_.in_place() && std::rename(place_.temporary.c_str(), place_.target.c_str()) != 0)
     return fail(Code::invalid_argument, "cannot write ", path_);
   return {};
 }

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "api/engine.h"
+#include "base/files.h"
 #include "requests_file.h"
 
 namespace weft {
@@ -42,7 +43,7 @@ class BatchOutput {
  public:
   static Result<BatchOutput> open(const std::string& path);
   BatchOutput(BatchOutput&& other) noexcept
-      : path_(std::move(other.path_)), file_(std::exchange(other.file_, nullptr)) {}
+      : path_(std::move(other.path_)), place_(std::move(other.place_)), file_(std::exchange(other.file_, nullptr)) {}
   ~BatchOutput();
   Status write(const std::string& line);
   Status finish();
@@ -51,6 +52,7 @@ class BatchOutput {
   BatchOutput() = default;
   std::string where() const { return file_ == stdout ? "standard output" : path_; }
   std::string path_;
+  OutputPlace place_;
   std::FILE* file_ = nullptr;
 };
 

@@ -6,6 +6,7 @@
 #include "base/log.h"
 #include "commands.h"
 #include "orchestrate/front.h"
+#include "server/cluster.h"
 
 namespace weft {
 
@@ -36,23 +37,24 @@ Result<std::vector<ServerEntry>> entries_of(const OrchestrateArguments& o) {
   WEFT_RETURN_IF_ERROR(add(o.context.empty() ? o.context_servers.urls : o.context, ServerRole::context));
   WEFT_RETURN_IF_ERROR(add(o.generation.empty() ? o.generation_servers.urls : o.generation, ServerRole::generation));
   WEFT_RETURN_IF_ERROR(add(o.servers, std::nullopt));
-  if (o.context.size() + o.context_servers.urls.size() == all.size())
+  if (o.cluster.empty() && o.context.size() + o.context_servers.urls.size() == all.size())
     return fail(Code::invalid_argument,
-                "no server that generates is named; give --generation URL or --server URL, or a --config with them");
+                "no server that generates is named; give --generation URL or --server URL, a --config with them, or --cluster");
   return all;
+}
+
+// Those that are named, and those that are members of the cluster.
+std::vector<ServerEntry> with_members(std::vector<ServerEntry> entries, const std::vector<ClusterEntry>& members) {
+  for (const ClusterEntry& member : members) {
+    auto entry = entry_of(member.url, member.role);
+    if (entry.ok()) entries.push_back(std::move(*entry));
+  }
+  return entries;
 }
 
 RouterKind router_of(const std::string& option, const std::string& file) {
   const std::string& name = option.empty() ? file : option;
   return name.empty() ? RouterKind::load_balancing : *value_named<RouterKind>(name);
-}
-
-Result<std::string> read_secret(const std::string& path) {
-  if (path.empty()) return std::string();
-  WEFT_TRY(std::string secret, read_file(path, size_t{1} << 16));
-  while (secret.ends_with('\n') || secret.ends_with('\r')) secret.pop_back();
-  if (secret.empty()) return fail(Code::invalid_argument, "the transfer secret in ", path, " is empty");
-  return secret;
 }
 
 Status check_key(const char* option, const std::string& key) {
@@ -73,7 +75,9 @@ Result<FrontOptions> front_options(const Arguments& arguments) {
   options.passage.connect_timeout = milliseconds_of(o.connect_timeout_s);
   options.passage.first_byte_timeout = milliseconds_of(o.first_byte_timeout_s);
   options.passage.request_timeout = milliseconds_of(o.request_timeout_s);
-  WEFT_TRY(options.passage.transfer_secret, read_secret(o.transfer_secret_file));
+  if (!o.transfer_secret_file.empty()) {
+    WEFT_TRY(options.passage.transfer_secret, read_secret(o.transfer_secret_file));
+  }
   options.watch.interval = milliseconds_of(o.health_interval_s);
   return options;
 }
@@ -121,9 +125,17 @@ Status orchestrate_command(const Arguments& arguments) {
   WEFT_TRY(FrontOptions options, front_options(arguments));
   WEFT_TRY(const std::unique_ptr<Front> front, Front::listen(std::move(options)));
   const size_t count = entries.size();
-  front->servers().set_members(std::move(entries));
+  front->servers().set_members(entries);
+  std::unique_ptr<ClusterWatch> watch;
+  if (!arguments.orchestrate.cluster.empty()) {
+    WEFT_TRY(ClusterAddress cluster, parse_cluster_url(arguments.orchestrate.cluster));
+    watch = std::make_unique<ClusterWatch>(std::move(cluster), [&, entries](std::vector<ClusterEntry> members) {
+      front->servers().set_members(with_members(entries, members));
+    });
+  }
   const std::string host = arguments.host.find(':') == std::string::npos ? arguments.host : "[" + arguments.host + "]";
-  std::fprintf(stderr, "weft: %zu servers behind http://%s:%d (Ctrl-C ends it)\n", count, host.c_str(), front->port());
+  const std::string who = watch ? "the servers of " + arguments.orchestrate.cluster : std::to_string(count) + " servers";
+  std::fprintf(stderr, "weft: %s behind http://%s:%d (Ctrl-C ends it)\n", who.c_str(), host.c_str(), front->port());
   if (!front->run(true))
     return fail(Code::cancelled, "ended by a second signal, before the running answers were complete");
   return {};

@@ -72,20 +72,45 @@ Result<std::string> read_file(const std::string& path, size_t limit_bytes) {
   return content;
 }
 
-Status write_file(const std::string& path, std::string_view content) {
-  const std::string temporary = path + ".part";
-  {
-    Descriptor file{::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666)};
-    if (file.fd < 0) return system_error("cannot write", path);
-    size_t done = 0;
-    while (done < content.size()) {
-      const ssize_t put = ::write(file.fd, content.data() + done, content.size() - done);
-      if (put < 0 && errno == EINTR) continue;
-      if (put < 0) return system_error("cannot write", path);
-      done += static_cast<size_t>(put);
-    }
+Result<std::string> read_secret(const std::string& path) {
+  WEFT_TRY(std::string secret, read_file(path, size_t{1} << 16));
+  secret.resize(secret.find_last_not_of(" \t\r\n") + 1);
+  if (secret.empty()) return fail(Code::invalid_argument, "the secret in ", path, " is empty");
+  return secret;
+}
+
+namespace {
+
+// Errors name `path`.
+Status write_all(const std::string& file_path, const std::string& path, std::string_view content) {
+  Descriptor file{::open(file_path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666)};
+  if (file.fd < 0) return system_error("cannot write", path);
+  size_t done = 0;
+  while (done < content.size()) {
+    const ssize_t put = ::write(file.fd, content.data() + done, content.size() - done);
+    if (put < 0 && errno == EINTR) continue;
+    if (put < 0) return system_error("cannot write", path);
+    done += static_cast<size_t>(put);
   }
-  if (::rename(temporary.c_str(), path.c_str()) != 0) return system_error("cannot write", path);
+  return {};
+}
+
+}  // namespace
+
+OutputPlace output_place(const std::string& path) {
+  struct stat there {};
+  if (::stat(path.c_str(), &there) != 0) return {path, path + ".part"};
+  if (!S_ISREG(there.st_mode)) return {path, path};
+  std::string target = path;
+  if (char* const real = ::realpath(path.c_str(), nullptr)) target = real, std::free(real);
+  return {target, target + ".part"};
+}
+
+Status write_file(const std::string& path, std::string_view content) {
+  const OutputPlace place = output_place(path);
+  WEFT_RETURN_IF_ERROR(write_all(place.temporary, path, content));
+  if (!place.in_place() && ::rename(place.temporary.c_str(), place.target.c_str()) != 0)
+    return system_error("cannot write", path);
   return {};
 }
 

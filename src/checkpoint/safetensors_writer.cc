@@ -6,6 +6,7 @@
 #include <cstring>
 #include <set>
 
+#include "base/files.h"
 #include "base/json.h"
 
 namespace weft {
@@ -92,7 +93,9 @@ SafetensorsWriter::~SafetensorsWriter() = default;
 
 Result<SafetensorsWriter> SafetensorsWriter::create(const std::string& path, Options options) {
   auto state = std::make_unique<State>();
-  state->path = path, state->temporary = path + ".part";
+  const OutputPlace place = output_place(path);
+  if (place.in_place()) return fail(Code::invalid_argument, path, " is no file; tensors are written to files only");
+  state->path = place.target, state->temporary = place.temporary;
   state->header_room = (256 + options.expected_tensors * kBytesPerTensor + 7) / 8 * 8;
   state->options = std::move(options);
   state->file = std::fopen(state->temporary.c_str(), "w+b");

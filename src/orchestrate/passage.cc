@@ -183,20 +183,22 @@ void Passage::on_head(HttpReplyHead head) {
 
 void Passage::on_data(std::string piece) {
   if (ended_) return;
+  const size_t before = reply_.size();
   reply_ += piece;
   if (!streams_ && reply_.size() > kMostReply) {
     world_.calls.cancel(std::exchange(call_, 0));
     return fail_with(502, ticket_->url() + " gave an answer of more than " + std::to_string(kMostReply) + " bytes");
   }
-  if (streams_) forward_events();
+  if (streams_) forward_events(before);
 }
 
 // Whole events alone, so that a comment of this server's own can stand between any two pieces.
-void Passage::forward_events() {
-  const size_t last = reply_.rfind("\n\n");
+void Passage::forward_events(size_t before) {
+  const size_t from = before > 0 ? before - 1 : 0;  // an end in front of it would have been found
+  const size_t last = std::string_view(reply_).substr(from).rfind("\n\n");
   if (last == std::string::npos) return;
-  std::string events = reply_.substr(0, last + 2);
-  reply_.erase(0, last + 2);
+  std::string events = reply_.substr(0, from + last + 2);
+  reply_.erase(0, events.size());
   if (!std::exchange(forwarded_, true)) {
     world_.metrics.observe_first_byte(std::chrono::duration<double>(Clock::now() - begin_).count());
     ticket_->prompt_done();

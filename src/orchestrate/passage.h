@@ -51,7 +51,7 @@ class Passage : public std::enable_shared_from_this<Passage> {
   void on_data(std::string piece);
   void on_end(HttpFailure failure, const std::string& problem);
   bool try_another();
-  void forward_events();
+  void forward_events(size_t before);  // so many bytes of reply_ were there before
   void respond();
   void fail_with(int status, const std::string& message);
   void count(int status);

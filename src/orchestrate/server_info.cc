@@ -37,6 +37,13 @@ class Reader {
 
 }  // namespace
 
+std::string reachable_address(const std::string& transfer, const std::string& host) {
+  for (const std::string any : {"0.0.0.0:", "[::]:"})
+    if (transfer.starts_with(any))
+      return (host.find(':') == std::string::npos ? host : "[" + host + "]") + ":" + transfer.substr(any.size());
+  return transfer;
+}
+
 Result<ServerInfo> read_server_info(const Json& answer) {
   ServerInfo info;
   std::string role;

@@ -23,6 +23,9 @@ struct ServerInfo {
   int64_t running = 0, waiting = 0, kv_used = 0, kv_total = 0;
 };
 
+// An address that others reach: where a server listens at all of its addresses ("0.0.0.0:9100", "[::]:9100"), that of
+// the host that it is known by.
+std::string reachable_address(const std::string& transfer, const std::string& host);
 // Errors name the member that is absent or wrong.
 Result<ServerInfo> read_server_info(const Json& answer);
 

@@ -86,6 +86,7 @@ void ServerList::take_info(const std::string& url, ServerInfo info) {
   if (!member) return;
   if (member->info && member->info->instance != info.instance) member->blocks.restart();
   member->foreign = std::max<int64_t>(0, info.running + info.waiting - member->in_flight);
+  info.transfer = reachable_address(info.transfer, member->entry.address.host);
   member->info = std::move(info);
   member->answers = true;
   compare();

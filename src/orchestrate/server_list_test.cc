@@ -220,6 +220,13 @@ TEST_F(ServerListTest, MembersJoinAndLeave) {
   EXPECT_EQ(state("a"), ServerState::starting) << "another one at the same address";
 }
 
+TEST(ServerInfo, ATransferAddressIsOneThatOthersReach) {
+  EXPECT_EQ(reachable_address("10.0.0.7:9100", "node7"), "10.0.0.7:9100");
+  EXPECT_EQ(reachable_address("0.0.0.0:9100", "node7"), "node7:9100");
+  EXPECT_EQ(reachable_address("[::]:9100", "fd00::7"), "[fd00::7]:9100");
+  EXPECT_EQ(reachable_address("", "node7"), "");
+}
+
 TEST(ServerInfo, IsRead) {
   const char* const good = R"({"version": "1", "instance": "i", "role": "context", "model": "m", "generative": true,
       "identity": "d", "tokens_per_block": 32, "kv_cache_events": 7, "transfer": "h:9",

@@ -52,7 +52,8 @@ constexpr std::chrono::seconds kLongestRest{60};  // weft's server closes them a
 using Request = http::request<http::string_body>;
 
 struct Connection {
-  explicit Connection(net::io_context& io) : stream(io) {}
+  // The buffer's room is what one read takes.
+  explicit Connection(net::io_context& io) : stream(io) { buffer.reserve(size_t{64} << 10); }
   beast::tcp_stream stream;
   beast::flat_buffer buffer;
   Clock::time_point rests_since;

@@ -167,6 +167,38 @@ void print_tier(std::string& out, const CoreMetrics& core) {
   count("kv_tier_evicted_total", "Blocks that were removed to make room.", tier.store.evicted);
 }
 
+// Of a server in a deployment: prompts that others computed, and that were computed for others.
+void print_transfer(std::string& out, const CoreMetrics& core) {
+  if (!core.has_transfer) return;
+  const FetchMetrics& fetched = core.transfer.fetched;
+  const ProvideMetrics& provided = core.transfer.provided;
+  const auto gauge = [&](const char* name, const char* help, int64_t value) {
+    print(out, name, kGauge, help, static_cast<double>(value));
+  };
+  const auto counter = [&](const char* name, const char* help, uint64_t value) {
+    print(out, name, kCounter, help, static_cast<double>(value));
+  };
+  gauge("kv_transfer_connections", "Connections to other servers, either way.", core.transfer.connections);
+  counter("kv_transfer_refused_total", "Connections that ended before both sides knew each other.",
+          core.transfer.refused);
+  gauge("kv_transfer_fetches", "Prompts that wait for blocks of other servers.", fetched.active);
+  counter("kv_transfer_fetches_total", "Prompts that other servers were asked for.", fetched.fetches);
+  counter("kv_transfer_complete_fetches_total", "Those whose blocks all came.", fetched.complete);
+  counter("kv_transfer_failed_fetches_total", "Times that a server did not give what it was asked for.",
+          fetched.failures);
+  counter("kv_transfer_local_prompts_total", "Prompts that nobody was asked for: too little was missing.",
+          fetched.local);
+  counter("kv_transfer_fetched_blocks_total", "Blocks that came.", fetched.blocks);
+  counter("kv_transfer_fetched_bytes_total", "Bytes that came.", fetched.bytes);
+  gauge("kv_transfer_leases", "Prompts of other servers that are computed or sent.", provided.active);
+  counter("kv_transfer_leases_total", "Prompts that other servers asked for.", provided.prompts);
+  counter("kv_transfer_complete_leases_total", "Those whose blocks were all sent.", provided.complete);
+  counter("kv_transfer_cancelled_leases_total", "Those that the other server wanted no more, or that was lost.",
+          provided.cancelled);
+  counter("kv_transfer_failed_leases_total", "Those that could not be computed or sent in time.", provided.failed);
+  counter("kv_transfer_sent_bytes_total", "Bytes that were sent.", provided.bytes);
+}
+
 // With several homes: each of them, and how level their loads are.
 void print_homes(std::string& out, const CoreMetrics& core) {
   if (core.homes.size() < 2) return;
@@ -231,6 +263,7 @@ std::string ServerMetrics::prometheus(const ModelInfo& model, const EngineMetric
   print_drafts(out, engine.core.scheduler);
   print_stages(out, engine.core);
   print_tier(out, engine.core);
+  print_transfer(out, engine.core);
   print_homes(out, engine.core);
   print_towers(out, engine.core);
   print(out, "http_connections", "gauge", "Open connections.", connections);

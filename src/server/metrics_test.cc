@@ -322,6 +322,23 @@ TEST(Metrics, Tier) {
     EXPECT_NE(text.find(std::string(line) + "\n"), std::string::npos) << line;
 }
 
+TEST(Metrics, Transfer) {
+  EngineMetrics engine = engine_metrics();
+  EXPECT_EQ(ServerMetrics().prometheus({}, engine, 0).find("kv_transfer"), std::string::npos);
+  engine.core.has_transfer = true;
+  engine.core.transfer = {{.fetches = 9, .complete = 7, .local = 3, .failures = 2, .blocks = 50, .bytes = 5000, .active = 1},
+                          {.prompts = 6, .complete = 4, .cancelled = 1, .failed = 2, .bytes = 800, .active = 5},
+                          8,
+                          10};
+  const std::string text = ServerMetrics().prometheus({}, engine, 0);
+  for (const char* line :
+       {"connections 8", "refused_total 10", "fetches 1", "fetches_total 9", "complete_fetches_total 7",
+        "failed_fetches_total 2", "local_prompts_total 3", "fetched_blocks_total 50", "fetched_bytes_total 5000",
+        "leases 5", "leases_total 6", "complete_leases_total 4", "cancelled_leases_total 1", "failed_leases_total 2",
+        "sent_bytes_total 800"})
+    EXPECT_NE(text.find("\nweft_kv_transfer_" + std::string(line) + "\n"), std::string::npos) << line;
+}
+
 // Those of vision towers stand there too, if several processes have one.
 TEST(Metrics, Towers) {
   EngineMetrics engine = engine_metrics();
