@@ -38,8 +38,9 @@ Result<std::vector<ServerEntry>> entries_of(const OrchestrateArguments& o) {
   WEFT_RETURN_IF_ERROR(add(o.generation.empty() ? o.generation_servers.urls : o.generation, ServerRole::generation));
   WEFT_RETURN_IF_ERROR(add(o.servers, std::nullopt));
   if (o.cluster.empty() && o.context.size() + o.context_servers.urls.size() == all.size())
-    return fail(Code::invalid_argument,
-                "no server that generates is named; give --generation URL or --server URL, a --config with them, or --cluster");
+    return fail(
+        Code::invalid_argument,
+        "no server that generates is named; give --generation URL or --server URL, a --config with them, or --cluster");
   return all;
 }
 
@@ -134,7 +135,8 @@ Status orchestrate_command(const Arguments& arguments) {
     });
   }
   const std::string host = arguments.host.find(':') == std::string::npos ? arguments.host : "[" + arguments.host + "]";
-  const std::string who = watch ? "the servers of " + arguments.orchestrate.cluster : std::to_string(count) + " servers";
+  const std::string who =
+      watch ? "the servers of " + arguments.orchestrate.cluster : std::to_string(count) + " servers";
   std::fprintf(stderr, "weft: %s behind http://%s:%d (Ctrl-C ends it)\n", who.c_str(), host.c_str(), front->port());
   if (!front->run(true))
     return fail(Code::cancelled, "ended by a second signal, before the running answers were complete");

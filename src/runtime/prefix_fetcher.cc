@@ -102,9 +102,9 @@ void PrefixFetcher::reserve(Fetch& fetch) {
   reserved_bytes_ += fetch.bytes;
 }
 
-// Once nothing in flight has to do with the blocks any more, they may be filled.
+// Once nothing in flight has to do with the blocks any more, nor a part of the server before, they may be filled.
 void PrefixFetcher::ask(Fetch& fetch) {
-  if (!fetch.reserved || fetch.asked || fetch.ending || finished_ < fetch.transfer->after) return;
+  if (!fetch.reserved || fetch.asked || fetch.ending || fetch.writing > 0 || finished_ < fetch.transfer->after) return;
   fetch.asked = true;
   const auto tiles = static_cast<uint32_t>(memory_.tiles());
   SendMessage message{fetch.ticket, {}, {}};
@@ -299,7 +299,9 @@ void PrefixFetcher::end_part(const Places& to) {
   Fetch& fetch = *fetches_.at(to.fetch);
   --fetch.writing;
   const int tiles = memory_.tiles();
+  const bool counts = fetch.asked;  // else its server was lost meanwhile, and another one will be asked
   for (const Place& place : to.places) {
+    if (!counts) break;
     Wanted& wanted = fetch.wanted[fetch.by_number.at({place.group, place.number})];
     if (wanted.missing == 0) continue;  // it came twice
     wanted.got.resize(static_cast<size_t>(memory_.layers(place.group) * tiles));
@@ -310,7 +312,8 @@ void PrefixFetcher::end_part(const Places& to) {
       }
     settle(fetch, wanted);
   }
-  if (fetch.ending || is_complete(fetch) || (fetch.sent && fetch.writing == 0)) end(to.fetch, false);
+  if (fetch.ending || is_complete(fetch) || (fetch.sent && fetch.writing == 0)) return end(to.fetch, false);
+  ask(fetch);
 }
 
 // Blocks in front of which all is there.

@@ -326,10 +326,11 @@ TEST(Metrics, Transfer) {
   EngineMetrics engine = engine_metrics();
   EXPECT_EQ(ServerMetrics().prometheus({}, engine, 0).find("kv_transfer"), std::string::npos);
   engine.core.has_transfer = true;
-  engine.core.transfer = {{.fetches = 9, .complete = 7, .local = 3, .failures = 2, .blocks = 50, .bytes = 5000, .active = 1},
-                          {.prompts = 6, .complete = 4, .cancelled = 1, .failed = 2, .bytes = 800, .active = 5},
-                          8,
-                          10};
+  engine.core.transfer = {
+      {.fetches = 9, .complete = 7, .local = 3, .failures = 2, .blocks = 50, .bytes = 5000, .active = 1},
+      {.prompts = 6, .complete = 4, .cancelled = 1, .failed = 2, .bytes = 800, .active = 5},
+      8,
+      10};
   const std::string text = ServerMetrics().prometheus({}, engine, 0);
   for (const char* line :
        {"connections 8", "refused_total 10", "fetches 1", "fetches_total 9", "complete_fetches_total 7",

@@ -11,7 +11,6 @@ import os
 import random
 import signal
 import socket
-import threading
 import time
 import unittest
 
@@ -87,6 +86,13 @@ class Schedule:
             if self.random.random() < 0.5:
                 time.sleep(self.random.uniform(0, 0.1))
 
+    def wait_until_busy(self):
+        """The context server computes for somebody."""
+        end = time.monotonic() + 10
+        while self.context.gauges()["weft_kv_cache_used_blocks"] == 0:
+            if time.monotonic() > end:
+                self.test.fail("the context server computes nothing" + self.logs())
+
     def pause(self, most=0.8):
         time.sleep(self.random.uniform(0, most))
 
@@ -139,7 +145,10 @@ class Schedule:
     def context_is_killed(self):
         self.start()
         self.ask_some()
-        self.pause()
+        if self.random.random() < 0.5:
+            self.wait_until_busy()
+        else:
+            self.pause()
         self.context.kill()
         self.pause()
         self.ask_some(1, 3)
@@ -160,8 +169,10 @@ class Schedule:
 
     def generation_is_killed(self):
         self.start()
-        self.ask_some(6, 8)
-        self.pause(0.5)
+        for index in (5, 6, 7, 7):  # long ones
+            self.ask(index)
+        self.wait_until_busy()
+        self.pause(0.3)
         self.generation.kill()
         self.check(killed=True)
         self.start_values.pop(self.generation)
@@ -207,37 +218,32 @@ class Schedule:
             self.ask_some()
             self.pause(1.5)
         self.check()
-        self.relay.faulty = 0  # connections that are not yet faulty stay so; others have ended, or end
-        self.relay.fault = lambda direction, data, offset: data
+        self.relay.faulty = 0  # from now on connections are good; one that is not may be there still
         self.check_end()
 
     def connections_are_cut(self):
-        ends = {}
-        lock = threading.Lock()
+        ends = [self.offset() for _ in range(4)]
 
-        def fault(direction, data, offset):
-            with lock:
-                end = ends.setdefault((direction, self.relay.connections), self.offset())
-            return None if offset + len(data) > end else data
+        def fault(connection, direction, data, offset):
+            return None if offset + len(data) > ends[connection] else data
 
         self.through(fault, self.random.randint(1, 4))
 
     def bytes_are_late(self):
         long = self.random.random() < 0.5
 
-        def fault(direction, data, offset):
+        def fault(connection, direction, data, offset):
             time.sleep(random.random() * 0.02)
             if long and random.random() < 0.02:
                 time.sleep(random.choice((1, 4, 7)))
             return data
 
         self.through(fault, 1)
-        # The connection that was faulty may go on as such.
 
     def a_bit_flips(self):
         at, direction_of = self.offset(), self.random.choice(("there", "back"))
 
-        def fault(direction, data, offset):
+        def fault(connection, direction, data, offset):
             if direction == direction_of and offset <= at < offset + len(data):
                 changed = bytearray(data)
                 changed[at - offset] ^= 1 << at % 8
@@ -250,7 +256,7 @@ class Schedule:
         at, direction_of = self.offset(), self.random.choice(("there", "back"))
         count = self.random.choice((1, 7, 1000, 1 << 30))  # the last: from there on nothing
 
-        def fault(direction, data, offset):
+        def fault(connection, direction, data, offset):
             if direction != direction_of:
                 return data
             return b"".join((data[:max(0, at - offset)], data[max(0, at + count - offset):]))

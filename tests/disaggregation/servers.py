@@ -105,7 +105,8 @@ class Server:
 
     def gauges(self):
         """Those that say what is going on: back at their start values once nothing is."""
-        moving = re.compile(r"weft_kv_cache_used_blocks|weft_num_requests_(running|waiting)|weft_kv_transfer_\w*active\w*")
+        moving = re.compile(r"weft_kv_cache_used_blocks|weft_num_requests_(running|waiting)|"
+                            r"weft_kv_transfer_(fetches|leases)")
         return {name: value for name, value in self.metrics().items() if moving.fullmatch(name)}
 
 
@@ -180,8 +181,9 @@ class Client(threading.Thread):
 
 
 class Relay:
-    """A network between two servers. `fault(direction, data, offset)` returns the bytes to hand on, None for the end
-    of the connection; directions are "there" (to `target`) and "back". The first `faulty` connections have it."""
+    """A network between two servers. `fault(connection, direction, data, offset)` returns the bytes to hand on, None for
+    the end of the connection; directions are "there" (to `target`) and "back". The first `faulty` connections have it.
+    """
 
     def __init__(self, port, target, fault, faulty):
         self.target, self.fault, self.faulty = target, fault, faulty
@@ -215,15 +217,15 @@ class Relay:
             far.settimeout(None)
             self.sockets += [near, far]
             fault = self.fault if self.connections < self.faulty else None
+            for ends in ((near, far, "there"), (far, near, "back")):
+                threading.Thread(target=self.pump, args=(self.connections, *ends, fault), daemon=True).start()
             self.connections += 1
-            threading.Thread(target=self.pump, args=(near, far, "there", fault), daemon=True).start()
-            threading.Thread(target=self.pump, args=(far, near, "back", fault), daemon=True).start()
 
-    def pump(self, source, target, direction, fault):
+    def pump(self, connection, source, target, direction, fault):
         offset = 0
         try:
             while data := source.recv(1 << 16):
-                sent = data if fault is None else fault(direction, data, offset)
+                sent = data if fault is None else fault(connection, direction, data, offset)
                 if sent is None:
                     break
                 offset += len(data)
