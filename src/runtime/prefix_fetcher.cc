@@ -17,9 +17,9 @@ constexpr int64_t kReservedShare = 2;
 }  // namespace
 
 PrefixFetcher::PrefixFetcher(const Options& options, Scheduler& scheduler, const BlockMemory& memory, Features features,
-                             Line line, std::function<void(SequenceId)> ready)
+                             Line line, std::function<void(SequenceId)> ready, std::function<void()> freed)
     : options_(options), scheduler_(scheduler), memory_(memory), features_(std::move(features)), line_(std::move(line)),
-      ready_(std::move(ready)) {}
+      ready_(std::move(ready)), freed_(std::move(freed)) {}
 
 void PrefixFetcher::begin(SequenceId id, std::unique_ptr<BlockTransfer> transfer, RemotePrompt prompt, double now) {
   auto fetch = std::make_unique<Fetch>();
@@ -340,6 +340,7 @@ void PrefixFetcher::end(uint64_t number, bool cancel) {
   const std::unique_ptr<Fetch> ended = std::move(found->second);
   fetches_.erase(found);
   for (const SequenceId id : ended->waiters) ready_(id);
+  freed_();
 }
 
 }  // namespace weft

@@ -73,6 +73,7 @@ class PrefixFetcherTest : public ::testing::Test {
   std::map<std::string, std::deque<std::vector<std::byte>>> sent_;
   std::vector<std::string> connected_;
   std::vector<SequenceId> ready_;
+  int freed_ = 0;
   PrefixFetcher fetcher_{
       {},
       scheduler_,
@@ -82,7 +83,8 @@ class PrefixFetcherTest : public ::testing::Test {
        [this](const std::string& address, std::vector<std::byte> message) {
          sent_[address].push_back(std::move(message));
        }},
-      [this](SequenceId id) { ready_.push_back(id); }};
+      [this](SequenceId id) { ready_.push_back(id); },
+      [this] { ++freed_; }};
 };
 
 TEST_F(PrefixFetcherTest, BlocksCountOnceTheServerSaysThatTheyAreRight) {
@@ -97,6 +99,18 @@ TEST_F(PrefixFetcherTest, BlocksCountOnceTheServerSaysThatTheyAreRight) {
   EXPECT_EQ(ready_, std::vector{id});
   EXPECT_EQ(fetcher_.metrics().complete, 1u);
   EXPECT_EQ(fetcher_.active(), 0);
+}
+
+// Others may wait for the memory, and nobody goes on with this one.
+TEST_F(PrefixFetcherTest, TheEndOfAForgottenFetchIsTold) {
+  const SequenceId id = begin({"a"});
+  const auto places = fetcher_.begin_part("a", part(asked("a"), 0), now_);
+  ASSERT_TRUE(places.ok());
+  fetcher_.forget(id);
+  EXPECT_EQ(freed_, 0) << "a block is being written";
+  fetcher_.end_part(*places);
+  EXPECT_EQ(freed_, 1);
+  EXPECT_TRUE(ready_.empty());
 }
 
 // The block is written without the lock, and meanwhile its server is lost, whose step may have gone wrong.

@@ -10,6 +10,7 @@ for another carrier than TCP, without the faults of a network.
 """
 import os
 import random
+import re
 import signal
 import socket
 import time
@@ -20,7 +21,7 @@ from servers import Client, LIMIT, Relay, Server
 
 # `small`: memory for the longest sequence and little more.
 MODELS = {"llama-3.1": {"options": (), "small": "2200K"},
-          "deepseek-v3": {"options": ("--speculative-config", '{"method": "mtp", "num_tokens": 1}'), "small": "1M"}}
+          "deepseek-v3": {"options": ("--speculative-config", '{"method": "mtp", "num_tokens": 1}'), "small": "3300K"}}
 LENGTHS = (40, 200, 700, 1500, 1500, 2500, 3500, 3500)  # of prompts
 CARRIER = os.environ.get("WEFT_CARRIER", "tcp")
 BACK_SECONDS = 20  # until gauges are at their start values
@@ -101,7 +102,13 @@ class Schedule:
     # ---- What must hold
 
     def logs(self):
-        return f"\n--- context\n{self.context.log()[-3000:]}\n--- generation\n{self.generation.log()[-3000:]}"
+        text = ""
+        for server in (self.context, self.generation):
+            text += f"\n--- {server.role}\n{server.log()[-3000:]}"
+            if server.answers("/ready"):
+                text += str({name: value for name, value in server.metrics().items()
+                             if re.match(r"weft_(kv_transfer|kv_cache_\w*blocks|num_requests)", name)})
+        return text
 
     def check(self, killed=False):
         """All requests so far are answered; `killed`: or their connection ended."""
@@ -361,7 +368,7 @@ class Faults(unittest.TestCase):
             fault = FAULTS[(seed - 1) % len(FAULTS)]
             if CARRIER != "tcp" and fault in NETWORK_FAULTS:
                 continue
-            model = "deepseek-v3" if (seed + (seed - 1) // len(FAULTS)) % 3 == 0 else "llama-3.1"
+            model = random.Random(f"model {seed}").choice(("llama-3.1", "llama-3.1", "deepseek-v3"))
             began = time.monotonic()
             with self.subTest(seed=seed, fault=fault.__name__, model=model):
                 schedule = Schedule(self, seed, model, wanted[model])
