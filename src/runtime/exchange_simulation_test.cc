@@ -141,9 +141,10 @@ class Server {
   }
   bool submit() {
     const std::lock_guard lock(mutex_);
-    if (!awake_) return false;
+    const bool sleeps = !awake_ && !scheduler_.has_in_flight();
     awake_ = scheduler_.schedule(batch_, static_cast<int64_t>(clock_ * 1e6));
     if (!awake_) return false;
+    EXPECT_FALSE(sleeps) << "a sequence can go on, and nobody has woken the engine";
     worker_.submit(batch_);
     exchange_->stepped();
     return true;
