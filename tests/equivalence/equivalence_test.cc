@@ -19,6 +19,7 @@ namespace {
 struct Arrangement {
   EngineOptions options;
   AskOptions ask;
+  bool other_server = false;          // another engine, of a single rank, computes the prompts
   std::shared_ptr<Drafter> scripted;  // proposes the plain run's answers, with wrong tokens among them
 };
 
@@ -106,6 +107,14 @@ constexpr Feature kFeatures[] = {
      },
      [](const std::vector<Answer>&, const EngineMetrics& m) {
        return m.core.tier.imports > 0 || m.core.tier.store.writes > 0;
+     }},
+    {"other_server", [](Arrangement&) {},
+     [](Arrangement& s, const ModelInfo&, const Model&) {
+       s.other_server = true, s.options.role = ServerRole::generation, s.options.enable_block_reuse = true;
+       s.options.max_batch_size = 8;
+     },
+     [](const std::vector<Answer>&, const EngineMetrics& m) {
+       return m.core.transfer.fetched.complete > 0 && m.core.transfer.fetched.failures == 0;
      }},
     {"blocks_of_16", [](Arrangement&) {},
      [](Arrangement& s, const ModelInfo&, const Model&) { s.options.tokens_per_block = 16; }},
@@ -258,8 +267,19 @@ class Equivalence : public ::testing::TestWithParam<Case> {
   }
 
   Result<Outcome> run(const Arrangement& setup) const {
+    std::vector<Request> requests = requests_;
+    std::unique_ptr<Engine> other;
+    if (setup.other_server) {
+      EngineOptions options = setup.options;
+      options.role = ServerRole::context, options.kv_transfer = "127.0.0.1:0";
+      options.tp_size = options.pp_size = 1, options.ep_size = 0, options.enable_attention_dp = false;
+      options.kv_cache_memory = int64_t{64} << 20, options.kv_cache_tier.clear();
+      options.kv_cache_tier_bytes = 0, options.kv_cache_tier_use = TierUse::automatic;
+      WEFT_TRY(other, Engine::load(folder_, options));
+      for (Request& request : requests) request.context_servers = {other->transfer_address()};
+    }
     WEFT_TRY(const std::unique_ptr<Engine> engine, Engine::load(folder_, setup.options));
-    Outcome outcome{ask(*engine, requests_, setup.ask), engine->metrics(), engine->info()};
+    Outcome outcome{ask(*engine, requests, setup.ask), engine->metrics(), engine->info()};
     return outcome;
   }
 

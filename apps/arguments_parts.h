@@ -1,0 +1,58 @@
+// What the files of the command line's options share.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <string>
+#include <vector>
+
+#include "arguments.h"
+
+namespace weft {
+
+using Words = std::vector<std::string>;
+
+constexpr const char* kEngineOptions = "Engine options";  // their group
+
+// An option whose values are the names of an enum.
+template <class E>
+CLI::Option* add_choice(CLI::App* app, const std::string& name, E& target, const std::string& help) {
+  return app
+      ->add_option_function<std::string>(
+          name, [&target](const std::string& text) { target = *value_named<E>(text); }, help)
+      ->check(CLI::IsMember(all_names<E>()))
+      ->default_str(name_of(target))
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+}
+
+inline void add_switch(CLI::App* app, const std::string& name, bool& target, const std::string& help) {
+  app->add_option(name, target, help)
+      ->check(CLI::IsMember(Words{"on", "off", "true", "false"}).description(""))
+      ->type_name("on|off")
+      ->default_str(target ? "on" : "off")
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+}
+
+inline CLI::Option* add_number(CLI::App* app, const std::string& name, int& target, const std::string& help, int low,
+                               int high = 1 << 30) {
+  return app->add_option(name, target, help)
+      ->check(CLI::Range(low, high))
+      ->type_name("N")
+      ->capture_default_str()
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+}
+
+inline CLI::Option* add_text(CLI::App* app, const std::string& name, std::string& target, const std::string& help,
+                             const std::string& type) {
+  return app->add_option(name, target, help)
+      ->type_name(type)
+      ->capture_default_str()
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+}
+
+void add_engine_options(CLI::App* app, EngineOptions& o);  // arguments_engine.cc
+void add_serve(CLI::App* serve, Arguments& a);             // arguments_serving.cc, as what follows
+void add_orchestrate(CLI::App* app, Arguments& a);
+// What parsing cannot know of `weft serve`; empty: all is well.
+std::string fault_of_serve(const Arguments& a);
+
+}  // namespace weft

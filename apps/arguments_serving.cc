@@ -1,0 +1,106 @@
+// The options of `weft serve` and `weft orchestrate`.
+#include <arpa/inet.h>
+
+#include <cstring>
+
+#include "arguments_parts.h"
+#include "orchestrate/router.h"
+#include "server/cluster.h"
+
+namespace weft {
+
+namespace {
+
+std::string fault_of_cluster(const std::string& url) {
+  const auto read = parse_cluster_url(url);
+  return read.ok() ? "" : read.error().message();
+}
+
+bool is_any_address(const std::string& host) {
+  in_addr four{};
+  in6_addr six{};
+  if (::inet_pton(AF_INET, host.c_str(), &four) == 1) return four.s_addr == INADDR_ANY;
+  return ::inet_pton(AF_INET6, host.c_str(), &six) == 1 && std::memcmp(&six, &in6addr_any, sizeof six) == 0;
+}
+
+void add_seconds(CLI::App* app, const std::string& name, double& target, const std::string& help, double low) {
+  app->add_option(name, target, help)
+      ->check(CLI::Range(low, 1e6))
+      ->type_name("SECONDS")
+      ->capture_default_str()
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+}
+
+}  // namespace
+
+void add_serve(CLI::App* serve, Arguments& a) {
+  add_text(serve, "--host", a.host, "Address to listen on", "HOST");
+  add_number(serve, "--port", a.port, "Port to listen on; 0: any free one", 0, 65535);
+  add_text(serve, "--served-model-name", a.served_model_name, "Name of the model in requests; default: the folder's",
+           "NAME");
+  add_text(serve, "--api-key", a.api_key, "Key that requests must bring", "KEY");
+  serve->add_flag("--allow-chat-template-in-request", a.chat_template_in_request,
+                  "Let requests bring their own chat template");
+  CLI::Option* cluster = add_text(serve, "--cluster", a.cluster,
+                                  "Register in this etcd as a server of the deployment NAME, while the model is served",
+                                  "etcd://HOST:PORT/NAME");
+  cluster->check(fault_of_cluster);
+  add_text(serve, "--advertise-url", a.advertise_url,
+           "--cluster: where others reach this server; default: http://HOST:PORT as above", "URL")
+      ->needs(cluster)
+      ->check([](const std::string& text) {
+        const auto read = parse_server_url(text);
+        return read.ok() ? "" : read.error().message();
+      });
+}
+
+std::string fault_of_serve(const Arguments& a) {
+  if (a.cluster.empty() || !a.advertise_url.empty() || !is_any_address(a.host)) return "";
+  return "--cluster needs --advertise-url http://HOST:PORT with --host " + a.host +
+         ", which is no address that others reach";
+}
+
+void add_orchestrate(CLI::App* app, Arguments& a) {
+  OrchestrateArguments& o = a.orchestrate;
+  app->add_option("--config", "Options from a YAML file, their names with underscores; see docs/serving-at-scale.md")
+      ->type_name("FILE.yaml");  // read before; see expand_config
+  add_text(app, "--host,--hostname", a.host, "Address to listen on", "HOST");
+  add_number(app, "--port", a.port, "Port to listen on; 0: any free one", 0, 65535);
+  add_text(app, "--api-key", a.api_key, "Key that requests must bring", "KEY");
+  const auto servers = [&](const std::string& name, Words& target, const std::string& help) {
+    app->add_option(name, target, help)->type_name("URL")->allow_extra_args(false);
+  };
+  servers("--context", o.context, "A server that computes prompts, http://HOST:PORT or HOST:PORT; may be repeated");
+  servers("--generation", o.generation, "A server that generates; may be repeated");
+  servers("--server,--servers", o.servers, "A server that says itself what it does (--role); may be repeated");
+  add_text(app, "--cluster", o.cluster, "Servers that register in this etcd; they may join and leave",
+           "etcd://HOST:PORT/NAME")
+      ->check(fault_of_cluster);
+  const auto group = [&](const std::string& name, ServerGroup& target) {  // for the file
+    app->add_option_function<std::string>(name,
+                                          [name, &target](const std::string& text) {
+                                            const auto read = read_server_group(text);
+                                            if (!read.ok()) throw CLI::ValidationError(name, read.error().message());
+                                            target = *read;
+                                          })
+        ->group("");
+  };
+  group("--context-servers", o.context_servers), group("--generation-servers", o.generation_servers);
+  const auto router = [&](const std::string& name, std::string& target, const std::string& what) {
+    add_text(app, name, target, "How a server " + what + " is chosen; default: load_balancing", "NAME")
+        ->check(CLI::IsMember(all_names<RouterKind>()));
+  };
+  router("--context-router", o.context_router, "for prompts");
+  router("--generation-router", o.generation_router, "for an answer");
+  add_text(app, "--server-api-key", o.server_api_key, "Key that is sent to the servers", "KEY");
+  add_text(app, "--transfer-secret-file", o.transfer_secret_file,
+           "File with the secret that servers know as --kv-transfer-secret-file", "FILE");
+  add_number(app, "--max-retries", o.max_retries, "Other servers that a request goes to when one does not answer", 0,
+             1000);
+  add_seconds(app, "--health-interval", o.health_interval_s, "Between two questions to a server how it is", 0.01);
+  add_seconds(app, "--connect-timeout", o.connect_timeout_s, "To reach a server", 0.01);
+  add_seconds(app, "--first-byte-timeout", o.first_byte_timeout_s, "To the beginning of an answer; 0: no limit", 0);
+  add_seconds(app, "--request-timeout", o.request_timeout_s, "For a whole answer; 0: no limit", 0);
+}
+
+}  // namespace weft
