@@ -27,6 +27,11 @@ class CheckedReader {
     copy(&value, sizeof value);
     return value;
   }
+  bool take_bool() {
+    const auto value = take<uint8_t>();
+    if (value > 1) fail();
+    return value == 1;
+  }
   // The number of elements, which is at most `most`, then these.
   template <class T>
   std::vector<T> take_all(size_t most) {

@@ -149,6 +149,7 @@ Status EngineCore::open_exchange() {
     features_.insert(image, std::move(features));
   };
   engine.cancel = [this](SequenceId id) { cancel(id); };
+  engine.freed = [this] { engine_wake_.notify_one(); };
   WEFT_TRY(std::unique_ptr<PeerExchange> exchange,
            PeerExchange::open(options_.exchange, options_.transport, worker_->runner(), mutex_, scheduler_, engine));
   const std::lock_guard lock(mutex_);

@@ -95,12 +95,17 @@ class Server {
                                    .thread = false,
                                    .clock = [&clock] { return clock; }};
     PeerExchange::Engine engine{
-        [this](SequenceId id) { scheduler_.release(id); },
+        [this](SequenceId id) { scheduler_.release(id), awake_ = true; },
         [this](ComputeMessage prompt, PromptMedia, std::function<void(const std::string&)> done) {
           return compute(std::move(prompt), std::move(done));
         },
-        [this](SequenceId id) { scheduler_.finish(id), computing_.erase(static_cast<uint64_t>(id)); },
-        [](const Digest&) { return nullptr; }, [](const Digest&, std::shared_ptr<const MediaFeatures>) {}};
+        [this](SequenceId id) {
+          scheduler_.finish(id), computing_.erase(static_cast<uint64_t>(id));
+          awake_ = true;
+        },
+        [this] { awake_ = true; },
+        [](const Digest&) { return nullptr; },
+        [](const Digest&, std::shared_ptr<const MediaFeatures>) {}};
     auto opened = PeerExchange::open(
         std::move(exchange),
         [&](ChannelHandler& handler) -> Result<std::unique_ptr<Transport>> { return network.join(name, handler); },
@@ -119,6 +124,7 @@ class Server {
     const auto id = scheduler_.add(std::move(request));
     if (!id.ok()) return;
     alive_.emplace(static_cast<uint64_t>(*id), std::move(expected));
+    awake_ = true;
     const std::lock_guard lock(mutex_);
     if (!servers.empty()) exchange_->fetch(*id, std::move(remote));
   }
@@ -130,11 +136,15 @@ class Server {
     const std::lock_guard lock(mutex_);
     scheduler_.finish(id);
     exchange_->forget(id);
+    awake_ = true;
     return true;
   }
   bool submit() {
     const std::lock_guard lock(mutex_);
-    if (!scheduler_.schedule(batch_, static_cast<int64_t>(clock_ * 1e6))) return false;
+    const bool sleeps = !awake_ && !scheduler_.has_in_flight();
+    awake_ = scheduler_.schedule(batch_, static_cast<int64_t>(clock_ * 1e6));
+    if (!awake_) return false;
+    EXPECT_FALSE(sleeps) << "a sequence can go on, and nobody has woken the engine";
     worker_.submit(batch_);
     exchange_->stepped();
     return true;
@@ -150,6 +160,7 @@ class Server {
     }
     StepResult result = std::move(*executed_);
     executed_.reset();
+    awake_ = true;
     std::vector<SequenceOutput> outputs;
     for (const SequenceOutput& output : scheduler_.commit(result)) outputs.push_back(output);
     exchange_->stepped();
@@ -213,6 +224,7 @@ class Server {
     const std::lock_guard lock(mutex_);
     const auto id = scheduler_.add(std::move(sequence));
     if (id.ok()) computing_.emplace(static_cast<uint64_t>(*id), std::move(done));
+    awake_ = true;
     return id;
   }
   void take(const SequenceOutput& output) {
@@ -246,6 +258,7 @@ class Server {
   uint64_t finished_ = 0;
   std::optional<StepResult> executed_;  // and not committed
   double failure_ = 0;
+  bool awake_ = false;  // there may be something to schedule; an engine that has found nothing sleeps until it is told
   std::unique_ptr<PeerExchange> exchange_;
 };
 

@@ -11,7 +11,10 @@ namespace weft {
 
 namespace {
 
-constexpr size_t kMostMedia = 4096, kMostValues = size_t{1} << 28, kMostSpans = 1 << 16;
+constexpr size_t kMostMedia = 1 << 16, kMostValues = size_t{1} << 28, kMostSpans = 1 << 16;
+constexpr int kMostRows = 1 << 24;        // of an image, and of a prompt's images together
+constexpr int kFarthest = 1 << 30;        // a position, so that a token's index can be added to it
+constexpr double kLongestStep = 1 << 24;  // between two frames
 
 template <class Media>
 auto numbers(Media& m) {
@@ -30,14 +33,15 @@ PreparedMedia read(CheckedReader& from) {
   PreparedMedia m;
   const auto kind = from.take<uint8_t>();
   if (kind >= kMediaKinds) from.fail();
-  m.kind = static_cast<MediaKind>(kind), m.single = from.take<uint8_t>() != 0;
+  m.kind = static_cast<MediaKind>(kind), m.single = from.take_bool();
   m.shape = from.take_all<int64_t>(8), m.pixel_values = from.take_all<float>(kMostValues);
   m.positions = from.take_all<int>(kMostMedia);
   for (int* value : numbers(m)) {
     *value = from.take<int>();
-    if (*value < 0 || *value > (1 << 24)) from.fail();
+    if (*value < 0 || *value > kMostRows) from.fail();
   }
   m.time_step = from.take<double>(), m.hash = from.take<Digest>();
+  if (m.merge < 1 || !(m.time_step >= 0 && m.time_step <= kLongestStep)) from.fail();
   // The values that the shape says.
   uint64_t values = 1;
   for (const int64_t size : m.shape) {
@@ -45,8 +49,12 @@ PreparedMedia read(CheckedReader& from) {
     values = std::min<uint64_t>(values * static_cast<uint64_t>(std::max<int64_t>(size, 0)), uint64_t{1} << 34);
   }
   if (values != m.pixel_values.size() || m.shape.empty()) from.fail();
-  for (const int count : m.positions)
-    if (count < 0 || count > (1 << 24)) from.fail();
+  int64_t rows = 0;
+  for (const int count : m.positions) {
+    if (count < 0 || count > kMostRows) from.fail();
+    rows += count;
+  }
+  if (rows > kMostRows) from.fail();
   return m;
 }
 
@@ -61,16 +69,22 @@ void check(CheckedReader& from, const PromptMedia& prompt, int tokens) {
     if (!inside) return from.fail();
     last = span.position + span.count;
   }
-  for (const auto& axis : places.positions)
-    if (!axis.empty() && axis.size() != static_cast<size_t>(tokens)) return from.fail();
-  if (places.cross.empty()) return;
+  const size_t positions = places.positions[0].empty() ? 0 : static_cast<size_t>(tokens);
+  for (const auto& axis : places.positions) {
+    if (axis.size() != positions) return from.fail();
+    for (const int32_t position : axis)
+      if (position < 0 || position > kFarthest) return from.fail();
+  }
+  if (places.delta < -kFarthest || places.delta > kFarthest) return from.fail();
+  if (places.cross.empty()) return places.real_rows.empty() ? void() : from.fail();
   if (places.cross.size() != static_cast<size_t>(tokens) || places.real_rows.size() != static_cast<size_t>(media))
     return from.fail();
-  int rows = 0;
+  int64_t rows = 0;
   for (const int own : places.real_rows) {
-    if (own < 0 || own > (1 << 24)) return from.fail();
+    if (own < 0 || own > kMostRows) return from.fail();
     rows += own;
   }
+  if (rows > kMostRows) return from.fail();
   for (const MediaPrompt::Keys& keys : places.cross)
     if (keys.first < 0 || keys.first > keys.end || keys.end > rows) return from.fail();
 }

@@ -18,8 +18,8 @@ PeerExchange::PeerExchange(Options options, BlockMemory& memory, std::mutex& mut
           {[this](const Digest& image) { return engine_.find_features(image) != nullptr; }, engine_.put_features},
           {[this](const std::string& address) { connect(address); },
            [this](const std::string& address, std::vector<std::byte> message) { send(address, std::move(message)); }},
-          engine_.ready),
-      provider_(options_.time_limit, scheduler, memory, engine_.find_features) {}
+          engine_.ready, engine_.freed),
+      provider_(options_.time_limit, scheduler, memory, engine_.find_features, engine_.freed) {}
 
 Result<std::unique_ptr<PeerExchange>> PeerExchange::open(Options options, const MakeTransport& make,
                                                          BlockMemory& memory, std::mutex& mutex, Scheduler& scheduler,

@@ -45,6 +45,8 @@ class PeerExchange final : public ChannelHandler {
                                      std::function<void(const std::string& why)> done)>
         compute;
     std::function<void(SequenceId)> cancel;
+    // With it: memory of the cache may have become free, for sequences that wait for some.
+    std::function<void()> freed;
     // With it: images' features that are there, and that have come from another server.
     PrefixProvider::FindFeatures find_features;
     std::function<void(const Digest& image, std::shared_ptr<const MediaFeatures>)> put_features;

@@ -17,15 +17,15 @@ constexpr int64_t kReservedShare = 2;
 }  // namespace
 
 PrefixFetcher::PrefixFetcher(const Options& options, Scheduler& scheduler, const BlockMemory& memory, Features features,
-                             Line line, std::function<void(SequenceId)> ready)
+                             Line line, std::function<void(SequenceId)> ready, std::function<void()> freed)
     : options_(options), scheduler_(scheduler), memory_(memory), features_(std::move(features)), line_(std::move(line)),
-      ready_(std::move(ready)) {}
+      ready_(std::move(ready)), freed_(std::move(freed)) {}
 
 void PrefixFetcher::begin(SequenceId id, std::unique_ptr<BlockTransfer> transfer, RemotePrompt prompt, double now) {
   auto fetch = std::make_unique<Fetch>();
   fetch->transfer = std::move(transfer), fetch->prompt = std::move(prompt);
   fetch->began = now, fetch->waiters = {id};
-  if (!worth_it(*fetch)) return decline(id);
+  if (!can_be_sent(fetch->prompt.prompt) || !worth_it(*fetch)) return decline(id);
   fetch->prompt.last = fetch->transfer->cache.keys[static_cast<size_t>(fetch->transfer->blocks - 1)];
   if (join(id, fetch->prompt.last)) return;
   ++metrics_.fetches;
@@ -102,9 +102,9 @@ void PrefixFetcher::reserve(Fetch& fetch) {
   reserved_bytes_ += fetch.bytes;
 }
 
-// Once nothing in flight has to do with the blocks any more, they may be filled.
+// Once nothing in flight has to do with the blocks any more, nor a part of the server before, they may be filled.
 void PrefixFetcher::ask(Fetch& fetch) {
-  if (!fetch.reserved || fetch.asked || fetch.ending || finished_ < fetch.transfer->after) return;
+  if (!fetch.reserved || fetch.asked || fetch.ending || fetch.writing > 0 || finished_ < fetch.transfer->after) return;
   fetch.asked = true;
   const auto tiles = static_cast<uint32_t>(memory_.tiles());
   SendMessage message{fetch.ticket, {}, {}};
@@ -299,7 +299,9 @@ void PrefixFetcher::end_part(const Places& to) {
   Fetch& fetch = *fetches_.at(to.fetch);
   --fetch.writing;
   const int tiles = memory_.tiles();
+  const bool counts = fetch.asked;  // else its server was lost meanwhile, and another one will be asked
   for (const Place& place : to.places) {
+    if (!counts) break;
     Wanted& wanted = fetch.wanted[fetch.by_number.at({place.group, place.number})];
     if (wanted.missing == 0) continue;  // it came twice
     wanted.got.resize(static_cast<size_t>(memory_.layers(place.group) * tiles));
@@ -310,7 +312,8 @@ void PrefixFetcher::end_part(const Places& to) {
       }
     settle(fetch, wanted);
   }
-  if (fetch.ending || is_complete(fetch) || (fetch.sent && fetch.writing == 0)) end(to.fetch, false);
+  if (fetch.ending || is_complete(fetch) || (fetch.sent && fetch.writing == 0)) return end(to.fetch, false);
+  ask(fetch);
 }
 
 // Blocks in front of which all is there.
@@ -337,6 +340,7 @@ void PrefixFetcher::end(uint64_t number, bool cancel) {
   const std::unique_ptr<Fetch> ended = std::move(found->second);
   fetches_.erase(found);
   for (const SequenceId id : ended->waiters) ready_(id);
+  freed_();
 }
 
 }  // namespace weft

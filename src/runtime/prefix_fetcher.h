@@ -48,8 +48,9 @@ class PrefixFetcher {
     std::function<void(const std::string& address)> connect;
     std::function<void(const std::string& address, std::vector<std::byte>)> send;
   };
+  // freed(): memory of the cache may have become free.
   PrefixFetcher(const Options& options, Scheduler& scheduler, const BlockMemory& memory, Features features, Line line,
-                std::function<void(SequenceId)> ready);
+                std::function<void(SequenceId)> ready, std::function<void()> freed);
 
   // A held sequence whose blocks' keys are in `transfer` (Scheduler::plan_import). ready(id) follows.
   void begin(SequenceId id, std::unique_ptr<BlockTransfer> transfer, RemotePrompt prompt, double now);
@@ -134,6 +135,7 @@ class PrefixFetcher {
   const Features features_;
   const Line line_;
   const std::function<void(SequenceId)> ready_;
+  const std::function<void()> freed_;
   std::unordered_map<uint64_t, std::unique_ptr<Fetch>> fetches_;  // by number
   std::unordered_map<uint64_t, uint64_t> tickets_;                // of the servers that are asked -> number
   std::map<std::string, double> paused_;                          // servers that could not be reached, until when

@@ -13,8 +13,9 @@ constexpr double kReportSeconds = 1;
 }  // namespace
 
 PrefixProvider::PrefixProvider(double time_limit, Scheduler& scheduler, const BlockMemory& memory,
-                               FindFeatures features)
-    : time_limit_(time_limit), scheduler_(scheduler), memory_(memory), find_features_(std::move(features)) {}
+                               FindFeatures features, std::function<void()> freed)
+    : time_limit_(time_limit), scheduler_(scheduler), memory_(memory), find_features_(std::move(features)),
+      freed_(std::move(freed)) {}
 
 Status PrefixProvider::begin(std::shared_ptr<PeerLink> link, ComputeMessage prompt, PromptMedia media,
                              std::unique_ptr<BlockTransfer> blocks, double now) {
@@ -303,6 +304,7 @@ void PrefixProvider::end(uint64_t number) {
   if (lease.reading > 0) return;
   scheduler_.end_lease(*lease.blocks);
   leases_.erase(number);
+  freed_();
 }
 
 ProvideMetrics PrefixProvider::metrics() const {

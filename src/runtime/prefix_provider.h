@@ -26,7 +26,9 @@ class PrefixProvider {
  public:
   // An image's features, if they are there.
   using FindFeatures = std::function<std::shared_ptr<const MediaFeatures>(const Digest& image)>;
-  PrefixProvider(double time_limit, Scheduler& scheduler, const BlockMemory& memory, FindFeatures features);
+  // freed(): memory of the cache may have become free.
+  PrefixProvider(double time_limit, Scheduler& scheduler, const BlockMemory& memory, FindFeatures features,
+                 std::function<void()> freed);
 
   // A server asks. `media`: the prompt's images, taken out of it; `lease`: planned for it. An error ends the
   // connection.
@@ -117,6 +119,7 @@ class PrefixProvider {
   Scheduler& scheduler_;
   const BlockMemory& memory_;
   const FindFeatures find_features_;
+  const std::function<void()> freed_;
   Leases leases_;
   std::deque<uint64_t> jobs_;
   std::vector<SequenceId> abandoned_;

@@ -3,6 +3,7 @@
 #define XXH_INLINE_ALL  // so that no library is linked
 #include <xxhash.h>
 
+#include <algorithm>
 #include <bit>
 #include <cstring>
 #include <type_traits>
@@ -129,7 +130,7 @@ void read(CheckedReader& r, ProgressMessage& m) { m.ticket = r.take<uint64_t>(),
 
 void write(Writer& w, const DoneMessage& m) { w.put(m.ticket), w.put(uint8_t{m.complete}), w.put_text(m.why); }
 void read(CheckedReader& r, DoneMessage& m) {
-  m.ticket = r.take<uint64_t>(), m.complete = r.take<uint8_t>() != 0, m.why = r.take_text(kMostText);
+  m.ticket = r.take<uint64_t>(), m.complete = r.take_bool(), m.why = r.take_text(kMostText);
 }
 
 void write(Writer&, const PingMessage&) {}
@@ -155,6 +156,17 @@ std::vector<std::byte> encode(const TransferMessage& message) {
   Writer writer(message.index());
   std::visit([&](const auto& m) { write(writer, m); }, message);
   return writer.take();
+}
+
+bool can_be_sent(const ComputeMessage& prompt) {
+  const auto is_short = [](const ContentSpan& span) { return span.identity.size() <= kMostText; };
+  if (prompt.salt.size() > kMostSalt || prompt.content.size() > kMostSpans ||
+      !std::ranges::all_of(prompt.content, is_short))
+    return false;
+  constexpr size_t kFixed = 128, kOfSpan = 3 * sizeof(uint64_t);  // kFixed: no less than its other fields take
+  size_t bytes = kFixed + prompt.salt.size() + prompt.tokens.size() * sizeof(int32_t) + prompt.media.size();
+  for (const ContentSpan& span : prompt.content) bytes += kOfSpan + span.identity.size();
+  return bytes <= kLongestMessage;
 }
 
 std::vector<std::byte> begin_part(const PartMessage& part, size_t bytes, std::span<std::byte>& content) {

@@ -110,6 +110,8 @@ std::vector<std::byte> encode(const TransferMessage& message);
 // A part whose content is written by the caller: fill(content) is called with its place in the message.
 template <class Fill>
 std::vector<std::byte> encode_part(const PartMessage& part, size_t bytes, Fill fill);
+// Whether the other side will take it: its texts, lists and images are within their limits.
+bool can_be_sent(const ComputeMessage& prompt);
 // data_corrupt: the checksum is another; invalid_argument: anything else that is wrong, with what it is.
 Result<TransferMessage> decode(std::span<const std::byte> bytes);
 

@@ -34,7 +34,7 @@ Result<bool> PeerLink::take(const TransferMessage& message, double now) {
   heard_ = now;
   if (const auto* refused = std::get_if<RefusedMessage>(&message))
     return fail(Code::unavailable, peer(), " refuses: ", refused->why);
-  if (state_ == State::greeting) return greet(message);
+  if (state_ != State::ready) return greet(message);
   if (std::holds_alternative<PingMessage>(message)) {
     channel_->send(encode(PongMessage{}));
     return false;
@@ -57,17 +57,19 @@ Result<bool> PeerLink::greet(const TransferMessage& message) {
     begin();
     return false;
   }
-  if (const auto* hello = std::get_if<HelloMessage>(&message)) {
+  if (state_ == State::greeting) {
+    const auto* hello = std::get_if<HelloMessage>(&message);
+    if (!hello) return fail(Code::invalid_argument, peer(), " does not greet");
     if (hello->version != kTransferVersion)
       return fail(Code::unavailable, peer(), " speaks version ", hello->version, " of the protocol, this is ",
                   kTransferVersion);
-    of_accepting_ = hello->nonce, of_asking_ = options_.nonce();
+    state_ = State::answered, of_accepting_ = hello->nonce, of_asking_ = options_.nonce();
     channel_->send(encode(
         AnswerMessage{.nonce = of_asking_, .identity = options_.identity, .proof = proof("asks", options_.identity)}));
     return false;
   }
   const auto* welcome = std::get_if<WelcomeMessage>(&message);
-  if (!welcome) return fail(Code::invalid_argument, peer(), " does not greet");
+  if (!welcome) return fail(Code::invalid_argument, peer(), " does not say that it knows the secret");
   if (!same_digest(welcome->proof, proof("answers", options_.identity)))
     return fail(Code::unavailable, peer(), " does not know the secret of --kv-transfer-secret-file");
   begin();
@@ -99,9 +101,10 @@ void PeerLink::send(std::vector<std::byte> message) {
 }
 
 Status PeerLink::tick(double now) {
-  if (state_ == State::greeting && now - began_ > kGreetingSeconds)
+  if (state_ != State::ready) {
+    if (now - began_ <= kGreetingSeconds) return {};
     return fail(Code::deadline_exceeded, peer(), " did not greet within ", kGreetingSeconds, " s");
-  if (state_ != State::ready) return {};
+  }
   if (now - heard_ > kSilenceSeconds)
     return fail(Code::deadline_exceeded, peer(), " said nothing for ", kSilenceSeconds, " s");
   if (!accepted_ && now - std::max(heard_, pinged_) > kPingSeconds) {

@@ -50,7 +50,7 @@ class PeerLink {
   Status tick(double now);
 
  private:
-  enum class State : uint8_t { greeting, ready, ended };
+  enum class State : uint8_t { greeting, answered, ready };  // answered: this side has, and waits for the welcome
   Digest proof(const char* who, const std::string& identity) const;
   Result<bool> greet(const TransferMessage& message);
   Status check_answer(const AnswerMessage& answer);
