@@ -19,9 +19,9 @@ constexpr int kTellingTokens = 64;  // a step of fewer prompt tokens says little
 }  // namespace
 
 CacheTier::CacheTier(std::shared_ptr<BlockStore> store, const Options& options, BlockMemory& memory, std::mutex& mutex,
-                     Scheduler& scheduler, std::function<void(SequenceId)> ready)
+                     Scheduler& scheduler, std::function<void(SequenceId)> ready, std::function<void()> freed)
     : store_(std::move(store)), options_(options), memory_(memory), mutex_(mutex), scheduler_(scheduler),
-      ready_(std::move(ready)) {
+      ready_(std::move(ready)), freed_(std::move(freed)) {
   importer_ = std::thread([this] { import_loop(); });
   exporter_ = std::thread([this] { export_loop(); });
 }
@@ -161,6 +161,7 @@ void CacheTier::export_loop() {
     if (stop_at == 0 || seconds() < stop_at) run_export(*transfer);
     lock.lock();
     scheduler_.end_export(*transfer);
+    freed_();
   }
 }
 

@@ -25,10 +25,10 @@ class CacheTier {
   struct Options {
     bool always = false;  // take all that is there, even where computing it is faster
   };
-  // `mutex` guards the scheduler and is held by whoever calls what says so below. `ready(id)`, called with it held,
-  // lets a sequence go on. All of them outlive the tier.
+  // `mutex` guards the scheduler and is held by whoever calls what says so below. Called with it held: `ready(id)` lets
+  // a sequence go on, `freed()` says that others may find room for theirs. All of them outlive the tier.
   CacheTier(std::shared_ptr<BlockStore> store, const Options& options, BlockMemory& memory, std::mutex& mutex,
-            Scheduler& scheduler, std::function<void(SequenceId)> ready);
+            Scheduler& scheduler, std::function<void(SequenceId)> ready, std::function<void()> freed);
   // Copies what waits to be copied, for some seconds at most.
   ~CacheTier();
 
@@ -59,6 +59,7 @@ class CacheTier {
   std::mutex& mutex_;
   Scheduler& scheduler_;
   const std::function<void(SequenceId)> ready_;
+  const std::function<void()> freed_;
   std::condition_variable import_wake_, export_wake_;
   // Guarded by the mutex.
   std::deque<SequenceId> imports_;

@@ -126,9 +126,10 @@ Result<std::unique_ptr<EngineCore>> EngineCore::create(Model model, std::unique_
   WEFT_TRY(core->worker_, Worker::create(std::move(model), std::move(draft), *core->ranks_,
                                          core->draft_ranks_ ? *core->draft_ranks_ : *core->ranks_, std::move(worker)));
   if (options.store)
-    core->tier_ = std::make_unique<CacheTier>(options.store, CacheTier::Options{options.tier_always},
-                                              core->worker_->runner(), core->mutex_, core->scheduler_,
-                                              [raw = core.get()](SequenceId id) { raw->ask_other_servers(id); });
+    core->tier_ = std::make_unique<CacheTier>(
+        options.store, CacheTier::Options{options.tier_always}, core->worker_->runner(), core->mutex_, core->scheduler_,
+        [raw = core.get()](SequenceId id) { raw->ask_other_servers(id); },
+        [raw = core.get()] { raw->engine_wake_.notify_one(); });
   if (core->model().vision) {
     core->encoders_ = std::make_unique<ImageEncoders>(core->model(), *core->ranks_, vision);
     core->images_encoded_.resize(static_cast<size_t>(core->encoders_->processes()));
