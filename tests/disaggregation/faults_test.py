@@ -72,12 +72,12 @@ class Schedule:
             if server:
                 server.kill()
 
-    def ask(self, index=None, stream=None, leave=None):
+    def ask(self, index=None, stream=None, leave=None, nobody=0.2):
         """A request that no cache knows; sometimes the first address of the header is of nobody."""
         index = self.random.randrange(len(self.requests)) if index is None else index
         self.salt += 1
         client = Client(self.generation.port, {**self.requests[index], "cache_salt": f"salt {self.salt}"},
-                        ["127.0.0.1:1"] * (self.random.random() < 0.2) + [self.address], self.secrets[1],
+                        ["127.0.0.1:1"] * (self.random.random() < nobody) + [self.address], self.secrets[1],
                         self.random.random() < 0.4 if stream is None else stream, leave)
         client.index = index
         self.clients.append(client)
@@ -170,6 +170,15 @@ class Schedule:
         self.ask_some(1, 3)
         self.context.start()
         self.check()
+        self.check_end()
+
+    def prompts_take_long(self):
+        """Longer than a server may be silent, and nothing goes wrong."""
+        self.start()
+        for _ in range(20):
+            self.ask(self.random.choice((5, 6, 7)), nobody=0)
+        self.check()
+        self.test.assertEqual(self.generation.metrics()["weft_kv_transfer_failed_fetches_total"], 0, self.logs())
         self.check_end()
 
     def context_ends(self):
@@ -351,7 +360,7 @@ FAULTS = (Schedule.context_is_killed, Schedule.generation_is_killed, Schedule.co
           Schedule.context_is_stopped, Schedule.clients_leave, Schedule.a_bit_flips, Schedule.context_memory_is_small,
           Schedule.bytes_are_lost, Schedule.strangers_come, Schedule.generation_memory_is_small,
           Schedule.bytes_are_late, Schedule.secrets_differ, Schedule.caches_differ, Schedule.generation_is_stopped,
-          Schedule.context_ends)
+          Schedule.context_ends, Schedule.prompts_take_long)
 NETWORK_FAULTS = (Schedule.connections_are_cut, Schedule.a_bit_flips, Schedule.bytes_are_lost, Schedule.bytes_are_late,
                   Schedule.strangers_come)
 
