@@ -1,6 +1,5 @@
 #include "transfer/peer_link.h"
 
-#include <algorithm>
 #include <map>
 #include <sstream>
 
@@ -107,7 +106,8 @@ Status PeerLink::tick(double now) {
   }
   if (now - heard_ > kSilenceSeconds)
     return fail(Code::deadline_exceeded, peer(), " said nothing for ", kSilenceSeconds, " s");
-  if (!accepted_ && now - std::max(heard_, pinged_) > kPingSeconds) {
+  // Also while the other side is heard: it sends blocks for a long time, and hears nothing else meanwhile.
+  if (!accepted_ && now - pinged_ > kPingSeconds) {
     pinged_ = now;
     channel_->send(encode(PingMessage{}));
   }

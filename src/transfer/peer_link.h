@@ -29,7 +29,7 @@ struct LinkOptions {
 };
 
 constexpr double kGreetingSeconds = 5;  // until both know each other
-constexpr double kPingSeconds = 1;      // of silence, after which the side that asks sends a ping
+constexpr double kPingSeconds = 1;      // between two pings of the side that asks, which is also how it is heard
 constexpr double kSilenceSeconds = 6;   // after which the other side is taken for dead
 
 class PeerLink {

@@ -51,7 +51,7 @@ class Schedule:
         self.secrets = ("", "")
         self.ports = servers.free_ports(4)
 
-    def start(self, context=(), generation=(), fault=None, faulty=1 << 30):
+    def start(self, context=(), generation=(), fault=None, faulty=1 << 30, steps=(16, 16, 64)):
         http_context, transfer, http_generation, relay = self.ports
         same = MODELS[self.model]["options"]
         self.address = f"127.0.0.1:{transfer}"
@@ -61,7 +61,7 @@ class Schedule:
         both = ("--tokens-per-block", self.random.choice((16, 32)), "--kv-transfer-carrier", CARRIER)
         # Small steps, so that prompts take a while.
         self.context = Server(self.model, "context", http_context, "--kv-transfer", f"127.0.0.1:{transfer}",
-                              "--max-num-tokens", self.random.choice((16, 16, 64)), *both, *same, *context)
+                              "--max-num-tokens", self.random.choice(steps), *both, *same, *context)
         self.generation = Server(self.model, "generation", http_generation, *both, *same, *generation)
         self.start_values = {server: server.gauges() for server in (self.context, self.generation)}
 
@@ -72,12 +72,12 @@ class Schedule:
             if server:
                 server.kill()
 
-    def ask(self, index=None, stream=None, leave=None):
+    def ask(self, index=None, stream=None, leave=None, nobody=0.2):
         """A request that no cache knows; sometimes the first address of the header is of nobody."""
         index = self.random.randrange(len(self.requests)) if index is None else index
         self.salt += 1
         client = Client(self.generation.port, {**self.requests[index], "cache_salt": f"salt {self.salt}"},
-                        ["127.0.0.1:1"] * (self.random.random() < 0.2) + [self.address], self.secrets[1],
+                        ["127.0.0.1:1"] * (self.random.random() < nobody) + [self.address], self.secrets[1],
                         self.random.random() < 0.4 if stream is None else stream, leave)
         client.index = index
         self.clients.append(client)
@@ -170,6 +170,15 @@ class Schedule:
         self.ask_some(1, 3)
         self.context.start()
         self.check()
+        self.check_end()
+
+    def prompts_take_long(self):
+        """Longer than a server may be silent, and nothing goes wrong."""
+        self.start(steps=(16,))
+        for _ in range(40):
+            self.ask(self.random.choice((6, 7)), nobody=0)
+        self.check()
+        self.test.assertNotRegex(self.generation.log(), "said nothing|closed the connection")
         self.check_end()
 
     def context_ends(self):
@@ -351,7 +360,7 @@ FAULTS = (Schedule.context_is_killed, Schedule.generation_is_killed, Schedule.co
           Schedule.context_is_stopped, Schedule.clients_leave, Schedule.a_bit_flips, Schedule.context_memory_is_small,
           Schedule.bytes_are_lost, Schedule.strangers_come, Schedule.generation_memory_is_small,
           Schedule.bytes_are_late, Schedule.secrets_differ, Schedule.caches_differ, Schedule.generation_is_stopped,
-          Schedule.context_ends)
+          Schedule.context_ends, Schedule.prompts_take_long)
 NETWORK_FAULTS = (Schedule.connections_are_cut, Schedule.a_bit_flips, Schedule.bytes_are_lost, Schedule.bytes_are_late,
                   Schedule.strangers_come)
 

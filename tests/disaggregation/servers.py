@@ -181,9 +181,9 @@ class Client(threading.Thread):
 
 
 class Relay:
-    """A network between two servers. `fault(connection, direction, data, offset)` returns the bytes to hand on, None for
-    the end of the connection; directions are "there" (to `target`) and "back". The first `faulty` connections have it.
-    """
+    """A network between two servers. `fault(connection, direction, data, offset)` returns the bytes to hand on, None
+    for the end of the connection; directions are "there" (to `target`) and "back". The first `faulty` connections have
+    it."""
 
     def __init__(self, port, target, fault, faulty):
         self.target, self.fault, self.faulty = target, fault, faulty
