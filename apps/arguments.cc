@@ -95,6 +95,7 @@ CLI::Option* add_rate(CLI::App* app, const std::string& name, double& target, co
                       const std::string& unit, double low) {
   return app->add_option(name, target, help)
       ->check(CLI::Range(low, 1e9))
+      ->check(kFinite)
       ->type_name(unit)
       ->capture_default_str()
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <cmath>
+#include <cstdlib>
 #include <string>
 #include <vector>
 
@@ -48,6 +50,13 @@ inline CLI::Option* add_text(CLI::App* app, const std::string& name, std::string
       ->capture_default_str()
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
 }
+
+// A number that is one: "nan" lies in every range.
+inline const CLI::Validator kFinite(
+    [](std::string& text) {
+      return std::isfinite(std::strtod(text.c_str(), nullptr)) ? std::string() : "must be a finite number, got " + text;
+    },
+    "");
 
 void add_engine_options(CLI::App* app, EngineOptions& o);  // arguments_engine.cc
 void add_serve(CLI::App* serve, Arguments& a);             // arguments_serving.cc, as what follows

@@ -26,6 +26,7 @@ bool is_any_address(const std::string& host) {
 void add_seconds(CLI::App* app, const std::string& name, double& target, const std::string& help, double low) {
   app->add_option(name, target, help)
       ->check(CLI::Range(low, 1e6))
+      ->check(kFinite)
       ->type_name("SECONDS")
       ->capture_default_str()
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);

@@ -57,8 +57,20 @@ Result<KvCacheEvents> CoreEngine::read_kv_cache_events(uint64_t after, size_t li
   return events_from(after, limit);
 }
 
+// All that an answer depends on besides the request: what the engine computes, and what the options make of requests
+// and answers.
 std::string CoreEngine::identity() const {
-  const std::string& text = core_->options().identity;
+  std::string text = core_->options().identity;
+  const auto line = [&](const char* name, const std::string& value) { text += name + (": " + value) + "\n"; };
+  line("chat template", text_.chat_template ? text_.chat_template->source() : "");
+  line("generation config", name_of(options_.generation_config));
+  line("seed", std::to_string(options_.seed));
+  line("tool calls", options_.tool_call_parser);
+  line("reasoning", name_of(options_.reasoning_parser));
+  line("strict schemas", options_.strict_schemas ? "on" : "off");
+  for (const std::string& domain : options_.allowed_media_domains) line("media domain", domain);
+  for (const std::string& plugin : options_.logits_processors)
+    line("logits processor", plugin.substr(plugin.find_last_of('/') + 1));
   return hex_of(sha256(std::as_bytes(std::span(text))));
 }
 

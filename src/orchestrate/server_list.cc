@@ -100,18 +100,20 @@ void ServerList::take_failure(const std::string& url, const std::string& why) {
   compare();
 }
 
-// With the mutex. Of the servers that answer, those are used that serve what most of them serve; at a tie what was
-// served so far, else what the first of the list serves.
+// With the mutex. Those servers are used that serve what most of them serve; at a tie what was served so far, else what
+// the first of the list serves. One that is down counts with what it served last: when all good ones are down, another
+// kind must not take their place.
 void ServerList::compare() {
+  const auto votes = [](const Member& member) { return member.info && member.fault().empty(); };
   std::map<std::string, int> counts;
   for (const auto& member : members_)
-    if (member->answers && member->fault().empty()) ++counts[member->served()];
+    if (votes(*member)) ++counts[member->served()];
   int most = counts.contains(reference_) ? counts[reference_] : 0;
   for (const auto& member : members_)
-    if (member->answers && member->fault().empty() && counts[member->served()] > most)
+    if (votes(*member) && counts[member->served()] > most)
       most = counts[member->served()], reference_ = member->served();
-  const auto example = std::ranges::find_if(
-      members_, [&](const auto& m) { return m->answers && m->fault().empty() && m->served() == reference_; });
+  const auto example =
+      std::ranges::find_if(members_, [&](const auto& m) { return votes(*m) && m->served() == reference_; });
   for (const auto& member : members_) {
     if (!member->answers) continue;
     member->state = ServerState::up, member->reason.clear();
@@ -244,7 +246,7 @@ std::string ServerList::why_none(bool generation) const {
   const char* separator = ": ";
   for (const auto& member : members_) {
     if (generation && !generates(member->role())) continue;
-    text += separator + member->url + " is " + name_of(member->state);
+    text += separator + member->url + ": " + name_of(member->state);
     if (member->state != ServerState::up) text += " (" + member->reason + ")";
     separator = ", ";
   }

@@ -52,14 +52,14 @@ TEST_F(ServerListTest, ServersAreUsedWhileTheyAnswer) {
   EXPECT_EQ(list().status().size(), 2u) << "each address once";
   EXPECT_EQ(choice(), "none");
   EXPECT_EQ(list().ready().error().message(),
-            "no server for generations is up: http://a:1 is starting (it has not been asked yet), http://b:1 is "
+            "no server for generations is up: http://a:1: starting (it has not been asked yet), http://b:1: "
             "starting (it has not been asked yet)");
   list().take_info(url("b"), info());
   EXPECT_TRUE(list().ready().ok());
   EXPECT_EQ(choice(), url("b"));
   list().take_failure(url("b"), "it burns");
   EXPECT_EQ(choice(), "none");
-  EXPECT_NE(list().ready().error().message().find("http://b:1 is down (it burns)"), std::string::npos);
+  EXPECT_NE(list().ready().error().message().find("http://b:1: down (it burns)"), std::string::npos);
   list().take_info(url("b"), info());
   EXPECT_EQ(choice(), url("b")) << "it comes back by itself";
   list().take_info("http://stranger:1", info());
@@ -101,7 +101,10 @@ TEST_F(ServerListTest, WhatMostServeCounts) {
   list().take_info(url("a"), renamed);
   EXPECT_EQ(status("a").reason, "it serves n, http://b:1 serves m");
   list().take_failure(url("b"), "x"), list().take_failure(url("c"), "x");
-  EXPECT_EQ(state("a"), ServerState::up) << "nobody serves the other any more";
+  EXPECT_EQ(state("a"), ServerState::differs) << "those that are down may come back";
+  EXPECT_FALSE(list().ready().ok());
+  list().set_members({entry("a")});
+  EXPECT_EQ(state("a"), ServerState::up) << "the others have left";
 }
 
 TEST_F(ServerListTest, LoadIsWhatIsStillToBeComputed) {

@@ -1,7 +1,9 @@
 // The calls for what chooses among several servers: the front of a deployment (`weft orchestrate`), or another router.
 #include <algorithm>
 #include <limits>
+#include <span>
 
+#include "base/hmac.h"
 #include "server/api_server.h"
 #include "server/errors.h"
 
@@ -23,7 +25,8 @@ Result<EventQuery> read_query(const Json& body) {
   for (const auto& [name, value] : body.members()) {
     if (name == "token_ids" && value.is_bool()) {
       query.token_ids = value.as_bool();
-    } else if ((name == "after" || name == "limit") && value.is_integer() && value.as_integer() >= 0) {
+    } else if ((name == "after" || name == "limit") && value.is_integer() &&
+               value.as_integer() >= (name == "limit" ? 1 : 0)) {
       const auto number = static_cast<uint64_t>(value.as_integer());
       if (name == "after") query.after = number;
       else query.limit = static_cast<size_t>(std::clamp<uint64_t>(number, 1, kMostEvents));
@@ -97,6 +100,11 @@ void ApiServer::server_info(std::shared_ptr<Exchange> exchange) {
   const EngineMetrics metrics = engine_->metrics();
   const CacheGauges blocks = metrics.core.blocks();
   const std::string transfer = engine_->transfer_address();
+  std::string identity = engine_->identity();
+  if (options_.chat_template_in_request) {
+    identity += ", takes chat templates";
+    identity = hex_of(sha256(std::as_bytes(std::span(identity))));
+  }
   Json load = Json::object({{"running", metrics.core.scheduler.running},
                             {"waiting", metrics.core.scheduler.waiting},
                             {"kv_used", blocks.used},
@@ -106,7 +114,7 @@ void ApiServer::server_info(std::shared_ptr<Exchange> exchange) {
                                   {"role", name_of(engine_->options().role)},
                                   {"model", model_},
                                   {"generative", engine_->info().generative},
-                                  {"identity", engine_->identity()},
+                                  {"identity", identity},
                                   {"tokens_per_block", engine_->options().tokens_per_block},
                                   {"kv_cache_events", engine_->options().kv_cache_events},
                                   {"transfer", transfer.empty() ? Json() : Json(transfer)},

@@ -341,7 +341,7 @@ TEST(Front, NobodyIsLeft) {
   Reply none;
   EXPECT_TRUE(TestServer::eventually([&] {
     none = front.ask(completion());
-    return none.body.find(url(a.port()) + " is down (/server_info answered with status 503") != std::string::npos;
+    return none.body.find(url(a.port()) + ": down (/server_info answered with status 503") != std::string::npos;
   }));
   EXPECT_EQ(none.status, 503);
   EXPECT_TRUE(none.has_header("Retry-After: "));
