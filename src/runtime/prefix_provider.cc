@@ -150,7 +150,11 @@ void PrefixProvider::hold() {
   unheld_ = false;
   std::vector<uint64_t> settled;
   for (auto& [number, lease] : leases_) {
-    if (!lease.wanted || lease.ended || lease.reading > 0) continue;
+    if (!lease.wanted || lease.ended) continue;
+    if (lease.reading > 0) {  // its blocks may not be exchanged now
+      unheld_ = true;
+      continue;
+    }
     if (!lease.held || !is_sure(lease)) lease.held = scheduler_.hold_lease(*lease.blocks, lease.first, lease.sequence);
     if (lease.blocks->certain > lease.reported_positions) report(lease, lease.reported);
     settled.push_back(number);
@@ -284,7 +288,8 @@ void PrefixProvider::settle(uint64_t number) {
       lease.features.pop_front(), lease.rows_sent = 0;
   if (!lease.features.empty()) return;
   if (all_sent(lease)) return done(number, true, "");
-  if (lease.queued || lease.computing || lease.reading > 0 || lease.held) return;
+  // What was computed while a piece was read is not held yet.
+  if (unheld_ || lease.queued || lease.computing || lease.reading > 0 || lease.held) return;
   for (int g = 0; g < static_cast<int>(lease.tiles.size()); ++g)
     if (is_ready(lease, g)) return;
   done(number, false, "some of the blocks are not in the cache any more");
