@@ -104,6 +104,7 @@ VisionTower gemma3_vision(const HfConfig& c) {
   VisionTower tower;
   tower.plan = b.take();
   tower.arrange = [s, along](const PreparedMedia& media) { return arrange(media, s, along); };
+  tower.fits = [s](const PreparedMedia& media) { return has_tiles(media, s, 1); };
   return tower;
 }
 

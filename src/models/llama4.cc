@@ -153,6 +153,7 @@ VisionTower llama4_vision(const HfConfig& c) {
   VisionTower tower;
   tower.plan = b.take();
   tower.arrange = [s, merge](const PreparedMedia& media) { return arrange(media, s, merge); };
+  tower.fits = [s](const PreparedMedia& media) { return !media.shape.empty() && has_tiles(media, s, media.shape[0]); };
   return tower;
 }
 

@@ -70,6 +70,10 @@ VisionTower llava_next_vision(const HfConfig& c) {
   tower.newline = b.keep_vector(Scope("image_newline"), text);
   tower.plan = b.take();
   tower.arrange = [shape](const PreparedMedia& media) { return arrange(media, shape); };
+  tower.fits = [shape](const PreparedMedia& media) {
+    return media.height >= 1 && media.width >= 1 && media.tile_rows >= 1 && media.tile_columns >= 1 &&
+           has_tiles(media, shape, 1 + int64_t{media.tile_rows} * media.tile_columns);
+  };
   return tower;
 }
 

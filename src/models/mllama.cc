@@ -183,6 +183,13 @@ VisionTower mllama_vision(const HfConfig& c) {
   tower.plan = b.take();
   tower.most_keys = s.tiles * s.tile.rows();
   tower.arrange = [s](const PreparedMedia& media) { return arrange(media, s); };
+  tower.fits = [s](const PreparedMedia& media) {
+    int ratios = 0;  // width by height in tiles
+    for (int w = 1; w <= s.tiles; ++w) ratios += s.tiles / w;
+    const int64_t real = int64_t{media.tile_rows} * media.tile_columns;
+    return real >= 1 && real <= s.tiles && media.aspect_ratio_id >= 0 && media.aspect_ratio_id <= ratios &&
+           has_tiles(media, s.tile, s.tiles);
+  };
   return tower;
 }
 

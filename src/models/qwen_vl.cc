@@ -122,6 +122,14 @@ VisionTower qwen_vision(const HfConfig& c) {
   VisionTower tower;
   tower.plan = b.take();
   tower.arrange = [s](const PreparedMedia& media) { return arrange(media, s); };
+  tower.fits = [s](const PreparedMedia& media) {
+    constexpr int kMost = 1 << 14;  // along each axis
+    const bool small = media.grid_frames >= 1 && media.grid_frames <= kMost && media.grid_rows >= s.merge &&
+                       media.grid_rows <= kMost && media.grid_columns >= s.merge && media.grid_columns <= kMost;
+    return small && media.grid_rows % s.merge == 0 && media.grid_columns % s.merge == 0 &&
+           int64_t{media.grid_frames} * media.grid_rows * media.grid_columns * s.patch_size ==
+               static_cast<int64_t>(media.pixel_values.size());
+  };
   return tower;
 }
 

@@ -26,6 +26,9 @@ TileShape tile_shape(const HfConfig& vision, int image, int patch, ClassToken to
 // Pixels, class_rows and tile_rows of the indices, and one segment per tile.
 VisionInputs tile_inputs(const PreparedMedia& media, const TileShape& shape);
 
+// Whether the image's pixels are so many tiles of this shape.
+bool has_tiles(const PreparedMedia& media, const TileShape& shape, int64_t tiles);
+
 // Patches, positions and `layers` encoder layers under CLIP's names (w: "...vision_model").
 struct ClipOptions {
   int layers = 0;

@@ -164,6 +164,13 @@ VisionTower vila_vision(const HfConfig& c) {
   tower.arrange = [s](const PreparedMedia& media) {
     return s.scales.empty() ? arrange_tiles(media, s) : arrange_scales(media, s);
   };
+  tower.fits = [s](const PreparedMedia& media) {
+    if (s.scales.empty()) return !media.shape.empty() && has_tiles(media, s.tile, media.shape[0]);
+    if (!media.single) return has_tiles(media, s.tile, 1);
+    int64_t tiles = int64_t{media.tile_rows} * media.tile_columns;
+    for (size_t k = 0; k + 1 < s.scales.size(); ++k) tiles += int64_t{s.scales[k]} * s.scales[k];
+    return media.tile_rows >= 1 && media.tile_columns >= 1 && has_tiles(media, s.tile, tiles);
+  };
   return tower;
 }
 

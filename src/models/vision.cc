@@ -63,6 +63,13 @@ VisionInputs tile_inputs(const PreparedMedia& media, const TileShape& s) {
   return in;
 }
 
+bool has_tiles(const PreparedMedia& media, const TileShape& s, int64_t tiles) {
+  constexpr int64_t kMostTiles = 1 << 12;
+  const size_t floats = size_t{3} * static_cast<size_t>(s.side) * static_cast<size_t>(s.side);
+  return tiles >= 1 && tiles <= kMostTiles && media.shape == std::vector<int64_t>{tiles, 3, s.side, s.side} &&
+         media.pixel_values.size() == static_cast<size_t>(tiles) * floats;
+}
+
 Value clip_tower(PlanBuilder& b, Scope w, const HfConfig& v, const TileShape& s, const ClipOptions& o) {
   const int hidden = v.count("hidden_size");
   const Scope embeddings = w / "embeddings";

@@ -39,7 +39,15 @@ struct VisionTower {
   // head_dim], and this many rows at most. 0: features stand in place of embeddings.
   int most_keys = 0;
   std::function<VisionInputs(const PreparedMedia&)> arrange;
+  // Whether pixels and grids are as the family's processor makes them, so that arrange() finds what it reads. For
+  // images that come from another server.
+  std::function<bool(const PreparedMedia&)> fits;
 };
+
+// Features that an image gets.
+inline int feature_rows(const VisionInputs& in) {
+  return in.features.empty() ? in.outputs : static_cast<int>(in.features.size());
+}
 
 // The tower of the model that the configuration describes, or nothing for one without images. Errors as build_plan's.
 Result<std::optional<VisionTower>> build_vision(const HfConfig& config);

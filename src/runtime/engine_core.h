@@ -184,7 +184,7 @@ class EngineCore {
   void finish_encoding(const ImageEncoders::Encoded& image);
   void let_go_on(SequenceId id);
   Status open_exchange();
-  static RemotePrompt remote_prompt(const Submission& submission);
+  RemotePrompt remote_prompt(const Submission& submission) const;
   void ask_other_servers(SequenceId id);
   void end_fetch(SequenceId id);
   Result<SequenceId> compute_for_another(ComputeMessage prompt, PromptMedia media,

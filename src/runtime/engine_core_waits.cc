@@ -26,13 +26,33 @@ Status check_tokens(const std::vector<int32_t>& tokens, const PromptMedia& media
   return {};
 }
 
+// Images of another server's prompt: what the tower reads is there, and so are the features that the prompt names.
+Status check_media(const PromptMedia& prompt, const std::optional<models::VisionTower>& vision) {
+  if (prompt.media.empty()) return {};
+  if (!vision) return fail(Code::invalid_argument, "the model takes no images");
+  std::vector<int> rows;
+  for (const auto& image : prompt.media) {
+    if (!vision->fits(*image)) return fail(Code::invalid_argument, "an image is none of this model's");
+    rows.push_back(models::feature_rows(vision->arrange(*image)));
+  }
+  for (const MediaPrompt::Span& span : prompt.places->spans)
+    if (span.count > rows[static_cast<size_t>(span.media)] - span.first)
+      return fail(Code::invalid_argument, "an image has fewer features than its prompt names");
+  for (size_t i = 0; i < prompt.places->real_rows.size(); ++i)
+    if (prompt.places->real_rows[i] > rows[i])
+      return fail(Code::invalid_argument, "an image has fewer keys than its prompt names");
+  return {};
+}
+
 }  // namespace
 
 // For other servers.
-RemotePrompt EngineCore::remote_prompt(const Submission& submission) {
+RemotePrompt EngineCore::remote_prompt(const Submission& submission) const {
   const NewSequence& sequence = submission.sequence;
   RemotePrompt remote{submission.context_servers, {}, {}, {}};
-  for (const auto& image : submission.media) remote.images.push_back(image->hash);
+  for (const auto& image : submission.media)
+    remote.images.push_back({image->hash, static_cast<uint32_t>(feature_rows(model().vision->arrange(*image))),
+                             static_cast<uint32_t>(model().vision->plan.output.cols)});
   remote.prompt.salt = sequence.cache.salt, remote.prompt.priority = sequence.priority;
   remote.prompt.tokens = sequence.prompt, remote.prompt.content = sequence.cache.content;
   if (submission.media_prompt) remote.prompt.media = encode_media({submission.media, submission.media_prompt});
@@ -160,7 +180,7 @@ Status EngineCore::open_exchange() {
 // The prompt of another server: a sequence that generates nothing.
 Result<SequenceId> EngineCore::compute_for_another(ComputeMessage prompt, PromptMedia media,
                                                    std::function<void(const std::string& why)> done) {
-  if (!media.media.empty() && !model().vision) return weft::fail(Code::invalid_argument, "the model takes no images");
+  WEFT_RETURN_IF_ERROR(check_media(media, model().vision));
   WEFT_RETURN_IF_ERROR(check_tokens(prompt.tokens, media, model().vocab));
   SamplingParams sampling;
   sampling.max_tokens = 0;

@@ -110,7 +110,7 @@ void PrefixFetcher::ask(Fetch& fetch) {
   SendMessage message{fetch.ticket, {}, {}};
   fetch.images.clear();
   for (uint32_t i = 0; i < fetch.prompt.images.size(); ++i) {
-    if (features_.has(fetch.prompt.images[i])) continue;
+    if (features_.has(fetch.prompt.images[i].hash)) continue;
     fetch.images[i] = {};
     message.features.push_back(i);
   }
@@ -221,7 +221,6 @@ void PrefixFetcher::on_lost(const std::string& server, const std::string& why, d
 
 // Rows come in order.
 Status PrefixFetcher::on_features(const std::string& server, const FeaturesMessage& message, double now) {
-  constexpr uint64_t kMostValues = uint64_t{1} << 28;
   const uint64_t number = of(server, message.ticket);
   if (number == 0) return {};
   Fetch& fetch = *fetches_.at(number);
@@ -232,16 +231,15 @@ Status PrefixFetcher::on_features(const std::string& server, const FeaturesMessa
   };
   if (found == fetch.images.end()) return wrong("features that are not wanted");
   Fetch::Image& image = found->second;
-  if (uint64_t{message.rows} * message.columns > kMostValues) return wrong("features that are too large");
+  const RemotePrompt::Image& wanted = fetch.prompt.images[message.image];
+  if (message.rows != wanted.rows || message.columns != wanted.columns) return wrong("features of another shape");
   if (!image.features) {
     image.features = std::make_shared<MediaFeatures>(
         MediaFeatures{static_cast<int>(message.rows), static_cast<int>(message.columns), {}});
     image.features->values.resize(size_t{message.rows} * message.columns);
   }
   MediaFeatures& features = *image.features;
-  const bool same =
-      features.rows == static_cast<int>(message.rows) && features.cols == static_cast<int>(message.columns);
-  if (!same || message.first_row != image.rows || message.values.empty()) return wrong("features out of their order");
+  if (message.first_row != image.rows || message.values.empty()) return wrong("features out of their order");
   const size_t row = size_t{message.columns} * sizeof(float);
   std::memcpy(features.values.data() + size_t{image.rows} * message.columns, message.values.data(),
               message.values.size());
@@ -249,7 +247,7 @@ Status PrefixFetcher::on_features(const std::string& server, const FeaturesMessa
   metrics_.bytes += message.values.size();
   fetch.heard = now;
   if (image.rows < message.rows) return {};
-  features_.put(fetch.prompt.images[message.image], std::move(image.features));
+  features_.put(fetch.prompt.images[message.image].hash, std::move(image.features));
   fetch.images.erase(found);
   if (is_complete(fetch) && fetch.writing == 0) end(number, true);
   return {};

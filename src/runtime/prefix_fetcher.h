@@ -26,8 +26,12 @@ namespace weft {
 struct RemotePrompt {
   std::vector<std::string> servers;  // the best first
   ComputeMessage prompt;             // its ticket is not set yet
-  std::vector<Digest> images;        // of the prompt
-  BlockKey last;                     // of the last block that is wanted
+  struct Image {
+    Digest hash{};
+    uint32_t rows = 0, columns = 0;  // of its features
+  };
+  std::vector<Image> images;  // of the prompt
+  BlockKey last;              // of the last block that is wanted
 };
 
 class PrefixFetcher {

@@ -5,7 +5,10 @@
 #include <chrono>
 #include <thread>
 
-#include "base/socket_address.h"
+#include "base/files.h"
+#include "base/json.h"
+#include "checkpoint/hf_config.h"
+#include "models/vision.h"
 #include "support/answers.h"
 #include "support/reference_case.h"
 
@@ -141,6 +144,23 @@ TEST_P(TwoServers, NobodyThere) {
   EXPECT_EQ(answers(*to, {"127.0.0.1:1", "127.0.0.1:2"}), wanted_);
   EXPECT_GT(to->metrics().core.transfer.fetched.failures, 0u);
   expect_idle(*to);
+}
+
+// Pixels and grids of another server are what a tower reads, or they are refused.
+TEST(ImagesOfAnotherServer, FitTheTower) {
+  for (const char* name : {"qwen2.5-vl", "qwen2-vl", "llava-next-mistral", "nvila"}) {
+    const auto text = read_file(test_data("golden/" + std::string(name) + "/config.json"));
+    ASSERT_TRUE(text.ok());
+    const auto tower = models::build_vision(HfConfig(*parse_json(*text)));
+    ASSERT_TRUE(tower.ok() && *tower) << name;
+    PreparedMedia media;
+    EXPECT_FALSE((*tower)->fits(media)) << name << ": nothing";
+    media.shape = {1, 3, 7, 7}, media.pixel_values.resize(147), media.height = media.width = 7;
+    media.grid_frames = 1, media.grid_rows = media.grid_columns = 1000;
+    EXPECT_FALSE((*tower)->fits(media)) << name << ": a large grid of few pixels";
+    media.tile_rows = media.tile_columns = 1 << 20;
+    EXPECT_FALSE((*tower)->fits(media)) << name << ": many tiles";
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, TwoServers,
