@@ -88,6 +88,8 @@ void add_engine_options(CLI::App* app, EngineOptions& o) {
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
   add_number(app, "--kv-transfer-timeout", o.kv_transfer_timeout,
              "Seconds that a prompt waits for blocks of another server before it is computed here", 1, 86400);
+  add_switch(app, "--kv-transfer-convert", o.kv_transfer_convert,
+             "Servers of the deployment may differ in --kv-cache-dtype: blocks are converted, which changes answers");
   add_number(app, "--max-local-prefill", o.max_local_prefill,
              "Prompts with no more tokens to compute than this are computed here, not by a context server", 0);
   add_number(app, "--kv-cache-events", o.kv_cache_events,

@@ -6,6 +6,7 @@
 #include "api/core_engine.h"
 #include "base/hmac.h"
 #include "cache/block_key.h"
+#include "transfer/peer_link.h"
 
 namespace weft {
 
@@ -60,7 +61,8 @@ Result<KvCacheEvents> CoreEngine::read_kv_cache_events(uint64_t after, size_t li
 // All that an answer depends on besides the request: what the engine computes, and what the options make of requests
 // and answers.
 std::string CoreEngine::identity() const {
-  std::string text = core_->options().identity;
+  const std::string& all = core_->options().identity;
+  std::string text = options_.kv_transfer_convert ? without_cache_types(all) : all;
   const auto line = [&](const char* name, const std::string& value) { text += name + (": " + value) + "\n"; };
   line("chat template", text_.chat_template ? text_.chat_template->source() : "");
   line("generation config", name_of(options_.generation_config));

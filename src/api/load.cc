@@ -163,8 +163,15 @@ Status set_up_transfer(const EngineOptions& options, const Model& model, bool in
   std::string identity = core.identity;
   if (options.tokens_per_block < kernels::kTileTokens)  // smaller blocks go between equals only
     identity += "tokens per block: " + std::to_string(options.tokens_per_block) + "\n";
+  if (options.kv_transfer_convert) {
+    identity += std::string(kConverts) + "\n";
+    log_warning(
+        "--kv-transfer-convert: blocks of servers with another --kv-cache-dtype are converted, which changes "
+        "answers");
+  }
   core.exchange = {.link = {identity, options.kv_transfer_secret, random_nonce},
                    .time_limit = static_cast<double>(options.kv_transfer_timeout),
+                   .convert = options.kv_transfer_convert,
                    .max_local = options.max_local_prefill,
                    .listen = options.kv_transfer};
   core.transport = [carrier = options.kv_transfer_carrier](ChannelHandler& handler) {

@@ -59,6 +59,9 @@ Status check_transfer(const EngineOptions& o) {
   WEFT_RETURN_IF_ERROR(needs("kv-transfer-carrier", o.kv_transfer_carrier != defaults.kv_transfer_carrier));
   WEFT_RETURN_IF_ERROR(needs("kv-transfer-timeout", o.kv_transfer_timeout != defaults.kv_transfer_timeout));
   WEFT_RETURN_IF_ERROR(needs("max-local-prefill", o.max_local_prefill != 0));
+  WEFT_RETURN_IF_ERROR(needs("kv-transfer-convert", o.kv_transfer_convert));
+  if (o.kv_transfer_convert && !o.kv_cache_tier.empty())
+    return wrong("kv-transfer-convert", "changes answers, so its blocks must not get into a --kv-cache-tier");
   if (o.role == ServerRole::context && o.max_local_prefill != 0)
     return wrong("max-local-prefill", "is for servers that generate, not for --role context");
   return {};

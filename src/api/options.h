@@ -55,8 +55,10 @@ struct EngineOptions {
   TransferCarrier kv_transfer_carrier = TransferCarrier::tcp;
   std::string kv_transfer_secret;  // that both sides know; empty: none, on loopback addresses only
   int kv_transfer_timeout = 120;   // seconds that a prompt waits for blocks of another server; then it is computed here
-  int max_local_prefill = 0;       // prompts with no more tokens to compute than this are not sent to another server
-  int kv_cache_events = 0;         // changes of the cache's index that are kept until they are fetched; 0: none
+  // Servers of the deployment may differ in --kv-cache-dtype: blocks are converted, which changes answers.
+  bool kv_transfer_convert = false;
+  int max_local_prefill = 0;  // prompts with no more tokens to compute than this are not sent to another server
+  int kv_cache_events = 0;    // changes of the cache's index that are kept until they are fetched; 0: none
   bool enable_chunked_prefill = true;
   bool enable_block_reuse = true;
   bool overlap_scheduler = true;

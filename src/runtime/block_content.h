@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <span>
+#include <vector>
 
 #include "core/dtype.h"
 #include "plan/plan.h"
@@ -31,5 +32,10 @@ void copy_block_out(const std::byte* block, const LayerGroup& share, const Layer
                     int tokens_per_block, const BlockPart& part, std::span<std::byte> content);
 void copy_block_in(std::span<const std::byte> content, const LayerGroup& share, const LayerGroup& whole, DType dtype,
                    int tokens_per_block, const BlockPart& part, std::byte* block);
+
+// The content of `tiles` tiles (of one layer or several, in any order) of another type, as kernels would have written
+// it from the values that these stand for.
+std::vector<std::byte> convert_tiles(std::span<const std::byte> content, const LayerGroup& whole, DType from, DType to,
+                                     int tiles);
 
 }  // namespace weft

@@ -32,9 +32,10 @@ class BlockContent : public ::testing::TestWithParam<Shape> {
     group.spec.kv_heads = heads;
     return group;
   }
-  size_t bytes(const LayerGroup& group) const {  // of a rank's block
+  size_t bytes(const LayerGroup& group) const { return bytes(group, GetParam().dtype); }  // of a rank's block
+  size_t bytes(const LayerGroup& group, DType dtype) const {
     CacheSpec spec = group.spec;
-    spec.dtype = GetParam().dtype;
+    spec.dtype = dtype;
     return kernels::cache_layer_bytes(spec, GetParam().tokens_per_block) * static_cast<size_t>(group.layers);
   }
   BlockPart all() const { return whole_block(whole(), GetParam().tokens_per_block); }
@@ -42,11 +43,12 @@ class BlockContent : public ::testing::TestWithParam<Shape> {
     return std::vector<std::byte>(part_bytes(whole(), GetParam().dtype, part));
   }
   // Appends the tokens of one block to the layers and heads of a share, as a step would.
-  std::vector<std::byte> filled(const LayerGroup& group) const {
+  std::vector<std::byte> filled(const LayerGroup& group) const { return filled(group, GetParam().dtype); }
+  std::vector<std::byte> filled(const LayerGroup& group, DType dtype) const {
     const Shape& s = GetParam();
-    std::vector<std::byte> block(bytes(group));
+    std::vector<std::byte> block(bytes(group, dtype));
     CacheSpec spec = group.spec;
-    spec.dtype = s.dtype;
+    spec.dtype = dtype;
     const size_t layer_bytes = kernels::cache_layer_bytes(spec, s.tokens_per_block);
     const bool latent = s.kind == CacheSpec::Kind::latent;
     for (int layer = 0; layer < group.layers; ++layer) {
@@ -65,7 +67,7 @@ class BlockContent : public ::testing::TestWithParam<Shape> {
       const kernels::CacheView view{block.data() + layer * layer_bytes,
                                     block.size(),
                                     s.tokens_per_block,
-                                    s.dtype,
+                                    dtype,
                                     spec.kv_heads,
                                     s.k_dim,
                                     s.v_dim,
@@ -130,6 +132,32 @@ TEST_P(BlockContent, ComesInParts) {
       copy_block_in(piece, whole(), whole(), s.dtype, s.tokens_per_block, part, again.data());
     }
   EXPECT_EQ(again, block);
+}
+
+// From float32 the very bits that kernels write in the other type; to float32 and back what was there.
+TEST_P(BlockContent, IsConverted) {
+  const Shape& s = GetParam();
+  const auto content_of = [&](DType type) {
+    std::vector<std::byte> all(part_bytes(whole(), type, this->all()));
+    copy_block_out(filled(whole(), type).data(), whole(), whole(), type, s.tokens_per_block, this->all(), all);
+    return all;
+  };
+  const int tiles = s.layers * block_tiles(s.tokens_per_block);
+  const std::vector<std::byte> floats = content_of(DType::f32);
+  for (const DType type : {DType::bf16, DType::i8}) {
+    EXPECT_EQ(convert_tiles(floats, whole(), DType::f32, type, tiles), content_of(type)) << name(type);
+  }
+  const std::vector<std::byte> halves = content_of(DType::bf16);
+  const std::vector<std::byte> widened = convert_tiles(halves, whole(), DType::bf16, DType::f32, tiles);
+  EXPECT_EQ(convert_tiles(widened, whole(), DType::f32, DType::bf16, tiles), halves);
+  // Codes times scales: no value is further from the float than half a step of the largest, 1 / 127.
+  const std::vector<std::byte> codes = convert_tiles(content_of(DType::i8), whole(), DType::i8, DType::f32, tiles);
+  ASSERT_EQ(codes.size(), floats.size());
+  for (size_t i = 0; i < floats.size(); i += sizeof(float)) {
+    float want = 0, got = 0;
+    std::memcpy(&want, floats.data() + i, sizeof want), std::memcpy(&got, codes.data() + i, sizeof got);
+    ASSERT_NEAR(got, want, 0.51 / 127) << "number " << i / sizeof(float);
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Shapes, BlockContent,

@@ -4,7 +4,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
+#include <vector>
 
 #include "runtime/block_content.h"
 
@@ -17,6 +19,15 @@ class BlockMemory {
   virtual int layers(int group) const = 0;
   virtual int tiles() const = 0;                         // of a block
   virtual size_t block_tile_bytes(int group) const = 0;  // of a layer's tile
+  // Content of another type that has this size for a layer's tile, if there is one: convert() makes it the group's own.
+  virtual std::optional<DType> other_type(int group, size_t tile_bytes) const {
+    (void)group, (void)tile_bytes;
+    return std::nullopt;
+  }
+  virtual std::vector<std::byte> convert(int group, std::span<const std::byte> content, DType from, int tiles) const {
+    (void)group, (void)from, (void)tiles;
+    return {content.begin(), content.end()};
+  }
   // Of a step that has been submitted: so many layers of the group, from the first on, are written.
   virtual int written_layers(uint64_t step, int group) const = 0;
   // Between a block and the content of a part of it, as block_content.h lays it out.

@@ -161,6 +161,12 @@ void ModelRunner::walk(int thread) {
   else (*turn_->tail)(part);
 }
 
+std::optional<DType> ModelRunner::other_type(int group, size_t bytes) const {
+  for (const DType type : {DType::f32, DType::bf16, DType::i8})
+    if (type != groups_[group].dtype && tile_bytes(groups_[group].whole, type) == bytes) return type;
+  return std::nullopt;
+}
+
 void ModelRunner::read_block(int home, int group, int32_t block, const BlockPart& part,
                              std::span<std::byte> content) const {
   for (const auto& stage : stages_) stage->read_block(home, group, block, groups_[group].whole, part, content);

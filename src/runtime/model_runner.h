@@ -64,6 +64,10 @@ class ModelRunner : public BlockMemory {
   int tiles() const override { return block_tiles(options_.tokens_per_block); }
   int written_layers(uint64_t step, int group) const override;
   size_t block_tile_bytes(int group) const override { return tile_bytes(groups_[group].whole, groups_[group].dtype); }
+  std::optional<DType> other_type(int group, size_t tile_bytes) const override;
+  std::vector<std::byte> convert(int group, std::span<const std::byte> content, DType from, int tiles) const override {
+    return convert_tiles(content, groups_[group].whole, from, groups_[group].dtype, tiles);
+  }
   void read_block(int home, int group, int32_t block, const BlockPart& part,
                   std::span<std::byte> content) const override;
   void write_block(int home, int group, int32_t block, const BlockPart& part,

@@ -14,7 +14,8 @@ constexpr double kLookSeconds = 0.001;  // between two looks at how far a runnin
 PeerExchange::PeerExchange(Options options, BlockMemory& memory, std::mutex& mutex, Scheduler& scheduler, Engine engine)
     : options_(std::move(options)), memory_(memory), mutex_(mutex), scheduler_(scheduler), engine_(std::move(engine)),
       fetcher_(
-          {.time_limit = options_.time_limit, .max_local = options_.max_local}, scheduler, memory,
+          {.time_limit = options_.time_limit, .convert = options_.convert, .max_local = options_.max_local}, scheduler,
+          memory,
           {[this](const Digest& image) { return engine_.find_features(image) != nullptr; }, engine_.put_features},
           {[this](const std::string& address) { connect(address); },
            [this](const std::string& address, std::vector<std::byte> message) { send(address, std::move(message)); }},
@@ -195,10 +196,16 @@ Status PeerExchange::take_part(const Peer& peer, const PartMessage& message, std
   WEFT_TRY(const PrefixFetcher::Places to, fetcher_.begin_part(peer.address, message, now()));
   if (to.places.empty()) return {};
   lock.unlock();
+  std::vector<std::byte> converted;
+  std::span<const std::byte> content = message.content;
+  if (to.from) {
+    const int tiles = static_cast<int>(message.layers * message.tiles);
+    content = converted = memory_.convert(to.places.front().group, content, *to.from, tiles);
+  }
   for (const PrefixFetcher::Place& place : to.places) {
     const size_t tile = memory_.block_tile_bytes(place.group);
     if (to.places.size() == 1) {
-      memory_.write_block(place.home, place.group, place.block, place.part, message.content);
+      memory_.write_block(place.home, place.group, place.block, place.part, content);
       continue;
     }
     // Of each layer the tiles that are this block's.
@@ -206,7 +213,7 @@ Status PeerExchange::take_part(const Peer& peer, const PartMessage& message, std
       const BlockPart one{place.part.first_layer + layer, 1, place.part.first_tile, place.part.tiles};
       const size_t at = tile * (static_cast<size_t>(layer) * message.tiles + static_cast<size_t>(place.first_tile));
       memory_.write_block(place.home, place.group, place.block, one,
-                          message.content.subspan(at, memory_.bytes(place.group, one)));
+                          content.subspan(at, memory_.bytes(place.group, one)));
     }
   }
   lock.lock();

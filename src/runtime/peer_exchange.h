@@ -31,6 +31,7 @@ class PeerExchange final : public ChannelHandler {
   struct Options {
     LinkOptions link;
     double time_limit = 120;        // seconds, of fetches and leases
+    bool convert = false;           // see PrefixFetcher::Options, as the next
     int max_local = 0;              // see PrefixFetcher::Options
     std::string listen;             // "HOST:PORT"; empty: nobody can ask
     bool thread = true;             // false: somebody calls work() (the simulation)

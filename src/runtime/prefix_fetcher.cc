@@ -272,7 +272,12 @@ Result<PrefixFetcher::Places> PrefixFetcher::begin_part(const std::string& serve
     return wrong("layers or tiles that there are none of");
   const BlockPart all{static_cast<int>(message.first_layer), static_cast<int>(message.layers), 0,
                       static_cast<int>(message.tiles)};
-  if (message.content.size() != memory_.bytes(group, all)) return wrong("content of another size");
+  if (message.content.size() != memory_.bytes(group, all)) {
+    const size_t tiles_of_all = size_t{message.layers} * message.tiles;
+    if (options_.convert && message.content.size() % tiles_of_all == 0)
+      to.from = memory_.other_type(group, message.content.size() / tiles_of_all);
+    if (!to.from) return wrong("content of another size");
+  }
   const int first = static_cast<int>(message.first_tile), end = first + static_cast<int>(message.tiles);
   for (int tile = first; tile < end;) {
     const int number = tile / tiles, until = std::min(end, (number + 1) * tiles);

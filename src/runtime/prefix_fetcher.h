@@ -40,6 +40,7 @@ class PrefixFetcher {
     double time_limit = 120;  // seconds from the beginning of a fetch to its end
     double stall_limit = 10;  // without a word about it
     double pause = 5;         // before a server that could not be reached is tried again
+    bool convert = false;     // take blocks of another type
     int max_local = 0;        // prompts with no more tokens to compute are computed here
   };
   // Where images' features are kept: whether there are some, and new ones.
@@ -82,6 +83,7 @@ class PrefixFetcher {
   };
   struct Places {
     uint64_t fetch = 0;
+    std::optional<DType> from;  // the content is of another type
     std::vector<Place> places;
   };
   Status on_features(const std::string& server, const FeaturesMessage& message, double now);

@@ -1,5 +1,7 @@
 #include "transfer/peer_link.h"
 
+#include <algorithm>
+#include <initializer_list>
 #include <map>
 #include <sstream>
 
@@ -12,6 +14,18 @@ namespace {
 bool same_digest(const Digest& given, const Digest& wanted) {
   const auto text = [](const Digest& d) { return std::string_view(reinterpret_cast<const char*>(d.data()), d.size()); };
   return same_secret(text(given), text(wanted));
+}
+
+std::string without_lines(const std::string& identity, std::initializer_list<std::string_view> beginnings) {
+  std::istringstream in(identity);
+  std::string kept;
+  for (std::string line; std::getline(in, line);)
+    if (std::ranges::none_of(beginnings, [&](std::string_view b) { return line.starts_with(b); })) kept += line + "\n";
+  return kept;
+}
+
+bool converts(const std::string& identity) {
+  return ("\n" + identity).find("\n" + std::string(kConverts) + "\n") != std::string::npos;
 }
 
 }  // namespace
@@ -52,7 +66,7 @@ Result<bool> PeerLink::greet(const TransferMessage& message) {
       channel_->send(encode(RefusedMessage{known.error().message()}));
       return std::move(known).error();
     }
-    channel_->send(encode(WelcomeMessage{proof("answers", options_.identity)}));
+    channel_->send(encode(WelcomeMessage{proof("answers", answer->identity)}));
     begin();
     return false;
   }
@@ -82,8 +96,12 @@ Status PeerLink::check_answer(const AnswerMessage& answer) {
   of_asking_ = answer.nonce;
   if (!same_digest(answer.proof, proof("asks", answer.identity)))
     return fail(Code::unavailable, "the secret of --kv-transfer-secret-file is another one");
-  if (answer.identity != options_.identity)
-    return fail(Code::unavailable, "the servers differ: ", differences(options_.identity, answer.identity));
+  const bool lossy = converts(answer.identity);
+  const auto compared = [&](const std::string& identity) {
+    return lossy ? without_cache_types(identity) : without_lines(identity, {kConverts});
+  };
+  const std::string here = compared(options_.identity), there = compared(answer.identity);
+  if (here != there) return fail(Code::unavailable, "the servers differ: ", differences(here, there));
   return {};
 }
 
@@ -112,6 +130,10 @@ Status PeerLink::tick(double now) {
     channel_->send(encode(PingMessage{}));
   }
   return {};
+}
+
+std::string without_cache_types(const std::string& identity) {
+  return without_lines(identity, {"cache: ", "draft cache: ", kConverts});
 }
 
 std::string differences(const std::string& here, const std::string& there) {

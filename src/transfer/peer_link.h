@@ -4,7 +4,7 @@
 //   the side that was connected to          the side that connected
 //   hello(nonce a)                      ->
 //                                       <-  answer(nonce b, identity, proof = HMAC(secret, "asks", a, b, identity))
-//   welcome(proof = HMAC(secret, "answers", a, b, identity))   ->        or refused(why), and the end
+//   welcome(proof = HMAC(secret, "answers", a, b, that identity))   ->   or refused(why), and the end
 //
 // So both know the secret (an empty one where none was set), neither proof is of use in another connection, and both
 // have the same identity: program, instruction set, model, options; what differs is named. HMAC-SHA256 is compared in
@@ -27,6 +27,9 @@ struct LinkOptions {
   std::string secret;
   std::function<Nonce()> nonce;  // fresh random bytes
 };
+
+// A line of the identity of a side that takes blocks of another type: the lines "cache" and "draft cache" may differ.
+constexpr const char* kConverts = "converts: on";
 
 constexpr double kGreetingSeconds = 5;  // until both know each other
 constexpr double kPingSeconds = 1;      // between two pings of the side that asks, which is also how it is heard
@@ -65,6 +68,8 @@ class PeerLink {
   std::vector<std::vector<std::byte>> waiting_;
 };
 
+// The identity without what servers need not have in common where blocks are converted.
+std::string without_cache_types(const std::string& identity);
 // "program: weft 1 here, weft 2 there; ...": the lines that differ.
 std::string differences(const std::string& here, const std::string& there);
 

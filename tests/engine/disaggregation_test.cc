@@ -39,10 +39,13 @@ class TwoServers : public ::testing::TestWithParam<const char*> {
     }
     requests_.push_back(requests_[0]), requests_.back().n = 3;
     requests_.push_back(requests_[0]), requests_.back().beams = BeamSpec{.width = 2};
+    requests_.back().sampling.temperature = 0;
     requests_.push_back(requests_[0]), requests_.back().sampling.prompt_logprobs = 1;
     requests_.push_back(requests_[0]), requests_.back().cache_salt = "pepper";
     if (requests_[0].prompt) requests_.erase(requests_.end() - 2);  // an image's tokens have no logprobs
-    wanted_ = answers(*load(options()));
+    const auto one = load(options());
+    for (const Request& request : requests_) EXPECT_EQ(ask(*one, request).error, "");
+    wanted_ = answers(*one);
   }
 
   EngineOptions options() const {
@@ -137,6 +140,32 @@ TEST_P(TwoServers, MayDiffer) {
     EXPECT_GT(from->metrics().core.transfer.provided.bytes, 0u);
     expect_idle(*from);
   }
+}
+
+// Blocks of another type are refused, or converted where that is asked for.
+TEST_P(TwoServers, TypesOfTheCacheDiffer) {
+  EngineOptions eight = generation();
+  eight.kv_cache_dtype = KvCacheType::int8;
+  EngineOptions alone = options();
+  alone.kv_cache_dtype = KvCacheType::int8;
+  const std::vector<std::string> own = answers(*load(alone));
+  const auto from = load(context());
+  {
+    const auto to = load(eight);
+    EXPECT_EQ(answers(*to, {from->transfer_address()}), own);
+    EXPECT_EQ(to->metrics().core.transfer.fetched.blocks, 0u);
+    EXPECT_NE(to->identity(), from->identity());
+  }
+  eight.kv_transfer_convert = true;
+  const auto to = load(eight);
+  for (const Request& request : requests_) {
+    Request remote = request;
+    remote.context_servers = {from->transfer_address()}, remote.cache_salt += "convert";
+    EXPECT_EQ(ask(*to, remote).error, "");
+  }
+  EXPECT_GT(to->metrics().core.transfer.fetched.complete, 0u);
+  EXPECT_EQ(to->metrics().core.transfer.fetched.failures, 0u);
+  expect_idle(*to), expect_idle(*from);
 }
 
 TEST_P(TwoServers, NobodyThere) {
