@@ -100,20 +100,22 @@ void ServerList::take_failure(const std::string& url, const std::string& why) {
   compare();
 }
 
-// With the mutex. Those servers are used that serve what most of them serve; at a tie what was served so far, else what
-// the first of the list serves. One that is down counts with what it served last: when all good ones are down, another
-// kind must not take their place.
+// With the mutex. Those servers are used that serve what most of them serve; at a tie what was served so far, or, until
+// all have been asked once, what the first of the list serves. One that is down counts with what it served last: when
+// all good ones are down, another kind must not take their place.
 void ServerList::compare() {
   const auto votes = [](const Member& member) { return member.info && member.fault().empty(); };
   std::map<std::string, int> counts;
   for (const auto& member : members_)
     if (votes(*member)) ++counts[member->served()];
-  int most = counts.contains(reference_) ? counts[reference_] : 0;
+  int most = settled_ && counts.contains(reference_) ? counts[reference_] : 0;
   for (const auto& member : members_)
     if (votes(*member) && counts[member->served()] > most)
       most = counts[member->served()], reference_ = member->served();
   const auto example =
       std::ranges::find_if(members_, [&](const auto& m) { return votes(*m) && m->served() == reference_; });
+  settled_ |=
+      std::ranges::none_of(members_, [](const auto& m) { return m->state == ServerState::starting && !m->answers; });
   for (const auto& member : members_) {
     if (!member->answers) continue;
     member->state = ServerState::up, member->reason.clear();

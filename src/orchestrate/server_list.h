@@ -135,6 +135,7 @@ class ServerList {
   mutable std::mutex mutex_;
   Members members_;        // in the order of set_members()
   std::string reference_;  // what servers must serve to be used
+  bool settled_ = false;   // all have been asked once
   uint64_t turn_ = 0, context_turn_ = 0;
 };
 

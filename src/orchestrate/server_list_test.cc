@@ -107,6 +107,22 @@ TEST_F(ServerListTest, WhatMostServeCounts) {
   EXPECT_EQ(state("a"), ServerState::up) << "the others have left";
 }
 
+// Who answers first is chance; the order of the list is not.
+TEST_F(ServerListTest, AtTheStartTheFirstOfTheListCounts) {
+  list().set_members({entry("a"), entry("b"), entry("c")});
+  ServerInfo other = info();
+  other.identity = "0123456789abcdef";
+  list().take_info(url("c"), other);
+  list().take_failure(url("a"), "x");
+  EXPECT_EQ(state("c"), ServerState::up);
+  list().take_info(url("b"), info());
+  EXPECT_EQ(state("b"), ServerState::up);
+  EXPECT_EQ(state("c"), ServerState::differs);
+  list().take_info(url("a"), other);
+  list().take_failure(url("b"), "x"), list().take_failure(url("c"), "x");
+  EXPECT_EQ(state("a"), ServerState::up) << "two of three now";
+}
+
 TEST_F(ServerListTest, LoadIsWhatIsStillToBeComputed) {
   list().set_members({entry("a"), entry("b")});
   list().take_info(url("a"), info()), list().take_info(url("b"), info());
