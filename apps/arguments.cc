@@ -376,7 +376,10 @@ std::variant<Arguments, Leave> parse_arguments(int count, const char* const* wor
     arguments.command = candidate.command;
     std::string fault;
     if (candidate.command == Command::batch) fault = fault_of_batch(*candidate.app, arguments);
+    const EngineOptions& engine = arguments.engine;
     if (candidate.command == Command::serve) fault = fault_of_serve(arguments);
+    else if (engine.role != ServerRole::both || !engine.kv_transfer.empty())
+      fault = "--role and --kv-transfer are for weft serve: no other command works together with other servers";
     if (!fault.empty()) return Leave{2, {}, fault + "; see weft " + candidate.app->get_name() + " --help"};
   }
   return arguments;

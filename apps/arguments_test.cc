@@ -173,6 +173,18 @@ TEST(Arguments, ABatchNeedsAModelOrAServer) {
   }
 }
 
+TEST(Arguments, RolesAreForServe) {
+  EXPECT_EQ(good({"serve", "M", "--role", "generation"}).engine.role, ServerRole::generation);
+  for (const std::vector<const char*>& words :
+       {std::vector<const char*>{"run", "M", "--role", "context"}, {"bench", "M", "--kv-transfer", "127.0.0.1:0"}}) {
+    const auto parsed = parse(words);
+    const Leave* leave = std::get_if<Leave>(&parsed);
+    ASSERT_NE(leave, nullptr);
+    EXPECT_EQ(leave->status, 2);
+    EXPECT_NE(leave->error.find("are for weft serve"), std::string::npos) << leave->error;
+  }
+}
+
 TEST(Arguments, AServerOfADeployment) {
   const Arguments a =
       good({"serve", "M", "--cluster", "etcd://h/prod", "--advertise-url", "http://10.0.0.7:80", "--host", "0.0.0.0"});

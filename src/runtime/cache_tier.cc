@@ -3,12 +3,11 @@
 #include <algorithm>
 #include <chrono>
 
+#include "base/clock.h"
 #include "base/log.h"
 
 namespace weft {
 namespace {
-
-double seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 // A mean of late measurements.
 void mix(double& mean, double value) { mean = mean == 0 ? value : 0.75 * mean + 0.25 * value; }

@@ -4,14 +4,13 @@
 #include <chrono>
 #include <numeric>
 
+#include "base/clock.h"
 #include "comm/process_ranks.h"
 #include "runtime/media_message.h"
 #include "spec/ngram_drafter.h"
 
 namespace weft {
 namespace {
-
-double seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 // See SchedulerOptions.
 int draft_ahead(const std::optional<DraftModel>& draft) { return draft ? static_cast<int>(draft->stages.size()) : 0; }

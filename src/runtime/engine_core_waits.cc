@@ -3,14 +3,13 @@
 #include <algorithm>
 #include <chrono>
 
+#include "base/clock.h"
 #include "runtime/engine_core.h"
 #include "runtime/media_message.h"
 
 namespace weft {
 
 namespace {
-
-double seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 // Ids of another server's prompt are in the vocabulary, but for those in whose place features stand, and the image's
 // token of a model with cross attention, which has a row in the table behind the logits' rows.

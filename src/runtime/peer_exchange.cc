@@ -1,5 +1,6 @@
 #include "runtime/peer_exchange.h"
 
+#include "base/clock.h"
 #include "base/log.h"
 
 namespace weft {
@@ -49,10 +50,7 @@ PeerExchange::~PeerExchange() {
   transport_.reset();
 }
 
-double PeerExchange::now() const {
-  if (options_.clock) return options_.clock();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
+double PeerExchange::now() const { return options_.clock ? options_.clock() : seconds(); }
 
 void PeerExchange::wake() {
   woken_ = true;
