@@ -17,6 +17,7 @@
 #include "api/options.h"
 #include "base/json.h"
 #include "base/result.h"
+#include "base/stop_flag.h"
 #include "core/finish_reason.h"
 #include "core/metrics.h"
 #include "core/op_times.h"
@@ -88,6 +89,10 @@ struct Request {
   // of them does, it is computed here: the answer is the same.
   std::vector<std::string> context_servers;
   int priority = 35;  // 0..100, of its blocks and, in a full queue, of itself
+  // Who sent it: requests of different clients take turns (docs/contract-engine.md). Any text; empty: nobody's.
+  std::string client;
+  // Set once nobody needs the answer: preparing the request then ends with an error. Null: it is always needed.
+  std::shared_ptr<const StopFlag> stop_flag;
 };
 
 // A token's logprob with the text of the alternatives left to the caller (Tokenizer::token_text).

@@ -11,6 +11,7 @@ const char* name(Code code) {
     case Code::data_corrupt: return "data_corrupt";
     case Code::cancelled: return "cancelled";
     case Code::deadline_exceeded: return "deadline_exceeded";
+    case Code::too_large: return "too_large";
     case Code::internal: return "internal";
     case Code::context_overflow: return "context_length_exceeded";
     case Code::unavailable: return "unavailable";

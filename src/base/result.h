@@ -19,7 +19,8 @@ enum class Code : unsigned char {
   resource_exhausted,  // memory, cache or queue is full: 429 or 503
   data_corrupt,        // a file contradicts itself
   cancelled,           // the client went away
-  deadline_exceeded,
+  deadline_exceeded,   // it took longer than it may: 503
+  too_large,           // more than one request may ask for: 413
   internal,          // a bug, or a number that is not finite: 500
   context_overflow,  // a prompt is longer than the model's context: 400
   unavailable,       // nothing can be computed any more: ranks in other processes were lost: 503

@@ -108,6 +108,7 @@ struct NewSequence {
   std::vector<int32_t> output;
   std::shared_ptr<const SamplingParams> sampling;  // may be null for score
   int priority = 0;                                // higher goes first
+  uint64_t client = 0;                             // whose it is: clients take turns; 0: nobody's
   int64_t arrival_step = -1;                       // of the request that it belongs to; -1: now
   Task task = Task::generate;
   LogitRows score_rows = LogitRows::all;     // of score: all rows, or the last or (with `whole`) the first one only

@@ -22,6 +22,7 @@ int http_status(Code code) {
     case Code::data_corrupt: return 400;  // of a request's image, for instance
     case Code::cancelled: return 503;     // a client that left does not see it; one that is still there lost its server
     case Code::deadline_exceeded: return 503;
+    case Code::too_large: return 413;
     case Code::internal: return 500;
     case Code::context_overflow: return 400;
     case Code::unavailable: return 503;

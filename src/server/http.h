@@ -18,6 +18,7 @@ struct HttpRequest {
   std::string query;
   HttpHeaders headers;  // names in lower case
   std::string body;
+  std::string peer;  // the address of whoever has connected, without the port: "192.0.2.1", "::1"
 
   const std::string* header(std::string_view lower_case_name) const {
     for (const auto& [name, value] : headers)
