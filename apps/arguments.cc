@@ -248,6 +248,8 @@ std::vector<Subcommand> add_commands(CLI::App& app, Arguments& a) {
   CLI::App* models = app.add_subcommand("models", "The architectures that this build runs, as a table");
   models->add_flag("--json", a.json, "Print JSON");
   all.push_back({Command::models, models});
+  CLI::App* limits = app.add_subcommand("limits", "What a request and a client may ask of weft serve, as a table");
+  all.push_back({Command::limits, limits});
   add_plan(add(Command::plan, "plan",
                "Print a rank's share of the step plan, what all ranks hold and an estimate of their speed; or write "
                "what the ops compute",
@@ -373,6 +375,10 @@ std::variant<Arguments, Leave> parse_arguments(int count, const char* const* wor
   }
   for (const Subcommand& candidate : commands) {
     if (!candidate.app->parsed()) continue;
+    if (candidate.command == Command::limits) {
+      const auto serve = std::ranges::find(commands, Command::serve, &Subcommand::command);
+      return Leave{0, limits_table(*serve->app), {}};
+    }
     arguments.command = candidate.command;
     std::string fault;
     if (candidate.command == Command::batch) fault = fault_of_batch(*candidate.app, arguments);

@@ -13,7 +13,19 @@
 
 namespace weft {
 
-enum class Command : unsigned char { run, chat, batch, score, bench, inspect, models, plan, serve, orchestrate };
+enum class Command : unsigned char {
+  run,
+  chat,
+  batch,
+  score,
+  bench,
+  inspect,
+  models,
+  plan,
+  serve,
+  orchestrate,
+  limits
+};
 
 // weft plan: the steps and the machine that an estimate is made for (plan/cost.h).
 struct EstimateArguments {

@@ -149,6 +149,7 @@ void add_engine_options(CLI::App* app, EngineOptions& o) {
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
   for (CLI::Option* option : app->get_options())
     if (option->get_name() != "--help") option->group(kEngineOptions);
+  add_request_limits(app, o.limits);
 }
 
 }  // namespace weft

@@ -14,6 +14,7 @@ namespace weft {
 using Words = std::vector<std::string>;
 
 constexpr const char* kEngineOptions = "Engine options";  // their group
+constexpr const char* kLimitOptions = "Limits (docs/limits.md)";
 
 // An option whose values are the names of an enum.
 template <class E>
@@ -57,6 +58,13 @@ inline const CLI::Validator kFinite(
       return std::isfinite(std::strtod(text.c_str(), nullptr)) ? std::string() : "must be a finite number, got " + text;
     },
     "");
+
+// arguments_limits.cc. A limit is a count, or a size like 16M.
+CLI::Option* add_limit(CLI::App* app, const std::string& name, int64_t& target, bool bytes, const std::string& help);
+void add_request_limits(CLI::App* app, RequestLimits& limits);
+Result<int64_t> parse_count(const std::string& text);
+std::string size_text(int64_t bytes);           // "16M", as parse_size() reads it
+std::string limits_table(const CLI::App& app);  // the options of the group above, in Markdown
 
 void add_engine_options(CLI::App* app, EngineOptions& o);  // arguments_engine.cc
 void add_serve(CLI::App* serve, Arguments& a);             // arguments_serving.cc, as what follows

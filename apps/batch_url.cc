@@ -199,6 +199,7 @@ Result<HttpHeaders> headers_of(const Arguments& arguments) {
 // What a line must be whatever the model is; the rest is the server's to judge.
 RequestRules lenient_rules() {
   RequestRules rules;
+  rules.limits = RequestLimits::none();
   rules.images = rules.local_files = rules.chat_template = true;
   rules.encode = [](const std::string&) -> Result<std::vector<int32_t>> { return std::vector<int32_t>(); };
   rules.ignored = warn_once();

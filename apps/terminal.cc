@@ -63,6 +63,7 @@ std::function<void(const std::string& field)> warn_once() {
 RequestRules command_rules(const Engine& engine) {
   RequestRules rules;
   rules.defaults = engine.default_sampling();
+  rules.limits = engine.options().limits;
   rules.images = engine.info().takes_images;
   rules.tool_form = engine.answer_format(Request()).tools;
   rules.local_files = true;

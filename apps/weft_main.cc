@@ -21,6 +21,7 @@ Status dispatch(const Arguments& arguments, const EngineLoader& load) {
     case Command::plan: return plan_command(arguments, load);
     case Command::serve: return serve_command(arguments, load);
     case Command::orchestrate: return orchestrate_command(arguments);
+    case Command::limits: break;  // printed like help
   }
   return fail(Code::internal, "unknown command");
 }

@@ -26,12 +26,8 @@ CoreEngine::~CoreEngine() { core_.reset(); }
 
 // Logits are returned whole, so that what a request can bring together is bounded.
 Status CoreEngine::check_logits(const Request& request, int prompt_tokens, int max_tokens) const {
-  constexpr int64_t kMost = int64_t{1} << 26;
-  const auto check = [&](const char* field, int64_t rows) -> Status {
-    if (rows * info_.vocab_size <= kMost) return {};
-    return fail(Code::invalid_argument, field, " would bring ", rows, " rows of ", info_.vocab_size,
-                " values; at most ", kMost, " values can be returned")
-        .about(field);
+  const auto check = [&](const char* field, int64_t rows) {
+    return check_limit(options_.limits, &RequestLimits::logits, rows * info_.vocab_size, field);
   };
   const SamplingParams& p = request.sampling;
   if (p.context_logits) WEFT_RETURN_IF_ERROR(check("return_context_logits", prompt_tokens));
@@ -107,6 +103,9 @@ Result<CoreEngine::Checked> CoreEngine::check(Request& request) const {
   WEFT_TRY(checked.prompt, build_prompt(request));
   const int tokens = static_cast<int>(checked.prompt.tokens.size());
   WEFT_RETURN_IF_ERROR(check_prompt(request, checked.prompt));
+  const int choices = std::max({request.n, request.best_of, request.beams ? request.beams->width : 1});
+  WEFT_RETURN_IF_ERROR(check_limit(options_.limits, &RequestLimits::prompt_tokens, int64_t{tokens} * choices,
+                                   request.messages ? "messages" : "prompt"));
   WEFT_RETURN_IF_ERROR(check_image_types(request, checked.prompt, core_->model().plan()));
   WEFT_TRY(checked.params, sampling_of(request, tokens));
   WEFT_TRY(checked.grammar, grammar_of(request));

@@ -96,12 +96,16 @@ Result<std::vector<int32_t>> CoreEngine::text_tokens(const Request& request) con
   if (!text_.tokenizer)
     return fail(Code::invalid_argument, "the model has no tokenizer; send prompt_token_ids")
         .about(request.messages ? "messages" : "prompt");
-  if (!request.messages)
-    return text_.tokenizer->encode(*request.prompt, {.add_special_tokens = request.add_special_tokens});
+  const auto encode = [&](const std::string& text, const char* field, bool special) -> Result<std::vector<int32_t>> {
+    WEFT_RETURN_IF_ERROR(
+        check_limit(options_.limits, &RequestLimits::prompt_bytes, static_cast<int64_t>(text.size()), field));
+    return text_.tokenizer->encode(text, {.add_special_tokens = special});
+  };
+  if (!request.messages) return encode(*request.prompt, "prompt", request.add_special_tokens);
   // Templates write the special tokens themselves.
-  if (request.rendered) return text_.tokenizer->encode(*request.rendered, {.add_special_tokens = false});
+  if (request.rendered) return encode(*request.rendered, "messages", false);
   WEFT_TRY(const std::string text, render_chat(request));
-  return text_.tokenizer->encode(text, {.add_special_tokens = false});
+  return encode(text, "messages", false);
 }
 
 Status CoreEngine::check_prompt(const Request& request, const ImagePrompt& whole) const {

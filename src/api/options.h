@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "api/limits.h"
 #include "base/cpu_layout.h"
 #include "base/result.h"
 #include "core/option_kinds.h"
@@ -80,6 +81,7 @@ struct EngineOptions {
   double ttft_target_ms = 0;
   int rank_deadline = 30;  // seconds without a word from a rank in another process, after which all of them end
   std::vector<std::string> allowed_media_domains;  // hosts that images may be fetched from; empty: data: URLs only
+  RequestLimits limits;                            // of each request
   GenerationConfig generation_config = GenerationConfig::automatic;
   int64_t seed = -1;  // of requests without one; -1: random for each
 

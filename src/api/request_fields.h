@@ -55,11 +55,12 @@ Result<std::vector<ProcessorChoice>> read_processors(const std::string& field, c
 // An object from token ids to numbers; of a token that is named twice, the last one counts.
 Result<std::vector<std::pair<int32_t, float>>> read_biases(const std::string& field, const Json& value);
 // The fields of beam search, all together; after n and best_of.
-Status read_beams(const Json& body, int max_width, Request& request);
+Status read_beams(const Json& body, int64_t max_width, Request& request);
 
 // request_guide.cc: the constraint of the fields that may hold one (response_format, guided_*, structured_outputs,
 // regex, ...). More than one is an error.
 Result<GuideSpec> read_guide(const Json& body);
 bool is_guide_field(std::string_view name);
+std::vector<std::string> guide_fields();  // all of them
 
 }  // namespace weft::request_fields

@@ -145,6 +145,12 @@ bool is_guide_field(std::string_view name) {
   return false;
 }
 
+std::vector<std::string> guide_fields() {
+  std::vector<std::string> names = {"response_format", "structured_outputs"};
+  for (const GuideField& field : kGuideFields) names.emplace_back(field.name);
+  return names;
+}
+
 Result<GuideSpec> read_guide(const Json& body) {
   GuideSpec guide;
   std::string from;

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <set>
 
 #include "api/request_fields.h"
 #include "sampling/parameters.h"
@@ -13,8 +14,7 @@ namespace {
 
 using namespace request_fields;
 
-constexpr size_t kMaxMembers = 1000;  // of a request; also keeps lookups cheap
-constexpr size_t kMaxStops = 64;
+constexpr size_t kMaxMembers = 1000;         // of a request; also keeps lookups cheap
 constexpr size_t kMaxStopBytes = 64 * 1024;  // of one stop string
 constexpr int kMaxLogprobs = 20;             // for each token: OpenAI's limit in chats, and what validate() takes
 
@@ -79,6 +79,19 @@ Status read(const std::string& field, const Json& value, Draft& draft) {
   return {};
 }
 
+Status check_count(const Draft& draft, int64_t RequestLimits::*limit, size_t count, const std::string& field) {
+  return check_limit(draft.rules.limits, limit, static_cast<int64_t>(count), field);
+}
+
+// A list of ids that a sampler looks at.
+template <std::vector<int32_t> SamplingParams::*kMember>
+Status read_id_list(const std::string& field, const Json& value, Draft& draft) {
+  if (value.is_array())
+    WEFT_RETURN_IF_ERROR(check_count(draft, &RequestLimits::list_items, value.items().size(), field));
+  WEFT_TRY(draft.request.sampling.*kMember, read_token_ids(field, value));
+  return {};
+}
+
 Status ignore(const std::string&, const Json&, Draft&) { return {}; }
 
 // Known, without effect on this engine unless set; then an error.
@@ -98,10 +111,7 @@ Status read_prompt_list(const Json& value, Draft& draft) {
     WEFT_TRY(draft.request.prompt_token_ids, read_token_ids("prompt", value));
     return {};
   }
-  if (items.size() > static_cast<size_t>(draft.rules.max_prompts))
-    return fail(Code::invalid_argument, "prompt may hold at most ", draft.rules.max_prompts, " prompts, got ",
-                items.size())
-        .about("prompt");
+  WEFT_RETURN_IF_ERROR(check_count(draft, &RequestLimits::prompts, items.size(), "prompt"));
   for (size_t i = 0; i < items.size(); ++i) {
     Request one;
     const std::string here = "prompt[" + std::to_string(i) + "]";
@@ -165,7 +175,7 @@ Status read_template(const std::string& field, const Json& value, Draft& draft) 
   if (!draft.rules.chat_template)
     return fail(Code::unsupported, "chat_template in a request is not allowed by this server").about(field);
   WEFT_TRY(draft.request.chat_template, read_string(field, value));
-  return {};
+  return check_count(draft, &RequestLimits::template_bytes, draft.request.chat_template->size(), field);
 }
 
 Status read_template_arguments(const std::string& field, const Json& value, Draft& draft) {
@@ -207,18 +217,19 @@ Status read_stop(const std::string& field, const Json& value, Draft& draft) {
     stops.push_back(value.as_string());
   } else {
     if (!value.is_array()) return wrong(field, "a string or a list of strings", value);
-    if (value.items().size() > kMaxStops)
-      return fail(Code::invalid_argument, "stop may hold at most ", kMaxStops, " strings, got ", value.items().size())
-          .about(field);
+    WEFT_RETURN_IF_ERROR(check_count(draft, &RequestLimits::stop_strings, value.items().size(), field));
     WEFT_TRY(stops, read_strings(field, value));
   }
+  size_t bytes = 0;
   for (const std::string& stop : stops) {
     if (stop.empty()) return fail(Code::invalid_argument, "stop holds an empty string").about(field);
     if (stop.size() > kMaxStopBytes)
       return fail(Code::invalid_argument, "a stop string may be at most ", kMaxStopBytes, " bytes long, got ",
                   stop.size())
           .about(field);
+    bytes += stop.size();
   }
+  WEFT_RETURN_IF_ERROR(check_count(draft, &RequestLimits::stop_bytes, bytes, field));
   draft.request.stop = std::move(stops);
   return {};
 }
@@ -255,8 +266,9 @@ Status read_seed(const std::string& field, const Json& value, Draft& draft) {
 template <int Request::*kMember>
 Status read_choices(const std::string& field, const Json& value, Draft& draft) {
   WEFT_TRY(const int64_t count, read_integer(field, value));
-  if (count < 1 || count > draft.rules.max_choices)
-    return fail(Code::invalid_argument, field, " must be between 1 and ", draft.rules.max_choices, ", got ", count)
+  const int64_t limit = draft.rules.limits.choices;
+  if (count < 1 || (limit > 0 && count > limit) || count > std::numeric_limits<int>::max())
+    return fail(Code::invalid_argument, field, " must be between 1 and ", limit, " (--max-choices), got ", count)
         .about(field);
   draft.request.*kMember = static_cast<int>(count);
   return {};
@@ -277,6 +289,8 @@ Status read_priority(const std::string& field, const Json& value, Draft& draft) 
 }
 
 Status read_logit_bias(const std::string& field, const Json& value, Draft& draft) {
+  if (value.is_object())
+    WEFT_RETURN_IF_ERROR(check_count(draft, &RequestLimits::list_items, value.members().size(), field));
   WEFT_TRY(draft.request.sampling.logit_bias, read_biases(field, value));
   return {};
 }
@@ -285,20 +299,22 @@ Status read_bad_words(const std::string& field, const Json& value, Draft& draft)
   WEFT_TRY(const std::vector<std::string> words, read_strings(field, value));
   if (!words.empty() && !draft.rules.encode)
     return fail(Code::unsupported, "bad_words needs a tokenizer, and this model has none").about(field);
+  WEFT_RETURN_IF_ERROR(check_count(draft, &RequestLimits::bad_words, words.size(), field));
+  std::set<std::vector<int32_t>> known;
   for (const std::string& word : words) {
     if (word.empty()) return fail(Code::invalid_argument, "bad_words holds an empty string").about(field);
     // A word at the start of a text and behind a space are different tokens.
     for (const std::string& text : {word, " " + word}) {
       WEFT_TRY(std::vector<int32_t> ids, draft.rules.encode(text));
-      auto& banned = draft.request.sampling.bad_words;
-      if (!ids.empty() && std::find(banned.begin(), banned.end(), ids) == banned.end())
-        banned.push_back(std::move(ids));
+      if (!ids.empty() && known.insert(ids).second) draft.request.sampling.bad_words.push_back(std::move(ids));
     }
   }
   return {};
 }
 
 Status read_bad_ids(const std::string& field, const Json& value, Draft& draft) {
+  if (value.is_array())
+    WEFT_RETURN_IF_ERROR(check_count(draft, &RequestLimits::list_items, value.items().size(), field));
   WEFT_TRY(const std::vector<int32_t> ids, read_token_ids(field, value));
   for (const int32_t id : ids) draft.request.sampling.bad_words.push_back({id});
   return {};
@@ -422,7 +438,7 @@ const Field kFields[] = {
     {"max_completion_tokens", kAll, read_max_tokens},
     {"min_tokens", kAll, read_min_tokens},
     {"stop", kAll, read_stop},
-    {"stop_token_ids", kAll, read<&SamplingParams::stop_token_ids>},
+    {"stop_token_ids", kAll, read_id_list<&SamplingParams::stop_token_ids>},
     {"ignore_eos", kAll, read<&SamplingParams::ignore_eos>},
     {"include_stop_str_in_output", kAll, read<&Request::include_stop_str_in_output>},
     {"skip_special_tokens", kAll, read<&Request::skip_special_tokens>},
@@ -440,7 +456,7 @@ const Field kFields[] = {
     {"top_k", kAll, read_top_k},
     {"speculative.n_max", kAll, read<&SamplingParams::max_draft_tokens>},  // llama.cpp's name of max_draft_tokens
     {"logit_bias", kAll, read_logit_bias},
-    {"allowed_token_ids", kAll, read<&SamplingParams::allowed_token_ids>},
+    {"allowed_token_ids", kAll, read_id_list<&SamplingParams::allowed_token_ids>},
     {"bad_words", kAll, read_bad_words},
     {"bad_token_ids", kAll, read_bad_ids},
     {"logits_processors", kAll, read_processor_list},
@@ -540,9 +556,64 @@ Status finish_logprobs(Draft& draft) {
   return {};
 }
 
+size_t text_bytes(const std::optional<std::string>& text) { return text ? text->size() : 0; }
+
+int64_t guide_bytes(const GuideSpec& guide) {
+  size_t bytes = guide.text.size();
+  for (const std::string& choice : guide.choices) bytes += choice.size() + sizeof choice;
+  return static_cast<int64_t>(bytes);
+}
+
+// Bytes of what a request has besides its prompt.
+int64_t parameter_bytes(const Request& request) {
+  const SamplingParams& p = request.sampling;
+  int64_t bytes = sizeof request + guide_bytes(request.guide) + text_bytes(request.chat_template);
+  bytes += request.tools.memory() + request.chat_template_kwargs.memory();
+  bytes += sizeof(int64_t) * (p.logit_bias.size() + p.allowed_token_ids.size() + p.stop_token_ids.size());
+  for (const std::vector<int32_t>& word : p.bad_words) bytes += sizeof word + sizeof(int64_t) * word.size();
+  for (const std::string& stop : request.stop) bytes += 64 * stop.size();  // a state of the automaton for each byte
+  for (const ProcessorChoice& choice : p.logits_processors) bytes += choice.params.size();
+  return bytes;
+}
+
+// Ids, text, and what the scheduler notes of each token.
+int64_t prompt_bytes(const Request& request) {
+  const size_t ids = request.prompt_token_ids ? request.prompt_token_ids->size() : 0;
+  return static_cast<int64_t>(8 * (ids + text_bytes(request.prompt) + text_bytes(request.text_pair)));
+}
+
+int choices_of(const Request& request) {
+  return std::max({request.n, request.best_of, request.beams ? request.beams->width : 1});
+}
+
+// What the fields together amount to.
+Status check_amounts(const Draft& draft) {
+  const Request& request = draft.request;
+  const std::vector<Request>& prompts = draft.prompts;
+  const char* const field = request.messages ? "messages" : request.prompt_token_ids ? "prompt_token_ids" : "prompt";
+  const RequestLimits& limits = draft.rules.limits;
+  WEFT_RETURN_IF_ERROR(check_limit(limits, &RequestLimits::guide_bytes, guide_bytes(request.guide), "response_format"));
+  const int64_t choices = choices_of(request), count = static_cast<int64_t>(std::max<size_t>(1, prompts.size()));
+  WEFT_RETURN_IF_ERROR(
+      check_limit(limits, &RequestLimits::sequences, count * choices, request.beams ? "beam_width" : "n"));
+  int64_t text = text_bytes(request.prompt) + text_bytes(request.text_pair), tokens = 0;
+  int64_t memory = count * parameter_bytes(request) + prompt_bytes(request);
+  const auto ids = [](const Request& r) { return r.prompt_token_ids ? r.prompt_token_ids->size() : 0; };
+  tokens += ids(request);
+  for (const Request& one : prompts) text += text_bytes(one.prompt), tokens += ids(one), memory += prompt_bytes(one);
+  WEFT_RETURN_IF_ERROR(check_limit(limits, &RequestLimits::prompt_bytes, text, field));
+  WEFT_RETURN_IF_ERROR(check_limit(limits, &RequestLimits::prompt_tokens, tokens * choices, field));
+  WEFT_RETURN_IF_ERROR(check_limit(limits, &RequestLimits::request_bytes, memory, field));
+  const bool keeps = !draft.out.stream && (draft.out.logprobs >= 0 || draft.out.return_token_ids);
+  if (!keeps || !request.max_tokens) return {};
+  const int64_t per_token = sizeof(TokenInfo) + sizeof(TokenLogprob) * std::max(0, draft.out.logprobs);
+  return check_limit(limits, &RequestLimits::answer_bytes, per_token * *request.max_tokens * choices * count,
+                     "max_tokens");
+}
+
 Status finish(Draft& draft) {
   WEFT_RETURN_IF_ERROR(finish_prompt(draft));
-  WEFT_RETURN_IF_ERROR(read_beams(draft.body, draft.rules.max_choices, draft.request));
+  WEFT_RETURN_IF_ERROR(read_beams(draft.body, draft.rules.limits.choices, draft.request));
   WEFT_RETURN_IF_ERROR(finish_lengths(draft));
   WEFT_RETURN_IF_ERROR(finish_logprobs(draft));
   ClientRequest& out = draft.out;
@@ -553,6 +624,7 @@ Status finish(Draft& draft) {
   WEFT_RETURN_IF_ERROR(read_tools(draft.body.find("tools"), draft.body.find("tool_choice"), draft.parallel_tool_calls,
                                   *draft.rules.tool_form, out, draft.request));
   if (!draft.request.messages || !out.parse_tool_calls) out.tool_mode = ToolMode::none;
+  WEFT_RETURN_IF_ERROR(check_amounts(draft));
   if (draft.prompts.empty()) {
     out.requests.push_back(std::move(draft.request));
     return {};
@@ -570,6 +642,21 @@ Status finish(Draft& draft) {
 
 bool is_batch_field(std::string_view name) {
   return find_field(name, RequestKind::batch_line) || find_sampling_parameter(name) || is_guide_field(name);
+}
+
+std::vector<std::string> request_fields_of(RequestKind kind) {
+  std::vector<std::string> names;
+  for (const Field& field : kFields)
+    if ((field.kinds & bit(kind)) != 0) names.emplace_back(field.name);
+  for (const std::string& name : guide_fields()) names.push_back(name);
+  return names;
+}
+
+int64_t memory_of(const ClientRequest& call) {
+  int64_t bytes = sizeof call;
+  for (const Request& request : call.requests)
+    bytes += parameter_bytes(request) + prompt_bytes(request) * choices_of(request);
+  return bytes;
 }
 
 Result<ClientRequest> parse_request(const Json& body, RequestKind kind, const RequestRules& rules) {

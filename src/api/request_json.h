@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "api/engine.h"
+#include "api/limits.h"
 #include "base/json.h"
 #include "base/result.h"
 #include "forms/tool_calls.h"
@@ -37,8 +38,7 @@ struct RequestRules {
   bool local_files = false;                     // and they may be files
   bool chat_template = false;                   // a request may bring its own template
   int completion_max_tokens = 16;  // of completions and of lines with a prompt; chats go on to the end of the context
-  int max_choices = 128;           // limit of n and best_of
-  int max_prompts = 1024;          // limit of prompts in one completion
+  RequestLimits limits;            // Engine::options()
   // Text to ids without special tokens, for `bad_words`. Absent: bad_words is an error.
   std::function<Result<std::vector<int32_t>>(const std::string& text)> encode;
   std::function<void(const std::string& field)> ignored;  // called for each unknown field; may be empty
@@ -69,5 +69,12 @@ struct ClientRequest {
 bool is_batch_field(std::string_view name);
 
 Result<ClientRequest> parse_request(const Json& body, RequestKind kind, const RequestRules& rules);
+
+// Names of all fields that a request of this kind may have, but for those that are one number of sampling
+// (sampling/parameters.h).
+std::vector<std::string> request_fields_of(RequestKind kind);
+
+// Bytes that the requests of a call take while they wait and run, tokens of text estimated.
+int64_t memory_of(const ClientRequest& call);
 
 }  // namespace weft

@@ -1,6 +1,7 @@
 // The fields of biases, of logits processors and of beam search.
 #include <algorithm>
 #include <charconv>
+#include <limits>
 #include <optional>
 #include <unordered_map>
 
@@ -87,7 +88,7 @@ Result<std::vector<ProcessorChoice>> read_processors(const std::string& field, c
   return choices;
 }
 
-Status read_beams(const Json& body, int max_width, Request& request) {
+Status read_beams(const Json& body, int64_t max_width, Request& request) {
   for (const char* field : {"beam_search_diversity_rate", "diversity_penalty"})  // groups of beams that keep apart
     if (const Json* value = given(body, field); value && !(value->is_number() && value->as_number() == 0))
       return fail(Code::unsupported, field, " is not supported; leave it out or send 0").about(field);
@@ -105,8 +106,9 @@ Status read_beams(const Json& body, int max_width, Request& request) {
   }
   if (const Json* value = given(body, "beam_width")) {
     WEFT_TRY(width, read_integer("beam_width", *value));
-    if (*width < 1 || *width > max_width)
-      return fail(Code::invalid_argument, "beam_width must be between 1 and ", max_width, ", got ", *width)
+    if (*width < 1 || (max_width > 0 && *width > max_width) || *width > std::numeric_limits<int>::max())
+      return fail(Code::invalid_argument, "beam_width must be between 1 and ", max_width, " (--max-choices), got ",
+                  *width)
           .about("beam_width");
   }
   if (!search) return check_no_beams(body, beams);

@@ -1,9 +1,11 @@
 #include "base/json.h"
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <limits>
 #include <nlohmann/json.hpp>
+#include <numeric>
 
 #include "base/check.h"
 #include "base/files.h"
@@ -116,6 +118,18 @@ const Json* Json::find(std::string_view key) const {
   for (auto it = object_->rbegin(); it != object_->rend(); ++it)
     if (it->first == key) return &it->second;
   return nullptr;
+}
+
+size_t Json::memory() const {
+  size_t bytes = sizeof *this;
+  if (as_read_) bytes += sizeof *as_read_number_;
+  if (is_string()) bytes += sizeof *string_ + string_->capacity();
+  if (is_array())
+    for (const Json& item : *array_) bytes += item.memory();
+  if (is_object())
+    for (const Member& member : *object_)
+      bytes += sizeof member.first + member.first.capacity() + member.second.memory();
+  return bytes + (is_array() || is_object() ? sizeof *array_ : 0);
 }
 
 Json& Json::set(std::string_view key, Json value) {
@@ -276,7 +290,7 @@ namespace {
 // Builds the value while nlohmann's reader, which does not recurse, walks the text.
 class Builder : public nlohmann::json_sax<nlohmann::json> {
  public:
-  explicit Builder(int max_depth) : max_depth_(max_depth) {}
+  explicit Builder(const JsonRules& rules) : rules_(rules) {}
 
   bool null() override { return place(Json()); }
   bool boolean(bool value) override { return place(Json(value)); }
@@ -290,10 +304,11 @@ class Builder : public nlohmann::json_sax<nlohmann::json> {
     if (!std::isfinite(value)) return stop("the number " + text + " is out of range");
     return place(Json::number_as_read(value, text));
   }
-  bool string(string_t& value) override { return place(Json(std::move(value))); }
+  bool string(string_t& value) override { return take(sizeof value + value.size()) && place(Json(std::move(value))); }
   bool binary(binary_t&) override { return stop("binary value"); }
   bool start_object(size_t) override { return open(Json(Json::Object{})); }
   bool key(string_t& value) override {
+    if (!take(sizeof value + value.size())) return false;
     keys_.back() = std::move(value);
     return true;
   }
@@ -309,50 +324,78 @@ class Builder : public nlohmann::json_sax<nlohmann::json> {
 
   Json root;
   std::string problem;
+  bool too_large = false;
 
  private:
   bool stop(std::string what) {
     problem = std::move(what);
     return false;
   }
+  // Vectors grow by doubling, so what they hold may take twice its room, or three times while it moves.
+  bool take(size_t bytes) {
+    bytes_ += bytes;
+    if (bytes_ <= rules_.max_bytes) return true;
+    too_large = true;
+    return stop("takes more than " + std::to_string(rules_.max_bytes) + " bytes of memory");
+  }
   bool place(Json value) {
+    if (!take(2 * sizeof value)) return false;
     if (open_.empty()) root = std::move(value);
     else if (open_.back().is_array()) open_.back().items().push_back(std::move(value));
     else open_.back().members().emplace_back(std::move(keys_.back()), std::move(value));
     return true;
   }
   bool open(Json value) {
-    if (static_cast<int>(open_.size()) >= max_depth_)
-      return stop("nested deeper than " + std::to_string(max_depth_) + " levels");
+    if (static_cast<int>(open_.size()) >= rules_.max_depth)
+      return stop("nested deeper than " + std::to_string(rules_.max_depth) + " levels");
     open_.push_back(std::move(value));
     keys_.emplace_back();
-    return true;
+    return take(2 * sizeof(Json::Array));
   }
   bool close() {
     Json value = std::move(open_.back());
     open_.pop_back();
     keys_.pop_back();
+    if (value.is_object() && !rules_.keep_repeated) drop_repeated(value.members());
     return place(std::move(value));
   }
 
-  int max_depth_;
+  // Of members with the same name the last one stays. Sorted, as names may be chosen to meet in a hash table.
+  static void drop_repeated(Json::Object& members) {
+    std::vector<size_t> order(members.size());
+    std::iota(order.begin(), order.end(), size_t{0});
+    std::stable_sort(order.begin(), order.end(),
+                     [&](size_t a, size_t b) { return members[a].first < members[b].first; });
+    std::vector<bool> repeated(members.size());
+    for (size_t i = 1; i < order.size(); ++i)
+      repeated[order[i - 1]] = members[order[i - 1]].first == members[order[i]].first;
+    if (std::find(repeated.begin(), repeated.end(), true) == repeated.end()) return;
+    Json::Object kept;
+    for (size_t i = 0; i < members.size(); ++i)
+      if (!repeated[i]) kept.push_back(std::move(members[i]));
+    members = std::move(kept);
+  }
+
+  const JsonRules rules_;
+  size_t bytes_ = 0;
   std::vector<Json> open_;
   std::vector<std::string> keys_;
 };
 
 }  // namespace
 
-Result<Json> parse_json(std::string_view text, int max_depth) {
+Result<Json> parse_json(std::string_view text, const JsonRules& rules) {
   // The parser takes a NUL for the end of the text; no JSON has one.
   if (const size_t nul = text.find('\0'); nul != std::string_view::npos)
     return fail(Code::invalid_argument, "not valid JSON at byte ", nul + 1, ": a NUL character");
-  Builder builder(max_depth);
+  Builder builder(rules);
   bool ok = false;
   try {
     ok = nlohmann::json::sax_parse(text.begin(), text.end(), &builder);
   } catch (const std::exception& problem) {
     builder.problem = problem.what();
   }
+  if (builder.too_large) return fail(Code::too_large, "JSON that ", builder.problem);
   if (!ok) return fail(Code::invalid_argument, "not valid JSON ", builder.problem);
   return std::move(builder.root);
 }

@@ -77,6 +77,8 @@ class Json {
   std::string dump() const;
   // A number with its text, which must be JSON's; `value` is finite.
   static Json number_as_read(double value, std::string text);
+  // Bytes of memory that the value takes, about.
+  size_t memory() const;
   // The text of a number that was read and is no int64; null for all others.
   const std::string* number_text() const;
 
@@ -98,9 +100,16 @@ class Json {
 // Numbers are equal if their values are, also beyond what a double tells apart if both are integers.
 bool operator==(const Json& a, const Json& b);
 
+struct JsonRules {
+  int max_depth = 256;
+  size_t max_bytes = std::string_view::npos;  // of memory that the value takes, about
+  bool keep_repeated = true;                  // members with the same name; false: the last of them stays
+};
+
 // Parses a whole text. Refuses trailing text, invalid UTF-8, and nesting deeper than `max_depth`; the message tells the
-// byte. Numbers that overflow a double are refused; integers outside int64 become numbers, which keep their text.
-Result<Json> parse_json(std::string_view text, int max_depth = 256);
+// byte. Numbers that overflow a double are refused; integers outside int64 become numbers, which keep their text. More
+// memory than `max_bytes` is too_large, found while it is read.
+Result<Json> parse_json(std::string_view text, const JsonRules& rules = {});
 // Reads and parses a file; errors name it.
 Result<Json> read_json_file(const std::string& path);
 // `text` as a JSON string literal with its quotes; invalid UTF-8 is replaced by U+FFFD.

@@ -21,9 +21,9 @@ enum class Code : unsigned char {
   cancelled,           // the client went away
   deadline_exceeded,   // it took longer than it may: 503
   too_large,           // more than one request may ask for: 413
-  internal,          // a bug, or a number that is not finite: 500
-  context_overflow,  // a prompt is longer than the model's context: 400
-  unavailable,       // nothing can be computed any more: ranks in other processes were lost: 503
+  internal,            // a bug, or a number that is not finite: 500
+  context_overflow,    // a prompt is longer than the model's context: 400
+  unavailable,         // nothing can be computed any more: ranks in other processes were lost: 503
 };
 
 const char* name(Code code);

@@ -114,7 +114,7 @@ Result<std::vector<TensorInfo>> parse(std::span<const std::byte> file) {
   // The JSON reader takes a byte order mark and ends at a NUL; the format allows neither.
   if (!text.starts_with('{')) return fail(Code::data_corrupt, "header does not begin with {");
   if (text.find('\0') != std::string_view::npos) return fail(Code::data_corrupt, "header holds a NUL byte");
-  auto header = parse_json(text, kMaxDepth);
+  auto header = parse_json(text, {.max_depth = kMaxDepth});
   if (!header.ok()) return fail(Code::data_corrupt, "header is ", header.error().message());
 
   const std::span<const std::byte> data = file.subspan(8 + header_bytes);

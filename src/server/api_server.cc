@@ -146,9 +146,14 @@ std::optional<Json> ApiServer::read_body(const std::shared_ptr<Exchange>& exchan
     respond(exchange, error_response(415, "the Content-Type must be application/json in UTF-8"));
     return std::nullopt;
   }
-  auto json = parse_json(request.body);
+  auto json = parse_json(
+      request.body, {.max_bytes = static_cast<size_t>(engine_->options().limits.json_bytes), .keep_repeated = false});
   request.body = {};
   if (json.ok() && json->is_object()) return std::move(json).value();
+  if (!json.ok() && json.error().code() == Code::too_large) {
+    respond(exchange, error_response(413, "the body is " + json.error().message() + " (--max-json-memory)"));
+    return std::nullopt;
+  }
   respond(exchange,
           error_response(400, json.ok() ? std::string("the body must be a JSON object, got ") + json->type_name()
                                         : "the body is " + json.error().message()));
@@ -164,6 +169,7 @@ Status ApiServer::check_model(const std::string& model) const {
 RequestRules ApiServer::rules() {
   RequestRules rules;
   rules.defaults = engine_->default_sampling();
+  rules.limits = engine_->options().limits;
   rules.images = engine_->info().takes_images;
   rules.chat_template = options_.chat_template_in_request;
   rules.tool_form = engine_->answer_format(Request()).tools;
@@ -230,7 +236,7 @@ void ApiServer::scoring(std::shared_ptr<Exchange> exchange, ScoringKind kind) {
   const Json* model = body->find("model");
   if (const Status served = check_model(model && model->is_string() ? model->as_string() : ""); !served.ok())
     return respond(exchange, error_response(404, served.error().message(), "model", "model_not_found"));
-  auto requests = read_scoring(*body, kind);
+  auto requests = read_scoring(*body, kind, engine_->options().limits);
   if (!requests.ok()) return respond(exchange, error_response(requests.error()));
   if (engine_->info().generative)
     return respond(exchange,

@@ -13,8 +13,6 @@ namespace weft {
 
 namespace {
 
-constexpr size_t kMaxInputs = 1024;
-
 std::vector<double> softmax(const std::vector<float>& logits) {
   const double top = *std::max_element(logits.begin(), logits.end());
   std::vector<double> values;
@@ -56,11 +54,11 @@ Status check_fields(const Json& body, ScoringKind kind) {
 }
 
 // Builds the request of one input with the parser of request lines, so that the same checks apply.
-Result<Request> as_request(const Json& body, const Json& line) {
+Result<Request> as_request(const Json& body, const Json& line, const RequestLimits& limits) {
   Json whole = line;
   for (const char* field : kShared)
     if (const Json* value = body.find(field)) whole.set(field, *value);
-  WEFT_TRY(ClientRequest parsed, parse_request(whole, RequestKind::score_line, {}));
+  WEFT_TRY(ClientRequest parsed, parse_request(whole, RequestKind::score_line, {.limits = limits}));
   return std::move(parsed.requests.front());
 }
 
@@ -165,17 +163,20 @@ void take(Collecting& all, Exchange& exchange, const ModelInfo& info, size_t ind
 
 }  // namespace
 
-Result<std::vector<Request>> read_scoring(const Json& body, ScoringKind kind) {
+Result<std::vector<Request>> read_scoring(const Json& body, ScoringKind kind, const RequestLimits& limits) {
   WEFT_RETURN_IF_ERROR(check_fields(body, kind));
   WEFT_TRY(const std::vector<Json> lines, kind == ScoringKind::score ? pair_lines(body) : input_lines(body));
   const char* const field = kind == ScoringKind::score ? "text_2" : "input";
   if (lines.empty()) return fail(Code::invalid_argument, field, " is empty").about(field);
-  if (lines.size() > kMaxInputs)
-    return fail(Code::invalid_argument, field, " may hold at most ", kMaxInputs, " texts, got ", lines.size())
-        .about(field);
+  WEFT_RETURN_IF_ERROR(check_limit(limits, &RequestLimits::prompts, static_cast<int64_t>(lines.size()), field));
   std::vector<Request> requests;
+  size_t shared = 0;  // bytes that every request has a copy of
+  for (const char* name : kShared)
+    if (const Json* value = body.find(name)) shared += value->memory();
+  WEFT_RETURN_IF_ERROR(
+      check_limit(limits, &RequestLimits::request_bytes, static_cast<int64_t>(shared * lines.size()), field));
   for (const Json& line : lines) {
-    WEFT_TRY(Request request, as_request(body, line));
+    WEFT_TRY(Request request, as_request(body, line, limits));
     requests.push_back(std::move(request));
   }
   return requests;

@@ -18,7 +18,7 @@ enum class ScoringKind : unsigned char {
 };
 
 // The requests that a body asks for; errors name the field.
-Result<std::vector<Request>> read_scoring(const Json& body, ScoringKind kind);
+Result<std::vector<Request>> read_scoring(const Json& body, ScoringKind kind, const RequestLimits& limits = {});
 
 // One item of the answer's "data" from what the engine returned.
 Result<Json> scoring_item(ScoringKind kind, size_t index, const ScoreResult& result, const ModelInfo& info);
