@@ -2,6 +2,7 @@
 // the same group; `weft limits` lists them all, and docs/limits.md is made of that list.
 #include "api/limits.h"
 
+#include <cctype>
 #include <charconv>
 #include <iterator>
 
@@ -26,9 +27,11 @@ CLI::Option* add_limit(CLI::App* app, const std::string& name, int64_t& target, 
 }
 
 void add_request_limits(CLI::App* app, RequestLimits& limits) {
-  for (const RequestLimit& limit : request_limits())
-    add_limit(app, limit.flag, limits.*limit.member, limit.bytes,
-              std::string("Most ") + limit.what + "; 0: no limit (" + std::to_string(limit.status) + ")");
+  for (const RequestLimit& limit : request_limits()) {
+    std::string help = std::string(limit.what) + "; 0: no limit (" + std::to_string(limit.status) + ")";
+    help[0] = static_cast<char>(std::toupper(static_cast<unsigned char>(help[0])));
+    add_limit(app, limit.flag, limits.*limit.member, limit.bytes, help);
+  }
 }
 
 Result<int64_t> parse_count(const std::string& text) {

@@ -18,7 +18,7 @@ struct RequestLimits {
   int64_t sequences = 4096;
   int64_t prompt_bytes = int64_t{16} << 20;
   int64_t prompt_tokens = int64_t{8} << 20;
-  int64_t list_items = int64_t{1} << 18;
+  int64_t list_items = int64_t{1} << 19;
   int64_t bad_words = 8192;
   int64_t stop_strings = 64;
   int64_t stop_bytes = int64_t{256} << 10;
