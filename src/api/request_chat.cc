@@ -66,9 +66,9 @@ Result<Json> read_parts(const std::string& where, const Json& parts, bool images
 
 // The members that say something; null says what an absent member says.
 Json without_nulls(const Json& object) {
-  Json kept = Json::object();
-  for (const Json::Member& member : object.members())
-    if (!member.second.is_null() && object.find(member.first) == &member.second) kept.members().push_back(member);
+  Json kept = object;
+  kept.drop_repeated();
+  std::erase_if(kept.members(), [](const Json::Member& member) { return member.second.is_null(); });
   return kept;
 }
 
@@ -193,6 +193,7 @@ Status read_tools(const Json* tools, const Json* tool_choice, bool parallel_call
                   ClientRequest& out, Request& request) {
   std::vector<const Json*> functions;
   bool strict = false;
+  Json::Object parameters_of;
   if (tools && !tools->is_null()) {
     if (!tools->is_array()) return wrong("tools", "a list of tools", *tools);
     for (size_t i = 0; i < tools->items().size(); ++i) {
@@ -200,9 +201,13 @@ Status read_tools(const Json* tools, const Json* tool_choice, bool parallel_call
       functions.push_back(function);
       out.tool_names.push_back(function->find("name")->as_string());
       if (const Json* parameters = function->find("parameters"))
-        out.tool_parameters.set(out.tool_names.back(), *parameters);
+        parameters_of.emplace_back(out.tool_names.back(), *parameters);
       const Json* flag = function->find("strict");
       strict = strict || (flag && flag->is_bool() && flag->as_bool());
+    }
+    if (!parameters_of.empty()) {
+      out.tool_parameters = Json(std::move(parameters_of));
+      out.tool_parameters.drop_repeated();
     }
   }
   std::string mode = functions.empty() ? "none" : "auto", named;

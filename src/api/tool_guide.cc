@@ -51,7 +51,7 @@ Result<GuideSpec> forced_call_guide(const std::vector<const Json*>& functions, b
       const std::string name = "arguments" + std::to_string(i), place = "#/$defs/" + name;
       Json schema = arguments_schema(*functions[i]);
       move_references(schema, place);
-      definitions.set(name, std::move(schema));
+      definitions.members().emplace_back(name, std::move(schema));
       options.push_back(
           Json::object({{"type", "object"},
                         {"properties", Json::object({{"name", Json::object({{"const", *functions[i]->find("name")}})},

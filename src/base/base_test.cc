@@ -65,6 +65,31 @@ TEST(Json, RefusesWhatIsNotJson) {
 
 TEST(Json, LastOfDuplicateKeysCounts) { EXPECT_EQ(parse_json(R"({"a":1,"a":2})")->find("a")->as_integer(), 2); }
 
+TEST(Json, RepeatedKeysAreDropped) {
+  const auto kept = parse_json(R"({"a":1,"b":{"x":1,"x":2},"a":null,"c":3})", {.keep_repeated = false});
+  EXPECT_EQ(kept->dump(), R"({"b":{"x":2},"a":null,"c":3})");
+  EXPECT_EQ(parse_json(R"({"a":1,"a":2})")->members().size(), 2u);
+}
+
+// What is refused is found while it is read, so little more than the limit is ever held.
+TEST(Json, MemoryIsBounded) {
+  for (const std::string& unit :
+       {std::string("[],"), std::string("1,"), std::string("{\"\":0},"), std::string("\"abc\",")}) {
+    std::string text = "[";
+    for (int i = 0; i < 10000; ++i) text += unit;
+    text.back() = ']';
+    const auto all = parse_json(text);
+    ASSERT_TRUE(all.ok());
+    const size_t memory = all->memory();
+    EXPECT_GE(memory, 10000 * sizeof(Json));
+    const auto refused = parse_json(text, {.max_bytes = memory / 2});
+    ASSERT_FALSE(refused.ok());
+    EXPECT_EQ(refused.error().code(), Code::too_large);
+    EXPECT_NE(refused.error().message().find(std::to_string(memory / 2)), std::string::npos);
+    EXPECT_TRUE(parse_json(text, {.max_bytes = 4 * memory}).ok()) << unit;
+  }
+}
+
 TEST(Json, QuoteReplacesInvalidUtf8) { EXPECT_EQ(json_quote("a\xff\"\x01"), "\"a\xef\xbf\xbd\\\"\\u0001\""); }
 
 TEST(ThreadTeam, RunsEveryThreadAndBarriersSeparatePhases) {

@@ -140,6 +140,21 @@ Json& Json::set(std::string_view key, Json value) {
   return object_->back().second;
 }
 
+// Sorted, as names may be chosen to meet in a hash table.
+void Json::drop_repeated() {
+  Object& all = members();
+  std::vector<size_t> order(all.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return all[a].first < all[b].first; });
+  std::vector<bool> repeated(all.size());
+  for (size_t i = 1; i < order.size(); ++i) repeated[order[i - 1]] = all[order[i - 1]].first == all[order[i]].first;
+  if (std::find(repeated.begin(), repeated.end(), true) == repeated.end()) return;
+  Object kept;
+  for (size_t i = 0; i < all.size(); ++i)
+    if (!repeated[i]) kept.push_back(std::move(all[i]));
+  all = std::move(kept);
+}
+
 void Json::push_back(Json value) {
   if (is_null()) *this = Json(Array{});
   items().push_back(std::move(value));
@@ -356,24 +371,8 @@ class Builder : public nlohmann::json_sax<nlohmann::json> {
     Json value = std::move(open_.back());
     open_.pop_back();
     keys_.pop_back();
-    if (value.is_object() && !rules_.keep_repeated) drop_repeated(value.members());
+    if (value.is_object() && !rules_.keep_repeated) value.drop_repeated();
     return place(std::move(value));
-  }
-
-  // Of members with the same name the last one stays. Sorted, as names may be chosen to meet in a hash table.
-  static void drop_repeated(Json::Object& members) {
-    std::vector<size_t> order(members.size());
-    std::iota(order.begin(), order.end(), size_t{0});
-    std::stable_sort(order.begin(), order.end(),
-                     [&](size_t a, size_t b) { return members[a].first < members[b].first; });
-    std::vector<bool> repeated(members.size());
-    for (size_t i = 1; i < order.size(); ++i)
-      repeated[order[i - 1]] = members[order[i - 1]].first == members[order[i]].first;
-    if (std::find(repeated.begin(), repeated.end(), true) == repeated.end()) return;
-    Json::Object kept;
-    for (size_t i = 0; i < members.size(); ++i)
-      if (!repeated[i]) kept.push_back(std::move(members[i]));
-    members = std::move(kept);
   }
 
   const JsonRules rules_;

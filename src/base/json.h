@@ -68,6 +68,8 @@ class Json {
   const Json* find(std::string_view key) const;
   // Sets or replaces a member (makes an object of null).
   Json& set(std::string_view key, Json value);
+  // Of an object's members with the same name the last one stays.
+  void drop_repeated();
   // Appends to an array (makes an array of null).
   void push_back(Json value);
 
