@@ -170,6 +170,11 @@ void FakeEngine::lose_ranks(std::string why) {
   lost_ = std::move(why);
 }
 
+EngineWatch FakeEngine::watch() const {
+  const int sequences = sequences_;
+  return {sequences, sequences > 0 ? seconds() - progress_ : 0};
+}
+
 EngineMetrics FakeEngine::metrics() const {
   const std::lock_guard lock(mutex_);
   EngineMetrics metrics = counts_;

@@ -49,6 +49,7 @@ class FakeEngine : public Engine {
   void hold() override;
   void release() override;
   Status health() const override;
+  EngineWatch watch() const override;
   EngineMetrics metrics() const override;
   std::vector<OpTime> op_times(bool) const override { return {}; }
   Result<KvCacheEvents> take_kv_cache_events() override;

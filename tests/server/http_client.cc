@@ -145,7 +145,7 @@ TestServer::TestServer(FakeOptions fake, ServerOptions options, bool attach, Eng
   server_ = std::move(server).value();
   if (attach) server_->attach(engine_);
   thread_ = std::thread([this] {
-    server_->run(false);
+    server_->run();
     ended_ = true;
   });
 }
