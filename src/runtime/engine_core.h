@@ -7,6 +7,7 @@
 // It speaks tokens, not text: who submits a sequence gets its outputs on the engine thread and may end it.
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
@@ -19,6 +20,7 @@
 #include <unordered_set>
 #include <vector>
 
+#include "base/clock.h"
 #include "base/result.h"
 #include "core/metrics.h"
 #include "core/step.h"
@@ -86,7 +88,7 @@ class EngineCore {
   // Any thread. Nothing can be computed any more: all sequences end with this error (unavailable), and so does what is
   // submitted later. Called when ranks in other processes are lost. A second call does nothing.
   void fail(const std::string& why);
-  // Any thread. The error of fail(), once that was called.
+  // Any thread; takes no lock. The error of fail(), once that was called.
   Status health() const;
   // Any thread. The errors are those of Scheduler::add and health().
   Result<SequenceId> submit(Submission submission);
@@ -108,6 +110,8 @@ class EngineCore {
   };
 
   CoreMetrics metrics() const;
+  // Any thread; takes no lock.
+  EngineWatch watch() const;
   // Steps since the start: the time by which sequences age.
   int64_t steps() const;
   // The events recorded since the last call, and the id of the next one to come; missing ids are events that were lost.
@@ -122,7 +126,18 @@ class EngineCore {
   std::string transfer_address() const { return exchange_ ? exchange_->address() : std::string(); }
 
  private:
+  // Of the sequences that are here, for watch().
+  struct Counted {
+    std::atomic<int>* count = nullptr;
+    Counted() = default;
+    Counted(const Counted&) = delete;
+    Counted& operator=(const Counted&) = delete;
+    ~Counted() {
+      if (count) --*count;
+    }
+  };
   struct Entry {
+    Counted counted;
     std::function<bool(const SequenceOutput&)> sink;
     std::unique_ptr<Grammar> grammar;
     std::vector<int32_t> drafts;         // of a guided sequence: those that its next row may check
@@ -165,6 +180,7 @@ class EngineCore {
   void engine_loop();
   void fail_all(std::unique_lock<std::mutex>& lock);
   void step_loop();
+  void got_on() { progress_.store(seconds(), std::memory_order_relaxed); }
   bool idle() const { return free_.size() == steps_.size(); }
   Step* next_step();
   void run_step(std::unique_lock<std::mutex>& lock, double& last_end);
@@ -194,7 +210,10 @@ class EngineCore {
   std::unique_ptr<RankTeam> ranks_, draft_ranks_;
   std::unique_ptr<Worker> worker_;
 
-  mutable std::mutex mutex_;  // guards all below; not held while a step runs or an output is delivered
+  std::atomic<int> sequences_{0};
+  std::atomic<double> progress_{0};  // when a step last began or ended, or a piece of an image
+  std::atomic<bool> failed_{false};  // failure_ is set, and stays as it is
+  mutable std::mutex mutex_;         // guards all below; not held while a step runs or an output is delivered
   std::condition_variable engine_wake_, step_wake_;
   Scheduler scheduler_;
   std::unordered_map<uint64_t, std::shared_ptr<Entry>> entries_;
