@@ -105,6 +105,10 @@ void add_serve(CLI::App* serve, Arguments& a) {
   add_seconds(serve, "--watchdog", a.watchdog_s,
               "/health is a 503 when the engine has had work and no step for so long; 0: never", 0);
   add_http(serve, a.http);
+  add_limit(
+      serve, "--max-requests-memory", a.requests_memory, true,
+      "Memory that all requests and their answers take together, JSON included; 0: no limit (429, or 413 where one "
+      "alone would need more)");
   CLI::Option* cluster = add_text(serve, "--cluster", a.cluster,
                                   "Register in this etcd as a server of the deployment NAME, while the model is served",
                                   "etcd://HOST:PORT/NAME");

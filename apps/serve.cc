@@ -37,6 +37,7 @@ Status serve_command(const Arguments& arguments, const EngineLoader& load) {
   options.port = arguments.port;
   options.served_model_name = arguments.served_model_name;
   options.api_key = arguments.api_key;
+  options.requests_memory = arguments.requests_memory;
   options.chat_template_in_request = arguments.chat_template_in_request;
   options.watchdog_s = arguments.watchdog_s;
   options.limits = arguments.http.limits;

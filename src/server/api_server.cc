@@ -62,7 +62,8 @@ const ApiServer::Route ApiServer::kRoutes[] = {
 
 ApiServer::ApiServer(ServerOptions options)
     : options_(std::move(options)),
-      origins_{options_.host, !options_.api_key.empty(), options_.allowed_hosts, options_.cors_origins} {}
+      origins_{options_.host, !options_.api_key.empty(), options_.allowed_hosts, options_.cors_origins},
+      memory_(MemoryAccount::create(options_.requests_memory, "--max-requests-memory")) {}
 
 Result<std::unique_ptr<ApiServer>> ApiServer::listen(ServerOptions options) {
   std::unique_ptr<ApiServer> server(new ApiServer(std::move(options)));
@@ -159,25 +160,39 @@ void ApiServer::respond(const std::shared_ptr<Exchange>& exchange, const Json& b
 
 // ---- what a request says
 
-std::optional<Json> ApiServer::read_body(const std::shared_ptr<Exchange>& exchange) {
+std::optional<ApiServer::Body> ApiServer::read_body(const std::shared_ptr<Exchange>& exchange) {
   HttpRequest& request = exchange->request();
   const std::string* type = request.header("content-type");
   if (type && !is_json_type(*type)) {
     respond(exchange, error_response(415, "the Content-Type must be application/json in UTF-8"));
     return std::nullopt;
   }
-  auto json = parse_json(
-      request.body, {.max_bytes = static_cast<size_t>(engine_->options().limits.json_bytes), .keep_repeated = false});
-  request.body = {};
-  if (json.ok() && json->is_object()) return std::move(json).value();
-  if (!json.ok() && json.error().code() == Code::too_large) {
-    respond(exchange, error_response(413, "the body is " + json.error().message() + " (--max-json-memory)"));
+  // What three bytes of text may become: an empty list in a list.
+  constexpr int64_t kMostPerByte = 40;
+  const int64_t limit = engine_->options().limits.json_bytes,
+                most = kMostPerByte * static_cast<int64_t>(request.body.size());
+  auto memory = memory_->charge(limit > 0 ? std::min(limit, most) : most, "the JSON of the body");
+  if (!memory.ok()) {
+    respond(exchange, error_response(memory.error()));
     return std::nullopt;
   }
+  JsonRules rules{.keep_repeated = false};
+  if (limit > 0) rules.max_bytes = static_cast<size_t>(limit);
+  auto json = parse_json(request.body, rules);
+  request.body = {};
+  if (json.ok() && json->is_object()) return Body{std::move(memory).value(), std::move(json).value()};
+  const bool large = !json.ok() && json.error().code() == Code::too_large;
   respond(exchange,
-          error_response(400, json.ok() ? std::string("the body must be a JSON object, got ") + json->type_name()
-                                        : "the body is " + json.error().message()));
+          error_response(large ? 413 : 400,
+                         json.ok() ? std::string("the body must be a JSON object, got ") + json->type_name()
+                                   : "the body is " + json.error().message() + (large ? " (--max-json-memory)" : "")));
   return std::nullopt;
+}
+
+// Memory of an answer that is made at once, up to --max-answer-memory.
+Result<MemoryCharge> ApiServer::charge_answer(int64_t bytes, const char* field) {
+  WEFT_RETURN_IF_ERROR(check_limit(engine_->options().limits, &RequestLimits::answer_bytes, bytes, field));
+  return memory_->charge(bytes, "the answer");
 }
 
 Status ApiServer::check_model(const std::string& model) const {
@@ -228,9 +243,10 @@ void ApiServer::generate(std::shared_ptr<Exchange> exchange, bool chat) {
   std::vector<std::string> context_servers;
   if (auto refused = read_context_servers(exchange->request(), engine_->options().kv_transfer_secret, context_servers))
     return respond(exchange, *std::move(refused));
-  const auto body = read_body(exchange);
-  if (!body) return;
-  auto call = parse_request(*body, chat ? RequestKind::chat : RequestKind::completion, rules(*exchange));
+  const auto read = read_body(exchange);
+  if (!read) return;
+  const Json& body = read->json;
+  auto call = parse_request(body, chat ? RequestKind::chat : RequestKind::completion, rules(*exchange));
   if (!call.ok()) return respond(exchange, error_response(call.error()));
   if (const Status model = check_model(call->model); !model.ok())
     return respond(exchange, error_response(404, model.error().message(), "model", "model_not_found"));
@@ -246,8 +262,11 @@ void ApiServer::generate(std::shared_ptr<Exchange> exchange, bool chat) {
     request.id = id, request.context_servers = context_servers;
     request.client = exchange->request().peer, request.stop_flag = exchange->stop_flag();
   }
+  auto memory = memory_->charge(memory_of(*call), "the request");
+  if (!memory.ok()) return respond(exchange, error_response(memory.error()));
   AnswerHead head{(chat ? "chatcmpl-" : "cmpl-") + id, std::time(nullptr), model_, fingerprint_};
-  Generation::start(*engine_, metrics_, std::move(exchange), chat, std::move(call).value(), std::move(head));
+  Generation::start(*engine_, metrics_, std::move(exchange), chat, std::move(call).value(), std::move(head),
+                    std::move(memory).value());
 }
 
 void ApiServer::classify(std::shared_ptr<Exchange> exchange) { scoring(std::move(exchange), ScoringKind::classify); }
@@ -255,12 +274,13 @@ void ApiServer::score(std::shared_ptr<Exchange> exchange) { scoring(std::move(ex
 void ApiServer::reward(std::shared_ptr<Exchange> exchange) { scoring(std::move(exchange), ScoringKind::reward); }
 
 void ApiServer::scoring(std::shared_ptr<Exchange> exchange, ScoringKind kind) {
-  const auto body = read_body(exchange);
-  if (!body) return;
-  const Json* model = body->find("model");
+  const auto read = read_body(exchange);
+  if (!read) return;
+  const Json& body = read->json;
+  const Json* model = body.find("model");
   if (const Status served = check_model(model && model->is_string() ? model->as_string() : ""); !served.ok())
     return respond(exchange, error_response(404, served.error().message(), "model", "model_not_found"));
-  auto requests = read_scoring(*body, kind, engine_->options().limits);
+  auto requests = read_scoring(body, kind, engine_->options().limits);
   if (!requests.ok()) return respond(exchange, error_response(requests.error()));
   if (engine_->info().generative)
     return respond(exchange,
@@ -277,35 +297,38 @@ void ApiServer::scoring(std::shared_ptr<Exchange> exchange, ScoringKind kind) {
 }
 
 void ApiServer::tokenize(std::shared_ptr<Exchange> exchange) {
-  const auto body = read_body(exchange);
-  if (!body) return;
-  const bool chat = body->find("messages") != nullptr;
+  const auto read = read_body(exchange);
+  if (!read) return;
+  const Json& body = read->json;
+  const bool chat = body.find("messages") != nullptr;
   RequestRules quiet = rules(*exchange);
   quiet.ignored = {};
-  auto call = parse_request(*body, chat ? RequestKind::chat : RequestKind::completion, quiet);
+  auto call = parse_request(body, chat ? RequestKind::chat : RequestKind::completion, quiet);
   if (!call.ok()) return respond(exchange, error_response(call.error()));
   if (call->requests.size() == 1) call->requests[0].stop_flag = exchange->stop_flag();
   else return respond(exchange, error_response(400, "prompt must be one text", "prompt"));
   const auto ids = engine_->prompt_tokens(call->requests[0]);
   if (!ids.ok()) return respond(exchange, error_response(ids.error()));
+  const Json* flag = body.find("return_token_strs");
+  const bool with_texts = flag && flag->is_bool() && flag->as_bool();
+  auto memory = charge_answer(static_cast<int64_t>(ids->size() * (with_texts ? 4 : 2) * sizeof(Json)), "prompt");
+  if (!memory.ok()) return respond(exchange, error_response(memory.error()));
   Json::Array tokens, texts;
   for (const int32_t id : *ids) {
     tokens.push_back(id);
-    texts.push_back(engine_->token_bytes(id));
+    if (with_texts) texts.push_back(engine_->token_bytes(id));
   }
-  const Json* with_texts = body->find("return_token_strs");
   respond(exchange, Json::object({{"count", static_cast<long>(ids->size())},
                                   {"max_model_len", engine_->info().max_seq_len},
                                   {"tokens", Json(std::move(tokens))},
-                                  {"token_strs", with_texts && with_texts->is_bool() && with_texts->as_bool()
-                                                     ? Json(std::move(texts))
-                                                     : Json()}}));
+                                  {"token_strs", with_texts ? Json(std::move(texts)) : Json()}}));
 }
 
 void ApiServer::detokenize(std::shared_ptr<Exchange> exchange) {
-  const auto body = read_body(exchange);
-  if (!body) return;
-  const Json* tokens = body->find("tokens");
+  const auto read = read_body(exchange);
+  if (!read) return;
+  const Json& body = read->json;
+  const Json* tokens = body.find("tokens");
   std::vector<int32_t> ids;
   const bool list = tokens && tokens->is_array();
   for (const Json& token : list ? tokens->items() : Json::Array()) {

@@ -19,6 +19,7 @@
 
 #include "api/engine.h"
 #include "api/request_json.h"
+#include "base/memory_account.h"
 #include "base/result.h"
 #include "server/http.h"
 #include "server/http_server.h"
@@ -38,6 +39,7 @@ struct ServerOptions {
   bool chat_template_in_request = false;
   double watchdog_s = 300;  // without a step while there is work, until /health says so; 0: never
   HttpLimits limits;
+  int64_t requests_memory = int64_t{512} << 20;  // bytes that all requests and their answers may take; 0: no limit
 };
 
 class ApiServer {
@@ -66,6 +68,11 @@ class ApiServer {
     bool always;  // works before an engine is attached
   };
   static const Route kRoutes[];
+  // A request's JSON, and its part of the account.
+  struct Body {
+    MemoryCharge memory;
+    Json json;
+  };
 
   explicit ApiServer(ServerOptions options);
   static const Route* route_of(const std::string& path);
@@ -94,7 +101,8 @@ class ApiServer {
   void metrics(std::shared_ptr<Exchange> exchange);
   Status engine_health() const;
   // The body as a JSON object. Returns nothing if it is not one; the error response has then been sent.
-  std::optional<Json> read_body(const std::shared_ptr<Exchange>& exchange);
+  std::optional<Body> read_body(const std::shared_ptr<Exchange>& exchange);
+  Result<MemoryCharge> charge_answer(int64_t bytes, const char* field);
   Status check_model(const std::string& model) const;
   RequestRules rules(const Exchange& exchange);
   Json model_card() const;
@@ -113,6 +121,7 @@ class ApiServer {
   std::string instance_;  // another one after each start
   int64_t created_s_ = 0;
   ServerMetrics metrics_;
+  const std::shared_ptr<MemoryAccount> memory_;
   std::atomic<uint64_t> next_id_{0};
   std::mutex warned_mutex_;
   std::set<std::string> warned_;

@@ -60,7 +60,7 @@ void ApiServer::kv_cache_events(std::shared_ptr<Exchange> exchange) {
   if (reads) {
     const auto body = read_body(exchange);
     if (!body) return;
-    const auto read = read_query(*body);
+    const auto read = read_query(body->json);
     if (!read.ok()) return respond(exchange, error_response(read.error()));
     query = *read;
   }
@@ -77,12 +77,13 @@ void ApiServer::kv_cache_events(std::shared_ptr<Exchange> exchange) {
 }
 
 void ApiServer::block_keys(std::shared_ptr<Exchange> exchange) {
-  const auto body = read_body(exchange);
-  if (!body) return;
+  const auto read = read_body(exchange);
+  if (!read) return;
+  const Json& body = read->json;
   RequestRules quiet = rules(*exchange);
   quiet.ignored = {};
-  const RequestKind kind = body->find("messages") ? RequestKind::chat : RequestKind::completion;
-  auto call = parse_request(*body, kind, quiet);
+  const RequestKind kind = body.find("messages") ? RequestKind::chat : RequestKind::completion;
+  auto call = parse_request(body, kind, quiet);
   if (!call.ok()) return respond(exchange, error_response(call.error()));
   Json::Array prompts;
   for (Request& request : call->requests) {

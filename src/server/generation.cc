@@ -20,10 +20,11 @@ ClientRequest without_requests(ClientRequest call) {
 }  // namespace
 
 void Generation::start(Engine& engine, ServerMetrics& metrics, std::shared_ptr<Exchange> exchange, bool chat,
-                       ClientRequest call, AnswerHead head) {
+                       ClientRequest call, AnswerHead head, MemoryCharge memory) {
   std::vector<Request> requests = std::move(call.requests);
-  const std::shared_ptr<Generation> self(
-      new Generation(engine, metrics, std::move(exchange), chat, without_requests(std::move(call)), std::move(head)));
+  const std::shared_ptr<Generation> self(new Generation(engine, metrics, std::move(exchange), chat,
+                                                        without_requests(std::move(call)), std::move(head),
+                                                        std::move(memory)));
   for (Request& request : requests) {
     AnswerFormat format;
     Thinking thinking = Thinking::none;
@@ -60,9 +61,9 @@ Status Generation::read_format(const Engine& engine, Request& request, const Cli
 }
 
 Generation::Generation(Engine& engine, ServerMetrics& metrics, std::shared_ptr<Exchange> exchange, bool chat,
-                       ClientRequest call, AnswerHead head)
+                       ClientRequest call, AnswerHead head, MemoryCharge memory)
     : engine_(engine), metrics_(metrics), exchange_(std::move(exchange)), chat_(chat), call_(std::move(call)),
-      head_(std::move(head)), writer_(engine, chat, call_, head_) {}
+      head_(std::move(head)), writer_(engine, chat, call_, head_), memory_(std::move(memory)) {}
 
 void Generation::prepare() {
   if (call_.stream) exchange_->expect_events();
@@ -105,6 +106,7 @@ void Generation::on_event(size_t part_index, const Event& event) {
   if (event.finish == FinishReason::cancelled) return fail_with(Error(Code::cancelled, "the request was cancelled"));
   if (event.prompt) part.prompt = event.prompt, part.prompt_logits = event.prompt_logits;
   if (!first_token_ && !event.tokens.empty()) first_token_ = Clock::now();
+  if (Status room = charge_kept(bytes_kept_of(event)); !room.ok()) return fail_with(room.error(), true);
   if (event.choice >= 0 && static_cast<size_t>(event.choice) < part.choices.size()) {
     Choice& choice = part.choices[static_cast<size_t>(event.choice)];
     Fresh fresh;
@@ -114,6 +116,33 @@ void Generation::on_event(size_t part_index, const Event& event) {
   }
   if (!event.last_of_request) return;
   if (++done_parts_ == parts_.size()) finish();
+}
+
+// What the answer keeps of an event until all of it is sent, the JSON that is made of it at the end included.
+size_t Generation::bytes_kept_of(const Event& event) const {
+  constexpr size_t kJsonOfToken = 400, kJsonOfAlternative = 200, kJsonOfLogit = 48;
+  size_t bytes = event.logits.size() * (sizeof(float) + kJsonOfLogit);
+  if (event.prompt_logits) bytes += event.prompt_logits->size() * (sizeof(float) + kJsonOfLogit);
+  if (call_.stream) return bytes;
+  bytes += 2 * event.text.size();
+  if (call_.logprobs >= 0 || call_.return_token_ids) {
+    bytes += event.tokens.size() * (sizeof(TokenInfo) + kJsonOfToken);
+    for (const TokenInfo& token : event.tokens) bytes += token.top.size() * (sizeof token.top[0] + kJsonOfAlternative);
+  }
+  return bytes;
+}
+
+// In parts of some size, so that a token does not touch the account.
+Status Generation::charge_kept(size_t bytes) {
+  constexpr int64_t kPart = int64_t{64} << 10;
+  kept_ += static_cast<int64_t>(bytes);
+  if (kept_ <= charged_kept_) return {};
+  const int64_t more = std::max(kPart, kept_ - charged_kept_);
+  WEFT_RETURN_IF_ERROR(
+      check_limit(engine_.options().limits, &RequestLimits::answer_bytes, charged_kept_ + more, "the answer"));
+  WEFT_RETURN_IF_ERROR(memory_.add(more, "the answer"));
+  charged_kept_ += more;
+  return {};
 }
 
 // Adds the event to the choice; `fresh` gets the part of it that may be sent now.

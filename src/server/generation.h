@@ -10,6 +10,7 @@
 
 #include "api/engine.h"
 #include "api/request_json.h"
+#include "base/memory_account.h"
 #include "forms/reasoning.h"
 #include "forms/tool_calls.h"
 #include "server/answer_json.h"
@@ -22,10 +23,11 @@ namespace weft {
 // the exchange: one piece after the other, and off the server's thread.
 class Generation : public std::enable_shared_from_this<Generation> {
  public:
+  // `memory`: what the call has been charged.
   // On a handler thread: submits the requests of `call` and sees to it that `exchange` gets an answer. `engine` and
   // `metrics` must outlive the server.
   static void start(Engine& engine, ServerMetrics& metrics, std::shared_ptr<Exchange> exchange, bool chat,
-                    ClientRequest call, AnswerHead head);
+                    ClientRequest call, AnswerHead head, MemoryCharge memory);
 
  private:
   using Clock = std::chrono::steady_clock;
@@ -64,7 +66,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
   };
 
   Generation(Engine& engine, ServerMetrics& metrics, std::shared_ptr<Exchange> exchange, bool chat, ClientRequest call,
-             AnswerHead head);
+             AnswerHead head, MemoryCharge memory);
   static Status read_format(const Engine& engine, Request& request, const ClientRequest& call, AnswerFormat& format,
                             Thinking& thinking);
   void prepare();
@@ -72,6 +74,8 @@ class Generation : public std::enable_shared_from_this<Generation> {
   void submitted(size_t part, RequestId id);
   void on_event(size_t part_index, const Event& event);
   void take(Part& part, Choice& choice, const Event& event, Fresh& fresh);
+  size_t bytes_kept_of(const Event& event) const;
+  Status charge_kept(size_t bytes);
   void read_text(Choice& choice, const Event& event, Fresh& fresh);
   void stream(Part& part, size_t choice_index, const Event& event, Fresh fresh);
   void open(Part& part, Choice& choice, size_t index, Fresh& fresh);
@@ -99,6 +103,9 @@ class Generation : public std::enable_shared_from_this<Generation> {
   const AnswerHead head_;
   const AnswerWriter writer_;
   std::vector<Part> parts_;
+  MemoryCharge memory_;                // of the requests, and of what is kept of the answer
+  int64_t kept_ = 0;                   // bytes of the answer that are kept
+  int64_t charged_kept_ = 0;           // of them charged
   std::vector<std::string> warnings_;  // of all parts, each once
   size_t done_parts_ = 0;
   bool ended_ = false;  // answered, failed or cancelled: events are ignored
