@@ -54,7 +54,7 @@ Result<ConfigEntry> read_entry(const std::string& path, const YAML::Node& key, c
 }  // namespace
 
 Result<Json> read_yaml_file(const std::string& path) {
-  WEFT_TRY(const std::string text, read_file(path, size_t{1} << 20));
+  WEFT_TRY(const std::string text, read_file(path, FileLimit::options));
   try {
     return to_json(YAML::Load(text));
   } catch (const YAML::Exception& problem) {
@@ -63,7 +63,7 @@ Result<Json> read_yaml_file(const std::string& path) {
 }
 
 Result<std::vector<ConfigEntry>> read_config_file(const std::string& path) {
-  WEFT_TRY(const std::string text, read_file(path, size_t{1} << 20));
+  WEFT_TRY(const std::string text, read_file(path, FileLimit::options));
   std::vector<ConfigEntry> entries;
   try {
     const YAML::Node root = YAML::Load(text);

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/cpu_layout.h"
+#include "base/mapped_file.h"
 #include "base/result.h"
 #include "core/option_kinds.h"
 #include "core/ranks.h"
@@ -31,6 +32,7 @@ struct EngineOptions {
   PackWeights pack_weights = PackWeights::automatic;
   KvCacheType kv_cache_dtype = KvCacheType::automatic;  // fp8 is refused
   LoadFormat load_format = LoadFormat::automatic;
+  LoadMode load_mode = LoadMode::mmap;       // how weights come into memory: files mapped, or read in pieces
   Device device = Device::cpu;               // cuda is refused
   int threads = 0;                           // 0: the physical cores of this process, within its group's CPU quota
   Pinning pin_threads = Pinning::automatic;  // compute threads stay on cores of their own
