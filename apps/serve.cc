@@ -31,6 +31,7 @@ Result<std::unique_ptr<ClusterMember>> cluster_member(const Arguments& arguments
 
 Status serve_command(const Arguments& arguments, const EngineLoader& load) {
   set_log_level(LogLevel::info);
+  log_in_background();
   ServerOptions options;
   options.host = arguments.host;
   options.port = arguments.port;
