@@ -3,6 +3,7 @@
 #include <unistd.h>
 #include <csignal>
 #include <cstdio>
+#include <atomic>
 #include <cstdlib>
 #include <optional>
 
@@ -39,7 +40,8 @@ std::optional<std::string> read_line() {
 Result<Answer> answer_of(Engine& engine, const Json& body, const RequestRules& rules) {
   WEFT_TRY(ClientRequest parsed, parse_request(body, RequestKind::batch_line, rules));
   auto answer = stream_answer(
-      engine, std::move(parsed.requests.front()), [](const std::string& text) { print_out(text); }, &interrupted);
+      engine, std::move(parsed.requests.front()), [](const std::string& text) { print_out(text); },
+      [] { return interrupted || !print_out(""); });
   print_out("\n");
   return answer;
 }
@@ -79,6 +81,7 @@ Status chat_command(const Arguments& arguments, const EngineLoader& load) {
     interrupted = false;
     const auto answer = answer_of(*engine, body, rules);
     interrupted = false;
+    WEFT_RETURN_IF_ERROR(output_status());
     if (!answer.ok()) {  // too long a conversation, or no such image: the user can go on
       std::fprintf(stderr, "weft: %s\n", answer.error().message().c_str());
       messages.items().pop_back();
