@@ -4,8 +4,10 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
-#include <array>
+#include <csignal>
+#include <string>
 #include <thread>
+#include <vector>
 
 #include "base/check.h"
 
@@ -45,52 +47,53 @@ TEST(Log, WarningsThatOthersCauseAreLimited) {
             "weft warning: slow again (7 more were left out)\n");
 }
 
-// A pipe that nobody reads: callers go on, lines are lost, and a line says so once it is read. In a process of its own,
-// since writing in the background has no end.
+// Fills the log while its pipe is not read, then reads it, and says on the real stderr what came.
+[[noreturn]] void log_into_a_blocked_pipe() {
+  int pipe[2] = {};
+  if (::pipe(pipe) != 0) ::_exit(1);
+  const int before = ::dup(STDERR_FILENO);
+  ::dup2(pipe[1], STDERR_FILENO);
+  log_in_background();
+  const auto begin = std::chrono::steady_clock::now();
+  const std::string line(900, 'y');
+  for (int i = 0; i < 3000; ++i) log_warning(line);  // 2.7 MB; the pipe takes 64 KiB
+  if (std::chrono::steady_clock::now() - begin > std::chrono::seconds(5)) ::_exit(3);
+  flush_log(std::chrono::milliseconds(50));
+  std::string got;
+  std::vector<char> buffer(65536);
+  while (got.find("were lost") == std::string::npos) {
+    const ssize_t n = ::read(pipe[0], buffer.data(), buffer.size());
+    if (n <= 0) ::_exit(2);
+    got.append(buffer.data(), static_cast<size_t>(n));
+  }
+  ::dup2(before, STDERR_FILENO);
+  const bool whole = got.starts_with("weft warning: yyy");
+  std::fprintf(stderr, "%s %s", whole ? "whole" : "broken", got.substr(got.rfind("weft warning: ")).c_str());
+  ::_exit(0);
+}
+
+// Callers go on, lines are lost, and a line says so once the pipe is read. In a process of its own, since writing in
+// the background has no end.
 TEST(LogDeathTest, ABlockedStderrHoldsNobody) {
-  EXPECT_EXIT(
-      {
-        std::array<int, 2> pipe{};
-        if (::pipe(pipe.data()) != 0) ::_exit(1);
-        const int before = ::dup(STDERR_FILENO);
-        ::dup2(pipe[1], STDERR_FILENO);
-        log_in_background();
-        const auto begin = std::chrono::steady_clock::now();
-        const std::string line(900, 'y');
-        for (int i = 0; i < 3000; ++i) log_warning(line);  // 2.7 MB; the pipe takes 64 KiB
-        const auto took = std::chrono::steady_clock::now() - begin;
-        flush_log(std::chrono::milliseconds(50));
-        std::string got;
-        std::array<char, 65536> buffer{};
-        while (got.find("were lost") == std::string::npos) {
-          const ssize_t n = ::read(pipe[0], buffer.data(), buffer.size());
-          if (n <= 0) ::_exit(2);
-          got.append(buffer.data(), static_cast<size_t>(n));
-        }
-        ::dup2(before, STDERR_FILENO);
-        if (took > std::chrono::seconds(5)) ::_exit(3);
-        const size_t whole = got.find("weft warning: yyy"), lost = got.rfind("weft warning: ");
-        std::fprintf(stderr, "%s %s", whole == 0 ? "whole" : "broken", got.substr(lost).c_str());
-        ::_exit(0);
-      },
-      ::testing::ExitedWithCode(0), "whole weft warning: [0-9]+ lines of the log were lost: stderr was not read");
+  EXPECT_EXIT(log_into_a_blocked_pipe(), ::testing::ExitedWithCode(0),
+              "whole weft warning: [0-9]+ lines of the log were lost: stderr was not read");
+}
+
+[[noreturn]] void fail_with_a_blocked_stderr() {
+  int pipe[2] = {};
+  if (::pipe(pipe) != 0) ::_exit(1);
+  ::fcntl(pipe[1], F_SETFL, O_NONBLOCK);
+  const std::vector<char> fill(4096);
+  while (::write(pipe[1], fill.data(), fill.size()) > 0) {
+  }
+  ::fcntl(pipe[1], F_SETFL, 0);
+  ::dup2(pipe[1], STDERR_FILENO);
+  WEFT_CHECK(fill[0] == 1) << "never seen";
+  ::_exit(0);
 }
 
 TEST(LogDeathTest, ABlockedStderrDoesNotKeepAFailedCheckFromEnding) {
-  EXPECT_EXIT(
-      {
-        std::array<int, 2> pipe{};
-        if (::pipe(pipe.data()) != 0) ::_exit(1);
-        ::fcntl(pipe[1], F_SETFL, O_NONBLOCK);
-        const std::array<char, 4096> fill{};
-        while (::write(pipe[1], fill.data(), fill.size()) > 0) {
-        }
-        ::fcntl(pipe[1], F_SETFL, 0);
-        ::dup2(pipe[1], STDERR_FILENO);
-        WEFT_CHECK(fill[0] == 1) << "never seen";
-        ::_exit(0);
-      },
-      ::testing::KilledBySignal(SIGABRT), "");
+  EXPECT_EXIT(fail_with_a_blocked_stderr(), ::testing::KilledBySignal(SIGABRT), "");
 }
 
 }  // namespace
