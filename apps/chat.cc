@@ -4,7 +4,6 @@
 #include <csignal>
 #include <cstdio>
 #include <atomic>
-#include <cstdlib>
 #include <optional>
 
 #include "terminal.h"
@@ -12,6 +11,8 @@
 namespace weft {
 
 namespace {
+
+constexpr size_t kMaxInput = size_t{64} << 20;
 
 // Set by the signal handler; a lock-free atomic is one of the few things it may touch.
 std::atomic<bool> interrupted{false};
@@ -22,12 +23,12 @@ void on_interrupt(int) { interrupted = true; }
 // One line from the terminal; nothing at the end of input. Interrupted: an empty line.
 std::optional<std::string> read_line() {
   if (::isatty(STDIN_FILENO) != 0) print_out("> ");
-  char* text = nullptr;
-  size_t room = 0;
-  const ssize_t length = ::getline(&text, &room, stdin);
   std::optional<std::string> line;
-  if (length >= 0) line = std::string(text, static_cast<size_t>(length));
-  std::free(text);
+  for (int c = 0; (c = std::getc(stdin)) != EOF;) {
+    if (!line) line.emplace();
+    *line += static_cast<char>(c);
+    if (c == '\n' || line->size() > kMaxInput) break;
+  }
   if (!line && interrupted.exchange(false)) {
     std::clearerr(stdin);
     print_out("\n(/exit ends the conversation)\n");
@@ -64,6 +65,8 @@ Status chat_command(const Arguments& arguments, const EngineLoader& load) {
   std::vector<std::string> images;  // of the next message
   while (const std::optional<std::string> line = read_line()) {
     if (line->empty()) continue;
+    if (line->size() > kMaxInput)
+      return fail(Code::invalid_argument, "standard input has a line of more than ", kMaxInput, " bytes, the limit");
     if (*line == "/exit" || *line == "/quit") break;
     if (*line == "/clear") {
       messages = first_messages(arguments);

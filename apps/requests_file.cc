@@ -11,6 +11,7 @@
 #include <set>
 
 #include "base/files.h"
+#include "base/log.h"
 
 namespace weft {
 
@@ -119,7 +120,7 @@ void require_names(std::vector<RequestLine>& lines) {
 
 void print_line_error(const std::string& path, const RequestLine& line, const Error& error) {
   std::fprintf(stderr, "weft: %s line %d (%s): %s\n", path.c_str(), line.number,
-               line.custom_id.value_or("no custom_id").c_str(), error.message().c_str());
+               log_text(line.custom_id.value_or("no custom_id"), 200).c_str(), log_text(error.message(), 4000).c_str());
 }
 
 }  // namespace weft

@@ -7,6 +7,7 @@
 #include <cstdio>
 
 #include "api/follow.h"
+#include "base/log.h"
 #include "commands.h"
 #include "terminal.h"
 
@@ -40,7 +41,7 @@ bool loads_engine(const Arguments& arguments) {
 std::string one_line(std::string text) {
   for (char& c : text)
     if (c == '\n' || c == '\r') c = ' ';
-  return text;
+  return log_text(text, text.size() * 4);
 }
 
 void print_error(const std::string& text) { std::fprintf(stderr, "weft: %s\n", one_line(text).c_str()); }

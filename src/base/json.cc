@@ -357,8 +357,8 @@ Result<Json> parse_json(std::string_view text, int max_depth) {
   return std::move(builder.root);
 }
 
-Result<Json> read_json_file(const std::string& path, size_t limit_bytes) {
-  WEFT_TRY(const std::string text, read_file(path, limit_bytes));
+Result<Json> read_json_file(const std::string& path) {
+  WEFT_TRY(const std::string text, read_file(path, FileLimit::settings));
   auto parsed = parse_json(text);
   if (!parsed.ok()) return std::move(parsed).error().with(path);
   return parsed;

@@ -9,7 +9,6 @@
 #include <utility>
 #include <vector>
 
-#include "base/files.h"
 #include "base/result.h"
 
 namespace weft {
@@ -103,7 +102,7 @@ bool operator==(const Json& a, const Json& b);
 // byte. Numbers that overflow a double are refused; integers outside int64 become numbers, which keep their text.
 Result<Json> parse_json(std::string_view text, int max_depth = 256);
 // Reads and parses a file; errors name it.
-Result<Json> read_json_file(const std::string& path, size_t limit_bytes = FileLimit::settings);
+Result<Json> read_json_file(const std::string& path);
 // `text` as a JSON string literal with its quotes; invalid UTF-8 is replaced by U+FFFD.
 std::string json_quote(std::string_view text);
 

@@ -42,8 +42,10 @@ Result<Tokens> read_tokens(const Checkpoint& checkpoint) {
     return tokens;
   }
   if (!is_file(tokenizer_file(checkpoint))) return Tokens();
-  WEFT_TRY(const Json file, read_json_file(tokenizer_file(checkpoint), FileLimit::tokenizer));
-  return tokens_of(file);
+  WEFT_TRY(const std::string text, read_file(tokenizer_file(checkpoint), FileLimit::tokenizer));
+  auto file = parse_json(text);
+  if (!file.ok()) return std::move(file).error().with(tokenizer_file(checkpoint));
+  return tokens_of(*file);
 }
 
 // Most often the one is a copy of the other.

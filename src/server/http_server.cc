@@ -311,8 +311,7 @@ class Session : public std::enable_shared_from_this<Session> {
     auto last_write = begin;
     for (;;) {
       if (answer.too_slow()) {
-        static WarningLimit slow_clients;
-        slow_clients.warn("client_too_slow", " unsent_bytes_over=", shared_.limits.unsent_bytes);
+        log_warning("client_too_slow", " unsent_bytes_over=", shared_.limits.unsent_bytes);
         co_return false;
       }
       if (answer.has_unsent()) {
