@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "base/files.h"
 #include "base/mapped_file.h"
 #include "checkpoint/checkpoint.h"
 
