@@ -60,7 +60,8 @@ std::optional<Outcome> wait_for(Batch& batch, size_t index) {
   return std::move(batch.outcomes[index]);
 }
 
-// Submits the lines in order, until a signal comes. When the engine's queue is full, waits until a submitted one has finished.
+// Submits the lines in order, until a signal comes. When the engine's queue is full, waits until a submitted one has
+// finished.
 void submit_all(Engine& engine, std::vector<RequestLine>& lines, const std::shared_ptr<Batch>& batch) {
   bool held = true;
   engine.hold();

@@ -93,7 +93,8 @@ Result<BatchOutput> BatchOutput::open(const std::string& path) {
   }
   output.place_ = output_place(path);
   output.file_ = std::fopen(output.place_.temporary.c_str(), "wb");
-  if (!output.file_) return fail(Code::invalid_argument, "cannot write ", path, ": ", std::strerror(errno), "; does its folder exist?");
+  if (!output.file_)
+    return fail(Code::invalid_argument, "cannot write ", path, ": ", std::strerror(errno), "; does its folder exist?");
   return output;
 }
 

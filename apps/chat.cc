@@ -1,9 +1,9 @@
 // `weft chat`: a conversation. /image FILE puts an image before the next message, /clear forgets everything, /exit ends
 // it, Ctrl-C ends the answer that is being written.
 #include <unistd.h>
+#include <atomic>
 #include <csignal>
 #include <cstdio>
-#include <atomic>
 #include <optional>
 
 #include "terminal.h"

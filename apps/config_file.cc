@@ -17,8 +17,7 @@ constexpr int kMaxValues = 100'000;
 
 // YAML scalars in JSON: numbers and truth values as such, unless quoted. `values`: how many there were so far.
 Json to_json(const YAML::Node& node, int& values) {
-  if (++values > kMaxValues)
-    throw YAML::Exception(node.Mark(), "more than " + std::to_string(kMaxValues) + " values");
+  if (++values > kMaxValues) throw YAML::Exception(node.Mark(), "more than " + std::to_string(kMaxValues) + " values");
   if (node.IsSequence()) {
     Json::Array items;
     for (const YAML::Node& item : node) items.push_back(to_json(item, values));

@@ -68,9 +68,10 @@ Status run_command(const Arguments& arguments, const EngineLoader& load) {
   }
   const Interrupts interrupts;
   bool written = true;
-  WEFT_TRY(const Answer answer, stream_answer(
-                                    *engine, std::move(request), [&](const std::string& text) { written = print_out(text); },
-                                    [&] { return !written || Interrupts::signal() != 0; }));
+  WEFT_TRY(const Answer answer,
+           stream_answer(
+               *engine, std::move(request), [&](const std::string& text) { written = print_out(text); },
+               [&] { return !written || Interrupts::signal() != 0; }));
   print_out("\n");
   WEFT_RETURN_IF_ERROR(output_status());
   if (Interrupts::signal() != 0) return interrupted_error().with("the answer is not complete");

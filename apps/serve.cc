@@ -46,7 +46,9 @@ Status serve_command(const Arguments& arguments, const EngineLoader& load) {
   std::atomic<bool> loading{true}, orderly{true};
   std::thread serving([&] {
     orderly = server->run(true);
-    if (loading) std::_Exit(0);  // a signal; loading cannot be interrupted and has nothing to save
+    if (!loading) return;
+    flush_log(std::chrono::milliseconds(500));
+    std::_Exit(0);  // a signal; loading cannot be interrupted and has nothing to save
   });
   auto engine = load_model(arguments, load);
   loading = false;

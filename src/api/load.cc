@@ -104,8 +104,7 @@ std::string cache_identity(const std::string& path, const EngineOptions& options
   line("max-seq-len", std::to_string(options.max_seq_len));
   if (!draft) return text;
   line("draft", std::string(name_of(draft->method)) + " " + draft->name);
-  if (!options.speculation.model.empty())
-    line("draft checkpoint", draft_digest(options));
+  if (!options.speculation.model.empty()) line("draft checkpoint", draft_digest(options));
   line("draft cache", name(draft->kv_dtype));
   return text;
 }

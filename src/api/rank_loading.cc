@@ -175,8 +175,8 @@ Status check_layout(const EngineOptions& options, const ProcessRanks* processes)
 }  // namespace
 
 std::string checkpoint_digest(const std::string& path, const EngineOptions& options) {
-  const auto opened =
-      options.load_format == LoadFormat::dummy ? Checkpoint::open_dummy(path) : Checkpoint::open(path, options.load_mode);
+  const auto opened = options.load_format == LoadFormat::dummy ? Checkpoint::open_dummy(path)
+                                                               : Checkpoint::open(path, options.load_mode);
   if (!opened.ok()) return opened.error().message();
   const Checkpoint& checkpoint = **opened;
   constexpr size_t kPieces = 5, kBytes = 64;  // from beginning to end

@@ -118,8 +118,8 @@ std::string log_text(std::string_view text, size_t most) {
     else if (c == '\r') piece = "\\r";
     else if (c == '\t') piece = "\\t";
     else if (c < 0x20 || c == 0x7f || c1)
-      piece = {code, static_cast<size_t>(std::snprintf(
-                         code, sizeof code, "\\x%02x", c1 ? static_cast<unsigned char>(text[++i]) : unsigned{c}))};
+      piece = {code, static_cast<size_t>(std::snprintf(code, sizeof code, "\\x%02x",
+                                                       c1 ? static_cast<unsigned char>(text[++i]) : unsigned{c}))};
     if (out.size() + piece.size() > most) {
       while (!out.empty() && (static_cast<unsigned char>(out.back()) & 0xc0) == 0x80) out.pop_back();
       if (!out.empty() && (static_cast<unsigned char>(out.back()) & 0x80) != 0) out.pop_back();

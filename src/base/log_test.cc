@@ -22,7 +22,8 @@ std::string logged(std::string_view text) {
 }
 
 TEST(Log, TextOfOthersStaysInItsLine) {
-  EXPECT_EQ(logged("field=a\nweft error: forged\r\x1b[2J\x7f\t\xc2\x9b" "end é"),
+  EXPECT_EQ(logged("field=a\nweft error: forged\r\x1b[2J\x7f\t\xc2\x9b"
+                   "end é"),
             "weft warning: field=a\\nweft error: forged\\r\\x1b[2J\\x7f\\t\\x9bend é\n");
   EXPECT_EQ(logged(std::string_view("a\0b", 3)), "weft warning: a\\x00b\n");
 }

@@ -29,7 +29,7 @@ inline constexpr auto kNames<LoadMode> = names_of_all<LoadMode>("mmap", "read");
 // Which file lies at a path, and in which state.
 struct FileStamp {
   uint64_t device = 0, inode = 0;
-  int64_t bytes = -1;     // -1: there is none
+  int64_t bytes = -1;      // -1: there is none
   int64_t changed_ns = 0;  // modification time, since 1970
 
   static FileStamp of(const struct stat& info);

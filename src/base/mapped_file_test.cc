@@ -104,8 +104,9 @@ TEST_P(MappedFiles, ShortenedWhileInUseIsAnError) {
   const Status status = file.check();
   ASSERT_FALSE(status.ok());
   EXPECT_EQ(status.error().code(), Code::data_corrupt);
-  EXPECT_EQ(status.error().message(), at("file") + " changed while it was in use: it was written to: 1060921 bytes "
-                                                   "when it was opened, 8192 now");
+  EXPECT_EQ(status.error().message(), at("file") +
+                                          " changed while it was in use: it was written to: 1060921 bytes "
+                                          "when it was opened, 8192 now");
 }
 
 // The size stays; the time of the change tells, which file systems keep to some milliseconds.

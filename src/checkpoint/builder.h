@@ -12,10 +12,10 @@
 namespace weft {
 
 struct Checkpoint::Files {
-  std::deque<MappedFile> mapped;  // at addresses that stay, for TensorInfo::source
-  FileStamps stamps;              // of all files that were read
+  std::deque<MappedFile> mapped;      // at addresses that stay, for TensorInfo::source
+  FileStamps stamps;                  // of all files that were read
   std::vector<MappedFile::Pin> pins;  // of what a GGUF file's strings point to
-  std::deque<TensorInfo> scales;  // factors in the shape that read_rows() indexes; they stay at their addresses
+  std::deque<TensorInfo> scales;      // factors in the shape that read_rows() indexes; they stay at their addresses
 };
 
 struct CheckpointBuilder {

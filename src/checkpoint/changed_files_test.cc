@@ -27,8 +27,7 @@ class ChangedFiles : public testing::TestWithParam<std::tuple<LoadMode, bool>> {
       folder_.write(name + ".safetensors", safetensors_bytes(own, 0) + data);
     }
     folder_.write("config.json", R"({"architectures": ["X"]})");
-    folder_.write("model.safetensors.index.json",
-                  R"({"weight_map": {"a": "a.safetensors", "b": "b.safetensors"}})");
+    folder_.write("model.safetensors.index.json", R"({"weight_map": {"a": "a.safetensors", "b": "b.safetensors"}})");
   }
 
   static bool is_gguf() { return std::get<1>(GetParam()); }

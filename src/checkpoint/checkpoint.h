@@ -30,7 +30,7 @@ struct TensorInfo {
   // the stored bytes, to be looked at while pinned; may start at any address, so never load wider types through a cast
   std::span<const std::byte> data;
   const MappedFile* source = nullptr;  // of `data`; null: it is in memory
-  int file = 0;  // index into Checkpoint::files()
+  int file = 0;                        // index into Checkpoint::files()
 
   // What read_rows() does beyond converting (set by the readers of the formats):
   float offset = 0;  // added to every value (GGUF stores Gemma's norms as 1 + w)
@@ -64,7 +64,8 @@ Status read_block(const TensorInfo& tensor, int64_t first_row, int64_t rows, int
 // The whole tensor, row after row.
 Result<std::vector<float>> read_all(const TensorInfo& tensor);
 
-// The stored bytes of a row of a matrix that has any (not `random`) and is pinned: whole blocks, GGUF's row order undone.
+// The stored bytes of a row of a matrix that has any (not `random`) and is pinned: whole blocks, GGUF's row order
+// undone.
 std::span<const std::byte> stored_row(const TensorInfo& tensor, int64_t row);
 
 // The tokenizer that a GGUF file carries in its metadata (tokenizer.ggml.*). Strings point into the mapped file and
@@ -122,7 +123,8 @@ class Checkpoint {
   const std::vector<std::string>& files() const { return file_names_; }
   bool is_gguf() const { return gguf_; }
   bool is_dummy() const { return dummy_; }
-  const GgufTokenizer* gguf_tokenizer() const { return gguf_tokenizer_.get(); }  // null unless is_gguf(), or without_files()
+  // Null unless is_gguf(), and without_files().
+  const GgufTokenizer* gguf_tokenizer() const { return gguf_tokenizer_.get(); }
   // Llama 3's frequency scaling as GGUF stores it: head_dim/2 divisors of the rotary frequencies (rope_freqs.weight),
   // or null. The config then has rope_scaling {"rope_type": "factors"}: frequency i is theta^(-2i/head_dim) /
   // factors[i].

@@ -40,7 +40,7 @@ class GgufMetadata {
 
 struct GgufHeader {
   GgufMetadata metadata;
-  std::vector<TensorInfo> tensors;  // GGUF's names; shapes outermost first; data inside the file
+  std::vector<TensorInfo> tensors;    // GGUF's names; shapes outermost first; data inside the file
   std::vector<MappedFile::Pin> pins;  // of what the strings point to
 };
 

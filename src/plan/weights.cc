@@ -481,8 +481,9 @@ class Loader {
       });
       if (error_) return *error_;
       checkpoint_->drop(tensor);
-      weights_.tables.push_back(
-          {memory.data(), direct ? *plain_dtype(tensor.type) : narrow ? DType::bf16 : DType::f32});
+      weights_.tables.push_back({memory.data(), direct   ? *plain_dtype(tensor.type)
+                                                : narrow ? DType::bf16
+                                                         : DType::f32});
       weights_.bytes += static_cast<int64_t>(tensor.values() * value_bytes);
       weights_.memory.push_back(std::move(memory));
     }
@@ -493,7 +494,8 @@ class Loader {
   Status copy_rows(const TensorInfo& tensor, int64_t first, int64_t count, std::byte* to) const {
     WEFT_TRY(const MappedFile::Pin pin, tensor.pin(first, count));
     const size_t row_bytes = tensor.data.size() / static_cast<size_t>(tensor.rows());
-    std::memcpy(to, tensor.data.data() + static_cast<size_t>(first) * row_bytes, static_cast<size_t>(count) * row_bytes);
+    std::memcpy(to, tensor.data.data() + static_cast<size_t>(first) * row_bytes,
+                static_cast<size_t>(count) * row_bytes);
     checkpoint_->drop(tensor, first, count);
     return {};
   }

@@ -32,7 +32,8 @@ class Outputs : public ::testing::Test {
     fs::create_directories(folder_ / "model");
     std::string requests;
     for (int i = 0; i < 40; ++i)
-      requests += R"({"custom_id": "r)" + std::to_string(i) + R"(", "prompt": "hello there", "max_tokens": 100})" + "\n";
+      requests +=
+          R"({"custom_id": "r)" + std::to_string(i) + R"(", "prompt": "hello there", "max_tokens": 100})" + "\n";
     std::ofstream(folder_ / "in.jsonl") << requests;
   }
   void TearDown() override { fs::remove_all(folder_); }
@@ -109,7 +110,7 @@ TEST_F(Outputs, AClosedStandardOutputIsAnErrorToo) {
     EXPECT_EQ(run(words, [] { ::close(STDOUT_FILENO); }), 1);
     EXPECT_EQ(text("err"), "weft: cannot write to standard output: Bad file descriptor\n");
   }
-  const std::vector<std::string> to_file = {"batch",      "--model", path("model"),    "--requests",
+  const std::vector<std::string> to_file = {"batch",          "--model", path("model"),    "--requests",
                                             path("in.jsonl"), "--out",   path("out.jsonl")};
   EXPECT_EQ(run(to_file, [] { ::close(STDOUT_FILENO), ::close(STDIN_FILENO), ::close(STDERR_FILENO); }), 0);
   const std::string lines = text("out.jsonl");
@@ -121,8 +122,8 @@ TEST_F(Outputs, AFileThatMayNotGrowIsAnErrorAndSaysWhatThereIs) {
     const rlimit small{4096, 4096};
     ::setrlimit(RLIMIT_FSIZE, &small);
   };
-  EXPECT_EQ(run({"batch", "--model", path("model"), "--requests", path("in.jsonl"), "--out", path("out.jsonl")}, limited),
-            1);
+  EXPECT_EQ(
+      run({"batch", "--model", path("model"), "--requests", path("in.jsonl"), "--out", path("out.jsonl")}, limited), 1);
   const std::string part = text("out.jsonl.part");
   const auto lines = std::count(part.begin(), part.end(), '\n');
   ASSERT_GT(lines, 1);
@@ -159,10 +160,11 @@ TEST_F(Outputs, AReaderThatLeavesEndsTheAnswerSoonAndQuietly) {
 
 TEST_F(Outputs, ASignalEndsABatchWithWhatItHas) {
   for (const int signal : {SIGINT, SIGTERM}) {
-    const pid_t child =
-        start({"batch", "--model", path("model"), "--requests", path("in.jsonl"), "--out", path("out.jsonl")}, [] {},
-              milliseconds(2));
-    for (int i = 0; i < 1000 && (!fs::exists(path("out.jsonl.part")) || fs::file_size(path("out.jsonl.part")) == 0); ++i)
+    const pid_t child = start(
+        {"batch", "--model", path("model"), "--requests", path("in.jsonl"), "--out", path("out.jsonl")}, [] {},
+        milliseconds(2));
+    for (int i = 0; i < 1000 && (!fs::exists(path("out.jsonl.part")) || fs::file_size(path("out.jsonl.part")) == 0);
+         ++i)
       std::this_thread::sleep_for(milliseconds(10));
     ::kill(child, signal);
     EXPECT_EQ(wait(child), 128 + signal);
@@ -178,8 +180,9 @@ TEST_F(Outputs, ASignalEndsABatchWithWhatItHas) {
 TEST_F(Outputs, ASignalEndsAnAnswer) {
   int pipe[2] = {};
   ASSERT_EQ(::pipe(pipe), 0);
-  const pid_t child = start({"run", path("model"), "hey", "--raw", "--max-tokens", "200"},
-                            [&] { ::dup2(pipe[1], STDOUT_FILENO); }, milliseconds(20));
+  const pid_t child = start(
+      {"run", path("model"), "hey", "--raw", "--max-tokens", "200"}, [&] { ::dup2(pipe[1], STDOUT_FILENO); },
+      milliseconds(20));
   ::close(pipe[1]);
   char first = 0;
   EXPECT_EQ(::read(pipe[0], &first, 1), 1);
