@@ -16,6 +16,8 @@ void add_engine_options(CLI::App* app, EngineOptions& o) {
              "Widen weights that are stored in 8 or 4 bits to --dtype while loading");
   add_choice(app, "--kv-cache-dtype", o.kv_cache_dtype, "Type of the KV cache");
   add_choice(app, "--load-format", o.load_format, "dummy: random weights from config.json alone");
+  add_choice(app, "--load-mode", o.load_mode,
+             "How weights come out of their files: mapped, or read in pieces, for file systems that map badly");
   add_choice(app, "--device", o.device, "Where to compute");
   add_number(app, "--threads", o.threads, "Threads; 0: the physical cores of this process, within its CPU quota", 0,
              4096);

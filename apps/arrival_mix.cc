@@ -67,7 +67,7 @@ Result<RequestClass> class_of(const std::string& place, double share, double inp
 }
 
 Result<std::vector<RequestClass>> read_csv(const std::string& path) {
-  WEFT_TRY(const std::string text, read_file(path, size_t{1} << 20));
+  WEFT_TRY(const std::string text, read_file(path, FileLimit::options));
   std::vector<RequestClass> classes;
   std::istringstream lines(text);
   std::string line;

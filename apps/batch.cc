@@ -1,7 +1,9 @@
 // `weft batch`: all requests of a file through the engine at once, the answers in the file's order (output line:
 // docs/contract.md).
+#include <chrono>
 #include <condition_variable>
 #include <mutex>
+#include <optional>
 
 #include "batch_lines.h"
 #include "batch_url.h"
@@ -48,11 +50,22 @@ void take(Batch& batch, size_t index, const Event& event) {
   batch.finished.notify_all();
 }
 
-// Submits the lines in order. When the engine's queue is full, waits until a submitted one has finished.
+// What became of a line, once it is known; nothing if a signal came first.
+std::optional<Outcome> wait_for(Batch& batch, size_t index) {
+  std::unique_lock lock(batch.mutex);
+  while (!batch.outcomes[index].done) {
+    if (Interrupts::signal() != 0) return std::nullopt;
+    batch.finished.wait_for(lock, std::chrono::milliseconds(100));
+  }
+  return std::move(batch.outcomes[index]);
+}
+
+// Submits the lines in order, until a signal comes. When the engine's queue is full, waits until a submitted one has
+// finished.
 void submit_all(Engine& engine, std::vector<RequestLine>& lines, const std::shared_ptr<Batch>& batch) {
   bool held = true;
   engine.hold();
-  for (size_t i = 0; i < lines.size(); ++i) {
+  for (size_t i = 0; i < lines.size() && Interrupts::signal() == 0; ++i) {
     Outcome& outcome = batch->outcomes[i];
     if (lines[i].error) {
       outcome.error = std::move(lines[i].error);
@@ -78,7 +91,8 @@ void submit_all(Engine& engine, std::vector<RequestLine>& lines, const std::shar
       if (held) engine.release();
       held = false;
       const size_t before = batch->running;
-      batch->finished.wait(lock, [&] { return batch->running < before; });
+      while (batch->running >= before && Interrupts::signal() == 0)
+        batch->finished.wait_for(lock, std::chrono::milliseconds(100));
     }
     lines[i].request.reset();
   }
@@ -96,21 +110,21 @@ Status batch_command(const Arguments& arguments, const EngineLoader& load) {
     return fail(Code::unsupported, engine->info().architecture, " does not generate text; use weft score");
   WEFT_TRY(std::vector<RequestLine> lines,
            read_requests(arguments.requests, RequestKind::batch_line, command_rules(*engine)));
+  const Interrupts interrupts;
   const auto batch = std::make_shared<Batch>();
   batch->outcomes.resize(lines.size());
   submit_all(*engine, lines, batch);
-  for (size_t i = 0; i < lines.size(); ++i) {
-    Outcome outcome;
-    {
-      std::unique_lock lock(batch->mutex);
-      batch->finished.wait(lock, [&] { return batch->outcomes[i].done; });
-      outcome = std::move(batch->outcomes[i]);
-    }
+  for (size_t i = 0; i < lines.size() && Interrupts::signal() == 0; ++i) {
+    auto outcome = wait_for(*batch, i);
+    if (!outcome) break;
     // No line after it can be answered either, so the file does not get its name.
-    if (outcome.error && outcome.error->code() == Code::unavailable) return *std::move(outcome.error);
-    outcome.vocab = static_cast<size_t>(engine->info().vocab_size);
-    WEFT_RETURN_IF_ERROR(output.write(output_line(lines[i], outcome)));
+    if (outcome->error && outcome->error->code() == Code::unavailable)
+      return output.ended_by(*std::move(outcome->error), lines.size());
+    outcome->vocab = static_cast<size_t>(engine->info().vocab_size);
+    if (Status written = output.write(output_line(lines[i], *outcome)); !written.ok())
+      return output.ended_by(std::move(written).error(), lines.size());
   }
+  if (Interrupts::signal() != 0) return output.ended_by(interrupted_error(), lines.size());
   return output.finish();
 }
 

@@ -1,7 +1,11 @@
 // See the header.
 #include "batch_lines.h"
 
+#include <cerrno>
 #include <cmath>
+#include <cstring>
+
+#include "terminal.h"
 
 namespace weft {
 
@@ -89,28 +93,42 @@ Result<BatchOutput> BatchOutput::open(const std::string& path) {
   }
   output.place_ = output_place(path);
   output.file_ = std::fopen(output.place_.temporary.c_str(), "wb");
-  if (!output.file_) return fail(Code::invalid_argument, "cannot write ", path, "; does its folder exist?");
+  if (!output.file_)
+    return fail(Code::invalid_argument, "cannot write ", path, ": ", std::strerror(errno), "; does its folder exist?");
   return output;
 }
 
 BatchOutput::~BatchOutput() {
-  if (file_ && file_ != stdout) std::fclose(file_);
+  if (!file_ || file_ == stdout) return;
+  std::fclose(file_);
+  if (lines_ == 0 && !place_.in_place()) std::remove(place_.temporary.c_str());
 }
 
+// Each line goes to the system at once, so that a full disk is known soon and a killed process leaves whole lines.
 Status BatchOutput::write(const std::string& line) {
-  if (std::fwrite(line.data(), 1, line.size(), file_) != line.size())
-    return fail(Code::resource_exhausted, "cannot write to ", where(), "; is the disk full?");
+  if (file_ == stdout) {
+    if (!print_out(line)) return output_status();
+  } else if (std::fwrite(line.data(), 1, line.size(), file_) != line.size() || std::fflush(file_) != 0) {
+    return fail(Code::resource_exhausted, "cannot write to ", path_, ": ", std::strerror(errno));
+  }
+  ++lines_;
   return {};
 }
 
 Status BatchOutput::finish() {
-  if (std::fflush(file_) != 0)
-    return fail(Code::resource_exhausted, "cannot write to ", where(), "; is the disk full?");
-  if (file_ == stdout) return {};
-  std::fclose(std::exchange(file_, nullptr));
+  if (file_ == stdout) return output_status();
+  if (std::fclose(std::exchange(file_, nullptr)) != 0)
+    return fail(Code::resource_exhausted, "cannot write to ", path_, ": ", std::strerror(errno));
   if (!place_.in_place() && std::rename(place_.temporary.c_str(), place_.target.c_str()) != 0)
-    return fail(Code::invalid_argument, "cannot write ", path_);
+    return fail(Code::invalid_argument, "cannot write ", path_, ": ", std::strerror(errno), "; all of it is in ",
+                place_.temporary);
   return {};
+}
+
+Error BatchOutput::ended_by(Error error, size_t all) const {
+  if (lines_ == 0 || !file_ || file_ == stdout || place_.in_place()) return error;
+  return std::move(error).with(place_.temporary + " has the first " + std::to_string(lines_) + " of " +
+                               std::to_string(all) + " lines");
 }
 
 }  // namespace weft

@@ -38,22 +38,25 @@ struct BatchOutcome {
 std::string output_line(const RequestLine& line, const BatchOutcome& outcome);
 
 // Lines go to OUT.part as they are ready, in order; the file gets its name when all are there. "-" or nothing: standard
-// output.
+// output. Ended early, OUT.part stays with the lines so far, or goes if there are none.
 class BatchOutput {
  public:
   static Result<BatchOutput> open(const std::string& path);
   BatchOutput(BatchOutput&& other) noexcept
-      : path_(std::move(other.path_)), place_(std::move(other.place_)), file_(std::exchange(other.file_, nullptr)) {}
+      : path_(std::move(other.path_)), place_(std::move(other.place_)), file_(std::exchange(other.file_, nullptr)),
+        lines_(other.lines_) {}
   ~BatchOutput();
   Status write(const std::string& line);
   Status finish();
+  // The error that ended a command, with what there is of the output, which would have had `all` lines.
+  Error ended_by(Error error, size_t all) const;
 
  private:
   BatchOutput() = default;
-  std::string where() const { return file_ == stdout ? "standard output" : path_; }
   std::string path_;
   OutputPlace place_;
   std::FILE* file_ = nullptr;
+  size_t lines_ = 0;
 };
 
 }  // namespace weft

@@ -35,11 +35,12 @@ class UrlBatch {
 
   Status run() {
     probe(Clock::now() + seconds(arguments_.wait_s));
-    const bool whole = client_.run();
-    WEFT_RETURN_IF_ERROR(std::move(fatal_));
-    if (!whole)
-      return fail(Code::cancelled, "ended by a signal; ", written_, " of ", lines_.size(), " lines are written",
-                  arguments_.out.empty() || arguments_.out == "-" ? "" : ", to " + arguments_.out + ".part");
+    const int signal = client_.run();
+    if (!fatal_.ok()) return output_.ended_by(std::move(fatal_).error(), lines_.size());
+    if (signal != 0) {
+      Interrupts::note(signal);
+      return output_.ended_by(interrupted_error(), lines_.size());
+    }
     if (gone_)
       std::fprintf(stderr, "weft: %s went away (%s): %zu of %zu lines of %s have no answer, the first is line %d\n",
                    url_.c_str(), gone_->c_str(), lost_, lines_.size(), arguments_.requests.c_str(), first_lost_);

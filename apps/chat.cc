@@ -1,9 +1,9 @@
 // `weft chat`: a conversation. /image FILE puts an image before the next message, /clear forgets everything, /exit ends
 // it, Ctrl-C ends the answer that is being written.
 #include <unistd.h>
+#include <atomic>
 #include <csignal>
 #include <cstdio>
-#include <cstdlib>
 #include <optional>
 
 #include "terminal.h"
@@ -11,6 +11,8 @@
 namespace weft {
 
 namespace {
+
+constexpr size_t kMaxInput = size_t{64} << 20;
 
 // Set by the signal handler; a lock-free atomic is one of the few things it may touch.
 std::atomic<bool> interrupted{false};
@@ -21,12 +23,12 @@ void on_interrupt(int) { interrupted = true; }
 // One line from the terminal; nothing at the end of input. Interrupted: an empty line.
 std::optional<std::string> read_line() {
   if (::isatty(STDIN_FILENO) != 0) print_out("> ");
-  char* text = nullptr;
-  size_t room = 0;
-  const ssize_t length = ::getline(&text, &room, stdin);
   std::optional<std::string> line;
-  if (length >= 0) line = std::string(text, static_cast<size_t>(length));
-  std::free(text);
+  for (int c = 0; (c = std::getc(stdin)) != EOF;) {
+    if (!line) line.emplace();
+    *line += static_cast<char>(c);
+    if (c == '\n' || line->size() > kMaxInput) break;
+  }
   if (!line && interrupted.exchange(false)) {
     std::clearerr(stdin);
     print_out("\n(/exit ends the conversation)\n");
@@ -39,7 +41,8 @@ std::optional<std::string> read_line() {
 Result<Answer> answer_of(Engine& engine, const Json& body, const RequestRules& rules) {
   WEFT_TRY(ClientRequest parsed, parse_request(body, RequestKind::batch_line, rules));
   auto answer = stream_answer(
-      engine, std::move(parsed.requests.front()), [](const std::string& text) { print_out(text); }, &interrupted);
+      engine, std::move(parsed.requests.front()), [](const std::string& text) { print_out(text); },
+      [] { return interrupted || !print_out(""); });
   print_out("\n");
   return answer;
 }
@@ -62,6 +65,8 @@ Status chat_command(const Arguments& arguments, const EngineLoader& load) {
   std::vector<std::string> images;  // of the next message
   while (const std::optional<std::string> line = read_line()) {
     if (line->empty()) continue;
+    if (line->size() > kMaxInput)
+      return fail(Code::invalid_argument, "standard input has a line of more than ", kMaxInput, " bytes, the limit");
     if (*line == "/exit" || *line == "/quit") break;
     if (*line == "/clear") {
       messages = first_messages(arguments);
@@ -79,6 +84,7 @@ Status chat_command(const Arguments& arguments, const EngineLoader& load) {
     interrupted = false;
     const auto answer = answer_of(*engine, body, rules);
     interrupted = false;
+    WEFT_RETURN_IF_ERROR(output_status());
     if (!answer.ok()) {  // too long a conversation, or no such image: the user can go on
       std::fprintf(stderr, "weft: %s\n", answer.error().message().c_str());
       messages.items().pop_back();

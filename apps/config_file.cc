@@ -12,16 +12,20 @@ namespace weft {
 
 namespace {
 
-// YAML scalars in JSON: numbers and truth values as such, unless quoted.
-Json to_json(const YAML::Node& node) {
+// Aliases let a short file stand for any number of values.
+constexpr int kMaxValues = 100'000;
+
+// YAML scalars in JSON: numbers and truth values as such, unless quoted. `values`: how many there were so far.
+Json to_json(const YAML::Node& node, int& values) {
+  if (++values > kMaxValues) throw YAML::Exception(node.Mark(), "more than " + std::to_string(kMaxValues) + " values");
   if (node.IsSequence()) {
     Json::Array items;
-    for (const YAML::Node& item : node) items.push_back(to_json(item));
+    for (const YAML::Node& item : node) items.push_back(to_json(item, values));
     return Json(std::move(items));
   }
   if (node.IsMap()) {
     Json object = Json::object();
-    for (const auto& member : node) object.set(member.first.as<std::string>(), to_json(member.second));
+    for (const auto& member : node) object.set(member.first.as<std::string>(), to_json(member.second, values));
     return object;
   }
   if (node.IsNull()) return Json();
@@ -33,7 +37,8 @@ Json to_json(const YAML::Node& node) {
 }
 
 std::string to_text(const YAML::Node& node) {
-  if (node.IsMap()) return to_json(node).dump();
+  int values = 0;
+  if (node.IsMap()) return to_json(node, values).dump();
   return node.Scalar();
 }
 
@@ -54,16 +59,17 @@ Result<ConfigEntry> read_entry(const std::string& path, const YAML::Node& key, c
 }  // namespace
 
 Result<Json> read_yaml_file(const std::string& path) {
-  WEFT_TRY(const std::string text, read_file(path, size_t{1} << 20));
+  WEFT_TRY(const std::string text, read_file(path, FileLimit::options));
   try {
-    return to_json(YAML::Load(text));
+    int values = 0;
+    return to_json(YAML::Load(text), values);
   } catch (const YAML::Exception& problem) {
     return fail(Code::invalid_argument, path, " line ", problem.mark.line + 1, " is not valid YAML: ", problem.msg);
   }
 }
 
 Result<std::vector<ConfigEntry>> read_config_file(const std::string& path) {
-  WEFT_TRY(const std::string text, read_file(path, size_t{1} << 20));
+  WEFT_TRY(const std::string text, read_file(path, FileLimit::options));
   std::vector<ConfigEntry> entries;
   try {
     const YAML::Node root = YAML::Load(text);

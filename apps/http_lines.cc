@@ -38,10 +38,10 @@ std::string base64(std::span<const std::byte> bytes) {
 // URLs stay; a file's bytes become one. `name` begins the error, as "image 2".
 Result<std::string> as_url(const std::string& address, const std::string& name) {
   if (address.starts_with("data:") || address.find("://") != std::string::npos) return address;
-  const auto file = MappedFile::open(address);
+  const auto file = read_file(address, FileLimit::image);
   if (!file.ok())
     return fail(Code::invalid_argument, name, ": ", file.error().message()).about(name.substr(0, name.find(' ')) + "s");
-  return "data:application/octet-stream;base64," + base64(file->bytes());
+  return "data:application/octet-stream;base64," + base64(std::as_bytes(std::span(*file)));
 }
 
 // Lists of addresses, once they have been checked. Errors call each of them by `name` and its number.

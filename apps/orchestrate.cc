@@ -126,6 +126,7 @@ Result<ServerGroup> read_server_group(const std::string& text) {
 
 Status orchestrate_command(const Arguments& arguments) {
   set_log_level(LogLevel::info);
+  log_in_background();
   WEFT_TRY(std::vector<ServerEntry> entries, entries_of(arguments.orchestrate));
   WEFT_TRY(FrontOptions options, front_options(arguments));
   WEFT_TRY(const std::unique_ptr<Front> front, Front::listen(std::move(options)));

@@ -1,20 +1,24 @@
 // See the header.
 #include "requests_file.h"
 
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
 #include <filesystem>
-#include <fstream>
-#include <iostream>
-#include <iterator>
 #include <set>
 
 #include "base/files.h"
+#include "base/log.h"
 
 namespace weft {
 
 namespace {
 
-constexpr size_t kMaxFile = size_t{8} << 30;
+constexpr size_t kMaxFile = FileLimit::requests;
+constexpr size_t kMaxLine = size_t{256} << 20;
 
 RequestLine read_line(std::string_view text, int number, RequestKind kind, const RequestRules& rules, bool keep_json) {
   RequestLine line;
@@ -38,17 +42,31 @@ RequestLine read_line(std::string_view text, int number, RequestKind kind, const
   return line;
 }
 
-// A pipe has no size; it is read to its end.
-Result<std::string> read_pipe(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
+// A pipe has no size; it is read to its end. A line without one (/dev/zero) is not.
+Result<std::string> read_stream(int fd, const std::string& path) {
   std::string text;
   std::vector<char> buffer(size_t{1} << 16);
-  while (file.read(buffer.data(), static_cast<std::streamsize>(buffer.size())) || file.gcount() > 0) {
-    text.append(buffer.data(), static_cast<size_t>(file.gcount()));
+  size_t line = 0;  // where the last one begins
+  for (;;) {
+    const ssize_t got = ::read(fd, buffer.data(), buffer.size());
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) return fail(Code::internal, "cannot read ", path, ": ", std::strerror(errno));
+    if (got == 0) return text;
+    text.append(buffer.data(), static_cast<size_t>(got));
+    const std::string_view last(text.data() + text.size() - got, static_cast<size_t>(got));
+    if (const size_t end = last.rfind('\n'); end != std::string_view::npos) line = text.size() - last.size() + end + 1;
+    if (text.size() - line > kMaxLine)
+      return fail(Code::invalid_argument, path, " has a line of more than ", kMaxLine, " bytes, the limit");
     if (text.size() > kMaxFile)
       return fail(Code::invalid_argument, path, " has more than ", kMaxFile, " bytes, the limit");
   }
-  if (!file.eof()) return fail(Code::internal, "cannot read ", path);
+}
+
+Result<std::string> read_pipe(const std::string& path) {
+  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return fail(Code::invalid_argument, "cannot read ", path, ": ", std::strerror(errno));
+  auto text = read_stream(fd, path);
+  ::close(fd);
   return text;
 }
 
@@ -70,7 +88,7 @@ Result<std::vector<RequestLine>> read_requests(const std::string& path, RequestK
                                                bool keep_json) {
   std::string text;
   if (path == "-") {
-    text.assign(std::istreambuf_iterator<char>(std::cin), {});
+    WEFT_TRY(text, read_stream(STDIN_FILENO, "standard input"));
   } else {
     auto read = is_file(path) ? read_file(path, kMaxFile) : read_pipe(path);
     if (!read.ok()) return std::move(read).error().with("the file of --requests");
@@ -102,7 +120,7 @@ void require_names(std::vector<RequestLine>& lines) {
 
 void print_line_error(const std::string& path, const RequestLine& line, const Error& error) {
   std::fprintf(stderr, "weft: %s line %d (%s): %s\n", path.c_str(), line.number,
-               line.custom_id.value_or("no custom_id").c_str(), error.message().c_str());
+               log_text(line.custom_id.value_or("no custom_id"), 200).c_str(), log_text(error.message(), 4000).c_str());
 }
 
 }  // namespace weft

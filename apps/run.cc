@@ -66,11 +66,15 @@ Status run_command(const Arguments& arguments, const EngineLoader& load) {
   if (arguments.verbose && chat) {
     if (const auto text = engine->render_chat(request); text.ok()) std::fprintf(stderr, "%s\n", text->c_str());
   }
-  bool readable = true;
-  WEFT_TRY(const Answer answer, stream_answer(
-                                    *engine, std::move(request),
-                                    [&](const std::string& text) { readable = readable && print_out(text); }, nullptr));
+  const Interrupts interrupts;
+  bool written = true;
+  WEFT_TRY(const Answer answer,
+           stream_answer(
+               *engine, std::move(request), [&](const std::string& text) { written = print_out(text); },
+               [&] { return !written || Interrupts::signal() != 0; }));
   print_out("\n");
+  WEFT_RETURN_IF_ERROR(output_status());
+  if (Interrupts::signal() != 0) return interrupted_error().with("the answer is not complete");
   if (arguments.verbose) std::fprintf(stderr, "%s\n", describe_speed(answer).c_str());
   return {};
 }

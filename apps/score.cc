@@ -1,6 +1,7 @@
 // `weft score`: full-sequence logits, class logits and rewards of all requests of a file, as tensors named ID.logits
 // and so on. Results can be large, so only a window of requests is inside the engine at a time, and each result is
 // written when its turn comes.
+#include <chrono>
 #include <condition_variable>
 #include <map>
 #include <mutex>
@@ -56,6 +57,7 @@ Status score_command(const Arguments& arguments, const EngineLoader& load) {
   SafetensorsWriter::Options options;
   options.expected_tensors = 4 * lines.size() + 1;
   WEFT_TRY(SafetensorsWriter writer, SafetensorsWriter::create(arguments.out, options));
+  const Interrupts interrupts;
   const auto scores = std::make_shared<Scores>();
   size_t submitted = 0, written = 0;
   for (size_t i = 0; i < lines.size(); ++i) {
@@ -66,7 +68,10 @@ Status score_command(const Arguments& arguments, const EngineLoader& load) {
       engine->release();
     }
     std::unique_lock lock(scores->mutex);
-    scores->arrived.wait(lock, [&] { return scores->results.contains(i); });
+    while (!scores->results.contains(i)) {
+      if (Interrupts::signal() != 0) return interrupted_error().with("nothing is left of " + arguments.out);
+      scores->arrived.wait_for(lock, std::chrono::milliseconds(100));
+    }
     const Result<ScoreResult> result = std::move(scores->results.extract(i).mapped());
     lock.unlock();
     if (!result.ok() && result.error().code() == Code::unavailable) return result.error();

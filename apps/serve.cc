@@ -32,6 +32,7 @@ Result<std::unique_ptr<ClusterMember>> cluster_member(const Arguments& arguments
 
 Status serve_command(const Arguments& arguments, const EngineLoader& load) {
   set_log_level(LogLevel::info);
+  log_in_background();
   ServerOptions options;
   options.host = arguments.host;
   options.port = arguments.port;
@@ -53,7 +54,9 @@ Status serve_command(const Arguments& arguments, const EngineLoader& load) {
   std::atomic<bool> loading{true};
   std::thread serving([&] {
     server->run();
-    if (loading) std::_Exit(0);  // a signal; loading cannot be interrupted and has nothing to save
+    if (!loading) return;
+    flush_log(std::chrono::milliseconds(500));
+    std::_Exit(0);  // a signal; loading cannot be interrupted and has nothing to save
   });
   auto engine = load_model(arguments, load);
   loading = false;

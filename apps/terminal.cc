@@ -3,9 +3,13 @@
 
 #include <unistd.h>
 
+#include <atomic>
+#include <cerrno>
 #include <chrono>
 #include <condition_variable>
+#include <csignal>
 #include <cstdio>
+#include <cstring>
 #include <deque>
 #include <mutex>
 #include <set>
@@ -94,7 +98,7 @@ Json user_message(const std::string& text, const std::vector<std::string>& image
 }
 
 Result<Answer> stream_answer(Engine& engine, Request request, const std::function<void(const std::string&)>& show,
-                             const std::atomic<bool>* interrupted) {
+                             const std::function<bool()>& stop) {
   struct Inbox {
     std::mutex mutex;
     std::condition_variable arrived;
@@ -112,7 +116,7 @@ Result<Answer> stream_answer(Engine& engine, Request request, const std::functio
   for (;;) {
     std::unique_lock lock(inbox->mutex);
     inbox->arrived.wait_for(lock, std::chrono::milliseconds(100), [&] { return !inbox->events.empty(); });
-    if (interrupted && *interrupted && !cancelled) {
+    if (!cancelled && stop()) {
       cancelled = true;
       lock.unlock();  // the sink may be called from here
       engine.cancel(id);
@@ -143,8 +147,50 @@ std::string describe_speed(const Answer& answer) {
   return text;
 }
 
+namespace {
+
+// errno of the first write to standard output that failed.
+int output_error = 0;
+
+// Set by the signal handler; a lock-free atomic is one of the few things it may touch.
+std::atomic<int> noted_signal{0};
+static_assert(std::atomic<int>::is_always_lock_free);
+
+}  // namespace
+
 bool print_out(const std::string& text) {
-  return std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0;
+  if (output_error != 0) return false;
+  errno = 0;
+  if (std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0) return true;
+  output_error = errno != 0 ? errno : EIO;
+  return false;
+}
+
+Status output_status() {
+  print_out("");
+  if (output_error == 0 && std::ferror(stdout) != 0) output_error = EIO;
+  if (output_error == 0) return {};
+  return fail(Code::resource_exhausted, "cannot write to standard output: ", std::strerror(output_error));
+}
+
+bool output_has_no_reader() { return output_error == EPIPE; }
+
+Interrupts::Interrupts() {
+  struct sigaction action {};
+  action.sa_handler = note;
+  action.sa_flags = static_cast<int>(SA_RESETHAND);
+  for (const int signal : {SIGINT, SIGTERM}) ::sigaction(signal, &action, nullptr);
+}
+
+Interrupts::~Interrupts() {
+  for (const int signal : {SIGINT, SIGTERM}) std::signal(signal, SIG_DFL);
+}
+
+int Interrupts::signal() { return noted_signal; }
+void Interrupts::note(int signal) { noted_signal = signal; }
+
+Error interrupted_error() {
+  return fail(Code::cancelled, "ended by ", Interrupts::signal() == SIGINT ? "SIGINT" : "SIGTERM");
 }
 
 }  // namespace weft

@@ -2,7 +2,6 @@
 // interrupts.
 #pragma once
 
-#include <atomic>
 #include <functional>
 #include <memory>
 #include <string>
@@ -35,15 +34,35 @@ struct Answer {
   double first_token_s = 0, total_s = 0;
 };
 
-// Sends the request and passes its text on as it comes, on the calling thread. `interrupted` (may be null) is checked a
-// few times a second; when it is true the request is cancelled, and the text so far is the answer.
+// Sends the request and passes its text on as it comes, on the calling thread. `stop` is asked at each piece and a few
+// times a second; when it says so the request is cancelled, and the text so far is the answer.
 Result<Answer> stream_answer(Engine& engine, Request request, const std::function<void(const std::string& text)>& show,
-                             const std::atomic<bool>* interrupted);
+                             const std::function<bool()>& stop);
 
 // "34 tokens in 1.2 s (28.3/s), first after 0.08 s"
 std::string describe_speed(const Answer& answer);
 
-// Writes all of `text` to standard output at once; false if nobody reads it any more.
+// Writes all of `text` to standard output at once. False if it could not be written; output_status() says why then, and
+// nothing more is written.
 bool print_out(const std::string& text);
+// Whether all that was printed could be written, by whatever function; writes what is still in a buffer.
+Status output_status();
+// Whether output_status() is an error because nobody reads standard output any more (`| head`).
+bool output_has_no_reader();
+
+// While it lives, the first SIGINT or SIGTERM is noted, so that a command can say what is done and what is not; the
+// second ends the process. One at a time.
+class Interrupts {
+ public:
+  Interrupts();
+  ~Interrupts();
+  Interrupts(const Interrupts&) = delete;
+  Interrupts& operator=(const Interrupts&) = delete;
+  // The signal that was noted, or 0. Stays when the object has gone: the command's exit status is 128 more.
+  static int signal();
+  static void note(int signal);
+};
+// "ended by SIGINT"
+Error interrupted_error();
 
 }  // namespace weft

@@ -1,9 +1,15 @@
 // From words to a command, and from its error to a line and a status.
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cerrno>
 #include <csignal>
 #include <cstdio>
 
 #include "api/follow.h"
+#include "base/log.h"
 #include "commands.h"
+#include "terminal.h"
 
 namespace weft {
 
@@ -36,16 +42,34 @@ bool loads_engine(const Arguments& arguments) {
 std::string one_line(std::string text) {
   for (char& c : text)
     if (c == '\n' || c == '\r') c = ' ';
-  return text;
+  return log_text(text, text.size() * 4);
 }
 
 void print_error(const std::string& text) { std::fprintf(stderr, "weft: %s\n", one_line(text).c_str()); }
 
+// The exit status of a command, and its error where there is something to say: who closes standard output (`| head`)
+// has seen enough.
+int status_of(const Status& status) {
+  if (status.ok()) return 0;
+  if (!output_has_no_reader()) print_error(status.error().message());
+  return Interrupts::signal() != 0 ? 128 + Interrupts::signal() : 1;
+}
+
+// A descriptor of the three that nobody opened would be given to the next file that is, and what is printed would go
+// there. Standard output that is closed is made one that cannot be written to.
+void open_standard_files() {
+  for (const int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO})
+    if (::fcntl(fd, F_GETFD) < 0 && errno == EBADF)
+      (void)::open("/dev/null", fd == STDERR_FILENO ? O_WRONLY : O_RDONLY);  // the lowest free number, so this one
+}
+
 // Help is printed, and an error said, once, however many ranks there are.
 int leave(const Leave& leave) {
   if (leave.error.empty()) {
-    if (!launched_as_follower()) std::fputs(leave.out.c_str(), stdout);
-    return leave.status;
+    if (launched_as_follower()) return leave.status;
+    print_out(leave.out);
+    const int status = status_of(output_status());
+    return status != 0 ? status : leave.status;
   }
   if (!leave_ranks(Error(Code::invalid_argument, leave.error))) return 0;  // rank 0 has the status, too
   print_error(leave.error);
@@ -55,7 +79,9 @@ int leave(const Leave& leave) {
 }  // namespace
 
 int weft_main(int count, const char* const* words, const EngineLoader& load) {
-  std::signal(SIGPIPE, SIG_IGN);  // a closed pipe is an error of the write
+  open_standard_files();
+  std::signal(SIGPIPE, SIG_IGN);  // a closed pipe is an error of the write,
+  std::signal(SIGXFSZ, SIG_IGN);  // and so is a file that may not become larger
   const auto parsed = parse_arguments(count, words);
   if (const Leave* early = std::get_if<Leave>(&parsed)) return leave(*early);
   const Arguments& arguments = std::get<Arguments>(parsed);
@@ -69,11 +95,10 @@ int weft_main(int count, const char* const* words, const EngineLoader& load) {
   }
   if (status.ok()) {
     status = dispatch(arguments, load);
+    if (status.ok()) status = output_status();
     if (loads_engine(arguments)) leave_ranks(status);
   }
-  if (status.ok()) return 0;
-  print_error(status.error().message());
-  return 1;
+  return status_of(status);
 }
 
 }  // namespace weft

@@ -16,8 +16,8 @@ Result<Image> read_image(const std::string& address, bool files_allowed, const U
     return decode_image(std::as_bytes(std::span(bytes)), {.max_file_bytes = urls.max_bytes});
   }
   if (!files_allowed) return fail(Code::invalid_argument, "it must be a data: URL");
-  WEFT_TRY(const MappedFile file, MappedFile::open(address));
-  return decode_image(file.bytes(), {.max_file_bytes = urls.max_bytes});
+  WEFT_TRY(const std::string bytes, read_file(address, urls.max_bytes));
+  return decode_image(std::as_bytes(std::span(bytes)), {.max_file_bytes = urls.max_bytes});
 }
 
 Result<std::vector<MediaInput>> read_inputs(const Request& request, const UrlOptions& urls) {

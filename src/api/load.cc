@@ -82,6 +82,12 @@ CoreOptions core_options(const EngineOptions& options, const Model& model, const
   return core;
 }
 
+std::string draft_digest(const EngineOptions& options) {
+  EngineOptions with_files = options;
+  with_files.load_format = LoadFormat::automatic;
+  return checkpoint_digest(options.speculation.model, with_files);
+}
+
 // All that the bits of a cached position depend on, besides the tokens in front of it. Not the ranks: blocks are kept
 // and sent as all of them together have them.
 std::string cache_identity(const std::string& path, const EngineOptions& options, const Model& model,
@@ -90,7 +96,7 @@ std::string cache_identity(const std::string& path, const EngineOptions& options
   const auto line = [&](const char* name, const std::string& value) { text += name + (": " + value) + "\n"; };
   line("weft", WEFT_VERSION);
   line("instruction set", model.table->isa);
-  line("checkpoint", checkpoint_digest(path, options.load_format));
+  line("checkpoint", checkpoint_digest(path, options));
   line("weights", kernels::name(model.form));
   line("quantize", name_of(options.quantize));
   line("dequantize", options.dequantize ? "on" : "off");
@@ -98,8 +104,7 @@ std::string cache_identity(const std::string& path, const EngineOptions& options
   line("max-seq-len", std::to_string(options.max_seq_len));
   if (!draft) return text;
   line("draft", std::string(name_of(draft->method)) + " " + draft->name);
-  if (!options.speculation.model.empty())
-    line("draft checkpoint", checkpoint_digest(options.speculation.model, LoadFormat::automatic));
+  if (!options.speculation.model.empty()) line("draft checkpoint", draft_digest(options));
   line("draft cache", name(draft->kv_dtype));
   return text;
 }
@@ -232,6 +237,8 @@ Result<std::unique_ptr<Engine>> Engine::load(const std::string& path, const Engi
   }
   if (processes) ready = processes->agree(ready);
   if (!ready.ok()) return ready.error();
+  FileStamps files = text_files(path);
+  if (!options.chat_template.empty()) files.add(options.chat_template);
   // The tokenizer takes about as long as the weights, so both are read at once.
   auto text_side = std::async(std::launch::async, load_text, path, options.chat_template);
   WEFT_TRY(LoadedModel loaded, load_on_ranks(path, options, processes, progress));
@@ -250,6 +257,10 @@ Result<std::unique_ptr<Engine>> Engine::load(const std::string& path, const Engi
   }
   CoreOptions core = core_options(options, model, loaded.draft, std::move(processors));
   core.identity = cache_identity(path, options, model, loaded.draft);
+  // Text, weights and digests were read at different times, and must be of the same files.
+  files.add(model.checkpoint->stamps());
+  if (loaded.draft) files.add(loaded.draft->files);
+  WEFT_RETURN_IF_ERROR(files.check());
   if (!options.kv_cache_tier.empty()) {
     WEFT_TRY(core.store, open_tier(path, options, model, core.identity, processes != nullptr));
   }

@@ -9,6 +9,7 @@
 
 #include "api/limits.h"
 #include "base/cpu_layout.h"
+#include "base/mapped_file.h"
 #include "base/result.h"
 #include "core/option_kinds.h"
 #include "core/ranks.h"
@@ -32,6 +33,7 @@ struct EngineOptions {
   PackWeights pack_weights = PackWeights::automatic;
   KvCacheType kv_cache_dtype = KvCacheType::automatic;  // fp8 is refused
   LoadFormat load_format = LoadFormat::automatic;
+  LoadMode load_mode = LoadMode::mmap;       // how weights come into memory: files mapped, or read in pieces
   Device device = Device::cpu;               // cuda is refused
   int threads = 0;                           // 0: the physical cores of this process, within its group's CPU quota
   Pinning pin_threads = Pinning::automatic;  // compute threads stay on cores of their own

@@ -52,7 +52,7 @@ ProcessRanks::Facts facts_of(const std::string& path, const EngineOptions& o) {
   const RankLayout layout = rank_layout(o);
   return {{"version", WEFT_VERSION},
           {"instruction set", table ? table->isa : "none"},
-          {"checkpoint", checkpoint_digest(path, o.load_format)},
+          {"checkpoint", checkpoint_digest(path, o)},
           {"--tp-size", std::to_string(layout.tensor)},
           {"--pp-size", std::to_string(layout.pipeline)},
           {"--ep-size", std::to_string(layout.experts)},
@@ -136,6 +136,7 @@ Status load_models(const std::string& path, const EngineOptions& options,
                              .kv_dtype = options.kv_cache_dtype,
                              .max_seq_len = options.max_seq_len,
                              .dummy = options.load_format == LoadFormat::dummy,
+                             .load_mode = options.load_mode,
                              .quantize = options.quantize,
                              .dequantize = options.dequantize,
                              .pack_weights = options.pack_weights,
@@ -146,7 +147,12 @@ Status load_models(const std::string& path, const EngineOptions& options,
   loaded.speculation.method = draft_info->method, model_options.taps = draft_info->taps;
   WEFT_TRY(loaded.model, load_model(path, *loaded.ranks, model_options));
   WEFT_RETURN_IF_ERROR(check_target(loaded.model, loaded.speculation));
-  return load_draft_of(options, model_options, processes, loaded);
+  WEFT_RETURN_IF_ERROR(load_draft_of(options, model_options, processes, loaded));
+  // No step reads a file, so that files may change from here on.
+  loaded.model.checkpoint = loaded.model.checkpoint->without_files();
+  if (loaded.draft && loaded.draft->model)
+    loaded.draft->model->checkpoint = loaded.draft->model->checkpoint->without_files();
+  return {};
 }
 
 Status check_layout(const EngineOptions& options, const ProcessRanks* processes) {
@@ -168,8 +174,9 @@ Status check_layout(const EngineOptions& options, const ProcessRanks* processes)
 
 }  // namespace
 
-std::string checkpoint_digest(const std::string& path, LoadFormat format) {
-  const auto opened = format == LoadFormat::dummy ? Checkpoint::open_dummy(path) : Checkpoint::open(path);
+std::string checkpoint_digest(const std::string& path, const EngineOptions& options) {
+  const auto opened = options.load_format == LoadFormat::dummy ? Checkpoint::open_dummy(path)
+                                                               : Checkpoint::open(path, options.load_mode);
   if (!opened.ok()) return opened.error().message();
   const Checkpoint& checkpoint = **opened;
   constexpr size_t kPieces = 5, kBytes = 64;  // from beginning to end
@@ -180,8 +187,12 @@ std::string checkpoint_digest(const std::string& path, LoadFormat format) {
     add(name + weft::name(tensor.type));
     for (const int64_t extent : tensor.shape) add(" " + std::to_string(extent));
     const size_t bytes = std::min(kBytes, tensor.data.size());
-    for (size_t i = 0; i < kPieces; ++i)
-      sum.update(tensor.data.data() + (tensor.data.size() - bytes) / (kPieces - 1) * i, bytes);
+    for (size_t i = 0; i < kPieces; ++i) {
+      const auto piece = tensor.data.subspan((tensor.data.size() - bytes) / (kPieces - 1) * i, bytes);
+      const auto pin = tensor.pin(piece);
+      if (!pin.ok()) return pin.error().message();
+      sum.update(piece.data(), piece.size());
+    }
   }
   return hex(sum.digest());
 }

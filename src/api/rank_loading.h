@@ -22,7 +22,7 @@ Result<bool> is_follower(const EngineOptions& options);
 
 // Of the configuration, and of every tensor's name, type, shape and some of its bytes; reading all of them would take
 // too long. An error's message where there is none.
-std::string checkpoint_digest(const std::string& path, LoadFormat format);
+std::string checkpoint_digest(const std::string& path, const EngineOptions& options);
 
 struct LoadedModel {
   std::unique_ptr<RankTeam> ranks, draft_ranks;  // draft_ranks: where the draft has threads of its own

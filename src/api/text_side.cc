@@ -39,7 +39,7 @@ std::vector<ChatTemplate::Named> templates_of(const GgufTokenizer& t) {
 }
 
 Result<std::shared_ptr<const ChatTemplate>> template_in_file(const std::string& file, Json special_tokens) {
-  WEFT_TRY(const std::string source, read_file(file));
+  WEFT_TRY(const std::string source, read_file(file, FileLimit::chat_template));
   auto made = ChatTemplate::from_source(source, std::move(special_tokens));
   if (!made.ok()) return std::move(made).error().with(file).about("chat-template");
   return made;
@@ -78,6 +78,17 @@ std::vector<int32_t> named_end_ids(const Tokenizer& tokenizer) {
   for (const std::string_view name : kEndNames)
     if (const auto id = tokenizer.find_token(name); id && !(channels && name == "<|end|>")) ids.push_back(*id);
   return ids;
+}
+
+FileStamps text_files(const std::string& path) {
+  FileStamps files;
+  if (!is_directory(path)) return files;  // all is in a GGUF file
+  for (const char* part : {"/", "/llm/"})
+    for (const char* name : {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+                             "tokenizer.model", "tekken.json", "chat_template.jinja", "chat_template.json",
+                             "processor_config.json", "preprocessor_config.json"})
+      files.add(path + part + name);
+  return files;
 }
 
 Result<TextSide> load_text(const std::string& path, const std::string& template_file) {

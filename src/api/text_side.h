@@ -6,12 +6,16 @@
 #include <string>
 #include <vector>
 
+#include "base/mapped_file.h"
 #include "base/result.h"
 #include "media/processor.h"
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
 
 namespace weft {
+
+// The files below the model's path that load_text() reads, or would if they were there, as they are now.
+FileStamps text_files(const std::string& path);
 
 struct TextSide {
   std::shared_ptr<const Tokenizer> tokenizer;         // null: the checkpoint has none

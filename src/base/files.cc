@@ -1,16 +1,15 @@
 #include "base/files.h"
 
 #include <fcntl.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
-#include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
-#include <utility>
+
+#include "base/mapped_file.h"
 
 namespace weft {
 namespace {
@@ -26,13 +25,6 @@ struct Descriptor {
     if (fd >= 0) ::close(fd);
   }
 };
-
-Result<size_t> regular_size(int fd, const std::string& path) {
-  struct stat info;
-  if (::fstat(fd, &info) != 0) return system_error("cannot read", path);
-  if (!S_ISREG(info.st_mode)) return fail(Code::invalid_argument, path, " is not a regular file");
-  return static_cast<size_t>(info.st_size);
-}
 
 }  // namespace
 
@@ -54,9 +46,13 @@ bool is_directory(const std::string& path) {
 }
 
 Result<std::string> read_file(const std::string& path, size_t limit_bytes) {
-  Descriptor file{::open(path.c_str(), O_RDONLY | O_CLOEXEC)};
+  // Without waiting for a pipe's writer.
+  const Descriptor file{::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)};
   if (file.fd < 0) return system_error("cannot open", path);
-  WEFT_TRY(const size_t size, regular_size(file.fd, path));
+  struct stat before {};
+  if (::fstat(file.fd, &before) != 0) return system_error("cannot read", path);
+  if (!S_ISREG(before.st_mode)) return fail(Code::invalid_argument, path, " is not a regular file");
+  const auto size = static_cast<size_t>(before.st_size);
   if (size > limit_bytes)
     return fail(Code::invalid_argument, path, " has ", size, " bytes, over the limit of ", limit_bytes);
   std::string content(size, '\0');
@@ -68,7 +64,11 @@ Result<std::string> read_file(const std::string& path, size_t limit_bytes) {
     if (got == 0) break;
     done += static_cast<size_t>(got);
   }
-  content.resize(done);
+  struct stat after {};
+  if (::fstat(file.fd, &after) != 0) return system_error("cannot read", path);
+  if (done < size || FileStamp::of(before) != FileStamp::of(after))
+    return fail(Code::data_corrupt, path, " changed while it was read: ", size, " bytes when it was opened, ",
+                after.st_size, " now");
   return content;
 }
 
@@ -112,39 +112,6 @@ Status write_file(const std::string& path, std::string_view content) {
   if (!place.in_place() && ::rename(place.temporary.c_str(), place.target.c_str()) != 0)
     return system_error("cannot write", path);
   return {};
-}
-
-Result<MappedFile> MappedFile::open(const std::string& path) {
-  Descriptor file{::open(path.c_str(), O_RDONLY | O_CLOEXEC)};
-  if (file.fd < 0) return system_error("cannot open", path);
-  WEFT_TRY(const size_t size, regular_size(file.fd, path));
-  MappedFile mapped;
-  if (size == 0) return mapped;
-  void* data = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file.fd, 0);
-  if (data == MAP_FAILED) return system_error("cannot map", path);
-  mapped.data_ = static_cast<const std::byte*>(data);
-  mapped.size_ = size;
-  return mapped;
-}
-
-MappedFile::MappedFile(MappedFile&& other) noexcept
-    : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
-
-MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
-  std::swap(data_, other.data_);
-  std::swap(size_, other.size_);
-  return *this;
-}
-
-MappedFile::~MappedFile() {
-  if (data_) ::munmap(const_cast<std::byte*>(data_), size_);
-}
-
-void MappedFile::drop(std::span<const std::byte> part) const {
-  constexpr uintptr_t kPage = 4096;
-  const uintptr_t begin = (reinterpret_cast<uintptr_t>(part.data()) + kPage - 1) & ~(kPage - 1);
-  const uintptr_t end = reinterpret_cast<uintptr_t>(part.data() + part.size()) & ~(kPage - 1);
-  if (begin < end) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
 }
 
 }  // namespace weft

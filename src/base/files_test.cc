@@ -62,5 +62,19 @@ TEST_F(Files, ASecretHasNoWhiteSpaceAtItsEnd) {
   EXPECT_FALSE(read_secret(at("absent")).ok());
 }
 
+// None of these is waited for or read to its end.
+TEST_F(Files, WhatIsNoFileOfReasonableSizeIsAnErrorAtOnce) {
+  ASSERT_EQ(::mkfifo(at("pipe").c_str(), 0600), 0);
+  ASSERT_EQ(::symlink("loop", at("loop").c_str()), 0);
+  ASSERT_TRUE(write_file(at("sparse"), "x").ok());
+  fs::resize_file(at("sparse"), uintmax_t{10} << 30);
+  EXPECT_EQ(read_file(at("pipe")).error().message(), at("pipe") + " is not a regular file");
+  EXPECT_EQ(read_file("/dev/zero").error().message(), "/dev/zero is not a regular file");
+  EXPECT_EQ(read_file(folder_.string()).error().message(), folder_.string() + " is not a regular file");
+  EXPECT_NE(read_file(at("loop")).error().message().find("symbolic links"), std::string::npos);
+  EXPECT_EQ(read_file(at("sparse")).error().message(),
+            at("sparse") + " has 10737418240 bytes, over the limit of 67108864");
+}
+
 }  // namespace
 }  // namespace weft

@@ -400,7 +400,7 @@ Result<Json> parse_json(std::string_view text, const JsonRules& rules) {
 }
 
 Result<Json> read_json_file(const std::string& path) {
-  WEFT_TRY(const std::string text, read_file(path));
+  WEFT_TRY(const std::string text, read_file(path, FileLimit::settings));
   auto parsed = parse_json(text);
   if (!parsed.ok()) return std::move(parsed).error().with(path);
   return parsed;

@@ -6,22 +6,29 @@
 #include <vector>
 
 #include "base/files.h"
+#include "base/mapped_file.h"
 #include "checkpoint/checkpoint.h"
 
 namespace weft {
 
 struct Checkpoint::Files {
-  std::vector<MappedFile> mapped;
-  std::deque<TensorInfo> scales;  // factors in the shape that read_rows() indexes; they stay at their addresses
+  std::deque<MappedFile> mapped;      // at addresses that stay, for TensorInfo::source
+  FileStamps stamps;                  // of all files that were read
+  std::vector<MappedFile::Pin> pins;  // of what a GGUF file's strings point to
+  std::deque<TensorInfo> scales;      // factors in the shape that read_rows() indexes; they stay at their addresses
 };
 
 struct CheckpointBuilder {
   std::shared_ptr<Checkpoint> checkpoint{new Checkpoint};
+  LoadMode mode = LoadMode::mmap;
   std::string prefix;  // put before the names of tensors that are added or looked for
 
   // Maps a file and returns its index; the bytes stay at their address as long as the checkpoint lives.
   Result<int> map(const std::string& path);
-  std::span<const std::byte> bytes(int file) const { return checkpoint->files_->mapped[file].bytes(); }
+  const MappedFile& file(int file) const { return checkpoint->files_->mapped[static_cast<size_t>(file)]; }
+  // A JSON file of the model.
+  Result<Json> read_json(const std::string& path);
+  void keep_pins(std::vector<MappedFile::Pin> pins) { checkpoint->files_->pins = std::move(pins); }
   // data_corrupt for a name that is there already.
   Status add(TensorInfo tensor);
   TensorInfo* find(const std::string& name);
@@ -32,7 +39,7 @@ struct CheckpointBuilder {
   void set_config(Json config) { checkpoint->config_ = std::move(config); }
   void set_generation_config(Json config) { checkpoint->generation_config_ = std::move(config); }
   void set_gguf_tokenizer(std::unique_ptr<GgufTokenizer> tokenizer) {
-    checkpoint->gguf_tokenizer_ = std::move(tokenizer);
+    checkpoint->gguf_tokenizer_ = std::move(tokenizer), checkpoint->gguf_ = true;
   }
   void set_dummy() { checkpoint->dummy_ = true; }
 };

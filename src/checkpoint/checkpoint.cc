@@ -30,18 +30,38 @@ std::vector<std::string_view> Checkpoint::names() const {
 }
 
 void Checkpoint::drop(const TensorInfo& tensor) const {
-  if (!tensor.data.empty()) files_->mapped[tensor.file].drop(tensor.data);
+  if (!tensor.data.empty()) files_->mapped[static_cast<size_t>(tensor.file)].drop(tensor.data);
 }
 
 void Checkpoint::drop(const TensorInfo& tensor, int64_t first_row, int64_t rows) const {
   if (tensor.data.empty() || tensor.rows() == 0) return;
   const size_t row_bytes = tensor.data.size() / static_cast<size_t>(tensor.rows());
-  files_->mapped[tensor.file].drop(
+  files_->mapped[static_cast<size_t>(tensor.file)].drop(
       tensor.data.subspan(static_cast<size_t>(first_row) * row_bytes, static_cast<size_t>(rows) * row_bytes));
 }
 
+Status Checkpoint::check_unchanged() const {
+  for (const MappedFile& file : files_->mapped) WEFT_RETURN_IF_ERROR(file.check());
+  return files_->stamps.check();
+}
+
+const FileStamps& Checkpoint::stamps() const { return files_->stamps; }
+
+std::shared_ptr<const Checkpoint> Checkpoint::without_files() const {
+  std::shared_ptr<Checkpoint> rest(new Checkpoint);
+  rest->path_ = path_, rest->file_names_ = file_names_, rest->files_->stamps = files_->stamps;
+  rest->config_ = config_, rest->generation_config_ = generation_config_, rest->dummy_ = dummy_, rest->gguf_ = gguf_;
+  return rest;
+}
+
+Result<Json> CheckpointBuilder::read_json(const std::string& path) {
+  checkpoint->files_->stamps.add(path);
+  return read_json_file(path);
+}
+
 Result<int> CheckpointBuilder::map(const std::string& path) {
-  WEFT_TRY(MappedFile file, MappedFile::open(path));
+  WEFT_TRY(MappedFile file, MappedFile::open(path, mode));
+  checkpoint->files_->stamps.add(path, file.stamp());
   checkpoint->files_->mapped.push_back(std::move(file));
   checkpoint->file_names_.push_back(path);
   return static_cast<int>(checkpoint->files_->mapped.size()) - 1;
@@ -75,8 +95,11 @@ using WeightMap = std::map<std::string, std::string, std::less<>>;
 // the index does not name or looks for elsewhere, where no other file has it.
 Status add_file(CheckpointBuilder& builder, int file, const std::string& path, const WeightMap* weight_map,
                 const std::string& shard, bool named) {
-  const std::span<const std::byte> bytes = builder.bytes(file);
-  if (std::string_view(reinterpret_cast<const char*>(bytes.data()), bytes.size())
+  const MappedFile& source = builder.file(file);
+  const std::span<const std::byte> bytes = source.bytes();
+  WEFT_TRY(MappedFile::Pin pin, source.pin(bytes.first(std::min<size_t>(bytes.size(), 64))));
+  WEFT_TRY(pin, source.pin(bytes.first(safetensors_header_end(bytes))));
+  if (std::string_view(reinterpret_cast<const char*>(bytes.data()), std::min<size_t>(bytes.size(), 64))
           .starts_with("version https://git-lfs"))
     return fail(Code::data_corrupt, path, " is a Git LFS pointer, not the file that it stands for");
   WEFT_TRY(std::vector<TensorInfo> tensors, parse_safetensors(bytes, path));
@@ -86,7 +109,7 @@ Status add_file(CheckpointBuilder& builder, int file, const std::string& path, c
       if ((entry != weight_map->end() && entry->second == shard) != named) continue;
       if (!named && builder.find(tensor.name)) continue;
     }
-    tensor.file = file;
+    tensor.file = file, tensor.source = &source;
     if (Status added = builder.add(std::move(tensor)); !added.ok()) return Error(added.error()).with(path);
   }
   return {};
@@ -103,8 +126,8 @@ bool is_plain_name(const std::string& name) {
          name != ".." && name.find('\0') == std::string::npos;
 }
 
-Result<WeightMap> read_weight_map(const std::string& index_path) {
-  WEFT_TRY(const Json index, read_json_file(index_path));
+Result<WeightMap> read_weight_map(CheckpointBuilder& builder, const std::string& index_path) {
+  WEFT_TRY(const Json index, builder.read_json(index_path));
   const Json* entries = index.find("weight_map");
   if (!entries || !entries->is_object()) return fail(Code::data_corrupt, index_path, ": weight_map must be an object");
   WeightMap weight_map;
@@ -120,15 +143,15 @@ Result<WeightMap> read_weight_map(const std::string& index_path) {
 }
 
 // Whether an index is about other files than model.safetensors, or is broken.
-bool index_names_others(const std::string& folder) {
-  const auto weight_map = read_weight_map(folder + "/" + kIndexName);
+bool index_names_others(CheckpointBuilder& builder, const std::string& folder) {
+  const auto weight_map = read_weight_map(builder, folder + "/" + kIndexName);
   return !weight_map.ok() || std::any_of(weight_map->begin(), weight_map->end(),
                                          [](const auto& entry) { return entry.second != "model.safetensors"; });
 }
 
 Status add_shards(CheckpointBuilder& builder, const std::string& folder) {
   const std::string index_path = folder + "/" + kIndexName;
-  WEFT_TRY(const WeightMap weight_map, read_weight_map(index_path));
+  WEFT_TRY(const WeightMap weight_map, read_weight_map(builder, index_path));
   std::map<std::string, int> shards;
   for (const auto& [tensor, shard] : weight_map) shards.try_emplace(shard, -1);
   for (auto& [shard, file] : shards) {
@@ -161,7 +184,7 @@ std::vector<std::string> files_ending(const std::string& folder, std::string_vie
 Status add_tensors(CheckpointBuilder& builder, const std::string& folder) {
   const bool has_index = is_file(folder + "/" + kIndexName);
   if (is_file(folder + "/model.safetensors")) {  // as in the reference, it counts before an index
-    if (has_index && index_names_others(folder))
+    if (has_index && index_names_others(builder, folder))
       log_warning(folder, "/", kIndexName, " is ignored: the folder has model.safetensors");
     return add_file(builder, folder + "/model.safetensors");
   }
@@ -181,7 +204,7 @@ Status add_tensors(CheckpointBuilder& builder, const std::string& folder) {
 Status read_generation_config(CheckpointBuilder& builder, const std::string& folder) {
   const std::string path = folder + "/generation_config.json";
   if (!is_file(path)) return {};
-  auto generation = read_json_file(path);
+  auto generation = builder.read_json(path);
   if (generation.ok() && generation->is_object()) builder.set_generation_config(std::move(generation).value());
   else log_warning(path, " is ignored: ", generation.ok() ? "it must be a JSON object" : generation.error().message());
   return {};
@@ -203,7 +226,7 @@ Status read_parts(CheckpointBuilder& builder, const std::string& folder, Json& c
     if (!is_directory(own))
       return fail(Code::not_found, folder, " has no sub-folder ", name, ", where ", key, " has its part of the model");
     if (is_file(own + "/config.json")) {
-      WEFT_TRY(Json own_config, read_json_file(own + "/config.json"));
+      WEFT_TRY(Json own_config, builder.read_json(own + "/config.json"));
       config.set(key, std::move(own_config));
     }
     if (part == "llm") WEFT_RETURN_IF_ERROR(read_generation_config(builder, own));
@@ -226,7 +249,7 @@ Status read_folder(CheckpointBuilder& builder, const std::string& folder, bool c
       return fail(Code::invalid_argument, folder, " holds ", gguf.size(), " .gguf files; name one of them");
     return fail(Code::not_found, folder, " is not a model folder: there is no config.json and no .gguf file in it");
   }
-  WEFT_TRY(Json config, read_json_file(config_path));
+  WEFT_TRY(Json config, builder.read_json(config_path));
   if (!config.is_object())
     return fail(Code::invalid_argument, config_path, " must be a JSON object, not ", config.type_name());
   WEFT_RETURN_IF_ERROR(read_generation_config(builder, folder));
@@ -243,7 +266,7 @@ Status read_folder(CheckpointBuilder& builder, const std::string& folder, bool c
 
 // config.json alone, where it is named itself.
 Status read_config(CheckpointBuilder& builder, const std::string& path) {
-  WEFT_TRY(Json config, read_json_file(path));
+  WEFT_TRY(Json config, builder.read_json(path));
   if (!config.is_object())
     return fail(Code::invalid_argument, path, " must be a JSON object, not ", config.type_name());
   builder.set_config(std::move(config));
@@ -263,17 +286,23 @@ Status read_path(CheckpointBuilder& builder, std::string path, bool config_only)
   return fail(Code::invalid_argument, path, " is neither a model folder nor a .gguf file");
 }
 
-Result<std::shared_ptr<const Checkpoint>> open_path(const std::string& path, bool config_only) {
+Result<std::shared_ptr<const Checkpoint>> open_path(const std::string& path, bool config_only, LoadMode mode) {
   CheckpointBuilder builder;
-  WEFT_RETURN_IF_ERROR(read_path(builder, path, config_only));
+  builder.mode = mode;
+  const Status read = read_path(builder, path, config_only);
+  // What was read from a file that changed meanwhile is not to be complained about.
+  WEFT_RETURN_IF_ERROR(builder.checkpoint->check_unchanged());
+  if (!read.ok()) return read.error();
   return std::shared_ptr<const Checkpoint>(std::move(builder.checkpoint));
 }
 
 }  // namespace
 
-Result<std::shared_ptr<const Checkpoint>> Checkpoint::open(const std::string& path) { return open_path(path, false); }
+Result<std::shared_ptr<const Checkpoint>> Checkpoint::open(const std::string& path, LoadMode mode) {
+  return open_path(path, false, mode);
+}
 Result<std::shared_ptr<const Checkpoint>> Checkpoint::open_dummy(const std::string& path) {
-  return open_path(path, true);
+  return open_path(path, true, LoadMode::mmap);
 }
 
 Result<std::shared_ptr<const Checkpoint>> Checkpoint::open_described(const std::string& path,

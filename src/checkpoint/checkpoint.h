@@ -1,6 +1,6 @@
 // One read-only view of a model on disk, whatever its form: a folder with safetensors (one file or shards with an
-// index), or a GGUF file shown under Hugging Face names and a Hugging Face style config. Files are mapped, not read: a
-// tensor's bytes come into memory when they are read, and drop() gives their pages back.
+// index), or a GGUF file shown under Hugging Face names and a Hugging Face style config. A tensor's bytes come into
+// memory when they are looked at (LoadMode::mmap) or pinned (LoadMode::read), and drop() gives their pages back.
 #pragma once
 
 #include <cstddef>
@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "base/json.h"
+#include "base/mapped_file.h"
 #include "base/result.h"
 #include "checkpoint/storage_type.h"
 
@@ -26,9 +27,10 @@ struct TensorInfo {
   StorageType type = StorageType::f32;
   std::string unknown_type;  // what the file calls a type that is not known
   std::vector<int64_t> shape;
-  // the stored bytes; may start at any address, so never load wider types through a cast
+  // the stored bytes, to be looked at while pinned; may start at any address, so never load wider types through a cast
   std::span<const std::byte> data;
-  int file = 0;  // index into Checkpoint::files()
+  const MappedFile* source = nullptr;  // of `data`; null: it is in memory
+  int file = 0;                        // index into Checkpoint::files()
 
   // What read_rows() does beyond converting (set by the readers of the formats):
   float offset = 0;  // added to every value (GGUF stores Gemma's norms as 1 + w)
@@ -36,6 +38,11 @@ struct TensorInfo {
   int rotary_heads = 0;
   const TensorInfo* scale = nullptr;  // factors for a scaled fp8 weight: one value, one per row, or one per block below
   int scale_block_rows = 0, scale_block_cols = 0;
+
+  // Brings the bytes of stored rows, a part of `data` or all of it into memory for as long as the pin lives.
+  Result<MappedFile::Pin> pin(int64_t first_row, int64_t rows) const;
+  Result<MappedFile::Pin> pin(std::span<const std::byte> part) const;
+  Result<MappedFile::Pin> pin() const { return pin(data); }
 
   int64_t cols() const { return shape.empty() ? 1 : shape.back(); }
   int64_t rows() const;
@@ -57,7 +64,8 @@ Status read_block(const TensorInfo& tensor, int64_t first_row, int64_t rows, int
 // The whole tensor, row after row.
 Result<std::vector<float>> read_all(const TensorInfo& tensor);
 
-// The stored bytes of a row of a matrix that has any (not `random`): whole blocks, GGUF's row order undone.
+// The stored bytes of a row of a matrix that has any (not `random`) and is pinned: whole blocks, GGUF's row order
+// undone.
 std::span<const std::byte> stored_row(const TensorInfo& tensor, int64_t row);
 
 // The tokenizer that a GGUF file carries in its metadata (tokenizer.ggml.*). Strings point into the mapped file and
@@ -88,7 +96,7 @@ class Checkpoint {
   // `path`: a folder holding config.json and *.safetensors, a .gguf file, or a folder holding exactly one .gguf file
   // and no safetensors. Every offset, size and name is checked here, and so is quantization_config: a method that is
   // not understood is refused (Code::unsupported) so that packed bytes are never taken for weights.
-  static Result<std::shared_ptr<const Checkpoint>> open(const std::string& path);
+  static Result<std::shared_ptr<const Checkpoint>> open(const std::string& path, LoadMode mode = LoadMode::mmap);
   // config.json (or GGUF metadata) alone; TensorUsage then invents tensors of type `random` for whatever is asked for.
   // A folder's config.json may also be named itself.
   static Result<std::shared_ptr<const Checkpoint>> open_dummy(const std::string& path);
@@ -113,13 +121,22 @@ class Checkpoint {
   const Json& generation_config() const { return generation_config_; }
   const std::string& path() const { return path_; }  // as given to open()
   const std::vector<std::string>& files() const { return file_names_; }
-  bool is_gguf() const { return gguf_tokenizer_ != nullptr; }
+  bool is_gguf() const { return gguf_; }
   bool is_dummy() const { return dummy_; }
-  const GgufTokenizer* gguf_tokenizer() const { return gguf_tokenizer_.get(); }  // null unless is_gguf()
+  // Null unless is_gguf(), and without_files().
+  const GgufTokenizer* gguf_tokenizer() const { return gguf_tokenizer_.get(); }
   // Llama 3's frequency scaling as GGUF stores it: head_dim/2 divisors of the rotary frequencies (rope_freqs.weight),
   // or null. The config then has rope_scaling {"rope_type": "factors"}: frequency i is theta^(-2i/head_dim) /
   // factors[i].
   const TensorInfo* rope_factors() const { return find("rope_factors"); }
+
+  // Whether everything that was read so far is from the files as they were opened. Else data_corrupt, with the file's
+  // name: it was shortened, written to, replaced or removed meanwhile, or could not be read.
+  Status check_unchanged() const;
+  // All files that were read, as they were when they were opened.
+  const FileStamps& stamps() const;
+  // Its configuration alone, without tensors and without a hold on any file.
+  std::shared_ptr<const Checkpoint> without_files() const;
 
   // Tells the kernel that the tensor's pages are no longer needed in memory. Reading it again still works.
   void drop(const TensorInfo& tensor) const;
@@ -137,7 +154,7 @@ class Checkpoint {
   std::map<std::string, TensorInfo, std::less<>> tensors_;
   Json config_, generation_config_;
   std::unique_ptr<GgufTokenizer> gguf_tokenizer_;
-  bool dummy_ = false;
+  bool dummy_ = false, gguf_ = false;
 };
 
 }  // namespace weft

@@ -18,13 +18,16 @@ enum Type : uint32_t { u8, i8, u16, i16, u32, i32, f32, boolean, string, array, 
 // Reads little-endian values; every step is checked against the end of the file.
 class Reader {
  public:
-  explicit Reader(std::span<const std::byte> file) : file_(file) {}
+  Reader(std::span<const std::byte> file, const MappedFile* source) : file_(file), source_(source) {}
   size_t at() const { return at_; }
+  // Of all that was read.
+  std::vector<MappedFile::Pin> take_pins() { return std::move(pins_); }
 
   template <class T>
   Result<T> scalar() {
     if (file_.size() - at_ < sizeof(T))
       return fail(Code::data_corrupt, "the file ends inside its header (byte ", at_, ")");
+    WEFT_RETURN_IF_ERROR(bring(sizeof(T)));
     T value;
     std::memcpy(&value, file_.data() + at_, sizeof value);
     at_ += sizeof value;
@@ -35,6 +38,7 @@ class Reader {
     WEFT_TRY(const uint64_t length, scalar<uint64_t>());
     if (length > file_.size() - at_)
       return fail(Code::data_corrupt, "a string of ", length, " bytes at byte ", at_, " goes beyond the file");
+    WEFT_RETURN_IF_ERROR(bring(length));
     const std::string_view value(reinterpret_cast<const char*>(file_.data()) + at_, length);
     at_ += length;
     return value;
@@ -101,8 +105,21 @@ class Reader {
     return GgufValue{std::move(integers)};
   }
 
+  // Pins the next `bytes`, which the file has, and some more at a time.
+  Status bring(size_t bytes) {
+    if (!source_ || at_ + bytes <= pinned_) return {};
+    const size_t end = std::min(file_.size(), std::max(at_ + bytes, pinned_ + kAhead));
+    WEFT_TRY(MappedFile::Pin pin, source_->pin(file_.subspan(pinned_, end - pinned_)));
+    pins_.push_back(std::move(pin));
+    pinned_ = end;
+    return {};
+  }
+
+  static constexpr size_t kAhead = size_t{1} << 20;
   std::span<const std::byte> file_;
-  size_t at_ = 0;
+  const MappedFile* source_;
+  std::vector<MappedFile::Pin> pins_;
+  size_t at_ = 0, pinned_ = 0;
 };
 
 struct Placed {
@@ -135,8 +152,8 @@ Result<Placed> read_tensor_info(Reader& reader) {
 
 }  // namespace
 
-Result<GgufHeader> parse_gguf(std::span<const std::byte> file) {
-  Reader reader(file);
+Result<GgufHeader> parse_gguf(std::span<const std::byte> file, const MappedFile* source) {
+  Reader reader(file, source);
   WEFT_TRY(const uint32_t magic, reader.scalar<uint32_t>());
   if (magic != 0x46554747) return fail(Code::data_corrupt, "not a GGUF file");
   WEFT_TRY(const uint32_t version, reader.scalar<uint32_t>());
@@ -181,6 +198,7 @@ Result<GgufHeader> parse_gguf(std::span<const std::byte> file) {
     p.tensor.data = file.subspan(data + p.offset, bytes);
     header.tensors.push_back(std::move(p.tensor));
   }
+  header.pins = reader.take_pins();
   return header;
 }
 
@@ -270,7 +288,7 @@ Status add_tensors(CheckpointBuilder& builder, GgufHeader& header, int file) {
   for (TensorInfo& tensor : header.tensors) {
     const std::string hf = hf_name(tensor.name, gemma);
     if (!hf.empty()) tensor.name = hf;
-    tensor.file = file;
+    tensor.file = file, tensor.source = &builder.file(file);
     if (gemma && tensor.name.ends_with("norm.weight")) tensor.offset = -1;  // stored as 1 + w
     const bool is_q = tensor.name.ends_with("q_proj.weight") || tensor.name.ends_with("q_proj.bias");
     const bool is_k = tensor.name.ends_with("k_proj.weight") || tensor.name.ends_with("k_proj.bias");
@@ -284,9 +302,10 @@ Status add_tensors(CheckpointBuilder& builder, GgufHeader& header, int file) {
 
 Status read_gguf(CheckpointBuilder& builder, const std::string& path, bool config_only) {
   WEFT_TRY(const int file, builder.map(path));
-  auto parsed = parse_gguf(builder.bytes(file));
+  auto parsed = parse_gguf(builder.file(file).bytes(), &builder.file(file));
   if (!parsed.ok()) return std::move(parsed).error().with(path);
   GgufHeader header = std::move(parsed).value();
+  builder.keep_pins(std::move(header.pins));
   auto config = gguf_config(header);
   if (!config.ok()) return std::move(config).error().with(path);
   if (config_only) config->set("rope_scaling", nullptr);  // its factors are a tensor, and divisors cannot be invented

@@ -40,10 +40,12 @@ class GgufMetadata {
 
 struct GgufHeader {
   GgufMetadata metadata;
-  std::vector<TensorInfo> tensors;  // GGUF's names; shapes outermost first; data inside the file
+  std::vector<TensorInfo> tensors;    // GGUF's names; shapes outermost first; data inside the file
+  std::vector<MappedFile::Pin> pins;  // of what the strings point to
 };
 
-Result<GgufHeader> parse_gguf(std::span<const std::byte> file);
+// `source`: what `file` is of, where it must be pinned to be read; null: it is in memory.
+Result<GgufHeader> parse_gguf(std::span<const std::byte> file, const MappedFile* source = nullptr);
 
 // A Hugging Face style config for a file's metadata and tensors. Errors: architectures and variants of them that are
 // not known.

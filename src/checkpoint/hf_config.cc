@@ -73,6 +73,8 @@ bool HfConfig::differ(std::string_view tensor, std::string_view other) const {
   const TensorInfo* a = shared_->checkpoint ? shared_->checkpoint->find(tensor) : nullptr;
   const TensorInfo* b = shared_->checkpoint ? shared_->checkpoint->find(other) : nullptr;
   if (!a || !b) return false;
+  const auto first = a->pin(), second = b->pin();
+  if (!first.ok() || !second.ok()) return true;  // loading them will say why
   return a->type != b->type || a->shape != b->shape || !std::equal(a->data.begin(), a->data.end(), b->data.begin());
 }
 

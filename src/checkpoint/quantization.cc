@@ -150,7 +150,7 @@ Status apply_quantization(CheckpointBuilder& builder, const Json& config, const 
     WEFT_TRY(block, check_settings(*settings));
   } else {
     if (const std::string file = folder + "/hf_quant_config.json"; is_file(file)) {
-      WEFT_TRY(own, read_json_file(file));
+      WEFT_TRY(own, builder.read_json(file));
       settings = &own;
       auto checked = check_modelopt(own);
       if (!checked.ok()) return fail(checked.error().code(), file, ": ", checked.error().message());

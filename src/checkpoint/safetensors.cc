@@ -102,10 +102,16 @@ Status check_tiling(std::vector<Entry>& entries, int64_t data_bytes) {
   return {};
 }
 
+// Of a file of at least 8 bytes.
+uint64_t header_length(std::span<const std::byte> file) {
+  uint64_t bytes = 0;
+  for (size_t i = 8; i-- > 0;) bytes = bytes << 8 | static_cast<uint8_t>(file[i]);
+  return bytes;
+}
+
 Result<std::vector<TensorInfo>> parse(std::span<const std::byte> file) {
   if (file.size() < 8) return fail(Code::data_corrupt, "header length: the file has only ", file.size(), " bytes");
-  uint64_t header_bytes = 0;
-  for (int i = 7; i >= 0; --i) header_bytes = header_bytes << 8 | static_cast<uint8_t>(file[i]);
+  const uint64_t header_bytes = header_length(file);
   if (header_bytes > kMaxHeaderBytes)
     return fail(Code::data_corrupt, "header length is ", header_bytes, ", over the limit of ", kMaxHeaderBytes);
   if (header_bytes > file.size() - 8)
@@ -146,6 +152,11 @@ Result<std::vector<TensorInfo>> parse(std::span<const std::byte> file) {
 }
 
 }  // namespace
+
+size_t safetensors_header_end(std::span<const std::byte> file) {
+  if (file.size() < 8) return file.size();
+  return std::min<size_t>(file.size(), 8 + std::min(header_length(file), kMaxHeaderBytes));
+}
 
 Result<std::vector<TensorInfo>> parse_safetensors(std::span<const std::byte> file, const std::string& path) {
   auto tensors = parse(file);

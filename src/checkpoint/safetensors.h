@@ -16,4 +16,8 @@ namespace weft {
 // overlap. `path` is for messages. The tensors' spans point into `file`.
 Result<std::vector<TensorInfo>> parse_safetensors(std::span<const std::byte> file, const std::string& path);
 
+// Where the header ends: how much of `file`, whose first 8 bytes are there, parse_safetensors() looks at. Never more
+// than the file has, nor than a header may have.
+size_t safetensors_header_end(std::span<const std::byte> file);
+
 }  // namespace weft

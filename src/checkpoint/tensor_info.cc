@@ -87,6 +87,17 @@ class RowScales {
 
 }  // namespace
 
+Result<MappedFile::Pin> TensorInfo::pin(int64_t first_row, int64_t rows) const {
+  if (!source) return MappedFile::Pin();
+  if (rotary_heads > 0 || this->rows() == 0) return pin();  // rows lie in another order
+  const size_t row_bytes = data.size() / static_cast<size_t>(this->rows());
+  return pin(data.subspan(static_cast<size_t>(first_row) * row_bytes, static_cast<size_t>(rows) * row_bytes));
+}
+
+Result<MappedFile::Pin> TensorInfo::pin(std::span<const std::byte> part) const {
+  return source ? source->pin(part) : MappedFile::Pin();
+}
+
 int64_t TensorInfo::rows() const {
   int64_t product = 1;
   for (size_t i = 0; i + 1 < shape.size(); ++i) product *= shape[i];
@@ -119,6 +130,11 @@ Status read_block(const TensorInfo& tensor, int64_t first_row, int64_t rows, int
     const RandomRows random(tensor);
     for (int64_t r = 0; r < rows; ++r) random.read(first_row + r, first_col, cols, out + r * ld);
     return {};
+  }
+  WEFT_TRY(const MappedFile::Pin pin, tensor.pin(first_row, rows));
+  MappedFile::Pin scale_pin;
+  if (tensor.scale) {
+    WEFT_TRY(scale_pin, tensor.scale->pin());
   }
   RowScales scales(tensor);
   for (int64_t r = 0; r < rows; ++r) {

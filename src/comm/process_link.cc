@@ -39,6 +39,7 @@ class Watchdog {
     std::unique_lock lock(mutex_);
     if (changed_.wait_for(lock, std::chrono::duration<double>(seconds), [this] { return done_; })) return;
     write_log(LogLevel::error, line_);
+    flush_log(std::chrono::milliseconds(500));
     ::_exit(kRanksFailedStatus);
   }
 
@@ -120,6 +121,7 @@ void ProcessLink::fail(const std::string& why) {
   std::this_thread::sleep_for(std::chrono::milliseconds(rank_ == 0 ? 300 : 1500));
   for (int tries = 0; tries < 1000 && !calling_.try_lock(); ++tries)  // a call may be stuck
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  flush_log(std::chrono::milliseconds(500));
   mpi_->abort(kRanksFailedStatus);
   ::_exit(kRanksFailedStatus);
 }

@@ -92,7 +92,8 @@ void GrammarCache::compile(const GrammarSpec& spec, Entry& entry, std::unique_lo
   entry.bytes = sizeof(Entry) + 2 * entry.key.size();
   if (grammar.ok()) {
     entry.grammar = std::move(grammar).value();
-    for (const std::string& warning : entry.grammar->warnings()) log_warning("schema", " ", json_quote(warning));
+    static WarningLimit schemas;
+    for (const std::string& warning : entry.grammar->warnings()) schemas.warn("schema", " ", json_quote(warning));
     entry.bytes += entry.grammar->bytes();
   } else {
     ++metrics_.failures;

@@ -200,6 +200,7 @@ Result<std::vector<int32_t>> eagle3_token_ids(const HfConfig& config, const Chec
   }
   if (offsets->type != StorageType::i64 || offsets->values() != own)
     return fail(Code::data_corrupt, "d2t must hold ", own, " numbers of int64");
+  WEFT_TRY(const MappedFile::Pin pin, offsets->pin());
   std::vector<bool> taken(static_cast<size_t>(vocab));
   bool moved = own != vocab;
   for (int i = 0; i < own; ++i) {

@@ -223,7 +223,8 @@ void Passage::on_end(HttpFailure failure, const std::string& problem) {
   const bool over = limit.count() > 0 && Clock::now() - begin_ >= limit - milliseconds(1);
   std::string why = (failure == HttpFailure::unreachable ? "it cannot be reached: " : "") + problem;
   if (over) why = "no answer within " + Json(static_cast<double>(limit.count()) / 1000).dump() + " s";
-  log_warning("server_failed", " url=", ticket_->url(), " problem=", json_quote(why));
+  static WarningLimit failures;
+  failures.warn("server_failed", " url=", ticket_->url(), " problem=", json_quote(why));
   const bool timed_out = failure == HttpFailure::timed_out;
   ticket_->failed(why, !timed_out);
   if (!over && try_another()) return;

@@ -82,7 +82,8 @@ void Watcher::read_events(const std::string& url, const ServerAddress& address, 
     const auto json = parse_json(reply.body);
     const auto news = json.ok() ? servers_.take_events(url, *json) : Result<bool>(json.error());
     if (!news.ok()) {
-      log_warning("cache_events", " url=", url, " error=", json_quote(news.error().message()));
+      static WarningLimit unread_events;
+      unread_events.warn("cache_events", " url=", url, " error=", json_quote(news.error().message()));
       return;
     }
     const auto next = *news ? servers_.wanted_event(url) : std::nullopt;

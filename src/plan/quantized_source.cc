@@ -76,6 +76,7 @@ void QuantizedSource::grow() {
 }
 
 Status QuantizedSource::append_stored(const TensorInfo& tensor, int64_t first, int64_t count) {
+  WEFT_TRY(const MappedFile::Pin pin, tensor.pin(first, count));
   for (int64_t row = first; row < first + count; ++row) {
     grow();
     if (format_.form == WeightForm::fp8) WEFT_RETURN_IF_ERROR(append_fp8(tensor, row));

@@ -38,7 +38,6 @@ class Loader {
         usage_(*checkpoint_) {}
 
   Result<Weights> load() {
-    weights_.checkpoint = checkpoint_;
     claim();
     find_others();
     WEFT_RETURN_IF_ERROR(usage_.finish());
@@ -48,6 +47,7 @@ class Loader {
     if (error_) return std::move(*error_);
     WEFT_RETURN_IF_ERROR(widen_misfits());
     WEFT_RETURN_IF_ERROR(read_tables());
+    WEFT_RETURN_IF_ERROR(checkpoint_->check_unchanged());
     return std::move(weights_);
   }
 
@@ -350,6 +350,7 @@ class Loader {
     const int k = claimed.matrix->k;
     const uint16_t* from = together;
     int64_t ld = k;
+    MappedFile::Pin pin;  // of the rows that lie together
     const Status plain = each_source(
         claimed, first, count,
         [&](const TensorRows& rows, const TensorInfo& tensor, int64_t at, int64_t n, int64_t place) -> Status {
@@ -358,6 +359,7 @@ class Loader {
           if (!tensor.is_plain() || tensor.type != StorageType::bf16 || rows.transposed ||
               reinterpret_cast<uintptr_t>(data) % 2 != 0)
             return Error(Code::unsupported, "");
+          WEFT_TRY(pin, tensor.pin(std::span(data, static_cast<size_t>((n - 1) * tensor_k + k) * 2)));
           if (n == count) from = reinterpret_cast<const uint16_t*>(data), ld = tensor_k;
           else
             for (int64_t i = 0; i < n; ++i)
@@ -443,7 +445,7 @@ class Loader {
     return nullptr;
   }
 
-  // Plain tables stay where they are in the file; others are widened once.
+  // Plain tables are copied as they are; others are widened.
   Status read_tables() {
     for (size_t i = 0; i < tables_.size(); ++i) {
       if (!tables_[i]) {
@@ -455,24 +457,23 @@ class Loader {
         continue;
       }
       const TensorInfo& tensor = *tables_[i];
-      const bool direct =
-          tensor.is_plain() && reinterpret_cast<uintptr_t>(tensor.data.data()) % 4 == 0 &&
-          (tensor.type == StorageType::f32 || tensor.type == StorageType::bf16 || tensor.type == StorageType::f16);
-      if (direct) {
-        weights_.tables.push_back({tensor.data.data(), *plain_dtype(tensor.type)});
-        continue;
-      }
-      const bool narrow = options_.form != WeightForm::f32;
-      const size_t value_bytes = narrow ? 2 : 4, cols = tensor.cols();
+      const bool direct = tensor.is_plain() && (tensor.type == StorageType::f32 || tensor.type == StorageType::bf16 ||
+                                                tensor.type == StorageType::f16);
+      const bool narrow = direct ? tensor.type != StorageType::f32 : options_.form != WeightForm::f32;
+      const size_t value_bytes = narrow ? 2 : 4, cols = static_cast<size_t>(tensor.cols());
       WEFT_TRY(Memory memory, Memory::reserve(tensor.values() * value_bytes, true));
       std::atomic<int64_t> next{0};
       constexpr int64_t kRows = 64;
       team_.run([&](int) {
-        std::vector<float> rows(kRows * cols);
+        std::vector<float> rows(direct ? 0 : kRows * cols);
         for (int64_t first = next.fetch_add(kRows); first < tensor.rows() && !failed_; first = next.fetch_add(kRows)) {
           const int64_t count = std::min(kRows, tensor.rows() - first);
+          std::byte* to = memory.data() + static_cast<size_t>(first) * cols * value_bytes;
+          if (direct) {
+            if (Status copied = copy_rows(tensor, first, count, to); !copied.ok()) return report(copied.error());
+            continue;
+          }
           if (Status read = read_rows(tensor, first, count, rows.data(), cols); !read.ok()) return report(read.error());
-          std::byte* to = memory.data() + first * cols * value_bytes;
           if (!narrow) std::memcpy(to, rows.data(), count * cols * sizeof(float));
           else
             for (size_t k = 0; k < count * cols; ++k) reinterpret_cast<uint16_t*>(to)[k] = float_to_bf16(rows[k]);
@@ -480,10 +481,22 @@ class Loader {
       });
       if (error_) return *error_;
       checkpoint_->drop(tensor);
-      weights_.tables.push_back({memory.data(), narrow ? DType::bf16 : DType::f32});
+      weights_.tables.push_back({memory.data(), direct   ? *plain_dtype(tensor.type)
+                                                : narrow ? DType::bf16
+                                                         : DType::f32});
       weights_.bytes += static_cast<int64_t>(tensor.values() * value_bytes);
       weights_.memory.push_back(std::move(memory));
     }
+    return {};
+  }
+
+  // Rows as they are stored.
+  Status copy_rows(const TensorInfo& tensor, int64_t first, int64_t count, std::byte* to) const {
+    WEFT_TRY(const MappedFile::Pin pin, tensor.pin(first, count));
+    const size_t row_bytes = tensor.data.size() / static_cast<size_t>(tensor.rows());
+    std::memcpy(to, tensor.data.data() + static_cast<size_t>(first) * row_bytes,
+                static_cast<size_t>(count) * row_bytes);
+    checkpoint_->drop(tensor, first, count);
     return {};
   }
 

@@ -1,7 +1,8 @@
 // A plan's weights in memory: matrices in the kernels' packed form, vectors in float32, embedding tables as rows.
 //
-// Loading goes from the mapped checkpoint straight into the packed layout, all threads at once, panel by panel; pages
-// of the file are let go as soon as they are packed, so that no two full copies are held.
+// Loading goes from the checkpoint's files straight into the packed layout, all threads at once, panel by panel; pages
+// of the files are let go as soon as they are packed, so that no two full copies are held. Nothing of the files is used
+// afterwards, so that they may change or go; if they change while they are read, loading fails.
 #pragma once
 
 #include <functional>
@@ -38,7 +39,6 @@ struct Weights {
   // What the pointers point into.
   std::vector<Memory> memory;
   std::vector<std::vector<float>> bias_values;
-  std::shared_ptr<const Checkpoint> checkpoint;  // tables may lie in its mapping
 };
 
 struct LoadOptions {

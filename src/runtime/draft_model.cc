@@ -16,8 +16,8 @@ using models::DraftTarget;
 
 namespace {
 
-Result<std::shared_ptr<const Checkpoint>> open(const std::string& path, bool dummy) {
-  return dummy ? Checkpoint::open_dummy(path) : Checkpoint::open(path);
+Result<std::shared_ptr<const Checkpoint>> open(const std::string& path, const ModelOptions& options) {
+  return options.dummy ? Checkpoint::open_dummy(path) : Checkpoint::open(path, options.load_mode);
 }
 
 std::string described(const SpeculationOptions& options) {
@@ -121,7 +121,7 @@ Status choose_types(const SpeculationOptions& options, const Model& target, cons
 Status load_eagle3(const SpeculationOptions& options, const Model& target, const ModelOptions& target_options,
                    const RankTeam& ranks, DraftModel& draft) {
   WEFT_TRY(const Lender lender, find_parts(target));
-  WEFT_TRY(const std::shared_ptr<const Checkpoint> checkpoint, open(options.model, target_options.dummy));
+  WEFT_TRY(const std::shared_ptr<const Checkpoint> checkpoint, open(options.model, target_options));
   const HfConfig config = HfConfig::of(*checkpoint, target_options.max_seq_len);
   WEFT_TRY(draft.taps, models::eagle3_taps(config, lender.target, options.layers));
   WEFT_TRY(Plan plan, models::eagle3_plan(config, *checkpoint, lender.target, static_cast<int>(draft.taps.size())));
@@ -129,6 +129,7 @@ Status load_eagle3(const SpeculationOptions& options, const Model& target, const
   WEFT_RETURN_IF_ERROR(choose_types(options, target, target_options, *checkpoint, config, draft));
   WEFT_TRY(DraftStage stage, load_stage(std::move(plan), checkpoint, draft, lender, target_options, ranks));
   draft.stages.push_back(std::move(stage));
+  draft.files = checkpoint->stamps();
   return {};
 }
 
@@ -158,6 +159,7 @@ Status load_whole(const SpeculationOptions& options, const Model& target, const 
   if (model.vocab != target.vocab)
     return fail(Code::invalid_argument, "vocab_size is ", model.vocab, ", the target's is ", target.vocab);
   WEFT_RETURN_IF_ERROR(check_same_tokens(*model.checkpoint, *target.checkpoint));
+  draft.files = model.checkpoint->stamps();
   draft.form = model.form, draft.kv_dtype = model.kv_dtype;
   draft.max_positions = model.max_positions, draft.max_positions_from = model.max_positions_from;
   draft.stages.push_back({model.whole, std::move(model.shares)});
@@ -186,7 +188,7 @@ Result<DraftInfo> inspect_draft(const SpeculationOptions& options, const std::st
   DraftInfo info{options.method, {}};
   const bool automatic = options.method == DraftMethod::automatic;
   if (!automatic && options.method != DraftMethod::eagle3 && options.method != DraftMethod::mtp) return info;
-  WEFT_TRY(const std::shared_ptr<const Checkpoint> checkpoint, open(target, target_options.dummy));
+  WEFT_TRY(const std::shared_ptr<const Checkpoint> checkpoint, open(target, target_options));
   const HfConfig config = HfConfig::of(*checkpoint);
   const auto sizes = read_target(config);
   if (!sizes.ok() && automatic) return info;
@@ -197,7 +199,7 @@ Result<DraftInfo> inspect_draft(const SpeculationOptions& options, const std::st
     if (automatic) return info;
     return named(plans.error(), options);
   }
-  WEFT_TRY(const std::shared_ptr<const Checkpoint> draft, open(options.model, target_options.dummy));
+  WEFT_TRY(const std::shared_ptr<const Checkpoint> draft, open(options.model, target_options));
   auto taps = models::eagle3_taps(HfConfig::of(*draft), *sizes, options.layers);
   if (!taps.ok()) return named(std::move(taps).error(), options);
   info.taps = std::move(taps).value();

@@ -33,6 +33,7 @@ struct DraftModel {
   int ids = 0;                      // token ids that it can read are below this
   int max_positions = 0;
   std::string max_positions_from;
+  FileStamps files;              // that it was read from, where they are its own
   std::unique_ptr<Model> model;  // draft_model: what the stage's plan and weights are of
 
   bool reads_states() const { return method != DraftMethod::draft_model; }

@@ -6,7 +6,9 @@
 #include <array>
 #include <exception>
 
+#include "base/files.h"
 #include "base/json.h"
+#include "base/mapped_file.h"
 #include "core/sampling_params.h"
 #include "weft/logits_processor.h"
 
@@ -122,6 +124,8 @@ Status PluginProcessor::process(std::span<float> logits, const SlotView& view) {
 Result<std::shared_ptr<Library>> open_library(const std::string& file) {
   // Without a slash the loader would look in the system's folders; a file is meant.
   const std::string path = file.find('/') == std::string::npos ? "./" + file : file;
+  if (FileStamp::at(path).bytes >= 0 && !is_file(path))  // the loader would wait for a pipe's writer
+    return fail(Code::invalid_argument, path, " is not a regular file");
   void* handle = ::dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (handle) return std::make_shared<Library>(handle);
   const char* why = ::dlerror();

@@ -28,6 +28,7 @@ struct ModelOptions {
   // positions that the engine makes room for; 0: all of the model's
   int max_seq_len = 0;
   bool dummy = false;  // random weights
+  LoadMode load_mode = LoadMode::mmap;
   Quantize quantize = Quantize::none;
   bool dequantize = false;  // see FormatOptions
   PackWeights pack_weights = PackWeights::automatic;
@@ -37,7 +38,7 @@ struct ModelOptions {
 };
 
 struct Model {
-  std::shared_ptr<const Checkpoint> checkpoint;
+  std::shared_ptr<const Checkpoint> checkpoint;  // once all is loaded: without its files
   std::string architecture;
   Plan whole;  // as recorded, with its formats: what all ranks together compute
   PlanShares shares;

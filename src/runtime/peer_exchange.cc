@@ -144,8 +144,9 @@ void PeerExchange::on_message(const std::shared_ptr<Channel>& channel, std::span
   if (taken.ok()) return;
   const Peer* const peer = find(channel.get());
   if (!peer) return;
+  static WarningLimit refused_peers;
   if (peer->address.empty())
-    log_warning("blocks of the cache are not sent to ", peer->link->peer(), ": ", taken.error().message());
+    refused_peers.warn("blocks of the cache are not sent to ", peer->link->peer(), ": ", taken.error().message());
   refused_ += !peer->link->ready();
   lose(channel.get(), taken.error().message());
 }

@@ -73,7 +73,8 @@ void PrefixFetcher::ask_server(uint64_t number, double now) {
 // What is sure stays; the rest is asked for elsewhere.
 void PrefixFetcher::next_server(uint64_t number, const std::string& why, double now) {
   Fetch& fetch = *fetches_.at(number);
-  log_warning("blocks from ", fetch.address(), " did not come: ", why);
+  static WarningLimit lost_blocks;
+  lost_blocks.warn("blocks from ", fetch.address(), " did not come: ", why);
   ++metrics_.failures;
   tickets_.erase(fetch.ticket);
   ++fetch.server;

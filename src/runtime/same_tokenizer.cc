@@ -42,15 +42,18 @@ Result<Tokens> read_tokens(const Checkpoint& checkpoint) {
     return tokens;
   }
   if (!is_file(tokenizer_file(checkpoint))) return Tokens();
-  WEFT_TRY(const Json file, read_json_file(tokenizer_file(checkpoint)));
-  return tokens_of(file);
+  WEFT_TRY(const std::string text, read_file(tokenizer_file(checkpoint), FileLimit::tokenizer));
+  auto file = parse_json(text);
+  if (!file.ok()) return std::move(file).error().with(tokenizer_file(checkpoint));
+  return tokens_of(*file);
 }
 
 // Most often the one is a copy of the other.
 bool same_file(const Checkpoint& a, const Checkpoint& b) {
   if (a.is_gguf() || b.is_gguf()) return false;
-  const auto first = MappedFile::open(tokenizer_file(a)), second = MappedFile::open(tokenizer_file(b));
-  return first.ok() && second.ok() && std::ranges::equal(first->bytes(), second->bytes());
+  const auto first = read_file(tokenizer_file(a), FileLimit::tokenizer),
+             second = read_file(tokenizer_file(b), FileLimit::tokenizer);
+  return first.ok() && second.ok() && *first == *second;
 }
 
 }  // namespace

@@ -188,16 +188,16 @@ class HttpCalls::Core {
     while (!stopped_) io_.run_one();
   }
 
-  bool run_to_end() {
-    bool interrupted = false;
+  int run_to_end() {
+    int interrupted = 0;
     net::signal_set signals(io_, SIGINT, SIGTERM);
-    signals.async_wait([&](const error_code& error, int) {
-      if (!error) interrupted = true;
+    signals.async_wait([&](const error_code& error, int signal) {
+      if (!error) interrupted = signal;
     });
-    while (pending_ > 0 && !stopped_ && !interrupted) io_.run_one();
+    while (pending_ > 0 && !stopped_ && interrupted == 0) io_.run_one();
     stopped_ = true;
     signals.clear();
-    return !interrupted;
+    return interrupted;
   }
 
   void stop() {
@@ -365,7 +365,7 @@ void HttpCalls::cancel(Id id) { core_->cancel(id); }
 void HttpCalls::post(std::function<void()> work) { core_->post(std::move(work)); }
 void HttpCalls::after(milliseconds pause, std::function<void()> work) { core_->after(pause, std::move(work)); }
 void HttpCalls::run() { core_->run(); }
-bool HttpCalls::run_to_end() { return core_->run_to_end(); }
+int HttpCalls::run_to_end() { return core_->run_to_end(); }
 void HttpCalls::stop() { core_->stop(); }
 
 }  // namespace weft

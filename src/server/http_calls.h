@@ -73,8 +73,8 @@ class HttpCalls {
 
   // Runs what the functions above begin, on the calling thread, until stop().
   void run();
-  // The same, but only until nothing is left. Returns false if SIGINT or SIGTERM ended it.
-  bool run_to_end();
+  // The same, but only until nothing is left. Returns 0, or the signal (SIGINT, SIGTERM) that ended it.
+  int run_to_end();
   // run() returns, and calls nothing any more. Any thread.
   void stop();
 

@@ -334,6 +334,23 @@ TEST(FileStore, AFullDiskPausesWrites) {
   EXPECT_TRUE(get(*store, 2));
 }
 
+TEST(FileStore, WithoutDescriptorsBlocksAreMissedAndStay) {
+  Folder folder;
+  auto store = open(folder.path());
+  put(*store, 1);
+  rlimit before;
+  ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &before), 0);
+  const rlimit none{0, before.rlim_max};
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &none), 0);
+  const bool found = get(*store, 1);
+  const Status written = store->write(0, key_of(2), content_of(2, kBytes));
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &before), 0);
+  EXPECT_FALSE(found);
+  ASSERT_FALSE(written.ok());
+  EXPECT_NE(written.error().message().find("Too many open files"), std::string::npos) << written.error().message();
+  EXPECT_TRUE(get(*store, 1));
+}
+
 TEST(FileStore, FoldersThatCannotBeUsed) {
   Folder folder;
   const auto error_of = [](const std::string& path, int64_t max_bytes = 0) {

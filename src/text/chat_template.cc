@@ -56,7 +56,7 @@ Result<std::vector<ChatTemplate::Named>> templates_in_json(const std::string& pa
 Result<std::vector<ChatTemplate::Named>> templates_in_files(const std::string& folder) {
   std::vector<ChatTemplate::Named> out;
   if (const std::string path = folder + "/chat_template.jinja"; is_file(path)) {
-    WEFT_TRY(std::string source, read_file(path));
+    WEFT_TRY(std::string source, read_file(path, FileLimit::chat_template));
     out.emplace_back("default", std::move(source));
   }
   const std::string extra = folder + "/additional_chat_templates";
@@ -64,7 +64,7 @@ Result<std::vector<ChatTemplate::Named>> templates_in_files(const std::string& f
   std::error_code ignored;
   for (const auto& entry : std::filesystem::directory_iterator(extra, ignored)) {
     if (entry.path().extension() != ".jinja") continue;
-    WEFT_TRY(std::string source, read_file(entry.path().string()));
+    WEFT_TRY(std::string source, read_file(entry.path().string(), FileLimit::chat_template));
     out.emplace_back(entry.path().stem().string(), std::move(source));
   }
   return out;

@@ -159,7 +159,7 @@ int check_templates(const std::string& folder, const Json& cases, int64_t now_un
   for (const Json& one : cases.find("cases")->items()) {
     const std::string name = one.find("template")->as_string();
     const std::string where = name + " " + one.find("case")->as_string();
-    auto source = read_file(folder + "/" + name + ".jinja");
+    auto source = read_file(folder + "/" + name + ".jinja", FileLimit::chat_template);
     auto compiled = source.ok() ? ChatTemplate::from_source(*source) : std::move(source).error();
     if (!compiled.ok()) {
       tally.compare(where, compiled.error().to_string(), std::string("compiled"));

@@ -92,7 +92,7 @@ Result<std::shared_ptr<const Tokenizer>> Tokenizer::from_folder(const std::strin
       std::ranges::find_if(kSources, [&](const auto& source) { return is_file(folder + "/" + source.first); });
   if (found == std::end(kSources)) return no_tokenizer(folder);
   const std::string path = folder + "/" + found->first;
-  WEFT_TRY(const std::string file, read_file(path));
+  WEFT_TRY(const std::string file, read_file(path, FileLimit::tokenizer));
   WEFT_TRY(const std::string config_text, config_of(folder, found->second));
   WeftError error;
   WeftTokenizer* handle =

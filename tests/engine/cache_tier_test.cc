@@ -1,9 +1,11 @@
 // The cache's tier: what one engine leaves in a folder, another one finds, whatever its ranks; answers have the bits
 // that they have without it, and nothing that is wrong with the folder's files gets into them.
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 
 #include <chrono>
+#include <csignal>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -140,6 +142,21 @@ TEST_P(CacheTierFolder, DamagedFilesAreNotUsed) {
 }
 
 // Other weights, or the same in other types, have blocks of their own.
+// A limit of the process on the size of files stands for a full disk.
+TEST_P(CacheTierFolder, AFullDiskChangesNoAnswer) {
+  std::signal(SIGXFSZ, SIG_IGN);  // as the command does
+  rlimit before{};
+  ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &before), 0);
+  const rlimit small{1024, before.rlim_max};
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &small), 0);
+  EngineMetrics metrics;
+  const auto texts = answers(with_tier(options()), nullptr, &metrics);
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &before), 0);
+  EXPECT_EQ(texts, wanted_);
+  EXPECT_TRUE(blocks().empty());
+  EXPECT_GT(metrics.core.tier.store.write_errors, 0);
+}
+
 TEST_P(CacheTierFolder, OtherOptionsFindNothing) {
   EXPECT_EQ(answers(with_tier(options())), wanted_);
   EngineOptions o = with_tier(options());
