@@ -5,7 +5,7 @@ use tokenizers::{
     TokenizerImpl,
 };
 
-use crate::abi::{self, guard, Failure, Outcome, WeftBytes, WeftError, WeftIds};
+use crate::abi::{self, guard, guard_stop, Failure, Outcome, WeftBytes, WeftError, WeftIds};
 use crate::detokenizer::Streaming;
 use crate::gguf::{self, WeftGgufVocabulary};
 use crate::pair_model::SharedModel;
@@ -253,8 +253,9 @@ pub unsafe extern "C" fn weft_tokenizer_encode(
     parse_special: bool,
     ids: *mut WeftIds,
     error: *mut WeftError,
+    stop: *const u8,
 ) -> bool {
-    guard(error, false, || {
+    guard_stop(stop, error, false, || {
         ids.write(tokenizer.encode(abi::text(text, size)?, add_special, parse_special)?.into());
         Ok(true)
     })
@@ -273,8 +274,9 @@ pub unsafe extern "C" fn weft_tokenizer_encode_pair(
     ids: *mut WeftIds,
     type_ids: *mut WeftIds,
     error: *mut WeftError,
+    stop: *const u8,
 ) -> bool {
-    guard(error, false, || {
+    guard_stop(stop, error, false, || {
         let first = abi::text(texts, first_size)?;
         let second = abi::text(texts.add(first_size), second_size)?;
         let input = EncodeInput::Dual(InputSequence::from(first), InputSequence::from(second));

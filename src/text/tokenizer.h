@@ -16,12 +16,17 @@ struct WeftTokenizer;  // the bridge's handle; see bridge/include/bridge.h
 
 namespace weft {
 
+class StopFlag;
+
 struct EncodeOptions {
   // Adds what the model's post-processor adds: BOS for most decoders, [CLS] and [SEP] for BERT.
   bool add_special_tokens = true;
   // "<|eot_id|>" in the text becomes that token. False: special tokens in the text are ordinary characters (user
   // input).
   bool parse_special = true;
+  // Looked at while the text is encoded, about every millisecond (docs/contract-engine.md): cancelled or
+  // deadline_exceeded once it is set. Null: never.
+  const StopFlag* stop = nullptr;
 };
 
 struct EncodedPair {
