@@ -71,8 +71,9 @@ int64_t weft_tokenizer_end_token(const WeftTokenizer*, bool end);
 WeftTokenizer* weft_tokenizer_from_gguf(const WeftGgufVocabulary*, WeftError*);
 void weft_tokenizer_free(WeftTokenizer*);
 uint32_t weft_tokenizer_end_id(const WeftTokenizer*); /* one more than the largest id */
+/* `most`: WEFT_TOO_LARGE once there are more ids than that, without encoding the rest. */
 bool weft_tokenizer_encode(const WeftTokenizer*, const char* text, size_t size, bool add_special, bool parse_special,
-                           WeftIds*, WeftError*, const uint8_t* stop);
+                           size_t most, WeftIds*, WeftError*, const uint8_t* stop);
 /* `texts`: the first text and the second right behind it. */
 bool weft_tokenizer_encode_pair(const WeftTokenizer*, const char* texts, size_t first_size, size_t second_size,
                                 bool add_special, bool parse_special, WeftIds* ids, WeftIds* type_ids, WeftError*,

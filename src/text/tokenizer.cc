@@ -151,7 +151,7 @@ Result<std::vector<int32_t>> Tokenizer::encode(std::string_view text, EncodeOpti
   WeftIds ids;
   WeftError error;
   if (!weft_tokenizer_encode(handle_.get(), text.data(), text.size(), options.add_special_tokens, options.parse_special,
-                             &ids, &error, bridge::byte_of(options.stop))) {
+                             options.most_tokens, &ids, &error, bridge::byte_of(options.stop))) {
     return bridge::take(error, options.stop);
   }
   return bridge::take(ids);

@@ -27,6 +27,8 @@ struct EncodeOptions {
   // Looked at while the text is encoded, about every millisecond (docs/contract-engine.md): cancelled or
   // deadline_exceeded once it is set. Null: never.
   const StopFlag* stop = nullptr;
+  // too_large once the text has more tokens than this; the rest is not looked at. Not of pairs.
+  size_t most_tokens = SIZE_MAX;
 };
 
 struct EncodedPair {
