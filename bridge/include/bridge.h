@@ -1,7 +1,8 @@
 /* The C interface of the Rust crate in bridge/. Only .cc files of src/text, src/grammar and src/media include it.
    Texts are UTF-8 with their size, not ended by a zero. A function that can fail takes a WeftError, which it fills
    in when it returns false or null; the message then belongs to the caller (weft_bytes_free). Panics never cross:
-   they are errors too. Objects may be used from several threads at once if the pointer is const, and from one at a
+   they are errors too. `stop` is null, or a byte that another thread makes something else than 0 once the work is
+   needed no more: the function then fails with WEFT_STOPPED within some milliseconds. Objects may be used from several threads at once if the pointer is const, and from one at a
    time otherwise. */
 #pragma once
 
@@ -21,7 +22,14 @@ typedef struct {
   uint32_t* data;
   size_t size, capacity;
 } WeftIds;
-enum { WEFT_INVALID_ARGUMENT = 1, WEFT_UNSUPPORTED = 2, WEFT_RESOURCE_EXHAUSTED = 3, WEFT_INTERNAL = 4 };
+enum {
+  WEFT_INVALID_ARGUMENT = 1,
+  WEFT_UNSUPPORTED = 2,
+  WEFT_RESOURCE_EXHAUSTED = 3,
+  WEFT_INTERNAL = 4,
+  WEFT_STOPPED = 5, /* by the caller's stop flag */
+  WEFT_TOO_LARGE = 6
+};
 typedef struct {
   int32_t code;
   WeftBytes message;
@@ -63,11 +71,13 @@ int64_t weft_tokenizer_end_token(const WeftTokenizer*, bool end);
 WeftTokenizer* weft_tokenizer_from_gguf(const WeftGgufVocabulary*, WeftError*);
 void weft_tokenizer_free(WeftTokenizer*);
 uint32_t weft_tokenizer_end_id(const WeftTokenizer*); /* one more than the largest id */
+/* `most`: WEFT_TOO_LARGE once there are more ids than that, without encoding the rest. */
 bool weft_tokenizer_encode(const WeftTokenizer*, const char* text, size_t size, bool add_special, bool parse_special,
-                           WeftIds*, WeftError*);
+                           size_t most, WeftIds*, WeftError*, const uint8_t* stop);
 /* `texts`: the first text and the second right behind it. */
 bool weft_tokenizer_encode_pair(const WeftTokenizer*, const char* texts, size_t first_size, size_t second_size,
-                                bool add_special, bool parse_special, WeftIds* ids, WeftIds* type_ids, WeftError*);
+                                bool add_special, bool parse_special, WeftIds* ids, WeftIds* type_ids, WeftError*,
+                                const uint8_t* stop);
 bool weft_tokenizer_decode(const WeftTokenizer*, const uint32_t* ids, size_t count, bool skip_special, WeftBytes*,
                            WeftError*);
 WeftBytes weft_tokenizer_token_bytes(const WeftTokenizer*, uint32_t id);          /* empty for an unknown id */
@@ -86,7 +96,7 @@ typedef struct WeftTemplate WeftTemplate;
 WeftTemplate* weft_template_new(const char* source, size_t size, uint64_t fuel, size_t output_limit, WeftError*);
 void weft_template_free(WeftTemplate*);
 bool weft_template_render(const WeftTemplate*, const char* context, size_t size, bool continue_final, WeftBytes*,
-                          WeftError*);
+                          WeftError*, const uint8_t* stop);
 
 /* Guided decoding. `rows`: rows of the logits. Kinds: 0 JSON object, 1 JSON schema, 2 regular expression, 3 EBNF or
    Lark, 4 choices (a JSON list of strings), 5 structural tag (JSON). Thinking: 0 none, 1 the answer may open it, 2
@@ -108,7 +118,8 @@ WeftGrammarFactory* weft_grammar_factory_new(const WeftTokenizer*, uint32_t rows
                                              const WeftGrammarLimits*, WeftError*);
 void weft_grammar_factory_free(WeftGrammarFactory*);
 WeftGrammar* weft_grammar_new(const WeftGrammarFactory*, uint32_t kind, const char* text, size_t size, bool compact,
-                              uint32_t thinking, bool strict, const WeftGrammarLimits*, WeftGrammarReport*, WeftError*);
+                              uint32_t thinking, bool strict, const WeftGrammarLimits*, WeftGrammarReport*, WeftError*,
+                              const uint8_t* stop);
 void weft_grammar_free(WeftGrammar*);
 WeftGrammar* weft_grammar_clone(const WeftGrammar*);
 bool weft_grammar_mask(WeftGrammar*, uint32_t* out, size_t words, WeftError*);
@@ -130,7 +141,11 @@ typedef struct {
   WeftBytes rgb, exif, xmp;
 } WeftImage;
 bool weft_image_decode(uint32_t format, const uint8_t* data, size_t size, const WeftImageLimits*, WeftImage*,
-                       WeftError*);
+                       WeftError*, const uint8_t* stop);
+/* The size that the file's header tells, checked against the limits as decoding does it; nothing is decoded.
+   `bytes`: what decoding holds at once. */
+bool weft_image_size(uint32_t format, const uint8_t* data, size_t size, const WeftImageLimits*, uint32_t* width,
+                     uint32_t* height, uint64_t* bytes, WeftError*);
 
 /* One HTTP request without following redirects. The body is read for status 200 only. Only public addresses are
    connected to, unless `private_addresses`. */
@@ -143,7 +158,7 @@ typedef struct {
   uint32_t status;
   WeftBytes location, body;
 } WeftFetched;
-bool weft_http_get(const char* url, size_t size, const WeftFetchLimits*, WeftFetched*, WeftError*);
+bool weft_http_get(const char* url, size_t size, const WeftFetchLimits*, WeftFetched*, WeftError*, const uint8_t* stop);
 bool weft_address_is_public(const char* address, size_t size); /* "192.0.2.1", "::1"; false for what is no address */
 
 #ifdef __cplusplus

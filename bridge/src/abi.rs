@@ -1,6 +1,8 @@
 //! The plumbing of the C interface: owned byte buffers, errors as text, and the guard that every function runs in, so
 //! that neither an error nor a panic of a crate crosses the border.
+use std::cell::Cell;
 use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::Once;
 
 /// Kinds of failure; the values of `WeftErrorCode` in bridge.h.
@@ -11,6 +13,8 @@ pub enum Code {
     Unsupported = 2,
     ResourceExhausted = 3,
     Internal = 4,
+    Stopped = 5, // by the caller's stop flag
+    TooLarge = 6,
 }
 
 #[derive(Debug)]
@@ -30,6 +34,54 @@ impl Failure {
     }
     pub fn exhausted(message: impl Into<String>) -> Self {
         Failure { code: Code::ResourceExhausted, message: message.into() }
+    }
+    pub fn too_large(message: impl Into<String>) -> Self {
+        Failure { code: Code::TooLarge, message: message.into() }
+    }
+}
+
+/// The caller's stop flag: a byte that becomes something else than 0 once the work is needed no more. Null: never.
+#[derive(Clone, Copy)]
+pub struct Stop(*const u8);
+
+// SAFETY: the byte is read as an atomic, and lives as long as the call that it was given to.
+unsafe impl Send for Stop {}
+unsafe impl Sync for Stop {}
+
+thread_local! {
+    static CURRENT: Cell<Stop> = const { Cell::new(Stop(std::ptr::null())) };
+}
+
+impl Stop {
+    /// # Safety
+    /// `flag` is null or points at a byte that lives longer than the result and everything it is handed to.
+    pub unsafe fn new(flag: *const u8) -> Self {
+        Stop(flag)
+    }
+    /// The flag of the call that this thread works on.
+    pub fn current() -> Self {
+        CURRENT.with(Cell::get)
+    }
+    pub fn is_set(self) -> bool {
+        // SAFETY: see `new`.
+        !self.0.is_null() && unsafe { AtomicU8::from_ptr(self.0.cast_mut()) }.load(Ordering::Relaxed) != 0
+    }
+    pub fn check(self) -> Outcome<()> {
+        match self.is_set() {
+            true => Err(Failure { code: Code::Stopped, message: "stopped by the caller".into() }),
+            false => Ok(()),
+        }
+    }
+    /// Runs `work` with this flag as the current one.
+    pub fn within<T>(self, work: impl FnOnce() -> T) -> T {
+        struct Restore(Stop);
+        impl Drop for Restore {
+            fn drop(&mut self) {
+                CURRENT.with(|current| current.set(self.0));
+            }
+        }
+        let _restore = Restore(CURRENT.with(|current| current.replace(self)));
+        work()
     }
 }
 
@@ -153,4 +205,21 @@ pub unsafe fn guard<T>(error: *mut WeftError, fallback: T, work: impl FnOnce() -
             fallback
         }
     }
+}
+
+/// `guard` for work that looks at a stop flag.
+///
+/// # Safety
+/// As for `guard` and `Stop::new`.
+pub unsafe fn guard_stop<T>(
+    stop: *const u8,
+    error: *mut WeftError,
+    fallback: T,
+    work: impl FnOnce() -> Outcome<T>,
+) -> T {
+    let stop = Stop::new(stop);
+    guard(error, fallback, || {
+        stop.check()?;
+        stop.within(work)
+    })
 }

@@ -2,9 +2,11 @@
 //! once, addresses that are not public are struck out, and only what is left is connected to, so a name that resolves
 //! differently a moment later changes nothing. Redirects are not followed here: the caller checks where they lead and
 //! asks again (src/media/url.cc).
-use crate::abi::{guard, text, Failure, WeftBytes, WeftError};
+use crate::abi::{catch, guard_stop, text, Code, Failure, Outcome, Stop, WeftBytes, WeftError};
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 use ureq::config::Config;
 use ureq::http::Uri;
@@ -98,8 +100,82 @@ pub unsafe extern "C" fn weft_address_is_public(address: *const u8, size: usize)
     text(address, size).ok().and_then(|t| t.parse::<IpAddr>().ok()).is_some_and(is_public)
 }
 
+struct Answer {
+    status: u32,
+    location: Vec<u8>,
+    body: Vec<u8>,
+}
+
+fn get(url: &str, max_bytes: u64, timeout: Duration, private_addresses: bool) -> Outcome<Answer> {
+    let failed = |e: ureq::Error| Failure::invalid(e.to_string());
+    let config = Config::builder()
+        .http_status_as_error(false)
+        .max_redirects(0)
+        .max_redirects_will_error(false)
+        .proxy(None)
+        .max_idle_connections(0)
+        .max_response_header_size(32 << 10)
+        .user_agent("weft")
+        .accept("image/*")
+        .timeout_global(Some(timeout))
+        .build();
+    let resolver = PublicResolver { inner: DefaultResolver::default(), private_addresses };
+    let agent = ureq::Agent::with_parts(config, DefaultConnector::default(), resolver);
+    let mut response = agent.get(url).call().map_err(failed)?;
+    let status = u32::from(response.status().as_u16());
+    let location = response.headers().get("location").map(|v| v.as_bytes().to_vec()).unwrap_or_default();
+    let mut body = Vec::new();
+    if status == 200 {
+        let mut reader = response.body_mut().as_reader().take(max_bytes + 1);
+        reader.read_to_end(&mut body).map_err(|e| Failure::invalid(e.to_string()))?;
+        if body.len() as u64 > max_bytes {
+            return Err(Failure::invalid(format!("it has more than {max_bytes} bytes")));
+        }
+    }
+    Ok(Answer { status, location, body })
+}
+
+/// How often the stop flag is looked at.
+const LOOK: Duration = Duration::from_millis(20);
+/// Threads at once. One whose request was stopped ends with its own timeout.
+const MOST_THREADS: usize = 64;
+static THREADS: AtomicUsize = AtomicUsize::new(0);
+
+/// `get` on a thread of its own, so that neither a name server nor a peer can keep the caller from its stop flag.
+fn get_or_stop(url: &str, max_bytes: u64, timeout: Duration, private_addresses: bool) -> Outcome<Answer> {
+    struct Counted;
+    impl Drop for Counted {
+        fn drop(&mut self) {
+            THREADS.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+    let counted = Counted;
+    if THREADS.fetch_add(1, Ordering::Relaxed) >= MOST_THREADS {
+        return Err(Failure::exhausted(format!("{MOST_THREADS} images are being fetched already; try again later")));
+    }
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let url = url.to_string();
+    let work = move || {
+        let _counted = counted;
+        let _ = sender.send(catch(|| get(&url, max_bytes, timeout, private_addresses)));
+    };
+    std::thread::Builder::new()
+        .spawn(work)
+        .map_err(|e| Failure::exhausted(format!("there is no thread to fetch it on: {e}")))?;
+    loop {
+        match receiver.recv_timeout(LOOK) {
+            Ok(answer) => return answer,
+            Err(RecvTimeoutError::Timeout) => Stop::current().check()?,
+            Err(RecvTimeoutError::Disconnected) => {
+                return Err(Failure { code: Code::Internal, message: "the thread that fetches ended".into() })
+            }
+        }
+    }
+}
+
 /// # Safety
-/// `url` points at `size` readable bytes, `limits` at limits, `out` and `error` at writable space.
+/// `url` points at `size` readable bytes, `limits` at limits, `out` and `error` at writable space; `stop` as for
+/// `Stop::new`.
 #[no_mangle]
 pub unsafe extern "C" fn weft_http_get(
     url: *const u8,
@@ -107,36 +183,17 @@ pub unsafe extern "C" fn weft_http_get(
     limits: *const WeftFetchLimits,
     out: *mut WeftFetched,
     error: *mut WeftError,
+    stop: *const u8,
 ) -> bool {
-    guard(error, false, || {
+    guard_stop(stop, error, false, || {
         let (url, limits) = (text(url, size)?, &*limits);
-        let failed = |e: ureq::Error| Failure::invalid(e.to_string());
-        let config = Config::builder()
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .max_redirects_will_error(false)
-            .proxy(None)
-            .max_idle_connections(0)
-            .max_response_header_size(32 << 10)
-            .user_agent("weft")
-            .accept("image/*")
-            .timeout_global(Some(Duration::from_millis(limits.timeout_ms.into())))
-            .build();
-        let resolver =
-            PublicResolver { inner: DefaultResolver::default(), private_addresses: limits.private_addresses };
-        let agent = ureq::Agent::with_parts(config, DefaultConnector::default(), resolver);
-        let mut response = agent.get(url).call().map_err(failed)?;
-        let status = u32::from(response.status().as_u16());
-        let location = response.headers().get("location").map(|v| v.as_bytes().to_vec()).unwrap_or_default();
-        let mut body = Vec::new();
-        if status == 200 {
-            let mut reader = response.body_mut().as_reader().take(limits.max_bytes + 1);
-            reader.read_to_end(&mut body).map_err(|e| Failure::invalid(e.to_string()))?;
-            if body.len() as u64 > limits.max_bytes {
-                return Err(Failure::invalid(format!("it has more than {} bytes", limits.max_bytes)));
-            }
-        }
-        out.write(WeftFetched { status, location: location.into(), body: body.into() });
+        let timeout = Duration::from_millis(limits.timeout_ms.into());
+        let answer = get_or_stop(url, limits.max_bytes, timeout, limits.private_addresses)?;
+        out.write(WeftFetched {
+            status: answer.status,
+            location: answer.location.into(),
+            body: answer.body.into(),
+        });
         Ok(true)
     })
 }

@@ -169,6 +169,7 @@ impl Vocabulary<'_> {
             fuse_unknown: false,
             byte_tokens: None,
             ignore_merges: pre.ignore_merges,
+            neighbours: Default::default(),
             vocabulary,
         };
         Ok(Parts {
@@ -201,6 +202,7 @@ impl Vocabulary<'_> {
             fuse_unknown: true,
             byte_tokens: Some(PairModel::byte_table(&vocabulary)),
             ignore_merges: false,
+            neighbours: Default::default(),
             vocabulary,
         };
         let mut normalizers = vec![json!({"type": "Replace", "pattern": {"String": " "}, "content": SPACE})];

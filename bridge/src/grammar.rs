@@ -9,7 +9,7 @@ use llguidance::{
 use serde_json::Value;
 use toktrie::{InferenceCapabilities, TokEnv, TokRxInfo, TokTrie, TokenId, TokenizerEnv};
 
-use crate::abi::{self, guard, Failure, Outcome, WeftBytes, WeftError};
+use crate::abi::{self, guard, guard_stop, Stop, Failure, Outcome, WeftBytes, WeftError};
 use crate::gbnf;
 use crate::memory::Measure;
 use crate::schema_check::{self, Preparation};
@@ -320,9 +320,10 @@ pub unsafe extern "C" fn weft_grammar_new(
     limits: &WeftGrammarLimits,
     report: *mut WeftGrammarReport,
     error: *mut WeftError,
+    stop: *const u8,
 ) -> *mut WeftGrammar {
     report.write(WeftGrammarReport { bytes: 0, processor_ns: 0, warnings: String::new().into() });
-    guard(error, std::ptr::null_mut(), || {
+    guard_stop(stop, error, std::ptr::null_mut(), || {
         let text = abi::text(text, size)?;
         let mut preparation = Preparation { strict, ..Default::default() };
         let mut processor_ns = 0;
@@ -351,8 +352,11 @@ fn thread_time() -> u64 {
 }
 
 fn on_large_stack<T: Send>(work: impl FnOnce() -> Outcome<T> + Send) -> Outcome<T> {
+    let stop = Stop::current();
     std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().stack_size(STACK_BYTES).spawn_scoped(scope, || abi::catch(work));
+        let thread = std::thread::Builder::new()
+            .stack_size(STACK_BYTES)
+            .spawn_scoped(scope, move || stop.within(|| abi::catch(work)));
         let thread = thread.map_err(|e| Failure::exhausted(format!("there is no thread to compile it on: {e}")))?;
         thread
             .join()

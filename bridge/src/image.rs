@@ -2,7 +2,7 @@
 //! Sizes are checked against the caller's limits from the headers, before anything is allocated for pixels. Alpha is
 //! dropped, never blended. JPEG is not here: it is decoded by libjpeg-turbo, whose pixels the reference processors use
 //! (src/media/jpeg.cc).
-use crate::abi::{bytes, guard, Failure, Outcome, WeftBytes, WeftError};
+use crate::abi::{bytes, guard, guard_stop, Failure, Outcome, Stop, WeftBytes, WeftError};
 use crate::png_metadata;
 use std::io::Cursor;
 
@@ -59,6 +59,14 @@ impl WeftImageLimits {
     }
 }
 
+/// An empty buffer with room for `bytes`: the allocations that a file decides are those that may fail.
+fn room(bytes: usize) -> Outcome<Vec<u8>> {
+    let mut buffer = Vec::new();
+    let no_room = |_| Failure::exhausted(format!("there is no memory for {bytes} bytes of an image"));
+    buffer.try_reserve_exact(bytes).map_err(no_room)?;
+    Ok(buffer)
+}
+
 fn broken(format: &str, error: impl std::fmt::Display) -> Failure {
     Failure::invalid(format!("broken {format} image: {error}"))
 }
@@ -100,17 +108,19 @@ fn decode_png(data: &[u8], limits: &WeftImageLimits) -> Outcome<Decoded> {
     let (width, height) = reader.info().size();
     let samples = if deep_grey { DEEP_GREY } else { reader.output_color_type().0.samples() };
     let row_bytes = width as usize * if deep_grey { 2 } else { samples };
-    let mut rgb = Vec::new();
+    let mut rgb;
     if reader.info().interlaced {
         limits.check(width, height, 3 + (row_bytes / width as usize) as u64)?;
-        let mut whole = vec![0; row_bytes * height as usize];
+        let mut whole = room(row_bytes * height as usize)?;
+        whole.resize(row_bytes * height as usize, 0);
         reader.next_frame(&mut whole).map_err(error)?;
-        rgb.reserve_exact(width as usize * height as usize * 3);
+        rgb = room(width as usize * height as usize * 3)?;
         append_rgb(&whole, samples, &mut rgb);
     } else {
         let mut row = vec![0; row_bytes];
-        rgb.reserve_exact(width as usize * height as usize * 3);
+        rgb = room(width as usize * height as usize * 3)?;
         for _ in 0..height {
+            Stop::current().check()?;
             if reader.read_row(&mut row).map_err(error)?.is_none() {
                 return Err(broken("PNG", "it ends before its last row"));
             }
@@ -136,14 +146,16 @@ fn decode_gif(data: &[u8], limits: &WeftImageLimits) -> Outcome<Decoded> {
     let (frame_width, frame_height) = (usize::from(frame.width), usize::from(frame.height));
     let background = usize::from(frame.transparent.unwrap_or(0));
     limits.check(frame.width.into(), frame.height.into(), 4)?;
-    let mut indices = vec![0; frame_width * frame_height];
+    let mut indices = room(frame_width * frame_height)?;
+    indices.resize(frame_width * frame_height, 0);
     decoder.read_into_buffer(&mut indices).map_err(error)?;
     let palette = decoder.palette().map_err(error)?.to_vec();
     let colour =
         |index: usize| -> [u8; 3] { palette.get(3 * index..3 * index + 3).map_or([0, 0, 0], |c| [c[0], c[1], c[2]]) };
     let (columns, rows) = (width as usize, height as usize);
-    let mut rgb = Vec::with_capacity(columns * rows * 3);
+    let mut rgb = room(columns * rows * 3)?;
     for y in 0..rows {
+        Stop::current().check()?;
         for x in 0..columns {
             let inside = y >= top && y - top < frame_height && x >= left && x - left < frame_width;
             let index = if inside { usize::from(indices[(y - top) * frame_width + x - left]) } else { background };
@@ -188,7 +200,8 @@ fn decode_webp(data: &[u8], limits: &WeftImageLimits) -> Outcome<Decoded> {
     // The result and RGBA at once; an animation has its frame and its canvas beside the result.
     limits.check(width, height, if decoder.is_animated() { 15 } else { 7 })?;
     let samples = if decoder.has_alpha() { 4 } else { 3 };
-    let mut pixels = vec![0; width as usize * height as usize * samples];
+    let mut pixels = room(width as usize * height as usize * samples)?;
+    pixels.resize(width as usize * height as usize * samples, 0);
     decoder.read_image(&mut pixels).map_err(error)?;
     let exif = decoder.exif_metadata().map_err(error)?.unwrap_or_default();
     let xmp = decoder.xmp_metadata().map_err(error)?.unwrap_or_default();
@@ -211,8 +224,9 @@ pub unsafe extern "C" fn weft_image_decode(
     limits: *const WeftImageLimits,
     out: *mut WeftImage,
     error: *mut WeftError,
+    stop: *const u8,
 ) -> bool {
-    guard(error, false, || {
+    guard_stop(stop, error, false, || {
         let (data, limits) = (bytes(data, size), &*limits);
         let image = match format {
             PNG => decode_png(data, limits),
@@ -227,6 +241,57 @@ pub unsafe extern "C" fn weft_image_decode(
             exif: image.exif.into(),
             xmp: image.xmp.into(),
         });
+        Ok(true)
+    })
+}
+
+/// The size that a header tells, and the bytes that decoding holds at once; checked as decoding checks it.
+fn size_of(format: u32, data: &[u8], limits: &WeftImageLimits) -> Outcome<(u32, u32, u64)> {
+    let (width, height, bytes_per_pixel, besides) = match format {
+        PNG => {
+            let mut decoder = png::Decoder::new(Cursor::new(data));
+            let header = decoder.read_header_info().map_err(|e| broken("PNG", e))?;
+            (header.width, header.height, if header.interlaced { 7 } else { 3 }, 0)
+        }
+        GIF => {
+            let error = |e: gif::DecodingError| broken("GIF", e);
+            let mut decoder = gif::DecodeOptions::new().read_info(Cursor::new(data)).map_err(error)?;
+            let canvas = (u32::from(decoder.width()), u32::from(decoder.height()));
+            limits.check(canvas.0, canvas.1, 4)?;
+            let frame = decoder.next_frame_info().map_err(error)?.ok_or_else(|| broken("GIF", "it has no frame"))?;
+            limits.check(frame.width.into(), frame.height.into(), 4)?;
+            (canvas.0, canvas.1, 3, u64::from(frame.width) * u64::from(frame.height))
+        }
+        WEBP => {
+            check_webp_frames(data.get(12..).unwrap_or_default(), 0, limits)?;
+            let decoder = image_webp::WebPDecoder::new(Cursor::new(data)).map_err(|e| broken("WebP", e))?;
+            let (width, height) = decoder.dimensions();
+            (width, height, if decoder.is_animated() { 15 } else { 7 }, 0)
+        }
+        _ => return Err(Failure::invalid(format!("format {format} is not one of PNG, GIF and WebP"))),
+    };
+    limits.check(width, height, 3)?;
+    Ok((width, height, u64::from(width) * u64::from(height) * bytes_per_pixel + besides))
+}
+
+/// # Safety
+/// `data` points at `size` readable bytes, `limits` at limits, the others at writable space.
+#[no_mangle]
+pub unsafe extern "C" fn weft_image_size(
+    format: u32,
+    data: *const u8,
+    size: usize,
+    limits: *const WeftImageLimits,
+    width: *mut u32,
+    height: *mut u32,
+    held: *mut u64,
+    error: *mut WeftError,
+) -> bool {
+    guard(error, false, || {
+        let found = size_of(format, bytes(data, size), &*limits)?;
+        width.write(found.0);
+        height.write(found.1);
+        held.write(found.2);
         Ok(true)
     })
 }

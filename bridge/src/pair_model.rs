@@ -5,12 +5,15 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use tokenizers::models::{ModelWrapper, TrainerWrapper};
 use tokenizers::{Model, Token};
 
+use crate::abi::Outcome;
 use crate::piece_model::PieceModel;
+use crate::pieces::{too_long, Sink, MOST_IN_WORD};
+use crate::segments::{Neighbours, LONG};
 use crate::string_table::StringTable;
 
 const NONE: u32 = u32::MAX;
@@ -66,6 +69,8 @@ pub struct PairModel {
     pub byte_tokens: Option<Box<[Option<u32>; 256]>>,
     /// A word that is in the vocabulary as a whole is taken as it is.
     pub ignore_merges: bool,
+    /// Found when a long word comes for the first time.
+    pub neighbours: OnceLock<Neighbours>,
 }
 
 #[derive(Clone, Copy)]
@@ -184,6 +189,26 @@ impl PairModel {
         }
         symbols.retain(|s| s.size != 0);
         symbols
+    }
+
+    /// Appends the ids of a word, in parts where it is long.
+    pub fn append(&self, word: &str, sink: &mut Sink) -> Outcome<()> {
+        if let Some(id) = self.vocabulary.find(word).filter(|_| self.ignore_merges) {
+            sink.ids.push(id);
+            return Ok(());
+        }
+        if word.len() <= LONG {
+            sink.ids.extend(self.merge(word).iter().map(|symbol| symbol.id));
+            return Ok(());
+        }
+        for (start, end) in self.neighbours.get_or_init(|| Neighbours::of(&self.vocabulary)).parts(word) {
+            sink.check()?;
+            if end - start > MOST_IN_WORD {
+                return Err(too_long("a part of the text without a place to cut it", end - start, MOST_IN_WORD));
+            }
+            sink.ids.extend(self.merge(&word[start..end]).iter().map(|symbol| symbol.id));
+        }
+        Ok(())
     }
 
     fn tokenize(&self, word: &str) -> Vec<Token> {

@@ -4,10 +4,13 @@
 //! scores are equal, where an unknown character stands inside a piece, and for pieces that users defined.
 use std::cmp::Ordering;
 use std::collections::{BinaryHeap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use tokenizers::Token;
 
+use crate::abi::Outcome;
+use crate::pieces::{too_long, Sink, MOST_IN_WORD};
+use crate::segments::{Neighbours, LONG};
 use crate::string_table::StringTable;
 
 #[derive(Clone, Copy, PartialEq)]
@@ -62,6 +65,7 @@ pub struct PieceModel {
     pub matcher: Arc<PrefixMatcher>,
     range: (f32, f32), // least and greatest score of the normal pieces
     longest: usize,    // bytes of the longest piece
+    neighbours: OnceLock<Neighbours>, // found when a long text comes for the first time
 }
 
 #[derive(Clone, Copy)]
@@ -131,6 +135,7 @@ impl PieceModel {
             byte_tokens,
             matcher,
             range,
+            neighbours: OnceLock::new(),
         }
     }
 
@@ -144,29 +149,65 @@ impl PieceModel {
         if text.is_empty() {
             return Vec::new();
         }
-        let found = match self.rule {
-            Rule::Pairs { whole_words: true } if self.piece(text).is_some() => vec![(0, text.len(), self.piece(text))],
-            Rule::Pairs { .. } => self.merge_pairs(text),
-            Rule::Unigram => self.best_path(text),
-        };
-        let mut tokens: Vec<Token> = Vec::with_capacity(found.len());
+        let mut tokens: Vec<Token> = Vec::new();
         let mut after_unknown = false;
-        for (start, end, id) in found {
-            let mut add = |id: u32, start, end| {
+        for found in self.find(text, &mut 0.0) {
+            self.results(text, found, &mut after_unknown, &mut |id, start, end| {
                 tokens.push(Token::new(id, self.vocabulary.get(id).unwrap_or("").to_string(), (start, end)))
-            };
-            match (id.filter(|&id| id != self.unknown), &self.byte_tokens) {
-                (Some(id), _) => add(id, start, end),
-                (None, Some(table)) => (start..end).for_each(|place| {
-                    let byte = text.as_bytes()[place];
-                    add(table[byte as usize].unwrap_or(self.unknown), place, place + 1)
-                }),
-                (None, None) if after_unknown => {} // a run of unknown pieces is one
-                (None, None) => add(self.unknown, start, end),
-            }
-            after_unknown = id.is_none_or(|id| id == self.unknown);
+            });
         }
         tokens
+    }
+
+    /// Appends the ids of a text, in parts where it is long.
+    pub fn append(&self, text: &str, sink: &mut Sink) -> Outcome<()> {
+        let mut after_unknown = false;
+        let mut score = 0.0;
+        let mut part = |text: &str, sink: &mut Sink| -> Outcome<()> {
+            sink.check()?;
+            if text.len() > MOST_IN_WORD {
+                return Err(too_long("a part of the text without a place to cut it", text.len(), MOST_IN_WORD));
+            }
+            for found in self.find(text, &mut score) {
+                self.results(text, found, &mut after_unknown, &mut |id, _, _| sink.ids.push(id));
+            }
+            Ok(())
+        };
+        // How an unused piece is taken apart depends on the whole text.
+        if text.len() <= LONG || self.kinds.contains(&Kind::Unused) {
+            return part(text, sink);
+        }
+        let neighbours = self.neighbours.get_or_init(|| Neighbours::of(&self.vocabulary));
+        neighbours.parts(text).try_for_each(|(start, end)| part(&text[start..end], sink))
+    }
+
+    /// The pieces of a text, or of a part of it behind which the best path had the score `score`.
+    fn find(&self, text: &str, score: &mut f32) -> Vec<Found> {
+        match self.rule {
+            Rule::Pairs { whole_words: true } if self.piece(text).is_some() => vec![(0, text.len(), self.piece(text))],
+            Rule::Pairs { .. } => self.merge_pairs(text),
+            Rule::Unigram => self.best_path(text, score),
+        }
+    }
+
+    /// The tokens of a piece that was found.
+    fn results(
+        &self,
+        text: &str,
+        (start, end, id): Found,
+        after_unknown: &mut bool,
+        add: &mut dyn FnMut(u32, usize, usize),
+    ) {
+        match (id.filter(|&id| id != self.unknown), &self.byte_tokens) {
+            (Some(id), _) => add(id, start, end),
+            (None, Some(table)) => (start..end).for_each(|place| {
+                let byte = text.as_bytes()[place];
+                add(table[byte as usize].unwrap_or(self.unknown), place, place + 1)
+            }),
+            (None, None) if *after_unknown => {} // a run of unknown pieces is one
+            (None, None) => add(self.unknown, start, end),
+        }
+        *after_unknown = id.is_none_or(|id| id == self.unknown);
     }
 
     /// Characters, and the user's pieces.
@@ -250,7 +291,8 @@ impl PieceModel {
         }
     }
 
-    fn best_path(&self, text: &str) -> Vec<Found> {
+    /// `score`: of the path to the beginning of `text`; becomes that of the path to its end.
+    fn best_path(&self, text: &str, score: &mut f32) -> Vec<Found> {
         #[derive(Clone, Copy)]
         struct Node {
             score: f32,
@@ -260,6 +302,7 @@ impl PieceModel {
         }
         const PENALTY: f32 = 10.0; // of unknown characters
         let mut nodes = vec![Node { score: 0.0, start: 0, id: None, reached: false }; text.len() + 1];
+        nodes[0].score = *score;
         let mut start = 0;
         while start < text.len() {
             let until_here = nodes[start].score;
@@ -290,6 +333,7 @@ impl PieceModel {
             }
             start += character;
         }
+        *score = nodes[text.len()].score;
         let mut found = Vec::new();
         let mut end = text.len();
         while end > 0 {

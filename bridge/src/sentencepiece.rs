@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use tokenizers::{AddedToken, NormalizedString, Normalizer, NormalizerWrapper};
 
-use crate::abi::{Failure, Outcome};
+use crate::abi::{Failure, Outcome, Stop};
 use crate::gguf::template;
 use crate::pair_model::SharedModel;
 use crate::piece_model::{Kind, PieceModel, PrefixMatcher, Rule};
@@ -225,7 +225,7 @@ impl PieceNormalizer {
         }
     }
 
-    fn normalized(&self, text: &str, first: bool) -> String {
+    pub fn normalized(&self, text: &str, first: bool, stop: Stop) -> Outcome<String> {
         let mut rest = text;
         while self.remove_extra_spaces && !rest.is_empty() {
             let (length, becomes) = self.prefix(rest);
@@ -235,7 +235,7 @@ impl PieceNormalizer {
             rest = &rest[length..];
         }
         if rest.is_empty() {
-            return String::new();
+            return Ok(String::new());
         }
         let space = if self.escape_spaces { SPACE.as_bytes() } else { b" " };
         let mut out: Vec<u8> = Vec::with_capacity(text.len() * 2);
@@ -243,7 +243,13 @@ impl PieceNormalizer {
             out.extend_from_slice(space);
         }
         let mut after_space = self.remove_extra_spaces;
+        let mut until_look = 0;
         while !rest.is_empty() {
+            if until_look == 0 {
+                stop.check()?;
+                until_look = 10_000;
+            }
+            until_look -= 1;
             let (length, mut becomes) = self.prefix(rest);
             while let (true, Some(more)) = (after_space, becomes.strip_prefix(b" ")) {
                 becomes = more;
@@ -264,7 +270,7 @@ impl PieceNormalizer {
         while self.remove_extra_spaces && out.ends_with(space) {
             out.truncate(out.len() - space.len());
         }
-        String::from_utf8(out).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned())
+        Ok(String::from_utf8(out).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned()))
     }
 }
 
@@ -280,7 +286,9 @@ impl Normalizer for SharedNormalizer {
         match self {
             // Only ids are asked for, so the text need not know where its parts came from.
             SharedNormalizer::Pieces(pieces) => {
-                *text = NormalizedString::from(pieces.normalized(text.get(), text.offsets_original().0 == 0));
+                let first = text.offsets_original().0 == 0;
+                let normalized = pieces.normalized(text.get(), first, Stop::current()).map_err(|e| e.message)?;
+                *text = NormalizedString::from(normalized);
                 Ok(())
             }
             SharedNormalizer::Other(other) => other.normalize(text),

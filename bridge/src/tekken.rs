@@ -12,6 +12,7 @@ use crate::gguf::{split, template};
 use crate::pair_model::SharedModel;
 use crate::piece_model::{Kind, PieceModel, PrefixMatcher, Rule};
 use crate::sentencepiece::{Ends, Flags};
+use crate::tokenizer::byte_character;
 use crate::tokenizer_json::{part, Parts, MAX_ID};
 
 #[derive(Deserialize)]
@@ -86,17 +87,6 @@ fn from_base64(text: &str) -> Option<Vec<u8>> {
         }
     }
     (text.len() % 4 == 0 && bits == 0).then_some(bytes)
-}
-
-/// GPT-2's character for a byte: the opposite of `byte_level_bytes`.
-fn byte_character(byte: u8) -> char {
-    let code = match byte {
-        0x21..=0x7E | 0xA1..=0xAC | 0xAE..=0xFF => u32::from(byte),
-        0x00..=0x20 => 0x100 + u32::from(byte),
-        0x7F..=0xA0 => 0x121 + u32::from(byte) - 0x7F,
-        0xAD => 0x143,
-    };
-    char::from_u32(code).unwrap()
 }
 
 /// The texts of the special tokens, by id.

@@ -6,7 +6,7 @@ use minijinja::value::{Kwargs, Value, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, State};
 use std::ffi::CString;
 
-use crate::abi::{self, guard, Failure, Outcome, WeftBytes, WeftError};
+use crate::abi::{self, guard, guard_stop, Stop, Failure, Outcome, WeftBytes, WeftError};
 use crate::{context, printf, python};
 
 pub struct WeftTemplate {
@@ -276,6 +276,9 @@ struct Limited {
 
 impl std::io::Write for Limited {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if Stop::current().is_set() {
+            return Err(std::io::Error::other("stopped"));
+        }
         if bytes.len() > self.limit - self.text.len() {
             return Err(std::io::Error::other(format!("the chat template writes more than {} bytes", self.limit)));
         }
@@ -317,8 +320,11 @@ fn last_text(context: &Value) -> Outcome<String> {
 /// values recurse.
 fn with_deep_stack<T: Send>(work: impl FnOnce() -> Outcome<T> + Send) -> Outcome<T> {
     const STACK_BYTES: usize = 512 << 20; // address space; only what is touched takes memory
+    let stop = Stop::current();
     std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().stack_size(STACK_BYTES).spawn_scoped(scope, || abi::catch(work));
+        let thread = std::thread::Builder::new()
+            .stack_size(STACK_BYTES)
+            .spawn_scoped(scope, move || stop.within(|| abi::catch(work)));
         match thread {
             Ok(thread) => thread.join().unwrap_or_else(|panic| Err(Failure::invalid(abi::panic_text(panic)))),
             Err(e) => Err(Failure::exhausted(format!("no thread for the chat template: {e}"))),
@@ -331,7 +337,9 @@ impl WeftTemplate {
         let context = context::read(context)?;
         let template = self.environment.get_template(NAME).map_err(|e| failure(&e))?;
         let mut out = Limited { text: Vec::new(), limit: self.output_limit };
-        template.render_captured_to(context.clone(), &mut out).map_err(|e| failure(&e))?;
+        let done = template.render_captured_to(context.clone(), &mut out);
+        Stop::current().check()?;
+        done.map_err(|e| failure(&e))?;
         let rendered = String::from_utf8_lossy(&out.text).into_owned();
         if continue_final {
             return cut_after(&rendered, &last_text(&context)?);
@@ -380,8 +388,9 @@ pub unsafe extern "C" fn weft_template_render(
     continue_final: bool,
     out: *mut WeftBytes,
     error: *mut WeftError,
+    stop: *const u8,
 ) -> bool {
-    guard(error, false, || {
+    guard_stop(stop, error, false, || {
         let context = abi::bytes(context, size);
         out.write(with_deep_stack(|| template.render(context, continue_final))?.into());
         Ok(true)

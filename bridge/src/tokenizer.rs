@@ -1,14 +1,14 @@
 //! The tokenizer object and its C functions.
 use std::sync::OnceLock;
 use tokenizers::{
-    AddedToken, DecoderWrapper, EncodeInput, InputSequence, Model, PostProcessorWrapper, PreTokenizerWrapper,
-    TokenizerImpl,
+    AddedToken, DecoderWrapper, Encoding, Model, PostProcessorWrapper, PreTokenizerWrapper, Token, TokenizerImpl,
 };
 
-use crate::abi::{self, guard, Failure, Outcome, WeftBytes, WeftError, WeftIds};
+use crate::abi::{self, guard, guard_stop, Failure, Outcome, Stop, WeftBytes, WeftError, WeftIds};
 use crate::detokenizer::Streaming;
 use crate::gguf::{self, WeftGgufVocabulary};
 use crate::pair_model::SharedModel;
+use crate::pieces::{too_long, Pieces, Sink, MOST_IN_ONE};
 use crate::sentencepiece::{self, Flags, SharedNormalizer};
 use crate::tekken;
 use crate::tokenizer_json::{self, Parts};
@@ -18,6 +18,7 @@ pub type Pipeline =
 
 pub struct WeftTokenizer {
     pub pipeline: Pipeline,
+    pieces: Option<Pieces>,    // how texts are encoded; None: by the crate
     plain: OnceLock<Pipeline>, // the same, with special tokens in the text taken as characters
     pub end_id: u32,           // one more than the largest id
     spelling: Spelling,
@@ -92,6 +93,33 @@ pub fn byte_level_bytes(token: &str) -> Vec<u8> {
     token.chars().map(byte).collect::<Option<Vec<u8>>>().unwrap_or_else(|| token.as_bytes().to_vec())
 }
 
+/// GPT-2's character for a byte: the opposite of `byte_level_bytes`.
+pub fn byte_character(byte: u8) -> char {
+    let code = match byte {
+        0x21..=0x7E | 0xA1..=0xAC | 0xAE..=0xFF => u32::from(byte),
+        0x00..=0x20 => 0x100 + u32::from(byte),
+        0x7F..=0xA0 => 0x121 + u32::from(byte) - 0x7F,
+        0xAD => 0x143,
+    };
+    char::from_u32(code).unwrap()
+}
+
+/// All bytes of a text as such characters.
+pub fn byte_characters(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() * 2);
+    out.extend(text.bytes().map(byte_character));
+    out
+}
+
+/// What the post-processor puts around one text or two: ids and type ids, with placeholders for the texts.
+struct Frame {
+    ids: Vec<u32>,
+    types: Vec<u32>,
+}
+
+/// The placeholders of the first and the second text.
+const TEXTS: [u32; 2] = [u32::MAX, u32::MAX - 1];
+
 impl WeftTokenizer {
     pub fn build(parts: Parts) -> Outcome<Self> {
         let failed = |e: tokenizers::Error| Failure::invalid(e.to_string());
@@ -113,6 +141,7 @@ impl WeftTokenizer {
         Ok(WeftTokenizer {
             end_id: parts.model.end_id().max(added_end),
             streaming: Streaming::of(pipeline.get_decoder()),
+            pieces: Pieces::of(&pipeline),
             plain: OnceLock::new(),
             ends: [None; 2],
             spelling,
@@ -131,9 +160,61 @@ impl WeftTokenizer {
         })
     }
 
-    pub fn encode(&self, text: &str, add_special: bool, parse_special: bool) -> Outcome<Vec<u32>> {
-        let encoding = self.pipeline_for(parse_special).encode_fast(text, add_special);
-        Ok(encoding.map_err(|e| Failure::invalid(e.to_string()))?.get_ids().to_vec())
+    /// One or two texts: ids, and the type id of each. Fails once there are more than `most` ids of a text.
+    pub fn encode(
+        &self,
+        texts: &[&str],
+        add_special: bool,
+        parse_special: bool,
+        most: usize,
+    ) -> Outcome<(Vec<u32>, Vec<u32>)> {
+        let encoded =
+            texts.iter().map(|text| self.ids(text, parse_special, most)).collect::<Outcome<Vec<Vec<u32>>>>()?;
+        let frame = self.frame(texts.len(), add_special)?;
+        let (mut ids, mut types) = (Vec::new(), Vec::new());
+        for (id, kind) in frame.ids.iter().zip(frame.types) {
+            match TEXTS.iter().position(|text| text == id) {
+                Some(which) => ids.extend_from_slice(&encoded[which]),
+                None => ids.push(*id),
+            }
+            types.resize(ids.len(), kind);
+        }
+        Ok((ids, types))
+    }
+
+    /// Of one text, without what the post-processor adds.
+    fn ids(&self, text: &str, parse_special: bool, most: usize) -> Outcome<Vec<u32>> {
+        let mut sink = Sink { ids: Vec::new(), most, stop: Stop::current() };
+        match &self.pieces {
+            Some(pieces) => pieces.encode(&self.pipeline, text, !parse_special, &mut sink)?,
+            None if text.len() > MOST_IN_ONE => return Err(too_long("a text for this tokenizer", text.len(), MOST_IN_ONE)),
+            None => {
+                let encoding = self.pipeline_for(parse_special).encode_fast(text, false);
+                sink.ids.extend_from_slice(encoding.map_err(|e| Failure::invalid(e.to_string()))?.get_ids());
+            }
+        }
+        sink.check()?;
+        Ok(sink.ids)
+    }
+
+    /// No post-processor looks at the texts themselves.
+    fn frame(&self, texts: usize, add_special: bool) -> Outcome<Frame> {
+        let placeholder = |which: usize| Encoding::from_tokens(vec![Token::new(TEXTS[which], String::new(), (0, 0))], 0);
+        let second = (texts > 1).then(|| placeholder(1));
+        let encoding = self.pipeline.post_process(placeholder(0), second, add_special);
+        let encoding = encoding.map_err(|e| Failure::invalid(e.to_string()))?;
+        Ok(Frame { ids: encoding.get_ids().to_vec(), types: encoding.get_type_ids().to_vec() })
+    }
+
+    #[cfg(test)]
+    pub fn has_pieces(&self) -> bool {
+        self.pieces.is_some()
+    }
+
+    /// As the crate encodes it, for tests.
+    #[cfg(test)]
+    pub fn reference(&self, text: &str, add_special: bool, parse_special: bool) -> Vec<u32> {
+        self.pipeline_for(parse_special).encode_fast(text, add_special).unwrap().get_ids().to_vec()
     }
 
     pub fn added(&self, id: u32) -> Option<&AddedToken> {
@@ -251,11 +332,14 @@ pub unsafe extern "C" fn weft_tokenizer_encode(
     size: usize,
     add_special: bool,
     parse_special: bool,
+    most: usize,
     ids: *mut WeftIds,
     error: *mut WeftError,
+    stop: *const u8,
 ) -> bool {
-    guard(error, false, || {
-        ids.write(tokenizer.encode(abi::text(text, size)?, add_special, parse_special)?.into());
+    guard_stop(stop, error, false, || {
+        let text = abi::text(text, size)?;
+        ids.write(tokenizer.encode(&[text], add_special, parse_special, most)?.0.into());
         Ok(true)
     })
 }
@@ -273,15 +357,14 @@ pub unsafe extern "C" fn weft_tokenizer_encode_pair(
     ids: *mut WeftIds,
     type_ids: *mut WeftIds,
     error: *mut WeftError,
+    stop: *const u8,
 ) -> bool {
-    guard(error, false, || {
+    guard_stop(stop, error, false, || {
         let first = abi::text(texts, first_size)?;
         let second = abi::text(texts.add(first_size), second_size)?;
-        let input = EncodeInput::Dual(InputSequence::from(first), InputSequence::from(second));
-        let encoding = tokenizer.pipeline_for(parse_special).encode_fast(input, add_special);
-        let encoding = encoding.map_err(|e| Failure::invalid(e.to_string()))?;
-        ids.write(encoding.get_ids().to_vec().into());
-        type_ids.write(encoding.get_type_ids().to_vec().into());
+        let (found, types) = tokenizer.encode(&[first, second], add_special, parse_special, usize::MAX)?;
+        ids.write(found.into());
+        type_ids.write(types.into());
         Ok(true)
     })
 }

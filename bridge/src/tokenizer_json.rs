@@ -169,6 +169,7 @@ fn parse_model(raw: &RawValue) -> Outcome<SharedModel> {
         fuse_unknown: model.fuse_unk.unwrap_or(false),
         byte_tokens,
         ignore_merges: model.ignore_merges.unwrap_or(false),
+        neighbours: Default::default(),
         vocabulary,
     })))
 }

@@ -104,6 +104,7 @@ class CoreEngine : public Engine {
 
   std::unique_ptr<EngineCore> core_;
   TextSide text_;
+  MediaAccount media_account_;
   const EngineOptions options_;
   const ModelInfo info_;
   const SamplingParams defaults_;

@@ -11,7 +11,7 @@ namespace weft {
 
 CoreEngine::CoreEngine(std::unique_ptr<EngineCore> core, TextSide text, EngineOptions options, ModelInfo info,
                        SamplingParams defaults)
-    : core_(std::move(core)), text_(std::move(text)), options_(std::move(options)), info_(std::move(info)),
+    : core_(std::move(core)), text_(std::move(text)), media_account_(options.media_limits.max_held_bytes), options_(std::move(options)), info_(std::move(info)),
       defaults_(std::move(defaults)) {
   if (text_.tokenizer) step_separator_ = text_.tokenizer->find_token("<extra_0>").value_or(-1);
   if (text_.tokenizer && info_.generative)
@@ -76,7 +76,7 @@ Result<std::unique_ptr<Grammar>> CoreEngine::grammar_of(const Request& request) 
   GrammarSpec spec{kinds[static_cast<int>(request.guide.kind)], request.guide.text, request.guide.choices};
   spec.strict_schemas = options_.strict_schemas;
   if (request.rendered) spec.thinking = thinking_of(answer_format(request), request, *request.rendered);
-  auto grammar = grammars_->get(spec);
+  auto grammar = grammars_->get(spec, request.stop_flag.get());
   if (!grammar.ok()) return std::move(grammar).error().about("response_format");
   return grammar;
 }

@@ -27,9 +27,11 @@ Status CoreEngine::check_tool_names(const Request& request) const {
     const Json* function = request.tools.items()[i].find("function");
     const Json* name = function ? function->find("name") : nullptr;
     if (!name || !name->is_string()) continue;
-    const auto special = text_.tokenizer->encode(name->as_string(), {.add_special_tokens = false});
-    const auto plain =
-        text_.tokenizer->encode(name->as_string(), {.add_special_tokens = false, .parse_special = false});
+    const StopFlag* stop = request.stop_flag.get();
+    const auto special = text_.tokenizer->encode(name->as_string(), {.add_special_tokens = false, .stop = stop});
+    const auto plain = text_.tokenizer->encode(
+        name->as_string(), {.add_special_tokens = false, .parse_special = false, .stop = stop});
+    WEFT_RETURN_IF_ERROR(check_stop(stop));
     if (special.ok() && plain.ok() && *special == *plain) continue;
     const std::string field = "tools[" + std::to_string(i) + "].function.name";
     return fail(Code::invalid_argument, field, " is ", name->dump(), ", which holds a special token of this model")
@@ -47,7 +49,8 @@ Result<std::string> CoreEngine::render(const Request& request, std::span<const P
         .about("messages");
   const ChatTemplateOptions how{
       .add_generation_prompt = request.add_generation_prompt && !request.continue_final_message,
-      .continue_final_message = request.continue_final_message};
+      .continue_final_message = request.continue_final_message,
+      .stop = request.stop_flag.get()};
   Json messages = chat->adapted(*request.messages, request.tools);
   if (text_.media && text_.media->form().rewrites_messages)
     messages = text_.media->template_messages(std::move(messages), media);
@@ -86,9 +89,14 @@ Result<ImagePrompt> CoreEngine::build_prompt(const Request& request) const {
     }
     return request.prompt.value_or("");
   };
-  const UrlOptions urls{.allowed_hosts = options_.allowed_media_domains};
+  const MediaLimits& limits = options_.media_limits;
+  const MediaSource source{.urls = {.allowed_hosts = options_.allowed_media_domains,
+                                    .max_bytes = static_cast<size_t>(limits.max_file_bytes),
+                                    .stop = request.stop_flag.get()},
+                           .limits = limits,
+                           .account = &media_account_};
   return image_prompt(request, text, !request.messages && request.add_special_tokens, *text_.media, *text_.tokenizer,
-                      urls, core_->model());
+                      source, core_->model());
 }
 
 Result<std::vector<int32_t>> CoreEngine::text_tokens(const Request& request) const {
@@ -99,7 +107,7 @@ Result<std::vector<int32_t>> CoreEngine::text_tokens(const Request& request) con
   const auto encode = [&](const std::string& text, const char* field, bool special) -> Result<std::vector<int32_t>> {
     WEFT_RETURN_IF_ERROR(
         check_limit(options_.limits, &RequestLimits::prompt_bytes, static_cast<int64_t>(text.size()), field));
-    return text_.tokenizer->encode(text, {.add_special_tokens = special});
+    return text_.tokenizer->encode(text, {.add_special_tokens = special, .stop = request.stop_flag.get()});
   };
   if (!request.messages) return encode(*request.prompt, "prompt", request.add_special_tokens);
   // Templates write the special tokens themselves.

@@ -1,6 +1,11 @@
 #include "api/image_prompt.h"
 
+#include <algorithm>
+#include <optional>
+#include <utility>
+
 #include "base/files.h"
+#include "base/stop_flag.h"
 #include "media/positions.h"
 #include "runtime/worker.h"
 #include "text/tokenizer.h"
@@ -9,39 +14,183 @@ namespace weft {
 
 namespace {
 
-Result<Image> read_image(const std::string& address, bool files_allowed, const UrlOptions& urls) {
-  const bool is_url = address.starts_with("data:") || address.find("://") != std::string::npos;
-  if (is_url) {
-    WEFT_TRY(const std::string bytes, read_image_url(address, urls));
-    return decode_image(std::as_bytes(std::span(bytes)), {.max_file_bytes = urls.max_bytes});
-  }
-  if (!files_allowed) return fail(Code::invalid_argument, "it must be a data: URL");
-  WEFT_TRY(const std::string bytes, read_file(address, urls.max_bytes));
-  return decode_image(std::as_bytes(std::span(bytes)), {.max_file_bytes = urls.max_bytes});
-}
+// A request's image or frame: its file, and what that says of itself.
+struct Picture {
+  std::string bytes;                 // of a URL
+  std::optional<MappedFile> mapped;  // of a path
+  ImageSize size;
 
-Result<std::vector<MediaInput>> read_inputs(const Request& request, const UrlOptions& urls) {
-  std::vector<MediaInput> inputs;
-  for (size_t i = 0; i < request.images.size(); ++i) {
-    auto image = read_image(request.images[i], request.local_files, urls);
-    if (!image.ok())
-      return fail(Code::invalid_argument, "image ", i + 1, ": ", image.error().message()).about("images");
-    inputs.push_back({MediaKind::image, {}});
-    inputs.back().frames.push_back(std::move(image).value());
+  std::span<const std::byte> file() const {
+    return mapped ? mapped->bytes() : std::as_bytes(std::span(bytes.data(), bytes.size()));
   }
-  for (size_t i = 0; i < request.videos.size(); ++i) {
-    MediaInput video{MediaKind::video, {}};
-    for (size_t f = 0; f < request.videos[i].size(); ++f) {
-      auto frame = read_image(request.videos[i][f], request.local_files, urls);
-      if (!frame.ok())
-        return fail(Code::invalid_argument, "video ", i + 1, ", frame ", f + 1, ": ", frame.error().message())
-            .about("videos");
-      video.frames.push_back(std::move(frame).value());
+};
+
+// An image, or a video with its frames.
+struct Medium {
+  MediaKind kind;
+  size_t number;  // counted from 1, images and videos apart
+  std::vector<Picture> frames;
+
+  std::string name() const { return (kind == MediaKind::image ? "image " : "video ") + std::to_string(number); }
+  const char* field() const { return kind == MediaKind::image ? "images" : "videos"; }
+};
+
+// Reads and prepares a request's images one after the other: first all files and what their headers tell, which is
+// charged before anything is decoded.
+class Reader {
+ public:
+  Reader(const Request& request, const MediaSource& source) : request_(request), source_(source) {}
+
+  Result<std::vector<PreparedMedia>> read(const MediaProcessor& processor) {
+    WEFT_RETURN_IF_ERROR(check_count());
+    for (size_t i = 0; i < request_.images.size(); ++i)
+      WEFT_RETURN_IF_ERROR(add({MediaKind::image, i + 1, {}}, {&request_.images[i], 1}));
+    for (size_t i = 0; i < request_.videos.size(); ++i)
+      WEFT_RETURN_IF_ERROR(add({MediaKind::video, i + 1, {}}, request_.videos[i]));
+    WEFT_RETURN_IF_ERROR(charge(processor));
+    std::vector<PreparedMedia> prepared;
+    for (Medium& medium : media_) {
+      auto one = prepare(std::exchange(medium.frames, {}), medium, processor);
+      if (!one.ok()) return about(std::move(one).error(), medium);
+      one->share = shares_.kept;
+      prepared.push_back(std::move(one).value());
     }
-    inputs.push_back(std::move(video));
+    return prepared;
   }
-  return inputs;
-}
+
+ private:
+  const MediaLimits& limits() const { return source_.limits; }
+  ImageLimits image_limits() const {
+    return {.max_file_bytes = static_cast<size_t>(limits().max_file_bytes), .max_pixels = limits().max_pixels};
+  }
+
+  // With the image's name; what stopped or overfilled the server stays what it is.
+  static Error about(Error error, const Medium& medium) {
+    const Code code = error.code();
+    const bool of_server = code == Code::cancelled || code == Code::deadline_exceeded || code == Code::internal;
+    if (of_server) return error;
+    const bool kept = code == Code::too_large || code == Code::resource_exhausted || code == Code::unsupported;
+    return fail(kept ? code : Code::invalid_argument, medium.name(), ": ", error.message()).about(medium.field());
+  }
+
+  Status check_count() const {
+    size_t count = request_.images.size();
+    for (const auto& video : request_.videos) count += video.size();
+    if (count <= static_cast<size_t>(limits().max_images)) return {};
+    return fail(Code::too_large, "the request has ", count, " images and frames of videos; at most ",
+                limits().max_images, " are accepted")
+        .about(request_.images.empty() ? "videos" : "images");
+  }
+
+  Result<Picture> open(const std::string& address) const {
+    Picture picture;
+    const bool is_url = address.starts_with("data:") || address.find("://") != std::string::npos;
+    if (is_url) {
+      WEFT_TRY(picture.bytes, read_image_url(address, source_.urls));
+    } else {
+      if (!request_.local_files) return fail(Code::invalid_argument, "it must be a data: URL");
+      WEFT_TRY(picture.mapped, MappedFile::open(address));
+    }
+    WEFT_TRY(picture.size, read_image_size(picture.file(), image_limits()));
+    return picture;
+  }
+
+  // Opens the files of a medium and counts what they hold.
+  Status add(Medium medium, std::span<const std::string> addresses) {
+    for (size_t i = 0; i < addresses.size(); ++i) {
+      WEFT_RETURN_IF_ERROR(check_stop(request_.stop_flag.get()));
+      auto picture = open(addresses[i]);
+      if (!picture.ok()) {
+        const std::string frame = medium.kind == MediaKind::video ? "frame " + std::to_string(i + 1) + ": " : "";
+        const Error& error = picture.error();
+        return about(frame.empty() ? error : fail(error.code(), frame, error.message()), medium);
+      }
+      file_bytes_ += static_cast<int64_t>(picture->bytes.size());
+      pixels_ += int64_t{picture->size.height} * picture->size.width;
+      if (file_bytes_ > limits().max_total_file_bytes)
+        return fail(Code::too_large, "the files up to ", medium.name(), " have ", file_bytes_, " bytes; at most ",
+                    limits().max_total_file_bytes, " are accepted in a request")
+            .about(medium.field());
+      if (pixels_ > limits().max_total_pixels)
+        return fail(Code::too_large, "the images up to ", medium.name(), " have ", pixels_, " pixels; at most ",
+                    limits().max_total_pixels, " are accepted in a request")
+            .about(medium.field());
+      medium.frames.push_back(std::move(picture).value());
+    }
+    media_.push_back(std::move(medium));
+    return {};
+  }
+
+  // What decoding and preparing a medium holds at once, and what is left of it. EXIF may turn an image by 90 degrees,
+  // so the costlier way counts.
+  Result<MediaCost> cost_of(const Medium& medium, const MediaProcessor& processor) const {
+    MediaCost most;
+    for (const bool turned : {false, true}) {
+      MediaInput shape{.kind = medium.kind};
+      for (const Picture& frame : medium.frames) {
+        Image& image = shape.frames.emplace_back();
+        image.height = turned ? frame.size.width : frame.size.height;
+        image.width = turned ? frame.size.height : frame.size.width;
+      }
+      const auto cost = processor.cost(shape, media_.size() == 1);
+      if (!cost.ok()) {
+        if (turned) break;
+        return cost.error();
+      }
+      most.values = std::max(most.values, cost->values);
+      most.scratch_bytes = std::max(most.scratch_bytes, cost->scratch_bytes);
+    }
+    int64_t pixels = 0, decoding = 0;
+    for (const Picture& frame : medium.frames) {
+      pixels += int64_t{3} * frame.size.height * frame.size.width;
+      decoding = std::max(decoding, frame.size.decode_bytes);
+    }
+    most.scratch_bytes = std::max(most.scratch_bytes + pixels, decoding + pixels);
+    return most;
+  }
+
+  Status charge(const MediaProcessor& processor) {
+    int64_t values = 0, scratch = 0;
+    for (const Medium& medium : media_) {
+      auto cost = cost_of(medium, processor);
+      if (!cost.ok()) return about(std::move(cost).error(), medium);
+      values += cost->values * static_cast<int64_t>(sizeof(float));
+      scratch = std::max(scratch, cost->scratch_bytes);
+      if (values > limits().max_prepared_bytes)
+        return fail(Code::too_large, "the images up to ", medium.name(), " take ", values,
+                    " bytes for the vision tower; at most ", limits().max_prepared_bytes, " are accepted in a request")
+            .about(medium.field());
+    }
+    if (!source_.account || media_.empty()) return {};
+    const StopFlag* stop = request_.stop_flag.get();
+    const char* field = media_.front().field();
+    auto shares = source_.account->take(values, scratch + file_bytes_, limits().wait_ms, stop);
+    if (!shares.ok()) return std::move(shares).error().about(field);
+    shares_ = std::move(shares).value();
+    return {};
+  }
+
+  Result<PreparedMedia> prepare(std::vector<Picture> frames, const Medium& medium, const MediaProcessor& processor) {
+    MediaInput input{.kind = medium.kind, .stop = request_.stop_flag.get()};
+    for (Picture& frame : frames) {
+      WEFT_RETURN_IF_ERROR(check_stop(input.stop));
+      auto image = decode_image(frame.file(), image_limits(), input.stop);
+      if (!image.ok()) {
+        if (medium.kind == MediaKind::image) return std::move(image).error();
+        return fail(image.error().code(), "frame ", input.frames.size() + 1, ": ", image.error().message());
+      }
+      input.frames.push_back(std::move(image).value());
+      frame = {};
+    }
+    return processor.prepare(input, media_.size() == 1);
+  }
+
+  const Request& request_;
+  const MediaSource& source_;
+  std::vector<Medium> media_;
+  int64_t file_bytes_ = 0, pixels_ = 0;
+  MediaAccount::Shares shares_;  // what all of them take
+};
 
 // Sets which keys each row attends to; the keys are those of the images' real tiles, image after image. Rows before the
 // first image attend to all images, so the cache key of every block depends on all images.
@@ -69,12 +218,11 @@ void add_cross(ImagePrompt& prompt, const std::vector<FeatureSpan>& spans, const
 }  // namespace
 
 Result<ImagePrompt> image_prompt(const Request& request, const PromptText& text, bool add_special_tokens,
-                                 const MediaProcessor& processor, const Tokenizer& tokenizer, const UrlOptions& urls,
-                                 const Model& model) {
+                                 const MediaProcessor& processor, const Tokenizer& tokenizer,
+                                 const MediaSource& source, const Model& model) {
   const char* field = request.images.empty() ? "videos" : "images";
-  WEFT_TRY(const std::vector<MediaInput> inputs, read_inputs(request, urls));
-  auto prepared = processor.prepare(inputs);
-  if (!prepared.ok()) return std::move(prepared).error().about(field);
+  auto prepared = Reader(request, source).read(processor);
+  if (!prepared.ok()) return std::move(prepared).error();
   ExpandedPrompt expanded;
   if (request.prompt_token_ids) {
     expanded.ids = *request.prompt_token_ids;
@@ -83,7 +231,7 @@ Result<ImagePrompt> image_prompt(const Request& request, const PromptText& text,
     expanded.spans = std::move(spans).value();
   } else {
     const Encode encode = [&](std::string_view piece, bool add) {
-      return tokenizer.encode(piece, {.add_special_tokens = add});
+      return tokenizer.encode(piece, {.add_special_tokens = add, .stop = request.stop_flag.get()});
     };
     WEFT_TRY(const std::string written, text(*prepared));
     auto whole = processor.expand(written, add_special_tokens, *prepared, encode);

@@ -11,7 +11,9 @@
 
 #include "api/engine.h"
 #include "cache/block_key.h"
+#include "core/media_limits.h"
 #include "core/media_prompt.h"
+#include "media/account.h"
 #include "media/processor.h"
 #include "media/url.h"
 
@@ -30,11 +32,19 @@ struct ImagePrompt {
 // The prompt's text, with placeholders in it, once its images are prepared.
 using PromptText = std::function<Result<std::string>(std::span<const PreparedMedia> media)>;
 
+// Where images come from, and what they may take.
+struct MediaSource {
+  UrlOptions urls;
+  MediaLimits limits;
+  const MediaAccount* account = nullptr;  // that all requests share; null: nobody counts
+};
+
 // Reads and prepares the request's images and videos and puts them into the prompt: `text`, or the request's own token
-// ids. Errors name the image, counted from 1. Blocks while images are fetched. Depending on the model, the result also
+// ids. Errors name the image, counted from 1; what all of them take is known from their headers and charged before the first
+// is decoded (too_large, or resource_exhausted while others hold the memory). Blocks while images are fetched. Depending on the model, the result also
 // has positions on several axes (M-RoPE) or the keys of cross attention.
 Result<ImagePrompt> image_prompt(const Request& request, const PromptText& text, bool add_special_tokens,
-                                 const MediaProcessor& processor, const Tokenizer& tokenizer, const UrlOptions& urls,
-                                 const Model& model);
+                                 const MediaProcessor& processor, const Tokenizer& tokenizer,
+                                 const MediaSource& source, const Model& model);
 
 }  // namespace weft

@@ -11,6 +11,7 @@
 #include "base/cpu_layout.h"
 #include "base/mapped_file.h"
 #include "base/result.h"
+#include "core/media_limits.h"
 #include "core/option_kinds.h"
 #include "core/ranks.h"
 #include "core/speculation.h"
@@ -84,6 +85,7 @@ struct EngineOptions {
   int rank_deadline = 30;  // seconds without a word from a rank in another process, after which all of them end
   std::vector<std::string> allowed_media_domains;  // hosts that images may be fetched from; empty: data: URLs only
   RequestLimits limits;                            // of each request
+  MediaLimits media_limits;                        // what images of requests may take
   GenerationConfig generation_config = GenerationConfig::automatic;
   int64_t seed = -1;  // of requests without one; -1: random for each
 

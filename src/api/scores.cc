@@ -43,7 +43,8 @@ Result<ScorePrompt> score_prompt(const Request& request, std::vector<int32_t> to
     if (!request.prompt || !tokenizer)
       return fail(Code::invalid_argument, "a second text needs a first one in prompt, and a tokenizer").about(field);
     WEFT_TRY(EncodedPair pair, tokenizer->encode_pair(*request.prompt, *request.text_pair,
-                                                      {.add_special_tokens = request.add_special_tokens}));
+                                                      {.add_special_tokens = request.add_special_tokens,
+                                                       .stop = request.stop_flag.get()}));
     prompt.tokens = std::move(pair.ids), prompt.types = std::move(pair.type_ids);
   }
   if (request.token_type_ids) prompt.types = *request.token_type_ids;

@@ -76,8 +76,8 @@ class EndSignals::Watch {
         first_();
         continue;
       }
+      flush_log(std::chrono::milliseconds(500));
       std::fprintf(stderr, "weft: %s\n", farewell_.c_str());
-      std::fflush(nullptr);
       std::_Exit(kStatus);
     }
   }

@@ -2,6 +2,7 @@
 
 #include <sstream>
 
+#include "base/stop_flag.h"
 #include "bridge.h"
 
 namespace weft {
@@ -15,6 +16,8 @@ Error take_error(WeftError& error) {
     case WEFT_INVALID_ARGUMENT: return {Code::invalid_argument, message};
     case WEFT_UNSUPPORTED: return {Code::unsupported, message};
     case WEFT_RESOURCE_EXHAUSTED: return {Code::resource_exhausted, message};
+    case WEFT_TOO_LARGE: return {Code::too_large, message};
+    case WEFT_STOPPED: return {Code::cancelled, message};
     default: return {Code::internal, message};
   }
 }
@@ -89,7 +92,8 @@ Status GrammarFactory::warm_up() const {
   return {};
 }
 
-Result<std::unique_ptr<Grammar>> GrammarFactory::compile(const GrammarSpec& spec, double* processor_seconds) const {
+Result<std::unique_ptr<Grammar>> GrammarFactory::compile(const GrammarSpec& spec, double* processor_seconds,
+                                                         const StopFlag* stop) const {
   WEFT_TRY(const WeftGrammarFactory* made, factory());
   std::string text = spec.text;
   if (spec.kind == GrammarSpec::Kind::choice) {
@@ -102,10 +106,16 @@ Result<std::unique_ptr<Grammar>> GrammarFactory::compile(const GrammarSpec& spec
   WeftGrammarReport report;
   WeftGrammar* state =
       weft_grammar_new(made, static_cast<uint32_t>(spec.kind), text.data(), text.size(), spec.compact_json,
-                       static_cast<uint32_t>(spec.thinking), spec.strict_schemas, &limits, &report, &error);
+                       static_cast<uint32_t>(spec.thinking), spec.strict_schemas, &limits, &report, &error,
+                       stop ? stop->byte() : nullptr);
   auto kept = std::make_shared<Grammar::Report>(Grammar::Report{report.bytes, take_lines(report.warnings)});
   if (processor_seconds) *processor_seconds = static_cast<double>(report.processor_ns) * 1e-9;
-  if (!state) return take_error(error);
+  if (!state) {
+    const bool stopped = error.code == WEFT_STOPPED;
+    Error taken = take_error(error);
+    const Status why = check_stop(stop);
+    return stopped && !why.ok() ? why.error() : std::move(taken);
+  }
   return std::unique_ptr<Grammar>(new Grammar(state, std::move(kept)));
 }
 

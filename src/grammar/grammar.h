@@ -22,6 +22,8 @@ struct WeftGrammar;
 
 namespace weft {
 
+class StopFlag;
+
 struct GrammarSpec {
   enum class Kind : unsigned char {
     json_object,     // any JSON object; `text` is not used
@@ -102,8 +104,10 @@ class GrammarFactory {
   Status warm_up() const;
   // invalid_argument for what is wrong and unsupported for what is not enforced; the message names the keyword or the
   // place. resource_exhausted for more memory than the limit. Takes milliseconds; a hostile grammar runs into the
-  // limits within a few seconds. `processor_seconds`, if given, becomes the processor time that it took.
-  Result<std::unique_ptr<Grammar>> compile(const GrammarSpec& spec, double* processor_seconds = nullptr) const;
+  // limits within a few seconds. `processor_seconds`, if given, becomes the processor time that it took. `stop`, if
+  // given, is looked at between its parts: cancelled or deadline_exceeded once it is set.
+  Result<std::unique_ptr<Grammar>> compile(const GrammarSpec& spec, double* processor_seconds = nullptr,
+                                           const StopFlag* stop = nullptr) const;
 
  private:
   Result<const WeftGrammarFactory*> factory() const;

@@ -5,6 +5,7 @@
 
 #include "base/json.h"
 #include "base/log.h"
+#include "base/stop_flag.h"
 
 namespace weft {
 
@@ -34,30 +35,52 @@ Result<std::unique_ptr<Grammar>> GrammarCache::copy(Entry& entry) {
   return entry.grammar->clone();
 }
 
-Result<std::unique_ptr<Grammar>> GrammarCache::get(const GrammarSpec& spec) {
+// Waits until `over()`, or until `stop` is set.
+template <class Condition>
+Status GrammarCache::wait(std::unique_lock<std::mutex>& lock, const StopFlag* stop, const Condition& over) {
+  constexpr std::chrono::milliseconds kLook{5};
+  while (!over()) {
+    WEFT_RETURN_IF_ERROR(check_stop(stop));
+    if (stop) changed_.wait_for(lock, kLook);
+    else changed_.wait(lock);
+  }
+  return {};
+}
+
+Result<std::unique_ptr<Grammar>> GrammarCache::get(const GrammarSpec& spec, const StopFlag* stop) {
   std::string key = key_of(spec);
   std::unique_lock lock(mutex_);
-  if (const auto found = kept_.find(key); found != kept_.end()) {
-    ++metrics_.hits;
-    order_.splice(order_.begin(), order_, found->second);
-    const std::shared_ptr<Entry> entry = order_.front();
-    lock.unlock();
-    return copy(*entry);
-  }
-  if (const auto found = compiling_.find(key); found != compiling_.end()) {
-    ++metrics_.hits;
+  while (true) {
+    if (const auto found = kept_.find(key); found != kept_.end()) {
+      ++metrics_.hits;
+      order_.splice(order_.begin(), order_, found->second);
+      const std::shared_ptr<Entry> entry = order_.front();
+      lock.unlock();
+      return copy(*entry);
+    }
+    const auto found = compiling_.find(key);
+    if (found == compiling_.end()) return make(std::move(key), spec, lock, stop);
     const std::shared_ptr<Entry> entry = found->second;
-    changed_.wait(lock, [&] { return entry->done; });
+    WEFT_RETURN_IF_ERROR(wait(lock, stop, [&] { return entry->done; }));
+    if (entry->stopped) continue;
+    ++metrics_.hits;
     lock.unlock();
     return copy(*entry);
   }
+}
+
+// Compiles what nobody has compiled yet.
+Result<std::unique_ptr<Grammar>> GrammarCache::make(std::string key, const GrammarSpec& spec,
+                                                    std::unique_lock<std::mutex>& lock, const StopFlag* stop) {
   ++metrics_.misses;
   const auto entry = std::make_shared<Entry>();
   entry->key = std::move(key);
   compiling_.emplace(entry->key, entry);
-  if (Status slot = wait_for_slot(lock); !slot.ok()) entry->error = slot.error();
-  else compile(spec, *entry, lock);
+  if (Status slot = wait_for_slot(lock, stop); !slot.ok()) entry->error = slot.error();
+  else compile(spec, *entry, lock, stop);
   entry->done = true;
+  entry->stopped =
+      entry->error && (entry->error->code() == Code::cancelled || entry->error->code() == Code::deadline_exceeded);
   compiling_.erase(entry->key);
   keep(entry);
   changed_.notify_all();
@@ -65,25 +88,26 @@ Result<std::unique_ptr<Grammar>> GrammarCache::get(const GrammarSpec& spec) {
   return copy(*entry);
 }
 
-Status GrammarCache::wait_for_slot(std::unique_lock<std::mutex>& lock) {
+Status GrammarCache::wait_for_slot(std::unique_lock<std::mutex>& lock, const StopFlag* stop) {
   const auto ticket = waiting_.insert(waiting_.end(), next_ticket_++);
   const double until = spent_ + std::chrono::duration<double>(options_.wait).count();
   const auto my_turn = [&] { return running_ < options_.slots && waiting_.begin() == ticket; };
-  changed_.wait(lock, [&] { return my_turn() || spent_ >= until; });
-  const bool taken = my_turn();
+  const Status waited = wait(lock, stop, [&] { return my_turn() || spent_ >= until; });
+  const bool taken = waited.ok() && my_turn();
   waiting_.erase(ticket);
   changed_.notify_all();  // the next one's turn may have come
-  if (taken) return {};
+  if (taken || !waited.ok()) return waited;
   return fail(Code::resource_exhausted, "too many grammars are being compiled; try again later");
 }
 
 // Releases the lock while it compiles.
-void GrammarCache::compile(const GrammarSpec& spec, Entry& entry, std::unique_lock<std::mutex>& lock) {
+void GrammarCache::compile(const GrammarSpec& spec, Entry& entry, std::unique_lock<std::mutex>& lock,
+                           const StopFlag* stop) {
   ++running_;
   lock.unlock();
   const auto begin = Clock::now();
   double processor_seconds = 0;
-  auto grammar = factory_->compile(spec, &processor_seconds);
+  auto grammar = factory_->compile(spec, &processor_seconds, stop);
   const double seconds = std::chrono::duration<double>(Clock::now() - begin).count();
   lock.lock();
   --running_;
@@ -105,7 +129,8 @@ void GrammarCache::compile(const GrammarSpec& spec, Entry& entry, std::unique_lo
 // Adds the entry to the cache and evicts the least recently used ones. Failures for lack of time or memory are not
 // kept, since the same grammar may compile later.
 void GrammarCache::keep(const std::shared_ptr<Entry>& entry) {
-  if (entry->bytes > options_.bytes || (entry->error && entry->error->code() == Code::resource_exhausted)) return;
+  if (entry->bytes > options_.bytes || entry->stopped) return;
+  if (entry->error && entry->error->code() == Code::resource_exhausted) return;
   order_.push_front(entry);
   kept_.emplace(entry->key, order_.begin());
   metrics_.bytes += static_cast<int64_t>(entry->bytes);

@@ -32,8 +32,9 @@ class GrammarCache {
   GrammarCache(std::unique_ptr<const GrammarFactory> factory, GrammarCacheOptions options = {});
 
   // A grammar of its own for the caller. Errors are those of GrammarFactory::compile; wrong grammars are remembered
-  // like right ones, so that sending one again and again costs nothing.
-  Result<std::unique_ptr<Grammar>> get(const GrammarSpec& spec);
+  // like right ones, so that sending one again and again costs nothing. `stop`, if given, ends waiting and compiling:
+  // cancelled or deadline_exceeded. Others that wait for the same grammar then compile it themselves.
+  Result<std::unique_ptr<Grammar>> get(const GrammarSpec& spec, const StopFlag* stop = nullptr);
   GrammarCacheMetrics metrics() const;
 
  private:
@@ -41,6 +42,7 @@ class GrammarCache {
   struct Entry {
     std::string key;
     bool done = false;
+    bool stopped = false;  // by the request that compiled it: says nothing about the grammar
     std::unique_ptr<Grammar> grammar;
     std::optional<Error> error;
     size_t bytes = 0;
@@ -48,8 +50,12 @@ class GrammarCache {
   };
   using Order = std::list<std::shared_ptr<Entry>>;
 
-  Status wait_for_slot(std::unique_lock<std::mutex>& lock);
-  void compile(const GrammarSpec& spec, Entry& entry, std::unique_lock<std::mutex>& lock);
+  Result<std::unique_ptr<Grammar>> make(std::string key, const GrammarSpec& spec, std::unique_lock<std::mutex>& lock,
+                                        const StopFlag* stop);
+  template <class Condition>
+  Status wait(std::unique_lock<std::mutex>& lock, const StopFlag* stop, const Condition& over);
+  Status wait_for_slot(std::unique_lock<std::mutex>& lock, const StopFlag* stop);
+  void compile(const GrammarSpec& spec, Entry& entry, std::unique_lock<std::mutex>& lock, const StopFlag* stop);
   void keep(const std::shared_ptr<Entry>& entry);
   static Result<std::unique_ptr<Grammar>> copy(Entry& entry);
 

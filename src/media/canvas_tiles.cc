@@ -79,10 +79,10 @@ Size size_on_canvas(const Image& image, Grid grid, int tile, bool single) {
   return {h.box, std::max(std::min(scaled(image.width, h), w.box), 1)};
 }
 
-Image on_canvas(const Image& image, Grid grid, const Rules& rules, bool single) {
+Image on_canvas(const Image& image, Grid grid, const Rules& rules, bool single, const StopFlag* stop) {
   const Size size = size_on_canvas(image, grid, rules.side, single);
   Image canvas(grid.rows * rules.side, grid.columns * rules.side);
-  paste(resize(image, size.height, size.width, rules.filter), 0, 0, canvas);
+  paste(resize(image, size.height, size.width, rules.filter, stop), 0, 0, canvas);
   return canvas;
 }
 
@@ -97,15 +97,21 @@ class Llama4 final : public MediaProcessor {
     PreparedMedia out;
     out.tile_rows = grid.rows;
     out.tile_columns = grid.columns;
-    append_tiles(on_canvas(image, grid, rules_, true), rules_.side, rules_.levels, out.pixel_values);
+    append_tiles(on_canvas(image, grid, rules_, true, media.stop), rules_.side, rules_.levels, out.pixel_values);
     const int tiles = grid.rows * grid.columns;
     if (tiles > 1)
-      append_tiles(resize(image, rules_.side, rules_.side, rules_.filter), rules_.side, rules_.levels,
+      append_tiles(resize(image, rules_.side, rules_.side, rules_.filter, media.stop), rules_.side, rules_.levels,
                    out.pixel_values);
     const int all = tiles > 1 ? tiles + 1 : 1;
     out.shape = {all, 3, rules_.side, rules_.side};
     out.positions = {all * rules_.positions};
     return out;
+  }
+
+  Result<Sizes> sizes(const MediaInput& media, bool) const override {
+    const Grid grid = choose_grid<float>(media.frames[0], rules_);
+    const int64_t side = rules_.side, tiles = int64_t{grid.rows} * grid.columns;
+    return Sizes{(tiles > 1 ? tiles + 1 : 1) * 3 * side * side, grid.rows * side, grid.columns * side};
   }
 
   std::string expansion(const PreparedMedia& media) const override {
@@ -147,12 +153,17 @@ class Mllama final : public MediaProcessor {
     out.tile_rows = grid.rows;
     out.tile_columns = grid.columns;
     out.shape = {rules_.most_tiles, 3, rules_.side, rules_.side};
-    append_tiles(on_canvas(image, grid, rules_, false), rules_.side, rules_.levels, out.pixel_values);
+    append_tiles(on_canvas(image, grid, rules_, false, media.stop), rules_.side, rules_.levels, out.pixel_values);
     out.pixel_values.resize(static_cast<size_t>(rules_.most_tiles) * 3 * rules_.side * rules_.side);
     const auto same = [&](Grid g) { return g.rows == grid.rows && g.columns == grid.columns; };
     out.aspect_ratio_id = 1 + static_cast<int>(std::ranges::find_if(rules_.grids, same) - rules_.grids.begin());
     out.positions = {1};
     return out;
+  }
+  Result<Sizes> sizes(const MediaInput& media, bool) const override {
+    const Grid grid = choose_grid<double>(media.frames[0], rules_);
+    const int64_t side = rules_.side;
+    return Sizes{rules_.most_tiles * 3 * side * side, grid.rows * side, grid.columns * side};
   }
   std::string expansion(const PreparedMedia&) const override { return form().image; }
 

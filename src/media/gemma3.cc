@@ -23,11 +23,14 @@ class Gemma3 final : public MediaProcessor {
  protected:
   Result<PreparedMedia> prepare_one(const MediaInput& media, bool) const override {
     PreparedMedia out;
-    append_tiles(resize(media.frames[0], rules_.side, rules_.side, rules_.filter), rules_.side, rules_.levels,
-                 out.pixel_values);
+    append_tiles(resize(media.frames[0], rules_.side, rules_.side, rules_.filter, media.stop), rules_.side,
+                 rules_.levels, out.pixel_values);
     out.shape = {1, 3, rules_.side, rules_.side};
     out.positions = {rules_.positions};
     return out;
+  }
+  Result<Sizes> sizes(const MediaInput&, bool) const override {
+    return Sizes{int64_t{3} * rules_.side * rules_.side, rules_.side, rules_.side};
   }
   std::string expansion(const PreparedMedia&) const override { return rules_.block; }
 

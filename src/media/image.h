@@ -20,6 +20,8 @@
 
 namespace weft {
 
+class StopFlag;
+
 struct Image {
   int height = 0, width = 0;
   std::vector<uint8_t> rgb;  // [height, width, 3]
@@ -41,8 +43,18 @@ struct ImageLimits {
 };
 
 // Decodes one file. Errors are invalid_argument and say what is wrong: no image format, a broken file, a limit. Any
-// thread.
-Result<Image> decode_image(std::span<const std::byte> file, const ImageLimits& limits = {});
+// thread. `stop` is looked at row by row where the format allows it (GIF and WebP of 40 million pixels take a second in
+// one piece): cancelled or deadline_exceeded once it is set.
+Result<Image> decode_image(std::span<const std::byte> file, const ImageLimits& limits = {},
+                           const StopFlag* stop = nullptr);
+
+// What a file's header tells.
+struct ImageSize {
+  int height = 0, width = 0;  // as stored: EXIF may turn it
+  int64_t decode_bytes = 0;   // that decode_image holds at once, the result included
+};
+// Reads the header only, and allocates nothing that depends on it. Errors: those of decode_image for it.
+Result<ImageSize> read_image_size(std::span<const std::byte> file, const ImageLimits& limits = {});
 
 // Identifies an image by its size and pixels: SHA-256 of height and width (8 bytes each, little endian) and the pixels'
 // SHA-256. Two files with the same pixels have the same hash.

@@ -14,6 +14,7 @@
 
 #include <jerror.h>
 
+#include "base/stop_flag.h"
 #include "media/exif.h"
 
 #ifndef LIBJPEG_TURBO_VERSION
@@ -32,9 +33,12 @@ struct Decoder {
   bool has_header = false;
   const unsigned char* file = nullptr;
   size_t file_size = 0;
+  const StopFlag* stop = nullptr;
   uint8_t* rgb = nullptr;   // where read_rows writes
   uint8_t* cmyk = nullptr;  // one row, for four-channel files
 };
+
+bool is_stopped(const Decoder& d) { return d.stop && d.stop->reason() != StopReason::none; }
 
 Decoder& decoder_of(j_common_ptr info) { return *static_cast<Decoder*>(info->client_data); }
 
@@ -58,6 +62,7 @@ void on_message(j_common_ptr info, int level) {
 
 void on_progress(j_common_ptr info) {
   Decoder& d = decoder_of(info);
+  if (is_stopped(d)) std::longjmp(d.jump, 1);
   // Work that a small file may ask for: each scan goes over all pixels and may cost a few bytes.
   constexpr int kScans = 256;
   constexpr int64_t kPixelScans = 1'500'000'000;
@@ -104,7 +109,7 @@ void cmyk_to_rgb(const uint8_t* in, uint8_t* out, unsigned width) {
 }
 
 void read_rows(Decoder& d) {
-  while (d.info.output_scanline < d.info.output_height) {
+  while (d.info.output_scanline < d.info.output_height && !is_stopped(d)) {
     uint8_t* out = d.rgb + size_t{3} * d.info.output_width * d.info.output_scanline;
     JSAMPROW row = d.cmyk ? d.cmyk : out;
     jpeg_read_scanlines(&d.info, &row, 1);
@@ -150,7 +155,10 @@ Status check_limits(Decoder& d, const ImageLimits& limits) {
 }
 
 Result<Jpeg> decode(Decoder& d, const ImageLimits& limits) {
-  const auto broken = [&] { return fail(Code::invalid_argument, "broken or unsupported JPEG image: ", d.message); };
+  const auto broken = [&]() -> Error {
+    if (is_stopped(d)) return d.stop->check().error();
+    return fail(Code::invalid_argument, "broken or unsupported JPEG image: ", d.message);
+  };
   if (!run(d, read_header)) return broken();
   WEFT_RETURN_IF_ERROR(check_limits(d, limits));
   if (!run(d, start)) return broken();
@@ -158,14 +166,11 @@ Result<Jpeg> decode(Decoder& d, const ImageLimits& limits) {
   std::vector<uint8_t> cmyk(d.info.out_color_space == JCS_CMYK ? size_t{4} * d.info.output_width : 0);
   d.rgb = jpeg.image.rgb.data();
   d.cmyk = cmyk.empty() ? nullptr : cmyk.data();
-  if (!run(d, read_rows)) return broken();
+  if (!run(d, read_rows) || is_stopped(d)) return broken();
   return jpeg;
 }
 
-}  // namespace
-
-Result<Jpeg> decode_jpeg(std::span<const std::byte> file, const ImageLimits& limits) {
-  Decoder d{};
+void prepare(Decoder& d, std::span<const std::byte> file) {
   d.info.err = jpeg_std_error(&d.errors);
   d.info.client_data = &d;
   d.errors.error_exit = stop;
@@ -174,7 +179,31 @@ Result<Jpeg> decode_jpeg(std::span<const std::byte> file, const ImageLimits& lim
   d.progress.progress_monitor = on_progress;
   d.file = reinterpret_cast<const unsigned char*>(file.data());
   d.file_size = file.size();
+}
+
+Result<ImageSize> read_size(Decoder& d, const ImageLimits& limits) {
+  if (!run(d, read_header))
+    return fail(Code::invalid_argument, "broken or unsupported JPEG image: ", std::string_view(d.message));
+  WEFT_RETURN_IF_ERROR(check_limits(d, limits));
+  const auto height = static_cast<int>(d.info.image_height), width = static_cast<int>(d.info.image_width);
+  return ImageSize{height, width, int64_t{3} * height * width + static_cast<int64_t>(coefficient_bytes(d.info))};
+}
+
+}  // namespace
+
+Result<Jpeg> decode_jpeg(std::span<const std::byte> file, const ImageLimits& limits, const StopFlag* stop) {
+  Decoder d{};
+  prepare(d, file);
+  d.stop = stop;
   Result<Jpeg> result = decode(d, limits);
+  jpeg_destroy_decompress(&d.info);
+  return result;
+}
+
+Result<ImageSize> read_jpeg_size(std::span<const std::byte> file, const ImageLimits& limits) {
+  Decoder d{};
+  prepare(d, file);
+  Result<ImageSize> result = read_size(d, limits);
   jpeg_destroy_decompress(&d.info);
   return result;
 }

@@ -11,6 +11,7 @@ struct Jpeg {
   int orientation = 1;
 };
 
-Result<Jpeg> decode_jpeg(std::span<const std::byte> file, const ImageLimits& limits);
+Result<Jpeg> decode_jpeg(std::span<const std::byte> file, const ImageLimits& limits, const StopFlag* stop);
+Result<ImageSize> read_jpeg_size(std::span<const std::byte> file, const ImageLimits& limits);
 
 }  // namespace weft

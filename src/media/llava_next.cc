@@ -82,9 +82,9 @@ class LlavaNext final : public MediaProcessor {
     const int side = rules_.side;
     const Size box = best_resolution(image, rules_.resolutions), size = fit(image, box);
     PreparedMedia out;
-    append_tiles(resize(image, side, side, rules_.filter), side, rules_.levels, out.pixel_values);
+    append_tiles(resize(image, side, side, rules_.filter, media.stop), side, rules_.levels, out.pixel_values);
     Image canvas(box.height, box.width);
-    paste(resize(image, size.height, size.width, rules_.filter), (box.height - size.height) / 2,
+    paste(resize(image, size.height, size.width, rules_.filter, media.stop), (box.height - size.height) / 2,
           (box.width - size.width) / 2, canvas);
     append_tiles(canvas, side, rules_.levels, out.pixel_values);
     out.tile_rows = box.height / side;
@@ -94,6 +94,11 @@ class LlavaNext final : public MediaProcessor {
     const Size map = unpadded(image.height, image.width, out.tile_rows * n, out.tile_columns * n);
     out.positions = {n * n + map.height * map.width + map.height};
     return out;
+  }
+  Result<Sizes> sizes(const MediaInput& media, bool) const override {
+    const Size box = best_resolution(media.frames[0], rules_.resolutions);
+    const int64_t side = rules_.side, pixels = int64_t{box.height} * box.width;
+    return Sizes{3 * (side * side + pixels), std::max(side, int64_t{box.height}), std::max(side, int64_t{box.width})};
   }
   std::string expansion(const PreparedMedia& media) const override {
     std::string text;

@@ -6,6 +6,7 @@
 #include <bit>
 #include <utility>
 
+#include "base/stop_flag.h"
 #include "media/pixels.h"
 
 namespace weft {
@@ -76,23 +77,40 @@ Status MediaProcessor::check_input(const MediaInput& input) const {
   return {};
 }
 
+Result<PreparedMedia> MediaProcessor::prepare(const MediaInput& input, bool alone) const {
+  WEFT_RETURN_IF_ERROR(check_input(input));
+  WEFT_RETURN_IF_ERROR(check_stop(input.stop));
+  WEFT_TRY(PreparedMedia one, prepare_one(input, alone));
+  WEFT_RETURN_IF_ERROR(check_stop(input.stop));  // resizing that was stopped leaves half an image
+  one.kind = input.kind;
+  one.height = input.frames.front().height;
+  one.width = input.frames.front().width;
+  one.hash = hash_of(input, one);
+  return one;
+}
+
 Result<std::vector<PreparedMedia>> MediaProcessor::prepare(std::span<const MediaInput> media) const {
   std::vector<PreparedMedia> prepared;
   size_t numbers[kMediaKinds] = {};
   for (const MediaInput& input : media) {
     const std::string where =
         std::string(word(input.kind)) + " " + std::to_string(++numbers[static_cast<int>(input.kind)]);
-    if (Status status = check_input(input); !status.ok())
-      return fail(Code::invalid_argument, where, ": ", status.error().message());
-    Result<PreparedMedia> one = prepare_one(input, media.size() == 1);
+    Result<PreparedMedia> one = prepare(input, media.size() == 1);
     if (!one.ok()) return fail(one.error().code(), where, ": ", one.error().message());
-    one->kind = input.kind;
-    one->height = input.frames.front().height;
-    one->width = input.frames.front().width;
-    one->hash = hash_of(input, *one);
     prepared.push_back(std::move(*one));
   }
   return prepared;
+}
+
+Result<MediaCost> MediaProcessor::cost(const MediaInput& input, bool alone) const {
+  WEFT_RETURN_IF_ERROR(check_input(input));
+  WEFT_TRY(const Sizes sizes, this->sizes(input, alone));
+  MediaCost cost{.values = sizes.values};
+  // A frame is resized along its rows, then along its columns; a canvas holds the result once more.
+  const int64_t frame = 3 * (sizes.width * input.frames.front().height + 2 * sizes.height * sizes.width);
+  const auto frames = static_cast<int64_t>(input.frames.size());
+  cost.scratch_bytes = frame + (frames - 1) * 3 * sizes.height * sizes.width;
+  return cost;
 }
 
 Json MediaProcessor::template_messages(Json messages, std::span<const PreparedMedia> media) const {
@@ -130,16 +148,20 @@ Result<std::string> MediaProcessor::expand_text(std::string_view text, std::span
   }
   std::string out;
   size_t next[kMediaKinds] = {};  // into `media`, per kind
-  while (!text.empty()) {
-    const size_t image_at = text.find(form_.image), video_at = form_.video.empty() ? text.npos : text.find(form_.video);
+  const auto find_video = [&](size_t from) { return form_.video.empty() ? text.npos : text.find(form_.video, from); };
+  // A place is looked for again only once the text is past it.
+  size_t here = 0, image_at = text.find(form_.image), video_at = find_video(0);
+  while (here < text.size()) {
     const size_t at = std::min(image_at, video_at);
-    out += text.substr(0, at);
+    out += text.substr(here, std::min(at, text.size()) - here);
     if (at == text.npos) break;
     const MediaKind kind = image_at < video_at ? MediaKind::image : MediaKind::video;
     size_t& index = next[static_cast<int>(kind)];
     while (media[index].kind != kind) ++index;
     out += expansion(media[index++]);
-    text.remove_prefix(at + (kind == MediaKind::image ? form_.image : form_.video).size());
+    here = at + (kind == MediaKind::image ? form_.image : form_.video).size();
+    if (image_at < here) image_at = text.find(form_.image, here);
+    if (video_at < here) video_at = find_video(here);
   }
   return out;
 }

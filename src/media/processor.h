@@ -30,6 +30,14 @@ struct MediaInput {
   MediaKind kind = MediaKind::image;
   std::vector<Image> frames;  // one for an image
   double fps = 2;             // frames per second of `frames`; videos only
+  // Looked at while it is prepared; null: never.
+  const StopFlag* stop = nullptr;
+};
+
+// What preparing an image or video takes, told by the sizes of its frames.
+struct MediaCost {
+  int64_t values = 0;        // floats that the vision tower reads
+  int64_t scratch_bytes = 0; // of resized frames, until it is prepared
 };
 
 // One image or video, ready for the vision tower. Fields that a family does not name are left as they are here.
@@ -52,6 +60,8 @@ struct PreparedMedia {
   // Feature positions for each placeholder in the text: mostly one placeholder; VILA (dynamic) has one for each tile.
   // Mllama's one position per image is not overwritten with features, it only marks where the image is seen from.
   std::vector<int> positions;
+  // What the memory that this takes is charged to (media/account.h); null: to nobody.
+  std::shared_ptr<const void> share;
   // Same hash, same features at the same positions: content_hash of every frame, with the kind, the frame rate and the
   // shapes.
   Digest hash{};
@@ -105,6 +115,10 @@ class MediaProcessor {
   // All images and videos of one request together, in the order of their placeholders. An error names the one it is
   // about ("image 2: ..."), counted from 1, images and videos apart.
   Result<std::vector<PreparedMedia>> prepare(std::span<const MediaInput> media) const;
+  // One of them, so that its pixels need not be kept; `alone`: it is the request's only one. Errors do not name it.
+  Result<PreparedMedia> prepare(const MediaInput& media, bool alone) const;
+  // What that will take; of the frames, the sizes alone are looked at.
+  Result<MediaCost> cost(const MediaInput& media, bool alone) const;
 
   // The messages of a chat as they go into the chat template. VILA makes each content one text, by message_text(); the
   // others (PromptForm::rewrites_messages is false) change nothing. `media`: all of the request's.
@@ -134,6 +148,12 @@ class MediaProcessor {
   explicit MediaProcessor(PromptForm form) : form_(std::move(form)) {}
   // One image or video; `alone`: it is the request's only one. Everything but `hash`, `kind`, `height` and `width`.
   virtual Result<PreparedMedia> prepare_one(const MediaInput& media, bool alone) const = 0;
+  // What prepare_one() puts into pixel_values, in floats, and the largest image that frames are resized to.
+  struct Sizes {
+    int64_t values = 0;
+    int64_t height = 0, width = 0;
+  };
+  virtual Result<Sizes> sizes(const MediaInput& media, bool alone) const = 0;
   // What a placeholder becomes in the text.
   virtual std::string expansion(const PreparedMedia& media) const = 0;
   // The prompt's final ids, given those of the expanded text. Only VILA changes them: its placeholders are expanded

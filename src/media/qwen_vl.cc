@@ -55,24 +55,30 @@ class QwenVl final : public MediaProcessor {
     WEFT_TRY(const Size size, smart_size(first.height, first.width, rules.patch * rules.merge, rules));
     PreparedMedia out;
     out.merge = rules.merge;
-    out.grid_frames = static_cast<int>((media.frames.size() + rules.frames - 1) / rules.frames);
+    out.grid_frames = grid_frames(media, rules);
     out.grid_rows = static_cast<int>(size.height / rules.patch);
     out.grid_columns = static_cast<int>(size.width / rules.patch);
-    const int64_t patches = int64_t{out.grid_frames} * out.grid_rows * out.grid_columns;
-    if (patches > kMostPatches) {
-      return fail(Code::invalid_argument, "it has ", patches, " patches; at most ", kMostPatches, " are accepted");
-    }
+    WEFT_TRY(const int64_t patches, patches_of(media, rules, size));
     if (tokens_per_second_ > 0 && video) out.time_step = tokens_per_second_ * (rules.frames / media.fps);
     const int values = 3 * rules.frames * rules.patch * rules.patch;
     out.shape = {patches, values};
     out.pixel_values.resize(patches * values);
     std::vector<Image> frames;
     for (const Image& frame : media.frames) {
-      frames.push_back(resize(frame, static_cast<int>(size.height), static_cast<int>(size.width), rules.filter));
+      frames.push_back(
+          resize(frame, static_cast<int>(size.height), static_cast<int>(size.width), rules.filter, media.stop));
     }
     cut(frames, rules, out);
     out.positions = {static_cast<int>(patches / (rules.merge * rules.merge))};
     return out;
+  }
+
+  Result<Sizes> sizes(const MediaInput& media, bool) const override {
+    const Rules& rules = media.kind == MediaKind::video ? video_ : image_;
+    const Image& first = media.frames.front();
+    WEFT_TRY(const Size size, smart_size(first.height, first.width, rules.patch * rules.merge, rules));
+    WEFT_TRY(const int64_t patches, patches_of(media, rules, size));
+    return Sizes{patches * 3 * rules.frames * rules.patch * rules.patch, size.height, size.width};
   }
 
   std::string expansion(const PreparedMedia& media) const override {
@@ -84,6 +90,17 @@ class QwenVl final : public MediaProcessor {
 
  private:
   static constexpr int64_t kMostPatches = 262'144;  // 1.2 GB of values; the checkpoints' own limits lie below it
+
+  static int grid_frames(const MediaInput& media, const Rules& rules) {
+    return static_cast<int>((media.frames.size() + rules.frames - 1) / rules.frames);
+  }
+
+  static Result<int64_t> patches_of(const MediaInput& media, const Rules& rules, const Size& size) {
+    const int64_t patches =
+        int64_t{grid_frames(media, rules)} * (size.height / rules.patch) * (size.width / rules.patch);
+    if (patches <= kMostPatches) return patches;
+    return fail(Code::invalid_argument, "it has ", patches, " patches; at most ", kMostPatches, " are accepted");
+  }
 
   // The frames beyond the last repeat it.
   static void cut(const std::vector<Image>& frames, const Rules& rules, PreparedMedia& out) {

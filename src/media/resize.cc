@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "base/stop_flag.h"
 
 namespace weft {
 namespace {
@@ -63,10 +64,12 @@ Weights make_weights(int in, int out, Filter filter) {
 
 uint8_t to_byte(int sum, int bits) { return static_cast<uint8_t>(std::clamp(sum >> bits, 0, 255)); }
 
-Image resize_columns(const Image& in, int width, Filter filter) {
+bool is_set(const StopFlag* stop) { return stop && stop->reason() != StopReason::none; }
+
+Image resize_columns(const Image& in, int width, Filter filter, const StopFlag* stop) {
   const Weights w = make_weights(in.width, width, filter);
   Image out(in.height, width);
-  for (int y = 0; y < in.height; ++y) {
+  for (int y = 0; y < in.height && !is_set(stop); ++y) {
     const uint8_t* row = in.row(y);
     uint8_t* to = out.row(y);
     for (int x = 0; x < width; ++x, to += 3) {
@@ -87,12 +90,12 @@ Image resize_columns(const Image& in, int width, Filter filter) {
 }
 
 // Row by row with a row of sums, so that the compiler vectorises over the samples.
-Image resize_rows(const Image& in, int height, Filter filter) {
+Image resize_rows(const Image& in, int height, Filter filter, const StopFlag* stop) {
   const Weights w = make_weights(in.height, height, filter);
   Image out(height, in.width);
   const size_t samples = size_t{3} * in.width;
   std::vector<int32_t> sums(samples);
-  for (int y = 0; y < height; ++y) {
+  for (int y = 0; y < height && !is_set(stop); ++y) {
     std::fill(sums.begin(), sums.end(), 1 << (w.bits - 1));
     for (int j = 0; j < w.taps[y].count; ++j) {
       const int weight = w.weights[w.stride * y + j];
@@ -107,11 +110,11 @@ Image resize_rows(const Image& in, int height, Filter filter) {
 
 }  // namespace
 
-Image resize(const Image& image, int height, int width, Filter filter) {
+Image resize(const Image& image, int height, int width, Filter filter, const StopFlag* stop) {
   WEFT_CHECK(height > 0 && width > 0 && image.height > 0 && image.width > 0) << height << " x " << width;
-  if (width == image.width) return height == image.height ? image : resize_rows(image, height, filter);
-  Image out = resize_columns(image, width, filter);
-  return height == image.height ? out : resize_rows(out, height, filter);
+  if (width == image.width) return height == image.height ? image : resize_rows(image, height, filter, stop);
+  Image out = resize_columns(image, width, filter, stop);
+  return height == image.height ? out : resize_rows(out, height, filter, stop);
 }
 
 }  // namespace weft

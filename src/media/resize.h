@@ -14,6 +14,7 @@ enum class Filter : unsigned char {
 
 // `height` and `width` are at least 1. Costs about in_height * out_width * 2 * filter width multiplications
 // (downscaling widens the filter).
-Image resize(const Image& image, int height, int width, Filter filter);
+// Once `stop` is set the rest stays black, at a row: whoever gave it looks at it afterwards.
+Image resize(const Image& image, int height, int width, Filter filter, const StopFlag* stop = nullptr);
 
 }  // namespace weft

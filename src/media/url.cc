@@ -7,6 +7,7 @@
 #include <optional>
 #include <utility>
 
+#include "base/stop_flag.h"
 #include "bridge.h"
 
 namespace weft {
@@ -154,7 +155,12 @@ Result<Hop> fetch_once(const HttpUrl& url, const UrlOptions& options, int timeou
   const WeftFetchLimits limits = {options.max_bytes, static_cast<uint32_t>(timeout_ms), options.private_addresses};
   WeftFetched fetched;
   WeftError error;
-  if (!weft_http_get(text.data(), text.size(), &limits, &fetched, &error)) {
+  if (!weft_http_get(text.data(), text.size(), &limits, &fetched, &error,
+                     options.stop ? options.stop->byte() : nullptr)) {
+    if (error.code == WEFT_STOPPED && !check_stop(options.stop).ok()) {
+      take(error.message);
+      return check_stop(options.stop).error();
+    }
     return fail(Code::invalid_argument, "the image could not be fetched from ", url.host, ": ", take(error.message));
   }
   return Hop{fetched.status, take(fetched.location), take(fetched.body)};

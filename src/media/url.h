@@ -15,6 +15,8 @@
 
 namespace weft {
 
+class StopFlag;
+
 struct UrlOptions {
   // Hosts that images may be fetched from, lower case: "example.org"; "*.example.org" for the hosts below it; "*" for
   // any; with ":8080" behind it for that port instead of the scheme's. Empty: http(s) is off.
@@ -24,6 +26,8 @@ struct UrlOptions {
   int max_redirects = 3;
   // Connects to loopback and private addresses too: for tests, and for networks whose operator means it.
   bool private_addresses = false;
+  // Looked at while waiting for the network, every 20 ms or so: cancelled or deadline_exceeded once it is set.
+  const StopFlag* stop = nullptr;
 };
 
 // The bytes behind an image's URL. Errors are invalid_argument and say what is wrong with it. Blocks up to the timeout;

@@ -93,7 +93,8 @@ class Vila final : public MediaProcessor {
     PreparedMedia out;
     out.single = alone && rules_.tiling != Tiling::none;
     const auto add = [&](int columns, int rows) {
-      append_tiles(resize(image, rows * side, columns * side, rules_.filter), side, rules_.levels, out.pixel_values);
+      append_tiles(resize(image, rows * side, columns * side, rules_.filter, media.stop), side, rules_.levels,
+                   out.pixel_values);
     };
     if (!out.single) {
       add(1, 1);
@@ -119,6 +120,29 @@ class Vila final : public MediaProcessor {
     }
     out.shape = {static_cast<int64_t>(out.pixel_values.size()) / (int64_t{3} * side * side), 3, side, side};
     return out;
+  }
+
+  // As prepare_one() adds them.
+  Result<Sizes> sizes(const MediaInput& media, bool alone) const override {
+    const int64_t side = rules_.side;
+    Sizes sizes;
+    const auto add = [&](int64_t columns, int64_t rows) {
+      sizes.values += 3 * columns * rows * side * side;
+      sizes.height = std::max(sizes.height, rows * side), sizes.width = std::max(sizes.width, columns * side);
+    };
+    if (!alone || rules_.tiling == Tiling::none) {
+      add(1, 1);
+    } else if (rules_.tiling == Tiling::dynamic) {
+      const Grid grid = nearest_grid(media.frames[0], rules_.min_tiles, rules_.max_tiles, rules_.side);
+      add(grid.columns, grid.rows);
+      if (grid.columns * grid.rows > 1) add(1, 1);
+    } else {
+      for (size_t s = 0; s + 1 < rules_.multiples.size(); ++s) add(rules_.multiples[s], rules_.multiples[s]);
+      const int last = rules_.multiples.back();
+      const Grid grid = nearest_grid(media.frames[0], last * last, rules_.max_tiles, rules_.side);
+      add(grid.columns, grid.rows);
+    }
+    return sizes;
   }
 
   std::string expansion(const PreparedMedia&) const override { return form().image; }

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "base/stop_flag.h"
 #include "bridge.h"
 
 namespace weft::bridge {
@@ -29,8 +30,20 @@ inline Error take(WeftError error) {
     case WEFT_INVALID_ARGUMENT: code = Code::invalid_argument; break;
     case WEFT_UNSUPPORTED: code = Code::unsupported; break;
     case WEFT_RESOURCE_EXHAUSTED: code = Code::resource_exhausted; break;
+    case WEFT_TOO_LARGE: code = Code::too_large; break;
+    case WEFT_STOPPED: code = Code::cancelled; break;
   }
   return Error(code, take(error.message));
 }
+
+// The same for work that was given `stop`: the flag says why it was stopped.
+inline Error take(WeftError error, const StopFlag* stop) {
+  const bool stopped = error.code == WEFT_STOPPED;
+  Error taken = take(error);
+  const Status why = check_stop(stop);
+  return stopped && !why.ok() ? why.error() : std::move(taken);
+}
+
+inline const uint8_t* byte_of(const StopFlag* stop) { return stop ? stop->byte() : nullptr; }
 
 }  // namespace weft::bridge

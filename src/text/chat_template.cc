@@ -189,8 +189,8 @@ Result<std::string> ChatTemplate::render_entry(const Entry& entry, const Json& m
   WeftBytes rendered;
   WeftError error;
   if (!weft_template_render(entry.compiled.get(), text.data(), text.size(), options.continue_final_message, &rendered,
-                            &error)) {
-    return bridge::take(error);
+                            &error, bridge::byte_of(options.stop))) {
+    return bridge::take(error, options.stop);
   }
   return bridge::take(rendered);
 }

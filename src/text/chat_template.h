@@ -20,6 +20,8 @@ struct WeftTemplate;
 
 namespace weft {
 
+class StopFlag;
+
 struct ChatTemplateOptions {
   bool add_generation_prompt = true;
   // Leaves the last message open, so that the model goes on with it (then add_generation_prompt must be false).
@@ -28,6 +30,8 @@ struct ChatTemplateOptions {
   std::string bos_token, eos_token;
   // The time that strftime_now shows (seconds since 1970, UTC); empty: the clock, local time.
   std::optional<int64_t> now_unix_s;
+  // Looked at while the template renders: cancelled or deadline_exceeded once it is set. Null: never.
+  const StopFlag* stop = nullptr;
 };
 
 struct ChatTemplateLimits {

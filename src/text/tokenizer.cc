@@ -151,8 +151,8 @@ Result<std::vector<int32_t>> Tokenizer::encode(std::string_view text, EncodeOpti
   WeftIds ids;
   WeftError error;
   if (!weft_tokenizer_encode(handle_.get(), text.data(), text.size(), options.add_special_tokens, options.parse_special,
-                             &ids, &error)) {
-    return bridge::take(error);
+                             options.most_tokens, &ids, &error, bridge::byte_of(options.stop))) {
+    return bridge::take(error, options.stop);
   }
   return bridge::take(ids);
 }
@@ -162,8 +162,8 @@ Result<EncodedPair> Tokenizer::encode_pair(std::string_view a, std::string_view 
   WeftIds ids, type_ids;
   WeftError error;
   if (!weft_tokenizer_encode_pair(handle_.get(), texts.data(), a.size(), b.size(), options.add_special_tokens,
-                                  options.parse_special, &ids, &type_ids, &error)) {
-    return bridge::take(error);
+                                  options.parse_special, &ids, &type_ids, &error, bridge::byte_of(options.stop))) {
+    return bridge::take(error, options.stop);
   }
   return EncodedPair{bridge::take(ids), bridge::take(type_ids)};
 }

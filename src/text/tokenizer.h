@@ -16,12 +16,19 @@ struct WeftTokenizer;  // the bridge's handle; see bridge/include/bridge.h
 
 namespace weft {
 
+class StopFlag;
+
 struct EncodeOptions {
   // Adds what the model's post-processor adds: BOS for most decoders, [CLS] and [SEP] for BERT.
   bool add_special_tokens = true;
   // "<|eot_id|>" in the text becomes that token. False: special tokens in the text are ordinary characters (user
   // input).
   bool parse_special = true;
+  // Looked at while the text is encoded, about every millisecond (docs/contract-engine.md): cancelled or
+  // deadline_exceeded once it is set. Null: never.
+  const StopFlag* stop = nullptr;
+  // too_large once the text has more tokens than this; the rest is not looked at. Not of pairs.
+  size_t most_tokens = SIZE_MAX;
 };
 
 struct EncodedPair {
