@@ -1,6 +1,7 @@
 // From words to a command, and from its error to a line and a status.
 #include <csignal>
 #include <cstdio>
+#include <exception>
 
 #include "api/follow.h"
 #include "commands.h"
@@ -53,7 +54,9 @@ int leave(const Leave& leave) {
 
 }  // namespace
 
-int weft_main(int count, const char* const* words, const EngineLoader& load) {
+namespace {
+
+int run(int count, const char* const* words, const EngineLoader& load) {
   std::signal(SIGPIPE, SIG_IGN);  // a closed pipe is an error of the write
   const auto parsed = parse_arguments(count, words);
   if (const Leave* early = std::get_if<Leave>(&parsed)) return leave(*early);
@@ -73,6 +76,17 @@ int weft_main(int count, const char* const* words, const EngineLoader& load) {
   if (status.ok()) return 0;
   print_error(status.error().message());
   return 1;
+}
+
+}  // namespace
+
+int weft_main(int count, const char* const* words, const EngineLoader& load) {
+  try {
+    return run(count, words, load);
+  } catch (const std::exception& thrown) {  // no memory, no thread
+    std::fprintf(stderr, "weft: %s\n", thrown.what());
+    return 1;
+  }
 }
 
 }  // namespace weft

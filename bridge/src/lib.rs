@@ -15,6 +15,7 @@ mod piece_model;
 mod png_metadata;
 mod printf;
 mod python;
+mod reserve;
 mod schema_check;
 mod schema_numbers;
 mod sentencepiece;

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <thread>
 
+#include "base/keep_going.h"
 #include "server/api_key.h"
 #include "server/errors.h"
 #include "server/http_client.h"
@@ -93,7 +94,7 @@ Result<std::unique_ptr<Front>> Front::listen(FrontOptions options) {
 
 bool Front::run(bool signals) {
   watcher_.begin();
-  std::thread calling([this] { calls_.run(); });
+  std::thread calling([this] { keep_going("the calls of the servers", [&] { calls_.run(); }); });
   const bool orderly = http_->run(signals);
   calls_.stop();
   calling.join();

@@ -1,6 +1,7 @@
 #include "runtime/peer_exchange.h"
 
 #include "base/clock.h"
+#include "base/keep_going.h"
 #include "base/log.h"
 
 namespace weft {
@@ -34,7 +35,10 @@ Result<std::unique_ptr<PeerExchange>> PeerExchange::open(Options options, const 
   if (!exchange->options_.listen.empty()) {
     WEFT_TRY(exchange->address_, exchange->transport_->listen(exchange->options_.listen));
   }
-  if (exchange->options_.thread) exchange->thread_ = std::thread([raw = exchange.get()] { raw->run(); });
+  if (exchange->options_.thread)
+    exchange->thread_ = std::thread([raw = exchange.get()] {
+      keep_going("the exchange of blocks with other servers", [&] { raw->run(); });
+    });
   return exchange;
 }
 
