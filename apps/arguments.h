@@ -10,6 +10,7 @@
 #include "api/options.h"
 #include "base/json.h"
 #include "base/result.h"
+#include "server/http_limits.h"
 
 namespace weft {
 
@@ -50,6 +51,13 @@ struct OrchestrateArguments {
   double health_interval_s = 1, connect_timeout_s = 5, first_byte_timeout_s = 0, request_timeout_s = 0;
 };
 
+// weft serve, orchestrate: what clients may do.
+struct HttpArguments {
+  HttpLimits limits;
+  std::vector<std::string> allowed_hosts, cors_origins;  // see server/request_origin.h
+  bool metrics_without_key = false;
+};
+
 struct Arguments {
   Command command = Command::run;
   std::string model;
@@ -78,6 +86,8 @@ struct Arguments {
   std::string cluster, advertise_url;  // etcd://HOST:PORT/NAME; what others reach this server at; empty: none, by host
   int port = 8000;
   bool chat_template_in_request = false;
+  double watchdog_s = 300;  // see ServerOptions
+  HttpArguments http;
   OrchestrateArguments orchestrate;  // beside host, port and api_key
 
   // bench

@@ -6,6 +6,8 @@
 #include "arguments_parts.h"
 #include "orchestrate/router.h"
 #include "server/cluster.h"
+#include "server/http_limits.h"
+#include "server/request_origin.h"
 
 namespace weft {
 
@@ -32,6 +34,62 @@ void add_seconds(CLI::App* app, const std::string& name, double& target, const s
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
 }
 
+// An option for each row of the table of limits.
+void add_limits(CLI::App* app, HttpLimits& limits) {
+  for (const HttpLimit& limit : http_limits()) {
+    const std::string name(limit.row.flag);
+    const std::string help = "Limit: " + std::string(limit.row.bounds) + "; else: " + std::string(limit.row.status);
+    CLI::Option* option = nullptr;
+    if (const auto* count = std::get_if<int HttpLimits::*>(&limit.member)) {
+      option = add_number(app, name, limits.**count, help, static_cast<int>(limit.low), static_cast<int>(limit.high));
+    } else if (const auto* bytes = std::get_if<size_t HttpLimits::*>(&limit.member)) {
+      option = app->add_option_function<std::string>(
+          name,
+          [name, &limit, &target = limits.**bytes](const std::string& text) {
+            const auto size = parse_size(text);
+            if (!size.ok()) throw CLI::ValidationError(name, size.error().message());
+            if (static_cast<double>(*size) < limit.low || static_cast<double>(*size) > limit.high)
+              throw CLI::ValidationError(name, "must be between " + std::to_string(static_cast<int64_t>(limit.low)) +
+                                                   " and " + std::to_string(static_cast<int64_t>(limit.high)) +
+                                                   " bytes, got " + text);
+            target = static_cast<size_t>(*size);
+          },
+          help);
+      option->type_name("SIZE");
+    } else {
+      auto& target = limits.*std::get<std::chrono::milliseconds HttpLimits::*>(limit.member);
+      option = app->add_option_function<double>(
+          name, [&target](double seconds) { target = std::chrono::milliseconds(static_cast<int64_t>(seconds * 1000)); },
+          help);
+      option->check(CLI::Range(limit.low, limit.high))->check(kFinite)->type_name("SECONDS");
+    }
+    option->default_str(std::string(limit.row.default_text))
+        ->multi_option_policy(CLI::MultiOptionPolicy::TakeLast)
+        ->group("HTTP limits");
+  }
+}
+
+// What both commands know of clients.
+void add_http(CLI::App* app, HttpArguments& http) {
+  const auto list = [&](const std::string& name, Words& target, const std::string& help, const char* type,
+                        std::string (*fault)(const std::string&)) {
+    app->add_option(name, target, help)
+        ->delimiter(',')
+        ->allow_extra_args(false)
+        ->type_name(type)
+        ->check([fault](const std::string& text) { return fault(text); });
+  };
+  list("--allowed-hosts", http.allowed_hosts,
+       "Names that requests may call this server by (Host), * for all; default: addresses and names that strangers "
+       "cannot give an address, or all with --api-key; see docs/contract.md",
+       "NAME,...", fault_of_allowed_host);
+  list("--cors-origins", http.cors_origins,
+       "Origins whose pages may use this server (https://example.org), * for all; default: its own", "ORIGIN,...",
+       fault_of_origin);
+  app->add_flag("--metrics-without-key", http.metrics_without_key, "Give /metrics to those without the API key, too");
+  add_limits(app, http.limits);
+}
+
 }  // namespace
 
 void add_serve(CLI::App* serve, Arguments& a) {
@@ -42,6 +100,9 @@ void add_serve(CLI::App* serve, Arguments& a) {
   add_text(serve, "--api-key", a.api_key, "Key that requests must bring", "KEY");
   serve->add_flag("--allow-chat-template-in-request", a.chat_template_in_request,
                   "Let requests bring their own chat template");
+  add_seconds(serve, "--watchdog", a.watchdog_s,
+              "/health is a 503 when the engine has had work and no step for so long; 0: never", 0);
+  add_http(serve, a.http);
   CLI::Option* cluster = add_text(serve, "--cluster", a.cluster,
                                   "Register in this etcd as a server of the deployment NAME, while the model is served",
                                   "etcd://HOST:PORT/NAME");
@@ -68,6 +129,7 @@ void add_orchestrate(CLI::App* app, Arguments& a) {
   add_text(app, "--host,--hostname", a.host, "Address to listen on", "HOST");
   add_number(app, "--port", a.port, "Port to listen on; 0: any free one", 0, 65535);
   add_text(app, "--api-key", a.api_key, "Key that requests must bring", "KEY");
+  add_http(app, a.http);
   const auto servers = [&](const std::string& name, Words& target, const std::string& help) {
     app->add_option(name, target, help)->type_name("URL")->allow_extra_args(false);
   };

@@ -90,6 +90,31 @@ TEST(Arguments, EveryEngineOption) {
   EXPECT_EQ(e.generation_config, GenerationConfig::none);
 }
 
+// Each row of the table of limits is an option of both servers that sets its member.
+TEST(Arguments, EveryHttpLimit) {
+  for (const HttpLimit& limit : http_limits()) {
+    const std::string flag(limit.row.flag);
+    for (const bool front : {false, true}) {
+      const auto read = [&](const char* value) {
+        return front ? good({"orchestrate", "--server", "a:1", flag.c_str(), value}).http.limits
+                     : good({"serve", "M", flag.c_str(), value}).http.limits;
+      };
+      if (const auto* count = std::get_if<int HttpLimits::*>(&limit.member)) {
+        EXPECT_EQ(read("3").**count, 3) << flag;
+      } else if (const auto* bytes = std::get_if<size_t HttpLimits::*>(&limit.member)) {
+        EXPECT_EQ(read("2M").**bytes, size_t{2} << 20) << flag;
+        EXPECT_EQ(read("5000").**bytes, 5000u) << flag;
+      } else {
+        const auto member = std::get<std::chrono::milliseconds HttpLimits::*>(limit.member);
+        EXPECT_EQ((read("1.5").*member).count(), 1500) << flag;
+      }
+      const auto wrong = front ? parse({"orchestrate", "--server", "a:1", flag.c_str(), "-1"})
+                               : parse({"serve", "M", flag.c_str(), "-1"});
+      EXPECT_TRUE(std::holds_alternative<Leave>(wrong)) << flag;
+    }
+  }
+}
+
 TEST(Arguments, Commands) {
   Arguments a = good({"run", "M", "hello", "--max-tokens", "5", "--temperature", "0.5", "--stop", "x", "--stop", "y",
                       "--image", "a.png", "--raw"});
@@ -102,6 +127,13 @@ TEST(Arguments, Commands) {
   a = good({"serve", "M", "--host", "::1", "--port", "9", "--served-model-name", "n", "--api-key", "k"});
   EXPECT_EQ(a.command, Command::serve);
   EXPECT_EQ(a.host + a.served_model_name + a.api_key, "::1nk");
+  EXPECT_EQ(a.watchdog_s, 300);
+  a = good({"serve", "M", "--watchdog", "7.5", "--allowed-hosts", "a.b,*.c.d", "--allowed-hosts", "e", "--cors-origins",
+            "https://a.b", "--metrics-without-key"});
+  EXPECT_EQ(a.watchdog_s, 7.5);
+  EXPECT_EQ(a.http.allowed_hosts, (std::vector<std::string>{"a.b", "*.c.d", "e"}));
+  EXPECT_EQ(a.http.cors_origins, std::vector<std::string>{"https://a.b"});
+  EXPECT_TRUE(a.http.metrics_without_key);
   EXPECT_EQ(a.port, 9);
   EXPECT_EQ(good({"bench", "M", "--batch-sizes", "1,4", "--json"}).batch_sizes, (std::vector<int>{1, 4}));
   a = good({"bench", "M", "--modes", "serving,decode", "--streams", "5", "--context-tokens", "0", "--limits", "off",

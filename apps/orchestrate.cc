@@ -2,6 +2,7 @@
 #include <cstdio>
 #include <string_view>
 
+#include "base/end_signals.h"
 #include "base/files.h"
 #include "base/log.h"
 #include "commands.h"
@@ -70,6 +71,9 @@ Result<FrontOptions> front_options(const Arguments& arguments) {
   WEFT_RETURN_IF_ERROR(check_key("--server-api-key", o.server_api_key));
   options.host = arguments.host, options.port = arguments.port, options.api_key = arguments.api_key;
   options.server_api_key = o.server_api_key;
+  options.limits = arguments.http.limits;
+  options.allowed_hosts = arguments.http.allowed_hosts, options.cors_origins = arguments.http.cors_origins;
+  options.metrics_without_key = arguments.http.metrics_without_key;
   options.generation_router = router_of(o.generation_router, o.generation_servers.router);
   options.context_router = router_of(o.context_router, o.context_servers.router);
   options.passage.max_retries = o.max_retries;
@@ -138,8 +142,9 @@ Status orchestrate_command(const Arguments& arguments) {
   const std::string who =
       watch ? "the servers of " + arguments.orchestrate.cluster : std::to_string(count) + " servers";
   std::fprintf(stderr, "weft: %s behind http://%s:%d (Ctrl-C ends it)\n", who.c_str(), host.c_str(), front->port());
-  if (!front->run(true))
-    return fail(Code::cancelled, "ended by a second signal, before the running answers were complete");
+  const EndSignals signals([&front] { front->stop(); },
+                           "ended by a second signal, before the running answers were complete");
+  front->run();
   return {};
 }
 

@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <thread>
 
+#include "base/end_signals.h"
 #include "base/log.h"
 #include "server/api_server.h"
 #include "server/cluster.h"
@@ -37,14 +38,20 @@ Status serve_command(const Arguments& arguments, const EngineLoader& load) {
   options.served_model_name = arguments.served_model_name;
   options.api_key = arguments.api_key;
   options.chat_template_in_request = arguments.chat_template_in_request;
+  options.watchdog_s = arguments.watchdog_s;
+  options.limits = arguments.http.limits;
+  options.allowed_hosts = arguments.http.allowed_hosts, options.cors_origins = arguments.http.cors_origins;
+  options.metrics_without_key = arguments.http.metrics_without_key;
   WEFT_TRY(const std::unique_ptr<ApiServer> server, ApiServer::listen(std::move(options)));
   // A member from the moment when the model is there until the end begins, so that nobody sends requests before or
   // after.
   WEFT_TRY(const std::unique_ptr<ClusterMember> member, cluster_member(arguments, server->port()));
   if (member) server->on_drain([&member] { member->leave(); });
-  std::atomic<bool> loading{true}, orderly{true};
+  const EndSignals signals([&server] { server->stop(); },
+                           "ended by a second signal, before the running answers were complete");
+  std::atomic<bool> loading{true};
   std::thread serving([&] {
-    orderly = server->run(true);
+    server->run();
     if (loading) std::_Exit(0);  // a signal; loading cannot be interrupted and has nothing to save
   });
   auto engine = load_model(arguments, load);
@@ -61,7 +68,6 @@ Status serve_command(const Arguments& arguments, const EngineLoader& load) {
   }
   serving.join();
   if (!engine.ok()) return std::move(engine).error();
-  if (!orderly) return fail(Code::cancelled, "ended by a second signal, before the running answers were complete");
   return {};
 }
 

@@ -43,6 +43,7 @@ class CoreEngine : public Engine {
   void hold() override { core_->hold(); }
   void release() override { core_->release(); }
   Status health() const override { return core_->health(); }
+  EngineWatch watch() const override { return core_->watch(); }
   EngineMetrics metrics() const override;
   std::vector<OpTime> op_times(bool decode) const override;
   Result<KvCacheEvents> take_kv_cache_events() override;

@@ -286,6 +286,8 @@ class Engine {
 
   // An error (unavailable) once nothing can be computed any more, since ranks in other processes were lost. Any thread.
   virtual Status health() const = 0;
+  // Whether it gets on. Any thread; takes no lock, and nor does health(), so that both answer when nothing else does.
+  virtual EngineWatch watch() const = 0;
   virtual EngineMetrics metrics() const = 0;
   // Where the time of steps went since the start, in decode steps or in the others. Empty unless
   // EngineOptions::measure_ops.

@@ -99,6 +99,13 @@ struct HomeMetrics {
   uint64_t prompt_tokens = 0;  // computed there since the start, recomputed ones included
 };
 
+// Whether an engine gets on: how many sequences it has, and for how long no step has begun or ended, nor a piece of an
+// image, while it had some. 0 without any.
+struct EngineWatch {
+  int sequences = 0;
+  double still_seconds = 0;
+};
+
 // Of the loop that runs the steps (runtime/engine_core.h), with those of the scheduler and the cache.
 struct CoreMetrics {
   SchedulerMetrics scheduler;

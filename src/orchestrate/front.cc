@@ -56,71 +56,98 @@ struct Gathered {
 }  // namespace
 
 const Front::Route Front::kRoutes[] = {
-    {"/v1/chat/completions", "POST", &Front::pass_generation, false},
-    {"/v1/completions", "POST", &Front::pass_generation, false},
-    {"/v1/classify", "POST", &Front::pass, false},
-    {"/classify", "POST", &Front::pass, false},
-    {"/v1/score", "POST", &Front::pass, false},
-    {"/score", "POST", &Front::pass, false},
-    {"/v1/reward", "POST", &Front::pass, false},
-    {"/v1/models", "GET", &Front::pass, false},
-    {"/tokenize", "POST", &Front::pass, false},
-    {"/v1/tokenize", "POST", &Front::pass, false},
-    {"/detokenize", "POST", &Front::pass, false},
-    {"/v1/detokenize", "POST", &Front::pass, false},
-    {"/health", "GET", &Front::health, true},
-    {"/ready", "GET", &Front::ready, true},
-    {"/version", "GET", &Front::version, true},
-    {"/metrics", "GET", &Front::metrics, true},
-    {"/metrics/servers", "GET", &Front::server_metrics, true},
-    {"/cluster_info", "GET", &Front::cluster_info, false},
+    {"/v1/chat/completions", "POST", &Front::pass_generation, HttpPlace::pool, false},
+    {"/v1/completions", "POST", &Front::pass_generation, HttpPlace::pool, false},
+    {"/v1/classify", "POST", &Front::pass, HttpPlace::pool, false},
+    {"/classify", "POST", &Front::pass, HttpPlace::pool, false},
+    {"/v1/score", "POST", &Front::pass, HttpPlace::pool, false},
+    {"/score", "POST", &Front::pass, HttpPlace::pool, false},
+    {"/v1/reward", "POST", &Front::pass, HttpPlace::pool, false},
+    {"/v1/models", "GET", &Front::pass, HttpPlace::pool, false},
+    {"/tokenize", "POST", &Front::pass, HttpPlace::pool, false},
+    {"/v1/tokenize", "POST", &Front::pass, HttpPlace::pool, false},
+    {"/detokenize", "POST", &Front::pass, HttpPlace::pool, false},
+    {"/v1/detokenize", "POST", &Front::pass, HttpPlace::pool, false},
+    {"/health", "GET", &Front::health, HttpPlace::at_once, true},
+    {"/ready", "GET", &Front::ready, HttpPlace::at_once, true},
+    {"/version", "GET", &Front::version, HttpPlace::at_once, true},
+    {"/metrics", "GET", &Front::metrics, HttpPlace::watch, false},  // these two: see needs_key
+    {"/metrics/servers", "GET", &Front::server_metrics, HttpPlace::watch, false},
+    {"/cluster_info", "GET", &Front::cluster_info, HttpPlace::watch, false},
 };
 
 Front::Front(FrontOptions options)
-    : options_(prepared(std::move(options))), servers_(options_.generation_router, options_.context_router),
-      watcher_(calls_, servers_, options_.watch), world_{options_.passage, calls_, servers_, metrics_} {}
+    : options_(prepared(std::move(options))),
+      origins_{options_.host, !options_.api_key.empty(), options_.allowed_hosts, options_.cors_origins},
+      servers_(options_.generation_router, options_.context_router), watcher_(calls_, servers_, options_.watch),
+      world_{options_.passage, calls_, servers_, metrics_} {}
 
 Front::~Front() = default;
 
 Result<std::unique_ptr<Front>> Front::listen(FrontOptions options) {
   std::unique_ptr<Front> front(new Front(std::move(options)));
+  HttpHandlers handlers;
+  handlers.admit = [self = front.get()](const HttpRequest& head) { return self->admit(head); };
+  handlers.place = [](const HttpRequest& request) {
+    const Route* const route = route_of(request.path);
+    return route ? route->place : HttpPlace::pool;
+  };
+  handlers.handler = [self = front.get()](std::shared_ptr<Exchange> exchange) { self->handle(std::move(exchange)); };
+  handlers.refuse = [](int status, const std::string& message) { return error_response(status, message); };
   WEFT_TRY(front->http_,
-           HttpServer::listen(
-               front->options_.host, front->options_.port, front->options_.limits,
-               [self = front.get()](std::shared_ptr<Exchange> exchange) { self->handle(std::move(exchange)); },
-               [](int status, const std::string& message) { return error_response(status, message); }));
+           HttpServer::listen(front->options_.host, front->options_.port, front->options_.limits, std::move(handlers)));
   return front;
 }
 
-bool Front::run(bool signals) {
+void Front::run() {
   watcher_.begin();
   std::thread calling([this] { keep_going("the calls of the servers", [&] { calls_.run(); }); });
-  const bool orderly = http_->run(signals);
+  http_->run();
   calls_.stop();
   calling.join();
-  return orderly;
+}
+
+const Front::Route* Front::route_of(const std::string& path) {
+  const auto route = std::ranges::find_if(kRoutes, [&](const Route& one) { return path == one.path; });
+  return route == std::end(kRoutes) ? nullptr : route;
+}
+
+bool Front::needs_key(const Route* route) const {
+  const bool is_metrics = route && (route->call == &Front::metrics || route->call == &Front::server_metrics);
+  return !(route && route->open) && !(is_metrics && options_.metrics_without_key);
+}
+
+HttpAdmission Front::admit(const HttpRequest& head) {
+  HttpAdmission admission = check_origin(head, origins_);
+  if (!admission.refusal) admission.refusal = refusal(head, route_of(head.path));
+  if (admission.refusal) count(head, admission.refusal->status);
+  return admission;
+}
+
+std::optional<HttpResponse> Front::refusal(const HttpRequest& head, const Route* route) const {
+  if (needs_key(route) && !has_api_key(head, options_.api_key)) return api_key_wanted();
+  if (route && head.method != route->method) {
+    HttpResponse response = error_response(405, head.path + " takes " + route->method);
+    response.headers.emplace_back("Allow", route->method == std::string_view("GET") ? "GET, HEAD" : route->method);
+    return response;
+  }
+  if (route || (head.path.starts_with(kModelPrefix) && head.method == "GET")) return std::nullopt;
+  return error_response(404, "there is nothing at " + json_quote(shortened(head.path)));
 }
 
 void Front::handle(std::shared_ptr<Exchange> exchange) {
-  const HttpRequest& request = exchange->request();
-  const auto route = std::ranges::find_if(kRoutes, [&](const Route& one) { return request.path == one.path; });
-  const bool known = route != std::end(kRoutes);
-  if (!(known && route->open) && !has_api_key(request, options_.api_key)) return respond(exchange, api_key_wanted());
-  if (known && request.method == route->method) return (this->*route->call)(std::move(exchange));
-  if (known) {
-    HttpResponse response = error_response(405, request.path + " takes " + route->method);
-    response.headers.emplace_back("Allow", route->method == std::string_view("GET") ? "GET, HEAD" : route->method);
-    return respond(exchange, std::move(response));
-  }
-  if (request.path.starts_with(kModelPrefix) && request.method == "GET") return pass(std::move(exchange));
-  respond(exchange, error_response(404, "there is nothing at " + json_quote(shortened(request.path))));
+  if (const Route* route = route_of(exchange->request().path)) return (this->*route->call)(std::move(exchange));
+  pass(std::move(exchange));  // of a model
+}
+
+void Front::count(const HttpRequest& request, int status) {
+  const Route* const route = route_of(request.path);
+  metrics_.count_response(route ? route->path : "other", status);
 }
 
 void Front::respond(const std::shared_ptr<Exchange>& exchange, HttpResponse response) {
-  const std::string& path = exchange->request().path;
-  const bool known = std::ranges::any_of(kRoutes, [&](const Route& route) { return path == route.path; });
-  metrics_.count_response(known ? path : "other", response.status);
-  exchange->post([exchange, response = std::move(response)]() mutable { exchange->respond(std::move(response)); });
+  count(exchange->request(), response.status);
+  exchange->respond(std::move(response));
 }
 
 // ---- calls of the servers
@@ -153,8 +180,8 @@ void Front::version(std::shared_ptr<Exchange> exchange) {
 }
 
 void Front::metrics(std::shared_ptr<Exchange> exchange) {
-  respond(exchange,
-          {.body = metrics_.prometheus(servers_.status(), http_->connections()), .content_type = kPrometheusType});
+  respond(exchange, {.body = metrics_.prometheus(servers_.status(), http_->stats().connections),
+                     .content_type = kPrometheusType});
 }
 
 void Front::server_metrics(std::shared_ptr<Exchange> exchange) {

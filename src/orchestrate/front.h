@@ -7,6 +7,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -16,6 +17,7 @@
 #include "orchestrate/server_list.h"
 #include "orchestrate/watcher.h"
 #include "server/http_server.h"
+#include "server/request_origin.h"
 
 namespace weft {
 
@@ -24,6 +26,8 @@ struct FrontOptions {
   int port = 8000;
   std::string api_key;         // that clients must bring; empty: none
   std::string server_api_key;  // that is sent to the servers; empty: none
+  bool metrics_without_key = false;
+  std::vector<std::string> allowed_hosts, cors_origins;  // see server/request_origin.h
   RouterKind generation_router = RouterKind::load_balancing, context_router = RouterKind::load_balancing;
   PassageOptions passage;  // its headers are set by the front
   WatchOptions watch;      // likewise
@@ -40,7 +44,7 @@ class Front {
   // Who the servers are; may be changed at any time.
   ServerList& servers() { return servers_; }
   // Serves on the calling thread until the end; see HttpServer::run. Once.
-  bool run(bool signals);
+  void run();
   void stop() { http_->stop(); }  // any thread
 
  private:
@@ -49,11 +53,16 @@ class Front {
     const char* path;
     const char* method;
     Call call;
+    HttpPlace place;
     bool open;  // needs no API key
   };
   static const Route kRoutes[];
 
   explicit Front(FrontOptions options);
+  static const Route* route_of(const std::string& path);
+  bool needs_key(const Route* route) const;
+  HttpAdmission admit(const HttpRequest& head);
+  std::optional<HttpResponse> refusal(const HttpRequest& head, const Route* route) const;
   void handle(std::shared_ptr<Exchange> exchange);
   void pass_generation(std::shared_ptr<Exchange> exchange);
   void pass(std::shared_ptr<Exchange> exchange);
@@ -63,9 +72,11 @@ class Front {
   void metrics(std::shared_ptr<Exchange> exchange);
   void server_metrics(std::shared_ptr<Exchange> exchange);
   void cluster_info(std::shared_ptr<Exchange> exchange);
+  void count(const HttpRequest& request, int status);
   void respond(const std::shared_ptr<Exchange>& exchange, HttpResponse response);
 
   const FrontOptions options_;
+  const OriginRules origins_;
   ServerList servers_;
   FrontMetrics metrics_;
   HttpCalls calls_;

@@ -168,6 +168,8 @@ Result<SequenceId> EngineCore::submit(Submission submission) {
   const bool remote = exchange_ && !submission.context_servers.empty(), elsewhere = tier_ || remote;
   submission.sequence.held = lacks_images || elsewhere;
   auto entry = std::make_shared<Entry>();
+  if (sequences_ == 0) got_on();
+  ++sequences_, entry->counted.count = &sequences_;
   if (remote) entry->remote = remote_prompt(submission);
   WEFT_TRY(const SequenceId id, scheduler_.add(std::move(submission.sequence)));
   try {
@@ -267,12 +269,17 @@ void EngineCore::fail(const std::string& why) noexcept {
       failure_ = "out of memory";  // short enough to need none
     }
   }
+  failed_.store(true, std::memory_order_release);
   engine_wake_.notify_all();
 }
 
 Status EngineCore::health() const {
-  const std::lock_guard lock(mutex_);
-  return failure_.empty() ? Status() : Error(Code::unavailable, failure_);
+  return failed_.load(std::memory_order_acquire) ? Error(Code::unavailable, failure_) : Status();
+}
+
+EngineWatch EngineCore::watch() const {
+  const int sequences = sequences_;
+  return {sequences, sequences > 0 ? std::max(0.0, seconds() - progress_) : 0};
 }
 
 // The sequence ends with an error, which deliver_errors() tells. `why` lives on.
@@ -520,11 +527,13 @@ void EngineCore::run_step(std::unique_lock<std::mutex>& lock, double& last_end) 
   if (next) running_.push_back(submitted_.front()), submitted_.pop_front();
   ++turns_, busy_stages_ += running_.size();
   lock.unlock();
+  got_on();
   const double begin = seconds();
   if (next) next->began = begin;
   const Worker::Step entering = next ? Worker::Step{&next->batch, &next->masks, &next->result} : Worker::Step{};
   const bool finished = worker_->run(next ? &entering : nullptr);
   const double end = seconds();
+  got_on();
   lock.lock();
   step_seconds_ += end - begin;
   sample_seconds_ = worker_->sample_seconds();
@@ -549,7 +558,7 @@ int64_t EngineCore::steps() const {
 }
 
 CoreMetrics EngineCore::metrics() const {
-  const std::lock_guard lock(mutex_);
+  std::unique_lock lock(mutex_);
   CoreMetrics metrics{.scheduler = scheduler_.metrics(),
                       .step_seconds = step_seconds_,
                       .images_encoded = std::accumulate(images_encoded_.begin(), images_encoded_.end(), uint64_t{0}),
@@ -560,9 +569,6 @@ CoreMetrics EngineCore::metrics() const {
   metrics.prefill_budget = scheduler_.prefill_budget();
   std::vector<float> masks(mask_seconds_.begin(),
                            mask_seconds_.begin() + static_cast<ptrdiff_t>(std::min(masks_filled_, kMasks)));
-  std::sort(masks.begin(), masks.end());
-  if (!masks.empty())
-    metrics.mask_p50_seconds = masks[masks.size() / 2], metrics.mask_p99_seconds = masks[masks.size() * 99 / 100];
   metrics.cache.resize(scheduler_.cache(0).groups());
   for (int home = 0; home < scheduler_.homes(); ++home)
     for (size_t g = 0; g < metrics.cache.size(); ++g)
@@ -571,6 +577,10 @@ CoreMetrics EngineCore::metrics() const {
   metrics.homes = scheduler_.home_metrics();
   if ((metrics.has_tier = tier_ != nullptr)) metrics.tier = tier_->metrics();
   if ((metrics.has_transfer = exchange_ != nullptr)) metrics.transfer = exchange_->metrics();
+  lock.unlock();
+  std::sort(masks.begin(), masks.end());
+  if (!masks.empty())
+    metrics.mask_p50_seconds = masks[masks.size() / 2], metrics.mask_p99_seconds = masks[masks.size() * 99 / 100];
   return metrics;
 }
 

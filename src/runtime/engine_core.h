@@ -10,6 +10,7 @@
 // It speaks tokens, not text: who submits a sequence gets its outputs on the engine thread and may end it.
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
@@ -21,6 +22,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/result.h"
 #include "core/metrics.h"
@@ -91,7 +93,7 @@ class EngineCore {
   // Any thread. Nothing can be computed any more: all sequences end with this error (unavailable), and so does what is
   // submitted later. Called when ranks in other processes are lost. A second call does nothing.
   void fail(const std::string& why) noexcept;
-  // Any thread. The error of fail(), once that was called.
+  // Any thread; takes no lock. The error of fail(), once that was called.
   Status health() const;
   // Any thread. The errors are those of Scheduler::add and health(). Where memory runs out (std::bad_alloc), nothing was
   // submitted.
@@ -114,6 +116,8 @@ class EngineCore {
   };
 
   CoreMetrics metrics() const;
+  // Any thread; takes no lock.
+  EngineWatch watch() const;
   // Steps since the start: the time by which sequences age.
   int64_t steps() const;
   // The events recorded since the last call, and the id of the next one to come; missing ids are events that were lost.
@@ -128,7 +132,18 @@ class EngineCore {
   std::string transfer_address() const { return exchange_ ? exchange_->address() : std::string(); }
 
  private:
+  // Of the sequences that are here, for watch().
+  struct Counted {
+    std::atomic<int>* count = nullptr;
+    Counted() = default;
+    Counted(const Counted&) = delete;
+    Counted& operator=(const Counted&) = delete;
+    ~Counted() {
+      if (count) --*count;
+    }
+  };
   struct Entry {
+    Counted counted;
     std::function<bool(const SequenceOutput&)> sink;
     std::unique_ptr<Grammar> grammar;
     std::vector<int32_t> drafts;         // of a guided sequence: those that its next row may check
@@ -181,6 +196,7 @@ class EngineCore {
   void step_loop();
   bool step_turn(std::unique_lock<std::mutex>& lock, double& last_end);
   void give_up_steps() noexcept;
+  void got_on() { progress_.store(seconds(), std::memory_order_relaxed); }
   bool idle() const { return free_.size() == steps_.size(); }
   Step* next_step();
   void run_step(std::unique_lock<std::mutex>& lock, double& last_end);
@@ -215,7 +231,10 @@ class EngineCore {
   std::unique_ptr<RankTeam> ranks_, draft_ranks_;
   std::unique_ptr<Worker> worker_;
 
-  mutable std::mutex mutex_;  // guards all below; not held while a step runs or an output is delivered
+  std::atomic<int> sequences_{0};
+  std::atomic<double> progress_{0};  // when a step last began or ended, or a piece of an image
+  std::atomic<bool> failed_{false};  // failure_ is set, and stays as it is
+  mutable std::mutex mutex_;         // guards all below; not held while a step runs or an output is delivered
   std::condition_variable engine_wake_, step_wake_;
   Scheduler scheduler_;
   std::unordered_map<uint64_t, std::shared_ptr<Entry>> entries_;

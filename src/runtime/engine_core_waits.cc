@@ -104,6 +104,7 @@ void EngineCore::encode_a_little(std::unique_lock<std::mutex>& lock) {
   hand_out_images(lock);
   lock.unlock();
   const std::vector<ImageEncoders::Encoded> done = encoders_->work();
+  got_on();
   lock.lock();
   for (const ImageEncoders::Encoded& image : done) finish_encoding(image);
 }

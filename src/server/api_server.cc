@@ -32,18 +32,6 @@ std::string hex(uint64_t value) {
   return text;
 }
 
-// "application/json", "application/problem+json"; with no charset but UTF-8.
-bool is_json_type(std::string type) {
-  type = lower_case(type);
-  std::erase_if(type, [](char c) { return c == ' ' || c == '\t' || c == '"'; });
-  const std::string kind = type.substr(0, type.find(';'));
-  if (kind != "application/json" && !(kind.size() > 5 && kind.ends_with("+json"))) return false;
-  const size_t charset = type.find(";charset=");
-  if (charset == std::string::npos) return true;
-  const std::string value = type.substr(charset + 9, type.find(';', charset + 9) - charset - 9);
-  return value == "utf-8" || value == "utf8" || value == "us-ascii";
-}
-
 std::string shortened(const std::string& text) { return text.size() <= 80 ? text : text.substr(0, 80) + "..."; }
 
 constexpr std::string_view kModelPrefix = "/v1/models/";
@@ -51,34 +39,40 @@ constexpr std::string_view kModelPrefix = "/v1/models/";
 }  // namespace
 
 const ApiServer::Route ApiServer::kRoutes[] = {
-    {"/v1/chat/completions", "POST", &ApiServer::chat, false, false},
-    {"/v1/completions", "POST", &ApiServer::completions, false, false},
-    {"/v1/classify", "POST", &ApiServer::classify, false, false},
-    {"/classify", "POST", &ApiServer::classify, false, false},
-    {"/v1/score", "POST", &ApiServer::score, false, false},
-    {"/score", "POST", &ApiServer::score, false, false},
-    {"/v1/reward", "POST", &ApiServer::reward, false, false},
-    {"/v1/models", "GET", &ApiServer::models, false, false},
-    {"/tokenize", "POST", &ApiServer::tokenize, false, false},
-    {"/v1/tokenize", "POST", &ApiServer::tokenize, false, false},
-    {"/detokenize", "POST", &ApiServer::detokenize, false, false},
-    {"/v1/detokenize", "POST", &ApiServer::detokenize, false, false},
-    {"/kv_cache_events", "POST", &ApiServer::kv_cache_events, false, false},
-    {"/block_keys", "POST", &ApiServer::block_keys, false, false},
-    {"/server_info", "GET", &ApiServer::server_info, false, false},
-    {"/health", "GET", &ApiServer::health, true, true},
-    {"/ready", "GET", &ApiServer::ready, true, true},
-    {"/version", "GET", &ApiServer::version, true, true},
-    {"/metrics", "GET", &ApiServer::metrics, true, false},
+    {"/v1/chat/completions", "POST", &ApiServer::chat, HttpPlace::pool, false, false},
+    {"/v1/completions", "POST", &ApiServer::completions, HttpPlace::pool, false, false},
+    {"/v1/classify", "POST", &ApiServer::classify, HttpPlace::pool, false, false},
+    {"/classify", "POST", &ApiServer::classify, HttpPlace::pool, false, false},
+    {"/v1/score", "POST", &ApiServer::score, HttpPlace::pool, false, false},
+    {"/score", "POST", &ApiServer::score, HttpPlace::pool, false, false},
+    {"/v1/reward", "POST", &ApiServer::reward, HttpPlace::pool, false, false},
+    {"/v1/models", "GET", &ApiServer::models, HttpPlace::at_once, false, false},
+    {"/tokenize", "POST", &ApiServer::tokenize, HttpPlace::pool, false, false},
+    {"/v1/tokenize", "POST", &ApiServer::tokenize, HttpPlace::pool, false, false},
+    {"/detokenize", "POST", &ApiServer::detokenize, HttpPlace::pool, false, false},
+    {"/v1/detokenize", "POST", &ApiServer::detokenize, HttpPlace::pool, false, false},
+    {"/kv_cache_events", "POST", &ApiServer::kv_cache_events, HttpPlace::pool, false, false},
+    {"/block_keys", "POST", &ApiServer::block_keys, HttpPlace::pool, false, false},
+    {"/server_info", "GET", &ApiServer::server_info, HttpPlace::watch, false, false},
+    {"/health", "GET", &ApiServer::health, HttpPlace::at_once, true, true},
+    {"/ready", "GET", &ApiServer::ready, HttpPlace::at_once, true, true},
+    {"/version", "GET", &ApiServer::version, HttpPlace::at_once, true, true},
+    {"/metrics", "GET", &ApiServer::metrics, HttpPlace::watch, false, false},  // see needs_key
 };
+
+ApiServer::ApiServer(ServerOptions options)
+    : options_(std::move(options)),
+      origins_{options_.host, !options_.api_key.empty(), options_.allowed_hosts, options_.cors_origins} {}
 
 Result<std::unique_ptr<ApiServer>> ApiServer::listen(ServerOptions options) {
   std::unique_ptr<ApiServer> server(new ApiServer(std::move(options)));
-  WEFT_TRY(server->http_,
-           HttpServer::listen(
-               server->options_.host, server->options_.port, server->options_.limits,
-               [self = server.get()](std::shared_ptr<Exchange> exchange) { self->handle(std::move(exchange)); },
-               [](int status, const std::string& message) { return error_response(status, message); }));
+  HttpHandlers handlers;
+  handlers.admit = [self = server.get()](const HttpRequest& head) { return self->admit(head); };
+  handlers.place = [self = server.get()](const HttpRequest& request) { return self->place(request); };
+  handlers.handler = [self = server.get()](std::shared_ptr<Exchange> exchange) { self->handle(std::move(exchange)); };
+  handlers.refuse = [](int status, const std::string& message) { return error_response(status, message); };
+  WEFT_TRY(server->http_, HttpServer::listen(server->options_.host, server->options_.port, server->options_.limits,
+                                             std::move(handlers)));
   return server;
 }
 
@@ -98,37 +92,63 @@ void ApiServer::attach(Engine& engine) {
   attached_ = true;
 }
 
+// ---- routes
+
+const ApiServer::Route* ApiServer::route_of(const std::string& path) {
+  const auto route =
+      std::find_if(std::begin(kRoutes), std::end(kRoutes), [&](const Route& one) { return path == one.path; });
+  return route == std::end(kRoutes) ? nullptr : route;
+}
+
+bool ApiServer::needs_key(const Route* route) const {
+  const bool is_metrics = route && route->call == &ApiServer::metrics;
+  return !(route && route->open) && !(is_metrics && options_.metrics_without_key);
+}
+
+HttpAdmission ApiServer::admit(const HttpRequest& head) {
+  HttpAdmission admission = check_origin(head, origins_);
+  if (!admission.refusal) admission.refusal = refusal(head, route_of(head.path));
+  if (admission.refusal) count(head, admission.refusal->status);
+  return admission;
+}
+
+// Of what needs neither the body nor a handler.
+std::optional<HttpResponse> ApiServer::refusal(const HttpRequest& head, const Route* route) const {
+  if (needs_key(route) && !has_api_key(head, options_.api_key)) return api_key_wanted();
+  if (!attached_ && !(route && route->always))
+    return error_response(503, "the model is being loaded; try again in a moment");
+  if (route && head.method != route->method) {
+    HttpResponse response = error_response(405, head.path + " takes " + route->method);
+    response.headers.emplace_back("Allow", route->method == std::string_view("GET") ? "GET, HEAD" : route->method);
+    return response;
+  }
+  if (route || (head.path.starts_with(kModelPrefix) && head.method == "GET")) return std::nullopt;
+  return error_response(404, "there is nothing at " + json_quote(shortened(head.path)));
+}
+
+HttpPlace ApiServer::place(const HttpRequest& request) const {
+  const Route* const route = route_of(request.path);
+  return route ? route->place : HttpPlace::at_once;
+}
+
 void ApiServer::handle(std::shared_ptr<Exchange> exchange) {
   const HttpRequest& request = exchange->request();
-  const auto route = std::find_if(std::begin(kRoutes), std::end(kRoutes),
-                                  [&](const Route& candidate) { return request.path == candidate.path; });
-  const bool known = route != std::end(kRoutes);
-  if (!(known && route->open) && !has_api_key(request, options_.api_key)) return respond(exchange, api_key_wanted());
-  if (!attached_ && !(known && route->always))
-    return respond(exchange, error_response(503, "the model is being loaded; try again in a moment"));
-  if (known && request.method == route->method) return (this->*route->call)(exchange);
-  if (known) {
-    HttpResponse response = error_response(405, request.path + " takes " + route->method);
-    response.headers.emplace_back("Allow", route->method == std::string_view("GET") ? "GET, HEAD" : route->method);
-    return respond(exchange, std::move(response));
-  }
-  if (request.path.starts_with(kModelPrefix) && request.method == "GET") {
-    if (request.path.substr(kModelPrefix.size()) == model_) return respond(exchange, model_card());
-    return respond(exchange,
-                   error_response(404,
-                                  "the model " + json_quote(shortened(request.path.substr(kModelPrefix.size()))) +
-                                      " is not served here; " + model_ + " is",
-                                  "model", "model_not_found"));
-  }
-  respond(exchange, error_response(404, "there is nothing at " + json_quote(shortened(request.path))));
+  if (const Route* route = route_of(request.path)) return (this->*route->call)(std::move(exchange));
+  const std::string name = request.path.substr(kModelPrefix.size());
+  if (name == model_) return respond(exchange, model_card());
+  respond(exchange,
+          error_response(404, "the model " + json_quote(shortened(name)) + " is not served here; " + model_ + " is",
+                         "model", "model_not_found"));
+}
+
+void ApiServer::count(const HttpRequest& request, int status) {
+  const Route* const route = route_of(request.path);
+  metrics_.count_response(route ? route->path : "other", status);
 }
 
 void ApiServer::respond(const std::shared_ptr<Exchange>& exchange, HttpResponse response) {
-  const std::string& path = exchange->request().path;
-  const bool known =
-      std::any_of(std::begin(kRoutes), std::end(kRoutes), [&](const Route& route) { return path == route.path; });
-  metrics_.count_response(known ? path : "other", response.status);
-  exchange->post([exchange, response = std::move(response)]() mutable { exchange->respond(std::move(response)); });
+  count(exchange->request(), response.status);
+  exchange->respond(std::move(response));
 }
 
 void ApiServer::respond(const std::shared_ptr<Exchange>& exchange, const Json& body) {
@@ -161,14 +181,15 @@ Status ApiServer::check_model(const std::string& model) const {
       .about("model");
 }
 
-RequestRules ApiServer::rules() {
+RequestRules ApiServer::rules(const Exchange& exchange) {
   RequestRules rules;
   rules.defaults = engine_->default_sampling();
   rules.images = engine_->info().takes_images;
   rules.chat_template = options_.chat_template_in_request;
   rules.tool_form = engine_->answer_format(Request()).tools;
-  rules.encode = [this](const std::string& text) {
+  rules.encode = [this, stop = exchange.stop_flag()](const std::string& text) {
     Request request;
+    request.stop_flag = stop;
     request.prompt = text;
     request.add_special_tokens = false;
     return engine_->prompt_tokens(request);
@@ -203,7 +224,7 @@ void ApiServer::generate(std::shared_ptr<Exchange> exchange, bool chat) {
     return respond(exchange, *std::move(refused));
   const auto body = read_body(exchange);
   if (!body) return;
-  auto call = parse_request(*body, chat ? RequestKind::chat : RequestKind::completion, rules());
+  auto call = parse_request(*body, chat ? RequestKind::chat : RequestKind::completion, rules(*exchange));
   if (!call.ok()) return respond(exchange, error_response(call.error()));
   if (const Status model = check_model(call->model); !model.ok())
     return respond(exchange, error_response(404, model.error().message(), "model", "model_not_found"));
@@ -215,7 +236,10 @@ void ApiServer::generate(std::shared_ptr<Exchange> exchange, bool chat) {
             "this model classifies or scores text, it does not generate any; use /v1/classify, /v1/score or /v1/reward",
             "model"));
   const std::string id = fresh_id();
-  for (Request& request : call->requests) request.id = id, request.context_servers = context_servers;
+  for (Request& request : call->requests) {
+    request.id = id, request.context_servers = context_servers;
+    request.client = exchange->request().peer, request.stop_flag = exchange->stop_flag();
+  }
   AnswerHead head{(chat ? "chatcmpl-" : "cmpl-") + id, std::time(nullptr), model_, fingerprint_};
   Generation::start(*engine_, metrics_, std::move(exchange), chat, std::move(call).value(), std::move(head));
 }
@@ -235,6 +259,8 @@ void ApiServer::scoring(std::shared_ptr<Exchange> exchange, ScoringKind kind) {
   if (engine_->info().generative)
     return respond(exchange,
                    error_response(400, "this model generates text; it is no classifier or reward model", "model"));
+  for (Request& request : *requests)
+    request.client = exchange->request().peer, request.stop_flag = exchange->stop_flag();
   Json head = Json::object({{"id", "score-" + fresh_id()},
                             {"object", "list"},
                             {"created", static_cast<long>(std::time(nullptr))},
@@ -248,11 +274,12 @@ void ApiServer::tokenize(std::shared_ptr<Exchange> exchange) {
   const auto body = read_body(exchange);
   if (!body) return;
   const bool chat = body->find("messages") != nullptr;
-  RequestRules quiet = rules();
+  RequestRules quiet = rules(*exchange);
   quiet.ignored = {};
-  const auto call = parse_request(*body, chat ? RequestKind::chat : RequestKind::completion, quiet);
+  auto call = parse_request(*body, chat ? RequestKind::chat : RequestKind::completion, quiet);
   if (!call.ok()) return respond(exchange, error_response(call.error()));
-  if (call->requests.size() != 1) return respond(exchange, error_response(400, "prompt must be one text", "prompt"));
+  if (call->requests.size() == 1) call->requests[0].stop_flag = exchange->stop_flag();
+  else return respond(exchange, error_response(400, "prompt must be one text", "prompt"));
   const auto ids = engine_->prompt_tokens(call->requests[0]);
   if (!ids.ok()) return respond(exchange, error_response(ids.error()));
   Json::Array tokens, texts;
@@ -298,15 +325,25 @@ void ApiServer::models(std::shared_ptr<Exchange> exchange) {
   respond(exchange, Json::object({{"object", "list"}, {"data", Json::array({model_card()})}}));
 }
 
+// Of an engine that computes nothing any more, or has work and does not get on with it. Takes no lock.
+Status ApiServer::engine_health() const {
+  WEFT_RETURN_IF_ERROR(engine_->health());
+  const EngineWatch watch = engine_->watch();
+  if (options_.watchdog_s <= 0 || watch.still_seconds <= options_.watchdog_s) return {};
+  return fail(Code::unavailable, "the engine does not get on: no step has begun or ended for ",
+              static_cast<int64_t>(watch.still_seconds), " s while it has ", watch.sequences, " sequences (--watchdog ",
+              options_.watchdog_s, ")");
+}
+
 void ApiServer::health(std::shared_ptr<Exchange> exchange) {
-  if (const Status health = attached_ ? engine_->health() : Status(); !health.ok())
+  if (const Status health = attached_ ? engine_health() : Status(); !health.ok())
     return respond(exchange, error_response(health.error()));
   respond(exchange, Json::object({{"status", "ok"}}));
 }
 
 void ApiServer::ready(std::shared_ptr<Exchange> exchange) {
   if (!attached_) return respond(exchange, error_response(503, "the model is being loaded"));
-  if (const Status health = engine_->health(); !health.ok()) return respond(exchange, error_response(health.error()));
+  if (const Status health = engine_health(); !health.ok()) return respond(exchange, error_response(health.error()));
   respond(exchange, Json::object({{"status", "ready"}}));
 }
 
@@ -317,7 +354,7 @@ void ApiServer::version(std::shared_ptr<Exchange> exchange) {
 void ApiServer::metrics(std::shared_ptr<Exchange> exchange) {
   HttpResponse response;
   response.content_type = "text/plain; version=0.0.4; charset=utf-8";
-  response.body = metrics_.prometheus(engine_->info(), engine_->metrics(), http_->connections());
+  response.body = metrics_.prometheus(engine_->info(), engine_->metrics(), {http_->stats(), engine_->watch()});
   respond(exchange, std::move(response));
 }
 

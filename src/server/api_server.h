@@ -4,8 +4,8 @@
 //   POST /v1/classify   POST /v1/score   POST /v1/reward            (classifiers and reward models)
 //   POST /tokenize   POST /detokenize                               (also under /v1)
 //   POST /kv_cache_events   POST /block_keys   GET /server_info     (for what chooses among servers:
-//   api_server_cluster.cc) GET /health (the process)   GET /ready (a model is loaded)   GET /version   GET /metrics
-//   (Prometheus)
+//   api_server_cluster.cc)
+//   GET /health (the process)   GET /ready (a model is loaded)   GET /version   GET /metrics (Prometheus)
 #pragma once
 
 #include <atomic>
@@ -15,6 +15,7 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <vector>
 
 #include "api/engine.h"
 #include "api/request_json.h"
@@ -22,6 +23,7 @@
 #include "server/http.h"
 #include "server/http_server.h"
 #include "server/metrics.h"
+#include "server/request_origin.h"
 #include "server/scoring.h"
 
 namespace weft {
@@ -31,7 +33,10 @@ struct ServerOptions {
   int port = 8000;
   std::string served_model_name;  // empty: the model's own
   std::string api_key;            // empty: none needed
+  bool metrics_without_key = false;
+  std::vector<std::string> allowed_hosts, cors_origins;  // see request_origin.h
   bool chat_template_in_request = false;
+  double watchdog_s = 300;  // without a step while there is work, until /health says so; 0: never
   HttpLimits limits;
 };
 
@@ -42,12 +47,13 @@ class ApiServer {
 
   int port() const { return http_->port(); }
   // Serves until the end; see HttpServer::run. Until an engine is attached, requests are answered with 503.
-  bool run(bool signals) { return http_->run(signals); }
+  void run() { http_->run(); }
   // From now on requests are answered with `engine`, which must live until run() has returned. Once; any thread.
   void attach(Engine& engine);
   void stop() { http_->stop(); }
   // See HttpServer.
   void on_drain(std::function<void()> callback) { http_->on_drain(std::move(callback)); }
+  HttpServer& http() { return *http_; }
 
  private:
   using Call = void (ApiServer::*)(std::shared_ptr<Exchange> exchange);
@@ -55,12 +61,19 @@ class ApiServer {
     const char* path;
     const char* method;
     Call call;
+    HttpPlace place;
     bool open;    // needs no API key
     bool always;  // works before an engine is attached
   };
   static const Route kRoutes[];
 
-  explicit ApiServer(ServerOptions options) : options_(std::move(options)) {}
+  explicit ApiServer(ServerOptions options);
+  static const Route* route_of(const std::string& path);
+  bool needs_key(const Route* route) const;
+  // Of HttpHandlers: what is found before the body is read, and where the rest is done.
+  HttpAdmission admit(const HttpRequest& head);
+  HttpPlace place(const HttpRequest& request) const;
+  std::optional<HttpResponse> refusal(const HttpRequest& head, const Route* route) const;
   void handle(std::shared_ptr<Exchange> exchange);
   void models(std::shared_ptr<Exchange> exchange);
   void chat(std::shared_ptr<Exchange> exchange);
@@ -79,17 +92,20 @@ class ApiServer {
   void ready(std::shared_ptr<Exchange> exchange);
   void version(std::shared_ptr<Exchange> exchange);
   void metrics(std::shared_ptr<Exchange> exchange);
+  Status engine_health() const;
   // The body as a JSON object. Returns nothing if it is not one; the error response has then been sent.
   std::optional<Json> read_body(const std::shared_ptr<Exchange>& exchange);
   Status check_model(const std::string& model) const;
-  RequestRules rules();
+  RequestRules rules(const Exchange& exchange);
   Json model_card() const;
   void respond(const std::shared_ptr<Exchange>& exchange, HttpResponse response);
   void respond(const std::shared_ptr<Exchange>& exchange, const Json& body);
+  void count(const HttpRequest& request, int status);
   void warn_ignored(const std::string& field);
   std::string fresh_id();
 
   const ServerOptions options_;
+  const OriginRules origins_;
   std::unique_ptr<HttpServer> http_;
   std::atomic<bool> attached_{false};  // the members below are set
   Engine* engine_ = nullptr;

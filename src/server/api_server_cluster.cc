@@ -79,13 +79,14 @@ void ApiServer::kv_cache_events(std::shared_ptr<Exchange> exchange) {
 void ApiServer::block_keys(std::shared_ptr<Exchange> exchange) {
   const auto body = read_body(exchange);
   if (!body) return;
-  RequestRules quiet = rules();
+  RequestRules quiet = rules(*exchange);
   quiet.ignored = {};
   const RequestKind kind = body->find("messages") ? RequestKind::chat : RequestKind::completion;
-  const auto call = parse_request(*body, kind, quiet);
+  auto call = parse_request(*body, kind, quiet);
   if (!call.ok()) return respond(exchange, error_response(call.error()));
   Json::Array prompts;
-  for (const Request& request : call->requests) {
+  for (Request& request : call->requests) {
+    request.stop_flag = exchange->stop_flag();
     const auto blocks = engine_->block_keys(request);
     if (!blocks.ok()) return respond(exchange, error_response(blocks.error()));
     prompts.push_back(Json::object(
@@ -96,7 +97,7 @@ void ApiServer::block_keys(std::shared_ptr<Exchange> exchange) {
 }
 
 void ApiServer::server_info(std::shared_ptr<Exchange> exchange) {
-  if (const Status health = engine_->health(); !health.ok()) return respond(exchange, error_response(health.error()));
+  if (const Status health = engine_health(); !health.ok()) return respond(exchange, error_response(health.error()));
   const EngineMetrics metrics = engine_->metrics();
   const CacheGauges blocks = metrics.core.blocks();
   const std::string transfer = engine_->transfer_address();

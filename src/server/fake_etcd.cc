@@ -38,11 +38,12 @@ std::pair<int, Json> no_lease() {
 }  // namespace
 
 FakeEtcd::FakeEtcd(int port) {
-  auto listening = HttpServer::listen(
-      "127.0.0.1", port, {}, [this](std::shared_ptr<Exchange> exchange) { handle(exchange); },
-      [](int status, const std::string& message) { return HttpResponse{status, message}; });
+  HttpHandlers handlers;
+  handlers.handler = [this](std::shared_ptr<Exchange> exchange) { handle(exchange); };
+  handlers.refuse = [](int status, const std::string& message) { return HttpResponse{status, message}; };
+  auto listening = HttpServer::listen("127.0.0.1", port, {}, std::move(handlers));
   http_ = std::move(listening).value();
-  thread_ = std::thread([this] { http_->run(false); });
+  thread_ = std::thread([this] { http_->run(); });
 }
 
 FakeEtcd::~FakeEtcd() {

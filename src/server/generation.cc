@@ -1,5 +1,5 @@
-// See the header. The engine's sink copies each event and posts it to the server's thread, so the state here needs no
-// locks and the engine's thread does no formatting.
+// See the header. The engine's sink copies each event and posts it to the exchange, so the state here needs no locks
+// and neither the engine's thread nor that of the connections does any formatting.
 #include "server/generation.h"
 
 #include <algorithm>

@@ -18,8 +18,8 @@
 
 namespace weft {
 
-// Lives as long as the exchange or the engine refers to it. Apart from start(), everything happens on the server's
-// thread.
+// Lives as long as the exchange or the engine refers to it. Apart from start(), everything happens in work posted to
+// the exchange: one piece after the other, and off the server's thread.
 class Generation : public std::enable_shared_from_this<Generation> {
  public:
   // On a handler thread: submits the requests of `call` and sees to it that `exchange` gets an answer. `engine` and

@@ -1,8 +1,13 @@
 // The response side of a connection: turns what the handler sends into bytes for the socket. Plain text work, no Boost;
-// the session in http_server.cc takes the bytes and sends them.
+// the session (http_session.cc) takes the bytes and sends them.
 #pragma once
 
+#include <atomic>
+#include <chrono>
+#include <deque>
 #include <functional>
+#include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -17,52 +22,94 @@ std::string lower_case(std::string_view text);
 
 // Status line and headers, up to the empty line (which the caller adds).
 std::string http_head(int status, const std::string& content_type, const HttpHeaders& headers, bool keep_alive);
+// A whole response, for connections that end with it.
+std::string http_message(const HttpResponse& response, const HttpHeaders& more_headers = {});
 
-// All functions but post() are for the server's thread.
-class HttpAnswer : public Exchange {
+class HttpAnswer : public Exchange, public std::enable_shared_from_this<HttpAnswer> {
  public:
   struct Form {
     bool keep_alive = false;
     bool chunked = false;    // HTTP/1.1; a stream to an older client ends with the connection
     bool head_only = false;  // HEAD
+    HttpHeaders headers;     // besides the response's own
   };
-  using Post = std::function<void(std::function<void()>)>;
-  // `wake` is called when there is something to send. A stream with more than `unsent_limit` bytes unsent counts as too
-  // slow, takes nothing more, and is ended by the session.
-  HttpAnswer(Post post, std::function<void()> wake, size_t unsent_limit)
-      : post_(std::move(post)), wake_(std::move(wake)), unsent_limit_(unsent_limit) {}
+  // What an answer needs of its server.
+  struct World {
+    // Runs work on a thread for answers. False: the server has ended, and nothing is run any more.
+    std::function<bool(std::function<void()> work)> start;
+    std::function<void()> wake;  // called when there is something to send, on any thread
+    size_t unsent_limit = 0;     // a stream with more bytes unsent counts as too slow, and takes nothing more
+    std::function<HttpResponse(int status, const std::string& message)> refuse;
+  };
+  HttpAnswer(Form form, World world) : world_(std::move(world)), form_(std::move(form)) {}
 
   HttpRequest& request() override { return request_; }
-  void post(std::function<void()> work) override { post_(std::move(work)); }
+  std::shared_ptr<const StopFlag> stop_flag() const override { return stop_; }
+  void post(std::function<void()> work) override;
   void respond(HttpResponse response) override;
-  void expect_events() override { expects_events_ = true; }
+  void expect_events() override;
   void send(std::string_view data) override;
   void finish() override;
-  bool streaming() const override { return streaming_; }
+  bool streaming() const override;
   void on_end(std::function<void(Ending)> callback) override;
 
-  // For the session.
-  void begin_stream();
-  void end(Ending why);  // tells the handler
-  void detach();         // the session is gone: nothing is sent any more
-  bool done() const { return done_; }
-  bool expects_events() const { return expects_events_; }
-  bool too_slow() const { return too_slow_; }
-  bool has_unsent() const { return !unsent_.empty(); }
-  std::string take_unsent() { return std::exchange(unsent_, {}); }
+  // ---- For the session; any thread.
+  void begin_stream();   // inside posted work
+  void end(Ending why);  // tells the handler and whoever makes the answer
+  void stop(StopReason why) { stop_->set(why); }
+  void refuse(HttpResponse why);  // instead of an answer that has not begun; nobody waits for that one then
+  // After an exception: says so, as far as something can still be said, and logs `what`.
+  void fail(const std::string& what, bool out_of_memory);
+  void detach();       // the session is gone: nothing is sent any more
+  void close_after();  // the connection is not to be kept
 
-  Form form;
+  struct Output {
+    std::string bytes;  // to be sent now
+    bool done = false;  // nothing comes behind them
+    bool too_slow = false;
+    bool broken = false;  // memory was missing for a piece of it: it cannot be completed
+  };
+  Output take();
+  bool keep_alive() const;
+  bool expects_events() const;
+  bool begun() const;  // something has been given to take()
+
+  // The handler's own time, for its budget.
+  enum class Handling : unsigned char { waiting, running, done };
+  void handler_begins();
+  void handler_ends() { handling_ = Handling::done; }
+  Handling handling() const { return handling_; }
+  std::chrono::steady_clock::time_point handler_began() const;
 
  private:
+  using Lock = std::unique_lock<std::mutex>;
+  void start_line();
+  void run_line();
+  void run(const std::function<void()>& work);
+  void say_failure(const HttpResponse& why);
+  bool begin_stream(const Lock& lock);
+  void put(HttpResponse response);  // with the lock, as what follows
   void complete();
-  void wake();
+  std::function<void(Ending)> take_callback(Ending why);
+  void wake(Lock lock);
 
-  const Post post_;
-  std::function<void()> wake_;
-  const size_t unsent_limit_;
+  const World world_;
   HttpRequest request_;
-  std::string unsent_;
-  bool expects_events_ = false, streaming_ = false, done_ = false, too_slow_ = false;
+  const std::shared_ptr<StopFlag> stop_ = std::make_shared<StopFlag>();
+  std::atomic<Handling> handling_{Handling::waiting};
+  std::atomic<int64_t> handler_began_{0};  // ticks of the steady clock
+  std::atomic<bool> broken_{false};
+
+  std::mutex line_mutex_;  // of the posted work that has not run; one piece runs after the other
+  std::deque<std::function<void()>> line_;
+  bool line_runs_ = false;
+
+  mutable std::mutex mutex_;  // of what follows; held for moments only
+  Form form_;
+  std::string unsent_, body_;  // the second goes behind the first
+  bool expects_events_ = false, streaming_ = false, done_ = false, too_slow_ = false, begun_ = false;
+  bool awake_ = false;  // wake has been called since the last take()
+  bool detached_ = false;
   std::optional<Ending> ended_;  // without a complete answer
   std::function<void(Ending)> on_end_;
 };

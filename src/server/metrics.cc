@@ -231,6 +231,25 @@ void print_towers(std::string& out, const CoreMetrics& core) {
            number(static_cast<double>(core.images_of_processes[r])) + "\n";
 }
 
+void print_server(std::string& out, const ServerGauges& gauges) {
+  const HttpStats& http = gauges.http;
+  print(out, "engine_stalled_seconds", kGauge, "Without a step while the engine has work.",
+        gauges.engine.still_seconds);
+  print(out, "http_connections", kGauge, "Open connections.", http.connections);
+  print(out, "http_requests_queued", kGauge, "Requests that wait for a handler thread.", http.queued);
+  print(out, "http_handlers_running", kGauge, "Requests that are being prepared.", http.handlers);
+  print(out, "http_handlers_replaced", kGauge, "Of these, given up: they did not end when they had had their time.",
+        http.replaced);
+  const auto total = [&](const char* name, const char* help, int64_t value) {
+    print(out, name, kCounter, help, static_cast<double>(value));
+  };
+  total("http_handlers_overdue_total", "Requests whose preparation had had its time.", http.overdue);
+  total("http_request_timeouts_total", "Requests whose head or body did not come in time.", http.timeouts);
+  total("http_connections_evicted_total", "Idle connections closed for new ones.", http.evicted);
+  total("http_connections_refused_total", "Connections refused: too many, or too many of one address.",
+        http.refused_connections);
+}
+
 }  // namespace
 
 ServerMetrics::ServerMetrics()
@@ -256,7 +275,8 @@ void ServerMetrics::count_finished(const RequestTimes& times) {
     per_token_.observe((times.total_s - times.first_token_s) / (times.usage.completion_tokens - 1));
 }
 
-std::string ServerMetrics::prometheus(const ModelInfo& model, const EngineMetrics& engine, int connections) const {
+std::string ServerMetrics::prometheus(const ModelInfo& model, const EngineMetrics& engine,
+                                      const ServerGauges& gauges) const {
   std::string out;
   for (const EngineMetric& metric : kEngineMetrics)
     print(out, metric.name, metric.type, metric.help, metric.value(engine));
@@ -266,7 +286,7 @@ std::string ServerMetrics::prometheus(const ModelInfo& model, const EngineMetric
   print_transfer(out, engine.core);
   print_homes(out, engine.core);
   print_towers(out, engine.core);
-  print(out, "http_connections", "gauge", "Open connections.", connections);
+  print_server(out, gauges);
   const std::lock_guard lock(mutex_);
   describe(out, "weft_request_success_total", kCounter, "Choices by the reason of their end.");
   for (const auto& [reason, count] : finished_)

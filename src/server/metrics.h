@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "api/engine.h"
+#include "server/http_server.h"
 #include "server/prometheus.h"
 
 namespace weft {
@@ -20,6 +21,12 @@ struct RequestTimes {
   Usage usage;
 };
 
+// What is seen at the moment.
+struct ServerGauges {
+  HttpStats http;
+  EngineWatch engine;
+};
+
 // Any thread.
 class ServerMetrics {
  public:
@@ -27,7 +34,7 @@ class ServerMetrics {
   void count_response(const std::string& route, int status);
   void count_finished(const RequestTimes& times);
   void count_finish_reason(const std::string& reason);
-  std::string prometheus(const ModelInfo& model, const EngineMetrics& engine, int connections) const;
+  std::string prometheus(const ModelInfo& model, const EngineMetrics& engine, const ServerGauges& gauges) const;
 
  private:
   mutable std::mutex mutex_;

@@ -203,9 +203,33 @@ vllm:spec_decode_num_accepted_tokens_per_pos_total{position="12"} 0
 vllm:spec_decode_num_accepted_tokens_per_pos_total{position="13"} 0
 vllm:spec_decode_num_accepted_tokens_per_pos_total{position="14"} 0
 vllm:spec_decode_num_accepted_tokens_per_pos_total{position="15"} 0
+# HELP weft_engine_stalled_seconds Without a step while the engine has work.
+# TYPE weft_engine_stalled_seconds gauge
+weft_engine_stalled_seconds 1.5
 # HELP weft_http_connections Open connections.
 # TYPE weft_http_connections gauge
 weft_http_connections 22
+# HELP weft_http_requests_queued Requests that wait for a handler thread.
+# TYPE weft_http_requests_queued gauge
+weft_http_requests_queued 3
+# HELP weft_http_handlers_running Requests that are being prepared.
+# TYPE weft_http_handlers_running gauge
+weft_http_handlers_running 4
+# HELP weft_http_handlers_replaced Of these, given up: they did not end when they had had their time.
+# TYPE weft_http_handlers_replaced gauge
+weft_http_handlers_replaced 1
+# HELP weft_http_handlers_overdue_total Requests whose preparation had had its time.
+# TYPE weft_http_handlers_overdue_total counter
+weft_http_handlers_overdue_total 5
+# HELP weft_http_request_timeouts_total Requests whose head or body did not come in time.
+# TYPE weft_http_request_timeouts_total counter
+weft_http_request_timeouts_total 6
+# HELP weft_http_connections_evicted_total Idle connections closed for new ones.
+# TYPE weft_http_connections_evicted_total counter
+weft_http_connections_evicted_total 7
+# HELP weft_http_connections_refused_total Connections refused: too many, or too many of one address.
+# TYPE weft_http_connections_refused_total counter
+weft_http_connections_refused_total 8
 # HELP weft_request_success_total Choices by the reason of their end.
 # TYPE weft_request_success_total counter
 weft_request_success_total{finished_reason="stop"} 1
@@ -284,13 +308,13 @@ TEST(Metrics, Text) {
   times.total_s = 3, times.first_token_s = 0.2;
   times.usage.completion_tokens = 8;
   metrics.count_finished(times);
-  EXPECT_EQ(metrics.prometheus(info, engine_metrics(), 22), kExpected);
+  EXPECT_EQ(metrics.prometheus(info, engine_metrics(), {{22, 3, 4, 1, 5, 6, 7, 8}, {2, 1.5}}), kExpected);
 }
 
 // Those of the pipeline stand behind the drafts', and only if it has several stages.
 TEST(Metrics, Stages) {
   EngineMetrics engine = engine_metrics();
-  const std::string one = ServerMetrics().prometheus({}, engine, 0);
+  const std::string one = ServerMetrics().prometheus({}, engine, {});
   engine.core.stages = 4, engine.core.turns = 1000, engine.core.busy_stages = 3500;
   const std::string stages =
       R"(# HELP weft_pipeline_stages Stages that compute a step each.
@@ -303,18 +327,18 @@ weft_pipeline_turns_total 1000
 # TYPE weft_pipeline_busy_stages_total counter
 weft_pipeline_busy_stages_total 3500
 )";
-  const std::string several = ServerMetrics().prometheus({}, engine, 0);
+  const std::string several = ServerMetrics().prometheus({}, engine, {});
   ASSERT_NE(several.find(stages), std::string::npos);
   EXPECT_EQ(std::string(several).erase(several.find(stages), stages.size()), one);
 }
 
 TEST(Metrics, Tier) {
   EngineMetrics engine = engine_metrics();
-  EXPECT_EQ(ServerMetrics().prometheus({}, engine, 0).find("kv_tier"), std::string::npos);
+  EXPECT_EQ(ServerMetrics().prometheus({}, engine, {}).find("kv_tier"), std::string::npos);
   engine.core.has_tier = true, engine.core.scheduler.exports_dropped = 9;
   engine.core.tier = {.imports = 5, .imported_blocks = 40, .imports_without_room = 1, .failed_imports = 2};
   engine.core.tier.store.blocks = 70, engine.core.tier.store.bytes = 7000, engine.core.tier.store.torn = 3;
-  const std::string text = ServerMetrics().prometheus({}, engine, 0);
+  const std::string text = ServerMetrics().prometheus({}, engine, {});
   for (const char* line : {"weft_kv_tier_blocks 70", "weft_kv_tier_bytes 7000", "weft_kv_tier_imports_total 5",
                            "weft_kv_tier_imported_blocks_total 40", "weft_kv_tier_failed_imports_total 2",
                            "weft_kv_tier_imports_without_room_total 1", "weft_kv_tier_dropped_exports_total 9",
@@ -324,14 +348,14 @@ TEST(Metrics, Tier) {
 
 TEST(Metrics, Transfer) {
   EngineMetrics engine = engine_metrics();
-  EXPECT_EQ(ServerMetrics().prometheus({}, engine, 0).find("kv_transfer"), std::string::npos);
+  EXPECT_EQ(ServerMetrics().prometheus({}, engine, {}).find("kv_transfer"), std::string::npos);
   engine.core.has_transfer = true;
   engine.core.transfer = {
       {.fetches = 9, .complete = 7, .local = 3, .failures = 2, .blocks = 50, .bytes = 5000, .active = 1},
       {.prompts = 6, .complete = 4, .cancelled = 1, .failed = 2, .bytes = 800, .active = 5},
       8,
       10};
-  const std::string text = ServerMetrics().prometheus({}, engine, 0);
+  const std::string text = ServerMetrics().prometheus({}, engine, {});
   for (const char* line :
        {"connections 8", "refused_total 10", "fetches 1", "fetches_total 9", "complete_fetches_total 7",
         "failed_fetches_total 2", "local_prompts_total 3", "fetched_blocks_total 50", "fetched_bytes_total 5000",
@@ -343,9 +367,9 @@ TEST(Metrics, Transfer) {
 // Those of vision towers stand there too, if several processes have one.
 TEST(Metrics, Towers) {
   EngineMetrics engine = engine_metrics();
-  const std::string one = ServerMetrics().prometheus({}, engine, 0);
+  const std::string one = ServerMetrics().prometheus({}, engine, {});
   engine.core.images_of_processes = {8};
-  EXPECT_EQ(ServerMetrics().prometheus({}, engine, 0), one);
+  EXPECT_EQ(ServerMetrics().prometheus({}, engine, {}), one);
   engine.core.images_of_processes = {5, 3};
   const std::string towers =
       R"(# HELP weft_process_images_encoded_total Images and videos that a process has encoded.
@@ -353,7 +377,7 @@ TEST(Metrics, Towers) {
 weft_process_images_encoded_total{process="0"} 5
 weft_process_images_encoded_total{process="1"} 3
 )";
-  const std::string several = ServerMetrics().prometheus({}, engine, 0);
+  const std::string several = ServerMetrics().prometheus({}, engine, {});
   ASSERT_NE(several.find(towers), std::string::npos);
   EXPECT_EQ(std::string(several).erase(several.find(towers), towers.size()), one);
 }
@@ -362,8 +386,8 @@ weft_process_images_encoded_total{process="1"} 3
 TEST(Metrics, Homes) {
   EngineMetrics engine = engine_metrics();
   engine.core.homes = {{.running = 3, .blocks = {.used = 4}, .cache_bytes = 500, .prompt_tokens = 60}};
-  const std::string one = ServerMetrics().prometheus({}, engine, 0);
-  EXPECT_EQ(one, ServerMetrics().prometheus({}, engine_metrics(), 0));
+  const std::string one = ServerMetrics().prometheus({}, engine, {});
+  EXPECT_EQ(one, ServerMetrics().prometheus({}, engine_metrics(), {}));
   engine.core.homes.push_back({.running = 7, .blocks = {.used = 8}, .cache_bytes = 900, .prompt_tokens = 100});
   engine.core.scheduler.scheduled_tokens = 1100, engine.core.scheduler.paced_tokens = 1200;
   engine.core.scheduler.balance_ratio = 0.75;
@@ -394,7 +418,7 @@ weft_home_kv_cache_used_bytes{home="1"} 900
 weft_home_prompt_tokens_total{home="0"} 60
 weft_home_prompt_tokens_total{home="1"} 100
 )";
-  std::string several = ServerMetrics().prometheus({}, engine, 0);
+  std::string several = ServerMetrics().prometheus({}, engine, {});
   const size_t at = several.find(homes);
   ASSERT_NE(at, std::string::npos) << several;
   EXPECT_EQ(several.erase(at, homes.size()), one);
@@ -402,7 +426,7 @@ weft_home_prompt_tokens_total{home="1"} 100
 
 // Shares of nothing are 0.
 TEST(Metrics, BeforeTheFirstRequest) {
-  const std::string text = ServerMetrics().prometheus({}, {}, 0);
+  const std::string text = ServerMetrics().prometheus({}, {}, {});
   EXPECT_NE(text.find("\nweft_kv_cache_utilization 0\n"), std::string::npos);
   EXPECT_NE(text.find("\nweft_kv_cache_hit_rate 0\n"), std::string::npos);
 }

@@ -128,7 +128,7 @@ const std::vector<float>* floats(const ScoreResult& result, const char* name) {
   return values && !values->empty() ? values : nullptr;
 }
 
-// Collects the results; used on the server's thread only.
+// Collects the results; used in work posted to the exchange only.
 struct Collecting {
   Collecting(ScoringKind kind, size_t count, Json head)
       : kind(kind), items(count), missing(count), head(std::move(head)) {}

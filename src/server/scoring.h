@@ -23,8 +23,8 @@ Result<std::vector<Request>> read_scoring(const Json& body, ScoringKind kind);
 // One item of the answer's "data" from what the engine returned.
 Result<Json> scoring_item(ScoringKind kind, size_t index, const ScoreResult& result, const ModelInfo& info);
 
-// Submits the requests and answers the exchange. On a handler thread; `done` is called with the status on the server's
-// thread.
+// Submits the requests and answers the exchange. On a handler thread; `done` is called with the status in work posted
+// to the exchange.
 void start_scoring(Engine& engine, std::shared_ptr<Exchange> exchange, ScoringKind kind, std::vector<Request> requests,
                    Json head, std::function<void(int status)> done);
 

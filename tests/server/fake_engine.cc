@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "base/clock.h"
 #include "base/files.h"
 #include "base/hmac.h"
 
@@ -64,9 +65,35 @@ Result<std::vector<int32_t>> FakeEngine::prompt_tokens(const Request& request) c
   if (request.messages) {
     WEFT_TRY(text, render_chat(request));
   }
+  WEFT_RETURN_IF_ERROR(hang(request, text));
   std::vector<int32_t> ids;
   for (const unsigned char byte : text) ids.push_back(byte);
   return ids;
+}
+
+void FakeEngine::hang_at(std::string text, bool looks_at_stop_flag) {
+  const std::lock_guard lock(hang_mutex_);
+  hang_at_ = std::move(text), looks_ = looks_at_stop_flag;
+}
+
+void FakeEngine::let_go() {
+  const std::lock_guard lock(hang_mutex_);
+  hang_at_.clear();
+  let_go_.notify_all();
+}
+
+Status FakeEngine::hang(const Request& request, const std::string& text) const {
+  ++tokenized_;
+  std::unique_lock lock(hang_mutex_);
+  if (hang_at_.empty() || text.find(hang_at_) == std::string::npos) return {};
+  ++hanging_;
+  Status stopped;
+  while (!hang_at_.empty() && stopped.ok()) {
+    let_go_.wait_for(lock, std::chrono::milliseconds(5));
+    if (looks_) stopped = check_stop(request.stop_flag.get());
+  }
+  --hanging_;
+  return stopped;
 }
 
 std::string FakeEngine::decode(const std::vector<int32_t>& ids, bool) const {
@@ -118,6 +145,7 @@ Result<RequestId> FakeEngine::submit(Request request, EventSink sink) {
   running->id = next_, running->request = std::move(request), running->sink = std::move(sink);
   running->prompt = std::move(prompt);
   waiting_.push_back(running);
+  if (sequences_++ == 0) progress_ = seconds();
   changed_.notify_all();
   return next_++;
 }
@@ -168,6 +196,11 @@ Status FakeEngine::health() const {
 void FakeEngine::lose_ranks(std::string why) {
   const std::lock_guard lock(mutex_);
   lost_ = std::move(why);
+}
+
+EngineWatch FakeEngine::watch() const {
+  const int sequences = sequences_;
+  return {sequences, sequences > 0 ? seconds() - progress_ : 0};
 }
 
 EngineMetrics FakeEngine::metrics() const {
@@ -253,6 +286,7 @@ void FakeEngine::loop() {
         waiting_.pop_front();
       }
       ++counts_.core.scheduler.steps;
+      progress_ = seconds();
     }
     std::this_thread::sleep_for(fake_.step);
     for (const auto& running : std::vector(running_)) {
@@ -345,7 +379,7 @@ void FakeEngine::emit(Running& running, int32_t token, const std::string& text, 
     event.seed = running.request.seed.value_or(1);
     running.outbox.push_back(std::move(event));
   }
-  running.done |= ends;
+  if (ends && !std::exchange(running.done, true)) --sequences_;
 }
 
 Result<std::unique_ptr<Engine>> load_fake_engine(const std::string& model, const EngineOptions& options,

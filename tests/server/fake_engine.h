@@ -49,6 +49,7 @@ class FakeEngine : public Engine {
   void hold() override;
   void release() override;
   Status health() const override;
+  EngineWatch watch() const override;
   EngineMetrics metrics() const override;
   std::vector<OpTime> op_times(bool) const override { return {}; }
   Result<KvCacheEvents> take_kv_cache_events() override;
@@ -62,6 +63,12 @@ class FakeEngine : public Engine {
   void fail_after(int tokens) { fail_after_ = tokens; }
   // From now on the engine is not healthy, because of this.
   void lose_ranks(std::string why);
+  // From now on a prompt with this text in it is tokenized until let_go(), or until its stop flag is set if it is looked
+  // at. The others are as before.
+  void hang_at(std::string text, bool looks_at_stop_flag);
+  void let_go();
+  int hanging() const { return hanging_; }
+  int tokenized() const { return tokenized_; }  // prompts so far, those that hang among them
   // Answers to chats are this text from now on (empty: the prompt again), read in this format. Not while requests run.
   void answer_chats_with(std::string text, AnswerFormat format) { answer_ = std::move(text), format_ = format; }
   // What Request::context_servers of the last request was.
@@ -105,7 +112,16 @@ class FakeEngine : public Engine {
   const EngineOptions options_;
   ModelInfo info_;
   SamplingParams sampling_;
+  Status hang(const Request& request, const std::string& text) const;
+
   std::atomic<int> fail_after_{0};
+  mutable std::atomic<int> hanging_{0}, tokenized_{0};
+  std::atomic<int> sequences_{0};
+  std::atomic<double> progress_{0};
+  mutable std::mutex hang_mutex_;  // of what follows
+  mutable std::condition_variable let_go_;
+  std::string hang_at_;
+  bool looks_ = false;
   std::string answer_, opening_;
   AnswerFormat format_;
   mutable std::mutex mutex_;

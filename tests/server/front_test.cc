@@ -26,7 +26,7 @@ class TestFront {
     EXPECT_TRUE(front.ok());
     front_ = std::move(front).value();
     front_->servers().set_members(std::move(entries));
-    thread_ = std::thread([this] { front_->run(false); });
+    thread_ = std::thread([this] { front_->run(); });
   }
   ~TestFront() {
     front_->stop();

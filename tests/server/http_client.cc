@@ -15,12 +15,12 @@ Json Reply::json() const {
   return parsed.ok() ? std::move(parsed).value() : Json();
 }
 
-Connection::Connection(int port) {
+Connection::Connection(int port, const std::string& host) {
   fd_ = ::socket(AF_INET, SOCK_STREAM, 0);
   sockaddr_in address{};
   address.sin_family = AF_INET;
   address.sin_port = htons(static_cast<uint16_t>(port));
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  WEFT_CHECK(::inet_pton(AF_INET, host.c_str(), &address.sin_addr) == 1) << host;
   if (::connect(fd_, reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) close();
   const timeval limit{20, 0};  // no test waits longer than this for bytes
   if (fd_ >= 0) ::setsockopt(fd_, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
@@ -145,7 +145,7 @@ TestServer::TestServer(FakeOptions fake, ServerOptions options, bool attach, Eng
   server_ = std::move(server).value();
   if (attach) server_->attach(engine_);
   thread_ = std::thread([this] {
-    server_->run(false);
+    server_->run();
     ended_ = true;
   });
 }

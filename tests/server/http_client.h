@@ -24,7 +24,7 @@ struct Reply {
 
 class Connection {
  public:
-  explicit Connection(int port);
+  explicit Connection(int port, const std::string& address = "127.0.0.1");
   ~Connection();
   Connection(Connection&& other) noexcept : fd_(std::exchange(other.fd_, -1)), buffer_(std::move(other.buffer_)) {}
 

@@ -208,10 +208,14 @@ TEST(Server, TimesOut) {
   options.limits.body = milliseconds(200);
   options.limits.idle = milliseconds(200);
   TestServer server({}, options);
-  for (const char* text :
-       {"", "POST /v1/", "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n{"}) {
+  Connection quiet(server.port());
+  EXPECT_TRUE(quiet.at_end());
+  for (const char* text : {"POST /v1/", "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n{"}) {
     Connection connection(server.port());
     connection.send(text);
+    const Reply reply = connection.read_reply();
+    EXPECT_EQ(reply.status, 408) << text;
+    EXPECT_NE(reply.body.find("within 0.2 s"), std::string::npos) << reply.body;
     EXPECT_TRUE(connection.at_end()) << text;
   }
   EXPECT_TRUE(TestServer::eventually(
@@ -307,12 +311,18 @@ TEST(Server, TooManyConnections) {
   ServerOptions options;
   options.limits.connections = 2;
   TestServer server({}, options);
+  server.engine().hold();
   Connection a(server.port()), b(server.port());
-  a.send(get("/health"));
-  b.send(get("/health"));
+  a.send(chat(R"("max_tokens":2)"));
+  b.send(chat(R"("max_tokens":2)"));
+  EXPECT_TRUE(TestServer::eventually([&] { return server.engine().metrics().core.scheduler.waiting == 2; }));
+  const Reply refused = server.ask("");
+  EXPECT_EQ(refused.status, 503);
+  EXPECT_TRUE(refused.has_header("Retry-After: "));
+  EXPECT_NE(refused.body.find("2 connections are open"), std::string::npos) << refused.body;
+  server.engine().release();
   EXPECT_EQ(a.read_reply().status, 200);
   EXPECT_EQ(b.read_reply().status, 200);
-  EXPECT_EQ(server.ask("").status, 503);
   a.close();
   EXPECT_TRUE(TestServer::eventually([&] { return server.ask(get("/health")).status == 200; }));
 }
