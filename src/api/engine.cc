@@ -129,7 +129,7 @@ RequestId CoreEngine::enter(const std::shared_ptr<Active>& active) {
 
 void CoreEngine::leave(RequestId id, const Event& last) {
   const std::lock_guard lock(mutex_);
-  active_.erase(id);
+  if (active_.erase(id) == 0) return;  // its sink found no memory and is called again
   counts_.prompt_tokens += last.usage.prompt_tokens, counts_.cached_tokens += last.usage.cached_tokens;
   counts_.generation_tokens += last.usage.completion_tokens;
   ++(last.finish == FinishReason::error       ? counts_.failed
@@ -313,11 +313,12 @@ Result<RequestId> CoreEngine::submit_scoring(Request request, ScoreSink sink) {
   submission.sequence.cache = cache_identity(request, prompt);
   submission.media = prompt.media, submission.media_prompt = prompt.places;
   submission.sink = [this, id, sink = std::move(sink), prompt = std::move(prompt),
-                     scored = Scored()](const SequenceOutput& output) mutable {
+                     scored = Scored(), left = false](const SequenceOutput& output) mutable {
     scored.rows.insert(scored.rows.end(), output.outputs.begin(), output.outputs.end());
     scored.drafts.insert(scored.drafts.end(), output.draft_scores.begin(), output.draft_scores.end());
     if (output.reason == FinishReason::none) return true;
-    if (leave_score(id, prompt, output)) sink(end_of_score(prompt, std::move(scored), output));
+    left = left || leave_score(id, prompt, output);
+    if (left) sink(end_of_score(prompt, std::move(scored), output));
     return false;
   };
   auto added = core_->submit(std::move(submission));

@@ -285,7 +285,7 @@ Result<std::unique_ptr<Engine>> Engine::load(const std::string& path, const Engi
                                              const Progress& progress) {
   const char* doing = "the options are checked";
   const auto failed = [&](const std::exception& thrown) {
-    return fail(Code::resource_exhausted, thrown.what(), " (while ", doing, " of ", path, ")");
+    return fail(Code::resource_exhausted, thrown.what(), " (loading ", path, ", while ", doing, ")");
   };
   try {
     return load_engine(path, given, progress, doing);

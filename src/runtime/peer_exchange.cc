@@ -247,11 +247,17 @@ bool PeerExchange::plan_fetch(std::unique_lock<std::mutex>& lock) {
   if (planned_.empty()) return false;
   Planned next = std::move(planned_.front());
   planned_.pop_front();
-  std::unique_ptr<BlockTransfer> transfer = scheduler_.plan_import(next.id);
-  if (transfer) {
-    lock.unlock();
-    scheduler_.cache(0).extend_keys(transfer->cache, transfer->tokens);
-    lock.lock();
+  std::unique_ptr<BlockTransfer> transfer;
+  try {
+    transfer = scheduler_.plan_import(next.id);
+    if (transfer) {
+      lock.unlock();
+      scheduler_.cache(0).extend_keys(transfer->cache, transfer->tokens);
+      lock.lock();
+    }
+  } catch (const std::bad_alloc&) {  // then nothing is fetched
+    if (!lock.owns_lock()) lock.lock();
+    transfer.reset();
   }
   if (planning_.erase(static_cast<uint64_t>(next.id)) == 0) return true;  // forgotten meanwhile
   if (transfer && !stopping_) fetcher_.begin(next.id, std::move(transfer), std::move(next.prompt), now());
@@ -264,12 +270,18 @@ bool PeerExchange::begin_prompt(std::unique_lock<std::mutex>& lock) {
   if (!job) return false;
   const uint64_t lease = job->lease;
   lock.unlock();
-  Result<SequenceId> sequence =
-      engine_.compute(std::move(job->prompt), std::move(job->media), [this, lease](const std::string& why) {
+  const auto compute = [&]() -> Result<SequenceId> {
+    try {
+      return engine_.compute(std::move(job->prompt), std::move(job->media), [this, lease](const std::string& why) {
         const std::lock_guard guard(mutex_);
         provider_.computed(lease, why);
         wake();
       });
+    } catch (const std::bad_alloc&) {
+      return Error(Code::resource_exhausted, "out of memory");
+    }
+  };
+  Result<SequenceId> sequence = compute();
   lock.lock();
   provider_.started(lease, std::move(sequence));
   return true;
