@@ -5,6 +5,7 @@
 #include <cerrno>
 #include <csignal>
 #include <cstdio>
+#include <exception>
 
 #include "api/follow.h"
 #include "base/log.h"
@@ -78,7 +79,9 @@ int leave(const Leave& leave) {
 
 }  // namespace
 
-int weft_main(int count, const char* const* words, const EngineLoader& load) {
+namespace {
+
+int run(int count, const char* const* words, const EngineLoader& load) {
   open_standard_files();
   std::signal(SIGPIPE, SIG_IGN);  // a closed pipe is an error of the write,
   std::signal(SIGXFSZ, SIG_IGN);  // and so is a file that may not become larger
@@ -99,6 +102,17 @@ int weft_main(int count, const char* const* words, const EngineLoader& load) {
     if (loads_engine(arguments)) leave_ranks(status);
   }
   return status_of(status);
+}
+
+}  // namespace
+
+int weft_main(int count, const char* const* words, const EngineLoader& load) {
+  try {
+    return run(count, words, load);
+  } catch (const std::exception& thrown) {  // no memory, no thread
+    std::fprintf(stderr, "weft: %s\n", thrown.what());
+    return 1;
+  }
 }
 
 }  // namespace weft

@@ -191,12 +191,18 @@ pub fn catch<T>(work: impl FnOnce() -> Outcome<T>) -> Outcome<T> {
     }
 }
 
-/// `catch`, with the failure written to `*error` and `fallback` returned.
+/// `catch`, with the failure written to `*error` and `fallback` returned. Where hardly any memory is left, nothing is
+/// run, unless nobody could be told.
 ///
 /// # Safety
 /// `error` is null or points at a writable WeftError.
 pub unsafe fn guard<T>(error: *mut WeftError, fallback: T, work: impl FnOnce() -> Outcome<T>) -> T {
-    match catch(work) {
+    let outcome = if error.is_null() || crate::reserve::suffices() {
+        catch(work)
+    } else {
+        Err(Failure::exhausted("memory ran out"))
+    };
+    match outcome {
         Ok(value) => value,
         Err(failure) => {
             if !error.is_null() {

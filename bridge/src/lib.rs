@@ -16,6 +16,7 @@ mod pieces;
 mod png_metadata;
 mod printf;
 mod python;
+mod reserve;
 mod schema_check;
 mod schema_numbers;
 mod segments;

@@ -41,12 +41,28 @@ BeamRequest::BeamRequest(EngineCore& core, Setup setup, std::shared_ptr<RunningR
 
 Status BeamRequest::start() {
   const std::lock_guard lock(mutex_);
+  done_ = true;  // unless it goes well
   Status status = submit_step();
-  if (!status.ok()) done_ = true;
+  done_ = !status.ok();
   return status;
 }
 
+// All beams of the step, or none.
 Status BeamRequest::submit_step() {
+  const auto give_up = [this] {
+    for (const SequenceId sequence : std::exchange(sequences_, {})) core_.cancel(sequence);
+  };
+  try {
+    Status status = submit_beams();
+    if (!status.ok()) give_up();
+    return status;
+  } catch (const std::bad_alloc&) {
+    give_up();
+    throw;
+  }
+}
+
+Status BeamRequest::submit_beams() {
   const std::vector<Beam>& beams = search_.running();
   candidates_.assign(beams.size(), {});
   sequences_.clear();
@@ -56,6 +72,7 @@ Status BeamRequest::submit_step() {
   params->logprobs = -1;
   params->max_draft_tokens = 0;  // a step of a beam is one token
   params->beam_candidates = search_.candidates();
+  sequences_.reserve(beams.size());
   const EngineCore::Holding holding(core_);  // the beams enter together
   Status status;
   for (size_t i = 0; i < beams.size() && status.ok(); ++i) {
@@ -77,14 +94,16 @@ Status BeamRequest::submit_step() {
     if (added.ok()) sequences_.push_back(*added);
     else status = added.error();
   }
-  if (!status.ok())
-    for (const SequenceId sequence : sequences_) core_.cancel(sequence);
   return status;
 }
 
 // On the engine thread. What reaches `answer_` is sent without the lock, since its receiver may call cancel().
 bool BeamRequest::on_output(size_t beam, const SequenceOutput& output) {
   std::unique_lock lock(mutex_);
+  if (done_ && output.reason == FinishReason::error && !cancelled_) {  // answers found no memory: what is left of them
+    lock.unlock();
+    return tell(output), false;
+  }
   if (done_) return false;
   if (output.reason == FinishReason::error) {
     lock.unlock();
@@ -137,8 +156,8 @@ void BeamRequest::deliver() {
     const std::lock_guard lock(mutex_);
     if (std::exchange(done_, true)) return;
   }
-  for (int i = 0; i < setup_.shown; ++i) {
-    const Beam& beam = found[static_cast<size_t>(i)];
+  for (; told_ < setup_.shown; ++told_) {
+    const Beam& beam = found[static_cast<size_t>(told_)];
     SequenceOutput output;
     output.tokens = beam.tokens;
     if (setup_.params.logprobs >= 0) output.logprobs = beam.logprobs;
@@ -150,30 +169,39 @@ void BeamRequest::deliver() {
     if (by_id) output.stop_id = last;
     output.prompt_tokens = static_cast<int>(setup_.prompt.size());
     output.cached_tokens = std::max(0, cached_tokens_);
-    answer_->on_output(i, output);
+    answer_->on_output(told_, output);
   }
 }
 
 void BeamRequest::fail(const Error& error) {
-  std::vector<SequenceId> sequences;
-  {
-    const std::lock_guard lock(mutex_);
-    if (std::exchange(done_, true)) return;
-    sequences = sequences_;
-  }
-  for (const SequenceId sequence : sequences) core_.cancel(sequence);
   SequenceOutput output;
   output.reason = FinishReason::error;
   output.error = error.message(), output.error_code = error.code();
-  for (int i = 0; i < setup_.shown; ++i) answer_->on_output(i, output);
+  {
+    const std::lock_guard lock(mutex_);
+    if (std::exchange(done_, true)) return;
+  }
+  tell(output);
+}
+
+// An error for all answers that have not been told. The step's other beams are cancelled when that is done: if memory
+// runs out, the engine comes back with the one that brought the error.
+void BeamRequest::tell(const SequenceOutput& error) {
+  for (; told_ < setup_.shown; ++told_) answer_->on_output(told_, error);
+  std::vector<SequenceId> sequences;
+  {
+    const std::lock_guard lock(mutex_);
+    sequences.swap(sequences_);
+  }
+  for (const SequenceId sequence : sequences) core_.cancel(sequence);
 }
 
 void BeamRequest::cancel() {
   std::vector<SequenceId> sequences;
   {
     const std::lock_guard lock(mutex_);
-    done_ = true;
-    sequences = sequences_;
+    done_ = cancelled_ = true;
+    sequences.swap(sequences_);
   }
   for (const SequenceId sequence : sequences) core_.cancel(sequence);
 }

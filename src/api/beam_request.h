@@ -45,11 +45,13 @@ class BeamRequest : public std::enable_shared_from_this<BeamRequest> {
 
  private:
   Status submit_step();
+  Status submit_beams();
   bool on_output(size_t beam, const SequenceOutput& output);
   Status advance(bool& over);
   Status follow_grammar();
   void deliver();
   void fail(const Error& error);
+  void tell(const SequenceOutput& error);
 
   EngineCore& core_;
   Setup setup_;
@@ -62,7 +64,8 @@ class BeamRequest : public std::enable_shared_from_this<BeamRequest> {
   std::vector<SequenceId> sequences_;                  // of the step
   size_t waiting_ = 0;                                 // beams of the step whose candidates are still missing
   int cached_tokens_ = -1;                             // of the first step
-  bool done_ = false;
+  bool done_ = false, cancelled_ = false;
+  int told_ = 0;  // answers that have been given, or their errors; the engine thread's
 };
 
 }  // namespace weft

@@ -89,6 +89,9 @@ class CoreEngine : public Engine {
   RequestId enter(const std::shared_ptr<Active>& active);
   void leave(RequestId id, const Event& last);
   void forget(RequestId id);
+  class Entered;
+  Result<RequestId> submit_request(Request request, EventSink sink);
+  Result<RequestId> submit_scoring(Request request, ScoreSink sink);
   Status start_sampling(const Request& request, const Checked& checked, Active& active);
   Status start_beams(const Request& request, Checked checked, Active& active);
   bool leave_score(RequestId id, const ImagePrompt& prompt, const SequenceOutput& output);

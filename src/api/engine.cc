@@ -128,7 +128,7 @@ RequestId CoreEngine::enter(const std::shared_ptr<Active>& active) {
 
 void CoreEngine::leave(RequestId id, const Event& last) {
   const std::lock_guard lock(mutex_);
-  active_.erase(id);
+  if (active_.erase(id) == 0) return;  // its sink found no memory and is called again
   counts_.prompt_tokens += last.usage.prompt_tokens, counts_.cached_tokens += last.usage.cached_tokens;
   counts_.generation_tokens += last.usage.completion_tokens;
   ++(last.finish == FinishReason::error       ? counts_.failed
@@ -141,6 +141,43 @@ void CoreEngine::forget(RequestId id) {
   const std::lock_guard lock(mutex_);
   active_.erase(id);
 }
+
+// Forgets the request unless it is kept.
+class CoreEngine::Entered {
+ public:
+  Entered(CoreEngine& engine, RequestId id) : engine_(&engine), id_(id) {}
+  ~Entered() {
+    if (engine_) engine_->forget(id_);
+  }
+  Entered(const Entered&) = delete;
+  Entered& operator=(const Entered&) = delete;
+  void keep() { engine_ = nullptr; }
+
+ private:
+  CoreEngine* engine_;
+  const RequestId id_;
+};
+
+namespace {
+
+// Cancels the sequences that were submitted unless they are kept.
+class Submitted {
+ public:
+  Submitted(EngineCore& core, const std::vector<SequenceId>& sequences) : core_(&core), sequences_(sequences) {}
+  ~Submitted() {
+    if (core_)
+      for (const SequenceId sequence : sequences_) core_->cancel(sequence);
+  }
+  Submitted(const Submitted&) = delete;
+  Submitted& operator=(const Submitted&) = delete;
+  void keep() { core_ = nullptr; }
+
+ private:
+  EngineCore* core_;
+  const std::vector<SequenceId>& sequences_;
+};
+
+}  // namespace
 
 RunningRequest::Setup CoreEngine::running_setup(const Request& request, const Checked& checked) const {
   const SamplingParams& params = checked.params;
@@ -162,11 +199,20 @@ RunningRequest::Setup CoreEngine::running_setup(const Request& request, const Ch
 }
 
 Result<RequestId> CoreEngine::submit(Request request, EventSink sink) {
+  try {
+    return submit_request(std::move(request), std::move(sink));
+  } catch (const std::bad_alloc&) {
+    return Error(Code::resource_exhausted, "memory ran out for the request");
+  }
+}
+
+Result<RequestId> CoreEngine::submit_request(Request request, EventSink sink) {
   WEFT_TRY(Checked checked, check(request));
   RunningRequest::Setup setup = running_setup(request, checked);
   if (setup.choices > setup.shown) checked.params.logprobs = std::max(checked.params.logprobs, 0);
   const auto active = std::make_shared<Active>();
   const RequestId id = enter(active);
+  Entered entered(*this, id);
   active->running = std::make_shared<RunningRequest>(std::move(setup), text_.tokenizer,
                                                      [this, id, sink = std::move(sink)](const Event& event) {
                                                        if (event.last_of_request) leave(id, event);
@@ -174,15 +220,20 @@ Result<RequestId> CoreEngine::submit(Request request, EventSink sink) {
                                                      });
   Status started =
       request.beams ? start_beams(request, std::move(checked), *active) : start_sampling(request, checked, *active);
-  if (started.ok()) return id;
-  forget(id);
-  return std::move(started).error();
+  if (!started.ok()) return std::move(started).error();
+  entered.keep();
+  return id;
 }
 
 // One sequence per choice; they enter together.
 Status CoreEngine::start_sampling(const Request& request, const Checked& checked, Active& active) {
   const EngineCore::Holding holding(*core_);
   Status status;
+  Submitted submitted(*core_, active.sequences);
+  {
+    const std::lock_guard lock(mutex_);
+    active.sequences.reserve(static_cast<size_t>(std::max(request.n, request.best_of)));
+  }
   for (int i = 0; i < std::max(request.n, request.best_of) && status.ok(); ++i) {
     SamplingParams own = checked.params;
     own.seed = derive_seed(checked.seed, static_cast<uint64_t>(i));
@@ -207,8 +258,7 @@ Status CoreEngine::start_sampling(const Request& request, const Checked& checked
       status = std::move(added).error();
     }
   }
-  if (!status.ok())
-    for (SequenceId sequence : active.sequences) core_->cancel(sequence);
+  if (status.ok()) submitted.keep();
   return status;
 }
 
@@ -233,6 +283,14 @@ Status CoreEngine::start_beams(const Request& request, Checked checked, Active& 
 }
 
 Result<RequestId> CoreEngine::submit_score(Request request, ScoreSink sink) {
+  try {
+    return submit_scoring(std::move(request), std::move(sink));
+  } catch (const std::bad_alloc&) {
+    return Error(Code::resource_exhausted, "memory ran out for the request");
+  }
+}
+
+Result<RequestId> CoreEngine::submit_scoring(Request request, ScoreSink sink) {
   WEFT_TRY(ImagePrompt prompt, build_prompt(request));
   const Plan& plan = core_->model().plan();
   WEFT_RETURN_IF_ERROR(check_image_types(request, prompt, plan));
@@ -241,7 +299,9 @@ Result<RequestId> CoreEngine::submit_score(Request request, ScoreSink sink) {
   WEFT_RETURN_IF_ERROR(check_prompt(request, prompt));
   const auto active = std::make_shared<Active>();
   active->score_sink = sink;
+  active->sequences.reserve(1);
   const RequestId id = enter(active);
+  Entered entered(*this, id);
   Submission submission;
   submission.sequence.prompt = prompt.tokens;
   submission.sequence.task = Task::score;
@@ -252,18 +312,17 @@ Result<RequestId> CoreEngine::submit_score(Request request, ScoreSink sink) {
   submission.sequence.cache = cache_identity(request, prompt);
   submission.media = prompt.media, submission.media_prompt = prompt.places;
   submission.sink = [this, id, sink = std::move(sink), prompt = std::move(prompt),
-                     scored = Scored()](const SequenceOutput& output) mutable {
+                     scored = Scored(), left = false](const SequenceOutput& output) mutable {
     scored.rows.insert(scored.rows.end(), output.outputs.begin(), output.outputs.end());
     scored.drafts.insert(scored.drafts.end(), output.draft_scores.begin(), output.draft_scores.end());
     if (output.reason == FinishReason::none) return true;
-    if (leave_score(id, prompt, output)) sink(end_of_score(prompt, std::move(scored), output));
+    left = left || leave_score(id, prompt, output);
+    if (left) sink(end_of_score(prompt, std::move(scored), output));
     return false;
   };
   auto added = core_->submit(std::move(submission));
-  if (!added.ok()) {
-    forget(id);
-    return std::move(added).error();
-  }
+  if (!added.ok()) return std::move(added).error();
+  entered.keep();
   const std::lock_guard lock(mutex_);
   active->sequences.push_back(*added);
   return id;

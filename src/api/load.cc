@@ -2,7 +2,9 @@
 #include <algorithm>
 #include <cstring>
 #include <future>
+#include <new>
 #include <random>
+#include <system_error>
 
 #include "api/core_engine.h"
 #include "api/model_info.h"
@@ -220,10 +222,9 @@ ModelInfo model_info(const std::string& path, const Model& model, int threads, i
   return info;
 }
 
-}  // namespace
-
-Result<std::unique_ptr<Engine>> Engine::load(const std::string& path, const EngineOptions& given,
-                                             const Progress& progress) {
+// `doing`: what is being done, for errors.
+Result<std::unique_ptr<Engine>> load_engine(const std::string& path, const EngineOptions& given,
+                                            const Progress& progress, const char*& doing) {
   EngineOptions options = given;
   WEFT_TRY(std::shared_ptr<ProcessRanks> processes, take_processes(options));
   Status ready = check_options(options);
@@ -240,6 +241,7 @@ Result<std::unique_ptr<Engine>> Engine::load(const std::string& path, const Engi
   FileStamps files = text_files(path);
   if (!options.chat_template.empty()) files.add(options.chat_template);
   // The tokenizer takes about as long as the weights, so both are read at once.
+  doing = "weights and tokenizer are read";
   auto text_side = std::async(std::launch::async, load_text, path, options.chat_template);
   WEFT_TRY(LoadedModel loaded, load_on_ranks(path, options, processes, progress));
   options.speculation = loaded.speculation;
@@ -255,6 +257,7 @@ Result<std::unique_ptr<Engine>> Engine::load(const std::string& path, const Engi
     log_warning("--max-seq-len ", options.max_seq_len, " is more than the model's ", model.max_positions, " (",
                 model.max_positions_from, "): answers beyond that may be poor");
   }
+  doing = "the engine is made";
   CoreOptions core = core_options(options, model, loaded.draft, std::move(processors));
   core.identity = cache_identity(path, options, model, loaded.draft);
   // Text, weights and digests were read at different times, and must be of the same files.
@@ -285,6 +288,23 @@ Result<std::unique_ptr<Engine>> Engine::load(const std::string& path, const Engi
     defaults = sampling_defaults(running->model().checkpoint->generation_config());
   return std::unique_ptr<Engine>(
       std::make_unique<CoreEngine>(std::move(running), std::move(text), options, std::move(info), std::move(defaults)));
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Engine>> Engine::load(const std::string& path, const EngineOptions& given,
+                                             const Progress& progress) {
+  const char* doing = "the options are checked";
+  const auto failed = [&](const std::exception& thrown) {
+    return fail(Code::resource_exhausted, thrown.what(), " (loading ", path, ", while ", doing, ")");
+  };
+  try {
+    return load_engine(path, given, progress, doing);
+  } catch (const std::bad_alloc& thrown) {
+    return failed(thrown);
+  } catch (const std::system_error& thrown) {  // no thread
+    return failed(thrown);
+  }
 }
 
 }  // namespace weft

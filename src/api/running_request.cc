@@ -167,17 +167,23 @@ void RunningRequest::deliver() {
   const std::lock_guard turn(delivery_);
   if (delivering_) return;  // a sink has cancelled its own request: the call that it came from goes on with the events
   delivering_ = true;
-  for (;;) {
-    Event event;
-    {
+  try {
+    while (const Event* const event = next_event()) {
+      sink_(*event);
       const std::lock_guard lock(mutex_);
-      if (outbox_.empty()) break;
-      event = std::move(outbox_.front());
       outbox_.pop_front();
     }
-    sink_(event);
+  } catch (...) {  // no memory: the event stays the next one
+    delivering_ = false;
+    throw;
   }
   delivering_ = false;
+}
+
+// Where it lies does not change when others come behind it. Null: there is none.
+const Event* RunningRequest::next_event() const {
+  const std::lock_guard lock(mutex_);
+  return outbox_.empty() ? nullptr : &outbox_.front();
 }
 
 void RunningRequest::emit_best() {

@@ -6,8 +6,11 @@
 
 #include <charconv>
 #include <cstring>
+#include <system_error>
 #include <thread>
 #include <utility>
+
+#include "base/keep_going.h"
 
 namespace weft {
 
@@ -75,7 +78,11 @@ Result<std::vector<SocketAddress>> resolve(const HostPort& place) { return look_
 
 void resolve_later(const HostPort& place, std::function<void(Result<std::vector<SocketAddress>>)> done) {
   if (auto numeric = look_up(place, AI_NUMERICHOST); numeric.ok()) return done(std::move(numeric));
-  std::thread([place, done = std::move(done)] { done(resolve(place)); }).detach();
+  try {
+    std::thread([place, done] { keep_going("the look-up of an address", [&] { done(resolve(place)); }); }).detach();
+  } catch (const std::system_error& thrown) {
+    done(fail(Code::resource_exhausted, "cannot look up ", place.host, ": ", thrown.what()));
+  }
 }
 
 }  // namespace weft

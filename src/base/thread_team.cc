@@ -8,6 +8,8 @@
 
 #include <chrono>
 #include <climits>
+#include <string>
+#include <system_error>
 #include <utility>
 
 #include "base/cpu_layout.h"
@@ -92,10 +94,23 @@ ThreadTeam::Seat::~Seat() {
 
 ThreadTeam::ThreadTeam(std::vector<std::vector<int>> places, bool spans_nodes)
     : places_(std::move(places)), size_(static_cast<int>(places_.size())), spans_nodes_(spans_nodes), barrier_(size_) {
-  for (int thread = 1; thread < size_; ++thread) threads_.emplace_back([this, thread] { thread_loop(thread); });
+  try {
+    threads_.reserve(static_cast<size_t>(size_));
+    for (int thread = 1; thread < size_; ++thread) threads_.emplace_back([this, thread] { thread_loop(thread); });
+  } catch (const std::system_error& thrown) {
+    const size_t started = threads_.size() + 1;
+    stop();
+    throw std::system_error(thrown.code(), "cannot start thread " + std::to_string(started + 1) + " of " +
+                                               std::to_string(size_) + " (--threads asks for fewer)");
+  } catch (...) {
+    stop();
+    throw;
+  }
 }
 
-ThreadTeam::~ThreadTeam() {
+ThreadTeam::~ThreadTeam() { stop(); }
+
+void ThreadTeam::stop() {
   stopping_ = true;
   generation_.set(generation_.value() + 1);
   for (std::thread& thread : threads_) thread.join();
@@ -136,8 +151,18 @@ void ThreadTeam::run(const std::function<void(int)>& work) {
   if (size_ == 1) return work(0);
   work_ = &work;
   generation_.set(generation_.value() + 1);
-  work(0);
+  work_on(0);
   barrier();  // the threads arrive here when their part is done
+  if (thrown_) std::rethrow_exception(std::exchange(thrown_, nullptr));
+}
+
+void ThreadTeam::work_on(int thread) noexcept {
+  try {
+    (*work_)(thread);
+  } catch (...) {
+    const std::lock_guard lock(thrown_mutex_);
+    thrown_ = std::current_exception();
+  }
 }
 
 void ThreadTeam::thread_loop(int thread) {
@@ -148,7 +173,7 @@ void ThreadTeam::thread_loop(int thread) {
     generation_.wait_while(seen, barrier_.crowded(), nothing);
     ++seen;
     if (stopping_) return;
-    (*work_)(thread);
+    work_on(thread);
     barrier();
   }
 }

@@ -7,8 +7,10 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <exception>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <thread>
 #include <vector>
 
@@ -62,7 +64,8 @@ class ThreadTeam {
   // `size` threads: size - 1 threads are started, and the caller of run() is thread 0.
   explicit ThreadTeam(int size) : ThreadTeam(std::vector<std::vector<int>>(static_cast<size_t>(size > 0 ? size : 1))) {}
   // One thread per entry of `places`: the ids of the processors that the thread is pinned to; empty: not pinned. A
-  // thread whose pinning the system refuses stays unpinned.
+  // thread whose pinning the system refuses stays unpinned. std::system_error where a thread cannot be started, with
+  // how many there were to be.
   explicit ThreadTeam(std::vector<std::vector<int>> places, bool spans_nodes = false);
   ~ThreadTeam();
   ThreadTeam(const ThreadTeam&) = delete;
@@ -71,7 +74,8 @@ class ThreadTeam {
   int size() const { return size_; }
   // Whether threads have been placed on more than one NUMA node, so that it matters which of them touches memory first.
   bool spans_nodes() const { return spans_nodes_; }
-  // Calls work(thread) on every thread and returns when all are done. One run at a time. `work` must not throw.
+  // Calls work(thread) on every thread and returns when all are done. One run at a time. An exception is thrown on when
+  // all threads are done with theirs (one of them, if there are several); work with a barrier inside must not throw.
   void run(const std::function<void(int thread)>& work);
   // Inside run(): waits until every thread has arrived; see ThreadBarrier.
   void barrier() { barrier_.wait(); }
@@ -95,6 +99,8 @@ class ThreadTeam {
 
  private:
   void thread_loop(int thread);
+  void work_on(int thread) noexcept;
+  void stop();
 
   const std::vector<std::vector<int>> places_;
   const int size_;
@@ -104,6 +110,8 @@ class ThreadTeam {
   alignas(64) ThreadSignal generation_;  // grows by one per run
   ThreadBarrier barrier_;
   std::atomic<bool> stopping_{false};
+  std::mutex thrown_mutex_;
+  std::exception_ptr thrown_;  // by this run's work
 };
 
 // For threads outside the team that compute for a while at a time (request handlers): raises the nice value of the

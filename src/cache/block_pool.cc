@@ -1,10 +1,13 @@
 // Vectors are reserved to their largest size at once: that costs address space, not memory, and keeps steps free of
-// allocations.
+// allocations. Beyond kReservedBlocks they all grow when a block is taken for the first time, so that nothing else can
+// run out of memory.
 #include "cache/block_pool.h"
 
 #include <algorithm>
+#include <new>
 
 #include "base/check.h"
+#include "base/make_room.h"
 
 namespace weft {
 namespace {
@@ -43,7 +46,7 @@ int32_t BlockPool::take(int group) {
     block = g.absent.back();
     g.absent.pop_back();
   } else {
-    g.blocks.emplace_back();
+    add_block(g);
   }
   g.blocks[block].resident = true;
   ++g.resident;
@@ -51,17 +54,25 @@ int32_t BlockPool::take(int group) {
   return block;
 }
 
+void BlockPool::add_block(Group& group) {
+  const size_t count = group.blocks.size() + 1;
+  const auto room = [count](std::vector<int32_t>& list) { make_room(list, count - list.size()); };
+  room(group.free), room(group.absent);
+  group.evictable.make_room(count), group.lapsing.make_room(count);
+  group.blocks.emplace_back();
+}
+
 bool BlockPool::give_up_free_block(int except_group) {
   for (int i = 0; i < static_cast<int>(groups_.size()); ++i) {
     Group& g = groups_[i];
     if (i == except_group || g.free.empty()) continue;
     const int32_t block = g.free.back();
+    if (!g.blocks[block].listed) releases_.push_back({i, block});  // first, since it may run out of memory
     g.free.pop_back();
     g.absent.push_back(block);
     g.blocks[block].resident = false;
     --g.resident;
     resident_bytes_ -= g.block_bytes;
-    if (!g.blocks[block].listed) releases_.push_back({i, block});
     g.blocks[block].listed = true;
     return true;
   }
@@ -85,7 +96,12 @@ CacheGauges BlockPool::gauges(int group) const {
   return gauges;
 }
 
-void BlockPool::take_releases(std::vector<BlockRelease>& releases) {
+void BlockPool::take_releases(std::vector<BlockRelease>& releases) noexcept {
+  try {
+    make_room(releases, releases_.size());
+  } catch (const std::bad_alloc&) {
+    return;
+  }
   for (const BlockRelease& release : releases_) {
     Block& block = at(release.group, release.block);
     block.listed = false;

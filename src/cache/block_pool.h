@@ -30,10 +30,11 @@ class BlockPool {
   int32_t known_blocks(int group) const { return static_cast<int32_t>(groups_[group].blocks.size()); }
 
   // Returns a resident block that nobody holds, already counted against the budget, without evicting anything; -1 if
-  // that would take an eviction.
+  // that would take an eviction. The only one here that may run out of memory (std::bad_alloc); nothing is changed
+  // then.
   int32_t take(int group);
   // A resident block that is neither held nor cached becomes free.
-  void put_back(int group, int32_t block) { groups_[group].free.push_back(block); }
+  void put_back(int group, int32_t block) noexcept { groups_[group].free.push_back(block); }
 
   // Adjust how many blocks of the group sequences hold, and how many the prefix index holds (add a negative number to
   // take away). The caller has changed Block::refs from or to 0 itself.
@@ -44,7 +45,8 @@ class BlockPool {
   int64_t resident_bytes() const { return resident_bytes_; }
   int64_t used_bytes() const { return used_bytes_; }
   CacheGauges gauges(int group) const;
-  void take_releases(std::vector<BlockRelease>& releases);
+  // Those for which there is no memory stay for the next call.
+  void take_releases(std::vector<BlockRelease>& releases) noexcept;
   void check_integrity() const;
 
   // Blocks that may be evicted now, by (priority, last use); and unused cached blocks whose priority lapses, by time.
@@ -63,6 +65,7 @@ class BlockPool {
     IndexedHeap evictable, lapsing;
   };
   bool give_up_free_block(int except_group);
+  void add_block(Group& group);
 
   std::vector<Group> groups_;
   std::vector<BlockRelease> releases_;

@@ -6,8 +6,10 @@
 #include "cache/cache_manager.h"
 
 #include <algorithm>
+#include <new>
 
 #include "base/check.h"
+#include "base/make_room.h"
 #include "cache/block_pool.h"
 #include "cache/prefix_index.h"
 
@@ -78,7 +80,7 @@ int CacheManager::max_blocks(int group) const { return pool_->max_blocks(group);
 int64_t CacheManager::available_bytes() const { return pool_->budget_bytes() - pool_->used_bytes(); }
 int64_t CacheManager::resident_bytes() const { return pool_->resident_bytes(); }
 CacheGauges CacheManager::gauges(int group) const { return pool_->gauges(group); }
-void CacheManager::take_releases(std::vector<BlockRelease>& releases) { pool_->take_releases(releases); }
+void CacheManager::take_releases(std::vector<BlockRelease>& releases) noexcept { pool_->take_releases(releases); }
 
 // Positions computed - span + 1 .. computed are held at once when steps are single tokens; at the worst alignment an
 // interval of n positions touches ceil((n - 1) / B) + 1 blocks.
@@ -181,10 +183,17 @@ bool CacheManager::reserve_where(CacheSequence& sequence, int end, bool full_gro
   if (bytes > available_bytes()) return false;
   for (int g = 0; bytes > 0 && g < groups(); ++g) {
     if (full_groups_only && !keeps_all(g)) continue;
-    CacheSequence::Table& table = sequence.tables[g];
-    while (table.first_block + table.held() < until) table.blocks.push_back(take_block(g));
+    take_blocks(sequence, g, until);
   }
   return true;
+}
+
+void CacheManager::take_blocks(CacheSequence& sequence, int group, int until_block) {
+  CacheSequence::Table& table = sequence.tables[group];
+  const int missing = until_block - table.first_block - table.held();
+  if (missing <= 0) return;
+  make_room(table.blocks, static_cast<size_t>(missing));
+  for (int i = 0; i < missing; ++i) table.blocks.push_back(take_block(group));
 }
 
 // The caller has made sure that enough bytes are available, that is, unused.
@@ -200,14 +209,14 @@ int32_t CacheManager::take_block(int group) {
   return block;
 }
 
-void CacheManager::hold(int group, int32_t block) {
+void CacheManager::hold(int group, int32_t block) noexcept {
   if (pool_->at(group, block).refs++ > 0) return;
   pool_->count_used(group, 1);
   pool_->evictable(group).erase(block);
   pool_->lapsing(group).erase(block);
 }
 
-void CacheManager::let_go(int group, int32_t block) {
+void CacheManager::let_go(int group, int32_t block) noexcept {
   BlockPool::Block& b = pool_->at(group, block);
   WEFT_CHECK(b.refs > 0) << "group " << group << " block " << block;
   if (--b.refs > 0) return;
@@ -219,26 +228,26 @@ void CacheManager::let_go(int group, int32_t block) {
   make_evictable(group, block);
 }
 
-void CacheManager::make_evictable(int group, int32_t block) {
+void CacheManager::make_evictable(int group, int32_t block) noexcept {
   const BlockPool::Block& b = pool_->at(group, block);
   if (keeps_all(group) && index_->children(b.node) > 0) return;  // it is removed with its last child
   pool_->evictable(group).push(block, eviction_key(b));
 }
 
 // Takes an unused block out of the index.
-void CacheManager::uncache(int group, int32_t block) {
+void CacheManager::uncache(int group, int32_t block) noexcept {
   BlockPool::Block& b = pool_->at(group, block);
   WEFT_CHECK(b.refs == 0) << "group " << group << " block " << block << " is evicted but held";
   pool_->evictable(group).erase(block);
   pool_->lapsing(group).erase(block);
-  new_event(CacheEvent::Kind::removed, group, index_->key(b.node));
+  add_event(CacheEvent::Kind::removed, group, index_->key(b.node));
   index_->set_block(b.node, group, -1);
   b.node = -1;
   pool_->count_cached(group, -1);
   pool_->put_back(group, block);
 }
 
-void CacheManager::evict_one() {
+void CacheManager::evict_one() noexcept {
   int group = -1;
   for (int g = 0; g < groups(); ++g) {
     const IndexedHeap& heap = pool_->evictable(g);
@@ -317,6 +326,7 @@ int CacheManager::acquire_prefix(CacheSequence& sequence, std::span<const int32_
   if (!options_.block_reuse || groups() == 0 || limit <= 0) return 0;
   extend_keys(sequence, known);
   const int whole = longest_match(sequence, limit / options_.tokens_per_block, matched_);
+  for (CacheSequence::Table& table : sequence.tables) make_room(table.blocks, static_cast<size_t>(whole));
   for (int g = 0; g < groups(); ++g) {
     CacheSequence::Table& table = sequence.tables[g];
     WEFT_CHECK(table.held() == 0) << "a sequence that holds blocks asks for a prefix";
@@ -350,14 +360,23 @@ int CacheManager::copy_partial_block(CacheSequence& sequence, std::span<const in
                                                                return true;
                                                              });
   if (match.node < 0) return 0;
+  make_room(copies, static_cast<size_t>(groups()));
   for (int g = 0; g < groups(); ++g) hold(g, index_->block(match.node, g));  // else taking a block could evict it
+  const auto let_all_go = [&] {
+    for (int g = groups() - 1; g >= 0; --g) let_go(g, index_->block(match.node, g));
+  };
   const bool fits = bytes <= available_bytes();
-  for (int g = 0; fits && g < groups(); ++g) {
-    const int32_t block = take_block(g);
-    sequence.tables[g].blocks.push_back(block);
-    copies.push_back({g, index_->block(match.node, g), block, match.tokens});
+  try {
+    for (int g = 0; fits && g < groups(); ++g) {
+      CacheSequence::Table& table = sequence.tables[g];
+      take_blocks(sequence, g, table.first_block + table.held() + 1);
+      copies.push_back({g, index_->block(match.node, g), table.blocks.back(), match.tokens});
+    }
+  } catch (...) {
+    let_all_go();
+    throw;
   }
-  for (int g = groups() - 1; g >= 0; --g) let_go(g, index_->block(match.node, g));
+  let_all_go();
   if (!fits) return 0;
   for (int g = 0; g < groups(); ++g) drop_front(sequence, g, first_needed_block(g, first_query(first + match.tokens)));
   return match.tokens;
@@ -416,14 +435,11 @@ int CacheManager::longest_import(const CacheSequence& sequence, int limit,
 }
 
 void CacheManager::enter(int group, int32_t block, int32_t node, const BlockKey& parent,
-                         std::span<const int32_t> tokens) {
+                         std::span<const int32_t> tokens) noexcept {
   index_->set_block(node, group, block);
   pool_->at(group, block).node = node;
   pool_->count_cached(group, 1);
-  if (CacheEvent* event = new_event(CacheEvent::Kind::stored, group, index_->key(node))) {
-    event->parent = parent;
-    event->tokens.assign(tokens.begin(), tokens.end());
-  }
+  add_event(CacheEvent::Kind::stored, group, index_->key(node), parent, tokens);
 }
 
 // The block is held, so it is in no heap now. A sequence without retention settings leaves the priority that another
@@ -457,7 +473,7 @@ void CacheManager::drop_front(CacheSequence& sequence, int group, int until_bloc
 }
 
 // In reverse order, so that of blocks with the same last use the later ones are evicted first.
-void CacheManager::release(CacheSequence& sequence) {
+void CacheManager::release(CacheSequence& sequence) noexcept {
   for (int g = 0; g < static_cast<int>(sequence.tables.size()); ++g) {  // none before start()
     CacheSequence::Table& table = sequence.tables[g];
     for (size_t i = table.blocks.size(); i > table.head; --i) let_go(g, table.blocks[i - 1]);
@@ -467,7 +483,7 @@ void CacheManager::release(CacheSequence& sequence) {
   ++version_;
 }
 
-void CacheManager::undo_acquire(CacheSequence& sequence) {
+void CacheManager::undo_acquire(CacheSequence& sequence) noexcept {
   const uint64_t version = version_;
   release(sequence);
   version_ = version;
@@ -487,12 +503,20 @@ void CacheManager::send_entries(CacheSequence& sequence, Slot slot, int first, i
   }
 }
 
-CacheEvent* CacheManager::new_event(CacheEvent::Kind kind, int group, const BlockKey& key) {
-  if (options_.event_capacity <= 0) return nullptr;
+// Ids of events that are kept have no gaps: one that finds no memory takes those before it with it.
+void CacheManager::add_event(CacheEvent::Kind kind, int group, const BlockKey& key, const BlockKey& parent,
+                             std::span<const int32_t> tokens) noexcept {
+  if (options_.event_capacity <= 0) return;
   if (static_cast<int>(events_.size()) >= options_.event_capacity) events_.pop_front();
-  CacheEvent& event = events_.emplace_back();
-  event.id = next_event_++, event.kind = kind, event.group = group, event.key = key;
-  return &event;
+  const uint64_t id = next_event_++;
+  try {
+    CacheEvent event;
+    event.id = id, event.kind = kind, event.group = group, event.key = key, event.parent = parent;
+    event.tokens.assign(tokens.begin(), tokens.end());
+    events_.push_back(std::move(event));
+  } catch (const std::bad_alloc&) {
+    events_.clear();
+  }
 }
 
 std::vector<CacheEvent> CacheManager::take_events() {

@@ -22,6 +22,9 @@
 // that a query at position p may still read. When a sequence computed a block that the index has already, its copy is
 // dropped in favour of the index's. One caller at a time (the scheduler's, that is). Nothing here reads a clock: time
 // comes in through begin_step().
+//
+// When memory runs out (std::bad_alloc) the books stay right: blocks that were taken are in the sequence, and release()
+// gives them back. release(), undo_acquire() and begin_step() need no memory. Events that find none are lost.
 #pragma once
 
 #include <algorithm>
@@ -166,7 +169,7 @@ class CacheManager {
   // Where a sequence goes on that found so many tokens in the cache.
   int first_query(int cached) const { return std::max(0, cached - options_.recomputed); }
   // Undoes acquire_prefix() and copy_partial_block(), as if they had not been called (version() included).
-  void undo_acquire(CacheSequence& sequence);
+  void undo_acquire(CacheSequence& sequence) noexcept;
   // Bytes still to be reserved until the sequence has `tokens` positions, if it goes on in single tokens.
   int64_t missing_bytes(const CacheSequence& sequence, int tokens) const;
   // Reserves positions up to `end` in all groups (or in full groups only); all or nothing.
@@ -176,7 +179,7 @@ class CacheManager {
   // blocks that no query at `computed` or later can read are released.
   void commit(CacheSequence& sequence, std::span<const int32_t> known, int computed);
   // Releases all blocks of the sequence; those in the index stay there and become evictable.
-  void release(CacheSequence& sequence);
+  void release(CacheSequence& sequence) noexcept;
 
   // ---- Blocks from and to a store outside (store/block_store.h). Whoever fills or copies them holds them with a
   // CacheSequence of its own, and release()s it in the end.
@@ -209,8 +212,9 @@ class CacheManager {
   // For a row at positions first .. end - 1: appends what the workers' tables of `slot` lack, in all groups, of the
   // blocks that a query at `first` can read and of those that are written. They count as sent from then on.
   void send_entries(CacheSequence& sequence, Slot slot, int first, int end, std::vector<TableEntry>& entries) const;
-  // Blocks whose memory was given up since the last call and is still.
-  void take_releases(std::vector<BlockRelease>& releases);
+  // Blocks whose memory was given up since the last call and is still. Those for which `releases` has no room, and
+  // finds none, come with the next call.
+  void take_releases(std::vector<BlockRelease>& releases) noexcept;
 
   CacheGauges gauges(int group) const;
   int64_t resident_bytes() const;
@@ -238,16 +242,18 @@ class CacheManager {
   template <class Has>
   int longest_served(int blocks, Has has) const;
   int32_t take_block(int group);
-  void hold(int group, int32_t block);
-  void let_go(int group, int32_t block);
-  void make_evictable(int group, int32_t block);
-  void uncache(int group, int32_t block);
-  void evict_one();
+  void take_blocks(CacheSequence& sequence, int group, int until_block);
+  void hold(int group, int32_t block) noexcept;
+  void let_go(int group, int32_t block) noexcept;
+  void make_evictable(int group, int32_t block) noexcept;
+  void uncache(int group, int32_t block) noexcept;
+  void evict_one() noexcept;
   void publish_block(CacheSequence& sequence, std::span<const int32_t> known, int number, bool imported = false);
-  void enter(int group, int32_t block, int32_t node, const BlockKey& parent, std::span<const int32_t> tokens);
+  void enter(int group, int32_t block, int32_t node, const BlockKey& parent, std::span<const int32_t> tokens) noexcept;
   void set_priority(const CacheSequence& sequence, int group, int32_t block, int number);
   void drop_front(CacheSequence& sequence, int group, int until_block);
-  CacheEvent* new_event(CacheEvent::Kind kind, int group, const BlockKey& key);
+  void add_event(CacheEvent::Kind kind, int group, const BlockKey& key, const BlockKey& parent = {},
+                 std::span<const int32_t> tokens = {}) noexcept;
 
   CacheOptions options_;
   bool has_full_group_ = false;

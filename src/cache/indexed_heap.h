@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/check.h"
+#include "base/make_room.h"
 
 namespace weft {
 
@@ -13,6 +14,11 @@ class IndexedHeap {
  public:
   // Room for ids below `ids`, so that nothing below allocates.
   void reserve(size_t ids) { entries_.reserve(ids), place_.reserve(ids); }
+  // The same for ids below `ids`, growing by doubling.
+  void make_room(size_t ids) {
+    if (ids > entries_.size()) weft::make_room(entries_, ids - entries_.size());
+    if (ids > place_.size()) weft::make_room(place_, ids - place_.size());
+  }
 
   bool empty() const { return entries_.empty(); }
   size_t size() const { return entries_.size(); }

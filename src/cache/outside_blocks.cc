@@ -1,5 +1,6 @@
 // Blocks that come from outside and go there.
 #include "base/check.h"
+#include "base/make_room.h"
 #include "cache/block_pool.h"
 #include "cache/cache_manager.h"
 #include "cache/prefix_index.h"
@@ -18,6 +19,8 @@ bool CacheManager::begin_import(CacheSequence& sequence, std::span<const int32_t
                                 std::vector<Blank>& blanks) {
   extend_keys(sequence, known);
   int64_t bytes = 0;
+  make_room(blanks, static_cast<size_t>(groups()) * static_cast<size_t>(blocks));
+  for (CacheSequence::Table& table : sequence.tables) make_room(table.blocks, static_cast<size_t>(blocks));
   for (int g = 0; g < groups(); ++g) {
     CacheSequence::Table& table = sequence.tables[g];
     WEFT_CHECK(table.held() == 0) << "a sequence that holds blocks asks for more from outside";
@@ -30,16 +33,24 @@ bool CacheManager::begin_import(CacheSequence& sequence, std::span<const int32_t
       table.blocks.push_back(block);
     }
   }
-  const bool fits = bytes <= available_bytes();
-  for (int g = 0; g < groups(); ++g) {
-    CacheSequence::Table& table = sequence.tables[g];
-    for (size_t i = 0; fits && i < table.blocks.size(); ++i)
-      if (table.blocks[i] < 0)
-        blanks.push_back({g, table.first_block + static_cast<int>(i), table.blocks[i] = take_block(g)});
-    if (!fits) std::erase(table.blocks, -1);
+  const auto give_up = [&] {
+    for (CacheSequence::Table& table : sequence.tables) std::erase(table.blocks, -1);
+    release(sequence);
+    return false;
+  };
+  if (bytes > available_bytes()) return give_up();
+  try {
+    for (int g = 0; g < groups(); ++g) {
+      CacheSequence::Table& table = sequence.tables[g];
+      for (size_t i = 0; i < table.blocks.size(); ++i)
+        if (table.blocks[i] < 0)
+          blanks.push_back({g, table.first_block + static_cast<int>(i), table.blocks[i] = take_block(g)});
+    }
+  } catch (...) {
+    give_up();
+    throw;
   }
-  if (!fits) release(sequence);
-  return fits;
+  return true;
 }
 
 void CacheManager::finish_import(CacheSequence& sequence, std::span<const int32_t> known, int blocks) {
@@ -57,6 +68,7 @@ bool CacheManager::hold_indexed(CacheSequence& sequence, std::span<const int> fi
   for (int g = 0; g < groups(); ++g) {
     CacheSequence::Table& table = sequence.tables[g];
     if (table.held() == 0) table.first_block = indexed[g] = keeps_all(g) ? 0 : first[g];
+    make_room(table.blocks, static_cast<size_t>(std::max(0, blocks - table.first_block - table.held())));
     for (int& number = indexed[g]; number < blocks; ++number) {
       const int32_t node = index_->find(sequence.keys[number]);
       const int32_t block = node >= 0 ? index_->block(node, g) : -1;
@@ -80,6 +92,7 @@ void CacheManager::hold_computing(CacheSequence& sequence, const CacheSequence& 
   for (int g = 0; g < groups(); ++g) {
     CacheSequence::Table& table = sequence.tables[g];
     const CacheSequence::Table& theirs = other.tables[g];
+    make_room(table.blocks, static_cast<size_t>(std::max(0, end - table.first_block - table.held())));
     for (int number = table.first_block + table.held(); number < end; ++number) {
       const int place = number - theirs.first_block;
       if (place < 0 || place >= theirs.held()) break;

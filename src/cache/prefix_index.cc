@@ -4,6 +4,7 @@
 #include <bit>
 
 #include "base/check.h"
+#include "base/make_room.h"
 
 namespace weft {
 namespace {
@@ -29,6 +30,7 @@ int32_t PrefixIndex::find(const BlockKey& key) const {
 
 int32_t PrefixIndex::insert(const BlockKey& key, const BlockKey& parent_key, bool parent_is_root,
                             std::span<const int32_t> tokens, bool plain) {
+  make_room_for_nodes(2);
   int32_t parent = find(parent_key);
   if (parent < 0 && parent_is_root) parent = add_node(parent_key, State::root);
   const int32_t node = add_node(key, State::block);
@@ -55,8 +57,18 @@ bool PrefixIndex::has_blocks(int32_t node) const {
   return false;
 }
 
+// All that so many new nodes, and their going, may need.
+void PrefixIndex::make_room_for_nodes(size_t count) {
+  while (2 * (used_ + count) > table_.size()) grow_table();
+  if (unused_.size() >= count) return;
+  make_room(nodes_, count);
+  make_room(tokens_, count * static_cast<size_t>(tokens_per_block_));
+  make_room(blocks_, count * static_cast<size_t>(groups_));
+  make_room(unused_, nodes_.size() + count - unused_.size());
+}
+
+// There is room.
 int32_t PrefixIndex::add_node(const BlockKey& key, State state) {
-  if (2 * (used_ + 1) > table_.size()) grow_table();
   int32_t node = node_numbers();
   if (!unused_.empty()) {
     node = unused_.back();

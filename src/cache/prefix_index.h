@@ -20,7 +20,7 @@ class PrefixIndex {
   int32_t find(const BlockKey& key) const;
   // A new node without blocks. `parent_key` may be a root that does not exist yet (`parent_is_root`) or a node that is
   // gone; in the latter case the new node is an orphan: found by key, but nobody's child. `plain`: token ids say all
-  // about the block.
+  // about the block. The only one here that may run out of memory (std::bad_alloc); nothing is changed then.
   int32_t insert(const BlockKey& key, const BlockKey& parent_key, bool parent_is_root, std::span<const int32_t> tokens,
                  bool plain);
   // Takes the node out; its children become orphans. A root that loses its last child goes too. Returns the parent if
@@ -72,6 +72,7 @@ class PrefixIndex {
     State state = State::unused;
     bool plain = true;
   };
+  void make_room_for_nodes(size_t count);
   int32_t add_node(const BlockKey& key, State state);
   void drop_node(int32_t node);
   void link(int32_t node, int32_t parent);

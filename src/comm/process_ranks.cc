@@ -8,6 +8,7 @@
 #include <string_view>
 
 #include "base/check.h"
+#include "base/keep_going.h"
 #include "comm/process_communicator.h"
 
 namespace weft {
@@ -147,7 +148,8 @@ Status ProcessRanks::agree(const Status& mine) {
                  link_->named(static_cast<int>(first - all.begin())) + others + ": " + first->substr(1));
   }
   open_ = true;
-  if (rank() == 0 && size() > 1 && !heartbeat_.joinable()) heartbeat_ = std::thread([this] { show_life(); });
+  if (rank() == 0 && size() > 1 && !heartbeat_.joinable())
+    heartbeat_ = std::thread([this] { keep_going("the signs of life to other ranks", [&] { show_life(); }); });
   return {};
 }
 

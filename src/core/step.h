@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "base/result.h"
 #include "core/media_prompt.h"
 #include "core/sampling_params.h"
 
@@ -144,6 +145,7 @@ struct RowResult {
   std::vector<DraftScores> draft_scores;
   // not empty: this row failed (numbers that are not finite, a failing processor); others are fine
   std::string error;
+  Code error_code = Code::internal;  // of it; resource_exhausted: memory ran out
 };
 
 struct StepResult {

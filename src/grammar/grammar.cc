@@ -9,9 +9,15 @@ namespace weft {
 namespace {
 
 // Takes the error's text over.
+struct Taken {  // frees what the bridge has handed over, also where a copy finds no memory
+  WeftBytes bytes;
+  ~Taken() { weft_bytes_free(bytes); }
+  std::string text() const { return {reinterpret_cast<const char*>(bytes.data), bytes.size}; }
+};
+
 Error take_error(WeftError& error) {
-  const std::string message(reinterpret_cast<const char*>(error.message.data), error.message.size);
-  weft_bytes_free(error.message);
+  const Taken taken{error.message};
+  const std::string message = taken.text();
   switch (error.code) {
     case WEFT_INVALID_ARGUMENT: return {Code::invalid_argument, message};
     case WEFT_UNSUPPORTED: return {Code::unsupported, message};
@@ -23,9 +29,9 @@ Error take_error(WeftError& error) {
 }
 
 std::vector<std::string> take_lines(WeftBytes bytes) {
+  const Taken taken{bytes};
   std::vector<std::string> lines;
-  std::istringstream text(std::string(reinterpret_cast<const char*>(bytes.data), bytes.size));
-  weft_bytes_free(bytes);
+  std::istringstream text(taken.text());
   for (std::string line; std::getline(text, line);) lines.push_back(line);
   return lines;
 }
@@ -38,7 +44,9 @@ WeftGrammarLimits bridge_limits(const GrammarLimits& limits) {
 
 }  // namespace
 
-Grammar::~Grammar() { weft_grammar_free(state_); }
+Grammar::~Grammar() {
+  if (state_) weft_grammar_free(state_);
+}
 
 Status Grammar::fill(std::span<uint32_t> bitmask) {
   WeftError error;
@@ -63,7 +71,9 @@ Status Grammar::rollback(size_t n) {
 }
 
 std::unique_ptr<Grammar> Grammar::clone() const {
-  return std::unique_ptr<Grammar>(new Grammar(weft_grammar_clone(state_), report_));
+  std::unique_ptr<Grammar> clone(new Grammar(nullptr, report_));
+  clone->state_ = weft_grammar_clone(state_);
+  return clone;
 }
 
 GrammarFactory::GrammarFactory(std::shared_ptr<const WeftTokenizer> tokenizer, int32_t vocab_rows,
@@ -108,6 +118,8 @@ Result<std::unique_ptr<Grammar>> GrammarFactory::compile(const GrammarSpec& spec
       weft_grammar_new(made, static_cast<uint32_t>(spec.kind), text.data(), text.size(), spec.compact_json,
                        static_cast<uint32_t>(spec.thinking), spec.strict_schemas, &limits, &report, &error,
                        stop ? stop->byte() : nullptr);
+  const auto free_state = [](WeftGrammar* one) { weft_grammar_free(one); };
+  std::unique_ptr<WeftGrammar, decltype(free_state)> owned(state);
   auto kept = std::make_shared<Grammar::Report>(Grammar::Report{report.bytes, take_lines(report.warnings)});
   if (processor_seconds) *processor_seconds = static_cast<double>(report.processor_ns) * 1e-9;
   if (!state) {
@@ -116,7 +128,9 @@ Result<std::unique_ptr<Grammar>> GrammarFactory::compile(const GrammarSpec& spec
     const Status why = check_stop(stop);
     return stopped && !why.ok() ? why.error() : std::move(taken);
   }
-  return std::unique_ptr<Grammar>(new Grammar(state, std::move(kept)));
+  std::unique_ptr<Grammar> grammar(new Grammar(nullptr, std::move(kept)));
+  grammar->state_ = owned.release();
+  return grammar;
 }
 
 }  // namespace weft

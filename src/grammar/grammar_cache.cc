@@ -1,6 +1,7 @@
 // See the header.
 #include "grammar/grammar_cache.h"
 
+#include <new>
 #include <utility>
 
 #include "base/json.h"
@@ -76,8 +77,14 @@ Result<std::unique_ptr<Grammar>> GrammarCache::make(std::string key, const Gramm
   const auto entry = std::make_shared<Entry>();
   entry->key = std::move(key);
   compiling_.emplace(entry->key, entry);
-  if (Status slot = wait_for_slot(lock, stop); !slot.ok()) entry->error = slot.error();
-  else compile(spec, *entry, lock, stop);
+  try {
+    if (Status slot = wait_for_slot(lock, stop); !slot.ok()) entry->error = slot.error();
+    else compile(spec, *entry, lock, stop);
+  } catch (const std::bad_alloc&) {  // others wait for the entry
+    if (!lock.owns_lock()) lock.lock(), --running_;
+    entry->grammar.reset();
+    entry->error.emplace(Code::resource_exhausted, "out of memory");
+  }
   entry->done = true;
   entry->stopped =
       entry->error && (entry->error->code() == Code::cancelled || entry->error->code() == Code::deadline_exceeded);
@@ -131,8 +138,13 @@ void GrammarCache::compile(const GrammarSpec& spec, Entry& entry, std::unique_lo
 void GrammarCache::keep(const std::shared_ptr<Entry>& entry) {
   if (entry->bytes > options_.bytes || entry->stopped) return;
   if (entry->error && entry->error->code() == Code::resource_exhausted) return;
-  order_.push_front(entry);
-  kept_.emplace(entry->key, order_.begin());
+  try {
+    order_.push_front(entry);
+    kept_.emplace(entry->key, order_.begin());
+  } catch (const std::bad_alloc&) {
+    if (!order_.empty() && order_.front() == entry) order_.pop_front();
+    return;
+  }
   metrics_.bytes += static_cast<int64_t>(entry->bytes);
   while (metrics_.bytes > static_cast<int64_t>(options_.bytes)) {
     metrics_.bytes -= static_cast<int64_t>(order_.back()->bytes);

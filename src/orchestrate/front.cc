@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <thread>
 
+#include "base/keep_going.h"
 #include "server/api_key.h"
 #include "server/errors.h"
 #include "server/http_client.h"
@@ -100,7 +101,7 @@ Result<std::unique_ptr<Front>> Front::listen(FrontOptions options) {
 
 void Front::run() {
   watcher_.begin();
-  std::thread calling([this] { calls_.run(); });
+  std::thread calling([this] { keep_going("the calls of the servers", [&] { calls_.run(); }); });
   http_->run();
   calls_.stop();
   calling.join();

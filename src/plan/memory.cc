@@ -6,7 +6,7 @@
 #include <cstring>
 #include <utility>
 
-#include "base/check.h"
+#include "base/out_of_memory.h"
 
 namespace weft {
 
@@ -22,9 +22,9 @@ Result<Memory> Memory::reserve(size_t bytes, bool huge) {
   return memory;
 }
 
-Memory reserve_or_die(size_t bytes) {
+Memory reserve_or_throw(size_t bytes) {
   auto memory = Memory::reserve(bytes, true);
-  WEFT_CHECK(memory.ok()) << memory.error().to_string();
+  if (!memory.ok()) throw OutOfMemory(bytes, "a step of the model");
   return std::move(memory).value();
 }
 

@@ -27,7 +27,7 @@ class Memory {
   size_t bytes_ = 0;
 };
 
-// The same where the program cannot go on without.
-Memory reserve_or_die(size_t bytes);
+// The same, on huge pages, with OutOfMemory where it is refused: for constructors.
+Memory reserve_or_throw(size_t bytes);
 
 }  // namespace weft

@@ -33,10 +33,10 @@ OutputParts::OutputParts(const Plan& share, const RankTeam& ranks, bool last_sta
     for (int home = 0; home < layout_.homes(); ++home) {
       if (!in_parts(home) || (ranks.processes() ? first != 0 : !last_stage)) continue;
       Place& place = lane[home];
-      place.rows = reserve_or_die(static_cast<size_t>(max_outputs) * row_floats(all_) * sizeof(float));
+      place.rows = reserve_or_throw(static_cast<size_t>(max_outputs) * row_floats(all_) * sizeof(float));
       place.messages.resize(static_cast<size_t>(parts_));
       for (int part = 0; part < parts_; ++part)
-        if (process_of(home, part) != 0) place.messages[part] = reserve_or_die(most_message_bytes(max_outputs));
+        if (process_of(home, part) != 0) place.messages[part] = reserve_or_throw(most_message_bytes(max_outputs));
     }
   }
 }

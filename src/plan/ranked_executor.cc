@@ -33,7 +33,7 @@ RankedExecutor::RankedExecutor(const PlanShares& shares, const kernels::CpuTable
     if (!inputs) inputs = std::make_shared<StepInputs>(size_inputs(shares.first().plan, limits));
   if (outputs_.any_sent()) delivery_ = ranks.processes()->delivery(lanes);
   for (int r = 0; delivery_ && first_rank_ != 0 && r < these.count; ++r)
-    messages_.push_back(part_of(r) < 0 ? Memory() : reserve_or_die(outputs_.most_message_bytes(limits.max_outputs)));
+    messages_.push_back(part_of(r) < 0 ? Memory() : reserve_or_throw(outputs_.most_message_bytes(limits.max_outputs)));
   walk_ = [this](int thread) {
     const Part part{thread, team_.size()};
     walk_inside(part);

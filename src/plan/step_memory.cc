@@ -30,7 +30,7 @@ StepInputs size_inputs(const Plan& plan, const ExecutorLimits& limits) {
 StepMemory::StepMemory(const Plan& plan, const CpuTable& table, int threads, CacheMemory cache, ExecutorLimits limits,
                        std::shared_ptr<StepInputs> inputs)
     : plan_(plan), cache_(std::move(cache)), limits_(limits), layout_(lay_out(plan, limits.rows())),
-      arena_(reserve_or_die(layout_.bytes)),
+      arena_(reserve_or_throw(layout_.bytes)),
       inputs_(inputs ? std::move(inputs) : std::make_shared<StepInputs>(size_inputs(plan, limits))) {
   reserve_local_groups();
   reserve_attention(table, threads);
@@ -42,7 +42,7 @@ void StepMemory::reserve_local_groups() {
       static_cast<size_t>(std::max(limits_.max_tokens, limits_.max_mixed) / kLocalBlock) + limits_.max_sequences + 1;
   for (const CacheRef ref : plan_.caches())
     if (ref.kind == CacheRef::Kind::local)
-      local_cache_.push_back(reserve_or_die(blocks * cache_layer_bytes(stored_spec(ref), kLocalBlock)));
+      local_cache_.push_back(reserve_or_throw(blocks * cache_layer_bytes(stored_spec(ref), kLocalBlock)));
 }
 
 void StepMemory::reserve_attention(const CpuTable& table, int threads) {
@@ -61,8 +61,8 @@ void StepMemory::reserve_attention(const CpuTable& table, int threads) {
     inputs.sequences.reserve(limits_.max_sequences);
   }
   scratch_bytes_ = (scratch_bytes_ + 63) / 64 * 64;
-  partials_ = reserve_or_die(partial_bytes);
-  scratch_ = reserve_or_die(scratch_bytes_ * static_cast<size_t>(threads));
+  partials_ = reserve_or_throw(partial_bytes);
+  scratch_ = reserve_or_throw(scratch_bytes_ * static_cast<size_t>(threads));
 }
 
 const std::vector<int32_t>& StepMemory::ids(IdSource source) const {

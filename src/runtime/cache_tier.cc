@@ -4,6 +4,7 @@
 #include <chrono>
 
 #include "base/clock.h"
+#include "base/keep_going.h"
 #include "base/log.h"
 
 namespace weft {
@@ -21,17 +22,25 @@ CacheTier::CacheTier(std::shared_ptr<BlockStore> store, const Options& options, 
                      Scheduler& scheduler, std::function<void(SequenceId)> ready, std::function<void()> freed)
     : store_(std::move(store)), options_(options), memory_(memory), mutex_(mutex), scheduler_(scheduler),
       ready_(std::move(ready)), freed_(std::move(freed)) {
-  importer_ = std::thread([this] { import_loop(); });
-  exporter_ = std::thread([this] { export_loop(); });
+  importer_ = std::thread([this] { keep_going("the thread that takes blocks from the cache's tier", [&] { import_loop(); }); });
+  try {
+    exporter_ = std::thread([this] { keep_going("the thread that copies blocks to the cache's tier", [&] { export_loop(); }); });
+  } catch (...) {
+    stop();
+    throw;
+  }
 }
 
-CacheTier::~CacheTier() {
+CacheTier::~CacheTier() { stop(); }
+
+void CacheTier::stop() {
   {
     const std::lock_guard lock(mutex_);
     stopping_ = true;
   }
   import_wake_.notify_all(), export_wake_.notify_all();
-  importer_.join(), exporter_.join();
+  for (std::thread* thread : {&importer_, &exporter_})
+    if (thread->joinable()) thread->join();
 }
 
 void CacheTier::import(SequenceId id) {
@@ -63,7 +72,12 @@ void CacheTier::import_loop() {
     if (stopping_) return;
     const SequenceId id = imports_.front();
     imports_.pop_front();
-    run_import(id, lock);
+    try {
+      run_import(id, lock);
+    } catch (const std::bad_alloc&) {  // then its prompt is computed
+      if (!lock.owns_lock()) lock.lock();
+      ++metrics_.failed_imports;
+    }
     ready_(id);
   }
 }
@@ -74,7 +88,12 @@ void CacheTier::run_import(SequenceId id, std::unique_lock<std::mutex>& lock) {
   for (int i = 0; i < kTries && !stopping_; ++i) {
     const std::unique_ptr<BlockTransfer> transfer = scheduler_.plan_import(id);
     if (!transfer || !prepare_import(*transfer, lock)) return;
-    const bool filled = fill(*transfer, lock);
+    bool filled = false;
+    try {
+      filled = fill(*transfer, lock);
+    } catch (const std::bad_alloc&) {
+      if (!lock.owns_lock()) lock.lock();
+    }
     scheduler_.end_import(*transfer, filled ? transfer->blocks : 0);
     if (!filled) {
       ++metrics_.failed_imports;
@@ -157,7 +176,10 @@ void CacheTier::export_loop() {
     }
     if (stopping_ && stop_at == 0) stop_at = seconds() + kFlushSeconds;
     lock.unlock();
-    if (stop_at == 0 || seconds() < stop_at) run_export(*transfer);
+    try {
+      if (stop_at == 0 || seconds() < stop_at) run_export(*transfer);
+    } catch (const std::bad_alloc&) {  // these blocks are not kept
+    }
     lock.lock();
     scheduler_.end_export(*transfer);
     freed_();

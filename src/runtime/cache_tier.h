@@ -45,6 +45,7 @@ class CacheTier {
   TierMetrics metrics() const;
 
  private:
+  void stop();
   void import_loop();
   void export_loop();
   void run_import(SequenceId id, std::unique_lock<std::mutex>& lock);

@@ -69,9 +69,11 @@ int steps_in_flight(const RankTeam& ranks, bool drafts) {
 EngineCore::EngineCore(std::unique_ptr<RankTeam> ranks, std::unique_ptr<RankTeam> draft_ranks, CoreOptions options,
                        Scheduler scheduler, int steps)
     : options_(options), ranks_(std::move(ranks)), draft_ranks_(std::move(draft_ranks)),
-      scheduler_(std::move(scheduler)), steps_(static_cast<size_t>(steps)),
+      scheduler_(std::move(scheduler)), steps_(static_cast<size_t>(steps)), free_(steps_.size()),
+      submitted_(steps_.size()), running_(steps_.size()), done_(steps_.size()),
       budget_(options.max_step_ms / 1000, std::min(options.prefill_tokens, options.max_num_tokens)),
-      mask_seconds_(kMasks), features_(options.feature_cache_bytes) {
+      mask_seconds_(kMasks), features_(options.feature_cache_bytes),
+      outputs_(static_cast<size_t>(options.max_batch_size)) {
   for (int i = 0; i < steps; ++i) free_.push_back(i);
   scheduler_.set_prefill_budget(options_.max_step_ms > 0 ? budget_.tokens() : options_.prefill_tokens);
 }
@@ -133,6 +135,7 @@ Result<std::unique_ptr<EngineCore>> EngineCore::create(Model model, std::unique_
     core->encoders_ = std::make_unique<ImageEncoders>(core->model(), *core->ranks_, vision);
     core->images_encoded_.resize(static_cast<size_t>(core->encoders_->processes()));
   }
+  core->reserve_steps();
   core->step_thread_ = std::thread([raw = core.get()] { raw->step_loop(); });
   core->engine_thread_ = std::thread([raw = core.get()] { raw->engine_loop(); });
   WEFT_RETURN_IF_ERROR(core->open_exchange());
@@ -169,15 +172,28 @@ Result<SequenceId> EngineCore::submit(Submission submission) {
   ++sequences_, entry->counted.count = &sequences_;
   if (remote) entry->remote = remote_prompt(submission);
   WEFT_TRY(const SequenceId id, scheduler_.add(std::move(submission.sequence)));
-  if (lacks_images && remote) entry->media = std::move(submission.media), entry->media_prompt = submission.media_prompt;
+  try {
+    enter(id, std::move(entry), std::move(submission), lacks_images, elsewhere);
+  } catch (...) {  // no memory: nothing of it is left
+    entries_.erase(static_cast<uint64_t>(id));
+    scheduler_.finish(id);
+    tell_exchange([&] { exchange_->forget(id); });
+    throw;
+  }
+  engine_wake_.notify_one();
+  return id;
+}
+
+// The sequence is in the scheduler.
+void EngineCore::enter(SequenceId id, std::shared_ptr<Entry> entry, Submission submission, bool lacks_images,
+                       bool elsewhere) {
+  if (lacks_images && entry->remote) entry->media = std::move(submission.media), entry->media_prompt = submission.media_prompt;
   else if (lacks_images) enqueue_images(id, submission.media, submission.media_prompt);
   entry->sink = std::move(submission.sink), entry->grammar = std::move(submission.grammar);
   entry->waits = lacks_images + elsewhere;
   entries_.emplace(static_cast<uint64_t>(id), std::move(entry));
   if (tier_) tier_->import(id);
   else if (elsewhere) ask_other_servers(id);
-  engine_wake_.notify_one();
-  return id;
 }
 
 void EngineCore::cancel(SequenceId id) {
@@ -189,7 +205,7 @@ void EngineCore::cancel(SequenceId id) {
   // absence.
   entry = entries_.extract(static_cast<uint64_t>(id));
   if (tier_) tier_->wake_exporter();
-  if (exchange_) exchange_->forget(id);
+  tell_exchange([&] { exchange_->forget(id); });
   engine_wake_.notify_one();
 }
 
@@ -204,25 +220,55 @@ void EngineCore::release() {
   engine_wake_.notify_one();
 }
 
-void EngineCore::engine_loop() {
-  std::unique_lock lock(mutex_);
-  for (;;) {
-    if (!failure_.empty() && !entries_.empty()) fail_all(lock);
-    // Fill the pipeline first, then do the host's work for the oldest finished step.
-    while (failure_.empty() && !stopping_ && holds_ == 0 && !free_.empty() && schedule_step(lock)) {
-    }
-    if (!done_.empty()) {
-      commit_step(lock);
-      continue;
-    }
-    if (stopping_ && idle()) return;
-    engine_wake_.wait(lock);
+// So that a step that has been scheduled needs no memory but for what is in it.
+void EngineCore::reserve_steps() {
+  const auto rows = static_cast<size_t>(options_.max_batch_size);
+  for (Step& step : steps_) {
+    step.guided.reserve(rows), step.result.rows.reserve(rows);
+    step.masks.reserve(options_.max_outputs, (model().vocab + 31) / 32);
   }
 }
 
-void EngineCore::fail(const std::string& why) {
+void EngineCore::engine_loop() {
+  std::unique_lock lock(mutex_);
+  for (bool more = true; more;) {
+    try {
+      more = engine_turn(lock);
+    } catch (const std::exception& thrown) {  // from nothing that is known
+      if (lock.owns_lock()) lock.unlock();
+      fail(thrown.what());
+      lock.lock();
+    }
+  }
+}
+
+// False: the engine ends.
+bool EngineCore::engine_turn(std::unique_lock<std::mutex>& lock) {
+  if (!failure_.empty()) fail_all();
+  // Fill the pipeline first, then do the host's work for the oldest finished step.
+  while (failure_.empty() && !stopping_ && holds_ == 0 && !free_.empty() && schedule_step(lock)) {
+  }
+  const bool untold = untold_ > 0;
+  if (untold && deliver_errors(lock)) return true;
+  if (!done_.empty()) {
+    commit_step(lock);
+    return true;
+  }
+  if (stopping_ && idle()) return false;
+  if (untold) engine_wake_.wait_for(lock, std::chrono::milliseconds(10));  // for memory
+  else engine_wake_.wait(lock);
+  return true;
+}
+
+void EngineCore::fail(const std::string& why) noexcept {
   const std::lock_guard lock(mutex_);
-  if (failure_.empty()) failure_ = why;
+  if (failure_.empty()) {
+    try {
+      failure_ = why;
+    } catch (const std::bad_alloc&) {
+      failure_ = "out of memory";  // short enough to need none
+    }
+  }
   failed_.store(true, std::memory_order_release);
   engine_wake_.notify_all();
 }
@@ -236,22 +282,46 @@ EngineWatch EngineCore::watch() const {
   return {sequences, sequences > 0 ? std::max(0.0, seconds() - progress_) : 0};
 }
 
-// A step may still be in flight, and it may never end; its tokens will find no entry.
-void EngineCore::fail_all(std::unique_lock<std::mutex>& lock) {
-  auto entries = std::exchange(entries_, {});
-  for (const auto& [id, entry] : entries) {
-    scheduler_.finish(SequenceId{id});
-    if (exchange_) exchange_->forget(SequenceId{id});
+// The sequence ends with an error, which deliver_errors() tells. `why` lives on.
+void EngineCore::end_with(uint64_t id, Code code, const char* why) noexcept {
+  scheduler_.finish(SequenceId{id});
+  const auto found = entries_.find(id);
+  if (found == entries_.end() || found->second->error) return;
+  found->second->error = why, found->second->error_code = code;
+  ++untold_;
+  tell_exchange([&] { exchange_->forget(SequenceId{id}); });
+  engine_wake_.notify_one();
+}
+
+// A step may still be in flight, and it may never end; its tokens will find no entry that waits for them.
+void EngineCore::fail_all() noexcept {
+  for (const auto& [id, entry] : entries_) end_with(id, Code::unavailable, failure_.c_str());
+}
+
+// Tells sinks of the ends that there was nothing to say of. False: one found no memory for it.
+bool EngineCore::deliver_errors(std::unique_lock<std::mutex>& lock) {
+  for (untold_ = 0;;) {
+    const auto found = std::ranges::find_if(entries_, [](const auto& entry) { return entry.second->error != nullptr; });
+    if (found == entries_.end()) return true;
+    const uint64_t id = found->first;
+    std::shared_ptr<Entry> entry = found->second;
+    lock.unlock();
+    bool told = true;
+    try {
+      SequenceOutput output;
+      output.id = SequenceId{id};
+      output.reason = FinishReason::error, output.error = entry->error, output.error_code = entry->error_code;
+      entry->sink(output);
+    } catch (const std::exception&) {
+      told = false;
+    }
+    lock.lock();
+    if (told) entries_.erase(id);
+    lock.unlock();
+    entry.reset();  // see cancel()
+    lock.lock();
+    if (!told) return ++untold_, false;
   }
-  SequenceOutput output;
-  output.reason = FinishReason::error, output.error = failure_, output.error_code = Code::unavailable;
-  lock.unlock();
-  for (auto& [id, entry] : entries) {
-    output.id = SequenceId{id};
-    entry->sink(output);
-  }
-  entries.clear();
-  lock.lock();
 }
 
 bool EngineCore::schedule_step(std::unique_lock<std::mutex>&) {
@@ -260,13 +330,17 @@ bool EngineCore::schedule_step(std::unique_lock<std::mutex>&) {
   const auto now_us =
       std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now().time_since_epoch())
           .count();
-  if (!scheduler_.schedule(step.batch, now_us)) return false;
+  const bool scheduled = scheduler_.schedule(step.batch, now_us);
+  const bool failed = !scheduler_.failed().empty();
+  for (const SequenceId id : scheduler_.failed())
+    end_with(static_cast<uint64_t>(id), Code::resource_exhausted, "memory ran out when a step was made for the request");
+  if (!scheduled) return failed;  // the others may find what they need
   step.prompt_tokens = scheduler_.prompt_tokens_of_last_step(), step.prefill_budget = scheduler_.prefill_budget();
   begin_masks(step);
   free_.pop_front();
   submitted_.push_back(index);
   if (!step.guided.empty()) fill_masks();
-  if (exchange_) exchange_->stepped();
+  tell_exchange([&] { exchange_->stepped(); });
   step_wake_.notify_one();
   return true;
 }
@@ -284,33 +358,43 @@ void EngineCore::begin_masks(Step& step) {
 
 // Those of all steps that are not committed, as far as the token before is known: the sequence has no row in an earlier
 // one of them. The others are filled by commit_step.
-void EngineCore::fill_masks() {
-  undecided_.clear();
-  for (const std::deque<int>* queue : {&done_, &running_, &submitted_})
+void EngineCore::fill_masks() noexcept {
+  ++mask_turns_;
+  for (const StepQueue* queue : {&done_, &running_, &submitted_})
     for (const int index : *queue) {
       Step& step = steps_[static_cast<size_t>(index)];
       for (GuidedRow& row : step.guided) {
-        if (!undecided_.insert(static_cast<uint64_t>(row.id)).second || row.ready) continue;
         const auto found = entries_.find(static_cast<uint64_t>(row.id));
         // The masks of a sequence that has ended stay all ones, since its tokens are dropped.
-        if (found != entries_.end() && found->second->grammar) fill_row_masks(step, row, *found->second);
-        row.ready = true;
+        if (found != entries_.end()) {
+          if (std::exchange(found->second->looked_at, mask_turns_) == mask_turns_) continue;
+          if (!row.ready && found->second->grammar) fill_row_masks(step, row, *found->second);
+        }
+        if (std::exchange(row.ready, true)) continue;
         for (int i = 0; i < row.masks; ++i) step.masks.set_ready();
       }
     }
 }
 
 // The grammar goes along the drafts and back. Behind a draft that it forbids nothing can be accepted, so these masks
-// stay all ones; so do those of a grammar that fails, which the next accept() reports.
-void EngineCore::fill_row_masks(Step& step, const GuidedRow& row, Entry& entry) {
+// stay all ones; so do those of a grammar that fails, which the next accept() reports. Without memory the sequence ends
+// here: its next token may be one that the grammar forbids.
+void EngineCore::fill_row_masks(Step& step, const GuidedRow& row, Entry& entry) noexcept {
   const double begin = seconds();
   size_t steps = 0;
-  for (int i = 0;; ++i) {
-    if (!entry.grammar->fill(step.masks.row(row.first + i)).ok()) break;
-    if (i + 1 >= row.masks || steps >= entry.drafts.size() || !entry.grammar->accept(entry.drafts[steps]).ok()) break;
-    ++steps;
+  try {
+    for (int i = 0;; ++i) {
+      if (const Status filled = entry.grammar->fill(step.masks.row(row.first + i)); !filled.ok()) {
+        if (filled.error().code() == Code::resource_exhausted) throw std::bad_alloc();
+        break;
+      }
+      if (i + 1 >= row.masks || steps >= entry.drafts.size() || !entry.grammar->accept(entry.drafts[steps]).ok()) break;
+      ++steps;
+    }
+    if (steps > 0) (void)entry.grammar->rollback(steps).ok();
+  } catch (const std::exception&) {
+    end_with(static_cast<uint64_t>(row.id), Code::resource_exhausted, "memory ran out for the masks of the grammar");
   }
-  if (steps > 0) (void)entry.grammar->rollback(steps).ok();
   mask_seconds_[masks_filled_++ % kMasks] = static_cast<float>((seconds() - begin) / static_cast<double>(steps + 1));
 }
 
@@ -318,20 +402,30 @@ void EngineCore::commit_step(std::unique_lock<std::mutex>& lock) {
   const int index = done_.front();
   done_.pop_front();
   scheduler_.measured(steps_[index].batch, steps_[index].result, steps_[index].seconds);
-  const std::span<const SequenceOutput> committed = scheduler_.commit(steps_[index].result);
-  outputs_.assign(committed.begin(), committed.end());
+  const std::span<SequenceOutput> committed = scheduler_.commit(steps_[index].result);
+  const std::span<SequenceOutput> outputs = std::span(outputs_).first(committed.size());
+  std::ranges::swap_ranges(committed, outputs);
   free_.push_back(index);
   adapt_budget(steps_[index]);
   if (tier_) tier_->measured(steps_[index].prompt_tokens, steps_[index].seconds);
-  if (exchange_) exchange_->stepped();
+  tell_exchange([&] { exchange_->stepped(); });
   // The text side may take its time (and submit or cancel), so it runs without the lock.
-  for (SequenceOutput& output : outputs_) {
+  for (SequenceOutput& output : outputs) {
     const auto found = entries_.find(static_cast<uint64_t>(output.id));
-    if (found == entries_.end()) continue;  // cancelled meanwhile
+    if (found == entries_.end() || found->second->error) continue;  // cancelled meanwhile, or ended
     std::shared_ptr<Entry> entry = found->second;
     lock.unlock();
-    const bool go_on = deliver(*entry, output);
+    bool go_on = false, delivered = false;
+    try {
+      go_on = deliver(*entry, output);
+      delivered = true;
+    } catch (const std::exception& thrown) {
+    }
     lock.lock();
+    if (!delivered) {
+      end_with(static_cast<uint64_t>(output.id), Code::resource_exhausted, "memory ran out for the answer's text");
+      continue;
+    }
     if (go_on && output.reason == FinishReason::none) continue;
     scheduler_.finish(output.id);  // no effect on a sequence that ended by itself
     entries_.erase(static_cast<uint64_t>(output.id));
@@ -361,7 +455,7 @@ void EngineCore::follow_grammar(Entry& entry, SequenceOutput& output) {
   for (size_t i = 0; i < output.tokens.size(); ++i) {
     if (Status accepted = entry.grammar->accept(output.tokens[i]); !accepted.ok()) {
       output.reason = FinishReason::error;
-      output.error = accepted.error().message();
+      output.error = accepted.error().message(), output.error_code = accepted.error().code();
       return;
     }
     if (!entry.grammar->is_finished()) continue;
@@ -387,17 +481,43 @@ void EngineCore::step_loop() {
   const ThreadTeam::Seat seat(ranks_->threads());
   double last_end = 0;
   std::unique_lock lock(mutex_);
-  for (;;) {
-    step_wake_.wait(
-        lock, [&] { return !submitted_.empty() || !running_.empty() || !encodings_.empty() || (stopping_ && idle()); });
-    if (submitted_.empty() && running_.empty()) {
-      if (stopping_ && idle()) return;
-      if (!encodings_.empty()) encode_slice(lock);
-      continue;
+  for (bool more = true; more;) {
+    try {
+      more = step_turn(lock, last_end);
+    } catch (const std::exception& thrown) {  // the worker is between two steps, or the other processes are
+      if (lock.owns_lock()) lock.unlock();
+      fail(std::string("the engine's step thread: ") + thrown.what());
+      lock.lock();
+      give_up_steps();
     }
-    run_step(lock, last_end);
-    if (!encodings_.empty() && !stopping_) encode_slice(lock);
   }
+}
+
+// False: the engine ends.
+bool EngineCore::step_turn(std::unique_lock<std::mutex>& lock, double& last_end) {
+  step_wake_.wait(
+      lock, [&] { return !submitted_.empty() || !running_.empty() || !encodings_.empty() || (stopping_ && idle()); });
+  if (steps_end_) {
+    give_up_steps();
+    return !(stopping_ && idle());
+  }
+  if (submitted_.empty() && running_.empty()) {
+    if (stopping_ && idle()) return false;
+    if (!encodings_.empty()) encode_slice(lock);
+    return true;
+  }
+  run_step(lock, last_end);
+  if (!encodings_.empty() && !stopping_) encode_slice(lock);
+  return true;
+}
+
+// Of an engine that has failed: whatever waits to run will not.
+void EngineCore::give_up_steps() noexcept {
+  steps_end_ = true;
+  for (StepQueue* queue : {&submitted_, &running_})
+    for (; !queue->empty(); queue->pop_front()) free_.push_back(queue->front());
+  encodings_.clear();
+  engine_wake_.notify_all();
 }
 
 // One turn of the worker: a step begins, one ends, or both.
@@ -426,7 +546,7 @@ void EngineCore::run_step(std::unique_lock<std::mutex>& lock, double& last_end) 
   last_finish_ = end;
   finished_ = step.batch.step;
   if (tier_) tier_->step_finished(finished_);
-  if (exchange_) exchange_->step_finished(finished_);
+  tell_exchange([&] { exchange_->step_finished(finished_); });
   done_.push_back(running_.front());
   running_.pop_front();
   engine_wake_.notify_one();

@@ -4,6 +4,9 @@
 // grammars) is done while step n + 1 runs; without it, the same code keeps one step in flight. Over pipeline stages as
 // many steps run as there are stages. docs/contract-engine.md says what holds between the two.
 //
+// When memory runs out, the sequences that needed it end with an error (resource_exhausted) and the others go on. What
+// leaves the books in doubt ends in fail(): nothing hangs, and health() says so.
+//
 // It speaks tokens, not text: who submits a sequence gets its outputs on the engine thread and may end it.
 #pragma once
 
@@ -17,10 +20,10 @@
 #include <optional>
 #include <thread>
 #include <unordered_map>
-#include <unordered_set>
 #include <vector>
 
 #include "base/clock.h"
+#include "base/log.h"
 #include "base/result.h"
 #include "core/metrics.h"
 #include "core/step.h"
@@ -31,6 +34,7 @@
 #include "runtime/image_encoders.h"
 #include "runtime/peer_exchange.h"
 #include "runtime/step_budget.h"
+#include "runtime/step_queue.h"
 #include "runtime/worker.h"
 #include "sched/scheduler.h"
 #include "spec/drafter.h"
@@ -70,7 +74,8 @@ struct Submission {
   std::shared_ptr<MediaPrompt> media_prompt;
   std::vector<std::string> context_servers;  // that may compute the prompt, the best first
   // Called on the engine thread for every output. Returns false once the consumer wants no more (it found a stop
-  // string); no output follows then.
+  // string); no output follows then. An exception ends the sequence: the sink is called with the error, again and again
+  // until it throws no more.
   std::function<bool(const SequenceOutput&)> sink;
 };
 
@@ -87,10 +92,11 @@ class EngineCore {
 
   // Any thread. Nothing can be computed any more: all sequences end with this error (unavailable), and so does what is
   // submitted later. Called when ranks in other processes are lost. A second call does nothing.
-  void fail(const std::string& why);
+  void fail(const std::string& why) noexcept;
   // Any thread; takes no lock. The error of fail(), once that was called.
   Status health() const;
-  // Any thread. The errors are those of Scheduler::add and health().
+  // Any thread. The errors are those of Scheduler::add and health(). Where memory runs out (std::bad_alloc), nothing was
+  // submitted.
   Result<SequenceId> submit(Submission submission);
   // Any thread. No output follows once it returns, except one that is being delivered.
   void cancel(SequenceId id);
@@ -146,6 +152,10 @@ class EngineCore {
     // Images that other servers may encode; those that do not come are encoded here.
     std::vector<std::shared_ptr<const PreparedMedia>> media;
     std::shared_ptr<MediaPrompt> media_prompt;
+    uint64_t looked_at = 0;  // call of fill_masks() that has come to it
+    // Not null: the sequence has ended with this, and its sink has not been told.
+    const char* error = nullptr;
+    Code error_code = Code::internal;
   };
   // The masks of a guided row: one for the sampled token, and one behind each draft.
   struct GuidedRow {
@@ -177,9 +187,15 @@ class EngineCore {
 
   EngineCore(std::unique_ptr<RankTeam> ranks, std::unique_ptr<RankTeam> draft_ranks, CoreOptions options,
              Scheduler scheduler, int steps);
+  void reserve_steps();
   void engine_loop();
-  void fail_all(std::unique_lock<std::mutex>& lock);
+  bool engine_turn(std::unique_lock<std::mutex>& lock);
+  void end_with(uint64_t id, Code code, const char* why) noexcept;
+  void fail_all() noexcept;
+  bool deliver_errors(std::unique_lock<std::mutex>& lock);
   void step_loop();
+  bool step_turn(std::unique_lock<std::mutex>& lock, double& last_end);
+  void give_up_steps() noexcept;
   void got_on() { progress_.store(seconds(), std::memory_order_relaxed); }
   bool idle() const { return free_.size() == steps_.size(); }
   Step* next_step();
@@ -188,17 +204,22 @@ class EngineCore {
   void adapt_budget(const Step& step);
   void commit_step(std::unique_lock<std::mutex>& lock);
   void begin_masks(Step& step);
-  void fill_masks();
-  void fill_row_masks(Step& step, const GuidedRow& row, Entry& entry);
-  bool deliver(Entry& entry, SequenceOutput& output);
+  void fill_masks() noexcept;
+  void fill_row_masks(Step& step, const GuidedRow& row, Entry& entry) noexcept;
+  static bool deliver(Entry& entry, SequenceOutput& output);
   static void follow_grammar(Entry& entry, SequenceOutput& output);
+  void enter(SequenceId id, std::shared_ptr<Entry> entry, Submission submission, bool lacks_images, bool elsewhere);
   bool find_features(std::span<const std::shared_ptr<const PreparedMedia>> media, MediaPrompt* prompt);
   void enqueue_images(SequenceId id, std::span<const std::shared_ptr<const PreparedMedia>> media,
                       const std::shared_ptr<MediaPrompt>& prompt);
   void encode_slice(std::unique_lock<std::mutex>& lock);
+  void encode_a_little(std::unique_lock<std::mutex>& lock);
+  void give_up_image() noexcept;
   void hand_out_images(std::unique_lock<std::mutex>& lock);
-  void finish_encoding(const ImageEncoders::Encoded& image);
-  void let_go_on(SequenceId id);
+  void finish_encoding(const ImageEncoders::Encoded& image) noexcept;
+  void let_go_on(SequenceId id) noexcept;
+  template <class Call>
+  void tell_exchange(Call call) noexcept;
   Status open_exchange();
   RemotePrompt remote_prompt(const Submission& submission) const;
   void ask_other_servers(SequenceId id);
@@ -217,12 +238,14 @@ class EngineCore {
   std::condition_variable engine_wake_, step_wake_;
   Scheduler scheduler_;
   std::unordered_map<uint64_t, std::shared_ptr<Entry>> entries_;
-  std::string failure_;  // not empty: see fail()
+  std::string failure_;  // not empty: see fail(); then it stays as it is
+  int untold_ = 0;       // at least so many entries have an `error`
+  bool steps_end_ = false;  // an exception has left the worker in doubt: no step is run any more
   int holds_ = 0;
   bool stopping_ = false;
   std::vector<Step> steps_;
   // Indices into steps_; each in the order of submission. Running: several over pipeline stages.
-  std::deque<int> free_, submitted_, running_, done_;
+  StepQueue free_, submitted_, running_, done_;
   uint64_t finished_ = 0;  // the last step that has run
   double last_finish_ = 0;
   uint64_t turns_ = 0, busy_stages_ = 0;
@@ -239,10 +262,21 @@ class EngineCore {
   std::vector<uint64_t> images_encoded_;  // by each process
   uint64_t images_reused_ = 0;
   double step_seconds_ = 0, idle_gap_seconds_ = 0;
-  std::vector<SequenceOutput> outputs_;     // of the step being committed
-  std::unordered_set<uint64_t> undecided_;  // in fill_masks()
+  std::vector<SequenceOutput> outputs_;  // of the step being committed; one for each row that there can be
+  uint64_t mask_turns_ = 0;              // calls of fill_masks()
 
   std::thread engine_thread_, step_thread_;
 };
+
+// Blocks for other servers: what is not sent is computed there, so memory that is lacking is no error here.
+template <class Call>
+void EngineCore::tell_exchange(Call call) noexcept {
+  if (!exchange_) return;
+  try {
+    call();
+  } catch (const std::bad_alloc&) {
+    write_log(LogLevel::warning, "memory ran out for the exchange of blocks with other servers");
+  }
+}
 
 }  // namespace weft

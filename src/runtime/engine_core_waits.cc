@@ -90,13 +90,34 @@ void EngineCore::enqueue_images(SequenceId id, std::span<const std::shared_ptr<c
 void EngineCore::encode_slice(std::unique_lock<std::mutex>& lock) {
   constexpr double kSliceSeconds = 0.02;
   for (const double end = seconds() + kSliceSeconds; !encodings_.empty() && seconds() < end;) {
-    hand_out_images(lock);
-    lock.unlock();
-    const std::vector<ImageEncoders::Encoded> done = encoders_->work();
-    got_on();
-    lock.lock();
-    for (const ImageEncoders::Encoded& image : done) finish_encoding(image);
+    try {
+      encode_a_little(lock);
+    } catch (const std::bad_alloc&) {
+      if (encoders_->processes() > 1) throw;  // what the others do is not known
+      if (!lock.owns_lock()) lock.lock();
+      give_up_image();
+    }
   }
+}
+
+void EngineCore::encode_a_little(std::unique_lock<std::mutex>& lock) {
+  hand_out_images(lock);
+  lock.unlock();
+  const std::vector<ImageEncoders::Encoded> done = encoders_->work();
+  got_on();
+  lock.lock();
+  for (const ImageEncoders::Encoded& image : done) finish_encoding(image);
+}
+
+// There was no memory for the image in work: the sequences that wait for it end.
+void EngineCore::give_up_image() noexcept {
+  encoders_->drop_own();
+  const auto found = std::ranges::find(encodings_, 0, &Encoding::process);
+  if (found == encodings_.end()) return;
+  const Encoding given_up = std::move(*found);
+  encodings_.erase(found);
+  for (const Encoding::Waiter& waiter : given_up.waiters)
+    end_with(static_cast<uint64_t>(waiter.id), Code::resource_exhausted, "memory ran out when an image was encoded");
 }
 
 // In the order in which they came, to processes that have none; a single one is for this process.
@@ -120,13 +141,16 @@ void EngineCore::hand_out_images(std::unique_lock<std::mutex>& lock) {
   }
 }
 
-void EngineCore::finish_encoding(const ImageEncoders::Encoded& image) {
+void EngineCore::finish_encoding(const ImageEncoders::Encoded& image) noexcept {
   const auto found = std::ranges::find(encodings_, image.process, &Encoding::process);
   const Encoding done = std::move(*found);
   encodings_.erase(found);
   ++images_encoded_[static_cast<size_t>(image.process)];
-  features_.insert(done.media->hash, image.features);
-  if (exchange_) exchange_->stepped();
+  try {
+    features_.insert(done.media->hash, image.features);
+  } catch (const std::bad_alloc&) {  // it is encoded again when it comes again
+  }
+  tell_exchange([&] { exchange_->stepped(); });
   for (const Encoding::Waiter& waiter : done.waiters) {
     waiter.prompt->features[waiter.index] = image.features;
     const bool complete = std::all_of(waiter.prompt->features.begin(), waiter.prompt->features.end(),
@@ -200,7 +224,7 @@ Result<SequenceId> EngineCore::compute_for_another(ComputeMessage prompt, Prompt
 }
 
 // One reason less why the sequence is held.
-void EngineCore::let_go_on(SequenceId id) {
+void EngineCore::let_go_on(SequenceId id) noexcept {
   const auto found = entries_.find(static_cast<uint64_t>(id));
   if (found != entries_.end() && --found->second->waits == 0) scheduler_.release(id);
   engine_wake_.notify_one();

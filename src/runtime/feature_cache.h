@@ -27,9 +27,10 @@ class FeatureCache {
 
   void insert(const Digest& hash, std::shared_ptr<const MediaFeatures> features) {
     if (entries_.contains(hash)) return;
-    bytes_ += bytes_of(*features);
-    order_.push_front(hash);
-    entries_[hash] = {std::move(features), order_.begin()};
+    std::list<Digest> first{hash};  // what may run out of memory comes first
+    const auto [entry, is_new] = entries_.emplace(hash, Entry{std::move(features), first.begin()});
+    order_.splice(order_.begin(), first);
+    bytes_ += bytes_of(*entry->second.features);
     while (bytes_ > max_bytes_ && entries_.size() > 1) {
       const auto oldest = entries_.find(order_.back());
       bytes_ -= bytes_of(*oldest->second.features);

@@ -39,6 +39,8 @@ class ImageEncoders {
     int process = 0;
     std::shared_ptr<const MediaFeatures> features;
   };
+  // Gives up the image of this process.
+  void drop_own() noexcept { own_.reset(), own_begun_ = false; }
   // Goes on a little: runs a piece of the own image, and looks what has come from the others. Returns what is done now;
   // its processes are free again.
   std::vector<Encoded> work();

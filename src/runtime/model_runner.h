@@ -36,6 +36,7 @@ class ModelRunner : public BlockMemory {
   // Where a step's outputs are, in rank 0's process.
   const RankedExecutor& results() const { return stages_.back()->executor(); }
   ModelDrafter* drafter() const { return drafter_.get(); }  // null: none
+  bool in_processes() const { return ranks_.processes() != nullptr; }
   ThreadTeam& threads() const { return ranks_.threads(); }  // of all ranks
 
   // A step gets to the first stage: closes, opens, copies, releases, entries. Its inputs are filled next.

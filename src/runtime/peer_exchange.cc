@@ -1,6 +1,7 @@
 #include "runtime/peer_exchange.h"
 
 #include "base/clock.h"
+#include "base/keep_going.h"
 #include "base/log.h"
 
 namespace weft {
@@ -34,7 +35,10 @@ Result<std::unique_ptr<PeerExchange>> PeerExchange::open(Options options, const 
   if (!exchange->options_.listen.empty()) {
     WEFT_TRY(exchange->address_, exchange->transport_->listen(exchange->options_.listen));
   }
-  if (exchange->options_.thread) exchange->thread_ = std::thread([raw = exchange.get()] { raw->run(); });
+  if (exchange->options_.thread)
+    exchange->thread_ = std::thread([raw = exchange.get()] {
+      keep_going("the exchange of blocks with other servers", [&] { raw->run(); });
+    });
   return exchange;
 }
 
@@ -244,11 +248,17 @@ bool PeerExchange::plan_fetch(std::unique_lock<std::mutex>& lock) {
   if (planned_.empty()) return false;
   Planned next = std::move(planned_.front());
   planned_.pop_front();
-  std::unique_ptr<BlockTransfer> transfer = scheduler_.plan_import(next.id);
-  if (transfer) {
-    lock.unlock();
-    scheduler_.cache(0).extend_keys(transfer->cache, transfer->tokens);
-    lock.lock();
+  std::unique_ptr<BlockTransfer> transfer;
+  try {
+    transfer = scheduler_.plan_import(next.id);
+    if (transfer) {
+      lock.unlock();
+      scheduler_.cache(0).extend_keys(transfer->cache, transfer->tokens);
+      lock.lock();
+    }
+  } catch (const std::bad_alloc&) {  // then nothing is fetched
+    if (!lock.owns_lock()) lock.lock();
+    transfer.reset();
   }
   if (planning_.erase(static_cast<uint64_t>(next.id)) == 0) return true;  // forgotten meanwhile
   if (transfer && !stopping_) fetcher_.begin(next.id, std::move(transfer), std::move(next.prompt), now());
@@ -261,12 +271,18 @@ bool PeerExchange::begin_prompt(std::unique_lock<std::mutex>& lock) {
   if (!job) return false;
   const uint64_t lease = job->lease;
   lock.unlock();
-  Result<SequenceId> sequence =
-      engine_.compute(std::move(job->prompt), std::move(job->media), [this, lease](const std::string& why) {
+  const auto compute = [&]() -> Result<SequenceId> {
+    try {
+      return engine_.compute(std::move(job->prompt), std::move(job->media), [this, lease](const std::string& why) {
         const std::lock_guard guard(mutex_);
         provider_.computed(lease, why);
         wake();
       });
+    } catch (const std::bad_alloc&) {
+      return Error(Code::resource_exhausted, "out of memory");
+    }
+  };
+  Result<SequenceId> sequence = compute();
   lock.lock();
   provider_.started(lease, std::move(sequence));
   return true;

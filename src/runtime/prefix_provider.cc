@@ -155,7 +155,12 @@ void PrefixProvider::hold() {
       unheld_ = true;
       continue;
     }
-    if (!lease.held || !is_sure(lease)) lease.held = scheduler_.hold_lease(*lease.blocks, lease.first, lease.sequence);
+    try {
+      if (!lease.held || !is_sure(lease)) lease.held = scheduler_.hold_lease(*lease.blocks, lease.first, lease.sequence);
+    } catch (const std::bad_alloc&) {  // later, or its time is over
+      unheld_ = true;
+      continue;
+    }
     if (lease.blocks->certain > lease.reported_positions) report(lease, lease.reported);
     settled.push_back(number);
   }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <new>
 
 #include "base/check.h"
 #include "sampling/candidates.h"
@@ -41,13 +42,14 @@ Result<std::unique_ptr<Worker>> Worker::create(Model model, std::optional<DraftM
 void Worker::open_slots(const StepBatch& batch) {
   for (Slot slot : batch.closes) {
     SlotState& sampler = slots_[slot].sampler;
-    if (options_.drafter && sampler.is_open()) options_.drafter->close(slot, sampler.tokens(), sampler.prompt_tokens());
+    if (options_.drafter && sampler.is_open()) close_drafter(slot);
     sampler.close();
     processors_->close(slot);
     slots_[slot].media.reset();
   }
   for (const SlotOpen& open : batch.opens) {
     SlotData& slot = slots_[open.slot];
+    slot.failed = false;
     slot.prompt = open.prompt;
     slot.token_types = open.token_types;
     slot.media = open.media;
@@ -68,6 +70,15 @@ void Worker::open_slots(const StepBatch& batch) {
   }
 }
 
+// What it may learn from the answer is not worth an error.
+void Worker::close_drafter(Slot slot) noexcept {
+  const SlotState& sampler = slots_[slot].sampler;
+  try {
+    options_.drafter->close(slot, sampler.tokens(), sampler.prompt_tokens());
+  } catch (const std::bad_alloc&) {
+  }
+}
+
 void Worker::plan_sampling(Lane& lane) {
   const StepBatch& batch = *lane.step.batch;
   StepResult& result = *lane.step.result;
@@ -79,6 +90,7 @@ void Worker::plan_sampling(Lane& lane) {
     RowResult& out = result.rows[r];
     out.slot = batch.rows[r].slot;
     out.tokens.clear(), out.logprobs.clear(), out.prompt_logprobs.clear(), out.outputs.clear(), out.error.clear();
+    out.error_code = Code::internal;
     out.drafted = 0, out.drafts.clear(), out.draft_scores.clear();
     if (batch.rows[r].prompt_logprobs) plan_prompt_rows(r, out);
     rows[r].first_sample = static_cast<int>(sample_rows_.size());
@@ -150,7 +162,7 @@ void Worker::plan_samples(const StepBatch::Row& row, StepRow& at, const StepMask
 void Worker::run_processors(kernels::Part part) {
   if (processors_->empty()) return;
   if (part.index == 0) {
-    processors_->run();
+    guard([&] { processors_->run(); });
     processed_.store(true, std::memory_order_release);
     processed_.notify_all();
   } else {
@@ -164,8 +176,9 @@ void Worker::finish_walk(kernels::Part part) {
   if (!model_drafter_ || !options_.draft_in_walk) return;
   team_.barrier();
   if (part.index == 0) {
-    collect(*finishing_);
-    begin_drafts(*finishing_);
+    draft_rows_.clear();
+    if (!out_of_memory_) guard([&] { collect(*finishing_), begin_drafts(*finishing_); });
+    if (out_of_memory_) draft_rows_.clear();
   }
   team_.barrier();
   if (!draft_rows_.empty()) model_drafter_->walk(part);
@@ -175,11 +188,24 @@ void Worker::sample(kernels::Part part) {
   finishing_->step.masks->wait();
   if (part.index == 0) sampling_began_ = std::chrono::steady_clock::now();
   run_processors(part);
-  sample_rows(options_.sampler, sample_rows_, part.index, part.count, runner_->scratch(part.index));
-  for (size_t i = part.index; i < prompt_rows_.size(); i += part.count) {
-    const PromptRow& row = prompt_rows_[i];
-    const std::span<const float> logits{row.logits, static_cast<size_t>(model_.vocab)};
-    prompt_errors_[i] = raw_logprobs(logits, row.next, row.k, runner_->scratch(part.index), *row.out);
+  if (out_of_memory_) return;
+  guard([&] {
+    sample_rows(options_.sampler, sample_rows_, part.index, part.count, runner_->scratch(part.index));
+    for (size_t i = part.index; i < prompt_rows_.size(); i += part.count) {
+      const PromptRow& row = prompt_rows_[i];
+      const std::span<const float> logits{row.logits, static_cast<size_t>(model_.vocab)};
+      prompt_errors_[i] = raw_logprobs(logits, row.next, row.k, runner_->scratch(part.index), *row.out);
+    }
+  });
+}
+
+// What a thread of the team does in the tail: no exception may leave it, the others wait for it.
+template <class Work>
+void Worker::guard(Work work) noexcept {
+  try {
+    work();
+  } catch (...) {  // there is no other that could be
+    out_of_memory_ = true;
   }
 }
 
@@ -278,6 +304,35 @@ void Worker::enter(const Step& step, Lane& lane) {
 }
 
 bool Worker::run(const Step* next) {
+  out_of_memory_ = false;
+  if (options_.runner.steps_in_flight > 1 || runner_->in_processes()) {
+    const bool finished = run_turn(next);
+    if (out_of_memory_) throw std::bad_alloc();
+    return finished;
+  }
+  guard([&] { run_turn(next); });
+  if (out_of_memory_ && next) fail_step(*next);
+  return next != nullptr;
+}
+
+// A step of the only stage. Its slots may not even be open.
+void Worker::fail_step(const Step& step) noexcept {
+  const StepBatch& batch = *step.batch;
+  StepResult& result = *step.result;
+  result.step = batch.step;
+  result.rows.resize(batch.rows.size());  // there is room
+  for (size_t r = 0; r < batch.rows.size(); ++r) {
+    result.rows[r] = {};
+    result.rows[r].slot = batch.rows[r].slot;
+    result.rows[r].error = "out of memory";  // short enough to need none
+    result.rows[r].error_code = Code::resource_exhausted;
+    slots_[batch.rows[r].slot].failed = true;
+  }
+  lanes_.front()->step = {};
+  finished_ = batch.step;
+}
+
+bool Worker::run_turn(const Step* next) {
   std::rotate(lanes_.begin(), lanes_.end() - 1, lanes_.end());
   if (next) enter(*next, *lanes_.front());
   Lane& last = *lanes_.back();
@@ -298,6 +353,7 @@ bool Worker::run(const Step* next) {
 
 // Behind the walk.
 void Worker::finish(Lane& lane) {
+  if (out_of_memory_) return;
   if (!model_drafter_ || !options_.draft_in_walk) collect(lane);
   if (options_.drafter) propose(lane);
   if (!model_drafter_) return;

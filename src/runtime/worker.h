@@ -23,6 +23,8 @@ namespace weft {
 // depends on the token before. The worker waits for them before it samples.
 class StepMasks {
  public:
+  // Room for so many masks, so that begin() needs no memory.
+  void reserve(int rows, int words) { words_.reserve(static_cast<size_t>(rows) * static_cast<size_t>(words)); }
   // `rows` masks that allow everything, none of them ready. `words`: 32-bit words of a mask. Reuses memory.
   void begin(int rows, int words);
   std::span<uint32_t> row(int index) { return {words_.data() + static_cast<size_t>(index) * row_words_, row_words_}; }
@@ -62,6 +64,9 @@ class Worker {
   // by one. With one stage (RunnerOptions::steps_in_flight) the step is finished at once; else what `next` points to
   // stays as it is until it has come out: the step that entered steps_in_flight - 1 turns before. All steps up to
   // StepBatch::after must have come out. Returns whether one has, whose result is filled then.
+  // Where memory runs out, all rows of the step fail (resource_exhausted), and so do later ones of their slots until
+  // these are opened again. With several stages, or ranks in other processes, it is an exception instead, and nothing
+  // can be run any more.
   bool run(const Step* next);
 
   // Seconds of all steps from the end of the model's last operation to the end of sampling, without the wait for
@@ -85,6 +90,7 @@ class Worker {
         scored;  // of a sequence that scores: the prompt and the token that the target would go on with
     std::vector<int32_t> prompt;  // for prompt logprobs
     std::string error;            // a processor that could not be made: every row fails
+    bool failed = false;          // a step that has a row of it found no memory: later rows are left out
     std::vector<int32_t> token_types;
     std::shared_ptr<const MediaPrompt> media;
   };
@@ -116,10 +122,15 @@ class Worker {
   };
 
   Worker(std::unique_ptr<ModelRunner> runner, const RankTeam& draft_ranks, WorkerOptions options);
+  bool run_turn(const Step* next);
+  void fail_step(const Step& step) noexcept;
+  template <class Work>
+  void guard(Work work) noexcept;
   void enter(const Step& step, Lane& lane);
   void check_order(const StepBatch& batch) const;
   void finish(Lane& lane);
   void open_slots(const StepBatch& batch);
+  void close_drafter(Slot slot) noexcept;
   StepRow extent(const StepBatch::Row& row) const;
   void fill_inputs(const StepBatch& batch, std::vector<StepRow>& rows);
   void fill_token(StepInputs& in, const SlotData& slot, int position) const;
@@ -170,6 +181,7 @@ class Worker {
   std::unique_ptr<ProcessorStage> processors_;
   std::atomic<bool> processed_{false};
   std::function<void(kernels::Part)> tail_;
+  std::atomic<bool> out_of_memory_{false};  // in the tail of this turn, on any thread
   std::vector<DraftRow> draft_rows_;
   std::vector<int> draft_row_of_;                         // per entry: batch row
   std::chrono::steady_clock::time_point sampling_began_;  // of thread 0

@@ -10,6 +10,7 @@ namespace weft {
 Worker::StepRow Worker::extent(const StepBatch::Row& row) const {
   StepRow at{.slot = row.slot, .home = runner_->first().home(row.slot), .first = row.first, .tokens = row.tokens};
   at.first_row = inputs_.inputs(at.home).tokens;
+  if (slots_[row.slot].failed) return at.tokens = 0, at;
   if (row.source == TokenSource::host && row.drafts == 0) return at;
   const SlotData& slot = slots_[row.slot];
   const int known = static_cast<int>(slot.sampler.tokens().size());
@@ -29,8 +30,9 @@ void Worker::fill_inputs(const StepBatch& batch, std::vector<StepRow>& rows) {
     StepInputs& in = inputs_.inputs(at.home);
     const SlotData& slot = slots_[row.slot];
     if (row.source == TokenSource::host) {
-      for (int i = 0; i < row.tokens; ++i) in.ids[in.tokens + i] = batch.tokens[next_token++];
-    } else {
+      for (int i = 0; i < row.tokens; ++i, ++next_token)
+        if (at.tokens > 0) in.ids[in.tokens + i] = batch.tokens[next_token];
+    } else if (at.tokens > 0) {
       in.ids[in.tokens] = slot.last_token;
     }
     std::copy_n(slot.drafts.begin(), at.drafts, in.ids.begin() + in.tokens + at.tokens - at.drafts);
@@ -40,7 +42,7 @@ void Worker::fill_inputs(const StepBatch& batch, std::vector<StepRow>& rows) {
     at.first_output = in.outputs;
     int wanted = 0, skipped = 0;
     if (row.logits == LogitRows::all) wanted = at.tokens;
-    else if (row.logits == LogitRows::first) wanted = 1;
+    else if (row.logits == LogitRows::first) wanted = std::min(at.tokens, 1);
     else if (row.logits == LogitRows::last) wanted = std::min(at.tokens, 1 + at.drafts), skipped = at.tokens - wanted;
     for (int i = 0; i < wanted; ++i, ++in.outputs)
       in.output_rows[in.outputs] = at.first_row + skipped + i, in.summary_bytes[in.outputs] = 0;

@@ -1,5 +1,6 @@
 // Taking a step's results: tokens, ends, blocks.
 #include <algorithm>
+#include <new>
 
 #include "base/check.h"
 #include "sched/home.h"
@@ -19,7 +20,7 @@ bool is_stop(const SamplingParams& sampling, int32_t token) {
 
 }  // namespace
 
-std::span<const SequenceOutput> Scheduler::commit(StepResult& result) {
+std::span<SequenceOutput> Scheduler::commit(StepResult& result) noexcept {
   WEFT_CHECK(records_in_flight_ > 0) << "a result came without a step in flight";
   StepRecord& record = records_[first_record_];
   WEFT_CHECK(result.step == record.step) << "result of step " << result.step << ", expected " << record.step;
@@ -43,12 +44,25 @@ void Scheduler::commit_row(const RowRecord& record, RowResult& result) {
     if (sequence.in_flight == 0) retire(sequence);
     return;
   }
-  if (!result.error.empty()) {  // its KV may be wrong as well: nothing of this step is published
-    SequenceOutput& output = next_output(sequence);
-    output.reason = FinishReason::error;
-    output.error.swap(result.error);
-    return end(sequence);
+  const size_t outputs = output_count_;
+  try {
+    if (result.error.empty()) return take_result(record, result);
+  } catch (const std::bad_alloc&) {
+    output_count_ = outputs;
+    result.error = "out of memory";  // short enough to need none
+    result.error_code = Code::resource_exhausted;
   }
+  // Its KV may be wrong as well: nothing of this step is published.
+  SequenceOutput& output = next_output(sequence);
+  output.reason = FinishReason::error;
+  output.error.swap(result.error), output.error_code = result.error_code;
+  end(sequence);
+}
+
+// Of a sequence that goes on or comes to its end.
+void Scheduler::take_result(const RowRecord& record, RowResult& result) {
+  Sequence& sequence = *record.sequence;
+  const bool same_epoch = record.epoch == sequence.epoch;
   WEFT_CHECK(record.row.sample == !result.tokens.empty() || !result.error.empty())
       << "slot " << result.slot << " sampled unasked or not";
   const bool has_output =
@@ -116,7 +130,7 @@ SequenceOutput& Scheduler::next_output(const Sequence& sequence) {
   output.tokens.clear(), output.logprobs.clear(), output.prompt_logprobs.clear(), output.outputs.clear(),
       output.error.clear(), output.drafts.clear(), output.draft_scores.clear();
   output.drafted = output.accepted = 0;
-  output.reason = FinishReason::none;
+  output.reason = FinishReason::none, output.error_code = Code::internal;
   output.stop_id = -1;
   output.prompt_tokens = sequence.prompt_tokens, output.cached_tokens = sequence.cached_tokens;
   return output;

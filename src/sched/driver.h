@@ -132,4 +132,38 @@ inline std::vector<int32_t> right_tokens(const NewSequence& sequence, int count)
   return tokens;
 }
 
+// The answer, without a scheduler.
+struct Answer {
+  std::vector<int32_t> tokens;
+  std::vector<float> logprobs, prompt_rows;  // prompt_rows: a value for each position of the prompt
+  FinishReason reason = FinishReason::none;
+};
+
+inline Answer answer_alone(const NewSequence& request, int max_seq_len) {
+  Answer answer;
+  const SamplingParams& sampling = *request.sampling;
+  uint64_t prefix = prefix_root(sampling);
+  for (int32_t token : request.prompt) {
+    prefix = mix(prefix, static_cast<uint64_t>(token));
+    answer.prompt_rows.push_back(row_value(prefix));
+  }
+  if (request.task == Task::score) return answer.reason = FinishReason::stop, answer;
+  const size_t room = max_seq_len - request.prompt.size(), before = request.output.size();
+  for (int32_t token : request.output) prefix = mix(prefix, static_cast<uint64_t>(token));
+  auto in = [](const std::vector<int32_t>& ids, int32_t id) {
+    return std::find(ids.begin(), ids.end(), id) != ids.end();
+  };
+  while (answer.reason == FinishReason::none) {
+    if (before + answer.tokens.size() == std::min<size_t>(room, sampling.max_tokens))
+      return answer.reason = FinishReason::length, answer;
+    const int32_t token = sampled_token(prefix, sampling);
+    answer.tokens.push_back(token);
+    answer.logprobs.push_back(row_value(prefix));
+    prefix = mix(prefix, static_cast<uint64_t>(token));
+    const bool eos = !sampling.ignore_eos && in(sampling.eos_token_ids, token);
+    if (eos || in(sampling.stop_token_ids, token)) answer.reason = FinishReason::stop;
+  }
+  return answer;
+}
+
 }  // namespace weft

@@ -57,6 +57,9 @@ class FakeWorker {
   // Above this share of rows no draft is proposed though some were asked for.
   double proposing = 0.9;
 
+  // Memory ran out for messages that blocks are given up, which then come late: they count no more from the beginning.
+  bool late_releases = false;
+
   // How often a step begins as soon as it may and the stages are filled; else any step goes on that may.
   double eager = 1;
   // A step has begun, and its tables are there.

@@ -58,10 +58,11 @@ int Scheduler::prompt_demand(const Sequence& sequence, int first) const {
 // is none.
 bool Scheduler::place(Sequence& sequence) {
   if (sequence.placed_at == sharing_ && !homes_[sequence.home].closed) return true;
-  if (!std::exchange(sequence.started, true)) {
+  if (!sequence.started) {
     const int expected = sequence.prompt_tokens + sequence.max_outputs;
     sequence.tokens.reserve(expected);
     homes_[0].cache.start(sequence.cache, std::move(sequence.identity), sequence.prompt_tokens, expected);
+    sequence.started = true;
   }
   Home* best = nullptr;
   int best_first = 0;
@@ -136,8 +137,11 @@ bool Scheduler::place_waiting(int tokens) {
   for (Sequence* sequence : waiting_) {
     if (slots == 0 || !std::ranges::any_of(homes_, lacks)) return false;
     const Admission known = may_admit(*sequence);
-    if (known == Admission::shared) continue;
-    if (known != Admission::admitted || !place(*sequence)) return false;
+    if (known == Admission::shared || known == Admission::no_memory) continue;
+    if (known != Admission::admitted) return false;
+    bool placed = false;
+    if (!try_for(*sequence, nullptr, [&] { placed = place(*sequence); })) continue;
+    if (!placed) return false;
     --slots;
   }
   return true;

@@ -1,6 +1,7 @@
 // Filling a step. Decode rows that have their turn go in by rank, so that whoever runs out of blocks finds the victims
 // of lower rank not yet in the step; prompts likewise, running and waiting ones merged by rank.
 #include <algorithm>
+#include <new>
 #include <utility>
 
 #include "base/check.h"
@@ -11,19 +12,25 @@
 namespace weft {
 
 bool Scheduler::schedule(StepBatch& batch, int64_t now_us) {
-  batch.clear();
+  batch.clear(), failed_.clear();
   if (records_in_flight_ == records_.size()) return false;
   now_us_ = now_us;
   for (Home& home : homes_) home.cache.begin_step(now_us), home.load = 0, home.has_prompt_row = false;
-  prepare(batch);
+  try {
+    prepare(batch);
+  } catch (const std::bad_alloc&) {
+    give_up_last();
+    return false;
+  }
   StepRecord& record = filling();
   record.rows.clear();
   record.step = batch.step = ++step_;
   const int prompt_tokens = prefill_budget_of_step();
   Budget budget{options_.max_num_tokens, options_.max_logit_rows, prompt_tokens};
   fill(batch, budget);
+  if (!failed_.empty()) end_given_up();
   if (record.rows.empty()) {
-    WEFT_CHECK(has_in_flight() || !transfers_.empty() || (running_.empty() && waiting_.empty()))
+    WEFT_CHECK(has_in_flight() || !transfers_.empty() || !failed_.empty() || (running_.empty() && waiting_.empty()))
         << "sequences are left but none can advance";
     --step_;  // numbers of steps have no gaps
     return false;
@@ -35,6 +42,30 @@ bool Scheduler::schedule(StepBatch& batch, int64_t now_us) {
   ++metrics_.steps;
   metrics_.scheduled_tokens += static_cast<uint64_t>(batch.total_tokens());
   return true;
+}
+
+// What it holds stays as it is until the step is filled. A slot that the step would have opened for it is free again.
+void Scheduler::give_up(Sequence& sequence, StepBatch* batch, size_t opens) {
+  if (batch && batch->opens.size() > opens) {
+    batch->opens.pop_back();
+    free_slots_.push_back(sequence.slot);
+    slots_[sequence.slot] = nullptr;
+    sequence.slot = -1;
+  }
+  sequence.last_step = step_;
+  if (std::exchange(sequence.given_up, true)) return;
+  failed_.push_back(sequence.id);
+}
+
+// There was no memory to begin a step at all: whoever is last in rank makes room.
+void Scheduler::give_up_last() {
+  if (running_.empty() && waiting_.empty()) return;
+  failed_.push_back((waiting_.empty() ? running_ : waiting_).back()->id);
+  end_given_up();
+}
+
+void Scheduler::end_given_up() noexcept {
+  for (const SequenceId id : failed_) finish(id);
 }
 
 void Scheduler::fill(StepBatch& batch, Budget& budget) {
@@ -100,7 +131,10 @@ void Scheduler::add_decodes(StepBatch& batch, Budget& budget, bool ahead) {
     turns -= i >= chosen_;
     const size_t others = (i < chosen_ ? chosen_ : ready_.size()) - i - 1;
     const bool runs = ready_[i]->state == Sequence::State::running;  // else it was preempted for one before it
-    if (!runs || !add_decode(batch, budget, *ready_[i], static_cast<int>(others))) ++turns;
+    bool added = false;
+    if (runs)
+      try_for(*ready_[i], &batch, [&] { added = add_decode(batch, budget, *ready_[i], static_cast<int>(others)); });
+    if (!added) ++turns;
   }
 }
 
@@ -159,15 +193,19 @@ bool Scheduler::add_prompts(StepBatch& batch, Budget& budget, bool one_each) {
     const bool may_admit = admitting && w < waiting_.size() && !free_slots_.empty();
     if (may_admit && (r == running_.size() || waiting_[w]->outranks(*running_[r]))) {
       Sequence& sequence = *waiting_[w];
-      const Admission admission = admit(batch, budget, sequence);
+      Admission admission = Admission::no_memory;
+      try_for(sequence, &batch, [&] { admission = admit(batch, budget, sequence); });
       if (admission == Admission::admitted) serve(homes_[sequence.home]), r = 0;
       else if (admission == Admission::blocked || budget.tokens == 0) admitting = false;
-      else ++w;
+      else w += waiting_[w] == &sequence;  // else it has got a slot, but no memory
       if (admission == Admission::level && ++passed_over == options_.max_batch_size) admitting = false;
       if (admission == Admission::no_budget) homes_[sequence.home].closed = true, starved |= !served;
     } else if (r < running_.size()) {
       Home& home = homes_[running_[r]->home];
-      const Admission admission = add_prompt_chunk(batch, budget, *running_[r]);
+      Sequence& sequence = *running_[r];
+      Admission admission = Admission::no_memory;
+      try_for(sequence, &batch, [&] { admission = add_prompt_chunk(batch, budget, sequence); });
+      if (admission == Admission::no_memory) continue;  // passes() from now on
       if (admission == Admission::admitted) serve(home);
       else home.closed = true, starved |= !home.served && (admission == Admission::blocked || !served);
       ++r;
@@ -201,6 +239,7 @@ void Scheduler::add_prompt_row(StepBatch& batch, Budget& budget, Sequence& seque
 
 // What is known of its admission before a home is asked.
 Scheduler::Admission Scheduler::may_admit(const Sequence& sequence) const {
+  if (sequence.given_up) return Admission::no_memory;
   if (sequence.in_flight > 0) return Admission::blocked;  // preempted, and a token of it is still to come
   if (sequence.retry_version != cache_version()) return Admission::admitted;
   return sequence.retry_is_shared ? Admission::shared : Admission::blocked;
@@ -335,7 +374,7 @@ bool Scheduler::reserve_or_preempt(Sequence& sequence, int end) {
 
 // Steps in flight still read and write its blocks; the workers do so before they execute the step that gives them to
 // another. The slot is not closed before they are finished.
-void Scheduler::preempt(Sequence& sequence) {
+void Scheduler::preempt(Sequence& sequence) noexcept {
   closes_after_ = std::max(closes_after_, sequence.last_step);
   cache_of(sequence).release(sequence.cache);
   close_slot(sequence);
@@ -346,8 +385,19 @@ void Scheduler::preempt(Sequence& sequence) {
   ++metrics_.preemptions;
 }
 
-// `cached`: tokens that came from the cache.
+// `cached`: tokens that came from the cache. What may run out of memory comes first.
 void Scheduler::open_slot(StepBatch& batch, Sequence& sequence, int cached) {
+  SlotOpen open;
+  const auto prompt_end = sequence.tokens.begin() + sequence.prompt_tokens;
+  open.prompt.assign(sequence.tokens.begin(), prompt_end);
+  open.output.assign(prompt_end, sequence.tokens.end());
+  open.token_types = sequence.token_types;
+  open.slot = free_slots_.back();
+  open.sampling = sequence.sampling, open.media = sequence.media;
+  open.max_outputs = sequence.max_outputs;
+  open.salt = sequence.cache.root.words;
+  open.home = sequence.home;
+  batch.opens.push_back(std::move(open));
   sequence.computed = sequence.scheduled;
   if (!sequence.admitted_before) {
     sequence.admitted_before = true;
@@ -363,17 +413,6 @@ void Scheduler::open_slot(StepBatch& batch, Sequence& sequence, int cached) {
   sequence.slot = free_slots_.back();
   free_slots_.pop_back();
   slots_[sequence.slot] = &sequence;
-  SlotOpen& open = batch.opens.emplace_back();
-  open.slot = sequence.slot;
-  open.sampling = sequence.sampling;
-  const auto prompt_end = sequence.tokens.begin() + sequence.prompt_tokens;
-  open.prompt.assign(sequence.tokens.begin(), prompt_end);
-  open.output.assign(prompt_end, sequence.tokens.end());
-  open.token_types = sequence.token_types;
-  open.media = sequence.media;
-  open.max_outputs = sequence.max_outputs;
-  open.salt = sequence.cache.root.words;
-  open.home = sequence.home;
 }
 
 void Scheduler::add_row(StepBatch& batch, Budget& budget, Sequence& sequence, int tokens, int drafts, int propose) {

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "base/make_room.h"
 #include "sched/home.h"
 #include "sched/sequence.h"
 
@@ -160,26 +161,29 @@ Result<SequenceId> Scheduler::add(NewSequence request) {
   } else if (sequence.sampling->prompt_logprobs >= 0) {
     sequence.rows_end = sequence.prompt_tokens - 1;
   }
+  // What it may need later to wait, or to be given up.
+  const size_t all = sequences_.size() + 1;
+  make_room(waiting_, all - waiting_.size()), make_room(failed_, all - std::min(all, failed_.size()));
+  const SequenceId id = sequence.id;
+  sequences_.emplace(static_cast<uint64_t>(id), std::move(owner));
   if (request.held) sequence.state = Sequence::State::held;
   else enqueue(sequence);
   ++metrics_.added;
-  const SequenceId id = sequence.id;
-  sequences_.emplace(static_cast<uint64_t>(id), std::move(owner));
   return id;
 }
 
-void Scheduler::enqueue(Sequence& sequence) {
+void Scheduler::enqueue(Sequence& sequence) noexcept {
   sequence.state = Sequence::State::waiting;
   sequence.retry_version = 0;
   waiting_.insert(std::upper_bound(waiting_.begin(), waiting_.end(), &sequence, by_rank), &sequence);
 }
 
-void Scheduler::release(SequenceId id) {
+void Scheduler::release(SequenceId id) noexcept {
   const auto found = sequences_.find(static_cast<uint64_t>(id));
   if (found != sequences_.end() && found->second->state == Sequence::State::held) enqueue(*found->second);
 }
 
-bool Scheduler::finish(SequenceId id) {
+bool Scheduler::finish(SequenceId id) noexcept {
   const auto found = sequences_.find(static_cast<uint64_t>(id));
   if (found == sequences_.end() || found->second->state == Sequence::State::finished) return false;
   end(*found->second);
@@ -187,7 +191,7 @@ bool Scheduler::finish(SequenceId id) {
 }
 
 // From now on nothing is scheduled for it. Its blocks and its slot stay until no step in flight mentions it.
-void Scheduler::end(Sequence& sequence) {
+void Scheduler::end(Sequence& sequence) noexcept {
   if (sequence.state != Sequence::State::held) {
     std::vector<Sequence*>& list = sequence.state == Sequence::State::waiting ? waiting_ : running_;
     list.erase(std::find(list.begin(), list.end(), &sequence));
@@ -197,14 +201,14 @@ void Scheduler::end(Sequence& sequence) {
   if (sequence.in_flight == 0) retire(sequence);
 }
 
-void Scheduler::retire(Sequence& sequence) {
+void Scheduler::retire(Sequence& sequence) noexcept {
   if (options_.store && sequence.started) queue_export(sequence);
   cache_of(sequence).release(sequence.cache);
   close_slot(sequence);
   sequences_.erase(static_cast<uint64_t>(sequence.id));
 }
 
-void Scheduler::close_slot(Sequence& sequence) {
+void Scheduler::close_slot(Sequence& sequence) noexcept {
   if (sequence.slot < 0) return;
   closes_.push_back(sequence.slot);
   free_slots_.push_back(sequence.slot);

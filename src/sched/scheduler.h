@@ -48,6 +48,10 @@
 // single stream's next step is made ahead, and none behind it, for which others would have to wait. StepBatch::after
 // says what a step waits for. With fewer than S steps in flight (`overlap`) these divide the work.
 //
+// Memory. When it runs out (std::bad_alloc), whoever needed it is given up and the others go on: schedule() leaves out
+// the sequence that it was busy with and ends it (see failed()), commit() ends the sequence of the row, add() throws
+// and has added nothing. finish() and release() need none.
+//
 // One caller at a time: EngineCore calls it under its mutex, from several threads. docs/contract-engine.md has the
 // states of a sequence and what holds between two steps.
 #pragma once
@@ -157,18 +161,20 @@ class Scheduler {
   Result<SequenceId> add(NewSequence sequence);
   // Ends a sequence from outside (the client went away, a stop string matched); no output follows. False if it has
   // ended already.
-  bool finish(SequenceId id);
+  bool finish(SequenceId id) noexcept;
 
   // Lets a sequence that was added as held be scheduled. Nothing happens to one that has ended meanwhile.
-  void release(SequenceId id);
+  void release(SequenceId id) noexcept;
 
   // Fills the next step, with the rows of a home together and home 0's first. False: nothing to do now (nothing is
   // runnable, or `overlap` steps are in flight); the batch is empty then. `batch` is best reused: a steady step then
   // does not allocate. `now_us`: the time by any clock, never backwards; for the cache's durations and balance_wait_us.
   bool schedule(StepBatch& batch, int64_t now_us = 0);
+  // Sequences for which the last schedule() found no memory. They have ended, and no output says so.
+  std::span<const SequenceId> failed() const { return failed_; }
   // Results of the oldest step in flight. Vectors are swapped out of `result`. The outputs are valid until the next
-  // call.
-  std::span<const SequenceOutput> commit(StepResult& result);
+  // call, and may be swapped out too.
+  std::span<SequenceOutput> commit(StepResult& result) noexcept;
 
   // ---- A store of blocks outside (SchedulerOptions::store); see block_transfer.h.
   // For a sequence that is held: its prompt, as far as it may come from the cache. Null where nothing may.
@@ -178,11 +184,11 @@ class Scheduler {
   int look_up_import(BlockTransfer& transfer, const std::function<bool(int group, int number)>& stored) const;
   // Takes blocks for what is missing. False: there is no room. Else end_import() follows in any case.
   bool begin_import(BlockTransfer& transfer);
-  // Blocks before this one have been filled; the others are given up.
-  void end_import(BlockTransfer& transfer, int filled);
+  // Blocks before this one have been filled; the others are given up, and so are all where memory runs out.
+  void end_import(BlockTransfer& transfer, int filled) noexcept;
   // What a sequence has left in the cache, to be copied; null: nothing. end_export() follows.
   std::unique_ptr<BlockTransfer> take_export();
-  void end_export(BlockTransfer& transfer);
+  void end_export(BlockTransfer& transfer) noexcept;
 
   // ---- Blocks for another server (runtime/prefix_provider.h), which wants a prompt's whole blocks in front of its
   // last token. The lease holds them as far as they are there, more and more while the prompt is computed. Any thread:
@@ -192,8 +198,9 @@ class Scheduler {
   bool is_cached(const BlockTransfer& lease) const;
   // Takes hold of what is there, and of what steps in flight are writing; `first`: per group the first block that is
   // wanted. `sequence` computes the prompt (or has done so, or there is none). Returns whether all are in the index.
+  // Where memory runs out (std::bad_alloc), end_lease() must be called.
   bool hold_lease(BlockTransfer& lease, std::span<const int> first, SequenceId sequence);
-  void end_lease(BlockTransfer& lease);
+  void end_lease(BlockTransfer& lease) noexcept;
 
   // A step with rows of single tokens alone took so long: so much later it was finished than the one before, if they
   // followed each other through the stages.
@@ -248,8 +255,8 @@ class Scheduler {
     bool has_prompt_row = false;
   };
   // Why a prompt got no row: a running sequence computes the same block (shared), the home is full enough (level),
-  // there are no blocks (blocked), or no budget.
-  enum class Admission : uint8_t { admitted, shared, level, blocked, no_budget };
+  // there are no blocks (blocked), no budget, or no memory (try_for()).
+  enum class Admission : uint8_t { admitted, shared, level, blocked, no_budget, no_memory };
 
   Scheduler(SchedulerOptions options, std::vector<CacheManager> caches);
   Status check_new(const NewSequence& sequence) const;
@@ -258,6 +265,11 @@ class Scheduler {
   // schedule.cc
   void prepare(StepBatch& batch);
   int prefill_budget_of_step() const;
+  template <class Work>
+  bool try_for(Sequence& sequence, StepBatch* batch, Work work);
+  void give_up(Sequence& sequence, StepBatch* batch, size_t opens);
+  void give_up_last();
+  void end_given_up() noexcept;
   void fill(StepBatch& batch, Budget& budget);
   void choose_decodes(const Budget& budget, bool ahead);
   void add_decodes(StepBatch& batch, Budget& budget, bool ahead);
@@ -274,7 +286,7 @@ class Scheduler {
   int chunk_size(const Sequence& sequence, const Budget& budget) const;
   int reserve_chunk(Sequence& sequence, int tokens);
   bool reserve_or_preempt(Sequence& sequence, int end);
-  void preempt(Sequence& sequence);
+  void preempt(Sequence& sequence) noexcept;
   void open_slot(StepBatch& batch, Sequence& sequence, int cached);
   bool add_decode(StepBatch& batch, Budget& budget, Sequence& sequence, int others);
   int reach(const Sequence& sequence, int end, int propose) const;
@@ -285,7 +297,8 @@ class Scheduler {
   const StepRecord& filling() const { return records_[(first_record_ + records_in_flight_) % records_.size()]; }
 
   // transfers.cc
-  void queue_export(Sequence& sequence);
+  void queue_export(Sequence& sequence) noexcept;
+  std::unique_ptr<BlockTransfer> make_export(const Sequence& sequence);
   int home_with_most(BlockTransfer& lease) const;
   void hold_computing(BlockTransfer& lease, const Sequence& sequence);
 
@@ -303,19 +316,21 @@ class Scheduler {
 
   // commit.cc
   void commit_row(const RowRecord& record, RowResult& result);
+  void take_result(const RowRecord& record, RowResult& result);
   void take_tokens(Sequence& sequence, RowResult& result, SequenceOutput& output);
   void count_drafts(Sequence& sequence, const RowResult& result, size_t taken, SequenceOutput& output);
   SequenceOutput& next_output(const Sequence& sequence);
-  void end(Sequence& sequence);
-  void retire(Sequence& sequence);
-  void close_slot(Sequence& sequence);
-  void enqueue(Sequence& sequence);
+  void end(Sequence& sequence) noexcept;
+  void retire(Sequence& sequence) noexcept;
+  void close_slot(Sequence& sequence) noexcept;
+  void enqueue(Sequence& sequence) noexcept;
 
   SchedulerOptions options_;
   std::vector<Home> homes_;
   DraftPolicy policy_;
   std::unordered_map<uint64_t, std::unique_ptr<Sequence>> sequences_;
-  std::vector<Sequence*> running_, waiting_;  // by rank
+  std::vector<Sequence*> running_, waiting_;  // by rank; with room for all sequences that may come into them
+  std::vector<SequenceId> failed_;            // with room for all
   std::vector<Sequence*> ready_;              // for a decode row; scratch of add_decodes
   size_t chosen_ = 0;                         // so many of them, from the first on, have their turn
   std::vector<Slot> free_slots_, closes_;

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <limits>
 #include <memory>
+#include <new>
 #include <vector>
 
 #include "cache/cache_manager.h"
@@ -49,6 +50,7 @@ struct Sequence {
   int rows_done = 0;       // wanted rows that have come out
   uint64_t last_step = 0;  // that has a row of it
   bool started = false;    // `cache` has been started with `identity`
+  bool given_up = false;   // there was no memory for it in the step being filled
   bool admitted_before = false;
   int cached_tokens = 0;         // at the first admission
   uint64_t retry_version = 0;    // Scheduler::cache_version() at which admission failed last
@@ -83,5 +85,21 @@ struct Sequence {
 };
 
 inline bool by_rank(const Sequence* a, const Sequence* b) { return a->outranks(*b); }
+
+// Does `work` for the sequence in the step being filled. Where memory runs out, nothing of it is left in the batch, the
+// sequence counts as served and will end. False: that was so.
+template <class Work>
+bool Scheduler::try_for(Sequence& sequence, StepBatch* batch, Work work) {
+  const size_t copies = batch ? batch->copies.size() : 0, entries = batch ? batch->entries.size() : 0;
+  const size_t opens = batch ? batch->opens.size() : 0;
+  try {
+    work();
+    return true;
+  } catch (const std::bad_alloc&) {
+    if (batch) batch->copies.resize(copies), batch->entries.resize(entries);
+    give_up(sequence, batch, opens);
+    return false;
+  }
+}
 
 }  // namespace weft

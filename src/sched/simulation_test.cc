@@ -7,11 +7,13 @@
 #include <algorithm>
 #include <deque>
 #include <map>
+#include <new>
 #include <random>
 #include <set>
 #include <string>
 #include <tuple>
 
+#include "sched/count_allocations.h"
 #include "sched/driver.h"
 
 namespace weft {
@@ -25,6 +27,7 @@ struct Coverage {
            finished = 0, drafted = 0, accepted = 0, left_out = 0;
   uint64_t shared = 0, waits = 0, past = 0;  // steps begun beside others; that wait for them; for finished ones alone
   uint64_t moved = 0, levelled = 0;          // sequences that went on at another home; steps that several homes share
+  uint64_t out_of_memory = 0;                // sequences that ended, or were not added
   uint64_t cancelled = 0, failed = 0, slot_rows = 0, read = 0, refused = 0, entries = 0, table_blocks = 0, replaced = 0;
 };
 
@@ -37,43 +40,13 @@ struct Expectation {
   std::vector<float> logprobs, prompt_logprobs, outputs;
 };
 
-// The answer, without a scheduler.
-struct Answer {
-  std::vector<int32_t> tokens;
-  std::vector<float> logprobs, prompt_rows;  // prompt_rows: a value for each position of the prompt
-  FinishReason reason = FinishReason::none;
-};
-
-Answer answer_alone(const NewSequence& request, int max_seq_len) {
-  Answer answer;
-  const SamplingParams& sampling = *request.sampling;
-  uint64_t prefix = prefix_root(sampling);
-  for (int32_t token : request.prompt) {
-    prefix = mix(prefix, static_cast<uint64_t>(token));
-    answer.prompt_rows.push_back(row_value(prefix));
-  }
-  if (request.task == Task::score) return answer.reason = FinishReason::stop, answer;
-  const size_t room = max_seq_len - request.prompt.size(), before = request.output.size();
-  for (int32_t token : request.output) prefix = mix(prefix, static_cast<uint64_t>(token));
-  auto in = [](const std::vector<int32_t>& ids, int32_t id) {
-    return std::find(ids.begin(), ids.end(), id) != ids.end();
-  };
-  while (answer.reason == FinishReason::none) {
-    if (before + answer.tokens.size() == std::min<size_t>(room, sampling.max_tokens))
-      return answer.reason = FinishReason::length, answer;
-    const int32_t token = sampled_token(prefix, sampling);
-    answer.tokens.push_back(token);
-    answer.logprobs.push_back(row_value(prefix));
-    prefix = mix(prefix, static_cast<uint64_t>(token));
-    const bool eos = !sampling.ignore_eos && in(sampling.eos_token_ids, token);
-    if (eos || in(sampling.stop_token_ids, token)) answer.reason = FinishReason::stop;
-  }
-  return answer;
-}
-
 class Simulation {
  public:
-  Simulation(uint32_t seed, int homes, int stages) : random_(seed) { configure(homes, stages); }
+  // `faults`: how often a call of the scheduler finds no memory.
+  Simulation(uint32_t seed, int homes, int stages, double faults = 0) : random_(seed), faults_(faults) {
+    configure(homes, stages);
+    worker_->late_releases = faults > 0;
+  }
 
   void run(Coverage& coverage) {
     for (int step = 0; step < kActionsEach && !::testing::Test::HasFailure(); ++step) {
@@ -98,6 +71,15 @@ class Simulation {
     return values.begin()[between(0, static_cast<int>(values.size()) - 1)];
   }
 
+  // The call, which may find no memory at one of its first allocations, or from there on.
+  template <class Call>
+  auto call(Call call) {
+    const uint64_t n = faults_ > 0 && chance(faults_) ? static_cast<uint64_t>(between(1, 12)) : 0;
+    const bool on = n > 0 && chance(0.3);
+    const FailingAllocations failing(n, on);
+    return call();
+  }
+
   void configure(int homes, int stages);
   void add();
   NewSequence random_sequence();
@@ -105,6 +87,7 @@ class Simulation {
   void advance(bool commit_first);
   void commit();
   void take(const SequenceOutput& output);
+  void drop_failed();
   void note_tables();
   void note_homes();
   void check_tables();
@@ -117,6 +100,7 @@ class Simulation {
   using Entry = std::tuple<int, int, std::array<uint64_t, 4>>;  // of the indices: home, group, key
 
   std::mt19937 random_;
+  const double faults_;
   CacheOptions cache_options_;
   SchedulerOptions options_;
   std::unique_ptr<Scheduler> scheduler_;
@@ -235,7 +219,18 @@ void Simulation::add() {
   NewSequence sequence = random_sequence();
   Expectation expectation;
   expectation.request = sequence;
-  const Result<SequenceId> id = scheduler_->add(std::move(sequence));
+  const auto added = [&]() -> std::optional<Result<SequenceId>> {
+    try {
+      return call([&] { return scheduler_->add(std::move(sequence)); });
+    } catch (const std::bad_alloc&) {
+      return std::nullopt;
+    }
+  }();
+  if (!added) {
+    ++counts_.out_of_memory;
+    return;
+  }
+  const Result<SequenceId>& id = *added;
   if (!id.ok()) {
     ++counts_.refused;
     EXPECT_EQ(id.error().code(), Code::invalid_argument);
@@ -260,7 +255,8 @@ void Simulation::cancel() {
 void Simulation::advance(bool commit_first) {
   if (commit_first && worker_->queued() > 0) {
     commit();
-  } else if (scheduler_->schedule(batch_, now_us_ += between(0, 20))) {
+  } else if (const int64_t now_us = now_us_ += between(0, 20);
+             call([&] { return scheduler_->schedule(batch_, now_us); })) {
     if (chance(0.02)) scheduler_->set_prefill_budget(between(1, 50));
     counts_.copies += batch_.copies.size(), counts_.releases += batch_.releases.size();
     EXPECT_LE(batch_.total_tokens(), options_.max_num_tokens);
@@ -279,10 +275,22 @@ void Simulation::advance(bool commit_first) {
     note_homes();
     worker_->submit(batch_);
     ++counts_.steps;
+    drop_failed();
+  } else if (!scheduler_->failed().empty()) {
+    drop_failed();
   } else if (worker_->queued() > 0) {
     commit();
   }
   check_step();
+}
+
+// Sequences that found no memory when the step was filled.
+void Simulation::drop_failed() {
+  for (const SequenceId id : scheduler_->failed()) {
+    EXPECT_EQ(alive_.erase(static_cast<uint64_t>(id)), 1u);
+    EXPECT_FALSE(scheduler_->finish(id));
+    ++counts_.out_of_memory;
+  }
 }
 
 // Steps wait for earlier ones, and for one that is still in the stages only where nothing else can be done. However
@@ -346,7 +354,7 @@ void Simulation::check_tables() {
 void Simulation::commit() {
   StepResult result = worker_->execute(failure_, random_);
   sampling_.pop_front();
-  for (const SequenceOutput& output : scheduler_->commit(result)) take(output);
+  for (const SequenceOutput& output : call([&] { return scheduler_->commit(result); })) take(output);
   check_starvation();
 }
 
@@ -366,7 +374,7 @@ void Simulation::take(const SequenceOutput& output) {
   if (output.reason == FinishReason::none) return;
   const Answer right = answer_alone(e.request, options_.max_seq_len);
   if (output.reason == FinishReason::error) {
-    ++counts_.failed;
+    ++(output.error_code == Code::resource_exhausted ? counts_.out_of_memory : counts_.failed);
     ASSERT_LE(e.tokens.size(), right.tokens.size());
     EXPECT_TRUE(std::equal(e.tokens.begin(), e.tokens.end(), right.tokens.begin()));
   } else {
@@ -403,17 +411,22 @@ void Simulation::check_step() {
   scheduler_->check_integrity();
   for (const std::string& fault : worker_->faults) ADD_FAILURE() << fault;
   const auto [events, next_event] = scheduler_->take_cache_events();
+  bool lost = false;
   for (const CacheEvent& event : events) {
+    if (faults_ > 0 && event.id > events_seen_) lost = true, events_seen_ = event.id;
     EXPECT_EQ(event.id, events_seen_++);
+    if (lost) continue;
     const Entry entry{event.home, event.group, event.key.words};
     const bool stored = event.kind == CacheEvent::Kind::stored;
     EXPECT_TRUE(stored ? replayed_.insert(entry).second : replayed_.erase(entry) == 1);
   }
+  if (faults_ > 0 && next_event > events_seen_) lost = true, events_seen_ = next_event;
   EXPECT_EQ(next_event, events_seen_);
-  if (!chance(0.2)) return;  // it costs more than the rest
+  if (!lost && !chance(0.2)) return;  // it costs more than the rest
   std::set<Entry> index;
   for (int home = 0; home < scheduler_->homes(); ++home)
     for (const auto& [group, key] : scheduler_->cache(home).index()) index.emplace(home, group, key.words);
+  if (lost) replayed_ = index;
   EXPECT_EQ(replayed_, index);
 }
 
@@ -465,7 +478,7 @@ void Simulation::report(Coverage& coverage) const {
   coverage.entries += counts_.entries, coverage.table_blocks += counts_.table_blocks;
   coverage.replaced += counts_.replaced;
   coverage.drafted += worker_->drafts_checked, coverage.accepted += worker_->drafts_accepted;
-  coverage.left_out += worker_->rows_left_out;
+  coverage.left_out += worker_->rows_left_out, coverage.out_of_memory += counts_.out_of_memory;
   coverage.shared += worker_->shared_steps, coverage.waits += counts_.waits, coverage.past += counts_.past;
   coverage.moved += counts_.moved, coverage.levelled += counts_.levelled;
 }
@@ -504,6 +517,27 @@ TEST(Simulation, HundredThousandSteps) {
   EXPECT_GT(coverage.accepted, 30000u);
   EXPECT_GT(coverage.left_out, 100u);
   EXPECT_LT(coverage.entries * 3, coverage.table_blocks);  // differences, not whole tables
+}
+
+// Whoever finds no memory ends; all others go on with the right answers, and nothing is left over.
+TEST(Simulation, MemoryRunsOut) {
+  Coverage coverage;
+  const uint64_t failed = FailingAllocations::failed();
+  for (const auto& [homes, stages] : {std::pair{1, 1}, {2, 1}, {1, 2}})
+    for (uint32_t seed = 1; seed <= kConfigurations / 4; ++seed) {
+      SCOPED_TRACE("seed " + std::to_string(seed) + ", homes " + std::to_string(homes) + ", stages " +
+                   std::to_string(stages));
+      Simulation(seed, homes, stages, 0.1).run(coverage);
+      if (HasFailure()) return;
+    }
+  print(coverage);
+  std::printf("%lu allocations failed, %lu sequences with them\n", FailingAllocations::failed() - failed,
+              coverage.out_of_memory);
+  EXPECT_GT(FailingAllocations::failed() - failed, 5000u);
+  EXPECT_GT(coverage.out_of_memory, 3000u);
+  EXPECT_GT(coverage.finished, 5000u);
+  EXPECT_GT(coverage.copies, 100u);
+  EXPECT_GT(coverage.preemptions, 100u);
 }
 
 TEST(Simulation, SeveralHomes) {

@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "base/make_room.h"
 #include "sched/home.h"
 #include "sched/scheduler.h"
 #include "sched/sequence.h"
@@ -44,6 +45,7 @@ int Scheduler::look_up_import(BlockTransfer& transfer, const std::function<bool(
 }
 
 bool Scheduler::begin_import(BlockTransfer& transfer) {
+  make_room(transfers_, 1);
   if (!homes_[transfer.home].cache.begin_import(transfer.cache, transfer.tokens, transfer.blocks, transfer.blanks))
     return false;
   transfer.after = step_;
@@ -51,9 +53,12 @@ bool Scheduler::begin_import(BlockTransfer& transfer) {
   return true;
 }
 
-void Scheduler::end_import(BlockTransfer& transfer, int filled) {
+void Scheduler::end_import(BlockTransfer& transfer, int filled) noexcept {
   CacheManager& cache = homes_[transfer.home].cache;
-  if (filled > 0) cache.finish_import(transfer.cache, transfer.tokens, filled);
+  try {
+    if (filled > 0) cache.finish_import(transfer.cache, transfer.tokens, filled);
+  } catch (const std::bad_alloc&) {  // what has not entered the index by now is lost
+  }
   cache.release(transfer.cache);
   std::erase(transfers_, &transfer);
 }
@@ -126,32 +131,49 @@ void Scheduler::hold_computing(BlockTransfer& lease, const Sequence& sequence) {
   cache.hold_computing(lease.cache, sequence.cache, std::min(end, lease.blocks));
 }
 
-void Scheduler::end_lease(BlockTransfer& lease) {
+void Scheduler::end_lease(BlockTransfer& lease) noexcept {
   homes_[lease.home].cache.release(lease.cache);
   std::erase(transfers_, &lease);
 }
 
 // The blocks that the sequence leaves in the index are held until they have been copied.
-void Scheduler::queue_export(Sequence& sequence) {
+void Scheduler::queue_export(Sequence& sequence) noexcept {
   CacheManager& cache = cache_of(sequence);
   if (sequence.cache.published == 0) return;
+  std::unique_ptr<BlockTransfer> transfer;
+  try {
+    transfer = make_export(sequence);
+    if (!transfer) return;
+    make_room(transfers_, 1);
+    exports_.push_back(nullptr);
+  } catch (const std::bad_alloc&) {
+    if (transfer) cache.release(transfer->cache);
+    ++metrics_.exports_dropped;
+    return;
+  }
+  export_bytes_ += transfer->bytes;
+  transfers_.push_back(transfer.get());
+  exports_.back() = std::move(transfer);
+}
+
+// Null: there is nothing to copy, or no room for it.
+std::unique_ptr<BlockTransfer> Scheduler::make_export(const Sequence& sequence) {
+  CacheManager& cache = homes_[sequence.home].cache;
   auto transfer = std::make_unique<BlockTransfer>();
   const int tokens = sequence.cache.published * cache.options().tokens_per_block;
   transfer->home = sequence.home;
   transfer->tokens.assign(sequence.tokens.begin(), sequence.tokens.begin() + tokens);
   cache.start_like(transfer->cache, sequence.cache);
-  if (cache.acquire_prefix(transfer->cache, transfer->tokens, tokens) == 0) return;
+  if (cache.acquire_prefix(transfer->cache, transfer->tokens, tokens) == 0) return nullptr;
   transfer->blocks = transfer->cache.published;
   for (int g = 0; g < cache.groups(); ++g)
     transfer->bytes += int64_t{transfer->cache.tables[g].held()} * cache.options().groups[g].block_bytes;
   if (export_bytes_ + transfer->bytes > cache.options().budget_bytes / kExportShare) {
     cache.release(transfer->cache);
     ++metrics_.exports_dropped;
-    return;
+    return nullptr;
   }
-  export_bytes_ += transfer->bytes;
-  transfers_.push_back(transfer.get());
-  exports_.push_back(std::move(transfer));
+  return transfer;
 }
 
 std::unique_ptr<BlockTransfer> Scheduler::take_export() {
@@ -161,7 +183,7 @@ std::unique_ptr<BlockTransfer> Scheduler::take_export() {
   return first;
 }
 
-void Scheduler::end_export(BlockTransfer& transfer) {
+void Scheduler::end_export(BlockTransfer& transfer) noexcept {
   homes_[transfer.home].cache.release(transfer.cache);
   export_bytes_ -= transfer.bytes;
   std::erase(transfers_, &transfer);

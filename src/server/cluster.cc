@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/json.h"
+#include "base/keep_going.h"
 #include "base/log.h"
 
 namespace weft {
@@ -66,7 +67,7 @@ ClusterMember::~ClusterMember() {
 
 void ClusterMember::start() {
   const std::lock_guard lock(mutex_);
-  if (!leaving_) thread_ = std::thread([this] { run(); });
+  if (!leaving_) thread_ = std::thread([this] { keep_going("the registration in etcd", [&] { run(); }); });
 }
 
 void ClusterMember::leave() {
@@ -130,7 +131,7 @@ void ClusterMember::report(const Status& status) {
 
 ClusterWatch::ClusterWatch(ClusterAddress cluster, Changed changed, ClusterTimes times)
     : cluster_(std::move(cluster)), changed_(std::move(changed)), times_(times), etcd_(cluster_.etcd),
-      thread_([this] { run(); }) {}
+      thread_([this] { keep_going("the watch of etcd", [&] { run(); }); }) {}
 
 ClusterWatch::~ClusterWatch() {
   {

@@ -11,16 +11,21 @@
 
 namespace weft::bridge {
 
+// Frees what the bridge has handed over, also where the copy finds no memory.
+template <class Handed, void (*free)(Handed)>
+struct Owner {
+  Handed handed;
+  ~Owner() { free(handed); }
+};
+
 inline std::string take(WeftBytes bytes) {
-  std::string text(reinterpret_cast<const char*>(bytes.data), bytes.size);
-  weft_bytes_free(bytes);
-  return text;
+  const Owner<WeftBytes, weft_bytes_free> owner{bytes};
+  return {reinterpret_cast<const char*>(bytes.data), bytes.size};
 }
 
 inline std::vector<int32_t> take(WeftIds ids) {
-  std::vector<int32_t> out(ids.data, ids.data + ids.size);
-  weft_ids_free(ids);
-  return out;
+  const Owner<WeftIds, weft_ids_free> owner{ids};
+  return {ids.data, ids.data + ids.size};
 }
 
 // The error that the bridge has just reported.

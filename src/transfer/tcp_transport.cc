@@ -6,6 +6,7 @@
 #include <optional>
 #include <thread>
 
+#include "base/keep_going.h"
 #include "base/socket_address.h"
 #include "transfer/tcp_channel.h"
 
@@ -31,7 +32,7 @@ class TcpTransport : public Transport {
  public:
   explicit TcpTransport(ChannelHandler& handler)
       : shared_(std::make_shared<TcpShared>(handler)), work_(shared_->io.get_executor()), acceptor_(shared_->io),
-        pause_(shared_->io), thread_([io = &shared_->io] { io->run(); }) {}
+        pause_(shared_->io), thread_([io = &shared_->io] { keep_going("the TCP transport", [&] { io->run(); }); }) {}
 
   ~TcpTransport() override {
     net::post(shared_->io, [this] {

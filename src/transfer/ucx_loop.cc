@@ -1,4 +1,5 @@
 #include "transfer/ucx_loop.h"
+#include "base/keep_going.h"
 
 #include <poll.h>
 #include <sys/eventfd.h>
@@ -34,7 +35,7 @@ UcxLoop::~UcxLoop() {
 Status UcxLoop::start() {
   wake_ = ::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
   if (wake_ < 0) return fail(Code::resource_exhausted, "cannot start a UCX transport: ", std::strerror(errno));
-  thread_ = std::thread([this] { run(); });
+  thread_ = std::thread([this] { keep_going("the UCX transport", [&] { run(); }); });
   return {};
 }
 

@@ -1,0 +1,29 @@
+// For the outermost function of a thread: an exception that leaves it would end the process.
+#pragma once
+
+#include <chrono>
+#include <exception>
+#include <thread>
+
+#include "base/log.h"
+
+namespace weft {
+
+// Runs `body` until it returns; after an exception (no memory, no descriptor), which is said in the log, once more. So
+// `body` is a loop that can begin anew.
+template <class Body>
+void keep_going(const char* name, Body body) noexcept {
+  for (;;) {
+    try {
+      return body();
+    } catch (const std::exception& thrown) {
+      try {
+        log_warning(name, " goes on after an exception: ", thrown.what());
+      } catch (...) {  // nothing can be said
+      }
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  }
+}
+
+}  // namespace weft
