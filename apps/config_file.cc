@@ -12,6 +12,14 @@ namespace weft {
 
 namespace {
 
+// What a file holds goes on as JSON and as options, so its bytes must be text.
+Result<std::string> read_text(const std::string& path) {
+  WEFT_TRY(std::string text, read_file(path, size_t{1} << 20));
+  const auto replaced = parse_json(json_quote(text));
+  if (!replaced.ok() || replaced->as_string() != text) return fail(Code::invalid_argument, path, " is not UTF-8");
+  return text;
+}
+
 // YAML scalars in JSON: numbers and truth values as such, unless quoted.
 Json to_json(const YAML::Node& node) {
   if (node.IsSequence()) {
@@ -54,7 +62,7 @@ Result<ConfigEntry> read_entry(const std::string& path, const YAML::Node& key, c
 }  // namespace
 
 Result<Json> read_yaml_file(const std::string& path) {
-  WEFT_TRY(const std::string text, read_file(path, size_t{1} << 20));
+  WEFT_TRY(const std::string text, read_text(path));
   try {
     return to_json(YAML::Load(text));
   } catch (const YAML::Exception& problem) {
@@ -63,7 +71,7 @@ Result<Json> read_yaml_file(const std::string& path) {
 }
 
 Result<std::vector<ConfigEntry>> read_config_file(const std::string& path) {
-  WEFT_TRY(const std::string text, read_file(path, size_t{1} << 20));
+  WEFT_TRY(const std::string text, read_text(path));
   std::vector<ConfigEntry> entries;
   try {
     const YAML::Node root = YAML::Load(text);

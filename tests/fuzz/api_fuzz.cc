@@ -21,7 +21,7 @@ namespace {
 constexpr const char* kRoutes[] = {"/v1/completions", "/v1/chat/completions", "/tokenize",
                                    "/detokenize",     "/block_keys",          "/kv_cache_events"};
 constexpr const char* kModels[] = {"llama-3.1", "qwen2-vl"};
-constexpr const char* kGood = R"({"prompt":[5,6,7,8],"max_tokens":4,"temperature":0,"logprobs":1,"ignore_eos":true})";
+constexpr const char* kGood = R"({"prompt":[5,6,7,8],"max_tokens":4,"temperature":0,"seed":1,"logprobs":1,"ignore_eos":true})";
 
 // A model behind a server.
 class Server {
@@ -53,7 +53,11 @@ class Server {
   Server& operator=(const Server&) = delete;
 
   int port() const { return server_->port(); }
-  void check_good_client() const { require(good_answer() == answer_, "another client gets the same answer as ever"); }
+  void check_good_client() const {
+    const std::string answer = good_answer();
+    if (answer != answer_) std::fprintf(stderr, "%s\ninstead of\n%s\n", answer.c_str(), answer_.c_str());
+    require(answer == answer_, "another client gets the same answer as ever");
+  }
 
   // Steps in flight are committed a moment after the last event.
   void check_idle() const {

@@ -7,7 +7,7 @@ using namespace weft;
 
 namespace {
 
-constexpr const char* kFamilies[] = {"qwen2-vl",    "qwen2.5-vl", "llava-next", "mllama",
+constexpr const char* kFamilies[] = {"qwen2-vl",    "qwen2.5-vl", "llava-next-mistral", "mllama",
                                      "llama4",      "nvila",      "nvila-lite", "gemma3-vision"};
 constexpr size_t kCount = std::size(kFamilies);
 

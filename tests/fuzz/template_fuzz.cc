@@ -9,7 +9,7 @@ using namespace weft;
 
 namespace {
 
-constexpr ChatTemplateLimits kLimits{.steps = 100'000, .output_bytes = 1u << 20, .source_bytes = 1u << 20};
+constexpr ChatTemplateLimits kLimits{.steps = 20'000, .output_bytes = 1u << 18, .source_bytes = 1u << 20};
 
 Json json(const char* text) {
   auto read = parse_json(text);
@@ -71,7 +71,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   for (const bool open : {false, true}) {
     ChatTemplateOptions options;
     options.now_unix_s = 0, options.add_generation_prompt = !open, options.continue_final_message = open;
-    const Json none, &given_tools = open ? none : tools(), &given = open ? none : kwargs();
+    const Json none{}, &given_tools = open ? none : tools(), &given = open ? none : kwargs();
     const auto first = (*made)->render(messages(), given_tools, given, options);
     const auto second = (*made)->render(messages(), given_tools, given, options);
     require(first.ok() == second.ok(), "a template renders always or never");

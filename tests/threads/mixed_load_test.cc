@@ -20,7 +20,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr const char* kAlways = R"({"prompt":[5,6,7,8],"max_tokens":6,"temperature":0,"logprobs":1,"ignore_eos":true})";
+constexpr const char* kAlways = R"({"prompt":[5,6,7,8],"max_tokens":6,"temperature":0,"seed":1,"logprobs":1,"ignore_eos":true})";
 
 std::string stream_of(int n) {
   return R"({"prompt":"ab ab ab","max_tokens":12,"n":)" + std::to_string(n) + R"(,"stream":true,"ignore_eos":true})";
@@ -89,7 +89,10 @@ class MixedLoad : public ::testing::Test {
       ended->first = true, ended->last |= event.last_of_request;
       ended->changed.notify_all();
     });
-    if (!id.ok()) return EXPECT_EQ(id.error().code(), Code::resource_exhausted), void();
+    if (!id.ok()) {
+      EXPECT_EQ(id.error().code(), Code::resource_exhausted);
+      return;
+    }
     std::unique_lock lock(ended->mutex);
     if (cancel) {
       EXPECT_TRUE(ended->changed.wait_for(lock, std::chrono::seconds(60), [&] { return ended->first; }));
