@@ -136,13 +136,16 @@ std::vector<std::string> fuzz_seeds() {
                          R"("logprobs":{"content":[{"token":"token_id:5","logprob":-1,"top_logprobs":[{"token":)"
                          R"("token_id:6","logprob":-2}]}]}}],"prompt_logprobs":[null]})"),
       '\3' + std::string(R"({"error":{"message":"m","type":"t","code":"resource_exhausted","param":null}})"),
-      std::string("\4") + "10.0.0.1:80,[::1]:9", std::string("\4") + "http://host:80",
-      std::string("\4") + "etcd://host:2379/name", '\5' + hash,
+      std::string("\4") + "10.0.0.1:80,[::1]:9",
+      std::string("\4") + "http://host:80",
+      std::string("\4") + "etcd://host:2379/name",
+      '\5' + hash,
   };
 }
 std::vector<std::string> fuzz_words() {
-  return {"null", "[]", "{}", "-1", "1e300", "9223372036854775807", "\"stored\"", "\"removed\"", "\"lost\":", ":99999",
-          "[::", "]", "token_id:-1", "[1,2],[3]", "[[],[1]]", "\"context\"", "\"generation\"", ",,", "@", "%00"};
+  return {"null",           "[]",     "{}",  "-1", "1e300",       "9223372036854775807", "\"stored\"", "\"removed\"",
+          "\"lost\":",      ":99999", "[::", "]",  "token_id:-1", "[1,2],[3]",           "[[],[1]]",   "\"context\"",
+          "\"generation\"", ",,",     "@",   "%00"};
 }
 void mend(std::string&) {}
 

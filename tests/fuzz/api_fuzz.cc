@@ -21,7 +21,8 @@ namespace {
 constexpr const char* kRoutes[] = {"/v1/completions", "/v1/chat/completions", "/tokenize",
                                    "/detokenize",     "/block_keys",          "/kv_cache_events"};
 constexpr const char* kModels[] = {"llama-3.1", "qwen2-vl"};
-constexpr const char* kGood = R"({"prompt":[5,6,7,8],"max_tokens":4,"temperature":0,"seed":1,"logprobs":1,"ignore_eos":true})";
+constexpr const char* kGood =
+    R"({"prompt":[5,6,7,8],"max_tokens":4,"temperature":0,"seed":1,"logprobs":1,"ignore_eos":true})";
 
 // A model behind a server.
 class Server {
@@ -156,39 +157,80 @@ std::vector<std::string> fuzz_seeds() {
   const std::string ask = R"("max_tokens":5,"ignore_eos":true)";
   std::vector<std::string> seeds;
   const auto add = [&](unsigned model, unsigned route, const std::string& body) {
-    for (const unsigned how : {3u, static_cast<unsigned>(seeds.size() % 4)}) seeds.push_back(seed(model, route, how, body));
+    for (const unsigned how : {3u, static_cast<unsigned>(seeds.size() % 4)})
+      seeds.push_back(seed(model, route, how, body));
   };
-  add(0, 0, R"({"prompt":"ab ab ab ab","n":2,"best_of":3,"logprobs":2,"echo":true,"seed":1,"stop":["x","yz"],)" + ask + "}");
-  add(0, 0, R"({"prompt":["a",[5,6,7]],"stream":true,"stream_options":{"include_usage":true},"top_k":5,"top_p":0.5,)" + ask + "}");
+  add(0, 0,
+      R"({"prompt":"ab ab ab ab","n":2,"best_of":3,"logprobs":2,"echo":true,"seed":1,"stop":["x","yz"],)" + ask + "}");
+  add(0, 0,
+      R"({"prompt":["a",[5,6,7]],"stream":true,"stream_options":{"include_usage":true},"top_k":5,"top_p":0.5,)" + ask +
+          "}");
   add(0, 0, R"({"prompt":"q","use_beam_search":true,"beam_width":3,"n":2,"length_penalty":0.5,)" + ask + "}");
   add(0, 0, R"({"prompt":"q","guided_json":{"type":"object","properties":{"a":{"type":"integer"}}},"max_tokens":20})");
   add(0, 0, R"({"prompt":"q","guided_regex":"[ab]{2,5}","max_tokens":8,"bad_words":["a"],"logit_bias":{"5":2}})");
-  add(0, 0, R"({"prompt":"q","guided_choice":["yes","no"],"repetition_penalty":1.2,"presence_penalty":0.5,"min_tokens":1})");
-  add(0, 0, R"({"prompt":"a b c","prompt_logprobs":2,"return_context_logits":true,"cache_salt":"s","priority":9,)" + ask + "}");
-  add(0, 0, R"({"prompt":"abababab","no_repeat_ngram_size":2,"temperature":0,"return_token_ids":true,"min_p":0.1,)" + ask + "}");
-  add(0, 1, R"({"messages":[{"role":"system","content":"S"},{"role":"user","content":"Hi"}],"tools":[{"type":"function",)"
-            R"("function":{"name":"f","parameters":{"type":"object","properties":{"a":{"type":"integer"}}}}}],)"
-            R"("tool_choice":"required","max_tokens":24,"stream":true})");
-  add(0, 1, R"({"messages":[{"role":"user","content":[{"type":"text","text":"Hi"}]},{"role":"assistant","content":"So"}],)"
-            R"("continue_final_message":true,"add_generation_prompt":false,"logprobs":true,"top_logprobs":3,"max_tokens":4})");
-  add(0, 1, R"({"messages":[{"role":"user","content":"x"}],"chat_template":"{% for m in messages %}{{ m.content }}{% endfor %}",)"
-            R"("response_format":{"type":"json_object"},"max_tokens":12})");
+  add(0, 0,
+      R"({"prompt":"q","guided_choice":["yes","no"],"repetition_penalty":1.2,"presence_penalty":0.5,"min_tokens":1})");
+  add(0, 0,
+      R"({"prompt":"a b c","prompt_logprobs":2,"return_context_logits":true,"cache_salt":"s","priority":9,)" + ask +
+          "}");
+  add(0, 0,
+      R"({"prompt":"abababab","no_repeat_ngram_size":2,"temperature":0,"return_token_ids":true,"min_p":0.1,)" + ask +
+          "}");
+  add(0, 1,
+      R"({"messages":[{"role":"system","content":"S"},{"role":"user","content":"Hi"}],"tools":[{"type":"function",)"
+      R"("function":{"name":"f","parameters":{"type":"object","properties":{"a":{"type":"integer"}}}}}],)"
+      R"("tool_choice":"required","max_tokens":24,"stream":true})");
+  add(0, 1,
+      R"({"messages":[{"role":"user","content":[{"type":"text","text":"Hi"}]},{"role":"assistant","content":"So"}],)"
+      R"("continue_final_message":true,"add_generation_prompt":false,"logprobs":true,"top_logprobs":3,"max_tokens":4})");
+  add(0, 1,
+      R"({"messages":[{"role":"user","content":"x"}],"chat_template":"{% for m in messages %}{{ m.content }}{% endfor %}",)"
+      R"("response_format":{"type":"json_object"},"max_tokens":12})");
   add(0, 2, R"({"prompt":"Hello","add_special_tokens":false})");
   add(0, 3, R"({"tokens":[1,2,300]})");
   add(0, 4, R"({"prompt":"abcdefghij","cache_salt":"s"})");
   add(0, 5, R"({"after":3,"limit":5})");
-  add(1, 1, R"({"messages":[{"role":"user","content":[{"type":"image_url","image_url":{"url":"data:image/png;base64,)" +
-                picture + R"("}},{"type":"text","text":"What?"}]}],"max_tokens":3})");
+  add(1, 1,
+      R"({"messages":[{"role":"user","content":[{"type":"image_url","image_url":{"url":"data:image/png;base64,)" +
+          picture + R"("}},{"type":"text","text":"What?"}]}],"max_tokens":3})");
   add(1, 0, R"({"prompt":[5,6,7],"n":2,"stream":true,)" + ask + "}");
   return seeds;
 }
 std::vector<std::string> fuzz_words() {
-  return {"\"n\":8", "\"best_of\":4", "\"stop\":[\"a\"]", "\"stream\":true", "\"max_tokens\":1", "\"max_tokens\":0",
-          "\"echo\":true", "\"prompt\":\"\"", "\"prompt\":[]", "\"guided_regex\":\"a*\"", "\"guided_grammar\":\"root ::= \\\"a\\\"\"",
-          "\"structural_tag\"", "\"temperature\":2", "\"logit_bias\":{}", "\"stop_token_ids\":[5]", "\"ignore_eos\":false",
-          "\"top_k\":1", "\"frequency_penalty\":2", "\"return_generation_logits\":true", "\"model\":\"x\"", "null", "[", "]",
-          "{", "}", ",", "\"allowed_token_ids\":[5,6]", "\"include_stop_str_in_output\":true", "\"skip_special_tokens\":false",
-          "\"truncate_prompt_tokens\":2", "\"min_tokens\":3", "-1", "1e9", "\"\""};
+  return {"\"n\":8",
+          "\"best_of\":4",
+          "\"stop\":[\"a\"]",
+          "\"stream\":true",
+          "\"max_tokens\":1",
+          "\"max_tokens\":0",
+          "\"echo\":true",
+          "\"prompt\":\"\"",
+          "\"prompt\":[]",
+          "\"guided_regex\":\"a*\"",
+          "\"guided_grammar\":\"root ::= \\\"a\\\"\"",
+          "\"structural_tag\"",
+          "\"temperature\":2",
+          "\"logit_bias\":{}",
+          "\"stop_token_ids\":[5]",
+          "\"ignore_eos\":false",
+          "\"top_k\":1",
+          "\"frequency_penalty\":2",
+          "\"return_generation_logits\":true",
+          "\"model\":\"x\"",
+          "null",
+          "[",
+          "]",
+          "{",
+          "}",
+          ",",
+          "\"allowed_token_ids\":[5,6]",
+          "\"include_stop_str_in_output\":true",
+          "\"skip_special_tokens\":false",
+          "\"truncate_prompt_tokens\":2",
+          "\"min_tokens\":3",
+          "-1",
+          "1e9",
+          "\"\""};
 }
 void mend(std::string&) {}
 

@@ -1,5 +1,5 @@
-// Configuration files (YAML), files of arrival mixes (YAML and CSV), and lengths on the command line. The first byte says
-// which.
+// Configuration files (YAML), files of arrival mixes (YAML and CSV), and lengths on the command line. The first byte
+// says which.
 #include <cmath>
 
 #include "arrival_mix.h"
@@ -54,16 +54,23 @@ void lengths(const std::string& text) {
 }  // namespace
 
 std::vector<std::string> fuzz_seeds() {
-  return {std::string("\0", 1) + "host: 0.0.0.0\nport: 8000\nmax_batch_size: 8  # text\nlogits_processors: [a.so, b.so]\n"
-                                 "speculative_config:\n  method: ngram\n  num_tokens: 4\n",
+  return {std::string("\0", 1) +
+              "host: 0.0.0.0\nport: 8000\nmax_batch_size: 8  # text\nlogits_processors: [a.so, b.so]\n"
+              "speculative_config:\n  method: ngram\n  num_tokens: 4\n",
           std::string("\0", 1) + "a: &x {b: [1, 2.5, true, ~, 'q', \"\\u00e9\"]}\nc: *x\nd: |\n  text\n  more\n",
           std::string("\0", 1) + "---\n? k\n: v\n...\n---\nz: !!str 1\n",
           "\1- {share: 1, input: 100, output: 20}\n- {share: 3, input: 10.5, output: 7}\n",
-          "\2share,input,output\n0.5,100,20\n1.5,1000,200\n", "\3" "1000,3000", "\3" "512"};
+          "\2share,input,output\n0.5,100,20\n1.5,1000,200\n",
+          "\3"
+          "1000,3000",
+          "\3"
+          "512"};
 }
 std::vector<std::string> fuzz_words() {
-  return {": ", "- ", "\n  ", "{", "}", "[", "]", "&a ", "*a", "<<: *a", "!!int ", "|\n", ">\n", "\"", "'", "#", "---\n",
-          "share", "input", "output", "1e400", "nan", "inf", "-1", "0", "\t", "? ", "~", "\xef\xbb\xbf", ",", "%YAML 1.2\n"};
+  return {": ",     "- ",           "\n  ",  "{",          "}",   "[",  "]", "&a ",   "*a",
+          "<<: *a", "!!int ",       "|\n",   ">\n",        "\"",  "'",  "#", "---\n", "share",
+          "input",  "output",       "1e400", "nan",        "inf", "-1", "0", "\t",    "? ",
+          "~",      "\xef\xbb\xbf", ",",     "%YAML 1.2\n"};
 }
 void mend(std::string&) {}
 

@@ -33,22 +33,53 @@ void check(const Plan& plan) {
 
 std::vector<std::string> fuzz_seeds() {
   std::vector<std::string> seeds;
-  for (const char* name : {"llama-3.1", "bert-wordpiece-gamma", "decilm-51b", "deepseek-v3", "deepseek-v3-fp8", "gemma2",
-                           "gemma3-1b", "granite", "llama4", "llava-next-mistral", "mistral-swa", "mixtral",
-                           "mllama-text", "nemotron", "nvila", "olmo2", "phi3-longrope", "qwen2-prm", "qwen2-rm",
-                           "qwen2-swa", "qwen2-vl", "qwen2.5-vl", "qwen3", "qwen3-moe"})
+  for (const char* name : {"llama-3.1",       "bert-wordpiece-gamma",
+                           "decilm-51b",      "deepseek-v3",
+                           "deepseek-v3-fp8", "gemma2",
+                           "gemma3-1b",       "granite",
+                           "llama4",          "llava-next-mistral",
+                           "mistral-swa",     "mixtral",
+                           "mllama-text",     "nemotron",
+                           "nvila",           "olmo2",
+                           "phi3-longrope",   "qwen2-prm",
+                           "qwen2-rm",        "qwen2-swa",
+                           "qwen2-vl",        "qwen2.5-vl",
+                           "qwen3",           "qwen3-moe"})
     seeds.push_back(seed_file("golden/" + std::string(name) + "/config.json"));
   for (const char* name : {"deepseek-v3", "llama-4-scout", "qwen3-235b-a22b"})
     seeds.push_back(seed_file("configs/" + std::string(name) + "/config.json"));
   return seeds;
 }
 std::vector<std::string> fuzz_words() {
-  return {"\"hidden_size\": ", "\"num_hidden_layers\": ", "\"num_attention_heads\": ", "\"num_key_value_heads\": ",
-          "\"head_dim\": ", "\"vocab_size\": ", "\"intermediate_size\": ", "\"rope_scaling\": ", "\"rope_type\": ",
-          "\"yarn\"", "\"longrope\"", "\"llama3\"", "\"factor\": ", "\"sliding_window\": ", "\"layer_types\": ",
-          "\"full_attention\"", "\"num_experts\": ", "\"num_experts_per_tok\": ", "\"quantization_config\": ",
-          "\"text_config\": ", "\"vision_config\": ", "\"max_position_embeddings\": ", "null", "true", "[]", "{}",
-          "16777216", "0", "1e300"};
+  return {"\"hidden_size\": ",
+          "\"num_hidden_layers\": ",
+          "\"num_attention_heads\": ",
+          "\"num_key_value_heads\": ",
+          "\"head_dim\": ",
+          "\"vocab_size\": ",
+          "\"intermediate_size\": ",
+          "\"rope_scaling\": ",
+          "\"rope_type\": ",
+          "\"yarn\"",
+          "\"longrope\"",
+          "\"llama3\"",
+          "\"factor\": ",
+          "\"sliding_window\": ",
+          "\"layer_types\": ",
+          "\"full_attention\"",
+          "\"num_experts\": ",
+          "\"num_experts_per_tok\": ",
+          "\"quantization_config\": ",
+          "\"text_config\": ",
+          "\"vision_config\": ",
+          "\"max_position_embeddings\": ",
+          "null",
+          "true",
+          "[]",
+          "{}",
+          "16777216",
+          "0",
+          "1e300"};
 }
 void mend(std::string&) {}
 

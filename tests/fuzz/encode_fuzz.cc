@@ -2,10 +2,10 @@
 // from the detokenizer; any ids at all decode to UTF-8.
 #include <algorithm>
 
-#include "text/detokenizer.h"
-#include "text/tokenizer.h"
 #include "base/json.h"
 #include "target.h"
+#include "text/detokenizer.h"
+#include "text/tokenizer.h"
 
 using namespace weft;
 
@@ -36,9 +36,12 @@ std::string in_pieces(const std::vector<int32_t>& ids, bool skip) {
 }  // namespace
 
 std::vector<std::string> fuzz_seeds() {
-  return {"Why is grass green? 12345 +-*/", "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|>",
-          "ünïcödé 日本語 \xf0\x9f\x98\x80\xf0\x9f\x91\xa8\xe2\x80\x8d\xf0\x9f\x91\xa9", "\t\t  \r\n\n\n   x  ",
-          "don't I'LL we've", std::string("\0\1\2\x7f", 4)};
+  return {"Why is grass green? 12345 +-*/",
+          "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|>",
+          "ünïcödé 日本語 \xf0\x9f\x98\x80\xf0\x9f\x91\xa8\xe2\x80\x8d\xf0\x9f\x91\xa9",
+          "\t\t  \r\n\n\n   x  ",
+          "don't I'LL we've",
+          std::string("\0\1\2\x7f", 4)};
 }
 std::vector<std::string> fuzz_words() {
   return {"<|eot_id|>", "<|im_start|>", "<|", "|>", "'s", "\xcc\x81", "\xe2\x80\x8b", "\xef\xbb\xbf", " ", "\n"};

@@ -36,7 +36,8 @@ void open_whole(const std::string& path) {
   if (!text->tokenizer) return;
   const auto ids = text->tokenizer->encode("Hello, \xc3\xbc 12\n");
   if (!ids.ok()) return require_message(ids.error());
-  for (const int32_t id : *ids) require(id >= 0 && id < text->tokenizer->vocab_size(), "an id is one of the vocabulary");
+  for (const int32_t id : *ids)
+    require(id >= 0 && id < text->tokenizer->vocab_size(), "an id is one of the vocabulary");
 }
 
 }  // namespace
@@ -48,11 +49,25 @@ std::vector<std::string> fuzz_seeds() {
   return seeds;
 }
 std::vector<std::string> fuzz_words() {
-  return {"general.architecture", "general.alignment", "tokenizer.ggml.tokens", "tokenizer.ggml.merges",
-          "tokenizer.ggml.token_type", "tokenizer.ggml.scores", "tokenizer.chat_template", ".block_count",
-          ".embedding_length", ".attention.head_count", ".rope.scaling.type", "llama", "qwen2", "gemma3", "gpt2",
-          std::string("\0\0\0\0\0\0\0\0", 8), std::string("\xff\xff\xff\xff\xff\xff\xff\x7f", 8),
-          std::string("\x09\0\0\0", 4), std::string("\x08\0\0\0", 4)};
+  return {"general.architecture",
+          "general.alignment",
+          "tokenizer.ggml.tokens",
+          "tokenizer.ggml.merges",
+          "tokenizer.ggml.token_type",
+          "tokenizer.ggml.scores",
+          "tokenizer.chat_template",
+          ".block_count",
+          ".embedding_length",
+          ".attention.head_count",
+          ".rope.scaling.type",
+          "llama",
+          "qwen2",
+          "gemma3",
+          "gpt2",
+          std::string("\0\0\0\0\0\0\0\0", 8),
+          std::string("\xff\xff\xff\xff\xff\xff\xff\x7f", 8),
+          std::string("\x09\0\0\0", 4),
+          std::string("\x08\0\0\0", 4)};
 }
 void mend(std::string&) {}
 

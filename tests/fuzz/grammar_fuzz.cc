@@ -1,11 +1,11 @@
 // Schemas, regular expressions, grammars, choices and structural tags: what compiles gives masks; a token of a mask is
-// accepted, one that is not is refused and changes nothing; taking back tokens gives the same mask again. The first byte
-// says what it is, the second which tokens are taken.
+// accepted, one that is not is refused and changes nothing; taking back tokens gives the same mask again. The first
+// byte says what it is, the second which tokens are taken.
 #include <random>
 
 #include "grammar/grammar.h"
-#include "text/tokenizer.h"
 #include "target.h"
+#include "text/tokenizer.h"
 
 using namespace weft;
 
@@ -120,11 +120,41 @@ std::vector<std::string> fuzz_seeds() {
   };
 }
 std::vector<std::string> fuzz_words() {
-  return {"\"type\":", "\"properties\":", "\"$ref\":\"#\"", "\"anyOf\":[", "\"oneOf\":[", "\"items\":", "\"prefixItems\":[",
-          "\"multipleOf\":0.01", "\"maxItems\":100000", "\"minLength\":5000", "\"maxLength\":1", "\"minimum\":-1e30",
-          "\"pattern\":\"", "\"format\":\"uuid\"", "\"enum\":[", "\"const\":", "\"uniqueItems\":true", "{1000}", "{0,}",
-          "(?=a)", "\\p{L}", "\\b", "(?i)", "[^]", "root ::= ", " | ", "%json {", "%regex {", "start: ", "~2..5",
-          "\"type\":\"sequence\"", "\"elements\":[", "\"type\":\"any_text\"", "\\1", ".*"};
+  return {"\"type\":",
+          "\"properties\":",
+          "\"$ref\":\"#\"",
+          "\"anyOf\":[",
+          "\"oneOf\":[",
+          "\"items\":",
+          "\"prefixItems\":[",
+          "\"multipleOf\":0.01",
+          "\"maxItems\":100000",
+          "\"minLength\":5000",
+          "\"maxLength\":1",
+          "\"minimum\":-1e30",
+          "\"pattern\":\"",
+          "\"format\":\"uuid\"",
+          "\"enum\":[",
+          "\"const\":",
+          "\"uniqueItems\":true",
+          "{1000}",
+          "{0,}",
+          "(?=a)",
+          "\\p{L}",
+          "\\b",
+          "(?i)",
+          "[^]",
+          "root ::= ",
+          " | ",
+          "%json {",
+          "%regex {",
+          "start: ",
+          "~2..5",
+          "\"type\":\"sequence\"",
+          "\"elements\":[",
+          "\"type\":\"any_text\"",
+          "\\1",
+          ".*"};
 }
 void mend(std::string&) {}
 

@@ -94,8 +94,9 @@ std::vector<std::string> fuzz_seeds() {
   return {
       cut + "GET /a%20b?c=d HTTP/1.1\r\nHost: localhost\r\n\r\n",
       cut + post("/x", R"({"a":1})") + post("/y", "{}"),
-      cut + "POST /x HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n3;a=b\r\nxyz\r\n0\r\n"
-            "T: v\r\n\r\n",
+      cut +
+          "POST /x HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n3;a=b\r\nxyz\r\n0\r\n"
+          "T: v\r\n\r\n",
       cut + "GET /stream HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n",
       cut + "HEAD / HTTP/1.0\r\nConnection: keep-alive\r\n\r\nOPTIONS * HTTP/1.1\r\nHost: localhost\r\n\r\n",
       cut + post("/x", "12345", "Expect: 100-continue\r\n"),
@@ -104,11 +105,32 @@ std::vector<std::string> fuzz_seeds() {
   };
 }
 std::vector<std::string> fuzz_words() {
-  return {"\r\n", "\r\n\r\n", "\n", "\r", ": ", "HTTP/1.0", "HTTP/2.0", "HTTP/1.1", "Transfer-Encoding: chunked\r\n",
-          "Content-Length: 0\r\n", "Content-Length: 99999999999999999999\r\n", "Content-Length: -1\r\n",
-          "Connection: close\r\n", "Connection: upgrade\r\nUpgrade: websocket\r\n", "Expect: 100-continue\r\n", "%00",
-          "%zz", "/../", "0\r\n\r\n", "ffffffffffffffff\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "\x16\x03\x01",
-          "GET / HTTP/1.1\r\n", "Host: a\r\nHost: b\r\n", "\t", "\x80"};
+  return {"\r\n",
+          "\r\n\r\n",
+          "\n",
+          "\r",
+          ": ",
+          "HTTP/1.0",
+          "HTTP/2.0",
+          "HTTP/1.1",
+          "Transfer-Encoding: chunked\r\n",
+          "Content-Length: 0\r\n",
+          "Content-Length: 99999999999999999999\r\n",
+          "Content-Length: -1\r\n",
+          "Connection: close\r\n",
+          "Connection: upgrade\r\nUpgrade: websocket\r\n",
+          "Expect: 100-continue\r\n",
+          "%00",
+          "%zz",
+          "/../",
+          "0\r\n\r\n",
+          "ffffffffffffffff\r\n",
+          "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+          "\x16\x03\x01",
+          "GET / HTTP/1.1\r\n",
+          "Host: a\r\nHost: b\r\n",
+          "\t",
+          "\x80"};
 }
 void mend(std::string&) {}
 

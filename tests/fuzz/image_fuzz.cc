@@ -17,9 +17,11 @@ std::vector<std::string> fuzz_seeds() {
   return seeds;
 }
 std::vector<std::string> fuzz_words() {
-  return {"IHDR", "IDAT", "PLTE", "tRNS", "IEND", "acTL", "fcTL", "eXIf", "iTXt", "GIF89a", "\x21\xf9\x04", "\x2c",
-          "RIFF", "WEBPVP8 ", "VP8L", "VP8X", "ALPH", "ANMF", "EXIF", "\xff\xd8", "\xff\xc0", "\xff\xc2", "\xff\xda",
-          "\xff\xdd", "\xff\xe1", "\xff\xee", "\xff\xd9", std::string("Exif\0\0II*\0", 10), "Adobe"};
+  return {"IHDR",     "IDAT",     "PLTE",     "tRNS",         "IEND",     "acTL",     "fcTL",
+          "eXIf",     "iTXt",     "GIF89a",   "\x21\xf9\x04", "\x2c",     "RIFF",     "WEBPVP8 ",
+          "VP8L",     "VP8X",     "ALPH",     "ANMF",         "EXIF",     "\xff\xd8", "\xff\xc0",
+          "\xff\xc2", "\xff\xda", "\xff\xdd", "\xff\xe1",     "\xff\xee", "\xff\xd9", std::string("Exif\0\0II*\0", 10),
+          "Adobe"};
 }
 
 // The checksums of PNG's chunks.

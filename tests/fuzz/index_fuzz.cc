@@ -42,8 +42,16 @@ std::vector<std::string> fuzz_seeds() {
   };
 }
 std::vector<std::string> fuzz_words() {
-  return {"\"weight_map\"", "\"metadata\"", "model-00002-of-00002.safetensors", "../", "/", "config.json", "\"a\"",
-          "null", "\\u0000", "."};
+  return {"\"weight_map\"",
+          "\"metadata\"",
+          "model-00002-of-00002.safetensors",
+          "../",
+          "/",
+          "config.json",
+          "\"a\"",
+          "null",
+          "\\u0000",
+          "."};
 }
 void mend(std::string&) {}
 

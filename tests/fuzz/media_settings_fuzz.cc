@@ -7,8 +7,8 @@ using namespace weft;
 
 namespace {
 
-constexpr const char* kFamilies[] = {"qwen2-vl",    "qwen2.5-vl", "llava-next-mistral", "mllama",
-                                     "llama4",      "nvila",      "nvila-lite", "gemma3-vision"};
+constexpr const char* kFamilies[] = {"qwen2-vl", "qwen2.5-vl", "llava-next-mistral", "mllama",
+                                     "llama4",   "nvila",      "nvila-lite",         "gemma3-vision"};
 constexpr size_t kCount = std::size(kFamilies);
 
 // A folder for each family, with its own config.json.
@@ -36,10 +36,29 @@ std::vector<std::string> fuzz_seeds() {
   return seeds;
 }
 std::vector<std::string> fuzz_words() {
-  return {"\"size\": ", "\"crop_size\": ", "\"height\": ", "\"width\": ", "\"shortest_edge\": ", "\"longest_edge\": ",
-          "\"min_pixels\": ", "\"max_pixels\": ", "\"patch_size\": ", "\"merge_size\": ", "\"temporal_patch_size\": ",
-          "\"image_mean\": ", "\"image_std\": ", "\"rescale_factor\": ", "\"resample\": ", "\"do_resize\": ",
-          "\"max_image_tiles\": ", "\"image_grid_pinpoints\": ", "[0.5, 0.5, 0.5]", "0", "1e-300", "16777216", "null"};
+  return {"\"size\": ",
+          "\"crop_size\": ",
+          "\"height\": ",
+          "\"width\": ",
+          "\"shortest_edge\": ",
+          "\"longest_edge\": ",
+          "\"min_pixels\": ",
+          "\"max_pixels\": ",
+          "\"patch_size\": ",
+          "\"merge_size\": ",
+          "\"temporal_patch_size\": ",
+          "\"image_mean\": ",
+          "\"image_std\": ",
+          "\"rescale_factor\": ",
+          "\"resample\": ",
+          "\"do_resize\": ",
+          "\"max_image_tiles\": ",
+          "\"image_grid_pinpoints\": ",
+          "[0.5, 0.5, 0.5]",
+          "0",
+          "1e-300",
+          "16777216",
+          "null"};
 }
 void mend(std::string&) {}
 

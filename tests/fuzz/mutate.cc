@@ -30,9 +30,9 @@ void write_number(std::string& input, Random& random) {
 
 // Instead of a run of digits another number as text.
 void write_digits(std::string& input, Random& random) {
-  static constexpr const char* kNumbers[] = {"0",    "-1",         "1",          "2147483647", "4294967296",
-                                             "1e400", "-0.0",      "0.5",        "1000000",    "9223372036854775807",
-                                             "1e-9", "18446744073709551616"};
+  static constexpr const char* kNumbers[] = {
+      "0",    "-1",  "1",       "2147483647",          "4294967296", "1e400",
+      "-0.0", "0.5", "1000000", "9223372036854775807", "1e-9",       "18446744073709551616"};
   const size_t from = input.find_first_of("0123456789", below(random, input.size()));
   if (from == std::string::npos) return;
   const size_t end = std::min(input.find_first_not_of("0123456789.", from), input.size());

@@ -32,12 +32,13 @@ void run(const NamedProcessor& one, const std::vector<int32_t>& tokens) {
 
 std::vector<std::string> fuzz_seeds() {
   return {R"([{"name":"ban_tokens","params":{"tokens":[1,2]}},{"name":"force_tokens","params":{"tokens":[5]}}])",
-          R"([{"name":"ban_tokens","params":{"tokens":[]}}])", R"([{"name":"force_tokens","params":{"tokens":[63,64]}}])",
-          R"([{"name":"none","params":null}])", R"([{"name":"ban_tokens"}])"};
+          R"([{"name":"ban_tokens","params":{"tokens":[]}}])",
+          R"([{"name":"force_tokens","params":{"tokens":[63,64]}}])", R"([{"name":"none","params":null}])",
+          R"([{"name":"ban_tokens"}])"};
 }
 std::vector<std::string> fuzz_words() {
-  return {"\"params\":", "\"tokens\":[", "ban_tokens", "force_tokens", "-1", "63", "64", "2147483648", "1e3", "null", "{}",
-          "[]", "\\u0000", "\"x\""};
+  return {"\"params\":", "\"tokens\":[", "ban_tokens", "force_tokens", "-1", "63",      "64",
+          "2147483648",  "1e3",          "null",       "{}",           "[]", "\\u0000", "\"x\""};
 }
 void mend(std::string&) {}
 

@@ -63,12 +63,34 @@ std::vector<std::string> fuzz_seeds() {
   };
 }
 std::vector<std::string> fuzz_words() {
-  return {"\"tools\":[", "\"tool_choice\":\"required\"", "\"tool_choice\":{\"type\":\"function\",\"function\":{\"name\":\"f\"}}",
-          "\"content\":[", "\"type\":\"video\"", "\"type\":\"input_audio\"", "\"image\":\"/etc/passwd\"", "\"n\":129",
-          "\"best_of\":", "\"stop\":", "\"logit_bias\":", "\"max_tokens\":-1", "\"prompt\":", "\"messages\":",
-          "\"response_format\":{\"type\":\"structural_tag\"", "\"guided_json\":", "\"guided_grammar\":", "null", "[]",
-          "{}", "1e308", "\"role\":\"developer\"", "\"name\":", "\"logprobs\":true,\"top_logprobs\":20", "\"seed\":-1",
-          "\"functions\":[", "\"reasoning_content\":\"r\"", "\"include_reasoning\":false"};
+  return {"\"tools\":[",
+          "\"tool_choice\":\"required\"",
+          "\"tool_choice\":{\"type\":\"function\",\"function\":{\"name\":\"f\"}}",
+          "\"content\":[",
+          "\"type\":\"video\"",
+          "\"type\":\"input_audio\"",
+          "\"image\":\"/etc/passwd\"",
+          "\"n\":129",
+          "\"best_of\":",
+          "\"stop\":",
+          "\"logit_bias\":",
+          "\"max_tokens\":-1",
+          "\"prompt\":",
+          "\"messages\":",
+          "\"response_format\":{\"type\":\"structural_tag\"",
+          "\"guided_json\":",
+          "\"guided_grammar\":",
+          "null",
+          "[]",
+          "{}",
+          "1e308",
+          "\"role\":\"developer\"",
+          "\"name\":",
+          "\"logprobs\":true,\"top_logprobs\":20",
+          "\"seed\":-1",
+          "\"functions\":[",
+          "\"reasoning_content\":\"r\"",
+          "\"include_reasoning\":false"};
 }
 void mend(std::string&) {}
 

@@ -51,8 +51,21 @@ std::vector<std::string> fuzz_seeds() {
 }
 
 std::vector<std::string> fuzz_words() {
-  return {"\"dtype\"", "\"shape\"", "\"data_offsets\"", "\"__metadata__\"", "F32", "BF16", "I8", "BOOL", "F8_E5M2",
-          "[0,0]", "18446744073709551615", "-1", "{}", "[]", ","};
+  return {"\"dtype\"",
+          "\"shape\"",
+          "\"data_offsets\"",
+          "\"__metadata__\"",
+          "F32",
+          "BF16",
+          "I8",
+          "BOOL",
+          "F8_E5M2",
+          "[0,0]",
+          "18446744073709551615",
+          "-1",
+          "{}",
+          "[]",
+          ","};
 }
 
 // The length of the header, so that changes of the header reach the parser.

@@ -9,12 +9,32 @@ std::vector<std::string> fuzz_seeds() {
           R"({"method":"eagle3","model":"a/b","num_tokens":3,"one_model":false,"dtype":"float32","threads":2})",
           R"({"decoding_type":"Eagle","max_draft_len":3,"speculative_model":"x","eagle3_one_model":true})",
           R"({"decoding_type":"MTP","num_nextn_predict_layers":2})",
-          R"({"method":"draft_model","model":"m","max_tokens":8,"layers":[1,2]})", "ngram", "none", "{}", "null", "auto",
+          R"({"method":"draft_model","model":"m","max_tokens":8,"layers":[1,2]})",
+          "ngram",
+          "none",
+          "{}",
+          "null",
+          "auto",
           R"({"decoding_type":"NGram","max_matching_ngram_size":4,"is_public_pool":true})"};
 }
 std::vector<std::string> fuzz_words() {
-  return {"\"method\":", "\"num_tokens\":", "\"model\":", "\"layers\":[", "\"mtp\"", "\"ngram\"", "\"ngram_min\":",
-          "\"ngram_max\":", "\"ngram_shared\":", "17", "-1", "0", "1e9", "null", "true", "[]", "\"decoding_type\":"};
+  return {"\"method\":",
+          "\"num_tokens\":",
+          "\"model\":",
+          "\"layers\":[",
+          "\"mtp\"",
+          "\"ngram\"",
+          "\"ngram_min\":",
+          "\"ngram_max\":",
+          "\"ngram_shared\":",
+          "17",
+          "-1",
+          "0",
+          "1e9",
+          "null",
+          "true",
+          "[]",
+          "\"decoding_type\":"};
 }
 void mend(std::string&) {}
 

@@ -1,5 +1,5 @@
-// What rank 0 tells the ranks that follow it: the input makes a step's changes and drafts' rows; what is written is read
-// back, all of it, and written again gives the same bytes.
+// What rank 0 tells the ranks that follow it: the input makes a step's changes and drafts' rows; what is written is
+// read back, all of it, and written again gives the same bytes.
 #include <cstring>
 
 #include "runtime/step_message.h"
@@ -43,8 +43,8 @@ StepBatch make_batch(Source& from) {
     open.sampling = std::make_shared<SamplingParams>();
   }
   for (size_t i = from.count(); i > 0; --i)
-    batch.copies.push_back({from.take<int>(), from.take<int32_t>(), from.take<int32_t>(), from.take<int>(),
-                            from.take<uint8_t>()});
+    batch.copies.push_back(
+        {from.take<int>(), from.take<int32_t>(), from.take<int32_t>(), from.take<int>(), from.take<uint8_t>()});
   for (size_t i = from.count(); i > 0; --i)
     batch.releases.push_back({from.take<int>(), from.take<int32_t>(), from.take<uint8_t>()});
   for (size_t i = from.count(); i > 0; --i)
@@ -68,7 +68,8 @@ void changes(Source& from) {
               read.copies.size() == batch.copies.size() && read.entries.size() == batch.entries.size(),
           "all changes are there");
   for (size_t i = 0; i < batch.opens.size(); ++i)
-    require(read.opens[i].slot == batch.opens[i].slot && read.opens[i].home == batch.opens[i].home, "of the same slots");
+    require(read.opens[i].slot == batch.opens[i].slot && read.opens[i].home == batch.opens[i].home,
+            "of the same slots");
   write_changes(read, second);
   require(same(first.bytes(), second.bytes()), "what was read is written alike");
 }

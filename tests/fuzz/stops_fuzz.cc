@@ -2,8 +2,8 @@
 // between them, a byte 255, and the text.
 #include <algorithm>
 
-#include "text/stop_strings.h"
 #include "target.h"
+#include "text/stop_strings.h"
 
 using namespace weft;
 
@@ -45,8 +45,15 @@ Found by_definition(const std::vector<std::string>& stops, bool include, const s
 }  // namespace
 
 std::vector<std::string> fuzz_seeds() {
-  return {"ab|abc|b\xffxxabxxabcx", "\n\n|END\xff" "text\nEND", "aaaa|aa\xff" "aabaaa", "\xc3\xbc|\xbc\xffx\xc3\xbcy",
-          "|\xff", "abcabcabd\xff" "abcabcabcabd"};
+  return {"ab|abc|b\xffxxabxxabcx",
+          "\n\n|END\xff"
+          "text\nEND",
+          "aaaa|aa\xff"
+          "aabaaa",
+          "\xc3\xbc|\xbc\xffx\xc3\xbcy",
+          "|\xff",
+          "abcabcabd\xff"
+          "abcabcabcabd"};
 }
 std::vector<std::string> fuzz_words() { return {"|", "\xff", "a", "ab", "aaaaaaaa", "\n"}; }
 void mend(std::string&) {}

@@ -40,9 +40,7 @@ inline void require_message(const Error& error) {
 }
 
 // A copy of just these bytes, so that the sanitizers see reading behind them.
-inline std::string copy_of(const uint8_t* data, size_t size) {
-  return {reinterpret_cast<const char*>(data), size};
-}
+inline std::string copy_of(const uint8_t* data, size_t size) { return {reinterpret_cast<const char*>(data), size}; }
 
 // Takes the first byte of the input as a choice of `count`; 0 for an empty one.
 inline unsigned take_choice(std::string& input, unsigned count) {

@@ -1,9 +1,9 @@
 // Chat templates: any source is an error or renders conversations within its limits, the same text each time; what its
 // traits ask for is what adapt_conversation() makes.
-#include "text/chat_template.h"
-#include "text/conversation.h"
 #include "forms/answer_format.h"
 #include "target.h"
+#include "text/chat_template.h"
+#include "text/conversation.h"
 
 using namespace weft;
 
@@ -26,14 +26,14 @@ const Json& messages() {
   return made;
 }
 const Json& tools() {
-  static const Json made = json(
-      R"([{"type":"function","function":{"name":"f","description":"d","parameters":{"type":"object",)"
-      R"("properties":{"a":{"type":"array"}}}}}])");
+  static const Json made =
+      json(R"([{"type":"function","function":{"name":"f","description":"d","parameters":{"type":"object",)"
+           R"("properties":{"a":{"type":"array"}}}}}])");
   return made;
 }
 const Json& kwargs() {
-  static const Json made = json(
-      R"({"enable_thinking":true,"date_string":"26 Jul 2024","documents":[{"title":"t","text":"x"}]})");
+  static const Json made =
+      json(R"({"enable_thinking":true,"date_string":"26 Jul 2024","documents":[{"title":"t","text":"x"}]})");
   return made;
 }
 
@@ -54,12 +54,48 @@ std::vector<std::string> fuzz_seeds() {
   return seeds;
 }
 std::vector<std::string> fuzz_words() {
-  return {"{% for i in range(100000) %}", "{% endfor %}", "{% if ", "{% endif %}", "{% set x = ", " %}", "{{ ", " }}",
-          "{#", "#}", "| join(',')", "| replace('a', 'aa')", "| list", "| map(attribute='role')", "| selectattr(",
-          "| tojson", "| length", "| format(", "* 1000000", "+ messages", "~ x", ".items()", ".split('')",
-          ".startswith('a')", "namespace()", "loop.index", "loop.previtem", "{% macro m() %}", "{% endmacro %}",
-          "{{ m() }}", "{% generation %}", "{% break %}", "is defined", "not in", "lipsum", "cycler", "[0:-1:2]",
-          "raise_exception('x')", "'%1000000s' % 1", "{% filter upper %}", "{% include 'x' %}", "{% extends 'x' %}"};
+  return {"{% for i in range(100000) %}",
+          "{% endfor %}",
+          "{% if ",
+          "{% endif %}",
+          "{% set x = ",
+          " %}",
+          "{{ ",
+          " }}",
+          "{#",
+          "#}",
+          "| join(',')",
+          "| replace('a', 'aa')",
+          "| list",
+          "| map(attribute='role')",
+          "| selectattr(",
+          "| tojson",
+          "| length",
+          "| format(",
+          "* 1000000",
+          "+ messages",
+          "~ x",
+          ".items()",
+          ".split('')",
+          ".startswith('a')",
+          "namespace()",
+          "loop.index",
+          "loop.previtem",
+          "{% macro m() %}",
+          "{% endmacro %}",
+          "{{ m() }}",
+          "{% generation %}",
+          "{% break %}",
+          "is defined",
+          "not in",
+          "lipsum",
+          "cycler",
+          "[0:-1:2]",
+          "raise_exception('x')",
+          "'%1000000s' % 1",
+          "{% filter upper %}",
+          "{% include 'x' %}",
+          "{% extends 'x' %}"};
 }
 void mend(std::string&) {}
 

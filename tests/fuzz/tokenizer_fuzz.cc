@@ -1,8 +1,8 @@
 // tokenizer.json, tokenizer.model (SentencePiece) and tekken.json: the first byte says which. What loads encodes to ids
 // of its vocabulary, and its detokenizer gives piece by piece what decode() gives at once.
+#include "target.h"
 #include "text/detokenizer.h"
 #include "text/tokenizer.h"
-#include "target.h"
 
 using namespace weft;
 
@@ -38,13 +38,14 @@ void check(const std::shared_ptr<const Tokenizer>& tokenizer, std::string_view t
 }
 
 std::string small_json(const char* model) {
-  return std::string(R"({"version":"1.0","added_tokens":[{"id":5,"content":"<s>","single_word":false,"lstrip":false,)"
-                     R"("rstrip":false,"normalized":false,"special":true}],"normalizer":{"type":"NFC"},"pre_tokenizer":)"
-                     R"({"type":"Sequence","pretokenizers":[{"type":"Split","pattern":{"Regex":"\\s+|\\d{1,3}"},)"
-                     R"("behavior":"Isolated","invert":false},{"type":"ByteLevel","add_prefix_space":false}]},)"
-                     R"("post_processor":{"type":"TemplateProcessing","single":[{"SpecialToken":{"id":"<s>",)"
-                     R"("type_id":0}},{"Sequence":{"id":"A","type_id":0}}],"pair":[],"special_tokens":{"<s>":)"
-                     R"({"id":"<s>","ids":[5],"tokens":["<s>"]}}},"decoder":{"type":"ByteLevel"},"model":)") +
+  return std::string(
+             R"({"version":"1.0","added_tokens":[{"id":5,"content":"<s>","single_word":false,"lstrip":false,)"
+             R"("rstrip":false,"normalized":false,"special":true}],"normalizer":{"type":"NFC"},"pre_tokenizer":)"
+             R"({"type":"Sequence","pretokenizers":[{"type":"Split","pattern":{"Regex":"\\s+|\\d{1,3}"},)"
+             R"("behavior":"Isolated","invert":false},{"type":"ByteLevel","add_prefix_space":false}]},)"
+             R"("post_processor":{"type":"TemplateProcessing","single":[{"SpecialToken":{"id":"<s>",)"
+             R"("type_id":0}},{"Sequence":{"id":"A","type_id":0}}],"pair":[],"special_tokens":{"<s>":)"
+             R"({"id":"<s>","ids":[5],"tokens":["<s>"]}}},"decoder":{"type":"ByteLevel"},"model":)") +
          model + "}";
 }
 
@@ -66,10 +67,18 @@ std::vector<std::string> fuzz_seeds() {
   };
 }
 std::vector<std::string> fuzz_words() {
-  return {"\"type\":", "\"vocab\":", "\"merges\":", "\"Replace\"", "\"Strip\"", "\"Metaspace\"", "\"Precompiled\"",
-          "\"Prepend\"", "\"Lowercase\"", "\"BertNormalizer\"", "\"Digits\"", "\"ByteFallback\"", "\"Fuse\"",
-          "\"Regex\":\"(a+)+$\"", "\"Regex\":\"\"", "\"content\":\"\"", "\"prepend\":", "\"ignore_merges\":true",
-          "\"unk_token\":", "null", "4294967295", "\"default_vocab_size\":", "\"rank\":"};
+  return {"\"type\":",       "\"vocab\":",
+          "\"merges\":",     "\"Replace\"",
+          "\"Strip\"",       "\"Metaspace\"",
+          "\"Precompiled\"", "\"Prepend\"",
+          "\"Lowercase\"",   "\"BertNormalizer\"",
+          "\"Digits\"",      "\"ByteFallback\"",
+          "\"Fuse\"",        "\"Regex\":\"(a+)+$\"",
+          "\"Regex\":\"\"",  "\"content\":\"\"",
+          "\"prepend\":",    "\"ignore_merges\":true",
+          "\"unk_token\":",  "null",
+          "4294967295",      "\"default_vocab_size\":",
+          "\"rank\":"};
 }
 void mend(std::string&) {}
 

@@ -92,13 +92,20 @@ std::vector<std::string> fuzz_seeds() {
       "<|python_tag|>{\"type\": \"function\", \"name\": \"f\", \"parameters\": {\"a\": \"y\"}}<|eom_id|>",
       "{\"name\": \"get_weather\", \"parameters\": {\"city\": \"Rome\", \"x\": [1, {\"y\": null}]}}; {\"name\": \"f\"}",
       "<|python_start|>[f(a='it''s', b=-3, c=[True, None, {'k': 1.5}]), g.h(x=(1, 2))]<|python_end|>",
-      "<\xef\xbd\x9ctool\xe2\x96\x81" "calls\xe2\x96\x81" "begin\xef\xbd\x9c><\xef\xbd\x9ctool\xe2\x96\x81" "call\xe2\x96\x81"
+      "<\xef\xbd\x9ctool\xe2\x96\x81"
+      "calls\xe2\x96\x81"
+      "begin\xef\xbd\x9c><\xef\xbd\x9ctool\xe2\x96\x81"
+      "call\xe2\x96\x81"
       "begin\xef\xbd\x9c>function<\xef\xbd\x9ctool\xe2\x96\x81sep\xef\xbd\x9c>f\n```json\n{\"a\": \"z\"}\n```"
-      "<\xef\xbd\x9ctool\xe2\x96\x81" "call\xe2\x96\x81" "end\xef\xbd\x9c>",
+      "<\xef\xbd\x9ctool\xe2\x96\x81"
+      "call\xe2\x96\x81"
+      "end\xef\xbd\x9c>",
       "<TOOLCALL>[{\"name\": \"f\", \"arguments\": {\"b\": 7}}]</TOOLCALL>",
-      "<tool_call>\n<function=f>\n<parameter=a>\nline 1\nline 2\n</parameter>\n<parameter=b>\n12\n</parameter>\n</function>\n"
+      "<tool_call>\n<function=f>\n<parameter=a>\nline 1\nline "
+      "2\n</parameter>\n<parameter=b>\n12\n</parameter>\n</function>\n"
       "</tool_call>",
-      "<think>\nwhy {\"name\": \"f\"}?\n</think>\n\n[{\"name\": \"f\", \"arguments\": {\"a\": \"q\"}}, {\"name\": \"g.h\"}]",
+      "<think>\nwhy {\"name\": \"f\"}?\n</think>\n\n[{\"name\": \"f\", \"arguments\": {\"a\": \"q\"}}, {\"name\": "
+      "\"g.h\"}]",
       "{\"a\": \"cut off in the mid",
   };
   std::vector<std::string> seeds;
@@ -107,9 +114,34 @@ std::vector<std::string> fuzz_seeds() {
   return seeds;
 }
 std::vector<std::string> fuzz_words() {
-  std::vector<std::string> words = {"<think>", "</think>", "\"name\": \"f\"", "\"arguments\": {", "\"parameters\": ", "f(",
-                                    "a='", "\\u00e9", "\\ud83d", "```json\n", "</function>", "<parameter=a>", "{", "}",
-                                    "[", "]", "(", ")", ",", "'", "\"", "\\", "None", "1e5", "0x1f", "\n", ";", "g.h"};
+  std::vector<std::string> words = {"<think>",
+                                    "</think>",
+                                    "\"name\": \"f\"",
+                                    "\"arguments\": {",
+                                    "\"parameters\": ",
+                                    "f(",
+                                    "a='",
+                                    "\\u00e9",
+                                    "\\ud83d",
+                                    "```json\n",
+                                    "</function>",
+                                    "<parameter=a>",
+                                    "{",
+                                    "}",
+                                    "[",
+                                    "]",
+                                    "(",
+                                    ")",
+                                    ",",
+                                    "'",
+                                    "\"",
+                                    "\\",
+                                    "None",
+                                    "1e5",
+                                    "0x1f",
+                                    "\n",
+                                    ";",
+                                    "g.h"};
   for (const ToolFormFunction form : tool_forms())
     for (const CallMark& mark : form().marks) words.emplace_back(mark.open);
   std::erase(words, "");

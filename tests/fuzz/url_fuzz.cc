@@ -1,5 +1,5 @@
-// URLs of images: data: URLs against a decoder by the definition of base64, and http URLs, which are written as they are
-// read, and allowed only where the operator said so.
+// URLs of images: data: URLs against a decoder by the definition of base64, and http URLs, which are written as they
+// are read, and allowed only where the operator said so.
 #include "base/socket_address.h"
 #include "media/url.h"
 #include "target.h"
@@ -75,14 +75,24 @@ void redirect(const std::string& text) {
 }  // namespace
 
 std::vector<std::string> fuzz_seeds() {
-  return {"data:image/png;base64,iVBORw0KGgo=", "data:;base64,QUJD\nREVG_-", "data:text/plain;charset=x;base64,/+8=",
-          "http://a.example/p?q=1#f", "https://[2001:db8::1]:8443/", "http://1.2.3.4:80/a%2f..", "HTTP://X.b.example:8080",
-          "http://a.example/x\n../y?z", "https://a.example/x\n//b.example/y", "https://a.example/\nhttp://a.example/",
-          "10.0.0.1", "::ffff:169.254.169.254", "[::1]:80"};
+  return {"data:image/png;base64,iVBORw0KGgo=",
+          "data:;base64,QUJD\nREVG_-",
+          "data:text/plain;charset=x;base64,/+8=",
+          "http://a.example/p?q=1#f",
+          "https://[2001:db8::1]:8443/",
+          "http://1.2.3.4:80/a%2f..",
+          "HTTP://X.b.example:8080",
+          "http://a.example/x\n../y?z",
+          "https://a.example/x\n//b.example/y",
+          "https://a.example/\nhttp://a.example/",
+          "10.0.0.1",
+          "::ffff:169.254.169.254",
+          "[::1]:80"};
 }
 std::vector<std::string> fuzz_words() {
-  return {"data:", ";base64,", "http://", "https://", "//", "@", "\\", ":80", ":0", ":65536", "0x7f.1", "127.1", "%2e",
-          "..", "?", "#", "[", "]", "::", "=", "==", "\t", "a.example", "xn--", ".", "localhost", "64:ff9b::"};
+  return {"data:",  ";base64,", "http://", "https://", "//",        "@",    "\\", ":80",       ":0",
+          ":65536", "0x7f.1",   "127.1",   "%2e",      "..",        "?",    "#",  "[",         "]",
+          "::",     "=",        "==",      "\t",       "a.example", "xn--", ".",  "localhost", "64:ff9b::"};
 }
 void mend(std::string&) {}
 

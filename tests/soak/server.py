@@ -99,7 +99,7 @@ def read_reply(link):
         if not piece:
             break
         data += piece
-        if first is None and b"\r\n\r\n" in data and not data.endswith(b"\r\n\r\n"):
+        if first is None and data.partition(b"\r\n\r\n")[2]:
             first = time.monotonic() - begin
     head, mark, body = data.partition(b"\r\n\r\n")
     if not mark:

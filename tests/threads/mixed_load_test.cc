@@ -10,9 +10,9 @@
 #include <random>
 #include <thread>
 
-#include "../fuzz/client.h"
 #include "api/engine.h"
 #include "base/json.h"
+#include "fuzz/client.h"
 #include "server/api_server.h"
 
 namespace weft {
@@ -20,7 +20,8 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr const char* kAlways = R"({"prompt":[5,6,7,8],"max_tokens":6,"temperature":0,"seed":1,"logprobs":1,"ignore_eos":true})";
+constexpr const char* kAlways =
+    R"({"prompt":[5,6,7,8],"max_tokens":6,"temperature":0,"seed":1,"logprobs":1,"ignore_eos":true})";
 
 std::string stream_of(int n) {
   return R"({"prompt":"ab ab ab","max_tokens":12,"n":)" + std::to_string(n) + R"(,"stream":true,"ignore_eos":true})";
@@ -127,7 +128,8 @@ class MixedLoad : public ::testing::Test {
       choices_of(ask("/v1/completions", R"({"prompt":"q","use_beam_search":true,"beam_width":3,"max_tokens":4})"));
     });
     add([&](unsigned) {
-      for (const char* path : {"/metrics", "/health", "/ready", "/server_info"}) EXPECT_EQ(get(path).status, 200) << path;
+      for (const char* path : {"/metrics", "/health", "/ready", "/server_info"})
+        EXPECT_EQ(get(path).status, 200) << path;
       EXPECT_EQ(ask("/kv_cache_events", R"({"after":0,"limit":10})").status, 200);
     });
     add([&](unsigned i) { use_engine(i % 2); });
