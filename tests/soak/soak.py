@@ -9,8 +9,8 @@ of these does not hold:
 
   - in every pause nothing runs or waits, no block of the cache is in use, and no connection is open;
   - no more descriptors and threads than in the first pause, but for a few;
-  - resident memory, by least squares over the second half, grows by no more than --rss-slope MB an hour (and by no less
-    than --rss-floor MB in all, below which a slope means nothing);
+  - resident memory is never above --rss-most MB; and in a run of half an hour or more, by least squares over its second
+    half, it grows by no more than --rss-slope MB an hour (before that caches fill);
   - the good client's first token comes, at the 99th percentile, within 3 times what it takes alone, or --first-floor;
   - every status is one that a server gives to what it cannot or will not do; 429 and 503 say when to come again;
   - answers that depend on the request alone are the same bits each time;
@@ -164,10 +164,12 @@ class Soak:
             if len(late) < 4:
                 continue
             slope = least_squares(late)  # MB a second
-            grown = slope * (late[-1][0] - late[0][0])
             self.log(f"{name}: memory {late[0][1]:.1f} to {late[-1][1]:.1f} MB in the second half, by least squares "
                      f"{3600 * slope:+.1f} MB an hour")
-            if 3600 * slope > self.options.rss_slope and grown > self.options.rss_floor:
+            most = max(megabytes for _, megabytes in points)
+            if most > self.options.rss_most:
+                self.fault(f"the {name} server has taken {most:.0f} MB")
+            if self.options.hours >= 0.5 and 3600 * slope > self.options.rss_slope:
                 self.fault(f"the {name} server grows by {3600 * slope:.1f} MB an hour")
         p99 = percentile(self.first, 0.99)
         self.log(f"the good client among the others: {len(self.first)} visits, first token "
@@ -210,7 +212,7 @@ def main():
     parser.add_argument("--quiet", type=int, default=100, help="visits of the good client alone, to compare with")
     parser.add_argument("--sample", type=float, default=5, help="seconds between two looks at the processes")
     parser.add_argument("--rss-slope", type=float, default=32, help="MB an hour")
-    parser.add_argument("--rss-floor", type=float, default=16, help="MB")
+    parser.add_argument("--rss-most", type=float, default=1024, help="MB")
     parser.add_argument("--first-floor", type=float, default=0.5,
                         help="seconds to the first token that are always good enough: clients and servers share cores")
     parser.add_argument("--seed", type=int, default=None)
