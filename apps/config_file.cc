@@ -12,11 +12,13 @@ namespace weft {
 
 namespace {
 
-// What a file holds goes on as JSON and as options, so its bytes must be text.
+// What a file holds goes on as JSON and as options, so its bytes must be text. Zeros would make yaml-cpp take them for
+// UTF-16 or UTF-32.
 Result<std::string> read_text(const std::string& path) {
   WEFT_TRY(std::string text, read_file(path, size_t{1} << 20));
   const auto replaced = parse_json(json_quote(text));
-  if (!replaced.ok() || replaced->as_string() != text) return fail(Code::invalid_argument, path, " is not UTF-8");
+  if (!replaced.ok() || replaced->as_string() != text || text.find('\0') != std::string::npos)
+    return fail(Code::invalid_argument, path, " is not UTF-8");
   return text;
 }
 
@@ -48,7 +50,8 @@ std::string to_text(const YAML::Node& node) {
 Result<ConfigEntry> read_entry(const std::string& path, const YAML::Node& key, const YAML::Node& value) {
   ConfigEntry entry;
   entry.line = key.Mark().line + 1;
-  if (!key.IsScalar()) return fail(Code::invalid_argument, path, " line ", entry.line, ": the key is no name");
+  if (!key.IsScalar() || key.Scalar().empty())
+    return fail(Code::invalid_argument, path, " line ", entry.line, ": the key is no name");
   entry.option = key.Scalar();
   std::replace(entry.option.begin(), entry.option.end(), '_', '-');
   if (value.IsSequence()) {
