@@ -12,6 +12,16 @@ namespace weft {
 
 namespace {
 
+// What a file holds goes on as JSON and as options, so its bytes must be text. Zeros would make yaml-cpp take them for
+// UTF-16 or UTF-32.
+Result<std::string> read_text(const std::string& path) {
+  WEFT_TRY(std::string text, read_file(path, FileLimit::options));
+  const auto replaced = parse_json(json_quote(text));
+  if (!replaced.ok() || replaced->as_string() != text || text.find('\0') != std::string::npos)
+    return fail(Code::invalid_argument, path, " is not UTF-8");
+  return text;
+}
+
 // Aliases let a short file stand for any number of values.
 constexpr int kMaxValues = 100'000;
 
@@ -45,7 +55,8 @@ std::string to_text(const YAML::Node& node) {
 Result<ConfigEntry> read_entry(const std::string& path, const YAML::Node& key, const YAML::Node& value) {
   ConfigEntry entry;
   entry.line = key.Mark().line + 1;
-  if (!key.IsScalar()) return fail(Code::invalid_argument, path, " line ", entry.line, ": the key is no name");
+  if (!key.IsScalar() || key.Scalar().empty())
+    return fail(Code::invalid_argument, path, " line ", entry.line, ": the key is no name");
   entry.option = key.Scalar();
   std::replace(entry.option.begin(), entry.option.end(), '_', '-');
   if (value.IsSequence()) {
@@ -59,7 +70,7 @@ Result<ConfigEntry> read_entry(const std::string& path, const YAML::Node& key, c
 }  // namespace
 
 Result<Json> read_yaml_file(const std::string& path) {
-  WEFT_TRY(const std::string text, read_file(path, FileLimit::options));
+  WEFT_TRY(const std::string text, read_text(path));
   try {
     int values = 0;
     return to_json(YAML::Load(text), values);
@@ -69,7 +80,7 @@ Result<Json> read_yaml_file(const std::string& path) {
 }
 
 Result<std::vector<ConfigEntry>> read_config_file(const std::string& path) {
-  WEFT_TRY(const std::string text, read_file(path, FileLimit::options));
+  WEFT_TRY(const std::string text, read_text(path));
   std::vector<ConfigEntry> entries;
   try {
     const YAML::Node root = YAML::Load(text);

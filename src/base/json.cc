@@ -4,6 +4,7 @@
 #include <charconv>
 #include <cmath>
 #include <limits>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <numeric>
 
@@ -170,6 +171,22 @@ const std::string* whole_number(const Json& value) {
 
 }  // namespace
 
+namespace {
+
+// Of members with the same key, the last one counts.
+std::map<std::string_view, const Json*> by_key(const Json::Object& members) {
+  std::map<std::string_view, const Json*> last;
+  for (const Json::Member& member : members) last[member.first] = &member.second;
+  return last;
+}
+
+bool same_members(const Json::Object& a, const Json::Object& b) {
+  return std::ranges::equal(by_key(a), by_key(b),
+                            [](const auto& x, const auto& y) { return x.first == y.first && *x.second == *y.second; });
+}
+
+}  // namespace
+
 bool operator==(const Json& a, const Json& b) {
   if (a.is_integer() && b.is_integer()) return a.as_integer() == b.as_integer();
   if (a.is_number() && b.is_number()) {
@@ -182,13 +199,7 @@ bool operator==(const Json& a, const Json& b) {
     case Json::Type::boolean: return a.as_bool() == b.as_bool();
     case Json::Type::string: return a.as_string() == b.as_string();
     case Json::Type::array: return a.items() == b.items();
-    case Json::Type::object:
-      if (a.members().size() != b.members().size()) return false;
-      for (const Json::Member& member : a.members()) {
-        const Json* other = b.find(member.first);
-        if (!other || !(*other == member.second)) return false;
-      }
-      return true;
+    case Json::Type::object: return same_members(a.members(), b.members());
     default: return false;
   }
 }

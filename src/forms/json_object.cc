@@ -18,10 +18,14 @@ bool is_word(char c) {
 
 bool is_hex(char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f') || (c >= 'A' && c <= 'F'); }
 
-// Of an escape \uXXXX.
-bool is_first_half(std::string_view escape) {
-  return (escape[2] == 'd' || escape[2] == 'D') && std::string_view("89abAB").find(escape[3]) != std::string_view::npos;
+// Of an escape \uXXXX: the halves of a character beyond \uFFFF. One without the other is no text, and many readers of
+// JSON refuse it; it becomes U+FFFD.
+bool is_half(std::string_view escape, std::string_view digits) {
+  return (escape[2] == 'd' || escape[2] == 'D') && digits.find(escape[3]) != std::string_view::npos;
 }
+bool is_first_half(std::string_view escape) { return is_half(escape, "89abAB"); }
+bool is_second_half(std::string_view escape) { return is_half(escape, "cdefCDEF"); }
+constexpr std::string_view kLoneHalf = "\\ufffd";
 
 }  // namespace
 
@@ -126,8 +130,7 @@ void ObjectReader::in_string(char c, std::string& out) {
     escape_ = c;
     return;
   }
-  to += half_;
-  half_.clear();
+  end_half(to);
   if (c == quote_) {
     to += '"';
     state_ = in_key_ ? State::colon : State::behind;
@@ -144,8 +147,8 @@ void ObjectReader::in_string(char c, std::string& out) {
 void ObjectReader::in_escape(char c, std::string& out) {
   const bool digits = escape_.size() > 1;
   if (digits && !is_hex(c)) {  // no escape after all
-    out += half_ + '\\' + escape_;
-    half_.clear();
+    end_half(out);
+    out += '\\' + escape_;
     escape_.clear();
     return in_string(c, out);
   }
@@ -154,16 +157,25 @@ void ObjectReader::in_escape(char c, std::string& out) {
   if (escape_.size() == (kind == 'u' ? 6u : kind == 'x' ? 4u : 2u)) add_escape(out);
 }
 
+void ObjectReader::end_half(std::string& out) {
+  if (!half_.empty()) out += kLoneHalf;
+  half_.clear();
+}
+
 void ObjectReader::add_escape(std::string& out) {
   const char kind = escape_[1];
   const std::string escape = kind == 'x' ? "\\u00" + escape_.substr(2) : escape_;
   escape_.clear();
-  if (kind == 'u' && half_.empty() && is_first_half(escape)) {
+  if (kind == 'u' && is_second_half(escape)) {
+    if (half_.empty()) out += kLoneHalf;
+    else out += half_ + escape;
+    return half_.clear();
+  }
+  end_half(out);
+  if (kind == 'u' && is_first_half(escape)) {
     half_ = escape;
     return;
   }
-  out += half_;
-  half_.clear();
   if (std::string_view("\"\\/bfnrtux").find(kind) != std::string_view::npos) {
     out += escape;
   } else if (kind == '\'') {

@@ -34,6 +34,7 @@ class ObjectReader {
   void in_string(char c, std::string& out);
   void in_escape(char c, std::string& out);
   void add_escape(std::string& out);
+  void end_half(std::string& out);
   bool end_word(std::string& out);
   void flush(std::string& out);
 

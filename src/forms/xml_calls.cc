@@ -133,7 +133,7 @@ Found XmlCalls::read_arguments(CallStream& stream) {
 }
 
 Found XmlCalls::read_part(CallStream& stream) {
-  static const Json kNothing;
+  static const Json kNothing{};
   const Json* parameters = stream.parameters(function_);
   Part part;
   const Found found = PartReader(stream.text(), parameters, stream.ended()).read(0, part);

@@ -49,7 +49,7 @@ int find_orientation(std::span<const uint8_t> exif, std::span<const uint8_t> xmp
     if (rest.starts_with("=\"")) rest.remove_prefix(2);     // an attribute
     else if (rest.starts_with(">")) rest.remove_prefix(1);  // an element
     else continue;
-    if (!rest.empty() && rest[0] >= '0' && rest[0] <= '9') return rest[0] - '0';
+    if (!rest.empty() && rest[0] >= '0' && rest[0] <= '9') return rest[0] >= '1' && rest[0] <= '8' ? rest[0] - '0' : 1;
   }
   return 1;
 }

@@ -55,7 +55,7 @@ Result<ServerInfo> read_server_info(const Json& answer) {
   if (const Json* transfer = answer.find("transfer"); transfer && transfer->is_string())
     info.transfer = transfer->as_string();
   const Json* load = answer.find("load");
-  const Json none;
+  const Json none{};
   Reader loads(load ? *load : none);
   loads.number("running", info.running), loads.number("waiting", info.waiting);
   loads.number("kv_used", info.kv_used), loads.number("kv_total", info.kv_total);

@@ -102,13 +102,17 @@ Status EtcdClient::remove(const std::string& key) {
 Result<EtcdEntries> EtcdClient::list(const std::string& prefix) {
   const Json body = Json::object({{"key", encode_base64(prefix)}, {"range_end", encode_base64(end_of(prefix))}});
   WEFT_TRY(const Json answer, call("kv/range", body));
+  return read_etcd_range(answer, "etcd at " + server_.text());
+}
+
+Result<EtcdEntries> read_etcd_range(const Json& answer, const std::string& place) {
   EtcdEntries found;
   const Json* header = answer.find("header");
-  if (!header) return fail(Code::internal, "etcd at ", server_.text(), " answered a range without a header");
+  if (!header) return fail(Code::internal, place, " answered a range without a header");
   found.revision = integer_in(*header, "revision");
   const Json* items = answer.find("kvs");
   if (!items) return found;
-  if (!items->is_array()) return fail(Code::internal, "etcd at ", server_.text(), " answered a range without a list");
+  if (!items->is_array()) return fail(Code::internal, place, " answered a range without a list");
   for (const Json& item : items->items()) {
     WEFT_TRY(std::string key, decode_base64(text_in(item, "key")));
     WEFT_TRY(std::string value, decode_base64(text_in(item, "value")));

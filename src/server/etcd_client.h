@@ -21,6 +21,9 @@ struct EtcdEntries {
   int64_t revision = 0;            // of the whole store; grows with every change, so a smaller one means another store
 };
 
+// The answer to a question for a range of keys (kv/range). Errors begin with `place`.
+Result<EtcdEntries> read_etcd_range(const Json& answer, const std::string& place);
+
 // Each call sends one request on the calling thread and waits for the answer, for kPatience at the longest (looking up
 // a host's name may add to it). Errors: unavailable, where etcd cannot be reached or does not answer; cancelled, where
 // SIGINT or SIGTERM came meanwhile; not_found, where etcd says that the lease is gone; internal, for all else that etcd

@@ -3,17 +3,11 @@
 //
 // What is read is written again and must give the same bytes, so there are no two ways to say a thing and nothing is
 // overlooked.
-//
-//   fuzz_transfer --inputs 1000000 [--seed N]    as the test does (g++ or clang); --seconds S instead: by the clock
-//   scripts/build dev --target fuzz_transfer     the same under the sanitizers: build/dev/tests/fuzz/fuzz_transfer
-//   fuzz_transfer --write-seeds FOLDER           seeds as files, for
-//   fuzz_transfer_libfuzzer -max_len=4096 FOLDER (CMake with clang and -DWEFT_SANITIZE=ON)
-//   fuzz_transfer FILE...                        runs inputs that were kept
 #include <cstdlib>
 #include <cstring>
 
 #include "runtime/media_message.h"
-#include "seeds.h"
+#include "target.h"
 #include "transfer/message.h"
 
 namespace {
@@ -22,9 +16,7 @@ using namespace weft;
 
 constexpr int kTokens = 12;  // of the prompt whose images are read
 
-void require(bool holds) {
-  if (!holds) std::abort();
-}
+void require(bool holds) { weft::require(holds, "what was read has the form of a message"); }
 
 bool same(std::span<const std::byte> a, std::span<const std::byte> b) {
   return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size()) == 0);
