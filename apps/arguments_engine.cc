@@ -152,6 +152,7 @@ void add_engine_options(CLI::App* app, EngineOptions& o) {
   for (CLI::Option* option : app->get_options())
     if (option->get_name() != "--help") option->group(kEngineOptions);
   add_request_limits(app, o.limits);
+  add_media_limits(app, o.media_limits);
 }
 
 }  // namespace weft

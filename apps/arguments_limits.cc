@@ -34,6 +34,21 @@ void add_request_limits(CLI::App* app, RequestLimits& limits) {
   }
 }
 
+void add_media_limits(CLI::App* app, MediaLimits& limits) {
+  const auto add = [&](const char* flag, int64_t MediaLimits::*member, bool bytes, const char* help) {
+    add_limit(app, flag, limits.*member, bytes, help);
+  };
+  add("--max-images", &MediaLimits::max_images, false, "Images of a request, and frames of its videos (413)");
+  add("--max-image-bytes", &MediaLimits::max_file_bytes, true, "File of an image (400)");
+  add("--max-images-bytes", &MediaLimits::max_total_file_bytes, true, "Files of all images of a request (413)");
+  add("--max-image-pixels", &MediaLimits::max_pixels, false, "Pixels of an image (400)");
+  add("--max-images-pixels", &MediaLimits::max_total_pixels, false, "Pixels of all images of a request (413)");
+  add("--max-prepared-memory", &MediaLimits::max_prepared_bytes, true,
+      "What a request's images are for the vision tower, in floats (413)");
+  add("--max-media-memory", &MediaLimits::max_held_bytes, true,
+      "Memory that images of all requests take: files, pixels, what waits for the vision tower (429, or 413)");
+}
+
 Result<int64_t> parse_count(const std::string& text) {
   int64_t number = 0;
   const auto parsed = std::from_chars(text.data(), text.data() + text.size(), number);

@@ -2,8 +2,8 @@
    Texts are UTF-8 with their size, not ended by a zero. A function that can fail takes a WeftError, which it fills
    in when it returns false or null; the message then belongs to the caller (weft_bytes_free). Panics never cross:
    they are errors too. `stop` is null, or a byte that another thread makes something else than 0 once the work is
-   needed no more: the function then fails with WEFT_STOPPED within some milliseconds. Objects may be used from several threads at once if the pointer is const, and from one at a
-   time otherwise. */
+   needed no more: the function then fails with WEFT_STOPPED within some milliseconds. Objects may be used from several
+   threads at once if the pointer is const, and from one at a time otherwise. */
 #pragma once
 
 #include <stdbool.h>

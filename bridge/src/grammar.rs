@@ -9,7 +9,7 @@ use llguidance::{
 use serde_json::Value;
 use toktrie::{InferenceCapabilities, TokEnv, TokRxInfo, TokTrie, TokenId, TokenizerEnv};
 
-use crate::abi::{self, guard, guard_stop, Stop, Failure, Outcome, WeftBytes, WeftError};
+use crate::abi::{self, guard, guard_stop, Failure, Outcome, Stop, WeftBytes, WeftError};
 use crate::gbnf;
 use crate::memory::Measure;
 use crate::schema_check::{self, Preparation};

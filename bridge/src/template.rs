@@ -6,7 +6,7 @@ use minijinja::value::{Kwargs, Value, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, State};
 use std::ffi::CString;
 
-use crate::abi::{self, guard, guard_stop, Stop, Failure, Outcome, WeftBytes, WeftError};
+use crate::abi::{self, guard, guard_stop, Failure, Outcome, Stop, WeftBytes, WeftError};
 use crate::{context, printf, python};
 
 pub struct WeftTemplate {

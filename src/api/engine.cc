@@ -11,8 +11,8 @@ namespace weft {
 
 CoreEngine::CoreEngine(std::unique_ptr<EngineCore> core, TextSide text, EngineOptions options, ModelInfo info,
                        SamplingParams defaults)
-    : core_(std::move(core)), text_(std::move(text)), media_account_(options.media_limits.max_held_bytes), options_(std::move(options)), info_(std::move(info)),
-      defaults_(std::move(defaults)) {
+    : core_(std::move(core)), text_(std::move(text)), media_account_(options.media_limits.max_held_bytes),
+      options_(std::move(options)), info_(std::move(info)), defaults_(std::move(defaults)) {
   if (text_.tokenizer) step_separator_ = text_.tokenizer->find_token("<extra_0>").value_or(-1);
   if (text_.tokenizer && info_.generative)
     grammars_ = std::make_unique<GrammarCache>(std::make_unique<const GrammarFactory>(
@@ -311,8 +311,8 @@ Result<RequestId> CoreEngine::submit_scoring(Request request, ScoreSink sink) {
   submission.sequence.priority = request.priority;
   submission.sequence.cache = cache_identity(request, prompt);
   submission.media = prompt.media, submission.media_prompt = prompt.places;
-  submission.sink = [this, id, sink = std::move(sink), prompt = std::move(prompt),
-                     scored = Scored(), left = false](const SequenceOutput& output) mutable {
+  submission.sink = [this, id, sink = std::move(sink), prompt = std::move(prompt), scored = Scored(),
+                     left = false](const SequenceOutput& output) mutable {
     scored.rows.insert(scored.rows.end(), output.outputs.begin(), output.outputs.end());
     scored.drafts.insert(scored.drafts.end(), output.draft_scores.begin(), output.draft_scores.end());
     if (output.reason == FinishReason::none) return true;

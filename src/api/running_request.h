@@ -38,7 +38,8 @@ class RunningRequest {
   RunningRequest(Setup setup, std::shared_ptr<const Tokenizer> tokenizer, EventSink sink);
 
   // An output of the sequence of `choice`. False: this choice has its end. Engine thread. Where memory runs out
-  // (std::bad_alloc), an output with an error may be given in its place; events that were not delivered come first then.
+  // (std::bad_alloc), an output with an error may be given in its place; events that were not delivered come first
+  // then.
   bool on_output(int choice, const SequenceOutput& output);
   // Ends what still runs with finish == cancelled. Any thread; from inside the sink, the events come when it returns.
   void cancel();

@@ -1,5 +1,5 @@
-// Memory that was not to be had, with what is known of it. std::bad_alloc says neither what for nor how much; where both
-// are known, this is thrown instead.
+// Memory that was not to be had, with what is known of it. std::bad_alloc says neither what for nor how much; where
+// both are known, this is thrown instead.
 #pragma once
 
 #include <cstddef>

@@ -114,10 +114,9 @@ Result<std::unique_ptr<Grammar>> GrammarFactory::compile(const GrammarSpec& spec
   const WeftGrammarLimits limits = bridge_limits(limits_);
   WeftError error;
   WeftGrammarReport report;
-  WeftGrammar* state =
-      weft_grammar_new(made, static_cast<uint32_t>(spec.kind), text.data(), text.size(), spec.compact_json,
-                       static_cast<uint32_t>(spec.thinking), spec.strict_schemas, &limits, &report, &error,
-                       stop ? stop->byte() : nullptr);
+  WeftGrammar* state = weft_grammar_new(made, static_cast<uint32_t>(spec.kind), text.data(), text.size(),
+                                        spec.compact_json, static_cast<uint32_t>(spec.thinking), spec.strict_schemas,
+                                        &limits, &report, &error, stop ? stop->byte() : nullptr);
   const auto free_state = [](WeftGrammar* one) { weft_grammar_free(one); };
   std::unique_ptr<WeftGrammar, decltype(free_state)> owned(state);
   auto kept = std::make_shared<Grammar::Report>(Grammar::Report{report.bytes, take_lines(report.warnings)});

@@ -22,9 +22,11 @@ CacheTier::CacheTier(std::shared_ptr<BlockStore> store, const Options& options, 
                      Scheduler& scheduler, std::function<void(SequenceId)> ready, std::function<void()> freed)
     : store_(std::move(store)), options_(options), memory_(memory), mutex_(mutex), scheduler_(scheduler),
       ready_(std::move(ready)), freed_(std::move(freed)) {
-  importer_ = std::thread([this] { keep_going("the thread that takes blocks from the cache's tier", [&] { import_loop(); }); });
+  importer_ =
+      std::thread([this] { keep_going("the thread that takes blocks from the cache's tier", [&] { import_loop(); }); });
   try {
-    exporter_ = std::thread([this] { keep_going("the thread that copies blocks to the cache's tier", [&] { export_loop(); }); });
+    exporter_ = std::thread(
+        [this] { keep_going("the thread that copies blocks to the cache's tier", [&] { export_loop(); }); });
   } catch (...) {
     stop();
     throw;

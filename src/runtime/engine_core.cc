@@ -187,7 +187,8 @@ Result<SequenceId> EngineCore::submit(Submission submission) {
 // The sequence is in the scheduler.
 void EngineCore::enter(SequenceId id, std::shared_ptr<Entry> entry, Submission submission, bool lacks_images,
                        bool elsewhere) {
-  if (lacks_images && entry->remote) entry->media = std::move(submission.media), entry->media_prompt = submission.media_prompt;
+  if (lacks_images && entry->remote)
+    entry->media = std::move(submission.media), entry->media_prompt = submission.media_prompt;
   else if (lacks_images) enqueue_images(id, submission.media, submission.media_prompt);
   entry->sink = std::move(submission.sink), entry->grammar = std::move(submission.grammar);
   entry->waits = lacks_images + elsewhere;
@@ -333,7 +334,8 @@ bool EngineCore::schedule_step(std::unique_lock<std::mutex>&) {
   const bool scheduled = scheduler_.schedule(step.batch, now_us);
   const bool failed = !scheduler_.failed().empty();
   for (const SequenceId id : scheduler_.failed())
-    end_with(static_cast<uint64_t>(id), Code::resource_exhausted, "memory ran out when a step was made for the request");
+    end_with(static_cast<uint64_t>(id), Code::resource_exhausted,
+             "memory ran out when a step was made for the request");
   if (!scheduled) return failed;  // the others may find what they need
   step.prompt_tokens = scheduler_.prompt_tokens_of_last_step(), step.prefill_budget = scheduler_.prefill_budget();
   begin_masks(step);

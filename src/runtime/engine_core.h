@@ -95,8 +95,8 @@ class EngineCore {
   void fail(const std::string& why) noexcept;
   // Any thread; takes no lock. The error of fail(), once that was called.
   Status health() const;
-  // Any thread. The errors are those of Scheduler::add and health(). Where memory runs out (std::bad_alloc), nothing was
-  // submitted.
+  // Any thread. The errors are those of Scheduler::add and health(). Where memory runs out (std::bad_alloc), nothing
+  // was submitted.
   Result<SequenceId> submit(Submission submission);
   // Any thread. No output follows once it returns, except one that is being delivered.
   void cancel(SequenceId id);
@@ -238,8 +238,8 @@ class EngineCore {
   std::condition_variable engine_wake_, step_wake_;
   Scheduler scheduler_;
   std::unordered_map<uint64_t, std::shared_ptr<Entry>> entries_;
-  std::string failure_;  // not empty: see fail(); then it stays as it is
-  int untold_ = 0;       // at least so many entries have an `error`
+  std::string failure_;     // not empty: see fail(); then it stays as it is
+  int untold_ = 0;          // at least so many entries have an `error`
   bool steps_end_ = false;  // an exception has left the worker in doubt: no step is run any more
   int holds_ = 0;
   bool stopping_ = false;

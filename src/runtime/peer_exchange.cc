@@ -36,9 +36,8 @@ Result<std::unique_ptr<PeerExchange>> PeerExchange::open(Options options, const 
     WEFT_TRY(exchange->address_, exchange->transport_->listen(exchange->options_.listen));
   }
   if (exchange->options_.thread)
-    exchange->thread_ = std::thread([raw = exchange.get()] {
-      keep_going("the exchange of blocks with other servers", [&] { raw->run(); });
-    });
+    exchange->thread_ = std::thread(
+        [raw = exchange.get()] { keep_going("the exchange of blocks with other servers", [&] { raw->run(); }); });
   return exchange;
 }
 

@@ -156,7 +156,8 @@ void PrefixProvider::hold() {
       continue;
     }
     try {
-      if (!lease.held || !is_sure(lease)) lease.held = scheduler_.hold_lease(*lease.blocks, lease.first, lease.sequence);
+      if (!lease.held || !is_sure(lease))
+        lease.held = scheduler_.hold_lease(*lease.blocks, lease.first, lease.sequence);
     } catch (const std::bad_alloc&) {  // later, or its time is over
       unheld_ = true;
       continue;

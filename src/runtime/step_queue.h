@@ -1,5 +1,5 @@
-// Numbers of steps in their order. There are few, so that taking the first one out moves the others; needs no memory once
-// it has room.
+// Numbers of steps in their order. There are few, so that taking the first one out moves the others; needs no memory
+// once it has room.
 #pragma once
 
 #include <cstddef>

@@ -1,10 +1,7 @@
-// A library for LD_PRELOAD that makes the n-th call of a kind fail while a control block says so. The block is a file of
-// a page that the test maps too (injector.py); the environment's WEFT_FAULTS names it. What fails: malloc and its kin
-// (operator new and Rust's allocator come there), mmap, open, read, write, the start of a thread, sends and receives.
-#include <cerrno>
-#include <cstdarg>
-#include <cstdint>
-#include <cstdlib>
+// A library for LD_PRELOAD that makes the n-th call of a kind fail while a control block says so. The block is a file
+// of a page that the test maps too (injector.py); the environment's WEFT_FAULTS names it. What fails: malloc and its
+// kin (operator new and Rust's allocator come there), mmap, open, read, write, the start of a thread, sends and
+// receives.
 #include <dlfcn.h>
 #include <execinfo.h>
 #include <fcntl.h>
@@ -13,6 +10,10 @@
 #include <sys/socket.h>
 #include <sys/uio.h>
 #include <unistd.h>
+#include <cerrno>
+#include <cstdarg>
+#include <cstdint>
+#include <cstdlib>
 
 namespace {
 
@@ -113,22 +114,21 @@ void* mmap(void* address, size_t size, int protection, int flags, int file, off_
   return MAP_FAILED;
 }
 
-#define WEFT_OPEN(name, ...)                             \
-  {                                                      \
-    static const auto real = next(#name, &name);         \
-    mode_t mode = 0;                                     \
-    va_list rest;                                        \
-    va_start(rest, flags);                               \
+#define WEFT_OPEN(name, ...)                                        \
+  {                                                                 \
+    static const auto real = next(#name, &name);                    \
+    mode_t mode = 0;                                                \
+    va_list rest;                                                   \
+    va_start(rest, flags);                                          \
     if (flags & (O_CREAT | O_TMPFILE)) mode = va_arg(rest, mode_t); \
-    va_end(rest);                                        \
-    if (!fails(kOpen)) return real(__VA_ARGS__, mode);   \
-    errno = EMFILE;                                      \
-    return -1;                                           \
+    va_end(rest);                                                   \
+    if (!fails(kOpen)) return real(__VA_ARGS__, mode);              \
+    errno = EMFILE;                                                 \
+    return -1;                                                      \
   }
-int open(const char* path, int flags, ...) WEFT_OPEN(open, path, flags)
-int open64(const char* path, int flags, ...) WEFT_OPEN(open64, path, flags)
-int openat(int folder, const char* path, int flags, ...) WEFT_OPEN(openat, folder, path, flags)
-
+int open(const char* path, int flags, ...) WEFT_OPEN(open, path, flags) int open64(const char* path, int flags, ...)
+    WEFT_OPEN(open64, path, flags) int openat(int folder, const char* path, int flags, ...)
+        WEFT_OPEN(openat, folder, path, flags)
 // A call with the arguments as they are, or -1 and errno.
 #define WEFT_CALL(kind, problem, name, ...)      \
   {                                              \
@@ -137,23 +137,22 @@ int openat(int folder, const char* path, int flags, ...) WEFT_OPEN(openat, folde
     errno = problem;                             \
     return -1;                                   \
   }
-ssize_t read(int file, void* to, size_t size) WEFT_CALL(kRead, EIO, read, file, to, size)
-ssize_t pread(int file, void* to, size_t size, off_t at) WEFT_CALL(kRead, EIO, pread, file, to, size, at)
-ssize_t pread64(int file, void* to, size_t size, off64_t at) WEFT_CALL(kRead, EIO, pread64, file, to, size, at)
-ssize_t write(int file, const void* from, size_t size) WEFT_CALL(kWrite, ENOSPC, write, file, from, size)
-ssize_t pwrite(int file, const void* from, size_t size, off_t at)
-    WEFT_CALL(kWrite, ENOSPC, pwrite, file, from, size, at)
-ssize_t send(int socket, const void* from, size_t size, int flags)
-    WEFT_CALL(kSend, EPIPE, send, socket, from, size, flags)
-ssize_t sendmsg(int socket, const msghdr* message, int flags)
-    WEFT_CALL(kSend, EPIPE, sendmsg, socket, message, flags)
-ssize_t writev(int file, const iovec* parts, int count) WEFT_CALL(kSend, EPIPE, writev, file, parts, count)
-ssize_t recv(int socket, void* to, size_t size, int flags)
-    WEFT_CALL(kReceive, ECONNRESET, recv, socket, to, size, flags)
-ssize_t recvmsg(int socket, msghdr* message, int flags)
-    WEFT_CALL(kReceive, ECONNRESET, recvmsg, socket, message, flags)
+            ssize_t read(int file, void* to, size_t size) WEFT_CALL(kRead, EIO, read, file, to, size) ssize_t
+    pread(int file, void* to, size_t size, off_t at) WEFT_CALL(kRead, EIO, pread, file, to, size, at) ssize_t
+    pread64(int file, void* to, size_t size, off64_t at) WEFT_CALL(kRead, EIO, pread64, file, to, size, at) ssize_t
+    write(int file, const void* from, size_t size) WEFT_CALL(kWrite, ENOSPC, write, file, from, size) ssize_t
+    pwrite(int file, const void* from, size_t size, off_t at)
+        WEFT_CALL(kWrite, ENOSPC, pwrite, file, from, size, at) ssize_t
+    send(int socket, const void* from, size_t size, int flags)
+        WEFT_CALL(kSend, EPIPE, send, socket, from, size, flags) ssize_t
+    sendmsg(int socket, const msghdr* message, int flags)
+        WEFT_CALL(kSend, EPIPE, sendmsg, socket, message, flags) ssize_t writev(int file, const iovec* parts, int count)
+            WEFT_CALL(kSend, EPIPE, writev, file, parts, count) ssize_t
+    recv(int socket, void* to, size_t size, int flags)
+        WEFT_CALL(kReceive, ECONNRESET, recv, socket, to, size, flags) ssize_t
+    recvmsg(int socket, msghdr* message, int flags) WEFT_CALL(kReceive, ECONNRESET, recvmsg, socket, message, flags)
 
-int pthread_create(pthread_t* thread, const pthread_attr_t* attributes, void* (*body)(void*), void* argument) {
+        int pthread_create(pthread_t* thread, const pthread_attr_t* attributes, void* (*body)(void*), void* argument) {
   static const auto real = next("pthread_create", &pthread_create);
   return fails(kThread) ? EAGAIN : real(thread, attributes, body, argument);
 }
