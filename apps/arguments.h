@@ -98,7 +98,7 @@ struct Arguments {
   std::string cluster, advertise_url;  // etcd://HOST:PORT/NAME; what others reach this server at; empty: none, by host
   int port = 8000;
   bool chat_template_in_request = false;
-  int64_t requests_memory = int64_t{512} << 20;  // bytes; 0: no limit
+  int64_t requests_memory = int64_t{384} << 20;  // bytes; 0: no limit
   double watchdog_s = 300;                       // see ServerOptions
   HttpArguments http;
   OrchestrateArguments orchestrate;  // beside host, port and api_key

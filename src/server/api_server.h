@@ -39,7 +39,7 @@ struct ServerOptions {
   bool chat_template_in_request = false;
   double watchdog_s = 300;  // without a step while there is work, until /health says so; 0: never
   HttpLimits limits;
-  int64_t requests_memory = int64_t{512} << 20;  // bytes that all requests and their answers may take; 0: no limit
+  int64_t requests_memory = int64_t{384} << 20;  // bytes that all requests and their answers may take; 0: no limit
 };
 
 class ApiServer {

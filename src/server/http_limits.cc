@@ -22,7 +22,7 @@ constexpr std::array kLimits = {
               &HttpLimits::body_bytes,
               1,
               kMostBytes},
-    HttpLimit{{"all_body_bytes", "--max-all-body-bytes", "bytes", "256M",
+    HttpLimit{{"all_body_bytes", "--max-all-body-bytes", "bytes", "128M",
                "bodies of all requests that are being read or answered", "503"},
               &HttpLimits::all_body_bytes,
               1,

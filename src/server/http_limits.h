@@ -15,7 +15,7 @@ struct HttpLimits {
   size_t head_bytes = size_t{32} << 10;  // request line and headers
   int head_fields = 128;
   size_t body_bytes = size_t{32} << 20;       // of one request
-  size_t all_body_bytes = size_t{256} << 20;  // of all requests that are being read or worked on
+  size_t all_body_bytes = size_t{128} << 20;  // of all requests that are being read or worked on
   size_t unsent_bytes = size_t{1} << 20;      // of a stream whose client does not read
   int connections = 4096;                     // open at once
   int connections_per_address = 1024;         // of one IPv4 address or IPv6 /64 that is not this machine; 0: no limit
