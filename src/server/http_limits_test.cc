@@ -15,8 +15,7 @@ double value_of(std::string_view text) {
 
 double value_of(const HttpLimit& limit, const HttpLimits& limits) {
   if (const auto* count = std::get_if<int HttpLimits::*>(&limit.member)) return limits.**count;
-  if (const auto* bytes = std::get_if<size_t HttpLimits::*>(&limit.member))
-    return static_cast<double>(limits.**bytes);
+  if (const auto* bytes = std::get_if<size_t HttpLimits::*>(&limit.member)) return static_cast<double>(limits.**bytes);
   return static_cast<double>((limits.*std::get<std::chrono::milliseconds HttpLimits::*>(limit.member)).count()) / 1000;
 }
 

@@ -19,9 +19,9 @@ int status(const HttpRequest& request, const OriginRules& rules) {
 
 TEST(RequestOrigin, NamesThatStrangersCanGiveAnAddressAreRefusedOnLoopback) {
   const OriginRules rules{.host = "127.0.0.1"};
-  for (const char* good : {"localhost", "LOCALHOST:8000", "127.0.0.1:8000", "[::1]:8000", "[::1]", "192.168.1.7:1",
-                           "x", "weft:8000", "weft.localhost", "printer.local:80", "a.svc.cluster.local",
-                           "weft.corp.internal.", "10.0.0.1"})
+  for (const char* good :
+       {"localhost", "LOCALHOST:8000", "127.0.0.1:8000", "[::1]:8000", "[::1]", "192.168.1.7:1", "x", "weft:8000",
+        "weft.localhost", "printer.local:80", "a.svc.cluster.local", "weft.corp.internal.", "10.0.0.1"})
     EXPECT_EQ(status(asked("GET", {{"host", good}}), rules), 0) << good;
   for (const char* bad : {"evil.example.com", "evil.example.com:8000", "localhost.evil.com", "127.0.0.1.evil.com",
                           "a.local.com", "1.2.3", "evil.com."})
@@ -116,8 +116,8 @@ TEST(RequestOrigin, PagesMustSendJson) {
     for (const char* type : {"text/plain", "application/x-www-form-urlencoded", "multipart/form-data"})
       EXPECT_EQ(status(asked("POST", {{"host", "x"}, {sign, "https://a.b"}, {"content-type", type}}), rules), 415);
     EXPECT_EQ(status(asked("POST", {{"host", "x"}, {sign, "https://a.b"}}), rules), 415);
-    EXPECT_EQ(status(asked("POST", {{"host", "x"}, {sign, "https://a.b"}, {"content-type", "application/json"}}), rules),
-              0);
+    EXPECT_EQ(
+        status(asked("POST", {{"host", "x"}, {sign, "https://a.b"}, {"content-type", "application/json"}}), rules), 0);
     EXPECT_EQ(status(asked("GET", {{"host", "x"}, {sign, "https://a.b"}}), rules), 0);
   }
   EXPECT_EQ(status(asked("POST", {{"host", "x"}}), rules), 0);

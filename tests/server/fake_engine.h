@@ -63,8 +63,8 @@ class FakeEngine : public Engine {
   void fail_after(int tokens) { fail_after_ = tokens; }
   // From now on the engine is not healthy, because of this.
   void lose_ranks(std::string why);
-  // From now on a prompt with this text in it is tokenized until let_go(), or until its stop flag is set if it is looked
-  // at. The others are as before.
+  // From now on a prompt with this text in it is tokenized until let_go(), or until its stop flag is set if it is
+  // looked at. The others are as before.
   void hang_at(std::string text, bool looks_at_stop_flag);
   void let_go();
   int hanging() const { return hanging_; }

@@ -6,6 +6,7 @@
 
 #include <cstring>
 
+#include "base/check.h"
 #include "http_client.h"
 #include "server/errors.h"
 
@@ -96,8 +97,7 @@ TEST(Transport, ExceptionsOfHandlersStayInside) {
   const Reply logic = transport.ask(get("/logic")), memory = transport.ask(get("/memory"));
   EXPECT_EQ(logic.status, 500);
   EXPECT_EQ(memory.status, 503);
-  EXPECT_EQ(memory.json().find("error")->find("message")->as_string(),
-            "the server ran out of memory for this request");
+  EXPECT_EQ(memory.json().find("error")->find("message")->as_string(), "the server ran out of memory for this request");
   const Reply posted = transport.ask(get("/posted")), stream = transport.ask(get("/stream"));
   EXPECT_EQ(posted.status, 500);
   EXPECT_EQ(stream.status, 200);
