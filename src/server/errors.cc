@@ -1,6 +1,12 @@
 // See the header.
 #include "server/errors.h"
 
+#include <algorithm>
+#include <string_view>
+
+#include "base/log.h"
+#include "server/http_answer.h"
+
 namespace weft {
 
 namespace {
@@ -9,6 +15,17 @@ const char* type_of(int status) {
   if (status == 401) return "authentication_error";
   if (status == 429) return "rate_limit_error";
   return status < 500 ? "invalid_request_error" : "server_error";
+}
+
+// What a library said when it failed is for the log; the client learns that it did.
+std::string shown(const Error& error) {
+  std::string message = error.message();
+  constexpr std::string_view kInside[] = {"panic: ", "std::", "bad_alloc"};
+  if (error.code() != Code::internal ||
+      std::ranges::none_of(kInside, [&](std::string_view sign) { return message.find(sign) != std::string::npos; }))
+    return message;
+  log_warning("request_failed", " problem=", json_quote(message));
+  return kFailedInside;
 }
 
 }  // namespace
@@ -38,7 +55,7 @@ Json error_json(int status, const std::string& message, const std::string& param
 }
 
 Json error_json(const Error& error) {
-  return error_json(http_status(error.code()), error.message(), error.param(), name(error.code()));
+  return error_json(http_status(error.code()), shown(error), error.param(), name(error.code()));
 }
 
 HttpResponse error_response(int status, const std::string& message, const std::string& param, const std::string& code) {
@@ -51,7 +68,7 @@ HttpResponse error_response(int status, const std::string& message, const std::s
 }
 
 HttpResponse error_response(const Error& error) {
-  return error_response(http_status(error.code()), error.message(), error.param(), name(error.code()));
+  return error_response(http_status(error.code()), shown(error), error.param(), name(error.code()));
 }
 
 }  // namespace weft

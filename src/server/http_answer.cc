@@ -239,8 +239,7 @@ void HttpAnswer::refuse(HttpResponse why) {
 void HttpAnswer::fail(const std::string& what, bool out_of_memory) {
   log_warning("request_failed", " path=", json_quote(request_.path), " problem=", json_quote(what));
   try {
-    say_failure(out_of_memory ? world_.refuse(503, "the server ran out of memory for this request")
-                              : world_.refuse(500, "the request failed inside the server; its log says why"));
+    say_failure(out_of_memory ? world_.refuse(503, kOutOfMemory) : world_.refuse(500, kFailedInside));
   } catch (const std::exception&) {
     broken_ = true;
   }

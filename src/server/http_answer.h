@@ -17,6 +17,10 @@
 
 namespace weft {
 
+// The messages of answers to requests that failed for reasons of the server's own: the log says which.
+inline constexpr char kFailedInside[] = "the request failed inside the server; its log says why";
+inline constexpr char kOutOfMemory[] = "the server ran out of memory for this request";
+
 // ASCII letters in lower case.
 std::string lower_case(std::string_view text);
 

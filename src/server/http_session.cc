@@ -151,8 +151,11 @@ void HttpSession::begin_drain() {
 }
 
 void HttpSession::end_drain() {
-  if (answer_) answer_->end(Ending::shutdown);
-  else stream_.cancel();
+  if (!answer_) return stream_.cancel();
+  // A handler that has not begun will not be run, so it cannot say so.
+  if (answer_->handling() == HttpAnswer::Handling::waiting)
+    answer_->refuse(world_.handlers.refuse(503, "the server is shutting down"));
+  answer_->end(Ending::shutdown);
 }
 
 bool HttpSession::evict() {
@@ -314,8 +317,7 @@ net::awaitable<bool> HttpSession::send_answer(const std::shared_ptr<HttpAnswer>&
       log_warning("client_too_slow", " peer=", peer_, " unsent_bytes_over=", world_.limits.unsent_bytes);
       co_return false;
     }
-    if (output.broken && !answer->begun())
-      co_return co_await refuse(503, "the server ran out of memory for this request");
+    if (output.broken && !answer->begun()) co_return co_await refuse(503, kOutOfMemory);
     if (output.broken) co_return false;
     if (!output.bytes.empty()) {
       if (!co_await write(output.bytes)) co_return false;

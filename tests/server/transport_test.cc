@@ -6,6 +6,7 @@
 
 #include <cstring>
 
+#include "base/check.h"
 #include "http_client.h"
 #include "server/errors.h"
 
