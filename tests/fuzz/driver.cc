@@ -84,6 +84,7 @@ int main(int argc, char** argv) {
   const weft::FuzzMaterial material = weft::fuzz_material();
   const std::string program = std::string(argv[0]).substr(std::string(argv[0]).rfind('/') + 1);
   crash_file = program + "-crash";
+  catch_faults();
   for (int i = 1; i < argc; i += 2) {
     const std::string name = argv[i];
     if (!name.starts_with("--")) {
@@ -101,7 +102,6 @@ int main(int argc, char** argv) {
     else return usage();
   }
   if (inputs == 0 && seconds == 0) return 0;
-  catch_faults();
   for (const std::string& one : material.seeds) run(one);
   std::mt19937_64 random(seed);
   const auto begin = std::chrono::steady_clock::now();
