@@ -58,6 +58,7 @@ std::vector<std::string> fuzz_seeds() {
       cut + "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5;x=y\r\nhello\r\n1\r\n!\r\n0\r\nT: v\r\n\r\n",
       cut + "HTTP/1.0 200 OK\r\n\r\nto the end",
       cut + "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 204 None\r\nConnection: keep-alive\r\n\r\n",
+      cut + "HTTP/1.1 429 Many\r\nRetry-After: -5\r\nContent-Length: 0\r\n\r\n",
       cut + "HTTP/1.1 429 Many\r\nRetry-After: Wed, 21 Oct 2015 07:28:00 GMT\r\nContent-Length: 1\r\n\r\nx",
   };
 }
