@@ -15,7 +15,7 @@ Json logprob_json(float logprob) { return std::isfinite(logprob) ? Json(logprob)
 
 Json logits_json(const std::vector<float>& values, size_t cols) {
   Json::Array rows;
-  for (size_t at = 0; at + cols <= values.size(); at += cols) {
+  for (size_t at = 0; cols > 0 && at + cols <= values.size(); at += cols) {
     Json::Array row;
     for (size_t i = at; i < at + cols; ++i) row.push_back(logprob_json(values[i]));
     rows.push_back(Json(std::move(row)));

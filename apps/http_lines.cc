@@ -209,11 +209,14 @@ std::vector<TokenInfo> prompt_of(const Json::Array& entries, int count) {
   return prompt;
 }
 
+// All rows of an answer must be of one length, `cols`, which the first one gives; else `cols` becomes kRagged.
+constexpr size_t kRagged = std::numeric_limits<size_t>::max();
 std::vector<float> logits_of(const Json::Array& rows, size_t& cols) {
   std::vector<float> values;
   for (const Json& row : rows) {
-    if (!row.is_array()) continue;
-    cols = row.items().size();
+    const size_t count = row.is_array() ? row.items().size() : 0;
+    if (cols == 0) cols = count;
+    if (count == 0 || count != cols) return cols = kRagged, std::vector<float>();
     values.reserve(rows.size() * cols);
     for (const Json& value : row.items()) values.push_back(float_of(value));
   }
@@ -320,6 +323,7 @@ BatchOutcome outcome_of(const RequestLine& line, const HttpReply& reply, const s
   const Json::Array& choices = list_in(*json, "choices");
   for (const Json& choice : choices) outcome.choices.push_back(choice_of(line, choice, outcome.vocab));
   add_prompt(line, *json, choices.front(), outcome);
+  if (outcome.vocab == kRagged) outcome.error = fail(Code::internal, where, " gave logits whose rows differ in length");
   return outcome;
 }
 

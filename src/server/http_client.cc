@@ -34,7 +34,7 @@ HttpReceiver collect_reply(std::shared_ptr<HttpReply> reply, std::function<void(
     if (const std::string* later = head.header("retry-after")) {
       const char* const end = later->data() + later->size();
       const auto read = std::from_chars(later->data(), end, reply->retry_after_s);
-      if (read.ec != std::errc() || read.ptr != end) reply->retry_after_s = 0;
+      if (read.ec != std::errc() || read.ptr != end || reply->retry_after_s < 0) reply->retry_after_s = 0;
     }
   };
   receiver.data = [reply](const std::string& piece) { reply->body += piece; };

@@ -135,6 +135,7 @@ std::vector<std::string> fuzz_seeds() {
       '\3' + std::string(R"({"choices":[{"message":{"role":"assistant","content":"x"},"finish_reason":"stop",)"
                          R"("logprobs":{"content":[{"token":"token_id:5","logprob":-1,"top_logprobs":[{"token":)"
                          R"("token_id:6","logprob":-2}]}]}}],"prompt_logprobs":[null]})"),
+      '\3' + std::string(R"({"choices":[{"generation_logits":[[1,2],[3]]},{"generation_logits":[[]]}]})"),
       '\3' + std::string(R"({"error":{"message":"m","type":"t","code":"resource_exhausted","param":null}})"),
       std::string("\4") + "10.0.0.1:80,[::1]:9",
       std::string("\4") + "http://host:80",

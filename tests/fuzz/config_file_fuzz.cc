@@ -59,6 +59,9 @@ std::vector<std::string> fuzz_seeds() {
               "speculative_config:\n  method: ngram\n  num_tokens: 4\n",
           std::string("\0", 1) + "a: &x {b: [1, 2.5, true, ~, 'q', \"\\u00e9\"]}\nc: *x\nd: |\n  text\n  more\n",
           std::string("\0", 1) + "---\n? k\n: v\n...\n---\nz: !!str 1\n",
+          std::string("\0", 1) + "a: \xbc\n",
+          std::string("\0a: b\0\0\0\0", 9),
+          std::string("\0", 1) + "\"\": x\n",
           "\1- {share: 1, input: 100, output: 20}\n- {share: 3, input: 10.5, output: 7}\n",
           "\2share,input,output\n0.5,100,20\n1.5,1000,200\n",
           "\3"

@@ -1,8 +1,8 @@
 // Runs a fuzz target without libFuzzer: inputs are made of its seeds (mutate.h) from a fixed seed. Inputs that reached
 // something new are not known here, so this finds less in the same time; it runs with every compiler. An input that
-// ends the process, or takes longer than 30 seconds, is left in FOLDER/TARGET-crash.
+// ends the process, or takes longer than 30 seconds of the processor, is left in FOLDER/TARGET-crash.
 #include <sys/resource.h>
-#include <unistd.h>
+#include <sys/time.h>
 
 #include <chrono>
 #include <csignal>
@@ -22,7 +22,8 @@
 
 namespace {
 
-constexpr unsigned kLongestSeconds = 30;  // for one input, on a machine with other work
+// For one input: of the processor, so that other work on the machine does not count, and by the clock, for what hangs.
+constexpr time_t kLongestWork = 30, kLongestWait = 300;
 
 std::string current, crash_file = "fuzz-crash";
 
@@ -35,16 +36,16 @@ void keep_input() {
 }
 
 void end_with_input(int number) {
-  std::fprintf(stderr, number == SIGALRM ? "an input takes too long\n" : "signal %d\n", number);
+  std::fprintf(stderr, number == SIGALRM || number == SIGPROF ? "an input takes too long\n" : "signal %d\n", number);
   keep_input();
   std::_Exit(1);
 }
 
 void run(std::string input) {
   current = std::move(input);
-  ::alarm(kLongestSeconds);
+  const itimerval work{{}, {kLongestWork, 0}}, wait{{}, {kLongestWait, 0}};
+  ::setitimer(ITIMER_PROF, &work, nullptr), ::setitimer(ITIMER_REAL, &wait, nullptr);
   LLVMFuzzerTestOneInput(reinterpret_cast<const uint8_t*>(current.data()), current.size());
-  ::alarm(0);
 }
 
 int usage() {
@@ -64,7 +65,7 @@ void catch_faults() {
   ::setrlimit(RLIMIT_DATA, &most);
   for (const int number : {SIGSEGV, SIGBUS, SIGFPE}) std::signal(number, end_with_input);
 #endif
-  for (const int number : {SIGABRT, SIGALRM}) std::signal(number, end_with_input);
+  for (const int number : {SIGABRT, SIGALRM, SIGPROF}) std::signal(number, end_with_input);
   std::signal(SIGPIPE, SIG_IGN);
 }
 
@@ -83,6 +84,7 @@ int main(int argc, char** argv) {
   const weft::FuzzMaterial material = weft::fuzz_material();
   const std::string program = std::string(argv[0]).substr(std::string(argv[0]).rfind('/') + 1);
   crash_file = program + "-crash";
+  catch_faults();
   for (int i = 1; i < argc; i += 2) {
     const std::string name = argv[i];
     if (!name.starts_with("--")) {
@@ -100,7 +102,6 @@ int main(int argc, char** argv) {
     else return usage();
   }
   if (inputs == 0 && seconds == 0) return 0;
-  catch_faults();
   for (const std::string& one : material.seeds) run(one);
   std::mt19937_64 random(seed);
   const auto begin = std::chrono::steady_clock::now();

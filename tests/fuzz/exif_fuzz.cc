@@ -10,8 +10,13 @@ std::vector<std::string> fuzz_seeds() {
   const std::string little("II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0", 26);
   const std::string big(
       "MM\0*\0\0\0\x08\0\x02\x01\0\0\x04\0\0\0\x01\0\0\0\x09\x01\x12\0\x03\0\0\0\x01\0\x03\0\0\0\0\0\0", 38);
-  return {little, std::string("Exif\0\0", 6) + big, big, "<x:xmpmeta><tiff:Orientation>8</tiff:Orientation>",
-          "tiff:Orientation=\"5\""};
+  return {little,
+          std::string("Exif\0\0", 6) + big,
+          big,
+          "<x:xmpmeta><tiff:Orientation>8</tiff:Orientation>",
+          "tiff:Orientation=\"5\"",
+          "..tiff:Orientation>0",
+          "..tiff:Orientation>9"};
 }
 std::vector<std::string> fuzz_words() {
   return {"II*",

@@ -1,5 +1,6 @@
 // What rank 0 tells the ranks that follow it: the input makes a step's changes and drafts' rows; what is written is
 // read back, all of it, and written again gives the same bytes.
+#include <algorithm>
 #include <cstring>
 
 #include "runtime/step_message.h"
@@ -74,6 +75,32 @@ void changes(Source& from) {
   require(same(first.bytes(), second.bytes()), "what was read is written alike");
 }
 
+void draft_rows(Source& from) {
+  const size_t count = from.count();
+  std::vector<DraftRow> rows(count);
+  std::vector<std::vector<int32_t>> next(count);
+  std::vector<SamplingParams> sampling(count);
+  for (size_t i = 0; i < count; ++i) {
+    DraftRow& row = rows[i];
+    row.slot = from.take<Slot>(), row.first_row = from.take<int>(), row.rows = from.take<int>();
+    row.token = from.take<int32_t>(), row.drafts = from.take<uint8_t>() % 3, row.end = from.take<int>();
+    next[i] = from.ids(), row.next = next[i], row.sampling = &sampling[i];
+    sampling[i].temperature = from.take<uint8_t>() / 100.0f, sampling[i].seed = from.take<uint64_t>();
+  }
+  ByteWriter first, second;
+  write_draft_rows(rows, first);
+  ByteReader reader(first.bytes());
+  ReadDraftRows read;
+  read_draft_rows(reader, read);
+  require(reader.done() && read.rows.size() == count, "all rows are read");
+  for (size_t i = 0; i < count; ++i)
+    require(std::ranges::equal(read.rows[i].next, rows[i].next) && read.rows[i].drafts == rows[i].drafts &&
+                (rows[i].drafts == 0 || read.sampling[i].seed == sampling[i].seed),
+            "as they were written");
+  write_draft_rows(read.rows, second);
+  require(same(first.bytes(), second.bytes()), "what was read is written alike");
+}
+
 }  // namespace
 
 std::vector<std::string> fuzz_seeds() {
@@ -91,6 +118,6 @@ void mend(std::string&) {}
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const std::string bytes = copy_of(data, size);
   Source from(bytes);
-  changes(from);
+  changes(from), draft_rows(from);
   return 0;
 }

@@ -107,9 +107,11 @@ std::vector<std::string> fuzz_seeds() {
       "<think>\nwhy {\"name\": \"f\"}?\n</think>\n\n[{\"name\": \"f\", \"arguments\": {\"a\": \"q\"}}, {\"name\": "
       "\"g.h\"}]",
       "{\"a\": \"cut off in the mid",
+      "{\"name\": \"f\", \"parameters\": {\"a\": \"\\ud83dx\\ude00\"}}",
   };
   std::vector<std::string> seeds;
-  for (unsigned how = 0; how < 32; ++how) seeds.push_back(std::string{static_cast<char>(how), '\3'} + texts[how % 11]);
+  for (unsigned how = 0; how < 32; ++how)
+    seeds.push_back(std::string{static_cast<char>(how), '\3'} + texts[how % texts.size()]);
   for (size_t i = 0; i < texts.size(); ++i) seeds.push_back(std::string{static_cast<char>(i % 9), '\0'} + texts[i]);
   return seeds;
 }

@@ -226,7 +226,8 @@ def hostile_length(world):
     """A body shorter or longer than the head says."""
     link = connect(world.text, 5, stranger())
     try:
-        link.sendall(request_bytes("POST", "/v1/completions", {"prompt": "x", "max_tokens": 1})[:random.randrange(30, 180)])
+        whole = request_bytes("POST", "/v1/completions", {"prompt": "x", "max_tokens": 1})
+        link.sendall(whole[:random.randrange(30, len(whole) + 1)])
         if random.random() < 0.5:
             link.shutdown(socket.SHUT_WR)
         link.settimeout(random.random() * 2)
