@@ -19,6 +19,8 @@ class CallReader {
 
   virtual ~CallReader() = default;
   virtual Step step(CallStream& stream) = 0;
+  // The block is over: how much of what is left in the stream was read in vain, in bytes.
+  virtual size_t read_in_vain() const = 0;
   // The answer has ended, and step() asks for more. What this leaves in the stream becomes text of the answer.
   virtual void cut_off(CallStream& stream) = 0;
 };

@@ -20,35 +20,35 @@ class DeepseekCalls final : public JsonCalls {
 
  private:
   Found read_head(CallStream& stream) override {
-    const std::string& text = stream.text();
-    const size_t at = skip_blanks(text, 0);
+    const std::string_view text = stream.text();
+    const size_t at = stream.skip_blanks(0);
     if (at == text.size()) return Found::more;
-    const size_t separator = text.find(kSeparator, at);
+    const size_t separator = stream.find(kSeparator, at);
     if (separator == std::string::npos) return name_goes_on(stream, at);
     const size_t behind = separator + kSeparator.size();
-    const size_t object = skip_blanks(text, behind);
+    const size_t object = stream.skip_blanks(behind);
     if (object == text.size()) return Found::more;
     if (text[object] != '{') return read_older_head(stream, behind, object);
-    std::string name = text.substr(at, separator - at);
-    name.resize(end_without_blanks(name));
-    return begin_object(stream, name, object);
+    const std::string_view name = text.substr(at, separator - at);
+    return begin_object(stream, name.substr(0, end_without_blanks(name)), object);
   }
 
   // NAME, which begins at `at`, is the rest of the line that begins at `line`; the arguments are a block of Markdown.
   Found read_older_head(CallStream& stream, size_t line, size_t at) {
     static constexpr std::string_view kJson = "```json";
-    const std::string& text = stream.text();
-    const size_t end = text.find('\n', line);
+    const std::string_view text = stream.text();
+    const size_t end = stream.find("\n", line);
     if (end == std::string::npos) return name_goes_on(stream, line);
-    std::string name = text.substr(at, end - at);
-    name.resize(end_without_blanks(name));
-    const size_t fence = skip_blanks(text, end);
+    std::string_view name = text.substr(at, end - at);
+    name = name.substr(0, end_without_blanks(name));
+    const size_t fence = stream.skip_blanks(end);
     if (fence == text.size() || may_begin(text, fence, kJson)) return Found::more;
-    return begin_object(stream, name, begins(text, fence, kJson) ? skip_blanks(text, fence + kJson.size()) : fence);
+    const size_t object = begins(text, fence, kJson) ? stream.skip_blanks(fence + kJson.size()) : fence;
+    return begin_object(stream, name, object);
   }
 
   Found read_between(CallStream& stream) override {
-    const size_t at = skip_blanks(stream.text(), 0);
+    const size_t at = stream.skip_blanks(0);
     if (begins(stream.text(), at, kFence)) return go_on(stream, at + kFence.size(), State::between);
     if (may_begin(stream.text(), at, kFence)) return Found::more;
     return JsonCalls::read_between(stream);

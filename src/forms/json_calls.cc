@@ -32,30 +32,32 @@ void JsonCalls::close_call(CallStream& stream) {
 Found JsonCalls::go_on(CallStream& stream, size_t size, State next) {
   stream.drop(size);
   state_ = next;
+  head_ = {};
+  value_ = {};
+  value_read_ = member_at_ = braces_end_ = in_vain_ = 0;
+  member_ = {};
+  forget();
   return Found::yes;
 }
 
 // ---- heads
 
-namespace {
-
 // The first value of the object at `at` begins, or there is none.
-Found value_begins(std::string_view text, size_t at) {
-  ObjectReader reader;
+Found JsonCalls::value_begins(CallStream& stream, size_t at) {
+  const std::string_view text = stream.text();
   std::string out;
-  reader.read(text.substr(at), out);
-  return !out.empty() ? Found::yes : reader.wrong() ? Found::no : Found::more;
+  for (; at + value_read_ < text.size() && out.empty() && !value_.wrong(); ++value_read_)
+    value_.read(text.substr(at + value_read_, 1), out);
+  return read_to(at + value_read_, !out.empty() ? Found::yes : value_.wrong() ? Found::no : Found::more);
 }
 
-}  // namespace
-
 Found JsonCalls::read_head(CallStream& stream) {
-  const std::string& text = stream.text();
-  size_t at = skip_blanks(text, 0);
+  const std::string_view text = stream.text();
+  size_t at = stream.skip_blanks(0);
   if (at == text.size()) return Found::more;
   bool in_list = in_list_;
   if (!in_list && text[at] == '[') {
-    at = skip_blanks(text, at + 1);
+    at = stream.skip_blanks(at + 1);
     if (at == text.size()) return Found::more;
     in_list = true;
   }
@@ -63,10 +65,11 @@ Found JsonCalls::read_head(CallStream& stream) {
 }
 
 Found JsonCalls::read_json_head(CallStream& stream, size_t at, bool in_list) {
-  CallHead head;
-  if (const Found found = read_call_head(stream.text(), at, stream.names(), head); found != Found::yes) return found;
-  if (!head.arguments)
-    if (const Found found = value_begins(stream.text(), head.at); found != Found::yes) return found;
+  if (const Found found = head_.read(stream.text(), at, stream.names()); found != Found::yes)
+    return read_to(head_.at(), found);
+  if (!head_.head().arguments)
+    if (const Found found = value_begins(stream, head_.head().at); found != Found::yes) return found;
+  const CallHead head = head_.head();
   begin_call(stream, head.name, head.at, in_list);
   braces_ = head.braces;
   object_read_ = head.arguments.has_value();
@@ -74,15 +77,15 @@ Found JsonCalls::read_json_head(CallStream& stream, size_t at, bool in_list) {
   return Found::yes;
 }
 
-Found JsonCalls::begin_object(CallStream& stream, const std::string& name, size_t at) {
-  if (!stream.declared(name)) return Found::no;
+Found JsonCalls::begin_object(CallStream& stream, std::string_view name, size_t at) {
+  if (!stream.declared(name)) return read_to(at, Found::no);
   if (at >= stream.text().size()) return Found::more;
-  if (const Found found = value_begins(stream.text(), at); found != Found::yes) return found;
+  if (const Found found = value_begins(stream, at); found != Found::yes) return found;
   return begin_call(stream, name, at, in_list_);
 }
 
-Found JsonCalls::begin_call(CallStream& stream, const std::string& name, size_t at, bool in_list) {
-  stream.begin_call(name);
+Found JsonCalls::begin_call(CallStream& stream, std::string_view name, size_t at, bool in_list) {
+  stream.begin_call(std::string(name));
   in_list_ = in_list;
   braces_ = 0;
   object_read_ = false;
@@ -110,20 +113,17 @@ Found JsonCalls::read_object(CallStream& stream) {
 
 // Members behind the arguments, and the braces around them, of which some may be missing.
 Found JsonCalls::read_end_of_head(CallStream& stream) {
-  const std::string& text = stream.text();
   while (braces_ > 0) {
-    size_t at = skip_blanks(text, 0);
+    const std::string_view text = stream.text();
+    const size_t at = stream.skip_blanks(0);
     if (at == text.size()) return Found::more;
     if (text[at] == ',') {
-      std::string key;
-      at = skip_blanks(text, at + 1);
-      if (const Found found = read_string(text, at, key); found != Found::yes) return found;
-      at = skip_blanks(text, at);
-      if (at == text.size()) return Found::more;
-      if (text[at] != ':') return Found::no;
-      at = skip_blanks(text, at + 1);
-      if (const Found found = skip_value(text, at); found != Found::yes) return found;
-      stream.drop(at);
+      if (member_at_ == 0) member_at_ = at + 1;
+      if (const Found found = member_.skip_member(text, member_at_); found != Found::yes)
+        return read_to(member_at_, found);
+      stream.drop(member_at_);
+      member_ = {};
+      member_at_ = 0;
       continue;
     }
     if (text[at] != '}') break;
@@ -136,8 +136,8 @@ Found JsonCalls::read_end_of_head(CallStream& stream) {
 // ---- between calls
 
 Found JsonCalls::read_between(CallStream& stream) {
-  const std::string& text = stream.text();
-  const size_t at = skip_blanks(text, 0);
+  const std::string_view text = stream.text();
+  const size_t at = stream.skip_blanks(0);
   if (at == text.size()) return Found::more;
   if (in_list_ && text[at] == ']') {
     in_list_ = false;
@@ -161,8 +161,9 @@ Found JsonCalls::read_between(CallStream& stream) {
 }
 
 // The place behind braces that are one too many.
-size_t JsonCalls::surplus_braces(std::string_view text, size_t at) const {
-  while (at < text.size() && text[at] == '}') at = skip_blanks(text, at + 1);
+size_t JsonCalls::surplus_braces(std::string_view text, size_t at) {
+  if (braces_end_ > 0) at = braces_end_ = skip_blanks(text, braces_end_);
+  while (at < text.size() && text[at] == '}') at = braces_end_ = skip_blanks(text, at + 1);
   return at;
 }
 

@@ -18,6 +18,7 @@ class JsonCalls : public CallReader {
   explicit JsonCalls(std::string_view close) : close_(close) {}
 
   Step step(CallStream& stream) final;
+  size_t read_in_vain() const final { return in_vain_; }
   // The head of a call that has not begun becomes text; a call that has is closed, and its rest dropped.
   void cut_off(CallStream& stream) override;
 
@@ -39,14 +40,21 @@ class JsonCalls : public CallReader {
   }
   // The arguments end early: whatever closes the call.
   virtual void close_call(CallStream& stream);
+  // Another part is to be read. What a reader remembers of a part that was not complete, to go on from there, is void.
+  virtual void forget() {}
 
   // Drops `size` bytes and moves on.
   Found go_on(CallStream& stream, size_t size, State next);
   // The call of `name` begins; its arguments at `at`.
-  Found begin_call(CallStream& stream, const std::string& name, size_t at, bool in_list);
+  Found begin_call(CallStream& stream, std::string_view name, size_t at, bool in_list);
   // Likewise, where the arguments must be a JSON object, around which nothing is left to read. A call begins once its
   // first value does.
-  Found begin_object(CallStream& stream, const std::string& name, size_t at);
+  Found begin_object(CallStream& stream, std::string_view name, size_t at);
+  // `found`, and how far the text was read for it.
+  Found read_to(size_t at, Found found) {
+    in_vain_ = at;
+    return found;
+  }
 
   bool in_list() const { return in_list_; }
 
@@ -59,7 +67,8 @@ class JsonCalls : public CallReader {
 
  private:
   Found read_json_head(CallStream& stream, size_t at, bool in_list);
-  size_t surplus_braces(std::string_view text, size_t at) const;
+  Found value_begins(CallStream& stream, size_t at);
+  size_t surplus_braces(std::string_view text, size_t at);
   Found read_object(CallStream& stream);
   Found read_end_of_head(CallStream& stream);
 
@@ -70,6 +79,15 @@ class JsonCalls : public CallReader {
   int braces_ = 0;            // of the present call: to be closed behind its arguments
   ObjectReader reader_;       // of the present call's arguments
   std::string separator_;     // before the head that is read: text, unless a call follows
+  size_t in_vain_ = 0;        // read of the present part
+
+  // Of the part that is read:
+  CallHeadReader head_;
+  ObjectReader value_;     // up to the first value of the arguments
+  size_t value_read_ = 0;  // by value_, in bytes
+  MemberReader member_;    // behind the arguments
+  size_t member_at_ = 0;   // 0: no member has begun
+  size_t braces_end_ = 0;  // behind surplus braces and white space
 };
 
 }  // namespace weft

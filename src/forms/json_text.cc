@@ -2,22 +2,95 @@
 #include "forms/json_text.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "forms/held_text.h"
-#include "forms/json_object.h"
 
 namespace weft {
 
-namespace {
+// ---- values
 
-// The place behind a JSON string that begins at `at`; npos: it goes on.
-size_t string_end(std::string_view text, size_t at) {
-  for (size_t i = at + 1; i < text.size(); ++i) {
-    if (text[i] == '\\') ++i;
-    else if (text[i] == '"') return i + 1;
+// Moves next_ behind the string that it stands in; false: the string goes on.
+bool ValueReader::end_string(std::string_view text) {
+  while (next_ < text.size()) {
+    const char c = text[next_++];
+    if (c == '\\') ++next_;
+    else if (c == '"') return true;
   }
-  return std::string_view::npos;
+  return false;
 }
+
+Found ValueReader::skip_string(std::string_view text, size_t& at) {
+  if (next_ == 0) next_ = at + 1;
+  if (!end_string(text)) return Found::more;
+  at = std::exchange(next_, 0);
+  return Found::yes;
+}
+
+Found ValueReader::skip_word(std::string_view text, size_t& at) {
+  const size_t end = text.find_first_of(",]} \t\r\n", std::max(next_, at));
+  next_ = end == std::string_view::npos ? text.size() : 0;
+  if (end == std::string_view::npos) return Found::more;
+  if (end == at) return Found::no;
+  at = end;
+  return Found::yes;
+}
+
+Found ValueReader::skip_brackets(std::string_view text, size_t& at) {
+  if (depth_ == 0) next_ = at;
+  while (next_ < text.size()) {
+    if (quoted_) {
+      quoted_ = !end_string(text);
+      continue;
+    }
+    const char c = text[next_++];
+    if (c == '"') quoted_ = true;
+    else if (c == '{' || c == '[') ++depth_;
+    else if ((c == '}' || c == ']') && --depth_ == 0) {
+      at = std::exchange(next_, 0);
+      return Found::yes;
+    }
+  }
+  return Found::more;
+}
+
+Found ValueReader::skip_value(std::string_view text, size_t& at) {
+  if (at >= text.size()) return Found::more;
+  if (text[at] == '"') return skip_string(text, at);
+  return text[at] == '{' || text[at] == '[' ? skip_brackets(text, at) : skip_word(text, at);
+}
+
+Found ValueReader::read_string(std::string_view text, size_t& at, std::string& out) {
+  if (at >= text.size()) return Found::more;
+  if (text[at] != '"') return Found::no;
+  const size_t begin = at;
+  if (skip_string(text, at) == Found::more) return Found::more;
+  const auto parsed = parse_json(text.substr(begin, at - begin));
+  if (!parsed.ok() || !parsed->is_string()) return Found::no;
+  out = parsed->as_string();
+  return Found::yes;
+}
+
+Found MemberReader::skip_member(std::string_view text, size_t& at) {
+  if (step_ == Step::key) {
+    std::string key;
+    at = skip_blanks(text, at);
+    if (const Found found = value_.read_string(text, at, key); found != Found::yes) return found;
+    step_ = Step::colon;
+  }
+  if (step_ == Step::colon) {
+    at = skip_blanks(text, at);
+    if (at == text.size()) return Found::more;
+    if (text[at++] != ':') return Found::no;
+    step_ = Step::value;
+  }
+  at = skip_blanks(text, at);
+  return value_.skip_value(text, at);
+}
+
+// ---- heads
+
+namespace {
 
 bool one_of(std::string_view key, std::initializer_list<std::string_view> keys) {
   return std::find(keys.begin(), keys.end(), key) != keys.end();
@@ -25,152 +98,108 @@ bool one_of(std::string_view key, std::initializer_list<std::string_view> keys) 
 
 }  // namespace
 
-Found skip_value(std::string_view text, size_t& at) {
-  if (at >= text.size()) return Found::more;
-  if (text[at] == '"') {
-    const size_t end = string_end(text, at);
-    if (end == std::string_view::npos) return Found::more;
-    at = end;
-    return Found::yes;
-  }
-  if (text[at] != '{' && text[at] != '[') {
-    const size_t end = text.find_first_of(",]} \t\r\n", at);
-    if (end == std::string_view::npos) return Found::more;
-    if (end == at) return Found::no;
-    at = end;
-    return Found::yes;
-  }
-  int depth = 0;
-  for (size_t i = at; i < text.size(); ++i) {
-    if (text[i] == '"') {
-      const size_t end = string_end(text, i);
-      if (end == std::string_view::npos) return Found::more;
-      i = end - 1;
-    } else if (text[i] == '{' || text[i] == '[') {
-      ++depth;
-    } else if ((text[i] == '}' || text[i] == ']') && --depth == 0) {
-      at = i + 1;
-      return Found::yes;
-    }
-  }
-  return Found::more;
+Found CallHeadReader::read(std::string_view text, size_t at, const std::vector<std::string>& names) {
+  if (!begun_) at_ = at;
+  begun_ = true;
+  Found found = Found::yes;
+  while (found == Found::yes && step_ != Step::done) found = step(text, names);
+  return found;
 }
 
-Found read_string(std::string_view text, size_t& at, std::string& out) {
-  if (at >= text.size()) return Found::more;
-  if (text[at] != '"') return Found::no;
-  const size_t end = string_end(text, at);
-  if (end == std::string_view::npos) return Found::more;
-  const auto parsed = parse_json(text.substr(at, end - at));
-  if (!parsed.ok() || !parsed->is_string()) return Found::no;
-  out = parsed->as_string();
-  at = end;
+Found CallHeadReader::go_on(Step next) {
+  step_ = next;
   return Found::yes;
 }
 
-namespace {
-
 // The members of the call object, one by one.
-class HeadReader {
- public:
-  HeadReader(std::string_view text, size_t at, const std::vector<std::string>& names, CallHead& out)
-      : text_(text), at_(at), names_(names), out_(out) {}
-
-  Found read() {
-    Found open = enter();
-    while (open == Found::yes) {
-      at_ = skip_blanks(text_, at_);
-      if (at_ < text_.size() && text_[at_] == ',') at_ = skip_blanks(text_, at_ + 1);
-      if (at_ >= text_.size()) return Found::more;
-      if (text_[at_] == '}') return end_of_object();
-      std::string key;
-      if (const Found found = read_string(text_, at_, key); found != Found::yes) return found;
-      // An answer in JSON that is no call goes through from its first key on.
-      if (!one_of(key, {"name", "arguments", "parameters", "type", "id", "index", "function"})) return Found::no;
-      at_ = skip_blanks(text_, at_);
-      if (at_ >= text_.size()) return Found::more;
-      if (text_[at_++] != ':') return Found::no;
-      at_ = skip_blanks(text_, at_);
-      if (at_ >= text_.size()) return Found::more;
-      bool complete = false;
-      if (const Found found = member(key, complete); found != Found::yes || complete) return found;
-    }
-    return open;
+Found CallHeadReader::step(std::string_view text, const std::vector<std::string>& names) {
+  if (step_ == Step::open) return enter(text);
+  if (step_ == Step::object) return read_object(text);
+  // Within a value that is not complete, at_ is its beginning.
+  at_ = skip_blanks(text, at_);
+  if (at_ == text.size()) return Found::more;
+  switch (step_) {
+    case Step::member:
+      if (text[at_] == ',') ++at_;
+      return go_on(Step::key);
+    case Step::key: return text[at_] == '}' ? end_of_object() : read_key(text);
+    case Step::colon:
+      if (text[at_++] != ':') return Found::no;
+      return go_on(Step::value);
+    default: return read_member(text, names);
   }
+}
 
- private:
-  Found enter() {
-    if (at_ >= text_.size()) return Found::more;
-    if (text_[at_] != '{') return Found::no;
-    ++at_;
-    ++out_.braces;
-    return Found::yes;
+Found CallHeadReader::enter(std::string_view text) {
+  if (at_ >= text.size()) return Found::more;
+  if (text[at_] != '{') return Found::no;
+  ++at_;
+  ++head_.braces;
+  return go_on(Step::member);
+}
+
+// Of a function without arguments, or one whose arguments came before its name.
+Found CallHeadReader::end_of_object() {
+  if (head_.name.empty()) return Found::no;
+  if (!head_.arguments) head_.arguments = "{}";
+  head_.at = at_;
+  return go_on(Step::done);
+}
+
+// An answer in JSON that is no call goes through from its first key on.
+Found CallHeadReader::read_key(std::string_view text) {
+  std::string key;
+  if (const Found found = value_.read_string(text, at_, key); found != Found::yes) return found;
+  if (key == "name") key_ = Key::name;
+  else if (one_of(key, {"arguments", "parameters"})) key_ = Key::arguments;
+  else if (key == "function") key_ = Key::function;
+  else if (one_of(key, {"type", "id", "index"})) key_ = Key::other;
+  else return Found::no;
+  return go_on(Step::colon);
+}
+
+Found CallHeadReader::read_member(std::string_view text, const std::vector<std::string>& names) {
+  if (key_ == Key::arguments) return read_arguments(text);
+  if (key_ == Key::function && text[at_] == '{') return enter(text);
+  const Found found = key_ == Key::name ? value_.read_string(text, at_, head_.name) : value_.skip_value(text, at_);
+  if (found != Found::yes) return found;
+  if (key_ == Key::name && std::ranges::find(names, head_.name) == names.end()) return Found::no;
+  return go_on(Step::member);
+}
+
+Found CallHeadReader::read_arguments(std::string_view text) {
+  if (text[at_] == '{' && !head_.name.empty()) {
+    head_.at = at_;
+    return go_on(Step::done);
   }
+  return text[at_] == '{' ? go_on(Step::object) : read_spelled_arguments(text);
+}
 
-  // Of a function without arguments, or one whose arguments came before its name.
-  Found end_of_object() {
-    if (out_.name.empty()) return Found::no;
-    if (!out_.arguments) out_.arguments = "{}";
-    out_.at = at_;
-    return Found::yes;
-  }
+Found CallHeadReader::end_arguments(std::string object) {
+  head_.arguments = std::move(object);
+  head_.at = at_;
+  return go_on(head_.name.empty() ? Step::member : Step::done);
+}
 
-  Found member(const std::string& key, bool& complete) {
-    if (key == "name") {
-      const Found found = read_string(text_, at_, out_.name);
-      if (found != Found::yes) return found;
-      return std::find(names_.begin(), names_.end(), out_.name) == names_.end() ? Found::no : Found::yes;
-    }
-    if (one_of(key, {"arguments", "parameters"})) return arguments(complete);
-    if (key == "function" && text_[at_] == '{') return enter();
-    return skip_value(text_, at_);
-  }
+// An object that is read to its end.
+Found CallHeadReader::read_object(std::string_view text) {
+  at_ += object_.read(text.substr(at_), object_text_);
+  if (!object_.done()) return object_.wrong() ? Found::no : Found::more;
+  object_ = {};
+  return end_arguments(std::exchange(object_text_, {}));
+}
 
-  Found arguments(bool& complete) {
-    if (text_[at_] == '{' && !out_.name.empty()) {
-      out_.at = at_;
-      complete = true;
-      return Found::yes;
-    }
-    std::string object;
-    if (const Found found = whole_arguments(object); found != Found::yes) return found;
-    out_.arguments = std::move(object);
-    out_.at = at_;
-    complete = !out_.name.empty();
-    return Found::yes;
-  }
-
-  // Arguments that are read to their end: an object, an object in a string, or nothing at all in some spelling.
-  Found whole_arguments(std::string& object) {
-    if (text_[at_] == '{') {
-      ObjectReader reader;
-      at_ += reader.read(text_.substr(at_), object);
-      return reader.done() ? Found::yes : reader.wrong() ? Found::no : Found::more;
-    }
-    std::string text;
-    if (text_[at_] == '"') {
-      if (const Found found = read_string(text_, at_, text); found != Found::yes) return found;
-    } else {
-      const size_t begin = at_;
-      if (const Found found = skip_value(text_, at_); found != Found::yes) return found;
-      text = text_.substr(begin, at_ - begin);
-    }
-    const bool nothing = skip_blanks(text, 0) == text.size() || one_of(text, {"null", "None", "[]"});
-    object = nothing ? "{}" : whole_object(text);
-    return object.empty() ? Found::no : Found::yes;
-  }
-
-  std::string_view text_;
-  size_t at_;
-  const std::vector<std::string>& names_;
-  CallHead& out_;
-};
-
-}  // namespace
-
-Found read_call_head(std::string_view text, size_t at, const std::vector<std::string>& names, CallHead& out) {
-  out = {};
-  return HeadReader(text, at, names, out).read();
+// An object in a string, or nothing at all in some spelling.
+Found CallHeadReader::read_spelled_arguments(std::string_view text) {
+  const size_t begin = at_;
+  std::string value;
+  const bool quoted = text[at_] == '"';
+  const Found found = quoted ? value_.read_string(text, at_, value) : value_.skip_value(text, at_);
+  if (found != Found::yes) return found;
+  if (!quoted) value = text.substr(begin, at_ - begin);
+  const bool nothing = skip_blanks(value, 0) == value.size() || one_of(value, {"null", "None", "[]"});
+  std::string object = nothing ? "{}" : whole_object(value);
+  return object.empty() ? Found::no : end_arguments(std::move(object));
 }
 
 }  // namespace weft

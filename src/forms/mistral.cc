@@ -19,18 +19,18 @@ class MistralCalls final : public JsonCalls {
   // NAME{...}, NAME[ARGS]{...} or NAME[CALL_ID]ID[ARGS]{...}
   Found read_other_head(CallStream& stream, size_t at, bool in_list) override {
     if (in_list) return Found::no;
-    const std::string& text = stream.text();
-    const size_t end = text.find_first_of("{[", at);
+    const std::string_view text = stream.text();
+    const size_t end = stream.find_one_of("{[", at);
     if (end == std::string::npos) return name_goes_on(stream, at);
-    std::string name = text.substr(at, end - at);
-    name.resize(end_without_blanks(name));
+    std::string_view name = text.substr(at, end - at);
+    name = name.substr(0, end_without_blanks(name));
     size_t object = end;
     if (text[end] == '[') {
       if (!begins(text, end, kArgs) && !begins(text, end, kId))
         return may_begin(text, end, kArgs) || may_begin(text, end, kId) ? Found::more : Found::no;
-      const size_t args = text.find(kArgs, end);
+      const size_t args = stream.find(kArgs, end);
       if (args == std::string::npos) return name_goes_on(stream, end);
-      object = skip_blanks(text, args + kArgs.size());
+      object = stream.skip_blanks(args + kArgs.size());
     }
     return begin_object(stream, name, object);
   }

@@ -1,50 +1,79 @@
 // See the header.
 #include "forms/python_calls.h"
 
+#include <algorithm>
+
 #include "forms/held_text.h"
-#include "forms/python_literal.h"
 
 namespace weft {
 
-namespace {
-
-// One of KEY=VALUE, up to what stands behind it, or the closing parenthesis, whose key is empty.
-struct Argument {
-  std::string key, value;
-};
-
-Found parse_argument(std::string_view text, size_t& at, bool first, Argument& out) {
-  at = skip_blanks(text, at);
-  if (at < text.size() && text[at] == ',' && !first) at = skip_blanks(text, at + 1);
-  if (at == text.size()) return Found::more;
-  if (text[at] == ')') {
-    ++at;
-    return Found::yes;
+Found ArgumentReader::read(std::string_view text, size_t at, bool first) {
+  if (step_ == Step::begin) {
+    at_ = std::max(at_, at);
+    first_ = first;
   }
-  if (const Found found = read_identifier(text, at, out.key); found != Found::yes) return found;
-  at = skip_blanks(text, at);
-  if (at == text.size()) return Found::more;
-  if (text[at] != '=') return Found::no;
-  ++at;
-  if (const Found found = read_python(text, at, out.value); found != Found::yes) return found;
-  at = skip_blanks(text, at);
-  if (at == text.size()) return Found::more;
-  return text[at] == ',' || text[at] == ')' ? Found::yes : Found::no;
+  Found found = Found::yes;
+  while (found == Found::yes && step_ != Step::done) found = step(text);
+  return found;
 }
 
-}  // namespace
+Found ArgumentReader::go_on(Step next) {
+  step_ = next;
+  return Found::yes;
+}
+
+Found ArgumentReader::step(std::string_view text) {
+  if (step_ == Step::key) {
+    if (const Found found = read_identifier(text, at_, next_, key_); found != Found::yes) return found;
+    return go_on(Step::key_behind);
+  }
+  if (step_ == Step::value) {
+    if (const Found found = value_.read(text); found != Found::yes) return found;
+    at_ = value_.at();
+    return go_on(Step::behind);
+  }
+  at_ = skip_blanks(text, at_);
+  if (at_ == text.size()) return Found::more;
+  const char c = text[at_];
+  switch (step_) {
+    case Step::begin:
+      if (c == ',' && !first_) ++at_;
+      return go_on(Step::comma);
+    case Step::comma:
+      if (c != ')') return go_on(Step::key);
+      ++at_;
+      return go_on(Step::done);
+    case Step::key_behind:
+      if (c != '=') return Found::no;
+      value_ = PythonReader(++at_);
+      return go_on(Step::value);
+    default: return c == ',' || c == ')' ? go_on(Step::done) : Found::no;
+  }
+}
+
+void PythonCalls::forget() {
+  name_end_ = 0;
+  named_ = false;
+  argument_ = {};
+}
 
 // A call begins once its first argument is complete.
 Found PythonCalls::read_other_head(CallStream& stream, size_t at, bool in_list) {
   if (list_only_ && !in_list) return Found::no;
-  std::string name;
-  if (const Found found = read_identifier(stream.text(), at, name); found != Found::yes) return found;
-  if (stream.text()[at] != '(' || !stream.declared(name)) return Found::no;
-  Argument argument;
-  size_t behind = at + 1;
-  if (const Found found = parse_argument(stream.text(), behind, true, argument); found != Found::yes) return found;
+  const std::string_view text = stream.text();
+  if (!named_) {
+    std::string name;
+    size_t end = at;
+    if (const Found found = read_identifier(text, end, name_end_, name); found != Found::yes) return found;
+    named_ = true;
+  }
+  const std::string name(text.substr(at, name_end_ - at));
+  if (text[name_end_] != '(' || !stream.declared(name)) return Found::no;
+  const size_t behind = name_end_ + 1;
+  if (const Found found = argument_.read(text, behind, true); found != Found::yes)
+    return read_to(argument_.at(), found);
   python_ = true;
-  return begin_call(stream, name, at + 1, in_list);
+  return begin_call(stream, name, behind, in_list);
 }
 
 Found PythonCalls::read_arguments(CallStream& stream) {
@@ -52,12 +81,11 @@ Found PythonCalls::read_arguments(CallStream& stream) {
 }
 
 Found PythonCalls::read_argument(CallStream& stream) {
-  Argument argument;
-  size_t at = 0;
-  const Found found = parse_argument(stream.text(), at, !stream.has_argument(), argument);
-  if (found != Found::yes) return found;
-  if (!argument.key.empty()) {
-    stream.add_argument(argument.key, argument.value);
+  const Found found = argument_.read(stream.text(), 0, !stream.has_argument());
+  if (found != Found::yes) return read_to(argument_.at(), found);
+  const size_t at = argument_.at();
+  if (!argument_.key().empty()) {
+    stream.add_argument(argument_.key(), argument_.value());
     return go_on(stream, at, State::arguments);
   }
   close_call(stream);

@@ -1,6 +1,7 @@
 // See the header.
 #include "forms/python_literal.h"
 
+#include <algorithm>
 #include <charconv>
 #include <cstdint>
 
@@ -11,19 +12,19 @@ namespace weft {
 
 namespace {
 
-constexpr int kMaxDepth = 64;
+constexpr size_t kMaxDepth = 64;
 
 bool is_word(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_'; }
 
 }  // namespace
 
-Found read_identifier(std::string_view text, size_t& at, std::string& out) {
-  size_t end = at;
-  while (end < text.size() && (is_word(text[end]) || text[end] == '.' || text[end] == '-')) ++end;
-  if (end == text.size()) return Found::more;
-  if (end == at || (text[at] >= '0' && text[at] <= '9')) return Found::no;
-  out = text.substr(at, end - at);
-  at = end;
+Found read_identifier(std::string_view text, size_t& at, size_t& next, std::string& out) {
+  next = std::max(next, at);
+  while (next < text.size() && (is_word(text[next]) || text[next] == '.' || text[next] == '-')) ++next;
+  if (next == text.size()) return Found::more;
+  if (next == at || (text[at] >= '0' && text[at] <= '9')) return Found::no;
+  out = text.substr(at, next - at);
+  at = next;
   return Found::yes;
 }
 
@@ -83,83 +84,47 @@ void add_escape(std::string_view text, size_t& at, std::string& out) {
   else out += kTo[found];
 }
 
-// The size of the letters and the quotes with which a string begins at `at`; 0: there is no string.
-size_t string_opening(std::string_view text, size_t at, bool& raw, std::string_view& quote) {
+constexpr std::string_view kLetters = "rRuUbBfF";  // that may stand before a string
+
+// The place of the quote with which the string at `at` opens, behind its letters; npos: there is no string.
+size_t quote_place(std::string_view text, size_t at) {
   size_t i = at;
-  while (i < text.size() && i < at + 2 && std::string_view("rRuUbBfF").find(text[i]) != std::string_view::npos) ++i;
-  if (i >= text.size() || (text[i] != '"' && text[i] != '\'')) return 0;
-  raw = text.substr(at, i - at).find_first_of("rR") != std::string_view::npos;
-  quote = text.substr(i, 3);
-  if (quote != "\"\"\"" && quote != "\'\'\'") quote = text.substr(i, 1);
-  return i + quote.size() - at;
+  while (i < text.size() && i < at + 2 && kLetters.find(text[i]) != std::string_view::npos) ++i;
+  return i < text.size() && (text[i] == '"' || text[i] == '\'') ? i : std::string_view::npos;
 }
 
 // The text ends behind letters that may stand before a string.
 bool may_begin_string(std::string_view text, size_t at) {
-  return text.size() - at <= 2 && text.substr(at).find_first_not_of("rRuUbBfF") == std::string_view::npos;
+  return text.size() - at <= 2 && text.substr(at).find_first_not_of(kLetters) == std::string_view::npos;
 }
 
-// One string, between its quotes; its value is appended to `value`.
-Found read_one_string(std::string_view text, size_t& at, std::string& value) {
-  static constexpr size_t kLongestEscape = 12;  // a surrogate pair
-  bool raw = false;
-  std::string_view quote;
-  const size_t opening = string_opening(text, at, raw, quote);
-  if (quote.size() == 1 && text.size() == at + opening + 1 && text.back() == quote[0])
-    return Found::more;  // an empty string, or three quotes
-  for (size_t i = at + opening; i < text.size();) {
-    if (begins(text, i, quote)) {
-      at = i + quote.size();
-      return Found::yes;
-    }
-    if (text[i] != '\\') {
-      value += text[i++];
-      continue;
-    }
-    if (i + 1 >= text.size()) return Found::more;
-    if (raw) {
-      value += text.substr(i, 2);
-      i += 2;
-      continue;
-    }
-    if (i + kLongestEscape > text.size() && text.find(quote, i + 2) == std::string_view::npos) return Found::more;
-    ++i;
-    add_escape(text, i, value);
-  }
-  return Found::more;
-}
-
-// Strings that stand side by side are one.
-Found read_python_string(std::string_view text, size_t& at, std::string& json) {
-  std::string value;
-  bool raw = false;
-  std::string_view quote;
-  size_t end = at;
-  do {
-    if (const Found found = read_one_string(text, end, value); found != Found::yes) return found;
-    at = end;
-    end = skip_blanks(text, end);
-    if (end + 3 > text.size() && text.find_first_of(",)]}:", end) == std::string_view::npos) return Found::more;
-  } while (string_opening(text, end, raw, quote) > 0);
-  json += json_quote(value);
-  return Found::yes;
-}
+int digit_value(char c) { return c <= '9' ? c - '0' : (c | 0x20) - 'a' + 10; }
 
 // Decimal digits of an integer in another base; empty if it is none.
 std::string decimal(std::string_view digits, unsigned base) {
-  std::string reversed = "0";
-  for (const char c : digits) {
-    const unsigned value = c <= '9' ? c - '0' : (c | 0x20) - 'a' + 10;
-    if (!is_word(c) || value >= base) return {};
-    unsigned carry = value;
-    for (char& digit : reversed) {
-      carry += (digit - '0') * base;
-      digit = static_cast<char>('0' + carry % 10);
-      carry /= 10;
+  static constexpr uint64_t kLimb = 1000000000;
+  std::vector<uint32_t> limbs = {0};  // nine decimal digits each, the last ones first
+  for (size_t i = 0; i < digits.size();) {
+    uint64_t carry = 0, scale = 1;
+    for (; i < digits.size() && scale < (1u << 24); ++i, scale *= base) {
+      const auto value = static_cast<unsigned>(digit_value(digits[i]));
+      if (!is_word(digits[i]) || value >= base) return {};
+      carry = carry * base + value;
     }
-    for (; carry > 0; carry /= 10) reversed += static_cast<char>('0' + carry % 10);
+    for (uint32_t& limb : limbs) {
+      carry += limb * scale;
+      limb = static_cast<uint32_t>(carry % kLimb);
+      carry /= kLimb;
+    }
+    if (carry > 0) limbs.push_back(static_cast<uint32_t>(carry));
   }
-  return digits.empty() ? std::string() : std::string(reversed.rbegin(), reversed.rend());
+  if (digits.empty()) return {};
+  std::string out = std::to_string(limbs.back());
+  for (size_t i = limbs.size() - 1; i-- > 0;) {
+    const std::string limb = std::to_string(limbs[i]);
+    out.append(9 - limb.size(), '0') += limb;
+  }
+  return out;
 }
 
 // A number without its sign, as JSON; empty if it is none. JSON's own numbers stay as they are.
@@ -183,84 +148,193 @@ std::string number_as_json(std::string_view word) {
   return number.ok() && number->is_number() && text[0] != '-' ? text : std::string();
 }
 
-Found read_python_word(std::string_view text, size_t& at, std::string& json) {
-  size_t begin = at;
-  const bool sign = text[at] == '-' || text[at] == '+';
-  if (sign) begin = skip_blanks(text, at + 1);
-  const size_t end = text.find_first_of(",)]}: \t\r\n", begin);
-  if (end == std::string_view::npos) return Found::more;
-  const std::string_view word = text.substr(begin, end - begin);
-  if (const std::string number = number_as_json(word); !number.empty()) json += (text[at] == '-' ? "-" : "") + number;
-  else if (sign) return Found::no;
-  else if (word == "True" || word == "true") json += "true";
-  else if (word == "False" || word == "false") json += "false";
-  else if (word == "None" || word == "null") json += "null";
-  else return Found::no;
-  at = end;
-  return Found::yes;
-}
+}  // namespace
 
-// The key of a dict, as json.dumps writes it: a string, or a number or word in quotes.
-Found read_python_key(std::string_view text, size_t& at, std::string& json) {
-  bool raw = false;
-  std::string_view quote;
-  if (string_opening(text, at, raw, quote) > 0) return read_python_string(text, at, json);
-  std::string word;
-  const Found found = read_python_word(text, at, word);
-  if (found == Found::yes) json += '"' + word + '"';
+// ---- the steps of the reader
+
+Found PythonReader::read(std::string_view text) {
+  Found found = Found::yes;
+  while (found == Found::yes && step_ != Step::done) found = step(text);
   return found;
 }
 
-// A list, tuple or dict.
-Found read_python_items(std::string_view text, size_t& at, std::string& json, int depth) {
-  const bool dict = text[at] == '{';
-  const char close = dict ? '}' : text[at] == '[' ? ']' : ')';
-  const size_t opening = json.size();
-  json += dict ? '{' : '[';
-  bool comma = false;
-  size_t items = 0;
-  size_t i = skip_blanks(text, at + 1);
-  for (bool first = true;; first = false) {
-    if (i >= text.size()) return Found::more;
-    if (text[i] == close) break;
-    if (!first) {
-      if (text[i] != ',') return Found::no;
-      comma = true;
-      i = skip_blanks(text, i + 1);
-      if (i >= text.size()) return Found::more;
-      if (text[i] == close) break;  // a comma at the end
-      json += ", ";
-    }
-    if (dict) {
-      if (const Found key = read_python_key(text, i, json); key != Found::yes) return key;
-      i = skip_blanks(text, i);
-      if (i >= text.size()) return Found::more;
-      if (text[i] != ':') return Found::no;
-      json += ": ";
-      i = skip_blanks(text, i + 1);
-    }
-    if (const Found value = read_python(text, i, json, depth + 1); value != Found::yes) return value;
-    i = skip_blanks(text, i);
-    ++items;
-  }
-  if (close == ')' && items == 1 && !comma) json.erase(opening, 1);  // a value in parentheses
-  else json += dict ? '}' : ']';
-  at = i + 1;
+Found PythonReader::go_on(Step next) {
+  step_ = next;
   return Found::yes;
 }
 
-}  // namespace
+Found PythonReader::step(std::string_view text) {
+  switch (step_) {
+    case Step::value: return begin_value(text);
+    case Step::key: return begin_key(text);
+    case Step::opening: return read_opening(text);
+    case Step::string: return read_string(text);
+    case Step::adjacent: return read_adjacent(text);
+    case Step::sign: return read_sign(text);
+    case Step::word: return read_word(text);
+    default: return read_behind(text);
+  }
+}
 
-Found read_python(std::string_view text, size_t& at, std::string& json, int depth) {
-  if (depth > kMaxDepth) return Found::no;
-  at = skip_blanks(text, at);
-  if (at >= text.size()) return Found::more;
-  if (may_begin_string(text, at)) return Found::more;
-  bool raw = false;
-  std::string_view quote;
-  if (string_opening(text, at, raw, quote) > 0) return read_python_string(text, at, json);
-  if (text[at] == '[' || text[at] == '{' || text[at] == '(') return read_python_items(text, at, json, depth);
-  return read_python_word(text, at, json);
+Found PythonReader::begin_value(std::string_view text) {
+  if (brackets_.size() > kMaxDepth) return Found::no;
+  at_ = skip_blanks(text, at_);
+  if (at_ >= text.size() || may_begin_string(text, at_)) return Found::more;
+  in_key_ = false;
+  if (quote_place(text, at_) != std::string_view::npos) return go_on(Step::opening);
+  const char c = text[at_];
+  return c == '[' || c == '{' || c == '(' ? open_bracket(c) : begin_word(text);
+}
+
+// The key of a dict, as json.dumps writes it: a string, or a number or word in quotes.
+Found PythonReader::begin_key(std::string_view text) {
+  if (may_begin_string(text, at_)) return Found::more;
+  in_key_ = true;
+  return quote_place(text, at_) != std::string_view::npos ? go_on(Step::opening) : begin_word(text);
+}
+
+// ---- strings
+
+Found PythonReader::read_opening(std::string_view text) {
+  const size_t at = quote_place(text, at_);
+  const std::string_view quotes = text[at] == '"' ? "\"\"\"" : "'''";
+  if (may_begin(text, at, quotes)) return Found::more;  // an empty string, or three quotes
+  quote_ = begins(text, at, quotes) ? quotes : quotes.substr(0, 1);
+  raw_ = text.substr(at_, at - at_).find_first_of("rR") != std::string_view::npos;
+  at_ = at + quote_.size();
+  return go_on(Step::string);
+}
+
+Found PythonReader::read_string(std::string_view text) {
+  while (at_ < text.size()) {
+    if (begins(text, at_, quote_)) {
+      next_ = at_ += quote_.size();
+      return go_on(Step::adjacent);
+    }
+    if (may_begin(text, at_, quote_)) return Found::more;
+    if (text[at_] != '\\') value_ += text[at_++];
+    else if (read_escape(text) == Found::more) return Found::more;
+  }
+  return Found::more;
+}
+
+Found PythonReader::read_escape(std::string_view text) {
+  static constexpr size_t kLongestEscape = 12;  // a surrogate pair
+  if (at_ + 1 >= text.size()) return Found::more;
+  if (raw_) {
+    value_ += text.substr(at_, 2);
+    at_ += 2;
+    return Found::yes;
+  }
+  if (at_ + kLongestEscape > text.size() && text.find(quote_, at_ + 2) == std::string_view::npos) return Found::more;
+  ++at_;
+  add_escape(text, at_, value_);
+  return Found::yes;
+}
+
+// Strings that stand side by side are one.
+Found PythonReader::read_adjacent(std::string_view text) {
+  next_ = skip_blanks(text, next_);
+  if (next_ + 3 > text.size() && text.find_first_of(",)]}:", next_) == std::string_view::npos) return Found::more;
+  if (quote_place(text, next_) != std::string_view::npos) {
+    at_ = next_;
+    return go_on(Step::opening);
+  }
+  json_ += json_quote(value_);
+  value_.clear();
+  return end_item();
+}
+
+// ---- numbers and words
+
+Found PythonReader::begin_word(std::string_view text) {
+  const bool sign = text[at_] == '-' || text[at_] == '+';
+  word_ = next_ = at_ + (sign ? 1 : 0);
+  return go_on(sign ? Step::sign : Step::word);
+}
+
+Found PythonReader::read_sign(std::string_view text) {
+  word_ = next_ = skip_blanks(text, next_);
+  return next_ == text.size() ? Found::more : go_on(Step::word);
+}
+
+Found PythonReader::read_word(std::string_view text) {
+  const size_t end = text.find_first_of(",)]}: \t\r\n", next_);
+  next_ = std::min(end, text.size());
+  if (end == std::string_view::npos) return Found::more;
+  const std::string_view word = text.substr(word_, end - word_);
+  const bool sign = word_ > at_, minus = text[at_] == '-';
+  at_ = end;
+  std::string json = number_as_json(word);
+  if (!json.empty()) json.insert(0, minus ? "-" : "");
+  else if (sign) return Found::no;
+  else if (word == "True" || word == "true") json = "true";
+  else if (word == "False" || word == "false") json = "false";
+  else if (word == "None" || word == "null") json = "null";
+  else return Found::no;
+  json_ += in_key_ ? '"' + json + '"' : json;
+  return end_item();
+}
+
+// ---- lists, tuples and dicts
+
+Found PythonReader::open_bracket(char open) {
+  const bool dict = open == '{';
+  brackets_.push_back({dict ? '}' : open == '[' ? ']' : ')', json_.size()});
+  json_ += dict ? '{' : '[';
+  ++at_;
+  return go_on(Step::first);
+}
+
+Found PythonReader::begin_item() { return go_on(brackets_.back().close == '}' ? Step::key : Step::value); }
+
+// A key or a value is complete.
+Found PythonReader::end_item() {
+  if (in_key_) return go_on(Step::colon);
+  if (brackets_.empty()) return go_on(Step::done);
+  ++brackets_.back().items;
+  return go_on(Step::behind);
+}
+
+Found PythonReader::close_bracket() {
+  const Bracket bracket = brackets_.back();
+  if (bracket.close == ')' && bracket.items == 1 && !bracket.comma) json_.erase(bracket.opening, 1);  // (value)
+  else json_ += bracket.close == '}' ? '}' : ']';
+  brackets_.pop_back();
+  ++at_;
+  in_key_ = false;
+  return end_item();
+}
+
+// Behind a key, a bracket, an item or a comma.
+Found PythonReader::read_behind(std::string_view text) {
+  at_ = skip_blanks(text, at_);
+  if (at_ == text.size()) return Found::more;
+  const char c = text[at_];
+  if (step_ == Step::colon) {
+    if (c != ':') return Found::no;
+    ++at_;
+    json_ += ": ";
+    return go_on(Step::value);
+  }
+  if (c == brackets_.back().close) return close_bracket();
+  if (step_ == Step::behind) {
+    if (c != ',') return Found::no;
+    ++at_;
+    brackets_.back().comma = true;
+    return go_on(Step::behind_comma);
+  }
+  if (step_ == Step::behind_comma) json_ += ", ";
+  return begin_item();
+}
+
+Found read_python(std::string_view text, size_t& at, std::string& json) {
+  PythonReader reader(at);
+  const Found found = reader.read(text);
+  if (found != Found::yes) return found;
+  json += reader.json();
+  at = reader.at();
+  return Found::yes;
 }
 
 }  // namespace weft

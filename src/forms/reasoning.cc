@@ -25,16 +25,22 @@ Thinking thinking_after(bool thinks, std::string_view prompt, std::optional<std:
   return Thinking::may_open;
 }
 
+void ReasoningSplitter::drop(size_t size, State next) {
+  held_.erase(0, size);
+  blanks_ = 0;
+  state_ = next;
+}
+
 // False: more text is needed.
 bool ReasoningSplitter::step(ReasonedText& out) {
-  const size_t first = held_.find_first_not_of(kBlanks);
+  const size_t first = held_.find_first_not_of(kBlanks, blanks_);
+  if (first == std::string::npos) blanks_ = held_.size();
   switch (state_) {
     case State::start: {
       if (first == std::string::npos) return false;
       const std::string_view text = std::string_view(held_).substr(first);
       if (text.starts_with(kThinkOpen)) {
-        held_.erase(0, first + kThinkOpen.size());
-        state_ = State::opened;
+        drop(first + kThinkOpen.size(), State::opened);
         return true;
       }
       if (kThinkOpen.starts_with(text)) return false;
@@ -43,27 +49,23 @@ bool ReasoningSplitter::step(ReasonedText& out) {
     }
     case State::opened:
       if (first == std::string::npos) return false;
-      held_.erase(0, first);
-      state_ = State::thinking;
+      drop(first, State::thinking);
       return true;
     case State::thinking: {
-      const size_t close = held_.find(kThinkClose);
+      const size_t close = held_.find(kThinkClose, blanks_);
       // White space before the mark, and what may become the mark, stays here.
       const size_t end = close != std::string::npos ? close : held_.size() - held_by(held_, kThinkClose);
-      const size_t shown = end_without_blanks(std::string_view(held_).substr(0, end));
+      const size_t behind = end_without_blanks(std::string_view(held_).substr(blanks_, end - blanks_));
+      const size_t shown = behind > 0 ? blanks_ + behind : 0;
       out.reasoning += held_.substr(0, shown);
-      if (close == std::string::npos) {
-        held_.erase(0, shown);
-        return false;
-      }
-      held_.erase(0, close + kThinkClose.size());
-      state_ = State::closed;
-      return true;
+      if (close != std::string::npos) return drop(close + kThinkClose.size(), State::closed), true;
+      drop(shown, State::thinking);
+      blanks_ = end - shown;
+      return false;
     }
     case State::closed:
       if (first == std::string::npos) return false;
-      held_.erase(0, first);
-      state_ = State::answer;
+      drop(first, State::answer);
       return true;
     case State::answer: out.content += std::exchange(held_, {}); return false;
   }

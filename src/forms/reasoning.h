@@ -54,9 +54,11 @@ class ReasoningSplitter {
     answer,
   };
   bool step(ReasonedText& out);
+  void drop(size_t size, State next);
 
   State state_;
   std::string held_;
+  size_t blanks_ = 0;  // white space in front of held_, as far as is known
 };
 
 }  // namespace weft

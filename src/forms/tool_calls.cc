@@ -10,6 +10,11 @@ namespace weft {
 
 namespace {
 
+// Where a block turns out to be none, the text behind its mark is read again, and there may be marks in it, each of which
+// may begin a block that reaches as far: n marks would cost n^2. Where more than this has been read in vain, so many
+// times the answer so far and so many bytes, marks are text.
+constexpr size_t kVain = 16, kVainAtLeast = 65536;
+
 bool is_bare(const CallMark& mark) { return mark.open.empty(); }
 
 std::vector<CallMark> marks_of(const ToolCallFinder::Rules& rules) {
@@ -49,8 +54,8 @@ ToolOutput ToolCallFinder::push_named(std::string_view text) {
   stream_.add_text(text);
   std::string object;
   if (stream_.calls() == 0) {
-    arguments_ = {};
-    arguments_.read(stream_.text().substr(skip_blanks(stream_.text(), 0)), object);
+    const size_t at = std::max(arguments_read_, stream_.skip_blanks(0));
+    arguments_read_ = at + arguments_.read(stream_.text().substr(at), object);
     if (!object.empty()) stream_.begin_call(stream_.names().front());
     else if (stream_.ended()) stream_.add_content(stream_.text());
     else return {};
@@ -68,19 +73,18 @@ bool ToolCallFinder::step() {
   if (!block_) return read_text();
   const CallReader::Step step = block_->step(stream_);
   if (step == CallReader::Step::on) return true;
-  if (step == CallReader::Step::more) {
-    if (!stream_.ended()) return false;
-    block_->cut_off(stream_);
-  }
+  if (step == CallReader::Step::more && !stream_.ended()) return false;
+  if (step == CallReader::Step::more) block_->cut_off(stream_);
+  in_vain_ += step == CallReader::Step::more ? stream_.text().size() : block_->read_in_vain();
   end_block();
   return true;
 }
 
 bool ToolCallFinder::read_text() {
-  const std::string& text = stream_.text();
+  const std::string_view text = stream_.text();
   const auto bare = std::ranges::find_if(marks_, is_bare);
   if (!started_ && bare != marks_.end()) {
-    const size_t first = skip_blanks(text, 0);
+    const size_t first = stream_.skip_blanks(0);
     if (first == text.size() && !stream_.ended()) return false;
     started_ = true;
     if (first < text.size() && (text[first] == '{' || text[first] == '[')) return begin_block(*bare, 0, first);
@@ -91,7 +95,7 @@ bool ToolCallFinder::read_text() {
   size_t at = std::string::npos, held = 0;
   for (const CallMark& candidate : marks_) {
     if (is_bare(candidate)) continue;
-    const size_t found = text.find(candidate.open);
+    const size_t found = stream_.find(candidate.open, 0);
     if (found < at || (mark && found == at && candidate.open.size() > mark->open.size())) at = found, mark = &candidate;
     held = std::max(held, held_by(text, candidate.open));
   }
@@ -112,7 +116,9 @@ bool ToolCallFinder::begin_block(const CallMark& mark, size_t from, size_t to) {
   opening_ = stream_.text().substr(from, to - from);
   stream_.drop(to);
   calls_before_ = stream_.calls();
-  if (mark.reader) block_ = mark.reader();
+  if (!mark.reader) return true;
+  if (in_vain_ <= kVain * stream_.position() + kVainAtLeast) block_ = mark.reader();
+  else stream_.add_content(std::exchange(opening_, {}));
   return true;
 }
 

@@ -60,6 +60,7 @@ class ToolCallFinder {
 
   bool named_;                   // all text is the arguments of the only function
   ObjectReader arguments_;       // of that function
+  size_t arguments_read_ = 0;    // of the stream's text
   std::vector<CallMark> marks_;  // all that count
   CallStream stream_;
   bool started_ = false;  // past the place where a call without a mark may stand
@@ -67,6 +68,7 @@ class ToolCallFinder {
   std::unique_ptr<CallReader> block_;  // null: between blocks
   std::string opening_;                // the text of the block's mark
   size_t calls_before_ = 0;            // calls before the block
+  size_t in_vain_ = 0;                 // bytes that were read by a block and were no part of it
 };
 
 // Puts the steps together; calls must be in order.

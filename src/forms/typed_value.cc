@@ -14,7 +14,9 @@ namespace weft {
 
 namespace {
 
-constexpr int kMaxDepth = 32;  // of references and combinations
+constexpr int kMaxDepth = 32;    // of references and combinations
+constexpr int kMaxSteps = 4096;  // schemas that are looked at for one value: combinations that refer to themselves
+                                 // would be 2^kMaxDepth
 
 // A step of a JSON pointer as a name: %XX, ~1 and ~0 are undone.
 std::string pointer_step(std::string_view step) {
@@ -83,10 +85,10 @@ bool has_type(const Json& value, const Json& type) {
 }
 
 // Whether the schema allows a value of that kind: types, enumerations and combinations count, limits do not.
-bool allowed(const Json& value, const Json& schema, const Json& root, int depth = 0) {
+bool allowed(const Json& value, const Json& schema, const Json& root, int& steps, int depth = 0) {
   if (schema.is_bool()) return schema.as_bool();
-  if (!schema.is_object() || depth > kMaxDepth) return true;
-  const auto branch = [&](const Json& one) { return allowed(value, one, root, depth + 1); };
+  if (!schema.is_object() || depth > kMaxDepth || ++steps > kMaxSteps) return true;
+  const auto branch = [&](const Json& one) { return allowed(value, one, root, steps, depth + 1); };
   const auto list = [&](const char* key) -> const Json::Array* {
     const Json* found = schema.find(key);
     return found && found->is_array() ? &found->items() : nullptr;
@@ -103,16 +105,16 @@ bool allowed(const Json& value, const Json& schema, const Json& root, int depth 
   return true;
 }
 
-const Json* parameter_in(const Json& schema, const Json& root, std::string_view name, int depth) {
-  if (depth > kMaxDepth) return nullptr;
+const Json* parameter_in(const Json& schema, const Json& root, std::string_view name, int& steps, int depth) {
+  if (depth > kMaxDepth || ++steps > kMaxSteps) return nullptr;
   if (const Json* properties = schema.find("properties"))
     if (const Json* found = properties->find(name)) return found;
   if (const Json* target = reference_of(schema, root))
-    if (const Json* found = parameter_in(*target, root, name, depth + 1)) return found;
+    if (const Json* found = parameter_in(*target, root, name, steps, depth + 1)) return found;
   for (const char* key : {"allOf", "anyOf", "oneOf"})
     if (const Json* branches = schema.find(key); branches && branches->is_array())
       for (const Json& one : branches->items())
-        if (const Json* found = parameter_in(one, root, name, depth + 1)) return found;
+        if (const Json* found = parameter_in(one, root, name, steps, depth + 1)) return found;
   return schema.find("additionalProperties");
 }
 
@@ -154,7 +156,8 @@ std::optional<Json> parsed_integer(std::string_view text) {
 }  // namespace
 
 const Json* parameter_schema(const Json& parameters, std::string_view name) {
-  return parameter_in(parameters, parameters, name, 0);
+  int steps = 0;
+  return parameter_in(parameters, parameters, name, steps, 0);
 }
 
 std::string typed_value(std::string_view text, const Json* schema, const Json& parameters) {
@@ -164,7 +167,10 @@ std::string typed_value(std::string_view text, const Json* schema, const Json& p
   const bool json_string = json && json->is_string();
   const bool python_scalar = python && (python->is_string() || python->is_number());
   const auto raw = std::optional<Json>(std::string(text));
-  const auto fits = [&](const Json& value) { return !schema || allowed(value, *schema, parameters); };
+  const auto fits = [&](const Json& value) {
+    int steps = 0;
+    return !schema || allowed(value, *schema, parameters, steps);
+  };
   const auto none = std::optional<Json>();
   for (const auto& value : {json_string ? none : json, schema ? parsed_word(trimmed) : none,
                             python_scalar ? none : python, raw, python, parsed_integer(trimmed), json})

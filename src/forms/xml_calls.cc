@@ -25,90 +25,106 @@ Found tag_at(std::string_view text, size_t at, std::initializer_list<std::string
   return found;
 }
 
-// What stands between <function=NAME> and the end of the function: one parameter, or the end.
-struct Part {
-  std::string key;  // empty: the end
-  std::string_view value;
-  size_t end = 0;  // behind it
-};
-
-class PartReader {
- public:
-  // `parameters`: the schema of the function's arguments, or null; `ended`: no text will follow.
-  PartReader(std::string_view text, const Json* parameters, bool ended)
-      : text_(text), parameters_(parameters), ended_(ended) {}
-
-  Found read(size_t at, Part& out) const {
-    at = skip_blanks(text_, at);
-    while (begins(text_, at, kParameterEnd)) at = skip_blanks(text_, at + kParameterEnd.size());  // one too many
-    out.end = at;
-    if (begins(text_, at, kFunctionEnd)) {
-      out.end += kFunctionEnd.size();
-      return Found::yes;
-    }
-    if (!begins(text_, at, kParameter))
-      return tag_at(text_, at, {kCallEnd, kFunction, kCall, kFunctionEnd, kParameter, kParameterEnd});
-    const size_t key = at + kParameter.size(), key_end = text_.find('>', key);
-    if (key_end == std::string_view::npos) return Found::more;
-    const Found found = read_value(key_end + 1, out);
-    if (found == Found::yes) out.key = text_.substr(key, key_end - key);
-    return found;
-  }
-
- private:
-  // Up to </parameter>, or where that is missing to the next tag that goes on with the call. Text may speak of tags,
-  // so those that a value without </parameter> ends at are told by what they say or by what follows them.
-  Found read_value(size_t from, Part& out) const {
-    size_t likely = std::string_view::npos;  // the first tag that may be the end
-    for (size_t at = text_.find('<', from); at != std::string_view::npos; at = text_.find('<', at + 1)) {
-      const Found tag = tag_at(text_, at, {kParameterEnd, kParameter, kFunctionEnd, kCallEnd});
-      if (tag == Found::no) continue;
-      if (tag == Found::more && !ended_) return Found::more;
-      if (begins(text_, at, kParameterEnd)) return end_value(from, at, at + kParameterEnd.size(), out);
-      const Found goes_on = call_goes_on(at);
-      if (goes_on == Found::yes) return end_value(from, at, at, out);
-      if (goes_on == Found::more && !ended_) return Found::more;
-      likely = std::min(likely, at);
-    }
-    if (!ended_) return Found::more;
-    const size_t end = std::min(likely, text_.size());
-    return skip_blanks(text_.substr(0, end), from) < end ? end_value(from, end, end, out) : Found::more;
-  }
-
-  Found end_value(size_t from, size_t to, size_t behind, Part& out) const {
-    out.value = text_.substr(from, to - from);
-    out.end = behind;
-    if (out.value.starts_with('\n')) out.value.remove_prefix(1);
-    if (out.value.ends_with('\n')) out.value.remove_suffix(1);
-    return Found::yes;
-  }
-
-  // The tag at `at` is <parameter=KEY> of a parameter of the function or on a line of its own, or an end that the end
-  // of the call or another call follows.
-  Found call_goes_on(size_t at) const {
-    if (begins(text_, at, kParameter)) {
-      const size_t key = at + kParameter.size(), end = text_.find_first_of(">\n", key);
-      if (text_[at - 1] == '\n') return Found::yes;
-      if (end == std::string_view::npos) return Found::more;
-      const Json* properties = parameters_ ? parameters_->find("properties") : nullptr;
-      return properties && properties->find(text_.substr(key, end - key)) ? Found::yes : Found::no;
-    }
-    if (begins(text_, at, kFunctionEnd))
-      return tag_at(text_, skip_blanks(text_, at + kFunctionEnd.size()), {kCallEnd, kFunction, kCall});
-    if (begins(text_, at, kCallEnd)) return tag_at(text_, skip_blanks(text_, at + kCallEnd.size()), {kFunction, kCall});
-    return Found::no;
-  }
-
-  const std::string_view text_;
-  const Json* parameters_;
-  const bool ended_;
-};
-
 }  // namespace
 
+// ---- parts
+
+Found PartReader::read(CallStream& stream, size_t at, const Json* parameters) {
+  parameters_ = parameters;
+  if (step_ == Step::begin) at_ = std::max(at_, at);
+  if (step_ == Step::begin)
+    if (const Found found = begin(stream); found != Found::yes || step_ == Step::done) return found;
+  if (step_ == Step::key) {
+    const size_t end = stream.find(">", key_);
+    if (end == std::string_view::npos) return Found::more;
+    next_ = from_ = end + 1;
+    step_ = Step::value;
+  }
+  return step_ == Step::done ? Found::yes : read_value(stream);
+}
+
+Found PartReader::begin(CallStream& stream) {
+  const std::string_view text = stream.text();
+  at_ = stream.skip_blanks(at_);
+  while (begins(text, at_, kParameterEnd)) at_ = stream.skip_blanks(at_ + kParameterEnd.size());  // one too many
+  if (begins(text, at_, kParameter)) {
+    key_ = at_ + kParameter.size();
+    step_ = Step::key;
+    return Found::yes;
+  }
+  const bool end = begins(text, at_, kFunctionEnd);
+  if (!end) {
+    const Found found = tag_at(text, at_, {kCallEnd, kFunction, kCall, kFunctionEnd, kParameter, kParameterEnd});
+    if (found != Found::yes) return found;
+  }
+  if (end) at_ += kFunctionEnd.size();
+  step_ = Step::done;
+  return Found::yes;
+}
+
+// Up to </parameter>, or where that is missing to the next tag that goes on with the call. Text may speak of tags, so
+// those that a value without </parameter> ends at are told by what they say or by what follows them.
+Found PartReader::read_value(CallStream& stream) {
+  const std::string_view text = stream.text();
+  const bool ended = stream.ended();
+  // Whether a sure end may still come is asked once for the whole rest, not by each value.
+  const auto endless = stream.endless().find(parameters_);
+  const size_t sure_to = endless == stream.endless().end() ? std::string_view::npos : endless->second;
+  for (;; ++next_) {
+    next_ = std::min(text.find('<', next_), text.size());
+    if (next_ == text.size()) break;
+    const Found tag = tag_at(text, next_, {kParameterEnd, kParameter, kFunctionEnd, kCallEnd});
+    if (tag == Found::no) continue;
+    if (tag == Found::more && !ended) return Found::more;
+    if (begins(text, next_, kParameterEnd)) return end_value(text, next_, next_ + kParameterEnd.size());
+    const bool sure_end_may_come = !ended || stream.position() + next_ < sure_to;
+    const Found goes_on = sure_end_may_come ? call_goes_on(stream, next_) : Found::no;
+    if (goes_on == Found::yes) return end_value(text, next_, next_);
+    if (goes_on == Found::more && !ended) return Found::more;
+    likely_ = std::min(likely_, next_);
+    if (!sure_end_may_come) break;
+  }
+  if (!ended) return Found::more;
+  stream.endless()[parameters_] = std::min(sure_to, stream.position() + from_);
+  const size_t end = std::min(likely_, text.size());
+  return skip_blanks(text.substr(0, end), from_) < end ? end_value(text, end, end) : Found::more;
+}
+
+Found PartReader::end_value(std::string_view text, size_t to, size_t behind) {
+  key_size_ = from_ - 1 - key_;
+  value_end_ = to;
+  if (from_ < to && text[from_] == '\n') ++from_;
+  if (from_ < value_end_ && text[value_end_ - 1] == '\n') --value_end_;
+  at_ = behind;
+  step_ = Step::done;
+  return Found::yes;
+}
+
+// The tag at `at` is <parameter=KEY> of a parameter of the function or on a line of its own, or an end that the end of
+// the call or another call follows.
+Found PartReader::call_goes_on(CallStream& stream, size_t at) const {
+  const std::string_view text = stream.text();
+  if (begins(text, at, kParameter)) {
+    if (text[at - 1] == '\n') return Found::yes;
+    const size_t key = at + kParameter.size(), end = stream.find_one_of(">\n", key);
+    if (end == std::string_view::npos) return Found::more;
+    const Json* properties = parameters_ ? parameters_->find("properties") : nullptr;
+    return properties && properties->find(text.substr(key, end - key)) ? Found::yes : Found::no;
+  }
+  if (begins(text, at, kFunctionEnd))
+    return tag_at(text, stream.skip_blanks(at + kFunctionEnd.size()), {kCallEnd, kFunction, kCall});
+  if (begins(text, at, kCallEnd))
+    return tag_at(text, stream.skip_blanks(at + kCallEnd.size()), {kFunction, kCall});
+  return Found::no;
+}
+
+// ---- calls
+
+void XmlCalls::forget() { part_ = {}; }
+
 Found XmlCalls::read_head(CallStream& stream) {
-  const std::string& text = stream.text();
-  const size_t at = skip_blanks(text, 0);
+  const std::string_view text = stream.text();
+  const size_t at = stream.skip_blanks(0);
   if (at == text.size()) return Found::more;
   if (behind_tag_) return read_name(stream, at);
   if (begins(text, at, kFunction)) return read_name(stream, at + kFunction.size());
@@ -117,13 +133,12 @@ Found XmlCalls::read_head(CallStream& stream) {
 
 // A call begins once its first parameter is complete.
 Found XmlCalls::read_name(CallStream& stream, size_t at) {
-  const size_t end = stream.text().find('>', at);
+  const size_t end = stream.find(">", at);
   if (end == std::string::npos) return name_goes_on(stream, at);
-  const std::string name = stream.text().substr(at, end - at);
+  const std::string_view name = stream.text().substr(at, end - at);
   if (!stream.declared(name)) return Found::no;
-  Part part;
-  const Found found = PartReader(stream.text(), stream.parameters(name), stream.ended()).read(end + 1, part);
-  if (found != Found::yes) return found;
+  const Found found = part_.read(stream, end + 1, stream.parameters(name));
+  if (found != Found::yes) return read_to(part_.at(), found);
   function_ = name;
   return begin_call(stream, name, end + 1, in_list());
 }
@@ -135,16 +150,16 @@ Found XmlCalls::read_arguments(CallStream& stream) {
 Found XmlCalls::read_part(CallStream& stream) {
   static const Json kNothing{};
   const Json* parameters = stream.parameters(function_);
-  Part part;
-  const Found found = PartReader(stream.text(), parameters, stream.ended()).read(0, part);
-  if (found != Found::yes) return found;
-  if (part.key.empty()) {
+  const Found found = part_.read(stream, 0, parameters);
+  if (found != Found::yes) return read_to(part_.at(), found);
+  const std::string key(part_.key(stream.text()));
+  if (key.empty()) {
     close_call(stream);
-    return go_on(stream, part.end, State::between);
+    return go_on(stream, part_.at(), State::between);
   }
-  const Json* schema = parameters ? parameter_schema(*parameters, part.key) : nullptr;
-  stream.add_argument(part.key, typed_value(part.value, schema, parameters ? *parameters : kNothing));
-  return go_on(stream, part.end, State::arguments);
+  const Json* schema = parameters ? parameter_schema(*parameters, key) : nullptr;
+  stream.add_argument(key, typed_value(part_.value(stream.text()), schema, parameters ? *parameters : kNothing));
+  return go_on(stream, part_.at(), State::arguments);
 }
 
 void XmlCalls::close_call(CallStream& stream) {
@@ -154,7 +169,7 @@ void XmlCalls::close_call(CallStream& stream) {
 }
 
 Found XmlCalls::read_between(CallStream& stream) {
-  const size_t at = skip_blanks(stream.text(), 0);
+  const size_t at = stream.skip_blanks(0);
   if (begins(stream.text(), at, kFunctionEnd)) return go_on(stream, at + kFunctionEnd.size(), State::between);
   if (may_begin(stream.text(), at, kFunctionEnd)) return Found::more;
   return JsonCalls::read_between(stream);

@@ -6,9 +6,7 @@
 #include <functional>
 
 #include "api/request_json.h"
-#include "counter.h"
-#include "forms/reasoning.h"
-#include "forms/tool_calls.h"
+#include "linear.h"
 #include "sampling/stages.h"
 #include "sampling/validate.h"
 #include "text/conversation.h"
@@ -17,51 +15,14 @@
 namespace weft {
 namespace {
 
-// n log n doubles to less than this; n^2 to nearly 4.
-constexpr double kMost = 2.6;
-constexpr size_t kSmall = 1500;
-
-uint64_t work_of(const std::function<void()>& run) {
-  run();  // what is done once
-  const uint64_t before = work_done;
-  run();
-  return work_done - before;
-}
-
-// `run(n)` does the work for size n.
-void expect_linear(const std::string& what, const std::function<void(size_t)>& run, size_t small = kSmall) {
-  const uint64_t one = work_of([&] { run(small); }), two = work_of([&] { run(2 * small); });
-  // A constant part hides nothing at these sizes: what is square has millions.
-  EXPECT_LT(static_cast<double>(two), kMost * static_cast<double>(one) + 20000)
-      << what << ": " << one << " for " << small << ", " << two << " for " << 2 * small;
-}
-
 // ---- lists of a request
 
-std::string numbered(size_t i) { return "name" + std::to_string(i * 7919 % 1000003); }
-
-std::string list_of(size_t n, const std::function<std::string(size_t)>& item) {
-  std::string text = "[";
-  for (size_t i = 0; i < n; ++i) text += (i ? "," : "") + item(i);
-  return text + "]";
-}
-std::string object_of(size_t n, const std::function<std::string(size_t)>& key,
-                      const std::function<std::string(size_t)>& value) {
-  std::string text = "{";
-  for (size_t i = 0; i < n; ++i) text += (i ? ",\"" : "\"") + key(i) + "\":" + value(i);
-  return text + "}";
-}
 std::string quoted(size_t i) { return "\"" + numbered(i) + "\""; }
 
 std::string tool(size_t i) {
   return R"({"type":"function","function":{"name":")" + numbered(i) +
          R"(","parameters":{"type":"object","properties":{"a":{"type":"string"}}}}})";
 }
-
-struct Shape {
-  const char* name;
-  std::function<std::string(size_t)> make;
-};
 
 const std::vector<Shape>& shapes() {
   static const auto one = [](size_t) { return std::string("1"); };
@@ -228,67 +189,6 @@ TEST(Work, ListsOfTheSampler) {
         },
         n);
   });
-}
-
-// ---- what a model writes, token by token
-
-void read(const std::string& form, const std::string& text) {
-  ToolCallFinder::Rules rules;
-  rules.mode = ToolMode::automatic, rules.form = find_tool_form(form), rules.names = {"f"};
-  ToolCallFinder finder(rules);
-  ReasoningSplitter splitter(Thinking::may_open);
-  std::vector<ToolCall> calls;
-  const auto take = [&](ToolOutput output) {
-    for (const ToolDelta& delta : output.deltas) add_delta(delta, calls);
-  };
-  for (size_t at = 0; at < text.size(); at += 4) take(finder.push(splitter.push(text.substr(at, 4)).content));
-  take(finder.push(splitter.finish().content));
-  take(finder.finish());
-}
-
-TEST(Work, AnswersWithToolCalls) {
-  const std::pair<const char*, std::string> openings[] = {
-      {"llama3_json", R"(<|python_tag|>{"name": "f", "parameters": )"},
-      {"llama4_pythonic", "<|python_start|>[f(a="},
-      {"mistral", R"([TOOL_CALLS][{"name": "f", "arguments": )"},
-      {"hermes", R"(<tool_call>{"name": "f", "arguments": )"},
-      {"qwen3_coder", "<tool_call><function=f><parameter=a>"},
-      {"deepseek", "<｜tool▁call▁begin｜>function<｜tool▁sep｜>f\n```json\n"},
-      {"nemotron", R"(<TOOLCALL>[{"name": "f", "arguments": )"},
-      {"generic", R"(<tool_call>{"name": "f", "arguments": )"},
-  };
-  const Shape bodies[] = {
-      {"a long string", [](size_t n) { return R"({"a": ")" + std::string(n, 'x') + R"("})"; }},
-      {"a string without end", [](size_t n) { return R"({"a": ")" + std::string(n, 'x'); }},
-      {"bare text", [](size_t n) { return std::string(n, 'x'); }},
-      {"quotes", [](size_t n) { return std::string(n, '"'); }},
-      {"opening brackets", [](size_t n) { return std::string(n, '['); }},
-      {"opening braces", [](size_t n) { return std::string(n, '{'); }},
-      {"angle brackets", [](size_t n) { return std::string(n, '<'); }},
-      {"spaces", [](size_t n) { return std::string(n, ' '); }},
-      {"line breaks", [](size_t n) { return std::string(n, '\n'); }},
-      {"backslashes", [](size_t n) { return R"({"a": ")" + std::string(n, '\\'); }},
-      {"numbers", [](size_t n) { return R"({"a": )" + std::string(n, '1'); }},
-      {"many values",
-       [](size_t n) { return R"({"a": )" + list_of(n / 4, [](size_t) { return std::string("1"); }) + "}"; }},
-      {"many members", [](size_t n) { return object_of(n / 16, numbered, [](size_t) { return std::string("1"); }); }},
-  };
-  for (const auto& [form, opening] : openings) {
-    for (const Shape& body : bodies) {
-      expect_linear(
-          std::string(form) + " with " + body.name, [&](size_t n) { read(form, opening + body.make(n)); }, 4000);
-      expect_linear(
-          std::string(form) + " without a call, " + body.name, [&](size_t n) { read(form, body.make(n)); }, 4000);
-    }
-    expect_linear(
-        std::string(form) + " again and again",
-        [&](size_t n) {
-          std::string text;
-          while (text.size() < n) text += opening;
-          read(form, text);
-        },
-        4000);
-  }
 }
 
 }  // namespace
