@@ -12,7 +12,7 @@ RequestRules rules(unsigned how) {
   rules.images = how & 1, rules.local_files = how & 2, rules.chat_template = how & 4;
   const auto forms = tool_forms();
   rules.tool_form = &forms[how / 8 % forms.size()]();
-  rules.max_choices = 8, rules.max_prompts = 16;
+  rules.limits.choices = 8, rules.limits.prompts = 16;
   rules.encode = [](const std::string& text) -> Result<std::vector<int32_t>> {
     return std::vector<int32_t>(text.begin(), text.end());
   };
@@ -21,12 +21,12 @@ RequestRules rules(unsigned how) {
 }
 
 void check(const ClientRequest& read, const RequestRules& rules) {
-  require(!read.requests.empty() && read.requests.size() <= static_cast<size_t>(rules.max_prompts),
+  require(!read.requests.empty() && read.requests.size() <= static_cast<size_t>(rules.limits.prompts),
           "a body has a prompt, and not too many");
   for (const Request& one : read.requests) {
     require(one.prompt.has_value() + one.prompt_token_ids.has_value() + one.messages.has_value() == 1,
             "a request has exactly one prompt");
-    require(one.n >= 1 && one.n <= rules.max_choices && one.best_of <= rules.max_choices, "choices are within limits");
+    require(one.n >= 1 && one.n <= rules.limits.choices && one.best_of <= rules.limits.choices, "choices are within limits");
     require(one.best_of == 0 || one.best_of >= one.n, "of the best, not more than there are");
     require(one.priority >= 0 && one.priority <= 100, "a priority is in its range");
     require(rules.images || (one.images.empty() && one.videos.empty()), "no images for a model that takes none");

@@ -75,7 +75,7 @@ void check(const ToolCallFinder::Rules& rules, const std::string& text, unsigned
     require(read_calls(rules, text, most, seed) == whole, "calls do not depend on where pieces end");
   for (const ToolCall& call : whole.calls) {
     require(std::ranges::find(rules.names, call.name) != rules.names.end(), "only declared functions are called");
-    const auto arguments = parse_json(call.arguments, 100'000);
+    const auto arguments = parse_json(call.arguments, {.max_depth = 100'000});
     require(arguments.ok() && arguments->is_object(), "arguments are a JSON object");
   }
   require(whole.content.size() <= text.size(), "no content is made up");
