@@ -52,7 +52,7 @@ constexpr std::array kLimits = {
               1,
               kMost},
     HttpLimit{
-        {"answerers", "--answer-threads", "threads", "2", "answers that are written as JSON at once", "they wait"},
+        {"answerers", "--answer-threads", "threads", "4", "answers that are written as JSON at once", "they wait"},
         &HttpLimits::answerers,
         1,
         kMostThreads},

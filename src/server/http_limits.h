@@ -21,7 +21,7 @@ struct HttpLimits {
   int connections_per_address = 1024;         // of one IPv4 address or IPv6 /64 that is not this machine; 0: no limit
   int handlers = 4;                           // threads that run the handler
   int queued = 1024;                          // requests that wait for one
-  int answerers = 2;                          // threads that run what handlers post
+  int answerers = 4;                          // threads that run what handlers post
   std::chrono::milliseconds handler{30'000};  // of a handler, and of a request's wait for one; 0: no limit
   std::chrono::milliseconds idle{75'000};     // between requests of a connection
   std::chrono::milliseconds head{15'000};     // from a request's first byte to the end of its head
