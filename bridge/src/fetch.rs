@@ -189,11 +189,7 @@ pub unsafe extern "C" fn weft_http_get(
         let (url, limits) = (text(url, size)?, &*limits);
         let timeout = Duration::from_millis(limits.timeout_ms.into());
         let answer = get_or_stop(url, limits.max_bytes, timeout, limits.private_addresses)?;
-        out.write(WeftFetched {
-            status: answer.status,
-            location: answer.location.into(),
-            body: answer.body.into(),
-        });
+        out.write(WeftFetched { status: answer.status, location: answer.location.into(), body: answer.body.into() });
         Ok(true)
     })
 }

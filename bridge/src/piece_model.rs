@@ -63,8 +63,8 @@ pub struct PieceModel {
     pub unknown: u32,
     pub byte_tokens: Option<Box<[Option<u32>; 256]>>,
     pub matcher: Arc<PrefixMatcher>,
-    range: (f32, f32), // least and greatest score of the normal pieces
-    longest: usize,    // bytes of the longest piece
+    range: (f32, f32),                // least and greatest score of the normal pieces
+    longest: usize,                   // bytes of the longest piece
     neighbours: OnceLock<Neighbours>, // found when a long text comes for the first time
 }
 

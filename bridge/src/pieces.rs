@@ -129,7 +129,8 @@ impl Finder {
 fn stands_alone(text: &str, start: usize, end: usize) -> bool {
     let letter = |c: char| {
         let mut buffer = [0; 4];
-        static WORD: std::sync::LazyLock<regex::Regex> = std::sync::LazyLock::new(|| regex::Regex::new(r"^\w").unwrap());
+        static WORD: std::sync::LazyLock<regex::Regex> =
+            std::sync::LazyLock::new(|| regex::Regex::new(r"^\w").unwrap());
         WORD.is_match(c.encode_utf8(&mut buffer))
     };
     !text[..start].chars().next_back().is_some_and(letter) && !text[end..].chars().next().is_some_and(letter)
@@ -141,7 +142,10 @@ enum Normalization {
     None,
     /// Of which each works on characters, so that texts may be cut in front of most of them. The first list is for the
     /// beginning of a text, where a prefix may be put.
-    Local { first: Vec<NormalizerWrapper>, later: Vec<NormalizerWrapper> },
+    Local {
+        first: Vec<NormalizerWrapper>,
+        later: Vec<NormalizerWrapper>,
+    },
     /// Ours, which looks at the stop flag itself.
     Pieces,
     Whole,
@@ -203,9 +207,18 @@ fn piece_end(text: &str, size: usize) -> usize {
 // ---- words
 
 enum Stage {
-    Expression { regex: SysRegex, behavior: SplitDelimiterBehavior },
-    Digits { single: bool },
-    Metaspace { space: char, scheme: PrependScheme, split: bool },
+    Expression {
+        regex: SysRegex,
+        behavior: SplitDelimiterBehavior,
+    },
+    Digits {
+        single: bool,
+    },
+    Metaspace {
+        space: char,
+        scheme: PrependScheme,
+        split: bool,
+    },
     /// A space in front of what has none.
     PrefixSpace,
     /// Bytes as characters.
@@ -360,10 +373,16 @@ impl Pieces {
         if let Some(pre_tokenizer) = pipeline.get_pre_tokenizer() {
             stages(pre_tokenizer, &mut steps)?;
         }
+        let normalization = Normalization::of(normalizer);
+        // It asks whether the normaliser has kept the text's beginning.
+        let first = |stage: &Stage| matches!(stage, Stage::Metaspace { scheme: PrependScheme::First, .. });
+        if matches!(normalization, Normalization::Whole) && steps.iter().any(first) {
+            return None;
+        }
         Some(Pieces {
             as_it_is: Finder::new(vocabulary, normalizer, false)?,
             normalized: Finder::new(vocabulary, normalizer, true)?,
-            normalization: Normalization::of(normalizer),
+            normalization,
             stages: steps,
         })
     }
@@ -542,13 +561,46 @@ mod tests {
     /// Words, spaces, signs, characters of many kinds, added tokens and pieces of the vocabulary, in any order.
     fn text(random: &mut Random, tokenizer: &WeftTokenizer, parts: usize) -> String {
         const KINDS: [&[&str]; 6] = [
-            &["the", "quick", "brown", "fox's", "it'll", "I'VE", "caf\u{e9}", "cafe\u{301}", "\u{130}stanbul", "na\u{ef}ve"],
+            &[
+                "the",
+                "quick",
+                "brown",
+                "fox's",
+                "it'll",
+                "I'VE",
+                "caf\u{e9}",
+                "cafe\u{301}",
+                "\u{130}stanbul",
+                "na\u{ef}ve",
+            ],
             &[" ", "  ", "   ", "\n", "\r\n", "\n\n \n", "\t", "\u{a0}", "\u{3000}", "\u{200b}", "\u{85}"],
             &["!", "...", "::", "--", "'", "\"", "\u{201c}", "\u{2026}", "(", ")", "<", ">", "\u{0}", "_"],
             &["0", "7", "42", "2026", "3.14", "\u{bd}", "\u{661}", "\u{2167}", "\u{216b}"],
-            &["\u{4f60}\u{597d}", "\u{3053}\u{3093}", "\u{304b}\u{3099}", "\u{d55c}\u{ae00}", "\u{1100}\u{1161}\u{11a8}",
-              "\u{645}\u{631}", "\u{e2a}\u{e27}", "\u{1f600}", "\u{1f468}\u{200d}\u{1f469}", "\u{fb01}", "\u{2126}"],
-            &["\u{301}", "\u{2581}", "\u{120}", "\u{feff}", "\u{fffd}", "\u{10ffff}", "<s>", "</s>", "<|im_end|>", "<mask>"],
+            &[
+                "\u{4f60}\u{597d}",
+                "\u{3053}\u{3093}",
+                "\u{304b}\u{3099}",
+                "\u{d55c}\u{ae00}",
+                "\u{1100}\u{1161}\u{11a8}",
+                "\u{645}\u{631}",
+                "\u{e2a}\u{e27}",
+                "\u{1f600}",
+                "\u{1f468}\u{200d}\u{1f469}",
+                "\u{fb01}",
+                "\u{2126}",
+            ],
+            &[
+                "\u{301}",
+                "\u{2581}",
+                "\u{120}",
+                "\u{feff}",
+                "\u{fffd}",
+                "\u{10ffff}",
+                "<s>",
+                "</s>",
+                "<|im_end|>",
+                "<mask>",
+            ],
         ];
         let mut out = String::new();
         for _ in 0..parts {
@@ -566,14 +618,19 @@ mod tests {
     }
 
     fn compare(name: &str, tokenizer: &WeftTokenizer, texts: usize, parts: usize) {
-        assert!(tokenizer.has_pieces(), "{name}");
+        assert!(tokenizer.has_pieces() || name.contains("Strip"), "{name}");
         let mut random = Random(parts as u64);
         for _ in 0..texts {
             let parts = random.below(parts) + 1;
             let text = text(&mut random, tokenizer, parts);
             for (add, parse) in [(true, true), (false, false)] {
                 let ids = tokenizer.encode(&[&text], add, parse, usize::MAX).unwrap().0;
-                assert_eq!(ids, tokenizer.reference(&text, add, parse), "{name}: {text:?}");
+                let wanted = tokenizer.reference(&text, add, parse);
+                if ids != wanted {
+                    // The bridge silences what panics say.
+                    println!("{name}: {text:?}: {ids:?} instead of {wanted:?}");
+                }
+                assert!(ids == wanted);
             }
         }
     }
@@ -604,13 +661,27 @@ mod tests {
     fn made(normalizer: Value, pre_tokenizer: Value, added: Value) -> WeftTokenizer {
         let mut vocabulary = serde_json::Map::new();
         let alphabet = (33..127).chain(161..600).chain([0x2581, 0x20]).filter_map(char::from_u32);
-        let merged = ["th", "the", "qu", "\u{2581}t", "\u{2581}th", "\u{2581}\u{2581}", "\u{120}t", "..", "42", "fo", "fox"];
+        let merged =
+            ["th", "the", "qu", "\u{2581}t", "\u{2581}th", "\u{2581}\u{2581}", "\u{120}t", "..", "42", "fo", "fox"];
         for piece in alphabet.map(String::from).chain(merged.map(String::from)).chain(["<unk>".to_string()]) {
             let id = vocabulary.len();
             vocabulary.entry(piece).or_insert(json!(id));
         }
-        let merges = ["t h", "th e", "q u", "\u{2581} t", "\u{2581}t h", "\u{2581} \u{2581}", "\u{120} t", ". .", "4 2", "f o", "fo x"];
-        let model = json!({"type": "BPE", "vocab": vocabulary, "merges": merges, "unk_token": "<unk>", "fuse_unk": true});
+        let merges = [
+            "t h",
+            "th e",
+            "q u",
+            "\u{2581} t",
+            "\u{2581}t h",
+            "\u{2581} \u{2581}",
+            "\u{120} t",
+            ". .",
+            "4 2",
+            "f o",
+            "fo x",
+        ];
+        let model =
+            json!({"type": "BPE", "vocab": vocabulary, "merges": merges, "unk_token": "<unk>", "fuse_unk": true});
         let file = json!({"version": "1.0", "added_tokens": added, "normalizer": normalizer,
                           "pre_tokenizer": pre_tokenizer, "model": model});
         WeftTokenizer::build(tokenizer_json::parse(&file.to_string()).unwrap()).unwrap()
@@ -648,7 +719,11 @@ mod tests {
             split(json!({"Regex": "x*"}), "Isolated", false),
             sequence(json!([digits(true), level(true, true)])),
             sequence(json!([digits(false), level(false, true)])),
-            sequence(json!([split(json!({"Regex": "\\p{N}{1,3}"}), "Isolated", false), split(words, "Isolated", false), level(false, false)])),
+            sequence(json!([
+                split(json!({"Regex": "\\p{N}{1,3}"}), "Isolated", false),
+                split(words, "Isolated", false),
+                level(false, false)
+            ])),
             sequence(json!([digits(false), metaspace("first", true)])),
         ];
         let prepend = json!({"type": "Prepend", "prepend": "\u{2581}"});
@@ -660,9 +735,15 @@ mod tests {
             json!({"type": "Sequence", "normalizers": [prepend, replace]}),
             json!({"type": "Strip", "strip_left": true, "strip_right": true}),
         ];
-        let tokens = json!([added(700, "<s>", &["special"]), added(701, "<mask>", &["special", "lstrip", "rstrip"]),
-                            added(702, "fox", &["single_word"]), added(703, "The", &["normalized"]), added(704, "...", &[]),
-                            added(705, "....", &["special"]), added(706, "caf\u{e9}", &["normalized", "rstrip"])]);
+        let tokens = json!([
+            added(700, "<s>", &["special"]),
+            added(701, "<mask>", &["special", "lstrip", "rstrip"]),
+            added(702, "fox", &["single_word"]),
+            added(703, "The", &["normalized"]),
+            added(704, "...", &[]),
+            added(705, "....", &["special"]),
+            added(706, "caf\u{e9}", &["normalized", "rstrip"])
+        ]);
         for pre_tokenizer in &pre_tokenizers {
             for normalizer in &normalizers {
                 for tokens in [&json!([]), &tokens] {

@@ -187,7 +187,9 @@ impl WeftTokenizer {
         let mut sink = Sink { ids: Vec::new(), most, stop: Stop::current() };
         match &self.pieces {
             Some(pieces) => pieces.encode(&self.pipeline, text, !parse_special, &mut sink)?,
-            None if text.len() > MOST_IN_ONE => return Err(too_long("a text for this tokenizer", text.len(), MOST_IN_ONE)),
+            None if text.len() > MOST_IN_ONE => {
+                return Err(too_long("a text for this tokenizer", text.len(), MOST_IN_ONE))
+            }
             None => {
                 let encoding = self.pipeline_for(parse_special).encode_fast(text, false);
                 sink.ids.extend_from_slice(encoding.map_err(|e| Failure::invalid(e.to_string()))?.get_ids());
@@ -199,7 +201,8 @@ impl WeftTokenizer {
 
     /// No post-processor looks at the texts themselves.
     fn frame(&self, texts: usize, add_special: bool) -> Outcome<Frame> {
-        let placeholder = |which: usize| Encoding::from_tokens(vec![Token::new(TEXTS[which], String::new(), (0, 0))], 0);
+        let placeholder =
+            |which: usize| Encoding::from_tokens(vec![Token::new(TEXTS[which], String::new(), (0, 0))], 0);
         let second = (texts > 1).then(|| placeholder(1));
         let encoding = self.pipeline.post_process(placeholder(0), second, add_special);
         let encoding = encoding.map_err(|e| Failure::invalid(e.to_string()))?;
