@@ -1,6 +1,6 @@
 //! What fuel does not see of a template's work: lists that are made twice as long or as deep again and again without
-//! being copied, and single steps over long lists. The source is written anew with calls of filters around loops, calls,
-//! sums, products and literals; the filters count, and look at the clock and the stop flag.
+//! being copied, and single steps over long lists. The source is written anew with calls of filters around loops,
+//! calls, sums, products and literals; the filters count, and look at the clock and the stop flag.
 use std::cell::Cell;
 use std::sync::Arc;
 

@@ -11,8 +11,8 @@ namespace weft {
 
 CoreEngine::CoreEngine(std::unique_ptr<EngineCore> core, TextSide text, EngineOptions options, ModelInfo info,
                        SamplingParams defaults)
-    : core_(std::move(core)), text_(std::move(text)), media_account_(options.media_limits.max_held_bytes), options_(std::move(options)), info_(std::move(info)),
-      defaults_(std::move(defaults)) {
+    : core_(std::move(core)), text_(std::move(text)), media_account_(options.media_limits.max_held_bytes),
+      options_(std::move(options)), info_(std::move(info)), defaults_(std::move(defaults)) {
   if (text_.tokenizer) step_separator_ = text_.tokenizer->find_token("<extra_0>").value_or(-1);
   if (text_.tokenizer && info_.generative)
     grammars_ = std::make_unique<GrammarCache>(std::make_unique<const GrammarFactory>(

@@ -29,8 +29,8 @@ Status CoreEngine::check_tool_names(const Request& request) const {
     if (!name || !name->is_string()) continue;
     const StopFlag* stop = request.stop_flag.get();
     const auto special = text_.tokenizer->encode(name->as_string(), {.add_special_tokens = false, .stop = stop});
-    const auto plain = text_.tokenizer->encode(
-        name->as_string(), {.add_special_tokens = false, .parse_special = false, .stop = stop});
+    const auto plain =
+        text_.tokenizer->encode(name->as_string(), {.add_special_tokens = false, .parse_special = false, .stop = stop});
     WEFT_RETURN_IF_ERROR(check_stop(stop));
     if (special.ok() && plain.ok() && *special == *plain) continue;
     const std::string field = "tools[" + std::to_string(i) + "].function.name";

@@ -218,8 +218,8 @@ void add_cross(ImagePrompt& prompt, const std::vector<FeatureSpan>& spans, const
 }  // namespace
 
 Result<ImagePrompt> image_prompt(const Request& request, const PromptText& text, bool add_special_tokens,
-                                 const MediaProcessor& processor, const Tokenizer& tokenizer,
-                                 const MediaSource& source, const Model& model) {
+                                 const MediaProcessor& processor, const Tokenizer& tokenizer, const MediaSource& source,
+                                 const Model& model) {
   const char* field = request.images.empty() ? "videos" : "images";
   auto prepared = Reader(request, source).read(processor);
   if (!prepared.ok()) return std::move(prepared).error();

@@ -40,11 +40,11 @@ struct MediaSource {
 };
 
 // Reads and prepares the request's images and videos and puts them into the prompt: `text`, or the request's own token
-// ids. Errors name the image, counted from 1; what all of them take is known from their headers and charged before the first
-// is decoded (too_large, or resource_exhausted while others hold the memory). Blocks while images are fetched. Depending on the model, the result also
-// has positions on several axes (M-RoPE) or the keys of cross attention.
+// ids. Errors name the image, counted from 1; what all of them take is known from their headers and charged before the
+// first is decoded (too_large, or resource_exhausted while others hold the memory). Blocks while images are fetched.
+// Depending on the model, the result also has positions on several axes (M-RoPE) or the keys of cross attention.
 Result<ImagePrompt> image_prompt(const Request& request, const PromptText& text, bool add_special_tokens,
-                                 const MediaProcessor& processor, const Tokenizer& tokenizer,
-                                 const MediaSource& source, const Model& model);
+                                 const MediaProcessor& processor, const Tokenizer& tokenizer, const MediaSource& source,
+                                 const Model& model);
 
 }  // namespace weft

@@ -118,11 +118,13 @@ Status check_numbers(const EngineOptions& o) {
     return fail(Code::invalid_argument, "--tokens-per-block must be a power of two, not ", o.tokens_per_block)
         .about("tokens-per-block");
   const MediaLimits& m = o.media_limits;
-  for (const auto& [field, value] :
-       {std::pair("max_images", m.max_images), {"max_file_bytes", m.max_file_bytes},
-        {"max_total_file_bytes", m.max_total_file_bytes}, {"max_pixels", m.max_pixels},
-        {"max_total_pixels", m.max_total_pixels}, {"max_prepared_bytes", m.max_prepared_bytes},
-        {"max_held_bytes", m.max_held_bytes}})
+  for (const auto& [field, value] : {std::pair("max_images", m.max_images),
+                                     {"max_file_bytes", m.max_file_bytes},
+                                     {"max_total_file_bytes", m.max_total_file_bytes},
+                                     {"max_pixels", m.max_pixels},
+                                     {"max_total_pixels", m.max_total_pixels},
+                                     {"max_prepared_bytes", m.max_prepared_bytes},
+                                     {"max_held_bytes", m.max_held_bytes}})
     if (value < 1)
       return fail(Code::invalid_argument, "media_limits.", field, " must be above 0, not ", value).about(field);
   return {};

@@ -104,10 +104,9 @@ Result<std::unique_ptr<Grammar>> GrammarFactory::compile(const GrammarSpec& spec
   const WeftGrammarLimits limits = bridge_limits(limits_);
   WeftError error;
   WeftGrammarReport report;
-  WeftGrammar* state =
-      weft_grammar_new(made, static_cast<uint32_t>(spec.kind), text.data(), text.size(), spec.compact_json,
-                       static_cast<uint32_t>(spec.thinking), spec.strict_schemas, &limits, &report, &error,
-                       stop ? stop->byte() : nullptr);
+  WeftGrammar* state = weft_grammar_new(made, static_cast<uint32_t>(spec.kind), text.data(), text.size(),
+                                        spec.compact_json, static_cast<uint32_t>(spec.thinking), spec.strict_schemas,
+                                        &limits, &report, &error, stop ? stop->byte() : nullptr);
   auto kept = std::make_shared<Grammar::Report>(Grammar::Report{report.bytes, take_lines(report.warnings)});
   if (processor_seconds) *processor_seconds = static_cast<double>(report.processor_ns) * 1e-9;
   if (!state) {

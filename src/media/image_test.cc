@@ -1,7 +1,7 @@
 // Decoding against Pillow (tests/data/images, made by tests/media/make_images.py): images of every kind, the public
 // bad-input corpus, and files cut or damaged at random, which must end in an image or an error, within the limits.
-#include "base/stop_flag.h"
 #include "media/image.h"
+#include "base/stop_flag.h"
 
 #include <gtest/gtest.h>
 #include <sys/resource.h>

@@ -36,8 +36,8 @@ struct MediaInput {
 
 // What preparing an image or video takes, told by the sizes of its frames.
 struct MediaCost {
-  int64_t values = 0;        // floats that the vision tower reads
-  int64_t scratch_bytes = 0; // of resized frames, until it is prepared
+  int64_t values = 0;         // floats that the vision tower reads
+  int64_t scratch_bytes = 0;  // of resized frames, until it is prepared
 };
 
 // One image or video, ready for the vision tower. Fields that a family does not name are left as they are here.

@@ -1,7 +1,7 @@
 // The processors on sizes and settings that the oracle (tests/media) does not have: values from the reference's
 // documentation and from working the rules out by hand, and every refusal.
-#include "base/stop_flag.h"
 #include "media/processor.h"
+#include "base/stop_flag.h"
 
 #include <gtest/gtest.h>
 

@@ -97,7 +97,8 @@ def environment(jinja2):
     made = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
     made.filters["tojson"] = tojson
     made.globals["raise_exception"] = raise_exception
-    made.globals["strftime_now"] = lambda form: datetime.datetime.fromtimestamp(NOW, datetime.timezone.utc).strftime(form)
+    now = datetime.datetime.fromtimestamp(NOW, datetime.timezone.utc)
+    made.globals["strftime_now"] = now.strftime
     return made
 
 
