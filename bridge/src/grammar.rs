@@ -390,13 +390,16 @@ fn compile(
     let environment = factory.factory.tok_env().clone();
     let compiled =
         GrammarInit::Serialized(grammar).to_internal(Some(environment), parser_limits.clone()).map_err(wrong)?;
+    Stop::current().check()?;
     let (rules, lexer) = match kind {
         0 | 1 | 5 => preparation.numbers.apply(compiled, &mut parser_limits)?,
         _ => compiled,
     };
+    Stop::current().check()?;
     let init = GrammarInit::Internal(rules, lexer);
     let parser = factory.factory.create_parser_from_init_default(init).map_err(wrong)?;
     check_memory()?;
+    Stop::current().check()?;
     let mut matcher = Matcher::new(Ok(parser));
     if let Some(problem) = matcher.grammar_warnings().first() {
         return Err(Failure::unsupported(problem.clone()));

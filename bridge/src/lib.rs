@@ -25,5 +25,6 @@ mod string_table;
 mod structural_tag;
 mod tekken;
 mod template;
+mod template_guards;
 mod tokenizer;
 mod tokenizer_json;

@@ -7,7 +7,7 @@ use minijinja::{Environment, Error, ErrorKind, State};
 use std::ffi::CString;
 
 use crate::abi::{self, guard, guard_stop, Failure, Outcome, Stop, WeftBytes, WeftError};
-use crate::{context, printf, python};
+use crate::{context, printf, python, template_guards};
 
 pub struct WeftTemplate {
     environment: Environment<'static>,
@@ -221,10 +221,14 @@ fn strftime(format: &str, now: Option<i64>) -> Result<String, Error> {
     Ok(String::from_utf8_lossy(&buffer).into_owned())
 }
 
+fn syntax() -> Outcome<SyntaxConfig> {
+    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+    syntax.map_err(|e| Failure::invalid(e.to_string()))
+}
+
 fn new_environment(fuel: u64) -> Outcome<Environment<'static>> {
     let mut environment = Environment::new();
-    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
-    environment.set_syntax(syntax.map_err(|e| Failure::invalid(e.to_string()))?);
+    environment.set_syntax(syntax()?);
     environment.set_fuel(Some(fuel));
     environment.set_recursion_limit(200);
     environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
@@ -236,6 +240,7 @@ fn new_environment(fuel: u64) -> Outcome<Environment<'static>> {
     environment.add_filter("format", printf::format_filter);
     environment.add_filter(printf::OPERATOR, printf::operator);
     environment.add_filter(ITERABLE, iterable);
+    template_guards::add_filters(&mut environment);
     environment.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
     environment.add_function("raise_exception", |message: Value| -> Result<Value, Error> {
         Err(Error::new(ErrorKind::InvalidOperation, format!("{RAISED}{message}")))
@@ -336,6 +341,7 @@ impl WeftTemplate {
     fn render(&self, context: &[u8], continue_final: bool) -> Outcome<String> {
         let context = context::read(context)?;
         let template = self.environment.get_template(NAME).map_err(|e| failure(&e))?;
+        template_guards::start();
         let mut out = Limited { text: Vec::new(), limit: self.output_limit };
         let done = template.render_captured_to(context.clone(), &mut out);
         Stop::current().check()?;
@@ -364,7 +370,7 @@ pub unsafe extern "C" fn weft_template_new(
         let mut environment = new_environment(fuel)?;
         let source = abi::text(source, size)?;
         check_nesting(source)?;
-        let source = adapted(source);
+        let source = template_guards::guarded(&adapted(source), NAME, syntax()?);
         environment.add_template_owned(NAME, source).map_err(|e| failure(&e))?;
         Ok(Box::into_raw(Box::new(WeftTemplate { environment, output_limit })))
     })
@@ -395,4 +401,59 @@ pub unsafe extern "C" fn weft_template_render(
         out.write(with_deep_stack(|| template.render(context, continue_final))?.into());
         Ok(true)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn render(source: &str) -> Result<String, String> {
+        let mut environment = new_environment(2_000_000).unwrap();
+        let source = template_guards::guarded(&adapted(source), NAME, syntax().unwrap());
+        environment.add_template_owned(NAME, source).map_err(|e| failure(&e).message)?;
+        let template = WeftTemplate { environment, output_limit: 16 << 20 };
+        with_deep_stack(|| template.render(b"{\"messages\": []}", false)).map_err(|e| e.message)
+    }
+
+    #[test]
+    fn guards_change_nothing() {
+        // By Jinja2 3.1 with the reference's settings.
+        for (source, text) in [
+            ("{% for i in [1, 2, 3] %}{{ loop.index }}{% if not loop.last %},{% endif %}{% endfor %}", "1,2,3"),
+            ("{% for x in [] %}{% else %}E{% endfor %}{% for c in 'ab' %}{{ c }}.{% endfor %}", "Ea.b."),
+            ("{% for k, v in {'a': 1, 'b': [2, 'c'][1]}.items() %}{{ k }}={{ v }};{% endfor %}", "a=1;b=c;"),
+            ("{% for x in [3, 1, 2]|sort if x > 1 %}{{ x }}{% endfor %}", "23"),
+            ("{{ 'x' + 'y' + ('z' * 3) }} {{ (1 + 2) * 3 }} {{ -1 + 2 }} {{ -(1 + 2) }}", "xyzzz 9 1 -3"),
+            ("{{ [1] + [2] }} {{ 1 in [1, 2] }} {{ 'a b'.split()[1] }} {{ (1, 2)[1] }}", "[1, 2] True b 2"),
+            ("{{ ('a' if true else 'b') + 'c' }}{{ {'a': {'b': 7}}['a'].b }}{{ namespace(x=5).x + 1 }}", "ac76"),
+            ("{% set a, b = 1, [2] %}{{ a }}{{ b[0] }}{{ not (a + 1 == 2) }}", "12False"),
+            ("{% macro f(n) %}{{ n }}{% if n > 0 %}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(3) }}", "3210"),
+            ("{% for x in [[1, [2]], 3] recursive %}{{ loop(x) if x is iterable else x }}{% endfor %}", "123"),
+        ] {
+            let rendered = render(source);
+            if rendered.as_deref() != Ok(text) {
+                println!("{source}: {rendered:?}"); // the bridge silences what panics say
+            }
+            assert!(rendered.as_deref() == Ok(text));
+        }
+    }
+
+    #[test]
+    fn what_grows_without_being_copied_runs_out() {
+        let grows = |step: &str, then: &str| {
+            format!("{{% set ns = namespace(x=[1]) %}}{{% for i in range(40) %}}{{% set ns.x = {step} %}}{{% endfor %}}{then}")
+        };
+        for source in [
+            grows("ns.x + ns.x", "{{ ns.x|length }}"),
+            grows("[ns.x, ns.x]", "{{ ns.x ~ '' }}"),
+            grows("(ns.x, ns.x)", "{{ {ns.x: 1} }}"),
+            grows("{'a': ns.x, 'b': ns.x}", "{{ ns.x|upper }}"),
+            grows("ns.x * 2", "{{ ns.x|length }}"),
+            "{% set x = [1] * 200000 %}{% for i in range(100000) %}{{ x[199999:]|first }}{% endfor %}".into(),
+            "{% set a = 'a' * 1000000 %}{% for i in range(100000) %}{% set c = a[-1] %}{% endfor %}".into(),
+        ] {
+            let failed = render(&source).err().unwrap_or_default();
+            assert!(failed == "the chat template does more work than allowed", "{source}: {failed}");
+        }
+    }
 }

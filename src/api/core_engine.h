@@ -74,8 +74,11 @@ class CoreEngine : public Engine {
   Status check_tool_names(const Request& request) const;
   // `media`: the request's images, where they are prepared already.
   Result<std::string> render(const Request& request, std::span<const PreparedMedia> media) const;
-  Result<ImagePrompt> build_prompt(const Request& request) const;
-  Result<std::vector<int32_t>> text_tokens(const Request& request) const;
+  // `fits`: a text with far more tokens than the context is not encoded to its end, and is an error.
+  Result<ImagePrompt> build_prompt(const Request& request, bool fits = true) const;
+  Result<std::vector<int32_t>> text_tokens(const Request& request, bool fits) const;
+  Result<std::vector<int32_t>> encode_prompt(const Request& request, const std::string& text, bool add_special_tokens,
+                                             bool fits) const;
   Status check_prompt(const Request& request, const ImagePrompt& prompt) const;
 
   // engine.cc

@@ -66,16 +66,16 @@ AnswerFormat CoreEngine::answer_format(const Request& request) const {
 }
 
 Result<std::vector<int32_t>> CoreEngine::prompt_tokens(const Request& request) const {
-  WEFT_TRY(ImagePrompt prompt, build_prompt(request));
+  WEFT_TRY(ImagePrompt prompt, build_prompt(request, false));
   return std::move(prompt.tokens);
 }
 
 // The prompt's tokens, and its images.
-Result<ImagePrompt> CoreEngine::build_prompt(const Request& request) const {
+Result<ImagePrompt> CoreEngine::build_prompt(const Request& request, bool fits) const {
   const bool images = !request.images.empty() || !request.videos.empty();
   // A placeholder that a user typed into a prompt without images is the processor's to find.
   if (!images && (!text_.media || request.prompt_token_ids)) {
-    WEFT_TRY(std::vector<int32_t> tokens, text_tokens(request));
+    WEFT_TRY(std::vector<int32_t> tokens, text_tokens(request, fits));
     return ImagePrompt{std::move(tokens), {}, nullptr, {}};
   }
   if (!text_.media)
@@ -99,21 +99,35 @@ Result<ImagePrompt> CoreEngine::build_prompt(const Request& request) const {
                       source, core_->model());
 }
 
-Result<std::vector<int32_t>> CoreEngine::text_tokens(const Request& request) const {
+Result<std::vector<int32_t>> CoreEngine::encode_prompt(const Request& request, const std::string& text,
+                                                       bool add_special_tokens, bool fits) const {
+  const char* field = request.messages ? "messages" : "prompt";
+  WEFT_RETURN_IF_ERROR(
+      check_limit(options_.limits, &RequestLimits::prompt_bytes, static_cast<int64_t>(text.size()), field));
+  // Prompts that are a little too long are told how long they are.
+  const size_t most = 2 * static_cast<size_t>(info_.max_seq_len) + (size_t{1} << 16);
+  EncodeOptions options{.add_special_tokens = add_special_tokens, .stop = request.stop_flag.get()};
+  if (fits) options.most_tokens = most;
+  auto tokens = text_.tokenizer->encode(text, options);
+  if (tokens.ok()) return tokens;
+  const bool many = tokens.error().message() == "the text has more than " + std::to_string(most) + " tokens";
+  if (!many) return std::move(tokens).error().about(field);
+  return fail(Code::context_overflow, "This model's maximum context length is ", info_.max_seq_len,
+              " tokens. However, your ", field, " resulted in more than ", most,
+              " tokens. Please reduce the length of the ", field, ".")
+      .about(field);
+}
+
+Result<std::vector<int32_t>> CoreEngine::text_tokens(const Request& request, bool fits) const {
   if (request.prompt_token_ids) return *request.prompt_token_ids;
   if (!text_.tokenizer)
     return fail(Code::invalid_argument, "the model has no tokenizer; send prompt_token_ids")
         .about(request.messages ? "messages" : "prompt");
-  const auto encode = [&](const std::string& text, const char* field, bool special) -> Result<std::vector<int32_t>> {
-    WEFT_RETURN_IF_ERROR(
-        check_limit(options_.limits, &RequestLimits::prompt_bytes, static_cast<int64_t>(text.size()), field));
-    return text_.tokenizer->encode(text, {.add_special_tokens = special, .stop = request.stop_flag.get()});
-  };
-  if (!request.messages) return encode(*request.prompt, "prompt", request.add_special_tokens);
+  if (!request.messages) return encode_prompt(request, *request.prompt, request.add_special_tokens, fits);
   // Templates write the special tokens themselves.
-  if (request.rendered) return encode(*request.rendered, "messages", false);
+  if (request.rendered) return encode_prompt(request, *request.rendered, false, fits);
   WEFT_TRY(const std::string text, render_chat(request));
-  return encode(text, "messages", false);
+  return encode_prompt(request, text, false, fits);
 }
 
 Status CoreEngine::check_prompt(const Request& request, const ImagePrompt& whole) const {

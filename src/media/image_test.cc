@@ -1,6 +1,7 @@
 // Decoding against Pillow (tests/data/images, made by tests/media/make_images.py): images of every kind, the public
 // bad-input corpus, and files cut or damaged at random, which must end in an image or an error, within the limits.
 #include "media/image.h"
+#include "base/stop_flag.h"
 
 #include <gtest/gtest.h>
 #include <sys/resource.h>
@@ -51,12 +52,27 @@ TEST(Decode, ImagesOfEveryKind) {
     }
     EXPECT_NE(decode, "error");
     EXPECT_EQ(got->rgb.size(), size_t{3} * got->height * got->width);
+    const Result<ImageSize> size = read_image_size(bytes_of(file));
+    ASSERT_TRUE(size.ok()) << size.error().to_string();
+    const bool turned = size->height == got->width && size->width == got->height;
+    EXPECT_TRUE(turned || (size->height == got->height && size->width == got->width));
+    EXPECT_GE(size->decode_bytes, static_cast<int64_t>(got->rgb.size()));
     if (!want.find("sha256")) continue;
     EXPECT_EQ(got->height, want.find("shape")->items()[0].as_integer());
     EXPECT_EQ(got->width, want.find("shape")->items()[1].as_integer());
     const std::array<double, 3> mean = mean_of(*got);
     for (int c = 0; c < 3; ++c) EXPECT_NEAR(mean[c], want.find("mean")->items()[c].as_number(), 0.001);
     EXPECT_EQ(hex(sha256(std::as_bytes(std::span(got->rgb)))), want.find("sha256")->as_string());
+  }
+}
+
+TEST(Decode, AStopFlagEndsIt) {
+  StopFlag stop;
+  stop.set(StopReason::client_left);
+  for (const char* name : {"photo.png", "s420.jpg", "s420_progressive.jpg", "palette.gif", "lossy80.webp"}) {
+    const Result<Image> got = decode_image(bytes_of(read_file(kFolder + name).value()), {}, &stop);
+    ASSERT_FALSE(got.ok()) << name;
+    EXPECT_EQ(got.error().code(), Code::cancelled) << name << ": " << got.error().to_string();
   }
 }
 
@@ -85,6 +101,9 @@ TEST(Decode, LimitsAreCheckedFromTheHeader) {
       const Result<Image> got = decode_image(bytes_of(file), limits);
       ASSERT_FALSE(got.ok()) << name;
       EXPECT_NE(got.error().message().find("too large: 53 x 37"), std::string::npos) << got.error().message();
+      const Result<ImageSize> size = read_image_size(bytes_of(file), limits);
+      ASSERT_FALSE(size.ok()) << name;
+      EXPECT_EQ(size.error().message(), got.error().message());
     }
     // Baseline JPEG and plain PNG need nothing but the result; the others hold more while they decode.
     const bool plain = std::string_view(name) == "photo.png" || std::string_view(name) == "s420.jpg";

@@ -1,6 +1,7 @@
 // The processors on sizes and settings that the oracle (tests/media) does not have: values from the reference's
 // documentation and from working the rules out by hand, and every refusal.
 #include "media/processor.h"
+#include "base/stop_flag.h"
 
 #include <gtest/gtest.h>
 
@@ -51,7 +52,12 @@ PreparedMedia one(const MediaProcessor& p, int height, int width) {
   const MediaInput input{MediaKind::image, {Image(height, width)}};
   Result<std::vector<PreparedMedia>> media = p.prepare({&input, 1});
   EXPECT_TRUE(media.ok()) << media.error().to_string();
-  return media.ok() ? std::move(media->front()) : PreparedMedia();
+  if (!media.ok()) return {};
+  // What it takes is known beforehand, to the float.
+  const Result<MediaCost> cost = p.cost(input, true);
+  EXPECT_TRUE(cost.ok());
+  if (cost.ok()) EXPECT_EQ(cost->values, static_cast<int64_t>(media->front().pixel_values.size()));
+  return std::move(media->front());
 }
 
 std::string prepare_error(const MediaProcessor& p, std::vector<MediaInput> inputs) {
@@ -79,6 +85,26 @@ Files with(Files files, const std::string& name, const std::string& text) {
   std::erase_if(files, [&](const auto& file) { return file.first == name; });
   files.push_back({name, text});
   return files;
+}
+
+TEST(Processor, CostIsWhatIsPrepared) {
+  for (const Files& files : {kQwen, kQwenTimed, kLlava, kLlama4, kMllama, kGemma}) {
+    const auto p = processor(files);
+    for (const auto& [height, width] : {std::pair{1, 1}, {1, 150}, {56, 84}, {300, 200}, {700, 1000}})
+      one(*p, height, width);
+  }
+  const auto qwen = processor(kQwenTimed);
+  const MediaInput video{MediaKind::video, std::vector<Image>(5, Image(56, 84)), 1.0};
+  EXPECT_EQ(qwen->cost(video, true)->values, 3 * 4 * 6 * 1176);
+}
+
+TEST(Processor, AStopFlagEndsPreparing) {
+  StopFlag stop;
+  stop.set(StopReason::out_of_time);
+  const MediaInput input{.kind = MediaKind::image, .frames = {Image(100, 100)}, .stop = &stop};
+  const auto got = processor(kGemma)->prepare(input, true);
+  ASSERT_FALSE(got.ok());
+  EXPECT_EQ(got.error().code(), Code::deadline_exceeded);
 }
 
 TEST(Processor, TextOnlyModelsHaveNone) {
