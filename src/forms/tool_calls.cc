@@ -11,8 +11,8 @@ namespace weft {
 namespace {
 
 // Where a block turns out to be none, the text behind its mark is read again, and there may be marks in it, each of which
-// may begin a block that reaches as far: n marks would cost n^2. Where more than this has been read in vain, so many
-// times the answer so far and so many bytes, marks are text.
+// may begin a block that reaches as far: n marks would cost n^2. Once more than this has been read in vain, so many
+// times the answer up to the furthest place that was read and so many bytes, marks are text.
 constexpr size_t kVain = 16, kVainAtLeast = 65536;
 
 bool is_bare(const CallMark& mark) { return mark.open.empty(); }
@@ -75,7 +75,9 @@ bool ToolCallFinder::step() {
   if (step == CallReader::Step::on) return true;
   if (step == CallReader::Step::more && !stream_.ended()) return false;
   if (step == CallReader::Step::more) block_->cut_off(stream_);
-  in_vain_ += step == CallReader::Step::more ? stream_.text().size() : block_->read_in_vain();
+  const size_t in_vain = step == CallReader::Step::more ? stream_.text().size() : block_->read_in_vain();
+  in_vain_ += in_vain;
+  furthest_ = std::max(furthest_, stream_.position() + in_vain);
   end_block();
   return true;
 }
@@ -117,7 +119,7 @@ bool ToolCallFinder::begin_block(const CallMark& mark, size_t from, size_t to) {
   stream_.drop(to);
   calls_before_ = stream_.calls();
   if (!mark.reader) return true;
-  if (in_vain_ <= kVain * stream_.position() + kVainAtLeast) block_ = mark.reader();
+  if (in_vain_ <= kVain * std::max(furthest_, stream_.position()) + kVainAtLeast) block_ = mark.reader();
   else stream_.add_content(std::exchange(opening_, {}));
   return true;
 }

@@ -68,7 +68,8 @@ class ToolCallFinder {
   std::unique_ptr<CallReader> block_;  // null: between blocks
   std::string opening_;                // the text of the block's mark
   size_t calls_before_ = 0;            // calls before the block
-  size_t in_vain_ = 0;                 // bytes that were read by a block and were no part of it
+  size_t in_vain_ = 0;                 // bytes that blocks read and that were no part of them
+  size_t furthest_ = 0;                // place in the answer up to which a block read in vain
 };
 
 // Puts the steps together; calls must be in order.

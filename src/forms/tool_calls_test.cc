@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <map>
+#include <random>
 
 namespace weft {
 namespace {
@@ -371,6 +372,153 @@ TEST(ToolCalls, CutAtEveryPlace) {
               << name << " cut at " << first << " and " << second;
     }
   }
+}
+
+// What answers are made of: marks, whole and half, and pieces of what stands behind them.
+const std::string_view kFragments[] = {
+    "<tool_call>",
+    "</tool_call>",
+    "<function=f>",
+    "<function=g>",
+    "<function=x>",
+    "</function>",
+    "<parameter=s>",
+    "<parameter=n>",
+    "<parameter=z>",
+    "<parameter=",
+    "</parameter>",
+    "<|python_tag|>",
+    "<|python_start|>",
+    "<|python_end|>",
+    "[TOOL_CALLS]",
+    "[ARGS]",
+    "[CALL_ID]",
+    "<｜tool▁call▁begin｜>",
+    "<｜tool▁call▁end｜>",
+    "<｜tool▁sep｜>",
+    "<｜tool▁calls▁begin｜>",
+    "```json\n",
+    "```",
+    "<TOOLCALL>",
+    "</TOOLCALL>",
+    "<toolcall>",
+    "</toolcall>",
+    "<tool",
+    "</",
+    "<",
+    "[TOOL",
+    "<|py",
+    "{\"name\": \"f\", \"arguments\": ",
+    "{\"name\": \"g\", \"parameters\": {",
+    "{\"arguments\": {\"a\": ",
+    "\"name\": \"f\"",
+    "\"function\": {",
+    "\"id\": ",
+    "[f(a=",
+    "[g(",
+    "f(",
+    "b=",
+    "{",
+    "}",
+    "[",
+    "]",
+    "(",
+    ")",
+    ",",
+    ":",
+    ";",
+    "=",
+    "\"",
+    "'",
+    "\"\"\"",
+    "''''",
+    "\\",
+    "\\u00e9",
+    "\\ud83d\\ude00",
+    "\\x41",
+    "\\12",
+    "\\'",
+    "r'",
+    "rb",
+    "True",
+    "null",
+    "NaN",
+    "1",
+    "-",
+    "0x1F",
+    "1_0.5e3",
+    "{'k': (1,), \"e\": {}}",
+    "\"s\": \"x\"",
+    "(1)",
+    "f",
+    "x",
+    " ",
+    "\n",
+    " \n\t ",
+    "é",
+    "\x01",
+};
+
+const std::string_view kBeginnings[] = {
+    "",
+    "<tool_call>{\"name\": \"f\", \"arguments\": ",
+    "<tool_call>\n<function=f>\n<parameter=s>",
+    "<|python_start|>[f(a=",
+    "[f(a=1, ",
+    "[TOOL_CALLS]f{",
+    "[TOOL_CALLS][{\"name\": \"g\", \"arguments\": {",
+    "<｜tool▁call▁begin｜>function<｜tool▁sep｜>f\n```json\n{",
+    "<TOOLCALL>[{\"name\": \"f\", \"arguments\": {",
+    "{\"name\": \"f\", \"parameters\": {\"a\": ",
+    "{\"arguments\": {",
+};
+
+std::string random_text(std::mt19937& random) {
+  const auto pick = [&](const auto& list) { return std::string(list[random() % std::size(list)]); };
+  std::string text = pick(kBeginnings);
+  const std::string often[] = {pick(kFragments), pick(kFragments), pick(kFragments)};
+  for (size_t left = random() % 20; left > 0; --left) text += random() % 2 ? pick(often) : pick(kFragments);
+  return text;
+}
+
+// Readers go on where they stopped. After every piece, what has come out must be what one reader makes of the text so
+// far in one piece: nothing later and nothing else.
+TEST(ToolCalls, RandomTextsInRandomPieces) {
+  std::mt19937 random(19);
+  size_t calls = 0;
+  for (int round = 0; round < 2000; ++round) {
+    const std::string text = random_text(random);
+    const ToolForm* const form = &tool_forms()[random() % tool_forms().size()]();
+    const ToolMode mode = round % 8 == 0 ? ToolMode::any : round % 8 == 1 ? ToolMode::named : ToolMode::automatic;
+    const size_t longest = round % 3 == 0 ? 1 : 1 + random() % 20;
+    ToolCallFinder pieces = finder(mode, form);
+    Answer so_far;
+    for (size_t at = 0; at < text.size();) {
+      const size_t size = 1 + random() % longest;
+      add(pieces.push(std::string_view(text).substr(at, size)), so_far);
+      at = std::min(at + size, text.size());
+      Answer whole;
+      add(finder(mode, form).push(std::string_view(text).substr(0, at)), whole);
+      ASSERT_EQ(so_far, whole) << form->names.front() << ", the first " << at << " bytes of: " << text;
+    }
+    add(pieces.finish(), so_far);
+    ASSERT_EQ(so_far, find(finder(mode, form), text, text.size() + 1)) << form->names.front() << ": " << text;
+    calls += so_far.calls.size();
+  }
+  EXPECT_GT(calls, 150u);
+}
+
+// A head that turns out to be none is text, and marks in it count, unless that would read the text n times.
+TEST(ToolCalls, HeadsWithinHeads) {
+  const std::string call = "<tool_call>{\"name\": \"f\", \"arguments\": {}}</tool_call>";
+  const std::string head = "<tool_call>{\"id\": [";
+  check({hermes, head + head + call, head + head, {{"f", "{}"}}});
+  std::string heads;
+  for (int i = 0; i < 5000; ++i) heads += head;
+  const Answer many = find(finder(ToolMode::automatic, hermes), heads + call, 100000);
+  EXPECT_TRUE(many.content == heads + call);
+  EXPECT_TRUE(many.calls.empty());
+  EXPECT_TRUE(find(finder(ToolMode::automatic, hermes), heads + call, 7) == many);
 }
 
 TEST(ToolCalls, TextGoesThroughAtOnce) {
