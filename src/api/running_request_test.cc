@@ -4,6 +4,8 @@
 
 #include <gtest/gtest.h>
 
+#include <new>
+
 namespace weft {
 namespace {
 
@@ -266,6 +268,29 @@ TEST(RunningRequest, AnErrorHasNoTokens) {
   EXPECT_EQ(run.sums[0].tokens, ids("ab"));
   EXPECT_EQ(run.sums[0].finish, FinishReason::error);
   run.check(run.sums[0]);
+}
+
+// The engine gives an output with an error in the place of one that failed.
+TEST(RunningRequest, AnEventThatFoundNoMemoryIsDeliveredBeforeTheError) {
+  RunningRequest::Setup setup;
+  setup.prompt = {0, 1};
+  std::vector<Event> events;
+  int failures = 2;
+  RunningRequest request(std::move(setup), letters(), [&](const Event& event) {
+    if (failures-- > 0) throw std::bad_alloc();
+    events.push_back(event);
+  });
+  EXPECT_THROW(request.on_output(0, output(ids("ab"), 0)), std::bad_alloc);
+  SequenceOutput error;
+  error.reason = FinishReason::error, error.error = "out of memory", error.error_code = Code::resource_exhausted;
+  EXPECT_THROW(request.on_output(0, error), std::bad_alloc);
+  EXPECT_FALSE(request.on_output(0, error));
+  ASSERT_EQ(events.size(), 2u);
+  EXPECT_EQ(events[0].text, "ab");
+  EXPECT_FALSE(events[0].last_of_request);
+  ASSERT_TRUE(events[1].error.has_value());
+  EXPECT_EQ(events[1].error->code(), Code::resource_exhausted);
+  EXPECT_TRUE(events[1].last_of_request);
 }
 
 }  // namespace
