@@ -78,6 +78,8 @@ struct Arguments {
   std::string cluster, advertise_url;  // etcd://HOST:PORT/NAME; what others reach this server at; empty: none, by host
   int port = 8000;
   bool chat_template_in_request = false;
+  AdmissionLimits admission{
+      .max_queue = 1024, .max_queue_per_client = 512, .max_client_priority = 35, .request_timeout_s = 0};
   OrchestrateArguments orchestrate;  // beside host, port and api_key
 
   // bench

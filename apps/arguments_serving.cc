@@ -42,6 +42,14 @@ void add_serve(CLI::App* serve, Arguments& a) {
   add_text(serve, "--api-key", a.api_key, "Key that requests must bring", "KEY");
   serve->add_flag("--allow-chat-template-in-request", a.chat_template_in_request,
                   "Let requests bring their own chat template");
+  add_number(serve, "--max-queue", a.admission.max_queue,
+             "Requests that wait and have not started; one more gets a 429; 0: no bound", 0);
+  add_number(serve, "--max-queue-per-client", a.admission.max_queue_per_client,
+             "The same of one client; 0: no bound of its own", 0);
+  add_number(serve, "--max-client-priority", a.admission.max_client_priority,
+             "A higher priority of a request counts as this", 0, 100);
+  add_seconds(serve, "--request-timeout", a.admission.request_timeout_s,
+              "For a whole answer; then it ends with an error; 0: no limit", 0);
   CLI::Option* cluster = add_text(serve, "--cluster", a.cluster,
                                   "Register in this etcd as a server of the deployment NAME, while the model is served",
                                   "etcd://HOST:PORT/NAME");

@@ -56,16 +56,16 @@ Status BeamRequest::submit_step() {
   params->logprobs = -1;
   params->max_draft_tokens = 0;  // a step of a beam is one token
   params->beam_candidates = search_.candidates();
-  const EngineCore::Holding holding(core_);  // the beams enter together
-  Status status;
-  for (size_t i = 0; i < beams.size() && status.ok(); ++i) {
-    Submission submission;
+  std::vector<Submission> step(beams.size());
+  for (size_t i = 0; i < beams.size(); ++i) {
+    Submission& submission = step[i];
     submission.sequence.prompt = setup_.prompt;
     submission.sequence.output = beams[i].tokens;
-    submission.media = setup_.media;
-    if (setup_.places) submission.media_prompt = std::make_shared<MediaPrompt>(*setup_.places);
+    submission.media = setup_.media, submission.media_prompt = setup_.places;
     submission.sequence.sampling = params;
     submission.sequence.priority = setup_.priority;
+    submission.sequence.client = setup_.client, submission.sequence.request = setup_.request;
+    submission.deadline = setup_.deadline;
     submission.sequence.arrival_step = arrival_step_;
     submission.sequence.cache = setup_.cache;
     submission.context_servers = std::exchange(setup_.context_servers, {});  // the first beam's prompt serves all
@@ -73,13 +73,10 @@ Status BeamRequest::submit_step() {
     submission.sink = [self = shared_from_this(), i](const SequenceOutput& output) {
       return self->on_output(i, output);
     };
-    auto added = core_.submit(std::move(submission));
-    if (added.ok()) sequences_.push_back(*added);
-    else status = added.error();
   }
-  if (!status.ok())
-    for (const SequenceId sequence : sequences_) core_.cancel(sequence);
-  return status;
+  // They enter together: the first step is one sequence, and the others are submitted by the engine's own thread.
+  WEFT_TRY(sequences_, core_.submit(std::move(step)));
+  return {};
 }
 
 // On the engine thread. What reaches `answer_` is sent without the lock, since its receiver may call cancel().
@@ -161,7 +158,7 @@ void BeamRequest::fail(const Error& error) {
     if (std::exchange(done_, true)) return;
     sequences = sequences_;
   }
-  for (const SequenceId sequence : sequences) core_.cancel(sequence);
+  core_.cancel(sequences);
   SequenceOutput output;
   output.reason = FinishReason::error;
   output.error = error.message(), output.error_code = error.code();
@@ -175,7 +172,7 @@ void BeamRequest::cancel() {
     done_ = true;
     sequences = sequences_;
   }
-  for (const SequenceId sequence : sequences) core_.cancel(sequence);
+  core_.cancel(sequences);
 }
 
 }  // namespace weft

@@ -155,42 +155,6 @@ EngineCore::~EngineCore() {
   if (ranks_->processes()) ranks_->processes()->on_failure({});  // they close after this, and that may fail
 }
 
-Result<SequenceId> EngineCore::submit(Submission submission) {
-  submission.sequence.guided = submission.grammar != nullptr;
-  const std::lock_guard lock(mutex_);
-  if (!failure_.empty()) return Error(Code::unavailable, failure_);
-  submission.sequence.media = submission.media_prompt;
-  submission.sequence.whole_media = model().plan().joined_images;
-  const bool lacks_images = !find_features(submission.media, submission.media_prompt.get());
-  const bool remote = exchange_ && !submission.context_servers.empty(), elsewhere = tier_ || remote;
-  submission.sequence.held = lacks_images || elsewhere;
-  auto entry = std::make_shared<Entry>();
-  if (remote) entry->remote = remote_prompt(submission);
-  WEFT_TRY(const SequenceId id, scheduler_.add(std::move(submission.sequence)));
-  if (lacks_images && remote) entry->media = std::move(submission.media), entry->media_prompt = submission.media_prompt;
-  else if (lacks_images) enqueue_images(id, submission.media, submission.media_prompt);
-  entry->sink = std::move(submission.sink), entry->grammar = std::move(submission.grammar);
-  entry->waits = lacks_images + elsewhere;
-  entries_.emplace(static_cast<uint64_t>(id), std::move(entry));
-  if (tier_) tier_->import(id);
-  else if (elsewhere) ask_other_servers(id);
-  engine_wake_.notify_one();
-  return id;
-}
-
-void EngineCore::cancel(SequenceId id) {
-  // Destroyed without the lock: what the sink holds is not ours to know, and may call us when it goes.
-  std::unordered_map<uint64_t, std::shared_ptr<Entry>>::node_type entry;
-  const std::lock_guard lock(mutex_);
-  scheduler_.finish(id);
-  // Its grammar is still needed if a step in flight waits for its mask; begin_masks and fill_masks cope with its
-  // absence.
-  entry = entries_.extract(static_cast<uint64_t>(id));
-  if (tier_) tier_->wake_exporter();
-  if (exchange_) exchange_->forget(id);
-  engine_wake_.notify_one();
-}
-
 void EngineCore::hold() {
   const std::lock_guard lock(mutex_);
   ++holds_;
@@ -206,6 +170,7 @@ void EngineCore::engine_loop() {
   std::unique_lock lock(mutex_);
   for (;;) {
     if (!failure_.empty() && !entries_.empty()) fail_all(lock);
+    end_expired(lock);
     // Fill the pipeline first, then do the host's work for the oldest finished step.
     while (failure_.empty() && !stopping_ && holds_ == 0 && !free_.empty() && schedule_step(lock)) {
     }
@@ -214,7 +179,7 @@ void EngineCore::engine_loop() {
       continue;
     }
     if (stopping_ && idle()) return;
-    engine_wake_.wait(lock);
+    wait_for_work(lock);
   }
 }
 
@@ -232,6 +197,7 @@ Status EngineCore::health() const {
 // A step may still be in flight, and it may never end; its tokens will find no entry.
 void EngineCore::fail_all(std::unique_lock<std::mutex>& lock) {
   auto entries = std::exchange(entries_, {});
+  deadlines_.clear();
   for (const auto& [id, entry] : entries) {
     scheduler_.finish(SequenceId{id});
     if (exchange_) exchange_->forget(SequenceId{id});
@@ -326,8 +292,8 @@ void EngineCore::commit_step(std::unique_lock<std::mutex>& lock) {
     const bool go_on = deliver(*entry, output);
     lock.lock();
     if (go_on && output.reason == FinishReason::none) continue;
-    scheduler_.finish(output.id);  // no effect on a sequence that ended by itself
-    entries_.erase(static_cast<uint64_t>(output.id));
+    scheduler_.finish(output.id);                  // no effect on a sequence that ended by itself
+    take_entry(static_cast<uint64_t>(output.id));  // `entry` has it still
     lock.unlock();
     entry.reset();  // see cancel()
     lock.lock();

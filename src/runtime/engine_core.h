@@ -14,6 +14,8 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <set>
+#include <span>
 #include <thread>
 #include <unordered_map>
 #include <unordered_set>
@@ -36,6 +38,8 @@
 namespace weft {
 
 struct CoreOptions {
+  // Requests that wait and have not started, of all clients and of one, at which check_queue() refuses; 0: no bound.
+  int max_queue = 0, max_queue_per_client = 0;
   int max_batch_size = 64, max_num_tokens = 2048, max_outputs = 128, max_seq_len = 2048;
   int tokens_per_block = 32;
   int64_t cache_bytes = 0;
@@ -67,6 +71,8 @@ struct Submission {
   std::vector<std::shared_ptr<const PreparedMedia>> media;
   std::shared_ptr<MediaPrompt> media_prompt;
   std::vector<std::string> context_servers;  // that may compute the prompt, the best first
+  // The sequence ends with an error at this time of seconds() (base/clock.h), in whatever state it is then; 0: never.
+  double deadline = 0;
   // Called on the engine thread for every output. Returns false once the consumer wants no more (it found a stop
   // string); no output follows then.
   std::function<bool(const SequenceOutput&)> sink;
@@ -90,22 +96,24 @@ class EngineCore {
   Status health() const;
   // Any thread. The errors are those of Scheduler::add and health().
   Result<SequenceId> submit(Submission submission);
-  // Any thread. No output follows once it returns, except one that is being delivered.
-  void cancel(SequenceId id);
+  // The same for sequences that belong together, in their order: all of them enter, or none stays. Steps go on
+  // meanwhile, and outputs may come before it returns: the mutex is held for a tenth of a millisecond at a time.
+  Result<std::vector<SequenceId>> submit(std::vector<Submission> submissions);
+  // Any thread. No output follows once it returns, except one that is being delivered. Many are cancelled in slices, as
+  // they are submitted.
+  void cancel(SequenceId id) { cancel(std::span(&id, 1)); }
+  void cancel(std::span<const SequenceId> ids);
+  // Any thread. resource_exhausted, with the numbers, while too many requests wait for one of this client to join them.
+  Status check_queue(uint64_t client) const;
+  // Any thread: in how many seconds a request that was refused may come again, by how the queue moves. At least 1.
+  int retry_seconds() const;
+  // Any thread: the keys of a prompt's blocks, made before it is submitted, so that its sequences share them.
+  void make_keys(const SharedTokens& prompt, CacheIdentity& identity) const {
+    identity.keys = scheduler_.cache(0).prompt_keys(prompt, identity);
+  }
   // Between hold() and release() no step is scheduled, so that what is submitted enters together. Nested holds count.
   void hold();
   void release();
-  // Holds while it lives, so that an exception (memory runs out) leaves no hold behind.
-  class Holding {
-   public:
-    explicit Holding(EngineCore& core) : core_(core) { core_.hold(); }
-    ~Holding() { core_.release(); }
-    Holding(const Holding&) = delete;
-    Holding& operator=(const Holding&) = delete;
-
-   private:
-    EngineCore& core_;
-  };
 
   CoreMetrics metrics() const;
   // Steps since the start: the time by which sequences age.
@@ -131,6 +139,7 @@ class EngineCore {
     // Images that other servers may encode; those that do not come are encoded here.
     std::vector<std::shared_ptr<const PreparedMedia>> media;
     std::shared_ptr<MediaPrompt> media_prompt;
+    double deadline = 0;
   };
   // The masks of a guided row: one for the sampled token, and one behind each draft.
   struct GuidedRow {
@@ -183,6 +192,13 @@ class EngineCore {
   void hand_out_images(std::unique_lock<std::mutex>& lock);
   void finish_encoding(const ImageEncoders::Encoded& image);
   void let_go_on(SequenceId id);
+  // engine_core_submit.cc
+  void in_slices(size_t count, const std::function<bool(size_t)>& work);
+  std::shared_ptr<Entry> prepare(Submission& submission) const;
+  Result<SequenceId> enter(Submission& submission, std::shared_ptr<Entry> entry);
+  std::shared_ptr<Entry> take_entry(uint64_t id);
+  void wait_for_work(std::unique_lock<std::mutex>& lock);
+  void end_expired(std::unique_lock<std::mutex>& lock);
   Status open_exchange();
   RemotePrompt remote_prompt(const Submission& submission) const;
   void ask_other_servers(SequenceId id);
@@ -191,6 +207,7 @@ class EngineCore {
                                          std::function<void(const std::string& why)> done);
 
   const CoreOptions options_;
+  std::mutex entering_;  // held while many sequences enter; taken before mutex_
   std::unique_ptr<RankTeam> ranks_, draft_ranks_;
   std::unique_ptr<Worker> worker_;
 
@@ -198,7 +215,8 @@ class EngineCore {
   std::condition_variable engine_wake_, step_wake_;
   Scheduler scheduler_;
   std::unordered_map<uint64_t, std::shared_ptr<Entry>> entries_;
-  std::string failure_;  // not empty: see fail()
+  std::set<std::pair<double, uint64_t>> deadlines_;  // and of which sequence; of those in entries_
+  std::string failure_;                              // not empty: see fail()
   int holds_ = 0;
   bool stopping_ = false;
   std::vector<Step> steps_;
