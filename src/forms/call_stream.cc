@@ -9,7 +9,7 @@
 namespace weft {
 
 bool CallStream::declared(std::string_view name) const {
-  return std::find(names_.begin(), names_.end(), name) != names_.end();
+  return std::find(names_->begin(), names_->end(), name) != names_->end();
 }
 
 void CallStream::add_content(const std::string& text) {
