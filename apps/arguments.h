@@ -101,6 +101,8 @@ struct Arguments {
   int64_t requests_memory = int64_t{384} << 20;  // bytes; 0: no limit
   double watchdog_s = 300;                       // see ServerOptions
   HttpArguments http;
+  AdmissionLimits admission{
+      .max_queue = 1024, .max_queue_per_client = 512, .max_client_priority = 35, .request_timeout_s = 0};
   OrchestrateArguments orchestrate;  // beside host, port and api_key
 
   // bench

@@ -109,6 +109,14 @@ void add_serve(CLI::App* serve, Arguments& a) {
       serve, "--max-requests-memory", a.requests_memory, true,
       "Memory that all requests and their answers take together, JSON included; 0: no limit (429, or 413 where one "
       "alone would need more)");
+  add_number(serve, "--max-queue", a.admission.max_queue,
+             "Requests that wait and have not started; one more gets a 429; 0: no bound", 0);
+  add_number(serve, "--max-queue-per-client", a.admission.max_queue_per_client,
+             "The same of one client; 0: no bound of its own", 0);
+  add_number(serve, "--max-client-priority", a.admission.max_client_priority,
+             "A higher priority of a request counts as this", 0, 100);
+  add_seconds(serve, "--request-timeout", a.admission.request_timeout_s,
+              "For a whole answer; then it ends with an error; 0: no limit", 0);
   CLI::Option* cluster = add_text(serve, "--cluster", a.cluster,
                                   "Register in this etcd as a server of the deployment NAME, while the model is served",
                                   "etcd://HOST:PORT/NAME");

@@ -124,7 +124,10 @@ TEST(Arguments, Commands) {
   EXPECT_EQ(a.images, std::vector<std::string>{"a.png"});
   EXPECT_TRUE(a.raw);
   EXPECT_FALSE(good({"run", "M"}).prompt.has_value());
-  a = good({"serve", "M", "--host", "::1", "--port", "9", "--served-model-name", "n", "--api-key", "k"});
+  a = good({"serve", "M", "--host", "::1", "--port", "9", "--served-model-name", "n", "--api-key", "k", "--max-queue",
+            "7", "--max-queue-per-client", "3", "--max-client-priority", "50", "--request-timeout", "1.5"});
+  EXPECT_EQ(a.admission.max_queue + a.admission.max_queue_per_client + a.admission.max_client_priority, 60);
+  EXPECT_EQ(a.admission.request_timeout_s, 1.5);
   EXPECT_EQ(a.command, Command::serve);
   EXPECT_EQ(a.host + a.served_model_name + a.api_key, "::1nk");
   EXPECT_EQ(a.watchdog_s, 300);

@@ -58,7 +58,9 @@ Status serve_command(const Arguments& arguments, const EngineLoader& load) {
     flush_log(std::chrono::milliseconds(500));
     std::_Exit(0);  // a signal; loading cannot be interrupted and has nothing to save
   });
-  auto engine = load_model(arguments, load);
+  Arguments serving_arguments = arguments;
+  serving_arguments.engine.admission = arguments.admission;
+  auto engine = load_model(serving_arguments, load);
   loading = false;
   if (engine.ok()) {
     server->attach(**engine);

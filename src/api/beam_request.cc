@@ -49,20 +49,6 @@ Status BeamRequest::start() {
 
 // All beams of the step, or none.
 Status BeamRequest::submit_step() {
-  const auto give_up = [this] {
-    for (const SequenceId sequence : std::exchange(sequences_, {})) core_.cancel(sequence);
-  };
-  try {
-    Status status = submit_beams();
-    if (!status.ok()) give_up();
-    return status;
-  } catch (const std::bad_alloc&) {
-    give_up();
-    throw;
-  }
-}
-
-Status BeamRequest::submit_beams() {
   const std::vector<Beam>& beams = search_.running();
   candidates_.assign(beams.size(), {});
   sequences_.clear();
@@ -72,17 +58,16 @@ Status BeamRequest::submit_beams() {
   params->logprobs = -1;
   params->max_draft_tokens = 0;  // a step of a beam is one token
   params->beam_candidates = search_.candidates();
-  sequences_.reserve(beams.size());
-  const EngineCore::Holding holding(core_);  // the beams enter together
-  Status status;
-  for (size_t i = 0; i < beams.size() && status.ok(); ++i) {
-    Submission submission;
+  std::vector<Submission> step(beams.size());
+  for (size_t i = 0; i < beams.size(); ++i) {
+    Submission& submission = step[i];
     submission.sequence.prompt = setup_.prompt;
     submission.sequence.output = beams[i].tokens;
-    submission.media = setup_.media;
-    if (setup_.places) submission.media_prompt = std::make_shared<MediaPrompt>(*setup_.places);
+    submission.media = setup_.media, submission.media_prompt = setup_.places;
     submission.sequence.sampling = params;
     submission.sequence.priority = setup_.priority;
+    submission.sequence.client = setup_.client, submission.sequence.request = setup_.request;
+    submission.deadline = setup_.deadline;
     submission.sequence.arrival_step = arrival_step_;
     submission.sequence.cache = setup_.cache;
     submission.context_servers = std::exchange(setup_.context_servers, {});  // the first beam's prompt serves all
@@ -90,11 +75,10 @@ Status BeamRequest::submit_beams() {
     submission.sink = [self = shared_from_this(), i](const SequenceOutput& output) {
       return self->on_output(i, output);
     };
-    auto added = core_.submit(std::move(submission));
-    if (added.ok()) sequences_.push_back(*added);
-    else status = added.error();
   }
-  return status;
+  // They enter together: the first step is one sequence, and the others are submitted by the engine's own thread.
+  WEFT_TRY(sequences_, core_.submit(std::move(step)));
+  return {};
 }
 
 // On the engine thread. What reaches `answer_` is sent without the lock, since its receiver may call cancel().
@@ -193,7 +177,7 @@ void BeamRequest::tell(const SequenceOutput& error) {
     const std::lock_guard lock(mutex_);
     sequences.swap(sequences_);
   }
-  for (const SequenceId sequence : sequences) core_.cancel(sequence);
+  core_.cancel(sequences);
 }
 
 void BeamRequest::cancel() {
@@ -203,7 +187,7 @@ void BeamRequest::cancel() {
     done_ = cancelled_ = true;
     sequences.swap(sequences_);
   }
-  for (const SequenceId sequence : sequences) core_.cancel(sequence);
+  core_.cancel(sequences);
 }
 
 }  // namespace weft

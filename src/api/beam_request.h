@@ -24,14 +24,16 @@ Status check_beams(const Request& request);
 class BeamRequest : public std::enable_shared_from_this<BeamRequest> {
  public:
   struct Setup {
-    std::vector<int32_t> prompt;
+    SharedTokens prompt;
     std::vector<std::shared_ptr<const PreparedMedia>> media;  // images of the prompt
-    std::shared_ptr<const MediaPrompt> places;                // with `media`: where their features go (unset)
+    std::shared_ptr<MediaPrompt> places;                      // with `media`: where their features go (unset)
     SamplingParams params;                                    // max_tokens is what there is room for
     int shown = 1;                                            // hypotheses that are answers
     int priority = 0;
     CacheIdentity cache;
-    std::vector<std::string> context_servers;  // see Submission
+    uint64_t client = 0, request = 0;          // see NewSequence
+    double deadline = 0;                       // see Submission
+    std::vector<std::string> context_servers;  // likewise
     std::unique_ptr<Grammar> grammar;          // may be null
     BeamSettings beams;
   };
@@ -45,7 +47,6 @@ class BeamRequest : public std::enable_shared_from_this<BeamRequest> {
 
  private:
   Status submit_step();
-  Status submit_beams();
   bool on_output(size_t beam, const SequenceOutput& output);
   Status advance(bool& over);
   Status follow_grammar();

@@ -44,6 +44,7 @@ class CoreEngine : public Engine {
   void release() override { core_->release(); }
   Status health() const override { return core_->health(); }
   EngineWatch watch() const override { return core_->watch(); }
+  int retry_seconds() const override { return core_->retry_seconds(); }
   EngineMetrics metrics() const override;
   std::vector<OpTime> op_times(bool decode) const override;
   Result<KvCacheEvents> take_kv_cache_events() override;
@@ -59,13 +60,16 @@ class CoreEngine : public Engine {
     std::shared_ptr<BeamRequest> beams;       // null without beam search
     ScoreSink score_sink;
     std::vector<SequenceId> sequences;
+    bool cancelled = false;  // sequences that enter later are to be cancelled at once
   };
   // A request that was found to be right, ready to enter the core.
   struct Checked {
-    ImagePrompt prompt;
+    ImagePrompt prompt;   // without its tokens
+    SharedTokens tokens;  // of the prompt
     SamplingParams params;
     std::unique_ptr<Grammar> grammar;  // may be null
     uint64_t seed = 0;
+    double deadline = 0;  // see Submission
   };
 
   // engine_prompt.cc
@@ -82,6 +86,7 @@ class CoreEngine : public Engine {
   Status check_prompt(const Request& request, const ImagePrompt& prompt) const;
 
   // engine.cc
+  Result<double> admit(Request& request) const;
   Result<Checked> check(Request& request) const;
   Status check_logits(const Request& request, int prompt_tokens, int max_tokens) const;
   std::vector<std::pair<int32_t, size_t>> special_stops(const Request& request) const;
@@ -95,8 +100,9 @@ class CoreEngine : public Engine {
   class Entered;
   Result<RequestId> submit_request(Request request, EventSink sink);
   Result<RequestId> submit_scoring(Request request, ScoreSink sink);
-  Status start_sampling(const Request& request, const Checked& checked, Active& active);
-  Status start_beams(const Request& request, Checked checked, Active& active);
+  Status start_sampling(const Request& request, Checked checked, RequestId id, Active& active);
+  std::vector<Submission> choices_of(const Request& request, Checked checked, RequestId id, const Active& active) const;
+  Status start_beams(const Request& request, Checked checked, RequestId id, Active& active);
   bool leave_score(RequestId id, const ImagePrompt& prompt, const SequenceOutput& output);
   // What came for a score so far.
   struct Scored {

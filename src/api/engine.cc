@@ -1,13 +1,24 @@
 #include "api/core_engine.h"
 
 #include <algorithm>
+#include <functional>
 #include <random>
 
 #include "api/scores.h"
+#include "base/clock.h"
 #include "sampling/philox.h"
 #include "sampling/validate.h"
 
 namespace weft {
+
+namespace {
+
+// By which the scheduler tells clients apart; 0: nobody's, and so a request of its own.
+uint64_t client_number(const Request& request) {
+  return request.client.empty() ? 0 : std::hash<std::string>()(request.client) | 1;
+}
+
+}  // namespace
 
 CoreEngine::CoreEngine(std::unique_ptr<EngineCore> core, TextSide text, EngineOptions options, ModelInfo info,
                        SamplingParams defaults)
@@ -111,6 +122,7 @@ Result<CoreEngine::Checked> CoreEngine::check(Request& request) const {
   WEFT_TRY(checked.grammar, grammar_of(request));
   WEFT_RETURN_IF_ERROR(check_logits(request, tokens, checked.params.max_tokens));
   if (request.beams) WEFT_RETURN_IF_ERROR(check_beams(request));
+  checked.tokens = std::move(checked.prompt.tokens);
   if (request.seed) checked.seed = *request.seed;
   else if (options_.seed >= 0) checked.seed = static_cast<uint64_t>(options_.seed);
   else checked.seed = (uint64_t{std::random_device{}()} << 21) ^ std::random_device{}();
@@ -158,30 +170,9 @@ class CoreEngine::Entered {
   const RequestId id_;
 };
 
-namespace {
-
-// Cancels the sequences that were submitted unless they are kept.
-class Submitted {
- public:
-  Submitted(EngineCore& core, const std::vector<SequenceId>& sequences) : core_(&core), sequences_(sequences) {}
-  ~Submitted() {
-    if (core_)
-      for (const SequenceId sequence : sequences_) core_->cancel(sequence);
-  }
-  Submitted(const Submitted&) = delete;
-  Submitted& operator=(const Submitted&) = delete;
-  void keep() { core_ = nullptr; }
-
- private:
-  EngineCore* core_;
-  const std::vector<SequenceId>& sequences_;
-};
-
-}  // namespace
-
 RunningRequest::Setup CoreEngine::running_setup(const Request& request, const Checked& checked) const {
   const SamplingParams& params = checked.params;
-  const std::vector<int32_t>& prompt = checked.prompt.tokens;
+  const SharedTokens& prompt = checked.tokens;
   return {.choices = request.beams ? request.n : std::max(request.n, request.best_of),
           .shown = request.n,
           .prompt = prompt,
@@ -198,6 +189,17 @@ RunningRequest::Setup CoreEngine::running_setup(const Request& request, const Ch
           .context_logits = params.context_logits ? prompt.size() * static_cast<size_t>(info_.vocab_size) : 0};
 }
 
+// Whether the queue takes one more, before anything is made of it; and until when the request may take.
+Result<double> CoreEngine::admit(Request& request) const {
+  const AdmissionLimits& limits = options_.admission;
+  WEFT_RETURN_IF_ERROR(core_->check_queue(client_number(request)));
+  request.priority = std::min(request.priority, limits.max_client_priority);
+  double most = request.timeout_s;
+  if (limits.request_timeout_s > 0)
+    most = most > 0 ? std::min(most, limits.request_timeout_s) : limits.request_timeout_s;
+  return most > 0 ? seconds() + most : 0;
+}
+
 Result<RequestId> CoreEngine::submit(Request request, EventSink sink) {
   try {
     return submit_request(std::move(request), std::move(sink));
@@ -207,7 +209,9 @@ Result<RequestId> CoreEngine::submit(Request request, EventSink sink) {
 }
 
 Result<RequestId> CoreEngine::submit_request(Request request, EventSink sink) {
+  WEFT_TRY(const double deadline, admit(request));
   WEFT_TRY(Checked checked, check(request));
+  checked.deadline = deadline;
   RunningRequest::Setup setup = running_setup(request, checked);
   if (setup.choices > setup.shown) checked.params.logprobs = std::max(checked.params.logprobs, 0);
   const auto active = std::make_shared<Active>();
@@ -218,57 +222,58 @@ Result<RequestId> CoreEngine::submit_request(Request request, EventSink sink) {
                                                        if (event.last_of_request) leave(id, event);
                                                        sink(event);
                                                      });
-  Status started =
-      request.beams ? start_beams(request, std::move(checked), *active) : start_sampling(request, checked, *active);
-  if (!started.ok()) return std::move(started).error();
+  WEFT_RETURN_IF_ERROR(request.beams ? start_beams(request, std::move(checked), id, *active)
+                                     : start_sampling(request, std::move(checked), id, *active));
   entered.keep();
   return id;
 }
 
-// One sequence per choice; they enter together.
-Status CoreEngine::start_sampling(const Request& request, const Checked& checked, Active& active) {
-  const EngineCore::Holding holding(*core_);
-  Status status;
-  Submitted submitted(*core_, active.sequences);
-  {
-    const std::lock_guard lock(mutex_);
-    active.sequences.reserve(static_cast<size_t>(std::max(request.n, request.best_of)));
-  }
-  for (int i = 0; i < std::max(request.n, request.best_of) && status.ok(); ++i) {
-    SamplingParams own = checked.params;
-    own.seed = derive_seed(checked.seed, static_cast<uint64_t>(i));
-    if (i > 0) own.prompt_logprobs = -1, own.context_logits = false;
-    Submission submission;
-    submission.sequence.prompt = checked.prompt.tokens;
-    submission.sequence.sampling = std::make_shared<const SamplingParams>(std::move(own));
-    submission.sequence.priority = request.priority;
-    submission.sequence.cache = cache_identity(request, checked.prompt);
-    submission.media = checked.prompt.media;
-    submission.context_servers = request.context_servers;
-    if (checked.prompt.places) submission.media_prompt = std::make_shared<MediaPrompt>(*checked.prompt.places);
-    if (checked.grammar) submission.grammar = checked.grammar->clone();
-    submission.sink = [running = active.running, i](const SequenceOutput& output) {
-      return running->on_output(i, output);
+// One sequence per choice. They share all that is the same for all of them.
+std::vector<Submission> CoreEngine::choices_of(const Request& request, Checked checked, RequestId id,
+                                               const Active& active) const {
+  const auto params = std::make_shared<const SamplingParams>(std::move(checked.params));
+  CacheIdentity identity = cache_identity(request, checked.prompt);
+  core_->make_keys(checked.tokens, identity);
+  std::vector<Submission> choices(static_cast<size_t>(std::max(request.n, request.best_of)));
+  for (size_t i = 0; i < choices.size(); ++i) {
+    Submission& choice = choices[i];
+    choice.sequence.prompt = checked.tokens;
+    choice.sequence.sampling = params;
+    choice.sequence.seed = derive_seed(checked.seed, static_cast<uint32_t>(i));
+    choice.sequence.prompt_results = i == 0;
+    choice.sequence.priority = request.priority;
+    choice.sequence.client = client_number(request), choice.sequence.request = id;
+    choice.sequence.cache = identity;
+    choice.media = checked.prompt.media, choice.media_prompt = checked.prompt.places;
+    choice.context_servers = request.context_servers, choice.deadline = checked.deadline;
+    if (checked.grammar) choice.grammar = checked.grammar->clone();
+    choice.sink = [running = active.running, i](const SequenceOutput& output) {
+      return running->on_output(static_cast<int>(i), output);
     };
-    auto added = core_->submit(std::move(submission));
-    if (added.ok()) {
-      const std::lock_guard lock(mutex_);
-      active.sequences.push_back(*added);
-    } else {
-      status = std::move(added).error();
-    }
   }
-  if (status.ok()) submitted.keep();
-  return status;
+  return choices;
 }
 
-Status CoreEngine::start_beams(const Request& request, Checked checked, Active& active) {
+Status CoreEngine::start_sampling(const Request& request, Checked checked, RequestId id, Active& active) {
+  WEFT_TRY(std::vector<SequenceId> sequences, core_->submit(choices_of(request, std::move(checked), id, active)));
+  bool cancelled = false;
+  {
+    const std::lock_guard lock(mutex_);
+    active.sequences.swap(sequences), cancelled = active.cancelled;
+  }
+  if (cancelled) core_->cancel(active.sequences);
+  return {};
+}
+
+Status CoreEngine::start_beams(const Request& request, Checked checked, RequestId id, Active& active) {
   const SamplingParams& params = checked.params;
   BeamRequest::Setup setup;
-  setup.prompt = checked.prompt.tokens, setup.media = checked.prompt.media, setup.places = checked.prompt.places;
+  setup.prompt = checked.tokens, setup.media = checked.prompt.media, setup.places = checked.prompt.places;
   setup.params = params, setup.shown = request.n, setup.priority = request.priority;
   setup.context_servers = request.context_servers;
-  setup.cache = cache_identity(request, checked.prompt), setup.grammar = std::move(checked.grammar);
+  setup.client = client_number(request), setup.request = id, setup.deadline = checked.deadline;
+  setup.cache = cache_identity(request, checked.prompt), core_->make_keys(setup.prompt, setup.cache);
+  setup.grammar = std::move(checked.grammar);
   setup.beams = {request.beams->width, request.beams->length_penalty, request.beams->early_stopping,
                  params.max_tokens,    params.stop_token_ids,         std::max(0, params.logprobs)};
   for (int32_t id : params.eos_token_ids)
@@ -291,6 +296,7 @@ Result<RequestId> CoreEngine::submit_score(Request request, ScoreSink sink) {
 }
 
 Result<RequestId> CoreEngine::submit_scoring(Request request, ScoreSink sink) {
+  WEFT_TRY(const double deadline, admit(request));
   WEFT_TRY(ImagePrompt prompt, build_prompt(request));
   const Plan& plan = core_->model().plan();
   WEFT_RETURN_IF_ERROR(check_image_types(request, prompt, plan));
@@ -309,6 +315,8 @@ Result<RequestId> CoreEngine::submit_scoring(Request request, ScoreSink sink) {
   submission.sequence.whole = !plan.local_groups.empty();
   submission.sequence.token_types = std::move(whole.types);
   submission.sequence.priority = request.priority;
+  submission.sequence.client = client_number(request), submission.sequence.request = id;
+  submission.deadline = deadline;
   submission.sequence.cache = cache_identity(request, prompt);
   submission.media = prompt.media, submission.media_prompt = prompt.places;
   submission.sink = [this, id, sink = std::move(sink), prompt = std::move(prompt), scored = Scored(),
@@ -361,9 +369,10 @@ void CoreEngine::cancel(RequestId id) {
     const auto found = active_.find(id);
     if (found == active_.end()) return;
     active = found->second;
+    active->cancelled = true;
     sequences = active->sequences, beams = active->beams;
   }
-  for (SequenceId sequence : sequences) core_->cancel(sequence);
+  core_->cancel(sequences);
   if (beams) beams->cancel();
   if (active->running) return active->running->cancel();
   {

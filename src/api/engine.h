@@ -89,6 +89,9 @@ struct Request {
   // of them does, it is computed here: the answer is the same.
   std::vector<std::string> context_servers;
   int priority = 35;  // 0..100, of its blocks and, in a full queue, of itself
+  // Seconds that it may take from submit() to its last event; then it ends with an error (deadline_exceeded). 0: as
+  // AdmissionLimits::request_timeout_s says, which also holds beside this.
+  double timeout_s = 0;
   // Who sent it: requests of different clients take turns (docs/contract-engine.md). Any text; empty: nobody's.
   std::string client;
   // Set once nobody needs the answer: preparing the request then ends with an error. Null: it is always needed.
@@ -274,7 +277,8 @@ class Engine {
   virtual std::string token_bytes(int32_t id) const = 0;
 
   // Starts a generation. Any thread. Events follow until one has last_of_request. An error returned here means that no
-  // event will come. Requests submitted between hold() and release() enter the engine together.
+  // event will come; resource_exhausted is the queue's (AdmissionLimits). Requests submitted between hold() and
+  // release() enter the engine together.
   virtual Result<RequestId> submit(Request request, EventSink sink) = 0;
   // Full-sequence outputs of the head: logits, class logits, rewards.
   virtual Result<RequestId> submit_score(Request request, ScoreSink sink) = 0;
@@ -288,6 +292,8 @@ class Engine {
   virtual Status health() const = 0;
   // Whether it gets on. Any thread; takes no lock, and nor does health(), so that both answer when nothing else does.
   virtual EngineWatch watch() const = 0;
+  // In how many seconds a request that the queue refused may be sent again, by how the queue moves; at least 1.
+  virtual int retry_seconds() const { return 1; }
   virtual EngineMetrics metrics() const = 0;
   // Where the time of steps went since the start, in decode steps or in the others. Empty unless
   // EngineOptions::measure_ops.

@@ -57,6 +57,8 @@ int64_t cached_bytes_per_token(const Model& model, const std::optional<DraftMode
 CoreOptions core_options(const EngineOptions& options, const Model& model, const std::optional<DraftModel>& draft,
                          ProcessorKinds processors) {
   CoreOptions core{
+      .max_queue = options.admission.max_queue,
+      .max_queue_per_client = options.admission.max_queue_per_client,
       .max_batch_size = options.max_batch_size,
       .max_num_tokens = options.max_num_tokens,
       .max_outputs = std::max(options.max_batch_size * (1 + options.speculation.most()), 256),

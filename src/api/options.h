@@ -27,6 +27,15 @@ enum class GenerationConfig : uint8_t { automatic, none };
 template <>
 inline constexpr auto kNames<GenerationConfig> = names_of_all<GenerationConfig>("auto", "none");
 
+// What a server admits. In a program nothing is refused unless it says so.
+struct AdmissionLimits {
+  // Requests that wait and have not started, of all clients and of one (Request::client); one more is refused
+  // (resource_exhausted). 0: no bound.
+  int max_queue = 0, max_queue_per_client = 0;
+  int max_client_priority = 100;  // a higher Request::priority counts as this
+  double request_timeout_s = 0;   // seconds from submit() to the last event; 0: no limit
+};
+
 struct EngineOptions {
   ComputeType dtype = ComputeType::automatic;
   Quantize quantize = Quantize::none;
@@ -87,7 +96,8 @@ struct EngineOptions {
   RequestLimits limits;                            // of each request
   MediaLimits media_limits;                        // what images of requests may take
   GenerationConfig generation_config = GenerationConfig::automatic;
-  int64_t seed = -1;  // of requests without one; -1: random for each
+  int64_t seed = -1;          // of requests without one; -1: random for each
+  AdmissionLimits admission;  // of `weft serve`
 
   // In a program only: kinds of logits processors of its own, beside those of the plugins.
   std::vector<std::shared_ptr<const LogitsProcessorKind>> logits_processor_kinds;

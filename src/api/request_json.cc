@@ -288,6 +288,14 @@ Status read_priority(const std::string& field, const Json& value, Draft& draft) 
   return {};
 }
 
+Status read_timeout(const std::string& field, const Json& value, Draft& draft) {
+  WEFT_TRY(const float seconds, read_float(field, value));
+  if (!(seconds > 0))
+    return fail(Code::invalid_argument, field, " must be a number of seconds above 0, got ", seconds).about(field);
+  draft.request.timeout_s = seconds;
+  return {};
+}
+
 Status read_logit_bias(const std::string& field, const Json& value, Draft& draft) {
   if (value.is_object())
     WEFT_RETURN_IF_ERROR(check_count(draft, &RequestLimits::list_items, value.members().size(), field));
@@ -468,6 +476,7 @@ const Field kFields[] = {
     {"return_generation_logits", kAll, read<&SamplingParams::generation_logits>},
     {"cache_salt", kAll, read_cache_salt},
     {"priority", kAll, read_priority},
+    {"timeout", kAll, read_timeout},
     {"echo", kCompletion, read<&ClientRequest::echo>},
     {"stream", kHttp, read<&ClientRequest::stream>},
     {"stream_options", kHttp, read_stream_options},

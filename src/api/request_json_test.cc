@@ -121,7 +121,7 @@ TEST(RequestJson, SamplingFields) {
   const auto result = chat(R"("temperature": 0.25, "top_p": 0.5, "top_k": 7, "min_p": 0.125, "repetition_penalty": 1.5,
     "presence_penalty": -1, "frequency_penalty": 2, "seed": -1, "n": 3, "stop": ["a", "b"], "stop_token_ids": [4, 5],
     "ignore_eos": true, "min_tokens": 2, "max_completion_tokens": 9, "logit_bias": {"5": -100, "17": 2.5, "5": 1},
-    "allowed_token_ids": [1], "bad_token_ids": [8], "cache_salt": "s", "priority": 50, "skip_special_tokens": false,
+    "allowed_token_ids": [1], "bad_token_ids": [8], "cache_salt": "s", "priority": 50, "timeout": 2.5, "skip_special_tokens": false,
     "include_stop_str_in_output": true, "no_repeat_ngram_size": 3, "user": "u", "stream": null, "chat_template_kwargs": {"x": 1},
     "reasoning_effort": "low")");
   ASSERT_TRUE(result.ok()) << result.error().message();
@@ -146,6 +146,7 @@ TEST(RequestJson, SamplingFields) {
   EXPECT_EQ(sampling.bad_words, (std::vector<std::vector<int32_t>>{{8}}));
   EXPECT_EQ(request.cache_salt, "s");
   EXPECT_EQ(request.priority, 50);
+  EXPECT_EQ(request.timeout_s, 2.5);
   EXPECT_FALSE(request.skip_special_tokens);
   EXPECT_TRUE(request.include_stop_str_in_output);
   EXPECT_EQ(sampling.no_repeat_ngram_size, 3);
@@ -219,6 +220,8 @@ TEST(RequestJson, RefusedChatFields) {
           {R"("cache_salt": "")", "cache_salt"},
           {R"("stream": true, "stream_options": {"include_usage": 1})", "stream_options.include_usage"},
           {R"("priority": "x")", "priority"},
+          {R"("timeout": 0)", "timeout"},
+          {R"("timeout": "1")", "timeout"},
           {R"("priority": 1099511627776)", "priority"},
           {R"("response_format": "json")", "response_format"},
           {R"("response_format": {"type": "xml"})", "response_format.type"},

@@ -19,12 +19,14 @@ TokenInfo token_info(int32_t token, const std::vector<TokenLogprob>* logprobs) {
 }  // namespace
 
 RunningRequest::RunningRequest(Setup setup, std::shared_ptr<const Tokenizer> tokenizer, EventSink sink)
-    : setup_(std::move(setup)), sink_(std::move(sink)), running_(setup_.choices) {
+    : setup_(std::move(setup)), stops_(std::make_shared<const StopSet>(setup_.stop)), sink_(std::move(sink)),
+      running_(setup_.choices) {
+  choices_.reserve(static_cast<size_t>(setup_.choices));
   for (int i = 0; i < setup_.choices; ++i) {
     Choice choice;
     if (tokenizer)
       choice.detokenizer = std::make_unique<Detokenizer>(tokenizer, setup_.skip_special, setup_.kept_special);
-    choice.stops = std::make_unique<StopStrings>(setup_.stop, setup_.include_stop);
+    choice.stops.emplace(stops_, setup_.include_stop);
     choices_.push_back(std::move(choice));
   }
   for (int32_t token : setup_.prompt) prompt_.push_back({token, std::nullopt, 0, {}});

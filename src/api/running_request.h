@@ -5,6 +5,7 @@
 #include <deque>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -21,7 +22,7 @@ class RunningRequest {
   struct Setup {
     int choices = 1;  // sequences
     int shown = 1;    // of them, the best by mean logprob; choices if all are shown
-    std::vector<int32_t> prompt;
+    SharedTokens prompt;
     std::vector<std::string> stop;
     bool include_stop = false, skip_special = true;
     std::vector<std::string> kept_special;
@@ -48,7 +49,7 @@ class RunningRequest {
  private:
   struct Choice {
     std::unique_ptr<Detokenizer> detokenizer;
-    std::unique_ptr<StopStrings> stops;
+    std::optional<StopStrings> stops;
     bool done = false;
     double logprob_sum = 0;
     Event kept;  // the choice's result so far, with best_of
@@ -67,6 +68,7 @@ class RunningRequest {
   const Event* next_event() const;
 
   const Setup setup_;
+  const std::shared_ptr<const StopSet> stops_;
   EventSink sink_;
   std::recursive_mutex delivery_;  // held while events are delivered, so that they come in order; taken before mutex_
   bool delivering_ = false;        // guarded by it

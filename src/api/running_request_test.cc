@@ -66,7 +66,7 @@ struct Sum {
 class Answering {
  public:
   explicit Answering(RunningRequest::Setup setup) {
-    setup.prompt = {0, 1};
+    setup.prompt = std::vector<int32_t>{0, 1};
     sums.resize(static_cast<size_t>(setup.shown));
     request = std::make_unique<RunningRequest>(std::move(setup), letters(), [this](const Event& event) {
       Sum& sum = sums.at(static_cast<size_t>(event.choice));

@@ -142,10 +142,23 @@ void CacheManager::start(CacheSequence& sequence, CacheIdentity identity, int pr
   sequence.prompt_tokens = prompt_tokens;
   sequence.tables.resize(groups());
   const int64_t all = ceil_div(expected_tokens, options_.tokens_per_block);
-  if (options_.block_reuse) sequence.keys.reserve(all);
+  if (options_.block_reuse) {
+    sequence.keys.reserve(all);
+    if (identity.keys) sequence.keys.assign(identity.keys->begin(), identity.keys->end());
+  }
   for (int g = 0; g < groups(); ++g) {
     sequence.tables[g].blocks.reserve(std::min(all, 2 * most_blocks(g, expected_tokens, 1) + 32));
   }
+}
+
+std::shared_ptr<const std::vector<BlockKey>> CacheManager::prompt_keys(std::span<const int32_t> prompt,
+                                                                       const CacheIdentity& identity) const {
+  if (!options_.block_reuse || groups() == 0 || prompt.size() < static_cast<size_t>(options_.tokens_per_block))
+    return nullptr;
+  CacheSequence made;
+  made.root = root_key(identity.salt), made.content = identity.content;
+  extend_keys(made, prompt);
+  return std::make_shared<const std::vector<BlockKey>>(std::move(made.keys));
 }
 
 void CacheManager::extend_keys(CacheSequence& sequence, std::span<const int32_t> known) const {

@@ -104,6 +104,8 @@ struct CacheIdentity {
   std::string salt;
   std::vector<ContentSpan> content;
   Retention retention;
+  // Of the prompt's whole blocks, where somebody has made them already (CacheManager::prompt_keys); null: not yet.
+  std::shared_ptr<const std::vector<BlockKey>> keys;
 };
 
 struct CacheEvent {
@@ -149,6 +151,9 @@ class CacheManager {
   // A new sequence, or one that starts again: `expected_tokens` reserves host memory so that growing to it does not
   // allocate.
   void start(CacheSequence& sequence, CacheIdentity identity, int prompt_tokens, int expected_tokens) const;
+  // The keys of a prompt's whole blocks; null where none are needed. Any thread: nothing of the cache is looked at.
+  std::shared_ptr<const std::vector<BlockKey>> prompt_keys(std::span<const int32_t> prompt,
+                                                           const CacheIdentity& identity) const;
   // Hashes whole blocks of the known tokens that have no key yet.
   void extend_keys(CacheSequence& sequence, std::span<const int32_t> known) const;
   // What acquire_prefix() would find, and how many of the available bytes the sequence would take until it has `end`

@@ -11,10 +11,12 @@ namespace weft {
 
 struct SchedulerMetrics {
   int running = 0, waiting = 0;  // sequences
+  int queued_requests = 0;       // that have not started
   int in_flight_steps = 0;
   uint64_t steps = 0;
   uint64_t added = 0, finished = 0;  // finished: for whatever reason
   uint64_t preemptions = 0;
+  uint64_t yields = 0;                 // of these, for another client's or request's turn
   uint64_t scheduled_tokens = 0;       // positions computed, recomputed ones included
   uint64_t prompt_tokens = 0;          // of admitted sequences
   uint64_t cached_tokens = 0;          // of these, from the cache

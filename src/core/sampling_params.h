@@ -1,5 +1,6 @@
 // What a request asks of the sampler and of the end of generation. Plain data, shared by every folder; checked once, by
-// validate() in sampling/, before it reaches the engine.
+// validate() in sampling/, before it reaches the engine. All choices of a request share one object; what is a choice's
+// own, its seed, goes beside it.
 #pragma once
 
 #include <cstdint>
@@ -27,7 +28,6 @@ struct SamplingParams {
   float presence_penalty = 0.0f, frequency_penalty = 0.0f;  // output only
   int prompt_ignore_length = 0;  // this many tokens at the start of the prompt do not count for the repetition penalty
   int no_repeat_ngram_size = 0;
-  uint64_t seed = 0;  // the sequence's own (already derived for sample i of n)
 
   std::vector<std::pair<int32_t, float>> logit_bias;
   std::vector<int32_t> allowed_token_ids;       // empty: all

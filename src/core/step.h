@@ -11,6 +11,7 @@
 #include "base/result.h"
 #include "core/media_prompt.h"
 #include "core/sampling_params.h"
+#include "core/shared_tokens.h"
 
 namespace weft {
 
@@ -32,7 +33,8 @@ enum class LogitRows : uint8_t { none, first, last, all };
 struct SlotOpen {
   Slot slot = 0;
   std::shared_ptr<const SamplingParams> sampling;
-  std::vector<int32_t> prompt;
+  uint64_t seed = 0;  // the sequence's own
+  SharedTokens prompt;
   std::vector<int32_t> output;               // tokens generated before the slot was opened
   std::vector<int32_t> token_types;          // of the prompt (encoders); empty: zeros
   std::shared_ptr<const MediaPrompt> media;  // null: text alone

@@ -50,7 +50,7 @@ size_t CallStream::search(std::string_view what, bool one_of, size_t at) {
 }
 
 bool CallStream::declared(std::string_view name) const {
-  return std::find(names_.begin(), names_.end(), name) != names_.end();
+  return std::find(names_->begin(), names_->end(), name) != names_->end();
 }
 
 void CallStream::add_content(std::string_view text) {

@@ -4,6 +4,7 @@
 
 #include <array>
 #include <map>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -29,7 +30,8 @@ struct ToolOutput {
 class CallStream {
  public:
   // `names`: the functions that may be called; `parameters`: an object with the schemas of their arguments by name.
-  CallStream(std::vector<std::string> names, Json parameters)
+  // The choices of a request share both.
+  CallStream(std::shared_ptr<const std::vector<std::string>> names, std::shared_ptr<const Json> parameters)
       : names_(std::move(names)), parameters_(std::move(parameters)) {}
 
   // The text that is not understood yet. Places in it are byte offsets. It holds until text is added or dropped.
@@ -49,10 +51,10 @@ class CallStream {
   bool ended() const { return ended_; }
   void end() { ended_ = true; }
 
-  const std::vector<std::string>& names() const { return names_; }
+  const std::vector<std::string>& names() const { return *names_; }
   bool declared(std::string_view name) const;
   // The schema of a function's arguments; null if it has none.
-  const Json* parameters(std::string_view name) const { return parameters_.find(name); }
+  const Json* parameters(std::string_view name) const { return parameters_->find(name); }
 
   // Content of the answer. White space at its end is kept back, since it belongs to the form of a call that follows: a
   // template writes it anew when the answer is sent back.
@@ -88,8 +90,8 @@ class CallStream {
   };
   size_t search(std::string_view what, bool one_of, size_t at);
 
-  std::vector<std::string> names_;
-  Json parameters_;
+  std::shared_ptr<const std::vector<std::string>> names_;
+  std::shared_ptr<const Json> parameters_;
   std::string text_;     // with what was dropped lately in front
   size_t start_ = 0;     // of text() in text_
   size_t position_ = 0;  // of text() in the whole answer

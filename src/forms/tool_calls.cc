@@ -30,9 +30,9 @@ std::vector<CallMark> marks_of(const ToolCallFinder::Rules& rules) {
 
 }  // namespace
 
-ToolCallFinder::ToolCallFinder(Rules rules)
-    : named_(rules.mode == ToolMode::named), marks_(marks_of(rules)),
-      stream_(std::move(rules.names), std::move(rules.parameters)) {}
+ToolCallFinder::ToolCallFinder(std::shared_ptr<const Rules> rules)
+    : named_(rules->mode == ToolMode::named), marks_(marks_of(*rules)),
+      stream_({rules, &rules->names}, {rules, &rules->parameters}) {}
 
 ToolOutput ToolCallFinder::push(std::string_view text) {
   if (named_) return push_named(text);

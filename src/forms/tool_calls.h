@@ -12,6 +12,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "base/json.h"
@@ -45,7 +46,9 @@ class ToolCallFinder {
     bool strict = false;             // a grammar holds calls to the form (ToolForm::strict_calls)
     Json parameters;                 // schemas of their arguments by name, which tell the types of XML's values
   };
-  explicit ToolCallFinder(Rules rules);
+  // All choices of a request have the same rules.
+  explicit ToolCallFinder(std::shared_ptr<const Rules> rules);
+  explicit ToolCallFinder(Rules rules) : ToolCallFinder(std::make_shared<const Rules>(std::move(rules))) {}
 
   ToolOutput push(std::string_view text);
   // At the end of the answer: what was held back.

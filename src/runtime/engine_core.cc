@@ -158,58 +158,6 @@ EngineCore::~EngineCore() {
   if (ranks_->processes()) ranks_->processes()->on_failure({});  // they close after this, and that may fail
 }
 
-Result<SequenceId> EngineCore::submit(Submission submission) {
-  submission.sequence.guided = submission.grammar != nullptr;
-  const std::lock_guard lock(mutex_);
-  if (!failure_.empty()) return Error(Code::unavailable, failure_);
-  submission.sequence.media = submission.media_prompt;
-  submission.sequence.whole_media = model().plan().joined_images;
-  const bool lacks_images = !find_features(submission.media, submission.media_prompt.get());
-  const bool remote = exchange_ && !submission.context_servers.empty(), elsewhere = tier_ || remote;
-  submission.sequence.held = lacks_images || elsewhere;
-  auto entry = std::make_shared<Entry>();
-  if (sequences_ == 0) got_on();
-  ++sequences_, entry->counted.count = &sequences_;
-  if (remote) entry->remote = remote_prompt(submission);
-  WEFT_TRY(const SequenceId id, scheduler_.add(std::move(submission.sequence)));
-  try {
-    enter(id, std::move(entry), std::move(submission), lacks_images, elsewhere);
-  } catch (...) {  // no memory: nothing of it is left
-    entries_.erase(static_cast<uint64_t>(id));
-    scheduler_.finish(id);
-    tell_exchange([&] { exchange_->forget(id); });
-    throw;
-  }
-  engine_wake_.notify_one();
-  return id;
-}
-
-// The sequence is in the scheduler.
-void EngineCore::enter(SequenceId id, std::shared_ptr<Entry> entry, Submission submission, bool lacks_images,
-                       bool elsewhere) {
-  if (lacks_images && entry->remote)
-    entry->media = std::move(submission.media), entry->media_prompt = submission.media_prompt;
-  else if (lacks_images) enqueue_images(id, submission.media, submission.media_prompt);
-  entry->sink = std::move(submission.sink), entry->grammar = std::move(submission.grammar);
-  entry->waits = lacks_images + elsewhere;
-  entries_.emplace(static_cast<uint64_t>(id), std::move(entry));
-  if (tier_) tier_->import(id);
-  else if (elsewhere) ask_other_servers(id);
-}
-
-void EngineCore::cancel(SequenceId id) {
-  // Destroyed without the lock: what the sink holds is not ours to know, and may call us when it goes.
-  std::unordered_map<uint64_t, std::shared_ptr<Entry>>::node_type entry;
-  const std::lock_guard lock(mutex_);
-  scheduler_.finish(id);
-  // Its grammar is still needed if a step in flight waits for its mask; begin_masks and fill_masks cope with its
-  // absence.
-  entry = entries_.extract(static_cast<uint64_t>(id));
-  if (tier_) tier_->wake_exporter();
-  tell_exchange([&] { exchange_->forget(id); });
-  engine_wake_.notify_one();
-}
-
 void EngineCore::hold() {
   const std::lock_guard lock(mutex_);
   ++holds_;
@@ -246,6 +194,7 @@ void EngineCore::engine_loop() {
 // False: the engine ends.
 bool EngineCore::engine_turn(std::unique_lock<std::mutex>& lock) {
   if (!failure_.empty()) fail_all();
+  end_expired();
   // Fill the pipeline first, then do the host's work for the oldest finished step.
   while (failure_.empty() && !stopping_ && holds_ == 0 && !free_.empty() && schedule_step(lock)) {
   }
@@ -257,7 +206,7 @@ bool EngineCore::engine_turn(std::unique_lock<std::mutex>& lock) {
   }
   if (stopping_ && idle()) return false;
   if (untold) engine_wake_.wait_for(lock, std::chrono::milliseconds(10));  // for memory
-  else engine_wake_.wait(lock);
+  else wait_for_work(lock);
   return true;
 }
 
@@ -317,7 +266,7 @@ bool EngineCore::deliver_errors(std::unique_lock<std::mutex>& lock) {
       told = false;
     }
     lock.lock();
-    if (told) entries_.erase(id);
+    if (told) take_entry(id);
     lock.unlock();
     entry.reset();  // see cancel()
     lock.lock();
@@ -429,8 +378,8 @@ void EngineCore::commit_step(std::unique_lock<std::mutex>& lock) {
       continue;
     }
     if (go_on && output.reason == FinishReason::none) continue;
-    scheduler_.finish(output.id);  // no effect on a sequence that ended by itself
-    entries_.erase(static_cast<uint64_t>(output.id));
+    scheduler_.finish(output.id);                  // no effect on a sequence that ended by itself
+    take_entry(static_cast<uint64_t>(output.id));  // `entry` has it still
     lock.unlock();
     entry.reset();  // see cancel()
     lock.lock();

@@ -18,6 +18,8 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <set>
+#include <span>
 #include <thread>
 #include <unordered_map>
 #include <vector>
@@ -42,6 +44,8 @@
 namespace weft {
 
 struct CoreOptions {
+  // Requests that wait and have not started, of all clients and of one, at which check_queue() refuses; 0: no bound.
+  int max_queue = 0, max_queue_per_client = 0;
   int max_batch_size = 64, max_num_tokens = 2048, max_outputs = 128, max_seq_len = 2048;
   int tokens_per_block = 32;
   int64_t cache_bytes = 0;
@@ -73,6 +77,8 @@ struct Submission {
   std::vector<std::shared_ptr<const PreparedMedia>> media;
   std::shared_ptr<MediaPrompt> media_prompt;
   std::vector<std::string> context_servers;  // that may compute the prompt, the best first
+  // The sequence ends with an error at this time of seconds() (base/clock.h), in whatever state it is then; 0: never.
+  double deadline = 0;
   // Called on the engine thread for every output. Returns false once the consumer wants no more (it found a stop
   // string); no output follows then. An exception ends the sequence: the sink is called with the error, again and again
   // until it throws no more.
@@ -98,22 +104,24 @@ class EngineCore {
   // Any thread. The errors are those of Scheduler::add and health(). Where memory runs out (std::bad_alloc), nothing
   // was submitted.
   Result<SequenceId> submit(Submission submission);
-  // Any thread. No output follows once it returns, except one that is being delivered.
-  void cancel(SequenceId id);
+  // The same for sequences that belong together, in their order: all of them enter, or none stays. Steps go on
+  // meanwhile, and outputs may come before it returns: the mutex is held for a tenth of a millisecond at a time.
+  Result<std::vector<SequenceId>> submit(std::vector<Submission> submissions);
+  // Any thread. No output follows once it returns, except one that is being delivered. Many are cancelled in slices, as
+  // they are submitted.
+  void cancel(SequenceId id) { cancel(std::span(&id, 1)); }
+  void cancel(std::span<const SequenceId> ids);
+  // Any thread. resource_exhausted, with the numbers, while too many requests wait for one of this client to join them.
+  Status check_queue(uint64_t client) const;
+  // Any thread: in how many seconds a request that was refused may come again, by how the queue moves. At least 1.
+  int retry_seconds() const;
+  // Any thread: the keys of a prompt's blocks, made before it is submitted, so that its sequences share them.
+  void make_keys(const SharedTokens& prompt, CacheIdentity& identity) const {
+    identity.keys = scheduler_.cache(0).prompt_keys(prompt, identity);
+  }
   // Between hold() and release() no step is scheduled, so that what is submitted enters together. Nested holds count.
   void hold();
   void release();
-  // Holds while it lives, so that an exception (memory runs out) leaves no hold behind.
-  class Holding {
-   public:
-    explicit Holding(EngineCore& core) : core_(core) { core_.hold(); }
-    ~Holding() { core_.release(); }
-    Holding(const Holding&) = delete;
-    Holding& operator=(const Holding&) = delete;
-
-   private:
-    EngineCore& core_;
-  };
 
   CoreMetrics metrics() const;
   // Any thread; takes no lock.
@@ -156,6 +164,7 @@ class EngineCore {
     // Not null: the sequence has ended with this, and its sink has not been told.
     const char* error = nullptr;
     Code error_code = Code::internal;
+    double deadline = 0;
   };
   // The masks of a guided row: one for the sampled token, and one behind each draft.
   struct GuidedRow {
@@ -208,7 +217,6 @@ class EngineCore {
   void fill_row_masks(Step& step, const GuidedRow& row, Entry& entry) noexcept;
   static bool deliver(Entry& entry, SequenceOutput& output);
   static void follow_grammar(Entry& entry, SequenceOutput& output);
-  void enter(SequenceId id, std::shared_ptr<Entry> entry, Submission submission, bool lacks_images, bool elsewhere);
   bool find_features(std::span<const std::shared_ptr<const PreparedMedia>> media, MediaPrompt* prompt);
   void enqueue_images(SequenceId id, std::span<const std::shared_ptr<const PreparedMedia>> media,
                       const std::shared_ptr<MediaPrompt>& prompt);
@@ -220,6 +228,14 @@ class EngineCore {
   void let_go_on(SequenceId id) noexcept;
   template <class Call>
   void tell_exchange(Call call) noexcept;
+  // engine_core_submit.cc
+  void in_slices(size_t count, const std::function<bool(size_t)>& work);
+  std::shared_ptr<Entry> prepare(Submission& submission) const;
+  Result<SequenceId> enter(Submission& submission, std::shared_ptr<Entry> entry);
+  void book(SequenceId id, std::shared_ptr<Entry> entry, Submission& submission, bool lacks_images, bool elsewhere);
+  std::shared_ptr<Entry> take_entry(uint64_t id) noexcept;
+  void wait_for_work(std::unique_lock<std::mutex>& lock);
+  void end_expired() noexcept;
   Status open_exchange();
   RemotePrompt remote_prompt(const Submission& submission) const;
   void ask_other_servers(SequenceId id);
@@ -228,6 +244,7 @@ class EngineCore {
                                          std::function<void(const std::string& why)> done);
 
   const CoreOptions options_;
+  std::mutex entering_;  // held while many sequences enter; taken before mutex_
   std::unique_ptr<RankTeam> ranks_, draft_ranks_;
   std::unique_ptr<Worker> worker_;
 
@@ -238,6 +255,7 @@ class EngineCore {
   std::condition_variable engine_wake_, step_wake_;
   Scheduler scheduler_;
   std::unordered_map<uint64_t, std::shared_ptr<Entry>> entries_;
+  std::set<std::pair<double, uint64_t>> deadlines_;  // and of which sequence; of those in entries_
   std::string failure_;     // not empty: see fail(); then it stays as it is
   int untold_ = 0;          // at least so many entries have an `error`
   bool steps_end_ = false;  // an exception has left the worker in doubt: no step is run any more

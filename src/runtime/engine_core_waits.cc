@@ -53,7 +53,7 @@ RemotePrompt EngineCore::remote_prompt(const Submission& submission) const {
     remote.images.push_back({image->hash, static_cast<uint32_t>(feature_rows(model().vision->arrange(*image))),
                              static_cast<uint32_t>(model().vision->plan.output.cols)});
   remote.prompt.salt = sequence.cache.salt, remote.prompt.priority = sequence.priority;
-  remote.prompt.tokens = sequence.prompt, remote.prompt.content = sequence.cache.content;
+  remote.prompt.tokens = sequence.prompt.copy(), remote.prompt.content = sequence.cache.content;
   if (submission.media_prompt) remote.prompt.media = encode_media({submission.media, submission.media_prompt});
   return remote;
 }
@@ -152,7 +152,8 @@ void EngineCore::finish_encoding(const ImageEncoders::Encoded& image) noexcept {
   }
   tell_exchange([&] { exchange_->stepped(); });
   for (const Encoding::Waiter& waiter : done.waiters) {
-    waiter.prompt->features[waiter.index] = image.features;
+    // Choices share their prompt: whoever has all of its features may be reading them already.
+    if (!waiter.prompt->features[waiter.index]) waiter.prompt->features[waiter.index] = image.features;
     const bool complete = std::all_of(waiter.prompt->features.begin(), waiter.prompt->features.end(),
                                       [](const auto& f) { return f != nullptr; });
     if (complete) let_go_on(waiter.id);
@@ -204,6 +205,7 @@ Status EngineCore::open_exchange() {
 // The prompt of another server: a sequence that generates nothing.
 Result<SequenceId> EngineCore::compute_for_another(ComputeMessage prompt, PromptMedia media,
                                                    std::function<void(const std::string& why)> done) {
+  WEFT_RETURN_IF_ERROR(check_queue(0));
   WEFT_RETURN_IF_ERROR(check_media(media, model().vision));
   WEFT_RETURN_IF_ERROR(check_tokens(prompt.tokens, media, model().vocab));
   SamplingParams sampling;

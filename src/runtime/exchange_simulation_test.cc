@@ -118,7 +118,7 @@ class Server {
 
   void add(NewSequence request, const std::vector<std::string>& servers) {
     RemotePrompt remote{servers, {}, {}, {}};
-    remote.prompt.salt = request.cache.salt, remote.prompt.tokens = request.prompt;
+    remote.prompt.salt = request.cache.salt, remote.prompt.tokens = request.prompt.copy();
     Expected expected{request, {}};
     request.held = !servers.empty();
     const auto id = scheduler_.add(std::move(request));
@@ -360,11 +360,12 @@ class Deployment {
     auto sampling = std::make_shared<SamplingParams>();
     NewSequence s;
     const std::vector<int32_t>& stem = stems_[static_cast<size_t>(between(0, 2))];
-    s.prompt.assign(stem.begin(), stem.begin() + between(1, 150));
-    while (s.prompt.size() < 170 && chance(0.9)) s.prompt.push_back(between(0, kVocabulary - 1));
+    std::vector<int32_t> prompt(stem.begin(), stem.begin() + between(1, 150));
+    while (prompt.size() < 170 && chance(0.9)) prompt.push_back(between(0, kVocabulary - 1));
+    s.prompt = std::move(prompt);
     const int salt = chance(0.2);
     s.cache.salt = std::to_string(salt), sampling->top_p_reset_id = salt;
-    sampling->seed = static_cast<uint64_t>(between(1, 2)), sampling->max_tokens = between(1, 40);
+    s.seed = static_cast<uint64_t>(between(1, 2)), sampling->max_tokens = between(1, 40);
     sampling->ignore_eos = true;
     s.sampling = std::move(sampling);
     std::vector<std::string> from;

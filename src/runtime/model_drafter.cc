@@ -266,7 +266,7 @@ void ModelDrafter::choose(kernels::Part part) {
     DraftChoice& choice = *mine++;
     if (in_parts(p.home)) continue;
     choice = choose_draft({executor.row(p.home, p.output_row) + first, static_cast<size_t>(last - first)}, first,
-                          model_.target_ids, *rows_[p.sequence].sampling, p.position);
+                          model_.target_ids, rows_[p.sequence].noise, p.position);
   }
 }
 
@@ -274,7 +274,7 @@ void ModelDrafter::choose(kernels::Part part) {
 void ModelDrafter::choose_in_part(const OutputColumns& part, DraftChoice& choice) const {
   const auto is_it = [&](const Proposal& p) { return p.home == part.home && p.output_row == part.row; };
   const auto p = std::find_if(proposals_.begin(), proposals_.end(), is_it);
-  choice = choose_draft(part.values, part.first, model_.target_ids, *rows_[p->sequence].sampling, p->position);
+  choice = choose_draft(part.values, part.first, model_.target_ids, rows_[p->sequence].noise, p->position);
 }
 
 DraftChoice ModelDrafter::best_of(size_t proposal) const {

@@ -35,7 +35,7 @@ struct DraftRow {
   int drafts = 0;                             // to propose, at most; 0: only the cache is written
   int first_key = 0;                          // entries before it were never written
   int end = std::numeric_limits<int>::max();  // positions from here on have no block and are left out
-  const SamplingParams* sampling = nullptr;   // where drafts > 0
+  DraftNoise noise;                           // where drafts > 0
   std::vector<int32_t>* out = nullptr;  // likewise: the target's ids, for positions first_position + rows + 1 and on
 };
 

@@ -16,12 +16,14 @@ class PrefixFetcherTest : public ::testing::Test {
   // A prompt of two whole blocks and a rest.
   SequenceId begin(std::vector<std::string> servers, std::string salt = "") {
     NewSequence sequence;
-    for (int i = 0; i < 40; ++i) sequence.prompt.push_back(i % kVocabulary);
+    std::vector<int32_t> prompt;
+    for (int i = 0; i < 40; ++i) prompt.push_back(i % kVocabulary);
+    sequence.prompt = prompt;
     auto sampling = std::make_shared<SamplingParams>();
     sampling->max_tokens = 1;
     sequence.sampling = std::move(sampling), sequence.held = true, sequence.cache.salt = salt;
     RemotePrompt remote{std::move(servers), {}, {}, {}};
-    remote.prompt.tokens = sequence.prompt, remote.prompt.salt = std::move(salt);
+    remote.prompt.tokens = prompt, remote.prompt.salt = std::move(salt);
     const SequenceId id = *scheduler_.add(std::move(sequence));
     auto transfer = scheduler_.plan_import(id);
     WEFT_CHECK(transfer);

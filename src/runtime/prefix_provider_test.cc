@@ -31,8 +31,8 @@ class PrefixProviderTest : public ::testing::Test {
     greet(other);
     const NewSequence prompt = request(random_prompt(40, 1), 0);
     ComputeMessage compute;
-    compute.ticket = 7, compute.time_limit_ms = 60000, compute.tokens = prompt.prompt;
-    auto lease = driver_.scheduler.plan_lease(prompt.prompt, {});
+    compute.ticket = 7, compute.time_limit_ms = 60000, compute.tokens = prompt.prompt.copy();
+    auto lease = driver_.scheduler.plan_lease(prompt.prompt.copy(), {});
     EXPECT_TRUE(provider_.begin(link_, std::move(compute), {}, std::move(lease), 100).ok());
     job_ = provider_.next_job();
     EXPECT_TRUE(job_);

@@ -158,14 +158,14 @@ void write_draft_rows(std::span<const DraftRow> rows, ByteWriter& to) {
     to.put(row.slot), to.put(row.first_row), to.put(row.rows), to.put(row.first_position), to.put(row.token);
     to.put_all(row.next);
     to.put(row.drafts), to.put(row.first_key), to.put(row.end);
-    if (row.drafts > 0) to.put(row.sampling->temperature), to.put(row.sampling->seed);
+    if (row.drafts > 0) to.put(row.noise);
   }
 }
 
 void read_draft_rows(ByteReader& from, ReadDraftRows& into) {
   const auto count = from.take<size_t>();
   into.rows.assign(count, {});
-  into.next.resize(count), into.out.resize(count), into.sampling.resize(count);
+  into.next.resize(count), into.out.resize(count);
   for (size_t i = 0; i < count; ++i) {
     DraftRow& row = into.rows[i];
     row.slot = from.take<Slot>(), row.first_row = from.take<int>(), row.rows = from.take<int>();
@@ -173,9 +173,8 @@ void read_draft_rows(ByteReader& from, ReadDraftRows& into) {
     into.next[i] = from.take_all<int32_t>();
     row.next = into.next[i];
     row.drafts = from.take<int>(), row.first_key = from.take<int>(), row.end = from.take<int>();
-    row.out = &into.out[i], row.sampling = &into.sampling[i];
-    if (row.drafts == 0) continue;
-    into.sampling[i].temperature = from.take<float>(), into.sampling[i].seed = from.take<uint64_t>();
+    row.out = &into.out[i];
+    if (row.drafts > 0) row.noise = from.take<DraftNoise>();
   }
 }
 

@@ -31,7 +31,6 @@ void write_draft_rows(std::span<const DraftRow> rows, ByteWriter& to);
 struct ReadDraftRows {
   std::vector<DraftRow> rows;
   std::vector<std::vector<int32_t>> next, out;
-  std::vector<SamplingParams> sampling;
 };
 void read_draft_rows(ByteReader& from, ReadDraftRows& into);
 

@@ -45,7 +45,7 @@ void Worker::open_slots(const StepBatch& batch) {
     if (options_.drafter && sampler.is_open()) close_drafter(slot);
     sampler.close();
     processors_->close(slot);
-    slots_[slot].media.reset();
+    slots_[slot].media.reset(), slots_[slot].prompt = {};
   }
   for (const SlotOpen& open : batch.opens) {
     SlotData& slot = slots_[open.slot];
@@ -62,10 +62,10 @@ void Worker::open_slots(const StepBatch& batch) {
     if (!open.sampling) continue;
     auto processors = processors_->open(open.slot, *open.sampling);
     if (processors.ok()) {
-      slot.sampler.open(open.sampling, open.prompt, open.output, std::move(processors).value());
+      slot.sampler.open(open.sampling, open.seed, open.prompt, open.output, std::move(processors).value());
     } else {
       slot.error = processors.error().message();
-      slot.sampler.open(open.sampling, open.prompt, open.output);
+      slot.sampler.open(open.sampling, open.seed, open.prompt, open.output);
     }
   }
 }
@@ -268,7 +268,8 @@ void Worker::propose(const Lane& lane) {
     const int most = std::min(row.propose, left);
     if (most <= 0) continue;
     options_.drafter->propose(
-        {row.slot, tokens, slot.sampler.prompt_tokens(), &slot.sampler.params(), slot.media.get()}, most, slot.drafts);
+        {row.slot, tokens, slot.sampler.prompt_tokens(), &slot.sampler.params(), slot.sampler.seed(), slot.media.get()},
+        most, slot.drafts);
     keep_valid(slot.drafts, most);
     out.drafts = slot.drafts;
   }

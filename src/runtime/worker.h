@@ -87,10 +87,10 @@ class Worker {
     // Of the drafter's cache: entries [first_key, drafted_to) are there; -1: what came with a cached prefix.
     int first_key = 0, drafted_to = -1;
     std::vector<int32_t>
-        scored;  // of a sequence that scores: the prompt and the token that the target would go on with
-    std::vector<int32_t> prompt;  // for prompt logprobs
-    std::string error;            // a processor that could not be made: every row fails
-    bool failed = false;          // a step that has a row of it found no memory: later rows are left out
+        scored;           // of a sequence that scores: the prompt and the token that the target would go on with
+    SharedTokens prompt;  // for prompt logprobs
+    std::string error;    // a processor that could not be made: every row fails
+    bool failed = false;  // a step that has a row of it found no memory: later rows are left out
     std::vector<int32_t> token_types;
     std::shared_ptr<const MediaPrompt> media;
   };

@@ -27,7 +27,7 @@ std::span<const int32_t> Worker::draft_tokens(const StepBatch::Row& row, const S
   if (slot.sampler.is_open()) return slot.sampler.tokens();
   if (at.first + at.tokens < static_cast<int>(slot.prompt.size()) || row.logits == LogitRows::none) return slot.prompt;
   const float* logits = output_of(at, at.outputs - 1);
-  slot.scored = slot.prompt;
+  slot.scored = slot.prompt.copy();
   slot.scored.push_back(static_cast<int32_t>(std::max_element(logits, logits + model_.vocab) - logits));
   return slot.scored;
 }
@@ -58,7 +58,7 @@ void Worker::add_draft_row(const StepBatch::Row& row, const StepRow& at) {
   draft.end = end, draft.first_key = slot.first_key;
   if (row.propose > 0 && row.sample && last == known - 1) {
     draft.drafts = std::min(row.propose, end - known);
-    draft.sampling = &slot.sampler.params(), draft.out = &slot.drafts;
+    draft.noise = {slot.sampler.params().temperature, slot.sampler.seed()}, draft.out = &slot.drafts;
   }
   draft_rows_.push_back(draft);
 }

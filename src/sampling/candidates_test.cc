@@ -23,6 +23,7 @@ struct Sampled {
 // A row, and its sequence.
 struct Case {
   SamplingParams params;
+  uint64_t seed = 0;
   std::vector<int32_t> prompt, output, pending;
 };
 
@@ -58,7 +59,7 @@ Case random_case(Rng& rng, int vocab) {
   if (rng.coin(0.2)) p.min_tokens = 9, p.stop_token_ids = {rng.below(vocab)}, p.eos_token_ids = {rng.below(vocab)};
   if (rng.coin(0.2)) p.logprobs = rng.of({0, 1, 5, 20}), p.processed_logprobs = true;
   p.max_tokens = 100;
-  p.seed = static_cast<uint64_t>(rng.below(1 << 30));
+  c.seed = static_cast<uint64_t>(rng.below(1 << 30));
   c.prompt.resize(1 + rng.below(30)), c.output.resize(rng.below(20)), c.pending.resize(rng.below(3));
   for (auto* tokens : {&c.prompt, &c.output, &c.pending})
     for (int32_t& token : *tokens) token = rng.below(vocab);
@@ -102,7 +103,7 @@ class Rows {
 
   // Opens the case; how many candidates it needs.
   int open(const Case& c) {
-    state_.open(std::make_shared<const SamplingParams>(c.params), c.prompt, c.output);
+    state_.open(std::make_shared<const SamplingParams>(c.params), c.seed, c.prompt, c.output);
     row_ = {};
     row_.state = &state_, row_.pending = c.pending;
     return candidates_needed(row_);

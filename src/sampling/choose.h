@@ -38,7 +38,7 @@ inline RowFilters filters_of(const SampleRow& row) {
   f.top_k = p.top_k > 0 && p.top_k < row.state->vocab_size() ? p.top_k : 0;
   f.top_p = row.state->top_p_after(row.pending);
   if (p.min_p > 0) f.least_x = static_cast<float>(exact_log(p.min_p));
-  f.seed = p.seed;
+  f.seed = row.state->seed();
   f.position = static_cast<int64_t>(row.state->tokens().size() + row.pending.size());
   return f;
 }

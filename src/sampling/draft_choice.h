@@ -7,8 +7,6 @@
 #include <limits>
 #include <span>
 
-#include "core/sampling_params.h"
-
 namespace weft {
 
 struct DraftChoice {
@@ -19,10 +17,16 @@ struct DraftChoice {
   }
 };
 
+// What the target draws the sequence's tokens with.
+struct DraftNoise {
+  float temperature = 1;
+  uint64_t seed = 0;
+};
+
 // The best of `logits`, the draft's for its tokens from `first_id` on, for the token at `position`. `target_ids`: the
 // target's ids of the draft's; empty: they are the same. Ranks and threads may have a part of the vocabulary each; the
 // largest of their choices is the draft.
 DraftChoice choose_draft(std::span<const float> logits, int32_t first_id, std::span<const int32_t> target_ids,
-                         const SamplingParams& params, int64_t position);
+                         const DraftNoise& noise, int64_t position);
 
 }  // namespace weft

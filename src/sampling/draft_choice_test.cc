@@ -27,7 +27,7 @@ TEST(DraftChoice, IsTheBestOfAll) {
   for (const float temperature : {0.0f, 0.3f, 1.0f, 5.0f})
     for (uint32_t seed = 0; seed < 50; ++seed) {
       const std::vector<float> logits = random_logits(kVocab, seed);
-      SamplingParams params;
+      DraftNoise params;
       params.temperature = temperature, params.seed = seed;
       double most = -1e30;
       int want = -1;
@@ -47,7 +47,7 @@ TEST(DraftChoice, IsTheBestOfAll) {
 
 TEST(DraftChoice, TiesGoToTheLowerId) {
   const std::vector<float> logits{1, 4, 4, 2};
-  SamplingParams params;
+  DraftNoise params;
   params.temperature = 0;
   EXPECT_EQ(choose_draft(logits, 0, {}, params, 0).token, 1);
   const std::span<const float> all(logits);
@@ -64,7 +64,7 @@ TEST(DraftChoice, OfPartsIsThatOfAll) {
     if (round % 3 == 0)
       for (float& logit : logits) logit = std::round(logit / 3);
     if (round % 5 == 0) std::fill(logits.begin(), logits.end(), -0.0f);
-    SamplingParams params;
+    DraftNoise params;
     params.temperature = std::array{0.0f, 0.1f, 1.0f, 9.0f}[round % 4], params.seed = random();
     std::vector<int> bounds{0, vocab};
     for (uint32_t more = random() % 8; more > 0; --more) bounds.push_back(static_cast<int>(random() % vocab));

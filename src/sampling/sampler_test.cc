@@ -23,6 +23,11 @@ struct Sampled {
   std::vector<TokenLogprob> logprobs;
 };
 
+// A sequence's parameters with its seed.
+struct SeededParams : SamplingParams {
+  uint64_t seed = 0;
+};
+
 // The candidates of three parts; empty where the row needs all logits.
 std::vector<Candidate> candidates_of(const SampleRow& row, Scratch& scratch) {
   const auto count = static_cast<size_t>(candidates_needed(row));
@@ -35,11 +40,11 @@ std::vector<Candidate> candidates_of(const SampleRow& row, Scratch& scratch) {
   return candidates;
 }
 
-Sampled sample(SamplerKind kind, const std::vector<float>& logits, const SamplingParams& params,
+Sampled sample(SamplerKind kind, const std::vector<float>& logits, const SeededParams& params,
                const std::vector<int32_t>& prompt, const std::vector<int32_t>& output, Scratch& scratch,
                const uint32_t* mask = nullptr, bool in_parts = false) {
   SlotState state(static_cast<int>(logits.size()), 4096);
-  state.open(std::make_shared<const SamplingParams>(params), prompt, output);
+  state.open(std::make_shared<const SamplingParams>(params), params.seed, prompt, output);
   Sampled result;
   SampleRow row;
   row.logits = logits, row.state = &state, row.mask = mask, row.logprobs = &result.logprobs;
@@ -73,10 +78,10 @@ TEST(ExactMath, AgreesWithTheTrueFunctions) {
     EXPECT_NEAR(exact_log(x), std::log(x), 4e-16 * std::max(1.0, std::abs(std::log(x))));
 }
 
-SamplingParams random_params(std::mt19937& rng, int vocab) {
+SeededParams random_params(std::mt19937& rng, int vocab) {
   const auto coin = [&](double p) { return std::uniform_real_distribution<>(0, 1)(rng) < p; };
   const auto pick = [&](int n) { return static_cast<int>(rng() % static_cast<unsigned>(n)); };
-  SamplingParams p;
+  SeededParams p;
   p.temperature = coin(0.2) ? 0.0f : std::array{0.05f, 0.3f, 0.8f, 1.0f, 1.7f, 5.0f}[pick(6)];
   if (coin(0.4)) p.top_k = std::array{1, 2, 5, 40, 500}[pick(5)];
   if (coin(0.4)) p.top_p = std::array{0.01f, 0.5f, 0.9f, 0.99f}[pick(4)];
@@ -120,7 +125,7 @@ TEST(Samplers, FusedEqualsReferenceToTheBit) {
       std::vector<uint32_t> mask((vocab + 31) / 32);
       for (uint32_t& word : mask) word = rng() & rng();
       const uint32_t* grammar = round % 4 == 0 ? mask.data() : nullptr;
-      const SamplingParams params = random_params(rng, vocab);
+      const SeededParams params = random_params(rng, vocab);
       const Sampled a = sample(SamplerKind::reference, logits, params, prompt, output, scratch, grammar);
       const Sampled b = sample(SamplerKind::fused, logits, params, prompt, output, scratch, grammar);
       ASSERT_TRUE(a == b) << "vocab " << vocab << " round " << round << ": " << a.token << " " << a.error << " / "
@@ -168,7 +173,7 @@ TEST(Samplers, ChiSquareOfEveryFilterCombination) {
   for (float& l : logits) l = normal(rng);
   Scratch scratch(kVocab, 64);
   for (int combination = 0; combination < 8; ++combination) {
-    SamplingParams p;
+    SeededParams p;
     p.temperature = combination % 2 ? 0.7f : 1.3f;
     if (combination & 1) p.top_k = 12;
     if (combination & 2) p.top_p = 0.85f;
@@ -200,7 +205,7 @@ TEST(Samplers, ChiSquareOfEveryFilterCombination) {
 
 TEST(Samplers, PenaltiesFollowTheirDefinitions) {
   Scratch scratch(4, 64);
-  SamplingParams p;
+  SeededParams p;
   p.temperature = 0;
   p.repetition_penalty = 2;
   // Positive logits are divided, negative ones multiplied; prompt and output count, each id once.
@@ -209,7 +214,7 @@ TEST(Samplers, PenaltiesFollowTheirDefinitions) {
   EXPECT_EQ(sample(SamplerKind::fused, {-1.0f, -1.5f, -9.0f, -9.0f}, p, {0}, {}, scratch).token, 1);
   p.prompt_ignore_length = 1;
   EXPECT_EQ(sample(SamplerKind::fused, {3.0f, 2.0f, 1.0f, 1.4f}, p, {0}, {}, scratch).token, 0);
-  SamplingParams q;
+  SeededParams q;
   q.temperature = 0, q.presence_penalty = 1, q.frequency_penalty = 0.5f;
   // the prompt does not count
   EXPECT_EQ(sample(SamplerKind::fused, {3.0f, 2.0f, 1.0f, 1.4f}, q, {0, 0}, {}, scratch).token, 0);
@@ -221,7 +226,7 @@ TEST(Samplers, PenaltiesFollowTheirDefinitions) {
 
 TEST(Samplers, MinTokensMasksEveryEndAndNothingElse) {
   Scratch scratch(6, 64);
-  SamplingParams p;
+  SeededParams p;
   p.temperature = 0, p.min_tokens = 2, p.eos_token_ids = {5, 99}, p.stop_token_ids = {4};
   const std::vector<float> logits{0, 1, 2, 3, 8, 9};
   EXPECT_EQ(sample(SamplerKind::fused, logits, p, {0, 1, 2, 3}, {}, scratch).token, 3);
@@ -237,7 +242,7 @@ TEST(Samplers, BeamCandidatesAreLogprobsAfterTheStages) {
   SlotState state(4, 64);
   auto params = std::make_shared<SamplingParams>();
   params->beam_candidates = 3, params->repetition_penalty = 2, params->bad_words = {{3}};
-  state.open(params, std::vector<int32_t>{0}, {});
+  state.open(params, 0, std::vector<int32_t>{0}, {});
   const float offset = 7;  // logits are not normalised
   const std::vector<float> logits = {std::log(0.5f) + offset, std::log(0.3f) + offset, std::log(0.1f) + offset,
                                      std::log(0.1f) + offset};
@@ -273,10 +278,10 @@ TEST(Samplers, RanksCountTheOrder) {
 
 TEST(Samplers, NgramsAndBadWords) {
   Scratch scratch(5, 64);
-  SamplingParams p;
+  SeededParams p;
   p.temperature = 0, p.no_repeat_ngram_size = 2;
   EXPECT_EQ(sample(SamplerKind::fused, {0, 9, 5, 1, 1}, p, {3, 1, 2}, {3}, scratch).token, 2);  // 3 1 occurred
-  SamplingParams q;
+  SeededParams q;
   q.temperature = 0, q.bad_words = {{3, 1}, {2}};
   EXPECT_EQ(sample(SamplerKind::fused, {4, 9, 8, 1, 1}, q, {0}, {3}, scratch).token, 0);
   EXPECT_EQ(sample(SamplerKind::fused, {4, 9, 8, 1, 1}, q, {0}, {4}, scratch).token, 1);
@@ -284,7 +289,7 @@ TEST(Samplers, NgramsAndBadWords) {
 
 TEST(Samplers, ErrorsAreOfTheRow) {
   Scratch scratch(3, 64);
-  SamplingParams p;
+  SeededParams p;
   p.temperature = 0;
   for (SamplerKind kind : {SamplerKind::fused, SamplerKind::reference}) {
     EXPECT_FALSE(sample(kind, {0, std::nanf(""), 0}, p, {0}, {}, scratch).error.empty());
@@ -319,7 +324,7 @@ TEST(Logprobs, AreTheLogSoftmax) {
 TEST(Validate, NamesFieldAndValue) {
   const SamplingLimits limits{.vocab_size = 100};
   const auto field = [&](auto change) {
-    SamplingParams p;
+    SeededParams p;
     change(p);
     const Status status = validate(p, limits);
     return status.ok() ? std::string("ok") : status.error().param();

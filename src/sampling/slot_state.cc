@@ -10,10 +10,11 @@ bool SlotState::penalised() const {
   return params_->repetition_penalty != 1.0f || params_->presence_penalty != 0.0f || params_->frequency_penalty != 0.0f;
 }
 
-void SlotState::open(std::shared_ptr<const SamplingParams> params, std::span<const int32_t> prompt,
+void SlotState::open(std::shared_ptr<const SamplingParams> params, uint64_t seed, std::span<const int32_t> prompt,
                      std::span<const int32_t> output, std::vector<std::shared_ptr<LogitsProcessor>> processors) {
   close();
   params_ = std::move(params);
+  seed_ = seed;
   processors_ = std::move(processors);
   tokens_.reserve(std::min<size_t>(max_seq_len_, prompt.size() + output.size() + params_->max_tokens) + 1);
   tokens_.assign(prompt.begin(), prompt.end());

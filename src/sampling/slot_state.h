@@ -21,14 +21,15 @@ class SlotState {
   SlotState(int vocab_size, int max_seq_len);
 
   // `params` passed validate(). Ids outside the vocabulary in `prompt` and `output` (image placeholders) are kept but
-  // never counted.
-  void open(std::shared_ptr<const SamplingParams> params, std::span<const int32_t> prompt,
+  // never counted. `seed`: the sequence's own.
+  void open(std::shared_ptr<const SamplingParams> params, uint64_t seed, std::span<const int32_t> prompt,
             std::span<const int32_t> output, std::vector<std::shared_ptr<LogitsProcessor>> processors = {});
   void append(int32_t token);
   void close();
   bool is_open() const { return params_ != nullptr; }
 
   const SamplingParams& params() const { return *params_; }
+  uint64_t seed() const { return seed_; }
   int vocab_size() const { return vocab_size_; }
   std::span<const int32_t> tokens() const { return tokens_; }  // prompt and output
   int prompt_tokens() const { return prompt_tokens_; }
@@ -58,6 +59,7 @@ class SlotState {
 
   const int vocab_size_, max_seq_len_;
   std::shared_ptr<const SamplingParams> params_;
+  uint64_t seed_ = 0;
   std::vector<int32_t> tokens_;
   int prompt_tokens_ = 0;
   float top_p_ = 1;

@@ -112,12 +112,18 @@ inline std::vector<int32_t> random_prompt(int tokens, uint32_t seed) {
 inline NewSequence request(std::vector<int32_t> prompt, int max_tokens, void (*change)(SamplingParams&) = nullptr) {
   SamplingParams sampling;
   sampling.max_tokens = max_tokens;
-  sampling.seed = 1;
   if (change) change(sampling);
   NewSequence sequence;
   sequence.prompt = std::move(prompt);
-  sequence.sampling = std::make_shared<SamplingParams>(sampling);
+  sequence.sampling = std::make_shared<SamplingParams>(sampling), sequence.seed = 1;
   return sequence;
+}
+
+// Adds to the prompt.
+inline void extend_prompt(NewSequence& sequence, const std::vector<int32_t>& tokens) {
+  std::vector<int32_t> prompt = sequence.prompt.copy();
+  prompt.insert(prompt.end(), tokens.begin(), tokens.end());
+  sequence.prompt = std::move(prompt);
 }
 
 // What the fake model says after this prompt.
@@ -126,7 +132,7 @@ inline std::vector<int32_t> right_tokens(const NewSequence& sequence, int count)
   for (int32_t token : sequence.prompt) prefix = mix(prefix, static_cast<uint64_t>(token));
   std::vector<int32_t> tokens;
   while (static_cast<int>(tokens.size()) < count) {
-    tokens.push_back(sampled_token(prefix, *sequence.sampling));
+    tokens.push_back(sampled_token(prefix, sequence.seed));
     prefix = mix(prefix, static_cast<uint64_t>(tokens.back()));
   }
   return tokens;
@@ -156,7 +162,7 @@ inline Answer answer_alone(const NewSequence& request, int max_seq_len) {
   while (answer.reason == FinishReason::none) {
     if (before + answer.tokens.size() == std::min<size_t>(room, sampling.max_tokens))
       return answer.reason = FinishReason::length, answer;
-    const int32_t token = sampled_token(prefix, sampling);
+    const int32_t token = sampled_token(prefix, request.seed);
     answer.tokens.push_back(token);
     answer.logprobs.push_back(row_value(prefix));
     prefix = mix(prefix, static_cast<uint64_t>(token));

@@ -26,7 +26,7 @@ void FakeWorker::open(const SlotOpen& open) {
   if (slot.open) fault(text("slot ", open.slot, " is opened twice"));
   slot = {};
   slot.tables.resize(options_.groups.size());
-  slot.open = true, slot.home = open.home, slot.sampling = open.sampling,
+  slot.open = true, slot.home = open.home, slot.sampling = open.sampling, slot.seed = open.seed,
   slot.prompt = static_cast<int>(open.prompt.size());
   slot.max_outputs = open.max_outputs;
   for (int32_t token : open.prompt) append(slot, token);
@@ -177,7 +177,7 @@ void FakeWorker::sample(RowWork& work, SlotState& slot) {
   drafts_checked += static_cast<uint64_t>(extent.drafts);
   for (int i = 0; i <= extent.drafts; ++i) {
     const uint64_t at = work.prefix[extent.end - extent.drafts - 1 + i];
-    result.tokens.push_back(sampled_token(at, *slot.sampling));
+    result.tokens.push_back(sampled_token(at, slot.seed));
     if (work.row.generation_logits) result.outputs.push_back(row_value(at));
     if (slot.sampling->logprobs >= 0) result.logprobs.push_back({{result.tokens.back(), row_value(at)}});
     append(slot, result.tokens.back());
@@ -202,7 +202,7 @@ void FakeWorker::propose(RowWork& work, SlotState& slot, std::mt19937& random) {
   const int most = std::min(row.propose, last - known);
   uint64_t prefix = slot.prefix.back();
   for (int i = 0; i < most; ++i) {
-    const int32_t right = sampled_token(prefix, *slot.sampling);
+    const int32_t right = sampled_token(prefix, slot.seed);
     slot.drafts.push_back(draw() < right_drafts ? right : (right + 1) % kVocabulary);
     prefix = mix(prefix, static_cast<uint64_t>(slot.drafts.back()));
     if (ahead > 0 && i > 0) (void)at(stage, 0, row.slot, known + i - 1);

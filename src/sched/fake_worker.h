@@ -40,8 +40,8 @@ inline constexpr int kVocabulary = 6;  // few tokens, so that prefixes often agr
 inline uint64_t prefix_root(const SamplingParams& sampling) {
   return mix(0x5a17, static_cast<uint64_t>(sampling.top_p_reset_id));
 }
-inline int32_t sampled_token(uint64_t prefix, const SamplingParams& sampling) {
-  return static_cast<int32_t>(mix(prefix, sampling.seed) % kVocabulary);
+inline int32_t sampled_token(uint64_t prefix, uint64_t seed) {
+  return static_cast<int32_t>(mix(prefix, seed) % kVocabulary);
 }
 inline float row_value(uint64_t prefix) { return static_cast<float>(prefix % 1000003); }
 
@@ -95,6 +95,7 @@ class FakeWorker {
     int unfinished = 0, unsampled = 0;  // rows in the stages, and those that will sample
     int home = 0;
     std::shared_ptr<const SamplingParams> sampling;
+    uint64_t seed = 0;
     std::vector<int32_t> tokens;
     std::vector<uint64_t> prefix;  // hash up to and with the position
     int prompt = 0;

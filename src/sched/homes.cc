@@ -60,7 +60,7 @@ bool Scheduler::place(Sequence& sequence) {
   if (sequence.placed_at == sharing_ && !homes_[sequence.home].closed) return true;
   if (!sequence.started) {
     const int expected = sequence.prompt_tokens + sequence.max_outputs;
-    sequence.tokens.reserve(expected);
+    sequence.start(static_cast<size_t>(expected));
     homes_[0].cache.start(sequence.cache, std::move(sequence.identity), sequence.prompt_tokens, expected);
     sequence.started = true;
   }
@@ -118,15 +118,16 @@ void Scheduler::share_out(const Budget& budget, bool before_decodes) {
   const int level = fill_level(homes_, tokens);
   for (Home& home : homes_) home.share = std::max(0, level - home.depth);
   // Whoever is first in rank goes on, however full its home is.
-  if (!waiting_.empty() && waiting_[0]->placed_at == sharing_ && (!first || waiting_[0]->outranks(*first)))
-    first = waiting_[0];
+  turns_.begin_walk();
+  const Sequence* const next = turns_.next(now());
+  if (next && next->placed_at == sharing_ && (!first || next->outranks(*first))) first = next;
   if (first != nullptr) homes_[first->home].share = std::max(homes_[first->home].share, divide_up(tokens, homes));
   waits_for_prompts_ =
-      !prompts_run && all_placed && waiting_.size() < homes_.size() &&
+      !prompts_run && all_placed && turns_.waiting() < homes_.size() &&
       std::ranges::any_of(homes_, [&](const Home& home) { return home.demand == 0 && home.depth < level; });
 }
 
-// Places sequences that wait, by rank, until every home has enough to be filled evenly. True: all of them.
+// Places sequences that wait, by their turns, until every home has enough to be filled evenly. True: all of them.
 bool Scheduler::place_waiting(int tokens) {
   int64_t depth = 0;
   for (const Home& home : homes_) depth += home.depth;
@@ -134,15 +135,24 @@ bool Scheduler::place_waiting(int tokens) {
   const int64_t even = (depth + tokens + homes - 1) / homes;
   const auto lacks = [&](const Home& home) { return home.depth + home.demand < even; };
   size_t slots = free_slots_.size();
-  for (Sequence* sequence : waiting_) {
+  turns_.begin_walk();
+  while (Sequence* sequence = turns_.next(now())) {
     if (slots == 0 || !std::ranges::any_of(homes_, lacks)) return false;
     const Admission known = may_admit(*sequence);
-    if (known == Admission::shared || known == Admission::no_memory) continue;
+    if (known == Admission::shared) {
+      turns_.skip_request(*sequence);
+      continue;
+    }
+    if (known == Admission::no_memory) {
+      turns_.skip(*sequence);
+      continue;
+    }
     if (known != Admission::admitted) return false;
     bool placed = false;
-    if (!try_for(*sequence, nullptr, [&] { placed = place(*sequence); })) continue;
+    if (!try_for(*sequence, nullptr, [&] { placed = place(*sequence); })) continue;  // its end begins: no walk shows it
     if (!placed) return false;
     --slots;
+    turns_.take(*sequence);
   }
   return true;
 }
@@ -151,8 +161,9 @@ bool Scheduler::place_waiting(int tokens) {
 // beside them, decode rows use the time, and none waits longer than it may.
 bool Scheduler::holds_prompts_back() const {
   if (options_.balance_wait_us == 0 || !waits_for_prompts_ || filling().rows.empty()) return false;
-  return std::ranges::none_of(
-      waiting_, [&](const Sequence* sequence) { return now_us_ - sequence->added_us >= options_.balance_wait_us; });
+  bool waited = false;
+  turns_.for_each([&](const Sequence& sequence) { waited |= now_us_ - sequence.added_us >= options_.balance_wait_us; });
+  return !waited;
 }
 
 // Of the step that was filled: the balance of its homes, for the metrics.

@@ -72,7 +72,7 @@ TEST(Homes, AnswersDoNotDependOnThem) {
     std::vector<std::pair<SequenceId, NewSequence>> all;
     for (uint32_t i = 0; i < 24; ++i) {
       NewSequence sequence = request(random_prompt(static_cast<int>(i % 5) * 9 + 2, i % 3), 40);
-      sequence.prompt.push_back(static_cast<int32_t>(i % kVocabulary));
+      extend_prompt(sequence, {static_cast<int32_t>(i % kVocabulary)});
       all.emplace_back(driver.add(sequence), sequence);
     }
     driver.run();
@@ -104,7 +104,7 @@ TEST(Homes, PrefixesAttractAndLoadRepels) {
   const int home = driver.homes[first].front();
   const auto follow = [&](uint32_t seed, int max_tokens) {
     NewSequence sequence = request(system, max_tokens);
-    for (int32_t token : random_prompt(10, 100 + seed)) sequence.prompt.push_back(token);
+    extend_prompt(sequence, random_prompt(10, 100 + seed));
     const SequenceId id = driver.add(sequence);
     step(driver);
     return driver.homes[id].front();
@@ -151,7 +151,7 @@ TEST(Homes, NobodyWaitsForAFullHome) {
   EXPECT_EQ(metrics[home].blocks.used, 9);
   EXPECT_EQ(metrics[1 - home].blocks.used, 0);
   NewSequence next = request(prompt, 2);
-  for (int32_t token : random_prompt(40, 2)) next.prompt.push_back(token);  // three blocks more
+  extend_prompt(next, random_prompt(40, 2));  // three blocks more
   const SequenceId other = driver.add(next);
   step(driver);
   EXPECT_EQ(driver.homes[other], std::vector<int>{1 - home});
@@ -310,7 +310,7 @@ TEST(Homes, TheFirstInRankGoesOnAtAFullHome) {
   const int full = running[0].running > running[1].running ? 0 : 1;
   EXPECT_EQ(running[full].running, 9);
   NewSequence first = request(stem, 1);
-  for (int32_t token : random_prompt(100, 2)) first.prompt.push_back(token);
+  extend_prompt(first, random_prompt(100, 2));
   const SequenceId id = driver.add(first);
   const int start = driver.committed;
   for (uint32_t seed = 100; driver.got[id].last.reason == FinishReason::none; ++seed) {

@@ -1,5 +1,5 @@
 // Filling a step. Decode rows that have their turn go in by rank, so that whoever runs out of blocks finds the victims
-// of lower rank not yet in the step; prompts likewise, running and waiting ones merged by rank.
+// of lower rank not yet in the step; prompts likewise, running ones merged with those whose turn it is.
 #include <algorithm>
 #include <new>
 #include <utility>
@@ -10,6 +10,13 @@
 #include "sched/sequence.h"
 
 namespace weft {
+
+namespace {
+
+// Sequences that wait and are looked at in a step in vain.
+constexpr int kMostPassedOver = 1024;
+
+}  // namespace
 
 bool Scheduler::schedule(StepBatch& batch, int64_t now_us) {
   batch.clear(), failed_.clear();
@@ -22,6 +29,8 @@ bool Scheduler::schedule(StepBatch& batch, int64_t now_us) {
     give_up_last();
     return false;
   }
+  order_running();
+  yield_slots();
   StepRecord& record = filling();
   record.rows.clear();
   record.step = batch.step = ++step_;
@@ -30,7 +39,8 @@ bool Scheduler::schedule(StepBatch& batch, int64_t now_us) {
   fill(batch, budget);
   if (!failed_.empty()) end_given_up();
   if (record.rows.empty()) {
-    WEFT_CHECK(has_in_flight() || !transfers_.empty() || !failed_.empty() || (running_.empty() && waiting_.empty()))
+    WEFT_CHECK(has_in_flight() || !transfers_.empty() || !failed_.empty() ||
+               (running_.empty() && turns_.waiting() == 0))
         << "sequences are left but none can advance";
     --step_;  // numbers of steps have no gaps
     return false;
@@ -59,8 +69,12 @@ void Scheduler::give_up(Sequence& sequence, StepBatch* batch, size_t opens) {
 
 // There was no memory to begin a step at all: whoever is last in rank makes room.
 void Scheduler::give_up_last() {
-  if (running_.empty() && waiting_.empty()) return;
-  failed_.push_back((waiting_.empty() ? running_ : waiting_).back()->id);
+  const Sequence* last = running_.empty() ? nullptr : running_.back();
+  turns_.for_each([&](const Sequence& sequence) {
+    if (!last || last->state == Sequence::State::running || last->outranks(sequence)) last = &sequence;
+  });
+  if (!last) return;
+  failed_.push_back(last->id);
   end_given_up();
 }
 
@@ -111,15 +125,15 @@ void Scheduler::choose_decodes(const Budget& budget, bool ahead) {
   const size_t most = std::min(budget.tokens, budget.logit_rows);
   const bool all = at_once_ == 1 && ready_.size() <= most;
   const auto waited_longer = [](const Sequence* a, const Sequence* b) {
-    return a->last_step != b->last_step ? a->last_step < b->last_step : a->outranks(*b);
+    return a->last_step != b->last_step ? a->last_step < b->last_step : by_place(a, b);
   };
   if (!all) std::ranges::sort(ready_, waited_longer);
   for (size_t i = 0; i < ready_.size() && chosen_ < most; ++i)
     if (int& turns = homes_[ready_[i]->home].turns; turns > 0) --turns, std::swap(ready_[i], ready_[chosen_++]);
   if (all) return;
   const auto middle = ready_.begin() + static_cast<ptrdiff_t>(chosen_);
-  std::sort(ready_.begin(), middle, by_rank);
-  std::sort(middle, ready_.end(), by_rank);
+  std::sort(ready_.begin(), middle, by_place);
+  std::sort(middle, ready_.end(), by_place);
 }
 
 void Scheduler::add_decodes(StepBatch& batch, Budget& budget, bool ahead) {
@@ -174,46 +188,69 @@ int Scheduler::proposals(Sequence& sequence, bool samples, bool decode) {
   return drafts > 0 ? drafts : least;
 }
 
-// Running and waiting prompts by rank; `one_each`: one of each home. False if the first that has a slot, or finds one,
+// Running and waiting prompts in turn; `one_each`: one of each home. False if the first that has a slot, or finds one,
 // got nothing for want of a budget, or the first of a home for want of blocks whose holders are in the step already.
 bool Scheduler::add_prompts(StepBatch& batch, Budget& budget, bool one_each) {
   share_out(budget, one_each);
   bool served = false, starved = false, admitting = !holds_prompts_back();
-  size_t r = 0, w = 0;
   int passed_over = 0;  // not too many, for they are looked at anew in each step
   const auto serve = [&](Home& home) {
     served = home.served = true;
     if (one_each) home.share = 0;
   };
-  const auto passes = [&](const Sequence& s) {
-    return !s.ready_to_prefill() || s.last_step == step_ || (one_each && homes_[s.home].served);
-  };
+  blocked_ = 0;
+  turns_.begin_walk();
   while (!(served && budget.tokens == 0) && !(one_each && std::ranges::all_of(homes_, &Home::served))) {
-    while (r < running_.size() && passes(*running_[r])) ++r;
-    const bool may_admit = admitting && w < waiting_.size() && !free_slots_.empty();
-    if (may_admit && (r == running_.size() || waiting_[w]->outranks(*running_[r]))) {
-      Sequence& sequence = *waiting_[w];
+    Sequence* const running = next_prompt(one_each);
+    Sequence* const waiting = admitting && !free_slots_.empty() ? turns_.next(now()) : nullptr;
+    if (!running && !waiting) break;
+    if (waiting && (!running || goes_before(*waiting, *running))) {
       Admission admission = Admission::no_memory;
-      try_for(sequence, &batch, [&] { admission = admit(batch, budget, sequence); });
-      if (admission == Admission::admitted) serve(homes_[sequence.home]), r = 0;
-      else if (admission == Admission::blocked || budget.tokens == 0) admitting = false;
-      else w += waiting_[w] == &sequence;  // else it has got a slot, but no memory
-      if (admission == Admission::level && ++passed_over == options_.max_batch_size) admitting = false;
-      if (admission == Admission::no_budget) homes_[sequence.home].closed = true, starved |= !served;
-    } else if (r < running_.size()) {
-      Home& home = homes_[running_[r]->home];
-      Sequence& sequence = *running_[r];
+      try_for(*waiting, &batch, [&] { admission = admit(batch, budget, *waiting); });
+      if (admission == Admission::admitted) {
+        serve(homes_[waiting->home]);
+        continue;
+      }
+      if (admission == Admission::no_budget) homes_[waiting->home].closed = true, starved |= !served;
+      if (admission == Admission::blocked) blocked_ = static_cast<uint64_t>(waiting->id);
+      if (admission == Admission::blocked || budget.tokens == 0) admitting = false;
+      if (admission == Admission::shared) turns_.skip_request(*waiting);
+      else turns_.skip(*waiting);
+      const int most = admission == Admission::level ? options_.max_batch_size : kMostPassedOver;
+      if (++passed_over >= most) admitting = false;
+    } else {
+      Home& home = homes_[running->home];
       Admission admission = Admission::no_memory;
-      try_for(sequence, &batch, [&] { admission = add_prompt_chunk(batch, budget, sequence); });
-      if (admission == Admission::no_memory) continue;  // passes() from now on
+      try_for(*running, &batch, [&] { admission = add_prompt_chunk(batch, budget, *running); });
+      if (admission == Admission::no_memory) continue;  // next_prompt() passes it from now on
       if (admission == Admission::admitted) serve(home);
       else home.closed = true, starved |= !home.served && (admission == Admission::blocked || !served);
-      ++r;
-    } else {
-      break;
+      turns_.skip(*running);
     }
   }
   return !starved;
+}
+
+// The running prompt that goes on first. Those of a client do so by rank; of several clients the one whose prompts have
+// had a turn longest ago.
+Sequence* Scheduler::next_prompt(bool one_each) const {
+  Sequence* best = nullptr;
+  for (Sequence* s : running_) {
+    if (!s->ready_to_prefill() || s->last_step == step_ || s->walk == turns_.walk()) continue;
+    if (one_each && homes_[s->home].served) continue;
+    if (turns_.clients() == 1) return s;
+    if (best == nullptr ||
+        (s->queue->client != best->queue->client && turns_.claim(*s, now()) > turns_.claim(*best, now())))
+      best = s;
+  }
+  return best;
+}
+
+bool Scheduler::goes_before(const Sequence& waiting, const Sequence& running) const {
+  const ClientQueue &a = *waiting.queue->client, &b = *running.queue->client;
+  if (&a == &b) return waiting.outranks(running);
+  const int64_t first = turns_.claim(waiting, now()), second = turns_.claim(running, now());
+  return first != second ? first > second : a.running < b.running;
 }
 
 Scheduler::Admission Scheduler::add_prompt_chunk(StepBatch& batch, Budget& budget, Sequence& sequence) {
@@ -231,6 +268,7 @@ Scheduler::Admission Scheduler::add_prompt_chunk(StepBatch& batch, Budget& budge
 // Its blocks are reserved.
 void Scheduler::add_prompt_row(StepBatch& batch, Budget& budget, Sequence& sequence, int tokens) {
   const int end = sequence.scheduled + tokens;
+  turns_.had_turn(sequence, now());
   int propose = proposals(sequence, end >= sequence.known() && sequence.max_outputs > 0, false);
   if (propose > options_.draft_ahead && !cache_of(sequence).reserve(sequence.cache, reach(sequence, end, propose)))
     propose = options_.draft_ahead;
@@ -241,8 +279,9 @@ void Scheduler::add_prompt_row(StepBatch& batch, Budget& budget, Sequence& seque
 Scheduler::Admission Scheduler::may_admit(const Sequence& sequence) const {
   if (sequence.given_up) return Admission::no_memory;
   if (sequence.in_flight > 0) return Admission::blocked;  // preempted, and a token of it is still to come
-  if (sequence.retry_version != cache_version()) return Admission::admitted;
-  return sequence.retry_is_shared ? Admission::shared : Admission::blocked;
+  if (sequence.shared_block >= 0 && is_being_computed(sequence, sequence.shared_block, cache_limit(sequence)))
+    return Admission::shared;
+  return sequence.retry_version == cache_version() ? Admission::blocked : Admission::admitted;
 }
 
 // A home that turns out to have no room is closed, and the sequence is placed anew.
@@ -255,10 +294,8 @@ Scheduler::Admission Scheduler::admit(StepBatch& batch, Budget& budget, Sequence
     result = admit_at_home(batch, budget, sequence);
     homes_[sequence.home].closed |= result == Admission::blocked;
   }
-  if (result == Admission::shared || (result == Admission::blocked && all_open)) {
-    sequence.retry_version = cache_version();
-    sequence.retry_is_shared = result == Admission::shared;
-  }
+  if (result != Admission::shared) sequence.shared_block = -1;
+  if (result == Admission::blocked && all_open) sequence.retry_version = cache_version();
   return result;
 }
 
@@ -275,7 +312,10 @@ Scheduler::Admission Scheduler::admit_at_home(StepBatch& batch, Budget& budget, 
   const size_t copies = batch.copies.size();
   const int limit = cache_limit(sequence);
   sequence.scheduled = cache.acquire_prefix(sequence.cache, sequence.tokens, limit);
-  if (is_being_computed(sequence, limit)) return give_back(batch, sequence, copies, Admission::shared);
+  if (const int next = sequence.cache.published; is_being_computed(sequence, next, limit)) {
+    sequence.shared_block = next;
+    return give_back(batch, sequence, copies, Admission::shared);
+  }
   if (cache.missing_bytes(sequence.cache, reach(sequence, sequence.known(), 0)) > cache.available_bytes()) {
     return give_back(batch, sequence, copies, Admission::blocked);
   }
@@ -302,11 +342,11 @@ Scheduler::Admission Scheduler::give_back(StepBatch& batch, Sequence& sequence, 
   return why;
 }
 
-// A running sequence of the same home is about to write the very block that this one lacks: then it is better to wait
-// for it. (If it is of lower priority, it may be held up longer than this one should be.)
-bool Scheduler::is_being_computed(const Sequence& sequence, int limit) const {
+// A running sequence of the same home is about to write `block`, the very one that this one lacks: then it is better to
+// wait for it. (If it is of lower priority, it may be held up longer than this one should be.)
+bool Scheduler::is_being_computed(const Sequence& sequence, int block, int limit) const {
   const CacheOptions& options = cache_of(sequence).options();
-  const size_t next = sequence.cache.published, tokens_per_block = options.tokens_per_block;
+  const auto next = static_cast<size_t>(block), tokens_per_block = static_cast<size_t>(options.tokens_per_block);
   const size_t useful = options.partial_reuse ? next * tokens_per_block + 1 : (next + 1) * tokens_per_block;
   if (next >= sequence.cache.keys.size() || static_cast<int64_t>(useful) > limit) return false;
   return std::any_of(running_.begin(), running_.end(), [&](const Sequence* other) {
@@ -364,12 +404,17 @@ int Scheduler::reserve_chunk(Sequence& sequence, int tokens) {
 bool Scheduler::reserve_or_preempt(Sequence& sequence, int end) {
   while (!cache_of(sequence).reserve(sequence.cache, end)) {
     const auto victim = std::find_if(running_.rbegin(), running_.rend(), [&](const Sequence* s) {
-      return s->home == sequence.home && s->last_step != step_;
+      return s->home == sequence.home && s->last_step != step_ && may_preempt(sequence, *s);
     });
-    if (victim == running_.rend() || !sequence.outranks(**victim)) return false;
+    if (victim == running_.rend()) return false;
     preempt(**victim);
   }
   return true;
+}
+
+// The order of places, but for priorities: what is of higher priority yields to a higher rank alone.
+bool Scheduler::may_preempt(const Sequence& sequence, const Sequence& victim) const {
+  return by_place(&sequence, &victim) && (victim.priority <= sequence.priority || sequence.outranks(victim));
 }
 
 // Steps in flight still read and write its blocks; the workers do so before they execute the step that gives them to
@@ -380,7 +425,7 @@ void Scheduler::preempt(Sequence& sequence) noexcept {
   close_slot(sequence);
   ++sequence.epoch;
   sequence.scheduled = sequence.computed = sequence.slack = sequence.promised = 0;
-  running_.erase(std::find(running_.begin(), running_.end(), &sequence));
+  stop_running(sequence);
   enqueue(sequence);
   ++metrics_.preemptions;
 }
@@ -388,12 +433,11 @@ void Scheduler::preempt(Sequence& sequence) noexcept {
 // `cached`: tokens that came from the cache. What may run out of memory comes first.
 void Scheduler::open_slot(StepBatch& batch, Sequence& sequence, int cached) {
   SlotOpen open;
-  const auto prompt_end = sequence.tokens.begin() + sequence.prompt_tokens;
-  open.prompt.assign(sequence.tokens.begin(), prompt_end);
-  open.output.assign(prompt_end, sequence.tokens.end());
+  open.prompt = sequence.prompt;
+  open.output.assign(sequence.tokens.begin() + sequence.prompt_tokens, sequence.tokens.end());
   open.token_types = sequence.token_types;
   open.slot = free_slots_.back();
-  open.sampling = sequence.sampling, open.media = sequence.media;
+  open.sampling = sequence.sampling, open.seed = sequence.seed, open.media = sequence.media;
   open.max_outputs = sequence.max_outputs;
   open.salt = sequence.cache.root.words;
   open.home = sequence.home;
@@ -407,9 +451,14 @@ void Scheduler::open_slot(StepBatch& batch, Sequence& sequence, int cached) {
   } else {
     metrics_.resumed_cached_tokens += cached;
   }
-  waiting_.erase(std::find(waiting_.begin(), waiting_.end(), &sequence));
+  turns_.erase(sequence);
   sequence.state = Sequence::State::running;
-  running_.insert(std::upper_bound(running_.begin(), running_.end(), &sequence, by_rank), &sequence);
+  sequence.place = sequence.queue->client->running;  // behind the others, until order_running() looks closer
+  if (!sequence.queue->started) starts_[started_requests_++ % starts_.size()] = now_us_;
+  turns_.started(sequence, now());
+  running_.insert(std::upper_bound(running_.begin(), running_.end(), &sequence, by_place), &sequence);
+  order_changed_ = true;
+  sequence.admitted_step = now();
   sequence.slot = free_slots_.back();
   free_slots_.pop_back();
   slots_[sequence.slot] = &sequence;

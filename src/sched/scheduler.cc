@@ -55,7 +55,7 @@ Result<Scheduler> Scheduler::create(SchedulerOptions options, std::vector<CacheM
 
 Scheduler::Scheduler(SchedulerOptions options, std::vector<CacheManager> caches)
     : options_(options), homes_(std::make_move_iterator(caches.begin()), std::make_move_iterator(caches.end())),
-      policy_(options.speculation), at_once_(std::min(options.stages, options.overlap)),
+      policy_(options.speculation), turns_(options.aging_steps), at_once_(std::min(options.stages, options.overlap)),
       prefill_budget_(options.max_num_tokens) {
   const size_t batch = options_.max_batch_size;
   running_.reserve(batch), ready_.reserve(batch), closes_.reserve(batch);
@@ -138,6 +138,7 @@ Result<SequenceId> Scheduler::add(NewSequence request) {
   sequence.rank =
       rank_of(request.priority, request.arrival_step >= 0 ? request.arrival_step : static_cast<int64_t>(metrics_.steps),
               options_.aging_steps);
+  sequence.added_step = now();
   sequence.task = request.task;
   sequence.score_rows = request.score_rows;
   sequence.whole = request.whole, sequence.guided = request.guided;
@@ -147,25 +148,31 @@ Result<SequenceId> Scheduler::add(NewSequence request) {
   sequence.speculates =
       options_.speculation.most() > 0 &&
       (!samples || (request.sampling->beam_candidates == 0 && request.sampling->max_draft_tokens != 0));
-  sequence.tokens = std::move(request.prompt);
-  sequence.tokens.insert(sequence.tokens.end(), request.output.begin(), request.output.end());
+  sequence.prompt = std::move(request.prompt), sequence.first_output = std::move(request.output);
   sequence.token_types = std::move(request.token_types);
   sequence.media = std::move(request.media);
   sequence.whole_media = request.whole_media;
-  sequence.sampling = std::move(request.sampling);
+  sequence.sampling = std::move(request.sampling), sequence.seed = request.seed;
+  sequence.prompt_results = request.prompt_results;
   sequence.identity = std::move(request.cache);
   if (sequence.task == Task::score) {
     sequence.rows_end = sequence.score_rows == LogitRows::all ? sequence.prompt_tokens : 0;
-  } else if (sequence.sampling->context_logits) {
+  } else if (sequence.prompt_results && sequence.sampling->context_logits) {
     sequence.rows_end = sequence.prompt_tokens;
-  } else if (sequence.sampling->prompt_logprobs >= 0) {
+  } else if (sequence.prompt_results && sequence.sampling->prompt_logprobs >= 0) {
     sequence.rows_end = sequence.prompt_tokens - 1;
   }
-  // What it may need later to wait, or to be given up.
+  // What it may need later to be given up.
   const size_t all = sequences_.size() + 1;
-  make_room(waiting_, all - waiting_.size()), make_room(failed_, all - std::min(all, failed_.size()));
+  make_room(failed_, all - std::min(all, failed_.size()));
   const SequenceId id = sequence.id;
-  sequences_.emplace(static_cast<uint64_t>(id), std::move(owner));
+  const auto place = sequences_.emplace(static_cast<uint64_t>(id), std::move(owner)).first;
+  try {
+    turns_.add(sequence, request.client, request.request);
+  } catch (...) {
+    sequences_.erase(place);
+    throw;
+  }
   if (request.held) sequence.state = Sequence::State::held;
   else enqueue(sequence);
   ++metrics_.added;
@@ -174,8 +181,8 @@ Result<SequenceId> Scheduler::add(NewSequence request) {
 
 void Scheduler::enqueue(Sequence& sequence) noexcept {
   sequence.state = Sequence::State::waiting;
-  sequence.retry_version = 0;
-  waiting_.insert(std::upper_bound(waiting_.begin(), waiting_.end(), &sequence, by_rank), &sequence);
+  sequence.retry_version = 0, sequence.shared_block = -1;
+  turns_.insert(sequence);
 }
 
 void Scheduler::release(SequenceId id) noexcept {
@@ -192,19 +199,24 @@ bool Scheduler::finish(SequenceId id) noexcept {
 
 // From now on nothing is scheduled for it. Its blocks and its slot stay until no step in flight mentions it.
 void Scheduler::end(Sequence& sequence) noexcept {
-  if (sequence.state != Sequence::State::held) {
-    std::vector<Sequence*>& list = sequence.state == Sequence::State::waiting ? waiting_ : running_;
-    list.erase(std::find(list.begin(), list.end(), &sequence));
-  }
+  if (sequence.state == Sequence::State::waiting) turns_.erase(sequence);
+  if (sequence.state == Sequence::State::running) stop_running(sequence);
   sequence.state = Sequence::State::finished;
   ++metrics_.finished;
   if (sequence.in_flight == 0) retire(sequence);
+}
+
+void Scheduler::stop_running(Sequence& sequence) noexcept {
+  running_.erase(std::find(running_.begin(), running_.end(), &sequence));
+  order_changed_ = true;
+  turns_.stopped(sequence);
 }
 
 void Scheduler::retire(Sequence& sequence) noexcept {
   if (options_.store && sequence.started) queue_export(sequence);
   cache_of(sequence).release(sequence.cache);
   close_slot(sequence);
+  turns_.remove(sequence);
   sequences_.erase(static_cast<uint64_t>(sequence.id));
 }
 
@@ -251,7 +263,8 @@ const CacheSequence& Scheduler::cache_in_slot(Slot slot) const {
 SchedulerMetrics Scheduler::metrics() const {
   SchedulerMetrics metrics = metrics_;
   metrics.running = static_cast<int>(running_.size());
-  metrics.waiting = static_cast<int>(waiting_.size());
+  metrics.waiting = static_cast<int>(turns_.waiting());
+  metrics.queued_requests = turns_.queued();
   metrics.in_flight_steps = static_cast<int>(records_in_flight_);
   if (recent_paced_ > 0) metrics.balance_ratio = recent_tokens_ / recent_paced_;
   return metrics;
@@ -284,10 +297,10 @@ void Scheduler::check_integrity() const {
   for (const BlockTransfer* transfer : transfers_)
     if (!transfer->cache.tables.empty()) holders[transfer->home].push_back(&transfer->cache);
   WEFT_CHECK(in_flight.empty()) << "a step in flight has a row of a sequence that is gone";
-  WEFT_CHECK(waiting == waiting_.size() && running == running_.size());
+  WEFT_CHECK(waiting == turns_.waiting() && running == running_.size());
   WEFT_CHECK(open + free_slots_.size() == slots_.size()) << "a slot is lost";
-  WEFT_CHECK(std::is_sorted(running_.begin(), running_.end(), by_rank) &&
-             std::is_sorted(waiting_.begin(), waiting_.end(), by_rank));
+  WEFT_CHECK(std::is_sorted(running_.begin(), running_.end(), by_place));
+  turns_.check_integrity();
   for (size_t h = 0; h < homes_.size(); ++h) homes_[h].cache.check_integrity(holders[h]);
 }
 

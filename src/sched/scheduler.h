@@ -56,6 +56,7 @@
 // states of a sequence and what holds between two steps.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <deque>
 #include <functional>
@@ -74,6 +75,7 @@
 #include "core/speculation.h"
 #include "core/step.h"
 #include "sched/block_transfer.h"
+#include "sched/turns.h"
 #include "spec/draft_policy.h"
 
 namespace weft {
@@ -107,13 +109,18 @@ struct SchedulerOptions {
 };
 
 struct NewSequence {
-  std::vector<int32_t> prompt;
+  SharedTokens prompt;
   // tokens generated elsewhere (a beam's); max_tokens, penalties and the like count them as generated
   std::vector<int32_t> output;
   std::shared_ptr<const SamplingParams> sampling;  // may be null for score
-  int priority = 0;                                // higher goes first
-  uint64_t client = 0;                             // whose it is: clients take turns; 0: nobody's
-  int64_t arrival_step = -1;                       // of the request that it belongs to; -1: now
+  uint64_t seed = 0;                               // of what is drawn at random
+  // What the parameters ask of the prompt (its logprobs, its logits) is wanted of this sequence: of one choice of a
+  // request.
+  bool prompt_results = true;
+  int priority = 0;           // higher goes first
+  uint64_t client = 0;        // whose it is: clients take turns; 0: nobody's
+  uint64_t request = 0;       // of its client; requests take turns too; 0: none, below 2^63
+  int64_t arrival_step = -1;  // of the request that it belongs to; -1: now
   Task task = Task::generate;
   LogitRows score_rows = LogitRows::all;     // of score: all rows, or the last or (with `whole`) the first one only
   std::vector<int32_t> token_types;          // of the prompt's tokens (encoders); empty: zeros
@@ -216,6 +223,13 @@ class Scheduler {
   // Positions of the last step that were no decode rows.
   int prompt_tokens_of_last_step() const { return last_prompt_tokens_; }
 
+  // Requests that wait and have not started yet: all, a client's, and in how many seconds, at the pace at which the
+  // last ones started, as many will have (1 to 600; of the time that schedule() is told).
+  struct Queue {
+    int requests = 0, of_client = 0, seconds = 1;
+  };
+  Queue queue(uint64_t client) const;
+
   uint64_t steps() const { return metrics_.steps; }
   SchedulerMetrics metrics() const;
   const SchedulerOptions& options() const { return options_; }
@@ -274,6 +288,17 @@ class Scheduler {
   void choose_decodes(const Budget& budget, bool ahead);
   void add_decodes(StepBatch& batch, Budget& budget, bool ahead);
   bool add_prompts(StepBatch& batch, Budget& budget, bool one_each);
+  Sequence* next_prompt(bool one_each) const;
+  bool goes_before(const Sequence& waiting, const Sequence& running) const;
+  bool may_preempt(const Sequence& sequence, const Sequence& victim) const;
+  int64_t now() const { return static_cast<int64_t>(metrics_.steps); }
+
+  // fairness.cc
+  void order_running();
+  void yield_slots();
+  Sequence* who_yields(const Sequence& sequence) const;
+
+  // schedule.cc
   Admission add_prompt_chunk(StepBatch& batch, Budget& budget, Sequence& sequence);
   void add_prompt_row(StepBatch& batch, Budget& budget, Sequence& sequence, int tokens);
   Admission may_admit(const Sequence& sequence) const;
@@ -281,7 +306,7 @@ class Scheduler {
   Admission admit_at_home(StepBatch& batch, Budget& budget, Sequence& sequence);
   Admission give_back(StepBatch& batch, Sequence& sequence, size_t copies, Admission why);
   int cache_limit(const Sequence& sequence) const;
-  bool is_being_computed(const Sequence& sequence, int limit) const;
+  bool is_being_computed(const Sequence& sequence, int block, int limit) const;
   int smallest_chunk(const Sequence& sequence) const;
   int chunk_size(const Sequence& sequence, const Budget& budget) const;
   int reserve_chunk(Sequence& sequence, int tokens);
@@ -321,6 +346,7 @@ class Scheduler {
   void count_drafts(Sequence& sequence, const RowResult& result, size_t taken, SequenceOutput& output);
   SequenceOutput& next_output(const Sequence& sequence);
   void end(Sequence& sequence) noexcept;
+  void stop_running(Sequence& sequence) noexcept;
   void retire(Sequence& sequence) noexcept;
   void close_slot(Sequence& sequence) noexcept;
   void enqueue(Sequence& sequence) noexcept;
@@ -329,10 +355,13 @@ class Scheduler {
   std::vector<Home> homes_;
   DraftPolicy policy_;
   std::unordered_map<uint64_t, std::unique_ptr<Sequence>> sequences_;
-  std::vector<Sequence*> running_, waiting_;  // by rank; with room for all sequences that may come into them
-  std::vector<SequenceId> failed_;            // with room for all
-  std::vector<Sequence*> ready_;              // for a decode row; scratch of add_decodes
-  size_t chosen_ = 0;                         // so many of them, from the first on, have their turn
+  std::vector<Sequence*> running_;  // by place; with room for all slots
+  std::vector<SequenceId> failed_;  // with room for all
+  Turns turns_;                     // of those that wait
+  bool order_changed_ = false;      // of running_
+  uint64_t blocked_ = 0;            // sequence that waits for memory and lets nobody pass
+  std::vector<Sequence*> ready_;    // for a decode row; scratch of add_decodes
+  size_t chosen_ = 0;               // so many of them, from the first on, have their turn
   std::vector<Slot> free_slots_, closes_;
   uint64_t closes_after_ = 0;        // the newest step with a row of a slot in `closes_` that may be unfinished
   std::vector<Sequence*> slots_;     // per slot, or null
@@ -345,8 +374,10 @@ class Scheduler {
   bool prompt_starved_ = false;     // the next step serves prompts first
   bool waits_for_prompts_ = false;  // homes would be idle beside the prompts that are there
   uint64_t next_id_ = 1, step_ = 0;
-  uint64_t sharing_ = 0;                                // calls of share_out()
-  int64_t now_us_ = 0;                                  // of the last schedule()
+  uint64_t sharing_ = 0;              // calls of share_out()
+  int64_t now_us_ = 0;                // of the last schedule()
+  std::array<int64_t, 32> starts_{};  // ring: when the last requests started
+  size_t started_requests_ = 0;
   std::vector<const BlockTransfer*> transfers_;         // all that hold blocks
   std::deque<std::unique_ptr<BlockTransfer>> exports_;  // that wait
   int64_t export_bytes_ = 0;

@@ -133,7 +133,7 @@ TEST(Scheduler, ASharedPromptIsComputedOnce) {
     std::vector<std::pair<SequenceId, NewSequence>> all;
     for (uint32_t i = 0; i < 20; ++i) {
       NewSequence sequence = request(system, 5);
-      for (int32_t token : random_prompt(10, 100 + i)) sequence.prompt.push_back(token);
+      extend_prompt(sequence, random_prompt(10, 100 + i));
       all.emplace_back(driver.add(sequence), sequence);
     }
     driver.run();
@@ -155,7 +155,7 @@ TEST(Scheduler, ReuseKeepsToTheTokenBudget) {
   std::vector<SequenceId> ids;
   for (uint32_t i = 0; i < 32; ++i) {
     NewSequence sequence = request(random_prompt(120, 4), 6);
-    sequence.prompt.push_back(static_cast<int32_t>(i % kVocabulary));
+    extend_prompt(sequence, {static_cast<int32_t>(i % kVocabulary)});
     ids.push_back(driver.add(sequence));
   }
   driver.run();
@@ -350,7 +350,7 @@ TEST(Scheduler, PromptLogprobsAndScores) {
         for (int32_t token : sequence.prompt)
           rows.push_back(row_value(prefix = mix(prefix, static_cast<uint64_t>(token))));
         NewSequence score = sequence, last = sequence,
-                    echo = request(sequence.prompt, 0, [](SamplingParams& s) { s.prompt_logprobs = 0; });
+                    echo = request(sequence.prompt.copy(), 0, [](SamplingParams& s) { s.prompt_logprobs = 0; });
         score.task = last.task = Task::score;
         last.score_rows = LogitRows::last;
         const SequenceId a = driver.add(sequence), b = driver.add(score), c = driver.add(last), d = driver.add(echo);

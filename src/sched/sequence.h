@@ -10,6 +10,7 @@
 
 #include "cache/cache_manager.h"
 #include "sched/scheduler.h"
+#include "sched/turns.h"
 #include "spec/draft_policy.h"
 
 namespace weft {
@@ -20,10 +21,18 @@ struct Sequence {
   SequenceId id{};
   int priority = 0;
   int64_t rank = 0;  // lower goes first; see Scheduler
+  // Of Turns: its request, the step in which it came, and the walk that has passed it.
+  RequestQueue* queue = nullptr;
+  WaitingSet::node_type waiting_node;  // while it does not wait
+  int64_t added_step = 0;
+  uint64_t walk = 0;
+  int place = 0;  // among the running ones of its client, see Scheduler::order_running
   Task task = Task::generate;
   LogitRows score_rows = LogitRows::all;
   bool whole = false, guided = false, whole_media = false;
   std::shared_ptr<const SamplingParams> sampling;
+  uint64_t seed = 0;
+  bool prompt_results = true;
   CacheIdentity identity;  // until the first attempt at admission
   int prompt_tokens = 0;
   int max_outputs = 0;      // the smaller of max_tokens and what max_seq_len leaves
@@ -35,7 +44,9 @@ struct Sequence {
   uint64_t placed_at = 0;  // Scheduler::sharing_ at which it was chosen
   int64_t added_us = 0;    // time of the last schedule() before it came
   Slot slot = -1;
-  std::vector<int32_t> tokens;  // known: prompt and output
+  SharedTokens prompt;
+  std::vector<int32_t> first_output;  // tokens generated elsewhere, until it starts
+  std::vector<int32_t> tokens;        // known, prompt and output; only once it has started
   std::vector<int32_t> token_types;
   std::shared_ptr<const MediaPrompt> media;
   // Positions that submitted steps cover, since the last (re)start, if they accept no draft; and how many more if they
@@ -49,12 +60,13 @@ struct Sequence {
   DraftHistory drafts;
   int rows_done = 0;       // wanted rows that have come out
   uint64_t last_step = 0;  // that has a row of it
-  bool started = false;    // `cache` has been started with `identity`
+  bool started = false;    // `cache` has been started with `identity`, and `tokens` are its own
   bool given_up = false;   // there was no memory for it in the step being filled
   bool admitted_before = false;
-  int cached_tokens = 0;         // at the first admission
-  uint64_t retry_version = 0;    // Scheduler::cache_version() at which admission failed last
-  bool retry_is_shared = false;  // it failed because another sequence computes the same block right now
+  int cached_tokens = 0;       // at the first admission
+  uint64_t retry_version = 0;  // Scheduler::cache_version() at which admission failed last
+  int shared_block = -1;       // it failed because another sequence of this home computes this block; -1: it did not
+  int64_t admitted_step = 0;
   CacheSequence cache;
 
   // The end of the span of whole media that position `at` cuts (first < at < end), else `at`; and its beginning
@@ -69,7 +81,15 @@ struct Sequence {
     return at;
   }
 
-  int known() const { return static_cast<int>(tokens.size()); }
+  int known() const { return static_cast<int>(started ? tokens.size() : prompt.size() + first_output.size()); }
+  // Known tokens become the sequence's own, with room for `expected`. Until then it shares its prompt with others.
+  void start(size_t expected) {
+    started = true;
+    tokens.reserve(expected);
+    tokens.assign(prompt.begin(), prompt.end());
+    tokens.insert(tokens.end(), first_output.begin(), first_output.end());
+    first_output = {};
+  }
   int outputs() const { return known() - prompt_tokens; }
   bool wants_rows() const { return rows_done < rows_end; }
   // What is sampled by the steps in flight reaches the limit.
@@ -85,6 +105,10 @@ struct Sequence {
 };
 
 inline bool by_rank(const Sequence* a, const Sequence* b) { return a->outranks(*b); }
+// Of running ones: the first of each client, then the second of each, and so on.
+inline bool by_place(const Sequence* a, const Sequence* b) {
+  return a->place != b->place ? a->place < b->place : a->outranks(*b);
+}
 
 // Does `work` for the sequence in the step being filled. Where memory runs out, nothing of it is left in the batch, the
 // sequence counts as served and will end. False: that was so.

@@ -26,6 +26,7 @@ struct Coverage {
   uint64_t steps = 0, preemptions = 0, cached = 0, resumed_cached = 0, copies = 0, releases = 0, discarded = 0,
            finished = 0, drafted = 0, accepted = 0, left_out = 0;
   uint64_t shared = 0, waits = 0, past = 0;  // steps begun beside others; that wait for them; for finished ones alone
+  uint64_t yields = 0;                       // slots and blocks for another's turn
   uint64_t moved = 0, levelled = 0;          // sequences that went on at another home; steps that several homes share
   uint64_t out_of_memory = 0;                // sequences that ended, or were not added
   uint64_t cancelled = 0, failed = 0, slot_rows = 0, read = 0, refused = 0, entries = 0, table_blocks = 0, replaced = 0;
@@ -113,7 +114,7 @@ class Simulation {
   std::map<uint64_t, Expectation> alive_;
   std::set<Entry> replayed_;  // from the events
   double arrival_ = 0.3, failure_ = 0;
-  int most_alive_ = 0;
+  int most_alive_ = 0, clients_ = 0;
   int64_t now_us_ = 0;
   uint64_t events_seen_ = 0;
   std::pair<int64_t, uint64_t> first_in_rank_{};
@@ -171,6 +172,7 @@ void Simulation::configure(int homes, int stages) {
   worker_->ahead = options_.draft_ahead;
   arrival_ = one_of({0.05, 0.3, 0.6});
   most_alive_ = options_.max_batch_size + between(1, 8);
+  clients_ = one_of({0, 0, 2, 5});
   failure_ = one_of({0.0, 0.0, 0.003});
   for (int i = 0; i < 3; ++i) {
     std::vector<int32_t>& stem = stems_.emplace_back();
@@ -182,13 +184,15 @@ NewSequence Simulation::random_sequence() {
   NewSequence s;
   auto sampling = std::make_shared<SamplingParams>();
   const std::vector<int32_t>& stem = stems_[between(0, static_cast<int>(stems_.size()) - 1)];
-  s.prompt.assign(stem.begin(), stem.begin() + between(1, std::min(90, longest_prompt_)));
-  while (static_cast<int>(s.prompt.size()) < longest_prompt_ && chance(0.5))
-    s.prompt.push_back(between(0, kVocabulary - 1));
+  std::vector<int32_t> prompt(stem.begin(), stem.begin() + between(1, std::min(90, longest_prompt_)));
+  while (static_cast<int>(prompt.size()) < longest_prompt_ && chance(0.5))
+    prompt.push_back(between(0, kVocabulary - 1));
+  s.prompt = std::move(prompt);
   const int salt = chance(0.15);
   s.cache.salt = salt ? "tenant b" : "tenant a";
   sampling->top_p_reset_id = salt;
-  sampling->seed = between(1, 2);
+  s.seed = between(1, 2);
+  s.prompt_results = chance(0.8);
   sampling->max_tokens = chance(0.1) ? between(0, 1) : between(1, 50);
   sampling->logprobs = chance(0.3) ? 0 : -1;
   sampling->prompt_logprobs = chance(0.1) ? 0 : -1;
@@ -201,6 +205,10 @@ NewSequence Simulation::random_sequence() {
   if (chance(0.2)) sampling->max_draft_tokens = between(0, 3);
   sampling->context_logits = chance(0.1), sampling->generation_logits = chance(0.1);
   s.priority = chance(0.2) ? between(0, 2) : 1;
+  if (clients_ > 0) {
+    s.client = static_cast<uint64_t>(between(0, clients_));
+    s.request = static_cast<uint64_t>(between(0, 6)) * 16 + s.client;
+  }
   if (chance(0.1)) s.arrival_step = std::max<int64_t>(0, static_cast<int64_t>(scheduler_->steps()) - between(0, 60));
   s.guided = chance(0.2);
   if (chance(0.1)) {
@@ -390,13 +398,13 @@ void Simulation::take(const SequenceOutput& output) {
     }
     if (e.request.task == Task::generate) {
       std::vector<float> logits;
-      if (e.request.sampling->context_logits) logits = rows;
+      if (e.request.prompt_results && e.request.sampling->context_logits) logits = rows;
       if (e.request.sampling->generation_logits)
         logits.insert(logits.end(), right.logprobs.begin(), right.logprobs.end());
       EXPECT_EQ(e.outputs, logits);
     }
     rows.pop_back();
-    if (e.request.task == Task::generate && e.request.sampling->prompt_logprobs >= 0) {
+    if (e.request.task == Task::generate && e.request.prompt_results && e.request.sampling->prompt_logprobs >= 0) {
       EXPECT_EQ(e.prompt_logprobs, rows);
     }
     if (output.reason == FinishReason::stop && !right.tokens.empty()) {
@@ -441,7 +449,9 @@ void Simulation::check_starvation() {
   const int rows = std::min({options_.max_batch_size, options_.max_num_tokens, options_.max_logit_rows});
   const int turns = (options_.max_batch_size + rows - 1) / rows;
   const int held_back = static_cast<int>(options_.balance_wait_us);  // the clock may stand still, but not for ever
-  EXPECT_LE(steps_as_first_, 2 * (turns + options_.stages) * (options_.max_seq_len + 2) + held_back)
+  // Clients and requests have their turns in between.
+  const int others = clients_ > 0 ? most_alive_ : 1;
+  EXPECT_LE(steps_as_first_, 2 * (turns + options_.stages) * (options_.max_seq_len + 2) * others + held_back)
       << "sequence " << first.second << " starves";
 }
 
@@ -472,6 +482,7 @@ void Simulation::report(Coverage& coverage) const {
   coverage.steps += counts_.steps, coverage.copies += counts_.copies, coverage.releases += counts_.releases;
   coverage.cancelled += counts_.cancelled, coverage.failed += counts_.failed, coverage.finished += counts_.finished;
   coverage.slot_rows += counts_.slot_rows, coverage.refused += counts_.refused;
+  coverage.yields += metrics.yields;
   coverage.preemptions += metrics.preemptions, coverage.cached += metrics.cached_tokens;
   coverage.resumed_cached += metrics.resumed_cached_tokens, coverage.discarded += metrics.discarded_tokens;
   coverage.read += worker_->positions_read;
@@ -506,6 +517,7 @@ TEST(Simulation, HundredThousandSteps) {
   }
   print(coverage);
   EXPECT_GT(coverage.steps, 100000u);
+  EXPECT_GT(coverage.yields, 500u);
   EXPECT_GT(coverage.preemptions, 1000u);  // the load must reach what is to be tested
   EXPECT_GT(coverage.resumed_cached, 1000u);
   EXPECT_GT(coverage.copies, 1000u);

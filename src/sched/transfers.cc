@@ -23,8 +23,9 @@ std::unique_ptr<BlockTransfer> Scheduler::plan_import(SequenceId id) {
   const int limit = cache_limit(sequence), tokens_per_block = homes_[0].cache.options().tokens_per_block;
   if (limit < tokens_per_block || !homes_[0].cache.options().block_reuse) return nullptr;
   auto transfer = std::make_unique<BlockTransfer>();
-  transfer->tokens.assign(sequence.tokens.begin(),
-                          sequence.tokens.begin() + limit / tokens_per_block * tokens_per_block);
+  transfer->tokens = sequence.prompt.copy();  // it has not started yet
+  transfer->tokens.insert(transfer->tokens.end(), sequence.first_output.begin(), sequence.first_output.end());
+  transfer->tokens.resize(static_cast<size_t>(limit / tokens_per_block * tokens_per_block));
   homes_[0].cache.start(transfer->cache, CacheIdentity(sequence.identity), sequence.prompt_tokens, 0);
   return transfer;
 }

@@ -67,6 +67,11 @@ HttpResponse error_response(int status, const std::string& message, const std::s
   return response;
 }
 
+void set_retry_after(HttpResponse& response, int seconds) {
+  for (auto& [name, value] : response.headers)
+    if (name == "Retry-After") value = std::to_string(seconds);
+}
+
 HttpResponse error_response(const Error& error) {
   return error_response(http_status(error.code()), shown(error), error.param(), name(error.code()));
 }

@@ -16,5 +16,7 @@ Json error_json(const Error& error);
 HttpResponse error_response(int status, const std::string& message, const std::string& param = {},
                             const std::string& code = {});
 HttpResponse error_response(const Error& error);
+// In place of the one second that a refusal says by default.
+void set_retry_after(HttpResponse& response, int seconds);
 
 }  // namespace weft

@@ -33,10 +33,10 @@ void Generation::start(Engine& engine, ServerMetrics& metrics, std::shared_ptr<E
       return;
     }
     Part& part = self->parts_.emplace_back();
-    for (int i = 0; i < request.n; ++i)
-      part.choices.emplace_back(thinking,
-                                ToolCallFinder::Rules{self->call_.tool_mode, format.tools, self->call_.tool_names,
-                                                      self->call_.strict_tools, self->call_.tool_parameters});
+    const auto rules = std::make_shared<const ToolCallFinder::Rules>(
+        ToolCallFinder::Rules{self->call_.tool_mode, format.tools, self->call_.tool_names, self->call_.strict_tools,
+                              self->call_.tool_parameters});
+    for (int i = 0; i < request.n; ++i) part.choices.emplace_back(thinking, rules);
     if (self->call_.echo)
       part.prompt_text = request.prompt
                              ? *request.prompt
@@ -339,6 +339,7 @@ void Generation::fail_with(const Error& error, bool began) {
   metrics_.count_response(chat_ ? "/v1/chat/completions" : "/v1/completions", http_status(error.code()));
   if (!exchange_->streaming()) {
     HttpResponse response = error_response(error);
+    if (error.code() == Code::resource_exhausted) set_retry_after(response, engine_.retry_seconds());
     if (began) response.body = writer_.failure(error_json(error), usage(), warnings_);
     return exchange_->respond(std::move(response));
   }

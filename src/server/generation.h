@@ -33,7 +33,8 @@ class Generation : public std::enable_shared_from_this<Generation> {
   using Clock = std::chrono::steady_clock;
 
   struct Choice {
-    Choice(Thinking thinking, ToolCallFinder::Rules rules) : splitter(thinking), finder(std::move(rules)) {}
+    Choice(Thinking thinking, std::shared_ptr<const ToolCallFinder::Rules> rules)
+        : splitter(thinking), finder(std::move(rules)) {}
     std::string text, reasoning;
     std::vector<TokenInfo> tokens;  // all of a whole response; in a stream those not sent yet
     std::vector<ToolCall> calls;

@@ -18,6 +18,7 @@ struct DraftContext {
   std::span<const int32_t> tokens;  // prompt and output
   int prompt_tokens = 0;
   const SamplingParams* params = nullptr;
+  uint64_t seed = 0;
   const MediaPrompt* media = nullptr;  // the prompt's images: token ids inside their spans mean nothing; null: none
 };
 

@@ -2,61 +2,56 @@
 // which is exactly the text that must be held back.
 #include "text/stop_strings.h"
 
-#include <cstdint>
-#include <deque>
-#include <map>
+#include <algorithm>
+#include <numeric>
 #include <utility>
 
 namespace weft {
 
-struct StopStrings::Node {
-  std::map<uint8_t, size_t> next;
-  size_t fail = 0;            // the longest proper suffix that is a node too
-  size_t depth = 0;           // length of the text that this node stands for
-  std::optional<size_t> end;  // the stop string that ends here; the longest if several do
-};
+StopSet::StopSet(std::vector<std::string> stops) : stops_(std::move(stops)) { build(); }
 
-StopStrings::~StopStrings() = default;
-StopStrings::StopStrings(const StopStrings&) = default;
-StopStrings::StopStrings(StopStrings&&) noexcept = default;
-StopStrings& StopStrings::operator=(StopStrings&&) noexcept = default;
-
-StopStrings::StopStrings(std::vector<std::string> stops, bool include) : stops_(std::move(stops)), include_(include) {
-  build();
-}
-
-void StopStrings::build() {
+// The nodes come level by level: with the strings in order, those that share a beginning stand together, and every
+// level of the trie is a pass over them. So a node's children are neighbours, and the suffix links of shorter texts are
+// there when longer ones need them.
+void StopSet::build() {
+  std::vector<uint32_t> order(stops_.size());
+  std::iota(order.begin(), order.end(), 0u);
+  std::erase_if(order, [&](uint32_t i) { return stops_[i].empty(); });
+  // Of equal strings the first one counts.
+  std::ranges::stable_sort(order, [&](uint32_t a, uint32_t b) { return stops_[a] < stops_[b]; });
   nodes_.emplace_back();
-  for (size_t i = 0; i < stops_.size(); ++i) {
-    if (stops_[i].empty()) continue;
-    size_t node = 0;
-    for (char c : stops_[i]) {
-      auto [it, fresh] = nodes_[node].next.try_emplace(static_cast<uint8_t>(c), nodes_.size());
-      const size_t child = it->second;
-      if (fresh) {
-        const size_t depth = nodes_[node].depth + 1;
-        nodes_.emplace_back().depth = depth;
+  std::vector<State> at(stops_.size(), 0);  // of each string: the node of its first `depth` bytes
+  for (size_t depth = 0; !order.empty(); ++depth) {
+    State parent = 0;
+    int last = -1;  // byte of the newest node
+    for (const uint32_t i : order) {
+      const auto byte = static_cast<uint8_t>(stops_[i][depth]);
+      if (last < 0 || at[i] != parent || byte != last) {
+        parent = at[i], last = byte;
+        const auto fresh = static_cast<State>(nodes_.size());
+        Node& node = nodes_.emplace_back();
+        node.depth = static_cast<uint32_t>(depth) + 1, node.byte = byte;
+        if (nodes_[parent].children++ == 0) nodes_[parent].first = fresh;
+        if (parent != 0) nodes_[fresh].fail = step(nodes_[parent].fail, byte);
       }
-      node = child;
+      at[i] = static_cast<State>(nodes_.size()) - 1;
+      if (stops_[i].size() == depth + 1 && nodes_[at[i]].end < 0) nodes_[at[i]].end = static_cast<int32_t>(i);
     }
-    if (!nodes_[node].end) nodes_[node].end = i;
+    std::erase_if(order, [&](uint32_t i) { return stops_[i].size() == depth + 1; });
   }
-  // Breadth first, so that the links of shorter texts are there when longer ones need them.
-  std::deque<size_t> queue{0};
-  while (!queue.empty()) {
-    const size_t node = queue.front();
-    queue.pop_front();
-    for (auto [c, child] : nodes_[node].next) {
-      queue.push_back(child);
-      if (node != 0) nodes_[child].fail = step(nodes_[node].fail, c);
-      if (!nodes_[child].end) nodes_[child].end = nodes_[nodes_[child].fail].end;
-    }
-  }
+  for (Node& node : nodes_)  // shorter ones first
+    if (node.end < 0) node.end = nodes_[node.fail].end;
 }
 
-size_t StopStrings::step(size_t node, uint8_t c) const {
+StopSet::State StopSet::child(State node, uint8_t byte) const {
+  const auto first = nodes_.begin() + nodes_[node].first, last = first + nodes_[node].children;
+  const auto found = std::lower_bound(first, last, byte, [](const Node& n, uint8_t wanted) { return n.byte < wanted; });
+  return found != last && found->byte == byte ? static_cast<State>(found - nodes_.begin()) : 0;
+}
+
+StopSet::State StopSet::step(State node, uint8_t byte) const {
   for (;;) {
-    if (auto it = nodes_[node].next.find(c); it != nodes_[node].next.end()) return it->second;
+    if (const State next = child(node, byte)) return next;
     if (node == 0) return 0;
     node = nodes_[node].fail;
   }
@@ -67,14 +62,14 @@ StopStrings::Output StopStrings::push(std::string_view piece) {
   held_ += piece;
   const size_t old = held_.size() - piece.size();
   for (size_t i = 0; i < piece.size(); ++i) {
-    state_ = step(state_, static_cast<uint8_t>(piece[i]));
-    if (auto end = nodes_[state_].end) {
+    state_ = set_->step(state_, static_cast<uint8_t>(piece[i]));
+    if (const auto end = set_->end(state_)) {
       matched_ = end;
-      held_.resize(old + i + 1 - (include_ ? 0 : stops_[*end].size()));
+      held_.resize(old + i + 1 - (include_ ? 0 : set_->stops()[*end].size()));
       return {std::exchange(held_, {}), matched_};
     }
   }
-  const size_t sure = held_.size() - nodes_[state_].depth;
+  const size_t sure = held_.size() - set_->depth(state_);
   Output output{held_.substr(0, sure), std::nullopt};
   held_.erase(0, sure);
   return output;

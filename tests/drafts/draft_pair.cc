@@ -82,7 +82,7 @@ std::vector<std::vector<int32_t>> DraftPair::step(const std::vector<Sequence>& s
                     .drafts = s.drafts,
                     .first_key = s.first_key,
                     .end = s.end,
-                    .sampling = &s.sampling,
+                    .noise = s.noise,
                     .out = &drafts[rows.size()]});
   }
   const Taps taps = taps_of(features);

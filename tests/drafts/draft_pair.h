@@ -20,7 +20,7 @@ struct Sequence {
   int drafts = 0;
   int first_key = 0;
   int end = kMaxLength;  // see DraftRow
-  SamplingParams sampling = {};
+  DraftNoise noise = {};
 };
 
 class DraftPair {

@@ -45,7 +45,7 @@ Sequence rows(const std::vector<int32_t>& text, int first, int end, int drafts, 
              .next = part(text, first + 1, end + 1),
              .first = first,
              .drafts = drafts};
-  s.sampling.temperature = temperature, s.sampling.seed = 7;
+  s.noise = {temperature, 7};
   return s;
 }
 

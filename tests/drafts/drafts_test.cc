@@ -132,7 +132,7 @@ void check_chain(const EagleCase& c, int threads) {
                            .tokens = ids.at("input_ids"),
                            .next = ids.at("draft_input_ids"),
                            .drafts = drafts});
-      sequences.back().sampling.temperature = 0;
+      sequences.back().noise.temperature = 0;
       const std::vector<float>& own = expected.numbers.at(prompt).at("features");
       if (!c.own_features) features.insert(features.end(), own.begin(), own.end());
     }
@@ -179,7 +179,7 @@ void check_rounds(const EagleCase& c) {
                  .next = {tokens.begin() + done + 1, tokens.begin() + last + 1},
                  .first = done,
                  .drafts = static_cast<int>(want.size())};
-      s.sampling.temperature = 0;
+      s.noise.temperature = 0;
       EXPECT_EQ(pair->step({s})[0], want) << prompt << " behind token " << last;
       done = last;
     }
@@ -282,7 +282,7 @@ TEST(Mtp, FurtherRounds) {
                  .next = {tokens.begin() + done + 1, tokens.begin() + last + 1},
                  .first = done,
                  .drafts = 3};
-      s.sampling.temperature = 0;
+      s.noise.temperature = 0;
       std::vector<int32_t> want;
       for (const Json& step : round.find("draft_steps")->items())
         want.push_back(static_cast<int32_t>(step.find("proposed_token_id")->as_integer()));

@@ -32,14 +32,11 @@ void ScriptedDrafter::record(std::span<const int32_t> tokens, std::optional<uint
   }
 }
 
-const ScriptedDrafter::Next* ScriptedDrafter::next_after(uint64_t prefix, const SamplingParams* params) const {
+const ScriptedDrafter::Next* ScriptedDrafter::next_after(uint64_t prefix, std::optional<uint64_t> sampling_seed) const {
   const auto found = next_.find(prefix);
   if (found == next_.end()) return nullptr;
-  if (params) {
-    for (const Next& next : found->second) {
-      if (next.sampling_seed == params->seed) return &next;
-    }
-  }
+  for (const Next& next : found->second)
+    if (sampling_seed && next.sampling_seed == sampling_seed) return &next;
   return &found->second.front();
 }
 
@@ -52,7 +49,7 @@ void ScriptedDrafter::propose(const DraftContext& context, int most, std::vector
   uint64_t prefix = 0;
   for (const int32_t token : context.tokens) prefix = extend(prefix, token);
   for (int i = 0; i < most; ++i) {
-    const Next* next = next_after(prefix, context.params);
+    const Next* next = next_after(prefix, context.params ? std::optional(context.seed) : std::nullopt);
     if (!next) return;
     const int32_t other =
         static_cast<int32_t>((next->token + 1 + mix(prefix, ~seed_) % (vocabulary_ - 1)) % vocabulary_);

@@ -30,7 +30,7 @@ class ScriptedDrafter : public Drafter {
     std::optional<uint64_t> sampling_seed;
     int32_t token = 0;
   };
-  const Next* next_after(uint64_t prefix, const SamplingParams* params) const;
+  const Next* next_after(uint64_t prefix, std::optional<uint64_t> sampling_seed) const;
   bool is_right(uint64_t prefix) const;
 
   const double right_;

@@ -8,9 +8,16 @@ namespace {
 
 using Tokens = std::vector<int32_t>;
 
-Tokens propose(ScriptedDrafter& drafter, const Tokens& tokens, int most, const SamplingParams* params = nullptr) {
+Tokens propose(ScriptedDrafter& drafter, const Tokens& tokens, int most, std::optional<uint64_t> seed = {}) {
+  const SamplingParams params;
   Tokens drafts;
-  drafter.propose({.slot = 0, .tokens = tokens, .prompt_tokens = 1, .params = params, .media = nullptr}, most, drafts);
+  drafter.propose({.slot = 0,
+                   .tokens = tokens,
+                   .prompt_tokens = 1,
+                   .params = seed ? &params : nullptr,
+                   .seed = seed.value_or(0),
+                   .media = nullptr},
+                  most, drafts);
   return drafts;
 }
 
@@ -43,11 +50,8 @@ TEST(ScriptedDrafter, FollowsTheSequenceThatBeganSo) {
   EXPECT_EQ(propose(drafter, {9, 2}, 4), Tokens({7}));
   EXPECT_EQ(propose(drafter, {8, 2}, 4), Tokens());
   EXPECT_EQ(propose(drafter, {1, 2, 3, 4}, 4), Tokens());
-  SamplingParams params;
-  params.seed = 80;
-  EXPECT_EQ(propose(drafter, {1, 2}, 4, &params), Tokens({5, 6}));
-  params.seed = 90;
-  EXPECT_EQ(propose(drafter, {1, 2}, 4, &params), Tokens({3, 4}));
+  EXPECT_EQ(propose(drafter, {1, 2}, 4, 80), Tokens({5, 6}));
+  EXPECT_EQ(propose(drafter, {1, 2}, 4, 90), Tokens({3, 4}));
 }
 
 }  // namespace
