@@ -130,6 +130,7 @@ TEST(Arguments, Commands) {
   EXPECT_EQ(a.admission.request_timeout_s, 1.5);
   EXPECT_EQ(a.command, Command::serve);
   EXPECT_EQ(a.host + a.served_model_name + a.api_key, "::1nk");
+  EXPECT_EQ(a.port, 9);
   EXPECT_EQ(a.watchdog_s, 300);
   a = good({"serve", "M", "--watchdog", "7.5", "--allowed-hosts", "a.b,*.c.d", "--allowed-hosts", "e", "--cors-origins",
             "https://a.b", "--metrics-without-key"});
@@ -137,7 +138,6 @@ TEST(Arguments, Commands) {
   EXPECT_EQ(a.http.allowed_hosts, (std::vector<std::string>{"a.b", "*.c.d", "e"}));
   EXPECT_EQ(a.http.cors_origins, std::vector<std::string>{"https://a.b"});
   EXPECT_TRUE(a.http.metrics_without_key);
-  EXPECT_EQ(a.port, 9);
   EXPECT_EQ(good({"bench", "M", "--batch-sizes", "1,4", "--json"}).batch_sizes, (std::vector<int>{1, 4}));
   a = good({"bench", "M", "--modes", "serving,decode", "--streams", "5", "--context-tokens", "0", "--limits", "off",
             "--pin-threads", "on"});
