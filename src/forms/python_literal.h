@@ -20,21 +20,21 @@ class PythonReader {
 
   // `text` is as before, with more behind it. A number at its end may go on.
   Found read(std::string_view text);
-  size_t at() const { return at_; }                 // behind the literal, or how far it was read
+  size_t at() const { return at_; }                  // behind the literal, or how far it was read
   const std::string& json() const { return json_; }  // once it is found
 
  private:
   enum class Step : uint8_t {
-    value,        // a value, or white space before it
-    key,          // of a dict
-    opening,      // the quotes of a string
-    string,       // inside of them
-    adjacent,     // behind a string: another may stand beside it
-    sign,         // behind the sign of a number
-    word,         // a number or a word
-    colon,        // behind a key
-    first,        // behind an opening bracket
-    behind,       // behind an item
+    value,     // a value, or white space before it
+    key,       // of a dict
+    opening,   // the quotes of a string
+    string,    // inside of them
+    adjacent,  // behind a string: another may stand beside it
+    sign,      // behind the sign of a number
+    word,      // a number or a word
+    colon,     // behind a key
+    first,     // behind an opening bracket
+    behind,    // behind an item
     behind_comma,
     done,
   };

@@ -10,10 +10,10 @@ namespace weft {
 
 namespace {
 
-// Where a block turns out to be none, the text behind its mark is read again, and there may be marks in it, each of which
-// may begin a block that reaches as far: n marks would cost n^2. Once more than this has been read in vain, so many
-// times the answer up to the furthest place that was read and so many bytes, marks are text.
-constexpr size_t kVain = 16, kVainAtLeast = 65536;
+// Where a block turns out to be none, the text behind its mark is read again, and there may be marks in it, each of
+// which may begin a block that reaches as far: n marks would cost n^2. Once more than this has been read in vain, so
+// many times the answer up to the furthest place that was read and so many bytes, marks are text.
+constexpr size_t kVain = 8, kVainAtLeast = 16384;
 
 bool is_bare(const CallMark& mark) { return mark.open.empty(); }
 

@@ -85,6 +85,15 @@ TEST(TypedValue, FindsParametersBehindCombinations) {
   EXPECT_EQ(typed_value("1.0", parameter_schema(schema, "c"), schema), "1");
 }
 
+// Each of these would be looked at 2^32 times: one that refers to itself twice, as deep as references are followed.
+TEST(TypedValue, CombinationsThatReferToThemselvesEnd) {
+  const Json schema = parse_json(R"({"anyOf": [{"$ref": "#"}, {"$ref": "#"}], "properties": {
+      "a": {"allOf": [{"$ref": "#/properties/a"}, {"$ref": "#/properties/a"}]}}})")
+                          .value();
+  EXPECT_EQ(parameter_schema(schema, "none"), nullptr);
+  EXPECT_EQ(typed_value("1", parameter_schema(schema, "a"), schema), "1");
+}
+
 // By Python 3: json.dumps(ast.literal_eval(text)), with numbers that are JSON as they stand.
 TEST(PythonLiteral, IsReadAsPythonReadsIt) {
   const std::initializer_list<std::pair<const char*, const char*>> cases = {

@@ -113,8 +113,7 @@ Found PartReader::call_goes_on(CallStream& stream, size_t at) const {
   }
   if (begins(text, at, kFunctionEnd))
     return tag_at(text, stream.skip_blanks(at + kFunctionEnd.size()), {kCallEnd, kFunction, kCall});
-  if (begins(text, at, kCallEnd))
-    return tag_at(text, stream.skip_blanks(at + kCallEnd.size()), {kFunction, kCall});
+  if (begins(text, at, kCallEnd)) return tag_at(text, stream.skip_blanks(at + kCallEnd.size()), {kFunction, kCall});
   return Found::no;
 }
 

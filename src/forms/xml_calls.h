@@ -29,7 +29,7 @@ class PartReader {
   size_t at_ = 0;
   size_t key_ = 0, key_size_ = 0;
   size_t from_ = 0, value_end_ = 0;
-  size_t next_ = 0;                          // to be looked at, in the value
+  size_t next_ = 0;                         // to be looked at, in the value
   size_t likely_ = std::string_view::npos;  // the first tag that may be the end of the value
 };
 
