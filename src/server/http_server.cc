@@ -100,6 +100,7 @@ class HttpServer::Core : public std::enable_shared_from_this<HttpServer::Core> {
   void refuse(tcp::socket& socket, int status, const std::string& message);
   void left(HttpSession& session, const std::string& group);
   void begin_drain();
+  void drain();
   void end_drain();
   void trim_later();
 
@@ -232,6 +233,15 @@ void HttpServer::Core::left(HttpSession& session, const std::string& group) {
 void HttpServer::Core::begin_drain() {
   if (world->draining) return;
   world->draining = true;
+  try {
+    drain();
+  } catch (...) {  // no memory: better an end at once than none
+    log_problem("drain_failed", std::current_exception());
+    world->io.stop();
+  }
+}
+
+void HttpServer::Core::drain() {
   if (on_drain) on_drain();
   error_code ignored;
   acceptor.close(ignored);
