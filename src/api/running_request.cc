@@ -78,7 +78,12 @@ bool RunningRequest::take(int index, const SequenceOutput& output) {
     choice.done = true;
     --running_;
   }
-  emit(index, std::move(event));
+  try {
+    emit(index, std::move(event));
+  } catch (...) {  // no memory: it has not ended, and an output with the error will follow
+    if (choice.done) choice.done = false, ++running_;
+    throw;
+  }
   return !choice.done;
 }
 

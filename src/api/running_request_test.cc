@@ -273,7 +273,7 @@ TEST(RunningRequest, AnErrorHasNoTokens) {
 // The engine gives an output with an error in the place of one that failed.
 TEST(RunningRequest, AnEventThatFoundNoMemoryIsDeliveredBeforeTheError) {
   RunningRequest::Setup setup;
-  setup.prompt = {0, 1};
+  setup.prompt = std::vector<int32_t>{0, 1};
   std::vector<Event> events;
   int failures = 2;
   RunningRequest request(std::move(setup), letters(), [&](const Event& event) {

@@ -6,13 +6,15 @@
 
 #include <atomic>
 #include <cerrno>
+#include <chrono>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <system_error>
 #include <thread>
 #include <utility>
 
-#include "base/check.h"
+#include "base/keep_going.h"
 #include "base/log.h"
 
 namespace weft {
@@ -27,11 +29,16 @@ int signal_pipe = -1;
 std::atomic<int> signal_count{0};
 static_assert(std::atomic<int>::is_always_lock_free);
 
+// A lost byte would be a signal that nobody hears of.
+void send(unsigned char byte) {
+  for (int tries = 0; tries < 1000 && ::write(signal_pipe, &byte, 1) != 1; ++tries) {
+  }
+}
+
 void on_signal(int number) {
   const int saved = errno;
   if (++signal_count > 2) ::_exit(kStatus);
-  const auto byte = static_cast<unsigned char>(number);
-  [[maybe_unused]] const ssize_t written = ::write(signal_pipe, &byte, 1);
+  send(static_cast<unsigned char>(number));
   errno = saved;
 }
 
@@ -43,7 +50,7 @@ class EndSignals::Watch {
  public:
   Watch(std::function<void()> first, std::string farewell) : first_(std::move(first)), farewell_(std::move(farewell)) {
     int ends[2];
-    WEFT_CHECK(::pipe2(ends, O_CLOEXEC) == 0) << "no pipe for signals";
+    if (::pipe2(ends, O_CLOEXEC) != 0) throw std::system_error(errno, std::generic_category(), "no pipe for signals");
     read_ = ends[0], signal_pipe = ends[1], signal_count = 0;
     thread_ = std::thread([this] { watch(); });
     struct sigaction action {};
@@ -56,7 +63,7 @@ class EndSignals::Watch {
   ~Watch() {
     ::sigaction(SIGINT, &int_before_, nullptr);
     ::sigaction(SIGTERM, &term_before_, nullptr);
-    [[maybe_unused]] const ssize_t written = ::write(signal_pipe, &kStop, 1);
+    send(kStop);
     thread_.join();
     ::close(std::exchange(signal_pipe, -1)), ::close(read_);
   }
@@ -68,14 +75,18 @@ class EndSignals::Watch {
     for (int signals = 0;;) {
       unsigned char byte = kStop;
       const ssize_t got = ::read(read_, &byte, 1);
-      if (got < 0 && errno == EINTR) continue;
-      if (got != 1 || byte == kStop) return;
-      const bool first = ++signals == 1;
-      log_info("signal", " number=", static_cast<int>(byte), first ? " action=drain" : " action=end_at_once");
-      if (first) {
-        first_();
+      if (got < 0) {
+        if (errno != EINTR) std::this_thread::sleep_for(std::chrono::milliseconds(10));
         continue;
       }
+      if (got != 1 || byte == kStop) return;
+      const bool first = ++signals == 1;
+      if (first) {
+        keep_going("the end of the server", [&] { first_(); });  // tried until there is memory for it
+        keep_quiet([&] { log_info("signal", " number=", static_cast<int>(byte), " action=drain"); });
+        continue;
+      }
+      keep_quiet([&] { log_info("signal", " number=", static_cast<int>(byte), " action=end_at_once"); });
       flush_log(std::chrono::milliseconds(500));
       std::fprintf(stderr, "weft: %s\n", farewell_.c_str());
       std::_Exit(kStatus);

@@ -127,8 +127,8 @@ void HttpAnswer::run_line() {
 void HttpAnswer::run(const std::function<void()>& work) {
   try {
     work();
-  } catch (const std::bad_alloc& thrown) {
-    fail(thrown.what(), true);
+  } catch (const std::bad_alloc&) {
+    fail("out of memory", true);  // short enough to need none
   } catch (const std::exception& thrown) {
     fail(thrown.what(), false);
   }
@@ -237,7 +237,10 @@ void HttpAnswer::refuse(HttpResponse why) {
 }
 
 void HttpAnswer::fail(const std::string& what, bool out_of_memory) {
-  log_warning("request_failed", " path=", json_quote(request_.path), " problem=", json_quote(what));
+  try {
+    log_warning("request_failed", " path=", json_quote(request_.path), " problem=", json_quote(what));
+  } catch (const std::bad_alloc&) {  // it is answered all the same
+  }
   try {
     say_failure(out_of_memory ? world_.refuse(503, kOutOfMemory) : world_.refuse(500, kFailedInside));
   } catch (const std::exception&) {

@@ -45,6 +45,14 @@ std::string what(const std::exception_ptr& thrown) {
   }
 }
 
+// The server goes on after it. Without memory nothing is said.
+void log_problem(const char* event, const std::exception_ptr& thrown) noexcept {
+  try {
+    log_warning(event, " problem=", json_quote(what(thrown)));
+  } catch (const std::exception&) {
+  }
+}
+
 std::string text_of(net::ip::address address) {
   if (address.is_v6() && address.to_v6().is_v4_mapped())
     address = net::ip::make_address_v4(net::ip::v4_mapped, address.to_v6());
@@ -92,6 +100,7 @@ class HttpServer::Core : public std::enable_shared_from_this<HttpServer::Core> {
   void refuse(tcp::socket& socket, int status, const std::string& message);
   void left(HttpSession& session, const std::string& group);
   void begin_drain();
+  void drain();
   void end_drain();
   void trim_later();
 
@@ -138,7 +147,7 @@ Status HttpServer::Core::listen(const std::string& host, int port_number) {
 void HttpServer::Core::begin_accepting() {
   net::co_spawn(world->io, accept_loop(), [this](const std::exception_ptr& thrown) {
     if (!thrown || world->draining) return;
-    log_warning("accept_failed", " problem=", json_quote(what(thrown)), " action=again");
+    log_problem("accept_failed", thrown);
     pause.expires_after(kPause);
     pause.async_wait([this](const error_code& error) {
       if (!error) begin_accepting();
@@ -184,7 +193,7 @@ void HttpServer::Core::take(tcp::socket socket) {
   try {
     sessions.insert(session.get());
     net::co_spawn(world->io, session->run(), [this, session, group](const std::exception_ptr& thrown) {
-      if (thrown) log_warning("connection_failed", " peer=", session->peer(), " problem=", json_quote(what(thrown)));
+      if (thrown) log_problem("connection_failed", thrown);
       left(*session, group);
     });
   } catch (...) {
@@ -224,6 +233,15 @@ void HttpServer::Core::left(HttpSession& session, const std::string& group) {
 void HttpServer::Core::begin_drain() {
   if (world->draining) return;
   world->draining = true;
+  try {
+    drain();
+  } catch (...) {  // no memory: better an end at once than none
+    log_problem("drain_failed", std::current_exception());
+    world->io.stop();
+  }
+}
+
+void HttpServer::Core::drain() {
   if (on_drain) on_drain();
   error_code ignored;
   acceptor.close(ignored);
@@ -267,8 +285,8 @@ void HttpServer::Core::run() {
     try {
       world->io.run();
       break;
-    } catch (const std::exception& thrown) {  // of what was posted; memory is short
-      log_warning("server_failed", " problem=", json_quote(thrown.what()), " action=again");
+    } catch (...) {  // of what was posted; memory is short
+      log_problem("server_failed", std::current_exception());
     }
   }
   world->pool.join(), world->watch.join();

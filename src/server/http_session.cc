@@ -14,6 +14,8 @@
 #include <boost/asio/use_awaitable.hpp>
 #include <boost/asio/write.hpp>
 #include <boost/beast/http/read.hpp>
+#include <chrono>
+#include <thread>
 
 #include "base/json.h"
 #include "base/log.h"
@@ -64,16 +66,21 @@ void HttpWorld::close() {
 }
 
 void HttpWorld::run_handler(const std::shared_ptr<HttpAnswer>& answer) const {
-  std::string problem;
-  bool out_of_memory = false;
+  std::string problem = "out of memory";  // short enough to need none
+  bool out_of_memory = true;
   try {
     return handlers.handler(answer);
-  } catch (const std::bad_alloc& thrown) {
-    problem = thrown.what(), out_of_memory = true;
+  } catch (const std::bad_alloc&) {
   } catch (const std::exception& thrown) {
-    problem = thrown.what();
+    problem = thrown.what(), out_of_memory = false;
   }
-  answer->post([answer, problem, out_of_memory] { answer->fail(problem, out_of_memory); });
+  for (;;) {
+    try {
+      return answer->post([answer, problem, out_of_memory] { answer->fail(problem, out_of_memory); });
+    } catch (const std::bad_alloc&) {  // when there is some again
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    }
+  }
 }
 
 // ---- what must be undone, whatever happens
