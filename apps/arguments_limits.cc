@@ -69,8 +69,7 @@ std::string limits_table(const CLI::App& app) {
   for (const CLI::Option* option : app.get_options())
     if (option->get_group() == kLimitOptions)
       table += "| `" + option->get_name() + " " + option->get_type_name().substr(0, option->get_type_name().find(':')) +
-               "` | " + option->get_default_str() + " | " +
-               option->get_description() + " |\n";
+               "` | " + option->get_default_str() + " | " + option->get_description() + " |\n";
   return table;
 }
 

@@ -162,8 +162,7 @@ fn made(normalizer: Value, pre_tokenizer: Value, added: Value) -> WeftTokenizer 
         "f o",
         "fo x",
     ];
-    let model =
-        json!({"type": "BPE", "vocab": vocabulary, "merges": merges, "unk_token": "<unk>", "fuse_unk": true});
+    let model = json!({"type": "BPE", "vocab": vocabulary, "merges": merges, "unk_token": "<unk>", "fuse_unk": true});
     let file = json!({"version": "1.0", "added_tokens": added, "normalizer": normalizer,
                       "pre_tokenizer": pre_tokenizer, "model": model});
     WeftTokenizer::build(tokenizer_json::parse(&file.to_string()).unwrap()).unwrap()

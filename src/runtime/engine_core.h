@@ -256,8 +256,8 @@ class EngineCore {
   Scheduler scheduler_;
   std::unordered_map<uint64_t, std::shared_ptr<Entry>> entries_;
   std::set<std::pair<double, uint64_t>> deadlines_;  // and of which sequence; of those in entries_
-  std::string failure_;     // not empty: see fail(); then it stays as it is
-  int untold_ = 0;          // at least so many entries have an `error`
+  std::string failure_;                              // not empty: see fail(); then it stays as it is
+  int untold_ = 0;                                   // at least so many entries have an `error`
   bool steps_end_ = false;  // an exception has left the worker in doubt: no step is run any more
   int holds_ = 0;
   bool stopping_ = false;

@@ -45,11 +45,11 @@ struct ByFront {
 struct RequestQueue {
   ClientQueue* client = nullptr;
   uint64_t key = 0;
-  int sequences = 0, running = 0;       // that there are; that have a slot
-  bool started = false;                 // one of them had a slot
-  WaitingSet waiting;                   // for a slot
+  int sequences = 0, running = 0;  // that there are; that have a slot
+  bool started = false;            // one of them had a slot
+  WaitingSet waiting;              // for a slot
   std::set<RequestQueue*, ByFront>::node_type idle_node;
-  int placed = 0;                       // scratch of the scheduler: running ones that were counted
+  int placed = 0;  // scratch of the scheduler: running ones that were counted
   // Of one walk, see Turns:
   uint64_t walk = 0;
   bool skipped = false;
@@ -59,8 +59,8 @@ struct RequestQueue {
 struct ClientQueue {
   uint64_t id = 0;
   int sequences = 0, running = 0;
-  int queued = 0;         // requests that have not started
-  int64_t last_turn = 0;  // step
+  int queued = 0;                         // requests that have not started
+  int64_t last_turn = 0;                  // step
   std::set<RequestQueue*, ByFront> idle;  // requests with something that waits; nothing of them runs
   std::vector<RequestQueue*> busy;        // something does
   std::unordered_map<uint64_t, std::unique_ptr<RequestQueue>> requests;

@@ -80,8 +80,8 @@ TEST_F(Cancel, AnInterruptEndsAStreamedAnswer) {
   Request long_answer = request(1);  // that is not over before the interrupt is seen
   long_answer.max_tokens = 5000;
   auto done = std::async(std::launch::async, [&] {
-    return stream_answer(*engine_, long_answer, [&](const std::string&) { interrupted = true; },
-                         [&] { return interrupted.load(); });
+    return stream_answer(
+        *engine_, long_answer, [&](const std::string&) { interrupted = true; }, [&] { return interrupted.load(); });
   });
   WEFT_CHECK(done.wait_for(std::chrono::seconds(60)) == std::future_status::ready) << "the interrupt hangs";
   const auto answer = done.get();

@@ -26,7 +26,8 @@ void check(const ClientRequest& read, const RequestRules& rules) {
   for (const Request& one : read.requests) {
     require(one.prompt.has_value() + one.prompt_token_ids.has_value() + one.messages.has_value() == 1,
             "a request has exactly one prompt");
-    require(one.n >= 1 && one.n <= rules.limits.choices && one.best_of <= rules.limits.choices, "choices are within limits");
+    require(one.n >= 1 && one.n <= rules.limits.choices && one.best_of <= rules.limits.choices,
+            "choices are within limits");
     require(one.best_of == 0 || one.best_of >= one.n, "of the best, not more than there are");
     require(one.priority >= 0 && one.priority <= 100, "a priority is in its range");
     require(rules.images || (one.images.empty() && one.videos.empty()), "no images for a model that takes none");
