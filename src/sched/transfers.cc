@@ -27,6 +27,9 @@ std::unique_ptr<BlockTransfer> Scheduler::plan_import(SequenceId id) {
   transfer->tokens.insert(transfer->tokens.end(), sequence.first_output.begin(), sequence.first_output.end());
   transfer->tokens.resize(static_cast<size_t>(limit / tokens_per_block * tokens_per_block));
   homes_[0].cache.start(transfer->cache, CacheIdentity(sequence.identity), sequence.prompt_tokens, 0);
+  // A prompt of whole blocks has a key more, of the block with the token that is computed in any case.
+  std::vector<BlockKey>& keys = transfer->cache.keys;
+  keys.resize(std::min(keys.size(), transfer->tokens.size() / static_cast<size_t>(tokens_per_block)));
   return transfer;
 }
 

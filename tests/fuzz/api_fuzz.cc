@@ -43,7 +43,7 @@ class Server {
     require(made.ok(), "the server listens");
     server_ = std::move(made).value();
     server_->attach(*engine_);
-    thread_ = std::thread([this] { server_->run(false); });
+    thread_ = std::thread([this] { server_->run(); });
     answer_ = good_answer();
   }
   ~Server() {

@@ -27,7 +27,7 @@ void config(const std::string& text) {
   }
   const auto whole = read_yaml_file(folder().file("c.yaml"));
   if (!whole.ok()) return require_message(whole.error());
-  const auto again = parse_json(whole->dump(), 100'000);
+  const auto again = parse_json(whole->dump(), {.max_depth = 100'000});
   require(again.ok() && *again == *whole, "what a YAML file holds is JSON");
 }
 

@@ -31,19 +31,22 @@ class Server {
     HttpLimits limits;
     limits.body_bytes = 1 << 16, limits.all_body_bytes = 1 << 20, limits.handlers = 1;
     limits.head = limits.body = limits.idle = std::chrono::milliseconds(500);
-    auto made = HttpServer::listen("127.0.0.1", 0, limits, handle, [](int status, const std::string& message) {
+    HttpHandlers handlers;
+    handlers.handler = handle;
+    handlers.refuse = [](int status, const std::string& message) {
       return HttpResponse{status, json_quote(message), "application/json", {}};
-    });
+    };
+    auto made = HttpServer::listen("127.0.0.1", 0, limits, std::move(handlers));
     require(made.ok(), "the server listens");
     server_ = std::move(made).value();
-    thread_ = std::thread([this] { server_->run(false); });
+    thread_ = std::thread([this] { server_->run(); });
   }
   ~Server() {
     server_->stop();
     thread_.join();
   }
   int port() const { return server_->port(); }
-  int connections() const { return server_->connections(); }
+  int connections() const { return server_->stats().connections; }
 
  private:
   std::unique_ptr<HttpServer> server_;

@@ -79,13 +79,12 @@ void draft_rows(Source& from) {
   const size_t count = from.count();
   std::vector<DraftRow> rows(count);
   std::vector<std::vector<int32_t>> next(count);
-  std::vector<SamplingParams> sampling(count);
   for (size_t i = 0; i < count; ++i) {
     DraftRow& row = rows[i];
     row.slot = from.take<Slot>(), row.first_row = from.take<int>(), row.rows = from.take<int>();
     row.token = from.take<int32_t>(), row.drafts = from.take<uint8_t>() % 3, row.end = from.take<int>();
-    next[i] = from.ids(), row.next = next[i], row.sampling = &sampling[i];
-    sampling[i].temperature = from.take<uint8_t>() / 100.0f, sampling[i].seed = from.take<uint64_t>();
+    next[i] = from.ids(), row.next = next[i];
+    row.noise.temperature = from.take<uint8_t>() / 100.0f, row.noise.seed = from.take<uint64_t>();
   }
   ByteWriter first, second;
   write_draft_rows(rows, first);
@@ -95,7 +94,7 @@ void draft_rows(Source& from) {
   require(reader.done() && read.rows.size() == count, "all rows are read");
   for (size_t i = 0; i < count; ++i)
     require(std::ranges::equal(read.rows[i].next, rows[i].next) && read.rows[i].drafts == rows[i].drafts &&
-                (rows[i].drafts == 0 || read.sampling[i].seed == sampling[i].seed),
+                (rows[i].drafts == 0 || read.rows[i].noise.seed == rows[i].noise.seed),
             "as they were written");
   write_draft_rows(read.rows, second);
   require(same(first.bytes(), second.bytes()), "what was read is written alike");

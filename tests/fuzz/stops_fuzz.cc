@@ -1,6 +1,7 @@
 // Stop strings against a search by their definition, whatever the pieces of the text. The input: stop strings with '|'
 // between them, a byte 255, and the text.
 #include <algorithm>
+#include <memory>
 
 #include "target.h"
 #include "text/stop_strings.h"
@@ -17,7 +18,7 @@ struct Found {
 
 // In pieces of `length` bytes.
 Found stream(const std::vector<std::string>& stops, bool include, std::string_view text, size_t length) {
-  StopStrings state(stops, include);
+  StopStrings state(std::make_shared<const StopSet>(stops), include);
   Found found;
   for (size_t at = 0; at < text.size() && !found.matched; at += length) {
     auto out = state.push(text.substr(at, length));

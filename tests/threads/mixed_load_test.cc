@@ -45,7 +45,7 @@ class MixedLoad : public ::testing::Test {
     auto made = ApiServer::listen(server);
     ASSERT_TRUE(made.ok()) << made.error().to_string();
     server_ = std::move(made).value();
-    runner_ = std::thread([this] { server_->run(false); });
+    runner_ = std::thread([this] { server_->run(); });
     server_->attach(*engine_);
   }
   void TearDown() override {

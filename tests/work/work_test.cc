@@ -135,10 +135,10 @@ TEST(Work, StopStrings) {
     for (size_t i = 0; i < n; ++i) stops.push_back(numbered(i));
     return stops;
   };
-  expect_linear("many stop strings", [&](size_t n) { StopStrings stops(many(n)); });
-  expect_linear("a long stop string", [&](size_t n) { StopStrings stops({std::string(16 * n, 'a') + "b"}); });
+  expect_linear("many stop strings", [&](size_t n) { const StopSet stops(many(n)); });
+  expect_linear("a long stop string", [&](size_t n) { const StopSet stops({std::string(16 * n, 'a') + "b"}); });
   expect_linear("a text that nearly matches", [&](size_t n) {
-    StopStrings stops({std::string(n, 'a') + "b"});
+    StopStrings stops(std::make_shared<const StopSet>(std::vector<std::string>{std::string(n, 'a') + "b"}));
     for (size_t i = 0; i < 4 * n; ++i) (void)stops.push("a");
   });
 }
@@ -152,7 +152,7 @@ TEST(Work, ListsOfTheSampler) {
     ASSERT_TRUE(validate(*params, {.vocab_size = kVocab}).ok());
     SlotState state(kVocab, 100);
     const std::vector<int32_t> prompt = {1, 2, 3};
-    state.open(params, prompt, {});
+    state.open(params, 1, prompt, {});
     std::vector<float> logits(kVocab, 1.0f), out(kVocab);
     SampleRow row;
     row.logits = logits, row.state = &state;
