@@ -26,8 +26,8 @@ bool is_any_address(const std::string& host) {
   return ::inet_pton(AF_INET6, host.c_str(), &six) == 1 && std::memcmp(&six, &in6addr_any, sizeof six) == 0;
 }
 
-void add_seconds(CLI::App* app, const std::string& name, double& target, const std::string& help, double low) {
-  app->add_option(name, target, help)
+CLI::Option* add_seconds(CLI::App* app, const std::string& name, double& target, const std::string& help, double low) {
+  return app->add_option(name, target, help)
       ->check(CLI::Range(low, 1e6))
       ->check(kFinite)
       ->type_name("SECONDS")
@@ -102,21 +102,23 @@ void add_serve(CLI::App* serve, Arguments& a) {
   add_text(serve, "--api-key", a.api_key, "Key that requests must bring", "KEY");
   serve->add_flag("--allow-chat-template-in-request", a.chat_template_in_request,
                   "Let requests bring their own chat template");
-  add_seconds(serve, "--watchdog", a.watchdog_s,
-              "/health is a 503 when the engine has had work and no step for so long; 0: never", 0);
   add_http(serve, a.http);
   add_limit(
       serve, "--max-requests-memory", a.requests_memory, true,
       "Memory that all requests and their answers take together, JSON included; 0: no limit (429, or 413 where one "
       "alone would need more)");
-  add_number(serve, "--max-queue", a.admission.max_queue,
-             "Requests that wait and have not started; one more gets a 429; 0: no bound", 0);
-  add_number(serve, "--max-queue-per-client", a.admission.max_queue_per_client,
-             "The same of one client; 0: no bound of its own", 0);
-  add_number(serve, "--max-client-priority", a.admission.max_client_priority,
-             "A higher priority of a request counts as this", 0, 100);
-  add_seconds(serve, "--request-timeout", a.admission.request_timeout_s,
-              "For a whole answer; then it ends with an error; 0: no limit", 0);
+  for (CLI::Option* option :
+       {add_number(serve, "--max-queue", a.admission.max_queue,
+                   "Requests that wait and have not started; 0: no bound (429)", 0),
+        add_number(serve, "--max-queue-per-client", a.admission.max_queue_per_client,
+                   "The same of one client, which is an address; 0: no bound of its own (429)", 0),
+        add_number(serve, "--max-client-priority", a.admission.max_client_priority,
+                   "Priority of a request; a higher one counts as this", 0, 100),
+        add_seconds(serve, "--request-timeout", a.admission.request_timeout_s, "For a whole answer; 0: no limit (503)",
+                    0),
+        add_seconds(serve, "--watchdog", a.watchdog_s,
+                    "Without a step while there is work, until /health is a 503; 0: never", 0)})
+    option->group(kLimitOptions);
   CLI::Option* cluster = add_text(serve, "--cluster", a.cluster,
                                   "Register in this etcd as a server of the deployment NAME, while the model is served",
                                   "etcd://HOST:PORT/NAME");

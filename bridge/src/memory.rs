@@ -20,8 +20,8 @@ fn add(bytes: isize) {
     });
 }
 
-// SAFETY: every call goes to the system's allocator unchanged, or, where that has nothing, to the reserve; blocks go back
-// to where they came from.
+// SAFETY: every call goes to the system's allocator unchanged, or, where that has nothing, to the reserve; blocks go
+// back to where they came from.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         add(layout.size() as isize);

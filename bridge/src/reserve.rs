@@ -1,7 +1,7 @@
 //! Memory for when the system has none left. Rust ends the process where an allocation fails, so this crate's allocator
-//! (memory.rs) goes on in a reserve: a call of the interface that is under way gets to its end, and new ones are refused
-//! (abi.rs) while less than half of the reserve is left. It is part of the program's zeroed memory, which takes no pages
-//! before it is used.
+//! (memory.rs) goes on in a reserve: a call of the interface that is under way gets to its end, and new ones are
+//! refused (abi.rs) while less than half of the reserve is left. It is part of the program's zeroed memory, which takes
+//! no pages before it is used.
 use std::alloc::Layout;
 use std::cell::UnsafeCell;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

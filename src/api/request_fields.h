@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -56,6 +57,11 @@ Result<std::vector<ProcessorChoice>> read_processors(const std::string& field, c
 Result<std::vector<std::pair<int32_t, float>>> read_biases(const std::string& field, const Json& value);
 // The fields of beam search, all together; after n and best_of.
 Status read_beams(const Json& body, int64_t max_width, Request& request);
+
+// request_amounts.cc: whether what the fields amount to together is within the limits. `prompts`: of a completion that
+// has several, in place of the request's own.
+Status check_amounts(const Request& request, std::span<const Request> prompts, const ClientRequest& out,
+                     const RequestLimits& limits);
 
 // request_guide.cc: the constraint of the fields that may hold one (response_format, guided_*, structured_outputs,
 // regex, ...). More than one is an error.

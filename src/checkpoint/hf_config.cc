@@ -341,8 +341,10 @@ void read_scaling(const HfConfig& s, const HfConfig& whole, int head_dim, RopeCo
     key = whole.context() > original ? "long_factor" : "short_factor";
     rope.factors = s.numbers(key);
     const bool some = std::all_of(rope.factors.begin(), rope.factors.end(), [](double f) { return f > 0; });
-    if (!some || static_cast<int>(rope.factors.size()) != static_cast<int>(rope.partial_rotary_factor * head_dim) / 2)
+    if (!some || static_cast<int>(rope.factors.size()) != static_cast<int>(rope.partial_rotary_factor * head_dim) / 2) {
       s.reject(key, "but must have a positive factor for each pair of rotated elements");
+      rope.factors.assign(static_cast<size_t>(head_dim), 1.0);  // as many as are read until that is said
+    }
     const double factor = s.positive("factor", static_cast<double>(longest) / original);
     const double scale = factor <= 1 ? 1.0 : std::sqrt(1 + std::log(factor) / std::log(original));
     rope.attention_factor = s.positive("attention_factor", scale);

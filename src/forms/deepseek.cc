@@ -24,7 +24,7 @@ class DeepseekCalls final : public JsonCalls {
     const size_t at = stream.skip_blanks(0);
     if (at == text.size()) return Found::more;
     const size_t separator = stream.find(kSeparator, at);
-    if (separator == std::string::npos) return name_goes_on(stream, at);
+    if (const Found ends = name_ends(stream, at, separator, kSeparator.size()); ends != Found::yes) return ends;
     const size_t behind = separator + kSeparator.size();
     const size_t object = stream.skip_blanks(behind);
     if (object == text.size()) return Found::more;
@@ -38,7 +38,7 @@ class DeepseekCalls final : public JsonCalls {
     static constexpr std::string_view kJson = "```json";
     const std::string_view text = stream.text();
     const size_t end = stream.find("\n", line);
-    if (end == std::string::npos) return name_goes_on(stream, line);
+    if (const Found ends = name_ends(stream, line, end, 1); ends != Found::yes) return ends;
     std::string_view name = text.substr(at, end - at);
     name = name.substr(0, end_without_blanks(name));
     const size_t fence = stream.skip_blanks(end);

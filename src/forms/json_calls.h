@@ -60,9 +60,11 @@ class JsonCalls : public CallReader {
 
   // A name, and what may stand around it, before a head is given up.
   static constexpr size_t kLongestName = 256;
-  // What to say where the end of a name that begins at `at` is not in sight.
-  static Found name_goes_on(const CallStream& stream, size_t at) {
-    return stream.text().size() - at > kLongestName ? Found::no : Found::more;
+  // Of a name that begins at `at` and ends with a word of `word` bytes at `end`, or, npos, not in sight: whether that
+  // is near enough. The same wherever the text was cut: a word that begins near enough is waited for to its end.
+  static Found name_ends(const CallStream& stream, size_t at, size_t end, size_t word) {
+    if (end != std::string::npos) return end - at > kLongestName ? Found::no : Found::yes;
+    return stream.text().size() - at >= kLongestName + word ? Found::no : Found::more;
   }
 
  private:

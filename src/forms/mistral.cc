@@ -21,7 +21,7 @@ class MistralCalls final : public JsonCalls {
     if (in_list) return Found::no;
     const std::string_view text = stream.text();
     const size_t end = stream.find_one_of("{[", at);
-    if (end == std::string::npos) return name_goes_on(stream, at);
+    if (const Found ends = name_ends(stream, at, end, 1); ends != Found::yes) return ends;
     std::string_view name = text.substr(at, end - at);
     name = name.substr(0, end_without_blanks(name));
     size_t object = end;
@@ -29,7 +29,7 @@ class MistralCalls final : public JsonCalls {
       if (!begins(text, end, kArgs) && !begins(text, end, kId))
         return may_begin(text, end, kArgs) || may_begin(text, end, kId) ? Found::more : Found::no;
       const size_t args = stream.find(kArgs, end);
-      if (args == std::string::npos) return name_goes_on(stream, end);
+      if (const Found ends = name_ends(stream, end, args, kArgs.size()); ends != Found::yes) return ends;
       object = stream.skip_blanks(args + kArgs.size());
     }
     return begin_object(stream, name, object);

@@ -133,7 +133,7 @@ Found XmlCalls::read_head(CallStream& stream) {
 // A call begins once its first parameter is complete.
 Found XmlCalls::read_name(CallStream& stream, size_t at) {
   const size_t end = stream.find(">", at);
-  if (end == std::string::npos) return name_goes_on(stream, at);
+  if (const Found ends = name_ends(stream, at, end, 1); ends != Found::yes) return ends;
   const std::string_view name = stream.text().substr(at, end - at);
   if (!stream.declared(name)) return Found::no;
   const Found found = part_.read(stream, end + 1, stream.parameters(name));

@@ -43,12 +43,18 @@ Plan record() {
   return b.take();
 }
 
+// Its folder stays until the test has ended: a checkpoint whose files are gone is an error.
 std::shared_ptr<const Checkpoint> dummy_checkpoint() {
-  std::string folder = (std::filesystem::temp_directory_path() / "weft_plan_XXXXXX").string();
-  folder = ::mkdtemp(folder.data());
-  EXPECT_TRUE(write_file(folder + "/config.json", R"({"architectures": ["X"]})").ok());
-  auto checkpoint = Checkpoint::open_dummy(folder);
-  std::filesystem::remove_all(folder);
+  struct Folder {
+    std::string path = (std::filesystem::temp_directory_path() / "weft_plan_XXXXXX").string();
+    Folder() {
+      EXPECT_NE(::mkdtemp(path.data()), nullptr);
+      EXPECT_TRUE(write_file(path + "/config.json", R"({"architectures": ["X"]})").ok());
+    }
+    ~Folder() { std::filesystem::remove_all(path); }
+  };
+  static const Folder folder;
+  auto checkpoint = Checkpoint::open_dummy(folder.path);
   return checkpoint.ok() ? *checkpoint : nullptr;
 }
 
@@ -99,7 +105,7 @@ TEST(LoadWeights, AreTheSameWhoeverPacksThem) {
       std::vector<std::vector<std::byte>> first;
       const auto check = [&](ThreadTeam& team) {
         const auto weights = load_weights(plan, dummy_checkpoint(), *table, team, {form, {}});
-        ASSERT_TRUE(weights.ok());
+        ASSERT_TRUE(weights.ok()) << (weights.ok() ? "" : weights.error().to_string());
         std::vector<std::vector<std::byte>> packed;
         for (const kernels::PackedMatrix& m : weights->matrices) {
           EXPECT_EQ(reinterpret_cast<uintptr_t>(m.data) % 64, 0u);

@@ -287,8 +287,9 @@ std::shared_ptr<const Checkpoint> fp8_weights(const Plan& plan, int64_t scale_bl
 std::shared_ptr<const Checkpoint> dummy_weights() {
   const std::string folder = new_folder(R"({"architectures": ["X"]})");
   auto checkpoint = Checkpoint::open_dummy(folder);
-  std::filesystem::remove_all(folder);
-  return checkpoint.ok() ? *checkpoint : nullptr;
+  EXPECT_TRUE(checkpoint.ok());
+  const std::shared_ptr<const Checkpoint> opened = *checkpoint;
+  return {opened.get(), [opened, folder](const Checkpoint*) { std::filesystem::remove_all(folder); }};
 }
 
 }  // namespace weft

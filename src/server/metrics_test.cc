@@ -17,6 +17,7 @@ EngineMetrics engine_metrics() {
                 .generation_tokens = 6,
                 .cached_tokens = 125};
   m.core.images_encoded = 8, m.core.images_reused = 9;
+  m.core.scheduler.queued_requests = 33, m.core.scheduler.yields = 34;
   m.core.scheduler.preemptions = 10, m.core.scheduler.steps = 11;
   m.core.step_seconds = 0.5, m.core.idle_gap_seconds = 0.25, m.core.sample_seconds = 0.125;
   m.core.mask_p50_seconds = 1e-5, m.core.mask_p99_seconds = 3e-5, m.core.prefill_budget = 12;
@@ -62,6 +63,12 @@ weft_images_encoded_total 8
 # HELP weft_images_reused_total Images and videos whose features were there already.
 # TYPE weft_images_reused_total counter
 weft_images_reused_total 9
+# HELP weft_queued_requests Requests that wait and have not started.
+# TYPE weft_queued_requests gauge
+weft_queued_requests 33
+# HELP weft_num_yields_total Sequences that gave their slot or memory to a client that had fewer.
+# TYPE weft_num_yields_total counter
+weft_num_yields_total 34
 # HELP weft_num_preemptions_total Sequences that lost their cache blocks to others.
 # TYPE weft_num_preemptions_total counter
 weft_num_preemptions_total 10

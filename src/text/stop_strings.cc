@@ -57,6 +57,7 @@ StopSet::State StopSet::step(State node, uint8_t byte) const {
   }
 }
 
+// What is held stays where it is until as much was sent: so a long stop string is not moved for every piece.
 StopStrings::Output StopStrings::push(std::string_view piece) {
   if (matched_) return {"", matched_};
   held_ += piece;
@@ -66,18 +67,23 @@ StopStrings::Output StopStrings::push(std::string_view piece) {
     if (const auto end = set_->end(state_)) {
       matched_ = end;
       held_.resize(old + i + 1 - (include_ ? 0 : set_->stops()[*end].size()));
-      return {std::exchange(held_, {}), matched_};
+      return {take(held_.size()), matched_};
     }
   }
-  const size_t sure = held_.size() - set_->depth(state_);
-  Output output{held_.substr(0, sure), std::nullopt};
-  held_.erase(0, sure);
-  return output;
+  return {take(held_.size() - set_->depth(state_)), std::nullopt};
+}
+
+// The text up to this byte of held_.
+std::string StopStrings::take(size_t end) {
+  std::string text = held_.substr(sent_, end - sent_);
+  sent_ = end;
+  if (2 * sent_ >= held_.size()) held_.erase(0, std::exchange(sent_, 0));
+  return text;
 }
 
 std::string StopStrings::finish() {
   state_ = 0;
-  return std::exchange(held_, {});
+  return take(held_.size());
 }
 
 }  // namespace weft

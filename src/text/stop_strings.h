@@ -69,10 +69,13 @@ class StopStrings {
   std::string finish();
 
  private:
+  std::string take(size_t end);
+
   std::shared_ptr<const StopSet> set_;
   bool include_;
   StopSet::State state_ = 0;
-  std::string held_;  // between calls, the text of state_
+  std::string held_;  // from sent_ on, between calls, the text of state_
+  size_t sent_ = 0;   // bytes of held_ that were given out
   std::optional<size_t> matched_;
 };
 

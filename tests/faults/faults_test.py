@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The n-th allocation, mmap, open, read, write, thread, send and receive fails while a model is loaded, while requests
-of several kinds are answered, and when a server ends. Asserted: no abort, no hang, the answer or a clear error, the same
-request answered rightly afterwards, gauges back at zero, no descriptor lost.
+of several kinds are answered, and when a server ends. Asserted: no abort, no hang, the answer or a clear error, the
+same request answered rightly afterwards, gauges back at zero, no descriptor lost.
 
 Where there are many calls a sample is tried, chosen by --seed; --all tries every one. `--trace` prints where a call
 failed after which something was wrong.
