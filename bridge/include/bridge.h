@@ -108,6 +108,7 @@ typedef struct {
   size_t text_bytes, nesting, parser_items, lexer_states;
   uint64_t lexer_cost;
   size_t memory;
+  uint64_t step_ns; /* processor time of one call of mask, accept or may_end; the grammar is of no use after it */
 } WeftGrammarLimits;
 typedef struct {
   size_t bytes; /* heap memory of the new grammar */

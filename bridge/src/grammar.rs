@@ -11,6 +11,7 @@ use toktrie::{InferenceCapabilities, TokEnv, TokRxInfo, TokTrie, TokenId, Tokeni
 
 use crate::abi::{self, guard, guard_stop, Failure, Outcome, Stop, WeftBytes, WeftError};
 use crate::gbnf;
+use crate::mask_budget;
 use crate::memory::Measure;
 use crate::schema_check::{self, Preparation};
 use crate::schema_numbers::protect_numbers;
@@ -44,10 +45,32 @@ pub struct WeftGrammarLimits {
     lexer_states: usize,
     lexer_cost: u64,
     memory: usize,
+    step_ns: u64,
 }
 
 pub struct WeftGrammar {
-    matcher: Matcher,
+    matcher: Matcher, // cancellable
+    step_ns: u64,
+}
+
+impl WeftGrammar {
+    /// A call into the matcher that ends in time.
+    fn step<T>(&mut self, work: impl FnOnce(&mut Matcher) -> T) -> T {
+        mask_budget::within(self.matcher.cancellation_handle(), self.step_ns, || work(&mut self.matcher))
+    }
+
+    /// Of a call that has failed.
+    fn failure(&self, error: &anyhow::Error) -> Failure {
+        Failure::invalid(if self.matcher.is_cancelled() { too_slow(self.step_ns) } else { plain(error) })
+    }
+}
+
+fn too_complex(problem: &str) -> Failure {
+    Failure::exhausted(format!("the grammar has become too complex: {problem}"))
+}
+
+fn too_slow(budget_ns: u64) -> String {
+    format!("its rules are too ambiguous: one token took more than {} ms of processor time", budget_ns / 1_000_000)
 }
 
 /// Of a compilation: heap memory of the result, processor time, and one warning a line.
@@ -335,7 +358,7 @@ pub unsafe extern "C" fn weft_grammar_new(
         let warnings = preparation.warnings.join("\n").into();
         report.write(WeftGrammarReport { bytes: made.as_ref().map_or(0, |(_, held)| *held), processor_ns, warnings });
         let (matcher, _) = made?;
-        Ok(Box::into_raw(Box::new(WeftGrammar { matcher })))
+        Ok(Box::into_raw(Box::new(WeftGrammar { matcher, step_ns: limits.step_ns })))
     })
 }
 
@@ -363,6 +386,9 @@ fn on_large_stack<T: Send>(work: impl FnOnce() -> Outcome<T> + Send) -> Outcome<
             .unwrap_or_else(|_| Err(Failure { code: abi::Code::Internal, message: "the compilation panicked".into() }))
     })
 }
+
+/// The first mask may take as long as so many later ones.
+const FIRST_STEPS: u64 = 10;
 
 /// The matcher at its start, and the heap bytes that it holds.
 fn compile(
@@ -400,12 +426,15 @@ fn compile(
     let parser = factory.factory.create_parser_from_init_default(init).map_err(wrong)?;
     check_memory()?;
     Stop::current().check()?;
-    let mut matcher = Matcher::new(Ok(parser));
+    mask_budget::start()?;
+    let mut matcher = Matcher::new(Ok(parser)).into_cancellable();
     if let Some(problem) = matcher.grammar_warnings().first() {
         return Err(Failure::unsupported(problem.clone()));
     }
     // The first mask shows whether the limits hold.
-    matcher.compute_mask_or_eos().map_err(|e| Failure::invalid(plain(&e)))?;
+    let budget_ns = FIRST_STEPS * limits.step_ns; // the lexer's tables are built with it
+    mask_budget::within(matcher.cancellation_handle(), budget_ns, || matcher.compute_mask_or_eos())
+        .map_err(|e| Failure::invalid(if matcher.is_cancelled() { too_slow(budget_ns) } else { plain(&e) }))?;
     check_memory()?;
     Ok((matcher, measure.held()))
 }
@@ -419,7 +448,7 @@ pub unsafe extern "C" fn weft_grammar_free(grammar: *mut WeftGrammar) {
 
 #[no_mangle]
 pub extern "C" fn weft_grammar_clone(grammar: &WeftGrammar) -> *mut WeftGrammar {
-    Box::into_raw(Box::new(WeftGrammar { matcher: grammar.matcher.deep_clone() }))
+    Box::into_raw(Box::new(WeftGrammar { matcher: grammar.matcher.deep_clone(), step_ns: grammar.step_ns }))
 }
 
 /// # Safety
@@ -432,7 +461,7 @@ pub unsafe extern "C" fn weft_grammar_mask(
     error: *mut WeftError,
 ) -> bool {
     guard(error, false, || {
-        let mask = grammar.matcher.compute_mask_or_eos().map_err(|e| Failure::invalid(plain(&e)))?;
+        let mask = grammar.step(Matcher::compute_mask_or_eos).map_err(|e| grammar.failure(&e))?;
         let from = mask.as_slice();
         for i in 0..words {
             out.add(i).write(from.get(i).copied().unwrap_or(0));
@@ -448,15 +477,21 @@ pub unsafe extern "C" fn weft_grammar_accept(grammar: &mut WeftGrammar, token: u
     guard(error, false, || {
         // A mask that ran into a limit has been reported to nobody yet.
         if let Some(problem) = grammar.matcher.get_error() {
-            return Err(Failure::exhausted(format!(
-                "the grammar has become too complex: {}",
-                problem.replace("\n<non-verbose/>", "")
-            )));
+            return Err(too_complex(&match grammar.matcher.is_cancelled() {
+                true => too_slow(grammar.step_ns),
+                false => problem.replace("\n<non-verbose/>", ""),
+            }));
         }
-        if grammar.matcher.validate_tokens(&[token]).unwrap_or(0) == 0 {
-            return Err(Failure::invalid(format!("the grammar does not allow token {token} here")));
+        let accepted = grammar.step(|matcher| match matcher.validate_tokens(&[token]) {
+            Ok(1..) => matcher.consume_token(token).map(|()| true),
+            _ => Ok(false),
+        });
+        match accepted {
+            Ok(true) => Ok(true),
+            _ if grammar.matcher.is_cancelled() => Err(too_complex(&too_slow(grammar.step_ns))),
+            Ok(false) => Err(Failure::invalid(format!("the grammar does not allow token {token} here"))),
+            Err(e) => Err(Failure::invalid(plain(&e))),
         }
-        grammar.matcher.consume_token(token).map(|()| true).map_err(|e| Failure::invalid(plain(&e)))
     })
 }
 
@@ -478,5 +513,5 @@ pub extern "C" fn weft_grammar_is_finished(grammar: &WeftGrammar) -> bool {
 
 #[no_mangle]
 pub extern "C" fn weft_grammar_may_end(grammar: &mut WeftGrammar) -> bool {
-    abi::catch(|| grammar.matcher.is_accepting().map_err(|e| Failure::invalid(plain(&e)))).unwrap_or(false)
+    abi::catch(|| grammar.step(Matcher::is_accepting).map_err(|e| grammar.failure(&e))).unwrap_or(false)
 }

@@ -9,6 +9,7 @@ mod gbnf;
 mod gguf;
 mod grammar;
 mod image;
+mod mask_budget;
 mod memory;
 mod pair_model;
 mod piece_model;

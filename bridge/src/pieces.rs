@@ -374,9 +374,15 @@ impl Pieces {
             stages(pre_tokenizer, &mut steps)?;
         }
         let normalization = Normalization::of(normalizer);
-        // It asks whether the normaliser has kept the text's beginning.
+        // It asks where in the text from before the normalisation a part begins: behind a prefix of it, or inside of a
+        // character that it has spelled out, a part is at the beginning once more.
         let first = |stage: &Stage| matches!(stage, Stage::Metaspace { scheme: PrependScheme::First, .. });
-        if matches!(normalization, Normalization::Whole) && steps.iter().any(first) {
+        let unknown = match &normalization {
+            Normalization::Whole => steps.iter().any(first),
+            Normalization::Local { .. } => steps.iter().skip(1).any(first),
+            _ => false,
+        };
+        if unknown {
             return None;
         }
         Some(Pieces {

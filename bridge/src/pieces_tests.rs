@@ -100,7 +100,8 @@ fn text(random: &mut Random, tokenizer: &WeftTokenizer, parts: usize) -> String 
 }
 
 fn compare(name: &str, tokenizer: &WeftTokenizer, texts: usize, parts: usize) {
-    assert!(tokenizer.has_pieces() || name.contains("Strip"), "{name}");
+    let unknown = name.contains("Digits") && name.contains("first") && !name.starts_with("null");
+    assert!(tokenizer.has_pieces() || name.contains("Strip") || unknown, "{name}");
     let mut random = Random(parts as u64);
     for _ in 0..texts {
         let parts = random.below(parts) + 1;

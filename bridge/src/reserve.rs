@@ -91,7 +91,7 @@ mod tests {
         let c = take(large, false);
         assert!(owns(c) && !suffices());
         assert!(take(large, false).is_null(), "there is not so much left");
-        assert!(take(Layout::from_size_align(usize::MAX / 2, 16).unwrap(), false).is_null());
+        assert!(take(Layout::from_size_align(isize::MAX as usize - 15, 16).unwrap(), false).is_null());
         for _ in 0..3 {
             give_back();
         }

@@ -37,9 +37,10 @@ std::vector<std::string> take_lines(WeftBytes bytes) {
 }
 
 WeftGrammarLimits bridge_limits(const GrammarLimits& limits) {
-  return {limits.text_bytes,   static_cast<size_t>(limits.nesting),
-          limits.parser_items, limits.lexer_states,
-          limits.lexer_cost,   limits.memory};
+  return {limits.text_bytes,         static_cast<size_t>(limits.nesting),
+          limits.parser_items,       limits.lexer_states,
+          limits.lexer_cost,         limits.memory,
+          limits.step_ms * 1'000'000};
 }
 
 }  // namespace

@@ -54,9 +54,13 @@ struct GrammarLimits {
   uint64_t lexer_states = 250'000;
   uint64_t lexer_cost = 1'000'000;  // cost of building the expressions of one grammar
   size_t memory = 256u << 20;       // bytes of heap that a compilation may take at its peak
+  // Processor time of one fill, accept or may_end, which ends up to 20 ms later; ten times as much for the mask that is
+  // tried when it is compiled.
+  uint64_t step_ms = 50;
 };
 
-// The state of one answer. One thread at a time; independent of the factory's life.
+// The state of one answer. One thread at a time; independent of the factory's life. A call that takes more than
+// GrammarLimits::step_ms fails, and so does every call after it.
 class Grammar {
  public:
   ~Grammar();

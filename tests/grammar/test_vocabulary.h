@@ -29,6 +29,7 @@ class Vocabulary {
     return std::make_unique<GrammarFactory>(tokenizer_->handle(), kRows, std::vector<int32_t>{kEnd, kOtherEnd}, limits);
   }
   const Tokenizer& tokenizer() const { return *tokenizer_; }
+  const std::vector<int32_t>& byte_ids() const { return byte_ids_; }  // the token of each byte
 
   // Walks along `text` byte by byte (every byte is a token); false where the grammar does not allow it.
   bool accept(Grammar& grammar, std::string_view text) const {

@@ -1,0 +1,97 @@
+// Masks and accepted tokens of grammars whose cost grows with every token: each call ends in time, the answer that
+// needs it fails, and others go on.
+#include <ctime>
+
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "grammar/grammar.h"
+#include "test_vocabulary.h"
+
+namespace weft {
+namespace {
+
+using Kind = GrammarSpec::Kind;
+
+double thread_seconds() {
+  timespec time{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+  return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_nsec) * 1e-9;
+}
+
+struct Walk {
+  size_t tokens = 0;   // accepted
+  double longest = 0;  // processor time of a fill or accept
+  Status end;          // what ended it
+};
+
+// Goes along `text` (again and again) for `most` tokens, with a mask in front of each.
+Walk walk(Grammar& grammar, std::string_view text, size_t most) {
+  Walk walked;
+  std::vector<uint32_t> mask(Vocabulary::kRows / 32);
+  const std::vector<int32_t> ids = Vocabulary::get().byte_ids();
+  const auto timed = [&](auto&& call) {
+    const double begin = thread_seconds();
+    Status status = call();
+    walked.longest = std::max(walked.longest, thread_seconds() - begin);
+    return status;
+  };
+  while (walked.tokens < most) {
+    // As in the engine: a mask that fails is reported by the next token.
+    (void)timed([&] { return grammar.fill(mask); }).ok();
+    const auto byte = static_cast<unsigned char>(text[walked.tokens % text.size()]);
+    if (walked.end = timed([&] { return grammar.accept(ids[byte]); }); !walked.end.ok()) return walked;
+    ++walked.tokens;
+  }
+  return walked;
+}
+
+std::unique_ptr<Grammar> compile(const GrammarSpec& wanted, uint64_t step_ms) {
+  GrammarLimits limits;
+  limits.step_ms = step_ms;
+  auto grammar = Vocabulary::get().factory(limits)->compile(wanted);
+  EXPECT_TRUE(grammar.ok()) << wanted.text << ": " << grammar.error().message();
+  return grammar.ok() ? std::move(grammar).value() : nullptr;
+}
+
+// Without the limit, the first one takes 15 s for 80 tokens.
+TEST(GrammarCost, AmbiguousRulesEndTheirOwnAnswer) {
+  const std::vector<std::pair<std::string, std::string>> cases = {
+      {"start: x{1,2000}\nx: y{1,2000}\ny: \"a\" | \"b\" y", "a"},
+      {"start: s\ns: s s s | \"a\" | \"b\"", "ab"},
+      {"start: s\ns: \"a\" s? s?", "a"},
+  };
+  for (const auto& [text, written] : cases) {
+    const auto start = compile(spec(Kind::ebnf, text), 1);
+    ASSERT_TRUE(start);
+    const auto bad = start->clone(), other = start->clone();
+    const Walk walked = walk(*bad, written, 1000);
+    EXPECT_LT(walked.longest, 0.5) << text;
+    ASSERT_FALSE(walked.end.ok()) << text << ": " << walked.longest;
+    EXPECT_EQ(walked.end.error().code(), Code::resource_exhausted);
+    EXPECT_NE(walked.end.error().message().find("more than 1 ms of processor time"), std::string::npos)
+        << walked.end.error().message();
+    EXPECT_FALSE(bad->may_end());
+    EXPECT_FALSE(bad->clone()->accept(0).ok());
+    EXPECT_TRUE(walk(*other, written, 5).end.ok()) << text;
+  }
+}
+
+TEST(GrammarCost, OrdinaryOnesAreFarFromTheLimit) {
+  const std::vector<std::pair<GrammarSpec, std::string>> cases = {
+      {spec(Kind::regex, "([a-z]{1,20} ){1,100}"), "some words "},
+      {spec(Kind::json_schema, R"({"type":"array","items":{"type":"string"}})"), "[\"abc\",\"de\""},
+      {spec(Kind::ebnf, "start: s\ns: \"(\" s \")\" | \"a\""), "("},
+  };
+  for (const auto& [wanted, written] : cases) {
+    const auto grammar = compile(wanted, 50);
+    ASSERT_TRUE(grammar);
+    const Walk walked = walk(*grammar, written, written.size());
+    EXPECT_TRUE(walked.end.ok()) << walked.end.error().message();
+    EXPECT_LT(walked.longest, 0.05) << wanted.text;
+  }
+}
+
+}  // namespace
+}  // namespace weft
