@@ -93,9 +93,21 @@ class HttpServer::Core : public std::enable_shared_from_this<HttpServer::Core> {
   std::atomic<bool> break_accept{false};
 
  private:
+  // Of the loop that accepts, from its start until it is gone.
+  class Accepting {
+   public:
+    explicit Accepting(HttpWorld& world) : world_(&world) { world.accepting = true; }
+    Accepting(Accepting&& other) noexcept : world_(std::exchange(other.world_, nullptr)) {}
+    ~Accepting() {
+      if (world_) world_->accepting = false;
+    }
+
+   private:
+    HttpWorld* world_;
+  };
   // On the server's thread, as what follows.
   void begin_accepting();
-  net::awaitable<void> accept_loop();
+  net::awaitable<void> accept_loop(Accepting accepting);
   void take(tcp::socket socket);
   net::awaitable<void> serve(std::shared_ptr<HttpSession> session, std::shared_ptr<void> place);
   bool make_room();
@@ -108,7 +120,7 @@ class HttpServer::Core : public std::enable_shared_from_this<HttpServer::Core> {
 
   tcp::acceptor acceptor;
   net::steady_timer pause, drain_timer, trim_timer;
-  bool trimming = false;
+  bool trimming = false, pausing = false;
   std::unordered_set<HttpSession*> sessions;
   std::unordered_map<std::string, int> by_address;
   std::atomic<int> connections{0};
@@ -145,25 +157,20 @@ Status HttpServer::Core::listen(const std::string& host, int port_number) {
 
 // ---- connections come and go
 
-// The loop ends with the server alone: after an exception (memory, most likely) it begins again, here or in run().
+// The loop ends with the server alone: after an exception (memory, most likely) it begins again. Asio itself may lose
+// the loop without a word where it finds no memory, so run() calls this again and again.
 void HttpServer::Core::begin_accepting() {
-  if (world->accepting) return;
-  net::co_spawn(world->io, accept_loop(), [this](const std::exception_ptr& thrown) {
+  if (world->accepting || pausing || world->draining) return;
+  net::co_spawn(world->io, accept_loop(Accepting(*world)), [this](const std::exception_ptr& thrown) {
     if (!thrown || world->draining) return;
     log_problem("accept_failed", thrown);
     pause.expires_after(kPause);
-    pause.async_wait([this](const error_code& error) {
-      if (!error) begin_accepting();
-    });
+    pause.async_wait([this](const error_code&) { pausing = false; });
+    pausing = true;
   });
 }
 
-net::awaitable<void> HttpServer::Core::accept_loop() {
-  struct Accepting {
-    explicit Accepting(HttpWorld& of) : world(of) { world.accepting = true; }
-    ~Accepting() { world.accepting = false; }
-    HttpWorld& world;
-  } const accepting(*world);
+net::awaitable<void> HttpServer::Core::accept_loop(Accepting) {
   while (acceptor.is_open()) {
     error_code error;
     tcp::socket socket = co_await acceptor.async_accept(net::redirect_error(net::use_awaitable, error));
@@ -300,9 +307,9 @@ void HttpServer::Core::trim_later() {
 void HttpServer::Core::run() {
   for (;;) {
     try {
-      if (!world->draining) begin_accepting();
       if (!world->draining && !trimming) trim_later();
-      world->io.run();
+      do begin_accepting();
+      while (world->io.run_one() > 0);
       if (world->draining) break;
       world->io.restart();  // nothing to do is left where memory was missing to accept
     } catch (...) {  // of what was posted; memory is short

@@ -330,7 +330,10 @@ net::awaitable<bool> HttpSession::send_answer(const std::shared_ptr<HttpAnswer>&
       co_return false;
     }
     if (output.broken && !answer->begun()) co_return co_await refuse(503, kOutOfMemory);
-    if (output.broken) co_return false;
+    if (output.broken) {
+      log_warning("answer_broken", " path=", json_quote(answer->request().path), " problem=\"out of memory\"");
+      co_return false;
+    }
     if (!output.bytes.empty()) {
       begun_ = true;
       if (!co_await write(output.bytes)) co_return false;
