@@ -82,19 +82,24 @@ std::string http_message(const HttpResponse& response, const HttpHeaders& more_h
 // Where memory is missing even for this, the session finds out at its next look.
 void HttpAnswer::post(std::function<void()> work) {
   try {
-    {
-      const std::lock_guard lock(line_mutex_);
-      line_.push_back(std::move(work));
-      if (std::exchange(line_runs_, true)) return;
-    }
-    start_line();
+    add_to_line(std::move(work));
   } catch (const std::exception&) {
     broken_ = true;
   }
 }
 
+// Throws where there is no memory for it.
+void HttpAnswer::add_to_line(std::function<void()> work) {
+  {
+    const std::lock_guard lock(line_mutex_);
+    line_.push_back(std::move(work));
+    if (std::exchange(line_runs_, true)) return;
+  }
+  start_line();
+}
+
 void HttpAnswer::start_line() {
-  std::deque<std::function<void()>> dropped;  // destroyed without the lock: it may hold anything
+  std::list<std::function<void()>> dropped;  // destroyed without the lock: it may hold anything
   bool started = false;
   try {
     started = world_.start([self = shared_from_this()] { self->run_line(); });
@@ -108,27 +113,26 @@ void HttpAnswer::start_line() {
 }
 
 // Some pieces, so that answers take turns.
-void HttpAnswer::run_line() {
+void HttpAnswer::run_line() noexcept {
   constexpr int kPieces = 32;
   for (int i = 0; i < kPieces; ++i) {
-    std::function<void()> work;
+    std::list<std::function<void()>> work;
     {
       const std::lock_guard lock(line_mutex_);
       line_runs_ = !line_.empty();
       if (!line_runs_) return;
-      work = std::move(line_.front());
-      line_.pop_front();
+      work.splice(work.begin(), line_, line_.begin());
     }
-    run(work);
+    run(work.front());
   }
   start_line();
 }
 
-void HttpAnswer::run(const std::function<void()>& work) {
+void HttpAnswer::run(const std::function<void()>& work) noexcept {
   try {
     work();
   } catch (const std::bad_alloc&) {
-    fail("out of memory", true);  // short enough to need none
+    fail("out of memory", true);
   } catch (const std::exception& thrown) {
     fail(thrown.what(), false);
   }
@@ -159,12 +163,18 @@ void HttpAnswer::send(std::string_view data) {
   Lock lock(mutex_);
   if (done_ || too_slow_ || data.empty()) return;  // a stream that will be ended takes no more memory
   begin_stream(lock);
-  if (form_.chunked) {
-    char size[20];
-    unsent_.append(size, static_cast<size_t>(std::snprintf(size, sizeof size, "%zx\r\n", data.size())));
+  const size_t before = unsent_.size();
+  try {
+    if (form_.chunked) {
+      char size[20];
+      unsent_.append(size, static_cast<size_t>(std::snprintf(size, sizeof size, "%zx\r\n", data.size())));
+    }
+    unsent_ += data;
+    if (form_.chunked) unsent_ += "\r\n";
+  } catch (...) {  // half a chunk would leave the client waiting for the rest
+    unsent_.resize(before);
+    throw;
   }
-  unsent_ += data;
-  if (form_.chunked) unsent_ += "\r\n";
   too_slow_ = unsent_.size() > world_.unsent_limit;
   wake(std::move(lock));
 }
@@ -203,12 +213,12 @@ void HttpAnswer::begin_stream() {
 
 bool HttpAnswer::begin_stream(const Lock&) {
   if (streaming_ || done_) return false;
-  streaming_ = true;
   HttpHeaders headers{{"Cache-Control", "no-cache"}, {"X-Accel-Buffering", "no"}};
   headers.insert(headers.end(), form_.headers.begin(), form_.headers.end());
   if (form_.chunked) headers.emplace_back("Transfer-Encoding", "chunked");
   else form_.keep_alive = false;
   unsent_ = http_head(200, "text/event-stream; charset=utf-8", headers, form_.keep_alive) + "\r\n";
+  streaming_ = true;  // only now: without its head nothing of it may be sent
   return true;
 }
 
@@ -217,29 +227,48 @@ std::function<void(Ending)> HttpAnswer::take_callback(Ending why) {
   return std::exchange(on_end_, {});
 }
 
-void HttpAnswer::end(Ending why) {
+// Where there is no memory to post the call, it is made here.
+void HttpAnswer::tell(const std::function<void(Ending)>& callback, Ending why) noexcept {
+  if (!callback) return;
+  try {
+    add_to_line([callback, why] { callback(why); });
+  } catch (const std::exception&) {
+    run_callback(callback, why);
+  }
+}
+
+void HttpAnswer::run_callback(const std::function<void(Ending)>& callback, Ending why) noexcept {
+  try {
+    callback(why);
+  } catch (const std::exception&) {
+    broken_ = true;
+  }
+}
+
+void HttpAnswer::end(Ending why) noexcept {
   stop_->set(why == Ending::shutdown ? StopReason::shutdown : StopReason::client_left);
   Lock lock(mutex_);
   if (done_) return;
   const auto callback = take_callback(why);
   if (why == Ending::client_left) done_ = true;
   lock.unlock();
-  if (callback) post([callback, why] { callback(why); });
+  tell(callback, why);
 }
 
 void HttpAnswer::refuse(HttpResponse why) {
   Lock lock(mutex_);
   if (done_ || streaming_) return;
-  const auto callback = take_callback(Ending::client_left);
+  const auto callback = on_end_;
   put(std::move(why));
+  ended_ = Ending::client_left;
   wake(std::move(lock));
-  if (callback) post([callback] { callback(Ending::client_left); });
+  tell(callback, Ending::client_left);
 }
 
-void HttpAnswer::fail(const std::string& what, bool out_of_memory) {
+void HttpAnswer::fail(const char* what, bool out_of_memory) noexcept {
   try {
     log_warning("request_failed", " path=", json_quote(request_.path), " problem=", json_quote(what));
-  } catch (const std::bad_alloc&) {  // it is answered all the same
+  } catch (const std::exception&) {  // it is answered all the same
   }
   try {
     say_failure(out_of_memory ? world_.refuse(503, kOutOfMemory) : world_.refuse(500, kFailedInside));
@@ -254,7 +283,7 @@ void HttpAnswer::say_failure(const HttpResponse& why) {
   const auto callback = take_callback(Ending::client_left);
   const bool streams = streaming_;
   lock.unlock();
-  if (callback) callback(Ending::client_left);
+  if (callback) run_callback(callback, Ending::client_left);
   if (!streams) return respond(why);
   send("data: " + why.body + "\n\ndata: [DONE]\n\n");
   finish();

@@ -4,7 +4,7 @@
 
 #include <atomic>
 #include <chrono>
-#include <deque>
+#include <list>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -59,11 +59,12 @@ class HttpAnswer : public Exchange, public std::enable_shared_from_this<HttpAnsw
 
   // ---- For the session; any thread.
   void begin_stream();   // inside posted work
-  void end(Ending why);  // tells the handler and whoever makes the answer
+  void end(Ending why) noexcept;  // tells the handler and whoever makes the answer
   void stop(StopReason why) { stop_->set(why); }
   void refuse(HttpResponse why);  // instead of an answer that has not begun; nobody waits for that one then
   // After an exception: says so, as far as something can still be said, and logs `what`.
-  void fail(const std::string& what, bool out_of_memory);
+  void fail(const char* what, bool out_of_memory) noexcept;
+  void give_up() { broken_ = true; }  // without memory for anything else: the session finds out at its next look
   void detach();       // the session is gone: nothing is sent any more
   void close_after();  // the connection is not to be kept
 
@@ -87,9 +88,12 @@ class HttpAnswer : public Exchange, public std::enable_shared_from_this<HttpAnsw
 
  private:
   using Lock = std::unique_lock<std::mutex>;
+  void add_to_line(std::function<void()> work);
   void start_line();
-  void run_line();
-  void run(const std::function<void()>& work);
+  void run_line() noexcept;
+  void run(const std::function<void()>& work) noexcept;
+  void tell(const std::function<void(Ending)>& callback, Ending why) noexcept;
+  void run_callback(const std::function<void(Ending)>& callback, Ending why) noexcept;
   void say_failure(const HttpResponse& why);
   bool begin_stream(const Lock& lock);
   void put(HttpResponse response);  // with the lock, as what follows
@@ -105,7 +109,7 @@ class HttpAnswer : public Exchange, public std::enable_shared_from_this<HttpAnsw
   std::atomic<bool> broken_{false};
 
   std::mutex line_mutex_;  // of the posted work that has not run; one piece runs after the other
-  std::deque<std::function<void()>> line_;
+  std::list<std::function<void()>> line_;
   bool line_runs_ = false;
 
   mutable std::mutex mutex_;  // of what follows; held for moments only

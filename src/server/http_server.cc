@@ -16,6 +16,7 @@
 #include <boost/asio/use_awaitable.hpp>
 #include <cstring>
 #include <stdexcept>
+#include <thread>
 #include <unordered_map>
 #include <unordered_set>
 
@@ -92,10 +93,23 @@ class HttpServer::Core : public std::enable_shared_from_this<HttpServer::Core> {
   std::atomic<bool> break_accept{false};
 
  private:
+  // Of the loop that accepts, from its start until it is gone.
+  class Accepting {
+   public:
+    explicit Accepting(HttpWorld& world) : world_(&world) { world.accepting = true; }
+    Accepting(Accepting&& other) noexcept : world_(std::exchange(other.world_, nullptr)) {}
+    ~Accepting() {
+      if (world_) world_->accepting = false;
+    }
+
+   private:
+    HttpWorld* world_;
+  };
   // On the server's thread, as what follows.
   void begin_accepting();
-  net::awaitable<void> accept_loop();
+  net::awaitable<void> accept_loop(Accepting accepting);
   void take(tcp::socket socket);
+  net::awaitable<void> serve(std::shared_ptr<HttpSession> session, std::shared_ptr<void> place);
   bool make_room();
   void refuse(tcp::socket& socket, int status, const std::string& message);
   void left(HttpSession& session, const std::string& group);
@@ -106,7 +120,7 @@ class HttpServer::Core : public std::enable_shared_from_this<HttpServer::Core> {
 
   tcp::acceptor acceptor;
   net::steady_timer pause, drain_timer, trim_timer;
-  bool trimming = false;
+  bool trimming = false, pausing = false;
   std::unordered_set<HttpSession*> sessions;
   std::unordered_map<std::string, int> by_address;
   std::atomic<int> connections{0};
@@ -143,19 +157,20 @@ Status HttpServer::Core::listen(const std::string& host, int port_number) {
 
 // ---- connections come and go
 
-// The loop ends with the server alone: after an exception (memory, most likely) it begins again.
+// The loop ends with the server alone: after an exception (memory, most likely) it begins again. Asio itself may lose
+// the loop without a word where it finds no memory, so run() calls this again and again.
 void HttpServer::Core::begin_accepting() {
-  net::co_spawn(world->io, accept_loop(), [this](const std::exception_ptr& thrown) {
+  if (world->accepting || pausing || world->draining) return;
+  net::co_spawn(world->io, accept_loop(Accepting(*world)), [this](const std::exception_ptr& thrown) {
     if (!thrown || world->draining) return;
     log_problem("accept_failed", thrown);
     pause.expires_after(kPause);
-    pause.async_wait([this](const error_code& error) {
-      if (!error) begin_accepting();
-    });
+    pause.async_wait([this](const error_code&) { pausing = false; });
+    pausing = true;
   });
 }
 
-net::awaitable<void> HttpServer::Core::accept_loop() {
+net::awaitable<void> HttpServer::Core::accept_loop(Accepting) {
   while (acceptor.is_open()) {
     error_code error;
     tcp::socket socket = co_await acceptor.async_accept(net::redirect_error(net::use_awaitable, error));
@@ -188,18 +203,22 @@ void HttpServer::Core::take(tcp::socket socket) {
                   std::to_string(limits.connections) +
                       " connections are open, as many as may (--max-connections); try again later");
   const auto session = std::make_shared<HttpSession>(std::move(socket), peer, world);
-  if (!group.empty()) ++by_address[group];
+  // Whatever becomes of the coroutine, this goes with it.
+  auto leave = [weak = weak_from_this(), session, group = std::string(group)](void*) {
+    if (const auto self = weak.lock()) self->left(*session, group);
+  };
+  int* const of_address = group.empty() ? nullptr : &by_address[group];
+  sessions.insert(session.get());
   ++connections;
-  try {
-    sessions.insert(session.get());
-    net::co_spawn(world->io, session->run(), [this, session, group](const std::exception_ptr& thrown) {
-      if (thrown) log_problem("connection_failed", thrown);
-      left(*session, group);
-    });
-  } catch (...) {
-    left(*session, group);
-    throw;
-  }
+  if (of_address) ++*of_address;
+  std::shared_ptr<void> place(session.get(), std::move(leave));  // without memory for it: calls it, and throws
+  net::co_spawn(world->io, serve(session, std::move(place)), [](const std::exception_ptr& thrown) {
+    if (thrown) log_problem("connection_failed", thrown);
+  });
+}
+
+net::awaitable<void> HttpServer::Core::serve(std::shared_ptr<HttpSession> session, std::shared_ptr<void>) {
+  co_await session->run();
 }
 
 // Closes the connection that has waited longest for a request. False: none waits.
@@ -257,16 +276,22 @@ void HttpServer::Core::drain() {
 void HttpServer::Core::end_drain() {
   for (HttpSession* session : sessions) session->end_drain();
   // Answers are being completed now. Clients get three seconds to read them, then the server stops.
-  drain_timer.expires_after(std::chrono::seconds(3));
-  drain_timer.async_wait([this](const error_code& error) {
-    if (!error) world->io.stop();
-  });
+  try {
+    drain_timer.expires_after(std::chrono::seconds(3));
+    drain_timer.async_wait([this](const error_code& error) {
+      if (!error) world->io.stop();
+    });
+  } catch (...) {
+    world->io.stop();
+    throw;
+  }
 }
 
 // The memory of large requests goes back to the system: not at once, since others like them may follow.
 void HttpServer::Core::trim_later() {
   trim_timer.expires_after(kTrimAfter);
   trim_timer.async_wait([this](const error_code& error) {
+    trimming = false;
     if (error || world->draining) return;
     if (std::exchange(world->freed_much, false))
       world->answer([] {
@@ -276,17 +301,20 @@ void HttpServer::Core::trim_later() {
       });
     trim_later();
   });
+  trimming = true;
 }
 
 void HttpServer::Core::run() {
-  begin_accepting();
-  trim_later();
   for (;;) {
     try {
-      world->io.run();
-      break;
+      if (!world->draining && !trimming) trim_later();
+      do begin_accepting();
+      while (world->io.run_one() > 0);
+      if (world->draining) break;
+      world->io.restart();  // nothing to do is left where memory was missing to accept
     } catch (...) {  // of what was posted; memory is short
       log_problem("server_failed", std::current_exception());
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
     }
   }
   world->pool.join(), world->watch.join();

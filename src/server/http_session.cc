@@ -15,7 +15,6 @@
 #include <boost/asio/write.hpp>
 #include <boost/beast/http/read.hpp>
 #include <chrono>
-#include <thread>
 
 #include "base/json.h"
 #include "base/log.h"
@@ -65,21 +64,17 @@ void HttpWorld::close() {
   closed_ = true;
 }
 
-void HttpWorld::run_handler(const std::shared_ptr<HttpAnswer>& answer) const {
-  std::string problem = "out of memory";  // short enough to need none
-  bool out_of_memory = true;
+void HttpWorld::run_handler(const std::shared_ptr<HttpAnswer>& answer) const noexcept {
   try {
-    return handlers.handler(answer);
-  } catch (const std::bad_alloc&) {
-  } catch (const std::exception& thrown) {
-    problem = thrown.what(), out_of_memory = false;
-  }
-  for (;;) {
     try {
-      return answer->post([answer, problem, out_of_memory] { answer->fail(problem, out_of_memory); });
-    } catch (const std::bad_alloc&) {  // when there is some again
-      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+      handlers.handler(answer);
+    } catch (const std::bad_alloc&) {
+      answer->post([answer] { answer->fail("out of memory", true); });
+    } catch (const std::exception& thrown) {
+      answer->post([answer, problem = std::string(thrown.what())] { answer->fail(problem.c_str(), false); });
     }
+  } catch (const std::exception&) {
+    answer->give_up();
   }
 }
 
@@ -147,8 +142,14 @@ HttpSession::HttpSession(tcp::socket socket, std::string peer, const std::shared
 net::awaitable<void> HttpSession::run() {
   Error ignored;
   stream_.socket().set_option(tcp::no_delay(true), ignored);
-  while (co_await next_request()) {
+  bool out_of_memory = false;
+  try {
+    while (co_await next_request()) {
+    }
+  } catch (const std::bad_alloc&) {
+    out_of_memory = true;
   }
+  if (out_of_memory && !begun_ && !ended_idle_) co_await refuse(503, kOutOfMemory);
   co_await linger();
 }
 
@@ -159,9 +160,12 @@ void HttpSession::begin_drain() {
 
 void HttpSession::end_drain() {
   if (!answer_) return stream_.cancel();
-  // A handler that has not begun will not be run, so it cannot say so.
-  if (answer_->handling() == HttpAnswer::Handling::waiting)
-    answer_->refuse(world_.handlers.refuse(503, "the server is shutting down"));
+  try {  // a handler that has not begun will not be run, so it cannot say so
+    if (answer_->handling() == HttpAnswer::Handling::waiting)
+      answer_->refuse(world_.handlers.refuse(503, "the server is shutting down"));
+  } catch (const std::exception&) {
+    answer_->give_up();
+  }
   answer_->end(Ending::shutdown);
 }
 
@@ -212,6 +216,7 @@ net::awaitable<bool> HttpSession::next_request() {
     if (!co_await wait_for_request()) co_return false;
     ended_idle_ = false;
   }
+  begun_ = false;
   HttpParser parser;
   parser.header_limit(static_cast<std::uint32_t>(world_.limits.head_bytes));
   parser.body_limit(world_.limits.body_bytes);
@@ -325,8 +330,12 @@ net::awaitable<bool> HttpSession::send_answer(const std::shared_ptr<HttpAnswer>&
       co_return false;
     }
     if (output.broken && !answer->begun()) co_return co_await refuse(503, kOutOfMemory);
-    if (output.broken) co_return false;
+    if (output.broken) {
+      log_warning("answer_broken", " path=", json_quote(answer->request().path), " problem=\"out of memory\"");
+      co_return false;
+    }
     if (!output.bytes.empty()) {
+      begun_ = true;
       if (!co_await write(output.bytes)) co_return false;
       last_write = Clock::now();
       continue;
@@ -397,8 +406,9 @@ bool HttpSession::look_at_client(HttpAnswer& answer, bool& probed) {
 // ---- refusals, after which the connection cannot be used any more: they are always false
 
 net::awaitable<bool> HttpSession::refuse(HttpResponse response) {
-  refused_ = true;
-  co_await write(http_message(response));
+  const std::string bytes = http_message(response);
+  refused_ = begun_ = true;
+  co_await write(bytes);
   co_return false;
 }
 

@@ -35,13 +35,14 @@ struct HttpWorld {
   void post(std::function<void()> work);
   void close();  // from now on nothing is run
   // On a thread of a pool: runs the handler, whatever it throws.
-  void run_handler(const std::shared_ptr<HttpAnswer>& answer) const;
+  void run_handler(const std::shared_ptr<HttpAnswer>& answer) const noexcept;
 
   const HttpLimits limits;
   const HttpHandlers handlers;
   // On the server's thread:
   size_t body_bytes = 0;  // of all requests being read or answered
   bool draining = false;
+  bool accepting = false;
   std::list<HttpSession*> idle;  // those that wait for a request, the longest idle first
   bool freed_much = false;       // memory of a large request since the last time that memory was given back
   std::atomic<int64_t> timeouts{0}, overdue{0};  // requests that came too slowly; handlers that had their time
@@ -104,6 +105,7 @@ class HttpSession : public std::enable_shared_from_this<HttpSession> {
   bool late_ = false;                   // the deadline is over, and reading has been cancelled
   std::shared_ptr<HttpAnswer> answer_;  // while one is being made
   bool idle_ = false;                   // waits for a request
+  bool begun_ = false;                  // something of an answer to the request has been sent
   bool ended_idle_ = false, refused_ = false, evicted_ = false;
 };
 
