@@ -22,7 +22,7 @@ struct RequestLimits {
   int64_t bad_words = 8192;
   int64_t stop_strings = 64;
   int64_t stop_bytes = int64_t{256} << 10;
-  int64_t guide_bytes = int64_t{1} << 20;
+  int64_t guide_bytes = int64_t{512} << 10;
   int64_t template_bytes = int64_t{256} << 10;
   int64_t logits = int64_t{1} << 24;
   int64_t answer_bytes = int64_t{256} << 20;

@@ -53,6 +53,11 @@ Result<GuideSpec> call_or_answer_guide(const std::vector<const Json*>& functions
 // request_sampling.cc: a list of {"name", "params"} or of names; whether there are such processors is for the engine to
 // say.
 Result<std::vector<ProcessorChoice>> read_processors(const std::string& field, const Json& value);
+// A stop string, or a list of them.
+Result<std::vector<std::string>> read_stops(const std::string& field, const Json& value, const RequestLimits& limits);
+// Words as token ids, each as it stands at the start of a text and behind a space.
+Result<std::vector<std::vector<int32_t>>> read_banned(const std::string& field, const Json& value,
+                                                      const RequestRules& rules);
 // An object from token ids to numbers; of a token that is named twice, the last one counts.
 Result<std::vector<std::pair<int32_t, float>>> read_biases(const std::string& field, const Json& value);
 // The fields of beam search, all together; after n and best_of.

@@ -2,8 +2,8 @@
 #include "api/request_json.h"
 
 #include <algorithm>
+#include <iterator>
 #include <limits>
-#include <set>
 
 #include "api/request_fields.h"
 #include "sampling/parameters.h"
@@ -14,9 +14,8 @@ namespace {
 
 using namespace request_fields;
 
-constexpr size_t kMaxMembers = 1000;         // of a request; also keeps lookups cheap
-constexpr size_t kMaxStopBytes = 64 * 1024;  // of one stop string
-constexpr int kMaxLogprobs = 20;             // for each token: OpenAI's limit in chats, and what validate() takes
+constexpr size_t kMaxMembers = 1000;  // of a request; also keeps lookups cheap
+constexpr int kMaxLogprobs = 20;      // for each token: OpenAI's limit in chats, and what validate() takes
 
 constexpr unsigned bit(RequestKind kind) { return 1u << static_cast<unsigned>(kind); }
 constexpr unsigned kChat = bit(RequestKind::chat), kCompletion = bit(RequestKind::completion);
@@ -212,25 +211,7 @@ Status read_max_tokens(const std::string& field, const Json& value, Draft& draft
 }
 
 Status read_stop(const std::string& field, const Json& value, Draft& draft) {
-  std::vector<std::string> stops;
-  if (value.is_string()) {
-    stops.push_back(value.as_string());
-  } else {
-    if (!value.is_array()) return wrong(field, "a string or a list of strings", value);
-    WEFT_RETURN_IF_ERROR(check_count(draft, &RequestLimits::stop_strings, value.items().size(), field));
-    WEFT_TRY(stops, read_strings(field, value));
-  }
-  size_t bytes = 0;
-  for (const std::string& stop : stops) {
-    if (stop.empty()) return fail(Code::invalid_argument, "stop holds an empty string").about(field);
-    if (stop.size() > kMaxStopBytes)
-      return fail(Code::invalid_argument, "a stop string may be at most ", kMaxStopBytes, " bytes long, got ",
-                  stop.size())
-          .about(field);
-    bytes += stop.size();
-  }
-  WEFT_RETURN_IF_ERROR(check_count(draft, &RequestLimits::stop_bytes, bytes, field));
-  draft.request.stop = std::move(stops);
+  WEFT_TRY(draft.request.stop, read_stops(field, value, draft.rules.limits));
   return {};
 }
 
@@ -304,19 +285,9 @@ Status read_logit_bias(const std::string& field, const Json& value, Draft& draft
 }
 
 Status read_bad_words(const std::string& field, const Json& value, Draft& draft) {
-  WEFT_TRY(const std::vector<std::string> words, read_strings(field, value));
-  if (!words.empty() && !draft.rules.encode)
-    return fail(Code::unsupported, "bad_words needs a tokenizer, and this model has none").about(field);
-  WEFT_RETURN_IF_ERROR(check_count(draft, &RequestLimits::bad_words, words.size(), field));
-  std::set<std::vector<int32_t>> known;
-  for (const std::string& word : words) {
-    if (word.empty()) return fail(Code::invalid_argument, "bad_words holds an empty string").about(field);
-    // A word at the start of a text and behind a space are different tokens.
-    for (const std::string& text : {word, " " + word}) {
-      WEFT_TRY(std::vector<int32_t> ids, draft.rules.encode(text));
-      if (!ids.empty() && known.insert(ids).second) draft.request.sampling.bad_words.push_back(std::move(ids));
-    }
-  }
+  WEFT_TRY(std::vector<std::vector<int32_t>> words, read_banned(field, value, draft.rules));
+  std::vector<std::vector<int32_t>>& banned = draft.request.sampling.bad_words;
+  banned.insert(banned.end(), std::make_move_iterator(words.begin()), std::make_move_iterator(words.end()));
   return {};
 }
 

@@ -3,6 +3,7 @@
 #include <charconv>
 #include <limits>
 #include <optional>
+#include <set>
 #include <unordered_map>
 
 #include "api/request_fields.h"
@@ -12,7 +13,8 @@ namespace weft::request_fields {
 
 namespace {
 
-constexpr size_t kMaxProcessors = 16;  // of one request
+constexpr size_t kMaxProcessors = 16;        // of one request
+constexpr size_t kMaxStopBytes = 64 * 1024;  // of one stop string
 
 // The field's value, or null where it is absent or null.
 const Json* given(const Json& body, const char* field) {
@@ -53,6 +55,48 @@ Status check_no_beams(const Json& body, const BeamSpec& beams) {
 }
 
 }  // namespace
+
+Result<std::vector<std::string>> read_stops(const std::string& field, const Json& value, const RequestLimits& limits) {
+  std::vector<std::string> stops;
+  if (value.is_string()) {
+    stops.push_back(value.as_string());
+  } else {
+    if (!value.is_array()) return wrong(field, "a string or a list of strings", value);
+    WEFT_RETURN_IF_ERROR(
+        check_limit(limits, &RequestLimits::stop_strings, static_cast<int64_t>(value.items().size()), field));
+    WEFT_TRY(stops, read_strings(field, value));
+  }
+  int64_t bytes = 0;
+  for (const std::string& stop : stops) {
+    if (stop.empty()) return fail(Code::invalid_argument, "stop holds an empty string").about(field);
+    if (stop.size() > kMaxStopBytes)
+      return fail(Code::invalid_argument, "a stop string may be at most ", kMaxStopBytes, " bytes long, got ",
+                  stop.size())
+          .about(field);
+    bytes += static_cast<int64_t>(stop.size());
+  }
+  WEFT_RETURN_IF_ERROR(check_limit(limits, &RequestLimits::stop_bytes, bytes, field));
+  return stops;
+}
+
+Result<std::vector<std::vector<int32_t>>> read_banned(const std::string& field, const Json& value,
+                                                      const RequestRules& rules) {
+  WEFT_TRY(const std::vector<std::string> words, read_strings(field, value));
+  if (!words.empty() && !rules.encode)
+    return fail(Code::unsupported, "bad_words needs a tokenizer, and this model has none").about(field);
+  WEFT_RETURN_IF_ERROR(check_limit(rules.limits, &RequestLimits::bad_words, static_cast<int64_t>(words.size()), field));
+  std::vector<std::vector<int32_t>> banned;
+  std::set<std::vector<int32_t>> known;
+  for (const std::string& word : words) {
+    if (word.empty()) return fail(Code::invalid_argument, "bad_words holds an empty string").about(field);
+    // A word at the start of a text and behind a space are different tokens.
+    for (const std::string& text : {word, " " + word}) {
+      WEFT_TRY(std::vector<int32_t> ids, rules.encode(text));
+      if (!ids.empty() && known.insert(ids).second) banned.push_back(std::move(ids));
+    }
+  }
+  return banned;
+}
 
 Result<std::vector<std::pair<int32_t, float>>> read_biases(const std::string& field, const Json& value) {
   if (!value.is_object()) return wrong(field, "an object from token ids to numbers", value);
