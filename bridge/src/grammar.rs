@@ -1,9 +1,10 @@
 //! Guided decoding over llguidance: a factory per tokenizer (the trie of its tokens), and one matcher per answer.
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use llguidance::{
-    api::{GrammarInit, GrammarWithLexer, TopLevelGrammar},
-    earley::SlicedBiasComputer,
+    api::{GrammarInit, GrammarWithLexer, ParserLimits, TopLevelGrammar},
+    earley::{lexerspec::LexerSpec, Grammar, SlicedBiasComputer},
     Matcher, ParserFactory,
 };
 use serde_json::Value;
@@ -387,6 +388,41 @@ fn on_large_stack<T: Send>(work: impl FnOnce() -> Outcome<T> + Send) -> Outcome<
     })
 }
 
+/// Of a text of this size the parser's first row takes no time to speak of.
+const FREE_TEXT: usize = 4 << 10;
+/// Comparisons of two of the parser's items in its first row; a second of processor time or two.
+const MOST_COMPARISONS: u64 = 4_000_000_000;
+
+/// The first row of the parser is made with it, where nothing can be cancelled. Each item in it predicts the rules of
+/// the symbol that it is in front of, and each of these is looked for in the whole row.
+fn check_first_row(rules: &Grammar, lexer: &LexerSpec, limits: &ParserLimits) -> Outcome<()> {
+    // What is wrong with it, the parser will say.
+    let Ok(compiled) = rules.optimize().compile(lexer.clone(), limits) else { return Ok(()) };
+    let (mut items, mut predictions) = (0u64, 0u64);
+    let mut seen = HashSet::from([compiled.start().as_index()]);
+    let mut open = vec![compiled.start()];
+    while let Some(symbol) = open.pop() {
+        for &rule in compiled.rules_of(symbol) {
+            for &next in compiled.rule_rhs(rule).0 {
+                items += 1;
+                predictions += compiled.rules_of(next).len() as u64;
+                if seen.insert(next.as_index()) {
+                    open.push(next);
+                }
+                if !compiled.sym_data(next).is_nullable {
+                    break;
+                }
+            }
+        }
+    }
+    match items.saturating_mul(predictions) / 2 {
+        0..=MOST_COMPARISONS => Ok(()),
+        _ => Err(Failure::invalid(format!(
+            "its rules are too ambiguous: the parser would begin with {items} items that predict {predictions} rules"
+        ))),
+    }
+}
+
 /// The first mask may take as long as so many later ones.
 const FIRST_STEPS: u64 = 10;
 
@@ -422,6 +458,9 @@ fn compile(
         _ => compiled,
     };
     Stop::current().check()?;
+    if text.len() > FREE_TEXT {
+        check_first_row(&rules, &lexer, &parser_limits)?;
+    }
     let init = GrammarInit::Internal(rules, lexer);
     let parser = factory.factory.create_parser_from_init_default(init).map_err(wrong)?;
     check_memory()?;

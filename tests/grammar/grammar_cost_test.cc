@@ -78,6 +78,20 @@ TEST(GrammarCost, AmbiguousRulesEndTheirOwnAnswer) {
   }
 }
 
+// The parser's first row: 3000 items that each predict 3000 rules.
+TEST(GrammarCost, ManyAmbiguousAlternativesAreRefused) {
+  std::string text = "start: s\ns: \"a\"";
+  for (int i = 0; i < 3000; ++i) text += " | s s s";
+  const double begin = thread_seconds();
+  double compilation = 0;
+  const auto grammar = Vocabulary::get().factory()->compile(spec(Kind::ebnf, text), &compilation);
+  EXPECT_LT(thread_seconds() - begin + compilation, 2.0);
+  ASSERT_FALSE(grammar.ok());
+  EXPECT_EQ(grammar.error().code(), Code::invalid_argument);
+  EXPECT_NE(grammar.error().message().find("too ambiguous: the parser would begin with 300"), std::string::npos)
+      << grammar.error().message();
+}
+
 TEST(GrammarCost, OrdinaryOnesAreFarFromTheLimit) {
   const std::vector<std::pair<GrammarSpec, std::string>> cases = {
       {spec(Kind::regex, "([a-z]{1,20} ){1,100}"), "some words "},
