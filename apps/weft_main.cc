@@ -10,8 +10,8 @@
 #include "api/follow.h"
 #include "base/log.h"
 #include "commands.h"
-#include "weft_main.h"
 #include "terminal.h"
+#include "weft_main.h"
 
 namespace weft {
 

@@ -225,13 +225,23 @@ class Faults:
 
     # ---- Loading, and the end
 
-    def run_program(self, words, what, right):
-        """A run of the program with what was armed. The right answer and status 0, or status 1 and a message."""
-        try:
-            done = subprocess.run(words, env=self.injector.environment, stdin=subprocess.DEVNULL, capture_output=True,
-                                  timeout=LIMIT)
-        except subprocess.TimeoutExpired:
+    def run_program(self, words, what, right, goes_on=False):
+        """A run of the program with what was armed. The right answer and status 0, or status 1 and a message. Where
+        nothing can be had any more, it may wait for memory, and must end once there is some."""
+        program = subprocess.Popen(words, env=self.injector.environment, stdin=subprocess.DEVNULL,
+                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        for patience in [5, LIMIT] if goes_on else [LIMIT]:
+            try:
+                done = subprocess.CompletedProcess(words, None, *program.communicate(timeout=patience))
+                break
+            except subprocess.TimeoutExpired:
+                if goes_on:
+                    self.injector.disarm()
+        else:
+            program.kill()
+            program.communicate()
             return self.blame(what, f"not through in {LIMIT} s")
+        done.returncode = program.returncode
         errors = done.stderr.decode(errors="replace")
         if done.returncode == 0:
             self.tally["right" if done.stdout == right else "wrong"] += 1
@@ -260,7 +270,7 @@ class Faults:
                 self.run_program(words, f"load, {kind} {at}", right)
             for at in self.random.sample(points, min(len(points), max(1, self.arguments.samples // 8))):
                 self.injector.arm(kind, at, True, trace=self.arguments.trace)
-                self.run_program(words, f"load, {kind} {at} and all behind it", right)
+                self.run_program(words, f"load, {kind} {at} and all behind it", right, True)
             self.injector.disarm()
             print(f"load: {kind}: {len(points)} of {count} calls: {dict(self.tally)}", flush=True)
 
