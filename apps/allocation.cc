@@ -75,7 +75,8 @@ void* operator new(std::size_t bytes) {
 void* operator new(std::size_t bytes, std::align_val_t alignment) {
   const auto unit = static_cast<std::size_t>(alignment);
   return allocate(
-      bytes, [=] { return std::aligned_alloc(unit, (bytes + unit - 1) / unit * unit); }, unit <= alignof(std::max_align_t));
+      bytes, [=] { return std::aligned_alloc(unit, (bytes + unit - 1) / unit * unit); },
+      unit <= alignof(std::max_align_t));
 }
 
 void operator delete(void* memory) noexcept { give_back(memory); }

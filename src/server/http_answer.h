@@ -4,8 +4,8 @@
 
 #include <atomic>
 #include <chrono>
-#include <list>
 #include <functional>
+#include <list>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -58,15 +58,15 @@ class HttpAnswer : public Exchange, public std::enable_shared_from_this<HttpAnsw
   void on_end(std::function<void(Ending)> callback) override;
 
   // ---- For the session; any thread.
-  void begin_stream();   // inside posted work
+  void begin_stream();            // inside posted work
   void end(Ending why) noexcept;  // tells the handler and whoever makes the answer
   void stop(StopReason why) { stop_->set(why); }
   void refuse(HttpResponse why);  // instead of an answer that has not begun; nobody waits for that one then
   // After an exception: says so, as far as something can still be said, and logs `what`.
   void fail(const char* what, bool out_of_memory) noexcept;
   void give_up() { broken_ = true; }  // without memory for anything else: the session finds out at its next look
-  void detach();       // the session is gone: nothing is sent any more
-  void close_after();  // the connection is not to be kept
+  void detach();                      // the session is gone: nothing is sent any more
+  void close_after();                 // the connection is not to be kept
 
   struct Output {
     std::string bytes;  // to be sent now

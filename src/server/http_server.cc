@@ -312,7 +312,7 @@ void HttpServer::Core::run() {
       while (world->io.run_one() > 0);
       if (world->draining) break;
       world->io.restart();  // nothing to do is left where memory was missing to accept
-    } catch (...) {  // of what was posted; memory is short
+    } catch (...) {         // of what was posted; memory is short
       log_problem("server_failed", std::current_exception());
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
     }

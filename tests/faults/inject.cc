@@ -152,8 +152,8 @@ int open(const char* path, int flags, ...) WEFT_OPEN(open, path, flags) int open
         WEFT_CALL(kReceive, ECONNRESET, recv, socket, to, size, flags) ssize_t
     recvmsg(int socket, msghdr* message, int flags) WEFT_CALL(kReceive, ECONNRESET, recvmsg, socket, message, flags)
 
-        // Where it ends, for whoever reads the log: standard error has no line of what is thrown out of a function.
-        void abort() {
+    // Where it ends, for whoever reads the log: standard error has no line of what is thrown out of a function.
+    void abort() {
   if (Control* const c = control) {
     __atomic_store_n(&c->kind, kNone, __ATOMIC_RELEASE);
     void* frames[48];
