@@ -1,10 +1,11 @@
 // The `weft` command.
 #include "allocation.h"
-#include "commands.h"
+#include "weft_main.h"
 
 int main(int count, char** words) {
-#ifndef WEFT_SANITIZED
-  weft::throw_out_of_memory();
-#endif
+#ifdef WEFT_SANITIZED
   return weft::weft_main(count, words, weft::Engine::load);
+#else
+  return weft::weft_main(count, words, weft::Engine::load, &weft::throw_out_of_memory);
+#endif
 }

@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "commands.h"
 #include "terminal.h"
+#include "weft_main.h"
 
 namespace weft {
 
@@ -81,11 +82,12 @@ int leave(const Leave& leave) {
 
 namespace {
 
-int run(int count, const char* const* words, const EngineLoader& load) {
+int run(int count, const char* const* words, const EngineLoader& load, void (*on_parsed)() noexcept) {
   open_standard_files();
   std::signal(SIGPIPE, SIG_IGN);  // a closed pipe is an error of the write,
   std::signal(SIGXFSZ, SIG_IGN);  // and so is a file that may not become larger
   const auto parsed = parse_arguments(count, words);
+  if (on_parsed) on_parsed();
   if (const Leave* early = std::get_if<Leave>(&parsed)) return leave(*early);
   const Arguments& arguments = std::get<Arguments>(parsed);
   Status status;
@@ -107,8 +109,12 @@ int run(int count, const char* const* words, const EngineLoader& load) {
 }  // namespace
 
 int weft_main(int count, const char* const* words, const EngineLoader& load) {
+  return weft_main(count, words, load, nullptr);
+}
+
+int weft_main(int count, const char* const* words, const EngineLoader& load, void (*parsed)() noexcept) {
   try {
-    return run(count, words, load);
+    return run(count, words, load, parsed);
   } catch (const std::exception& thrown) {  // no memory, no thread
     std::fprintf(stderr, "weft: %s\n", thrown.what());
     return 1;

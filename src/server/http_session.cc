@@ -149,7 +149,11 @@ net::awaitable<void> HttpSession::run() {
   } catch (const std::bad_alloc&) {
     out_of_memory = true;
   }
-  if (out_of_memory && !begun_ && !ended_idle_) co_await refuse(503, kOutOfMemory);
+  if (out_of_memory) {
+    log_warning("connection_failed", " peer=", peer_, " problem=\"out of memory\"");
+    ended_idle_ = false;
+    if (!begun_) co_await refuse(503, kOutOfMemory);
+  }
   co_await linger();
 }
 

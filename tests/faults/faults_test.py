@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from injector import GOLDEN, KINDS, LIMIT, Injector, Server
@@ -125,6 +126,7 @@ class Faults:
         what = f"{name}, {kind} {at}{' and all behind it' if goes_on else ''}"
         request = REQUESTS[name][2]
         self.injector.arm(kind, at, goes_on, trace=self.arguments.trace)
+        before = len(self.server.log())
         if goes_on:  # nothing can be answered meanwhile: it must only live
             self.tally[self.while_all_fails(request)] += 1
             result = "right"
@@ -132,21 +134,48 @@ class Faults:
             result = self.outcome(request, right)
         self.injector.disarm()
         self.tally[result if result in ("right", "error", "connection") else "wrong"] += 1
-        status = self.server.died(0.05 if result == "connection" else 0)
+        status = self.server.died(0.05 if result == "connection" or goes_on else 0)
         problem = None
+        if self.not_ours(status, goes_on):
+            self.tally["ended by a library"] += 1
+            self.restart(name, right)
+            return
         if status is not None:
             problem = f"the server ended with {status}: {self.last_lines()}"
         elif result not in ("right", "error", "connection"):
             problem = result
+        elif result == "connection" and kind not in ("send", "receive") and not self.says_why(before):
+            problem = "closed without an answer, and the log does not say why"
         elif (after := self.outcome(request, right)) != "right":
             problem = f"{result}, and then {after}; ended: {self.server.died(0.5)}; {self.last_lines()}"
         elif any((gauges := self.server.idle_gauges()).values()):
             problem = f"{result}, and then {gauges}"
         if problem:
             self.blame(what, problem)
-            self.server.kill()
-            self.start(name)
-            self.outcome(request, right)
+            self.restart(name, right)
+
+    def restart(self, name, right):
+        self.server.kill()
+        self.start(name)
+        self.outcome(REQUESTS[name][2], right)
+
+    def not_ours(self, status, goes_on):
+        """What ends the process where we cannot catch it. glibc has no 32 bytes to note down a destructor of a new
+        thread (Rust's threads have one). And where nothing at all is to be had, Asio ends the process in the destructor
+        of a coroutine that it could not go on with, which posts."""
+        if status != -signal.SIGABRT:
+            return False
+        log = self.server.log()
+        return "failed to register TLS destructor" in log or (
+            goes_on and "terminate called without an active exception" in log and "awaitable_thread" in log)
+
+    def says_why(self, before):
+        """A connection may end without an answer where Asio had no memory for its next step, or where the answer had
+        begun; then there is a warning."""
+        end = time.monotonic() + 2
+        while "warning: " not in (fresh := self.server.log()[before:]) and time.monotonic() < end:
+            time.sleep(0.05)
+        return "warning: " in fresh
 
     def while_all_fails(self, request):
         import socket
@@ -196,13 +225,23 @@ class Faults:
 
     # ---- Loading, and the end
 
-    def run_program(self, words, what, right):
-        """A run of the program with what was armed. The right answer and status 0, or status 1 and a message."""
-        try:
-            done = subprocess.run(words, env=self.injector.environment, stdin=subprocess.DEVNULL, capture_output=True,
-                                  timeout=LIMIT)
-        except subprocess.TimeoutExpired:
+    def run_program(self, words, what, right, goes_on=False):
+        """A run of the program with what was armed. The right answer and status 0, or status 1 and a message. Where
+        nothing can be had any more, it may wait for memory, and must end once there is some."""
+        program = subprocess.Popen(words, env=self.injector.environment, stdin=subprocess.DEVNULL,
+                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        for patience in [5, LIMIT] if goes_on else [LIMIT]:
+            try:
+                done = subprocess.CompletedProcess(words, None, *program.communicate(timeout=patience))
+                break
+            except subprocess.TimeoutExpired:
+                if goes_on:
+                    self.injector.disarm()
+        else:
+            program.kill()
+            program.communicate()
             return self.blame(what, f"not through in {LIMIT} s")
+        done.returncode = program.returncode
         errors = done.stderr.decode(errors="replace")
         if done.returncode == 0:
             self.tally["right" if done.stdout == right else "wrong"] += 1
@@ -231,7 +270,7 @@ class Faults:
                 self.run_program(words, f"load, {kind} {at}", right)
             for at in self.random.sample(points, min(len(points), max(1, self.arguments.samples // 8))):
                 self.injector.arm(kind, at, True, trace=self.arguments.trace)
-                self.run_program(words, f"load, {kind} {at} and all behind it", right)
+                self.run_program(words, f"load, {kind} {at} and all behind it", right, True)
             self.injector.disarm()
             print(f"load: {kind}: {len(points)} of {count} calls: {dict(self.tally)}", flush=True)
 
