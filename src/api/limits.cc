@@ -14,6 +14,7 @@ constexpr RequestLimit kLimits[] = {
     {&RequestLimits::list_items, "--max-list-items", false,
      "entries of logit_bias, allowed_token_ids, stop_token_ids and bad_token_ids, each", 400},
     {&RequestLimits::bad_words, "--max-bad-words", false, "entries of bad_words", 400},
+    {&RequestLimits::bad_word_bytes, "--max-bad-word-bytes", true, "text of all bad_words together", 400},
     {&RequestLimits::stop_strings, "--max-stop-strings", false, "stop strings", 400},
     {&RequestLimits::stop_bytes, "--max-stop-bytes", true, "text of all stop strings together", 400},
     {&RequestLimits::guide_bytes, "--max-guide-bytes", true,

@@ -12,7 +12,7 @@ namespace weft {
 
 struct RequestLimits {
   static RequestLimits none();  // all of them 0
-  int64_t json_bytes = int64_t{128} << 20;
+  int64_t json_bytes = int64_t{96} << 20;
   int64_t prompts = 1024;
   int64_t choices = 128;
   int64_t sequences = 4096;
@@ -20,6 +20,7 @@ struct RequestLimits {
   int64_t prompt_tokens = int64_t{8} << 20;
   int64_t list_items = int64_t{1} << 19;
   int64_t bad_words = 8192;
+  int64_t bad_word_bytes = int64_t{256} << 10;
   int64_t stop_strings = 64;
   int64_t stop_bytes = int64_t{256} << 10;
   int64_t guide_bytes = int64_t{512} << 10;

@@ -53,6 +53,8 @@ const Row kRows[] = {
      R"({"prompt":"a","logit_bias":{"1":1,"2":1,"3":1}})", Code::invalid_argument, "logit_bias"},
     {&RequestLimits::bad_words, 2, R"({"prompt":"a","bad_words":["x","y"]})",
      R"({"prompt":"a","bad_words":["x","y","z"]})", Code::invalid_argument, "bad_words"},
+    {&RequestLimits::bad_word_bytes, 4, R"({"prompt":"a","bad_words":["xx","yy"]})",
+     R"({"prompt":"a","bad_words":["xx","yyy"]})", Code::invalid_argument, "bad_words"},
     {&RequestLimits::stop_strings, 2, R"({"prompt":"a","stop":["x","y"]})", R"({"prompt":"a","stop":["x","y","z"]})",
      Code::invalid_argument, "stop"},
     {&RequestLimits::stop_bytes, 4, R"({"prompt":"a","stop":["xx","yy"]})", R"({"prompt":"a","stop":["xx","yyy"]})",

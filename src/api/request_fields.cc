@@ -1,6 +1,7 @@
 // See the header.
 #include "api/request_fields.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -12,7 +13,8 @@ std::string shown(const Json& value) {
     return json_quote(value.as_string().substr(0, kLimit)) + "...";
   if (value.is_array()) return value.items().empty() ? "[]" : "a list of " + std::to_string(value.items().size());
   if (value.is_object()) return value.members().empty() ? "{}" : "an object";
-  return value.dump();
+  const std::string text = value.dump();
+  return text.size() > kLimit ? text.substr(0, kLimit) + "..." : text;
 }
 
 Error wrong(const std::string& field, std::string_view must_be, const Json& got) {
@@ -77,6 +79,20 @@ Result<std::vector<int32_t>> read_token_ids(const std::string& field, const Json
     ids.push_back(static_cast<int32_t>(id));
   }
   return ids;
+}
+
+Result<std::vector<int32_t>> read_id_set(const std::string& field, const Json& value) {
+  WEFT_TRY(std::vector<int32_t> ids, read_token_ids(field, value));
+  std::vector<std::pair<int32_t, size_t>> order;  // and where it stands
+  order.reserve(ids.size());
+  for (size_t i = 0; i < ids.size(); ++i) order.emplace_back(ids[i], i);
+  std::sort(order.begin(), order.end());
+  std::vector<bool> repeated(ids.size());
+  for (size_t i = 1; i < order.size(); ++i) repeated[order[i].second] = order[i].first == order[i - 1].first;
+  std::vector<int32_t> kept;
+  for (size_t i = 0; i < ids.size(); ++i)
+    if (!repeated[i]) kept.push_back(ids[i]);
+  return kept;
 }
 
 }  // namespace weft::request_fields

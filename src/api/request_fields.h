@@ -26,6 +26,8 @@ Result<float> read_float(const std::string& field, const Json& value);
 Result<std::string> read_string(const std::string& field, const Json& value);
 Result<std::vector<std::string>> read_strings(const std::string& field, const Json& value);
 Result<std::vector<int32_t>> read_token_ids(const std::string& field, const Json& value);
+// The same without repetitions, in the order in which they first occur.
+Result<std::vector<int32_t>> read_id_set(const std::string& field, const Json& value);
 
 // request_chat.cc: checks an array of messages and brings it to one form, that of adapt_conversation(): no member is
 // null but content, calls are complete, parts are texts, {"type": "image"}, whose address goes to `media.images`, and

@@ -87,7 +87,7 @@ template <std::vector<int32_t> SamplingParams::*kMember>
 Status read_id_list(const std::string& field, const Json& value, Draft& draft) {
   if (value.is_array())
     WEFT_RETURN_IF_ERROR(check_count(draft, &RequestLimits::list_items, value.items().size(), field));
-  WEFT_TRY(draft.request.sampling.*kMember, read_token_ids(field, value));
+  WEFT_TRY(draft.request.sampling.*kMember, read_id_set(field, value));
   return {};
 }
 
@@ -294,7 +294,7 @@ Status read_bad_words(const std::string& field, const Json& value, Draft& draft)
 Status read_bad_ids(const std::string& field, const Json& value, Draft& draft) {
   if (value.is_array())
     WEFT_RETURN_IF_ERROR(check_count(draft, &RequestLimits::list_items, value.items().size(), field));
-  WEFT_TRY(const std::vector<int32_t> ids, read_token_ids(field, value));
+  WEFT_TRY(const std::vector<int32_t> ids, read_id_set(field, value));
   for (const int32_t id : ids) draft.request.sampling.bad_words.push_back({id});
   return {};
 }

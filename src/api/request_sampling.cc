@@ -85,6 +85,9 @@ Result<std::vector<std::vector<int32_t>>> read_banned(const std::string& field, 
   if (!words.empty() && !rules.encode)
     return fail(Code::unsupported, "bad_words needs a tokenizer, and this model has none").about(field);
   WEFT_RETURN_IF_ERROR(check_limit(rules.limits, &RequestLimits::bad_words, static_cast<int64_t>(words.size()), field));
+  int64_t bytes = 0;
+  for (const std::string& word : words) bytes += static_cast<int64_t>(word.size());
+  WEFT_RETURN_IF_ERROR(check_limit(rules.limits, &RequestLimits::bad_word_bytes, bytes, field));
   std::vector<std::vector<int32_t>> banned;
   std::set<std::vector<int32_t>> known;
   for (const std::string& word : words) {

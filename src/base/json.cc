@@ -354,7 +354,8 @@ class Builder : public nlohmann::json_sax<nlohmann::json> {
 
  private:
   bool stop(std::string what) {
-    problem = std::move(what);
+    constexpr size_t kLongest = 200;  // numbers and tokens are shown as they were sent
+    problem = what.size() > kLongest ? what.substr(0, kLongest) + "..." : std::move(what);
     return false;
   }
   // Vectors grow by doubling, so what they hold may take twice its room, or three times while it moves.

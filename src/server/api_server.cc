@@ -171,7 +171,9 @@ std::optional<ApiServer::Body> ApiServer::read_body(const std::shared_ptr<Exchan
   constexpr int64_t kMostPerByte = 40;
   const int64_t limit = engine_->options().limits.json_bytes,
                 most = kMostPerByte * static_cast<int64_t>(request.body.size());
-  auto memory = memory_->charge(limit > 0 ? std::min(limit, most) : most, "the JSON of the body");
+  // Lists that grow hold their old and their new place for a moment.
+  const int64_t estimate = limit > 0 ? std::min(limit + limit / 2, most) : most;
+  auto memory = memory_->charge(estimate, "the JSON of the body", request.peer);
   if (!memory.ok()) {
     respond(exchange, error_response(memory.error()));
     return std::nullopt;
@@ -190,9 +192,9 @@ std::optional<ApiServer::Body> ApiServer::read_body(const std::shared_ptr<Exchan
 }
 
 // Memory of an answer that is made at once, up to --max-answer-memory.
-Result<MemoryCharge> ApiServer::charge_answer(int64_t bytes, const char* field) {
+Result<MemoryCharge> ApiServer::charge_answer(int64_t bytes, const char* field, const std::string& client) {
   WEFT_RETURN_IF_ERROR(check_limit(engine_->options().limits, &RequestLimits::answer_bytes, bytes, field));
-  return memory_->charge(bytes, "the answer");
+  return memory_->charge(bytes, "the answer", client);
 }
 
 Status ApiServer::check_model(const std::string& model) const {
@@ -262,7 +264,7 @@ void ApiServer::generate(std::shared_ptr<Exchange> exchange, bool chat) {
     request.id = id, request.context_servers = context_servers;
     request.client = exchange->request().peer, request.stop_flag = exchange->stop_flag();
   }
-  auto memory = memory_->charge(memory_of(*call), "the request");
+  auto memory = memory_->charge(memory_of(*call), "the request", exchange->request().peer);
   if (!memory.ok()) return respond(exchange, error_response(memory.error()));
   AnswerHead head{(chat ? "chatcmpl-" : "cmpl-") + id, std::time(nullptr), model_, fingerprint_};
   Generation::start(*engine_, metrics_, std::move(exchange), chat, std::move(call).value(), std::move(head),
@@ -311,7 +313,8 @@ void ApiServer::tokenize(std::shared_ptr<Exchange> exchange) {
   if (!ids.ok()) return respond(exchange, error_response(ids.error()));
   const Json* flag = body.find("return_token_strs");
   const bool with_texts = flag && flag->is_bool() && flag->as_bool();
-  auto memory = charge_answer(static_cast<int64_t>(ids->size() * (with_texts ? 4 : 2) * sizeof(Json)), "prompt");
+  auto memory = charge_answer(static_cast<int64_t>(ids->size() * (with_texts ? 4 : 2) * sizeof(Json)), "prompt",
+                              exchange->request().peer);
   if (!memory.ok()) return respond(exchange, error_response(memory.error()));
   Json::Array tokens, texts;
   for (const int32_t id : *ids) {
@@ -330,15 +333,20 @@ void ApiServer::detokenize(std::shared_ptr<Exchange> exchange) {
   const Json& body = read->json;
   const Json* tokens = body.find("tokens");
   std::vector<int32_t> ids;
-  const bool list = tokens && tokens->is_array();
-  for (const Json& token : list ? tokens->items() : Json::Array()) {
+  if (!tokens || !tokens->is_array())
+    return respond(exchange, error_response(400, "tokens must be a list of token ids", "tokens"));
+  ids.reserve(tokens->items().size());
+  for (const Json& token : tokens->items()) {
     if (!token.is_integer() || token.as_integer() < 0 || token.as_integer() >= engine_->info().vocab_size)
       return respond(
           exchange,
-          error_response(400, "tokens holds " + token.dump() + ", which is no token id of this model", "tokens"));
+          error_response(400, "tokens holds " + shortened(token.dump()) + ", which is no token id of this model",
+                         "tokens"));
     ids.push_back(static_cast<int32_t>(token.as_integer()));
   }
-  if (!list) return respond(exchange, error_response(400, "tokens must be a list of token ids", "tokens"));
+  // The text, and twice its JSON.
+  auto memory = charge_answer(static_cast<int64_t>(ids.size() * 3 * sizeof(Json)), "tokens", exchange->request().peer);
+  if (!memory.ok()) return respond(exchange, error_response(memory.error()));
   respond(exchange, Json::object({{"prompt", engine_->decode(ids, false)}}));
 }
 

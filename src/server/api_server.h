@@ -102,7 +102,7 @@ class ApiServer {
   Status engine_health() const;
   // The body as a JSON object. Returns nothing if it is not one; the error response has then been sent.
   std::optional<Body> read_body(const std::shared_ptr<Exchange>& exchange);
-  Result<MemoryCharge> charge_answer(int64_t bytes, const char* field);
+  Result<MemoryCharge> charge_answer(int64_t bytes, const char* field, const std::string& client);
   Status check_model(const std::string& model) const;
   RequestRules rules(const Exchange& exchange);
   Json model_card() const;

@@ -2,6 +2,7 @@
 #include "server/handler_pool.h"
 
 #include <algorithm>
+#include <functional>
 
 #include "base/log.h"
 #include "base/thread_team.h"
@@ -10,7 +11,7 @@ namespace weft {
 
 void HandlerPool::start() {
   const std::lock_guard lock(mutex_);
-  running_.reserve(2 * static_cast<size_t>(base_)), replaced_.reserve(static_cast<size_t>(base_));
+  running_.reserve(2 * static_cast<size_t>(base_));
   for (int i = 0; i < base_; ++i) start_thread();
 }
 
@@ -27,9 +28,10 @@ void HandlerPool::start_thread() {
 bool HandlerPool::add(std::shared_ptr<HttpAnswer> answer) {
   const std::lock_guard lock(mutex_);
   if (jobs_.size() >= static_cast<size_t>(queue_))
-    std::erase_if(jobs_, [](const auto& job) { return job->stop_flag()->reason() != StopReason::none; });
+    std::erase_if(jobs_, [](const Job& job) { return job.answer->stop_flag()->reason() != StopReason::none; });
   if (jobs_.size() >= static_cast<size_t>(queue_)) return false;
-  jobs_.push_back(std::move(answer));
+  const size_t client = std::hash<std::string>()(answer->request().peer);
+  jobs_.push_back({std::move(answer), client});
   changed_.notify_one();
   return true;
 }
@@ -37,14 +39,15 @@ bool HandlerPool::add(std::shared_ptr<HttpAnswer> answer) {
 void HandlerPool::replace(const HttpAnswer& answer) {
   std::unique_lock lock(mutex_);
   reap(lock);
-  if (stopping_ || std::ranges::find(running_, &answer) == running_.end() ||
-      replaced_.size() >= static_cast<size_t>(base_) || std::ranges::find(replaced_, &answer) != replaced_.end())
+  const auto found = std::ranges::find(running_, &answer, &Running::answer);
+  if (stopping_ || found == running_.end() || found->replaced ||
+      std::ranges::count(running_, true, &Running::replaced) >= base_)
     return;
-  replaced_.push_back(&answer);
+  found->replaced = true;
   try {
     start_thread();
   } catch (const std::exception& thrown) {
-    replaced_.pop_back();
+    found->replaced = false;
     log_warning("handler_not_replaced", " problem=", thrown.what());
   }
 }
@@ -66,15 +69,36 @@ void HandlerPool::join() {
   reap(lock);
 }
 
+bool HandlerPool::join_for(std::chrono::milliseconds limit) {
+  std::unique_lock lock(mutex_);
+  stopping_ = true;
+  changed_.notify_all();
+  const bool ended = changed_.wait_for(lock, limit, [&] { return threads_.empty(); });
+  reap(lock);
+  return ended;
+}
+
+std::list<HandlerPool::Job>::iterator HandlerPool::next() {
+  auto best = jobs_.end();
+  int fewest = stopping_ ? 2 * base_ : per_client_;
+  for (auto job = jobs_.begin(); job != jobs_.end() && fewest > 0; ++job) {
+    const auto of_client = [&](const Running& one) { return one.client == job->client && !one.replaced; };
+    const auto running = static_cast<int>(std::ranges::count_if(running_, of_client));
+    if (running < fewest) best = job, fewest = running;
+  }
+  return best;
+}
+
 void HandlerPool::work(std::list<std::thread>::iterator self) {
   step_back_from_compute();
   std::unique_lock lock(mutex_);  // also until start_thread() has filled *self
   for (;;) {
-    changed_.wait(lock, [&] { return stopping_ || !jobs_.empty(); });
-    if (jobs_.empty()) break;
-    std::shared_ptr<HttpAnswer> answer = std::move(jobs_.front());
-    jobs_.pop_front();
-    running_.push_back(answer.get());
+    auto job = jobs_.end();
+    changed_.wait(lock, [&] { return (job = next()) != jobs_.end() || (stopping_ && jobs_.empty()); });
+    if (job == jobs_.end()) break;
+    std::shared_ptr<HttpAnswer> answer = std::move(job->answer);
+    running_.push_back({answer.get(), job->client});
+    jobs_.erase(job);
     lock.unlock();
     if (answer->stop_flag()->reason() == StopReason::none) {
       answer->handler_begins();
@@ -82,8 +106,10 @@ void HandlerPool::work(std::list<std::thread>::iterator self) {
     }
     answer->handler_ends();
     lock.lock();
-    std::erase(running_, answer.get());
-    const bool replaced = std::erase(replaced_, answer.get()) > 0;
+    const auto self_running = std::ranges::find(running_, answer.get(), &Running::answer);
+    const bool replaced = self_running->replaced;
+    running_.erase(self_running);
+    if (!jobs_.empty()) changed_.notify_all();  // its client may have another now
     lock.unlock();
     answer.reset();  // what it holds may take its time to go
     lock.lock();
@@ -103,7 +129,7 @@ int HandlerPool::busy() const {
 }
 int HandlerPool::replaced() const {
   const std::lock_guard lock(mutex_);
-  return static_cast<int>(replaced_.size());
+  return static_cast<int>(std::ranges::count(running_, true, &Running::replaced));
 }
 
 }  // namespace weft

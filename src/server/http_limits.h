@@ -20,6 +20,7 @@ struct HttpLimits {
   int connections = 4096;                     // open at once
   int connections_per_address = 1024;         // of one IPv4 address or IPv6 /64 that is not this machine; 0: no limit
   int handlers = 4;                           // threads that run the handler
+  int handlers_per_client = 3;                // of these, one address; 0: all
   int queued = 1024;                          // requests that wait for one
   int answerers = 4;                          // threads that run what handlers post
   std::chrono::milliseconds handler{30'000};  // of a handler, and of a request's wait for one; 0: no limit

@@ -8,6 +8,7 @@
 #include <arpa/inet.h>
 #include <malloc.h>
 #include <sys/resource.h>
+#include <cstdlib>
 
 #include <algorithm>
 #include <boost/asio/co_spawn.hpp>
@@ -114,6 +115,7 @@ class HttpServer::Core : public std::enable_shared_from_this<HttpServer::Core> {
   void refuse(tcp::socket& socket, int status, const std::string& message);
   void left(HttpSession& session, const std::string& group);
   void begin_drain();
+  void end_handlers();
   void drain();
   void end_drain();
   void trim_later();
@@ -304,6 +306,16 @@ void HttpServer::Core::trim_later() {
   trimming = true;
 }
 
+// Handlers whose flag is set end where they look at it. One that does not look cannot be ended, and what it uses must
+// not go before it: so the process ends in its place.
+void HttpServer::Core::end_handlers() {
+  constexpr auto kGrace = std::chrono::seconds(5);
+  if (world->pool.join_for(kGrace)) return;
+  log_warning("handlers_do_not_end", " handlers=", world->pool.busy(), " action=end_at_once");
+  flush_log(std::chrono::milliseconds(500));
+  std::_Exit(1);
+}
+
 void HttpServer::Core::run() {
   for (;;) {
     try {
@@ -317,7 +329,8 @@ void HttpServer::Core::run() {
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
     }
   }
-  world->pool.join(), world->watch.join();
+  end_handlers();
+  world->watch.join();
   world->close();
   world->answerers.join();
 }

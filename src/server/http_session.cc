@@ -43,9 +43,9 @@ std::string in_seconds(std::chrono::milliseconds time) {
 }  // namespace
 
 HttpWorld::HttpWorld(HttpLimits wanted, HttpHandlers calls)
-    : limits(wanted), handlers(std::move(calls)),
-      pool(limits.handlers, limits.queued, [this](const auto& answer) { run_handler(answer); }),
-      watch(1, kWatchQueue, [this](const auto& answer) { run_handler(answer); }),
+    : limits(wanted), handlers(std::move(calls)), pool(limits.handlers, limits.handlers_per_client, limits.queued,
+                                                       [this](const auto& answer) { run_handler(answer); }),
+      watch(1, 0, kWatchQueue, [this](const auto& answer) { run_handler(answer); }),
       answerers(static_cast<size_t>(limits.answerers)) {}
 
 bool HttpWorld::answer(std::function<void()> work) {
@@ -102,18 +102,31 @@ class HttpSession::Idle {
 // What a body takes of the bytes of all bodies.
 class HttpSession::BodyAccount {
  public:
-  explicit BodyAccount(HttpWorld& world) : world_(world) {}
+  BodyAccount(HttpWorld& world, const std::string& client) : world_(world), client_(client) {}
   ~BodyAccount() {
-    world_.body_bytes -= held_;
-    world_.freed_much |= held_ >= kLargeBody;
+    set(0);
+    world_.freed_much |= largest_ >= kLargeBody;
   }
   BodyAccount(const BodyAccount&) = delete;
   BodyAccount& operator=(const BodyAccount&) = delete;
-  void set(size_t bytes) { world_.body_bytes += bytes - held_, held_ = bytes; }
+  void set(size_t bytes) {
+    if (bytes == held_) return;
+    const auto own = world_.bodies_of.try_emplace(client_, 0).first;
+    world_.body_bytes += bytes - held_, own->second += bytes - held_, held_ = bytes;
+    largest_ = std::max(largest_, held_);
+    if (own->second == 0) world_.bodies_of.erase(own);
+  }
+  // Whether all bodies, and this client's, are within their bounds: one client leaves a quarter to the others.
+  bool fits() const {
+    const size_t all = world_.limits.all_body_bytes;
+    const auto own = world_.bodies_of.find(client_);
+    return world_.body_bytes <= all && (own == world_.bodies_of.end() || own->second <= all - all / 4);
+  }
 
  private:
   HttpWorld& world_;
-  size_t held_ = 0;
+  const std::string& client_;
+  size_t held_ = 0, largest_ = 0;
 };
 
 class HttpSession::Answering {
@@ -239,7 +252,7 @@ net::awaitable<bool> HttpSession::next_request() {
                                       admission.headers.end());
     co_return co_await refuse(*std::move(admission.refusal));
   }
-  BodyAccount account(world_);
+  BodyAccount account(world_, peer_);
   if (!co_await read_body(parser, account)) co_return false;
   HttpAnswer::Form form;
   form.keep_alive = parser.get().keep_alive() && !world_.draining;
@@ -261,10 +274,11 @@ net::awaitable<bool> HttpSession::read_body(HttpParser& parser, BodyAccount& acc
     co_await http::async_read_some(stream_, buffer_, parser, token(error));
     if (error) co_return co_await refuse(error, parser, "body");
     account.set(parser.get().body().size());
-    if (world_.body_bytes > world_.limits.all_body_bytes)
+    if (!account.fits())
       co_return co_await refuse(503, "the bodies of all requests may be at most " +
                                          std::to_string(world_.limits.all_body_bytes) +
-                                         " bytes long at a time; try again later");
+                                         " bytes long at a time, those of one client three quarters of it "
+                                         "(--max-all-body-bytes); try again later");
   }
   end_deadline();
   co_return true;

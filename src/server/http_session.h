@@ -15,6 +15,7 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <unordered_map>
 
 #include "server/handler_pool.h"
 #include "server/http.h"
@@ -40,7 +41,8 @@ struct HttpWorld {
   const HttpLimits limits;
   const HttpHandlers handlers;
   // On the server's thread:
-  size_t body_bytes = 0;  // of all requests being read or answered
+  size_t body_bytes = 0;                              // of all requests being read or answered
+  std::unordered_map<std::string, size_t> bodies_of;  // the same of each client that has any
   bool draining = false;
   bool accepting = false;
   std::list<HttpSession*> idle;  // those that wait for a request, the longest idle first

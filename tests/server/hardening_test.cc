@@ -18,6 +18,7 @@ std::string chat(const std::string& content, const std::string& members = R"("ma
 ServerOptions quick() {
   ServerOptions options;
   options.limits.tick = milliseconds(20);
+  options.limits.handlers_per_client = 0;
   return options;
 }
 
@@ -51,6 +52,21 @@ TEST(Hardening, HealthAnswersWhileAllHandlersHang) {
   }
   EXPECT_EQ(metric(server, "weft_http_handlers_running"), HttpLimits().handlers);
   EXPECT_EQ(metric(server, "weft_http_requests_queued"), 1);
+  server.engine().let_go();
+  EXPECT_EQ(waiting.read_reply().status, 200);
+  for (Connection& connection : hanging) EXPECT_EQ(connection.read_reply().status, 200);
+}
+
+// Whoever has as many handlers as a client may have waits, though a thread is free; the others do not.
+TEST(Hardening, AClientLeavesAThreadToTheOthers) {
+  ServerOptions options = quick();
+  options.limits.handlers = 3, options.limits.handlers_per_client = 2;
+  TestServer server({}, options);
+  std::vector<Connection> hanging = hang(server, 2, false);
+  Connection waiting(server.port());
+  waiting.send(chat("hi"));
+  EXPECT_TRUE(TestServer::eventually([&] { return metric(server, "weft_http_requests_queued") == 1; }));
+  EXPECT_EQ(metric(server, "weft_http_handlers_running"), 2);
   server.engine().let_go();
   EXPECT_EQ(waiting.read_reply().status, 200);
   for (Connection& connection : hanging) EXPECT_EQ(connection.read_reply().status, 200);

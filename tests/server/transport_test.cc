@@ -59,7 +59,7 @@ TEST(Transport, TheLoopThatTakesConnectionsGoesOnAfterAnException) {
 // Of what was counted for it nothing is left behind.
 TEST(Transport, AnExceptionInAConnectionEndsThatOneAlone) {
   HttpLimits limits;
-  limits.all_body_bytes = 100, limits.connections = 8;
+  limits.all_body_bytes = 110, limits.connections = 8;
   HttpHandlers handlers;
   handlers.admit = [](const HttpRequest& head) -> HttpAdmission {
     if (head.path == "/admit") throw std::runtime_error("in admit");
