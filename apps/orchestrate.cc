@@ -132,6 +132,8 @@ Status orchestrate_command(const Arguments& arguments) {
   WEFT_TRY(const std::unique_ptr<Front> front, Front::listen(std::move(options)));
   const size_t count = entries.size();
   front->servers().set_members(entries);
+  const EndSignals signals([&front] { front->stop(); },
+                           "ended by a second signal, before the running answers were complete");
   std::unique_ptr<ClusterWatch> watch;
   if (!arguments.orchestrate.cluster.empty()) {
     WEFT_TRY(ClusterAddress cluster, parse_cluster_url(arguments.orchestrate.cluster));
@@ -143,8 +145,6 @@ Status orchestrate_command(const Arguments& arguments) {
   const std::string who =
       watch ? "the servers of " + arguments.orchestrate.cluster : std::to_string(count) + " servers";
   std::fprintf(stderr, "weft: %s behind http://%s:%d (Ctrl-C ends it)\n", who.c_str(), host.c_str(), front->port());
-  const EndSignals signals([&front] { front->stop(); },
-                           "ended by a second signal, before the running answers were complete");
   front->run();
   return {};
 }

@@ -16,13 +16,11 @@ namespace {
 
 // A request's image or frame: its file, and what that says of itself.
 struct Picture {
-  std::string bytes;                 // of a URL
-  std::optional<MappedFile> mapped;  // of a path
+  std::string bytes;
+  bool local = false;  // a file of the command line's, which counts for no limit of its own
   ImageSize size;
 
-  std::span<const std::byte> file() const {
-    return mapped ? mapped->bytes() : std::as_bytes(std::span(bytes.data(), bytes.size()));
-  }
+  std::span<const std::byte> file() const { return std::as_bytes(std::span(bytes.data(), bytes.size())); }
 };
 
 // An image, or a video with its frames.
@@ -89,7 +87,8 @@ class Reader {
       WEFT_TRY(picture.bytes, read_image_url(address, source_.urls));
     } else {
       if (!request_.local_files) return fail(Code::invalid_argument, "it must be a data: URL");
-      WEFT_TRY(picture.mapped, MappedFile::open(address));
+      WEFT_TRY(picture.bytes, read_file(address, FileLimit::image));
+      picture.local = true;
     }
     WEFT_TRY(picture.size, read_image_size(picture.file(), image_limits()));
     return picture;
@@ -105,7 +104,7 @@ class Reader {
         const Error& error = picture.error();
         return about(frame.empty() ? error : fail(error.code(), frame, error.message()), medium);
       }
-      file_bytes_ += static_cast<int64_t>(picture->bytes.size());
+      if (!picture->local) file_bytes_ += static_cast<int64_t>(picture->bytes.size());
       pixels_ += int64_t{picture->size.height} * picture->size.width;
       if (file_bytes_ > limits().max_total_file_bytes)
         return fail(Code::too_large, "the files up to ", medium.name(), " have ", file_bytes_, " bytes; at most ",

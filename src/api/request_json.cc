@@ -248,8 +248,9 @@ template <int Request::*kMember>
 Status read_choices(const std::string& field, const Json& value, Draft& draft) {
   WEFT_TRY(const int64_t count, read_integer(field, value));
   const int64_t limit = draft.rules.limits.choices;
-  if (count < 1 || (limit > 0 && count > limit) || count > std::numeric_limits<int>::max())
-    return fail(Code::invalid_argument, field, " must be between 1 and ", limit, " (--max-choices), got ", count)
+  if (count < 1) return fail(Code::invalid_argument, field, " must be at least 1, got ", count).about(field);
+  if ((limit > 0 && count > limit) || count > std::numeric_limits<int>::max())
+    return fail(Code::invalid_argument, field, " must be at most ", limit, " (--max-choices), got ", count)
         .about(field);
   draft.request.*kMember = static_cast<int>(count);
   return {};

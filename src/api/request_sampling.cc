@@ -153,9 +153,10 @@ Status read_beams(const Json& body, int64_t max_width, Request& request) {
   }
   if (const Json* value = given(body, "beam_width")) {
     WEFT_TRY(width, read_integer("beam_width", *value));
-    if (*width < 1 || (max_width > 0 && *width > max_width) || *width > std::numeric_limits<int>::max())
-      return fail(Code::invalid_argument, "beam_width must be between 1 and ", max_width, " (--max-choices), got ",
-                  *width)
+    if (*width < 1)
+      return fail(Code::invalid_argument, "beam_width must be at least 1, got ", *width).about("beam_width");
+    if ((max_width > 0 && *width > max_width) || *width > std::numeric_limits<int>::max())
+      return fail(Code::invalid_argument, "beam_width must be at most ", max_width, " (--max-choices), got ", *width)
           .about("beam_width");
   }
   if (!search) return check_no_beams(body, beams);

@@ -46,6 +46,12 @@ using Clock = std::chrono::steady_clock;
 
 namespace {
 
+// Whether somebody in the process handles SIGTERM.
+bool handles_signals() {
+  struct sigaction now {};
+  return ::sigaction(SIGTERM, nullptr, &now) == 0 && now.sa_handler != SIG_DFL && now.sa_handler != SIG_IGN;
+}
+
 constexpr size_t kResting = 256;                  // connections to a server that are kept
 constexpr std::chrono::seconds kLongestRest{60};  // weft's server closes them after 75
 
@@ -190,10 +196,15 @@ class HttpCalls::Core {
 
   int run_to_end() {
     int interrupted = 0;
-    net::signal_set signals(io_, SIGINT, SIGTERM);
-    signals.async_wait([&](const error_code& error, int signal) {
-      if (!error) interrupted = signal;
-    });
+    // Asio's handlers take the place of those that are there, and afterwards there are none. So servers, which have
+    // handlers of their own (EndSignals), keep them.
+    net::signal_set signals(io_);
+    if (!handles_signals()) {
+      signals.add(SIGINT), signals.add(SIGTERM);
+      signals.async_wait([&](const error_code& error, int signal) {
+        if (!error) interrupted = signal;
+      });
+    }
     while (pending_ > 0 && !stopped_ && interrupted == 0) io_.run_one();
     stopped_ = true;
     signals.clear();

@@ -209,7 +209,7 @@ const Model kModels[] = {
     {"qwen2-swa", 320, {}},
     {"deepseek-v3", 320, {kBfloat16}, true},
     {"qwen3-moe", 320, {kBfloat16}, true},
-    {"llama4", 240, {kBfloat16}, true},
+    {"llama4", 304, {kBfloat16}, true},
     {"decilm-51b", 320, {kFloat32}},
     {"qwen2.5-vl", 320, {kBfloat16}},
 };
