@@ -26,10 +26,15 @@ CLI::Option* add_limit(CLI::App* app, const std::string& name, int64_t& target, 
       ->group(kLimitOptions);
 }
 
+std::string capitalised(std::string_view text) {
+  std::string out(text);
+  if (!out.empty()) out[0] = static_cast<char>(std::toupper(static_cast<unsigned char>(out[0])));
+  return out;
+}
+
 void add_request_limits(CLI::App* app, RequestLimits& limits) {
   for (const RequestLimit& limit : request_limits()) {
-    std::string help = std::string(limit.what) + "; 0: no limit (" + std::to_string(limit.status) + ")";
-    help[0] = static_cast<char>(std::toupper(static_cast<unsigned char>(help[0])));
+    const std::string help = capitalised(limit.what) + "; 0: no limit (" + std::to_string(limit.status) + ")";
     add_limit(app, limit.flag, limits.*limit.member, limit.bytes, help);
   }
 }

@@ -63,6 +63,7 @@ inline const CLI::Validator kFinite(
 CLI::Option* add_limit(CLI::App* app, const std::string& name, int64_t& target, bool bytes, const std::string& help);
 void add_request_limits(CLI::App* app, RequestLimits& limits);
 void add_media_limits(CLI::App* app, MediaLimits& limits);
+std::string capitalised(std::string_view text);
 Result<int64_t> parse_count(const std::string& text);
 std::string size_text(int64_t bytes);           // "16M", as parse_size() reads it
 std::string limits_table(const CLI::App& app);  // the options of the group above, in Markdown

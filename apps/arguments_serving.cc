@@ -1,7 +1,6 @@
 // The options of `weft serve` and `weft orchestrate`.
 #include <arpa/inet.h>
 
-#include <cctype>
 #include <cstring>
 
 #include "arguments_parts.h"
@@ -38,12 +37,13 @@ CLI::Option* add_seconds(CLI::App* app, const std::string& name, double& target,
 // An option for each row of the table of limits.
 void add_limits(CLI::App* app, HttpLimits& limits) {
   for (const HttpLimit& limit : http_limits()) {
-    const std::string name(limit.row.flag);
-    std::string help = std::string(limit.row.bounds) + " (" + std::string(limit.row.status) + ")";
-    help[0] = static_cast<char>(std::toupper(static_cast<unsigned char>(help[0])));
+    const std::string name(limit.flag);
+    const std::string help = capitalised(limit.bounds) + " (" + std::string(limit.status) + ")";
     CLI::Option* option = nullptr;
+    std::string usual;
     if (const auto* count = std::get_if<int HttpLimits::*>(&limit.member)) {
       option = add_number(app, name, limits.**count, help, static_cast<int>(limit.low), static_cast<int>(limit.high));
+      usual = std::to_string(limits.**count);
     } else if (const auto* bytes = std::get_if<size_t HttpLimits::*>(&limit.member)) {
       option = app->add_option_function<std::string>(
           name,
@@ -58,16 +58,17 @@ void add_limits(CLI::App* app, HttpLimits& limits) {
           },
           help);
       option->type_name("SIZE");
+      usual = size_text(static_cast<int64_t>(limits.**bytes));
     } else {
       auto& target = limits.*std::get<std::chrono::milliseconds HttpLimits::*>(limit.member);
       option = app->add_option_function<double>(
           name, [&target](double seconds) { target = std::chrono::milliseconds(static_cast<int64_t>(seconds * 1000)); },
           help);
       option->check(CLI::Range(limit.low, limit.high))->check(kFinite)->type_name("SECONDS");
+      usual = Json(static_cast<double>(target.count()) / 1000).dump();
+      if (usual.ends_with(".0")) usual.resize(usual.size() - 2);
     }
-    option->default_str(std::string(limit.row.default_text))
-        ->multi_option_policy(CLI::MultiOptionPolicy::TakeLast)
-        ->group(kLimitOptions);
+    option->default_str(usual)->multi_option_policy(CLI::MultiOptionPolicy::TakeLast)->group(kLimitOptions);
   }
 }
 

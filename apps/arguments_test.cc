@@ -93,7 +93,7 @@ TEST(Arguments, EveryEngineOption) {
 // Each row of the table of limits is an option of both servers that sets its member.
 TEST(Arguments, EveryHttpLimit) {
   for (const HttpLimit& limit : http_limits()) {
-    const std::string flag(limit.row.flag);
+    const std::string flag(limit.flag);
     for (const bool front : {false, true}) {
       const auto read = [&](const char* value) {
         return front ? good({"orchestrate", "--server", "a:1", flag.c_str(), value}).http.limits

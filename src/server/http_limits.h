@@ -34,20 +34,11 @@ struct HttpLimits {
   std::chrono::milliseconds drain{20'000};       // after stop(): time for running answers
 };
 
-// One limit as documents and messages show it.
-struct LimitRow {
-  std::string_view name;          // "body_bytes"
-  std::string_view flag;          // "--max-body-bytes"
-  std::string_view unit;          // "bytes", "seconds" or what is counted
-  std::string_view default_text;  // "32M", "30"
-  std::string_view bounds;        // what may not be more
-  std::string_view status;        // what happens then: "413", "the connection is closed"
-};
-std::span<const LimitRow> http_limit_rows();
-
-// The same with the member, for those who read or set it. Times are options in seconds.
+// A limit and its option. Times are options in seconds.
 struct HttpLimit {
-  LimitRow row;
+  std::string_view flag;    // "--max-body-bytes"
+  std::string_view bounds;  // what may not be more
+  std::string_view status;  // what happens then: "413", "the connection is closed"
   std::variant<int HttpLimits::*, size_t HttpLimits::*, std::chrono::milliseconds HttpLimits::*> member;
   double low, high;  // of the option
 };
