@@ -35,7 +35,7 @@ class UrlBatch {
 
   Status run() {
     probe(Clock::now() + seconds(arguments_.wait_s));
-    const int signal = client_.run();
+    const int signal = client_.run_until_signal();
     if (!fatal_.ok()) return output_.ended_by(std::move(fatal_).error(), lines_.size());
     if (signal != 0) {
       Interrupts::note(signal);

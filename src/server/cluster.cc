@@ -100,9 +100,7 @@ void ClusterMember::run() {
   registered_ = false;
   lock.unlock();
   if (lease_ == 0) return;
-  Status revoked = etcd_.revoke(lease_);
-  // The signal that ends the server may have ended this call as well.
-  if (!revoked.ok() && revoked.error().code() != Code::not_found) revoked = etcd_.revoke(lease_);
+  const Status revoked = etcd_.revoke(lease_);
   if (revoked.ok() || revoked.error().code() == Code::not_found) log_info("cluster", " state=left id=", entry_.id);
   else log_warning("cluster", " state=not_left id=", entry_.id, " problem=\"", revoked.error().message(), "\"");
 }
@@ -121,7 +119,6 @@ Status ClusterMember::step() {
 
 // Once for each change between failing and working.
 void ClusterMember::report(const Status& status) {
-  if (!status.ok() && status.error().code() == Code::cancelled) return;
   if (!status.ok() && !failing_)
     log_warning("cluster", " state=", put_ ? "not_renewed" : "not_joined", " id=", entry_.id, " problem=\"",
                 status.error().message(), "\" (tried again until it works)");
@@ -155,7 +152,6 @@ void ClusterWatch::run() {
 void ClusterWatch::read() {
   const auto found = etcd_.list(cluster_.prefix());
   if (!found.ok()) {
-    if (found.error().code() == Code::cancelled) return;
     if (!failing_)
       log_warning("cluster", " state=unreachable name=", cluster_.name, " members=", last_.size(), " problem=\"",
                   found.error().message(), "\" (the members stay as they are)");

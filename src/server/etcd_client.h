@@ -25,9 +25,9 @@ struct EtcdEntries {
 Result<EtcdEntries> read_etcd_range(const Json& answer, const std::string& place);
 
 // Each call sends one request on the calling thread and waits for the answer, for kPatience at the longest (looking up
-// a host's name may add to it). Errors: unavailable, where etcd cannot be reached or does not answer; cancelled, where
-// SIGINT or SIGTERM came meanwhile; not_found, where etcd says that the lease is gone; internal, for all else that etcd
-// says, and for answers that are not etcd's. All name the address. One thread at a time.
+// a host's name may add to it). Errors: unavailable, where etcd cannot be reached or does not answer; not_found,
+// where etcd says that the lease is gone; internal, for all else that etcd says, and for answers that are not etcd's.
+// All name the address. One thread at a time.
 class EtcdClient {
  public:
   static constexpr std::chrono::milliseconds kPatience{2000};

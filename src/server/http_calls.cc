@@ -46,12 +46,6 @@ using Clock = std::chrono::steady_clock;
 
 namespace {
 
-// Whether somebody in the process handles SIGTERM.
-bool handles_signals() {
-  struct sigaction now {};
-  return ::sigaction(SIGTERM, nullptr, &now) == 0 && now.sa_handler != SIG_DFL && now.sa_handler != SIG_IGN;
-}
-
 constexpr size_t kResting = 256;                  // connections to a server that are kept
 constexpr std::chrono::seconds kLongestRest{60};  // weft's server closes them after 75
 
@@ -194,12 +188,10 @@ class HttpCalls::Core {
     while (!stopped_) io_.run_one();
   }
 
-  int run_to_end() {
+  int run_to_end(bool ended_by_signals) {
     int interrupted = 0;
-    // Asio's handlers take the place of those that are there, and afterwards there are none. So servers, which have
-    // handlers of their own (EndSignals), keep them.
     net::signal_set signals(io_);
-    if (!handles_signals()) {
+    if (ended_by_signals) {
       signals.add(SIGINT), signals.add(SIGTERM);
       signals.async_wait([&](const error_code& error, int signal) {
         if (!error) interrupted = signal;
@@ -376,7 +368,7 @@ void HttpCalls::cancel(Id id) { core_->cancel(id); }
 void HttpCalls::post(std::function<void()> work) { core_->post(std::move(work)); }
 void HttpCalls::after(milliseconds pause, std::function<void()> work) { core_->after(pause, std::move(work)); }
 void HttpCalls::run() { core_->run(); }
-int HttpCalls::run_to_end() { return core_->run_to_end(); }
+int HttpCalls::run_to_end(bool ended_by_signals) { return core_->run_to_end(ended_by_signals); }
 void HttpCalls::stop() { core_->stop(); }
 
 }  // namespace weft

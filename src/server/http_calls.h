@@ -73,8 +73,9 @@ class HttpCalls {
 
   // Runs what the functions above begin, on the calling thread, until stop().
   void run();
-  // The same, but only until nothing is left. Returns 0, or the signal (SIGINT, SIGTERM) that ended it.
-  int run_to_end();
+  // The same, but only until nothing is left. Returns 0, or, with `ended_by_signals`, the signal (SIGINT, SIGTERM) that
+  // ended it: for programs that handle these in no other way, for afterwards nobody does.
+  int run_to_end(bool ended_by_signals);
   // run() returns, and calls nothing any more. Any thread.
   void stop();
 

@@ -16,7 +16,8 @@ void HttpClient::post(const std::string& path, std::string body, Done done) {
 void HttpClient::after(std::chrono::milliseconds pause, std::function<void()> work) {
   calls_.after(pause, std::move(work));
 }
-int HttpClient::run() { return calls_.run_to_end(); }
+void HttpClient::run() { calls_.run_to_end(false); }
+int HttpClient::run_until_signal() { return calls_.run_to_end(true); }
 void HttpClient::stop() { calls_.stop(); }
 
 void HttpClient::send(const char* method, const std::string& path, std::string body, Done done) {

@@ -35,9 +35,11 @@ class HttpClient {
   void post(const std::string& path, std::string body, Done done);
   void after(std::chrono::milliseconds pause, std::function<void()> work);
 
-  // Runs what the calls above began, and what that begins in turn, until nothing is left. Returns 0, or the signal
-  // (SIGINT, SIGTERM) that ended it; connections are then closed, so that the server does not go on for nobody.
-  int run();
+  // Runs what the calls above began, and what that begins in turn, until nothing is left.
+  void run();
+  // The same, for commands. Returns 0, or the signal (SIGINT, SIGTERM) that ended it; connections are then closed, so
+  // that the server does not go on for nobody.
+  int run_until_signal();
   // Inside `done` or `work`: run() returns, and calls no more of them.
   void stop();
 
