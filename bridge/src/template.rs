@@ -7,7 +7,7 @@ use minijinja::{Environment, Error, ErrorKind, State};
 use std::ffi::CString;
 
 use crate::abi::{self, guard, guard_stop, Failure, Outcome, Stop, WeftBytes, WeftError};
-use crate::{context, printf, python, template_guards};
+use crate::{context, printf, python, template_guards, thread};
 
 pub struct WeftTemplate {
     environment: Environment<'static>,
@@ -324,17 +324,8 @@ fn last_text(context: &Value) -> Outcome<String> {
 /// Runs `work` where there is stack enough for any nesting that the fuel can build: comparing, printing and freeing
 /// values recurse.
 fn with_deep_stack<T: Send>(work: impl FnOnce() -> Outcome<T> + Send) -> Outcome<T> {
-    const STACK_BYTES: usize = 512 << 20; // address space; only what is touched takes memory
-    let stop = Stop::current();
-    std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new()
-            .stack_size(STACK_BYTES)
-            .spawn_scoped(scope, move || stop.within(|| abi::catch(work)));
-        match thread {
-            Ok(thread) => thread.join().unwrap_or_else(|panic| Err(Failure::invalid(abi::panic_text(panic)))),
-            Err(e) => Err(Failure::exhausted(format!("no thread for the chat template: {e}"))),
-        }
-    })
+    const STACK_BYTES: usize = 512 << 20;
+    thread::on_stack(STACK_BYTES, "for the chat template", work)
 }
 
 impl WeftTemplate {
