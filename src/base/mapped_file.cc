@@ -215,6 +215,14 @@ Status FileStamps::check() const {
   return {};
 }
 
+std::string FileStamps::text() const {
+  std::string text;
+  for (const auto& [path, stamp] : files_)
+    text += path + " " + std::to_string(stamp.device) + " " + std::to_string(stamp.inode) + " " +
+            std::to_string(stamp.bytes) + " " + std::to_string(stamp.changed_ns) + "\n";
+  return text;
+}
+
 Result<MappedFile> MappedFile::open(const std::string& path, LoadMode mode) {
   // A pipe in the place of a file would be waited for.
   const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
@@ -296,8 +304,13 @@ Status MappedFile::check() const {
   FileStamps stamps;
   stamps.add(path_, stamp_);
   WEFT_RETURN_IF_ERROR(stamps.check());
+  return check_pages();
+}
+
+Status MappedFile::check_pages() const {
   if (guard_ && guard_->broken)
-    return fail(Code::data_corrupt, "parts of ", path_, " (", size_, " bytes) could not be read: does its disk fail?");
+    return fail(Code::data_corrupt, "parts of ", path_, " (", size_,
+                " bytes) could not be read: was it cut short, or does its disk fail?");
   return {};
 }
 

@@ -46,6 +46,8 @@ class FileStamps {
   // data_corrupt for the first that was written to, shortened, replaced, removed or made since; it says which, and how
   // many bytes there were and are.
   Status check() const;
+  // A line for each file: what it is told by.
+  std::string text() const;
 
  private:
   std::vector<std::pair<std::string, FileStamp>> files_;
@@ -94,6 +96,8 @@ class MappedFile {
   // Whether all that was looked at came from the file: false is an error as of FileStamps::check(), or that the disk
   // failed.
   Status check() const;
+  // The same of what was looked at alone, whatever lies at the path now: quick enough to ask behind every step.
+  Status check_pages() const;
 
  private:
   struct Guard;
