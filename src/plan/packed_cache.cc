@@ -36,7 +36,7 @@ constexpr int64_t kChunk = int64_t{256} << 10;
 constexpr int64_t kAlignment = 4096;  // of the first part; the others begin at multiples of kPartAlignment
 constexpr int64_t kPartAlignment = 64;
 constexpr int64_t kMostParts = 1 << 22;
-constexpr std::chrono::seconds kWaitForWriter{10};
+constexpr std::chrono::seconds kWaitForWriter{20};
 constexpr std::string_view kWhole = ".packed", kWriting = ".writing";
 
 struct Header {
@@ -212,7 +212,8 @@ class PackedCache::Writer {
 
  private:
   void run() {
-    ::setpriority(PRIO_PROCESS, static_cast<id_t>(::gettid()), 10);  // answers come first
+    const auto self = static_cast<id_t>(::gettid());  // answers come first
+    ::setpriority(PRIO_PROCESS, self, ::getpriority(PRIO_PROCESS, self) + 5);
     try {
       if (Status written = write(); !written.ok())
         log_warning("packed weights are not kept for the next start: ", written.error().message());
