@@ -93,6 +93,12 @@ class MappedFile {
   Result<Pin> pin(std::span<const std::byte> part) const;
   // A part that is not needed in memory any more, unless it is pinned; it may be read again.
   void drop(std::span<const std::byte> part) const;
+  // Puts memory with the same bytes in the place of the mapping's piece [n, n + 1) * kLargePage, on a large page where
+  // the system has one; who reads on other threads sees the same bytes all the while. So reading becomes as fast as
+  // from memory, and what happens to the file later matters no more. False: there is no such piece, no memory for it,
+  // or the file could not be read. One thread at a time.
+  bool move_into_memory(size_t n) const;
+  static constexpr size_t kLargePage = size_t{2} << 20;
   // Whether all that was looked at came from the file: false is an error as of FileStamps::check(), or that the disk
   // failed.
   Status check() const;

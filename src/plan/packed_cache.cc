@@ -13,10 +13,8 @@
 #include <cerrno>
 #include <chrono>
 #include <condition_variable>
-#include <cstdio>
 #include <cstring>
-#include <ctime>
-#include <functional>
+#include <fstream>
 #include <mutex>
 #include <system_error>
 #include <thread>
@@ -166,6 +164,12 @@ Result<FileDescriptor> take_for_writing(const std::string& path) {
   return file;
 }
 
+// Of a thread beside those that answer: it comes after them.
+void step_aside() {
+  const auto self = static_cast<id_t>(::gettid());
+  ::setpriority(PRIO_PROCESS, self, ::getpriority(PRIO_PROCESS, self) + 5);
+}
+
 // Files that were used least recently go until `bytes` more are within the limit, and what killed processes have left.
 Status make_room(const std::string& folder, int64_t max_bytes, int64_t bytes, const std::string& own) {
   std::vector<Entry> entries = list_folder(folder);
@@ -212,8 +216,7 @@ class PackedCache::Writer {
 
  private:
   void run() {
-    const auto self = static_cast<id_t>(::gettid());  // answers come first
-    ::setpriority(PRIO_PROCESS, self, ::getpriority(PRIO_PROCESS, self) + 5);
+    step_aside();
     try {
       if (Status written = write(); !written.ok())
         log_warning("packed weights are not kept for the next start: ", written.error().message());
@@ -289,6 +292,28 @@ class PackedCache::Writer {
   std::thread thread_;
 };
 
+class PackedFile::Mover {
+ public:
+  explicit Mover(std::shared_ptr<const MappedFile> file) : file_(std::move(file)), thread_([this] { run(); }) {}
+  ~Mover() {
+    stop_ = true;
+    thread_.join();
+  }
+  Mover(const Mover&) = delete;
+  Mover& operator=(const Mover&) = delete;
+
+ private:
+  void run() {
+    step_aside();
+    for (size_t n = 0; !stop_ && file_->move_into_memory(n); ++n) {
+    }
+  }
+
+  const std::shared_ptr<const MappedFile> file_;
+  std::atomic<bool> stop_{false};
+  std::thread thread_;
+};
+
 Result<std::shared_ptr<PackedCache>> PackedCache::open(std::string folder, int64_t max_bytes, LoadMode mode) {
   while (folder.size() > 1 && folder.ends_with('/')) folder.pop_back();
   if (build_id().empty())
@@ -349,6 +374,22 @@ class Check {
 
 }  // namespace
 
+namespace {
+
+// Null where it would gain nothing: no large pages, or no thread.
+std::shared_ptr<PackedFile::Mover> start_mover(const std::shared_ptr<const MappedFile>& file) {
+  std::string setting;
+  std::ifstream file_of_system("/sys/kernel/mm/transparent_hugepage/enabled");
+  if (!std::getline(file_of_system, setting) || setting.find("[never]") != std::string::npos) return nullptr;
+  try {
+    return std::make_shared<PackedFile::Mover>(file);
+  } catch (const std::system_error&) {
+    return nullptr;
+  }
+}
+
+}  // namespace
+
 std::optional<PackedFile> PackedCache::find(const PackedIdentity& identity, ThreadTeam& team, int first_thread,
                                             int threads) const {
   const std::string path = path_of(folder_, identity) + std::string(kWhole);
@@ -366,7 +407,10 @@ std::optional<PackedFile> PackedCache::find(const PackedIdentity& identity, Thre
     found.parts.push_back(
         {part.tag, found.file->bytes().subspan(static_cast<size_t>(part.offset), static_cast<size_t>(part.bytes))});
   found.pins.resize(index->chunks.size());
-  if (Check(*index, found, first_thread, threads > 0 ? threads : team.size()).run(team)) return found;
+  if (Check(*index, found, first_thread, threads > 0 ? threads : team.size()).run(team)) {
+    if (!team.spans_nodes() && mode_ == LoadMode::mmap) found.mover = start_mover(found.file);
+    return found;
+  }
   log_warning("packed weights in ", path, " are damaged and packed again");
   ::unlink(path.c_str());
   return std::nullopt;

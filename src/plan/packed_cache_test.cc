@@ -8,6 +8,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -140,14 +141,43 @@ TEST_F(PackedCacheTest, DamagedFilesAreNotUsed) {
 TEST_F(PackedCacheTest, ACutFileIsToldFromZeros) {
   const auto cache = open();
   write(*cache, model_);
-  const auto found = cache->find(model_, team_, 0, 0);
-  ASSERT_TRUE(found);
-  EXPECT_TRUE(found->file->check_pages().ok());
+  auto cut = MappedFile::open(files()[0]);  // which nobody moves into memory
+  ASSERT_TRUE(cut.ok());
   ASSERT_EQ(::truncate(files()[0].c_str(), 4096), 0);
-  EXPECT_EQ(found->parts[1].bytes[500'000], std::byte{0});
-  const Status damaged = found->file->check_pages();
+  EXPECT_EQ(cut->bytes()[500'000], std::byte{0});
+  EXPECT_FALSE(cut->move_into_memory(0));
+  const Status damaged = cut->check_pages();
   ASSERT_FALSE(damaged.ok());
   EXPECT_NE(damaged.error().message().find(files()[0]), std::string::npos);
+}
+
+std::string maps() {
+  std::ifstream file("/proc/self/maps");
+  return std::string(std::istreambuf_iterator<char>(file), {});
+}
+
+// Whoever reads meanwhile sees nothing of it, and in the end nothing of the file is mapped.
+TEST_F(PackedCacheTest, MovesIntoLargePagesUnderItsReaders) {
+  std::vector<std::byte> large(size_t{9'000'001});
+  std::mt19937 random(8);
+  for (std::byte& byte : large) byte = static_cast<std::byte>(random());
+  contents_.push_back(std::move(large));
+  const auto cache = open();
+  write(*cache, model_);
+  const auto found = cache->find(model_, team_, 0, 0);
+  ASSERT_TRUE(found);
+  if (!found->mover) GTEST_SKIP() << "no large pages";
+  std::atomic<bool> right{true};
+  team_.run([&](int) {
+    for (int i = 0; i < 2000 && maps().find(folder_.string()) != std::string::npos; ++i)
+      for (size_t p = 0; p < contents_.size(); ++p)
+        if (!std::ranges::equal(found->parts[p].bytes, contents_[p])) right = false;
+  });
+  EXPECT_TRUE(right);
+  EXPECT_EQ(maps().find(folder_.string()), std::string::npos);
+  ASSERT_EQ(::truncate(files()[0].c_str(), 0), 0);
+  for (size_t p = 0; p < contents_.size(); ++p) EXPECT_TRUE(std::ranges::equal(found->parts[p].bytes, contents_[p]));
+  EXPECT_TRUE(found->file->check_pages().ok());
 }
 
 TEST_F(PackedCacheTest, TheLeastRecentlyUsedGoes) {
