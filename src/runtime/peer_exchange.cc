@@ -47,7 +47,7 @@ PeerExchange::~PeerExchange() {
     const std::lock_guard lock(mutex_);
     stopping_ = true;
     fetcher_.stop(), provider_.stop();
-    for (const Planned& planned : std::exchange(planned_, {})) engine_.ready(planned.id);
+    for (; !planned_.empty(); planned_.pop_front()) engine_.ready(planned_.front().id);
   }
   wake_.notify_all();
   if (thread_.joinable()) thread_.join();

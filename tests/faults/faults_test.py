@@ -165,8 +165,10 @@ class Faults:
         problem = None
         if self.not_ours(victim, status, goes_on):
             self.tally["ended by a library"] += 1
-            self.restart(name, right)
-            return
+            return self.restart(name, right)
+        if status is None and REQUESTS[name].may_fail and victim.get("/health")[0] == 503:
+            self.tally["engine failed"] += 1
+            return self.restart(name, right)
         if status is not None:
             problem = f"the server ended with {status}: {self.last_lines()}"
         elif result not in GOOD:
