@@ -28,7 +28,9 @@ struct CheckpointBuilder {
   const MappedFile& file(int file) const { return checkpoint->files_->mapped[static_cast<size_t>(file)]; }
   // A JSON file of the model.
   Result<Json> read_json(const std::string& path);
-  void keep_pins(std::vector<MappedFile::Pin> pins) { checkpoint->files_->pins = std::move(pins); }
+  void keep_pins(std::vector<MappedFile::Pin> pins) {
+    for (MappedFile::Pin& pin : pins) checkpoint->files_->pins.push_back(std::move(pin));
+  }
   // data_corrupt for a name that is there already.
   Status add(TensorInfo tensor);
   TensorInfo* find(const std::string& name);
@@ -44,8 +46,8 @@ struct CheckpointBuilder {
   void set_dummy() { checkpoint->dummy_ = true; }
 };
 
-// Reads a .gguf file: its tensors under Hugging Face names (unless `config_only`), a config and the tokenizer's
-// metadata.
+// Reads a .gguf file, or all parts of a split one of which `path` is any: its tensors under Hugging Face names (unless
+// `config_only`), a config and the tokenizer's metadata.
 Status read_gguf(CheckpointBuilder& builder, const std::string& path, bool config_only);
 
 }  // namespace weft

@@ -243,7 +243,13 @@ Status read_parts(CheckpointBuilder& builder, const std::string& folder, Json& c
 Status read_folder(CheckpointBuilder& builder, const std::string& folder, bool config_only) {
   const std::string config_path = folder + "/config.json";
   if (!is_file(config_path)) {
-    const std::vector<std::string> gguf = files_ending(folder, ".gguf");
+    std::vector<std::string> gguf = files_ending(folder, ".gguf");
+    // The first part of a split file stands for all; an encoder of images is no model.
+    std::erase_if(gguf, [](const std::string& name) {
+      const size_t of = name.rfind("-of-");
+      return name.starts_with("mmproj") ||
+             (of != std::string::npos && of >= 6 && name.compare(of - 6, 6, "-00001") != 0);
+    });
     if (gguf.size() == 1) return read_gguf(builder, folder + "/" + gguf[0], config_only);
     if (gguf.size() > 1)
       return fail(Code::invalid_argument, folder, " holds ", gguf.size(), " .gguf files; name one of them");

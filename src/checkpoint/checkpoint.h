@@ -71,7 +71,7 @@ std::span<const std::byte> stored_row(const TensorInfo& tensor, int64_t row);
 // The tokenizer that a GGUF file carries in its metadata (tokenizer.ggml.*). Strings point into the mapped file and
 // live as long as the Checkpoint.
 struct GgufTokenizer {
-  std::string_view model;  // "llama" (SentencePiece), "gpt2" (byte-level BPE), "bert", ...
+  std::string_view model;  // "llama" (SentencePiece), "gpt2" (byte-level BPE), "bert", "t5"; "none": no tokenizer
   std::string_view pre;    // pre-tokenizer name: "smollm", "llama-bpe", "qwen2", ...
   std::vector<std::string_view> tokens;
   std::vector<float> scores;  // empty or one per token
@@ -79,7 +79,8 @@ struct GgufTokenizer {
   std::vector<int32_t> token_type;
   std::vector<std::string_view> merges;  // "left right"
   std::optional<int64_t> bos, eos, eot, unknown, separator, padding, mask;
-  std::optional<bool> add_bos, add_eos, add_space_prefix;
+  std::optional<bool> add_bos, add_eos, add_space_prefix, remove_extra_spaces;
+  std::string charsmap;                                                             // of "t5": SentencePiece's rules
   std::string_view chat_template;                                                   // empty if none
   std::vector<std::pair<std::string_view, std::string_view>> named_chat_templates;  // others: name, source
 };
