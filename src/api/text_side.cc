@@ -3,6 +3,7 @@
 #include "base/files.h"
 #include "base/log.h"
 #include "checkpoint/checkpoint.h"
+#include "media/settings.h"
 
 namespace weft {
 
@@ -101,6 +102,9 @@ Result<TextSide> load_text(const std::string& path, const std::string& template_
   WEFT_TRY(const std::shared_ptr<const Checkpoint> checkpoint, Checkpoint::open_dummy(path));
   if (const GgufTokenizer* gguf = checkpoint->gguf_tokenizer()) {
     WEFT_TRY(TextSide text, load_gguf_text(*gguf, template_file));
+    if (text.tokenizer && !checkpoint->gguf_media_settings().is_null()) {
+      WEFT_TRY(text.media, MediaProcessor::from(SettingsSource(checkpoint->gguf_media_settings())));
+    }
     warn_of_fault(text);
     return text;
   }

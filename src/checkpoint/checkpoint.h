@@ -98,9 +98,14 @@ class Checkpoint {
   // and no safetensors. Every offset, size and name is checked here, and so is quantization_config: a method that is
   // not understood is refused (Code::unsupported) so that packed bytes are never taken for weights.
   static Result<std::shared_ptr<const Checkpoint>> open(const std::string& path, LoadMode mode = LoadMode::mmap);
+  // `mmproj`: a GGUF file with the encoder of images that belongs to a GGUF model; empty (and above): the one beside
+  // the model in its folder (mmproj*.gguf), if there is one.
+  static Result<std::shared_ptr<const Checkpoint>> open(const std::string& path, LoadMode mode,
+                                                        const std::string& mmproj);
   // config.json (or GGUF metadata) alone; TensorUsage then invents tensors of type `random` for whatever is asked for.
   // A folder's config.json may also be named itself.
   static Result<std::shared_ptr<const Checkpoint>> open_dummy(const std::string& path);
+  static Result<std::shared_ptr<const Checkpoint>> open_dummy(const std::string& path, const std::string& mmproj);
   // The same with those of `matrices`, without their bytes, that quantization_config says are stored in fp8: to know
   // how they would be kept in memory. Patterns ("re:...") in its lists of exceptions are not followed.
   static Result<std::shared_ptr<const Checkpoint>> open_described(const std::string& path,
@@ -126,6 +131,9 @@ class Checkpoint {
   bool is_dummy() const { return dummy_; }
   // Null unless is_gguf(), and without_files().
   const GgufTokenizer* gguf_tokenizer() const { return gguf_tokenizer_.get(); }
+  // For a GGUF model with an encoder of images, what the settings files of a folder would say of images:
+  // preprocessor_config.json and so on, by their names. Else null.
+  const Json& gguf_media_settings() const { return media_settings_; }
   // Llama 3's frequency scaling as GGUF stores it: head_dim/2 divisors of the rotary frequencies (rope_freqs.weight),
   // or null. The config then has rope_scaling {"rope_type": "factors"}: frequency i is theta^(-2i/head_dim) /
   // factors[i].
@@ -156,6 +164,7 @@ class Checkpoint {
   Json config_, generation_config_;
   std::unique_ptr<GgufTokenizer> gguf_tokenizer_;
   bool dummy_ = false, gguf_ = false;
+  Json media_settings_;
 };
 
 }  // namespace weft

@@ -3,6 +3,7 @@
 
 #include "checkpoint/builder.h"
 #include "checkpoint/gguf_architecture.h"
+#include "checkpoint/gguf_mmproj.h"
 
 namespace weft {
 namespace {
@@ -109,20 +110,33 @@ Status read_gguf(CheckpointBuilder& builder, const std::string& given, bool conf
   if (!architecture.ok()) return Error(architecture.error()).with(path);
   auto config = gguf_config(header);
   if (!config.ok()) return std::move(config).error().with(path);
+  Json whole = *config;
+  std::optional<GgufHeader> encoder;
+  if (!builder.mmproj.empty()) {
+    WEFT_TRY(encoder, read_file_header(builder, builder.mmproj));
+    auto media = gguf_media(*encoder, *config, header.metadata);
+    if (!media.ok()) return std::move(media).error().with(builder.mmproj).about("mmproj");
+    whole = std::move(media->config);
+    builder.set_media_settings(std::move(media->settings));
+    builder.prefix = media->text_prefix;
+  }
   if (config_only && config->find("rope_scaling")->find("rope_type") &&
       config->find("rope_scaling")->find("rope_type")->as_string() == "factors")
-    config->set("rope_scaling", nullptr);  // the factors are a tensor, and divisors cannot be invented
+    whole.set("rope_scaling", nullptr);  // the factors are a tensor, and divisors cannot be invented
   Json generation = Json::object();
   for (const char* key : {"bos_token_id", "eos_token_id"})
     if (const Json* id = config->find(key)) generation.set(key, *id);
   for (const auto& [key, name] : kSampling)
     if (header.metadata.has(key)) generation.set(name, header.metadata.number(key, 0));
   builder.set_generation_config(std::move(generation));
-  builder.set_config(std::move(config).value());
+  builder.set_config(std::move(whole));
   builder.set_gguf_tokenizer(tokenizer_of(header.metadata));
   if (config_only) return {};
-  if (Status added = add_gguf_tensors(builder, **architecture, header); !added.ok())
-    return Error(added.error()).with(path);
+  Status added = add_gguf_tensors(builder, **architecture, header);
+  if (!added.ok()) return Error(added.error()).with(path);
+  builder.prefix.clear();
+  if (encoder) added = add_gguf_media_tensors(builder, *encoder);
+  if (!added.ok()) return Error(added.error()).with(builder.mmproj);
   return {};
 }
 
