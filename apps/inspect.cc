@@ -119,7 +119,8 @@ void print_text(const Json& report) {
 Status inspect_command(const Arguments& arguments) {
   const bool dummy = arguments.engine.load_format == LoadFormat::dummy;
   WEFT_TRY(const std::shared_ptr<const Checkpoint> checkpoint,
-           dummy ? Checkpoint::open_dummy(arguments.model) : Checkpoint::open(arguments.model));
+           dummy ? Checkpoint::open_dummy(arguments.model, arguments.engine.mmproj)
+                 : Checkpoint::open(arguments.model, LoadMode::mmap, arguments.engine.mmproj));
   const HfConfig config(checkpoint->config());
   WEFT_TRY(const CacheShape kv, cache_shape(*checkpoint));
   WEFT_RETURN_IF_ERROR(config.status());

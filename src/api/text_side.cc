@@ -98,8 +98,8 @@ FileStamps text_files(const std::string& path) {
   return files;
 }
 
-Result<TextSide> load_text(const std::string& path, const std::string& template_file) {
-  WEFT_TRY(const std::shared_ptr<const Checkpoint> checkpoint, Checkpoint::open_dummy(path));
+Result<TextSide> load_text(const std::string& path, const std::string& template_file, const std::string& mmproj) {
+  WEFT_TRY(const std::shared_ptr<const Checkpoint> checkpoint, Checkpoint::open_dummy(path, mmproj));
   if (const GgufTokenizer* gguf = checkpoint->gguf_tokenizer()) {
     WEFT_TRY(TextSide text, load_gguf_text(*gguf, template_file));
     if (text.tokenizer && !checkpoint->gguf_media_settings().is_null()) {

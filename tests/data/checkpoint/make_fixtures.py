@@ -334,6 +334,90 @@ def make_split():
     m.close()
 
 
+# Of each kind of encoder: parts of a layer, and tensors outside of layers, under both names and with their shapes.
+CLIP_LAYER = {"attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
+              "attn_out": "self_attn.out_proj", "ln1": "layer_norm1", "ln2": "layer_norm2", "ffn_up": "mlp.fc1",
+              "ffn_down": "mlp.fc2"}
+QWEN_LAYER = {"attn_q": "attn.q_proj", "attn_k": "attn.k_proj", "attn_v": "attn.v_proj", "attn_out": "attn.proj",
+              "ln1": "norm1", "ln2": "norm2"}
+CLIP, QWEN = "vision_tower.vision_model.", "visual.merger."
+QWEN_WHOLE = [("v.post_ln.weight", QWEN + "ln_q.weight", (8,)), ("mm.0.weight", QWEN + "mlp.0.weight", (32, 32)),
+              ("mm.2.weight", QWEN + "mlp.2.weight", (32, 32))]
+ENCODERS = {
+    "qwen2vl_merger": ("visual.blocks.0.", {**QWEN_LAYER, "ffn_up": "mlp.fc1", "ffn_down": "mlp.fc2"}, QWEN_WHOLE),
+    "qwen2.5vl_merger": ("visual.blocks.0.", {**QWEN_LAYER, "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj",
+                                              "ffn_down": "mlp.down_proj"}, QWEN_WHOLE),
+    "gemma3": (CLIP + "encoder.layers.0.", CLIP_LAYER, [
+        ("v.patch_embd.weight", CLIP + "embeddings.patch_embedding.weight", (8, 3, 2, 2)),
+        ("v.position_embd.weight", CLIP + "embeddings.position_embedding.weight", (16, 8)),
+        ("v.post_ln.weight", CLIP + "post_layernorm.weight", (8,)),
+        ("mm.input_projection.weight", "multi_modal_projector.mm_input_projection_weight", (8, 32)),
+        ("mm.soft_emb_norm.weight", "multi_modal_projector.mm_soft_emb_norm.weight", (8,))]),
+    "mlp": (CLIP + "encoder.layers.0.", CLIP_LAYER, [
+        ("v.class_embd", CLIP + "embeddings.class_embedding", (8,)),
+        ("v.patch_embd.weight", CLIP + "embeddings.patch_embedding.weight", (8, 3, 2, 2)),
+        ("v.position_embd.weight", CLIP + "embeddings.position_embedding.weight", (17, 8)),
+        ("v.pre_ln.weight", CLIP + "pre_layrnorm.weight", (8,)),
+        ("mm.0.weight", "multi_modal_projector.linear_1.weight", (32, 8)),
+        ("mm.2.weight", "multi_modal_projector.linear_2.weight", (32, 32)),
+        ("model.image_newline", "image_newline", (32,))]),
+    "llama4": ("vision_model.model.layers.0.", {**CLIP_LAYER, "attn_out": "self_attn.o_proj", "ln1": "input_layernorm",
+                                                "ln2": "post_attention_layernorm"}, [
+        ("v.class_embd", "vision_model.class_embedding", (8,)),
+        ("v.patch_embd.weight", "vision_model.patch_embedding.linear.weight", (8, 12)),
+        ("v.position_embd.weight", "vision_model.positional_embedding_vlm", (17, 8)),
+        ("v.pre_ln.weight", "vision_model.layernorm_pre.weight", (8,)),
+        ("v.post_ln.weight", "vision_model.layernorm_post.weight", (8,)),
+        ("mm.model.mlp.1.weight", "vision_model.vision_adapter.mlp.fc1.weight", (16, 32)),
+        ("mm.model.mlp.2.weight", "vision_model.vision_adapter.mlp.fc2.weight", (24, 16)),
+        ("mm.model.fc.weight", "multi_modal_projector.linear_1.weight", (32, 24))]),
+}
+
+
+def make_encoder(kind):
+    """mmproj-KIND.gguf: an encoder of one layer, and what its tensors are under Hugging Face's names."""
+    rng, expected = np.random.default_rng(23), {}
+    w = gguf.GGUFWriter(HERE / f"mmproj-{kind}.gguf", "clip")
+    w.add_clip_has_vision_encoder(True), w.add_clip_projector_type(kind)
+    w.add_vision_projection_dim(32), w.add_vision_image_size(8), w.add_vision_patch_size(2)
+    w.add_vision_embedding_length(8), w.add_vision_feed_forward_length(16), w.add_vision_block_count(1)
+    w.add_vision_head_count(2), w.add_vision_image_mean([0.5, 0.25, 0.125]), w.add_vision_image_std([1.0, 0.5, 0.25])
+    w.add_uint32("clip.vision.n_wa_pattern", 1), w.add_uint32("clip.vision.projector.scale_factor", 2)
+    w.add_array("clip.vision.image_grid_pinpoints", [8, 16, 16, 8])
+    place, layer, whole = ENCODERS[kind]
+
+    def add(name, hf, shape):
+        values = rng.integers(-64, 64, shape).astype(np.float32)
+        w.add_tensor(name, values + np.float32(1 if "soft_emb" in name else 0))
+        expected[hf] = values
+
+    for part, hf in layer.items():
+        shape = (8,) if part.startswith("ln") else (8, 16) if part == "ffn_down" else \
+            (16, 8) if part.startswith("ffn") else (8, 8)
+        add(f"v.blk.0.{part}.weight", f"{place}{hf}.weight", shape)
+        if len(shape) > 1:
+            add(f"v.blk.0.{part}.bias", f"{place}{hf}.bias", shape[:1])
+    for name, hf, shape in whole:
+        add(name, hf, shape)
+    if "qwen" in kind:  # the kernel over two frames is kept as two
+        values = rng.integers(-64, 64, (8, 3, 2, 2, 2)).astype(np.float32)
+        for frame, name in enumerate(("v.patch_embd.weight", "v.patch_embd.weight.1")):
+            w.add_tensor(name, np.ascontiguousarray(values[:, :, frame]))
+        expected["visual.patch_embed.proj.weight"] = values
+    w.write_header_to_file(), w.write_kv_data_to_file(), w.write_tensors_to_file()
+    w.close()
+    expected = {name: values.astype(np.float16) for name, values in expected.items()}
+    save_file(expected, HERE / f"mmproj-{kind}.safetensors")
+
+
+def make_qwen2vl():
+    m = Model("qwen2vl", "qwen2vl", 1, layer_norm_rms_eps=1e-5, rope_dimension_sections=[2, 3, 3, 0])
+    m.frame(), m.attention(0), m.norms(0), m.mlp(0, "mlp")
+    for part, rows in (("q", 32), ("k", 16), ("v", 16)):
+        m.add(f"blk.0.attn_{part}.bias", f"model.layers.0.self_attn.{part}_proj.bias", (rows,))
+    m.close()
+
+
 if __name__ == "__main__":
     make_blocks()
     make_code_blocks()
@@ -343,3 +427,6 @@ if __name__ == "__main__":
     make_model("gemma3", "gemma3", tied=True, head_norm=True)
     make_mixtral(), make_qwen3moe(), make_llama4(), make_deci(), make_nemotron(), make_split()
     make_deepseek2("deepseek2", True), make_deepseek2("deepseek2-old", False)
+    make_qwen2vl()
+    for kind in ENCODERS:
+        make_encoder(kind)
