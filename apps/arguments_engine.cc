@@ -135,6 +135,7 @@ void add_engine_options(CLI::App* app, EngineOptions& o) {
   add_text(app, "--tool-call-parser", o.tool_call_parser, "Form of tool calls; auto: as the chat template shows",
            "NAME");
   add_text(app, "--chat-template", o.chat_template, "Chat template instead of the model's", "FILE");
+  add_text(app, "--mmproj", o.mmproj, "GGUF: the file with the model's encoder of images", "FILE");
   add_choice(app, "--generation-config", o.generation_config,
              "auto: sampling defaults from the model's generation_config.json; none: temperature 1 and no more");
   app->add_option("--allowed-media-domains", o.allowed_media_domains,

@@ -6,6 +6,7 @@
 #include "base/available_memory.h"
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/hf_config.h"
+#include "plan/weight_formats.h"
 #include "terminal.h"
 
 namespace weft {
@@ -14,7 +15,8 @@ namespace {
 
 struct Weights {
   int64_t parameters = 0, bytes = 0;
-  std::map<std::string, int64_t> bytes_of;  // by stored type
+  std::map<std::string, int64_t> bytes_of;     // by stored type
+  std::map<std::string, std::string> kept_as;  // of quantised types: the form of the codes in memory, or "widened"
 };
 
 Weights count_weights(const Checkpoint& checkpoint) {
@@ -24,6 +26,9 @@ Weights count_weights(const Checkpoint& checkpoint) {
     weights.bytes += bytes;
     weights.bytes_of[weft::name(tensor.type)] += bytes;
     if (is_float(tensor.type)) weights.parameters += tensor.values();
+    if (!is_blocked(tensor.type)) continue;
+    const auto format = stored_format(tensor, static_cast<int>(tensor.cols()), kernels::Operand::f32);
+    weights.kept_as[weft::name(tensor.type)] = format ? kernels::name(format->form) : "widened";
   }
   return weights;
 }
@@ -39,6 +44,8 @@ constexpr Form kForms[] = {{"float32", 4, 4}, {"bfloat16", 2, 2}, {"int8", 1.03,
 Json report_json(const Checkpoint& checkpoint, const HfConfig& config, const Weights& weights, const CacheShape& kv) {
   Json types = Json::object();
   for (const auto& [type, bytes] : weights.bytes_of) types.set(type, static_cast<long>(bytes));
+  Json kept = Json::object();
+  for (const auto& [type, form] : weights.kept_as) kept.set(type, form);
   const auto memory = static_cast<int64_t>(available_memory());
   Json forms = Json::array();
   for (const Form& form : kForms) {
@@ -61,12 +68,21 @@ Json report_json(const Checkpoint& checkpoint, const HfConfig& config, const Wei
                        {"parameters", static_cast<long>(weights.parameters)},
                        {"stored_bytes", static_cast<long>(weights.bytes)},
                        {"bytes_by_dtype", std::move(types)},
+                       {"quantized_in_memory", std::move(kept)},
                        {"layers", kv.layers},
                        {"context", kv.context},
                        {"kv_values_per_token", static_cast<long>(kv.values_per_token)},
                        {"kv_int8_bytes_per_token", static_cast<long>(kv.int8_bytes_per_token)},
                        {"memory_available_bytes", static_cast<long>(memory)},
                        {"fits", std::move(forms)}});
+}
+
+// What becomes of a quantised type when it is loaded.
+std::string in_memory(const Json& report, const std::string& type) {
+  const Json* form = report.find("quantized_in_memory")->find(type);
+  if (!form) return "";
+  if (form->as_string() == "widened") return ", widened when loading: no kernel computes from it";
+  return ", computed from in " + form->as_string() + " codes (embeddings are widened)";
 }
 
 double gigabytes(const Json& value) { return value.as_number() / 1e9; }
@@ -82,7 +98,7 @@ void print_text(const Json& report) {
     std::printf("parameters      unknown: there are no weights here (--load-format dummy makes random ones)\n");
   else std::printf("parameters      %.3f million\n", static_cast<double>(integer("parameters")) / 1e6);
   for (const auto& [type, bytes] : report.find("bytes_by_dtype")->members())
-    std::printf("  %-13s %.3f GB\n", type.c_str(), gigabytes(bytes));
+    std::printf("  %-13s %.3f GB%s\n", type.c_str(), gigabytes(bytes), in_memory(report, type).c_str());
   std::printf("KV per token    %lld values (%.1f KB in bfloat16, %.1f KB in int8)\n", integer("kv_values_per_token"),
               static_cast<double>(integer("kv_values_per_token")) * 2 / 1024,
               static_cast<double>(integer("kv_int8_bytes_per_token")) / 1024);
@@ -103,7 +119,8 @@ void print_text(const Json& report) {
 Status inspect_command(const Arguments& arguments) {
   const bool dummy = arguments.engine.load_format == LoadFormat::dummy;
   WEFT_TRY(const std::shared_ptr<const Checkpoint> checkpoint,
-           dummy ? Checkpoint::open_dummy(arguments.model) : Checkpoint::open(arguments.model));
+           dummy ? Checkpoint::open_dummy(arguments.model, arguments.engine.mmproj)
+                 : Checkpoint::open(arguments.model, LoadMode::mmap, arguments.engine.mmproj));
   const HfConfig config(checkpoint->config());
   WEFT_TRY(const CacheShape kv, cache_shape(*checkpoint));
   WEFT_RETURN_IF_ERROR(config.status());

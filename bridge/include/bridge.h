@@ -58,7 +58,9 @@ typedef struct {
   const int32_t* types;
   size_t type_count;
   int64_t bos, eos, unknown, separator, cls, mask;
-  int32_t add_bos, add_eos, add_space_prefix;
+  int32_t add_bos, add_eos, add_space_prefix, remove_extra_spaces;
+  const char* charsmap;
+  size_t charsmap_size;
 } WeftGgufVocabulary;
 /* From tokenizer.json and tokenizer_config.json (whose added tokens the first may lack; may be empty). */
 WeftTokenizer* weft_tokenizer_from_json(const char* json, size_t size, const char* config, size_t config_size,

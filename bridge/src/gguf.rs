@@ -1,12 +1,15 @@
 //! Tokenizers from the metadata of GGUF files. Such a file has the vocabulary, merges or scores, and the *name* of the
-//! pre-tokenizer; the regular expressions behind the names are part of the format's convention and listed here.
+//! pre-tokenizer; the regular expressions behind the names are part of the format's convention (gguf_pre.rs).
 use serde_json::{json, Value};
 use std::sync::Arc;
 use tokenizers::models::ModelWrapper;
 use tokenizers::AddedToken;
 
 use crate::abi::{slice, text, Failure, Outcome};
+use crate::gguf_pre::pre_tokenizer;
 use crate::pair_model::{PairModel, Rule, SharedModel};
+use crate::piece_model::Kind;
+use crate::sentencepiece::{parts_of, File, Flags};
 use crate::string_table::StringTable;
 use crate::tokenizer_json::{normalizer, part, MergeBuilder, Parts};
 
@@ -40,12 +43,16 @@ pub struct WeftGgufVocabulary {
     add_bos: i32,
     add_eos: i32,
     add_space_prefix: i32,
+    remove_extra_spaces: i32,
+    charsmap: *const u8,
+    charsmap_size: usize,
 }
 
 /// llama.cpp's token types.
 const UNKNOWN: i32 = 2;
 const CONTROL: i32 = 3;
 const USER_DEFINED: i32 = 4;
+const UNUSED: i32 = 5;
 const BYTE: i32 = 6;
 
 const SPACE: char = '\u{2581}';
@@ -111,8 +118,9 @@ pub unsafe fn parts(raw: &WeftGgufVocabulary) -> Outcome<Parts> {
         "gpt2" => vocabulary.byte_level(),
         "llama" => vocabulary.sentence_piece(),
         "bert" => vocabulary.word_piece(),
+        "t5" => vocabulary.unigram(),
         other => Err(Failure::unsupported(format!(
-            "tokenizer.ggml.model {other:?}; known are \"gpt2\", \"llama\" and \"bert\""
+            "tokenizer.ggml.model {other:?}; known are \"gpt2\", \"llama\", \"bert\" and \"t5\""
         ))),
     }
 }
@@ -226,6 +234,45 @@ impl Vocabulary<'_> {
         })
     }
 
+    /// SentencePiece's unigram model, with the rules of its file that texts are normalised by.
+    fn unigram(&self) -> Outcome<Parts> {
+        if self.scores.is_empty() {
+            return Err(Failure::invalid("tokenizer.ggml.scores is absent"));
+        }
+        let kind = |id: usize| match self.kind(id) {
+            UNKNOWN => Kind::Unknown,
+            CONTROL => Kind::Control,
+            USER_DEFINED => Kind::UserDefined,
+            UNUSED => Kind::Unused,
+            BYTE => Kind::Byte,
+            _ if i64::try_from(id) == Ok(self.raw.unknown) => Kind::Unknown,
+            _ => Kind::Normal,
+        };
+        if let Some(id) = self.scores.iter().position(|score| !score.is_finite()) {
+            return Err(Failure::invalid(format!("tokenizer.ggml.scores[{id}] is no number")));
+        }
+        let pieces = self.tokens.iter().zip(self.scores).enumerate();
+        let file = File {
+            pieces: pieces.map(|(id, (token, &score))| (token.to_string(), score, kind(id))).collect(),
+            model_type: 1,
+            space_as_suffix: false,
+            byte_fallback: self.types.contains(&BYTE),
+            bos: self.raw.bos,
+            eos: self.raw.eos,
+            charsmap: unsafe { slice(self.raw.charsmap, self.raw.charsmap_size) },
+            dummy_prefix: self.raw.add_space_prefix == 1,
+            remove_extra_spaces: self.raw.remove_extra_spaces == 1,
+            escape_spaces: true,
+        };
+        let flags = Flags {
+            add_bos: self.raw.add_bos == 1,
+            add_eos: self.raw.add_eos != 0,
+            legacy: true,
+            add_prefix_space: None,
+        };
+        Ok(parts_of(file, &flags)?.0)
+    }
+
     /// WordPiece. GGUF marks the pieces that begin a word where BERT's own files mark those that go on in one.
     fn word_piece(&self) -> Outcome<Parts> {
         let spelling = |(id, token): (usize, &&str)| {
@@ -288,90 +335,4 @@ pub fn template(before: Option<(&str, i64)>, after: Option<(&str, i64)>, separat
 
 pub fn split(regex: &str) -> Value {
     json!({"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": false})
-}
-
-struct PreTokenizer {
-    splits: Vec<&'static str>,
-    ignore_merges: bool,
-    adds_bos: bool,
-    normalize: bool, // to NFC, which the models' own tokenizers do and the format does not say
-}
-
-const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
-const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-const QWEN2: &str =
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-const GPT4O: &str = concat!(
-    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|",
-    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|",
-    r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-);
-const TEKKEN: &str = concat!(
-    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|",
-    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|",
-    r"\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-);
-const DEEPSEEK3_WORDS: &str = concat!(
-    r##"[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|"##,
-    r"[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-);
-const DEEPSEEK_LETTERS: &str = concat!(
-    r"\s?[A-Za-z\u{B5}\u{C0}-\u{D6}\u{D8}-\u{F6}\u{F8}-\u{1BA}\u{1BB}\u{1BC}-\u{1BF}\u{1C4}-\u{293}\u{295}-\u{2AF}\u{370}-\u{373}",
-    r"\u{376}\u{377}\u{37B}-\u{37D}\u{37F}\u{386}\u{388}-\u{38A}\u{38C}\u{38E}-\u{3A1}\u{3A3}-\u{3F5}\u{3F7}-\u{481}\u{48A}-\u{52F}",
-    r"\u{531}-\u{556}\u{10A0}-\u{10C5}\u{13A0}-\u{13F5}\u{13F8}-\u{13FD}\u{1C90}-\u{1CBA}\u{1CBD}-\u{1CBF}\u{1D00}-\u{1D2B}",
-    r"\u{1D6B}-\u{1D77}\u{1D79}-\u{1D9A}\u{1E00}-\u{1F15}\u{1F18}-\u{1F1D}\u{1F20}-\u{1F45}\u{1F48}-\u{1F4D}\u{1F50}-\u{1F57}",
-    r"\u{1F59}\u{1F5B}\u{1F5D}\u{1F5F}-\u{1F7D}\u{1F80}-\u{1FB4}\u{1FB6}-\u{1FBC}\u{1FBE}\u{1FC2}-\u{1FC4}\u{1FC6}-\u{1FCC}",
-    r"\u{1FD0}-\u{1FD3}\u{1FD6}-\u{1FDB}\u{1FE0}-\u{1FEC}\u{1FF2}-\u{1FF4}\u{1FF6}-\u{1FFC}\u{2102}\u{2107}\u{210A}-\u{2113}\u{2115}",
-    r"\u{2119}-\u{211D}\u{2124}\u{2126}\u{2128}\u{212A}-\u{212D}\u{212F}-\u{2134}\u{2139}\u{213C}-\u{213F}\u{2145}-\u{2149}\u{214E}",
-    r"\u{2183}\u{2184}\u{2C00}-\u{2C7B}\u{2C7E}-\u{2CE4}\u{2CEB}-\u{2CEE}\u{2CF2}\u{2CF3}\u{A640}-\u{A66D}\u{A680}-\u{A69B}",
-    r"\u{A722}-\u{A76F}\u{A771}-\u{A787}\u{A78B}-\u{A78E}\u{AB70}-\u{ABBF}\u{FB00}-\u{FB06}\u{FB13}-\u{FB17}\u{FF21}-\u{FF3A}",
-    r"\u{FF41}-\u{FF5A}\u{10400}-\u{1044F}\u{104B0}-\u{104D3}\u{104D8}-\u{104FB}\u{10C80}-\u{10CB2}\u{10CC0}-\u{10CF2}",
-    r"\u{118A0}-\u{118DF}\u{1E900}-\u{1E943}]+"
-);
-
-/// The pre-tokenizer behind a name of `tokenizer.ggml.pre`.
-fn pre_tokenizer(name: &str) -> Outcome<PreTokenizer> {
-    let plain =
-        |splits: Vec<&'static str>| PreTokenizer { splits, ignore_merges: false, adds_bos: false, normalize: false };
-    Ok(match name {
-        "gpt-2" | "gpt2" | "phi-2" | "jina-es" | "jina-de" | "jina-v2-code" | "mpt" | "olmo" | "roberta-bpe"
-        | "gigachat" | "trillion" => plain(vec![GPT2]),
-        "llama3" | "llama-v3" | "llama-bpe" | "falcon3" | "pixtral" => {
-            PreTokenizer { ignore_merges: true, adds_bos: true, ..plain(vec![LLAMA3]) }
-        }
-        "dbrx" | "smaug-bpe" | "chatglm-bpe" | "glm4" => plain(vec![LLAMA3]),
-        "qwen2" | "deepseek-r1-qwen" => PreTokenizer { normalize: true, ..plain(vec![QWEN2]) },
-        "stablelm2" | "hunyuan" => plain(vec![QWEN2]),
-        "smollm" | "starcoder" | "refact" | "command-r" | "codeshell" | "exaone" | "minerva-7b" => {
-            plain(vec![r"\p{N}", GPT2])
-        }
-        "gpt-4o" | "llama4" => plain(vec![GPT4O]),
-        "tekken" => PreTokenizer { ignore_merges: true, adds_bos: true, ..plain(vec![TEKKEN]) },
-        "deepseek-v3" => {
-            plain(vec![r"\p{N}{1,3}", "[\u{4e00}-\u{9fa5}\u{3040}-\u{309f}\u{30a0}-\u{30ff}]+", DEEPSEEK3_WORDS])
-        }
-        "deepseek-llm" => plain(vec![
-            r"[\r\n]",
-            DEEPSEEK_LETTERS,
-            "\\s?[!-/:-~\u{ff01}-\u{ff0f}\u{ff1a}-\u{ff5e}\u{2018}-\u{201f}\u{3000}-\u{3002}]+",
-            r"\s+$",
-            "[\u{4e00}-\u{9fa5}\u{800}-\u{4e00}\u{ac00}-\u{d7ff}]+",
-            r"\p{N}+",
-        ]),
-        "deepseek-coder" => plain(vec![
-            r"[\r\n]",
-            r"\s?\p{L}+",
-            r"\s?\p{P}+",
-            "[\u{4e00}-\u{9fa5}\u{800}-\u{4e00}\u{ac00}-\u{d7ff}]+",
-            r"\p{N}",
-        ]),
-        "falcon" => plain(vec![r"[\p{P}\$\+<=>\^~\|`]+", GPT2, r"[0-9][0-9][0-9]"]),
-        // Files from before the name was recorded.
-        "" | "default" => plain(vec![r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", r"[0-9][0-9][0-9]"]),
-        other => {
-            return Err(Failure::unsupported(format!(
-                "tokenizer.ggml.pre {other:?} is not a pre-tokenizer that this build knows"
-            )))
-        }
-    })
 }

@@ -67,17 +67,17 @@ impl<'a> Fields<'a> {
 }
 
 /// What of the file counts. Absent fields have the defaults of sentencepiece_model.proto.
-struct File<'a> {
-    pieces: Vec<(String, f32, Kind)>,
-    model_type: u64,
-    space_as_suffix: bool,
-    byte_fallback: bool,
-    bos: i64,
-    eos: i64,
-    charsmap: &'a [u8],
-    dummy_prefix: bool,
-    remove_extra_spaces: bool,
-    escape_spaces: bool,
+pub struct File<'a> {
+    pub pieces: Vec<(String, f32, Kind)>,
+    pub model_type: u64, // 1: unigram, 2: bpe
+    pub space_as_suffix: bool,
+    pub byte_fallback: bool,
+    pub bos: i64,
+    pub eos: i64,
+    pub charsmap: &'a [u8],
+    pub dummy_prefix: bool,
+    pub remove_extra_spaces: bool,
+    pub escape_spaces: bool,
 }
 
 fn piece(message: &[u8], id: usize) -> Outcome<(String, f32, Kind)> {
@@ -352,6 +352,11 @@ pub fn parts(bytes: &[u8], flags: &Flags, named: &[(u32, AddedToken)]) -> Outcom
     }
     let mut file = parse(bytes)?;
     rename(&mut file.pieces, named);
+    parts_of(file, flags)
+}
+
+/// The same from what a file says, wherever that came from.
+pub fn parts_of(file: File, flags: &Flags) -> Outcome<(Parts, Ends)> {
     if file.pieces.is_empty() || file.pieces.len() > MAX_ID as usize {
         return Err(Failure::invalid(format!("it has {} pieces", file.pieces.len())));
     }

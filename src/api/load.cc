@@ -244,7 +244,7 @@ Result<std::unique_ptr<Engine>> load_engine(const std::string& path, const Engin
   if (!options.chat_template.empty()) files.add(options.chat_template);
   // The tokenizer takes about as long as the weights, so both are read at once.
   doing = "weights and tokenizer are read";
-  auto text_side = std::async(std::launch::async, load_text, path, options.chat_template);
+  auto text_side = std::async(std::launch::async, load_text, path, options.chat_template, options.mmproj);
   WEFT_TRY(LoadedModel loaded, load_on_ranks(path, options, processes, progress));
   options.speculation = loaded.speculation;
   Model& model = loaded.model;

@@ -86,8 +86,9 @@ struct EngineOptions {
   std::string guided_decoding_backend = "llguidance";
   bool strict_schemas = false;  // refuse keywords of JSON schemas that cannot be enforced, instead of warning
   ReasoningParser reasoning_parser = ReasoningParser::automatic;
-  std::string tool_call_parser = "auto";       // auto (by the chat template) | a name of forms/tool_form.h
-  std::string chat_template;                   // a file with a template instead of the model's; empty: none
+  std::string tool_call_parser = "auto";  // auto (by the chat template) | a name of forms/tool_form.h
+  std::string chat_template;              // a file with a template instead of the model's; empty: none
+  std::string mmproj;  // GGUF: the file with the encoder of images; empty: mmproj*.gguf in the model's folder
   std::vector<std::string> logits_processors;  // plugin files (include/weft/logits_processor.h)
   int tp_size = 1, pp_size = 1;
   int ep_size = 0;  // sets of ranks with different experts, a divisor of tp_size or more than it; 0: as many as can be

@@ -128,6 +128,7 @@ Status load_models(const std::string& path, const EngineOptions& options,
                              .max_seq_len = options.max_seq_len,
                              .dummy = options.load_format == LoadFormat::dummy,
                              .load_mode = options.load_mode,
+                             .mmproj = options.mmproj,
                              .quantize = options.quantize,
                              .dequantize = options.dequantize,
                              .pack_weights = options.pack_weights,
@@ -173,8 +174,9 @@ Status check_layout(const EngineOptions& options, const ProcessRanks* processes)
 }  // namespace
 
 std::string checkpoint_digest(const std::string& path, const EngineOptions& options) {
-  const auto opened = options.load_format == LoadFormat::dummy ? Checkpoint::open_dummy(path)
-                                                               : Checkpoint::open(path, options.load_mode);
+  const auto opened = options.load_format == LoadFormat::dummy
+                          ? Checkpoint::open_dummy(path, options.mmproj)
+                          : Checkpoint::open(path, options.load_mode, options.mmproj);
   if (!opened.ok()) return opened.error().message();
   const Checkpoint& checkpoint = **opened;
   constexpr size_t kPieces = 5, kBytes = 64;  // from beginning to end

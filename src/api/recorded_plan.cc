@@ -60,7 +60,8 @@ Result<RecordedPlan> record_plan(const std::string& path, const EngineOptions& o
   if (!kernels::cpu_table())
     return fail(Code::invalid_argument, "WEFT_ISA names an instruction set that this machine or build does not have");
   const bool real = options.load_format != LoadFormat::dummy && has_weights(path);
-  WEFT_TRY(std::shared_ptr<const Checkpoint> checkpoint, real ? Checkpoint::open(path) : Checkpoint::open_dummy(path));
+  WEFT_TRY(std::shared_ptr<const Checkpoint> checkpoint, real ? Checkpoint::open(path, LoadMode::mmap, options.mmproj)
+                                                              : Checkpoint::open_dummy(path, options.mmproj));
   const HfConfig config = HfConfig::of(*checkpoint, options.max_seq_len);
   RecordedPlan recorded;
   WEFT_TRY(Plan plan, models::build_plan(config));

@@ -3,6 +3,7 @@
 #include "base/files.h"
 #include "base/log.h"
 #include "checkpoint/checkpoint.h"
+#include "media/settings.h"
 
 namespace weft {
 
@@ -20,6 +21,7 @@ GgufVocabulary vocabulary_of(const GgufTokenizer& t) {
   v.bos_id = id(t.bos), v.eos_id = id(t.eos), v.unknown_id = id(t.unknown), v.padding_id = id(t.padding);
   v.separator_id = id(t.separator), v.mask_id = id(t.mask);
   v.add_bos = t.add_bos, v.add_eos = t.add_eos, v.add_space_prefix = t.add_space_prefix;
+  v.remove_extra_spaces = t.remove_extra_spaces, v.charsmap = t.charsmap;
   return v;
 }
 
@@ -47,10 +49,15 @@ Result<std::shared_ptr<const ChatTemplate>> template_in_file(const std::string& 
 
 Result<TextSide> load_gguf_text(const GgufTokenizer& gguf, const std::string& template_file) {
   TextSide text;
-  WEFT_TRY(text.tokenizer, Tokenizer::from_gguf(vocabulary_of(gguf)));
   Json special = Json::object();
-  if (const auto bos = text.tokenizer->bos_id()) special.set("bos_token", text.tokenizer->token_text(*bos));
-  if (const auto eos = text.tokenizer->eos_id()) special.set("eos_token", text.tokenizer->token_text(*eos));
+  // A file without a vocabulary takes token ids alone.
+  if (!gguf.model.empty() && gguf.model != "none" && gguf.model != "no_vocab") {
+    WEFT_TRY(text.tokenizer, Tokenizer::from_gguf(vocabulary_of(gguf)));
+  }
+  if (text.tokenizer) {
+    if (const auto bos = text.tokenizer->bos_id()) special.set("bos_token", text.tokenizer->token_text(*bos));
+    if (const auto eos = text.tokenizer->eos_id()) special.set("eos_token", text.tokenizer->token_text(*eos));
+  }
   if (!template_file.empty()) {
     WEFT_TRY(text.chat_template, template_in_file(template_file, std::move(special)));
   } else if (auto templates = templates_of(gguf); !templates.empty()) {
@@ -91,10 +98,13 @@ FileStamps text_files(const std::string& path) {
   return files;
 }
 
-Result<TextSide> load_text(const std::string& path, const std::string& template_file) {
-  WEFT_TRY(const std::shared_ptr<const Checkpoint> checkpoint, Checkpoint::open_dummy(path));
+Result<TextSide> load_text(const std::string& path, const std::string& template_file, const std::string& mmproj) {
+  WEFT_TRY(const std::shared_ptr<const Checkpoint> checkpoint, Checkpoint::open_dummy(path, mmproj));
   if (const GgufTokenizer* gguf = checkpoint->gguf_tokenizer()) {
     WEFT_TRY(TextSide text, load_gguf_text(*gguf, template_file));
+    if (text.tokenizer && !checkpoint->gguf_media_settings().is_null()) {
+      WEFT_TRY(text.media, MediaProcessor::from(SettingsSource(checkpoint->gguf_media_settings())));
+    }
     warn_of_fault(text);
     return text;
   }

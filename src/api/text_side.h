@@ -28,7 +28,7 @@ std::vector<int32_t> named_end_ids(const Tokenizer& tokenizer);
 
 // From a model's folder or GGUF file. What is absent is null; what is broken is an error, but for the model's chat
 // template: one that does not parse is a warning, and rendering it an error. `template_file`: a template instead of the
-// model's, which must parse; empty: none.
-Result<TextSide> load_text(const std::string& path, const std::string& template_file);
+// model's, which must parse; empty: none. `mmproj`: see Checkpoint::open.
+Result<TextSide> load_text(const std::string& path, const std::string& template_file, const std::string& mmproj = {});
 
 }  // namespace weft

@@ -90,6 +90,11 @@ TEST(Json, MemoryIsBounded) {
   }
 }
 
+TEST(Json, QuoteEscapesAllEndsOfLines) {
+  EXPECT_EQ(json_quote("a\n\r\f\v\x1c\x1d\x1e\xc2\x85\xe2\x80\xa8\xe2\x80\xa9\xc2\x86"),
+            "\"a\\n\\r\\f\\u000b\\u001c\\u001d\\u001e\\u0085\\u2028\\u2029\xc2\x86\"");
+}
+
 TEST(Json, QuoteReplacesInvalidUtf8) { EXPECT_EQ(json_quote("a\xff\"\x01"), "\"a\xef\xbf\xbd\\\"\\u0001\""); }
 
 TEST(ThreadTeam, RunsEveryThreadAndBarriersSeparatePhases) {

@@ -274,6 +274,7 @@ size_t utf8_length(std::string_view text) {
 
 }  // namespace
 
+// Every character that Unicode takes for the end of a line is escaped: readers of JSON Lines may split at any of them.
 std::string json_quote(std::string_view text) {
   std::string out = "\"";
   for (size_t i = 0; i < text.size();) {
@@ -295,7 +296,11 @@ std::string json_quote(std::string_view text) {
       }
       ++i;
     } else if (const size_t length = utf8_length(text.substr(i)); length > 0) {
-      out.append(text, i, length);
+      const std::string_view character = text.substr(i, length);
+      if (character == "\xc2\x85") out += "\\u0085";
+      else if (character == "\xe2\x80\xa8") out += "\\u2028";
+      else if (character == "\xe2\x80\xa9") out += "\\u2029";
+      else out += character;
       i += length;
     } else {
       out += "\xef\xbf\xbd";

@@ -73,6 +73,10 @@ struct LatentAttentionOptions {
   int q_rank = 0;  // 0: q_proj alone
   int kv_rank = 0, nope_dim = 0, rope_dim = 0, v_dim = 0;
   bool bias = false;  // on q_a_proj, kv_a_proj_with_mqa and o_proj
+  // In place of kv_b_proj: k_b_proj [heads, kv_rank, nope_dim], whose matrices are transposed, and v_b_proj [heads,
+  // v_dim, kv_rank] (GGUF).
+  bool split_kv_b = false;
+  float low_rank_eps = 1e-6f;  // of the two inner norms
   RopeAngles rope;
   bool rope_interleaved = true;
   float scale = 1.0f;

@@ -11,12 +11,24 @@ std::vector<int64_t> kv_b_shape(const LatentAttentionOptions& o) {
 
 // Takes a head's query to the latent space: [kv_rank, nope_dim], the transpose of the key rows.
 Matrix key_half(Scope w, int head, const LatentAttentionOptions& o) {
+  if (o.split_kv_b)
+    return {.sources = {{(w / "k_b_proj").path() + ".weight",
+                         int64_t{head} * o.kv_rank,
+                         o.kv_rank,
+                         {o.heads, o.kv_rank, o.nope_dim}}},
+            .k = o.nope_dim};
   const int64_t row = int64_t{head} * (o.nope_dim + o.v_dim);
   return {.sources = {{(w / "kv_b_proj").path() + ".weight", row, o.kv_rank, kv_b_shape(o), true}}, .k = o.nope_dim};
 }
 
 // Takes a head's latent output to its values: [v_dim, kv_rank].
 Matrix value_half(Scope w, int head, const LatentAttentionOptions& o) {
+  if (o.split_kv_b)
+    return {.sources = {{(w / "v_b_proj").path() + ".weight",
+                         int64_t{head} * o.v_dim,
+                         o.v_dim,
+                         {o.heads, o.v_dim, o.kv_rank}}},
+            .k = o.kv_rank};
   const int64_t row = int64_t{head} * (o.nope_dim + o.v_dim) + o.nope_dim;
   return {.sources = {{(w / "kv_b_proj").path() + ".weight", row, o.v_dim, kv_b_shape(o)}}, .k = o.kv_rank};
 }
@@ -25,7 +37,6 @@ Matrix value_half(Scope w, int head, const LatentAttentionOptions& o) {
 
 Value latent_attention(PlanBuilder& b, Scope w, Value x, const LatentAttentionOptions& o) {
   const PlanBuilder::Module inside(b, w);
-  constexpr float kEps = 1e-6f;  // of the two inner norms, whatever rms_norm_eps says
   const int q_dim = o.nope_dim + o.rope_dim, row_dim = o.kv_rank + o.rope_dim, q_cols = o.heads * q_dim;
   const auto bias = [&](Scope scope, int rows) { return TensorRows{o.bias ? scope.path() + ".bias" : "", 0, rows}; };
 
@@ -37,14 +48,14 @@ Value latent_attention(PlanBuilder& b, Scope w, Value x, const LatentAttentionOp
   const Value both = b.linear(x, std::move(in)), kv = b.slice(both, q_in_cols, row_dim);
   Value q = b.slice(both, 0, q_in_cols);
   if (o.q_rank > 0)
-    q = b.linear(b.norm(q, w / "q_a_layernorm", false, false, false, kEps),
+    q = b.linear(b.norm(q, w / "q_a_layernorm", false, false, false, o.low_rank_eps),
                  {.sources = {whole(w / "q_b_proj", q_cols)}, .k = o.q_rank});
 
   const HeadsOptions one{.heads = 1, .dim = o.rope_dim, .interleaved = o.rope_interleaved};
   HeadsOptions all = one;
   all.heads = o.heads;
   const Value row = b.buffer(row_dim);
-  b.norm_into(b.slice(kv, 0, o.kv_rank), b.slice(row, 0, o.kv_rank), w / "kv_a_layernorm", false, kEps);
+  b.norm_into(b.slice(kv, 0, o.kv_rank), b.slice(row, 0, o.kv_rank), w / "kv_a_layernorm", false, o.low_rank_eps);
   b.rotate_into(b.slice(kv, o.kv_rank, o.rope_dim), o.rope_dim, b.slice(row, o.kv_rank, o.rope_dim), o.rope_dim, o.rope,
                 one);
   const CacheRef cache =

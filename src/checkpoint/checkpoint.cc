@@ -52,6 +52,7 @@ std::shared_ptr<const Checkpoint> Checkpoint::without_files() const {
   std::shared_ptr<Checkpoint> rest(new Checkpoint);
   rest->path_ = path_, rest->file_names_ = file_names_, rest->files_->stamps = files_->stamps;
   rest->config_ = config_, rest->generation_config_ = generation_config_, rest->dummy_ = dummy_, rest->gguf_ = gguf_;
+  rest->media_settings_ = media_settings_;
   return rest;
 }
 
@@ -241,7 +242,20 @@ Status read_parts(CheckpointBuilder& builder, const std::string& folder, Json& c
 Status read_folder(CheckpointBuilder& builder, const std::string& folder, bool config_only) {
   const std::string config_path = folder + "/config.json";
   if (!is_file(config_path)) {
-    const std::vector<std::string> gguf = files_ending(folder, ".gguf");
+    std::vector<std::string> gguf = files_ending(folder, ".gguf");
+    std::vector<std::string> encoders = gguf;
+    std::erase_if(encoders, [](const std::string& name) { return !name.starts_with("mmproj"); });
+    if (encoders.size() > 1 && builder.mmproj.empty())
+      return fail(Code::invalid_argument, folder, " holds ", encoders.size(), " encoders of images, ", encoders[0],
+                  " and others; name one of them with --mmproj")
+          .about("mmproj");
+    if (encoders.size() == 1 && builder.mmproj.empty()) builder.mmproj = folder + "/" + encoders[0];
+    // The first part of a split file stands for all; an encoder of images is no model.
+    std::erase_if(gguf, [](const std::string& name) {
+      const size_t of = name.rfind("-of-");
+      return name.starts_with("mmproj") ||
+             (of != std::string::npos && of >= 6 && name.compare(of - 6, 6, "-00001") != 0);
+    });
     if (gguf.size() == 1) return read_gguf(builder, folder + "/" + gguf[0], config_only);
     if (gguf.size() > 1)
       return fail(Code::invalid_argument, folder, " holds ", gguf.size(), " .gguf files; name one of them");
@@ -284,23 +298,33 @@ Status read_path(CheckpointBuilder& builder, std::string path, bool config_only)
   return fail(Code::invalid_argument, path, " is neither a model folder nor a .gguf file");
 }
 
-Result<std::shared_ptr<const Checkpoint>> open_path(const std::string& path, bool config_only, LoadMode mode) {
+Result<std::shared_ptr<const Checkpoint>> open_path(const std::string& path, bool config_only, LoadMode mode,
+                                                    const std::string& mmproj) {
   CheckpointBuilder builder;
-  builder.mode = mode;
+  builder.mode = mode, builder.mmproj = mmproj;
   const Status read = read_path(builder, path, config_only);
   // What was read from a file that changed meanwhile is not to be complained about.
   WEFT_RETURN_IF_ERROR(builder.checkpoint->check_unchanged());
   if (!read.ok()) return read.error();
+  if (!mmproj.empty() && !builder.checkpoint->is_gguf())
+    return fail(Code::invalid_argument, path, " is no GGUF model, so ", mmproj, " cannot belong to it").about("mmproj");
   return std::shared_ptr<const Checkpoint>(std::move(builder.checkpoint));
 }
 
 }  // namespace
 
 Result<std::shared_ptr<const Checkpoint>> Checkpoint::open(const std::string& path, LoadMode mode) {
-  return open_path(path, false, mode);
+  return open_path(path, false, mode, "");
+}
+Result<std::shared_ptr<const Checkpoint>> Checkpoint::open(const std::string& path, LoadMode mode,
+                                                           const std::string& mmproj) {
+  return open_path(path, false, mode, mmproj);
 }
 Result<std::shared_ptr<const Checkpoint>> Checkpoint::open_dummy(const std::string& path) {
-  return open_path(path, true, LoadMode::mmap);
+  return open_path(path, true, LoadMode::mmap, "");
+}
+Result<std::shared_ptr<const Checkpoint>> Checkpoint::open_dummy(const std::string& path, const std::string& mmproj) {
+  return open_path(path, true, LoadMode::mmap, mmproj);
 }
 
 Result<std::shared_ptr<const Checkpoint>> Checkpoint::open_described(const std::string& path,

@@ -71,7 +71,7 @@ std::span<const std::byte> stored_row(const TensorInfo& tensor, int64_t row);
 // The tokenizer that a GGUF file carries in its metadata (tokenizer.ggml.*). Strings point into the mapped file and
 // live as long as the Checkpoint.
 struct GgufTokenizer {
-  std::string_view model;  // "llama" (SentencePiece), "gpt2" (byte-level BPE), "bert", ...
+  std::string_view model;  // "llama" (SentencePiece), "gpt2" (byte-level BPE), "bert", "t5"; "none": no tokenizer
   std::string_view pre;    // pre-tokenizer name: "smollm", "llama-bpe", "qwen2", ...
   std::vector<std::string_view> tokens;
   std::vector<float> scores;  // empty or one per token
@@ -79,7 +79,8 @@ struct GgufTokenizer {
   std::vector<int32_t> token_type;
   std::vector<std::string_view> merges;  // "left right"
   std::optional<int64_t> bos, eos, eot, unknown, separator, padding, mask;
-  std::optional<bool> add_bos, add_eos, add_space_prefix;
+  std::optional<bool> add_bos, add_eos, add_space_prefix, remove_extra_spaces;
+  std::string charsmap;                                                             // of "t5": SentencePiece's rules
   std::string_view chat_template;                                                   // empty if none
   std::vector<std::pair<std::string_view, std::string_view>> named_chat_templates;  // others: name, source
 };
@@ -97,9 +98,14 @@ class Checkpoint {
   // and no safetensors. Every offset, size and name is checked here, and so is quantization_config: a method that is
   // not understood is refused (Code::unsupported) so that packed bytes are never taken for weights.
   static Result<std::shared_ptr<const Checkpoint>> open(const std::string& path, LoadMode mode = LoadMode::mmap);
+  // `mmproj`: a GGUF file with the encoder of images that belongs to a GGUF model; empty (and above): the one beside
+  // the model in its folder (mmproj*.gguf), if there is one.
+  static Result<std::shared_ptr<const Checkpoint>> open(const std::string& path, LoadMode mode,
+                                                        const std::string& mmproj);
   // config.json (or GGUF metadata) alone; TensorUsage then invents tensors of type `random` for whatever is asked for.
   // A folder's config.json may also be named itself.
   static Result<std::shared_ptr<const Checkpoint>> open_dummy(const std::string& path);
+  static Result<std::shared_ptr<const Checkpoint>> open_dummy(const std::string& path, const std::string& mmproj);
   // The same with those of `matrices`, without their bytes, that quantization_config says are stored in fp8: to know
   // how they would be kept in memory. Patterns ("re:...") in its lists of exceptions are not followed.
   static Result<std::shared_ptr<const Checkpoint>> open_described(const std::string& path,
@@ -125,6 +131,9 @@ class Checkpoint {
   bool is_dummy() const { return dummy_; }
   // Null unless is_gguf(), and without_files().
   const GgufTokenizer* gguf_tokenizer() const { return gguf_tokenizer_.get(); }
+  // For a GGUF model with an encoder of images, what the settings files of a folder would say of images:
+  // preprocessor_config.json and so on, by their names. Else null.
+  const Json& gguf_media_settings() const { return media_settings_; }
   // Llama 3's frequency scaling as GGUF stores it: head_dim/2 divisors of the rotary frequencies (rope_freqs.weight),
   // or null. The config then has rope_scaling {"rope_type": "factors"}: frequency i is theta^(-2i/head_dim) /
   // factors[i].
@@ -155,6 +164,7 @@ class Checkpoint {
   Json config_, generation_config_;
   std::unique_ptr<GgufTokenizer> gguf_tokenizer_;
   bool dummy_ = false, gguf_ = false;
+  Json media_settings_;
 };
 
 }  // namespace weft

@@ -2,44 +2,19 @@
 // unaligned; f16 scales are read byte-wise. A "super-block" of 256 values has f16 scales for the whole and 4- or 6-bit
 // scales per 16 or 32 values.
 //
-// Loading is bound by these loops, so they are written for the compiler to vectorise: fixed trip counts, no branches on
-// data, and `__restrict`, since bytes could alias anything. Everything is compiled twice, for the base instruction set
-// and for AVX2, by inlining it all into two functions; without FMA both give the same bits.
+// Everything is compiled twice, for the base instruction set and for AVX2, by inlining it all into two functions;
+// without FMA both give the same bits.
 #include "checkpoint/dequantize.h"
 
 #include <bit>
 #include <cstring>
 
 #include "base/check.h"
+#include "checkpoint/block_bits.h"
+#include "checkpoint/code_blocks.h"
 
 namespace weft {
 namespace {
-
-using Byte = unsigned char;
-
-#define WEFT_INLINE [[gnu::always_inline]] inline
-// Before a loop: it is not to be unrolled before it is vectorised, since what follows unrolling finds only parts of it.
-#define WEFT_ROLLED _Pragma("GCC unroll 1")
-
-WEFT_INLINE uint16_t load_u16(const Byte* p) { return static_cast<uint16_t>(p[0] | (p[1] << 8)); }
-
-// The bits of one or the other, by a mask: a conditional would keep loops from being vectorised, since a product may
-// trap.
-WEFT_INLINE uint32_t select(bool first, float a, float b) {
-  const uint32_t mask = -static_cast<uint32_t>(first);
-  return (std::bit_cast<uint32_t>(a) & mask) | (std::bit_cast<uint32_t>(b) & ~mask);
-}
-
-// The exponent is moved by an addition; subnormals are whole numbers of 2^-24; infinities and NaN get their exponent
-// set.
-WEFT_INLINE float half_to_float(uint16_t bits) {
-  const uint32_t magnitude = bits & 0x7fffu;
-  const float normal = std::bit_cast<float>((magnitude << 13) + (112u << 23));
-  const float subnormal = static_cast<float>(static_cast<int>(magnitude)) * 0x1p-24f;
-  const uint32_t special = -static_cast<uint32_t>(magnitude >= 0x7c00u) & 0x7f800000u;
-  return std::bit_cast<float>(select(magnitude < 0x400u, subnormal, normal) | special |
-                              (static_cast<uint32_t>(bits & 0x8000u) << 16));
-}
 
 // The same for e4m3, whose only special value is NaN.
 WEFT_INLINE float e4m3_to_float(uint8_t bits) {
@@ -50,8 +25,6 @@ WEFT_INLINE float e4m3_to_float(uint8_t bits) {
   return std::bit_cast<float>(select(magnitude < 8, subnormal, normal) | special |
                               (static_cast<uint32_t>(bits & 0x80u) << 24));
 }
-
-WEFT_INLINE float load_half(const Byte* p) { return half_to_float(load_u16(p)); }
 
 // A power of two; 255 is NaN and 0 is the subnormal 2^-127.
 WEFT_INLINE float e8m0_to_float(uint8_t bits) {
@@ -113,12 +86,6 @@ WEFT_INLINE void block_q4_1(const Byte* __restrict b, float* __restrict out) {
 
 // The fifth bits of 32 values as 0 or 16.
 WEFT_INLINE int fifth_bit(uint32_t high, int j) { return static_cast<int>((high >> j) & 1u) << 4; }
-
-WEFT_INLINE uint32_t load_u32(const Byte* p) {
-  uint32_t value;
-  std::memcpy(&value, p, 4);
-  return value;
-}
 
 // {f16 d, u32 fifth bits, nibbles}: value = (q - 16) * d.
 WEFT_INLINE void block_q5_0(const Byte* __restrict b, float* __restrict out) {
@@ -259,6 +226,19 @@ WEFT_INLINE void each_block(StorageType type, const Byte* source, int64_t values
     block(source, out + done);
 }
 
+template <void (*codes_of)(const Byte*, int8_t*, float*), int group>
+WEFT_INLINE void each_code_block(StorageType type, const Byte* source, int64_t values, float* out) {
+  const StorageLayout shape = layout(type);
+  int8_t codes[kMostBlockValues] = {};
+  float scales[kMostBlockGroups] = {};
+  for (int64_t done = 0; done < values; done += shape.block_values, source += shape.block_bytes) {
+    codes_of(source, codes, scales);
+    for (int first = 0; first < shape.block_values; first += group)
+      WEFT_ROLLED for (int j = 0; j < group; ++j) out[done + first + j] =
+          static_cast<float>(codes[first + j]) * scales[first / group];
+  }
+}
+
 WEFT_INLINE void convert(StorageType type, const Byte* bytes, int64_t values, float* out) {
   switch (type) {
     case StorageType::f32: std::memcpy(out, bytes, static_cast<size_t>(values) * 4); return;
@@ -278,8 +258,12 @@ WEFT_INLINE void convert(StorageType type, const Byte* bytes, int64_t values, fl
     case StorageType::q4_k: return each_block<block_q4_k>(type, bytes, values, out);
     case StorageType::q5_k: return each_block<block_q5_k>(type, bytes, values, out);
     case StorageType::q6_k: return each_block<block_q6_k>(type, bytes, values, out);
-    default: WEFT_CHECK(false) << "no float values in " << name(type);
+    default: break;
   }
+  const bool known = with_codes(
+      type, [&]<void (*codes_of)(const Byte*, int8_t*, float*), int group>()
+                __attribute__((always_inline)) { each_code_block<codes_of, group>(type, bytes, values, out); });
+  WEFT_CHECK(known) << "no float values in " << name(type);
 }
 
 using Convert = void (*)(StorageType, const Byte*, int64_t, float*);
@@ -303,6 +287,18 @@ Convert choose_convert() { return convert_base; }
 void dequantize(StorageType type, const std::byte* source, int64_t values, float* out) {
   static const Convert chosen = choose_convert();
   if (values > 0) chosen(type, reinterpret_cast<const Byte*>(source), values, out);
+}
+
+bool is_code_block(StorageType type) { return is_blocked(type) && type > StorageType::q6_k; }
+
+int block_codes(StorageType type, const std::byte* block, int8_t* codes, float* scales) {
+  int size = 0;
+  with_codes(type, [&]<void (*codes_of)(const Byte*, int8_t*, float*), int group>() {
+    codes_of(reinterpret_cast<const Byte*>(block), codes, scales);
+    size = group;
+  });
+  WEFT_CHECK(size > 0) << name(type) << " has no codes";
+  return size;
 }
 
 void dequantize_base(StorageType type, const std::byte* source, int64_t values, float* out) {

@@ -16,4 +16,11 @@ void dequantize(StorageType type, const std::byte* source, int64_t values, float
 // ones.
 void dequantize_base(StorageType type, const std::byte* source, int64_t values, float* out);
 
+// The values and groups of scales of one block are no more than this.
+constexpr int kMostBlockValues = 256, kMostBlockGroups = 16;
+// Whether the values of a format are code * scale in float32, one scale for each group of values.
+bool is_code_block(StorageType type);
+// The codes and scales of one block of such a format; returns the values in a group.
+int block_codes(StorageType type, const std::byte* block, int8_t* codes, float* scales);
+
 }  // namespace weft

@@ -1,11 +1,8 @@
-// Reading GGUF: the header (metadata, list of tensors), then the tensors under Hugging Face's names with notes on what
-// the converter did to their values.
+// Reading a GGUF file's header: metadata and the list of tensors.
 #include <cstring>
 #include <optional>
 
-#include "checkpoint/builder.h"
 #include "checkpoint/gguf_metadata.h"
-#include "checkpoint/hf_config.h"
 
 namespace weft {
 namespace {
@@ -146,7 +143,7 @@ Result<Placed> read_tensor_info(Reader& reader) {
   WEFT_TRY(const uint32_t type, reader.scalar<uint32_t>());
   const std::optional<StorageType> storage = storage_from_ggml(type);
   placed.tensor.type = storage.value_or(StorageType::unknown);
-  if (!storage) placed.tensor.unknown_type = "ggml type " + std::to_string(type);
+  if (!storage) placed.tensor.unknown_type = unknown_ggml_type(type);
   WEFT_TRY(placed.offset, reader.scalar<uint64_t>());
   return placed;
 }
@@ -201,124 +198,6 @@ Result<GgufHeader> parse_gguf(std::span<const std::byte> file, const MappedFile*
   }
   header.pins = reader.take_pins();
   return header;
-}
-
-namespace {
-
-// GGUF's names of a layer's parts, and Hugging Face's.
-constexpr std::pair<std::string_view, std::string_view> kLayerNames[] = {
-    {"attn_q", "self_attn.q_proj"},
-    {"attn_k", "self_attn.k_proj"},
-    {"attn_v", "self_attn.v_proj"},
-    {"attn_output", "self_attn.o_proj"},
-    {"attn_q_norm", "self_attn.q_norm"},
-    {"attn_k_norm", "self_attn.k_norm"},
-    {"attn_norm", "input_layernorm"},
-    {"ffn_gate", "mlp.gate_proj"},
-    {"ffn_up", "mlp.up_proj"},
-    {"ffn_down", "mlp.down_proj"},
-    {"ffn_norm", "post_attention_layernorm"},
-};
-constexpr std::pair<std::string_view, std::string_view> kGemmaNames[] = {
-    {"post_attention_norm", "post_attention_layernorm"},
-    {"ffn_norm", "pre_feedforward_layernorm"},
-    {"post_ffw_norm", "post_feedforward_layernorm"},
-};
-
-// Empty if the name is not known; it then stays GGUF's own and shows up as unused.
-std::string hf_name(std::string_view name, bool gemma) {
-  if (name == "token_embd.weight") return "model.embed_tokens.weight";
-  if (name == "output_norm.weight") return "model.norm.weight";
-  if (name == "output.weight") return "lm_head.weight";
-  if (name == "rope_freqs.weight") return "rope_factors";
-  if (!name.starts_with("blk.")) return "";
-  const size_t dot = name.find('.', 4), end = name.rfind('.');
-  if (dot == std::string_view::npos || end <= dot) return "";
-  const std::string_view layer = name.substr(4, dot - 4), part = name.substr(dot + 1, end - dot - 1),
-                         kind = name.substr(end);
-  const auto full = [&](std::string_view hf) {
-    return "model.layers." + std::string(layer) + "." + std::string(hf) + std::string(kind);
-  };
-  if (gemma)
-    for (const auto& [gguf, hf] : kGemmaNames)
-      if (part == gguf) return full(hf);
-  for (const auto& [gguf, hf] : kLayerNames)
-    if (part == gguf) return full(hf);
-  return "";
-}
-
-std::unique_ptr<GgufTokenizer> tokenizer_of(const GgufMetadata& m) {
-  auto t = std::make_unique<GgufTokenizer>();
-  t->model = m.text("tokenizer.ggml.model"), t->pre = m.text("tokenizer.ggml.pre");
-  if (const auto* list = m.texts("tokenizer.ggml.tokens")) t->tokens = *list;
-  if (const auto* list = m.texts("tokenizer.ggml.merges")) t->merges = *list;
-  if (const auto* list = m.numbers("tokenizer.ggml.scores")) t->scores.assign(list->begin(), list->end());
-  if (const auto* list = m.integers("tokenizer.ggml.token_type")) t->token_type.assign(list->begin(), list->end());
-  if (t->scores.size() != t->tokens.size()) t->scores.clear();
-  if (t->token_type.size() != t->tokens.size()) t->token_type.clear();
-  t->bos = m.id("tokenizer.ggml.bos_token_id"), t->eos = m.id("tokenizer.ggml.eos_token_id"),
-  t->eot = m.id("tokenizer.ggml.eot_token_id");
-  t->unknown = m.id("tokenizer.ggml.unknown_token_id"), t->separator = m.id("tokenizer.ggml.seperator_token_id");
-  t->padding = m.id("tokenizer.ggml.padding_token_id"), t->mask = m.id("tokenizer.ggml.mask_token_id");
-  t->add_bos = m.flag("tokenizer.ggml.add_bos_token"), t->add_eos = m.flag("tokenizer.ggml.add_eos_token");
-  t->add_space_prefix = m.flag("tokenizer.ggml.add_space_prefix");
-  t->chat_template = m.text("tokenizer.chat_template");
-  if (const auto* names = m.texts("tokenizer.chat_templates"))
-    for (const std::string_view name : *names)
-      if (const std::string_view source = m.text("tokenizer.chat_template." + std::string(name)); !source.empty())
-        t->named_chat_templates.emplace_back(name, source);
-  return t;
-}
-
-// The converter reorders the rows of these matrices (the values of these biases) within each head.
-Status set_rotary_heads(TensorInfo& tensor, int64_t heads) {
-  const int64_t rows = tensor.shape.size() <= 1 ? tensor.cols() : tensor.rows();
-  if (heads < 1 || heads > rows || rows % (2 * heads) != 0)
-    return fail(Code::data_corrupt, "tensor ", tensor.name, " has ", rows, " rows, which cannot be divided into ",
-                heads, " attention heads with an even number of rows each");
-  if (heads > HfConfig::kMaxCount) return fail(Code::data_corrupt, "tensor ", tensor.name, " has ", heads, " heads");
-  tensor.rotary_heads = static_cast<int>(heads);
-  return {};
-}
-
-Status add_tensors(CheckpointBuilder& builder, GgufHeader& header, int file) {
-  const std::string_view arch = header.metadata.text("general.architecture");
-  const bool gemma = arch == "gemma3", rotary_order = arch == "llama";
-  const int64_t heads = header.metadata.integer(std::string(arch) + ".attention.head_count", 0);
-  const int64_t kv_heads = header.metadata.integer(std::string(arch) + ".attention.head_count_kv", heads);
-  for (TensorInfo& tensor : header.tensors) {
-    const std::string hf = hf_name(tensor.name, gemma);
-    if (!hf.empty()) tensor.name = hf;
-    tensor.file = file, tensor.source = &builder.file(file);
-    if (gemma && tensor.name.ends_with("norm.weight")) tensor.offset = -1;  // stored as 1 + w
-    const bool is_q = tensor.name.ends_with("q_proj.weight") || tensor.name.ends_with("q_proj.bias");
-    const bool is_k = tensor.name.ends_with("k_proj.weight") || tensor.name.ends_with("k_proj.bias");
-    if (rotary_order && (is_q || is_k)) WEFT_RETURN_IF_ERROR(set_rotary_heads(tensor, is_q ? heads : kv_heads));
-    WEFT_RETURN_IF_ERROR(builder.add(std::move(tensor)));
-  }
-  return {};
-}
-
-}  // namespace
-
-Status read_gguf(CheckpointBuilder& builder, const std::string& path, bool config_only) {
-  WEFT_TRY(const int file, builder.map(path));
-  auto parsed = parse_gguf(builder.file(file).bytes(), &builder.file(file));
-  if (!parsed.ok()) return std::move(parsed).error().with(path);
-  GgufHeader header = std::move(parsed).value();
-  builder.keep_pins(std::move(header.pins));
-  auto config = gguf_config(header);
-  if (!config.ok()) return std::move(config).error().with(path);
-  if (config_only) config->set("rope_scaling", nullptr);  // its factors are a tensor, and divisors cannot be invented
-  Json generation = Json::object();
-  for (const char* key : {"bos_token_id", "eos_token_id"})
-    if (const Json* id = config->find(key)) generation.set(key, *id);
-  builder.set_generation_config(std::move(generation));
-  builder.set_config(std::move(config).value());
-  builder.set_gguf_tokenizer(tokenizer_of(header.metadata));
-  if (config_only) return {};
-  if (Status added = add_tensors(builder, header, file); !added.ok()) return Error(added.error()).with(path);
-  return {};
 }
 
 }  // namespace weft

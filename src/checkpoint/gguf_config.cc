@@ -1,8 +1,10 @@
 // GGUF metadata as a Hugging Face config: the same facts under the names that the recipes read.
-#include "checkpoint/gguf_metadata.h"
-
 #include <algorithm>
-#include <functional>
+#include <cmath>
+#include <sstream>
+
+#include "checkpoint/gguf_architecture.h"
+#include "checkpoint/hf_config.h"
 
 namespace weft {
 
@@ -45,121 +47,173 @@ const std::vector<double>* GgufMetadata::numbers(std::string_view key) const {
   return get<std::vector<double>>(*this, key);
 }
 
-namespace {
-
-struct Family {
-  std::string_view arch, architecture, model_type;
-};
-constexpr Family kFamilies[] = {
-    {"llama", "LlamaForCausalLM", "llama"},
-    {"qwen2", "Qwen2ForCausalLM", "qwen2"},
-    {"qwen3", "Qwen3ForCausalLM", "qwen3"},
-    {"gemma3", "Gemma3ForCausalLM", "gemma3_text"},
-};
-
-void set_rope(const GgufMetadata& m, const std::string& arch, bool has_rope_factors, Json& config) {
-  config.set("rope_theta", m.number(arch + ".rope.freq_base", 10000));
-  const std::string_view kind = m.text(arch + ".rope.scaling.type");
-  const double factor = m.number(arch + ".rope.scaling.factor", 0);
-  Json scaling;
-  if (has_rope_factors) {
-    scaling.set("rope_type", "factors");
-  } else if (!kind.empty() && kind != "none") {
-    scaling.set("rope_type", kind);
-    scaling.set("factor", factor);
-    if (m.has(arch + ".rope.scaling.original_context_length"))
-      scaling.set("original_max_position_embeddings",
-                  static_cast<long long>(m.integer(arch + ".rope.scaling.original_context_length", 0)));
-  }
-  if (!scaling.is_null()) config.set("rope_scaling", std::move(scaling));
+std::optional<int64_t> gguf_token_id(const GgufMetadata& m, std::string_view name) {
+  if (const std::optional<int64_t> id = m.id("tokenizer.ggml." + std::string(name) + "_token_id")) return id;
+  struct Default {
+    std::string_view model, name;
+    int64_t id;
+  };
+  static constexpr Default kDefaults[] = {{"llama", "bos", 1},    {"llama", "eos", 2},      {"llama", "unknown", 0},
+                                          {"t5", "eos", 1},       {"t5", "unknown", 2},     {"t5", "padding", 0},
+                                          {"bert", "bos", 101},   {"bert", "unknown", 100}, {"bert", "seperator", 102},
+                                          {"bert", "padding", 0}, {"bert", "mask", 103}};
+  const auto* tokens = m.texts("tokenizer.ggml.tokens");
+  for (const Default& d : kDefaults)
+    if (d.model == m.text("tokenizer.ggml.model") && d.name == name && tokens &&
+        d.id < static_cast<int64_t>(tokens->size()))
+      return d.id;
+  return std::nullopt;
 }
 
-// What llama.cpp knows about Gemma 3 from its name alone.
-void set_gemma3(const GgufMetadata& m, const std::string& arch, Json& config) {
-  config.set("hidden_activation", "gelu_pytorch_tanh");
-  config.set("sliding_window", static_cast<long long>(m.integer(arch + ".attention.sliding_window", 512)));
-  config.set("sliding_window_pattern", 6);
-  config.set("rope_local_base_freq", m.number(arch + ".rope.freq_base_swa", 10000));
-  config.set("rope_theta", m.number(arch + ".rope.freq_base", 1000000));
-  const int64_t layers = m.integer(arch + ".block_count", 0), heads = m.integer(arch + ".attention.head_count", 1);
-  const int64_t head = m.integer(arch + ".attention.key_length", 256);
-  // 27B scales by hidden / heads, all others by the head size.
-  const int64_t scalar = layers == 62 ? m.integer(arch + ".embedding_length", 0) / std::max<int64_t>(1, heads) : head;
-  config.set("query_pre_attn_scalar", static_cast<long long>(scalar));
+GgufConfig::GgufConfig(const GgufHeader& header, const GgufArchitecture& architecture)
+    : header_(header), architecture_(architecture) {
+  set_common();
+  set_rope();
+  set_tokens();
+  if (error_) return;  // what it would read is not to be trusted
+  architecture.configure(*this);
 }
 
-// What the architecture's name does not tell, but would make the recipe of that name compute something else.
-Status refuse_variants(const GgufMetadata& m, const std::string& arch) {
-  if (m.integer("split.count", 1) > 1)
-    return fail(Code::unsupported, "the file is one of ", m.integer("split.count", 1), " parts; join them into one");
-  if (m.integer(arch + ".expert_count", 0) > 0)
-    return fail(Code::unsupported, arch, ".expert_count is ", m.integer(arch + ".expert_count", 0),
-                ": mixtures of experts are not supported");
-  for (const char* key : {".attention.head_count", ".attention.head_count_kv", ".feed_forward_length"})
-    if (const auto* list = m.integers(arch + key);
-        list && (list->empty() || std::adjacent_find(list->begin(), list->end(), std::not_equal_to<>()) != list->end()))
-      return fail(Code::unsupported, arch, key, " is a list of ", list->size(),
-                  " numbers that differ from layer to layer", ", which is not supported");
-  const int64_t heads = m.integer(arch + ".attention.head_count", 0), hidden = m.integer(arch + ".embedding_length", 0);
-  const int64_t head = m.integer(arch + ".attention.key_length", heads > 0 ? hidden / heads : 0);
-  const int64_t rotary = m.integer(arch + ".rope.dimension_count", head);
-  if (rotary != head)
-    return fail(Code::unsupported, arch, ".rope.dimension_count is ", rotary, ", but only the head size (", head,
-                ") is supported");
+const TensorInfo* GgufConfig::find(std::string_view tensor) const {
+  for (const TensorInfo& known : header_.tensors)
+    if (known.name == tensor) return &known;
+  return nullptr;
+}
+
+Status GgufConfig::status() const {
+  if (error_) return *error_;
   return {};
 }
 
-}  // namespace
+void GgufConfig::reject(std::string_view name, std::string_view problem, Code code) {
+  if (error_) return;
+  const std::string full = key(name);
+  const auto found = metadata().values.find(full);
+  std::ostringstream value;
+  if (found == metadata().values.end()) value << "absent";
+  else if (const auto* whole = std::get_if<int64_t>(&found->second.value)) value << *whole;
+  else if (const auto* real = std::get_if<double>(&found->second.value)) value << *real;
+  else if (const auto* words = std::get_if<std::string_view>(&found->second.value)) value << *words;
+  else if (const auto* list = metadata().integers(full)) value << "a list of " << list->size() << " numbers";
+  else value << "of another kind";
+  error_ = fail(code, "metadata key ", full, " is ", value.str(), ", ", problem);
+}
+
+bool GgufConfig::flag(std::string_view name, bool absent) const { return metadata().flag(key(name)).value_or(absent); }
+
+int64_t GgufConfig::count(std::string_view name) {
+  const std::string full = key(name);
+  const int64_t value = metadata().integer(full, -1);
+  if (value >= 0 && value <= HfConfig::kMaxCount) return value;
+  if (metadata().integers(full)) reject(name, "which differ from layer to layer, and that is not supported");
+  else reject(name, "but must be a whole number from 0 to " + std::to_string(HfConfig::kMaxCount), Code::data_corrupt);
+  return 0;
+}
+
+int64_t GgufConfig::count(std::string_view name, int64_t absent) { return has(name) ? count(name) : absent; }
+
+std::vector<int64_t> GgufConfig::per_layer(std::string_view name) {
+  const std::vector<int64_t>* list = metadata().integers(key(name));
+  const auto layers = static_cast<size_t>(layers_);
+  if (!list) return std::vector<int64_t>(layers, count(name));
+  const bool sizes =
+      std::all_of(list->begin(), list->end(), [](int64_t n) { return n >= 0 && n <= HfConfig::kMaxCount; });
+  if (list->size() == layers && sizes) return *list;
+  reject(name,
+         "but must have a number from 0 to " + std::to_string(HfConfig::kMaxCount) + " for each of " +
+             std::to_string(layers) + " layers",
+         Code::data_corrupt);
+  return std::vector<int64_t>(layers, 1);
+}
+
+void GgufConfig::copy(std::string_view name, std::string_view from) { set(name, count(from)); }
+
+void GgufConfig::set_common() {
+  set("architectures", Json::array({Json(architecture_.architecture)}));
+  set("model_type", architecture_.model_type);
+  copy("hidden_size", "embedding_length"), copy("num_hidden_layers", "block_count");
+  layers_ = count("block_count");
+  if (layers_ < 1 || layers_ > HfConfig::kMaxLayers)
+    reject("block_count", "but must be from 1 to " + std::to_string(HfConfig::kMaxLayers), Code::data_corrupt);
+  if (error_) return;
+  const std::vector<int64_t> heads = per_layer("attention.head_count");
+  heads_ = *std::max_element(heads.begin(), heads.end());
+  if (heads_ < 1) reject("attention.head_count", "but must be at least 1", Code::data_corrupt);
+  set("num_attention_heads", heads_);
+  const bool by_layer = metadata().integer(key("attention.head_count_kv"), -1) < 0 && has("attention.head_count_kv");
+  if (!by_layer) set("num_key_value_heads", count("attention.head_count_kv", heads_));
+  if (metadata().integer(key("feed_forward_length"), -1) >= 0) copy("intermediate_size", "feed_forward_length");
+  if (architecture_.name != "deci")
+    for (const char* name : {"attention.head_count", "attention.head_count_kv", "feed_forward_length"})
+      (void)count(name, 0);  // refuses lists of different numbers
+  // Absent, they follow from others, whatever the architecture's configuration class says.
+  for (const char* name : {"rope_scaling", "sliding_window"}) set(name, nullptr);
+  if (has("attention.key_length")) copy("head_dim", "attention.key_length");
+  else set("head_dim", nullptr);
+  head_size_ = count("attention.key_length", heads_ > 0 ? count("embedding_length") / std::max<int64_t>(heads_, 1) : 0);
+  if (has("context_length")) {
+    const int64_t context = metadata().integer(key("context_length"), 0);
+    set("max_position_embeddings", context);
+  }
+  set("rms_norm_eps", number("attention.layer_norm_rms_epsilon", 1e-6));
+  const TensorInfo* embedding = find("token_embd.weight");
+  if (!embedding) {
+    if (!error_) error_ = fail(Code::not_found, "tensor token_embd.weight is absent");
+    return;
+  }
+  set("vocab_size", embedding->rows());
+  set("tie_word_embeddings", find("output.weight") == nullptr);
+  if (!architecture_.with_experts && count("expert_count", 0) > 0)
+    reject("expert_count", "but this architecture is only known without experts");
+}
+
+void GgufConfig::set_rope() {
+  set("rope_theta", number("rope.freq_base", 10000));
+  // Heads of latent attention are rotated by a rule of their own.
+  if (const int64_t rotated = count("rope.dimension_count", head_size_);
+      rotated != head_size_ && !has("attention.kv_lora_rank")) {
+    if (rotated < 1 || rotated > head_size_ || architecture_.rotary_order)
+      return reject("rope.dimension_count", "but only the head size (" + std::to_string(head_size_) + ") is supported");
+    // Rounded up, so that the share of the head size is never below the whole number.
+    set("partial_rotary_factor", std::nextafter(static_cast<double>(rotated) / static_cast<double>(head_size_), 2.0));
+  } else if (architecture_.model_type == "nemotron") {
+    set("partial_rotary_factor", 1.0);  // its class's own is a half
+  }
+  if (find("rope_freqs.weight")) return set("rope_scaling", Json::object({{"rope_type", "factors"}}));
+  std::string kind(metadata().text(key("rope.scaling.type")));
+  double factor = number("rope.scaling.factor", 0);
+  if (kind.empty() && has("rope.scale_linear")) kind = "linear", factor = number("rope.scale_linear", 0);  // old files
+  if (kind.empty() || kind == "none") return;
+  Json scaling = Json::object({{"rope_type", kind}, {"factor", factor}});
+  if (has("rope.scaling.original_context_length"))
+    scaling.set("original_max_position_embeddings", metadata().integer(key("rope.scaling.original_context_length"), 0));
+  if (kind == "yarn") {
+    scaling.set("beta_fast", number("rope.scaling.yarn_beta_fast", 32));
+    scaling.set("beta_slow", number("rope.scaling.yarn_beta_slow", 1));
+    // Written as a tenth of what Hugging Face calls mscale_all_dim, and mscale is equal to it.
+    if (const double log = number("rope.scaling.yarn_log_multiplier", 0); log != 0)
+      scaling.set("mscale", 10 * log), scaling.set("mscale_all_dim", 10 * log);
+  }
+  for (const char* name : {"rope.scaling.attn_factor", "rope.scaling.yarn_attn_factor", "rope.scaling.yarn_ext_factor"})
+    if (const double value = number(name, 1);
+        value != 1 && !(value == -1 && std::string_view(name).ends_with("ext_factor")))
+      return reject(name, "but only 1 is supported");
+  set("rope_scaling", std::move(scaling));
+}
+
+void GgufConfig::set_tokens() {
+  if (const std::optional<int64_t> bos = gguf_token_id(metadata(), "bos")) set("bos_token_id", *bos);
+  Json ends = Json::array();
+  for (const char* name : {"eos", "eot", "eom"})
+    if (const std::optional<int64_t> id = gguf_token_id(metadata(), name)) ends.push_back(*id);
+  if (!ends.items().empty()) set("eos_token_id", std::move(ends));
+}
 
 Result<Json> gguf_config(const GgufHeader& header) {
-  const GgufMetadata& m = header.metadata;
-  const std::string arch(m.text("general.architecture"));
-  const Family* family = nullptr;
-  for (const Family& known : kFamilies)
-    if (known.arch == arch) family = &known;
-  if (!family)
-    return fail(Code::unsupported, "GGUF architecture ", arch.empty() ? "(none)" : arch,
-                " is not supported; these are: gemma3, llama, qwen2, qwen3");
-  WEFT_RETURN_IF_ERROR(refuse_variants(m, arch));
-  const auto find = [&](std::string_view name) -> const TensorInfo* {
-    for (const TensorInfo& tensor : header.tensors)
-      if (tensor.name == name) return &tensor;
-    return nullptr;
-  };
-  const TensorInfo* embedding = find("token_embd.weight");
-  if (!embedding) return fail(Code::not_found, "tensor token_embd.weight is absent");
-  Json config = Json::object();
-  const auto copy = [&](const char* key, const std::string& gguf) {
-    if (m.has(gguf)) config.set(key, static_cast<long long>(m.integer(gguf, 0)));
-  };
-  config.set("architectures", Json::array({Json(family->architecture)}));
-  config.set("model_type", family->model_type);
-  copy("hidden_size", arch + ".embedding_length");
-  copy("num_hidden_layers", arch + ".block_count");
-  copy("intermediate_size", arch + ".feed_forward_length");
-  copy("num_attention_heads", arch + ".attention.head_count");
-  copy("num_key_value_heads", arch + ".attention.head_count_kv");
-  copy("head_dim", arch + ".attention.key_length");
-  copy("max_position_embeddings", arch + ".context_length");
-  // Absent ones follow from the others in GGUF, whatever the architecture's configuration class says.
-  for (const char* key : {"num_key_value_heads", "head_dim", "rope_scaling", "sliding_window"})
-    if (!config.find(key)) config.set(key, nullptr);
-  config.set("rms_norm_eps", m.number(arch + ".attention.layer_norm_rms_epsilon", 1e-6));
-  config.set("vocab_size", static_cast<long long>(embedding->rows()));
-  config.set("tie_word_embeddings", !find("output.weight"));
-  if (arch == "llama") {
-    config.set("attention_bias", find("blk.0.attn_q.bias") != nullptr);
-    config.set("mlp_bias", find("blk.0.ffn_gate.bias") != nullptr);
-  }
-  set_rope(m, arch, find("rope_freqs.weight") != nullptr, config);
-  if (arch == "gemma3") set_gemma3(m, arch, config);
-  if (m.has("tokenizer.ggml.bos_token_id"))
-    config.set("bos_token_id", static_cast<long long>(m.integer("tokenizer.ggml.bos_token_id", 0)));
-  Json ends = Json::array();
-  for (const char* key : {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"})
-    if (const std::optional<int64_t> id = m.id(key)) ends.push_back(static_cast<long long>(*id));
-  if (!ends.items().empty()) config.set("eos_token_id", std::move(ends));
-  return config;
+  WEFT_TRY(const GgufArchitecture* architecture, gguf_architecture(header.metadata));
+  GgufConfig config(header, *architecture);
+  WEFT_RETURN_IF_ERROR(config.status());
+  return std::move(config.json());
 }
 
 }  // namespace weft

@@ -38,6 +38,10 @@ class GgufMetadata {
   const std::vector<double>* numbers(std::string_view key) const;
 };
 
+// tokenizer.ggml.NAME_token_id, or what llama.cpp takes where a vocabulary of that kind lacks it; nothing if there is
+// no such token.
+std::optional<int64_t> gguf_token_id(const GgufMetadata& metadata, std::string_view name);
+
 struct GgufHeader {
   GgufMetadata metadata;
   std::vector<TensorInfo> tensors;    // GGUF's names; shapes outermost first; data inside the file

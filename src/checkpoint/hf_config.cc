@@ -54,7 +54,7 @@ HfConfig::HfConfig(std::shared_ptr<Shared> shared, const Json* node, std::string
     : shared_(std::move(shared)), node_(node), prefix_(std::move(prefix)) {}
 
 HfConfig HfConfig::of(const Checkpoint& checkpoint, int context) {
-  HfConfig config(checkpoint.config());
+  HfConfig config(checkpoint.config(), checkpoint.is_gguf() ? "GGUF metadata" : "config.json");
   config.shared_->checkpoint = &checkpoint, config.shared_->context = context;
   return config;
 }

@@ -1,5 +1,8 @@
 #include "checkpoint/storage_type.h"
 
+#include <array>
+#include <utility>
+
 namespace weft {
 
 StorageLayout layout(StorageType type) {
@@ -30,6 +33,22 @@ StorageLayout layout(StorageType type) {
     case StorageType::q4_k: return {256, 144};
     case StorageType::q5_k: return {256, 176};
     case StorageType::q6_k: return {256, 210};
+    case StorageType::q1_0: return {128, 18};
+    case StorageType::q8_1: return {32, 36};
+    case StorageType::q8_k: return {256, 292};
+    case StorageType::iq1_s: return {256, 50};
+    case StorageType::iq1_m: return {256, 56};
+    case StorageType::iq2_xxs: return {256, 66};
+    case StorageType::iq2_xs: return {256, 74};
+    case StorageType::iq2_s: return {256, 82};
+    case StorageType::iq3_xxs: return {256, 98};
+    case StorageType::iq3_s: return {256, 110};
+    case StorageType::iq4_nl: return {32, 18};
+    case StorageType::iq4_xs: return {256, 136};
+    case StorageType::tq1_0: return {256, 54};
+    case StorageType::tq2_0: return {256, 66};
+    case StorageType::mxfp4: return {32, 17};
+    case StorageType::nvfp4: return {64, 36};
     case StorageType::unknown:
     case StorageType::random: return {1, 0};
   }
@@ -64,6 +83,22 @@ const char* name(StorageType type) {
     case StorageType::q4_k: return "q4_k";
     case StorageType::q5_k: return "q5_k";
     case StorageType::q6_k: return "q6_k";
+    case StorageType::q1_0: return "q1_0";
+    case StorageType::q8_1: return "q8_1";
+    case StorageType::q8_k: return "q8_k";
+    case StorageType::iq1_s: return "iq1_s";
+    case StorageType::iq1_m: return "iq1_m";
+    case StorageType::iq2_xxs: return "iq2_xxs";
+    case StorageType::iq2_xs: return "iq2_xs";
+    case StorageType::iq2_s: return "iq2_s";
+    case StorageType::iq3_xxs: return "iq3_xxs";
+    case StorageType::iq3_s: return "iq3_s";
+    case StorageType::iq4_nl: return "iq4_nl";
+    case StorageType::iq4_xs: return "iq4_xs";
+    case StorageType::tq1_0: return "tq1_0";
+    case StorageType::tq2_0: return "tq2_0";
+    case StorageType::mxfp4: return "mxfp4";
+    case StorageType::nvfp4: return "nvfp4";
     case StorageType::unknown: return "a type that is not read";
     case StorageType::random: return "random";
   }
@@ -72,7 +107,7 @@ const char* name(StorageType type) {
 
 bool is_float(StorageType type) { return type <= StorageType::f8_e8m0 || type >= StorageType::q4_0; }
 
-bool is_blocked(StorageType type) { return type >= StorageType::q4_0 && type <= StorageType::q6_k; }
+bool is_blocked(StorageType type) { return type >= StorageType::q4_0 && type <= StorageType::nvfp4; }
 
 std::optional<DType> plain_dtype(StorageType type) {
   switch (type) {
@@ -121,28 +156,51 @@ std::string_view safetensors_name(StorageType type) {
   return {};
 }
 
+namespace {
+
+struct GgmlNumber {
+  uint32_t number;
+  StorageType type;
+};
+
+// GGUF's numbers of types (ggml.h, enum ggml_type).
+constexpr GgmlNumber kGgmlNumbers[] = {
+    {0, StorageType::f32},      {1, StorageType::f16},     {2, StorageType::q4_0},     {3, StorageType::q4_1},
+    {6, StorageType::q5_0},     {7, StorageType::q5_1},    {8, StorageType::q8_0},     {9, StorageType::q8_1},
+    {10, StorageType::q2_k},    {11, StorageType::q3_k},   {12, StorageType::q4_k},    {13, StorageType::q5_k},
+    {14, StorageType::q6_k},    {15, StorageType::q8_k},   {16, StorageType::iq2_xxs}, {17, StorageType::iq2_xs},
+    {18, StorageType::iq3_xxs}, {19, StorageType::iq1_s},  {20, StorageType::iq4_nl},  {21, StorageType::iq3_s},
+    {22, StorageType::iq2_s},   {23, StorageType::iq4_xs}, {24, StorageType::i8},      {25, StorageType::i16},
+    {26, StorageType::i32},     {27, StorageType::i64},    {28, StorageType::f64},     {29, StorageType::iq1_m},
+    {30, StorageType::bf16},    {34, StorageType::tq1_0},  {35, StorageType::tq2_0},   {39, StorageType::mxfp4},
+    {40, StorageType::nvfp4},   {41, StorageType::q1_0},
+};
+
+// Numbers that ggml no longer reads.
+constexpr std::pair<uint32_t, const char*> kRemovedGgml[] = {{4, "Q4_2"},        {5, "Q4_3"},       {31, "Q4_0_4_4"},
+                                                             {32, "Q4_0_4_8"},   {33, "Q4_0_8_8"},  {36, "IQ4_NL_4_4"},
+                                                             {37, "IQ4_NL_4_8"}, {38, "IQ4_NL_8_8"}};
+
+constexpr auto kBlockTypes = [] {
+  std::array<StorageType, static_cast<size_t>(StorageType::nvfp4) - static_cast<size_t>(StorageType::q4_0) + 1> all{};
+  for (size_t i = 0; i < all.size(); ++i) all[i] = static_cast<StorageType>(static_cast<size_t>(StorageType::q4_0) + i);
+  return all;
+}();
+
+}  // namespace
+
 std::optional<StorageType> storage_from_ggml(uint32_t type) {
-  switch (type) {
-    case 0: return StorageType::f32;
-    case 1: return StorageType::f16;
-    case 2: return StorageType::q4_0;
-    case 3: return StorageType::q4_1;
-    case 6: return StorageType::q5_0;
-    case 7: return StorageType::q5_1;
-    case 8: return StorageType::q8_0;
-    case 10: return StorageType::q2_k;
-    case 11: return StorageType::q3_k;
-    case 12: return StorageType::q4_k;
-    case 13: return StorageType::q5_k;
-    case 14: return StorageType::q6_k;
-    case 24: return StorageType::i8;
-    case 25: return StorageType::i16;
-    case 26: return StorageType::i32;
-    case 27: return StorageType::i64;
-    case 28: return StorageType::f64;
-    case 30: return StorageType::bf16;
-    default: return std::nullopt;
-  }
+  for (const GgmlNumber& entry : kGgmlNumbers)
+    if (entry.number == type) return entry.type;
+  return std::nullopt;
 }
+
+std::string unknown_ggml_type(uint32_t type) {
+  for (const auto& [number, name] : kRemovedGgml)
+    if (number == type) return std::string(name) + ", which ggml has removed";
+  return "ggml type " + std::to_string(type);
+}
+
+std::span<const StorageType> block_types() { return kBlockTypes; }
 
 }  // namespace weft

@@ -1,10 +1,12 @@
-// How the values of a stored tensor are laid out in a file: plain scalars, or GGUF blocks that pack 32 or 256 values
+// How the values of a stored tensor are laid out in a file: plain scalars, or GGUF blocks that pack 32 to 256 values
 // with their scales. `DType` (core) is what the engine computes and stores with; a StorageType only ever lives in
 // files.
 #pragma once
 
 #include <cstdint>
 #include <optional>
+#include <span>
+#include <string>
 #include <string_view>
 
 #include "core/dtype.h"
@@ -38,7 +40,23 @@ enum class StorageType : uint8_t {
   q3_k,
   q4_k,
   q5_k,
-  q6_k,  // GGUF blocks
+  q6_k,
+  q1_0,
+  q8_1,
+  q8_k,
+  iq1_s,
+  iq1_m,
+  iq2_xxs,
+  iq2_xs,
+  iq2_s,
+  iq3_xxs,
+  iq3_s,
+  iq4_nl,
+  iq4_xs,
+  tq1_0,
+  tq2_0,
+  mxfp4,
+  nvfp4,  // GGUF blocks
   // no bytes: small values made from name and place (dummy loading)
   random,
 };
@@ -60,5 +78,9 @@ std::optional<DType> plain_dtype(StorageType type);
 std::optional<StorageType> storage_from_safetensors(std::string_view dtype);
 std::string_view safetensors_name(StorageType type);  // "" if that format cannot hold it
 std::optional<StorageType> storage_from_ggml(uint32_t type);
+// What ggml calls a number that is not read, for messages: "ggml type 99", or the name of a type that was removed.
+std::string unknown_ggml_type(uint32_t type);
+// The block formats, in the order of StorageType.
+std::span<const StorageType> block_types();
 
 }  // namespace weft

@@ -40,16 +40,17 @@ const char* name(WeightForm form);  // "float32", "bfloat16", "bfloat16 in 12 bi
 constexpr bool is_quantized(WeightForm form) { return form >= WeightForm::fp8; }
 
 // How the scales of a quantised form are stored. `super`: GGUF's K blocks, where a group's scale is a float16 shared by
-// 256 values of k times an integer of the group (int4: unsigned, with a minimum made in the same way; int6: signed).
+// 256 values of k times an integer of the group (int4: unsigned, with a minimum made in the same way; int6: signed, or
+// with a minimum below 128).
 enum class ScaleKind : uint8_t { f32, f16, bf16, super };
 // What int4 and int6 subtract from a code or add to the product.
 //   none:     int4 subtracts 8, int6 32 (fp8, int8: nothing)
 //   zero:     each group has a zero point of 8 bits that is subtracted from the code (int4 with scales f32 or bf16)
-//   minimum:  each group has a minimum that is added to the product (int4 with scales f16 or super)
+//   minimum:  each group has a minimum that is added to the product (int4 and int6 with scales f16 or super)
 enum class OffsetKind : uint8_t { none, zero, minimum };
 
 // The groups of a quantised form: k [i * size, (i + 1) * size) of a column share a scale; the last group may be
-// shorter. `size` is a multiple of 32 (one group for all of k: k rounded up to 32), or 16 for int6 with super scales.
+// shorter. `size` is a multiple of 32 (one group for all of k: k rounded up to 32), or 16 for int6.
 struct WeightGroups {
   int size = 0;
   ScaleKind scale = ScaleKind::f32;

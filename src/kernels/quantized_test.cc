@@ -36,6 +36,15 @@ const Format kFormats[] = {
     {"q4_1", WeightForm::int4, {32, ScaleKind::f16, minimum}},
     {"q4_k", WeightForm::int4, {32, ScaleKind::super, minimum}},
     {"q6_k", WeightForm::int6, {16, ScaleKind::super, none}},
+    {"q5_0", WeightForm::int6, {32, ScaleKind::f16, none}},
+    {"q5_1", WeightForm::int6, {32, ScaleKind::f16, minimum}},
+    {"q5_k", WeightForm::int6, {32, ScaleKind::super, minimum}},
+    {"q2_k", WeightForm::int6, {16, ScaleKind::super, minimum}},
+    {"iq3_s", WeightForm::int6, {32, ScaleKind::f32, none}},
+    {"iq1_m", WeightForm::int6, {16, ScaleKind::f32, none}},
+    {"iq4_xs", WeightForm::int8, {32, ScaleKind::f32, none}},
+    {"mxfp4", WeightForm::int8, {32, ScaleKind::bf16, none}},
+    {"tq2_0", WeightForm::int4, {256, ScaleKind::f16, none}},
 };
 
 struct Shape {
@@ -135,7 +144,9 @@ struct Matrix {
     switch (format.form) {
       case WeightForm::fp8: return f8_e4m3_to_float(code) * scale;
       case WeightForm::int8: return static_cast<float>(static_cast<int8_t>(code)) * scale;
-      case WeightForm::int6: return static_cast<float>(code - 32) * scale;
+      case WeightForm::int6:
+        if (format.groups.offset == none) return static_cast<float>(code - 32) * scale;
+        break;
       default: break;
     }
     if (format.groups.offset == zero) return static_cast<float>(code - zeros[at]) * scale;

@@ -210,9 +210,9 @@ int read_most_tiles(Settings& pixels, std::string_view path, int absent) {
 
 }  // namespace
 
-Result<std::unique_ptr<const MediaProcessor>> make_llama4(const std::string& folder, Settings config) {
-  WEFT_TRY(Settings processor, Settings::read(folder, "processor_config.json"));
-  WEFT_TRY(Settings pixels, Settings::read(folder, "preprocessor_config.json", processor, "image_processor"));
+Result<std::unique_ptr<const MediaProcessor>> make_llama4(const SettingsSource& source, Settings config) {
+  WEFT_TRY(Settings processor, Settings::read(source, "processor_config.json"));
+  WEFT_TRY(Settings pixels, Settings::read(source, "preprocessor_config.json", processor, "image_processor"));
   Rules rules;
   rules.side = read_side(pixels, "size", config.count("vision_config.image_size", 336));
   rules.most_tiles = read_most_tiles(pixels, "max_patches", 16);
@@ -237,9 +237,9 @@ Result<std::unique_ptr<const MediaProcessor>> make_llama4(const std::string& fol
   return std::unique_ptr<const MediaProcessor>(std::make_unique<Llama4>(std::move(form), std::move(rules)));
 }
 
-Result<std::unique_ptr<const MediaProcessor>> make_mllama(const std::string& folder, Settings config) {
-  WEFT_TRY(Settings processor, Settings::read(folder, "processor_config.json"));
-  WEFT_TRY(Settings pixels, Settings::read(folder, "preprocessor_config.json", processor, "image_processor"));
+Result<std::unique_ptr<const MediaProcessor>> make_mllama(const SettingsSource& source, Settings config) {
+  WEFT_TRY(Settings processor, Settings::read(source, "processor_config.json"));
+  WEFT_TRY(Settings pixels, Settings::read(source, "preprocessor_config.json", processor, "image_processor"));
   Rules rules;
   rules.side = read_side(pixels, "size", config.count("vision_config.image_size", 448));
   rules.most_tiles = read_most_tiles(pixels, "max_image_tiles", config.count("vision_config.max_num_tiles", 4));

@@ -40,10 +40,10 @@ class Gemma3 final : public MediaProcessor {
 
 }  // namespace
 
-Result<std::unique_ptr<const MediaProcessor>> make_gemma3(const std::string& folder, Settings config) {
-  WEFT_TRY(Settings processor, Settings::read(folder, "processor_config.json"));
-  WEFT_TRY(Settings pixels, Settings::read(folder, "preprocessor_config.json", processor, "image_processor"));
-  WEFT_TRY(Settings tokenizer, Settings::read(folder, "tokenizer_config.json"));
+Result<std::unique_ptr<const MediaProcessor>> make_gemma3(const SettingsSource& source, Settings config) {
+  WEFT_TRY(Settings processor, Settings::read(source, "processor_config.json"));
+  WEFT_TRY(Settings pixels, Settings::read(source, "preprocessor_config.json", processor, "image_processor"));
+  WEFT_TRY(Settings tokenizer, Settings::read(source, "tokenizer_config.json"));
   Rules rules;
   rules.side = read_side(pixels, "size", config.count("vision_config.image_size", 896));
   rules.filter = read_filter(pixels, Filter::bilinear);

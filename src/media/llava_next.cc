@@ -137,10 +137,10 @@ std::vector<Size> read_resolutions(Settings& pixels, Settings& config, int side)
 
 }  // namespace
 
-Result<std::unique_ptr<const MediaProcessor>> make_llava_next(const std::string& folder, Settings config) {
-  WEFT_TRY(Settings processor, Settings::read(folder, "processor_config.json"));
-  WEFT_TRY(Settings pixels, Settings::read(folder, "preprocessor_config.json", processor, "image_processor"));
-  WEFT_TRY(Settings tokenizer, Settings::read(folder, "tokenizer_config.json"));
+Result<std::unique_ptr<const MediaProcessor>> make_llava_next(const SettingsSource& source, Settings config) {
+  WEFT_TRY(Settings processor, Settings::read(source, "processor_config.json"));
+  WEFT_TRY(Settings pixels, Settings::read(source, "preprocessor_config.json", processor, "image_processor"));
+  WEFT_TRY(Settings tokenizer, Settings::read(source, "tokenizer_config.json"));
   Rules rules;
   rules.side = read_side(pixels, "size", config.count("vision_config.image_size", 336));
   if (read_side(pixels, "crop_size", rules.side) != rules.side)

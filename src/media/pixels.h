@@ -45,12 +45,12 @@ void append_tiles(const Image& image, int side, const Levels& levels, std::vecto
 // The spelling of token `id` in tokenizer_config.json's added_tokens_decoder; `absent` if it is not there.
 std::string token_spelling(Settings& tokenizer, int32_t id, std::string_view absent);
 
-// The families; each reads its files from `folder`. `config`: config.json.
-Result<std::unique_ptr<const MediaProcessor>> make_llava_next(const std::string& folder, Settings config);
-Result<std::unique_ptr<const MediaProcessor>> make_qwen_vl(const std::string& folder, Settings config);
-Result<std::unique_ptr<const MediaProcessor>> make_llama4(const std::string& folder, Settings config);
-Result<std::unique_ptr<const MediaProcessor>> make_mllama(const std::string& folder, Settings config);
+// The families; each reads its files from `source` (VILA's have sub-folders). `config`: config.json.
+Result<std::unique_ptr<const MediaProcessor>> make_llava_next(const SettingsSource& source, Settings config);
+Result<std::unique_ptr<const MediaProcessor>> make_qwen_vl(const SettingsSource& source, Settings config);
+Result<std::unique_ptr<const MediaProcessor>> make_llama4(const SettingsSource& source, Settings config);
+Result<std::unique_ptr<const MediaProcessor>> make_mllama(const SettingsSource& source, Settings config);
 Result<std::unique_ptr<const MediaProcessor>> make_vila(const std::string& folder, Settings config);
-Result<std::unique_ptr<const MediaProcessor>> make_gemma3(const std::string& folder, Settings config);
+Result<std::unique_ptr<const MediaProcessor>> make_gemma3(const SettingsSource& source, Settings config);
 
 }  // namespace weft

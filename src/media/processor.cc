@@ -228,21 +228,25 @@ MediaProcessor::Tensor MediaProcessor::reference_layout(std::span<const Prepared
 }
 
 Result<std::unique_ptr<const MediaProcessor>> MediaProcessor::from_folder(const std::string& folder) {
-  WEFT_TRY(Settings config, Settings::read(folder, "config.json"));
+  return from(SettingsSource(folder));
+}
+
+Result<std::unique_ptr<const MediaProcessor>> MediaProcessor::from(const SettingsSource& source) {
+  WEFT_TRY(Settings config, Settings::read(source, "config.json"));
   const Json* architectures = config.find("architectures");
   if (!architectures || !architectures->is_array()) return std::unique_ptr<const MediaProcessor>();
   const bool vision = config.has("vision_config");
   for (const Json& item : architectures->items()) {
     if (!item.is_string()) continue;
     const std::string& name = item.as_string();
-    if (name == "LlavaNextForConditionalGeneration") return make_llava_next(folder, std::move(config));
+    if (name == "LlavaNextForConditionalGeneration") return make_llava_next(source, std::move(config));
     if (name == "Qwen2VLForConditionalGeneration" || name == "Qwen2_5_VLForConditionalGeneration")
-      return make_qwen_vl(folder, std::move(config));
-    if (name == "LlavaLlamaModel") return make_vila(folder, std::move(config));
+      return make_qwen_vl(source, std::move(config));
+    if (name == "LlavaLlamaModel") return make_vila(source.folder(), std::move(config));
     // These exist without their vision part as well.
-    if (name == "Llama4ForConditionalGeneration" && vision) return make_llama4(folder, std::move(config));
-    if (name == "MllamaForConditionalGeneration" && vision) return make_mllama(folder, std::move(config));
-    if (name == "Gemma3ForConditionalGeneration" && vision) return make_gemma3(folder, std::move(config));
+    if (name == "Llama4ForConditionalGeneration" && vision) return make_llama4(source, std::move(config));
+    if (name == "MllamaForConditionalGeneration" && vision) return make_mllama(source, std::move(config));
+    if (name == "Gemma3ForConditionalGeneration" && vision) return make_gemma3(source, std::move(config));
   }
   return std::unique_ptr<const MediaProcessor>();
 }

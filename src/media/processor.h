@@ -25,6 +25,8 @@ namespace weft {
 enum class MediaKind : unsigned char { image, video };
 constexpr int kMediaKinds = static_cast<int>(MediaKind::video) + 1;
 
+class SettingsSource;  // settings.h
+
 // What a request hands over: one image, or the frames of a video, already sampled.
 struct MediaInput {
   MediaKind kind = MediaKind::image;
@@ -108,6 +110,8 @@ class MediaProcessor {
   // Reads the files of a checkpoint's folder. Null for a text-only model. Errors name file and key; unsupported:
   // settings that change the pixels in a way that this build does not know.
   static Result<std::unique_ptr<const MediaProcessor>> from_folder(const std::string& folder);
+  // The same for the files' contents (GGUF has them as metadata).
+  static Result<std::unique_ptr<const MediaProcessor>> from(const SettingsSource& source);
   virtual ~MediaProcessor() = default;
 
   const PromptForm& form() const { return form_; }

@@ -159,11 +159,11 @@ Rules read_rules(Settings& settings) {
 
 }  // namespace
 
-Result<std::unique_ptr<const MediaProcessor>> make_qwen_vl(const std::string& folder, Settings config) {
-  WEFT_TRY(Settings processor, Settings::read(folder, "processor_config.json"));
-  WEFT_TRY(Settings pixels, Settings::read(folder, "preprocessor_config.json", processor, "image_processor"));
-  WEFT_TRY(Settings tokenizer, Settings::read(folder, "tokenizer_config.json"));
-  WEFT_TRY(Settings own_video, Settings::read(folder, "video_preprocessor_config.json", processor, "video_processor"));
+Result<std::unique_ptr<const MediaProcessor>> make_qwen_vl(const SettingsSource& source, Settings config) {
+  WEFT_TRY(Settings processor, Settings::read(source, "processor_config.json"));
+  WEFT_TRY(Settings pixels, Settings::read(source, "preprocessor_config.json", processor, "image_processor"));
+  WEFT_TRY(Settings tokenizer, Settings::read(source, "tokenizer_config.json"));
+  WEFT_TRY(Settings own_video, Settings::read(source, "video_preprocessor_config.json", processor, "video_processor"));
   Settings& video_pixels = own_video.has("video_processor_type") || own_video.has("patch_size") || own_video.has("size")
                                ? own_video
                                : pixels;

@@ -8,23 +8,30 @@
 
 namespace weft {
 
-Result<Settings> Settings::read(const std::string& folder, const std::string& name) {
+bool SettingsSource::has(const std::string& name) const {
+  return documents_.is_object() ? documents_.find(name) != nullptr : is_file(folder_ + "/" + name);
+}
+
+Result<Json> SettingsSource::read(const std::string& name) const {
+  if (!has(name)) return Json::object();
+  if (documents_.is_object()) return *documents_.find(name);
+  const std::string path = folder_ + "/" + name;
+  WEFT_TRY(Json document, read_json_file(path));
+  if (!document.is_object()) return fail(Code::data_corrupt, path, " holds ", document.type_name(), ", not an object");
+  return document;
+}
+
+Result<Settings> Settings::read(const SettingsSource& source, const std::string& name) {
   Settings settings;
   settings.name_ = name;
-  settings.document_ = Json::object();
-  const std::string path = folder + "/" + name;
-  if (!is_file(path)) return settings;
-  WEFT_TRY(settings.document_, read_json_file(path));
-  if (!settings.document_.is_object()) {
-    return fail(Code::data_corrupt, path, " holds ", settings.document_.type_name(), ", not an object");
-  }
+  WEFT_TRY(settings.document_, source.read(name));
   return settings;
 }
 
-Result<Settings> Settings::read(const std::string& folder, const std::string& name, const Settings& whole,
+Result<Settings> Settings::read(const SettingsSource& source, const std::string& name, const Settings& whole,
                                 std::string_view key) {
   const Json* part = whole.find(key);
-  if (is_file(folder + "/" + name) || !part) return read(folder, name);
+  if (source.has(name) || !part) return read(source, name);
   Settings settings;
   settings.name_ = whole.name_ + ": " + std::string(key);
   settings.document_ = *part;

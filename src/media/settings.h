@@ -5,19 +5,37 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "base/json.h"
 
 namespace weft {
 
+// Where settings files are: in a folder, or (GGUF) in memory, made from metadata.
+class SettingsSource {
+ public:
+  SettingsSource(std::string folder) : folder_(std::move(folder)) {}
+  // An object with the documents by their names.
+  explicit SettingsSource(Json documents) : documents_(std::move(documents)) {}
+
+  const std::string& folder() const { return folder_; }
+  bool has(const std::string& name) const;
+  // The document; an empty object where there is none.
+  Result<Json> read(const std::string& name) const;
+
+ private:
+  std::string folder_;
+  Json documents_;
+};
+
 class Settings {
  public:
-  // The file `name` in `folder`; an empty object where it does not exist. Errors name the file.
-  static Result<Settings> read(const std::string& folder, const std::string& name);
+  // The document `name` of `source`; an empty object where it does not exist. Errors name the file.
+  static Result<Settings> read(const SettingsSource& source, const std::string& name);
   // The same; where the file does not exist, the object `key` of `whole`: transformers 5 saves all parts in
   // processor_config.json.
-  static Result<Settings> read(const std::string& folder, const std::string& name, const Settings& whole,
+  static Result<Settings> read(const SettingsSource& source, const std::string& name, const Settings& whole,
                                std::string_view key);
 
   // By dotted path ("size.height"); null if absent or null.

@@ -20,6 +20,9 @@ LatentAttentionOptions attention_options(const HfConfig& c) {
   for (const char* key : {"qk_nope_head_dim", "qk_rope_head_dim", "kv_lora_rank"})
     if (c.count(key) % 2 != 0) c.reject(key, "but must be even");
   a.bias = c.flag("attention_bias", false);
+  // Hugging Face's files say neither: kv_b is whole, and the inner norms do not follow rms_norm_eps.
+  a.split_kv_b = c.flag("kv_b_split", false);
+  a.low_rank_eps = static_cast<float>(c.positive("latent_norm_eps", 1e-6));
   const RopeConfig rope = c.rope();
   a.rope = rope_angles(rope, a.rope_dim);
   a.rope_interleaved = c.flag("rope_interleave", true);

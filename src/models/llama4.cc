@@ -42,10 +42,19 @@ ExpertsOptions experts_options(const HfConfig& c) {
   e.rule = {.kind = kernels::RouteRule::Kind::sigmoid_after,
             .experts = c.count("num_local_experts"),
             .chosen = c.count("num_experts_per_tok", 1)};
-  e.scale_input = e.fused = true;
+  e.scale_input = true;
   e.router = "router", e.shared = "shared_expert";
   check_rule(c, e.rule, "num_local_experts");
   return e;
+}
+
+// Whether each expert has matrices of its own (quantised files, GGUF), in place of one tensor for all.
+bool has_own_experts(const HfConfig& c, const Scope& layers, const std::vector<bool>& sparse) {
+  for (size_t i = 0; i < sparse.size(); ++i) {
+    const Scope experts = layers / static_cast<int>(i) / "feed_forward" / "experts";
+    if (sparse[i] && c.tensor_rows((experts / 0 / "gate_proj").path() + ".weight", 0) > 0) return true;
+  }
+  return false;
 }
 
 }  // namespace
@@ -68,7 +77,8 @@ DecoderRecipe llama4(const HfConfig& whole) {
   DecoderRecipe r = llama(c);
   if (whole.has("text_config")) r.root = "language_model";
   const Kinds kinds = layer_kinds(c, r.layers);
-  const ExpertsOptions sparse = experts_options(c);
+  ExpertsOptions sparse = experts_options(c);
+  sparse.fused = !has_own_experts(c, Scope(r.root) / r.body / r.layer_list, kinds.sparse);
   const MlpOptions dense{.hidden = r.hidden, .width = c.count("intermediate_size_mlp", 16384), .act = activation(c)};
   r.layer = [=](PlanBuilder& b, Scope w, int i, Value x, const DecoderRecipe& own) {
     x = b.add(

@@ -87,6 +87,8 @@ VisionTower qwen_vision(const HfConfig& c) {
   const int text = text_config(c).count("hidden_size");
   EncoderLayerOptions o{.hidden = s.hidden, .heads = s.heads};
   o.norm1 = "norm1", o.norm2 = "norm2", o.attention = "attn", o.out = "proj", o.fused = "qkv";
+  // GGUF has q, k and v apart.
+  if (c.tensor_rows("visual.blocks.0.attn.q_proj.weight", 0) > 0) o.fused.clear();
   if (s.hidden % (4 * s.heads) != 0) v.reject("num_heads", "which leaves no head size that four divides");
   o.rope = vision_rope(s.hidden / s.heads);
   std::vector<int> full;

@@ -2,12 +2,14 @@
 // gives, for whole, sliced and stacked tensors; and which matrices get which format.
 #include <gtest/gtest.h>
 
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <filesystem>
 #include <random>
 
 #include "base/files.h"
+#include "checkpoint/dequantize.h"
 #include "checkpoint/safetensors_writer.h"
 #include "kernels/ref.h"
 #include "plan/cpu_executor.h"
@@ -282,49 +284,79 @@ TEST(Formats, GgufBlocksAreKept) {
   }
 }
 
-// Random blocks with finite scales, against dequantize() (which checkpoint/gguf_test.cc holds to the reference
-// package's values).
-TEST(Formats, EveryKindOfBlockIsUnpacked) {
-  struct Kind {
-    StorageType type;
-    std::vector<int> scales;  // where the float16 scales of a block are
-  };
-  constexpr int kRows = 5, kK = 1024;
-  for (const Kind& kind : {Kind{StorageType::q8_0, {0}}, Kind{StorageType::q4_0, {0}}, Kind{StorageType::q4_1, {0, 2}},
-                           Kind{StorageType::q4_k, {0, 2}}, Kind{StorageType::q6_k, {208}}}) {
+// Rows of random blocks of a format.
+struct RandomBlocks {
+  static constexpr int kRows = 5, kK = 1024;
+  explicit RandomBlocks(StorageType type) {
     std::mt19937 random(8);
-    const StorageLayout shape = layout(kind.type);
-    std::vector<std::byte> bytes(static_cast<size_t>(kRows * kK / shape.block_values * shape.block_bytes));
+    const StorageLayout shape = layout(type);
+    bytes.resize(static_cast<size_t>(kRows * kK / shape.block_values * shape.block_bytes));
     for (std::byte& byte : bytes) byte = static_cast<std::byte>(random());
-    for (size_t block = 0; block < bytes.size(); block += static_cast<size_t>(shape.block_bytes))
-      for (const int at : kind.scales) {
-        std::byte& high = bytes[block + static_cast<size_t>(at) + 1];
-        high = (high & std::byte{0x83}) | std::byte{0x28};  // an exponent far from the largest
-      }
-    TensorInfo tensor;
-    tensor.name = name(kind.type), tensor.type = kind.type, tensor.shape = {kRows, kK}, tensor.data = bytes;
-    const auto format = stored_format(tensor, kK, Operand::f32);
-    ASSERT_TRUE(format.has_value()) << tensor.name;
-    QuantizedSource source(*format, kK);
-    ASSERT_TRUE(source.append_stored(tensor, 2, 3).ok());  // rows 2, 3, 4, then 0
-    ASSERT_TRUE(source.append_stored(tensor, 0, 1).ok());
+    tensor.name = name(type), tensor.type = type, tensor.shape = {kRows, kK}, tensor.data = bytes;
+  }
+  // Whether columns [first_k, first_k + k) of `rows` are unpacked to the values that dequantize() has for them (which
+  // checkpoint/gguf_test.cc holds to the reference package's values).
+  void check(const kernels::WeightFormat& format, const std::vector<int>& rows, int first_k, int k) const {
+    QuantizedSource source(format, k, first_k);
+    for (const int row : rows) ASSERT_TRUE(source.append_stored(tensor, row, 1).ok());
     const kernels::CpuTable& table = kernels::ref_table();
-    std::vector<std::byte> panel(table.quantized_panel_bytes(format->form, format->groups, kK));
-    table.pack_panel_quantized(format->form, format->groups, source.rows(), panel.data());
-    const kernels::PackedMatrix packed{.form = format->form,
-                                       .out = 4,
-                                       .k = kK,
-                                       .panel = table.panel_cols(format->form),
+    std::vector<std::byte> panel(table.quantized_panel_bytes(format.form, format.groups, k));
+    table.pack_panel_quantized(format.form, format.groups, source.rows(), panel.data());
+    const kernels::PackedMatrix packed{.form = format.form,
+                                       .out = static_cast<int>(rows.size()),
+                                       .k = k,
+                                       .panel = table.panel_cols(format.form),
                                        .panel_bytes = panel.size(),
                                        .data = panel.data(),
-                                       .groups = format->groups};
-    for (int column = 0; column < 4; ++column) {
-      std::vector<float> want(kK);
-      ASSERT_TRUE(read_rows(tensor, column < 3 ? column + 2 : 0, 1, want.data(), kK).ok());
-      for (int k = 0; k < kK; ++k)
-        ASSERT_EQ(kernels::ref_weight(packed, column, k), want[static_cast<size_t>(k)])
-            << tensor.name << " " << column << " " << k;
+                                       .groups = format.groups};
+    for (size_t column = 0; column < rows.size(); ++column) {
+      std::vector<float> want(static_cast<size_t>(k));
+      ASSERT_TRUE(read_block(tensor, rows[column], 1, first_k, k, want.data(), k).ok());
+      for (int i = 0; i < k; ++i) {
+        const float got = kernels::ref_weight(packed, static_cast<int>(column), i),
+                    wanted = want[static_cast<size_t>(i)];
+        if (std::isnan(got) && std::isnan(wanted)) continue;
+        ASSERT_EQ(std::bit_cast<uint32_t>(got), std::bit_cast<uint32_t>(wanted))
+            << tensor.name << " " << column << " " << i << ": " << got << ", not " << wanted;
+      }
     }
+  }
+  std::vector<std::byte> bytes;
+  TensorInfo tensor;
+};
+
+TEST(Formats, EveryKindOfBlockIsUnpacked) {
+  for (const StorageType type : block_types()) {
+    const RandomBlocks blocks(type);
+    const auto format = stored_format(blocks.tensor, RandomBlocks::kK, Operand::f32);
+    const bool widened = type == StorageType::iq2_xs || type == StorageType::iq2_s;
+    ASSERT_EQ(format.has_value(), !widened) << blocks.tensor.name;
+    if (format) blocks.check(*format, {2, 3, 4, 0}, 0, RandomBlocks::kK);
+  }
+}
+
+// Ranks share k at multiples of a group, which may be inside a block.
+TEST(Formats, BlocksOfCodesMayBeCut) {
+  for (const StorageType type : block_types()) {
+    const RandomBlocks blocks(type);
+    const auto format = stored_format(blocks.tensor, RandomBlocks::kK, Operand::f32);
+    if (!is_code_block(type) || !format) continue;
+    const int unit = std::max(format->groups.size, kernels::kStrip);
+    for (const auto& [first, count] : {std::pair{1, 2}, {3, 1}}) {
+      if ((first + count) * unit <= RandomBlocks::kK) blocks.check(*format, {1, 4}, first * unit, count * unit);
+    }
+  }
+}
+
+TEST(GgufDocs, SayHowTypesAreHeld) {
+  const std::string docs = read_file(std::string(WEFT_DOCS) + "/gguf.md").value();
+  for (const StorageType type : block_types()) {
+    const RandomBlocks blocks(type);
+    const auto format = stored_format(blocks.tensor, RandomBlocks::kK, Operand::f32);
+    const size_t at = docs.find("| " + std::string(name(type)) + " | ");
+    ASSERT_NE(at, std::string::npos) << name(type);
+    const std::string row = docs.substr(at, docs.find('\n', at) - at);
+    EXPECT_TRUE(row.ends_with(std::string("| ") + (format ? kernels::name(format->form) : "widened") + " |")) << row;
   }
 }
 

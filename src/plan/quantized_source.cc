@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "base/check.h"
+#include "checkpoint/dequantize.h"
 #include "kernels/quantize.h"
 
 namespace weft {
@@ -27,19 +28,51 @@ void nibbles_of_32(const Byte* q, Byte* codes) {
   for (int j = 0; j < 16; ++j) codes[j] = q[j] & 15, codes[j + 16] = q[j] >> 4;
 }
 
-// {f16 d, f16 dmin, 12 bytes of 6-bit scales and minima, 128 bytes of nibbles: runs of 32 bytes hold 64 values, low
-// nibbles first}
-void unpack_q4_k(const Byte* b, Byte* codes, Byte* factors, Byte* minima) {
-  const Byte* p = b + 4;
+// The same with the fifth bits in a word before them; `center` is added.
+void five_bits_of_32(const Byte* high, const Byte* q, int center, Byte* codes) {
+  nibbles_of_32(q, codes);
+  for (int j = 0; j < 32; ++j) codes[j] = static_cast<Byte>((codes[j] | (high[j / 8] >> (j % 8) & 1) << 4) + center);
+}
+
+// 12 bytes of 6-bit scales and minima of eight groups.
+void unpack_scales(const Byte* p, Byte* factors, Byte* minima) {
   for (int j = 0; j < 8; ++j) {
     factors[j] = j < 4 ? p[j] & 63 : static_cast<Byte>((p[j + 4] & 15) | ((p[j - 4] >> 6) << 4));
     minima[j] = j < 4 ? p[j + 4] & 63 : static_cast<Byte>((p[j + 4] >> 4) | ((p[j] >> 6) << 4));
   }
+}
+
+// 128 bytes of nibbles: runs of 32 bytes hold 64 values, low nibbles first.
+void unpack_q4_k(const Byte* nibbles, Byte* codes) {
   for (int run = 0; run < 4; ++run) {
-    const Byte* q = b + 16 + 32 * run;
+    const Byte* q = nibbles + 32 * run;
     for (int l = 0; l < 32; ++l) codes[64 * run + l] = q[l] & 15, codes[64 * run + 32 + l] = q[l] >> 4;
   }
 }
+
+// Two runs of 32 bytes of 2-bit codes: bits 0-1 the first 32 values.
+Byte two_bits(const Byte* q, int i) { return static_cast<Byte>(q[32 * (i / 128) + i % 32] >> (2 * (i / 32 % 4)) & 3); }
+
+// {16 bytes of a 4-bit scale and minimum, 64 bytes of 2-bit codes, f16 d, f16 dmin}
+void unpack_q2_k(const Byte* b, Byte* codes, Byte* factors, Byte* minima) {
+  for (int j = 0; j < 16; ++j) factors[j] = b[j] & 15, minima[j] = b[j] >> 4;
+  for (int i = 0; i < 256; ++i) codes[i] = two_bits(b + 16, i);
+}
+
+// {32 bytes of third bits, 64 bytes of 2-bit codes, 12 bytes of 6-bit scales, f16 d}: codes from -4 to 3 about 32, and
+// signed scales.
+void unpack_q3_k(const Byte* b, Byte* codes, Byte* factors) {
+  const Byte* packed = b + 96;
+  for (int j = 0; j < 16; ++j) {
+    const int low = j < 8 ? packed[j] & 15 : packed[j - 8] >> 4;
+    factors[j] = static_cast<Byte>((low | (packed[8 + j % 4] >> (2 * (j / 4)) & 3) << 4) - 32);
+  }
+  for (int i = 0; i < 256; ++i)
+    codes[i] = static_cast<Byte>(two_bits(b + 32, i) + (b[i % 32] >> (i / 32) & 1) * 4 + 32 - 4);
+}
+
+// Where the float16 scale of a block is that has one.
+int half_at(StorageType type) { return type == StorageType::tq1_0 ? 52 : type == StorageType::tq2_0 ? 64 : 0; }
 
 // {128 bytes of low nibbles, 64 bytes of high bits, 16 signed scales, f16 d}: halves of 128 values, each four parts of
 // 32.
@@ -105,37 +138,93 @@ Status QuantizedSource::append_fp8(const TensorInfo& tensor, int64_t row) {
 }
 
 void QuantizedSource::append_blocks(StorageType type, const std::byte* blocks) {
+  if (is_code_block(type)) return append_codes(type, blocks);
   const StorageLayout shape = layout(type);
   const Byte* b = reinterpret_cast<const Byte*>(blocks) + first_k_ / shape.block_values * shape.block_bytes;
   Byte* codes = codes_.data() + static_cast<int64_t>(rows_) * k_;
-  for (int i = 0; i < k_ / shape.block_values; ++i, b += shape.block_bytes, codes += shape.block_values) {
-    const size_t at = static_cast<size_t>(rows_ * scale_rows_ + i);
-    switch (type) {
-      case StorageType::q8_0:
-        narrow_scales_[at] = load_u16(b);
-        std::memcpy(codes, b + 2, 32);
-        break;
-      case StorageType::q4_0:
-        narrow_scales_[at] = load_u16(b);
-        nibbles_of_32(b + 2, codes);
-        break;
-      case StorageType::q4_1:
-        narrow_scales_[at] = load_u16(b), minima_[at] = load_u16(b + 2);
-        nibbles_of_32(b + 4, codes);
-        break;
-      case StorageType::q4_k: {
-        narrow_scales_[at] = load_u16(b), minima_[at] = load_u16(b + 2);
-        const size_t group = static_cast<size_t>(rows_ * groups_ + 8 * i);
-        unpack_q4_k(b, codes, factors_.data() + group, offset_factors_.data() + group);
-        break;
-      }
-      case StorageType::q6_k:
-        narrow_scales_[at] = load_u16(b + 208);
-        std::memcpy(factors_.data() + static_cast<size_t>(rows_ * groups_ + 16 * i), b + 192, 16);
-        unpack_q6_k(b, codes);
-        break;
-      default: WEFT_CHECK(false) << name(type) << " is not kept in its bits";
+  for (int i = 0; i < k_ / shape.block_values; ++i, b += shape.block_bytes, codes += shape.block_values)
+    append_block(type, b, i, codes);
+}
+
+// Block `index` of the row at hand.
+void QuantizedSource::append_block(StorageType type, const Byte* b, int index, Byte* codes) {
+  const size_t at = static_cast<size_t>(rows_ * scale_rows_ + index);
+  const size_t group = static_cast<size_t>(rows_ * groups_ + layout(type).block_values / format_.groups.size * index);
+  Byte* factors = factors_.data() + group;
+  Byte* minimum_factors = offset_factors_.data() + group;
+  switch (type) {
+    case StorageType::q8_0:
+      narrow_scales_[at] = load_u16(b);
+      std::memcpy(codes, b + 2, 32);
+      break;
+    case StorageType::q4_0:
+      narrow_scales_[at] = load_u16(b);
+      nibbles_of_32(b + 2, codes);
+      break;
+    case StorageType::q4_1:
+      narrow_scales_[at] = load_u16(b), minima_[at] = load_u16(b + 2);
+      nibbles_of_32(b + 4, codes);
+      break;
+    case StorageType::q5_0:
+      narrow_scales_[at] = load_u16(b);
+      five_bits_of_32(b + 2, b + 6, 16, codes);
+      break;
+    case StorageType::q5_1:
+      narrow_scales_[at] = load_u16(b), minima_[at] = load_u16(b + 2);
+      five_bits_of_32(b + 4, b + 8, 0, codes);
+      break;
+    case StorageType::q2_k:
+      narrow_scales_[at] = load_u16(b + 80), minima_[at] = load_u16(b + 82);
+      unpack_q2_k(b, codes, factors, minimum_factors);
+      break;
+    case StorageType::q3_k:
+      narrow_scales_[at] = load_u16(b + 108);
+      unpack_q3_k(b, codes, factors);
+      break;
+    case StorageType::q4_k:
+      narrow_scales_[at] = load_u16(b), minima_[at] = load_u16(b + 2);
+      unpack_scales(b + 4, factors, minimum_factors);
+      unpack_q4_k(b + 16, codes);
+      break;
+    case StorageType::q5_k:
+      narrow_scales_[at] = load_u16(b), minima_[at] = load_u16(b + 2);
+      unpack_scales(b + 4, factors, minimum_factors);
+      unpack_q4_k(b + 48, codes);
+      for (int i = 0; i < 256; ++i) codes[i] |= static_cast<Byte>((b[16 + i % 32] >> (i / 32) & 1) << 4);
+      break;
+    case StorageType::q6_k:
+      narrow_scales_[at] = load_u16(b + 208);
+      std::memcpy(factors, b + 192, 16);
+      unpack_q6_k(b, codes);
+      break;
+    default: WEFT_CHECK(false) << name(type) << " is not kept in its bits";
+  }
+}
+
+// Formats whose values are codes times scales (block_codes()); a cut may be inside a block.
+void QuantizedSource::append_codes(StorageType type, const std::byte* blocks) {
+  const StorageLayout shape = layout(type);
+  Byte* out = codes_.data() + static_cast<int64_t>(rows_) * k_;
+  // IQ3_XXS has even codes; halved, they fit into 6 bits, and twice a scale is exact.
+  const int divisor = type == StorageType::iq3_xxs ? 2 : 1;
+  const int center = format_.form == WeightForm::int4 ? 8 : format_.form == WeightForm::int6 ? 32 : 0;
+  int8_t codes[kMostBlockValues] = {};
+  float scales[kMostBlockGroups] = {};
+  for (int k = 0; k < k_;) {
+    const int column = first_k_ + k, skip = column % shape.block_values;
+    const std::byte* block = blocks + column / shape.block_values * shape.block_bytes;
+    const int size = block_codes(type, block, codes, scales);
+    const int count = std::min(k_ - k, shape.block_values - skip);
+    for (int i = 0; i < count; ++i) out[k + i] = static_cast<Byte>(codes[skip + i] / divisor + center);
+    for (int i = 0; i < count; i += format_.groups.size) {
+      const size_t at = static_cast<size_t>(rows_ * groups_ + (k + i) / format_.groups.size);
+      const float scale = scales[(skip + i) / size] * static_cast<float>(divisor);
+      if (format_.groups.scale == ScaleKind::f32) scales_[at] = scale;
+      else if (format_.groups.scale == ScaleKind::f16)
+        narrow_scales_[at] = load_u16(reinterpret_cast<const Byte*>(block) + half_at(type));
+      else narrow_scales_[at] = float_to_bf16(scale);
     }
+    k += count;
   }
 }
 

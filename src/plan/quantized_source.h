@@ -13,7 +13,8 @@ namespace weft {
 // A buffer for some rows of one matrix [.., k] in one format. Used by one thread at a time.
 class QuantizedSource {
  public:
-  // Columns [first_k, first_k + k) of the tensors; first_k is a multiple of their blocks and groups.
+  // Columns [first_k, first_k + k) of the tensors; first_k is a multiple of their groups, and of their blocks where
+  // those have a minimum or a super scale. All of k may be inside one group.
   QuantizedSource(const kernels::WeightFormat& format, int k, int first_k = 0);
 
   void clear() { rows_ = 0; }
@@ -29,6 +30,8 @@ class QuantizedSource {
   void grow();
   Status append_fp8(const TensorInfo& tensor, int64_t row);
   void append_blocks(StorageType type, const std::byte* blocks);
+  void append_block(StorageType type, const uint8_t* block, int index, uint8_t* codes);
+  void append_codes(StorageType type, const std::byte* blocks);
 
   kernels::WeightFormat format_;
   int k_, first_k_, groups_, scale_rows_;  // per row: groups, and scales (fewer for super scales)

@@ -16,7 +16,7 @@ int k_unit(const Matrix& m) {
   const kernels::WeightGroups& groups = m.format->groups;
   // One scale for all of k, read from the checkpoint; made from the weights of a share it would be another one.
   if (groups.size >= m.k && groups.scale == kernels::ScaleKind::f32) return m.shard_unit;
-  return groups.scale == kernels::ScaleKind::super ? 256 : groups.size;
+  return groups.scale == kernels::ScaleKind::super ? 256 : std::max(groups.size, kernels::kStrip);
 }
 
 }  // namespace

@@ -28,8 +28,27 @@ std::optional<WeightFormat> stored_format(const TensorInfo& tensor, int k, Opera
     case StorageType::q4_0: return groups(WeightForm::int4, 32, ScaleKind::f16);
     case StorageType::q4_1: return groups(WeightForm::int4, 32, ScaleKind::f16, OffsetKind::minimum);
     case StorageType::q4_k: return groups(WeightForm::int4, 32, ScaleKind::super, OffsetKind::minimum);
-    case StorageType::q6_k: return groups(WeightForm::int6, 16, ScaleKind::super);
-    default: return std::nullopt;
+    case StorageType::q6_k:
+    case StorageType::q3_k: return groups(WeightForm::int6, 16, ScaleKind::super);
+    case StorageType::q5_0: return groups(WeightForm::int6, 32, ScaleKind::f16);
+    case StorageType::q5_1: return groups(WeightForm::int6, 32, ScaleKind::f16, OffsetKind::minimum);
+    case StorageType::q5_k: return groups(WeightForm::int6, 32, ScaleKind::super, OffsetKind::minimum);
+    case StorageType::q2_k: return groups(WeightForm::int6, 16, ScaleKind::super, OffsetKind::minimum);
+    case StorageType::q1_0: return groups(WeightForm::int4, 128, ScaleKind::f16);
+    case StorageType::tq1_0:
+    case StorageType::tq2_0: return groups(WeightForm::int4, 256, ScaleKind::f16);
+    case StorageType::q8_1:
+    case StorageType::iq4_nl: return groups(WeightForm::int8, 32, ScaleKind::f16);
+    case StorageType::q8_k:
+    case StorageType::iq4_xs:
+    case StorageType::iq2_xxs: return groups(WeightForm::int8, 32, ScaleKind::f32);
+    case StorageType::mxfp4: return groups(WeightForm::int8, 32, ScaleKind::bf16);
+    case StorageType::iq1_s:
+    case StorageType::iq3_xxs:
+    case StorageType::iq3_s: return groups(WeightForm::int6, 32, ScaleKind::f32);
+    case StorageType::iq1_m:
+    case StorageType::nvfp4: return groups(WeightForm::int6, 16, ScaleKind::f32);
+    default: return std::nullopt;  // groups of 16 codes in 8 bits (iq2_xs, iq2_s), and what is not quantised
   }
 }
 

@@ -1,7 +1,7 @@
 // Decides how each matrix of a plan is held in memory, from the options and from how the checkpoint stores it.
 //
-//   stored in fp8 with scales, or in GGUF blocks Q8_0, Q4_0, Q4_1, Q4_K, Q6_K: kept in its bits and widened in the
-//     kernel (unless `dequantize`); the values are exactly those of the dequantised tensor
+//   stored in fp8 with scales, or in GGUF blocks other than IQ2_XS and IQ2_S: kept in codes of 4, 6 or 8 bits and
+//     widened in the kernel (unless `dequantize`); the values are exactly those of the dequantised tensor
 //   --quantize int8 | int4: all matrix products but routers. The language-model head is int8 with either, since its
 //     errors go straight into the logits. Norms, biases, embeddings stay as they are. With float32 the products take
 //     float32 rows; else rows are quantised to 8 bits, each strip of 32 values with its own scale (Operand::int8), but

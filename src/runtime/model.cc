@@ -182,7 +182,8 @@ Result<PlanShares> load_shares(const Plan& recorded, std::shared_ptr<const Check
 
 Result<Model> load_model(const std::string& path, const RankTeam& ranks, const ModelOptions& options) {
   Model model;
-  WEFT_TRY(model.checkpoint, options.dummy ? Checkpoint::open_dummy(path) : Checkpoint::open(path, options.load_mode));
+  WEFT_TRY(model.checkpoint, options.dummy ? Checkpoint::open_dummy(path, options.mmproj)
+                                           : Checkpoint::open(path, options.load_mode, options.mmproj));
   const HfConfig config = HfConfig::of(*model.checkpoint, options.max_seq_len);
   WEFT_TRY(model.table, choose_table());
   WEFT_TRY(Plan recorded, models::build_plan(config, options.taps));

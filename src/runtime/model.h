@@ -29,6 +29,7 @@ struct ModelOptions {
   int max_seq_len = 0;
   bool dummy = false;  // random weights
   LoadMode load_mode = LoadMode::mmap;
+  std::string mmproj;  // see Checkpoint::open
   Quantize quantize = Quantize::none;
   bool dequantize = false;  // see FormatOptions
   PackWeights pack_weights = PackWeights::automatic;

@@ -133,6 +133,8 @@ Result<std::shared_ptr<const Tokenizer>> Tokenizer::from_gguf(GgufVocabulary voc
   raw.cls = id_or_absent(vocabulary.cls_id), raw.mask = id_or_absent(vocabulary.mask_id);
   raw.add_bos = flag_or_absent(vocabulary.add_bos), raw.add_eos = flag_or_absent(vocabulary.add_eos);
   raw.add_space_prefix = flag_or_absent(vocabulary.add_space_prefix);
+  raw.remove_extra_spaces = flag_or_absent(vocabulary.remove_extra_spaces);
+  raw.charsmap = vocabulary.charsmap.data(), raw.charsmap_size = vocabulary.charsmap.size();
   WeftError error;
   WeftTokenizer* handle = weft_tokenizer_from_gguf(&raw, &error);
   if (handle == nullptr) {

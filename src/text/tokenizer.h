@@ -39,7 +39,7 @@ struct EncodedPair {
 // The tokenizer part of a GGUF file's metadata ("tokenizer.ggml.*"), as the checkpoint reader finds it. Arrays are
 // either empty or as long as `tokens`; absent ids are empty.
 struct GgufVocabulary {
-  // tokenizer.ggml.model: "gpt2" (byte-level BPE), "llama" (SentencePiece), "bert" (WordPiece)
+  // tokenizer.ggml.model: "gpt2" (byte-level BPE), "llama" (SentencePiece), "bert" (WordPiece), "t5" (unigram)
   std::string model;
   std::string pre;                  // tokenizer.ggml.pre: the pre-tokenizer's name, "llama-bpe", "qwen2", ...
   std::vector<std::string> tokens;  // tokenizer.ggml.tokens
@@ -48,8 +48,9 @@ struct GgufVocabulary {
   std::vector<int32_t> token_types;
   std::vector<std::string> merges;  // tokenizer.ggml.merges: "left right"
   std::optional<int32_t> bos_id, eos_id, unknown_id, padding_id, separator_id, cls_id, mask_id;
-  // tokenizer.ggml.add_bos_token, add_eos_token, add_space_prefix
-  std::optional<bool> add_bos, add_eos, add_space_prefix;
+  std::string charsmap;  // tokenizer.ggml.precompiled_charsmap, of "t5"
+  // tokenizer.ggml.add_bos_token, add_eos_token, add_space_prefix, remove_extra_whitespaces
+  std::optional<bool> add_bos, add_eos, add_space_prefix, remove_extra_spaces;
 };
 
 // Immutable; all functions may be called from any thread at once.

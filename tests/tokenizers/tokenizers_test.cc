@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 
@@ -51,6 +52,100 @@ INSTANTIATE_TEST_SUITE_P(Files, OfOtherLibraries,
                            std::ranges::replace(name, '-', '_');
                            return name;
                          });
+
+// The same vocabularies as GGUF metadata has them.
+
+// A message of Protocol Buffers: calls field(number, value, bytes) for each of its fields.
+template <class Field>
+void each_field(std::string_view message, Field field) {
+  const auto take = [&](size_t count) {
+    const std::string_view taken = message.substr(0, count);
+    message.remove_prefix(taken.size());
+    return taken;
+  };
+  const auto varint = [&] {
+    uint64_t value = 0;
+    for (int shift = 0;; shift += 7) {
+      const auto byte = static_cast<uint8_t>(take(1)[0]);
+      value |= uint64_t{byte & 0x7fu} << shift;
+      if (byte < 0x80) return value;
+    }
+  };
+  while (!message.empty()) {
+    const uint64_t key = varint();
+    uint64_t value = 0;
+    std::string_view bytes;
+    if (key % 8 == 0) value = varint();
+    else bytes = take(key % 8 == 2 ? varint() : key % 8 == 1 ? 8 : 4);
+    field(static_cast<int>(key / 8), value, bytes);
+  }
+}
+
+// What llama.cpp's converter makes of tokenizer.model.
+GgufVocabulary gguf_of(const std::string& folder, const std::string& model) {
+  GgufVocabulary v;
+  v.model = model;
+  v.add_space_prefix = true, v.remove_extra_spaces = true;
+  const std::string file = read_file(folder + "/tokenizer.model").value();
+  each_field(file, [&](int number, uint64_t, std::string_view message) {
+    if (number == 1) {
+      v.tokens.emplace_back(), v.scores.push_back(0), v.token_types.push_back(1);
+      each_field(message, [&](int part, uint64_t value, std::string_view bytes) {
+        if (part == 1) v.tokens.back() = bytes;
+        if (part == 2) std::memcpy(&v.scores.back(), bytes.data(), sizeof(float));
+        if (part == 3) v.token_types.back() = static_cast<int32_t>(value);
+      });
+    }
+    if (number != 3) return;
+    each_field(message, [&](int part, uint64_t value, std::string_view bytes) {
+      if (part == 2) v.charsmap = bytes;
+      if (part == 3) v.add_space_prefix = value != 0;
+      if (part == 4) v.remove_extra_spaces = value != 0;
+    });
+  });
+  for (size_t id = 0; id < v.tokens.size(); ++id) {
+    if (v.token_types[id] == 2) v.unknown_id = static_cast<int32_t>(id);
+    if (v.tokens[id] == "</s>") v.eos_id = static_cast<int32_t>(id);
+    if (v.tokens[id] == "<s>") v.bos_id = static_cast<int32_t>(id);
+  }
+  return v;
+}
+
+class UnigramOfGguf : public testing::TestWithParam<const char*> {};
+
+TEST_P(UnigramOfGguf, IdsAreThoseOfSentencePiece) {
+  const GgufVocabulary vocabulary = gguf_of(kFolder + GetParam(), "t5");
+  const auto tokenizer = Tokenizer::from_gguf(vocabulary);
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.error().to_string();
+  const Json cases = read_json_file(kFolder + GetParam() + "/expected.json").value();
+  for (const Json& one : cases.items()) {
+    const std::string& text = one.find("text")->as_string();
+    Ids wanted;
+    for (const Json& id : one.find("ids")->items()) wanted.push_back(static_cast<int32_t>(id.as_integer()));
+    const auto ids = (*tokenizer)->encode(text, {.add_special_tokens = false, .parse_special = false});
+    ASSERT_TRUE(ids.ok()) << text;
+    EXPECT_EQ(*ids, wanted) << text;
+  }
+  // EOS at the end unless the file says otherwise.
+  const Ids plain = (*tokenizer)->encode("x", {.add_special_tokens = false}).value();
+  Ids ended = plain;
+  ended.push_back(vocabulary.eos_id.value());
+  EXPECT_EQ((*tokenizer)->encode("x", {}).value(), ended);
+}
+
+INSTANTIATE_TEST_SUITE_P(Files, UnigramOfGguf, testing::Values("unigram", "unigram-bytes", "unigram-unused"),
+                         [](const auto& info) {
+                           std::string name = info.param;
+                           std::ranges::replace(name, '-', '_');
+                           return name;
+                         });
+
+TEST(GgufVocabularies, UnknownNamesAreRefused) {
+  GgufVocabulary v = gguf_of(kFolder + "unigram", "rwkv");
+  EXPECT_NE(Tokenizer::from_gguf(v).error().message().find("tokenizer.ggml.model \"rwkv\""), std::string::npos);
+  v.model = "gpt2", v.pre = "no-such";
+  EXPECT_NE(Tokenizer::from_gguf(v).error().message().find("tokenizer.ggml.pre \"no-such\""), std::string::npos);
+}
 
 class Folder : public testing::Test {
  protected:
