@@ -65,8 +65,8 @@ Scheduler::Scheduler(SchedulerOptions options, std::vector<CacheManager> caches)
   for (StepRecord& record : records_) record.rows.reserve(batch);
   outputs_.resize(batch);
 }
-Scheduler::Scheduler(Scheduler&&) noexcept = default;
-Scheduler& Scheduler::operator=(Scheduler&&) noexcept = default;
+Scheduler::Scheduler(Scheduler&&) = default;
+Scheduler& Scheduler::operator=(Scheduler&&) = default;
 Scheduler::~Scheduler() = default;
 
 Status Scheduler::check_new(const NewSequence& sequence) const {

@@ -159,8 +159,9 @@ class Scheduler {
  public:
   // A cache for each home, all with the same options. invalid_argument: an option out of range.
   static Result<Scheduler> create(SchedulerOptions options, std::vector<CacheManager> caches);
-  Scheduler(Scheduler&&) noexcept;
-  Scheduler& operator=(Scheduler&&) noexcept;
+  // Not noexcept: moving a deque makes a new one.
+  Scheduler(Scheduler&&);
+  Scheduler& operator=(Scheduler&&);
   ~Scheduler();
 
   // invalid_argument (param "prompt" or "max_tokens") for a sequence that could never run: empty, too long for
