@@ -396,11 +396,11 @@ class Scheduler {
   size_t output_count_ = 0;
   int at_once_ = 1;  // steps between which the work is divided, for they go through the stages behind each other
   int prefill_budget_ = 0, last_prompt_tokens_ = 0;
-  bool prompt_starved_ = false;     // the next step serves prompts first
+  bool prompt_starved_ = false;  // the next step serves prompts first
   double mask_budget_ = kLeastMaskBudget, mask_share_ = kLeastMaskBudget;
   size_t debtors_ = 0;                // that share the budget of the step
   std::vector<LeftDebt> left_debts_;  // with room for all that it may hold
-  bool waits_for_prompts_ = false;  // homes would be idle beside the prompts that are there
+  bool waits_for_prompts_ = false;    // homes would be idle beside the prompts that are there
   uint64_t next_id_ = 1, step_ = 0;
   uint64_t sharing_ = 0;              // calls of share_out()
   int64_t now_us_ = 0;                // of the last schedule()
