@@ -28,14 +28,14 @@ CacheTier::CacheTier(std::shared_ptr<BlockStore> store, const Options& options, 
     exporter_ = std::thread(
         [this] { keep_going("the thread that copies blocks to the cache's tier", [&] { export_loop(); }); });
   } catch (...) {
-    stop();
+    end();
     throw;
   }
 }
 
-CacheTier::~CacheTier() { stop(); }
+CacheTier::~CacheTier() { end(); }
 
-void CacheTier::stop() {
+void CacheTier::end() {
   {
     const std::lock_guard lock(mutex_);
     stopping_ = true;

@@ -29,8 +29,10 @@ class CacheTier {
   // a sequence go on, `freed()` says that others may find room for theirs. All of them outlive the tier.
   CacheTier(std::shared_ptr<BlockStore> store, const Options& options, BlockMemory& memory, std::mutex& mutex,
             Scheduler& scheduler, std::function<void(SequenceId)> ready, std::function<void()> freed);
-  // Copies what waits to be copied, for some seconds at most.
   ~CacheTier();
+  // Without the mutex: copies what waits to be copied, for some seconds at most, and ends both threads. What is
+  // imported later is never ready. A second call does nothing.
+  void end();
 
   // With the mutex held: ready(id) will be called, at once or when its blocks are there. The sequence is held.
   void import(SequenceId id);
@@ -45,7 +47,6 @@ class CacheTier {
   TierMetrics metrics() const;
 
  private:
-  void stop();
   void import_loop();
   void export_loop();
   void run_import(SequenceId id, std::unique_lock<std::mutex>& lock);

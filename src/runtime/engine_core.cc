@@ -153,6 +153,9 @@ EngineCore::~EngineCore() {
   if (engine_thread_.joinable()) engine_thread_.join();
   step_wake_.notify_all();
   if (step_thread_.joinable()) step_thread_.join();
+  // Each calls for the other until its threads have ended, so neither goes before.
+  if (exchange_) exchange_->end();
+  if (tier_) tier_->end();
   exchange_.reset(), tier_.reset();
   encoders_.reset();                                             // while the other processes listen
   if (ranks_->processes()) ranks_->processes()->on_failure({});  // they close after this, and that may fail

@@ -42,10 +42,12 @@ Result<std::unique_ptr<PeerExchange>> PeerExchange::open(Options options, const 
   return exchange;
 }
 
-PeerExchange::~PeerExchange() {
+PeerExchange::~PeerExchange() { end(); }
+
+void PeerExchange::end() {
   {
     const std::lock_guard lock(mutex_);
-    stopping_ = true;
+    if (std::exchange(stopping_, true)) return;
     fetcher_.stop(), provider_.stop();
     for (; !planned_.empty(); planned_.pop_front()) engine_.ready(planned_.front().id);
   }

@@ -58,8 +58,10 @@ class PeerExchange final : public ChannelHandler {
   // What it is given outlives it.
   static Result<std::unique_ptr<PeerExchange>> open(Options options, const MakeTransport& make, BlockMemory& memory,
                                                     std::mutex& mutex, Scheduler& scheduler, Engine engine);
-  // Held sequences go on.
   ~PeerExchange() override;
+  // Without the mutex: held sequences go on, those of later calls of fetch() at once, and threads and connections end.
+  // A second call does nothing.
+  void end();
 
   // Where it listens; empty: nowhere.
   const std::string& address() const { return address_; }

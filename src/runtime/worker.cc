@@ -29,7 +29,8 @@ Worker::Worker(std::unique_ptr<ModelRunner> runner, const RankTeam& draft_ranks,
   tail_ = [this](kernels::Part part) { finish_walk(part); };
   const RunnerOptions& limits = options_.runner;
   processors_ = std::make_unique<ProcessorStage>(options_.processors, limits.max_batch_size, model_.vocab);
-  for (int i = 0; i < limits.max_batch_size; ++i) slots_.emplace_back(SlotState(model_.vocab, limits.max_seq_len));
+  for (int i = 0; i < limits.max_batch_size; ++i)
+    slots_.push_back({.sampler = SlotState(model_.vocab, limits.max_seq_len)});
   for (int i = 0; i < limits.steps_in_flight; ++i) lanes_.push_back(std::make_unique<Lane>(Lane{.number = i}));
 }
 

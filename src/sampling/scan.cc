@@ -6,8 +6,18 @@
 #include "sampling/philox.h"
 #include "sampling/scratch.h"
 
-// One source, several instruction sets, chosen when the program starts. Sanitizers do not get along with the resolver.
-#if defined(__x86_64__) && !defined(__SANITIZE_ADDRESS__)
+// GCC says that it builds for a sanitizer in macros, clang in features.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define WEFT_SANITIZED
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define WEFT_SANITIZED
+#endif
+#endif
+
+// One source, several instruction sets, chosen when the program is loaded: before the sanitizers are ready for code of
+// theirs, so they get one.
+#if defined(__x86_64__) && !defined(WEFT_SANITIZED)
 #define WEFT_CLONES __attribute__((target_clones("avx512f", "avx2", "default"), optimize("O3")))
 #else
 #define WEFT_CLONES
