@@ -23,6 +23,22 @@ void add_engine_options(CLI::App* app, EngineOptions& o) {
              4096);
   add_choice(app, "--pack-weights", o.pack_weights,
              "Hold bfloat16 weights in 12 bits each, with the same answers; auto: where that is faster");
+  app->add_option_function<std::string>(
+         "--packed-cache",
+         [&o](const std::string& text) {
+           const size_t colon = text.find_last_of(':');
+           const auto bytes = colon == std::string::npos ? Result<int64_t>(0) : parse_size(text.substr(colon + 1));
+           o.packed_cache = text == "off" ? "" : text.substr(0, colon), o.packed_cache_bytes = bytes.ok() ? *bytes : -1;
+           if (text.empty() || colon == 0 || !bytes.ok())
+             throw CLI::ValidationError("--packed-cache",
+                                        "a folder is wanted, and a size if there is to be a limit, "
+                                        "DIR or DIR:SIZE, or off; got " +
+                                            text);
+         },
+         "Keep the weights as they are packed for this machine in this folder, up to this size in all, so that the "
+         "next start maps them")
+      ->type_name("DIR[:SIZE]|off")
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
   add_choice(app, "--pin-threads", o.pin_threads,
              "Keep compute threads on cores of their own; auto: where the process has cores for itself");
   add_number(app, "--max-batch-size", o.max_batch_size, "Sequences in one step", 1, 65536);

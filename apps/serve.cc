@@ -1,10 +1,13 @@
 // `weft serve`: the HTTP server. The port is taken before the model is loaded, so that a busy one is known at once, and
 // is served meanwhile: /health says that the process lives, /ready that the model is not there yet.
+#include <atomic>
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <thread>
 
 #include "base/end_signals.h"
+#include "base/keep_going.h"
 #include "base/log.h"
 #include "server/api_server.h"
 #include "server/cluster.h"
@@ -27,6 +30,35 @@ Result<std::unique_ptr<ClusterMember>> cluster_member(const Arguments& arguments
   WEFT_TRY(ClusterEntry entry, cluster_entry(url, arguments.engine.role));
   return std::make_unique<ClusterMember>(std::move(cluster), std::move(entry));
 }
+
+// The thread that runs the server. What ends the command beside it (a model that does not load, missing memory) ends
+// the server first.
+class Serving {
+ public:
+  explicit Serving(ApiServer& server) : server_(server), thread_([this] { run(); }) {}
+  ~Serving() {
+    loading_ = false;
+    if (!thread_.joinable()) return;
+    keep_going("the end of the server", [&] { server_.stop(); });
+    join();
+  }
+  Serving(const Serving&) = delete;
+  Serving& operator=(const Serving&) = delete;
+  void loaded() { loading_ = false; }
+  void join() { thread_.join(); }
+
+ private:
+  void run() {
+    server_.run();
+    if (!loading_) return;
+    flush_log(std::chrono::milliseconds(500));
+    std::_Exit(0);  // a signal; loading cannot be interrupted and has nothing to save
+  }
+
+  ApiServer& server_;
+  std::atomic<bool> loading_{true};
+  std::thread thread_;  // last: it uses the others
+};
 
 }  // namespace
 
@@ -51,29 +83,18 @@ Status serve_command(const Arguments& arguments, const EngineLoader& load) {
   if (member) server->on_drain([&member] { member->leave(); });
   const EndSignals signals([&server] { server->stop(); },
                            "ended by a second signal, before the running answers were complete");
-  std::atomic<bool> loading{true};
-  std::thread serving([&] {
-    server->run();
-    if (!loading) return;
-    flush_log(std::chrono::milliseconds(500));
-    std::_Exit(0);  // a signal; loading cannot be interrupted and has nothing to save
-  });
+  std::unique_ptr<Engine> engine;  // goes after the server
+  Serving serving(*server);
   Arguments serving_arguments = arguments;
   serving_arguments.engine.admission = arguments.admission;
-  auto engine = load_model(serving_arguments, load);
-  loading = false;
-  if (engine.ok()) {
-    server->attach(**engine);
-    if (member) member->start();
-    const std::string& name =
-        arguments.served_model_name.empty() ? (*engine)->info().name : arguments.served_model_name;
-    std::fprintf(stderr, "weft: serving %s at %s (Ctrl-C ends it)\n", name.c_str(),
-                 url_of(arguments.host, server->port()).c_str());
-  } else {
-    server->stop();
-  }
+  WEFT_TRY(engine, load_model(serving_arguments, load));
+  serving.loaded();
+  server->attach(*engine);
+  if (member) member->start();
+  const std::string& name = arguments.served_model_name.empty() ? engine->info().name : arguments.served_model_name;
+  std::fprintf(stderr, "weft: serving %s at %s (Ctrl-C ends it)\n", name.c_str(),
+               url_of(arguments.host, server->port()).c_str());
   serving.join();
-  if (!engine.ok()) return std::move(engine).error();
   return {};
 }
 

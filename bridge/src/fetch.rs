@@ -2,16 +2,17 @@
 //! once, addresses that are not public are struck out, and only what is left is connected to, so a name that resolves
 //! differently a moment later changes nothing. Redirects are not followed here: the caller checks where they lead and
 //! asks again (src/media/url.cc).
-use crate::abi::{catch, guard_stop, text, Code, Failure, Outcome, Stop, WeftBytes, WeftError};
+use crate::abi::{catch, guard_stop, text, Failure, Outcome, Stop, WeftBytes, WeftError};
+use crate::thread;
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::RecvTimeoutError;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use ureq::config::Config;
 use ureq::http::Uri;
 use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
-use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
+use ureq::unversioned::transport::{time, DefaultConnector, NextTimeout};
 
 #[repr(C)]
 pub struct WeftFetchLimits {
@@ -74,8 +75,9 @@ struct PublicResolver {
 }
 
 impl Resolver for PublicResolver {
+    /// Without a time limit, and so without a thread of ureq's: this one may be kept.
     fn resolve(&self, uri: &Uri, config: &Config, timeout: NextTimeout) -> Result<ResolvedSocketAddrs, ureq::Error> {
-        let found = self.inner.resolve(uri, config, timeout)?;
+        let found = self.inner.resolve(uri, config, NextTimeout { after: time::Duration::NotHappening, ..timeout })?;
         let mut kept = self.empty();
         for address in found.iter() {
             let address: SocketAddr = *address;
@@ -139,6 +141,7 @@ fn get(url: &str, max_bytes: u64, timeout: Duration, private_addresses: bool) ->
 const LOOK: Duration = Duration::from_millis(20);
 /// Threads at once. One whose request was stopped ends with its own timeout.
 const MOST_THREADS: usize = 64;
+const STACK_BYTES: usize = 2 << 20;
 static THREADS: AtomicUsize = AtomicUsize::new(0);
 
 /// `get` on a thread of its own, so that neither a name server nor a peer can keep the caller from its stop flag.
@@ -153,24 +156,29 @@ fn get_or_stop(url: &str, max_bytes: u64, timeout: Duration, private_addresses: 
     if THREADS.fetch_add(1, Ordering::Relaxed) >= MOST_THREADS {
         return Err(Failure::exhausted(format!("{MOST_THREADS} images are being fetched already; try again later")));
     }
-    let (sender, receiver) = std::sync::mpsc::channel();
+    let shared = Arc::new((Mutex::new(None), Condvar::new()));
     let url = url.to_string();
+    let there = shared.clone();
     let work = move || {
         let _counted = counted;
-        let _ = sender.send(catch(|| get(&url, max_bytes, timeout, private_addresses)));
+        let answer = catch(|| get(&url, max_bytes, timeout, private_addresses));
+        *lock(&there.0) = Some(answer);
+        there.1.notify_one();
     };
-    std::thread::Builder::new()
-        .spawn(work)
+    thread::detach(STACK_BYTES, work)
         .map_err(|e| Failure::exhausted(format!("there is no thread to fetch it on: {e}")))?;
+    let mut answer = lock(&shared.0);
     loop {
-        match receiver.recv_timeout(LOOK) {
-            Ok(answer) => return answer,
-            Err(RecvTimeoutError::Timeout) => Stop::current().check()?,
-            Err(RecvTimeoutError::Disconnected) => {
-                return Err(Failure { code: Code::Internal, message: "the thread that fetches ended".into() })
-            }
+        if let Some(answer) = answer.take() {
+            return answer;
         }
+        answer = shared.1.wait_timeout(answer, LOOK).unwrap_or_else(PoisonError::into_inner).0;
+        Stop::current().check()?;
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// # Safety

@@ -17,6 +17,7 @@ use crate::memory::Measure;
 use crate::schema_check::{self, Preparation};
 use crate::schema_numbers::protect_numbers;
 use crate::structural_tag;
+use crate::thread;
 use crate::tokenizer::WeftTokenizer;
 
 /// The vocabulary as the grammar engine sees it. Text is only ever cut greedily: forced tokens are not used.
@@ -351,7 +352,7 @@ pub unsafe extern "C" fn weft_grammar_new(
         let text = abi::text(text, size)?;
         let mut preparation = Preparation { strict, ..Default::default() };
         let mut processor_ns = 0;
-        let made = on_large_stack(|| {
+        let made = thread::on_stack(STACK_BYTES, "to compile it on", || {
             let made = compile(factory, kind, text, compact, thinking, limits, &mut preparation);
             processor_ns = thread_time();
             made
@@ -365,7 +366,7 @@ pub unsafe extern "C" fn weft_grammar_new(
 
 /// Rules and references that follow each other are compiled by recursion, thousands of levels deep if a request wants
 /// it so.
-const STACK_BYTES: usize = 1 << 30; // of address space; memory is taken as it is used
+const STACK_BYTES: usize = 1 << 30;
 
 /// Processor time of this thread so far, in nanoseconds.
 fn thread_time() -> u64 {
@@ -373,19 +374,6 @@ fn thread_time() -> u64 {
     // SAFETY: `time` is writable.
     unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
-}
-
-fn on_large_stack<T: Send>(work: impl FnOnce() -> Outcome<T> + Send) -> Outcome<T> {
-    let stop = Stop::current();
-    std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new()
-            .stack_size(STACK_BYTES)
-            .spawn_scoped(scope, move || stop.within(|| abi::catch(work)));
-        let thread = thread.map_err(|e| Failure::exhausted(format!("there is no thread to compile it on: {e}")))?;
-        thread
-            .join()
-            .unwrap_or_else(|_| Err(Failure { code: abi::Code::Internal, message: "the compilation panicked".into() }))
-    })
 }
 
 /// Of a text of this size the parser's first row takes no time to speak of.

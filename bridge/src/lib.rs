@@ -28,5 +28,7 @@ mod structural_tag;
 mod tekken;
 mod template;
 mod template_guards;
+mod thread;
+mod thread_ends;
 mod tokenizer;
 mod tokenizer_json;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use llguidance::CancellationHandle;
 
 use crate::abi::{Failure, Outcome};
+use crate::thread;
 
 /// A call ends within its budget and two of these: it is seen after one at the latest, and looked at again after each.
 const PERIOD: Duration = Duration::from_millis(10);
@@ -63,10 +64,7 @@ fn own_clock() -> libc::clockid_t {
 pub fn start() -> Outcome<()> {
     let mut watch = lock();
     if !watch.started {
-        std::thread::Builder::new()
-            .name("weft-masks".into())
-            .stack_size(64 << 10)
-            .spawn(look)
+        thread::detach(64 << 10, look)
             .map_err(|e| Failure::exhausted(format!("there is no thread to limit the time of its masks: {e}")))?;
         watch.started = true;
     }

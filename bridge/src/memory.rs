@@ -42,7 +42,7 @@ unsafe impl GlobalAlloc for Counting {
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         add(-(layout.size() as isize));
         if reserve::owns(block) {
-            return reserve::give_back();
+            return reserve::give_back(block, layout);
         }
         System.dealloc(block, layout)
     }
@@ -63,7 +63,7 @@ unsafe impl GlobalAlloc for Counting {
         if !moved.is_null() {
             std::ptr::copy_nonoverlapping(block, moved, layout.size().min(size));
             if reserve::owns(block) {
-                reserve::give_back();
+                reserve::give_back(block, layout);
             } else {
                 System.dealloc(block, layout);
             }

@@ -7,7 +7,7 @@ use minijinja::{Environment, Error, ErrorKind, State};
 use std::ffi::CString;
 
 use crate::abi::{self, guard, guard_stop, Failure, Outcome, Stop, WeftBytes, WeftError};
-use crate::{context, printf, python, template_guards};
+use crate::{context, printf, python, template_guards, thread};
 
 pub struct WeftTemplate {
     environment: Environment<'static>,
@@ -193,6 +193,7 @@ fn too_wide() -> Error {
 
 /// Python's methods of texts, lists and mappings.
 fn method(state: &mut State, value: &Value, name: &str, args: &[Value]) -> Result<Value, Error> {
+    template_guards::charge_method(state, value, name, args)?;
     match (name, value.as_str(), args) {
         ("format", Some(text), _) if wide_field(text) => Err(too_wide()),
         ("join", Some(joiner), [values]) => joined(state, values, joiner, None).map(Value::from),
@@ -200,8 +201,16 @@ fn method(state: &mut State, value: &Value, name: &str, args: &[Value]) -> Resul
     }
 }
 
+const MAX_TIME_FORMAT: usize = 4096;
+
 /// C's strftime, which Python's is too. `now`: seconds since 1970 shown in UTC, or the clock in local time.
 fn strftime(format: &str, now: Option<i64>) -> Result<String, Error> {
+    if format.len() > MAX_TIME_FORMAT {
+        return Err(Error::new(
+            ErrorKind::InvalidOperation,
+            format!("the format of a time has {} bytes, more than {MAX_TIME_FORMAT}", format.len()),
+        ));
+    }
     let format =
         CString::new(format).map_err(|_| Error::new(ErrorKind::InvalidOperation, "embedded null character"))?;
     if format.as_bytes().is_empty() {
@@ -242,8 +251,8 @@ fn new_environment(fuel: u64) -> Outcome<Environment<'static>> {
     environment.add_filter(ITERABLE, iterable);
     template_guards::add_filters(&mut environment);
     environment.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
-    environment.add_function("raise_exception", |message: Value| -> Result<Value, Error> {
-        Err(Error::new(ErrorKind::InvalidOperation, format!("{RAISED}{message}")))
+    environment.add_function("raise_exception", |state: &State, message: Value| -> Result<Value, Error> {
+        Err(Error::new(ErrorKind::InvalidOperation, format!("{RAISED}{}", python::str(state, &message)?)))
     });
     environment.add_function("strftime_now", |state: &State, format: &str| {
         strftime(format, state.lookup(NOW).and_then(|now| now.as_i64()))
@@ -251,8 +260,8 @@ fn new_environment(fuel: u64) -> Outcome<Environment<'static>> {
     Ok(environment)
 }
 
-/// The message of what a template raised, or minijinja's account with the line.
-fn failure(error: &Error) -> Failure {
+/// The message of what a template raised, or minijinja's account with the line. `fuel`: what a rendering has.
+fn failure(error: &Error, fuel: Option<u64>) -> Failure {
     let mut cause: Option<&dyn std::error::Error> = Some(error);
     while let Some(e) = cause {
         let text = e.downcast_ref::<Error>().and_then(|e| e.detail()).map(str::to_string);
@@ -262,7 +271,14 @@ fn failure(error: &Error) -> Failure {
         cause = e.source();
     }
     if error.kind() == ErrorKind::OutOfFuel {
-        return Failure::invalid("the chat template does more work than allowed".to_string());
+        let limit = error.detail().map(str::to_string).unwrap_or_else(|| {
+            format!(
+                "it takes more than {} steps, of which each {} bytes that it writes or reads are one",
+                fuel.unwrap_or(0),
+                template_guards::BYTES_PER_FUEL
+            )
+        });
+        return Failure::invalid(format!("the chat template does more work than allowed: {limit}"));
     }
     let mut text = error.to_string();
     let mut cause = std::error::Error::source(error);
@@ -324,28 +340,20 @@ fn last_text(context: &Value) -> Outcome<String> {
 /// Runs `work` where there is stack enough for any nesting that the fuel can build: comparing, printing and freeing
 /// values recurse.
 fn with_deep_stack<T: Send>(work: impl FnOnce() -> Outcome<T> + Send) -> Outcome<T> {
-    const STACK_BYTES: usize = 512 << 20; // address space; only what is touched takes memory
-    let stop = Stop::current();
-    std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new()
-            .stack_size(STACK_BYTES)
-            .spawn_scoped(scope, move || stop.within(|| abi::catch(work)));
-        match thread {
-            Ok(thread) => thread.join().unwrap_or_else(|panic| Err(Failure::invalid(abi::panic_text(panic)))),
-            Err(e) => Err(Failure::exhausted(format!("no thread for the chat template: {e}"))),
-        }
-    })
+    const STACK_BYTES: usize = 512 << 20;
+    thread::on_stack(STACK_BYTES, "for the chat template", work)
 }
 
 impl WeftTemplate {
     fn render(&self, context: &[u8], continue_final: bool) -> Outcome<String> {
         let context = context::read(context)?;
-        let template = self.environment.get_template(NAME).map_err(|e| failure(&e))?;
+        let fuel = self.environment.fuel();
+        let template = self.environment.get_template(NAME).map_err(|e| failure(&e, fuel))?;
         template_guards::start();
         let mut out = Limited { text: Vec::new(), limit: self.output_limit };
         let done = template.render_captured_to(context.clone(), &mut out);
         Stop::current().check()?;
-        done.map_err(|e| failure(&e))?;
+        done.map_err(|e| failure(&e, fuel))?;
         let rendered = String::from_utf8_lossy(&out.text).into_owned();
         if continue_final {
             return cut_after(&rendered, &last_text(&context)?);
@@ -371,7 +379,7 @@ pub unsafe extern "C" fn weft_template_new(
         let source = abi::text(source, size)?;
         check_nesting(source)?;
         let source = template_guards::guarded(&adapted(source), NAME, syntax()?);
-        environment.add_template_owned(NAME, source).map_err(|e| failure(&e))?;
+        environment.add_template_owned(NAME, source).map_err(|e| failure(&e, None))?;
         Ok(Box::into_raw(Box::new(WeftTemplate { environment, output_limit })))
     })
 }
@@ -410,7 +418,7 @@ mod tests {
     fn render(source: &str) -> Result<String, String> {
         let mut environment = new_environment(2_000_000).unwrap();
         let source = template_guards::guarded(&adapted(source), NAME, syntax().unwrap());
-        environment.add_template_owned(NAME, source).map_err(|e| failure(&e).message)?;
+        environment.add_template_owned(NAME, source).map_err(|e| failure(&e, None).message)?;
         let template = WeftTemplate { environment, output_limit: 16 << 20 };
         with_deep_stack(|| template.render(b"{\"messages\": []}", false)).map_err(|e| e.message)
     }
@@ -429,6 +437,36 @@ mod tests {
             ("{% set a, b = 1, [2] %}{{ a }}{{ b[0] }}{{ not (a + 1 == 2) }}", "12False"),
             ("{% macro f(n) %}{{ n }}{% if n > 0 %}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(3) }}", "3210"),
             ("{% for x in [[1, [2]], 3] recursive %}{{ loop(x) if x is iterable else x }}{% endfor %}", "123"),
+            (
+                "{% set a, b = [1, 2], 'xy' %}{{ a[0] in a }} {{ b not in [b] }} {{ 'x' in b }} \
+                 {{ a == [1] + [2] }}",
+                "True False True True",
+            ),
+            (
+                "{% set i, l = 1, [1, 2, 3] %}{{ (i + 1) * 2 == l[i] * 2 }} {{ l[i] < l[i + 1] }} \
+                 {{ 1 < l[i] <= i + 1 }}",
+                "True True True",
+            ),
+            (
+                "{% set k, m = 'a', {'a': {'b': 3}} %}{{ m[k]['b'] }}{{ m[k].b == m['a'][('b')] }} {{ not k in m }}",
+                "3True False",
+            ),
+            (
+                "{{ [3, 1, 2]|sort|join }} {{ ['b', 'a', 'b']|unique|list }} {{ [1, 2]|max }} \
+                 {{ ' x '|trim }}{{ 'xay'|trim('xy') }}",
+                "123 ['b', 'a'] 2 xa",
+            ),
+            (
+                "{{ 'a-b'|title }} {{ 'a'|upper }} {{ [1, 2]|sum }} \
+                 {{ {'b': 1, 'a': 2}|dictsort|map('first')|join }} {{ 'aab'.strip('a') }}",
+                "A-B A 3 ab b",
+            ),
+            ("{{ [1, 'a'] ~ 'b' ~ 2 }} {{ 'a b'.split()|length }}{{ 'a,b,'.split(',')|length }}", "[1, 'a']b2 23"),
+            (
+                "{{ ['a', 'b']|select('in', ['b'])|list }} {{ [1, 2]|reject('eq', 1)|list }} \
+                 {{ 'abc'.startswith('a') }}",
+                "['b'] [2] True",
+            ),
         ] {
             let rendered = render(source);
             if rendered.as_deref() != Ok(text) {
@@ -453,7 +491,79 @@ mod tests {
             "{% set a = 'a' * 1000000 %}{% for i in range(100000) %}{% set c = a[-1] %}{% endfor %}".into(),
         ] {
             let failed = render(&source).err().unwrap_or_default();
-            assert!(failed == "the chat template does more work than allowed", "{source}: {failed}");
+            assert!(failed.starts_with("the chat template does more work than allowed: "), "{source}: {failed}");
         }
+    }
+
+    #[test]
+    fn the_limit_that_was_crossed_is_named() {
+        for (source, limit) in [
+            (
+                "{% for i in range(1000) %}{% set x = 'a' * 1000000 %}{% endfor %}",
+                "it takes more than 2000000 steps, of which each 64 bytes that it writes or reads are one",
+            ),
+            (
+                "{% set x = [1] * 300000 %}",
+                "a list or mapping holds more than 262144 values, those inside of it included",
+            ),
+        ] {
+            let failed = render(source).err().unwrap_or_default();
+            assert!(failed == format!("the chat template does more work than allowed: {limit}"), "{source}: {failed}");
+        }
+    }
+
+    /// A long list of one long text is small; whatever reads all of it, text by text, is not.
+    #[test]
+    fn searches_and_comparisons_are_paid() {
+        let lists = "{% set a = 'a' * 1000000 %}{% set l = [a] * 100000 %}{% set b = 'a' * 999999 + 'b' %}\
+                     {% set m = [b] * 100000 %}";
+        let mut wrong = 0;
+        for step in [
+            "{{ b in l }}",
+            "{{ b not in l }}",
+            "{{ l == m }}",
+            "{{ l != m }}",
+            "{{ l < m }}",
+            "{{ 1 < 2 < (l > m) }}",
+            "{{ l.count(b) }}",
+            "{{ b.startswith(l) }}",
+            "{{ l|sort|length }}",
+            "{{ l|unique|length }}",
+            "{{ l|min }}",
+            "{{ l|max }}",
+            "{{ [l, l]|map('upper')|first|length }}",
+            "{{ l|title|length }}",
+            "{{ l|trim|length }}",
+            "{{ l|replace('a', 'b')|length }}",
+            "{{ l|indent|length }}",
+            "{{ l|pprint|length }}",
+            "{{ l|e|length }}",
+            "{{ l is eq(m) }}",
+            "{{ b is in(l) }}",
+            "{{ l is startingwith('a') }}",
+            "{{ [l, l]|select('eq', m)|list|length }}",
+            "{{ [b]|select('in', l)|list|length }}",
+            "{{ a.strip('b' * 1000000 + 'a') }}",
+            "{{ a|trim('b' * 1000000 + 'a') }}",
+            "{{ ('{0}' * 100000).format(a)|length }}",
+            "{{ l ~ '' }}",
+            "{{ 'b' ~ {'a': l} }}",
+            "{{ raise_exception(l) }}",
+            "{{ l|string|length }}",
+            "{{ l|tojson|length }}",
+            "{{ l|join|length }}",
+        ] {
+            let failed = render(&format!("{lists}{step}")).err().unwrap_or_default();
+            if !failed.starts_with("the chat template does more work than allowed: it takes") {
+                println!("{step}: {failed}");
+                wrong += 1;
+            }
+        }
+        assert!(wrong == 0);
+        // What is straightforward costs what it reads.
+        let cheap =
+            "{% for i in range(2000) %}{% if x in y %}{% endif %}{% if x == y %}{% endif %}{{ m[x] }}{% endfor %}";
+        let set = "{% set x = 'a' * 1000 %}{% set y = 'b' * 1000 %}{% set m = {x: 'c'} %}";
+        assert!(render(&format!("{set}{cheap}")) == Ok("c".repeat(2000)));
     }
 }

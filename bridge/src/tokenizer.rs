@@ -11,7 +11,7 @@ use crate::pair_model::SharedModel;
 use crate::pieces::{too_long, Pieces, Sink, MOST_IN_ONE};
 use crate::sentencepiece::{self, Flags, SharedNormalizer};
 use crate::tekken;
-use crate::tokenizer_json::{self, Parts};
+use crate::tokenizer_json::{self, Parts, MAX_ID};
 
 pub type Pipeline =
     TokenizerImpl<SharedModel, SharedNormalizer, PreTokenizerWrapper, PostProcessorWrapper, DecoderWrapper>;
@@ -137,9 +137,13 @@ impl WeftTokenizer {
         if let Some(decoder) = pipeline.get_decoder() {
             spelling.scan(decoder);
         }
-        let added_end = pipeline.get_added_vocabulary().get_added_tokens_decoder().keys().max().map_or(0, |&id| id + 1);
+        let largest = pipeline.get_added_vocabulary().get_added_tokens_decoder().keys().max().copied();
+        let end_id = parts.model.end_id().max(largest.map_or(0, |id| id.saturating_add(1)));
+        if end_id > MAX_ID {
+            return Err(Failure::invalid(format!("a token has the id {}, which is too large", end_id - 1)));
+        }
         Ok(WeftTokenizer {
-            end_id: parts.model.end_id().max(added_end),
+            end_id,
             streaming: Streaming::of(pipeline.get_decoder()),
             pieces: Pieces::of(&pipeline),
             plain: OnceLock::new(),

@@ -80,6 +80,7 @@ Status check_numbers(const EngineOptions& o) {
   WEFT_RETURN_IF_ERROR(in_range("max-seq-len", o.max_seq_len, 0, 1 << 28));
   WEFT_RETURN_IF_ERROR(in_range("kv-cache-memory", o.kv_cache_memory, 0, int64_t{1} << 50));
   WEFT_RETURN_IF_ERROR(in_range("kv-cache-tier", o.kv_cache_tier_bytes, 0, int64_t{1} << 50));
+  WEFT_RETURN_IF_ERROR(in_range("packed-cache", o.packed_cache_bytes, 0, int64_t{1} << 50));
   if (!o.kv_cache_tier.empty() && o.kv_cache_tier_bytes == 0)
     return fail(Code::invalid_argument, "--kv-cache-tier ", o.kv_cache_tier, ":0 has no room for anything")
         .about("kv-cache-tier");

@@ -43,7 +43,11 @@ struct EngineOptions {
   PackWeights pack_weights = PackWeights::automatic;
   KvCacheType kv_cache_dtype = KvCacheType::automatic;  // fp8 is refused
   LoadFormat load_format = LoadFormat::automatic;
-  LoadMode load_mode = LoadMode::mmap;       // how weights come into memory: files mapped, or read in pieces
+  LoadMode load_mode = LoadMode::mmap;  // how weights come into memory: files mapped, or read in pieces
+  // A folder for packed weights, which the next start maps (plan/packed_cache.h), and the bytes that all of its files
+  // may take, 0: no limit; empty: none.
+  std::string packed_cache;
+  int64_t packed_cache_bytes = 0;
   Device device = Device::cpu;               // cuda is refused
   int threads = 0;                           // 0: the physical cores of this process, within its group's CPU quota
   Pinning pin_threads = Pinning::automatic;  // compute threads stay on cores of their own

@@ -37,15 +37,6 @@ Status join(Joined& all, const EngineOptions& options) {
   return {};
 }
 
-std::string hex(const Digest& digest) {
-  std::string text;
-  for (size_t i = 0; i < 8; ++i) {
-    constexpr const char* kDigits = "0123456789abcdef";
-    text += kDigits[digest[i] >> 4], text += kDigits[digest[i] & 15];
-  }
-  return text;
-}
-
 // What must be the same on all ranks for their bits to be.
 ProcessRanks::Facts facts_of(const std::string& path, const EngineOptions& o) {
   const kernels::CpuTable* table = kernels::cpu_table();
@@ -142,6 +133,13 @@ Status load_models(const std::string& path, const EngineOptions& options,
                              .dequantize = options.dequantize,
                              .pack_weights = options.pack_weights,
                              .progress = progress};
+  if (!options.packed_cache.empty()) {
+    // Ranks in other processes could not take back what they have computed from a file that was damaged since.
+    const LoadMode mode = processes ? LoadMode::read : options.load_mode;
+    auto cache = PackedCache::open(options.packed_cache, options.packed_cache_bytes, mode);
+    if (!cache.ok()) return std::move(cache).error().about("packed-cache");
+    model_options.packed_cache = std::move(cache).value();
+  }
   WEFT_TRY(loaded.speculation, speculation_of(options));
   auto draft_info = inspect_draft(loaded.speculation, path, model_options);
   if (!draft_info.ok()) return std::move(draft_info).error().about("speculative-config");
@@ -149,7 +147,7 @@ Status load_models(const std::string& path, const EngineOptions& options,
   WEFT_TRY(loaded.model, load_model(path, *loaded.ranks, model_options));
   WEFT_RETURN_IF_ERROR(check_target(loaded.model, loaded.speculation));
   WEFT_RETURN_IF_ERROR(load_draft_of(options, model_options, processes, loaded));
-  // No step reads a file, so that files may change from here on.
+  // No step reads a file of the model, so that they may change from here on.
   loaded.model.checkpoint = loaded.model.checkpoint->without_files();
   if (loaded.draft && loaded.draft->model)
     loaded.draft->model->checkpoint = loaded.draft->model->checkpoint->without_files();
@@ -196,7 +194,7 @@ std::string checkpoint_digest(const std::string& path, const EngineOptions& opti
       sum.update(piece.data(), piece.size());
     }
   }
-  return hex(sum.digest());
+  return hex_of(sum.digest()).substr(0, 16);
 }
 
 Result<std::shared_ptr<ProcessRanks>> take_processes(const EngineOptions& options) {

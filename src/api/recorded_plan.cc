@@ -1,10 +1,10 @@
 #include "api/recorded_plan.h"
 
 #include <algorithm>
-#include <filesystem>
 #include <map>
 
 #include "base/files.h"
+#include "base/folder.h"
 #include "models/models.h"
 #include "plan/cpu_executor.h"
 #include "plan/weight_formats.h"
@@ -18,11 +18,9 @@ using kernels::WeightForm;
 
 bool has_weights(const std::string& path) {
   if (path.ends_with(".gguf")) return true;
-  std::error_code error;  // a folder that cannot be listed has no files
-  for (std::filesystem::directory_iterator entry(path, error), end; !error && entry != end; entry.increment(error))
-    if (const std::string ending = entry->path().extension().string(); ending == ".safetensors" || ending == ".gguf")
-      return true;
-  return is_directory(path + "/llm");  // VILA's parts
+  const std::vector<std::string> names = names_in(path);
+  const auto has_some = [](const std::string& n) { return n.ends_with(".safetensors") || n.ends_with(".gguf"); };
+  return std::ranges::any_of(names, has_some) || is_directory(path + "/llm");  // VILA's parts
 }
 
 // What checkpoints in fp8 hold in fp8: all products but routers and the head.

@@ -5,6 +5,8 @@
 #include <sstream>
 #include <vector>
 
+#include "base/folder.h"
+
 namespace weft {
 namespace {
 
@@ -21,9 +23,8 @@ bool lists(const std::string& names, std::string_view controller) {
 // Where the groups of version 1 with this controller are mounted: its name is in the folder's ("cpu,cpuacct").
 std::vector<std::string> mounts(const std::string& top, std::string_view controller) {
   std::vector<std::string> found;
-  std::error_code error;
-  for (const auto& entry : fs::directory_iterator(top, error))
-    if (lists(entry.path().filename().string(), controller)) found.push_back(entry.path().string());
+  for (const std::string& name : names_in(top))
+    if (lists(name, controller)) found.push_back(top + "/" + name);
   return found;
 }
 

@@ -7,6 +7,10 @@
 
 #include <array>
 #include <filesystem>
+#include <string>
+#include <vector>
+
+#include "base/folder.h"
 
 namespace weft {
 namespace {
@@ -24,6 +28,15 @@ class Files : public ::testing::Test {
   std::string at(const char* name) const { return (folder_ / name).string(); }
   fs::path folder_;
 };
+
+TEST_F(Files, NamesInAFolderAreSorted) {
+  EXPECT_TRUE(names_in(at("")).empty());
+  for (const char* name : {"b", ".hidden", "a.jinja"}) ASSERT_TRUE(write_file(at(name), "").ok());
+  ASSERT_TRUE(fs::create_directory(at("c")));
+  EXPECT_EQ(names_in(at("")), (std::vector<std::string>{".hidden", "a.jinja", "b", "c"}));
+  EXPECT_TRUE(names_in(at("absent")).empty());
+  EXPECT_TRUE(names_in(at("b")).empty());
+}
 
 TEST_F(Files, AreWrittenWhole) {
   ASSERT_TRUE(write_file(at("a"), "one").ok());

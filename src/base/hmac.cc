@@ -27,12 +27,6 @@ Digest hmac_sha256(std::string_view key, std::string_view message) {
   return outer.digest();
 }
 
-std::string hex_of(std::span<const uint8_t> bytes) {
-  std::string text;
-  for (const uint8_t byte : bytes) text += "0123456789abcdef"[byte >> 4], text += "0123456789abcdef"[byte & 15];
-  return text;
-}
-
 bool same_secret(std::string_view given, std::string_view wanted) {
   unsigned char differ = given.size() == wanted.size() ? 0 : 1;
   for (size_t i = 0; i < wanted.size(); ++i)

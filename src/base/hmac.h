@@ -11,9 +11,6 @@ namespace weft {
 
 Digest hmac_sha256(std::string_view key, std::string_view message);
 
-// Two lower-case hexadecimal digits for each byte.
-std::string hex_of(std::span<const uint8_t> bytes);
-
 // Whether the texts are equal; takes the same time wherever they differ.
 bool same_secret(std::string_view given, std::string_view wanted);
 

@@ -22,6 +22,22 @@ Error unreadable(const std::string& path, int code) {
   return fail(code == ENOENT ? Code::not_found : Code::internal, "cannot read ", path, ": ", std::strerror(code));
 }
 
+// A mapping of the file at a multiple of a large page, so that its pieces can be moved onto some; MAP_FAILED.
+void* map_aligned(int fd, size_t size) {
+  constexpr size_t kLarge = MappedFile::kLargePage;
+  void* const room = ::mmap(nullptr, size + kLarge, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (room == MAP_FAILED) return MAP_FAILED;
+  auto* const begin = static_cast<std::byte*>(room);
+  const size_t before = (kLarge - reinterpret_cast<uintptr_t>(begin) % kLarge) % kLarge;
+  const size_t end = before + (size + kPage - 1) / kPage * kPage;
+  void* const data = ::mmap(begin + before, size, PROT_READ, MAP_PRIVATE | MAP_FIXED, fd, 0);
+  const int why = errno;
+  if (data == MAP_FAILED || before > 0) ::munmap(begin, data == MAP_FAILED ? size + kLarge : before);
+  if (data != MAP_FAILED && end < size + kLarge) ::munmap(begin + end, size + kLarge - end);
+  errno = why;
+  return data;
+}
+
 uintptr_t address_of(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer); }
 
 // What has become of a file that was `before`; empty if it is the same.
@@ -215,6 +231,14 @@ Status FileStamps::check() const {
   return {};
 }
 
+std::string FileStamps::text() const {
+  std::string text;
+  for (const auto& [path, stamp] : files_)
+    text += path + " " + std::to_string(stamp.device) + " " + std::to_string(stamp.inode) + " " +
+            std::to_string(stamp.bytes) + " " + std::to_string(stamp.changed_ns) + "\n";
+  return text;
+}
+
 Result<MappedFile> MappedFile::open(const std::string& path, LoadMode mode) {
   // A pipe in the place of a file would be waited for.
   const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
@@ -232,7 +256,7 @@ Result<MappedFile> MappedFile::open(const std::string& path, LoadMode mode) {
   const bool map = mode == LoadMode::mmap;
   void* data = nullptr;
   if (size > 0)
-    data = map ? ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, fd, 0)
+    data = map ? map_aligned(fd, size)
                : ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (data == MAP_FAILED) {
     const int why = errno;
@@ -292,12 +316,37 @@ void MappedFile::drop(std::span<const std::byte> part) const {
   if (begin < end) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
 }
 
+bool MappedFile::move_into_memory(size_t n) const {
+  if (!guard_ || n * kLargePage >= size_) return false;
+  std::byte* const target = const_cast<std::byte*>(data_) + n * kLargePage;
+  const size_t bytes = std::min(kLargePage, size_ - n * kLargePage), pages = (bytes + kPage - 1) / kPage * kPage;
+  void* const room =
+      ::mmap(nullptr, 2 * kLargePage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (room == MAP_FAILED) return false;
+  auto* const begin = static_cast<std::byte*>(room);
+  const size_t before = (kLargePage - address_of(begin) % kLargePage) % kLargePage;
+  std::byte* const copy = begin + before;
+  ::madvise(copy, kLargePage, MADV_HUGEPAGE);
+  std::memcpy(copy, target, bytes);
+  const bool moved = !guard_->broken && ::mprotect(copy, pages, PROT_READ) == 0 &&
+                     ::mremap(copy, pages, pages, MREMAP_MAYMOVE | MREMAP_FIXED, target) != MAP_FAILED;
+  if (before > 0) ::munmap(begin, before);
+  const size_t used = moved ? before + pages : before;
+  ::munmap(begin + used, 2 * kLargePage - used);
+  return moved;
+}
+
 Status MappedFile::check() const {
   FileStamps stamps;
   stamps.add(path_, stamp_);
   WEFT_RETURN_IF_ERROR(stamps.check());
+  return check_pages();
+}
+
+Status MappedFile::check_pages() const {
   if (guard_ && guard_->broken)
-    return fail(Code::data_corrupt, "parts of ", path_, " (", size_, " bytes) could not be read: does its disk fail?");
+    return fail(Code::data_corrupt, "parts of ", path_, " (", size_,
+                " bytes) could not be read: was it cut short, or does its disk fail?");
   return {};
 }
 

@@ -46,6 +46,8 @@ class FileStamps {
   // data_corrupt for the first that was written to, shortened, replaced, removed or made since; it says which, and how
   // many bytes there were and are.
   Status check() const;
+  // A line for each file: what it is told by.
+  std::string text() const;
 
  private:
   std::vector<std::pair<std::string, FileStamp>> files_;
@@ -91,9 +93,17 @@ class MappedFile {
   Result<Pin> pin(std::span<const std::byte> part) const;
   // A part that is not needed in memory any more, unless it is pinned; it may be read again.
   void drop(std::span<const std::byte> part) const;
+  // Puts memory with the same bytes in the place of the mapping's piece [n, n + 1) * kLargePage, on a large page where
+  // the system has one; who reads on other threads sees the same bytes all the while. So reading becomes as fast as
+  // from memory, and what happens to the file later matters no more. False: there is no such piece, no memory for it,
+  // or the file could not be read. One thread at a time.
+  bool move_into_memory(size_t n) const;
+  static constexpr size_t kLargePage = size_t{2} << 20;
   // Whether all that was looked at came from the file: false is an error as of FileStamps::check(), or that the disk
   // failed.
   Status check() const;
+  // The same of what was looked at alone, whatever lies at the path now: quick enough to ask behind every step.
+  Status check_pages() const;
 
  private:
   struct Guard;

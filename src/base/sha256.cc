@@ -144,4 +144,10 @@ Digest sha256(std::span<const std::byte> message) {
   return hash.digest();
 }
 
+std::string hex_of(std::span<const uint8_t> bytes) {
+  std::string text;
+  for (const uint8_t byte : bytes) text += "0123456789abcdef"[byte >> 4], text += "0123456789abcdef"[byte & 15];
+  return text;
+}
+
 }  // namespace weft

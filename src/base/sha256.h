@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string>
 
 namespace weft {
 
@@ -35,5 +36,7 @@ class Sha256 {
 };
 
 Digest sha256(std::span<const std::byte> message);
+// Two lower-case hexadecimal digits for each byte.
+std::string hex_of(std::span<const uint8_t> bytes);
 
 }  // namespace weft

@@ -8,12 +8,6 @@
 namespace weft {
 namespace {
 
-std::string hex(const Digest& digest) {
-  std::string text;
-  for (const uint8_t byte : digest) text += "0123456789abcdef"[byte >> 4], text += "0123456789abcdef"[byte & 15];
-  return text;
-}
-
 class Sha256Methods : public ::testing::TestWithParam<Sha256::Method> {
  protected:
   // The digest of `message`, given in pieces of `piece` bytes.
@@ -46,10 +40,10 @@ TEST_P(Sha256Methods, PublishedValues) {
       {std::string(1000, 'A'), "c2e686823489ced2017f6059b8b239318b6364f6dcd835d0a519105a1eadd6e4"},
       {std::string(1005, 'U'), "f4d62ddec0f3dd90ea1380fa16a5ff8dc4c54b21740650f24afc4120903552b0"}};
   for (const auto& [message, want] : vectors) {
-    EXPECT_EQ(hex(digest(message)), want) << message.size() << " bytes";
+    EXPECT_EQ(hex_of(digest(message)), want) << message.size() << " bytes";
     if (message.size() > 10000) continue;
     for (const size_t piece : {1, 7, 63, 64, 65, 200})
-      EXPECT_EQ(hex(digest(message, piece)), want) << message.size() << " bytes by " << piece;
+      EXPECT_EQ(hex_of(digest(message, piece)), want) << message.size() << " bytes by " << piece;
   }
 }
 
@@ -62,7 +56,7 @@ TEST_P(Sha256Methods, EveryLength) {
     const Digest one = digest(message);
     all.update(one.data(), one.size());
   }
-  EXPECT_EQ(hex(all.digest()), "d5238871a46ac4a1a75ac3fb19d645b0b3b9e5f35f5f720e2b240d605c6b694e");
+  EXPECT_EQ(hex_of(all.digest()), "d5238871a46ac4a1a75ac3fb19d645b0b3b9e5f35f5f720e2b240d605c6b694e");
 }
 
 INSTANTIATE_TEST_SUITE_P(, Sha256Methods, ::testing::Values(Sha256::Method::fastest, Sha256::Method::portable));

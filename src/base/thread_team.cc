@@ -8,6 +8,7 @@
 
 #include <chrono>
 #include <climits>
+#include <new>
 #include <string>
 #include <system_error>
 #include <utility>
@@ -84,7 +85,11 @@ int ThreadTeam::default_size() { return default_threads(read_cpu_layout()); }
 
 ThreadTeam::Seat::Seat(const ThreadTeam& team) {
   if (team.places_[0].empty()) return;
-  before_ = current_cpus();
+  try {
+    before_ = current_cpus();
+  } catch (const std::bad_alloc&) {  // it stays where it is, as where the system refuses
+    return;
+  }
   stay_on(team.places_[0]);
 }
 

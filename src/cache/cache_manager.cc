@@ -72,8 +72,8 @@ CacheManager::CacheManager(CacheOptions options)
   index_ =
       std::make_unique<PrefixIndex>(groups(), options_.tokens_per_block, options_.block_reuse ? 2 * most_blocks : 0);
 }
-CacheManager::CacheManager(CacheManager&&) noexcept = default;
-CacheManager& CacheManager::operator=(CacheManager&&) noexcept = default;
+CacheManager::CacheManager(CacheManager&&) = default;
+CacheManager& CacheManager::operator=(CacheManager&&) = default;
 CacheManager::~CacheManager() = default;
 
 int CacheManager::max_blocks(int group) const { return pool_->max_blocks(group); }

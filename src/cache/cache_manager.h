@@ -126,8 +126,9 @@ class CacheManager {
   // invalid_argument: a group without block_bytes, without a span that its kind needs, or of an unsupported kind;
   // resource_exhausted: a budget smaller than one block.
   static Result<CacheManager> create(CacheOptions options);
-  CacheManager(CacheManager&&) noexcept;
-  CacheManager& operator=(CacheManager&&) noexcept;
+  // Not noexcept: moving a deque makes a new one.
+  CacheManager(CacheManager&&);
+  CacheManager& operator=(CacheManager&&);
   ~CacheManager();
 
   const CacheOptions& options() const { return options_; }

@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <map>
 
+#include "base/folder.h"
 #include "base/log.h"
 #include "checkpoint/builder.h"
 #include "checkpoint/names.h"
@@ -174,11 +175,8 @@ Status add_shards(CheckpointBuilder& builder, const std::string& folder) {
 }
 
 std::vector<std::string> files_ending(const std::string& folder, std::string_view ending) {
-  std::vector<std::string> names;
-  std::error_code error;  // a folder that cannot be listed has no files
-  for (std::filesystem::directory_iterator entry(folder, error), end; !error && entry != end; entry.increment(error))
-    if (const std::string name = entry->path().filename().string(); name.ends_with(ending)) names.push_back(name);
-  std::sort(names.begin(), names.end());
+  std::vector<std::string> names = names_in(folder);
+  std::erase_if(names, [&](const std::string& name) { return !name.ends_with(ending); });
   return names;
 }
 

@@ -127,6 +127,7 @@ struct Placed {
 Result<Placed> read_tensor_info(Reader& reader) {
   Placed placed;
   WEFT_TRY(const std::string_view name, reader.text());
+  if (name.empty()) return fail(Code::data_corrupt, "a tensor has no name");
   placed.tensor.name = name;
   WEFT_TRY(const uint32_t dims, reader.scalar<uint32_t>());
   if (dims > 4) return fail(Code::data_corrupt, "tensor ", name, " has ", dims, " dimensions; at most 4 are possible");

@@ -422,6 +422,7 @@ TEST(GgufHostile, WrongHeadersAreRefusedByName) {
   expect(
       GgufWriter().start(0, 2).text("k").put(uint32_t{4}).put(uint32_t{1}).text("k").put(uint32_t{4}).put(uint32_t{1}),
       "twice");
+  expect(GgufWriter().start(1, 0).tensor("", {8}, 0, 0), "a tensor has no name");
   expect(GgufWriter().start(1, 0).tensor("w", {1, 1, 1, 1, 1}, 0, 0), "5 dimensions");
   expect(GgufWriter().start(1, 0).tensor("w", {0}, 0, 0), "dimension of size 0");
   expect(GgufWriter().start(1, 0).tensor("w", {uint64_t{1} << 40, uint64_t{1} << 40}, 0, 0), "more values than");

@@ -62,12 +62,12 @@ Result<Entry> parse_entry(const Json& json, int64_t data_bytes) {
     return fail(Code::data_corrupt, "data_offsets end at ", entry.end, ", but the file has ", data_bytes,
                 " bytes of data");
 
-  if (!type) return entry;  // how many bytes its values take is not known
-  int64_t bytes = layout(*type).block_bytes;
+  int64_t bytes = type ? layout(*type).block_bytes : 1;
   // also refuses [huge, huge, 0]: its partial products overflow elsewhere
   for (const int64_t extent : entry.tensor.shape)
     if (__builtin_mul_overflow(bytes, std::max<int64_t>(extent, 1), &bytes))
       return fail(Code::data_corrupt, "shape ", shape->dump(), " overflows 64 bits");
+  if (!type) return entry;  // how many bytes its values take is not known
   if (std::count(entry.tensor.shape.begin(), entry.tensor.shape.end(), 0) > 0) bytes = 0;
   if (bytes != entry.end - entry.begin)
     return fail(Code::data_corrupt, "shape ", shape->dump(), " of ", dtype->as_string(), " needs ", bytes,

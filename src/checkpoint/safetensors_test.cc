@@ -76,6 +76,7 @@ TEST(Safetensors, ContradictionsAreRefusedByName) {
       {one("\"F32\"", "8", "[0,8]"), "shape"},
       {one("\"F32\"", "[4611686018427387904,4]", "[0,8]"), "overflows"},
       {one("\"F32\"", "[4611686018427387904,4,0]", "[0,8]"), "overflows"},
+      {one("\"I1000\"", "[9223372036854775807,7]", "[0,8]"), "overflows"},
       {one("3", "[2]", "[0,8]"), "dtype"},
       {R"({"a":{"shape":[2],"data_offsets":[0,8]}})", "no dtype"},
       {R"({"a":{"dtype":"F32","shape":[2],"shape":[2],"data_offsets":[0,8]}})", "shape twice"},

@@ -103,7 +103,7 @@ void Front::run() {
   watcher_.begin();
   std::thread calling([this] { keep_going("the calls of the servers", [&] { calls_.run(); }); });
   http_->run();
-  calls_.stop();
+  keep_going("the end of the calls", [&] { calls_.stop(); });
   calling.join();
 }
 

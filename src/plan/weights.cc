@@ -10,6 +10,7 @@
 #include "checkpoint/usage.h"
 #include "plan/cpu_executor.h"
 #include "plan/quantized_source.h"
+#include "plan/weights_identity.h"
 
 namespace weft {
 
@@ -42,16 +43,92 @@ class Loader {
     find_others();
     WEFT_RETURN_IF_ERROR(usage_.finish());
     WEFT_RETURN_IF_ERROR(read_vectors());
-    WEFT_RETURN_IF_ERROR(allocate());
-    pack([](int) { return true; });
-    if (error_) return std::move(*error_);
-    WEFT_RETURN_IF_ERROR(widen_misfits());
-    WEFT_RETURN_IF_ERROR(read_tables());
+    describe_matrices();
+    const bool cached = options_.packed_cache && !checkpoint_->is_dummy();
+    const PackedIdentity identity =
+        cached ? identity_of(plan_, own(), *checkpoint_, table_, options_) : PackedIdentity();
+    const bool found = cached && take_from(*options_.packed_cache, identity);
+    if (!found) WEFT_RETURN_IF_ERROR(pack_all());
     WEFT_RETURN_IF_ERROR(checkpoint_->check_unchanged());
+    if (cached && !found) weights_.writer = options_.packed_cache->write(identity, parts());
     return std::move(weights_);
   }
 
  private:
+  Status pack_all() {
+    WEFT_RETURN_IF_ERROR(allocate());
+    pack([](int) { return true; });
+    if (error_) return std::move(*error_);
+    WEFT_RETURN_IF_ERROR(widen_misfits());
+    return read_tables();
+  }
+
+  // Which matrices, and then tables, are this object's to pack.
+  std::vector<bool> own() const {
+    std::vector<bool> own;
+    for (const PackedMatrix* other : elsewhere_) own.push_back(!other);
+    for (size_t i = 0; i < tables_.size(); ++i) own.push_back(tables_[i] && !other_table(plan_.tables[i]));
+    return own;
+  }
+
+  // What a PackedCache keeps: own matrices with their forms, then own tables with their types.
+  std::vector<PackedPart> parts() const {
+    const std::vector<bool> owned = own();
+    std::vector<PackedPart> parts;
+    for (size_t i = 0; i < matrices_.size(); ++i) {
+      const PackedMatrix& m = weights_.matrices[i];
+      if (owned[i]) parts.push_back({static_cast<uint64_t>(m.form), {m.data, panels_of(m) * m.panel_bytes}});
+    }
+    for (size_t i = 0; i < tables_.size(); ++i) {
+      const EmbeddingTable& table = weights_.tables[i];
+      if (owned[matrices_.size() + i])
+        parts.push_back({static_cast<uint64_t>(table.type),
+                         {static_cast<const std::byte*>(table.rows), table_bytes(*tables_[i], table.type)}});
+    }
+    return parts;
+  }
+
+  // False: it has no such file, and nothing has changed.
+  bool take_from(const PackedCache& cache, const PackedIdentity& identity) {
+    auto found = cache.find(identity, team_, options_.first_thread, options_.threads);
+    if (!found) return false;
+    const std::vector<bool> owned = own();
+    std::vector<PackedMatrix> matrices = weights_.matrices;
+    std::vector<EmbeddingTable> tables;
+    size_t next = 0;
+    const auto part = [&](size_t bytes_of_old, uint64_t tag) -> const std::byte* {
+      const bool fits = next < found->parts.size() && found->parts[next].tag == tag &&
+                        found->parts[next].bytes.size() == bytes_of_old;
+      return fits ? found->parts[next++].bytes.data() : nullptr;
+    };
+    for (size_t i = 0; i < matrices.size(); ++i) {
+      PackedMatrix& m = matrices[i];
+      if (!owned[i]) continue;
+      if (m.form == WeightForm::bf12 && next < found->parts.size() &&
+          found->parts[next].tag == static_cast<uint64_t>(WeightForm::bf16))
+        m.form = WeightForm::bf16, m.panel_bytes = panel_bytes(m);  // its weights did not fit into 12 bits
+      m.data = part(panels_of(m) * m.panel_bytes, static_cast<uint64_t>(m.form));
+      if (!m.data) return false;
+    }
+    for (size_t i = 0; i < tables_.size(); ++i) {
+      const EmbeddingTable* const other = other_table(plan_.tables[i]);
+      if (!owned[matrices_.size() + i]) {
+        tables.push_back(!tables_[i] ? options_.lent.table : *other);
+        continue;
+      }
+      const DType type = table_type(*tables_[i]);
+      tables.push_back({part(table_bytes(*tables_[i], type), static_cast<uint64_t>(type)), type});
+      if (!tables.back().rows) return false;
+    }
+    weights_.matrices = std::move(matrices), weights_.tables = std::move(tables);
+    int64_t bytes = 0;
+    for (const PackedPart& each : found->parts) bytes += static_cast<int64_t>(each.bytes.size());
+    weights_.bytes += bytes;
+    weights_.file = std::move(*found);
+    if (options_.progress) options_.progress(bytes, bytes);
+    return true;
+  }
+
   void claim() {
     for (const Matrix& m : plan_.matrices) {
       Claimed claimed{&m, {}};
@@ -135,31 +212,38 @@ class Loader {
     return {};
   }
 
-  // One piece of memory for all matrices: many are smaller than a large page.
-  Status allocate() {
-    size_t end = 0;
-    std::vector<size_t> offsets;
+  // The matrices as they will be packed, without their memory.
+  void describe_matrices() {
     for (size_t i = 0; i < matrices_.size(); ++i) {
       const Matrix& m = *matrices_[i].matrix;
       if (elsewhere_[i]) {
-        offsets.push_back(end);
         weights_.matrices.push_back(*elsewhere_[i]);
         continue;
       }
       const kernels::WeightFormat format = format_of(m, options_.form);
       const WeightForm form = format.form == WeightForm::bf16 && may_pack(m) ? WeightForm::bf12 : format.form;
-      const size_t panel_bytes =
-          is_quantized(form) ? table_.quantized_panel_bytes(form, format.groups, m.k) : table_.panel_bytes(form, m.k);
-      const PackedMatrix packed{form,          static_cast<int>(m.out()),
-                                m.k,           table_.panel_cols(form),
-                                panel_bytes,   m.shards(),
-                                nullptr,       format.groups,
-                                format.operand};
-      offsets.push_back(end);
-      end += (panels_of(packed) * panel_bytes + 63) / 64 * 64;
+      PackedMatrix packed{
+          form,          static_cast<int>(m.out()), m.k, table_.panel_cols(form), 0, m.shards(), nullptr, format.groups,
+          format.operand};
+      packed.panel_bytes = panel_bytes(packed);
       weights_.matrices.push_back(packed);
     }
-    WEFT_TRY(Memory memory, Memory::reserve(end + kReadAhead, true));
+  }
+
+  size_t panel_bytes(const PackedMatrix& m) const {
+    return is_quantized(m.form) ? table_.quantized_panel_bytes(m.form, m.groups, m.k) : table_.panel_bytes(m.form, m.k);
+  }
+
+  // One piece of memory for all matrices: many are smaller than a large page.
+  Status allocate() {
+    size_t end = 0;
+    std::vector<size_t> offsets;
+    for (size_t i = 0; i < matrices_.size(); ++i) {
+      offsets.push_back(end);
+      const PackedMatrix& m = weights_.matrices[i];
+      if (!elsewhere_[i]) end += (panels_of(m) * m.panel_bytes + 63) / 64 * 64;
+    }
+    WEFT_TRY(Memory memory, Memory::reserve(end + kPackedReadAhead, true));
     for (size_t i = 0; i < offsets.size(); ++i)
       if (!elsewhere_[i]) weights_.matrices[i].data = memory.data() + offsets[i];
     weights_.memory.push_back(std::move(memory));
@@ -180,9 +264,9 @@ class Loader {
       if (!misfits_[i]) continue;
       PackedMatrix& packed = weights_.matrices[i];
       const size_t before = panels_of(packed) * packed.panel_bytes;
-      packed.form = WeightForm::bf16, packed.panel_bytes = table_.panel_bytes(WeightForm::bf16, packed.k);
+      packed.form = WeightForm::bf16, packed.panel_bytes = panel_bytes(packed);
       const size_t bytes = panels_of(packed) * packed.panel_bytes;
-      WEFT_TRY(Memory memory, Memory::reserve(bytes + kReadAhead, true));
+      WEFT_TRY(Memory memory, Memory::reserve(bytes + kPackedReadAhead, true));
       packed.data = memory.data();
       weights_.memory.push_back(std::move(memory));
       weights_.bytes += static_cast<int64_t>(bytes) - static_cast<int64_t>(before);
@@ -194,7 +278,6 @@ class Loader {
     return {};
   }
 
-  static constexpr size_t kReadAhead = 8192;  // past the end is allowed to the kernels
   static size_t panels_of(const PackedMatrix& packed) {
     return (static_cast<size_t>(packed.out) + packed.panel - 1) / packed.panel;
   }
@@ -445,7 +528,19 @@ class Loader {
     return nullptr;
   }
 
-  // Plain tables are copied as they are; others are widened.
+  // Whether a table's rows are copied as they are stored; else they are widened.
+  static bool is_direct(const TensorInfo& tensor) {
+    return tensor.is_plain() &&
+           (tensor.type == StorageType::f32 || tensor.type == StorageType::bf16 || tensor.type == StorageType::f16);
+  }
+  DType table_type(const TensorInfo& tensor) const {
+    if (is_direct(tensor)) return *plain_dtype(tensor.type);
+    return options_.form == WeightForm::f32 ? DType::f32 : DType::bf16;
+  }
+  static size_t table_bytes(const TensorInfo& tensor, DType type) {
+    return static_cast<size_t>(tensor.values()) * (type == DType::f32 ? 4 : 2);
+  }
+
   Status read_tables() {
     for (size_t i = 0; i < tables_.size(); ++i) {
       if (!tables_[i]) {
@@ -457,11 +552,10 @@ class Loader {
         continue;
       }
       const TensorInfo& tensor = *tables_[i];
-      const bool direct = tensor.is_plain() && (tensor.type == StorageType::f32 || tensor.type == StorageType::bf16 ||
-                                                tensor.type == StorageType::f16);
-      const bool narrow = direct ? tensor.type != StorageType::f32 : options_.form != WeightForm::f32;
+      const DType type = table_type(tensor);
+      const bool direct = is_direct(tensor), narrow = type != DType::f32;
       const size_t value_bytes = narrow ? 2 : 4, cols = static_cast<size_t>(tensor.cols());
-      WEFT_TRY(Memory memory, Memory::reserve(tensor.values() * value_bytes, true));
+      WEFT_TRY(Memory memory, Memory::reserve(table_bytes(tensor, type), true));
       std::atomic<int64_t> next{0};
       constexpr int64_t kRows = 64;
       team_.run([&](int) {
@@ -481,10 +575,8 @@ class Loader {
       });
       if (error_) return *error_;
       checkpoint_->drop(tensor);
-      weights_.tables.push_back({memory.data(), direct   ? *plain_dtype(tensor.type)
-                                                : narrow ? DType::bf16
-                                                         : DType::f32});
-      weights_.bytes += static_cast<int64_t>(tensor.values() * value_bytes);
+      weights_.tables.push_back({memory.data(), type});
+      weights_.bytes += static_cast<int64_t>(table_bytes(tensor, type));
       weights_.memory.push_back(std::move(memory));
     }
     return {};

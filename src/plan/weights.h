@@ -2,7 +2,8 @@
 //
 // Loading goes from the checkpoint's files straight into the packed layout, all threads at once, panel by panel; pages
 // of the files are let go as soon as they are packed, so that no two full copies are held. Nothing of the files is used
-// afterwards, so that they may change or go; if they change while they are read, loading fails.
+// afterwards, so that they may change or go; if they change while they are read, loading fails. What was packed before
+// is mapped where a PackedCache has it.
 #pragma once
 
 #include <functional>
@@ -13,6 +14,7 @@
 #include "base/thread_team.h"
 #include "checkpoint/checkpoint.h"
 #include "plan/memory.h"
+#include "plan/packed_cache.h"
 #include "plan/plan.h"
 #include "plan/weight_formats.h"
 
@@ -36,9 +38,14 @@ struct Weights {
     kernels::PackedMatrix embedding, head;
   };
 
+  // data_corrupt if a file that the weights lie in was damaged while it was in use, with its name. Quick; any thread.
+  Status check() const { return file.file ? file.file->check_pages() : Status(); }
+
   // What the pointers point into.
   std::vector<Memory> memory;
+  PackedFile file;  // of packed weights that were found; null: there was none
   std::vector<std::vector<float>> bias_values;
+  std::shared_ptr<PackedCache::Writer> writer;  // reads from `memory`, so it goes first
 };
 
 struct LoadOptions {
@@ -56,6 +63,7 @@ struct LoadOptions {
     const Weights* weights;
   };
   std::vector<Other> others = {};
+  std::shared_ptr<const PackedCache> packed_cache = nullptr;  // where the packed form is looked for and kept
   // The threads of the team that will read the weights; 0: all of them.
   int first_thread = 0, threads = 0;
 };

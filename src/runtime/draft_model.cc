@@ -101,7 +101,10 @@ Result<DraftStage> load_stage(Plan recorded, const std::shared_ptr<const Checkpo
                               const RankTeam& ranks) {
   recorded = choose_formats(std::move(recorded), *checkpoint, {draft.form, options.quantize, options.dequantize});
   DraftStage stage;
-  const LoadOptions load{.form = draft.form, .quantize = options.quantize, .pack = packs(options, draft)};
+  const LoadOptions load{.form = draft.form,
+                         .quantize = options.quantize,
+                         .pack = packs(options, draft),
+                         .packed_cache = options.packed_cache};
   WEFT_TRY(stage.shares, load_shares(recorded, checkpoint, *draft.table, ranks, load, PlanPart::draft, lender.lent));
   stage.whole = std::move(recorded);
   return stage;

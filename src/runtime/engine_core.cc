@@ -210,11 +210,12 @@ bool EngineCore::engine_turn(std::unique_lock<std::mutex>& lock) {
   return true;
 }
 
-void EngineCore::fail(const std::string& why) noexcept {
+void EngineCore::fail(std::string_view why, std::string_view whose) noexcept {
   const std::lock_guard lock(mutex_);
   if (failure_.empty()) {
     try {
-      failure_ = why;
+      std::string text(whose);
+      failure_ = std::move(text.append(why));
     } catch (const std::bad_alloc&) {
       failure_ = "out of memory";  // short enough to need none
     }
@@ -437,7 +438,7 @@ void EngineCore::step_loop() {
       more = step_turn(lock, last_end);
     } catch (const std::exception& thrown) {  // the worker is between two steps, or the other processes are
       if (lock.owns_lock()) lock.unlock();
-      fail(std::string("the engine's step thread: ") + thrown.what());
+      fail(thrown.what(), "the engine's step thread: ");
       lock.lock();
       give_up_steps();
     }

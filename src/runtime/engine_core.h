@@ -20,11 +20,14 @@
 #include <optional>
 #include <set>
 #include <span>
+#include <string>
+#include <string_view>
 #include <thread>
 #include <unordered_map>
 #include <vector>
 
 #include "base/clock.h"
+#include "base/keep_going.h"
 #include "base/log.h"
 #include "base/result.h"
 #include "core/metrics.h"
@@ -98,7 +101,8 @@ class EngineCore {
 
   // Any thread. Nothing can be computed any more: all sequences end with this error (unavailable), and so does what is
   // submitted later. Called when ranks in other processes are lost. A second call does nothing.
-  void fail(const std::string& why) noexcept;
+  // `whose`: in front of it.
+  void fail(std::string_view why, std::string_view whose = {}) noexcept;
   // Any thread; takes no lock. The error of fail(), once that was called.
   Status health() const;
   // Any thread. The errors are those of Scheduler::add and health(). Where memory runs out (std::bad_alloc), nothing
@@ -238,8 +242,8 @@ class EngineCore {
   void end_expired() noexcept;
   Status open_exchange();
   RemotePrompt remote_prompt(const Submission& submission) const;
-  void ask_other_servers(SequenceId id);
-  void end_fetch(SequenceId id);
+  void ask_other_servers(SequenceId id) noexcept;
+  void end_fetch(SequenceId id) noexcept;
   Result<SequenceId> compute_for_another(ComputeMessage prompt, PromptMedia media,
                                          std::function<void(const std::string& why)> done);
 
@@ -293,7 +297,7 @@ void EngineCore::tell_exchange(Call call) noexcept {
   try {
     call();
   } catch (const std::bad_alloc&) {
-    write_log(LogLevel::warning, "memory ran out for the exchange of blocks with other servers");
+    keep_quiet([] { log_warning("memory ran out for the exchange of blocks with other servers"); });
   }
 }
 

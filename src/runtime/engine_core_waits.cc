@@ -161,25 +161,33 @@ void EngineCore::finish_encoding(const ImageEncoders::Encoded& image) noexcept {
 }
 
 // What the tier had is in the cache.
-void EngineCore::ask_other_servers(SequenceId id) {
+void EngineCore::ask_other_servers(SequenceId id) noexcept {
   const auto found = entries_.find(static_cast<uint64_t>(id));
   if (found == entries_.end()) return;
   std::optional<RemotePrompt> remote = std::exchange(found->second->remote, std::nullopt);
-  if (remote) exchange_->fetch(id, std::move(*remote));
-  else let_go_on(id);
+  if (!remote) return let_go_on(id);
+  try {
+    exchange_->fetch(id, std::move(*remote));
+  } catch (const std::bad_alloc&) {  // then nothing is fetched
+    end_fetch(id);
+  }
 }
 
 // Other servers have sent what they could. Images whose features did not come are encoded here.
-void EngineCore::end_fetch(SequenceId id) {
+void EngineCore::end_fetch(SequenceId id) noexcept {
   const auto found = entries_.find(static_cast<uint64_t>(id));
   if (found == entries_.end()) return;
   const std::shared_ptr<Entry> entry = found->second;
   const auto media = std::exchange(entry->media, {});
-  if (!media.empty()) {
-    if (find_features(media, entry->media_prompt.get())) let_go_on(id);
-    else enqueue_images(id, media, entry->media_prompt);
+  try {
+    if (!media.empty()) {
+      if (find_features(media, entry->media_prompt.get())) let_go_on(id);
+      else enqueue_images(id, media, entry->media_prompt);
+    }
+    let_go_on(id);
+  } catch (const std::bad_alloc&) {
+    end_with(static_cast<uint64_t>(id), Code::resource_exhausted, "memory ran out for the request's images");
   }
-  let_go_on(id);
 }
 
 Status EngineCore::open_exchange() {

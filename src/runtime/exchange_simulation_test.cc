@@ -14,7 +14,9 @@
 #include <random>
 #include <string>
 
+#include "runtime/faulty_transport.h"
 #include "runtime/peer_exchange.h"
+#include "sched/count_allocations.h"
 #include "sched/driver.h"
 #include "transfer/local_transport.h"
 
@@ -79,10 +81,10 @@ struct Coverage {
 class Server {
  public:
   Server(std::string name, LocalNetwork& network, const SchedulerOptions& options, const CacheOptions& cache,
-         const double& clock, int most_local, double failure)
+         const double& clock, int most_local, double failure, std::function<FailingAllocations::From()> lacks_memory)
       : clock_(clock), scheduler_(make_scheduler(options, cache)),
         worker_(cache, options.max_batch_size, options.homes, options.stages), memory_(worker_, cache.tokens_per_block),
-        failure_(failure) {
+        failure_(failure), lacks_memory_(std::move(lacks_memory)) {
     PeerExchange::Options exchange{.link = {"model: x\n", "secret",
                                             [this] {
                                               Nonce nonce{};
@@ -108,7 +110,10 @@ class Server {
         [](const Digest&, std::shared_ptr<const MediaFeatures>) {}};
     auto opened = PeerExchange::open(
         std::move(exchange),
-        [&](ChannelHandler& handler) -> Result<std::unique_ptr<Transport>> { return network.join(name, handler); },
+        [&](ChannelHandler& handler) -> Result<std::unique_ptr<Transport>> {
+          return std::unique_ptr<Transport>(std::make_unique<FaultyTransport>(
+              handler, [&](ChannelHandler& events) { return network.join(name, events); }, lacks_memory_));
+        },
         memory_, mutex_, scheduler_, std::move(engine));
     WEFT_CHECK(opened.ok()) << opened.error().message();
     exchange_ = std::move(*opened);
@@ -126,7 +131,9 @@ class Server {
     alive_.emplace(static_cast<uint64_t>(*id), std::move(expected));
     awake_ = true;
     const std::lock_guard lock(mutex_);
-    if (!servers.empty()) exchange_->fetch(*id, std::move(remote));
+    if (servers.empty()) return;
+    // As EngineCore: what is not fetched is computed.
+    if (!tell_exchange([&] { exchange_->fetch(*id, std::move(remote)); })) scheduler_.release(*id);
   }
   bool cancel(uint32_t choice) {
     if (alive_.empty()) return false;
@@ -146,7 +153,7 @@ class Server {
     if (!awake_) return false;
     EXPECT_FALSE(sleeps) << "a sequence can go on, and nobody has woken the engine";
     worker_.submit(batch_);
-    exchange_->stepped();
+    tell_exchange([&] { exchange_->stepped(); });
     return true;
   }
   bool commit() {
@@ -155,7 +162,7 @@ class Server {
     if (!executed_) {
       executed_ = worker_.execute(failure_, random_);
       memory_.executed = executed_->step;
-      exchange_->step_finished(executed_->step);
+      tell_exchange([&] { exchange_->step_finished(executed_->step); });
       return true;
     }
     StepResult result = std::move(*executed_);
@@ -163,7 +170,7 @@ class Server {
     awake_ = true;
     std::vector<SequenceOutput> outputs;
     for (const SequenceOutput& output : scheduler_.commit(result)) outputs.push_back(output);
-    exchange_->stepped();
+    tell_exchange([&] { exchange_->stepped(); });
     scheduler_.check_integrity();
     for (const std::string& fault : worker_.faults) ADD_FAILURE() << fault;
     lock.unlock();
@@ -172,7 +179,9 @@ class Server {
   }
   bool work() {
     std::unique_lock lock(mutex_);
-    const bool worked = exchange_->work(lock);
+    bool worked = true;
+    tell_exchange([&] { worked = exchange_->work(lock); });
+    if (!lock.owns_lock()) lock.lock();
     scheduler_.check_integrity();
     return worked;
   }
@@ -223,9 +232,26 @@ class Server {
     sequence.sampling = std::make_shared<const SamplingParams>(std::move(sampling));
     const std::lock_guard lock(mutex_);
     const auto id = scheduler_.add(std::move(sequence));
-    if (id.ok()) computing_.emplace(static_cast<uint64_t>(*id), std::move(done));
     awake_ = true;
+    if (!id.ok()) return id;
+    try {
+      computing_.emplace(static_cast<uint64_t>(*id), std::move(done));
+    } catch (...) {
+      scheduler_.finish(*id);
+      throw;
+    }
     return id;
+  }
+  // False: there was no memory.
+  template <class Call>
+  bool tell_exchange(Call call) {
+    try {
+      const FailingAllocations failing(lacks_memory_());
+      call();
+      return true;
+    } catch (const std::bad_alloc&) {
+      return false;
+    }
   }
   void take(const SequenceOutput& output) {
     const auto id = static_cast<uint64_t>(output.id);
@@ -258,13 +284,16 @@ class Server {
   uint64_t finished_ = 0;
   std::optional<StepResult> executed_;  // and not committed
   double failure_ = 0;
+  const std::function<FailingAllocations::From()> lacks_memory_;  // in what is done next
   bool awake_ = false;  // there may be something to schedule; an engine that has found nothing sleeps until it is told
   std::unique_ptr<PeerExchange> exchange_;
 };
 
 class Deployment {
  public:
-  explicit Deployment(uint32_t seed) : random_(seed), network_(LocalNetwork::Mode::steps) {
+  // `lacking`: how often an event has too little memory.
+  explicit Deployment(uint32_t seed, double lacking = 0)
+      : random_(seed), network_(LocalNetwork::Mode::steps), lacking_(lacking) {
     using Kind = CacheSpec::Kind;
     const int groups = one_of({1, 1, 2, 2, 3});
     for (int g = 0; g < groups; ++g)
@@ -285,7 +314,7 @@ class Deployment {
 
   void run(Coverage& coverage) {
     for (int i = 0; i < 1500 && !::testing::Test::HasFailure(); ++i) act(coverage);
-    bad_ = kills_ = 0;
+    bad_ = kills_ = lacking_ = 0;
     const double deadline = clock_ + 3000;  // most of it is events at servers that have nothing to do
     while (!::testing::Test::HasFailure() && !idle()) {
       advance();
@@ -316,14 +345,20 @@ class Deployment {
     cache.budget_bytes = int64_t{1} << 30;
     const int64_t one = CacheManager::create(cache)->bytes_for(options.max_seq_len, options.max_seq_len);
     cache.budget_bytes = static_cast<int64_t>(static_cast<double>(one) * one_of({1.1, 1.5, 3.0, 20.0}));
-    servers_[name] = std::make_unique<Server>(name, network_, options, cache, clock_, one_of({0, 0, 40}),
-                                              name.starts_with("context") ? row_failures_ : 0);
+    servers_[name] =
+        std::make_unique<Server>(name, network_, options, cache, clock_, one_of({0, 0, 40}),
+                                 name.starts_with("context") ? row_failures_ : 0, [this] { return lack(); });
   }
 
   LocalFault fault() {
     if (!chance(bad_)) return {};
     using Kind = LocalFault::Kind;
     return {one_of({Kind::drop, Kind::duplicate, Kind::delay, Kind::overtake, Kind::cut}), between(1, 60)};
+  }
+
+  FailingAllocations::From lack() {
+    if (!chance(lacking_)) return {};
+    return {static_cast<uint64_t>(between(1, 12)), chance(0.3)};
   }
 
   Server& some_server() {
@@ -392,26 +427,39 @@ class Deployment {
   std::vector<CacheGroup> kinds_;
   int lookahead_ = 0, contexts_ = 0;
   bool recomputed_ = false;
-  double bad_ = 0, kills_ = 0, row_failures_ = 0;
+  double lacking_ = 0, bad_ = 0, kills_ = 0, row_failures_ = 0;
   std::map<std::string, std::unique_ptr<Server>> servers_;
   std::vector<std::vector<int32_t>> stems_;
 };
 
-TEST(ExchangeSimulation, EveryAnswerIsRightAndNothingIsLeft) {
-  Coverage total;
+void run_schedules(double lacking, Coverage& total) {
   const char* const first = std::getenv("WEFT_FIRST_SCHEDULE");
-  for (int seed = first ? std::atoi(first) : 1; seed <= schedules() && !HasFailure(); ++seed) {
+  for (int seed = first ? std::atoi(first) : 1; seed <= schedules() && !::testing::Test::HasFailure(); ++seed) {
     SCOPED_TRACE("seed " + std::to_string(seed));
-    Deployment(static_cast<uint32_t>(seed)).run(total);
+    Deployment(static_cast<uint32_t>(seed), lacking).run(total);
   }
   std::printf("%llu sequences, %llu fetches, %llu complete, %llu failures, %llu blocks, %llu cancelled, %llu killed\n",
               static_cast<unsigned long long>(total.sequences), static_cast<unsigned long long>(total.fetched),
               static_cast<unsigned long long>(total.complete), static_cast<unsigned long long>(total.failures),
               static_cast<unsigned long long>(total.blocks), static_cast<unsigned long long>(total.cancelled),
               static_cast<unsigned long long>(total.killed));
+}
+
+TEST(ExchangeSimulation, EveryAnswerIsRightAndNothingIsLeft) {
+  Coverage total;
+  run_schedules(0, total);
   EXPECT_GT(total.complete, 10u);
   EXPECT_GT(total.failures, 10u);
   EXPECT_GT(total.killed, 0u);
+}
+
+TEST(ExchangeSimulation, MemoryRunsOut) {
+  const uint64_t before = FailingAllocations::failed();
+  Coverage total;
+  run_schedules(0.1, total);
+  std::printf("%llu allocations failed\n", static_cast<unsigned long long>(FailingAllocations::failed() - before));
+  EXPECT_GT(FailingAllocations::failed() - before, 5u * static_cast<uint64_t>(schedules()));
+  EXPECT_GT(total.complete, 10u);
 }
 
 }  // namespace

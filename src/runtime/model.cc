@@ -95,6 +95,12 @@ int64_t Model::kv_bytes_per_token() const {
   return bytes;
 }
 
+Status Model::check_weights() const {
+  for (const PlanShare& share : shares.ranks) WEFT_RETURN_IF_ERROR(share.weights.check());
+  if (shares.alone) WEFT_RETURN_IF_ERROR(shares.alone->weights.check());
+  return vision_weights.check();
+}
+
 int64_t Model::weight_bytes() const {
   int64_t bytes = 0;
   for (const PlanShare& share : shares.ranks) bytes += share.weights.bytes;
@@ -195,7 +201,11 @@ Result<Model> load_model(const std::string& path, const RankTeam& ranks, const M
   model.add_end_ids(end_ids(*model.checkpoint, config));
   WEFT_RETURN_IF_ERROR(config.status());
   WEFT_TRY(const bool pack, choose_packing(options, model));
-  LoadOptions load{.form = model.form, .progress = options.progress, .quantize = options.quantize, .pack = pack};
+  LoadOptions load{.form = model.form,
+                   .progress = options.progress,
+                   .quantize = options.quantize,
+                   .pack = pack,
+                   .packed_cache = options.packed_cache};
   auto shares = load_shares(model.whole, model.checkpoint, *model.table, ranks, load, options.part);
   if (!shares.ok()) return std::move(shares).error().with(model.architecture);
   model.shares = std::move(shares).value();

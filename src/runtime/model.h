@@ -33,7 +33,8 @@ struct ModelOptions {
   Quantize quantize = Quantize::none;
   bool dequantize = false;  // see FormatOptions
   PackWeights pack_weights = PackWeights::automatic;
-  std::vector<int> taps;  // see blocks::build_model
+  std::shared_ptr<const PackedCache> packed_cache;  // null: weights are packed anew each time
+  std::vector<int> taps;                            // see blocks::build_model
   PlanPart part = PlanPart::target;
   std::function<void(int64_t done_bytes, int64_t total_bytes)> progress;
 };
@@ -64,6 +65,8 @@ struct Model {
   // Bytes that one token takes in the cache while every layer keeps it, on all ranks of this process together.
   int64_t kv_bytes_per_token() const;
   int64_t weight_bytes() const;  // likewise
+  // See Weights::check(). Asked behind every step: what was computed from damaged weights is not an answer.
+  Status check_weights() const;
 };
 
 // Bytes that one token takes in the cache while every layer of these groups keeps it.

@@ -20,7 +20,8 @@ PeerExchange::PeerExchange(Options options, BlockMemory& memory, std::mutex& mut
           memory,
           {[this](const Digest& image) { return engine_.find_features(image) != nullptr; }, engine_.put_features},
           {[this](const std::string& address) { connect(address); },
-           [this](const std::string& address, std::vector<std::byte> message) { send(address, std::move(message)); }},
+           [this](const std::string& address, std::vector<std::byte> message) { send(address, std::move(message)); },
+           [this](const std::string& address) { give_up(address); }},
           engine_.ready, engine_.freed),
       provider_(options_.time_limit, scheduler, memory, engine_.find_features, engine_.freed) {}
 
@@ -46,7 +47,7 @@ PeerExchange::~PeerExchange() {
     const std::lock_guard lock(mutex_);
     stopping_ = true;
     fetcher_.stop(), provider_.stop();
-    for (const Planned& planned : std::exchange(planned_, {})) engine_.ready(planned.id);
+    for (; !planned_.empty(); planned_.pop_front()) engine_.ready(planned_.front().id);
   }
   wake_.notify_all();
   if (thread_.joinable()) thread_.join();
@@ -64,8 +65,13 @@ void PeerExchange::wake() {
 
 void PeerExchange::fetch(SequenceId id, RemotePrompt prompt) {
   if (stopping_) return engine_.ready(id);
-  planning_.insert(static_cast<uint64_t>(id));
   planned_.push_back({id, std::move(prompt)});
+  try {
+    planning_.insert(static_cast<uint64_t>(id));
+  } catch (...) {
+    planned_.pop_back();
+    throw;
+  }
   wake();
 }
 
@@ -98,8 +104,14 @@ PeerExchange::Peer* PeerExchange::find(const Channel* channel) {
 void PeerExchange::connect(const std::string& address) {
   if (dialled_.contains(address)) return;
   const std::shared_ptr<Channel> channel = transport_->dial(address);
-  dialled_[address] = channel.get();
-  peers_[channel.get()] = {std::make_shared<PeerLink>(channel, false, options_.link, now()), address};
+  try {
+    peers_[channel.get()] = {std::make_shared<PeerLink>(channel, false, options_.link, now()), address};
+    dialled_[address] = channel.get();
+  } catch (...) {
+    peers_.erase(channel.get());
+    channel->close();
+    throw;
+  }
 }
 
 void PeerExchange::send(const std::string& address, std::vector<std::byte> message) {
@@ -107,10 +119,20 @@ void PeerExchange::send(const std::string& address, std::vector<std::byte> messa
   if (found != dialled_.end()) peers_.at(found->second).link->send(std::move(message));
 }
 
+void PeerExchange::give_up(const std::string& address) {
+  const auto found = dialled_.find(address);
+  if (found != dialled_.end()) peers_.at(found->second).link->channel().close();
+}
+
 void PeerExchange::on_accepted(const std::shared_ptr<Channel>& channel) {
   const std::lock_guard lock(mutex_);
   if (stopping_) return channel->close();
-  peers_[channel.get()] = {std::make_shared<PeerLink>(channel, true, options_.link, now()), ""};
+  try {
+    peers_[channel.get()] = {std::make_shared<PeerLink>(channel, true, options_.link, now()), ""};
+  } catch (const std::exception&) {  // no memory
+    peers_.erase(channel.get());
+    channel->close();
+  }
 }
 
 void PeerExchange::on_drained(const std::shared_ptr<Channel>&) {
@@ -119,12 +141,14 @@ void PeerExchange::on_drained(const std::shared_ptr<Channel>&) {
 }
 
 void PeerExchange::on_closed(const std::shared_ptr<Channel>& channel, const Error& why) {
+  std::string text;
+  keep_quiet([&] { text = why.message(); });
   const std::lock_guard lock(mutex_);
-  lose(channel.get(), why.message());
+  lose(channel.get(), text);
 }
 
 // Whatever had to do with the other side ends. Nothing happens the second time.
-void PeerExchange::lose(const Channel* channel, const std::string& why) {
+void PeerExchange::lose(const Channel* channel, std::string_view why) noexcept {
   const auto found = peers_.find(channel);
   if (found == peers_.end()) return;
   const Peer peer = std::move(found->second);
@@ -140,8 +164,19 @@ void PeerExchange::lose(const Channel* channel, const std::string& why) {
 }
 
 void PeerExchange::on_message(const std::shared_ptr<Channel>& channel, std::span<const std::byte> bytes) {
+  std::unique_lock lock(mutex_, std::defer_lock);
+  try {
+    take_bytes(channel, bytes, lock);
+  } catch (const std::exception& thrown) {  // no memory
+    if (!lock.owns_lock()) lock.lock();
+    lose(channel.get(), thrown.what());
+  }
+}
+
+void PeerExchange::take_bytes(const std::shared_ptr<Channel>& channel, std::span<const std::byte> bytes,
+                              std::unique_lock<std::mutex>& lock) {
   Result<TransferMessage> message = decode(bytes);
-  std::unique_lock lock(mutex_);
+  lock.lock();
   if (stopping_ || !find(channel.get())) return;
   const Status taken = message.ok() ? take(channel, *message, lock) : Status(message.error());
   if (taken.ok()) return;
@@ -198,6 +233,20 @@ Status PeerExchange::take_part(const Peer& peer, const PartMessage& message, std
   WEFT_TRY(const PrefixFetcher::Places to, fetcher_.begin_part(peer.address, message, now()));
   if (to.places.empty()) return {};
   lock.unlock();
+  try {
+    write_part(message, to);
+  } catch (...) {  // the connection ends, and with it what was asked for
+    lock.lock();
+    fetcher_.fail_part(to);
+    throw;
+  }
+  lock.lock();
+  fetcher_.end_part(to);
+  return {};
+}
+
+// Without the lock.
+void PeerExchange::write_part(const PartMessage& message, const PrefixFetcher::Places& to) {
   std::vector<std::byte> converted;
   std::span<const std::byte> content = message.content;
   if (to.from) {
@@ -218,9 +267,6 @@ Status PeerExchange::take_part(const Peer& peer, const PartMessage& message, std
                           content.subspan(at, memory_.bytes(place.group, one)));
     }
   }
-  lock.lock();
-  fetcher_.end_part(to);
-  return {};
 }
 
 // ---- The exchange's thread
@@ -270,28 +316,30 @@ bool PeerExchange::begin_prompt(std::unique_lock<std::mutex>& lock) {
   if (!job) return false;
   const uint64_t lease = job->lease;
   lock.unlock();
-  const auto compute = [&]() -> Result<SequenceId> {
-    try {
-      return engine_.compute(std::move(job->prompt), std::move(job->media), [this, lease](const std::string& why) {
-        const std::lock_guard guard(mutex_);
-        provider_.computed(lease, why);
-        wake();
-      });
-    } catch (const std::bad_alloc&) {
-      return Error(Code::resource_exhausted, "out of memory");
-    }
-  };
-  Result<SequenceId> sequence = compute();
+  std::optional<SequenceId> sequence;
+  std::string why;
+  try {
+    const Result<SequenceId> made =
+        engine_.compute(std::move(job->prompt), std::move(job->media), [this, lease](const std::string& why) {
+          const std::lock_guard guard(mutex_);
+          provider_.computed(lease, why);
+          wake();
+        });
+    if (made.ok()) sequence = *made;
+    else why = made.error().message();
+  } catch (const std::bad_alloc&) {
+    why = "out of memory";
+  }
   lock.lock();
-  provider_.started(lease, std::move(sequence));
+  provider_.started(lease, sequence, why);
   return true;
 }
 
 bool PeerExchange::cancel_abandoned(std::unique_lock<std::mutex>& lock) {
-  const std::vector<SequenceId> abandoned = provider_.take_abandoned();
-  if (abandoned.empty()) return false;
+  const std::optional<SequenceId> abandoned = provider_.take_abandoned();
+  if (!abandoned) return false;
   lock.unlock();
-  for (const SequenceId id : abandoned) engine_.cancel(id);
+  engine_.cancel(*abandoned);
   lock.lock();
   return true;
 }
@@ -299,23 +347,36 @@ bool PeerExchange::cancel_abandoned(std::unique_lock<std::mutex>& lock) {
 bool PeerExchange::send_features(std::unique_lock<std::mutex>& lock) {
   const std::optional<PrefixProvider::FeatureRows> rows = provider_.next_features();
   if (!rows) return false;
-  lock.unlock();
-  rows->link->channel().send(encode(rows->message));
-  lock.lock();
+  const bool sent = send_unlocked(*rows->link, lock, [&] { return encode(rows->message); });
+  if (!sent) provider_.failed(*rows);
   return true;
 }
 
 bool PeerExchange::send_piece(std::unique_lock<std::mutex>& lock) {
   const std::optional<PrefixProvider::Piece> piece = provider_.next_piece();
   if (!piece) return false;
-  lock.unlock();
-  piece->link->channel().send(
-      encode_part(piece->head, memory_.bytes(piece->group, piece->part), [&](std::span<std::byte> content) {
-        memory_.read_block(piece->home, piece->group, piece->block, piece->part, content);
-      }));
-  lock.lock();
-  provider_.sent(*piece);
+  const bool sent = send_unlocked(*piece->link, lock, [&] {
+    return encode_part(piece->head, memory_.bytes(piece->group, piece->part), [&](std::span<std::byte> content) {
+      memory_.read_block(piece->home, piece->group, piece->block, piece->part, content);
+    });
+  });
+  if (sent) provider_.sent(*piece);
+  else provider_.failed(*piece);
   return true;
+}
+
+// Encodes and sends without the lock. False: there was no memory for it.
+template <class Encode>
+bool PeerExchange::send_unlocked(PeerLink& link, std::unique_lock<std::mutex>& lock, Encode encoded) noexcept {
+  lock.unlock();
+  bool sent = false;
+  try {
+    link.channel().send(encoded());
+    sent = true;
+  } catch (const std::bad_alloc&) {
+  }
+  lock.lock();
+  return sent;
 }
 
 bool PeerExchange::tick() {

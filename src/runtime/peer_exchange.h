@@ -15,6 +15,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <unordered_set>
 #include <vector>
@@ -38,7 +39,7 @@ class PeerExchange final : public ChannelHandler {
     std::function<double()> clock;  // seconds; null: the steady clock
   };
   struct Engine {
-    // With the mutex held: the sequence may go on.
+    // With the mutex held: the sequence may go on. Does not throw, nor do cancel() and freed().
     std::function<void(SequenceId)> ready;
     // Without it: computes a prompt for another server. done(why) follows once, on any thread without the mutex, when
     // the prompt is computed (why is empty) or will not be.
@@ -63,7 +64,8 @@ class PeerExchange final : public ChannelHandler {
   // Where it listens; empty: nowhere.
   const std::string& address() const { return address_; }
 
-  // With the mutex held. A held sequence, whose prompt others may compute: ready(id) follows.
+  // With the mutex held. A held sequence, whose prompt others may compute: ready(id) follows, unless it throws
+  // (std::bad_alloc).
   void fetch(SequenceId id, RemotePrompt prompt);
   void forget(SequenceId id);  // the sequence is gone
   void step_finished(uint64_t step);
@@ -95,15 +97,21 @@ class PeerExchange final : public ChannelHandler {
   Peer* find(const Channel* channel);
   void connect(const std::string& address);
   void send(const std::string& address, std::vector<std::byte> message);
+  void give_up(const std::string& address);
+  void take_bytes(const std::shared_ptr<Channel>& channel, std::span<const std::byte> message,
+                  std::unique_lock<std::mutex>& lock);
   Status take(const std::shared_ptr<Channel>& channel, TransferMessage& message, std::unique_lock<std::mutex>& lock);
   Status take_compute(const std::shared_ptr<Channel>& channel, ComputeMessage& message,
                       std::unique_lock<std::mutex>& lock);
   Status take_part(const Peer& peer, const PartMessage& message, std::unique_lock<std::mutex>& lock);
-  void lose(const Channel* channel, const std::string& why);
+  void write_part(const PartMessage& message, const PrefixFetcher::Places& to);
+  void lose(const Channel* channel, std::string_view why) noexcept;
   bool plan_fetch(std::unique_lock<std::mutex>& lock);
   bool begin_prompt(std::unique_lock<std::mutex>& lock);
   bool send_features(std::unique_lock<std::mutex>& lock);
   bool send_piece(std::unique_lock<std::mutex>& lock);
+  template <class Encode>
+  bool send_unlocked(PeerLink& link, std::unique_lock<std::mutex>& lock, Encode encoded) noexcept;
   bool cancel_abandoned(std::unique_lock<std::mutex>& lock);
   bool tick();
 

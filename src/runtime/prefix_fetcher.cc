@@ -4,6 +4,7 @@
 #include <cstring>
 #include <limits>
 
+#include "base/keep_going.h"
 #include "base/log.h"
 
 namespace weft {
@@ -21,16 +22,21 @@ PrefixFetcher::PrefixFetcher(const Options& options, Scheduler& scheduler, const
     : options_(options), scheduler_(scheduler), memory_(memory), features_(std::move(features)), line_(std::move(line)),
       ready_(std::move(ready)), freed_(std::move(freed)) {}
 
-void PrefixFetcher::begin(SequenceId id, std::unique_ptr<BlockTransfer> transfer, RemotePrompt prompt, double now) {
-  auto fetch = std::make_unique<Fetch>();
-  fetch->transfer = std::move(transfer), fetch->prompt = std::move(prompt);
-  fetch->began = now, fetch->waiters = {id};
-  if (!can_be_sent(fetch->prompt.prompt) || !worth_it(*fetch)) return decline(id);
-  fetch->prompt.last = fetch->transfer->cache.keys[static_cast<size_t>(fetch->transfer->blocks - 1)];
-  if (join(id, fetch->prompt.last)) return;
-  ++metrics_.fetches;
+void PrefixFetcher::begin(SequenceId id, std::unique_ptr<BlockTransfer> transfer, RemotePrompt prompt,
+                          double now) noexcept {
   const uint64_t number = next_number_++;
-  fetches_.emplace(number, std::move(fetch));
+  try {
+    auto fetch = std::make_unique<Fetch>();
+    fetch->transfer = std::move(transfer), fetch->prompt = std::move(prompt);
+    fetch->began = now, fetch->waiters = {id};
+    if (!can_be_sent(fetch->prompt.prompt) || !worth_it(*fetch)) return decline(id);
+    fetch->prompt.last = fetch->transfer->cache.keys[static_cast<size_t>(fetch->transfer->blocks - 1)];
+    if (join(id, fetch->prompt.last)) return;
+    fetches_.emplace(number, std::move(fetch));
+  } catch (const std::bad_alloc&) {
+    return decline(id);
+  }
+  ++metrics_.fetches;
   ask_server(number, now);
 }
 
@@ -52,35 +58,65 @@ bool PrefixFetcher::join(SequenceId id, const BlockKey& last) {
   return false;
 }
 
+// What cannot be said is taken for a connection that broke: all that waits for the server goes on without it.
+template <class Message>
+void PrefixFetcher::say(const Fetch& fetch, const Message& message) noexcept {
+  try {
+    line_.send(fetch.address(), encode(message));
+  } catch (const std::exception&) {
+    line_.give_up(fetch.address());
+  }
+}
+
 // The server at hand, or the next one that may be there; if there is none the fetch ends.
-void PrefixFetcher::ask_server(uint64_t number, double now) {
+void PrefixFetcher::ask_server(uint64_t number, double now) noexcept {
   Fetch& fetch = *fetches_.at(number);
   const size_t servers = fetch.prompt.servers.size();
   while (fetch.server < servers && paused_.contains(fetch.address())) ++fetch.server;
   if (fetch.server == servers) return end(number, false);
+  try {
+    begin_to_ask(number, fetch, now);
+  } catch (const std::exception&) {  // no memory, no descriptor
+    ++metrics_.failures;
+    return end(number, true);
+  }
+  advance(number);
+}
+
+void PrefixFetcher::begin_to_ask(uint64_t number, Fetch& fetch, double now) {
   fetch.ticket = next_ticket_++, fetch.asked = fetch.sent = false, fetch.heard = now;
   tickets_[fetch.ticket] = number;
   line_.connect(fetch.address());
   fetch.prompt.prompt.ticket = fetch.ticket;
   fetch.prompt.prompt.time_limit_ms =
       static_cast<uint32_t>(std::max(0.0, fetch.began + options_.time_limit - now) * 1000);
-  line_.send(fetch.address(), encode(fetch.prompt.prompt));
-  reserve(fetch);
-  if (is_complete(fetch)) return end(number, true);
-  ask(fetch);
+  say(fetch, fetch.prompt.prompt);
+}
+
+// Takes memory and asks for the blocks, once that can be; ends the fetch where nothing is missing any more, or memory.
+void PrefixFetcher::advance(uint64_t number) noexcept {
+  Fetch& fetch = *fetches_.at(number);
+  if (fetch.ending) return;
+  try {
+    reserve(fetch);
+    if (!is_complete(fetch)) return ask(fetch);
+  } catch (const std::bad_alloc&) {
+    ++metrics_.failures;
+  }
+  end(number, true);
 }
 
 // What is sure stays; the rest is asked for elsewhere.
-void PrefixFetcher::next_server(uint64_t number, const std::string& why, double now) {
+void PrefixFetcher::next_server(uint64_t number, std::string_view why, double now) noexcept {
   Fetch& fetch = *fetches_.at(number);
   static WarningLimit lost_blocks;
-  lost_blocks.warn("blocks from ", fetch.address(), " did not come: ", why);
+  keep_quiet([&] { lost_blocks.warn("blocks from ", fetch.address(), " did not come: ", why); });
   ++metrics_.failures;
   tickets_.erase(fetch.ticket);
   ++fetch.server;
   fetch.certain = 0;
   for (Wanted& wanted : fetch.wanted)
-    if (!wanted.sure && !wanted.got.empty()) {
+    if (!wanted.sure) {
       wanted.missing = static_cast<int>(wanted.got.size());
       wanted.got.assign(wanted.got.size(), false);
     }
@@ -88,17 +124,23 @@ void PrefixFetcher::next_server(uint64_t number, const std::string& why, double 
 }
 
 void PrefixFetcher::reserve(Fetch& fetch) {
-  if (fetch.reserved || fetch.ending) return;
+  if (fetch.reserved) return;
   BlockTransfer& transfer = *fetch.transfer;
   const CacheManager& cache = scheduler_.cache(transfer.home);
   if (reserved_bytes_ > 0 && reserved_bytes_ > cache.options().budget_bytes / kReservedShare) return;
   if (!scheduler_.begin_import(transfer)) return;
-  fetch.reserved = true;
-  for (const CacheManager::Blank& blank : transfer.blanks) {
-    fetch.by_number[{blank.group, blank.number}] = fetch.wanted.size();
-    fetch.wanted.push_back({blank, {}, memory_.layers(blank.group) * memory_.tiles()});
-    fetch.bytes += cache.options().groups[static_cast<size_t>(blank.group)].block_bytes;
+  try {
+    for (const CacheManager::Blank& blank : transfer.blanks) {
+      const int parts = memory_.layers(blank.group) * memory_.tiles();
+      fetch.by_number[{blank.group, blank.number}] = fetch.wanted.size();
+      fetch.wanted.push_back({blank, std::vector<bool>(static_cast<size_t>(parts)), parts});
+      fetch.bytes += cache.options().groups[static_cast<size_t>(blank.group)].block_bytes;
+    }
+  } catch (...) {  // nothing of it is filled
+    scheduler_.end_import(transfer, 0);
+    throw;
   }
+  fetch.reserved = true;
   fetch.incomplete = fetch.wanted.size();
   reserved_bytes_ += fetch.bytes;
 }
@@ -123,47 +165,43 @@ void PrefixFetcher::ask(Fetch& fetch) {
     if (last && last->group == range.group && last->first + last->count == range.first) last->count += tiles;
     else message.tiles.push_back(range);
   }
-  line_.send(fetch.address(), encode(message));
+  say(fetch, message);
 }
 
-void PrefixFetcher::step_finished(uint64_t step) {
+// Calls work(number, fetch), which may end that fetch and no other.
+template <class Work>
+void PrefixFetcher::for_each(Work work) noexcept {
+  for (auto next = fetches_.begin(); next != fetches_.end();) {
+    const auto at = next++;
+    work(at->first, *at->second);
+  }
+}
+
+void PrefixFetcher::step_finished(uint64_t step) noexcept {
   finished_ = std::max(finished_, step);
-  std::vector<uint64_t> complete;
-  for (auto& [number, fetch] : fetches_) {
-    reserve(*fetch);
-    if (is_complete(*fetch) && !fetch->ending) complete.push_back(number);
-    else ask(*fetch);
-  }
-  for (const uint64_t number : complete) end(number, true);
+  for_each([&](uint64_t number, Fetch&) { advance(number); });
 }
 
-void PrefixFetcher::tick(double now) {
+void PrefixFetcher::tick(double now) noexcept {
   std::erase_if(paused_, [&](const auto& pause) { return pause.second <= now; });
-  std::vector<uint64_t> late, stalled;
-  for (auto& [number, fetch] : fetches_) {
-    if (fetch->ending) continue;
-    if (now - fetch->began > options_.time_limit) late.push_back(number);
-    else if (now - fetch->heard > options_.stall_limit) stalled.push_back(number);
-  }
-  for (const uint64_t number : late) {
-    ++metrics_.failures;
-    end(number, true);
-  }
-  for (const uint64_t number : stalled) {
-    const Fetch& fetch = *fetches_.at(number);
-    line_.send(fetch.address(), encode(CancelMessage{fetch.ticket}));
-    next_server(number, "nothing was heard of them", now);
-  }
+  for_each([&](uint64_t number, Fetch& fetch) {
+    if (fetch.ending) return;
+    if (now - fetch.began > options_.time_limit) {
+      ++metrics_.failures;
+      end(number, true);
+    } else if (now - fetch.heard > options_.stall_limit) {
+      say(fetch, CancelMessage{fetch.ticket});
+      next_server(number, "nothing was heard of them", now);
+    }
+  });
   step_finished(finished_);
 }
 
-void PrefixFetcher::stop() {
-  std::vector<uint64_t> all;
-  for (auto& [number, fetch] : fetches_) all.push_back(number);
-  for (const uint64_t number : all) end(number, true);
+void PrefixFetcher::stop() noexcept {
+  for_each([&](uint64_t number, Fetch&) { end(number, true); });
 }
 
-void PrefixFetcher::forget(SequenceId id) {
+void PrefixFetcher::forget(SequenceId id) noexcept {
   for (auto& [number, fetch] : fetches_) {
     if (std::erase(fetch->waiters, id) == 0) continue;
     if (fetch->waiters.empty() && !fetch->ending) end(number, true);
@@ -179,7 +217,7 @@ uint64_t PrefixFetcher::of(const std::string& server, uint64_t ticket) const {
   return fetch.ending || fetch.address() != server ? 0 : found->second;
 }
 
-void PrefixFetcher::on_progress(const std::string& server, const ProgressMessage& message, double now) {
+void PrefixFetcher::on_progress(const std::string& server, const ProgressMessage& message, double now) noexcept {
   const uint64_t number = of(server, message.ticket);
   if (number == 0) return;
   Fetch& fetch = *fetches_.at(number);
@@ -201,7 +239,7 @@ void PrefixFetcher::settle(Fetch& fetch, Wanted& wanted) {
   --fetch.incomplete, ++metrics_.blocks;
 }
 
-void PrefixFetcher::on_done(const std::string& server, const DoneMessage& message, double now) {
+void PrefixFetcher::on_done(const std::string& server, const DoneMessage& message, double now) noexcept {
   const uint64_t number = of(server, message.ticket);
   if (number == 0) return;
   if (!message.complete) return next_server(number, message.why, now);
@@ -212,12 +250,11 @@ void PrefixFetcher::on_done(const std::string& server, const DoneMessage& messag
   if (fetch.writing == 0) end(number, false);
 }
 
-void PrefixFetcher::on_lost(const std::string& server, const std::string& why, double now) {
-  paused_[server] = now + options_.pause;
-  std::vector<uint64_t> lost;
-  for (auto& [number, fetch] : fetches_)
-    if (!fetch->ending && fetch->address() == server) lost.push_back(number);
-  for (const uint64_t number : lost) next_server(number, why, now);
+void PrefixFetcher::on_lost(const std::string& server, std::string_view why, double now) noexcept {
+  keep_quiet([&] { paused_[server] = now + options_.pause; });  // else it is asked again at once
+  for_each([&](uint64_t number, Fetch& fetch) {
+    if (!fetch.ending && fetch.address() == server) next_server(number, why, now);
+  });
 }
 
 // Rows come in order.
@@ -299,7 +336,7 @@ Result<PrefixFetcher::Places> PrefixFetcher::begin_part(const std::string& serve
   return to;
 }
 
-void PrefixFetcher::end_part(const Places& to) {
+void PrefixFetcher::end_part(const Places& to) noexcept {
   Fetch& fetch = *fetches_.at(to.fetch);
   --fetch.writing;
   const int tiles = memory_.tiles();
@@ -308,7 +345,6 @@ void PrefixFetcher::end_part(const Places& to) {
     if (!counts) break;
     Wanted& wanted = fetch.wanted[fetch.by_number.at({place.group, place.number})];
     if (wanted.missing == 0) continue;  // it came twice
-    wanted.got.resize(static_cast<size_t>(memory_.layers(place.group) * tiles));
     for (int l = 0; l < place.part.layers; ++l)
       for (int t = 0; t < place.part.tiles; ++t) {
         const auto bit = static_cast<size_t>((place.part.first_layer + l) * tiles + place.part.first_tile + t);
@@ -317,7 +353,14 @@ void PrefixFetcher::end_part(const Places& to) {
     settle(fetch, wanted);
   }
   if (fetch.ending || is_complete(fetch) || (fetch.sent && fetch.writing == 0)) return end(to.fetch, false);
-  ask(fetch);
+  advance(to.fetch);
+}
+
+void PrefixFetcher::fail_part(const Places& to) noexcept {
+  Fetch& fetch = *fetches_.at(to.fetch);
+  --fetch.writing;
+  if (fetch.ending) return end(to.fetch, false);
+  advance(to.fetch);  // its server may be lost already, and the next one waits
 }
 
 // Blocks in front of which all is there.
@@ -329,9 +372,9 @@ int PrefixFetcher::filled_blocks(const Fetch& fetch) const {
 }
 
 // The sequences go on. `cancel`: the server is told that nothing is wanted any more.
-void PrefixFetcher::end(uint64_t number, bool cancel) {
+void PrefixFetcher::end(uint64_t number, bool cancel) noexcept {
   Fetch& fetch = *fetches_.at(number);
-  if (cancel) line_.send(fetch.address(), encode(CancelMessage{fetch.ticket}));
+  if (cancel) say(fetch, CancelMessage{fetch.ticket});
   tickets_.erase(fetch.ticket);
   fetch.ending = true;
   if (fetch.writing > 0) return;

@@ -1,7 +1,8 @@
 // The side of a generation server: prompts that other servers compute, whose blocks are fetched into the cache. A
 // sequence is held until its blocks are there, or until it is clear that they will not come: then it is scheduled, and
 // what is missing is computed here. Memory is taken first, then blocks are asked for, so nothing comes that has no
-// place. No answer depends on it, and every wait ends by itself.
+// place. No answer depends on it, and every wait ends by itself. Where the system has no memory for a fetch it ends, as
+// if its server were lost.
 //
 // No threads, no clock and no lock: the PeerExchange calls it with its mutex held and says what time it is.
 #pragma once
@@ -11,6 +12,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <unordered_map>
 #include <vector>
 
@@ -49,32 +51,35 @@ class PrefixFetcher {
     std::function<void(const Digest& image, std::shared_ptr<const MediaFeatures>)> put;
   };
   // `connect(address)`: what is sent goes to this server; `send` of a server that has been lost does nothing.
+  // `give_up`: the connection ends, and on_lost() comes; needs no memory.
   struct Line {
     std::function<void(const std::string& address)> connect;
     std::function<void(const std::string& address, std::vector<std::byte>)> send;
+    std::function<void(const std::string& address)> give_up;
   };
-  // freed(): memory of the cache may have become free.
+  // freed(): memory of the cache may have become free. Neither it nor ready() throws.
   PrefixFetcher(const Options& options, Scheduler& scheduler, const BlockMemory& memory, Features features, Line line,
                 std::function<void(SequenceId)> ready, std::function<void()> freed);
 
   // A held sequence whose blocks' keys are in `transfer` (Scheduler::plan_import). ready(id) follows.
-  void begin(SequenceId id, std::unique_ptr<BlockTransfer> transfer, RemotePrompt prompt, double now);
+  void begin(SequenceId id, std::unique_ptr<BlockTransfer> transfer, RemotePrompt prompt, double now) noexcept;
   // A held sequence that nothing can be fetched for. ready(id) follows.
-  void decline(SequenceId id) { ++metrics_.local, ready_(id); }
+  void decline(SequenceId id) noexcept { ++metrics_.local, ready_(id); }
   // The sequence is gone.
-  void forget(SequenceId id);
+  void forget(SequenceId id) noexcept;
   // Steps up to this one are finished, or memory may have become free.
-  void step_finished(uint64_t step);
-  void tick(double now);
+  void step_finished(uint64_t step) noexcept;
+  void tick(double now) noexcept;
   // Everything ends.
-  void stop();
+  void stop() noexcept;
 
-  // Messages of a server. An error: it is not what was asked for, and the connection is to be ended.
-  void on_progress(const std::string& server, const ProgressMessage& message, double now);
-  void on_done(const std::string& server, const DoneMessage& message, double now);
-  void on_lost(const std::string& server, const std::string& why, double now);
+  // Messages of a server. An error, or std::bad_alloc: the connection is to be ended.
+  void on_progress(const std::string& server, const ProgressMessage& message, double now) noexcept;
+  void on_done(const std::string& server, const DoneMessage& message, double now) noexcept;
+  void on_lost(const std::string& server, std::string_view why, double now) noexcept;
   // Of a part: checks it, and says where its content goes. The blocks are not given up before end_part(), which the
-  // caller calls when it has written it (without the lock). No places: it is not wanted any more; nothing follows.
+  // caller calls when it has written it (without the lock), or fail_part() where it has not and the connection is lost.
+  // No places: it is not wanted any more; nothing follows.
   struct Place {
     int home = 0, group = 0, number = 0;
     int32_t block = 0;
@@ -88,7 +93,8 @@ class PrefixFetcher {
   };
   Status on_features(const std::string& server, const FeaturesMessage& message, double now);
   Result<Places> begin_part(const std::string& server, const PartMessage& message, double now);
-  void end_part(const Places& places);
+  void end_part(const Places& places) noexcept;
+  void fail_part(const Places& places) noexcept;
 
   int64_t active() const { return static_cast<int64_t>(fetches_.size()); }
   const FetchMetrics& metrics() const { return metrics_; }
@@ -96,7 +102,7 @@ class PrefixFetcher {
  private:
   struct Wanted {  // a block to be filled
     CacheManager::Blank at;
-    std::vector<bool> got;  // per layer and tile
+    std::vector<bool> got;  // per layer and tile of the block
     int missing = 0;        // of them
     bool sure = false;      // all are there, and the server has said that they are right
   };
@@ -124,13 +130,19 @@ class PrefixFetcher {
   };
   bool worth_it(Fetch& fetch) const;
   bool join(SequenceId id, const BlockKey& last);
-  void ask_server(uint64_t number, double now);
-  void next_server(uint64_t number, const std::string& why, double now);
+  void ask_server(uint64_t number, double now) noexcept;
+  void begin_to_ask(uint64_t number, Fetch& fetch, double now);
+  void next_server(uint64_t number, std::string_view why, double now) noexcept;
+  void advance(uint64_t number) noexcept;
   void reserve(Fetch& fetch);
   void ask(Fetch& fetch);
+  template <class Work>
+  void for_each(Work work) noexcept;
+  template <class Message>
+  void say(const Fetch& fetch, const Message& message) noexcept;
   uint64_t of(const std::string& server, uint64_t ticket) const;
   bool is_complete(const Fetch& fetch) const { return fetch.reserved && fetch.incomplete == 0 && fetch.images.empty(); }
-  void end(uint64_t number, bool cancel);
+  void end(uint64_t number, bool cancel) noexcept;
   void settle(Fetch& fetch, Wanted& wanted);
   void confirm(Fetch& fetch, int positions);
   int filled_blocks(const Fetch& fetch) const;

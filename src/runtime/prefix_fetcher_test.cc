@@ -63,7 +63,7 @@ class PrefixFetcherTest : public ::testing::Test {
   SmallMemory memory_;
   Scheduler scheduler_;
   std::map<std::string, std::deque<std::vector<std::byte>>> sent_;
-  std::vector<std::string> connected_;
+  std::vector<std::string> connected_, given_up_;
   std::vector<SequenceId> ready_;
   int freed_ = 0;
   PrefixFetcher fetcher_{
@@ -74,7 +74,8 @@ class PrefixFetcherTest : public ::testing::Test {
       {[this](const std::string& address) { connected_.push_back(address); },
        [this](const std::string& address, std::vector<std::byte> message) {
          sent_[address].push_back(std::move(message));
-       }},
+       },
+       [this](const std::string& address) { given_up_.push_back(address); }},
       [this](SequenceId id) { ready_.push_back(id); },
       [this] { ++freed_; }};
 };

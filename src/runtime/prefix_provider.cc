@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "base/make_room.h"
+
 namespace weft {
 
 namespace {
@@ -21,16 +23,38 @@ Status PrefixProvider::begin(std::shared_ptr<PeerLink> link, ComputeMessage prom
                              std::unique_ptr<BlockTransfer> blocks, double now) {
   if (find(*link, prompt.ticket) != leases_.end())
     return fail(Code::invalid_argument, link->peer(), " uses ticket ", prompt.ticket, " twice");
-  ++metrics_.prompts;
   const uint64_t number = next_lease_++;
-  Lease& lease = leases_[number];
+  Lease lease;
   lease.link = std::move(link), lease.ticket = prompt.ticket;
   lease.deadline = now + std::min(time_limit_, prompt.time_limit_ms / 1000.0), lease.reported = now;
   for (const auto& image : media.media) lease.images.push_back(image->hash);
   lease.prompt = std::move(prompt), lease.media = std::move(media), lease.blocks = std::move(blocks);
+  lease.queued = leases_.size() < kMostLeases && !scheduler_.is_cached(*lease.blocks);
+  make_room(abandoned_, leases_.size() + 2);  // with this one's, and that of a job under way
+  if (lease.queued) jobs_.push_back(number);  // of a lease that there is not, it would be passed over
+  leases_.emplace(number, std::move(lease));
+  ++metrics_.prompts;
   if (leases_.size() > kMostLeases) done(number, false, "too many prompts wait here");
-  else if (!scheduler_.is_cached(*lease.blocks)) lease.queued = true, jobs_.push_back(number);
   return {};
+}
+
+// What cannot be said is told by the end of the connection, which ends all leases of the other side.
+template <class Message>
+void PrefixProvider::say(const Lease& lease, const Message& message) noexcept {
+  try {
+    lease.link->send(encode(message));
+  } catch (const std::exception&) {
+    lease.link->channel().close();
+  }
+}
+
+// Calls work(number, lease), which may end that lease and no other.
+template <class Work>
+void PrefixProvider::for_each(Work work) noexcept {
+  for (auto next = leases_.begin(); next != leases_.end();) {
+    const auto at = next++;
+    work(at->first, at->second);
+  }
 }
 
 PrefixProvider::Leases::iterator PrefixProvider::find(const PeerLink& link, uint64_t ticket) {
@@ -72,45 +96,42 @@ Status PrefixProvider::on_send(const PeerLink& link, const SendMessage& message)
   return {};
 }
 
-void PrefixProvider::on_cancel(const PeerLink& link, const CancelMessage& message) {
+void PrefixProvider::on_cancel(const PeerLink& link, const CancelMessage& message) noexcept {
   const auto found = find(link, message.ticket);
   if (found == leases_.end()) return;
   ++metrics_.cancelled;
   end(found->first);
 }
 
-void PrefixProvider::on_lost(const PeerLink& link) {
-  std::vector<uint64_t> lost;
-  for (auto& [number, lease] : leases_)
-    if (lease.link.get() == &link && !lease.ended) lost.push_back(number);
-  metrics_.cancelled += lost.size();
-  for (const uint64_t number : lost) end(number);
+void PrefixProvider::on_lost(const PeerLink& link) noexcept {
+  for_each([&](uint64_t number, const Lease& lease) {
+    if (lease.link.get() != &link || lease.ended) return;
+    ++metrics_.cancelled;
+    end(number);
+  });
 }
 
-void PrefixProvider::tick(double now) {
-  std::vector<uint64_t> late;
-  for (auto& [number, lease] : leases_) {
-    if (lease.ended) continue;
-    if (now > lease.deadline) late.push_back(number);
+void PrefixProvider::tick(double now) noexcept {
+  for_each([&](uint64_t number, Lease& lease) {
+    if (lease.ended) return;
     if (now - lease.reported >= kReportSeconds) report(lease, now);
-  }
-  for (const uint64_t number : late) done(number, false, "the time for it is over");
+    if (now > lease.deadline) done(number, false, "the time for it is over");
+  });
 }
 
 // Says how far the prompt is computed: what was sent of positions below is certain.
-void PrefixProvider::report(Lease& lease, double now) {
+void PrefixProvider::report(Lease& lease, double now) noexcept {
   lease.reported = now, lease.reported_positions = lease.blocks->certain;
-  lease.link->send(encode(ProgressMessage{lease.ticket, static_cast<uint32_t>(lease.blocks->certain)}));
+  say(lease, ProgressMessage{lease.ticket, static_cast<uint32_t>(lease.blocks->certain)});
 }
 
-void PrefixProvider::stop() {
-  std::vector<uint64_t> all;
-  for (auto& [number, lease] : leases_)
-    if (!lease.ended) all.push_back(number);
-  for (const uint64_t number : all) done(number, false, "the server is being ended");
+void PrefixProvider::stop() noexcept {
+  for_each([&](uint64_t number, const Lease& lease) {
+    if (!lease.ended) done(number, false, "the server is being ended");
+  });
 }
 
-std::optional<PrefixProvider::Job> PrefixProvider::next_job() {
+std::optional<PrefixProvider::Job> PrefixProvider::next_job() noexcept {
   while (!jobs_.empty()) {
     const uint64_t number = jobs_.front();
     jobs_.pop_front();
@@ -121,19 +142,19 @@ std::optional<PrefixProvider::Job> PrefixProvider::next_job() {
   return std::nullopt;
 }
 
-void PrefixProvider::started(uint64_t number, Result<SequenceId> sequence) {
+void PrefixProvider::started(uint64_t number, std::optional<SequenceId> sequence, std::string_view why) noexcept {
   const auto found = leases_.find(number);
   const bool wanted = found != leases_.end() && !found->second.ended;
   if (!wanted) {
-    if (sequence.ok()) abandoned_.push_back(*sequence);
-  } else if (!sequence.ok()) {
-    done(number, false, sequence.error().message());
+    if (sequence) abandoned_.push_back(*sequence);
+  } else if (!sequence) {
+    done(number, false, why);
   } else if (found->second.queued) {  // else it has ended already
     found->second.queued = false, found->second.computing = true, found->second.sequence = *sequence;
   }
 }
 
-void PrefixProvider::computed(uint64_t number, const std::string& why) {
+void PrefixProvider::computed(uint64_t number, std::string_view why) noexcept {
   const auto found = leases_.find(number);
   if (found == leases_.end() || found->second.ended) return;
   found->second.queued = found->second.computing = false;
@@ -141,31 +162,34 @@ void PrefixProvider::computed(uint64_t number, const std::string& why) {
   if (!why.empty()) done(number, false, why);
 }
 
-std::vector<SequenceId> PrefixProvider::take_abandoned() { return std::exchange(abandoned_, {}); }
+std::optional<SequenceId> PrefixProvider::take_abandoned() noexcept {
+  if (abandoned_.empty()) return std::nullopt;
+  const SequenceId id = abandoned_.back();
+  abandoned_.pop_back();
+  return id;
+}
 
 // ---- Sending
 
 // Takes hold of what has been computed. Where nothing more will come and something is missing, the lease ends.
 void PrefixProvider::hold() {
   unheld_ = false;
-  std::vector<uint64_t> settled;
-  for (auto& [number, lease] : leases_) {
-    if (!lease.wanted || lease.ended) continue;
+  for_each([&](uint64_t number, Lease& lease) {
+    if (!lease.wanted || lease.ended) return;
     if (lease.reading > 0) {  // its blocks may not be exchanged now
       unheld_ = true;
-      continue;
+      return;
     }
     try {
       if (!lease.held || !is_sure(lease))
         lease.held = scheduler_.hold_lease(*lease.blocks, lease.first, lease.sequence);
     } catch (const std::bad_alloc&) {  // later, or its time is over
       unheld_ = true;
-      continue;
+      return;
     }
     if (lease.blocks->certain > lease.reported_positions) report(lease, lease.reported);
-    settled.push_back(number);
-  }
-  for (const uint64_t number : settled) settle(number);
+    settle(number);
+  });
 }
 
 // Whether all that was sent is right. Another sequence may have put blocks into the index that this one is still
@@ -253,12 +277,24 @@ PrefixProvider::Piece PrefixProvider::cut(uint64_t number, Lease& lease, int gro
   return piece;
 }
 
-void PrefixProvider::sent(const Piece& piece) {
+void PrefixProvider::sent(const Piece& piece) noexcept {
   Lease& lease = leases_.at(piece.lease);
   --lease.reading;
   metrics_.bytes += memory_.bytes(piece.group, piece.part);
   if (lease.ended) return end(piece.lease);
   settle(piece.lease);
+}
+
+void PrefixProvider::failed(const Piece& piece) noexcept {
+  Lease& lease = leases_.at(piece.lease);
+  --lease.reading;
+  if (lease.ended) return end(piece.lease);
+  done(piece.lease, false, "memory ran out where it was computed");
+}
+
+void PrefixProvider::failed(const FeatureRows& rows) noexcept {
+  const auto found = leases_.find(rows.lease);
+  if (found != leases_.end() && !found->second.ended) done(rows.lease, false, "memory ran out where it was computed");
 }
 
 // An image is encoded before the prompt is computed. One whose features are not there then has to be encoded by who
@@ -274,7 +310,8 @@ std::optional<PrefixProvider::FeatureRows> PrefixProvider::next_features() {
     const size_t row_bytes = columns * sizeof(float);
     const uint32_t count = std::clamp(static_cast<uint32_t>(kLongestPiece / row_bytes), 1u, rows - lease.rows_sent);
     const auto values = std::as_bytes(std::span(features->values));
-    FeatureRows some{lease.link,
+    FeatureRows some{number,
+                     lease.link,
                      {lease.ticket, image, rows, columns, lease.rows_sent,
                       values.subspan(lease.rows_sent * row_bytes, count * row_bytes)},
                      features};
@@ -301,14 +338,18 @@ void PrefixProvider::settle(uint64_t number) {
   done(number, false, "some of the blocks are not in the cache any more");
 }
 
-void PrefixProvider::done(uint64_t number, bool complete, const std::string& why) {
+void PrefixProvider::done(uint64_t number, bool complete, std::string_view why) noexcept {
   Lease& lease = leases_.at(number);
   ++(complete ? metrics_.complete : metrics_.failed);
-  lease.link->send(encode(DoneMessage{lease.ticket, complete, why}));
+  try {
+    say(lease, DoneMessage{lease.ticket, complete, std::string(why)});
+  } catch (const std::bad_alloc&) {  // for the reason
+    say(lease, DoneMessage{lease.ticket, complete, ""});
+  }
   end(number);
 }
 
-void PrefixProvider::end(uint64_t number) {
+void PrefixProvider::end(uint64_t number) noexcept {
   Lease& lease = leases_.at(number);
   if (lease.computing) abandoned_.push_back(lease.sequence), lease.computing = false;
   lease.ended = true;

@@ -14,7 +14,7 @@ class KeepingChannel final : public Channel {
   void send(std::vector<std::byte> message) override { sent.push_back(std::move(message)); }
   size_t queued_bytes() const override { return 0; }
   void allow(size_t) override {}
-  void close() override {}
+  void close() noexcept override {}
   const std::string& peer() const override { return peer_; }
   std::vector<std::vector<std::byte>> sent;
 
@@ -37,7 +37,7 @@ class PrefixProviderTest : public ::testing::Test {
     job_ = provider_.next_job();
     EXPECT_TRUE(job_);
     sequence_ = driver_.add(request(random_prompt(40, 1), 0));
-    provider_.started(job_->lease, sequence_);
+    provider_.started(job_->lease, sequence_, "");
     EXPECT_TRUE(provider_.on_send(*link_, {7, {{0, 0, 2}}, {}}).ok());
     channel_->sent.clear();
   }
@@ -125,7 +125,7 @@ TEST_F(PrefixProviderTest, ALeaseEndsByItself) {
   EXPECT_EQ(sent<ProgressMessage>().size(), 1u) << "it is alive";
   provider_.tick(161);
   EXPECT_EQ(provider_.metrics().active, 0);
-  EXPECT_EQ(provider_.take_abandoned(), std::vector{sequence_});
+  EXPECT_EQ(provider_.take_abandoned(), sequence_);
   ASSERT_EQ(sent<DoneMessage>().size(), 1u);
   EXPECT_FALSE(sent<DoneMessage>()[0].complete);
 }
@@ -144,7 +144,7 @@ TEST_F(PrefixProviderTest, ALostServerIsForgotten) {
   provider_.on_lost(*link_);
   EXPECT_EQ(provider_.metrics().active, 0);
   EXPECT_EQ(provider_.metrics().cancelled, 1u);
-  EXPECT_EQ(provider_.take_abandoned(), std::vector{sequence_});
+  EXPECT_EQ(provider_.take_abandoned(), sequence_);
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <new>
+#include <stdexcept>
 
 #include "base/check.h"
 #include "sampling/candidates.h"
@@ -309,11 +310,18 @@ bool Worker::run(const Step* next) {
   if (options_.runner.steps_in_flight > 1 || runner_->in_processes()) {
     const bool finished = run_turn(next);
     if (out_of_memory_) throw std::bad_alloc();
+    check_weights();
     return finished;
   }
   guard([&] { run_turn(next); });
   if (out_of_memory_ && next) fail_step(*next);
+  check_weights();
   return next != nullptr;
+}
+
+// Nothing can be computed any more, and what this turn has computed must not be seen.
+void Worker::check_weights() const {
+  if (const Status whole = model_.check_weights(); !whole.ok()) throw std::runtime_error(whole.error().message());
 }
 
 // A step of the only stage. Its slots may not even be open.

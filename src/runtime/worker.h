@@ -124,6 +124,7 @@ class Worker {
   Worker(std::unique_ptr<ModelRunner> runner, const RankTeam& draft_ranks, WorkerOptions options);
   bool run_turn(const Step* next);
   void fail_step(const Step& step) noexcept;
+  void check_weights() const;
   template <class Work>
   void guard(Work work) noexcept;
   void enter(const Step& step, Lane& lane);

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstdlib>
 #include <new>
+#include <utility>
 
 namespace {
 
@@ -36,5 +37,8 @@ uint64_t allocations() { return count; }
 FailingAllocations::FailingAllocations(uint64_t n, bool on) { until_failure = n, goes_on = on; }
 FailingAllocations::~FailingAllocations() { until_failure = 0; }
 uint64_t FailingAllocations::failed() { return failed_count; }
+
+SteadyAllocations::SteadyAllocations() : until_failure_(std::exchange(until_failure, 0)) {}
+SteadyAllocations::~SteadyAllocations() { until_failure = until_failure_; }
 
 }  // namespace weft

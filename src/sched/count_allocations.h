@@ -12,11 +12,28 @@ uint64_t allocations();
 // as well.
 class FailingAllocations {
  public:
+  struct From {
+    uint64_t n = 0;  // 0: none fails
+    bool on = false;
+  };
   explicit FailingAllocations(uint64_t n, bool on = false);
+  explicit FailingAllocations(From from) : FailingAllocations(from.n, from.on) {}
   ~FailingAllocations();
   FailingAllocations(const FailingAllocations&) = delete;
   FailingAllocations& operator=(const FailingAllocations&) = delete;
   static uint64_t failed();  // of all
+};
+
+// While it lives, allocations of this thread neither fail nor count for a FailingAllocations around it.
+class SteadyAllocations {
+ public:
+  SteadyAllocations();
+  ~SteadyAllocations();
+  SteadyAllocations(const SteadyAllocations&) = delete;
+  SteadyAllocations& operator=(const SteadyAllocations&) = delete;
+
+ private:
+  const uint64_t until_failure_;
 };
 
 }  // namespace weft

@@ -31,21 +31,29 @@ void Scheduler::order_running() {
 
 // Where a sequence has its turn and finds no slot (or, at the last step, no memory), one of a client that has at least
 // two more running yields to it, and likewise among a client's requests. So shares become equal within one, and no two
-// take a slot from each other in turn. That is done before the step has rows.
+// take a slot from each other in turn. With more clients than slots, one that has nothing running and has waited for
+// `turn_steps` takes the slot of another that has run for as long: nobody waits behind all of a long answer, and what
+// is computed again for it is little against a turn. That is done before the step has rows.
 void Scheduler::yield_slots() {
   if (turns_.waiting() == 0 || (!free_slots_.empty() && blocked_ == 0)) return;
   turns_.begin_walk();
   for (int yields = 0; yields < kMostYields;) {
     Sequence* const next = turns_.next(now());
     if (next == nullptr || next->in_flight > 0) return;
-    if (may_admit(*next) == Admission::shared) {
+    const Admission known = may_admit(*next);
+    if (known == Admission::shared) {
       turns_.skip_request(*next);
+      continue;
+    }
+    if (known == Admission::owes) {
+      turns_.skip(*next);
       continue;
     }
     if (!free_slots_.empty() && yields == 0 && blocked_ != static_cast<uint64_t>(next->id)) return;
     Sequence* const victim = who_yields(*next);
     if (victim == nullptr) return;
     const bool for_memory = !free_slots_.empty() && yields == 0;
+    if (victim->queue->client->running == 1) turns_.had_turn(*victim, now());  // behind the others that wait
     preempt(*victim);
     ++metrics_.yields;
     if (for_memory) return;
@@ -54,7 +62,8 @@ void Scheduler::yield_slots() {
   }
 }
 
-// The last, by place, of whoever has most. Null: nobody has that much more than the sequence's client or request.
+// The last, by place, of whoever has most; of clients that have one each, where the sequence's has none and has waited
+// for a turn, the one that has had a whole turn and has run longest. Null: there is none.
 Sequence* Scheduler::who_yields(const Sequence& sequence) const {
   const RequestQueue& request = *sequence.queue;
   const int own = turns_.running(*request.client), own_request = turns_.running(request);
@@ -67,7 +76,19 @@ Sequence* Scheduler::who_yields(const Sequence& sequence) const {
     else if (s->queue != &request) more = s->queue->running - own_request;
     if (more >= most) last = s, most = more;
   }
-  return last;
+  return last != nullptr || own > 0 ? last : who_had_a_turn(sequence);
+}
+
+// A turn begins when the prompt is computed (and what was said before, if it lost its slot), so each brings tokens.
+Sequence* Scheduler::who_had_a_turn(const Sequence& sequence) const {
+  const int64_t turn = options_.turn_steps, came = std::max(sequence.added_step, sequence.queue->client->last_turn);
+  if (turn == 0 || now() - came < turn) return nullptr;
+  Sequence* longest = nullptr;
+  for (Sequence* s : running_) {
+    if (s->priority > sequence.priority || s->decodes_since < 0 || now() - s->decodes_since < turn) continue;
+    if (longest == nullptr || s->admitted_step < longest->admitted_step) longest = s;
+  }
+  return longest;
 }
 
 Scheduler::Queue Scheduler::queue(uint64_t client) const {

@@ -142,7 +142,8 @@ TEST(Fairness, YieldsAreBounded) {
   EXPECT_EQ(driver.scheduler.metrics().finished, 56u);
 }
 
-// Clients with one sequence each, more than slots: in the order in which they came, and none loses its slot.
+// Clients with one sequence each, more than slots: in the order in which they came, and none of short ones loses its
+// slot.
 TEST(Fairness, MoreClientsThanSlots) {
   Driver driver{Engine()};
   std::vector<SequenceId> ids;
@@ -150,6 +151,57 @@ TEST(Fairness, MoreClientsThanSlots) {
   driver.run();
   EXPECT_EQ(driver.scheduler.metrics().preemptions, 0u);
   for (size_t i = 8; i < ids.size(); ++i) EXPECT_GE(driver.got[ids[i]].finished_at, driver.got[ids[i - 8]].finished_at);
+}
+
+// Answers that are longer than a turn: whoever comes waits for a turn at most, those behind it in their order, and
+// everything is said to its end. With 0 it waits for the end of an answer.
+TEST(Fairness, NobodyWaitsBehindLongAnswers) {
+  for (const int turn : {20, 0}) {
+    Engine setup;
+    setup.options.max_batch_size = 2, setup.options.turn_steps = turn;
+    Driver driver(setup);
+    std::map<SequenceId, NewSequence> all;
+    const auto bring = [&](uint64_t client, int tokens) {
+      const NewSequence sequence = of_client(client, client, 10, tokens);
+      const SequenceId id = driver.add(sequence);
+      all[id] = sequence;
+      return id;
+    };
+    bring(1, 200), bring(2, 200);
+    steps(driver, 5);
+    const SequenceId third = bring(3, 200), fourth = bring(4, 10);
+    const int first = steps_to_first_token(driver, third);
+    if (turn == 0) {
+      EXPECT_GE(first, 190);
+      continue;
+    }
+    EXPECT_LE(first, turn + 3);
+    EXPECT_LE(steps_to_first_token(driver, fourth), turn + 3);
+    for (uint64_t client = 5; client < 9; ++client) bring(client, 200);
+    steps(driver, 4 * turn);
+    for (const auto& [id, sequence] : all)
+      EXPECT_FALSE(driver.got[id].tokens.empty()) << "client " << sequence.client << " has had no turn";
+    driver.run();
+    for (const auto& [id, sequence] : all)
+      EXPECT_EQ(driver.got[id].tokens, right_tokens(sequence, sequence.sampling->max_tokens));
+    // 1,610 tokens by twos take some 800 steps, with a change of each slot in a turn at most.
+    EXPECT_LE(driver.scheduler.metrics().yields, 2u * 1000u / 20u);
+  }
+}
+
+// Its turn does not take a slot from whoever has a higher priority.
+TEST(Fairness, TurnsRespectPriorities) {
+  Engine setup;
+  setup.options.max_batch_size = 1, setup.options.turn_steps = 10;
+  Driver driver(setup);
+  NewSequence high = of_client(1, 1, 10, 100);
+  high.priority = 1;
+  const SequenceId first = driver.add(high);
+  steps(driver, 3);
+  const SequenceId low = driver.add(of_client(2, 2, 10, 5));
+  driver.run();
+  EXPECT_EQ(driver.scheduler.metrics().yields, 0u);
+  EXPECT_LT(driver.got[first].finished_at, driver.got[low].finished_at);
 }
 
 // A client alone, whose requests are a sequence each, is served as sequences of nobody are: step by step the same rows.

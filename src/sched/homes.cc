@@ -143,7 +143,7 @@ bool Scheduler::place_waiting(int tokens) {
       turns_.skip_request(*sequence);
       continue;
     }
-    if (known == Admission::no_memory) {
+    if (known == Admission::no_memory || known == Admission::owes) {
       turns_.skip(*sequence);
       continue;
     }

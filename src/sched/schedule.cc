@@ -36,7 +36,7 @@ bool Scheduler::schedule(StepBatch& batch, int64_t now_us) {
   record.step = batch.step = ++step_;
   const int prompt_tokens = prefill_budget_of_step();
   Budget budget{options_.max_num_tokens, options_.max_logit_rows, prompt_tokens};
-  fill(batch, budget);
+  fill_step(batch, budget);
   if (!failed_.empty()) end_given_up();
   if (record.rows.empty()) {
     WEFT_CHECK(has_in_flight() || !transfers_.empty() || !failed_.empty() ||
@@ -47,6 +47,7 @@ bool Scheduler::schedule(StepBatch& batch, int64_t now_us) {
   }
   last_prompt_tokens_ = prompt_tokens - budget.prompt_tokens;
   finish_batch(batch);
+  if (debtors_ > 0) pay_masks(mask_budget_ / static_cast<double>(debtors_));
   count_balance();
   ++records_in_flight_;
   ++metrics_.steps;
@@ -80,6 +81,13 @@ void Scheduler::give_up_last() {
 
 void Scheduler::end_given_up() noexcept {
   for (const SequenceId id : failed_) finish(id);
+}
+
+// Without those whose grammars take long, unless there is nobody else.
+void Scheduler::fill_step(StepBatch& batch, Budget& budget) {
+  share_mask_budget();
+  fill(batch, budget);
+  while (filling().rows.empty() && failed_.empty() && !has_in_flight() && forgive_masks()) fill(batch, budget);
 }
 
 void Scheduler::fill(StepBatch& batch, Budget& budget) {
@@ -116,7 +124,7 @@ void Scheduler::choose_decodes(const Budget& budget, bool ahead) {
   for (Home& home : homes_) home.turns = 0;
   const uint64_t oldest = records_[first_record_].step;
   for (Sequence* sequence : running_) {
-    if (!sequence->ready_to_decode() || sequence->last_step == step_) continue;
+    if (!sequence->ready_to_decode() || sequence->last_step == step_ || owes_masks(*sequence)) continue;
     ++homes_[sequence->home].turns;
     const bool there = sequence->pending_samples == 0 || sequence->last_step + static_cast<uint64_t>(at_once_) <= step_;
     if (ahead ? !there && sequence->last_step == oldest : there) ready_.push_back(sequence);
@@ -167,6 +175,7 @@ bool Scheduler::add_decode(StepBatch& batch, Budget& budget, Sequence& sequence,
     if (!reserve_or_preempt(sequence, reach(sequence, end, propose))) return false;
   }
   add_row(batch, budget, sequence, 1, drafts, propose);
+  if (sequence.decodes_since < 0) sequence.decodes_since = now();
   return true;
 }
 
@@ -278,6 +287,7 @@ void Scheduler::add_prompt_row(StepBatch& batch, Budget& budget, Sequence& seque
 // What is known of its admission before a home is asked.
 Scheduler::Admission Scheduler::may_admit(const Sequence& sequence) const {
   if (sequence.given_up) return Admission::no_memory;
+  if (owes_masks(sequence)) return Admission::owes;
   if (sequence.in_flight > 0) return Admission::blocked;  // preempted, and a token of it is still to come
   if (sequence.shared_block >= 0 && is_being_computed(sequence, sequence.shared_block, cache_limit(sequence)))
     return Admission::shared;
@@ -458,7 +468,7 @@ void Scheduler::open_slot(StepBatch& batch, Sequence& sequence, int cached) {
   turns_.started(sequence, now());
   running_.insert(std::upper_bound(running_.begin(), running_.end(), &sequence, by_place), &sequence);
   order_changed_ = true;
-  sequence.admitted_step = now();
+  sequence.admitted_step = now(), sequence.decodes_since = -1;
   sequence.slot = free_slots_.back();
   free_slots_.pop_back();
   slots_[sequence.slot] = &sequence;

@@ -26,6 +26,9 @@ Status check_options(const SchedulerOptions& options) {
   if (options.aging_steps < 0)
     return fail(Code::invalid_argument, "aging_steps is ", options.aging_steps, ", must not be negative")
         .about("aging_steps");
+  if (options.turn_steps < 0)
+    return fail(Code::invalid_argument, "turn_steps is ", options.turn_steps, ", must not be negative")
+        .about("turn_steps");
   if (options.balance_wait_us < 0)
     return fail(Code::invalid_argument, "balance_wait_us is ", options.balance_wait_us, ", must not be negative")
         .about("balance_wait_us");
@@ -58,15 +61,16 @@ Scheduler::Scheduler(SchedulerOptions options, std::vector<CacheManager> caches)
       policy_(options.speculation), turns_(options.aging_steps), at_once_(std::min(options.stages, options.overlap)),
       prefill_budget_(options.max_num_tokens) {
   const size_t batch = options_.max_batch_size;
-  running_.reserve(batch), ready_.reserve(batch), closes_.reserve(batch);
+  constexpr size_t kLeftDebts = 64;
+  running_.reserve(batch), ready_.reserve(batch), closes_.reserve(batch), left_debts_.reserve(kLeftDebts);
   slots_.assign(batch, nullptr);
   for (int slot = options_.max_batch_size - 1; slot >= 0; --slot) free_slots_.push_back(slot);
   records_.resize(options_.overlap);
   for (StepRecord& record : records_) record.rows.reserve(batch);
   outputs_.resize(batch);
 }
-Scheduler::Scheduler(Scheduler&&) noexcept = default;
-Scheduler& Scheduler::operator=(Scheduler&&) noexcept = default;
+Scheduler::Scheduler(Scheduler&&) = default;
+Scheduler& Scheduler::operator=(Scheduler&&) = default;
 Scheduler::~Scheduler() = default;
 
 Status Scheduler::check_new(const NewSequence& sequence) const {
@@ -199,6 +203,7 @@ bool Scheduler::finish(SequenceId id) noexcept {
 
 // From now on nothing is scheduled for it. Its blocks and its slot stay until no step in flight mentions it.
 void Scheduler::end(Sequence& sequence) noexcept {
+  leave_mask_debt(sequence);
   if (sequence.state == Sequence::State::waiting) turns_.erase(sequence);
   if (sequence.state == Sequence::State::running) stop_running(sequence);
   sequence.state = Sequence::State::finished;

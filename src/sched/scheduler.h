@@ -97,6 +97,9 @@ struct SchedulerOptions {
   int stages = 1;               // of the workers' pipeline, each with a step of its own (StepBatch::after)
   int overlap = 2;              // steps submitted and not committed; 1: synchronous. stages + 1 keep all stages busy
   int aging_steps = 64;         // steps that weigh as much as a point of priority; 0: strict priorities
+  // With more clients than slots: steps that one of them keeps a slot which another waits for (and has waited for as
+  // long); 0: to the end of its answer.
+  int turn_steps = 1024;
   SpeculationOptions speculation;
   // A drafter with a cache of its own writes so many positions behind a step's last token (one; with several depths of
   // multi-token prediction one for each), or as many as it proposes, whatever is more. 0: it has no cache.
@@ -159,8 +162,9 @@ class Scheduler {
  public:
   // A cache for each home, all with the same options. invalid_argument: an option out of range.
   static Result<Scheduler> create(SchedulerOptions options, std::vector<CacheManager> caches);
-  Scheduler(Scheduler&&) noexcept;
-  Scheduler& operator=(Scheduler&&) noexcept;
+  // Not noexcept: moving a deque makes a new one.
+  Scheduler(Scheduler&&);
+  Scheduler& operator=(Scheduler&&);
   ~Scheduler();
 
   // invalid_argument (param "prompt" or "max_tokens") for a sequence that could never run: empty, too long for
@@ -212,6 +216,14 @@ class Scheduler {
   // A step with rows of single tokens alone took so long: so much later it was finished than the one before, if they
   // followed each other through the stages.
   void measured(const StepBatch& batch, const StepResult& result, double seconds);
+
+  // ---- Grammars whose masks take long (mask_debts.cc). Processor time that a guided sequence's masks and accepted
+  // tokens took. It changes which steps the sequence has a row in, and nothing of its answer.
+  void charge_masks(SequenceId id, double seconds) noexcept;
+  // What the masks of a step may take on average: best as much as the step computes, which they run beside. At least
+  // kLeastMaskBudget.
+  void set_mask_budget(double seconds);
+  static constexpr double kLeastMaskBudget = 0.01;
 
   // No sequence is left and no step is in flight.
   bool idle() const;
@@ -269,8 +281,13 @@ class Scheduler {
     bool has_prompt_row = false;
   };
   // Why a prompt got no row: a running sequence computes the same block (shared), the home is full enough (level),
-  // there are no blocks (blocked), no budget, or no memory (try_for()).
-  enum class Admission : uint8_t { admitted, shared, level, blocked, no_budget, no_memory };
+  // there are no blocks (blocked), no budget, no memory (try_for()), or its client's grammars took long (owes).
+  enum class Admission : uint8_t { admitted, shared, level, blocked, no_budget, no_memory, owes };
+  // Seconds of processor time that masks of a client's ended sequences took and that are not paid.
+  struct LeftDebt {
+    uint64_t client = 0;
+    double seconds = 0;
+  };
 
   Scheduler(SchedulerOptions options, std::vector<CacheManager> caches);
   Status check_new(const NewSequence& sequence) const;
@@ -297,8 +314,17 @@ class Scheduler {
   void order_running();
   void yield_slots();
   Sequence* who_yields(const Sequence& sequence) const;
+  Sequence* who_had_a_turn(const Sequence& sequence) const;
+
+  // mask_debts.cc
+  void share_mask_budget();
+  void pay_masks(double seconds) noexcept;
+  bool owes_masks(const Sequence& sequence) const;
+  bool forgive_masks() noexcept;
+  void leave_mask_debt(const Sequence& sequence) noexcept;
 
   // schedule.cc
+  void fill_step(StepBatch& batch, Budget& budget);
   Admission add_prompt_chunk(StepBatch& batch, Budget& budget, Sequence& sequence);
   void add_prompt_row(StepBatch& batch, Budget& budget, Sequence& sequence, int tokens);
   Admission may_admit(const Sequence& sequence) const;
@@ -371,8 +397,11 @@ class Scheduler {
   size_t output_count_ = 0;
   int at_once_ = 1;  // steps between which the work is divided, for they go through the stages behind each other
   int prefill_budget_ = 0, last_prompt_tokens_ = 0;
-  bool prompt_starved_ = false;     // the next step serves prompts first
-  bool waits_for_prompts_ = false;  // homes would be idle beside the prompts that are there
+  bool prompt_starved_ = false;  // the next step serves prompts first
+  double mask_budget_ = kLeastMaskBudget, mask_share_ = kLeastMaskBudget;
+  size_t debtors_ = 0;                // that share the budget of the step
+  std::vector<LeftDebt> left_debts_;  // with room for all that it may hold
+  bool waits_for_prompts_ = false;    // homes would be idle beside the prompts that are there
   uint64_t next_id_ = 1, step_ = 0;
   uint64_t sharing_ = 0;              // calls of share_out()
   int64_t now_us_ = 0;                // of the last schedule()

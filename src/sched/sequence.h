@@ -65,8 +65,10 @@ struct Sequence {
   bool admitted_before = false;
   int cached_tokens = 0;       // at the first admission
   uint64_t retry_version = 0;  // Scheduler::cache_version() at which admission failed last
+  double mask_debt = 0;        // see mask_debts.cc
   int shared_block = -1;       // it failed because another sequence of this home computes this block; -1: it did not
   int64_t admitted_step = 0;
+  int64_t decodes_since = -1;  // step of its first decode row since it was admitted; -1: it has had none
   CacheSequence cache;
 
   // The end of the span of whole media that position `at` cuts (first < at < end), else `at`; and its beginning

@@ -142,7 +142,7 @@ void Simulation::configure(int homes, int stages) {
   options_.max_seq_len = between(8, 110);
   options_.chunked_prefill = chance(0.75);
   options_.overlap = one_of({1, 2, 2, 3});
-  options_.aging_steps = one_of({0, 1, 20, 64});
+  options_.aging_steps = one_of({0, 1, 20, 64}), options_.turn_steps = one_of({0, 20, 1024});
   if (chance(0.7)) {
     options_.speculation.method = DraftMethod::ngram;
     options_.speculation.num_tokens = one_of({0, 1, 2, 3, 5, 12});
@@ -370,6 +370,7 @@ void Simulation::take(const SequenceOutput& output) {
   const auto found = alive_.find(static_cast<uint64_t>(output.id));
   ASSERT_NE(found, alive_.end()) << "output for a sequence that has ended";
   Expectation& e = found->second;
+  if (e.request.guided) scheduler_->charge_masks(output.id, one_of({0.0, 0.0001, 0.002, 0.02}));
   e.tokens.insert(e.tokens.end(), output.tokens.begin(), output.tokens.end());
   e.outputs.insert(e.outputs.end(), output.outputs.begin(), output.outputs.end());
   for (const auto& entry : output.logprobs) e.logprobs.push_back(entry[0].logprob);
@@ -450,7 +451,8 @@ void Simulation::check_starvation() {
   const int turns = (options_.max_batch_size + rows - 1) / rows;
   const int held_back = static_cast<int>(options_.balance_wait_us);  // the clock may stand still, but not for ever
   // Clients and requests have their turns in between.
-  const int others = clients_ > 0 ? most_alive_ : 1;
+  int others = clients_ > 0 ? most_alive_ : 1;
+  others *= 1 + 2 * options_.max_batch_size;  // a mask takes up to two steps' budget, and all may have such masks
   EXPECT_LE(steps_as_first_, 2 * (turns + options_.stages) * (options_.max_seq_len + 2) * others + held_back)
       << "sequence " << first.second << " starves";
 }

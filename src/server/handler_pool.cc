@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <functional>
 
+#include "base/keep_going.h"
 #include "base/log.h"
 #include "base/thread_team.h"
 
@@ -48,7 +49,7 @@ void HandlerPool::replace(const HttpAnswer& answer) {
     start_thread();
   } catch (const std::exception& thrown) {
     found->replaced = false;
-    log_warning("handler_not_replaced", " problem=", thrown.what());
+    keep_quiet([&] { log_warning("handler_not_replaced", " problem=", thrown.what()); });
   }
 }
 

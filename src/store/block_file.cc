@@ -41,37 +41,12 @@ Header make_header(const Digest& identity, const BlockId& id, std::span<const st
   return header;
 }
 
-bool write_all(int fd, const void* data, size_t bytes, off_t at) {
-  for (size_t done = 0; done < bytes;) {
-    const ssize_t put =
-        ::pwrite(fd, static_cast<const char*>(data) + done, bytes - done, at + static_cast<off_t>(done));
-    if (put < 0 && errno == EINTR) continue;
-    if (put < 0) return false;
-    done += static_cast<size_t>(put);
-  }
-  return true;
-}
-
-bool read_all(int fd, void* data, size_t bytes, off_t at) {
-  for (size_t done = 0; done < bytes;) {
-    const ssize_t got = ::pread(fd, static_cast<char*>(data) + done, bytes - done, at + static_cast<off_t>(done));
-    if (got < 0 && errno == EINTR) continue;
-    if (got <= 0) return false;
-    done += static_cast<size_t>(got);
-  }
-  return true;
-}
-
 bool is_due(const struct stat& info) {
   const time_t age = ::time(nullptr) - info.st_mtime;
   return age > kTouchSeconds || age < -kTouchSeconds;  // a time in the future would keep the file for ever
 }
 
 }  // namespace
-
-FileDescriptor::~FileDescriptor() {
-  if (fd_ >= 0) ::close(fd_);
-}
 
 std::string block_file_name(const BlockId& id) { return id.key.hex() + "-" + std::to_string(id.group); }
 
@@ -88,12 +63,6 @@ std::optional<BlockId> parse_block_file_name(std::string_view name) {
   const auto [last, error] = std::from_chars(name.data() + kDigits + 1, end, id.group);
   if (error != std::errc() || last != end || block_file_name(id) != name) return std::nullopt;
   return id;
-}
-
-Error file_error(std::string_view what, const std::string& path) {
-  const int code = errno;
-  const bool full = code == ENOSPC || code == EDQUOT || code == EFBIG;
-  return fail(full ? Code::resource_exhausted : Code::internal, "cannot ", what, " ", path, ": ", std::strerror(code));
 }
 
 Status write_block_file(int fd, const std::string& path, const Digest& identity, const BlockId& id,

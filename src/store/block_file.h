@@ -7,8 +7,8 @@
 #include <span>
 #include <string>
 #include <string_view>
-#include <utility>
 
+#include "base/file_descriptor.h"
 #include "base/result.h"
 #include "base/sha256.h"
 #include "cache/block_key.h"
@@ -33,25 +33,6 @@ constexpr int64_t kBlockHeaderBytes = 128;
 // "KEY-GROUP" with the key's 64 digits, and back; nothing for a name that is none.
 std::string block_file_name(const BlockId& id);
 std::optional<BlockId> parse_block_file_name(std::string_view name);
-
-// A file descriptor that is closed at the end; -1 is none.
-class FileDescriptor {
- public:
-  explicit FileDescriptor(int fd = -1) : fd_(fd) {}
-  FileDescriptor(FileDescriptor&& other) noexcept : fd_(other.fd_) { other.fd_ = -1; }
-  FileDescriptor& operator=(FileDescriptor&& other) noexcept {
-    std::swap(fd_, other.fd_);
-    return *this;
-  }
-  ~FileDescriptor();
-  int get() const { return fd_; }
-
- private:
-  int fd_;
-};
-
-// An error from errno: "cannot WHAT PATH: No space left on device". resource_exhausted where a disk or quota is full.
-Error file_error(std::string_view what, const std::string& path);
 
 // Writes header and content into the file; `path` is for errors alone.
 Status write_block_file(int fd, const std::string& path, const Digest& identity, const BlockId& id,

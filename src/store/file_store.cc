@@ -18,14 +18,7 @@ Digest identity_digest(const std::string& identity) {
 }
 
 // 32 digits: the first half of the digest. The whole of it is in every file.
-std::string folder_name(const Digest& identity) {
-  std::string name;
-  for (size_t i = 0; i < 16; ++i) {
-    name += "0123456789abcdef"[identity[i] >> 4];
-    name += "0123456789abcdef"[identity[i] & 15];
-  }
-  return name;
-}
+std::string folder_name(const Digest& identity) { return hex_of(identity).substr(0, 32); }
 
 int64_t now() {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())

@@ -42,19 +42,6 @@ bool is_hex(std::string_view text, size_t digits) {
   return text.size() == digits && text.find_first_not_of("0123456789abcdef") == std::string_view::npos;
 }
 
-// The folder and those above it.
-Status make_all(const std::string& path) {
-  for (size_t end = path.find('/', 1);; end = path.find('/', end + 1)) {
-    const std::string part = path.substr(0, end);
-    if (::mkdir(part.c_str(), 0700) != 0 && errno != EEXIST) return file_error("make the folder", part);
-    if (end == std::string::npos) break;
-  }
-  struct stat status;
-  if (::stat(path.c_str(), &status) != 0) return file_error("look at the folder", path);
-  if (!S_ISDIR(status.st_mode)) return fail(Code::invalid_argument, path, " is not a folder");
-  return {};
-}
-
 uint64_t random_number() {
   uint64_t number = 0;
   if (::getrandom(&number, sizeof number, 0) != sizeof number)
@@ -107,7 +94,7 @@ Result<std::unique_ptr<SharedFolder>> SharedFolder::open(const std::string& path
 }
 
 Status SharedFolder::begin() {
-  WEFT_RETURN_IF_ERROR(make_all(path_));
+  WEFT_RETURN_IF_ERROR(make_folders(path_));
   struct stat status;
   open_to_others_ = ::stat(path_.c_str(), &status) == 0 && (status.st_mode & (S_IWGRP | S_IWOTH)) != 0;
   WEFT_RETURN_IF_ERROR(make_temporary_folder());

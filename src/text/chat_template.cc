@@ -2,9 +2,10 @@
 #include "text/chat_template.h"
 
 #include <algorithm>
-#include <filesystem>
+#include <string_view>
 
 #include "base/files.h"
+#include "base/folder.h"
 #include "text/bridge_call.h"
 #include "text/conversation.h"
 
@@ -61,11 +62,11 @@ Result<std::vector<ChatTemplate::Named>> templates_in_files(const std::string& f
   }
   const std::string extra = folder + "/additional_chat_templates";
   if (!is_directory(extra)) return out;
-  std::error_code ignored;
-  for (const auto& entry : std::filesystem::directory_iterator(extra, ignored)) {
-    if (entry.path().extension() != ".jinja") continue;
-    WEFT_TRY(std::string source, read_file(entry.path().string(), FileLimit::chat_template));
-    out.emplace_back(entry.path().stem().string(), std::move(source));
+  constexpr std::string_view kEnding = ".jinja";
+  for (const std::string& name : names_in(extra)) {
+    if (!name.ends_with(kEnding) || name.size() == kEnding.size()) continue;
+    WEFT_TRY(std::string source, read_file(extra + "/" + name, FileLimit::chat_template));
+    out.emplace_back(name.substr(0, name.size() - kEnding.size()), std::move(source));
   }
   return out;
 }

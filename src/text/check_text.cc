@@ -17,6 +17,7 @@
 #include <filesystem>
 
 #include "base/files.h"
+#include "base/folder.h"
 #include "base/json.h"
 #include "text/chat_template.h"
 #include "text/detokenizer.h"
@@ -226,9 +227,8 @@ int render_folder(const std::string& folder, const Json& input) {
 // One line for each template: the roles that take a text (t) or parts (p), and what is asked of calls.
 int show_traits(const std::string& folder) {
   std::vector<std::string> files;
-  for (const auto& entry : std::filesystem::directory_iterator(folder))
-    if (entry.path().extension() == ".jinja") files.push_back(entry.path().string());
-  std::ranges::sort(files);
+  for (const std::string& name : names_in(folder))
+    if (name.ends_with(".jinja")) files.push_back(folder + "/" + name);
   for (const std::string& file : files) {
     const auto source = read_file(file);
     const auto compiled = source.ok() ? ChatTemplate::from_source(*source) : source.error();

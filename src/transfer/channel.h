@@ -20,7 +20,7 @@ class Channel {
   // The functions: any thread, also within an event.
 
   // Queues the message; it goes out behind those before. Never blocks. After the end it does nothing. A message has at
-  // most kMaxMessageBytes.
+  // most kMaxMessageBytes. std::bad_alloc: it was not queued.
   virtual void send(std::vector<std::byte> message) = 0;
   // Bytes of messages that were queued and have not been handed on yet - to the operating system, the network or, where
   // a transport knows, the receiver: what a sender limits itself by.
@@ -30,7 +30,8 @@ class Channel {
   // message, it holds for the next one already.
   virtual void allow(size_t message_bytes) = 0;
   // Ends the connection; what is queued may be lost. At most one event is still on its way, then on_closed() comes.
-  virtual void close() = 0;
+  // Needs no memory.
+  virtual void close() noexcept = 0;
   // The other side, for messages: "10.0.0.7:41234". Where this side has dialled, the address it was given.
   virtual const std::string& peer() const = 0;
 };
@@ -40,6 +41,7 @@ constexpr size_t kMaxMessageBytes = size_t{1} << 31;
 
 // The events of all channels of a transport. Called on its threads, for one channel by one at a time; they must return
 // quickly: a channel whose events take long receives no further messages meanwhile, nor do the others of its thread.
+// None may throw. Where a transport has no memory for a connection it ends with an error.
 class ChannelHandler {
  public:
   virtual ~ChannelHandler() = default;

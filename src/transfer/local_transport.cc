@@ -29,7 +29,7 @@ class LocalChannel : public Channel, public std::enable_shared_from_this<LocalCh
   }
   size_t queued_bytes() const override { return queued_; }
   void allow(size_t message_bytes) override { allowed_ = message_bytes; }
-  void close() override {
+  void close() noexcept override {
     if (!over_) network_->close(*this);
   }
   const std::string& peer() const override { return peer_; }

@@ -17,7 +17,7 @@ class TestChannel final : public Channel {
   void send(Bytes message) override { sent.push_back(std::move(message)); }
   size_t queued_bytes() const override { return 0; }
   void allow(size_t message_bytes) override { allowed = message_bytes; }
-  void close() override {}
+  void close() noexcept override {}
   const std::string& peer() const override { return peer_; }
   // The next message that was sent.
   TransferMessage next() {

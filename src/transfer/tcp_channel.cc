@@ -46,9 +46,10 @@ void TcpChannel::send(std::vector<std::byte> message) {
   WEFT_CHECK(message.size() <= kMaxMessageBytes) << message.size();
   const std::lock_guard lock(mutex_);
   if (ended_ || closing_) return;
-  queued_ += message.size();
-  over_ = over_ || queued_ > kDrainedBytes;
+  const size_t bytes = message.size();
   queue_.push_back(std::move(message));
+  queued_ += bytes;
+  over_ = over_ || queued_ > kDrainedBytes;
   if (!connected_ || writing_) return;
   if (queue_.front().size() <= kInline) {  // the queue was empty: who writes leaves nothing in it
     const ssize_t out = write_gathered(gather());
@@ -56,7 +57,18 @@ void TcpChannel::send(std::vector<std::byte> message) {
     if (queue_.empty()) return;
   }
   writing_ = true;
-  net::post(shared_->io, [self = shared_from_this()] { self->write(); });
+  try {
+    net::post(shared_->io, [self = shared_from_this()] { self->guarded([&] { self->write(); }); });
+  } catch (const std::exception&) {  // nobody would write it
+    hang_up();
+  }
+}
+
+// The connection ends, where there is no memory to tell the transport's thread: it reads the end. One that is not
+// connected yet ends by its deadline, or when it is. Under the mutex.
+void TcpChannel::hang_up() {
+  hung_up_ = true;
+  if (connected_) ::shutdown(socket_.native_handle(), SHUT_RDWR);
 }
 
 void TcpChannel::allow(size_t message_bytes) {
@@ -64,33 +76,43 @@ void TcpChannel::allow(size_t message_bytes) {
   if (message_bytes > kFirstMessageBytes && stranger_.exchange(false)) --shared_->strangers;
 }
 
-void TcpChannel::close() {
+void TcpChannel::close() noexcept {
   const std::lock_guard lock(mutex_);
   if (ended_ || closing_.exchange(true)) return;
-  net::post(shared_->io, [self = shared_from_this()] { self->end(fail(Code::cancelled, "closed here")); });
+  try {
+    net::post(shared_->io, [self = shared_from_this()] { self->end(Error(Code::cancelled, "closed here")); });
+  } catch (const std::exception&) {
+    hang_up();
+  }
 }
 
 void TcpChannel::set_dial_deadline() {
   deadline_.expires_after(std::chrono::seconds(kDialSeconds));
   deadline_.async_wait([self = shared_from_this()](const error_code& error) {
     if (error || self->connected_) return;
-    self->end(
-        fail(Code::unavailable, "cannot connect to ", self->peer_, ": no answer within ", kDialSeconds, " seconds"));
+    self->guarded([&] {
+      self->end(
+          fail(Code::unavailable, "cannot connect to ", self->peer_, ": no answer within ", kDialSeconds, " seconds"));
+    });
   });
 }
 
 void TcpChannel::start_dial(const std::vector<tcp::endpoint>& endpoints) {
   if (ended_) return;  // written by this thread alone
   net::async_connect(socket_, endpoints, [self = shared_from_this()](error_code error, const tcp::endpoint&) {
-    if (self->ended_) return;
-    error_code ignored;
-    // A port of this machine that nobody listens at can be the one that the system has chosen for this very socket.
-    if (!error && self->socket_.local_endpoint(ignored) == self->socket_.remote_endpoint(ignored))
-      error = net::error::connection_refused;
-    if (error) return self->end(fail(Code::unavailable, "cannot connect to ", self->peer_, ": ", error.message()));
-    self->deadline_.cancel();
-    self->connected();
+    self->guarded([&] { self->dialled(error); });
   });
+}
+
+void TcpChannel::dialled(error_code error) {
+  if (ended_) return;
+  error_code ignored;
+  // A port of this machine that nobody listens at can be the one that the system has chosen for this very socket.
+  if (!error && socket_.local_endpoint(ignored) == socket_.remote_endpoint(ignored))
+    error = net::error::connection_refused;
+  if (error) return end(fail(Code::unavailable, "cannot connect to ", peer_, ": ", error.message()));
+  deadline_.cancel();
+  connected();
 }
 
 void TcpChannel::start_accepted(tcp::socket socket) {
@@ -99,9 +121,11 @@ void TcpChannel::start_accepted(tcp::socket socket) {
   ++shared_->strangers;
   deadline_.expires_after(std::chrono::seconds(kFirstMessageSeconds));
   deadline_.async_wait([self = shared_from_this()](const error_code& error) {
-    if (!error && !self->heard_)
+    if (error || self->heard_) return;
+    self->guarded([&] {
       self->end(fail(Code::deadline_exceeded, self->peer_, " sent no message within ", kFirstMessageSeconds,
                      " seconds of connecting"));
+    });
   });
   shared_->handler.on_accepted(self());
   connected();
@@ -115,8 +139,9 @@ void TcpChannel::connected() {
   scratch_ = std::make_unique_for_overwrite<std::byte[]>(kScratch);
   {
     const std::lock_guard lock(mutex_);
-    connected_ = writing_ = true;
+    connected_ = writing_ = !hung_up_;
   }
+  if (hung_up_) return end(Error(Code::cancelled, "closed here"));
   write();
   if (!ended_) read();
 }
@@ -199,7 +224,8 @@ void TcpChannel::write() {
       }
       buffers = gather();
     }
-    if (turn == kTurns) return net::post(shared_->io, [self = shared_from_this()] { self->write(); });
+    if (turn == kTurns)
+      return net::post(shared_->io, [self = shared_from_this()] { self->guarded([&] { self->write(); }); });
     const ssize_t out = write_gathered(buffers);
     if (out < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return wait_for_room();
     if (out < 0) return lost("sending", error_code(errno, boost::system::system_category()));
@@ -216,8 +242,10 @@ void TcpChannel::write() {
 
 void TcpChannel::wait_for_room() {
   socket_.async_wait(tcp::socket::wait_write, [self = shared_from_this()](const error_code& error) {
-    if (error) self->lost("sending", error);
-    else self->write();
+    self->guarded([&] {
+      if (error) self->lost("sending", error);
+      else self->write();
+    });
   });
 }
 
@@ -226,8 +254,10 @@ void TcpChannel::read() {
   if (in_large_) buffers[0] = {large_.get() + large_filled_, large_bytes_ - large_filled_};
   buffers[1] = {scratch_.get() + scratch_end_, kScratch - scratch_end_};
   socket_.async_read_some(buffers, [self = shared_from_this()](const error_code& error, size_t bytes) {
-    if (error) self->lost("receiving", error);
-    else self->take(bytes);
+    self->guarded([&] {
+      if (error) self->lost("receiving", error);
+      else self->take(bytes);
+    });
   });
 }
 
@@ -301,9 +331,8 @@ bool TcpChannel::deliver(std::span<const std::byte> message) {
     heard_ = true;
     deadline_.cancel();
   }
-  if (closing_ || ended_) return false;
-  shared_->handler.on_message(self(), message);
-  return !closing_ && !ended_;
+  if (!closing_ && !ended_) shared_->handler.on_message(self(), message);
+  return !ended_ && (!closing_ || hung_up_);
 }
 
 }  // namespace weft

@@ -37,7 +37,7 @@ struct TcpShared {
   net::io_context io{1};
   ChannelHandler& handler;
   std::unordered_set<std::shared_ptr<TcpChannel>> channels;  // the transport's thread only
-  bool ending = false;                                       // likewise
+  std::atomic<bool> ending{false};                           // what is dialled from now on comes to nothing
   std::atomic<int> strangers{0};                             // accepted, and not allowed more than kFirstMessageBytes
 };
 
@@ -49,7 +49,7 @@ class TcpChannel : public Channel, public std::enable_shared_from_this<TcpChanne
   void send(std::vector<std::byte> message) override;
   size_t queued_bytes() const override { return queued_; }
   void allow(size_t message_bytes) override;
-  void close() override;
+  void close() noexcept override;
   const std::string& peer() const override { return peer_; }
 
   // The transport's thread, as all below.
@@ -58,8 +58,19 @@ class TcpChannel : public Channel, public std::enable_shared_from_this<TcpChanne
   void set_dial_deadline();
   void end(const Error& why);
   void end_silently();
+  // Runs `work`. An exception, which there is where memory is lacking, ends the connection.
+  template <class Work>
+  void guarded(Work work) noexcept {
+    try {
+      work();
+    } catch (const std::exception&) {
+      end(Error(Code::resource_exhausted, "no memory"));  // short enough to need none
+    }
+  }
 
  private:
+  void hang_up();
+  void dialled(error_code error);
   void connected();
   void lost(const char* doing, const error_code& error);
   void write();
@@ -91,6 +102,7 @@ class TcpChannel : public Channel, public std::enable_shared_from_this<TcpChanne
   bool over_ = false;       // queued_ has been above kDrainedBytes
   bool ended_ = false;
   std::atomic<bool> closing_{false};
+  std::atomic<bool> hung_up_{false};  // the transport's thread will read that the connection has ended
 
   // The transport's thread only.
   std::array<std::array<unsigned char, 4>, kGathered> lengths_;

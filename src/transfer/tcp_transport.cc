@@ -32,34 +32,41 @@ class TcpTransport : public Transport {
  public:
   explicit TcpTransport(ChannelHandler& handler)
       : shared_(std::make_shared<TcpShared>(handler)), work_(shared_->io.get_executor()), acceptor_(shared_->io),
-        pause_(shared_->io), thread_([io = &shared_->io] { keep_going("the TCP transport", [&] { io->run(); }); }) {}
+        pause_(shared_->io), thread_([this] { serve(); }) {}
 
+  // Without its thread, and without memory, which there may be none of.
   ~TcpTransport() override {
-    net::post(shared_->io, [this] {
-      shared_->ending = true;
-      error_code ignored;
-      acceptor_.close(ignored);
-      pause_.cancel();
-      const auto channels = shared_->channels;
-      for (const auto& channel : channels) channel->end(fail(Code::cancelled, "the transport has ended here"));
-    });
-    work_.reset();
+    shared_->io.stop();
     thread_.join();
+    shared_->ending = true;
+    error_code ignored;
+    acceptor_.close(ignored);
+    pause_.cancel();
+    while (!shared_->channels.empty()) {
+      const std::shared_ptr<TcpChannel> channel = *shared_->channels.begin();
+      channel->end(Error(Code::cancelled, "ended here"));
+    }
+    work_.reset();
+    shared_->io.restart();
+    serve();  // what is left of operations
   }
 
   Result<std::string> listen(const std::string& address) override;
   std::shared_ptr<Channel> dial(const std::string& address) override;
 
  private:
+  void serve() noexcept;
   void accept();
-  void take(tcp::socket socket, const error_code& error);
+  void pause();
+  void take(tcp::socket socket);
 
   const std::shared_ptr<TcpShared> shared_;
   net::executor_work_guard<net::io_context::executor_type> work_;
   tcp::acceptor acceptor_;
   net::steady_timer pause_;
   bool listens_ = false;
-  std::thread thread_;  // last: it uses the others
+  bool accepting_ = false;  // or pausing; the transport's thread only
+  std::thread thread_;      // last: it uses the others
 };
 
 Result<std::string> TcpTransport::listen(const std::string& address) {
@@ -86,35 +93,52 @@ Result<std::string> TcpTransport::listen(const std::string& address) {
   return in_force;
 }
 
-void TcpTransport::accept() {
-  acceptor_.async_accept([this](const error_code& error, tcp::socket socket) { take(std::move(socket), error); });
+// The thread. Where memory ran out for the next accept, it is begun again.
+void TcpTransport::serve() noexcept {
+  keep_going("the TCP transport", [&] {
+    if (acceptor_.is_open() && !accepting_) accept();
+    shared_->io.run();
+  });
 }
 
-void TcpTransport::take(tcp::socket socket, const error_code& error) {
-  if (!acceptor_.is_open()) return;
-  if (error) {  // out of descriptors, or the peer left already
-    pause_.expires_after(std::chrono::milliseconds(20));
-    pause_.async_wait([this](const error_code& cancelled) {
-      if (!cancelled && acceptor_.is_open()) accept();
-    });
-    return;
-  }
+void TcpTransport::accept() {
+  acceptor_.async_accept([this](const error_code& error, tcp::socket socket) {
+    accepting_ = false;
+    if (!acceptor_.is_open()) return;
+    if (error) return pause();  // out of descriptors, or the peer left already
+    take(std::move(socket));
+    accept();
+  });
+  accepting_ = true;
+}
+
+void TcpTransport::pause() {
+  pause_.expires_after(std::chrono::milliseconds(20));
+  pause_.async_wait([this](const error_code& cancelled) {
+    accepting_ = false;
+    if (!cancelled && acceptor_.is_open()) accept();
+  });
+  accepting_ = true;
+}
+
+void TcpTransport::take(tcp::socket socket) {
   error_code gone;
   const tcp::endpoint peer = socket.remote_endpoint(gone);
-  if (!gone && shared_->strangers < kMaxStrangers) {
-    auto channel = std::make_shared<TcpChannel>(shared_, from_endpoint(peer).text());
-    shared_->channels.insert(channel);
-    channel->start_accepted(std::move(socket));
-  }
-  accept();
+  if (gone || shared_->strangers >= kMaxStrangers) return;
+  auto channel = std::make_shared<TcpChannel>(shared_, from_endpoint(peer).text());
+  shared_->channels.insert(channel);
+  channel->guarded([&] { channel->start_accepted(std::move(socket)); });
 }
 
 std::shared_ptr<Channel> TcpTransport::dial(const std::string& address) {
   auto channel = std::make_shared<TcpChannel>(shared_, address);
-  net::post(shared_->io, [shared = shared_, channel] {
-    if (shared->ending) return channel->end_silently();
-    shared->channels.insert(channel);
-    channel->set_dial_deadline();
+  net::post(shared_->io, [shared = shared_, channel, late = shared_->ending.load()] {
+    if (late) return channel->end_silently();
+    if (shared->ending) return channel->end(Error(Code::cancelled, "ended here"));
+    channel->guarded([&] {
+      shared->channels.insert(channel);
+      channel->set_dial_deadline();
+    });
   });
   const auto place = parse_host_port(address);
   if (!place.ok()) {
@@ -130,12 +154,17 @@ std::shared_ptr<Channel> TcpTransport::dial(const std::string& address) {
       const auto channel = held.lock();
       if (!channel) return;
       if (!addresses.ok()) {
-        channel->end(fail(Code::unavailable, "cannot connect to ", channel->peer(), ": ", addresses.error().message()));
+        channel->guarded([&] {
+          channel->end(
+              fail(Code::unavailable, "cannot connect to ", channel->peer(), ": ", addresses.error().message()));
+        });
         return;
       }
-      std::vector<tcp::endpoint> endpoints;
-      for (const SocketAddress& address : *addresses) endpoints.push_back(to_endpoint(address));
-      channel->start_dial(endpoints);
+      channel->guarded([&] {
+        std::vector<tcp::endpoint> endpoints;
+        for (const SocketAddress& address : *addresses) endpoints.push_back(to_endpoint(address));
+        channel->start_dial(endpoints);
+      });
     });
   });
   return channel;

@@ -46,10 +46,14 @@ void UcxChannel::allow(size_t message_bytes) {
   if (message_bytes > kFirstMessageBytes && stranger_.exchange(false)) --loop_->strangers;
 }
 
-void UcxChannel::close() {
+void UcxChannel::close() noexcept {
   const std::lock_guard lock(mutex_);
   if (ended_ || closing_.exchange(true)) return;
-  loop_->post([self = shared_from_this()] { self->end(weft::fail(Code::cancelled, "closed here")); });
+  try {
+    loop_->post([self = shared_from_this()] { self->end(Error(Code::cancelled, "closed here")); });
+  } catch (const std::bad_alloc&) {
+    loop_->end_closing_later();
+  }
 }
 
 void UcxChannel::start_dial(std::vector<SocketAddress> addresses) {

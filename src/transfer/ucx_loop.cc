@@ -56,9 +56,25 @@ bool UcxLoop::post(std::function<void()> task) {
   return true;
 }
 
+void UcxLoop::end_closing_later() noexcept {
+  some_close_ = true;
+  ::eventfd_write(wake_, 1);
+}
+
+void UcxLoop::end_closing() {
+  if (!some_close_.exchange(false)) return;
+  for (;;) {
+    const auto found = std::ranges::find_if(channels_, [](const auto& channel) { return channel->is_closing(); });
+    if (found == channels_.end()) return;
+    const std::shared_ptr<UcxChannel> channel = *found;
+    channel->end(Error(Code::cancelled, "closed here"));
+  }
+}
+
 void UcxLoop::run() {
   for (;;) {
     run_tasks();
+    end_closing();
     bool busy = false;
     for (const Worker& worker : workers_)
       if (worker.worker) busy = progress(worker.worker) || busy;

@@ -42,6 +42,7 @@ class UcxLoop : public std::enable_shared_from_this<UcxLoop> {
   void stop();  // closes everything and waits for the thread
   Result<std::string> listen(const SocketAddress& at, const std::string& address);
   bool post(std::function<void()> task);  // any thread; false, and nothing happens, once it is stopped
+  void end_closing_later() noexcept;      // any thread: ends the channels whose close() could not be posted
 
   // The loop's thread only, as all below.
   // The worker for such an address, opened if need be.
@@ -65,6 +66,7 @@ class UcxLoop : public std::enable_shared_from_this<UcxLoop> {
   void run();
   bool progress(weft_ucx_worker* worker);
   void run_tasks();
+  void end_closing();
   bool disconnect_dying();  // whether there were any
   void pass_deadlines();
   void sleep();
@@ -80,6 +82,7 @@ class UcxLoop : public std::enable_shared_from_this<UcxLoop> {
   std::mutex mutex_;
   std::vector<std::function<void()>> tasks_;
   bool stopping_ = false;
+  std::atomic<bool> some_close_{false};
   int wake_ = -1;  // an eventfd
 
   std::unordered_set<std::shared_ptr<UcxChannel>> channels_;
@@ -107,10 +110,11 @@ class UcxChannel : public Channel, public std::enable_shared_from_this<UcxChanne
   void send(std::vector<std::byte> message) override;
   size_t queued_bytes() const override { return queued_; }
   void allow(size_t message_bytes) override;
-  void close() override;
+  void close() noexcept override;
   const std::string& peer() const override { return peer_; }
 
   // The loop's thread only, as all below.
+  bool is_closing() const { return closing_; }
   void start_dial(std::vector<SocketAddress> addresses);
   void start_accepted(weft_ucx_worker* worker, weft_ucx_end* end);
   void pass_deadline();

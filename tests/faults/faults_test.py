@@ -1,84 +1,42 @@
 #!/usr/bin/env python3
 """The n-th allocation, mmap, open, read, write, thread, send and receive fails while a model is loaded, while requests
-of several kinds are answered, and when a server ends. Asserted: no abort, no hang, the answer or a clear error, the
-same request answered rightly afterwards, gauges back at zero, no descriptor lost.
+of several kinds are answered (cases.py), and when a server ends; or that one and all behind it. Asserted: no abort, no
+hang, the answer or a clear error, the same request answered rightly afterwards, gauges back at zero, no descriptor
+lost. Of two servers that work together only one has faults, and both are watched.
 
-Where there are many calls a sample is tried, chosen by --seed; --all tries every one. `--trace` prints where a call
-failed after which something was wrong.
+Where there are many calls, --samples of them are tried: the first, the last, and one of each of as many equal parts,
+chosen by --seed. --all tries every one. POINTS are always tried: what once ended in an abort or a hang. `--trace`
+prints where a call failed after which something was wrong.
 """
 import argparse
-import base64
 import collections
 import http.client
 import json
 import random
 import re
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from injector import GOLDEN, KINDS, LIMIT, Injector, Server
+from cases import LOADS, REQUESTS, SHUTDOWNS, answer_of, cached_tokens, has_message
+from injector import GOLDEN, KINDS, LIMIT, Injector, Server, free_port
 
-PROMPT = "The quick brown fox jumps over the lazy dog and runs into the wood, where it"
-SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}, "b": {"enum": ["x", "y"]}}, "required": ["a", "b"]}
-PICTURE = GOLDEN.parent / "images" / "corpus_control_png.0.png"
-COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
-
-
-def picture():
-    url = "data:image/png;base64," + base64.b64encode(PICTURE.read_bytes()).decode()
-    return [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}},
-                                         {"type": "text", "text": "What is it?"}]}]
-
-
-def of(path, **fields):
-    return path, {"temperature": 0, "max_tokens": 8, **fields}
-
-
-# name: model, options of the server, request
-REQUESTS = {
-    "completion": ("llama-3.1", [], of(COMPLETIONS, prompt=PROMPT)),
-    "sampled": ("llama-3.1", [], of(COMPLETIONS, prompt=PROMPT, temperature=1, seed=7, logprobs=3, stop=["zzz"],
-                                    repetition_penalty=1.2, logit_bias={"5": 1})),
-    "stream": ("llama-3.1", [], of(COMPLETIONS, prompt=PROMPT, stream=True, n=2, temperature=1, seed=7)),
-    "guided": ("llama-3.1", [], of(COMPLETIONS, prompt=PROMPT, guided_json=SCHEMA, max_tokens=24)),
-    "beam": ("llama-3.1", [], of(COMPLETIONS, prompt=PROMPT, use_beam_search=True, n=2, beam_width=3, max_tokens=4)),
-    "chat": ("llama-3.1", [], of(CHAT, messages=[{"role": "user", "content": "hi"}])),
-    "picture": ("qwen2-vl", [], of(CHAT, messages=picture())),
-    "speculative": ("llama-3.1", ["--speculative-config", "ngram"],
-                    of(COMPLETIONS, prompt="a b c a b c a b c a b c a b c a b", max_tokens=16)),
+# (what, kind): [(call, and all behind it)]. Calls are counted differently by every version and library, so the samples
+# have to find what is like these.
+POINTS = {
+    # No memory for a thread's handle in Rust; none to note down a destructor of a thread's variable.
+    ("chat", "malloc"): [(131, True), (136, True), (137, True), (148, True), (182, True)],
+    # A folder is listed: std::filesystem::directory_iterator ended the process.
+    # A scheduler was moved, noexcept, with a deque in it.
+    ("load", "malloc"): [(115631, False), (116672, False), (116695, False), (116664, True), (118088, False)],
 }
-
-
-def answer_of(status, text):
-    """What must be the same each time; None: it is an error or ends too early. A stream may bring its pieces in any
-    cut."""
-    if status != 200:
-        return None
-    if not text.startswith("data:"):
-        return [choice.get("text") or choice["message"]["content"] for choice in json.loads(text)["choices"]]
-    pieces = collections.defaultdict(str)
-    lines = [line[6:] for line in text.splitlines() if line.startswith("data: ")]
-    if not lines or lines[-1] != "[DONE]":
-        return None
-    for line in lines[:-1]:
-        event = json.loads(line)
-        if "error" in event:
-            return None
-        for choice in event["choices"]:
-            pieces[choice["index"]] += choice["text"]
-    return sorted(pieces.items())
-
-
-def has_message(status, text):
-    """An error of HTTP, or one in the middle of a stream."""
-    if status == 200:
-        return any("error" in json.loads(line[6:]) for line in text.splitlines()
-                   if line.startswith("data: {"))
-    return 400 <= status < 600 and bool(json.loads(text)["error"]["message"])
+GOOD = ("right", "error", "connection")
+BACK = 30  # seconds until two servers work together again
+TIER_PAUSE = 5.1  # seconds for which nothing is written after a failure
 
 
 class Faults:
@@ -88,86 +46,160 @@ class Faults:
         self.injector = Injector(arguments.inject, folder / "control")
         self.wrong = []
         self.tally = collections.Counter()
-        self.server = None
+        self.server = self.partner = None  # who is asked; its context server
+        self.made = 0
 
-    def points(self, count):
-        if self.arguments.all or count <= self.arguments.samples:
+    def points(self, count, samples):
+        """Of `count` calls: all, or the first, the last, and one of each of equal parts."""
+        if self.arguments.all or count <= samples:
             return list(range(1, count + 1))
-        middle = self.random.sample(range(2, count), self.arguments.samples - 2)
-        return [1, *sorted(middle), count]
+        parts = samples - 2
+        middle = [self.random.randint(2 + i * (count - 2) // parts, 1 + (i + 1) * (count - 2) // parts)
+                  for i in range(parts)]
+        return [1, *middle, count]
+
+    def tries(self, what, kind, count):
+        """(call, whether all behind it fail too)"""
+        some = [(at, False) for at in self.points(count, self.arguments.samples)]
+        if kind in ("malloc", "mmap", "thread") and count > 0:
+            some += [(at, True) for at in self.points(count, max(3, self.arguments.samples // 3))]
+        return [point for point in POINTS.get((what, kind), []) if point not in some] + some
 
     def blame(self, what, problem):
         self.wrong.append(f"{what}: {problem}")
         print(f"WRONG {self.wrong[-1]}", flush=True)
 
-    # ---- Requests
+    def say(self, what, kind, tried, count):
+        print(f"{what}: {kind}: {len(tried)} of {count} calls: {dict(self.tally)}", flush=True)
+
+    # ---- Servers
+
+    def start_server(self, case, options, injected):
+        options = [option.format(folder=self.folder) for option in [*case.options, *options]]
+        self.made += 1
+        log = self.folder / f"log-{self.made}"
+        return Server(self.arguments.weft, self.injector if injected else None, case.model, options, log)
 
     def start(self, name):
-        model, options, _ = REQUESTS[name]
-        self.server = Server(self.arguments.weft, self.injector, model, options, self.folder / f"log-{name}")
+        case = REQUESTS[name]
+        options = ["--role", "generation"] if case.role else []
+        if case.role:
+            address = f"127.0.0.1:{free_port()}"
+            self.partner = self.start_server(case, ["--role", "context", "--kv-transfer", address],
+                                             case.role == "context")
+            self.headers = {"Weft-Context-Servers": address}
+        self.server = self.start_server(case, options, case.role != "context")
 
-    def outcome(self, request, right):
+    def servers(self):
+        return [server for server in (self.server, self.partner) if server]
+
+    def victim(self, name):
+        return self.partner if REQUESTS[name].role == "context" else self.server
+
+    def kill(self):
+        for server in self.servers():
+            server.kill()
+        self.server = self.partner = None
+
+    # ---- Requests
+
+    def request(self, name, fields=None):
+        case = REQUESTS[name]
+        body = case.body(**(fields or {}))
+        if case.new:
+            self.made += 1
+            body["cache_salt"] = f"salt {self.made}"
+        return case.path, body, self.headers if case.role else None
+
+    def outcome(self, name, right):
         """'right', 'error', 'connection' or what is wrong."""
+        self.cached = 0
         try:
-            status, text = self.server.call("POST", *request)
+            status, text = self.server.call("POST", *self.request(name))
         except TimeoutError:
             return f"no answer in {LIMIT} s"
         except (OSError, http.client.HTTPException):
             return "connection"
         try:
             answer = answer_of(status, text)
-            if answer is not None:
-                return "right" if answer == right else f"another answer: {answer} in place of {right}"
-            return "error" if has_message(status, text) else f"an error without a message: {status} {text[:200]}"
+            if answer is None:
+                return "error" if has_message(status, text) else f"an error without a message: {status} {text[:200]}"
+            if REQUESTS[name].role:
+                self.cached = cached_tokens(text)
+            return "right" if answer == right else f"another answer: {answer} in place of {right}"
         except (ValueError, KeyError) as problem:
             return f"status {status} with {text[:200]!r}: {problem}"
 
+    def prepare(self, name):
+        case = REQUESTS[name]
+        if case.before:
+            status, text = self.server.call("POST", *self.request(name, case.before))
+            if status != 200:
+                raise AssertionError(f"{name}: the request before it: {status} {text[:300]}")
+
+    def after(self, name, right):
+        """Of the same request without faults; of two servers until one fetches from the other again."""
+        end = time.monotonic() + BACK
+        while True:
+            result = self.outcome(name, right)
+            if result != "right" or not REQUESTS[name].role or self.cached > 0:
+                return result
+            if time.monotonic() > end:
+                return f"nothing is fetched after {BACK} s"
+            time.sleep(0.2)
+
     def try_one(self, name, kind, at, goes_on, right):
         what = f"{name}, {kind} {at}{' and all behind it' if goes_on else ''}"
-        request = REQUESTS[name][2]
+        victim, role = self.victim(name), REQUESTS[name].role
+        self.prepare(name)
+        before = len(victim.log())
         self.injector.arm(kind, at, goes_on, trace=self.arguments.trace)
-        before = len(self.server.log())
-        if goes_on:  # nothing can be answered meanwhile: it must only live
-            self.tally[self.while_all_fails(request)] += 1
+        if goes_on and role != "context":  # nothing can be answered meanwhile: it must only live
+            self.tally[self.while_all_fails(name)] += 1
             result = "right"
         else:
-            result = self.outcome(request, right)
+            result = self.outcome(name, right)
+        time.sleep(REQUESTS[name].wait)
         self.injector.disarm()
-        self.tally[result if result in ("right", "error", "connection") else "wrong"] += 1
-        status = self.server.died(0.05 if result == "connection" or goes_on else 0)
+        self.tally[result if result in GOOD else "wrong"] += 1
+        status = victim.died(0.05 if result == "connection" or goes_on else 0)
         problem = None
-        if self.not_ours(status, goes_on):
+        if self.not_ours(victim, status, goes_on):
             self.tally["ended by a library"] += 1
-            self.restart(name, right)
-            return
+            return self.restart(name, right)
+        if status is None and REQUESTS[name].may_fail and victim.get("/health")[0] == 503:
+            self.tally["engine failed"] += 1
+            return self.restart(name, right)
         if status is not None:
             problem = f"the server ended with {status}: {self.last_lines()}"
-        elif result not in ("right", "error", "connection"):
+        elif result not in GOOD:
             problem = result
+        elif role == "context" and result != "right":
+            problem = f"{result}, where the context server alone has faults"
         elif result == "connection" and kind not in ("send", "receive") and not self.says_why(before):
             problem = "closed without an answer, and the log does not say why"
-        elif (after := self.outcome(request, right)) != "right":
-            problem = f"{result}, and then {after}; ended: {self.server.died(0.5)}; {self.last_lines()}"
-        elif any((gauges := self.server.idle_gauges()).values()):
-            problem = f"{result}, and then {gauges}"
+        elif (after := self.after(name, right)) != "right":
+            problem = f"{result}, and then {after}; ended: {victim.died(0.5)}; {self.last_lines()}"
+        else:
+            left = [gauges for server in self.servers() if any((gauges := server.idle_gauges()).values())]
+            problem = f"{result}, and then {left}" if left else None
         if problem:
             self.blame(what, problem)
             self.restart(name, right)
+        elif "the cache's tier: " in victim.log()[before:]:
+            time.sleep(TIER_PAUSE)
 
     def restart(self, name, right):
-        self.server.kill()
+        self.kill()
         self.start(name)
-        self.outcome(REQUESTS[name][2], right)
+        self.after(name, right)
 
-    def not_ours(self, status, goes_on):
-        """What ends the process where we cannot catch it. glibc has no 32 bytes to note down a destructor of a new
-        thread (Rust's threads have one). And where nothing at all is to be had, Asio ends the process in the destructor
-        of a coroutine that it could not go on with, which posts."""
-        if status != -signal.SIGABRT:
-            return False
-        log = self.server.log()
-        return "failed to register TLS destructor" in log or (
-            goes_on and "terminate called without an active exception" in log and "awaitable_thread" in log)
+    def not_ours(self, victim, status, goes_on):
+        """What ends the process where we cannot catch it: where nothing at all is to be had, Asio ends the process in
+        the destructor of a coroutine that it could not go on with, which posts."""
+        log = victim.log()
+        return (status == -signal.SIGABRT and goes_on and "terminate called without an active exception" in log
+                and "awaitable_thread" in log)
 
     def says_why(self, before):
         """A connection may end without an answer where Asio had no memory for its next step, or where the answer had
@@ -177,12 +209,13 @@ class Faults:
             time.sleep(0.05)
         return "warning: " in fresh
 
-    def while_all_fails(self, request):
-        import socket
-        body = json.dumps(request[1])
+    def while_all_fails(self, name):
+        path, fields, headers = self.request(name)
+        body = json.dumps(fields)
+        more = "".join(f"{key}: {value}\r\n" for key, value in (headers or {}).items())
         try:
             with socket.create_connection(("127.0.0.1", self.server.port), timeout=1) as link:
-                link.sendall(f"POST {request[0]} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+                link.sendall(f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n{more}"
                              f"Content-Length: {len(body)}\r\n\r\n{body}".encode())
                 link.settimeout(0.3)
                 return "answered meanwhile" if link.recv(100) else "closed meanwhile"
@@ -192,36 +225,41 @@ class Faults:
             return "closed meanwhile"
 
     def last_lines(self):
-        return " | ".join(self.server.log().splitlines()[-30 if self.arguments.trace else -4:])
+        return " | ".join(line for server in self.servers()
+                          for line in server.log().splitlines()[-30 if self.arguments.trace else -4:])
 
     def run_request(self, name):
         self.start(name)
-        request = REQUESTS[name][2]
         for _ in range(3):  # the first ones fill caches
-            status, text = self.server.call("POST", *request)
+            self.prepare(name)
+            status, text = self.server.call("POST", *self.request(name))
         right = answer_of(status, text)
         if right is None:
             return self.blame(name, f"without a fault: {status} {text[:300]}")
-        before = self.server.descriptors()
+        before = self.victim(name).descriptors()
         for kind in self.arguments.kinds:
+            self.prepare(name)
             self.injector.arm(kind)
-            assert self.outcome(request, right) == "right"
+            result = self.outcome(name, right)
+            assert result == "right", result
+            time.sleep(REQUESTS[name].wait)
             self.injector.disarm()
             count = self.injector.count
-            points = self.points(count)
+            if count == 0 and kind in REQUESTS[name].must:
+                self.blame(name, f"there is no {kind} at all")
+            tries = self.tries(name, kind, count)
             self.tally.clear()
-            for at in points:
-                self.try_one(name, kind, at, False, right)
-            if kind in ("malloc", "mmap", "thread"):
-                for at in self.random.sample(points, min(len(points), max(1, self.arguments.samples // 8))):
-                    self.try_one(name, kind, at, True, right)
-            print(f"{name}: {kind}: {len(points)} of {count} calls: {dict(self.tally)}", flush=True)
-        if self.server.process.poll() is None and self.server.descriptors() > before + 2:
-            self.blame(name, f"{self.server.descriptors()} descriptors, {before} before")
-        self.server.process.send_signal(signal.SIGTERM)
-        if self.server.died(LIMIT) != 0:
-            self.blame(name, f"the server ends with {self.server.died()} and not with 0")
-            self.server.kill()
+            for at, goes_on in tries:
+                self.try_one(name, kind, at, goes_on, right)
+            self.say(name, kind, tries, count)
+        if self.victim(name).died() is None and self.victim(name).descriptors() > before + 2:
+            self.blame(name, f"{self.victim(name).descriptors()} descriptors, {before} before")
+        for server in self.servers():
+            server.process.send_signal(signal.SIGTERM)
+        for server in self.servers():
+            if server.died(LIMIT) != 0:
+                self.blame(name, f"the server ends with {server.died()} and not with 0")
+        self.kill()
 
     # ---- Loading, and the end
 
@@ -254,69 +292,81 @@ class Faults:
             self.blame(what, f"status {done.returncode}: {errors[-2500 if self.arguments.trace else -300:]}")
         return done
 
-    def run_load(self, model="llama-3.1"):
-        words = [self.arguments.weft, "run", str(GOLDEN / model), "--raw", "Hello there", "--max-tokens", "4",
-                 "--threads", "2", "--temperature", "0"]
+    def run_load(self, name):
+        options = [option.format(folder=self.folder) for option in LOADS[name]]
+        words = [self.arguments.weft, "run", str(GOLDEN / "llama-3.1"), "--raw", "Hello there", "--max-tokens", "4",
+                 "--threads", "2", "--temperature", "0", *options]
         for kind in self.arguments.kinds:
             if kind in ("send", "receive"):
                 continue
             self.injector.arm(kind)
-            right = self.run_program(words, "load", None).stdout
+            done = self.run_program(words, name, None)
+            if done is None or done.returncode != 0:
+                return self.blame(name, f"without a fault: {done}")
             count = self.injector.count
-            points = self.points(count)
+            tries = self.tries(name, kind, count)
             self.tally.clear()
-            for at in points:
-                self.injector.arm(kind, at, trace=self.arguments.trace)
-                self.run_program(words, f"load, {kind} {at}", right)
-            for at in self.random.sample(points, min(len(points), max(1, self.arguments.samples // 8))):
-                self.injector.arm(kind, at, True, trace=self.arguments.trace)
-                self.run_program(words, f"load, {kind} {at} and all behind it", right, True)
+            for at, goes_on in tries:
+                self.injector.arm(kind, at, goes_on, trace=self.arguments.trace)
+                self.run_program(words, f"{name}, {kind} {at}{' and all behind it' if goes_on else ''}", done.stdout,
+                                 goes_on)
             self.injector.disarm()
-            print(f"load: {kind}: {len(points)} of {count} calls: {dict(self.tally)}", flush=True)
+            self.say(name, kind, tries, count)
 
-    def run_shutdown(self):
+    def end_server(self, case, what, kind, at, goes_on=False):
+        """Its server ends with what is armed after it has answered."""
+        self.start(case)
+        self.outcome(case, None)
+        victim = self.victim(case)
+        self.injector.arm(kind, at, goes_on, trace=self.arguments.trace and at > 0)
+        victim.process.send_signal(signal.SIGTERM)
+        if goes_on and victim.died(5) is None:
+            self.injector.disarm()
+        status = victim.died(LIMIT)
+        count = self.injector.count
+        self.injector.disarm()
+        self.tally[status] += 1
+        if status not in (0, 1):
+            self.blame(f"{what}, {kind} {at}{' and all behind it' if goes_on else ''}",
+                       f"status {status}: {self.last_lines()}")
+        self.kill()
+        return count
+
+    def run_shutdown(self, name):
         for kind in self.arguments.kinds:
-            self.start("completion")
-            self.injector.arm(kind)
-            self.server.process.send_signal(signal.SIGTERM)
-            self.server.died(LIMIT)
-            count = self.injector.count
-            points = self.points(count)
+            count = self.end_server(SHUTDOWNS[name], name, kind, 0)
+            tries = self.tries(name, kind, count)
             self.tally.clear()
-            for at in points:
-                self.start("completion")
-                self.injector.arm(kind, at, trace=self.arguments.trace)
-                self.server.process.send_signal(signal.SIGTERM)
-                status = self.server.died(LIMIT)
-                self.injector.disarm()
-                self.tally[status] += 1
-                if status not in (0, 1):
-                    self.blame(f"shutdown, {kind} {at}", f"status {status}: {self.last_lines()}")
-                    self.server.kill()
-            print(f"shutdown: {kind}: {len(points)} of {count} calls: {dict(self.tally)}", flush=True)
+            for at, goes_on in tries:
+                self.end_server(SHUTDOWNS[name], name, kind, at, goes_on)
+            self.say(name, kind, tries, count)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--weft", required=True)
     parser.add_argument("--inject", required=True, help="the library of inject.cc")
-    parser.add_argument("--what", default=",".join(["load", *REQUESTS, "shutdown"]), help="comma-separated")
+    parser.add_argument("--what", default=",".join([*LOADS, *REQUESTS, *SHUTDOWNS]), help="comma-separated")
     parser.add_argument("--kinds", default=",".join(KINDS), help="comma-separated")
     parser.add_argument("--samples", type=int, default=24, help="calls of a kind that are tried")
     parser.add_argument("--all", action="store_true", help="every call")
+    parser.add_argument("--at", type=int, nargs="*", help="these calls alone")
+    parser.add_argument("--on", action="store_true", help="--at: and all behind each")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--trace", action="store_true")
     arguments = parser.parse_args()
     arguments.kinds = arguments.kinds.split(",")
     with tempfile.TemporaryDirectory() as folder:
         faults = Faults(arguments, Path(folder))
-        for what in arguments.what.split(","):
-            if what == "load":
-                faults.run_load()
-            elif what == "shutdown":
-                faults.run_shutdown()
-            else:
-                faults.run_request(what)
+        if arguments.at:
+            faults.tries = lambda *_: [(at, arguments.on) for at in arguments.at]
+        try:
+            for what in arguments.what.split(","):
+                run = faults.run_load if what in LOADS else faults.run_shutdown if what in SHUTDOWNS \
+                    else faults.run_request
+                run(what)
+        finally:
+            faults.kill()
     print(f"{len(faults.wrong)} wrong")
     return 1 if faults.wrong else 0
 

@@ -50,15 +50,16 @@ def free_port():
 
 
 class Server:
-    """`weft serve` under the injector."""
+    """`weft serve`, under the injector or (None) not."""
 
     def __init__(self, weft, injector, model, options, log):
-        self.injector, self.log_file, self.port = injector, Path(log), free_port()
-        injector.disarm()
+        self.log_file, self.port = Path(log), free_port()
+        if injector:
+            injector.disarm()
         words = [weft, "serve", str(GOLDEN / model), "--port", str(self.port), "--threads", "2", *options]
         with open(self.log_file, "ab") as out:
             self.process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
-                                            env=injector.environment)
+                                            env=injector.environment if injector else None)
         end = time.monotonic() + LIMIT
         while not self.ready():
             if self.process.poll() is not None or time.monotonic() > end:
@@ -77,12 +78,12 @@ class Server:
     def get(self, path):
         return self.call("GET", path, None)
 
-    def call(self, method, path, body):
+    def call(self, method, path, body, headers=None):
         """(status, text). What goes wrong with the connection is an exception: OSError or HTTPException."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=LIMIT)
         try:
             connection.request(method, path, None if body is None else json.dumps(body),
-                               {"Content-Type": "application/json"})
+                               {"Content-Type": "application/json", **(headers or {})})
             response = connection.getresponse()
             return response.status, response.read().decode()
         finally:
@@ -97,7 +98,8 @@ class Server:
 
     def gauges(self):
         """Those that say what is going on: zero once nothing is."""
-        moving = re.compile(r"weft_kv_cache_used_blocks|weft_num_requests_(running|waiting)|weft_http_body_bytes")
+        moving = re.compile(r"weft_kv_cache_used_blocks|weft_num_requests_(running|waiting)|weft_http_body_bytes|"
+                            r"weft_kv_transfer_(fetches|leases)")
         found = re.findall(r"^(weft_[a-z_]+)(?:\{[^}]*\})? (\S+)$", self.get("/metrics")[1], re.MULTILINE)
         return {name: float(value) for name, value in found if moving.fullmatch(name)}
 

@@ -233,5 +233,26 @@ TEST_F(Folder, BrokenFilesAreRefused) {
   }
 }
 
+// Whatever the model: an id is a place in a table, and one more than the largest is a number of 31 bits.
+TEST_F(Folder, IdsThatNoVocabularyReachesAreRefused) {
+  const std::string models[] = {
+      R"({"type": "BPE", "vocab": {"a": 0, "b": ID}, "merges": []})",
+      R"({"type": "WordPiece", "unk_token": "a", "continuing_subword_prefix": "##", "max_input_chars_per_word": 100,
+          "vocab": {"a": 0, "b": ID}})",
+      R"({"type": "WordLevel", "unk_token": "a", "vocab": {"a": 0, "b": ID}})",
+  };
+  for (std::string model : models)
+    for (const char* id : {"16777216", "2147483647", "4294967295"}) {
+      std::string text = model;
+      text.replace(text.find("ID"), 2, id);
+      write("tokenizer.json", R"({"version": "1.0", "added_tokens": [], "model": )" + text + "}");
+      const auto tokenizer = Tokenizer::from_folder(folder_);
+      ASSERT_FALSE(tokenizer.ok()) << text;
+      EXPECT_NE(tokenizer.error().message().find("which is too large"), std::string::npos)
+          << tokenizer.error().message();
+      EXPECT_NE(tokenizer.error().message().find(id), std::string::npos) << tokenizer.error().message();
+    }
+}
+
 }  // namespace
 }  // namespace weft
