@@ -18,6 +18,8 @@ constexpr std::pair<std::string_view, std::string_view> kLayerNames[] = {
 constexpr std::pair<std::string_view, int> kMlpNames[] = {{"ffn_gate", 0}, {"ffn_up", 1}, {"ffn_down", 2}};
 constexpr const char* kMlpEnds[] = {"gate_proj", "up_proj", "down_proj"};
 
+constexpr int64_t kMostExperts = 1 << 14;
+
 std::string joined(std::initializer_list<std::string_view> parts) {
   std::string name;
   for (const std::string_view part : parts) name += part;
@@ -130,7 +132,11 @@ class Renamer {
   Status add_experts(const TensorInfo& tensor, const Place& p, int which, int together) {
     if (tensor.shape.size() != 3 || tensor.shape[1] % together != 0)
       return fail(Code::data_corrupt, "tensor ", tensor.name, " must have the extents experts, rows and columns");
+    if (tensor.type == StorageType::unknown) return builder_.add(tensor);  // its bytes are not known
     const int64_t stated = metadata_.integer(joined({a_.name, ".expert_count"}), 0);
+    if (stated > kMostExperts)
+      return fail(Code::unsupported, "metadata key ", a_.name, ".expert_count is ", stated, "; at most ", kMostExperts,
+                  " experts are read");
     if (tensor.shape[0] != stated)
       return fail(Code::data_corrupt, "tensor ", tensor.name, " has ", tensor.shape[0], " experts, but metadata key ",
                   a_.name, ".expert_count is ", stated);

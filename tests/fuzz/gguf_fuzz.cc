@@ -1,4 +1,6 @@
 // A GGUF file: header, config, names, the tokenizer inside. What opens has its tensors in the file and its tokens once.
+#include <map>
+
 #include "api/text_side.h"
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/gguf_metadata.h"
@@ -40,11 +42,33 @@ void open_whole(const std::string& path) {
     require(id >= 0 && id < text->tokenizer->vocab_size(), "an id is one of the vocabulary");
 }
 
+// An encoder of images beside a good model.
+void open_encoder(const GgufHeader& header, const std::string& file) {
+  const std::string_view projector = header.metadata.text("clip.projector_type");
+  const char* const model = projector == "gemma3"            ? "gemma3"
+                            : projector == "llama4"          ? "llama4"
+                            : projector.starts_with("qwen2") ? "qwen2vl"
+                                                             : "llama";
+  static std::map<std::string, std::string> models;
+  std::string& path = models[model];
+  if (path.empty())
+    path = folder().put(std::string(model) + ".gguf", seed_file("checkpoint/" + std::string(model) + ".gguf"));
+  const std::string encoder = folder().put("encoder.gguf", file);
+  const auto opened = Checkpoint::open(path, LoadMode::mmap, encoder);
+  if (!opened.ok()) return require_message(opened.error());
+  for (const auto& [name, tensor] : (*opened)->tensors())
+    if (tensor.values() <= 1 << 16) (void)read_all(tensor).ok();
+  const auto text = load_text(path, "", encoder);
+  if (!text.ok()) require_message(text.error());
+}
+
 }  // namespace
 
 std::vector<std::string> fuzz_seeds() {
   std::vector<std::string> seeds;
-  for (const char* name : {"llama", "qwen2", "qwen3", "gemma3"})
+  for (const char* name : {"llama", "qwen2", "qwen3", "gemma3", "mixtral", "qwen3moe", "llama4", "deepseek2",
+                           "deepseek2-old", "deci", "nemotron", "qwen2vl", "parts-00001-of-00004", "mmproj-gemma3",
+                           "mmproj-llama4", "mmproj-mlp", "mmproj-qwen2.5vl_merger", "mmproj-qwen2vl_merger"})
     seeds.push_back(seed_file("checkpoint/" + std::string(name) + ".gguf"));
   return seeds;
 }
@@ -60,6 +84,17 @@ std::vector<std::string> fuzz_words() {
           ".embedding_length",
           ".attention.head_count",
           ".rope.scaling.type",
+          ".rope.dimension_count",
+          ".expert_count",
+          ".attention.head_count_kv",
+          ".feed_forward_length",
+          "split.count",
+          "blk.0.attn_qkv.weight",
+          "blk.0.ffn_gate_up_exps.weight",
+          "clip.projector_type",
+          "clip.vision.block_count",
+          "tokenizer.ggml.precompiled_charsmap",
+          "t5",
           "llama",
           "qwen2",
           "gemma3",
@@ -76,6 +111,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const auto header = parse_gguf(std::as_bytes(std::span(file)));
   if (!header.ok()) return require_message(header.error()), 0;
   check_tensors(*header, file);
+  if (header->metadata.text("general.architecture") == "clip") return open_encoder(*header, file), 0;
   const auto config = gguf_config(*header);
   if (!config.ok()) return require_message(config.error()), 0;
   require(config->find("architectures") != nullptr, "a config names its architecture");
