@@ -8,6 +8,7 @@
 #include "base/files.h"
 #include "base/mapped_file.h"
 #include "checkpoint/checkpoint.h"
+#include "checkpoint/quant/coded_matrix.h"
 
 namespace weft {
 
@@ -16,6 +17,7 @@ struct Checkpoint::Files {
   FileStamps stamps;                  // of all files that were read
   std::vector<MappedFile::Pin> pins;  // of what a GGUF file's strings point to
   std::deque<TensorInfo> scales;      // factors in the shape that read_rows() indexes; they stay at their addresses
+  std::deque<CodedMatrix> coded;      // likewise
 };
 
 struct CheckpointBuilder {
@@ -34,6 +36,9 @@ struct CheckpointBuilder {
   TensorInfo* find(const std::string& name);
   // Stores a scale at an address that stays valid, for TensorInfo::scale.
   const TensorInfo* keep_scale(TensorInfo scale) { return &checkpoint->files_->scales.emplace_back(std::move(scale)); }
+  const CodedMatrix* keep_coded(CodedMatrix matrix) {
+    return &checkpoint->files_->coded.emplace_back(std::move(matrix));
+  }
   std::map<std::string, TensorInfo, std::less<>>& tensors() { return checkpoint->tensors_; }
   void set_path(std::string path) { checkpoint->path_ = std::move(path); }
   void set_config(Json config) { checkpoint->config_ = std::move(config); }

@@ -31,7 +31,8 @@ StorageLayout layout(StorageType type) {
     case StorageType::q5_k: return {256, 176};
     case StorageType::q6_k: return {256, 210};
     case StorageType::unknown:
-    case StorageType::random: return {1, 0};
+    case StorageType::random:
+    case StorageType::coded: return {1, 0};
   }
   return {1, 0};
 }
@@ -66,6 +67,7 @@ const char* name(StorageType type) {
     case StorageType::q6_k: return "q6_k";
     case StorageType::unknown: return "a type that is not read";
     case StorageType::random: return "random";
+    case StorageType::coded: return "quantised";
   }
   return "unknown";
 }

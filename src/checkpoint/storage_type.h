@@ -41,6 +41,7 @@ enum class StorageType : uint8_t {
   q6_k,  // GGUF blocks
   // no bytes: small values made from name and place (dummy loading)
   random,
+  coded,  // a quantised matrix of several tensors (TensorInfo::coded)
 };
 
 struct StorageLayout {

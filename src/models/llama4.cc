@@ -42,7 +42,7 @@ ExpertsOptions experts_options(const HfConfig& c) {
   e.rule = {.kind = kernels::RouteRule::Kind::sigmoid_after,
             .experts = c.count("num_local_experts"),
             .chosen = c.count("num_experts_per_tok", 1)};
-  e.scale_input = e.fused = true;
+  e.scale_input = true;
   e.router = "router", e.shared = "shared_expert";
   check_rule(c, e.rule, "num_local_experts");
   return e;
@@ -68,7 +68,12 @@ DecoderRecipe llama4(const HfConfig& whole) {
   DecoderRecipe r = llama(c);
   if (whole.has("text_config")) r.root = "language_model";
   const Kinds kinds = layer_kinds(c, r.layers);
-  const ExpertsOptions sparse = experts_options(c);
+  ExpertsOptions sparse = experts_options(c);
+  // llm-compressor stores each expert's matrices by themselves.
+  const auto first = std::find(kinds.sparse.begin(), kinds.sparse.end(), true) - kinds.sparse.begin();
+  const std::string own = (r.root.empty() ? "" : r.root + ".") + "model.layers." + std::to_string(first) +
+                          ".feed_forward.experts.0.gate_proj.weight";
+  sparse.fused = c.tensor_rows(own, 0) == 0;
   const MlpOptions dense{.hidden = r.hidden, .width = c.count("intermediate_size_mlp", 16384), .act = activation(c)};
   r.layer = [=](PlanBuilder& b, Scope w, int i, Value x, const DecoderRecipe& own) {
     x = b.add(

@@ -30,7 +30,8 @@ struct ModelOptions {
   bool dummy = false;  // random weights
   LoadMode load_mode = LoadMode::mmap;
   Quantize quantize = Quantize::none;
-  bool dequantize = false;  // see FormatOptions
+  bool dequantize = false;    // see FormatOptions
+  bool round_inputs = false;  // likewise
   PackWeights pack_weights = PackWeights::automatic;
   std::vector<int> taps;  // see blocks::build_model
   PlanPart part = PlanPart::target;
