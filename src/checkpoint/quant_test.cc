@@ -278,6 +278,9 @@ TEST_F(Gptq, WrongFilesAreRefused) {
   expect_problem("m.qweight");
   settings_ = R"({"quant_method": "gptq", "group_size": 32})";
   expect_problem("bits");
+  make(4, false, false);
+  put("m.qweight", StorageType::i32, {int64_t{1} << 60, 0}, std::vector<int32_t>());
+  expect_problem("m.qweight");
 }
 
 class Compressed : public QuantFolder {

@@ -55,7 +55,8 @@ Status join_gptq_module(Joiner& joiner, const std::string& module, const GptqRul
   const int bits = static_cast<int>(rules.bits);
   WEFT_TRY(TensorInfo codes, joiner.take(module + ".qweight", ""));
   WEFT_RETURN_IF_ERROR(expect_type(codes, StorageType::i32));
-  if (codes.shape.size() != 2 || codes.shape[0] * 32 % bits != 0)
+  WEFT_RETURN_IF_ERROR(expect_matrix(codes));
+  if (codes.shape[0] * 32 % bits != 0)
     return fail(Code::data_corrupt, "tensor ", codes.name, " is ", shape_text(codes.shape), ", which does not hold ",
                 bits, " bits for each weight");
   const int64_t in = codes.shape[0] * 32 / bits, out = codes.shape[1];
@@ -80,8 +81,7 @@ Status join_gptq_module(Joiner& joiner, const std::string& module, const GptqRul
 Status join_awq_module(Joiner& joiner, const std::string& module, int64_t group_size) {
   WEFT_TRY(TensorInfo codes, joiner.take(module + ".qweight", ""));
   WEFT_RETURN_IF_ERROR(expect_type(codes, StorageType::i32));
-  if (codes.shape.size() != 2)
-    return fail(Code::data_corrupt, "tensor ", codes.name, " is ", shape_text(codes.shape), ", not a matrix");
+  WEFT_RETURN_IF_ERROR(expect_matrix(codes));
   const int64_t in = codes.shape[0], words = codes.shape[1], out = words * 8;
   CodedMatrix m{.format = "AWQ", .module = module};
   m.group_size = group_size > 0 ? group_size : in;

@@ -95,8 +95,7 @@ Status join_four_bits(Joiner& joiner, const std::string& state_name) {
 Status join_int8(Joiner& joiner, const std::string& module) {
   WEFT_TRY(TensorInfo codes, joiner.take(module + ".weight", "which its SCB is for"));
   WEFT_RETURN_IF_ERROR(expect_type(codes, StorageType::i8));
-  if (codes.shape.size() != 2)
-    return fail(Code::data_corrupt, "tensor ", codes.name, " is ", shape_text(codes.shape), ", not a matrix");
+  WEFT_RETURN_IF_ERROR(expect_matrix(codes));
   CodedMatrix m{.format = "bitsandbytes int8", .module = module};
   const int64_t rows = codes.shape[0], cols = codes.shape[1];
   m.codes = row_fields(std::move(codes), rows, cols, 8, 1);

@@ -224,8 +224,7 @@ class CompressedReader {
     if (scheme->format == Format::whole || scheme->format == Format::mxfp8)
       return fail(Code::data_corrupt, "tensor ", name, " is packed, but ", scheme->group, " has another format");
     WEFT_TRY(TensorInfo codes, joiner_.take(name, ""));
-    if (codes.shape.size() != 2)
-      return fail(Code::data_corrupt, "tensor ", name, " is ", shape_text(codes.shape), ", not a matrix");
+    WEFT_RETURN_IF_ERROR(expect_matrix(codes));
     CodedMatrix m{.format = "compressed-tensors", .module = module};
     if (scheme->format == Format::packed) {
       WEFT_RETURN_IF_ERROR(join_integers(module, *scheme, std::move(codes), m));
@@ -311,6 +310,7 @@ class CompressedReader {
       return fail(Code::unsupported, "tensor ", name, " holds int8 values but is not a module's matrix");
     const std::string module = name.substr(0, name.size() - std::string_view(".weight").size());
     WEFT_TRY(TensorInfo codes, joiner_.take(name, ""));
+    WEFT_RETURN_IF_ERROR(expect_matrix(codes));
     CodedMatrix m{.format = "compressed-tensors", .module = module};
     const int64_t rows = codes.shape[0], cols = codes.shape[1];
     m.codes = row_fields(std::move(codes), rows, cols, 8, 1);

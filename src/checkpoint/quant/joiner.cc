@@ -89,6 +89,12 @@ Status expect_shape(const TensorInfo& tensor, const std::vector<int64_t>& shape,
               shape_text(shape), why.empty() ? "" : ", as ", why);
 }
 
+Status expect_matrix(const TensorInfo& tensor) {
+  constexpr int64_t kMost = int64_t{1} << 31;
+  if (tensor.shape.size() == 2 && tensor.shape[0] <= kMost && tensor.shape[1] <= kMost) return {};
+  return fail(Code::data_corrupt, "tensor ", tensor.name, " is ", shape_text(tensor.shape), ", not a matrix");
+}
+
 Status expect_type(const TensorInfo& tensor, StorageType type) {
   if (tensor.type == type) return {};
   return fail(Code::data_corrupt, "tensor ", tensor.name, " holds ", name(tensor.type), " values, not ", name(type));

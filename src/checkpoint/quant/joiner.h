@@ -58,6 +58,8 @@ class Joiner {
 // Checks of a tensor; data_corrupt with its name.
 Status expect_shape(const TensorInfo& tensor, const std::vector<int64_t>& shape, std::string_view why);
 Status expect_type(const TensorInfo& tensor, StorageType type);
+// Two extents of at most 2^31, so that products of one with a few bits stay within int64.
+Status expect_matrix(const TensorInfo& tensor);
 // f16, bf16 or f32.
 Status expect_float(const TensorInfo& tensor);
 // A scalar: one float32 (or 16-bit) value, finite and not 0.

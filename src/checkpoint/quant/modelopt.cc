@@ -115,6 +115,7 @@ class ModelOptReader {
                   " is supported for the matrices of modules alone");
     CodedMatrix m{.format = "ModelOpt " + algorithm, .module = module};
     WEFT_TRY(TensorInfo codes, joiner_.take(name, ""));
+    WEFT_RETURN_IF_ERROR(expect_matrix(codes));
     WEFT_TRY(m.scales.values, joiner_.take(name + "_scale", "which belongs to a quantised matrix"));
     if (found->kind == Kind::nvfp4) WEFT_RETURN_IF_ERROR(fill_nvfp4(std::move(codes), m));
     if (found->kind == Kind::int4) WEFT_RETURN_IF_ERROR(fill_int4(std::move(codes), layer, m));

@@ -1,5 +1,7 @@
 // MXFP4 as gpt-oss stores it: X_blocks [.., rows, cols / 32, 16], two values in a byte, the even column in its low
 // bits, and X_scales [.., rows, cols / 32], exponents plus 127.
+#include <algorithm>
+
 #include "checkpoint/names.h"
 #include "checkpoint/quant/formats.h"
 
@@ -13,7 +15,8 @@ Status join_blocks(Joiner& joiner, const std::string& name) {
   if (scales.type == StorageType::u8) scales.type = StorageType::f8_e8m0;
   WEFT_RETURN_IF_ERROR(expect_type(scales, StorageType::f8_e8m0));
   std::vector<int64_t> shape = codes.shape;
-  if ((shape.size() != 3 && shape.size() != 4) || shape.back() != 16)
+  const bool huge = std::any_of(shape.begin(), shape.end(), [](int64_t extent) { return extent > int64_t{1} << 31; });
+  if ((shape.size() != 3 && shape.size() != 4) || shape.back() != 16 || huge)
     return fail(Code::data_corrupt, "tensor ", codes.name, " is ", shape_text(shape),
                 ", which are no blocks of 16 bytes");
   shape.pop_back();
