@@ -14,6 +14,8 @@ void add_engine_options(CLI::App* app, EngineOptions& o) {
   add_choice(app, "--quantize", o.quantize, "Quantise the weights while loading");
   add_switch(app, "--dequantize", o.dequantize,
              "Widen weights that are stored in 8 or 4 bits to --dtype while loading");
+  add_choice(app, "--activation-quantization", o.activation_quantization,
+             "checkpoint: round the inputs of products as the format of quantised weights says; off: more exact");
   add_choice(app, "--kv-cache-dtype", o.kv_cache_dtype, "Type of the KV cache");
   add_choice(app, "--load-format", o.load_format, "dummy: random weights from config.json alone");
   add_choice(app, "--load-mode", o.load_mode,

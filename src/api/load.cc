@@ -104,6 +104,7 @@ std::string cache_identity(const std::string& path, const EngineOptions& options
   line("weights", kernels::name(model.form));
   line("quantize", name_of(options.quantize));
   line("dequantize", options.dequantize ? "on" : "off");
+  line("activation quantization", name_of(options.activation_quantization));
   line("cache", name(model.kv_dtype));
   line("max-seq-len", std::to_string(options.max_seq_len));
   if (!draft) return text;

@@ -39,6 +39,8 @@ struct AdmissionLimits {
 struct EngineOptions {
   ComputeType dtype = ComputeType::automatic;
   Quantize quantize = Quantize::none;
+  // round inputs of products as the checkpoint's format says, or not at all
+  ActivationQuantization activation_quantization = ActivationQuantization::off;
   bool dequantize = false;  // widen weights that are stored in 8 or 4 bits to dtype while loading
   PackWeights pack_weights = PackWeights::automatic;
   KvCacheType kv_cache_dtype = KvCacheType::automatic;  // fp8 is refused

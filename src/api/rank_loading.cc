@@ -51,6 +51,7 @@ ProcessRanks::Facts facts_of(const std::string& path, const EngineOptions& o) {
           {"--dtype", name_of(o.dtype)},
           {"--quantize", name_of(o.quantize)},
           {"--dequantize", o.dequantize ? "on" : "off"},
+          {"--activation-quantization", name_of(o.activation_quantization)},
           {"--pack-weights", name_of(o.pack_weights)},
           {"--kv-cache-dtype", name_of(o.kv_cache_dtype)},
           {"--max-seq-len", std::to_string(o.max_seq_len)},
@@ -131,6 +132,7 @@ Status load_models(const std::string& path, const EngineOptions& options,
                              .mmproj = options.mmproj,
                              .quantize = options.quantize,
                              .dequantize = options.dequantize,
+                             .round_inputs = options.activation_quantization == ActivationQuantization::checkpoint,
                              .pack_weights = options.pack_weights,
                              .progress = progress};
   if (!options.packed_cache.empty()) {

@@ -72,7 +72,9 @@ Result<RecordedPlan> record_plan(const std::string& path, const EngineOptions& o
   if (!real && options.load_format != LoadFormat::dummy) {
     WEFT_TRY(stored, Checkpoint::open_described(path, quantised_matrices(plan)));
   }
-  recorded.plan = choose_formats(std::move(plan), *stored, {recorded.form, options.quantize, options.dequantize});
+  recorded.plan = choose_formats(std::move(plan), *stored,
+                                 {recorded.form, options.quantize, options.dequantize,
+                                  options.activation_quantization == ActivationQuantization::checkpoint});
   if (options.pack_weights == PackWeights::on && options.quantize == Quantize::none) pack(recorded.plan, recorded.form);
   return recorded;
 }

@@ -8,6 +8,7 @@
 #include "base/files.h"
 #include "base/mapped_file.h"
 #include "checkpoint/checkpoint.h"
+#include "checkpoint/quant/coded_matrix.h"
 
 namespace weft {
 
@@ -17,6 +18,7 @@ struct Checkpoint::Files {
   std::vector<MappedFile::Pin> pins;    // of what a GGUF file's strings point to
   std::deque<TensorInfo> scales;        // factors in the shape that read_rows() indexes; they stay at their addresses
   std::deque<std::vector<float>> made;  // values of tensors that are in no file as they are
+  std::deque<CodedMatrix> coded;        // at addresses that stay, for TensorInfo::coded
 };
 
 struct CheckpointBuilder {
@@ -41,6 +43,9 @@ struct CheckpointBuilder {
   // Keeps values that stay where they are, for TensorInfo::data.
   std::span<const std::byte> keep_values(std::vector<float> values) {
     return std::as_bytes(std::span(checkpoint->files_->made.emplace_back(std::move(values))));
+  }
+  const CodedMatrix* keep_coded(CodedMatrix matrix) {
+    return &checkpoint->files_->coded.emplace_back(std::move(matrix));
   }
   std::map<std::string, TensorInfo, std::less<>>& tensors() { return checkpoint->tensors_; }
   void set_path(std::string path) { checkpoint->path_ = std::move(path); }

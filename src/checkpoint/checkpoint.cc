@@ -36,6 +36,7 @@ void Checkpoint::drop(const TensorInfo& tensor) const {
 
 void Checkpoint::drop(const TensorInfo& tensor, int64_t first_row, int64_t rows) const {
   if (tensor.data.empty() || tensor.rows() == 0) return;
+  if (tensor.coded && !tensor.coded->codes.rows_lie_together()) return;  // others need the same pages
   const size_t row_bytes = tensor.data.size() / static_cast<size_t>(tensor.rows());
   files_->mapped[static_cast<size_t>(tensor.file)].drop(
       tensor.data.subspan(static_cast<size_t>(first_row) * row_bytes, static_cast<size_t>(rows) * row_bytes));

@@ -17,13 +17,17 @@
 #include "base/mapped_file.h"
 #include "base/result.h"
 #include "checkpoint/storage_type.h"
+#include "core/input_rounding.h"
 
 namespace weft {
+
+struct CodedMatrix;  // checkpoint/quant/coded_matrix.h
 
 // A stored tensor. Rows are what lies along the last dimension: a [out, in] matrix has `out` rows of `in` values, a
 // vector is one row, a tensor of more dimensions has the product of the leading ones.
 struct TensorInfo {
-  std::string name;  // as in Hugging Face checkpoints
+  std::string name;         // as in Hugging Face checkpoints
+  std::string stored_name;  // as in the file, where that is another one
   StorageType type = StorageType::f32;
   std::string unknown_type;  // what the file calls a type that is not known
   std::vector<int64_t> shape;
@@ -38,6 +42,10 @@ struct TensorInfo {
   int rotary_heads = 0;
   const TensorInfo* scale = nullptr;  // factors for a scaled fp8 weight: one value, one per row, or one per block below
   int scale_block_rows = 0, scale_block_cols = 0;
+  // of type `coded`: what its values are computed from; `data` are its codes, in the order of their file
+  const CodedMatrix* coded = nullptr;
+  // of quantised matrices: what their format does with the input of products
+  InputRounding input_rounding = {};
 
   // Brings the bytes of stored rows, a part of `data` or all of it into memory for as long as the pin lives.
   Result<MappedFile::Pin> pin(int64_t first_row, int64_t rows) const;
@@ -54,9 +62,9 @@ struct TensorInfo {
 };
 
 // Rows [first_row, first_row + rows) of a tensor as float32, row r at out + (r - first_row) * ld; `ld` >= cols(). Exact
-// for f32, f16, bf16 and fp8; f64 is rounded; GGUF blocks are computed in float32 in the order of ggml's reference
-// dequantisation. Integer tensors are an error, a range outside the tensor is a bug (checked). Thread-safe; nothing is
-// allocated for plain tensors.
+// for f32, f16, bf16 and fp8; f64 is rounded; quantised matrices as CodedMatrix says; GGUF blocks are computed in
+// float32 in the order of ggml's reference dequantisation. Integer tensors are an error, a range outside the tensor is
+// a bug (checked). Thread-safe; nothing is allocated for plain tensors.
 Status read_rows(const TensorInfo& tensor, int64_t first_row, int64_t rows, float* out, int64_t ld);
 // The same for columns [first_col, first_col + cols) only; a cut through a block of a quantised format is allowed.
 Status read_block(const TensorInfo& tensor, int64_t first_row, int64_t rows, int64_t first_col, int64_t cols,

@@ -4,6 +4,7 @@
 #include <functional>
 
 #include "base/json.h"
+#include "checkpoint/quant/coded_matrix.h"
 #include "checkpoint/safetensors.h"
 #include "checkpoint/safetensors_writer.h"
 #include "checkpoint/test_folder.h"
@@ -169,8 +170,17 @@ TEST_F(Folders, ConfigurationsDescribeQuantisedMatrices) {
     EXPECT_EQ(tensor->scale_block_cols, 128);
     EXPECT_EQ((*opened)->find("a.gate.weight"), nullptr);
   }
-  folder_.write("config.json", R"({"architectures": ["X"], "quantization_config": {"quant_method": "awq"}})");
+  folder_.write("config.json", R"({"architectures": ["X"], "quantization_config": {"quant_method": "foo"}})");
   EXPECT_FALSE(Checkpoint::open_described(folder_.path(), matrices).ok());
+  folder_.write("config.json", R"({"architectures": ["X"], "quantization_config": {"quant_method": "gptq", "bits": 3,
+    "group_size": 64, "sym": true}})");
+  const auto opened = Checkpoint::open_described(folder_.path(), matrices);
+  ASSERT_TRUE(opened.ok()) << opened.error().to_string();
+  const TensorInfo* tensor = (*opened)->find("a.q.weight");
+  ASSERT_TRUE(tensor && tensor->coded);
+  EXPECT_EQ(tensor->coded->codes.bits, 3);
+  EXPECT_EQ(tensor->coded->groups, 5);
+  EXPECT_EQ(tensor->coded->sole_zero, 4);
 }
 
 TEST_F(Folders, DummyNeedsTheConfigOnly) {
@@ -306,7 +316,9 @@ TEST_F(Fp8, ModelOptAndCompressedTensors) {
   write(compressed(R"("num_bits": 8, "type": "float", "strategy": "group")"), {});
   expect_problem("\"group\"");
   write(compressed("", "pack-quantized"), {});
-  expect_problem("pack-quantized");
+  expect_problem("num_bits");
+  write(compressed(R"("num_bits": 8, "type": "float", "strategy": "tensor")", "marlin-24"), {});
+  expect_problem("marlin-24");
   write(R"("quantization_config": {"quant_method": "modelopt", "quant_algo": "NVFP4"})", {});
   expect_problem("NVFP4");
   write(R"("model_type": "x")", {}, "w_scale");

@@ -75,39 +75,42 @@ std::string new_name(std::string_view name, const Layout& layout) {
   return in_model || bare ? body_name(rest, layout) : std::string(name);
 }
 
-// Part `index` of `count` equal parts of a tensor along its first dimension, which is dropped if it becomes 1.
-TensorInfo part_of(const TensorInfo& whole, int64_t index, int64_t count, bool drop) {
-  TensorInfo part = whole;
-  part.shape[0] /= count;
-  if (drop) part.shape.erase(part.shape.begin());
-  const size_t bytes = whole.data.size() / static_cast<size_t>(count);
-  part.data = whole.data.subspan(static_cast<size_t>(index) * bytes, bytes);
-  return part;
-}
-
-// The experts' own tensors that a fused one stands for; nothing for any other tensor.
-std::vector<TensorInfo> split_experts(const TensorInfo& tensor, const Layout& layout) {
-  if (layout.expert[0].empty() || tensor.shape.size() != 3 || is_blocked(tensor.type)) return {};
-  const std::string_view name = tensor.name;
+// The experts' own tensors that a fused one of `rows` rows for each stands for; nothing for any other name.
+std::vector<ExpertPart> parts_of(const Layout& layout, std::string_view name, int64_t experts, int64_t rows) {
+  if (layout.expert[0].empty() || experts < 1) return {};
   const size_t at = name.find(".experts.");
   if (at == std::string_view::npos) return {};
   const std::string scope(name.substr(0, at + 9));
   std::string_view rest = name.substr(at + 9);
   const bool both = skip(rest, "gate_up_proj");
-  if (!both && !skip(rest, "down_proj")) return {};
+  if ((!both && !skip(rest, "down_proj")) || (both && rows % 2 != 0)) return {};
   if (rest != "" && rest != "_scale_inv" && rest != "_scale") return {};
   const std::string end = ".weight" + std::string(rest);
-  const int64_t experts = tensor.shape[0];
-  if (experts < 1 || (both && tensor.shape[1] % 2 != 0)) return {};
-  std::vector<TensorInfo> parts;
-  for (int64_t e = 0; e < experts; ++e) {
-    const TensorInfo own = part_of(tensor, e, experts, true);
-    for (int64_t half = 0; half < (both ? 2 : 1); ++half) {
-      parts.push_back(both ? part_of(own, half, 2, false) : own);
-      parts.back().name = scope + std::to_string(e) + "." + std::string(layout.expert[both ? half : 2]) + end;
-    }
-  }
+  const int64_t halves = both ? 2 : 1;
+  std::vector<ExpertPart> parts;
+  for (int64_t e = 0; e < experts; ++e)
+    for (int64_t half = 0; half < halves; ++half)
+      parts.push_back({scope + std::to_string(e) + "." + std::string(layout.expert[both ? half : 2]) + end,
+                       e * rows + half * (rows / halves), rows / halves});
   return parts;
+}
+
+// The same as tensors: parts of the fused one's rows.
+std::vector<TensorInfo> split_experts(const TensorInfo& tensor, const Layout& layout) {
+  if (tensor.shape.size() != 3 || is_blocked(tensor.type) || tensor.type == StorageType::unknown) return {};
+  std::vector<TensorInfo> tensors;
+  const int64_t rows = tensor.shape[0] * tensor.shape[1];
+  for (ExpertPart& part : parts_of(layout, tensor.name, tensor.shape[0], tensor.shape[1])) {
+    TensorInfo own = tensor;
+    own.name = std::move(part.name);
+    own.stored_name = tensor.stored_name.empty() ? tensor.name : tensor.stored_name;
+    own.shape = {part.rows, tensor.shape[2]};
+    const size_t row_bytes = rows == 0 ? 0 : tensor.data.size() / static_cast<size_t>(rows);
+    own.data = tensor.data.subspan(static_cast<size_t>(part.first_row) * row_bytes,
+                                   static_cast<size_t>(part.rows) * row_bytes);
+    tensors.push_back(std::move(own));
+  }
+  return tensors;
 }
 
 bool is_tied(const Json& config, const std::string& architecture) {
@@ -124,6 +127,10 @@ bool is_tied(const Json& config, const std::string& architecture) {
 
 }  // namespace
 
+std::vector<ExpertPart> expert_parts(const Json& config, std::string_view tensor, int64_t experts, int64_t rows) {
+  return parts_of(layout_of(architecture_of(config), config), tensor, experts, rows);
+}
+
 Status apply_names(CheckpointBuilder& builder, const Json& config) {
   const std::string architecture = architecture_of(config);
   const Layout layout = layout_of(architecture, config);
@@ -134,6 +141,7 @@ Status apply_names(CheckpointBuilder& builder, const Json& config) {
   const auto rename = [&](const std::string& from, const std::string& to) {
     if (tensors.contains(to)) return;
     auto node = tensors.extract(from);
+    if (node.mapped().stored_name.empty()) node.mapped().stored_name = from;
     node.key() = node.mapped().name = to;
     tensors.insert(std::move(node));
   };

@@ -15,4 +15,13 @@ namespace weft {
 // A name whose new form is taken already stays as it is.
 Status apply_names(CheckpointBuilder& builder, const Json& config);
 
+// An expert's own matrix among the rows of a fused tensor [experts * rows, cols].
+struct ExpertPart {
+  std::string name;  // with its ".weight"
+  int64_t first_row = 0, rows = 0;
+};
+// The parts of a fused tensor ("....experts.gate_up_proj", of `rows` rows for each expert) for the architecture that
+// `config` names; nothing if it has no experts of that name.
+std::vector<ExpertPart> expert_parts(const Json& config, std::string_view tensor, int64_t experts, int64_t rows);
+
 }  // namespace weft

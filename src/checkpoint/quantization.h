@@ -1,16 +1,14 @@
-// What a checkpoint folder says about quantised weights. Read are methods that hold fp8 with scales: "fp8" (DeepSeek,
-// Qwen), ModelOpt's FP8, and compressed-tensors with floats of 8 bits. Activations are never rounded to fp8, whatever
-// the file says of them.
+// What a checkpoint folder says about quantised weights, and in which format its readers (quant/) find them.
 #pragma once
 
 #include "checkpoint/builder.h"
 
 namespace weft {
 
-// Joins fp8 tensors `X` with their `X_scale_inv` (or `X_scale`): one value, one per row, or one per block of
-// weight_block_size rows and columns, the last block of a row or column being shorter. Refuses (Code::unsupported)
-// every other quant_method, and folders whose method is only told by a file of its own (quantize_config.json and such),
-// but for ModelOpt's hf_quant_config.json. `folder` is the checkpoint's, `config` its config.json.
+// Replaces the tensors of quantised modules by the matrices that they make (quant/formats.h), by what config.json's
+// quantization_config says, or else hf_quant_config.json (ModelOpt), quantize_config.json (GPTQ) or quant_config.json
+// (AWQ). Refuses methods that are not read (Code::unsupported), and whatever contradicts itself, with the first such
+// tensor's name. `folder` is the checkpoint's, `config` its config.json; tensors have the names of apply_names().
 Status apply_quantization(CheckpointBuilder& builder, const Json& config, const std::string& folder);
 
 // For a checkpoint of which config.json alone is there: adds those of `matrices` that it says are fp8, with their

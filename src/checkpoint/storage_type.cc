@@ -50,7 +50,8 @@ StorageLayout layout(StorageType type) {
     case StorageType::mxfp4: return {32, 17};
     case StorageType::nvfp4: return {64, 36};
     case StorageType::unknown:
-    case StorageType::random: return {1, 0};
+    case StorageType::random:
+    case StorageType::coded: return {1, 0};
   }
   return {1, 0};
 }
@@ -101,6 +102,7 @@ const char* name(StorageType type) {
     case StorageType::nvfp4: return "nvfp4";
     case StorageType::unknown: return "a type that is not read";
     case StorageType::random: return "random";
+    case StorageType::coded: return "quantised";
   }
   return "unknown";
 }

@@ -59,6 +59,7 @@ enum class StorageType : uint8_t {
   nvfp4,  // GGUF blocks
   // no bytes: small values made from name and place (dummy loading)
   random,
+  coded,  // a quantised matrix of several tensors (TensorInfo::coded)
 };
 
 struct StorageLayout {

@@ -7,6 +7,7 @@
 #include "base/check.h"
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/dequantize.h"
+#include "checkpoint/quant/coded_matrix.h"
 #include "checkpoint/random_values.h"
 
 namespace weft {
@@ -89,7 +90,8 @@ class RowScales {
 
 Result<MappedFile::Pin> TensorInfo::pin(int64_t first_row, int64_t rows) const {
   if (!source) return MappedFile::Pin();
-  if (rotary_heads > 0 || this->rows() == 0) return pin();  // rows lie in another order
+  // Rows that lie in another order, or columns in their place.
+  if (rotary_heads > 0 || this->rows() == 0 || (coded && !coded->codes.rows_lie_together())) return pin();
   const size_t row_bytes = data.size() / static_cast<size_t>(this->rows());
   return pin(data.subspan(static_cast<size_t>(first_row) * row_bytes, static_cast<size_t>(rows) * row_bytes));
 }
@@ -105,7 +107,8 @@ int64_t TensorInfo::rows() const {
 }
 
 std::span<const std::byte> stored_row(const TensorInfo& tensor, int64_t row) {
-  WEFT_CHECK(row >= 0 && row < tensor.rows() && tensor.type != StorageType::random) << tensor.name << " row " << row;
+  WEFT_CHECK(row >= 0 && row < tensor.rows() && tensor.type != StorageType::random && !tensor.coded)
+      << tensor.name << " row " << row;
   const StorageLayout shape = layout(tensor.type);
   const int64_t row_bytes = tensor.cols() / shape.block_values * shape.block_bytes;
   if (tensor.rotary_heads > 0) row = stored_rotary_row(row, tensor.rows(), tensor.rotary_heads);
@@ -123,6 +126,7 @@ Status read_block(const TensorInfo& tensor, int64_t first_row, int64_t rows, int
     return fail(Code::data_corrupt, tensor.name, " holds ", name(tensor.type), " values, not floats");
   if (rows == 0 || cols == 0) return {};
 
+  if (tensor.coded) return tensor.coded->read_values(first_row, rows, first_col, cols, out, ld);
   const StorageLayout shape = layout(tensor.type);
   const int64_t row_bytes = tensor.cols() / shape.block_values * shape.block_bytes;
   const bool vector = tensor.shape.size() <= 1;

@@ -33,7 +33,9 @@ void list(std::ostringstream& text, const char* what, const std::vector<std::str
 const std::vector<std::string>& known_extras() {
   static const std::vector<std::string> patterns = {"*rotary_emb.inv_freq", "*.position_ids", "*masked_bias",
                                                     "*num_batches_tracked", "*.k_scale",      "*.v_scale",
-                                                    "*.input_scale"};
+                                                    "*.input_scale",        "*_input_scale",  "*.input_global_scale",
+                                                    "*.input_zero_point",   "*.q_scale",      "*.prob_output_scale",
+                                                    "*.k_zero_point",       "*.v_zero_point"};
   return patterns;
 }
 

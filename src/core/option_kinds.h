@@ -18,6 +18,11 @@ enum class Quantize : uint8_t { none, int8, int4 };
 template <>
 inline constexpr auto kNames<Quantize> = names_of_all<Quantize>("none", "int8", "int4");
 
+// Whether inputs of products are rounded as the format of quantised weights says.
+enum class ActivationQuantization : uint8_t { off, checkpoint };
+template <>
+inline constexpr auto kNames<ActivationQuantization> = names_of_all<ActivationQuantization>("off", "checkpoint");
+
 // Bfloat16 matrices in 12 bits a weight, without loss (kernels/bf12_layout.h); automatic: where the kernels prefer it.
 enum class PackWeights : uint8_t { automatic, on, off };
 template <>

@@ -23,19 +23,17 @@ uint32_t load_codes(const uint8_t* at) {
   return four;
 }
 
-constexpr int words_of_strip(WeightForm form) {
-  return form == WeightForm::int4 ? 4 : form == WeightForm::int6 ? 6 : 8;
-}
+constexpr int words_of_strip(WeightForm form) { return has_nibbles(form) ? 4 : form == WeightForm::int6 ? 6 : 8; }
 
 // The words of a column's strip in the order in which the panel holds them (quantized_layout.h), from its 32 codes.
 void strip_words(WeightForm form, const uint8_t* codes, uint32_t* words) {
-  if (form != WeightForm::int4 && form != WeightForm::int6) {
+  if (!has_nibbles(form) && form != WeightForm::int6) {
     std::memcpy(words, codes, kStrip);
     return;
   }
   for (int i = 0; i < 4; ++i)
     words[i] = (load_codes(codes + 8 * i) & 0x0f0f0f0fu) | (load_codes(codes + 8 * i + 4) & 0x0f0f0f0fu) << 4;
-  if (form == WeightForm::int4) return;
+  if (has_nibbles(form)) return;
   for (int h = 0; h < 2; ++h) {
     uint32_t word = 0;
     for (int i = 0; i < 4; ++i) word |= (load_codes(codes + 16 * h + 4 * i) >> 4 & 0x03030303u) << (2 * i);
@@ -89,9 +87,38 @@ bool has_nan(const QuantizedRows& rows, int size, int row, int group) {
 }  // namespace
 
 const char* name(WeightForm form) {
-  static const char* const names[] = {"float32", "bfloat16", "bfloat16 in 12 bits", "fp8", "int8", "int4", "int6"};
-  static_assert(std::size(names) == static_cast<size_t>(WeightForm::int6) + 1);
+  static const char* const names[] = {"float32", "bfloat16", "bfloat16 in 12 bits", "fp8", "int8", "int4",
+                                      "int6",    "fp4"};
+  static_assert(std::size(names) == static_cast<size_t>(WeightForm::fp4) + 1);
   return names[static_cast<int>(form)];
+}
+
+const float* levels_of(CodeLevels levels) {
+  // Sign, two bits of exponent, one of mantissa.
+  alignas(64) static constexpr float kE2m1[16] = {0.0f,  0.5f,  1.0f,  1.5f,  2.0f,  3.0f,  4.0f,  6.0f,
+                                                  -0.0f, -0.5f, -1.0f, -1.5f, -2.0f, -3.0f, -4.0f, -6.0f};
+  // Quantiles of a normal distribution (QLoRA, arXiv 2305.14314, appendix E).
+  alignas(64) static constexpr float kNf4[16] = {-1.0f,
+                                                 -0.6961928009986877f,
+                                                 -0.5250730514526367f,
+                                                 -0.39491748809814453f,
+                                                 -0.28444138169288635f,
+                                                 -0.18477343022823334f,
+                                                 -0.09105003625154495f,
+                                                 0.0f,
+                                                 0.07958029955625534f,
+                                                 0.16093020141124725f,
+                                                 0.24611230194568634f,
+                                                 0.33791524171829224f,
+                                                 0.44070982933044434f,
+                                                 0.5626170039176941f,
+                                                 0.7229568362236023f,
+                                                 1.0f};
+  // bitsandbytes' fp4, divided by its largest value, 12.
+  alignas(64) static constexpr float kBnbFp4[16] = {
+      0.0f,  0.0625f / 12,  8.0f / 12,  12.0f / 12,  4.0f / 12,  6.0f / 12,  2.0f / 12,  3.0f / 12,
+      -0.0f, -0.0625f / 12, -8.0f / 12, -12.0f / 12, -4.0f / 12, -6.0f / 12, -2.0f / 12, -3.0f / 12};
+  return levels == CodeLevels::e2m1 ? kE2m1 : levels == CodeLevels::nf4 ? kNf4 : kBnbFp4;
 }
 
 void pack_quantized(WeightForm form, const WeightGroups& g, int columns, const QuantizedRows& rows, std::byte* panel) {
@@ -150,7 +177,7 @@ struct Column {
     if (w.form == WeightForm::int8) return static_cast<int8_t>(byte);
     if (w.form == WeightForm::fp8) return byte;
     const int low = place.high_nibble ? byte >> 4 : byte & 15;
-    if (w.form == WeightForm::int4) return low;
+    if (has_nibbles(w.form)) return low;
     const HighPlace high = high_place(w.panel, column, k);
     return low | (static_cast<int>(panel[high.byte]) >> high.bit & 3) << 4;
   }
@@ -188,6 +215,7 @@ struct Column {
       const uint32_t bits = static_cast<uint32_t>(code & 0x80) << 24 | static_cast<uint32_t>(code & 0x7f) << 20;
       return std::bit_cast<float>(bits) * group.scale;
     }
+    if (w.form == WeightForm::fp4) return levels_of(w.groups.levels)[code] * group.scale;
     if (w.groups.offset == OffsetKind::minimum) return static_cast<float>(code) * group.scale + group.offset;
     return (static_cast<float>(code) - group.offset) * group.scale;
   }

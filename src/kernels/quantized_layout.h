@@ -3,7 +3,7 @@
 // A panel of C columns holds k in strips of 32, k padded with zero codes to whole strips. First all codes, strip after
 // strip:
 //   fp8, int8  [8][C][4]   a 32-bit word has four consecutive k of a column
-//   int4       [4][C][4]   byte b of word o: k 8 o + b in the low nibble, k 8 o + 4 + b in the high one
+//   int4, fp4  [4][C][4]   byte b of word o: k 8 o + b in the low nibble, k 8 o + 4 + b in the high one
 //   int6       the low four bits as int4, then [2][C][4]: byte b of word h has the two high bits of k 16 h + 4 i + b at
 //     bit 2 i
 // then, each on a boundary of 64 bytes: scales [groups][C], offsets [groups][C], and for super scales factors
@@ -21,8 +21,13 @@ constexpr int kSuper = 256;  // k that share the float16 of a super scale
 
 constexpr size_t round_up_64(size_t bytes) { return (bytes + 63) / 64 * 64; }
 
+// A byte holds two codes.
+[[maybe_unused]] constexpr bool has_nibbles(WeightForm form) {
+  return form == WeightForm::int4 || form == WeightForm::fp4;
+}
+
 [[maybe_unused]] constexpr size_t strip_bytes(WeightForm form, int columns) {
-  return static_cast<size_t>(columns) * (form == WeightForm::int4 ? 16 : form == WeightForm::int6 ? 24 : 32);
+  return static_cast<size_t>(columns) * (has_nibbles(form) ? 16 : form == WeightForm::int6 ? 24 : 32);
 }
 
 struct QuantizedLayout {
@@ -53,7 +58,8 @@ struct QuantizedLayout {
   return l;
 }
 
-// The byte that holds (the low bits of) element k of a column, and for int4 and int6 whether it is the high nibble.
+// The byte that holds (the low bits of) element k of a column, and for int4, fp4 and int6 whether it is the high
+// nibble.
 struct CodePlace {
   size_t byte;
   bool high_nibble;
@@ -61,7 +67,7 @@ struct CodePlace {
 [[maybe_unused]] constexpr CodePlace code_place(WeightForm form, int columns, int column, int k) {
   const size_t strip = static_cast<size_t>(k / kStrip) * strip_bytes(form, columns),
                in_strip = static_cast<size_t>(k % kStrip);
-  const bool nibbles = form == WeightForm::int4 || form == WeightForm::int6;
+  const bool nibbles = has_nibbles(form) || form == WeightForm::int6;
   const size_t word = in_strip / (nibbles ? 8 : 4);
   return {strip + (word * static_cast<size_t>(columns) + static_cast<size_t>(column)) * 4 + in_strip % 4,
           nibbles && in_strip % 8 >= 4};

@@ -45,6 +45,10 @@ const Format kFormats[] = {
     {"iq4_xs", WeightForm::int8, {32, ScaleKind::f32, none}},
     {"mxfp4", WeightForm::int8, {32, ScaleKind::bf16, none}},
     {"tq2_0", WeightForm::int4, {256, ScaleKind::f16, none}},
+    {"nvfp4", WeightForm::fp4, {16, ScaleKind::f32, none, CodeLevels::e2m1}},
+    {"mxfp4 bf16", WeightForm::fp4, {32, ScaleKind::bf16, none, CodeLevels::e2m1}},
+    {"nf4", WeightForm::fp4, {64, ScaleKind::f32, none, CodeLevels::nf4}},
+    {"bitsandbytes fp4", WeightForm::fp4, {kWholeK, ScaleKind::f32, none, CodeLevels::bnb_fp4}},
 };
 
 struct Shape {
@@ -75,7 +79,9 @@ struct Matrix {
     const size_t scale_count = static_cast<size_t>(s.out) * static_cast<size_t>(super ? supers : groups);
     const size_t group_count = static_cast<size_t>(s.out) * static_cast<size_t>(groups);
     codes.resize(static_cast<size_t>(s.out) * static_cast<size_t>(s.k));
-    const uint8_t mask = format.form == WeightForm::int4 ? 15 : format.form == WeightForm::int6 ? 63 : 255;
+    const uint8_t mask = format.form == WeightForm::int4 || format.form == WeightForm::fp4 ? 15
+                         : format.form == WeightForm::int6                                 ? 63
+                                                                                           : 255;
     for (uint8_t& code : codes) {
       code = static_cast<uint8_t>(random() & mask);
       if (format.form == WeightForm::fp8 && (code & 0x7f) == 0x7f) code ^= 1;
@@ -128,6 +134,35 @@ struct Matrix {
               .groups = format.groups};
   }
 
+  // e2m1 from its bits; the others' tables are those of bitsandbytes' functional.py.
+  float level(int code) const {
+    static const float nf4[] = {-1.0f,
+                                -0.6961928009986877f,
+                                -0.5250730514526367f,
+                                -0.39491748809814453f,
+                                -0.28444138169288635f,
+                                -0.18477343022823334f,
+                                -0.09105003625154495f,
+                                0.0f,
+                                0.07958029955625534f,
+                                0.16093020141124725f,
+                                0.24611230194568634f,
+                                0.33791524171829224f,
+                                0.44070982933044434f,
+                                0.5626170039176941f,
+                                0.7229568362236023f,
+                                1.0f};
+    if (format.groups.levels == CodeLevels::nf4) return nf4[code];
+    const int exponent = code >> 1 & 3, mantissa = code & 1;
+    const float sign = code & 8 ? -1.0f : 1.0f;
+    if (format.groups.levels == CodeLevels::bnb_fp4) {
+      static const float magnitudes[] = {0.0f, 0.0625f, 8.0f, 12.0f, 4.0f, 6.0f, 2.0f, 3.0f};
+      return sign * (magnitudes[code & 7] / 12.0f);
+    }
+    const float half = 0.5f * static_cast<float>(mantissa);
+    return sign * (exponent == 0 ? half : std::ldexp(1.0f + half, exponent - 1));
+  }
+
   // The definition (WeightForm, WeightGroups), from the arrays above.
   float value(int row, int k) const {
     const size_t group = static_cast<size_t>(row * groups + k / format.groups.size);
@@ -147,6 +182,7 @@ struct Matrix {
       case WeightForm::int6:
         if (format.groups.offset == none) return static_cast<float>(code - 32) * scale;
         break;
+      case WeightForm::fp4: return level(code) * scale;
       default: break;
     }
     if (format.groups.offset == zero) return static_cast<float>(code - zeros[at]) * scale;

@@ -16,6 +16,7 @@ float ref_activated(Activation act, float x);
 // Element (column, k) of a packed matrix of any form.
 float ref_weight(const PackedMatrix& w, int column, int k);
 void reference(const LinearArgs& a, int rows, Part part);
+void reference(const ArrangeArgs& a, int rows, Part part);
 void reference(const AppendArgs& a, int rows, Part part);
 void reference(const AttendArgs& a, int rows, Part part);
 void reference(const AttendCombineArgs& a, int rows, Part part);

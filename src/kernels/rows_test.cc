@@ -221,5 +221,68 @@ TEST_P(RowOps, EmbedReadsPackedAndPlainRows) {
 
 WEFT_TEST_TABLES(RowOps);
 
+// e4m3 and e2m1 by search among all of their numbers.
+float nearest_of(float value, const std::vector<float>& numbers) {
+  float best = numbers[0];
+  bool best_even = true;
+  for (size_t i = 0; i < numbers.size(); ++i) {
+    const float gap = std::fabs(numbers[i] - value), best_gap = std::fabs(best - value);
+    if (gap < best_gap || (gap == best_gap && i % 2 == 0 && !best_even)) best = numbers[i], best_even = i % 2 == 0;
+  }
+  return best;
+}
+
+TEST_P(RowOps, Arrange) {
+  constexpr int kWide = 70, kRows = 3, kLd = 80;
+  std::vector<float> fp8, fp4;  // magnitudes in ascending order, so that even numbers have even mantissas
+  for (int code = 0; code < 127; ++code) fp8.push_back(f8_e4m3_to_float(static_cast<uint8_t>(code)));
+  for (const float level : {0.0f, 0.5f, 1.0f, 1.5f, 2.0f, 3.0f, 4.0f, 6.0f}) fp4.push_back(level);
+  const std::vector<float> x = random_floats(kRows * kLd, 5);
+  std::vector<float> order(kWide), factors(kWide);
+  for (int c = 0; c < kWide; ++c) order[static_cast<size_t>(c)] = static_cast<float>((c * 37) % kWide);
+  for (int c = 0; c < kWide; ++c) factors[static_cast<size_t>(c)] = 0.5f + static_cast<float>(c) / 8;
+  using Kind = InputRounding::Kind;
+  for (const InputRounding& rounding :
+       {InputRounding{}, InputRounding{.kind = Kind::int8}, InputRounding{.kind = Kind::fp8},
+        InputRounding{.kind = Kind::fp8, .group = 32}, InputRounding{.kind = Kind::fp8, .scale = 0.03f},
+        InputRounding{.kind = Kind::fp4, .group = 16, .outer = 0.01f},
+        InputRounding{.kind = Kind::fp8, .limit = 0.5f}}) {
+    std::vector<float> want(kRows * kLd, -7.0f);
+    for (int r = 0; r < kRows; ++r) {
+      float* row = want.data() + r * kLd;
+      for (int c = 0; c < kWide; ++c)
+        row[c] = x[static_cast<size_t>(r * kLd) + static_cast<size_t>(order[static_cast<size_t>(c)])] *
+                 factors[static_cast<size_t>(c)];
+      const int group = rounding.group > 0 ? rounding.group : kWide;
+      for (int first = 0; rounding.kind != Kind::none && first < kWide; first += group) {
+        const int last = std::min(first + group, kWide);
+        float largest = 0;
+        for (int c = first; c < last; ++c) largest = std::max(largest, std::fabs(row[c]));
+        if (rounding.limit > 0) largest = std::min(largest, rounding.limit);
+        float scale = rounding.scale;
+        if (rounding.kind == Kind::int8) scale = largest / 127.0f;
+        if (rounding.kind == Kind::fp8 && scale == 0) scale = largest / 448.0f;
+        if (rounding.kind == Kind::fp4) scale = nearest_of(largest / 6.0f / rounding.outer, fp8) * rounding.outer;
+        for (int c = first; c < last; ++c) {
+          const float number = row[c] / scale;
+          if (rounding.kind == Kind::int8) row[c] = std::clamp(std::nearbyint(number), -128.0f, 127.0f) * scale;
+          else
+            row[c] =
+                std::copysign(nearest_of(std::fabs(number), rounding.kind == Kind::fp8 ? fp8 : fp4), number) * scale;
+        }
+      }
+    }
+    std::vector<float> out(kRows * kLd);
+    ArrangeArgs args{
+        .x = x.data(), .ld_x = kLd, .order = order.data(), .factors = factors.data(), .rounding = rounding};
+    args.cols = kWide, args.out = out.data(), args.ld_out = kLd;
+    for (const int parts : {1, 2, 3, 5}) {
+      std::fill(out.begin(), out.end(), -7.0f);
+      for (int p = 0; p < parts; ++p) table().run(args, kRows, {p, parts});
+      EXPECT_EQ(out, want) << parts << " parts, kind " << static_cast<int>(rounding.kind);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace weft::kernels

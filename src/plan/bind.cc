@@ -162,6 +162,19 @@ GateArgs bind(const GateOp& o, const Binding& b) {
   return {b.in(0), b.in_ld(0), b.out_cols(), b.vector(o.gate), o.complement, flags, o.bit, b.out(), b.out_ld()};
 }
 
+ArrangeArgs bind(const ArrangeOp& o, const Binding& b) {
+  return {.x = b.in(0),
+          .ld_x = b.in_ld(0),
+          .order = b.vector(o.order),
+          .factors = b.vector(o.factors),
+          .rounding = o.rounding,
+          .slots = o.slots,
+          .slot_stride = slot_stride(o.cols),
+          .cols = o.cols > 0 ? o.cols : b.out_cols(),
+          .out = b.out(),
+          .ld_out = b.out_ld()};
+}
+
 PlaceArgs bind(const PlaceOp& o, const Binding& b) {
   return {b.in(0), b.in_ld(0), b.in_cols(0), o.step, b.out(), b.out_ld()};
 }

@@ -232,6 +232,15 @@ struct PerHeadOp {
   int in_stride = 0, out_stride = 0;
 };
 
+// kernels::ArrangeArgs: the input of products with matrices whose columns are kept in another order, or whose input is
+// scaled or rounded; made by choose_formats().
+struct ArrangeOp {
+  static constexpr const char* kName = "arrange";
+  int order = -1, factors = -1;  // vectors
+  InputRounding rounding = {};
+  int slots = 1, cols = 0;  // of each slot; cols 0: of the whole row
+};
+
 // Vision towers. Out: the step's pixels [tokens, cols].
 struct InputOp {
   static constexpr const char* kName = "input";
@@ -324,9 +333,9 @@ struct ToOperandOp {
 template <class... F>
 auto list_ops(TypeList<F...>)
     -> std::variant<EmbedOp, LinearOp, NormOp, RopeAnglesOp, HeadsOp, AppendOp, AttendOp, ActivateOp, SelectOp,
-                    ToOperandOp, RouteOp, GroupRowsOp, ExpertsOp, ScaleRowsOp, CombineOp, PerHeadOp, InputOp, MixRowsOp,
-                    GateOp, PlaceOp, MergeFeaturesOp, StatesOp, AllReduceOp, PickRowsOp, AllGatherOp, GatherSlotsOp,
-                    GatherRowsOp, ReduceScatterOp, SendOp, ReceiveOp, F...>;
+                    ToOperandOp, ArrangeOp, RouteOp, GroupRowsOp, ExpertsOp, ScaleRowsOp, CombineOp, PerHeadOp, InputOp,
+                    MixRowsOp, GateOp, PlaceOp, MergeFeaturesOp, StatesOp, AllReduceOp, PickRowsOp, AllGatherOp,
+                    GatherSlotsOp, GatherRowsOp, ReduceScatterOp, SendOp, ReceiveOp, F...>;
 using OpKind = decltype(list_ops(kernels::ElementwiseOps{}));
 
 // A draft plan runs over rows whose states come from another plan, and then, one draft after the other, over rows whose

@@ -7,6 +7,7 @@
 #include "base/result.h"
 #include "checkpoint/checkpoint.h"
 #include "kernels/kernels.h"
+#include "plan/plan.h"
 
 namespace weft {
 
@@ -21,6 +22,8 @@ class QuantizedSource {
   // Appends rows [first, first + count) of a tensor that is stored in this format: codes as they are. Errors: a scale
   // that is too large for the kernels.
   Status append_stored(const TensorInfo& tensor, int64_t first, int64_t count);
+  // The same for outputs [first, first + count) of a transposed source: columns of an fp8 tensor.
+  Status append_transposed(const TensorInfo& tensor, const TensorRows& source, int64_t first, int64_t count);
   // Appends a row of k floats, quantised (--quantize).
   void append_floats(const float* row);
   // What has been appended since clear(); valid until the next call.
@@ -29,6 +32,8 @@ class QuantizedSource {
  private:
   void grow();
   Status append_fp8(const TensorInfo& tensor, int64_t row);
+  Status check_fp8_scale(const TensorInfo& grid, int64_t row, float scale) const;
+  Status append_coded(const CodedMatrix& matrix, int64_t first, int64_t count);
   void append_blocks(StorageType type, const std::byte* blocks);
   void append_block(StorageType type, const uint8_t* block, int index, uint8_t* codes);
   void append_codes(StorageType type, const std::byte* blocks);
@@ -40,6 +45,7 @@ class QuantizedSource {
   std::vector<uint16_t> narrow_scales_, minima_;
   std::vector<float> scales_;
   std::vector<float> block_scales_;  // of the row at hand
+  std::vector<uint8_t> zeros_, fields_;
 };
 
 }  // namespace weft

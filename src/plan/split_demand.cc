@@ -239,6 +239,13 @@ void Demand::cut_experts(const ExpertsOp& o, const Op& op, const ExpertCut& cut)
     matrix_outputs[o.matrices[e - o.first_expert]] = outputs;
 }
 
+void Demand::visit(const ArrangeOp& o, const Op& op, size_t) {
+  if (o.slots > 1 && slot_columns.contains(op.out->storage))
+    return refuse("tp-size", "the inputs of the experts of ", op.path,
+                  " are rounded as wholes (--activation-quantization checkpoint), and ranks would share them");
+  whole(op);
+}
+
 void Demand::visit(const CombineOp& o, const Op& op, size_t) {
   if (!is_read(op)) return;
   whole(op);

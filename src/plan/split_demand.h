@@ -92,6 +92,7 @@ class Demand {
   void visit(const ActivateOp& o, const Op& op, size_t);
   void visit(const ExpertsOp& o, const Op& op, size_t);
   void visit(const CombineOp& o, const Op& op, size_t);
+  void visit(const ArrangeOp& o, const Op& op, size_t);
 
   const Plan& plan_;
   const int stage_ranks_, ranks_, expert_sets_, rank_;  // ranks_: that share what is not experts

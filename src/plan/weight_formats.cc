@@ -3,14 +3,60 @@
 #include <algorithm>
 #include <map>
 
+#include "checkpoint/quant/coded_matrix.h"
 #include "kernels/quantize.h"
 
 namespace weft {
 
 using namespace kernels;
 
+namespace {
+
+// bfloat16 as it is; float16 too where the form has no other numbers than the codes; else what it is in float32.
+ScaleKind scale_kind(const CodedMatrix& m, bool may_be_f16) {
+  const bool plain = m.scales.factor == 1 && !m.scales.nested;
+  if (plain && m.scales.values.type == StorageType::bf16) return ScaleKind::bf16;
+  return plain && may_be_f16 && m.scales.values.type == StorageType::f16 ? ScaleKind::f16 : ScaleKind::f32;
+}
+
+std::optional<CodeLevels> known_levels(const std::array<float, 16>& levels) {
+  for (const CodeLevels known : {CodeLevels::e2m1, CodeLevels::nf4, CodeLevels::bnb_fp4})
+    if (std::equal(levels.begin(), levels.end(), levels_of(known))) return known;
+  return std::nullopt;
+}
+
+std::optional<WeightFormat> coded_format(const CodedMatrix& m, Operand operand) {
+  const int k = static_cast<int>(m.cols()), whole = static_cast<int>(strip_count(k)) * kStrip;
+  if (m.flat_block > 0 || !m.whole_groups) return std::nullopt;
+  const int unit = m.levels ? kStrip / 2 : kStrip;  // that groups consist of
+  if (m.groups > 1 && m.group_size % unit != 0) return std::nullopt;
+  const int size = m.groups > 1 ? static_cast<int>(m.group_size) : whole;
+  if (m.levels) {
+    const auto levels = known_levels(*m.levels);
+    if (!levels) return std::nullopt;
+    return WeightFormat{WeightForm::fp4, {size, scale_kind(m, false), OffsetKind::none, *levels}, operand};
+  }
+  const int largest = (1 << m.codes.bits) - 1;
+  if (const std::optional<int> shift = code_shift(m, 8, 15); shift && largest <= 15)
+    return WeightFormat{WeightForm::int4, {size, scale_kind(m, true)}, operand};
+  if (largest <= 15) return WeightFormat{WeightForm::int4, {size, scale_kind(m, false), OffsetKind::zero}, operand};
+  if (code_shift(m, 128, 255)) return WeightFormat{WeightForm::int8, {size, scale_kind(m, true)}, operand};
+  return std::nullopt;
+}
+
+}  // namespace
+
+std::optional<int> code_shift(const CodedMatrix& m, int zero, int largest) {
+  if (!m.sole_zero) return std::nullopt;
+  const int shift = zero - *m.sole_zero;
+  return shift >= 0 && shift + (1 << m.codes.bits) - 1 <= largest ? std::optional(shift) : std::nullopt;
+}
+
+bool arranges_input(const CodedMatrix* m) { return m && (!m->column_order.empty() || m->input_factors); }
+
 std::optional<WeightFormat> stored_format(const TensorInfo& tensor, int k, Operand operand) {
   if (tensor.offset != 0 || tensor.cols() != k) return std::nullopt;
+  if (tensor.coded) return coded_format(*tensor.coded, operand);
   const auto groups = [&](WeightForm form, int size, ScaleKind scale, OffsetKind offset = OffsetKind::none) {
     return std::optional<WeightFormat>({form, {size, scale, offset}, operand});
   };
@@ -109,17 +155,71 @@ class FormatChooser {
   void choose_stored(int index) {
     Matrix& m = plan_.matrices[index];
     m.format = WeightFormat{options_.form};
-    if (options_.dequantize) return;
-    std::vector<WeightFormat> formats;
-    for (const TensorRows& source : m.sources) {
-      const Operand operand = options_.form == WeightForm::f32 ? Operand::f32 : Operand::f32_as_bf16;
-      const TensorInfo* tensor = checkpoint_.find(source.tensor);
-      const bool rows = tensor && !source.transposed;
-      formats.push_back((rows ? stored_format(*tensor, m.k, operand) : std::nullopt).value_or(*m.format));
+    std::vector<Held> held;
+    for (const TensorRows& source : m.sources) held.push_back(held_as(source, m));
+    const bool product = can_split(index);
+    if (!product) {
+      // Only plain products can have their input arranged; experts have it rounded all together (round_experts).
+      if (std::any_of(held.begin(), held.end(), [](const Held& h) { return h.arranged != nullptr; })) return;
+      for (Held& h : held) h.rounding = {};
     }
-    if (std::all_of(formats.begin(), formats.end(), [&](const WeightFormat& f) { return f == formats[0]; }))
-      m.format = formats[0];
-    else if (can_split(index)) mixed_[index] = std::move(formats);
+    if (std::all_of(held.begin(), held.end(), [&](const Held& h) { return h == held[0]; })) {
+      m.format = held[0].format;
+      if (held[0].changes_input()) inputs_[index] = held[0];
+    } else if (product) {
+      mixed_[index] = std::move(held);
+    }
+  }
+
+  // A source's format, for what its products' input must be arranged (null: nothing), and how it is rounded.
+  struct Held {
+    WeightFormat format;
+    const CodedMatrix* arranged = nullptr;
+    InputRounding rounding = {};
+    bool changes_input() const { return arranged || rounding.kind != InputRounding::Kind::none; }
+    bool operator==(const Held& other) const {
+      return format == other.format && same_arrangement(arranged, other.arranged) && rounding == other.rounding;
+    }
+  };
+
+  static bool same_arrangement(const CodedMatrix* a, const CodedMatrix* b) {
+    if (a == b || !a || !b) return a == b;
+    return a->column_order == b->column_order && input_factors_of(*a) == input_factors_of(*b);
+  }
+
+  // In the order in which the columns are kept; empty if there are none.
+  static std::vector<float> input_factors_of(const CodedMatrix& m) {
+    if (!m.input_factors) return {};
+    auto factors = read_all(*m.input_factors);
+    if (!factors.ok()) return std::vector<float>(static_cast<size_t>(m.cols()));  // the loader finds the file's fault
+    if (m.column_order.empty()) return std::move(factors).value();
+    std::vector<float> ordered;
+    for (const int32_t column : m.column_order) ordered.push_back((*factors)[static_cast<size_t>(column)]);
+    return ordered;
+  }
+
+  // Fused experts in fp8, stored as [in, out], whose k has one scale.
+  static std::optional<WeightFormat> transposed_format(const TensorInfo& tensor, const TensorRows& source, int k,
+                                                       Operand operand) {
+    if (tensor.type != StorageType::f8_e4m3 || !tensor.scale || tensor.shape.size() != 3) return std::nullopt;
+    const int64_t block = tensor.scale_block_rows;
+    if (source.first_row / block != (source.first_row + k - 1) / block) return std::nullopt;
+    return WeightFormat{WeightForm::fp8, {static_cast<int>(strip_count(k)) * kStrip, ScaleKind::f32}, operand};
+  }
+
+  Held held_as(const TensorRows& source, const Matrix& m) const {
+    const Operand operand = options_.form == WeightForm::f32 ? Operand::f32 : Operand::f32_as_bf16;
+    const TensorInfo* tensor = checkpoint_.find(source.tensor);
+    Held held{*m.format};
+    if (!tensor) return held;
+    if (options_.round_inputs) held.rounding = tensor->input_rounding;
+    if (options_.dequantize) return held;
+    const std::optional<WeightFormat> format =
+        source.transposed ? transposed_format(*tensor, source, m.k, operand) : stored_format(*tensor, m.k, operand);
+    if (!format) return held;
+    held.format = *format;
+    if (arranges_input(tensor->coded)) held.arranged = tensor->coded;
+    return held;
   }
 
   // The matrices of one op (experts, heads) read one value, so they must agree.
@@ -165,15 +265,15 @@ class FormatChooser {
 
   // Replaces the products with matrices of mixed formats by one for each run of equal formats, side by side in the same
   // value.
-  void split() {
+  std::map<int, std::vector<int>> split_matrices() {
     std::map<int, std::vector<int>> parts;  // of a mixed matrix
-    for (const auto& [index, formats] : mixed_) {
+    for (const auto& [index, held] : mixed_) {
       const Matrix whole = plan_.matrices[index];
-      for (size_t first = 0; first < formats.size();) {
+      for (size_t first = 0; first < held.size();) {
         size_t last = first + 1;
-        while (last < formats.size() && formats[last] == formats[first]) ++last;
+        while (last < held.size() && held[last] == held[first]) ++last;
         Matrix part = whole;
-        part.format = formats[first];
+        part.format = held[first].format;
         part.sources.assign(whole.sources.begin() + static_cast<ptrdiff_t>(first),
                             whole.sources.begin() + static_cast<ptrdiff_t>(last));
         if (!whole.biases.empty())
@@ -181,17 +281,31 @@ class FormatChooser {
                              whole.biases.begin() + static_cast<ptrdiff_t>(last));
         // The first takes the place of the whole, so that no index moves.
         const int place = first == 0 ? index : static_cast<int>(plan_.matrices.size());
+        if (held[first].changes_input()) inputs_[place] = held[first];
         if (first == 0) plan_.matrices[index] = std::move(part);
         else plan_.matrices.push_back(std::move(part));
         parts[index].push_back(place);
         first = last;
       }
     }
+    return parts;
+  }
+
+  // Rebuilds the list of ops: products with mixed matrices in parts, and with arranged ones behind what arranges their
+  // input.
+  void split() {
+    const std::map<int, std::vector<int>> parts = split_matrices();
     std::vector<Op> ops;
-    for (Op& op : plan_.ops) {
+    std::vector<size_t> layer_starts;
+    for (size_t i = 0; i < plan_.ops.size(); ++i) {
+      Op& op = plan_.ops[i];
+      while (layer_starts.size() < plan_.layer_starts.size() && plan_.layer_starts[layer_starts.size()] == i)
+        layer_starts.push_back(ops.size());
       const auto* linear = std::get_if<LinearOp>(&op.kind);
       const auto found = linear ? parts.find(linear->matrix) : parts.end();
       if (found == parts.end()) {
+        if (linear) arrange_input(op, linear->matrix, ops);
+        if (const auto* experts = std::get_if<ExpertsOp>(&op.kind)) round_input(op, *experts, ops);
         ops.push_back(std::move(op));
         continue;
       }
@@ -203,19 +317,87 @@ class FormatChooser {
         piece.path = m.sources.front().tensor;
         piece.out->first_col = first_col, piece.out->cols = static_cast<int>(m.out());
         first_col += piece.out->cols;
+        arrange_input(piece, matrix, ops);
         ops.push_back(std::move(piece));
       }
     }
     plan_.ops = std::move(ops);
+    plan_.layer_starts = std::move(layer_starts);
+  }
+
+  // Puts an op before a product that makes the order of columns that its matrix has.
+  void arrange_input(Op& product, int matrix, std::vector<Op>& ops) {
+    const auto found = inputs_.find(matrix);
+    if (found == inputs_.end()) return;
+    const auto vector = [&](std::vector<float> values) {
+      if (values.empty()) return -1;
+      const auto size = static_cast<int64_t>(values.size());
+      plan_.vectors.push_back({.tensor = "", .size = size, .values = std::move(values), .divided_by = ""});
+      return static_cast<int>(plan_.vectors.size()) - 1;
+    };
+    ArrangeOp arrange{.rounding = found->second.rounding};
+    if (const CodedMatrix* m = found->second.arranged) {
+      arrange.order = vector({m->column_order.begin(), m->column_order.end()});
+      arrange.factors = vector(input_factors_of(*m));
+    }
+    push_arrange(arrange, product, ops);
+  }
+
+  // The input of experts, which all read one value, is rounded as the format of them all says.
+  void round_input(Op& op, const ExpertsOp& experts, std::vector<Op>& ops) {
+    if (!options_.round_inputs) return;
+    const TensorInfo* tensor = checkpoint_.find(plan_.matrices[experts.matrices.front()].sources.front().tensor);
+    if (!tensor || tensor->input_rounding.kind == InputRounding::Kind::none) return;
+    ArrangeOp arrange{.rounding = tensor->input_rounding};
+    if (!experts.same_input) arrange.slots = experts.slots, arrange.cols = plan_.matrices[experts.matrices.front()].k;
+    push_arrange(arrange, op, ops);
+  }
+
+  void push_arrange(const ArrangeOp& arrange, Op& reader, std::vector<Op>& ops) {
+    const Value x = reader.in[0], out{static_cast<int>(plan_.storages.size()), 0, x.cols, x.rows};
+    plan_.storages.push_back({.cols = x.cols, .rows = x.rows});
+    Op op{arrange, {x}, out, reader.path};
+    op.images_only = reader.images_only, op.pass = reader.pass;
+    ops.push_back(std::move(op));
+    reader.in[0] = out;
   }
 
   Plan plan_;
   const Checkpoint& checkpoint_;
   const FormatOptions& options_;
-  std::map<int, std::vector<WeightFormat>> mixed_;  // formats of the sources
+  std::map<int, std::vector<Held>> mixed_;  // of the sources
+  std::map<int, Held> inputs_;              // by matrix: where its products' input is arranged or rounded
 };
 
 }  // namespace
+
+Status check_input_rounding(const Plan& plan, const Checkpoint& checkpoint) {
+  const auto rounding_of = [&](const TensorRows& source) {
+    const TensorInfo* tensor = checkpoint.find(source.tensor);
+    return tensor ? tensor->input_rounding : InputRounding();
+  };
+  const auto refuse = [](const TensorRows& source, const char* why) {
+    return fail(Code::unsupported, "tensor ", source.tensor, ": ", why,
+                ", so --activation-quantization checkpoint is not possible")
+        .about("activation-quantization");
+  };
+  for (const Op& op : plan.ops) {
+    const auto* experts = std::get_if<ExpertsOp>(&op.kind);
+    const bool heads = std::holds_alternative<PerHeadOp>(op.kind);
+    for (const int index : matrices_of(op))
+      for (const TensorRows& source : plan.matrices[index].sources) {
+        const InputRounding rounding = rounding_of(source);
+        if (rounding.kind == InputRounding::Kind::none && !experts) continue;
+        if (rounding.kind == InputRounding::Kind::other)
+          return refuse(source, "its format rounds inputs in a way that is not supported");
+        if (heads)
+          return refuse(source, "its products are part of latent attention, which has no input of its own for it");
+        if (experts && rounding != rounding_of(plan.matrices[experts->matrices.front()].sources.front()))
+          return refuse(source, "experts have scales of inputs of their own, and all read one input");
+      }
+  }
+  return {};
+}
 
 Plan choose_formats(Plan plan, const Checkpoint& checkpoint, const FormatOptions& options) {
   return FormatChooser(std::move(plan), checkpoint, options).choose();

@@ -420,7 +420,8 @@ class Loader {
       WEFT_RETURN_IF_ERROR(
           each_source(claimed, first, count,
                       [&](const TensorRows& rows_of, const TensorInfo& tensor, int64_t at, int64_t n, int64_t) {
-                        return source.append_stored(tensor, rows_of.first_row + at, n);
+                        return rows_of.transposed ? source.append_transposed(tensor, rows_of, at, n)
+                                                  : source.append_stored(tensor, rows_of.first_row + at, n);
                       }));
     }
     table_.pack_panel_quantized(packed.form, packed.groups, source.rows(), to);

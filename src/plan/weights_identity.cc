@@ -22,7 +22,7 @@ void write(std::ostream& to, const Matrix& m, const LoadOptions& options) {
   to << " k " << m.k << ' ' << m.first_k << ' ' << m.tensor_k << " shards " << m.shards() << " gated " << m.gated
      << " format " << static_cast<int>(format.form) << ' ' << format.groups.size << ' '
      << static_cast<int>(format.groups.scale) << ' ' << static_cast<int>(format.groups.offset) << ' '
-     << static_cast<int>(format.operand) << '\n';
+     << static_cast<int>(format.groups.levels) << ' ' << static_cast<int>(format.operand) << '\n';
 }
 
 }  // namespace

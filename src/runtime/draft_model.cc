@@ -99,7 +99,8 @@ bool packs(const ModelOptions& options, const DraftModel& draft) {
 Result<DraftStage> load_stage(Plan recorded, const std::shared_ptr<const Checkpoint>& checkpoint,
                               const DraftModel& draft, const Lender& lender, const ModelOptions& options,
                               const RankTeam& ranks) {
-  recorded = choose_formats(std::move(recorded), *checkpoint, {draft.form, options.quantize, options.dequantize});
+  recorded = choose_formats(std::move(recorded), *checkpoint,
+                            {draft.form, options.quantize, options.dequantize, options.round_inputs});
   DraftStage stage;
   const LoadOptions load{.form = draft.form,
                          .quantize = options.quantize,

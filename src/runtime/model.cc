@@ -194,8 +194,16 @@ Result<Model> load_model(const std::string& path, const RankTeam& ranks, const M
   model.max_positions = limit.positions, model.learned_positions = limit.learned;
   model.max_positions_from = limit.keys + (model.checkpoint->is_gguf() ? " of " : " in config.json of ") + path;
   WEFT_RETURN_IF_ERROR(config.status());
-  model.whole =
-      choose_formats(std::move(recorded), *model.checkpoint, {model.form, options.quantize, options.dequantize});
+  if (options.round_inputs) {
+    if (options.quantize != Quantize::none)
+      return fail(Code::invalid_argument,
+                  "--activation-quantization checkpoint is for weights as they are stored, and "
+                  "--quantize makes others")
+          .about("activation-quantization");
+    WEFT_RETURN_IF_ERROR(check_input_rounding(recorded, *model.checkpoint));
+  }
+  model.whole = choose_formats(std::move(recorded), *model.checkpoint,
+                               {model.form, options.quantize, options.dequantize, options.round_inputs});
   model.vocab =
       model.whole.head == HeadKind::lm ? model.whole.output.cols : models::text_config(config).count("vocab_size");
   model.add_end_ids(end_ids(*model.checkpoint, config));

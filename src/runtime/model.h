@@ -31,7 +31,8 @@ struct ModelOptions {
   LoadMode load_mode = LoadMode::mmap;
   std::string mmproj;  // see Checkpoint::open
   Quantize quantize = Quantize::none;
-  bool dequantize = false;  // see FormatOptions
+  bool dequantize = false;    // see FormatOptions
+  bool round_inputs = false;  // likewise
   PackWeights pack_weights = PackWeights::automatic;
   std::shared_ptr<const PackedCache> packed_cache;  // null: weights are packed anew each time
   std::vector<int> taps;                            // see blocks::build_model

@@ -50,6 +50,7 @@ void with_product(const PackedMatrix& w, Fn fn) {
       if (int8_rows) return fn.template operator()<V, ByteProduct<V, WeightForm::int4>>();
       if (minimum) return fn.template operator()<V, WidenedProduct<V, WeightForm::int4, true>>();
       return fn.template operator()<V, WidenedProduct<V, WeightForm::int4, false>>();
+    case WeightForm::fp4: return fn.template operator()<V, WidenedProduct<V, WeightForm::fp4, false>>();
     case WeightForm::int6:
       if (minimum) return fn.template operator()<V, WidenedProduct<V, WeightForm::int6, true>>();
       return fn.template operator()<V, WidenedProduct<V, WeightForm::int6, false>>();

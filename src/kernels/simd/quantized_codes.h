@@ -12,6 +12,7 @@ namespace {
 template <class V>
 struct GroupVectors {
   typename V::F scale, offset;
+  typename V::Levels levels;  // of fp4
 };
 
 // Walks the groups of a panel in ascending k.
@@ -22,7 +23,9 @@ class GroupCursor {
 
   GroupCursor(const PackedMatrix& w, const QuantizedLayout& layout, const std::byte* panel, int k)
       : groups_(w.groups), layout_(layout), panel_(panel), group_(k / w.groups.size),
-        end_((group_ + 1) * w.groups.size) {}
+        end_((group_ + 1) * w.groups.size) {
+    if constexpr (form == WeightForm::fp4) levels_ = levels_of(w.groups.levels);
+  }
   GroupCursor() = default;
 
   // To the group of k, which is the same one or the next.
@@ -36,6 +39,7 @@ class GroupCursor {
     const std::byte* offsets = c.panel_ + c.layout_.offsets;
     GroupVectors<V> g;
     g.offset = V::set1(static_cast<float>(code_center(form)));
+    if constexpr (form == WeightForm::fp4) g.levels = V::load_levels(c.levels_);
     switch (c.groups_.scale) {
       case ScaleKind::f32: g.scale = V::load(reinterpret_cast<const float*>(scales) + group); break;
       case ScaleKind::f16: g.scale = V::load_f16(scales + group * 2); break;
@@ -67,13 +71,15 @@ class GroupCursor {
   QuantizedLayout layout_;
   const std::byte* panel_ = nullptr;
   int group_ = 0, end_ = 0;
+  const float* levels_ = nullptr;
 };
 
 // One vector of words of codes: kLength consecutive k of kLanes columns.
 template <class V, WeightForm form>
 struct CodeWord {
-  static constexpr int kLength = form == WeightForm::int4 || form == WeightForm::int6 ? 8 : 4;
-  static constexpr int kGroup = form == WeightForm::int6 ? 16 : kStrip;  // a group's bounds are multiples of this
+  static constexpr int kLength = has_nibbles(form) || form == WeightForm::int6 ? 8 : 4;
+  // A group's bounds are multiples of this.
+  static constexpr int kGroup = form == WeightForm::int6 || form == WeightForm::fp4 ? 16 : kStrip;
   typename V::Bits bits, high;
 
   // Word number `word` (of kStrip / kLength) of a strip, vector v of the panel.
@@ -97,6 +103,8 @@ struct CodeWord {
     } else if constexpr (form == WeightForm::int8) {
       return V::mul(V::to_float(V::template shift_right_signed<24>(V::template shift_left<24 - 8 * byte>(w.bits))),
                     g.scale);
+    } else if constexpr (form == WeightForm::fp4) {
+      return V::mul(V::level(g.levels, V::template shift_right<8 * byte + (i >= 4 ? 4 : 0)>(w.bits)), g.scale);
     } else {
       typename V::Bits code = V::and_bits(V::template shift_right<8 * byte + (i >= 4 ? 4 : 0)>(w.bits), 15);
       if constexpr (form == WeightForm::int6) {

@@ -83,6 +83,15 @@ struct Avx2 {
   // ---- Integers in 32-bit lanes, and what widens stored codes and scales to them
   WEFT_INLINE F to_float(Bits a) { return _mm256_cvtepi32_ps(a); }
   WEFT_INLINE Bits to_int(F a) { return _mm256_cvtps_epi32(a); }  // nearest, ties to even
+  // Sixteen floats, and the one whose number is in the low four bits of each lane.
+  struct Levels {
+    F low, high;
+  };
+  WEFT_INLINE Levels load_levels(const float* p) { return {load(p), load(p + 8)}; }
+  WEFT_INLINE F level(Levels levels, Bits number) {
+    return _mm256_blendv_ps(_mm256_permutevar8x32_ps(levels.low, number), _mm256_permutevar8x32_ps(levels.high, number),
+                            _mm256_castsi256_ps(_mm256_slli_epi32(number, 28)));
+  }
   WEFT_INLINE Bits set1_bits(int32_t value) { return _mm256_set1_epi32(value); }
   WEFT_INLINE Bits add_bits(Bits a, Bits b) { return _mm256_add_epi32(a, b); }
   WEFT_INLINE Bits sub_bits(Bits a, Bits b) { return _mm256_sub_epi32(a, b); }

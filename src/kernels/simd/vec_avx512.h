@@ -78,6 +78,10 @@ struct Avx512 {
 
   WEFT_INLINE F to_float(Bits a) { return _mm512_cvtepi32_ps(a); }
   WEFT_INLINE Bits to_int(F a) { return _mm512_cvtps_epi32(a); }
+  // Sixteen floats, and the one whose number is in the low four bits of each lane.
+  using Levels = F;
+  WEFT_INLINE Levels load_levels(const float* p) { return load(p); }
+  WEFT_INLINE F level(Levels levels, Bits number) { return _mm512_permutexvar_ps(number, levels); }
   WEFT_INLINE Bits set1_bits(int32_t value) { return _mm512_set1_epi32(value); }
   WEFT_INLINE Bits add_bits(Bits a, Bits b) { return _mm512_add_epi32(a, b); }
   WEFT_INLINE Bits sub_bits(Bits a, Bits b) { return _mm512_sub_epi32(a, b); }

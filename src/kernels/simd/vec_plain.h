@@ -94,6 +94,11 @@ struct Plain16 {
   static Bits to_int(F a) {
     return each<Bits>([&](int i) { return static_cast<uint32_t>(static_cast<int32_t>(std::nearbyintf(a.at[i]))); });
   }
+  using Levels = F;
+  static Levels load_levels(const float* p) { return load(p); }
+  static F level(Levels levels, Bits number) {
+    return each<F>([&](int i) { return levels.at[number.at[i] & 15]; });
+  }
   static Bits set1_bits(int32_t value) { return {Bits{}.at + static_cast<uint32_t>(value)}; }
   static Bits add_bits(Bits a, Bits b) { return {a.at + b.at}; }
   static Bits sub_bits(Bits a, Bits b) { return {a.at - b.at}; }
