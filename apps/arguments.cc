@@ -256,6 +256,18 @@ std::vector<Subcommand> add_commands(CLI::App& app, Arguments& a) {
                true),
            a);
 
+  CLI::App* quantize =
+      add(Command::quantize, "quantize", "Write a checkpoint with weights of 8 or 4 bits from one with floats", true);
+  quantize->add_option("OUT", a.out, "The folder to write; must not exist, or be empty")->required();
+  quantize->add_option("--bits", a.bits, "8: groups of 64 weights with a scale; 4: groups of 32")
+      ->check(CLI::IsMember({4, 8}))
+      ->capture_default_str();
+  quantize
+      ->add_option("--text", a.text_file,
+                   "Measure over this text how far the distributions of the next token are from those before")
+      ->type_name("FILE");
+  add_number(quantize, "--text-tokens", a.text_tokens, "Tokens of the text, at most", 2, 1 << 20);
+
   add_serve(add(Command::serve, "serve", "Serve the OpenAI-compatible API over HTTP", true), a);
   CLI::App* orchestrate = app.add_subcommand(
       "orchestrate", "Serve the API with several servers (weft serve), choosing one for each request");

@@ -23,6 +23,7 @@ enum class Command : unsigned char {
   inspect,
   models,
   plan,
+  quantize,
   serve,
   orchestrate,
   limits
@@ -117,6 +118,11 @@ struct Arguments {
   bool limits = true;                     // measure the machine's
   bool details = false;
   bool ops = false;
+
+  // quantize
+  int bits = 4;
+  std::string text_file;  // over whose tokens the divergence is measured; empty: it is not
+  int text_tokens = 512;
 
   bool json = false;  // bench, inspect, models, plan
 };

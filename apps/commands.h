@@ -27,6 +27,7 @@ Status bench_ranks(const Arguments& arguments, const EngineLoader& load);       
 Status bench_speculation(const Arguments& arguments, const EngineLoader& load);     // with --modes speculation
 Status inspect_command(const Arguments& arguments);
 Status models_command(const Arguments& arguments);
+Status quantize_command(const Arguments& arguments, const EngineLoader& load);
 Status plan_command(const Arguments& arguments, const EngineLoader& load);
 Status serve_command(const Arguments& arguments, const EngineLoader& load);
 Status orchestrate_command(const Arguments& arguments);

@@ -51,10 +51,13 @@ class ProgressBar {
 
 }  // namespace
 
+Progress terminal_progress() {
+  if (::isatty(STDERR_FILENO) == 0) return {};
+  return [bar = std::make_shared<ProgressBar>()](int64_t done, int64_t total) { bar->show(done, total); };
+}
+
 Result<std::unique_ptr<Engine>> load_model(const Arguments& arguments, const EngineLoader& load) {
-  if (::isatty(STDERR_FILENO) == 0) return load(arguments.model, arguments.engine, {});
-  ProgressBar bar;
-  return load(arguments.model, arguments.engine, [&](int64_t done, int64_t total) { bar.show(done, total); });
+  return load(arguments.model, arguments.engine, terminal_progress());
 }
 
 std::function<void(const std::string& field)> warn_once() {

@@ -13,7 +13,9 @@
 
 namespace weft {
 
-// Loads the model; on a terminal, with a bar on standard error once it takes over a second.
+// On a terminal a bar on standard error, once it takes over a second; it goes with the last copy.
+Progress terminal_progress();
+// Loads the model, with a bar.
 Result<std::unique_ptr<Engine>> load_model(const Arguments& arguments, const EngineLoader& load);
 
 // The rules by which commands read requests: what the engine allows, and warnings for unknown fields (once each).

@@ -27,6 +27,7 @@ Status dispatch(const Arguments& arguments, const EngineLoader& load) {
     case Command::inspect: return inspect_command(arguments);
     case Command::models: return models_command(arguments);
     case Command::plan: return plan_command(arguments, load);
+    case Command::quantize: return quantize_command(arguments, load);
     case Command::serve: return serve_command(arguments, load);
     case Command::orchestrate: return orchestrate_command(arguments);
     case Command::limits: break;  // printed like help
@@ -37,6 +38,7 @@ Status dispatch(const Arguments& arguments, const EngineLoader& load) {
 bool loads_engine(const Arguments& arguments) {
   if (arguments.command == Command::batch) return arguments.url.empty();
   return arguments.command != Command::inspect && arguments.command != Command::models &&
+         arguments.command != Command::quantize &&
          arguments.command != Command::orchestrate;
 }
 

@@ -1,0 +1,287 @@
+#include "plan/quantize_checkpoint.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+#include <map>
+#include <optional>
+#include <set>
+#include <system_error>
+
+#include "base/file_descriptor.h"
+#include "base/files.h"
+#include "base/folder.h"
+#include "checkpoint/safetensors_writer.h"
+#include "kernels/quantize.h"
+
+namespace weft {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::string_view kWeight = ".weight";
+
+// Files that go along: everything that is not weights, or says where they are.
+bool goes_along(std::string_view name) {
+  for (const std::string_view weights : {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx"})
+    if (name.ends_with(weights)) return false;
+  return name != "config.json" && !name.ends_with(".index.json") && !name.starts_with(".");
+}
+
+std::string module_of(std::string_view tensor) {
+  return std::string(tensor.substr(0, tensor.ends_with(kWeight) ? tensor.size() - kWeight.size() : tensor.size()));
+}
+
+// The weights of products, by tensor: columns of a row. An error where one is not a matrix of its own.
+class Products {
+ public:
+  Products(const Checkpoint& checkpoint, const Plan& plan) : checkpoint_(checkpoint), plan_(plan) {}
+
+  Status find() {
+    for (const Op& op : plan_.ops) {
+      const bool head = std::holds_alternative<LinearOp>(op.kind) && op.out->storage == plan_.output.storage;
+      if (head || std::holds_alternative<EmbedOp>(op.kind)) continue;
+      for (const int index : matrices_of(op)) WEFT_RETURN_IF_ERROR(take(plan_.matrices[static_cast<size_t>(index)]));
+    }
+    return {};
+  }
+  bool contains(const std::string& tensor) const { return names_.contains(tensor); }
+  size_t size() const { return names_.size(); }
+
+ private:
+  Status take(const Matrix& matrix) {
+    if (matrix.keep_float32) return {};
+    for (const TensorRows& source : matrix.sources) {
+      const TensorInfo* const tensor = checkpoint_.find(source.tensor);
+      if (!tensor) return fail(Code::not_found, "tensor ", source.tensor, " is absent");
+      if (source.transposed || tensor->shape.size() != 2 || !source.tensor.ends_with(kWeight))
+        return fail(Code::unsupported, "tensor ", source.tensor,
+                    " holds the weights of a product, and not as a matrix [out, in] of its own: such checkpoints "
+                    "cannot be written in compressed-tensors' spelling");
+      if (tensor->type != StorageType::f32 && tensor->type != StorageType::f16 && tensor->type != StorageType::bf16)
+        return fail(Code::invalid_argument, "tensor ", source.tensor, " is stored as ", name(tensor->type),
+                    ", and only float32, float16 and bfloat16 are quantised");
+      names_.insert(source.tensor);
+    }
+    return {};
+  }
+
+  const Checkpoint& checkpoint_;
+  const Plan& plan_;
+  std::set<std::string> names_;
+};
+
+// Files of tensors with an index, as the hub has them: model-00001-of-00003.safetensors.
+class ShardedWriter {
+ public:
+  ShardedWriter(std::string folder, int64_t shard_bytes) : folder_(std::move(folder)), shard_bytes_(shard_bytes) {}
+
+  Status begin(const std::string& name, StorageType type, const std::vector<int64_t>& shape) {
+    if (writer_ && shard_ >= shard_bytes_) WEFT_RETURN_IF_ERROR(end_shard());
+    if (!writer_) {
+      WEFT_TRY(SafetensorsWriter made, SafetensorsWriter::create(temporary(++shards_), {{{"format", "pt"}}, 4096}));
+      writer_ = std::move(made);
+    }
+    shard_of_[name] = shards_;
+    return writer_->begin(name, type, shape);
+  }
+  Status append(std::span<const std::byte> bytes) {
+    shard_ += static_cast<int64_t>(bytes.size()), total_ += static_cast<int64_t>(bytes.size());
+    return writer_->append(bytes);
+  }
+  Status add(const std::string& name, StorageType type, const std::vector<int64_t>& shape,
+             std::span<const std::byte> bytes) {
+    WEFT_RETURN_IF_ERROR(begin(name, type, shape));
+    return append(bytes);
+  }
+  Status finish() {
+    if (writer_) WEFT_RETURN_IF_ERROR(end_shard());
+    Json map = Json::object();
+    for (const auto& [name, shard] : shard_of_) map.set(name, final_name(shard));
+    for (int shard = 1; shard <= shards_; ++shard)
+      if (std::rename(temporary(shard).c_str(), (folder_ + "/" + final_name(shard)).c_str()) != 0)
+        return fail(Code::internal, "cannot rename ", temporary(shard));
+    if (shards_ == 1) return {};
+    Json index = Json::object();
+    index.set("metadata", Json::object({{"total_size", static_cast<long>(total_)}}));
+    index.set("weight_map", std::move(map));
+    return write_file(folder_ + "/model.safetensors.index.json", index.dump() + "\n");
+  }
+  int64_t bytes() const { return total_; }
+
+ private:
+  Status end_shard() {
+    WEFT_RETURN_IF_ERROR(writer_->finish());
+    writer_.reset(), shard_ = 0;
+    return {};
+  }
+  std::string temporary(int shard) const { return folder_ + "/shard-" + std::to_string(shard) + ".safetensors"; }
+  std::string final_name(int shard) const {
+    if (shards_ == 1) return "model.safetensors";
+    std::array<char, 64> name{};
+    std::snprintf(name.data(), name.size(), "model-%05d-of-%05d.safetensors", shard, shards_);
+    return name.data();
+  }
+
+  const std::string folder_;
+  const int64_t shard_bytes_;
+  std::optional<SafetensorsWriter> writer_;
+  std::map<std::string, int> shard_of_;
+  int shards_ = 0;
+  int64_t shard_ = 0, total_ = 0;  // bytes
+};
+
+class Quantizer {
+ public:
+  Quantizer(const Checkpoint& checkpoint, const Products& products, const std::string& folder,
+            const QuantizeOptions& options)
+      : checkpoint_(checkpoint), products_(products), options_(options), folder_(folder),
+        writer_(folder, options.shard_bytes) {}
+
+  Result<QuantizeReport> run() {
+    for (const auto& [name, tensor] : checkpoint_.tensors())
+      report_.bytes_before += static_cast<int64_t>(tensor.data.size());
+    for (const auto& [name, tensor] : checkpoint_.tensors()) {
+      const bool product = products_.contains(name);
+      if (product && tensor.cols() % group() == 0) {
+        WEFT_RETURN_IF_ERROR(quantize(tensor));
+        ++report_.matrices;
+      } else {
+        if (product) report_.kept.push_back(name);
+        if (tensor.shape.size() >= 2 && name.ends_with(kWeight)) ignored_.push_back(module_of(name));
+        WEFT_RETURN_IF_ERROR(copy(tensor));
+      }
+      checkpoint_.drop(tensor);
+      done_ += static_cast<int64_t>(tensor.data.size());
+      if (options_.progress) options_.progress(done_, report_.bytes_before);
+    }
+    if (report_.matrices == 0)
+      return fail(Code::unsupported, "no product has a multiple of ", group(), " inputs, so nothing can be quantised");
+    WEFT_RETURN_IF_ERROR(checkpoint_.check_unchanged());
+    WEFT_RETURN_IF_ERROR(writer_.finish());
+    report_.bytes_after = writer_.bytes();
+    WEFT_RETURN_IF_ERROR(write_config());
+    return report_;
+  }
+
+ private:
+  kernels::WeightForm form() const {
+    return options_.bits == 8 ? kernels::WeightForm::int8 : kernels::WeightForm::int4;
+  }
+  int group() const { return kernels::quantized_format(form(), 1 << 12, kernels::Operand::f32).groups.size; }
+
+  Status copy(const TensorInfo& tensor) {
+    constexpr int64_t kPiece = int64_t{16} << 20;
+    WEFT_RETURN_IF_ERROR(writer_.begin(tensor.name, tensor.type, tensor.shape));
+    const auto bytes = static_cast<int64_t>(tensor.data.size());
+    for (int64_t at = 0; at < bytes; at += kPiece) {
+      const auto piece =
+          tensor.data.subspan(static_cast<size_t>(at), static_cast<size_t>(std::min(kPiece, bytes - at)));
+      WEFT_TRY(const MappedFile::Pin pin, tensor.pin(piece));
+      WEFT_RETURN_IF_ERROR(writer_.append(piece));
+    }
+    return {};
+  }
+
+  Status quantize(const TensorInfo& tensor) {
+    const int64_t out = tensor.rows(), in = tensor.cols(), groups = in / group();
+    const int per_word = 32 / options_.bits;
+    const kernels::WeightFormat format = kernels::quantized_format(form(), static_cast<int>(in), kernels::Operand::f32);
+    std::vector<float> row(static_cast<size_t>(in));
+    std::vector<uint8_t> codes(static_cast<size_t>(in));
+    std::vector<uint32_t> words(static_cast<size_t>(out * (in / per_word)));
+    std::vector<uint16_t> scales(static_cast<size_t>(out * groups));
+    // Both kinds of codes are stored as whole numbers from 0 on: int4 is so already, int8 is two's complement.
+    const uint32_t flip = options_.bits == 8 ? 0x80808080u : 0;
+    for (int64_t r = 0; r < out; ++r) {
+      WEFT_RETURN_IF_ERROR(read_rows(tensor, r, 1, row.data(), in));
+      if (const auto bad = std::find_if_not(row.begin(), row.end(), [](float value) { return std::isfinite(value); });
+          bad != row.end())
+        return fail(Code::data_corrupt, "tensor ", tensor.name, " holds ", *bad, " in row ", r, ", column ",
+                    bad - row.begin());
+      kernels::quantize_row(format, row.data(), static_cast<int>(in), codes.data(),
+                            scales.data() + static_cast<size_t>(r * groups));
+      uint32_t* const to = words.data() + r * (in / per_word);
+      for (int64_t w = 0; w < in / per_word; ++w) {
+        uint32_t word = 0;
+        for (int i = 0; i < per_word; ++i)
+          word |= static_cast<uint32_t>(codes[static_cast<size_t>(w * per_word + i)]) << (i * options_.bits);
+        to[w] = word ^ flip;
+      }
+    }
+    const std::string module = module_of(tensor.name);
+    const std::array<int64_t, 2> shape{out, in};
+    WEFT_RETURN_IF_ERROR(writer_.add(module + ".weight_packed", StorageType::i32, {out, in / per_word},
+                                     std::as_bytes(std::span(words))));
+    WEFT_RETURN_IF_ERROR(
+        writer_.add(module + ".weight_scale", StorageType::bf16, {out, groups}, std::as_bytes(std::span(scales))));
+    return writer_.add(module + ".weight_shape", StorageType::i64, {2}, std::as_bytes(std::span(shape)));
+  }
+
+  Status write_config() const {
+    Json ignored = Json::array();
+    for (const std::string& module : ignored_) ignored.push_back(module);
+    Json weights = Json::object({{"num_bits", options_.bits},
+                                 {"type", "int"},
+                                 {"symmetric", true},
+                                 {"strategy", "group"},
+                                 {"group_size", group()},
+                                 {"dynamic", false},
+                                 {"observer", "minmax"}});
+    Json group = Json::object({{"targets", Json::array({"Linear"})}, {"weights", std::move(weights)}});
+    group.set("input_activations", Json());
+    group.set("output_activations", Json());
+    Json groups = Json::object();
+    groups.set("group_0", std::move(group));
+    Json quantization = Json::object(
+        {{"quant_method", "compressed-tensors"}, {"format", "pack-quantized"}, {"quantization_status", "compressed"}});
+    quantization.set("config_groups", std::move(groups));
+    quantization.set("ignore", std::move(ignored));
+    Json config = checkpoint_.config();
+    config.set("quantization_config", std::move(quantization));
+    return write_file(folder_ + "/config.json", config.dump() + "\n");
+  }
+
+  const Checkpoint& checkpoint_;
+  const Products& products_;
+  const QuantizeOptions& options_;
+  const std::string folder_;
+  ShardedWriter writer_;
+  std::vector<std::string> ignored_;
+  QuantizeReport report_;
+  int64_t done_ = 0;
+};
+
+Status copy_files(const std::string& from, const std::string& to) {
+  for (const std::string& name : names_in(from)) {
+    std::error_code problem;
+    const fs::path source = fs::path(from) / name;
+    if (!goes_along(name) || !fs::is_regular_file(source, problem)) continue;
+    fs::copy_file(source, fs::path(to) / name, problem);
+    if (problem) return fail(Code::internal, "cannot copy ", source.string(), ": ", problem.message());
+  }
+  return {};
+}
+
+}  // namespace
+
+Result<QuantizeReport> quantize_checkpoint(const Checkpoint& checkpoint, const Plan& plan, const std::string& folder,
+                                           const QuantizeOptions& options) {
+  if (options.bits != 4 && options.bits != 8)
+    return fail(Code::invalid_argument, "weights of ", options.bits, " bits cannot be written, of 4 and 8 can");
+  if (checkpoint.is_gguf() || checkpoint.is_dummy())
+    return fail(Code::unsupported, checkpoint.path(), " is not a folder with safetensors");
+  if (checkpoint.config().find("quantization_config"))
+    return fail(Code::invalid_argument, checkpoint.path(), " is quantised already");
+  if (!names_in(folder).empty()) return fail(Code::invalid_argument, folder, " is there already, and is not empty");
+  Products products(checkpoint, plan);
+  WEFT_RETURN_IF_ERROR(products.find());
+  WEFT_RETURN_IF_ERROR(make_folders(folder));
+  WEFT_RETURN_IF_ERROR(copy_files(checkpoint.path(), folder));
+  return Quantizer(checkpoint, products, folder, options).run();
+}
+
+}  // namespace weft
