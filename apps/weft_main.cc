@@ -38,8 +38,7 @@ Status dispatch(const Arguments& arguments, const EngineLoader& load) {
 bool loads_engine(const Arguments& arguments) {
   if (arguments.command == Command::batch) return arguments.url.empty();
   return arguments.command != Command::inspect && arguments.command != Command::models &&
-         arguments.command != Command::quantize &&
-         arguments.command != Command::orchestrate;
+         arguments.command != Command::quantize && arguments.command != Command::orchestrate;
 }
 
 // Messages are one line, whatever is in a file's name.

@@ -142,8 +142,10 @@ class Quantizer {
         writer_(folder, options.shard_bytes) {}
 
   Result<QuantizeReport> run() {
-    for (const auto& [name, tensor] : checkpoint_.tensors())
+    for (const auto& [name, tensor] : checkpoint_.tensors()) {
       report_.bytes_before += static_cast<int64_t>(tensor.data.size());
+      ++tensors_of_[tensor.stored_name];
+    }
     for (const auto& [name, tensor] : checkpoint_.tensors()) {
       const bool product = products_.contains(name);
       if (product && tensor.cols() % group() == 0) {
@@ -151,7 +153,8 @@ class Quantizer {
         ++report_.matrices;
       } else {
         if (product) report_.kept.push_back(name);
-        if (tensor.shape.size() >= 2 && name.ends_with(kWeight)) ignored_.push_back(module_of(name));
+        const std::string stored = name_of(tensor);
+        if (tensor.shape.size() >= 2 && stored.ends_with(kWeight)) ignored_.push_back(module_of(stored));
         WEFT_RETURN_IF_ERROR(copy(tensor));
       }
       checkpoint_.drop(tensor);
@@ -173,9 +176,15 @@ class Quantizer {
   }
   int group() const { return kernels::quantized_format(form(), 1 << 12, kernels::Operand::f32).groups.size; }
 
+  // As in the source's file, so that others find it, unless it is one of several parts of what lies there.
+  std::string name_of(const TensorInfo& tensor) const {
+    const bool own = tensor.stored_name.empty() || tensors_of_.at(tensor.stored_name) > 1;
+    return own ? tensor.name : tensor.stored_name;
+  }
+
   Status copy(const TensorInfo& tensor) {
     constexpr int64_t kPiece = int64_t{16} << 20;
-    WEFT_RETURN_IF_ERROR(writer_.begin(tensor.name, tensor.type, tensor.shape));
+    WEFT_RETURN_IF_ERROR(writer_.begin(name_of(tensor), tensor.type, tensor.shape));
     const auto bytes = static_cast<int64_t>(tensor.data.size());
     for (int64_t at = 0; at < bytes; at += kPiece) {
       const auto piece =
@@ -212,7 +221,7 @@ class Quantizer {
         to[w] = word ^ flip;
       }
     }
-    const std::string module = module_of(tensor.name);
+    const std::string module = module_of(name_of(tensor));
     const std::array<int64_t, 2> shape{out, in};
     WEFT_RETURN_IF_ERROR(writer_.add(module + ".weight_packed", StorageType::i32, {out, in / per_word},
                                      std::as_bytes(std::span(words))));
@@ -250,6 +259,7 @@ class Quantizer {
   const QuantizeOptions& options_;
   const std::string folder_;
   ShardedWriter writer_;
+  std::map<std::string, int> tensors_of_;  // by stored name
   std::vector<std::string> ignored_;
   QuantizeReport report_;
   int64_t done_ = 0;

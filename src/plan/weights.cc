@@ -9,6 +9,7 @@
 
 #include "checkpoint/usage.h"
 #include "plan/cpu_executor.h"
+#include "plan/matrix_rows.h"
 #include "plan/quantized_source.h"
 #include "plan/weights_identity.h"
 
@@ -19,12 +20,6 @@ using kernels::PackedMatrix;
 using kernels::WeightForm;
 
 namespace {
-
-// A matrix whose tensors have been found.
-struct Claimed {
-  const Matrix* matrix = nullptr;
-  std::vector<const TensorInfo*> sources;
-};
 
 // Panels of one matrix that one thread packs at a time.
 struct Task {
@@ -452,72 +447,6 @@ class Loader {
         });
     if (plain.ok()) table_.pack_panel_bf16(from, ld, count, k, to);
     return plain.ok();
-  }
-
-  // Output rows [first, first + count) of the stacked matrix as float32.
-  Status gather(const Claimed& claimed, int64_t first, int64_t count, float* out) const {
-    const int k = claimed.matrix->k;
-    return each_source(claimed, first, count,
-                       [&](const TensorRows& source, const TensorInfo& tensor, int64_t at, int64_t n, int64_t place) {
-                         const Matrix& m = *claimed.matrix;
-                         if (source.transposed) return gather_columns(tensor, source, m, at, n, out + place * k);
-                         if (m.tensor_k > 0)
-                           return read_block(tensor, source.first_row + at, n, m.first_k, k, out + place * k, k);
-                         // A tensor of more dimensions (a convolution's) lies in memory as the matrix does.
-                         const int64_t pieces = k / tensor.cols();
-                         return read_rows(tensor, (source.first_row + at) * pieces, n * pieces, out + place * k,
-                                          tensor.cols());
-                       });
-  }
-
-  // Calls read(source, its tensor, first output of the source, outputs, place among the outputs asked for) for the
-  // sources of output rows [first, first + count) of the matrix.
-  template <class Read>
-  static Status each_source(const Claimed& claimed, int64_t first, int64_t count, Read read) {
-    if (!claimed.matrix->gated) return each_stacked(claimed, first, count, read);
-    for (int64_t done = 0; done < count;) {
-      const int64_t inside = (first + done) % kernels::kGateColumns,
-                    n = std::min(kernels::kGateColumns - inside, count - done);
-      const auto placed = [&](const TensorRows& source, const TensorInfo& tensor, int64_t at, int64_t rows,
-                              int64_t place) { return read(source, tensor, at, rows, done + place); };
-      WEFT_RETURN_IF_ERROR(each_stacked(claimed, stacked_row(*claimed.matrix, first + done), n, placed));
-      done += n;
-    }
-    return {};
-  }
-  // The row of the stacked sources that an output is.
-  static int64_t stacked_row(const Matrix& matrix, int64_t output) {
-    if (!matrix.gated) return output;
-    const int64_t chunk = output / kernels::kGateColumns;
-    return chunk / 2 * kernels::kGateColumns + output % kernels::kGateColumns + (chunk % 2 != 0 ? matrix.out() / 2 : 0);
-  }
-  // The same for rows of the stacked sources.
-  template <class Read>
-  static Status each_stacked(const Claimed& claimed, int64_t first, int64_t count, Read read) {
-    int64_t begin = 0;
-    for (size_t s = 0; s < claimed.sources.size(); ++s) {
-      const TensorRows& rows = claimed.matrix->sources[s];
-      const int64_t from = std::max(first, begin), to = std::min(first + count, begin + rows.rows);
-      if (from < to) WEFT_RETURN_IF_ERROR(read(rows, *claimed.sources[s], from - begin, to - from, from - first));
-      begin += rows.rows;
-    }
-    return {};
-  }
-
-  // Outputs [first, first + count) of a source whose outputs are the tensor's columns.
-  static Status gather_columns(const TensorInfo& tensor, const TensorRows& source, const Matrix& matrix, int64_t first,
-                               int64_t count, float* out) {
-    constexpr int64_t kRows = 64;
-    const int64_t k = matrix.k, first_row = source.first_row + matrix.first_k;
-    std::vector<float> block(static_cast<size_t>(kRows * count));
-    for (int64_t row = 0; row < k; row += kRows) {
-      const int64_t rows = std::min<int64_t>(kRows, k - row);
-      WEFT_RETURN_IF_ERROR(
-          read_block(tensor, first_row + row, rows, source.first_col + first, count, block.data(), count));
-      for (int64_t n = 0; n < count; ++n)
-        for (int64_t i = 0; i < rows; ++i) out[n * k + row + i] = block[static_cast<size_t>(i * count + n)];
-    }
-    return {};
   }
 
   const EmbeddingTable* other_table(const TensorRows& table) const {
