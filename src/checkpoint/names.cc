@@ -124,6 +124,10 @@ bool is_tied(const Json& config, const std::string& architecture) {
 
 }  // namespace
 
+std::string name_of_tensor(const Json& config, std::string_view name) {
+  return new_name(name, layout_of(architecture_of(config), config));
+}
+
 Status apply_names(CheckpointBuilder& builder, const Json& config) {
   const std::string architecture = architecture_of(config);
   const Layout layout = layout_of(architecture, config);

@@ -145,12 +145,14 @@ Result<Plan> share_of(const Plan& whole, RankLayout layout, int rank, PlanPart p
 
 Result<PlanShares> load_shares(const Plan& recorded, std::shared_ptr<const Checkpoint> checkpoint,
                                const kernels::CpuTable& table, const RankTeam& ranks, LoadOptions options,
-                               PlanPart part, std::span<const Weights::Lent> lent) {
+                               PlanPart part, std::span<const Weights::Lent> lent, const AdapterForm* adapters) {
   PlanShares shares;
   // They point at each other.
   shares.ranks.reserve(static_cast<size_t>(ranks.ranks()));
   const auto load = [&](Plan plan, size_t number) -> Result<PlanShare> {
-    PlanShare share{prepare_plan(std::move(plan), table, options.form), {}};
+    PlanShare share;
+    if (adapters) share.adapted = prepare_plan(plan, table, options.form, adapters);
+    share.plan = prepare_plan(std::move(plan), table, options.form);
     if (!lent.empty()) options.lent = lent[number];
     const auto begin = std::chrono::steady_clock::now();
     WEFT_TRY(share.weights, load_weights(share.plan, checkpoint, table, ranks.threads(), options));
@@ -174,6 +176,21 @@ Result<PlanShares> load_shares(const Plan& recorded, std::shared_ptr<const Check
   return shares;
 }
 
+Result<std::shared_ptr<const LoadedAdapter>> load_adapter(const Model& model, const Adapter& adapter) {
+  const auto loaded = std::make_shared<LoadedAdapter>();
+  const auto pack = [&](const PlanShare& share) {
+    return pack_adapter(*share.adapted, adapter, *model.table, *model.adapters);
+  };
+  for (const PlanShare& share : model.shares.ranks) {
+    WEFT_TRY(AdapterWeights weights, pack(share));
+    loaded->ranks.push_back(std::move(weights));
+  }
+  if (model.shares.alone) {
+    WEFT_TRY(loaded->alone, pack(*model.shares.alone));
+  }
+  return std::shared_ptr<const LoadedAdapter>(loaded);
+}
+
 Result<Model> load_model(const std::string& path, const RankTeam& ranks, const ModelOptions& options) {
   Model model;
   WEFT_TRY(model.checkpoint, options.dummy ? Checkpoint::open_dummy(path) : Checkpoint::open(path, options.load_mode));
@@ -195,7 +212,13 @@ Result<Model> load_model(const std::string& path, const RankTeam& ranks, const M
   WEFT_RETURN_IF_ERROR(config.status());
   WEFT_TRY(const bool pack, choose_packing(options, model));
   LoadOptions load{.form = model.form, .progress = options.progress, .quantize = options.quantize, .pack = pack};
-  auto shares = load_shares(model.whole, model.checkpoint, *model.table, ranks, load, options.part);
+  if (options.max_lora_rank > 0) {
+    model.adapters = AdapterForm{model.form, options.max_lora_rank};
+    model.adapter_modules = adapter_modules(model.whole);
+    model.adapter_table = std::make_shared<AdapterTable>(kMaxAdapters);
+  }
+  auto shares = load_shares(model.whole, model.checkpoint, *model.table, ranks, load, options.part, {},
+                            model.adapters ? &*model.adapters : nullptr);
   if (!shares.ok()) return std::move(shares).error().with(model.architecture);
   model.shares = std::move(shares).value();
   WEFT_TRY(model.vision, models::build_vision(config));
