@@ -145,6 +145,22 @@ void add_engine_options(CLI::App* app, EngineOptions& o) {
       ->type_name("HOST,...")
       ->delimiter(',')
       ->allow_extra_args(false);
+  app->add_option_function<std::vector<std::string>>(
+         "--lora",
+         [&o](const std::vector<std::string>& words) {
+           o.lora.modules.clear();
+           for (const std::string& word : words) {
+             const size_t equals = word.find('=');
+             if (equals == std::string::npos || equals == 0 || equals + 1 == word.size())
+               throw CLI::ValidationError("--lora", "a name and a path are wanted, NAME=PATH, got " + word);
+             o.lora.modules.push_back({word.substr(0, equals), word.substr(equals + 1)});
+           }
+         },
+         "LoRA adapter that requests may choose by its name (docs/lora.md); may be repeated")
+      ->type_name("NAME=PATH")
+      ->allow_extra_args(false);
+  add_switch(app, "--allow-lora-loading", o.lora.allow_loading,
+             "Load and unload adapters at run time, from paths that requests name");
   app->add_option("--logits-processor", o.logits_processors, "Plugin that changes logits; may be repeated")
       ->type_name("PLUGIN.so")
       ->allow_extra_args(false);
@@ -170,6 +186,11 @@ void add_engine_options(CLI::App* app, EngineOptions& o) {
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
   for (CLI::Option* option : app->get_options())
     if (option->get_name() != "--help") option->group(kEngineOptions);
+  add_number(app, "--max-lora-rank", o.lora.max_rank, "Rank of an adapter's modules (400)", 1, 4096)
+      ->group(kLimitOptions);
+  add_limit(app, "--lora-memory", o.lora.memory, true,
+            "Memory of all adapters that are held; those used least recently are read again when they are asked for "
+            "(429)");
   add_request_limits(app, o.limits);
   add_media_limits(app, o.media_limits);
 }

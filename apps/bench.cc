@@ -43,6 +43,7 @@ class Bench {
 
   Status check() const;
   Result<Json> prefill();
+  std::vector<Request> decode_requests(int batch);
   Result<Json> decode(int batch);
   Result<Json> serving();
   Json limits() const;
@@ -129,34 +130,54 @@ Result<Json> Bench::prefill() {
                        {"peak_percent", percent(flops, limits_.peak_flops(info_, arguments_.engine))}});
 }
 
+std::vector<Request> Bench::decode_requests(int batch) {
+  std::vector<Request> requests;
+  for (int s = 0; s < batch; ++s)
+    requests.push_back(bench_request(prompts_.next(decode_context()), arguments_.output_tokens));
+  return requests;
+}
+
+// With --lora, how much longer a step takes whose requests have the adapters in turn.
 Result<Json> Bench::decode(int batch) {
-  std::vector<double> rates, first;
+  std::vector<double> rates, first, with_adapters, longer;
+  const std::vector<LoraModule>& adapters = arguments_.engine.lora.modules;
+  const auto run = [&](const std::vector<Request>& requests) -> Result<double> {
+    WEFT_TRY(const RunTimes times, run_together(engine_, requests));
+    first.push_back(times.all_started);
+    return rate(static_cast<double>(times.tokens_after_start), times.total - times.all_started);
+  };
   double read = limits_.read_bytes_per_s();
   for (int i = 0; i < arguments_.repeat; ++i) {
-    std::vector<Request> requests;
-    for (int s = 0; s < batch; ++s)
-      requests.push_back(bench_request(prompts_.next(decode_context()), arguments_.output_tokens));
-    WEFT_TRY(const RunTimes times, run_together(engine_, requests));
-    rates.push_back(rate(static_cast<double>(times.tokens_after_start), times.total - times.all_started));
-    first.push_back(times.all_started);
+    WEFT_TRY(const double plain, run(decode_requests(batch)));
+    rates.push_back(plain);
+    if (adapters.empty()) continue;
+    std::vector<Request> requests = decode_requests(batch);
+    for (size_t s = 0; s < requests.size(); ++s) requests[s].lora = adapters[s % adapters.size()].name;
+    WEFT_TRY(const double adapted, run(requests));
+    with_adapters.push_back(adapted), longer.push_back(adapted > 0 ? 100 * (plain / adapted - 1) : 0);
   }
   read = std::max(read, limits_.read_bytes_per_s());
   const double tokens_per_s = median(rates), steps_per_s = tokens_per_s / batch;
   const double weights = steps_per_s * step_bytes(info_, batch);
   const double cache =
       tokens_per_s * static_cast<double>(info_.kv_bytes_per_token) * (decode_context() + arguments_.output_tokens / 2);
-  return Json::object({{"batch", batch},
-                       {"context", decode_context()},
-                       {"first_token_s", median(first)},
-                       {"decode_tokens_per_s", tokens_per_s},
-                       {"best_tokens_per_s", *std::max_element(rates.begin(), rates.end())},
-                       {"decode_step_ms", steps_per_s > 0 ? 1000 / steps_per_s : 0},
-                       {"weight_gb_per_s", weights / 1e9},
-                       {"cache_gb_per_s", cache / 1e9},
-                       {"limit_gb_per_s", read / 1e9},
-                       {"limit_percent", percent(weights, read)},
-                       {"peak_percent", percent(tokens_per_s * 2 * active_parameters(info_),
-                                                limits_.peak_flops(info_, arguments_.engine))}});
+  Json report = Json::object({{"batch", batch},
+                              {"context", decode_context()},
+                              {"first_token_s", median(first)},
+                              {"decode_tokens_per_s", tokens_per_s},
+                              {"best_tokens_per_s", *std::max_element(rates.begin(), rates.end())},
+                              {"decode_step_ms", steps_per_s > 0 ? 1000 / steps_per_s : 0},
+                              {"weight_gb_per_s", weights / 1e9},
+                              {"cache_gb_per_s", cache / 1e9},
+                              {"limit_gb_per_s", read / 1e9},
+                              {"limit_percent", percent(weights, read)},
+                              {"peak_percent", percent(tokens_per_s * 2 * active_parameters(info_),
+                                                       limits_.peak_flops(info_, arguments_.engine))}});
+  if (adapters.empty()) return report;
+  report.set("adapters", static_cast<long>(adapters.size()));
+  report.set("adapters_step_ms", 1000 * batch / median(with_adapters));
+  report.set("adapters_percent", median(longer));
+  return report;
 }
 
 std::vector<Request> Bench::streams() {
@@ -240,6 +261,12 @@ void print_text(const Json& report) {
           "decode   batch %6.0f   %9.1f tokens/s  %8.2f ms/step  %6.1f GB/s of weights  %5.1f %% of %.1f GB/s\n",
           number(row, "batch"), number(row, "decode_tokens_per_s"), number(row, "decode_step_ms"),
           number(row, "weight_gb_per_s"), number(row, "limit_percent"), number(row, "limit_gb_per_s"));
+  if (const Json* decode = report.find("decode"))
+    for (const Json& row : decode->items())
+      if (row.find("adapters"))
+        std::printf("adapters batch %6.0f   %2.0f adapters in turn: %8.2f ms/step, %.1f %% more\n",
+                    number(row, "batch"), number(row, "adapters"), number(row, "adapters_step_ms"),
+                    number(row, "adapters_percent"));
   if (const Json* serving = report.find("serving"))
     std::printf(
         "serving  %3.0f streams       %9.1f tokens/s  first token %.0f / %.0f ms (median / 95 %%)  then every %.1f / "

@@ -54,6 +54,7 @@ Status chat_command(const Arguments& arguments, const EngineLoader& load) {
   if (!engine->info().has_chat_template)
     return fail(Code::unsupported, "this model has no chat template; use weft run --raw");
   const RequestRules rules = command_rules(*engine);
+  WEFT_TRY(const std::string lora, only_adapter(arguments.engine));
   struct sigaction action {};
   action.sa_handler = on_interrupt;  // without SA_RESTART, so that a read ends
   ::sigaction(SIGINT, &action, nullptr);
@@ -81,6 +82,7 @@ Status chat_command(const Arguments& arguments, const EngineLoader& load) {
     images.clear();
     Json body = arguments.sampling;
     body.set("messages", messages);
+    if (!lora.empty()) body.set("lora", lora);
     interrupted = false;
     const auto answer = answer_of(*engine, body, rules);
     interrupted = false;

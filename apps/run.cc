@@ -61,7 +61,10 @@ Status run_command(const Arguments& arguments, const EngineLoader& load) {
     return fail(Code::invalid_argument, "--system needs a model with a chat template, and not --raw");
   RequestRules rules = command_rules(*engine);
   rules.completion_max_tokens = engine->info().max_seq_len;
-  WEFT_TRY(ClientRequest parsed, parse_request(request_json(arguments, prompt, chat), RequestKind::batch_line, rules));
+  WEFT_TRY(const std::string lora, only_adapter(arguments.engine));
+  Json body = request_json(arguments, prompt, chat);
+  if (!lora.empty()) body.set("lora", lora);
+  WEFT_TRY(ClientRequest parsed, parse_request(body, RequestKind::batch_line, rules));
   Request& request = parsed.requests.front();
   if (arguments.verbose && chat) {
     if (const auto text = engine->render_chat(request); text.ok()) std::fprintf(stderr, "%s\n", text->c_str());

@@ -71,6 +71,7 @@ RequestRules command_rules(const Engine& engine) {
   RequestRules rules;
   rules.defaults = engine.default_sampling();
   rules.limits = engine.options().limits;
+  rules.is_adapter = [&engine](const std::string& name) { return engine.has_adapter(name); };
   rules.images = engine.info().takes_images;
   rules.tool_form = engine.answer_format(Request()).tools;
   rules.local_files = true;
@@ -83,6 +84,13 @@ RequestRules command_rules(const Engine& engine) {
   };
   rules.ignored = warn_once();
   return rules;
+}
+
+Result<std::string> only_adapter(const EngineOptions& options) {
+  const std::vector<LoraModule>& modules = options.lora.modules;
+  if (modules.size() > 1)
+    return fail(Code::invalid_argument, "one --lora is taken here, ", modules.size(), " are given").about("lora");
+  return modules.empty() ? std::string() : modules.front().name;
 }
 
 Json first_messages(const Arguments& arguments) {

@@ -20,6 +20,9 @@ Result<std::unique_ptr<Engine>> load_model(const Arguments& arguments, const Eng
 
 // The rules by which commands read requests: what the engine allows, and warnings for unknown fields (once each).
 RequestRules command_rules(const Engine& engine);
+// The adapter that the answers of a command with one conversation are made with: the only one that is given, or none.
+// An error where there are several.
+Result<std::string> only_adapter(const EngineOptions& options);
 
 // RequestRules::ignored of commands: a warning in the log for each field, once.
 std::function<void(const std::string& field)> warn_once();

@@ -118,13 +118,17 @@ def write_folder(folder, s, tensors, tokenizer):
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer, ensure_ascii=False))
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": END}
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    write_tensors(folder / "model.safetensors", tensors)
+
+
+def write_tensors(path, tensors):
     header, offset = {"__metadata__": {"format": "pt"}}, 0
     for name, bits in tensors.items():
         header[name] = {"dtype": "BF16", "shape": list(bits.shape), "data_offsets": [offset, offset + bits.nbytes]}
         offset += bits.nbytes
     text = json.dumps(header).encode()
     text += b" " * ((56 - len(text)) % 64)  # with the 8 bytes of its length: the data begin at a multiple of 64
-    with open(folder / "model.safetensors", "wb") as out:
+    with open(path, "wb") as out:
         out.write(len(text).to_bytes(8, "little") + text)
         for bits in tensors.values():
             bits.tofile(out)

@@ -69,7 +69,7 @@ Status BeamRequest::submit_step() {
     submission.sequence.client = setup_.client, submission.sequence.request = setup_.request;
     submission.deadline = setup_.deadline;
     submission.sequence.arrival_step = arrival_step_;
-    submission.sequence.cache = setup_.cache;
+    submission.sequence.cache = setup_.cache, submission.sequence.adapter = setup_.adapter;
     submission.context_servers = std::exchange(setup_.context_servers, {});  // the first beam's prompt serves all
     if (!grammars_.empty()) submission.grammar = grammars_[i]->clone();
     submission.sink = [self = shared_from_this(), i](const SequenceOutput& output) {

@@ -31,6 +31,7 @@ class BeamRequest : public std::enable_shared_from_this<BeamRequest> {
     int shown = 1;                                            // hypotheses that are answers
     int priority = 0;
     CacheIdentity cache;
+    AdapterLease adapter;
     uint64_t client = 0, request = 0;          // see NewSequence
     double deadline = 0;                       // see Submission
     std::vector<std::string> context_servers;  // likewise

@@ -49,6 +49,10 @@ class CoreEngine : public Engine {
   std::vector<OpTime> op_times(bool decode) const override;
   Result<KvCacheEvents> take_kv_cache_events() override;
   Result<KvCacheEvents> read_kv_cache_events(uint64_t after, size_t limit) override;
+  Status load_adapter(const std::string& name, const std::string& path) override;
+  Status unload_adapter(const std::string& name) override;
+  bool has_adapter(const std::string& name) const override { return core_->adapters() && core_->adapters()->has(name); }
+  std::vector<AdapterInfo> adapters() const override;
   std::string identity() const override;
   std::string transfer_address() const override { return core_->transfer_address(); }
   Result<PromptBlocks> block_keys(const Request& request) const override;
@@ -68,6 +72,7 @@ class CoreEngine : public Engine {
     SharedTokens tokens;  // of the prompt
     SamplingParams params;
     std::unique_ptr<Grammar> grammar;  // may be null
+    AdapterLease adapter;
     uint64_t seed = 0;
     double deadline = 0;  // see Submission
   };
@@ -92,7 +97,7 @@ class CoreEngine : public Engine {
   std::vector<std::pair<int32_t, size_t>> special_stops(const Request& request) const;
   Result<SamplingParams> sampling_of(const Request& request, int prompt_tokens) const;
   Result<std::unique_ptr<Grammar>> grammar_of(const Request& request) const;
-  CacheIdentity cache_identity(const Request& request, const ImagePrompt& prompt) const;
+  CacheIdentity cache_identity(const Request& request, const ImagePrompt& prompt, const AdapterLease& adapter) const;
   RunningRequest::Setup running_setup(const Request& request, const Checked& checked) const;
   RequestId enter(const std::shared_ptr<Active>& active);
   void leave(RequestId id, const Event& last);

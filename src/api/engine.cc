@@ -92,8 +92,10 @@ Result<std::unique_ptr<Grammar>> CoreEngine::grammar_of(const Request& request) 
   return grammar;
 }
 
-CacheIdentity CoreEngine::cache_identity(const Request& request, const ImagePrompt& prompt) const {
+CacheIdentity CoreEngine::cache_identity(const Request& request, const ImagePrompt& prompt,
+                                         const AdapterLease& adapter) const {
   CacheIdentity identity;
+  identity.adapter = adapter_identity(adapter);
   identity.content = prompt.content;
   identity.salt = request.cache_salt;
   if (request.priority != kDefaultPriority) {
@@ -122,6 +124,7 @@ Result<CoreEngine::Checked> CoreEngine::check(Request& request) const {
   WEFT_TRY(checked.grammar, grammar_of(request));
   WEFT_RETURN_IF_ERROR(check_logits(request, tokens, checked.params.max_tokens));
   if (request.beams) WEFT_RETURN_IF_ERROR(check_beams(request));
+  WEFT_TRY(checked.adapter, core_->use_adapter(request.lora));
   checked.tokens = std::move(checked.prompt.tokens);
   if (request.seed) checked.seed = *request.seed;
   else if (options_.seed >= 0) checked.seed = static_cast<uint64_t>(options_.seed);
@@ -232,7 +235,7 @@ Result<RequestId> CoreEngine::submit_request(Request request, EventSink sink) {
 std::vector<Submission> CoreEngine::choices_of(const Request& request, Checked checked, RequestId id,
                                                const Active& active) const {
   const auto params = std::make_shared<const SamplingParams>(std::move(checked.params));
-  CacheIdentity identity = cache_identity(request, checked.prompt);
+  CacheIdentity identity = cache_identity(request, checked.prompt, checked.adapter);
   core_->make_keys(checked.tokens, identity);
   std::vector<Submission> choices(static_cast<size_t>(std::max(request.n, request.best_of)));
   for (size_t i = 0; i < choices.size(); ++i) {
@@ -243,7 +246,7 @@ std::vector<Submission> CoreEngine::choices_of(const Request& request, Checked c
     choice.sequence.prompt_results = i == 0;
     choice.sequence.priority = request.priority;
     choice.sequence.client = client_number(request), choice.sequence.request = id;
-    choice.sequence.cache = identity;
+    choice.sequence.cache = identity, choice.sequence.adapter = checked.adapter;
     choice.media = checked.prompt.media, choice.media_prompt = checked.prompt.places;
     choice.context_servers = request.context_servers, choice.deadline = checked.deadline;
     if (checked.grammar) choice.grammar = checked.grammar->clone();
@@ -272,7 +275,8 @@ Status CoreEngine::start_beams(const Request& request, Checked checked, RequestI
   setup.params = params, setup.shown = request.n, setup.priority = request.priority;
   setup.context_servers = request.context_servers;
   setup.client = client_number(request), setup.request = id, setup.deadline = checked.deadline;
-  setup.cache = cache_identity(request, checked.prompt), core_->make_keys(setup.prompt, setup.cache);
+  setup.adapter = checked.adapter;
+  setup.cache = cache_identity(request, checked.prompt, checked.adapter), core_->make_keys(setup.prompt, setup.cache);
   setup.grammar = std::move(checked.grammar);
   setup.beams = {request.beams->width, request.beams->length_penalty, request.beams->early_stopping,
                  params.max_tokens,    params.stop_token_ids,         std::max(0, params.logprobs)};
@@ -303,6 +307,7 @@ Result<RequestId> CoreEngine::submit_scoring(Request request, ScoreSink sink) {
   WEFT_TRY(ScorePrompt whole, score_prompt(request, std::move(prompt.tokens), text_.tokenizer.get(), plan));
   prompt.tokens = std::move(whole.tokens);
   WEFT_RETURN_IF_ERROR(check_prompt(request, prompt));
+  WEFT_TRY(const AdapterLease adapter, core_->use_adapter(request.lora));
   const auto active = std::make_shared<Active>();
   active->score_sink = sink;
   active->sequences.reserve(1);
@@ -317,7 +322,7 @@ Result<RequestId> CoreEngine::submit_scoring(Request request, ScoreSink sink) {
   submission.sequence.priority = request.priority;
   submission.sequence.client = client_number(request), submission.sequence.request = id;
   submission.deadline = deadline;
-  submission.sequence.cache = cache_identity(request, prompt);
+  submission.sequence.cache = cache_identity(request, prompt, adapter), submission.sequence.adapter = adapter;
   submission.media = prompt.media, submission.media_prompt = prompt.places;
   submission.sink = [this, id, sink = std::move(sink), prompt = std::move(prompt), scored = Scored(),
                      left = false](const SequenceOutput& output) mutable {

@@ -18,6 +18,7 @@
 #include "base/json.h"
 #include "base/result.h"
 #include "base/stop_flag.h"
+#include "core/adapters.h"
 #include "core/finish_reason.h"
 #include "core/metrics.h"
 #include "core/op_times.h"
@@ -84,6 +85,7 @@ struct Request {
   std::vector<std::string> kept_special_tokens;
   // Of a chat with a model that thinks, the guide holds behind the thinking (docs/contract.md).
   GuideSpec guide;
+  std::string lora;  // the adapter's name (EngineOptions::lora, Engine::load_adapter()); empty: the model as it is
   std::string cache_salt;
   // Addresses of servers that may compute the prompt (EngineOptions::kv_transfer of theirs), the best first. Where none
   // of them does, it is computed here: the answer is the same.
@@ -304,6 +306,15 @@ class Engine {
   // each home. Takes nothing away, so there may be several readers. `after` beyond the next event to come is an empty
   // answer with that event's id.
   virtual Result<KvCacheEvents> read_kv_cache_events(uint64_t after, size_t limit) = 0;
+
+  // ---- Adapters. Any thread.
+  // Reads an adapter and gives it a name that requests choose it by (Request::lora), until it is unloaded; requests
+  // that run with it go on. Errors: unsupported unless LoraOptions::allow_loading; not_found; what is wrong with the
+  // files, with tensor and file; resource_exhausted.
+  virtual Status load_adapter(const std::string& name, const std::string& path) = 0;
+  virtual Status unload_adapter(const std::string& name) = 0;
+  virtual bool has_adapter(const std::string& /*name*/) const { return false; }
+  virtual std::vector<AdapterInfo> adapters() const { return {}; }  // by name
 
   // ---- Deployments of several servers (docs/serving-at-scale.md). Any thread.
   // Whoever has an equal identity has an equal model, computed in the same way: blocks of its cache fit here.

@@ -82,8 +82,9 @@ Result<PromptBlocks> CoreEngine::block_keys(const Request& request) const {
   PromptBlocks blocks;
   blocks.tokens = static_cast<int>(prompt.tokens.size());
   if (info_.kv_bytes_per_token == 0) return blocks;
-  const CacheIdentity identity = cache_identity(request, prompt);
-  BlockKey key = root_key(identity.salt);
+  WEFT_TRY(const AdapterLease adapter, core_->use_adapter(request.lora));
+  const CacheIdentity identity = cache_identity(request, prompt, adapter);
+  BlockKey key = root_key(identity.salt, identity.adapter);
   const int size = options_.tokens_per_block;
   for (int first = 0; first + size <= blocks.tokens; first += size) {
     const auto tokens = std::span(prompt.tokens).subspan(static_cast<size_t>(first), static_cast<size_t>(size));

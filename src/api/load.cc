@@ -80,6 +80,7 @@ CoreOptions core_options(const EngineOptions& options, const Model& model, const
       .drafter = options.drafter,
       .draft_scores = options.draft_scores,
       .trace = options.trace,
+      .adapter_bytes = options.lora.memory,
       .tier_always = options.kv_cache_tier_use == TierUse::always};
   if (core.cache_bytes == 0)
     core.cache_bytes = default_cache_bytes(cached_bytes_per_token(model, draft), core.max_seq_len, core.max_batch_size);
@@ -281,6 +282,10 @@ Result<std::unique_ptr<Engine>> load_engine(const std::string& path, const Engin
   WEFT_TRY(std::unique_ptr<EngineCore> running,
            EngineCore::create(std::move(model), std::move(loaded.ranks), core, std::move(loaded.draft),
                               std::move(loaded.draft_ranks)));
+  doing = "adapters are read";
+  for (const LoraModule& module : options.lora.modules)
+    if (Status added = running->adapters()->add(module.name, module.path); !added.ok())
+      return Error(added.error()).with("--lora " + module.name).about("lora");
   info.max_seq_len = running->options().max_seq_len;
   if (info.max_seq_len < options.max_seq_len)
     return fail(Code::resource_exhausted, "--max-seq-len ", options.max_seq_len, " does not fit: the KV cache of ",

@@ -36,6 +36,19 @@ struct AdmissionLimits {
   double request_timeout_s = 0;   // seconds from submit() to the last event; 0: no limit
 };
 
+// A low-rank adapter (docs/lora.md): requests choose it by its name.
+struct LoraModule {
+  std::string name, path;
+};
+
+struct LoraOptions {
+  std::vector<LoraModule> modules;    // that are loaded with the model
+  bool allow_loading = false;         // Engine::load_adapter()
+  int max_rank = 64;                  // of a module
+  int64_t memory = int64_t{2} << 30;  // bytes of all adapters that are held in this process
+  bool any() const { return !modules.empty() || allow_loading; }
+};
+
 struct EngineOptions {
   ComputeType dtype = ComputeType::automatic;
   Quantize quantize = Quantize::none;
@@ -91,6 +104,7 @@ struct EngineOptions {
   std::string tool_call_parser = "auto";  // auto (by the chat template) | a name of forms/tool_form.h
   std::string chat_template;              // a file with a template instead of the model's; empty: none
   std::string mmproj;  // GGUF: the file with the encoder of images; empty: mmproj*.gguf in the model's folder
+  LoraOptions lora;
   std::vector<std::string> logits_processors;  // plugin files (include/weft/logits_processor.h)
   int tp_size = 1, pp_size = 1;
   int ep_size = 0;  // sets of ranks with different experts, a divisor of tp_size or more than it; 0: as many as can be

@@ -55,6 +55,7 @@ ProcessRanks::Facts facts_of(const std::string& path, const EngineOptions& o) {
           {"--pack-weights", name_of(o.pack_weights)},
           {"--kv-cache-dtype", name_of(o.kv_cache_dtype)},
           {"--max-seq-len", std::to_string(o.max_seq_len)},
+          {"--max-lora-rank", std::to_string(o.lora.any() ? o.lora.max_rank : 0)},
           {"--load-format", name_of(o.load_format)},
           {"--speculative-config", o.speculative_config},
           {"--rank-deadline", std::to_string(o.rank_deadline)}};
@@ -134,6 +135,7 @@ Status load_models(const std::string& path, const EngineOptions& options,
                              .dequantize = options.dequantize,
                              .round_inputs = options.activation_quantization == ActivationQuantization::checkpoint,
                              .pack_weights = options.pack_weights,
+                             .max_lora_rank = options.lora.any() ? options.lora.max_rank : 0,
                              .progress = progress};
   if (!options.packed_cache.empty()) {
     // Ranks in other processes could not take back what they have computed from a file that was damaged since.
@@ -168,6 +170,9 @@ Status check_layout(const EngineOptions& options, const ProcessRanks* processes)
   if (options.trace && layout.size() > 1)
     return fail(Code::unsupported,
                 "--trace shows the values of one rank's ops; leave out --tp-size, --ep-size and --pp-size")
+        .about("trace");
+  if (options.trace && options.lora.any())
+    return fail(Code::unsupported, "--trace shows the values of a model without adapters; leave out --lora")
         .about("trace");
   if (layout.attention_dp && layout.tensor == 1) log_warning("--enable-attention-dp on has no effect with --tp-size 1");
   return {};

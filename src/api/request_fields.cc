@@ -95,4 +95,13 @@ Result<std::vector<int32_t>> read_id_set(const std::string& field, const Json& v
   return kept;
 }
 
+Status read_adapter(const std::string& model, const RequestRules& rules, Request& request) {
+  if (model.empty() || !rules.is_adapter || !rules.is_adapter(model)) return {};
+  if (!request.lora.empty() && request.lora != model)
+    return fail(Code::invalid_argument, "model and lora name two adapters, ", model, " and ", request.lora)
+        .about("lora");
+  request.lora = model;
+  return {};
+}
+
 }  // namespace weft::request_fields

@@ -52,6 +52,9 @@ Result<GuideSpec> strict_call_guide(const std::vector<const Json*>& functions, c
 Result<GuideSpec> call_or_answer_guide(const std::vector<const Json*>& functions, const ToolForm& form,
                                        const GuideSpec& answer);
 
+// request_fields.cc: the adapter that the request is for, which may be asked for as its model.
+Status read_adapter(const std::string& model, const RequestRules& rules, Request& request);
+
 // request_sampling.cc: a list of {"name", "params"} or of names; whether there are such processors is for the engine to
 // say.
 Result<std::vector<ProcessorChoice>> read_processors(const std::string& field, const Json& value);

@@ -446,6 +446,7 @@ const Field kFields[] = {
     {"logprobs_mode", kAll, read_logprobs_mode},
     {"return_context_logits", kAll, read<&SamplingParams::context_logits>},
     {"return_generation_logits", kAll, read<&SamplingParams::generation_logits>},
+    {"lora", kAll, read<&Request::lora>},
     {"cache_salt", kAll, read_cache_salt},
     {"priority", kAll, read_priority},
     {"timeout", kAll, read_timeout},
@@ -539,6 +540,7 @@ Status finish_logprobs(Draft& draft) {
 
 Status finish(Draft& draft) {
   WEFT_RETURN_IF_ERROR(finish_prompt(draft));
+  WEFT_RETURN_IF_ERROR(read_adapter(draft.out.model, draft.rules, draft.request));
   WEFT_RETURN_IF_ERROR(read_beams(draft.body, draft.rules.limits.choices, draft.request));
   WEFT_RETURN_IF_ERROR(finish_lengths(draft));
   WEFT_RETURN_IF_ERROR(finish_logprobs(draft));

@@ -39,6 +39,8 @@ struct RequestRules {
   bool chat_template = false;                   // a request may bring its own template
   int completion_max_tokens = 16;  // of completions and of lines with a prompt; chats go on to the end of the context
   RequestLimits limits;            // Engine::options()
+  // Whether there is an adapter of this name (Engine::has_adapter()); absent: there are none.
+  std::function<bool(const std::string& name)> is_adapter;
   // Text to ids without special tokens, for `bad_words`. Absent: bad_words is an error.
   std::function<Result<std::vector<int32_t>>(const std::string& text)> encode;
   std::function<void(const std::string& field)> ignored;  // called for each unknown field; may be empty

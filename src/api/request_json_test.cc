@@ -121,7 +121,8 @@ TEST(RequestJson, SamplingFields) {
   const auto result = chat(R"("temperature": 0.25, "top_p": 0.5, "top_k": 7, "min_p": 0.125, "repetition_penalty": 1.5,
     "presence_penalty": -1, "frequency_penalty": 2, "seed": -1, "n": 3, "stop": ["a", "b"], "stop_token_ids": [4, 5],
     "ignore_eos": true, "min_tokens": 2, "max_completion_tokens": 9, "logit_bias": {"5": -100, "17": 2.5, "5": 1},
-    "allowed_token_ids": [1], "bad_token_ids": [8], "cache_salt": "s", "priority": 50, "timeout": 2.5, "skip_special_tokens": false,
+    "allowed_token_ids": [1], "bad_token_ids": [8], "cache_salt": "s", "lora": "law", "priority": 50, "timeout": 2.5,
+    "skip_special_tokens": false,
     "include_stop_str_in_output": true, "no_repeat_ngram_size": 3, "user": "u", "stream": null, "chat_template_kwargs": {"x": 1},
     "reasoning_effort": "low")");
   ASSERT_TRUE(result.ok()) << result.error().message();
@@ -145,6 +146,7 @@ TEST(RequestJson, SamplingFields) {
   EXPECT_EQ(sampling.allowed_token_ids, std::vector<int32_t>{1});
   EXPECT_EQ(sampling.bad_words, (std::vector<std::vector<int32_t>>{{8}}));
   EXPECT_EQ(request.cache_salt, "s");
+  EXPECT_EQ(request.lora, "law");
   EXPECT_EQ(request.priority, 50);
   EXPECT_EQ(request.timeout_s, 2.5);
   EXPECT_FALSE(request.skip_special_tokens);
@@ -155,6 +157,18 @@ TEST(RequestJson, SamplingFields) {
 }
 
 // Every number of sampling, in every kind of request.
+TEST(RequestJson, AdaptersMayBeAskedForAsTheModel) {
+  RequestRules rules;
+  rules.is_adapter = [](const std::string& name) { return name == "tiny" || name == "other"; };
+  EXPECT_EQ(chat("", rules)->requests.at(0).lora, "tiny");
+  EXPECT_EQ(chat(R"("lora": "tiny")", rules)->requests.at(0).lora, "tiny");
+  EXPECT_EQ(chat("")->requests.at(0).lora, "");
+  EXPECT_EQ(chat(R"("lora": "law")")->requests.at(0).lora, "law");  // whether there is one is for the engine to say
+  const auto two = chat(R"("lora": "other")", rules);
+  ASSERT_FALSE(two.ok());
+  EXPECT_EQ(two.error().param(), "lora");
+}
+
 TEST(RequestJson, SamplingNumbers) {
   for (const SamplingParameter& parameter : sampling_parameters())
     for (const auto& result :

@@ -30,12 +30,16 @@ std::string BlockKey::hex() const {
   return text;
 }
 
-BlockKey root_key(std::string_view salt) {
+BlockKey root_key(std::string_view salt, std::string_view adapter) {
   Sha256 hash;
   constexpr std::string_view kDomain = "weft kv block chain 1";
   hash.update(kDomain.data(), kDomain.size());
   put(hash, salt.size());
   hash.update(salt.data(), salt.size());
+  if (!adapter.empty()) {
+    put(hash, adapter.size());
+    hash.update(adapter.data(), adapter.size());
+  }
   return finish(hash);
 }
 

@@ -136,7 +136,7 @@ void CacheManager::begin_step(int64_t now_us) {
 void CacheManager::start(CacheSequence& sequence, CacheIdentity identity, int prompt_tokens,
                          int expected_tokens) const {
   sequence = CacheSequence{};
-  sequence.root = root_key(identity.salt);
+  sequence.root = root_key(identity.salt, identity.adapter);
   sequence.content = std::move(identity.content);
   sequence.retention = std::move(identity.retention);
   sequence.prompt_tokens = prompt_tokens;
@@ -156,7 +156,7 @@ std::shared_ptr<const std::vector<BlockKey>> CacheManager::prompt_keys(std::span
   if (!options_.block_reuse || groups() == 0 || prompt.size() < static_cast<size_t>(options_.tokens_per_block))
     return nullptr;
   CacheSequence made;
-  made.root = root_key(identity.salt), made.content = identity.content;
+  made.root = root_key(identity.salt, identity.adapter), made.content = identity.content;
   extend_keys(made, prompt);
   return std::make_shared<const std::vector<BlockKey>>(std::move(made.keys));
 }

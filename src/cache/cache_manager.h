@@ -102,6 +102,7 @@ struct CacheSequence {
 
 struct CacheIdentity {
   std::string salt;
+  std::string adapter;  // AdapterUse::digest; empty: none
   std::vector<ContentSpan> content;
   Retention retention;
   // Of the prompt's whole blocks, where somebody has made them already (CacheManager::prompt_keys); null: not yet.

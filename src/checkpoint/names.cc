@@ -131,6 +131,10 @@ std::vector<ExpertPart> expert_parts(const Json& config, std::string_view tensor
   return parts_of(layout_of(architecture_of(config), config), tensor, experts, rows);
 }
 
+std::string name_of_tensor(const Json& config, std::string_view name) {
+  return new_name(name, layout_of(architecture_of(config), config));
+}
+
 Status apply_names(CheckpointBuilder& builder, const Json& config) {
   const std::string architecture = architecture_of(config);
   const Layout layout = layout_of(architecture, config);

@@ -1,6 +1,9 @@
 // Tensor names as the recipes use them, whichever version of transformers saved the file.
 #pragma once
 
+#include <string>
+#include <string_view>
+
 #include "base/json.h"
 #include "checkpoint/builder.h"
 
@@ -14,6 +17,8 @@ namespace weft {
 //   - the output matrix alone of a pair that is tied: it then is the embedding
 // A name whose new form is taken already stays as it is.
 Status apply_names(CheckpointBuilder& builder, const Json& config);
+// What one tensor is called then.
+std::string name_of_tensor(const Json& config, std::string_view name);
 
 // An expert's own matrix among the rows of a fused tensor [experts * rows, cols].
 struct ExpertPart {

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "core/adapters.h"
 #include "core/speculation.h"
 
 namespace weft {
@@ -127,6 +128,8 @@ struct CoreMetrics {
   std::vector<uint64_t> images_of_processes;  // encoded by each, if the model takes any
   bool has_tier = false;
   TierMetrics tier;
+  bool has_adapters = false;
+  AdapterMetrics adapters;
   bool has_transfer = false;
   TransferMetrics transfer;
 

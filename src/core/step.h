@@ -38,6 +38,7 @@ struct SlotOpen {
   std::vector<int32_t> output;               // tokens generated before the slot was opened
   std::vector<int32_t> token_types;          // of the prompt (encoders); empty: zeros
   std::shared_ptr<const MediaPrompt> media;  // null: text alone
+  int adapter = -1;                          // its number in the AdapterTable; -1: the model as it is
   int max_outputs = 0;                       // the sequence ends with so many tokens of output
   std::array<uint64_t, 4> salt{};            // equal where sequences may know of each other
   int home = 0;                              // of the slot until it is closed

@@ -51,7 +51,9 @@ struct EmbedArgs {
 // scale * weight scale), strips in ascending order, in float32. With `row_map`, row r of the call stands for row n =
 // row_map[r] of y and row n / x_share of x (the rows that an expert computes). With `gate.out`, the columns of w (and
 // their biases) come in turn, kGateColumns of gates and the same number of what they gate, and act(gate) * other is
-// written instead of y, in `operand` form (not int8), half as many columns; there is no residual then.
+// written instead of y, in `operand` form (not int8), half as many columns; there is no residual then. With `half` > 0
+// the columns of w come in turn like that, and y gets both apart: the gates in its first `half` columns, what they gate
+// in the next. There is no residual then either.
 enum class Activation : uint8_t { silu, gelu_tanh, gelu, relu2, relu, tanh, quick_gelu };
 constexpr int kGateColumns = 16;
 struct LinearGate {
@@ -72,6 +74,7 @@ struct LinearArgs {
   const int32_t* row_map = nullptr;
   int x_share = 1;
   LinearGate gate = {};
+  int half = 0;
 };
 
 // Writes float32 rows as the operand of a matrix product. int8: per strip, scale = largest magnitude / 127 and code =

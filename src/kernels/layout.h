@@ -31,6 +31,12 @@ constexpr int panel_unit(int64_t panels, int parts) { return panels >= int64_t{1
   return {units.first * unit, units.last * unit < panels ? units.last * unit : panels};
 }
 
+// LinearArgs::half: where column n of w goes in y.
+[[maybe_unused]] constexpr int64_t column_apart(int64_t n, int half) {
+  const int64_t chunk = n / kGateColumns;
+  return chunk / 2 * kGateColumns + n % kGateColumns + (chunk % 2 != 0 ? half : 0);
+}
+
 // ---- Packed weights: f32 [k][columns], bf16 [ceil(k / 2)][columns][2] in each panel ---------------------------------
 
 [[maybe_unused]] constexpr size_t packed_panel_bytes(WeightForm form, int columns, int k) {

@@ -221,6 +221,30 @@ TEST_P(Linear, the_residual_may_be_the_result) {
   }
 }
 
+// The columns come in turn, sixteen gates and sixteen of what they gate; both halves are written apart.
+TEST_P(Linear, halves_are_written_apart) {
+  for (const WeightForm form : {WeightForm::f32, WeightForm::bf16})
+    for (const int rows : {1, 5, 40}) {
+      const int out = 96;
+      const Case c(table(), {out, 77, 1}, form, rows);
+      const std::vector<float> in_turn = c.run(table(), 1, true, false);
+      std::vector<float> apart(in_turn.size(), NAN);
+      const LinearArgs a{.x = c.operand_bytes.data(),
+                         .ld_x = c.ld_x,
+                         .w = c.matrix.matrix,
+                         .bias = c.bias.data(),
+                         .y = apart.data(),
+                         .ld_y = c.ld_y,
+                         .half = out / 2};
+      in_parts(3, [&](Part part) { table().run(a, rows, part); });
+      for (int r = 0; r < rows; ++r)
+        for (int n = 0; n < out; ++n) {
+          const int place = n % 32 < 16 ? n / 32 * 16 + n % 16 : out / 2 + n / 32 * 16 + n % 16;
+          ASSERT_EQ(apart[static_cast<size_t>(r * c.ld_y + place)], in_turn[static_cast<size_t>(r * c.ld_y + n)]);
+        }
+    }
+}
+
 TEST_P(Linear, one_rows_nan_stays_in_its_row) {
   Case c(table(), {70, 515, 1}, WeightForm::bf16, 9);
   const std::vector<float> clean = c.run(table(), 1, true, true);

@@ -78,7 +78,7 @@ void reference(const LinearArgs& a, int rows, Part part) {
     for (int64_t n = columns.first; n < columns.last; ++n) {
       float sum = biased_sum(a, x_row, static_cast<int>(n));
       if (a.residual) sum += a.residual[y_row * a.ld_residual + n];
-      a.y[y_row * a.ld_y + n] = sum;
+      a.y[y_row * a.ld_y + (a.half > 0 ? column_apart(n, a.half) : n)] = sum;
     }
   }
 }

@@ -52,6 +52,7 @@ LinearArgs bind(const LinearOp& o, const Binding& b) {
   if (o.add) a.residual = b.in(1), a.ld_residual = b.in_ld(1);
   if (o.gate) a.gate = {b.out_address(), b.out_ld(), *o.gate, b.out_operand()};
   else a.y = b.out(), a.ld_y = b.out_ld();
+  if (o.apart) a.half = b.out_cols() / 2;
   return a;
 }
 
@@ -290,6 +291,26 @@ ReceiveCall bind(const ReceiveOp&, const Binding& b) {
            .all_cols = b.out_cols(),
            .out = b.out(),
            .ld_out = b.out_ld()}};
+}
+
+AdapterInCall bind(const AdapterInOp& o, const Binding& b) {
+  AdapterInCall call;
+  call.op = &o, call.rows = b.in_rows(0);
+  call.linear.x = b.in_operand(0), call.linear.ld_x = o.same_input ? b.in_ld(0) : b.in_ld(0) / o.slots;
+  call.linear.x_share = o.same_input ? o.slots : 1;
+  call.linear.y = b.out(), call.linear.ld_y = b.out_ld() / o.slots;
+  if (o.experts) call.grouped = static_cast<const int32_t*>(b.in_operand(1));
+  return call;
+}
+
+AdapterOutCall bind(const AdapterOutOp& o, const Binding& b) {
+  AdapterOutCall call;
+  call.op = &o, call.rows = b.in_rows(0);
+  call.linear.x = b.in(0), call.linear.ld_x = b.in_ld(0) / o.slots;
+  call.linear.y = b.out(), call.linear.ld_y = b.out_ld() / o.slots;
+  call.linear.residual = call.linear.y, call.linear.ld_residual = call.linear.ld_y;
+  if (o.experts) call.grouped = static_cast<const int32_t*>(b.in_operand(1));
+  return call;
 }
 
 }  // namespace

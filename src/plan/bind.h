@@ -26,6 +26,16 @@ struct PerHeadCall {
   int64_t in_stride_bytes = 0, out_stride = 0;
 };
 
+// AdapterInOp and AdapterOutOp: a product for each adapter that has rows, of experts for each of theirs.
+struct AdapterCall {
+  kernels::LinearArgs linear;  // of all rows; without weights. Out: x is float32 still
+  const AdapterOp* op = nullptr;
+  Rows rows = Rows::tokens;
+  const int32_t* grouped = nullptr;  // as ExpertsCall
+};
+struct AdapterInCall : AdapterCall {};
+struct AdapterOutCall : AdapterCall {};
+
 // Collectives: how the parts are put together, and this rank's part.
 template <class Args>
 struct CollectiveCall {
@@ -65,7 +75,7 @@ struct ReceiveCall {
 template <class... Args>
 auto bound_args(TypeList<Args...>)
     -> std::variant<Args..., ExpertsCall, PerHeadCall, AllReduceCall, PickRowsCall, AllGatherCall, GatherSlotsCall,
-                    GatherRowsCall, ReduceScatterCall, SendCall, ReceiveCall>;
+                    GatherRowsCall, ReduceScatterCall, SendCall, ReceiveCall, AdapterInCall, AdapterOutCall>;
 using BoundArgs = decltype(bound_args(kernels::Kernels{}));
 
 // `op`, `memory` and `weights` must outlive the result.

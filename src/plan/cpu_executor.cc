@@ -61,8 +61,9 @@ WeightFormat format_of(const Matrix& matrix, WeightForm form) {
   return matrix.format.value_or(WeightFormat{form_of(matrix, form)});
 }
 
-Plan prepare_plan(Plan plan, const CpuTable& table, WeightForm form) {
+Plan prepare_plan(Plan plan, const CpuTable& table, WeightForm form, const AdapterForm* adapters) {
   plan = fuse_gates(fuse_residual_adds(remove_dead_ops(std::move(plan))));
+  if (adapters) plan = add_adapters(std::move(plan), table, *adapters);
   return place_operands(std::move(plan), [&](const Matrix& m) {
     const WeightFormat format = format_of(m, form);
     return is_quantized(format.form) ? format.operand : table.operand(format.form);
@@ -196,6 +197,8 @@ void CpuExecutor::run_op(size_t index, Part part) {
                         [&](const GatherSlotsCall& call) { run_gather_slots(call, rows, part); },
                         [&](const AllReduceCall& call) { run_all_reduce(call, rows, part); },
                         [&](const ReduceScatterCall& call) { run_reduce_scatter(call, rows, part); },
+                        [&](const AdapterInCall& call) { run_adapter_in(call, part); },
+                        [&](const AdapterOutCall& call) { run_adapter_out(call, part); },
                         [&](const SendCall& call) { run_send(call, part); },
                         [&](const ReceiveCall& call) { run_receive(call, rows, part); },
                         [&](const auto& args) { table_.run(args, rows, part); }},

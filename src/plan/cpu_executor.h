@@ -13,6 +13,7 @@
 #include "comm/communicator.h"
 #include "comm/stage_line.h"
 #include "core/op_times.h"
+#include "plan/adapter_table.h"
 #include "plan/bind.h"
 #include "plan/passes.h"
 #include "plan/plan.h"
@@ -48,6 +49,10 @@ class CpuExecutor {
   CpuExecutor(Plan plan, const Weights& weights, const kernels::CpuTable& table, ThreadTeam& team, CacheMemory cache,
               ExecutorLimits limits)
       : CpuExecutor(std::move(plan), weights, table, RankSeat{team, team.size()}, std::move(cache), limits) {}
+
+  // For a plan of add_adapters(): where its steps find the adapters, and which of a LoadedAdapter's ranks this is; -1:
+  // LoadedAdapter::alone. The table must outlive the executor.
+  void set_adapters(const AdapterTable& table, int place) { adapters_ = &table, adapter_place_ = place; }
 
   StepInputs& inputs() { return memory_.inputs(); }
   const StepInputs& inputs() const { return memory_.inputs(); }
@@ -125,6 +130,11 @@ class CpuExecutor {
   void run_in_pieces(const kernels::LinearArgs& args, const Communicator::Pieces& sum, int rows, kernels::Part part,
                      std::atomic<int>& next_task) const;
   void run_reduce_scatter(const ReduceScatterCall& call, int rows, kernels::Part part) const;
+  // adapter_rows.cc
+  template <class Visit>
+  void each_adapter(const AdapterCall& call, Visit visit) const;
+  void run_adapter_in(const AdapterInCall& call, kernels::Part part) const;
+  void run_adapter_out(const AdapterOutCall& call, kernels::Part part) const;
   void run_send(const SendCall& call, kernels::Part part) const;
   void run_receive(const ReceiveCall& call, int rows, kernels::Part part) const;
   void run_traced_op();
@@ -139,6 +149,8 @@ class CpuExecutor {
   const RankSeat seat_;
   const bool plans_attention_;  // else another executor with the same inputs does
   StepMemory memory_;
+  const AdapterTable* adapters_ = nullptr;  // null: the plan has none
+  int adapter_place_ = 0;
   std::vector<bool> barriers_;  // per op of the plan
   std::vector<BoundOp> bound_;
   std::vector<std::vector<size_t>> appends_;  // per group, of its layers in order: the op that writes it
@@ -157,8 +169,10 @@ class CpuExecutor {
 };
 
 // The passes that every plan goes through before it is loaded and bound: dead ops, residual adds, gates, operand forms
-// for weights of `form`, or of their own formats where choose_formats() (weight_formats.h) has set these.
-Plan prepare_plan(Plan plan, const kernels::CpuTable& table, kernels::WeightForm form);
+// for weights of `form`, or of their own formats where choose_formats() (weight_formats.h) has set these. With
+// `adapters` the same plan with adapters, for the same weights.
+Plan prepare_plan(Plan plan, const kernels::CpuTable& table, kernels::WeightForm form,
+                  const AdapterForm* adapters = nullptr);
 // The form a matrix of the plan is stored in when the model's is `form`.
 kernels::WeightForm form_of(const Matrix& matrix, kernels::WeightForm form);
 // Its own format, or that of form_of().

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <limits>
 #include <map>
+#include <optional>
 #include <tuple>
 
 #include "base/check.h"
@@ -13,12 +14,30 @@ using kernels::Operand;
 
 namespace {
 
-// The matrix (one of several of the same shape and form) that an op multiplies its first input by, or -1.
-int multiplied_by(const Op& op) {
-  if (const auto* linear = std::get_if<LinearOp>(&op.kind)) return linear->matrix;
-  if (const auto* experts = std::get_if<ExpertsOp>(&op.kind)) return experts->matrices.front();
-  if (const auto* heads = std::get_if<PerHeadOp>(&op.kind)) return heads->matrices.front();
-  return -1;
+using OperandOf = std::function<Operand(const Matrix&)>;
+
+// What a matrix product reads as its first input.
+struct ProductInput {
+  Operand operand = Operand::f32;
+  int slots = 1, cols = 0;  // rows of `cols` columns that lie in each row; cols 0: all
+};
+// Nothing for other ops. Of several matrices all are of one shape and form.
+std::optional<ProductInput> product_input(const Plan& plan, const Op& op, const OperandOf& operand_of) {
+  const auto matrix = [&](int index) -> const Matrix& { return plan.matrices[static_cast<size_t>(index)]; };
+  if (const auto* linear = std::get_if<LinearOp>(&op.kind)) return ProductInput{operand_of(matrix(linear->matrix))};
+  if (const auto* heads = std::get_if<PerHeadOp>(&op.kind))
+    return ProductInput{operand_of(matrix(heads->matrices.front()))};
+  if (const auto* experts = std::get_if<ExpertsOp>(&op.kind)) {
+    const Matrix& m = matrix(experts->matrices.front());
+    if (experts->same_input) return ProductInput{operand_of(m)};
+    return ProductInput{operand_of(m), experts->slots, m.k};
+  }
+  if (const auto* adapter = std::get_if<AdapterInOp>(&op.kind)) {
+    if (adapter->same_input) return ProductInput{adapter->operand};
+    return ProductInput{adapter->operand, adapter->slots,
+                        matrix(plan.adapter_sites[static_cast<size_t>(adapter->site)]).k};
+  }
+  return std::nullopt;
 }
 
 std::vector<int> count_readers(const Plan& plan) {
@@ -117,7 +136,7 @@ Plan fuse_gates(Plan plan) {
   return without(std::move(plan), dropped);
 }
 
-Plan place_operands(Plan plan, const std::function<Operand(const Matrix&)>& operand_of) {
+Plan place_operands(Plan plan, const OperandOf& operand_of) {
   // What each reader of a storage wants: f32 for everything but matrix products.
   const std::vector<int> writers = find_writers(plan);
   std::vector<int> wanted(plan.storages.size(), -1);  // an Operand, or -2 if readers differ
@@ -128,9 +147,9 @@ Plan place_operands(Plan plan, const std::function<Operand(const Matrix&)>& oper
   };
   for (const Op& op : plan.ops)
     for (size_t i = 0; i < op.in.size(); ++i) {
-      const int matrix = i == 0 ? multiplied_by(op) : -1;
+      const auto product = i == 0 ? product_input(plan, op, operand_of) : std::nullopt;
       const bool sliced = op.in[i].cols != plan.storages[op.in[i].storage].cols;
-      want(op.in[i].storage, matrix >= 0 && !sliced ? operand_of(plan.matrices[matrix]) : Operand::f32);
+      want(op.in[i].storage, product && !sliced ? product->operand : Operand::f32);
     }
   for (const Value& result : plan.results()) want(result.storage, Operand::f32);
   // Attention writes a row head by head and a product block by block, whose ends need not be those of strips.
@@ -151,9 +170,9 @@ Plan place_operands(Plan plan, const std::function<Operand(const Matrix&)>& oper
   // (storage, operand, and when the op runs) -> source, its operand form
   std::map<std::tuple<int, Operand, bool, Pass>, std::pair<Value, Value>> converted;
   for (Op& op : plan.ops) {
-    if (const int matrix = multiplied_by(op); matrix >= 0) {
+    if (const auto product = product_input(plan, op, operand_of)) {
       Value& x = op.in[0];
-      const Operand operand = operand_of(plan.matrices[matrix]);
+      const Operand operand = product->operand;
       if (plan.storages[x.storage].operand != operand) {
         WEFT_CHECK(plan.storages[x.storage].operand == Operand::f32) << "an operand is read in another form";
         auto& [source, value] = converted[{x.storage, operand, op.images_only, op.pass}];
@@ -161,9 +180,7 @@ Plan place_operands(Plan plan, const std::function<Operand(const Matrix&)>& oper
           source = x;
           value = {static_cast<int>(plan.storages.size()), 0, x.cols, x.rows};
           plan.storages.push_back({x.cols, x.rows, operand});
-          const auto* experts = std::get_if<ExpertsOp>(&op.kind);
-          const bool slots = experts && !experts->same_input;
-          ToOperandOp convert{.slots = slots ? experts->slots : 1, .cols = slots ? plan.matrices[matrix].k : x.cols};
+          const ToOperandOp convert{.slots = product->slots, .cols = product->cols > 0 ? product->cols : x.cols};
           ops.push_back({convert, {x}, value, op.path, op.images_only, op.pass});
         }
         x = value;

@@ -140,6 +140,7 @@ struct LinearOp {
   bool partial = false;  // a rank's part of the sum: without the biases
   // of a gated matrix: the output is act(first half) * second half; made by a pass
   std::optional<kernels::Activation> gate;
+  bool apart = false;  // of a gated matrix: the output is both halves, one after the other; made by add_adapters()
 };
 struct NormOp {
   static constexpr const char* kName = "norm";
@@ -314,6 +315,22 @@ struct ReceiveOp {
   static constexpr const char* kName = "receive";
 };
 
+// Low-rank adapters (adapters.h); made by add_adapters(). In the rows of each adapter with factors for the product:
+// out = A x, and then out += B in. Experts: x and the grouped rows, in and the grouped rows; of each expert its own.
+struct AdapterOp {
+  int site = -1;                                     // of Plan::adapter_sites; of experts the first of theirs
+  kernels::Operand operand = kernels::Operand::f32;  // in which A reads x and B what A has made
+  bool experts = false;
+  int experts_in_all = 0, first_expert = 0, expert_count = 0, slots = 1;  // of experts
+  bool same_input = true;                                                 // as ExpertsOp
+};
+struct AdapterInOp : AdapterOp {
+  static constexpr const char* kName = "adapter_in";
+};
+struct AdapterOutOp : AdapterOp {
+  static constexpr const char* kName = "adapter_out";
+};
+
 // Draft plans. Out: a row from anywhere for each row of the step (StepInputs::states); null: the row keeps what it has.
 struct StatesOp {
   static constexpr const char* kName = "states";
@@ -335,7 +352,7 @@ auto list_ops(TypeList<F...>)
     -> std::variant<EmbedOp, LinearOp, NormOp, RopeAnglesOp, HeadsOp, AppendOp, AttendOp, ActivateOp, SelectOp,
                     ToOperandOp, ArrangeOp, RouteOp, GroupRowsOp, ExpertsOp, ScaleRowsOp, CombineOp, PerHeadOp, InputOp,
                     MixRowsOp, GateOp, PlaceOp, MergeFeaturesOp, StatesOp, AllReduceOp, PickRowsOp, AllGatherOp,
-                    GatherSlotsOp, GatherRowsOp, ReduceScatterOp, SendOp, ReceiveOp, F...>;
+                    GatherSlotsOp, GatherRowsOp, ReduceScatterOp, SendOp, ReceiveOp, AdapterInOp, AdapterOutOp, F...>;
 using OpKind = decltype(list_ops(kernels::ElementwiseOps{}));
 
 // A draft plan runs over rows whose states come from another plan, and then, one draft after the other, over rows whose
@@ -382,6 +399,7 @@ struct Plan {
   std::vector<Storage> storages;
   std::vector<Matrix> matrices;
   std::vector<VectorWeight> vectors;
+  std::vector<int> adapter_sites;  // the matrices to whose products adapters add; of a plan with adapters
   std::vector<TensorRows> tables;  // embedding tables that are not tied
   std::vector<int> table_cols;
   std::vector<size_t> layer_starts;  // the first op of each layer; of a plan that has been through no pass

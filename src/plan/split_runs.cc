@@ -14,7 +14,7 @@
 namespace weft {
 namespace {
 
-constexpr int kBlock = 16, kBlocksEach = 4, kMaxTokens = 64;
+constexpr int kBlock = 16, kBlocksEach = 4, kMaxTokens = 64, kMaxRank = 8;
 
 Result<PlanShares> load(const Plan& recorded, const std::shared_ptr<const Checkpoint>& checkpoint, const RankTeam& team,
                         const RunOptions& options) {
@@ -22,8 +22,11 @@ Result<PlanShares> load(const Plan& recorded, const std::shared_ptr<const Checkp
   PlanShares shares;
   shares.ranks.reserve(static_cast<size_t>(team.ranks()));
   LoadOptions load{.form = options.formats.form, .quantize = options.formats.quantize, .pack = options.pack};
+  const AdapterForm adapters{options.formats.form, kMaxRank};
   const auto share_with = [&](Plan part) -> Result<PlanShare> {
-    PlanShare share{prepare_plan(std::move(part), *options.table, options.formats.form), {}};
+    PlanShare share;
+    if (!options.adapters.empty()) share.adapted = prepare_plan(part, *options.table, options.formats.form, &adapters);
+    share.plan = prepare_plan(std::move(part), *options.table, options.formats.form);
     WEFT_TRY(share.weights, load_weights(share.plan, checkpoint, *options.table, team.threads(), load));
     return share;
   };
@@ -113,8 +116,25 @@ void fill_cross(StepInputs& in, const std::vector<StepRows>& rows, const std::ve
   }
 }
 
+// What all ranks have of each adapter.
+void load_adapters(const PlanShares& shares, const RunOptions& options, AdapterTable& table) {
+  const AdapterForm form{options.formats.form, kMaxRank};
+  for (size_t i = 0; i < options.adapters.size(); ++i) {
+    const auto loaded = std::make_shared<LoadedAdapter>();
+    const auto pack = [&](const PlanShare& share) {
+      auto weights = pack_adapter(*share.adapted, *options.adapters[i], *options.table, form);
+      EXPECT_TRUE(weights.ok());
+      return std::move(*weights);
+    };
+    for (const PlanShare& share : shares.ranks) loaded->ranks.push_back(pack(share));
+    if (shares.alone) loaded->alone = pack(*shares.alone);
+    table.put(static_cast<int>(i), loaded, nullptr);
+  }
+}
+
 // The step's rows of one home; `position`: how far each sequence is.
-void fill(StepInputs& in, const std::vector<StepRows>& rows, const std::vector<int>& position, int vocab) {
+void fill(StepInputs& in, const std::vector<StepRows>& rows, const std::vector<int>& position,
+          const std::vector<int>& adapter_of, int vocab) {
   in.tokens = 0;
   std::vector<kernels::SequenceView> sequences;
   std::vector<int32_t> table;
@@ -126,6 +146,7 @@ void fill(StepInputs& in, const std::vector<StepRows>& rows, const std::vector<i
       in.ids[static_cast<size_t>(in.tokens)] = (31 * row.sequence + 7 * (position[s] + i) + 3) % vocab;
       in.positions[static_cast<size_t>(in.tokens)] = position[s] + i;
       in.output_rows[static_cast<size_t>(in.tokens)] = in.tokens;
+      in.adapter_of[static_cast<size_t>(in.tokens)] = adapter_of[s];
     }
   }
   in.outputs = in.tokens;
@@ -164,7 +185,7 @@ void run_step(RankedExecutor& executor, const std::vector<StepRows>& step, const
     if (const auto* embed = std::get_if<EmbedOp>(&op.kind)) vocab = embed->ids_below;
   for (size_t home = 0; home < by_home.size(); ++home) {
     StepInputs& in = executor.inputs(static_cast<int>(home));
-    fill(in, by_home[home], position, vocab);
+    fill(in, by_home[home], position, options.adapter_of, vocab);
     if (plan.cross_group) fill_cross(in, by_home[home], options.images);
     want_summaries(executor, static_cast<int>(home));
   }
@@ -198,12 +219,15 @@ RankedRun run_on_ranks(const Plan& recorded, const std::shared_ptr<const Checkpo
   const size_t sequences = options.home_of.size();
   result.outputs.resize(sequences), result.taps.resize(sequences);
   Caches caches = reserve(result.shares, options.cache, sequences);
+  AdapterTable adapters(kMaxAdapters);
+  load_adapters(result.shares, options, adapters);
   RankedExecutor executor(result.shares, *options.table, team, {0, layout.size()}, caches.ranks,
                           {.max_tokens = kMaxTokens,
                            .max_outputs = kMaxTokens,
                            .max_sequences = static_cast<int>(sequences),
                            .max_seq_len = kBlock * kBlocksEach,
-                           .piece_rows = options.piece_rows});
+                           .piece_rows = options.piece_rows},
+                          1, &adapters);
   if (recorded.cross_group) write_images(executor, recorded, options);
   executor.summarise([](const OutputColumns& part, std::span<std::byte> to) {
     std::memcpy(to.data(), part.values.data(), part.values.size_bytes());
@@ -276,6 +300,49 @@ std::shared_ptr<const Checkpoint> fp8_weights(const Plan& plan, int64_t scale_bl
     for (const int64_t extent : tensor.shape) count *= extent;
     if (tensor.in_fp8) write_fp8(*writer, name, tensor.shape, scale_block, random);
     else EXPECT_TRUE(writer->add(name, tensor.shape, random_values(random, count, -0.3f, 0.4f)).ok());
+  }
+  EXPECT_TRUE(writer->finish().ok());
+  auto checkpoint = Checkpoint::open(folder);
+  EXPECT_TRUE(checkpoint.ok()) << checkpoint.error().to_string();
+  const std::shared_ptr<const Checkpoint> opened = *checkpoint;
+  return {opened.get(), [opened, folder](const Checkpoint*) { std::filesystem::remove_all(folder); }};
+}
+
+std::shared_ptr<const Adapter> random_adapter(const Plan& plan, int rank, uint32_t seed, const std::string& part) {
+  const auto adapter = std::make_shared<Adapter>();
+  std::mt19937 random(seed);
+  for (const auto& [name, module] : adapter_modules(plan)) {
+    if (name.find(part) == std::string::npos) continue;
+    AdapterPair& pair = adapter->pairs[name];
+    pair = {.rank = rank, .in = module.in, .out = module.out, .scale = 0.75f, .a_name = name, .b_name = name};
+    pair.a = random_values(random, module.in * rank, -0.5f, 0.5f);
+    pair.b = random_values(random, module.out * rank, -0.1f, 0.1f);
+  }
+  adapter->largest_rank = rank;
+  return adapter;
+}
+
+std::shared_ptr<const Checkpoint> merged_weights(const Plan& plan, const Adapter* adapter) {
+  const std::string folder = new_folder(R"({"architectures": ["X"]})");
+  auto writer = SafetensorsWriter::create(folder + "/model.safetensors");
+  EXPECT_TRUE(writer.ok());
+  std::mt19937 random(7);
+  for (const auto& [name, tensor] : tensors_of(plan)) {
+    int64_t count = 1;
+    for (const int64_t extent : tensor.shape) count *= extent;
+    std::vector<float> values = random_values(random, count, -0.3f, 0.3f);
+    const std::string module = name.substr(0, name.rfind('.'));
+    if (adapter && adapter->pairs.contains(module) && name.ends_with(".weight")) {
+      const AdapterPair& p = adapter->pairs.at(module);
+      for (int64_t n = 0; n < p.out; ++n)
+        for (int64_t k = 0; k < p.in; ++k) {
+          double sum = 0;
+          for (int r = 0; r < p.rank; ++r)
+            sum += double{p.b[static_cast<size_t>(n * p.rank + r)]} * p.a[static_cast<size_t>(r * p.in + k)];
+          values[static_cast<size_t>(n * p.in + k)] += static_cast<float>(p.scale * sum);
+        }
+    }
+    EXPECT_TRUE(writer->add(name, tensor.shape, values).ok());
   }
   EXPECT_TRUE(writer->finish().ok());
   auto checkpoint = Checkpoint::open(folder);

@@ -48,7 +48,16 @@ struct StepInputs {
   std::vector<std::vector<float>> own_features;  // what they point to, where they came in a message
   std::vector<const float*> states;              // [max_tokens], where the plan takes states; null: none
   Pass pass = Pass::first;                       // ops of the other kind are left out
-  std::vector<int32_t> ends;                     // [max_tokens]: see SequenceView::ends; where the plan joins images
+  // Low-rank adapters: which one each row has, by its number in the AdapterTable (-1: none), of this home and (for
+  // experts that homes share) of all; and the rows that have one, by adapter: those of a group are adapter_rows[first]
+  // to adapter_rows[first + count - 1]. What follows adapter_of is made by RankedExecutor::begin().
+  struct AdapterGroup {
+    int adapter = 0, first = 0, count = 0;
+  };
+  std::vector<int32_t> adapter_of;  // [max_tokens]
+  std::vector<int32_t> gathered_adapters, adapter_rows;
+  std::vector<AdapterGroup> adapter_groups;
+  std::vector<int32_t> ends;  // [max_tokens]: see SequenceView::ends; where the plan joins images
   // Cross attention: the keys that each row sees, and in its flags kHasImages and kSeesImage.
   GroupInputs cross;
   std::vector<int32_t> cross_starts, cross_ends;

@@ -13,6 +13,9 @@ StepInputs size_inputs(const Plan& plan, const ExecutorLimits& limits) {
   inputs.ids.resize(limits.max_tokens);
   inputs.positions.resize(static_cast<size_t>(plan.position_axes) * limits.max_tokens);
   inputs.token_types.resize(limits.max_tokens);
+  inputs.adapter_of.resize(limits.max_tokens, -1);
+  inputs.gathered_adapters.reserve(limits.max_tokens), inputs.adapter_rows.reserve(limits.max_tokens);
+  inputs.adapter_groups.reserve(limits.max_tokens);
   if (plan.takes_features) inputs.features.resize(limits.max_tokens);
   if (plan.takes_states) inputs.states.resize(limits.max_tokens);
   if (plan.joined_images) inputs.ends.resize(limits.max_tokens);
@@ -60,6 +63,12 @@ void StepMemory::reserve_attention(const CpuTable& table, int threads) {
       inputs.block_table.reserve(static_cast<size_t>(limits_.max_sequences) * std::min(blocks_per_sequence, 1024));
     inputs.sequences.reserve(limits_.max_sequences);
   }
+  for (const Op& op : plan_.ops)
+    if (const auto* adapter = std::get_if<AdapterOutOp>(&op.kind); adapter && adapter->operand != Operand::f32) {
+      const Value& inner = op.in[0];
+      const size_t elements = static_cast<size_t>(limits_.rows().of(inner.rows)) * static_cast<size_t>(ld(inner));
+      scratch_bytes_ = std::max(scratch_bytes_, elements * static_cast<size_t>(operand_size_bytes(adapter->operand)));
+    }
   scratch_bytes_ = (scratch_bytes_ + 63) / 64 * 64;
   partials_ = reserve_or_throw(partial_bytes);
   scratch_ = reserve_or_throw(scratch_bytes_ * static_cast<size_t>(threads));

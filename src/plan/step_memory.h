@@ -59,6 +59,9 @@ class StepMemory {
   int storage_cols(const Value& v) const { return plan_.storages[v.storage].cols; }
   kernels::Operand operand(const Value& v) const { return plan_.storages[v.storage].operand; }
 
+  // A thread's own, while it runs an op: at least room for what adapters make of the rows (AdapterOutOp).
+  std::byte* scratch(int thread) const { return scratch_.data() + scratch_bytes_ * static_cast<size_t>(thread); }
+
   // Where a layer's keys and values lie.
   kernels::CacheView cache_view(CacheRef ref) const;
   // Attention over a layer's keys; without its queries and output.

@@ -126,6 +126,7 @@ Result<std::unique_ptr<EngineCore>> EngineCore::create(Model model, std::unique_
       new EngineCore(std::move(ranks), std::move(draft_ranks), options, std::move(scheduler), steps));
   WEFT_TRY(core->worker_, Worker::create(std::move(model), std::move(draft), *core->ranks_,
                                          core->draft_ranks_ ? *core->draft_ranks_ : *core->ranks_, std::move(worker)));
+  if (core->model().adapters) core->adapters_ = std::make_unique<AdapterStore>(core->model(), options.adapter_bytes);
   if (options.store)
     core->tier_ = std::make_unique<CacheTier>(
         options.store, CacheTier::Options{options.tier_always}, core->worker_->runner(), core->mutex_, core->scheduler_,
@@ -531,6 +532,7 @@ CoreMetrics EngineCore::metrics() const {
   metrics.stages = scheduler_.options().stages, metrics.turns = turns_, metrics.busy_stages = busy_stages_;
   metrics.homes = scheduler_.home_metrics();
   if ((metrics.has_tier = tier_ != nullptr)) metrics.tier = tier_->metrics();
+  if ((metrics.has_adapters = adapters_ != nullptr)) metrics.adapters = adapters_->metrics();
   if ((metrics.has_transfer = exchange_ != nullptr)) metrics.transfer = exchange_->metrics();
   lock.unlock();
   std::sort(masks.begin(), masks.end());

@@ -34,6 +34,7 @@
 #include "core/step.h"
 #include "grammar/grammar.h"
 #include "media/processor.h"
+#include "runtime/adapter_store.h"
 #include "runtime/cache_tier.h"
 #include "runtime/feature_cache.h"
 #include "runtime/image_encoders.h"
@@ -64,6 +65,7 @@ struct CoreOptions {
   std::shared_ptr<Drafter> drafter;   // a program's own, in place of n-grams; null: none
   bool draft_scores = false;          // scores come with what the drafts' model makes of the prompt
   std::shared_ptr<PlanTrace> trace;   // of all steps and images; null: none
+  int64_t adapter_bytes = 0;          // of all adapters in memory, where the model takes any
   std::shared_ptr<BlockStore> store;  // the cache's tier (cache_tier.h); null: none. All ranks are in this process
   bool tier_always = false;           // see CacheTier::Options
   std::string identity;  // all that the bits of answers depend on besides requests, as lines of "name: value"
@@ -123,6 +125,10 @@ class EngineCore {
   void make_keys(const SharedTokens& prompt, CacheIdentity& identity) const {
     identity.keys = scheduler_.cache(0).prompt_keys(prompt, identity);
   }
+  // Any thread. Null: the model takes no adapters.
+  AdapterStore* adapters() const { return adapters_.get(); }
+  // The adapter of that name for a request; no lease for an empty one. The errors are those of AdapterStore::use().
+  Result<AdapterLease> use_adapter(const std::string& name) const;
   // Between hold() and release() no step is scheduled, so that what is submitted enters together. Nested holds count.
   void hold();
   void release();
@@ -251,6 +257,7 @@ class EngineCore {
   std::mutex entering_;  // held while many sequences enter; taken before mutex_
   std::unique_ptr<RankTeam> ranks_, draft_ranks_;
   std::unique_ptr<Worker> worker_;
+  std::unique_ptr<AdapterStore> adapters_;  // outlived by no lease that is used; null: the model takes none
 
   std::atomic<int> sequences_{0};
   std::atomic<double> progress_{0};  // when a step last began or ended, or a piece of an image

@@ -147,6 +147,13 @@ std::shared_ptr<EngineCore::Entry> EngineCore::take_entry(uint64_t id) noexcept 
   return entry;
 }
 
+Result<AdapterLease> EngineCore::use_adapter(const std::string& name) const {
+  if (name.empty()) return AdapterLease();
+  if (adapters_) return adapters_->use(name);
+  return weft::fail(Code::not_found, "there is no adapter ", name, ": none were given, and none can be loaded")
+      .about("lora");
+}
+
 // ---- The queue's bounds ---------------------------------------------------------------------------------------------
 
 Status EngineCore::check_queue(uint64_t client) const {

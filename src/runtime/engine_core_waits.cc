@@ -53,6 +53,8 @@ RemotePrompt EngineCore::remote_prompt(const Submission& submission) const {
     remote.images.push_back({image->hash, static_cast<uint32_t>(feature_rows(model().vision->arrange(*image))),
                              static_cast<uint32_t>(model().vision->plan.output.cols)});
   remote.prompt.salt = sequence.cache.salt, remote.prompt.priority = sequence.priority;
+  if (sequence.adapter)
+    remote.prompt.adapter = sequence.adapter->name, remote.prompt.adapter_digest = sequence.adapter->digest;
   remote.prompt.tokens = sequence.prompt.copy(), remote.prompt.content = sequence.cache.content;
   if (submission.media_prompt) remote.prompt.media = encode_media({submission.media, submission.media_prompt});
   return remote;
@@ -222,6 +224,12 @@ Result<SequenceId> EngineCore::compute_for_another(ComputeMessage prompt, Prompt
   submission.sequence.prompt = std::move(prompt.tokens);
   submission.sequence.sampling = std::make_shared<const SamplingParams>(std::move(sampling));
   submission.sequence.priority = prompt.priority;
+  if (!prompt.adapter.empty()) {
+    WEFT_TRY(submission.sequence.adapter, use_adapter(prompt.adapter));
+    if (submission.sequence.adapter->digest != prompt.adapter_digest)
+      return weft::fail(Code::not_found, "the adapter ", prompt.adapter, " is another one here");
+  }
+  submission.sequence.cache.adapter = adapter_identity(submission.sequence.adapter);
   submission.sequence.cache.salt = std::move(prompt.salt);
   submission.sequence.cache.content = std::move(prompt.content);
   submission.media = std::move(media.media), submission.media_prompt = std::move(media.places);

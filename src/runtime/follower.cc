@@ -1,5 +1,6 @@
 #include "runtime/follower.h"
 
+#include "base/check.h"
 #include "runtime/image_encoders.h"
 #include "runtime/step_message.h"
 
@@ -26,11 +27,25 @@ class Follower {
     const auto kind = from.take<MessageKind>();
     if (kind == MessageKind::step) step(from);
     else if (kind == MessageKind::image) images_->begin(from);
+    else if (kind == MessageKind::adapter) adapter(from);
     else images_->drop();
     return true;
   }
 
  private:
+  // Rank 0 has checked it.
+  void adapter(ByteReader& from) {
+    const Model& model = runner_.model();
+    int number = 0;
+    const auto files = read_adapter(from, number);
+    if (!files) return model.adapter_table->put(number, nullptr, nullptr);
+    const auto parsed = parse_adapter(*files, model.checkpoint->config());
+    WEFT_CHECK(parsed.ok()) << parsed.error().message();
+    auto loaded = load_adapter(model, **parsed);
+    WEFT_CHECK(loaded.ok()) << loaded.error().message();
+    model.adapter_table->put(number, std::move(loaded).value(), nullptr);
+  }
+
   void step(ByteReader& from) {
     read_changes(from, batch_);
     runner_.enter(batch_);

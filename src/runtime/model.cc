@@ -151,12 +151,14 @@ Result<Plan> share_of(const Plan& whole, RankLayout layout, int rank, PlanPart p
 
 Result<PlanShares> load_shares(const Plan& recorded, std::shared_ptr<const Checkpoint> checkpoint,
                                const kernels::CpuTable& table, const RankTeam& ranks, LoadOptions options,
-                               PlanPart part, std::span<const Weights::Lent> lent) {
+                               PlanPart part, std::span<const Weights::Lent> lent, const AdapterForm* adapters) {
   PlanShares shares;
   // They point at each other.
   shares.ranks.reserve(static_cast<size_t>(ranks.ranks()));
   const auto load = [&](Plan plan, size_t number) -> Result<PlanShare> {
-    PlanShare share{prepare_plan(std::move(plan), table, options.form), {}};
+    PlanShare share;
+    if (adapters) share.adapted = prepare_plan(plan, table, options.form, adapters);
+    share.plan = prepare_plan(std::move(plan), table, options.form);
     if (!lent.empty()) options.lent = lent[number];
     const auto begin = std::chrono::steady_clock::now();
     WEFT_TRY(share.weights, load_weights(share.plan, checkpoint, table, ranks.threads(), options));
@@ -178,6 +180,21 @@ Result<PlanShares> load_shares(const Plan& recorded, std::shared_ptr<const Check
   for (const PlanShare& share : shares.ranks) options.others.push_back({&share.plan, &share.weights});
   WEFT_TRY(shares.alone, load(recorded, shares.ranks.size()));
   return shares;
+}
+
+Result<std::shared_ptr<const LoadedAdapter>> load_adapter(const Model& model, const Adapter& adapter) {
+  const auto loaded = std::make_shared<LoadedAdapter>();
+  const auto pack = [&](const PlanShare& share) {
+    return pack_adapter(*share.adapted, adapter, *model.table, *model.adapters);
+  };
+  for (const PlanShare& share : model.shares.ranks) {
+    WEFT_TRY(AdapterWeights weights, pack(share));
+    loaded->ranks.push_back(std::move(weights));
+  }
+  if (model.shares.alone) {
+    WEFT_TRY(loaded->alone, pack(*model.shares.alone));
+  }
+  return std::shared_ptr<const LoadedAdapter>(loaded);
 }
 
 Result<Model> load_model(const std::string& path, const RankTeam& ranks, const ModelOptions& options) {
@@ -214,7 +231,21 @@ Result<Model> load_model(const std::string& path, const RankTeam& ranks, const M
                    .quantize = options.quantize,
                    .pack = pack,
                    .packed_cache = options.packed_cache};
-  auto shares = load_shares(model.whole, model.checkpoint, *model.table, ranks, load, options.part);
+  if (options.max_lora_rank > 0) {
+    // A of an adapter is for the input as it was.
+    for (const Op& op : model.whole.ops)
+      if (std::holds_alternative<ArrangeOp>(op.kind))
+        return fail(Code::unsupported, "--lora: ", op.path,
+                    " reads its input in another order, scaled or rounded (act "
+                    "order, factors of the input, --activation-quantization), which adapters are not made for; "
+                    "--dequantize on widens the weights instead")
+            .about("lora");
+    model.adapters = AdapterForm{model.form, options.max_lora_rank};
+    model.adapter_modules = adapter_modules(model.whole);
+    model.adapter_table = std::make_shared<AdapterTable>(kMaxAdapters);
+  }
+  auto shares = load_shares(model.whole, model.checkpoint, *model.table, ranks, load, options.part, {},
+                            model.adapters ? &*model.adapters : nullptr);
   if (!shares.ok()) return std::move(shares).error().with(model.architecture);
   model.shares = std::move(shares).value();
   WEFT_TRY(model.vision, models::build_vision(config));

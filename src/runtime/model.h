@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
@@ -13,6 +14,7 @@
 #include "checkpoint/hf_config.h"
 #include "kernels/kernels.h"
 #include "models/vision.h"
+#include "plan/adapter_table.h"
 #include "plan/plan.h"
 #include "plan/rank_team.h"
 #include "plan/ranked_executor.h"
@@ -37,6 +39,7 @@ struct ModelOptions {
   std::shared_ptr<const PackedCache> packed_cache;  // null: weights are packed anew each time
   std::vector<int> taps;                            // see blocks::build_model
   PlanPart part = PlanPart::target;
+  int max_lora_rank = 0;  // adapters up to this rank may be added; 0: none
   std::function<void(int64_t done_bytes, int64_t total_bytes)> progress;
 };
 
@@ -50,6 +53,10 @@ struct Model {
   DType kv_dtype = DType::f32;                // f32, bf16 or i8
   std::optional<models::VisionTower> vision;  // its plan after the passes
   Weights vision_weights;
+  // Adapters: none where `adapters` is not set. The table is shared by all that run the model.
+  std::optional<AdapterForm> adapters;
+  std::map<std::string, AdapterModule> adapter_modules;
+  std::shared_ptr<AdapterTable> adapter_table;
   int vocab = 0;  // token ids are below this; columns of the logits
   int max_positions = 0;
   std::string max_positions_from;      // the keys and the file that say so
@@ -81,7 +88,10 @@ Result<Plan> share_of(const Plan& whole, RankLayout layout, int rank, PlanPart p
 // draft, what each rank has of the target, and what there is of it together.
 Result<PlanShares> load_shares(const Plan& recorded, std::shared_ptr<const Checkpoint> checkpoint,
                                const kernels::CpuTable& table, const RankTeam& ranks, LoadOptions options,
-                               PlanPart part, std::span<const Weights::Lent> lent = {});
+                               PlanPart part, std::span<const Weights::Lent> lent = {},
+                               const AdapterForm* adapters = nullptr);
+// What the ranks of this process have of an adapter that check_adapter() found to be for the model.
+Result<std::shared_ptr<const LoadedAdapter>> load_adapter(const Model& model, const Adapter& adapter);
 // The form that products take their weights in, and the type of the cache, where the options leave them open.
 kernels::WeightForm choose_form(ComputeType dtype, const Checkpoint& checkpoint, const HfConfig& config);
 Result<DType> choose_kv_dtype(KvCacheType type, kernels::WeightForm form);

@@ -38,6 +38,8 @@ ModelRunner::ModelRunner(Model model, const RankTeam& ranks, RunnerOptions optio
     : model_(std::move(model)), ranks_(ranks), options_(std::move(options)),
       places_(static_cast<size_t>(ranks.stages())) {
   walk_ = [this](int thread) { walk(thread); };
+  if (model_.adapter_table && ranks_.processes() && ranks_.processes()->rank() == 0)
+    model_.adapter_table->keep_changes();
 }
 
 Result<std::unique_ptr<ModelRunner>> ModelRunner::create(Model model, std::optional<DraftModel> draft,
@@ -188,6 +190,13 @@ const Taps& ModelRunner::taps() {
 
 void ModelRunner::announce(const StepBatch& batch, bool replay) {
   if (!ranks_.processes()) return;
+  if (model_.adapter_table)
+    for (const AdapterTable::Change& change : model_.adapter_table->take_changes()) {
+      message_.clear();
+      message_.put(MessageKind::adapter);
+      write_adapter(change.number, change.files.get(), message_);
+      ranks_.processes()->send(message_.bytes());
+    }
   message_.clear();
   message_.put(MessageKind::step);
   write_changes(batch, message_);

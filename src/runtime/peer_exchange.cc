@@ -218,7 +218,8 @@ Status PeerExchange::take_compute(const std::shared_ptr<Channel>& channel, Compu
                                   std::unique_lock<std::mutex>& lock) {
   if (message.tokens.empty()) return fail(Code::invalid_argument, channel->peer(), " asks for an empty prompt");
   lock.unlock();  // the keys of a long prompt take a while
-  auto lease = scheduler_.plan_lease(message.tokens, {message.salt, message.content, {}});
+  auto lease =
+      scheduler_.plan_lease(message.tokens, {message.salt, message.adapter_digest, message.content, {}, nullptr});
   Result<PromptMedia> media =
       message.media.empty() ? PromptMedia{} : decode_media(message.media, static_cast<int>(message.tokens.size()));
   message.media.clear();

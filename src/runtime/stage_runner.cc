@@ -75,7 +75,7 @@ Status StageRunner::allocate(std::span<const std::vector<LayerGroup>> draft_grou
   executor_ = std::make_unique<RankedExecutor>(
       model_.shares, *model_.table, ranks_, these_, std::move(caches),
       ExecutorLimits{options_.max_num_tokens, options_.max_outputs, options_.max_batch_size, options_.max_seq_len},
-      options_.steps_in_flight);
+      options_.steps_in_flight, model_.adapter_table.get());
   table_blocks_ = (options_.max_seq_len + options_.tokens_per_block - 1) / options_.tokens_per_block;
   for (int home = 0; home < executor_->homes(); ++home)
     for (GroupInputs& group : executor_->inputs(home).groups)

@@ -77,13 +77,14 @@ void read_features(ByteReader& from, StepInputs& in) {
   }
 }
 
-void write_home(const StepInputs& in, const Plan& plan, ByteWriter& to) {
+void write_home(const StepInputs& in, const Plan& plan, bool adapters, ByteWriter& to) {
   to.put(in.tokens), to.put(in.outputs);
   to.put_all(first(in.ids, in.tokens));
   const size_t stride = in.positions.size() / static_cast<size_t>(plan.position_axes);
   for (int axis = 0; axis < plan.position_axes; ++axis)
     to.put_all(std::span<const int32_t>(in.positions).subspan(axis * stride, static_cast<size_t>(in.tokens)));
   to.put_all(first(in.token_types, in.tokens));
+  if (adapters) to.put_all(first(in.adapter_of, in.tokens));
   to.put_all(first(in.output_rows, in.outputs)), to.put_all(first(in.summary_bytes, in.outputs));
   if (plan.joined_images) to.put_all(first(in.ends, in.tokens));
   for (const auto* groups : {&in.groups, &in.local_groups})
@@ -97,7 +98,7 @@ void write_home(const StepInputs& in, const Plan& plan, ByteWriter& to) {
   write_views(in.cross, to);
 }
 
-void read_home(ByteReader& from, const Plan& plan, StepInputs& in) {
+void read_home(ByteReader& from, const Plan& plan, bool adapters, StepInputs& in) {
   in.tokens = from.take<int>(), in.outputs = from.take<int>();
   from.take_into(in.ids);
   const size_t stride = in.positions.size() / static_cast<size_t>(plan.position_axes);
@@ -106,6 +107,7 @@ void read_home(ByteReader& from, const Plan& plan, StepInputs& in) {
     std::copy(positions.begin(), positions.end(), in.positions.begin() + static_cast<ptrdiff_t>(axis * stride));
   }
   from.take_into(in.token_types);
+  if (adapters) from.take_into(in.adapter_of);
   from.take_into(in.output_rows), from.take_into(in.summary_bytes);
   if (plan.joined_images) from.take_into(in.ends);
   for (auto* groups : {&in.groups, &in.local_groups})
@@ -145,11 +147,31 @@ void read_changes(ByteReader& from, StepBatch& batch) {
 }
 
 void write_inputs(const RankedExecutor& executor, const Plan& whole, ByteWriter& to) {
-  for (int home = 0; home < executor.homes(); ++home) write_home(executor.inputs(home), whole, to);
+  for (int home = 0; home < executor.homes(); ++home)
+    write_home(executor.inputs(home), whole, executor.takes_adapters(), to);
 }
 
 void read_inputs(ByteReader& from, const Plan& whole, RankedExecutor& executor) {
-  for (int home = 0; home < executor.homes(); ++home) read_home(from, whole, executor.inputs(home));
+  for (int home = 0; home < executor.homes(); ++home)
+    read_home(from, whole, executor.takes_adapters(), executor.inputs(home));
+}
+
+void write_adapter(int number, const AdapterFiles* files, ByteWriter& to) {
+  to.put(number), to.put(files != nullptr);
+  if (!files) return;
+  for (const std::string* text : {&files->path, &files->file, &files->config, &files->tensors})
+    to.put_all(std::span<const char>(*text));
+}
+
+std::optional<AdapterFiles> read_adapter(ByteReader& from, int& number) {
+  number = from.take<int>();
+  if (!from.take<bool>()) return std::nullopt;
+  AdapterFiles files;
+  for (std::string* text : {&files.path, &files.file, &files.config, &files.tensors}) {
+    const std::vector<char> bytes = from.take_all<char>();
+    text->assign(bytes.begin(), bytes.end());
+  }
+  return files;
 }
 
 void write_draft_rows(std::span<const DraftRow> rows, ByteWriter& to) {

@@ -3,6 +3,7 @@
 // of that is computed twice.
 #pragma once
 
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -14,7 +15,7 @@
 namespace weft {
 
 // What a message begins with, of those that do not belong to a step that has begun. Drafts' rows and tokens do.
-enum class MessageKind : uint8_t { step, image, drop_images };  // images: image_encoders.h
+enum class MessageKind : uint8_t { step, image, drop_images, adapter };  // images: image_encoders.h
 
 // What becomes of slots, blocks and tables before a step's rows: all of a StepBatch that a stage needs besides its
 // rows.
@@ -24,6 +25,9 @@ void read_changes(ByteReader& from, StepBatch& batch);
 // and for the later pipeline stages of this one.
 void write_inputs(const RankedExecutor& executor, const Plan& whole, ByteWriter& to);
 void read_inputs(ByteReader& from, const Plan& whole, RankedExecutor& executor);
+// What has become of a number of the AdapterTable before the next step: another adapter, or none.
+void write_adapter(int number, const AdapterFiles* files, ByteWriter& to);
+std::optional<AdapterFiles> read_adapter(ByteReader& from, int& number);
 // A draft's rows, behind the target's sampling.
 void write_draft_rows(std::span<const DraftRow> rows, ByteWriter& to);
 

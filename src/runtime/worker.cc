@@ -55,6 +55,7 @@ void Worker::open_slots(const StepBatch& batch) {
     slot.prompt = open.prompt;
     slot.token_types = open.token_types;
     slot.media = open.media;
+    slot.adapter = open.adapter;
     slot.last_token = 0;
     slot.max_outputs = open.max_outputs;
     slot.drafts.clear();

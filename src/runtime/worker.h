@@ -93,6 +93,7 @@ class Worker {
     bool failed = false;  // a step that has a row of it found no memory: later rows are left out
     std::vector<int32_t> token_types;
     std::shared_ptr<const MediaPrompt> media;
+    int adapter = -1;
   };
   // A batch row as it is computed; what is known of it once its inputs are filled.
   struct StepRow {

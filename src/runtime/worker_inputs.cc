@@ -37,6 +37,7 @@ void Worker::fill_inputs(const StepBatch& batch, std::vector<StepRow>& rows) {
     }
     std::copy_n(slot.drafts.begin(), at.drafts, in.ids.begin() + in.tokens + at.tokens - at.drafts);
     for (int i = 0; i < at.tokens; ++i) fill_token(in, slot, at.first + i);
+    if (inputs_.takes_adapters()) std::fill_n(in.adapter_of.begin() + at.first_row, at.tokens, slot.adapter);
     if (model_.plan().takes_features) fill_features(slot, at);
     if (model_.plan().joined_images) fill_ends(slot, at);
     at.first_output = in.outputs;

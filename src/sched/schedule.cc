@@ -449,6 +449,7 @@ void Scheduler::open_slot(StepBatch& batch, Sequence& sequence, int cached) {
   open.slot = free_slots_.back();
   open.sampling = sequence.sampling, open.seed = sequence.seed, open.media = sequence.media;
   open.max_outputs = sequence.max_outputs;
+  if (sequence.adapter) open.adapter = sequence.adapter->number;
   open.salt = sequence.cache.root.words;
   open.home = sequence.home;
   batch.opens.push_back(std::move(open));

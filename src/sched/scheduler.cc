@@ -154,7 +154,7 @@ Result<SequenceId> Scheduler::add(NewSequence request) {
       (!samples || (request.sampling->beam_candidates == 0 && request.sampling->max_draft_tokens != 0));
   sequence.prompt = std::move(request.prompt), sequence.first_output = std::move(request.output);
   sequence.token_types = std::move(request.token_types);
-  sequence.media = std::move(request.media);
+  sequence.media = std::move(request.media), sequence.adapter = std::move(request.adapter);
   sequence.whole_media = request.whole_media;
   sequence.sampling = std::move(request.sampling), sequence.seed = request.seed;
   sequence.prompt_results = request.prompt_results;

@@ -69,6 +69,7 @@
 
 #include "base/result.h"
 #include "cache/cache_manager.h"
+#include "core/adapters.h"
 #include "core/finish_reason.h"
 #include "core/metrics.h"
 #include "core/sampling_params.h"
@@ -132,7 +133,8 @@ struct NewSequence {
   bool whole_media = false;                  // the tokens of a span of `media` go into one step
   bool held = false;                         // not to be scheduled before release() (its images are being encoded)
   bool guided = false;                       // its sampling rows get a number in StepBatch::Row::guide
-  CacheIdentity cache;                       // salt, content, retention
+  CacheIdentity cache;                       // salt, adapter, content, retention
+  AdapterLease adapter;                      // held until no step in flight has a row of it
 };
 
 // What one committed step brought for one sequence.

@@ -49,6 +49,7 @@ struct Sequence {
   std::vector<int32_t> tokens;        // known, prompt and output; only once it has started
   std::vector<int32_t> token_types;
   std::shared_ptr<const MediaPrompt> media;
+  AdapterLease adapter;
   // Positions that submitted steps cover, since the last (re)start, if they accept no draft; and how many more if they
   // accept all.
   int scheduled = 0, slack = 0;

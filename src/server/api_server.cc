@@ -51,6 +51,8 @@ const ApiServer::Route ApiServer::kRoutes[] = {
     {"/v1/tokenize", "POST", &ApiServer::tokenize, HttpPlace::pool, false, false},
     {"/detokenize", "POST", &ApiServer::detokenize, HttpPlace::pool, false, false},
     {"/v1/detokenize", "POST", &ApiServer::detokenize, HttpPlace::pool, false, false},
+    {"/v1/load_lora_adapter", "POST", &ApiServer::load_lora_adapter, HttpPlace::pool, false, false},
+    {"/v1/unload_lora_adapter", "POST", &ApiServer::unload_lora_adapter, HttpPlace::pool, false, false},
     {"/kv_cache_events", "POST", &ApiServer::kv_cache_events, HttpPlace::pool, false, false},
     {"/block_keys", "POST", &ApiServer::block_keys, HttpPlace::pool, false, false},
     {"/server_info", "GET", &ApiServer::server_info, HttpPlace::watch, false, false},
@@ -137,6 +139,8 @@ void ApiServer::handle(std::shared_ptr<Exchange> exchange) {
   if (const Route* route = route_of(request.path)) return (this->*route->call)(std::move(exchange));
   const std::string name = request.path.substr(kModelPrefix.size());
   if (name == model_) return respond(exchange, model_card());
+  for (const AdapterInfo& adapter : engine_->adapters())
+    if (name == adapter.name) return respond(exchange, adapter_card(adapter));
   respond(exchange,
           error_response(404, "the model " + json_quote(shortened(name)) + " is not served here; " + model_ + " is",
                          "model", "model_not_found"));
@@ -198,7 +202,7 @@ Result<MemoryCharge> ApiServer::charge_answer(int64_t bytes, const char* field, 
 }
 
 Status ApiServer::check_model(const std::string& model) const {
-  if (model.empty() || model == model_) return {};
+  if (model.empty() || model == model_ || engine_->has_adapter(model)) return {};
   return fail(Code::not_found, "the model ", json_quote(shortened(model)), " is not served here; ", model_, " is")
       .about("model");
 }
@@ -207,6 +211,7 @@ RequestRules ApiServer::rules(const Exchange& exchange) {
   RequestRules rules;
   rules.defaults = engine_->default_sampling();
   rules.limits = engine_->options().limits;
+  rules.is_adapter = [this](const std::string& name) { return engine_->has_adapter(name); };
   rules.images = engine_->info().takes_images;
   rules.chat_template = options_.chat_template_in_request;
   rules.tool_form = engine_->answer_format(Request()).tools;
@@ -266,7 +271,8 @@ void ApiServer::generate(std::shared_ptr<Exchange> exchange, bool chat) {
   }
   auto memory = memory_->charge(memory_of(*call), "the request", exchange->request().peer);
   if (!memory.ok()) return respond(exchange, error_response(memory.error()));
-  AnswerHead head{(chat ? "chatcmpl-" : "cmpl-") + id, std::time(nullptr), model_, fingerprint_};
+  const std::string& lora = call->requests.front().lora;
+  AnswerHead head{(chat ? "chatcmpl-" : "cmpl-") + id, std::time(nullptr), lora.empty() ? model_ : lora, fingerprint_};
   Generation::start(*engine_, metrics_, std::move(exchange), chat, std::move(call).value(), std::move(head),
                     std::move(memory).value());
 }
@@ -287,12 +293,16 @@ void ApiServer::scoring(std::shared_ptr<Exchange> exchange, ScoringKind kind) {
   if (engine_->info().generative)
     return respond(exchange,
                    error_response(400, "this model generates text; it is no classifier or reward model", "model"));
-  for (Request& request : *requests)
+  std::string named = model && model->is_string() ? model->as_string() : "";
+  if (!engine_->has_adapter(named)) named.clear();
+  for (Request& request : *requests) {
     request.client = exchange->request().peer, request.stop_flag = exchange->stop_flag();
+    request.lora = named;
+  }
   Json head = Json::object({{"id", "score-" + fresh_id()},
                             {"object", "list"},
                             {"created", static_cast<long>(std::time(nullptr))},
-                            {"model", model_}});
+                            {"model", named.empty() ? model_ : named}});
   std::string path = exchange->request().path;
   start_scoring(*engine_, std::move(exchange), kind, std::move(requests).value(), std::move(head),
                 [this, path = std::move(path)](int status) { metrics_.count_response(path, status); });
@@ -359,7 +369,9 @@ Json ApiServer::model_card() const {
 }
 
 void ApiServer::models(std::shared_ptr<Exchange> exchange) {
-  respond(exchange, Json::object({{"object", "list"}, {"data", Json::array({model_card()})}}));
+  Json data = Json::array({model_card()});
+  for (const AdapterInfo& adapter : engine_->adapters()) data.push_back(adapter_card(adapter));
+  respond(exchange, Json::object({{"object", "list"}, {"data", std::move(data)}}));
 }
 
 // Of an engine that computes nothing any more, or has work and does not get on with it. Takes no lock.

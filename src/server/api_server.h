@@ -1,6 +1,7 @@
 // The OpenAI-compatible server: routes, keys, models, and the calls behind them.
 //
 //   POST /v1/chat/completions   POST /v1/completions   GET /v1/models[/NAME]
+//   POST /v1/load_lora_adapter   POST /v1/unload_lora_adapter       (with --allow-lora-loading; api_server_adapters.cc)
 //   POST /v1/classify   POST /v1/score   POST /v1/reward            (classifiers and reward models)
 //   POST /tokenize   POST /detokenize                               (also under /v1)
 //   POST /kv_cache_events   POST /block_keys   GET /server_info     (for what chooses among servers:
@@ -92,6 +93,8 @@ class ApiServer {
   void scoring(std::shared_ptr<Exchange> exchange, ScoringKind kind);
   void tokenize(std::shared_ptr<Exchange> exchange);
   void detokenize(std::shared_ptr<Exchange> exchange);
+  void load_lora_adapter(std::shared_ptr<Exchange> exchange);
+  void unload_lora_adapter(std::shared_ptr<Exchange> exchange);
   void kv_cache_events(std::shared_ptr<Exchange> exchange);
   void block_keys(std::shared_ptr<Exchange> exchange);
   void server_info(std::shared_ptr<Exchange> exchange);
@@ -103,9 +106,11 @@ class ApiServer {
   // The body as a JSON object. Returns nothing if it is not one; the error response has then been sent.
   std::optional<Body> read_body(const std::shared_ptr<Exchange>& exchange);
   Result<MemoryCharge> charge_answer(int64_t bytes, const char* field, const std::string& client);
+  // Whether `model` is served here. Adapters are, under their names.
   Status check_model(const std::string& model) const;
   RequestRules rules(const Exchange& exchange);
   Json model_card() const;
+  Json adapter_card(const AdapterInfo& adapter) const;
   void respond(const std::shared_ptr<Exchange>& exchange, HttpResponse response);
   void respond(const std::shared_ptr<Exchange>& exchange, const Json& body);
   void count(const HttpRequest& request, int status);

@@ -141,6 +141,22 @@ void print_stages(std::string& out, const CoreMetrics& core) {
         static_cast<double>(core.busy_stages));
 }
 
+// Where the model takes adapters.
+void print_adapters(std::string& out, const CoreMetrics& core) {
+  if (!core.has_adapters) return;
+  const AdapterMetrics& m = core.adapters;
+  const auto gauge = [&](const char* name, const char* help, int64_t value) {
+    print(out, name, kGauge, help, static_cast<double>(value));
+  };
+  gauge("lora_adapters", "Adapters that requests may choose.", m.known);
+  gauge("lora_adapters_loaded", "Adapters in memory.", m.loaded);
+  gauge("lora_adapters_in_use", "Adapters in memory that sequences use.", m.in_use);
+  gauge("lora_bytes", "Memory of the adapters, in this process.", m.bytes);
+  print(out, "lora_loads_total", kCounter, "Adapters that were read.", static_cast<double>(m.loads));
+  print(out, "lora_evictions_total", kCounter, "Adapters dropped to make room, to be read again.",
+        static_cast<double>(m.evictions));
+}
+
 // With a tier of the cache: what is in it, and what went to and fro.
 void print_tier(std::string& out, const CoreMetrics& core) {
   if (!core.has_tier) return;
@@ -286,6 +302,7 @@ std::string ServerMetrics::prometheus(const ModelInfo& model, const EngineMetric
     print(out, metric.name, metric.type, metric.help, metric.value(engine));
   print_drafts(out, engine.core.scheduler);
   print_stages(out, engine.core);
+  print_adapters(out, engine.core);
   print_tier(out, engine.core);
   print_transfer(out, engine.core);
   print_homes(out, engine.core);

@@ -74,6 +74,7 @@ void write(Writer& w, const ComputeMessage& m) {
   for (const ContentSpan& span : m.content)
     w.put(int64_t{span.first}), w.put(int64_t{span.tokens}), w.put_text(span.identity);
   w.put_all(std::span<const std::byte>(m.media));
+  w.put_text(m.adapter), w.put_text(m.adapter_digest);
 }
 void read(CheckedReader& r, ComputeMessage& m) {
   m.ticket = r.take<uint64_t>(), m.salt = r.take_text(kMostSalt), m.priority = r.take<int32_t>();
@@ -88,6 +89,7 @@ void read(CheckedReader& r, ComputeMessage& m) {
     m.content.push_back({static_cast<int>(first), static_cast<int>(tokens), r.take_text(kMostText)});
   }
   m.media = r.take_all<std::byte>(kLongestMessage);
+  m.adapter = r.take_text(kMostText), m.adapter_digest = r.take_text(kMostText);
 }
 
 void write(Writer& w, const SendMessage& m) {
@@ -160,11 +162,12 @@ std::vector<std::byte> encode(const TransferMessage& message) {
 
 bool can_be_sent(const ComputeMessage& prompt) {
   const auto is_short = [](const ContentSpan& span) { return span.identity.size() <= kMostText; };
-  if (prompt.salt.size() > kMostSalt || prompt.content.size() > kMostSpans ||
+  if (prompt.salt.size() > kMostSalt || prompt.adapter.size() > kMostText || prompt.content.size() > kMostSpans ||
       !std::ranges::all_of(prompt.content, is_short))
     return false;
   constexpr size_t kFixed = 128, kOfSpan = 3 * sizeof(uint64_t);  // kFixed: no less than its other fields take
-  size_t bytes = kFixed + prompt.salt.size() + prompt.tokens.size() * sizeof(int32_t) + prompt.media.size();
+  size_t bytes = kFixed + prompt.salt.size() + prompt.adapter.size() + prompt.adapter_digest.size() +
+                 prompt.tokens.size() * sizeof(int32_t) + prompt.media.size();
   for (const ContentSpan& span : prompt.content) bytes += kOfSpan + span.identity.size();
   return bytes <= kLongestMessage;
 }

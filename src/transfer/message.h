@@ -18,7 +18,7 @@
 
 namespace weft {
 
-constexpr uint32_t kTransferVersion = 1;
+constexpr uint32_t kTransferVersion = 2;
 constexpr size_t kLongestMessage = size_t{256} << 20;  // of a peer that is known
 // Of a block's content in one message, or one tile of one layer. Pieces that stay in a core's cache between copy,
 // checksum and socket take 105 ms where such of 1 MB take 125 (46 MB over loopback, and the rest of the prompt).
@@ -59,7 +59,8 @@ struct ComputeMessage {
   uint32_t time_limit_ms = 0;  // after which the other side wants nothing any more
   std::vector<int32_t> tokens;
   std::vector<ContentSpan> content;
-  std::vector<std::byte> media;  // images, as runtime/media_message.h writes them; empty: none
+  std::vector<std::byte> media;                   // images, as runtime/media_message.h writes them; empty: none
+  std::string adapter = {}, adapter_digest = {};  // its name, and AdapterUse::digest; empty: none
 };
 // Memory for these is there: they are to be sent as they are computed.
 struct SendMessage {

@@ -56,7 +56,9 @@ std::vector<TransferMessage> samples() {
                      120000,
                      {1, -2, 300000, 4, 5},
                      {{0, 2, "one"}, {1, 4, ""}, {4, 1, std::string("t\0o", 3)}},
-                     bytes_of({1, 2, 3})},
+                     bytes_of({1, 2, 3}),
+                     "law",
+                     std::string("\0\1\2", 3)},
       ComputeMessage{1, "", 0, 0, {}, {}, {}},
       SendMessage{2, {{1, 2, 3}, {4, 5, 0xffffffff}}, {6, 7, 8}},
       SendMessage{3, {}, {}},
@@ -101,12 +103,20 @@ TEST(TransferMessages, GreetingsComeAsTheyWere) {
 TEST(TransferMessages, QuestionsComeAsTheyWere) {
   Bytes bytes;
   TransferMessage to;
-  const ComputeMessage sent{
-      0x1122334455667788, "pepper", -5, 120000, {1, -2, 300000}, {{0, 2, "one"}, {2, 1, std::string("t\0o", 3)}},
-      bytes_of({1, 2, 3})};
+  const ComputeMessage sent{0x1122334455667788,
+                            "pepper",
+                            -5,
+                            120000,
+                            {1, -2, 300000},
+                            {{0, 2, "one"}, {2, 1, std::string("t\0o", 3)}},
+                            bytes_of({1, 2, 3}),
+                            "law",
+                            std::string("t\0o", 3)};
   const auto compute = read_as<ComputeMessage>(sent, bytes, to);
   EXPECT_EQ(compute.ticket, sent.ticket);
   EXPECT_EQ(compute.salt, "pepper");
+  EXPECT_EQ(compute.adapter, "law");
+  EXPECT_EQ(compute.adapter_digest, sent.adapter_digest);
   EXPECT_EQ(compute.priority, -5);
   EXPECT_EQ(compute.time_limit_ms, 120000u);
   EXPECT_EQ(compute.tokens, sent.tokens);
@@ -167,7 +177,7 @@ TEST(TransferMessages, HaveTheseBytes) {
   EXPECT_EQ(encode(PingMessage{}), summed(bytes_of({11})));
   EXPECT_EQ(encode(DoneMessage{3, true, "ok"}),
             summed(bytes_of({10, 3, 0, 0, 0, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 0, 0, 0, 'o', 'k'})));
-  const ComputeMessage compute{1, "s", -1, 258, {5, -2}, {{0, 2, "i"}}, bytes_of({7})};
+  const ComputeMessage compute{1, "s", -1, 258, {5, -2}, {{0, 2, "i"}}, bytes_of({7}), "a", ""};
   EXPECT_EQ(encode(compute), summed(bytes_of({
                                  4,                                        // kind
                                  1,    0,    0,    0,    0, 0, 0, 0,       // ticket
@@ -182,6 +192,8 @@ TEST(TransferMessages, HaveTheseBytes) {
                                  2,    0,    0,    0,    0, 0, 0, 0,       // tokens
                                  1,    0,    0,    0,    0, 0, 0, 0, 'i',  // identity
                                  1,    0,    0,    0,    0, 0, 0, 0, 7,    // media
+                                 1,    0,    0,    0,    0, 0, 0, 0, 'a',  // adapter
+                                 0,    0,    0,    0,    0, 0, 0, 0,       // its digest
                              })));
   // And the sum is XXH3 with its default secret and seed: a value of the library's own tables, of no bytes.
   EXPECT_EQ(XXH3_64bits("", 0), 0x2d06800538d394c2u);

@@ -236,6 +236,14 @@ void PrintTo(const Case& c, std::ostream* out) {
   *out << c.model->name << " " << name_of(c.dtype) << " " << name_of(c.quantize) << " " << name_of(c.kv_cache);
 }
 
+std::vector<LoraModule> adapters_of(const Case& c) {
+  const std::string folder = test_data("adapters/" + std::string(c.model->name));
+  std::vector<LoraModule> modules;
+  for (const char* name : {"attention", "all", "experts"})
+    if (std::filesystem::exists(folder + "/" + name)) modules.push_back({name, folder + "/" + name});
+  return modules;
+}
+
 class Equivalence : public ::testing::TestWithParam<Case> {
  protected:
   struct Outcome {
@@ -249,6 +257,10 @@ class Equivalence : public ::testing::TestWithParam<Case> {
     ASSERT_TRUE(reference.ok()) << reference.error().to_string();
     requests_ = mixed_requests(*reference, 40, 1);
     folder_ = reference->folder;
+    // Models that there are adapters for: every third request has one, and every third another.
+    const std::vector<LoraModule> adapters = adapters_of(GetParam());
+    for (size_t i = 0; i < requests_.size() && !adapters.empty(); ++i)
+      if (i % 3 < adapters.size()) requests_[i].lora = adapters[i % 3].name;
     auto outcome = run(plain_setup());
     ASSERT_TRUE(outcome.ok()) << outcome.error().to_string();
     plain_ = std::move(outcome).value();
@@ -257,6 +269,7 @@ class Equivalence : public ::testing::TestWithParam<Case> {
 
   static Arrangement plain_setup() {
     Arrangement setup;
+    setup.options.lora.modules = adapters_of(GetParam());
     setup.options.dtype = GetParam().dtype;
     setup.options.quantize = GetParam().quantize;
     setup.options.kv_cache_dtype = GetParam().kv_cache;
@@ -356,6 +369,22 @@ TEST_P(EquivalenceAll, EachAlone) {
   ASSERT_TRUE(engine.ok()) << engine.error().to_string();
   for (size_t i = requests_.size(); i-- > 0;)
     EXPECT_EQ(ask(**engine, requests_[i]).exact_text(), plain_.answers[i].exact_text()) << "request " << i;
+}
+
+// Whoever has no adapter gets what there is without any.
+TEST_P(EquivalenceAll, WithoutAdapters) {
+  if (adapters_of(GetParam()).empty()) GTEST_SKIP() << "there is no adapter for this model";
+  Arrangement setup = plain_setup();
+  setup.options.lora = {};
+  std::vector<Request> requests;
+  std::vector<size_t> places;
+  for (size_t i = 0; i < requests_.size(); ++i)
+    if (requests_[i].lora.empty()) requests.push_back(requests_[i]), places.push_back(i);
+  auto engine = Engine::load(folder_, setup.options);
+  ASSERT_TRUE(engine.ok()) << engine.error().to_string();
+  const std::vector<Answer> answers = ask(**engine, requests);
+  for (size_t i = 0; i < answers.size(); ++i)
+    EXPECT_EQ(answers[i].exact_text(), plain_.answers[places[i]].exact_text()) << "request " << places[i];
 }
 
 // Ranks that a model cannot be shared by are refused with its numbers, by the option's name.

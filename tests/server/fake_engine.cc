@@ -140,7 +140,7 @@ Result<RequestId> FakeEngine::submit(Request request, EventSink sink) {
     return fail(Code::resource_exhausted, "the queue is full (", fake_.queue, " requests); try again later");
   ++counts_.requests.entered;
   counts_.requests.prompt_tokens += static_cast<int64_t>(prompt.size());
-  context_servers_ = request.context_servers;
+  context_servers_ = request.context_servers, lora_ = request.lora;
   cache_blocks_of(request, prompt);
   running->id = next_, running->request = std::move(request), running->sink = std::move(sink);
   running->prompt = std::move(prompt);
@@ -233,6 +233,39 @@ Result<KvCacheEvents> FakeEngine::read_kv_cache_events(uint64_t after, size_t li
 void FakeEngine::forget_events_before(uint64_t id) {
   const std::lock_guard lock(mutex_);
   while (!events_.empty() && events_.front().id < id) events_.pop_front();
+}
+
+Status FakeEngine::load_adapter(const std::string& name, const std::string& path) {
+  if (!options_.lora.allow_loading) return fail(Code::unsupported, "adapters are not loaded at run time");
+  if (!path.starts_with("/adapters/")) return fail(Code::not_found, path, " is not there");
+  const std::lock_guard lock(mutex_);
+  if (!adapters_.emplace(name, path).second)
+    return fail(Code::invalid_argument, "there is an adapter ", name, " already").about("lora_name");
+  return {};
+}
+
+Status FakeEngine::unload_adapter(const std::string& name) {
+  if (!options_.lora.allow_loading) return fail(Code::unsupported, "adapters are not unloaded at run time");
+  const std::lock_guard lock(mutex_);
+  if (adapters_.erase(name) == 0) return fail(Code::not_found, "there is no adapter ", name).about("lora_name");
+  return {};
+}
+
+bool FakeEngine::has_adapter(const std::string& name) const {
+  const std::lock_guard lock(mutex_);
+  return adapters_.contains(name);
+}
+
+std::vector<AdapterInfo> FakeEngine::adapters() const {
+  const std::lock_guard lock(mutex_);
+  std::vector<AdapterInfo> all;
+  for (const auto& [name, path] : adapters_) all.push_back({.name = name, .path = path, .loaded = true, .added = 7});
+  return all;
+}
+
+std::string FakeEngine::last_lora() const {
+  const std::lock_guard lock(mutex_);
+  return lora_;
 }
 
 std::vector<std::string> FakeEngine::last_context_servers() const {

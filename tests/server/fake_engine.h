@@ -6,6 +6,7 @@
 #include <chrono>
 #include <condition_variable>
 #include <deque>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <set>
@@ -54,6 +55,10 @@ class FakeEngine : public Engine {
   std::vector<OpTime> op_times(bool) const override { return {}; }
   Result<KvCacheEvents> take_kv_cache_events() override;
   Result<KvCacheEvents> read_kv_cache_events(uint64_t after, size_t limit) override;
+  Status load_adapter(const std::string& name, const std::string& path) override;
+  Status unload_adapter(const std::string& name) override;
+  bool has_adapter(const std::string& name) const override;
+  std::vector<AdapterInfo> adapters() const override;
   std::string identity() const override { return fake_.identity; }
   std::string transfer_address() const override { return fake_.transfer; }
   Result<PromptBlocks> block_keys(const Request& request) const override;
@@ -73,6 +78,8 @@ class FakeEngine : public Engine {
   void answer_chats_with(std::string text, AnswerFormat format) { answer_ = std::move(text), format_ = format; }
   // What Request::context_servers of the last request was.
   std::vector<std::string> last_context_servers() const;
+  // What Request::lora of the last request was.
+  std::string last_lora() const;
   // The cache of the fake has blocks of all prompts; with EngineOptions::kv_cache_events there are events of it. This
   // drops the events before `id`.
   void forget_events_before(uint64_t id);
@@ -134,6 +141,8 @@ class FakeEngine : public Engine {
   std::string lost_;
   EngineMetrics counts_;
   std::vector<std::string> context_servers_;
+  std::map<std::string, std::string> adapters_;  // paths by name
+  std::string lora_;
   std::set<std::string> cached_;     // keys of blocks
   std::deque<KvCacheEvent> events_;  // of these
   uint64_t next_event_ = 0;

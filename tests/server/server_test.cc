@@ -34,6 +34,54 @@ TEST(Server, AnEngineThatCannotComputeIsNotHealthy) {
   }
 }
 
+EngineOptions with_loading() {
+  EngineOptions options;
+  options.lora.allow_loading = true;
+  return options;
+}
+
+TEST(Server, AdaptersAreLoadedListedChosenAndUnloaded) {
+  TestServer server({}, {}, true, with_loading());
+  const auto load = [&](const char* body) { return server.ask(post("/v1/load_lora_adapter", body)); };
+  EXPECT_EQ(load(R"({"lora_name": "law", "lora_path": "/adapters/law"})").status, 200);
+  EXPECT_EQ(load(R"({"lora_name": "law", "lora_path": "/adapters/law"})").status, 400);
+  EXPECT_EQ(load(R"({"lora_name": "tiny", "lora_path": "/adapters/tiny"})").status, 400);  // the model's name
+  EXPECT_EQ(load(R"({"lora_name": "x", "lora_path": "/elsewhere"})").status, 404);
+  EXPECT_EQ(load(R"({"lora_name": "x"})").status, 400);
+  EXPECT_EQ(load(R"({"lora_path": "/adapters/law", "lora_name": 3})").status, 400);
+
+  const Reply list = server.ask(get("/v1/models"));
+  const Json models = list.json();
+  ASSERT_EQ(models.find("data")->items().size(), 2u) << list.body;
+  const Json& card = models.find("data")->items()[1];
+  EXPECT_EQ(card.find("id")->as_string(), "law");
+  EXPECT_EQ(card.find("parent")->as_string(), "tiny");
+  EXPECT_EQ(list.body.find("/adapters"), std::string::npos);  // where it lies is nobody's business
+  EXPECT_EQ(server.ask(get("/v1/models/law")).json().find("id")->as_string(), "law");
+
+  const std::string messages = R"("messages":[{"role":"user","content":"hi"}],"max_tokens":2})";
+  const Reply by_model = server.ask(post("/v1/chat/completions", R"({"model":"law",)" + messages));
+  EXPECT_EQ(by_model.status, 200) << by_model.body;
+  EXPECT_EQ(by_model.json().find("model")->as_string(), "law");
+  EXPECT_EQ(server.engine().last_lora(), "law");
+  EXPECT_EQ(server.ask(post("/v1/chat/completions", R"({"model":"tiny",)" + messages)).status, 200);
+  EXPECT_EQ(server.engine().last_lora(), "");
+  EXPECT_EQ(server.ask(post("/v1/chat/completions", R"({"model":"tiny","lora":"law",)" + messages)).status, 200);
+  EXPECT_EQ(server.engine().last_lora(), "law");
+  EXPECT_EQ(server.ask(post("/v1/chat/completions", R"({"model":"law","lora":"other",)" + messages)).status, 400);
+
+  EXPECT_EQ(server.ask(post("/v1/unload_lora_adapter", R"({"lora_name": "law"})")).status, 200);
+  EXPECT_EQ(server.ask(post("/v1/unload_lora_adapter", R"({"lora_name": "law"})")).status, 404);
+  EXPECT_EQ(server.ask(post("/v1/chat/completions", R"({"model":"law",)" + messages)).status, 404);
+}
+
+TEST(Server, AdaptersAreNotLoadedUnlessThatIsAllowed) {
+  TestServer server;
+  const Reply reply = server.ask(post("/v1/load_lora_adapter", R"({"lora_name": "a", "lora_path": "/adapters/a"})"));
+  EXPECT_EQ(reply.status, 400) << reply.body;
+  EXPECT_EQ(server.ask(post("/v1/unload_lora_adapter", R"({"lora_name": "a"})")).status, 400);
+}
+
 TEST(Server, ErrorsAreObjects) {
   TestServer server;
   struct Row {

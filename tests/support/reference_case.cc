@@ -85,9 +85,7 @@ std::vector<std::string> reference_case_names() {
   return names;
 }
 
-Result<ReferenceCase> read_reference_case(const std::string& name) {
-  ReferenceCase c{.name = name, .folder = test_data("golden/" + name), .prompts = {}};
-  const std::string path = c.folder + "/expected.safetensors";
+Result<std::vector<ReferencePrompt>> read_reference_values(const std::string& path) {
   WEFT_TRY(const MappedFile file, MappedFile::open(path));
   WEFT_TRY(const std::vector<TensorInfo> tensors, parse_safetensors(file.bytes(), path));
   WEFT_TRY(const Json texts, read_metadata(file.bytes()));
@@ -97,17 +95,25 @@ Result<ReferenceCase> read_reference_case(const std::string& name) {
     ReferencePrompt& prompt = prompts[tensor.name.substr(0, dot)];
     WEFT_RETURN_IF_ERROR(read_tensor(tensor, tensor.name.substr(dot + 1), prompt));
   }
+  std::vector<ReferencePrompt> list;
+  for (auto& [name, prompt] : prompts) {
+    prompt.name = name;
+    if (const Json* text = texts.find(name + ".text")) prompt.text = text->as_string();
+    if (const Json* pair = texts.find(name + ".text_pair")) prompt.text_pair = pair->as_string();
+    list.push_back(std::move(prompt));
+  }
+  return list;
+}
+
+Result<ReferenceCase> read_reference_case(const std::string& name) {
+  ReferenceCase c{.name = name, .folder = test_data("golden/" + name), .prompts = {}};
+  WEFT_TRY(c.prompts, read_reference_values(c.folder + "/expected.safetensors"));
   Json images = Json::object();
   if (const std::string list = c.folder + "/prompts.json"; is_file(list)) {
     WEFT_TRY(images, read_json_file(list));
   }
-  for (auto& [prompt_name, prompt] : prompts) {
-    if (const Json* entry = images.find(prompt_name)) read_images(*entry, c.folder, prompt);
-    prompt.name = prompt_name;
-    if (const Json* text = texts.find(prompt_name + ".text")) prompt.text = text->as_string();
-    if (const Json* pair = texts.find(prompt_name + ".text_pair")) prompt.text_pair = pair->as_string();
-    c.prompts.push_back(std::move(prompt));
-  }
+  for (ReferencePrompt& prompt : c.prompts)
+    if (const Json* entry = images.find(prompt.name)) read_images(*entry, c.folder, prompt);
   return c;
 }
 

@@ -39,6 +39,8 @@ struct ReferenceCase {
 // Folders of tests/data/golden that hold a case, sorted.
 std::vector<std::string> reference_case_names();
 Result<ReferenceCase> read_reference_case(const std::string& name);
+// The prompts of an expected.safetensors, by name, without images.
+Result<std::vector<ReferencePrompt>> read_reference_values(const std::string& path);
 // Of all values about their mean: the unit of errors.
 double deviation(const std::vector<float>& values);
 // A text as googletest takes the names of cases: other characters than letters and digits become "_".

@@ -71,7 +71,7 @@ struct Linear {
   static constexpr int kColumns = Block::kColumns;
   static constexpr bool kJoins = requires { Product::kMaxTogether; };
 
-  // y = sums + bias + residual.
+  // y = sums + bias + residual. A vector's columns are of one half.
   static void finish(const Block& b, const float* sums) {
     const LinearArgs a = b.a;
     const int end = b.last_panel * kColumns, last = end < a.w.out ? end : a.w.out;
@@ -86,7 +86,8 @@ struct Linear {
         for (int c = b.first_panel * kColumns; c < last; c += kColumns, from += panel_floats) {
 #pragma GCC unroll 4
           for (int v = 0; v < kColumns; v += V::kLanes) {
-            if (c + v < last) finish_vector(a.bias, residual, y, c + v, last - c - v, V::load(from + v));
+            const ptrdiff_t apart = a.half > 0 ? column_apart(c + v, a.half) - (c + v) : 0;
+            if (c + v < last) finish_vector(a.bias, residual, y + apart, c + v, last - c - v, V::load(from + v));
           }
         }
       }
