@@ -351,7 +351,9 @@ void EngineCore::fill_row_masks(Step& step, const GuidedRow& row, Entry& entry) 
   } catch (const std::exception&) {
     end_with(static_cast<uint64_t>(row.id), Code::resource_exhausted, "memory ran out for the masks of the grammar");
   }
-  mask_seconds_[masks_filled_++ % kMasks] = static_cast<float>((seconds() - begin) / static_cast<double>(steps + 1));
+  const double took = seconds() - begin;
+  mask_seconds_[masks_filled_++ % kMasks] = static_cast<float>(took / static_cast<double>(steps + 1));
+  scheduler_.charge_masks(row.id, took + std::exchange(entry.accept_seconds, 0.0));
 }
 
 void EngineCore::commit_step(std::unique_lock<std::mutex>& lock) {
@@ -409,7 +411,10 @@ bool EngineCore::deliver(Entry& entry, SequenceOutput& output) {
 // part of the answer.
 void EngineCore::follow_grammar(Entry& entry, SequenceOutput& output) {
   for (size_t i = 0; i < output.tokens.size(); ++i) {
-    if (Status accepted = entry.grammar->accept(output.tokens[i]); !accepted.ok()) {
+    const double begin = seconds();
+    const Status accepted = entry.grammar->accept(output.tokens[i]);
+    entry.accept_seconds += seconds() - begin;
+    if (!accepted.ok()) {
       output.reason = FinishReason::error;
       output.error = accepted.error().message(), output.error_code = accepted.error().code();
       return;
@@ -493,6 +498,7 @@ void EngineCore::run_step(std::unique_lock<std::mutex>& lock, double& last_end) 
   lock.lock();
   step_seconds_ += end - begin;
   sample_seconds_ = worker_->sample_seconds();
+  const double waited = worker_->mask_wait_seconds() - std::exchange(mask_wait_seconds_, worker_->mask_wait_seconds());
   if (followed && begin - last_end < 1.0) idle_gap_seconds_ += begin - last_end;
   last_end = end;
   if (!finished) return;
@@ -500,6 +506,10 @@ void EngineCore::run_step(std::unique_lock<std::mutex>& lock, double& last_end) 
   // In full stages a step ends a turn after the one before.
   step.seconds = end - std::max(step.began, last_finish_);
   last_finish_ = end;
+  // Masks may take what the step computes, beside which they are filled. A prompt's step says nothing about others.
+  constexpr double kNew = 0.125;
+  if (step.prompt_tokens == 0) compute_seconds_ += kNew * (std::max(0.0, step.seconds - waited) - compute_seconds_);
+  scheduler_.set_mask_budget(compute_seconds_);
   finished_ = step.batch.step;
   if (tier_) tier_->step_finished(finished_);
   tell_exchange([&] { exchange_->step_finished(finished_); });

@@ -164,6 +164,7 @@ class EngineCore {
     Counted counted;
     std::function<bool(const SequenceOutput&)> sink;
     std::unique_ptr<Grammar> grammar;
+    double accept_seconds = 0;           // that its tokens have taken since its last masks
     std::vector<int32_t> drafts;         // of a guided sequence: those that its next row may check
     int waits = 0;                       // reasons why it is held: its images, its blocks from elsewhere
     std::optional<RemotePrompt> remote;  // asked of other servers when the tier has been
@@ -282,7 +283,8 @@ class EngineCore {
   static constexpr size_t kMasks = 4096;
   std::vector<float> mask_seconds_;  // ring
   size_t masks_filled_ = 0;
-  double sample_seconds_ = 0;
+  double sample_seconds_ = 0, mask_wait_seconds_ = 0;
+  double compute_seconds_ = 0;  // of a step of decode rows, without its wait for masks; recent ones count most
   std::deque<Encoding> encodings_;
   std::unique_ptr<ImageEncoders> encoders_;
   std::unique_ptr<CacheTier> tier_;         // null: none

@@ -188,8 +188,12 @@ void Worker::finish_walk(kernels::Part part) {
 }
 
 void Worker::sample(kernels::Part part) {
+  const auto waits = std::chrono::steady_clock::now();
   finishing_->step.masks->wait();
-  if (part.index == 0) sampling_began_ = std::chrono::steady_clock::now();
+  if (part.index == 0) {
+    sampling_began_ = std::chrono::steady_clock::now();
+    mask_wait_seconds_ += std::chrono::duration<double>(sampling_began_ - waits).count();
+  }
   run_processors(part);
   if (out_of_memory_) return;
   guard([&] {

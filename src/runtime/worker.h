@@ -72,6 +72,8 @@ class Worker {
   // Seconds of all steps from the end of the model's last operation to the end of sampling, without the wait for
   // grammar masks.
   double sample_seconds() const { return sample_seconds_; }
+  // That steps have waited for the masks of guided rows so far.
+  double mask_wait_seconds() const { return mask_wait_seconds_; }
 
   const Model& model() const { return model_; }
   ModelRunner& runner() { return *runner_; }
@@ -187,7 +189,7 @@ class Worker {
   std::vector<DraftRow> draft_rows_;
   std::vector<int> draft_row_of_;                         // per entry: batch row
   std::chrono::steady_clock::time_point sampling_began_;  // of thread 0
-  double sample_seconds_ = 0;
+  double sample_seconds_ = 0, mask_wait_seconds_ = 0;
 };
 
 }  // namespace weft
