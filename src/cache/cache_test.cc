@@ -231,9 +231,10 @@ TEST(CacheManager, SaltAndContentIsolate) {
   EXPECT_EQ(cached_tokens_of(cache, prompt, {"a", {}, {}}), 12);
   EXPECT_EQ(cached_tokens_of(cache, prompt, {"b", {}, {}}), 0);
   EXPECT_EQ(cached_tokens_of(cache, prompt), 0);
-  ASSERT_TRUE(Holder(cache, prompt, {"", {{5, 4, "cat"}}, {}}).compute());
-  EXPECT_EQ(cached_tokens_of(cache, prompt, {"", {{5, 4, "cat"}}, {}}), 12);
-  EXPECT_EQ(cached_tokens_of(cache, prompt, {"", {{5, 4, "dog"}}, {}}), 4);  // and no partial copy of the image's block
+  ASSERT_TRUE(Holder(cache, prompt, {.content = {{5, 4, "cat"}}}).compute());
+  EXPECT_EQ(cached_tokens_of(cache, prompt, {.content = {{5, 4, "cat"}}}), 12);
+  // And no partial copy of the image's block.
+  EXPECT_EQ(cached_tokens_of(cache, prompt, {.content = {{5, 4, "dog"}}}), 4);
   EXPECT_EQ(cached_tokens_of(cache, prompt), 4);
 }
 
