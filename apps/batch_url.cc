@@ -25,13 +25,14 @@ using std::chrono::seconds;
 constexpr int kTries = 3;     // of a line whose connection breaks
 constexpr int kRefusals = 6;  // of a line by a busy server, with nothing else under way
 constexpr milliseconds kProbePause{200}, kLongestPause{30'000};
+constexpr size_t kMostAnswerBytes = size_t{1} << 30;  // several times what a server makes by default
 
 class UrlBatch {
  public:
   UrlBatch(const Arguments& arguments, const ServerAddress& server, HttpHeaders headers, std::vector<RequestLine> lines,
            BatchOutput& output)
       : arguments_(arguments), url_(server.text()), lines_(std::move(lines)), output_(output), states_(lines_.size()),
-        client_(server, std::move(headers), seconds(arguments.timeout_s)) {}
+        client_(server, std::move(headers), seconds(arguments.timeout_s), kMostAnswerBytes) {}
 
   Status run() {
     probe(Clock::now() + seconds(arguments_.wait_s));
@@ -121,6 +122,7 @@ class UrlBatch {
     if (reply.failure == Failure::none) finish(index, outcome_of(lines_[index], reply, where));
     else if (reply.failure == Failure::broken)
       fail_line(index, fail(Code::unavailable, where, ": ", reply.problem, ", ", kTries, " times"));
+    else if (reply.failure == Failure::too_large) fail_line(index, fail(Code::too_large, where, ": ", reply.problem));
     else fail_line(index, fail(Code::deadline_exceeded, where, ": ", reply.problem));
     go_on();
   }

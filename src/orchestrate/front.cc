@@ -197,6 +197,7 @@ void Front::server_metrics(std::shared_ptr<Exchange> exchange) {
   for (size_t i = 0; i < up.size(); ++i) {
     HttpCall call{.server = up[i].entry.address, .path = "/metrics", .headers = options_.watch.headers};
     call.connect_timeout = call.timeout = options_.watch.timeout;
+    call.most_bytes = kMostReplyBytes;
     const auto done = [gathered, finish, i](HttpReply reply) {
       if (reply.status == 200) gathered->text_by_url[i].second = std::move(reply.body);
       if (--gathered->missing == 0) finish();

@@ -17,7 +17,7 @@ namespace {
 
 using std::chrono::milliseconds;
 
-constexpr size_t kMostReply = size_t{1} << 30;  // bytes of an answer that is no stream
+constexpr size_t kMostReply = size_t{1} << 30;  // bytes of an answer that is no stream, or of an event
 constexpr milliseconds kBlocksTimeout{2000};    // for the names of a prompt's blocks; then it goes without
 constexpr int64_t kBytesPerToken = 4;           // about, where a prompt's tokens are not known
 
@@ -89,6 +89,7 @@ void Passage::ask_for_blocks() {
   if (!server) return attempt();
   HttpCall call{.server = *server, .method = "POST", .path = "/block_keys", .headers = headers_, .body = body_};
   call.connect_timeout = call.timeout = kBlocksTimeout;
+  call.most_bytes = kMostReplyBytes;
   call_ = world_.calls.start(std::move(call),
                              collect_reply(std::make_shared<HttpReply>(), [self = shared_from_this()](HttpReply reply) {
                                self->call_ = 0;
@@ -185,11 +186,11 @@ void Passage::on_data(std::string piece) {
   if (ended_) return;
   const size_t before = reply_.size();
   reply_ += piece;
-  if (!streams_ && reply_.size() > kMostReply) {
-    world_.calls.cancel(std::exchange(call_, 0));
-    return fail_with(502, ticket_->url() + " gave an answer of more than " + std::to_string(kMostReply) + " bytes");
-  }
   if (streams_) forward_events(before);
+  if (reply_.size() <= kMostReply) return;
+  world_.calls.cancel(std::exchange(call_, 0));
+  fail_with(502, "the server " + ticket_->url() + (streams_ ? " sent an event" : " gave an answer") + " of more than " +
+                     std::to_string(kMostReply) + " bytes");
 }
 
 // Whole events alone, so that a comment of this server's own can stand between any two pieces.

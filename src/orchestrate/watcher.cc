@@ -40,6 +40,7 @@ void Watcher::begin() {
 HttpCall Watcher::call_to(const ServerAddress& address, const char* method, const char* path) const {
   HttpCall call{.server = address, .method = method, .path = path, .headers = options_.headers};
   call.connect_timeout = call.timeout = options_.timeout;
+  call.most_bytes = kMostReplyBytes;
   return call;
 }
 

@@ -28,6 +28,7 @@
 #include <charconv>
 #include <csignal>
 #include <map>
+#include <optional>
 #include <unordered_map>
 #include <utility>
 #include <vector>
@@ -50,6 +51,14 @@ constexpr size_t kResting = 256;                  // connections to a server tha
 constexpr std::chrono::seconds kLongestRest{60};  // weft's server closes them after 75
 
 using Request = http::request<http::string_body>;
+
+// Room grows with what comes: a server may promise any length.
+struct ReplyBody : http::string_body {
+  struct reader : http::string_body::reader {
+    using http::string_body::reader::reader;
+    void init(const boost::optional<std::uint64_t>& /*length*/, error_code& error) { error = {}; }
+  };
+};
 
 struct Connection {
   // The buffer's room is what one read takes.
@@ -257,19 +266,32 @@ class HttpCalls::Core {
     expire(stream, head_first ? deadline(begin, call.head_timeout) : last);
     error_code sent, error;
     co_await http::async_write(stream, request, token(sent));
-    http::response_parser<http::string_body> parser;
-    parser.body_limit(boost::none);
-    parser.eager(true);
-    // A server may refuse a request before it has read all of it; then the answer is there in spite of the error.
-    co_await http::async_read_header(stream, buffer, parser, token(error));
-    if (error)
-      co_return failed(sent ? sent : error, HttpFailure::broken, head_first ? call.head_timeout : call.timeout);
+    std::optional<http::response_parser<ReplyBody>> parsers;
+    int status = 0;
+    do {  // what a server says before its answer (100, 103) has a head alone
+      parsers.emplace();
+      parsers->body_limit(boost::none);
+      parsers->eager(true);
+      // A server may refuse a request before it has read all of it; then the answer is there in spite of the error.
+      co_await http::async_read_header(stream, buffer, *parsers, token(error));
+      if (error)
+        co_return failed(sent ? sent : error, HttpFailure::broken, head_first ? call.head_timeout : call.timeout);
+      status = static_cast<int>(parsers->get().result_int());
+    } while (status >= 100 && status < 200 && status != 101);
+    if (status < 200)  // nobody asked for another protocol
+      co_return Outcome{HttpFailure::broken, "the answer's status is " + std::to_string(status), true};
+    http::response_parser<ReplyBody>& parser = *parsers;
     expire(stream, last);
-    HttpReplyHead head{static_cast<int>(parser.get().result_int()), {}};
+    HttpReplyHead head{status, {}};
     for (const auto& field : parser.get())
       head.headers.emplace_back(std::string(field.name_string()), std::string(field.value()));
     if (!running.cancelled && !stopped_) running.receiver.head(std::move(head));
+    size_t bytes = 0;
     for (;;) {
+      bytes += parser.get().body().size();
+      if (call.most_bytes > 0 && bytes > call.most_bytes)
+        co_return Outcome{HttpFailure::too_large,
+                          "the answer has more than " + std::to_string(call.most_bytes) + " bytes", true};
       if (std::string piece = std::exchange(parser.get().body(), {}); !piece.empty() && !running.cancelled && !stopped_)
         running.receiver.data(std::move(piece));
       if (running.cancelled || parser.is_done()) break;

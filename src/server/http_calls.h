@@ -29,6 +29,7 @@ enum class HttpFailure : unsigned char {
   unreachable,  // there is no connection
   broken,       // the connection ended before the answer did
   timed_out,
+  too_large,  // the answer has more bytes than HttpCall::most_bytes
 };
 
 struct HttpCall {
@@ -39,6 +40,7 @@ struct HttpCall {
   std::string body;
   // Time limits; 0: none. The last two begin when there is a connection, and end with the answer's head and its end.
   std::chrono::milliseconds connect_timeout{10'000}, head_timeout{0}, timeout{0};
+  size_t most_bytes = 0;  // of the answer's body, chunks' sizes taken out; 0: no limit, for what passes it on
 };
 
 struct HttpReplyHead {

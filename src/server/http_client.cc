@@ -6,8 +6,8 @@
 
 namespace weft {
 
-HttpClient::HttpClient(ServerAddress server, HttpHeaders headers, std::chrono::seconds timeout)
-    : server_(std::move(server)), headers_(std::move(headers)), timeout_(timeout) {}
+HttpClient::HttpClient(ServerAddress server, HttpHeaders headers, std::chrono::seconds timeout, size_t most_bytes)
+    : server_(std::move(server)), headers_(std::move(headers)), timeout_(timeout), most_bytes_(most_bytes) {}
 
 void HttpClient::get(const std::string& path, Done done) { send("GET", path, {}, std::move(done)); }
 void HttpClient::post(const std::string& path, std::string body, Done done) {
@@ -23,7 +23,7 @@ void HttpClient::stop() { calls_.stop(); }
 void HttpClient::send(const char* method, const std::string& path, std::string body, Done done) {
   HttpCall call{.server = server_, .method = method, .path = path, .headers = headers_, .body = std::move(body)};
   if (call.method == "POST") call.headers.emplace_back("Content-Type", "application/json");
-  call.timeout = timeout_;
+  call.timeout = timeout_, call.most_bytes = most_bytes_;
   const auto reply = std::make_shared<HttpReply>();
   calls_.start(std::move(call), collect_reply(reply, std::move(done)));
 }

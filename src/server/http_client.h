@@ -21,13 +21,20 @@ struct HttpReply {
   int retry_after_s = 0;  // as the answer's head asks; 0: it does not
 };
 
-// A receiver that puts the answer together and calls `done` with it. Make a new one, with a new reply, for each call.
+// Bytes of an answer that is wanted whole, unless its asker says otherwise: other servers' states, events, keys and
+// metrics, and what etcd says, are far smaller.
+constexpr size_t kMostReplyBytes = size_t{64} << 20;
+
+// A receiver that puts the answer together and calls `done` with it. Make a new one, with a new reply, for each call,
+// whose HttpCall::most_bytes bounds the answer.
 HttpReceiver collect_reply(std::shared_ptr<HttpReply> reply, std::function<void(HttpReply)> done);
 
 class HttpClient {
  public:
-  // `headers` go with every request. `timeout`: from a request's first byte to the end of its answer; 0: no limit.
-  HttpClient(ServerAddress server, HttpHeaders headers, std::chrono::seconds timeout);
+  // `headers` go with every request. `timeout`: from a request's first byte to the end of its answer; 0: no limit. An
+  // answer of more than `most_bytes` fails as too_large, and its connection is closed.
+  HttpClient(ServerAddress server, HttpHeaders headers, std::chrono::seconds timeout,
+             size_t most_bytes = kMostReplyBytes);
 
   // Both return at once; `done` is called by run(). Connections are kept and used again.
   using Done = std::function<void(HttpReply reply)>;
@@ -49,6 +56,7 @@ class HttpClient {
   const ServerAddress server_;
   const HttpHeaders headers_;
   const std::chrono::seconds timeout_;
+  const size_t most_bytes_;
   HttpCalls calls_;
 };
 

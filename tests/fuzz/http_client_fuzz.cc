@@ -58,6 +58,8 @@ std::vector<std::string> fuzz_seeds() {
       cut + "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5;x=y\r\nhello\r\n1\r\n!\r\n0\r\nT: v\r\n\r\n",
       cut + "HTTP/1.0 200 OK\r\n\r\nto the end",
       cut + "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 204 None\r\nConnection: keep-alive\r\n\r\n",
+      cut + "HTTP/1.1 000 None\r\nContent-Length: 4294967295\r\n\r\n",
+      cut + "HTTP/1.1 200 OK\r\nContent-Length: 1844674407370955161\r\n\r\nx",
       cut + "HTTP/1.1 429 Many\r\nRetry-After: -5\r\nContent-Length: 0\r\n\r\n",
       cut + "HTTP/1.1 429 Many\r\nRetry-After: Wed, 21 Oct 2015 07:28:00 GMT\r\nContent-Length: 1\r\n\r\nx",
   };
@@ -103,7 +105,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   require(reply.body.size() <= bytes.size(), "no more comes than was sent");
   require(reply.retry_after_s >= 0, "nobody comes again before now");
   if (reply.failure == HttpReply::Failure::none)
-    require(reply.status >= 100 && reply.status < 1000, "an answer has a status");
+    require(reply.status >= 200 && reply.status < 1000, "an answer has a status");
   else require(!reply.problem.empty() && reply.failure != HttpReply::Failure::timed_out, "a failure says why, in time");
   return 0;
 }
