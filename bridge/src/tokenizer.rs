@@ -140,7 +140,8 @@ impl WeftTokenizer {
         let largest = pipeline.get_added_vocabulary().get_added_tokens_decoder().keys().max().copied();
         let end_id = parts.model.end_id().max(largest.map_or(0, |id| id.saturating_add(1)));
         if end_id > MAX_ID {
-            return Err(Failure::invalid(format!("a token has the id {}, which is too large", end_id - 1)));
+            let id = if end_id == u32::MAX { end_id } else { end_id - 1 };
+            return Err(Failure::invalid(format!("a token has the id {id}, which is too large")));
         }
         Ok(WeftTokenizer {
             end_id,

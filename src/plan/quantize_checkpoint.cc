@@ -48,8 +48,9 @@ class Products {
     }
     return {};
   }
-  bool contains(const std::string& tensor) const { return names_.contains(tensor); }
-  size_t size() const { return names_.size(); }
+  bool contains(const std::string& tensor) const { return names_.contains(tensor) || turned_.contains(tensor); }
+  // Groups lie along what products add up, and latent attention adds up a part of its kv_b_proj the other way.
+  bool is_turned(const std::string& tensor) const { return turned_.contains(tensor); }
 
  private:
   Status take(const Matrix& matrix) {
@@ -57,21 +58,21 @@ class Products {
     for (const TensorRows& source : matrix.sources) {
       const TensorInfo* const tensor = checkpoint_.find(source.tensor);
       if (!tensor) return fail(Code::not_found, "tensor ", source.tensor, " is absent");
-      if (source.transposed || tensor->shape.size() != 2 || !source.tensor.ends_with(kWeight))
+      if (tensor->shape.size() != 2 || !source.tensor.ends_with(kWeight))
         return fail(Code::unsupported, "tensor ", source.tensor,
                     " holds the weights of a product, and not as a matrix [out, in] of its own: such checkpoints "
                     "cannot be written in compressed-tensors' spelling");
       if (tensor->type != StorageType::f32 && tensor->type != StorageType::f16 && tensor->type != StorageType::bf16)
         return fail(Code::invalid_argument, "tensor ", source.tensor, " is stored as ", name(tensor->type),
                     ", and only float32, float16 and bfloat16 are quantised");
-      names_.insert(source.tensor);
+      (source.transposed ? turned_ : names_).insert(source.tensor);
     }
     return {};
   }
 
   const Checkpoint& checkpoint_;
   const Plan& plan_;
-  std::set<std::string> names_;
+  std::set<std::string> names_, turned_;
 };
 
 // Files of tensors with an index, as the hub has them: model-00001-of-00003.safetensors.
@@ -148,7 +149,7 @@ class Quantizer {
     }
     for (const auto& [name, tensor] : checkpoint_.tensors()) {
       const bool product = products_.contains(name);
-      if (product && tensor.cols() % group() == 0) {
+      if (product && !products_.is_turned(name) && tensor.cols() % group() == 0) {
         WEFT_RETURN_IF_ERROR(quantize(tensor));
         ++report_.matrices;
       } else {

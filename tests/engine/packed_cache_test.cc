@@ -1,7 +1,9 @@
 // Weights that an earlier start has packed (--packed-cache): the same answers to the bit, in every way to load a model,
 // and an error where the file is damaged under a running engine.
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <functional>
@@ -14,11 +16,6 @@ namespace weft::testing {
 namespace {
 
 namespace fs = std::filesystem;
-
-std::string maps() {
-  std::ifstream file("/proc/self/maps");
-  return std::string(std::istreambuf_iterator<char>(file), {});
-}
 
 // A way to load a model; `files`: packed files that it makes, one for each plan with weights of its own.
 struct Way {
@@ -73,6 +70,17 @@ class PackedWeights : public ::testing::TestWithParam<Way> {
     return files;
   }
 
+  std::vector<ino_t> inodes() const {
+    std::vector<ino_t> inodes;
+    for (const fs::path& file : files()) {
+      struct stat info {};
+      EXPECT_EQ(::stat(file.c_str(), &info), 0);
+      inodes.push_back(info.st_ino);
+    }
+    std::sort(inodes.begin(), inodes.end());
+    return inodes;
+  }
+
   const fs::path model_ = fs::temp_directory_path() / ("weft_packed_model_" + std::to_string(::getpid()));
   const fs::path cache_ = fs::temp_directory_path() / ("weft_packed_cache_" + std::to_string(::getpid()));
   std::vector<int32_t> prompt_;
@@ -93,11 +101,9 @@ TEST_P(PackedWeights, GiveTheSameAnswers) {
   EXPECT_TRUE(files().empty());
   EXPECT_EQ(bits(answer(*load(true))), expected);  // packs and writes
   ASSERT_EQ(files().size(), GetParam().files);
-  const auto engine = load(true);
-  const bool mapped = maps().find(cache_.string()) != std::string::npos;
-  EXPECT_EQ(mapped, std::string(GetParam().name) != "read");
-  EXPECT_EQ(bits(answer(*engine)), expected);
-  EXPECT_EQ(files().size(), GetParam().files);
+  const std::vector<ino_t> written = inodes();
+  EXPECT_EQ(bits(answer(*load(true))), expected);
+  EXPECT_EQ(inodes(), written) << "they were packed again";
 }
 
 // A checkpoint that was written to since has other weights, whatever the file of the old ones says.
@@ -123,8 +129,10 @@ TEST_P(PackedWeights, DamageWhileTheyAreInUseIsAnError) {
   auto engine = load(true);
   EXPECT_EQ(bits(answer(*engine)), expected);
   for (const fs::path& file : files()) fs::resize_file(file, 4096);
+  // Until all of it has been moved into memory that is an error (packed_cache_test.cc of src/plan tries both sides);
+  // never another answer.
   const Answer cut = answer(*engine);
-  if (std::string(GetParam().name) == "read") {
+  if (cut.error.empty()) {
     EXPECT_EQ(bits(cut), expected);
   } else {
     EXPECT_NE(cut.error.find(".packed"), std::string::npos) << cut.error;
