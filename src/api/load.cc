@@ -4,6 +4,7 @@
 #include <future>
 #include <new>
 #include <random>
+#include <stdexcept>
 #include <system_error>
 
 #include "api/core_engine.h"
@@ -309,6 +310,8 @@ Result<std::unique_ptr<Engine>> Engine::load(const std::string& path, const Engi
   try {
     return load_engine(path, given, progress, doing);
   } catch (const std::bad_alloc& thrown) {
+    return failed(thrown);
+  } catch (const std::length_error& thrown) {  // more elements than any memory holds
     return failed(thrown);
   } catch (const std::system_error& thrown) {  // no thread
     return failed(thrown);

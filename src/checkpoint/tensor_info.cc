@@ -165,6 +165,8 @@ Status read_rows(const TensorInfo& tensor, int64_t first_row, int64_t rows, floa
 }
 
 Result<std::vector<float>> read_all(const TensorInfo& tensor) {
+  if (!is_float(tensor.type))  // of unknown types the number of values is not bounded by the file
+    return fail(Code::data_corrupt, tensor.name, " holds ", name(tensor.type), " values, not floats");
   std::vector<float> values(static_cast<size_t>(tensor.values()));
   WEFT_RETURN_IF_ERROR(read_rows(tensor, 0, tensor.rows(), values.data(), tensor.cols()));
   return values;

@@ -24,7 +24,8 @@ AttentionOptions llama_attention(const HfConfig& c) {
   a.head_dim = c.head_dim();
   a.qkv_bias = a.out_bias = c.flag("attention_bias", false);
   const RopeConfig rope = c.rope(LayerKind::full, 10000, a.head_dim);
-  const int rotated = static_cast<int>(rope.partial_rotary_factor * a.head_dim);
+  const double share = rope.partial_rotary_factor * a.head_dim;
+  const int rotated = share >= 2 && share < a.head_dim + 1 ? static_cast<int>(share) : 0;
   if (rotated < 2 || rotated % 2 != 0)
     c.reject("partial_rotary_factor", "which leaves no even number of elements to rotate");
   const int sections = std::accumulate(rope.sections.begin(), rope.sections.end(), 0);
