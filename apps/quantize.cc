@@ -31,9 +31,11 @@ Status print_divergence(const Arguments& arguments, const EngineLoader& load) {
 }  // namespace
 
 Status quantize_command(const Arguments& arguments, const EngineLoader& load) {
-  EngineOptions options = arguments.engine;
-  WEFT_TRY(const RecordedPlan recorded, record_plan(arguments.model, options));
-  WEFT_TRY(const std::shared_ptr<const Checkpoint> checkpoint, Checkpoint::open(arguments.model, options.load_mode));
+  if (arguments.engine.quantize != Quantize::none)
+    return fail(Code::invalid_argument, "--quantize is for weights while they are loaded; --bits says what is written");
+  WEFT_TRY(const RecordedPlan recorded, record_plan(arguments.model, arguments.engine));
+  WEFT_TRY(const std::shared_ptr<const Checkpoint> checkpoint,
+           Checkpoint::open(arguments.model, arguments.engine.load_mode));
   WEFT_TRY(const QuantizeReport report, quantize_checkpoint(*checkpoint, recorded.plan, arguments.out,
                                                             {.bits = arguments.bits, .progress = terminal_progress()}));
   char line[256];

@@ -116,5 +116,14 @@ TEST(Safetensors, RandomDamageNeverCrashes) {
   }
 }
 
+// Their values take no bytes that the file must have, so their number is no reason to take memory.
+TEST(Safetensors, ValuesOfUnknownTypesAreNotRead) {
+  TensorInfo tensor;
+  tensor.name = "w", tensor.type = StorageType::unknown, tensor.shape = {int64_t{1} << 40, 3};
+  const auto values = read_all(tensor);
+  ASSERT_FALSE(values.ok());
+  EXPECT_EQ(values.error().message(), "w holds unknown values, not floats");
+}
+
 }  // namespace
 }  // namespace weft

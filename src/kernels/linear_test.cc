@@ -287,7 +287,7 @@ Packed compressed(const CpuTable& table, const Packed& plain) {
   p.matrix.form = WeightForm::bf12;
   p.matrix.panel_bytes = table.panel_bytes(WeightForm::bf12, plain.matrix.k);
   const int panels = (plain.matrix.out + plain.matrix.panel - 1) / plain.matrix.panel;
-  p.bytes.resize(p.matrix.panel_bytes * static_cast<size_t>(panels) + 8192, std::byte{0xff});
+  p.bytes.resize(p.matrix.panel_bytes * static_cast<size_t>(panels) + kReadAhead, std::byte{0xff});
   std::byte* data = p.bytes.data() + (64 - reinterpret_cast<uintptr_t>(p.bytes.data()) % 64) % 64;
   p.matrix.data = data;
   for (int i = 0; i < panels; ++i)

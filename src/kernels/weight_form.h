@@ -71,6 +71,9 @@ struct WeightFormat {
   bool operator==(const WeightFormat&) const = default;
 };
 
+// Bytes behind the last panel of a matrix that kernels may read.
+constexpr size_t kReadAhead = 8192;
+
 // A weight matrix [out, k] in packed form: panels of `panel` output columns; inside a panel the layout is the table's
 // own (see CpuTable::pack_panel). Padded columns and k are zero. Aligned to 64 bytes.
 struct PackedMatrix {

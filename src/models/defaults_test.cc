@@ -54,6 +54,20 @@ TEST(Defaults, WindowedLayersOfGemma3TurnAtTheirOwnBase) {
   EXPECT_EQ(nested.rope(LayerKind::window).theta, 7);
 }
 
+TEST(Defaults, NoMoreThanAHeadIsRotated) {
+  for (const char* factor : {"0", "-1", "1.5", "4294967296", "1e300"}) {
+    const HfConfig c = config_of("NemotronForCausalLM",
+                                 std::string(R"(, "hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 1,
+                                 "intermediate_size": 64, "vocab_size": 32, "partial_rotary_factor": )") +
+                                     factor);
+    const auto plan = build_plan(c);
+    const std::string problem = !plan.ok()        ? plan.error().message()
+                                : c.status().ok() ? ""
+                                                  : c.status().error().message();
+    EXPECT_NE(problem.find("partial_rotary_factor"), std::string::npos) << factor << ": " << problem;
+  }
+}
+
 TEST(Defaults, NullIsNotAbsent) {
   const HfConfig c = text_config(config_of("MistralForCausalLM", R"(, "sliding_window": null)"));
   EXPECT_FALSE(c.has("sliding_window"));

@@ -15,9 +15,6 @@ using kernels::WeightForm;
 
 namespace {
 
-// Kernels may read so far past a matrix.
-constexpr size_t kReadAhead = 8192;
-
 constexpr std::string_view kWeight = ".weight";
 std::string module_of(const TensorRows& source) {
   return source.tensor.substr(0, source.tensor.size() - kWeight.size());
@@ -190,7 +187,7 @@ class Packer {
   Result<AdapterWeights> pack() {
     size_t bytes = 0;
     each_matrix([&](const PackedMatrix& m, const std::vector<float>&) { bytes += bytes_of(m); });
-    WEFT_TRY(Memory memory, Memory::reserve(bytes + kReadAhead, true));
+    WEFT_TRY(Memory memory, Memory::reserve(bytes + kernels::kReadAhead, true));
     std::byte* next = memory.data();
     weights_.sites.clear();
     each_matrix([&](PackedMatrix& m, const std::vector<float>& rows) {

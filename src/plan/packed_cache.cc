@@ -94,7 +94,7 @@ bool is_sound(const Index& index, int64_t file_bytes) {
       return false;
     end = part.offset + part.bytes, chunks += chunks_of(part.bytes);
   }
-  return chunks == index.header.chunks && file_bytes - end >= int64_t{kPackedReadAhead};
+  return chunks == index.header.chunks && file_bytes - end >= int64_t{kernels::kReadAhead};
 }
 
 // The beginning of a file that is for `identity` and whole as far as that tells; else nothing.
@@ -234,7 +234,7 @@ class PackedCache::Writer {
       index_.parts.push_back({part.tag, round_up(end, kPartAlignment), static_cast<int64_t>(part.bytes.size())});
       end = index_.parts.back().offset + index_.parts.back().bytes;
     }
-    header.file_bytes = end + int64_t{kPackedReadAhead};
+    header.file_bytes = end + int64_t{kernels::kReadAhead};
     index_.chunks.reserve(static_cast<size_t>(header.chunks));
   }
 

@@ -22,6 +22,7 @@
 #include "base/mapped_file.h"
 #include "base/result.h"
 #include "base/thread_team.h"
+#include "kernels/weight_form.h"
 
 namespace weft {
 
@@ -36,7 +37,7 @@ struct PackedPart {
   std::span<const std::byte> bytes;
 };
 
-// A file that was found and checked. At least kPackedReadAhead bytes behind the last part may be read. Where it is
+// A file that was found and checked. kernels::kReadAhead bytes behind the last part may be read. Where it is
 // mapped, a thread moves it into large pages meanwhile: from small ones the kernels read up to a tenth more slowly.
 struct PackedFile {
   class Mover;
@@ -45,7 +46,6 @@ struct PackedFile {
   std::vector<PackedPart> parts;
   std::shared_ptr<Mover> mover;  // null: it was read
 };
-constexpr size_t kPackedReadAhead = 8192;
 
 // Any thread.
 class PackedCache {

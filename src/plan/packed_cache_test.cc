@@ -53,7 +53,7 @@ class PackedCacheTest : public testing::Test {
       EXPECT_EQ(reinterpret_cast<uintptr_t>(found->parts[i].bytes.data()) % 64, 0u);
       const std::byte* const end = found->file->bytes().data() + found->file->bytes().size();
       EXPECT_GE(end - (found->parts[i].bytes.data() + found->parts[i].bytes.size()),
-                static_cast<std::ptrdiff_t>(kPackedReadAhead));
+                static_cast<std::ptrdiff_t>(kernels::kReadAhead));
     }
     return true;
   }

@@ -238,7 +238,7 @@ class Loader {
       const PackedMatrix& m = weights_.matrices[i];
       if (!elsewhere_[i]) end += (panels_of(m) * m.panel_bytes + 63) / 64 * 64;
     }
-    WEFT_TRY(Memory memory, Memory::reserve(end + kPackedReadAhead, true));
+    WEFT_TRY(Memory memory, Memory::reserve(end + kernels::kReadAhead, true));
     for (size_t i = 0; i < offsets.size(); ++i)
       if (!elsewhere_[i]) weights_.matrices[i].data = memory.data() + offsets[i];
     weights_.memory.push_back(std::move(memory));
@@ -261,7 +261,7 @@ class Loader {
       const size_t before = panels_of(packed) * packed.panel_bytes;
       packed.form = WeightForm::bf16, packed.panel_bytes = panel_bytes(packed);
       const size_t bytes = panels_of(packed) * packed.panel_bytes;
-      WEFT_TRY(Memory memory, Memory::reserve(bytes + kPackedReadAhead, true));
+      WEFT_TRY(Memory memory, Memory::reserve(bytes + kernels::kReadAhead, true));
       packed.data = memory.data();
       weights_.memory.push_back(std::move(memory));
       weights_.bytes += static_cast<int64_t>(bytes) - static_cast<int64_t>(before);

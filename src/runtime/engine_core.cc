@@ -336,7 +336,7 @@ void EngineCore::fill_masks() noexcept {
 // stay all ones; so do those of a grammar that fails, which the next accept() reports. Without memory the sequence ends
 // here: its next token may be one that the grammar forbids.
 void EngineCore::fill_row_masks(Step& step, const GuidedRow& row, Entry& entry) noexcept {
-  const double begin = seconds();
+  const double begin = seconds(), work_begin = thread_seconds();
   size_t steps = 0;
   try {
     for (int i = 0;; ++i) {
@@ -351,9 +351,8 @@ void EngineCore::fill_row_masks(Step& step, const GuidedRow& row, Entry& entry) 
   } catch (const std::exception&) {
     end_with(static_cast<uint64_t>(row.id), Code::resource_exhausted, "memory ran out for the masks of the grammar");
   }
-  const double took = seconds() - begin;
-  mask_seconds_[masks_filled_++ % kMasks] = static_cast<float>(took / static_cast<double>(steps + 1));
-  scheduler_.charge_masks(row.id, took + std::exchange(entry.accept_seconds, 0.0));
+  mask_seconds_[masks_filled_++ % kMasks] = static_cast<float>((seconds() - begin) / static_cast<double>(steps + 1));
+  scheduler_.charge_masks(row.id, thread_seconds() - work_begin + std::exchange(entry.accept_seconds, 0.0));
 }
 
 void EngineCore::commit_step(std::unique_lock<std::mutex>& lock) {
@@ -411,9 +410,9 @@ bool EngineCore::deliver(Entry& entry, SequenceOutput& output) {
 // part of the answer.
 void EngineCore::follow_grammar(Entry& entry, SequenceOutput& output) {
   for (size_t i = 0; i < output.tokens.size(); ++i) {
-    const double begin = seconds();
+    const double begin = thread_seconds();
     const Status accepted = entry.grammar->accept(output.tokens[i]);
-    entry.accept_seconds += seconds() - begin;
+    entry.accept_seconds += thread_seconds() - begin;
     if (!accepted.ok()) {
       output.reason = FinishReason::error;
       output.error = accepted.error().message(), output.error_code = accepted.error().code();

@@ -164,7 +164,7 @@ class EngineCore {
     Counted counted;
     std::function<bool(const SequenceOutput&)> sink;
     std::unique_ptr<Grammar> grammar;
-    double accept_seconds = 0;           // that its tokens have taken since its last masks
+    double accept_seconds = 0;           // processor time that its tokens have taken since its last masks
     std::vector<int32_t> drafts;         // of a guided sequence: those that its next row may check
     int waits = 0;                       // reasons why it is held: its images, its blocks from elsewhere
     std::optional<RemotePrompt> remote;  // asked of other servers when the tier has been

@@ -304,8 +304,13 @@ TEST(AdapterErrors, OptionsThatDoNotFit) {
   // Of another model.
   engine = Engine::load(test_data("golden/qwen3-moe"), {.lora = {.modules = options.lora.modules}});
   ASSERT_FALSE(engine.ok());
-  // Nothing is loaded at run time unless that is allowed.
+  // Its products read their columns in the order of their groups, and A is for the input as it was.
   options.lora.max_rank = 16;
+  engine = Engine::load(test_data("golden/ct-w4a16-actorder"), options);
+  ASSERT_FALSE(engine.ok());
+  EXPECT_NE(engine.error().message().find("reads its input in another order"), std::string::npos)
+      << engine.error().message();
+  // Nothing is loaded at run time unless that is allowed.
   engine = Engine::load(test_data("golden/llama-3.1"), options);
   ASSERT_TRUE(engine.ok());
   EXPECT_EQ((*engine)->load_adapter("b", adapter_folder("llama-3.1", "all")).error().code(), Code::unsupported);
