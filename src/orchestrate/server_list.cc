@@ -29,11 +29,13 @@ struct ServerList::Member {
   CachedBlocks blocks;
   double work = 0;  // of this front's requests, in tokens
   int in_flight = 0;
+  int had = 0;          // requests of this front that it had at some time since it was asked
   int64_t foreign = 0;  // requests of others when it was last asked
   uint64_t requests = 0, failures = 0;
 
   ServerRole role() const { return entry.role.value_or(info ? info->role : ServerRole::both); }
   double load() const { return work + kForeignTokens * static_cast<double>(foreign); }
+  void enter() { ++in_flight, ++had, ++requests; }
   // What has to be the same everywhere.
   std::string served() const { return info->identity + " " + info->model; }
   std::string fault() const;
@@ -80,12 +82,17 @@ std::vector<ServerStatus> ServerList::status() const {
   return all;
 }
 
+void ServerList::asking(const std::string& url) {
+  const std::lock_guard lock(mutex_);
+  if (const auto member = find(url)) member->had = member->in_flight;
+}
+
 void ServerList::take_info(const std::string& url, ServerInfo info) {
   const std::lock_guard lock(mutex_);
   const std::shared_ptr<Member> member = find(url);
   if (!member) return;
   if (member->info && member->info->instance != info.instance) member->blocks.restart();
-  member->foreign = std::max<int64_t>(0, info.running + info.waiting - member->in_flight);
+  member->foreign = std::max<int64_t>(0, info.running + info.waiting - member->had);
   info.transfer = reachable_address(info.transfer, member->entry.address.host);
   member->info = std::move(info);
   member->answers = true;
@@ -220,7 +227,7 @@ std::unique_ptr<ServerList::Ticket> ServerList::choose(const RequestNeeds& needs
   const int64_t missing = std::max<int64_t>(0, needs.prompt_tokens - ticket->cached_tokens_);
   if (needs.generation) choose_context(needs, *ticket);
   if (!ticket->context_) ticket->prompt_work_ = static_cast<double>(missing);
-  ++ticket->server_->in_flight, ++ticket->server_->requests;
+  ticket->server_->enter();
   ticket->server_->work += ticket->answer_work_ + ticket->prompt_work_;
   return ticket;
 }
@@ -236,7 +243,7 @@ void ServerList::choose_context(const RequestNeeds& needs, Ticket& ticket) {
   const int64_t cached = candidate(*ticket.context_, needs).cached_tokens;
   ticket.context_work_ = static_cast<double>(std::max<int64_t>(0, needs.prompt_tokens - cached));
   ticket.context_->work += ticket.context_work_;
-  ++ticket.context_->in_flight, ++ticket.context_->requests;
+  ticket.context_->enter();
   servers.erase(servers.begin() + static_cast<ptrdiff_t>(first));
   if (!servers.empty())
     ticket.context_servers_.push_back(servers[pick(context_router_, servers, needs, turn)]->info->transfer);

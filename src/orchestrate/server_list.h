@@ -76,6 +76,8 @@ class ServerList {
   Status ready() const;
 
   // ---- What was found out about a server. Addresses that are no members' are ignored.
+  // It is asked now. Requests of this front that it has meanwhile are not others' work, whenever it counts them.
+  void asking(const std::string& url);
   void take_info(const std::string& url, ServerInfo info);
   void take_failure(const std::string& url, const std::string& why);  // it cannot be used
   // The event to ask the server for next; nothing if its events are of no use.

@@ -142,8 +142,27 @@ TEST_F(ServerListTest, LoadIsWhatIsStillToBeComputed) {
   // What the server tells of beyond this front's own requests counts as well: here 2 of 3 are of others.
   ServerInfo busy = info();
   busy.running = 1, busy.waiting = 2;
+  list().asking(url("b"));
   list().take_info(url("b"), busy);
   EXPECT_EQ(status("b").load, 74 + 2 * 256);
+}
+
+// What a server tells is from some time between the question and the answer.
+TEST_F(ServerListTest, OwnRequestsThatComeAndGoMeanwhileAreNotWorkOfOthers) {
+  list().set_members({entry("a")});
+  list().take_info(url("a"), info());
+  auto first = list().choose({.prompt_tokens = 10});
+  list().asking(url("a"));
+  first.reset();
+  auto second = list().choose({.prompt_tokens = 10});
+  second.reset();
+  ServerInfo then = info();
+  then.running = 3;
+  list().take_info(url("a"), then);
+  EXPECT_EQ(status("a").load, 256);
+  list().asking(url("a"));
+  list().take_info(url("a"), then);
+  EXPECT_EQ(status("a").load, 3 * 256);
 }
 
 TEST_F(ServerListTest, FailedServersAreAvoidedAndCounted) {

@@ -61,6 +61,7 @@ void Watcher::ask(const ServerStatus& server) {
         log_info("server", " url=", url, " state=", name_of(now.state),
                  now.reason.empty() ? "" : " reason=", now.reason.empty() ? "" : json_quote(now.reason));
   };
+  servers_.asking(server.url);
   calls_.start(call_to(server.entry.address, "GET", "/server_info"),
                collect_reply(std::make_shared<HttpReply>(), done));
 }
