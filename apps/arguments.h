@@ -120,9 +120,12 @@ struct Arguments {
   bool ops = false;
 
   // quantize
+  bool formats = false;
   int bits = 4;
   std::string text_file;  // over whose tokens the divergence is measured; empty: it is not
   int text_tokens = 512;
+  std::string calibration_file;  // a text by which errors are weighed; empty: they count alike
+  int calibration_tokens = 8192;
 
   bool json = false;  // bench, inspect, models, plan
 };
