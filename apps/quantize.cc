@@ -68,6 +68,9 @@ Status print_divergence(const Arguments& arguments, const EngineLoader& load) {
 Status quantize_command(const Arguments& arguments, const EngineLoader& load) {
   if (arguments.engine.quantize != Quantize::none)
     return fail(Code::invalid_argument, "--quantize is for weights while they are loaded; --bits says what is written");
+  if (!arguments.text_file.empty()) {
+    WEFT_TRY(const std::string text, read_file(arguments.text_file));  // before all the work
+  }
   WEFT_TRY(const RecordedPlan recorded, record_plan(arguments.model, arguments.engine));
   WEFT_TRY(const std::shared_ptr<const Checkpoint> checkpoint,
            Checkpoint::open(arguments.model, arguments.engine.load_mode));

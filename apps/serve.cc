@@ -88,10 +88,13 @@ Status serve_command(const Arguments& arguments, const EngineLoader& load) {
   Arguments serving_arguments = arguments;
   serving_arguments.engine.admission = arguments.admission;
   WEFT_TRY(engine, load_model(serving_arguments, load));
+  const std::string& name = arguments.served_model_name.empty() ? engine->info().name : arguments.served_model_name;
+  for (const LoraModule& adapter : arguments.engine.lora.modules)
+    if (adapter.name == name)
+      return fail(Code::invalid_argument, "--lora ", name, ": this is the model's name; give one of them another");
   serving.loaded();
   server->attach(*engine);
   if (member) member->start();
-  const std::string& name = arguments.served_model_name.empty() ? engine->info().name : arguments.served_model_name;
   std::fprintf(stderr, "weft: serving %s at %s (Ctrl-C ends it)\n", name.c_str(),
                url_of(arguments.host, server->port()).c_str());
   serving.join();

@@ -1,4 +1,5 @@
-/* The C interface of the Rust crate in bridge/. Only .cc files of src/text, src/grammar and src/media include it.
+/* The C interface of the Rust crate in bridge/. Only .cc files of src/text, src/grammar, src/media and
+   src/checkpoint include it.
    Texts are UTF-8 with their size, not ended by a zero. A function that can fail takes a WeftError, which it fills
    in when it returns false or null; the message then belongs to the caller (weft_bytes_free). Panics never cross:
    they are errors too. `stop` is null, or a byte that another thread makes something else than 0 once the work is
@@ -163,6 +164,14 @@ typedef struct {
 } WeftFetched;
 bool weft_http_get(const char* url, size_t size, const WeftFetchLimits*, WeftFetched*, WeftError*, const uint8_t* stop);
 bool weft_address_is_public(const char* address, size_t size); /* "192.0.2.1", "::1"; false for what is no address */
+
+/* Regular expressions for names of modules, in Python's syntax. `whole`: of the whole name (re.fullmatch), else from
+   its start on (re.match). Errors are WEFT_UNSUPPORTED: no expression, one that is too large, a match that takes too
+   many steps. */
+typedef struct WeftPattern WeftPattern;
+WeftPattern* weft_pattern_new(const char* pattern, size_t size, bool whole, WeftError*);
+bool weft_pattern_matches(const WeftPattern*, const char* name, size_t size, bool* matches, WeftError*);
+void weft_pattern_free(WeftPattern*);
 
 #ifdef __cplusplus
 }

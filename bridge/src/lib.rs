@@ -1,5 +1,5 @@
 //! C functions over the crates that weft takes from Rust: `tokenizers`, `minijinja`, `llguidance` and the image
-//! decoders. The interface is include/bridge.h; only src/text, src/grammar and src/media call it.
+//! decoders. The interface is include/bridge.h; only src/text, src/grammar, src/media and src/checkpoint call it.
 mod abi;
 mod context;
 mod decimal;
@@ -13,6 +13,7 @@ mod image;
 mod mask_budget;
 mod memory;
 mod pair_model;
+mod pattern;
 mod piece_model;
 mod pieces;
 mod png_metadata;

@@ -215,8 +215,9 @@ class MappedFile::Pieces {
 };
 
 FileStamp FileStamp::of(const struct stat& info) {
+  const auto ns = [](const timespec& time) { return static_cast<int64_t>(time.tv_sec) * 1'000'000'000 + time.tv_nsec; };
   return {static_cast<uint64_t>(info.st_dev), static_cast<uint64_t>(info.st_ino), static_cast<int64_t>(info.st_size),
-          static_cast<int64_t>(info.st_mtim.tv_sec) * 1'000'000'000 + info.st_mtim.tv_nsec};
+          ns(info.st_mtim), ns(info.st_ctim)};
 }
 
 FileStamp FileStamp::at(const std::string& path) {
@@ -235,7 +236,8 @@ std::string FileStamps::text() const {
   std::string text;
   for (const auto& [path, stamp] : files_)
     text += path + " " + std::to_string(stamp.device) + " " + std::to_string(stamp.inode) + " " +
-            std::to_string(stamp.bytes) + " " + std::to_string(stamp.changed_ns) + "\n";
+            std::to_string(stamp.bytes) + " " + std::to_string(stamp.changed_ns) + " " +
+            std::to_string(stamp.status_ns) + "\n";
   return text;
 }
 

@@ -31,10 +31,14 @@ struct FileStamp {
   uint64_t device = 0, inode = 0;
   int64_t bytes = -1;      // -1: there is none
   int64_t changed_ns = 0;  // modification time, since 1970
+  int64_t status_ns = 0;   // of its last change of any kind, which nobody can set: also of its name or rights
 
   static FileStamp of(const struct stat& info);
   static FileStamp at(const std::string& path);
-  bool operator==(const FileStamp&) const = default;
+  // Whether the content is taken to be the same.
+  bool operator==(const FileStamp& other) const {
+    return device == other.device && inode == other.inode && bytes == other.bytes && changed_ns == other.changed_ns;
+  }
 };
 
 // Files that belong together, to be found as they were once all of them have been read.

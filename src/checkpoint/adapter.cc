@@ -4,11 +4,12 @@
 #include <cmath>
 #include <cstring>
 #include <optional>
-#include <regex>
 #include <span>
 
 #include "base/files.h"
+#include "checkpoint/gguf_architecture.h"
 #include "checkpoint/gguf_metadata.h"
+#include "checkpoint/name_pattern.h"
 #include "checkpoint/names.h"
 #include "checkpoint/safetensors.h"
 
@@ -17,7 +18,8 @@ namespace {
 
 constexpr size_t kMostBytes = size_t{8} << 30;
 constexpr int64_t kMostRank = 4096;
-constexpr size_t kMostPattern = 512;  // characters of a key of rank_pattern or alpha_pattern
+constexpr size_t kMostPattern = 512;    // characters of a key of rank_pattern or alpha_pattern
+constexpr size_t kMostPatterns = 4096;  // keys of one of them
 
 std::span<const std::byte> bytes_of(const std::string& text) { return std::as_bytes(std::span(text)); }
 
@@ -53,15 +55,19 @@ class PeftScales {
     return scales;
   }
 
-  double rank_of(const std::string& module) const { return find(ranks_, module).value_or(rank_); }
-  float scale_of(const std::string& module, int rank) const {
-    const double alpha = find(alphas_, module).value_or(alpha_);
+  Result<double> rank_of(const std::string& module) const {
+    WEFT_TRY(const std::optional<double> own, find(ranks_, module));
+    return own.value_or(rank_);
+  }
+  Result<float> scale_of(const std::string& module, int rank) const {
+    WEFT_TRY(const std::optional<double> own, find(alphas_, module));
+    const double alpha = own.value_or(alpha_);
     return static_cast<float>(rank_stabilised_ ? alpha / std::sqrt(static_cast<double>(rank)) : alpha / rank);
   }
 
  private:
   struct Pattern {
-    std::regex expression;
+    NamePattern expression;
     double value;
   };
 
@@ -78,25 +84,30 @@ class PeftScales {
     const Json* object = config.find(key);
     if (!object || object->is_null()) return {};
     if (!object->is_object()) return fail(Code::invalid_argument, key, " is ", object->type_name(), ", not an object");
+    if (object->members().size() > kMostPatterns)
+      return fail(Code::invalid_argument, key, " has ", object->members().size(), " keys, at most ", kMostPatterns,
+                  " are taken");
     for (const auto& [name, value] : object->members()) {
       if (!value.is_number() || value.as_number() <= 0)
         return fail(Code::invalid_argument, key, " has ", value.dump(), " for ", name, ", not a number above 0");
       if (name.size() > kMostPattern)
         return fail(Code::invalid_argument, key, " has a key of ", name.size(), " characters, at most ", kMostPattern,
                     " are taken");
-      try {
-        into.push_back({std::regex("(.*\\.)?(" + name + ")"), value.as_number()});
-      } catch (const std::regex_error&) {
-        return fail(Code::invalid_argument, key, " has a key that is no regular expression: ", name);
-      }
+      auto pattern = NamePattern::compile("(?:.*\\.)?(?:" + name + ")", NamePattern::Match::whole);
+      if (!pattern.ok())
+        return fail(Code::invalid_argument, key, " has the key ", json_quote(name),
+                    ", which cannot be used: ", pattern.error().message());
+      into.push_back({std::move(pattern).value(), value.as_number()});
     }
     return {};
   }
 
-  static std::optional<double> find(const std::vector<Pattern>& patterns, const std::string& module) {
-    for (const Pattern& pattern : patterns)
-      if (std::regex_match(module, pattern.expression)) return pattern.value;
-    return std::nullopt;
+  static Result<std::optional<double>> find(const std::vector<Pattern>& patterns, const std::string& module) {
+    for (const Pattern& pattern : patterns) {
+      WEFT_TRY(const bool matches, pattern.expression.matches(module));
+      if (matches) return std::optional(pattern.value);
+    }
+    return std::optional<double>();
   }
 
   bool rank_stabilised_ = false;
@@ -161,6 +172,7 @@ class Reader {
       pair.rank = static_cast<int>(rank), pair.in = half.a->cols(), pair.out = half.b->rows();
       pair.a_name = half.a->name, pair.b_name = half.b->name;
       WEFT_TRY(pair.scale, scale_of(module, *half.a));
+      if (!std::isfinite(pair.scale)) return wrong(*half.a, " would be scaled by ", pair.scale, ", as alpha has it");
       WEFT_TRY(pair.a, values_of(*half.a));
       WEFT_TRY(pair.b, values_of(*half.b));
       adapter_->largest_rank = std::max(adapter_->largest_rank, pair.rank);
@@ -229,8 +241,9 @@ Result<std::shared_ptr<const Adapter>> parse_peft(const AdapterFiles& files, con
   }
   return reader.finish([&](const std::string& module, const TensorInfo& a) -> Result<float> {
     const std::string& given = given_names[module];
-    if (static_cast<double>(a.rows()) != scales->rank_of(given))
-      return reader.wrong(a, " has rank ", a.rows(), ", and adapter_config.json says ", scales->rank_of(given));
+    WEFT_TRY(const double rank, scales->rank_of(given));
+    if (static_cast<double>(a.rows()) != rank)
+      return reader.wrong(a, " has rank ", a.rows(), ", and adapter_config.json says ", rank);
     return scales->scale_of(given, static_cast<int>(a.rows()));
   });
 }
@@ -269,6 +282,23 @@ Status undo_row_order(TensorInfo& b, const std::string& module, const Json& base
   return {};
 }
 
+// The model's architecture may be called in several ways in GGUF, or in none.
+Status check_architecture(const std::string& stated, const Json& base, const std::string& file) {
+  const Json* list = base.find("architectures");
+  if (stated.empty() || !list || !list->is_array() || list->items().empty() || !list->items()[0].is_string()) return {};
+  const std::string& own = list->items()[0].as_string();
+  std::string names;
+  for (const GgufArchitecture& known : gguf_architectures()) {
+    if (known.architecture != own) continue;
+    if (known.name == stated) return {};
+    names += (names.empty() ? "" : ", ") + std::string(known.name);
+  }
+  if (names.empty()) return {};
+  return fail(Code::invalid_argument, "the adapter is for the architecture ", stated, ", and the model is ", own, " (",
+              names, ")")
+      .with(file);
+}
+
 // The scale is alpha / rank, and 1 without an alpha.
 Result<std::shared_ptr<const Adapter>> parse_gguf_adapter(const AdapterFiles& files, const Json& base) {
   auto parsed = parse_gguf(bytes_of(files.tensors));
@@ -278,6 +308,7 @@ Result<std::shared_ptr<const Adapter>> parse_gguf_adapter(const AdapterFiles& fi
     return fail(Code::invalid_argument, "general.type is \"", m.text("general.type"), "\" and adapter.type \"",
                 m.text("adapter.type"), "\": it is no LoRA adapter")
         .with(files.file);
+  WEFT_RETURN_IF_ERROR(check_architecture(std::string(m.text("general.architecture")), base, files.file));
   const double alpha = m.number("adapter.lora.alpha", 0);
   Reader reader(files);
   for (TensorInfo& tensor : parsed->tensors) {

@@ -273,6 +273,24 @@ TEST_F(Fp8, OneScaleOrOnePerRow) {
   }
 }
 
+TEST_F(Fp8, ScalesAreFinite) {
+  for (const float bad : {std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN()}) {
+    write(kBlocks, {3, 3});
+    const std::string file = folder_.path() + "/model.safetensors";
+    std::string bytes = read_file(file).value();
+    const float ninth = 9;
+    const size_t at = bytes.rfind(std::string(reinterpret_cast<const char*>(&ninth), sizeof ninth));
+    ASSERT_NE(at, std::string::npos);
+    std::memcpy(bytes.data() + at, &bad, sizeof bad);
+    ASSERT_TRUE(write_file(file, bytes).ok());
+    const auto opened = Checkpoint::open(folder_.path());
+    ASSERT_TRUE(opened.ok());
+    const auto values = read_all(*(*opened)->find("w"));
+    ASSERT_FALSE(values.ok());
+    EXPECT_NE(values.error().message().find("w_scale_inv"), std::string::npos) << values.error().message();
+  }
+}
+
 TEST_F(Fp8, WrongScalesAreRefused) {
   for (const std::vector<int64_t>& shape : {std::vector<int64_t>{3, 2}, {2, 3}, {9}, {1}, {3, 3, 1}}) {
     write(kBlocks, shape);

@@ -1,4 +1,5 @@
 // Reading a GGUF file's header: metadata and the list of tensors.
+#include <algorithm>
 #include <cstring>
 #include <optional>
 
@@ -148,6 +149,28 @@ Result<Placed> read_tensor_info(Reader& reader) {
   return placed;
 }
 
+// Tensors begin at multiples of the alignment, and none within another.
+Status check_places(const std::vector<Placed>& tensors, uint64_t alignment) {
+  std::vector<const Placed*> in_order;
+  for (const Placed& p : tensors) {
+    if (p.offset % alignment != 0)
+      return fail(Code::data_corrupt, "tensor ", p.tensor.name, " begins at byte ", p.offset,
+                  " of the data, which is no multiple of the alignment ", alignment);
+    in_order.push_back(&p);
+  }
+  std::ranges::sort(in_order, {}, &Placed::offset);
+  for (size_t i = 1; i < in_order.size(); ++i) {
+    const Placed &before = *in_order[i - 1], &p = *in_order[i];
+    if (before.tensor.type == StorageType::unknown) continue;
+    const StorageLayout shape = layout(before.tensor.type);
+    // In another type, as the product may be larger than any whole number.
+    const double bytes = static_cast<double>(before.tensor.values()) / shape.block_values * shape.block_bytes;
+    if (static_cast<double>(p.offset - before.offset) < bytes)
+      return fail(Code::data_corrupt, "tensor ", p.tensor.name, " begins within tensor ", before.tensor.name);
+  }
+  return {};
+}
+
 }  // namespace
 
 Result<GgufHeader> parse_gguf(std::span<const std::byte> file, const MappedFile* source) {
@@ -178,6 +201,7 @@ Result<GgufHeader> parse_gguf(std::span<const std::byte> file, const MappedFile*
   const int64_t alignment = header.metadata.integer("general.alignment", 32);
   if (alignment < 1 || alignment > 65536)
     return fail(Code::data_corrupt, "general.alignment is ", alignment, "; it must be from 1 to 65536");
+  WEFT_RETURN_IF_ERROR(check_places(placed, static_cast<uint64_t>(alignment)));
   const uint64_t data = (reader.at() + alignment - 1) / alignment * alignment;
   for (Placed& p : placed) {
     if (p.tensor.type == StorageType::unknown) {  // its size is not known, and its bytes are not read

@@ -144,8 +144,10 @@ void GgufConfig::set_common() {
   if (!by_layer) set("num_key_value_heads", count("attention.head_count_kv", heads_));
   if (metadata().integer(key("feed_forward_length"), -1) >= 0) copy("intermediate_size", "feed_forward_length");
   if (architecture_.name != "deci")
-    for (const char* name : {"attention.head_count", "attention.head_count_kv", "feed_forward_length"})
-      (void)count(name, 0);  // refuses lists of different numbers
+    for (const char* name : {"attention.head_count", "attention.head_count_kv", "feed_forward_length"}) {
+      (void)count(name, 0);                                       // refuses lists of different numbers
+      if (metadata().integers(key(name))) (void)per_layer(name);  // and of another length
+    }
   // Absent, they follow from others, whatever the architecture's configuration class says.
   for (const char* name : {"rope_scaling", "sliding_window"}) set(name, nullptr);
   if (has("attention.key_length")) copy("head_dim", "attention.key_length");
@@ -156,6 +158,8 @@ void GgufConfig::set_common() {
     set("max_position_embeddings", context);
   }
   set("rms_norm_eps", number("attention.layer_norm_rms_epsilon", 1e-6));
+  if (!has("attention.layer_norm_rms_epsilon") && !has("attention.layer_norm_epsilon"))
+    reject("attention.layer_norm_rms_epsilon", "and the model's norms need it", Code::data_corrupt);
   const TensorInfo* embedding = find("token_embd.weight");
   if (!embedding) {
     if (!error_) error_ = fail(Code::not_found, "tensor token_embd.weight is absent");
@@ -179,6 +183,10 @@ void GgufConfig::set_rope() {
   } else if (architecture_.model_type == "nemotron") {
     set("partial_rotary_factor", 1.0);  // its class's own is a half
   }
+  for (const char* name : {"rope.scaling.attn_factor", "rope.scaling.yarn_attn_factor", "rope.scaling.yarn_ext_factor"})
+    if (const double value = number(name, 1);
+        value != 1 && !(value == -1 && std::string_view(name).ends_with("ext_factor")))
+      return reject(name, "but only 1 is supported");
   if (find("rope_freqs.weight")) return set("rope_scaling", Json::object({{"rope_type", "factors"}}));
   std::string kind(metadata().text(key("rope.scaling.type")));
   double factor = number("rope.scaling.factor", 0);
@@ -194,10 +202,6 @@ void GgufConfig::set_rope() {
     if (const double log = number("rope.scaling.yarn_log_multiplier", 0); log != 0)
       scaling.set("mscale", 10 * log), scaling.set("mscale_all_dim", 10 * log);
   }
-  for (const char* name : {"rope.scaling.attn_factor", "rope.scaling.yarn_attn_factor", "rope.scaling.yarn_ext_factor"})
-    if (const double value = number(name, 1);
-        value != 1 && !(value == -1 && std::string_view(name).ends_with("ext_factor")))
-      return reject(name, "but only 1 is supported");
   set("rope_scaling", std::move(scaling));
 }
 

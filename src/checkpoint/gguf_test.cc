@@ -349,7 +349,7 @@ INSTANTIATE_TEST_SUITE_P(All, GgufModel, testing::Values("llama", "qwen2", "qwen
 
 // Newer converters write one number per layer.
 TEST(GgufConfig, ListsOfEqualNumbersCountAsTheNumber) {
-  const auto config = [](std::vector<int64_t> heads) {
+  const auto config = [](std::vector<int64_t> heads, double attention_factor = 1) {
     GgufHeader header;
     auto& values = header.metadata.values;
     values["general.architecture"].value = std::string_view("llama");
@@ -357,6 +357,8 @@ TEST(GgufConfig, ListsOfEqualNumbersCountAsTheNumber) {
     values["llama.block_count"].value = int64_t{2};
     values["llama.attention.head_count"].value = int64_t{4};
     values["llama.attention.head_count_kv"].value = std::move(heads);
+    values["llama.attention.layer_norm_rms_epsilon"].value = 1e-5;
+    values["llama.rope.scaling.attn_factor"].value = attention_factor;
     values["llama.feed_forward_length"].value = std::vector<int64_t>{24, 24};
     TensorInfo embedding;
     embedding.name = "token_embd.weight", embedding.shape = {5, 8};
@@ -370,6 +372,13 @@ TEST(GgufConfig, ListsOfEqualNumbersCountAsTheNumber) {
   const auto other = config({2, 1});
   ASSERT_FALSE(other.ok());
   EXPECT_NE(other.error().message().find("llama.attention.head_count_kv is a list of 2 numbers"), std::string::npos);
+  const auto short_list = config({2});
+  ASSERT_FALSE(short_list.ok());
+  EXPECT_NE(short_list.error().message().find("for each of 2 layers"), std::string::npos)
+      << short_list.error().message();
+  const auto factor = config({2, 2}, 1.5);
+  ASSERT_FALSE(factor.ok()) << "also without a kind of scaling";
+  EXPECT_NE(factor.error().message().find("llama.rope.scaling.attn_factor is 1.5"), std::string::npos);
 }
 
 // A GGUF file made by hand, to lie in.
@@ -428,7 +437,9 @@ TEST(GgufHostile, WrongHeadersAreRefusedByName) {
   expect(GgufWriter().start(1, 0).tensor("w", {uint64_t{1} << 40, uint64_t{1} << 40}, 0, 0), "more values than");
   // 2^62 float32 values: their bytes are 0 modulo 2^64.
   expect(GgufWriter().start(1, 0).tensor("w", {uint64_t{1} << 31, uint64_t{1} << 31}, 0, 0), "beyond the end");
-  expect(GgufWriter().start(1, 0).tensor("w", {8}, 0, ~uint64_t{0} - 15), "beyond the end");
+  expect(GgufWriter().start(1, 0).tensor("w", {8}, 0, ~uint64_t{0} - 31), "beyond the end");
+  expect(GgufWriter().start(1, 0).tensor("w", {8}, 0, 7), "no multiple of the alignment 32");
+  expect(GgufWriter().start(2, 0).tensor("v", {16}, 0, 0).tensor("w", {8}, 0, 32), "tensor w begins within tensor v");
   expect(GgufWriter().start(1, 0).tensor("w", {33}, 8, 0), "q8_0 stores them in blocks of 32");
   // Of a type that is not known: refused only where it is used.
   EXPECT_EQ(GgufWriter().start(1, 0).tensor("w", {32}, 99, 0).problem(), "ok");

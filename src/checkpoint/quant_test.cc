@@ -281,6 +281,38 @@ TEST_F(Gptq, WrongFilesAreRefused) {
   make(4, false, false);
   put("m.qweight", StorageType::i32, {int64_t{1} << 60, 0}, std::vector<int32_t>());
   expect_problem("m.qweight");
+  // Groups in an order that the file does not have.
+  make(4, false, true);
+  tensors_.erase("m.g_idx");
+  settings_ = R"({"quant_method": "gptq", "bits": 4, "group_size": 32, "desc_act": true})";
+  expect_problem("m.g_idx is absent");
+  settings_ = R"({"quant_method": "gptq", "bits": 4, "group_size": 32, "dynamic": {"+:m": {"desc_act": true}}})";
+  expect_problem("m.g_idx is absent");
+}
+
+// GPTQModel names the format of zero points in either key.
+TEST_F(Gptq, FormatOfZeroPoints) {
+  for (const bool second : {false, true})
+    for (const char* key : {"checkpoint_format", "format"}) {
+      make(4, second, false);
+      settings_ = R"({"quant_method": "gptq", "bits": 4, "group_size": 32, ")" + std::string(key) +
+                  (second ? R"(": "gptq_v2"})" : R"(": "gptq"})");
+      expect_values("m.weight", [&](int r, int c) { return integer_value(r, c); });
+    }
+  settings_ = R"({"quant_method": "gptq", "bits": 4, "group_size": 32, "format": "bitblas"})";
+  expect_problem("format \"bitblas\"");
+}
+
+// Patterns of untrusted files: refused where they are too large or take too long.
+TEST_F(Gptq, PatternsAreBounded) {
+  make(4, false, false);
+  const std::string deep(3000, '('), shut(3000, ')');
+  for (const std::string& pattern : {deep + "a" + shut, std::string(5000, 'a'), std::string("((a{100}){100}){100}")}) {
+    settings_ = R"({"quant_method": "gptq", "bits": 4, "group_size": 32, "dynamic": {"+:)" + pattern + R"(": {}}})";
+    expect_problem("pattern");
+  }
+  settings_ = R"({"quant_method": "gptq", "bits": 4, "group_size": 32, "dynamic": {"+:((.*)*)*z": {"bits": 2}}})";
+  expect_values("m.weight", [&](int r, int c) { return integer_value(r, c); });
 }
 
 class Compressed : public QuantFolder {
@@ -405,11 +437,29 @@ TEST_F(Compressed, WrongFilesAreRefused) {
   expect_problem("m.weight_scale");
   settings("pack-quantized", R"("type": "int", "strategy": "group", "group_size": 32, "num_bits": 8)");
   expect_problem("m.weight_packed");
+  make(4, true, false);
+  tensors_.erase("m.weight_g_idx");
+  settings("pack-quantized",
+           R"("type": "int", "strategy": "group", "group_size": 32, "num_bits": 4, "actorder": "group")");
+  expect_problem("m.weight_g_idx is absent");
   settings("sparse-24-bitmask", R"("type": "int", "strategy": "group", "group_size": 32, "num_bits": 4)");
   expect_problem("sparse-24-bitmask");
   settings("pack-quantized", R"("type": "int", "strategy": "group", "group_size": 32, "num_bits": 4)",
            R"(, "transform_config": {"config_groups": {}})");
   expect_problem("transform_config");
+}
+
+// Weights that are symmetric as the settings have it: zero points that say nothing else may lie beside them.
+TEST_F(Compressed, ZeroPointsOfSymmetricWeights) {
+  const auto zeros = [&](int first) {
+    put("m.weight_zero_point", StorageType::i32, {kRows * 4 / 32, kGroups},
+        joined(streams(kGroups, kRows, 4, [&](int g, int r) { return g == 0 && r == 0 ? first : 8; }), true));
+  };
+  make(4, true, false);
+  zeros(8);
+  expect_values("m.weight", [&](int r, int c) { return integer_value(r, c); });
+  zeros(7);
+  expect_problem("m.weight_zero_point");
 }
 
 class ModelOpt : public QuantFolder {};
@@ -506,6 +556,10 @@ TEST_F(BitsAndBytes, Int8) {
     return static_cast<float>(code(r, c) - 128) * (scales_[static_cast<size_t>(r)] / 127);
   });
   expect_wrong_tensors_are_named({"m.SCB"}, {"m.SCB"});
+  put("m.weight_format", StorageType::u8, {}, std::vector<uint8_t>{0});
+  expect_problem("opened");
+  put("m.weight_format", StorageType::u8, {}, std::vector<uint8_t>{2});
+  expect_problem("m.weight_format names the layout 2");
 }
 
 // docs/checkpoints.md lists the formats that the code has, in its words, and no others.

@@ -122,7 +122,7 @@ TEST(Safetensors, ValuesOfUnknownTypesAreNotRead) {
   tensor.name = "w", tensor.type = StorageType::unknown, tensor.shape = {int64_t{1} << 40, 3};
   const auto values = read_all(tensor);
   ASSERT_FALSE(values.ok());
-  EXPECT_EQ(values.error().message(), "w holds unknown values, not floats");
+  EXPECT_EQ(values.error().message().find("w holds "), 0u) << values.error().message();
 }
 
 }  // namespace

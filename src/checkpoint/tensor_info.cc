@@ -64,11 +64,15 @@ class RowScales {
   explicit RowScales(const TensorInfo& tensor) : scale_(tensor.scale), tensor_(tensor) {
     if (scale_) values_.resize(static_cast<size_t>(scale_->cols()));
   }
-  void apply(int64_t row, int64_t first, int64_t count, float* out) {
+  Status apply(int64_t row, int64_t first, int64_t count, float* out) {
     const int64_t scale_row = std::min(row / tensor_.scale_block_rows, scale_->rows() - 1);
     if (scale_row != loaded_row_) {
       const int64_t row_bytes = scale_->cols() * layout(scale_->type).block_bytes;
       dequantize(scale_->type, scale_->data.data() + scale_row * row_bytes, scale_->cols(), values_.data());
+      for (const float value : values_)
+        if (!std::isfinite(value))
+          return fail(Code::data_corrupt, "tensor ", scale_->name, " holds ", value, " in row ", scale_row,
+                      ", and a scale must be finite");
       loaded_row_ = scale_row;
     }
     for (int64_t done = 0; done < count;) {
@@ -77,6 +81,7 @@ class RowScales {
       const float factor = values_[static_cast<size_t>(block)];
       for (; done < end; ++done) out[done] *= factor;
     }
+    return {};
   }
 
  private:
@@ -155,7 +160,11 @@ Status read_block(const TensorInfo& tensor, int64_t first_row, int64_t rows, int
     }
     if (tensor.offset != 0)
       for (int64_t c = 0; c < cols; ++c) target[c] += tensor.offset;
-    if (tensor.scale) scales.apply(first_row + r, first_col, cols, target);
+    if (tensor.scale) WEFT_RETURN_IF_ERROR(scales.apply(first_row + r, first_col, cols, target));
+    // Of a block, what is not finite comes from its scales.
+    if (shape.block_values > 1 && !std::all_of(target, target + cols, [](float value) { return std::isfinite(value); }))
+      return fail(Code::data_corrupt, "tensor ", tensor.name, " has a block in row ", first_row + r,
+                  " whose scale is not finite");
   }
   return {};
 }

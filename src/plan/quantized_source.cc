@@ -127,13 +127,37 @@ Status QuantizedSource::append_stored(const TensorInfo& tensor, int64_t first, i
     grow();
     if (format_.form == WeightForm::fp8) WEFT_RETURN_IF_ERROR(append_fp8(tensor, row));
     else append_blocks(tensor.type, stored_row(tensor, row).data());
+    if (tensor.type != StorageType::f8_e4m3 && tensor.type != StorageType::f8_e5m2 && !last_scales_are_finite())
+      return fail(Code::data_corrupt, "tensor ", tensor.name, " has a block in row ", row,
+                  " whose scale is not finite");
     ++rows_;
   }
   return {};
 }
 
+// Of the row that has just been appended.
+bool QuantizedSource::last_scales_are_finite() const {
+  const auto first = static_cast<size_t>(rows_) * static_cast<size_t>(scale_rows_),
+             count = static_cast<size_t>(scale_rows_);
+  if (format_.groups.scale == ScaleKind::f32) {
+    for (size_t i = first; i < first + count; ++i)
+      if (!std::isfinite(scales_[i])) return false;
+    return true;
+  }
+  const uint16_t exponent = format_.groups.scale == ScaleKind::bf16 ? 0x7f80 : 0x7c00;
+  const auto finite = [&](const std::vector<uint16_t>& halves) {
+    for (size_t i = first; i < first + count; ++i)
+      if ((halves[i] & exponent) == exponent) return false;
+    return true;
+  };
+  return finite(narrow_scales_) && (format_.groups.offset != OffsetKind::minimum || finite(minima_));
+}
+
 Status QuantizedSource::check_fp8_scale(const TensorInfo& grid, int64_t row, float scale) const {
-  if (!std::isfinite(scale) || std::fabs(scale) < kLargestFp8Scale) return {};
+  if (!std::isfinite(scale))
+    return fail(Code::data_corrupt, "tensor ", grid.name, " holds ", scale, " in row ", row,
+                ", and a scale must be finite");
+  if (std::fabs(scale) < kLargestFp8Scale) return {};
   return fail(Code::unsupported, "tensor ", grid.name, " holds ", scale, " in row ", row,
               ", and weights in 8 bits are computed with scales below ", kLargestFp8Scale,
               " only; --dequantize on widens them when loading");

@@ -33,6 +33,7 @@ class QuantizedSource {
   void grow();
   Status append_fp8(const TensorInfo& tensor, int64_t row);
   Status check_fp8_scale(const TensorInfo& grid, int64_t row, float scale) const;
+  bool last_scales_are_finite() const;
   Status append_coded(const CodedMatrix& matrix, int64_t first, int64_t count);
   void append_blocks(StorageType type, const std::byte* blocks);
   void append_block(StorageType type, const uint8_t* block, int index, uint8_t* codes);

@@ -32,6 +32,8 @@ void each_vector(AnyOp& op, Visit visit) {
         if constexpr (requires { kind.bias; }) one(kind.bias);
         if constexpr (requires { kind.inv_freq; }) one(kind.inv_freq);
         if constexpr (requires { kind.norm_weight; }) one(kind.norm_weight);
+        if constexpr (requires { kind.order; }) one(kind.order);
+        if constexpr (requires { kind.factors; }) one(kind.factors);
         if constexpr (requires {
                         kind.gate;
                         requires std::is_same_v<std::decay_t<decltype(kind.gate)>, int>;

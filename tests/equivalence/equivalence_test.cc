@@ -212,11 +212,15 @@ const Model kModels[] = {
     {"llama4", 304, {kBfloat16}, true},
     {"decilm-51b", 320, {kFloat32}},
     {"qwen2.5-vl", 320, {kBfloat16}},
+    // Columns in the order of their groups, which an op before the products makes.
+    {"ct-w4a16-actorder", 320, {kBfloat16}, true},
 };
 
 // Made of parts that those above have too: all features at once, and each request alone.
-const Model kFurtherModels[] = {
-    {"granite", 320, {kBfloat16}}, {"olmo2", 320, {kFloat32}}, {"phi3-longrope", 192, {kBfloat16}}};
+const Model kFurtherModels[] = {{"granite", 320, {kBfloat16}},
+                                {"olmo2", 320, {kFloat32}},
+                                {"phi3-longrope", 192, {kBfloat16}},
+                                {"awq-deepseek-v3", 320, {kFloat32}}};
 
 // With keys and values of 8 bits: windows and full layers, and latent rows. Blocks are whole pages, of which these
 // leave more empty. (The features that move or cut what the cache holds, with all others behind them in the list; the

@@ -235,6 +235,17 @@ const Refused kRefused[] = {
     {"another rank",
      [](const std::string& f) { edit_config(f, "\"r\": 4", "\"r\": 5"); },
      {"lora_A", "has rank 4", "says 5"}},
+    {"an infinite alpha",
+     [](const std::string& f) { edit_config(f, "\"lora_alpha\": ", "\"lora_alpha\": 1e308, \"was\": "); },
+     {"scaled by inf"}},
+    {"a pattern of much work",
+     [](const std::string& f) {
+       edit_config(f, "\"rank_pattern\": {", "\"rank_pattern\": {\"((a{100}){100}){100}\": 4");
+     },
+     {"rank_pattern", "a{100}"}},
+    {"no pattern",
+     [](const std::string& f) { edit_config(f, "\"rank_pattern\": {", "\"rank_pattern\": {\"(\": 4"); },
+     {"rank_pattern", "(", "cannot be used"}},
     {"no JSON", [](const std::string& f) { edit_config(f, "{", "["); }, {"adapter_config.json"}},
     {"no configuration", [](const std::string& f) { fs::remove(f + "/adapter_config.json"); }, {"adapter_config.json"}},
     {"no tensors",

@@ -27,6 +27,7 @@ PackedFields output_fields(TensorInfo tensor, int64_t rows, int64_t cols, int bi
 
 struct GptqRules {
   int64_t bits = 4, group_size = -1;
+  bool act_order = false;  // the columns of a group do not lie together: g_idx says which group each is in
 };
 
 // The rules of a module: `dynamic` may change the general ones. Patterns that begin with "-:" name modules that are not
@@ -43,6 +44,7 @@ Result<GptqRules> rules_of(const Joiner& joiner, const std::string& stored, Gptq
                   ", not an object");
     WEFT_TRY(rules.bits, joiner.whole(change, {"bits"}, rules.bits, 1));
     WEFT_TRY(rules.group_size, joiner.whole(change, {"group_size"}, rules.group_size, -1));
+    if (const Json* order = change.find("desc_act"); order && order->is_bool()) rules.act_order = order->as_bool();
     return rules;
   }
   return rules;
@@ -74,6 +76,9 @@ Status join_gptq_module(Joiner& joiner, const std::string& module, const GptqRul
   m.zero_added = second_format ? 0 : 1, m.max_zero = (1 << bits) - 1;
   if (const auto groups = joiner.take_optional(module + ".g_idx")) {
     WEFT_TRY(m.group_of, read_groups(*groups, in, m.group_size, m.groups));
+  } else if (rules.act_order && m.groups > 1) {
+    return fail(Code::not_found, "tensor ", module,
+                ".g_idx is absent, and desc_act says that columns are in its order");
   }
   return joiner.add(std::move(m));
 }
@@ -121,10 +126,13 @@ Status join_gptq(Joiner& joiner) {
   if (modules.empty()) return {};
   WEFT_TRY(rules.bits, joiner.whole({"bits"}, std::nullopt, 1));
   WEFT_TRY(rules.group_size, joiner.whole({"group_size"}, 128, -1));
-  const std::string format = joiner.text("checkpoint_format");
+  rules.act_order = joiner.flag("desc_act", false);
+  // GPTQModel has written either key.
+  const char* key = joiner.text("checkpoint_format").empty() ? "format" : "checkpoint_format";
+  const std::string format = joiner.text(key);
   for (const std::string& module : modules) {
     if (!format.empty() && format != "gptq" && format != "gptq_v2")
-      return fail(Code::unsupported, "tensor ", module, ".qweight: GPTQ's checkpoint_format ", json_quote(format),
+      return fail(Code::unsupported, "tensor ", module, ".qweight: GPTQ's ", key, " ", json_quote(format),
                   " is not supported, \"gptq\" and \"gptq_v2\" are");
     std::string stored = joiner.stored_name(module + ".qweight");
     stored.resize(stored.size() - std::string_view(".qweight").size());

@@ -46,7 +46,9 @@ Status join_four_bits(Joiner& joiner, const std::string& state_name) {
   if (!shape || !shape->is_array() || shape->items().size() != 2 || extent(0) == 0 || extent(1) == 0)
     return fail(Code::data_corrupt, "tensor ", state_name, " has no shape of a matrix");
   const int64_t rows = extent(0), cols = extent(1);
-  WEFT_TRY(const int64_t block, joiner.whole(state, {"blocksize"}, std::nullopt, 1));
+  auto size = joiner.whole(state, {"blocksize"}, std::nullopt, 1);
+  if (!size.ok()) return std::move(size).error().with("tensor " + state_name);
+  const int64_t block = *size;
   WEFT_TRY(TensorInfo codes, joiner.take(weight, "which its quant_state describes"));
   WEFT_RETURN_IF_ERROR(expect_type(codes, StorageType::u8));
   if (cols % 2 != 0)
@@ -104,7 +106,15 @@ Status join_int8(Joiner& joiner, const std::string& module) {
   WEFT_RETURN_IF_ERROR(expect_float(m.scales.values));
   WEFT_RETURN_IF_ERROR(expect_shape(m.scales.values, {rows}, "there is a scale for each row"));
   m.scales.row_stride = 1, m.scales.factor = 127, m.scales.divided = true;
-  joiner.discard(module + ".weight_format");
+  if (const auto layout = joiner.take_optional(module + ".weight_format")) {
+    // uint8 []: 0 is rows one after the other, others are layouts of a GPU's multipliers.
+    WEFT_RETURN_IF_ERROR(expect_type(*layout, StorageType::u8));
+    WEFT_TRY(const MappedFile::Pin pin, layout->pin());
+    if (layout->data.size() != 1 || layout->data[0] != std::byte{0})
+      return fail(Code::unsupported, "tensor ", layout->name, " names the layout ",
+                  layout->data.empty() ? -1 : static_cast<int>(layout->data[0]),
+                  " of the weights; 0 (by rows) is supported");
+  }
   return joiner.add(std::move(m));
 }
 

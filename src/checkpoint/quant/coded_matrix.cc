@@ -124,6 +124,11 @@ Status CodedMatrix::prepare() {
       whole_groups =
           whole_groups && group_of[static_cast<size_t>(column_order[i])] == static_cast<int64_t>(i) / group_size;
   }
+  if (input_factors) {
+    std::vector<float> factors(static_cast<size_t>(cols()));
+    WEFT_RETURN_IF_ERROR(widen(*input_factors, 0, cols(), factors.data()));
+    WEFT_RETURN_IF_ERROR(check_finite(*input_factors, 0, factors));
+  }
   sole_zero = zero;
   if (!zeros || levels) return {};
   sole_zero.reset();
@@ -147,7 +152,6 @@ Status CodedMatrix::read_values(int64_t first_row, int64_t count, int64_t first_
   if (input_factors) {
     factors.resize(static_cast<size_t>(width));
     WEFT_RETURN_IF_ERROR(widen(*input_factors, first_col, width, factors.data()));
-    WEFT_RETURN_IF_ERROR(check_finite(*input_factors, first_col, factors));
   }
   std::vector<uint8_t> fields(static_cast<size_t>(kRows * width)), zero_points(static_cast<size_t>(kRows * groups));
   std::vector<float> row_scales(flat_block > 0 ? 0 : static_cast<size_t>(kRows * groups));

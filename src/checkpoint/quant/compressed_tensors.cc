@@ -20,6 +20,7 @@ struct Scheme {
   int64_t group_size = 0;
   ScaleBlock block;
   bool is_float = false, symmetric = true;
+  bool act_order = false;        // weight_g_idx says which group a column is in
   const Json* inputs = nullptr;  // null: they are not rounded
 };
 
@@ -54,6 +55,9 @@ Result<Scheme> read_scheme(const Joiner& joiner, const std::string& name, const 
   s.bits = static_cast<int>(bits), s.is_float = text_of(*weights, "type") == "float";
   const Json* symmetric = weights->find("symmetric");
   s.symmetric = !symmetric || !symmetric->is_bool() || symmetric->as_bool();
+  // "static" ("weight") orders columns only while the codes are found; true is "group".
+  const Json* order = weights->find("actorder");
+  s.act_order = order && (order->is_bool() ? order->as_bool() : text_of(*weights, "actorder") == "group");
   s.strategy = text_of(*weights, "strategy");
   WEFT_TRY(s.group_size, joiner.whole(*weights, {"group_size"}, -1, -1));
   if (s.strategy.empty()) s.strategy = s.group_size > 0 ? "group" : s.group_size == -1 ? "channel" : "tensor";
@@ -191,15 +195,41 @@ class CompressedReader {
     return expect_shape(values, {rows, 1}, "there is a scale for each row");
   }
 
+  // Of symmetric weights, whose zero points there need not be: all of them are 0. Those of packed rows that fill up the
+  // last word may be anything.
+  static Status expect_no_zeros(const TensorInfo& zeros, const CodedMatrix& m) {
+    const bool packed = zeros.type == StorageType::i32;
+    if (packed) WEFT_RETURN_IF_ERROR(expect_shape(zeros, {divided_up(m.rows() * m.codes.bits, 32), m.groups}, ""));
+    else if (zeros.type != StorageType::i8 && !is_float(zeros.type)) return expect_type(zeros, StorageType::i8);
+    WEFT_TRY(const MappedFile::Pin pin, zeros.pin());
+    std::vector<uint8_t> points;
+    bool none = true;
+    if (packed) {
+      points.resize(static_cast<size_t>(m.rows() * m.groups));
+      PackedFields fields{
+          .tensor = zeros, .rows = m.rows(), .cols = m.groups, .bits = m.codes.bits, .along_rows = true};
+      fields.word_bytes = 4, fields.word_stride = m.groups * 4, fields.line_stride = 4;
+      WEFT_RETURN_IF_ERROR(fields.read(0, m.rows(), 0, m.groups, points.data(), m.groups));
+      none = std::all_of(points.begin(), points.end(), [&](uint8_t point) { return point == m.zero; });
+    } else if (zeros.type == StorageType::i8) {
+      none = std::all_of(zeros.data.begin(), zeros.data.end(), [](std::byte b) { return b == std::byte{0}; });
+    } else {
+      WEFT_TRY(const std::vector<float> values, read_all(zeros));
+      none = std::all_of(values.begin(), values.end(), [](float value) { return value == 0; });
+    }
+    if (none) return {};
+    return fail(Code::data_corrupt, "tensor ", zeros.name,
+                " has zero points, and its weights are symmetric as the settings have it");
+  }
+
   // Zero points of whole numbers: packed along the rows, or a byte each.
   Status join_zeros(const std::string& module, const Scheme& scheme, CodedMatrix& m) {
     m.zero = 1 << (m.codes.bits - 1);
     m.max_zero = (1 << m.codes.bits) - 1;
-    if (scheme.symmetric) {
-      joiner_.discard(module + ".weight_zero_point");
-      return {};
-    }
-    WEFT_TRY(TensorInfo zeros, joiner_.take(module + ".weight_zero_point", "and its weights are not symmetric"));
+    const std::string name = module + ".weight_zero_point";
+    if (scheme.symmetric && !joiner_.has(name)) return {};
+    WEFT_TRY(TensorInfo zeros, joiner_.take(name, "and its weights are not symmetric"));
+    if (scheme.symmetric) return expect_no_zeros(zeros, m);
     if (scheme.strategy == "block" || scheme.strategy == "tensor")
       return fail(Code::unsupported, "tensor ", zeros.name, ": zero points with the strategy ",
                   json_quote(scheme.strategy), " are not supported");
@@ -258,6 +288,9 @@ class CompressedReader {
     WEFT_RETURN_IF_ERROR(join_zeros(module, scheme, m));
     if (const auto groups = joiner_.take_optional(module + ".weight_g_idx")) {
       WEFT_TRY(m.group_of, read_groups(*groups, cols, m.group_size, m.groups));
+    } else if (scheme.act_order && m.groups > 1) {
+      return fail(Code::not_found, "tensor ", module, ".weight_g_idx is absent, and ", scheme.group,
+                  " has an actorder by groups");
     }
     return {};
   }

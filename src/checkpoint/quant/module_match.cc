@@ -2,27 +2,28 @@
 
 #include <algorithm>
 #include <map>
-#include <regex>
+
+#include "checkpoint/name_pattern.h"
 
 namespace weft {
 
 Result<bool> matches_regex(const std::string& pattern, const std::string& name) {
-  thread_local std::map<std::string, std::regex> compiled;
+  constexpr size_t kMostKept = 1024;
+  thread_local std::map<std::string, NamePattern> compiled;  // the same few are asked for every module
+  const auto named = [&](const Error& error) {
+    return fail(Code::unsupported, "the pattern ", json_quote(pattern.substr(0, 200)),
+                " of quantised modules: ", error.message());
+  };
   auto found = compiled.find(pattern);
   if (found == compiled.end()) {
-    try {
-      found = compiled.emplace(pattern, std::regex(pattern, std::regex::ECMAScript | std::regex::optimize)).first;
-    } catch (const std::regex_error& error) {
-      return fail(Code::unsupported, "the pattern ", json_quote(pattern),
-                  " of quantised modules cannot be read: ", error.what());
-    }
+    auto made = NamePattern::compile(pattern, NamePattern::Match::start);
+    if (!made.ok()) return named(made.error());
+    if (compiled.size() >= kMostKept) compiled.clear();
+    found = compiled.emplace(pattern, std::move(made).value()).first;
   }
-  try {
-    return std::regex_search(name, found->second, std::regex_constants::match_continuous);
-  } catch (const std::regex_error& error) {
-    return fail(Code::unsupported, "the pattern ", json_quote(pattern),
-                " of quantised modules takes too long: ", error.what());
-  }
+  const auto matches = found->second.matches(name);
+  if (!matches.ok()) return named(matches.error());
+  return *matches;
 }
 
 Result<Closeness> closeness(const Json* list, const std::string& module) {

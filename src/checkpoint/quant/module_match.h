@@ -10,7 +10,7 @@
 namespace weft {
 
 // Whether a regular expression matches from the start of the name on, as Python's re.match does. Errors: a pattern that
-// is no expression in ECMAScript's syntax, which for names of modules is Python's.
+// is no expression, or one that takes too long (name_pattern.h).
 Result<bool> matches_regex(const std::string& pattern, const std::string& name);
 
 // Whether a list of compressed-tensors (targets, ignore) names a module: how closely, from 0 (not at all) over its
