@@ -130,6 +130,13 @@ class RealEngine(unittest.TestCase):
             reply = read_reply(link)
         self.assertEqual(reply.status, 408)
         self.assertIn("did not come within 1.0 s (--body-timeout)", error(reply)["message"])
+        server = self.serve("--min-body-rate", "1M")
+        with connect(server.port, 60) as link:
+            link.sendall(request_bytes("POST", PATH, SHORT)[:-5])
+            reply = read_reply(link)
+        self.assertEqual(reply.status, 408)
+        self.assertIn("at least 1048576 a second must come behind the first 10.0 s (--min-body-rate)",
+                      error(reply)["message"])
         self.text(ask(server.port, "POST", PATH, SHORT))
 
     def test_beyond_the_context(self):
