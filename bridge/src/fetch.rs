@@ -131,7 +131,7 @@ fn get(url: &str, max_bytes: u64, timeout: Duration, private_addresses: bool) ->
         let mut reader = response.body_mut().as_reader().take(max_bytes + 1);
         reader.read_to_end(&mut body).map_err(|e| Failure::invalid(e.to_string()))?;
         if body.len() as u64 > max_bytes {
-            return Err(Failure::invalid(format!("it has more than {max_bytes} bytes")));
+            return Err(Failure::invalid(format!("it has more than {max_bytes} bytes (--max-image-bytes)")));
         }
     }
     Ok(Answer { status, location, body })

@@ -1,10 +1,9 @@
 //! Guided decoding over llguidance: a factory per tokenizer (the trie of its tokens), and one matcher per answer.
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use llguidance::{
-    api::{GrammarInit, GrammarWithLexer, ParserLimits, TopLevelGrammar},
-    earley::{lexerspec::LexerSpec, Grammar, SlicedBiasComputer},
+    api::{GrammarInit, GrammarWithLexer, TopLevelGrammar},
+    earley::SlicedBiasComputer,
     Matcher, ParserFactory,
 };
 use serde_json::Value;
@@ -12,6 +11,7 @@ use toktrie::{InferenceCapabilities, TokEnv, TokRxInfo, TokTrie, TokenId, Tokeni
 
 use crate::abi::{self, guard, guard_stop, Failure, Outcome, Stop, WeftBytes, WeftError};
 use crate::gbnf;
+use crate::grammar_size;
 use crate::mask_budget;
 use crate::memory::Measure;
 use crate::schema_check::{self, Preparation};
@@ -83,9 +83,18 @@ pub struct WeftGrammarReport {
     warnings: WeftBytes,
 }
 
-/// The error without the mark that stands in for the parser's state.
 fn plain(error: &anyhow::Error) -> String {
-    format!("{error:#}").replace("\n<non-verbose/>", "")
+    in_words(&format!("{error:#}"))
+}
+
+/// What the parser says of itself, as a client can read it: without the mark that stands in for its state.
+fn in_words(problem: &str) -> String {
+    if problem.contains("NoExtensionBias") {
+        return "no token of the model's vocabulary can come next: the grammar asks for text that none of them writes, \
+                or for text that cannot be"
+            .into();
+    }
+    problem.replace("\n<non-verbose/>", "")
 }
 
 /// Special tokens cannot be written by a grammar's text; ids without a token neither.
@@ -187,6 +196,7 @@ pub unsafe extern "C" fn weft_grammar_factory_new(
         set.max_items_in_row = limits.parser_items; // an object of n optional members has 4n at its start
         set.verbose_errors = false;
         set.max_lexer_states = limits.lexer_states;
+        set.max_grammar_size = grammar_size::MOST_BUILT;
         Ok(Box::into_raw(Box::new(WeftGrammarFactory { factory, specials })))
     })
 }
@@ -376,41 +386,6 @@ fn thread_time() -> u64 {
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
-/// Of a text of this size the parser's first row takes no time to speak of.
-const FREE_TEXT: usize = 4 << 10;
-/// Comparisons of two of the parser's items in its first row; a second of processor time or two.
-const MOST_COMPARISONS: u64 = 4_000_000_000;
-
-/// The first row of the parser is made with it, where nothing can be cancelled. Each item in it predicts the rules of
-/// the symbol that it is in front of, and each of these is looked for in the whole row.
-fn check_first_row(rules: &Grammar, lexer: &LexerSpec, limits: &ParserLimits) -> Outcome<()> {
-    // What is wrong with it, the parser will say.
-    let Ok(compiled) = rules.optimize().compile(lexer.clone(), limits) else { return Ok(()) };
-    let (mut items, mut predictions) = (0u64, 0u64);
-    let mut seen = HashSet::from([compiled.start().as_index()]);
-    let mut open = vec![compiled.start()];
-    while let Some(symbol) = open.pop() {
-        for &rule in compiled.rules_of(symbol) {
-            for &next in compiled.rule_rhs(rule).0 {
-                items += 1;
-                predictions += compiled.rules_of(next).len() as u64;
-                if seen.insert(next.as_index()) {
-                    open.push(next);
-                }
-                if !compiled.sym_data(next).is_nullable {
-                    break;
-                }
-            }
-        }
-    }
-    match items.saturating_mul(predictions) / 2 {
-        0..=MOST_COMPARISONS => Ok(()),
-        _ => Err(Failure::invalid(format!(
-            "its rules are too ambiguous: the parser would begin with {items} items that predict {predictions} rules"
-        ))),
-    }
-}
-
 /// The first mask may take as long as so many later ones.
 const FIRST_STEPS: u64 = 10;
 
@@ -435,7 +410,12 @@ fn compile(
     if thinking > 0 {
         grammar = after_thinking(grammar, thinking == 2, &factory.specials);
     }
-    let wrong = |e: anyhow::Error| Failure::invalid(plain(&e));
+    let wrong = |e: anyhow::Error| match format!("{e:#}") {
+        problem if problem.contains("grammar size (number of symbols) too big") => {
+            grammar_size::too_many_symbols(format!("more than {}", grammar_size::MOST_BUILT), grammar_size::MOST_BUILT)
+        }
+        problem => Failure::invalid(in_words(&problem)),
+    };
     let mut parser_limits = factory.factory.limits().clone();
     let environment = factory.factory.tok_env().clone();
     let compiled =
@@ -446,8 +426,10 @@ fn compile(
         _ => compiled,
     };
     Stop::current().check()?;
-    if text.len() > FREE_TEXT {
-        check_first_row(&rules, &lexer, &parser_limits)?;
+    grammar_size::check_size(&rules)?;
+    Stop::current().check()?;
+    if text.len() > grammar_size::FREE_TEXT {
+        grammar_size::check_first_row(&rules, &lexer, &parser_limits)?;
     }
     let init = GrammarInit::Internal(rules, lexer);
     let parser = factory.factory.create_parser_from_init_default(init).map_err(wrong)?;
@@ -506,7 +488,7 @@ pub unsafe extern "C" fn weft_grammar_accept(grammar: &mut WeftGrammar, token: u
         if let Some(problem) = grammar.matcher.get_error() {
             return Err(too_complex(&match grammar.matcher.is_cancelled() {
                 true => too_slow(grammar.step_ns),
-                false => problem.replace("\n<non-verbose/>", ""),
+                false => in_words(&problem),
             }));
         }
         let accepted = grammar.step(|matcher| match matcher.validate_tokens(&[token]) {

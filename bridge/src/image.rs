@@ -45,7 +45,8 @@ impl WeftImageLimits {
         }
         if pixels > self.max_pixels || width > self.max_side || height > self.max_side {
             return Err(Failure::invalid(format!(
-                "the image is too large: {width} x {height} pixels; at most {} pixels and {} on a side are accepted",
+                "the image is too large: {width} x {height} pixels; at most {} pixels (--max-image-pixels) and {} on a \
+                 side are accepted",
                 self.max_pixels, self.max_side
             )));
         }

@@ -9,6 +9,7 @@ mod gbnf;
 mod gguf;
 mod gguf_pre;
 mod grammar;
+mod grammar_size;
 mod image;
 mod mask_budget;
 mod memory;

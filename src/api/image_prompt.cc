@@ -76,7 +76,7 @@ class Reader {
     for (const auto& video : request_.videos) count += video.size();
     if (count <= static_cast<size_t>(limits().max_images)) return {};
     return fail(Code::too_large, "the request has ", count, " images and frames of videos; at most ",
-                limits().max_images, " are accepted")
+                limits().max_images, " are accepted (--max-images)")
         .about(request_.images.empty() ? "videos" : "images");
   }
 
@@ -108,11 +108,11 @@ class Reader {
       pixels_ += int64_t{picture->size.height} * picture->size.width;
       if (file_bytes_ > limits().max_total_file_bytes)
         return fail(Code::too_large, "the files up to ", medium.name(), " have ", file_bytes_, " bytes; at most ",
-                    limits().max_total_file_bytes, " are accepted in a request")
+                    limits().max_total_file_bytes, " are accepted in a request (--max-images-bytes)")
             .about(medium.field());
       if (pixels_ > limits().max_total_pixels)
         return fail(Code::too_large, "the images up to ", medium.name(), " have ", pixels_, " pixels; at most ",
-                    limits().max_total_pixels, " are accepted in a request")
+                    limits().max_total_pixels, " are accepted in a request (--max-images-pixels)")
             .about(medium.field());
       medium.frames.push_back(std::move(picture).value());
     }
@@ -157,7 +157,8 @@ class Reader {
       scratch = std::max(scratch, cost->scratch_bytes);
       if (values > limits().max_prepared_bytes)
         return fail(Code::too_large, "the images up to ", medium.name(), " take ", values,
-                    " bytes for the vision tower; at most ", limits().max_prepared_bytes, " are accepted in a request")
+                    " bytes for the vision tower; at most ", limits().max_prepared_bytes,
+                    " are accepted in a request (--max-prepared-memory)")
             .about(medium.field());
     }
     if (!source_.account || media_.empty()) return {};

@@ -1,12 +1,15 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <chrono>
 #include <cmath>
 #include <numeric>
+#include <thread>
 #include <vector>
 
 #include "base/json.h"
 #include "base/short_id.h"
+#include "base/stoppable_json.h"
 #include "base/thread_team.h"
 
 namespace weft {
@@ -69,6 +72,48 @@ TEST(Json, RepeatedKeysAreDropped) {
   const auto kept = parse_json(R"({"a":1,"b":{"x":1,"x":2},"a":null,"c":3})", {.keep_repeated = false});
   EXPECT_EQ(kept->dump(), R"({"b":{"x":2},"a":null,"c":3})");
   EXPECT_EQ(parse_json(R"({"a":1,"a":2})")->members().size(), 2u);
+}
+
+TEST(Json, EqualObjectsHaveEqualMembers) {
+  const auto read = [](const char* text) { return parse_json(text).value(); };
+  EXPECT_EQ(read(R"({"a":1,"b":[2]})"), read(R"({"b":[2.0],"a":1})")) << "in any order";
+  EXPECT_EQ(read(R"({"a":1,"a":2,"b":3})"), read(R"({"b":3,"a":2})")) << "the last one counts";
+  EXPECT_FALSE(read(R"({"a":1,"a":2})") == read(R"({"a":2,"a":1})"));
+  EXPECT_FALSE(read(R"({"a":1})") == read(R"({"a":1,"b":null})"));
+  EXPECT_FALSE(read(R"({"a":1,"b":1})") == read(R"({"a":1,"c":1})"));
+}
+
+TEST(Json, ReadingStopsWhenItIsToldTo) {
+  std::string text = "[0";
+  for (int i = 0; i < 5000; ++i) text += ",0";
+  text += "]";
+  StopFlag goes_on, late, left;
+  late.set(StopReason::out_of_time), left.set(StopReason::client_left);
+  EXPECT_TRUE(parse_json(text, {}, goes_on).ok());
+  for (const std::string& one : {text, std::string("{}")}) {
+    EXPECT_EQ(parse_json(one, {}, late).error().code(), Code::deadline_exceeded);
+    EXPECT_EQ(parse_json(one, {}, left).error().code(), Code::cancelled);
+  }
+}
+
+// A flag that is set while a long text is read is seen before its end, where there is a fault. On a busy machine the
+// reader may be done before; then it is tried again.
+TEST(Json, ReadingStopsInTheMiddle) {
+  std::string text = "[0";
+  for (int i = 0; i < 1'000'000; ++i) text += ",0";
+  text += ",x]";
+  EXPECT_EQ(parse_json(text).error().code(), Code::invalid_argument);
+  Code code = Code::invalid_argument;
+  for (int attempt = 0; attempt < 50 && code != Code::cancelled; ++attempt) {
+    StopFlag flag;
+    std::thread other([&] {
+      std::this_thread::sleep_for(std::chrono::milliseconds(3));
+      flag.set(StopReason::client_left);
+    });
+    code = parse_json(text, {}, flag).error().code();
+    other.join();
+  }
+  EXPECT_EQ(code, Code::cancelled);
 }
 
 // What is refused is found while it is read, so little more than the limit is ever held.

@@ -10,6 +10,7 @@
 
 #include "base/check.h"
 #include "base/files.h"
+#include "base/stoppable_json.h"
 
 namespace weft {
 
@@ -321,7 +322,7 @@ namespace {
 // Builds the value while nlohmann's reader, which does not recurse, walks the text.
 class Builder : public nlohmann::json_sax<nlohmann::json> {
  public:
-  explicit Builder(const JsonRules& rules) : rules_(rules) {}
+  Builder(const JsonRules& rules, const StopFlag* stop) : rules_(rules), stop_(stop) {}
 
   bool null() override { return place(Json()); }
   bool boolean(bool value) override { return place(Json(value)); }
@@ -356,8 +357,11 @@ class Builder : public nlohmann::json_sax<nlohmann::json> {
   Json root;
   std::string problem;
   bool too_large = false;
+  Status stopped;  // an error: whoever wanted the value wants it no more
 
  private:
+  static constexpr size_t kLook = 1024;  // values and keys between two looks at the flag
+
   bool stop(std::string what) {
     constexpr size_t kLongest = 200;  // numbers and tokens are shown as they were sent
     problem = what.size() > kLongest ? what.substr(0, kLongest) + "..." : std::move(what);
@@ -365,6 +369,7 @@ class Builder : public nlohmann::json_sax<nlohmann::json> {
   }
   // Vectors grow by doubling, so what they hold may take twice its room, or three times while it moves.
   bool take(size_t bytes) {
+    if (pieces_++ % kLook == 0 && !(stopped = check_stop(stop_)).ok()) return false;
     bytes_ += bytes;
     if (bytes_ <= rules_.max_bytes) return true;
     too_large = true;
@@ -393,27 +398,35 @@ class Builder : public nlohmann::json_sax<nlohmann::json> {
   }
 
   const JsonRules rules_;
-  size_t bytes_ = 0;
+  const StopFlag* const stop_;  // null: none
+  size_t bytes_ = 0, pieces_ = 0;
   std::vector<Json> open_;
   std::vector<std::string> keys_;
 };
 
-}  // namespace
-
-Result<Json> parse_json(std::string_view text, const JsonRules& rules) {
+Result<Json> parse(std::string_view text, const JsonRules& rules, const StopFlag* stop) {
   // The parser takes a NUL for the end of the text; no JSON has one.
   if (const size_t nul = text.find('\0'); nul != std::string_view::npos)
     return fail(Code::invalid_argument, "not valid JSON at byte ", nul + 1, ": a NUL character");
-  Builder builder(rules);
+  Builder builder(rules, stop);
   bool ok = false;
   try {
     ok = nlohmann::json::sax_parse(text.begin(), text.end(), &builder);
   } catch (const std::exception& problem) {
     builder.problem = problem.what();
   }
+  if (!builder.stopped.ok()) return builder.stopped.error();
   if (builder.too_large) return fail(Code::too_large, "JSON that ", builder.problem);
   if (!ok) return fail(Code::invalid_argument, "not valid JSON ", builder.problem);
   return std::move(builder.root);
+}
+
+}  // namespace
+
+Result<Json> parse_json(std::string_view text, const JsonRules& rules) { return parse(text, rules, nullptr); }
+
+Result<Json> parse_json(std::string_view text, const JsonRules& rules, const StopFlag& stop) {
+  return parse(text, rules, &stop);
 }
 
 Result<Json> read_json_file(const std::string& path) {

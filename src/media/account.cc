@@ -42,14 +42,15 @@ Result<MediaAccount::Shares> MediaAccount::take(int64_t kept, int64_t temporary,
   const int64_t bytes = kept + temporary;
   if (bytes > state_->limit)
     return fail(Code::too_large, "the images take ", bytes, " bytes of memory; at most ", state_->limit,
-                " are there for the images of all requests");
+                " are there for the images of all requests (--max-media-memory)");
   const auto until = Clock::now() + std::chrono::milliseconds(wait_ms);
   std::unique_lock lock(state_->mutex);
   while (state_->held + bytes > state_->limit) {
     WEFT_RETURN_IF_ERROR(check_stop(stop));
     if (Clock::now() >= until)
       return fail(Code::resource_exhausted, "the images take ", bytes, " bytes of memory, and those of other requests ",
-                  state_->held, "; at most ", state_->limit, " are there for all; try again later");
+                  state_->held, "; at most ", state_->limit,
+                  " are there for all (--max-media-memory); try again later");
     state_->given_back.wait_for(lock, kLook);
   }
   state_->held += bytes;

@@ -27,7 +27,8 @@ TEST(MediaAccount, RefusesMoreThanThereIsAndWhatOthersHold) {
   ASSERT_FALSE(too_much.ok());
   EXPECT_EQ(too_much.error().code(), Code::too_large);
   EXPECT_EQ(too_much.error().message(),
-            "the images take 101 bytes of memory; at most 100 are there for the images of all requests");
+            "the images take 101 bytes of memory; at most 100 are there for the images of all requests "
+            "(--max-media-memory)");
   const auto first = account.take(60, 0, 0, nullptr);
   const auto second = account.take(41, 0, 20, nullptr);
   ASSERT_FALSE(second.ok());

@@ -73,7 +73,7 @@ Result<Format> format_of(std::span<const std::byte> file, const ImageLimits& lim
   if (file.empty()) return fail(Code::invalid_argument, "the image is empty (0 bytes)");
   if (file.size() > limits.max_file_bytes) {
     return fail(Code::invalid_argument, "the image's file has ", file.size(), " bytes; at most ", limits.max_file_bytes,
-                " are accepted");
+                " are accepted (--max-image-bytes)");
   }
   const std::string_view text(reinterpret_cast<const char*>(file.data()), file.size());
   if (text.starts_with("\xFF\xD8\xFF"sv)) return Format::jpeg;

@@ -145,7 +145,7 @@ Status check_limits(Decoder& d, const ImageLimits& limits) {
   const int64_t width = d.info.image_width, height = d.info.image_height;
   if (width * height > limits.max_pixels || width > limits.max_side || height > limits.max_side) {
     return fail(Code::invalid_argument, "the image is too large: ", width, " x ", height, " pixels; at most ",
-                limits.max_pixels, " pixels and ", limits.max_side, " on a side are accepted");
+                limits.max_pixels, " pixels (--max-image-pixels) and ", limits.max_side, " on a side are accepted");
   }
   if (static_cast<size_t>(width * height) * 3 + coefficient_bytes(d.info) > limits.max_decode_bytes) {
     return fail(Code::invalid_argument, "the image is too large: decoding ", width, " x ", height,

@@ -47,7 +47,8 @@ int base64_value(char c) {
 
 Result<std::string> decode_base64(std::string_view text, size_t max_bytes) {
   // Four characters a group; white space makes this an upper bound.
-  const Error too_long = fail(Code::invalid_argument, "the image has more than ", max_bytes, " bytes");
+  const Error too_long =
+      fail(Code::invalid_argument, "the image has more than ", max_bytes, " bytes (--max-image-bytes)");
   std::string out;
   out.reserve(std::min(text.size() / 4 * 3 + 3, max_bytes));
   uint32_t bits = 0;

@@ -53,6 +53,7 @@ RemotePrompt EngineCore::remote_prompt(const Submission& submission) const {
     remote.images.push_back({image->hash, static_cast<uint32_t>(feature_rows(model().vision->arrange(*image))),
                              static_cast<uint32_t>(model().vision->plan.output.cols)});
   remote.prompt.salt = sequence.cache.salt, remote.prompt.priority = sequence.priority;
+  remote.prompt.client = sequence.client;
   if (sequence.adapter)
     remote.prompt.adapter = sequence.adapter->name, remote.prompt.adapter_digest = sequence.adapter->digest;
   remote.prompt.tokens = sequence.prompt.copy(), remote.prompt.content = sequence.cache.content;
@@ -212,10 +213,10 @@ Status EngineCore::open_exchange() {
   return {};
 }
 
-// The prompt of another server: a sequence that generates nothing.
+// The prompt of another server: a sequence that generates nothing. It takes the turns of the client that asked there.
 Result<SequenceId> EngineCore::compute_for_another(ComputeMessage prompt, PromptMedia media,
                                                    std::function<void(const std::string& why)> done) {
-  WEFT_RETURN_IF_ERROR(check_queue(0));
+  WEFT_RETURN_IF_ERROR(check_queue(prompt.client));
   WEFT_RETURN_IF_ERROR(check_media(media, model().vision));
   WEFT_RETURN_IF_ERROR(check_tokens(prompt.tokens, media, model().vocab));
   SamplingParams sampling;
@@ -223,7 +224,7 @@ Result<SequenceId> EngineCore::compute_for_another(ComputeMessage prompt, Prompt
   Submission submission;
   submission.sequence.prompt = std::move(prompt.tokens);
   submission.sequence.sampling = std::make_shared<const SamplingParams>(std::move(sampling));
-  submission.sequence.priority = prompt.priority;
+  submission.sequence.priority = prompt.priority, submission.sequence.client = prompt.client;
   if (!prompt.adapter.empty()) {
     WEFT_TRY(submission.sequence.adapter, use_adapter(prompt.adapter));
     if (submission.sequence.adapter->digest != prompt.adapter_digest)

@@ -14,9 +14,9 @@
 #include <random>
 #include <string>
 
+#include "base/count_allocations.h"
 #include "runtime/faulty_transport.h"
 #include "runtime/peer_exchange.h"
-#include "sched/count_allocations.h"
 #include "sched/driver.h"
 #include "transfer/local_transport.h"
 

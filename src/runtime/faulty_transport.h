@@ -8,7 +8,7 @@
 #include <utility>
 #include <vector>
 
-#include "sched/count_allocations.h"
+#include "base/count_allocations.h"
 #include "transfer/channel.h"
 
 namespace weft {

@@ -5,7 +5,7 @@
 #include <array>
 #include <numeric>
 
-#include "sched/count_allocations.h"
+#include "base/count_allocations.h"
 #include "sched/driver.h"
 #include "sched/home.h"
 

@@ -7,7 +7,7 @@
 #include <array>
 #include <map>
 
-#include "sched/count_allocations.h"
+#include "base/count_allocations.h"
 #include "sched/driver.h"
 
 namespace weft {

@@ -13,7 +13,7 @@
 #include <string>
 #include <tuple>
 
-#include "sched/count_allocations.h"
+#include "base/count_allocations.h"
 #include "sched/driver.h"
 
 namespace weft {

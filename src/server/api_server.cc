@@ -6,6 +6,7 @@
 #include <random>
 
 #include "base/log.h"
+#include "base/stoppable_json.h"
 #include "server/api_key.h"
 #include "server/context_servers.h"
 #include "server/errors.h"
@@ -182,12 +183,18 @@ std::optional<ApiServer::Body> ApiServer::read_body(const std::shared_ptr<Exchan
     respond(exchange, error_response(memory.error()));
     return std::nullopt;
   }
+  const std::shared_ptr<const StopFlag> stop = exchange->stop_flag();
   JsonRules rules{.keep_repeated = false};
   if (limit > 0) rules.max_bytes = static_cast<size_t>(limit);
-  auto json = parse_json(request.body, rules);
+  auto json = parse_json(request.body, rules, *stop);
   request.body = {};
   if (json.ok() && json->is_object()) return Body{std::move(memory).value(), std::move(json).value()};
-  const bool large = !json.ok() && json.error().code() == Code::too_large;
+  const Code code = json.ok() ? Code::invalid_argument : json.error().code();
+  if (code == Code::cancelled || code == Code::deadline_exceeded) {
+    respond(exchange, error_response(json.error()));
+    return std::nullopt;
+  }
+  const bool large = code == Code::too_large;
   respond(exchange,
           error_response(large ? 413 : 400,
                          json.ok() ? std::string("the body must be a JSON object, got ") + json->type_name()

@@ -16,6 +16,7 @@ struct HttpLimits {
   int head_fields = 128;
   size_t body_bytes = size_t{32} << 20;       // of one request
   size_t all_body_bytes = size_t{128} << 20;  // of all requests that are being read or worked on
+  size_t body_rate = size_t{1} << 10;         // bytes of a body a second, on average behind body_grace; 0: no limit
   size_t unsent_bytes = size_t{1} << 20;      // of a stream whose client does not read
   int connections = 4096;                     // open at once
   int connections_per_address = 1024;         // of one IPv4 address or IPv6 /64 that is not this machine; 0: no limit
@@ -27,8 +28,9 @@ struct HttpLimits {
   std::chrono::milliseconds idle{75'000};     // between requests of a connection
   std::chrono::milliseconds head{15'000};     // from a request's first byte to the end of its head
   std::chrono::milliseconds body{60'000};     // from the end of the head to that of the body
-  std::chrono::milliseconds write{30'000};    // without the client taking anything
-  std::chrono::milliseconds tick{400};        // how often a waiting request looks whether its client is still there
+  std::chrono::milliseconds body_grace{10'000};  // no option: so long a body may come as slowly as it likes
+  std::chrono::milliseconds write{30'000};       // without the client taking anything
+  std::chrono::milliseconds tick{400};           // how often a waiting request looks whether its client is still there
   std::chrono::milliseconds stream_head{5'000};  // Exchange::expect_events()
   std::chrono::milliseconds ping{15'000};        // a comment after this much silence in a stream
   std::chrono::milliseconds drain{20'000};       // after stop(): time for running answers

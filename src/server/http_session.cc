@@ -263,16 +263,30 @@ net::awaitable<bool> HttpSession::next_request() {
   co_return co_await answer(std::move(form), std::move(request), std::move(admission.refusal));
 }
 
+// How long after its head a body of which so much has come may take until more comes: each byte gives it the time that
+// it takes at the lowest rate allowed (as Apache's RequestReadTimeout does with MinRate).
+std::chrono::milliseconds HttpSession::body_time(size_t bytes) const {
+  const HttpLimits& limits = world_.limits;
+  if (limits.body_rate == 0) return limits.body;
+  return std::min(limits.body, limits.body_grace + std::chrono::milliseconds(bytes * 1000 / limits.body_rate));
+}
+
 // False: the body was refused, or the client left.
 net::awaitable<bool> HttpSession::read_body(HttpParser& parser, BodyAccount& account) {
   Error error;
   if (!parser.is_done() && parser.get().count(http::field::expect) != 0 && buffer_.size() == 0 &&
       !co_await write("HTTP/1.1 100 Continue\r\n\r\n"))
     co_return false;
-  begin_deadline(world_.limits.body);
+  const auto begin = Clock::now();
+  auto allowed = body_time(0);
+  begin_deadline(allowed);
   while (!parser.is_done()) {
     co_await http::async_read_some(stream_, buffer_, parser, token(error));
     if (error) co_return co_await refuse(error, parser, "body");
+    if (const auto more = body_time(parser.get().body().size()); more != allowed) {
+      allowed = more;
+      begin_deadline(allowed - std::chrono::floor<std::chrono::milliseconds>(Clock::now() - begin));
+    }
     account.set(parser.get().body().size());
     if (!account.fits())
       co_return co_await refuse(503, "the bodies of all requests may be at most " +
@@ -439,6 +453,12 @@ net::awaitable<bool> HttpSession::refuse(const Error& error, const HttpParser& p
   const bool head = late == std::string_view("head");
   if (std::exchange(late_, false)) {
     ++world_.timeouts;
+    if (const size_t bytes = parser.get().body().size(); !head && body_time(bytes) < world_.limits.body)
+      co_return co_await refuse(408, "the request's body came too slowly: " + std::to_string(bytes) + " bytes within " +
+                                         in_seconds(body_time(bytes)) + ", and at least " +
+                                         std::to_string(world_.limits.body_rate) +
+                                         " a second must come behind the first " +
+                                         in_seconds(world_.limits.body_grace) + " (--min-body-rate)");
     co_return co_await refuse(408, std::string("the request's ") + late + " did not come within " +
                                        in_seconds(head ? world_.limits.head : world_.limits.body) + " (--" + late +
                                        "-timeout)");

@@ -82,6 +82,7 @@ class HttpSession : public std::enable_shared_from_this<HttpSession> {
 
   Awaitable<bool> next_request();
   Awaitable<bool> wait_for_request();
+  std::chrono::milliseconds body_time(size_t bytes) const;
   Awaitable<bool> read_body(HttpParser& parser, BodyAccount& account);
   Awaitable<bool> answer(HttpAnswer::Form form, HttpRequest request, std::optional<HttpResponse> refusal);
   std::shared_ptr<HttpAnswer> make_answer(HttpAnswer::Form form);

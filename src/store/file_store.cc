@@ -126,19 +126,19 @@ Status FileStore::write_new(const BlockId& id, const std::string& path, std::spa
   const int64_t bytes = kBlockHeaderBytes + static_cast<int64_t>(content.size());
   if (::ftruncate(file.fd(), bytes) != 0) return file_error("write", file.path());
   WEFT_TRY(const Stock evicted, folder_->reserve(bytes));
+  ReservedBytes reserved(*folder_, bytes);
   evicted_ += static_cast<int64_t>(evicted.blocks.size());
   for (const StoredBlock& block : evicted.blocks) {
     if (evicted.names[block.identity] == name_) forget(block.id);
   }
-  Status status = write_block_file(file.fd(), file.path(), identity_, id, content);
-  auto is_new = status.ok() ? publish(file.path(), id, path) : Result<bool>(std::move(status).error());
-  if (!is_new.ok() || !*is_new) folder_->release(bytes);
-  if (!is_new.ok()) return std::move(is_new).error();
-  learn(id);
-  if (*is_new) {
+  WEFT_RETURN_IF_ERROR(write_block_file(file.fd(), file.path(), identity_, id, content));
+  WEFT_TRY(const bool is_new, publish(file.path(), id, path));
+  if (is_new) {
+    reserved.keep();
     ++writes_;
     written_bytes_ += static_cast<int64_t>(content.size());
   }
+  learn(id);
   return {};
 }
 

@@ -135,11 +135,15 @@ std::string SharedFolder::block_path(const std::string& identity, const BlockId&
 }
 
 Result<Stock> SharedFolder::reserve(int64_t bytes) {
-  if (add(bytes) <= max_bytes_ || max_bytes_ == 0) return Stock{};
-  auto evicted = bytes <= max_bytes_ ? make_room()
-                                     : fail(Code::resource_exhausted, "a block of ", bytes, " bytes is larger than ",
-                                            path_, " may become (", max_bytes_, " bytes)");
-  if (!evicted.ok()) release(bytes);
+  ReservedBytes reserved(*this, bytes);
+  Stock evicted;
+  if (add(bytes) > max_bytes_ && max_bytes_ != 0) {
+    if (bytes > max_bytes_)
+      return fail(Code::resource_exhausted, "a block of ", bytes, " bytes is larger than ", path_, " may become (",
+                  max_bytes_, " bytes)");
+    WEFT_TRY(evicted, make_room());
+  }
+  reserved.keep();
   return evicted;
 }
 
@@ -226,7 +230,7 @@ void SharedFolder::remove_if_empty(const std::string& identity) const {
 
 // Returns the new number of bytes. It is kept by reading and writing a file, not in shared memory: that would end the
 // process if somebody cut the file short. A file that is too short counts as 0.
-int64_t SharedFolder::add(int64_t bytes) {
+int64_t SharedFolder::add(int64_t bytes) noexcept {
   const std::lock_guard guard(usage_mutex_);
   ::flock(usage_.get(), LOCK_EX);
   int64_t used = 0;

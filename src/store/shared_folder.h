@@ -49,11 +49,11 @@ class SharedFolder {
 
   // Accounts for a file of so many bytes, which is there under a temporary name. Removes the least recently used blocks
   // if the limit needs it, and returns them. An error: the limit cannot be kept, or another process holds the lock too
-  // long; then nothing is accounted for.
+  // long; then nothing is accounted for, as after an exception (std::bad_alloc).
   Result<Stock> reserve(int64_t bytes);
   // After a file was removed, or not written.
-  void release(int64_t bytes) { add(-bytes); }
-  int64_t used_bytes() { return add(0); }
+  void release(int64_t bytes) noexcept { add(-bytes); }
+  int64_t used_bytes() noexcept { return add(0); }
 
  private:
   class EvictionLock;
@@ -65,7 +65,7 @@ class SharedFolder {
   int64_t sum_temporary_files() const;
   void list_blocks(Stock& stock, int identity) const;
   void remove_if_empty(const std::string& identity) const;
-  int64_t add(int64_t bytes);
+  int64_t add(int64_t bytes) noexcept;
 
   const std::string path_;
   const int64_t max_bytes_;
@@ -75,6 +75,23 @@ class SharedFolder {
   FileDescriptor lock_, usage_;
   std::timed_mutex lock_mutex_;  // one thread of the process has the lock
   std::mutex usage_mutex_;
+};
+
+// Bytes that a folder accounts for and whose file may still come to nothing: given back at the end unless they are
+// kept.
+class ReservedBytes {
+ public:
+  ReservedBytes(SharedFolder& folder, int64_t bytes) : folder_(folder), bytes_(bytes) {}
+  ~ReservedBytes() {
+    if (bytes_ > 0) folder_.release(bytes_);
+  }
+  ReservedBytes(const ReservedBytes&) = delete;
+  ReservedBytes& operator=(const ReservedBytes&) = delete;
+  void keep() { bytes_ = 0; }
+
+ private:
+  SharedFolder& folder_;
+  int64_t bytes_;
 };
 
 }  // namespace weft

@@ -18,6 +18,7 @@
 #include <thread>
 
 #include "base/check.h"
+#include "base/count_allocations.h"
 #include "base/files.h"
 #include "store/file_store.h"
 
@@ -332,6 +333,32 @@ TEST(FileStore, AFullDiskPausesWrites) {
   std::this_thread::sleep_for(std::chrono::milliseconds(120));
   put(*store, 2);
   EXPECT_TRUE(get(*store, 2));
+}
+
+// Wherever memory runs out in a write: what is accounted for is what is there.
+TEST(FileStore, AWriteWithoutMemoryLeavesNothingAccountedFor) {
+  constexpr int kHeld = 8;
+  for (const int64_t limit : {int64_t{0}, int64_t{kHeld} * 4096}) {  // with a limit every write evicts
+    Folder folder;
+    auto store = open(folder.path(), limit);
+    for (int i = 0; i < kHeld; ++i) put(*store, i);
+    uint64_t n = 0;
+    for (bool failed = true; failed;) {
+      ++n;
+      const BlockKey key = key_of(100 + static_cast<int>(n));
+      const Bytes content = content_of(static_cast<int>(n), kBytes);
+      try {
+        const FailingAllocations failing(n);
+        EXPECT_TRUE(store->write(0, key, content).ok());
+        failed = false;
+      } catch (const std::bad_alloc&) {
+      }
+      EXPECT_EQ(store->metrics().bytes, bytes_of(folder.path())) << "allocation " << n << ", limit " << limit;
+      EXPECT_TRUE(fs::is_empty(folder.path() / "tmp"));
+    }
+    EXPECT_GT(n, limit > 0 ? 20u : 5u) << "allocations of a write";
+    EXPECT_TRUE(store->has(0, key_of(100 + static_cast<int>(n))));
+  }
 }
 
 TEST(FileStore, WithoutDescriptorsBlocksAreMissedAndStay) {

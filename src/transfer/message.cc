@@ -74,7 +74,7 @@ void write(Writer& w, const ComputeMessage& m) {
   for (const ContentSpan& span : m.content)
     w.put(int64_t{span.first}), w.put(int64_t{span.tokens}), w.put_text(span.identity);
   w.put_all(std::span<const std::byte>(m.media));
-  w.put_text(m.adapter), w.put_text(m.adapter_digest);
+  w.put_text(m.adapter), w.put_text(m.adapter_digest), w.put(m.client);
 }
 void read(CheckedReader& r, ComputeMessage& m) {
   m.ticket = r.take<uint64_t>(), m.salt = r.take_text(kMostSalt), m.priority = r.take<int32_t>();
@@ -89,7 +89,7 @@ void read(CheckedReader& r, ComputeMessage& m) {
     m.content.push_back({static_cast<int>(first), static_cast<int>(tokens), r.take_text(kMostText)});
   }
   m.media = r.take_all<std::byte>(kLongestMessage);
-  m.adapter = r.take_text(kMostText), m.adapter_digest = r.take_text(kMostText);
+  m.adapter = r.take_text(kMostText), m.adapter_digest = r.take_text(kMostText), m.client = r.take<uint64_t>();
 }
 
 void write(Writer& w, const SendMessage& m) {

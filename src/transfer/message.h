@@ -18,7 +18,7 @@
 
 namespace weft {
 
-constexpr uint32_t kTransferVersion = 2;
+constexpr uint32_t kTransferVersion = 3;
 constexpr size_t kLongestMessage = size_t{256} << 20;  // of a peer that is known
 // Of a block's content in one message, or one tile of one layer. Pieces that stay in a core's cache between copy,
 // checksum and socket take 105 ms where such of 1 MB take 125 (46 MB over loopback, and the rest of the prompt).
@@ -61,6 +61,7 @@ struct ComputeMessage {
   std::vector<ContentSpan> content;
   std::vector<std::byte> media;                   // images, as runtime/media_message.h writes them; empty: none
   std::string adapter = {}, adapter_digest = {};  // its name, and AdapterUse::digest; empty: none
+  uint64_t client = 0;                            // whose turns it takes (NewSequence::client); 0: nobody's
 };
 // Memory for these is there: they are to be sent as they are computed.
 struct SendMessage {

@@ -58,7 +58,8 @@ std::vector<TransferMessage> samples() {
                      {{0, 2, "one"}, {1, 4, ""}, {4, 1, std::string("t\0o", 3)}},
                      bytes_of({1, 2, 3}),
                      "law",
-                     std::string("\0\1\2", 3)},
+                     std::string("\0\1\2", 3),
+                     0x99aabbccddeeff00},
       ComputeMessage{1, "", 0, 0, {}, {}, {}},
       SendMessage{2, {{1, 2, 3}, {4, 5, 0xffffffff}}, {6, 7, 8}},
       SendMessage{3, {}, {}},
@@ -111,7 +112,8 @@ TEST(TransferMessages, QuestionsComeAsTheyWere) {
                             {{0, 2, "one"}, {2, 1, std::string("t\0o", 3)}},
                             bytes_of({1, 2, 3}),
                             "law",
-                            std::string("t\0o", 3)};
+                            std::string("t\0o", 3),
+                            0x99aabbccddeeff00};
   const auto compute = read_as<ComputeMessage>(sent, bytes, to);
   EXPECT_EQ(compute.ticket, sent.ticket);
   EXPECT_EQ(compute.salt, "pepper");
@@ -127,6 +129,7 @@ TEST(TransferMessages, QuestionsComeAsTheyWere) {
     EXPECT_EQ(compute.content[i].identity, sent.content[i].identity);
   }
   EXPECT_EQ(compute.media, sent.media);
+  EXPECT_EQ(compute.client, sent.client);
 
   const SendMessage wanted{2, {{1, 2, 3}, {4, 5, 0xffffffff}}, {6, 7, 8}};
   const auto send = read_as<SendMessage>(wanted, bytes, to);
@@ -177,7 +180,7 @@ TEST(TransferMessages, HaveTheseBytes) {
   EXPECT_EQ(encode(PingMessage{}), summed(bytes_of({11})));
   EXPECT_EQ(encode(DoneMessage{3, true, "ok"}),
             summed(bytes_of({10, 3, 0, 0, 0, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 0, 0, 0, 'o', 'k'})));
-  const ComputeMessage compute{1, "s", -1, 258, {5, -2}, {{0, 2, "i"}}, bytes_of({7}), "a", ""};
+  const ComputeMessage compute{1, "s", -1, 258, {5, -2}, {{0, 2, "i"}}, bytes_of({7}), "a", "", 3};
   EXPECT_EQ(encode(compute), summed(bytes_of({
                                  4,                                        // kind
                                  1,    0,    0,    0,    0, 0, 0, 0,       // ticket
@@ -194,6 +197,7 @@ TEST(TransferMessages, HaveTheseBytes) {
                                  1,    0,    0,    0,    0, 0, 0, 0, 7,    // media
                                  1,    0,    0,    0,    0, 0, 0, 0, 'a',  // adapter
                                  0,    0,    0,    0,    0, 0, 0, 0,       // its digest
+                                 3,    0,    0,    0,    0, 0, 0, 0,       // client
                              })));
   // And the sum is XXH3 with its default secret and seed: a value of the library's own tables, of no bytes.
   EXPECT_EQ(XXH3_64bits("", 0), 0x2d06800538d394c2u);

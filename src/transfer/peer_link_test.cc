@@ -153,13 +153,13 @@ TEST(PeerLink, OtherVersionsAreNamed) {
   const auto heard = pair.asking.link.take(HelloMessage{kTransferVersion + 1, {}}, 0);
   ASSERT_FALSE(heard.ok());
   EXPECT_EQ(heard.error().code(), Code::unavailable);
-  EXPECT_EQ(heard.error().message(), "10.0.0.7:1 speaks version 3 of the protocol, this is 2");
+  EXPECT_EQ(heard.error().message(), "10.0.0.7:1 speaks version 4 of the protocol, this is 3");
   EXPECT_TRUE(pair.asking.channel->sent.empty()) << "an answer to another protocol";
 
   pair.accepting.channel->next();
   const auto answered = pair.accepting.link.take(AnswerMessage{kTransferVersion + 1, {}, kIdentity, {}}, 0);
   ASSERT_FALSE(answered.ok());
-  EXPECT_EQ(std::get<RefusedMessage>(pair.accepting.channel->next()).why, "version 3 of the protocol, this is 2");
+  EXPECT_EQ(std::get<RefusedMessage>(pair.accepting.channel->next()).why, "version 4 of the protocol, this is 3");
 }
 
 TEST(PeerLink, ProofsOfAnotherConnectionAreWorthNothing) {

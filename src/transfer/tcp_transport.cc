@@ -87,6 +87,7 @@ Result<std::string> TcpTransport::listen(const std::string& address) {
   listens_ = true;
   const std::string in_force = from_endpoint(acceptor.local_endpoint(error)).text();
   net::post(shared_->io, [this, taken = std::move(acceptor)]() mutable {
+    if (shared_->ending) return;  // whoever ends the transport waits for what is left, and an acceptor waits forever
     acceptor_ = std::move(taken);
     accept();
   });

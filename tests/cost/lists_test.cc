@@ -127,6 +127,23 @@ TEST(Work, JsonOfAnyForm) {
     });
 }
 
+// Members may come in any order, and names may be repeated.
+TEST(Work, ComparingJson) {
+  const auto number = [](size_t i) { return std::to_string(i); };
+  for (const bool reversed : {false, true})
+    expect_linear("objects with the same members", [&](size_t n) {
+      const auto from_end = [&](size_t i) { return reversed ? n - 1 - i : i; };
+      const Json one = *parse_json(object_of(n, numbered, number));
+      const Json other = *parse_json(
+          object_of(n, [&](size_t i) { return numbered(from_end(i)); }, [&](size_t i) { return number(from_end(i)); }));
+      EXPECT_TRUE(one == other);
+    });
+  expect_linear("objects with one name", [&](size_t n) {
+    const Json one = *parse_json(object_of(n, [](size_t) { return std::string("a"); }, number));
+    EXPECT_TRUE(one == Json(one));
+  });
+}
+
 // ---- what runs beside the answer
 
 TEST(Work, StopStrings) {

@@ -4,7 +4,7 @@
 
 #include <numeric>
 
-#include "sched/count_allocations.h"
+#include "base/count_allocations.h"
 
 namespace weft::testing {
 

@@ -5,10 +5,10 @@
 #include <algorithm>
 #include <cstring>
 
+#include "base/count_allocations.h"
 #include "checkpoint/safetensors.h"
 #include "drafts/draft_pair.h"
 #include "sampling/philox.h"
-#include "sched/count_allocations.h"
 #include "support/reference_case.h"
 
 namespace weft::testing {

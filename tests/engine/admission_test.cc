@@ -123,6 +123,29 @@ TEST_F(Admission, TheServersLimitHoldsBesideTheRequests) {
   expect_nothing_left();
 }
 
+// A request that claims more than it may is answered, in its turn.
+TEST_F(Admission, PrioritiesAboveTheLimitCountAsTheLimit) {
+  for (const int limit : {100, 35}) {
+    load({.max_client_priority = limit}, 1);
+    engine_->hold();
+    std::vector<int> order;
+    for (const int priority : {35, 100}) {
+      Request one = request(2);
+      one.priority = priority;
+      const auto id = engine_->submit(one, [&, priority](const Event& event) {
+        const std::lock_guard lock(mutex_);
+        if (event.last_of_request) order.push_back(priority);
+        changed_.notify_all();
+      });
+      ASSERT_TRUE(id.ok()) << id.error().message();
+    }
+    engine_->release();
+    wait_for([&] { return order.size() == 2; });
+    EXPECT_EQ(order.front(), limit == 100 ? 100 : 35) << "with --max-client-priority " << limit;
+    expect_nothing_left();
+  }
+}
+
 // Choice i is the answer to a request of its own with the seed that is derived for it; prompt logprobs come once.
 TEST_F(Admission, ChoicesShareParametersAndKeepTheirSeeds) {
   load({});

@@ -2,7 +2,10 @@
 // engine gives, whatever is between the two, and also when there is nothing.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <chrono>
+#include <condition_variable>
+#include <mutex>
 #include <thread>
 
 #include "base/files.h"
@@ -173,6 +176,48 @@ TEST_P(TwoServers, NobodyThere) {
   EXPECT_EQ(answers(*to, {"127.0.0.1:1", "127.0.0.1:2"}), wanted_);
   EXPECT_GT(to->metrics().core.transfer.fetched.failures, 0u);
   expect_idle(*to);
+}
+
+// A client of the generation server takes its turns at the context server as well: it does not wait there behind all
+// prompts of another one.
+TEST_P(TwoServers, ClientsTakeTurnsAtTheOther) {
+  EngineOptions one_at_a_time = context();
+  one_at_a_time.max_batch_size = 1, one_at_a_time.max_num_tokens = 32;
+  const auto from = load(one_at_a_time), to = load(generation());
+  std::mutex mutex;
+  std::condition_variable changed;
+  std::vector<std::string> ended;
+  std::vector<int32_t> prompt(200);  // some blocks, and some steps
+  for (size_t i = 0; i < prompt.size(); ++i) prompt[i] = static_cast<int32_t>(20 + i % 40);
+  from->hold();
+  constexpr size_t kOfA = 16;
+  for (size_t i = 0; i <= kOfA; ++i) {
+    Request request;
+    request.prompt_token_ids = prompt;
+    request.client = i < kOfA ? "a" : "b", request.max_tokens = 1;
+    request.context_servers = {from->transfer_address()}, request.cache_salt = "turns" + std::to_string(i);
+    const auto id = to->submit(request, [&, client = request.client](const Event& event) {
+      if (!event.last_of_request) return;
+      EXPECT_FALSE(event.error) << event.error->message();
+      const std::lock_guard lock(mutex);
+      ended.push_back(client);
+      changed.notify_all();
+    });
+    ASSERT_TRUE(id.ok()) << id.error().message();
+    const auto queued = [&] { return from->metrics().core.scheduler.queued_requests; };
+    const int all = static_cast<int>(i) + 1;
+    for (int wait = 0; queued() < all && wait < 2000; ++wait) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    ASSERT_EQ(queued(), all) << "b's prompt is the last to come";
+  }
+  from->release();
+  std::unique_lock lock(mutex);
+  ASSERT_TRUE(changed.wait_for(lock, std::chrono::seconds(60), [&] { return ended.size() == kOfA + 1; }));
+  // The context server takes the first of each client, then those that are left. On their way answers may pass some
+  // others, but not most of them.
+  EXPECT_LT(std::ranges::find(ended, "b") - ended.begin(), 10);
+  lock.unlock();
+  EXPECT_EQ(to->metrics().core.transfer.fetched.failures, 0u);
+  expect_idle(*to), expect_idle(*from);
 }
 
 // Pixels and grids of another server are what a tower reads, or they are refused.

@@ -41,7 +41,8 @@ std::vector<std::string> fuzz_seeds() {
   const std::vector<int32_t> tokens = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12};
   for (const TransferMessage& message : std::vector<TransferMessage>{
            HelloMessage{}, AnswerMessage{1, {}, "model: x\nprogram: weft\n", {}}, WelcomeMessage{},
-           RefusedMessage{"why"}, ComputeMessage{1, "salt", 5, 9000, tokens, {{0, 2, "one"}, {5, 7, "two"}}, of_spans},
+           RefusedMessage{"why"},
+           ComputeMessage{1, "salt", 5, 9000, tokens, {{0, 2, "one"}, {5, 7, "two"}}, of_spans, "law", "digest", 77},
            ComputeMessage{2, "", 0, 1, tokens, {{0, 12, "all"}}, of_keys}, ComputeMessage{3, "", 0, 1, {1, 2}, {}, {}},
            SendMessage{4, {{0, 0, 8}, {0, 12, 4}, {1, 3, 1}}, {0, 1}}, CancelMessage{5},
            PartMessage{6, 1, 0, 2, 4, 3, content}, FeaturesMessage{7, 1, 9, 3, 2, content}, ProgressMessage{8, 256},

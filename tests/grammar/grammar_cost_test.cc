@@ -92,6 +92,49 @@ TEST(GrammarCost, ManyAmbiguousAlternativesAreRefused) {
       << grammar.error().message();
 }
 
+// Processor time of a compilation, which must fail with these words, or succeed if there are none.
+double compile_seconds(const GrammarSpec& wanted, const std::string& problem) {
+  double taken = 0;
+  const auto grammar = Vocabulary::get().factory()->compile(wanted, &taken);
+  EXPECT_EQ(grammar.ok(), problem.empty()) << (grammar.ok() ? "" : grammar.error().message());
+  if (grammar.ok()) return taken;
+  EXPECT_EQ(grammar.error().code(), Code::invalid_argument);
+  EXPECT_NE(grammar.error().message().find(problem), std::string::npos) << grammar.error().message();
+  return taken;
+}
+
+// Work of the parser's that cannot be stopped and grows with the square of what there is: without a limit 60,000
+// literals take 8 s, and 30,000 rules that may be empty 29 s.
+TEST(GrammarCost, WhatIsTooLargeToPrepareIsRefused) {
+  const auto literals = [](int n, const std::string& before) {
+    std::string text = before + "\"x\"";
+    for (int i = 0; i < n; ++i) text += "|\"" + std::to_string(i) + '"';
+    return spec(Kind::ebnf, text);
+  };
+  const std::string many = "it has more than 30000 rules and terminals, and 30000 are allowed";
+  EXPECT_LT(compile_seconds(literals(70'000, "start: "), many), 10);
+  EXPECT_LT(compile_seconds(literals(20'000, "start: "), ""), 5);
+  EXPECT_LT(compile_seconds(literals(70'000, "start: A\nA: "), ""), 5);  // one terminal
+  const auto chain = [](int n) {
+    std::string text = "start: r0\n";
+    for (int i = 0; i < n; ++i) {
+      const std::string next = "r" + std::to_string(i + 1);
+      text += "r" + std::to_string(i) + ": " + next + " " + next + "\n";
+    }
+    return spec(Kind::ebnf, text + "r" + std::to_string(n) + ": \"a\"?\n");
+  };
+  // Two symbols in each rule, and two for its name.
+  EXPECT_LT(compile_seconds(chain(25'000), "it comes to 25002 rules with 100006 symbols in them"), 5);
+  EXPECT_LT(compile_seconds(chain(3000), ""), 5);
+  const auto members = [](int n) {
+    std::string text = "{\"properties\":{\"x\":{\"type\":\"string\"}";
+    for (int i = 0; i < n; ++i) text += ",\"p" + std::to_string(i) + "\":{\"type\":\"string\"}";
+    return spec(Kind::json_schema, text + "},\"type\":\"object\"}");
+  };
+  EXPECT_LT(compile_seconds(members(12'000), many), 10);
+  EXPECT_LT(compile_seconds(members(3000), ""), 10);
+}
+
 TEST(GrammarCost, OrdinaryOnesAreFarFromTheLimit) {
   const std::vector<std::pair<GrammarSpec, std::string>> cases = {
       {spec(Kind::regex, "([a-z]{1,20} ){1,100}"), "some words "},

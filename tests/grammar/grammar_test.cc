@@ -298,6 +298,8 @@ TEST(Grammar, Errors) {
   expect_error(spec(Kind::ebnf, "root ::= missing"), Code::invalid_argument, "missing");
   expect_error(spec(Kind::ebnf, "root ::= \"a"), Code::invalid_argument, "open \" at character 9");
   expect_error(spec(Kind::choice, ""), Code::invalid_argument, "at least one choice");
+  expect_error(spec(Kind::ebnf, "start: A\nA: /a/ & /b/"), Code::invalid_argument,
+               "no token of the model's vocabulary can come next");
 }
 
 // Schemas with what may be done with them; scripts/check_schemas samples answers under the accepted ones.

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """What a client of `weft serve` is told when it is refused, with a real engine and over real sockets: the queue's 429,
-deadlines' 503, the front's 504, slow bodies' 408, prompts beyond the context, and grammars that take too long.
+deadlines' 503, the front's 504, slow bodies' 408, prompts beyond the context, and grammars that are too large or slow.
 
   real_engine_test.py --weft PROGRAM [TEST...]
 """
@@ -130,6 +130,13 @@ class RealEngine(unittest.TestCase):
             reply = read_reply(link)
         self.assertEqual(reply.status, 408)
         self.assertIn("did not come within 1.0 s (--body-timeout)", error(reply)["message"])
+        server = self.serve("--min-body-rate", "1M")
+        with connect(server.port, 60) as link:
+            link.sendall(request_bytes("POST", PATH, SHORT)[:-5])
+            reply = read_reply(link)
+        self.assertEqual(reply.status, 408)
+        self.assertIn("at least 1048576 a second must come behind the first 10.0 s (--min-body-rate)",
+                      error(reply)["message"])
         self.text(ask(server.port, "POST", PATH, SHORT))
 
     def test_beyond_the_context(self):
@@ -144,6 +151,17 @@ class RealEngine(unittest.TestCase):
         # One token fewer than the context has room for one.
         last = ask(server.port, "POST", PATH, {**of_ids, "prompt_token_ids": [5] * (CONTEXT - 1), "max_tokens": 1})
         self.assertEqual(last.status, 200, last.body)
+
+    def test_grammars_that_are_too_large(self):
+        server = self.serve()
+        many = "|".join(f'"{i}"' for i in range(60000))
+        begin = time.monotonic()
+        refused = ask(server.port, "POST", PATH, {**SHORT, "guided_grammar": "start: " + many})
+        self.assertEqual(refused.status, 400, refused.body)
+        self.assertIn("it has more than 30000 rules and terminals, and 30000 are allowed", error(refused)["message"])
+        self.assertLess(time.monotonic() - begin, 20)
+        # As one terminal they are no more than one.
+        self.text(ask(server.port, "POST", PATH, {**SHORT, "guided_grammar": f"start: A\nA: {many}"}))
 
     def test_grammars_that_take_long(self):
         """They fail, or wait, and the answers of others are what they are alone, to the last digit of a logprob."""

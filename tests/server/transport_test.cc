@@ -5,6 +5,7 @@
 #include <netinet/in.h>
 
 #include <cstring>
+#include <thread>
 
 #include "base/check.h"
 #include "http_client.h"
@@ -225,6 +226,56 @@ TEST(Transport, ThisMachineHasAsManyAsItLikes) {
     one->send(get("/"));
     EXPECT_EQ(one->read_reply().status, 200);
   }
+}
+
+constexpr size_t kSlowBody = 5000;
+
+// Sends a body of kSlowBody bytes in pieces with pauses, until it has an answer or is refused.
+Reply send_slowly(Transport& transport, size_t piece, milliseconds pause) {
+  Connection connection(transport.port());
+  const std::string request = post("/", std::string(kSlowBody, 'x'));
+  const size_t head = request.size() - kSlowBody;
+  connection.send(request.substr(0, head));
+  for (size_t at = head; at < request.size() && transport.server().stats().timeouts == 0; at += piece) {
+    connection.send(request.substr(at, piece));
+    std::this_thread::sleep_for(pause);
+  }
+  return connection.read_reply();
+}
+
+// Bytes that come now and then keep a connection no longer than the rate allows.
+TEST(Transport, ABodyThatComesTooSlowlyIsRefused) {
+  HttpLimits limits;
+  limits.body_grace = milliseconds(300), limits.body_rate = 1000;
+  Transport transport(answer_ok, limits);
+  const auto begin = Clock::now();
+  const Reply refused = send_slowly(transport, 1, milliseconds(10));  // at most 100 bytes a second
+  EXPECT_EQ(refused.status, 408);
+  EXPECT_NE(refused.body.find("and at least 1000 a second must come behind the first 0.3 s (--min-body-rate)"),
+            std::string::npos)
+      << refused.body;
+  EXPECT_GE(Clock::now() - begin, milliseconds(300));
+  EXPECT_LT(Clock::now() - begin, milliseconds(10'000)) << "--body-timeout is 60 s";
+}
+
+// A body of which enough comes has --body-timeout, and without a lowest rate all have.
+TEST(Transport, ABodyThatComesSlowlyButFastEnoughIsTaken) {
+  HttpLimits limits;
+  limits.body_grace = milliseconds(300), limits.body_rate = 1000;
+  const auto begin = Clock::now();
+  {
+    Transport transport(answer_ok, limits);
+    EXPECT_EQ(send_slowly(transport, 100, milliseconds(20)).status, 200) << "some 5000 bytes a second";
+    EXPECT_GT(Clock::now() - begin, milliseconds(900)) << "the first 0.3 s are over";
+  }
+  limits.body_rate = 0;
+  Transport transport(answer_ok, limits);
+  EXPECT_EQ(send_slowly(transport, 10, milliseconds(2)).status, 200);
+  limits.body = milliseconds(300);
+  Transport hasty(answer_ok, limits);
+  const Reply refused = send_slowly(hasty, 1, milliseconds(10));
+  EXPECT_EQ(refused.status, 408);
+  EXPECT_NE(refused.body.find("(--body-timeout)"), std::string::npos) << refused.body;
 }
 
 }  // namespace

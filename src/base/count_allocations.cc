@@ -1,5 +1,5 @@
 // A file of its own, so that no caller sees through to malloc (the compiler would warn of a mismatched pair).
-#include "sched/count_allocations.h"
+#include "base/count_allocations.h"
 
 #include <atomic>
 #include <cstdlib>
