@@ -2,7 +2,9 @@
 #include <cmath>
 #include <cstring>
 #include <functional>
+#include <limits>
 
+#include "base/files.h"
 #include "base/json.h"
 #include "checkpoint/quant/coded_matrix.h"
 #include "checkpoint/safetensors.h"
