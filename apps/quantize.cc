@@ -33,6 +33,10 @@ Status print_divergence(const Arguments& arguments, const EngineLoader& load) {
 Status quantize_command(const Arguments& arguments, const EngineLoader& load) {
   if (arguments.engine.quantize != Quantize::none)
     return fail(Code::invalid_argument, "--quantize is for weights while they are loaded; --bits says what is written");
+  if (!arguments.gguf_type.empty() || arguments.out.ends_with(".gguf")) {
+    WEFT_RETURN_IF_ERROR(write_quantized_gguf(arguments));
+    return arguments.text_file.empty() ? Status() : print_divergence(arguments, load);
+  }
   WEFT_TRY(const RecordedPlan recorded, record_plan(arguments.model, arguments.engine));
   WEFT_TRY(const std::shared_ptr<const Checkpoint> checkpoint,
            Checkpoint::open(arguments.model, arguments.engine.load_mode));
