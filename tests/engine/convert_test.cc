@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -211,6 +213,45 @@ TEST(Convert, WhatCannotBeDoneIsAnError) {
   expect(test_data("golden/decilm-51b"), scratch / "n.gguf", "ffn.replace_with_linear");
   expect(test_data("golden/ct-w4a16-actorder"), scratch / "n.gguf", "mlp.down_proj.weight is stored as quantised");
   EXPECT_EQ(names_in(scratch / ""), std::vector<std::string>{"m.gguf"});
+}
+
+// tests/tools/check_gguf_blocks.py and the tests of gguf_blocks.h are about the values.
+TEST(Convert, BlocksAreForTheLayersProducts) {
+  const Scratch scratch;
+  const std::string folder = test_data("golden/llama-sharded-bf16"), plain = scratch / "plain.gguf";
+  ASSERT_EQ(problem(folder, plain), "ok");
+  // From the folder and from its GGUF file: the same tensors.
+  for (const std::string& source : {folder, plain}) {
+    const std::string file = scratch / "q8.gguf";
+    fs::remove(file);
+    const auto report = convert_model(source, file, {.blocks = StorageType::q8_0});
+    ASSERT_TRUE(report.ok()) << report.error().to_string();
+    EXPECT_EQ(report->encoded, 4 * 7 - 4);  // down_proj has rows of 248 values, which are no whole blocks
+    EXPECT_EQ(std::ranges::count(report->notes, "stored otherwise: blk.2.ffn_down.weight: bfloat16"), 1);
+    const auto before = Checkpoint::open(folder), after = Checkpoint::open(file);
+    ASSERT_TRUE(before.ok() && after.ok());
+    for (const auto& [name, tensor] : (*before)->tensors()) {
+      const TensorInfo* const found = (*after)->find(name);
+      ASSERT_TRUE(found) << name;
+      const bool product = name.find("_proj.") != std::string::npos && tensor.cols() % 32 == 0;
+      EXPECT_EQ(found->type, product                    ? StorageType::q8_0
+                             : tensor.shape.size() == 1 ? StorageType::f32
+                                                        : StorageType::bf16)
+          << name;
+      const std::vector<float> values = read_all(tensor).value(), read = read_all(*found).value();
+      for (size_t i = 0; i < values.size(); ++i) {
+        float largest = 0;  // of the block
+        for (size_t j = i / 32 * 32; product && j < i / 32 * 32 + 32; ++j)
+          largest = std::max(largest, std::fabs(values[j]));
+        ASSERT_LE(std::fabs(values[i] - read[i]), largest / 127 * 0.57f) << name << " " << i;
+      }
+    }
+    EXPECT_NE(answer(file, {1, 2, 3}).find("tokens"), std::string::npos);
+  }
+  EXPECT_NE(problem(folder, scratch / "folder", {.blocks = StorageType::q8_0}).find("OUT must end in .gguf"),
+            std::string::npos);
+  EXPECT_NE(problem(scratch / "q8.gguf", scratch / "n.gguf", {.blocks = StorageType::q4_k}).find("is stored as q8_0"),
+            std::string::npos);
 }
 
 TEST(Convert, ATokenizerThatGgufCannotExpressIsAnError) {
