@@ -261,6 +261,7 @@ std::vector<Subcommand> add_commands(CLI::App& app, Arguments& a) {
   inspect->add_flag("--json", a.json, "Print JSON");
   CLI::App* models = app.add_subcommand("models", "The architectures that this build runs, as a table");
   models->add_flag("--json", a.json, "Print JSON");
+  models->add_flag("--formats", a.formats, "The formats of quantised folders, and the architectures of GGUF files");
   all.push_back({Command::models, models});
   CLI::App* limits = app.add_subcommand("limits", "What a request and a client may ask of weft serve, as a table");
   all.push_back({Command::limits, limits});
@@ -270,22 +271,28 @@ std::vector<Subcommand> add_commands(CLI::App& app, Arguments& a) {
                true),
            a);
 
-  CLI::App* quantize =
-      add(Command::quantize, "quantize", "Write a checkpoint with weights of 8 or 4 bits from one with floats", true);
+  CLI::App* quantize = add(Command::quantize, "quantize",
+                           "Write a checkpoint with weights of 8, 4 or 3 bits from one with floats", true);
   quantize->add_option("OUT", a.out, "The folder to write (--type: the GGUF file); must not exist, or be empty")
       ->required();
-  quantize->add_option("--bits", a.bits, "8: groups of 64 weights with a scale; 4: groups of 32")
-      ->check(CLI::IsMember({4, 8}))
+  quantize->add_option("--bits", a.bits, "8: groups of 64 weights with a scale; 4 and 3: groups of 32")
+      ->check(CLI::IsMember({3, 4, 8}))
       ->capture_default_str();
   quantize
       ->add_option("--text", a.text_file,
                    "Measure over this text how far the distributions of the next token are from those before")
       ->type_name("FILE");
   quantize
+      ->add_option("--calibration", a.calibration_file,
+                   "Of 4 and 3 bits: weigh errors of the weights by the inputs that the model has over this text")
+      ->type_name("FILE");
+  add_number(quantize, "--calibration-tokens", a.calibration_tokens, "Tokens of that text, at most", 1, 1 << 24);
+  quantize
       ->add_option("--type", a.gguf_type,
                    "Write a GGUF file instead, OUT.gguf, with the products of the layers in blocks of this type")
       ->check(CLI::IsMember(Words{"Q8_0", "Q4_K", "Q6_K"}))
-      ->excludes("--bits");
+      ->excludes("--bits")
+      ->excludes("--calibration");
   add_number(quantize, "--text-tokens", a.text_tokens, "Tokens of the text, at most", 2, 1 << 20);
 
   add_convert(app.add_subcommand("convert",

@@ -122,9 +122,12 @@ struct Arguments {
   bool ops = false;
 
   // quantize
+  bool formats = false;
   int bits = 4;
   std::string text_file;  // over whose tokens the divergence is measured; empty: it is not
   int text_tokens = 512;
+  std::string calibration_file;  // a text by which errors are weighed; empty: they count alike
+  int calibration_tokens = 8192;
   std::string gguf_type;  // Q8_0, Q4_K or Q6_K: a GGUF file in place of a folder; empty: a folder
 
   // convert: what quantised tensors of a GGUF file become; none: they are refused

@@ -21,6 +21,21 @@ void put_half(float value, uint8_t* out) {
 }
 float as_half(float value) { return f16_to_float(float_to_f16(value)); }
 
+// Sums are kept in lanes, which the compiler turns into vectors.
+constexpr int kLanes = 8;
+using Lanes = std::array<float, kLanes>;
+float sum(const Lanes& lanes) {
+  return ((lanes[0] + lanes[4]) + (lanes[1] + lanes[5])) + ((lanes[2] + lanes[6]) + (lanes[3] + lanes[7]));
+}
+
+// To the nearest whole number, ties to even, for magnitudes below 2^22.
+float nearest(float value) {
+  constexpr float kShift = 12582912.0f;  // 1.5 * 2^23: where float32's steps are 1
+  return (value + kShift) - kShift;
+}
+// 1 / scale; 0 where that is no number that values can be multiplied by.
+float inverse_of(float scale) { return std::fabs(scale) > 1e-30f ? 1 / scale : 0; }
+
 // How many steps a value is, of those that are stored. Very small steps are float16s far from what was meant.
 int nearest_step(float value, float step, int least, int most) {
   if (step == 0) return std::clamp(0, least, most);
@@ -40,15 +55,15 @@ void encode_q8_0(const float* x, uint8_t* out) {
 constexpr int kPart4 = 32;  // values of a part
 
 // Codes 0 to 15 for scale * code - minimum, and the sum of squared errors. A scale of 0 gives codes 0.
-float codes_of_4(const float* x, float scale, float minimum, int* codes) {
-  const float inverse = scale > 0 ? 1 / scale : 0;
-  float error = 0;
+float codes_of_4(const float* x, float scale, float minimum, float* codes) {
+  const float inverse = inverse_of(scale);
+  Lanes error{};
   for (int i = 0; i < kPart4; ++i) {
-    codes[i] = std::clamp(static_cast<int>(std::lrintf((x[i] + minimum) * inverse)), 0, 15);
-    const float off = scale * static_cast<float>(codes[i]) - minimum - x[i];
-    error += off * off;
+    codes[i] = nearest(std::min(std::max((x[i] + minimum) * inverse, 0.0f), 15.0f));
+    const float off = scale * codes[i] - minimum - x[i];
+    error[i % kLanes] += off * off;
   }
-  return error;
+  return sum(error);
 }
 
 struct Affine {
@@ -57,12 +72,13 @@ struct Affine {
 
 // The scale and minimum (both >= 0) that are best for codes: least squares, with the minimum held at 0 where it would
 // be below.
-Affine fit(const float* x, const int* codes) {
-  float sum_x = 0, sum_q = 0, sum_qq = 0, sum_xq = 0;
+Affine fit(const float* x, const float* codes) {
+  Lanes xs{}, qs{}, qqs{}, xqs{};
   for (int i = 0; i < kPart4; ++i) {
-    const auto q = static_cast<float>(codes[i]);
-    sum_x += x[i], sum_q += q, sum_qq += q * q, sum_xq += x[i] * q;
+    const int lane = i % kLanes;
+    xs[lane] += x[i], qs[lane] += codes[i], qqs[lane] += codes[i] * codes[i], xqs[lane] += x[i] * codes[i];
   }
+  const float sum_x = sum(xs), sum_q = sum(qs), sum_qq = sum(qqs), sum_xq = sum(xqs);
   const float spread = kPart4 * sum_qq - sum_q * sum_q;
   Affine best;
   if (spread > 0) {
@@ -78,7 +94,7 @@ Affine search_4(const float* x) {
   const auto [low, high] = std::minmax_element(x, x + kPart4);
   const float minimum = std::max(0.0f, -*low), range = *high + minimum;
   if (range <= 0) return {0, minimum};  // all are the same, and not above 0
-  std::array<int, kPart4> codes{};
+  std::array<float, kPart4> codes{};
   Affine best;
   float least = INFINITY;
   // Ranges a little narrower or wider than that of the values, each improved by two fits.
@@ -107,7 +123,7 @@ void encode_q4_k(const float* x, uint8_t* out) {
   for (int p = 0; p < kParts; ++p) {
     const int scale = nearest_step(found[p].scale, d, 0, 63), minimum = nearest_step(found[p].minimum, d_min, 0, 63);
     float least = INFINITY;
-    std::array<int, kPart4> now{};
+    std::array<float, kPart4> now{};
     // Rounding to 6 bits has moved both; the best pair near them counts.
     for (int s = std::max(0, scale - 1); s <= std::min(63, scale + 1); ++s)
       for (int m = std::max(0, minimum - 1); m <= std::min(63, minimum + 1); ++m) {
@@ -115,7 +131,7 @@ void encode_q4_k(const float* x, uint8_t* out) {
             codes_of_4(x + p * kPart4, d * static_cast<float>(s), d_min * static_cast<float>(m), now.data());
         if (!(error < least)) continue;
         least = error, scales[p] = s, minima[p] = m;
-        std::copy(now.begin(), now.end(), codes.begin() + p * kPart4);
+        for (int i = 0; i < kPart4; ++i) codes[p * kPart4 + i] = static_cast<int>(now[i]);
       }
   }
   put_half(d, out), put_half(d_min, out + 2);
@@ -135,15 +151,15 @@ void encode_q4_k(const float* x, uint8_t* out) {
 constexpr int kPart6 = 16;
 
 // Codes -32 to 31 for scale * code, and the sum of squared errors.
-float codes_of_6(const float* x, float scale, int* codes) {
-  const float inverse = scale != 0 ? 1 / scale : 0;
-  float error = 0;
+float codes_of_6(const float* x, float scale, float* codes) {
+  const float inverse = inverse_of(scale);
+  Lanes error{};
   for (int i = 0; i < kPart6; ++i) {
-    codes[i] = std::clamp(static_cast<int>(std::lrintf(x[i] * inverse)), -32, 31);
-    const float off = scale * static_cast<float>(codes[i]) - x[i];
-    error += off * off;
+    codes[i] = nearest(std::min(std::max(x[i] * inverse, -32.0f), 31.0f));
+    const float off = scale * codes[i] - x[i];
+    error[i % kLanes] += off * off;
   }
-  return error;
+  return sum(error);
 }
 
 // Of either sign: codes go further down than up.
@@ -152,20 +168,17 @@ float search_6(const float* x) {
   for (int i = 0; i < kPart6; ++i)
     if (std::fabs(x[i]) > std::fabs(largest)) largest = x[i];
   if (largest == 0) return 0;
-  std::array<int, kPart6> codes{};
+  std::array<float, kPart6> codes{};
   float best = 0, least = INFINITY;
   for (int step = -8; step <= 8; ++step) {
     float scale = largest / (-32.0f + 0.15f * static_cast<float>(step));
     for (int round = 0; round < 2; ++round) {
       const float error = codes_of_6(x, scale, codes.data());
       if (error < least) least = error, best = scale;
-      float xq = 0, qq = 0;
-      for (int i = 0; i < kPart6; ++i) {
-        const auto q = static_cast<float>(codes[i]);
-        xq += x[i] * q, qq += q * q;
-      }
-      if (qq == 0) break;
-      scale = xq / qq;
+      Lanes xqs{}, qqs{};
+      for (int i = 0; i < kPart6; ++i) xqs[i % kLanes] += x[i] * codes[i], qqs[i % kLanes] += codes[i] * codes[i];
+      if (sum(qqs) == 0) break;
+      scale = sum(xqs) / sum(qqs);
     }
   }
   return best;
@@ -185,12 +198,12 @@ void encode_q6_k(const float* x, uint8_t* out) {
   for (int p = 0; p < kParts; ++p) {
     const int middle = nearest_step(found[p], d, -128, 127);
     float least = INFINITY;
-    std::array<int, kPart6> now{};
+    std::array<float, kPart6> now{};
     for (int s = std::max(-128, middle - 1); s <= std::min(127, middle + 1); ++s) {
       const float error = codes_of_6(x + p * kPart6, d * static_cast<float>(s), now.data());
       if (!(error < least)) continue;
       least = error, scales[p] = byte(s);
-      for (int i = 0; i < kPart6; ++i) codes[p * kPart6 + i] = now[i] + 32;
+      for (int i = 0; i < kPart6; ++i) codes[p * kPart6 + i] = static_cast<int>(now[i]) + 32;
     }
   }
   put_half(d, out + 208);

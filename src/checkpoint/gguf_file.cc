@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <map>
 
+#include "base/thread_team.h"
 #include "checkpoint/gguf_architecture.h"
 #include "checkpoint/gguf_blocks.h"
 #include "checkpoint/gguf_description.h"
@@ -35,7 +36,9 @@ class FileWriter {
   FileWriter(const Checkpoint& checkpoint, const HfConfig& config, const GgufArchitecture& architecture,
              const GgufFileOptions& options)
       : checkpoint_(checkpoint), config_(config), architecture_(architecture), options_(options),
-        description_(config, architecture) {}
+        description_(config, architecture) {
+    if (options.blocks) team_.emplace(ThreadTeam::default_size());
+  }
 
   Result<WrittenGguf> run(const GgufItems& more, const std::string& path) {
     WEFT_TRY(GgufItems items, description_.items());
@@ -218,7 +221,14 @@ class FileWriter {
     if (bad != row.end())
       return fail(Code::data_corrupt, "tensor ", current_, " holds ", *bad, ", which blocks of ", weft::name(type),
                   " cannot");
-    encode_blocks(type, row.data(), static_cast<int64_t>(row.size()), bytes_.data());
+    // Each thread has some of the blocks.
+    const StorageLayout stored = layout(type);
+    const int64_t blocks = static_cast<int64_t>(row.size()) / stored.block_values;
+    team_->run([&](int thread) {
+      const int64_t first = blocks * thread / team_->size(), end = blocks * (thread + 1) / team_->size();
+      encode_blocks(type, row.data() + first * stored.block_values, (end - first) * stored.block_values,
+                    bytes_.data() + first * stored.block_bytes);
+    });
     return {};
   }
 
@@ -252,19 +262,24 @@ class FileWriter {
   }
 
   Status write_rows(const Made& made, const TensorInfo& source, GgufWriter& writer) {
-    const int64_t rows = source.rows(), cols = source.cols();
-    std::vector<float> row(static_cast<size_t>(cols));
-    for (int64_t r = 0; r < rows; ++r) {
-      const bool turned = made.rotary_heads > 0 && source.shape.size() > 1;
-      const int64_t from = turned ? rotary_source(r, rows, made.rotary_heads) : r;
-      WEFT_RETURN_IF_ERROR(read_rows(source, from, 1, row.data(), cols));
-      if (made.rotary_heads > 0 && !turned) {
-        const std::vector<float> plain = row;
-        for (int64_t c = 0; c < cols; ++c)
-          row[static_cast<size_t>(c)] = plain[static_cast<size_t>(rotary_source(c, cols, made.rotary_heads))];
+    constexpr int64_t kTogether = 1 << 20;  // values
+    const int64_t rows = source.rows(), cols = source.cols(), step = std::max<int64_t>(1, kTogether / cols);
+    std::vector<float> part;
+    for (int64_t first = 0; first < rows; first += step) {
+      const int64_t count = std::min(step, rows - first);
+      part.resize(static_cast<size_t>(count * cols));
+      for (int64_t r = 0; r < count; ++r) {
+        const bool turned = made.rotary_heads > 0 && source.shape.size() > 1;
+        const int64_t from = turned ? rotary_source(first + r, rows, made.rotary_heads) : first + r;
+        WEFT_RETURN_IF_ERROR(read_rows(source, from, 1, part.data() + r * cols, cols));
       }
-      if (made.one_plus) add_one(row);
-      WEFT_RETURN_IF_ERROR(append(row, made.plan.type, writer));
+      if (made.rotary_heads > 0 && source.shape.size() <= 1) {
+        const std::vector<float> plain = part;
+        for (int64_t c = 0; c < cols; ++c)
+          part[static_cast<size_t>(c)] = plain[static_cast<size_t>(rotary_source(c, cols, made.rotary_heads))];
+      }
+      if (made.one_plus) add_one(part);
+      WEFT_RETURN_IF_ERROR(append(part, made.plan.type, writer));
     }
     return {};
   }
@@ -324,7 +339,8 @@ class FileWriter {
   GgufDescription description_;
   GgufFileReport report_;
   std::vector<Made> made_;
-  std::string current_;  // the tensor that is being written
+  std::optional<ThreadTeam> team_;  // that encodes blocks
+  std::string current_;             // the tensor that is being written
   std::vector<std::byte> bytes_;
   int64_t done_ = 0, total_ = 0;
 };

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <filesystem>
 #include <map>
+#include <numeric>
 #include <optional>
 #include <set>
 #include <system_error>
@@ -75,6 +76,19 @@ class Products {
   std::set<std::string> names_, turned_;
 };
 
+// Of a row, whose words they fill: as a stream of bits from 0 on, where int8 is two's complement.
+void pack_codes(std::span<const uint8_t> codes, int bits, uint32_t* words) {
+  uint64_t held = 0;
+  int count = 0;
+  for (const uint8_t code : codes) {
+    held |= static_cast<uint64_t>(bits == 8 ? code ^ 0x80u : code) << count;
+    count += bits;
+    if (count < 32) continue;
+    *words++ = static_cast<uint32_t>(held);
+    held >>= 32, count -= 32;
+  }
+}
+
 class Quantizer {
  public:
   Quantizer(const Checkpoint& checkpoint, const Products& products, const std::string& folder,
@@ -112,10 +126,25 @@ class Quantizer {
   }
 
  private:
-  kernels::WeightForm form() const {
-    return options_.bits == 8 ? kernels::WeightForm::int8 : kernels::WeightForm::int4;
+  static kernels::WeightFormat int8_format(int64_t cols) {
+    return kernels::quantized_format(kernels::WeightForm::int8, static_cast<int>(cols), kernels::Operand::f32);
   }
-  int group() const { return kernels::quantized_format(form(), 1 << 12, kernels::Operand::f32).groups.size; }
+  int group() const { return options_.bits == 8 ? int8_format(1 << 12).groups.size : kernels::kFitGroup; }
+
+  // Of a tensor's columns, as numbers around 1 and none of them 0; empty: they count alike.
+  Result<std::vector<float>> importance_of(const TensorInfo& tensor) const {
+    const auto found = options_.importance.find(tensor.name);
+    if (found == options_.importance.end()) return std::vector<float>();
+    std::vector<float> importance = found->second;
+    if (importance.size() != static_cast<size_t>(tensor.cols()))
+      return fail(Code::internal, "tensor ", tensor.name, " has ", tensor.cols(), " columns, and ", importance.size(),
+                  " were calibrated");
+    const double mean =
+        std::accumulate(importance.begin(), importance.end(), 0.0) / static_cast<double>(importance.size());
+    if (!(mean > 0) || !std::isfinite(mean)) return std::vector<float>();
+    for (float& value : importance) value = static_cast<float>(value / mean) + 0.01f;
+    return importance;
+  }
 
   // As in the source's file, so that others find it, unless it is one of several parts of what lies there.
   std::string name_of(const TensorInfo& tensor) const {
@@ -138,34 +167,32 @@ class Quantizer {
 
   Status quantize(const TensorInfo& tensor) {
     const int64_t out = tensor.rows(), in = tensor.cols(), groups = in / group();
-    const int per_word = 32 / options_.bits;
-    const kernels::WeightFormat format = kernels::quantized_format(form(), static_cast<int>(in), kernels::Operand::f32);
+    const int bits = options_.bits;
+    const int64_t row_words = in * bits / 32;
+    const kernels::WeightFormat int8 = int8_format(in);
+    WEFT_TRY(const std::vector<float> importance, importance_of(tensor));
+    if (!importance.empty()) ++report_.calibrated;
     std::vector<float> row(static_cast<size_t>(in));
     std::vector<uint8_t> codes(static_cast<size_t>(in));
-    std::vector<uint32_t> words(static_cast<size_t>(out * (in / per_word)));
+    std::vector<uint32_t> words(static_cast<size_t>(out * row_words));
     std::vector<uint16_t> scales(static_cast<size_t>(out * groups));
-    // Both kinds of codes are stored as whole numbers from 0 on: int4 is so already, int8 is two's complement.
-    const uint32_t flip = options_.bits == 8 ? 0x80808080u : 0;
     for (int64_t r = 0; r < out; ++r) {
       WEFT_RETURN_IF_ERROR(read_rows(tensor, r, 1, row.data(), in));
       if (const auto bad = std::find_if_not(row.begin(), row.end(), [](float value) { return std::isfinite(value); });
           bad != row.end())
         return fail(Code::data_corrupt, "tensor ", tensor.name, " holds ", *bad, " in row ", r, ", column ",
                     bad - row.begin());
-      kernels::quantize_row(format, row.data(), static_cast<int>(in), codes.data(),
-                            scales.data() + static_cast<size_t>(r * groups));
-      uint32_t* const to = words.data() + r * (in / per_word);
-      for (int64_t w = 0; w < in / per_word; ++w) {
-        uint32_t word = 0;
-        for (int i = 0; i < per_word; ++i)
-          word |= static_cast<uint32_t>(codes[static_cast<size_t>(w * per_word + i)]) << (i * options_.bits);
-        to[w] = word ^ flip;
-      }
+      uint16_t* const row_scales = scales.data() + r * groups;
+      if (bits == 8) kernels::quantize_row(int8, row.data(), static_cast<int>(in), codes.data(), row_scales);
+      else
+        kernels::fit_row(bits, row.data(), importance.empty() ? nullptr : importance.data(), static_cast<int>(in),
+                         codes.data(), row_scales);
+      pack_codes(codes, bits, words.data() + r * row_words);
     }
     const std::string module = module_of(name_of(tensor));
     const std::array<int64_t, 2> shape{out, in};
-    WEFT_RETURN_IF_ERROR(writer_.add(module + ".weight_packed", StorageType::i32, {out, in / per_word},
-                                     std::as_bytes(std::span(words))));
+    WEFT_RETURN_IF_ERROR(
+        writer_.add(module + ".weight_packed", StorageType::i32, {out, row_words}, std::as_bytes(std::span(words))));
     WEFT_RETURN_IF_ERROR(
         writer_.add(module + ".weight_scale", StorageType::bf16, {out, groups}, std::as_bytes(std::span(scales))));
     return writer_.add(module + ".weight_shape", StorageType::i64, {2}, std::as_bytes(std::span(shape)));
@@ -221,8 +248,8 @@ Status copy_files(const std::string& from, const std::string& to) {
 
 Result<QuantizeReport> quantize_checkpoint(const Checkpoint& checkpoint, const Plan& plan, const std::string& folder,
                                            const QuantizeOptions& options) {
-  if (options.bits != 4 && options.bits != 8)
-    return fail(Code::invalid_argument, "weights of ", options.bits, " bits cannot be written, of 4 and 8 can");
+  if (options.bits != 3 && options.bits != 4 && options.bits != 8)
+    return fail(Code::invalid_argument, "weights of ", options.bits, " bits cannot be written, of 3, 4 and 8 can");
   if (checkpoint.is_gguf() || checkpoint.is_dummy())
     return fail(Code::unsupported, checkpoint.path(), " is not a folder with safetensors");
   if (checkpoint.config().find("quantization_config"))

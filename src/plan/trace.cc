@@ -142,6 +142,18 @@ void TracedPlan::name_op(const Op& op) {
   written_.insert(written_.end(), now.begin(), now.end());
 }
 
+void TracedPlan::product_inputs(std::map<std::string, ProductInput>& inputs) const {
+  for (size_t i = 0; i < plan_.ops.size(); ++i) {
+    const OpKind& kind = plan_.ops[i].kind;
+    if ((!std::holds_alternative<LinearOp>(kind) && !std::holds_alternative<ExpertsOp>(kind)) || inputs_[i].size() != 1)
+      continue;
+    for (const int index : matrices_of(plan_.ops[i])) {
+      const Matrix& matrix = plan_.matrices[static_cast<size_t>(index)];
+      for (const TensorRows& source : matrix.sources) inputs[source.tensor] = {inputs_[i].front(), matrix.k};
+    }
+  }
+}
+
 void TracedPlan::describe(Json& ops) const {
   for (size_t i = 0; i < parts_.size(); ++i)
     for (const Part& part : parts_[i]) {
@@ -184,6 +196,11 @@ bool PlanTrace::wants(const std::string& name) const {
 }
 
 void PlanTrace::add(const std::string& name, int rows, int cols, std::vector<float> values) {
+  if (keep_ == Keep::square_sums) {
+    std::vector<float> sums(static_cast<size_t>(cols));
+    for (size_t i = 0; i < values.size(); ++i) sums[i % sums.size()] += values[i] * values[i];
+    values = std::move(sums);
+  }
   const auto known = std::find_if(values_.begin(), values_.end(), [&](const TracedValue& v) { return v.name == name; });
   if (known == values_.end()) {
     values_.push_back({name, rows, cols, std::move(values)});
@@ -191,10 +208,20 @@ void PlanTrace::add(const std::string& name, int rows, int cols, std::vector<flo
   }
   WEFT_CHECK(known->cols == cols) << name << " has " << cols << " columns, before " << known->cols;
   known->rows += rows;
+  if (keep_ == Keep::square_sums) {
+    for (size_t i = 0; i < values.size(); ++i) known->values[i] += values[i];
+    return;
+  }
   known->values.insert(known->values.end(), values.begin(), values.end());
 }
 
 std::vector<TracedValue> PlanTrace::take() { return std::exchange(values_, {}); }
+
+std::map<std::string, ProductInput> PlanTrace::product_inputs() const {
+  std::map<std::string, ProductInput> inputs;
+  for (const auto& plan : plans_) plan->product_inputs(inputs);
+  return inputs;
+}
 
 Json PlanTrace::describe() const {
   Json ops = Json::array();

@@ -10,6 +10,7 @@
 // A name that an earlier op has gets ".2", ".3" and so on.
 #pragma once
 
+#include <map>
 #include <memory>
 #include <set>
 #include <string>
@@ -26,6 +27,13 @@ struct TracedValue {
   std::vector<float> values;  // [rows, cols], whatever the form that the plan keeps them in
 };
 
+// What the columns of a product's weights are multiplied with. The value of experts may have `cols` columns for each
+// slot, side by side.
+struct ProductInput {
+  std::string value;  // its name
+  int cols = 0;
+};
+
 class PlanTrace;
 
 // The names of one plan's values. An executor calls ran() behind each of the plan's ops.
@@ -35,6 +43,8 @@ class TracedPlan {
   TracedPlan(PlanTrace& trace, const Plan& plan, const std::string& pathless);
   // Op `op` has written `rows` rows from `data` on, `ld` elements of the operand form apart.
   void ran(size_t op, int rows, const void* data, int64_t ld);
+  // Of products: the value that a tensor's columns are multiplied with, where that is a value of its own.
+  void product_inputs(std::map<std::string, ProductInput>& inputs) const;
   // For the file's metadata: per value its name, its op and the names of the values in the op's first input.
   void describe(Json& ops) const;
 
@@ -64,8 +74,11 @@ class TracedPlan {
 // nothing runs at the moment.
 class PlanTrace {
  public:
-  // Values whose name begins with one of the prefixes; none: all.
-  explicit PlanTrace(std::vector<std::string> prefixes) : prefixes_(std::move(prefixes)) {}
+  enum class Keep : uint8_t { rows, square_sums };
+  // Values whose name begins with one of the prefixes; none: all. With `square_sums` a value has one row, the sums of
+  // the squares of what its `rows` rows held.
+  explicit PlanTrace(std::vector<std::string> prefixes, Keep keep = Keep::rows)
+      : prefixes_(std::move(prefixes)), keep_(keep) {}
 
   // Lives as long as the trace.
   TracedPlan& add_plan(const Plan& plan, const std::string& pathless);
@@ -74,10 +87,13 @@ class PlanTrace {
   void add(const std::string& name, int rows, int cols, std::vector<float> values);
   // What was written since the last call, in the order of the ops. Steps after the first add rows.
   std::vector<TracedValue> take();
+  // By the tensor of a product's weights.
+  std::map<std::string, ProductInput> product_inputs() const;
   Json describe() const;
 
  private:
   std::vector<std::string> prefixes_;
+  const Keep keep_;
   std::vector<std::unique_ptr<TracedPlan>> plans_;
   std::vector<TracedValue> values_;
 };
