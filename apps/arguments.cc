@@ -197,6 +197,20 @@ std::string fault_of_batch(const CLI::App& batch, const Arguments& a) {
   return "";
 }
 
+void add_convert(CLI::App* convert, Arguments& a) {
+  convert->add_option("MODEL", a.model, "A .gguf file, or a folder with safetensors")->required();
+  convert->add_option("OUT", a.out, "The folder to write, or the file, whose name ends in .gguf; must not be there yet")
+      ->required();
+  convert
+      ->add_option_function<std::string>(
+          "--dtype",
+          [&a](const std::string& type) {
+            a.widen_to = type == "float32" ? DType::f32 : type == "float16" ? DType::f16 : DType::bf16;
+          },
+          "What tensors that the file stores in blocks (Q4_K and so on) are widened to; absent: such files are refused")
+      ->check(CLI::IsMember(Words{"float32", "float16", "bfloat16"}));
+}
+
 struct Subcommand {
   Command command;
   CLI::App* app;
@@ -259,7 +273,8 @@ std::vector<Subcommand> add_commands(CLI::App& app, Arguments& a) {
 
   CLI::App* quantize = add(Command::quantize, "quantize",
                            "Write a checkpoint with weights of 8, 4 or 3 bits from one with floats", true);
-  quantize->add_option("OUT", a.out, "The folder to write; must not exist, or be empty")->required();
+  quantize->add_option("OUT", a.out, "The folder to write (--type: the GGUF file); must not exist, or be empty")
+      ->required();
   quantize->add_option("--bits", a.bits, "8: groups of 64 weights with a scale; 4 and 3: groups of 32")
       ->check(CLI::IsMember({3, 4, 8}))
       ->capture_default_str();
@@ -272,7 +287,18 @@ std::vector<Subcommand> add_commands(CLI::App& app, Arguments& a) {
                    "Of 4 and 3 bits: weigh errors of the weights by the inputs that the model has over this text")
       ->type_name("FILE");
   add_number(quantize, "--calibration-tokens", a.calibration_tokens, "Tokens of that text, at most", 1, 1 << 24);
+  quantize
+      ->add_option("--type", a.gguf_type,
+                   "Write a GGUF file instead, OUT.gguf, with the products of the layers in blocks of this type")
+      ->check(CLI::IsMember(Words{"Q8_0", "Q4_K", "Q6_K"}))
+      ->excludes("--bits")
+      ->excludes("--calibration");
   add_number(quantize, "--text-tokens", a.text_tokens, "Tokens of the text, at most", 2, 1 << 20);
+
+  add_convert(app.add_subcommand("convert",
+                                 "Write a GGUF file's model as a folder of safetensors, or a folder's as a GGUF file"),
+              a);
+  all.push_back({Command::convert, app.get_subcommand("convert")});
 
   add_serve(add(Command::serve, "serve", "Serve the OpenAI-compatible API over HTTP", true), a);
   CLI::App* orchestrate = app.add_subcommand(

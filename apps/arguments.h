@@ -10,6 +10,7 @@
 #include "api/options.h"
 #include "base/json.h"
 #include "base/result.h"
+#include "core/dtype.h"
 #include "server/http_limits.h"
 
 namespace weft {
@@ -24,6 +25,7 @@ enum class Command : unsigned char {
   models,
   plan,
   quantize,
+  convert,
   serve,
   orchestrate,
   limits
@@ -126,6 +128,10 @@ struct Arguments {
   int text_tokens = 512;
   std::string calibration_file;  // a text by which errors are weighed; empty: they count alike
   int calibration_tokens = 8192;
+  std::string gguf_type;  // Q8_0, Q4_K or Q6_K: a GGUF file in place of a folder; empty: a folder
+
+  // convert: what quantised tensors of a GGUF file become; none: they are refused
+  std::optional<DType> widen_to;
 
   bool json = false;  // bench, inspect, models, plan
 };

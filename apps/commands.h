@@ -27,6 +27,8 @@ Status bench_ranks(const Arguments& arguments, const EngineLoader& load);       
 Status bench_speculation(const Arguments& arguments, const EngineLoader& load);     // with --modes speculation
 Status inspect_command(const Arguments& arguments);
 Status models_command(const Arguments& arguments);
+Status convert_command(const Arguments& arguments);
+Status write_quantized_gguf(const Arguments& arguments);  // of quantize_command, with --type
 Status quantize_command(const Arguments& arguments, const EngineLoader& load);
 Status plan_command(const Arguments& arguments, const EngineLoader& load);
 Status serve_command(const Arguments& arguments, const EngineLoader& load);

@@ -71,6 +71,10 @@ Status quantize_command(const Arguments& arguments, const EngineLoader& load) {
   if (!arguments.text_file.empty()) {
     WEFT_TRY(const std::string text, read_file(arguments.text_file));  // before all the work
   }
+  if (!arguments.gguf_type.empty() || arguments.out.ends_with(".gguf")) {
+    WEFT_RETURN_IF_ERROR(write_quantized_gguf(arguments));
+    return arguments.text_file.empty() ? Status() : print_divergence(arguments, load);
+  }
   WEFT_TRY(const RecordedPlan recorded, record_plan(arguments.model, arguments.engine));
   WEFT_TRY(const std::shared_ptr<const Checkpoint> checkpoint,
            Checkpoint::open(arguments.model, arguments.engine.load_mode));

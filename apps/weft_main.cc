@@ -28,6 +28,7 @@ Status dispatch(const Arguments& arguments, const EngineLoader& load) {
     case Command::models: return models_command(arguments);
     case Command::plan: return plan_command(arguments, load);
     case Command::quantize: return quantize_command(arguments, load);
+    case Command::convert: return convert_command(arguments);
     case Command::serve: return serve_command(arguments, load);
     case Command::orchestrate: return orchestrate_command(arguments);
     case Command::limits: break;  // printed like help
@@ -38,7 +39,8 @@ Status dispatch(const Arguments& arguments, const EngineLoader& load) {
 bool loads_engine(const Arguments& arguments) {
   if (arguments.command == Command::batch) return arguments.url.empty();
   return arguments.command != Command::inspect && arguments.command != Command::models &&
-         arguments.command != Command::quantize && arguments.command != Command::orchestrate;
+         arguments.command != Command::quantize && arguments.command != Command::convert &&
+         arguments.command != Command::orchestrate;
 }
 
 // Messages are one line, whatever is in a file's name.

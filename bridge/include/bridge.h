@@ -72,6 +72,12 @@ WeftTokenizer* weft_tokenizer_from_pieces(const char* file, size_t size, bool te
 /* The token at the beginning of a text, or with `end` at its end, that such a file names; -1: none. */
 int64_t weft_tokenizer_end_token(const WeftTokenizer*, bool end);
 WeftTokenizer* weft_tokenizer_from_gguf(const WeftGgufVocabulary*, WeftError*);
+/* tokenizer.json for a vocabulary of GGUF ("gpt2" and "llama"). */
+bool weft_gguf_to_tokenizer_json(const WeftGgufVocabulary*, WeftBytes* json, WeftError*);
+/* The opposite: {"model", "pre", "tokens", "token_type", "merges" | "scores", "add_space_prefix", "starts_with",
+   "ends_with"} as JSON; the last two are ids, or null, of what is put around a text. `rows`: tokens up to so many are
+   filled up. */
+bool weft_gguf_from_tokenizer_json(const char* json, size_t size, size_t rows, WeftBytes* vocabulary, WeftError*);
 void weft_tokenizer_free(WeftTokenizer*);
 uint32_t weft_tokenizer_end_id(const WeftTokenizer*); /* one more than the largest id */
 /* `most`: WEFT_TOO_LARGE once there are more ids than that, without encoding the rest. */

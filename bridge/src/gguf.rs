@@ -6,7 +6,7 @@ use tokenizers::models::ModelWrapper;
 use tokenizers::AddedToken;
 
 use crate::abi::{slice, text, Failure, Outcome};
-use crate::gguf_pre::pre_tokenizer;
+use crate::gguf_pre::{pre_tokenizer, PreTokenizer};
 use crate::pair_model::{PairModel, Rule, SharedModel};
 use crate::piece_model::Kind;
 use crate::sentencepiece::{parts_of, File, Flags};
@@ -49,23 +49,45 @@ pub struct WeftGgufVocabulary {
 }
 
 /// llama.cpp's token types.
-const UNKNOWN: i32 = 2;
-const CONTROL: i32 = 3;
-const USER_DEFINED: i32 = 4;
-const UNUSED: i32 = 5;
-const BYTE: i32 = 6;
+pub const NORMAL: i32 = 1;
+pub const UNKNOWN: i32 = 2;
+pub const CONTROL: i32 = 3;
+pub const USER_DEFINED: i32 = 4;
+pub const UNUSED: i32 = 5;
+pub const BYTE: i32 = 6;
 
-const SPACE: char = '\u{2581}';
+pub const SPACE: char = '\u{2581}';
 
 /// The metadata, checked and borrowed.
-struct Vocabulary<'a> {
-    model: &'a str,
+pub struct Vocabulary<'a> {
+    pub model: &'a str,
     pre: &'a str,
-    tokens: Vec<&'a str>,
-    merges: Vec<&'a str>,
-    scores: &'a [f32],
+    pub tokens: Vec<&'a str>,
+    pub merges: Vec<&'a str>,
+    pub scores: &'a [f32],
     types: &'a [i32],
     raw: &'a WeftGgufVocabulary,
+}
+
+/// What stands around a tokenizer's model, as tokenizer.json has it.
+pub struct Steps {
+    pub normalizer: Option<Value>,
+    pub pre_tokenizer: Option<Value>,
+    pub post_processor: Option<Value>,
+    pub decoder: Option<Value>,
+}
+
+impl Steps {
+    fn around(self, model: PairModel, added: Vec<AddedToken>) -> Outcome<Parts> {
+        Ok(Parts {
+            model: SharedModel::Pairs(Arc::new(model)),
+            added,
+            normalizer: normalizer(self.normalizer)?,
+            pre_tokenizer: part("pre_tokenizer", self.pre_tokenizer)?,
+            post_processor: part("post_processor", self.post_processor)?,
+            decoder: part("decoder", self.decoder)?,
+        })
+    }
 }
 
 unsafe fn strings<'a>(list: &WeftStrings, name: &str) -> Outcome<Vec<&'a str>> {
@@ -84,7 +106,7 @@ unsafe fn strings<'a>(list: &WeftStrings, name: &str) -> Outcome<Vec<&'a str>> {
 
 /// # Safety
 /// The arrays are as long as the structure says.
-pub unsafe fn parts(raw: &WeftGgufVocabulary) -> Outcome<Parts> {
+pub unsafe fn vocabulary(raw: &WeftGgufVocabulary) -> Outcome<Vocabulary<'_>> {
     let vocabulary = Vocabulary {
         model: text(raw.model, raw.model_size)?,
         pre: text(raw.pre, raw.pre_size)?,
@@ -114,6 +136,13 @@ pub unsafe fn parts(raw: &WeftGgufVocabulary) -> Outcome<Parts> {
             )));
         }
     }
+    Ok(vocabulary)
+}
+
+/// # Safety
+/// As above.
+pub unsafe fn parts(raw: &WeftGgufVocabulary) -> Outcome<Parts> {
+    let vocabulary = vocabulary(raw)?;
     match vocabulary.model {
         "gpt2" => vocabulary.byte_level(),
         "llama" => vocabulary.sentence_piece(),
@@ -126,7 +155,7 @@ pub unsafe fn parts(raw: &WeftGgufVocabulary) -> Outcome<Parts> {
 }
 
 impl Vocabulary<'_> {
-    fn kind(&self, id: usize) -> i32 {
+    pub fn kind(&self, id: usize) -> i32 {
         self.types.get(id).copied().unwrap_or(1)
     }
 
@@ -136,11 +165,13 @@ impl Vocabulary<'_> {
         table
     }
 
-    fn added(&self) -> Vec<AddedToken> {
+    /// Ids and tokens that are looked for in texts before anything else.
+    pub fn added(&self) -> Vec<(usize, AddedToken)> {
         let added = |(id, token): (usize, &&str)| {
             let special =
                 matches!(self.kind(id), CONTROL | UNKNOWN) || [self.raw.bos, self.raw.eos].contains(&(id as i64));
-            (special || self.kind(id) == USER_DEFINED).then(|| AddedToken::from(*token, special).normalized(false))
+            (special || self.kind(id) == USER_DEFINED)
+                .then(|| (id, AddedToken::from(*token, special).normalized(false)))
         };
         self.tokens.iter().enumerate().filter_map(added).collect()
     }
@@ -160,38 +191,73 @@ impl Vocabulary<'_> {
         Ok(template(bos, eos, None))
     }
 
+    fn added_tokens(&self) -> Vec<AddedToken> {
+        self.added().into_iter().map(|(_, token)| token).collect()
+    }
+
+    pub fn pre_tokenizer(&self) -> Outcome<PreTokenizer> {
+        pre_tokenizer(self.pre)
+    }
+
+    pub fn byte_level_steps(&self) -> Outcome<Steps> {
+        let pre = self.pre_tokenizer()?;
+        let add_bos = if self.raw.add_bos < 0 { pre.adds_bos && self.raw.bos >= 0 } else { self.raw.add_bos == 1 };
+        let bytes = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false});
+        let mut steps: Vec<Value> = pre.splits.iter().map(|regex| split(regex)).collect();
+        steps.push(bytes.clone());
+        Ok(Steps {
+            normalizer: pre.normalize.then(|| json!({"type": "NFC"})),
+            pre_tokenizer: Some(json!({"type": "Sequence", "pretokenizers": steps})),
+            post_processor: Some(self.template(add_bos, self.raw.add_eos == 1)?),
+            decoder: Some(bytes),
+        })
+    }
+
     fn byte_level(&self) -> Outcome<Parts> {
-        let pre = pre_tokenizer(self.pre)?;
         let vocabulary = self.table();
         let mut merges = MergeBuilder::new(&vocabulary, self.merges.len());
         for merge in &self.merges {
             merges.add_joined(merge).map_err(|e| Failure::invalid(format!("tokenizer.ggml.merges: {e}")))?;
         }
         let rule = Rule::Merges(merges.finish());
-        let add_bos = if self.raw.add_bos < 0 { pre.adds_bos && self.raw.bos >= 0 } else { self.raw.add_bos == 1 };
-        let mut steps: Vec<Value> = pre.splits.iter().map(|regex| split(regex)).collect();
-        steps.push(json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false}));
         let model = PairModel {
             rule,
             unknown: None,
             fuse_unknown: false,
             byte_tokens: None,
-            ignore_merges: pre.ignore_merges,
+            ignore_merges: self.pre_tokenizer()?.ignore_merges,
             neighbours: Default::default(),
             vocabulary,
         };
-        Ok(Parts {
-            model: SharedModel::Pairs(Arc::new(model)),
-            added: self.added(),
-            normalizer: normalizer(pre.normalize.then(|| json!({"type": "NFC"})))?,
-            pre_tokenizer: part("pre_tokenizer", Some(json!({"type": "Sequence", "pretokenizers": steps})))?,
-            post_processor: part("post_processor", Some(self.template(add_bos, self.raw.add_eos == 1)?))?,
-            decoder: part(
-                "decoder",
-                Some(
-                    json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false}),
-                ),
-            )?,
+        self.byte_level_steps()?.around(model, self.added_tokens())
+    }
+
+    /// Whether a token comes out of merging: not control tokens, and not those that stand for a byte.
+    pub fn is_mergeable(&self, id: usize) -> bool {
+        !matches!(self.kind(id), UNKNOWN | CONTROL | BYTE)
+    }
+
+    pub fn unknown(&self) -> Option<u32> {
+        u32::try_from(self.raw.unknown).ok()
+    }
+
+    pub fn sentence_piece_steps(&self) -> Outcome<Steps> {
+        let mut normalizers = vec![json!({"type": "Replace", "pattern": {"String": " "}, "content": SPACE})];
+        let mut decoders = vec![
+            json!({"type": "Replace", "pattern": {"String": SPACE}, "content": " "}),
+            json!({"type": "ByteFallback"}),
+            json!({"type": "Fuse"}),
+        ];
+        if self.raw.add_space_prefix != 0 {
+            normalizers.insert(0, json!({"type": "Prepend", "prepend": SPACE}));
+            decoders.push(json!({"type": "Strip", "content": " ", "start": 1, "stop": 0}));
+        }
+        let add_bos = if self.raw.add_bos < 0 { self.raw.bos >= 0 } else { self.raw.add_bos == 1 };
+        Ok(Steps {
+            normalizer: Some(json!({"type": "Sequence", "normalizers": normalizers})),
+            pre_tokenizer: None,
+            post_processor: Some(self.template(add_bos, self.raw.add_eos == 1)?),
+            decoder: Some(json!({"type": "Sequence", "decoders": decoders})),
         })
     }
 
@@ -200,38 +266,17 @@ impl Vocabulary<'_> {
             return Err(Failure::invalid("tokenizer.ggml.scores is absent"));
         }
         let vocabulary = self.table();
-        // Only pieces of text come out of merging: not control tokens, and not those that stand for a byte.
-        let mergeable =
-            |(id, &score): (usize, &f32)| (!matches!(self.kind(id), UNKNOWN | CONTROL | BYTE)).then_some(score);
-        let prefix = self.raw.add_space_prefix != 0;
+        let mergeable = |(id, &score): (usize, &f32)| self.is_mergeable(id).then_some(score);
         let model = PairModel {
             rule: Rule::Scores(self.scores.iter().enumerate().map(mergeable).collect()),
-            unknown: u32::try_from(self.raw.unknown).ok(),
+            unknown: self.unknown(),
             fuse_unknown: true,
             byte_tokens: Some(PairModel::byte_table(&vocabulary)),
             ignore_merges: false,
             neighbours: Default::default(),
             vocabulary,
         };
-        let mut normalizers = vec![json!({"type": "Replace", "pattern": {"String": " "}, "content": SPACE})];
-        let mut decoders = vec![
-            json!({"type": "Replace", "pattern": {"String": SPACE}, "content": " "}),
-            json!({"type": "ByteFallback"}),
-            json!({"type": "Fuse"}),
-        ];
-        if prefix {
-            normalizers.insert(0, json!({"type": "Prepend", "prepend": SPACE}));
-            decoders.push(json!({"type": "Strip", "content": " ", "start": 1, "stop": 0}));
-        }
-        let add_bos = if self.raw.add_bos < 0 { self.raw.bos >= 0 } else { self.raw.add_bos == 1 };
-        Ok(Parts {
-            model: SharedModel::Pairs(Arc::new(model)),
-            added: self.added(),
-            normalizer: normalizer(Some(json!({"type": "Sequence", "normalizers": normalizers})))?,
-            pre_tokenizer: None,
-            post_processor: part("post_processor", Some(self.template(add_bos, self.raw.add_eos == 1)?))?,
-            decoder: part("decoder", Some(json!({"type": "Sequence", "decoders": decoders})))?,
-        })
+        self.sentence_piece_steps()?.around(model, self.added_tokens())
     }
 
     /// SentencePiece's unigram model, with the rules of its file that texts are normalised by.

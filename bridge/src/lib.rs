@@ -7,6 +7,7 @@ mod detokenizer;
 mod fetch;
 mod gbnf;
 mod gguf;
+mod gguf_convert;
 mod gguf_pre;
 mod grammar;
 mod grammar_size;

@@ -7,8 +7,6 @@
 
 namespace weft {
 
-namespace {
-
 GgufVocabulary vocabulary_of(const GgufTokenizer& t) {
   const auto id = [](const std::optional<int64_t>& value) {
     return value ? std::optional<int32_t>(static_cast<int32_t>(*value)) : std::nullopt;
@@ -25,6 +23,15 @@ GgufVocabulary vocabulary_of(const GgufTokenizer& t) {
   return v;
 }
 
+std::vector<ChatTemplate::Named> templates_of(const GgufTokenizer& t) {
+  std::vector<ChatTemplate::Named> templates;
+  if (!t.chat_template.empty()) templates.emplace_back("default", t.chat_template);
+  for (const auto& [name, source] : t.named_chat_templates) templates.emplace_back(name, source);
+  return templates;
+}
+
+namespace {
+
 constexpr std::string_view kEndNames[] = {"<|eot_id|>",    "<|im_end|>",      "<|end|>",     "<|return|>",
                                           "<|call|>",      "<|flush|>",       "<|calls|>",   "<turn|>",
                                           "</s>",          "<end_of_turn>",   "<|eom_id|>",  "<|endoftext|>",
@@ -32,13 +39,6 @@ constexpr std::string_view kEndNames[] = {"<|eot_id|>",    "<|im_end|>",      "<
                                           "<eos>",         "<|end_of_text|>", "<|fim_pad|>", "<fim-pad>",
                                           "<fim_pad>",     "<|fim_repo|>",    "<fim-repo>",  "<end_of_utterance>",
                                           "<|repo_name|>", "<|file_sep|>",    "<reponame>",  "<｜end▁of▁sentence｜>"};
-
-std::vector<ChatTemplate::Named> templates_of(const GgufTokenizer& t) {
-  std::vector<ChatTemplate::Named> templates;
-  if (!t.chat_template.empty()) templates.emplace_back("default", t.chat_template);
-  for (const auto& [name, source] : t.named_chat_templates) templates.emplace_back(name, source);
-  return templates;
-}
 
 Result<std::shared_ptr<const ChatTemplate>> template_in_file(const std::string& file, Json special_tokens) {
   WEFT_TRY(const std::string source, read_file(file, FileLimit::chat_template));

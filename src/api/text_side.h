@@ -14,6 +14,12 @@
 
 namespace weft {
 
+struct GgufTokenizer;  // checkpoint/checkpoint.h
+
+// The vocabulary and the chat templates (the first is named "default") of a GGUF file's metadata.
+GgufVocabulary vocabulary_of(const GgufTokenizer& tokenizer);
+std::vector<ChatTemplate::Named> templates_of(const GgufTokenizer& tokenizer);
+
 // The files below the model's path that load_text() reads, or would if they were there, as they are now.
 FileStamps text_files(const std::string& path);
 

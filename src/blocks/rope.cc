@@ -4,19 +4,12 @@
 #include <cmath>
 #include <numbers>
 
+#include "checkpoint/rope_scaling.h"
+
 namespace weft::blocks {
 namespace {
 
 constexpr double kTwoPi = 2 * std::numbers::pi;
-
-double llama3(double frequency, const RopeConfig& c) {
-  const double wavelength = kTwoPi / frequency, original = c.original_max_positions;
-  if (wavelength < original / c.high_freq_factor) return frequency;
-  if (wavelength > original / c.low_freq_factor) return frequency / c.factor;
-  if (c.low_freq_factor == c.high_freq_factor) return frequency;  // no band to blend in (Llama 4 Scout)
-  const double smooth = (original / wavelength - c.low_freq_factor) / (c.high_freq_factor - c.low_freq_factor);
-  return (1 - smooth) * frequency / c.factor + smooth * frequency;
-}
 
 // The dimension whose wavelength turns `rotations` times over the original context.
 double yarn_dimension(double rotations, int dims, const RopeConfig& c) {
@@ -50,7 +43,7 @@ RopeAngles rope_angles(const RopeConfig& c, int dims) {
   for (int i = 0; i < dims / 2; ++i) {
     double frequency = std::pow(c.theta, -2.0 * i / dims);
     if (c.scaling == RopeConfig::Scaling::linear) frequency /= c.factor;
-    if (c.scaling == RopeConfig::Scaling::llama3) frequency = llama3(frequency, c);
+    if (c.scaling == RopeConfig::Scaling::llama3) frequency = llama3_frequency(frequency, c);
     if (c.scaling == RopeConfig::Scaling::longrope) frequency /= c.factors[i];
     angles.inv_freq[i] = static_cast<float>(frequency);
   }

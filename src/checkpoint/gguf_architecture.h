@@ -4,6 +4,7 @@
 #pragma once
 
 #include <array>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -15,14 +16,30 @@
 namespace weft {
 
 class GgufConfig;
+class GgufDescription;
+
+// A fact that config.json and a file's metadata both state, for both directions.
+struct GgufFact {
+  enum Kind : uint8_t { count, number, flag, implied_number, implied_flag, implied_text };
+  std::string_view config;    // key of config.json
+  std::string_view metadata;  // key behind "<architecture>."; empty (implied_*): the architecture's name alone says it
+  Kind kind = count;
+  // What a file without the key means, or of implied facts their value; none: the key is required.
+  std::optional<double> absent = std::nullopt;
+  std::string_view text = {};  // of implied_text
+  bool set = true;             // implied: whether the reader writes it to config.json, where it is no default
+};
 
 // One architecture of llama.cpp that an architecture of Hugging Face stands for.
 struct GgufArchitecture {
   std::string_view name;                      // general.architecture
   std::string_view architecture, model_type;  // as config.json has them
   std::string_view gives;                     // what of it is read, for the table of docs/gguf.md
-  // What the metadata says, as config.json would have it, beyond what all have.
+  std::span<const GgufFact> facts = {};       // beyond those that all have
+  // What is no plain fact: from metadata to config.json, and from config.json to metadata.
   void (*configure)(GgufConfig&);
+  void (*describe)(GgufDescription&) = nullptr;
+  std::string_view also = {};   // another architecture of config.json that such a file can stand for
   bool with_experts = false;    // of two with one name: the one for files with experts
   bool rotary_order = false;    // rows of q and k are interleaved within each head
   bool one_plus_norms = false;  // norm weights are stored as 1 + w
@@ -61,6 +78,7 @@ class GgufConfig {
 
   void set(std::string_view name, Json value) { json_.set(std::string(name), std::move(value)); }
   void copy(std::string_view name, std::string_view from);  // a required count
+  void set(const GgufFact& fact);
   void reject(std::string_view name, std::string_view problem, Code code = Code::unsupported);
   Status status() const;
 
@@ -84,5 +102,21 @@ class GgufConfig {
 // Their `file` says where they are.
 struct CheckpointBuilder;
 Status add_gguf_tensors(CheckpointBuilder& builder, const GgufArchitecture& architecture, GgufHeader& header);
+
+// The opposite: where a tensor of Hugging Face's name is in a file.
+struct GgufPlace {
+  std::string tensor;  // GGUF's name; of an expert's matrix that of the tensor with all experts
+  int expert = -1;
+  bool rotary_query = false, rotary_key = false;  // rows that are interleaved within each head of queries or keys
+  bool one_plus = false;                          // stored as 1 + w
+};
+// Nothing: the architecture has no such tensor.
+std::optional<GgufPlace> gguf_place(const GgufArchitecture& architecture, std::string_view name);
+
+// Suggested sampling values: metadata, and the field of generation_config.json.
+std::span<const std::pair<const char*, const char*>> gguf_sampling_keys();
+
+// Those that all architectures have (head counts, widths of heads and MLPs, rope and tokens are more than facts).
+std::span<const GgufFact> common_gguf_facts();
 
 }  // namespace weft

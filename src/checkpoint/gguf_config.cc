@@ -71,6 +71,7 @@ GgufConfig::GgufConfig(const GgufHeader& header, const GgufArchitecture& archite
   set_rope();
   set_tokens();
   if (error_) return;  // what it would read is not to be trusted
+  for (const GgufFact& fact : architecture.facts) set(fact);
   architecture.configure(*this);
 }
 
@@ -126,12 +127,27 @@ std::vector<int64_t> GgufConfig::per_layer(std::string_view name) {
   return std::vector<int64_t>(layers, 1);
 }
 
+void GgufConfig::set(const GgufFact& fact) {
+  if (!fact.set) return;
+  const double absent = fact.absent.value_or(0);
+  switch (fact.kind) {
+    case GgufFact::count:
+      return set(fact.config, fact.absent ? count(fact.metadata, static_cast<int64_t>(absent)) : count(fact.metadata));
+    case GgufFact::number: return set(fact.config, number(fact.metadata, absent));
+    case GgufFact::flag: return set(fact.config, flag(fact.metadata, absent != 0));
+    case GgufFact::implied_number:
+      return set(fact.config, std::floor(absent) == absent ? Json(static_cast<int64_t>(absent)) : Json(absent));
+    case GgufFact::implied_flag: return set(fact.config, absent != 0);
+    case GgufFact::implied_text: return set(fact.config, fact.text);
+  }
+}
+
 void GgufConfig::copy(std::string_view name, std::string_view from) { set(name, count(from)); }
 
 void GgufConfig::set_common() {
   set("architectures", Json::array({Json(architecture_.architecture)}));
   set("model_type", architecture_.model_type);
-  copy("hidden_size", "embedding_length"), copy("num_hidden_layers", "block_count");
+  for (const GgufFact& fact : common_gguf_facts()) set(fact);
   layers_ = count("block_count");
   if (layers_ < 1 || layers_ > HfConfig::kMaxLayers)
     reject("block_count", "but must be from 1 to " + std::to_string(HfConfig::kMaxLayers), Code::data_corrupt);
@@ -157,7 +173,6 @@ void GgufConfig::set_common() {
     const int64_t context = metadata().integer(key("context_length"), 0);
     set("max_position_embeddings", context);
   }
-  set("rms_norm_eps", number("attention.layer_norm_rms_epsilon", 1e-6));
   if (!has("attention.layer_norm_rms_epsilon") && !has("attention.layer_norm_epsilon"))
     reject("attention.layer_norm_rms_epsilon", "and the model's norms need it", Code::data_corrupt);
   const TensorInfo* embedding = find("token_embd.weight");
@@ -172,7 +187,6 @@ void GgufConfig::set_common() {
 }
 
 void GgufConfig::set_rope() {
-  set("rope_theta", number("rope.freq_base", 10000));
   // Heads of latent attention are rotated by a rule of their own.
   if (const int64_t rotated = count("rope.dimension_count", head_size_);
       rotated != head_size_ && !has("attention.kv_lora_rank")) {

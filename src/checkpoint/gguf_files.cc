@@ -97,6 +97,8 @@ constexpr std::pair<const char*, const char*> kSampling[] = {{"general.sampling.
 
 }  // namespace
 
+std::span<const std::pair<const char*, const char*>> gguf_sampling_keys() { return kSampling; }
+
 Status read_gguf(CheckpointBuilder& builder, const std::string& given, bool config_only) {
   // Any part stands for the whole.
   const std::optional<SplitName> split = split_name(given);

@@ -18,6 +18,15 @@ constexpr std::pair<std::string_view, std::string_view> kLayerNames[] = {
 constexpr std::pair<std::string_view, int> kMlpNames[] = {{"ffn_gate", 0}, {"ffn_up", 1}, {"ffn_down", 2}};
 constexpr const char* kMlpEnds[] = {"gate_proj", "up_proj", "down_proj"};
 
+// Names of the whole model.
+constexpr std::pair<std::string_view, std::string_view> kWholeNames[] = {
+    {"token_embd.weight", "model.embed_tokens.weight"},
+    {"output_norm.weight", "model.norm.weight"},
+    {"output_norm.bias", "model.norm.bias"},
+    {"output.weight", "lm_head.weight"},
+    {"rope_freqs.weight", "rope_factors"},
+};
+
 constexpr int64_t kMostExperts = 1 << 14;
 
 std::string joined(std::initializer_list<std::string_view> parts) {
@@ -79,11 +88,8 @@ class Renamer {
   };
 
   static std::string_view whole_name(std::string_view name) {
-    if (name == "token_embd.weight") return "model.embed_tokens.weight";
-    if (name == "output_norm.weight") return "model.norm.weight";
-    if (name == "output_norm.bias") return "model.norm.bias";
-    if (name == "output.weight") return "lm_head.weight";
-    if (name == "rope_freqs.weight") return "rope_factors";
+    for (const auto& [gguf, hf] : kWholeNames)
+      if (name == gguf) return hf;
     return {};
   }
 
@@ -194,7 +200,72 @@ class Renamer {
   const GgufMetadata& metadata_;
 };
 
+// What follows `start` in a name that begins so.
+std::optional<std::string_view> after(std::string_view name, std::string_view start) {
+  if (!name.starts_with(start)) return std::nullopt;
+  return name.substr(start.size());
+}
+
+std::string part_of_mlp(std::string_view end, std::span<const std::string_view> ends, std::string_view more) {
+  for (const auto& [gguf, which] : kMlpNames)
+    if (end == ends[static_cast<size_t>(which)]) return joined({gguf, more});
+  return "";
+}
+
+// The part of a layer that `rest` names ("self_attn.q_proj"), without ".weight"; an expert's index goes to `expert`.
+std::string gguf_part(const GgufArchitecture& a, std::string_view rest, int& expert) {
+  constexpr std::array<std::string_view, 3> kEnds = {kMlpEnds[0], kMlpEnds[1], kMlpEnds[2]};
+  if (a.name == "deci" && rest == "self_attn.linear_attn") return "attn_output";
+  for (const auto& [gguf, hf] : a.names)
+    if (rest == hf) return std::string(gguf);
+  for (const auto& [gguf, hf] : kLayerNames)
+    if (rest == hf) return std::string(gguf);
+  if (a.with_experts) {
+    if (rest == a.router) return "ffn_gate_inp";
+    if (rest == joined({a.router, ".e_score_correction_bias"})) return "exp_probs_b";
+    if (const auto end = after(rest, joined({a.shared, "."}))) return part_of_mlp(*end, kEnds, "_shexp");
+    if (const auto of_expert = after(rest, joined({a.experts, "."}))) {
+      const size_t dot = of_expert->find('.');
+      if (dot == std::string_view::npos || dot == 0 || dot > 5) return "";
+      expert = 0;
+      for (const char digit : of_expert->substr(0, dot)) {
+        if (digit < '0' || digit > '9') return "";
+        expert = 10 * expert + (digit - '0');
+      }
+      return part_of_mlp(of_expert->substr(dot + 1), a.expert, "_exps");
+    }
+  }
+  if (const auto end = after(rest, joined({a.mlp, "."}))) return part_of_mlp(*end, kEnds, "");
+  return "";
+}
+
 }  // namespace
+
+std::optional<GgufPlace> gguf_place(const GgufArchitecture& a, std::string_view name) {
+  GgufPlace place;
+  for (const auto& [gguf, hf] : kWholeNames)
+    if (name == hf) {
+      place.tensor = gguf, place.one_plus = a.one_plus_norms && gguf == "output_norm.weight";
+      return place;
+    }
+  const auto rest = after(name, "model.layers.");
+  if (!rest) return std::nullopt;
+  const size_t first = rest->find('.');
+  if (first == std::string_view::npos) return std::nullopt;
+  const std::string_view layer = rest->substr(0, first);
+  std::string_view part = rest->substr(first + 1), kind = ".bias";
+  if (!part.ends_with("e_score_correction_bias")) {
+    const size_t last = part.rfind('.');
+    if (last == std::string_view::npos) return std::nullopt;
+    kind = part.substr(last), part = part.substr(0, last);
+  }
+  const std::string gguf = gguf_part(a, part, place.expert);
+  if (gguf.empty() || (kind != ".weight" && kind != ".bias")) return std::nullopt;
+  place.tensor = joined({"blk.", layer, ".", gguf, kind});
+  place.rotary_query = a.rotary_order && gguf == "attn_q", place.rotary_key = a.rotary_order && gguf == "attn_k";
+  place.one_plus = a.one_plus_norms && kind == ".weight" && gguf.ends_with("norm");
+  return place;
+}
 
 Status add_gguf_tensors(CheckpointBuilder& builder, const GgufArchitecture& architecture, GgufHeader& header) {
   Renamer renamer(builder, architecture, header.metadata);

@@ -15,7 +15,7 @@
 #include "base/file_descriptor.h"
 #include "base/files.h"
 #include "base/folder.h"
-#include "checkpoint/safetensors_writer.h"
+#include "checkpoint/sharded_writer.h"
 #include "kernels/quantize.h"
 
 namespace weft {
@@ -74,66 +74,6 @@ class Products {
   const Checkpoint& checkpoint_;
   const Plan& plan_;
   std::set<std::string> names_, turned_;
-};
-
-// Files of tensors with an index, as the hub has them: model-00001-of-00003.safetensors.
-class ShardedWriter {
- public:
-  ShardedWriter(std::string folder, int64_t shard_bytes) : folder_(std::move(folder)), shard_bytes_(shard_bytes) {}
-
-  Status begin(const std::string& name, StorageType type, const std::vector<int64_t>& shape) {
-    if (writer_ && shard_ >= shard_bytes_) WEFT_RETURN_IF_ERROR(end_shard());
-    if (!writer_) {
-      WEFT_TRY(SafetensorsWriter made, SafetensorsWriter::create(temporary(++shards_), {{{"format", "pt"}}, 4096}));
-      writer_ = std::move(made);
-    }
-    shard_of_[name] = shards_;
-    return writer_->begin(name, type, shape);
-  }
-  Status append(std::span<const std::byte> bytes) {
-    shard_ += static_cast<int64_t>(bytes.size()), total_ += static_cast<int64_t>(bytes.size());
-    return writer_->append(bytes);
-  }
-  Status add(const std::string& name, StorageType type, const std::vector<int64_t>& shape,
-             std::span<const std::byte> bytes) {
-    WEFT_RETURN_IF_ERROR(begin(name, type, shape));
-    return append(bytes);
-  }
-  Status finish() {
-    if (writer_) WEFT_RETURN_IF_ERROR(end_shard());
-    Json map = Json::object();
-    for (const auto& [name, shard] : shard_of_) map.set(name, final_name(shard));
-    for (int shard = 1; shard <= shards_; ++shard)
-      if (std::rename(temporary(shard).c_str(), (folder_ + "/" + final_name(shard)).c_str()) != 0)
-        return fail(Code::internal, "cannot rename ", temporary(shard));
-    if (shards_ == 1) return {};
-    Json index = Json::object();
-    index.set("metadata", Json::object({{"total_size", static_cast<long>(total_)}}));
-    index.set("weight_map", std::move(map));
-    return write_file(folder_ + "/model.safetensors.index.json", index.dump() + "\n");
-  }
-  int64_t bytes() const { return total_; }
-
- private:
-  Status end_shard() {
-    WEFT_RETURN_IF_ERROR(writer_->finish());
-    writer_.reset(), shard_ = 0;
-    return {};
-  }
-  std::string temporary(int shard) const { return folder_ + "/shard-" + std::to_string(shard) + ".safetensors"; }
-  std::string final_name(int shard) const {
-    if (shards_ == 1) return "model.safetensors";
-    std::array<char, 64> name{};
-    std::snprintf(name.data(), name.size(), "model-%05d-of-%05d.safetensors", shard, shards_);
-    return name.data();
-  }
-
-  const std::string folder_;
-  const int64_t shard_bytes_;
-  std::optional<SafetensorsWriter> writer_;
-  std::map<std::string, int> shard_of_;
-  int shards_ = 0;
-  int64_t shard_ = 0, total_ = 0;  // bytes
 };
 
 // Of a row, whose words they fill: as a stream of bits from 0 on, where int8 is two's complement.

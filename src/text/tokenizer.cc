@@ -8,6 +8,7 @@
 #include "base/files.h"
 #include "base/json.h"
 #include "text/bridge_call.h"
+#include "text/gguf_bridge.h"
 
 namespace weft {
 namespace {
@@ -21,26 +22,6 @@ std::string token_name(const Json* value) {
 std::shared_ptr<const WeftTokenizer> owned(WeftTokenizer* tokenizer) {
   return {tokenizer, [](const WeftTokenizer* t) { weft_tokenizer_free(const_cast<WeftTokenizer*>(t)); }};
 }
-
-// Strings in one buffer with their ends, for the bridge.
-struct Flat {
-  std::string text;
-  std::vector<uint64_t> ends;
-  explicit Flat(const std::vector<std::string>& strings) {
-    size_t size = 0;
-    for (const std::string& s : strings) size += s.size();
-    text.reserve(size);
-    ends.reserve(strings.size());
-    for (const std::string& s : strings) {
-      text += s;
-      ends.push_back(text.size());
-    }
-  }
-  WeftStrings view() const { return {text.data(), ends.data(), ends.size()}; }
-};
-
-int64_t id_or_absent(const std::optional<int32_t>& id) { return id ? *id : -1; }
-int32_t flag_or_absent(const std::optional<bool>& flag) { return flag ? *flag : -1; }
 
 }  // namespace
 
@@ -121,22 +102,9 @@ Result<std::shared_ptr<const Tokenizer>> Tokenizer::from_folder(const std::strin
 }
 
 Result<std::shared_ptr<const Tokenizer>> Tokenizer::from_gguf(GgufVocabulary vocabulary) {
-  const Flat tokens(vocabulary.tokens), merges(vocabulary.merges);
-  WeftGgufVocabulary raw{};
-  raw.model = vocabulary.model.data(), raw.model_size = vocabulary.model.size();
-  raw.pre = vocabulary.pre.data(), raw.pre_size = vocabulary.pre.size();
-  raw.tokens = tokens.view(), raw.merges = merges.view();
-  raw.scores = vocabulary.scores.data(), raw.score_count = vocabulary.scores.size();
-  raw.types = vocabulary.token_types.data(), raw.type_count = vocabulary.token_types.size();
-  raw.bos = id_or_absent(vocabulary.bos_id), raw.eos = id_or_absent(vocabulary.eos_id);
-  raw.unknown = id_or_absent(vocabulary.unknown_id), raw.separator = id_or_absent(vocabulary.separator_id);
-  raw.cls = id_or_absent(vocabulary.cls_id), raw.mask = id_or_absent(vocabulary.mask_id);
-  raw.add_bos = flag_or_absent(vocabulary.add_bos), raw.add_eos = flag_or_absent(vocabulary.add_eos);
-  raw.add_space_prefix = flag_or_absent(vocabulary.add_space_prefix);
-  raw.remove_extra_spaces = flag_or_absent(vocabulary.remove_extra_spaces);
-  raw.charsmap = vocabulary.charsmap.data(), raw.charsmap_size = vocabulary.charsmap.size();
+  const bridge::BorrowedVocabulary borrowed(vocabulary);
   WeftError error;
-  WeftTokenizer* handle = weft_tokenizer_from_gguf(&raw, &error);
+  WeftTokenizer* handle = weft_tokenizer_from_gguf(&borrowed.raw, &error);
   if (handle == nullptr) {
     Error taken = bridge::take(error);
     return fail(taken.code() == Code::unsupported ? Code::unsupported : Code::data_corrupt,

@@ -10,6 +10,7 @@
 
 #include "base/files.h"
 #include "base/json.h"
+#include "text/gguf_tokenizer_files.h"
 #include "text/tokenizer.h"
 
 namespace weft {
@@ -161,6 +162,49 @@ class Folder : public testing::Test {
 
   const fs::path folder_ = fs::temp_directory_path() / ("weft_tokenizers_" + std::to_string(::getpid()));
 };
+
+// SentencePiece's merges by score as those of a tokenizer.json, and back: `weft convert`.
+TEST_F(Folder, ScoresAndMergesSayTheSame) {
+  GgufVocabulary vocabulary = gguf_of(kFolder + "llama-bpe", "llama");
+  vocabulary.add_bos = true;
+  const auto scores = Tokenizer::from_gguf(vocabulary);
+  ASSERT_TRUE(scores.ok()) << scores.error().to_string();
+  ASSERT_TRUE(write_tokenizer_files(vocabulary, {{"default", "{{ bos_token }}"}}, folder_).ok());
+  const auto merges = load();
+  ASSERT_TRUE(merges);
+  const auto back = gguf_vocabulary_of(folder_, vocabulary.tokens.size() + 2);
+  ASSERT_TRUE(back.ok()) << back.error().to_string();
+  EXPECT_EQ(back->model, "llama");
+  EXPECT_EQ(back->bos_id, vocabulary.bos_id);
+  EXPECT_EQ(back->unknown_id, vocabulary.unknown_id);
+  EXPECT_EQ(back->add_bos, true);
+  EXPECT_EQ(back->add_space_prefix, vocabulary.add_space_prefix);
+  EXPECT_EQ(back->tokens.back(), "[PAD" + std::to_string(vocabulary.tokens.size() + 1) + "]");
+  const auto again = Tokenizer::from_gguf(*back);
+  ASSERT_TRUE(again.ok()) << again.error().to_string();
+  int as_sentencepiece = 0;
+  const Json cases = read_json_file(kFolder + "llama-bpe/expected.json").value();
+  for (const Json& one : cases.items()) {
+    const std::string& text = one.find("text")->as_string();
+    for (const bool special : {true, false}) {
+      const EncodeOptions options{.add_special_tokens = special, .parse_special = special};
+      const Ids ids = (*scores)->encode(text, options).value();
+      EXPECT_EQ(merges->encode(text, options).value(), ids) << text;
+      EXPECT_EQ((*again)->encode(text, options).value(), ids) << text;
+      EXPECT_EQ(merges->decode(ids, false), (*scores)->decode(ids, false)) << text;
+      Ids wanted;
+      for (const Json& id : one.find("ids")->items()) wanted.push_back(static_cast<int32_t>(id.as_integer()));
+      as_sentencepiece += ids == wanted;
+    }
+  }
+  EXPECT_GE(as_sentencepiece, 50);
+  // Fewer rows than tokens, and pieces that no order of merges tells apart.
+  EXPECT_NE(gguf_vocabulary_of(folder_, 10).error().message().find("the model rows for 10"), std::string::npos);
+  vocabulary.scores.assign(vocabulary.scores.size(), -1.0f);
+  const Status alike = write_tokenizer_files(vocabulary, {}, folder_);
+  ASSERT_FALSE(alike.ok());
+  EXPECT_NE(alike.error().message().find("have the same score"), std::string::npos);
+}
 
 // As transformers' LlamaTokenizer: BOS in front unless the configuration says otherwise, control tokens by name.
 TEST_F(Folder, ControlTokens) {
