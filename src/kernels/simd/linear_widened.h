@@ -2,7 +2,7 @@
 // WeightForm states, and multiplied as float32 weights are, so that the result has the bits of the product with the
 // widened matrix.
 //
-// One row: straight from the registers. More rows: some k of one or a few panels are widened into the L1 cache, and the
+// Few rows: straight from the registers. More: some k of one or a few panels are widened into the L1 cache, and the
 // tiles of the float32 product pass over them.
 #pragma once
 
