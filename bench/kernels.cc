@@ -305,6 +305,8 @@ int run(int threads, const char* filter) {
       {"int4_by_int8", {WeightForm::int4, {32, ScaleKind::bf16, OffsetKind::none}, Operand::int8}},  // --quantize int4
       {"int8_by_f32", {WeightForm::int8, {64, ScaleKind::bf16, OffsetKind::none}, Operand::f32}},
       {"int4_by_f32", {WeightForm::int4, {32, ScaleKind::bf16, OffsetKind::none}, Operand::f32}},
+      {"int4_zeros", {WeightForm::int4, {128, ScaleKind::f16, OffsetKind::zero}, Operand::f32_as_bf16}},  // AWQ
+      {"nvfp4", {WeightForm::fp4, {16, ScaleKind::f32, OffsetKind::none}, Operand::f32_as_bf16}},
       {"fp8", {WeightForm::fp8, {128, ScaleKind::f32, OffsetKind::none}, Operand::f32_as_bf16}},
       {"q8_0", {WeightForm::int8, {32, ScaleKind::f16, OffsetKind::none}, Operand::f32_as_bf16}},
       {"q4_0", {WeightForm::int4, {32, ScaleKind::f16, OffsetKind::none}, Operand::f32_as_bf16}},

@@ -32,6 +32,7 @@ const Format kFormats[] = {
     {"int4 groups", WeightForm::int4, {32, ScaleKind::bf16, none}},
     {"int4 64", WeightForm::int4, {64, ScaleKind::bf16, none}},
     {"int4 zero points", WeightForm::int4, {128, ScaleKind::f32, zero}},
+    {"int4 zero points f16", WeightForm::int4, {128, ScaleKind::f16, zero}},
     {"int4 zero points bf16", WeightForm::int4, {32, ScaleKind::bf16, zero}},
     {"q4_1", WeightForm::int4, {32, ScaleKind::f16, minimum}},
     {"q4_k", WeightForm::int4, {32, ScaleKind::super, minimum}},

@@ -25,7 +25,7 @@ constexpr bool is_quantized(WeightForm form) { return form >= WeightForm::fp8; }
 enum class ScaleKind : uint8_t { f32, f16, bf16, super };
 // What int4 and int6 subtract from a code or add to the product.
 //   none:     int4 subtracts 8, int6 32 (fp8, int8: nothing)
-//   zero:     each group has a zero point of 8 bits that is subtracted from the code (int4 with scales f32 or bf16)
+//   zero:     each group has a zero point of 8 bits that is subtracted from the code (int4 without super scales)
 //   minimum:  each group has a minimum that is added to the product (int4 and int6 with scales f16 or super)
 enum class OffsetKind : uint8_t { none, zero, minimum };
 

@@ -56,15 +56,19 @@ void CpuExecutor::each_adapter(const AdapterCall& call, Visit visit) const {
              [&](int adapter, const int32_t* rows, int count) { visit_site(adapter, call.op->site + e, rows, count); });
 }
 
-// Panels and rows are dealt out in turn, over all adapters: few columns leave little to share in one of them.
+// Panels and rows are dealt out in turn, over all adapters: few columns leave little to share in one of them. Where
+// there are many adapters, all panels of one go together, which are read side by side.
 void CpuExecutor::run_adapter_in(const AdapterInCall& call, Part part) const {
+  const bool whole =
+      !call.op->experts && memory_.inputs().adapter_groups.size() >= size_t{4} * static_cast<size_t>(part.count);
   int64_t task = 0;
   each_adapter(call, [&](const AdapterWeights::Site& site, const int32_t* rows, int count) {
     LinearArgs args = call.linear;
-    for (int column = 0; column < site.a.out; column += site.a.panel)
+    const int columns = whole ? site.a.out : site.a.panel;
+    for (int column = 0; column < site.a.out; column += columns)
       for (int row = 0; row < count; row += kTaskRows, ++task) {
         if (task % part.count != part.index) continue;
-        args.w = site.a, args.w.out = std::min(site.a.panel, site.a.out - column);
+        args.w = site.a, args.w.out = std::min(columns, site.a.out - column);
         args.w.data += static_cast<size_t>(column / site.a.panel) * site.a.panel_bytes;
         args.y = call.linear.y + column, args.row_map = rows + row;
         table_.run(args, std::min(kTaskRows, count - row), {0, 1});

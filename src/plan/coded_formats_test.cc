@@ -75,7 +75,7 @@ void expect_kept(const std::string& name, const std::vector<std::string>& tensor
 
 TEST(CodedFormats, AreKeptInTheirBits) {
   const std::string attention = "model.layers.0.self_attn.", mlp = "model.layers.0.mlp.";
-  expect_kept("awq-deepseek-v3", {mlp + "gate_proj.weight", mlp + "up_proj.weight"}, WeightForm::int4, ScaleKind::f32,
+  expect_kept("awq-deepseek-v3", {mlp + "gate_proj.weight", mlp + "up_proj.weight"}, WeightForm::int4, ScaleKind::f16,
               OffsetKind::zero, false);
   expect_kept("ct-mxfp4a16", {attention + "q_proj.weight", attention + "k_proj.weight"}, WeightForm::fp4,
               ScaleKind::f32, OffsetKind::none, false);

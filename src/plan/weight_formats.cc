@@ -39,7 +39,7 @@ std::optional<WeightFormat> coded_format(const CodedMatrix& m, Operand operand) 
   const int largest = (1 << m.codes.bits) - 1;
   if (const std::optional<int> shift = code_shift(m, 8, 15); shift && largest <= 15)
     return WeightFormat{WeightForm::int4, {size, scale_kind(m, true)}, operand};
-  if (largest <= 15) return WeightFormat{WeightForm::int4, {size, scale_kind(m, false), OffsetKind::zero}, operand};
+  if (largest <= 15) return WeightFormat{WeightForm::int4, {size, scale_kind(m, true), OffsetKind::zero}, operand};
   if (code_shift(m, 128, 255)) return WeightFormat{WeightForm::int8, {size, scale_kind(m, true)}, operand};
   return std::nullopt;
 }

@@ -25,7 +25,8 @@ using ByteProduct = Int8Product<V, form>;
 // Calls fn.template operator()<V, Product>() with the Product that multiplies rows with `w` and its vectors.
 template <class V, class Fn>
 void with_product(const PackedMatrix& w, Fn fn) {
-  const bool int8_rows = w.operand == Operand::int8, minimum = w.groups.offset == OffsetKind::minimum;
+  const bool int8_rows = w.operand == Operand::int8;
+  const Values values = values_of(w.groups);
   switch (w.form) {
     case WeightForm::f32: return fn.template operator()<V, FloatProduct<V, WeightForm::f32>>();
     case WeightForm::bf16:
@@ -42,18 +43,22 @@ void with_product(const PackedMatrix& w, Fn fn) {
 #else
       return;  // these tables do not pack it
 #endif
-    case WeightForm::fp8: return fn.template operator()<V, WidenedProduct<V, WeightForm::fp8, false>>();
+    case WeightForm::fp8: return fn.template operator()<V, WidenedProduct<V, WeightForm::fp8, Values::centred>>();
     case WeightForm::int8:
       if (int8_rows) return fn.template operator()<V, ByteProduct<V, WeightForm::int8>>();
-      return fn.template operator()<V, WidenedProduct<V, WeightForm::int8, false>>();
+      return fn.template operator()<V, WidenedProduct<V, WeightForm::int8, Values::centred>>();
     case WeightForm::int4:
       if (int8_rows) return fn.template operator()<V, ByteProduct<V, WeightForm::int4>>();
-      if (minimum) return fn.template operator()<V, WidenedProduct<V, WeightForm::int4, true>>();
-      return fn.template operator()<V, WidenedProduct<V, WeightForm::int4, false>>();
-    case WeightForm::fp4: return fn.template operator()<V, WidenedProduct<V, WeightForm::fp4, false>>();
+      if (values == Values::added)
+        return fn.template operator()<V, WidenedProduct<V, WeightForm::int4, Values::added>>();
+      if (values == Values::subtracted)
+        return fn.template operator()<V, WidenedProduct<V, WeightForm::int4, Values::subtracted>>();
+      return fn.template operator()<V, WidenedProduct<V, WeightForm::int4, Values::centred>>();
+    case WeightForm::fp4: return fn.template operator()<V, WidenedProduct<V, WeightForm::fp4, Values::centred>>();
     case WeightForm::int6:
-      if (minimum) return fn.template operator()<V, WidenedProduct<V, WeightForm::int6, true>>();
-      return fn.template operator()<V, WidenedProduct<V, WeightForm::int6, false>>();
+      if (values == Values::added)
+        return fn.template operator()<V, WidenedProduct<V, WeightForm::int6, Values::added>>();
+      return fn.template operator()<V, WidenedProduct<V, WeightForm::int6, Values::centred>>();
   }
 }
 

@@ -76,8 +76,10 @@ struct TileProduct {
   static constexpr ptrdiff_t kTileBytes = 1024;                     // of weights, per instruction
   // in memory
   static constexpr ptrdiff_t kSourceTileBytes = form == WeightForm::bf12 ? kTileBytes * 3 / 4 : kTileBytes;
-  // tiles of weights that are fetched ahead when streaming
-  static constexpr int kAhead = 3;
+  // Tiles of weights that are fetched ahead when streaming, of all panels together; 16 rows at most stream fewer
+  // than four panels too, but those whose weights are unpacked.
+  static constexpr int kAhead = 12;
+  static constexpr bool kStreamsFew = form != WeightForm::bf12;
   static constexpr int kPiece = kDepth / kTileDepth;  // steps over one or two panels at a time
   // shards whose sums of two panels are joined in the L1 cache,
   static constexpr int kMaxTogether = 4;
@@ -161,11 +163,11 @@ struct TileProduct {
     int shaped = 0;
     const bool stream = b.tile_count() == 1 && shards == 1, four = stream && b.row_count() <= kRegisterRows;
     for (int p = 0; p < b.panels();) {
-      const int panels = four && b.panels() - p >= 4 ? 4 : b.panels() - p >= 2 ? 2 : 1;
-      if (stream && panels == (four ? 4 : 2)) {
+      const int left = b.panels() - p, panels = four && left >= 4 ? 4 : four && kStreamsFew ? left : left >= 2 ? 2 : 1;
+      if (stream && (panels == (four ? 4 : 2) || (four && kStreamsFew))) {
         if (shaped == 0) shape_tiles(shaped = b.row_count(), pairs);
         float* out = sums + static_cast<int64_t>(p) * b.row_count() * kColumns;
-        four ? stream_four(b, tiles[0], p, begin, steps, first, out)
+        four ? stream_panels(b, tiles[0], p, panels, begin, steps, first, out)
              : stream_two(b, tiles[0], p, begin, steps, first, out);
       } else {
         for (int s = 0; s < steps; s += kPiece)
@@ -275,23 +277,23 @@ struct TileProduct {
     }
   }
 
-  // The tile of panel p (of `count`) at a step, where a register can load it from. Memory is asked for kAhead tiles
-  // before, of the next panels towards the end. Unpacked tiles are in a ring of three, less than the 4 KiB after which
-  // a store and a load of another place would be taken for the same.
+  // The tile of panel p (of `count`) at a step, where a register can load it from. Memory is asked for some tiles
+  // before, towards the end of the next panels or, behind the last ones, of the next shard. Unpacked tiles are in a
+  // ring of three, less than the 4 KiB after which a store and a load of another place would be taken for the same.
   template <int count>
   struct PlainStream {
+    static constexpr int kTilesAhead = kAhead / count;
     const std::byte* w[count];
-    ptrdiff_t panel_bytes;
+    ptrdiff_t to_next;  // from behind the last step
     int steps;
-    PlainStream(const Block& b, int p, int begin, int step_count)
-        : panel_bytes(static_cast<ptrdiff_t>(b.a.w.panel_bytes)), steps(step_count) {
+    PlainStream(const Block& b, int p, int begin, int step_count) : to_next(0), steps(step_count) {
+      if (p + count < b.panels()) to_next = count * static_cast<ptrdiff_t>(b.a.w.panel_bytes) - steps * kTileBytes;
       for (int i = 0; i < count; ++i) w[i] = b.panel(p + i) + source_offset(b, begin);
     }
     void prepare(int, int) {}
     WEFT_INLINE const std::byte* tile(PlainStream& s, int p, int step) {
       const std::byte* at = s.w[p] + step * kTileBytes;
-      const std::byte* ahead =
-          at + kAhead * kTileBytes + (step + kAhead < s.steps ? 0 : count * s.panel_bytes - s.steps * kTileBytes);
+      const std::byte* ahead = at + kTilesAhead * kTileBytes + (step + kTilesAhead < s.steps ? 0 : s.to_next);
 #pragma GCC unroll 16
       for (int line = 0; line < 16; ++line) _mm_prefetch(reinterpret_cast<const char*>(ahead + line * 64), _MM_HINT_T0);
       return at;
@@ -322,10 +324,20 @@ struct TileProduct {
   template <int count>
   using Stream = std::conditional_t<form == WeightForm::bf12, Bf12Stream<count>, PlainStream<count>>;
 
-  // At most 16 rows by four panels, which are read side by side: several streams use more of the memory's bandwidth
-  // than one does.
-  static void stream_four(const Block& b, const TileRows& tile_rows, int p, int begin, int steps, bool first,
-                          float* sums) {
+  // At most 16 rows by up to four panels, which are read side by side: several streams use more of the memory's
+  // bandwidth than one does.
+  static void stream_panels(const Block& b, const TileRows& rows, int p, int panels, int begin, int steps, bool first,
+                            float* sums) {
+    if (panels == 4) return stream_few<4>(b, rows, p, begin, steps, first, sums);
+    if constexpr (kStreamsFew) {
+      if (panels == 3) return stream_few<3>(b, rows, p, begin, steps, first, sums);
+      if (panels == 2) return stream_few<2>(b, rows, p, begin, steps, first, sums);
+      stream_few<1>(b, rows, p, begin, steps, first, sums);
+    }
+  }
+  template <int count>
+  static void stream_few(const Block& b, const TileRows& tile_rows, int p, int begin, int steps, bool first,
+                         float* sums) {
     const int rows = b.row_count();
     const uint16_t* x = tile_rows.upper;
     const ptrdiff_t next = static_cast<ptrdiff_t>(rows) * kColumns;
@@ -336,34 +348,39 @@ struct TileProduct {
       _tile_zero(3);
     } else {
       _tile_loadd(0, sums, 64);
-      _tile_loadd(1, sums + next, 64);
-      _tile_loadd(2, sums + 2 * next, 64);
-      _tile_loadd(3, sums + 3 * next, 64);
+      if constexpr (count > 1) _tile_loadd(1, sums + next, 64);
+      if constexpr (count > 2) _tile_loadd(2, sums + 2 * next, 64);
+      if constexpr (count > 3) _tile_loadd(3, sums + 3 * next, 64);
     }
-    Stream<4> stream(b, p, begin, steps);
+    Stream<count> stream(b, p, begin, steps);
+    // The next tile is unpacked before one is loaded.
+    const auto take = [&](int panel, int step) __attribute__((always_inline)) {
+      const std::byte* tile = Stream<count>::tile(stream, panel, step);
+      if (panel + 1 < count) stream.prepare(panel + 1, step);
+      else if (step + 1 < steps) stream.prepare(0, step + 1);
+      return tile;
+    };
     for (int s = 0; s < steps; ++s, x += tile_rows.upper_step) {
       _tile_loadd(4, x, tile_rows.ld_bytes);
-      const std::byte* tile = Stream<4>::tile(stream, 0, s);
-      stream.prepare(1, s);
-      _tile_loadd(6, tile, 64);
+      _tile_loadd(6, take(0, s), 64);
       _tile_dpbf16ps(0, 4, 6);
-      tile = Stream<4>::tile(stream, 1, s);
-      stream.prepare(2, s);
-      _tile_loadd(7, tile, 64);
-      _tile_dpbf16ps(1, 4, 7);
-      tile = Stream<4>::tile(stream, 2, s);
-      stream.prepare(3, s);
-      _tile_loadd(6, tile, 64);
-      _tile_dpbf16ps(2, 4, 6);
-      tile = Stream<4>::tile(stream, 3, s);
-      if (s + 1 < steps) stream.prepare(0, s + 1);
-      _tile_loadd(7, tile, 64);
-      _tile_dpbf16ps(3, 4, 7);
+      if constexpr (count > 1) {
+        _tile_loadd(7, take(1, s), 64);
+        _tile_dpbf16ps(1, 4, 7);
+      }
+      if constexpr (count > 2) {
+        _tile_loadd(6, take(2, s), 64);
+        _tile_dpbf16ps(2, 4, 6);
+      }
+      if constexpr (count > 3) {
+        _tile_loadd(7, take(3, s), 64);
+        _tile_dpbf16ps(3, 4, 7);
+      }
     }
     _tile_stored(0, sums, 64);
-    _tile_stored(1, sums + next, 64);
-    _tile_stored(2, sums + 2 * next, 64);
-    _tile_stored(3, sums + 3 * next, 64);
+    if constexpr (count > 1) _tile_stored(1, sums + next, 64);
+    if constexpr (count > 2) _tile_stored(2, sums + 2 * next, 64);
+    if constexpr (count > 3) _tile_stored(3, sums + 3 * next, 64);
   }
 
   // 17 to 32 rows by two panels.

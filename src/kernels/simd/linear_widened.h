@@ -2,7 +2,7 @@
 // WeightForm states, and multiplied as float32 weights are, so that the result has the bits of the product with the
 // widened matrix.
 //
-// One row: straight from the registers. More rows: some k of one or a few panels are widened into the L1 cache, and the
+// Few rows: straight from the registers. More: some k of one or a few panels are widened into the L1 cache, and the
 // tiles of the float32 product pass over them.
 #pragma once
 
@@ -12,28 +12,33 @@
 namespace weft::kernels {
 namespace {
 
-template <class V, WeightForm form, bool minimum>
+template <class V, WeightForm form, Values values>
 struct WidenedProduct {
   using Block = LinearBlock<V>;
   using Float = FloatProduct<V, WeightForm::f32>;
-  using Cursor = GroupCursor<V, form>;
+  using Cursor = GroupCursor<V, form, values>;
   using Word = CodeWord<V, form>;
   static constexpr int kColumns = Block::kColumns;
   static constexpr int kTileRows = Float::kTileRows, kBlockTiles = Float::kBlockTiles,
                        kBlockFloats = Float::kBlockFloats, kMaxGroup = Float::kMaxGroup;
   static constexpr int kDepth = Float::kDepth;
   static constexpr int kNarrow = 64;  // k widened at a time when one tile of rows passes over several panels
+  static constexpr int kFewRows = 4;  // rows of a tile that are multiplied with each value at once,
+  static constexpr int kFewTiles = has_nibbles(form) ? 2 : 1;  // and tiles where that is still faster than widening
   static constexpr int kFetchBytes = 2048;
   static constexpr size_t kStripBytes = strip_bytes(form, kColumns);
   static_assert(kDepth % kSuper == 0 && kNarrow % kStrip == 0);
 
-  static int depth(int rows, int length) { return rows == 1 ? length : kDepth; }
+  // With two tiles of few rows, the second one finds the codes in the L1 cache.
+  static int depth(int rows, int length) { return rows <= kFewRows ? length : kDepth; }
+  static bool are_few(const Block& b) { return b.rows <= kFewTiles * kFewRows && b.rows <= b.tiles * kFewRows; }
 
   static void multiply_depth(const Block& b, int begin, int end, bool first, float* sums) {
     const QuantizedLayout layout = quantized_layout(b.a.w.form, b.a.w.groups, kColumns, b.a.w.k);
-    if (b.row_count() == 1) return multiply_row(b, layout, begin, end, first, sums);
+    if (are_few(b)) return multiply_few(b, layout, begin, end, first, sums);
     alignas(64) float copy[kBlockTiles * kTileRows * Float::kLdCopy];
-    for (int r = 0; r < b.row_count(); ++r) copy_row<V>(row_of(b, r) + begin, end - begin, copy + r * Float::kLdCopy);
+    for (int r = 0; r < b.row_count(); ++r)
+      copy_row<V>(x_row(b, b.first_row() + r) + begin, end - begin, copy + r * Float::kLdCopy);
     if (b.tile_count() == 1) return kTile[b.row_count() - 1](b, layout, copy, begin, end, first, sums);
     alignas(64) float wide[kColumns * kDepth];
     for (int p = 0; p < b.panels(); ++p) {
@@ -47,9 +52,7 @@ struct WidenedProduct {
     }
   }
 
-  static const float* row_of(const Block& b, int r) {
-    return static_cast<const float*>(b.a.x) + x_offset(b.a, b.first_row() + r);
-  }
+  static const float* x_row(const Block& b, int row) { return static_cast<const float*>(b.a.x) + x_offset(b.a, row); }
 
   // k [begin, end) of a panel as float32, [k][kColumns]; `begin` is at a strip, and whole strips are written.
   [[gnu::noinline]] static void widen(const Block& b, const QuantizedLayout& layout, int p, int begin, int end,
@@ -62,6 +65,7 @@ struct WidenedProduct {
 #pragma GCC unroll 4
       for (int v = 0; v < V::kPanelVectors; ++v) {
         const GroupVectors<V> group = Cursor::load(cursor, k, v);
+#pragma GCC unroll 2
         for (int word = 0; word < Word::kGroup / Word::kLength; ++word) {
           const int in_strip = k % kStrip / Word::kLength + word;
           const Word codes = Word::load(strip, in_strip, v);
@@ -69,7 +73,7 @@ struct WidenedProduct {
                        _MM_HINT_T0);
           float* out = wide + static_cast<ptrdiff_t>(k - begin + word * Word::kLength) * kColumns + v * V::kLanes;
           each_constant<Word::kLength>([&](auto i) {
-            V::store(out + i * kColumns, Word::template value<i, minimum>(codes, group, in_strip % 2 != 0));
+            V::store(out + i * kColumns, Word::template value<i, values>(codes, group, word % 2 != 0));
           });
         }
       }
@@ -102,31 +106,34 @@ struct WidenedProduct {
   using Tile = void (*)(const Block&, const QuantizedLayout&, const float*, int, int, bool, float*);
   static constexpr Tile kTile[kTileRows] = {tile<1>, tile<2>, tile<3>, tile<4>, tile<5>, tile<6>};
 
-  static void multiply_row(const Block& b, const QuantizedLayout& layout, int begin, int end, bool first, float* sums) {
-    constexpr int NP = V::kPanelVectors == 2 ? 2 : 1;
-    int p = 0;
-    for (; p + NP <= b.panels(); p += NP) row_panels<NP>(b, layout, p, begin, end, first, sums);
-    for (; p < b.panels(); ++p) row_panels<1>(b, layout, p, begin, end, first, sums);
-  }
-
-  template <int NP>
-  [[gnu::noinline]] static void row_panels(const Block& b, const QuantizedLayout& layout, int p, int begin, int end,
-                                           bool first, float* sums) {
+  struct Place {
+    int row, panel, begin, end;  // first row in the call, first panel in the block, k
+  };
+  // Each value is multiplied with all rows while it is in a register.
+  template <int MR, int NP>
+  [[gnu::noinline]] static void rows_by_panels(const Block& b, const QuantizedLayout& layout, const Place& at,
+                                               bool first, float* out) {
     constexpr int VP = V::kPanelVectors;
-    const float* x = row_of(b, 0);
-    float* out = sums + static_cast<ptrdiff_t>(p) * kColumns;
-    typename V::F acc[NP * VP];
+    typename V::F acc[MR][NP * VP];
     Cursor cursors[NP];
 #pragma GCC unroll 4
-    for (int i = 0; i < NP; ++i) cursors[i] = Cursor(b.a.w, layout, b.panel(p + i), begin);
+    for (int i = 0; i < NP; ++i) cursors[i] = Cursor(b.a.w, layout, b.panel(at.panel + i), at.begin);
+    const auto place = [&](int r, int i) { return out + (i / VP * MR + r) * kColumns + i % VP * V::kLanes; };
 #pragma GCC unroll 8
-    for (int i = 0; i < NP * VP; ++i) acc[i] = first ? V::zero() : V::load(out + i * V::kLanes);
-    alignas(64) float tail[kStrip] = {};
-    for (int k = begin; k < end; k += Word::kGroup) {
-      const float* from = x + k;
-      if (k + Word::kGroup > end) {  // the codes behind the end are zero, but the row may hold anything there
-        for (int i = k; i < end; ++i) tail[i - k] = x[i];
-        from = tail;
+    for (int r = 0; r < MR; ++r) {
+#pragma GCC unroll 8
+      for (int i = 0; i < NP * VP; ++i) acc[r][i] = first ? V::zero() : V::load(place(r, i));
+    }
+    alignas(64) float tail[MR][kStrip] = {};
+    for (int k = at.begin; k < at.end; k += Word::kGroup) {
+      const float* from[MR];
+#pragma GCC unroll 8
+      for (int r = 0; r < MR; ++r) {
+        from[r] = x_row(b, at.row + r) + k;
+        if (k + Word::kGroup > at.end) {  // the codes behind the end are zero, but the row may hold anything there
+          for (int i = 0; i < at.end - k; ++i) tail[r][i] = from[r][i];
+          from[r] = tail[r];
+        }
       }
 #pragma GCC unroll 4
       for (int i = 0; i < NP; ++i) Cursor::move_to(cursors[i], k);
@@ -134,26 +141,54 @@ struct WidenedProduct {
       GroupVectors<V> groups[NP * VP];
 #pragma GCC unroll 8
       for (int i = 0; i < NP * VP; ++i) groups[i] = Cursor::load(cursors[i / VP], k, i % VP);
+#pragma GCC unroll 2
       for (int word = 0; word < Word::kGroup / Word::kLength; ++word) {
         const int in_strip = k % kStrip / Word::kLength + word;
         Word codes[NP * VP];
 #pragma GCC unroll 8
         for (int i = 0; i < NP * VP; ++i) {
-          const std::byte* at = b.panel(p + i / VP) + strip;
-          codes[i] = Word::load(at, in_strip, i % VP);
-          _mm_prefetch(reinterpret_cast<const char*>(at) + kFetchBytes + (in_strip * kColumns + i % VP * V::kLanes) * 4,
-                       _MM_HINT_T0);
+          const std::byte* from_codes = b.panel(at.panel + i / VP) + strip;
+          codes[i] = Word::load(from_codes, in_strip, i % VP);
+          _mm_prefetch(
+              reinterpret_cast<const char*>(from_codes) + kFetchBytes + (in_strip * kColumns + i % VP * V::kLanes) * 4,
+              _MM_HINT_T0);
         }
         each_constant<Word::kLength>([&](auto e) {
-          const typename V::F a = V::set1(from[word * Word::kLength + e]);
+          typename V::F a[MR];
 #pragma GCC unroll 8
-          for (int i = 0; i < NP * VP; ++i)
-            V::accumulate(acc[i], a, Word::template value<e, minimum>(codes[i], groups[i], in_strip % 2 != 0));
+          for (int r = 0; r < MR; ++r) a[r] = V::set1(from[r][word * Word::kLength + e]);
+#pragma GCC unroll 8
+          for (int i = 0; i < NP * VP; ++i) {
+            const typename V::F value = Word::template value<e, values>(codes[i], groups[i], word % 2 != 0);
+#pragma GCC unroll 8
+            for (int r = 0; r < MR; ++r) V::accumulate(acc[r][i], a[r], value);
+          }
         });
       }
     }
 #pragma GCC unroll 8
-    for (int i = 0; i < NP * VP; ++i) V::store(out + i * V::kLanes, acc[i]);
+    for (int r = 0; r < MR; ++r) {
+#pragma GCC unroll 8
+      for (int i = 0; i < NP * VP; ++i) V::store(place(r, i), acc[r][i]);
+    }
+  }
+  using Few = void (*)(const Block&, const QuantizedLayout&, const Place&, bool, float*);
+  static constexpr Few kFew[] = {rows_by_panels<1, 1>, rows_by_panels<2, 1>, rows_by_panels<3, 1>,
+                                 rows_by_panels<4, 1>};
+  static_assert(std::size(kFew) == kFewRows);
+
+  static void multiply_few(const Block& b, const QuantizedLayout& layout, int begin, int end, bool first, float* sums) {
+    const int together = b.rows == 1 && V::kPanelVectors == 2 ? 2 : 1;
+    for (int p = 0; p < b.panels();) {
+      const int panels = b.panels() - p < together ? 1 : together;
+      for (int t = b.first_tile; t < b.last_tile; ++t) {
+        const int row = tile_row(b.rows, b.tiles, t), count = tile_row(b.rows, b.tiles, t + 1) - row;
+        float* out = sums + b.sums_of(row) + static_cast<int64_t>(p) * count * kColumns;
+        const Few few = panels == 2 ? rows_by_panels<1, 2> : kFew[count - 1];
+        few(b, layout, {row, p, begin, end}, first, out);
+      }
+      p += panels;
+    }
   }
 };
 

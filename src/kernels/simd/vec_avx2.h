@@ -84,6 +84,7 @@ struct Avx2 {
   WEFT_INLINE F to_float(Bits a) { return _mm256_cvtepi32_ps(a); }
   WEFT_INLINE Bits to_int(F a) { return _mm256_cvtps_epi32(a); }  // nearest, ties to even
   // Sixteen floats, and the one whose number is in the low four bits of each lane.
+  static constexpr bool kLooksUp = false;
   struct Levels {
     F low, high;
   };
@@ -95,7 +96,9 @@ struct Avx2 {
   WEFT_INLINE Bits set1_bits(int32_t value) { return _mm256_set1_epi32(value); }
   WEFT_INLINE Bits add_bits(Bits a, Bits b) { return _mm256_add_epi32(a, b); }
   WEFT_INLINE Bits sub_bits(Bits a, Bits b) { return _mm256_sub_epi32(a, b); }
-  WEFT_INLINE Bits or_bits(Bits a, Bits b) { return _mm256_or_si256(a, b); }
+  WEFT_INLINE Bits masked_or(Bits a, int32_t mask, Bits b) {  // (a & mask) | b
+    return _mm256_or_si256(_mm256_and_si256(a, _mm256_set1_epi32(mask)), b);
+  }
   template <int n>
   WEFT_INLINE Bits shift_left(Bits a) {
     return _mm256_slli_epi32(a, n);

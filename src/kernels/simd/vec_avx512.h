@@ -79,6 +79,7 @@ struct Avx512 {
   WEFT_INLINE F to_float(Bits a) { return _mm512_cvtepi32_ps(a); }
   WEFT_INLINE Bits to_int(F a) { return _mm512_cvtps_epi32(a); }
   // Sixteen floats, and the one whose number is in the low four bits of each lane.
+  static constexpr bool kLooksUp = true;  // level() is one instruction
   using Levels = F;
   WEFT_INLINE Levels load_levels(const float* p) { return load(p); }
   WEFT_INLINE F level(Levels levels, Bits number) { return _mm512_permutexvar_ps(number, levels); }
@@ -86,6 +87,9 @@ struct Avx512 {
   WEFT_INLINE Bits add_bits(Bits a, Bits b) { return _mm512_add_epi32(a, b); }
   WEFT_INLINE Bits sub_bits(Bits a, Bits b) { return _mm512_sub_epi32(a, b); }
   WEFT_INLINE Bits or_bits(Bits a, Bits b) { return _mm512_or_si512(a, b); }
+  WEFT_INLINE Bits masked_or(Bits a, int32_t mask, Bits b) {  // (a & mask) | b
+    return _mm512_ternarylogic_epi32(a, _mm512_set1_epi32(mask), b, 0xea);
+  }
   template <int n>
   WEFT_INLINE Bits shift_left(Bits a) {
     return _mm512_slli_epi32(a, n);

@@ -94,6 +94,7 @@ struct Plain16 {
   static Bits to_int(F a) {
     return each<Bits>([&](int i) { return static_cast<uint32_t>(static_cast<int32_t>(std::nearbyintf(a.at[i]))); });
   }
+  static constexpr bool kLooksUp = true;
   using Levels = F;
   static Levels load_levels(const float* p) { return load(p); }
   static F level(Levels levels, Bits number) {
@@ -102,7 +103,7 @@ struct Plain16 {
   static Bits set1_bits(int32_t value) { return {Bits{}.at + static_cast<uint32_t>(value)}; }
   static Bits add_bits(Bits a, Bits b) { return {a.at + b.at}; }
   static Bits sub_bits(Bits a, Bits b) { return {a.at - b.at}; }
-  static Bits or_bits(Bits a, Bits b) { return {a.at | b.at}; }
+  static Bits masked_or(Bits a, int32_t mask, Bits b) { return {(a.at & static_cast<uint32_t>(mask)) | b.at}; }
   template <int n>
   static Bits shift_left(Bits a) {
     return {a.at << n};
