@@ -1,5 +1,5 @@
-//! Regular expressions that checkpoints and adapters have for names of modules, in Python's syntax. Whoever writes such a
-//! file is not trusted: an expression is compiled to a bounded size, and matching takes a bounded number of steps.
+//! Regular expressions that checkpoints and adapters have for names of modules, in Python's syntax. Whoever writes such
+//! a file is not trusted: an expression is compiled to a bounded size, and matching takes a bounded number of steps.
 use crate::abi::{self, Failure, WeftError};
 
 const MOST_STEPS: usize = 100_000; // of backtracking, which expressions with look-around or references need

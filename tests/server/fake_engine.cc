@@ -206,7 +206,8 @@ EngineWatch FakeEngine::watch() const {
 EngineMetrics FakeEngine::metrics() const {
   const std::lock_guard lock(mutex_);
   EngineMetrics metrics = counts_;
-  metrics.core.scheduler.running = static_cast<int>(running_.size());
+  metrics.core.scheduler.running =
+      static_cast<int>(std::ranges::count_if(running_, [](const auto& running) { return !running->done; }));
   metrics.core.scheduler.waiting = static_cast<int>(waiting_.size());
   metrics.core.cache[0].used = metrics.core.scheduler.running;
   return metrics;
