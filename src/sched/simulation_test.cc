@@ -450,8 +450,7 @@ void Simulation::check_starvation() {
   const int rows = std::min({options_.max_batch_size, options_.max_num_tokens, options_.max_logit_rows});
   const int turns = (options_.max_batch_size + rows - 1) / rows;
   const int held_back = static_cast<int>(options_.balance_wait_us);  // the clock may stand still, but not for ever
-  // Clients and requests have their turns in between.
-  // A mask takes up to two steps' budget, and all may have such masks.
+  // Clients and requests have turns in between. A mask takes up to two steps' budget, and all may have such masks.
   const int others = (clients_ > 0 ? most_alive_ : 1) * (1 + 2 * options_.max_batch_size);
   EXPECT_LE(steps_as_first_, 2 * (turns + options_.stages) * (options_.max_seq_len + 2) * others + held_back)
       << "sequence " << first.second << " starves";
