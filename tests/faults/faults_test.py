@@ -200,8 +200,12 @@ class Faults:
         """What ends the process where we cannot catch it: where nothing at all is to be had, Asio ends the process in
         the destructor of a coroutine that it could not go on with, which posts."""
         log = victim.log()
-        return (status == -signal.SIGABRT and goes_on and "terminate called without an active exception" in log
-                and "awaitable_thread" in log)
+        if status != -signal.SIGABRT or not goes_on or "terminate called without an active exception" not in log:
+            return False
+        places = re.findall(r"weft\(\+(0x[0-9a-f]+)\)", log)
+        words = ["addr2line", "-Cfi", "-e", self.arguments.weft, *places]
+        return "awaitable_thread" in log or "awaitable_thread" in subprocess.run(words, capture_output=True, text=True,
+                                                                               check=True).stdout
 
     def says_why(self, before):
         """A connection may end without an answer where Asio had no memory for its next step, or where the answer had
@@ -337,7 +341,7 @@ class Faults:
         count = self.injector.count
         self.injector.disarm()
         self.tally[status] += 1
-        if status not in (0, 1):
+        if status not in (0, 1) and not self.not_ours(victim, status, goes_on):
             self.blame(f"{what}, {kind} {at}{' and all behind it' if goes_on else ''}",
                        f"status {status}: {self.last_lines()}")
         self.kill()
