@@ -286,14 +286,15 @@ std::vector<Subcommand> add_commands(CLI::App& app, Arguments& a) {
       ->add_option("--calibration", a.calibration_file,
                    "Of 4 and 3 bits: weigh errors of the weights by the inputs that the model has over this text")
       ->type_name("FILE");
-  add_number(quantize, "--calibration-tokens", a.calibration_tokens, "Tokens of that text, at most", 1, 1 << 24);
+  add_number(quantize, "--calibration-tokens", a.calibration_tokens, "Tokens of that text, at most", 1, 1 << 24)
+      ->needs("--calibration");
   quantize
       ->add_option("--type", a.gguf_type,
                    "Write a GGUF file instead, OUT.gguf, with the products of the layers in blocks of this type")
       ->check(CLI::IsMember(Words{"Q8_0", "Q4_K", "Q6_K"}))
       ->excludes("--bits")
       ->excludes("--calibration");
-  add_number(quantize, "--text-tokens", a.text_tokens, "Tokens of the text, at most", 2, 1 << 20);
+  add_number(quantize, "--text-tokens", a.text_tokens, "Tokens of the text, at most", 2, 1 << 20)->needs("--text");
 
   add_convert(app.add_subcommand("convert",
                                  "Write a GGUF file's model as a folder of safetensors, or a folder's as a GGUF file"),

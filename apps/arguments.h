@@ -122,7 +122,6 @@ struct Arguments {
   bool ops = false;
 
   // quantize
-  bool formats = false;
   int bits = 4;
   std::string text_file;  // over whose tokens the divergence is measured; empty: it is not
   int text_tokens = 512;
@@ -132,6 +131,8 @@ struct Arguments {
 
   // convert: what quantised tensors of a GGUF file become; none: they are refused
   std::optional<DType> widen_to;
+
+  bool formats = false;  // models: those of checkpoints instead
 
   bool json = false;  // bench, inspect, models, plan
 };

@@ -26,8 +26,9 @@ Status write_quantized_gguf(const Arguments& arguments) {
     return fail(Code::invalid_argument, arguments.out,
                 " is to be a GGUF file: --type says what it stores (Q8_0, Q4_K "
                 "or Q6_K), and --bits is of folders");
-  WEFT_TRY(const ConvertReport report,
-           convert_model(arguments.model, arguments.out, {.blocks = blocks, .progress = terminal_progress()}));
+  ConvertOptions options{.blocks = blocks, .threads = arguments.engine.threads};
+  options.load_mode = arguments.engine.load_mode, options.progress = terminal_progress();
+  WEFT_TRY(const ConvertReport report, convert_model(arguments.model, arguments.out, options));
   char line[128];
   std::snprintf(line, sizeof line, "%d of %d tensors in blocks, %.1f MB\n", report.encoded, report.tensors,
                 static_cast<double>(report.bytes) / 1e6);

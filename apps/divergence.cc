@@ -2,7 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
-#include <future>
+
+#include "score_prompt.h"
 
 namespace weft {
 namespace {
@@ -29,12 +30,7 @@ Result<Distributions> distributions(const std::string& model, EngineOptions opti
   ids.resize(std::min(ids.size(), static_cast<size_t>(tokens)));
   Request score;
   score.prompt_token_ids = ids;
-  std::promise<Result<ScoreResult>> promise;
-  WEFT_TRY(const RequestId id, engine->submit_score(std::move(score), [&](Result<ScoreResult> result) {
-    promise.set_value(std::move(result));
-  }));
-  (void)id;
-  WEFT_TRY(ScoreResult result, promise.get_future().get());
+  WEFT_TRY(ScoreResult result, score_prompt(*engine, std::move(score)));
   const auto found = result.tensors.find("logits");
   if (found == result.tensors.end()) return fail(Code::unsupported, "the model gives no logits");
   return Distributions{std::move(ids), found->second.shape.back(),

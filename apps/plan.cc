@@ -2,13 +2,13 @@
 // --trace, the prompts of a file of requests go through it one after the other, and what every op wrote is written to a
 // file of tensors named ID/PATH.
 #include <algorithm>
-#include <future>
 
 #include "checkpoint/safetensors_writer.h"
 #include "deployment_estimate.h"
 #include "plan/trace.h"
 #include "plan_estimate.h"
 #include "requests_file.h"
+#include "score_prompt.h"
 #include "terminal.h"
 
 namespace weft {
@@ -30,11 +30,7 @@ Status check_filter(const std::vector<std::string>& prefixes, const Json& ops) {
 // The values of one request's prompt: no other runs meanwhile.
 Status trace_request(Engine& engine, PlanTrace& trace, RequestLine& line, SafetensorsWriter& writer) {
   if (line.error) return *line.error;
-  std::promise<Result<ScoreResult>> arrived;
-  auto submitted =
-      engine.submit_score(*line.request, [&](Result<ScoreResult> result) { arrived.set_value(std::move(result)); });
-  if (!submitted.ok()) return std::move(submitted).error();
-  const Result<ScoreResult> result = arrived.get_future().get();
+  const Result<ScoreResult> result = score_prompt(engine, *line.request);
   const std::vector<TracedValue> values = trace.take();
   if (!result.ok()) return result.error();
   const ScoreTensor& ids = result->tensors.at("input_ids");

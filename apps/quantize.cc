@@ -1,13 +1,13 @@
 // `weft quantize`: a checkpoint with weights of 8, 4 or 3 bits from one with floats.
 #include <algorithm>
 #include <cstdio>
-#include <future>
 
 #include "api/recorded_plan.h"
 #include "base/files.h"
 #include "divergence.h"
 #include "plan/calibration.h"
 #include "plan/quantize_checkpoint.h"
+#include "score_prompt.h"
 #include "terminal.h"
 
 namespace weft {
@@ -35,19 +35,13 @@ Result<std::map<std::string, std::vector<float>>> calibrate(const Arguments& arg
     Request piece;
     piece.prompt_token_ids = std::vector<int32_t>(
         begin, begin + static_cast<ptrdiff_t>(std::min<size_t>(kCalibrationWindow, ids.size() - first)));
-    std::promise<Result<ScoreResult>> read;
-    WEFT_TRY(const RequestId id, engine->submit_score(std::move(piece), [&](Result<ScoreResult> result) {
-      read.set_value(std::move(result));
-    }));
-    (void)id;
-    WEFT_TRY(const ScoreResult result, read.get_future().get());
+    WEFT_TRY(const ScoreResult result, score_prompt(*engine, std::move(piece)));
   }
   return column_importance(*options.trace);
 }
 
 // The distributions of the written model against those of the one it is from, over a text.
-Status print_divergence(const Arguments& arguments, const EngineLoader& load) {
-  WEFT_TRY(const std::string text, read_file(arguments.text_file));
+Status print_divergence(const Arguments& arguments, const std::string& text, const EngineLoader& load) {
   WEFT_TRY(const Distributions before,
            distributions(arguments.model, arguments.engine, text, arguments.text_tokens, load));
   WEFT_TRY(const Distributions after,
@@ -63,18 +57,8 @@ Status print_divergence(const Arguments& arguments, const EngineLoader& load) {
   return {};
 }
 
-}  // namespace
-
-Status quantize_command(const Arguments& arguments, const EngineLoader& load) {
-  if (arguments.engine.quantize != Quantize::none)
-    return fail(Code::invalid_argument, "--quantize is for weights while they are loaded; --bits says what is written");
-  if (!arguments.text_file.empty()) {
-    WEFT_TRY(const std::string text, read_file(arguments.text_file));  // before all the work
-  }
-  if (!arguments.gguf_type.empty() || arguments.out.ends_with(".gguf")) {
-    WEFT_RETURN_IF_ERROR(write_quantized_gguf(arguments));
-    return arguments.text_file.empty() ? Status() : print_divergence(arguments, load);
-  }
+// A folder in compressed-tensors' form.
+Status write_quantized_folder(const Arguments& arguments, const EngineLoader& load) {
   WEFT_TRY(const RecordedPlan recorded, record_plan(arguments.model, arguments.engine));
   WEFT_TRY(const std::shared_ptr<const Checkpoint> checkpoint,
            Checkpoint::open(arguments.model, arguments.engine.load_mode));
@@ -90,7 +74,22 @@ Status quantize_command(const Arguments& arguments, const EngineLoader& load) {
   print_out(line);
   if (!arguments.calibration_file.empty()) print_out(std::to_string(report.calibrated) + " of them calibrated\n");
   for (const std::string& name : report.kept) print_out("kept as it is: " + name + "\n");
-  return arguments.text_file.empty() ? Status() : print_divergence(arguments, load);
+  return {};
+}
+
+}  // namespace
+
+Status quantize_command(const Arguments& arguments, const EngineLoader& load) {
+  if (arguments.engine.quantize != Quantize::none)
+    return fail(Code::invalid_argument, "--quantize is for weights while they are loaded; --bits says what is written");
+  std::string text;  // before all the work
+  if (!arguments.text_file.empty()) {
+    WEFT_TRY(text, read_file(arguments.text_file));
+    if (text.empty()) return fail(Code::invalid_argument, arguments.text_file, " is empty");
+  }
+  const bool gguf = !arguments.gguf_type.empty() || arguments.out.ends_with(".gguf");
+  WEFT_RETURN_IF_ERROR(gguf ? write_quantized_gguf(arguments) : write_quantized_folder(arguments, load));
+  return text.empty() ? Status() : print_divergence(arguments, text, load);
 }
 
 }  // namespace weft

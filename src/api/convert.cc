@@ -22,35 +22,8 @@ std::optional<StorageType> storage_of(std::optional<DType> type) {
   return *type == DType::f16 ? StorageType::f16 : *type == DType::bf16 ? StorageType::bf16 : StorageType::f32;
 }
 
-// A new folder, which goes with all that is in it unless it is kept.
-class NewFolder {
- public:
-  explicit NewFolder(std::string path) : path_(std::move(path)) {}
-  ~NewFolder() {
-    if (kept_ || !made_) return;
-    for (const std::string& name : names_in(path_)) (void)std::remove((path_ + "/" + name).c_str());
-    (void)std::remove(path_.c_str());
-  }
-  NewFolder(const NewFolder&) = delete;
-  NewFolder& operator=(const NewFolder&) = delete;
-
-  Status make() {
-    if (is_file(path_)) return fail(Code::invalid_argument, path_, " is a file; give the name of a new folder");
-    if (!names_in(path_).empty()) return fail(Code::invalid_argument, path_, " is there already, and is not empty");
-    WEFT_RETURN_IF_ERROR(make_folders(path_));
-    made_ = true;
-    return {};
-  }
-  void keep() { kept_ = true; }
-
- private:
-  const std::string path_;
-  bool made_ = false, kept_ = false;
-};
-
 Result<ConvertReport> to_folder(const Checkpoint& gguf, const std::string& out, const ConvertOptions& options) {
-  NewFolder folder(out);
-  WEFT_RETURN_IF_ERROR(folder.make());
+  WEFT_TRY(NewFolder folder, NewFolder::make(out));
   const GgufTokenizer& tokenizer = *gguf.gguf_tokenizer();
   ConvertReport report;
   if (tokenizer.model.empty() || tokenizer.model == "none" || tokenizer.model == "no_vocab")
@@ -86,8 +59,9 @@ Result<ConvertReport> to_gguf(const Checkpoint& checkpoint, const std::string& o
   WEFT_TRY(const Plan plan, models::build_plan(HfConfig::of(checkpoint)));
   ConvertReport report;
   WEFT_TRY(GgufExtras extras, gguf_extras(checkpoint, static_cast<size_t>(config.count("vocab_size"))));
-  WEFT_TRY(WrittenGguf written, write_gguf_file(checkpoint, config, extras.items, out,
-                                                {.blocks = options.blocks, .progress = options.progress}));
+  WEFT_TRY(WrittenGguf written,
+           write_gguf_file(checkpoint, config, extras.items, out,
+                           {.blocks = options.blocks, .threads = options.threads, .progress = options.progress}));
   WEFT_RETURN_IF_ERROR(check_written(plan, written.writer.temporary()));
   WEFT_RETURN_IF_ERROR(written.writer.publish());
   report.tensors = written.report.tensors, report.bytes = written.report.bytes, report.notes = extras.notes;
@@ -105,7 +79,7 @@ Result<ConvertReport> to_gguf(const Checkpoint& checkpoint, const std::string& o
 }  // namespace
 
 Result<ConvertReport> convert_model(const std::string& model, const std::string& out, const ConvertOptions& options) {
-  WEFT_TRY(const std::shared_ptr<const Checkpoint> checkpoint, Checkpoint::open(model));
+  WEFT_TRY(const std::shared_ptr<const Checkpoint> checkpoint, Checkpoint::open(model, options.load_mode));
   if (options.blocks) {
     if (!out.ends_with(".gguf")) return fail(Code::invalid_argument, "--type is of GGUF files; OUT must end in .gguf");
     return to_gguf(*checkpoint, out, options);

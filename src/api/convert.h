@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "base/mapped_file.h"
 #include "base/result.h"
 #include "checkpoint/storage_type.h"
 
@@ -18,6 +19,8 @@ struct ConvertOptions {
   // q8_0, q4_k or q6_k: what the products of a GGUF file that is written are stored in (checkpoint/gguf_file.h); none:
   // as they are.
   std::optional<StorageType> blocks;
+  int threads = 0;  // that encode them; 0: the physical cores of this process, within its CPU quota
+  LoadMode load_mode = LoadMode::mmap;
   std::function<void(int64_t done, int64_t total)> progress;  // bytes of the source
 };
 

@@ -100,8 +100,6 @@ void llama(GgufConfig& c) {
   c.set("mlp_bias", c.find("blk.0.ffn_gate.bias") != nullptr);
 }
 
-void mixtral(GgufConfig& c) { llama(c); }
-
 // Llama 4's chunk, temperature and which layers have no rotary positions are known from its name alone; a window of 0
 // switches all three off.
 void llama4(GgufConfig& c) {
@@ -279,7 +277,7 @@ constexpr GgufArchitecture kArchitectures[] = {
      .model_type = "mixtral",
      .gives = "files with experts; experts together or one by one",
      .facts = kMixtralFacts,
-     .configure = mixtral,
+     .configure = llama,
      .with_experts = true,
      .rotary_order = true,
      .router = "block_sparse_moe.gate",

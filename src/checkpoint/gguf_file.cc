@@ -37,7 +37,7 @@ class FileWriter {
              const GgufFileOptions& options)
       : checkpoint_(checkpoint), config_(config), architecture_(architecture), options_(options),
         description_(config, architecture) {
-    if (options.blocks) team_.emplace(ThreadTeam::default_size());
+    if (options.blocks) team_.emplace(options.threads > 0 ? options.threads : ThreadTeam::default_size());
   }
 
   Result<WrittenGguf> run(const GgufItems& more, const std::string& path) {

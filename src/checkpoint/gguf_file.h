@@ -19,6 +19,7 @@ struct GgufFileOptions {
   // blocks, in q8_0, and where it is no whole number of those either, as it is. Embeddings, the head, routers and
   // latent attention's kv_b always stay as they are. None: so does everything.
   std::optional<StorageType> blocks;
+  int threads = 0;                                            // that encode blocks; 0: ThreadTeam::default_size()
   std::function<void(int64_t done, int64_t total)> progress;  // bytes of the source
 };
 

@@ -7,6 +7,7 @@
 #include <map>
 
 #include "base/files.h"
+#include "checkpoint/hf_config.h"
 #include "checkpoint/rope_scaling.h"
 #include "checkpoint/sharded_writer.h"
 #include "checkpoint/store_floats.h"
@@ -25,14 +26,6 @@ bool is_plain_float(StorageType type) {
 std::string with_end(std::string_view name, std::string_view end, std::string_view other) {
   if (!name.ends_with(end)) return "";
   return std::string(name.substr(0, name.size() - end.size())) + std::string(other);
-}
-
-// Whether JSON can say it: numbers of GGUF's metadata may be infinite or NaN.
-bool is_finite(const Json& value) {
-  if (value.is_number()) return std::isfinite(value.as_number());
-  if (value.is_array()) return std::ranges::all_of(value.items(), is_finite);
-  return !value.is_object() ||
-         std::ranges::all_of(value.members(), [](const Json::Member& m) { return is_finite(m.second); });
 }
 
 class FolderWriter {
@@ -66,7 +59,7 @@ class FolderWriter {
   Status check() {
     for (const Json* json : {&gguf_.config(), &gguf_.generation_config()})
       for (const auto& [key, value] : json->members())
-        if (!is_finite(value)) return fail(Code::data_corrupt, "the metadata says a ", key, " that is not finite");
+        if (!is_writable(value)) return fail(Code::data_corrupt, "the metadata says a ", key, " that is not finite");
     std::map<StorageType, int64_t> sizes;
     for (const auto& [name, tensor] : gguf_.tensors()) {
       total_ += static_cast<int64_t>(tensor.data.size());

@@ -8,9 +8,6 @@
 
 namespace weft {
 
-namespace {
-
-// Whether JSON can write it; numbers from GGUF metadata may be infinite or NaN.
 bool is_writable(const Json& value) {
   if (value.is_number()) return std::isfinite(value.as_number());
   if (value.is_array()) return std::all_of(value.items().begin(), value.items().end(), is_writable);
@@ -19,6 +16,8 @@ bool is_writable(const Json& value) {
                        [](const auto& m) { return is_writable(m.second); });
   return true;
 }
+
+namespace {
 
 // A value for a message; long ones are cut.
 std::string shown(const Json& value) {

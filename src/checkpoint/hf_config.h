@@ -21,6 +21,9 @@ class Checkpoint;
 // How a layer's attention is limited, as `layer_types` names it: full_attention, sliding_attention, chunked_attention.
 enum class LayerKind : uint8_t { full, window, chunk };
 
+// Whether JSON can write it: numbers from GGUF metadata may be infinite or NaN.
+bool is_writable(const Json& value);
+
 // Copies share the document and the remembered error; copying is cheap. Not thread-safe. Keys may be dotted paths
 // ("text_config.hidden_size"). A null value counts as absent, but never gets a
 // value of with_defaults().

@@ -2,36 +2,14 @@
 
 #include <sstream>
 
-#include "base/stop_flag.h"
-#include "bridge.h"
+#include "base/bridge_call.h"
 
 namespace weft {
 namespace {
 
-// Takes the error's text over.
-struct Taken {  // frees what the bridge has handed over, also where a copy finds no memory
-  WeftBytes bytes;
-  ~Taken() { weft_bytes_free(bytes); }
-  std::string text() const { return {reinterpret_cast<const char*>(bytes.data), bytes.size}; }
-};
-
-Error take_error(WeftError& error) {
-  const Taken taken{error.message};
-  const std::string message = taken.text();
-  switch (error.code) {
-    case WEFT_INVALID_ARGUMENT: return {Code::invalid_argument, message};
-    case WEFT_UNSUPPORTED: return {Code::unsupported, message};
-    case WEFT_RESOURCE_EXHAUSTED: return {Code::resource_exhausted, message};
-    case WEFT_TOO_LARGE: return {Code::too_large, message};
-    case WEFT_STOPPED: return {Code::cancelled, message};
-    default: return {Code::internal, message};
-  }
-}
-
 std::vector<std::string> take_lines(WeftBytes bytes) {
-  const Taken taken{bytes};
   std::vector<std::string> lines;
-  std::istringstream text(taken.text());
+  std::istringstream text(bridge::take(bytes));
   for (std::string line; std::getline(text, line);) lines.push_back(line);
   return lines;
 }
@@ -52,14 +30,14 @@ Grammar::~Grammar() {
 Status Grammar::fill(std::span<uint32_t> bitmask) {
   WeftError error;
   if (weft_grammar_mask(state_, bitmask.data(), bitmask.size(), &error)) return {};
-  return take_error(error);
+  return bridge::take(error);
 }
 
 Status Grammar::accept(int32_t token) {
   WeftError error;
   if (token >= 0 && weft_grammar_accept(state_, static_cast<uint32_t>(token), &error)) return {};
   if (token < 0) return fail(Code::invalid_argument, "token id ", token);
-  return take_error(error);
+  return bridge::take(error);
 }
 
 bool Grammar::is_finished() const { return weft_grammar_is_finished(state_); }
@@ -68,7 +46,7 @@ bool Grammar::may_end() const { return weft_grammar_may_end(state_); }
 Status Grammar::rollback(size_t n) {
   WeftError error;
   if (weft_grammar_rollback(state_, n, &error)) return {};
-  return take_error(error);
+  return bridge::take(error);
 }
 
 std::unique_ptr<Grammar> Grammar::clone() const {
@@ -93,7 +71,7 @@ Result<const WeftGrammarFactory*> GrammarFactory::factory() const {
     WeftError error;
     factory_ = weft_grammar_factory_new(tokenizer_.get(), static_cast<uint32_t>(vocab_rows_), ends.data(), ends.size(),
                                         &limits, &error);
-    if (!factory_) return take_error(error);
+    if (!factory_) return bridge::take(error);
   }
   return static_cast<const WeftGrammarFactory*>(factory_);
 }
@@ -122,12 +100,7 @@ Result<std::unique_ptr<Grammar>> GrammarFactory::compile(const GrammarSpec& spec
   std::unique_ptr<WeftGrammar, decltype(free_state)> owned(state);
   auto kept = std::make_shared<Grammar::Report>(Grammar::Report{report.bytes, take_lines(report.warnings)});
   if (processor_seconds) *processor_seconds = static_cast<double>(report.processor_ns) * 1e-9;
-  if (!state) {
-    const bool stopped = error.code == WEFT_STOPPED;
-    Error taken = take_error(error);
-    const Status why = check_stop(stop);
-    return stopped && !why.ok() ? why.error() : std::move(taken);
-  }
+  if (!state) return bridge::take(error, stop);
   std::unique_ptr<Grammar> grammar(new Grammar(nullptr, std::move(kept)));
   grammar->state_ = owned.release();
   return grammar;

@@ -6,8 +6,7 @@
 #include <string_view>
 #include <utility>
 
-#include "base/stop_flag.h"
-#include "bridge.h"
+#include "base/bridge_call.h"
 #include "media/exif.h"
 #include "media/jpeg.h"
 
@@ -15,12 +14,6 @@ namespace weft {
 namespace {
 
 constexpr char kFormats[] = "JPEG, PNG, WebP and GIF are accepted";
-
-Error take_error(const WeftError& error) {
-  std::string message(reinterpret_cast<const char*>(error.message.data), error.message.size);
-  weft_bytes_free(error.message);
-  return Error(error.code == WEFT_INTERNAL ? Code::internal : Code::invalid_argument, std::move(message));
-}
 
 WeftImageLimits limits_of(const ImageLimits& limits) {
   return {static_cast<uint64_t>(limits.max_pixels), static_cast<uint32_t>(limits.max_side), limits.max_decode_bytes};
@@ -33,7 +26,7 @@ Result<ImageSize> size_by_bridge(uint32_t format, std::span<const std::byte> fil
   WeftError error;
   if (!weft_image_size(format, reinterpret_cast<const uint8_t*>(file.data()), file.size(), &bridge_limits, &width,
                        &height, &bytes, &error))
-    return Error(Code::invalid_argument, take_error(error).message());
+    return Error(Code::invalid_argument, bridge::take(error).message());
   // Its result is copied.
   return ImageSize{static_cast<int>(height), static_cast<int>(width),
                    static_cast<int64_t>(bytes) + int64_t{3} * width * height};
@@ -48,7 +41,7 @@ Result<Image> decode_by_bridge(uint32_t format, std::span<const std::byte> file,
                          &error, stop ? stop->byte() : nullptr)) {
     // A panic of a decoder is a broken file that the crate did not foresee: the caller's input, not our state.
     const int32_t code = error.code;
-    Error taken = take_error(error);
+    const Error taken = bridge::take(error);
     WEFT_RETURN_IF_ERROR(check_stop(code == WEFT_STOPPED ? stop : nullptr));
     if (code == WEFT_RESOURCE_EXHAUSTED) return Error(Code::resource_exhausted, taken.message());
     return Error(Code::invalid_argument, taken.message());

@@ -7,8 +7,8 @@
 #include <optional>
 #include <utility>
 
+#include "base/bridge_call.h"
 #include "base/stop_flag.h"
-#include "bridge.h"
 
 namespace weft {
 namespace {
@@ -145,11 +145,7 @@ struct Hop {
   std::string location, body;
 };
 
-std::string take(WeftBytes bytes) {
-  std::string text(reinterpret_cast<const char*>(bytes.data), bytes.size);
-  weft_bytes_free(bytes);
-  return text;
-}
+using bridge::take;
 
 Result<Hop> fetch_once(const HttpUrl& url, const UrlOptions& options, int timeout_ms) {
   const std::string text = url.text();

@@ -254,12 +254,13 @@ Result<QuantizeReport> quantize_checkpoint(const Checkpoint& checkpoint, const P
     return fail(Code::unsupported, checkpoint.path(), " is not a folder with safetensors");
   if (checkpoint.config().find("quantization_config"))
     return fail(Code::invalid_argument, checkpoint.path(), " is quantised already");
-  if (!names_in(folder).empty()) return fail(Code::invalid_argument, folder, " is there already, and is not empty");
   Products products(checkpoint, plan);
   WEFT_RETURN_IF_ERROR(products.find());
-  WEFT_RETURN_IF_ERROR(make_folders(folder));
+  WEFT_TRY(NewFolder made, NewFolder::make(folder));
   WEFT_RETURN_IF_ERROR(copy_files(checkpoint.path(), folder));
-  return Quantizer(checkpoint, products, folder, options).run();
+  WEFT_TRY(QuantizeReport report, Quantizer(checkpoint, products, folder, options).run());
+  made.keep();
+  return report;
 }
 
 }  // namespace weft

@@ -9,6 +9,7 @@
 #include "base/check.h"
 #include "checkpoint/dequantize.h"
 #include "checkpoint/quant/coded_matrix.h"
+#include "checkpoint/store_floats.h"
 #include "kernels/quantize.h"
 #include "plan/weight_formats.h"
 
@@ -25,14 +26,6 @@ using Byte = uint8_t;
 constexpr float kLargestFp8Scale = 256;  // the kernels keep scales times 2^120
 
 uint16_t load_u16(const Byte* p) { return static_cast<uint16_t>(p[0] | (p[1] << 8)); }
-
-// Of a value that float16 can hold.
-uint16_t f16_bits(float value) {
-  const uint32_t bits = std::bit_cast<uint32_t>(value), sign = bits >> 16 & 0x8000u, magnitude = bits & 0x7fffffffu;
-  const bool normal = magnitude >= 113u << 23;
-  const uint32_t rest = normal ? (magnitude - (112u << 23)) >> 13 : static_cast<uint32_t>(std::fabs(value) * 0x1p24f);
-  return static_cast<uint16_t>(sign | rest);
-}
 
 // 32 values: the low nibbles of 16 bytes, then the high ones.
 void nibbles_of_32(const Byte* q, Byte* codes) {
@@ -230,7 +223,7 @@ Status QuantizedSource::append_coded(const CodedMatrix& m, int64_t first, int64_
                  at = static_cast<size_t>(rows_ * groups_ + g);
       const float scale = block_scales_[stored];
       if (format_.groups.scale == ScaleKind::f32) scales_[at] = scale;
-      else narrow_scales_[at] = format_.groups.scale == ScaleKind::bf16 ? float_to_bf16(scale) : f16_bits(scale);
+      else narrow_scales_[at] = format_.groups.scale == ScaleKind::bf16 ? float_to_bf16(scale) : float_to_f16(scale);
       if (format_.groups.offset == OffsetKind::zero) zeros_[at] = zeros[stored];
     }
   }

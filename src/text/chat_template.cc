@@ -4,9 +4,9 @@
 #include <algorithm>
 #include <string_view>
 
+#include "base/bridge_call.h"
 #include "base/files.h"
 #include "base/folder.h"
-#include "text/bridge_call.h"
 #include "text/conversation.h"
 
 namespace weft {

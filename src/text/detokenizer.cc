@@ -2,7 +2,7 @@
 
 #include <utility>
 
-#include "text/bridge_call.h"
+#include "base/bridge_call.h"
 
 namespace weft {
 

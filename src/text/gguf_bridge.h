@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "text/bridge_call.h"
+#include "base/bridge_call.h"
 #include "text/tokenizer.h"
 
 namespace weft::bridge {

@@ -2,9 +2,9 @@
 
 #include <utility>
 
+#include "base/bridge_call.h"
 #include "base/files.h"
 #include "base/json.h"
-#include "text/bridge_call.h"
 #include "text/gguf_bridge.h"
 
 namespace weft {

@@ -189,6 +189,12 @@ TEST_P(Quantized, ImportanceIsTheMeanSquareOfTheInputs) {
 }
 
 TEST_P(Quantized, WhatCannotBeDoneIsAnError) {
+  if (std::get<1>(GetParam()) != 8) {  // in the middle of the work: nothing is left, so that it can be tried again
+    for (const auto& [name, tensor] : checkpoint_->tensors()) importance_[name] = {1.0f};
+    EXPECT_FALSE(write().ok());
+    EXPECT_FALSE(fs::exists(folder_));
+    importance_.clear();
+  }
   ASSERT_TRUE(write().ok());
   const auto again = write();
   ASSERT_FALSE(again.ok());

@@ -1,4 +1,4 @@
-// Turns what the bridge hands over into C++ values and frees it. For the .cc files of this folder.
+// Turns what the bridge (bridge.h) hands over into C++ values and frees it. For the .cc files that call it.
 #pragma once
 
 #include <string>
